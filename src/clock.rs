@@ -1,0 +1,68 @@
+//! Time, as something that tests can move.
+//!
+//! A token's life is counted on two clocks at once: one that also runs while the machine is suspended
+//! (`CLOCK_BOOTTIME`), and the wall clock, which may jump. See [`crate::token`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// Time since some fixed moment; never goes back, and goes on in suspend.
+    fn boot(&self) -> Duration;
+    /// The time of day; may jump either way.
+    fn wall(&self) -> SystemTime;
+}
+
+/// A clock that the whole process shares.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's own clocks.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn boot(&self) -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the machine for the time of day")]
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// The machine's clocks, moved by hand: what a test uses to jump.
+#[derive(Debug, Default)]
+pub struct ShiftedClock {
+    boot_ms: AtomicU64,
+    wall_ms: AtomicI64,
+}
+
+impl ShiftedClock {
+    /// Moves both clocks forward, as waiting (or a suspend) would.
+    pub fn advance(&self, by: Duration) {
+        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.boot_ms.fetch_add(ms, Ordering::SeqCst);
+        self.wall_ms.fetch_add(i64::try_from(ms).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// Moves the wall clock alone, as an operator or NTP would; milliseconds, either way.
+    pub fn jump_wall(&self, by_ms: i64) {
+        self.wall_ms.fetch_add(by_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ShiftedClock {
+    fn boot(&self) -> Duration {
+        SystemClock.boot() + Duration::from_millis(self.boot_ms.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> SystemTime {
+        let shift = self.wall_ms.load(Ordering::SeqCst);
+        let by = Duration::from_millis(shift.unsigned_abs());
+        if shift >= 0 { SystemClock.wall() + by } else { SystemClock.wall() - by }
+    }
+}

@@ -1,0 +1,375 @@
+//! The config as the rest of the program uses it: every default filled in, every name resolved.
+//!
+//! Nothing here is an `Option` that "must be set": what is absent is absent because the operator left it out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method, StatusCode};
+use ipnet::IpNet;
+
+use super::problem::Problem;
+use super::reference::Source;
+
+/// One loaded, checked config.
+#[derive(Debug)]
+pub struct Config {
+    /// The file given by `--config`.
+    pub path: PathBuf,
+    /// Every config file that was read, the main one first.
+    pub files: Vec<PathBuf>,
+    /// Folders in which a file could appear that `include` would match.
+    pub include_folders: Vec<PathBuf>,
+    /// Threads that serve calls.
+    pub workers: usize,
+    pub drain_delay: Duration,
+    pub shutdown_timeout: Duration,
+    pub limits: Limits,
+    pub log: Log,
+    pub admin: Admin,
+    /// In the order of their names.
+    pub listeners: Vec<Arc<ListenerConfig>>,
+    pub issuers: BTreeMap<String, Arc<IssuerConfig>>,
+    /// In the order of the files; the order never matters for routing.
+    pub routes: Vec<Arc<RouteConfig>>,
+    /// What was noticed that does not stop the program.
+    pub warnings: Vec<Problem>,
+}
+
+/// `[limits]`. A duration of `None` means the operator turned it off with `"0s"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    pub header_bytes: usize,
+    pub header_count: usize,
+    pub header_timeout: Option<Duration>,
+    pub keep_alive: Option<Duration>,
+    pub connections: usize,
+    pub waiters: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// An env-filter directive list, checked at load.
+    pub level: String,
+    pub access: bool,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    pub address: Address,
+    /// `callers = "network"`: `/status` and `/` answer other machines too.
+    pub callers: Callers,
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    Local,
+    Network,
+}
+
+/// `[listener.NAME]`.
+#[derive(Debug)]
+pub struct ListenerConfig {
+    pub name: Arc<str>,
+    pub address: Address,
+    /// Lower case, without a port.
+    pub names: Vec<String>,
+    /// Browser origins that may call, as `scheme://host[:port]`, lower case.
+    pub origins: Vec<String>,
+    pub callers: Callers,
+    pub allow: Vec<IpNet>,
+    pub require_header: Option<(HeaderName, Source)>,
+    pub tls: Option<ListenerTls>,
+    pub unix: UnixOptions,
+}
+
+#[derive(Debug)]
+pub struct ListenerTls {
+    pub certificate: Source,
+    pub private_key: Source,
+    pub client_ca: Option<Source>,
+}
+
+/// What applies to `unix:` addresses alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnixOptions {
+    /// Default 0o600.
+    pub mode: u32,
+    /// The group's id, looked up at load.
+    pub group: Option<u32>,
+    /// Empty: any user that the file mode lets in.
+    pub allow_uids: Vec<u32>,
+}
+
+/// `[issuer.NAME]`.
+#[derive(Debug)]
+pub struct IssuerConfig {
+    pub name: Arc<str>,
+    /// SHA-256 over the whole table as written (after includes): a changed table is another issuer.
+    pub digest: [u8; 32],
+    pub endpoint: TokenEndpoint,
+    pub required: bool,
+    pub client_auth: ClientAuth,
+    /// As a parameter, beside what `client_auth` sends.
+    pub send_client_id: bool,
+    /// `None` only where `client_auth` needs none.
+    pub client_id: Option<Source>,
+    pub scopes: BTreeSet<String>,
+    pub params: Params,
+    pub headers: Vec<(HeaderName, Source)>,
+    pub response: ResponseShape,
+    /// Share of the lifetime after which a used token is renewed, above 0 and at most 1.
+    pub refresh_at: f64,
+    pub default_lifetime: Duration,
+    /// For a whole token request, and the longest that a call waits for a token; `None`: no limit.
+    pub timeout: Option<Duration>,
+    pub tls: TlsOptions,
+    pub egress: Egress,
+}
+
+/// Where tokens are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenEndpoint {
+    /// `issuer_url`: found by discovery (OpenID's path, then RFC 8414's).
+    Discovery(HttpUrl),
+    /// `token_url`, byte for byte.
+    Url(HttpUrl),
+}
+
+/// How the client proves who it is (RFC 6749 section 2.3, RFC 8414's names).
+#[derive(Debug)]
+pub enum ClientAuth {
+    Basic { secret: Source, encoding: BasicEncoding },
+    Post { secret: Source },
+    None,
+}
+
+/// How id and secret are written before base64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BasicEncoding {
+    /// `application/x-www-form-urlencoded` first: RFC 6749 section 2.3.1.
+    Form,
+    /// As they are, for servers that do not decode.
+    Raw,
+}
+
+/// Request parameters by name: a `BTreeMap`, so that equal sets are equal keys.
+pub type Params = BTreeMap<String, ParamValue>;
+
+/// A parameter's value. Arrays are sent as repeated parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ParamValue {
+    Integer(i64),
+    /// The float as it was written.
+    Float(String),
+    Boolean(bool),
+    /// A literal or a reference.
+    Value(Source),
+    Array(Vec<ParamValue>),
+}
+
+/// `response`: where in the answer things stand (RFC 6901 pointers).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseShape {
+    pub token: String,
+    pub token_type: String,
+    pub expires_in: String,
+    pub expires_at: String,
+    pub error: String,
+    pub format: ResponseFormat,
+    /// Accepted token types, lower case.
+    pub token_types: Vec<String>,
+    pub statuses: Vec<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseFormat {
+    Json,
+    Form,
+}
+
+/// `tls = { … }` toward an issuer or an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsOptions {
+    pub ca: Option<Source>,
+    pub roots: Roots,
+    pub certificate: Option<Source>,
+    pub private_key: Option<Source>,
+    pub server_name: Option<String>,
+}
+
+/// Which roots count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Roots {
+    /// The system's roots (the default without `ca`).
+    #[default]
+    System,
+    /// `ca` alone (the default with `ca`).
+    Ca,
+    /// The system's and `ca`.
+    Both,
+    /// Mozilla's list, built in (and `ca`, where given).
+    Bundled,
+}
+
+/// How connections leave this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Egress {
+    #[default]
+    Direct,
+    /// `HTTPS_PROXY` and `NO_PROXY`.
+    Env,
+    /// CONNECT through this proxy.
+    Proxy {
+        host: String,
+        port: u16,
+        /// `user:password`.
+        userinfo: Option<Source>,
+    },
+}
+
+/// An absolute `http` or `https` URL from the config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpUrl {
+    /// As it was written.
+    pub text: String,
+    pub https: bool,
+    /// Without brackets for IPv6; lower case.
+    pub host: String,
+    pub port: u16,
+    /// Host and port as they go into `Host` (RFC 9110 section 7.2): brackets kept, default port left out.
+    pub authority: String,
+    /// Path and query as written, at least `/`.
+    pub path_and_query: String,
+}
+
+/// `[[route]]`.
+#[derive(Debug)]
+pub struct RouteConfig {
+    pub name: Arc<str>,
+    /// Index into [`Config::listeners`].
+    pub listener: Option<usize>,
+    pub host: Option<HostPattern>,
+    pub path: PathPattern,
+    /// `None`: any method.
+    pub methods: Option<Vec<Method>>,
+    /// All must be there with this value.
+    pub match_headers: Vec<(HeaderName, String)>,
+    pub upstream: UpstreamUrl,
+    pub protocol: Protocol,
+    pub credential: Credential,
+    pub caller_authorization: CallerAuthorization,
+    pub inject: Inject,
+    pub request_headers: HeaderEdits,
+    pub response_headers: HeaderEdits,
+    pub forwarded: bool,
+    pub rewrite_location: bool,
+    pub refresh_on: Vec<StatusCode>,
+    pub replay_limit: usize,
+    pub allow_encoded_slash: bool,
+    pub connect_timeout: Option<Duration>,
+    pub response_timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub connection_max_age: Option<Duration>,
+    pub tls: TlsOptions,
+    pub egress: Egress,
+}
+
+/// `host`, lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    Exact(String),
+    /// `*.example.com`: the part after `*`, with its dot (`.example.com`).
+    Wildcard(String),
+}
+
+/// `path` or `path_prefix`, escaped unreserved characters decoded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PathPattern {
+    Exact(String),
+    /// Without its trailing slash; `/` is the empty string.
+    Prefix(String),
+}
+
+/// Where a route's calls go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    /// As it was written.
+    pub text: String,
+    pub target: UpstreamTarget,
+    /// What goes into `Host`: `localhost` for a Unix socket.
+    pub authority: String,
+    /// As written; may be empty.
+    pub path: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum UpstreamTarget {
+    Tcp { https: bool, host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Auto,
+    Http1,
+    Http2,
+}
+
+/// Whose token a route's calls carry.
+#[derive(Debug)]
+pub enum Credential {
+    Anonymous,
+    Issuer { issuer: Arc<IssuerConfig>, key: CredentialKey },
+}
+
+/// What identifies a token: the issuer's table, the set of scopes, the effective parameters and the subject.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CredentialKey {
+    pub issuer: Arc<str>,
+    pub issuer_digest: [u8; 32],
+    pub scopes: BTreeSet<String>,
+    pub params: Params,
+    pub subject: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallerAuthorization {
+    Replace,
+    Keep,
+    Reject,
+}
+
+/// `inject`: the header and the text around `{token}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inject {
+    pub header: HeaderName,
+    pub before: String,
+    pub after: String,
+}
+
+/// `request_headers`, `response_headers`.
+#[derive(Debug, Default)]
+pub struct HeaderEdits {
+    pub set: Vec<(HeaderName, Source)>,
+    pub remove: Vec<HeaderName>,
+}

@@ -1,0 +1,217 @@
+//! References: a value that stands in a file or in the environment instead of in the config.
+
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::secret::Secret;
+
+/// A value of the config that may be secret or come from elsewhere. Cloning shares what was read.
+#[derive(Clone)]
+pub struct Source(Arc<Inner>);
+
+struct Inner {
+    definition: Definition,
+    /// What the last good reading gave: it serves on while a file is being written or is gone.
+    last_good: ArcSwapOption<Secret>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Definition {
+    Literal(Secret),
+    File { path: PathBuf, pointer: Option<String> },
+    Env { name: String, pointer: Option<String> },
+}
+
+/// Why a reference gave nothing. Names the place, never the content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceError {
+    pub place: String,
+    pub reason: String,
+}
+
+impl std::fmt::Display for ReferenceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.place, self.reason)
+    }
+}
+
+impl std::error::Error for ReferenceError {}
+
+impl Source {
+    pub fn literal(value: impl Into<Secret>) -> Self {
+        Self::from_definition(Definition::Literal(value.into()))
+    }
+
+    /// `path` is absolute already.
+    pub fn file(path: PathBuf, pointer: Option<String>) -> Self {
+        Self::from_definition(Definition::File { path, pointer })
+    }
+
+    pub fn env(name: String, pointer: Option<String>) -> Self {
+        Self::from_definition(Definition::Env { name, pointer })
+    }
+
+    fn from_definition(definition: Definition) -> Self {
+        Self(Arc::new(Inner { definition, last_good: ArcSwapOption::empty() }))
+    }
+
+    /// The file that this reads, for watching.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0.definition {
+            Definition::File { path, .. } => Some(path),
+            Definition::Literal(_) | Definition::Env { .. } => None,
+        }
+    }
+
+    pub fn is_literal(&self) -> bool {
+        matches!(self.0.definition, Definition::Literal(_))
+    }
+
+    /// Where the value stands, in words for an operator.
+    pub fn place(&self) -> String {
+        let (place, pointer) = match &self.0.definition {
+            Definition::Literal(_) => return "the config file".to_owned(),
+            Definition::File { path, pointer } => (format!("file {}", path.display()), pointer),
+            Definition::Env { name, pointer } => (format!("environment variable {name}"), pointer),
+        };
+        match pointer {
+            Some(pointer) => format!("{place} at {pointer}"),
+            None => place,
+        }
+    }
+
+    /// Reads the value now. Empty counts as missing: an empty secret is never sent.
+    pub fn read(&self) -> Result<Arc<Secret>, ReferenceError> {
+        match self.read_definition() {
+            Ok(secret) => {
+                let secret = Arc::new(secret);
+                self.0.last_good.store(Some(Arc::clone(&secret)));
+                Ok(secret)
+            }
+            Err(reason) => Err(ReferenceError { place: self.place(), reason }),
+        }
+    }
+
+    /// Reads the value now, or else gives the last good one, with what went wrong.
+    pub fn read_or_last_good(&self) -> Result<(Arc<Secret>, Option<ReferenceError>), ReferenceError> {
+        match self.read() {
+            Ok(secret) => Ok((secret, None)),
+            Err(error) => match self.0.last_good.load_full() {
+                Some(secret) => Ok((secret, Some(error))),
+                None => Err(error),
+            },
+        }
+    }
+
+    fn read_definition(&self) -> Result<Secret, String> {
+        let (whole, pointer) = match &self.0.definition {
+            // A literal may be empty: the operator wrote it so.
+            Definition::Literal(secret) => return Ok(secret.clone()),
+            Definition::File { path, pointer } => (read_file(path)?, pointer),
+            Definition::Env { name, pointer } => (read_env(name)?, pointer),
+        };
+        let value = match pointer {
+            Some(pointer) => point_into(&whole, pointer)?,
+            None => whole,
+        };
+        if value.is_empty() { Err("is empty".to_owned()) } else { Ok(value) }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "references are one of the places that read files; the error names the path"
+)]
+fn read_file(path: &Path) -> Result<Secret, String> {
+    let bytes = zeroize::Zeroizing::new(std::fs::read(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
+        _ => error.to_string(),
+    })?);
+    Ok(Secret::new(without_line_end(&bytes)))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "references are the one place that reads variables named in the config"
+)]
+fn read_env(name: &str) -> Result<Secret, String> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Secret::from(value)),
+        Err(std::env::VarError::NotPresent) => Err("is not set".to_owned()),
+        Err(std::env::VarError::NotUnicode(_)) => Err("is not UTF-8".to_owned()),
+    }
+}
+
+/// One trailing line end is cut: what an editor or `echo` leaves behind.
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).unwrap_or(bytes)
+}
+
+fn point_into(whole: &Secret, pointer: &str) -> Result<Secret, String> {
+    // serde_json's own message could quote the text, so only the place is told.
+    let json: serde_json::Value = serde_json::from_slice(whole.expose())
+        .map_err(|error| format!("is not JSON (line {}, column {})", error.line(), error.column()))?;
+    match json.pointer(pointer) {
+        Some(serde_json::Value::String(text)) => Ok(Secret::from(text.as_str())),
+        Some(serde_json::Value::Number(number)) => Ok(Secret::from(number.to_string())),
+        Some(serde_json::Value::Bool(value)) => Ok(Secret::from(value.to_string())),
+        Some(_) => Err("holds no string, number or boolean there".to_owned()),
+        None => Err("has nothing there".to_owned()),
+    }
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.place())
+    }
+}
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.definition == other.0.definition
+    }
+}
+
+impl Eq for Source {}
+
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match &self.0.definition {
+            Definition::Literal(secret) => (0u8, secret.expose()).hash(state),
+            Definition::File { path, pointer } => (1u8, path, pointer).hash(state),
+            Definition::Env { name, pointer } => (2u8, name, pointer).hash(state),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_exactly_one_line_end() {
+        assert_eq!(without_line_end(b"s\n\n"), b"s\n");
+        assert_eq!(without_line_end(b"s\r\n"), b"s");
+        assert_eq!(without_line_end(b"s\r"), b"s\r");
+        assert_eq!(without_line_end(b" s "), b" s ");
+    }
+
+    #[test]
+    fn points_into_json() {
+        let whole = Secret::from(r#"{"a":{"b":"x","n":7,"o":{}}}"#);
+        assert_eq!(point_into(&whole, "/a/b"), Ok(Secret::from("x")));
+        assert_eq!(point_into(&whole, "/a/n"), Ok(Secret::from("7")));
+        assert!(point_into(&whole, "/a/o").is_err());
+        assert!(point_into(&whole, "/z").is_err());
+    }
+
+    #[test]
+    fn a_broken_document_is_not_quoted() {
+        let error = point_into(&Secret::from("{\"k\":hunter2}"), "/k").unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,43 @@
+//! Why no token came.
+
+use std::time::Duration;
+
+/// What kind of failure: decides the status, and when the issuer is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// `invalid_client`, `unauthorized_client`, or any 401 of the token endpoint: asked again after 60 s,
+    /// or at once when the credential changed or SIGHUP came.
+    ClientRefused,
+    /// `invalid_scope`, `invalid_request`, `invalid_grant`, `unsupported_grant_type`: likewise.
+    RequestRefused,
+    /// It answered, and it was no usable token: backs off.
+    Unusable,
+    /// DNS, connection, TLS, 5xx or 429: backs off.
+    Unavailable,
+    /// No answer in time: backs off.
+    Timeout,
+    /// Our own credential cannot be read (a file is missing): backs off; at once when it changed.
+    Credential,
+}
+
+/// A failed token request. No secret and no body is in it.
+#[derive(Debug, Clone)]
+pub struct IssuerError {
+    pub kind: FailureKind,
+    /// A sentence for `detail` and the log: what happened, to whom, what to do. The issuer's `error_description`
+    /// stands in it without control characters, at most 512 bytes, known secrets masked.
+    pub detail: String,
+    /// The OAuth `error` code, at most 64 printable characters.
+    pub code: Option<String>,
+    pub http_status: Option<u16>,
+    /// From `Retry-After`, seconds or date, at most 5 min.
+    pub retry_after: Option<Duration>,
+}
+
+impl std::fmt::Display for IssuerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for IssuerError {}

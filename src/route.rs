@@ -1,0 +1,6 @@
+//! Which route serves a call.
+
+pub mod path;
+pub mod table;
+
+pub use table::{Call, Found, Miss, RouteTable};
