@@ -1,37 +1,97 @@
-//! The request path.
+//! The request path: what happens to one call between its listener and its upstream.
+//!
+//! [`Proxy::call`] is the only way in, and the only place where a failure becomes an answer. The steps are in
+//! `handle`, one after the other, each in a file of its own.
 
+mod body;
 pub mod caller;
+pub mod error;
+mod forward;
+mod handle;
+mod headers;
+mod inject;
+mod location;
+mod record;
+mod respond;
 pub mod snapshot;
+mod target;
+mod upgrade;
 
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 
-use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::clock::SharedClock;
-pub use caller::{Caller, Peer};
+pub use body::{Body, BodyError};
+pub use caller::{Activity, Caller, ListenerRules, Peer};
+pub use error::{Code, ProxyError};
+use record::Record;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 
-/// What goes back to the caller.
-pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
-/// Why a body broke off; the connection is then closed.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
-
 /// Serves calls; shared by all listeners and workers.
+#[derive(Debug)]
 pub struct Proxy {
     snapshot: Arc<SnapshotCell>,
-    clock: SharedClock,
 }
 
 impl Proxy {
-    pub fn new(snapshot: Arc<SnapshotCell>, clock: SharedClock) -> Self {
-        Self { snapshot, clock }
+    pub fn new(snapshot: Arc<SnapshotCell>) -> Self {
+        Self { snapshot }
     }
 
     /// Serves one call; every failure becomes a response.
     pub async fn call(&self, caller: &Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
-        let _ = (&self.snapshot, &self.clock, caller, request);
-        todo!("proxy")
+        let snapshot = self.snapshot.load_full();
+        let request_id = headers::request_id(request.headers());
+        let grpc = respond::is_grpc(request.headers());
+        let mut record = Box::new(Record::begin(caller, request_id.clone(), grpc, &snapshot.unrouted));
+        if snapshot.config.log.access {
+            record.log_access(request.method(), request.uri().path());
+        }
+        let outcome = caught(handle::handle(&snapshot, caller, &mut record, request)).await;
+        let mut response = match outcome {
+            Ok(response) => response,
+            Err(error) => failed(error, &mut record),
+        };
+        response.headers_mut().insert(headers::X_REQUEST_ID, request_id);
+        record.status = response.status();
+        response.map(|content| Body::new(content, record))
     }
+}
+
+fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content> {
+    record.code = Some(error.code.as_str());
+    if let Some(route) = &record.route {
+        error.route = Some(Arc::clone(&route.config.name));
+        error.issuer = route.issuer().cloned();
+    }
+    let level_is_ours = error.code.status().is_server_error();
+    if level_is_ours {
+        tracing::warn!(
+            request_id = record.request_id.to_str().unwrap_or_default(),
+            route = error.route.as_deref(),
+            issuer = error.issuer.as_deref(),
+            code = error.code.as_str(),
+            detail = error.detail,
+            "call failed"
+        );
+    }
+    respond::respond(&error, record.grpc, &record.request_id)
+}
+
+/// One bad call must not take the others down: a panic becomes 500 `internal`.
+async fn caught<T>(future: impl Future<Output = Result<T, ProxyError>>) -> Result<T, ProxyError> {
+    tokio::pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled,
+        // The panic hook has logged where; the payload could hold anything.
+        Err(_) => Poll::Ready(Err(ProxyError::new(
+            Code::Internal,
+            "a fault in bearerd; the log has this request id and the place",
+        ))),
+    })
+    .await
 }

@@ -4,6 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use http::{HeaderMap, HeaderName, header};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::error::{Code, ProxyError};
+use crate::config::{Address, ListenerConfig};
+use crate::secret::Secret;
+
 /// What is known of a caller's connection. One for each connection.
 #[derive(Debug)]
 pub struct Caller {
@@ -14,6 +22,10 @@ pub struct Caller {
     pub local: Option<SocketAddr>,
     pub tls: bool,
     pub activity: Activity,
+    /// Upgraded tunnels, which outlive the connection's own task.
+    pub tunnels: TaskTracker,
+    /// Cancelled when everything must end now.
+    pub stop_now: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,4 +43,119 @@ pub struct Activity {
     pub calls: AtomicU64,
     /// How long a write to the caller may stall, in ms (the route's `idle_timeout`); 0: for ever.
     pub write_stall_ms: AtomicU64,
+}
+
+/// A listener's rules, ready to be asked.
+#[derive(Debug)]
+pub struct ListenerRules {
+    pub config: Arc<ListenerConfig>,
+    require_header: Option<RequiredHeader>,
+}
+
+#[derive(Debug)]
+struct RequiredHeader {
+    name: HeaderName,
+    /// Why it cannot be read, where it cannot: then nobody is let in.
+    value: Result<Arc<Secret>, String>,
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+impl ListenerRules {
+    /// Reads `require_header`'s value; read again with every reload.
+    pub fn new(config: &Arc<ListenerConfig>) -> Self {
+        let require_header = config.require_header.as_ref().map(|(name, source)| RequiredHeader {
+            name: name.clone(),
+            value: source.read_or_last_good().map(|(value, _)| value).map_err(|error| error.to_string()),
+        });
+        Self { config: Arc::clone(config), require_header }
+    }
+
+    /// # Errors
+    /// 403 `caller_refused` for a browser page and for a caller that the listener does not allow.
+    pub(super) fn admit(&self, caller: &Caller, headers: &HeaderMap) -> Result<(), ProxyError> {
+        self.admit_peer(caller)?;
+        self.admit_page(headers)?;
+        self.admit_key(headers)
+    }
+
+    fn admit_peer(&self, caller: &Caller) -> Result<(), ProxyError> {
+        let refused = match caller.peer {
+            Peer::Tcp(peer) => {
+                let ip = peer.ip().to_canonical();
+                let allow = &self.config.allow;
+                (!allow.is_empty() && !allow.iter().any(|net| net.contains(&ip)))
+                    .then(|| format!("the address {ip} is not in `allow`"))
+            }
+            Peer::Unix { uid } => {
+                let allow = &self.config.unix.allow_uids;
+                let refused = !allow.is_empty() && !allow.contains(&uid);
+                refused.then(|| format!("the user id {uid} is not in `allow_uids`"))
+            }
+        };
+        match refused {
+            Some(why) => Err(self.refused(&why)),
+            None => Ok(()),
+        }
+    }
+
+    /// A page in a browser on this machine can send calls to any local port; none is let in that is not listed.
+    fn admit_page(&self, headers: &HeaderMap) -> Result<(), ProxyError> {
+        let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
+        if origins.peek().is_some() {
+            let listed = |origin: &http::HeaderValue| {
+                self.config
+                    .origins
+                    .iter()
+                    .any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+            };
+            return if origins.all(listed) {
+                Ok(())
+            } else {
+                Err(self.refused("a browser page sent it, and its Origin is not in `origins`"))
+            };
+        }
+        let from_elsewhere = headers.get_all(SEC_FETCH_SITE).iter().any(|site| {
+            let site = site.as_bytes();
+            site.eq_ignore_ascii_case(b"cross-site") || site.eq_ignore_ascii_case(b"same-site")
+        });
+        if from_elsewhere {
+            return Err(self.refused("a browser page of another site sent it (Sec-Fetch-Site)"));
+        }
+        Ok(())
+    }
+
+    fn admit_key(&self, headers: &HeaderMap) -> Result<(), ProxyError> {
+        let Some(required) = &self.require_header else { return Ok(()) };
+        let name = &required.name;
+        let value = match &required.value {
+            Ok(value) => value,
+            Err(why) => {
+                return Err(self.refused(&format!("the value of `require_header` cannot be read: {why}")));
+            }
+        };
+        let mut given = headers.get_all(name).iter();
+        let right = |given: &http::HeaderValue| {
+            aws_lc_rs::constant_time::verify_slices_are_equal(given.as_bytes(), value.expose()).is_ok()
+        };
+        match (given.next(), given.next()) {
+            (Some(given), None) if right(given) => Ok(()),
+            (None, _) => Err(self.refused(&format!("the header {name} is missing"))),
+            (Some(_), _) => Err(self.refused(&format!("the header {name} is not the right one"))),
+        }
+    }
+
+    /// The name of the header that lets a caller in: it goes no further than here.
+    pub(super) fn key_header(&self) -> Option<&HeaderName> {
+        self.require_header.as_ref().map(|required| &required.name)
+    }
+
+    fn refused(&self, why: &str) -> ProxyError {
+        let at = match &self.config.address {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(path) => format!("unix:{}", path.display()),
+        };
+        let name = &self.config.name;
+        ProxyError::new(Code::CallerRefused, format!("listener {name} ({at}) refused this call: {why}"))
+    }
 }

@@ -3,15 +3,22 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use http::{HeaderName, HeaderValue};
 
-use crate::config::{Config, ListenerConfig, RouteConfig};
-use crate::metrics::RouteMetrics;
+use super::caller::ListenerRules;
+use super::inject::Injection;
+use super::location::LocationRule;
+use crate::config::{Config, Credential, HeaderEdits, RouteConfig, Source};
+use crate::metrics::{Metrics, RouteMetrics};
 use crate::route::RouteTable;
 use crate::token::TokenSlot;
 use crate::upstream::Upstream;
 
+/// Where the running snapshot stands; a reload swaps it.
 pub type SnapshotCell = ArcSwap<Snapshot>;
 
+/// See the module.
+#[derive(Debug)]
 pub struct Snapshot {
     /// Grows with every load.
     pub version: u64,
@@ -20,14 +27,97 @@ pub struct Snapshot {
     /// In the order of `Config::routes`.
     pub routes: Vec<Arc<RouteService>>,
     /// In the order of `Config::listeners`.
-    pub listeners: Vec<Arc<ListenerConfig>>,
+    pub listeners: Vec<Arc<ListenerRules>>,
+    /// For calls that no route serves.
+    pub unrouted: Arc<RouteMetrics>,
+}
+
+impl Snapshot {
+    /// Builds what does not depend on anything that runs: the table, and the listeners' rules.
+    pub fn new(version: u64, config: Arc<Config>, routes: Vec<Arc<RouteService>>, metrics: &Metrics) -> Self {
+        let table = RouteTable::build(&config.routes);
+        let listeners =
+            config.listeners.iter().map(|listener| Arc::new(ListenerRules::new(listener))).collect();
+        Self { version, config, table, routes, listeners, unrouted: metrics.unrouted() }
+    }
+
+    /// The rules of a listener and its index; `None` where a reload took it out of the config.
+    pub(super) fn listener(&self, name: &str) -> Option<(usize, &ListenerRules)> {
+        let index = self.listeners.iter().position(|rules| &*rules.config.name == name)?;
+        Some((index, self.listeners.get(index)?))
+    }
 }
 
 /// A route with all that it needs to serve.
+#[derive(Debug)]
 pub struct RouteService {
     pub config: Arc<RouteConfig>,
     /// `None`: anonymous.
     pub slot: Option<Arc<TokenSlot>>,
     pub upstream: Arc<Upstream>,
     pub metrics: Arc<RouteMetrics>,
+    pub(super) injection: Injection,
+    pub(super) request_edits: Edits,
+    pub(super) response_edits: Edits,
+    pub(super) location: LocationRule,
+}
+
+impl RouteService {
+    /// Reads the values of the header edits; read again with every reload.
+    pub fn new(
+        config: &Arc<RouteConfig>,
+        slot: Option<Arc<TokenSlot>>,
+        upstream: Arc<Upstream>,
+        metrics: Arc<RouteMetrics>,
+    ) -> Self {
+        Self {
+            slot,
+            upstream,
+            metrics,
+            injection: Injection::new(&config.inject),
+            request_edits: Edits::new(&config.request_headers),
+            response_edits: Edits::new(&config.response_headers),
+            location: LocationRule::new(config),
+            config: Arc::clone(config),
+        }
+    }
+
+    /// The issuer's name, for errors and pages.
+    pub fn issuer(&self) -> Option<&Arc<str>> {
+        match &self.config.credential {
+            Credential::Anonymous => None,
+            Credential::Issuer { issuer, .. } => Some(&issuer.name),
+        }
+    }
+}
+
+/// Header edits with their values read.
+#[derive(Debug)]
+pub(super) struct Edits {
+    pub(super) set: Vec<(HeaderName, HeaderValue)>,
+    pub(super) remove: Vec<HeaderName>,
+    /// A value that could not be read: calls fail rather than go without it.
+    pub(super) unreadable: Option<String>,
+}
+
+impl Edits {
+    fn new(edits: &HeaderEdits) -> Self {
+        let mut unreadable = None;
+        let mut set = Vec::new();
+        for (name, source) in &edits.set {
+            match value(source) {
+                Ok(value) => set.push((name.clone(), value)),
+                Err(why) => unreadable = Some(format!("the value of header {name} cannot be used: {why}")),
+            }
+        }
+        Self { set, remove: edits.remove.clone(), unreadable }
+    }
+}
+
+fn value(source: &Source) -> Result<HeaderValue, String> {
+    let (secret, _) = source.read_or_last_good().map_err(|error| error.to_string())?;
+    let mut value = HeaderValue::from_bytes(secret.expose())
+        .map_err(|_| format!("{} has characters that no header may have", source.place()))?;
+    value.set_sensitive(!source.is_literal());
+    Ok(value)
 }

@@ -1,0 +1,70 @@
+//! What goes back to the caller: the upstream's body as it streams, or an answer of our own.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+
+use super::record::Record;
+use crate::upstream::ResponseBody;
+
+/// Why a body broke off; the connection is then closed, so that the caller does not take it for whole.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A response's body. The call counts as ended when it is dropped.
+#[derive(Debug)]
+pub struct Body {
+    content: Content,
+    record: Box<Record>,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    Empty,
+    Full(Bytes),
+    Upstream(ResponseBody),
+}
+
+impl Body {
+    pub(super) fn new(content: Content, record: Box<Record>) -> Self {
+        Self { content, record }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = match &mut self.content {
+            Content::Empty => Poll::Ready(None),
+            Content::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Content::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Content::Upstream(body) => Pin::new(body).poll_frame(cx),
+        };
+        if let Poll::Ready(Some(frame)) = &polled {
+            self.record.frame(frame);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Full(bytes) => bytes.is_empty(),
+            Content::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Upstream(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Every way that a call ends without the upstream's answer: one code each, one status each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::token::{TokenError, TokenErrorKind};
+use crate::upstream::{UpstreamError, UpstreamErrorKind};
+
+/// The codes of `docs/errors.md`: people script against them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    BadRequest,
+    AuthorizationRefused,
+    CallerRefused,
+    NoRoute,
+    MethodRefused,
+    Misdirected,
+    Internal,
+    TokenRefused,
+    TokenUnavailable,
+    TokenTimeout,
+    UpstreamUnreachable,
+    UpstreamInvalid,
+    Overloaded,
+    UpstreamTimeout,
+}
+
+impl Code {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 14] = [
+        Self::BadRequest,
+        Self::AuthorizationRefused,
+        Self::CallerRefused,
+        Self::NoRoute,
+        Self::MethodRefused,
+        Self::Misdirected,
+        Self::Internal,
+        Self::TokenRefused,
+        Self::TokenUnavailable,
+        Self::TokenTimeout,
+        Self::UpstreamUnreachable,
+        Self::UpstreamInvalid,
+        Self::Overloaded,
+        Self::UpstreamTimeout,
+    ];
+
+    /// As it stands in `code`.
+    pub fn as_str(self) -> &'static str {
+        self.row().1
+    }
+
+    pub fn status(self) -> StatusCode {
+        self.row().0
+    }
+
+    /// As it stands in `title`.
+    pub fn title(self) -> &'static str {
+        self.row().2
+    }
+
+    /// The error type of RFC 9209 section 2.3, where the cause does not know better.
+    pub fn proxy_status(self) -> &'static str {
+        self.row().3
+    }
+
+    /// The one table.
+    fn row(self) -> (StatusCode, &'static str, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::BadRequest => {
+                (S::BAD_REQUEST, "bad_request", "The request is malformed or ambiguous", "http_request_error")
+            }
+            Self::AuthorizationRefused => (
+                S::BAD_REQUEST,
+                "authorization_refused",
+                "The caller may not send Authorization on this route",
+                "http_request_denied",
+            ),
+            Self::CallerRefused => (
+                S::FORBIDDEN,
+                "caller_refused",
+                "This caller may not use this listener",
+                "http_request_denied",
+            ),
+            Self::NoRoute => (S::NOT_FOUND, "no_route", "No route serves this call", "destination_not_found"),
+            Self::MethodRefused => {
+                (S::METHOD_NOT_ALLOWED, "method_refused", "This method is not proxied", "http_request_denied")
+            }
+            Self::Misdirected => {
+                (S::MISDIRECTED_REQUEST, "misdirected", "This host is not served here", "http_request_denied")
+            }
+            Self::Internal => {
+                (S::INTERNAL_SERVER_ERROR, "internal", "A fault of bearerd", "proxy_internal_error")
+            }
+            Self::TokenRefused => (
+                S::BAD_GATEWAY,
+                "token_refused",
+                "The issuer gave no usable token",
+                "proxy_internal_response",
+            ),
+            Self::TokenUnavailable => (
+                S::SERVICE_UNAVAILABLE,
+                "token_unavailable",
+                "No token can be had at the moment",
+                "proxy_internal_response",
+            ),
+            Self::TokenTimeout => {
+                (S::GATEWAY_TIMEOUT, "token_timeout", "No token came in time", "proxy_internal_response")
+            }
+            Self::UpstreamUnreachable => (
+                S::BAD_GATEWAY,
+                "upstream_unreachable",
+                "The upstream cannot be reached",
+                "destination_unavailable",
+            ),
+            Self::UpstreamInvalid => (
+                S::BAD_GATEWAY,
+                "upstream_invalid",
+                "The upstream gave no valid answer",
+                "http_protocol_error",
+            ),
+            Self::Overloaded => {
+                (S::SERVICE_UNAVAILABLE, "overloaded", "A limit is reached", "connection_limit_reached")
+            }
+            Self::UpstreamTimeout => (
+                S::GATEWAY_TIMEOUT,
+                "upstream_timeout",
+                "The upstream did not answer in time",
+                "http_response_timeout",
+            ),
+        }
+    }
+}
+
+/// A call that ends here.
+#[derive(Debug, Clone)]
+pub struct ProxyError {
+    pub code: Code,
+    /// What happened, to whom, what to do; for the caller to read. No secret is in it.
+    pub detail: String,
+    pub proxy_status: &'static str,
+    pub retry_after: Option<Duration>,
+    /// The issuer refused us: gRPC status 16 instead of 14.
+    pub issuer_refused: bool,
+    /// A header of this answer beside the usual ones.
+    pub header: Option<(HeaderName, HeaderValue)>,
+    /// Filled in where the route is known.
+    pub route: Option<Arc<str>>,
+    pub issuer: Option<Arc<str>>,
+}
+
+impl ProxyError {
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            proxy_status: code.proxy_status(),
+            retry_after: None,
+            issuer_refused: false,
+            header: None,
+            route: None,
+            issuer: None,
+        }
+    }
+
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(Code::BadRequest, detail)
+    }
+}
+
+impl From<TokenError> for ProxyError {
+    fn from(error: TokenError) -> Self {
+        let code = match error.kind {
+            TokenErrorKind::Refused => Code::TokenRefused,
+            TokenErrorKind::Unavailable => Code::TokenUnavailable,
+            TokenErrorKind::Timeout => Code::TokenTimeout,
+            TokenErrorKind::Overloaded => Code::Overloaded,
+        };
+        Self {
+            retry_after: error.retry_after,
+            issuer_refused: error.issuer_refused,
+            ..Self::new(code, error.detail)
+        }
+    }
+}
+
+impl From<UpstreamError> for ProxyError {
+    fn from(error: UpstreamError) -> Self {
+        let code = match error.kind {
+            UpstreamErrorKind::Unreachable => Code::UpstreamUnreachable,
+            UpstreamErrorKind::Invalid => Code::UpstreamInvalid,
+            UpstreamErrorKind::Timeout => Code::UpstreamTimeout,
+            UpstreamErrorKind::CallerBody => Code::BadRequest,
+        };
+        Self { proxy_status: error.proxy_status, ..Self::new(code, error.detail) }
+    }
+}

@@ -1,0 +1,228 @@
+//! The request path, top to bottom.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, header};
+use hyper::body::Incoming;
+
+use super::body::Content;
+use super::caller::{Caller, ListenerRules};
+use super::error::{Code, ProxyError};
+use super::record::Record;
+use super::snapshot::{RouteService, Snapshot};
+use super::target::{self, Target};
+use super::{forward, headers, upgrade};
+use crate::config::CallerAuthorization;
+use crate::route::host::is_own_name;
+use crate::route::{Call, Found, Miss};
+use crate::token::Token;
+use crate::upstream::RequestBody;
+
+/// Serves one call: read it strictly, find its route, take what stays on its hop, put the credential on, send it,
+/// bring the answer back.
+pub(super) async fn handle(
+    snapshot: &Snapshot,
+    caller: &Arc<Caller>,
+    record: &mut Record,
+    request: Request<Incoming>,
+) -> Result<Response<Content>, ProxyError> {
+    let (mut parts, body) = request.into_parts();
+    let (service, found) = admit(snapshot, caller, &parts)?;
+    record.route = Some(Arc::clone(&service));
+    note_limits(caller, &service);
+
+    let wants_upgrade = headers::upgrade(parts.version, &parts.headers);
+    prepare(&mut parts, caller, &service, record)?;
+    let token = credential(&mut parts.headers, &service).await?;
+    set_edits(&mut parts.headers, &service)?;
+    if let Some(token) = &token {
+        service.injection.apply(&mut parts.headers, token);
+    }
+
+    let target = forward::target(&service.config, &parts.uri, found)?;
+    let upgrading = upgrade::begin(&mut parts, wants_upgrade);
+    let head = forward::head(parts, target, upgrading.is_some());
+    let body = RequestBody::new(body, service.config.replay_limit, service.config.idle_timeout);
+    let mut response = forward::send(&service, head, body, token, record).await?;
+
+    if let Some(upgrading) = upgrading {
+        upgrading.complete(&mut response, caller, service.config.idle_timeout);
+    }
+    finish(&mut response, &service)?;
+    Ok(response.map(Content::Upstream))
+}
+
+/// The checks, in their order: 400, 421, 403, 404.
+fn admit(
+    snapshot: &Snapshot,
+    caller: &Caller,
+    parts: &Parts,
+) -> Result<(Arc<RouteService>, Found), ProxyError> {
+    let target = target::read(parts)?;
+    let Some((index, rules)) = snapshot.listener(&caller.listener) else {
+        let detail = format!("listener {} is no longer in the config", caller.listener);
+        return Err(ProxyError::new(Code::Overloaded, detail));
+    };
+    let host = target.host.as_deref().unwrap_or_default();
+    let own_name = target.host.is_none() || is_own_name(&rules.config, caller.local, host);
+    let call = Call {
+        listener: index,
+        own_name,
+        host,
+        path: &target.path,
+        method: &parts.method,
+        headers: &parts.headers,
+    };
+    let found = snapshot.table.find(&call);
+    refuse_encoded_slash(snapshot, &target, &found)?;
+    if !own_name && !snapshot.table.names_host(index, host) {
+        return Err(misdirected(rules));
+    }
+    rules.admit(caller, &parts.headers)?;
+    let found = found.map_err(|miss| no_route(&parts.method, miss))?;
+    match snapshot.routes.get(found.route) {
+        Some(service) => Ok((Arc::clone(service), found)),
+        None => Err(ProxyError::new(Code::Internal, "the route table and the routes do not fit together")),
+    }
+}
+
+/// `%2F` could be one thing to us and another to the upstream: only a route that says so takes it.
+fn refuse_encoded_slash(
+    snapshot: &Snapshot,
+    target: &Target<'_>,
+    found: &Result<Found, Miss>,
+) -> Result<(), ProxyError> {
+    if !target.path.encoded_slash {
+        return Ok(());
+    }
+    let route = found.as_ref().ok().and_then(|found| snapshot.routes.get(found.route));
+    if route.is_some_and(|route| route.config.allow_encoded_slash) {
+        return Ok(());
+    }
+    Err(ProxyError::bad_request(
+        "the path has an escaped slash (%2F); where the upstream needs it, set allow_encoded_slash = true on the route",
+    ))
+}
+
+fn misdirected(rules: &ListenerRules) -> ProxyError {
+    let name = &rules.config.name;
+    ProxyError::new(
+        Code::Misdirected,
+        format!(
+            "neither listener {name} nor any of its routes has this Host; call it as localhost, or add the name to \
+             `names` of [listener.{name}] or to `host` of a route"
+        ),
+    )
+}
+
+fn no_route(method: &Method, miss: Miss) -> ProxyError {
+    let detail = match miss {
+        Miss::Path => {
+            "no route serves this path on this host; `bearerd explain METHOD URL` tells which routes come near"
+                .to_owned()
+        }
+        Miss::Method(methods) => {
+            let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            format!("this path is not served for {method}, only for {}", methods.join(", "))
+        }
+    };
+    ProxyError::new(Code::NoRoute, detail)
+}
+
+fn note_limits(caller: &Caller, service: &RouteService) {
+    let stall =
+        service.config.idle_timeout.map_or(0, |limit| limit.as_millis().try_into().unwrap_or(u64::MAX));
+    if caller.activity.write_stall_ms.load(Ordering::Relaxed) != stall {
+        caller.activity.write_stall_ms.store(stall, Ordering::Relaxed);
+    }
+}
+
+/// Takes away what stays on this hop, and adds what a gateway adds.
+fn prepare(
+    parts: &mut Parts,
+    caller: &Caller,
+    service: &RouteService,
+    record: &Record,
+) -> Result<(), ProxyError> {
+    if headers::goes_in_a_circle(&parts.headers) {
+        return Err(ProxyError::bad_request(
+            "this call has come through bearerd five times: the upstream of this route leads back to it",
+        ));
+    }
+    let host = parts.headers.get(header::HOST).cloned();
+    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_aliases(&mut parts.headers, service);
+    // Answered here: the body is asked for once the upstream is connected.
+    parts.headers.remove(header::EXPECT);
+    if service.config.forwarded {
+        headers::set_forwarded(&mut parts.headers, caller, host.as_ref());
+    }
+    headers::add_via(&mut parts.headers, parts.version);
+    parts.headers.insert(headers::X_REQUEST_ID, record.request_id.clone());
+    Ok(())
+}
+
+/// Takes the caller's credential away and gets ours; `None`: the call goes up without one of ours.
+async fn credential(
+    headers: &mut HeaderMap,
+    service: &RouteService,
+) -> Result<Option<Arc<Token>>, ProxyError> {
+    let callers = headers.contains_key(header::AUTHORIZATION);
+    match service.config.caller_authorization {
+        CallerAuthorization::Keep if callers => return Ok(None),
+        CallerAuthorization::Reject if callers => {
+            return Err(ProxyError::new(
+                Code::AuthorizationRefused,
+                "the caller sent Authorization; this route adds its own and refuses the caller's \
+                 (caller_authorization = \"reject\")",
+            ));
+        }
+        _ => {}
+    }
+    headers.remove(header::AUTHORIZATION);
+    if !service.injection.is_authorization() {
+        headers.remove(&service.injection.header);
+    }
+    let Some(slot) = &service.slot else { return Ok(None) };
+    match slot.current() {
+        Some(token) => Ok(Some(token)),
+        None => Ok(Some(Box::pin(Arc::clone(slot).wait()).await?)),
+    }
+}
+
+fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), ProxyError> {
+    let edits = &service.request_edits;
+    if let Some(why) = &edits.unreadable {
+        return Err(ProxyError::new(Code::TokenUnavailable, why.clone()));
+    }
+    for name in &edits.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &edits.set {
+        headers.insert(name, value.clone());
+    }
+    Ok(())
+}
+
+/// The answer on its way back.
+fn finish<B>(response: &mut Response<B>, service: &RouteService) -> Result<(), ProxyError> {
+    let status = response.status();
+    let headers = response.headers_mut();
+    if status != http::StatusCode::SWITCHING_PROTOCOLS {
+        headers::strip_hop_by_hop(headers);
+    }
+    service.location.apply(headers);
+    let edits = &service.response_edits;
+    if let Some(why) = &edits.unreadable {
+        return Err(ProxyError::new(Code::Internal, why.clone()));
+    }
+    for name in &edits.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &edits.set {
+        headers.insert(name, value.clone());
+    }
+    Ok(())
+}

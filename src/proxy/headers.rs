@@ -1,0 +1,262 @@
+//! Headers on their way through: what belongs to one hop stays there, what we set cannot come from elsewhere.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+use super::caller::{Caller, Peer};
+use super::snapshot::RouteService;
+
+const VIA: HeaderName = header::VIA;
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Fields that belong to one hop whether `Connection` names them or not (RFC 9110 section 7.6.1).
+/// `Trailer` passes: it describes the message.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+/// A call that has passed this many bearerds goes round in a circle.
+const MOST_HOPS: usize = 5;
+
+/// The other protocol that a call asks for (RFC 9110 section 7.8); `h2c` is not passed on, for an upstream's
+/// HTTP/2 is agreed on by the connection, not by the caller.
+pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+    if version != Version::HTTP_11 || !names(headers, "upgrade") {
+        return None;
+    }
+    let mut lines = headers.get_all(header::UPGRADE).iter();
+    match (lines.next(), lines.next()) {
+        (Some(protocol), None) if !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c") => {
+            Some(protocol.clone())
+        }
+        _ => None,
+    }
+}
+
+/// Removes what stays on its hop; `TE: trailers` is kept.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        strip_nominated(headers);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if headers.contains_key(header::TE) {
+        let trailers = headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));
+        headers.remove(header::TE);
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// Whatever a `Connection` line names, in whatever list syntax.
+fn strip_nominated(headers: &mut HeaderMap) {
+    let mut nominated = Vec::new();
+    for line in headers.get_all(header::CONNECTION) {
+        for token in tokens(line) {
+            if let Ok(name) = HeaderName::from_bytes(token) {
+                nominated.push(name);
+            }
+        }
+    }
+    for name in nominated {
+        // They describe this message's framing and trailers, which we set anew.
+        if name != header::TE && name != header::TRAILER && name != header::CONTENT_LENGTH {
+            headers.remove(name);
+        }
+    }
+}
+
+fn tokens(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes()
+        .split(|byte| matches!(byte, b',' | b';'))
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+}
+
+fn has_token(line: &HeaderValue, wanted: &str) -> bool {
+    tokens(line).any(|token| token.eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+fn names(headers: &HeaderMap, option: &str) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|line| has_token(line, option))
+}
+
+/// Removes names with `_` that a server behind us could take for a header that we set.
+pub(super) fn strip_aliases(headers: &mut HeaderMap, route: &RouteService) {
+    if !headers.keys().any(|name| name.as_str().contains('_')) {
+        return;
+    }
+    let aliases: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().contains('_') && is_alias(name, route)).cloned().collect();
+    for name in aliases {
+        headers.remove(name);
+    }
+}
+
+fn is_alias(name: &HeaderName, route: &RouteService) -> bool {
+    let squeezed = squeeze(name.as_str());
+    let always = [
+        header::AUTHORIZATION,
+        header::PROXY_AUTHORIZATION,
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        VIA,
+        X_REQUEST_ID,
+    ];
+    let forwarded = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
+    let matches = |known: &HeaderName| squeeze(known.as_str()) == squeezed;
+    always.iter().any(matches)
+        || (route.config.forwarded && forwarded.iter().any(matches))
+        || matches(&route.injection.header)
+        || route.request_edits.set.iter().any(|(name, _)| matches(name))
+        || route.request_edits.remove.iter().any(matches)
+}
+
+fn squeeze(name: &str) -> String {
+    name.chars().filter(|letter| *letter != '_' && *letter != '-').collect()
+}
+
+/// The caller's id where it is sane, else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let mut lines = headers.get_all(X_REQUEST_ID).iter();
+    match (lines.next(), lines.next()) {
+        (Some(id), None) if is_sane(id) => id.clone(),
+        _ => new_request_id(),
+    }
+}
+
+fn is_sane(id: &HeaderValue) -> bool {
+    let id = id.as_bytes();
+    (1..=128).contains(&id.len())
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte))
+}
+
+fn new_request_id() -> HeaderValue {
+    let text = format!("{:032x}", fastrand::u128(..));
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// RFC 9110 section 7.6.3.
+pub(super) fn add_via(headers: &mut HeaderMap, version: Version) {
+    let via = match version {
+        Version::HTTP_10 => "1.0 bearerd",
+        Version::HTTP_2 => "2.0 bearerd",
+        _ => "1.1 bearerd",
+    };
+    headers.append(VIA, HeaderValue::from_static(via));
+}
+
+/// Whether this call has come round to us too often.
+pub(super) fn goes_in_a_circle(headers: &HeaderMap) -> bool {
+    let ours = |line: &HeaderValue| {
+        line.as_bytes()
+            .split(|byte| *byte == b',')
+            .filter(|hop| hop.trim_ascii().ends_with(b" bearerd"))
+            .count()
+    };
+    headers.get_all(VIA).iter().map(ours).sum::<usize>() >= MOST_HOPS
+}
+
+/// `forwarded = true`: what the caller said of itself is replaced by what we know.
+pub(super) fn set_forwarded(headers: &mut HeaderMap, caller: &Caller, host: Option<&HeaderValue>) {
+    for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST] {
+        headers.remove(name);
+    }
+    headers.remove(header::FORWARDED);
+    if let Peer::Tcp(peer) = caller.peer
+        && let Ok(value) = HeaderValue::from_str(&address(peer.ip()))
+    {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+    let proto = if caller.tls { "https" } else { "http" };
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    if let Some(host) = host {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+}
+
+fn address(ip: IpAddr) -> String {
+    ip.to_canonical().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn left(lines: &[(&str, &str)]) -> Vec<String> {
+        let mut headers = map(lines);
+        strip_hop_by_hop(&mut headers);
+        headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn nominated_headers_stay_in_every_list_syntax() {
+        assert!(left(&[("connection", "close, x-a"), ("x-a", "1")]).is_empty());
+        assert!(
+            left(&[("connection", "close"), ("connection", "x-a"), ("x-a", "1"), ("x-a", "2")]).is_empty()
+        );
+        assert!(left(&[("connection", " ,X-A;,"), ("x-a", "1")]).is_empty());
+        assert!(left(&[("connection", "authorization"), ("authorization", "x")]).is_empty());
+    }
+
+    #[test]
+    fn te_trailers_and_trailer_pass() {
+        assert_eq!(
+            left(&[("connection", "te"), ("te", "gzip, trailers"), ("trailer", "x-sum")]),
+            ["trailer: x-sum", "te: trailers"]
+        );
+        assert!(left(&[("te", "gzip")]).is_empty());
+    }
+
+    #[test]
+    fn only_a_named_single_upgrade_counts() {
+        let of = |lines: &[(&str, &str)]| upgrade(Version::HTTP_11, &map(lines));
+        assert_eq!(of(&[("connection", "Upgrade"), ("upgrade", "websocket")]).unwrap(), "websocket");
+        assert!(of(&[("upgrade", "websocket")]).is_none());
+        assert!(of(&[("connection", "upgrade"), ("upgrade", "h2c")]).is_none());
+        assert!(of(&[("connection", "upgrade"), ("upgrade", "a"), ("upgrade", "b")]).is_none());
+        assert!(
+            upgrade(Version::HTTP_10, &map(&[("connection", "upgrade"), ("upgrade", "websocket")])).is_none()
+        );
+    }
+
+    #[test]
+    fn insane_request_ids_are_replaced() {
+        assert_eq!(request_id(&map(&[("x-request-id", "abc-1")])), "abc-1");
+        assert_ne!(request_id(&map(&[("x-request-id", "a b")])), "a b");
+        assert_ne!(request_id(&map(&[("x-request-id", "a"), ("x-request-id", "a")])), "a");
+        assert_eq!(request_id(&map(&[("x-request-id", &"x".repeat(129))])).len(), 32);
+    }
+
+    #[test]
+    fn a_circle_is_seen() {
+        assert!(!goes_in_a_circle(&map(&[("via", "1.1 bearerd, 1.1 bearerd, 1.1 bearerd, 1.1 bearerd")])));
+        assert!(goes_in_a_circle(&map(&[
+            ("via", "1.1 bearerd, 1.1 bearerd, 1.1 other"),
+            ("via", "1.1 bearerd, 1.1 bearerd,1.1 bearerd")
+        ])));
+    }
+}

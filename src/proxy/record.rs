@@ -1,0 +1,107 @@
+//! What is remembered of a call: counted and logged once, when its response has ended.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode};
+use hyper::body::Frame;
+
+use super::body::BodyError;
+use super::caller::Caller;
+use super::snapshot::RouteService;
+use crate::metrics::RouteMetrics;
+
+/// One call, from its head to the end of its response.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) request_id: HeaderValue,
+    pub(super) grpc: bool,
+    pub(super) route: Option<Arc<RouteService>>,
+    pub(super) status: StatusCode,
+    /// The code of an error of ours.
+    pub(super) code: Option<&'static str>,
+    pub(super) upstream_took: Option<Duration>,
+    caller: Arc<Caller>,
+    started: Instant,
+    unrouted: Arc<RouteMetrics>,
+    /// What only the access log needs; `None` where it is off.
+    line: Option<Line>,
+    sent: u64,
+    broken: bool,
+}
+
+/// What of the request stands in its access line: never its query, nor a header's value.
+#[derive(Debug)]
+struct Line {
+    method: Method,
+    path: String,
+}
+
+impl Record {
+    pub(super) fn begin(
+        caller: &Arc<Caller>,
+        request_id: HeaderValue,
+        grpc: bool,
+        unrouted: &Arc<RouteMetrics>,
+    ) -> Self {
+        caller.activity.calls.fetch_add(1, Ordering::Relaxed);
+        caller.activity.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self {
+            request_id,
+            grpc,
+            route: None,
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            code: None,
+            upstream_took: None,
+            caller: Arc::clone(caller),
+            started: Instant::now(),
+            unrouted: Arc::clone(unrouted),
+            line: None,
+            sent: 0,
+            broken: false,
+        }
+    }
+
+    pub(super) fn log_access(&mut self, method: &Method, path: &str) {
+        self.line = Some(Line { method: method.clone(), path: path.to_owned() });
+    }
+
+    pub(super) fn frame(&mut self, frame: &Result<Frame<Bytes>, BodyError>) {
+        match frame {
+            Ok(frame) => self.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Err(_) => self.broken = true,
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        let metrics = self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics);
+        metrics.request(self.status.as_u16(), took);
+        if let Some(line) = self.line.take() {
+            tracing::info!(
+                target: "bearerd::access",
+                request_id = self.request_id.to_str().unwrap_or_default(),
+                listener = %self.caller.listener,
+                method = %line.method,
+                path = line.path,
+                route = self.route.as_ref().map(|route| &*route.config.name),
+                status = self.status.as_u16(),
+                code = self.code,
+                ms = milliseconds(took),
+                upstream_ms = self.upstream_took.map(milliseconds),
+                bytes = self.sent,
+                broken = self.broken.then_some(true),
+                "call"
+            );
+        }
+        self.caller.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1_000_000.0).round() / 1_000.0
+}

@@ -1,0 +1,155 @@
+//! Upgrades (RFC 9110 section 7.8): the tunnel opens only after the upstream's 101.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::caller::Caller;
+
+/// A call that asks for another protocol, while the upstream has not answered yet.
+pub(super) struct Upgrading {
+    protocol: HeaderValue,
+    caller_side: OnUpgrade,
+}
+
+/// Puts the wish back on, which [`super::headers::strip_hop_by_hop`] took off with the rest of this hop.
+pub(super) fn begin(parts: &mut Parts, protocol: Option<HeaderValue>) -> Option<Upgrading> {
+    let protocol = protocol?;
+    let caller_side = parts.extensions.remove::<OnUpgrade>()?;
+    put_on(&mut parts.headers, &protocol);
+    Some(Upgrading { protocol, caller_side })
+}
+
+fn put_on(headers: &mut http::HeaderMap, protocol: &HeaderValue) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, protocol.clone());
+}
+
+impl Upgrading {
+    /// After a 101: joins both sides, once this answer is written. Any other answer is an answer like all others.
+    pub(super) fn complete<B>(
+        self,
+        response: &mut Response<B>,
+        caller: &Arc<Caller>,
+        idle: Option<Duration>,
+    ) {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
+        let agreed = response.headers().get(header::UPGRADE).cloned().unwrap_or(self.protocol);
+        let upstream_side = hyper::upgrade::on(&mut *response);
+        super::headers::strip_hop_by_hop(response.headers_mut());
+        put_on(response.headers_mut(), &agreed);
+        let open = Open::new(caller);
+        let caller_side = self.caller_side;
+        let stop = caller.stop_now.clone();
+        caller.tunnels.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tunnel(caller_side, upstream_side, idle) => {}
+            }
+            drop(open);
+        });
+    }
+}
+
+async fn tunnel(caller: OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>) {
+    let (Ok(caller), Ok(upstream)) = tokio::join!(caller, upstream) else { return };
+    let moved = Moved::new();
+    let mut caller = Watched { io: TokioIo::new(caller), moved: moved.clone() };
+    let mut upstream = Watched { io: TokioIo::new(upstream), moved: moved.clone() };
+    tokio::select! {
+        // How a tunnel ends is between its two ends.
+        _ = tokio::io::copy_bidirectional(&mut caller, &mut upstream) => {}
+        () = moved.still_for(idle) => tracing::debug!("closed an upgraded connection on which nothing moved"),
+    }
+}
+
+/// When bytes last went through, in ms since the tunnel opened.
+#[derive(Clone)]
+struct Moved {
+    opened: Instant,
+    at: Arc<AtomicU64>,
+}
+
+impl Moved {
+    fn new() -> Self {
+        Self { opened: Instant::now(), at: Arc::new(AtomicU64::new(0)) }
+    }
+
+    fn note(&self) {
+        let ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.at.store(ms, Ordering::Relaxed);
+    }
+
+    /// Ends once nothing has moved for the limit; never without one.
+    async fn still_for(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else { return std::future::pending().await };
+        loop {
+            let due = self.opened + Duration::from_millis(self.at.load(Ordering::Relaxed)) + limit;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
+struct Watched {
+    io: TokioIo<Upgraded>,
+    moved: Moved,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.moved.note();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// A tunnel counts as a call in flight until it ends.
+struct Open(Arc<Caller>);
+
+impl Open {
+    fn new(caller: &Arc<Caller>) -> Self {
+        caller.activity.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(caller))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,105 @@
+//! Why an upstream gave no answer.
+
+use std::fmt;
+
+use crate::net::{ConnectError, ConnectErrorKind};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamErrorKind {
+    /// No connection: DNS, TCP, TLS, the egress proxy.
+    Unreachable,
+    /// It was connected to, and sent no HTTP answer.
+    Invalid,
+    /// Connecting or answering took too long.
+    Timeout,
+    /// The caller broke off, or stopped sending, in the middle of its body.
+    CallerBody,
+}
+
+/// A call that got no answer from its upstream.
+#[derive(Debug, Clone)]
+pub struct UpstreamError {
+    pub kind: UpstreamErrorKind,
+    /// What happened, and to whom.
+    pub detail: String,
+    /// The error type of RFC 9209 section 2.3.
+    pub proxy_status: &'static str,
+}
+
+impl UpstreamError {
+    pub(super) fn new(
+        kind: UpstreamErrorKind,
+        proxy_status: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self { kind, detail: detail.into(), proxy_status }
+    }
+
+    pub(super) fn connect(error: ConnectError) -> Self {
+        let (kind, proxy_status) = match error.kind {
+            ConnectErrorKind::Dns => (UpstreamErrorKind::Unreachable, "dns_error"),
+            ConnectErrorKind::Refused => (UpstreamErrorKind::Unreachable, "connection_refused"),
+            ConnectErrorKind::Unreachable => (UpstreamErrorKind::Unreachable, "destination_ip_unroutable"),
+            ConnectErrorKind::Timeout => (UpstreamErrorKind::Timeout, "connection_timeout"),
+            ConnectErrorKind::Certificate => (UpstreamErrorKind::Unreachable, "tls_certificate_error"),
+            ConnectErrorKind::Tls => (UpstreamErrorKind::Unreachable, "tls_protocol_error"),
+            ConnectErrorKind::Proxy => (UpstreamErrorKind::Unreachable, "destination_unavailable"),
+            ConnectErrorKind::Settings => (UpstreamErrorKind::Unreachable, "proxy_configuration_error"),
+        };
+        Self { kind, detail: error.message, proxy_status }
+    }
+
+    /// A connection that broke, or an answer that was none.
+    pub(super) fn http(error: &hyper::Error, authority: &str) -> Self {
+        if is_caller_body(error) {
+            return Self::new(
+                UpstreamErrorKind::CallerBody,
+                "http_request_error",
+                "the caller broke off in the middle of its request body",
+            );
+        }
+        let (proxy_status, what) = if error.is_parse() {
+            ("http_protocol_error", "sent an answer that is not valid HTTP")
+        } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+            ("connection_terminated", "closed the connection before it answered")
+        } else {
+            ("connection_terminated", "broke the connection before it answered")
+        };
+        Self::new(UpstreamErrorKind::Invalid, proxy_status, format!("{authority} {what}{}", Causes(error)))
+    }
+}
+
+/// What lies behind an error, in brackets; nothing where it says no more.
+struct Causes<'a>(&'a hyper::Error);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match std::error::Error::source(self.0) {
+            Some(source) => write!(f, " ({source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Marks an error that came out of the caller's body, so that the upstream is not blamed for it.
+#[derive(Debug)]
+pub(super) struct CallerBroke;
+
+impl fmt::Display for CallerBroke {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the caller broke off")
+    }
+}
+
+impl std::error::Error for CallerBroke {}
+
+fn is_caller_body(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.is::<CallerBroke>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

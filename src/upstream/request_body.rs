@@ -1,0 +1,390 @@
+//! The caller's body on its way up: forwarded as it arrives, and kept beside up to a limit, never held back.
+//!
+//! What was sent can be had back, so that a call may be sent once more: the frames that were kept, and what the
+//! caller has not sent yet.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, header};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::oneshot;
+
+use super::error::CallerBroke;
+use super::idle::Idle;
+
+/// Bytes that all kept bodies of the process may hold together; a call past it is forwarded and not kept.
+const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
+
+/// Chunks below this are copied together, so that a kept body does not hold on to many large read buffers.
+const SMALL_CHUNK: usize = 1024;
+
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How far a body has got; shared with the call that waits for the answer.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Frames that were handed to the connection.
+    pub(super) moved: AtomicU64,
+    /// The connection wants more, and the caller has not sent it.
+    pub(super) awaiting_caller: AtomicBool,
+    /// Something was sent that is not kept.
+    pub(super) lost: AtomicBool,
+}
+
+/// A body that came back.
+#[derive(Debug)]
+pub(super) struct Returned {
+    kept: Option<Kept>,
+    rest: Option<Incoming>,
+}
+
+/// The call's end of a body that is on its way.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) progress: Arc<Progress>,
+    give_back: Option<oneshot::Sender<()>>,
+    returned: oneshot::Receiver<Returned>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct RequestBody {
+    replay: VecDeque<Bytes>,
+    replay_trailers: Option<HeaderMap>,
+    /// `None`: the caller's body is at its end, or there was none.
+    incoming: Option<Incoming>,
+    /// Nothing went up yet that is not kept.
+    kept: Option<Kept>,
+    idle: Idle,
+    upward: Option<Upward>,
+}
+
+#[derive(Debug)]
+struct Upward {
+    progress: Arc<Progress>,
+    give_back: oneshot::Receiver<()>,
+    returned: oneshot::Sender<Returned>,
+}
+
+impl RequestBody {
+    /// `keep`: bytes that may be kept for a replay. `idle`: how long the caller may send nothing.
+    pub fn new(incoming: Incoming, keep: usize, idle: Option<Duration>) -> Self {
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        Self {
+            replay: VecDeque::new(),
+            replay_trailers: None,
+            incoming: Some(incoming),
+            kept: Some(Kept::new(keep)),
+            idle: Idle::new(idle),
+            upward: None,
+        }
+    }
+
+    pub fn empty() -> Self {
+        Self {
+            replay: VecDeque::new(),
+            replay_trailers: None,
+            incoming: None,
+            kept: None,
+            idle: Idle::new(None),
+            upward: None,
+        }
+    }
+
+    /// Ties the body to the call that sends it; `None` where there is no body to tie.
+    pub(super) fn link(&mut self) -> Option<Link> {
+        if self.is_end_stream() {
+            return None;
+        }
+        let progress = Arc::new(Progress::default());
+        let (give_back, asked) = oneshot::channel();
+        let (send, returned) = oneshot::channel();
+        self.upward = Some(Upward { progress: Arc::clone(&progress), give_back: asked, returned: send });
+        Some(Link { progress, give_back: Some(give_back), returned })
+    }
+
+    fn next_replayed(&mut self) -> Option<Frame<Bytes>> {
+        if let Some(chunk) = self.replay.pop_front() {
+            return Some(Frame::data(chunk));
+        }
+        self.replay_trailers.take().map(Frame::trailers)
+    }
+
+    fn asked_back(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(upward) = &mut self.upward else { return false };
+        // An error means that the call ended without wanting it back.
+        matches!(Pin::new(&mut upward.give_back).poll(cx), Poll::Ready(Ok(())))
+    }
+
+    fn poll_caller(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.idle.moved();
+                let frame = without_owned_trailers(frame);
+                if let Some(kept) = &mut self.kept {
+                    kept.add(&frame);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Box::new(CallerBroke)))),
+            Poll::Ready(None) => {
+                self.incoming = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending if self.idle.expired(cx) => Poll::Ready(Some(Err(Box::new(CallerBroke)))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        let Some(upward) = &self.upward else { return };
+        match polled {
+            Poll::Ready(_) => {
+                if self.kept.as_ref().is_none_or(|kept| kept.overflowed) {
+                    upward.progress.lost.store(true, Ordering::Relaxed);
+                }
+                upward.progress.moved.fetch_add(1, Ordering::Relaxed);
+                upward.progress.awaiting_caller.store(false, Ordering::Relaxed);
+            }
+            Poll::Pending => upward.progress.awaiting_caller.store(true, Ordering::Relaxed),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.asked_back(cx) {
+            return Poll::Ready(Some(Err("the call is sent once more".into())));
+        }
+        let polled = match self.next_replayed() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => self.poll_caller(cx),
+        };
+        self.note(&polled);
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.replay.is_empty()
+            && self.replay_trailers.is_none()
+            && self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let replayed: u64 = self.replay.iter().map(|chunk| chunk.len() as u64).sum();
+        let rest = self.incoming.as_ref().map(Body::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
+        let mut hint = SizeHint::new();
+        hint.set_lower(replayed.saturating_add(rest.lower()));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(replayed.saturating_add(upper));
+        }
+        hint
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let Some(upward) = self.upward.take() else { return };
+        // The call may be over already; then nobody wants it.
+        let _ = upward.returned.send(Returned { kept: self.kept.take(), rest: self.incoming.take() });
+    }
+}
+
+impl Link {
+    /// Ends once the body was sent to its end or was dropped.
+    pub(super) async fn sent(&mut self) -> Option<Returned> {
+        (&mut self.returned).await.ok()
+    }
+
+    /// Has the body back, from the connection that sends it.
+    pub(super) async fn give_back(mut self) -> Option<Returned> {
+        if let Some(ask) = self.give_back.take() {
+            // An error means that the body was dropped, and has come back already.
+            let _ = ask.send(());
+        }
+        self.returned.await.ok()
+    }
+}
+
+impl Returned {
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| !kept.overflowed)
+    }
+
+    /// The whole body once more, or `None` where what was sent was not kept.
+    pub(super) fn again(self, idle: Option<Duration>) -> Option<RequestBody> {
+        let mut kept = self.kept?;
+        let (replay, replay_trailers) = kept.again()?;
+        Some(RequestBody {
+            replay,
+            replay_trailers,
+            incoming: self.rest,
+            kept: Some(kept),
+            idle: Idle::new(idle),
+            upward: None,
+        })
+    }
+}
+
+/// What was sent, as long as it fits.
+#[derive(Debug)]
+struct Kept {
+    frames: Vec<Bytes>,
+    small: BytesMut,
+    trailers: Option<HeaderMap>,
+    size: usize,
+    limit: usize,
+    overflowed: bool,
+}
+
+impl Kept {
+    fn new(limit: usize) -> Self {
+        Self { frames: Vec::new(), small: BytesMut::new(), trailers: None, size: 0, limit, overflowed: false }
+    }
+
+    fn add(&mut self, frame: &Frame<Bytes>) {
+        if self.overflowed {
+            return;
+        }
+        if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+            return;
+        }
+        let Some(data) = frame.data_ref() else { return };
+        if self.size + data.len() > self.limit || !reserve(data.len()) {
+            self.overflowed = true;
+            self.forget();
+            return;
+        }
+        self.size += data.len();
+        if data.len() < SMALL_CHUNK {
+            self.small.extend_from_slice(data);
+        } else {
+            self.flush_small();
+            self.frames.push(data.clone());
+        }
+    }
+
+    fn flush_small(&mut self) {
+        if !self.small.is_empty() {
+            self.frames.push(self.small.split().freeze());
+        }
+    }
+
+    fn forget(&mut self) {
+        KEPT.fetch_sub(self.size, Ordering::Relaxed);
+        self.size = 0;
+        self.frames = Vec::new();
+        self.small = BytesMut::new();
+    }
+
+    fn again(&mut self) -> Option<(VecDeque<Bytes>, Option<HeaderMap>)> {
+        if self.overflowed {
+            return None;
+        }
+        self.flush_small();
+        Some((self.frames.iter().cloned().collect(), self.trailers.clone()))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+/// Takes from what all kept bodies may hold.
+fn reserve(bytes: usize) -> bool {
+    let before = KEPT.fetch_add(bytes, Ordering::Relaxed);
+    if before.saturating_add(bytes) > KEPT_IN_ALL {
+        KEPT.fetch_sub(bytes, Ordering::Relaxed);
+        return false;
+    }
+    true
+}
+
+/// Trailer fields that would be taken for what only the head may say (RFC 9110 section 6.5.1).
+const NOT_IN_TRAILERS: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+];
+
+fn without_owned_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        for name in &NOT_IN_TRAILERS {
+            trailers.remove(name);
+        }
+    }
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(text: &'static str) -> Frame<Bytes> {
+        Frame::data(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn keeps_up_to_the_limit_and_no_more() {
+        let mut kept = Kept::new(4);
+        kept.add(&data("ab"));
+        kept.add(&data("cd"));
+        let (frames, _) = kept.again().unwrap();
+        assert_eq!(frames.into_iter().collect::<Vec<_>>(), ["abcd"]);
+        kept.add(&data("e"));
+        assert!(kept.again().is_none());
+    }
+
+    #[test]
+    fn a_limit_of_nothing_keeps_only_what_was_not_sent() {
+        let mut kept = Kept::new(0);
+        assert!(kept.again().is_some());
+        kept.add(&data("a"));
+        assert!(kept.again().is_none());
+    }
+
+    #[test]
+    fn order_survives_small_and_large_chunks() {
+        let mut kept = Kept::new(10_000);
+        let large = Bytes::from(vec![b'x'; SMALL_CHUNK]);
+        kept.add(&data("a"));
+        kept.add(&data("b"));
+        kept.add(&Frame::data(large.clone()));
+        kept.add(&data("c"));
+        let (frames, _) = kept.again().unwrap();
+        assert_eq!(frames.into_iter().collect::<Vec<_>>(), [Bytes::from("ab"), large, Bytes::from("c")]);
+    }
+
+    #[test]
+    fn trailers_cannot_smuggle_a_credential() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert(header::AUTHORIZATION, "x".parse().unwrap());
+        trailers.insert("x-checksum", "1".parse().unwrap());
+        let frame = without_owned_trailers(Frame::trailers(trailers));
+        assert_eq!(frame.trailers_ref().unwrap().keys().collect::<Vec<_>>(), ["x-checksum"]);
+    }
+}

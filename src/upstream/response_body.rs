@@ -1,0 +1,105 @@
+//! The upstream's body on its way back; gives its connection to the pool when it is at its end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::idle::Idle;
+use super::pool::Lease;
+use super::request_body::Progress;
+
+type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An upstream's response body.
+#[derive(Debug)]
+pub struct ResponseBody {
+    incoming: Incoming,
+    /// The connection, until the body is at its end. Dropped before that, the connection ends with it:
+    /// it could still carry the rest of this answer.
+    lease: Option<Lease>,
+    idle: Idle,
+    /// Of the request body, where there is one: while that moves, the call is not idle.
+    request: Option<(Arc<Progress>, u64)>,
+}
+
+impl ResponseBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Lease,
+        idle: Option<Duration>,
+        request: Option<Arc<Progress>>,
+    ) -> Self {
+        let request = request.map(|progress| (progress, 0));
+        let mut body = Self { incoming, lease: Some(lease), idle: Idle::new(idle), request };
+        body.release_at_end();
+        body
+    }
+
+    fn release_at_end(&mut self) {
+        if self.incoming.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.release();
+        }
+    }
+
+    /// The request body moved since this was last asked.
+    fn request_moved(&mut self) -> bool {
+        let Some((progress, seen)) = &mut self.request else { return false };
+        let moved = progress.moved.load(Ordering::Relaxed);
+        std::mem::replace(seen, moved) != moved
+    }
+
+    fn stuck(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.request_moved() {
+            self.idle.moved();
+        }
+        self.idle.expired(cx)
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.idle.moved();
+                self.release_at_end();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.lease = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                if let Some(lease) = self.lease.take() {
+                    lease.release();
+                }
+                Poll::Ready(None)
+            }
+            Poll::Pending if self.stuck(cx) => {
+                self.lease = None;
+                Poll::Ready(Some(Err("the upstream's body stalled for longer than idle_timeout".into())))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
