@@ -1,24 +1,191 @@
 //! The only file that builds rustls configs.
 
-use std::sync::Arc;
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use arc_swap::ArcSwapOption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use tokio::sync::Semaphore;
 
 use super::connect::Offer;
-use crate::config::{ListenerTls, TlsOptions};
+use super::{pem, roots};
+use crate::config::{ListenerTls, Source, TlsOptions};
 
 /// What is wrong with a CA, certificate or key: names the place and the fix, never the content.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettingsError(pub String);
 
-pub fn client_config(
-    options: &TlsOptions,
-    offer: Offer,
-) -> Result<Arc<rustls::ClientConfig>, TlsSettingsError> {
-    let _ = (options, offer);
-    todo!("net helper")
+impl fmt::Display for TlsSettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TlsSettingsError {}
+
+/// Given to every builder, so that no process-wide default is needed.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+
+/// Reads the files that `options` name and builds a client config: TLS 1.2 and 1.3, ALPN by `offer`, session
+/// resumption on. Blocks for some milliseconds where the system's roots are read.
+pub fn client_config(options: &TlsOptions, offer: Offer) -> Result<Arc<ClientConfig>, TlsSettingsError> {
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsSettingsError(error.to_string()))?
+        .with_root_certificates(roots::store(options)?);
+    let mut config = match (&options.certificate, &options.private_key) {
+        (None, None) => builder.with_no_client_auth(),
+        (None, Some(_)) => {
+            return Err(TlsSettingsError("tls.private_key needs tls.certificate beside it".to_owned()));
+        }
+        (Some(certificate), key) => {
+            // Many tools write both into one file.
+            let key = key.as_ref().unwrap_or(certificate);
+            let (chain, private_key) = identity(certificate, key)?;
+            builder
+                .with_client_auth_cert(chain, private_key)
+                .map_err(|error| unusable_identity(&error, certificate, key))?
+        }
+    };
+    config.alpn_protocols = match offer {
+        Offer::Http1 => vec![b"http/1.1".to_vec()],
+        Offer::Http2 => vec![b"h2".to_vec()],
+        Offer::Both => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+    };
+    Ok(Arc::new(config))
 }
 
 /// ALPN offers `h2` and `http/1.1`; with `client_ca` a client certificate is required.
-pub fn server_config(tls: &ListenerTls) -> Result<Arc<rustls::ServerConfig>, TlsSettingsError> {
-    let _ = tls;
-    todo!("net helper")
+pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettingsError> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsSettingsError(error.to_string()))?;
+    let builder = match &tls.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(ca) => builder.with_client_cert_verifier(client_verifier(ca)?),
+    };
+    let (chain, key) = identity(&tls.certificate, &tls.private_key)?;
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| unusable_identity(&error, &tls.certificate, &tls.private_key))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn client_verifier(ca: &Source) -> Result<Arc<dyn ClientCertVerifier>, TlsSettingsError> {
+    let roots = roots::with(RootCertStore::empty(), ca, "tls.client_ca")?;
+    WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&PROVIDER))
+        .build()
+        .map_err(|error| TlsSettingsError(format!("tls.client_ca: {}: {error}", ca.place())))
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn identity(certificate: &Source, key: &Source) -> Result<Identity, TlsSettingsError> {
+    Ok((pem::certificates(certificate, "tls.certificate")?, pem::private_key(key, "tls.private_key")?))
+}
+
+fn unusable_identity(error: &rustls::Error, certificate: &Source, key: &Source) -> TlsSettingsError {
+    let why = match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            "the key does not belong to the certificate (the first one in the file is the one that counts)"
+                .to_owned()
+        }
+        other => format!("certificate or key can't be used: {other}"),
+    };
+    TlsSettingsError(format!(
+        "tls.certificate in {}, tls.private_key in {}: {why}",
+        certificate.place(),
+        key.place()
+    ))
+}
+
+/// A client config that is built at its first use, off the start path, and again when a file it came from changes.
+pub(super) struct ClientTls {
+    options: TlsOptions,
+    offer: Offer,
+    built: ArcSwapOption<Built>,
+    /// One build at a time: at the first burst of connections the others wait for it.
+    building: Semaphore,
+}
+
+struct Built {
+    config: Arc<ClientConfig>,
+    /// The state of the files at the last attempt to build, successful or not.
+    files: Vec<FileState>,
+}
+
+/// Enough to see that a file was written or replaced (through symlinks, as Kubernetes does it).
+#[derive(Clone, PartialEq, Eq)]
+struct FileState(Option<[i64; 4]>, u64);
+
+impl FileState {
+    fn of(path: &Path) -> Self {
+        match std::fs::metadata(path) {
+            Ok(file) => Self(
+                Some([file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()]),
+                file.ino() ^ file.size().rotate_left(32),
+            ),
+            Err(_) => Self(None, 0),
+        }
+    }
+}
+
+impl ClientTls {
+    pub(super) fn new(options: TlsOptions, offer: Offer) -> Self {
+        Self { options, offer, built: ArcSwapOption::empty(), building: Semaphore::new(1) }
+    }
+
+    /// `tls.server_name`, else `host`.
+    pub(super) fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
+        self.options.server_name.as_deref().unwrap_or(host)
+    }
+
+    /// After an error, the next call tries again; a config that worked serves on while its files are broken.
+    pub(super) async fn config(&self) -> Result<Arc<ClientConfig>, TlsSettingsError> {
+        if let Some(config) = self.current() {
+            return Ok(config);
+        }
+        // The semaphore is never closed, so this is a permit.
+        let _permit = self.building.acquire().await;
+        if let Some(config) = self.current() {
+            return Ok(config);
+        }
+        let files = self.files();
+        let (options, offer) = (self.options.clone(), self.offer);
+        let result = tokio::task::spawn_blocking(move || client_config(&options, offer))
+            .await
+            .unwrap_or_else(|_| Err(TlsSettingsError("building the TLS settings was cut short".to_owned())));
+        let config = match (result, self.built.load_full()) {
+            (Ok(config), _) => config,
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(last_good)) => {
+                tracing::warn!(%error, "changed TLS files can't be used; the last good ones serve on");
+                Arc::clone(&last_good.config)
+            }
+        };
+        self.built.store(Some(Arc::new(Built { config: Arc::clone(&config), files })));
+        Ok(config)
+    }
+
+    fn current(&self) -> Option<Arc<ClientConfig>> {
+        let built = self.built.load();
+        let built = built.as_ref()?;
+        (built.files == self.files()).then(|| Arc::clone(&built.config))
+    }
+
+    fn files(&self) -> Vec<FileState> {
+        [&self.options.ca, &self.options.certificate, &self.options.private_key]
+            .into_iter()
+            .filter_map(|source| source.as_ref()?.path())
+            .map(FileState::of)
+            .collect()
+    }
 }

@@ -1,0 +1,195 @@
+//! TLS failures in an operator's words.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+
+use super::connect::{ConnectError, ConnectErrorKind};
+
+/// Names of a certificate told in an error.
+const NAMES_TOLD: usize = 6;
+
+/// Finds the TLS failure behind `error`, where there is one. With TLS 1.3 a peer refuses our client certificate only
+/// after the handshake, so that it surfaces as a read error of the HTTP connection. `who` stands in the message.
+pub fn tls_cause(error: &(dyn StdError + 'static), who: &str) -> Option<ConnectError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<Error>() {
+            return Some(explain(tls, who));
+        }
+        // An `io::Error` hands out the source of what it wraps, not the thing itself.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(tls) = wrapped.and_then(|inner| inner.downcast_ref::<Error>()) {
+            return Some(explain(tls, who));
+        }
+        next = match wrapped {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// A handshake that failed.
+pub(super) fn handshake(error: &io::Error, who: &str) -> ConnectError {
+    tls_cause(error, who).unwrap_or_else(|| {
+        let why = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
+            _ => super::dial::os_words(error),
+        };
+        tls_failed(who, &why)
+    })
+}
+
+fn tls_failed(who: &str, why: &str) -> ConnectError {
+    ConnectError { kind: ConnectErrorKind::Tls, message: format!("TLS with {who} failed: {why}") }
+}
+
+fn not_accepted(message: String) -> ConnectError {
+    ConnectError { kind: ConnectErrorKind::Certificate, message }
+}
+
+fn explain(error: &Error, who: &str) -> ConnectError {
+    match error {
+        Error::InvalidCertificate(certificate) => {
+            not_accepted(format!("the certificate of {who} was not accepted: {}", distrust(certificate)))
+        }
+        Error::NoCertificatesPresented => not_accepted(format!("{who} sent no certificate")),
+        Error::AlertReceived(alert) => refused(*alert, who),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => tls_failed(
+            who,
+            "it answered with something that is not TLS; is the port right, or is it http://?",
+        ),
+        Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => tls_failed(who, "it speaks neither TLS 1.2 nor TLS 1.3"),
+        Error::PeerIncompatible(PeerIncompatible::ExtendedMasterSecretExtensionRequired) => {
+            tls_failed(who, "it lacks the extended master secret (RFC 7627); its TLS software is too old")
+        }
+        other => tls_failed(who, &other.to_string()),
+    }
+}
+
+/// The peer broke off, with an alert (RFC 8446 section 6.2).
+fn refused(alert: AlertDescription, who: &str) -> ConnectError {
+    use AlertDescription as Alert;
+    match alert {
+        Alert::CertificateRequired | Alert::NoCertificate => {
+            not_accepted(format!("{who} wants a client certificate: set tls.certificate and tls.private_key"))
+        }
+        Alert::BadCertificate
+        | Alert::UnsupportedCertificate
+        | Alert::CertificateRevoked
+        | Alert::CertificateExpired
+        | Alert::CertificateUnknown
+        | Alert::UnknownCA
+        | Alert::AccessDenied => {
+            not_accepted(format!("{who} did not accept our client certificate (alert {alert:?})"))
+        }
+        Alert::HandshakeFailure => tls_failed(
+            who,
+            "it broke off the handshake: it shares no cipher or version with us, or wants a client certificate",
+        ),
+        Alert::ProtocolVersion => tls_failed(who, "it speaks neither TLS 1.2 nor TLS 1.3"),
+        Alert::UnrecognisedName => tls_failed(
+            who,
+            "it does not know the name it was asked for; set tls.server_name to one it serves",
+        ),
+        Alert::NoApplicationProtocol => {
+            tls_failed(who, "it speaks none of the HTTP versions it was offered (ALPN); see `protocol`")
+        }
+        other => tls_failed(who, &format!("it broke off with the alert {other:?}")),
+    }
+}
+
+fn distrust(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => {
+            "its issuer is not trusted here; set tls.ca to the CA's certificate, \
+            and see that the server sends its intermediate certificates"
+                .to_owned()
+        }
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!(
+                "it, or one above it, expired on {} (is this machine's clock right?)",
+                date(not_after.as_secs())
+            )
+        }
+        CertificateError::Expired => "it, or one above it, has expired".to_owned(),
+        CertificateError::NotValidYetContext { not_before, .. } => format!(
+            "it, or one above it, is not valid before {} (is this machine's clock right?)",
+            date(not_before.as_secs())
+        ),
+        CertificateError::NotValidForNameContext { expected, presented } => format!(
+            "it is for {}, not for {}; set tls.server_name if that is meant",
+            names(presented),
+            expected.to_str()
+        ),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not meant for servers (extended key usage)".to_owned()
+        }
+        CertificateError::BadSignature => {
+            "the CA known here has the issuer's name, but another key (was the CA \
+            renewed?); set tls.ca to the CA's present certificate"
+                .to_owned()
+        }
+        CertificateError::Revoked => "it is revoked".to_owned(),
+        CertificateError::BadEncoding => "it is not valid X.509".to_owned(),
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "it is a CA's own certificate; a server needs one that is issued by the CA (CA:FALSE)".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// webpki writes names as `DnsName("a.example")` and `IpAddress(10.0.0.1)`.
+fn names(presented: &[String]) -> String {
+    let mut told: Vec<String> = presented.iter().take(NAMES_TOLD).map(|name| plain_name(name)).collect();
+    match presented.len() {
+        0 => return "no name at all (it has no subjectAltName)".to_owned(),
+        many if many > NAMES_TOLD => told.push(format!("{} more", many - NAMES_TOLD)),
+        _ => {}
+    }
+    told.join(", ")
+}
+
+fn plain_name(name: &str) -> String {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    // The peer chose these characters.
+    inner.trim_matches('"').chars().filter(|character| !character.is_control()).take(100).collect()
+}
+
+fn date(seconds: u64) -> String {
+    UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .map_or_else(|| format!("second {seconds}"), httpdate::fmt_http_date)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_their_wrapping() {
+        let presented = ["DnsName(\"a.example\")".to_owned(), "IpAddress(10.0.0.1)".to_owned()];
+        assert_eq!(names(&presented), "a.example, 10.0.0.1");
+        let many = vec!["DnsName(\"a\x1b[2J\")".to_owned(); 9];
+        assert!(names(&many).ends_with("a[2J, 3 more"));
+    }
+
+    #[test]
+    fn an_alert_is_found_behind_an_io_error() {
+        let tls = Error::AlertReceived(AlertDescription::CertificateRequired);
+        let error = io::Error::new(io::ErrorKind::InvalidData, tls);
+        let found = tls_cause(&error, "idp:443").unwrap();
+        assert_eq!(found.kind, ConnectErrorKind::Certificate);
+        assert_eq!(
+            found.message,
+            "idp:443 wants a client certificate: set tls.certificate and tls.private_key"
+        );
+        assert!(tls_cause(&io::Error::other("x"), "idp:443").is_none());
+    }
+}

@@ -1,0 +1,83 @@
+//! Which certificate authorities are trusted.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use rustls::RootCertStore;
+
+use super::pem;
+use super::tls::TlsSettingsError;
+use crate::config::{Roots, Source, TlsOptions};
+
+/// How long one reading of the system's roots serves: long enough that all connectors of one load share it (it takes
+/// milliseconds and half a megabyte), short enough that a reload sees a CA that was just installed.
+const SYSTEM_ROOTS_AGE: Duration = Duration::from_secs(30);
+
+struct SystemRoots {
+    read_at: Instant,
+    store: Arc<RootCertStore>,
+}
+
+static SYSTEM_ROOTS: ArcSwapOption<SystemRoots> = ArcSwapOption::const_empty();
+
+/// The roots that `options` name.
+pub(super) fn store(options: &TlsOptions) -> Result<Arc<RootCertStore>, TlsSettingsError> {
+    match (options.roots, &options.ca) {
+        (Roots::System, _) | (Roots::Both, None) => system(),
+        (Roots::Ca, Some(ca)) => with(RootCertStore::empty(), ca, "tls.ca"),
+        (Roots::Ca, None) => Err(TlsSettingsError(
+            "tls.roots = \"ca\" needs tls.ca: the file with the CA certificate".to_owned(),
+        )),
+        (Roots::Both, Some(ca)) => with(system()?.as_ref().clone(), ca, "tls.ca"),
+        (Roots::Bundled, None) => Ok(Arc::new(bundled())),
+        (Roots::Bundled, Some(ca)) => with(bundled(), ca, "tls.ca"),
+    }
+}
+
+fn bundled() -> RootCertStore {
+    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
+}
+
+/// `store` and every certificate of `ca`.
+pub(super) fn with(
+    mut store: RootCertStore,
+    ca: &Source,
+    key: &str,
+) -> Result<Arc<RootCertStore>, TlsSettingsError> {
+    let certificates = pem::certificates(ca, key)?;
+    let (added, ignored) = store.add_parsable_certificates(certificates);
+    if added == 0 {
+        return Err(TlsSettingsError(format!("{key}: {} holds no valid X.509 certificate", ca.place())));
+    }
+    if ignored > 0 {
+        tracing::warn!(key, place = %ca.place(), ignored, "certificates that are not valid X.509 were left out");
+    }
+    Ok(Arc::new(store))
+}
+
+/// The system's roots; `SSL_CERT_FILE` and `SSL_CERT_DIR` go before.
+fn system() -> Result<Arc<RootCertStore>, TlsSettingsError> {
+    if let Some(known) = SYSTEM_ROOTS.load_full()
+        && known.read_at.elapsed() < SYSTEM_ROOTS_AGE
+    {
+        return Ok(Arc::clone(&known.store));
+    }
+    let read = rustls_native_certs::load_native_certs();
+    let mut store = RootCertStore::empty();
+    let (added, _) = store.add_parsable_certificates(read.certs);
+    if added == 0 {
+        return Err(no_system_roots(read.errors.first()));
+    }
+    let store = Arc::new(store);
+    SYSTEM_ROOTS.store(Some(Arc::new(SystemRoots { read_at: Instant::now(), store: Arc::clone(&store) })));
+    Ok(store)
+}
+
+fn no_system_roots(error: Option<&rustls_native_certs::Error>) -> TlsSettingsError {
+    let why = error.map(|error| format!(" ({error})")).unwrap_or_default();
+    TlsSettingsError(format!(
+        "no CA certificates were found on this machine{why}: install the package ca-certificates, point \
+         SSL_CERT_FILE at a bundle, or set tls.roots = \"bundled\""
+    ))
+}
