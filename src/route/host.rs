@@ -1,0 +1,76 @@
+//! The host that a call names, and which hosts are a listener's own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::config::{Address, ListenerConfig};
+
+/// The longest name that DNS has (RFC 1035 section 2.3.4), in characters, with its trailing dot.
+const LONGEST_HOST: usize = 254;
+
+/// The host of a `Host` header or `:authority`: lower case, without port, an IPv6 address without its brackets.
+///
+/// A trailing dot is kept, so that `localhost.` equals no name. `None` where it is no host at all (RFC 9112 section
+/// 3.2 asks for 400 then): empty, with user information, a list, a port that is none, an address with a zone, an
+/// empty label, or a character that no host name has.
+pub fn split_host(authority: &str) -> Option<String> {
+    if let Some(rest) = authority.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        let port_is_fine = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        let address_is_fine = address.parse::<Ipv6Addr>().is_ok();
+        return (port_is_fine && address_is_fine).then(|| address.to_ascii_lowercase());
+    }
+    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+    (is_name(host) && is_port(port)).then(|| host.to_ascii_lowercase())
+}
+
+/// RFC 3986 section 3.2.3: digits, or nothing.
+fn is_port(port: &str) -> bool {
+    port.is_empty() || port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+}
+
+fn is_name(host: &str) -> bool {
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    host.len() <= LONGEST_HOST
+        && labels.split('.').all(|label| {
+            !label.is_empty()
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        })
+}
+
+/// Whether the host is one of the listener's own names: `localhost`, a loopback literal, one of `names`, or the
+/// address that it listens on. Where that is the unspecified address, the one that was connected to (`local`).
+///
+/// Only the one usual spelling of an address counts, so that no `0.0.0.0`, `127.1` or `2130706433` gets through.
+/// `host` is what [`split_host`] gave; letter case does not matter.
+pub fn is_own_name(listener: &ListenerConfig, local: Option<SocketAddr>, host: &str) -> bool {
+    if host.eq_ignore_ascii_case("localhost")
+        || listener.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    {
+        return true;
+    }
+    let Some(literal) = usual_literal(host) else { return false };
+    let own = match &listener.address {
+        Address::Tcp(address) if !address.ip().is_unspecified() => Some(address.ip().to_canonical()),
+        Address::Tcp(_) => local.map(|local| local.ip().to_canonical()),
+        Address::Unix(_) => None,
+    };
+    let loopback = match literal {
+        IpAddr::V4(address) => address.is_loopback(),
+        IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
+    };
+    loopback || own.is_some_and(|own| own == literal && !own.is_unspecified())
+}
+
+/// An address in the one spelling that it is printed in (RFC 5952 for IPv6).
+fn usual_literal(host: &str) -> Option<IpAddr> {
+    // The standard library's parser takes four decimal numbers without leading zeros, which is the usual spelling.
+    if let Ok(address) = host.parse::<Ipv4Addr>() {
+        return Some(IpAddr::V4(address));
+    }
+    // Most hosts are names: they are told apart before anything is printed.
+    let address = host.contains(':').then(|| host.parse::<Ipv6Addr>().ok())??;
+    address.to_string().eq_ignore_ascii_case(host).then_some(IpAddr::V6(address))
+}
+
+#[cfg(test)]
+mod tests;
