@@ -1,5 +1,6 @@
 //! bearerd puts bearer tokens on outbound calls.
 
+// pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod issuer;
@@ -8,5 +9,6 @@ pub mod net;
 pub mod proxy;
 pub mod route;
 pub mod secret;
+pub mod telemetry;
 pub mod token;
 pub mod upstream;

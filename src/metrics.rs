@@ -3,72 +3,220 @@
 //! Labels come from the config alone, so the number of series is bounded by it. Handles are taken when the config is
 //! loaded; the request path only bumps them. A handle of the same name is the same series, across reloads.
 
+mod encode;
+mod histogram;
+mod named;
+mod table;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-#[derive(Default)]
-pub struct Metrics {}
+pub use encode::{Exposition, Extra, FAMILIES, Family, TokenExpiry};
 
-pub struct RouteMetrics {}
-pub struct IssuerMetrics {}
-pub struct ListenerMetrics {}
+use histogram::Histogram;
+use named::Named;
+use table::{OutcomeCounts, StatusCounts};
+
+/// Every series of the process. One for each process, kept across reloads.
+#[derive(Debug)]
+pub struct Metrics {
+    routes: Named<RouteMetrics>,
+    issuers: Named<IssuerMetrics>,
+    listeners: Named<ListenerMetrics>,
+    unrouted: Arc<RouteMetrics>,
+    reloads_ok: AtomicU64,
+    reloads_failed: AtomicU64,
+    last_reload_successful: AtomicBool,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            routes: Named::default(),
+            issuers: Named::default(),
+            listeners: Named::default(),
+            unrouted: Arc::default(),
+            reloads_ok: AtomicU64::new(0),
+            reloads_failed: AtomicU64::new(0),
+            // The config that the process started with was loaded.
+            last_reload_successful: AtomicBool::new(true),
+        }
+    }
+}
 
 impl Metrics {
+    /// The series of this route: the ones that are there, or new ones.
     pub fn route(&self, name: &Arc<str>) -> Arc<RouteMetrics> {
-        let _ = name;
-        todo!("operate helper")
+        self.routes.get_or_create(name)
     }
+
+    /// The series of calls that found no route (400, 404, 421 …): `route` is empty there.
+    pub fn unrouted(&self) -> Arc<RouteMetrics> {
+        Arc::clone(&self.unrouted)
+    }
+
+    /// The series of this issuer: the ones that are there, or new ones.
     pub fn issuer(&self, name: &Arc<str>) -> Arc<IssuerMetrics> {
-        let _ = name;
-        todo!("operate helper")
+        self.issuers.get_or_create(name)
     }
+
+    /// The series of this listener: the ones that are there, or new ones.
     pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerMetrics> {
-        let _ = name;
-        todo!("operate helper")
+        self.listeners.get_or_create(name)
     }
+
     /// Forgets series whose route, issuer or listener is no longer in the config.
     pub fn retain(&self, config: &crate::config::Config) {
-        let _ = config;
-        todo!("operate helper")
+        let routes = config.routes.iter().map(|route| &*route.name).collect();
+        let issuers = config.issuers.keys().map(String::as_str).collect();
+        let listeners = config.listeners.iter().map(|listener| &*listener.name).collect();
+        self.routes.retain(&routes);
+        self.issuers.retain(&issuers);
+        self.listeners.retain(&listeners);
     }
+
+    /// A reload came to its end; the load at the start is none.
+    pub fn config_reload(&self, ok: bool) {
+        let counter = if ok { &self.reloads_ok } else { &self.reloads_failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.last_reload_successful.store(ok, Ordering::Relaxed);
+    }
+
+    /// Everything as text for a scrape, with what only others know.
+    pub fn render(&self, format: Exposition, extra: Extra) -> String {
+        encode::render(self.scrape(extra), format)
+    }
+
+    fn scrape(&self, extra: Extra) -> encode::Scrape {
+        encode::Scrape {
+            routes: self.routes.all(),
+            issuers: self.issuers.all(),
+            listeners: self.listeners.all(),
+            unrouted: Arc::clone(&self.unrouted),
+            reloads_ok: self.reloads_ok.load(Ordering::Relaxed),
+            reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
+            last_reload_successful: self.last_reload_successful.load(Ordering::Relaxed),
+            extra,
+        }
+    }
+}
+
+/// What is counted for one route.
+#[derive(Debug, Default)]
+pub struct RouteMetrics {
+    requests: StatusCounts,
+    duration: Histogram,
+    upstream_duration: Histogram,
+    refreshes_forced: AtomicU64,
+    upstream_connections: Gauge,
 }
 
 impl RouteMetrics {
-    pub fn request(&self, _status: u16, _took: Duration) {
-        todo!("operate helper")
+    /// A call was answered with this status; `took` is from its head to the end of the answer.
+    pub fn request(&self, status: u16, took: Duration) {
+        self.requests.add(status);
+        self.duration.observe(took);
     }
-    pub fn upstream(&self, _took: Duration) {
-        todo!("operate helper")
+
+    /// The upstream answered: from sending the request to its response's head.
+    pub fn upstream(&self, took: Duration) {
+        self.upstream_duration.observe(took);
     }
+
+    /// A token was dropped because the upstream refused it.
     pub fn refresh_forced(&self) {
-        todo!("operate helper")
+        self.refreshes_forced.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// A connection to the upstream was made.
     pub fn upstream_connected(&self) {
-        todo!("operate helper")
+        self.upstream_connections.up();
     }
+
+    /// A connection to the upstream ended.
     pub fn upstream_disconnected(&self) {
-        todo!("operate helper")
+        self.upstream_connections.down();
     }
+
+    /// Calls answered so far, of any status.
+    pub fn requests(&self) -> u64 {
+        self.requests.all().into_iter().map(|(_, count)| count).sum()
+    }
+
+    /// Connections to the upstream that are open now.
+    pub fn upstream_connections(&self) -> u64 {
+        self.upstream_connections.get()
+    }
+}
+
+/// What is counted for one issuer.
+#[derive(Debug, Default)]
+pub struct IssuerMetrics {
+    requests: OutcomeCounts,
+    duration: Histogram,
+    waiters: Gauge,
 }
 
 impl IssuerMetrics {
-    /// `outcome`: `ok` or a snake_case failure name.
-    pub fn token_request(&self, _outcome: &'static str, _took: Duration) {
-        todo!("operate helper")
+    /// A token request ended. `outcome`: `ok` or a snake_case failure name.
+    pub fn token_request(&self, outcome: &'static str, took: Duration) {
+        self.requests.add(outcome);
+        self.duration.observe(took);
     }
+
+    /// A call began to wait for a token.
     pub fn waiting(&self) {
-        todo!("operate helper")
+        self.waiters.up();
     }
+
+    /// A call that waited for a token does so no longer.
     pub fn waited(&self) {
-        todo!("operate helper")
+        self.waiters.down();
     }
 }
 
+/// What is counted for one listener.
+#[derive(Debug, Default)]
+pub struct ListenerMetrics {
+    connections: Gauge,
+}
+
 impl ListenerMetrics {
+    /// A caller connected.
     pub fn connected(&self) {
-        todo!("operate helper")
+        self.connections.up();
     }
+
+    /// A caller's connection ended.
     pub fn disconnected(&self) {
-        todo!("operate helper")
+        self.connections.down();
+    }
+
+    /// Connections that are open now.
+    pub fn connections(&self) -> u64 {
+        self.connections.get()
     }
 }
+
+/// A number of things that are there now.
+#[derive(Debug, Default)]
+struct Gauge(AtomicI64);
+
+impl Gauge {
+    fn up(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn down(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        // Signed, so that a `down` seen before its `up` by another thread does not read as 2^64 - 1.
+        u64::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+use std::collections::BTreeMap;
+use std::time::UNIX_EPOCH;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn name(text: &str) -> Arc<str> {
+    Arc::from(text)
+}
+
+fn filled() -> Metrics {
+    let metrics = Metrics::default();
+    metrics.unrouted().request(404, Duration::from_micros(250));
+    let route = metrics.route(&name("billing"));
+    route.request(200, Duration::from_millis(2));
+    route.request(200, Duration::from_millis(20));
+    route.request(502, Duration::from_secs(12));
+    route.upstream(Duration::from_millis(1));
+    route.refresh_forced();
+    route.upstream_connected();
+    route.upstream_connected();
+    route.upstream_disconnected();
+    let issuer = metrics.issuer(&name("corp"));
+    issuer.token_request("ok", Duration::from_millis(100));
+    issuer.token_request("client_refused", Duration::from_millis(100));
+    issuer.waiting();
+    metrics.listener(&name("main")).connected();
+    metrics.config_reload(true);
+    metrics.config_reload(false);
+    metrics
+}
+
+fn extra() -> Extra {
+    let at = UNIX_EPOCH + Duration::from_millis(1_800_000_000_900);
+    Extra {
+        token_expiries: vec![TokenExpiry { issuer: name("corp"), route: name("billing"), at }],
+        log_lines_dropped: 3,
+    }
+}
+
+/// The build's version, so that a release does not break the golden texts.
+fn golden(text: &str) -> String {
+    text.replace("VERSION", env!("CARGO_PKG_VERSION"))
+}
+
+#[test]
+fn the_text_format_is_as_the_golden_file() {
+    let rendered = filled().render(Exposition::Text, extra());
+    let wanted = golden(include_str!("golden.txt"));
+    for (line, wanted) in rendered.lines().zip(wanted.lines()) {
+        assert_eq!(line, wanted);
+    }
+    assert_eq!(rendered.len(), wanted.len());
+}
+
+#[test]
+fn openmetrics_differs_in_the_headers_of_counters_and_its_end() {
+    let plain = filled().render(Exposition::Text, extra());
+    let open = filled().render(Exposition::OpenMetrics, extra());
+    let body = open.strip_suffix("# EOF\n").expect("ends with EOF");
+    let comment = |line: &&str| line.starts_with('#');
+    let samples =
+        |text: &str| text.lines().filter(|line| !comment(line)).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(samples(&plain), samples(body));
+    assert!(body.contains("# TYPE bearerd_requests counter\n"));
+    assert!(plain.contains("# TYPE bearerd_requests_total counter\n"));
+}
+
+#[test]
+fn a_scraper_that_names_openmetrics_gets_it() {
+    let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2";
+    assert_eq!(Exposition::for_accept(Some(prometheus)), Exposition::OpenMetrics);
+    assert_eq!(Exposition::for_accept(Some("*/*")), Exposition::Text);
+    assert_eq!(Exposition::for_accept(None), Exposition::Text);
+}
+
+#[test]
+fn one_name_is_one_series() {
+    let metrics = Metrics::default();
+    metrics.route(&name("a")).request(200, Duration::ZERO);
+    metrics.route(&name("a")).request(200, Duration::ZERO);
+    assert_eq!(metrics.route(&name("a")).requests(), 2);
+    metrics.routes.retain(&["b"].into());
+    assert_eq!(metrics.route(&name("a")).requests(), 0);
+}
+
+#[test]
+fn a_label_cannot_break_out() {
+    let metrics = Metrics::default();
+    metrics.route(&name("a\"} 1\nfake{x=\"")).refresh_forced();
+    let text = metrics.render(Exposition::Text, Extra::default());
+    assert!(text.contains(r#"bearerd_refreshes_forced_total{route="a\"} 1\nfake{x=\""} 1"#), "{text}");
+}
+
+#[test]
+fn every_family_is_documented_and_every_documented_one_exists() {
+    let documented: BTreeMap<&str, &str> = include_str!("../../docs/metrics.md")
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
+            Some((cells.next()?.trim_end_matches('`'), cells.next()?))
+        })
+        .collect();
+    let exist: BTreeMap<&str, &str> = FAMILIES.iter().map(|family| (family.name, family.kind)).collect();
+    assert_eq!(documented, exist);
+
+    let rendered = filled().render(Exposition::Text, extra());
+    let types: BTreeMap<&str, &str> =
+        rendered.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    assert_eq!(types, exist);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever four threads count at once, nothing is lost and nothing is counted twice.
+    #[test]
+    fn counts_add_up(calls in proptest::collection::vec((100u16..140, 0u64..12_000), 1..200)) {
+        let metrics = Metrics::default();
+        let route = name("r");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let handle = metrics.route(&route);
+                    for (status, millis) in &calls {
+                        handle.request(*status, Duration::from_millis(*millis));
+                        handle.upstream_connected();
+                        handle.upstream_disconnected();
+                    }
+                });
+            }
+        });
+        let handle = metrics.route(&route);
+        prop_assert_eq!(handle.requests(), 4 * calls.len() as u64);
+        prop_assert_eq!(handle.upstream_connections(), 0);
+        let observed = handle.duration.observed();
+        prop_assert_eq!(observed.count, 4 * calls.len() as u64);
+        let millis: u64 = calls.iter().map(|(_, millis)| 4 * millis).sum();
+        prop_assert!((observed.sum - Duration::from_millis(millis).as_secs_f64()).abs() < 1e-6);
+
+        let mut wanted: BTreeMap<String, u64> = BTreeMap::new();
+        for (status, _) in &calls {
+            *wanted.entry(status.to_string()).or_default() += 4;
+        }
+        let counted: BTreeMap<String, u64> = handle.requests.all().into_iter().collect();
+        let exact = counted.iter().filter(|(status, _)| !status.ends_with('x'));
+        for (status, count) in exact {
+            prop_assert_eq!(wanted.get(status), Some(count));
+        }
+    }
+}

@@ -1,0 +1,257 @@
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+struct Capture(Sender<Vec<u8>>);
+
+impl Write for Capture {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.send(bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Captured {
+    control: LogControl,
+    written: Receiver<Vec<u8>>,
+}
+
+impl Captured {
+    fn text(&self) -> String {
+        assert!(self.control.flush(Duration::from_secs(10)));
+        String::from_utf8(self.written.try_iter().flatten().collect()).unwrap()
+    }
+
+    fn json(&self) -> Vec<Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+}
+
+fn log(format: LogFormat, level: &str) -> Log {
+    Log { format, level: level.to_owned(), access: true }
+}
+
+/// What `f` logs goes to the returned log.
+fn logging(overrides: Overrides, log: &Log, f: impl FnOnce(&LogControl)) -> Captured {
+    let (sender, written) = channel();
+    let (subscriber, control) = build(overrides, Some(log), Capture(sender), Style::Plain).unwrap();
+    tracing::subscriber::with_default(subscriber, || f(&control));
+    Captured { control, written }
+}
+
+/// The line without its timestamp, whose form is checked.
+fn without_time(line: &str) -> &str {
+    let (time, rest) = line.split_once(' ').unwrap();
+    assert_eq!(time.len(), "2026-01-01T00:00:00.000000Z".len(), "{line}");
+    assert!(humantime::parse_rfc3339(time).is_ok(), "{line}");
+    rest
+}
+
+#[test]
+fn a_text_line_is_time_level_target_message_fields() {
+    let out = logging(Overrides::default(), &log(LogFormat::Text, "info"), |_| {
+        tracing::info!(target: ACCESS_TARGET, status = 200, path = "/a b", route = "billing", "call");
+    });
+    assert_eq!(
+        without_time(&out.text()),
+        " INFO bearerd::access: call status=200 path=\"/a b\" route=billing\n"
+    );
+}
+
+#[test]
+fn a_json_line_is_one_flat_object() {
+    let out = logging(Overrides::default(), &log(LogFormat::Json, "info"), |_| {
+        let error = std::io::Error::other("gone");
+        tracing::warn!(
+            target: "bearerd::token", status = 200_u64, ok = true, share = 0.5, level = "x",
+            nan = f64::NAN, error = &error as &dyn std::error::Error, issuer = %"corp", "said {}", "this"
+        );
+        tracing::info!(target: "t", only = "fields");
+    });
+    let mut lines = out.json();
+    let time = lines[0].as_object_mut().unwrap().remove("timestamp").unwrap();
+    assert!(humantime::parse_rfc3339(time.as_str().unwrap()).is_ok());
+    assert_eq!(
+        lines[0],
+        json!({"level": "WARN", "target": "bearerd::token", "message": "said this", "status": 200, "ok": true,
+               "share": 0.5, "field_level": "x", "nan": "NaN", "error": "gone", "issuer": "corp"})
+    );
+    assert_eq!(lines[1]["message"], "");
+    assert_eq!(lines[1]["only"], "fields");
+}
+
+/// Catalogue C-5: whatever a caller puts into a value, it cannot make a line or move the terminal.
+#[test]
+fn c5_values_cannot_inject() {
+    let evil = "/\x1b[2J\n{\"fake\":1}\u{9b}31m\u{202e}\u{2028}\r\t\x7f";
+    for format in [LogFormat::Text, LogFormat::Json] {
+        let out = logging(Overrides::default(), &log(format, "info"), |_| {
+            tracing::info!(path = evil, shown = %evil, debugged = ?evil, "message {evil}");
+        });
+        let text = out.text();
+        assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+        assert!(text.ends_with('\n'));
+        let line = text.trim_end_matches('\n');
+        let bad = |c: char| c.is_control() || "\u{202e}\u{2028}".contains(c);
+        assert!(!line.contains(bad), "{line:?}");
+    }
+    let out = logging(Overrides::default(), &log(LogFormat::Json, "info"), |_| tracing::info!(path = evil));
+    assert_eq!(out.json()[0]["path"], evil, "JSON gives the value back whole");
+}
+
+#[test]
+fn a_value_cannot_pass_for_another_field() {
+    let out = logging(Overrides::default(), &log(LogFormat::Text, "info"), |_| {
+        tracing::info!(agent = "x status=200", quote = "a\"b", empty = "", "m");
+    });
+    assert!(out.text().ends_with("m agent=\"x status=200\" quote=\"a\\\"b\" empty=\"\"\n"));
+}
+
+#[test]
+fn level_and_format_change_while_running() {
+    let out = logging(Overrides::default(), &log(LogFormat::Text, "info"), |control| {
+        let lines = || {
+            tracing::debug!(target: "reload", "quiet");
+            tracing::info!(target: "reload", "loud");
+        };
+        lines();
+        control.apply(&log(LogFormat::Json, "debug"));
+        lines();
+        control.apply(&log(LogFormat::Json, "reload=off,info"));
+        lines();
+        control.apply(&log(LogFormat::Text, "]=["));
+        tracing::info!(target: "kept", "still the old format");
+    });
+    let text = out.text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(without_time(lines[0]), " INFO reload: loud");
+    assert!(lines[1].starts_with('{') && lines[1].contains("\"quiet\""), "{text}");
+    assert!(lines[2].starts_with('{') && lines[2].contains("\"loud\""), "{text}");
+    assert!(lines[3].contains("the old one stays"), "{text}");
+    assert!(lines[4].starts_with('{'), "{text}");
+    assert_eq!(lines.len(), 5, "{text}");
+}
+
+#[test]
+fn overrides_go_before_the_file_and_outlive_a_reload() {
+    let overrides = Overrides { format: Some(LogFormat::Json), level: Some("warn".to_owned()) };
+    let out = logging(overrides, &log(LogFormat::Text, "trace"), |control| {
+        tracing::info!("no");
+        control.apply(&log(LogFormat::Text, "trace"));
+        tracing::info!("no");
+        tracing::warn!("yes");
+    });
+    assert_eq!(out.json().len(), 1);
+    let blank = Overrides { format: None, level: Some(" ".to_owned()) };
+    assert_eq!(blank.level(Some(&log(LogFormat::Text, "debug"))), "debug");
+    assert_eq!(Overrides::default().level(None), "info");
+}
+
+#[test]
+fn access_lines_can_be_switched_alone() {
+    let out = logging(Overrides::default(), &log(LogFormat::Text, "info,bearerd::access=off"), |_| {
+        tracing::info!(target: ACCESS_TARGET, "call");
+        tracing::info!(target: "bearerd::token", "fetched");
+    });
+    assert_eq!(without_time(&out.text()), " INFO bearerd::token: fetched\n");
+}
+
+#[test]
+fn a_level_that_is_off_costs_nothing() {
+    let evaluated = Cell::new(false);
+    let out = logging(Overrides::default(), &log(LogFormat::Text, "warn"), |_| {
+        tracing::info!(
+            value = {
+                evaluated.set(true);
+                1
+            },
+            "off"
+        );
+        assert!(!tracing::enabled!(tracing::Level::INFO));
+    });
+    assert!(!evaluated.get());
+    assert_eq!(out.text(), "");
+}
+
+#[test]
+fn a_bad_level_is_told_clearly() {
+    let error = |level: &str| check_level(level).unwrap_err();
+    assert!(error("inof").contains("did you mean \"info\"?"));
+    assert!(
+        error("info,hyper=loud").contains("\"hyper=loud\" cannot be read"),
+        "{}",
+        error("info,hyper=loud")
+    );
+    assert!(error("verbose").contains("write off, error, warn"));
+    assert!(error("warning").contains("write off, error, warn"));
+    assert!(error("in\x1bfo=x").contains("\\u{1b}"));
+    for good in [
+        "info",
+        "WARN",
+        "off",
+        "info,h2=warn",
+        "hyper",
+        "bearerd::access=off,debug",
+        "[call{route=x}]=trace",
+        "3",
+    ] {
+        assert_eq!(check_level(good), Ok(()), "{good}");
+    }
+}
+
+/// Catalogue T102: a pipe that nobody reads stops no one; what is lost is counted and told of.
+#[test]
+fn t102_a_blocked_pipe_stops_nobody() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (subscriber, control) =
+        build(Overrides::default(), Some(&log(LogFormat::Text, "info")), writer, Style::Plain).unwrap();
+    let began = Instant::now();
+    tracing::subscriber::with_default(subscriber, || {
+        // The pipe takes 64 KiB and the queue 4096 lines: most of these have nowhere to go.
+        for number in 0..50_000 {
+            tracing::info!(number, "call");
+        }
+    });
+    assert!(!control.flush(Duration::from_millis(50)), "nothing can be written");
+    assert!(began.elapsed() < Duration::from_secs(20), "logging waited for the pipe");
+    let dropped = control.lines.dropped_counter().load(Ordering::Relaxed);
+    assert!(dropped > 40_000, "{dropped}");
+
+    let read = std::thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    });
+    assert!(control.flush(Duration::from_secs(20)));
+    drop(control);
+    let text = read.join().unwrap();
+    let told: u64 = text
+        .lines()
+        .filter(|line| line.contains("log lines dropped"))
+        .map(|line| line.split_whitespace().find_map(|word| word.parse::<u64>().ok()).unwrap())
+        .sum();
+    assert_eq!(told, dropped);
+    let calls = text.lines().filter(|line| line.contains(": call number=")).count();
+    assert_eq!(calls as u64 + dropped, 50_000);
+}
+
+#[test]
+fn what_was_logged_last_is_written_at_the_end() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (subscriber, control) =
+        build(Overrides::default(), Some(&log(LogFormat::Text, "info")), writer, Style::Plain).unwrap();
+    tracing::subscriber::with_default(subscriber, || tracing::info!("the last words"));
+    drop(control);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert!(text.contains("the last words"));
+}
