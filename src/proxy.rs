@@ -32,7 +32,6 @@ use record::Record;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 
 /// Serves calls; shared by all listeners and workers.
-#[derive(Debug)]
 pub struct Proxy {
     snapshot: Arc<SnapshotCell>,
 }

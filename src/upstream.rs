@@ -32,7 +32,6 @@ use crate::net::connect::Offer;
 use crate::net::{Connector, Target};
 
 /// One route's upstream.
-#[derive(Debug)]
 pub struct Upstream {
     /// Names its pools; never used twice in a process.
     id: u64,

@@ -13,7 +13,6 @@ use crate::upstream::ResponseBody;
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A response's body. The call counts as ended when it is dropped.
-#[derive(Debug)]
 pub struct Body {
     content: Content,
     record: Box<Record>,

@@ -12,7 +12,7 @@ use super::caller::{Caller, ListenerRules};
 use super::error::{Code, ProxyError};
 use super::record::Record;
 use super::snapshot::{RouteService, Snapshot};
-use super::target::{self, Target};
+use super::target;
 use super::{forward, headers, upgrade};
 use crate::config::CallerAuthorization;
 use crate::route::host::is_own_name;
@@ -76,7 +76,10 @@ fn admit(
         headers: &parts.headers,
     };
     let found = snapshot.table.find(&call);
-    refuse_encoded_slash(snapshot, &target, &found)?;
+    // Malformed before misdirected: only a route that says so takes an escaped slash.
+    if let Err(Miss::EncodedSlash) = found {
+        return Err(encoded_slash());
+    }
     if !own_name && !snapshot.table.names_host(index, host) {
         return Err(misdirected(rules));
     }
@@ -88,22 +91,11 @@ fn admit(
     }
 }
 
-/// `%2F` could be one thing to us and another to the upstream: only a route that says so takes it.
-fn refuse_encoded_slash(
-    snapshot: &Snapshot,
-    target: &Target<'_>,
-    found: &Result<Found, Miss>,
-) -> Result<(), ProxyError> {
-    if !target.path.encoded_slash {
-        return Ok(());
-    }
-    let route = found.as_ref().ok().and_then(|found| snapshot.routes.get(found.route));
-    if route.is_some_and(|route| route.config.allow_encoded_slash) {
-        return Ok(());
-    }
-    Err(ProxyError::bad_request(
-        "the path has an escaped slash (%2F); where the upstream needs it, set allow_encoded_slash = true on the route",
-    ))
+fn encoded_slash() -> ProxyError {
+    ProxyError::bad_request(
+        "the path has an escaped slash (%2F), which could be one thing here and another upstream; where the \
+         upstream needs it, set allow_encoded_slash = true on the route",
+    )
 }
 
 fn misdirected(rules: &ListenerRules) -> ProxyError {
@@ -119,6 +111,7 @@ fn misdirected(rules: &ListenerRules) -> ProxyError {
 
 fn no_route(method: &Method, miss: Miss) -> ProxyError {
     let detail = match miss {
+        Miss::EncodedSlash => return encoded_slash(),
         Miss::Path => {
             "no route serves this path on this host; `bearerd explain METHOD URL` tells which routes come near"
                 .to_owned()

@@ -14,7 +14,6 @@ use super::snapshot::RouteService;
 use crate::metrics::RouteMetrics;
 
 /// One call, from its head to the end of its response.
-#[derive(Debug)]
 pub(super) struct Record {
     pub(super) request_id: HeaderValue,
     pub(super) grpc: bool,

@@ -18,7 +18,6 @@ use crate::upstream::Upstream;
 pub type SnapshotCell = ArcSwap<Snapshot>;
 
 /// See the module.
-#[derive(Debug)]
 pub struct Snapshot {
     /// Grows with every load.
     pub version: u64,
@@ -49,7 +48,6 @@ impl Snapshot {
 }
 
 /// A route with all that it needs to serve.
-#[derive(Debug)]
 pub struct RouteService {
     pub config: Arc<RouteConfig>,
     /// `None`: anonymous.

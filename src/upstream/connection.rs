@@ -78,15 +78,23 @@ pub(super) async fn open_http2(
         .max_header_list_size(u32::try_from(HEAD).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_ANSWER);
-    let (sender, connection) =
+    let (sender, mut connection) =
         builder.handshake(io).await.map_err(|error| UpstreamError::http(&error, authority))?;
     let open = Open::new(metrics);
+    let most_streams = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+    let most = Arc::clone(&most_streams);
     tokio::spawn(async move {
-        let _ = connection.await;
+        let _ = std::future::poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            most.store(connection.current_max_send_streams(), Ordering::Relaxed);
+            polled
+        })
+        .await;
         drop(open);
     });
     let now = Instant::now();
-    Ok(Opened::Http2(Http2 { sender, born: now, last_used: now, streams: Arc::new(AtomicUsize::new(0)) }))
+    let streams = Arc::new(AtomicUsize::new(0));
+    Ok(Opened::Http2(Http2 { sender, born: now, last_used: now, streams, most_streams }))
 }
 
 pub(super) fn no_http2(authority: &str) -> UpstreamError {

@@ -55,6 +55,8 @@ pub(super) struct Http2 {
     pub(super) born: Instant,
     pub(super) last_used: Instant,
     pub(super) streams: Arc<AtomicUsize>,
+    /// What the peer takes at a time, as of its last SETTINGS.
+    pub(super) most_streams: Arc<AtomicUsize>,
 }
 
 /// A stream in use, for as long as it lives.
@@ -95,7 +97,7 @@ impl Http2 {
 
     fn takes_another(&self) -> bool {
         !self.sender.is_closed()
-            && self.streams.load(Ordering::Relaxed) < self.sender.current_max_send_streams()
+            && self.streams.load(Ordering::Relaxed) < self.most_streams.load(Ordering::Relaxed)
     }
 }
 
