@@ -1,6 +1,8 @@
 //! Which route serves a call.
 
 pub mod criteria;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod group;
 pub mod host;
 pub mod path;

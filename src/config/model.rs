@@ -17,11 +17,11 @@ use super::reference::Source;
 /// One loaded, checked config.
 #[derive(Debug)]
 pub struct Config {
-    /// The file given by `--config`.
+    /// The file given by `--config`, absolute.
     pub path: PathBuf,
-    /// Every config file that was read, the main one first.
+    /// Every config file that was read, absolute, the main one first.
     pub files: Vec<PathBuf>,
-    /// Folders in which a file could appear that `include` would match.
+    /// Folders in which a file could appear that `include` would match, absolute.
     pub include_folders: Vec<PathBuf>,
     /// Threads that serve calls.
     pub workers: usize,
@@ -37,6 +37,24 @@ pub struct Config {
     pub routes: Vec<Arc<RouteConfig>>,
     /// What was noticed that does not stop the program.
     pub warnings: Vec<Problem>,
+    /// Every value that stands outside the config, with the place that names it.
+    pub references: Vec<ReferenceUse>,
+}
+
+/// One reference of the config to a file or to the environment.
+#[derive(Debug, Clone)]
+pub struct ReferenceUse {
+    pub source: Source,
+    /// What stands there must not be readable by others.
+    pub secret: bool,
+    /// The config file that names it.
+    pub file: PathBuf,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The key's path.
+    pub key: String,
 }
 
 /// `[limits]`. A duration of `None` means the operator turned it off with `"0s"`.

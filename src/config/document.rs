@@ -1,0 +1,268 @@
+//! One file of the config: its text, its TOML, and where each key stands in it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
+
+use super::confidential;
+
+/// A config file's text. It may hold literal secrets, so it is wiped when dropped.
+pub(crate) struct FileText {
+    /// As an operator knows it.
+    pub display: PathBuf,
+    pub absolute: PathBuf,
+    /// Where relative paths in it start.
+    pub folder: PathBuf,
+    pub text: Zeroizing<String>,
+    pub access: Access,
+    line_starts: Vec<usize>,
+}
+
+/// What the file's mode lets others do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// Nobody but the owner may read it: literal secrets are accepted.
+    pub owner_only: bool,
+    /// Group or others may write it.
+    pub writable_by_others: bool,
+}
+
+/// Why a file could not be read, and where in it (byte offset) where that is known.
+pub(crate) struct Unreadable {
+    pub reason: String,
+    pub line: usize,
+}
+
+impl FileText {
+    pub fn read(display: &Path) -> Result<Self, Unreadable> {
+        let whole = |reason: String| Unreadable { reason, line: 0 };
+        let absolute = std::path::absolute(display).map_err(|error| whole(error.to_string()))?;
+        let access = access(&absolute).map_err(|error| whole(io_reason(&error)))?;
+        let bytes = read_bytes(&absolute).map_err(|error| whole(io_reason(&error)))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            let bytes = Zeroizing::new(error.into_bytes());
+            let line = bytes.iter().take(valid).filter(|&&byte| byte == b'\n').count() + 1;
+            Unreadable { reason: "is not UTF-8".to_owned(), line }
+        })?;
+        Ok(Self::new(display.to_owned(), absolute, text, access))
+    }
+
+    pub fn new(display: PathBuf, absolute: PathBuf, text: String, access: Access) -> Self {
+        let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+        let line_starts = std::iter::once(0)
+            .chain(text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at + 1))
+            .collect();
+        Self { display, absolute, folder, text: Zeroizing::new(text), access, line_starts }
+    }
+
+    /// Line and column (in characters), both from 1.
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.line_starts.partition_point(|&start| start <= offset);
+        let start = line.checked_sub(1).and_then(|index| self.line_starts.get(index)).copied().unwrap_or(0);
+        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
+        (line, column)
+    }
+
+    /// A line without its end, from 1.
+    pub fn line(&self, line: usize) -> Option<&str> {
+        let start = *self.line_starts.get(line.checked_sub(1)?)?;
+        self.text.get(start..)?.lines().next()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "config is one of the places that read files; its errors name the path")]
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    std::fs::read(path)
+}
+
+/// Follows symbolic links: the mode of what is read counts.
+fn access(path: &Path) -> io::Result<Access> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    Ok(Access { owner_only: mode & 0o077 == 0, writable_by_others: mode & 0o022 != 0 })
+}
+
+/// In plain words, without the number of the error.
+pub(crate) fn io_reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
+        io::ErrorKind::IsADirectory => "is a folder".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// A parsed file.
+pub(crate) struct Document<'t> {
+    pub file: &'t FileText,
+    pub root: Spanned<DeValue<'t>>,
+    /// It has syntax errors: what is missing in it may only have been lost.
+    pub broken: bool,
+}
+
+/// A syntax error's byte offset and message; the message never quotes the text.
+pub(crate) struct SyntaxError {
+    pub offset: usize,
+    pub message: String,
+}
+
+impl<'t> Document<'t> {
+    /// Parses as much as can be; the errors are in the order of the text.
+    pub fn parse(file: &'t FileText) -> (Self, Vec<SyntaxError>) {
+        let (table, errors) = DeTable::parse_recoverable(&file.text);
+        let mut errors: Vec<SyntaxError> = errors
+            .iter()
+            .map(|error| SyntaxError {
+                offset: error.span().map_or(0, |span| span.start),
+                message: error.message().to_owned(),
+            })
+            .collect();
+        errors.sort_by_key(|error| error.offset);
+        let span = table.span();
+        let root = Spanned::new(span, DeValue::Table(table.into_inner()));
+        (Self { file, root, broken: !errors.is_empty() }, errors)
+    }
+
+    pub fn root(&'t self) -> Place<'t> {
+        Place { document: self, path: KeyPath::default() }
+    }
+
+    /// The table of this key at the top, where it is one.
+    pub fn table(&self, key: &str) -> Option<&DeTable<'t>> {
+        self.root.get_ref().as_table()?.get(key)?.get_ref().as_table()
+    }
+}
+
+/// One step of a key's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+/// A key's path; printed as `issuer.corp.params."a b"`, `route[2].issuer`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct KeyPath(pub Vec<Step>);
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Index(index) => write!(f, "[{index}]")?,
+                Step::Key(key) => {
+                    if position > 0 {
+                        f.write_str(".")?;
+                    }
+                    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+                    if !key.is_empty() && key.bytes().all(bare) {
+                        f.write_str(key)?;
+                    } else {
+                        write!(f, "{key:?}")?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A key of a document, written or not.
+#[derive(Clone)]
+pub(crate) struct Place<'t> {
+    pub document: &'t Document<'t>,
+    pub path: KeyPath,
+}
+
+impl<'t> Place<'t> {
+    pub fn key(&self, key: &str) -> Self {
+        self.step(Step::Key(key.to_owned()))
+    }
+
+    pub fn index(&self, index: usize) -> Self {
+        self.step(Step::Index(index))
+    }
+
+    fn step(&self, step: Step) -> Self {
+        let mut path = self.path.clone();
+        path.0.push(step);
+        Self { document: self.document, path }
+    }
+
+    pub fn join(&self, steps: &[Step]) -> Self {
+        let mut path = self.path.clone();
+        path.0.extend_from_slice(steps);
+        Self { document: self.document, path }
+    }
+
+    /// What is written there.
+    pub fn value(&self) -> Option<&'t DeValue<'t>> {
+        let mut value = self.document.root.get_ref();
+        for step in &self.path.0 {
+            value = child(value, step)?.1.get_ref();
+        }
+        Some(value)
+    }
+
+    pub fn is_written(&self) -> bool {
+        self.value().is_some()
+    }
+
+    /// Line and column of the key, or of the nearest table around it where it is not written.
+    pub fn position(&self) -> (usize, usize) {
+        let mut value = &self.document.root;
+        let mut offset = value.span().start;
+        for step in &self.path.0 {
+            let Some((start, next)) = child(value.get_ref(), step) else { break };
+            offset = start;
+            value = next;
+        }
+        self.document.file.position(offset)
+    }
+
+    /// The source line at [`Place::position`], where it can hold no secret. `known`: a key that is safe to show.
+    pub fn source_line(&self, known: Option<&str>) -> Option<String> {
+        if self.path.0.iter().any(|step| matches!(step, Step::Key(key) if confidential::key(key))) {
+            return None;
+        }
+        let line = self.document.file.line(self.position().0)?;
+        confidential::line_may_be_shown(line, known).then(|| line.to_owned())
+    }
+
+    /// A value in words, without its content where it could be secret.
+    pub fn describe(&self) -> String {
+        let secret = self.path.0.iter().any(|step| matches!(step, Step::Key(key) if confidential::key(key)));
+        match self.value() {
+            None => "nothing".to_owned(),
+            Some(DeValue::String(text)) if !secret && confidential::text_may_be_shown(text) => {
+                format!("{text:?}")
+            }
+            Some(DeValue::String(_)) => "a string".to_owned(),
+            Some(DeValue::Integer(number)) if !secret => format!("the number {number}"),
+            Some(DeValue::Float(number)) if !secret => format!("the number {number}"),
+            Some(DeValue::Integer(_) | DeValue::Float(_)) => "a number".to_owned(),
+            Some(DeValue::Boolean(flag)) => flag.to_string(),
+            Some(DeValue::Datetime(_)) => "a date".to_owned(),
+            Some(DeValue::Array(_)) => "an array".to_owned(),
+            Some(DeValue::Table(_)) => "a table".to_owned(),
+        }
+    }
+}
+
+/// Where the step's key starts, and its value.
+fn child<'a, 't>(value: &'a DeValue<'t>, step: &Step) -> Option<(usize, &'a Spanned<DeValue<'t>>)> {
+    match step {
+        Step::Key(key) => {
+            let (key, value) = value.as_table()?.get_key_value(key.as_str())?;
+            Some((key.span().start, value))
+        }
+        Step::Index(index) => {
+            let value = value.as_array()?.get(*index)?;
+            Some((value.span().start, value))
+        }
+    }
+}

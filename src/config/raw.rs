@@ -1,0 +1,160 @@
+//! The file as it is written: what TOML gives, nothing checked but types.
+//!
+//! Every field is optional, so that one missing key hides no other mistake. The doc comments are the descriptions of
+//! the JSON Schema. No tagged, untagged or flattened structs: they lose the place of a mistake and unknown keys.
+
+pub(crate) mod issuer;
+pub(crate) mod route;
+pub(crate) mod values;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use issuer::RawIssuer;
+use route::RawRoute;
+use values::{DurationText, RawReference, SizeText};
+
+/// The config file of bearerd.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, title = "bearerd config")]
+pub(crate) struct RawFile {
+    /// Threads that serve calls; they share each bound socket. A change needs a restart.
+    #[schemars(extend("default" = 1, "minimum" = 1))]
+    pub workers: Option<usize>,
+    /// More files with issuers and routes, so that teams own theirs. `*` may stand in the last part of a path.
+    #[schemars(extend("default" = []))]
+    pub include: Option<Vec<String>>,
+    /// After SIGTERM: how long calls are still accepted while /readyz says 503 already.
+    #[schemars(extend("default" = "0s"))]
+    pub drain_delay: Option<DurationText>,
+    /// How long running calls may take to end after SIGTERM; "0s" waits without end.
+    #[schemars(extend("default" = "30s"))]
+    pub shutdown_timeout: Option<DurationText>,
+    pub limits: Option<RawLimits>,
+    pub log: Option<RawLog>,
+    pub admin: Option<RawAdmin>,
+    /// Where calls are accepted, by name.
+    #[serde(skip_deserializing)]
+    pub listener: BTreeMap<String, RawListener>,
+    /// Authorization servers that tokens are asked of, by name.
+    #[serde(skip_deserializing)]
+    pub issuer: BTreeMap<String, RawIssuer>,
+    /// What is forwarded where, and with whose token.
+    #[serde(skip_deserializing)]
+    pub route: Vec<RawRoute>,
+}
+
+/// Limits toward callers.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RawLimits {
+    /// Size of a request's header section.
+    #[schemars(extend("default" = "32KiB"))]
+    pub header_bytes: Option<SizeText>,
+    /// Number of header lines of a request.
+    #[schemars(extend("default" = 100, "minimum" = 1))]
+    pub header_count: Option<usize>,
+    /// How long a caller may take to send a request's header section.
+    #[schemars(extend("default" = "10s"))]
+    pub header_timeout: Option<DurationText>,
+    /// How long a connection may stay idle between two calls.
+    #[schemars(extend("default" = "75s"))]
+    pub keep_alive: Option<DurationText>,
+    /// Connections of callers, over all listeners.
+    #[schemars(extend("default" = 10000, "minimum" = 1))]
+    pub connections: Option<usize>,
+    /// Callers that wait for one token.
+    #[schemars(extend("default" = 10000, "minimum" = 1))]
+    pub waiters: Option<usize>,
+}
+
+/// Logs, written to stderr.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RawLog {
+    /// "text" for people, "json" for machines.
+    #[schemars(extend("default" = "text", "enum" = ["text", "json"]))]
+    pub format: Option<String>,
+    /// What is logged, in env-filter syntax: "info", "debug", "info,bearerd::token=debug".
+    #[schemars(extend("default" = "info"))]
+    pub level: Option<String>,
+    /// A line per call.
+    #[schemars(extend("default" = true))]
+    pub access: Option<bool>,
+}
+
+/// The admin address: health, metrics, status.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RawAdmin {
+    /// IP address and port, or "unix:" and a path.
+    #[schemars(extend("default" = "127.0.0.1:9180"))]
+    pub address: Option<String>,
+    /// "network": /status and / answer other machines too.
+    #[schemars(extend("default" = "local", "enum" = ["local", "network"]))]
+    pub callers: Option<String>,
+}
+
+/// Where calls are accepted.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RawListener {
+    /// IP address and port, or "unix:" and a path. Only the listener `main` has a default.
+    #[schemars(extend("default" = "127.0.0.1:8080"))]
+    pub address: Option<String>,
+    /// Host names it answers to beside localhost, loopback literals and its own address.
+    #[schemars(extend("default" = []))]
+    pub names: Option<Vec<String>>,
+    /// Browser origins that may call, as "https://app.example".
+    #[schemars(extend("default" = []))]
+    pub origins: Option<Vec<String>>,
+    /// "network" allows an address that other machines can reach; then one of `allow`, `require_header`,
+    /// `tls.client_ca` must be given.
+    #[schemars(extend("default" = "local", "enum" = ["local", "network"]))]
+    pub callers: Option<String>,
+    /// Peer addresses that may call: addresses or networks as "10.0.0.0/8". Not given: any.
+    pub allow: Option<Vec<String>>,
+    /// A header that every call must carry.
+    pub require_header: Option<RawRequireHeader>,
+    /// TLS toward callers.
+    pub tls: Option<RawListenerTls>,
+    /// File mode of a unix socket, in octal.
+    #[schemars(extend("default" = "0600"))]
+    pub mode: Option<String>,
+    /// Group of a unix socket: a name or a number.
+    pub group: Option<String>,
+    /// Users that may call over a unix socket. Empty: any that the file mode lets in.
+    #[schemars(extend("default" = []))]
+    pub allow_uids: Option<Vec<u32>>,
+}
+
+/// A header that every call must carry.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RawRequireHeader {
+    /// The header's name.
+    pub name: Option<String>,
+    /// The value that it must have.
+    pub value: Option<RawReference>,
+}
+
+/// TLS toward callers.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RawListenerTls {
+    /// The certificate chain, PEM.
+    pub certificate: Option<RawReference>,
+    /// Its private key, PEM.
+    pub private_key: Option<RawReference>,
+    /// Callers must show a certificate of this authority, PEM.
+    pub client_ca: Option<RawReference>,
+}

@@ -1,0 +1,113 @@
+//! `[[route]]` as it is written.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::issuer::RawTls;
+use super::values::{DurationText, RawEgress, RawParams, RawReference, SizeText};
+
+/// What is forwarded where, and with whose token.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RawRoute {
+    /// The route's name in logs, metrics and errors.
+    pub name: Option<String>,
+    /// The listener it answers on. Not given: any.
+    pub listener: Option<String>,
+    /// The host that callers ask for; "*.example.com" matches one label or more. Not given: the listener's own names.
+    pub host: Option<String>,
+    /// An exact path. Not together with `path_prefix`.
+    pub path: Option<String>,
+    /// A prefix of whole path segments.
+    #[schemars(extend("default" = "/"))]
+    pub path_prefix: Option<String>,
+    /// Methods it serves. Not given: any.
+    pub methods: Option<Vec<String>>,
+    /// Headers that a call must carry, with these values.
+    pub match_headers: Option<BTreeMap<String, String>>,
+    /// Where calls go: a URL, or "unix:" and a socket's path.
+    pub upstream: Option<String>,
+    /// HTTP version toward the upstream; "auto" chooses by ALPN, "http2" over http is prior knowledge.
+    #[schemars(extend("default" = "auto", "enum" = ["auto", "http1", "http2"]))]
+    pub protocol: Option<String>,
+    /// "allow": http:// to another machine, warned about.
+    #[schemars(extend("default" = "refuse", "enum" = ["refuse", "allow"]))]
+    pub plaintext: Option<String>,
+    /// Whose token the calls carry. Either this or `anonymous = true`.
+    pub issuer: Option<String>,
+    /// Forward without a token.
+    #[schemars(extend("default" = false))]
+    pub anonymous: Option<bool>,
+    /// Scopes instead of the issuer's.
+    pub scopes: Option<Vec<String>>,
+    /// Parameters of the token request, added to the issuer's.
+    pub params: Option<RawParams>,
+    /// What happens to an Authorization header of the caller.
+    #[schemars(extend("default" = "replace", "enum" = ["replace", "keep", "reject"]))]
+    pub caller_authorization: Option<String>,
+    /// How the token is put on a call.
+    pub inject: Option<RawInject>,
+    /// Headers that are set on or removed from requests.
+    pub request_headers: Option<RawHeaderEdits>,
+    /// Headers that are set on or removed from responses.
+    pub response_headers: Option<RawHeaderEdits>,
+    /// Set X-Forwarded-For, -Proto and -Host.
+    #[schemars(extend("default" = false))]
+    pub forwarded: Option<bool>,
+    /// A Location under `upstream` points back through the proxy.
+    #[schemars(extend("default" = true))]
+    pub rewrite_location: Option<bool>,
+    /// Statuses of the upstream that mean "get a new token".
+    #[schemars(extend("default" = [401]))]
+    pub refresh_on: Option<Vec<u16>>,
+    /// Bodies up to this may be replayed; "0B" turns replay off.
+    #[schemars(extend("default" = "64KiB"))]
+    pub replay_limit: Option<SizeText>,
+    /// Let paths with an escaped slash pass.
+    #[schemars(extend("default" = false))]
+    pub allow_encoded_slash: Option<bool>,
+    /// For DNS, connection and TLS.
+    #[schemars(extend("default" = "5s"))]
+    pub connect_timeout: Option<DurationText>,
+    /// From the last request byte sent to the response's headers.
+    #[schemars(extend("default" = "60s"))]
+    pub response_timeout: Option<DurationText>,
+    /// Without a byte, on a body or an upgraded connection.
+    #[schemars(extend("default" = "5m"))]
+    pub idle_timeout: Option<DurationText>,
+    /// After this, a connection to the upstream is not used again, so that DNS changes are seen.
+    #[schemars(extend("default" = "10m"))]
+    pub connection_max_age: Option<DurationText>,
+    /// TLS toward the upstream.
+    pub tls: Option<RawTls>,
+    /// Proxy to reach the upstream by CONNECT.
+    pub proxy: Option<RawEgress>,
+}
+
+/// How the token is put on a call.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RawInject {
+    /// The header that carries the token.
+    #[schemars(extend("default" = "authorization"))]
+    pub header: Option<String>,
+    /// The header's value, with {token} once.
+    #[schemars(extend("default" = "Bearer {token}"))]
+    pub format: Option<String>,
+}
+
+/// Headers that are set or removed.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RawHeaderEdits {
+    /// Headers to set, instead of any of that name.
+    pub set: Option<BTreeMap<String, RawReference>>,
+    /// Names of headers to remove.
+    #[schemars(extend("default" = []))]
+    pub remove: Option<Vec<String>>,
+}

@@ -1,0 +1,235 @@
+//! Values that may be written in more than one form.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use crate::secret::Secret;
+
+/// Text of a kind that has its own words for "expected".
+macro_rules! text {
+    ($name:ident, $expected:literal, $schema:tt) => {
+        pub(crate) struct $name(pub String);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl Visitor<'_> for Text {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expected)
+                    }
+                    fn visit_str<E: Error>(self, text: &str) -> Result<$name, E> {
+                        Ok($name(text.to_owned()))
+                    }
+                }
+                deserializer.deserialize_str(Text)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn inline_schema() -> bool {
+                true
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
+}
+
+text!(DurationText, "a duration such as \"30s\"", {
+    "type": "string",
+    "pattern": "^([0-9]+(ms|s|m|h|d))+$"
+});
+text!(SizeText, "a size such as \"64KiB\"", {
+    "type": "string",
+    "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"
+});
+
+/// A literal, or where the value stands.
+pub(crate) enum RawReference {
+    Literal(Secret),
+    Elsewhere(RawElsewhere),
+}
+
+/// A value that stands elsewhere: in a file or in the environment.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Elsewhere")]
+pub(crate) struct RawElsewhere {
+    /// A file with the value; one trailing line end is cut. Relative paths start at the config file's folder.
+    pub file: Option<String>,
+    /// An environment variable with the value.
+    pub env: Option<String>,
+    /// Where the value stands in JSON (RFC 6901), such as "/a/b".
+    pub pointer: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for RawReference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ReferenceVisitor)
+    }
+}
+
+struct ReferenceVisitor;
+
+impl<'de> Visitor<'de> for ReferenceVisitor {
+    type Value = RawReference;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, { file = \"…\" } or { env = \"…\" }")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<RawReference, E> {
+        Ok(RawReference::Literal(text.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawReference, A::Error> {
+        RawElsewhere::deserialize(MapAccessDeserializer::new(map)).map(RawReference::Elsewhere)
+    }
+}
+
+impl JsonSchema for RawReference {
+    fn schema_name() -> Cow<'static, str> {
+        "Reference".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let elsewhere = generator.subschema_for::<RawElsewhere>();
+        json_schema!({
+            "description": "A value, or where it stands. A secret as a literal needs a file that its owner alone may read.",
+            "anyOf": [{ "type": "string" }, elsewhere]
+        })
+    }
+}
+
+/// A request parameter's value.
+pub(crate) enum RawParam {
+    Integer(i64),
+    /// Its text is taken from the document, as it was written.
+    Float(f64),
+    Boolean(bool),
+    Reference(RawReference),
+    Array(Vec<RawParam>),
+}
+
+impl<'de> Deserialize<'de> for RawParam {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ParamVisitor)
+    }
+}
+
+struct ParamVisitor;
+
+impl<'de> Visitor<'de> for ParamVisitor {
+    type Value = RawParam;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, a number that fits 64 bits, a boolean, an array, { file = \"…\" } or { env = \"…\" }")
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<RawParam, E> {
+        Ok(RawParam::Integer(value))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<RawParam, E> {
+        Ok(RawParam::Float(value))
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<RawParam, E> {
+        Ok(RawParam::Boolean(value))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<RawParam, E> {
+        ReferenceVisitor.visit_str(text).map(RawParam::Reference)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawParam, A::Error> {
+        ReferenceVisitor.visit_map(map).map(RawParam::Reference)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawParam, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(RawParam::Array(items))
+    }
+}
+
+impl JsonSchema for RawParam {
+    fn schema_name() -> Cow<'static, str> {
+        "Parameter".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let reference = generator.subschema_for::<RawReference>();
+        json_schema!({
+            "description": "A parameter's value; an array is sent as a repeated parameter.",
+            "anyOf": [
+                { "type": ["integer", "number", "boolean"] },
+                reference,
+                { "type": "array", "items": { "anyOf": [{ "type": ["integer", "number", "boolean"] }, reference] } }
+            ]
+        })
+    }
+}
+
+/// More request parameters by name.
+pub(crate) type RawParams = BTreeMap<String, RawParam>;
+
+/// `proxy`: `"env"`, a URL, or a URL with its user and password apart.
+pub(crate) enum RawEgress {
+    Text(Secret),
+    Table(RawProxy),
+}
+
+/// A proxy with its user and password apart.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Proxy")]
+pub(crate) struct RawProxy {
+    /// The proxy, as "http://egress:3128".
+    pub url: Option<String>,
+    /// "user:password" for the proxy.
+    pub userinfo: Option<RawReference>,
+}
+
+impl<'de> Deserialize<'de> for RawEgress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Egress;
+        impl<'de> Visitor<'de> for Egress {
+            type Value = RawEgress;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"env\", a URL such as \"http://egress:3128\", or { url = \"…\", userinfo = … }")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<RawEgress, E> {
+                Ok(RawEgress::Text(text.into()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawEgress, A::Error> {
+                RawProxy::deserialize(MapAccessDeserializer::new(map)).map(RawEgress::Table)
+            }
+        }
+        deserializer.deserialize_any(Egress)
+    }
+}
+
+impl JsonSchema for RawEgress {
+    fn schema_name() -> Cow<'static, str> {
+        "Egress".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let table = generator.subschema_for::<RawProxy>();
+        json_schema!({
+            "description": "\"env\" obeys HTTPS_PROXY and NO_PROXY; else the proxy's URL.",
+            "anyOf": [{ "type": "string" }, table]
+        })
+    }
+}

@@ -1,0 +1,288 @@
+//! From a document to the raw structs, with every wrong type and unknown key reported.
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::document::{Document, Place, Step};
+use super::raw::RawFile;
+use super::report::{Report, did_you_mean, nearest};
+use super::schema;
+
+/// Keys that are known but belong to a later release, by the table that they stand in, with the value that is their
+/// default and therefore accepted.
+const NOT_BUILT: &[(Table, &str, Option<&str>)] = &[
+    (Table::Top, "webhook", None),
+    (Table::Issuer, "preset", None),
+    (Table::Issuer, "vars", None),
+    (Table::Issuer, "basic", None),
+    (Table::Issuer, "standby", None),
+    (Table::Issuer, "credential_grace", Some("0s")),
+    (Table::Issuer, "private_key", None),
+    (Table::Issuer, "certificate", None),
+    (Table::Issuer, "jwt", None),
+    (Table::Issuer, "assertion", None),
+    (Table::Issuer, "assertion_type", None),
+    (Table::Issuer, "dpop", None),
+    (Table::Route, "subject", None),
+    (Table::Inject, "query", None),
+    (Table::Reference, "webhook", None),
+    (Table::Reference, "password", None),
+];
+
+/// Tables that a derived `Deserialize` would also take as an array, by position.
+const STRUCTS: &[&str] = &[
+    "admin",
+    "inject",
+    "limits",
+    "log",
+    "request_headers",
+    "require_header",
+    "response",
+    "response_headers",
+    "tls",
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Table {
+    Top,
+    Issuer,
+    Route,
+    Inject,
+    Reference,
+    Other,
+}
+
+/// Reads the main file: everything that is right in it.
+pub(crate) fn main_file(document: &Document<'_>, report: &mut Report) -> RawFile {
+    let mut top = document.root.clone();
+    if let DeValue::Table(table) = top.get_mut() {
+        for key in ["listener", "issuer", "route"] {
+            table.remove(key);
+        }
+    }
+    let mut file: RawFile = table(&document.root(), top, report);
+    named(document, "listener", &mut file.listener, report);
+    issuers_and_routes(document, &mut file, report);
+    file
+}
+
+/// Reads an included file, which holds issuers and routes alone.
+pub(crate) fn included_file(document: &Document<'_>, report: &mut Report) -> RawFile {
+    let mut file = RawFile::default();
+    let place = document.root();
+    for key in document.root.get_ref().as_table().into_iter().flat_map(|table| table.keys()) {
+        match key.get_ref().as_ref() {
+            "issuer" | "route" => {}
+            key if schema::keys_at(&[]).contains(&key) => report.error(
+                &place.key(key),
+                "an included file holds only issuers and routes",
+                "move it to the main file",
+            ),
+            key => unknown(&place, &[Step::Key(key.to_owned())], report),
+        }
+    }
+    issuers_and_routes(document, &mut file, report);
+    file
+}
+
+fn issuers_and_routes(document: &Document<'_>, file: &mut RawFile, report: &mut Report) {
+    named(document, "issuer", &mut file.issuer, report);
+    let place = document.root().key("route");
+    match place.value() {
+        None => {}
+        Some(DeValue::Array(routes)) => {
+            for (index, route) in routes.iter().enumerate() {
+                file.route.push(table(&place.index(index), route.clone(), report));
+            }
+        }
+        Some(_) => report.error(
+            &place,
+            format!("expected an array of tables, found {}", place.describe()),
+            "begin each route with [[route]]",
+        ),
+    }
+}
+
+/// Reads each `[kind.NAME]` by itself, so that a mistake in one hides none in another.
+fn named<T: DeserializeOwned + Default>(
+    document: &Document<'_>,
+    kind: &str,
+    into: &mut std::collections::BTreeMap<String, T>,
+    report: &mut Report,
+) {
+    let place = document.root().key(kind);
+    match place.value() {
+        None => {}
+        Some(DeValue::Table(entries)) => {
+            for (name, value) in entries.iter() {
+                let read = table(&place.key(name.get_ref()), value.clone(), report);
+                into.insert(name.get_ref().to_string(), read);
+            }
+        }
+        Some(_) => report.error(
+            &place,
+            format!("expected a table, found {}", place.describe()),
+            format!("begin each {kind} with its name: [{kind}.NAME]"),
+        ),
+    }
+}
+
+/// Reads one table. What has a wrong type is reported and left out, and the rest is read again, so that every wrong
+/// type is found; each round takes one key away, so that it ends.
+fn table<T: DeserializeOwned + Default>(
+    place: &Place<'_>,
+    mut value: Spanned<DeValue<'_>>,
+    report: &mut Report,
+) -> T {
+    refuse_arrays_for_tables(place, &mut value, report);
+    loop {
+        let mut ignored = Vec::new();
+        let mut track = serde_path_to_error::Track::new();
+        let deserializer = ValueDeserializer::from(value.clone());
+        let deserializer = serde_path_to_error::Deserializer::new(deserializer, &mut track);
+        let result = serde_ignored::deserialize(deserializer, |path| ignored.push(ignored_steps(&path)));
+        match result {
+            Ok(read) => {
+                for steps in &ignored {
+                    unknown(place, steps, report);
+                }
+                return read;
+            }
+            Err(error) => {
+                let steps = error_steps(&track.path());
+                wrong_type(&place.join(&steps), error.message(), report);
+                if !remove(&mut value, &steps) {
+                    return T::default();
+                }
+            }
+        }
+    }
+}
+
+fn refuse_arrays_for_tables(place: &Place<'_>, value: &mut Spanned<DeValue<'_>>, report: &mut Report) {
+    let whole_is_array = value.get_ref().is_array();
+    if whole_is_array {
+        wrong_type(place, "expected a table", report);
+        *value.get_mut() = DeValue::Table(DeTable::default());
+    }
+    let DeValue::Table(table) = value.get_mut() else { return };
+    for key in STRUCTS {
+        if table.get(*key).is_some_and(|value| value.get_ref().is_array()) {
+            wrong_type(&place.key(key), "expected a table", report);
+            table.remove(*key);
+        }
+    }
+}
+
+/// Takes the innermost key of the path away; an array goes as a whole, so that no index moves.
+fn remove(value: &mut Spanned<DeValue<'_>>, steps: &[Step]) -> bool {
+    let Some(last) = steps.iter().rposition(|step| matches!(step, Step::Key(_))) else { return false };
+    let mut table = value.get_mut();
+    for step in steps.iter().take(last) {
+        let next = match (step, table) {
+            (Step::Key(key), DeValue::Table(table)) => table.get_mut(key.as_str()),
+            (Step::Index(index), DeValue::Array(array)) => array.get_mut(*index),
+            _ => None,
+        };
+        let Some(next) = next else { return false };
+        table = next.get_mut();
+    }
+    match (steps.get(last), table) {
+        (Some(Step::Key(key)), DeValue::Table(table)) => table.remove(key.as_str()).is_some(),
+        _ => false,
+    }
+}
+
+/// `message` is serde's; only what follows "expected" is used, because what goes before quotes the value.
+fn wrong_type(place: &Place<'_>, message: &str, report: &mut Report) {
+    let expected = message.rsplit_once("expected ").map_or("another value", |(_, expected)| expected);
+    let expected = match expected {
+        "usize" | "u16" | "u32" | "u64" | "i64" => "a whole number",
+        "f64" | "floating point" => "a number",
+        "a sequence" => "an array",
+        "a map" => "a table",
+        words if words.starts_with("struct ") => "a table",
+        words => words,
+    };
+    let found = place.describe();
+    let hint = match place.value() {
+        Some(DeValue::Integer(number)) if expected.starts_with("a duration") => {
+            format!("give a unit: \"{number}s\"")
+        }
+        Some(DeValue::Integer(number)) if expected.starts_with("a size") => {
+            format!("give a unit: \"{number}B\"")
+        }
+        Some(DeValue::String(_)) if expected == "an array" => "put it in brackets: [\"…\"]".to_owned(),
+        _ => String::new(),
+    };
+    report.error(place, format!("expected {expected}, found {found}"), hint);
+}
+
+fn unknown(table: &Place<'_>, steps: &[Step], report: &mut Report) {
+    let place = table.join(steps);
+    let Some((Step::Key(written), parent)) = place.path.0.split_last() else { return };
+    // A date is a table of its own inside the TOML library; it was no reference and is reported as such.
+    if written.starts_with("$__toml") {
+        return;
+    }
+    let kind = kind_of(parent);
+    if let Some((_, _, default)) = NOT_BUILT.iter().find(|(at, key, _)| *at == kind && key == written) {
+        let is_default = matches!((place.value(), default), (Some(DeValue::String(text)), Some(default)) if text == default);
+        if !is_default {
+            report.error(&place, "is not built yet in this release", "leave it out");
+        }
+        return;
+    }
+    let keys = schema::keys_at(parent);
+    let meant = nearest(written, keys.iter().copied());
+    let elsewhere = match kind {
+        Table::Top => "listeners, issuers and routes are written [listener.NAME], [issuer.NAME], [[route]]".to_owned(),
+        _ => format!("known here: {}", keys.join(", ")),
+    };
+    let hint = did_you_mean(written, keys.iter().copied(), &elsewhere);
+    report.unknown(&place, written, "unknown key", &hint, meant);
+}
+
+fn kind_of(parent: &[Step]) -> Table {
+    match parent {
+        [] => Table::Top,
+        [Step::Key(kind), Step::Key(_)] if kind == "issuer" => Table::Issuer,
+        [Step::Key(kind), Step::Index(_)] if kind == "route" => Table::Route,
+        [Step::Key(kind), Step::Index(_), Step::Key(inject)] if kind == "route" && inject == "inject" => Table::Inject,
+        _ if schema::keys_at(parent).contains(&"pointer") => Table::Reference,
+        _ => Table::Other,
+    }
+}
+
+fn ignored_steps(path: &serde_ignored::Path<'_>) -> Vec<Step> {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => Vec::new(),
+        Path::Seq { parent, index } => and(ignored_steps(parent), Step::Index(*index)),
+        Path::Map { parent, key } => and(ignored_steps(parent), Step::Key(key.clone())),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => ignored_steps(parent),
+    }
+}
+
+fn and(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
+    steps.push(step);
+    steps
+}
+
+fn error_steps(path: &serde_path_to_error::Path) -> Vec<Step> {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .map_while(|segment| match segment {
+            Segment::Seq { index } => Some(Step::Index(*index)),
+            Segment::Map { key } => Some(Step::Key(key.clone())),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        })
+        .collect()
+}
+
+/// `file:line:col` of a key, for messages that name another place.
+pub(crate) fn elsewhere(place: &Place<'_>) -> String {
+    let (line, column) = place.position();
+    format!("{}:{line}:{column}", place.document.file.display.display())
+}

@@ -1,0 +1,123 @@
+//! What one load finds: mistakes, and the references it met.
+
+use super::document::{FileText, Place};
+use super::model::ReferenceUse;
+use super::problem::{Problem, Severity};
+
+/// Collects everything, so that one run tells every mistake.
+#[derive(Default)]
+pub(crate) struct Report {
+    pub problems: Vec<Problem>,
+    pub references: Vec<ReferenceUse>,
+    /// A file has syntax errors or could not be read: what seems to be missing may stand there.
+    pub incomplete: bool,
+}
+
+impl Report {
+    /// A mistake at a key. An empty `hint` is none.
+    pub fn error(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
+        let line = place.source_line(None);
+        self.add(Severity::Error, place, message.into(), hint.into(), line);
+    }
+
+    /// Something that does not stop the program. An empty `hint` is none.
+    pub fn warning(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
+        let line = place.source_line(None);
+        self.add(Severity::Warning, place, message.into(), hint.into(), line);
+    }
+
+    /// An unknown key; its line is shown where `resembles`, the key that was meant, takes no secret.
+    pub fn unknown(&mut self, place: &Place<'_>, written: &str, message: &str, hint: &str, resembles: Option<&str>) {
+        let line = resembles
+            .filter(|meant| !super::confidential::key(meant))
+            .and_then(|_| place.source_line(Some(written)));
+        self.add(Severity::Error, place, message.to_owned(), hint.to_owned(), line);
+    }
+
+    /// A required key that is not there. Silent where it may only have been lost, or is there and was reported.
+    pub fn missing(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
+        if !place.document.broken && !place.is_written() {
+            self.error(place, message, hint);
+        }
+    }
+
+    /// A mistake of the file as a whole, or at a bare line.
+    pub fn file(&mut self, file: &std::path::Path, line: usize, message: impl Into<String>) {
+        self.incomplete = true;
+        self.problems.push(Problem {
+            severity: Severity::Error,
+            file: file.to_owned(),
+            line,
+            column: usize::from(line > 0),
+            key: String::new(),
+            message: message.into(),
+            hint: None,
+            source_line: None,
+        });
+    }
+
+    pub fn syntax(&mut self, file: &FileText, offset: usize, message: &str) {
+        self.incomplete = true;
+        let (line, column) = file.position(offset);
+        let in_order = file.text.get(..offset).is_some_and(|before| {
+            !before.contains("\"\"\"") && !before.contains("'''")
+        });
+        let source = file.line(line).filter(|text| in_order && super::confidential::line_may_be_shown(text, None));
+        self.problems.push(Problem {
+            severity: Severity::Error,
+            file: file.display.clone(),
+            line,
+            column,
+            key: String::new(),
+            message: format!("not TOML: {message}"),
+            hint: None,
+            source_line: source.map(str::to_owned),
+        });
+    }
+
+    fn add(&mut self, severity: Severity, place: &Place<'_>, message: String, hint: String, line: Option<String>) {
+        let (at_line, column) = place.position();
+        self.problems.push(Problem {
+            severity,
+            file: place.document.file.display.clone(),
+            line: at_line,
+            column,
+            key: place.path.to_string(),
+            message,
+            hint: (!hint.is_empty()).then_some(hint),
+            source_line: line,
+        });
+    }
+}
+
+/// The candidate that was probably meant.
+pub(crate) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(written, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(written.len()) / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// `did you mean …?`, or `otherwise`.
+pub(crate) fn did_you_mean<'a>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+    otherwise: &str,
+) -> String {
+    nearest(written, candidates).map_or_else(|| otherwise.to_owned(), |meant| format!("did you mean `{meant}`?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggests_what_is_near() {
+        assert_eq!(nearest("isuer", ["issuer", "upstream"]), Some("issuer"));
+        assert_eq!(nearest("upsteam", ["issuer", "upstream"]), Some("upstream"));
+        assert_eq!(nearest("client_secrt", ["client_id", "client_secret"]), Some("client_secret"));
+        assert_eq!(nearest("frobnicate", ["issuer", "upstream"]), None);
+    }
+}

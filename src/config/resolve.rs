@@ -1,0 +1,154 @@
+//! From what is written to what is used: defaults, cross-references, and every check that needs more than one key.
+
+mod credential;
+mod defaults;
+mod issuer;
+mod listener;
+mod matching;
+mod peer;
+mod route;
+mod settings;
+mod ties;
+mod value;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::document::{Document, Place};
+use super::model::{Config, IssuerConfig};
+use super::problem::Severity;
+use super::raw::RawFile;
+use super::raw::issuer::RawIssuer;
+use super::raw::route::RawRoute;
+use super::read::elsewhere;
+use super::report::Report;
+
+/// The main file and what it includes, with the files' paths.
+pub(crate) struct Input<'t> {
+    pub main: (&'t Document<'t>, RawFile),
+    pub included: Vec<(&'t Document<'t>, RawFile)>,
+    pub include_folders: Vec<std::path::PathBuf>,
+}
+
+/// What other tables of the config may name.
+pub(crate) struct Known {
+    /// Every issuer written; `None` where it has mistakes.
+    pub issuers: BTreeMap<String, Option<Arc<IssuerConfig>>>,
+    pub listeners: listener::Listeners,
+}
+
+/// The config, or `None` where there is a mistake.
+pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
+    let Input { main: (main, raw), included, include_folders } = input;
+    let RawFile { workers, include: _, drain_delay, shutdown_timeout, limits, log, admin, listener, issuer, route } = raw;
+    let top = main.root();
+    let settings =
+        settings::resolve(&top, settings::Written { workers, drain_delay, shutdown_timeout, limits, log, admin }, report);
+    let listeners = listener::resolve(&top, listener, &settings.admin, report);
+
+    let mut issuers = vec![(main, issuer)];
+    let mut routes = vec![(main, route)];
+    for (document, raw) in included {
+        issuers.push((document, raw.issuer));
+        routes.push((document, raw.route));
+    }
+    let files: Vec<_> = issuers.iter().map(|(document, _)| document.file.absolute.clone()).collect();
+    let known = Known { issuers: all_issuers(issuers, report), listeners };
+    let routes = all_routes(routes, &known, report);
+
+    if report.problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return None;
+    }
+    Some(Config {
+        path: main.file.absolute.clone(),
+        files,
+        include_folders,
+        workers: settings.workers,
+        drain_delay: settings.drain_delay,
+        shutdown_timeout: settings.shutdown_timeout,
+        limits: settings.limits,
+        log: settings.log,
+        admin: settings.admin.unwrap_or_else(defaults::admin),
+        listeners: known.listeners.configs.into_iter().flatten().collect(),
+        issuers: known.issuers.into_iter().filter_map(|(name, issuer)| Some((name, issuer?))).collect(),
+        routes,
+        warnings: Vec::new(),
+        references: Vec::new(),
+    })
+}
+
+fn all_issuers<'t>(
+    written: Vec<(&'t Document<'t>, BTreeMap<String, RawIssuer>)>,
+    report: &mut Report,
+) -> BTreeMap<String, Option<Arc<IssuerConfig>>> {
+    let mut places: BTreeMap<String, Place<'t>> = BTreeMap::new();
+    let mut issuers = BTreeMap::new();
+    for (document, tables) in written {
+        for (name, raw) in tables {
+            let place = document.root().key("issuer").key(&name);
+            if let Some(first) = places.get(&name) {
+                let message = format!("there is an issuer of this name already, at {}", elsewhere(first));
+                report.error(&place, message, "give one of them another name");
+                continue;
+            }
+            let issuer = issuer::resolve(&place, &name, raw, report).map(Arc::new);
+            places.insert(name.clone(), place);
+            issuers.insert(name, issuer);
+        }
+    }
+    issuers
+}
+
+fn all_routes<'t>(
+    written: Vec<(&'t Document<'t>, Vec<RawRoute>)>,
+    known: &Known,
+    report: &mut Report,
+) -> Vec<Arc<super::model::RouteConfig>> {
+    let mut names: BTreeMap<String, Place<'t>> = BTreeMap::new();
+    let mut matches = Vec::new();
+    let mut routes = Vec::new();
+    let main = written.first().map(|(document, _)| *document);
+    for (document, tables) in written {
+        let all = document.root().key("route");
+        for (index, mut raw) in tables.into_iter().enumerate() {
+            let place = all.index(index);
+            let name = unique_name(&place, raw.name.take(), &mut names, report);
+            let matching = matching::resolve(&place, &mut raw, known, report);
+            let label = name.clone().unwrap_or_default();
+            let rest = route::resolve(&place, &label, raw, known, report);
+            if let Some(matching) = matching {
+                if let Some(rest) = rest {
+                    routes.push(Arc::new(rest.with(&matching)));
+                }
+                matches.push(ties::Candidate { place, name: label, matching });
+            }
+        }
+    }
+    ties::check(&matches, report);
+    if let Some(main) = main.filter(|_| names.is_empty() && matches.is_empty() && !report.incomplete) {
+        let place = main.root().key("route");
+        report.missing(&place, "there is no route, so nothing would be forwarded", "add a [[route]] with name, upstream and issuer");
+    }
+    routes
+}
+
+fn unique_name<'t>(
+    place: &Place<'t>,
+    name: Option<String>,
+    names: &mut BTreeMap<String, Place<'t>>,
+    report: &mut Report,
+) -> Option<String> {
+    let at = place.key("name");
+    let Some(name) = name else {
+        report.missing(&at, "is missing", "every route has a name: name = \"billing\"");
+        return None;
+    };
+    value::check(&at, super::types::name(&name), report)?;
+    if let Some(first) = names.get(&name) {
+        let message = format!("there is a route of this name already, at {}", elsewhere(first));
+        report.error(&at, message, "give one of them another name");
+    } else {
+        names.insert(name.clone(), at);
+    }
+    Some(name)
+}

@@ -1,0 +1,71 @@
+//! Every default, with its reason where it has one beyond the ordinary. The schema tells the same; a test compares.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::super::model::{Address, Admin, Callers};
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// One thread serves some ten thousand calls a second; a sidecar should not take more unasked.
+pub(super) const WORKERS: usize = 1;
+/// Kubernetes sends SIGTERM and takes the endpoint away at once; who needs more says so.
+pub(super) const DRAIN_DELAY: Duration = Duration::ZERO;
+/// Kubernetes' own grace period.
+pub(super) const SHUTDOWN_TIMEOUT: Duration = seconds(30);
+/// What "without end" is where a time must be added: longer than any process runs, short enough for every clock.
+pub(super) const NEVER: Duration = seconds(100 * 365 * 24 * 3600);
+
+/// Four times what common servers take, because tokens of callers can be large.
+pub(super) const HEADER_BYTES: usize = 32 << 10;
+pub(super) const HEADER_COUNT: usize = 100;
+pub(super) const HEADER_TIMEOUT: Duration = seconds(10);
+/// Longer than the 60 s for which load balancers keep theirs, so that they close first.
+pub(super) const KEEP_ALIVE: Duration = seconds(75);
+pub(super) const CONNECTIONS: usize = 10_000;
+pub(super) const WAITERS: usize = 10_000;
+
+pub(super) const LOG_LEVEL: &str = "info";
+pub(super) const LOG_ACCESS: bool = true;
+
+/// This machine alone: the credentials are whoever's that can connect.
+pub(super) const LISTENER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+/// The owner alone.
+pub(super) const UNIX_MODE: u32 = 0o600;
+
+pub(super) fn admin() -> Admin {
+    Admin { address: Address::Tcp(ADMIN), callers: Callers::Local }
+}
+
+pub(super) const REQUIRED: bool = true;
+/// Late enough to use a token well, early enough to try again a few times before it ends.
+pub(super) const REFRESH_AT: f64 = 0.8;
+/// Shorter than what common issuers give, so that a wrong guess does little harm.
+pub(super) const DEFAULT_LIFETIME: Duration = seconds(300);
+pub(super) const TOKEN_TIMEOUT: Duration = seconds(10);
+/// RFC 6749 section 5.1; `expires_on` is what Azure's managed identities add.
+pub(super) const RESPONSE_TOKEN: &str = "/access_token";
+pub(super) const RESPONSE_TYPE: &str = "/token_type";
+pub(super) const RESPONSE_EXPIRES_IN: &str = "/expires_in";
+pub(super) const RESPONSE_EXPIRES_AT: &str = "/expires_on";
+pub(super) const RESPONSE_ERROR: &str = "/error";
+pub(super) const TOKEN_TYPE: &str = "bearer";
+pub(super) const TOKEN_STATUS: u16 = 200;
+
+/// RFC 6750 section 2.1.
+pub(super) const INJECT_FORMAT: &str = "Bearer {token}";
+pub(super) const REWRITE_LOCATION: bool = true;
+/// RFC 6750 section 3.1: `invalid_token` comes as 401.
+pub(super) const REFRESH_ON: http::StatusCode = http::StatusCode::UNAUTHORIZED;
+/// Enough for most calls of an API; more costs memory for every call under way.
+pub(super) const REPLAY_LIMIT: usize = 64 << 10;
+pub(super) const CONNECT_TIMEOUT: Duration = seconds(5);
+pub(super) const RESPONSE_TIMEOUT: Duration = seconds(60);
+pub(super) const IDLE_TIMEOUT: Duration = seconds(300);
+/// A moved name is followed within this time.
+pub(super) const CONNECTION_MAX_AGE: Duration = seconds(600);
+/// What proxies listen on where the URL does not say is no standard; http's own port is what it reads like.
+pub(super) const PROXY_PORT: u16 = 80;

@@ -1,0 +1,252 @@
+//! Single values: checks, references, parameters, headers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use http::HeaderName;
+use toml::de::DeValue;
+
+use super::super::confidential::names_a_secret;
+use super::super::document::Place;
+use super::super::model::{ParamValue, Params, ReferenceUse};
+use super::super::raw::values::{DurationText, RawElsewhere, RawParam, RawParams, RawReference, SizeText};
+use super::super::reference::Source;
+use super::super::report::{Report, did_you_mean};
+use super::super::types::{self, Wrong};
+
+/// What a reference leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A literal needs a file that its owner alone may read.
+    Secret,
+    Public,
+}
+
+impl Kind {
+    /// Of a parameter or header, by its name.
+    pub fn named(name: &str) -> Self {
+        if names_a_secret(name) { Self::Secret } else { Self::Public }
+    }
+}
+
+/// The value, or the mistake reported.
+pub(super) fn check<T>(place: &Place<'_>, result: Result<T, Wrong>, report: &mut Report) -> Option<T> {
+    result.map_err(|wrong| report.error(place, wrong.message, wrong.hint)).ok()
+}
+
+pub(super) fn duration(at: &Place<'_>, key: &str, text: Option<DurationText>, default: Duration, report: &mut Report) -> Duration {
+    text.and_then(|text| check(&at.key(key), types::duration(&text.0), report)).unwrap_or(default)
+}
+
+/// A timeout; `"0s"` turns it off.
+pub(super) fn timeout(at: &Place<'_>, key: &str, text: Option<DurationText>, default: Duration, report: &mut Report) -> Option<Duration> {
+    Some(duration(at, key, text, default, report)).filter(|duration| !duration.is_zero())
+}
+
+pub(super) fn size(at: &Place<'_>, key: &str, text: Option<SizeText>, default: usize, report: &mut Report) -> usize {
+    text.and_then(|text| check(&at.key(key), types::size(&text.0), report)).unwrap_or(default)
+}
+
+/// A count of at least one.
+pub(super) fn count(at: &Place<'_>, key: &str, number: Option<usize>, default: usize, report: &mut Report) -> usize {
+    if number == Some(0) {
+        report.error(&at.key(key), "must be at least 1", "");
+    }
+    number.unwrap_or(default)
+}
+
+/// One of a few words; the first is the default.
+pub(super) fn choice<T: Copy>(at: &Place<'_>, key: &str, written: Option<String>, first: T, choices: &[(&str, T)], report: &mut Report) -> T {
+    let Some(written) = written else { return first };
+    if let Some((_, value)) = choices.iter().find(|(word, _)| *word == written) {
+        return *value;
+    }
+    let place = at.key(key);
+    let words = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+    let hint = did_you_mean(&written, choices.iter().map(|(word, _)| *word), "");
+    report.error(&place, format!("{} is not one of {words}", place.describe()), hint);
+    first
+}
+
+/// A literal or where the value stands.
+pub(super) fn reference(place: &Place<'_>, raw: RawReference, kind: Kind, report: &mut Report) -> Option<Source> {
+    match raw {
+        RawReference::Literal(secret) => {
+            if kind == Kind::Secret && secret.is_empty() {
+                report.error(place, "is empty", "write { file = \"…\" } or { env = \"…\" }");
+                return None;
+            }
+            literal_allowed(place, kind, report)?;
+            Some(Source::literal(secret))
+        }
+        RawReference::Elsewhere(raw) => {
+            let source = from_elsewhere(place, raw, report)?;
+            let (line, column) = place.position();
+            report.references.push(ReferenceUse {
+                source: source.clone(),
+                secret: kind == Kind::Secret,
+                file: place.document.file.display.clone(),
+                line,
+                column,
+                key: place.path.to_string(),
+            });
+            Some(source)
+        }
+    }
+}
+
+/// Refuses a literal secret in a file that others may read.
+pub(super) fn literal_allowed(place: &Place<'_>, kind: Kind, report: &mut Report) -> Option<()> {
+    let file = place.document.file;
+    if kind == Kind::Public || file.access.owner_only {
+        return Some(());
+    }
+    report.error(
+        place,
+        "a secret as a literal, in a file that others may read",
+        format!("run `chmod 600 {}`, or write {{ file = \"…\" }} or {{ env = \"…\" }}", file.display.display()),
+    );
+    None
+}
+
+fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, report: &mut Report) -> Option<Source> {
+    let RawElsewhere { file, env, pointer } = raw;
+    if let Some(pointer) = &pointer {
+        check(&place.key("pointer"), types::pointer(pointer), report)?;
+    }
+    match (file, env) {
+        (Some(_), Some(_)) => {
+            report.error(place, "has both `file` and `env`", "keep one of them");
+            None
+        }
+        (Some(file), None) if file.is_empty() || file.contains('\0') => {
+            report.error(&place.key("file"), "is no path", "");
+            None
+        }
+        (Some(file), None) => Some(Source::file(place.document.file.folder.join(file), pointer)),
+        (None, Some(name)) if name.is_empty() || name.contains(['=', '\0']) => {
+            report.error(&place.key("env"), "is no name of an environment variable", "");
+            None
+        }
+        (None, Some(name)) => Some(Source::env(name, pointer)),
+        (None, None) => {
+            if let Some(DeValue::Datetime(_)) = place.value() {
+                report.error(place, "expected a string, found a date", "put it in quotes");
+            } else if !["file", "env", "webhook"].iter().any(|key| place.key(key).is_written()) {
+                report.error(place, "does not say where the value stands", "write { file = \"…\" } or { env = \"…\" }");
+            }
+            None
+        }
+    }
+}
+
+/// Parameters that have a key of their own.
+const OWN_KEYS: &[(&str, &str)] = &[
+    ("grant_type", "the grant is set by `grant_type`"),
+    ("scope", "use `scopes`"),
+    ("client_id", "use `client_id`, and `send_client_id = true` to send it as a parameter"),
+    ("client_secret", "use `client_secret`, and `client_auth = \"client_secret_post\"` to send it as a parameter"),
+];
+
+pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report) -> Params {
+    let mut params = Params::new();
+    for (name, raw) in raw.into_iter().flatten() {
+        let place = at.key(&name);
+        if let Some((_, hint)) = OWN_KEYS.iter().find(|(own, _)| *own == name) {
+            report.error(&place, "has a key of its own", *hint);
+            continue;
+        }
+        if name.is_empty() {
+            report.error(&place, "a parameter needs a name", "");
+            continue;
+        }
+        if let Some(value) = param(&place, &name, raw, true, report) {
+            params.insert(name, value);
+        }
+    }
+    params
+}
+
+fn param(place: &Place<'_>, name: &str, raw: RawParam, may_be_array: bool, report: &mut Report) -> Option<ParamValue> {
+    match raw {
+        RawParam::Integer(number) => Some(ParamValue::Integer(number)),
+        RawParam::Boolean(flag) => Some(ParamValue::Boolean(flag)),
+        RawParam::Float(number) if !number.is_finite() => {
+            report.error(place, "is no number that can be sent", "write it as a string");
+            None
+        }
+        RawParam::Float(number) => {
+            let written = place.value().and_then(DeValue::as_float).map(|float| float.as_str().to_owned());
+            Some(ParamValue::Float(written.unwrap_or_else(|| number.to_string())))
+        }
+        RawParam::Reference(raw) => {
+            reference(place, raw, Kind::named(name), report).map(ParamValue::Value)
+        }
+        RawParam::Array(items) if may_be_array => {
+            let items = items.into_iter().enumerate();
+            let values = items.map(|(index, item)| param(&place.index(index), name, item, false, report));
+            // All are looked at before the first that is wrong decides.
+            values.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>().map(ParamValue::Array)
+        }
+        RawParam::Array(_) => {
+            report.error(place, "an array in an array cannot be sent", "");
+            None
+        }
+    }
+}
+
+/// Scopes as a set; each is checked.
+pub(super) fn scopes(at: &Place<'_>, raw: Vec<String>, report: &mut Report) -> BTreeSet<String> {
+    for (index, scope) in raw.iter().enumerate() {
+        check(&at.index(index), types::scope(scope), report);
+    }
+    raw.into_iter().collect()
+}
+
+/// Headers that belong to one connection or to the message's framing (RFC 9110 section 7.6.1): nobody sets them.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// A header's name that may be set.
+pub(super) fn settable_header(place: &Place<'_>, name: &str, report: &mut Report) -> Option<HeaderName> {
+    let name = check(place, types::header_name(name), report)?;
+    if HOP_BY_HOP.contains(&name.as_str()) {
+        report.error(place, "belongs to the connection and cannot be set", "leave it out");
+        return None;
+    }
+    Some(name)
+}
+
+/// Headers to set; two spellings of one name are a mistake.
+pub(super) fn headers(at: &Place<'_>, raw: Option<BTreeMap<String, RawReference>>, report: &mut Report) -> Vec<(HeaderName, Source)> {
+    let mut headers: Vec<(HeaderName, Source)> = Vec::new();
+    for (written, raw) in raw.into_iter().flatten() {
+        let place = at.key(&written);
+        let Some(name) = settable_header(&place, &written, report) else { continue };
+        if headers.iter().any(|(other, _)| *other == name) {
+            report.error(&place, "is given twice, in two spellings", "keep one");
+            continue;
+        }
+        if let RawReference::Literal(value) = &raw {
+            if check(&place, types::header_value(value.expose()), report).is_none() {
+                continue;
+            }
+        }
+        if let Some(source) = reference(&place, raw, Kind::named(&written), report) {
+            headers.push((name, source));
+        }
+    }
+    headers
+}

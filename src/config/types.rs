@@ -1,0 +1,210 @@
+//! Values with a form of their own, each read by one small function. Errors say what is wrong, in words that may
+//! follow "key: "; they quote nothing that could be secret.
+
+pub(crate) mod pattern;
+pub(crate) mod url;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use super::model::Address;
+
+/// A mistake in a value, and its fix (empty: none).
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub message: String,
+    pub hint: String,
+}
+
+pub(crate) fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Wrong {
+    Wrong { message: message.into(), hint: hint.into() }
+}
+
+/// More than this is taken for a slip; clocks can still add it to any time.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// `"30s"`, `"500ms"`, `"1h30m"`; units ms, s, m, h, d.
+pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
+    let not_one = || wrong(format!("{text:?} is not a duration"), "write a number and a unit (ms, s, m, h, d), such as \"30s\"");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    if rest.is_empty() {
+        return Err(not_one());
+    }
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, after) = rest.split_at(digits);
+        let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let (unit, after) = after.split_at(letters);
+        let number: u64 = number.parse().map_err(|_| not_one())?;
+        let scale: u64 = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60 * 1000,
+            "h" => 3600 * 1000,
+            "d" => 24 * 3600 * 1000,
+            _ => return Err(not_one()),
+        };
+        let part = number.checked_mul(scale).map(Duration::from_millis);
+        total = part.and_then(|part| total.checked_add(part)).unwrap_or(Duration::MAX);
+        rest = after;
+    }
+    if total > LONGEST {
+        return Err(wrong(format!("{text:?} is longer than 3650 days"), "\"0s\" turns a timeout off"));
+    }
+    Ok(total)
+}
+
+/// `"64KiB"`, `"512B"`; units B, KiB, MiB, GiB.
+pub(crate) fn size(text: &str) -> Result<usize, Wrong> {
+    let not_one = || wrong(format!("{text:?} is not a size"), "write a number and a unit (B, KiB, MiB, GiB), such as \"64KiB\"");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: usize = number.parse().map_err(|_| not_one())?;
+    let scale: usize = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(not_one()),
+    };
+    number.checked_mul(scale).ok_or_else(|| wrong(format!("{text:?} is more than this machine can count"), ""))
+}
+
+/// Names of listeners, issuers and routes: they become labels, and parts of log lines.
+pub(crate) fn name(text: &str) -> Result<(), Wrong> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(wrong("is no name", "use 1 to 64 letters, digits, `_`, `.`, `-`"))
+}
+
+/// `"127.0.0.1:8080"`, `"[::1]:8080"`, `"unix:/run/x.sock"`.
+pub(crate) fn address(text: &str, folder: &Path) -> Result<Address, Wrong> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix_path(path, folder).map(Address::Unix);
+    }
+    text.parse::<SocketAddr>().map(Address::Tcp).map_err(|_| {
+        let hint = match text.rsplit_once(':') {
+            Some(("" | "*", port)) => format!("name an IP address: \"127.0.0.1:{port}\""),
+            Some(("localhost", port)) => format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
+            _ => "write an IP address and a port, such as \"127.0.0.1:8080\", or \"unix:/run/bearerd/proxy.sock\"".to_owned(),
+        };
+        wrong(format!("{text:?} is no address"), hint)
+    })
+}
+
+/// The longest path that a Unix socket's address holds on Linux, without its final zero byte.
+const LONGEST_UNIX_PATH: usize = 107;
+
+pub(crate) fn unix_path(path: &str, folder: &Path) -> Result<PathBuf, Wrong> {
+    if path.is_empty() || path.contains('\0') {
+        return Err(wrong("\"unix:\" needs a path", "such as \"unix:/run/bearerd/proxy.sock\""));
+    }
+    // unix:///run/x.sock is how some other programs write it; joined paths would keep the slashes.
+    let path = folder.join(path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path));
+    if path.as_os_str().len() > LONGEST_UNIX_PATH {
+        return Err(wrong(format!("the socket's path is longer than {LONGEST_UNIX_PATH} bytes"), "use a shorter folder"));
+    }
+    Ok(path)
+}
+
+/// A header's name, in lower case.
+pub(crate) fn header_name(text: &str) -> Result<HeaderName, Wrong> {
+    HeaderName::from_bytes(text.as_bytes())
+        .map_err(|_| wrong("is no header name", "use letters, digits and `-`, such as \"x-tenant\""))
+}
+
+/// Checks a header's literal value without quoting it.
+pub(crate) fn header_value(bytes: &[u8]) -> Result<(), Wrong> {
+    HeaderValue::from_bytes(bytes)
+        .map(drop)
+        .map_err(|_| wrong("is no header value: it has control characters", "a header is one line of text"))
+}
+
+/// A scope-token (RFC 6749 section 3.3).
+pub(crate) fn scope(text: &str) -> Result<(), Wrong> {
+    let allowed = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
+    if !text.is_empty() && text.bytes().all(allowed) {
+        return Ok(());
+    }
+    if text.contains(' ') {
+        return Err(wrong(format!("{text:?} is more than one scope"), "give each scope as a string of its own"));
+    }
+    Err(wrong(format!("{text:?} is no scope"), "a scope is ASCII without spaces, quotes and backslashes (RFC 6749 section 3.3)"))
+}
+
+/// A JSON pointer (RFC 6901).
+pub(crate) fn pointer(text: &str) -> Result<(), Wrong> {
+    let escapes_right = text.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
+    if (text.is_empty() || text.starts_with('/')) && escapes_right {
+        return Ok(());
+    }
+    Err(wrong(format!("{text:?} is no JSON pointer"), "write \"/a/b\" for {\"a\":{\"b\":…}} (RFC 6901)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in [
+            ("30s", 30_000),
+            ("0s", 0),
+            ("500ms", 500),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("2d", 172_800_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "30", "s", "30 s", "-1s", "1.5s", "30sec", "1y", "99999999999999999999s", "5µs", "é"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert_eq!(duration("9999999d").unwrap_err().message, "\"9999999d\" is longer than 3650 days");
+        assert!(duration("18446744073709551615d").is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("0B", 0), ("512B", 512), ("64KiB", 65_536), ("1MiB", 1 << 20), ("2GiB", 2 << 30)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "64", "64KB", "64k", "1.5MiB", "-1B", "99999999999999999GiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        let folder = Path::new("/etc/bearerd");
+        assert_eq!(address("[::1]:80", folder), Ok(Address::Tcp("[::1]:80".parse().unwrap())));
+        assert_eq!(address("unix:/run/a.sock", folder), Ok(Address::Unix("/run/a.sock".into())));
+        assert_eq!(address("unix:///run/a.sock", folder), Ok(Address::Unix("/run/a.sock".into())));
+        assert_eq!(address("unix:a.sock", folder), Ok(Address::Unix("/etc/bearerd/a.sock".into())));
+        for text in ["", "8080", "127.0.0.1", "localhost:8080", ":8080", "*:8080", "example.com:80", "unix:", "1.2.3.4:99999"] {
+            assert!(address(text, folder).is_err(), "{text}");
+        }
+        assert_eq!(address(":8080", folder).unwrap_err().hint, "name an IP address: \"127.0.0.1:8080\"");
+        assert!(address(&format!("unix:/{}", "x".repeat(107)), folder).is_err());
+    }
+
+    #[test]
+    fn names_scopes_pointers() {
+        assert!(name("a-B_9.x").is_ok());
+        for text in ["", "a b", "é", "a/b", &"x".repeat(65)] {
+            assert!(name(text).is_err(), "{text}");
+        }
+        assert!(scope("https://x/.default").is_ok());
+        for text in ["", "a b", "a\"b", "a\\b", "é", "\n"] {
+            assert!(scope(text).is_err(), "{text}");
+        }
+        assert!(pointer("").is_ok() && pointer("/a~1b/0").is_ok());
+        assert!(pointer("a").is_err() && pointer("/a~").is_err() && pointer("/a~2").is_err());
+    }
+}
