@@ -1,0 +1,128 @@
+//! The documents say what the code does.
+#![allow(clippy::disallowed_methods, reason = "tests read the documents they check")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bearerd::proxy::Code;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The cells of every row of every table in a document.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    text.lines()
+        .filter(|line| line.starts_with('|') && !line.starts_with("|---"))
+        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect()
+}
+
+#[test]
+fn errors_md_has_each_code_with_its_status_and_no_other() {
+    let documented: BTreeSet<(String, String)> = rows(&read("docs/errors.md"))
+        .into_iter()
+        .filter(|row| row[0].parse::<u16>().is_ok())
+        .map(|row| (row[0].clone(), row[1].trim_matches('`').to_owned()))
+        .collect();
+    let built: BTreeSet<(String, String)> = Code::ALL
+        .iter()
+        .map(|code| (code.status().as_u16().to_string(), code.as_str().to_owned()))
+        .collect();
+    assert_eq!(documented, built);
+}
+
+#[test]
+fn errors_md_says_what_to_do_for_each_code() {
+    for row in rows(&read("docs/errors.md")) {
+        if row[0].parse::<u16>().is_ok() {
+            assert!(row.len() == 5 && row.iter().all(|cell| !cell.is_empty()), "{row:?}");
+        }
+    }
+}
+
+#[test]
+fn the_example_in_the_readme_is_a_valid_config() {
+    let readme = read("README.md");
+    let toml =
+        readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a toml block");
+    assert!(toml.lines().count() <= 15, "the README promises a short file");
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("readme");
+    fs::create_dir_all(&folder).expect("a folder for the example");
+    let file = folder.join("bearerd.toml");
+    fs::write(&file, toml).expect("the example is written");
+    if let Err(problems) = bearerd::config::load(&file) {
+        panic!("{problems}");
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut documents = vec![root().join("README.md")];
+    documents.extend(files(&root().join("docs"), "md"));
+    for document in documents {
+        let text = fs::read_to_string(&document).expect("a document");
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = target.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let path = document.parent().expect("a folder").join(target);
+            assert!(path.exists(), "{} links to {target}, which is not there", document.display());
+        }
+    }
+}
+
+/// Each row of the map names a sentence and the tests that pin it; each name must be a test.
+#[test]
+fn contract_tests_md_names_tests_that_exist() {
+    let mut known = String::new();
+    for folder in ["src", "tests"] {
+        for file in files(&root().join(folder), "rs") {
+            known.push_str(&fs::read_to_string(&file).expect("a source file"));
+        }
+    }
+    let mut named = 0;
+    for row in rows(&read("docs/contract-tests.md")).into_iter().skip(1) {
+        let Some(tests) = row.last() else { continue };
+        for name in tests.split('`').skip(1).step_by(2) {
+            named += 1;
+            let function = name.rsplit("::").next().unwrap_or(name);
+            assert!(known.contains(&format!("fn {function}(")), "no test is called {name} (row: {row:?})");
+        }
+    }
+    assert!(named > 50, "the map names {named} tests");
+}
+
+#[test]
+fn the_project_has_no_machine_paths() {
+    let mut all = files(&root().join("src"), "rs");
+    all.extend(files(&root().join("tests"), "rs"));
+    all.extend(files(&root().join("docs"), "md"));
+    all.push(root().join("README.md"));
+    let home = root().parent().expect("a folder").display().to_string();
+    for file in all {
+        let text = fs::read_to_string(&file).expect("a file");
+        assert!(home.len() < 3 || !text.contains(&format!("{home}/")), "{} has a machine path", file.display());
+    }
+}
+
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if path.file_name().is_none_or(|name| name != "node_modules") {
+                found.extend(files(&path, ending));
+            }
+        } else if path.extension().is_some_and(|found| found == ending) {
+            found.push(path);
+        }
+    }
+    found
+}
