@@ -20,6 +20,20 @@ pub enum FailureKind {
     Credential,
 }
 
+impl FailureKind {
+    /// A short word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientRefused => "client_refused",
+            Self::RequestRefused => "request_refused",
+            Self::Unusable => "unusable",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Credential => "credential",
+        }
+    }
+}
+
 /// A failed token request. No secret and no body is in it.
 #[derive(Debug, Clone)]
 pub struct IssuerError {

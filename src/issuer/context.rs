@@ -1,0 +1,238 @@
+//! The words of a failure: what happened, to whom, what to do.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::exchange::Broken;
+use super::redact::Redactor;
+use super::{FailureKind, IssuerError};
+use crate::config::{BasicEncoding, ClientAuth, HttpUrl, IssuerConfig, TokenEndpoint};
+use crate::net::ConnectErrorKind;
+
+/// The most bytes of an issuer's `error_description` that are shown.
+const DESCRIPTION_LIMIT: usize = 512;
+
+/// What every error text of one request needs.
+#[derive(Clone)]
+pub(super) struct Context<'a> {
+    pub(super) config: &'a IssuerConfig,
+    /// Host and path of what is asked, without the query.
+    pub(super) endpoint: String,
+    pub(super) redactor: &'a Redactor,
+}
+
+/// What an answer itself says of its failure.
+#[derive(Default)]
+pub(super) struct Reported {
+    /// As it came: classified by, never shown.
+    pub(super) code: Option<String>,
+    pub(super) description: Option<String>,
+    /// It is a web page.
+    pub(super) html: bool,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(config: &'a IssuerConfig, url: &HttpUrl, redactor: &'a Redactor) -> Self {
+        Self { config, endpoint: shown(url), redactor }
+    }
+
+    /// `what` follows the endpoint's name.
+    pub(super) fn fail(&self, kind: FailureKind, what: impl Display) -> IssuerError {
+        IssuerError {
+            kind,
+            detail: format!("issuer {}: {} {what}", self.config.name, self.endpoint),
+            code: None,
+            http_status: None,
+            retry_after: None,
+        }
+    }
+
+    /// An answer of an accepted status that holds no usable token.
+    pub(super) fn unusable(&self, status: StatusCode, what: impl Display) -> IssuerError {
+        let error =
+            self.fail(FailureKind::Unusable, format_args!("answered {} with {what}", status.as_u16()));
+        IssuerError { http_status: Some(status.as_u16()), ..error }
+    }
+
+    /// An answer that says no: by its status, its `error`, or both.
+    pub(super) fn refused(
+        &self,
+        status: StatusCode,
+        reported: &Reported,
+        retry_after: Option<Duration>,
+    ) -> IssuerError {
+        let kind = classify(status, reported.code.as_deref());
+        let code = reported.code.as_deref().map(|code| self.redactor.show_code(code));
+        let code = code.filter(|code| !code.is_empty());
+        let mut what = format!("answered {}", status.as_u16());
+        if let Some(code) = &code {
+            what.push(' ');
+            what.push_str(code);
+        }
+        if let Some(description) = &reported.description {
+            let shown = self.redactor.show(description, DESCRIPTION_LIMIT);
+            if !shown.is_empty() {
+                what.push_str(&format!(" ({shown})"));
+            }
+        }
+        what.push_str("; ");
+        what.push_str(&self.remedy(status, reported));
+        let refused = matches!(kind, FailureKind::ClientRefused | FailureKind::RequestRefused);
+        IssuerError {
+            code,
+            http_status: Some(status.as_u16()),
+            retry_after: retry_after.filter(|_| !refused),
+            ..self.fail(kind, what)
+        }
+    }
+
+    fn remedy(&self, status: StatusCode, reported: &Reported) -> String {
+        let name = &self.config.name;
+        match (reported.code.as_deref(), status.as_u16()) {
+            (Some("invalid_client"), _) => self.check_client(),
+            (Some("unauthorized_client"), _) => {
+                format!(
+                    "let this client use the client_credentials grant at the issuer, or check client_id of [issuer.{name}]"
+                )
+            }
+            (Some("invalid_scope"), _) => format!("check scopes of [issuer.{name}] and of the route"),
+            (Some("invalid_target"), _) => format!("check params of [issuer.{name}] and of the route"),
+            (Some("invalid_request" | "invalid_grant"), 400..=499) => {
+                format!("check params, scopes and client_auth of [issuer.{name}], and params of the route")
+            }
+            (Some("unsupported_grant_type"), _) => {
+                format!("the client_credentials grant is not offered there; check {}", self.endpoint_key())
+            }
+            (_, 401) => self.check_client(),
+            (_, 429) => "it limits how often it may be asked".to_owned(),
+            (_, 500..) => "the fault is the issuer's, and it is asked again".to_owned(),
+            (_, 404 | 405 | 410) => format!("check {} of [issuer.{name}]", self.endpoint_key()),
+            _ if reported.html => self.web_page(),
+            (_, 403) => {
+                "check at the issuer whether this client and this machine's address may ask".to_owned()
+            }
+            (None, seen @ 200..=299) if !self.config.response.statuses.contains(&seen) => {
+                format!("add the status to response.statuses of [issuer.{name}] where it carries a token")
+            }
+            _ => format!("check {}, params and scopes of [issuer.{name}]", self.endpoint_key()),
+        }
+    }
+
+    fn check_client(&self) -> String {
+        let name = &self.config.name;
+        let alternative = match &self.config.client_auth {
+            ClientAuth::Basic { encoding: BasicEncoding::Form, .. } => {
+                r#"basic_encoding = "raw" or client_auth = "client_secret_post""#
+            }
+            ClientAuth::Basic { encoding: BasicEncoding::Raw, .. } => {
+                r#"basic_encoding = "form" or client_auth = "client_secret_post""#
+            }
+            ClientAuth::Post { .. } => r#"client_auth = "client_secret_basic""#,
+            ClientAuth::None => "a client_secret",
+        };
+        format!(
+            "check client_id and client_secret of [issuer.{name}], and whether the server wants {alternative}"
+        )
+    }
+
+    pub(super) fn web_page(&self) -> String {
+        format!("that is a web page, as of a login or a gateway; check {}", self.endpoint_key())
+    }
+
+    /// The key of the file that says where tokens are asked for.
+    pub(super) fn endpoint_key(&self) -> &'static str {
+        match self.config.endpoint {
+            TokenEndpoint::Discovery(_) => "issuer_url",
+            TokenEndpoint::Url(_) => "token_url",
+        }
+    }
+
+    /// No answer, or not the whole of one.
+    pub(super) fn broken(&self, broken: &Broken) -> IssuerError {
+        let name = &self.config.name;
+        match broken {
+            Broken::Timeout { doing } => {
+                let timeout = humantime::format_duration(self.config.timeout.unwrap_or_default());
+                self.fail(
+                    FailureKind::Timeout,
+                    format_args!("did not answer within {timeout} (while {doing}); check the issuer, or raise timeout of [issuer.{name}]"),
+                )
+            }
+            Broken::Connect(error) => {
+                let (kind, remedy) = self.connect_remedy(error.kind);
+                // What a server says of a certificate or a proxy of itself comes from outside as well.
+                let message = self.redactor.show(&error.message, DESCRIPTION_LIMIT);
+                self.fail(kind, format_args!("cannot be reached: {message}; {remedy}"))
+            }
+            Broken::NotHttp(reason) => self.fail(
+                FailureKind::Unusable,
+                format_args!(
+                    "did not answer as an HTTP server ({reason}); check {} of [issuer.{name}]",
+                    self.endpoint_key()
+                ),
+            ),
+            Broken::Closed(reason) => self.fail(
+                FailureKind::Unavailable,
+                format_args!(
+                    "closed the connection without a whole answer ({}); where it wants a client certificate, set tls.certificate and tls.private_key of [issuer.{name}]",
+                    self.redactor.show(reason, DESCRIPTION_LIMIT)
+                ),
+            ),
+        }
+    }
+
+    fn connect_remedy(&self, kind: ConnectErrorKind) -> (FailureKind, String) {
+        let name = &self.config.name;
+        let key = self.endpoint_key();
+        let remedy = match kind {
+            ConnectErrorKind::Dns => {
+                format!("check the host in {key} of [issuer.{name}], and this machine's DNS")
+            }
+            ConnectErrorKind::Refused => {
+                format!("check that the issuer runs, and the port in {key} of [issuer.{name}]")
+            }
+            ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout => {
+                format!("check the network, and whether [issuer.{name}] needs a proxy")
+            }
+            ConnectErrorKind::Certificate => {
+                format!("check tls.ca and the host in {key} of [issuer.{name}], and this machine's clock")
+            }
+            ConnectErrorKind::Tls => {
+                format!("check that the port in {key} of [issuer.{name}] speaks TLS 1.2 or 1.3")
+            }
+            ConnectErrorKind::Proxy => format!("check proxy of [issuer.{name}]"),
+            ConnectErrorKind::Settings => format!("check tls and proxy of [issuer.{name}]"),
+        };
+        let kind = match kind {
+            ConnectErrorKind::Timeout => FailureKind::Timeout,
+            ConnectErrorKind::Settings => FailureKind::Credential,
+            _ => FailureKind::Unavailable,
+        };
+        (kind, remedy)
+    }
+}
+
+/// RFC 6749 section 5.2, with the status first: whoever answers 429 or 5xx is not able to judge our client.
+fn classify(status: StatusCode, code: Option<&str>) -> FailureKind {
+    match (status.as_u16(), code) {
+        (401, _) => FailureKind::ClientRefused,
+        (429 | 500.., _) => FailureKind::Unavailable,
+        (300..=399, _) => FailureKind::Unusable,
+        (_, Some("invalid_client" | "unauthorized_client")) => FailureKind::ClientRefused,
+        (_, Some("invalid_scope" | "invalid_request" | "invalid_grant" | "unsupported_grant_type")) => {
+            FailureKind::RequestRefused
+        }
+        _ => FailureKind::Unusable,
+    }
+}
+
+/// Host and path: what may be shown of a URL, whose query may hold secrets.
+pub(super) fn shown(url: &HttpUrl) -> String {
+    format!("{}{}", url.authority, path_of(url))
+}
+
+pub(super) fn path_of(url: &HttpUrl) -> &str {
+    url.path_and_query.split('?').next().unwrap_or_default()
+}

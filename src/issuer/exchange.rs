@@ -1,0 +1,211 @@
+//! One request over one new connection, bounded in time and size.
+//!
+//! Token requests are rare, so none shares a connection: there is no stale one to fall over, and nothing of an
+//! exchange outlives it.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::net::{ConnectError, Connector};
+
+/// The largest head of an answer, in bytes.
+const HEAD_LIMIT: u32 = 32 * 1024;
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// When all of a token request has to be over.
+#[derive(Clone, Copy)]
+pub(super) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// `None`: never.
+    pub(super) fn after(timeout: Option<Duration>) -> Self {
+        Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+    }
+
+    async fn hold<T>(&self, doing: &'static str, future: impl Future<Output = T>) -> Result<T, Broken> {
+        match self.0 {
+            None => Ok(future.await),
+            Some(at) => tokio::time::timeout_at(at, future).await.map_err(|_| Broken::Timeout { doing }),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Broken {
+    Timeout {
+        doing: &'static str,
+    },
+    Connect(ConnectError),
+    /// What came is no HTTP.
+    NotHttp(String),
+    /// The connection ended before the answer's headers.
+    Closed(String),
+}
+
+/// An answer, its body read as far as it may be. Not `Debug`: the body holds a token.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Result<Zeroizing<Vec<u8>>, Lost>,
+}
+
+/// Why an answer has no body. Its status may still say enough.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// Larger than the limit, in bytes.
+    TooLarge(usize),
+    /// The connection ended in the middle.
+    CutOff,
+}
+
+/// Connects and sends `request`, whose target is absolute. The connection is dropped at the end, whatever it is.
+pub(super) async fn send(
+    connector: &Connector,
+    request: Request<Full<Bytes>>,
+    limit: usize,
+    deadline: Deadline,
+) -> Result<Answer, Broken> {
+    let connected = deadline.hold("connecting", connector.connect()).await?.map_err(Broken::Connect)?;
+    over(connected.stream, connected.http2, request, limit, deadline).await
+}
+
+async fn over<S>(
+    stream: S,
+    http2: bool,
+    request: Request<Full<Bytes>>,
+    limit: usize,
+    deadline: Deadline,
+) -> Result<Answer, Broken>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let tasks = Tasks(CancellationToken::new());
+    let _ends_with_this_future = tasks.0.clone().drop_guard();
+    let exchange = async {
+        if http2 {
+            over_http2(stream, &tasks, request).await
+        } else {
+            over_http1(stream, &tasks, request).await
+        }
+    };
+    let response = deadline.hold("waiting for the answer", exchange).await?.map_err(|error| {
+        if error.is_parse() { Broken::NotHttp(reason(&error)) } else { Broken::Closed(reason(&error)) }
+    })?;
+    let (head, body) = response.into_parts();
+    let body = deadline.hold("reading the answer", read(body, limit)).await?;
+    Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
+async fn over_http1<S>(
+    stream: S,
+    tasks: &Tasks,
+    mut request: Request<Full<Bytes>>,
+) -> hyper::Result<Response<Incoming>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    // RFC 9112 section 3.2.1: the origin form, and the authority in `Host`.
+    if let Some(path) = request.uri().path_and_query().cloned() {
+        *request.uri_mut() = Uri::from(path);
+    }
+    request.headers_mut().insert(CONNECTION, CLOSE);
+    let (mut sender, connection) =
+        http1::Builder::new().max_buf_size(HEAD_LIMIT as usize).handshake(TokioIo::new(stream)).await?;
+    tasks.spawn(connection);
+    sender.send_request(request).await
+}
+
+async fn over_http2<S>(
+    stream: S,
+    tasks: &Tasks,
+    mut request: Request<Full<Bytes>>,
+) -> hyper::Result<Response<Incoming>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    // RFC 9113 section 8.3.1: `:authority` says it.
+    request.headers_mut().remove(HOST);
+    *request.version_mut() = Version::HTTP_2;
+    let (mut sender, connection) = http2::Builder::new(tasks.clone())
+        .max_header_list_size(HEAD_LIMIT)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tasks.spawn(connection);
+    sender.send_request(request).await
+}
+
+/// Reads at most `limit` bytes.
+async fn read(mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Lost> {
+    let announced = body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
+    if announced > limit {
+        return Err(Lost::TooLarge(limit));
+    }
+    let mut read = Zeroizing::new(Vec::with_capacity(announced));
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Lost::CutOff)?.into_data() else { continue };
+        if read.len() + data.len() > limit {
+            return Err(Lost::TooLarge(limit));
+        }
+        append(&mut read, &data);
+    }
+    Ok(read)
+}
+
+/// Grows into a new buffer, so that the old one is wiped: the bytes hold a token.
+fn append(buffer: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
+    let needed = buffer.len() + data.len();
+    if needed > buffer.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(needed.next_power_of_two()));
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+    buffer.extend_from_slice(data);
+}
+
+/// hyper's own words and the cause below them (`Connection reset by peer`, a TLS alert).
+fn reason(error: &hyper::Error) -> String {
+    let mut cause = error.source();
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// The tasks of one connection: they end with the exchange.
+#[derive(Clone)]
+struct Tasks(CancellationToken);
+
+impl Tasks {
+    fn spawn(&self, task: impl Future + Send + 'static) {
+        let ended = self.0.clone();
+        tokio::spawn(async move {
+            ended.run_until_cancelled(task).await;
+        });
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.spawn(task);
+    }
+}
+
+#[cfg(test)]
+mod tests;

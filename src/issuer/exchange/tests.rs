@@ -1,0 +1,183 @@
+use std::convert::Infallible;
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+
+const LIMIT: usize = 64 * 1024;
+
+fn request() -> Request<Full<Bytes>> {
+    Request::post("https://idp.example/token?k=v")
+        .header(HOST, "idp.example")
+        .body(Full::from("grant_type=client_credentials"))
+        .unwrap()
+}
+
+/// Sends the request, hands the answer's bytes back, and gives what the server read.
+async fn exchange(answer: &[u8], close: bool) -> (Result<Answer, Broken>, String) {
+    let (ours, mut theirs) = duplex(1024 * 1024);
+    let answer = answer.to_vec();
+    let server = tokio::spawn(async move {
+        let seen = read_request(&mut theirs).await;
+        theirs.write_all(&answer).await.unwrap();
+        if close {
+            drop(theirs);
+        } else {
+            // Ends when the client lets go.
+            let _ = theirs.read_to_end(&mut Vec::new()).await;
+        }
+        seen
+    });
+    let deadline = Deadline::after(Some(Duration::from_secs(10)));
+    let answer = over(ours, false, request(), LIMIT, deadline).await;
+    (answer, server.await.unwrap())
+}
+
+async fn read_request(stream: &mut DuplexStream) -> String {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"grant_type=client_credentials") {
+        assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "the request ended early");
+    }
+    String::from_utf8(seen).unwrap()
+}
+
+fn body(answer: Answer) -> Result<String, Lost> {
+    answer.body.map(|body| String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn t01_http1_sends_the_origin_form() {
+    let (answer, seen) = exchange(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", false).await;
+    let answer = answer.ok().unwrap();
+    assert_eq!((answer.status, body(answer)), (StatusCode::OK, Ok("{}".to_owned())));
+    assert!(seen.starts_with("POST /token?k=v HTTP/1.1\r\n"), "{seen}");
+    assert!(seen.contains("host: idp.example\r\n") && seen.contains("connection: close\r\n"), "{seen}");
+    assert!(seen.contains("content-length: 29\r\n"), "{seen}");
+}
+
+#[tokio::test]
+async fn t14_a_body_that_breaks_off_is_lost_but_its_status_is_not() {
+    let (answer, _) = exchange(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"acc", true).await;
+    let answer = answer.ok().unwrap();
+    assert_eq!((answer.status, body(answer)), (StatusCode::OK, Err(Lost::CutOff)));
+}
+
+#[tokio::test]
+async fn t22_reading_stops_at_the_limit() {
+    let announced = b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n".to_vec();
+    let (answer, _) = exchange(&announced, false).await;
+    assert_eq!(body(answer.ok().unwrap()), Err(Lost::TooLarge(LIMIT)));
+
+    let mut endless = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..17 {
+        endless.extend(format!("1000\r\n{}\r\n", "x".repeat(0x1000)).bytes());
+    }
+    // The server goes on holding the connection: reading ended by itself.
+    let (answer, _) = exchange(&endless, false).await;
+    assert_eq!(body(answer.ok().unwrap()), Err(Lost::TooLarge(LIMIT)));
+
+    let exact = format!("HTTP/1.1 200 OK\r\ncontent-length: {LIMIT}\r\n\r\n{}", "x".repeat(LIMIT));
+    let (answer, _) = exchange(exact.as_bytes(), false).await;
+    assert_eq!(body(answer.ok().unwrap()).map(|body| body.len()), Ok(LIMIT));
+}
+
+#[tokio::test]
+async fn t26_interim_answers_are_skipped() {
+    let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
+                   HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    let (answer, _) = exchange(answer, false).await;
+    assert_eq!(body(answer.ok().unwrap()), Ok("{}".to_owned()));
+}
+
+#[tokio::test]
+async fn t37_a_connection_that_closes_or_talks_nonsense() {
+    let (answer, _) = exchange(b"", true).await;
+    assert!(matches!(answer, Err(Broken::Closed(_))));
+    let (answer, _) = exchange(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", false).await;
+    assert!(matches!(answer, Err(Broken::NotHttp(_))));
+    let huge = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(2 * HEAD_LIMIT as usize));
+    let (answer, _) = exchange(huge.as_bytes(), false).await;
+    assert!(matches!(answer, Err(Broken::NotHttp(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn t38_t39_t40_the_deadline_covers_every_step() {
+    for (head, doing) in [
+        ("", "waiting for the answer"),
+        ("HTTP/1.1 200 OK\r\n", "waiting for the answer"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "reading the answer"),
+    ] {
+        let begun = Instant::now();
+        let (answer, _) = exchange(head.as_bytes(), false).await;
+        let Err(Broken::Timeout { doing: found }) = answer else { panic!("no timeout") };
+        assert_eq!(found, doing);
+        assert_eq!(begun.elapsed().as_secs(), 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t40_a_dripping_body_does_not_move_the_deadline() {
+    let (ours, mut theirs) = duplex(1024);
+    tokio::spawn(async move {
+        read_request(&mut theirs).await;
+        theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await.unwrap();
+        while theirs.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    });
+    let begun = Instant::now();
+    let deadline = Deadline::after(Some(Duration::from_secs(12)));
+    let answer = over(ours, false, request(), LIMIT, deadline).await;
+    assert!(matches!(answer, Err(Broken::Timeout { .. })));
+    assert_eq!(begun.elapsed().as_secs(), 12);
+}
+
+#[tokio::test]
+async fn the_connection_is_closed_afterwards() {
+    let (ours, mut theirs) = duplex(1024);
+    let server = tokio::spawn(async move {
+        read_request(&mut theirs).await;
+        theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        // Without an end this would wait for ever.
+        theirs.read_to_end(&mut Vec::new()).await.unwrap()
+    });
+    let answer = over(ours, false, request(), LIMIT, Deadline::after(None)).await;
+    assert_eq!(body(answer.ok().unwrap()), Ok("{}".to_owned()));
+    assert_eq!(server.await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn http2_sends_the_authority_and_no_host() {
+    let (ours, theirs) = duplex(64 * 1024);
+    let server = tokio::spawn(async move {
+        let service = service_fn(async |request: Request<Incoming>| {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let host = head.headers.contains_key(HOST) || head.headers.contains_key(CONNECTION);
+            let seen = format!("{} {} {host} {}", head.method, head.uri, String::from_utf8_lossy(&body));
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(seen)))
+        });
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(theirs), service)
+            .await;
+    });
+    let answer = over(ours, true, request(), LIMIT, Deadline::after(None)).await;
+    assert_eq!(
+        body(answer.ok().unwrap()),
+        Ok("POST https://idp.example/token?k=v false grant_type=client_credentials".to_owned())
+    );
+    // The client let go, so the server's side ends too.
+    server.await.unwrap();
+}
+
+#[test]
+fn a_growing_buffer_keeps_its_bytes() {
+    let mut buffer = Zeroizing::new(Vec::new());
+    for piece in [b"abc".as_slice(), b"", b"defgh", &[b'x'; 100]] {
+        append(&mut buffer, piece);
+    }
+    assert_eq!(buffer.len(), 108);
+    assert!(buffer.starts_with(b"abcdefghx"));
+}

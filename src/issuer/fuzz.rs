@@ -1,0 +1,92 @@
+//! The way in for fuzzing: an issuer's config with every default, and arbitrary answers to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::{HeaderMap, StatusCode};
+use zeroize::Zeroizing;
+
+use super::context::Context;
+use super::exchange::{Answer, Lost};
+use super::redact::Redactor;
+use super::response::{Asked, judge};
+use crate::config::{
+    BasicEncoding, ClientAuth, Egress, HttpUrl, IssuerConfig, ResponseFormat, ResponseShape, Source,
+    TlsOptions, TokenEndpoint,
+};
+use crate::secret::Secret;
+
+/// The first byte chooses the status and the format, the rest is the body.
+pub(super) fn response(bytes: &[u8]) {
+    let (&choice, body) = bytes.split_first().unwrap_or((&0, &[]));
+    let mut config = config();
+    if choice & 1 == 1 {
+        config.response.format = ResponseFormat::Form;
+    }
+    let status = match (choice >> 1) & 7 {
+        0..=3 => StatusCode::OK,
+        4 => StatusCode::BAD_REQUEST,
+        5 => StatusCode::UNAUTHORIZED,
+        6 => StatusCode::FOUND,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = if choice & 16 == 16 { Err(Lost::CutOff) } else { Ok(Zeroizing::new(body.to_vec())) };
+    let mut redactor = Redactor::default();
+    redactor.add_client(Some(&Secret::from("svc")), &Secret::from("s3:c+r t"));
+    let context = Context::new(&config, &url(), &redactor);
+    let scopes = BTreeSet::from(["read".to_owned()]);
+    let answer = Answer { status, headers: HeaderMap::new(), body };
+    match judge(answer, &context, &Asked { at: UNIX_EPOCH, scopes: &scopes }) {
+        Ok((grant, _)) => {
+            let token = grant.token.expose();
+            debug_assert!((1..=16 * 1024).contains(&token.len()));
+            debug_assert!(token.iter().all(|byte| (0x21..=0x7E).contains(byte)));
+        }
+        Err(error) => {
+            debug_assert!(!error.detail.contains("s3:c+r t"));
+            debug_assert!(!error.detail.contains(char::is_control));
+        }
+    }
+}
+
+/// `client_secret_basic` with every default.
+pub(super) fn config() -> IssuerConfig {
+    IssuerConfig {
+        name: "corp".into(),
+        digest: [0; 32],
+        endpoint: TokenEndpoint::Url(url()),
+        required: true,
+        client_auth: ClientAuth::Basic { secret: Source::literal("s3:c+r t"), encoding: BasicEncoding::Form },
+        send_client_id: false,
+        client_id: Some(Source::literal("svc")),
+        scopes: BTreeSet::new(),
+        params: BTreeMap::new(),
+        headers: Vec::new(),
+        response: ResponseShape {
+            token: "/access_token".to_owned(),
+            token_type: "/token_type".to_owned(),
+            expires_in: "/expires_in".to_owned(),
+            expires_at: "/expires_on".to_owned(),
+            error: "/error".to_owned(),
+            format: ResponseFormat::Json,
+            token_types: vec!["bearer".to_owned()],
+            statuses: vec![200],
+        },
+        refresh_at: 0.8,
+        default_lifetime: Duration::from_secs(300),
+        timeout: Some(Duration::from_secs(10)),
+        tls: TlsOptions::default(),
+        egress: Egress::Direct,
+    }
+}
+
+fn url() -> HttpUrl {
+    HttpUrl {
+        text: "https://idp.example/token?k=v".to_owned(),
+        https: true,
+        host: "idp.example".to_owned(),
+        port: 443,
+        authority: "idp.example".to_owned(),
+        path_and_query: "/token?k=v".to_owned(),
+    }
+}

@@ -1,0 +1,208 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use http_body_util::BodyExt;
+
+use super::*;
+use crate::config::BasicEncoding;
+use crate::issuer::fuzz;
+
+const SECRET: &str = "a:b +%é\"";
+
+fn key(config: &IssuerConfig) -> CredentialKey {
+    CredentialKey {
+        issuer: config.name.clone(),
+        issuer_digest: config.digest,
+        scopes: config.scopes.clone(),
+        params: config.params.clone(),
+        subject: None,
+    }
+}
+
+fn text(value: &str) -> ParamValue {
+    ParamValue::Value(Source::literal(value))
+}
+
+fn url(path_and_query: &str) -> HttpUrl {
+    HttpUrl {
+        text: format!("https://idp.example:8443{path_and_query}"),
+        https: true,
+        host: "idp.example".to_owned(),
+        port: 8443,
+        authority: "idp.example:8443".to_owned(),
+        path_and_query: path_and_query.to_owned(),
+    }
+}
+
+fn request(config: &IssuerConfig) -> Request<Full<Bytes>> {
+    let inputs = Inputs::read(config, &key(config)).unwrap();
+    build(&inputs, config, &key(config), &url("/token")).unwrap()
+}
+
+fn sent_body(config: &IssuerConfig) -> String {
+    let body = futures_body(request(config).into_body());
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+/// `Full` is ready at once.
+fn futures_body(body: Full<Bytes>) -> Bytes {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(body.collect()).unwrap().to_bytes()
+}
+
+#[test]
+fn the_least_request() {
+    let request = request(&fuzz::config());
+    assert_eq!(request.method(), "POST");
+    assert_eq!(request.uri(), "https://idp.example:8443/token");
+    let mut headers: Vec<_> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect();
+    headers.sort();
+    assert_eq!(
+        headers,
+        [
+            "accept-encoding: identity",
+            "accept: application/json",
+            // svc:s3%3Ac%2Br+t
+            "authorization: Basic c3ZjOnMzJTNBYyUyQnIrdA==",
+            "content-type: application/x-www-form-urlencoded",
+            "host: idp.example:8443",
+            concat!("user-agent: bearerd/", env!("CARGO_PKG_VERSION")),
+        ]
+    );
+    assert!(request.headers()[AUTHORIZATION].is_sensitive());
+    assert_eq!(futures_body(request.into_body()), "grant_type=client_credentials");
+}
+
+#[test]
+fn parameters_stand_in_a_fixed_order() {
+    let mut config = fuzz::config();
+    config.scopes = BTreeSet::from(["write".to_owned(), "read".to_owned()]);
+    config.send_client_id = true;
+    config.params = BTreeMap::from([
+        ("resource".to_owned(), ParamValue::Array(vec![text("https://a"), text("https://b")])),
+        ("audience".to_owned(), text("x y")),
+        ("count".to_owned(), ParamValue::Integer(-7)),
+        ("ratio".to_owned(), ParamValue::Float("1.50".to_owned())),
+        ("strict".to_owned(), ParamValue::Boolean(true)),
+    ]);
+    assert_eq!(
+        sent_body(&config),
+        "grant_type=client_credentials&scope=read+write&client_id=svc&audience=x+y&count=-7\
+         &ratio=1.50&resource=https%3A%2F%2Fa&resource=https%3A%2F%2Fb&strict=true"
+    );
+}
+
+#[test]
+fn t106_post_form_encodes_id_and_secret_in_the_body() {
+    let mut config = fuzz::config();
+    config.client_id = Some(Source::literal("svc a"));
+    config.client_auth = ClientAuth::Post { secret: Source::literal(SECRET) };
+    assert_eq!(
+        sent_body(&config),
+        "grant_type=client_credentials&client_id=svc+a&client_secret=a%3Ab+%2B%25%C3%A9%22"
+    );
+    assert!(!request(&config).headers().contains_key(AUTHORIZATION), "one way of authentication, not two");
+}
+
+#[test]
+fn t106_basic_raw_and_form_differ() {
+    let mut config = fuzz::config();
+    config.client_id = Some(Source::literal("svc"));
+    for (encoding, value) in [
+        (BasicEncoding::Form, "Basic c3ZjOmElM0FiKyUyQiUyNSVDMyVBOSUyMg=="),
+        (BasicEncoding::Raw, "Basic c3ZjOmE6YiArJcOpIg=="),
+    ] {
+        config.client_auth = ClientAuth::Basic { secret: Source::literal(SECRET), encoding };
+        assert_eq!(request(&config).headers()[AUTHORIZATION], value);
+        assert_eq!(sent_body(&config), "grant_type=client_credentials");
+    }
+}
+
+#[test]
+fn without_authentication_the_id_goes_along_where_there_is_one() {
+    let mut config = fuzz::config();
+    config.client_auth = ClientAuth::None;
+    assert_eq!(sent_body(&config), "grant_type=client_credentials&client_id=svc");
+    config.client_id = None;
+    assert_eq!(sent_body(&config), "grant_type=client_credentials");
+}
+
+#[test]
+fn a_parameter_replaces_ours_of_the_same_name() {
+    let mut config = fuzz::config();
+    config.scopes = BTreeSet::from(["read".to_owned()]);
+    config.params = BTreeMap::from([("scope".to_owned(), text("all"))]);
+    assert_eq!(sent_body(&config), "grant_type=client_credentials&scope=all");
+}
+
+#[test]
+fn path_and_query_go_out_byte_for_byte() {
+    let config = fuzz::config();
+    let inputs = Inputs::read(&config, &key(&config)).unwrap();
+    for path in ["/", "/t/%7Ea//b;x=1/../c?a=b&a=%20c+d&&", "/?", "/a?b?c", "/{x}?~y"] {
+        let request = build(&inputs, &config, &key(&config), &url(path)).unwrap();
+        assert_eq!(request.uri().path_and_query().unwrap().as_str(), path);
+    }
+}
+
+#[test]
+fn headers_are_set_sensitive_and_may_not_frame() {
+    let mut config = fuzz::config();
+    config.headers = vec![
+        (HeaderName::from_static("x-merchant-id"), Source::literal("42")),
+        (ACCEPT, Source::literal("application/jwt")),
+    ];
+    let sent = request(&config);
+    assert_eq!(sent.headers()["x-merchant-id"], "42");
+    assert!(sent.headers()["x-merchant-id"].is_sensitive());
+    assert_eq!(sent.headers().get_all(ACCEPT).iter().count(), 1);
+
+    for (name, value) in [("host", "evil.example"), ("transfer-encoding", "chunked"), ("x-a", "b\r\nx-c: d")]
+    {
+        config.headers = vec![(HeaderName::from_static(name), Source::literal(value))];
+        let inputs = Inputs::read(&config, &key(&config)).unwrap();
+        let refused = build(&inputs, &config, &key(&config), &url("/")).unwrap_err();
+        assert!(refused.contains(name) && !refused.contains(value), "{refused}");
+    }
+}
+
+#[test]
+fn an_unreadable_source_names_its_place() {
+    let mut config = fuzz::config();
+    config.client_auth = ClientAuth::Post { secret: Source::file("/nowhere/secret".into(), None) };
+    let error = Inputs::read(&config, &key(&config)).err().unwrap();
+    assert_eq!(error.to_string(), "file /nowhere/secret: no such file");
+}
+
+#[test]
+fn sources_are_read_for_every_request() {
+    let folder = std::env::temp_dir().join(format!("bearerd-request-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("secret");
+    let mut config = fuzz::config();
+    config.client_auth = ClientAuth::Post { secret: Source::file(file.clone(), None) };
+    for secret in ["one", "two"] {
+        std::fs::write(&file, secret).unwrap();
+        assert!(sent_body(&config).ends_with(&format!("client_secret={secret}")));
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(sent_body(&config).ends_with("client_secret=two"), "the last good value serves on");
+}
+
+#[test]
+fn masks_values_of_references_and_of_telling_names() {
+    let mut config = fuzz::config();
+    config.params = BTreeMap::from([
+        ("audience".to_owned(), text("https://api")),
+        ("api_key".to_owned(), text("literal-key")),
+    ]);
+    config.headers = vec![(AUTHORIZATION, Source::literal("Token header-key"))];
+    let redactor = Inputs::read(&config, &key(&config)).unwrap().redactor;
+    assert_eq!(
+        redactor.show("https://api literal-key header-key s3:c+r t", 512),
+        "https://api [secret] [secret] [secret]"
+    );
+}

@@ -1,0 +1,313 @@
+//! Judges an answer of the token endpoint (RFC 6749 sections 5.1 and 5.2).
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::SystemTime;
+
+use http::StatusCode;
+use http::header::{HeaderMap, LOCATION};
+use serde_json::Value;
+
+use super::context::{Context, Reported};
+use super::document::{Document, Malformed, beside};
+use super::exchange::{Answer, Lost};
+use super::headers::{called_json, coding, is_html, retry_after};
+use super::redact::Redactor;
+use super::{FailureKind, Grant, IssuerError, lifetime};
+use crate::config::{ResponseFormat, ResponseShape};
+use crate::secret::Secret;
+
+/// The longest token, in bytes.
+const TOKEN_LIMIT: usize = 16 * 1024;
+/// The longest `scope` of an answer that is kept, in bytes.
+const SCOPE_LIMIT: usize = 4 * 1024;
+
+/// What the request was.
+pub(super) struct Asked<'a> {
+    /// Before the request was sent.
+    pub(super) at: SystemTime,
+    pub(super) scopes: &'a BTreeSet<String>,
+}
+
+/// What an operator should know of an answer that is usable all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Note {
+    TypeMissing,
+    LifetimeMissing,
+    LifetimeUnreadable,
+    NotCalledJson,
+    /// These scopes were asked for and not granted.
+    Narrower(Vec<String>),
+}
+
+impl Note {
+    /// One bit for each kind.
+    pub(super) fn bit(&self) -> u8 {
+        match self {
+            Self::TypeMissing => 1,
+            Self::LifetimeMissing => 2,
+            Self::LifetimeUnreadable => 4,
+            Self::NotCalledJson => 8,
+            Self::Narrower(_) => 16,
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TypeMissing => "names no token type, taken as Bearer",
+            Self::LifetimeMissing => "names no lifetime, default_lifetime applies",
+            Self::LifetimeUnreadable => "names a lifetime that cannot be read",
+            Self::NotCalledJson => "is JSON under another content type",
+            Self::Narrower(scopes) => {
+                return write!(f, "grants less than was asked for, without the scopes {}", scopes.join(" "));
+            }
+        })
+    }
+}
+
+/// The token of an answer, or why it holds none.
+pub(super) fn judge(
+    answer: Answer,
+    context: &Context<'_>,
+    asked: &Asked<'_>,
+) -> Result<(Grant, Vec<Note>), IssuerError> {
+    let shape = &context.config.response;
+    let status = answer.status;
+    if shape.statuses.contains(&status.as_u16()) {
+        return accepted(answer, context, asked);
+    }
+    if status.is_redirection() {
+        return Err(redirected(status, &answer.headers, context));
+    }
+    let retry_after = retry_after(&answer.headers, asked.at);
+    Err(context.refused(status, &reported(&answer, shape), retry_after))
+}
+
+/// An answer whose status says that it holds a token.
+fn accepted(
+    answer: Answer,
+    context: &Context<'_>,
+    asked: &Asked<'_>,
+) -> Result<(Grant, Vec<Note>), IssuerError> {
+    let shape = &context.config.response;
+    let Answer { status, headers, body } = answer;
+    // A refusal needs no body: 401 and 5xx keep their meaning even where they are read for a token.
+    let unusable = |what: String| {
+        if status.is_client_error() || status.is_server_error() {
+            context.refused(status, &Reported::default(), retry_after(&headers, asked.at))
+        } else {
+            context.unusable(status, what)
+        }
+    };
+    if let Some(coding) = coding(&headers) {
+        let coding = context.redactor.show_code(&coding);
+        return Err(unusable(format!("a body in content-encoding {coding}, though identity was asked for")));
+    }
+    let body = body.map_err(|lost| match lost {
+        Lost::TooLarge(limit) => {
+            unusable(format!("a body of more than {limit} bytes; check {}", context.endpoint_key()))
+        }
+        Lost::CutOff => IssuerError {
+            http_status: Some(status.as_u16()),
+            ..context.fail(
+                FailureKind::Unavailable,
+                format_args!(
+                    "answered {} and closed the connection in the middle of the body",
+                    status.as_u16()
+                ),
+            )
+        },
+    })?;
+    let mut document = parse(&body, shape)
+        .map_err(|malformed| unusable(malformed_text(malformed, &body, &headers, context)))?;
+    // Taken first: whatever comes of the answer, the token's memory is wiped.
+    let token = document.take_secret(&shape.token);
+    if let Some(code) = error_in(&document, shape) {
+        let reported = Reported { code, description: description_in(&document, shape), html: false };
+        let context = &Context { redactor: &knowing(context.redactor, token.as_ref()), ..context.clone() };
+        return Err(context.refused(status, &reported, retry_after(&headers, asked.at)));
+    }
+    let token = usable_token(token, shape).map_err(&unusable)?;
+    let mut notes = Vec::new();
+    usable_type(&document, &token, context, &mut notes).map_err(&unusable)?;
+    if shape.format == ResponseFormat::Json && !called_json(&headers) {
+        notes.push(Note::NotCalledJson);
+    }
+    Ok((grant(token, &document, context, asked, &mut notes), notes))
+}
+
+fn grant(
+    token: Secret,
+    document: &Document,
+    context: &Context<'_>,
+    asked: &Asked<'_>,
+    notes: &mut Vec<Note>,
+) -> Grant {
+    let shape = &context.config.response;
+    let expires_at = document.get(&shape.expires_at).and_then(lifetime::expires_at);
+    let claimed = document.get(&shape.expires_in);
+    let expires_in = claimed.and_then(lifetime::expires_in);
+    if expires_in.is_none() && (claimed.is_some() || expires_at.is_none()) {
+        notes.push(if claimed.is_some() { Note::LifetimeUnreadable } else { Note::LifetimeMissing });
+    }
+    let scope = scope_in(document, shape, &token).map(|scope| context.redactor.show(&scope, SCOPE_LIMIT));
+    if let Some(scope) = &scope {
+        let granted: BTreeSet<&str> = scope.split_whitespace().collect();
+        let missing: Vec<_> =
+            asked.scopes.iter().filter(|scope| !granted.contains(scope.as_str())).cloned().collect();
+        if !missing.is_empty() {
+            notes.push(Note::Narrower(missing));
+        }
+    }
+    Grant {
+        token,
+        // Where the answer names only the end, the lifetime follows from when it was asked for.
+        expires_in: expires_in.or_else(|| expires_at.map(|at| lifetime::until(at, asked.at))),
+        expires_at,
+        scope,
+    }
+}
+
+/// What a server says beside a token may hold that token.
+fn knowing(redactor: &Redactor, token: Option<&Secret>) -> Redactor {
+    let mut redactor = redactor.clone();
+    token.into_iter().for_each(|token| redactor.add(token));
+    redactor
+}
+
+fn parse(body: &[u8], shape: &ResponseShape) -> Result<Document, Malformed> {
+    let (description, scope) = (beside(&shape.error, "error_description"), beside(&shape.token, "scope"));
+    let pointers = [
+        &shape.token,
+        &shape.token_type,
+        &shape.expires_in,
+        &shape.expires_at,
+        &shape.error,
+        &description,
+        &scope,
+    ]
+    .map(String::as_str);
+    match shape.format {
+        ResponseFormat::Json => Document::json(body, &pointers),
+        ResponseFormat::Form => Document::form(body, &pointers),
+    }
+}
+
+/// `Some` where the answer reports an error, with its code where that is a text or a number. What servers write
+/// for "none" (`null`, `""`, `false`) is no error.
+fn error_in(document: &Document, shape: &ResponseShape) -> Option<Option<String>> {
+    match document.get(&shape.error)? {
+        Value::Bool(false) => None,
+        Value::String(code) if code.is_empty() => None,
+        Value::String(code) => Some(Some(code.clone())),
+        Value::Number(code) => Some(Some(code.to_string())),
+        _ => Some(None),
+    }
+}
+
+fn description_in(document: &Document, shape: &ResponseShape) -> Option<String> {
+    document.get(&beside(&shape.error, "error_description"))?.as_str().map(str::to_owned)
+}
+
+/// What an answer of another status says of itself; nothing where it cannot be read.
+fn reported(answer: &Answer, shape: &ResponseShape) -> Reported {
+    let body = match &answer.body {
+        Ok(body) if coding(&answer.headers).is_none() => body.as_slice(),
+        _ => return Reported::default(),
+    };
+    // Servers that answer with forms still report errors as JSON.
+    let as_json = ResponseShape { format: ResponseFormat::Json, ..shape.clone() };
+    let document = parse(body, &as_json).or_else(|_| parse(body, shape)).ok();
+    let code = document.as_ref().and_then(|document| error_in(document, shape)).flatten();
+    let description = document.as_ref().and_then(|document| description_in(document, shape));
+    Reported { code, description, html: is_html(body, &answer.headers) }
+}
+
+fn usable_token(token: Option<Secret>, shape: &ResponseShape) -> Result<Secret, String> {
+    let at = &shape.token;
+    let token = token.ok_or_else(|| format!("no token at {at}; check response.token"))?;
+    match token.expose() {
+        [] => Err(format!("an empty token at {at}; check response.token")),
+        bytes if bytes.len() > TOKEN_LIMIT => {
+            Err(format!("a token of {} bytes, and {TOKEN_LIMIT} is the most that is sent on", bytes.len()))
+        }
+        bytes if !bytes.iter().all(|byte| matches!(byte, 0x21..=0x7E)) => {
+            Err("a token that holds a space, a control character or one outside ASCII, so it was not used"
+                .to_owned())
+        }
+        _ => Ok(token),
+    }
+}
+
+fn usable_type(
+    document: &Document,
+    token: &Secret,
+    context: &Context<'_>,
+    notes: &mut Vec<Note>,
+) -> Result<(), String> {
+    let shape = &context.config.response;
+    let accepted = |kind: &str| shape.token_types.iter().any(|accepted| accepted.eq_ignore_ascii_case(kind));
+    let found = match document.get(&shape.token_type) {
+        None => {
+            notes.push(Note::TypeMissing);
+            "Bearer"
+        }
+        Some(Value::String(found)) => found,
+        Some(_) => return Err(format!("a token type at {} that is no text", shape.token_type)),
+    };
+    if accepted(found) {
+        return Ok(());
+    }
+    let redactor = knowing(context.redactor, Some(token));
+    Err(format!(
+        "a token of type `{}`, and response.token_types of [issuer.{}] does not name it",
+        redactor.show_code(found),
+        context.config.name
+    ))
+}
+
+/// The granted scopes: a text, or (against RFC 6749) a list of texts.
+fn scope_in(document: &Document, shape: &ResponseShape, token: &Secret) -> Option<String> {
+    let scope = match document.get(&beside(&shape.token, "scope"))? {
+        Value::String(scope) => scope.clone(),
+        Value::Array(scopes) => scopes.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        _ => return None,
+    };
+    // It is shown on the status page: a server that mixed up its members must not put the token there.
+    let leaks = token.expose_str().is_some_and(|token| scope.contains(token));
+    if leaks { None } else { Some(scope) }
+}
+
+fn redirected(status: StatusCode, headers: &HeaderMap, context: &Context<'_>) -> IssuerError {
+    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let host = location
+        .and_then(|location| location.parse::<http::Uri>().ok())
+        .and_then(|uri| uri.host().map(|host| context.redactor.show_code(host)));
+    let to = host.map(|host| format!(" to {host}")).unwrap_or_default();
+    context.unusable(
+        status,
+        format_args!(
+            "a redirect{to}, and redirects are not followed, because the secret would go along; check {}",
+            context.endpoint_key()
+        ),
+    )
+}
+
+fn malformed_text(malformed: Malformed, body: &[u8], headers: &HeaderMap, context: &Context<'_>) -> String {
+    let format = context.config.response.format;
+    let hint = if is_html(body, headers) {
+        context.web_page()
+    } else if format == ResponseFormat::Json && body.starts_with(b"access_token=") {
+        r#"that is a form; set response.format = "form""#.to_owned()
+    } else if format == ResponseFormat::Form && body.trim_ascii().starts_with(b"{") {
+        r#"that is JSON; leave response.format out"#.to_owned()
+    } else {
+        format!("check {}", context.endpoint_key())
+    };
+    format!("{malformed}; {hint}")
+}
+
+#[cfg(test)]
+mod tests;
