@@ -6,7 +6,7 @@ use std::collections::HashMap;
 #[derive(Default)]
 pub(super) struct Tree<T> {
     value: T,
-    children: HashMap<Box<str>, Tree<T>>,
+    children: HashMap<Box<str>, Self>,
 }
 
 impl<T: Default> Tree<T> {

@@ -145,7 +145,9 @@ fn a_path_without_a_slash_in_front_is_refused() {
 }
 
 /// Upstream path, path of the call, query, segments of the prefix, what goes up.
-const TARGETS: &[(&str, &str, Option<&str>, Option<usize>, &str)] = &[
+type Target = (&'static str, &'static str, Option<&'static str>, Option<usize>, &'static str);
+
+const TARGETS: &[Target] = &[
     // The interface's own examples: prefix `/billing`, upstream `https://h/api/v2` and `https://h`.
     ("/api/v2", "/billing/x", Some("y"), Some(1), "/api/v2/x?y"),
     ("/api/v2", "/billing", None, Some(1), "/api/v2"),

@@ -1,0 +1,156 @@
+//! What goes up, by name: no value of a parameter or header.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::request::Asked;
+use crate::config::{
+    CallerAuthorization, Credential, CredentialKey, HeaderEdits, IssuerConfig, ParamValue, Protocol,
+    RouteConfig, TokenEndpoint, UpstreamTarget,
+};
+use crate::route::path::upstream_target;
+
+/// The upstream's side of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sent {
+    /// Without the query.
+    pub url: String,
+    /// The call has a query; it goes up byte for byte.
+    pub query: bool,
+    pub host: String,
+    /// `auto`, `http1` or `http2`.
+    pub protocol: &'static str,
+    /// `None`: anonymous.
+    pub credential: Option<CredentialFacts>,
+    /// `replace`, `keep` or `reject`.
+    pub caller_authorization: &'static str,
+    pub request_headers: HeaderNames,
+    pub response_headers: HeaderNames,
+    pub timeouts: Timeouts,
+}
+
+/// Whose token, and what is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CredentialFacts {
+    pub issuer: String,
+    /// The token endpoint, or where it is found; without a query.
+    pub token_endpoint: String,
+    /// `token_endpoint` is the issuer's URL, and discovery finds the endpoint.
+    pub discovery: bool,
+    pub scopes: Vec<String>,
+    pub parameters: Vec<Parameter>,
+    /// The header as it is set, with `{token}` in the token's place.
+    pub inject: String,
+}
+
+/// A further request parameter. Its value is never shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Parameter {
+    pub name: String,
+    /// It stands in a file or in the environment.
+    pub reference: bool,
+}
+
+/// `request_headers`, `response_headers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeaderNames {
+    pub set: Vec<String>,
+    pub remove: Vec<String>,
+}
+
+/// As in the config file; `off` where there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    pub connect: String,
+    pub response: String,
+    pub idle: String,
+    pub connection_max_age: String,
+}
+
+impl Sent {
+    pub(super) fn new(route: &RouteConfig, asked: &Asked, prefix_segments: Option<usize>) -> Self {
+        let target = upstream_target(&route.upstream.path, &asked.path, None, prefix_segments);
+        let url = match &route.upstream.target {
+            UpstreamTarget::Tcp { https: true, .. } => {
+                format!("https://{}{target}", route.upstream.authority)
+            }
+            UpstreamTarget::Tcp { https: false, .. } => {
+                format!("http://{}{target}", route.upstream.authority)
+            }
+            UpstreamTarget::Unix(socket) => format!("{target} at unix:{}", socket.display()),
+        };
+        Self {
+            url,
+            query: asked.query,
+            host: route.upstream.authority.clone(),
+            protocol: match route.protocol {
+                Protocol::Auto => "auto",
+                Protocol::Http1 => "http1",
+                Protocol::Http2 => "http2",
+            },
+            credential: match &route.credential {
+                Credential::Anonymous => None,
+                Credential::Issuer { issuer, key } => Some(CredentialFacts::new(route, issuer, key)),
+            },
+            caller_authorization: match route.caller_authorization {
+                CallerAuthorization::Replace => "replace",
+                CallerAuthorization::Keep => "keep",
+                CallerAuthorization::Reject => "reject",
+            },
+            request_headers: HeaderNames::new(&route.request_headers),
+            response_headers: HeaderNames::new(&route.response_headers),
+            timeouts: Timeouts {
+                connect: duration(route.connect_timeout),
+                response: duration(route.response_timeout),
+                idle: duration(route.idle_timeout),
+                connection_max_age: duration(route.connection_max_age),
+            },
+        }
+    }
+}
+
+impl CredentialFacts {
+    fn new(route: &RouteConfig, issuer: &IssuerConfig, key: &CredentialKey) -> Self {
+        let (url, discovery) = match &issuer.endpoint {
+            TokenEndpoint::Discovery(url) => (url, true),
+            TokenEndpoint::Url(url) => (url, false),
+        };
+        Self {
+            issuer: issuer.name.to_string(),
+            token_endpoint: url.text.split('?').next().unwrap_or_default().to_owned(),
+            discovery,
+            scopes: key.scopes.iter().cloned().collect(),
+            parameters: key
+                .params
+                .iter()
+                .map(|(name, value)| Parameter { name: name.clone(), reference: is_reference(value) })
+                .collect(),
+            inject: format!(
+                "{}: {}{{token}}{}",
+                route.inject.header, route.inject.before, route.inject.after
+            ),
+        }
+    }
+}
+
+fn is_reference(value: &ParamValue) -> bool {
+    match value {
+        ParamValue::Value(source) => !source.is_literal(),
+        ParamValue::Array(values) => values.iter().any(is_reference),
+        ParamValue::Integer(_) | ParamValue::Float(_) | ParamValue::Boolean(_) => false,
+    }
+}
+
+impl HeaderNames {
+    fn new(edits: &HeaderEdits) -> Self {
+        Self {
+            set: edits.set.iter().map(|(name, _)| name.to_string()).collect(),
+            remove: edits.remove.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+fn duration(duration: Option<Duration>) -> String {
+    duration.map_or_else(|| "off".to_owned(), |duration| humantime::format_duration(duration).to_string())
+}

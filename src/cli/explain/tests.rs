@@ -1,0 +1,368 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{
+    self, Address, Admin, Callers, ClientAuth, Credential, CredentialKey, Egress, HttpUrl, IssuerConfig,
+    Limits, ListenerConfig, Log, LogFormat, ParamValue, ResponseFormat, ResponseShape, RouteConfig, Source,
+    TlsOptions, TokenEndpoint, UnixOptions,
+};
+use crate::route::fixture::route;
+
+fn listener(name: &str, address: &str, names: &[&str]) -> ListenerConfig {
+    ListenerConfig {
+        name: Arc::from(name),
+        address: Address::Tcp(address.parse().unwrap()),
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        origins: Vec::new(),
+        callers: Callers::Local,
+        allow: Vec::new(),
+        require_header: None,
+        tls: None,
+        unix: UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() },
+    }
+}
+
+fn config(listeners: Vec<ListenerConfig>, routes: Vec<RouteConfig>) -> Config {
+    Config {
+        path: PathBuf::from("/etc/bearerd/bearerd.toml"),
+        files: Vec::new(),
+        include_folders: Vec::new(),
+        workers: 1,
+        drain_delay: Duration::ZERO,
+        shutdown_timeout: Duration::from_secs(30),
+        limits: Limits {
+            header_bytes: 32 * 1024,
+            header_count: 100,
+            header_timeout: None,
+            keep_alive: None,
+            connections: 1,
+            waiters: 1,
+        },
+        log: Log { format: LogFormat::Text, level: "info".to_owned(), access: true },
+        admin: Admin { address: Address::Tcp("127.0.0.1:9180".parse().unwrap()), callers: Callers::Local },
+        listeners: listeners.into_iter().map(Arc::new).collect(),
+        issuers: BTreeMap::new(),
+        routes: routes.into_iter().map(Arc::new).collect(),
+        warnings: Vec::new(),
+    }
+}
+
+fn main_with(routes: Vec<RouteConfig>) -> Config {
+    config(vec![listener("main", "127.0.0.1:8080", &["api.internal"])], routes)
+}
+
+fn issuer(url: &str) -> IssuerConfig {
+    let url = HttpUrl {
+        text: url.to_owned(),
+        https: true,
+        host: "idp.example".to_owned(),
+        port: 443,
+        authority: "idp.example".to_owned(),
+        path_and_query: "/token".to_owned(),
+    };
+    IssuerConfig {
+        name: Arc::from("corp"),
+        digest: [0; 32],
+        endpoint: TokenEndpoint::Url(url),
+        required: true,
+        client_auth: ClientAuth::Post { secret: Source::literal("hunter2") },
+        send_client_id: false,
+        client_id: Some(Source::literal("legacy-billing")),
+        scopes: BTreeSet::new(),
+        params: BTreeMap::new(),
+        headers: Vec::new(),
+        response: ResponseShape {
+            token: "/access_token".to_owned(),
+            token_type: "/token_type".to_owned(),
+            expires_in: "/expires_in".to_owned(),
+            expires_at: "/expires_on".to_owned(),
+            error: "/error".to_owned(),
+            format: ResponseFormat::Json,
+            token_types: vec!["bearer".to_owned()],
+            statuses: vec![200],
+        },
+        refresh_at: 0.8,
+        default_lifetime: Duration::from_secs(300),
+        timeout: Some(Duration::from_secs(10)),
+        tls: TlsOptions::default(),
+        egress: Egress::Direct,
+    }
+}
+
+fn with_token(mut route: RouteConfig) -> RouteConfig {
+    let params = BTreeMap::from([
+        ("audience".to_owned(), ParamValue::Value(Source::literal("canary-literal"))),
+        ("pin".to_owned(), ParamValue::Value(Source::file(PathBuf::from("/run/secrets/pin"), None))),
+    ]);
+    let key = CredentialKey {
+        issuer: Arc::from("corp"),
+        issuer_digest: [0; 32],
+        scopes: BTreeSet::from(["billing.read".to_owned(), "billing.write".to_owned()]),
+        params,
+        subject: None,
+    };
+    let issuer = Arc::new(issuer("https://idp.example/token?key=canary-query"));
+    route.credential = Credential::Issuer { issuer, key };
+    route
+}
+
+fn ask(config: &Config, method: &str, url: &str, headers: &[(&str, &str)]) -> Explanation {
+    let headers: Vec<_> =
+        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    explain(config, method, url, &headers).unwrap()
+}
+
+/// The one answer: route, or status and code.
+fn outcome(explanation: &Explanation) -> String {
+    assert_eq!(explanation.answers.len(), 1, "{explanation:?}");
+    let answer = &explanation.answers[0];
+    match &answer.route {
+        Some(route) => route.clone(),
+        None => format!("{} {}", answer.status.unwrap(), answer.code.unwrap()),
+    }
+}
+
+#[test]
+fn a_path_is_asked_of_localhost() {
+    let config = main_with(vec![route("own", "", "/own/*"), route("named", "a.test", "/*")]);
+    let explanation = ask(&config, "GET", "/own/x?canary=1", &[]);
+    assert!(explanation.found);
+    assert_eq!(outcome(&explanation), "own");
+    assert_eq!(explanation.answers[0].listeners, ["main"]);
+    let sent = explanation.answers[0].sent.as_ref().unwrap();
+    assert_eq!(
+        (sent.url.as_str(), sent.query, sent.host.as_str()),
+        ("https://up.example/api/v2/x", true, "up.example")
+    );
+}
+
+#[test]
+fn the_host_comes_from_the_url_and_a_host_header_goes_before_it() {
+    let config = main_with(vec![route("own", "", "/*"), route("named", "a.test", "/*")]);
+    assert_eq!(outcome(&ask(&config, "GET", "http://a.test/", &[])), "named");
+    assert_eq!(outcome(&ask(&config, "GET", "http://A.TEST:8080/", &[])), "named");
+    assert_eq!(outcome(&ask(&config, "GET", "http://127.0.0.1:8080/", &[("host", "a.test:1")])), "named");
+    assert_eq!(outcome(&ask(&config, "GET", "http://api.internal/", &[])), "own");
+    assert_eq!(outcome(&ask(&config, "GET", "/", &[("Host", "a.test")])), "named");
+}
+
+#[test]
+fn a_url_with_a_listeners_address_asks_that_listener() {
+    let listeners = vec![listener("a", "127.0.0.1:8080", &[]), listener("b", "0.0.0.0:8081", &[])];
+    let config = config(listeners, vec![route("at a", "", "/*").at(0), route("at b", "", "/*").at(1)]);
+    let names = |url: &str| {
+        let explanation = ask(&config, "GET", url, &[]);
+        explanation
+            .answers
+            .iter()
+            .map(|answer| (answer.listeners.clone(), answer.route.clone()))
+            .collect::<Vec<_>>()
+    };
+    let at = |listener: &str| vec![(vec![listener.to_owned()], Some(format!("at {listener}")))];
+    assert_eq!(names("http://localhost:8080/"), at("a"));
+    assert_eq!(names("http://10.0.0.5:8081/"), at("b"));
+    assert_eq!(names("/").len(), 2);
+    assert_eq!(names("http://localhost/").len(), 2);
+}
+
+#[test]
+fn listeners_that_answer_alike_are_told_together() {
+    let listeners = vec![listener("a", "127.0.0.1:8080", &[]), listener("b", "127.0.0.1:8081", &[])];
+    let config = config(listeners, vec![route("own", "", "/*")]);
+    let explanation = ask(&config, "GET", "/", &[]);
+    assert_eq!(outcome(&explanation), "own");
+    assert_eq!(explanation.answers[0].listeners, ["a", "b"]);
+}
+
+#[test]
+fn refusals_come_in_the_order_400_then_421_then_404() {
+    let config = main_with(vec![route("own", "", "/a/*"), route("named", "a.test", "/a/*")]);
+    for (url, expected) in [
+        ("http://evil.test/a/../b", "400 bad_request"),
+        ("http://evil.test/a%2fb", "400 bad_request"),
+        ("http://evil.test/b", "421 misdirected"),
+        ("http://localhost./a", "421 misdirected"),
+        ("http://0.0.0.0/a", "421 misdirected"),
+        ("/b", "404 no_route"),
+        ("http://a.test/b", "404 no_route"),
+        ("/a/%2e%2e/b", "400 bad_request"),
+        ("/a/%zz", "400 bad_request"),
+        ("/a b", "400 bad_request"),
+    ] {
+        let explanation = ask(&config, "GET", url, &[]);
+        assert_eq!(outcome(&explanation), expected, "{url}");
+        assert!(!explanation.found);
+        assert!(!explanation.answers[0].why.is_empty());
+    }
+    assert_eq!(outcome(&ask(&config, "TRACE", "/a", &[])), "405 method_refused");
+    assert_eq!(outcome(&ask(&config, "CONNECT", "/a", &[])), "405 method_refused");
+    assert_eq!(
+        outcome(&ask(&config, "GET", "/a", &[("host", "a.test"), ("host", "a.test")])),
+        "400 bad_request"
+    );
+    assert_eq!(outcome(&ask(&config, "GET", "/a", &[("host", "a.test, b.test")])), "400 bad_request");
+}
+
+#[test]
+fn an_escaped_slash_is_served_where_the_route_allows_it() {
+    let config = main_with(vec![route("open", "", "/a/*").with_encoded_slash(), route("strict", "", "/b/*")]);
+    let explanation = ask(&config, "GET", "/a/x%2fy", &[]);
+    assert_eq!(outcome(&explanation), "open");
+    assert_eq!(explanation.answers[0].sent.as_ref().unwrap().url, "https://up.example/api/v2/x%2fy");
+    let refused = ask(&config, "GET", "/b/x%2fy", &[]);
+    assert_eq!(outcome(&refused), "400 bad_request");
+    assert_eq!(
+        refused.answers[0].nearest[0],
+        "route `strict` has this host and path, but it does not allow an escaped slash"
+    );
+}
+
+#[test]
+fn a_path_of_other_methods_names_them() {
+    let config = main_with(vec![route("write", "", "/a/*").methods(&["PUT", "POST"])]);
+    let explanation = ask(&config, "GET", "/a", &[]);
+    assert_eq!(outcome(&explanation), "404 no_route");
+    assert_eq!(explanation.answers[0].why, ["this path is served for other methods only: POST, PUT"]);
+    assert_eq!(
+        explanation.answers[0].nearest,
+        ["route `write` has this host and path, but it serves PUT, POST only"]
+    );
+}
+
+#[test]
+fn the_nearest_misses_are_told_a_line_each() {
+    let config = main_with(vec![
+        route("other path", "", "/b/*"),
+        route("other host", "a.test", "/a/*"),
+        route("other header", "", "/a/*").header("x-tenant", "canary-value").header("x-env", "live"),
+        route("far", "b.test", "/c/*"),
+    ]);
+    let explanation = ask(&config, "GET", "/a", &[("x-tenant", "canary-sent")]);
+    assert_eq!(outcome(&explanation), "404 no_route");
+    assert_eq!(
+        explanation.answers[0].nearest,
+        [
+            "route `other header` has this host and path, but it wants another value of header `x-tenant`, and it wants \
+             a header `x-env`",
+            "route `other path` has this host, but its path prefix is `/b`",
+            "route `other host` has this path, but its host is `a.test`",
+        ]
+    );
+}
+
+#[test]
+fn many_near_misses_are_counted() {
+    let routes = (0..15).map(|n| route(&format!("r{n:02}"), "", &format!("/p{n}/*"))).collect();
+    let explanation = ask(&main_with(routes), "GET", "/a", &[]);
+    assert_eq!(explanation.answers[0].nearest.len(), 11);
+    assert_eq!(explanation.answers[0].nearest[10], "and 5 more routes");
+}
+
+#[test]
+fn why_a_route_won_is_told() {
+    let config = main_with(vec![
+        route("winner", "a.test", "/a/b/*").methods(&["GET"]).at(0),
+        route("plain", "a.test", "/a/b/*"),
+        route("short", "a.test", "/a/*"),
+        route("wildcard", "*.test", "/a/b"),
+    ]);
+    let explanation = ask(&config, "GET", "http://a.test/a/b", &[]);
+    assert_eq!(
+        explanation.answers[0].why,
+        [
+            "host: `a.test`, exactly",
+            "path: prefix `/a/b`, 2 segments",
+            "listener: only `main`",
+            "method: one of GET",
+            "goes before route `plain`: it names the listener",
+            "goes before route `short`: its path is the more exact one",
+            "goes before route `wildcard`: its host is the more exact one",
+        ]
+    );
+}
+
+#[test]
+fn names_are_shown_and_values_are_not() {
+    let mut billing = with_token(route("billing", "", "/billing/*"));
+    billing.request_headers.set = vec![("x-key".parse().unwrap(), Source::literal("canary-header"))];
+    billing.response_headers.remove = vec!["server".parse().unwrap()];
+    let config = main_with(vec![billing]);
+    let explanation = ask(&config, "POST", "/billing/x?canary-asked", &[("authorization", "canary-caller")]);
+    let sent = explanation.answers[0].sent.as_ref().unwrap();
+    let credential = sent.credential.as_ref().unwrap();
+    assert_eq!(
+        (credential.issuer.as_str(), credential.token_endpoint.as_str()),
+        ("corp", "https://idp.example/token")
+    );
+    assert_eq!(credential.scopes, ["billing.read", "billing.write"]);
+    assert_eq!(credential.inject, "authorization: Bearer {token}");
+    assert_eq!(
+        (&sent.request_headers.set[..], &sent.response_headers.remove[..]),
+        (&["x-key".to_owned()][..], &["server".to_owned()][..])
+    );
+    assert_eq!(explanation.answers[0].notes, ["this call's Authorization header is replaced"]);
+
+    let (text, json) = (explanation.to_text(), serde_json::to_string(&explanation).unwrap());
+    for secret in ["canary", "hunter2"] {
+        assert!(!text.contains(secret), "{text}");
+        assert!(!json.contains(secret), "{json}");
+    }
+    assert!(text.contains("audience, pin = [secret]"), "{text}");
+    for shown in
+        ["route `billing` serves it", "connect 5s, response 1m, idle 5m", "then the query as it came"]
+    {
+        assert!(text.contains(shown), "{text}");
+    }
+    assert!(json.contains(r#""found":true"#), "{json}");
+}
+
+#[test]
+fn the_text_of_a_miss_names_the_code() {
+    let text = ask(&main_with(vec![route("other", "", "/b/*")]), "GET", "/a", &[]).to_text();
+    assert!(text.starts_with("GET /a: no route serves it, 404 `no_route`\n"), "{text}");
+    assert!(text.contains("nearest"), "{text}");
+}
+
+#[test]
+fn a_terminal_gets_no_control_character() {
+    let text = ask(&main_with(Vec::new()), "GET", "/a\u{1b}[2J", &[]).to_text();
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+#[test]
+fn rules_about_callers_are_noted() {
+    let mut strict = listener("main", "127.0.0.1:8080", &[]);
+    strict.require_header = Some(("x-caller-key".parse().unwrap(), Source::literal("canary")));
+    let mut reject = route("own", "", "/*");
+    reject.caller_authorization = config::CallerAuthorization::Reject;
+    let config = config(vec![strict], vec![reject]);
+    let call = [("origin", "https://evil.test"), ("authorization", "x")];
+    let notes = ask(&config, "GET", "/", &call).answers[0].notes.join("\n");
+    for part in ["`origins`", "`x-caller-key`", "`authorization_refused`"] {
+        assert!(notes.contains(part), "{notes}");
+    }
+    assert!(!notes.contains("canary"));
+}
+
+#[test]
+fn bad_usage_is_an_error() {
+    let config = main_with(Vec::new());
+    let pair = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    for (method, url, headers) in [
+        ("G T", "/", Vec::new()),
+        ("", "/", Vec::new()),
+        ("GET", "billing", Vec::new()),
+        ("GET", "", Vec::new()),
+        ("GET", "ftp://a.test/", Vec::new()),
+        ("GET", "http://user:canary@a.test/", Vec::new()),
+        ("GET", "http://a..b/", Vec::new()),
+        ("GET", "/", pair("x y", "1")),
+        ("GET", "/", pair("x-y", "canary\n")),
+    ] {
+        let error = explain(&config, method, url, &headers).unwrap_err();
+        assert!(!error.contains("canary"), "{error}");
+    }
+}
