@@ -15,4 +15,8 @@
     reason = "the rules for the request path and for config errors are not for tests"
 )]
 
+mod errors;
+mod headers;
+mod paths;
+mod routing;
 mod support;
