@@ -17,6 +17,8 @@
 
 mod errors;
 mod headers;
+mod issuer_answers;
+mod issuer_failures;
 mod paths;
 mod routing;
 mod support;
