@@ -1,0 +1,382 @@
+//! What counts as a token, and how long it lives: rows T01 to T29.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::manual::Manual;
+use crate::support::{Answer, Call, Setup, World, eventually, stays, unix_now};
+
+/// A scene whose issuer always answers this.
+async fn with_answer(answer: Answer) -> World {
+    with_answer_and(answer, "").await
+}
+
+async fn with_answer_and(answer: Answer, issuer: &str) -> World {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(answer);
+    setup.issuer(issuer).start().await
+}
+
+async fn with_json(value: Value) -> World {
+    with_answer(Answer::json(&value)).await
+}
+
+/// A good answer with this `expires_in`, as raw JSON.
+fn expiring(expires_in: &str) -> Answer {
+    let body = format!("{{\"access_token\":\"t\",\"token_type\":\"Bearer\",\"expires_in\":{expires_in}}}");
+    Answer::ok(body).header("content-type", "application/json")
+}
+
+async fn expect_token(world: &World, token: &str) {
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().bearer(), Some(token));
+}
+
+/// The call fails, and nothing reaches the upstream.
+async fn expect_refused(world: &World) {
+    world.get("/").await.expect_problem(502, "token_refused");
+    assert_eq!(world.upstream().count(), 0);
+}
+
+/// Seconds that the token has left, by the metric.
+async fn lifetime(world: &World) -> f64 {
+    world.get("/").await.expect_status(200);
+    let expiry =
+        world.metric("bearerd_token_expiry_timestamp_seconds", &[("issuer", "corp"), ("route", "api")]).await;
+    expiry.expect("the expiry is told") - unix_now()
+}
+
+#[track_caller]
+fn expect_near(found: f64, wanted: f64) {
+    assert!(found > wanted - 12.0 && found < wanted + 2.0, "{found} is not about {wanted}");
+}
+
+#[tokio::test]
+async fn t01_valid_token_is_injected_and_fetched_once() {
+    let world = Setup::new().await.start().await;
+    for _ in 0..20 {
+        expect_token(&world, "token-1").await;
+    }
+    assert_eq!(world.issuer().count(), 1);
+    expect_near(lifetime(&world).await, 3600.0);
+}
+
+#[tokio::test]
+async fn t02_token_type_is_taken_in_any_case_and_sent_as_bearer() {
+    for token_type in ["bearer", "BEARER", "bEaReR"] {
+        let world =
+            with_json(json!({ "access_token": "t", "token_type": token_type, "expires_in": 60 })).await;
+        expect_token(&world, "t").await;
+    }
+}
+
+#[tokio::test]
+async fn t03_missing_token_type_counts_as_bearer() {
+    expect_token(&with_json(json!({ "access_token": "t", "expires_in": 60 })).await, "t").await;
+}
+
+#[tokio::test]
+async fn t04_other_token_types_are_refused() {
+    for token_type in ["mac", "DPoP", "N_A", "Bearer2"] {
+        let world =
+            with_json(json!({ "access_token": "t", "token_type": token_type, "expires_in": 60 })).await;
+        expect_refused(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn token_types_say_which_are_accepted() {
+    let answer = Answer::json(&json!({ "access_token": "t", "token_type": "JWT", "expires_in": 60 }));
+    let world = with_answer_and(answer, "response = { token_types = [\"Bearer\", \"jwt\"] }").await;
+    expect_token(&world, "t").await;
+}
+
+#[tokio::test]
+async fn t05_missing_expires_in_means_default_lifetime() {
+    let answer = || Answer::json(&json!({ "access_token": "t", "token_type": "Bearer" }));
+    expect_near(lifetime(&with_answer(answer()).await).await, 300.0);
+    expect_near(lifetime(&with_answer_and(answer(), "default_lifetime = \"30m\"").await).await, 1800.0);
+}
+
+#[tokio::test]
+async fn t06_zero_or_negative_expires_in_counts_as_one_second() {
+    for expires_in in ["0", "-1", "-3600", "\"0\""] {
+        let world = with_answer(expiring(expires_in)).await;
+        let left = lifetime(&world).await;
+        assert!(left > -1.0 && left <= 1.1, "{expires_in} gave {left}");
+        for _ in 0..20 {
+            expect_token(&world, "t").await;
+        }
+        let count = world.issuer().count();
+        assert!(count <= 4, "{count} token requests for {expires_in}");
+    }
+}
+
+#[tokio::test]
+async fn t07_expires_in_may_be_a_string() {
+    expect_near(lifetime(&with_answer(expiring("\"3600\"")).await).await, 3600.0);
+}
+
+#[tokio::test]
+async fn t08_expires_in_may_be_a_float() {
+    expect_near(lifetime(&with_answer(expiring("3599.9")).await).await, 3599.9);
+    expect_near(lifetime(&with_answer(expiring("3.6e3")).await).await, 3600.0);
+}
+
+#[tokio::test]
+async fn t09_expires_in_beyond_a_day_counts_as_a_day() {
+    for expires_in in ["86401", "1e30", "9223372036854775808", "99999999999", "\"99999999999999999999\""] {
+        expect_near(lifetime(&with_answer(expiring(expires_in)).await).await, 86400.0);
+    }
+}
+
+#[tokio::test]
+async fn t10_unreadable_expires_in_counts_as_missing() {
+    for expires_in in ["\"soon\"", "null", "[]", "true", "{}", "\"\""] {
+        expect_near(lifetime(&with_answer(expiring(expires_in)).await).await, 300.0);
+    }
+}
+
+#[tokio::test]
+async fn expires_at_is_read_where_the_answer_has_it() {
+    let answer = Answer::json(&json!({ "access_token": "t", "until": unix_now() + 900.0 }));
+    let world = with_answer_and(answer, "response = { expires_at = \"/until\" }").await;
+    expect_near(lifetime(&world).await, 900.0);
+}
+
+#[tokio::test]
+async fn t11_short_life_is_usable_without_a_refresh_storm() {
+    let setup = Setup::new().await;
+    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 5));
+    let world = setup.start().await;
+    for _ in 0..50 {
+        expect_token(&world, "token-1").await;
+    }
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
+async fn t12_html_page_is_no_token_and_is_not_logged() {
+    let page = "<html><body>Please log in: canary-in-the-page</body></html>";
+    let world = with_answer(Answer::ok(page).header("content-type", "text/html")).await;
+    expect_refused(&world).await;
+    assert!(!world.log().text().contains("canary-in-the-page"));
+}
+
+#[tokio::test]
+async fn t13_empty_answer_is_asked_again_after_a_while() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::ok(""));
+    let world = setup.start().await;
+    expect_refused(&world).await;
+    eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    assert_eq!(world.issuer().count(), 2);
+}
+
+#[tokio::test]
+async fn t14_truncated_answer_is_transient() {
+    let truncated =
+        || Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"access_token\":\"t").then_close();
+    let setup = Setup::new().await;
+    setup.issuer.next(truncated()).next(truncated());
+    let world = setup.start().await;
+    let code = world.get("/").await.code().unwrap();
+    assert!(code == "token_refused" || code == "token_unavailable", "{code}");
+    eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    assert_eq!(world.upstream().count(), 1);
+}
+
+#[tokio::test]
+async fn t15_form_answer_is_refused_unless_the_format_says_so() {
+    let form = || {
+        Answer::ok("access_token=a%2Fb&token_type=bearer&expires_in=900")
+            .header("content-type", "application/x-www-form-urlencoded")
+    };
+    expect_refused(&with_answer(form()).await).await;
+    let world = with_answer_and(form(), "response = { format = \"form\" }").await;
+    expect_token(&world, "a/b").await;
+    expect_near(lifetime(&world).await, 900.0);
+}
+
+#[tokio::test]
+async fn t16_content_type_does_not_matter() {
+    let body = r#"{"access_token":"t","token_type":"Bearer","expires_in":60}"#;
+    for answer in [Answer::ok(body), Answer::ok(body).header("content-type", "text/plain")] {
+        expect_token(&with_answer(answer).await, "t").await;
+    }
+}
+
+#[tokio::test]
+async fn t17_strange_json_is_refused_and_a_bom_is_not() {
+    let deep = format!("{{\"access_token\":\"t\",\"x\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    let utf16: Vec<u8> = "{\"access_token\":\"t\"}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let twice = "{\"access_token\":\"a\",\"access_token\":\"b\",\"token_type\":\"Bearer\"}";
+    for body in
+        [deep.into_bytes(), utf16, twice.into(), b"[1]".to_vec(), b"\"t\"".to_vec(), b"{} {}".to_vec()]
+    {
+        expect_refused(&with_answer(Answer::ok(body)).await).await;
+    }
+    expect_token(&with_answer(Answer::ok("\u{feff}{\"access_token\":\"t\"}")).await, "t").await;
+}
+
+#[tokio::test]
+async fn t18_unknown_members_are_ignored() {
+    let world =
+        with_json(json!({ "access_token": "t", "token_type": "Bearer", "x": { "y": [1, null] } })).await;
+    expect_token(&world, "t").await;
+}
+
+#[tokio::test]
+async fn t19_success_with_an_error_is_an_error() {
+    expect_refused(&with_json(json!({ "error": "invalid_client" })).await).await;
+    let both = json!({ "error": "server_error", "access_token": "t", "token_type": "Bearer" });
+    expect_refused(&with_json(both).await).await;
+}
+
+#[tokio::test]
+async fn t20_token_that_is_no_text_is_refused() {
+    for token in [json!(""), json!(null), json!(7), json!(["t"]), json!({ "t": 1 })] {
+        expect_refused(&with_json(json!({ "access_token": token, "token_type": "Bearer" })).await).await;
+    }
+    expect_refused(&with_json(json!({ "token_type": "Bearer", "expires_in": 60 })).await).await;
+}
+
+#[tokio::test]
+async fn t21_token_with_characters_that_no_header_may_hold_is_refused() {
+    for token in ["a\r\nx: y", "a\nb", "a\u{0}b", "a b", " a", "a\u{7f}", "caf\u{e9}", "a\tb"] {
+        expect_refused(&with_json(json!({ "access_token": token, "token_type": "Bearer" })).await).await;
+    }
+}
+
+#[tokio::test]
+async fn t22_token_may_have_16_kib_and_no_more() {
+    let token = |length: usize| json!({ "access_token": "a".repeat(length), "token_type": "Bearer" });
+    let world = with_json(token(16 * 1024)).await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().bearer().unwrap().len(), 16 * 1024);
+    expect_refused(&with_json(token(16 * 1024 + 1)).await).await;
+}
+
+#[tokio::test]
+async fn t22_answer_is_read_up_to_64_kib() {
+    let padded = |length: usize| {
+        let answer = json!({ "access_token": "t", "token_type": "Bearer", "x": "a".repeat(length) });
+        Answer::json(&answer)
+    };
+    expect_token(&with_answer(padded(60 * 1024)).await, "t").await;
+    expect_refused(&with_answer(padded(66 * 1024)).await).await;
+    let world = with_answer(padded(1024)).await;
+    let before = world.memory();
+    drop(world);
+    let world = with_answer(padded(20 * 1024 * 1024)).await;
+    expect_refused(&world).await;
+    let grown = world.memory().saturating_sub(before);
+    assert!(grown < 8 * 1024, "{grown} KiB more for a large answer");
+}
+
+#[tokio::test]
+async fn t23_compressed_answer_is_refused_and_none_was_asked_for() {
+    let gzip: &[u8] =
+        &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xab, 0xae, 5, 0, 0x43, 0xbf, 0xa6, 0xa3, 2, 0, 0, 0];
+    let world = with_answer(Answer::ok(gzip).header("content-encoding", "gzip")).await;
+    expect_refused(&world).await;
+    let asked = world.issuer().last().header("accept-encoding").map(str::to_owned);
+    assert!(asked.is_none() || asked.as_deref() == Some("identity"), "{asked:?}");
+    let body = r#"{"access_token":"t","token_type":"Bearer"}"#;
+    expect_refused(&with_answer(Answer::ok(body).header("content-encoding", "br")).await).await;
+}
+
+#[tokio::test]
+async fn t24_only_200_is_success_unless_statuses_say_more() {
+    let body = r#"{"access_token":"t","token_type":"Bearer"}"#;
+    for status in [201, 202, 203, 206] {
+        expect_refused(&with_answer(Answer::status(status).body(body)).await).await;
+    }
+    expect_refused(&with_answer(Answer::status(204)).await).await;
+    let world = with_answer_and(Answer::status(201).body(body), "response = { statuses = [200, 201] }").await;
+    expect_token(&world, "t").await;
+}
+
+#[tokio::test]
+async fn t25_redirects_are_not_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        let evil = Manual::start().await;
+        let location = format!("{}/token", evil.url);
+        let world = with_answer(Answer::status(status).header("location", &location)).await;
+        expect_refused(&world).await;
+        assert!(!evil.has_connection().await, "{status} was followed");
+    }
+}
+
+#[tokio::test]
+async fn t26_interim_answers_are_skipped() {
+    let body = r#"{"access_token":"t","token_type":"Bearer","expires_in":60}"#;
+    let bytes = format!(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
+         HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    expect_token(&with_answer(Answer::raw(bytes)).await, "t").await;
+}
+
+#[tokio::test]
+async fn t27_refresh_token_is_ignored() {
+    let setup = Setup::new().await;
+    let answer =
+        json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 1, "refresh_token": "again" });
+    setup.issuer.always_this(Answer::json(&answer));
+    let world = setup.start().await;
+    eventually("another fetch", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() >= 2).then_some(())
+    })
+    .await;
+    for request in world.issuer().requests() {
+        assert_eq!(request.params("grant_type"), ["client_credentials"]);
+        assert!(!request.text().contains("again"));
+    }
+}
+
+#[tokio::test]
+async fn t28_narrower_scope_is_accepted_with_a_warning() {
+    let answer = json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 60, "scope": "a" });
+    let world = with_answer_and(Answer::json(&answer), "scopes = [\"a\", \"b\"]").await;
+    expect_token(&world, "t").await;
+    world.log().wait("a warning about scopes", |line| line.contains("WARN") && line.contains("scope")).await;
+}
+
+#[tokio::test]
+async fn t29_no_cookie_is_kept() {
+    let setup = Setup::new().await;
+    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1).header("set-cookie", "session=1"));
+    let world = setup.start().await;
+    eventually("another fetch", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() >= 2).then_some(())
+    })
+    .await;
+    assert!(world.issuer().requests().iter().all(|request| request.header("cookie").is_none()));
+}
+
+#[tokio::test]
+async fn pointers_say_where_the_answer_has_what() {
+    let answer = json!({ "d": { "jeton": "t", "kind": "bearer", "life": [1200] }, "error": null });
+    let world = with_answer_and(
+        Answer::json(&answer),
+        "response = { token = \"/d/jeton\", type = \"/d/kind\", expires_in = \"/d/life/0\", error = \"/fault\" }",
+    )
+    .await;
+    expect_token(&world, "t").await;
+    expect_near(lifetime(&world).await, 1200.0);
+}
+
+#[tokio::test]
+async fn failed_answers_never_reach_the_upstream_without_a_token() {
+    let world = with_answer(Answer::oauth_error(400, "invalid_request")).await;
+    for _ in 0..5 {
+        world.call(Call::post("/", "x")).await.expect_problem(502, "token_refused");
+    }
+    stays(Duration::from_millis(200), || world.upstream().accepted()).await;
+    assert_eq!(world.upstream().count(), 0);
+}

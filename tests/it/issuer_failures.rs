@@ -1,0 +1,345 @@
+//! Issuers that fail, and how they are asked again: rows T30 to T45.
+
+use std::time::{Duration, SystemTime};
+
+use crate::support::manual::{Manual, nobody};
+use crate::support::tls::{Ca, ca, localhost};
+use crate::support::{Answer, Call, Gate, Scripted, Setup, World, eventually, stays};
+
+async fn failing(answer: Answer) -> World {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(answer);
+    setup.start().await
+}
+
+/// The seconds between the issuer's first requests, once there are `count`.
+async fn gaps(world: &World, count: usize) -> Vec<f64> {
+    eventually("more token requests", || async {
+        let _answered = world.get("/").await;
+        (world.issuer().count() >= count).then_some(())
+    })
+    .await;
+    let requests = world.issuer().requests();
+    requests.windows(2).map(|pair| (pair[1].at - pair[0].at).as_secs_f64()).collect()
+}
+
+async fn served(world: &World) {
+    eventually("a served call", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn t30_server_errors_back_off() {
+    for status in [500, 502, 503, 504] {
+        let world = failing(Answer::status(status)).await;
+        world.get("/").await.expect_problem(503, "token_unavailable");
+        if status == 500 {
+            let gaps = gaps(&world, 3).await;
+            assert!(gaps[0] > 0.4 && gaps[0] < 2.0, "{gaps:?}");
+            assert!(gaps[1] > 0.9 && gaps[1] < 4.0, "{gaps:?}");
+        }
+        assert_eq!(world.upstream().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn while_backing_off_calls_get_the_last_failure_at_once() {
+    let world = failing(Answer::oauth_error(500, "server_error").header("retry-after", "100")).await;
+    world.get("/").await.expect_problem(503, "token_unavailable");
+    let started = std::time::Instant::now();
+    for _ in 0..50 {
+        world.get("/").await.expect_problem(503, "token_unavailable");
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
+async fn t31_429_with_retry_after_is_obeyed() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::status(429).header("retry-after", "3"));
+    let world = setup.start().await;
+    let response = world.get("/").await;
+    response.expect_problem(503, "token_unavailable");
+    let left: u64 = response.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=3).contains(&left), "{left}");
+    let gaps = gaps(&world, 2).await;
+    assert!(gaps[0] >= 2.9 && gaps[0] < 6.0, "{gaps:?}");
+    served(&world).await;
+}
+
+#[tokio::test]
+async fn t31_valid_token_serves_on_through_a_429() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::token_for("first", 20));
+    setup.issuer.always_this(Answer::status(429).header("retry-after", "30"));
+    let world = setup.issuer("refresh_at = 0.1").start().await;
+    eventually("the renewal", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() >= 2).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        world.get("/").await.expect_status(200);
+    }
+    stays(Duration::from_millis(1500), || world.issuer().count()).await;
+    assert_eq!(world.upstream().last().bearer(), Some("first"));
+}
+
+#[tokio::test]
+async fn t32_retry_after_may_be_a_date() {
+    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(5));
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::status(429).header("retry-after", &date));
+    let world = setup.start().await;
+    let gaps = gaps(&world, 2).await;
+    assert!(gaps[0] > 2.5 && gaps[0] < 8.0, "{gaps:?}");
+}
+
+#[tokio::test]
+async fn t32_retry_after_counts_at_most_five_minutes() {
+    for value in ["1000000000", "Fri, 31 Dec 2100 23:59:59 GMT"] {
+        let world = failing(Answer::status(429).header("retry-after", value)).await;
+        let left: u64 = world.get("/").await.header("retry-after").unwrap().parse().unwrap();
+        assert!((200..=300).contains(&left), "{value} gave {left}");
+    }
+}
+
+#[tokio::test]
+async fn t32_unreadable_retry_after_counts_as_none() {
+    for value in ["-5", "soon", "1.5.2", ""] {
+        let world = failing(Answer::status(429).header("retry-after", value)).await;
+        let gaps = gaps(&world, 2).await;
+        assert!(gaps[0] > 0.4 && gaps[0] < 2.5, "{value}: {gaps:?}");
+    }
+}
+
+#[tokio::test]
+async fn t33_503_with_retry_after_is_obeyed() {
+    let world = failing(Answer::status(503).header("retry-after", "30")).await;
+    let left: u64 = world.get("/").await.header("retry-after").unwrap().parse().unwrap();
+    assert!((25..=30).contains(&left), "{left}");
+    stays(Duration::from_millis(2500), || world.issuer().count()).await;
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
+async fn t34_refused_client_is_not_asked_again_for_a_minute() {
+    for answer in [
+        Answer::oauth_error(401, "invalid_client"),
+        Answer::oauth_error(400, "invalid_client"),
+        Answer::oauth_error(400, "unauthorized_client"),
+        Answer::status(401),
+    ] {
+        let world = failing(answer).await;
+        let response = world.get("/").await;
+        response.expect_problem(502, "token_refused");
+        assert_eq!(world.admin("/readyz").await.status, 503);
+        stays(Duration::from_millis(2200), || world.issuer().count()).await;
+        world.get("/").await.expect_problem(502, "token_refused");
+        assert_eq!(world.issuer().count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn t34_refused_client_is_asked_again_at_once_when_its_secret_changed() {
+    let setup = Setup::new().await;
+    setup.issuer.always(|request, _| match request.basic().as_deref() {
+        Some("client-1:rotated") => Answer::token("t"),
+        _ => Answer::oauth_error(401, "invalid_client"),
+    });
+    let world = setup.start().await;
+    world.get("/").await.expect_problem(502, "token_refused");
+    world.file("secret", "rotated\n");
+    served(&world).await;
+    assert_eq!(world.upstream().last().bearer(), Some("t"));
+}
+
+#[tokio::test]
+async fn t34_refused_client_is_asked_again_at_once_on_sighup() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::oauth_error(401, "invalid_client"));
+    let world = setup.start().await;
+    world.get("/").await.expect_problem(502, "token_refused");
+    world.reload_signal();
+    served(&world).await;
+    assert_eq!(world.issuer().count(), 2);
+}
+
+#[tokio::test]
+async fn t35_what_asking_again_cannot_mend_is_not_asked_again() {
+    for error in ["invalid_scope", "invalid_request", "invalid_grant", "unsupported_grant_type"] {
+        let world = failing(Answer::oauth_error(400, error)).await;
+        let response = world.get("/").await;
+        response.expect_problem(502, "token_refused");
+        assert!(response.json()["detail"].as_str().unwrap().contains(error));
+        stays(Duration::from_millis(2200), || world.issuer().count()).await;
+        assert_eq!(world.issuer().count(), 1, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn t37_refused_connection_backs_off_and_recovers() {
+    let nobody = nobody().await;
+    let world = Setup::new().await.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;
+    world.get("/").await.expect_problem(503, "token_unavailable");
+    let issuer = Manual::at(nobody).await;
+    let answer = async {
+        let mut wire = issuer.accept().await;
+        wire.head().await.unwrap();
+        let body = r#"{"access_token":"t"}"#;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        wire.send(head).await.unwrap();
+    };
+    tokio::join!(answer, served(&world));
+}
+
+#[tokio::test]
+async fn t37_reset_connection_is_token_unavailable() {
+    let world = failing(Answer::drop()).await;
+    world.get("/").await.expect_problem(503, "token_unavailable");
+}
+
+#[tokio::test]
+async fn t37_unknown_name_is_token_unavailable() {
+    let world = Setup::new().await.issuer("token_url = \"https://issuer.invalid/token\"").start().await;
+    world.get("/").await.expect_problem(503, "token_unavailable");
+}
+
+#[tokio::test]
+async fn t38_silent_issuer_times_out_and_its_connection_is_closed() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::hang());
+    let world = setup.issuer("timeout = \"700ms\"").start().await;
+    world.get("/").await.expect_problem(504, "token_timeout");
+    eventually("the connection to be closed", || async { (world.issuer().closed() == 1).then_some(()) })
+        .await;
+    served(&world).await;
+    assert_eq!(world.issuer().last().connection, 1);
+}
+
+#[tokio::test]
+async fn t39_answer_that_stops_in_the_middle_times_out() {
+    let half = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"access_token\":").then_hang();
+    let setup = Setup::new().await;
+    setup.issuer.always_this(half);
+    let world = setup.issuer("timeout = \"700ms\"").start().await;
+    world.get("/").await.expect_problem(504, "token_timeout");
+}
+
+#[tokio::test]
+async fn t40_dripping_answer_times_out_as_a_whole() {
+    let drip = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")
+        .then_drip(" ".repeat(500), Duration::from_millis(100));
+    let setup = Setup::new().await;
+    setup.issuer.always_this(drip);
+    let world = setup.issuer("timeout = \"700ms\"").start().await;
+    let started = std::time::Instant::now();
+    world.get("/").await.expect_problem(504, "token_timeout");
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn t41_everyone_waits_for_one_slow_fetch_and_one_who_leaves_does_not_cancel_it() {
+    let setup = Setup::new().await;
+    let gate = Gate::new();
+    setup.issuer.always_this(Answer::token("late").gated(&gate));
+    let world = setup.start().await;
+    let mut leaver = world.connect().await;
+    leaver.send(&Call::get("/")).await;
+    world.issuer().request(1).await;
+    let mut waiting = Vec::new();
+    for _ in 0..500 {
+        let mut client = world.connect().await;
+        client.send(&Call::get("/")).await;
+        waiting.push(client);
+    }
+    let waiters = || world.metric("bearerd_token_waiters", &[("issuer", "corp")]);
+    eventually("501 waiters", || async { (waiters().await == Some(501.0)).then_some(()) }).await;
+    drop(leaver);
+    eventually("500 waiters", || async { (waiters().await == Some(500.0)).then_some(()) }).await;
+    gate.open();
+    for mut client in waiting {
+        client.response().await.expect_status(200);
+    }
+    assert_eq!(world.issuer().count(), 1);
+    assert_eq!(world.upstream().count(), 500);
+}
+
+#[tokio::test]
+async fn t43_issuer_with_a_bad_certificate_gets_no_secret() {
+    let stranger = Ca::new("a stranger").issue(&["localhost"]);
+    for identity in [ca().issue_expired(&["localhost"]), ca().issue(&["elsewhere.test"]), stranger] {
+        let setup =
+            Setup::with(Scripted::start(Some(identity.server(&[]))).await, Scripted::upstream().await);
+        setup.file("ca.pem", &ca().pem);
+        let world = setup.issuer("tls = { ca = { file = \"ca.pem\" } }").start().await;
+        world.get("/").await.expect_problem(503, "token_unavailable");
+        assert!(world.issuer().accepted() >= 1);
+        assert_eq!(world.issuer().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn t43_issuer_whose_certificate_is_good_works_over_tls() {
+    let issuer = Scripted::start(Some(localhost().server(&[]))).await;
+    issuer.always_this(Answer::token("over-tls"));
+    let setup = Setup::with(issuer, Scripted::upstream().await);
+    setup.file("ca.pem", &ca().pem);
+    let world = setup.issuer("tls = { ca = { file = \"ca.pem\" } }").start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().bearer(), Some("over-tls"));
+}
+
+#[tokio::test]
+async fn t43_handshake_that_hangs_times_out() {
+    let silent = Manual::start().await;
+    let url = format!("https://localhost:{}/token", silent.address.port());
+    let world =
+        Setup::new().await.issuer(&format!("token_url = \"{url}\"\ntimeout = \"700ms\"")).start().await;
+    let mut wire = silent.accept().await;
+    world.get("/").await.expect_problem(504, "token_timeout");
+    let hello = wire.some().await.unwrap();
+    assert_eq!(hello.first(), Some(&0x16), "a TLS handshake record and nothing in clear text");
+}
+
+#[tokio::test]
+async fn t44_kept_connection_that_the_issuer_closed_is_replaced() {
+    let setup = Setup::new().await;
+    // The second request on a connection finds it closed.
+    setup.issuer.always(|_, n| match n {
+        1 => Answer::token_for("first", 1),
+        2 => Answer::drop(),
+        _ => Answer::token("second"),
+    });
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    eventually("the next token", || async {
+        world.get("/").await.expect_status(200);
+        (world.upstream().last().bearer() == Some("second")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn t45_flapping_issuer_is_not_felt_while_a_token_is_valid() {
+    let setup = Setup::new().await;
+    setup.issuer.always(|_, n| match n % 2 {
+        1 => Answer::token_for(&format!("token-{n}"), 8),
+        _ => Answer::status(500),
+    });
+    let world = setup.issuer("refresh_at = 0.1").start().await;
+    eventually("five token requests", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() >= 5).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_addresses_of_the_issuers_name_are_tried() {
+    let setup = Setup::new().await;
+    // `localhost` is ::1 as well on most machines, where nobody listens.
+    let url = setup.issuer.url.replace("127.0.0.1", "localhost");
+    let world = setup.issuer(&format!("token_url = \"{url}/token\"")).start().await;
+    world.get("/").await.expect_status(200);
+}

@@ -1,0 +1,24 @@
+//! The program as its users meet it: the real binary, a file, sockets. Issuer and upstream are either scripted here,
+//! for all that a good server never does, or real ones from elsewhere.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+#![allow(unreachable_pub, reason = "nothing uses this crate, so `pub` says what a module offers the others")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "the rules for the request path and for config errors are not for tests"
+)]
+
+mod errors;
+mod headers;
+mod issuer_answers;
+mod issuer_failures;
+mod paths;
+mod routing;
+mod support;

@@ -1,0 +1,68 @@
+//! An egress proxy that knows CONNECT alone.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use super::message::Head;
+use super::wire::Wire;
+
+pub struct Egress {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Head>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Egress {
+    /// Every tunnel ends at `to`, whatever name was asked for.
+    pub async fn to(to: SocketAddr) -> Self {
+        Self::start(Ok(to)).await
+    }
+
+    /// Refuses every tunnel with this status line.
+    pub async fn refusing(status: &'static str) -> Self {
+        Self::start(Err(status)).await
+    }
+
+    async fn start(to: Result<SocketAddr, &'static str>) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen: Arc<Mutex<Vec<Head>>> = Arc::default();
+        let record = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let record = Arc::clone(&record);
+                tokio::spawn(async move { _ = tunnel(Wire::new(stream), to, record).await });
+            }
+        });
+        Self { address, seen, task }
+    }
+
+    /// The heads of all CONNECT requests.
+    pub fn seen(&self) -> Vec<Head> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Egress {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn tunnel(
+    mut wire: Wire,
+    to: Result<SocketAddr, &'static str>,
+    record: Arc<Mutex<Vec<Head>>>,
+) -> std::io::Result<()> {
+    let Some(head) = wire.head().await? else { return Ok(()) };
+    record.lock().unwrap().push(head);
+    let to = match to {
+        Ok(to) => to,
+        Err(status) => return wire.send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")).await,
+    };
+    let mut target = tokio::net::TcpStream::connect(to).await?;
+    wire.send("HTTP/1.1 200 Connected\r\n\r\n").await?;
+    tokio::io::copy_bidirectional(&mut wire.into_stream(), &mut target).await?;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! HTTP/2 frames by hand, for what no client library would send.
+
+use std::net::SocketAddr;
+
+use super::{Wire, within};
+
+pub struct Frames {
+    wire: Wire,
+}
+
+/// How the proxy took one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The response's header block, not decoded.
+    Headers(Vec<u8>),
+    Reset(u32),
+    GoAway(u32),
+    Closed,
+}
+
+impl Outcome {
+    /// Refused as malformed: by a reset, by the end of the connection, or by a 400.
+    pub fn is_refusal(&self) -> bool {
+        /// `:status: 400` in HPACK's static table.
+        const STATUS_400: u8 = 0x8c;
+        match self {
+            Self::Headers(block) => block.first() == Some(&STATUS_400),
+            Self::Reset(_) | Self::GoAway(_) | Self::Closed => true,
+        }
+    }
+
+    pub fn is_ok(&self) -> bool {
+        /// `:status: 200` in HPACK's static table.
+        const STATUS_200: u8 = 0x88;
+        matches!(self, Self::Headers(block) if block.first() == Some(&STATUS_200))
+    }
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+impl Frames {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let mut wire = Wire::tcp(address).await.unwrap();
+        wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let mut this = Self { wire };
+        this.frame(SETTINGS, 0, 0, &[]).await;
+        this
+    }
+
+    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags];
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(payload);
+        // The peer may have closed already: what it said before that is what counts.
+        let _sent = self.wire.send(frame).await;
+    }
+
+    /// Sends a request with exactly these fields, pseudo fields included, and an optional body.
+    pub async fn request(&mut self, stream: u32, fields: &[(&str, &str)], body: Option<&[u8]>) {
+        let mut block = Vec::new();
+        for (name, value) in fields {
+            literal(&mut block, name.as_bytes(), value.as_bytes());
+        }
+        let end = if body.is_none() { END_STREAM } else { 0 };
+        self.frame(HEADERS, END_HEADERS | end, stream, &block).await;
+        if let Some(body) = body {
+            self.frame(DATA, END_STREAM, stream, body).await;
+        }
+    }
+
+    /// What became of the request.
+    pub async fn outcome(&mut self, stream: u32) -> Outcome {
+        within("the request's outcome", self.read_outcome(stream)).await
+    }
+
+    async fn read_outcome(&mut self, stream: u32) -> Outcome {
+        loop {
+            let Ok(head) = self.wire.exact(9).await else { return Outcome::Closed };
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            let Ok(payload) = self.wire.exact(usize::try_from(length).unwrap()).await else {
+                return Outcome::Closed;
+            };
+            let code = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
+            match head[3] {
+                HEADERS if id == stream => return Outcome::Headers(payload),
+                RST_STREAM if id == stream => return Outcome::Reset(code(0)),
+                GOAWAY => return Outcome::GoAway(code(4)),
+                SETTINGS if head[4] & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]).await,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A field as HPACK's literal without indexing and without Huffman (RFC 7541 section 6.2.2).
+fn literal(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    block.push(0);
+    for part in [name, value] {
+        let length = u8::try_from(part.len()).expect("short fields only");
+        assert!(length < 127, "short fields only");
+        block.push(length);
+        block.extend_from_slice(part);
+    }
+}

@@ -1,0 +1,195 @@
+//! HTTP/2 at either end, by hyper.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Version};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::mpsc;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::wire::Stream;
+use super::within;
+
+pub type SentBody = BoxBody<Bytes, Infallible>;
+
+pub fn whole(body: impl Into<Bytes>) -> SentBody {
+    Full::new(body.into()).boxed()
+}
+
+/// A body whose frames the test sends one by one; it ends when the sender is dropped.
+pub fn streamed() -> (mpsc::Sender<Frame<Bytes>>, SentBody) {
+    let (sender, receiver) = mpsc::channel::<Frame<Bytes>>(1);
+    let frames = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    (sender, StreamBody::new(tokio_stream::StreamExt::map(frames, Ok)).boxed())
+}
+
+#[derive(Clone)]
+pub struct H2Client {
+    sender: SendRequest<SentBody>,
+    origin: String,
+}
+
+#[derive(Debug)]
+pub struct H2Response {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: Option<HeaderMap>,
+}
+
+impl H2Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl H2Client {
+    /// Prior knowledge: no upgrade, no TLS.
+    pub async fn plain(address: SocketAddr) -> Self {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        Self::over(Box::new(stream), format!("http://{address}")).await
+    }
+
+    pub async fn tls(address: SocketAddr, config: Arc<rustls::ClientConfig>) -> Self {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let stream = TlsConnector::from(config).connect(name, stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        Self::over(Box::new(stream), format!("https://localhost:{}", address.port())).await
+    }
+
+    async fn over(stream: Box<dyn Stream>, origin: String) -> Self {
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { sender, origin }
+    }
+
+    /// A request to this proxy; more headers may be added.
+    pub fn request(&self, method: &str, target: &str) -> http::request::Builder {
+        Request::builder().method(method).uri(format!("{}{target}", self.origin)).version(Version::HTTP_2)
+    }
+
+    pub async fn get(&mut self, target: &str) -> H2Response {
+        let request = self.request("GET", target).body(whole("")).unwrap();
+        self.call(request).await
+    }
+
+    pub async fn call(&mut self, request: Request<SentBody>) -> H2Response {
+        self.try_call(request).await.expect("a response")
+    }
+
+    pub async fn try_call(&mut self, request: Request<SentBody>) -> hyper::Result<H2Response> {
+        let (parts, body) = self.open(request).await?.into_parts();
+        let body = within("an HTTP/2 body", body.collect()).await?;
+        let trailers = body.trailers().cloned();
+        Ok(H2Response {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: body.to_bytes(),
+            trailers,
+        })
+    }
+
+    /// The response's head, its body still to be read.
+    pub async fn open(&mut self, request: Request<SentBody>) -> hyper::Result<Response<Incoming>> {
+        within("room for a stream", self.sender.ready()).await?;
+        within("an HTTP/2 response", self.sender.send_request(request)).await
+    }
+}
+
+/// What an [`EchoUpstream`] saw of a request.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub version: Version,
+    pub method: String,
+    pub uri: String,
+    pub headers: HeaderMap,
+    /// Which of its connections it came on, from 0.
+    pub connection: usize,
+}
+
+/// Sends each request's body and trailers back as they come, over HTTP/2 or HTTP/1.1, as the client wants.
+pub struct EchoUpstream {
+    pub url: String,
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl EchoUpstream {
+    pub async fn plain() -> Self {
+        Self::start(None).await
+    }
+
+    pub async fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let url = match &tls {
+            Some(_) => format!("https://localhost:{}", address.port()),
+            None => format!("http://{address}"),
+        };
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let record = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            let acceptor = tls.map(TlsAcceptor::from);
+            for connection in 0.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (record, acceptor) = (Arc::clone(&record), acceptor.clone());
+                tokio::spawn(async move {
+                    let stream: Box<dyn Stream> = match acceptor {
+                        None => Box::new(stream),
+                        Some(acceptor) => match acceptor.accept(stream).await {
+                            Ok(stream) => Box::new(stream),
+                            Err(_) => return,
+                        },
+                    };
+                    serve_echo(stream, connection, record).await;
+                });
+            }
+        });
+        Self { url, address, seen, task }
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub fn last(&self) -> Seen {
+        self.seen().last().cloned().expect("a request arrived")
+    }
+}
+
+impl Drop for EchoUpstream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve_echo(stream: Box<dyn Stream>, connection: usize, record: Arc<Mutex<Vec<Seen>>>) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        record.lock().unwrap().push(Seen {
+            version: request.version(),
+            method: request.method().to_string(),
+            uri: request.uri().to_string(),
+            headers: request.headers().clone(),
+            connection,
+        });
+        let mut response = Response::new(request.into_body());
+        response.headers_mut().insert("x-echo", http::HeaderValue::from_static("yes"));
+        async { Ok::<_, Infallible>(response) }
+    });
+    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
+}
