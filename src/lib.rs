@@ -1,6 +1,6 @@
 //! bearerd puts bearer tokens on outbound calls.
 
-// pub mod admin;
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod issuer;

@@ -151,9 +151,6 @@ fn mistaken_level(directive: &str) -> Option<String> {
         return None;
     }
     let near = LEVELS.iter().find(|level| word.len() > 2 && strsim::osa_distance(&word, level) <= 1);
-    let near = near.or_else(|| {
-        LEVELS.iter().find(|level| word.len() == level.len() && { strsim::osa_distance(&word, level) == 2 })
-    });
     match near {
         Some(level) => Some(format!(", did you mean \"{level}\"?")),
         None if OTHERS_LEVELS.contains(&word.as_str()) => Some(String::new()),

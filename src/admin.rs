@@ -1,0 +1,51 @@
+//! The admin address: is it alive, is it ready, what does it count, what is it doing. Read only, and never a secret.
+//!
+//! [`server`] accepts, [`answer`] answers, from a [`view::View`] that is taken anew for each request; so what a reload
+//! changed shows at once.
+
+mod answer;
+mod guard;
+mod health;
+
+mod page;
+mod ready;
+mod server;
+mod status;
+mod view;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+pub use health::{Health, LastReload};
+pub use server::serve;
+
+use crate::clock::SharedClock;
+use crate::metrics::Metrics;
+use crate::proxy::SnapshotCell;
+
+/// What the admin address answers from.
+pub struct Admin {
+    metrics: Arc<Metrics>,
+    snapshot: Arc<SnapshotCell>,
+    health: Arc<Health>,
+    clock: SharedClock,
+    started_at: SystemTime,
+    /// By the clock that runs in suspend.
+    started: Duration,
+}
+
+impl Admin {
+    /// The uptime counts from here.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        snapshot: Arc<SnapshotCell>,
+        health: Arc<Health>,
+        clock: SharedClock,
+    ) -> Self {
+        let (started_at, started) = (clock.wall(), clock.boot());
+        Self { metrics, snapshot, health, clock, started_at, started }
+    }
+}
+
+#[cfg(test)]
+mod tests;

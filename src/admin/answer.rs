@@ -1,0 +1,130 @@
+//! From a request to the answer.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+
+use super::view::View;
+use super::{Admin, guard, page, ready, status};
+use crate::config::Callers;
+use crate::metrics::{Exposition, Extra};
+use crate::proxy::Peer;
+
+const PATHS: [&str; 5] = ["/livez", "/readyz", "/metrics", "/status", "/"];
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Sent with every answer: none of them may be kept, guessed at, framed or read by another site.
+const ALWAYS: [(HeaderName, &str); 4] = [
+    (CACHE_CONTROL, "no-store"),
+    (http::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (http::header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// Whose request it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker {
+    pub(super) peer: Peer,
+    /// The address that the admin socket listens on; `None`: a Unix socket.
+    pub(super) own: Option<SocketAddr>,
+}
+
+impl Admin {
+    pub(super) fn respond<B>(&self, asker: Asker, request: &Request<B>) -> Answer {
+        let path = request.uri().path();
+        if !PATHS.contains(&path) {
+            let detail = format!("there is {} here", PATHS.join(", "));
+            return problem(StatusCode::NOT_FOUND, "no_such_page", &detail);
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = problem(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_refused",
+                "this address only answers GET and HEAD",
+            );
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        match path {
+            "/livez" => answer(StatusCode::OK, TEXT, "ok\n"),
+            "/readyz" => self.readyz(request.uri().query()),
+            "/metrics" => self.metrics(request),
+            _ => self.refusal(asker, request).unwrap_or_else(|| match path {
+                "/status" => self.status(),
+                _ => page(),
+            }),
+        }
+    }
+
+    fn readyz(&self, query: Option<&str>) -> Answer {
+        let view = View::take(self);
+        let verbose = query.is_some_and(|query| {
+            query.split('&').any(|pair| pair == "verbose" || pair.starts_with("verbose="))
+        });
+        let status = if view.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        answer(status, TEXT, ready::text(&view, verbose))
+    }
+
+    fn metrics<B>(&self, request: &Request<B>) -> Answer {
+        let view = View::take(self);
+        let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        let format = Exposition::for_accept(accept);
+        let extra =
+            Extra { token_expiries: view.token_expiries(), log_lines_dropped: view.log_lines_dropped };
+        answer(StatusCode::OK, format.content_type(), self.metrics.render(format, extra))
+    }
+
+    fn status(&self) -> Answer {
+        match serde_json::to_vec(&status::status(&View::take(self))) {
+            Ok(json) => answer(StatusCode::OK, "application/json", json),
+            Err(error) => {
+                tracing::error!(%error, "the status cannot be written as JSON");
+                problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the status cannot be written as JSON")
+            }
+        }
+    }
+
+    /// `[admin] callers` is read for each request, so a reload counts for open connections too.
+    fn refusal<B>(&self, asker: Asker, request: &Request<B>) -> Option<Answer> {
+        if self.snapshot.load().config.admin.callers == Callers::Network {
+            return None;
+        }
+        let why = guard::refusal(asker.peer, asker.own, request.uri(), request.headers())?;
+        Some(problem(StatusCode::FORBIDDEN, "caller_refused", why))
+    }
+}
+
+fn page() -> Answer {
+    let page = page::page();
+    let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", page.html.clone());
+    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page.policy.clone());
+    answer
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    for (name, value) in ALWAYS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+/// RFC 9457, as the proxy's own errors.
+fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or_default(),
+        "status": status.as_u16(),
+        "detail": detail,
+        "code": code,
+    });
+    answer(status, "application/problem+json", body.to_string())
+}

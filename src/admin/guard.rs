@@ -1,0 +1,146 @@
+//! Who may see `/status` and `/`: this machine, and no browser page of another site.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{HOST, ORIGIN};
+use http::{HeaderMap, HeaderName, Uri};
+
+use crate::proxy::Peer;
+
+/// Fetch Metadata: what a browser says of who started a request.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Why this request is not answered, as a phrase for `detail`; `None`: it is.
+///
+/// `own` is the address that the admin socket listens on. The `Host` is looked at because a name that a page's owner
+/// points at 127.0.0.1 makes that page same-origin with us (DNS rebinding).
+pub(super) fn refusal(
+    peer: Peer,
+    own: Option<SocketAddr>,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Option<&'static str> {
+    let Peer::Tcp(peer) = peer else {
+        // A Unix socket's file mode decides, and no browser gets there.
+        return None;
+    };
+    if !is_this_machine(peer.ip(), own) {
+        return Some("this answers callers on the same machine; [admin] callers = \"network\" allows others");
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = match (uri.authority(), hosts.next(), hosts.next()) {
+        (_, _, Some(_)) => return Some("the request has more than one Host"),
+        (Some(authority), _, None) => Some(authority.as_str()),
+        (None, Some(host), None) => Some(host.to_str().unwrap_or_default()),
+        (None, None, None) => None,
+    };
+    if host.is_some_and(|host| !is_own_host(host, own)) {
+        return Some("the Host is not localhost, a loopback address or this listener's own address");
+    }
+    if headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "none" && site != "same-origin") {
+        return Some("a page of another site asked for this; open the address itself");
+    }
+    let own_origin = |origin: &http::HeaderValue| {
+        origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://")) == host && host.is_some()
+    };
+    if !headers.get_all(ORIGIN).iter().all(own_origin) {
+        return Some("a page of another origin asked for this; open the address itself");
+    }
+    None
+}
+
+fn is_this_machine(peer: IpAddr, own: Option<SocketAddr>) -> bool {
+    let peer = peer.to_canonical();
+    // A machine that talks to its own address uses that address; from elsewhere the kernel drops it as martian.
+    peer.is_loopback() || own.is_some_and(|own| own.ip().to_canonical() == peer)
+}
+
+/// `host` may have a port.
+fn is_own_host(host: &str, own: Option<SocketAddr>) -> bool {
+    let Ok(authority) = host.parse::<http::uri::Authority>() else {
+        return false;
+    };
+    if authority.as_str().contains('@') {
+        return false;
+    }
+    let name = authority.host();
+    let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    match literal.parse::<IpAddr>() {
+        Ok(ip) => is_this_machine(ip, own),
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: &str = "10.0.0.5:9180";
+
+    fn refused(peer: &str, uri: &str, headers: &[(&'static str, &str)]) -> bool {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        let peer = Peer::Tcp(SocketAddr::new(peer.parse().unwrap(), 50_000));
+        refusal(peer, Some(OWN.parse().unwrap()), &uri.parse().unwrap(), &map).is_some()
+    }
+
+    #[test]
+    fn this_machine_is_let_in() {
+        for (peer, host) in [
+            ("127.0.0.1", "localhost:9180"),
+            ("127.0.0.1", "LOCALHOST"),
+            ("127.8.9.1", "127.0.0.1:9180"),
+            ("::1", "[::1]:9180"),
+            ("::ffff:127.0.0.1", "127.0.0.1"),
+            ("10.0.0.5", "10.0.0.5:9180"),
+        ] {
+            assert!(!refused(peer, "/status", &[("host", host)]), "{peer} {host}");
+        }
+        assert!(!refused("127.0.0.1", "/", &[]), "HTTP/1.0 needs no Host");
+        assert!(!refused("127.0.0.1", "http://localhost/status", &[("host", "localhost")]));
+    }
+
+    #[test]
+    fn others_and_other_names_are_not() {
+        assert!(refused("10.0.0.6", "/status", &[("host", "10.0.0.5:9180")]));
+        for host in [
+            "evil.example",
+            "evil.example:9180",
+            "localhost.evil.example",
+            "10.0.0.6",
+            "",
+            "a b",
+            "x@localhost",
+        ] {
+            assert!(refused("127.0.0.1", "/status", &[("host", host)]), "{host}");
+        }
+        assert!(refused("127.0.0.1", "/status", &[("host", "localhost"), ("host", "localhost")]));
+        assert!(refused("127.0.0.1", "http://evil.example/status", &[("host", "localhost")]));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_not() {
+        let with =
+            |name, value| refused("127.0.0.1", "/status", &[("host", "localhost:9180"), (name, value)]);
+        assert!(!with("sec-fetch-site", "none"));
+        assert!(!with("sec-fetch-site", "same-origin"));
+        assert!(with("sec-fetch-site", "same-site"), "another port of this machine");
+        assert!(with("sec-fetch-site", "cross-site"));
+        assert!(!with("origin", "http://localhost:9180"));
+        assert!(with("origin", "http://localhost:3000"));
+        assert!(with("origin", "https://localhost:9180"));
+        assert!(with("origin", "null"));
+        assert!(
+            refused("127.0.0.1", "/status", &[("origin", "http://localhost:9180")]),
+            "no Host to compare with"
+        );
+    }
+
+    #[test]
+    fn a_unix_socket_is_this_machine() {
+        let headers = HeaderMap::from_iter([(HOST, "anything".parse().unwrap())]);
+        assert_eq!(refusal(Peer::Unix { uid: 0 }, None, &Uri::from_static("/"), &headers), None);
+    }
+}

@@ -1,0 +1,84 @@
+//! `/`: the status for people. One page without anything from elsewhere; its script asks `/status` and writes what it
+//! gets as text, never as markup.
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::HeaderValue;
+
+const HTML: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+
+/// The page and the policy that it is sent with.
+pub(super) struct Page {
+    pub(super) html: Bytes,
+    /// Only the page's own script and style run, and they may only ask this address.
+    pub(super) policy: HeaderValue,
+}
+
+static PAGE: LazyLock<Page> = LazyLock::new(|| Page {
+    html: HTML.replace("{style}", STYLE).replace("{script}", SCRIPT).into(),
+    policy: HeaderValue::from_str(&policy())
+        .unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'")),
+});
+
+pub(super) fn page() -> &'static Page {
+    &PAGE
+}
+
+fn policy() -> String {
+    format!(
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        sha256(SCRIPT),
+        sha256(STYLE)
+    )
+}
+
+fn sha256(text: &str) -> String {
+    STANDARD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands between the tags, as a browser hashes it.
+    fn between<'a>(html: &'a str, open: &str, close: &str) -> &'a str {
+        html.split_once(open).unwrap().1.split_once(close).unwrap().0
+    }
+
+    #[test]
+    fn the_policy_names_exactly_what_is_on_the_page() {
+        let html = std::str::from_utf8(&page().html).unwrap();
+        let policy = page().policy.to_str().unwrap();
+        assert!(policy.contains(&sha256(between(html, "<script>", "</script>"))));
+        assert!(policy.contains(&sha256(between(html, "<style>", "</style>"))));
+        assert_eq!(html.matches("<script").count(), 1);
+        assert_eq!(html.matches("<style").count(), 1);
+    }
+
+    #[test]
+    fn nothing_on_the_page_is_from_elsewhere_or_writes_markup() {
+        let html = std::str::from_utf8(&page().html).unwrap();
+        for forbidden in [
+            "http://",
+            "https://",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacent",
+            "document.write",
+            " on",
+            "eval(",
+        ] {
+            let found =
+                html.find(forbidden).filter(|at| forbidden != " on" || html[*at..].starts_with(" onclick"));
+            assert_eq!(found, None, "{forbidden}");
+        }
+        assert!(html.contains("name=\"viewport\""));
+    }
+}

@@ -1,0 +1,72 @@
+//! What `/readyz` says.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::status::rfc3339;
+use super::view::{CredentialView, View};
+
+/// Names in one line before the rest is only counted: probes cut long bodies.
+const NAMES: usize = 5;
+
+/// The body: what is missing, or with `verbose` everything, missing or not.
+pub(super) fn text(view: &View, verbose: bool) -> String {
+    let mut out = String::from(if view.ready() { "ready\n" } else { "not ready\n" });
+    if view.draining {
+        out.push_str("[-] shutdown: the process is ending\n");
+    } else if verbose {
+        out.push_str("[+] shutdown: the process is not ending\n");
+    }
+    if verbose {
+        let (version, at) = (view.config_version, rfc3339(view.loads.loaded_at));
+        let _ = writeln!(out, "[+] config: version {version}, loaded at {at}");
+    }
+    for credential in &view.credentials {
+        if verbose || credential.missing() {
+            let mark = if credential.missing() { '-' } else { '+' };
+            let _ = writeln!(out, "[{mark}] {}", one_line(&line(credential)));
+        }
+    }
+    out
+}
+
+fn line(credential: &CredentialView) -> String {
+    let status = &credential.status;
+    let mut out = format!("token of issuer {} for {}", credential.issuer.name, routes(&credential.routes));
+    if !status.key.scopes.is_empty() {
+        let scopes: Vec<&str> = status.key.scopes.iter().map(String::as_str).collect();
+        let _ = write!(out, " (scopes {})", scopes.join(" "));
+    }
+    match (status.fetched_once, status.expires_at) {
+        (false, _) if credential.issuer.required => out.push_str(": not fetched yet"),
+        (false, _) => out.push_str(": not fetched yet, not required"),
+        (true, Some(at)) => {
+            let _ = write!(out, ": {}, expires at {}", status.state, rfc3339(at));
+        }
+        (true, None) => {
+            let _ = write!(out, ": was fetched, {} now", status.state);
+        }
+    }
+    if let Some(error) = &status.last_error {
+        let _ = write!(out, "; last error at {}: {}", rfc3339(error.at), error.detail);
+        if let Some(next) = error.next_try {
+            let _ = write!(out, "; next try at {}", rfc3339(next));
+        }
+    } else if status.fetching {
+        out.push_str("; being fetched");
+    }
+    out
+}
+
+fn routes(names: &[Arc<str>]) -> String {
+    let shown: Vec<&str> = names.iter().take(NAMES).map(|name| &**name).collect();
+    let rest = names.len() - shown.len();
+    let word = if names.len() == 1 { "route" } else { "routes" };
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    format!("{word} {}{more}", shown.join(", "))
+}
+
+/// An error's text has no business starting a line of its own.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}

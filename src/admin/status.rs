@@ -1,0 +1,363 @@
+//! What `/status` says. `docs/status.schema.json` is made from these types; keys are only ever added.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Serialize, Serializer};
+
+use super::view::{CredentialView, Traffic, View};
+use crate::config::{
+    Address, Callers, ClientAuth, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig,
+    PathPattern, Problem, RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl,
+};
+
+/// What bearerd is doing now. No secret and no token is in it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Status {
+    /// The program's version.
+    version: String,
+    started_at: Time,
+    uptime_seconds: u64,
+    /// What `/readyz` answers by.
+    ready: bool,
+    /// The process is ending.
+    draining: bool,
+    config: ConfigStatus,
+    listeners: Vec<ListenerStatus>,
+    routes: Vec<RouteStatus>,
+    issuers: Vec<IssuerStatus>,
+    /// One for each set of issuer, scopes and parameters that routes use.
+    tokens: Vec<TokenStatus>,
+    /// Log lines given up because stderr did not take them.
+    log_lines_dropped: u64,
+}
+
+/// The config that serves.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ConfigStatus {
+    path: String,
+    /// Grows with every load.
+    version: u64,
+    loaded_at: Time,
+    /// `null` before the first reload.
+    last_reload: Option<ReloadStatus>,
+    warnings: Vec<WarningStatus>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ReloadStatus {
+    ok: bool,
+    at: Time,
+    /// Why the new file was not taken.
+    error: Option<String>,
+}
+
+/// What was noticed in the config that does not stop the program.
+#[derive(Debug, Serialize, JsonSchema)]
+struct WarningStatus {
+    file: String,
+    line: usize,
+    column: usize,
+    key: String,
+    message: String,
+    hint: Option<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ListenerStatus {
+    name: String,
+    /// As configured.
+    address: String,
+    /// `local` or `network`.
+    callers: &'static str,
+    tls: bool,
+    /// Open connections.
+    connections: u64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct RouteStatus {
+    name: String,
+    #[serde(rename = "match")]
+    matches: MatchStatus,
+    upstream: String,
+    /// `null`: calls are forwarded without a token.
+    issuer: Option<String>,
+    scopes: Vec<String>,
+    /// Calls answered since the start.
+    requests: u64,
+    /// Open connections to the upstream.
+    upstream_connections: u64,
+}
+
+/// Which calls a route serves; `null` matches any.
+#[derive(Debug, Serialize, JsonSchema)]
+struct MatchStatus {
+    listener: Option<String>,
+    host: Option<String>,
+    /// The whole path, else `null`.
+    path: Option<String>,
+    /// Whole segments, else `null`.
+    path_prefix: Option<String>,
+    methods: Option<Vec<String>>,
+    /// Names of the headers that are looked at.
+    headers: Vec<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct IssuerStatus {
+    name: String,
+    /// The token URL, or with `discovery` the issuer's; without a query.
+    url: String,
+    discovery: bool,
+    /// `/readyz` waits for its tokens.
+    required: bool,
+    client_auth: &'static str,
+    scopes: Vec<String>,
+}
+
+/// One token's life; never its value.
+#[derive(Debug, Serialize, JsonSchema)]
+struct TokenStatus {
+    issuer: String,
+    /// Names of the routes whose calls carry it.
+    routes: Vec<String>,
+    scopes: Vec<String>,
+    /// Names of further parameters; values may be secret.
+    parameters: Vec<String>,
+    required: bool,
+    /// `valid`, `none` or `expired`.
+    state: &'static str,
+    /// As the issuer named them, where it did.
+    granted_scope: Option<String>,
+    /// A request to the issuer is under way.
+    fetching: bool,
+    /// Calls that wait for it.
+    waiters: usize,
+    /// Was fetched at least once since the start.
+    fetched_once: bool,
+    fetched_at: Option<Time>,
+    age_seconds: Option<u64>,
+    expires_at: Option<Time>,
+    /// 0 once it has ended.
+    seconds_left: Option<u64>,
+    /// From then on the next use renews it behind the scenes.
+    renew_at: Option<Time>,
+    last_error: Option<TokenErrorStatus>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct TokenErrorStatus {
+    at: Time,
+    detail: String,
+    /// The issuer's OAuth error code, where it gave one.
+    code: Option<String>,
+    next_try: Option<Time>,
+    failures_in_a_row: u32,
+}
+
+/// RFC 3339, UTC.
+#[derive(Debug, Clone, Copy)]
+struct Time(SystemTime);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&rfc3339(self.0))
+    }
+}
+
+impl JsonSchema for Time {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time" })
+    }
+}
+
+/// The time of day as RFC 3339, UTC, to the second.
+pub(super) fn rfc3339(at: SystemTime) -> String {
+    // The formatter panics outside of 1970 to 9999, and a wall clock may say anything.
+    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(at.clamp(UNIX_EPOCH, last)).to_string()
+}
+
+pub(super) fn status(view: &View) -> Status {
+    let config = &view.config;
+    let traffic = view.traffic.iter().copied().chain(std::iter::repeat(Traffic::default()));
+    let connections = view.connections.iter().copied().chain(std::iter::repeat(0));
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: Time(view.started_at),
+        uptime_seconds: view.uptime.as_secs(),
+        ready: view.ready(),
+        draining: view.draining,
+        config: config_status(view),
+        listeners: config.listeners.iter().zip(connections).map(|(it, open)| listener(it, open)).collect(),
+        routes: config
+            .routes
+            .iter()
+            .zip(traffic)
+            .map(|(it, seen)| route(it, seen, &config.listeners))
+            .collect(),
+        issuers: config.issuers.values().map(|it| issuer(it)).collect(),
+        tokens: view.credentials.iter().map(|it| token(it, view.now)).collect(),
+        log_lines_dropped: view.log_lines_dropped,
+    }
+}
+
+fn config_status(view: &View) -> ConfigStatus {
+    let last_reload = view.loads.last.as_ref().map(|last| ReloadStatus {
+        ok: last.error.is_none(),
+        at: Time(last.at),
+        error: last.error.clone(),
+    });
+    ConfigStatus {
+        path: view.config.path.display().to_string(),
+        version: view.config_version,
+        loaded_at: Time(view.loads.loaded_at),
+        last_reload,
+        warnings: view.config.warnings.iter().map(warning).collect(),
+    }
+}
+
+fn warning(problem: &Problem) -> WarningStatus {
+    WarningStatus {
+        file: problem.file.display().to_string(),
+        line: problem.line,
+        column: problem.column,
+        key: problem.key.clone(),
+        message: problem.message.clone(),
+        hint: problem.hint.clone(),
+    }
+}
+
+fn listener(config: &ListenerConfig, connections: u64) -> ListenerStatus {
+    ListenerStatus {
+        name: config.name.to_string(),
+        address: match &config.address {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(path) => format!("unix:{}", path.display()),
+        },
+        callers: match config.callers {
+            Callers::Local => "local",
+            Callers::Network => "network",
+        },
+        tls: config.tls.is_some(),
+        connections,
+    }
+}
+
+fn route(
+    config: &RouteConfig,
+    traffic: Traffic,
+    listeners: &[std::sync::Arc<ListenerConfig>],
+) -> RouteStatus {
+    let (issuer, scopes) = match &config.credential {
+        Credential::Anonymous => (None, Vec::new()),
+        Credential::Issuer { issuer, key } => {
+            (Some(issuer.name.to_string()), key.scopes.iter().cloned().collect())
+        }
+    };
+    let (path, path_prefix) = match &config.path {
+        PathPattern::Exact(path) => (Some(path.clone()), None),
+        PathPattern::Prefix(prefix) if prefix.is_empty() => (None, Some("/".to_owned())),
+        PathPattern::Prefix(prefix) => (None, Some(prefix.clone())),
+    };
+    RouteStatus {
+        name: config.name.to_string(),
+        matches: MatchStatus {
+            listener: config.listener.and_then(|at| listeners.get(at)).map(|it| it.name.to_string()),
+            host: config.host.as_ref().map(|host| match host {
+                HostPattern::Exact(host) => host.clone(),
+                HostPattern::Wildcard(suffix) => format!("*{suffix}"),
+            }),
+            path,
+            path_prefix,
+            methods: config.methods.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
+            headers: config.match_headers.iter().map(|(name, _)| name.to_string()).collect(),
+        },
+        upstream: upstream(&config.upstream),
+        issuer,
+        scopes,
+        requests: traffic.requests,
+        upstream_connections: traffic.upstream_connections,
+    }
+}
+
+/// Put together from its parts, so that nothing else that stands in the URL is shown.
+fn upstream(url: &UpstreamUrl) -> String {
+    match &url.target {
+        UpstreamTarget::Tcp { https, .. } => {
+            format!("{}://{}{}", scheme(*https), url.authority, without_query(&url.path))
+        }
+        UpstreamTarget::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+fn issuer(config: &IssuerConfig) -> IssuerStatus {
+    let (url, discovery) = match &config.endpoint {
+        TokenEndpoint::Discovery(url) => (url, true),
+        TokenEndpoint::Url(url) => (url, false),
+    };
+    IssuerStatus {
+        name: config.name.to_string(),
+        url: endpoint(url),
+        discovery,
+        required: config.required,
+        client_auth: match config.client_auth {
+            ClientAuth::Basic { .. } => "client_secret_basic",
+            ClientAuth::Post { .. } => "client_secret_post",
+            ClientAuth::None => "none",
+        },
+        scopes: config.scopes.iter().cloned().collect(),
+    }
+}
+
+/// Some issuers take a key in the query, so it is not shown.
+fn endpoint(url: &HttpUrl) -> String {
+    format!("{}://{}{}", scheme(url.https), url.authority, without_query(&url.path_and_query))
+}
+
+fn scheme(https: bool) -> &'static str {
+    if https { "https" } else { "http" }
+}
+
+fn without_query(path: &str) -> &str {
+    path.split_once('?').map_or(path, |(path, _)| path)
+}
+
+fn token(view: &CredentialView, now: SystemTime) -> TokenStatus {
+    let status = &view.status;
+    let whole = |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default().as_secs();
+    TokenStatus {
+        issuer: view.issuer.name.to_string(),
+        routes: view.routes.iter().map(ToString::to_string).collect(),
+        scopes: status.key.scopes.iter().cloned().collect(),
+        parameters: status.key.params.keys().cloned().collect(),
+        required: view.issuer.required,
+        state: status.state,
+        granted_scope: status.granted_scope.clone(),
+        fetching: status.fetching,
+        waiters: status.waiters,
+        fetched_once: status.fetched_once,
+        fetched_at: status.fetched_at.map(Time),
+        age_seconds: status.fetched_at.map(|at| whole(at, now)),
+        expires_at: status.expires_at.map(Time),
+        seconds_left: status.expires_at.map(|at| whole(now, at)),
+        renew_at: status.renew_at.map(Time),
+        last_error: status.last_error.as_ref().map(|error| TokenErrorStatus {
+            at: Time(error.at),
+            detail: error.detail.clone(),
+            code: error.code.clone(),
+            next_try: error.next_try.map(Time),
+            failures_in_a_row: error.failures_in_a_row,
+        }),
+    }
+}

@@ -1,0 +1,274 @@
+//! Plain data to render from, and a process without routes to ask over HTTP.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+use super::super::health::Loads;
+use super::super::view::{CredentialView, Traffic, View};
+use super::super::{Admin, Health, LastReload};
+use crate::clock::SystemClock;
+use crate::config::{self, *};
+use crate::metrics::Metrics;
+use crate::proxy::{Snapshot, SnapshotCell};
+use crate::route::RouteTable;
+use crate::secret::Secret;
+use crate::token::SlotStatus;
+use crate::token::slot::LastError;
+
+/// Stands in every place of the config that may be secret: no page may show it.
+pub(super) const CANARY: &str = "canary-5f1d";
+
+pub(super) fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+pub(super) fn ago(seconds: u64) -> SystemTime {
+    now() - Duration::from_secs(seconds)
+}
+
+pub(super) fn ahead(seconds: u64) -> SystemTime {
+    now() + Duration::from_secs(seconds)
+}
+
+fn canary() -> Source {
+    Source::literal(Secret::from(CANARY))
+}
+
+pub(super) fn issuer(name: &str, required: bool) -> Arc<IssuerConfig> {
+    Arc::new(IssuerConfig {
+        name: Arc::from(name),
+        digest: [7; 32],
+        endpoint: TokenEndpoint::Url(HttpUrl {
+            text: format!("https://idp.example/token?key={CANARY}"),
+            https: true,
+            host: "idp.example".to_owned(),
+            port: 443,
+            authority: "idp.example".to_owned(),
+            path_and_query: format!("/token?key={CANARY}"),
+        }),
+        required,
+        client_auth: ClientAuth::Basic { secret: canary(), encoding: BasicEncoding::Form },
+        send_client_id: false,
+        client_id: Some(canary()),
+        scopes: BTreeSet::from(["billing.read".to_owned()]),
+        params: Params::from([("audience".to_owned(), ParamValue::Value(canary()))]),
+        headers: Vec::new(),
+        response: ResponseShape {
+            token: "/access_token".to_owned(),
+            token_type: "/token_type".to_owned(),
+            expires_in: "/expires_in".to_owned(),
+            expires_at: "/expires_on".to_owned(),
+            error: "/error".to_owned(),
+            format: ResponseFormat::Json,
+            token_types: vec!["bearer".to_owned()],
+            statuses: vec![200],
+        },
+        refresh_at: 0.8,
+        default_lifetime: Duration::from_secs(300),
+        timeout: Some(Duration::from_secs(10)),
+        tls: TlsOptions::default(),
+        egress: Egress::Direct,
+    })
+}
+
+fn key(issuer: &IssuerConfig) -> CredentialKey {
+    CredentialKey {
+        issuer: Arc::clone(&issuer.name),
+        issuer_digest: issuer.digest,
+        scopes: issuer.scopes.clone(),
+        params: issuer.params.clone(),
+        subject: Some(CANARY.to_owned()),
+    }
+}
+
+fn route(name: &str, credential: Credential) -> Arc<RouteConfig> {
+    Arc::new(RouteConfig {
+        name: Arc::from(name),
+        listener: Some(0),
+        host: Some(HostPattern::Wildcard(".example.com".to_owned())),
+        path: PathPattern::Prefix(String::new()),
+        methods: Some(vec![http::Method::GET]),
+        match_headers: vec![(http::HeaderName::from_static("x-tenant"), CANARY.to_owned())],
+        upstream: UpstreamUrl {
+            text: format!("https://user:{CANARY}@api.example.com/v2"),
+            target: UpstreamTarget::Tcp { https: true, host: "api.example.com".to_owned(), port: 443 },
+            authority: "api.example.com".to_owned(),
+            path: "/v2".to_owned(),
+        },
+        protocol: Protocol::Auto,
+        credential,
+        caller_authorization: CallerAuthorization::Replace,
+        inject: Inject {
+            header: http::header::AUTHORIZATION,
+            before: "Bearer ".to_owned(),
+            after: String::new(),
+        },
+        request_headers: HeaderEdits {
+            set: vec![(http::HeaderName::from_static("x-key"), canary())],
+            remove: Vec::new(),
+        },
+        response_headers: HeaderEdits::default(),
+        forwarded: false,
+        rewrite_location: true,
+        refresh_on: vec![http::StatusCode::UNAUTHORIZED],
+        replay_limit: 65_536,
+        allow_encoded_slash: false,
+        connect_timeout: None,
+        response_timeout: None,
+        idle_timeout: None,
+        connection_max_age: None,
+        tls: TlsOptions::default(),
+        egress: Egress::Direct,
+    })
+}
+
+fn listener() -> Arc<ListenerConfig> {
+    Arc::new(ListenerConfig {
+        name: Arc::from("main"),
+        address: Address::Tcp("127.0.0.1:8080".parse().unwrap()),
+        names: Vec::new(),
+        origins: Vec::new(),
+        callers: Callers::Local,
+        allow: Vec::new(),
+        require_header: Some((http::HeaderName::from_static("x-caller-key"), canary())),
+        tls: None,
+        unix: unix(),
+    })
+}
+
+pub(super) fn unix() -> UnixOptions {
+    UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() }
+}
+
+fn config(callers: Callers, routes: Vec<Arc<RouteConfig>>) -> Config {
+    let path = PathBuf::from("/etc/bearerd/bearerd.toml");
+    Config {
+        files: vec![path.clone()],
+        path: path.clone(),
+        include_folders: Vec::new(),
+        workers: 1,
+        drain_delay: Duration::ZERO,
+        shutdown_timeout: Duration::from_secs(30),
+        limits: Limits {
+            header_bytes: 32_768,
+            header_count: 100,
+            header_timeout: None,
+            keep_alive: None,
+            connections: 10_000,
+            waiters: 10_000,
+        },
+        log: Log { format: LogFormat::Text, level: "info".to_owned(), access: true },
+        admin: config::Admin { address: Address::Tcp(([127, 0, 0, 1], 0).into()), callers },
+        listeners: vec![listener()],
+        issuers: BTreeMap::from([("corp".to_owned(), issuer("corp", true))]),
+        routes,
+        warnings: vec![Problem {
+            severity: Severity::Warning,
+            file: path,
+            line: 3,
+            column: 7,
+            key: "issuer.corp.client_secret.file".to_owned(),
+            message: "no such file".to_owned(),
+            hint: None,
+            source_line: None,
+        }],
+    }
+}
+
+/// Fetched ten minutes ago, good for another fifty.
+pub(super) fn valid(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialView {
+    let status = SlotStatus {
+        key: key(&issuer),
+        state: "valid",
+        granted_scope: Some("billing.read".to_owned()),
+        fetched_at: Some(ago(600)),
+        expires_at: Some(ahead(3000)),
+        renew_at: Some(ahead(2280)),
+        fetching: false,
+        waiters: 0,
+        last_error: None,
+        fetched_once: true,
+    };
+    CredentialView { issuer, routes: routes.iter().map(|name| Arc::from(*name)).collect(), status }
+}
+
+/// Never fetched; the issuer refuses the client.
+pub(super) fn refused(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialView {
+    let mut credential = valid(issuer, routes);
+    credential.status = SlotStatus {
+        state: "none",
+        granted_scope: None,
+        fetched_at: None,
+        expires_at: None,
+        renew_at: None,
+        waiters: 2,
+        fetched_once: false,
+        last_error: Some(LastError {
+            at: ago(5),
+            detail: "issuer corp refused the client\n[+] all is well".to_owned(),
+            code: Some("invalid_client".to_owned()),
+            next_try: Some(ahead(55)),
+            failures_in_a_row: 1,
+        }),
+        ..credential.status
+    };
+    credential
+}
+
+pub(super) fn view(credentials: Vec<CredentialView>) -> View {
+    let corp = issuer("corp", true);
+    let credential = Credential::Issuer { key: key(&corp), issuer: corp };
+    let routes = vec![route("billing", credential), route("open", Credential::Anonymous)];
+    View {
+        now: now(),
+        started_at: ago(3600),
+        uptime: Duration::from_secs(3600),
+        config: Arc::new(config(Callers::Local, routes)),
+        config_version: 2,
+        loads: Loads {
+            loaded_at: ago(3600),
+            last: Some(LastReload { at: ago(60), error: Some("line 3: unknown key".to_owned()) }),
+        },
+        draining: false,
+        credentials,
+        traffic: vec![Traffic { requests: 12, upstream_connections: 1 }, Traffic::default()],
+        connections: vec![4],
+        log_lines_dropped: 0,
+    }
+}
+
+/// A process without routes.
+pub(super) struct Process {
+    pub(super) admin: Arc<Admin>,
+    pub(super) health: Arc<Health>,
+    pub(super) snapshot: Arc<SnapshotCell>,
+}
+
+pub(super) fn snapshot(callers: Callers) -> Snapshot {
+    let config = config(callers, Vec::new());
+    let listeners = config.listeners.clone();
+    Snapshot {
+        version: 1,
+        config: Arc::new(config),
+        table: RouteTable::build(&[]),
+        routes: Vec::new(),
+        listeners,
+    }
+}
+
+pub(super) fn process() -> Process {
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(Callers::Local)));
+    let health = Arc::new(Health::new());
+    let metrics = Arc::new(Metrics::default());
+    let admin = Admin::new(metrics, Arc::clone(&snapshot), Arc::clone(&health), Arc::new(SystemClock));
+    Process { admin: Arc::new(admin), health, snapshot }
+}
+
+pub(super) fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}

@@ -1,0 +1,113 @@
+//! Everything that the pages are made of, read once for a request, as plain data.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::Admin;
+use super::health::Loads;
+use crate::config::{Config, Credential, IssuerConfig};
+use crate::metrics::TokenExpiry;
+use crate::token::SlotStatus;
+
+/// The process at one moment.
+pub(super) struct View {
+    pub(super) now: SystemTime,
+    pub(super) started_at: SystemTime,
+    pub(super) uptime: Duration,
+    pub(super) config: Arc<Config>,
+    pub(super) config_version: u64,
+    pub(super) loads: Loads,
+    pub(super) draining: bool,
+    pub(super) credentials: Vec<CredentialView>,
+    /// In the order of `Config::routes`.
+    pub(super) traffic: Vec<Traffic>,
+    /// Open connections, in the order of `Config::listeners`.
+    pub(super) connections: Vec<u64>,
+    pub(super) log_lines_dropped: u64,
+}
+
+/// One token's place, and who uses it.
+pub(super) struct CredentialView {
+    pub(super) issuer: Arc<IssuerConfig>,
+    pub(super) routes: Vec<Arc<str>>,
+    pub(super) status: SlotStatus,
+}
+
+/// What went through a route.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Traffic {
+    pub(super) requests: u64,
+    pub(super) upstream_connections: u64,
+}
+
+impl View {
+    pub(super) fn take(admin: &Admin) -> Self {
+        let snapshot = admin.snapshot.load_full();
+        // Routes with the same scopes and parameters share a slot, so they share an entry.
+        let mut places: HashMap<_, usize> = HashMap::new();
+        let mut credentials: Vec<CredentialView> = Vec::new();
+        let mut traffic = Vec::with_capacity(snapshot.routes.len());
+        for route in &snapshot.routes {
+            traffic.push(Traffic {
+                requests: route.metrics.requests(),
+                upstream_connections: route.metrics.upstream_connections(),
+            });
+            let (Some(slot), Credential::Issuer { issuer, .. }) = (&route.slot, &route.config.credential)
+            else {
+                continue;
+            };
+            let place = *places.entry(Arc::as_ptr(slot)).or_insert_with(|| {
+                credentials.push(CredentialView {
+                    issuer: Arc::clone(issuer),
+                    routes: Vec::new(),
+                    status: slot.status(),
+                });
+                credentials.len() - 1
+            });
+            if let Some(credential) = credentials.get_mut(place) {
+                credential.routes.push(Arc::clone(&route.config.name));
+            }
+        }
+        let listeners = snapshot.config.listeners.iter();
+        Self {
+            now: admin.clock.wall(),
+            started_at: admin.started_at,
+            uptime: admin.clock.boot().saturating_sub(admin.started),
+            config: Arc::clone(&snapshot.config),
+            config_version: snapshot.version,
+            loads: admin.health.loads(),
+            draining: admin.health.is_draining(),
+            credentials,
+            traffic,
+            connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
+            log_lines_dropped: crate::telemetry::dropped_lines(),
+        }
+    }
+
+    /// For the metric: one for each route whose token is there.
+    pub(super) fn token_expiries(&self) -> Vec<TokenExpiry> {
+        let with_token = self.credentials.iter().filter_map(|it| Some((it, it.status.expires_at?)));
+        with_token
+            .flat_map(|(credential, at)| {
+                credential.routes.iter().map(move |route| TokenExpiry {
+                    issuer: Arc::clone(&credential.issuer.name),
+                    route: Arc::clone(route),
+                    at,
+                })
+            })
+            .collect()
+    }
+
+    /// Not ending, and every credential of a required issuer was fetched once.
+    pub(super) fn ready(&self) -> bool {
+        !self.draining && self.credentials.iter().all(|it| !it.missing())
+    }
+}
+
+impl CredentialView {
+    /// Holds `/readyz` up.
+    pub(super) fn missing(&self) -> bool {
+        self.issuer.required && !self.status.fetched_once
+    }
+}
