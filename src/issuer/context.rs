@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::exchange::Broken;
+use super::exchange::{self, Broken};
 use super::redact::Redactor;
 use super::{FailureKind, IssuerError};
 use crate::config::{BasicEncoding, ClientAuth, HttpUrl, IssuerConfig, TokenEndpoint};
@@ -99,7 +99,7 @@ impl<'a> Context<'a> {
             }
             (Some("invalid_scope"), _) => format!("check scopes of [issuer.{name}] and of the route"),
             (Some("invalid_target"), _) => format!("check params of [issuer.{name}] and of the route"),
-            (Some("invalid_request" | "invalid_grant"), 400..=499) => {
+            (Some("invalid_request" | "invalid_grant"), _) => {
                 format!("check params, scopes and client_auth of [issuer.{name}], and params of the route")
             }
             (Some("unsupported_grant_type"), _) => {
@@ -151,7 +151,7 @@ impl<'a> Context<'a> {
 
     /// No answer, or not the whole of one.
     pub(super) fn broken(&self, broken: &Broken) -> IssuerError {
-        let name = &self.config.name;
+        let (name, key) = (&self.config.name, self.endpoint_key());
         match broken {
             Broken::Timeout { doing } => {
                 let timeout = humantime::format_duration(self.config.timeout.unwrap_or_default());
@@ -161,56 +161,48 @@ impl<'a> Context<'a> {
                 )
             }
             Broken::Connect(error) => {
-                let (kind, remedy) = self.connect_remedy(error.kind);
-                // What a server says of a certificate or a proxy of itself comes from outside as well.
+                let kind = match error.kind {
+                    ConnectErrorKind::Timeout => FailureKind::Timeout,
+                    ConnectErrorKind::Settings => FailureKind::Credential,
+                    _ => FailureKind::Unavailable,
+                };
+                // The message names keys of `tls` where they help; a server chose some of its words.
                 let message = self.redactor.show(&error.message, DESCRIPTION_LIMIT);
-                self.fail(kind, format_args!("cannot be reached: {message}; {remedy}"))
+                let settings = self.settings_of(error.kind);
+                self.fail(
+                    kind,
+                    format_args!("cannot be reached: {message}; see {settings} of [issuer.{name}]"),
+                )
             }
-            Broken::NotHttp(reason) => self.fail(
+            Broken::NotHttp(error) => self.fail(
                 FailureKind::Unusable,
                 format_args!(
-                    "did not answer as an HTTP server ({reason}); check {} of [issuer.{name}]",
-                    self.endpoint_key()
+                    "did not answer as an HTTP server ({}); check {key} of [issuer.{name}]",
+                    self.cause(error)
                 ),
             ),
-            Broken::Closed(reason) => self.fail(
+            Broken::Closed(error) => self.fail(
                 FailureKind::Unavailable,
-                format_args!(
-                    "closed the connection without a whole answer ({}); where it wants a client certificate, set tls.certificate and tls.private_key of [issuer.{name}]",
-                    self.redactor.show(reason, DESCRIPTION_LIMIT)
-                ),
+                format_args!("closed the connection without a whole answer ({})", self.cause(error)),
             ),
         }
     }
 
-    fn connect_remedy(&self, kind: ConnectErrorKind) -> (FailureKind, String) {
-        let name = &self.config.name;
+    /// A peer may choose some of these words, as in the reason of a reset.
+    fn cause(&self, error: &hyper::Error) -> String {
+        self.redactor.show(&exchange::reason(error), DESCRIPTION_LIMIT)
+    }
+
+    /// The keys of the file that decide whether a connection comes about.
+    fn settings_of(&self, kind: ConnectErrorKind) -> String {
         let key = self.endpoint_key();
-        let remedy = match kind {
-            ConnectErrorKind::Dns => {
-                format!("check the host in {key} of [issuer.{name}], and this machine's DNS")
-            }
-            ConnectErrorKind::Refused => {
-                format!("check that the issuer runs, and the port in {key} of [issuer.{name}]")
-            }
-            ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout => {
-                format!("check the network, and whether [issuer.{name}] needs a proxy")
-            }
-            ConnectErrorKind::Certificate => {
-                format!("check tls.ca and the host in {key} of [issuer.{name}], and this machine's clock")
-            }
-            ConnectErrorKind::Tls => {
-                format!("check that the port in {key} of [issuer.{name}] speaks TLS 1.2 or 1.3")
-            }
-            ConnectErrorKind::Proxy => format!("check proxy of [issuer.{name}]"),
-            ConnectErrorKind::Settings => format!("check tls and proxy of [issuer.{name}]"),
-        };
-        let kind = match kind {
-            ConnectErrorKind::Timeout => FailureKind::Timeout,
-            ConnectErrorKind::Settings => FailureKind::Credential,
-            _ => FailureKind::Unavailable,
-        };
-        (kind, remedy)
+        match kind {
+            ConnectErrorKind::Dns | ConnectErrorKind::Refused => key.to_owned(),
+            ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout => format!("{key}, proxy and timeout"),
+            ConnectErrorKind::Certificate | ConnectErrorKind::Tls => format!("{key} and tls"),
+            ConnectErrorKind::Proxy => "proxy".to_owned(),
+            ConnectErrorKind::Settings => "tls and proxy".to_owned(),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use crate::net::{ConnectError, Connector};
+use crate::net::{ConnectError, Connector, tls_cause};
 
 /// The largest head of an answer, in bytes.
 const HEAD_LIMIT: u32 = 32 * 1024;
@@ -35,7 +35,12 @@ impl Deadline {
         Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
-    async fn hold<T>(&self, doing: &'static str, future: impl Future<Output = T>) -> Result<T, Broken> {
+    /// A connector has a timeout of its own, and knows better than this one what it waits for.
+    fn after_the_connector(self) -> Self {
+        Self(self.0.and_then(|at| at.checked_add(Duration::from_millis(10))))
+    }
+
+    async fn hold<T>(self, doing: &'static str, future: impl Future<Output = T>) -> Result<T, Broken> {
         match self.0 {
             None => Ok(future.await),
             Some(at) => tokio::time::timeout_at(at, future).await.map_err(|_| Broken::Timeout { doing }),
@@ -51,9 +56,9 @@ pub(super) enum Broken {
     },
     Connect(ConnectError),
     /// What came is no HTTP.
-    NotHttp(String),
+    NotHttp(hyper::Error),
     /// The connection ended before the answer's headers.
-    Closed(String),
+    Closed(hyper::Error),
 }
 
 /// An answer, its body read as far as it may be. Not `Debug`: the body holds a token.
@@ -79,8 +84,14 @@ pub(super) async fn send(
     limit: usize,
     deadline: Deadline,
 ) -> Result<Answer, Broken> {
-    let connected = deadline.hold("connecting", connector.connect()).await?.map_err(Broken::Connect)?;
-    over(connected.stream, connected.http2, request, limit, deadline).await
+    let connecting = deadline.after_the_connector().hold("connecting", connector.connect());
+    let connected = connecting.await?.map_err(Broken::Connect)?;
+    over(connected.stream, connected.http2, request, limit, deadline).await.map_err(|broken| match broken {
+        Broken::Closed(error) => {
+            tls_cause(&error, connector.who()).map_or(Broken::Closed(error), Broken::Connect)
+        }
+        other => other,
+    })
 }
 
 async fn over<S>(
@@ -102,9 +113,10 @@ where
             over_http1(stream, &tasks, request).await
         }
     };
-    let response = deadline.hold("waiting for the answer", exchange).await?.map_err(|error| {
-        if error.is_parse() { Broken::NotHttp(reason(&error)) } else { Broken::Closed(reason(&error)) }
-    })?;
+    let response = deadline
+        .hold("waiting for the answer", exchange)
+        .await?
+        .map_err(|error| if error.is_parse() { Broken::NotHttp(error) } else { Broken::Closed(error) })?;
     let (head, body) = response.into_parts();
     let body = deadline.hold("reading the answer", read(body, limit)).await?;
     Ok(Answer { status: head.status, headers: head.headers, body })
@@ -177,7 +189,7 @@ fn append(buffer: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
 }
 
 /// hyper's own words and the cause below them (`Connection reset by peer`, a TLS alert).
-fn reason(error: &hyper::Error) -> String {
+pub(super) fn reason(error: &hyper::Error) -> String {
     let mut cause = error.source();
     while let Some(deeper) = cause.and_then(std::error::Error::source) {
         cause = Some(deeper);
