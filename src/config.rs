@@ -1,30 +1,142 @@
 //! From TOML to [`Config`]: read, check everything, report every mistake at once.
+//!
+//! `document` knows the text and where each key stands, `read` makes the structs of `raw` from it, `resolve` makes
+//! [`Config`] from those. `report` collects what is wrong on the way, and `confidential` decides what of the text may
+//! be shown.
 
+mod confidential;
+mod document;
+mod include;
 pub mod model;
 pub mod problem;
+mod raw;
+mod read;
 pub mod reference;
+mod report;
+mod resolve;
+mod schema;
+mod types;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use model::*;
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
+pub use schema::schema;
+
+use document::{Document, FileText};
+use report::Report;
 
 /// Loads the file and all that it includes. Touches no network and reads no secret.
+///
+/// # Errors
+/// Every mistake that was found, and the warnings beside them, in the order of the files.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let _ = path;
-    todo!("config helper")
+    let mut report = Report::default();
+    let text = match FileText::read(path) {
+        Ok(text) => text,
+        Err(error) => {
+            report.file(path, error.line, error.reason);
+            return Err(Problems(report.problems));
+        }
+    };
+    load_text(&text, report)
 }
+
+fn load_text(text: &FileText, mut report: Report) -> Result<Config, Problems> {
+    let main = parse(text, &mut report);
+    let raw = read::main_file(&main, &mut report);
+    let include = include::find(&main.root().key("include"), raw.include.as_deref().unwrap_or_default(), &mut report);
+    let documents: Vec<Document<'_>> = include.texts.iter().map(|text| parse(text, &mut report)).collect();
+    let included =
+        documents.iter().map(|document| (document, read::included_file(document, &mut report))).collect();
+    let input = resolve::Input { main: (&main, raw), included, include_folders: include.folders };
+    let config = resolve::resolve(input, &mut report);
+
+    let order: Vec<&Path> = std::iter::once(text).chain(&include.texts).map(|file| file.display.as_path()).collect();
+    let Report { mut problems, references, .. } = report;
+    problems.sort_by_key(|problem| {
+        (order.iter().position(|file| *file == problem.file), problem.line, problem.column)
+    });
+    match config {
+        Some(config) => Ok(Config { warnings: problems, references, ..config }),
+        None => Err(Problems(problems)),
+    }
+}
+
+fn parse<'t>(text: &'t FileText, report: &mut Report) -> Document<'t> {
+    let (document, errors) = Document::parse(text);
+    for error in &errors {
+        report.syntax(text, error.offset, &error.message);
+    }
+    if text.access.writable_by_others {
+        report.problems.push(Problem {
+            severity: Severity::Warning,
+            file: text.display.clone(),
+            line: 0,
+            column: 0,
+            key: String::new(),
+            message: "others than the owner may write this file, and so send the credentials where they like".to_owned(),
+            hint: Some(format!("run `chmod go-w {}`", text.display.display())),
+            source_line: None,
+        });
+    }
+    document
+}
+
+/// Where the config is looked for when nobody says.
+const PLACES: [&str; 2] = ["./bearerd.toml", "/etc/bearerd/bearerd.toml"];
 
 /// `--config`, else `$BEARERD_CONFIG`, else `./bearerd.toml`, else `/etc/bearerd/bearerd.toml`.
-/// `Err` holds what was tried.
+/// `Err` holds what was tried. A file that was named but is not there is [`load`]'s to report.
 pub fn find(given: Option<PathBuf>) -> Result<PathBuf, Vec<PathBuf>> {
-    let _ = given;
-    todo!("config helper")
+    let named = given.or_else(|| std::env::var_os("BEARERD_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from));
+    if let Some(path) = named {
+        return Ok(path);
+    }
+    let places = PLACES.map(PathBuf::from);
+    places.iter().find(|path| path.exists()).cloned().ok_or_else(|| places.to_vec())
 }
 
-/// Every file that references name, for the watcher.
+/// Every file that references name, for the watcher: absolute, each once.
 pub fn referenced_files(config: &Config) -> Vec<PathBuf> {
-    let _ = config;
-    todo!("config helper")
+    let files: BTreeSet<&Path> = config.references.iter().filter_map(|reference| reference.source.path()).collect();
+    files.into_iter().map(Path::to_owned).collect()
 }
+
+/// Reads every reference now and tells, as warnings, what gives no value and which secret others may read.
+/// [`load`] does none of it, since a missing secret must not keep the program from starting.
+pub fn check_references(config: &Config) -> Vec<Problem> {
+    config.references.iter().flat_map(check_reference).collect()
+}
+
+fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
+    let warning = |message: String, hint: Option<String>| Problem {
+        severity: Severity::Warning,
+        file: reference.file.clone(),
+        line: reference.line,
+        column: reference.column,
+        key: reference.key.clone(),
+        message,
+        hint,
+        source_line: None,
+    };
+    let mut found = Vec::new();
+    if let Err(error) = reference.source.read() {
+        found.push(warning(error.to_string(), None));
+    }
+    if let Some(path) = reference.source.path().filter(|path| reference.secret && open_to_others(path)) {
+        let message = format!("file {}: others than the owner may read or write this secret", path.display());
+        found.push(warning(message, Some(format!("run `chmod 600 {}`", path.display()))));
+    }
+    found
+}
+
+fn open_to_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(test)]
+mod tests;

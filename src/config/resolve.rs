@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::document::{Document, Place};
-use super::model::{Config, IssuerConfig};
+use super::model::{Config, IssuerConfig, RouteConfig};
 use super::problem::Severity;
 use super::raw::RawFile;
 use super::raw::issuer::RawIssuer;
@@ -103,7 +103,7 @@ fn all_routes<'t>(
     written: Vec<(&'t Document<'t>, Vec<RawRoute>)>,
     known: &Known,
     report: &mut Report,
-) -> Vec<Arc<super::model::RouteConfig>> {
+) -> Vec<Arc<RouteConfig>> {
     let mut names: BTreeMap<String, Place<'t>> = BTreeMap::new();
     let mut matches = Vec::new();
     let mut routes = Vec::new();
@@ -115,13 +115,8 @@ fn all_routes<'t>(
             let name = unique_name(&place, raw.name.take(), &mut names, report);
             let matching = matching::resolve(&place, &mut raw, known, report);
             let label = name.clone().unwrap_or_default();
-            let rest = route::resolve(&place, &label, raw, known, report);
-            if let Some(matching) = matching {
-                if let Some(rest) = rest {
-                    routes.push(Arc::new(rest.with(&matching)));
-                }
-                matches.push(ties::Candidate { place, name: label, matching });
-            }
+            routes.extend(route::resolve(&place, &label, raw, matching.as_ref(), known, report).map(Arc::new));
+            matches.extend(matching.map(|matching| ties::Candidate { place, name: label, matching }));
         }
     }
     ties::check(&matches, report);

@@ -1,0 +1,233 @@
+//! `[listener.NAME]`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+use super::super::document::{Place, io_reason};
+use super::super::model::{Address, Admin, Callers, ListenerConfig, ListenerTls, UnixOptions};
+use super::super::raw::{RawListener, RawListenerTls, RawRequireHeader};
+use super::super::reference::Source;
+use super::super::report::Report;
+use super::super::types::{self, Wrong, pattern, wrong};
+use super::defaults;
+use super::settings::CALLERS;
+use super::value::{Kind, check, choice, reference};
+
+/// All listeners, in the order of their names.
+pub(crate) struct Listeners {
+    pub names: Vec<String>,
+    /// `None` where it has mistakes.
+    pub configs: Vec<Option<Arc<ListenerConfig>>>,
+}
+
+/// The listener that there is without a table.
+const MAIN: &str = "main";
+
+pub(super) fn resolve(
+    top: &Place<'_>,
+    mut written: BTreeMap<String, RawListener>,
+    admin: &Option<Admin>,
+    report: &mut Report,
+) -> Listeners {
+    let all = top.key("listener");
+    if written.is_empty() {
+        written.insert(MAIN.to_owned(), RawListener::default());
+    }
+    let mut listeners = Listeners { names: Vec::new(), configs: Vec::new() };
+    let mut taken: Vec<(Address, String)> = Vec::new();
+    taken.extend(admin.iter().map(|admin| (admin.address.clone(), "the admin address".to_owned())));
+    for (name, raw) in written {
+        let place = all.key(&name);
+        let config = listener(&place, &name, raw, report).map(Arc::new);
+        if let Some(config) = &config {
+            refuse_same_address(&place.key("address"), &config.address, &taken, report);
+            taken.push((config.address.clone(), format!("listener `{name}`")));
+        }
+        listeners.names.push(name);
+        listeners.configs.push(config);
+    }
+    listeners
+}
+
+fn refuse_same_address(place: &Place<'_>, address: &Address, taken: &[(Address, String)], report: &mut Report) {
+    // Port 0 asks for any free port.
+    if matches!(address, Address::Tcp(address) if address.port() == 0) {
+        return;
+    }
+    if let Some((_, other)) = taken.iter().find(|(other, _)| other == address) {
+        report.error(place, format!("is the same as that of {other}"), "give one of them another port or path");
+    }
+}
+
+fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report) -> Option<ListenerConfig> {
+    let found = report.problems.len();
+    check(place, types::name(name), report);
+    let address = address(place, name, raw.address, report);
+    let callers = choice(place, "callers", raw.callers, Callers::Local, CALLERS, report);
+    let allow_given = raw.allow.is_some();
+    let allow = each(&place.key("allow"), raw.allow, network, report);
+    let require_header = raw.require_header.and_then(|raw| require_header(&place.key("require_header"), raw, report));
+    let tls = raw.tls.and_then(|raw| tls(&place.key("tls"), raw, report));
+    let unix = unix_options(place, raw.mode, raw.group, raw.allow_uids, report);
+    if allow_given && allow.is_empty() && report.problems.len() == found {
+        report.error(&place.key("allow"), "lets nobody in", "name networks such as \"10.0.0.0/8\", or leave it out");
+    }
+    let config = ListenerConfig {
+        name: name.into(),
+        address: address?,
+        names: each(&place.key("names"), raw.names, pattern::listener_name, report),
+        origins: each(&place.key("origins"), raw.origins, pattern::origin, report),
+        callers,
+        allow,
+        require_header,
+        tls,
+        unix,
+    };
+    check_reach(place, &config, report);
+    check_kind(place, &config.address, report);
+    (report.problems.len() == found).then_some(config)
+}
+
+fn address(place: &Place<'_>, name: &str, written: Option<String>, report: &mut Report) -> Option<Address> {
+    let at = place.key("address");
+    match written {
+        Some(text) => check(&at, types::address(&text, &place.document.file.folder), report),
+        None if name == MAIN => Some(Address::Tcp(defaults::LISTENER)),
+        None => {
+            report.missing(&at, "is missing", "address = \"127.0.0.1:8081\" or \"unix:/run/bearerd/proxy.sock\"");
+            None
+        }
+    }
+}
+
+/// Who can connect can use the credentials, so an open address needs a check of the caller.
+fn check_reach(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) {
+    let client_ca = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let checked = !config.allow.is_empty() || config.require_header.is_some() || client_ca;
+    match (&config.address, config.callers) {
+        (Address::Tcp(address), Callers::Local) if !address.ip().to_canonical().is_loopback() => report.error(
+            &place.key("address"),
+            format!("{address} can be reached by other machines, and `callers` is \"local\""),
+            "listen on 127.0.0.1 or [::1], or set callers = \"network\" and one of allow, require_header, tls.client_ca",
+        ),
+        // A mistake in the check itself was reported; it counts as given.
+        (Address::Tcp(_), Callers::Network) if !checked && !written_check(place) => report.error(
+            &place.key("callers"),
+            "\"network\" lets every machine use the credentials",
+            "give one of allow, require_header, tls.client_ca",
+        ),
+        _ => {}
+    }
+}
+
+fn written_check(place: &Place<'_>) -> bool {
+    ["allow", "require_header"].iter().any(|key| place.key(key).is_written())
+        || place.key("tls").key("client_ca").is_written()
+}
+
+/// Keys that mean nothing for this kind of address.
+fn check_kind(place: &Place<'_>, address: &Address, report: &mut Report) {
+    let (keys, kind): (&[&str], _) = match address {
+        Address::Tcp(_) => (&["mode", "group", "allow_uids"], "unix: addresses"),
+        Address::Unix(_) => (&["allow"], "TCP addresses"),
+    };
+    for key in keys.iter().map(|key| place.key(key)).filter(Place::is_written) {
+        report.error(&key, format!("is for {kind} alone"), "leave it out");
+    }
+}
+
+fn each<T>(
+    at: &Place<'_>,
+    written: Option<Vec<String>>,
+    read: fn(&str) -> Result<T, Wrong>,
+    report: &mut Report,
+) -> Vec<T> {
+    let items = written.into_iter().flatten().enumerate();
+    items.filter_map(|(index, text)| check(&at.index(index), read(&text), report)).collect()
+}
+
+fn network(text: &str) -> Result<IpNet, Wrong> {
+    let whole = text.parse::<std::net::IpAddr>().map(IpNet::from);
+    whole.or_else(|_| text.parse::<IpNet>().map(|network| network.trunc())).map_err(|_| {
+        wrong(format!("{text:?} is neither an IP address nor a network"), "such as \"10.0.0.0/8\" or \"fd00::/8\"")
+    })
+}
+
+fn require_header(place: &Place<'_>, raw: RawRequireHeader, report: &mut Report) -> Option<(HeaderName, Source)> {
+    let (name_at, value_at) = (place.key("name"), place.key("value"));
+    if raw.name.is_none() {
+        report.missing(&name_at, "is missing", "name = \"x-caller-key\"");
+    }
+    if raw.value.is_none() {
+        report.missing(&value_at, "is missing", "value = { file = \"…\" }");
+    }
+    let name = raw.name.and_then(|name| check(&name_at, types::header_name(&name), report));
+    let value = raw.value.and_then(|raw| reference(&value_at, raw, Kind::Secret, report));
+    Some((name?, value?))
+}
+
+fn tls(place: &Place<'_>, raw: RawListenerTls, report: &mut Report) -> Option<ListenerTls> {
+    let (certificate_at, key_at) = (place.key("certificate"), place.key("private_key"));
+    if raw.certificate.is_none() {
+        report.missing(&certificate_at, "is missing", "certificate = { file = \"cert.pem\" }");
+    }
+    if raw.private_key.is_none() {
+        report.missing(&key_at, "is missing", "private_key = { file = \"key.pem\" }");
+    }
+    let certificate = raw.certificate.and_then(|raw| reference(&certificate_at, raw, Kind::Public, report));
+    let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, Kind::Secret, report));
+    let client_ca = raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, Kind::Public, report));
+    Some(ListenerTls {
+        certificate: certificate?,
+        private_key: private_key?,
+        client_ca: client_ca.map_or(Some(None), |source| source.map(Some))?,
+    })
+}
+
+fn unix_options(
+    place: &Place<'_>,
+    mode: Option<String>,
+    group: Option<String>,
+    allow_uids: Option<Vec<u32>>,
+    report: &mut Report,
+) -> UnixOptions {
+    let mode = mode.and_then(|text| check(&place.key("mode"), file_mode(&text), report));
+    let group = group.and_then(|name| check(&place.key("group"), group_id(&name), report));
+    UnixOptions { mode: mode.unwrap_or(defaults::UNIX_MODE), group, allow_uids: allow_uids.unwrap_or_default() }
+}
+
+fn file_mode(text: &str) -> Result<u32, Wrong> {
+    let octal = text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    Some(text)
+        .filter(|_| octal)
+        .and_then(|text| u32::from_str_radix(text, 8).ok())
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| wrong(format!("{text:?} is no file mode"), "write it in octal: \"0660\""))
+}
+
+fn group_id(name: &str) -> Result<u32, Wrong> {
+    if let Ok(id) = name.parse() {
+        return Ok(id);
+    }
+    let path = Path::new("/etc/group");
+    let groups = read_groups(path).map_err(|error| {
+        wrong(format!("no group can be looked up: {} {}", path.display(), io_reason(&error)), "give the group's number")
+    })?;
+    groups
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find_map(|fields| match fields.as_slice() {
+            [group, _, id, ..] if *group == name => id.parse().ok(),
+            _ => None,
+        })
+        .ok_or_else(|| wrong(format!("there is no group {name:?} on this machine"), "name another, or give its number"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "config is one of the places that read files; its errors name the path")]
+fn read_groups(path: &Path) -> std::io::Result<String> {
+    std::fs::read_to_string(path)
+}

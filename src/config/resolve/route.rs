@@ -1,0 +1,236 @@
+//! `[[route]]`: everything but what it matches.
+
+use std::net::IpAddr;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::super::document::Place;
+use super::super::model::{
+    Address, CallerAuthorization, Credential, Egress, HeaderEdits, Inject, Protocol, RouteConfig, UpstreamTarget,
+    UpstreamUrl,
+};
+use super::super::raw::route::{RawHeaderEdits, RawInject, RawRoute};
+use super::super::raw::values::RawParams;
+use super::super::report::{Report, did_you_mean};
+use super::super::types::{self, url};
+use super::matching::Matching;
+use super::value::{check, choice, headers, settable_header, size, timeout};
+use super::{Known, credential, defaults, peer};
+
+/// Checks the whole route; `None` where it has mistakes, or `matching` has.
+pub(super) fn resolve(
+    place: &Place<'_>,
+    name: &str,
+    raw: RawRoute,
+    matching: Option<&Matching>,
+    known: &Known,
+    report: &mut Report,
+) -> Option<RouteConfig> {
+    let upstream = upstream(place, raw.upstream, known, report);
+    check_plaintext(place, upstream.as_ref(), raw.plaintext, report);
+    let credential = credential(place, raw.issuer, raw.anonymous, (raw.scopes, raw.params), known, report);
+    let inject = inject(&place.key("inject"), raw.inject.unwrap_or_default(), report);
+    let request_headers = edits(&place.key("request_headers"), raw.request_headers, report);
+    if let (Some(inject), Some(Credential::Issuer { .. })) = (&inject, &credential) {
+        refuse_second_credential(&place.key("request_headers").key("set"), &request_headers, &inject.header, report);
+    }
+    let authorizations = [
+        ("replace", CallerAuthorization::Replace),
+        ("keep", CallerAuthorization::Keep),
+        ("reject", CallerAuthorization::Reject),
+    ];
+    let protocols = [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("http2", Protocol::Http2)];
+    let egress = peer::egress(&place.key("proxy"), raw.proxy, report);
+    check_unix(place, upstream.as_ref(), &egress, report);
+    let route = RouteConfig {
+        name: name.into(),
+        protocol: choice(place, "protocol", raw.protocol, Protocol::Auto, &protocols, report),
+        caller_authorization: choice(
+            place,
+            "caller_authorization",
+            raw.caller_authorization,
+            CallerAuthorization::Replace,
+            &authorizations,
+            report,
+        ),
+        request_headers,
+        response_headers: edits(&place.key("response_headers"), raw.response_headers, report),
+        forwarded: raw.forwarded.unwrap_or(false),
+        rewrite_location: raw.rewrite_location.unwrap_or(defaults::REWRITE_LOCATION),
+        refresh_on: refresh_on(&place.key("refresh_on"), raw.refresh_on, report),
+        replay_limit: size(place, "replay_limit", raw.replay_limit, defaults::REPLAY_LIMIT, report),
+        allow_encoded_slash: raw.allow_encoded_slash.unwrap_or(false),
+        connect_timeout: timeout(place, "connect_timeout", raw.connect_timeout, defaults::CONNECT_TIMEOUT, report),
+        response_timeout: timeout(place, "response_timeout", raw.response_timeout, defaults::RESPONSE_TIMEOUT, report),
+        idle_timeout: timeout(place, "idle_timeout", raw.idle_timeout, defaults::IDLE_TIMEOUT, report),
+        connection_max_age: timeout(place, "connection_max_age", raw.connection_max_age, defaults::CONNECTION_MAX_AGE, report),
+        tls: peer::tls(&place.key("tls"), raw.tls, report),
+        egress,
+        upstream: upstream?,
+        credential: credential?,
+        inject: inject?,
+        listener: matching?.listener,
+        host: matching?.host.clone(),
+        path: matching?.path.clone(),
+        methods: matching?.methods.clone(),
+        match_headers: matching?.headers.clone(),
+    };
+    Some(route)
+}
+
+fn upstream(place: &Place<'_>, written: Option<String>, known: &Known, report: &mut Report) -> Option<UpstreamUrl> {
+    let at = place.key("upstream");
+    let Some(text) = written else {
+        report.missing(&at, "is missing", "upstream = \"https://…\"");
+        return None;
+    };
+    let upstream = check(&at, url::upstream(&text, &place.document.file.folder), report)?;
+    let own = known.listeners.configs.iter().flatten().find(|listener| is_address(&upstream.target, &listener.address));
+    if let Some(listener) = own {
+        report.error(
+            &at,
+            format!("is our own listener `{}`: calls would go round in a circle", listener.name),
+            "name the server that the calls are meant for",
+        );
+        return None;
+    }
+    Some(upstream)
+}
+
+/// Whether connecting to `target` from this machine reaches a listener at `address`.
+fn is_address(target: &UpstreamTarget, address: &Address) -> bool {
+    match (target, address) {
+        (UpstreamTarget::Unix(path), Address::Unix(own)) => path == own,
+        (UpstreamTarget::Tcp { host, port, .. }, Address::Tcp(own)) if *port == own.port() => {
+            let own = own.ip().to_canonical();
+            let Ok(asked) = host.parse::<IpAddr>().map(|address| address.to_canonical()) else {
+                return host == "localhost" && (own.is_loopback() || own.is_unspecified());
+            };
+            // Connecting to 0.0.0.0 connects to this machine.
+            asked == own
+                || (own.is_unspecified() && asked.is_loopback())
+                || (asked.is_unspecified() && own.is_loopback())
+        }
+        _ => false,
+    }
+}
+
+fn check_plaintext(place: &Place<'_>, upstream: Option<&UpstreamUrl>, written: Option<String>, report: &mut Report) {
+    let allowed = choice(place, "plaintext", written, false, &[("refuse", false), ("allow", true)], report);
+    let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.map(|upstream| &upstream.target) else { return };
+    if url::is_this_machine(host) {
+        return;
+    }
+    let at = place.key("upstream");
+    let message = "http:// to another machine: everybody on the way can read the calls and their token";
+    if allowed {
+        report.warning(&at, message, "use https:// where the server has it");
+    } else {
+        report.error(&at, message, "write \"https://…\", or accept it with plaintext = \"allow\"");
+    }
+}
+
+fn check_unix(place: &Place<'_>, upstream: Option<&UpstreamUrl>, egress: &Egress, report: &mut Report) {
+    let unix = matches!(upstream.map(|upstream| &upstream.target), Some(UpstreamTarget::Unix(_)));
+    if unix && *egress != Egress::Direct {
+        report.error(&place.key("proxy"), "no proxy leads to a unix: upstream", "leave it out");
+    }
+}
+
+fn credential(
+    place: &Place<'_>,
+    issuer: Option<String>,
+    anonymous: Option<bool>,
+    (scopes, params): (Option<Vec<String>>, Option<RawParams>),
+    known: &Known,
+    report: &mut Report,
+) -> Option<Credential> {
+    let (issuer_at, anonymous_at) = (place.key("issuer"), place.key("anonymous"));
+    match (issuer, anonymous.unwrap_or(false)) {
+        (Some(_), true) => {
+            report.error(&anonymous_at, "stands beside `issuer`", "keep one: a token, or none");
+            None
+        }
+        (None, true) => {
+            for key in ["scopes", "params", "inject"].map(|key| place.key(key)).iter().filter(|key| key.is_written()) {
+                report.error(key, "is about a token, and this route sends none", "leave it out, or name an `issuer`");
+            }
+            Some(Credential::Anonymous)
+        }
+        (None, false) => {
+            if !anonymous_at.is_written() || anonymous.is_some() {
+                report.missing(&issuer_at, "is missing", "issuer = \"NAME\", or anonymous = true to forward without a token");
+            }
+            credential::key(place, None, scopes, params, report);
+            None
+        }
+        (Some(name), false) => {
+            let issuer = known.issuers.get(&name);
+            if issuer.is_none() && !report.incomplete {
+                let names = known.issuers.keys().map(String::as_str);
+                let otherwise = match names.clone().collect::<Vec<_>>().join(", ") {
+                    none if none.is_empty() => "add it: [issuer.NAME] with token_url, client_id and client_secret".to_owned(),
+                    names => format!("issuers: {names}"),
+                };
+                let hint = did_you_mean(&name, names, &otherwise);
+                report.error(&issuer_at, format!("there is no issuer {}", issuer_at.describe()), hint);
+            }
+            let issuer = issuer.and_then(Option::as_ref);
+            let key = credential::key(place, issuer, scopes, params, report)?;
+            Some(Credential::Issuer { issuer: std::sync::Arc::clone(issuer?), key })
+        }
+    }
+}
+
+const TOKEN: &str = "{token}";
+
+fn inject(at: &Place<'_>, raw: RawInject, report: &mut Report) -> Option<Inject> {
+    let header = match raw.header {
+        Some(name) => settable_header(&at.key("header"), &name, report),
+        None => Some(http::header::AUTHORIZATION),
+    };
+    let format = raw.format.unwrap_or_else(|| defaults::INJECT_FORMAT.to_owned());
+    let format_at = at.key("format");
+    let parts = format.split_once(TOKEN).filter(|(_, after)| !after.contains(TOKEN));
+    let Some((before, after)) = parts else {
+        report.error(&format_at, format!("must have {TOKEN} in it, once"), "format = \"Bearer {token}\"");
+        return None;
+    };
+    if HeaderValue::from_str(&format).is_err() {
+        report.error(&format_at, "is no header value", "use visible ASCII characters and spaces");
+        return None;
+    }
+    Some(Inject { header: header?, before: before.to_owned(), after: after.to_owned() })
+}
+
+fn edits(at: &Place<'_>, raw: Option<RawHeaderEdits>, report: &mut Report) -> HeaderEdits {
+    let Some(RawHeaderEdits { set, remove }) = raw else { return HeaderEdits::default() };
+    let set = headers(&at.key("set"), set, report);
+    let mut names = Vec::new();
+    for (index, name) in remove.into_iter().flatten().enumerate() {
+        let place = at.key("remove").index(index);
+        let Some(name) = settable_header(&place, &name, report) else { continue };
+        if set.iter().any(|(other, _)| *other == name) {
+            report.error(&place, format!("`{name}` is both set and removed"), "setting replaces what was there");
+        }
+        names.push(name);
+    }
+    HeaderEdits { set, remove: names }
+}
+
+fn refuse_second_credential(at: &Place<'_>, edits: &HeaderEdits, header: &HeaderName, report: &mut Report) {
+    if edits.set.iter().any(|(name, _)| name == header) {
+        report.error(at, format!("sets `{header}`, which carries the token"), "leave it out, or change inject.header");
+    }
+}
+
+fn refresh_on(at: &Place<'_>, written: Option<Vec<u16>>, report: &mut Report) -> Vec<StatusCode> {
+    let Some(written) = written else { return vec![defaults::REFRESH_ON] };
+    let mut statuses = Vec::new();
+    for (index, number) in written.into_iter().enumerate() {
+        let status = StatusCode::from_u16(number).ok().filter(|status| (300..=599).contains(&status.as_u16()));
+        let result = status.ok_or_else(|| types::wrong(format!("{number} does not say that a call failed"), "use a status from 300 to 599"));
+        statuses.extend(check(&at.index(index), result, report));
+    }
+    statuses
+}
