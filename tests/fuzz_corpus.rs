@@ -1,0 +1,36 @@
+//! Replays every file of the fuzz targets' corpora: what was once found stays mended.
+
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails where a file is missing")]
+
+#[path = "../fuzz/targets.rs"]
+mod targets;
+
+use std::fs;
+use std::path::Path;
+
+fn replay(target: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 10, "the corpus in {} is gone", folder.display());
+    for file in files {
+        let bytes = fs::read(&file).unwrap();
+        let result = std::panic::catch_unwind(|| run(&bytes));
+        assert!(result.is_ok(), "{} fails", file.display());
+    }
+}
+
+#[test]
+fn config() {
+    replay("config", targets::config);
+}
+
+#[test]
+fn path() {
+    replay("path", targets::path);
+}
+
+#[test]
+fn token_response() {
+    replay("token_response", targets::token_response);
+}
