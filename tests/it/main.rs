@@ -20,5 +20,8 @@ mod headers;
 mod issuer_answers;
 mod issuer_failures;
 mod paths;
+mod replay;
+mod requests;
 mod routing;
 mod support;
+mod token_life;

@@ -1,0 +1,330 @@
+//! One token for many callers, renewed in time, never sent too late: rows T50 to T65.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::support::h2::{H2Client, whole};
+use crate::support::{Answer, Call, Gate, Setup, World, eventually, stays};
+
+/// Ten HTTP/2 connections with 100 calls each, all at the same time; their statuses.
+async fn thousand_calls(world: &World) -> Vec<u16> {
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let client = H2Client::plain(world.address("main")).await;
+        for _ in 0..100 {
+            let mut client = client.clone();
+            let request = client.request("GET", "/").body(whole("")).unwrap();
+            calls.spawn(async move { client.call(request).await.status });
+        }
+    }
+    calls.join_all().await
+}
+
+fn tokens_for(setup: &Setup, seconds: i64) {
+    setup.issuer.always(move |_, n| Answer::token_for(&format!("token-{n}"), seconds));
+}
+
+#[tokio::test]
+async fn t50_thousand_cold_calls_make_one_token_request() {
+    let setup = Setup::new().await;
+    let gate = Gate::new();
+    setup.issuer.always_this(Answer::token("t").gated(&gate));
+    let world = setup.start().await;
+    let opening = async {
+        let waiters = || world.metric("bearerd_token_waiters", &[("issuer", "corp")]);
+        eventually("1000 waiters", || async { (waiters().await == Some(1000.0)).then_some(()) }).await;
+        gate.open();
+    };
+    let (statuses, ()) = tokio::join!(thousand_calls(&world), opening);
+    assert!(statuses.iter().all(|status| *status == 200));
+    assert_eq!(world.issuer().count(), 1);
+    assert_eq!(world.upstream().count(), 1000);
+}
+
+#[tokio::test]
+async fn t51_thousand_cold_calls_fail_together_with_one_token_request() {
+    let setup = Setup::new().await;
+    let gate = Gate::new();
+    setup.issuer.always_this(Answer::status(500).header("retry-after", "60").gated(&gate));
+    let world = setup.start().await;
+    let opening = async {
+        world.issuer().request(1).await;
+        gate.open();
+    };
+    let (statuses, ()) = tokio::join!(thousand_calls(&world), opening);
+    assert!(statuses.iter().all(|status| *status == 503));
+    assert_eq!(world.issuer().count(), 1);
+    assert_eq!(world.upstream().count(), 0);
+}
+
+#[tokio::test]
+async fn each_credential_is_fetched_at_start_without_holding_up_the_listeners() {
+    let setup = Setup::new().await;
+    let gate = Gate::new();
+    setup.issuer.always_this(Answer::token("t").gated(&gate));
+    let world = setup.start().await;
+    world.issuer().request(1).await;
+    world.get("/../x").await.expect_problem(400, "bad_request");
+    assert_eq!(world.admin("/livez").await.status, 200);
+    gate.open();
+    world.ready().await;
+    assert_eq!(world.upstream().count(), 0);
+}
+
+#[tokio::test]
+async fn t52_renewal_is_one_request_that_no_call_waits_for() {
+    let setup = Setup::new().await;
+    let gate = Gate::new();
+    let answer = gate.clone();
+    setup.issuer.always(move |_, n| match n {
+        1 => Answer::token_for("old", 30),
+        _ => Answer::token("new").gated(&answer),
+    });
+    let world = setup.issuer("refresh_at = 0.05\ntimeout = \"20s\"").start().await;
+    eventually("the renewal", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() == 2).then_some(())
+    })
+    .await;
+    for _ in 0..100 {
+        world.get("/").await.expect_status(200);
+        assert_eq!(world.upstream().last().bearer(), Some("old"));
+    }
+    assert_eq!(world.issuer().count(), 2);
+    gate.open();
+    eventually("the new token", || async {
+        world.get("/").await.expect_status(200);
+        (world.upstream().last().bearer() == Some("new")).then_some(())
+    })
+    .await;
+    assert_eq!(world.issuer().count(), 2);
+}
+
+#[tokio::test]
+async fn t53_failed_renewal_leaves_the_valid_token_serving() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::token_for("old", 30));
+    setup.issuer.always_this(Answer::status(500));
+    let world = setup.issuer("refresh_at = 0.05").start().await;
+    world.ready().await;
+    eventually("a second try of the renewal", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() >= 3).then_some(())
+    })
+    .await;
+    assert_eq!(world.upstream().last().bearer(), Some("old"));
+    assert_eq!(world.admin("/readyz").await.status, 200);
+    let failed = world.metric("bearerd_token_requests_total", &[("issuer", "corp")]).await.unwrap();
+    assert!(failed >= 3.0);
+}
+
+#[tokio::test]
+async fn t54_expired_token_is_never_sent() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::token_for("short", 2));
+    setup.issuer.always_this(Answer::status(503));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    let failed = eventually("the token to expire", || async {
+        let response = world.get("/").await;
+        (response.status != 200).then_some(response)
+    })
+    .await;
+    failed.expect_problem(503, "token_unavailable");
+    assert!(failed.header("retry-after").is_some());
+    let asked = world.issuer().requests()[0].at;
+    let last = world.upstream().last().at;
+    // The last 5 % of life are not used, and life counts from when the token was asked for.
+    assert!(last - asked <= Duration::from_millis(1950), "{:?}", last - asked);
+    let count = world.upstream().count();
+    for _ in 0..5 {
+        world.get("/").await.expect_problem(503, "token_unavailable");
+    }
+    assert_eq!(world.upstream().count(), count);
+}
+
+#[tokio::test]
+async fn t55_recovery_is_one_request_and_then_all_flow() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::status(500));
+    let world = setup.start().await;
+    world.get("/").await.expect_problem(503, "token_unavailable");
+    eventually("a served call", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    for _ in 0..20 {
+        world.get("/").await.expect_status(200);
+    }
+    assert_eq!(world.issuer().count(), 2);
+}
+
+#[tokio::test]
+async fn t56_jitter_spreads_renewals_and_only_makes_them_earlier() {
+    let setup = Setup::new().await;
+    tokens_for(&setup, 8);
+    let mut more = String::new();
+    for n in 0..8 {
+        more += &format!(
+            "[[route]]\nname = \"r{n}\"\npath_prefix = \"/r{n}\"\nupstream = \"{{upstream}}\"\nissuer = \"corp\"\n\
+             params = {{ replica = {n} }}\n"
+        );
+    }
+    let world = setup.issuer("refresh_at = 0.5").route("anonymous = true").more(&more).start().await;
+    eventually("all renewals", || async {
+        for n in 0..8 {
+            world.get(&format!("/r{n}")).await.expect_status(200);
+        }
+        (world.issuer().count() >= 16).then_some(())
+    })
+    .await;
+    let requests = world.issuer().requests();
+    let mut ages = Vec::new();
+    for n in 0..8 {
+        let replica = n.to_string();
+        let mut own = requests.iter().filter(|request| request.params("replica") == [replica.as_str()]);
+        let (first, second) = (own.next().unwrap(), own.next().unwrap());
+        ages.push((second.at - first.at).as_secs_f64());
+    }
+    let (least, most) =
+        ages.iter().fold((f64::MAX, f64::MIN), |(low, high), age| (low.min(*age), high.max(*age)));
+    assert!(most < 4.5, "{ages:?}");
+    assert!(most - least > 0.02, "{ages:?}");
+}
+
+#[tokio::test]
+async fn t57_unused_token_is_not_renewed_and_the_next_call_fetches_it() {
+    let setup = Setup::new().await;
+    tokens_for(&setup, 1);
+    let world = setup.start().await;
+    world.issuer().request(1).await;
+    stays(Duration::from_millis(2500), || world.issuer().count()).await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().bearer(), Some("token-2"));
+}
+
+fn route(name: &str, keys: &str) -> String {
+    format!(
+        "[[route]]\nname = \"{name}\"\npath_prefix = \"/{name}\"\nupstream = \"{{upstream}}/{name}\"\n{keys}\n"
+    )
+}
+
+/// The tokens that calls to these routes carry.
+async fn tokens(world: &World, routes: &[&str]) -> Vec<String> {
+    let mut tokens = Vec::new();
+    for route in routes {
+        world.get(&format!("/{route}")).await.expect_status(200);
+        tokens.push(world.upstream().last().bearer().unwrap().to_owned());
+    }
+    tokens
+}
+
+#[tokio::test]
+async fn t58_same_key_shares_a_token_and_another_key_does_not() {
+    let more = [
+        route("a", "issuer = \"corp\"\nscopes = [\"x\", \"y\"]"),
+        route("b", "issuer = \"corp\"\nscopes = [\"y\", \"x\"]"),
+        route("c", "issuer = \"corp\"\nscopes = [\"x\"]"),
+        route("d", "issuer = \"corp\"\nscopes = [\"x\"]\nparams = { resource = \"https://d\" }"),
+        route("e", "issuer = \"twin\"\nscopes = [\"x\"]"),
+    ]
+    .concat();
+    let twin = "[issuer.twin]\ntoken_url = \"{issuer}/token\"\nclient_id = \"client-1\"\n\
+                client_secret = { file = \"secret\" }\n";
+    let world = Setup::new().await.route("anonymous = true").more(twin).more(&more).start().await;
+    let tokens = tokens(&world, &["a", "b", "c", "d", "e"]).await;
+    assert_eq!(tokens[0], tokens[1]);
+    let distinct: BTreeSet<&String> = tokens.iter().collect();
+    assert_eq!(distinct.len(), 4, "{tokens:?}");
+    assert_eq!(world.issuer().count(), 4);
+}
+
+#[tokio::test]
+async fn t59_keys_that_look_alike_are_told_apart() {
+    let more = [
+        route("a", "issuer = \"corp\"\nparams = { a = \"1\", b = \"2\" }"),
+        route("b", "issuer = \"corp\"\nparams = { a = \"1&b=2\" }"),
+        route("c", "issuer = \"corp\"\nparams = { a = [\"1\", \"2\"] }"),
+        route("d", "issuer = \"corp\"\nparams = { a = [\"1,2\"] }"),
+        route("e", "issuer = \"corp\"\nscopes = [\"x\"]\nparams = { a = \"1\" }"),
+        route("f", "issuer = \"corp\"\nparams = { a = 1 }"),
+        route("g", "issuer = \"corp\"\nparams = { a = \"1 x\" }"),
+    ]
+    .concat();
+    let world = Setup::new().await.route("anonymous = true").more(&more).start().await;
+    let tokens = tokens(&world, &["a", "b", "c", "d", "e", "f", "g"]).await;
+    let distinct: BTreeSet<&String> = tokens.iter().collect();
+    assert_eq!(distinct.len(), 7, "{tokens:?}");
+}
+
+#[tokio::test]
+async fn routes_never_get_each_others_tokens_under_load() {
+    let more = [
+        route("a", "issuer = \"corp\"\nscopes = [\"a\"]"),
+        route("b", "issuer = \"corp\"\nscopes = [\"b\"]"),
+    ];
+    let setup = Setup::new().await;
+    setup.issuer.always(|request, n| Answer::token_for(&format!("{}-{n}", request.params("scope")[0]), 1));
+    let world = setup.route("anonymous = true").more(&more.concat()).start().await;
+    let mut calls = tokio::task::JoinSet::new();
+    let client = H2Client::plain(world.address("main")).await;
+    for n in 0..400 {
+        let mut client = client.clone();
+        calls.spawn(async move {
+            let target = if n % 2 == 0 { "/a" } else { "/b" };
+            client.get(target).await.status
+        });
+    }
+    assert!(calls.join_all().await.iter().all(|status| *status == 200));
+    for request in world.upstream().requests() {
+        let route = request.target().trim_start_matches('/').to_owned();
+        assert!(request.bearer().unwrap().starts_with(&format!("{route}-")), "{}", request.head.start);
+    }
+}
+
+#[tokio::test]
+async fn t63_life_counts_from_when_the_token_was_asked_for() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::token_for("slow", 100).delayed(Duration::from_secs(2)));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    let asked =
+        world.issuer().requests()[0].wall.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let expiry = world.metric("bearerd_token_expiry_timestamp_seconds", &[("issuer", "corp")]).await.unwrap();
+    assert!(expiry <= asked + 100.6, "{} after it was asked for", expiry - asked);
+}
+
+#[tokio::test]
+async fn t64_token_is_opaque() {
+    // Says of itself that it expired in 2001.
+    let jwt = "eyJhbGciOiJub25lIn0.eyJleHAiOjEwMDAwMDAwMDB9.c2ln";
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::token(jwt));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().bearer(), Some(jwt));
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
+async fn call_waits_no_longer_than_the_issuers_timeout() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::hang());
+    let world = setup.issuer("timeout = \"800ms\"").start().await;
+    let started = std::time::Instant::now();
+    world.call(Call::get("/")).await.expect_problem(504, "token_timeout");
+    assert!(started.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test]
+async fn token_request_is_what_rfc_6749_says() {
+    let world = Setup::new().await.issuer("scopes = [\"b\", \"a\"]").start().await;
+    let request = world.issuer().request(1).await;
+    assert_eq!(request.method(), "POST");
+    assert_eq!(request.target(), "/token");
+    assert_eq!(request.header("content-type"), Some("application/x-www-form-urlencoded"));
+    assert!(request.header("accept").unwrap().contains("application/json"));
+    assert_eq!(request.params("grant_type"), ["client_credentials"]);
+    let scope = request.params("scope").join(",");
+    assert!(scope == "a b" || scope == "b a", "{scope}");
+    assert_eq!(request.form().len(), 2);
+    assert_eq!(request.basic().unwrap(), "client-1:s3cr3t-of-the-scene");
+}
