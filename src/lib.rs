@@ -1,11 +1,14 @@
 //! bearerd puts bearer tokens on outbound calls.
 
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod issuer;
 pub mod metrics;
 pub mod net;
 pub mod proxy;
+pub mod reload;
 pub mod route;
 pub mod secret;
 pub mod token;
