@@ -176,7 +176,7 @@ fn bind_all(config: &Config) -> Result<(Vec<Bound>, Bound), StartError> {
 
 /// Each credential is fetched now, so that the first call finds a token.
 fn prefetch(snapshot: &Snapshot) {
-    for slot in snapshot.routes.iter().filter_map(|route| route.slot.as_ref()) {
+    for slot in build::slots(snapshot) {
         slot.prefetch();
     }
 }

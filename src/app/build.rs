@@ -1,6 +1,6 @@
 //! From a config to the one value that calls read. Start and reload both come through here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::config::{Config, Credential, Egress, HeaderEdits, RouteConfig, Source
 use crate::metrics::Metrics;
 use crate::proxy::{RouteService, Snapshot};
 use crate::route::RouteTable;
-use crate::token::TokenCache;
+use crate::token::{TokenCache, TokenSlot};
 use crate::upstream::Upstream;
 
 /// What a snapshot is made with.
@@ -22,11 +22,20 @@ pub struct Parts<'a> {
 /// Makes the snapshot of `config`. Tokens whose key did not change stay, and so do connections to the upstreams of
 /// routes that did not change.
 pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_>) -> Snapshot {
+    let old: HashMap<&str, &RouteService> = previous
+        .iter()
+        .flat_map(|previous| &previous.routes)
+        .map(|service| (&*service.config.name, &**service))
+        .collect();
     Snapshot {
         version: previous.map_or(1, |previous| previous.version + 1),
         config: Arc::clone(config),
         table: RouteTable::build(&config.routes),
-        routes: config.routes.iter().map(|route| service(config, route, previous, parts)).collect(),
+        routes: config
+            .routes
+            .iter()
+            .map(|route| service(config, route, old.get(&*route.name).copied(), parts))
+            .collect(),
         listeners: config.listeners.clone(),
     }
 }
@@ -34,7 +43,7 @@ pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_
 fn service(
     config: &Config,
     route: &Arc<RouteConfig>,
-    previous: Option<&Snapshot>,
+    old: Option<&RouteService>,
     parts: &Parts<'_>,
 ) -> Arc<RouteService> {
     let slot = match &route.credential {
@@ -42,14 +51,19 @@ fn service(
         Credential::Issuer { issuer, key } => Some(parts.tokens.slot(key, issuer, config.limits.waiters)),
     };
     let metrics = parts.metrics.route(&route.name);
-    let upstream = previous
-        .and_then(|previous| previous.routes.iter().find(|old| old.config.name == route.name))
-        .filter(|old| same_upstream(&old.config, route) && !uses_any(route, parts.changed))
-        .map_or_else(
+    let upstream =
+        old.filter(|old| same_upstream(&old.config, route) && !uses_any(route, parts.changed)).map_or_else(
             || Arc::new(Upstream::new(route, Arc::clone(&metrics))),
             |old| Arc::clone(&old.upstream),
         );
     Arc::new(RouteService { config: Arc::clone(route), slot, upstream, metrics })
+}
+
+/// Each slot once, however many routes share it.
+pub(super) fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
+    let mut met = HashSet::new();
+    let slots = snapshot.routes.iter().filter_map(|route| route.slot.as_ref());
+    slots.filter(|slot| met.insert(Arc::as_ptr(slot))).cloned().collect()
 }
 
 /// Whether everything is equal but what chooses the route and whose token it gets.

@@ -1,6 +1,6 @@
 //! The control thread: orders, signals, changed files, workers that break down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use super::admin_server::AdminServer;
-use super::build::{Parts, build};
+use super::build::{self, Parts};
 use super::drain;
 use super::listeners::Listeners;
 use super::prepare::{Cause, NewConfig, Outcome, Prepared, one_line};
@@ -19,7 +19,6 @@ use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
 use crate::proxy::Snapshot;
 use crate::telemetry::LogControl;
-use crate::token::TokenSlot;
 use crate::token::slot::RetryCause;
 
 /// What a [`super::Running`] asks for.
@@ -149,7 +148,7 @@ impl Control {
         // From here on nothing fails.
         let before = self.shared.snapshot.load_full();
         let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
-        let snapshot = Arc::new(build(config, Some(&before), &parts));
+        let snapshot = Arc::new(build::build(config, Some(&before), &parts));
         // Before the listeners: a call that comes in by a new one must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
         self.listeners.apply(&new.settings, sources, &self.workers);
@@ -170,14 +169,15 @@ impl Control {
     }
 
     fn renew_slots(&self, cause: Cause, before: &Snapshot, after: &Snapshot) {
-        let slots: Vec<Arc<TokenSlot>> = slots(after).cloned().collect();
+        let slots = build::slots(after);
         self.shared.tokens.retain(&slots);
+        let known: HashSet<_> = build::slots(before).iter().map(Arc::as_ptr).collect();
         let retry = match cause {
             Cause::Operator => RetryCause::Operator,
             Cause::Files => RetryCause::FilesChanged,
         };
         for slot in &slots {
-            if slots_of_before_has(before, slot) {
+            if known.contains(&Arc::as_ptr(slot)) {
                 slot.retry_now(retry);
             } else {
                 slot.prefetch();
@@ -204,14 +204,6 @@ impl Control {
             tracing::info!(version, routes, issuers, "the config was reloaded");
         }
     }
-}
-
-fn slots(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<TokenSlot>> {
-    snapshot.routes.iter().filter_map(|route| route.slot.as_ref())
-}
-
-fn slots_of_before_has(before: &Snapshot, slot: &Arc<TokenSlot>) -> bool {
-    slots(before).any(|old| Arc::ptr_eq(old, slot))
 }
 
 /// What `/readyz` and `/status` show.

@@ -138,7 +138,11 @@ fn one_line_each(problems: &Problems) -> Vec<String> {
 
 /// A problem for the log, where a line is an entry.
 pub(super) fn one_line(problem: &Problem) -> String {
-    let mut line = format!("{}:{}:{}: ", problem.file.display(), problem.line, problem.column);
+    let mut line = format!("{}:", problem.file.display());
+    if problem.line > 0 {
+        line.push_str(&format!("{}:{}:", problem.line, problem.column));
+    }
+    line.push(' ');
     if !problem.key.is_empty() {
         line.push_str(&problem.key);
         line.push_str(": ");
