@@ -70,8 +70,7 @@ impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Address(errors) => {
-                let lines: Vec<String> =
-                    errors.iter().map(|error| format!("{}: {}", error.address, error.message)).collect();
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 f.write_str(&lines.join("\n"))
             }
             Self::Settings(messages) => f.write_str(&messages.join("\n")),
@@ -131,7 +130,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         listeners: listeners.addresses(),
         admin: admin.local().to_owned(),
     }));
-    announce(&config, &addresses.load());
+    announce(&config);
     prefetch(&snapshot.load());
     warn_beside(&config);
     drop(entered);
@@ -191,19 +190,15 @@ fn warn_beside(config: &Arc<Config>) {
     });
 }
 
-fn announce(config: &Config, addresses: &Addresses) {
+fn announce(config: &Config) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         config = %config.path.display(),
         routes = config.routes.len(),
         issuers = config.issuers.len(),
         workers = config.workers,
-        admin = %addresses.admin,
         "bearerd is serving"
     );
-    for (listener, address) in &addresses.listeners {
-        tracing::info!(%listener, %address, "listening");
-    }
 }
 
 fn system(what: &str, error: &std::io::Error) -> StartError {

@@ -5,7 +5,7 @@
 mod args;
 mod check;
 mod demo;
-mod explain;
+pub mod explain;
 mod healthcheck;
 mod jwt;
 mod output;
@@ -118,7 +118,7 @@ fn explain_call(
     common: &Common,
     method: &str,
     url: &str,
-    headers: &[String],
+    headers: &[(String, String)],
     output: Output,
 ) -> Result<Exit, Failure> {
     let config = load(common)?;

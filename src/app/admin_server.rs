@@ -30,6 +30,7 @@ impl AdminServer {
     /// Needs a runtime around it.
     pub(super) fn start(admin: Arc<Admin>, socket: Bound, address: &Address) -> Self {
         let local = socket.local();
+        tracing::info!(listener = "admin", address = %local, "listening");
         let (accepting, now) = (CancellationToken::new(), CancellationToken::new());
         let stop = Stop { accepting: accepting.clone(), now: now.clone() };
         tokio::spawn(admin::serve(socket, Arc::clone(&admin), stop));
@@ -46,7 +47,7 @@ impl AdminServer {
         if *address == self.address {
             return Ok(None);
         }
-        bind(address).map(Some).map_err(|error| format!("admin: {}: {}", error.address, error.message))
+        bind(address).map(Some).map_err(|error| format!("admin: {error}"))
     }
 
     /// Moves to another address; answers under way at the old one end.

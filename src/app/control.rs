@@ -135,6 +135,7 @@ impl Control {
             tracing::error!("the config was not reloaded; the running one stays in force");
         }
         let result = result.map_err(|messages| summary(&messages));
+        self.shared.metrics.config_reload(result.is_ok());
         self.shared.health.reloaded(result.clone());
         self.reloading.reply(&result);
     }

@@ -146,12 +146,13 @@ impl Listeners {
             self.live.extend(live);
         }
         for gone in old.into_iter().flatten() {
-            tracing::info!(listener = %gone.name, address = %gone.local, "stopped listening");
+            tracing::info!(listener = %gone.name, address = %gone.local, "closed a listener; its calls end in their time");
             gone.accepting.cancel();
         }
     }
 
     fn serve(&self, settings: &Arc<ListenerSettings>, socket: Socket, workers: &Workers) -> Live {
+        tracing::info!(listener = %settings.config.name, address = %socket.local, "listening");
         let accepting = CancellationToken::new();
         let cell = Arc::new(SettingsCell::new(Arc::clone(settings)));
         workers.serve(socket.shares.into_iter().map(|bound| Serve {
@@ -189,8 +190,7 @@ impl Listeners {
 }
 
 fn bind_for_workers(listener: &ListenerConfig, workers: usize) -> Result<Socket, String> {
-    let socket = bind(listener)
-        .map_err(|error| format!("listener.{}: {}: {}", listener.name, error.address, error.message))?;
+    let socket = bind(listener).map_err(|error| format!("listener.{}: {error}", listener.name))?;
     share(socket, workers)
         .map_err(|error| format!("listener.{}: cannot share its socket: {error}", listener.name))
 }

@@ -106,8 +106,8 @@ pub(super) enum Verb {
         #[arg(value_name = "URL")]
         url: String,
         /// A header of the call; may be given several times.
-        #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
-        headers: Vec<String>,
+        #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
+        headers: Vec<(String, String)>,
         #[arg(long, short, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
@@ -163,4 +163,10 @@ pub(super) enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+}
+
+/// `Name: value`, as curl takes it.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as `Name: value`")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }

@@ -90,3 +90,12 @@ fn names_are_suggested() {
     assert_eq!(output::suggestion("crop", names()), "did you mean `corp`?");
     assert_eq!(output::suggestion("zzzzzz", names()), "there are: corp, legacy");
 }
+
+#[test]
+fn headers_are_written_as_for_curl() {
+    let args = parsed(&["explain", "GET", "/x", "-H", "x-tenant: acme", "-H", "x-time:10:30"]);
+    let Some(Verb::Explain { headers, .. }) = args.verb else { panic!("another verb") };
+    let wanted = [("x-tenant", "acme"), ("x-time", "10:30")];
+    assert_eq!(headers, wanted.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(exit_of(&["explain", "GET", "/x", "-H", "x-tenant"]), Exit::Usage);
+}
