@@ -1,12 +1,22 @@
 //! bearerd puts bearer tokens on outbound calls.
+//!
+//! Modules in reading order, each using only those before it: [`secret`] and [`clock`]; [`config`], from TOML to checked
+//! values; [`net`], sockets and TLS toward others, [`metrics`] and [`telemetry`]; [`route`], which route serves a call, and
+//! [`issuer`], one token request; [`token`], a token's life; [`upstream`], connections and sending; [`proxy`], the request
+//! path; [`listener`], the way in; [`admin`], what operators look at; [`app`] and [`reload`], which wire and exchange all of
+//! it; [`cli`], the verbs. `docs/architecture.md` follows a call through them.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod issuer;
+pub mod listener;
 pub mod metrics;
 pub mod net;
 pub mod proxy;
+pub mod reload;
 pub mod route;
 pub mod secret;
 pub mod telemetry;

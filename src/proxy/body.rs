@@ -15,7 +15,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// A response's body. The call counts as ended when it is dropped.
 pub struct Body {
     content: Content,
-    record: Box<Record>,
+    /// `None`: not a call that was counted.
+    record: Option<Box<Record>>,
 }
 
 #[derive(Debug)]
@@ -27,7 +28,12 @@ pub(super) enum Content {
 
 impl Body {
     pub(super) fn new(content: Content, record: Box<Record>) -> Self {
-        Self { content, record }
+        Self { content, record: Some(record) }
+    }
+
+    /// Nothing, for what is refused before it is a call.
+    pub fn empty() -> Self {
+        Self { content: Content::Empty, record: None }
     }
 }
 
@@ -45,8 +51,8 @@ impl HttpBody for Body {
             Content::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Content::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
-        if let Poll::Ready(Some(frame)) = &polled {
-            self.record.frame(frame);
+        if let (Poll::Ready(Some(frame)), Some(record)) = (&polled, &mut self.record) {
+            record.frame(frame);
         }
         polled
     }

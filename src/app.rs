@@ -1,0 +1,206 @@
+//! Wires everything: the only place where a config becomes a running proxy.
+//!
+//! [`start`] binds every address first, so that nothing else happens where an address is taken. Each worker thread has
+//! a runtime of its own and serves every listener; one control thread fetches tokens, answers on the admin address,
+//! reloads and ends the program.
+
+mod admin_server;
+mod build;
+mod control;
+mod drain;
+mod harden;
+mod listeners;
+mod prepare;
+mod reloading;
+mod running;
+mod signals;
+mod worker;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Admin, Health};
+use crate::clock::SharedClock;
+use crate::config::{self, Config};
+use crate::listener::{BindError, Bound};
+use crate::metrics::Metrics;
+use crate::proxy::{Proxy, Snapshot, SnapshotCell};
+use crate::telemetry::LogControl;
+use crate::token::TokenCache;
+
+pub use build::{Parts, build};
+pub use harden::{harden, install_panic_hook};
+pub use listeners::settings as listener_settings;
+pub use running::{Addresses, Ended, Running};
+
+use admin_server::AdminServer;
+use control::Control;
+use listeners::Listeners;
+use prepare::Seen;
+use reloading::Reloading;
+use signals::Signals;
+use worker::Workers;
+
+/// What the program does around serving; a test that runs the proxy inside itself wants neither.
+#[derive(Default)]
+pub struct Options {
+    /// SIGHUP reloads; SIGTERM and SIGINT end the program.
+    pub signals: bool,
+    /// A change of a file reloads.
+    pub watch: bool,
+    /// Where a reload puts another `[log]`.
+    pub log: Option<LogControl>,
+}
+
+/// Why the program does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Addresses that are taken or may not be bound.
+    Address(Vec<BindError>),
+    /// What only shows once files are read: a listener's certificate that does not fit its key.
+    Settings(Vec<String>),
+    /// The machine refuses a thread, a socket or the like.
+    System(String),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(errors) => {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
+            Self::Settings(messages) => f.write_str(&messages.join("\n")),
+            Self::System(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Everything that stays the same across reloads.
+struct Shared {
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    snapshot: Arc<SnapshotCell>,
+    tokens: TokenCache,
+    addresses: Arc<ArcSwap<Addresses>>,
+}
+
+/// Binds all addresses, then serves. Returns as soon as every listener accepts calls; tokens are still being fetched.
+///
+/// # Errors
+/// Nothing is left behind where it fails.
+pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Running, StartError> {
+    let config = Arc::new(config);
+    let metrics = Arc::new(Metrics::default());
+    let (sockets, admin_socket) = bind_all(&config)?;
+    let settings = listeners::settings(&config, &metrics).map_err(StartError::Settings)?;
+
+    let runtime =
+        worker::runtime().map_err(|error| system("cannot start the control thread's runtime", &error))?;
+    let entered = runtime.enter();
+    // Asked for before the first call is accepted: from then on a signal must not kill calls.
+    let signals = options
+        .signals
+        .then(Signals::new)
+        .transpose()
+        .map_err(|error| system("cannot listen to signals", &error))?;
+
+    let tokens = TokenCache::new(runtime.handle().clone(), Arc::clone(&clock), Arc::clone(&metrics));
+    let first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &[].into() });
+    let snapshot = Arc::new(SnapshotCell::from_pointee(first));
+    let health = Arc::new(Health::new());
+    let proxy = Arc::new(Proxy::new(Arc::clone(&snapshot)));
+
+    let (reports_to, reports) = mpsc::unbounded_channel();
+    let workers = Workers::start(config.workers, &proxy, &reports_to)
+        .map_err(|error| system("cannot start a worker thread", &error))?;
+    let mut listeners = Listeners::new(CancellationToken::new());
+    let sockets = listeners::for_workers(sockets, workers.count())
+        .map_err(|error| system("cannot share a listening socket with the workers", &error))?;
+    listeners.apply(&settings, listeners::all_new(sockets), &workers);
+
+    let admin = Arc::new(Admin::new(Arc::clone(&metrics), Arc::clone(&snapshot), Arc::clone(&health), clock));
+    let admin = AdminServer::start(admin, admin_socket, &config.admin.address);
+    let addresses = Arc::new(ArcSwap::from_pointee(Addresses {
+        listeners: listeners.addresses(),
+        admin: admin.local().to_owned(),
+    }));
+    announce(&config);
+    prefetch(&snapshot.load());
+    warn_beside(&config);
+    drop(entered);
+
+    let shared = Shared { metrics, health, snapshot, tokens, addresses: Arc::clone(&addresses) };
+    let (orders_to, orders) = mpsc::unbounded_channel();
+    let control = Control {
+        shared,
+        listeners,
+        workers,
+        admin,
+        orders,
+        reports,
+        signals,
+        log: options.log,
+        reloading: Reloading::new(Seen::of(&config), options.watch),
+    };
+    let thread = std::thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || control.run_on(runtime))
+        .map_err(|error| system("cannot start the control thread", &error))?;
+    Ok(Running::new(addresses, orders_to, thread))
+}
+
+/// All listeners' sockets, in the order of the config, and the admin address's. Every refused address is told.
+fn bind_all(config: &Config) -> Result<(Vec<Bound>, Bound), StartError> {
+    let mut errors = Vec::new();
+    let mut sockets = Vec::with_capacity(config.listeners.len());
+    for listener in &config.listeners {
+        match listeners::bind(listener) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) => errors.push(error),
+        }
+    }
+    match admin_server::bind(&config.admin.address) {
+        Ok(admin) if errors.is_empty() => return Ok((sockets, admin)),
+        Ok(_) => {}
+        Err(error) => errors.push(error),
+    }
+    Err(StartError::Address(errors))
+}
+
+/// Each credential is fetched now, so that the first call finds a token.
+fn prefetch(snapshot: &Snapshot) {
+    for slot in build::slots(snapshot) {
+        slot.prefetch();
+    }
+}
+
+/// Missing secrets and the like do not hold up the start: they are looked for beside it.
+fn warn_beside(config: &Arc<Config>) {
+    let config = Arc::clone(config);
+    tokio::task::spawn_blocking(move || {
+        for problem in config.warnings.iter().chain(&config::check_references(&config)) {
+            tracing::warn!("{}", prepare::one_line(problem));
+        }
+    });
+}
+
+fn announce(config: &Config) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %config.path.display(),
+        routes = config.routes.len(),
+        issuers = config.issuers.len(),
+        workers = config.workers,
+        "bearerd is serving"
+    );
+}
+
+fn system(what: &str, error: &std::io::Error) -> StartError {
+    StartError::System(format!("{what}: {error}"))
+}

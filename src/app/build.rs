@@ -1,0 +1,200 @@
+//! From a config to the one value that calls read. Start and reload both come through here.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{Config, Credential, Egress, HeaderEdits, RouteConfig, Source};
+use crate::metrics::Metrics;
+use crate::proxy::{RouteService, Snapshot};
+use crate::token::{TokenCache, TokenSlot};
+use crate::upstream::Upstream;
+
+/// What a snapshot is made with.
+pub struct Parts<'a> {
+    pub tokens: &'a TokenCache,
+    pub metrics: &'a Metrics,
+    /// Referenced files with another content than when `previous` was built.
+    pub changed: &'a BTreeSet<PathBuf>,
+}
+
+/// Makes the snapshot of `config`. Tokens whose key did not change stay, and so do connections to the upstreams of
+/// routes that did not change.
+pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_>) -> Snapshot {
+    let old: HashMap<&str, &RouteService> = previous
+        .iter()
+        .flat_map(|previous| &previous.routes)
+        .map(|service| (&*service.config.name, &**service))
+        .collect();
+    let version = previous.map_or(1, |previous| previous.version + 1);
+    let routes = config
+        .routes
+        .iter()
+        .map(|route| service(config, route, old.get(&*route.name).copied(), parts))
+        .collect();
+    Snapshot::new(version, Arc::clone(config), routes, parts.metrics)
+}
+
+fn service(
+    config: &Config,
+    route: &Arc<RouteConfig>,
+    old: Option<&RouteService>,
+    parts: &Parts<'_>,
+) -> Arc<RouteService> {
+    let slot = match &route.credential {
+        Credential::Anonymous => None,
+        Credential::Issuer { issuer, key } => Some(parts.tokens.slot(key, issuer, config.limits.waiters)),
+    };
+    let metrics = parts.metrics.route(&route.name);
+    let upstream =
+        old.filter(|old| same_upstream(&old.config, route) && !uses_any(route, parts.changed)).map_or_else(
+            || Arc::new(Upstream::new(route, Arc::clone(&metrics))),
+            |old| Arc::clone(&old.upstream),
+        );
+    Arc::new(RouteService::new(route, slot, upstream, metrics))
+}
+
+/// Each slot once, however many routes share it.
+pub(super) fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
+    let mut met = HashSet::new();
+    let slots = snapshot.routes.iter().filter_map(|route| route.slot.as_ref());
+    slots.filter(|slot| met.insert(Arc::as_ptr(slot))).cloned().collect()
+}
+
+/// Whether everything is equal but what chooses the route and whose token it gets.
+fn same_upstream(a: &RouteConfig, b: &RouteConfig) -> bool {
+    // Taken apart, so that a new field has to be thought about here.
+    let RouteConfig {
+        name,
+        listener: _,
+        host: _,
+        path: _,
+        methods: _,
+        match_headers: _,
+        upstream,
+        protocol,
+        credential: _,
+        caller_authorization,
+        inject,
+        request_headers,
+        response_headers,
+        forwarded,
+        rewrite_location,
+        refresh_on,
+        replay_limit,
+        allow_encoded_slash,
+        connect_timeout,
+        response_timeout,
+        idle_timeout,
+        connection_max_age,
+        tls,
+        egress,
+    } = a;
+    *name == b.name
+        && *upstream == b.upstream
+        && *protocol == b.protocol
+        && *caller_authorization == b.caller_authorization
+        && *inject == b.inject
+        && same_edits(request_headers, &b.request_headers)
+        && same_edits(response_headers, &b.response_headers)
+        && *forwarded == b.forwarded
+        && *rewrite_location == b.rewrite_location
+        && *refresh_on == b.refresh_on
+        && *replay_limit == b.replay_limit
+        && *allow_encoded_slash == b.allow_encoded_slash
+        && *connect_timeout == b.connect_timeout
+        && *response_timeout == b.response_timeout
+        && *idle_timeout == b.idle_timeout
+        && *connection_max_age == b.connection_max_age
+        && *tls == b.tls
+        && *egress == b.egress
+}
+
+fn same_edits(a: &HeaderEdits, b: &HeaderEdits) -> bool {
+    a.set == b.set && a.remove == b.remove
+}
+
+/// Whether the route's connections or headers come from one of these files.
+pub(super) fn uses_any(route: &RouteConfig, files: &BTreeSet<PathBuf>) -> bool {
+    let headers = route.request_headers.set.iter().chain(&route.response_headers.set).map(|(_, value)| value);
+    connection_sources(route)
+        .chain(headers)
+        .any(|source| source.path().is_some_and(|path| files.contains(path)))
+}
+
+/// What connections to the upstream are made with.
+pub(super) fn connection_sources(route: &RouteConfig) -> impl Iterator<Item = &Source> {
+    let userinfo = match &route.egress {
+        Egress::Proxy { userinfo, .. } => userinfo.as_ref(),
+        Egress::Direct | Egress::Env => None,
+    };
+    let tls = &route.tls;
+    [tls.ca.as_ref(), tls.certificate.as_ref(), tls.private_key.as_ref(), userinfo].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{
+        CallerAuthorization, Inject, PathPattern, Protocol, TlsOptions, UpstreamTarget, UpstreamUrl,
+    };
+
+    fn route() -> RouteConfig {
+        RouteConfig {
+            name: "billing".into(),
+            listener: None,
+            host: None,
+            path: PathPattern::Prefix(String::new()),
+            methods: None,
+            match_headers: Vec::new(),
+            upstream: UpstreamUrl {
+                text: "http://127.0.0.1:1".to_owned(),
+                target: UpstreamTarget::Tcp { https: false, host: "127.0.0.1".to_owned(), port: 1 },
+                authority: "127.0.0.1:1".to_owned(),
+                path: String::new(),
+            },
+            protocol: Protocol::Auto,
+            credential: Credential::Anonymous,
+            caller_authorization: CallerAuthorization::Replace,
+            inject: Inject {
+                header: http::header::AUTHORIZATION,
+                before: "Bearer ".to_owned(),
+                after: String::new(),
+            },
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            forwarded: false,
+            rewrite_location: true,
+            refresh_on: Vec::new(),
+            replay_limit: 0,
+            allow_encoded_slash: false,
+            connect_timeout: None,
+            response_timeout: None,
+            idle_timeout: None,
+            connection_max_age: None,
+            tls: TlsOptions::default(),
+            egress: Egress::Direct,
+        }
+    }
+
+    fn file(path: &str) -> Source {
+        Source::file(PathBuf::from(path), None)
+    }
+
+    #[test]
+    fn connections_outlive_another_path_but_not_other_tls() {
+        let other_path = RouteConfig { path: PathPattern::Exact("/x".to_owned()), ..route() };
+        assert!(same_upstream(&route(), &other_path));
+        let other_ca =
+            RouteConfig { tls: TlsOptions { ca: Some(file("/ca.pem")), ..TlsOptions::default() }, ..route() };
+        assert!(!same_upstream(&route(), &other_ca));
+    }
+
+    #[test]
+    fn a_changed_file_touches_only_routes_that_use_it() {
+        let route =
+            RouteConfig { tls: TlsOptions { ca: Some(file("/ca.pem")), ..TlsOptions::default() }, ..route() };
+        assert!(uses_any(&route, &[PathBuf::from("/ca.pem")].into()));
+        assert!(!uses_any(&route, &[PathBuf::from("/other.pem")].into()));
+    }
+}

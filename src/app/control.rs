@@ -1,0 +1,228 @@
+//! The control thread: orders, signals, changed files, workers that break down.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+
+use super::admin_server::AdminServer;
+use super::build::{self, Parts};
+use super::drain;
+use super::listeners::Listeners;
+use super::prepare::{Cause, NewConfig, Outcome, Prepared, one_line};
+use super::reloading::{Reloading, Step};
+use super::signals::{self, Received, Signals};
+use super::worker::{Report, Workers};
+use super::{Addresses, Ended, Shared};
+use crate::proxy::Snapshot;
+use crate::telemetry::LogControl;
+use crate::token::slot::RetryCause;
+
+/// What a [`super::Running`] asks for.
+pub(super) enum Order {
+    Reload(oneshot::Sender<Result<(), String>>),
+    Drain,
+    Stop,
+}
+
+pub(super) struct Control {
+    pub(super) shared: Shared,
+    pub(super) listeners: Listeners,
+    pub(super) workers: Workers,
+    pub(super) admin: AdminServer,
+    pub(super) orders: UnboundedReceiver<Order>,
+    pub(super) reports: UnboundedReceiver<Report>,
+    pub(super) signals: Option<Signals>,
+    pub(super) log: Option<LogControl>,
+    pub(super) reloading: Reloading,
+}
+
+enum Event {
+    Order(Order),
+    Signal(Received),
+    Worker(Report),
+    Reloading(Step),
+}
+
+impl Control {
+    /// Runs to the end of the program. A file system that hangs does not hold that up.
+    pub(super) fn run_on(mut self, runtime: Runtime) -> Ended {
+        let ended = runtime.block_on(self.run());
+        drop(self);
+        runtime.shutdown_background();
+        ended
+    }
+
+    async fn run(&mut self) -> Ended {
+        self.reloading.watch();
+        self.look(Cause::Files);
+        loop {
+            match self.next().await {
+                Event::Order(Order::Reload(reply)) => {
+                    self.reloading.answer_to(reply);
+                    self.look(Cause::Operator);
+                }
+                Event::Signal(Received::Reload) => {
+                    tracing::info!("SIGHUP: loading the config again");
+                    self.look(Cause::Operator);
+                }
+                Event::Order(Order::Drain) => return drain::drain(self, "asked to end").await,
+                Event::Signal(Received::End(signal)) => return drain::drain(self, signal).await,
+                Event::Order(Order::Stop) => return drain::cut(self).await,
+                Event::Worker(report) => return drain::fail(self, &report).await,
+                Event::Reloading(Step::Look) => self.look(Cause::Files),
+                Event::Reloading(Step::Prepared(prepared)) => self.prepared(*prepared),
+                Event::Reloading(Step::Broken) => self.broken(),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            // A handle that is gone cannot ask for anything any more.
+            order = self.orders.recv() => Event::Order(order.unwrap_or(Order::Stop)),
+            received = signals::next_of(&mut self.signals) => Event::Signal(received),
+            Some(report) = self.reports.recv() => Event::Worker(report),
+            step = self.reloading.next() => Event::Reloading(step),
+        }
+    }
+
+    fn look(&mut self, cause: Cause) {
+        let config = Arc::clone(&self.shared.snapshot.load().config);
+        self.reloading.look(cause, &config, &self.shared.metrics);
+    }
+
+    /// The files were looked at.
+    fn prepared(&mut self, prepared: Prepared) {
+        let Prepared { cause, mut seen, folders, outcome } = prepared;
+        let result = match outcome {
+            Outcome::Unchanged => None,
+            Outcome::New(new) => {
+                Some(self.commit(cause, &new, &seen.unapplied.files).map_err(|error| vec![error]))
+            }
+            Outcome::Refused(messages) => Some(Err(messages)),
+        };
+        if let Some(result) = result {
+            if result.is_ok() {
+                seen.unapplied = crate::reload::Change::default();
+            }
+            self.reloaded(result);
+        }
+        let again = self.reloading.looked(seen, folders);
+        if let Some(cause) = again {
+            self.look(cause);
+        }
+    }
+
+    fn broken(&mut self) {
+        self.reloaded(Err(vec![
+            "a fault of ours while loading the config; the place is in the log".to_owned(),
+        ]));
+        let config = Arc::clone(&self.shared.snapshot.load().config);
+        if let Some(cause) = self.reloading.start_over(&config) {
+            self.look(cause);
+        }
+    }
+
+    fn reloaded(&mut self, result: Result<(), Vec<String>>) {
+        if let Err(messages) = &result {
+            for message in messages {
+                tracing::error!("{message}");
+            }
+            tracing::error!("the config was not reloaded; the running one stays in force");
+        }
+        let result = result.map_err(|messages| summary(&messages));
+        self.shared.metrics.config_reload(result.is_ok());
+        self.shared.health.reloaded(result.clone());
+        self.reloading.reply(&result);
+    }
+
+    /// Puts a config in force, or leaves everything as it is.
+    fn commit(&mut self, cause: Cause, new: &NewConfig, changed: &BTreeSet<PathBuf>) -> Result<(), String> {
+        let config = &new.config;
+        let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
+        let admin = self.admin.bind_for(&config.admin.address)?;
+
+        // From here on nothing fails.
+        let before = self.shared.snapshot.load_full();
+        let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
+        let snapshot = Arc::new(build::build(config, Some(&before), &parts));
+        // Before the listeners: a call that comes in by a new one must find it in the snapshot.
+        self.shared.snapshot.store(Arc::clone(&snapshot));
+        self.listeners.apply(&new.settings, sources, &self.workers);
+        if let Some(socket) = admin {
+            self.admin.move_to(socket, &config.admin.address);
+        }
+        self.shared.addresses.store(Arc::new(Addresses {
+            listeners: self.listeners.addresses(),
+            admin: self.admin.local().to_owned(),
+        }));
+        if let Some(log) = &self.log {
+            log.apply(&config.log);
+        }
+        self.renew_slots(cause, &before, &snapshot);
+        self.shared.metrics.retain(config);
+        self.tell(new, &before, &snapshot);
+        Ok(())
+    }
+
+    fn renew_slots(&self, cause: Cause, before: &Snapshot, after: &Snapshot) {
+        let slots = build::slots(after);
+        self.shared.tokens.retain(&slots);
+        let known: HashSet<_> = build::slots(before).iter().map(Arc::as_ptr).collect();
+        let retry = match cause {
+            Cause::Operator => RetryCause::Operator,
+            Cause::Files => RetryCause::FilesChanged,
+        };
+        for slot in &slots {
+            if known.contains(&Arc::as_ptr(slot)) {
+                slot.retry_now(retry);
+            } else {
+                slot.prefetch();
+            }
+        }
+    }
+
+    fn tell(&self, new: &NewConfig, before: &Snapshot, after: &Snapshot) {
+        for warning in &new.warnings {
+            tracing::warn!("{}", one_line(warning));
+        }
+        if after.config.workers != self.workers.count() {
+            tracing::warn!(
+                running = self.workers.count(),
+                configured = after.config.workers,
+                "`workers` is read at start only: restart to change it"
+            );
+        }
+        let version = after.version;
+        if Arc::ptr_eq(&before.config, &after.config) {
+            tracing::info!(version, "files that the config names were read again");
+        } else {
+            let (routes, issuers) = (after.config.routes.len(), after.config.issuers.len());
+            tracing::info!(version, routes, issuers, "the config was reloaded");
+        }
+    }
+}
+
+/// What `/readyz` and `/status` show.
+fn summary(messages: &[String]) -> String {
+    match messages {
+        [] => "unknown".to_owned(),
+        [only] => only.clone(),
+        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_mistakes_are_summed_up() {
+        assert_eq!(summary(&["a".to_owned()]), "a");
+        assert_eq!(summary(&["a".to_owned(), "b".to_owned(), "c".to_owned()]), "a (and 2 more)");
+    }
+}

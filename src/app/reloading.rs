@@ -1,0 +1,128 @@
+//! Where a reload stands: nothing to do, files being looked at, or to be looked at once more.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::prepare::{Cause, Prepared, Seen, prepare};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::reload::Watch;
+
+type Reply = oneshot::Sender<Result<(), String>>;
+
+pub(super) enum Step {
+    /// It is time to look at the files.
+    Look,
+    /// They were looked at.
+    Prepared(Box<Prepared>),
+    /// The look broke down.
+    Broken,
+}
+
+pub(super) struct Reloading {
+    wanted: bool,
+    watch: Option<Watch>,
+    /// Not here while a look is under way.
+    seen: Option<Seen>,
+    folders: BTreeSet<PathBuf>,
+    looking: Option<JoinHandle<Prepared>>,
+    /// Asked for while a look was under way, which may have read the files before.
+    again: Option<Cause>,
+    /// Who waits for the look under way, and for the one after it.
+    replies: Vec<Reply>,
+    next_replies: Vec<Reply>,
+}
+
+impl Reloading {
+    pub(super) fn new(seen: Seen, watch: bool) -> Self {
+        Self {
+            wanted: watch,
+            watch: None,
+            seen: Some(seen),
+            folders: BTreeSet::new(),
+            looking: None,
+            again: None,
+            replies: Vec::new(),
+            next_replies: Vec::new(),
+        }
+    }
+
+    /// Begins to watch, where that is wanted. Needs a runtime around it.
+    pub(super) fn watch(&mut self) {
+        if self.wanted {
+            self.watch = Some(Watch::new());
+        }
+    }
+
+    /// Answers once the next look has come to an end.
+    pub(super) fn answer_to(&mut self, reply: Reply) {
+        self.next_replies.push(reply);
+    }
+
+    /// Looks at the files, beside the control thread; now, or once the look under way has ended.
+    pub(super) fn look(&mut self, cause: Cause, config: &Arc<Config>, metrics: &Arc<Metrics>) {
+        let Some(seen) = self.seen.take() else {
+            // An operator's wish goes before a file's: it loads the config in any case.
+            self.again = if self.again == Some(Cause::Operator) { self.again } else { Some(cause) };
+            return;
+        };
+        self.replies.append(&mut self.next_replies);
+        let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
+        self.looking = Some(tokio::task::spawn_blocking(move || prepare(cause, &config, seen, &metrics)));
+    }
+
+    /// The next thing to do. May be dropped and called again.
+    pub(super) async fn next(&mut self) -> Step {
+        let Self { watch, looking, .. } = self;
+        let step = tokio::select! {
+            prepared = looked(looking) => prepared.map_or(Step::Broken, |prepared| Step::Prepared(Box::new(prepared))),
+            () = touched(watch) => return Step::Look,
+        };
+        self.looking = None;
+        step
+    }
+
+    /// Takes back what is known of the files; says whether they must be looked at again at once.
+    pub(super) fn looked(&mut self, seen: Seen, folders: BTreeSet<PathBuf>) -> Option<Cause> {
+        self.seen = Some(seen);
+        let moved = folders != self.folders;
+        if let Some(watch) = &mut self.watch {
+            watch.arm(folders.clone());
+        }
+        self.folders = folders;
+        // What happened in a folder before it was watched went unnoticed.
+        let unnoticed = if moved && self.watch.is_some() { Some(Cause::Files) } else { None };
+        self.again.take().or(unnoticed)
+    }
+
+    /// After a look that broke down.
+    pub(super) fn start_over(&mut self, config: &Config) -> Option<Cause> {
+        self.seen = Some(Seen::unknown(config));
+        self.again.take()
+    }
+
+    pub(super) fn reply(&mut self, result: &Result<(), String>) {
+        for reply in self.replies.drain(..) {
+            // Whoever asked may have left.
+            let _ = reply.send(result.clone());
+        }
+    }
+}
+
+async fn touched(watch: &mut Option<Watch>) {
+    match watch {
+        Some(watch) => watch.touched().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn looked(looking: &mut Option<JoinHandle<Prepared>>) -> Result<Prepared, tokio::task::JoinError> {
+    match looking {
+        Some(looking) => looking.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,164 @@
+//! The command: its verbs, and what each exit code means.
+//!
+//! Answers go to stdout, everything else to stderr, so that scripts can read the one and people the other.
+
+mod args;
+mod check;
+mod demo;
+pub mod explain;
+mod healthcheck;
+mod jwt;
+mod output;
+mod run;
+mod token;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::app;
+use crate::config::{self, Config};
+use crate::telemetry::{self, LogControl, Overrides};
+use args::{Args, Common, Output, Verb};
+
+/// How the command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Fine = 0,
+    /// Failed while running, or "no" as an answer.
+    No = 1,
+    /// Bad usage (sysexits' `EX_USAGE`).
+    Usage = 64,
+    /// An address is taken or may not be bound (`EX_UNAVAILABLE`).
+    Address = 69,
+    /// A bad config, or none (`EX_CONFIG`).
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a verb gave no answer; the message is for stderr.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+}
+
+/// Runs the command with the process' arguments.
+pub fn main() -> ExitCode {
+    run_command(std::env::args_os()).into()
+}
+
+fn run_command(args: impl IntoIterator<Item = OsString>) -> Exit {
+    // Before any secret is read, whatever the verb.
+    let refused = app::harden();
+    let done = match Args::try_parse_from(args) {
+        Ok(args) => dispatch(args, &refused),
+        Err(error) => Ok(clap_exit(&error)),
+    };
+    done.unwrap_or_else(|failure| {
+        output::tell(&format!("bearerd: {}", failure.message));
+        failure.exit
+    })
+}
+
+/// Help and version are answers; everything else that clap says is bad usage.
+fn clap_exit(error: &clap::Error) -> Exit {
+    // Nothing is left to be told where stdout or stderr is closed.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Fine,
+        _ => Exit::Usage,
+    }
+}
+
+fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
+    let common = &args.common;
+    match args.verb.unwrap_or(Verb::Run) {
+        Verb::Run => run::run(common, refused),
+        Verb::Check { online: true, .. } => Err(not_built("check --online")),
+        Verb::Check { online: false, output } => check::check(common, output),
+        Verb::Explain { method, url, headers, output } => {
+            explain_call(common, &method, &url, &headers, output)
+        }
+        Verb::Token { issuer, route, decode, output } => {
+            token::token(common, &token::Asked { issuer, route, decode, output })
+        }
+        Verb::Schema { .. } => {
+            output::answer_json(&config::schema());
+            Ok(Exit::Fine)
+        }
+        Verb::Demo => demo::demo(common, refused),
+        Verb::Healthcheck { output } => healthcheck::healthcheck(common, output),
+        Verb::Init { .. } => Err(not_built("init")),
+        Verb::Completions { .. } => Err(not_built("completions")),
+    }
+}
+
+fn not_built(what: &str) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format!("`bearerd {what}` is not built yet in version {}", env!("CARGO_PKG_VERSION")),
+    )
+}
+
+fn explain_call(
+    common: &Common,
+    method: &str,
+    url: &str,
+    headers: &[(String, String)],
+    output: Output,
+) -> Result<Exit, Failure> {
+    let config = load(common)?;
+    let explanation = explain::explain(&config, method, url, headers)
+        .map_err(|message| Failure::new(Exit::Usage, message))?;
+    match output {
+        Output::Text => output::answer(&explanation.to_text()),
+        Output::Json => output::answer_json(&serde_json::json!(explanation)),
+    }
+    Ok(if explanation.found { Exit::Fine } else { Exit::No })
+}
+
+/// The config of a verb that needs a good one: otherwise the whole report goes to stderr.
+fn load(common: &Common) -> Result<Config, Failure> {
+    let path = find(common)?;
+    config::load(&path).map_err(|problems| {
+        output::tell(&check::report(&problems.0));
+        Failure::new(Exit::Config, check::verdict(&path, &problems.0))
+    })
+}
+
+fn find(common: &Common) -> Result<std::path::PathBuf, Failure> {
+    config::find(common.config.clone()).map_err(|tried| {
+        let tried: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
+        Failure::new(
+            Exit::Config,
+            format!(
+                "no config file; tried {}. Name one with --config FILE or $BEARERD_CONFIG, or see it work without \
+                 one: bearerd demo",
+                tried.join(", ")
+            ),
+        )
+    })
+}
+
+fn start_log(common: &Common, log: Option<&config::Log>) -> Result<LogControl, Failure> {
+    let overrides = Overrides { format: common.log_format.map(Into::into), level: common.log_level.clone() };
+    telemetry::init(overrides, log)
+        .map_err(|message| Failure::new(Exit::Usage, format!("--log-level or $BEARERD_LOG: {message}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! What may be typed.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::LogFormat;
+
+const EXAMPLES: &str = "\
+Examples:
+  bearerd demo                              see it work, without a config
+  bearerd check                             every mistake in the config at once
+  bearerd explain GET http://127.0.0.1:8080/billing/invoices
+  bearerd                                   serve
+
+The config is the file of --config, else of $BEARERD_CONFIG, else
+./bearerd.toml, else /etc/bearerd/bearerd.toml.
+
+Exit codes: 0 fine; 1 failed while running, or \"no\" as an answer;
+64 bad usage; 69 an address is taken or may not be bound; 78 bad config,
+or none.";
+
+/// Puts OAuth 2.0 bearer tokens on outbound calls.
+///
+/// A reverse proxy beside your program: it calls plain HTTP on this machine, and bearerd forwards the call with a
+/// token that it gets, keeps and renews.
+#[derive(Debug, Parser)]
+#[command(name = "bearerd", version, propagate_version = true, after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Without one: run.
+    #[command(subcommand)]
+    pub(super) verb: Option<Verb>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Common {
+    /// The config file.
+    #[arg(long, short = 'c', global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// How log lines are written to stderr, whatever [log] says.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(super) log_format: Option<Format>,
+    /// What is logged, as an env-filter (info, bearerd=debug), whatever [log] says.
+    #[arg(long, global = true, value_name = "FILTER", env = "BEARERD_LOG", hide_env_values = true)]
+    pub(super) log_level: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Self::Text,
+            Format::Json => Self::Json,
+        }
+    }
+}
+
+/// Who reads the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// People.
+    Text,
+    /// Programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Serve (the default).
+    ///
+    /// SIGHUP and changed files load the config again; SIGTERM and SIGINT let calls end first.
+    #[command(after_help = "Example:\n  bearerd run --config /etc/bearerd/bearerd.toml")]
+    Run,
+
+    /// Report every mistake in the config at once.
+    ///
+    /// Touches no network. A secret file that is missing is a warning.
+    #[command(
+        after_help = "Examples:\n  bearerd check --config bearerd.toml\n  bearerd check --output json | jq '.problems[].message'"
+    )]
+    Check {
+        /// Also ask the issuers and upstreams (not built yet).
+        #[arg(long, hide = true)]
+        online: bool,
+        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+
+    /// Show which route serves a call and why, what is sent upstream, and whose token goes with it.
+    ///
+    /// Sends nothing. Exit code 1 where no route serves the call.
+    #[command(
+        after_help = "Examples:\n  bearerd explain GET http://127.0.0.1:8080/billing/invoices\n  bearerd explain POST http://billing.internal/ -H 'x-tenant: acme'"
+    )]
+    Explain {
+        #[arg(value_name = "METHOD")]
+        method: String,
+        /// As the caller writes it.
+        #[arg(value_name = "URL")]
+        url: String,
+        /// A header of the call; may be given several times.
+        #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
+        headers: Vec<(String, String)>,
+        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+
+    /// Fetch a token as the proxy would, and print it.
+    #[command(
+        after_help = "Examples:\n  bearerd token corp --decode\n  curl -H \"Authorization: Bearer $(bearerd token corp)\" https://billing.example.com/"
+    )]
+    Token {
+        /// The NAME of [issuer.NAME].
+        #[arg(value_name = "ISSUER")]
+        issuer: String,
+        /// With this route's scopes and parameters instead of the issuer's own.
+        #[arg(long, value_name = "NAME")]
+        route: Option<String>,
+        /// Print the token's claims and times instead of the token.
+        #[arg(long)]
+        decode: bool,
+        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+
+    /// Print the JSON Schema of the config file, for editors.
+    #[command(after_help = "Example:\n  bearerd schema > bearerd.schema.json")]
+    Schema {
+        /// A schema is JSON either way.
+        #[arg(long, short, value_enum, default_value_t = Output::Json, hide = true)]
+        output: Output,
+    },
+
+    /// See it work without a config: an issuer, an upstream and the proxy, all on this machine.
+    ///
+    /// Writes a config file and shows it, and prints the curl line to try. Ctrl-C ends it.
+    Demo,
+
+    /// Ask a running bearerd whether it is ready, at the config's admin address.
+    ///
+    /// Exit code 0 where it is, 1 where it is not; for exec probes and HEALTHCHECK.
+    #[command(after_help = "Example:\n  HEALTHCHECK CMD [\"bearerd\", \"healthcheck\"]")]
+    Healthcheck {
+        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+
+    // Known, so that they are refused in plain words and not as typing mistakes.
+    #[command(hide = true, disable_help_flag = true, disable_version_flag = true)]
+    Init {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    #[command(hide = true, disable_help_flag = true, disable_version_flag = true)]
+    Completions {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
+/// `Name: value`, as curl takes it.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as `Name: value`")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}

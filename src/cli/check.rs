@@ -1,0 +1,141 @@
+//! `bearerd check`: all that can be known about a config without the network.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::args::{Common, Output};
+use super::{Exit, Failure, find, output};
+use crate::config::{self, Config, ListenerConfig, ListenerTls, Problem, Severity, Source};
+use crate::net::tls;
+
+pub(super) fn check(common: &Common, format: Output) -> Result<Exit, Failure> {
+    let path = find(common)?;
+    let (config, problems) = match config::load(&path) {
+        Ok(config) => {
+            let problems = all_problems(&config);
+            (Some(config), problems)
+        }
+        Err(problems) => (None, problems.0),
+    };
+    let good = !problems.iter().any(is_error);
+    match format {
+        Output::Text => {
+            let mut text = report(&problems);
+            match &config {
+                Some(config) if good => text.push_str(&summary(config)),
+                _ => text.push_str(&verdict(&path, &problems)),
+            }
+            output::answer(&text);
+        }
+        Output::Json => output::answer_json(&json!({
+            "ok": good,
+            "config": path.to_string_lossy(),
+            "problems": problems.iter().map(Problem::to_json).collect::<Vec<_>>(),
+            "routes": config.as_ref().map(|config| config.routes.len()),
+            "issuers": config.as_ref().map(|config| config.issuers.len()),
+            "listeners": config.as_ref().map(|config| config.listeners.len()),
+        })),
+    }
+    Ok(if good { Exit::Fine } else { Exit::Config })
+}
+
+/// What only shows once the files that the config names are read: `run` refuses what `check` refuses.
+pub(super) fn refuse_references(config: &Config) -> Result<(), Failure> {
+    let errors: Vec<Problem> = config::check_references(config).into_iter().filter(is_error).collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    output::tell(&report(&errors));
+    Err(Failure::new(Exit::Config, verdict(&config.path, &errors)))
+}
+
+fn all_problems(config: &Config) -> Vec<Problem> {
+    let mut problems = config.warnings.clone();
+    problems.extend(config::check_references(config));
+    problems.extend(config.listeners.iter().filter_map(|listener| tls_problem(config, listener)));
+    problems
+}
+
+/// A listener's certificate and key, where they are there to be read: what is missing is a warning already.
+fn tls_problem(config: &Config, listener: &ListenerConfig) -> Option<Problem> {
+    let tls = listener.tls.as_ref()?;
+    if !sources(tls).all(|source| source.read().is_ok()) {
+        return None;
+    }
+    let error = tls::server_config(tls).err()?;
+    Some(Problem {
+        severity: Severity::Error,
+        file: config.path.clone(),
+        line: 0,
+        column: 0,
+        key: format!("listener.{}.tls", listener.name),
+        message: error.0,
+        hint: None,
+        source_line: None,
+    })
+}
+
+fn sources(tls: &ListenerTls) -> impl Iterator<Item = &Source> {
+    [Some(&tls.certificate), Some(&tls.private_key), tls.client_ca.as_ref()].into_iter().flatten()
+}
+
+fn is_error(problem: &Problem) -> bool {
+    problem.severity == Severity::Error
+}
+
+/// Every problem as it is shown to people, each on lines of its own.
+pub(super) fn report(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("{problem}\n")).collect()
+}
+
+fn summary(config: &Config) -> String {
+    format!(
+        "ok: {}, {}, {}\n",
+        count(config.listeners.len(), "listener"),
+        count(config.routes.len(), "route"),
+        count(config.issuers.len(), "issuer")
+    )
+}
+
+/// How bad it is, in one line.
+pub(super) fn verdict(path: &Path, problems: &[Problem]) -> String {
+    let errors = problems.iter().filter(|problem| is_error(problem)).count();
+    format!("{}: {}", path.display(), count(errors, "mistake"))
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(severity: Severity, message: &str) -> Problem {
+        Problem {
+            severity,
+            file: "bearerd.toml".into(),
+            line: 2,
+            column: 1,
+            key: "worker".to_owned(),
+            message: message.to_owned(),
+            hint: None,
+            source_line: None,
+        }
+    }
+
+    #[test]
+    fn only_errors_are_counted_as_mistakes() {
+        let problems =
+            [problem(Severity::Error, "unknown key"), problem(Severity::Warning, "readable by all")];
+        assert_eq!(verdict(Path::new("bearerd.toml"), &problems), "bearerd.toml: 1 mistake");
+    }
+
+    #[test]
+    fn every_problem_is_reported() {
+        let text = report(&[problem(Severity::Error, "first"), problem(Severity::Error, "second")]);
+        assert!(text.contains("first") && text.contains("second") && text.ends_with('\n'), "{text}");
+        assert_eq!(text.matches("bearerd.toml:2:1:").count(), 2);
+    }
+}

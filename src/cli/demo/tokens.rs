@@ -1,0 +1,73 @@
+//! The demo's tokens: opaque to everybody but the demo, which can tell whether one is its own without keeping a list.
+
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Short, so that a renewal can be watched.
+pub(super) const LIFETIME: Duration = Duration::from_secs(60);
+
+/// Bytes of a token: a nonce, when it ends, and a MAC over both.
+const NONCE: usize = 16;
+const SIGNED: usize = NONCE + 8;
+
+pub(super) struct Tokens {
+    key: hmac::Key,
+}
+
+impl Tokens {
+    pub(super) fn new() -> Result<Self, Unspecified> {
+        let mut key = [0; 32];
+        rand::fill(&mut key)?;
+        Ok(Self { key: hmac::Key::new(HMAC_SHA256, &key) })
+    }
+
+    pub(super) fn issue(&self, now: SystemTime) -> Result<String, Unspecified> {
+        let mut bytes = vec![0; NONCE];
+        rand::fill(&mut bytes)?;
+        bytes.extend_from_slice(&seconds(now + LIFETIME).to_be_bytes());
+        let mac = hmac::sign(&self.key, &bytes);
+        bytes.extend_from_slice(mac.as_ref());
+        Ok(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// Whether it was issued here and has not ended.
+    pub(super) fn is_valid(&self, token: &str, now: SystemTime) -> bool {
+        let Ok(bytes) = URL_SAFE_NO_PAD.decode(token) else { return false };
+        let Some((signed, mac)) = bytes.split_at_checked(SIGNED) else { return false };
+        let ends = signed.last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+        hmac::verify(&self.key, signed, mac).is_ok() && ends.is_some_and(|ends| seconds(now) < ends)
+    }
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Text of so many random bytes.
+pub(super) fn random_text(bytes: usize) -> Result<String, Unspecified> {
+    let mut random = vec![0; bytes];
+    rand::fill(&mut random)?;
+    Ok(URL_SAFE_NO_PAD.encode(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_valid_where_it_was_issued_until_it_ends() {
+        let (tokens, others) = (Tokens::new().unwrap(), Tokens::new().unwrap());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let token = tokens.issue(now).unwrap();
+        assert!(tokens.is_valid(&token, now));
+        assert!(!others.is_valid(&token, now));
+        assert!(!tokens.is_valid(&token, now + LIFETIME));
+        assert!(!tokens.is_valid("", now) && !tokens.is_valid("AAAA", now));
+        assert_ne!(token, tokens.issue(now).unwrap());
+    }
+}

@@ -1,0 +1,53 @@
+//! Where the command writes. A reader that has left (`bearerd schema | head`) is no failure.
+
+use std::io::Write;
+
+/// An answer, to stdout, with a line end.
+pub(super) fn answer(text: &str) {
+    answer_bytes(text.trim_end_matches('\n').as_bytes());
+}
+
+/// An answer that must not be copied about, to stdout, with a line end.
+pub(super) fn answer_bytes(bytes: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(bytes).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush());
+}
+
+/// An answer for a program, to stdout.
+pub(super) fn answer_json(value: &serde_json::Value) {
+    answer(&format!("{value:#}"));
+}
+
+/// Anything else, to stderr, with a line end.
+pub(super) fn tell(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "{}", text.trim_end_matches('\n'));
+}
+
+/// Text from elsewhere, so that it cannot steer a terminal: control characters but line ends and tabs are escaped.
+pub(super) fn harmless(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && !matches!(character, '\n' | '\t') {
+            harmless.extend(character.escape_unicode());
+        } else {
+            harmless.push(character);
+        }
+    }
+    harmless
+}
+
+/// `did you mean …?`, or the names that there are.
+pub(super) fn suggestion<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let near = names
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(written, name), *name))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .min();
+    match near {
+        Some((_, name)) => format!("did you mean `{name}`?"),
+        None if names.is_empty() => "there are none in the config".to_owned(),
+        None => format!("there are: {}", names.join(", ")),
+    }
+}

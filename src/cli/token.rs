@@ -1,0 +1,234 @@
+//! `bearerd token`: one token, fetched as the proxy would.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::args::{Common, Output};
+use super::jwt::{self, Jwt};
+use super::{Exit, Failure, load, output};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Credential, CredentialKey, IssuerConfig};
+use crate::issuer::{Grant, Issuer};
+
+/// What was typed.
+pub(super) struct Asked {
+    pub(super) issuer: String,
+    pub(super) route: Option<String>,
+    pub(super) decode: bool,
+    pub(super) output: Output,
+}
+
+pub(super) fn token(common: &Common, asked: &Asked) -> Result<Exit, Failure> {
+    let config = load(common)?;
+    let (issuer, key) = credential(&config, asked)?;
+    let default_lifetime = issuer.default_lifetime;
+    let requested = SystemClock.wall();
+    let grant = fetch(issuer, &key)?;
+    let shown = Shown::new(&asked.issuer, &grant, default_lifetime, requested);
+    match (asked.output, asked.decode) {
+        (Output::Text, false) => output::answer_bytes(grant.token.expose()),
+        (Output::Text, true) => output::answer(&output::harmless(&shown.text(requested))),
+        (Output::Json, decode) => {
+            let mut answer = shown.json();
+            if !decode && let Some(object) = answer.as_object_mut() {
+                // The one place besides the line above that is asked to show a token.
+                object.insert("token".to_owned(), json!(grant.token.expose_str()));
+            }
+            output::answer_json(&answer);
+        }
+    }
+    Ok(Exit::Fine)
+}
+
+/// Whose token, with which scopes and parameters: a route's, or the issuer's own.
+fn credential(config: &Config, asked: &Asked) -> Result<(Arc<IssuerConfig>, CredentialKey), Failure> {
+    let issuer = config.issuers.get(&asked.issuer).ok_or_else(|| {
+        let hint = output::suggestion(&asked.issuer, config.issuers.keys().map(String::as_str));
+        Failure::new(Exit::Usage, format!("no issuer `{}` in the config; {hint}", asked.issuer))
+    })?;
+    let Some(name) = &asked.route else {
+        return Ok((Arc::clone(issuer), own_key(issuer)));
+    };
+    let route = config.routes.iter().find(|route| *route.name == **name).ok_or_else(|| {
+        let hint = output::suggestion(name, config.routes.iter().map(|route| &*route.name));
+        Failure::new(Exit::Usage, format!("no route `{name}` in the config; {hint}"))
+    })?;
+    match &route.credential {
+        Credential::Issuer { key, .. } if *key.issuer == *asked.issuer => {
+            Ok((Arc::clone(issuer), key.clone()))
+        }
+        Credential::Issuer { key, .. } => Err(Failure::new(
+            Exit::Usage,
+            format!("route `{name}` takes its tokens from issuer `{}`", key.issuer),
+        )),
+        Credential::Anonymous => {
+            Err(Failure::new(Exit::Usage, format!("route `{name}` is anonymous: it sends no token")))
+        }
+    }
+}
+
+fn own_key(issuer: &IssuerConfig) -> CredentialKey {
+    CredentialKey {
+        issuer: Arc::clone(&issuer.name),
+        issuer_digest: issuer.digest,
+        scopes: issuer.scopes.clone(),
+        params: issuer.params.clone(),
+        subject: None,
+    }
+}
+
+fn fetch(issuer: Arc<IssuerConfig>, key: &CredentialKey) -> Result<Grant, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| Failure::new(Exit::No, format!("cannot start a runtime: {error}")))?;
+    let issuer = Issuer::new(issuer, Arc::new(SystemClock));
+    let grant = runtime.block_on(issuer.fetch(key));
+    runtime.shutdown_background();
+    grant.map_err(|error| Failure::new(Exit::No, output::harmless(&error.to_string())))
+}
+
+/// A grant without its token.
+struct Shown<'a> {
+    issuer: &'a str,
+    scope: Option<&'a str>,
+    lifetime: Duration,
+    /// The issuer did not say: `default_lifetime`.
+    assumed: bool,
+    expires_at: SystemTime,
+    jwt: Option<Jwt>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(issuer: &'a str, grant: &'a Grant, default_lifetime: Duration, requested: SystemTime) -> Self {
+        let told = match (grant.expires_in, grant.expires_at) {
+            (Some(lifetime), Some(at)) => {
+                Some(lifetime.min(at.duration_since(requested).unwrap_or_default()))
+            }
+            (Some(lifetime), None) => Some(lifetime),
+            (None, Some(at)) => Some(at.duration_since(requested).unwrap_or_default()),
+            (None, None) => None,
+        };
+        let lifetime = told.unwrap_or(default_lifetime);
+        Self {
+            issuer,
+            scope: grant.scope.as_deref(),
+            lifetime,
+            assumed: told.is_none(),
+            expires_at: requested + lifetime,
+            jwt: grant.token.expose_str().and_then(jwt::decode),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "issuer": self.issuer,
+            "scope": self.scope,
+            "expires_in": self.lifetime.as_secs(),
+            "expires_in_assumed": self.assumed,
+            "expires_at": rfc3339(self.expires_at),
+            "jwt": self.jwt.as_ref().map(|jwt| json!({
+                "signature_checked": false,
+                "header": jwt.header,
+                "claims": jwt.claims,
+            })),
+        })
+    }
+
+    fn text(&self, now: SystemTime) -> String {
+        let assumed = if self.assumed { " (default_lifetime: the issuer does not say)" } else { "" };
+        let mut text = format!(
+            "issuer      {}\nscope       {}\nexpires in  {}{assumed}\nexpires at  {}\n",
+            self.issuer,
+            self.scope.unwrap_or("(not told)"),
+            humantime::format_duration(Duration::from_secs(self.lifetime.as_secs())),
+            rfc3339(self.expires_at),
+        );
+        let Some(Jwt { header, claims }) = &self.jwt else {
+            text.push_str("\nThe token is opaque: only its issuer can say what it holds.\n");
+            return text;
+        };
+        text.push_str("\nThe token is a JWT; its signature was not checked.\n");
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\nheader {header:#}\n\nclaims {claims:#}\n");
+        for (claim, meaning) in [("iat", "issued at"), ("nbf", "not before"), ("exp", "expires at")] {
+            if let Some(at) = claims.get(claim).and_then(time) {
+                let _ = write!(text, "\n{claim}  {meaning} {}{}", rfc3339(at), distance(at, now));
+            }
+        }
+        text
+    }
+}
+
+/// A NumericDate (RFC 7519 section 2), where it is one that a calendar has.
+fn time(value: &Value) -> Option<SystemTime> {
+    let seconds = value.as_f64().filter(|seconds| (0.0..253_402_300_799.0).contains(seconds))?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds))
+}
+
+fn rfc3339(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+fn distance(at: SystemTime, now: SystemTime) -> String {
+    let whole = |span: Duration| humantime::format_duration(Duration::from_secs(span.as_secs()));
+    match at.duration_since(now) {
+        Ok(ahead) => format!(" (in {})", whole(ahead)),
+        Err(behind) => format!(" ({} ago)", whole(behind.duration())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn grant(token: &str, expires_in: Option<u64>) -> Grant {
+        Grant {
+            token: Secret::from(token),
+            expires_in: expires_in.map(Duration::from_secs),
+            expires_at: None,
+            scope: Some("billing.read".to_owned()),
+        }
+    }
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    #[test]
+    fn an_opaque_token_is_said_to_be_opaque_and_not_shown() {
+        let grant = grant("s3cr3t-token", Some(3600));
+        let shown = Shown::new("corp", &grant, Duration::from_secs(300), NOW);
+        let text = shown.text(NOW);
+        assert!(text.contains("opaque") && text.contains("expires in  1h\n"), "{text}");
+        assert!(!text.contains("s3cr3t") && !shown.json().to_string().contains("s3cr3t"));
+    }
+
+    #[test]
+    fn a_lifetime_that_was_not_told_is_said_to_be_assumed() {
+        let grant = grant("t", None);
+        let shown = Shown::new("corp", &grant, Duration::from_secs(300), NOW);
+        assert!(shown.text(NOW).contains("default_lifetime"));
+        assert_eq!(shown.json().get("expires_in"), Some(&json!(300)));
+    }
+
+    #[test]
+    fn a_jwt_is_shown_with_its_times_and_without_its_signature() {
+        // {"alg":"none"} . {"exp":60,"sub":"a"} . "sig"
+        let grant = grant("eyJhbGciOiJub25lIn0.eyJleHAiOjYwLCJzdWIiOiJhIn0.c2ln", Some(60));
+        let text = Shown::new("corp", &grant, Duration::ZERO, NOW).text(NOW);
+        assert!(text.contains("signature was not checked"), "{text}");
+        assert!(text.contains("exp  expires at 1970-01-01T00:01:00Z (in 1m)"), "{text}");
+        assert!(!text.contains("c2ln"), "{text}");
+    }
+
+    #[test]
+    fn a_time_no_calendar_has_is_left_alone() {
+        assert_eq!(time(&json!(1e300)), None);
+        assert_eq!(time(&json!(-1)), None);
+        assert_eq!(time(&json!("60")), None);
+    }
+}
