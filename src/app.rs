@@ -114,7 +114,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &[].into() });
     let snapshot = Arc::new(SnapshotCell::from_pointee(first));
     let health = Arc::new(Health::new());
-    let proxy = Arc::new(Proxy::new(Arc::clone(&snapshot), Arc::clone(&clock)));
+    let proxy = Arc::new(Proxy::new(Arc::clone(&snapshot)));
 
     let (reports_to, reports) = mpsc::unbounded_channel();
     let workers = Workers::start(config.workers, &proxy, &reports_to)
