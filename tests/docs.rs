@@ -30,10 +30,8 @@ fn errors_md_has_each_code_with_its_status_and_no_other() {
         .filter(|row| row[0].parse::<u16>().is_ok())
         .map(|row| (row[0].clone(), row[1].trim_matches('`').to_owned()))
         .collect();
-    let built: BTreeSet<(String, String)> = Code::ALL
-        .iter()
-        .map(|code| (code.status().as_u16().to_string(), code.as_str().to_owned()))
-        .collect();
+    let built: BTreeSet<(String, String)> =
+        Code::ALL.iter().map(|code| (code.status().as_u16().to_string(), code.as_str().to_owned())).collect();
     assert_eq!(documented, built);
 }
 
@@ -108,7 +106,11 @@ fn the_project_has_no_machine_paths() {
     let home = root().parent().expect("a folder").display().to_string();
     for file in all {
         let text = fs::read_to_string(&file).expect("a file");
-        assert!(home.len() < 3 || !text.contains(&format!("{home}/")), "{} has a machine path", file.display());
+        assert!(
+            home.len() < 3 || !text.contains(&format!("{home}/")),
+            "{} has a machine path",
+            file.display()
+        );
     }
 }
 

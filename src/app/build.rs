@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, Credential, Egress, HeaderEdits, RouteConfig, Source};
+use crate::config::{Config, Credential, Egress, RouteConfig, Source};
 use crate::metrics::Metrics;
 use crate::proxy::{RouteService, Snapshot};
 use crate::token::{TokenCache, TokenSlot};
@@ -26,12 +26,12 @@ pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_
         .flat_map(|previous| &previous.routes)
         .map(|service| (&*service.config.name, &**service))
         .collect();
-    let version = previous.map_or(1, |previous| previous.version + 1);
     let routes = config
         .routes
         .iter()
         .map(|route| service(config, route, old.get(&*route.name).copied(), parts))
         .collect();
+    let version = previous.map_or(1, |previous| previous.version + 1);
     Snapshot::new(version, Arc::clone(config), routes, parts.metrics)
 }
 
@@ -46,8 +46,9 @@ fn service(
         Credential::Issuer { issuer, key } => Some(parts.tokens.slot(key, issuer, config.limits.waiters)),
     };
     let metrics = parts.metrics.route(&route.name);
-    let upstream =
-        old.filter(|old| same_upstream(&old.config, route) && !uses_any(route, parts.changed)).map_or_else(
+    let upstream = old
+        .filter(|old| same_upstream(&old.config, route) && !connects_with(route, parts.changed))
+        .map_or_else(
             || Arc::new(Upstream::new(route, Arc::clone(&metrics))),
             |old| Arc::clone(&old.upstream),
         );
@@ -61,7 +62,8 @@ pub(super) fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
     slots.filter(|slot| met.insert(Arc::as_ptr(slot))).cloned().collect()
 }
 
-/// Whether everything is equal but what chooses the route and whose token it gets.
+/// Whether calls go to the same place in the same way. What chooses the route, whose token it gets and what becomes
+/// of headers is no concern of its connections.
 fn same_upstream(a: &RouteConfig, b: &RouteConfig) -> bool {
     // Taken apart, so that a new field has to be thought about here.
     let RouteConfig {
@@ -74,15 +76,15 @@ fn same_upstream(a: &RouteConfig, b: &RouteConfig) -> bool {
         upstream,
         protocol,
         credential: _,
-        caller_authorization,
-        inject,
-        request_headers,
-        response_headers,
-        forwarded,
-        rewrite_location,
-        refresh_on,
-        replay_limit,
-        allow_encoded_slash,
+        caller_authorization: _,
+        inject: _,
+        request_headers: _,
+        response_headers: _,
+        forwarded: _,
+        rewrite_location: _,
+        refresh_on: _,
+        replay_limit: _,
+        allow_encoded_slash: _,
         connect_timeout,
         response_timeout,
         idle_timeout,
@@ -93,15 +95,6 @@ fn same_upstream(a: &RouteConfig, b: &RouteConfig) -> bool {
     *name == b.name
         && *upstream == b.upstream
         && *protocol == b.protocol
-        && *caller_authorization == b.caller_authorization
-        && *inject == b.inject
-        && same_edits(request_headers, &b.request_headers)
-        && same_edits(response_headers, &b.response_headers)
-        && *forwarded == b.forwarded
-        && *rewrite_location == b.rewrite_location
-        && *refresh_on == b.refresh_on
-        && *replay_limit == b.replay_limit
-        && *allow_encoded_slash == b.allow_encoded_slash
         && *connect_timeout == b.connect_timeout
         && *response_timeout == b.response_timeout
         && *idle_timeout == b.idle_timeout
@@ -110,20 +103,13 @@ fn same_upstream(a: &RouteConfig, b: &RouteConfig) -> bool {
         && *egress == b.egress
 }
 
-fn same_edits(a: &HeaderEdits, b: &HeaderEdits) -> bool {
-    a.set == b.set && a.remove == b.remove
-}
-
-/// Whether the route's connections or headers come from one of these files.
-pub(super) fn uses_any(route: &RouteConfig, files: &BTreeSet<PathBuf>) -> bool {
-    let headers = route.request_headers.set.iter().chain(&route.response_headers.set).map(|(_, value)| value);
-    connection_sources(route)
-        .chain(headers)
-        .any(|source| source.path().is_some_and(|path| files.contains(path)))
+/// Whether the route's connections are made with one of these files.
+pub(super) fn connects_with(route: &RouteConfig, files: &BTreeSet<PathBuf>) -> bool {
+    connection_sources(route).any(|source| source.path().is_some_and(|path| files.contains(path)))
 }
 
 /// What connections to the upstream are made with.
-pub(super) fn connection_sources(route: &RouteConfig) -> impl Iterator<Item = &Source> {
+fn connection_sources(route: &RouteConfig) -> impl Iterator<Item = &Source> {
     let userinfo = match &route.egress {
         Egress::Proxy { userinfo, .. } => userinfo.as_ref(),
         Egress::Direct | Egress::Env => None,
@@ -194,7 +180,7 @@ mod tests {
     fn a_changed_file_touches_only_routes_that_use_it() {
         let route =
             RouteConfig { tls: TlsOptions { ca: Some(file("/ca.pem")), ..TlsOptions::default() }, ..route() };
-        assert!(uses_any(&route, &[PathBuf::from("/ca.pem")].into()));
-        assert!(!uses_any(&route, &[PathBuf::from("/other.pem")].into()));
+        assert!(connects_with(&route, &[PathBuf::from("/ca.pem")].into()));
+        assert!(!connects_with(&route, &[PathBuf::from("/other.pem")].into()));
     }
 }

@@ -19,7 +19,7 @@ use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
 use crate::proxy::Snapshot;
 use crate::telemetry::LogControl;
-use crate::token::slot::RetryCause;
+use crate::token::RetryCause;
 
 /// What a [`super::Running`] asks for.
 pub(super) enum Order {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::build::connection_sources;
+use super::build::connects_with;
 use super::listeners;
 use crate::config::{self, Config, Problem, Problems};
 use crate::listener::ListenerSettings;
@@ -121,9 +121,7 @@ fn check_upstream_tls(config: &Config, changed: &BTreeSet<PathBuf>) -> Result<()
     let errors: Vec<String> = config
         .routes
         .iter()
-        .filter(|route| {
-            connection_sources(route).any(|source| source.path().is_some_and(|path| changed.contains(path)))
-        })
+        .filter(|route| connects_with(route, changed))
         .filter_map(|route| {
             let error = tls::client_config(&route.tls, Offer::Both).err()?;
             Some(format!("route {}: {}", route.name, error.0))

@@ -40,16 +40,6 @@ pub(super) fn check(common: &Common, format: Output) -> Result<Exit, Failure> {
     Ok(if good { Exit::Fine } else { Exit::Config })
 }
 
-/// What only shows once the files that the config names are read: `run` refuses what `check` refuses.
-pub(super) fn refuse_references(config: &Config) -> Result<(), Failure> {
-    let errors: Vec<Problem> = config::check_references(config).into_iter().filter(is_error).collect();
-    if errors.is_empty() {
-        return Ok(());
-    }
-    output::tell(&report(&errors));
-    Err(Failure::new(Exit::Config, verdict(&config.path, &errors)))
-}
-
 fn all_problems(config: &Config) -> Vec<Problem> {
     let mut problems = config.warnings.clone();
     problems.extend(config::check_references(config));

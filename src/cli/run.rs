@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::args::Common;
-use super::{Exit, Failure, check, load, start_log};
+use super::{Exit, Failure, load, start_log};
 use crate::app::{self, Ended, Options, Running, StartError};
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -11,7 +11,6 @@ use crate::telemetry::LogControl;
 
 pub(super) fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
     let config = load(common)?;
-    check::refuse_references(&config)?;
     let log = start_log(common, Some(&config.log))?;
     let running = serve(config, log, refused)?;
     Ok(exit(&running.join()))
