@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod config;
 pub mod issuer;
+pub mod listener;
 pub mod metrics;
 pub mod net;
 pub mod proxy;
