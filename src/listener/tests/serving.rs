@@ -173,5 +173,5 @@ async fn a_connection_that_waits_is_small() {
         now: server.stop.now.clone(),
     });
     let size = size_of_val(&connection::serve(accepted, settings, shared));
-    assert!(size < 4096, "{size} bytes for a connection's future");
+    assert!(size < 2560, "{size} bytes for a connection's future");
 }
