@@ -1,0 +1,104 @@
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use super::*;
+
+fn options(mode: u32) -> UnixOptions {
+    UnixOptions { mode, group: None, allow_uids: Vec::new() }
+}
+
+fn bind(address: &Address, mode: u32) -> Result<Bound, BindError> {
+    Bound::bind(&Arc::from("main"), address, &options(mode))
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("bearerd-bind-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+#[test]
+fn a_taken_tcp_address_is_refused_with_advice() {
+    let first = bind(&Address::Tcp("127.0.0.1:0".parse().unwrap()), 0).unwrap();
+    let taken = Address::Tcp(first.local_addr().unwrap());
+    let error = bind(&taken, 0).unwrap_err();
+    assert_eq!(error.address, first.local());
+    assert!(error.message.starts_with("another program listens there"), "{error}");
+}
+
+#[test]
+fn an_address_of_another_machine_is_told() {
+    let error = bind(&Address::Tcp("192.0.2.1:0".parse().unwrap()), 0).unwrap_err();
+    assert_eq!(error.message, "it is no address of this machine");
+}
+
+#[test]
+fn a_unix_socket_has_its_mode_and_goes_with_its_last_clone() {
+    let folder = scratch("mode");
+    let path = folder.join("s");
+    for mode in [0o600, 0o660, 0o666] {
+        let bound = bind(&Address::Unix(path.clone()), mode).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+        assert_eq!(bound.local(), format!("unix:{}", path.display()));
+        let clone = bound.try_clone().unwrap();
+        drop(bound);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(clone);
+        assert!(!path.exists());
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let folder = scratch("stale");
+    let path = folder.join("s");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let live = bind(&Address::Unix(path.clone()), 0o600).unwrap();
+    let error = bind(&Address::Unix(path.clone()), 0o600).unwrap_err();
+    assert!(error.message.starts_with("another program listens there"), "{error}");
+    assert!(UnixStream::connect(&path).is_ok(), "the live one was left alone");
+    drop(live);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_is_no_socket_is_never_removed() {
+    let folder = scratch("other");
+    let path = folder.join("s");
+    let target = folder.join("target");
+    drop(UnixListener::bind(&target).unwrap());
+    symlink(&target, &path).unwrap();
+    assert!(bind(&Address::Unix(path.clone()), 0o600).unwrap_err().message.starts_with("a symlink"));
+    assert!(target.exists());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    assert!(bind(&Address::Unix(path.clone()), 0o600).unwrap_err().message.starts_with("a file"));
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 8, "left alone");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_file_that_took_its_place_outlives_it() {
+    let folder = scratch("replaced");
+    let path = folder.join("s");
+    let bound = bind(&Address::Unix(path.clone()), 0o600).unwrap();
+    std::fs::rename(&path, folder.join("old")).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    let inode = std::fs::metadata(&path).unwrap().ino();
+    drop(bound);
+    assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode);
+    drop(other);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_missing_folder_and_a_long_path_are_told() {
+    let folder = scratch("missing");
+    let error = bind(&Address::Unix(folder.join("no/s")), 0o600).unwrap_err();
+    assert!(error.message.ends_with("/no does not exist"), "{error}");
+    let error = bind(&Address::Unix(folder.join("x".repeat(120))), 0o600).unwrap_err();
+    assert!(error.message.contains("too long"), "{error}");
+    std::fs::remove_dir_all(folder).unwrap();
+}

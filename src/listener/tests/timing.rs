@@ -1,0 +1,94 @@
+//! How long a caller may take.
+
+use super::*;
+
+#[tokio::test]
+async fn a_silent_caller_is_closed_after_the_header_timeout() {
+    let limit = Duration::from_millis(200);
+    let server = Server::start(Limits { header_timeout: Some(limit), ..limits() });
+    let began = Instant::now();
+    let mut client = server.connect().await;
+    assert_eq!(client.rest().await, "");
+    assert!(began.elapsed() >= limit, "{:?}", began.elapsed());
+    server.until_open(0).await;
+}
+
+#[tokio::test]
+async fn a_trickled_head_is_cut_at_the_header_timeout() {
+    let limit = Duration::from_millis(300);
+    let server = Server::start(Limits { header_timeout: Some(limit), ..limits() });
+    // The second one begins its slow head after a good call.
+    for warm in [false, true] {
+        let mut client = server.connect().await;
+        if warm {
+            client.get("/ok").await;
+        }
+        let began = Instant::now();
+        client.send("GET / HTTP/1.1\r\n").await;
+        let (mut from, mut to) = client.0.into_split();
+        let trickle = tokio::spawn(async move {
+            while to.write_all(b"x: y\r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let _ = soon(from.read_to_end(&mut Vec::new())).await;
+        assert!(began.elapsed() >= limit, "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "not keep_alive");
+        soon(trickle).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keep_alive_is_another_limit_than_the_header_timeout() {
+    let (head, idle) = (Duration::from_millis(100), Duration::from_millis(1500));
+    let server = Server::start(Limits { header_timeout: Some(head), keep_alive: Some(idle), ..limits() });
+    let mut client = server.connect().await;
+    client.get("/ok").await;
+    tokio::time::sleep(head * 4).await;
+    assert!(client.get("/ok").await.starts_with("HTTP/1.1 200"), "idle for longer than header_timeout");
+    let began = Instant::now();
+    assert_eq!(client.rest().await, "");
+    assert!(began.elapsed() >= idle - Duration::from_millis(100), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_long_call_is_no_idle_time() {
+    let short = Some(Duration::from_millis(100));
+    let server = Server::start(Limits { header_timeout: short, keep_alive: short, ..limits() });
+    let mut client = server.connect().await;
+    client.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.handler.release.add_permits(1);
+    assert!(client.response().await.ends_with("ok"));
+    assert_eq!(client.rest().await, "");
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
+    let server = Server::start(Limits { keep_alive: Some(Duration::from_millis(200)), ..limits() });
+    let mut sender = http2(&server).await;
+    let slow = tokio::spawn(sender.send_request(request("/slow")));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    server.handler.release.add_permits(1);
+    let response = soon(slow).await.unwrap().unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+    server.until_open(0).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_stops_reading_is_cut() {
+    let server = Server::start_with(limits(), None, 200);
+    let mut client = server.connect().await;
+    client.send("GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    server.until_open(1).await;
+    server.until_open(0).await;
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_hangs_ends_at_the_header_timeout() {
+    let limit = Some(Duration::from_millis(200));
+    let server = Server::start_with(Limits { header_timeout: limit, ..limits() }, Some(tls().0), 0);
+    let mut client = server.connect().await;
+    assert_eq!(client.rest().await, "");
+    server.until_open(0).await;
+}

@@ -1,0 +1,283 @@
+//! What a connection is doing, noted as it happens and judged when its one timer fires.
+//!
+//! hyper has one timeout for a slow head and an idle connection; here they differ. Nothing is armed or cancelled for a
+//! call: reads and writes leave a time behind, and the timer, when it fires, looks at what is left to wait for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Limits;
+use crate::proxy::Caller;
+
+/// How long a connection that has said nothing yet is kept once the listener stops: its first call may be on its way.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// Shared by a connection's task, its socket and its calls, all on one thread: nothing is ordered but by program order.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) caller: Arc<Caller>,
+    started: Instant,
+    /// When the first byte of the head that is being read came: ms from `started`, plus 1; 0: none is being read.
+    head_since: AtomicU64,
+    /// When something was last written to the caller: ms from `started`.
+    last_write: AtomicU64,
+    /// The connection was upgraded: hyper is done with it.
+    tunnel: AtomicBool,
+}
+
+impl Watch {
+    pub(super) fn new(caller: Arc<Caller>) -> Self {
+        Self {
+            caller,
+            started: Instant::now(),
+            head_since: AtomicU64::new(0),
+            last_write: AtomicU64::new(0),
+            tunnel: AtomicBool::new(false),
+        }
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn in_flight(&self) -> bool {
+        self.caller.activity.in_flight.load(Ordering::Relaxed) > 0
+    }
+
+    fn calls(&self) -> u64 {
+        self.caller.activity.calls.load(Ordering::Relaxed)
+    }
+
+    /// Bytes came from the caller. Outside of calls, they begin or continue a head.
+    pub(super) fn bytes_read(&self) {
+        if self.head_since.load(Ordering::Relaxed) == 0 && !self.in_flight() {
+            self.head_since.store(self.elapsed_ms().saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn bytes_written(&self) {
+        self.last_write.store(self.elapsed_ms(), Ordering::Relaxed);
+    }
+
+    /// A head is complete.
+    pub(super) fn call_begins(&self) {
+        self.head_since.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn becomes_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Relaxed)
+    }
+
+    /// When the head that is being read began.
+    fn head_began(&self) -> Option<Instant> {
+        if self.in_flight() {
+            return None;
+        }
+        let since = self.head_since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.started + Duration::from_millis(since))
+    }
+}
+
+/// What a connection's timer finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Look again then; `None`: nothing is timed.
+    Wait(Option<Instant>),
+    /// Nothing is going on: close it in order.
+    Idle,
+    /// The caller does not get on with its request: drop it.
+    Slow,
+}
+
+/// The rules for how long a connection may take, by protocol.
+pub(super) enum Pace {
+    /// Also while it is not known yet which protocol it is.
+    Http1 { head: Option<Duration>, idle: Option<Duration> },
+    /// A quarter of `keep_alive` at a time, since the end of a call leaves no mark here that a PING could not leave too.
+    Http2 { quarter: Option<Duration>, quiet: u32, calls: u64 },
+}
+
+impl Pace {
+    pub(super) fn http1(limits: &Limits) -> Self {
+        Self::Http1 { head: limits.header_timeout, idle: limits.keep_alive }
+    }
+
+    pub(super) fn http2(limits: &Limits) -> Self {
+        Self::Http2 { quarter: limits.keep_alive.map(|whole| whole / 4), quiet: 0, calls: 0 }
+    }
+
+    /// When a head that has begun must be complete: the timer may stand at a later time.
+    pub(super) fn head_due(&self, watch: &Watch) -> Option<Instant> {
+        match self {
+            Self::Http1 { head: Some(head), .. } => Some(watch.head_began()? + *head),
+            Self::Http1 { head: None, .. } | Self::Http2 { .. } => None,
+        }
+    }
+
+    /// Whether a stopping listener may close the connection now, or else until when it waits.
+    pub(super) fn may_stop(&self, watch: &Watch, now: Instant) -> Result<(), Option<Instant>> {
+        let Self::Http1 { .. } = self else { return Ok(()) };
+        let fresh_until = watch.started + FRESH;
+        match watch.head_began() {
+            Some(_) => Err(self.head_due(watch)),
+            None if watch.calls() == 0 && now < fresh_until => Err(Some(fresh_until)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn judge(&mut self, watch: &Watch, now: Instant) -> Verdict {
+        match self {
+            Self::Http1 { head, idle } => judge_http1(watch, now, *head, *idle),
+            Self::Http2 { quarter: None, .. } => Verdict::Wait(None),
+            Self::Http2 { quarter: Some(quarter), quiet, calls } => {
+                let calls_now = watch.calls();
+                if watch.in_flight() || calls_now != *calls {
+                    (*quiet, *calls) = (0, calls_now);
+                } else {
+                    *quiet += 1;
+                }
+                // The first quiet look may come right after a call.
+                if *quiet > 4 { Verdict::Idle } else { Verdict::Wait(Some(now + *quarter)) }
+            }
+        }
+    }
+}
+
+fn judge_http1(watch: &Watch, now: Instant, head: Option<Duration>, idle: Option<Duration>) -> Verdict {
+    if watch.in_flight() {
+        // An idle time that begins after now also ends after this.
+        return Verdict::Wait(idle.map(|idle| now + idle));
+    }
+    let (since, limit, verdict) = match watch.head_began() {
+        Some(began) => (began, head, Verdict::Slow),
+        None if watch.calls() == 0 => (watch.started, head, Verdict::Idle),
+        None => {
+            let written = watch.last_write.load(Ordering::Relaxed);
+            (watch.started + Duration::from_millis(written), idle, Verdict::Idle)
+        }
+    };
+    match limit.map(|limit| since + limit) {
+        Some(due) if due <= now => verdict,
+        Some(due) => Verdict::Wait(Some(due)),
+        // What comes next may have a limit.
+        None => Verdict::Wait(head.or(idle).map(|limit| now + limit)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::Peer;
+
+    fn watch() -> Watch {
+        Watch::new(Arc::new(Caller {
+            listener: Arc::from("main"),
+            peer: Peer::Unix { uid: 0 },
+            local: None,
+            tls: false,
+            activity: crate::proxy::caller::Activity::default(),
+        }))
+    }
+
+    fn seconds(count: u64) -> Option<Duration> {
+        Some(Duration::from_secs(count))
+    }
+
+    fn call(watch: &Watch) {
+        watch.bytes_read();
+        watch.call_begins();
+        watch.caller.activity.calls.fetch_add(1, Ordering::Relaxed);
+        watch.caller.activity.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn answered(watch: &Watch) {
+        watch.caller.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+        watch.bytes_written();
+    }
+
+    #[test]
+    fn each_state_has_its_own_limit() {
+        let (watch, mut pace) = (watch(), Pace::Http1 { head: seconds(10), idle: seconds(75) });
+        let at = |secs| watch.started + Duration::from_secs(secs);
+        assert_eq!(pace.judge(&watch, at(0)), Verdict::Wait(Some(at(10))));
+        assert_eq!(pace.judge(&watch, at(10)), Verdict::Idle);
+
+        watch.head_since.store(4001, Ordering::Relaxed);
+        watch.bytes_read();
+        assert_eq!(pace.head_due(&watch), Some(at(14)), "from the first byte of the head");
+        assert_eq!(pace.judge(&watch, at(14)), Verdict::Slow);
+
+        call(&watch);
+        assert_eq!(pace.head_due(&watch), None);
+        assert_eq!(pace.judge(&watch, at(1000)), Verdict::Wait(Some(at(1075))));
+        answered(&watch);
+        watch.last_write.store(108_000, Ordering::Relaxed);
+        assert_eq!(pace.judge(&watch, at(110)), Verdict::Wait(Some(at(183))));
+        assert_eq!(pace.judge(&watch, at(183)), Verdict::Idle);
+    }
+
+    #[test]
+    fn bytes_within_a_call_begin_no_head() {
+        let (watch, pace) = (watch(), Pace::Http1 { head: seconds(10), idle: None });
+        call(&watch);
+        watch.bytes_read();
+        answered(&watch);
+        assert_eq!(pace.head_due(&watch), None);
+        watch.bytes_read();
+        assert!(pace.head_due(&watch).is_some());
+    }
+
+    #[test]
+    fn limits_that_are_off_are_off() {
+        let watch = watch();
+        let now = Instant::now();
+        let mut off = Pace::Http1 { head: None, idle: None };
+        assert_eq!(off.judge(&watch, now), Verdict::Wait(None));
+        watch.bytes_read();
+        assert_eq!(off.judge(&watch, now), Verdict::Wait(None));
+        let mut no_head = Pace::Http1 { head: None, idle: seconds(75) };
+        assert_eq!(no_head.judge(&watch, now), Verdict::Wait(Some(now + Duration::from_secs(75))));
+        call(&watch);
+        answered(&watch);
+        let mut no_idle = Pace::Http1 { head: seconds(10), idle: None };
+        assert_eq!(no_idle.judge(&watch, now), Verdict::Wait(Some(now + Duration::from_secs(10))));
+    }
+
+    #[test]
+    fn http2_is_idle_after_a_whole_quiet_keep_alive() {
+        let watch = watch();
+        let mut pace = Pace::Http2 { quarter: seconds(1), quiet: 0, calls: 0 };
+        let now = Instant::now();
+        let mut looks = |expected: usize| {
+            let mut looks = 0;
+            while pace.judge(&watch, now) != Verdict::Idle {
+                looks += 1;
+                assert!(looks <= expected);
+            }
+            assert_eq!(looks, expected);
+        };
+        looks(4);
+        call(&watch);
+        answered(&watch);
+        looks(5);
+    }
+
+    #[test]
+    fn a_stopping_listener_waits_for_a_head_and_for_a_fresh_connection() {
+        let (watch, pace) = (watch(), Pace::Http1 { head: seconds(10), idle: seconds(75) });
+        let start = watch.started;
+        assert_eq!(pace.may_stop(&watch, start), Err(Some(start + FRESH)));
+        assert_eq!(pace.may_stop(&watch, start + FRESH), Ok(()));
+        watch.head_since.store(1, Ordering::Relaxed);
+        assert_eq!(pace.may_stop(&watch, start + FRESH), Err(Some(start + Duration::from_secs(10))));
+        call(&watch);
+        assert_eq!(pace.may_stop(&watch, start), Ok(()), "hyper closes after the answer");
+    }
+}
