@@ -13,14 +13,16 @@ mod watch;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Incoming};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, ListenerConfig};
 use crate::metrics::ListenerMetrics;
-use crate::proxy::{Body, Caller, Proxy};
-pub use bind::{BindError, Bound};
+use crate::proxy::{Body, BodyError, Caller, Proxy};
+pub use bind::{BindError, Bound, SocketListener};
+pub use stream::Raw as SocketStream;
 pub use limit::ConnectionLimit;
 
 /// What applies to connections accepted from now on.
@@ -69,15 +71,20 @@ pub async fn serve_with<H: Handler>(
 
 /// What answers calls.
 pub trait Handler: Send + Sync + 'static {
+    /// What it answers with; the default is nothing.
+    type Body: HttpBody<Data = Bytes, Error = BodyError> + Default + Send + 'static;
+
     /// Answers one call. While it counts calls in `caller.activity.in_flight`, the connection is not idle.
     fn call(
         &self,
         caller: &Arc<Caller>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
 impl Handler for Proxy {
+    type Body = Body;
+
     fn call(
         &self,
         caller: &Arc<Caller>,

@@ -186,10 +186,10 @@ impl<H: Handler> Acceptor<H> {
     }
 }
 
-type NewCaller = (Raw, Peer, Option<std::net::SocketAddr>);
+pub(super) type NewCaller = (Raw, Peer, Option<std::net::SocketAddr>);
 
 impl Listening {
-    fn poll_accept(&self, context: &mut std::task::Context<'_>) -> Poll<io::Result<NewCaller>> {
+    pub(super) fn poll_accept(&self, context: &mut std::task::Context<'_>) -> Poll<io::Result<NewCaller>> {
         match self {
             Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| {
                 let local = stream.local_addr().ok();

@@ -13,6 +13,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::config::{Address, UnixOptions};
+use crate::proxy::Peer;
+
+use super::stream::Raw;
 
 /// Connections that the kernel keeps until they are accepted.
 pub(super) const BACKLOG: i32 = 1024;
@@ -97,11 +100,32 @@ impl Bound {
     }
 
     /// The socket for the runtime that this is called in.
+    ///
+    /// # Errors
+    /// Where the runtime cannot watch it.
+    pub fn into_listener(self) -> io::Result<SocketListener> {
+        self.into_listening().map(SocketListener)
+    }
+
     pub(super) fn into_listening(self) -> io::Result<Listening> {
         Ok(match self.socket {
             Socket::Tcp(socket) => Listening::Tcp(tokio::net::TcpListener::from_std(socket)?),
             Socket::Unix(socket, file) => Listening::Unix(tokio::net::UnixListener::from_std(socket)?, file),
         })
+    }
+}
+
+/// A [`Bound`] inside a runtime, for a server of its own kind: the admin address.
+pub struct SocketListener(Listening);
+
+impl SocketListener {
+    /// Accepts one connection.
+    ///
+    /// # Errors
+    /// accept(2)'s; the next call may go well.
+    pub async fn accept(&mut self) -> io::Result<(Raw, Peer)> {
+        let (raw, peer, _) = std::future::poll_fn(|context| self.0.poll_accept(context)).await?;
+        Ok((raw, peer))
     }
 }
 

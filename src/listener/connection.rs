@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body as HttpBody, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
@@ -26,7 +25,7 @@ use super::watch::{Pace, Watch};
 use super::{Handler, ListenerSettings};
 use crate::config::Limits;
 use crate::proxy::caller::Activity;
-use crate::proxy::{Body, Caller, Peer};
+use crate::proxy::{Caller, Peer};
 
 /// hyper's number of headers for which it needs no heap.
 const HEADERS_ON_STACK: usize = 100;
@@ -164,10 +163,10 @@ async fn serve_http<H: Handler>(
 async fn answer<H: Handler>(
     calls: Arc<Calls<H>>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<H::Body>, Infallible> {
     // hyper counts HTTP/1 headers itself, but not those of HTTP/2.
     if request.headers().len() > calls.header_count {
-        let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+        let mut response = Response::new(H::Body::default());
         *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Ok(response);
     }

@@ -20,7 +20,7 @@ use super::watch::Watch;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// An accepted socket.
-pub(super) enum Raw {
+pub enum Raw {
     Tcp(TcpStream),
     Unix(UnixStream),
 }

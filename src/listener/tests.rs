@@ -24,6 +24,8 @@ use crate::config::{Address, Callers, ListenerTls, Source, UnixOptions};
 use crate::metrics::Metrics;
 use crate::proxy::{BodyError, Peer};
 
+type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
+
 /// Stands in for the proxy: keeps `Activity` as it does.
 struct Fake {
     /// One permit lets one `/slow` go on.
@@ -78,6 +80,8 @@ impl hyper::body::Body for Counted {
 }
 
 impl Handler for Fake {
+    type Body = Body;
+
     async fn call(&self, caller: &Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
         let in_flight = InFlight::new(caller);
         caller.activity.write_stall_ms.store(self.write_stall_ms, Ordering::Relaxed);

@@ -30,9 +30,11 @@ impl Body {
     pub(super) fn new(content: Content, record: Box<Record>) -> Self {
         Self { content, record: Some(record) }
     }
+}
 
-    /// Nothing, for what is refused before it is a call.
-    pub fn empty() -> Self {
+/// Nothing, for what is refused before it is a call.
+impl Default for Body {
+    fn default() -> Self {
         Self { content: Content::Empty, record: None }
     }
 }

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use http::{HeaderMap, HeaderName, header};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::error::{Code, ProxyError};
 use crate::config::{Address, ListenerConfig};
@@ -22,10 +20,6 @@ pub struct Caller {
     pub local: Option<SocketAddr>,
     pub tls: bool,
     pub activity: Activity,
-    /// Upgraded tunnels, which outlive the connection's own task.
-    pub tunnels: TaskTracker,
-    /// Cancelled when everything must end now.
-    pub stop_now: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

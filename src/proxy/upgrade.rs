@@ -52,12 +52,9 @@ impl Upgrading {
         put_on(response.headers_mut(), &agreed);
         let open = Open::new(caller);
         let caller_side = self.caller_side;
-        let stop = caller.stop_now.clone();
-        caller.tunnels.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tunnel(caller_side, upstream_side, idle) => {}
-            }
+        // It ends with the caller's socket, which the listener closes when everything must end.
+        tokio::spawn(async move {
+            tunnel(caller_side, upstream_side, idle).await;
             drop(open);
         });
     }
