@@ -1,9 +1,20 @@
 //! A token's life: fetched once for all who wait, renewed before it is due, dropped when an upstream refuses it.
+//!
+//! [`cache`] maps what identifies a token to its [`slot`]. Calls read the slot; one task for each slot ([`flight`])
+//! is the only one that asks the issuer, so there is never more than one request under way, and a caller that leaves
+//! cancels nothing. [`life`] and [`backoff`] decide *when*, and do no input or output.
 
+mod backoff;
 pub mod cache;
 pub mod error;
+mod flight;
+mod life;
 pub mod slot;
+mod source;
+mod state;
+#[cfg(test)]
+mod tests;
 
 pub use cache::TokenCache;
 pub use error::{TokenError, TokenErrorKind};
-pub use slot::{Rejected, SlotStatus, Token, TokenSlot};
+pub use slot::{LastError, Rejected, RetryCause, SlotStatus, Token, TokenSlot};

@@ -1,31 +1,121 @@
 //! moka maps what identifies a token to its slot.
+//!
+//! moka decides nothing about a token's freshness: it is keyed by what identifies a token, evicts by least recent
+//! use, and bounds the memory. Its own clock stands still in suspend, and cannot be moved by a test.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwapOption;
+use moka::policy::EvictionPolicy;
+use tokio::runtime::Handle;
+
+use super::flight::SlotTask;
 use super::slot::TokenSlot;
+use super::source::{MeteredIssuer, TokenSource};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
+use crate::issuer::Issuer;
 use crate::metrics::Metrics;
 
-pub struct TokenCache {}
+/// Far above any sane config; what a mistaken one can cost.
+const CAPACITY: u64 = 10_000;
+
+/// moka gives up evicted entries late (it reclaims by epochs), so what must go at once stands in a cell that can be
+/// emptied.
+type Cell = Arc<ArcSwapOption<TokenSlot>>;
+
+/// An issuer's table: the same table is the same issuer, across reloads.
+type IssuerId = (Arc<str>, [u8; 32]);
+
+type MakeSource = Box<dyn Fn(&Arc<IssuerConfig>) -> Arc<dyn TokenSource> + Send + Sync>;
+
+#[expect(clippy::disallowed_types, reason = "taken when a config is loaded; no call comes here")]
+type IssuerMap = std::sync::Mutex<HashMap<IssuerId, Weak<dyn TokenSource>>>;
+
+/// All slots of the process: outlives every config, so that a reload keeps the tokens whose key did not change.
+pub struct TokenCache {
+    slots: moka::sync::Cache<CredentialKey, Cell>,
+    /// Slots of one issuer share its connections and what was discovered.
+    issuers: IssuerMap,
+    make_source: MakeSource,
+    control: Handle,
+    clock: SharedClock,
+}
 
 impl TokenCache {
     /// Flights run on `control`'s thread, never on a worker's.
-    pub fn new(control: tokio::runtime::Handle, clock: SharedClock, metrics: Arc<Metrics>) -> Self {
-        let _ = (control, clock, metrics);
-        todo!("token helper")
+    pub fn new(control: Handle, clock: SharedClock, metrics: Arc<Metrics>) -> Self {
+        let issuer_clock = Arc::clone(&clock);
+        let make_source = move |config: &Arc<IssuerConfig>| -> Arc<dyn TokenSource> {
+            Arc::new(MeteredIssuer {
+                issuer: Issuer::new(Arc::clone(config), Arc::clone(&issuer_clock)),
+                metrics: metrics.issuer(&config.name),
+            })
+        };
+        Self::with_sources(control, clock, Box::new(make_source))
+    }
+
+    pub(super) fn with_sources(control: Handle, clock: SharedClock, make_source: MakeSource) -> Self {
+        let slots = moka::sync::Cache::builder()
+            .max_capacity(CAPACITY)
+            // The default policy would refuse a new key while all the old ones are in use.
+            .eviction_policy(EvictionPolicy::lru())
+            .eviction_listener(|_key, cell: Cell, _cause| cell.store(None))
+            .build();
+        Self { slots, issuers: IssuerMap::default(), make_source, control, clock }
     }
 
     /// The slot of this key: the one that is there, or a new one. `waiters` is `[limits] waiters`.
     /// A configured route holds its slot; a slot that nobody holds and nobody uses ends by itself.
+    ///
+    /// A new slot asks for nothing until it is used, or [`TokenSlot::prefetch`] is called.
     pub fn slot(&self, key: &CredentialKey, issuer: &Arc<IssuerConfig>, waiters: usize) -> Arc<TokenSlot> {
-        let _ = (key, issuer, waiters);
-        todo!("token helper")
+        let new = || self.new_slot(key, issuer, waiters);
+        let cell = self.slots.get_with_by_ref(key, || Arc::new(ArcSwapOption::from(Some(new()))));
+        // Empty only where it was evicted just now: more keys than there is room for.
+        let slot = cell.load_full().unwrap_or_else(new);
+        slot.set_waiters(waiters);
+        slot
     }
 
     /// Forgets every slot that is not among `keep`: their tokens are wiped once no call holds them.
     pub fn retain(&self, keep: &[Arc<TokenSlot>]) {
-        let _ = keep;
-        todo!("token helper")
+        let keep: HashSet<*const TokenSlot> = keep.iter().map(Arc::as_ptr).collect();
+        for (key, cell) in &self.slots {
+            let kept = cell.load().as_ref().is_some_and(|slot| keep.contains(&Arc::as_ptr(slot)));
+            if !kept {
+                if let Some(slot) = cell.swap(None) {
+                    slot.retire();
+                }
+                self.slots.invalidate(&*key);
+            }
+        }
+        self.slots.run_pending_tasks();
+        self.locked_issuers().retain(|_, issuer| issuer.strong_count() > 0);
+    }
+
+    fn new_slot(&self, key: &CredentialKey, issuer: &Arc<IssuerConfig>, waiters: usize) -> Arc<TokenSlot> {
+        let source = self.source(issuer);
+        let clock = Arc::clone(&self.clock);
+        let slot = Arc::new(TokenSlot::new(key.clone(), Arc::clone(issuer), source, clock, waiters));
+        self.control.spawn(SlotTask::new(&slot).run());
+        slot
+    }
+
+    fn source(&self, issuer: &Arc<IssuerConfig>) -> Arc<dyn TokenSource> {
+        let id = (Arc::clone(&issuer.name), issuer.digest);
+        let mut issuers = self.locked_issuers();
+        if let Some(there) = issuers.get(&id).and_then(Weak::upgrade) {
+            return there;
+        }
+        let source = (self.make_source)(issuer);
+        issuers.insert(id, Arc::downgrade(&source));
+        source
+    }
+
+    fn locked_issuers(&self) -> std::sync::MutexGuard<'_, HashMap<IssuerId, Weak<dyn TokenSource>>> {
+        // A panic while it was held leaves a map that is still whole.
+        self.issuers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

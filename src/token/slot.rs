@@ -1,105 +1,377 @@
 //! One credential's place: the current token, its flight, its last failure.
+//!
+//! Calls only read what stands here and leave wishes behind; the slot's task ([`super::flight`]) acts on them.
+//! The one thing that a call changes is to drop a refused token ([`TokenSlot::reject`]).
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use http::HeaderValue;
+use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::TokenError;
-use crate::config::CredentialKey;
-use crate::secret::Secret;
+use super::life::Moment;
+use super::source::TokenSource;
+use super::state::{Held, Trouble};
+pub use super::state::{LastError, Rejected, RetryCause, SlotStatus, Token};
+use crate::clock::SharedClock;
+use crate::config::{CredentialKey, IssuerConfig};
 
-/// A fetched token, ready to be sent.
-pub struct Token {
-    /// `Bearer …`, marked sensitive; its memory is wiped when the last clone is dropped.
-    pub bearer: HeaderValue,
-    /// The bare token, for other header formats.
-    pub secret: Secret,
-    /// Grows with every token of the slot.
-    pub generation: u64,
-}
+/// A token fetched because of a 401 is kept this long, whatever the upstream says.
+const KEPT_AFTER_REJECTION: Duration = Duration::from_secs(10);
+/// How often calls that meet a refusal have the credential's files read again.
+const FINGERPRINT_EVERY_MS: u64 = 1_000;
+/// [`TokenSlot::quiet_until`] while a request is under way.
+const IN_FLIGHT: u64 = u64::MAX;
+
+const RETRY_OPERATOR: u8 = 1;
+const RETRY_FILES: u8 = 2;
 
 /// See the module.
-pub struct TokenSlot {}
-
-/// What to do with an upstream's answer that means "get a new token".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejected {
-    /// The token is dropped (now or by another call): wait for a newer one and replay.
-    Replace,
-    /// The token was itself fetched because of a 401, less than 10 s ago: pass the answer on.
-    Keep,
+pub struct TokenSlot {
+    pub(super) key: Arc<CredentialKey>,
+    pub(super) issuer: Arc<IssuerConfig>,
+    pub(super) source: Arc<dyn TokenSource>,
+    pub(super) clock: SharedClock,
+    pub(super) signals: Arc<Signals>,
+    /// Filled by the slot's task; emptied by [`Self::reject`] alone, so that empty after the first token means refused.
+    pub(super) held: ArcSwapOption<Held>,
+    pub(super) trouble: ArcSwapOption<Trouble>,
+    /// Token requests that ended, well or not.
+    ended: AtomicU64,
+    /// The number of the flight that somebody wants: one above `ended` is the next, or the one under way.
+    demanded: AtomicU64,
+    /// Wakes those who wait for a flight's end.
+    landed: Notify,
+    /// Milliseconds of the boot clock: until then it is no use to poke because a renewal is due.
+    quiet_until: AtomicU64,
+    /// Milliseconds of the boot clock: when a call may next have the credential's files read.
+    fingerprint_at: AtomicU64,
+    retry_causes: AtomicU8,
+    /// At least one token came.
+    pub(super) fetched_once: AtomicBool,
+    /// To be fetched without a call, until it was once.
+    pub(super) prefetched: AtomicBool,
+    /// No longer configured: calls under way are still served, nothing is renewed.
+    pub(super) retired: AtomicBool,
+    waiting: AtomicUsize,
+    waiters_limit: AtomicUsize,
 }
 
-/// For `/status`; never a value.
-#[derive(Debug, Clone)]
-pub struct SlotStatus {
-    pub key: CredentialKey,
-    /// `valid`, `none`, `expired`.
-    pub state: &'static str,
-    pub granted_scope: Option<String>,
-    pub fetched_at: Option<SystemTime>,
-    pub expires_at: Option<SystemTime>,
-    pub renew_at: Option<SystemTime>,
-    pub fetching: bool,
-    pub waiters: usize,
-    pub last_error: Option<LastError>,
-    /// Was fetched at least once.
-    pub fetched_once: bool,
+/// What the slot's task listens to; it outlives the slot, and so tells the task of its end.
+#[derive(Default)]
+pub(super) struct Signals {
+    pub(super) poked: Notify,
+    /// A poke was sent that the task has not looked at yet.
+    awake: AtomicBool,
+    pub(super) closed: CancellationToken,
 }
 
-#[derive(Debug, Clone)]
-pub struct LastError {
-    pub at: SystemTime,
-    pub detail: String,
-    pub code: Option<String>,
-    pub next_try: Option<SystemTime>,
-    pub failures_in_a_row: u32,
+impl Signals {
+    pub(super) fn poke(&self) {
+        if !self.awake.swap(true, Ordering::SeqCst) {
+            self.poked.notify_one();
+        }
+    }
+
+    /// The task looks at everything after this, so what comes later must poke again.
+    pub(super) fn look(&self) {
+        self.awake.store(false, Ordering::SeqCst);
+    }
 }
 
 impl TokenSlot {
+    pub(super) fn new(
+        key: CredentialKey,
+        issuer: Arc<IssuerConfig>,
+        source: Arc<dyn TokenSource>,
+        clock: SharedClock,
+        waiters: usize,
+    ) -> Self {
+        Self {
+            key: Arc::new(key),
+            issuer,
+            source,
+            clock,
+            signals: Arc::default(),
+            held: ArcSwapOption::empty(),
+            trouble: ArcSwapOption::empty(),
+            ended: AtomicU64::new(0),
+            demanded: AtomicU64::new(0),
+            landed: Notify::new(),
+            quiet_until: AtomicU64::new(0),
+            fingerprint_at: AtomicU64::new(0),
+            retry_causes: AtomicU8::new(0),
+            fetched_once: AtomicBool::new(false),
+            prefetched: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            waiters_limit: AtomicUsize::new(waiters),
+        }
+    }
+
     /// The hot path: the current token where it may be sent now. Lock-free. Notes the use, and pokes the renewal
     /// where it is due.
     pub fn current(&self) -> Option<Arc<Token>> {
-        todo!("token helper")
+        let held = self.held.load();
+        let held = held.as_ref()?;
+        let now = self.now();
+        if !held.life.may_be_sent(now) {
+            return None;
+        }
+        held.note_use();
+        if held.life.is_due(now) && millis(now) >= self.quiet_until.load(Ordering::Acquire) {
+            self.signals.poke();
+        }
+        Some(Arc::clone(&held.token))
     }
 
     /// The cold path: waits for the flight under way, or starts one; at most the issuer's `timeout`.
     /// After a failure that is still in force it answers at once.
+    ///
+    /// # Errors
+    /// The failure of the flight that was waited for, to all who waited; too many waiters; no answer in time.
     pub async fn wait(self: Arc<Self>) -> Result<Arc<Token>, TokenError> {
-        todo!("token helper")
+        self.obtain(0).await
     }
 
     /// An upstream refused the token of this generation.
+    ///
+    /// The first call drops it and has a new one fetched, whether or not anybody waits; the calls after it find that
+    /// done. An answer about an older token says nothing about the present one.
     pub fn reject(&self, generation: u64) -> Rejected {
-        let _ = generation;
-        todo!("token helper")
+        let held = self.held.load();
+        let Some(current) = held.as_ref().filter(|held| held.token.generation == generation) else {
+            return Rejected::Replace;
+        };
+        let age = self.now().boot.saturating_sub(current.fetched.boot);
+        if current.forced && age < KEPT_AFTER_REJECTION {
+            return Rejected::Keep;
+        }
+        let before = self.held.compare_and_swap(&*held, None);
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, current)) {
+            self.demand(self.ended() + 1);
+        }
+        Rejected::Replace
     }
 
     /// After [`Rejected::Replace`]: a token newer than `generation`, from one fetch for all callers.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
     pub async fn newer_than(self: Arc<Self>, generation: u64) -> Result<Arc<Token>, TokenError> {
-        let _ = generation;
-        todo!("token helper")
+        self.obtain(generation).await
     }
 
+    /// Fetches the token without a call, again and again (with the usual pauses) until it was fetched once.
+    /// Returns at once.
+    pub fn prefetch(&self) {
+        self.prefetched.store(true, Ordering::SeqCst);
+        self.signals.poke();
+    }
+
+    /// A snapshot for people and probes; takes no part in any decision.
     pub fn status(&self) -> SlotStatus {
-        todo!("token helper")
+        let now = self.now();
+        let held = self.held.load();
+        let held = held.as_ref();
+        let state = match held {
+            None => "none",
+            Some(held) if held.life.may_be_sent(now) => "valid",
+            Some(_) => "expired",
+        };
+        SlotStatus {
+            key: CredentialKey::clone(&self.key),
+            state,
+            granted_scope: held.and_then(|held| held.granted_scope.clone()),
+            fetched_at: held.map(|held| held.fetched.wall),
+            expires_at: held.map(|held| held.life.expires_at()),
+            renew_at: held.map(|held| held.life.renew_at()),
+            fetching: self.is_in_flight(),
+            waiters: self.waiting.load(Ordering::Relaxed),
+            last_error: self.trouble.load().as_ref().map(|trouble| trouble.for_status()),
+            fetched_once: self.fetched_once.load(Ordering::SeqCst),
+        }
     }
 
-    /// SIGHUP or a changed secret file: a refused client is asked again at once.
-    pub fn retry_now(&self, _why: RetryCause) {
-        todo!("token helper")
+    /// SIGHUP or a changed secret file: a refused client is asked again at once (but never within 1 s of the last
+    /// try). Does nothing where the last fetch succeeded. Returns at once.
+    pub fn retry_now(&self, why: RetryCause) {
+        let cause = match why {
+            RetryCause::Operator => RETRY_OPERATOR,
+            RetryCause::FilesChanged => RETRY_FILES,
+        };
+        self.retry_causes.fetch_or(cause, Ordering::SeqCst);
+        self.signals.poke();
     }
 
+    /// The issuer's `timeout`: the longest that [`Self::wait`] takes; `None`: no limit.
     pub fn timeout(&self) -> Option<Duration> {
-        todo!("token helper")
+        self.issuer.timeout
+    }
+
+    async fn obtain(&self, than: u64) -> Result<Arc<Token>, TokenError> {
+        if let Some(answer) = self.answer_at_once(than) {
+            return answer;
+        }
+        let _waiting = Waiting::enlist(self)?;
+        match self.issuer.timeout {
+            None => self.await_flight(than).await,
+            Some(limit) => tokio::time::timeout(limit, self.await_flight(than))
+                .await
+                .unwrap_or_else(|_| Err(TokenError::waited_in_vain(&self.issuer.name, limit))),
+        }
+    }
+
+    async fn await_flight(&self, than: u64) -> Result<Arc<Token>, TokenError> {
+        loop {
+            // Made before anything is read: a flight that ends from here on wakes it.
+            let landed = self.landed.notified();
+            let seen = self.ended();
+            if let Some(answer) = self.answer_at_once(than) {
+                return answer;
+            }
+            self.demand(seen + 1);
+            landed.await;
+            if let Some(token) = self.usable(than) {
+                return Ok(token);
+            }
+            let trouble = self.trouble.load();
+            if let Some(trouble) = trouble.as_ref().filter(|trouble| trouble.flight > seen) {
+                return Err(trouble.error(self.now()));
+            }
+            // It was dropped again, or ended before this call woke: the next flight is this call's.
+        }
+    }
+
+    /// What needs no waiting: a usable token, or a failure that is in force while nobody asks the issuer.
+    fn answer_at_once(&self, than: u64) -> Option<Result<Arc<Token>, TokenError>> {
+        if let Some(token) = self.usable(than) {
+            return Some(Ok(token));
+        }
+        let now = self.now();
+        let trouble = self.trouble.load();
+        let trouble = trouble.as_ref().filter(|trouble| trouble.is_in_force(now))?;
+        if self.is_in_flight() {
+            return None;
+        }
+        // Calls come: ask again as soon as that is allowed, so that a later call need not wait.
+        if self.demanded.load(Ordering::SeqCst) <= trouble.flight {
+            self.demand(trouble.flight + 1);
+        }
+        if trouble.is_about_the_credential() {
+            self.look_at_files(now);
+        }
+        Some(Err(trouble.error(now)))
+    }
+
+    fn usable(&self, than: u64) -> Option<Arc<Token>> {
+        let held = self.held.load();
+        let held = held.as_ref().filter(|held| held.token.generation > than)?;
+        if !held.life.may_be_sent(self.now()) {
+            return None;
+        }
+        held.note_use();
+        Some(Arc::clone(&held.token))
+    }
+
+    /// Has the credential's files looked at, by the slot's task and at most once a second.
+    fn look_at_files(&self, now: Moment) {
+        let now = millis(now);
+        let next = self.fingerprint_at.load(Ordering::Relaxed);
+        let later = now.saturating_add(FINGERPRINT_EVERY_MS);
+        let free = now >= next
+            && self
+                .fingerprint_at
+                .compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if free {
+            self.retry_now(RetryCause::FilesChanged);
+        }
+    }
+
+    pub(super) fn demand(&self, flight: u64) {
+        self.demanded.fetch_max(flight, Ordering::SeqCst);
+        self.signals.poke();
+    }
+
+    pub(super) fn is_demanded(&self) -> bool {
+        self.demanded.load(Ordering::SeqCst) > self.ended()
+    }
+
+    pub(super) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Ends the flight of this number. What it brought must stand in the slot already.
+    pub(super) fn land(&self, flight: u64) {
+        self.set_quiet_until(None);
+        self.ended.store(flight, Ordering::SeqCst);
+        self.landed.notify_waiters();
+    }
+
+    pub(super) fn take_off(&self) {
+        self.quiet_until.store(IN_FLIGHT, Ordering::SeqCst);
+    }
+
+    pub(super) fn set_quiet_until(&self, boot: Option<Duration>) {
+        let until = boot.map_or(0, |boot| u64::try_from(boot.as_millis()).unwrap_or(IN_FLIGHT - 1));
+        self.quiet_until.store(until, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.quiet_until.load(Ordering::SeqCst) == IN_FLIGHT
+    }
+
+    /// Takes the wishes left by [`Self::retry_now`]: (operator, files).
+    pub(super) fn take_retry_causes(&self) -> (bool, bool) {
+        let causes = self.retry_causes.swap(0, Ordering::SeqCst);
+        (causes & RETRY_OPERATOR != 0, causes & RETRY_FILES != 0)
+    }
+
+    pub(super) fn set_waiters(&self, waiters: usize) {
+        self.waiters_limit.store(waiters, Ordering::Relaxed);
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        Moment::now(&*self.clock)
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RetryCause {
-    /// SIGHUP: ask again whatever the failure was.
-    Operator,
-    /// Files changed: ask again where this credential's fingerprint changed.
-    FilesChanged,
+impl Drop for TokenSlot {
+    fn drop(&mut self) {
+        self.signals.closed.cancel();
+    }
+}
+
+/// A call that waits: counted until it leaves, however it leaves.
+struct Waiting<'a>(&'a TokenSlot);
+
+impl<'a> Waiting<'a> {
+    fn enlist(slot: &'a TokenSlot) -> Result<Self, TokenError> {
+        let limit = slot.waiters_limit.load(Ordering::Relaxed);
+        if slot.waiting.fetch_add(1, Ordering::Relaxed) >= limit {
+            slot.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(TokenError::overloaded(&slot.issuer.name, limit));
+        }
+        slot.source.waiting();
+        Ok(Self(slot))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.source.waited();
+    }
+}
+
+fn millis(now: Moment) -> u64 {
+    u64::try_from(now.boot.as_millis()).unwrap_or(IN_FLIGHT - 1)
 }

@@ -1,0 +1,8 @@
+//! A token's life against a scripted issuer and clocks that tests move.
+
+mod cache;
+mod failures;
+mod flights;
+mod rejections;
+mod renewals;
+mod support;

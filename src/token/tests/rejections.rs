@@ -1,0 +1,126 @@
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::support::{Rig, failure, grant, settle, text};
+use crate::issuer::FailureKind;
+use crate::token::{Rejected, TokenErrorKind};
+
+#[tokio::test(start_paused = true)]
+async fn t70_a_refused_token_is_replaced_at_once() {
+    let rig = Rig::new();
+    let first = rig.call().await.unwrap();
+    assert_eq!(rig.slot.reject(first.generation), Rejected::Replace);
+    assert!(rig.slot.current().is_none());
+    assert_eq!(rig.slot.status().state, "none");
+    let second = rig.newer_than(first.generation).await.unwrap();
+    assert_eq!((text(&second), second.generation), ("t2".to_owned(), 2));
+    assert_eq!(rig.idp.asked_at(), [0.0, 0.1], "without a pause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t71_a_token_fetched_because_of_a_401_is_kept_for_10_s() {
+    let rig = Rig::new();
+    rig.idp.delay(0);
+    let mut generation = rig.call().await.unwrap().generation;
+    assert_eq!(rig.slot.reject(generation), Rejected::Replace);
+    generation = rig.newer_than(generation).await.unwrap().generation;
+    for _ in 0..99 {
+        rig.pass(0.1).await;
+        assert_eq!(rig.slot.reject(generation), Rejected::Keep);
+        assert_eq!(rig.slot.current().unwrap().generation, generation);
+    }
+    assert_eq!(rig.idp.asked(), 2);
+    rig.pass(0.2).await;
+    assert_eq!(rig.slot.reject(generation), Rejected::Replace);
+    assert_eq!(rig.newer_than(generation).await.unwrap().generation, 3);
+    assert_eq!(rig.slot.reject(3), Rejected::Keep);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t71_a_renewed_token_is_dropped_by_its_first_401() {
+    let rig = Rig::new();
+    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.call_text().await;
+    rig.pass(81.0).await;
+    assert_eq!(rig.slot.current().unwrap().generation, 2);
+    assert_eq!(rig.slot.reject(2), Rejected::Replace);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t72_a_thousand_401s_cause_one_request() {
+    let rig = Rig::new();
+    rig.call_text().await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..1_000 {
+        let slot = Arc::clone(&rig.slot);
+        tasks.spawn(async move {
+            assert_eq!(slot.reject(1), Rejected::Replace);
+            slot.newer_than(1).await.unwrap().generation
+        });
+    }
+    assert_eq!(tasks.join_all().await, vec![2; 1_000]);
+    assert_eq!(rig.idp.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t72_a_401_on_an_older_token_leaves_the_newer_one_alone() {
+    let rig = Rig::new();
+    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.call_text().await;
+    rig.pass(81.0).await;
+    assert_eq!(rig.slot.reject(1), Rejected::Replace);
+    assert_eq!(rig.slot.current().unwrap().generation, 2);
+    assert_eq!(rig.newer_than(1).await.unwrap().generation, 2);
+    assert_eq!(rig.idp.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t73_a_refused_token_is_replaced_even_if_nobody_waits() {
+    let rig = Rig::new();
+    rig.call_text().await;
+    assert_eq!(rig.slot.reject(1), Rejected::Replace);
+    rig.pass(0.2).await;
+    assert_eq!(rig.slot.current().unwrap().generation, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t75_a_failed_replacement_tells_all_who_wait() {
+    let rig = Rig::new();
+    rig.call_text().await;
+    rig.idp.answer(|_| Err(failure(FailureKind::Unavailable)));
+    assert_eq!(rig.slot.reject(1), Rejected::Replace);
+    assert_eq!(rig.newer_than(1).await.err().unwrap().kind, TokenErrorKind::Unavailable);
+    assert_eq!(rig.newer_than(1).await.err().unwrap().kind, TokenErrorKind::Unavailable);
+    assert_eq!(rig.idp.asked(), 2, "the failure is in force");
+
+    rig.idp.answer(|number| Ok(grant(number, 3600)));
+    rig.pass(1.3).await;
+    let token = rig.slot.current().unwrap();
+    assert_eq!((token.generation, rig.slot.reject(2)), (2, Rejected::Keep), "still because of that 401");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_for_before_the_401_does_not_answer_it() {
+    let rig = Rig::new();
+    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.call_text().await;
+    rig.idp.delay(10_000);
+    rig.pass(81.0).await;
+    assert!(rig.slot.status().fetching, "a renewal is under way");
+    rig.idp.delay(100);
+    assert_eq!(rig.slot.reject(1), Rejected::Replace);
+    let token = rig.newer_than(1).await.unwrap();
+    assert_eq!((text(&token), token.generation), ("t3".to_owned(), 2));
+    settle().await;
+    assert_eq!(rig.idp.outcomes(), ["ok", "superseded", "ok"]);
+    assert_eq!(rig.slot.reject(2), Rejected::Keep);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejecting_what_never_was_changes_nothing() {
+    let rig = Rig::new();
+    assert_eq!(rig.slot.reject(7), Rejected::Replace);
+    rig.pass(1.0).await;
+    assert_eq!(rig.idp.asked(), 0);
+}

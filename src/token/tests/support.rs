@@ -1,0 +1,306 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::clock::{Clock, SharedClock};
+use crate::config::{
+    ClientAuth, CredentialKey, Egress, HttpUrl, IssuerConfig, ResponseFormat, ResponseShape, TlsOptions,
+    TokenEndpoint,
+};
+use crate::issuer::{FailureKind, Grant, IssuerError};
+use crate::secret::Secret;
+use crate::token::source::{Fetching, TokenSource};
+use crate::token::{Token, TokenCache, TokenError, TokenSlot};
+
+pub(super) type Outcome = Result<Grant, IssuerError>;
+type Script = Box<dyn Fn(usize) -> Outcome + Send + Sync>;
+
+/// tokio's paused clock, and what a suspend or an operator adds to it.
+pub(super) struct TestClock {
+    start: Instant,
+    boot_ms: AtomicU64,
+    wall_ms: AtomicI64,
+}
+
+impl TestClock {
+    /// The machine sleeps: timers stand still, both clocks go on.
+    pub(super) fn suspend(&self, seconds: u64) {
+        self.boot_ms.fetch_add(seconds * 1000, SeqCst);
+        self.jump_wall(i64::try_from(seconds).unwrap());
+    }
+
+    pub(super) fn jump_wall(&self, seconds: i64) {
+        self.wall_ms.fetch_add(seconds * 1000, SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn boot(&self) -> Duration {
+        Duration::from_secs(5_000) + self.start.elapsed() + Duration::from_millis(self.boot_ms.load(SeqCst))
+    }
+
+    fn wall(&self) -> SystemTime {
+        let base = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + self.start.elapsed();
+        let shift = self.wall_ms.load(SeqCst);
+        let by = Duration::from_millis(shift.unsigned_abs());
+        if shift >= 0 { base + by } else { base - by }
+    }
+}
+
+/// An issuer that answers by a script, after `delay_ms`.
+pub(super) struct Scripted {
+    script: ArcSwap<Script>,
+    delay_ms: AtomicU64,
+    start: Instant,
+    asked: AtomicUsize,
+    asked_at: crossing::List<Duration>,
+    outcomes: crossing::List<&'static str>,
+    waiting: AtomicI64,
+    under_way: Arc<AtomicUsize>,
+    pub(super) fingerprint: AtomicU8,
+    pub(super) fingerprints_read: AtomicUsize,
+}
+
+/// Lists that the task writes and the test reads.
+mod crossing {
+    #![expect(clippy::disallowed_types, reason = "tests")]
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    pub(super) struct List<T>(Mutex<Vec<T>>);
+
+    impl<T: Clone> List<T> {
+        pub(super) fn push(&self, item: T) {
+            self.0.lock().unwrap().push(item);
+        }
+
+        pub(super) fn all(&self) -> Vec<T> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+}
+
+impl Scripted {
+    pub(super) fn new() -> Self {
+        Self {
+            script: ArcSwap::from_pointee(Box::new(|number| Ok(grant(number, 3600)))),
+            delay_ms: AtomicU64::new(100),
+            start: Instant::now(),
+            asked: AtomicUsize::new(0),
+            asked_at: crossing::List::default(),
+            outcomes: crossing::List::default(),
+            waiting: AtomicI64::new(0),
+            under_way: Arc::default(),
+            fingerprint: AtomicU8::new(0),
+            fingerprints_read: AtomicUsize::new(0),
+        }
+    }
+
+    /// From now on: `script` gets the number of the request, from 1.
+    pub(super) fn answer(&self, script: impl Fn(usize) -> Outcome + Send + Sync + 'static) {
+        self.script.store(Arc::new(Box::new(script)));
+    }
+
+    pub(super) fn delay(&self, ms: u64) {
+        self.delay_ms.store(ms, SeqCst);
+    }
+
+    pub(super) fn asked(&self) -> usize {
+        self.asked.load(SeqCst)
+    }
+
+    /// Seconds since the start of the test, to a tenth.
+    pub(super) fn asked_at(&self) -> Vec<f64> {
+        let tenths = |at: &Duration| (at.as_secs_f64() * 10.0).round() / 10.0;
+        self.asked_at.all().iter().map(tenths).collect()
+    }
+
+    pub(super) fn outcomes(&self) -> Vec<&'static str> {
+        self.outcomes.all()
+    }
+
+    pub(super) fn waiting_now(&self) -> i64 {
+        self.waiting.load(SeqCst)
+    }
+
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.load(SeqCst)
+    }
+}
+
+struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+impl TokenSource for Scripted {
+    fn fetch<'a>(&'a self, _key: &'a CredentialKey) -> Fetching<'a> {
+        Box::pin(async move {
+            let number = self.asked.fetch_add(1, SeqCst) + 1;
+            self.asked_at.push(self.start.elapsed());
+            assert_eq!(self.under_way.fetch_add(1, SeqCst), 0, "one request at a time");
+            let _under_way = UnderWay(Arc::clone(&self.under_way));
+            tokio::time::sleep(Duration::from_millis(self.delay_ms.load(SeqCst))).await;
+            (self.script.load())(number)
+        })
+    }
+
+    fn credential_fingerprint(&self) -> [u8; 32] {
+        self.fingerprints_read.fetch_add(1, SeqCst);
+        [self.fingerprint.load(SeqCst); 32]
+    }
+
+    fn requested(&self, outcome: &'static str, _took: Duration) {
+        self.outcomes.push(outcome);
+    }
+
+    fn waiting(&self) {
+        self.waiting.fetch_add(1, SeqCst);
+    }
+
+    fn waited(&self) {
+        self.waiting.fetch_sub(1, SeqCst);
+    }
+}
+
+pub(super) fn grant(number: usize, lifetime: u64) -> Grant {
+    Grant {
+        token: Secret::from(format!("t{number}")),
+        expires_in: Some(Duration::from_secs(lifetime)),
+        expires_at: None,
+        scope: None,
+    }
+}
+
+pub(super) fn failure(kind: FailureKind) -> IssuerError {
+    IssuerError { kind, detail: "no".to_owned(), code: None, http_status: None, retry_after: None }
+}
+
+pub(super) fn issuer(name: &str, digest: u8) -> IssuerConfig {
+    let url = HttpUrl {
+        text: "https://idp.example/token".to_owned(),
+        https: true,
+        host: "idp.example".to_owned(),
+        port: 443,
+        authority: "idp.example".to_owned(),
+        path_and_query: "/token".to_owned(),
+    };
+    IssuerConfig {
+        name: name.into(),
+        digest: [digest; 32],
+        endpoint: TokenEndpoint::Url(url),
+        required: true,
+        client_auth: ClientAuth::None,
+        send_client_id: false,
+        client_id: None,
+        scopes: BTreeSet::new(),
+        params: BTreeMap::new(),
+        headers: Vec::new(),
+        response: ResponseShape {
+            token: String::new(),
+            token_type: String::new(),
+            expires_in: String::new(),
+            expires_at: String::new(),
+            error: String::new(),
+            format: ResponseFormat::Json,
+            token_types: Vec::new(),
+            statuses: Vec::new(),
+        },
+        refresh_at: 0.8,
+        default_lifetime: Duration::from_secs(300),
+        timeout: Some(Duration::from_secs(10)),
+        tls: TlsOptions::default(),
+        egress: Egress::Direct,
+    }
+}
+
+pub(super) fn key(issuer: &IssuerConfig, scopes: &[&str]) -> CredentialKey {
+    CredentialKey {
+        issuer: Arc::clone(&issuer.name),
+        issuer_digest: issuer.digest,
+        scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+        params: BTreeMap::new(),
+        subject: None,
+    }
+}
+
+/// One slot, its issuer and its clock.
+pub(super) struct Rig {
+    pub(super) clock: Arc<TestClock>,
+    pub(super) idp: Arc<Scripted>,
+    pub(super) cache: TokenCache,
+    pub(super) slot: Arc<TokenSlot>,
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        Self::with(10_000, |_| {})
+    }
+
+    pub(super) fn with(waiters: usize, change: impl FnOnce(&mut IssuerConfig)) -> Self {
+        let clock = Arc::new(TestClock {
+            start: Instant::now(),
+            boot_ms: AtomicU64::new(0),
+            wall_ms: AtomicI64::new(0),
+        });
+        let idp = Arc::new(Scripted::new());
+        let source = Arc::clone(&idp);
+        let cache = TokenCache::with_sources(
+            Handle::current(),
+            Arc::clone(&clock) as SharedClock,
+            Box::new(move |_| Arc::clone(&source) as Arc<dyn TokenSource>),
+        );
+        let mut config = issuer("corp", 1);
+        change(&mut config);
+        let slot = cache.slot(&key(&config, &["read"]), &Arc::new(config), waiters);
+        Self { clock, idp, cache, slot }
+    }
+
+    /// What a call does: the current token, or else it waits.
+    pub(super) async fn call(&self) -> Result<Arc<Token>, TokenError> {
+        call(&self.slot).await
+    }
+
+    /// The text of the token that a call gets.
+    pub(super) async fn call_text(&self) -> String {
+        text(&self.call().await.unwrap())
+    }
+
+    pub(super) async fn newer_than(&self, generation: u64) -> Result<Arc<Token>, TokenError> {
+        Arc::clone(&self.slot).newer_than(generation).await
+    }
+
+    /// Time passes; everything that is ready runs.
+    pub(super) async fn pass(&self, seconds: f64) {
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        settle().await;
+    }
+}
+
+pub(super) async fn call(slot: &Arc<TokenSlot>) -> Result<Arc<Token>, TokenError> {
+    match slot.current() {
+        Some(token) => Ok(token),
+        None => Arc::clone(slot).wait().await,
+    }
+}
+
+/// Lets every task run that can, without letting time pass.
+pub(super) async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(super) fn text(token: &Token) -> String {
+    assert_eq!(token.bearer.as_bytes(), [b"Bearer ", token.secret.expose()].concat());
+    assert!(token.bearer.is_sensitive());
+    token.secret.expose_str().unwrap().to_owned()
+}
