@@ -257,7 +257,10 @@ fn group_id(name: &str) -> Result<u32, Wrong> {
             _ => None,
         })
         .ok_or_else(|| {
-            wrong(format!("there is no group {} on this machine", quoted(name)), "name another, or give its number")
+            wrong(
+                format!("there is no group {} on this machine", quoted(name)),
+                "name another, or give its number",
+            )
         })
 }
 
