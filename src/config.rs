@@ -47,14 +47,16 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 fn load_text(text: &FileText, mut report: Report) -> Result<Config, Problems> {
     let main = parse(text, &mut report);
     let raw = read::main_file(&main, &mut report);
-    let include = include::find(&main.root().key("include"), raw.include.as_deref().unwrap_or_default(), &mut report);
+    let include =
+        include::find(&main.root().key("include"), raw.include.as_deref().unwrap_or_default(), &mut report);
     let documents: Vec<Document<'_>> = include.texts.iter().map(|text| parse(text, &mut report)).collect();
     let included =
         documents.iter().map(|document| (document, read::included_file(document, &mut report))).collect();
     let input = resolve::Input { main: (&main, raw), included, include_folders: include.folders };
     let config = resolve::resolve(input, &mut report);
 
-    let order: Vec<&Path> = std::iter::once(text).chain(&include.texts).map(|file| file.display.as_path()).collect();
+    let order: Vec<&Path> =
+        std::iter::once(text).chain(&include.texts).map(|file| file.display.as_path()).collect();
     let Report { mut problems, references, .. } = report;
     problems.sort_by_key(|problem| {
         (order.iter().position(|file| *file == problem.file), problem.line, problem.column)
@@ -77,7 +79,8 @@ fn parse<'t>(text: &'t FileText, report: &mut Report) -> Document<'t> {
             line: 0,
             column: 0,
             key: String::new(),
-            message: "others than the owner may write this file, and so send the credentials where they like".to_owned(),
+            message: "others than the owner may write this file, and so send the credentials where they like"
+                .to_owned(),
             hint: Some(format!("run `chmod go-w {}`", text.display.display())),
             source_line: None,
         });
@@ -91,7 +94,8 @@ const PLACES: [&str; 2] = ["./bearerd.toml", "/etc/bearerd/bearerd.toml"];
 /// `--config`, else `$BEARERD_CONFIG`, else `./bearerd.toml`, else `/etc/bearerd/bearerd.toml`.
 /// `Err` holds what was tried. A file that was named but is not there is [`load`]'s to report.
 pub fn find(given: Option<PathBuf>) -> Result<PathBuf, Vec<PathBuf>> {
-    let named = given.or_else(|| std::env::var_os("BEARERD_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from));
+    let named = given
+        .or_else(|| std::env::var_os("BEARERD_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from));
     if let Some(path) = named {
         return Ok(path);
     }
@@ -101,7 +105,8 @@ pub fn find(given: Option<PathBuf>) -> Result<PathBuf, Vec<PathBuf>> {
 
 /// Every file that references name, for the watcher: absolute, each once.
 pub fn referenced_files(config: &Config) -> Vec<PathBuf> {
-    let files: BTreeSet<&Path> = config.references.iter().filter_map(|reference| reference.source.path()).collect();
+    let files: BTreeSet<&Path> =
+        config.references.iter().filter_map(|reference| reference.source.path()).collect();
     files.into_iter().map(Path::to_owned).collect()
 }
 

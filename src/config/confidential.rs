@@ -41,7 +41,9 @@ pub(crate) fn key(name: &str) -> bool {
 pub(crate) fn names_a_secret(name: &str) -> bool {
     let plain: String = name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
     // Not anywhere in the name: `requested_token_use` and the like are plain.
-    SECRET_WORDS.iter().any(|word| plain.contains(word)) || plain.ends_with("token") || plain.ends_with("assertion")
+    SECRET_WORDS.iter().any(|word| plain.contains(word))
+        || plain.ends_with("token")
+        || plain.ends_with("assertion")
 }
 
 /// URLs can carry a password or a key.
@@ -73,7 +75,8 @@ pub(crate) fn line_may_be_shown(line: &str, known: Option<&str>) -> bool {
 /// The dotted key at the end of what stands before a `=`.
 fn last_key(before: &str) -> &str {
     let before = before.trim_end();
-    let start = before.rfind(|c: char| c.is_whitespace() || matches!(c, '{' | ',' | '[')).map_or(0, |at| at + 1);
+    let start =
+        before.rfind(|c: char| c.is_whitespace() || matches!(c, '{' | ',' | '[')).map_or(0, |at| at + 1);
     before.get(start..).unwrap_or(before)
 }
 
@@ -101,9 +104,13 @@ mod tests {
 
     #[test]
     fn other_lines_are_shown() {
-        for line in
-            ["[issuer.corp]", "[[route]]", "name = \"a\"", "client_auth = \"client_secret_basik\"", "tls = { roots = 1 }"]
-        {
+        for line in [
+            "[issuer.corp]",
+            "[[route]]",
+            "name = \"a\"",
+            "client_auth = \"client_secret_basik\"",
+            "tls = { roots = 1 }",
+        ] {
             assert!(line_may_be_shown(line, None), "{line}");
         }
         assert!(line_may_be_shown("isuer = \"corp\"", Some("isuer")));

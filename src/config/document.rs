@@ -38,7 +38,7 @@ pub(crate) struct Unreadable {
 }
 
 impl FileText {
-    pub fn read(display: &Path) -> Result<Self, Unreadable> {
+    pub(super) fn read(display: &Path) -> Result<Self, Unreadable> {
         let whole = |reason: String| Unreadable { reason, line: 0 };
         let absolute = std::path::absolute(display).map_err(|error| whole(error.to_string()))?;
         let access = access(&absolute).map_err(|error| whole(io_reason(&error)))?;
@@ -52,8 +52,8 @@ impl FileText {
         Ok(Self::new(display.to_owned(), absolute, text, access))
     }
 
-    pub fn new(display: PathBuf, absolute: PathBuf, text: String, access: Access) -> Self {
-        let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    pub(super) fn new(display: PathBuf, absolute: PathBuf, text: String, access: Access) -> Self {
+        let folder = absolute.parent().unwrap_or_else(|| Path::new("/")).to_owned();
         let line_starts = std::iter::once(0)
             .chain(text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at + 1))
             .collect();
@@ -61,21 +61,29 @@ impl FileText {
     }
 
     /// Line and column (in characters), both from 1.
-    pub fn position(&self, offset: usize) -> (usize, usize) {
+    pub(super) fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.line_starts.partition_point(|&start| start <= offset);
-        let start = line.checked_sub(1).and_then(|index| self.line_starts.get(index)).copied().unwrap_or(0);
+        let start = self.line_start(offset);
         let column = self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
         (line, column)
     }
 
+    fn line_start(&self, offset: usize) -> usize {
+        let next = self.line_starts.partition_point(|&start| start <= offset);
+        next.checked_sub(1).and_then(|index| self.line_starts.get(index)).copied().unwrap_or(0)
+    }
+
     /// A line without its end, from 1.
-    pub fn line(&self, line: usize) -> Option<&str> {
+    pub(super) fn line(&self, line: usize) -> Option<&str> {
         let start = *self.line_starts.get(line.checked_sub(1)?)?;
         self.text.get(start..)?.lines().next()
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "config is one of the places that read files; its errors name the path")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "config is one of the places that read files; its errors name the path"
+)]
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path)
 }
@@ -101,8 +109,9 @@ pub(crate) fn io_reason(error: &io::Error) -> String {
 pub(crate) struct Document<'t> {
     pub file: &'t FileText,
     pub root: Spanned<DeValue<'t>>,
-    /// It has syntax errors: what is missing in it may only have been lost.
-    pub broken: bool,
+    /// Where the line of the first syntax error starts. From there on nothing is sure: what is missing may only have
+    /// been lost, and a string without its end may hold whatever followed it.
+    pub broken: Option<usize>,
 }
 
 /// A syntax error's byte offset and message; the message never quotes the text.
@@ -113,7 +122,7 @@ pub(crate) struct SyntaxError {
 
 impl<'t> Document<'t> {
     /// Parses as much as can be; the errors are in the order of the text.
-    pub fn parse(file: &'t FileText) -> (Self, Vec<SyntaxError>) {
+    pub(super) fn parse(file: &'t FileText) -> (Self, Vec<SyntaxError>) {
         let (table, errors) = DeTable::parse_recoverable(&file.text);
         let mut errors: Vec<SyntaxError> = errors
             .iter()
@@ -125,16 +134,12 @@ impl<'t> Document<'t> {
         errors.sort_by_key(|error| error.offset);
         let span = table.span();
         let root = Spanned::new(span, DeValue::Table(table.into_inner()));
-        (Self { file, root, broken: !errors.is_empty() }, errors)
+        let broken = errors.first().map(|error| file.line_start(error.offset));
+        (Self { file, root, broken }, errors)
     }
 
-    pub fn root(&'t self) -> Place<'t> {
+    pub(super) fn root(&'t self) -> Place<'t> {
         Place { document: self, path: KeyPath::default() }
-    }
-
-    /// The table of this key at the top, where it is one.
-    pub fn table(&self, key: &str) -> Option<&DeTable<'t>> {
-        self.root.get_ref().as_table()?.get(key)?.get_ref().as_table()
     }
 }
 
@@ -179,11 +184,11 @@ pub(crate) struct Place<'t> {
 }
 
 impl<'t> Place<'t> {
-    pub fn key(&self, key: &str) -> Self {
+    pub(super) fn key(&self, key: &str) -> Self {
         self.step(Step::Key(key.to_owned()))
     }
 
-    pub fn index(&self, index: usize) -> Self {
+    pub(super) fn index(&self, index: usize) -> Self {
         self.step(Step::Index(index))
     }
 
@@ -193,14 +198,14 @@ impl<'t> Place<'t> {
         Self { document: self.document, path }
     }
 
-    pub fn join(&self, steps: &[Step]) -> Self {
+    pub(super) fn join(&self, steps: &[Step]) -> Self {
         let mut path = self.path.clone();
         path.0.extend_from_slice(steps);
         Self { document: self.document, path }
     }
 
     /// What is written there.
-    pub fn value(&self) -> Option<&'t DeValue<'t>> {
+    pub(super) fn value(&self) -> Option<&'t DeValue<'t>> {
         let mut value = self.document.root.get_ref();
         for step in &self.path.0 {
             value = child(value, step)?.1.get_ref();
@@ -208,12 +213,32 @@ impl<'t> Place<'t> {
         Some(value)
     }
 
-    pub fn is_written(&self) -> bool {
+    /// Whether what stands here was read as it was meant: no syntax error comes before its end.
+    pub(super) fn is_sure(&self) -> bool {
+        let Some(broken) = self.document.broken else { return true };
+        let mut value = &self.document.root;
+        for step in &self.path.0 {
+            let Some((_, next)) = child(value.get_ref(), step) else { break };
+            value = next;
+        }
+        value.span().end <= broken
+    }
+
+    /// The steps up to which something is written: what [`Place::position`] points at.
+    fn written(&self) -> impl Iterator<Item = &Step> {
+        let mut value = Some(self.document.root.get_ref());
+        self.path.0.iter().take_while(move |step| {
+            value = value.and_then(|value| child(value, step)).map(|(_, next)| next.get_ref());
+            value.is_some()
+        })
+    }
+
+    pub(super) fn is_written(&self) -> bool {
         self.value().is_some()
     }
 
     /// Line and column of the key, or of the nearest table around it where it is not written.
-    pub fn position(&self) -> (usize, usize) {
+    pub(super) fn position(&self) -> (usize, usize) {
         let mut value = &self.document.root;
         let mut offset = value.span().start;
         for step in &self.path.0 {
@@ -225,8 +250,8 @@ impl<'t> Place<'t> {
     }
 
     /// The source line at [`Place::position`], where it can hold no secret. `known`: a key that is safe to show.
-    pub fn source_line(&self, known: Option<&str>) -> Option<String> {
-        if self.path.0.iter().any(|step| matches!(step, Step::Key(key) if confidential::key(key))) {
+    pub(super) fn source_line(&self, known: Option<&str>) -> Option<String> {
+        if self.written().any(|step| matches!(step, Step::Key(key) if confidential::key(key))) {
             return None;
         }
         let line = self.document.file.line(self.position().0)?;
@@ -234,7 +259,7 @@ impl<'t> Place<'t> {
     }
 
     /// A value in words, without its content where it could be secret.
-    pub fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let secret = self.path.0.iter().any(|step| matches!(step, Step::Key(key) if confidential::key(key)));
         match self.value() {
             None => "nothing".to_owned(),

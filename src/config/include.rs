@@ -18,7 +18,7 @@ pub(crate) struct Included {
 /// Finds and reads the files. A pattern without `*` must exist; one with it may match none.
 pub(crate) fn find(at: &Place<'_>, patterns: &[String], report: &mut Report) -> Included {
     let main = at.document.file;
-    let shown_folder = main.display.parent().unwrap_or(Path::new(""));
+    let shown_folder = main.display.parent().unwrap_or_else(|| Path::new(""));
     let mut included = Included::default();
     let mut seen = BTreeSet::from([main.absolute.clone()]);
     for (index, pattern) in patterns.iter().enumerate() {

@@ -202,7 +202,7 @@ pub enum ParamValue {
     Boolean(bool),
     /// A literal or a reference.
     Value(Source),
-    Array(Vec<ParamValue>),
+    Array(Vec<Self>),
 }
 
 /// `response`: where in the answer things stand (RFC 6901 pointers).

@@ -37,20 +37,17 @@ pub(crate) struct RawFile {
     pub log: Option<RawLog>,
     pub admin: Option<RawAdmin>,
     /// Where calls are accepted, by name.
-    #[serde(skip_deserializing)]
     pub listener: BTreeMap<String, RawListener>,
     /// Authorization servers that tokens are asked of, by name.
-    #[serde(skip_deserializing)]
     pub issuer: BTreeMap<String, RawIssuer>,
     /// What is forwarded where, and with whose token.
-    #[serde(skip_deserializing)]
     pub route: Vec<RawRoute>,
 }
 
 /// Limits toward callers.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "Limits")]
 pub(crate) struct RawLimits {
     /// Size of a request's header section.
     #[schemars(extend("default" = "32KiB"))]
@@ -75,7 +72,7 @@ pub(crate) struct RawLimits {
 /// Logs, written to stderr.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "Log")]
 pub(crate) struct RawLog {
     /// "text" for people, "json" for machines.
     #[schemars(extend("default" = "text", "enum" = ["text", "json"]))]
@@ -91,7 +88,7 @@ pub(crate) struct RawLog {
 /// The admin address: health, metrics, status.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "Admin")]
 pub(crate) struct RawAdmin {
     /// IP address and port, or "unix:" and a path.
     #[schemars(extend("default" = "127.0.0.1:9180"))]
@@ -104,7 +101,7 @@ pub(crate) struct RawAdmin {
 /// Where calls are accepted.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "Listener")]
 pub(crate) struct RawListener {
     /// IP address and port, or "unix:" and a path. Only the listener `main` has a default.
     #[schemars(extend("default" = "127.0.0.1:8080"))]
@@ -138,7 +135,7 @@ pub(crate) struct RawListener {
 /// A header that every call must carry.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "RequireHeader")]
 pub(crate) struct RawRequireHeader {
     /// The header's name.
     pub name: Option<String>,
@@ -149,7 +146,7 @@ pub(crate) struct RawRequireHeader {
 /// TLS toward callers.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "ListenerTls")]
 pub(crate) struct RawListenerTls {
     /// The certificate chain, PEM.
     pub certificate: Option<RawReference>,

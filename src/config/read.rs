@@ -237,7 +237,9 @@ fn unknown(table: &Place<'_>, steps: &[Step], report: &mut Report) {
     let keys = schema::keys_at(parent);
     let meant = nearest(written, keys.iter().copied());
     let elsewhere = match kind {
-        Table::Top => "listeners, issuers and routes are written [listener.NAME], [issuer.NAME], [[route]]".to_owned(),
+        Table::Top => {
+            "listeners, issuers and routes are written [listener.NAME], [issuer.NAME], [[route]]".to_owned()
+        }
         _ => format!("known here: {}", keys.join(", ")),
     };
     let hint = did_you_mean(written, keys.iter().copied(), &elsewhere);
@@ -249,7 +251,9 @@ fn kind_of(parent: &[Step]) -> Table {
         [] => Table::Top,
         [Step::Key(kind), Step::Key(_)] if kind == "issuer" => Table::Issuer,
         [Step::Key(kind), Step::Index(_)] if kind == "route" => Table::Route,
-        [Step::Key(kind), Step::Index(_), Step::Key(inject)] if kind == "route" && inject == "inject" => Table::Inject,
+        [Step::Key(kind), Step::Index(_), Step::Key(inject)] if kind == "route" && inject == "inject" => {
+            Table::Inject
+        }
         _ if schema::keys_at(parent).contains(&"pointer") => Table::Reference,
         _ => Table::Other,
     }
@@ -261,7 +265,9 @@ fn ignored_steps(path: &serde_ignored::Path<'_>) -> Vec<Step> {
         Path::Root => Vec::new(),
         Path::Seq { parent, index } => and(ignored_steps(parent), Step::Index(*index)),
         Path::Map { parent, key } => and(ignored_steps(parent), Step::Key(key.clone())),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => ignored_steps(parent),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            ignored_steps(parent)
+        }
     }
 }
 

@@ -15,19 +15,26 @@ pub(crate) struct Report {
 
 impl Report {
     /// A mistake at a key. An empty `hint` is none.
-    pub fn error(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn error(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
         let line = place.source_line(None);
         self.add(Severity::Error, place, message.into(), hint.into(), line);
     }
 
     /// Something that does not stop the program. An empty `hint` is none.
-    pub fn warning(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn warning(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
         let line = place.source_line(None);
         self.add(Severity::Warning, place, message.into(), hint.into(), line);
     }
 
     /// An unknown key; its line is shown where `resembles`, the key that was meant, takes no secret.
-    pub fn unknown(&mut self, place: &Place<'_>, written: &str, message: &str, hint: &str, resembles: Option<&str>) {
+    pub(super) fn unknown(
+        &mut self,
+        place: &Place<'_>,
+        written: &str,
+        message: &str,
+        hint: &str,
+        resembles: Option<&str>,
+    ) {
         let line = resembles
             .filter(|meant| !super::confidential::key(meant))
             .and_then(|_| place.source_line(Some(written)));
@@ -35,14 +42,14 @@ impl Report {
     }
 
     /// A required key that is not there. Silent where it may only have been lost, or is there and was reported.
-    pub fn missing(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
-        if !place.document.broken && !place.is_written() {
+    pub(super) fn missing(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
+        if place.document.broken.is_none() && !place.is_written() {
             self.error(place, message, hint);
         }
     }
 
     /// A mistake of the file as a whole, or at a bare line.
-    pub fn file(&mut self, file: &std::path::Path, line: usize, message: impl Into<String>) {
+    pub(super) fn file(&mut self, file: &std::path::Path, line: usize, message: impl Into<String>) {
         self.incomplete = true;
         self.problems.push(Problem {
             severity: Severity::Error,
@@ -56,13 +63,15 @@ impl Report {
         });
     }
 
-    pub fn syntax(&mut self, file: &FileText, offset: usize, message: &str) {
+    pub(super) fn syntax(&mut self, file: &FileText, offset: usize, message: &str) {
         self.incomplete = true;
         let (line, column) = file.position(offset);
-        let in_order = file.text.get(..offset).is_some_and(|before| {
-            !before.contains("\"\"\"") && !before.contains("'''")
-        });
-        let source = file.line(line).filter(|text| in_order && super::confidential::line_may_be_shown(text, None));
+        let in_order = file
+            .text
+            .get(..offset)
+            .is_some_and(|before| !before.contains("\"\"\"") && !before.contains("'''"));
+        let source =
+            file.line(line).filter(|text| in_order && super::confidential::line_may_be_shown(text, None));
         self.problems.push(Problem {
             severity: Severity::Error,
             file: file.display.clone(),
@@ -75,7 +84,17 @@ impl Report {
         });
     }
 
-    fn add(&mut self, severity: Severity, place: &Place<'_>, message: String, hint: String, line: Option<String>) {
+    fn add(
+        &mut self,
+        severity: Severity,
+        place: &Place<'_>,
+        message: String,
+        hint: String,
+        line: Option<String>,
+    ) {
+        if !place.is_sure() {
+            return;
+        }
         let (at_line, column) = place.position();
         self.problems.push(Problem {
             severity,
@@ -106,7 +125,8 @@ pub(crate) fn did_you_mean<'a>(
     candidates: impl IntoIterator<Item = &'a str>,
     otherwise: &str,
 ) -> String {
-    nearest(written, candidates).map_or_else(|| otherwise.to_owned(), |meant| format!("did you mean `{meant}`?"))
+    nearest(written, candidates)
+        .map_or_else(|| otherwise.to_owned(), |meant| format!("did you mean `{meant}`?"))
 }
 
 #[cfg(test)]

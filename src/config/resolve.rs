@@ -40,10 +40,24 @@ pub(crate) struct Known {
 /// The config, or `None` where there is a mistake.
 pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
     let Input { main: (main, raw), included, include_folders } = input;
-    let RawFile { workers, include: _, drain_delay, shutdown_timeout, limits, log, admin, listener, issuer, route } = raw;
+    let RawFile {
+        workers,
+        include: _,
+        drain_delay,
+        shutdown_timeout,
+        limits,
+        log,
+        admin,
+        listener,
+        issuer,
+        route,
+    } = raw;
     let top = main.root();
-    let settings =
-        settings::resolve(&top, settings::Written { workers, drain_delay, shutdown_timeout, limits, log, admin }, report);
+    let settings = settings::resolve(
+        &top,
+        settings::Written { workers, drain_delay, shutdown_timeout, limits, log, admin },
+        report,
+    );
     let listeners = listener::resolve(&top, listener, &settings.admin, report);
 
     let mut issuers = vec![(main, issuer)];
@@ -115,14 +129,19 @@ fn all_routes<'t>(
             let name = unique_name(&place, raw.name.take(), &mut names, report);
             let matching = matching::resolve(&place, &mut raw, known, report);
             let label = name.clone().unwrap_or_default();
-            routes.extend(route::resolve(&place, &label, raw, matching.as_ref(), known, report).map(Arc::new));
+            routes
+                .extend(route::resolve(&place, &label, raw, matching.as_ref(), known, report).map(Arc::new));
             matches.extend(matching.map(|matching| ties::Candidate { place, name: label, matching }));
         }
     }
     ties::check(&matches, report);
     if let Some(main) = main.filter(|_| names.is_empty() && matches.is_empty() && !report.incomplete) {
         let place = main.root().key("route");
-        report.missing(&place, "there is no route, so nothing would be forwarded", "add a [[route]] with name, upstream and issuer");
+        report.missing(
+            &place,
+            "there is no route, so nothing would be forwarded",
+            "add a [[route]] with name, upstream and issuer",
+        );
     }
     routes
 }

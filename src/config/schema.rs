@@ -12,7 +12,36 @@ use super::raw::RawFile;
 /// The JSON Schema (draft 2020-12) of the config file: what this release can do, with defaults and descriptions.
 pub fn schema() -> Value {
     let generator = SchemaSettings::draft2020_12().into_generator();
-    Value::from(generator.into_root_schema_for::<RawFile>())
+    let mut schema = Value::from(generator.into_root_schema_for::<RawFile>());
+    without_null(&mut schema);
+    schema
+}
+
+/// TOML has no null; the generator writes one for every optional key.
+fn without_null(node: &mut Value) {
+    match node {
+        Value::Object(object) => {
+            for key in ["type", "anyOf"] {
+                let Some(Value::Array(choices)) = object.get_mut(key) else { continue };
+                choices.retain(|choice| {
+                    choice != "null" && choice.get("type").is_none_or(|kind| kind != "null")
+                });
+                let only = if choices.len() == 1 { choices.pop() } else { None };
+                match only {
+                    Some(Value::Object(inner)) => {
+                        object.remove(key);
+                        object.extend(inner);
+                    }
+                    Some(kind) => drop(object.insert(key.to_owned(), kind)),
+                    None => {}
+                }
+            }
+            object.retain(|key, value| key != "default" || !value.is_null());
+            object.values_mut().for_each(without_null);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_null),
+        _ => {}
+    }
 }
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(schema);

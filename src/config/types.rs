@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use super::confidential::text_may_be_shown;
 use super::model::Address;
 
 /// A mistake in a value, and its fix (empty: none).
@@ -23,12 +24,22 @@ pub(crate) fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Wron
     Wrong { message: message.into(), hint: hint.into() }
 }
 
+/// The text in quotes, where it may be shown.
+pub(crate) fn quoted(text: &str) -> String {
+    if text_may_be_shown(text) { format!("{text:?}") } else { "this".to_owned() }
+}
+
 /// More than this is taken for a slip; clocks can still add it to any time.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// `"30s"`, `"500ms"`, `"1h30m"`; units ms, s, m, h, d.
 pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
-    let not_one = || wrong(format!("{text:?} is not a duration"), "write a number and a unit (ms, s, m, h, d), such as \"30s\"");
+    let not_one = || {
+        wrong(
+            format!("{} is not a duration", quoted(text)),
+            "write a number and a unit (ms, s, m, h, d), such as \"30s\"",
+        )
+    };
     let mut rest = text;
     let mut total = Duration::ZERO;
     if rest.is_empty() {
@@ -53,14 +64,22 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
         rest = after;
     }
     if total > LONGEST {
-        return Err(wrong(format!("{text:?} is longer than 3650 days"), "\"0s\" turns a timeout off"));
+        return Err(wrong(
+            format!("{} is longer than 3650 days", quoted(text)),
+            "\"0s\" turns a timeout off",
+        ));
     }
     Ok(total)
 }
 
 /// `"64KiB"`, `"512B"`; units B, KiB, MiB, GiB.
 pub(crate) fn size(text: &str) -> Result<usize, Wrong> {
-    let not_one = || wrong(format!("{text:?} is not a size"), "write a number and a unit (B, KiB, MiB, GiB), such as \"64KiB\"");
+    let not_one = || {
+        wrong(
+            format!("{} is not a size", quoted(text)),
+            "write a number and a unit (B, KiB, MiB, GiB), such as \"64KiB\"",
+        )
+    };
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: usize = number.parse().map_err(|_| not_one())?;
@@ -71,7 +90,9 @@ pub(crate) fn size(text: &str) -> Result<usize, Wrong> {
         "GiB" => 1 << 30,
         _ => return Err(not_one()),
     };
-    number.checked_mul(scale).ok_or_else(|| wrong(format!("{text:?} is more than this machine can count"), ""))
+    number
+        .checked_mul(scale)
+        .ok_or_else(|| wrong(format!("{} is more than this machine can count", quoted(text)), ""))
 }
 
 /// Names of listeners, issuers and routes: they become labels, and parts of log lines.
@@ -94,7 +115,7 @@ pub(crate) fn address(text: &str, folder: &Path) -> Result<Address, Wrong> {
             Some(("localhost", port)) => format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
             _ => "write an IP address and a port, such as \"127.0.0.1:8080\", or \"unix:/run/bearerd/proxy.sock\"".to_owned(),
         };
-        wrong(format!("{text:?} is no address"), hint)
+        wrong(format!("{} is no address", quoted(text)), hint)
     })
 }
 
@@ -108,7 +129,10 @@ pub(crate) fn unix_path(path: &str, folder: &Path) -> Result<PathBuf, Wrong> {
     // unix:///run/x.sock is how some other programs write it; joined paths would keep the slashes.
     let path = folder.join(path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path));
     if path.as_os_str().len() > LONGEST_UNIX_PATH {
-        return Err(wrong(format!("the socket's path is longer than {LONGEST_UNIX_PATH} bytes"), "use a shorter folder"));
+        return Err(wrong(
+            format!("the socket's path is longer than {LONGEST_UNIX_PATH} bytes"),
+            "use a shorter folder",
+        ));
     }
     Ok(path)
 }
@@ -133,9 +157,15 @@ pub(crate) fn scope(text: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     if text.contains(' ') {
-        return Err(wrong(format!("{text:?} is more than one scope"), "give each scope as a string of its own"));
+        return Err(wrong(
+            format!("{} is more than one scope", quoted(text)),
+            "give each scope as a string of its own",
+        ));
     }
-    Err(wrong(format!("{text:?} is no scope"), "a scope is ASCII without spaces, quotes and backslashes (RFC 6749 section 3.3)"))
+    Err(wrong(
+        format!("{} is no scope", quoted(text)),
+        "a scope is ASCII without spaces, quotes and backslashes (RFC 6749 section 3.3)",
+    ))
 }
 
 /// A JSON pointer (RFC 6901).
@@ -144,7 +174,10 @@ pub(crate) fn pointer(text: &str) -> Result<(), Wrong> {
     if (text.is_empty() || text.starts_with('/')) && escapes_right {
         return Ok(());
     }
-    Err(wrong(format!("{text:?} is no JSON pointer"), "write \"/a/b\" for {\"a\":{\"b\":…}} (RFC 6901)"))
+    Err(wrong(
+        format!("{} is no JSON pointer", quoted(text)),
+        "write \"/a/b\" for {\"a\":{\"b\":…}} (RFC 6901)",
+    ))
 }
 
 #[cfg(test)]
@@ -163,7 +196,8 @@ mod tests {
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
-        for text in ["", "30", "s", "30 s", "-1s", "1.5s", "30sec", "1y", "99999999999999999999s", "5µs", "é"] {
+        for text in ["", "30", "s", "30 s", "-1s", "1.5s", "30sec", "1y", "99999999999999999999s", "5µs", "é"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
         assert_eq!(duration("9999999d").unwrap_err().message, "\"9999999d\" is longer than 3650 days");
@@ -172,7 +206,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("0B", 0), ("512B", 512), ("64KiB", 65_536), ("1MiB", 1 << 20), ("2GiB", 2 << 30)] {
+        for (text, bytes) in
+            [("0B", 0), ("512B", 512), ("64KiB", 65_536), ("1MiB", 1 << 20), ("2GiB", 2 << 30)]
+        {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for text in ["", "64", "64KB", "64k", "1.5MiB", "-1B", "99999999999999999GiB"] {
@@ -187,7 +223,17 @@ mod tests {
         assert_eq!(address("unix:/run/a.sock", folder), Ok(Address::Unix("/run/a.sock".into())));
         assert_eq!(address("unix:///run/a.sock", folder), Ok(Address::Unix("/run/a.sock".into())));
         assert_eq!(address("unix:a.sock", folder), Ok(Address::Unix("/etc/bearerd/a.sock".into())));
-        for text in ["", "8080", "127.0.0.1", "localhost:8080", ":8080", "*:8080", "example.com:80", "unix:", "1.2.3.4:99999"] {
+        for text in [
+            "",
+            "8080",
+            "127.0.0.1",
+            "localhost:8080",
+            ":8080",
+            "*:8080",
+            "example.com:80",
+            "unix:",
+            "1.2.3.4:99999",
+        ] {
             assert!(address(text, folder).is_err(), "{text}");
         }
         assert_eq!(address(":8080", folder).unwrap_err().hint, "name an IP address: \"127.0.0.1:8080\"");

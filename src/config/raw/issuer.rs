@@ -10,7 +10,7 @@ use super::values::{DurationText, RawEgress, RawParams, RawReference};
 /// An authorization server that tokens are asked of.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "Issuer")]
 pub(crate) struct RawIssuer {
     /// Where discovery starts: OpenID's path, then RFC 8414's; the document's `issuer` must equal it.
     pub issuer_url: Option<String>,
@@ -72,7 +72,7 @@ pub(crate) struct RawIssuer {
 /// Where things stand in the issuer's answer, as JSON pointers (RFC 6901).
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "Response")]
 pub(crate) struct RawResponse {
     /// The token.
     #[schemars(extend("default" = "/access_token"))]
@@ -104,7 +104,7 @@ pub(crate) struct RawResponse {
 /// TLS toward an issuer or an upstream.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "Tls")]
 pub(crate) struct RawTls {
     /// Certificate authorities, PEM; they stand instead of the system's.
     pub ca: Option<RawReference>,

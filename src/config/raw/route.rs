@@ -11,7 +11,7 @@ use super::values::{DurationText, RawEgress, RawParams, RawReference, SizeText};
 /// What is forwarded where, and with whose token.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "Route")]
 pub(crate) struct RawRoute {
     /// The route's name in logs, metrics and errors.
     pub name: Option<String>,
@@ -90,7 +90,7 @@ pub(crate) struct RawRoute {
 /// How the token is put on a call.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "Inject")]
 pub(crate) struct RawInject {
     /// The header that carries the token.
     #[schemars(extend("default" = "authorization"))]
@@ -103,7 +103,7 @@ pub(crate) struct RawInject {
 /// Headers that are set or removed.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, rename = "HeaderEdits")]
 pub(crate) struct RawHeaderEdits {
     /// Headers to set, instead of any of that name.
     pub set: Option<BTreeMap<String, RawReference>>,

@@ -118,7 +118,7 @@ pub(crate) enum RawParam {
     Float(f64),
     Boolean(bool),
     Reference(RawReference),
-    Array(Vec<RawParam>),
+    Array(Vec<Self>),
 }
 
 impl<'de> Deserialize<'de> for RawParam {
@@ -133,7 +133,9 @@ impl<'de> Visitor<'de> for ParamVisitor {
     type Value = RawParam;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, a number that fits 64 bits, a boolean, an array, { file = \"…\" } or { env = \"…\" }")
+        f.write_str(
+            "a string, a number that fits 64 bits, a boolean, an array, { file = \"…\" } or { env = \"…\" }",
+        )
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<RawParam, E> {

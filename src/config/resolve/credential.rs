@@ -46,7 +46,8 @@ fn value_into(hasher: &mut digest::Context, value: &DeValue<'_>, folder: &Path, 
 }
 
 fn table_into(hasher: &mut digest::Context, table: &DeTable<'_>, folder: &Path, may_refer: bool) {
-    let is_reference = may_refer && table.keys().all(|key| matches!(key.get_ref().as_ref(), "file" | "pointer"));
+    let is_reference =
+        may_refer && table.keys().all(|key| matches!(key.get_ref().as_ref(), "file" | "pointer"));
     for (key, value) in table.iter() {
         let key = key.get_ref().as_ref();
         part(hasher, b'k', key.as_bytes());

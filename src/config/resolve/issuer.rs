@@ -12,7 +12,12 @@ use super::super::types::{self, url};
 use super::value::{Kind, check, choice, duration, headers, params, reference, scopes, timeout};
 use super::{credential, defaults, peer};
 
-pub(super) fn resolve(place: &Place<'_>, name: &str, raw: RawIssuer, report: &mut Report) -> Option<IssuerConfig> {
+pub(super) fn resolve(
+    place: &Place<'_>,
+    name: &str,
+    raw: RawIssuer,
+    report: &mut Report,
+) -> Option<IssuerConfig> {
     let found = report.problems.len();
     check(place, types::name(name), report);
     let endpoint = endpoint(place, raw.issuer_url, raw.token_url, report);
@@ -22,15 +27,22 @@ pub(super) fn resolve(place: &Place<'_>, name: &str, raw: RawIssuer, report: &mu
 
     let send_client_id = raw.send_client_id.unwrap_or(false);
     let encodings = [("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)];
-    let encoding = choice(place, "basic_encoding", raw.basic_encoding, BasicEncoding::Form, &encodings, report);
+    let encoding =
+        choice(place, "basic_encoding", raw.basic_encoding, BasicEncoding::Form, &encodings, report);
     let client_id = raw.client_id.and_then(|raw| client_id(&place.key("client_id"), raw, report));
     let client_auth = client_auth(place, raw.client_auth, raw.client_secret, encoding, report);
     if send_client_id || !matches!(client_auth, Some(ClientAuth::None)) {
-        report.missing(&place.key("client_id"), "is missing", "client_id = \"…\", the client's name at the issuer");
+        report.missing(
+            &place.key("client_id"),
+            "is missing",
+            "client_id = \"…\", the client's name at the issuer",
+        );
     }
 
     let headers = headers(&place.key("headers"), raw.headers, report);
-    if matches!(client_auth, Some(ClientAuth::Basic { .. })) && headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION) {
+    if matches!(client_auth, Some(ClientAuth::Basic { .. }))
+        && headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION)
+    {
         report.error(
             &place.key("headers"),
             "sets `authorization`, which client_secret_basic sends too",
@@ -39,9 +51,14 @@ pub(super) fn resolve(place: &Place<'_>, name: &str, raw: RawIssuer, report: &mu
     }
     let refresh_at = raw.refresh_at.unwrap_or(defaults::REFRESH_AT);
     if !(refresh_at > 0.0 && refresh_at <= 1.0) {
-        report.error(&place.key("refresh_at"), "must be above 0 and at most 1", "it is a share of the lifetime: 0.8");
+        report.error(
+            &place.key("refresh_at"),
+            "must be above 0 and at most 1",
+            "it is a share of the lifetime: 0.8",
+        );
     }
-    let default_lifetime = duration(place, "default_lifetime", raw.default_lifetime, defaults::DEFAULT_LIFETIME, report);
+    let default_lifetime =
+        duration(place, "default_lifetime", raw.default_lifetime, defaults::DEFAULT_LIFETIME, report);
     if default_lifetime.is_zero() {
         report.error(&place.key("default_lifetime"), "must be longer than \"0s\"", "");
     }
@@ -64,21 +81,35 @@ pub(super) fn resolve(place: &Place<'_>, name: &str, raw: RawIssuer, report: &mu
         endpoint: endpoint?,
         client_auth: client_auth?,
     };
-    let mistakes = report.problems.iter().skip(found).any(|problem| problem.severity == super::Severity::Error);
+    let mistakes =
+        report.problems.iter().skip(found).any(|problem| problem.severity == super::Severity::Error);
     (!mistakes).then_some(issuer)
 }
 
-fn endpoint(place: &Place<'_>, issuer_url: Option<String>, token_url: Option<String>, report: &mut Report) -> Option<TokenEndpoint> {
+fn endpoint(
+    place: &Place<'_>,
+    issuer_url: Option<String>,
+    token_url: Option<String>,
+    report: &mut Report,
+) -> Option<TokenEndpoint> {
     let (issuer_at, token_at) = (place.key("issuer_url"), place.key("token_url"));
     match (issuer_url, token_url) {
         (Some(_), Some(_)) => {
-            report.error(&issuer_at, "stands beside `token_url`", "keep one: `issuer_url` for discovery, `token_url` byte for byte");
+            report.error(
+                &issuer_at,
+                "stands beside `token_url`",
+                "keep one: `issuer_url` for discovery, `token_url` byte for byte",
+            );
             None
         }
         (Some(text), None) => {
             let url = issuer_endpoint(&issuer_at, &text, report)?;
             if url.path_and_query.contains('?') {
-                report.error(&issuer_at, "an issuer's URL has no query (RFC 8414 section 2)", "did you mean `token_url`?");
+                report.error(
+                    &issuer_at,
+                    "an issuer's URL has no query (RFC 8414 section 2)",
+                    "did you mean `token_url`?",
+                );
                 return None;
             }
             Some(TokenEndpoint::Discovery(url))
@@ -86,7 +117,11 @@ fn endpoint(place: &Place<'_>, issuer_url: Option<String>, token_url: Option<Str
         (None, Some(text)) => issuer_endpoint(&token_at, &text, report).map(TokenEndpoint::Url),
         (None, None) => {
             if !issuer_at.is_written() {
-                report.missing(&token_at, "is missing", "give token_url = \"https://…\", or issuer_url for discovery");
+                report.missing(
+                    &token_at,
+                    "is missing",
+                    "give token_url = \"https://…\", or issuer_url for discovery",
+                );
             }
             None
         }
@@ -96,7 +131,11 @@ fn endpoint(place: &Place<'_>, issuer_url: Option<String>, token_url: Option<Str
 fn issuer_endpoint(place: &Place<'_>, text: &str, report: &mut Report) -> Option<HttpUrl> {
     let url = check(place, url::http_url(text), report)?;
     if !url.https && !url::is_this_machine(&url.host) {
-        report.error(place, "http:// would send the client's secret in the clear to another machine", "write \"https://…\"");
+        report.error(
+            place,
+            "http:// would send the client's secret in the clear to another machine",
+            "write \"https://…\"",
+        );
         return None;
     }
     Some(url)
@@ -105,7 +144,11 @@ fn issuer_endpoint(place: &Place<'_>, text: &str, report: &mut Report) -> Option
 fn not_built(place: &Place<'_>, key: &str, written: Option<String>, built: &str, report: &mut Report) {
     if written.is_some_and(|written| written != built) {
         let at = place.key(key);
-        report.error(&at, format!("{} is not built yet in this release", at.describe()), format!("only \"{built}\" is, the default"));
+        report.error(
+            &at,
+            format!("{} is not built yet in this release", at.describe()),
+            format!("only \"{built}\" is, the default"),
+        );
     }
 }
 
@@ -118,7 +161,8 @@ fn client_id(place: &Place<'_>, raw: RawReference, report: &mut Report) -> Optio
 }
 
 const CLIENT_AUTH: &[&str] = &["client_secret_basic", "client_secret_post", "none"];
-const CLIENT_AUTH_LATER: &[&str] = &["client_secret_jwt", "private_key_jwt", "tls_client_auth", "assertion_file"];
+const CLIENT_AUTH_LATER: &[&str] =
+    &["client_secret_jwt", "private_key_jwt", "tls_client_auth", "assertion_file"];
 
 fn client_auth(
     place: &Place<'_>,
@@ -137,7 +181,11 @@ fn client_auth(
         return Some(ClientAuth::None);
     }
     if CLIENT_AUTH_LATER.contains(&method) {
-        report.error(&at, format!("\"{method}\" is not built yet in this release"), format!("built are \"{}\"", CLIENT_AUTH.join("\", \"")));
+        report.error(
+            &at,
+            format!("\"{method}\" is not built yet in this release"),
+            format!("built are \"{}\"", CLIENT_AUTH.join("\", \"")),
+        );
         return None;
     }
     if !CLIENT_AUTH.contains(&method) {

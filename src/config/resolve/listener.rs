@@ -12,7 +12,7 @@ use super::super::model::{Address, Admin, Callers, ListenerConfig, ListenerTls, 
 use super::super::raw::{RawListener, RawListenerTls, RawRequireHeader};
 use super::super::reference::Source;
 use super::super::report::Report;
-use super::super::types::{self, Wrong, pattern, wrong};
+use super::super::types::{self, Wrong, pattern, quoted, wrong};
 use super::defaults;
 use super::settings::CALLERS;
 use super::value::{Kind, check, choice, reference};
@@ -53,13 +53,22 @@ pub(super) fn resolve(
     listeners
 }
 
-fn refuse_same_address(place: &Place<'_>, address: &Address, taken: &[(Address, String)], report: &mut Report) {
+fn refuse_same_address(
+    place: &Place<'_>,
+    address: &Address,
+    taken: &[(Address, String)],
+    report: &mut Report,
+) {
     // Port 0 asks for any free port.
     if matches!(address, Address::Tcp(address) if address.port() == 0) {
         return;
     }
     if let Some((_, other)) = taken.iter().find(|(other, _)| other == address) {
-        report.error(place, format!("is the same as that of {other}"), "give one of them another port or path");
+        report.error(
+            place,
+            format!("is the same as that of {other}"),
+            "give one of them another port or path",
+        );
     }
 }
 
@@ -70,11 +79,16 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
     let callers = choice(place, "callers", raw.callers, Callers::Local, CALLERS, report);
     let allow_given = raw.allow.is_some();
     let allow = each(&place.key("allow"), raw.allow, network, report);
-    let require_header = raw.require_header.and_then(|raw| require_header(&place.key("require_header"), raw, report));
+    let require_header =
+        raw.require_header.and_then(|raw| require_header(&place.key("require_header"), raw, report));
     let tls = raw.tls.and_then(|raw| tls(&place.key("tls"), raw, report));
     let unix = unix_options(place, raw.mode, raw.group, raw.allow_uids, report);
     if allow_given && allow.is_empty() && report.problems.len() == found {
-        report.error(&place.key("allow"), "lets nobody in", "name networks such as \"10.0.0.0/8\", or leave it out");
+        report.error(
+            &place.key("allow"),
+            "lets nobody in",
+            "name networks such as \"10.0.0.0/8\", or leave it out",
+        );
     }
     let config = ListenerConfig {
         name: name.into(),
@@ -98,7 +112,11 @@ fn address(place: &Place<'_>, name: &str, written: Option<String>, report: &mut 
         Some(text) => check(&at, types::address(&text, &place.document.file.folder), report),
         None if name == MAIN => Some(Address::Tcp(defaults::LISTENER)),
         None => {
-            report.missing(&at, "is missing", "address = \"127.0.0.1:8081\" or \"unix:/run/bearerd/proxy.sock\"");
+            report.missing(
+                &at,
+                "is missing",
+                "address = \"127.0.0.1:8081\" or \"unix:/run/bearerd/proxy.sock\"",
+            );
             None
         }
     }
@@ -153,11 +171,18 @@ fn each<T>(
 fn network(text: &str) -> Result<IpNet, Wrong> {
     let whole = text.parse::<std::net::IpAddr>().map(IpNet::from);
     whole.or_else(|_| text.parse::<IpNet>().map(|network| network.trunc())).map_err(|_| {
-        wrong(format!("{text:?} is neither an IP address nor a network"), "such as \"10.0.0.0/8\" or \"fd00::/8\"")
+        wrong(
+            format!("{} is neither an IP address nor a network", quoted(text)),
+            "such as \"10.0.0.0/8\" or \"fd00::/8\"",
+        )
     })
 }
 
-fn require_header(place: &Place<'_>, raw: RawRequireHeader, report: &mut Report) -> Option<(HeaderName, Source)> {
+fn require_header(
+    place: &Place<'_>,
+    raw: RawRequireHeader,
+    report: &mut Report,
+) -> Option<(HeaderName, Source)> {
     let (name_at, value_at) = (place.key("name"), place.key("value"));
     if raw.name.is_none() {
         report.missing(&name_at, "is missing", "name = \"x-caller-key\"");
@@ -197,7 +222,11 @@ fn unix_options(
 ) -> UnixOptions {
     let mode = mode.and_then(|text| check(&place.key("mode"), file_mode(&text), report));
     let group = group.and_then(|name| check(&place.key("group"), group_id(&name), report));
-    UnixOptions { mode: mode.unwrap_or(defaults::UNIX_MODE), group, allow_uids: allow_uids.unwrap_or_default() }
+    UnixOptions {
+        mode: mode.unwrap_or(defaults::UNIX_MODE),
+        group,
+        allow_uids: allow_uids.unwrap_or_default(),
+    }
 }
 
 fn file_mode(text: &str) -> Result<u32, Wrong> {
@@ -206,7 +235,7 @@ fn file_mode(text: &str) -> Result<u32, Wrong> {
         .filter(|_| octal)
         .and_then(|text| u32::from_str_radix(text, 8).ok())
         .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| wrong(format!("{text:?} is no file mode"), "write it in octal: \"0660\""))
+        .ok_or_else(|| wrong(format!("{} is no file mode", quoted(text)), "write it in octal: \"0660\""))
 }
 
 fn group_id(name: &str) -> Result<u32, Wrong> {
@@ -215,7 +244,10 @@ fn group_id(name: &str) -> Result<u32, Wrong> {
     }
     let path = Path::new("/etc/group");
     let groups = read_groups(path).map_err(|error| {
-        wrong(format!("no group can be looked up: {} {}", path.display(), io_reason(&error)), "give the group's number")
+        wrong(
+            format!("no group can be looked up: {} {}", path.display(), io_reason(&error)),
+            "give the group's number",
+        )
     })?;
     groups
         .lines()
@@ -224,10 +256,18 @@ fn group_id(name: &str) -> Result<u32, Wrong> {
             [group, _, id, ..] if *group == name => id.parse().ok(),
             _ => None,
         })
-        .ok_or_else(|| wrong(format!("there is no group {name:?} on this machine"), "name another, or give its number"))
+        .ok_or_else(|| {
+            wrong(
+                format!("there is no group {} on this machine", quoted(name)),
+                "name another, or give its number",
+            )
+        })
 }
 
-#[expect(clippy::disallowed_methods, reason = "config is one of the places that read files; its errors name the path")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "config is one of the places that read files; its errors name the path"
+)]
 fn read_groups(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }

@@ -8,7 +8,7 @@ use super::super::document::Place;
 use super::super::model::{HostPattern, PathPattern};
 use super::super::raw::route::RawRoute;
 use super::super::report::{Report, did_you_mean};
-use super::super::types::{self, Wrong, pattern, wrong};
+use super::super::types::{self, Wrong, pattern, quoted, wrong};
 use super::Known;
 use super::value::check;
 
@@ -24,13 +24,32 @@ pub(super) struct Matching {
 }
 
 /// Takes its keys out of `raw`. `None`: a mistake was reported.
-pub(super) fn resolve(place: &Place<'_>, raw: &mut RawRoute, known: &Known, report: &mut Report) -> Option<Matching> {
+pub(super) fn resolve(
+    place: &Place<'_>,
+    raw: &mut RawRoute,
+    known: &Known,
+    report: &mut Report,
+) -> Option<Matching> {
+    // What had a wrong type was reported and is gone from `raw`; without it the route would match other calls.
+    let written = [
+        ("listener", raw.listener.is_some()),
+        ("host", raw.host.is_some()),
+        ("path", raw.path.is_some()),
+        ("path_prefix", raw.path_prefix.is_some()),
+        ("methods", raw.methods.is_some()),
+        ("match_headers", raw.match_headers.is_some()),
+    ];
+    let lost = written.iter().any(|(key, read)| !read && place.key(key).is_written());
     let listener = raw.listener.take().map(|name| listener(place, &name, known, report));
     let host = raw.host.take().map(|text| check(&place.key("host"), pattern::host(&text), report));
     let encoded_slash = raw.allow_encoded_slash.unwrap_or(false);
     let path = path(place, raw.path.take(), raw.path_prefix.take(), encoded_slash, report);
     let methods = raw.methods.take().map(|names| methods(&place.key("methods"), &names, report));
-    let headers = match_headers(&place.key("match_headers"), raw.match_headers.take().unwrap_or_default(), report);
+    let headers =
+        match_headers(&place.key("match_headers"), raw.match_headers.take().unwrap_or_default(), report);
+    if lost {
+        return None;
+    }
     Some(Matching {
         listener: transposed(listener)?,
         host: transposed(host)?,
@@ -75,7 +94,11 @@ fn path(
     };
     let pattern = check(&at, pattern, report)?;
     if pattern::has_encoded_slash(&pattern) && !encoded_slash {
-        report.error(&at, "has an escaped slash, which no call may have here", "set allow_encoded_slash = true");
+        report.error(
+            &at,
+            "has an escaped slash, which no call may have here",
+            "set allow_encoded_slash = true",
+        );
         return None;
     }
     Some(pattern)
@@ -100,14 +123,15 @@ fn methods(at: &Place<'_>, names: &[String], report: &mut Report) -> Option<Vec<
 
 fn method(name: &str) -> Result<Method, Wrong> {
     let method = Method::from_bytes(name.as_bytes())
-        .map_err(|_| wrong(format!("{name:?} is no method"), "such as \"GET\""))?;
+        .map_err(|_| wrong(format!("{} is no method", quoted(name)), "such as \"GET\""))?;
     let upper = name.to_ascii_uppercase();
     let standard = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].contains(&upper.as_str());
     match upper.as_str() {
         "CONNECT" | "TRACE" => Err(wrong(format!("{upper} is never forwarded"), "leave it out")),
-        _ if standard && upper != name => {
-            Err(wrong(format!("{name:?} is no method: methods are in upper case"), format!("write \"{upper}\"")))
-        }
+        _ if standard && upper != name => Err(wrong(
+            format!("{} is no method: methods are in upper case", quoted(name)),
+            format!("write \"{upper}\""),
+        )),
         _ => Ok(method),
     }
 }

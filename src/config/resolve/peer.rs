@@ -11,9 +11,12 @@ use super::defaults;
 use super::value::{Kind, check, choice, literal_allowed, reference};
 
 pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -> TlsOptions {
-    let Some(RawTls { ca, roots, certificate, private_key, server_name }) = raw else { return TlsOptions::default() };
+    let Some(RawTls { ca, roots, certificate, private_key, server_name }) = raw else {
+        return TlsOptions::default();
+    };
     let (ca_given, roots_given) = (ca.is_some(), roots.is_some());
-    let words = [("ca", Roots::Ca), ("system", Roots::System), ("both", Roots::Both), ("bundled", Roots::Bundled)];
+    let words =
+        [("ca", Roots::Ca), ("system", Roots::System), ("both", Roots::Both), ("bundled", Roots::Bundled)];
     let default = if ca_given { Roots::Ca } else { Roots::System };
     let roots = choice(place, "roots", roots, default, &words, report);
     let roots_at = place.key("roots");
@@ -22,13 +25,21 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
             report.error(&roots_at, "needs `ca`", "ca = { file = \"ca.pem\" }");
         }
         Roots::System if ca_given && roots_given => {
-            report.error(&roots_at, "\"system\" leaves `ca` without use", "write roots = \"both\", or leave out one of them");
+            report.error(
+                &roots_at,
+                "\"system\" leaves `ca` without use",
+                "write roots = \"both\", or leave out one of them",
+            );
         }
         _ => {}
     }
     for (one, other) in [("certificate", "private_key"), ("private_key", "certificate")] {
         if place.key(one).is_written() {
-            report.missing(&place.key(other), format!("is missing beside `{one}`"), format!("{other} = {{ file = \"…\" }}"));
+            report.missing(
+                &place.key(other),
+                format!("is missing beside `{one}`"),
+                format!("{other} = {{ file = \"…\" }}"),
+            );
         }
     }
     if let Some(name) = &server_name {
@@ -61,18 +72,24 @@ pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Rep
                 report.missing(&at, "is missing", "url = \"http://egress:3128\"");
                 return Egress::Direct;
             };
-            let userinfo = userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, Kind::Secret, report));
+            let userinfo =
+                userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, Kind::Secret, report));
             proxy(&at, &url, userinfo, report).unwrap_or_default()
         }
     }
 }
 
 fn proxy(place: &Place<'_>, text: &str, userinfo: Option<Source>, report: &mut Report) -> Option<Egress> {
-    let parts = url::parts(text)
-        .map_err(|error| wrong(error.message, "write \"http://egress:3128\", or \"env\" for HTTPS_PROXY and NO_PROXY"));
+    let parts = url::parts(text).map_err(|error| {
+        wrong(error.message, "write \"http://egress:3128\", or \"env\" for HTTPS_PROXY and NO_PROXY")
+    });
     let parts = check(place, parts, report)?;
     if parts.https {
-        report.error(place, "TLS to the proxy itself is not built yet", "write \"http://…\": what goes through is encrypted by itself");
+        report.error(
+            place,
+            "TLS to the proxy itself is not built yet",
+            "write \"http://…\": what goes through is encrypted by itself",
+        );
         return None;
     }
     if !matches!(parts.path_and_query, "" | "/") {
@@ -81,7 +98,11 @@ fn proxy(place: &Place<'_>, text: &str, userinfo: Option<Source>, report: &mut R
     }
     let userinfo = match (parts.userinfo, userinfo) {
         (Some(_), Some(_)) => {
-            report.error(place, "user and password stand both in the URL and in `userinfo`", "keep `userinfo`");
+            report.error(
+                place,
+                "user and password stand both in the URL and in `userinfo`",
+                "keep `userinfo`",
+            );
             return None;
         }
         (Some(written), None) => {

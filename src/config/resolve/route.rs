@@ -6,8 +6,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::super::document::Place;
 use super::super::model::{
-    Address, CallerAuthorization, Credential, Egress, HeaderEdits, Inject, Protocol, RouteConfig, UpstreamTarget,
-    UpstreamUrl,
+    Address, CallerAuthorization, Credential, Egress, HeaderEdits, Inject, Protocol, RouteConfig,
+    UpstreamTarget, UpstreamUrl,
 };
 use super::super::raw::route::{RawHeaderEdits, RawInject, RawRoute};
 use super::super::raw::values::RawParams;
@@ -32,7 +32,12 @@ pub(super) fn resolve(
     let inject = inject(&place.key("inject"), raw.inject.unwrap_or_default(), report);
     let request_headers = edits(&place.key("request_headers"), raw.request_headers, report);
     if let (Some(inject), Some(Credential::Issuer { .. })) = (&inject, &credential) {
-        refuse_second_credential(&place.key("request_headers").key("set"), &request_headers, &inject.header, report);
+        refuse_second_credential(
+            &place.key("request_headers").key("set"),
+            &request_headers,
+            &inject.header,
+            report,
+        );
     }
     let authorizations = [
         ("replace", CallerAuthorization::Replace),
@@ -60,10 +65,28 @@ pub(super) fn resolve(
         refresh_on: refresh_on(&place.key("refresh_on"), raw.refresh_on, report),
         replay_limit: size(place, "replay_limit", raw.replay_limit, defaults::REPLAY_LIMIT, report),
         allow_encoded_slash: raw.allow_encoded_slash.unwrap_or(false),
-        connect_timeout: timeout(place, "connect_timeout", raw.connect_timeout, defaults::CONNECT_TIMEOUT, report),
-        response_timeout: timeout(place, "response_timeout", raw.response_timeout, defaults::RESPONSE_TIMEOUT, report),
+        connect_timeout: timeout(
+            place,
+            "connect_timeout",
+            raw.connect_timeout,
+            defaults::CONNECT_TIMEOUT,
+            report,
+        ),
+        response_timeout: timeout(
+            place,
+            "response_timeout",
+            raw.response_timeout,
+            defaults::RESPONSE_TIMEOUT,
+            report,
+        ),
         idle_timeout: timeout(place, "idle_timeout", raw.idle_timeout, defaults::IDLE_TIMEOUT, report),
-        connection_max_age: timeout(place, "connection_max_age", raw.connection_max_age, defaults::CONNECTION_MAX_AGE, report),
+        connection_max_age: timeout(
+            place,
+            "connection_max_age",
+            raw.connection_max_age,
+            defaults::CONNECTION_MAX_AGE,
+            report,
+        ),
         tls: peer::tls(&place.key("tls"), raw.tls, report),
         egress,
         upstream: upstream?,
@@ -78,14 +101,24 @@ pub(super) fn resolve(
     Some(route)
 }
 
-fn upstream(place: &Place<'_>, written: Option<String>, known: &Known, report: &mut Report) -> Option<UpstreamUrl> {
+fn upstream(
+    place: &Place<'_>,
+    written: Option<String>,
+    known: &Known,
+    report: &mut Report,
+) -> Option<UpstreamUrl> {
     let at = place.key("upstream");
     let Some(text) = written else {
         report.missing(&at, "is missing", "upstream = \"https://…\"");
         return None;
     };
     let upstream = check(&at, url::upstream(&text, &place.document.file.folder), report)?;
-    let own = known.listeners.configs.iter().flatten().find(|listener| is_address(&upstream.target, &listener.address));
+    let own = known
+        .listeners
+        .configs
+        .iter()
+        .flatten()
+        .find(|listener| is_address(&upstream.target, &listener.address));
     if let Some(listener) = own {
         report.error(
             &at,
@@ -115,9 +148,17 @@ fn is_address(target: &UpstreamTarget, address: &Address) -> bool {
     }
 }
 
-fn check_plaintext(place: &Place<'_>, upstream: Option<&UpstreamUrl>, written: Option<String>, report: &mut Report) {
+fn check_plaintext(
+    place: &Place<'_>,
+    upstream: Option<&UpstreamUrl>,
+    written: Option<String>,
+    report: &mut Report,
+) {
     let allowed = choice(place, "plaintext", written, false, &[("refuse", false), ("allow", true)], report);
-    let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.map(|upstream| &upstream.target) else { return };
+    let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.map(|upstream| &upstream.target)
+    else {
+        return;
+    };
     if url::is_this_machine(host) {
         return;
     }
@@ -152,14 +193,24 @@ fn credential(
             None
         }
         (None, true) => {
-            for key in ["scopes", "params", "inject"].map(|key| place.key(key)).iter().filter(|key| key.is_written()) {
-                report.error(key, "is about a token, and this route sends none", "leave it out, or name an `issuer`");
+            for key in
+                ["scopes", "params", "inject"].map(|key| place.key(key)).iter().filter(|key| key.is_written())
+            {
+                report.error(
+                    key,
+                    "is about a token, and this route sends none",
+                    "leave it out, or name an `issuer`",
+                );
             }
             Some(Credential::Anonymous)
         }
         (None, false) => {
             if !anonymous_at.is_written() || anonymous.is_some() {
-                report.missing(&issuer_at, "is missing", "issuer = \"NAME\", or anonymous = true to forward without a token");
+                report.missing(
+                    &issuer_at,
+                    "is missing",
+                    "issuer = \"NAME\", or anonymous = true to forward without a token",
+                );
             }
             credential::key(place, None, scopes, params, report);
             None
@@ -169,7 +220,9 @@ fn credential(
             if issuer.is_none() && !report.incomplete {
                 let names = known.issuers.keys().map(String::as_str);
                 let otherwise = match names.clone().collect::<Vec<_>>().join(", ") {
-                    none if none.is_empty() => "add it: [issuer.NAME] with token_url, client_id and client_secret".to_owned(),
+                    none if none.is_empty() => {
+                        "add it: [issuer.NAME] with token_url, client_id and client_secret".to_owned()
+                    }
                     names => format!("issuers: {names}"),
                 };
                 let hint = did_you_mean(&name, names, &otherwise);
@@ -211,7 +264,11 @@ fn edits(at: &Place<'_>, raw: Option<RawHeaderEdits>, report: &mut Report) -> He
         let place = at.key("remove").index(index);
         let Some(name) = settable_header(&place, &name, report) else { continue };
         if set.iter().any(|(other, _)| *other == name) {
-            report.error(&place, format!("`{name}` is both set and removed"), "setting replaces what was there");
+            report.error(
+                &place,
+                format!("`{name}` is both set and removed"),
+                "setting replaces what was there",
+            );
         }
         names.push(name);
     }
@@ -220,7 +277,11 @@ fn edits(at: &Place<'_>, raw: Option<RawHeaderEdits>, report: &mut Report) -> He
 
 fn refuse_second_credential(at: &Place<'_>, edits: &HeaderEdits, header: &HeaderName, report: &mut Report) {
     if edits.set.iter().any(|(name, _)| name == header) {
-        report.error(at, format!("sets `{header}`, which carries the token"), "leave it out, or change inject.header");
+        report.error(
+            at,
+            format!("sets `{header}`, which carries the token"),
+            "leave it out, or change inject.header",
+        );
     }
 }
 
@@ -228,8 +289,11 @@ fn refresh_on(at: &Place<'_>, written: Option<Vec<u16>>, report: &mut Report) ->
     let Some(written) = written else { return vec![defaults::REFRESH_ON] };
     let mut statuses = Vec::new();
     for (index, number) in written.into_iter().enumerate() {
-        let status = StatusCode::from_u16(number).ok().filter(|status| (300..=599).contains(&status.as_u16()));
-        let result = status.ok_or_else(|| types::wrong(format!("{number} does not say that a call failed"), "use a status from 300 to 599"));
+        let status =
+            StatusCode::from_u16(number).ok().filter(|status| (300..=599).contains(&status.as_u16()));
+        let result = status.ok_or_else(|| {
+            types::wrong(format!("{number} does not say that a call failed"), "use a status from 300 to 599")
+        });
         statuses.extend(check(&at.index(index), result, report));
     }
     statuses

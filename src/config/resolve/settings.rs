@@ -38,9 +38,14 @@ const LEAST_HEADER_BYTES: usize = 1 << 10;
 pub(super) fn resolve(top: &Place<'_>, written: Written, report: &mut Report) -> Settings {
     let workers = count(top, "workers", written.workers, defaults::WORKERS, report);
     if workers > MOST_WORKERS {
-        report.error(&top.key("workers"), format!("must be at most {MOST_WORKERS}"), "one per core is the most that helps");
+        report.error(
+            &top.key("workers"),
+            format!("must be at most {MOST_WORKERS}"),
+            "one per core is the most that helps",
+        );
     }
-    let shutdown = timeout(top, "shutdown_timeout", written.shutdown_timeout, defaults::SHUTDOWN_TIMEOUT, report);
+    let shutdown =
+        timeout(top, "shutdown_timeout", written.shutdown_timeout, defaults::SHUTDOWN_TIMEOUT, report);
     Settings {
         workers,
         drain_delay: duration(top, "drain_delay", written.drain_delay, defaults::DRAIN_DELAY, report),

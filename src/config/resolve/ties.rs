@@ -51,7 +51,8 @@ pub(super) fn check(routes: &[Candidate<'_>], report: &mut Report) {
 }
 
 fn tell(later: &Candidate<'_>, earlier: &Candidate<'_>, report: &mut Report) {
-    let name = if earlier.name.is_empty() { earlier.place.path.to_string() } else { format!("`{}`", earlier.name) };
+    let name =
+        if earlier.name.is_empty() { earlier.place.path.to_string() } else { format!("`{}`", earlier.name) };
     report.error(
         &later.place,
         format!("ties with route {name} ({}): one call can match both", elsewhere(&earlier.place)),
@@ -124,7 +125,11 @@ fn look_up(
     }
 }
 
-fn keys<'a>(routes: &'a [Candidate<'_>], index: usize, names: &[&str]) -> Vec<(Vec<&'a str>, Option<&'a Method>)> {
+fn keys<'a>(
+    routes: &'a [Candidate<'_>],
+    index: usize,
+    names: &[&str],
+) -> Vec<(Vec<&'a str>, Option<&'a Method>)> {
     let Some(Candidate { matching, .. }) = routes.get(index) else { return Vec::new() };
     let values: Vec<&str> = matching
         .headers

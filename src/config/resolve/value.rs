@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use http::HeaderName;
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
 use super::super::confidential::names_a_secret;
 use super::super::document::Place;
@@ -24,7 +24,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Of a parameter or header, by its name.
-    pub fn named(name: &str) -> Self {
+    pub(super) fn named(name: &str) -> Self {
         if names_a_secret(name) { Self::Secret } else { Self::Public }
     }
 }
@@ -34,21 +34,45 @@ pub(super) fn check<T>(place: &Place<'_>, result: Result<T, Wrong>, report: &mut
     result.map_err(|wrong| report.error(place, wrong.message, wrong.hint)).ok()
 }
 
-pub(super) fn duration(at: &Place<'_>, key: &str, text: Option<DurationText>, default: Duration, report: &mut Report) -> Duration {
+pub(super) fn duration(
+    at: &Place<'_>,
+    key: &str,
+    text: Option<DurationText>,
+    default: Duration,
+    report: &mut Report,
+) -> Duration {
     text.and_then(|text| check(&at.key(key), types::duration(&text.0), report)).unwrap_or(default)
 }
 
 /// A timeout; `"0s"` turns it off.
-pub(super) fn timeout(at: &Place<'_>, key: &str, text: Option<DurationText>, default: Duration, report: &mut Report) -> Option<Duration> {
+pub(super) fn timeout(
+    at: &Place<'_>,
+    key: &str,
+    text: Option<DurationText>,
+    default: Duration,
+    report: &mut Report,
+) -> Option<Duration> {
     Some(duration(at, key, text, default, report)).filter(|duration| !duration.is_zero())
 }
 
-pub(super) fn size(at: &Place<'_>, key: &str, text: Option<SizeText>, default: usize, report: &mut Report) -> usize {
+pub(super) fn size(
+    at: &Place<'_>,
+    key: &str,
+    text: Option<SizeText>,
+    default: usize,
+    report: &mut Report,
+) -> usize {
     text.and_then(|text| check(&at.key(key), types::size(&text.0), report)).unwrap_or(default)
 }
 
 /// A count of at least one.
-pub(super) fn count(at: &Place<'_>, key: &str, number: Option<usize>, default: usize, report: &mut Report) -> usize {
+pub(super) fn count(
+    at: &Place<'_>,
+    key: &str,
+    number: Option<usize>,
+    default: usize,
+    report: &mut Report,
+) -> usize {
     if number == Some(0) {
         report.error(&at.key(key), "must be at least 1", "");
     }
@@ -56,7 +80,14 @@ pub(super) fn count(at: &Place<'_>, key: &str, number: Option<usize>, default: u
 }
 
 /// One of a few words; the first is the default.
-pub(super) fn choice<T: Copy>(at: &Place<'_>, key: &str, written: Option<String>, first: T, choices: &[(&str, T)], report: &mut Report) -> T {
+pub(super) fn choice<T: Copy>(
+    at: &Place<'_>,
+    key: &str,
+    written: Option<String>,
+    first: T,
+    choices: &[(&str, T)],
+    report: &mut Report,
+) -> T {
     let Some(written) = written else { return first };
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == written) {
         return *value;
@@ -69,7 +100,12 @@ pub(super) fn choice<T: Copy>(at: &Place<'_>, key: &str, written: Option<String>
 }
 
 /// A literal or where the value stands.
-pub(super) fn reference(place: &Place<'_>, raw: RawReference, kind: Kind, report: &mut Report) -> Option<Source> {
+pub(super) fn reference(
+    place: &Place<'_>,
+    raw: RawReference,
+    kind: Kind,
+    report: &mut Report,
+) -> Option<Source> {
     match raw {
         RawReference::Literal(secret) => {
             if kind == Kind::Secret && secret.is_empty() {
@@ -104,7 +140,10 @@ pub(super) fn literal_allowed(place: &Place<'_>, kind: Kind, report: &mut Report
     report.error(
         place,
         "a secret as a literal, in a file that others may read",
-        format!("run `chmod 600 {}`, or write {{ file = \"…\" }} or {{ env = \"…\" }}", file.display.display()),
+        format!(
+            "run `chmod 600 {}`, or write {{ file = \"…\" }} or {{ env = \"…\" }}",
+            file.display.display()
+        ),
     );
     None
 }
@@ -132,12 +171,21 @@ fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, report: &mut Report) -> 
         (None, None) => {
             if let Some(DeValue::Datetime(_)) = place.value() {
                 report.error(place, "expected a string, found a date", "put it in quotes");
-            } else if !["file", "env", "webhook"].iter().any(|key| place.key(key).is_written()) {
-                report.error(place, "does not say where the value stands", "write { file = \"…\" } or { env = \"…\" }");
+            } else if place.value().and_then(DeValue::as_table).is_some_and(says_nothing) {
+                report.error(
+                    place,
+                    "does not say where the value stands",
+                    "write { file = \"…\" } or { env = \"…\" }",
+                );
             }
             None
         }
     }
+}
+
+/// Any other key was reported by itself.
+fn says_nothing(table: &DeTable<'_>) -> bool {
+    table.keys().all(|key| key.get_ref() == "pointer")
 }
 
 /// Parameters that have a key of their own.
@@ -145,7 +193,10 @@ const OWN_KEYS: &[(&str, &str)] = &[
     ("grant_type", "the grant is set by `grant_type`"),
     ("scope", "use `scopes`"),
     ("client_id", "use `client_id`, and `send_client_id = true` to send it as a parameter"),
-    ("client_secret", "use `client_secret`, and `client_auth = \"client_secret_post\"` to send it as a parameter"),
+    (
+        "client_secret",
+        "use `client_secret`, and `client_auth = \"client_secret_post\"` to send it as a parameter",
+    ),
 ];
 
 pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report) -> Params {
@@ -167,7 +218,13 @@ pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report
     params
 }
 
-fn param(place: &Place<'_>, name: &str, raw: RawParam, may_be_array: bool, report: &mut Report) -> Option<ParamValue> {
+fn param(
+    place: &Place<'_>,
+    name: &str,
+    raw: RawParam,
+    may_be_array: bool,
+    report: &mut Report,
+) -> Option<ParamValue> {
     match raw {
         RawParam::Integer(number) => Some(ParamValue::Integer(number)),
         RawParam::Boolean(flag) => Some(ParamValue::Boolean(flag)),
@@ -179,9 +236,7 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, may_be_array: bool, repor
             let written = place.value().and_then(DeValue::as_float).map(|float| float.as_str().to_owned());
             Some(ParamValue::Float(written.unwrap_or_else(|| number.to_string())))
         }
-        RawParam::Reference(raw) => {
-            reference(place, raw, Kind::named(name), report).map(ParamValue::Value)
-        }
+        RawParam::Reference(raw) => reference(place, raw, Kind::named(name), report).map(ParamValue::Value),
         RawParam::Array(items) if may_be_array => {
             let items = items.into_iter().enumerate();
             let values = items.map(|(index, item)| param(&place.index(index), name, item, false, report));
@@ -230,7 +285,11 @@ pub(super) fn settable_header(place: &Place<'_>, name: &str, report: &mut Report
 }
 
 /// Headers to set; two spellings of one name are a mistake.
-pub(super) fn headers(at: &Place<'_>, raw: Option<BTreeMap<String, RawReference>>, report: &mut Report) -> Vec<(HeaderName, Source)> {
+pub(super) fn headers(
+    at: &Place<'_>,
+    raw: Option<BTreeMap<String, RawReference>>,
+    report: &mut Report,
+) -> Vec<(HeaderName, Source)> {
     let mut headers: Vec<(HeaderName, Source)> = Vec::new();
     for (written, raw) in raw.into_iter().flatten() {
         let place = at.key(&written);
@@ -239,10 +298,10 @@ pub(super) fn headers(at: &Place<'_>, raw: Option<BTreeMap<String, RawReference>
             report.error(&place, "is given twice, in two spellings", "keep one");
             continue;
         }
-        if let RawReference::Literal(value) = &raw {
-            if check(&place, types::header_value(value.expose()), report).is_none() {
-                continue;
-            }
+        if let RawReference::Literal(value) = &raw
+            && check(&place, types::header_value(value.expose()), report).is_none()
+        {
+            continue;
         }
         if let Some(source) = reference(&place, raw, Kind::named(&written), report) {
             headers.push((name, source));

@@ -2,7 +2,7 @@
 
 use super::super::model::{HostPattern, PathPattern};
 use super::url::host_name;
-use super::{Wrong, wrong};
+use super::{Wrong, quoted, wrong};
 
 /// A route's `host`: a name, an IP literal (IPv6 in brackets) or `*.` and a name.
 pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
@@ -11,10 +11,16 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
         return Ok(HostPattern::Wildcard(format!(".{}", rest.to_ascii_lowercase())));
     }
     if text == "*" {
-        return Err(wrong("\"*\" matches no host", "leave `host` out: the route then answers to the listener's own names"));
+        return Err(wrong(
+            "\"*\" matches no host",
+            "leave `host` out: the route then answers to the listener's own names",
+        ));
     }
     if text.contains('*') {
-        return Err(wrong(format!("{text:?} has its `*` in a wrong place"), "`*` may only stand first: \"*.example.com\""));
+        return Err(wrong(
+            format!("{} has its `*` in a wrong place", quoted(text)),
+            "`*` may only stand first: \"*.example.com\"",
+        ));
     }
     plain_host(text)?;
     Ok(HostPattern::Exact(text.to_ascii_lowercase()))
@@ -23,7 +29,10 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
 /// A name in `names` of a listener.
 pub(crate) fn listener_name(text: &str) -> Result<String, Wrong> {
     if text.contains('*') {
-        return Err(wrong(format!("{text:?} is no host name"), "name each host; only a route's `host` takes a wildcard"));
+        return Err(wrong(
+            format!("{} is no host name", quoted(text)),
+            "name each host; only a route's `host` takes a wildcard",
+        ));
     }
     plain_host(text)?;
     Ok(text.to_ascii_lowercase())
@@ -36,28 +45,32 @@ fn plain_host(text: &str) -> Result<(), Wrong> {
     if let Some(inside) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return match inside.parse::<std::net::Ipv6Addr>() {
             Ok(_) => Ok(()),
-            Err(_) => Err(wrong(format!("{text:?} is no IPv6 address"), "")),
+            Err(_) => Err(wrong(format!("{} is no IPv6 address", quoted(text)), "")),
         };
     }
     if let Some((name, _)) = text.split_once(':') {
-        return Err(wrong("a host is matched without its port", format!("write \"{name}\"")));
+        return Err(wrong("a host is matched without its port", format!("write {}", quoted(name))));
     }
     if text.ends_with('.') {
-        return Err(wrong(format!("{text:?} ends in a dot"), "leave the dot out"));
+        return Err(wrong(format!("{} ends in a dot", quoted(text)), "leave the dot out"));
     }
-    host_name(text).map_err(|error| wrong(format!("{text:?} {}", error.message), error.hint))
+    host_name(text).map_err(|error| wrong(format!("{} {}", quoted(text), error.message), error.hint))
 }
 
 /// A browser origin as browsers write it: `scheme://host[:port]`, lower case.
 pub(crate) fn origin(text: &str) -> Result<String, Wrong> {
-    let wrong_form = |hint: &str| wrong(format!("{text:?} is no origin"), hint);
+    let wrong_form = |hint: &str| wrong(format!("{} is no origin", quoted(text)), hint);
     if text == "*" {
-        return Err(wrong("any page on the web could then use the credentials", "name each origin: \"https://app.example\""));
+        return Err(wrong(
+            "any page on the web could then use the credentials",
+            "name each origin: \"https://app.example\"",
+        ));
     }
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(wrong_form("write \"https://app.example\""));
     };
-    let scheme_fits = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+    let scheme_fits =
+        scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
     let rest_fits = rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
     if scheme.is_empty() || rest.is_empty() || !scheme_fits || !rest_fits {
         return Err(wrong_form("an origin has no path: \"https://app.example\""));
@@ -69,7 +82,7 @@ pub(crate) fn origin(text: &str) -> Result<String, Wrong> {
         _ => return Ok(lower),
     };
     // Browsers leave the default port out.
-    Ok(lower.strip_suffix(default).map_or(lower.clone(), str::to_owned))
+    Ok(lower.strip_suffix(default).map_or_else(|| lower.clone(), str::to_owned))
 }
 
 pub(crate) fn exact_path(text: &str) -> Result<PathPattern, Wrong> {
@@ -86,7 +99,10 @@ pub(crate) fn path_prefix(text: &str) -> Result<PathPattern, Wrong> {
 
 fn absolute(text: &str) -> Result<(), Wrong> {
     if !text.starts_with('/') {
-        return Err(wrong(format!("{text:?} does not begin with a slash"), format!("write {:?}", format!("/{text}"))));
+        return Err(wrong(
+            format!("{} does not begin with a slash", quoted(text)),
+            format!("write {}", quoted(&format!("/{text}"))),
+        ));
     }
     if text.contains(['?', '#']) {
         return Err(wrong("is more than a path", "leave out `?`, `#` and what follows"));
@@ -105,8 +121,18 @@ pub(crate) fn canonical_path(text: &str) -> Result<String, Wrong> {
                 let decoded = escape(bytes.next(), bytes.next())
                     .ok_or_else(|| wrong("the path has a broken escape", "write `%25` for a percent sign"))?;
                 match decoded {
-                    b'\\' => return Err(wrong("the path has an escaped backslash", "no request with one is let through")),
-                    0..=0x1F | 0x7F => return Err(wrong("the path has an escaped control character", "no request with one is let through")),
+                    b'\\' => {
+                        return Err(wrong(
+                            "the path has an escaped backslash",
+                            "no request with one is let through",
+                        ));
+                    }
+                    0..=0x1F | 0x7F => {
+                        return Err(wrong(
+                            "the path has an escaped control character",
+                            "no request with one is let through",
+                        ));
+                    }
                     byte if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') => {
                         path.push(char::from(byte));
                     }
@@ -114,7 +140,12 @@ pub(crate) fn canonical_path(text: &str) -> Result<String, Wrong> {
                 }
             }
             0x21..=0x7E => path.push(char::from(byte)),
-            _ => return Err(wrong("the path has a space, a control character or one beyond ASCII", "percent-encode it")),
+            _ => {
+                return Err(wrong(
+                    "the path has a space, a control character or one beyond ASCII",
+                    "percent-encode it",
+                ));
+            }
         }
     }
     let dot = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
@@ -145,16 +176,23 @@ mod tests {
         assert_eq!(host("*.Example.com"), Ok(HostPattern::Wildcard(".example.com".into())));
         assert_eq!(host("10.0.0.1"), Ok(HostPattern::Exact("10.0.0.1".into())));
         assert_eq!(host("[::1]"), Ok(HostPattern::Exact("[::1]".into())));
-        for text in ["", "*", "*.", "a.*.b", "*a.b", "**.a", "a:80", "https://a", "a/b", "a b", "a.", "é", "[zz]"] {
+        for text in
+            ["", "*", "*.", "a.*.b", "*a.b", "**.a", "a:80", "https://a", "a/b", "a b", "a.", "é", "[zz]"]
+        {
             assert!(host(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn prefixes() {
-        for (text, prefix) in
-            [("/", ""), ("/billing", "/billing"), ("/billing/", "/billing"), ("/%61", "/a"), ("/a//", "/a/"), ("/%c3%a9", "/%C3%A9")]
-        {
+        for (text, prefix) in [
+            ("/", ""),
+            ("/billing", "/billing"),
+            ("/billing/", "/billing"),
+            ("/%61", "/a"),
+            ("/a//", "/a/"),
+            ("/%c3%a9", "/%C3%A9"),
+        ] {
             assert_eq!(path_prefix(text), Ok(PathPattern::Prefix(prefix.into())), "{text}");
         }
         assert_eq!(exact_path("/a/"), Ok(PathPattern::Exact("/a/".into())));
@@ -162,9 +200,25 @@ mod tests {
 
     #[test]
     fn refuses_paths_that_no_request_can_have() {
-        for text in
-            ["", "a", "/a?b", "/a#b", "/./a", "/a/..", "/%2e%2E/a", "/..;x/", "/a\\b", "/%5c", "/%00", "/%7f", "/%", "/%4", "/%zz", "/é", "/a b"]
-        {
+        for text in [
+            "",
+            "a",
+            "/a?b",
+            "/a#b",
+            "/./a",
+            "/a/..",
+            "/%2e%2E/a",
+            "/..;x/",
+            "/a\\b",
+            "/%5c",
+            "/%00",
+            "/%7f",
+            "/%",
+            "/%4",
+            "/%zz",
+            "/é",
+            "/a b",
+        ] {
             assert!(path_prefix(text).is_err(), "{text}");
             assert!(exact_path(text).is_err(), "{text}");
         }

@@ -19,7 +19,7 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port.unwrap_or(if self.https { 443 } else { 80 })
     }
 
@@ -45,8 +45,13 @@ pub(crate) fn parts(text: &str) -> Result<Parts<'_>, Wrong> {
     if rest.contains('#') {
         return Err(wrong("the URL has a fragment", "leave out `#` and what follows"));
     }
-    if !rest.bytes().all(|byte| (0x21..=0x7E).contains(&byte) && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`')) {
-        return Err(wrong("the URL holds a character that no URL may have", "percent-encode it; write a host's name in punycode"));
+    if !rest.bytes().all(|byte| {
+        (0x21..=0x7E).contains(&byte) && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`')
+    }) {
+        return Err(wrong(
+            "the URL holds a character that no URL may have",
+            "percent-encode it; write a host's name in punycode",
+        ));
     }
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path_and_query) = rest.split_at(end);
@@ -60,7 +65,8 @@ pub(crate) fn parts(text: &str) -> Result<Parts<'_>, Wrong> {
 
 fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Wrong> {
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
-        let (inside, after) = rest.split_once(']').ok_or_else(|| wrong("the URL's host has no closing bracket", ""))?;
+        let (inside, after) =
+            rest.split_once(']').ok_or_else(|| wrong("the URL's host has no closing bracket", ""))?;
         let address: Ipv6Addr = inside.parse().map_err(|_| wrong("the URL's host is no IPv6 address", ""))?;
         match after.strip_prefix(':') {
             Some(port) => (address.to_string(), Some(port)),
@@ -68,12 +74,20 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Wrong> {
             None => return Err(wrong("the URL's host is no IPv6 address", "")),
         }
     } else {
-        let (host, port) = authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
-        host_name(host).map_err(|_| wrong("the URL's host is no host name", "such as \"https://api.example.com\""))?;
+        let (host, port) =
+            authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
+        host_name(host)
+            .map_err(|_| wrong("the URL's host is no host name", "such as \"https://api.example.com\""))?;
         (host.to_ascii_lowercase(), port)
     };
     let port = port
-        .map(|port| Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?.parse::<u16>().ok().filter(|&port| port > 0))
+        .map(|port| {
+            Some(port)
+                .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?
+                .parse::<u16>()
+                .ok()
+                .filter(|&port| port > 0)
+        })
         .map(|port| port.ok_or_else(|| wrong("the URL's port is not between 1 and 65535", "")))
         .transpose()?;
     Ok((host, port))
@@ -88,7 +102,10 @@ pub(crate) fn host_name(text: &str) -> Result<(), Wrong> {
     };
     let looks_like_ipv4 =
         name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-    if name.len() <= 253 && name.split('.').all(label) && (!looks_like_ipv4 || name.parse::<Ipv4Addr>().is_ok()) {
+    if name.len() <= 253
+        && name.split('.').all(label)
+        && (!looks_like_ipv4 || name.parse::<Ipv4Addr>().is_ok())
+    {
         return Ok(());
     }
     Err(wrong("is no host name", "use ASCII letters, digits, `-` and dots; write other names in punycode"))
@@ -123,7 +140,9 @@ pub(crate) fn http_url(text: &str) -> Result<HttpUrl, Wrong> {
 /// A route's upstream: an absolute URL, or `unix:/run/app.sock`, with a path as `unix:/run/app.sock:/api`.
 pub(crate) fn upstream(text: &str, folder: &Path) -> Result<UpstreamUrl, Wrong> {
     if let Some(rest) = text.strip_prefix("unix:") {
-        let (socket, path) = rest.split_once(":/").map_or((rest, String::new()), |(socket, path)| (socket, format!("/{path}")));
+        let (socket, path) = rest
+            .split_once(":/")
+            .map_or((rest, String::new()), |(socket, path)| (socket, format!("/{path}")));
         check_path(&path)?;
         return Ok(UpstreamUrl {
             text: text.to_owned(),
@@ -205,7 +224,9 @@ mod tests {
         let unix = up("unix:/run/app.sock:/api").unwrap();
         assert_eq!(unix.target, UpstreamTarget::Unix("/run/app.sock".into()));
         assert_eq!((unix.path.as_str(), unix.authority.as_str()), ("/api", "localhost"));
-        for text in ["https://h/a/../b", "https://h/?q", "https://h?q", "https://h/%zz", "unix:", "https://u@h/"] {
+        for text in
+            ["https://h/a/../b", "https://h/?q", "https://h?q", "https://h/%zz", "unix:", "https://u@h/"]
+        {
             assert!(up(text).is_err(), "{text}");
         }
     }

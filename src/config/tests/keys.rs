@@ -1,0 +1,174 @@
+//! The schema, the example, the reference page and the defaults say the same.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{lines, load, with};
+use crate::config::{self, Config, schema};
+
+const EXAMPLE: &str = include_str!("../../../config.example.toml");
+const REFERENCE: &str = include_str!("../../../docs/config.md");
+
+fn keys() -> BTreeSet<String> {
+    fn collect(node: &Value, keys: &mut BTreeSet<String>) {
+        match node {
+            Value::Object(object) => {
+                if let Some(Value::Object(properties)) = object.get("properties") {
+                    keys.extend(properties.keys().cloned());
+                }
+                object.values().for_each(|child| collect(child, keys));
+            }
+            Value::Array(items) => items.iter().for_each(|child| collect(child, keys)),
+            _ => {}
+        }
+    }
+    let mut keys = BTreeSet::new();
+    collect(&schema(), &mut keys);
+    keys
+}
+
+#[test]
+fn every_key_stands_in_the_example_and_in_the_reference() {
+    let words: BTreeSet<&str> = EXAMPLE.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    for key in keys() {
+        assert!(words.contains(key.as_str()), "config.example.toml lacks {key}");
+        assert!(REFERENCE.contains(&format!("`{key}`")), "docs/config.md lacks `{key}`");
+    }
+}
+
+#[test]
+fn the_example_loads() {
+    let text = EXAMPLE.replace("include = [\"conf.d/*.toml\"]", "");
+    let config = load(&text).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.warnings, []);
+    assert!(!config::check_references(&config).is_empty(), "its files are not there");
+}
+
+/// Each commented line that is another way to write a key works too.
+#[test]
+fn the_examples_other_ways_load_too() {
+    let mut tried = 0;
+    for line in EXAMPLE.lines().filter_map(|line| line.strip_prefix("# ")) {
+        let Some((key, _)) = line.split_once(" = ") else { continue };
+        let issuer = match key {
+            "tls" if line.contains("client_ca") => continue,
+            "tls" | "proxy" => with(line, line),
+            "client_secret" => with(line, ""),
+            "issuer_url" => with("", "").replace("token_url = \"https://idp/token\"", line),
+            "path" => with("", line),
+            _ => continue,
+        };
+        tried += 1;
+        assert_eq!(lines(&issuer), [""; 0], "{line}");
+    }
+    assert!(tried > 6, "{tried}");
+    let listeners: String = EXAMPLE
+        .lines()
+        .skip_while(|line| *line != "# [listener.network]")
+        .map_while(|line| line.strip_prefix("# ").or_else(|| line.is_empty().then_some("")))
+        .filter(|line| !line.starts_with("group"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_eq!(lines(&format!("{listeners}{}", with("", ""))), [""; 0]);
+}
+
+/// The schema's defaults below a definition, as TOML lines.
+fn defaults(schema: &Value, definition: Option<&str>) -> String {
+    let node = definition.map_or(schema, |name| &schema["$defs"][name]);
+    let properties = node["properties"].as_object().unwrap();
+    let written = properties.iter().filter_map(|(key, value)| {
+        let default = value.get("default").filter(|default| !default.is_object())?;
+        // A path_prefix beside path, and anonymous beside issuer, are the caller's to choose.
+        Some(format!("{key} = {default}\n"))
+    });
+    written.collect()
+}
+
+/// All that a config says, but for digests: they are over what is written, and a default written out differs.
+fn shape(config: &Config) -> String {
+    let digest = format!("{:?}", config.issuers["corp"].digest);
+    let parts =
+        (&config.limits, &config.log, &config.admin, &config.listeners, &config.issuers, &config.routes);
+    let times = (config.workers, config.drain_delay, config.shutdown_timeout);
+    format!("{times:?} {parts:?}").replace(&digest, "")
+}
+
+#[test]
+fn the_schemas_defaults_are_the_real_ones() {
+    let schema = schema();
+    let response = defaults(&schema, Some("Response")).replace('\n', ", ");
+    let inject = defaults(&schema, Some("Inject")).replace('\n', ", ");
+    let listener: String = defaults(&schema, Some("Listener"))
+        .lines()
+        .filter(|line| !line.starts_with("mode") && !line.starts_with("allow_uids"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let written = format!(
+        "{}[limits]\n{}[log]\n{}[admin]\n{}[listener.main]\n{listener}{}",
+        defaults(&schema, None),
+        defaults(&schema, Some("Limits")),
+        defaults(&schema, Some("Log")),
+        defaults(&schema, Some("Admin")),
+        with(
+            &format!(
+                "client_secret = {{ env = \"S\" }}\n{}response = {{ {} }}",
+                defaults(&schema, Some("Issuer")),
+                response.trim_end_matches(", ")
+            ),
+            &format!(
+                "{}inject = {{ {} }}",
+                defaults(&schema, Some("Route")).replace("anonymous", "#"),
+                inject.trim_end_matches(", ")
+            ),
+        ),
+    );
+    let written = load(&written).unwrap_or_else(|problems| panic!("{problems}\n{written}"));
+    let plain = load(&with("", "")).unwrap();
+    assert_eq!(shape(&written), shape(&plain));
+}
+
+#[test]
+fn equal_issuers_have_equal_digests_and_others_have_not() {
+    let digest = |issuer: &str| load(&with(issuer, "")).unwrap().issuers["corp"].digest;
+    let plain = digest("");
+    assert_eq!(digest("# a comment"), plain);
+    assert_eq!(
+        digest("client_secret = { file = \"a\" }"),
+        digest("client_secret = { file = \"/etc/bearerd/a\" }")
+    );
+    assert_eq!(digest("tls = { roots = \"bundled\" }"), digest("tls.roots = \"bundled\""));
+    let mut all = vec![
+        plain,
+        digest("client_secret = { file = \"b\" }"),
+        digest("client_secret = { env = \"b\" }"),
+        digest("timeout = \"9s\""),
+        digest("params = { a = 1 }"),
+        digest("params = { a = \"1\" }"),
+        digest("params = { a = [1] }"),
+        digest("scopes = [\"a\", \"b\"]"),
+        digest("scopes = [\"a,b\"]"),
+    ];
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count);
+}
+
+#[test]
+fn a_routes_credential_has_its_own_scopes_and_more_parameters() {
+    let text = with(
+        "scopes = [\"a\", \"b\"]\nparams = { x = 1, y = 1.50 }",
+        "scopes = [\"c\"]\nparams = { y = true, z = [\"1\", { env = \"Z\" }] }",
+    );
+    let config = load(&text).unwrap();
+    let config::Credential::Issuer { key, issuer } = &config.routes[0].credential else { panic!() };
+    assert_eq!(key.scopes, BTreeSet::from(["c".to_owned()]));
+    assert_eq!(key.params.keys().collect::<Vec<_>>(), ["x", "y", "z"]);
+    assert_eq!(key.params["y"], config::ParamValue::Boolean(true));
+    assert_eq!(issuer.params["y"], config::ParamValue::Float("1.50".to_owned()));
+    assert_eq!(key.issuer_digest, issuer.digest);
+    let plain = load(&text.replace("scopes = [\"c\"]\n", "")).unwrap();
+    let config::Credential::Issuer { key, .. } = &plain.routes[0].credential else { panic!() };
+    assert_eq!(key.scopes.len(), 2);
+}
