@@ -3,7 +3,7 @@
 use bearerd::route::{host, path};
 
 /// A config file: it loads, or every mistake is told.
-pub fn config(bytes: &[u8]) {
+pub(crate) fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Err(problems) = bearerd::config::load_text(text) {
         assert!(!problems.0.is_empty(), "refused without a reason");
@@ -14,12 +14,12 @@ pub fn config(bytes: &[u8]) {
 }
 
 /// An answer of a token endpoint: the first byte chooses status and format, the rest is the body.
-pub fn token_response(bytes: &[u8]) {
+pub(crate) fn token_response(bytes: &[u8]) {
     bearerd::issuer::fuzz_response(bytes);
 }
 
 /// Lines: a request target, an upstream's path, a `Host`.
-pub fn path(bytes: &[u8]) {
+pub(crate) fn path(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut lines = text.split('\n');
     let mut line = || lines.next().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Call;
+use super::{Call, host};
 use crate::config::{HostPattern, PathPattern, RouteConfig};
 
 /// Which of a route's conditions a call meets. A condition that the route does not have is met.
@@ -35,7 +35,7 @@ pub fn met(route: &RouteConfig, call: &Call<'_>) -> Met {
 fn meets_host(pattern: Option<&HostPattern>, call: &Call<'_>) -> bool {
     match pattern {
         None => call.own_name || call.host.is_empty(),
-        Some(HostPattern::Exact(host)) => host == call.host,
+        Some(HostPattern::Exact(host)) => host::unbracketed(host) == call.host,
         Some(HostPattern::Wildcard(suffix)) => call.host.strip_suffix(suffix.as_str()).is_some_and(is_labels),
     }
 }

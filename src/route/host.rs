@@ -44,7 +44,7 @@ fn is_name(host: &str) -> bool {
 /// `host` is what [`split_host`] gave; letter case does not matter.
 pub fn is_own_name(listener: &ListenerConfig, local: Option<SocketAddr>, host: &str) -> bool {
     if host.eq_ignore_ascii_case("localhost")
-        || listener.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+        || listener.names.iter().any(|name| unbracketed(name).eq_ignore_ascii_case(host))
     {
         return true;
     }
@@ -59,6 +59,11 @@ pub fn is_own_name(listener: &ListenerConfig, local: Option<SocketAddr>, host: &
         IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST,
     };
     loopback || own.is_some_and(|own| own == literal && !own.is_unspecified())
+}
+
+/// A host of the config in the form that [`split_host`] gives: an IPv6 address is written with brackets there.
+pub(super) fn unbracketed(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
 }
 
 /// An address in the one spelling that it is printed in (RFC 5952 for IPv6).

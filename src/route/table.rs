@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
-use super::criteria;
 use super::group::{Groups, Rule};
 use super::path::MatchPath;
 use super::tree::Tree;
+use super::{criteria, host};
 use crate::config::{HostPattern, PathPattern, RouteConfig};
 
 pub struct RouteTable {
@@ -82,7 +82,9 @@ impl RouteTable {
         for (index, route) in routes.iter().enumerate() {
             let site = match &route.host {
                 None => &mut table.own,
-                Some(HostPattern::Exact(host)) => table.exact.entry(host.as_str().into()).or_default(),
+                Some(HostPattern::Exact(host)) => {
+                    table.exact.entry(host::unbracketed(host).into()).or_default()
+                }
                 Some(HostPattern::Wildcard(suffix)) => {
                     let labels = suffix.strip_prefix('.').unwrap_or(suffix).rsplit('.');
                     table.wildcards.entry(labels).get_or_insert_default()

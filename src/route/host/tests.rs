@@ -169,6 +169,8 @@ fn a3_tricks_are_no_own_names() {
 
 #[test]
 fn the_configured_names_are_own_names() {
+    let six = listener("127.0.0.1:8080", &["[fd00::1]"]);
+    assert!(own(&six, None, "[fd00::1]:80"));
     let listener = listener("127.0.0.1:8080", &["api.internal"]);
     assert!(own(&listener, None, "api.internal:443"));
     assert!(own(&listener, None, "API.Internal"));

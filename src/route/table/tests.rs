@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::route::fixture::route;
-use crate::route::{criteria, path};
+use crate::route::{criteria, host, path};
 
 /// A call in the tests' words.
 #[derive(Debug, Clone)]
@@ -144,6 +144,15 @@ fn a_route_without_host_answers_to_the_listeners_own_names_alone() {
     let routes = Routes::new([route("own", "", "/*")]);
     routes.expect(&get("localhost", "/"), "own");
     routes.expect(&get("other.test", "/"), "none");
+}
+
+#[test]
+fn an_ipv6_host_is_written_with_brackets_and_matched_without() {
+    let routes = Routes::new([route("six", "[fd00::1]", "/*")]);
+    let six = host::split_host("[fd00::1]:8080").unwrap();
+    routes.expect(&get(&six, "/"), "six");
+    assert!(routes.1.names_host(0, &six));
+    assert!(get(&six, "/").with(|call| criteria::met(&routes.0[0], call)).all());
 }
 
 #[test]
