@@ -15,13 +15,16 @@
     reason = "the rules for the request path and for config errors are not for tests"
 )]
 
+mod callers;
 mod errors;
 mod headers;
 mod issuer_answers;
 mod issuer_failures;
 mod paths;
+mod protocols;
 mod replay;
 mod requests;
 mod routing;
 mod support;
 mod token_life;
+mod websocket;
