@@ -17,14 +17,17 @@
 
 mod callers;
 mod errors;
+mod grpc;
 mod headers;
 mod issuer_answers;
 mod issuer_failures;
+mod limits;
 mod paths;
 mod protocols;
 mod replay;
 mod requests;
 mod routing;
+mod smuggling;
 mod support;
 mod token_life;
 mod websocket;
