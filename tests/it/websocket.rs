@@ -166,7 +166,7 @@ async fn bytes_pass_both_ways_after_101() {
     client.wire.send("\0\u{1}\u{2}").await.unwrap();
     assert_eq!(wire.exact(3).await.unwrap(), b"\0\x01\x02");
     client.wire.finish().await.unwrap();
-    assert!(within("the half-close to pass", wire.to_end()).await.unwrap().is_empty());
+    assert!(within("the half-close to pass", wire.rest()).await.unwrap().is_empty());
 }
 
 #[tokio::test]
