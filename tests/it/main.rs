@@ -15,13 +15,26 @@
     reason = "the rules for the request path and for config errors are not for tests"
 )]
 
+mod admin;
+mod callers;
+mod check;
+mod cli;
 mod errors;
+mod grpc;
 mod headers;
 mod issuer_answers;
 mod issuer_failures;
+mod limits;
+mod oidc;
 mod paths;
+mod process;
+mod protocols;
+mod reload;
 mod replay;
 mod requests;
 mod routing;
+mod secrets;
+mod smuggling;
 mod support;
 mod token_life;
+mod websocket;

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub use answer::{Answer, Gate};
 pub use bearerd::Bearerd;
 pub use client::{Call, Client};
-pub use message::{Head, Recorded, Response};
+pub use message::{Recorded, Response};
 pub use scripted::Scripted;
 pub use setup::{Setup, World};
 pub use wire::Wire;

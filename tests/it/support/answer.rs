@@ -46,7 +46,6 @@ pub struct Answer {
     status: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
-    length: bool,
     /// Stands in for status, headers and body.
     raw: Option<Vec<u8>>,
     after: Vec<Step>,
@@ -59,7 +58,6 @@ impl Answer {
             status: format!("{status} Scripted"),
             headers: Vec::new(),
             body: Vec::new(),
-            length: true,
             raw: None,
             after: Vec::new(),
         }
@@ -117,12 +115,6 @@ impl Answer {
         self
     }
 
-    /// Without `Content-Length`: the headers say how long the body is.
-    pub fn without_length(mut self) -> Self {
-        self.length = false;
-        self
-    }
-
     pub fn gated(mut self, gate: &Gate) -> Self {
         self.before.push(Step::Wait(gate.clone()));
         self
@@ -166,7 +158,7 @@ impl Answer {
             bytes.extend_from_slice(b"\r\n");
         }
         let without = ["204", "304"].iter().any(|status| self.status.starts_with(status));
-        if self.length && !without {
+        if !without {
             bytes.extend_from_slice(format!("content-length: {}\r\n", self.body.len()).as_bytes());
         }
         bytes.extend_from_slice(b"\r\n");
@@ -192,7 +184,7 @@ impl Answer {
                     }
                 }
                 Step::Hang => {
-                    wire.to_end().await?;
+                    wire.rest().await?;
                     return Ok(false);
                 }
                 Step::Close => return Ok(false),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -93,7 +93,7 @@ impl Bearerd {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("bearerd ended at once with {status}: {}", log.text());
             }
-            let found = listening_address(&log.events(), name);
+            let found = listening_address(&log, name);
             async { found }
         })
         .await
@@ -106,10 +106,6 @@ impl Bearerd {
     /// The folder, kept for another start.
     pub fn shared_folder(&self) -> Arc<TempDir> {
         Arc::clone(&self.folder)
-    }
-
-    pub fn config_path(&self) -> PathBuf {
-        self.folder.path().join("bearerd.toml")
     }
 
     pub fn log(&self) -> &Log {
@@ -226,11 +222,22 @@ fn listener_names(text: &str) -> Vec<String> {
     listeners.keys().cloned().chain(["admin".to_owned()]).collect()
 }
 
-fn listening_address(events: &[Value], name: &str) -> Option<String> {
-    let about = |event: &&Value| {
+/// From the log in either format.
+fn listening_address(log: &Log, name: &str) -> Option<String> {
+    let about = |event: &Value| {
         let message = event["message"].as_str().unwrap_or_default();
-        let listener = event["listener"].as_str().or(event["name"].as_str());
+        let listener = event["listener"].as_str().or_else(|| event["name"].as_str());
         message.contains("listening") && listener == Some(name)
     };
-    events.iter().rev().find(about).and_then(|event| event["address"].as_str()).map(str::to_owned)
+    let json = log.events().into_iter().rev().find(about);
+    json.and_then(|event| event["address"].as_str().map(str::to_owned)).or_else(|| {
+        let fields = |line: &str| -> Vec<String> {
+            line.replace('"', "").split_whitespace().map(str::to_owned).collect()
+        };
+        let named = [format!("listener={name}"), format!("name={name}")];
+        let lines = log.lines().into_iter().rev().filter(|line| line.contains("listening"));
+        let line =
+            lines.map(|line| fields(&line)).find(|line| line.iter().any(|field| named.contains(field)))?;
+        line.iter().find_map(|field| field.strip_prefix("address=")).map(str::to_owned)
+    })
 }

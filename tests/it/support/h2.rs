@@ -113,8 +113,6 @@ impl H2Client {
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub version: Version,
-    pub method: String,
-    pub uri: String,
     pub headers: HeaderMap,
     /// Which of its connections it came on, from 0.
     pub connection: usize,
@@ -123,7 +121,6 @@ pub struct Seen {
 /// Sends each request's body and trailers back as they come, over HTTP/2 or HTTP/1.1, as the client wants.
 pub struct EchoUpstream {
     pub url: String,
-    pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -159,7 +156,7 @@ impl EchoUpstream {
                 });
             }
         });
-        Self { url, address, seen, task }
+        Self { url, seen, task }
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -181,8 +178,6 @@ async fn serve_echo(stream: Box<dyn Stream>, connection: usize, record: Arc<Mute
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         record.lock().unwrap().push(Seen {
             version: request.version(),
-            method: request.method().to_string(),
-            uri: request.uri().to_string(),
             headers: request.headers().clone(),
             connection,
         });

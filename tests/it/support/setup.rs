@@ -68,6 +68,10 @@ impl Setup {
         self.folder.path()
     }
 
+    pub fn shared_folder(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
+    }
+
     /// Writes a file beside the config.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.folder.path().join(name);

@@ -83,14 +83,14 @@ impl Wire {
     }
 
     /// Everything to the end of the stream.
-    pub async fn to_end(&mut self) -> Result<Vec<u8>> {
+    pub async fn rest(&mut self) -> Result<Vec<u8>> {
         while self.fill().await? > 0 {}
         Ok(std::mem::take(&mut self.buffer))
     }
 
     /// True once the peer closed without sending anything more. A reset counts.
     pub async fn closed(&mut self) -> bool {
-        match self.to_end().await {
+        match self.rest().await {
             Ok(rest) => rest.is_empty(),
             Err(_) => true,
         }
@@ -114,7 +114,7 @@ impl Wire {
             let length = length.parse().map_err(|_| Error::new(ErrorKind::InvalidData, "content-length"))?;
             return Ok(Body::plain(self.exact(length).await?));
         }
-        Ok(Body::plain(if to_end { self.to_end().await? } else { Vec::new() }))
+        Ok(Body::plain(if to_end { self.rest().await? } else { Vec::new() }))
     }
 
     async fn chunked(&mut self) -> Result<Body> {

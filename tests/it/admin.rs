@@ -1,0 +1,230 @@
+//! The admin address.
+
+use std::collections::BTreeSet;
+
+use crate::support::metrics::{self, Sample};
+use crate::support::{Answer, Call, Client, Gate, Response, Setup, World, eventually, unix_now};
+
+async fn start() -> World {
+    let world = Setup::new().await.issuer("scopes = [\"a\", \"b\"]").start().await;
+    world.ready().await;
+    world
+}
+
+async fn admin_call(world: &World, call: Call) -> Response {
+    Client::tcp(world.address("admin")).await.call(&call).await
+}
+
+#[tokio::test]
+async fn livez_is_always_200() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::status(500));
+    let world = setup.start().await;
+    assert_eq!(world.admin("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn readyz_waits_for_every_required_credential_and_names_the_missing_one() {
+    let setup = Setup::new().await;
+    let gate = Gate::new();
+    setup.issuer.always_this(Answer::token("t").gated(&gate));
+    let world = setup.start().await;
+    let response = world.admin("/readyz").await;
+    response.expect_status(503);
+    assert!(response.text().contains("corp") || response.text().contains("api"), "{}", response.text());
+    gate.open();
+    world.ready().await;
+}
+
+#[tokio::test]
+async fn readyz_does_not_wait_for_an_issuer_that_is_not_required() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::status(500));
+    let world = setup.issuer("required = false").start().await;
+    world.ready().await;
+}
+
+#[tokio::test]
+async fn readyz_does_not_wait_for_an_issuer_without_routes() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::status(500));
+    let world = setup.route("anonymous = true").start().await;
+    world.ready().await;
+    assert_eq!(world.issuer().count(), 0);
+}
+
+#[tokio::test]
+async fn readyz_stays_200_once_a_token_was_fetched() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::token_for("t", 1));
+    setup.issuer.always_this(Answer::status(500));
+    let world = setup.start().await;
+    world.ready().await;
+    eventually("the token to expire", || async { (world.get("/").await.status == 503).then_some(()) }).await;
+    assert_eq!(world.admin("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn probes_and_metrics_have_no_host_check_and_status_and_page_have() {
+    let world = start().await;
+    for target in ["/livez", "/readyz", "/metrics"] {
+        let response = admin_call(&world, Call::get(target).host("10.1.2.3:9180")).await;
+        assert_eq!(response.status, 200, "{target}");
+    }
+    for target in ["/status", "/"] {
+        for host in ["evil.test", "10.1.2.3:9180", "localhost.evil.test"] {
+            let response = admin_call(&world, Call::get(target).host(host)).await;
+            assert!([403, 421].contains(&response.status), "{target} for {host}: {}", response.status);
+            assert!(!response.text().contains("corp"));
+        }
+        for host in ["localhost", "127.0.0.1:9180", "[::1]"] {
+            admin_call(&world, Call::get(target).host(host)).await.expect_status(200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn status_and_page_answer_no_browser_page_of_another_origin() {
+    let world = start().await;
+    for target in ["/status", "/"] {
+        let response = admin_call(&world, Call::get(target).header("Origin", "https://evil.test")).await;
+        assert_eq!(response.status, 403, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn admin_may_be_a_unix_socket() {
+    let world = Setup::new().await.admin("address = \"unix:{folder}/admin.sock\"").start().await;
+    let mut client = Client::unix(&world.folder().join("admin.sock")).await;
+    client.call(&Call::get("/livez")).await.expect_status(200);
+    client.call(&Call::get("/status")).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn unknown_page_is_404_and_nothing_is_changed_by_a_method() {
+    let world = start().await;
+    assert_eq!(world.admin("/nowhere").await.status, 404);
+    for method in ["POST", "DELETE", "PUT"] {
+        let response = admin_call(&world, Call::new(method, "/status")).await;
+        assert!([404, 405].contains(&response.status), "{method}: {}", response.status);
+    }
+}
+
+#[tokio::test]
+async fn status_tells_routes_issuers_and_tokens_without_a_value() {
+    let world = start().await;
+    world.get("/").await.expect_status(200);
+    let response = world.admin("/status").await;
+    assert!(response.header("content-type").unwrap().starts_with("application/json"));
+    let status = response.json();
+    let text = status.to_string();
+    for wanted in ["\"api\"", "\"corp\"", "\"a\"", "\"b\"", &world.upstream().url] {
+        assert!(text.contains(wanted), "{wanted} in {status}");
+    }
+    assert!(status["routes"].is_array() || status["routes"].is_object(), "{status}");
+    assert!(status["issuers"].is_array() || status["issuers"].is_object(), "{status}");
+    for never in ["token-1", crate::support::setup::SECRET] {
+        assert!(!text.contains(never), "{never} in {status}");
+    }
+}
+
+#[tokio::test]
+async fn status_tells_a_tokens_last_error() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    let world = setup.start().await;
+    world.get("/").await.expect_problem(502, "token_refused");
+    let status = world.status().await.to_string();
+    assert!(status.contains("invalid_scope") || status.contains("token_refused"), "{status}");
+}
+
+#[tokio::test]
+async fn page_for_people_is_html_that_says_the_same() {
+    let world = start().await;
+    let response = world.admin("/").await;
+    response.expect_status(200);
+    assert!(response.header("content-type").unwrap().starts_with("text/html"));
+    let page = response.text();
+    assert!(page.contains("api") && page.contains("corp"), "{page}");
+    assert!(!page.contains("token-1") && !page.contains("<script"), "{page}");
+}
+
+#[tokio::test]
+async fn page_for_people_escapes_what_an_issuer_said() {
+    let setup = Setup::new().await;
+    let body =
+        serde_json::json!({ "error": "<b>x</b>", "error_description": "<img src=x onerror=alert(1)>" });
+    setup.issuer.always_this(Answer::status(400).body(body.to_string()));
+    let world = setup.start().await;
+    let _failed = world.get("/").await;
+    let page = world.admin("/").await.text();
+    assert!(!page.contains("<img") && !page.contains("<b>x"), "{page}");
+}
+
+fn labels_of(samples: &[Sample], name: &str) -> BTreeSet<String> {
+    let of = |sample: &&Sample| sample.name == name;
+    samples.iter().filter(of).flat_map(|sample| sample.labels.keys().cloned()).collect()
+}
+
+const METRICS: [(&str, &[&str]); 13] = [
+    ("bearerd_requests_total", &["route", "status"]),
+    ("bearerd_request_duration_seconds_count", &["route"]),
+    ("bearerd_upstream_duration_seconds_count", &["route"]),
+    ("bearerd_token_requests_total", &["issuer", "outcome"]),
+    ("bearerd_token_request_duration_seconds_count", &["issuer"]),
+    ("bearerd_token_expiry_timestamp_seconds", &["issuer", "route"]),
+    ("bearerd_token_waiters", &["issuer"]),
+    ("bearerd_refreshes_forced_total", &["route"]),
+    ("bearerd_connections", &["listener"]),
+    ("bearerd_upstream_connections", &["route"]),
+    ("bearerd_config_reloads_total", &["outcome"]),
+    ("bearerd_config_last_reload_successful", &[]),
+    ("bearerd_build_info", &["version"]),
+];
+
+#[tokio::test]
+async fn metrics_have_the_names_and_labels_that_people_alert_on() {
+    let setup = Setup::new().await;
+    setup.upstream.next(Answer::unauthorized());
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    world.reload().await;
+    let response = world.admin("/metrics").await;
+    assert!(response.header("content-type").unwrap().starts_with("text/plain"));
+    let samples = metrics::parse(&response.text());
+    for (name, labels) in METRICS {
+        assert!(samples.iter().any(|sample| sample.name == name), "{name} is missing");
+        let wanted: BTreeSet<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        assert_eq!(labels_of(&samples, name), wanted, "{name}");
+    }
+    let count = |name: &str, labels: &[(&str, &str)]| metrics::sum(&samples, name, labels);
+    assert_eq!(count("bearerd_requests_total", &[("route", "api"), ("status", "200")]), Some(1.0));
+    assert_eq!(count("bearerd_refreshes_forced_total", &[("route", "api")]), Some(1.0));
+    assert_eq!(count("bearerd_token_requests_total", &[("issuer", "corp")]), Some(2.0));
+    assert_eq!(count("bearerd_config_last_reload_successful", &[]), Some(1.0));
+    assert_eq!(count("bearerd_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), Some(1.0));
+    let expiry = count("bearerd_token_expiry_timestamp_seconds", &[]).unwrap();
+    assert!((expiry - unix_now() - 3600.0).abs() < 15.0, "{expiry}");
+}
+
+#[tokio::test]
+async fn metrics_have_help_and_type() {
+    let world = start().await;
+    let text = world.admin("/metrics").await.text();
+    for name in ["bearerd_requests", "bearerd_request_duration_seconds", "bearerd_build_info"] {
+        assert!(text.contains(&format!("# HELP {name}")), "{name}");
+        assert!(text.contains(&format!("# TYPE {name}")), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn labels_come_from_the_config_alone() {
+    let world = start().await;
+    for target in ["/canary-path", "/x?canary-query=1"] {
+        world.call(Call::get(target).header("x-canary", "canary-header")).await.expect_status(200);
+    }
+    world.call(Call::new("CANARY", "/")).await;
+    world.call(Call::get("/").host("canary.test")).await.expect_status(421);
+    let text = world.admin("/metrics").await.text();
+    assert!(!text.to_lowercase().contains("canary"), "{text}");
+}

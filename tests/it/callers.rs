@@ -1,0 +1,265 @@
+//! Who may call.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use crate::support::h2::{H2Client, whole};
+use crate::support::tls::{Ca, ca, localhost};
+use crate::support::{Call, Client, Setup, World, cli};
+
+async fn scene(listener: &str) -> World {
+    Setup::new().await.listener(listener).start().await
+}
+
+async fn expect_refused(world: &World, call: Call) {
+    world.call(call).await.expect_problem(403, "caller_refused");
+    assert_eq!(world.upstream().count(), 0);
+}
+
+#[tokio::test]
+async fn browser_page_of_another_origin_is_refused() {
+    let world = scene("").await;
+    for origin in ["https://evil.test", "null", "http://localhost:9", "https://localhost", ""] {
+        expect_refused(&world, Call::get("/").header("Origin", origin)).await;
+    }
+    let port = world.address("main").port();
+    expect_refused(&world, Call::get("/").header("Origin", &format!("http://localhost:{port}"))).await;
+    expect_refused(&world, Call::post("/", "a=b").header("Origin", "https://evil.test")).await;
+}
+
+#[tokio::test]
+async fn origins_may_call() {
+    let world = scene("origins = [\"https://app.test\", \"http://localhost:3000\"]").await;
+    for origin in ["https://app.test", "http://localhost:3000", "HTTPS://App.Test"] {
+        world.call(Call::get("/").header("Origin", origin)).await.expect_status(200);
+    }
+    for origin in
+        ["https://app.test:8443", "http://app.test", "https://app.test.evil.test", "https://evil.test"]
+    {
+        let call = Call::get("/").header("Origin", origin);
+        world.call(call).await.expect_problem(403, "caller_refused");
+    }
+    let two = Call::get("/").header("Origin", "https://app.test").header("Origin", "https://evil.test");
+    let status = world.call(two).await.status;
+    assert!(status == 403 || status == 400, "{status}");
+}
+
+#[tokio::test]
+async fn cross_site_and_same_site_fetches_are_refused() {
+    let world = scene("").await;
+    for site in ["cross-site", "same-site", "Cross-Site"] {
+        expect_refused(&world, Call::get("/").header("Sec-Fetch-Site", site)).await;
+    }
+    for site in ["none", "same-origin"] {
+        world.call(Call::get("/").header("Sec-Fetch-Site", site)).await.expect_status(200);
+    }
+}
+
+#[tokio::test]
+async fn preflight_is_refused_and_nothing_of_cors_is_made_up() {
+    let world = scene("").await;
+    let preflight = Call::new("OPTIONS", "/")
+        .header("Origin", "https://evil.test")
+        .header("Access-Control-Request-Method", "GET");
+    let response = world.call(preflight).await;
+    response.expect_problem(403, "caller_refused");
+    assert!(!response.head.fields.iter().any(|(name, _)| name.to_lowercase().starts_with("access-control")));
+}
+
+#[tokio::test]
+async fn websocket_of_another_origin_is_refused_before_101() {
+    let world = scene("").await;
+    let call = Call::get("/")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("Origin", "https://evil.test");
+    expect_refused(&world, call).await;
+}
+
+const STRANGE_HOSTS: [&str; 12] = [
+    "evil.test",
+    "localhost.evil.test",
+    "127.0.0.1.nip.io",
+    "0.0.0.0",
+    "LOCALHOST.",
+    "2130706433",
+    "127.1",
+    "0x7f.0.0.1",
+    "localhost.localdomain",
+    "xlocalhost",
+    "192.168.0.1",
+    "[::2]:80",
+];
+
+#[tokio::test]
+async fn host_that_nobody_named_is_421() {
+    let world = scene("").await;
+    for host in STRANGE_HOSTS {
+        let response = world.call(Call::get("/").host(host)).await;
+        assert_eq!((response.status, response.code().as_deref()), (421, Some("misdirected")), "{host}");
+    }
+    assert_eq!(world.upstream().count(), 0);
+}
+
+#[tokio::test]
+async fn authority_that_nobody_named_is_421_over_http2() {
+    let world = scene("").await;
+    let mut client = H2Client::plain(world.address("main")).await;
+    for host in ["evil.test", "localhost.evil.test", "0.0.0.0"] {
+        let request = http::Request::builder().uri(format!("http://{host}/")).body(whole("")).unwrap();
+        assert_eq!(client.call(request).await.status, 421, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn own_names_are_localhost_loopback_literals_its_address_and_names() {
+    let world = scene("names = [\"api.internal\"]").await;
+    let port = world.address("main").port();
+    let own = [
+        "localhost".to_owned(),
+        "LocalHost:80".to_owned(),
+        "127.0.0.1".to_owned(),
+        format!("127.0.0.1:{port}"),
+        "127.0.0.2".to_owned(),
+        "[::1]".to_owned(),
+        format!("[::1]:{port}"),
+        "api.internal".to_owned(),
+        "API.Internal:8080".to_owned(),
+    ];
+    for host in own {
+        world.call(Call::get("/").host(&host)).await.expect_status(200);
+    }
+    world.call(Call::get("/").host("other.internal")).await.expect_problem(421, "misdirected");
+}
+
+#[tokio::test]
+async fn host_of_a_route_is_not_misdirected() {
+    let world = Setup::new().await.route("host = \"*.billing.test\"").start().await;
+    world.call(Call::get("/").host("eu.billing.test")).await.expect_status(200);
+    world.call(Call::get("/").host("billing.test")).await.expect_problem(421, "misdirected");
+}
+
+#[tokio::test]
+async fn allow_says_which_peer_addresses_may_call() {
+    expect_refused(&scene("allow = [\"10.0.0.0/8\"]").await, Call::get("/")).await;
+    let world = scene("allow = [\"10.0.0.0/8\", \"127.0.0.0/8\"]").await;
+    world.get("/").await.expect_status(200);
+    let world = scene("allow = [\"127.0.0.1\"]").await;
+    world.get("/").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn require_header_wants_name_and_value() {
+    let setup = Setup::new().await;
+    setup.file("caller-key", "open sesame\n");
+    let world = setup
+        .listener("require_header = { name = \"x-caller-key\", value = { file = \"caller-key\" } }")
+        .start()
+        .await;
+    expect_refused(&world, Call::get("/")).await;
+    for wrong in ["", "open", "open sesame!", "OPEN SESAME"] {
+        expect_refused(&world, Call::get("/").header("X-Caller-Key", wrong)).await;
+    }
+    world.call(Call::get("/").header("X-Caller-Key", "open sesame")).await.expect_status(200);
+}
+
+fn unix_listener(keys: &str) -> String {
+    format!("address = \"unix:{{folder}}/proxy.sock\"\n{keys}")
+}
+
+#[tokio::test]
+async fn unix_socket_serves_its_owner_alone_by_default() {
+    let world = scene(&unix_listener("")).await;
+    let path = world.folder().join("proxy.sock");
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    Client::unix(&path).await.call(&Call::get("/")).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn unix_socket_has_the_mode_given() {
+    let world = scene(&unix_listener("mode = \"0660\"")).await;
+    let mode = std::fs::metadata(world.folder().join("proxy.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+#[tokio::test]
+async fn allow_uids_says_which_users_may_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = std::fs::metadata(folder.path()).unwrap().uid();
+    let world = scene(&unix_listener(&format!("allow_uids = [{own}]"))).await;
+    Client::unix(&world.folder().join("proxy.sock")).await.call(&Call::get("/")).await.expect_status(200);
+    let world = scene(&unix_listener(&format!("allow_uids = [{}]", own + 1))).await;
+    let mut client = Client::unix(&world.folder().join("proxy.sock")).await;
+    client.call(&Call::get("/")).await.expect_problem(403, "caller_refused");
+    assert_eq!(world.upstream().count(), 0);
+}
+
+#[tokio::test]
+async fn network_wants_a_rule_and_other_addresses_want_network() {
+    let cases = [
+        ("address = \"0.0.0.0:0\"", 78),
+        ("address = \"0.0.0.0:0\"\nallow = [\"10.0.0.0/8\"]", 78),
+        ("address = \"[::]:0\"\ncallers = \"local\"", 78),
+        ("address = \"0.0.0.0:0\"\ncallers = \"network\"", 78),
+        ("address = \"0.0.0.0:0\"\ncallers = \"network\"\nallow = [\"10.0.0.0/8\"]", 0),
+        ("address = \"127.0.0.1:0\"\ncallers = \"local\"", 0),
+    ];
+    for (listener, code) in cases {
+        let setup = Setup::new().await.listener(listener);
+        setup.write();
+        let output = cli::run(setup.folder(), &["check"]).await;
+        assert_eq!(output.code, code, "{listener}: {}", output.all());
+        if code != 0 {
+            cli::run(setup.folder(), &["run"]).await.expect_code(code);
+        }
+    }
+}
+
+fn tls_files(setup: &Setup) {
+    let server = localhost();
+    setup.file("server.pem", &server.certificate_pem);
+    setup.file("server.key", &server.key_pem);
+    setup.file("ca.pem", &ca().pem);
+}
+
+#[tokio::test]
+async fn listener_with_tls_serves_tls_alone() {
+    let setup = Setup::new().await;
+    tls_files(&setup);
+    let world = setup
+        .listener(
+            "tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" } }",
+        )
+        .start()
+        .await;
+    let address = world.address("main");
+    let mut client = Client::tls(address, ca().client(&["http/1.1"], None)).await.unwrap();
+    client.call(&Call::get("/")).await.expect_status(200);
+    let mut plain = world.connect().await;
+    plain.send(&Call::get("/")).await;
+    assert!(plain.response_or_end().await.is_none_or(|response| response.status == 400));
+    assert_eq!(world.upstream().count(), 1);
+}
+
+#[tokio::test]
+async fn client_ca_wants_a_certificate_of_it() {
+    let setup = Setup::new().await;
+    tls_files(&setup);
+    let tls = "tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" }, client_ca = { file = \"ca.pem\" } }";
+    let world = setup.listener(tls).start().await;
+    let address = world.address("main");
+    let known = ca().issue(&["caller.test"]);
+    let mut client = Client::tls(address, ca().client(&["http/1.1"], Some(&known))).await.unwrap();
+    client.call(&Call::get("/")).await.expect_status(200);
+    let stranger = Ca::new("a stranger").issue(&["caller.test"]);
+    for identity in [None, Some(&stranger)] {
+        // With TLS 1.3 the refusal may come after the client thinks that the handshake is done.
+        if let Ok(mut client) = Client::tls(address, ca().client(&["http/1.1"], identity)).await {
+            let _sent = client.wire.send(Call::get("/").bytes("localhost")).await;
+            assert!(client.response_or_end().await.is_none());
+        }
+    }
+    assert_eq!(world.upstream().count(), 1);
+}

@@ -1,0 +1,267 @@
+//! What `check` reports.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::cli::{Output, run};
+use crate::support::{Setup, World};
+
+async fn checked(setup: Setup) -> (Setup, Output) {
+    setup.write();
+    let output = run(setup.folder(), &["check"]).await;
+    (setup, output)
+}
+
+/// A bad config: reported by `check`, refused by `run`, in the same words.
+async fn expect_bad(setup: Setup, wanted: &[&str]) {
+    let (setup, output) = checked(setup).await;
+    output.expect_code(78);
+    let said = output.all();
+    for word in wanted {
+        assert!(said.contains(word), "{word} in {said}");
+    }
+    let run = run(setup.folder(), &["run"]).await;
+    run.expect_code(78);
+    assert!(wanted.iter().all(|word| run.stderr.contains(word)), "{}", run.stderr);
+}
+
+#[tokio::test]
+async fn good_config_is_0() {
+    let (_setup, output) = checked(Setup::new().await).await;
+    output.expect_code(0);
+}
+
+#[tokio::test]
+async fn every_mistake_is_reported_at_once_with_its_place() {
+    let whole = "\
+[issuer.corp]
+token_url = \"{issuer}/token\"
+client_id = \"c\"
+client_secret = { file = \"secret\" }
+tiemout = \"5s\"
+
+[[route]]
+name = \"api\"
+upstream = \"{upstream}\"
+issuer = \"crop\"
+connect_timeout = \"5 parsecs\"
+upstrem = \"x\"
+";
+    let (_setup, output) = checked(Setup::new().await.whole(whole)).await;
+    output.expect_code(78);
+    let said = output.all();
+    for wanted in [
+        "bearerd.toml:5:1",
+        "tiemout",
+        "did you mean `timeout`",
+        "bearerd.toml:10:10",
+        "crop",
+        "did you mean `corp`",
+        "bearerd.toml:11:19",
+        "5 parsecs",
+        "bearerd.toml:12:1",
+        "did you mean `upstream`",
+    ] {
+        assert!(said.contains(wanted), "{wanted} in {said}");
+    }
+}
+
+#[tokio::test]
+async fn output_json_is_for_programs() {
+    let setup = Setup::new().await.route("nonsense = 1");
+    setup.write();
+    let output = run(setup.folder(), &["check", "--output", "json"]).await;
+    output.expect_code(78);
+    let text = output.json().to_string();
+    assert!(text.contains("nonsense") && text.contains("bearerd.toml"), "{text}");
+    let setup = Setup::new().await;
+    setup.write();
+    let output = run(setup.folder(), &["check", "--output", "json"]).await;
+    output.expect_code(0);
+    output.json();
+}
+
+#[tokio::test]
+async fn broken_toml_is_reported_with_its_place_and_without_secrets() {
+    for broken in [
+        "client_secret = \"hunter2-secret\" \"",
+        "client_secret = \"hunter2-secret",
+        "client_secret = hunter2-secret",
+    ] {
+        let (_setup, output) = checked(Setup::new().await.issuer(broken)).await;
+        output.expect_code(78);
+        assert!(output.all().contains("bearerd.toml:"), "{}", output.all());
+        assert!(!output.all().contains("hunter2-secret"), "{}", output.all());
+    }
+}
+
+#[tokio::test]
+async fn keys_of_the_wrong_type_or_value_are_errors() {
+    for (part, keys, wanted) in [
+        ("top", "workers = 0", "workers"),
+        ("top", "workers = \"two\"", "workers"),
+        ("limits", "header_bytes = 100", "header_bytes"),
+        ("limits", "header_bytes = \"lots\"", "header_bytes"),
+        ("limits", "connections = -1", "connections"),
+        ("log", "format = \"xml\"", "format"),
+        ("log", "level = \"a=b=c\"", "level"),
+        ("listener", "address = \"localhost\"", "address"),
+        ("listener", "callers = \"everyone\"", "callers"),
+        ("listener", "allow = [\"10.0.0.0/99\"]", "allow"),
+        ("listener", "mode = \"999\"", "mode"),
+        ("issuer", "refresh_at = 1.5", "refresh_at"),
+        ("issuer", "refresh_at = 0.0", "refresh_at"),
+        ("issuer", "client_auth = \"magic\"", "client_auth"),
+        ("issuer", "timeout = 5", "timeout"),
+        ("issuer", "scopes = [\"a b\"]", "scopes"),
+        ("issuer", "headers = { \"bad name\" = \"x\" }", "bad name"),
+        ("issuer", "response = { token = \"no-pointer\" }", "token"),
+        ("issuer", "token_url = \"ftp://x\"", "token_url"),
+        ("route", "upstream = \"not a url\"", "upstream"),
+        ("route", "upstream = \"http://api.example\"", "plaintext"),
+        ("route", "path = \"/a\"\npath_prefix = \"/b\"", "path"),
+        ("route", "path_prefix = \"no-slash\"", "path_prefix"),
+        ("route", "path_prefix = \"/a/../b\"", "path_prefix"),
+        ("route", "listener = \"other\"", "other"),
+        ("route", "methods = [\"G T\"]", "methods"),
+        ("route", "refresh_on = [42]", "refresh_on"),
+        ("route", "protocol = \"http3\"", "protocol"),
+        ("route", "inject = { header = \"x\", format = \"no place\" }", "token"),
+        ("route", "host = \"a.*.b\"", "host"),
+        ("route", "anonymous = true\nissuer = \"corp\"", "anonymous"),
+        ("route", "caller_authorization = \"maybe\"", "caller_authorization"),
+    ] {
+        let setup = Setup::new().await;
+        let setup = match part {
+            "top" => setup.top(keys),
+            "limits" => setup.limits(keys),
+            "log" => setup.log(keys),
+            "listener" => setup.listener(keys),
+            "issuer" => setup.issuer(keys),
+            _ => setup.route(keys),
+        };
+        let (_setup, output) = checked(setup).await;
+        let said = output.all();
+        assert_eq!(output.code, 78, "{keys}: {said}");
+        assert!(said.contains(wanted), "{keys}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn http_upstream_elsewhere_wants_plaintext_allow_and_is_warned_about() {
+    expect_bad(Setup::new().await.route("upstream = \"http://api.example\""), &["plaintext"]).await;
+    let route = "upstream = \"http://api.example\"\nplaintext = \"allow\"";
+    let (_setup, output) = checked(Setup::new().await.route(route)).await;
+    output.expect_code(0);
+    assert!(output.all().contains("warning"), "{}", output.all());
+}
+
+#[tokio::test]
+async fn keys_that_are_not_built_yet_are_refused_with_a_clear_message() {
+    for keys in [
+        "preset = \"keycloak\"",
+        "grant_type = \"password\"",
+        "client_auth = \"private_key_jwt\"",
+        "client_auth = \"client_secret_jwt\"",
+        "client_auth = \"tls_client_auth\"",
+        "client_auth = \"assertion_file\"",
+        "body = \"json\"",
+        "method = \"GET\"",
+        "basic = { user = \"u\", password = { file = \"secret\" } }",
+        "standby = { client_id = \"c\", client_secret = { file = \"secret\" } }",
+        "credential_grace = \"5m\"",
+        "private_key = { file = \"secret\" }",
+        "jwt = { use = \"client_assertion\" }",
+        "assertion = { file = \"secret\" }",
+        "dpop = { private_key = { file = \"secret\" } }",
+    ] {
+        let key = keys.split(' ').next().unwrap();
+        expect_bad(Setup::new().await.issuer(keys), &[key]).await;
+    }
+    expect_bad(Setup::new().await.route("inject = { query = \"access_token\" }"), &["query"]).await;
+    let webhook = "[webhook.w]\naddress = \"127.0.0.1:0\"\npath = \"/w\"\n";
+    expect_bad(Setup::new().await.more(webhook), &["webhook"]).await;
+}
+
+#[tokio::test]
+async fn literal_secret_wants_a_file_that_its_owner_alone_may_read() {
+    let setup = Setup::new().await.issuer("client_secret = \"literal-secret\"");
+    let path = setup.write();
+    for (mode, code) in [(0o644, 78), (0o640, 78), (0o600, 0), (0o400, 0)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let output = run(setup.folder(), &["check"]).await;
+        assert_eq!(output.code, code, "{mode:o}: {}", output.all());
+        assert!(!output.all().contains("literal-secret"));
+    }
+}
+
+#[tokio::test]
+async fn other_file_modes_are_warned_about_and_never_refused() {
+    let setup = Setup::new().await;
+    let secret = setup.file("secret", "x");
+    std::fs::set_permissions(secret, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let (_setup, output) = checked(setup).await;
+    output.expect_code(0);
+    assert!(output.all().contains("warning") && output.all().contains("secret"), "{}", output.all());
+}
+
+#[tokio::test]
+async fn missing_secret_file_is_a_warning_and_run_starts_and_readyz_says_so() {
+    let setup = Setup::new().await.issuer("client_secret = { file = \"not-there\" }");
+    let (setup, output) = checked(setup).await;
+    output.expect_code(0);
+    assert!(output.all().contains("not-there"), "{}", output.all());
+    let world: World = setup.start().await;
+    let ready = world.admin("/readyz").await;
+    ready.expect_status(503);
+    assert_eq!(world.issuer().count(), 0);
+    world.file("not-there", "now-it-is\n");
+    world.ready().await;
+    assert_eq!(world.issuer().last().basic().unwrap(), "client-1:now-it-is");
+}
+
+#[tokio::test]
+async fn include_adds_files_and_their_mistakes_are_placed() {
+    let setup = Setup::new().await.top("include = [\"conf.d/*.toml\"]").route("path_prefix = \"/main\"");
+    setup.file(
+        "conf.d/team.toml",
+        format!(
+            "[[route]]\nname = \"team\"\npath_prefix = \"/team\"\nupstream = \"{}/team\"\nissuer = \"corp\"\n",
+            setup.upstream.url
+        ),
+    );
+    let world = setup.start().await;
+    world.get("/team/x").await.expect_status(200);
+    assert_eq!(world.upstream().last().target(), "/team/x");
+    world.file("conf.d/broken.toml", "[[route]]\nname = \"b\"\nnonsense = 1\n");
+    let output = run(world.folder(), &["check"]).await;
+    output.expect_code(78);
+    assert!(output.all().contains("broken.toml:3:1"), "{}", output.all());
+}
+
+#[tokio::test]
+async fn included_file_may_not_hold_what_is_the_main_files() {
+    let setup = Setup::new().await.top("include = [\"conf.d/*.toml\"]");
+    setup.file("conf.d/team.toml", "[admin]\naddress = \"127.0.0.1:0\"\n");
+    let (_setup, output) = checked(setup).await;
+    output.expect_code(78);
+    assert!(output.all().contains("team.toml"), "{}", output.all());
+}
+
+#[tokio::test]
+async fn upstream_that_is_an_own_listener_is_a_config_error() {
+    let listener = "address = \"127.0.0.1:18080\"";
+    let setup = Setup::new().await.listener(listener).route("upstream = \"http://127.0.0.1:18080\"");
+    let (_setup, output) = checked(setup).await;
+    output.expect_code(78);
+}
+
+#[tokio::test]
+async fn zero_turns_a_timeout_off() {
+    let setup = Setup::new()
+        .await
+        .limits("header_timeout = \"0s\"\nkeep_alive = \"0s\"")
+        .issuer("timeout = \"0s\"")
+        .route("connect_timeout = \"0s\"\nresponse_timeout = \"0s\"\nidle_timeout = \"0s\"\nconnection_max_age = \"0s\"");
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+}

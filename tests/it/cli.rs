@@ -1,0 +1,293 @@
+//! The verbs and their exit codes.
+
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::support::cli::{command, run, run_with};
+use crate::support::{Answer, Call, Client, Setup, within};
+
+/// A written config; nothing runs.
+async fn written(setup: Setup) -> Setup {
+    setup.write();
+    setup
+}
+
+async fn plain() -> Setup {
+    written(Setup::new().await).await
+}
+
+#[tokio::test]
+async fn version_and_help() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["--version"]).await;
+    output.expect_code(0);
+    assert_eq!(output.stdout.trim(), format!("bearerd {}", env!("CARGO_PKG_VERSION")));
+    let verbs = ["run", "check", "explain", "token", "init", "schema", "demo", "healthcheck", "completions"];
+    let help = run(folder.path(), &["--help"]).await;
+    help.expect_code(0);
+    for verb in verbs {
+        assert!(help.stdout.contains(verb), "{verb} in {}", help.stdout);
+    }
+    for verb in ["run", "check", "explain", "token", "schema", "demo", "healthcheck"] {
+        run(folder.path(), &[verb, "--help"]).await.expect_code(0);
+    }
+}
+
+#[tokio::test]
+async fn bad_usage_is_64() {
+    let setup = plain().await;
+    for args in [
+        &["nonsense"][..],
+        &["--nonsense"],
+        &["run", "--nonsense"],
+        &["explain"],
+        &["explain", "GET"],
+        &["token"],
+        &["check", "extra", "words"],
+        &["check", "--output", "xml"],
+    ] {
+        let output = run(setup.folder(), args).await;
+        assert_eq!(output.code, 64, "{args:?}: {}", output.all());
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn verb_that_is_not_built_yet_is_refused() {
+    let setup = plain().await;
+    for args in [&["init"][..], &["init", "keycloak"], &["completions", "bash"], &["check", "--online"]] {
+        let output = run(setup.folder(), args).await;
+        if output.code == 0 {
+            // Built by now.
+            assert!(!output.stdout.is_empty(), "{args:?}");
+        } else {
+            assert!(output.stderr.contains("not"), "{args:?}: {}", output.all());
+        }
+    }
+}
+
+#[tokio::test]
+async fn config_is_found_by_flag_then_environment_then_folder() {
+    let setup = Setup::new().await;
+    let good = setup.config();
+    let (a, b) = ("a.toml", "b.toml");
+    for (name, key) in [(a, "wrong_a"), (b, "wrong_b"), ("bearerd.toml", "wrong_here")] {
+        setup.file(name, format!("{key} = 1\n{good}"));
+    }
+    let env = [("BEARERD_CONFIG", b)];
+    assert!(run_with(setup.folder(), &["check", "--config", a], &env).await.all().contains("wrong_a"));
+    assert!(run_with(setup.folder(), &["check"], &env).await.all().contains("wrong_b"));
+    assert!(run(setup.folder(), &["check"]).await.all().contains("wrong_here"));
+}
+
+#[tokio::test]
+async fn no_config_is_78() {
+    let folder = tempfile::tempdir().unwrap();
+    for verb in ["run", "check", "healthcheck"] {
+        let output = run(folder.path(), &[verb]).await;
+        assert_eq!(output.code, 78, "{verb}: {}", output.all());
+        assert!(output.stderr.contains("bearerd.toml"), "{}", output.stderr);
+    }
+    let output = run(folder.path(), &["check", "--config", "missing.toml"]).await;
+    output.expect_code(78);
+    assert!(output.all().contains("missing.toml"));
+}
+
+#[tokio::test]
+async fn run_is_the_default_verb() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &[]).await.expect_code(78);
+}
+
+#[tokio::test]
+async fn address_that_is_taken_is_69() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for keys in [
+        Setup::new().await.listener(&format!("address = \"{address}\"")),
+        Setup::new().await.admin(&format!("address = \"{address}\"")),
+    ] {
+        let setup = written(keys).await;
+        let output = run(setup.folder(), &["run"]).await;
+        output.expect_code(69);
+        assert!(output.stderr.contains(&address), "{}", output.stderr);
+    }
+}
+
+#[tokio::test]
+async fn address_that_may_not_be_bound_is_69() {
+    let setup = written(Setup::new().await.listener("address = \"unix:/proc/nowhere/proxy.sock\"")).await;
+    run(setup.folder(), &["run"]).await.expect_code(69);
+}
+
+#[tokio::test]
+async fn explain_says_route_upstream_issuer_and_scopes() {
+    let setup = Setup::new().await.issuer("scopes = [\"billing.read\"]");
+    let setup =
+        written(setup.route("path_prefix = \"/billing\"\nupstream = \"https://billing.example/api/v2\""))
+            .await;
+    let args = ["explain", "GET", "http://127.0.0.1:8080/billing/x?y"];
+    let output = run(setup.folder(), &args).await;
+    output.expect_code(0);
+    for wanted in ["api", "https://billing.example/api/v2/x", "corp", "billing.read"] {
+        assert!(output.stdout.contains(wanted), "{wanted} in {}", output.stdout);
+    }
+    let output = run(setup.folder(), &[&args[..], &["--output", "json"]].concat()).await;
+    output.expect_code(0);
+    assert_eq!(output.json()["route"], "api");
+    assert_eq!(setup.issuer.count(), 0);
+}
+
+#[tokio::test]
+async fn explain_is_1_where_no_route_serves() {
+    let setup = written(Setup::new().await.route("path_prefix = \"/billing\"\nmethods = [\"POST\"]")).await;
+    for args in [
+        &["explain", "GET", "http://localhost/elsewhere"][..],
+        &["explain", "GET", "http://localhost/billing"],
+        &["explain", "POST", "http://localhost/billing/../x"],
+        &["explain", "POST", "http://evil.test/billing"],
+    ] {
+        run(setup.folder(), args).await.expect_code(1);
+    }
+    run(setup.folder(), &["explain", "POST", "http://localhost/billing"]).await.expect_code(0);
+}
+
+#[tokio::test]
+async fn explain_takes_headers() {
+    let setup = written(Setup::new().await.route("match_headers = { x-tenant = \"acme\" }")).await;
+    let url = "http://localhost/";
+    run(setup.folder(), &["explain", "GET", url]).await.expect_code(1);
+    run(setup.folder(), &["explain", "GET", url, "-H", "X-Tenant: acme"]).await.expect_code(0);
+}
+
+#[tokio::test]
+async fn token_prints_a_token_as_the_proxy_would_fetch_it() {
+    let setup = Setup::new().await;
+    setup.issuer.always(|request, _| Answer::token(&format!("t-{}", request.params("scope").join("+"))));
+    let setup = written(setup.issuer("scopes = [\"own\"]").route("scopes = [\"routes\"]")).await;
+    let output = run(setup.folder(), &["token", "corp"]).await;
+    output.expect_code(0);
+    assert_eq!(output.stdout.trim_end(), "t-own");
+    let output = run(setup.folder(), &["token", "corp", "--route", "api"]).await;
+    output.expect_code(0);
+    assert_eq!(output.stdout.trim_end(), "t-routes");
+}
+
+#[tokio::test]
+async fn token_decode_prints_claims_and_times_and_not_the_token() {
+    let jwt = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJqb2UiLCJleHAiOjIwMDAwMDAwMDB9.c2ln";
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::token(jwt));
+    let setup = written(setup).await;
+    let output = run(setup.folder(), &["token", "corp", "--decode"]).await;
+    output.expect_code(0);
+    assert!(output.stdout.contains("joe") && output.stdout.contains("2000000000"), "{}", output.stdout);
+    assert!(!output.all().contains(jwt));
+    let output = run(setup.folder(), &["token", "corp", "--decode", "--output", "json"]).await;
+    assert!(output.json().to_string().contains("\"joe\""));
+    setup.issuer.always_this(Answer::token("opaque"));
+    let output = run(setup.folder(), &["token", "corp", "--decode"]).await;
+    output.expect_code(0);
+    assert!(!output.all().contains("opaque-token-value"));
+}
+
+#[tokio::test]
+async fn token_is_1_where_the_issuer_refuses() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    let setup = written(setup).await;
+    let output = run(setup.folder(), &["token", "corp"]).await;
+    output.expect_code(1);
+    assert_eq!(output.stdout, "");
+    assert!(output.stderr.contains("invalid_client"), "{}", output.stderr);
+    assert!(!output.stderr.contains(crate::support::setup::SECRET));
+}
+
+#[tokio::test]
+async fn token_of_an_unknown_issuer_names_the_known_ones() {
+    let setup = plain().await;
+    let output = run(setup.folder(), &["token", "corpp"]).await;
+    assert_ne!(output.code, 0);
+    assert!(output.stderr.contains("corp"), "{}", output.stderr);
+    assert_eq!(setup.issuer.count(), 0);
+}
+
+#[tokio::test]
+async fn schema_is_a_json_schema_of_every_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["schema"]).await;
+    output.expect_code(0);
+    let schema = output.json();
+    assert!(schema["$schema"].as_str().unwrap().contains("json-schema.org"));
+    for table in ["limits", "log", "admin", "listener", "issuer", "route", "workers", "include", "webhook"] {
+        assert!(!schema["properties"][table].is_null(), "{table} in the schema");
+    }
+}
+
+#[tokio::test]
+async fn healthcheck_asks_readyz() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::status(500));
+    let world = setup.admin("address = \"unix:{folder}/admin.sock\"").start().await;
+    world.issuer().request(1).await;
+    let check = || run(world.folder(), &["healthcheck"]);
+    check().await.expect_code(1);
+    crate::support::eventually("a good healthcheck", || async { (check().await.code == 0).then_some(()) })
+        .await;
+}
+
+#[tokio::test]
+async fn healthcheck_is_1_where_nothing_runs() {
+    let setup = written(Setup::new().await.admin("address = \"unix:{folder}/admin.sock\"")).await;
+    run(setup.folder(), &["healthcheck"]).await.expect_code(1);
+}
+
+#[tokio::test]
+async fn demo_serves_between_its_own_issuer_and_upstream() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(folder.path(), &["demo"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut shown = String::new();
+    let curl = within("the curl line", async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("demo goes on");
+            shown += &format!("{line}\n");
+            if line.contains("curl ") && line.contains("http://") {
+                return line;
+            }
+        }
+    })
+    .await;
+    assert!(shown.contains("[[route]]") && shown.contains("[issuer."), "the file is shown: {shown}");
+    let url =
+        curl.split_whitespace().find(|word| word.contains("http://")).unwrap().trim_matches(['\'', '"']);
+    let uri: http::Uri = url.parse().unwrap();
+    let address = uri.authority().unwrap().as_str().replace("localhost", "127.0.0.1").parse().unwrap();
+    let mut client = Client::tcp(address).await;
+    let response = client.call(&Call::get(uri.path_and_query().unwrap().as_str())).await;
+    response.expect_status(200);
+    assert!(response.text().to_lowercase().contains("authorization"), "{}", response.text());
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let status = within("demo to end", child.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn flags_and_environment_go_before_the_files_log() {
+    let setup = Setup::new().await.log("format = \"text\"\nlevel = \"error\"");
+    let setup = written(setup).await;
+    for (args, env) in [
+        (&["run", "--log-format", "json", "--log-level", "info"][..], &[][..]),
+        (&["run", "--log-format", "json"], &[("BEARERD_LOG", "info")]),
+    ] {
+        let mut child = command(setup.folder(), args).envs(env.iter().copied()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = within("a log line", lines.next_line()).await.unwrap().unwrap();
+        let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+        assert!(event.is_object());
+    }
+}

@@ -1,0 +1,231 @@
+//! Limits, and what happens at them.
+
+use std::time::{Duration, Instant};
+
+use crate::support::h2::H2Client;
+use crate::support::manual::Manual;
+use crate::support::{Call, Setup, World, eventually, within};
+
+async fn scene(limits: &str) -> World {
+    Setup::new().await.limits(limits).start().await
+}
+
+#[tokio::test]
+async fn too_many_headers_are_431_without_a_body() {
+    let world = scene("header_count = 10").await;
+    let call = |count: usize| (0..count).fold(Call::get("/"), |call, n| call.header(&format!("x-{n}"), "1"));
+    world.call(call(9)).await.expect_status(200);
+    let response = world.call(call(10)).await;
+    assert_eq!((response.status, response.text().as_str()), (431, ""));
+    assert_eq!(world.upstream().count(), 1);
+}
+
+#[tokio::test]
+async fn default_header_count_is_100() {
+    let world = scene("").await;
+    let call = |count: usize| (0..count).fold(Call::get("/"), |call, n| call.header(&format!("x-{n}"), "1"));
+    world.call(call(90)).await.expect_status(200);
+    world.call(call(101)).await.expect_status(431);
+}
+
+#[tokio::test]
+async fn too_long_a_header_section_is_431() {
+    let world = scene("header_bytes = \"16KiB\"").await;
+    world.call(Call::get("/").header("x-long", &"a".repeat(10_000))).await.expect_status(200);
+    let response = world.call(Call::get("/").header("x-long", &"a".repeat(20_000))).await;
+    assert_eq!((response.status, response.text().as_str()), (431, ""));
+}
+
+#[tokio::test]
+async fn too_long_a_target_is_414_or_431() {
+    let world = scene("").await;
+    let mut client = world.connect().await;
+    let _sent = client.wire.send(Call::get(&format!("/{}", "a".repeat(100_000))).bytes("localhost")).await;
+    if let Some(response) = client.response_or_end().await {
+        assert!([414, 431].contains(&response.status), "{}", response.head.start);
+        assert_eq!(response.text(), "");
+    }
+    assert_eq!(world.upstream().count(), 0);
+}
+
+#[tokio::test]
+async fn header_limits_hold_over_http2() {
+    let world = scene("header_bytes = \"16KiB\"").await;
+    let mut client = H2Client::plain(world.address("main")).await;
+    let request = client.request("GET", "/").header("x-long", "a".repeat(64_000));
+    let refused = client.try_call(request.body(crate::support::h2::whole("")).unwrap()).await;
+    assert!(refused.is_err() || refused.is_ok_and(|response| response.status == 431));
+    assert_eq!(world.upstream().count(), 0);
+    let mut client = H2Client::plain(world.address("main")).await;
+    assert_eq!(client.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_overloaded_and_room_comes_back() {
+    let world = scene("connections = 2").await;
+    let mut first = world.connect().await;
+    let mut second = world.connect().await;
+    first.call(&Call::get("/")).await.expect_status(200);
+    second.call(&Call::get("/")).await.expect_status(200);
+    let mut third = world.connect().await;
+    let _sent = third.wire.send(Call::get("/").bytes("localhost")).await;
+    if let Some(response) = third.response_or_end().await {
+        response.expect_problem(503, "overloaded");
+    }
+    drop(first);
+    eventually("room for a call", || async {
+        let mut client = world.connect().await;
+        let _sent = client.wire.send(Call::get("/").bytes("localhost")).await;
+        client.response_or_end().await.filter(|response| response.status == 200)
+    })
+    .await;
+    second.call(&Call::get("/")).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn connections_are_counted_by_listener() {
+    let world = scene("").await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut client = world.connect().await;
+        client.call(&Call::get("/")).await.expect_status(200);
+        open.push(client);
+    }
+    assert_eq!(world.metric("bearerd_connections", &[("listener", "main")]).await, Some(3.0));
+    open.clear();
+    eventually("no connection", || async {
+        (world.metric("bearerd_connections", &[("listener", "main")]).await == Some(0.0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn slow_head_is_cut_off() {
+    let world = scene("header_timeout = \"500ms\"").await;
+    for start in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\nx-slow: 1\r\n"] {
+        let mut client = world.connect().await;
+        client.wire.send(start).await.unwrap();
+        let started = Instant::now();
+        if let Some(response) = client.response_or_end().await {
+            assert_eq!(response.status, 408, "{}", response.head.start);
+        }
+        let took = started.elapsed();
+        assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(8), "{took:?}");
+    }
+    world.get("/").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn dripping_head_is_cut_off_as_a_whole() {
+    let world = scene("header_timeout = \"700ms\"").await;
+    let mut client = world.connect().await;
+    let started = Instant::now();
+    client.wire.send("GET / HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();
+    while started.elapsed() < Duration::from_secs(5) {
+        if client.wire.send("x: y\r\n").await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the proxy read a head for {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn idle_kept_connection_is_closed() {
+    let world = scene("keep_alive = \"500ms\"").await;
+    let mut client = world.connect().await;
+    client.call(&Call::get("/")).await.expect_status(200);
+    let started = Instant::now();
+    assert!(within("the end of the idle connection", client.wire.closed()).await);
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(8), "{took:?}");
+}
+
+#[tokio::test]
+async fn keep_alive_does_not_end_a_call_that_takes_longer() {
+    let upstream = Manual::start().await;
+    let world = Setup::new()
+        .await
+        .limits("keep_alive = \"300ms\"\nheader_timeout = \"300ms\"")
+        .route(&format!("upstream = \"{}\"", upstream.url))
+        .start()
+        .await;
+    let mut client = world.connect().await;
+    client.send(&Call::get("/")).await;
+    let mut wire = upstream.accept().await;
+    within("the call", wire.head()).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    client.response().await.expect_status(200);
+}
+
+#[tokio::test]
+async fn body_that_stalls_is_given_up_after_idle_timeout() {
+    let upstream = Manual::start().await;
+    let route = format!("upstream = \"{}\"\nidle_timeout = \"400ms\"", upstream.url);
+    let world = Setup::new().await.route(&route).start().await;
+    let mut client = world.connect().await;
+    client.send(&Call::new("POST", "/").header("Content-Length", "100")).await;
+    client.wire.send("half").await.unwrap();
+    let mut wire = upstream.accept().await;
+    within("the head", wire.head()).await.unwrap().unwrap();
+    assert_eq!(wire.exact(4).await.unwrap(), b"half");
+    assert!(within("the upstream's connection to end", wire.closed()).await);
+    let response = client.response_or_end().await;
+    assert!(response.is_none_or(|response| response.status >= 400));
+}
+
+#[tokio::test]
+async fn body_that_moves_slowly_is_not_given_up() {
+    let world =
+        Setup::new().await.route("idle_timeout = \"800ms\"\nresponse_timeout = \"800ms\"").start().await;
+    let mut client = world.connect().await;
+    client.send(&Call::new("POST", "/").header("Content-Length", "12")).await;
+    for _ in 0..12 {
+        client.wire.send("x").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    client.response().await.expect_status(200);
+}
+
+#[tokio::test]
+async fn gigabyte_is_streamed_up_and_down_in_bounded_memory() {
+    const TOTAL: usize = 1 << 30;
+    let upstream = Manual::start().await;
+    let world = Setup::new().await.route(&format!("upstream = \"{}\"", upstream.url)).start().await;
+    let mut client = world.connect().await;
+    let before = world.memory();
+    client.send(&Call::new("POST", "/").header("Content-Length", &TOTAL.to_string())).await;
+    let mut wire = upstream.accept().await;
+    within("the head", wire.head()).await.unwrap().unwrap();
+    let block = vec![b'x'; 1 << 20];
+    let send = async {
+        for _ in 0..TOTAL / block.len() {
+            client.wire.send(&block).await.unwrap();
+        }
+    };
+    let receive = async {
+        let mut left = TOTAL;
+        while left > 0 {
+            left -= wire.some().await.unwrap().len();
+        }
+    };
+    tokio::join!(send, receive);
+    let up = world.memory().saturating_sub(before);
+    wire.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {TOTAL}\r\n\r\n")).await.unwrap();
+    client.head().await;
+    let send = async {
+        for _ in 0..TOTAL / block.len() {
+            wire.send(&block).await.unwrap();
+        }
+    };
+    let receive = async {
+        let mut left = TOTAL;
+        while left > 0 {
+            left -= client.wire.some().await.unwrap().len();
+        }
+    };
+    tokio::join!(send, receive);
+    let down = world.memory().saturating_sub(before);
+    assert!(up < 16 * 1024 && down < 16 * 1024, "{up} KiB more going up, {down} KiB coming down");
+}

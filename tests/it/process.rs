@@ -1,0 +1,283 @@
+//! Start and end: rows T98 to T102.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::io::AsyncReadExt;
+
+use crate::support::h2::H2Client;
+use crate::support::{Answer, Bearerd, Call, Client, Gate, Setup, World, cli, eventually, within};
+
+/// A call that the upstream has and does not answer yet.
+async fn with_slow_call(setup: Setup) -> (World, Client, Gate) {
+    let gate = Gate::new();
+    setup.upstream.always_this(Answer::ok("slow").gated(&gate));
+    let world = setup.start().await;
+    let mut client = world.connect().await;
+    client.send(&Call::get("/")).await;
+    world.upstream().request(1).await;
+    (world, client, gate)
+}
+
+#[tokio::test]
+async fn t98_sigterm_lets_calls_end_and_exits_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let (mut world, mut client, gate) = with_slow_call(Setup::new().await).await;
+        let address = world.address("main");
+        world.signal(signal);
+        eventually("no more connections", || async {
+            tokio::net::TcpStream::connect(address).await.is_err().then_some(())
+        })
+        .await;
+        assert!(world.proxy.running());
+        gate.open();
+        let response = client.response().await;
+        assert_eq!(response.text(), "slow");
+        assert_eq!(world.proxy.exit().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn t98_no_call_fails_when_sigterm_comes_under_load() {
+    let mut world = Setup::new().await.top("drain_delay = \"500ms\"").start().await;
+    world.get("/").await.expect_status(200);
+    let address = world.address("main");
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        callers.spawn(async move {
+            let mut served = 0;
+            while let Ok(stream) = tokio::net::TcpStream::connect(address).await {
+                let mut wire = crate::support::Wire::new(stream);
+                // A connection that was still in the backlog when the listener closed never was a call.
+                if wire.send(Call::get("/").bytes("localhost")).await.is_err() {
+                    break;
+                }
+                match wire.head().await {
+                    Ok(Some(head)) => assert_eq!(head.word(1), "200"),
+                    Ok(None) | Err(_) => break,
+                }
+                served += 1;
+            }
+            served
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let status = world.proxy.stop().await;
+    assert_eq!(status.code(), Some(0));
+    let served: usize = callers.join_all().await.into_iter().sum();
+    assert!(served > 20, "{served}");
+    assert_eq!(world.upstream().count(), served + 1);
+}
+
+#[tokio::test]
+async fn drain_delay_serves_on_while_readyz_says_503() {
+    let mut world = Setup::new().await.top("drain_delay = \"1500ms\"").start().await;
+    world.ready().await;
+    let signalled = Instant::now();
+    world.signal(Signal::TERM);
+    eventually("readyz to say 503", || async { (world.admin("/readyz").await.status == 503).then_some(()) })
+        .await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.admin("/livez").await.status, 200);
+    assert!(signalled.elapsed() < Duration::from_millis(1400));
+    assert_eq!(world.proxy.exit().await.code(), Some(0));
+    assert!(signalled.elapsed() >= Duration::from_millis(1400));
+}
+
+#[tokio::test]
+async fn shutdown_timeout_cuts_calls_that_do_not_end() {
+    let (mut world, mut client, _gate) =
+        with_slow_call(Setup::new().await.top("shutdown_timeout = \"500ms\"")).await;
+    let started = Instant::now();
+    world.signal(Signal::TERM);
+    assert_eq!(world.proxy.exit().await.code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(client.response_or_end().await.is_none_or(|response| response.status >= 500));
+}
+
+#[tokio::test]
+async fn second_signal_ends_at_once() {
+    let (mut world, _client, _gate) = with_slow_call(Setup::new().await).await;
+    world.signal(Signal::TERM);
+    let address = world.address("main");
+    eventually("the drain", || async {
+        tokio::net::TcpStream::connect(address).await.is_err().then_some(())
+    })
+    .await;
+    let started = Instant::now();
+    world.signal(Signal::TERM);
+    world.proxy.exit().await;
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn kept_connections_are_closed_by_the_drain() {
+    let mut world = Setup::new().await.start().await;
+    let mut client = world.connect().await;
+    client.call(&Call::get("/")).await.expect_status(200);
+    let mut h2 = H2Client::plain(world.address("main")).await;
+    assert_eq!(h2.get("/").await.status, 200);
+    let started = Instant::now();
+    assert_eq!(world.proxy.stop().await.code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(5), "an idle connection holds the end up");
+    assert!(client.wire.closed().await);
+}
+
+#[tokio::test]
+async fn token_fetch_in_flight_does_not_hold_the_end_up() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::hang());
+    let mut world = setup.start().await;
+    world.issuer().request(1).await;
+    let started = Instant::now();
+    assert_eq!(world.proxy.stop().await.code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn t99_starts_again_after_sigkill() {
+    let setup = Setup::new().await.listener("address = \"unix:{folder}/proxy.sock\"");
+    let mut world = setup.admin("address = \"unix:{folder}/admin.sock\"").start().await;
+    world.signal(Signal::KILL);
+    world.proxy.exit().await;
+    assert!(world.folder().join("proxy.sock").exists(), "SIGKILL leaves the socket behind");
+    world.proxy = Bearerd::start(world.shared_folder(), &[]).await;
+    let mut client = Client::unix(&world.folder().join("proxy.sock")).await;
+    client.call(&Call::get("/")).await.expect_status(200);
+    assert_eq!(world.proxy.stop().await.code(), Some(0));
+    assert!(!world.folder().join("proxy.sock").exists(), "a clean end removes the socket");
+}
+
+#[tokio::test]
+async fn unix_socket_that_somebody_serves_is_in_use() {
+    let setup = Setup::new().await.listener("address = \"unix:{folder}/proxy.sock\"");
+    let world = setup.start().await;
+    let output = cli::run(world.folder(), &["run"]).await;
+    output.expect_code(69);
+    Client::unix(&world.folder().join("proxy.sock")).await.call(&Call::get("/")).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn file_in_the_place_of_a_socket_is_left_alone() {
+    let setup = Setup::new().await.listener("address = \"unix:{folder}/proxy.sock\"");
+    setup.file("proxy.sock", "precious");
+    setup.write();
+    cli::run(setup.folder(), &["run"]).await.expect_code(69);
+    assert_eq!(std::fs::read(setup.folder().join("proxy.sock")).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn t100_starts_with_the_issuer_down_and_keeps_trying() {
+    let nobody = crate::support::manual::nobody().await;
+    let world = Setup::new().await.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;
+    assert_eq!(world.admin("/livez").await.status, 200);
+    let ready = world.admin("/readyz").await;
+    ready.expect_status(503);
+    assert!(ready.text().contains("corp") || ready.text().contains("api"), "{}", ready.text());
+    world.get("/").await.expect_problem(503, "token_unavailable");
+}
+
+#[tokio::test]
+async fn t100_becomes_ready_without_a_call() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::status(500));
+    let world = setup.start().await;
+    world.ready().await;
+    assert_eq!(world.upstream().count(), 0);
+}
+
+#[tokio::test]
+async fn t101_few_file_descriptors_are_survived() {
+    let setup = Setup::new().await;
+    setup.write();
+    let folder = setup.folder().to_owned();
+    let script = format!("ulimit -n 64; exec {} run", env!("CARGO_BIN_EXE_bearerd"));
+    let mut command = tokio::process::Command::new("sh");
+    command
+        .args(["-c", &script])
+        .current_dir(&folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let proxy = Bearerd::spawn(setup.shared_folder(), command).await;
+    proxy.get("/").await.expect_status(200);
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        clients.push(proxy.connect().await);
+    }
+    let before = proxy.processor_time();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let busy = proxy.processor_time() - before;
+    assert!(busy < Duration::from_millis(500), "{busy:?} of processor time in a second of waiting");
+    clients.clear();
+    eventually("a served call", || async {
+        let mut client = proxy.connect().await;
+        let _sent = client.wire.send(Call::get("/").bytes("localhost")).await;
+        client.response_or_end().await.filter(|response| response.status == 200)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn t102_blocked_log_does_not_hold_calls_up() {
+    let setup = Setup::new()
+        .await
+        .listener("address = \"unix:{folder}/proxy.sock\"")
+        .log("level = \"trace\"")
+        .admin("address = \"unix:{folder}/admin.sock\"");
+    setup.write();
+    let mut child = cli::command(setup.folder(), &["run"]).stdout(Stdio::null()).spawn().unwrap();
+    // Nobody reads the log any more once the program listens.
+    let mut stderr = child.stderr.take().unwrap();
+    let _first = stderr.read_u8().await.unwrap();
+    let socket = setup.folder().join("proxy.sock");
+    eventually("the socket", || async { tokio::net::UnixStream::connect(&socket).await.ok() }).await;
+    let mut client = Client::unix(&socket).await;
+    let calls = async {
+        for n in 0..1000 {
+            client.call(&Call::get(&format!("/{n}/{}", "x".repeat(200)))).await.expect_status(200);
+        }
+    };
+    within("a thousand calls beside a blocked log", calls).await;
+}
+
+#[tokio::test]
+async fn t102_full_disk_under_the_log_does_not_hold_calls_up() {
+    let setup = Setup::new()
+        .await
+        .listener("address = \"unix:{folder}/proxy.sock\"")
+        .admin("address = \"unix:{folder}/admin.sock\"");
+    setup.write();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = cli::command(setup.folder(), &["run"]);
+    let _child = command.stdout(Stdio::null()).stderr(full).spawn().unwrap();
+    let socket = setup.folder().join("proxy.sock");
+    eventually("the socket", || async { tokio::net::UnixStream::connect(&socket).await.ok() }).await;
+    for _ in 0..20 {
+        Client::unix(&socket).await.call(&Call::get("/")).await.expect_status(200);
+    }
+}
+
+#[tokio::test]
+async fn several_workers_share_each_socket() {
+    let world = Setup::new().await.top("workers = 3").start().await;
+    let address = world.address("main");
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        calls.spawn(async move { Client::tcp(address).await.call(&Call::get("/")).await.status });
+    }
+    assert!(calls.join_all().await.iter().all(|status| *status == 200));
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
+async fn start_is_not_held_up_by_a_silent_issuer() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::hang());
+    let started = Instant::now();
+    let world = Arc::new(setup.start().await);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(world.admin("/livez").await.status, 200);
+}

@@ -1,0 +1,356 @@
+//! SIGHUP and files that change: rows T90 to T97.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::support::tls::{Ca, ca, localhost};
+use crate::support::{Answer, Call, Client, Gate, Setup, World, eventually, stays};
+
+/// Short-lived tokens, so that the secret is read again and again.
+async fn short_lived() -> Setup {
+    let setup = Setup::new().await;
+    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    setup
+}
+
+/// Calls until the issuer was asked with this secret; no call may fail meanwhile.
+async fn secret_in_use(world: &World, secret: &str) {
+    let wanted = format!("client-1:{secret}");
+    eventually("the new secret in use", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().last().basic() == Some(wanted.clone())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn t90_secret_file_written_anew_is_used_for_the_next_fetch() {
+    let world = short_lived().await.start().await;
+    world.get("/").await.expect_status(200);
+    world.file("secret", "written\n");
+    secret_in_use(&world, "written").await;
+}
+
+#[tokio::test]
+async fn t90_secret_file_renamed_into_place_is_used_for_the_next_fetch() {
+    let world = short_lived().await.start().await;
+    world.get("/").await.expect_status(200);
+    let new = world.file("secret.new", "renamed\n");
+    std::fs::rename(new, world.folder().join("secret")).unwrap();
+    secret_in_use(&world, "renamed").await;
+}
+
+/// Points `folder/..data` at another version, as the kubelet does.
+fn swap(folder: &Path, version: &str) {
+    let new = folder.join("..data_tmp");
+    std::os::unix::fs::symlink(version, &new).unwrap();
+    std::fs::rename(new, folder.join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn t90_secret_behind_a_data_swap_is_used_for_the_next_fetch() {
+    let setup = short_lived().await.issuer("client_secret = { file = \"mounted/secret\" }");
+    setup.file("mounted/..one/secret", "one");
+    setup.file("mounted/..two/secret", "two");
+    let mounted = setup.folder().join("mounted");
+    swap(&mounted, "..one");
+    std::os::unix::fs::symlink("..data/secret", mounted.join("secret")).unwrap();
+    let world = setup.start().await;
+    secret_in_use(&world, "one").await;
+    swap(&mounted, "..two");
+    secret_in_use(&world, "two").await;
+}
+
+#[tokio::test]
+async fn t91_emptied_secret_file_leaves_the_last_good_one_in_use() {
+    let world = short_lived().await.start().await;
+    world.get("/").await.expect_status(200);
+    world.file("secret", "");
+    let before = world.issuer().count();
+    eventually("two more fetches", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() >= before + 2).then_some(())
+    })
+    .await;
+    for request in world.issuer().requests() {
+        assert_eq!(request.basic().unwrap(), "client-1:s3cr3t-of-the-scene");
+    }
+    world.file("secret", "whole-again");
+    secret_in_use(&world, "whole-again").await;
+}
+
+#[tokio::test]
+async fn t93_removed_secret_file_leaves_the_valid_token_serving() {
+    let world = Setup::new().await.start().await;
+    world.get("/").await.expect_status(200);
+    std::fs::remove_file(world.folder().join("secret")).unwrap();
+    for _ in 0..5 {
+        world.get("/").await.expect_status(200);
+    }
+    assert_eq!(world.admin("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn t94_new_secret_leaves_the_valid_token_in_use() {
+    let world = Setup::new().await.start().await;
+    world.get("/").await.expect_status(200);
+    world.file("secret", "rotated");
+    stays(Duration::from_millis(1500), || world.issuer().count()).await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().bearer(), Some("token-1"));
+}
+
+async fn two_routes() -> World {
+    let second = "[[route]]\nname = \"second\"\npath_prefix = \"/second\"\nupstream = \"{upstream}/second\"\nissuer = \"corp\"\n";
+    let world = Setup::new().await.more(second).start().await;
+    world.get("/").await.expect_status(200);
+    world
+}
+
+#[tokio::test]
+async fn t95_reload_keeps_calls_in_flight_tokens_and_connections() {
+    let mut world = two_routes().await;
+    let gate = Gate::new();
+    world.upstream().next(Answer::ok("slow").gated(&gate));
+    let mut slow = world.connect().await;
+    slow.send(&Call::get("/second/slow")).await;
+    world.upstream().request(2).await;
+    let mut kept = world.connect().await;
+    kept.call(&Call::get("/second")).await.expect_status(200);
+    world.change(|text| text.replace("/second\"\nissuer", "/third\"\nissuer"));
+    world.reload().await;
+    kept.call(&Call::get("/second/new")).await.expect_status(200);
+    assert_eq!(world.upstream().last().target(), "/third/new");
+    gate.open();
+    assert_eq!(slow.response().await.text(), "slow");
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
+async fn no_call_is_lost_over_many_reloads() {
+    let world = two_routes().await;
+    let address = world.address("main");
+    let stop = Gate::new();
+    let stopped = stop.clone();
+    let calls = tokio::spawn(async move {
+        let mut client = Client::tcp(address).await;
+        let mut count = 0;
+        while tokio::time::timeout(Duration::ZERO, stopped.wait()).await.is_err() {
+            client.call(&Call::get("/second/x")).await.expect_status(200);
+            Client::tcp(address).await.call(&Call::get("/y")).await.expect_status(200);
+            count += 2;
+        }
+        count
+    });
+    for _ in 0..10 {
+        world.reload().await;
+    }
+    stop.open();
+    assert!(calls.await.unwrap() > 20);
+    assert_eq!(world.issuer().count(), 1);
+    assert_eq!(world.metric("bearerd_config_reloads_total", &[]).await, Some(10.0));
+}
+
+#[tokio::test]
+async fn changed_file_is_loaded_in_under_two_seconds_without_a_signal() {
+    let mut world = two_routes().await;
+    world.change(|text| text.replace("/second\"\nissuer", "/third\"\nissuer"));
+    let changed = Instant::now();
+    eventually("the new config", || async {
+        world.get("/second").await.expect_status(200);
+        (world.upstream().last().target() == "/third").then_some(())
+    })
+    .await;
+    assert!(changed.elapsed() < Duration::from_secs(2), "{:?}", changed.elapsed());
+}
+
+#[tokio::test]
+async fn changed_included_file_and_a_new_one_are_loaded() {
+    let setup = Setup::new().await.top("include = [\"conf.d/*.toml\"]").route("path_prefix = \"/main\"");
+    let route = |name: &str, upstream: &str| {
+        format!(
+            "[[route]]\nname = \"{name}\"\npath_prefix = \"/{name}\"\nupstream = \"{upstream}\"\nissuer = \"corp\"\n"
+        )
+    };
+    let upstream = setup.upstream.url.clone();
+    setup.file("conf.d/a.toml", route("a", &upstream));
+    let world = setup.start().await;
+    world.get("/a").await.expect_status(200);
+    world.get("/b").await.expect_status(404);
+    world.file("conf.d/b.toml", route("b", &upstream));
+    eventually("route b", || async { (world.get("/b").await.status == 200).then_some(()) }).await;
+    std::fs::remove_file(world.folder().join("conf.d/a.toml")).unwrap();
+    eventually("route a to go", || async { (world.get("/a").await.status == 404).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn config_behind_a_data_swap_is_loaded() {
+    let setup = Setup::new().await;
+    let text = setup.config().replace("file = \"secret\"", "file = \"../secret\"");
+    setup.file("..one/bearerd.toml", &text);
+    setup
+        .file("..two/bearerd.toml", text.replace("name = \"api\"", "name = \"api\"\npath_prefix = \"/two\""));
+    for name in ["..one/secret", "..two/secret"] {
+        setup.file(name, "x");
+    }
+    swap(setup.folder(), "..one");
+    let setup = setup.whole(&text.replace("../secret", "secret"));
+    let folder = setup.folder().to_owned();
+    // `start` writes the file; the link takes its place before anything has changed.
+    let world = setup.start().await;
+    world.get("/two").await.expect_status(200);
+    assert_eq!(world.upstream().last().target(), "/two");
+    let link = folder.join("link");
+    std::os::unix::fs::symlink("..data/bearerd.toml", &link).unwrap();
+    std::fs::rename(&link, folder.join("bearerd.toml")).unwrap();
+    eventually("the reload", || async {
+        world.metric("bearerd_config_reloads_total", &[]).await.filter(|count| *count >= 1.0)
+    })
+    .await;
+    swap(&folder, "..two");
+    eventually("the swapped config", || async {
+        let response = world.get("/two").await;
+        (response.status == 200 && world.upstream().last().target() == "/").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn t96_broken_file_is_reported_and_the_old_config_stays() {
+    let mut world = two_routes().await;
+    for (broken, wanted) in [
+        ("nonsense = 1\n", "nonsense"),
+        ("[[[", "bearerd.toml"),
+        ("[[route]]\nname = \"api\"\nupstream = \"http://localhost\"\nissuer = \"corp\"\n", "api"),
+    ] {
+        let good = world.config();
+        world.change(|text| {
+            if broken.starts_with("nonsense") {
+                format!("{broken}{text}")
+            } else {
+                format!("{text}\n{broken}")
+            }
+        });
+        world.reload().await;
+        assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(0.0));
+        world.get("/second").await.expect_status(200);
+        world.log().wait("the error", |line| line.contains("bearerd.toml") && line.contains(wanted)).await;
+        assert!(!world.log().text().contains(crate::support::setup::SECRET));
+        world.change(|_| good);
+        world.reload().await;
+        assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(1.0));
+    }
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
+async fn t97_removed_route_ends_its_calls_well_and_takes_no_new_ones() {
+    let mut world = two_routes().await;
+    let gate = Gate::new();
+    world.upstream().next(Answer::ok("slow").gated(&gate));
+    let mut slow = world.connect().await;
+    slow.send(&Call::get("/second/slow")).await;
+    world.upstream().request(2).await;
+    world.change(|text| {
+        let at = text.rfind("[[route]]").unwrap();
+        text[..at].replace("name = \"api\"", "name = \"api\"\npath_prefix = \"/first\"")
+    });
+    world.reload().await;
+    world.get("/second").await.expect_problem(404, "no_route");
+    gate.open();
+    assert_eq!(slow.response().await.text(), "slow");
+    let text = world.admin("/metrics").await.text();
+    assert!(!text.contains("route=\"second\""), "{text}");
+}
+
+#[tokio::test]
+async fn changed_issuer_table_means_a_new_token() {
+    let mut world = two_routes().await;
+    world.change(|text| text.replace("client-1", "client-2"));
+    world.reload().await;
+    eventually("a token for the new client", || async {
+        world.get("/").await.expect_status(200);
+        world.issuer().last().basic().filter(|basic| basic.starts_with("client-2:"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn listeners_come_go_and_change_with_a_reload() {
+    let mut world = two_routes().await;
+    let old = world.address("main");
+    let mut kept = world.connect().await;
+    kept.call(&Call::get("/")).await.expect_status(200);
+    world.change(|text| {
+        format!("{text}\n[listener.extra]\naddress = \"127.0.0.1:0\"\nnames = [\"extra.test\"]\n")
+    });
+    world.reload().await;
+    let extra = world.proxy.new_address("extra").await;
+    Client::tcp(extra).await.call(&Call::get("/").host("extra.test")).await.expect_status(200);
+    Client::tcp(old).await.call(&Call::get("/")).await.expect_status(200);
+    world.change(|text| text[..text.find("\n[listener.extra]").unwrap()].to_owned());
+    world.reload().await;
+    eventually("the listener to go", || async {
+        tokio::net::TcpStream::connect(extra).await.is_err().then_some(())
+    })
+    .await;
+    kept.call(&Call::get("/")).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn new_listener_that_cannot_be_bound_leaves_everything_as_it_was() {
+    let mut world = two_routes().await;
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    world.change(|text| {
+        let text = text.replace("/second\"\nissuer", "/third\"\nissuer");
+        format!("{text}\n[listener.extra]\naddress = \"{address}\"\n")
+    });
+    world.reload().await;
+    assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(0.0));
+    world.get("/second").await.expect_status(200);
+    assert_eq!(world.upstream().last().target(), "/second");
+}
+
+#[tokio::test]
+async fn callers_rules_change_with_a_reload() {
+    let mut world = two_routes().await;
+    let mut kept = world.connect().await;
+    kept.call(&Call::get("/")).await.expect_status(200);
+    world.change(|text| text.replace("[listener.main]\n", "[listener.main]\nallow = [\"10.0.0.0/8\"]\n"));
+    world.reload().await;
+    world.get("/").await.expect_problem(403, "caller_refused");
+}
+
+#[tokio::test]
+async fn listeners_certificate_is_read_again() {
+    let setup = Setup::new().await;
+    let first = localhost();
+    setup.file("server.pem", &first.certificate_pem);
+    setup.file("server.key", &first.key_pem);
+    let world = setup
+        .listener(
+            "tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" } }",
+        )
+        .start()
+        .await;
+    let other = Ca::new("another CA");
+    let second = other.issue(&["localhost"]);
+    world.file("server.key", &second.key_pem);
+    world.file("server.pem", &second.certificate_pem);
+    world.reload_signal();
+    let address = world.address("main");
+    assert!(!ca().pem.is_empty());
+    eventually("the new certificate", || async { Client::tls(address, other.client(&[], None)).await.ok() })
+        .await;
+}
+
+#[tokio::test]
+async fn log_level_changes_with_a_reload() {
+    let mut world = Setup::new().await.log("level = \"info\"\naccess = false").start().await;
+    world.get("/?a").await.expect_status(200);
+    world.change(|text| text.replace("access = false", "access = true"));
+    world.reload().await;
+    world.call(Call::get("/").header("X-Request-Id", "after-the-reload")).await.expect_status(200);
+    world.log().wait("the call", |line| line.contains("after-the-reload")).await;
+}

@@ -1,0 +1,191 @@
+//! Upgrades, WebSocket by a real client and server library.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::support::manual::Manual;
+use crate::support::{Answer, Call, Setup, World, within};
+
+/// A WebSocket server that echoes, and refuses every token but the last one given.
+struct Echo {
+    url: String,
+    seen: std::sync::Arc<std::sync::Mutex<Vec<http::HeaderMap>>>,
+}
+
+impl Echo {
+    async fn start(refused: &'static str) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let seen = std::sync::Arc::<std::sync::Mutex<Vec<http::HeaderMap>>>::default();
+        let record = std::sync::Arc::clone(&seen);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let record = std::sync::Arc::clone(&record);
+                tokio::spawn(async move {
+                    #[expect(clippy::result_large_err, reason = "the library's own signature")]
+                    let look = |request: &Request, response: Response| {
+                        record.lock().unwrap().push(request.headers().clone());
+                        let token = request.headers()["authorization"].to_str().unwrap();
+                        if token == format!("Bearer {refused}") {
+                            let refusal = ErrorResponse::new(None);
+                            let (mut parts, body) = refusal.into_parts();
+                            parts.status = http::StatusCode::UNAUTHORIZED;
+                            return Err(ErrorResponse::from_parts(parts, body));
+                        }
+                        Ok(response)
+                    };
+                    if let Ok(socket) = tokio_tungstenite::accept_hdr_async(stream, look).await {
+                        let (sink, stream) = socket.split();
+                        let _ended = stream.forward(sink).await;
+                    }
+                });
+            }
+        });
+        Self { url, seen }
+    }
+
+    fn seen(&self) -> Vec<http::HeaderMap> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+async fn connect(world: &World, path: &str) -> Result<WebSocketStream<TcpStream>, Error> {
+    let address = world.address("main");
+    let stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("ws://{address}{path}").into_client_request().unwrap();
+    within("the handshake", tokio_tungstenite::client_async(request, stream)).await.map(|(socket, _)| socket)
+}
+
+async fn echo(socket: &mut WebSocketStream<TcpStream>, text: &str) {
+    socket.send(Message::text(text)).await.unwrap();
+    let back = within("the echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(back, Message::text(text));
+}
+
+async fn to(upstream: &str, route: &str) -> World {
+    Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
+}
+
+#[tokio::test]
+async fn websocket_works_and_gets_the_credential() {
+    let upstream = Echo::start("none").await;
+    let world = to(&upstream.url, "").await;
+    let mut socket = connect(&world, "/chat").await.unwrap();
+    for n in 0..10 {
+        echo(&mut socket, &format!("message {n}")).await;
+    }
+    echo(&mut socket, &"x".repeat(200_000)).await;
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0]["authorization"], "Bearer token-1");
+    socket.close(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn t79_401_on_the_handshake_is_answered_with_a_new_token() {
+    let upstream = Echo::start("token-1").await;
+    let world = to(&upstream.url, "").await;
+    let mut socket = connect(&world, "/").await.unwrap();
+    echo(&mut socket, "hello").await;
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[1]["authorization"], "Bearer token-2");
+}
+
+#[tokio::test]
+async fn t83_open_socket_outlives_its_token() {
+    let upstream = Echo::start("none").await;
+    let setup = Setup::new().await;
+    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    let world = setup.route(&format!("upstream = \"{}\"", upstream.url)).start().await;
+    let mut socket = connect(&world, "/").await.unwrap();
+    let until = std::time::Instant::now() + Duration::from_millis(1500);
+    while std::time::Instant::now() < until {
+        echo(&mut socket, "still here").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn upgraded_connection_that_is_idle_ends() {
+    let upstream = Echo::start("none").await;
+    let world = to(&upstream.url, "idle_timeout = \"300ms\"").await;
+    let mut socket = connect(&world, "/").await.unwrap();
+    echo(&mut socket, "hello").await;
+    let end = within("the end", socket.next()).await;
+    assert!(!matches!(end, Some(Ok(Message::Text(_)))), "{end:?}");
+}
+
+fn upgrade(protocol: &str) -> Call {
+    Call::get("/").header("Connection", "Upgrade").header("Upgrade", protocol)
+}
+
+#[tokio::test]
+async fn tunnel_opens_only_after_the_upstreams_101() {
+    let setup = Setup::new().await;
+    setup.upstream.always_this(Answer::ok("no upgrade here"));
+    let world = setup.start().await;
+    let mut client = world.connect().await;
+    let mut bytes = upgrade("websocket").bytes("localhost");
+    bytes.extend(Call::get("/second").header("Authorization", "Bearer mine").bytes("localhost"));
+    client.wire.send(bytes).await.unwrap();
+    assert_eq!(client.response().await.text(), "no upgrade here");
+    if let Some(second) = client.response_or_end().await {
+        second.expect_status(200);
+    }
+    for request in world.upstream().requests() {
+        assert_eq!(request.headers("authorization"), ["Bearer token-1"]);
+    }
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_after_101() {
+    let upstream = Manual::start().await;
+    let world = to(&upstream.url, "").await;
+    let mut client = world.connect().await;
+    client.send(&upgrade("chatter")).await;
+    let mut wire = upstream.accept().await;
+    let head = within("the handshake", wire.head()).await.unwrap().unwrap();
+    assert_eq!(head.header("upgrade"), Some("chatter"));
+    assert!(head.header("connection").unwrap().eq_ignore_ascii_case("upgrade"));
+    assert_eq!(head.header("authorization"), Some("Bearer token-1"));
+    wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chatter\r\n\r\nhello ")
+        .await
+        .unwrap();
+    let head = client.head().await;
+    assert_eq!(head.word(1), "101");
+    assert_eq!(head.header("upgrade"), Some("chatter"));
+    assert_eq!(client.wire.exact(6).await.unwrap(), b"hello ");
+    client.wire.send("\0\u{1}\u{2}").await.unwrap();
+    assert_eq!(wire.exact(3).await.unwrap(), b"\0\x01\x02");
+    client.wire.finish().await.unwrap();
+    assert!(within("the half-close to pass", wire.rest()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn h2c_upgrade_is_never_forwarded() {
+    let world = Setup::new().await.start().await;
+    let call = Call::get("/")
+        .header("Connection", "Upgrade, HTTP2-Settings")
+        .header("Upgrade", "h2c")
+        .header("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA");
+    world.call(call).await.expect_status(200);
+    let request = world.upstream().last();
+    assert_eq!((request.header("upgrade"), request.header("http2-settings")), (None, None));
+}
+
+#[tokio::test]
+async fn upgrade_uses_an_http11_connection_even_to_an_http2_upstream() {
+    let upstream = Echo::start("none").await;
+    let world = to(&upstream.url, "protocol = \"auto\"").await;
+    let mut socket = connect(&world, "/").await.unwrap();
+    echo(&mut socket, "hello").await;
+    assert!(world.metric("bearerd_requests_total", &[("route", "api"), ("status", "101")]).await.is_some());
+}
