@@ -25,7 +25,7 @@ pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
 pub use schema::schema;
 
-use document::{Document, FileText};
+use document::{Access, Document, FileText};
 use report::Report;
 
 /// Loads the file and all that it includes. Touches no network and reads no secret.
@@ -41,10 +41,20 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
             return Err(Problems(report.problems));
         }
     };
-    load_text(&text, report)
+    load_file(&text, report)
 }
 
-fn load_text(text: &FileText, mut report: Report) -> Result<Config, Problems> {
+/// Checks a config that stands in no file; what it includes is looked for from the root folder.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(text: &str) -> Result<(), Problems> {
+    let name = PathBuf::from("/bearerd.toml");
+    let access = Access { owner_only: true, writable_by_others: false };
+    load_file(&FileText::new(name.clone(), name, text.to_owned(), access), Report::default()).map(drop)
+}
+
+fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {
     let main = parse(text, &mut report);
     let raw = read::main_file(&main, &mut report);
     let include =

@@ -22,8 +22,8 @@ use crate::config::{Limits, ListenerConfig};
 use crate::metrics::ListenerMetrics;
 use crate::proxy::{Body, BodyError, Caller, Proxy};
 pub use bind::{BindError, Bound, SocketListener};
-pub use stream::Raw as SocketStream;
 pub use limit::ConnectionLimit;
+pub use stream::Raw as SocketStream;
 
 /// What applies to connections accepted from now on.
 pub struct ListenerSettings {

@@ -8,7 +8,7 @@ mod keys;
 use std::path::PathBuf;
 
 use super::document::{Access, FileText};
-use super::{Config, Problems, load_text};
+use super::{Config, Problems, load_file};
 use crate::config::report::Report;
 
 /// A file that its owner alone may read.
@@ -23,7 +23,7 @@ pub(super) fn load(text: &str) -> Result<Config, Problems> {
 pub(super) fn load_as(text: &str, access: Access) -> Result<Config, Problems> {
     let path = PathBuf::from("/etc/bearerd/bearerd.toml");
     let file = FileText::new("bearerd.toml".into(), path, text.to_owned(), access);
-    load_text(&file, Report::default())
+    load_file(&file, Report::default())
 }
 
 /// The first lines of what is printed, one per problem.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderName, Method, Request, Response, header};
 use hyper::body::Incoming;
 
 use super::body::Content;
@@ -29,11 +29,14 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Content>, ProxyError> {
     let (mut parts, body) = request.into_parts();
-    let (service, found) = admit(snapshot, caller, &parts)?;
+    let (service, found, key_header) = admit(snapshot, caller, &parts)?;
     record.route = Some(Arc::clone(&service));
     note_limits(caller, &service);
 
     let wants_upgrade = headers::upgrade(parts.version, &parts.headers);
+    if let Some(name) = key_header {
+        parts.headers.remove(name);
+    }
     prepare(&mut parts, caller, &service, record)?;
     let token = credential(&mut parts.headers, &service).await?;
     set_edits(&mut parts.headers, &service)?;
@@ -55,11 +58,11 @@ pub(super) async fn handle(
 }
 
 /// The checks, in their order: 400, 421, 403, 404.
-fn admit(
-    snapshot: &Snapshot,
+fn admit<'a>(
+    snapshot: &'a Snapshot,
     caller: &Caller,
     parts: &Parts,
-) -> Result<(Arc<RouteService>, Found), ProxyError> {
+) -> Result<(Arc<RouteService>, Found, Option<&'a HeaderName>), ProxyError> {
     let target = target::read(parts)?;
     let Some((index, rules)) = snapshot.listener(&caller.listener) else {
         let detail = format!("listener {} is no longer in the config", caller.listener);
@@ -86,7 +89,7 @@ fn admit(
     rules.admit(caller, &parts.headers)?;
     let found = found.map_err(|miss| no_route(&parts.method, miss))?;
     match snapshot.routes.get(found.route) {
-        Some(service) => Ok((Arc::clone(service), found)),
+        Some(service) => Ok((Arc::clone(service), found, rules.key_header())),
         None => Err(ProxyError::new(Code::Internal, "the route table and the routes do not fit together")),
     }
 }

@@ -15,7 +15,6 @@ use crate::clock::SystemClock;
 use crate::config::{self, *};
 use crate::metrics::Metrics;
 use crate::proxy::{Snapshot, SnapshotCell};
-use crate::route::RouteTable;
 use crate::secret::Secret;
 use crate::token::SlotStatus;
 use crate::token::slot::LastError;
@@ -177,6 +176,7 @@ fn config(callers: Callers, routes: Vec<Arc<RouteConfig>>) -> Config {
             hint: None,
             source_line: None,
         }],
+        references: Vec::new(),
     }
 }
 
@@ -251,14 +251,7 @@ pub(super) struct Process {
 
 pub(super) fn snapshot(callers: Callers) -> Snapshot {
     let config = config(callers, Vec::new());
-    let listeners = config.listeners.clone();
-    Snapshot {
-        version: 1,
-        config: Arc::new(config),
-        table: RouteTable::build(&[]),
-        routes: Vec::new(),
-        listeners,
-    }
+    Snapshot::new(1, Arc::new(config), Vec::new(), &Metrics::default())
 }
 
 pub(super) fn process() -> Process {

@@ -47,6 +47,7 @@ fn config(listeners: Vec<ListenerConfig>, routes: Vec<RouteConfig>) -> Config {
         issuers: BTreeMap::new(),
         routes: routes.into_iter().map(Arc::new).collect(),
         warnings: Vec::new(),
+        references: Vec::new(),
     }
 }
 

@@ -57,7 +57,8 @@ async fn t59_keys_made_to_collide_are_distinct() {
 #[tokio::test(start_paused = true)]
 async fn two_issuers_never_share_nor_two_tables_of_one_name() {
     let rig = Rig::new();
-    let configs = [("corp", 1), ("corp", 2), ("other", 1)].map(|(name, digest)| Arc::new(issuer(name, digest)));
+    let configs =
+        [("corp", 1), ("corp", 2), ("other", 1)].map(|(name, digest)| Arc::new(issuer(name, digest)));
     let slots = configs.map(|config| rig.cache.slot(&key(&config, &["read"]), &config, 10));
     assert!(Arc::ptr_eq(&rig.slot, &slots[0]));
     assert!(!Arc::ptr_eq(&slots[0], &slots[1]));

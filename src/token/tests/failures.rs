@@ -56,9 +56,10 @@ async fn t31_retry_after_holds_for_a_slot_with_a_valid_token_too() {
     let rig = Rig::new();
     rig.idp.delay(0);
     rig.idp.answer(|number| match number {
-        2 => {
-            Err(IssuerError { retry_after: Some(Duration::from_secs(15)), ..failure(FailureKind::Unavailable) })
-        }
+        2 => Err(IssuerError {
+            retry_after: Some(Duration::from_secs(15)),
+            ..failure(FailureKind::Unavailable)
+        }),
         _ => Ok(grant(number, 100)),
     });
     rig.call_text().await;
