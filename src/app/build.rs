@@ -122,7 +122,8 @@ fn connection_sources(route: &RouteConfig) -> impl Iterator<Item = &Source> {
 mod tests {
     use super::*;
     use crate::config::{
-        CallerAuthorization, Inject, PathPattern, Protocol, TlsOptions, UpstreamTarget, UpstreamUrl,
+        CallerAuthorization, HeaderEdits, Inject, PathPattern, Protocol, TlsOptions, UpstreamTarget,
+        UpstreamUrl,
     };
 
     fn route() -> RouteConfig {
