@@ -33,7 +33,7 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
     if !config.drain_delay.is_zero() {
         tokio::select! {
             () = sleep(config.drain_delay) => {}
-            () = hurried(control) => return cut(control).await,
+            () = hurried(control) => return cut_by_wish(control).await,
         }
     }
     control.listeners.stop_accepting();
@@ -49,13 +49,15 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
             tracing::warn!("shutdown_timeout is over: cutting off the calls that are left");
             return cut(control).await;
         }
-        Waited::Hurried => {
-            tracing::warn!("asked a second time: cutting off the calls that are left");
-            return cut(control).await;
-        }
+        Waited::Hurried => return cut_by_wish(control).await,
     };
     control.admin.stop();
     ended
+}
+
+async fn cut_by_wish(control: &mut Control) -> Ended {
+    tracing::warn!("asked to end a second time: cutting off the calls that are left");
+    cut(control).await
 }
 
 /// Drops everything.

@@ -54,12 +54,15 @@ fn tls_problem(config: &Config, listener: &ListenerConfig) -> Option<Problem> {
         return None;
     }
     let error = tls::server_config(tls).err()?;
+    let key = format!("listener.{}.tls", listener.name);
+    let certificate = format!("{key}.certificate");
+    let place = config.references.iter().find(|reference| reference.key == certificate);
     Some(Problem {
         severity: Severity::Error,
-        file: config.path.clone(),
-        line: 0,
-        column: 0,
-        key: format!("listener.{}.tls", listener.name),
+        file: place.map_or(&config.path, |place| &place.file).clone(),
+        line: place.map_or(0, |place| place.line),
+        column: place.map_or(0, |place| place.column),
+        key,
         message: error.0,
         hint: None,
         source_line: None,

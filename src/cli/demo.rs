@@ -97,7 +97,7 @@ fn welcome(files: &Files, text: &str, proxy: SocketAddr, admin: SocketAddr) -> S
     let mut welcome = format!("This config was written to {}:\n\n", files.config().display());
     for line in text.lines() {
         // Writing to a String cannot fail.
-        let _ = writeln!(welcome, "    {line}");
+        let _ = writeln!(welcome, "{}", format!("    {line}").trim_end());
     }
     let _ = write!(
         welcome,

@@ -3,16 +3,20 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
+use toml::de::DeTable;
 
 use super::args::{Common, Output};
-use super::{Exit, Failure, load, output};
-use crate::config::Address;
+use super::{Exit, Failure, check, find, output};
+use crate::config::{self, Address};
 
 /// A probe that takes longer than this is a "no".
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Where the admin address is when the config does not say.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:9180";
 /// The most that is read of an answer.
 const MAX_ANSWER: u64 = 64 * 1024;
 /// HTTP/1.0, so that the answer ends with the connection and is not chunked.
@@ -25,7 +29,7 @@ struct Answer {
 }
 
 pub(super) fn healthcheck(common: &Common, format: Output) -> Result<Exit, Failure> {
-    let address = load(common)?.admin.address;
+    let address = admin_address(&find(common)?)?;
     let answer = ask(&address);
     let ready = answer.as_ref().is_ok_and(|answer| answer.status == 200);
     match format {
@@ -41,6 +45,38 @@ pub(super) fn healthcheck(common: &Common, format: Output) -> Result<Exit, Failu
         })),
     }
     Ok(if ready { Exit::Fine } else { Exit::No })
+}
+
+/// Of a config that is good, or of what can be read of one that is not: a mistake in the file leaves the running
+/// program as it was, and must not make its probes fail.
+fn admin_address(path: &Path) -> Result<Address, Failure> {
+    match config::load(path) {
+        Ok(config) => Ok(config.admin.address),
+        Err(problems) => read_admin_address(path).ok_or_else(|| {
+            output::tell(&check::report(&problems.0));
+            Failure::new(Exit::Config, check::verdict(path, &problems.0))
+        }),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "config::load has told already what is wrong with the file")]
+fn read_admin_address(path: &Path) -> Option<Address> {
+    parse_admin_address(&std::fs::read_to_string(path).ok()?, path.parent()?)
+}
+
+fn parse_admin_address(text: &str, folder: &Path) -> Option<Address> {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let Some(admin) = document.get_ref().get("admin") else {
+        return DEFAULT_ADDRESS.parse().ok().map(Address::Tcp);
+    };
+    let Some(address) = admin.get_ref().get("address") else {
+        return DEFAULT_ADDRESS.parse().ok().map(Address::Tcp);
+    };
+    let address = address.get_ref().as_str()?;
+    match address.strip_prefix("unix:") {
+        Some(socket) => Some(Address::Unix(folder.join(socket))),
+        None => address.parse().ok().map(Address::Tcp),
+    }
 }
 
 fn text(address: &Address, answer: &io::Result<Answer>) -> String {
@@ -117,6 +153,20 @@ mod tests {
         {
             assert_eq!(reachable(listens.parse().unwrap()).to_string(), asked);
         }
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_does_not_hide_the_admin_address() {
+        let address = |text| parse_admin_address(text, Path::new("/etc/bearerd"));
+        let tcp = |text: &str| Some(Address::Tcp(text.parse().unwrap()));
+        assert_eq!(address("[admin]\naddress = \"127.0.0.1:7\"\n[limits]\nx = \n"), tcp("127.0.0.1:7"));
+        assert_eq!(address("frobnicate = 1"), tcp("127.0.0.1:9180"));
+        assert_eq!(address("[admin]\n"), tcp("127.0.0.1:9180"));
+        assert_eq!(
+            address("[admin]\naddress = \"unix:admin.sock\""),
+            Some(Address::Unix("/etc/bearerd/admin.sock".into()))
+        );
+        assert_eq!(address("[admin]\naddress = \"nowhere\""), None);
     }
 
     #[test]

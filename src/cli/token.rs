@@ -144,7 +144,7 @@ impl<'a> Shown<'a> {
         let mut text = format!(
             "issuer      {}\nscope       {}\nexpires in  {}{assumed}\nexpires at  {}\n",
             self.issuer,
-            self.scope.unwrap_or("(not told)"),
+            self.scope.unwrap_or("(not told, so those asked for)"),
             humantime::format_duration(Duration::from_secs(self.lifetime.as_secs())),
             rfc3339(self.expires_at),
         );
