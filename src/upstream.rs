@@ -59,7 +59,7 @@ pub struct Head {
 #[derive(Debug)]
 pub struct Answer {
     pub response: Response<ResponseBody>,
-    /// Where the call had a body: the way to have it back.
+    /// Where the call had a body: the way to have it again.
     body: Option<SentBody>,
 }
 
@@ -324,7 +324,9 @@ impl Upstream {
     async fn body_again(&self, body: Option<SentBody>) -> Option<RequestBody> {
         match body {
             None => Some(RequestBody::empty()),
-            Some(sent) => sent.again(self.route.idle_timeout).await,
+            Some(SentBody::Done(returned)) => returned.again(self.route.idle_timeout),
+            // The connection is gone, and its body with it: this does not wait for the caller.
+            Some(SentBody::Underway(mut link)) => link.sent().await?.again(self.route.idle_timeout),
         }
     }
 
@@ -355,34 +357,17 @@ impl Upstream {
 }
 
 impl Answer {
-    /// Whether [`Self::body_again`] would give the body back now: all that was sent of it is kept.
-    pub fn is_kept_whole(&self) -> bool {
-        match &self.body {
-            None => true,
-            Some(SentBody::Done(returned)) => returned.is_kept(),
-            Some(SentBody::Underway(link)) => !link.progress.lost.load(Ordering::Relaxed),
-        }
-    }
-
-    /// The call's body once more, whole, for a replay; ends the connection that still sends it.
-    /// `None` where what was sent is no longer kept.
-    pub async fn body_again(self, idle: Option<Duration>) -> Option<RequestBody> {
-        let Self { response, body } = self;
-        // Its connection may be waiting for the body that is taken away.
-        drop(response);
-        match body {
+    /// The call's body once more, where it was sent whole and is kept whole.
+    pub fn body_again(&mut self, idle: Option<Duration>) -> Option<RequestBody> {
+        match self.body.take() {
             None => Some(RequestBody::empty()),
-            Some(sent) => sent.again(idle).await,
+            Some(SentBody::Done(returned)) => Self::whole(returned, idle),
+            Some(SentBody::Underway(mut link)) => Self::whole(link.sent_already()?, idle),
         }
     }
-}
 
-impl SentBody {
-    async fn again(self, idle: Option<Duration>) -> Option<RequestBody> {
-        match self {
-            Self::Done(returned) => returned.again(idle),
-            Self::Underway(link) => link.give_back().await?.again(idle),
-        }
+    fn whole(returned: Returned, idle: Option<Duration>) -> Option<RequestBody> {
+        if returned.is_kept_whole() { returned.again(idle) } else { None }
     }
 }
 

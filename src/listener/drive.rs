@@ -62,7 +62,7 @@ pub(super) async fn drive<D: Drive>(
                 return Poll::Ready(Some(output));
             }
             stopping = stopping || stop.as_mut().poll(context).is_ready();
-            let mut look_at = pace.head_due(watch);
+            let mut look_at = pace.due(watch);
             if stopping && !closing {
                 match pace.may_stop(watch, Instant::now()) {
                     Ok(()) => {

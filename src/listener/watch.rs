@@ -75,6 +75,15 @@ impl Watch {
         self.tunnel.load(Ordering::Relaxed)
     }
 
+    /// Between two calls.
+    fn is_idle(&self) -> bool {
+        self.calls() > 0 && !self.in_flight() && self.head_since.load(Ordering::Relaxed) == 0
+    }
+
+    fn last_written(&self) -> Instant {
+        self.started + Duration::from_millis(self.last_write.load(Ordering::Relaxed))
+    }
+
     /// When the head that is being read began.
     fn head_began(&self) -> Option<Instant> {
         if self.in_flight() {
@@ -113,11 +122,19 @@ impl Pace {
         Self::Http2 { quarter: limits.keep_alive.map(|whole| whole / 4), quiet: 0, calls: 0 }
     }
 
-    /// When a head that has begun must be complete: the timer may stand at a later time.
-    pub(super) fn head_due(&self, watch: &Watch) -> Option<Instant> {
+    /// When a head that has begun must be complete.
+    fn head_due(&self, watch: &Watch) -> Option<Instant> {
         match self {
             Self::Http1 { head: Some(head), .. } => Some(watch.head_began()? + *head),
             Self::Http1 { head: None, .. } | Self::Http2 { .. } => None,
+        }
+    }
+
+    /// When something must have happened: the timer may stand at a later time.
+    pub(super) fn due(&self, watch: &Watch) -> Option<Instant> {
+        match self {
+            Self::Http1 { idle: Some(idle), .. } if watch.is_idle() => Some(watch.last_written() + *idle),
+            Self::Http1 { .. } | Self::Http2 { .. } => self.head_due(watch),
         }
     }
 
@@ -158,10 +175,7 @@ fn judge_http1(watch: &Watch, now: Instant, head: Option<Duration>, idle: Option
     let (since, limit, verdict) = match watch.head_began() {
         Some(began) => (began, head, Verdict::Slow),
         None if watch.calls() == 0 => (watch.started, head, Verdict::Idle),
-        None => {
-            let written = watch.last_write.load(Ordering::Relaxed);
-            (watch.started + Duration::from_millis(written), idle, Verdict::Idle)
-        }
+        None => (watch.last_written(), idle, Verdict::Idle),
     };
     match limit.map(|limit| since + limit) {
         Some(due) if due <= now => verdict,

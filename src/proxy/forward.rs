@@ -70,7 +70,7 @@ async fn attempt(
 async fn replay(
     service: &Arc<RouteService>,
     head: &mut Head,
-    answer: Answer,
+    mut answer: Answer,
     token: &Token,
     record: &mut Record,
 ) -> Result<Response<ResponseBody>, ProxyError> {
@@ -79,23 +79,16 @@ async fn replay(
         Rejected::Keep => return Ok(answer.response),
         Rejected::Replace => service.metrics.refresh_forced(),
     }
-    if service.config.replay_limit == 0 || !answer.is_kept_whole() {
+    let body = answer.body_again(service.config.idle_timeout);
+    let Some(body) = body.filter(|_| service.config.replay_limit > 0) else {
         slot.prefetch();
         return Ok(answer.response);
-    }
+    };
     let Ok(token) = Arc::clone(slot).newer_than(token.generation).await else {
         return Ok(answer.response);
     };
-    // Asked again, for the body went on while the token was fetched.
-    if !answer.is_kept_whole() {
-        return Ok(answer.response);
-    }
-    let Some(body) = answer.body_again(service.config.idle_timeout).await else {
-        return Err(ProxyError::new(
-            Code::UpstreamInvalid,
-            "the upstream broke off while its 401 was answered",
-        ));
-    };
+    // Its connection ends here, or is free already where this answer is at its end.
+    drop(answer);
     service.injection.apply(&mut head.headers, &token);
     Ok(attempt(service, head, body, record).await?.response)
 }

@@ -49,6 +49,10 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         strip_nominated(headers);
     }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // It goes before a length (RFC 9112 section 6.3); the length may not go on as if it were true.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }

@@ -1,10 +1,9 @@
 //! The caller's body on its way up: forwarded as it arrives, and kept beside up to a limit, never held back.
 //!
-//! What was sent can be had back, so that a call may be sent once more: the frames that were kept, and what the
-//! caller has not sent yet.
+//! When a connection is done with a body, or breaks under it, the body comes back to its call: the frames that were kept,
+//! and what the caller has not sent yet. So a call can be sent once more.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -36,8 +35,6 @@ pub(super) struct Progress {
     pub(super) moved: AtomicU64,
     /// The connection wants more, and the caller has not sent it.
     pub(super) awaiting_caller: AtomicBool,
-    /// Something was sent that is not kept.
-    pub(super) lost: AtomicBool,
 }
 
 /// A body that came back.
@@ -51,7 +48,6 @@ pub(super) struct Returned {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) progress: Arc<Progress>,
-    give_back: Option<oneshot::Sender<()>>,
     returned: oneshot::Receiver<Returned>,
 }
 
@@ -71,7 +67,6 @@ pub struct RequestBody {
 #[derive(Debug)]
 struct Upward {
     progress: Arc<Progress>,
-    give_back: oneshot::Receiver<()>,
     returned: oneshot::Sender<Returned>,
 }
 
@@ -108,10 +103,9 @@ impl RequestBody {
             return None;
         }
         let progress = Arc::new(Progress::default());
-        let (give_back, asked) = oneshot::channel();
         let (send, returned) = oneshot::channel();
-        self.upward = Some(Upward { progress: Arc::clone(&progress), give_back: asked, returned: send });
-        Some(Link { progress, give_back: Some(give_back), returned })
+        self.upward = Some(Upward { progress: Arc::clone(&progress), returned: send });
+        Some(Link { progress, returned })
     }
 
     fn next_replayed(&mut self) -> Option<Frame<Bytes>> {
@@ -119,12 +113,6 @@ impl RequestBody {
             return Some(Frame::data(chunk));
         }
         self.replay_trailers.take().map(Frame::trailers)
-    }
-
-    fn asked_back(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(upward) = &mut self.upward else { return false };
-        // An error means that the call ended without wanting it back.
-        matches!(Pin::new(&mut upward.give_back).poll(cx), Poll::Ready(Ok(())))
     }
 
     fn poll_caller(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -152,9 +140,6 @@ impl RequestBody {
         let Some(upward) = &self.upward else { return };
         match polled {
             Poll::Ready(_) => {
-                if self.kept.as_ref().is_none_or(|kept| kept.overflowed) {
-                    upward.progress.lost.store(true, Ordering::Relaxed);
-                }
                 upward.progress.moved.fetch_add(1, Ordering::Relaxed);
                 upward.progress.awaiting_caller.store(false, Ordering::Relaxed);
             }
@@ -171,9 +156,6 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.asked_back(cx) {
-            return Poll::Ready(Some(Err("the call is sent once more".into())));
-        }
         let polled = match self.next_replayed() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => self.poll_caller(cx),
@@ -214,19 +196,17 @@ impl Link {
         (&mut self.returned).await.ok()
     }
 
-    /// Has the body back, from the connection that sends it.
-    pub(super) async fn give_back(mut self) -> Option<Returned> {
-        if let Some(ask) = self.give_back.take() {
-            // An error means that the body was dropped, and has come back already.
-            let _ = ask.send(());
-        }
-        self.returned.await.ok()
+    /// What [`Self::sent`] would give, where it would give it now.
+    pub(super) fn sent_already(&mut self) -> Option<Returned> {
+        self.returned.try_recv().ok()
     }
 }
 
 impl Returned {
-    pub(super) fn is_kept(&self) -> bool {
-        self.kept.as_ref().is_some_and(|kept| !kept.overflowed)
+    /// It was sent to its end, and all of it is kept.
+    pub(super) fn is_kept_whole(&self) -> bool {
+        let finished = self.rest.as_ref().is_none_or(Body::is_end_stream);
+        finished && self.kept.as_ref().is_some_and(|kept| !kept.overflowed)
     }
 
     /// The whole body once more, or `None` where what was sent was not kept.

@@ -51,11 +51,17 @@ pub(super) fn check(routes: &[Candidate<'_>], report: &mut Report) {
 }
 
 fn tell(later: &Candidate<'_>, earlier: &Candidate<'_>, report: &mut Report) {
-    let name =
-        if earlier.name.is_empty() { earlier.place.path.to_string() } else { format!("`{}`", earlier.name) };
+    let name = |route: &Candidate<'_>| {
+        if route.name.is_empty() { route.place.path.to_string() } else { format!("`{}`", route.name) }
+    };
     report.error(
         &later.place,
-        format!("ties with route {name} ({}): one call can match both", elsewhere(&earlier.place)),
+        format!(
+            "route {} ties with route {} ({}): one call can match both",
+            name(later),
+            name(earlier),
+            elsewhere(&earlier.place)
+        ),
         "tell them apart by host, path, listener, methods or match_headers; the order never decides",
     );
 }

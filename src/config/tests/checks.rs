@@ -576,7 +576,7 @@ fn routes_that_tie_are_refused() {
         let (key, message, _) = only(&text);
         assert_eq!(key, "route[1]", "{one} {other}");
         assert_eq!(
-            message, "ties with route `a` (bearerd.toml:1:1): one call can match both",
+            message, "route `b` ties with route `a` (bearerd.toml:1:1): one call can match both",
             "{one} {other}"
         );
     }
