@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::h2::{H2Client, whole};
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Gate, Setup, World, eventually, stays};
+use crate::support::{Answer, Call, Gate, Setup, World, eventually, stays, within};
 
 /// An upstream that takes every token but `token-1`.
 async fn revoked(route: &str) -> World {
@@ -153,8 +153,8 @@ async fn body_is_forwarded_as_it_arrives_and_never_held_back() {
     client.send(&Call::new("POST", "/").header("Content-Length", "10")).await;
     client.wire.send("hello").await.unwrap();
     let mut wire = upstream.accept().await;
-    crate::support::within("the head", wire.head()).await.unwrap().unwrap();
-    let first = crate::support::within("the first half", wire.exact(5)).await.unwrap();
+    within("the head", wire.head()).await.unwrap().unwrap();
+    let first = within("the first half", wire.exact(5)).await.unwrap();
     assert_eq!(first, b"hello");
     client.wire.send("world").await.unwrap();
     assert_eq!(wire.exact(5).await.unwrap(), b"world");
@@ -167,7 +167,7 @@ async fn answer_before_the_body_ended_reaches_the_caller() {
     let mut client = world.connect().await;
     client.send(&Call::new("POST", "/").header("Content-Length", "1000000")).await;
     let mut wire = upstream.accept().await;
-    crate::support::within("the head", wire.head()).await.unwrap().unwrap();
+    within("the head", wire.head()).await.unwrap().unwrap();
     wire.send("HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
     let response = client.response().await;
     response.expect_status(413);
@@ -175,14 +175,35 @@ async fn answer_before_the_body_ended_reaches_the_caller() {
 }
 
 #[tokio::test]
-async fn t73_401_while_the_body_still_comes_is_passed() {
+async fn t73_401_while_the_body_still_comes_is_replayed_with_what_was_kept_and_the_rest() {
     let upstream = Manual::start().await;
     let world = Setup::new().await.route(&format!("upstream = \"{}\"", upstream.url)).start().await;
+    let mut client = world.connect().await;
+    client.send(&Call::new("POST", "/").header("Content-Length", "9")).await;
+    client.wire.send("half").await.unwrap();
+    let mut wire = upstream.accept().await;
+    within("the head", wire.head()).await.unwrap().unwrap();
+    wire.exact(4).await.unwrap();
+    wire.send("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+    let mut again = upstream.accept().await;
+    let head = within("the head again", again.head()).await.unwrap().unwrap();
+    assert_eq!(head.header("authorization"), Some("Bearer token-2"));
+    client.wire.send(" more").await.unwrap();
+    assert_eq!(within("the body again", again.exact(9)).await.unwrap(), b"half more");
+    again.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    client.response().await.expect_status(200);
+}
+
+#[tokio::test]
+async fn t73_401_while_a_body_beyond_the_limit_still_comes_is_passed() {
+    let upstream = Manual::start().await;
+    let route = format!("upstream = \"{}\"\nreplay_limit = \"3B\"", upstream.url);
+    let world = Setup::new().await.route(&route).start().await;
     let mut client = world.connect().await;
     client.send(&Call::new("POST", "/").header("Content-Length", "100")).await;
     client.wire.send("half").await.unwrap();
     let mut wire = upstream.accept().await;
-    crate::support::within("the head", wire.head()).await.unwrap().unwrap();
+    within("the head", wire.head()).await.unwrap().unwrap();
     wire.exact(4).await.unwrap();
     wire.send("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
     client.response().await.expect_status(401);

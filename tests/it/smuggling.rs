@@ -214,7 +214,11 @@ async fn unread_body_never_becomes_the_next_request() {
     let mut client = world.connect().await;
     client.wire.send(refused).await.unwrap();
     client.response().await.expect_status(400);
-    assert!(client.response_or_end().await.is_none_or(|response| response.status != 200));
+    // Either the connection is over, or it is in step.
+    let _sent = client.wire.send(Call::get("/first").bytes("localhost")).await;
+    if let Some(next) = client.response_or_end().await {
+        assert_eq!(next.text(), "/first ");
+    }
     // GET with a body.
     let mut client = world.connect().await;
     let response = client.call(&Call::get("/first").body(smuggled)).await;

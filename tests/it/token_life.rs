@@ -159,7 +159,7 @@ async fn t55_recovery_is_one_request_and_then_all_flow() {
 #[tokio::test]
 async fn t56_jitter_spreads_renewals_and_only_makes_them_earlier() {
     let setup = Setup::new().await;
-    tokens_for(&setup, 8);
+    tokens_for(&setup, 6);
     let mut more = String::new();
     for n in 0..8 {
         more += &format!(
@@ -167,7 +167,7 @@ async fn t56_jitter_spreads_renewals_and_only_makes_them_earlier() {
              params = {{ replica = {n} }}\n"
         );
     }
-    let world = setup.issuer("refresh_at = 0.5").route("anonymous = true").more(&more).start().await;
+    let world = setup.route("anonymous = true").more(&more).start().await;
     eventually("all renewals", || async {
         for n in 0..8 {
             world.get(&format!("/r{n}")).await.expect_status(200);
@@ -185,8 +185,8 @@ async fn t56_jitter_spreads_renewals_and_only_makes_them_earlier() {
     }
     let (least, most) =
         ages.iter().fold((f64::MAX, f64::MIN), |(low, high), age| (low.min(*age), high.max(*age)));
-    assert!(most < 4.5, "{ages:?}");
-    assert!(most - least > 0.02, "{ages:?}");
+    assert!(most < 5.0, "{ages:?}");
+    assert!(most - least > 0.05, "{ages:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The usual scene: one scripted issuer, one scripted upstream, the proxy between them.
 
 use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -167,7 +168,9 @@ impl Setup {
 
     /// Writes the config without starting anything.
     pub fn write(&self) -> PathBuf {
-        self.file("bearerd.toml", self.config())
+        let path = self.file("bearerd.toml", self.config());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
     }
 
     pub async fn start(self) -> World {
