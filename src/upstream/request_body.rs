@@ -124,6 +124,10 @@ impl RequestBody {
                 if let Some(kept) = &mut self.kept {
                     kept.add(&frame);
                 }
+                if frame.is_trailers() {
+                    // Nothing follows them, and nobody asks for more.
+                    self.incoming = None;
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Box::new(CallerBroke)))),

@@ -219,7 +219,7 @@ async fn routes_that_tie_and_can_both_match_are_a_config_error() {
         let output = check(routes).await;
         output.expect_code(78);
         let said = output.all();
-        assert!(said.contains("ties with route `one`") && said.contains("route[1]"), "{said}");
+        assert!(said.contains("ties with route `one`") && said.contains("route `two`"), "{said}");
     }
 }
 
