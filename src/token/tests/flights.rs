@@ -109,9 +109,11 @@ async fn prefetch_asks_without_a_call_until_it_has_one_token() {
     let rig = Rig::new();
     rig.pass(100.0).await;
     assert_eq!(rig.idp.asked(), 0, "nobody wants it yet");
-    rig.idp.answer(|number| {
-        if number < 4 { Err(failure(FailureKind::Unavailable)) } else { Ok(grant(number, 3600)) }
-    });
+    rig.idp.answer(
+        |number| {
+            if number < 4 { Err(failure(FailureKind::Unavailable)) } else { Ok(grant(number, 3600)) }
+        },
+    );
     rig.slot.prefetch();
     rig.pass(30.0).await;
     assert_eq!(rig.idp.asked(), 4);
