@@ -108,7 +108,7 @@ async fn what_was_asked_for_before_the_401_does_not_answer_it() {
     let rig = Rig::new();
     rig.idp.answer(|number| Ok(grant(number, 100)));
     rig.call_text().await;
-    rig.idp.delay(10_000);
+    rig.idp.delay(30_000);
     rig.pass(81.0).await;
     assert!(rig.slot.status().fetching, "a renewal is under way");
     rig.idp.delay(100);
