@@ -35,7 +35,7 @@ type IssuerMap = std::sync::Mutex<HashMap<IssuerId, Weak<dyn TokenSource>>>;
 
 /// All slots of the process: outlives every config, so that a reload keeps the tokens whose key did not change.
 pub struct TokenCache {
-    slots: moka::sync::Cache<CredentialKey, Cell>,
+    pub(super) slots: moka::sync::Cache<CredentialKey, Cell>,
     /// Slots of one issuer share its connections and what was discovered.
     issuers: IssuerMap,
     make_source: MakeSource,

@@ -76,6 +76,11 @@ impl Signals {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_poked(&self) -> bool {
+        self.awake.load(Ordering::SeqCst)
+    }
+
     /// The task looks at everything after this, so what comes later must poke again.
     pub(super) fn look(&self) {
         self.awake.store(false, Ordering::SeqCst);

@@ -1,8 +1,11 @@
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::support::{Rig, failure, grant, settle, text};
+use super::support::{Rig, Scripted, cache, call, failure, grant, issuer, key, settle, text};
+use crate::clock::{SharedClock, ShiftedClock};
 use crate::issuer::FailureKind;
 use crate::token::{Rejected, TokenErrorKind};
 
@@ -105,7 +108,7 @@ async fn what_was_asked_for_before_the_401_does_not_answer_it() {
     let rig = Rig::new();
     rig.idp.answer(|number| Ok(grant(number, 100)));
     rig.call_text().await;
-    rig.idp.delay(10_000);
+    rig.idp.delay(30_000);
     rig.pass(81.0).await;
     assert!(rig.slot.status().fetching, "a renewal is under way");
     rig.idp.delay(100);
@@ -123,4 +126,39 @@ async fn rejecting_what_never_was_changes_nothing() {
     assert_eq!(rig.slot.reject(7), Rejected::Replace);
     rig.pass(1.0).await;
     assert_eq!(rig.idp.asked(), 0);
+}
+
+/// Threads that really run at once, on the machine's clocks: no wish and no wake-up is lost between them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn t72_storms_from_many_threads_cause_one_request_each() {
+    const ROUNDS: u64 = 200;
+    const CALLS: usize = 16;
+    let clock = Arc::new(ShiftedClock::default());
+    let idp = Arc::new(Scripted::new());
+    idp.delay(0);
+    idp.answer(|number| Ok(grant(number, 86_400)));
+    let cache = cache(Arc::clone(&clock) as SharedClock, &idp);
+    let config = Arc::new(issuer("corp", 1));
+    let slot = cache.slot(&key(&config, &[]), &config, 10_000);
+    let barrier = Arc::new(Barrier::new(CALLS));
+    let mut tasks = JoinSet::new();
+    for _ in 0..CALLS {
+        let (slot, clock, barrier) = (Arc::clone(&slot), Arc::clone(&clock), Arc::clone(&barrier));
+        tasks.spawn(async move {
+            for round in 1..=ROUNDS {
+                let generation = call(&slot).await.unwrap().generation;
+                assert_eq!(generation, round);
+                if barrier.wait().await.is_leader() {
+                    clock.advance(Duration::from_secs(11));
+                }
+                barrier.wait().await;
+                assert_eq!(slot.reject(generation), Rejected::Replace);
+                let newer = Arc::clone(&slot).newer_than(generation).await.unwrap();
+                assert_eq!(newer.generation, round + 1);
+                barrier.wait().await;
+            }
+        });
+    }
+    tokio::time::timeout(Duration::from_secs(60), tasks.join_all()).await.expect("nobody waits for ever");
+    assert_eq!(idp.asked(), usize::try_from(ROUNDS).unwrap() + 1);
 }

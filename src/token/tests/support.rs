@@ -232,6 +232,13 @@ pub(super) fn key(issuer: &IssuerConfig, scopes: &[&str]) -> CredentialKey {
     }
 }
 
+/// All its issuers are `idp`.
+pub(super) fn cache(clock: SharedClock, idp: &Arc<Scripted>) -> TokenCache {
+    let source = Arc::clone(idp);
+    let make_source = move |_: &Arc<IssuerConfig>| Arc::clone(&source) as Arc<dyn TokenSource>;
+    TokenCache::with_sources(Handle::current(), clock, Box::new(make_source))
+}
+
 /// One slot, its issuer and its clock.
 pub(super) struct Rig {
     pub(super) clock: Arc<TestClock>,
@@ -252,12 +259,7 @@ impl Rig {
             wall_ms: AtomicI64::new(0),
         });
         let idp = Arc::new(Scripted::new());
-        let source = Arc::clone(&idp);
-        let cache = TokenCache::with_sources(
-            Handle::current(),
-            Arc::clone(&clock) as SharedClock,
-            Box::new(move |_| Arc::clone(&source) as Arc<dyn TokenSource>),
-        );
+        let cache = cache(Arc::clone(&clock) as SharedClock, &idp);
         let mut config = issuer("corp", 1);
         change(&mut config);
         let slot = cache.slot(&key(&config, &["read"]), &Arc::new(config), waiters);
