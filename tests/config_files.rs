@@ -1,5 +1,13 @@
 //! Config files as users write them. Files in `tests/config/valid` load; each in `tests/config/invalid` is refused with
 //! exactly what stands in the `.stderr` file beside it. `BLESS=1 cargo test --test config_files` writes those files.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and read what they check"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,12 @@
 //! Replays every file of the fuzz targets' corpora: what was once found stays mended.
-
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails where a file is missing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and read what they check"
+)]
 
 #[path = "../fuzz/targets.rs"]
 mod targets;

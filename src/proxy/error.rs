@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 
 use crate::token::{TokenError, TokenErrorKind};
 use crate::upstream::{UpstreamError, UpstreamErrorKind};
@@ -139,13 +139,11 @@ impl Code {
 pub struct ProxyError {
     pub code: Code,
     /// What happened, to whom, what to do; for the caller to read. No secret is in it.
-    pub detail: String,
+    pub detail: Box<str>,
     pub proxy_status: &'static str,
     pub retry_after: Option<Duration>,
     /// The issuer refused us: gRPC status 16 instead of 14.
     pub issuer_refused: bool,
-    /// A header of this answer beside the usual ones.
-    pub header: Option<(HeaderName, HeaderValue)>,
     /// Filled in where the route is known.
     pub route: Option<Arc<str>>,
     pub issuer: Option<Arc<str>>,
@@ -155,11 +153,10 @@ impl ProxyError {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,
-            detail: detail.into(),
+            detail: detail.into().into_boxed_str(),
             proxy_status: code.proxy_status(),
             retry_after: None,
             issuer_refused: false,
-            header: None,
             route: None,
             issuer: None,
         }

@@ -85,13 +85,6 @@ impl LocationRule {
 
     /// What follows the upstream's path, where the path lies under it.
     fn beneath<'a>(&self, path: &'a str) -> Option<&'a str> {
-        let path = if path.starts_with('/') {
-            path
-        } else if self.upstream_path.is_empty() {
-            path
-        } else {
-            return None;
-        };
         let rest = path.strip_prefix(self.upstream_path.as_str())?;
         let whole = rest.is_empty() || rest.starts_with(['?', '#']);
         let fits = if self.exact { whole } else { whole || rest.starts_with('/') };

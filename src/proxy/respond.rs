@@ -29,9 +29,6 @@ pub(super) fn respond(error: &ProxyError, grpc: bool, request_id: &HeaderValue) 
     if let Some(seconds) = retry_after(error) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if let Some((name, value)) = &error.header {
-        headers.insert(name, value.clone());
-    }
     response
 }
 
