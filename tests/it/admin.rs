@@ -84,6 +84,14 @@ async fn probes_and_metrics_have_no_host_check_and_status_and_page_have() {
 }
 
 #[tokio::test]
+async fn network_opens_status_and_page_to_other_machines() {
+    let world = Setup::new().await.admin("callers = \"network\"").start().await;
+    for target in ["/status", "/"] {
+        admin_call(&world, Call::get(target).host("10.1.2.3:9180")).await.expect_status(200);
+    }
+}
+
+#[tokio::test]
 async fn status_and_page_answer_no_browser_page_of_another_origin() {
     let world = start().await;
     for target in ["/status", "/"] {

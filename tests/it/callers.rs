@@ -162,6 +162,7 @@ async fn require_header_wants_name_and_value() {
         expect_refused(&world, Call::get("/").header("X-Caller-Key", wrong)).await;
     }
     world.call(Call::get("/").header("X-Caller-Key", "open sesame")).await.expect_status(200);
+    assert_eq!(world.upstream().last().header("x-caller-key"), None, "it is between the caller and us");
 }
 
 fn unix_listener(keys: &str) -> String {

@@ -256,6 +256,22 @@ async fn upstream_that_is_an_own_listener_is_a_config_error() {
 }
 
 #[tokio::test]
+async fn relative_paths_start_at_the_config_files_folder() {
+    let setup = Setup::new().await.issuer("client_secret = { file = \"secrets/corp\" }");
+    setup.file("secrets/corp", "x");
+    let path = setup.write();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let output = run(elsewhere.path(), &["token", "corp", "--config", path.to_str().unwrap()]).await;
+    output.expect_code(0);
+    assert_eq!(setup.issuer.last().basic().unwrap(), "client-1:x");
+}
+
+#[tokio::test]
+async fn webhook_reference_is_refused_with_a_clear_message() {
+    expect_bad(Setup::new().await.issuer("client_secret = { webhook = \"w\" }"), &["webhook"]).await;
+}
+
+#[tokio::test]
 async fn zero_turns_a_timeout_off() {
     let setup = Setup::new()
         .await

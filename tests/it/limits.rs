@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::frames::{Frames, Outcome};
 use crate::support::h2::H2Client;
 use crate::support::manual::Manual;
 use crate::support::{Call, Setup, World, eventually, within};
@@ -58,6 +59,21 @@ async fn header_limits_hold_over_http2() {
     assert_eq!(world.upstream().count(), 0);
     let mut client = H2Client::plain(world.address("main")).await;
     assert_eq!(client.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_at_once_end_their_connection_alone() {
+    let world = scene("").await;
+    let mut frames = Frames::connect(world.address("main")).await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "localhost")];
+    for stream in (1..20_000).step_by(2) {
+        frames.request(stream, &fields, None).await;
+        frames.reset(stream).await;
+    }
+    let outcome = frames.outcome(u32::MAX).await;
+    assert!(matches!(outcome, Outcome::GoAway(_) | Outcome::Closed), "{outcome:?}");
+    world.get("/").await.expect_status(200);
+    assert_eq!(H2Client::plain(world.address("main")).await.get("/").await.status, 200);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod admin;
 mod callers;
 mod check;
 mod cli;
+mod clocks;
 mod errors;
 mod grpc;
 mod headers;

@@ -223,6 +223,19 @@ async fn connect_proxy_reaches_the_upstream() {
 }
 
 #[tokio::test]
+async fn connect_timeout_covers_the_tls_handshake() {
+    let silent = Manual::start().await;
+    let route =
+        format!("upstream = \"https://localhost:{}\"\nconnect_timeout = \"400ms\"", silent.address.port());
+    let world = Setup::new().await.route(&route).start().await;
+    let started = std::time::Instant::now();
+    let response = world.get("/").await;
+    let code = response.code().unwrap();
+    assert!(["upstream_timeout", "upstream_unreachable"].contains(&code.as_str()), "{code}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(4));
+}
+
+#[tokio::test]
 async fn connect_proxy_that_refuses_is_upstream_unreachable() {
     let egress = Egress::refusing("407 Proxy Authentication Required").await;
     let route = format!("upstream = \"https://api.example\"\nproxy = \"http://{}\"", egress.address);

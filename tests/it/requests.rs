@@ -240,6 +240,16 @@ async fn ca_stands_instead_of_the_systems_roots() {
 }
 
 #[tokio::test]
+async fn roots_both_adds_the_ca_to_the_systems() {
+    let issuer = Scripted::start(Some(localhost().server(&[]))).await;
+    issuer.always_this(Answer::token("both"));
+    let setup = Setup::with(issuer, Scripted::upstream().await);
+    setup.file("ca.pem", &ca().pem);
+    let tls = "tls = { ca = { file = \"ca.pem\" }, roots = \"both\" }";
+    assert_eq!(token_of(&setup.issuer(tls).start().await).await, "both");
+}
+
+#[tokio::test]
 async fn token_requests_alone_go_through_the_issuers_proxy() {
     let issuer = Scripted::start(Some(ca().issue(&["idp.example"]).server(&[]))).await;
     issuer.always_this(Answer::token("tunnelled"));

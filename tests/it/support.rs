@@ -7,6 +7,7 @@ pub mod client;
 pub mod egress;
 pub mod frames;
 pub mod h2;
+pub mod in_process;
 pub mod manual;
 pub mod message;
 pub mod metrics;

@@ -76,6 +76,13 @@ impl Frames {
         }
     }
 
+    /// Takes the request back.
+    pub async fn reset(&mut self, stream: u32) {
+        /// RFC 9113 section 7.
+        const CANCEL: [u8; 4] = [0, 0, 0, 8];
+        self.frame(RST_STREAM, 0, stream, &CANCEL).await;
+    }
+
     /// What became of the request.
     pub async fn outcome(&mut self, stream: u32) -> Outcome {
         within("the request's outcome", self.read_outcome(stream)).await

@@ -44,6 +44,7 @@ impl Wire {
 
     /// Reads once from the stream; 0 at its end.
     async fn fill(&mut self) -> Result<usize> {
+        self.buffer.reserve(64 * 1024);
         self.stream.read_buf(&mut self.buffer).await
     }
 
