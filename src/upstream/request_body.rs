@@ -179,7 +179,8 @@ impl Body for RequestBody {
         let rest = self.incoming.as_ref().map(Body::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
         let mut hint = SizeHint::new();
         hint.set_lower(replayed.saturating_add(rest.lower()));
-        if let Some(upper) = rest.upper() {
+        // An exact size is framed by Content-Length, which leaves no place for trailers.
+        if let (Some(upper), None) = (rest.upper(), &self.replay_trailers) {
             hint.set_upper(replayed.saturating_add(upper));
         }
         hint
