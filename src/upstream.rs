@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
 use connection::Opened;
@@ -331,10 +331,15 @@ impl Upstream {
     }
 
     fn request_http1(&self, head: &Head, body: RequestBody) -> Request<RequestBody> {
+        let chunked = !body.is_end_stream() && !head.headers.contains_key(header::CONTENT_LENGTH);
         let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = Uri::from(head.target.clone());
         *request.headers_mut() = head.headers.clone();
+        if chunked {
+            // Where nothing is said, hyper leaves the body of a GET or HEAD out.
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         request.headers_mut().insert(header::HOST, self.host.clone());
         request
     }

@@ -15,6 +15,9 @@ use crate::proxy::Caller;
 /// How long a connection that has said nothing yet is kept once the listener stops: its first call may be on its way.
 const FRESH: Duration = Duration::from_millis(500);
 
+/// How often an HTTP/2 connection that may rest for ever is looked at.
+const HELD_LOOK: Duration = Duration::from_secs(15);
+
 /// Shared by a connection's task, its socket and its calls, all on one thread: nothing is ordered but by program order.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -110,7 +113,8 @@ pub(super) enum Pace {
     /// Also while it is not known yet which protocol it is.
     Http1 { head: Option<Duration>, idle: Option<Duration> },
     /// A quarter of `keep_alive` at a time, since the end of a call leaves no mark here that a PING could not leave too.
-    Http2 { quarter: Option<Duration>, quiet: u32, calls: u64 },
+    /// `held`: since when callers' windows are shut, and how many frames had gone out then.
+    Http2 { quarter: Option<Duration>, quiet: u32, calls: u64, held: Option<(Instant, u64)> },
 }
 
 impl Pace {
@@ -119,7 +123,7 @@ impl Pace {
     }
 
     pub(super) fn http2(limits: &Limits) -> Self {
-        Self::Http2 { quarter: limits.keep_alive.map(|whole| whole / 4), quiet: 0, calls: 0 }
+        Self::Http2 { quarter: limits.keep_alive.map(|whole| whole / 4), quiet: 0, calls: 0, held: None }
     }
 
     /// When a head that has begun must be complete.
@@ -152,8 +156,11 @@ impl Pace {
     pub(super) fn judge(&mut self, watch: &Watch, now: Instant) -> Verdict {
         match self {
             Self::Http1 { head, idle } => judge_http1(watch, now, *head, *idle),
-            Self::Http2 { quarter: None, .. } => Verdict::Wait(None),
-            Self::Http2 { quarter: Some(quarter), quiet, calls } => {
+            Self::Http2 { quarter, quiet, calls, held } => {
+                if is_stalled(watch, now, held) {
+                    return Verdict::Slow;
+                }
+                let Some(quarter) = quarter else { return Verdict::Wait(Some(now + HELD_LOOK)) };
                 let calls_now = watch.calls();
                 if watch.in_flight() || calls_now != *calls {
                     (*quiet, *calls) = (0, calls_now);
@@ -163,6 +170,24 @@ impl Pace {
                 // The first quiet look may come right after a call.
                 if *quiet > 4 { Verdict::Idle } else { Verdict::Wait(Some(now + *quarter)) }
             }
+        }
+    }
+}
+
+/// Whether a response has waited for its HTTP/2 caller as long as a write may stall, and nothing else went out.
+fn is_stalled(watch: &Watch, now: Instant, held: &mut Option<(Instant, u64)>) -> bool {
+    let activity = &watch.caller.activity;
+    let limit = activity.write_stall_ms.load(Ordering::Relaxed);
+    if limit == 0 || activity.held.load(Ordering::Relaxed) == 0 {
+        *held = None;
+        return false;
+    }
+    let frames = activity.frames.load(Ordering::Relaxed);
+    match *held {
+        Some((since, then)) if then == frames => now >= since + Duration::from_millis(limit),
+        Some(_) | None => {
+            *held = Some((now, frames));
+            false
         }
     }
 }
@@ -267,7 +292,7 @@ mod tests {
     #[test]
     fn http2_is_idle_after_a_whole_quiet_keep_alive() {
         let watch = watch();
-        let mut pace = Pace::Http2 { quarter: seconds(1), quiet: 0, calls: 0 };
+        let mut pace = Pace::Http2 { quarter: seconds(1), quiet: 0, calls: 0, held: None };
         let now = Instant::now();
         let mut looks = |expected: usize| {
             let mut looks = 0;
@@ -281,6 +306,25 @@ mod tests {
         call(&watch);
         answered(&watch);
         looks(5);
+    }
+
+    #[test]
+    fn http2_caller_whose_window_stays_shut_is_slow() {
+        let watch = watch();
+        let mut pace = Pace::Http2 { quarter: seconds(1), quiet: 0, calls: 0, held: None };
+        let at = |secs| watch.started + Duration::from_secs(secs);
+        let activity = &watch.caller.activity;
+        call(&watch);
+        activity.write_stall_ms.store(3_000, Ordering::Relaxed);
+        assert_eq!(pace.judge(&watch, at(0)), Verdict::Wait(Some(at(1))), "nothing is held up");
+        activity.held.store(1, Ordering::Relaxed);
+        assert_eq!(pace.judge(&watch, at(10)), Verdict::Wait(Some(at(11))));
+        activity.frames.store(1, Ordering::Relaxed);
+        assert_eq!(pace.judge(&watch, at(12)), Verdict::Wait(Some(at(13))), "something went out");
+        assert_eq!(pace.judge(&watch, at(14)), Verdict::Wait(Some(at(15))));
+        assert_eq!(pace.judge(&watch, at(15)), Verdict::Slow);
+        activity.write_stall_ms.store(0, Ordering::Relaxed);
+        assert_eq!(pace.judge(&watch, at(16)), Verdict::Wait(Some(at(17))), "idle_timeout is off");
     }
 
     #[test]

@@ -27,7 +27,9 @@ pub(super) enum Content {
 }
 
 impl Body {
-    pub(super) fn new(content: Content, record: Box<Record>) -> Self {
+    pub(super) fn new(content: Content, mut record: Box<Record>) -> Self {
+        // An HTTP/2 caller that opens no window is not even asked whether there is more.
+        record.hold(true);
         Self { content, record: Some(record) }
     }
 }
@@ -53,8 +55,11 @@ impl HttpBody for Body {
             Content::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Content::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
-        if let (Poll::Ready(Some(frame)), Some(record)) = (&polled, &mut self.record) {
-            record.frame(frame);
+        if let Some(record) = &mut self.record {
+            if let Poll::Ready(Some(frame)) = &polled {
+                record.frame(frame);
+            }
+            record.hold(matches!(polled, Poll::Ready(Some(Ok(_)))));
         }
         polled
     }

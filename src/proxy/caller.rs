@@ -35,6 +35,10 @@ pub struct Activity {
     pub in_flight: AtomicU32,
     /// Calls that began on this connection.
     pub calls: AtomicU64,
+    /// Responses whose next frame waits for the caller to take the one before: over HTTP/2, no write shows that.
+    pub held: AtomicU32,
+    /// Frames of response bodies that were handed to the connection.
+    pub frames: AtomicU64,
     /// How long a write to the caller may stall, in ms (the route's `idle_timeout`); 0: for ever.
     pub write_stall_ms: AtomicU64,
 }

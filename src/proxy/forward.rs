@@ -23,6 +23,8 @@ pub(super) fn target(route: &RouteConfig, uri: &Uri, found: Found) -> Result<Pat
     if route.upstream.path.is_empty()
         && found.prefix_segments == Some(0)
         && let Some(target) = uri.path_and_query()
+        // `http://host?query` has no path of its own.
+        && target.as_str().starts_with('/')
     {
         return Ok(target.clone());
     }
@@ -77,7 +79,8 @@ async fn replay(
     let Some(slot) = &service.slot else { return Ok(answer.response) };
     match slot.reject(token.generation) {
         Rejected::Keep => return Ok(answer.response),
-        Rejected::Replace => service.metrics.refresh_forced(),
+        Rejected::Dropped => service.metrics.refresh_forced(),
+        Rejected::Replace => {}
     }
     let body = answer.body_again(service.config.idle_timeout);
     let Some(body) = body.filter(|_| service.config.replay_limit > 0) else {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
 use super::body::Content;
@@ -50,6 +50,7 @@ pub(super) async fn handle(
     let body = RequestBody::new(body, service.config.replay_limit, service.config.idle_timeout);
     let mut response = forward::send(&service, head, body, token, record).await?;
 
+    check_answer(&response, upgrading.is_some(), &service)?;
     if let Some(upgrading) = upgrading {
         upgrading.complete(&mut response, caller, service.config.idle_timeout);
     }
@@ -147,7 +148,10 @@ fn prepare(
             "this call has come through bearerd five times: the upstream of this route leads back to it",
         ));
     }
-    let host = parts.headers.get(header::HOST).cloned();
+    if parts.version == Version::HTTP_2 {
+        headers::join_cookies(&mut parts.headers);
+    }
+    let host = host_as_given(parts);
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_aliases(&mut parts.headers, service);
     // Answered here: the body is asked for once the upstream is connected.
@@ -202,13 +206,39 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
     Ok(())
 }
 
+/// HTTP/2 says the host in `:authority`.
+fn host_as_given(parts: &Parts) -> Option<HeaderValue> {
+    let line = parts.headers.get(header::HOST).cloned();
+    line.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok())
+}
+
+/// Refuses what cannot be passed on: a switch of protocols that nobody asked for, a body in a coding that we do not undo.
+fn check_answer<B>(
+    response: &Response<B>,
+    upgrading: bool,
+    service: &RouteService,
+) -> Result<(), ProxyError> {
+    let what = if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading {
+        "switched to another protocol, which nobody asked for"
+    } else if !headers::is_only_chunked(response.headers()) {
+        "sent its body in a transfer coding other than chunked"
+    } else {
+        return Ok(());
+    };
+    let detail = format!("{} {what}", service.config.upstream.authority);
+    Err(ProxyError::new(Code::UpstreamInvalid, detail))
+}
+
 /// The answer on its way back.
 fn finish<B>(response: &mut Response<B>, service: &RouteService) -> Result<(), ProxyError> {
     let status = response.status();
+    // Ours, not the upstream's (RFC 9110 section 2.5).
+    *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
-    if status != http::StatusCode::SWITCHING_PROTOCOLS {
+    if status != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_hop_by_hop(headers);
     }
+    headers::say_length_once(headers);
     service.location.apply(headers);
     let edits = &service.response_edits;
     if let Some(why) = &edits.unreadable {

@@ -37,10 +37,50 @@ pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderVal
     }
     let mut lines = headers.get_all(header::UPGRADE).iter();
     match (lines.next(), lines.next()) {
-        (Some(protocol), None) if !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c") => {
-            Some(protocol.clone())
-        }
+        (Some(protocol), None) if !tokens(protocol).any(is_h2c) => Some(protocol.clone()),
         _ => None,
+    }
+}
+
+fn is_h2c(protocol: &[u8]) -> bool {
+    protocol.get(..3).is_some_and(|name| name.eq_ignore_ascii_case(b"h2c"))
+}
+
+/// Whether the body comes plain or in the one transfer coding that is taken off here (RFC 9112 section 6.1). Any other
+/// would be lost with the header that names it, and the body with it.
+pub(super) fn is_only_chunked(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// HTTP/2 may split cookies over lines; elsewhere they are one (RFC 9113 section 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&HeaderValue> = headers.get_all(header::COOKIE).iter().collect();
+    if lines.len() < 2 {
+        return;
+    }
+    let joined = lines.iter().map(|line| line.as_bytes()).collect::<Vec<_>>().join(&b"; "[..]);
+    let sensitive = lines.iter().any(|line| line.is_sensitive());
+    if let Ok(mut joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        joined.set_sensitive(sensitive);
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// A length that was said more than once, always the same, is passed on once (RFC 9110 section 8.6).
+pub(super) fn say_length_once(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let (Some(first), second) = (lines.next(), lines.next()) else { return };
+    if second.is_none() && !first.as_bytes().contains(&b',') {
+        return;
+    }
+    let one = tokens(first).next().and_then(|length| HeaderValue::from_bytes(length).ok());
+    if let Some(one) = one {
+        headers.insert(header::CONTENT_LENGTH, one);
     }
 }
 
@@ -241,6 +281,7 @@ mod tests {
         assert_eq!(of(&[("connection", "Upgrade"), ("upgrade", "websocket")]).unwrap(), "websocket");
         assert!(of(&[("upgrade", "websocket")]).is_none());
         assert!(of(&[("connection", "upgrade"), ("upgrade", "h2c")]).is_none());
+        assert!(of(&[("connection", "upgrade"), ("upgrade", "websocket, H2C/1")]).is_none());
         assert!(of(&[("connection", "upgrade"), ("upgrade", "a"), ("upgrade", "b")]).is_none());
         assert!(
             upgrade(Version::HTTP_10, &map(&[("connection", "upgrade"), ("upgrade", "websocket")])).is_none()

@@ -13,6 +13,9 @@ use super::caller::Caller;
 use super::snapshot::RouteService;
 use crate::metrics::RouteMetrics;
 
+/// The status of a call whose caller went away before there was an answer; never sent.
+const CALLER_LEFT: u16 = 499;
+
 /// One call, from its head to the end of its response.
 pub(super) struct Record {
     pub(super) request_id: HeaderValue,
@@ -29,6 +32,8 @@ pub(super) struct Record {
     line: Option<Line>,
     sent: u64,
     broken: bool,
+    /// See [`super::caller::Activity::held`].
+    held: bool,
 }
 
 /// What of the request stands in its access line: never its query, nor a header's value.
@@ -51,7 +56,7 @@ impl Record {
             request_id,
             grpc,
             route: None,
-            status: StatusCode::INTERNAL_SERVER_ERROR,
+            status: StatusCode::from_u16(CALLER_LEFT).unwrap_or(StatusCode::BAD_REQUEST),
             code: None,
             upstream_took: None,
             caller: Arc::clone(caller),
@@ -60,6 +65,7 @@ impl Record {
             line: None,
             sent: 0,
             broken: false,
+            held: false,
         }
     }
 
@@ -67,7 +73,20 @@ impl Record {
         self.line = Some(Line { method: method.clone(), path: path.to_owned() });
     }
 
+    /// Whether the next move is the caller's.
+    pub(super) fn hold(&mut self, held: bool) {
+        if std::mem::replace(&mut self.held, held) != held {
+            let count = &self.caller.activity.held;
+            if held {
+                count.fetch_add(1, Ordering::Relaxed)
+            } else {
+                count.fetch_sub(1, Ordering::Relaxed)
+            };
+        }
+    }
+
     pub(super) fn frame(&mut self, frame: &Result<Frame<Bytes>, BodyError>) {
+        self.caller.activity.frames.fetch_add(1, Ordering::Relaxed);
         match frame {
             Ok(frame) => self.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
             Err(_) => self.broken = true,
@@ -77,6 +96,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.hold(false);
         let took = self.started.elapsed();
         let metrics = self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics);
         metrics.request(self.status.as_u16(), took);

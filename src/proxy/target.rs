@@ -4,6 +4,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Version, header};
 
 use super::error::{Code, ProxyError};
+use super::headers;
 use crate::route::host::split_host;
 use crate::route::path::{self, MatchPath};
 
@@ -19,6 +20,11 @@ pub(super) struct Target<'a> {
 /// 405 for the methods that are not proxied, 400 for all that is malformed or ambiguous.
 pub(super) fn read(parts: &Parts) -> Result<Target<'_>, ProxyError> {
     refuse_method(&parts.method)?;
+    if !headers::is_only_chunked(&parts.headers) {
+        return Err(ProxyError::bad_request(
+            "the body has a transfer coding beside chunked, or it is named twice; send it plain or chunked",
+        ));
+    }
     let host = host(parts)?;
     let path = path::parse(parts.uri.path()).map_err(|error| ProxyError::bad_request(error.to_string()))?;
     Ok(Target { host, path })
@@ -44,6 +50,8 @@ fn host(parts: &Parts) -> Result<Option<String>, ProxyError> {
         (Some(authority), Some(line)) if !same(authority, line) => {
             return Err(ProxyError::bad_request("Host and the request's target name different hosts"));
         }
+        // RFC 9112 section 3.2 wants the line in every HTTP/1.1 request, in this form too.
+        (Some(_), None) if parts.version == Version::HTTP_11 => None,
         (Some(authority), _) => Some(authority),
         (None, Some(line)) => Some(text(line)?),
         (None, None) => None,

@@ -50,6 +50,13 @@ impl Shared {
     }
 }
 
+/// HTTP/2's own library logs what peers say (a refused path with its query, the words of a GOAWAY): nobody can vouch for
+/// what is in that, so no filter lets it out.
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    *metadata.level() <= Level::WARN || !(target == "h2" || target.starts_with("h2::"))
+}
+
 /// The one layer: [`EnvFilter`] behind a swap (its own reload wrapper locks), and the lines.
 pub(super) struct Output {
     shared: Arc<Shared>,
@@ -64,11 +71,14 @@ impl Output {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Output {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if !may_be_logged(metadata) {
+            return Interest::never();
+        }
         Layer::<S>::register_callsite(&self.shared.settings.load().filter, metadata)
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, context: Context<'_, S>) -> bool {
-        self.shared.settings.load().filter.enabled(metadata, context)
+        may_be_logged(metadata) && self.shared.settings.load().filter.enabled(metadata, context)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {

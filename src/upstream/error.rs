@@ -75,7 +75,11 @@ struct Causes<'a>(&'a hyper::Error);
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match std::error::Error::source(self.0) {
-            Some(source) => write!(f, " ({source})"),
+            Some(source) => {
+                let words = source.to_string();
+                // What an HTTP/2 peer says with its GOAWAY are its own words: it knows the token, and may repeat it.
+                write!(f, " ({})", words.split(" (b\"").next().unwrap_or(&words))
+            }
             None => Ok(()),
         }
     }

@@ -35,6 +35,8 @@ pub(super) struct Progress {
     pub(super) moved: AtomicU64,
     /// The connection wants more, and the caller has not sent it.
     pub(super) awaiting_caller: AtomicBool,
+    /// Frames of the answer's body that came back meanwhile.
+    pub(super) answered: AtomicU64,
 }
 
 /// A body that came back.
@@ -67,6 +69,8 @@ pub struct RequestBody {
 #[derive(Debug)]
 struct Upward {
     progress: Arc<Progress>,
+    /// [`Progress::answered`] when it was last looked at.
+    answered: u64,
     returned: oneshot::Sender<Returned>,
 }
 
@@ -104,7 +108,7 @@ impl RequestBody {
         }
         let progress = Arc::new(Progress::default());
         let (send, returned) = oneshot::channel();
-        self.upward = Some(Upward { progress: Arc::clone(&progress), returned: send });
+        self.upward = Some(Upward { progress: Arc::clone(&progress), answered: 0, returned: send });
         Some(Link { progress, returned })
     }
 
@@ -135,9 +139,20 @@ impl RequestBody {
                 self.incoming = None;
                 Poll::Ready(None)
             }
-            Poll::Pending if self.idle.expired(cx) => Poll::Ready(Some(Err(Box::new(CallerBroke)))),
+            Poll::Pending if self.stuck(cx) => Poll::Ready(Some(Err(Box::new(CallerBroke)))),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// The caller may well rest while the answer moves: the call as a whole is not idle.
+    fn stuck(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(upward) = &mut self.upward {
+            let answered = upward.progress.answered.load(Ordering::Relaxed);
+            if std::mem::replace(&mut upward.answered, answered) != answered {
+                self.idle.moved();
+            }
+        }
+        self.idle.expired(cx)
     }
 
     fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
@@ -306,17 +321,21 @@ fn reserve(bytes: usize) -> bool {
     true
 }
 
-/// Trailer fields that would be taken for what only the head may say (RFC 9110 section 6.5.1).
-const NOT_IN_TRAILERS: [HeaderName; 6] = [
+/// Trailer fields that would be taken for what only the head may say (RFC 9110 section 6.5.1), or that HTTP/2 forbids.
+const NOT_IN_TRAILERS: [HeaderName; 10] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
     header::HOST,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
     header::CONNECTION,
+    header::TE,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
 ];
 
-fn without_owned_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+pub(super) fn without_owned_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         for name in &NOT_IN_TRAILERS {
             trailers.remove(name);

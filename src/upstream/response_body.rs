@@ -11,7 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::idle::Idle;
 use super::pool::Lease;
-use super::request_body::Progress;
+use super::request_body::{Progress, without_owned_trailers};
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -74,8 +74,11 @@ impl Body for ResponseBody {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.moved();
+                if let Some((progress, _)) = &self.request {
+                    progress.answered.fetch_add(1, Ordering::Relaxed);
+                }
                 self.release_at_end();
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(without_owned_trailers(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
                 self.lease = None;

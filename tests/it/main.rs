@@ -33,6 +33,7 @@ mod protocols;
 mod reload;
 mod replay;
 mod requests;
+mod robustness;
 mod routing;
 mod secrets;
 mod smuggling;

@@ -62,6 +62,12 @@ pub(super) fn resolve(
     if default_lifetime.is_zero() {
         report.error(&place.key("default_lifetime"), "must be longer than \"0s\"", "");
     }
+    let egress = peer::egress(&place.key("proxy"), raw.proxy, report);
+    if let Some(TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &endpoint
+        && !url.https
+    {
+        peer::refuse_plain_tunnel(place, &url.host, &egress, report);
+    }
     let issuer = IssuerConfig {
         name: name.into(),
         digest: credential::issuer_digest(place),
@@ -76,7 +82,7 @@ pub(super) fn resolve(
         default_lifetime,
         timeout: timeout(place, "timeout", raw.timeout, defaults::TOKEN_TIMEOUT, report),
         tls: peer::tls(&place.key("tls"), raw.tls, report),
-        egress: peer::egress(&place.key("proxy"), raw.proxy, report),
+        egress,
         // Both are there, or a mistake was reported above.
         endpoint: endpoint?,
         client_auth: client_auth?,

@@ -79,6 +79,19 @@ pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Rep
     }
 }
 
+/// What is plain because it stays on this machine must not leave it: a proxy elsewhere opens its tunnel there, and reads
+/// along.
+pub(super) fn refuse_plain_tunnel(place: &Place<'_>, host: &str, egress: &Egress, report: &mut Report) {
+    let Egress::Proxy { host: proxy, .. } = egress else { return };
+    if url::is_this_machine(host) && !url::is_this_machine(proxy) {
+        report.error(
+            &place.key("proxy"),
+            "http:// is for this machine alone, and a proxy elsewhere takes it over the network in the clear",
+            "leave `proxy` out",
+        );
+    }
+}
+
 fn proxy(place: &Place<'_>, text: &str, userinfo: Option<Source>, report: &mut Report) -> Option<Egress> {
     let parts = url::parts(text).map_err(|error| {
         wrong(error.message, "write \"http://egress:3128\", or \"env\" for HTTPS_PROXY and NO_PROXY")

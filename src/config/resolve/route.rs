@@ -47,6 +47,10 @@ pub(super) fn resolve(
     let protocols = [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("http2", Protocol::Http2)];
     let egress = peer::egress(&place.key("proxy"), raw.proxy, report);
     check_unix(place, upstream.as_ref(), &egress, report);
+    if let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.as_ref().map(|known| &known.target)
+    {
+        peer::refuse_plain_tunnel(place, host, &egress, report);
+    }
     let route = RouteConfig {
         name: name.into(),
         protocol: choice(place, "protocol", raw.protocol, Protocol::Auto, &protocols, report),

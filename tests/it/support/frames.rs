@@ -88,6 +88,16 @@ impl Frames {
         within("the request's outcome", self.read_outcome(stream)).await
     }
 
+    /// Reads on until the proxy ends the connection.
+    pub async fn end(&mut self) {
+        while let Ok(head) = self.wire.exact(9).await {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            if self.wire.exact(usize::try_from(length).unwrap()).await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn read_outcome(&mut self, stream: u32) -> Outcome {
         loop {
             let Ok(head) = self.wire.exact(9).await else { return Outcome::Closed };

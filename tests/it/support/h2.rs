@@ -113,6 +113,8 @@ impl H2Client {
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub version: Version,
+    /// Path and query, byte for byte.
+    pub target: String,
     pub headers: HeaderMap,
     /// Which of its connections it came on, from 0.
     pub connection: usize,
@@ -178,6 +180,11 @@ async fn serve_echo(stream: Box<dyn Stream>, connection: usize, record: Arc<Mute
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         record.lock().unwrap().push(Seen {
             version: request.version(),
+            target: request
+                .uri()
+                .path_and_query()
+                .map(|target| target.as_str().to_owned())
+                .unwrap_or_default(),
             headers: request.headers().clone(),
             connection,
         });
