@@ -46,7 +46,7 @@ pub struct Answer {
 struct Refusal(u16, &'static str, String);
 
 /// Explains one call. `url` is a path (then the host is `localhost`) or absolute (then its host counts, and one that
-/// names a listener's address asks that listener alone). A `Host` among `headers` goes before the URL's.
+/// names a listener's address asks that listener alone; without a scheme it is http). A `Host` among `headers` goes before the URL's.
 ///
 /// Errors are bad usage: what is no method, URL or header.
 pub fn explain(

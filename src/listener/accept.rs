@@ -18,7 +18,7 @@ use super::drive::Drain;
 use super::limit::{ConnectionLimit, Held};
 use super::stream::Raw;
 use super::{Handler, SettingsCell, Stop};
-use crate::proxy::Peer;
+use crate::proxy::{Code, Peer};
 
 /// How long accepting pauses after an error that is not one connection's, such as too many open files.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -238,12 +238,13 @@ fn request_id() -> String {
 }
 
 fn overloaded(request_id: &str) -> String {
+    let code = Code::Overloaded;
     let body = serde_json::json!({
-        "type": "about:blank",
-        "title": "Service Unavailable",
-        "status": 503,
-        "detail": "limits.connections is reached",
-        "code": "overloaded",
+        "type": format!("urn:bearerd:error:{}", code.as_str()),
+        "title": code.title(),
+        "status": code.status().as_u16(),
+        "detail": "limits.connections is reached: see who keeps so many open, or raise it",
+        "code": code.as_str(),
         "route": null,
         "issuer": null,
         "request_id": request_id,

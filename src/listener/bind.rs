@@ -202,9 +202,12 @@ fn bind_unix(path: &Path, options: &UnixOptions) -> Result<(UnixListener, Arc<So
 }
 
 fn unix_words(path: &Path, error: Errno) -> String {
-    let folder = path.parent().unwrap_or_else(|| Path::new("/")).display();
+    let parent = path.parent().unwrap_or_else(|| Path::new("/"));
+    let folder = parent.display();
     match error {
-        Errno::NOENT => format!("the folder {folder} does not exist"),
+        // A folder of the kernel's (/proc) says the same of a file that it does not let anybody make.
+        Errno::NOENT if !parent.is_dir() => format!("the folder {folder} does not exist"),
+        Errno::NOENT => format!("no file can be made in the folder {folder}"),
         Errno::ACCESS | Errno::ROFS => format!("this user may not write to the folder {folder}"),
         Errno::ADDRINUSE => "another program took it meanwhile".to_owned(),
         other => words(other),

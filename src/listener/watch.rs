@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use crate::config::Limits;
 use crate::proxy::Caller;
 
-/// How long a connection that has said nothing yet is kept once the listener stops: its first call may be on its way.
+/// How long a connection is kept, after it was accepted or its last call was answered, once the listener stops: a call
+/// may be on its way, and closing would lose it. That call's answer says that it was the last one.
 const FRESH: Duration = Duration::from_millis(500);
 
 /// How often an HTTP/2 connection that may rest for ever is looked at.
@@ -145,12 +146,15 @@ impl Pace {
     /// Whether a stopping listener may close the connection now, or else until when it waits.
     pub(super) fn may_stop(&self, watch: &Watch, now: Instant) -> Result<(), Option<Instant>> {
         let Self::Http1 { .. } = self else { return Ok(()) };
-        let fresh_until = watch.started + FRESH;
-        match watch.head_began() {
-            Some(_) => Err(self.head_due(watch)),
-            None if watch.calls() == 0 && now < fresh_until => Err(Some(fresh_until)),
-            None => Ok(()),
+        // hyper ends the connection after the call that is under way.
+        if watch.in_flight() {
+            return Ok(());
         }
+        if watch.head_began().is_some() {
+            return Err(self.head_due(watch));
+        }
+        let fresh_until = if watch.calls() == 0 { watch.started } else { watch.last_written() } + FRESH;
+        if now < fresh_until { Err(Some(fresh_until)) } else { Ok(()) }
     }
 
     pub(super) fn judge(&mut self, watch: &Watch, now: Instant) -> Verdict {
@@ -337,5 +341,14 @@ mod tests {
         assert_eq!(pace.may_stop(&watch, start + FRESH), Err(Some(start + Duration::from_secs(10))));
         call(&watch);
         assert_eq!(pace.may_stop(&watch, start), Ok(()), "hyper closes after the answer");
+        answered(&watch);
+        watch.last_write.store(20_000, Ordering::Relaxed);
+        let answered = start + Duration::from_secs(20);
+        assert_eq!(
+            pace.may_stop(&watch, answered),
+            Err(Some(answered + FRESH)),
+            "the next call may be coming"
+        );
+        assert_eq!(pace.may_stop(&watch, answered + FRESH), Ok(()));
     }
 }

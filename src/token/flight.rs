@@ -340,10 +340,17 @@ fn log_success(slot: &TokenSlot, held: &Held, recovered: Option<&Trouble>) {
     if let Some(trouble) = recovered {
         let failures = trouble.in_a_row;
         tracing::info!(%issuer, %scopes, lifetime_s, failures, "issuer gives tokens again");
+    } else if held.forced {
+        // An upstream that refuses every token would else leave no mark but its own 401s.
+        tracing::warn!(
+            %issuer, %scopes, lifetime_s,
+            "an upstream refused the token, so a new one was fetched; if that goes on, check which audience and scopes \
+             the upstream wants"
+        );
     } else if held.token.generation == 1 {
         tracing::info!(%issuer, %scopes, lifetime_s, "token fetched");
     } else {
-        tracing::debug!(%issuer, %scopes, lifetime_s, forced = held.forced, "token renewed");
+        tracing::debug!(%issuer, %scopes, lifetime_s, "token renewed");
     }
 }
 

@@ -46,7 +46,10 @@ impl Asked {
                 asked.unreadable = true;
                 asked.path = url.split('?').next().unwrap_or_default().to_owned();
             }
-            _ => return Err(format!("`{}` is neither a path nor an http(s) URL", shown(url))),
+            _ => match as_curl_reads_it(url) {
+                Some(uri) => asked.absolute(&uri)?,
+                None => return Err(format!("`{}` is neither a path nor an http(s) URL", shown(url))),
+            },
         }
         Ok(asked)
     }
@@ -124,6 +127,16 @@ impl Asked {
             (true, true) => all(),
         }
     }
+}
+
+/// `localhost:8080/x` without a scheme. A bare word would rather be a path that lacks its slash.
+fn as_curl_reads_it(url: &str) -> Option<Uri> {
+    let host = url.split(['/', '?']).next().unwrap_or_default();
+    let is_host = host.contains(['.', ':']) || host == "localhost";
+    if !is_host || url.contains("://") {
+        return None;
+    }
+    format!("http://{url}").parse().ok()
 }
 
 fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, String> {

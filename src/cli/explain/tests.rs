@@ -170,6 +170,15 @@ fn a_url_with_a_listeners_address_asks_that_listener() {
 }
 
 #[test]
+fn a_url_without_a_scheme_is_read_as_curl_reads_it() {
+    let config = main_with(vec![route("own", "", "/billing/*"), route("named", "a.test", "/*")]);
+    assert_eq!(outcome(&ask(&config, "GET", "localhost:8080/billing/x?y", &[])), "own");
+    assert_eq!(outcome(&ask(&config, "GET", "127.0.0.1:8080/billing/x", &[])), "own");
+    assert_eq!(outcome(&ask(&config, "GET", "a.test", &[])), "named");
+    assert_eq!(ask(&config, "GET", "a.test:8080", &[]).path, "/");
+}
+
+#[test]
 fn listeners_that_answer_alike_are_told_together() {
     let listeners = vec![listener("a", "127.0.0.1:8080", &[]), listener("b", "127.0.0.1:8081", &[])];
     let config = config(listeners, vec![route("own", "", "/*")]);
@@ -358,6 +367,9 @@ fn bad_usage_is_an_error() {
         ("GET", "billing", Vec::new()),
         ("GET", "", Vec::new()),
         ("GET", "ftp://a.test/", Vec::new()),
+        ("GET", "billing/x", Vec::new()),
+        ("GET", "user:canary@a.test/", Vec::new()),
+        ("GET", "mailto:canary@a.test", Vec::new()),
         ("GET", "http://user:canary@a.test/", Vec::new()),
         ("GET", "http://a..b/", Vec::new()),
         ("GET", "/", pair("x y", "1")),

@@ -98,6 +98,8 @@ fn a_missing_folder_and_a_long_path_are_told() {
     let folder = scratch("missing");
     let error = bind(&Address::Unix(folder.join("no/s")), 0o600).unwrap_err();
     assert!(error.message.ends_with("/no does not exist"), "{error}");
+    let error = bind(&Address::Unix("/proc/s".into()), 0o600).unwrap_err();
+    assert!(error.message.ends_with("no file can be made in the folder /proc"), "{error}");
     let error = bind(&Address::Unix(folder.join("x".repeat(120))), 0o600).unwrap_err();
     assert!(error.message.contains("too long"), "{error}");
     std::fs::remove_dir_all(folder).unwrap();

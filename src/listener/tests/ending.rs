@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_stop_lets_calls_end_and_closes_idle_connections_at_once() {
+async fn a_stop_lets_calls_end_and_closes_idle_connections() {
     let server = Server::start(limits());
     let (mut idle, mut busy) = (server.connect().await, server.connect().await);
     idle.get("/ok").await;
@@ -47,6 +47,19 @@ async fn a_head_that_is_under_way_at_the_stop_is_served() {
     assert!(client.rest().await.ends_with("ok"));
     fresh.send("T /ok HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     let answer = fresh.rest().await;
+    assert!(answer.contains("\r\nconnection: close\r\n") && answer.ends_with("ok"), "{answer}");
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn the_next_call_of_a_busy_caller_is_served_after_the_stop() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    client.get("/ok").await;
+    server.stop.accepting.cancel();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    client.send("GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let answer = client.rest().await;
     assert!(answer.contains("\r\nconnection: close\r\n") && answer.ends_with("ok"), "{answer}");
     server.ended().await;
 }

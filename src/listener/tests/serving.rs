@@ -73,6 +73,7 @@ async fn above_the_connection_limit_callers_are_told() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("application/problem+json"), "{answer}");
     assert!(answer.contains(r#""code":"overloaded""#), "{answer}");
+    assert!(answer.contains(r#""type":"urn:bearerd:error:overloaded""#), "as every other error: {answer}");
     assert!(answer.contains("proxy-status: bearerd;"), "{answer}");
     drop(first);
     server.until_open(0).await;
