@@ -176,7 +176,7 @@ async fn caller_that_leaves_is_not_counted_as_our_fault() {
 async fn http2_caller_that_resets_ends_the_upstreams_call() {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, "").await;
-    let mut client = H2Client::plain(world.address("main")).await;
+    let client = H2Client::plain(world.address("main")).await;
     let request = client.request("GET", "/").body(whole("")).unwrap();
     let mut other = client.clone();
     let call = tokio::spawn(async move { other.open(request).await });
