@@ -18,7 +18,7 @@ use super::drive::Drain;
 use super::limit::{ConnectionLimit, Held};
 use super::stream::Raw;
 use super::{Handler, SettingsCell, Stop};
-use crate::proxy::Peer;
+use crate::proxy::{Code, Peer};
 
 /// How long accepting pauses after an error that is not one connection's, such as too many open files.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -237,13 +237,15 @@ fn request_id() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 
+/// In the form of every error of ours; nothing is known of the call but that it came.
 fn overloaded(request_id: &str) -> String {
+    let code = Code::Overloaded.as_str();
     let body = serde_json::json!({
-        "type": "about:blank",
-        "title": "Service Unavailable",
+        "type": format!("urn:bearerd:error:{code}"),
+        "title": Code::Overloaded.title(),
         "status": 503,
-        "detail": "limits.connections is reached",
-        "code": "overloaded",
+        "detail": "limits.connections is reached: find out who holds so many, or raise it",
+        "code": code,
         "route": null,
         "issuer": null,
         "request_id": request_id,
@@ -251,8 +253,9 @@ fn overloaded(request_id: &str) -> String {
     .to_string();
     format!(
         "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
-         proxy-status: bearerd; error=proxy_internal_response; details=\"overloaded\"\r\n\
+         proxy-status: bearerd; error={}; details=\"{code}\"\r\nretry-after: 1\r\ncache-control: no-store\r\n\
          x-request-id: {request_id}\r\ncontent-length: {}\r\n\r\n{body}",
+        Code::Overloaded.proxy_status(),
         body.len()
     )
 }
