@@ -17,6 +17,7 @@ use super::reloading::{Reloading, Step};
 use super::signals::{self, Received, Signals};
 use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
+use crate::config;
 use crate::proxy::Snapshot;
 use crate::telemetry::LogControl;
 use crate::token::RetryCause;
@@ -143,8 +144,9 @@ impl Control {
     /// Puts a config in force, or leaves everything as it is.
     fn commit(&mut self, cause: Cause, new: &NewConfig, changed: &BTreeSet<PathBuf>) -> Result<(), String> {
         let config = &new.config;
-        let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
+        // Before the listeners: only what they bind can be taken back, not the mode of a socket that stays.
         let admin = self.admin.bind_for(&config.admin.address)?;
+        let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
 
         // From here on nothing fails.
         let before = self.shared.snapshot.load_full();
@@ -164,6 +166,7 @@ impl Control {
             log.apply(&config.log);
         }
         self.renew_slots(cause, &before, &snapshot);
+        self.shared.health.set_missing(config::missing_values(config));
         self.shared.metrics.retain(config);
         self.tell(new, &before, &snapshot);
         Ok(())
