@@ -22,6 +22,7 @@ mod cli;
 mod errors;
 mod grpc;
 mod headers;
+mod interface;
 mod issuer_answers;
 mod issuer_failures;
 mod limits;
