@@ -77,7 +77,8 @@ async fn replay(
     let Some(slot) = &service.slot else { return Ok(answer.response) };
     match slot.reject(token.generation) {
         Rejected::Keep => return Ok(answer.response),
-        Rejected::Replace => service.metrics.refresh_forced(),
+        Rejected::Dropped => service.metrics.refresh_forced(),
+        Rejected::Replace => {}
     }
     let body = answer.body_again(service.config.idle_timeout);
     let Some(body) = body.filter(|_| service.config.replay_limit > 0) else {

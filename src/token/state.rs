@@ -45,7 +45,9 @@ impl Token {
 /// What to do with an upstream's answer that means "get a new token".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
-    /// The token is dropped (now or by another call): wait for a newer one and replay.
+    /// This call dropped the token: wait for a newer one and replay.
+    Dropped,
+    /// Another call dropped it, or it was renewed meanwhile: likewise.
     Replace,
     /// The token was itself fetched because of a 401, less than 10 s ago: pass the answer on.
     Keep,

@@ -74,7 +74,7 @@ async fn t95_a_reload_keeps_the_token_and_takes_the_new_limit() {
     let slot = rig.cache.slot(&key(&again, &["read"]), &again, 0);
     rig.cache.retain(&[Arc::clone(&slot)]);
     assert_eq!(slot.current().map(|token| text(&token)), Some("t1".to_owned()));
-    assert_eq!(slot.reject(1), Rejected::Replace);
+    assert_eq!(slot.reject(1), Rejected::Dropped);
     assert!(rig.call().await.is_err(), "no call may wait now");
 }
 
