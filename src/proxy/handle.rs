@@ -53,7 +53,7 @@ pub(super) async fn handle(
     if let Some(upgrading) = upgrading {
         upgrading.complete(&mut response, caller, service.config.idle_timeout);
     }
-    finish(&mut response, &service)?;
+    finish(&mut response, &service);
     Ok(response.map(Content::Upstream))
 }
 
@@ -193,6 +193,10 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
     if let Some(why) = &edits.unreadable {
         return Err(ProxyError::new(Code::TokenUnavailable, why.clone()));
     }
+    // Before the call goes up: it may do something there that is not to be done twice.
+    if let Some(why) = &service.response_edits.unreadable {
+        return Err(ProxyError::new(Code::Internal, why.clone()));
+    }
     for name in &edits.remove {
         headers.remove(name);
     }
@@ -203,7 +207,7 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
 }
 
 /// The answer on its way back.
-fn finish<B>(response: &mut Response<B>, service: &RouteService) -> Result<(), ProxyError> {
+fn finish<B>(response: &mut Response<B>, service: &RouteService) {
     let status = response.status();
     let headers = response.headers_mut();
     if status != http::StatusCode::SWITCHING_PROTOCOLS {
@@ -211,14 +215,10 @@ fn finish<B>(response: &mut Response<B>, service: &RouteService) -> Result<(), P
     }
     service.location.apply(headers);
     let edits = &service.response_edits;
-    if let Some(why) = &edits.unreadable {
-        return Err(ProxyError::new(Code::Internal, why.clone()));
-    }
     for name in &edits.remove {
         headers.remove(name);
     }
     for (name, value) in &edits.set {
         headers.insert(name, value.clone());
     }
-    Ok(())
 }
