@@ -107,8 +107,10 @@ impl Control {
             Outcome::Refused(messages) => Some(Err(messages)),
         };
         if let Some(result) = result {
-            if result.is_ok() {
-                seen.unapplied = crate::reload::Change::default();
+            match &result {
+                Ok(()) => seen.unapplied = crate::reload::Change::default(),
+                // A config that is broken says nothing of the secrets that the running one names.
+                Err(_) => self.retry_refused(cause),
             }
             self.reloaded(result);
         }
@@ -172,17 +174,19 @@ impl Control {
         Ok(())
     }
 
+    fn retry_refused(&self, cause: Cause) {
+        for slot in build::slots(&self.shared.snapshot.load()) {
+            slot.retry_now(retry_cause(cause));
+        }
+    }
+
     fn renew_slots(&self, cause: Cause, before: &Snapshot, after: &Snapshot) {
         let slots = build::slots(after);
         self.shared.tokens.retain(&slots);
         let known: HashSet<_> = build::slots(before).iter().map(Arc::as_ptr).collect();
-        let retry = match cause {
-            Cause::Operator => RetryCause::Operator,
-            Cause::Files => RetryCause::FilesChanged,
-        };
         for slot in &slots {
             if known.contains(&Arc::as_ptr(slot)) {
-                slot.retry_now(retry);
+                slot.retry_now(retry_cause(cause));
             } else {
                 slot.prefetch();
             }
@@ -207,6 +211,13 @@ impl Control {
             let (routes, issuers) = (after.config.routes.len(), after.config.issuers.len());
             tracing::info!(version, routes, issuers, "the config was reloaded");
         }
+    }
+}
+
+fn retry_cause(cause: Cause) -> RetryCause {
+    match cause {
+        Cause::Operator => RetryCause::Operator,
+        Cause::Files => RetryCause::FilesChanged,
     }
 }
 
