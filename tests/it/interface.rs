@@ -512,6 +512,7 @@ async fn internal_is_500_with_the_request_id_of_the_log() {
     let world = Setup::new().await.route(keys).start().await;
     let response = world.get("/").await;
     response.expect_problem(500, "internal");
+    assert_eq!(world.upstream().count(), 0, "known before the call went up");
     let request_id = response.json()["request_id"].as_str().unwrap().to_owned();
     assert_eq!(response.header("x-request-id"), Some(request_id.as_str()));
     let said = |line: &str| line.contains(&request_id) && line.contains("\"internal\"");
@@ -533,4 +534,42 @@ async fn run_refuses_a_certificate_that_check_refuses() {
             assert!(output.all().contains("server.key"), "{}", output.all());
         }
     }
+}
+
+/// An address of this machine that other machines could use, where it has one.
+fn reachable_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Sends nothing; chooses the address that would be sent from.
+    socket.connect("198.51.100.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
+}
+
+#[tokio::test]
+async fn status_knows_this_machine_by_its_own_address_too() {
+    let world = Setup::new().await.admin("address = \"0.0.0.0:0\"").start().await;
+    let port = world.address("admin").port();
+    let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
+    for ip in std::iter::once(loopback).chain(reachable_address()) {
+        let call = |host: &str| Call::get("/status").host(host);
+        let mut client = Client::tcp((ip, port).into()).await;
+        client.call(&call(&format!("{ip}:{port}"))).await.expect_status(200);
+        client.call(&call("evil.test")).await.expect_status(403);
+        client.call(&call(&format!("203.0.113.7:{port}"))).await.expect_status(403);
+    }
+}
+
+#[tokio::test]
+async fn sighup_has_a_refused_client_asked_again_even_where_the_file_is_broken() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::oauth_error(401, "invalid_client"));
+    let mut world = setup.start().await;
+    world.issuer().request(1).await;
+    eventually("the refusal", || async {
+        world.admin("/readyz").await.text().contains("invalid_client").then_some(())
+    })
+    .await;
+    world.change(|text| format!("nonsense = 1\n{text}"));
+    world.reload().await;
+    world.ready().await;
+    assert_eq!(world.issuer().count(), 2);
 }
