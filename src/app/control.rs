@@ -110,7 +110,11 @@ impl Control {
             match &result {
                 Ok(()) => seen.unapplied = crate::reload::Change::default(),
                 // A config that is broken says nothing of the secrets that the running one names.
-                Err(_) => self.retry_refused(cause),
+                Err(_) => {
+                    self.retry_refused(cause);
+                    // Of listeners that will not be.
+                    self.shared.metrics.retain(&self.shared.snapshot.load().config);
+                }
             }
             self.reloaded(result);
         }
