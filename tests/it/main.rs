@@ -27,6 +27,7 @@ mod issuer_answers;
 mod issuer_failures;
 mod limits;
 mod oidc;
+mod operation;
 mod paths;
 mod process;
 mod protocols;
