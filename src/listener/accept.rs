@@ -237,15 +237,14 @@ fn request_id() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 
-/// In the form of every error of ours; nothing is known of the call but that it came.
 fn overloaded(request_id: &str) -> String {
-    let code = Code::Overloaded.as_str();
+    let code = Code::Overloaded;
     let body = serde_json::json!({
-        "type": format!("urn:bearerd:error:{code}"),
-        "title": Code::Overloaded.title(),
-        "status": 503,
-        "detail": "limits.connections is reached: find out who holds so many, or raise it",
-        "code": code,
+        "type": format!("urn:bearerd:error:{}", code.as_str()),
+        "title": code.title(),
+        "status": code.status().as_u16(),
+        "detail": "limits.connections is reached: see who keeps so many open, or raise it",
+        "code": code.as_str(),
         "route": null,
         "issuer": null,
         "request_id": request_id,
@@ -253,9 +252,10 @@ fn overloaded(request_id: &str) -> String {
     .to_string();
     format!(
         "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
-         proxy-status: bearerd; error={}; details=\"{code}\"\r\nretry-after: 1\r\ncache-control: no-store\r\n\
+         proxy-status: bearerd; error={}; details=\"{}\"\r\nretry-after: 1\r\ncache-control: no-store\r\n\
          x-request-id: {request_id}\r\ncontent-length: {}\r\n\r\n{body}",
-        Code::Overloaded.proxy_status(),
+        code.proxy_status(),
+        code.as_str(),
         body.len()
     )
 }

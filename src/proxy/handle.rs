@@ -53,7 +53,7 @@ pub(super) async fn handle(
     if let Some(upgrading) = upgrading {
         upgrading.complete(&mut response, caller, service.config.idle_timeout);
     }
-    finish(&mut response, &service);
+    finish(&mut response, &service)?;
     Ok(response.map(Content::Upstream))
 }
 
@@ -207,7 +207,7 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
 }
 
 /// The answer on its way back.
-fn finish<B>(response: &mut Response<B>, service: &RouteService) {
+fn finish<B>(response: &mut Response<B>, service: &RouteService) -> Result<(), ProxyError> {
     let status = response.status();
     let headers = response.headers_mut();
     if status != http::StatusCode::SWITCHING_PROTOCOLS {
@@ -215,10 +215,14 @@ fn finish<B>(response: &mut Response<B>, service: &RouteService) {
     }
     service.location.apply(headers);
     let edits = &service.response_edits;
+    if let Some(why) = &edits.unreadable {
+        return Err(ProxyError::new(Code::Internal, why.clone()));
+    }
     for name in &edits.remove {
         headers.remove(name);
     }
     for (name, value) in &edits.set {
         headers.insert(name, value.clone());
     }
+    Ok(())
 }

@@ -156,14 +156,14 @@ impl TokenSlot {
             return Rejected::Keep;
         }
         let before = self.held.compare_and_swap(&*held, None);
-        if !before.as_ref().is_some_and(|before| Arc::ptr_eq(before, current)) {
-            return Rejected::Replace;
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, current)) {
+            self.demand(self.ended() + 1);
+            return Rejected::Dropped;
         }
-        self.demand(self.ended() + 1);
-        Rejected::Dropped
+        Rejected::Replace
     }
 
-    /// After [`Rejected::Dropped`] and [`Rejected::Replace`]: a token newer than `generation`, from one fetch for all callers.
+    /// After [`Rejected::Dropped`] or [`Rejected::Replace`]: a token newer than `generation`, from one fetch for all callers.
     ///
     /// # Errors
     /// As [`Self::wait`].

@@ -47,7 +47,7 @@ impl Token {
 pub enum Rejected {
     /// This call dropped the token: wait for a newer one and replay.
     Dropped,
-    /// Another call dropped it, or it was renewed meanwhile: likewise.
+    /// Another call dropped the token already: wait for a newer one and replay.
     Replace,
     /// The token was itself fetched because of a 401, less than 10 s ago: pass the answer on.
     Keep,

@@ -41,6 +41,35 @@ async fn t71_a_token_fetched_because_of_a_401_is_kept_for_10_s() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t71_a_refused_token_leaves_a_warning() {
+    let (write, read) = std::sync::mpsc::channel();
+    let writer = move || Lines(write.clone());
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let rig = Rig::new();
+    let first = rig.call().await.unwrap();
+    rig.slot.reject(first.generation);
+    rig.newer_than(first.generation).await.unwrap();
+    let log = String::from_utf8(read.try_iter().flatten().collect()).unwrap();
+    let warned =
+        log.lines().any(|line| line.contains("WARN") && line.contains("an upstream refused the token"));
+    assert!(warned, "{log}");
+}
+
+struct Lines(std::sync::mpsc::Sender<Vec<u8>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.send(bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn t71_a_renewed_token_is_dropped_by_its_first_401() {
     let rig = Rig::new();
     rig.idp.answer(|number| Ok(grant(number, 100)));
