@@ -98,7 +98,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::default());
     let (sockets, admin_socket) = bind_all(&config)?;
-    let settings = listeners::settings(&config, &metrics).map_err(StartError::Settings)?;
+    let settings = listeners::settings(&config, None, &metrics).map_err(StartError::Settings)?;
 
     let runtime =
         worker::runtime().map_err(|error| system("cannot start the control thread's runtime", &error))?;
@@ -114,6 +114,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &[].into() });
     let snapshot = Arc::new(SnapshotCell::from_pointee(first));
     let health = Arc::new(Health::new());
+    health.set_missing(config::missing_values(&config));
     let proxy = Arc::new(Proxy::new(Arc::clone(&snapshot)));
 
     let (reports_to, reports) = mpsc::unbounded_channel();

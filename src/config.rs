@@ -126,6 +126,18 @@ pub fn check_references(config: &Config) -> Vec<Problem> {
     config.references.iter().flat_map(check_reference).collect()
 }
 
+/// Values of listeners and routes that their references do not give, as `key: place: why`. Those of issuers are not
+/// among them: whether they are there shows in the tokens.
+pub fn missing_values(config: &Config) -> Vec<String> {
+    let others = config.references.iter().filter(|reference| !reference.key.starts_with("issuer."));
+    others
+        .filter_map(|reference| {
+            let error = reference.source.read_or_last_good().err()?;
+            Some(format!("{}: {error}", reference.key))
+        })
+        .collect()
+}
+
 fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
     let warning = |message: String, hint: Option<String>| Problem {
         severity: Severity::Warning,

@@ -30,7 +30,7 @@ pub(super) type Answer = Response<Full<Bytes>>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asker {
     pub(super) peer: Peer,
-    /// The address that the admin socket listens on; `None`: a Unix socket.
+    /// The address that the connection came to; `None`: a Unix socket.
     pub(super) own: Option<SocketAddr>,
 }
 

@@ -12,7 +12,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Why this request is not answered, as a phrase for `detail`; `None`: it is.
 ///
-/// `own` is the address that the admin socket listens on. The `Host` is looked at because a name that a page's owner
+/// `own` is the address that the connection came to. The `Host` is looked at because a name that a page's owner
 /// points at 127.0.0.1 makes that page same-origin with us (DNS rebinding).
 pub(super) fn refusal(
     peer: Peer,

@@ -12,6 +12,7 @@ use crate::clock::{Clock as _, SystemClock};
 #[derive(Debug)]
 pub struct Health {
     draining: AtomicBool,
+    missing: ArcSwap<Vec<String>>,
     loads: ArcSwap<Loads>,
 }
 
@@ -36,7 +37,11 @@ impl Health {
     /// For a process whose config was loaded just now.
     pub fn new() -> Self {
         let loads = Loads { loaded_at: SystemClock.wall(), last: None };
-        Self { draining: AtomicBool::new(false), loads: ArcSwap::from_pointee(loads) }
+        Self {
+            draining: AtomicBool::new(false),
+            missing: ArcSwap::default(),
+            loads: ArcSwap::from_pointee(loads),
+        }
     }
 
     /// The process is ending: `/readyz` answers 503 from now on.
@@ -47,6 +52,15 @@ impl Health {
     /// Whether the process is ending.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// What the config in force names and is not there, one line each: `/readyz` answers 503 while there is any.
+    pub fn set_missing(&self, missing: Vec<String>) {
+        self.missing.store(Arc::new(missing));
+    }
+
+    pub(super) fn missing(&self) -> Arc<Vec<String>> {
+        self.missing.load_full()
     }
 
     /// A reload came to its end; `Err` says what is wrong with the file, without any secret.

@@ -21,6 +21,12 @@ pub(super) fn text(view: &View, verbose: bool) -> String {
         let (version, at) = (view.config_version, rfc3339(view.loads.loaded_at));
         let _ = writeln!(out, "[+] config: version {version}, loaded at {at}");
     }
+    for missing in view.missing.iter().take(NAMES) {
+        let _ = writeln!(out, "[-] {}", one_line(missing));
+    }
+    if let Some(more @ 1..) = view.missing.len().checked_sub(NAMES) {
+        let _ = writeln!(out, "[-] and {more} more that are missing; the log and `bearerd check` name them");
+    }
     for credential in &view.credentials {
         if verbose || credential.missing() {
             let mark = if credential.missing() { '-' } else { '+' };

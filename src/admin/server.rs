@@ -28,7 +28,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers on this socket until `stop`; returns when every connection has ended.
 pub async fn serve(bound: Bound, admin: Arc<Admin>, stop: Stop) {
-    let (address, own) = (bound.local(), bound.local_addr());
+    let address = bound.local();
     let mut listener = match bound.into_listener() {
         Ok(listener) => listener,
         Err(error) => {
@@ -45,7 +45,7 @@ pub async fn serve(bound: Bound, admin: Arc<Admin>, stop: Stop) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, peer, own)) => {
                 let asker = Asker { peer, own };
                 connections.spawn(connection(stream, asker, Arc::clone(&admin), stop.clone()));
             }

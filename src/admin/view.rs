@@ -19,6 +19,8 @@ pub(super) struct View {
     pub(super) config_version: u64,
     pub(super) loads: Loads,
     pub(super) draining: bool,
+    /// Values of listeners and routes that are not there.
+    pub(super) missing: Arc<Vec<String>>,
     pub(super) credentials: Vec<CredentialView>,
     /// In the order of `Config::routes`.
     pub(super) traffic: Vec<Traffic>,
@@ -78,6 +80,7 @@ impl View {
             config_version: snapshot.version,
             loads: admin.health.loads(),
             draining: admin.health.is_draining(),
+            missing: admin.health.missing(),
             credentials,
             traffic,
             connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
@@ -99,9 +102,9 @@ impl View {
             .collect()
     }
 
-    /// Not ending, and every credential of a required issuer was fetched once.
+    /// Not ending, nothing that calls need is missing, and every credential of a required issuer was fetched once.
     pub(super) fn ready(&self) -> bool {
-        !self.draining && self.credentials.iter().all(|it| !it.missing())
+        !self.draining && self.missing.is_empty() && self.credentials.iter().all(|it| !it.missing())
     }
 }
 

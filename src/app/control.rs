@@ -17,6 +17,7 @@ use super::reloading::{Reloading, Step};
 use super::signals::{self, Received, Signals};
 use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
+use crate::config;
 use crate::proxy::Snapshot;
 use crate::telemetry::LogControl;
 use crate::token::RetryCause;
@@ -106,8 +107,14 @@ impl Control {
             Outcome::Refused(messages) => Some(Err(messages)),
         };
         if let Some(result) = result {
-            if result.is_ok() {
-                seen.unapplied = crate::reload::Change::default();
+            match &result {
+                Ok(()) => seen.unapplied = crate::reload::Change::default(),
+                // A config that is broken says nothing of the secrets that the running one names.
+                Err(_) => {
+                    self.retry_refused(cause);
+                    // Of listeners that will not be.
+                    self.shared.metrics.retain(&self.shared.snapshot.load().config);
+                }
             }
             self.reloaded(result);
         }
@@ -143,8 +150,9 @@ impl Control {
     /// Puts a config in force, or leaves everything as it is.
     fn commit(&mut self, cause: Cause, new: &NewConfig, changed: &BTreeSet<PathBuf>) -> Result<(), String> {
         let config = &new.config;
-        let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
+        // Before the listeners: only what they bind can be taken back, not the mode of a socket that stays.
         let admin = self.admin.bind_for(&config.admin.address)?;
+        let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
 
         // From here on nothing fails.
         let before = self.shared.snapshot.load_full();
@@ -164,22 +172,25 @@ impl Control {
             log.apply(&config.log);
         }
         self.renew_slots(cause, &before, &snapshot);
+        self.shared.health.set_missing(config::missing_values(config));
         self.shared.metrics.retain(config);
         self.tell(new, &before, &snapshot);
         Ok(())
+    }
+
+    fn retry_refused(&self, cause: Cause) {
+        for slot in build::slots(&self.shared.snapshot.load()) {
+            slot.retry_now(retry_cause(cause));
+        }
     }
 
     fn renew_slots(&self, cause: Cause, before: &Snapshot, after: &Snapshot) {
         let slots = build::slots(after);
         self.shared.tokens.retain(&slots);
         let known: HashSet<_> = build::slots(before).iter().map(Arc::as_ptr).collect();
-        let retry = match cause {
-            Cause::Operator => RetryCause::Operator,
-            Cause::Files => RetryCause::FilesChanged,
-        };
         for slot in &slots {
             if known.contains(&Arc::as_ptr(slot)) {
-                slot.retry_now(retry);
+                slot.retry_now(retry_cause(cause));
             } else {
                 slot.prefetch();
             }
@@ -204,6 +215,13 @@ impl Control {
             let (routes, issuers) = (after.config.routes.len(), after.config.issuers.len());
             tracing::info!(version, routes, issuers, "the config was reloaded");
         }
+    }
+}
+
+fn retry_cause(cause: Cause) -> RetryCause {
+    match cause {
+        Cause::Operator => RetryCause::Operator,
+        Cause::Files => RetryCause::FilesChanged,
     }
 }
 

@@ -9,20 +9,34 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::worker::{Serve, Workers};
-use crate::config::{Address, Config, ListenerConfig, UnixOptions};
+use crate::config::{Address, Config, ListenerConfig, ListenerTls, UnixOptions};
 use crate::listener::{BindError, Bound, ConnectionLimit, ListenerSettings, SettingsCell, Stop};
 use crate::metrics::Metrics;
 use crate::net::tls;
 
 /// Every listener's settings, in the order of the config. Reads certificates and keys; blocks.
 ///
+/// A file that is missing does not keep the program from starting: until it is there, the listener ends every
+/// handshake. `running` is the config in force: a listener that works does not give up its certificate for that.
+///
 /// # Errors
 /// One message for each listener whose certificate, key or CA cannot be used.
-pub fn settings(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<ListenerSettings>>, Vec<String>> {
+pub fn settings(
+    config: &Config,
+    running: Option<&Config>,
+    metrics: &Metrics,
+) -> Result<Vec<Arc<ListenerSettings>>, Vec<String>> {
     let mut all = Vec::with_capacity(config.listeners.len());
     let mut errors = Vec::new();
     for listener in &config.listeners {
-        match listener.tls.as_ref().map(tls::server_config).transpose() {
+        let server_config = |tls: &ListenerTls| {
+            if may_wait(&listener.name, running) && tls.is_missing() {
+                tls::closed_server_config()
+            } else {
+                tls::server_config(tls)
+            }
+        };
+        match listener.tls.as_ref().map(server_config).transpose() {
             Ok(tls) => all.push(Arc::new(ListenerSettings {
                 config: Arc::clone(listener),
                 limits: config.limits.clone(),
@@ -33,6 +47,14 @@ pub fn settings(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<ListenerSe
         }
     }
     if errors.is_empty() { Ok(all) } else { Err(errors) }
+}
+
+/// At the start, and for a listener that has waited since then.
+fn may_wait(listener: &str, running: Option<&Config>) -> bool {
+    running.is_none_or(|running| {
+        let same = running.listeners.iter().find(|running| &*running.name == listener);
+        same.and_then(|running| running.tls.as_ref()).is_some_and(ListenerTls::is_missing)
+    })
 }
 
 pub(super) fn bind(listener: &ListenerConfig) -> Result<Bound, BindError> {

@@ -107,7 +107,7 @@ fn load(
         check_upstream_tls(running, &seen.unapplied.files)?;
         Arc::clone(running)
     };
-    let settings = listeners::settings(&config, metrics)?;
+    let settings = listeners::settings(&config, Some(running), metrics)?;
     let mut warnings = config::check_references(&config);
     if !Arc::ptr_eq(&config, running) {
         seen.watched = Watched::of(&config);

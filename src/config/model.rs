@@ -127,6 +127,16 @@ pub struct ListenerTls {
     pub client_ca: Option<Source>,
 }
 
+impl ListenerTls {
+    /// A file that it names gives nothing now, and never did.
+    pub fn is_missing(&self) -> bool {
+        [Some(&self.certificate), Some(&self.private_key), self.client_ca.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|source| source.read_or_last_good().is_err())
+    }
+}
+
 /// What applies to `unix:` addresses alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnixOptions {

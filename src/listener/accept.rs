@@ -252,8 +252,10 @@ fn overloaded(request_id: &str) -> String {
     .to_string();
     format!(
         "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
-         proxy-status: bearerd; error=proxy_internal_response; details=\"overloaded\"\r\n\
+         proxy-status: bearerd; error={}; details=\"{}\"\r\nretry-after: 1\r\ncache-control: no-store\r\n\
          x-request-id: {request_id}\r\ncontent-length: {}\r\n\r\n{body}",
+        code.proxy_status(),
+        code.as_str(),
         body.len()
     )
 }

@@ -119,13 +119,12 @@ impl Bound {
 pub struct SocketListener(Listening);
 
 impl SocketListener {
-    /// Accepts one connection.
+    /// Accepts one connection; with the address that it came to, which a Unix socket has not.
     ///
     /// # Errors
     /// accept(2)'s; the next call may go well.
-    pub async fn accept(&mut self) -> io::Result<(Raw, Peer)> {
-        let (raw, peer, _) = std::future::poll_fn(|context| self.0.poll_accept(context)).await?;
-        Ok((raw, peer))
+    pub async fn accept(&mut self) -> io::Result<(Raw, Peer, Option<SocketAddr>)> {
+        std::future::poll_fn(|context| self.0.poll_accept(context)).await
     }
 }
 

@@ -8,8 +8,9 @@ use std::sync::{Arc, LazyLock};
 use arc_swap::ArcSwapOption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use tokio::sync::Semaphore;
 
@@ -77,6 +78,23 @@ pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettings
         .map_err(|error| unusable_identity(&error, &tls.certificate, &tls.private_key))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// For a listener whose certificate or key is not there yet: every handshake ends with an alert.
+pub fn closed_server_config() -> Result<Arc<ServerConfig>, TlsSettingsError> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsSettingsError(error.to_string()))?;
+    Ok(Arc::new(builder.with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate))))
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesServerCert for NoCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
 }
 
 fn client_verifier(ca: &Source) -> Result<Arc<dyn ClientCertVerifier>, TlsSettingsError> {

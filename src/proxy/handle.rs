@@ -197,6 +197,10 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
     if let Some(why) = &edits.unreadable {
         return Err(ProxyError::new(Code::TokenUnavailable, why.clone()));
     }
+    // Before the call goes up: it may do something there that is not to be done twice.
+    if let Some(why) = &service.response_edits.unreadable {
+        return Err(ProxyError::new(Code::Internal, why.clone()));
+    }
     for name in &edits.remove {
         headers.remove(name);
     }

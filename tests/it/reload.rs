@@ -300,6 +300,8 @@ async fn new_listener_that_cannot_be_bound_leaves_everything_as_it_was() {
     assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(0.0));
     world.get("/second").await.expect_status(200);
     assert_eq!(world.upstream().last().target(), "/second");
+    let text = world.admin("/metrics").await.text();
+    assert!(!text.contains("extra"), "no series of a listener that is not there: {text}");
 }
 
 #[tokio::test]

@@ -73,6 +73,8 @@ async fn t72_thousand_401s_make_one_token_request() {
     }
     assert!(calls.join_all().await.iter().all(|status| *status == 200));
     assert_eq!(world.issuer().count(), 2);
+    let forced = world.metric("bearerd_refreshes_forced_total", &[("route", "api")]).await;
+    assert_eq!(forced, Some(1.0), "tokens are counted, not calls");
     let replayed = world.upstream().requests().iter().filter(|call| call.bearer() == Some("token-2")).count();
     assert_eq!(replayed, 1000);
 }

@@ -235,6 +235,7 @@ pub(super) fn view(credentials: Vec<CredentialView>) -> View {
             last: Some(LastReload { at: ago(60), error: Some("line 3: unknown key".to_owned()) }),
         },
         draining: false,
+        missing: Arc::default(),
         credentials,
         traffic: vec![Traffic { requests: 12, upstream_connections: 1 }, Traffic::default()],
         connections: vec![4],

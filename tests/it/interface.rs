@@ -1,0 +1,351 @@
+//! Sentences of the interface that no other file pins: what the command prints, defaults, the form of errors.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+
+use crate::support::cli::{command, run, run_with};
+use crate::support::h2::{H2Client, whole};
+use crate::support::tls::{ca, localhost};
+use crate::support::{Call, Setup, within};
+
+/// Every default that the interface promises, by the schema's definition (empty: the top level).
+const DEFAULTS: &[(&str, &str, &str)] = &[
+    ("", "workers", "1"),
+    ("", "drain_delay", "\"0s\""),
+    ("", "shutdown_timeout", "\"30s\""),
+    ("Limits", "header_bytes", "\"32KiB\""),
+    ("Limits", "header_count", "100"),
+    ("Limits", "header_timeout", "\"10s\""),
+    ("Limits", "keep_alive", "\"75s\""),
+    ("Limits", "connections", "10000"),
+    ("Limits", "waiters", "10000"),
+    ("Log", "format", "\"text\""),
+    ("Log", "level", "\"info\""),
+    ("Log", "access", "true"),
+    ("Admin", "address", "\"127.0.0.1:9180\""),
+    ("Listener", "address", "\"127.0.0.1:8080\""),
+    ("Listener", "origins", "[]"),
+    ("Listener", "callers", "\"local\""),
+    ("Listener", "mode", "\"0600\""),
+    ("Issuer", "required", "true"),
+    ("Issuer", "grant_type", "\"client_credentials\""),
+    ("Issuer", "method", "\"POST\""),
+    ("Issuer", "body", "\"form\""),
+    ("Issuer", "send_client_id", "false"),
+    ("Issuer", "client_auth", "\"client_secret_basic\""),
+    ("Issuer", "basic_encoding", "\"form\""),
+    ("Issuer", "refresh_at", "0.8"),
+    ("Issuer", "default_lifetime", "\"5m\""),
+    ("Issuer", "timeout", "\"10s\""),
+    ("Response", "token", "\"/access_token\""),
+    ("Response", "type", "\"/token_type\""),
+    ("Response", "expires_in", "\"/expires_in\""),
+    ("Response", "expires_at", "\"/expires_on\""),
+    ("Response", "error", "\"/error\""),
+    ("Response", "format", "\"json\""),
+    ("Response", "token_types", "[\"Bearer\"]"),
+    ("Response", "statuses", "[200]"),
+    ("Route", "path_prefix", "\"/\""),
+    ("Route", "protocol", "\"auto\""),
+    ("Route", "plaintext", "\"refuse\""),
+    ("Route", "caller_authorization", "\"replace\""),
+    ("Inject", "header", "\"authorization\""),
+    ("Inject", "format", "\"Bearer {token}\""),
+    ("Route", "forwarded", "false"),
+    ("Route", "rewrite_location", "true"),
+    ("Route", "refresh_on", "[401]"),
+    ("Route", "replay_limit", "\"64KiB\""),
+    ("Route", "allow_encoded_slash", "false"),
+    ("Route", "connect_timeout", "\"5s\""),
+    ("Route", "response_timeout", "\"60s\""),
+    ("Route", "idle_timeout", "\"5m\""),
+    ("Route", "connection_max_age", "\"10m\""),
+];
+
+/// A unit test holds the schema's defaults to those that are used.
+#[tokio::test]
+async fn defaults_are_those_of_the_interface() {
+    let folder = tempfile::tempdir().unwrap();
+    let schema = run(folder.path(), &["schema"]).await.json();
+    for (table, key, wanted) in DEFAULTS {
+        let node = if table.is_empty() { &schema } else { &schema["$defs"][table] };
+        let wanted: Value = serde_json::from_str(wanted).unwrap();
+        assert_eq!(node["properties"][key]["default"], wanted, "{table}.{key}");
+    }
+}
+
+#[tokio::test]
+async fn help_and_version_are_everywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    for verb in ["run", "check", "explain", "token", "schema", "demo", "healthcheck"] {
+        for option in ["--help", "--version"] {
+            let output = run(folder.path(), &[verb, option]).await;
+            output.expect_code(0);
+            assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{verb} {option}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_usual_places_of_the_config_are_named_where_there_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["run"]).await;
+    output.expect_code(78);
+    assert!(output.stderr.contains("./bearerd.toml, /etc/bearerd/bearerd.toml"), "{}", output.stderr);
+}
+
+#[tokio::test]
+async fn run_without_a_verb_serves_and_writes_nothing_to_stdout() {
+    let setup = Setup::new().await;
+    setup.write();
+    let mut child = command(setup.folder(), &["--config", "bearerd.toml"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    within("it to serve", async {
+        while !lines.next_line().await.unwrap().expect("it runs on").contains("bearerd is serving") {}
+    })
+    .await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let mut stdout = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut stdout).await.unwrap();
+    assert_eq!((within("the end", child.wait()).await.unwrap().code(), stdout.as_str()), (Some(0), ""));
+}
+
+/// The first line of the log of a run with these arguments and this environment, and its level where it is JSON.
+async fn first_line(setup: &Setup, args: &[&str], env: &[(&str, &str)]) -> String {
+    let mut child = command(setup.folder(), args).envs(env.iter().copied()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    within("a log line", lines.next_line()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn log_level_of_the_flag_goes_before_the_environments() {
+    let setup = Setup::new().await.log("format = \"json\"\nlevel = \"error\"");
+    setup.write();
+    // The environment alone would let nothing through.
+    let env = [("BEARERD_LOG", "off")];
+    let line = first_line(&setup, &["run", "--log-level", "info"], &env).await;
+    assert!(serde_json::from_str::<Value>(&line).is_ok(), "{line}");
+    let line =
+        first_line(&setup, &["run", "--log-format", "text", "--log-level", "bearerd=info"], &env).await;
+    assert!(serde_json::from_str::<Value>(&line).is_err(), "{line}");
+}
+
+#[tokio::test]
+async fn log_filter_that_cannot_be_read_is_bad_usage() {
+    let setup = Setup::new().await;
+    setup.write();
+    run(setup.folder(), &["run", "--log-level", "a=b=c"]).await.expect_code(64);
+    run_with(setup.folder(), &["run"], &[("BEARERD_LOG", "a=b=c")]).await.expect_code(64);
+    run(setup.folder(), &["run", "--log-format", "xml"]).await.expect_code(64);
+}
+
+#[tokio::test]
+async fn answers_for_programs_are_json() {
+    let setup = Setup::new().await.admin("address = \"unix:{folder}/admin.sock\"");
+    setup.write();
+    for args in [
+        &["check"][..],
+        &["explain", "GET", "http://localhost/"],
+        &["token", "corp"],
+        &["token", "corp", "--decode"],
+        &["healthcheck"],
+        &["schema"],
+    ] {
+        let output = run(setup.folder(), &[args, &["--output", "json"]].concat()).await;
+        assert!(output.json().is_object(), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn token_prints_the_token_alone() {
+    let setup = Setup::new().await;
+    setup.write();
+    let output = run(setup.folder(), &["token", "corp"]).await;
+    output.expect_code(0);
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("token-1\n", ""));
+}
+
+#[tokio::test]
+async fn explain_says_why_and_what_is_sent_and_shows_no_value() {
+    let setup = Setup::new().await.issuer("scopes = [\"issuers\"]").route(
+        "path_prefix = \"/billing\"\nscopes = [\"routes\"]\nrequest_headers = { set = { x-key = \"value-of-x\" } }",
+    );
+    setup.write();
+    let output = run(setup.folder(), &["explain", "POST", "http://localhost/billing/x", "-H", "a: b"]).await;
+    output.expect_code(0);
+    for wanted in ["api", "/billing", "/x", "corp", "routes", "x-key", "authorization"] {
+        assert!(output.stdout.to_lowercase().contains(wanted), "{wanted} in {}", output.stdout);
+    }
+    for never in ["issuers", "value-of-x"] {
+        assert!(!output.stdout.contains(never), "{never} in {}", output.stdout);
+    }
+}
+
+#[tokio::test]
+async fn later_keys_of_every_table_are_refused_as_not_built() {
+    let issuer = [
+        "vars = { realm = \"acme\" }",
+        "certificate = { file = \"secret\" }",
+        "assertion_type = \"urn:x\"",
+        "grant_type = \"\"",
+        "body = \"query\"",
+        "client_secret = { webhook = \"seismic\" }",
+        "client_secret = { file = \"secret\", password = { file = \"secret\" } }",
+    ];
+    let issuer = issuer.map(|keys| (keys, true));
+    let route = [("subject = \"somebody\"", false), ("inject = { query = \"access_token\" }", false)];
+    for (keys, of_issuer) in issuer.into_iter().chain(route) {
+        let setup = Setup::new().await;
+        let setup = if of_issuer { setup.issuer(keys) } else { setup.route(keys) };
+        setup.write();
+        for verb in ["check", "run"] {
+            let output = run(setup.folder(), &[verb]).await;
+            output.expect_code(78);
+            assert!(output.all().contains("not built yet"), "{keys}: {}", output.all());
+        }
+    }
+}
+
+#[tokio::test]
+async fn relative_paths_start_at_the_config_files_folder() {
+    let setup = Setup::new().await.issuer("client_secret = { file = \"here/secret\" }");
+    setup.file("here/secret", "beside-the-config");
+    setup.write();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let config = setup.folder().join("bearerd.toml");
+    let output = run(elsewhere.path(), &["token", "corp", "--config", config.to_str().unwrap()]).await;
+    output.expect_code(0);
+    assert_eq!(setup.issuer.last().basic().unwrap(), "client-1:beside-the-config");
+}
+
+#[tokio::test]
+async fn missing_environment_variable_is_a_warning_of_check() {
+    let setup = Setup::new().await.issuer("client_secret = { env = \"NOT_SET_ANYWHERE\" }");
+    setup.write();
+    let output = run(setup.folder(), &["check"]).await;
+    output.expect_code(0);
+    assert!(output.stdout.contains("warning") && output.stdout.contains("NOT_SET_ANYWHERE"));
+    run_with(setup.folder(), &["token", "corp"], &[("NOT_SET_ANYWHERE", "x")]).await.expect_code(0);
+}
+
+#[tokio::test]
+async fn method_is_looked_at_before_all_other_checks() {
+    let world = Setup::new().await.start().await;
+    let wrong = |method: &str, target: &str| {
+        Call::new(method, target).host("evil.test").header("Origin", "https://evil.test")
+    };
+    world.call(wrong("TRACE", "/../x")).await.expect_problem(405, "method_refused");
+    world.call(wrong("CONNECT", "evil.test:443")).await.expect_problem(405, "method_refused");
+}
+
+#[tokio::test]
+async fn escaped_slash_is_refused_before_host_caller_and_route() {
+    let world = Setup::new().await.route("path = \"/only\"").start().await;
+    let call = Call::get("/a%2Fb").host("evil.test").header("Origin", "https://evil.test");
+    world.call(call).await.expect_problem(400, "bad_request");
+}
+
+#[tokio::test]
+async fn refused_authorization_comes_after_the_route() {
+    let world = Setup::new().await.route("path = \"/only\"\ncaller_authorization = \"reject\"").start().await;
+    let call = |path: &str| Call::get(path).header("Authorization", "Bearer mine");
+    world.call(call("/elsewhere")).await.expect_problem(404, "no_route");
+    world.call(call("/only")).await.expect_problem(400, "authorization_refused");
+}
+
+#[tokio::test]
+async fn call_beyond_the_connection_limit_gets_the_form_of_every_error() {
+    let world = Setup::new().await.limits("connections = 1").start().await;
+    let mut first = world.connect().await;
+    first.call(&Call::get("/")).await.expect_status(200);
+    let mut second = world.connect().await;
+    let response = second.response().await;
+    response.expect_problem(503, "overloaded");
+    let problem = response.json();
+    assert_eq!(problem["type"], "urn:bearerd:error:overloaded");
+    assert_eq!(problem["title"], "A limit is reached");
+    assert_eq!(problem["request_id"].as_str(), response.header("x-request-id"));
+    let proxy_status = response.header("proxy-status").unwrap();
+    assert!(proxy_status.starts_with("bearerd; error=connection_limit_reached"), "{proxy_status}");
+    assert_eq!(response.header("retry-after"), Some("1"));
+}
+
+#[tokio::test]
+async fn grpc_call_is_told_in_its_form_where_no_route_serves_it() {
+    let world = Setup::new().await.route("path = \"/only\"").start().await;
+    let mut client = H2Client::plain(world.address("main")).await;
+    let request = client.request("POST", "/pkg.Service/Method").header("content-type", "application/grpc");
+    let response = client.call(request.body(whole("")).unwrap()).await;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("grpc-status"), Some("14"));
+    assert_eq!(response.header("grpc-message"), Some("no_route"));
+    assert!(response.header("proxy-status").unwrap().starts_with("bearerd"));
+}
+
+#[tokio::test]
+async fn demo_shows_its_file_and_serves_with_what_it_wrote() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(folder.path(), &["demo"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let path = within("the path of the file", async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("demo goes on");
+            if let Some(path) = line.split_whitespace().find(|word| word.contains("bearerd.toml")) {
+                return path.trim_end_matches(':').to_owned();
+            }
+        }
+    })
+    .await;
+    let checked = run(folder.path(), &["check", "--config", &path]).await;
+    checked.expect_code(0);
+    let explained = run(folder.path(), &["explain", "GET", "http://localhost/echo", "--config", &path]).await;
+    explained.expect_code(0);
+    assert!(explained.stdout.contains("demo"), "{}", explained.stdout);
+}
+
+#[tokio::test]
+async fn connect_timeout_bounds_the_way_to_the_upstream() {
+    // Takes the connection and never answers the TLS handshake.
+    let silent = crate::support::manual::Manual::start().await;
+    let upstream = format!("upstream = \"https://{}\"\nconnect_timeout = \"300ms\"", silent.address);
+    let world = Setup::new().await.route(&upstream).start().await;
+    let started = Instant::now();
+    world.get("/").await.expect_problem(504, "upstream_timeout");
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test]
+async fn internal_is_500_with_the_request_id_of_the_log() {
+    let keys = "response_headers = { set = { x-key = { file = \"never-there\" } } }";
+    let world = Setup::new().await.route(keys).start().await;
+    let response = world.get("/").await;
+    response.expect_problem(500, "internal");
+    assert_eq!(world.upstream().count(), 0, "known before the call went up");
+    let request_id = response.json()["request_id"].as_str().unwrap().to_owned();
+    assert_eq!(response.header("x-request-id"), Some(request_id.as_str()));
+    let said = |line: &str| line.contains(&request_id) && line.contains("\"internal\"");
+    world.log().wait("the fault", said).await;
+}
+
+#[tokio::test]
+async fn run_refuses_a_certificate_that_check_refuses() {
+    let (server, other) = (localhost(), ca().issue(&["localhost"]));
+    let keys = "tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" } }";
+    let setup = Setup::new().await.listener(keys);
+    setup.file("server.pem", &server.certificate_pem);
+    for key in [&other.key_pem, "no key"] {
+        setup.file("server.key", key);
+        setup.write();
+        for verb in ["check", "run"] {
+            let output = run(setup.folder(), &[verb]).await;
+            output.expect_code(78);
+            assert!(output.all().contains("server.key"), "{}", output.all());
+        }
+    }
+}
