@@ -23,6 +23,7 @@ use connection::Opened;
 pub use error::{UpstreamError, UpstreamErrorKind};
 use pool::{Http1, Http2, Lease};
 pub use request_body::RequestBody;
+pub(crate) use request_body::squeeze;
 use request_body::{Link, Returned};
 pub use response_body::ResponseBody;
 
@@ -66,7 +67,7 @@ pub struct Answer {
 /// A body that was sent, wholly or not yet.
 #[derive(Debug)]
 enum SentBody {
-    Done(Returned),
+    Done(Box<Returned>),
     Underway(Link),
 }
 
@@ -252,7 +253,7 @@ impl Upstream {
                     return (response.map_err(Failure::from), Some(SentBody::Underway(link)));
                 }
                 returned = link.sent() => {
-                    let body = returned.map(SentBody::Done);
+                    let body = returned.map(|returned| SentBody::Done(Box::new(returned)));
                     return (self.response_in_time(sending.as_mut()).await, body);
                 }
                 () = sleep_for(self.route.idle_timeout) => {
@@ -341,6 +342,10 @@ impl Upstream {
             request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         request.headers_mut().insert(header::HOST, self.host.clone());
+        if !head.upgrade && head.headers.contains_key(header::TE) {
+            // Whoever sends TE says that it is for this hop (RFC 9110 section 10.1.4).
+            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
         request
     }
 
@@ -366,7 +371,7 @@ impl Answer {
     pub fn body_again(&mut self, idle: Option<Duration>) -> Option<RequestBody> {
         match self.body.take() {
             None => Some(RequestBody::empty()),
-            Some(SentBody::Done(returned)) => Self::whole(returned, idle),
+            Some(SentBody::Done(returned)) => Self::whole(*returned, idle),
             Some(SentBody::Underway(mut link)) => Self::whole(link.sent_already()?, idle),
         }
     }

@@ -47,7 +47,8 @@ pub(super) async fn handle(
     let target = forward::target(&service.config, &parts.uri, found)?;
     let upgrading = upgrade::begin(&mut parts, wants_upgrade);
     let head = forward::head(parts, target, upgrading.is_some());
-    let body = RequestBody::new(body, service.config.replay_limit, service.config.idle_timeout);
+    let (keep, idle) = (service.config.replay_limit, service.config.idle_timeout);
+    let body = RequestBody::new(body, keep, idle, &service.injection.header);
     let mut response = forward::send(&service, head, body, token, record).await?;
 
     check_answer(&response, upgrading.is_some(), &service)?;
@@ -151,7 +152,7 @@ fn prepare(
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
-    let host = host_as_given(parts);
+    let host = if service.config.forwarded { host_as_given(parts) } else { None };
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_aliases(&mut parts.headers, service);
     // Answered here: the body is asked for once the upstream is connected.
@@ -181,7 +182,9 @@ async fn credential(
         }
         _ => {}
     }
-    headers.remove(header::AUTHORIZATION);
+    if callers {
+        headers.remove(header::AUTHORIZATION);
+    }
     if !service.injection.is_authorization() {
         headers.remove(&service.injection.header);
     }

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 use super::caller::{Caller, Peer};
 use super::snapshot::RouteService;
+use crate::upstream::squeeze;
 
 const VIA: HeaderName = header::VIA;
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -15,7 +16,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 
 /// Fields that belong to one hop whether `Connection` names them or not (RFC 9110 section 7.6.1).
 /// `Trailer` passes: it describes the message.
-const HOP_BY_HOP: [HeaderName; 8] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -24,6 +25,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     HeaderName::from_static("http2-settings"),
+    header::TE,
 ];
 
 /// A call that has passed this many bearerds goes round in a circle.
@@ -86,22 +88,27 @@ pub(super) fn say_length_once(headers: &mut HeaderMap) {
 
 /// Removes what stays on its hop; `TE: trailers` is kept.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        strip_nominated(headers);
+    // One look at the names instead of a look-up for each of the list: mostly there are none of them.
+    let mut there = [false; HOP_BY_HOP.len()];
+    for name in headers.keys() {
+        for (hop, there) in HOP_BY_HOP.iter().zip(&mut there) {
+            *there |= hop == name;
+        }
     }
+    if !there.contains(&true) {
+        return;
+    }
+    strip_nominated(headers);
     if headers.contains_key(header::TRANSFER_ENCODING) {
         // It goes before a length (RFC 9112 section 6.3); the length may not go on as if it were true.
         headers.remove(header::CONTENT_LENGTH);
     }
-    for name in &HOP_BY_HOP {
+    let trailers = headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));
+    for (name, _) in HOP_BY_HOP.iter().zip(there).filter(|(_, there)| *there) {
         headers.remove(name);
     }
-    if headers.contains_key(header::TE) {
-        let trailers = headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));
-        headers.remove(header::TE);
-        if trailers {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
 
@@ -109,7 +116,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 fn strip_nominated(headers: &mut HeaderMap) {
     let mut nominated = Vec::new();
     for line in headers.get_all(header::CONNECTION) {
-        for token in tokens(line) {
+        for token in tokens(line).filter(|token| !is_option(token)) {
             if let Ok(name) = HeaderName::from_bytes(token) {
                 nominated.push(name);
             }
@@ -121,6 +128,11 @@ fn strip_nominated(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
+}
+
+/// The options that name no header, or one that is taken off anyway.
+fn is_option(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close")
 }
 
 fn tokens(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
@@ -169,10 +181,6 @@ fn is_alias(name: &HeaderName, route: &RouteService) -> bool {
         || matches(&route.injection.header)
         || route.request_edits.set.iter().any(|(name, _)| matches(name))
         || route.request_edits.remove.iter().any(matches)
-}
-
-fn squeeze(name: &str) -> String {
-    name.chars().filter(|letter| *letter != '_' && *letter != '-').collect()
 }
 
 /// The caller's id where it is sane, else a new one.

@@ -26,6 +26,11 @@ pub(super) fn respond(error: &ProxyError, grpc: bool, request_id: &HeaderValue) 
     let mut response = if grpc { grpc_trailers_only(error) } else { problem(error, request_id) };
     let headers = response.headers_mut();
     headers.insert(PROXY_STATUS, proxy_status(error));
+    if error.code == Code::MethodRefused {
+        // RFC 9110 section 15.5.6 wants it; what a route takes is its upstream's business.
+        headers
+            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    }
     if let Some(seconds) = retry_after(error) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

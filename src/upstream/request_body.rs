@@ -44,6 +44,7 @@ pub(super) struct Progress {
 pub(super) struct Returned {
     kept: Option<Kept>,
     rest: Option<Incoming>,
+    credential: Option<HeaderName>,
 }
 
 /// The call's end of a body that is on its way.
@@ -53,9 +54,12 @@ pub(super) struct Link {
     returned: oneshot::Receiver<Returned>,
 }
 
-/// See the module.
+/// See the module. Boxed where there is a body, for it is moved several times, and most calls have none.
 #[derive(Debug)]
-pub struct RequestBody {
+pub struct RequestBody(Option<Box<Upload>>);
+
+#[derive(Debug)]
+struct Upload {
     replay: VecDeque<Bytes>,
     replay_trailers: Option<HeaderMap>,
     /// `None`: the caller's body is at its end, or there was none.
@@ -63,6 +67,7 @@ pub struct RequestBody {
     /// Nothing went up yet that is not kept.
     kept: Option<Kept>,
     idle: Idle,
+    credential: Option<HeaderName>,
     upward: Option<Upward>,
 }
 
@@ -75,43 +80,61 @@ struct Upward {
 }
 
 impl RequestBody {
-    /// `keep`: bytes that may be kept for a replay. `idle`: how long the caller may send nothing.
-    pub fn new(incoming: Incoming, keep: usize, idle: Option<Duration>) -> Self {
+    /// `keep`: bytes that may be kept for a replay. `idle`: how long the caller may send nothing. `credential`: the
+    /// header that carries it, which may not come in the trailers either.
+    pub fn new(incoming: Incoming, keep: usize, idle: Option<Duration>, credential: &HeaderName) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
-        Self {
+        Self(Some(Box::new(Upload {
             replay: VecDeque::new(),
             replay_trailers: None,
             incoming: Some(incoming),
             kept: Some(Kept::new(keep)),
             idle: Idle::new(idle),
+            credential: Some(credential.clone()),
             upward: None,
-        }
+        })))
     }
 
     pub fn empty() -> Self {
-        Self {
-            replay: VecDeque::new(),
-            replay_trailers: None,
-            incoming: None,
-            kept: None,
-            idle: Idle::new(None),
-            upward: None,
-        }
+        Self(None)
     }
 
     /// Ties the body to the call that sends it; `None` where there is no body to tie.
     pub(super) fn link(&mut self) -> Option<Link> {
-        if self.is_end_stream() {
-            return None;
-        }
+        let upload = self.0.as_mut().filter(|upload| !upload.is_end_stream())?;
         let progress = Arc::new(Progress::default());
         let (send, returned) = oneshot::channel();
-        self.upward = Some(Upward { progress: Arc::clone(&progress), answered: 0, returned: send });
+        upload.upward = Some(Upward { progress: Arc::clone(&progress), answered: 0, returned: send });
         Some(Link { progress, returned })
     }
+}
 
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Some(upload) => upload.poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|upload| upload.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |upload| upload.size_hint())
+    }
+}
+
+impl Upload {
     fn next_replayed(&mut self) -> Option<Frame<Bytes>> {
         if let Some(chunk) = self.replay.pop_front() {
             return Some(Frame::data(chunk));
@@ -124,7 +147,7 @@ impl RequestBody {
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.moved();
-                let frame = without_owned_trailers(frame);
+                let frame = without_owned_trailers(frame, self.credential.as_ref());
                 if let Some(kept) = &mut self.kept {
                     kept.add(&frame);
                 }
@@ -165,16 +188,8 @@ impl RequestBody {
             Poll::Pending => upward.progress.awaiting_caller.store(true, Ordering::Relaxed),
         }
     }
-}
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = match self.next_replayed() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => self.poll_caller(cx),
@@ -202,11 +217,15 @@ impl Body for RequestBody {
     }
 }
 
-impl Drop for RequestBody {
+impl Drop for Upload {
     fn drop(&mut self) {
         let Some(upward) = self.upward.take() else { return };
         // The call may be over already; then nobody wants it.
-        let _ = upward.returned.send(Returned { kept: self.kept.take(), rest: self.incoming.take() });
+        let _ = upward.returned.send(Returned {
+            kept: self.kept.take(),
+            rest: self.incoming.take(),
+            credential: self.credential.take(),
+        });
     }
 }
 
@@ -233,14 +252,15 @@ impl Returned {
     pub(super) fn again(self, idle: Option<Duration>) -> Option<RequestBody> {
         let mut kept = self.kept?;
         let (replay, replay_trailers) = kept.again()?;
-        Some(RequestBody {
+        Some(RequestBody(Some(Box::new(Upload {
             replay,
             replay_trailers,
             incoming: self.rest,
             kept: Some(kept),
             idle: Idle::new(idle),
+            credential: self.credential,
             upward: None,
-        })
+        }))))
     }
 }
 
@@ -335,13 +355,31 @@ const NOT_IN_TRAILERS: [HeaderName; 10] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-pub(super) fn without_owned_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
-    if let Some(trailers) = frame.trailers_mut() {
-        for name in &NOT_IN_TRAILERS {
-            trailers.remove(name);
-        }
+/// `credential`: the header that carries the token, on the way up.
+pub(super) fn without_owned_trailers(
+    mut frame: Frame<Bytes>,
+    credential: Option<&HeaderName>,
+) -> Frame<Bytes> {
+    let Some(trailers) = frame.trailers_mut() else { return frame };
+    for name in NOT_IN_TRAILERS.iter().chain(credential) {
+        trailers.remove(name);
+    }
+    // As in the head, a name with `_` may be read as one with `-`.
+    let owned = |name: &HeaderName| {
+        let squeezed = squeeze(name.as_str());
+        NOT_IN_TRAILERS.iter().chain(credential).any(|owned| squeeze(owned.as_str()) == squeezed)
+    };
+    let aliases: Vec<HeaderName> =
+        trailers.keys().filter(|name| name.as_str().contains('_') && owned(name)).cloned().collect();
+    for name in aliases {
+        trailers.remove(name);
     }
     frame
+}
+
+/// A header's name without what servers take for one another.
+pub(crate) fn squeeze(name: &str) -> String {
+    name.chars().filter(|letter| *letter != '_' && *letter != '-').collect()
 }
 
 #[cfg(test)]
@@ -388,7 +426,10 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.insert(header::AUTHORIZATION, "x".parse().unwrap());
         trailers.insert("x-checksum", "1".parse().unwrap());
-        let frame = without_owned_trailers(Frame::trailers(trailers));
+        trailers.insert("x-api-key", "1".parse().unwrap());
+        trailers.insert("x_api_key", "1".parse().unwrap());
+        let credential = HeaderName::from_static("x-api-key");
+        let frame = without_owned_trailers(Frame::trailers(trailers), Some(&credential));
         assert_eq!(frame.trailers_ref().unwrap().keys().collect::<Vec<_>>(), ["x-checksum"]);
     }
 }

@@ -78,7 +78,7 @@ impl Body for ResponseBody {
                     progress.answered.fetch_add(1, Ordering::Relaxed);
                 }
                 self.release_at_end();
-                Poll::Ready(Some(Ok(without_owned_trailers(frame))))
+                Poll::Ready(Some(Ok(without_owned_trailers(frame, None))))
             }
             Poll::Ready(Some(Err(error))) => {
                 self.lease = None;
