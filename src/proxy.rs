@@ -94,3 +94,20 @@ async fn caught<T>(future: impl Future<Output = Result<T, ProxyError>>) -> Resul
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_becomes_internal() {
+        let error = caught::<()>(async { panic!("secret-in-a-panic") }).await.unwrap_err();
+        assert_eq!(error.code, Code::Internal);
+        assert!(!error.detail.contains("secret-in-a-panic"), "{}", error.detail);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_panic_passes() {
+        assert_eq!(caught(async { Ok(7) }).await.unwrap(), 7);
+    }
+}

@@ -32,7 +32,7 @@ pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_
         .map(|route| service(config, route, old.get(&*route.name).copied(), parts))
         .collect();
     let version = previous.map_or(1, |previous| previous.version + 1);
-    Snapshot::new(version, Arc::clone(config), routes, parts.metrics)
+    Snapshot::new(version, Arc::clone(config), routes, parts.metrics, previous)
 }
 
 fn service(

@@ -80,8 +80,15 @@ pub(super) async fn serve<H: Handler>(
     }
     let tls = settings.tls.clone();
     let listener = Arc::clone(&settings.config.name);
-    let caller =
-        Arc::new(Caller { listener, peer, local, tls: tls.is_some(), activity: Activity::default() });
+    let address = settings.config.address.clone();
+    let caller = Arc::new(Caller {
+        listener,
+        address,
+        peer,
+        local,
+        tls: tls.is_some(),
+        activity: Activity::default(),
+    });
     let (transport, known) = match tls {
         None => (Transport::Plain(raw), None),
         // Boxed: a handshake's state would else be part of every connection's.

@@ -222,6 +222,7 @@ mod tests {
     fn watch() -> Watch {
         Watch::new(Arc::new(Caller {
             listener: Arc::from("main"),
+            address: crate::config::Address::Unix("/proxy.sock".into()),
             peer: Peer::Unix { uid: 0 },
             local: None,
             tls: false,

@@ -15,6 +15,8 @@ use crate::secret::Secret;
 pub struct Caller {
     /// The name of the listener that accepted it.
     pub listener: Arc<str>,
+    /// Where that listens, as configured.
+    pub address: Address,
     pub peer: Peer,
     /// The address that was connected to; `None` on a Unix socket.
     pub local: Option<SocketAddr>,

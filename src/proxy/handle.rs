@@ -66,7 +66,7 @@ fn admit<'a>(
     parts: &Parts,
 ) -> Result<(Arc<RouteService>, Found, Option<&'a HeaderName>), ProxyError> {
     let target = target::read(parts)?;
-    let Some((index, rules)) = snapshot.listener(&caller.listener) else {
+    let Some((index, rules)) = snapshot.listener(caller) else {
         let detail = format!("listener {} is no longer in the config", caller.listener);
         return Err(ProxyError::new(Code::Overloaded, detail));
     };

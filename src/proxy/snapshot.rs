@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 
-use super::caller::ListenerRules;
+use super::caller::{Caller, ListenerRules};
 use super::inject::Injection;
 use super::location::LocationRule;
 use crate::config::{Config, Credential, HeaderEdits, RouteConfig, Source};
@@ -27,25 +27,46 @@ pub struct Snapshot {
     pub routes: Vec<Arc<RouteService>>,
     /// In the order of `Config::listeners`.
     pub listeners: Vec<Arc<ListenerRules>>,
+    /// Listeners of the snapshot before that are no longer in the config: their last calls may be on their way.
+    gone: Vec<Arc<ListenerRules>>,
     /// For calls that no route serves.
     pub unrouted: Arc<RouteMetrics>,
 }
 
 impl Snapshot {
     /// Builds what does not depend on anything that runs: the table, and the listeners' rules.
-    pub fn new(version: u64, config: Arc<Config>, routes: Vec<Arc<RouteService>>, metrics: &Metrics) -> Self {
+    pub fn new(
+        version: u64,
+        config: Arc<Config>,
+        routes: Vec<Arc<RouteService>>,
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Self {
         let table = RouteTable::build(&config.routes);
         let listeners =
             config.listeners.iter().map(|listener| Arc::new(ListenerRules::new(listener))).collect();
-        Self { version, config, table, routes, listeners, unrouted: metrics.unrouted() }
+        let stays = |old: &ListenerRules| config.listeners.iter().any(|new| new.name == old.config.name);
+        let before = previous.iter().flat_map(|previous| &previous.listeners);
+        let gone = before.filter(|old| !stays(old)).cloned().collect();
+        Self { version, config, table, routes, listeners, gone, unrouted: metrics.unrouted() }
     }
 
-    /// The rules of a listener and its index; `None` where a reload took it out of the config.
-    pub(super) fn listener(&self, name: &str) -> Option<(usize, &ListenerRules)> {
-        let index = self.listeners.iter().position(|rules| &*rules.config.name == name)?;
-        Some((index, self.listeners.get(index)?))
+    /// The rules for a caller's connection, and the listener's index. A connection that a listener accepted under
+    /// another name is found by its address; one whose listener is gone is served to its end by the rules that it had.
+    pub(super) fn listener(&self, caller: &Caller) -> Option<(usize, &ListenerRules)> {
+        let named = |rules: &Arc<ListenerRules>| rules.config.name == caller.listener;
+        let placed = |rules: &Arc<ListenerRules>| rules.config.address == caller.address;
+        let known = &self.listeners;
+        if let Some(index) = known.iter().position(named).or_else(|| known.iter().position(placed)) {
+            return Some((index, known.get(index)?));
+        }
+        let gone = self.gone.iter().find(|rules| named(rules) || placed(rules))?;
+        Some((NO_LISTENER, gone))
     }
 }
+
+/// No route names it.
+const NO_LISTENER: usize = usize::MAX;
 
 /// A route with all that it needs to serve.
 pub struct RouteService {

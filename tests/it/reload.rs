@@ -288,6 +288,16 @@ async fn listeners_come_go_and_change_with_a_reload() {
 }
 
 #[tokio::test]
+async fn renamed_listener_goes_on_serving_its_open_connections() {
+    let mut world = two_routes().await;
+    let mut kept = world.connect().await;
+    kept.call(&Call::get("/")).await.expect_status(200);
+    world.change(|text| text.replace("[listener.main]", "[listener.front]"));
+    world.reload().await;
+    kept.call(&Call::get("/")).await.expect_status(200);
+}
+
+#[tokio::test]
 async fn new_listener_that_cannot_be_bound_leaves_everything_as_it_was() {
     let mut world = two_routes().await;
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -252,7 +252,7 @@ pub(super) struct Process {
 
 pub(super) fn snapshot(callers: Callers) -> Snapshot {
     let config = config(callers, Vec::new());
-    Snapshot::new(1, Arc::new(config), Vec::new(), &Metrics::default())
+    Snapshot::new(1, Arc::new(config), Vec::new(), &Metrics::default(), None)
 }
 
 pub(super) fn process() -> Process {
