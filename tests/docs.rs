@@ -67,6 +67,25 @@ fn the_example_in_the_readme_is_a_valid_config() {
 }
 
 #[test]
+fn each_dependency_has_its_line() {
+    let reasons: BTreeSet<String> = rows(&read("docs/decisions/0001-dependencies.md"))
+        .iter()
+        .flat_map(|row| row[0].split(", ").map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let manifest = read("Cargo.toml");
+    let mut dependencies = 0;
+    for section in ["[dependencies]", "[dev-dependencies]"] {
+        let lines = manifest.split(section).nth(1).expect("the section").lines().skip(1);
+        for line in lines.take_while(|line| !line.starts_with('[')) {
+            let Some((name, _)) = line.split_once(" = ") else { continue };
+            dependencies += 1;
+            assert!(reasons.contains(name), "{name} has no line in docs/decisions/0001-dependencies.md");
+        }
+    }
+    assert!(dependencies > 30, "{dependencies} dependencies were found");
+}
+
+#[test]
 fn links_between_documents_lead_somewhere() {
     let mut documents = vec![root().join("README.md")];
     documents.extend(files(&root().join("docs"), "md"));
