@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::view::{CredentialView, Traffic, View};
 use crate::config::{
-    Address, Callers, ClientAuth, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig,
+    self, Address, Callers, ClientAuth, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig,
     PathPattern, Problem, RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl,
 };
 
@@ -223,7 +223,14 @@ fn config_status(view: &View) -> ConfigStatus {
         version: view.config_version,
         loaded_at: Time(view.loads.loaded_at),
         last_reload,
-        warnings: view.config.warnings.iter().map(warning).collect(),
+        // References are looked at now: what was missing may have come since.
+        warnings: view
+            .config
+            .warnings
+            .iter()
+            .chain(&config::check_references(&view.config))
+            .map(warning)
+            .collect(),
     }
 }
 

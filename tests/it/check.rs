@@ -214,8 +214,12 @@ async fn missing_secret_file_is_a_warning_and_run_starts_and_readyz_says_so() {
     let ready = world.admin("/readyz").await;
     ready.expect_status(503);
     assert_eq!(world.issuer().count(), 0);
+    let warned = |status: serde_json::Value| status["config"]["warnings"].to_string().contains("not-there");
+    assert!(warned(world.status().await));
     world.file("not-there", "now-it-is\n");
     world.ready().await;
+    let warnings = world.status().await["config"]["warnings"].to_string();
+    assert!(!warnings.contains("no such file"), "{warnings}");
     assert_eq!(world.issuer().last().basic().unwrap(), "client-1:now-it-is");
 }
 
