@@ -55,7 +55,7 @@ pub(super) async fn handle(
     if let Some(upgrading) = upgrading {
         upgrading.complete(&mut response, caller, service.config.idle_timeout);
     }
-    finish(&mut response, &service)?;
+    finish(&mut response, &service);
     Ok(response.map(Content::Upstream))
 }
 
@@ -204,12 +204,7 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
     if let Some(why) = &service.response_edits.unreadable {
         return Err(ProxyError::new(Code::Internal, why.clone()));
     }
-    for name in &edits.remove {
-        headers.remove(name);
-    }
-    for (name, value) in &edits.set {
-        headers.insert(name, value.clone());
-    }
+    edits.apply(headers);
     Ok(())
 }
 
@@ -237,7 +232,7 @@ fn check_answer<B>(
 }
 
 /// The answer on its way back.
-fn finish<B>(response: &mut Response<B>, service: &RouteService) -> Result<(), ProxyError> {
+fn finish<B>(response: &mut Response<B>, service: &RouteService) {
     let status = response.status();
     // Ours, not the upstream's (RFC 9110 section 2.5).
     *response.version_mut() = Version::HTTP_11;
@@ -247,15 +242,5 @@ fn finish<B>(response: &mut Response<B>, service: &RouteService) -> Result<(), P
     }
     headers::say_length_once(headers);
     service.location.apply(headers);
-    let edits = &service.response_edits;
-    if let Some(why) = &edits.unreadable {
-        return Err(ProxyError::new(Code::Internal, why.clone()));
-    }
-    for name in &edits.remove {
-        headers.remove(name);
-    }
-    for (name, value) in &edits.set {
-        headers.insert(name, value.clone());
-    }
-    Ok(())
+    service.response_edits.apply(headers);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::caller::{Caller, ListenerRules};
 use super::inject::Injection;
@@ -130,6 +130,15 @@ impl Edits {
             }
         }
         Self { set, remove: edits.remove.clone(), unreadable }
+    }
+
+    pub(super) fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
     }
 }
 

@@ -63,7 +63,7 @@ async fn t98_no_call_fails_when_sigterm_comes_under_load() {
             served
         });
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    eventually("calls under way", || async { (world.upstream().count() > 50).then_some(()) }).await;
     let status = world.proxy.stop().await;
     assert_eq!(status.code(), Some(0));
     let served: usize = callers.join_all().await.into_iter().sum();
