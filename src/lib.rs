@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod issuer;
+pub mod jose;
 pub mod listener;
 pub mod metrics;
 pub mod net;

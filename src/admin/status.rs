@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer};
 
 use super::view::{CredentialView, Traffic, View};
 use crate::config::{
-    self, Address, Callers, ClientAuth, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig,
-    PathPattern, Problem, RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl,
+    self, Address, Callers, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern,
+    Problem, RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl,
 };
 
 /// What bearerd is doing now. No secret and no token is in it.
@@ -318,11 +318,7 @@ fn issuer(config: &IssuerConfig) -> IssuerStatus {
         url: endpoint(url),
         discovery,
         required: config.required,
-        client_auth: match config.client_auth {
-            ClientAuth::Basic { .. } => "client_secret_basic",
-            ClientAuth::Post { .. } => "client_secret_post",
-            ClientAuth::None => "none",
-        },
+        client_auth: config.client_auth.as_str(),
         scopes: config.scopes.iter().cloned().collect(),
     }
 }

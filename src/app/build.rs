@@ -143,10 +143,11 @@ mod tests {
             protocol: Protocol::Auto,
             credential: Credential::Anonymous,
             caller_authorization: CallerAuthorization::Replace,
-            inject: Inject {
-                header: http::header::AUTHORIZATION,
+            inject: Inject::Header {
+                name: http::header::AUTHORIZATION,
                 before: "Bearer ".to_owned(),
                 after: String::new(),
+                by_type: true,
             },
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),

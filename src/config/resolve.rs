@@ -86,6 +86,7 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
         listeners: known.listeners.configs.into_iter().flatten().collect(),
         issuers: known.issuers.into_iter().filter_map(|(name, issuer)| Some((name, issuer?))).collect(),
         routes,
+        webhooks: Vec::new(),
         warnings: Vec::new(),
         references: Vec::new(),
     })

@@ -130,7 +130,7 @@ impl<'a> Context<'a> {
                 r#"basic_encoding = "form" or client_auth = "client_secret_post""#
             }
             ClientAuth::Post { .. } => r#"client_auth = "client_secret_basic""#,
-            ClientAuth::None => "a client_secret",
+            _ => "another client_auth",
         };
         format!(
             "check client_id and client_secret of [issuer.{name}], and whether the server wants {alternative}"

@@ -2,14 +2,11 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use crate::config::{ClientAuth, IssuerConfig, ParamValue, Source};
+use crate::config::{IssuerConfig, ParamValue, Source};
 
 /// Over all that the client proves itself with: id, secret, parameters, headers, client certificate.
 pub(super) fn credential(config: &IssuerConfig) -> [u8; 32] {
-    let secret = match &config.client_auth {
-        ClientAuth::Basic { secret, .. } | ClientAuth::Post { secret } => Some(secret),
-        ClientAuth::None => None,
-    };
+    let secret = config.client_auth.secret();
     let mut sources: Vec<&Source> = config.client_id.iter().chain(secret).collect();
     config.params.values().for_each(|value| collect(value, &mut sources));
     sources.extend(config.headers.iter().map(|(_, source)| source));
@@ -31,6 +28,7 @@ fn collect<'a>(value: &'a ParamValue, out: &mut Vec<&'a Source>) {
     match value {
         ParamValue::Value(source) => out.push(source),
         ParamValue::Array(items) => items.iter().for_each(|item| collect(item, out)),
+        ParamValue::Table(members) => members.values().for_each(|member| collect(member, out)),
         ParamValue::Integer(_) | ParamValue::Float(_) | ParamValue::Boolean(_) => {}
     }
 }
@@ -38,6 +36,7 @@ fn collect<'a>(value: &'a ParamValue, out: &mut Vec<&'a Source>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientAuth;
     use crate::issuer::fuzz;
 
     #[test]

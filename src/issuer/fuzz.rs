@@ -1,7 +1,7 @@
 //! The way in for fuzzing: an issuer's config with every default, and arbitrary answers to it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, UNIX_EPOCH};
+use std::collections::BTreeSet;
+use std::time::UNIX_EPOCH;
 
 use http::{HeaderMap, StatusCode};
 use zeroize::Zeroizing;
@@ -11,8 +11,7 @@ use super::exchange::{Answer, Lost};
 use super::redact::Redactor;
 use super::response::{Asked, judge};
 use crate::config::{
-    BasicEncoding, ClientAuth, Egress, HttpUrl, IssuerConfig, ResponseFormat, ResponseShape, Source,
-    TlsOptions, TokenEndpoint,
+    BasicEncoding, ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Source, TokenEndpoint,
 };
 use crate::secret::Secret;
 
@@ -52,31 +51,9 @@ pub(super) fn response(bytes: &[u8]) {
 /// `client_secret_basic` with every default.
 pub(super) fn config() -> IssuerConfig {
     IssuerConfig {
-        name: "corp".into(),
-        digest: [0; 32],
-        endpoint: TokenEndpoint::Url(url()),
-        required: true,
         client_auth: ClientAuth::Basic { secret: Source::literal("s3:c+r t"), encoding: BasicEncoding::Form },
-        send_client_id: false,
         client_id: Some(Source::literal("svc")),
-        scopes: BTreeSet::new(),
-        params: BTreeMap::new(),
-        headers: Vec::new(),
-        response: ResponseShape {
-            token: "/access_token".to_owned(),
-            token_type: "/token_type".to_owned(),
-            expires_in: "/expires_in".to_owned(),
-            expires_at: "/expires_on".to_owned(),
-            error: "/error".to_owned(),
-            format: ResponseFormat::Json,
-            token_types: vec!["bearer".to_owned()],
-            statuses: vec![200],
-        },
-        refresh_at: 0.8,
-        default_lifetime: Duration::from_secs(300),
-        timeout: Some(Duration::from_secs(10)),
-        tls: TlsOptions::default(),
-        egress: Egress::Direct,
+        ..IssuerConfig::with_defaults("corp", TokenEndpoint::Url(url()))
     }
 }
 

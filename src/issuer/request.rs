@@ -46,10 +46,7 @@ impl Inputs {
         let read = |source: &Source| read(&config.name, source);
         let mut redactor = Redactor::default();
         let client_id = config.client_id.as_ref().map(read).transpose()?;
-        let client_secret = match &config.client_auth {
-            ClientAuth::Basic { secret, .. } | ClientAuth::Post { secret } => Some(read(secret)?),
-            ClientAuth::None => None,
-        };
+        let client_secret = config.client_auth.secret().map(read).transpose()?;
         if let Some(secret) = &client_secret {
             redactor.add_client(client_id.as_deref(), secret);
         }
@@ -105,6 +102,7 @@ fn flatten(
             out.push((name.to_owned(), value));
             return Ok(());
         }
+        ParamValue::Table(_) => return Ok(()),
         ParamValue::Array(items) => {
             return items.iter().try_for_each(|item| flatten(name, item, read, redactor, out));
         }

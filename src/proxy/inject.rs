@@ -37,13 +37,16 @@ impl std::fmt::Debug for Ready {
 
 impl Injection {
     pub(super) fn new(inject: &Inject) -> Self {
-        let form = if inject.before == "Bearer " && inject.after.is_empty() {
+        let Inject::Header { name, before, after, .. } = inject else {
+            return Self { header: header::AUTHORIZATION, form: Form::Bearer };
+        };
+        let form = if before == "Bearer " && after.is_empty() {
             Form::Bearer
         } else {
-            let (before, after) = (inject.before.clone(), inject.after.clone());
+            let (before, after) = (before.clone(), after.clone());
             Form::Own { before, after, ready: ArcSwapOption::empty() }
         };
-        Self { header: inject.header.clone(), form }
+        Self { header: name.clone(), form }
     }
 
     /// Sets the credential: once, last, in the place of any other.

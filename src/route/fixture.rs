@@ -36,7 +36,12 @@ pub(crate) fn route(name: &str, host: &str, path: &str) -> RouteConfig {
         protocol: Protocol::Auto,
         credential: Credential::Anonymous,
         caller_authorization: CallerAuthorization::Replace,
-        inject: Inject { header: header::AUTHORIZATION, before: "Bearer ".to_owned(), after: String::new() },
+        inject: Inject::Header {
+            name: header::AUTHORIZATION,
+            before: "Bearer ".to_owned(),
+            after: String::new(),
+            by_type: true,
+        },
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         forwarded: false,

@@ -39,39 +39,22 @@ fn canary() -> Source {
 }
 
 pub(super) fn issuer(name: &str, required: bool) -> Arc<IssuerConfig> {
+    let endpoint = TokenEndpoint::Url(HttpUrl {
+        text: format!("https://idp.example/token?key={CANARY}"),
+        https: true,
+        host: "idp.example".to_owned(),
+        port: 443,
+        authority: "idp.example".to_owned(),
+        path_and_query: format!("/token?key={CANARY}"),
+    });
     Arc::new(IssuerConfig {
-        name: Arc::from(name),
         digest: [7; 32],
-        endpoint: TokenEndpoint::Url(HttpUrl {
-            text: format!("https://idp.example/token?key={CANARY}"),
-            https: true,
-            host: "idp.example".to_owned(),
-            port: 443,
-            authority: "idp.example".to_owned(),
-            path_and_query: format!("/token?key={CANARY}"),
-        }),
         required,
         client_auth: ClientAuth::Basic { secret: canary(), encoding: BasicEncoding::Form },
-        send_client_id: false,
         client_id: Some(canary()),
         scopes: BTreeSet::from(["billing.read".to_owned()]),
         params: Params::from([("audience".to_owned(), ParamValue::Value(canary()))]),
-        headers: Vec::new(),
-        response: ResponseShape {
-            token: "/access_token".to_owned(),
-            token_type: "/token_type".to_owned(),
-            expires_in: "/expires_in".to_owned(),
-            expires_at: "/expires_on".to_owned(),
-            error: "/error".to_owned(),
-            format: ResponseFormat::Json,
-            token_types: vec!["bearer".to_owned()],
-            statuses: vec![200],
-        },
-        refresh_at: 0.8,
-        default_lifetime: Duration::from_secs(300),
-        timeout: Some(Duration::from_secs(10)),
-        tls: TlsOptions::default(),
-        egress: Egress::Direct,
+        ..IssuerConfig::with_defaults(name, endpoint)
     })
 }
 
@@ -102,10 +85,11 @@ fn route(name: &str, credential: Credential) -> Arc<RouteConfig> {
         protocol: Protocol::Auto,
         credential,
         caller_authorization: CallerAuthorization::Replace,
-        inject: Inject {
-            header: http::header::AUTHORIZATION,
+        inject: Inject::Header {
+            name: http::header::AUTHORIZATION,
             before: "Bearer ".to_owned(),
             after: String::new(),
+            by_type: true,
         },
         request_headers: HeaderEdits {
             set: vec![(http::HeaderName::from_static("x-key"), canary())],
@@ -166,6 +150,7 @@ fn config(callers: Callers, routes: Vec<Arc<RouteConfig>>) -> Config {
         listeners: vec![listener()],
         issuers: BTreeMap::from([("corp".to_owned(), issuer("corp", true))]),
         routes,
+        webhooks: Vec::new(),
         warnings: vec![Problem {
             severity: Severity::Warning,
             file: path,

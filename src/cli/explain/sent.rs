@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::request::Asked;
 use crate::config::{
-    CallerAuthorization, Credential, CredentialKey, HeaderEdits, IssuerConfig, ParamValue, Protocol,
+    CallerAuthorization, Credential, CredentialKey, HeaderEdits, Inject, IssuerConfig, ParamValue, Protocol,
     RouteConfig, TokenEndpoint, UpstreamTarget,
 };
 use crate::route::path::upstream_target;
@@ -126,10 +126,10 @@ impl CredentialFacts {
                 .iter()
                 .map(|(name, value)| Parameter { name: name.clone(), reference: is_reference(value) })
                 .collect(),
-            inject: format!(
-                "{}: {}{{token}}{}",
-                route.inject.header, route.inject.before, route.inject.after
-            ),
+            inject: match &route.inject {
+                Inject::Header { name, before, after, .. } => format!("{name}: {before}{{token}}{after}"),
+                Inject::Query { name } => format!("query parameter {name}"),
+            },
         }
     }
 }
@@ -138,6 +138,7 @@ fn is_reference(value: &ParamValue) -> bool {
     match value {
         ParamValue::Value(source) => !source.is_literal(),
         ParamValue::Array(values) => values.iter().any(is_reference),
+        ParamValue::Table(members) => members.values().any(is_reference),
         ParamValue::Integer(_) | ParamValue::Float(_) | ParamValue::Boolean(_) => false,
     }
 }

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{
-    self, Address, Admin, Callers, ClientAuth, Credential, CredentialKey, Egress, HttpUrl, IssuerConfig,
-    Limits, ListenerConfig, Log, LogFormat, ParamValue, ResponseFormat, ResponseShape, RouteConfig, Source,
-    TlsOptions, TokenEndpoint, UnixOptions,
+    self, Address, Admin, Callers, ClientAuth, Credential, CredentialKey, HttpUrl, IssuerConfig, Limits,
+    ListenerConfig, Log, LogFormat, ParamValue, RouteConfig, Source, TokenEndpoint, UnixOptions,
 };
 use crate::route::fixture::route;
 
@@ -46,6 +45,7 @@ fn config(listeners: Vec<ListenerConfig>, routes: Vec<RouteConfig>) -> Config {
         listeners: listeners.into_iter().map(Arc::new).collect(),
         issuers: BTreeMap::new(),
         routes: routes.into_iter().map(Arc::new).collect(),
+        webhooks: Vec::new(),
         warnings: Vec::new(),
         references: Vec::new(),
     }
@@ -65,31 +65,9 @@ fn issuer(url: &str) -> IssuerConfig {
         path_and_query: "/token".to_owned(),
     };
     IssuerConfig {
-        name: Arc::from("corp"),
-        digest: [0; 32],
-        endpoint: TokenEndpoint::Url(url),
-        required: true,
         client_auth: ClientAuth::Post { secret: Source::literal("hunter2") },
-        send_client_id: false,
         client_id: Some(Source::literal("legacy-billing")),
-        scopes: BTreeSet::new(),
-        params: BTreeMap::new(),
-        headers: Vec::new(),
-        response: ResponseShape {
-            token: "/access_token".to_owned(),
-            token_type: "/token_type".to_owned(),
-            expires_in: "/expires_in".to_owned(),
-            expires_at: "/expires_on".to_owned(),
-            error: "/error".to_owned(),
-            format: ResponseFormat::Json,
-            token_types: vec!["bearer".to_owned()],
-            statuses: vec![200],
-        },
-        refresh_at: 0.8,
-        default_lifetime: Duration::from_secs(300),
-        timeout: Some(Duration::from_secs(10)),
-        tls: TlsOptions::default(),
-        egress: Egress::Direct,
+        ..IssuerConfig::with_defaults("corp", TokenEndpoint::Url(url))
     }
 }
 

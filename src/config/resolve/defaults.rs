@@ -1,9 +1,13 @@
 //! Every default, with its reason where it has one beyond the ordinary. The schema tells the same; a test compares.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::super::model::{Address, Admin, Callers};
+use super::super::model::{
+    Address, Admin, Callers, Carrier, ClientAuth, Egress, IssuerConfig, Params, ResponseFormat,
+    ResponseShape, TlsOptions, TokenEndpoint,
+};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -54,6 +58,65 @@ pub(super) const RESPONSE_EXPIRES_AT: &str = "/expires_on";
 pub(super) const RESPONSE_ERROR: &str = "/error";
 pub(super) const TOKEN_TYPE: &str = "bearer";
 pub(super) const TOKEN_STATUS: u16 = 200;
+
+/// RFC 6749 section 4.4.2.
+pub(super) const GRANT_TYPE: &str = "client_credentials";
+/// RFC 7523 section 2.1.
+pub(super) const JWT_BEARER_GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+/// RFC 7523 section 2.2.
+pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+pub(super) const JWT_TYPE: &str = "JWT";
+/// Servers refuse long-lived assertions; one is made for each request.
+pub(super) const JWT_LIFETIME: Duration = seconds(60);
+
+impl IssuerConfig {
+    /// An issuer of which only name and endpoint are given: no client authentication, every default.
+    pub fn with_defaults(name: &str, endpoint: TokenEndpoint) -> Self {
+        Self {
+            name: name.into(),
+            digest: [0; 32],
+            preset: None,
+            endpoint,
+            required: REQUIRED,
+            grant_type: Some(GRANT_TYPE.to_owned()),
+            carrier: Carrier::Form,
+            client_auth: ClientAuth::None,
+            basic: None,
+            send_client_id: false,
+            client_id: None,
+            standby: None,
+            credential_grace: Duration::ZERO,
+            scopes: BTreeSet::new(),
+            params: Params::new(),
+            headers: Vec::new(),
+            private_key: None,
+            certificate: None,
+            jwt: None,
+            assertion: None,
+            assertion_type: ASSERTION_TYPE.to_owned(),
+            dpop: None,
+            response: response(),
+            refresh_at: REFRESH_AT,
+            default_lifetime: DEFAULT_LIFETIME,
+            timeout: Some(TOKEN_TIMEOUT),
+            tls: TlsOptions::default(),
+            egress: Egress::Direct,
+        }
+    }
+}
+
+fn response() -> ResponseShape {
+    ResponseShape {
+        token: RESPONSE_TOKEN.to_owned(),
+        token_type: RESPONSE_TYPE.to_owned(),
+        expires_in: RESPONSE_EXPIRES_IN.to_owned(),
+        expires_at: RESPONSE_EXPIRES_AT.to_owned(),
+        error: RESPONSE_ERROR.to_owned(),
+        format: ResponseFormat::Json,
+        token_types: vec![TOKEN_TYPE.to_owned()],
+        statuses: vec![TOKEN_STATUS],
+    }
+}
 
 /// RFC 6750 section 2.1.
 pub(super) const INJECT_FORMAT: &str = "Bearer {token}";

@@ -69,7 +69,6 @@ pub(super) fn resolve(
         peer::refuse_plain_tunnel(place, &url.host, &egress, report);
     }
     let issuer = IssuerConfig {
-        name: name.into(),
         digest: credential::issuer_digest(place),
         required: raw.required.unwrap_or(defaults::REQUIRED),
         send_client_id,
@@ -84,8 +83,8 @@ pub(super) fn resolve(
         tls: peer::tls(&place.key("tls"), raw.tls, report),
         egress,
         // Both are there, or a mistake was reported above.
-        endpoint: endpoint?,
         client_auth: client_auth?,
+        ..IssuerConfig::with_defaults(name, endpoint?)
     };
     let mistakes =
         report.problems.iter().skip(found).any(|problem| problem.severity == super::Severity::Error);

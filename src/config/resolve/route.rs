@@ -31,13 +31,8 @@ pub(super) fn resolve(
     let credential = credential(place, raw.issuer, raw.anonymous, (raw.scopes, raw.params), known, report);
     let inject = inject(&place.key("inject"), raw.inject.unwrap_or_default(), report);
     let request_headers = edits(&place.key("request_headers"), raw.request_headers, report);
-    if let (Some(inject), Some(Credential::Issuer { .. })) = (&inject, &credential) {
-        refuse_second_credential(
-            &place.key("request_headers").key("set"),
-            &request_headers,
-            &inject.header,
-            report,
-        );
+    if let (Some(Inject::Header { name, .. }), Some(Credential::Issuer { .. })) = (&inject, &credential) {
+        refuse_second_credential(&place.key("request_headers").key("set"), &request_headers, name, report);
     }
     let authorizations = [
         ("replace", CallerAuthorization::Replace),
@@ -246,6 +241,7 @@ fn inject(at: &Place<'_>, raw: RawInject, report: &mut Report) -> Option<Inject>
         Some(name) => settable_header(&at.key("header"), &name, report),
         None => Some(http::header::AUTHORIZATION),
     };
+    let by_type = raw.format.is_none();
     let format = raw.format.unwrap_or_else(|| defaults::INJECT_FORMAT.to_owned());
     let format_at = at.key("format");
     let parts = format.split_once(TOKEN).filter(|(_, after)| !after.contains(TOKEN));
@@ -257,7 +253,8 @@ fn inject(at: &Place<'_>, raw: RawInject, report: &mut Report) -> Option<Inject>
         report.error(&format_at, "is no header value", "use visible ASCII characters and spaces");
         return None;
     }
-    Some(Inject { header: header?, before: before.to_owned(), after: after.to_owned() })
+    let (before, after) = (before.to_owned(), after.to_owned());
+    Some(Inject::Header { name: header?, before, after, by_type })
 }
 
 fn edits(at: &Place<'_>, raw: Option<RawHeaderEdits>, report: &mut Report) -> HeaderEdits {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
@@ -8,10 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::clock::{Clock, SharedClock};
-use crate::config::{
-    ClientAuth, CredentialKey, Egress, HttpUrl, IssuerConfig, ResponseFormat, ResponseShape, TlsOptions,
-    TokenEndpoint,
-};
+use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
 use crate::issuer::{FailureKind, Grant, IssuerError};
 use crate::secret::Secret;
 use crate::token::source::{Fetching, TokenSource};
@@ -193,33 +190,7 @@ pub(super) fn issuer(name: &str, digest: u8) -> IssuerConfig {
         authority: "idp.example".to_owned(),
         path_and_query: "/token".to_owned(),
     };
-    IssuerConfig {
-        name: name.into(),
-        digest: [digest; 32],
-        endpoint: TokenEndpoint::Url(url),
-        required: true,
-        client_auth: ClientAuth::None,
-        send_client_id: false,
-        client_id: None,
-        scopes: BTreeSet::new(),
-        params: BTreeMap::new(),
-        headers: Vec::new(),
-        response: ResponseShape {
-            token: String::new(),
-            token_type: String::new(),
-            expires_in: String::new(),
-            expires_at: String::new(),
-            error: String::new(),
-            format: ResponseFormat::Json,
-            token_types: Vec::new(),
-            statuses: Vec::new(),
-        },
-        refresh_at: 0.8,
-        default_lifetime: Duration::from_secs(300),
-        timeout: Some(Duration::from_secs(10)),
-        tls: TlsOptions::default(),
-        egress: Egress::Direct,
-    }
+    IssuerConfig { digest: [digest; 32], ..IssuerConfig::with_defaults(name, TokenEndpoint::Url(url)) }
 }
 
 pub(super) fn key(issuer: &IssuerConfig, scopes: &[&str]) -> CredentialKey {

@@ -1,0 +1,13 @@
+//! Signed JSON Web Tokens (RFC 7515, 7519), the keys that sign them, and DPoP proofs (RFC 9449).
+
+mod alg;
+mod certificate;
+pub mod dpop;
+mod jws;
+mod key;
+
+pub use alg::Alg;
+pub use certificate::Certificate;
+pub use dpop::{Proof, Prover};
+pub use jws::{Header, Signer, sign};
+pub use key::{Identity, KeyError, PrivateKey};
