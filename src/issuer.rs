@@ -63,6 +63,8 @@ pub struct Grant {
     pub expires_at: Option<SystemTime>,
     /// The scopes granted, where the answer names them.
     pub scope: Option<String>,
+    /// `Some` where the token is bound to a key (token type `DPoP`): makes the proof that goes with each use.
+    pub prover: Option<Arc<crate::jose::Prover>>,
 }
 
 impl Issuer {
@@ -184,6 +186,17 @@ impl Issuer {
     /// client may be asked again at once. Unreadable sources count as a value of their own.
     pub fn credential_fingerprint(&self) -> [u8; 32] {
         fingerprint::credential(&self.config)
+    }
+
+    /// A digest over what the key's tokens are bound to beyond the client itself (its certificate, its DPoP key):
+    /// another value means that a token granted before is of no use.
+    pub fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
+        fingerprint::binding(&self.config, key)
+    }
+
+    /// The standby credential was the last one that the issuer took.
+    pub fn standby_in_use(&self) -> bool {
+        false
     }
 }
 

@@ -193,6 +193,7 @@ mod tests {
             expires_in: expires_in.map(Duration::from_secs),
             expires_at: None,
             scope: Some("billing.read".to_owned()),
+            prover: None,
         }
     }
 

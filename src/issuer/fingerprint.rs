@@ -1,8 +1,11 @@
 //! A digest that tells whether a value behind a reference changed. Never shown, never stored.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{Context, SHA256};
 
-use crate::config::{IssuerConfig, ParamValue, Source};
+use crate::config::{CredentialKey, IssuerConfig, ParamValue, Source};
+use crate::secret::Secret;
 
 /// Over all that the client proves itself with: id, secret, parameters, headers, client certificate.
 pub(super) fn credential(config: &IssuerConfig) -> [u8; 32] {
@@ -11,9 +14,19 @@ pub(super) fn credential(config: &IssuerConfig) -> [u8; 32] {
     config.params.values().for_each(|value| collect(value, &mut sources));
     sources.extend(config.headers.iter().map(|(_, source)| source));
     sources.extend(config.tls.certificate.iter().chain(&config.tls.private_key));
+    digest_of(sources.into_iter().map(|source| source.read().ok()))
+}
+
+/// Over what a token is bound to. A file that is gone for a moment binds as it did before.
+pub(super) fn binding(config: &IssuerConfig, _key: &CredentialKey) -> [u8; 32] {
+    let dpop = config.dpop.as_ref().map(|dpop| &dpop.private_key);
+    let sources = config.tls.certificate.iter().chain(dpop);
+    digest_of(sources.map(|source| source.read_or_last_good().ok().map(|(value, _)| value)))
+}
+
+fn digest_of(values: impl Iterator<Item = Option<Arc<Secret>>>) -> [u8; 32] {
     let mut digest = Context::new(&SHA256);
-    for source in sources {
-        let value = source.read().ok();
+    for value in values {
         // With its length, so that no two lists of values look alike.
         let length = value.as_ref().map_or(usize::MAX, |value| value.expose().len());
         digest.update(&length.to_be_bytes());
