@@ -91,9 +91,11 @@ async fn t104_a_renewal_with_the_old_binding_is_not_used() {
     let rig = Rig::new();
     rig.idp.answer(|number| Ok(grant(number, 100)));
     rig.call_text().await;
-    rig.idp.delay(5_000);
+    // The renewal begins between 70 s and 80 s.
+    rig.idp.delay(30_000);
     rig.pass(81.0).await;
     assert!(rig.slot.status().fetching);
+    rig.idp.delay(100);
     rig.rebind(RetryCause::FilesChanged);
     settle().await;
     assert!(rig.slot.current().is_none());
