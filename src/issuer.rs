@@ -12,6 +12,8 @@ mod fuzz;
 mod headers;
 mod lifetime;
 mod redact;
+mod remedy;
+mod reported;
 mod request;
 mod response;
 
@@ -30,6 +32,7 @@ use self::request::Inputs;
 use self::response::{Asked, Note};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
+use crate::jose::Prover;
 use crate::net::connect::Offer;
 use crate::net::{Connector, Target};
 use crate::secret::Secret;
@@ -56,6 +59,10 @@ struct Endpoint {
 #[derive(Debug)]
 pub struct Grant {
     pub token: Secret,
+    /// The accepted type, lower case; `bearer` where the answer names none.
+    pub token_type: String,
+    /// Proves the key that the token is bound to, where it is bound to one (RFC 9449).
+    pub prover: Option<Arc<Prover>>,
     /// `expires_in`, or else what is left until `expires_at`; clamped to 1 s ..= 24 h. `None`: both are missing
     /// or unreadable, `default_lifetime` applies.
     pub expires_in: Option<Duration>,
@@ -88,15 +95,16 @@ impl Issuer {
         let started = self.clock.boot();
         let outcome = self.attempt(key).await;
         let ms = self.clock.boot().saturating_sub(started).as_millis();
-        let (status, what) = match &outcome {
-            Ok(_) => (None, "granted"),
-            Err(error) => (error.http_status, error.kind.as_str()),
+        let (status, what, trace) = match &outcome {
+            Ok(_) => (None, "granted", None),
+            Err(error) => (error.http_status, error.kind.as_str(), error.trace.as_deref()),
         };
         tracing::debug!(
             issuer = &*self.config.name,
             endpoint = self.endpoint(),
             status,
             outcome = what,
+            trace,
             ms,
             "asked for a token"
         );
@@ -166,6 +174,7 @@ impl Issuer {
             code: None,
             http_status: None,
             retry_after: None,
+            trace: None,
         }
     }
 
@@ -192,8 +201,8 @@ fn connector_to(url: &HttpUrl, config: &IssuerConfig) -> Connector {
     Connector::new(target, config.tls.clone(), config.egress.clone(), Offer::Both, config.timeout)
 }
 
-/// Judges arbitrary bytes as an answer of a token endpoint. The first byte chooses the status and the format, the
-/// rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
+/// Judges arbitrary bytes as an answer of a token endpoint. The first byte chooses the status, the format and
+/// the headers, the rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
 pub fn fuzz_response(bytes: &[u8]) {
     fuzz::response(bytes);
 }

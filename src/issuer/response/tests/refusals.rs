@@ -1,7 +1,6 @@
 //! Answers that say no, and the words for them.
 
 use super::*;
-use crate::config::{ClientAuth, Source};
 
 #[test]
 fn t23_a_compressed_body_is_refused() {
@@ -132,13 +131,4 @@ fn no_error_shows_the_secret_in_any_form() {
     }
     let granted = case().grant(r#"{"access_token":"0123","scope":"read s3:c+r t"}"#);
     assert_eq!(granted.scope.as_deref(), Some("read [secret]"));
-}
-
-#[test]
-fn remedies_follow_the_way_of_authentication() {
-    let mut post = status(401);
-    post.config.client_auth = ClientAuth::Post { secret: Source::literal("x") };
-    assert!(post.error("").detail.contains(r#"client_auth = "client_secret_basic""#));
-    post.config.client_auth = ClientAuth::None;
-    assert!(post.error("").detail.ends_with("whether the server wants a client_secret"));
 }
