@@ -8,13 +8,15 @@ use http::StatusCode;
 use super::exchange::{self, Broken};
 use super::headers::Skew;
 use super::redact::Redactor;
-use super::reported::Reported;
+use super::reported::{self, Reported};
 use super::{FailureKind, IssuerError};
 use crate::config::{HttpUrl, IssuerConfig, TokenEndpoint};
 use crate::net::ConnectErrorKind;
 
 /// The most bytes of an issuer's `error_description` that are shown.
 const DESCRIPTION_LIMIT: usize = 512;
+/// So many bytes of a plain text are looked at.
+const TEXT_LIMIT: usize = 2048;
 
 /// What every error text of one request needs.
 #[derive(Clone)]
@@ -73,11 +75,11 @@ impl<'a> Context<'a> {
             what.push(' ');
             what.push_str(code);
         }
-        if let Some(description) = &reported.description {
-            let shown = self.redactor.show(description, DESCRIPTION_LIMIT);
-            if !shown.is_empty() {
-                what.push_str(&format!(" ({shown})"));
-            }
+        let described = reported.description.as_ref().map(|text| self.redactor.show(text, DESCRIPTION_LIMIT));
+        let quoted =
+            || reported.text.as_ref().map(|text| reported::excerpt(&self.redactor.show(text, TEXT_LIMIT)));
+        if let Some(shown) = described.or_else(quoted).filter(|shown| !shown.is_empty()) {
+            what.push_str(&format!(" ({shown})"));
         }
         what.push_str("; ");
         what.push_str(&self.remedy(status, reported));

@@ -61,6 +61,8 @@ pub(super) struct Reported {
     pub(super) description: Option<String>,
     /// Ids of the request in the issuer's log, by name.
     pub(super) traces: Vec<(String, String)>,
+    /// A plain text that is no document: only its [`excerpt`] may be shown, made once secrets are masked.
+    pub(super) text: Option<String>,
     /// It is a web page.
     pub(super) html: bool,
 }
@@ -78,13 +80,11 @@ impl Reported {
         reported.html = is_html(body, headers);
         if !reported.says_something() {
             let failed = status.is_client_error() || status.is_server_error();
-            let quoted = match () {
-                () if !failed => None,
-                () if reported.html => title(body),
-                () if called_plain_text(headers) => excerpt(body),
-                () => None,
-            };
-            reported.description = quoted.or_else(|| named(body).map(|named| format!("JSON with {named}")));
+            if failed && !reported.html && called_plain_text(headers) {
+                reported.text = plain_text(body);
+            }
+            let titled = title(body).filter(|_| failed && reported.html);
+            reported.description = titled.or_else(|| named(body).map(|named| format!("JSON with {named}")));
         }
         reported
     }
@@ -117,6 +117,7 @@ impl Reported {
             code: code.or(found.code),
             description: description.or(said),
             traces: found.traces,
+            text: None,
             html: false,
         }
     }
@@ -289,17 +290,19 @@ pub(super) fn named(body: &[u8]) -> Option<String> {
     (!names.is_empty()).then(|| format!("the members {}", names.join(", ")))
 }
 
-/// The beginning of a plain text, words that may be values left out.
-fn excerpt(body: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(body).ok()?.trim_start();
-    if text.starts_with(['{', '[', '"']) {
-        return None;
-    }
+fn plain_text(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    // What was meant as JSON is not quoted, broken or not.
+    (!text.is_empty() && !text.starts_with(['{', '[', '"'])).then(|| text.to_owned())
+}
+
+/// The beginning of a plain text, words that may be values left out. At most 160 bytes.
+pub(super) fn excerpt(text: &str) -> String {
     let mut shown = String::new();
     for word in text.split_whitespace() {
         let word = if word.len() > WORD_LIMIT || word.contains('=') { "…" } else { word };
-        if shown.len() + word.len() + 1 > EXCERPT_LIMIT {
-            shown.push_str(" …");
+        if shown.len() + word.len() + 1 > EXCERPT_LIMIT - "…".len() {
+            shown.push('…');
             break;
         }
         if !shown.is_empty() {
@@ -307,7 +310,7 @@ fn excerpt(body: &[u8]) -> Option<String> {
         }
         shown.push_str(word);
     }
-    (!shown.is_empty()).then_some(shown)
+    shown
 }
 
 /// A web page's title, where it is a few plain words.

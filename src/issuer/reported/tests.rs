@@ -195,27 +195,27 @@ fn a_good_status_is_a_failure_only_where_a_member_says_so() {
 }
 
 #[test]
-fn a_plain_text_is_quoted_in_part_and_no_other() {
-    let quoted = |kind, body: &str| read_as(429, kind, body, &shape()).description;
-    assert_eq!(
-        quoted("text/plain; charset=utf-8", "Too Many\r\nRequests").as_deref(),
-        Some("Too Many Requests")
-    );
-    assert_eq!(
-        quoted("text/plain", &format!("token {} access_token=abc end", "x".repeat(40))).as_deref(),
-        Some("token … … end")
-    );
-    let long = quoted("text/plain", &"word ".repeat(100)).unwrap();
-    assert!(long.len() <= EXCERPT_LIMIT + 5 && long.ends_with('…'), "{long}");
+fn a_plain_text_is_kept_and_no_other() {
+    let kept = |status, kind, body: &str| read_as(status, kind, body, &shape()).text;
+    assert_eq!(kept(429, "text/plain; charset=utf-8", " Too Many ").as_deref(), Some("Too Many"));
     for (kind, body) in [
         ("text/html", "no"),
         ("application/json", "no"),
         ("text/plain", "{\"access_token\":\"a"),
         ("text/plain", ""),
+        ("text/plain", "<html>"),
     ] {
-        assert_eq!(quoted(kind, body), None, "{kind} {body}");
+        assert_eq!(kept(429, kind, body), None, "{kind} {body}");
     }
-    assert_eq!(read_as(202, "text/plain", "a-token", &shape()).description, None, "it may be a token");
+    assert_eq!(kept(202, "text/plain", "a-token"), None, "it may be a token");
+}
+
+#[test]
+fn an_excerpt_is_short_and_without_values() {
+    assert_eq!(excerpt("Too Many\r\nRequests"), "Too Many Requests");
+    assert_eq!(excerpt(&format!("token {} access_token=abc end", "x".repeat(40))), "token … … end");
+    let long = excerpt(&"word ".repeat(100));
+    assert!(long.len() <= EXCERPT_LIMIT && long.ends_with('…'), "{long}");
 }
 
 #[test]

@@ -132,3 +132,12 @@ fn no_error_shows_the_secret_in_any_form() {
     let granted = case().grant(r#"{"access_token":"0123","scope":"read s3:c+r t"}"#);
     assert_eq!(granted.scope.as_deref(), Some("read [secret]"));
 }
+
+#[test]
+fn a_plain_text_is_quoted_with_secrets_masked_first() {
+    let entra = status(429).header("content-type", "text/plain; charset=utf-8").error("Too Many Requests");
+    assert!(entra.detail.contains("answered 429 (Too Many Requests); it limits"), "{entra}");
+    let padded = format!("{} s3:c+r t and a=b", "word ".repeat(29));
+    let error = status(400).header("content-type", "text/plain").error(padded);
+    assert!(!error.detail.contains("s3:c"), "{error}");
+}
