@@ -153,6 +153,8 @@ struct TokenErrorStatus {
     detail: String,
     /// The issuer's OAuth error code, where it gave one.
     code: Option<String>,
+    /// Under which ids the issuer knows the request, for its support.
+    trace: Option<String>,
     next_try: Option<Time>,
     failures_in_a_row: u32,
 }
@@ -359,6 +361,7 @@ fn token(view: &CredentialView, now: SystemTime) -> TokenStatus {
             at: Time(error.at),
             detail: error.detail.clone(),
             code: error.code.clone(),
+            trace: error.trace.clone(),
             next_try: error.next_try.map(Time),
             failures_in_a_row: error.failures_in_a_row,
         }),

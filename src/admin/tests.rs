@@ -80,6 +80,7 @@ fn status_tells_each_tokens_life() {
     assert_eq!(token["last_error"], Value::Null);
     let error = &status["tokens"][1]["last_error"];
     assert_eq!(error["code"], "invalid_client");
+    assert_eq!(error["trace"], "trace_id=7");
     assert_eq!(error["next_try"], "2027-01-15T08:00:55Z");
     assert_eq!(status["config"]["last_reload"]["ok"], false);
     assert_eq!(status["routes"][0]["match"]["host"], "*.example.com");

@@ -74,7 +74,8 @@ function error(token) {
   const last = token.last_error;
   if (!last) return "";
   const next = last.next_try ? "; next try " + last.next_try : "";
-  return last.at + ": " + last.detail + next;
+  const trace = last.trace ? "; " + last.trace : "";
+  return last.at + ": " + last.detail + trace + next;
 }
 
 function show(status) {
