@@ -11,10 +11,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Asker;
 use super::*;
 use crate::config::{Address, Callers};
-use crate::listener::{Bound, Stop};
+use crate::listener::{Asker, Bound, Stop};
 use crate::proxy::Peer;
 use fixture::{CANARY, Process, issuer, local, process, refused, valid, view};
 
@@ -124,7 +123,8 @@ struct Got {
 async fn ask(process: &Process, method: Method, path: &str, peer: &str) -> Got {
     let request = Request::builder().method(method).uri(path).header("host", "localhost").body(()).unwrap();
     let peer = Peer::Tcp(SocketAddr::new(peer.parse().unwrap(), 1));
-    let (head, body) = process.admin.respond(Asker { peer, own: Some(local(9180)) }, &request).into_parts();
+    let asker = Asker { peer, own: Some(local(9180)), since: tokio::time::Instant::now() };
+    let (head, body) = process.admin.respond(asker, &request).into_parts();
     let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
     Got { status: head.status.as_u16(), headers: head.headers, body }
 }
