@@ -8,6 +8,7 @@ mod confidential;
 mod document;
 mod include;
 pub mod model;
+mod preset;
 pub mod problem;
 mod raw;
 mod read;
@@ -21,6 +22,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use model::*;
+pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
 pub use schema::schema;
@@ -56,12 +58,14 @@ pub fn load_text(text: &str) -> Result<(), Problems> {
 
 fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {
     let main = parse(text, &mut report);
-    let raw = read::main_file(&main, &mut report);
-    let include =
-        include::find(&main.root().key("include"), raw.include.as_deref().unwrap_or_default(), &mut report);
+    let include = include::find(&main.root().key("include"), &mut report);
     let documents: Vec<Document<'_>> = include.texts.iter().map(|text| parse(text, &mut report)).collect();
-    let included =
-        documents.iter().map(|document| (document, read::included_file(document, &mut report))).collect();
+    let presets = preset::presets_of(std::iter::once(&main).chain(&documents));
+    let raw = read::main_file(&main, &presets, &mut report);
+    let included = documents
+        .iter()
+        .map(|document| (document, read::included_file(document, &presets, &mut report)))
+        .collect();
     let input = resolve::Input { main: (&main, raw), included, include_folders: include.folders };
     let config = resolve::resolve(input, &mut report);
 
