@@ -5,7 +5,6 @@ mod answer;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,7 +141,7 @@ async fn connection<A: Answerer>(
             () = stop.now.cancelled() => return,
             () = stop.accepting.cancelled(), if !ending => {
                 ending = true;
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             ended = &mut connection => break ended,
             () = age.as_mut() => return,
