@@ -42,4 +42,5 @@ mod secrets;
 mod smuggling;
 mod support;
 mod token_life;
+mod webhook;
 mod websocket;
