@@ -80,8 +80,8 @@ pub const ROW: Row = Row {
 pub struct Exchange {
     /// `POST /path?query HTTP/1.1`
     pub line: &'static str,
-    /// All of them, `host` included, names in lower case, in any order; of `accept`, `accept-encoding`, `user-agent` and
-    /// `content-length` only what the vendor asks for.
+    /// All of them, `host` included, names in lower case, in any order; of `accept`, `accept-encoding`, `user-agent`,
+    /// `connection` and `content-length` only what the vendor asks for.
     pub headers: &'static [&'static str],
     pub body: &'static str,
     pub answer: Reply,
@@ -306,7 +306,7 @@ fn expect_request(row: &Row, stage: &Stage, exchange: &Exchange, request: &Recor
 
 /// `name: value` of what says something to the vendor, sorted.
 fn headers_that_count(head: &Head, wanted: &[&str]) -> Vec<String> {
-    const USUAL: [&str; 4] = ["accept", "accept-encoding", "user-agent", "content-length"];
+    const USUAL: [&str; 5] = ["accept", "accept-encoding", "user-agent", "content-length", "connection"];
     let named = |name: &str| wanted.iter().any(|header| header.starts_with(&format!("{name}: ")));
     let fields = head.fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
     let mut headers: Vec<String> = fields
