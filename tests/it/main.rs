@@ -30,6 +30,7 @@ mod limits;
 mod oidc;
 mod operation;
 mod paths;
+mod presets;
 mod process;
 mod protocols;
 mod reload;

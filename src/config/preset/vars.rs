@@ -60,14 +60,8 @@ fn value_of(place: &Place<'_>, value: &DeValue<'_>, report: &mut Report) -> Opti
         DeValue::String(text) => text.to_string(),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Table(table) => elsewhere(place, table, report)?,
-        _ => {
-            let message = format!(
-                "expected a string, {{ file = \"…\" }} or {{ env = \"…\" }}, found {}",
-                place.describe()
-            );
-            report.error(place, message, "");
-            return None;
-        }
+        // The wrong type is told where the table is read.
+        _ => return None,
     };
     let text = text.trim();
     if text.is_empty() || text.chars().any(char::is_control) {

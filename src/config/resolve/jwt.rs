@@ -65,7 +65,7 @@ pub(super) fn signing(
     needs.check_key(key_given, certificate_given, auth, report);
     needs.check_assertion(assertion_given, by_file, usage, report);
     let typed = by_key || by_secret || by_file;
-    if place.key("assertion_type").is_written()
+    if assertion_type.as_deref().is_some_and(|written| written != defaults::ASSERTION_TYPE)
         && auth.is_some()
         && (!typed || usage != JwtUse::ClientAssertion)
     {

@@ -249,7 +249,7 @@ fn inject(at: &Place<'_>, raw: RawInject, bound: bool, report: &mut Report) -> O
         Some(name) => settable_header(&at.key("header"), &name, report),
         None => Some(http::header::AUTHORIZATION),
     };
-    let by_type = raw.format.is_none();
+    let by_type = raw.format.as_deref().is_none_or(|format| format == defaults::INJECT_FORMAT);
     let format = raw.format.unwrap_or_else(|| defaults::INJECT_FORMAT.to_owned());
     let format_at = at.key("format");
     let parts = format.split_once(TOKEN).filter(|(_, after)| !after.contains(TOKEN));

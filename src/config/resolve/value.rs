@@ -176,7 +176,7 @@ fn learned(place: &Place<'_>, name: String, more: bool, report: &mut Report) -> 
         None => {
             let names = report.webhooks.keys().map(String::as_str);
             let hint = did_you_mean(&name, names, "add it to the main file: [webhook.NAME]");
-            let message = format!("there is no webhook {}", at.describe());
+            let message = format!("there is no webhook {}", types::quoted(&name));
             if !report.incomplete {
                 report.error(&at, message, hint);
             }
@@ -319,6 +319,10 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> O
             let values = items.map(|(index, item)| param(&place.index(index), name, item, report));
             // All are looked at before the first that is wrong decides.
             values.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>().map(ParamValue::Array)
+        }
+        RawParam::Table(_) if matches!(place.value(), Some(DeValue::Datetime(_))) => {
+            report.error(place, "expected a string, found a date", "put it in quotes");
+            None
         }
         RawParam::Table(members) => {
             let members = members.into_iter();
