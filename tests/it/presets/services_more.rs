@@ -1,9 +1,9 @@
-//! What else these vendors document: other ways to sign in, other answers, errors.
+//! What else the vendors of `services` document: other ways to sign in, other answers, errors.
 
 use serde_json::json;
 
-use super::super::{FORM, JSON, Jwt, ROW, Refused, Row, run};
-use super::{exchange, ok, refuses};
+use super::services::{exchange, ok, refuses};
+use super::{FORM, JSON, Jwt, ROW, Refused, Row, run};
 use crate::support::tls::ca;
 use crate::support::unix_now;
 
@@ -93,7 +93,10 @@ async fn salesforce_says_why() {
                 "POST /services/oauth2/token HTTP/1.1",
                 &["host: acme.my.salesforce.com", FORM],
                 "grant_type=client_credentials&client_id=id-1&client_secret=s",
-                refuses(400, r#"{"error":"invalid_client_id","error_description":"client identifier invalid"}"#),
+                refuses(
+                    400,
+                    r#"{"error":"invalid_client_id","error_description":"client identifier invalid"}"#,
+                ),
             )]
         },
         refused: Some(Refused {
