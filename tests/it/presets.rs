@@ -14,11 +14,12 @@ use crate::support::message::Head;
 use crate::support::tls::ca;
 use crate::support::{Answer, Recorded, Scripted, Setup, World};
 
-mod b;
 mod catalogue;
 mod gateways;
 mod identity;
 mod microsoft;
+mod services;
+mod services_more;
 
 /// `Content-Type` of nearly every token request.
 pub const FORM: &str = "content-type: application/x-www-form-urlencoded";
