@@ -8,6 +8,7 @@ mod confidential;
 mod document;
 mod include;
 pub mod model;
+pub mod preset;
 pub mod problem;
 mod raw;
 mod read;
@@ -21,6 +22,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use model::*;
+pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
 pub use schema::schema;

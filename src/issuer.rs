@@ -11,6 +11,7 @@ mod form;
 mod fuzz;
 mod headers;
 mod lifetime;
+mod probe;
 mod redact;
 mod request;
 mod response;
@@ -22,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 
 pub use error::{FailureKind, IssuerError};
+pub use probe::LastAnswer;
 
 use self::context::Context;
 use self::exchange::Deadline;
@@ -45,6 +47,7 @@ pub struct Issuer {
     endpoint: ArcSwapOption<Endpoint>,
     /// One bit for each kind of note: what was said once as a warning is said quietly from then on.
     noted: AtomicU8,
+    last_answer: ArcSwapOption<LastAnswer>,
 }
 
 struct Endpoint {
@@ -67,7 +70,13 @@ pub struct Grant {
 
 impl Issuer {
     pub fn new(config: Arc<IssuerConfig>, clock: SharedClock) -> Self {
-        Self { config, clock, endpoint: ArcSwapOption::empty(), noted: AtomicU8::new(0) }
+        Self {
+            config,
+            clock,
+            endpoint: ArcSwapOption::empty(),
+            noted: AtomicU8::new(0),
+            last_answer: ArcSwapOption::empty(),
+        }
     }
 
     pub fn config(&self) -> &Arc<IssuerConfig> {
@@ -113,6 +122,7 @@ impl Issuer {
             .map_err(|what| context.fail(FailureKind::Credential, format_args!("was not asked: {what}")))?;
         let judged = exchange::send(&endpoint.connector, request, ANSWER_LIMIT, deadline)
             .await
+            .inspect(|answer| self.saw(answer))
             .map_err(|broken| context.broken(&broken))
             .and_then(|answer| response::judge(answer, &context, &asked));
         match judged {
@@ -125,6 +135,16 @@ impl Issuer {
                 Err(error)
             }
         }
+    }
+
+    /// What the token endpoint answered last; `None`: it never did.
+    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
+        self.last_answer.load_full()
+    }
+
+    fn saw(&self, answer: &exchange::Answer) {
+        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
+        self.last_answer.store(Some(Arc::new(seen)));
     }
 
     async fn known_endpoint(

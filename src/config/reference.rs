@@ -58,6 +58,11 @@ impl Source {
         Self(Arc::new(Inner { definition, last_good: ArcSwapOption::empty() }))
     }
 
+    /// The password of what stands there, where the config gives one.
+    pub fn password(&self) -> Option<&Self> {
+        None
+    }
+
     /// The file that this reads, for watching.
     pub fn path(&self) -> Option<&Path> {
         match &self.0.definition {
