@@ -8,7 +8,7 @@ mod confidential;
 mod document;
 mod include;
 pub mod model;
-pub mod preset;
+mod preset;
 pub mod problem;
 mod raw;
 mod read;
@@ -58,12 +58,14 @@ pub fn load_text(text: &str) -> Result<(), Problems> {
 
 fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {
     let main = parse(text, &mut report);
-    let raw = read::main_file(&main, &mut report);
-    let include =
-        include::find(&main.root().key("include"), raw.include.as_deref().unwrap_or_default(), &mut report);
+    let include = include::find(&main.root().key("include"), &mut report);
     let documents: Vec<Document<'_>> = include.texts.iter().map(|text| parse(text, &mut report)).collect();
-    let included =
-        documents.iter().map(|document| (document, read::included_file(document, &mut report))).collect();
+    let presets = preset::presets_of(std::iter::once(&main).chain(&documents));
+    let raw = read::main_file(&main, &presets, &mut report);
+    let included = documents
+        .iter()
+        .map(|document| (document, read::included_file(document, &presets, &mut report)))
+        .collect();
     let input = resolve::Input { main: (&main, raw), included, include_folders: include.folders };
     let config = resolve::resolve(input, &mut report);
 
@@ -122,10 +124,31 @@ pub fn referenced_files(config: &Config) -> Vec<PathBuf> {
     files.into_iter().map(Path::to_owned).collect()
 }
 
-/// Reads every reference now and tells, as warnings, what gives no value and which secret others may read.
+/// Reads every reference now and tells, as warnings, what gives no value, which secret others may read, and which learned
+/// value could not be kept.
 /// [`load`] does none of it, since a missing secret must not keep the program from starting.
 pub fn check_references(config: &Config) -> Vec<Problem> {
-    config.references.iter().flat_map(check_reference).collect()
+    let mut found: Vec<Problem> = config.references.iter().flat_map(check_reference).collect();
+    found.extend(config.webhooks.iter().filter_map(|webhook| check_store(config, webhook)));
+    found
+}
+
+/// The file itself need not be there: it comes with the first call.
+fn check_store(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
+    let folder = webhook.store.parent().filter(|folder| !folder.is_dir())?;
+    Some(Problem {
+        severity: Severity::Warning,
+        file: config.path.clone(),
+        line: 0,
+        column: 0,
+        key: format!("webhook.{}.store", webhook.name),
+        message: format!(
+            "the folder {} does not exist, so a learned value could not be kept",
+            folder.display()
+        ),
+        hint: Some(format!("run `mkdir -m 700 -p {}` as the user that bearerd runs as", folder.display())),
+        source_line: None,
+    })
 }
 
 /// Values of listeners and routes that their references do not give, as `key: place: why`. Those of issuers are not

@@ -1,10 +1,14 @@
 //! Signed JSON Web Tokens (RFC 7515, 7519), the keys that sign them, and DPoP proofs (RFC 9449).
 
 mod alg;
+mod asn1;
 mod certificate;
 pub mod dpop;
 mod jws;
 mod key;
+mod pair;
+mod pem;
+mod pkcs12;
 
 pub use alg::Alg;
 pub use certificate::Certificate;

@@ -37,7 +37,7 @@ pub(super) fn init(name: Option<&str>, format: Output) -> Result<Exit, Failure> 
 }
 
 fn unknown(name: &str) -> Failure {
-    let hint = match output::nearest(name, config::presets().map(|preset| &*preset.name)) {
+    let hint = match output::nearest(name, config::presets().map(|preset| preset.name)) {
         Some(meant) => format!("did you mean `{meant}`? `bearerd init` lists them all"),
         None => "`bearerd init` lists them".to_owned(),
     };
@@ -49,7 +49,7 @@ fn list<'a>(presets: impl Iterator<Item = &'a Preset>) -> String {
     let rows: Vec<[String; 3]> = presets
         .map(|preset| {
             let vars: Vec<&str> = preset.vars.iter().map(|var| &*var.name).collect();
-            [preset.name.to_string(), preset.title.to_string(), vars.join(", ")]
+            [preset.name.to_owned(), preset.title.clone(), vars.join(", ")]
         })
         .collect();
     let width = |column: usize, head: &str| {

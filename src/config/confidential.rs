@@ -6,10 +6,9 @@ use super::schema;
 const CONFIDENTIAL: &[&str] = &[
     "assertion",
     "basic",
+    "claims",
     "client_secret",
-    "dpop",
     "headers",
-    "jwt",
     "match_headers",
     "params",
     "password",

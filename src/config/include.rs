@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use toml::de::DeValue;
+
 use super::document::{FileText, Place, io_reason};
 use super::report::Report;
 
@@ -16,12 +18,15 @@ pub(crate) struct Included {
 }
 
 /// Finds and reads the files. A pattern without `*` must exist; one with it may match none.
-pub(crate) fn find(at: &Place<'_>, patterns: &[String], report: &mut Report) -> Included {
+/// What is not written as it should be is reported where the file is read.
+pub(crate) fn find(at: &Place<'_>, report: &mut Report) -> Included {
+    let patterns = at.value().and_then(DeValue::as_array).into_iter().flatten();
+    let patterns = patterns.filter_map(|pattern| pattern.get_ref().as_str());
     let main = at.document.file;
     let shown_folder = main.display.parent().unwrap_or_else(|| Path::new(""));
     let mut included = Included::default();
     let mut seen = BTreeSet::from([main.absolute.clone()]);
-    for (index, pattern) in patterns.iter().enumerate() {
+    for (index, pattern) in patterns.enumerate() {
         let place = at.index(index);
         let (folder, name) = match split(pattern) {
             Ok(parts) => parts,

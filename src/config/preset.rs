@@ -1,82 +1,217 @@
-//! Presets: what vendors fix, as data.
+//! Presets: what a vendor fixes, as data. Each is a file of `presets/`, embedded by the build.
 
 use std::sync::LazyLock;
 
-/// One preset.
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+mod merge;
+mod vars;
+
+pub(crate) use merge::{Presets, issuer_with_preset, presets_of, route_with_preset};
+
+const FILES: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/presets.rs"));
+
+/// A vendor's preset.
 #[derive(Debug)]
 pub struct Preset {
-    pub name: String,
+    pub name: &'static str,
+    /// The system, in a few words.
     pub title: String,
+    /// What an operator should know of it; may be empty.
     pub about: String,
+    /// In the order of their names.
     pub vars: Vec<PresetVar>,
+    /// Keys of `[issuer.NAME]` that the operator gives.
     pub needs: Vec<PresetKey>,
+    /// Keys of `[issuer.NAME]` that the operator may give.
     pub options: Vec<PresetKey>,
-    pub extra: Option<String>,
+    /// TOML that belongs beside the issuer, such as a `[webhook.NAME]`; may be empty.
+    pub extra: String,
+    /// Keys of `[issuer.NAME]`.
+    issuer: DeTable<'static>,
+    /// Keys of the `[[route]]`s that use such an issuer.
+    route: DeTable<'static>,
 }
 
-/// A value that the operator fills in.
+/// A value that a preset asks for.
 #[derive(Debug)]
 pub struct PresetVar {
     pub name: String,
     pub about: String,
     pub example: String,
+    /// Where there is one, the operator need not give it.
     pub default: Option<String>,
+    /// It is part of a host name: lower case, and `-` for `_`.
+    pub host: bool,
 }
 
-/// A key that the operator gives; `example` is TOML.
+/// A key that a preset leaves to the operator.
 #[derive(Debug)]
 pub struct PresetKey {
     pub key: String,
     pub about: String,
+    /// TOML.
     pub example: String,
 }
 
-static ALL: LazyLock<Vec<Preset>> = LazyLock::new(|| {
-    let var = |name: &str, about: &str, example: &str| PresetVar {
-        name: name.to_owned(),
-        about: about.to_owned(),
-        example: example.to_owned(),
-        default: None,
-    };
-    let key = |key: &str, about: &str, example: &str| PresetKey {
-        key: key.to_owned(),
-        about: about.to_owned(),
-        example: example.to_owned(),
-    };
-    vec![Preset {
-        name: "keycloak".to_owned(),
-        title: "Keycloak, with a client secret".to_owned(),
-        about: "The client has \"Client authentication\" and \"Service accounts roles\" switched on."
-            .to_owned(),
-        vars: vec![
-            var(
-                "base_url",
-                "Keycloak's address; with /auth at its end where the server has it",
-                "https://idp.example.com",
-            ),
-            var("realm", "Realm settings > General > Realm name", "acme"),
-        ],
-        needs: vec![
-            key("client_id", "Clients > Client ID", "\"legacy-billing\""),
-            key(
-                "client_secret",
-                "Clients > the client > Credentials > Client Secret",
-                "{ file = \"/run/secrets/keycloak\" }",
-            ),
-        ],
-        options: vec![key(
-            "scopes",
-            "Clients > the client > Client scopes, those marked Optional",
-            "[\"billing.read\"]",
-        )],
-        extra: None,
-    }]
-});
+impl Preset {
+    /// Keys of `[issuer.NAME]` that it sets.
+    pub fn issuer_keys(&self) -> impl Iterator<Item = &str> {
+        self.issuer.keys().map(|key| key.get_ref().as_ref())
+    }
 
-pub fn presets() -> impl Iterator<Item = &'static Preset> {
-    ALL.iter()
+    /// Keys of `[[route]]` that it sets.
+    pub fn route_keys(&self) -> impl Iterator<Item = &str> {
+        self.route.keys().map(|key| key.get_ref().as_ref())
+    }
 }
 
+static PRESETS: LazyLock<Vec<Preset>> =
+    LazyLock::new(|| FILES.iter().filter_map(|(name, text)| read(name, text).ok()).collect());
+
+/// Every preset, in the order of their names.
+pub fn presets() -> impl Iterator<Item = &'static Preset> {
+    PRESETS.iter()
+}
+
+/// The preset of this name.
 pub fn preset(name: &str) -> Option<&'static Preset> {
-    ALL.iter().find(|preset| preset.name == name)
+    presets().find(|preset| preset.name == name)
+}
+
+fn read(name: &'static str, text: &'static str) -> Result<Preset, String> {
+    let document = DeTable::parse(text).map_err(|error| error.to_string())?.into_inner();
+    let mut parts = Parts(document);
+    let preset = Preset {
+        name,
+        title: parts.text("title")?.ok_or("title is missing")?,
+        about: parts.text("about")?.unwrap_or_default().trim().to_owned(),
+        vars: parts.entries("vars", |name, mut parts| {
+            let var = PresetVar {
+                name,
+                about: parts.text("about")?.ok_or("about is missing")?,
+                example: parts.text("example")?.ok_or("example is missing")?,
+                default: parts.text("default")?,
+                host: parts.flag("host")?,
+            };
+            parts.end().map(|()| var)
+        })?,
+        needs: parts.entries("needs", key)?,
+        options: parts.entries("options", key)?,
+        extra: parts.text("extra")?.unwrap_or_default(),
+        issuer: parts.table("issuer")?,
+        route: parts.table("route")?,
+    };
+    parts.end().map(|()| preset)
+}
+
+fn key(key: String, mut parts: Parts) -> Result<PresetKey, String> {
+    let about = parts.text("about")?.ok_or("about is missing")?;
+    let example = parts.text("example")?.ok_or("example is missing")?;
+    parts.end().map(|()| PresetKey { key, about, example })
+}
+
+/// A table that is taken apart; what is left at the end is unknown.
+struct Parts(DeTable<'static>);
+
+impl Parts {
+    fn text(&mut self, key: &str) -> Result<Option<String>, String> {
+        match self.0.remove(key).map(Spanned::into_inner) {
+            None => Ok(None),
+            Some(DeValue::String(text)) => Ok(Some(text.into_owned())),
+            Some(_) => Err(format!("{key} is no text")),
+        }
+    }
+
+    fn flag(&mut self, key: &str) -> Result<bool, String> {
+        match self.0.remove(key).map(Spanned::into_inner) {
+            None => Ok(false),
+            Some(DeValue::Boolean(flag)) => Ok(flag),
+            Some(_) => Err(format!("{key} is neither true nor false")),
+        }
+    }
+
+    fn table(&mut self, key: &str) -> Result<DeTable<'static>, String> {
+        match self.0.remove(key).map(Spanned::into_inner) {
+            None => Ok(DeTable::default()),
+            Some(DeValue::Table(table)) => Ok(table),
+            Some(_) => Err(format!("{key} is no table")),
+        }
+    }
+
+    /// The tables in a table, in the order in which they are written.
+    fn entries<T>(
+        &mut self,
+        key: &str,
+        read: fn(String, Self) -> Result<T, String>,
+    ) -> Result<Vec<T>, String> {
+        let mut entries: Vec<_> = self.table(key)?.into_iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        let entries = entries.into_iter().map(|(name, value)| match value.into_inner() {
+            DeValue::Table(table) => {
+                let name = name.into_inner().into_owned();
+                read(name.clone(), Self(table)).map_err(|error| format!("{key}.{name}: {error}"))
+            }
+            _ => Err(format!("{key}.{} is no table", name.get_ref())),
+        });
+        entries.collect()
+    }
+
+    fn end(self) -> Result<(), String> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(format!("unknown key {}", key.get_ref())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_a_preset() {
+        for (name, text) in FILES {
+            let preset = read(name, text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(!preset.title.is_empty(), "{name}");
+            assert!(preset.issuer_keys().next().is_some(), "{name} fills in nothing");
+        }
+        assert_eq!(presets().count(), FILES.len());
+    }
+
+    #[test]
+    fn presets_set_known_keys_alone() {
+        use crate::config::document::Step;
+        use crate::config::schema::keys_at;
+        let step = |key: &str| Step::Key(key.to_owned());
+        let issuer = keys_at(&[step("issuer"), step("corp")]);
+        let route = keys_at(&[step("route"), Step::Index(0)]);
+        for preset in presets() {
+            let named = preset.needs.iter().chain(&preset.options).map(|key| key.key.as_str());
+            for key in preset.issuer_keys().chain(named) {
+                assert!(issuer.contains(&key.split('.').next().unwrap()), "{}: {key}", preset.name);
+                assert!(!matches!(key, "preset" | "vars"), "{}: {key}", preset.name);
+            }
+            for key in preset.route_keys() {
+                assert!(route.contains(&key), "{}: route {key}", preset.name);
+                assert!(
+                    !matches!(key, "name" | "issuer" | "anonymous" | "upstream"),
+                    "{}: {key}",
+                    preset.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_var_of_a_preset_is_used_and_every_placeholder_is_a_var() {
+        for (name, text) in FILES {
+            let preset = read(name, text).unwrap();
+            let data = &text[text.find("[issuer]").unwrap()..];
+            for var in &preset.vars {
+                assert!(data.contains(&format!("{{{}}}", var.name)), "{name}: {} is not used", var.name);
+            }
+        }
+    }
 }

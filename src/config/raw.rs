@@ -42,6 +42,27 @@ pub(crate) struct RawFile {
     pub issuer: BTreeMap<String, RawIssuer>,
     /// What is forwarded where, and with whose token.
     pub route: Vec<RawRoute>,
+    /// Receivers that learn a value from signed calls, by name.
+    pub webhook: BTreeMap<String, RawWebhook>,
+}
+
+/// A receiver that learns a value from signed calls.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Webhook")]
+pub(crate) struct RawWebhook {
+    /// IP address and port, or "unix:" and a path.
+    pub address: Option<String>,
+    /// The path that calls come to, exactly.
+    pub path: Option<String>,
+    /// The header with the hex HMAC-SHA256 of the body; the header of the same name with "-old" counts too.
+    pub signature_header: Option<String>,
+    /// Signing secrets: the current one and the previous one.
+    pub secrets: Option<Vec<RawReference>>,
+    /// Where the value stands in the payload (RFC 6901).
+    pub value: Option<String>,
+    /// The file that keeps the value.
+    pub store: Option<String>,
 }
 
 /// Limits toward callers.

@@ -5,70 +5,45 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::document::{Document, Place, Step};
+use super::preset::{Presets, issuer_with_preset, route_with_preset};
 use super::raw::RawFile;
 use super::report::{Report, did_you_mean, nearest};
 use super::schema;
 
-/// Keys that are known but belong to a later release, by the table that they stand in, with the value that is their
-/// default and therefore accepted.
-const NOT_BUILT: &[(Table, &str, Option<&str>)] = &[
-    (Table::Top, "webhook", None),
-    (Table::Issuer, "preset", None),
-    (Table::Issuer, "vars", None),
-    (Table::Issuer, "basic", None),
-    (Table::Issuer, "standby", None),
-    (Table::Issuer, "credential_grace", Some("0s")),
-    (Table::Issuer, "private_key", None),
-    (Table::Issuer, "certificate", None),
-    (Table::Issuer, "jwt", None),
-    (Table::Issuer, "assertion", None),
-    (Table::Issuer, "assertion_type", None),
-    (Table::Issuer, "dpop", None),
-    (Table::Route, "subject", None),
-    (Table::Inject, "query", None),
-    (Table::Reference, "webhook", None),
-    (Table::Reference, "password", None),
-];
-
 /// Tables that a derived `Deserialize` would also take as an array, by position.
 const STRUCTS: &[&str] = &[
     "admin",
+    "basic",
+    "dpop",
     "inject",
+    "jwt",
     "limits",
     "log",
     "request_headers",
     "require_header",
     "response",
     "response_headers",
+    "standby",
     "tls",
 ];
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Table {
-    Top,
-    Issuer,
-    Route,
-    Inject,
-    Reference,
-    Other,
-}
-
 /// Reads the main file: everything that is right in it.
-pub(crate) fn main_file(document: &Document<'_>, report: &mut Report) -> RawFile {
+pub(crate) fn main_file(document: &Document<'_>, presets: &Presets, report: &mut Report) -> RawFile {
     let mut top = document.root.clone();
     if let DeValue::Table(table) = top.get_mut() {
-        for key in ["listener", "issuer", "route"] {
+        for key in ["listener", "issuer", "route", "webhook"] {
             table.remove(key);
         }
     }
     let mut file: RawFile = table(&document.root(), top, report);
-    named(document, "listener", &mut file.listener, report);
-    issuers_and_routes(document, &mut file, report);
+    named(document, "listener", &mut file.listener, as_written, report);
+    named(document, "webhook", &mut file.webhook, as_written, report);
+    issuers_and_routes(document, presets, &mut file, report);
     file
 }
 
 /// Reads an included file, which holds issuers and routes alone.
-pub(crate) fn included_file(document: &Document<'_>, report: &mut Report) -> RawFile {
+pub(crate) fn included_file(document: &Document<'_>, presets: &Presets, report: &mut Report) -> RawFile {
     let mut file = RawFile::default();
     let place = document.root();
     for key in document.root.get_ref().as_table().into_iter().flat_map(|table| table.keys()) {
@@ -82,18 +57,19 @@ pub(crate) fn included_file(document: &Document<'_>, report: &mut Report) -> Raw
             key => unknown(&place, &[Step::Key(key.to_owned())], report),
         }
     }
-    issuers_and_routes(document, &mut file, report);
+    issuers_and_routes(document, presets, &mut file, report);
     file
 }
 
-fn issuers_and_routes(document: &Document<'_>, file: &mut RawFile, report: &mut Report) {
-    named(document, "issuer", &mut file.issuer, report);
+fn issuers_and_routes(document: &Document<'_>, presets: &Presets, file: &mut RawFile, report: &mut Report) {
+    named(document, "issuer", &mut file.issuer, issuer_with_preset, report);
     let place = document.root().key("route");
     match place.value() {
         None => {}
         Some(DeValue::Array(routes)) => {
             for (index, route) in routes.iter().enumerate() {
-                file.route.push(table(&place.index(index), route.clone(), report));
+                let route = route_with_preset(route.clone(), presets);
+                file.route.push(table(&place.index(index), route, report));
             }
         }
         Some(_) => report.error(
@@ -104,11 +80,16 @@ fn issuers_and_routes(document: &Document<'_>, file: &mut RawFile, report: &mut 
     }
 }
 
-/// Reads each `[kind.NAME]` by itself, so that a mistake in one hides none in another.
-fn named<T: DeserializeOwned + Default>(
-    document: &Document<'_>,
+fn as_written<'t>(_: &Place<'t>, value: Spanned<DeValue<'t>>, _: &mut Report) -> Spanned<DeValue<'t>> {
+    value
+}
+
+/// Reads each `[kind.NAME]` by itself, so that a mistake in one hides none in another. `prepare` may add to it before.
+fn named<'t, T: DeserializeOwned + Default>(
+    document: &'t Document<'t>,
     kind: &str,
     into: &mut std::collections::BTreeMap<String, T>,
+    prepare: fn(&Place<'t>, Spanned<DeValue<'t>>, &mut Report) -> Spanned<DeValue<'t>>,
     report: &mut Report,
 ) {
     let place = document.root().key(kind);
@@ -116,7 +97,9 @@ fn named<T: DeserializeOwned + Default>(
         None => {}
         Some(DeValue::Table(entries)) => {
             for (name, value) in entries.iter() {
-                let read = table(&place.key(name.get_ref()), value.clone(), report);
+                let place = place.key(name.get_ref());
+                let value = prepare(&place, value.clone(), report);
+                let read = table(&place, value, report);
                 into.insert(name.get_ref().to_string(), read);
             }
         }
@@ -226,37 +209,16 @@ fn unknown(table: &Place<'_>, steps: &[Step], report: &mut Report) {
     if written.starts_with("$__toml") {
         return;
     }
-    let kind = kind_of(parent);
-    if let Some((_, _, default)) = NOT_BUILT.iter().find(|(at, key, _)| *at == kind && key == written) {
-        let is_default = matches!((place.value(), default), (Some(DeValue::String(text)), Some(default)) if text == default);
-        if !is_default {
-            report.error(&place, "is not built yet in this release", "leave it out");
-        }
-        return;
-    }
     let keys = schema::keys_at(parent);
     let meant = nearest(written, keys.iter().copied());
-    let elsewhere = match kind {
-        Table::Top => {
+    let elsewhere = match parent {
+        [] => {
             "listeners, issuers and routes are written [listener.NAME], [issuer.NAME], [[route]]".to_owned()
         }
         _ => format!("known here: {}", keys.join(", ")),
     };
     let hint = did_you_mean(written, keys.iter().copied(), &elsewhere);
     report.unknown(&place, written, "unknown key", &hint, meant);
-}
-
-fn kind_of(parent: &[Step]) -> Table {
-    match parent {
-        [] => Table::Top,
-        [Step::Key(kind), Step::Key(_)] if kind == "issuer" => Table::Issuer,
-        [Step::Key(kind), Step::Index(_)] if kind == "route" => Table::Route,
-        [Step::Key(kind), Step::Index(_), Step::Key(inject)] if kind == "route" && inject == "inject" => {
-            Table::Inject
-        }
-        _ if schema::keys_at(parent).contains(&"pointer") => Table::Reference,
-        _ => Table::Other,
-    }
 }
 
 fn ignored_steps(path: &serde_ignored::Path<'_>) -> Vec<Step> {

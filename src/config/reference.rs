@@ -1,4 +1,4 @@
-//! References: a value that stands in a file or in the environment instead of in the config.
+//! References: a value that stands in a file, in the environment or in a webhook's store instead of in the config.
 
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -16,14 +16,30 @@ struct Inner {
     definition: Definition,
     /// What the last good reading gave: it serves on while a file is being written or is gone.
     last_good: ArcSwapOption<Secret>,
+    /// Of a PKCS#12 file.
+    password: Option<Source>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
 enum Definition {
     Literal(Secret),
-    File { path: PathBuf, pointer: Option<String> },
-    Env { name: String, pointer: Option<String> },
+    File {
+        path: PathBuf,
+        pointer: Option<String>,
+    },
+    Env {
+        name: String,
+        pointer: Option<String>,
+    },
+    /// A value that a webhook learns, and the file that keeps it.
+    Webhook {
+        name: String,
+        store: PathBuf,
+    },
 }
+
+/// Where the value stands in a webhook's store.
+const STORED_VALUE: &str = "/value";
 
 /// Why a reference gave nothing. Names the place, never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,19 +70,40 @@ impl Source {
         Self::from_definition(Definition::Env { name, pointer })
     }
 
+    /// The value that the webhook `name` learned; `store` is absolute already.
+    pub fn webhook(name: String, store: PathBuf) -> Self {
+        Self::from_definition(Definition::Webhook { name, store })
+    }
+
+    /// The same, with the password of what stands there (PKCS#12).
+    #[must_use]
+    pub fn with_password(&self, password: Self) -> Self {
+        let definition = self.0.definition.clone();
+        let last_good = ArcSwapOption::empty();
+        Self(Arc::new(Inner { definition, last_good, password: Some(password) }))
+    }
+
     fn from_definition(definition: Definition) -> Self {
-        Self(Arc::new(Inner { definition, last_good: ArcSwapOption::empty() }))
+        Self(Arc::new(Inner { definition, last_good: ArcSwapOption::empty(), password: None }))
     }
 
     /// The password of what stands there, where the config gives one.
     pub fn password(&self) -> Option<&Self> {
-        None
+        self.0.password.as_ref()
+    }
+
+    /// The webhook that learns this value.
+    pub fn learned_by(&self) -> Option<&str> {
+        match &self.0.definition {
+            Definition::Webhook { name, .. } => Some(name),
+            _ => None,
+        }
     }
 
     /// The file that this reads, for watching.
     pub fn path(&self) -> Option<&Path> {
         match &self.0.definition {
-            Definition::File { path, .. } => Some(path),
+            Definition::File { path, .. } | Definition::Webhook { store: path, .. } => Some(path),
             Definition::Literal(_) | Definition::Env { .. } => None,
         }
     }
@@ -81,6 +118,7 @@ impl Source {
             Definition::Literal(_) => return "the config file".to_owned(),
             Definition::File { path, pointer } => (format!("file {}", path.display()), pointer),
             Definition::Env { name, pointer } => (format!("environment variable {name}"), pointer),
+            Definition::Webhook { name, .. } => return format!("webhook {name}"),
         };
         match pointer {
             Some(pointer) => format!("{place} at {pointer}"),
@@ -117,6 +155,7 @@ impl Source {
             Definition::Literal(secret) => return Ok(secret.clone()),
             Definition::File { path, pointer } => (read_file(path)?, pointer),
             Definition::Env { name, pointer } => (read_env(name)?, pointer),
+            Definition::Webhook { store, .. } => return read_store(store),
         };
         let value = match pointer {
             Some(pointer) => point_into(&whole, pointer)?,
@@ -130,13 +169,37 @@ impl Source {
     clippy::disallowed_methods,
     reason = "references are one of the places that read files; the error names the path"
 )]
+fn read_bytes(path: &Path) -> std::io::Result<zeroize::Zeroizing<Vec<u8>>> {
+    std::fs::read(path).map(zeroize::Zeroizing::new)
+}
+
 fn read_file(path: &Path) -> Result<Secret, String> {
-    let bytes = zeroize::Zeroizing::new(std::fs::read(path).map_err(|error| match error.kind() {
+    let bytes = read_bytes(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "no such file".to_owned(),
         std::io::ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
         _ => error.to_string(),
-    })?);
+    })?;
     Ok(Secret::new(without_line_end(&bytes)))
+}
+
+fn read_store(path: &Path) -> Result<Secret, String> {
+    let bytes = read_bytes(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "has received no value yet; its sender has to call it once, or check that the sender's calls reach it"
+                .to_owned()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!("its store {} may not be read by this user", path.display())
+        }
+        _ => format!("its store {}: {error}", path.display()),
+    })?;
+    let value = point_into(&Secret::new(bytes.as_slice()), STORED_VALUE)
+        .map_err(|why| format!("its store {} {why}", path.display()))?;
+    if value.is_empty() {
+        Err(format!("its store {} holds an empty value", path.display()))
+    } else {
+        Ok(value)
+    }
 }
 
 #[expect(
@@ -151,8 +214,12 @@ fn read_env(name: &str) -> Result<Secret, String> {
     }
 }
 
-/// One trailing line end is cut: what an editor or `echo` leaves behind.
+/// One trailing line end is cut: what an editor or `echo` leaves behind. Binary content (DER begins with a SEQUENCE of
+/// a long length) has no line ends.
 fn without_line_end(bytes: &[u8]) -> &[u8] {
+    if matches!(bytes, [0x30, 0x80..=0x84, ..]) {
+        return bytes;
+    }
     bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).unwrap_or(bytes)
 }
 
@@ -177,7 +244,7 @@ impl std::fmt::Debug for Source {
 
 impl PartialEq for Source {
     fn eq(&self, other: &Self) -> bool {
-        self.0.definition == other.0.definition
+        self.0.definition == other.0.definition && self.0.password == other.0.password
     }
 }
 
@@ -189,6 +256,7 @@ impl Hash for Source {
             Definition::Literal(secret) => (0u8, secret.expose()).hash(state),
             Definition::File { path, pointer } => (1u8, path, pointer).hash(state),
             Definition::Env { name, pointer } => (2u8, name, pointer).hash(state),
+            Definition::Webhook { name, store } => (3u8, name, store).hash(state),
         }
     }
 }

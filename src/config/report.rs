@@ -1,14 +1,22 @@
 //! What one load finds: mistakes, and the references it met.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use super::document::{FileText, Place};
 use super::model::ReferenceUse;
 use super::problem::{Problem, Severity};
+use super::reference::Source;
 
 /// Collects everything, so that one run tells every mistake.
 #[derive(Default)]
 pub(crate) struct Report {
     pub problems: Vec<Problem>,
     pub references: Vec<ReferenceUse>,
+    /// Webhooks that may be named, with their stores; `None` where one has mistakes.
+    pub webhooks: BTreeMap<String, Option<PathBuf>>,
+    /// Values of `vars` that stand elsewhere, by the path of their table: what is written does not tell them.
+    pub elsewhere: BTreeMap<String, Vec<String>>,
     /// A file has syntax errors or could not be read: what seems to be missing may stand there.
     pub incomplete: bool,
 }
@@ -46,6 +54,19 @@ impl Report {
         if place.document.broken.is_none() && !place.is_written() {
             self.error(place, message, hint);
         }
+    }
+
+    /// Notes that a value stands elsewhere.
+    pub(super) fn reference(&mut self, place: &Place<'_>, source: &Source, secret: bool) {
+        let (line, column) = place.position();
+        self.references.push(ReferenceUse {
+            source: source.clone(),
+            secret,
+            file: place.document.file.display.clone(),
+            line,
+            column,
+            key: place.path.to_string(),
+        });
     }
 
     /// A mistake of the file as a whole, or at a bare line.

@@ -1,8 +1,10 @@
 //! From what is written to what is used: defaults, cross-references, and every check that needs more than one key.
 
+mod client_auth;
 mod credential;
 mod defaults;
 mod issuer;
+mod jwt;
 mod listener;
 mod matching;
 mod peer;
@@ -10,12 +12,13 @@ mod route;
 mod settings;
 mod ties;
 mod value;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::document::{Document, Place};
-use super::model::{Config, IssuerConfig, RouteConfig};
+use super::model::{Address, Admin, Config, IssuerConfig, RouteConfig};
 use super::problem::Severity;
 use super::raw::RawFile;
 use super::raw::issuer::RawIssuer;
@@ -51,6 +54,7 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
         listener,
         issuer,
         route,
+        webhook,
     } = raw;
     let top = main.root();
     let settings = settings::resolve(
@@ -59,6 +63,8 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
         report,
     );
     let listeners = listener::resolve(&top, listener, &settings.admin, report);
+    // Before the issuers: their references name webhooks.
+    let webhooks = webhook::resolve(&top, webhook, taken(&settings.admin, &listeners), report);
 
     let mut issuers = vec![(main, issuer)];
     let mut routes = vec![(main, route)];
@@ -86,10 +92,19 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
         listeners: known.listeners.configs.into_iter().flatten().collect(),
         issuers: known.issuers.into_iter().filter_map(|(name, issuer)| Some((name, issuer?))).collect(),
         routes,
-        webhooks: Vec::new(),
+        webhooks,
         warnings: Vec::new(),
         references: Vec::new(),
     })
+}
+
+/// Addresses that nobody else may have.
+fn taken(admin: &Option<Admin>, listeners: &listener::Listeners) -> Vec<(Address, String)> {
+    let admin = admin.iter().map(|admin| (admin.address.clone(), "the admin address".to_owned()));
+    let listeners = listeners.configs.iter().flatten();
+    let listeners =
+        listeners.map(|listener| (listener.address.clone(), format!("listener `{}`", listener.name)));
+    admin.chain(listeners).collect()
 }
 
 fn all_issuers<'t>(

@@ -3,6 +3,7 @@
 mod canary;
 mod checks;
 mod files;
+mod issuers;
 mod keys;
 
 use std::path::PathBuf;

@@ -1,13 +1,31 @@
 //! DPoP proofs (RFC 9449 section 4.2).
 
-use std::time::SystemTime;
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::{digest, rand};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+
+use super::jws::{self, Header, Signer};
 use super::{Alg, KeyError, PrivateKey};
 use crate::secret::Secret;
 
-/// Makes the proofs of one key. Cheap to use for each call: the key is parsed once.
-#[derive(Debug)]
-pub struct Prover {}
+/// Makes the proofs of one key. Cheap to use for each call: the key is parsed once, and so is the header.
+pub struct Prover {
+    key: PrivateKey,
+    alg: Alg,
+    /// base64url; the same for every proof.
+    header: String,
+    thumbprint: String,
+}
+
+impl fmt::Debug for Prover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prover").field("alg", &self.alg).field("thumbprint", &self.thumbprint).finish()
+    }
+}
 
 /// What one proof is for.
 #[derive(Debug, Clone, Copy)]
@@ -21,23 +39,59 @@ pub struct Proof<'a> {
     pub token: Option<&'a Secret>,
 }
 
+#[derive(Serialize)]
+struct Claims<'a> {
+    jti: String,
+    htm: &'a str,
+    htu: &'a str,
+    iat: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nonce: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ath: Option<String>,
+}
+
 impl Prover {
     /// # Errors
     /// The algorithm does not go with the key, or is symmetric.
-    pub fn new(_key: PrivateKey, _alg: Option<Alg>) -> Result<Self, KeyError> {
-        todo!()
+    pub fn new(key: PrivateKey, alg: Option<Alg>) -> Result<Self, KeyError> {
+        let alg = alg.unwrap_or_else(|| key.default_alg());
+        key.check_alg(alg)?;
+        let header = jws::encode(&Header {
+            alg,
+            typ: Some("dpop+jwt"),
+            key_id: None,
+            x5t: None,
+            x5t_s256: None,
+            x5c: None,
+            jwk: Some(key.public_jwk()),
+        })?
+        .to_string();
+        Ok(Self { alg, header, thumbprint: key.thumbprint(), key })
     }
 
     /// The key's JWK thumbprint (`jkt`).
     pub fn thumbprint(&self) -> &str {
-        todo!()
+        &self.thumbprint
     }
 
     /// The value of the `DPoP` header; a new `jti` every time.
     ///
     /// # Errors
-    /// The signature fails.
-    pub fn proof(&self, _proof: &Proof<'_>) -> Result<Secret, KeyError> {
-        todo!()
+    /// The signature fails, or the system gives no randomness.
+    pub fn proof(&self, proof: &Proof<'_>) -> Result<Secret, KeyError> {
+        let mut jti = [0; 16];
+        rand::fill(&mut jti).map_err(|_| KeyError("the system gives no random bytes".to_owned()))?;
+        let claims = Claims {
+            jti: URL_SAFE_NO_PAD.encode(jti),
+            htm: proof.method,
+            htu: proof.url,
+            iat: proof.issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            nonce: proof.nonce,
+            ath: proof
+                .token
+                .map(|token| URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, token.expose()))),
+        };
+        jws::sign_encoded(&self.header, &claims, self.alg, Signer::Key(&self.key))
     }
 }

@@ -156,33 +156,6 @@ async fn http_upstream_elsewhere_wants_plaintext_allow_and_is_warned_about() {
 }
 
 #[tokio::test]
-async fn keys_that_are_not_built_yet_are_refused_with_a_clear_message() {
-    for keys in [
-        "preset = \"keycloak\"",
-        "grant_type = \"password\"",
-        "client_auth = \"private_key_jwt\"",
-        "client_auth = \"client_secret_jwt\"",
-        "client_auth = \"tls_client_auth\"",
-        "client_auth = \"assertion_file\"",
-        "body = \"json\"",
-        "method = \"GET\"",
-        "basic = { user = \"u\", password = { file = \"secret\" } }",
-        "standby = { client_id = \"c\", client_secret = { file = \"secret\" } }",
-        "credential_grace = \"5m\"",
-        "private_key = { file = \"secret\" }",
-        "jwt = { use = \"client_assertion\" }",
-        "assertion = { file = \"secret\" }",
-        "dpop = { private_key = { file = \"secret\" } }",
-    ] {
-        let key = keys.split(' ').next().unwrap();
-        expect_bad(Setup::new().await.issuer(keys), &[key]).await;
-    }
-    expect_bad(Setup::new().await.route("inject = { query = \"access_token\" }"), &["query"]).await;
-    let webhook = "[webhook.w]\naddress = \"127.0.0.1:0\"\npath = \"/w\"\n";
-    expect_bad(Setup::new().await.more(webhook), &["webhook"]).await;
-}
-
-#[tokio::test]
 async fn literal_secret_wants_a_file_that_its_owner_alone_may_read() {
     let setup = Setup::new().await.issuer("client_secret = \"literal-secret\"");
     let path = setup.write();

@@ -187,31 +187,6 @@ async fn explain_says_why_and_what_is_sent_and_shows_no_value() {
 }
 
 #[tokio::test]
-async fn later_keys_of_every_table_are_refused_as_not_built() {
-    let issuer = [
-        "vars = { realm = \"acme\" }",
-        "certificate = { file = \"secret\" }",
-        "assertion_type = \"urn:x\"",
-        "grant_type = \"\"",
-        "body = \"query\"",
-        "client_secret = { webhook = \"seismic\" }",
-        "client_secret = { file = \"secret\", password = { file = \"secret\" } }",
-    ];
-    let issuer = issuer.map(|keys| (keys, true));
-    let route = [("subject = \"somebody\"", false), ("inject = { query = \"access_token\" }", false)];
-    for (keys, of_issuer) in issuer.into_iter().chain(route) {
-        let setup = Setup::new().await;
-        let setup = if of_issuer { setup.issuer(keys) } else { setup.route(keys) };
-        setup.write();
-        for verb in ["check", "run"] {
-            let output = run(setup.folder(), &[verb]).await;
-            output.expect_code(78);
-            assert!(output.all().contains("not built yet"), "{keys}: {}", output.all());
-        }
-    }
-}
-
-#[tokio::test]
 async fn relative_paths_start_at_the_config_files_folder() {
     let setup = Setup::new().await.issuer("client_secret = { file = \"here/secret\" }");
     setup.file("here/secret", "beside-the-config");

@@ -32,6 +32,7 @@ mod oidc;
 mod online;
 mod operation;
 mod paths;
+mod presets;
 mod process;
 mod protocols;
 mod reload;

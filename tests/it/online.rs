@@ -7,9 +7,10 @@ use base64::Engine;
 use serde_json::{Value, json};
 
 use crate::support::cli::{Output, run, run_with};
+use crate::support::egress::Egress;
 use crate::support::setup::SECRET;
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{Answer, Egress, Recorded, Scripted, Setup};
+use crate::support::{Answer, Recorded, Scripted, Setup};
 
 /// A token that no output may show.
 const TOKEN: &str = "canary-token-of-the-check";

@@ -8,6 +8,7 @@ pub mod egress;
 pub mod frames;
 pub mod h2;
 pub mod in_process;
+pub mod jwt;
 pub mod manual;
 pub mod message;
 pub mod metrics;

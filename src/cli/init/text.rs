@@ -24,10 +24,10 @@ pub(super) fn config(preset: &Preset) -> String {
         "\n[listener.main]\naddress = \"127.0.0.1:8080\"              # where your program calls, over plain http\n",
     );
     issuer(&mut text, preset);
-    route(&mut text, &preset.name);
-    if let Some(extra) = &preset.extra {
+    route(&mut text, preset.name);
+    if !preset.extra.trim().is_empty() {
         // Writing to a String cannot fail.
-        let _ = write!(text, "\n{}\n", extra.trim());
+        let _ = write!(text, "\n{}\n", preset.extra.trim());
     }
     text
 }

@@ -97,15 +97,10 @@ fn read_key(source: &Source) -> Result<PrivateKey, String> {
     PrivateKey::parse(&bytes, password.as_deref()).map_err(|error| error.to_string())
 }
 
-/// A PKCS#12 file holds the certificate beside its key.
 fn read_chain(source: &Source) -> Result<Vec<Certificate>, String> {
     let bytes = source.read().map_err(|error| error.reason)?;
-    Certificate::parse_chain(bytes.expose())
-        .or_else(|error| match read_key(source) {
-            Ok(key) if !key.certificates().is_empty() => Ok(key.certificates().to_vec()),
-            _ => Err(error),
-        })
-        .map_err(|error| error.to_string())
+    let password = source.password().map(Source::read).transpose().map_err(|error| error.to_string())?;
+    Certificate::parse_chain_with(bytes.expose(), password.as_deref()).map_err(|error| error.to_string())
 }
 
 /// From the members of the public half.

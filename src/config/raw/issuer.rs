@@ -12,6 +12,10 @@ use super::values::{DurationText, RawEgress, RawParams, RawReference};
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Issuer")]
 pub(crate) struct RawIssuer {
+    /// A vendor's preset: it fills in what is not given here. `bearerd init` lists them.
+    pub preset: Option<String>,
+    /// What the preset asks for, by name: a string, a number, or where it stands.
+    pub vars: Option<BTreeMap<String, RawReference>>,
     /// Where discovery starts: OpenID's path, then RFC 8414's; the document's `issuer` must equal it.
     pub issuer_url: Option<String>,
     /// The token endpoint, byte for byte. One of `issuer_url` and `token_url` must be given.
@@ -19,14 +23,15 @@ pub(crate) struct RawIssuer {
     /// false: /readyz does not wait for this issuer.
     #[schemars(extend("default" = true))]
     pub required: Option<bool>,
-    /// The grant that is asked for.
-    #[schemars(extend("default" = "client_credentials", "enum" = ["client_credentials"]))]
+    /// The grant that is asked for; any string, and "" leaves the parameter out. With jwt.use = "assertion" the default
+    /// is the jwt-bearer grant.
+    #[schemars(extend("default" = "client_credentials"))]
     pub grant_type: Option<String>,
-    /// The method of a token request.
-    #[schemars(extend("default" = "POST", "enum" = ["POST"]))]
+    /// The method of a token request; "GET" writes the parameters into the query.
+    #[schemars(extend("default" = "POST", "enum" = ["POST", "GET"]))]
     pub method: Option<String>,
     /// How the parameters of a token request are written.
-    #[schemars(extend("default" = "form", "enum" = ["form"]))]
+    #[schemars(extend("default" = "form", "enum" = ["form", "json", "query"]))]
     pub body: Option<String>,
     /// The client's name at the issuer.
     pub client_id: Option<RawReference>,
@@ -36,7 +41,15 @@ pub(crate) struct RawIssuer {
     /// How the client proves who it is.
     #[schemars(extend(
         "default" = "client_secret_basic",
-        "enum" = ["client_secret_basic", "client_secret_post", "none"]
+        "enum" = [
+            "client_secret_basic",
+            "client_secret_post",
+            "client_secret_jwt",
+            "private_key_jwt",
+            "tls_client_auth",
+            "assertion_file",
+            "none"
+        ]
     ))]
     pub client_auth: Option<String>,
     /// The client's secret.
@@ -45,6 +58,13 @@ pub(crate) struct RawIssuer {
     /// decode.
     #[schemars(extend("default" = "form", "enum" = ["form", "raw"]))]
     pub basic_encoding: Option<String>,
+    /// Another HTTP Basic user, beside credentials in the body.
+    pub basic: Option<RawBasic>,
+    /// A second credential, tried where the issuer refuses the first; what is not given is as in the issuer's table.
+    pub standby: Option<RawStandby>,
+    /// So long after the credential changed, a refused client is asked again with the usual pauses.
+    #[schemars(extend("default" = "0s"))]
+    pub credential_grace: Option<DurationText>,
     /// Scopes to ask for; joined by a space, left out when empty.
     #[schemars(extend("default" = []))]
     pub scopes: Option<Vec<String>>,
@@ -52,6 +72,20 @@ pub(crate) struct RawIssuer {
     pub params: Option<RawParams>,
     /// More headers of a token request.
     pub headers: Option<BTreeMap<String, RawReference>>,
+    /// The key that signs JWTs, and the client's key of tls_client_auth: PKCS#8, PKCS#1, SEC1, JWK, PKCS#12, or a
+    /// vendor's key JSON.
+    pub private_key: Option<RawReference>,
+    /// The client's certificate, PEM: for x5t, x5t#S256 and x5c in JWTs, and for tls_client_auth.
+    pub certificate: Option<RawReference>,
+    /// How JWTs for token requests are made.
+    pub jwt: Option<RawJwt>,
+    /// A ready-made assertion, read at every fetch.
+    pub assertion: Option<RawReference>,
+    /// The type of a client assertion (RFC 7521 section 4.2).
+    #[schemars(extend("default" = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"))]
+    pub assertion_type: Option<String>,
+    /// Bind tokens to a key (RFC 9449).
+    pub dpop: Option<RawDpop>,
     /// Where things stand in the issuer's answer.
     pub response: Option<RawResponse>,
     /// Share of a token's lifetime after which it is renewed.
@@ -67,6 +101,79 @@ pub(crate) struct RawIssuer {
     pub tls: Option<RawTls>,
     /// Proxy for token requests alone.
     pub proxy: Option<RawEgress>,
+}
+
+/// Another HTTP Basic user of a token request.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Basic")]
+pub(crate) struct RawBasic {
+    pub user: Option<RawReference>,
+    pub password: Option<RawReference>,
+}
+
+/// A second credential.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Standby")]
+pub(crate) struct RawStandby {
+    /// The client's name at the issuer.
+    pub client_id: Option<RawReference>,
+    /// The client's secret.
+    pub client_secret: Option<RawReference>,
+    /// The key that signs JWTs.
+    pub private_key: Option<RawReference>,
+    /// The certificate of that key.
+    pub certificate: Option<RawReference>,
+    /// The key's id.
+    pub key_id: Option<RawReference>,
+}
+
+/// How JWTs for token requests are made. A new `jti` every time.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Jwt")]
+pub(crate) struct RawJwt {
+    /// What the JWT is for: the client's assertion, the assertion of the jwt-bearer grant, or a Bearer token on the
+    /// token request.
+    #[serde(rename = "use")]
+    #[schemars(extend("default" = "client_assertion", "enum" = ["client_assertion", "assertion", "bearer"]))]
+    pub usage: Option<String>,
+    /// The signature's algorithm. Not given: by the key's type.
+    pub alg: Option<String>,
+    /// `kid`. Not given: the key file's own.
+    pub key_id: Option<RawReference>,
+    /// `typ`; "" leaves it out.
+    #[serde(rename = "type")]
+    #[schemars(extend("default" = "JWT"))]
+    pub typ: Option<String>,
+    /// `iss`. Not given: the client id, else what the key file names.
+    pub issuer: Option<RawReference>,
+    /// `sub`. Not given: as `issuer`; "" leaves it out.
+    pub subject: Option<RawReference>,
+    /// `aud`. Not given: the discovered issuer, else the token URL.
+    pub audience: Option<RawReference>,
+    /// From `iat` to `exp`.
+    #[schemars(extend("default" = "60s"))]
+    pub lifetime: Option<DurationText>,
+    /// Where the scopes stand: in the `scope` parameter, or in the JWT as a text or an array.
+    #[schemars(extend("default" = "parameter", "enum" = ["parameter", "claim", "claim_array"]))]
+    pub scope: Option<String>,
+    /// How the certificate stands in the header. Not given: "x5t#S256" where there is a certificate.
+    pub certificate_headers: Option<Vec<String>>,
+    /// More claims, with their JSON types.
+    pub claims: Option<RawParams>,
+}
+
+/// Bind tokens to a key (RFC 9449).
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Dpop")]
+pub(crate) struct RawDpop {
+    /// The key; another than the one that proves who the client is.
+    pub private_key: Option<RawReference>,
+    /// The signature's algorithm. Not given: by the key's type.
+    pub alg: Option<String>,
 }
 
 /// Where things stand in the issuer's answer, as JSON pointers (RFC 6901).

@@ -45,6 +45,8 @@ pub(crate) struct RawRoute {
     pub scopes: Option<Vec<String>>,
     /// Parameters of the token request, added to the issuer's.
     pub params: Option<RawParams>,
+    /// The `sub` of the JWT that the issuer's token request carries, instead of the issuer's.
+    pub subject: Option<String>,
     /// What happens to an Authorization header of the caller.
     #[schemars(extend("default" = "replace", "enum" = ["replace", "keep", "reject"]))]
     pub caller_authorization: Option<String>,
@@ -98,6 +100,9 @@ pub(crate) struct RawInject {
     /// The header's value, with {token} once.
     #[schemars(extend("default" = "Bearer {token}"))]
     pub format: Option<String>,
+    /// The parameter of the query that carries the token, for upstreams that take it nowhere else. Not together with
+    /// the others.
+    pub query: Option<String>,
 }
 
 /// Headers that are set or removed.

@@ -61,7 +61,7 @@ pub(crate) enum RawReference {
     Elsewhere(RawElsewhere),
 }
 
-/// A value that stands elsewhere: in a file or in the environment.
+/// A value that stands elsewhere: in a file, in the environment, or learned by a webhook.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Elsewhere")]
@@ -70,8 +70,17 @@ pub(crate) struct RawElsewhere {
     pub file: Option<String>,
     /// An environment variable with the value.
     pub env: Option<String>,
+    /// The name of a [webhook.NAME] that learns the value.
+    pub webhook: Option<String>,
     /// Where the value stands in JSON (RFC 6901), such as "/a/b".
     pub pointer: Option<String>,
+    /// The password of a PKCS#12 file.
+    pub password: Option<Box<RawReference>>,
+}
+
+impl RawElsewhere {
+    /// Its keys.
+    pub(crate) const KEYS: [&'static str; 5] = ["file", "env", "webhook", "pointer", "password"];
 }
 
 impl<'de> Deserialize<'de> for RawReference {
@@ -86,7 +95,7 @@ impl<'de> Visitor<'de> for ReferenceVisitor {
     type Value = RawReference;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, { file = \"…\" } or { env = \"…\" }")
+        f.write_str("a string, { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<RawReference, E> {
@@ -119,6 +128,7 @@ pub(crate) enum RawParam {
     Boolean(bool),
     Reference(RawReference),
     Array(Vec<Self>),
+    Table(BTreeMap<String, Self>),
 }
 
 impl<'de> Deserialize<'de> for RawParam {
@@ -134,7 +144,7 @@ impl<'de> Visitor<'de> for ParamVisitor {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "a string, a number that fits 64 bits, a boolean, an array, { file = \"…\" } or { env = \"…\" }",
+            "a string, a number that fits 64 bits, a boolean, an array, a table, { file = \"…\" } or { env = \"…\" }",
         )
     }
 
@@ -154,8 +164,13 @@ impl<'de> Visitor<'de> for ParamVisitor {
         ReferenceVisitor.visit_str(text).map(RawParam::Reference)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawParam, A::Error> {
-        ReferenceVisitor.visit_map(map).map(RawParam::Reference)
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawParam, A::Error> {
+        let mut members = BTreeMap::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let value: RawParam = map.next_value()?;
+            members.insert(name, value);
+        }
+        Ok(reference_in(members))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawParam, A::Error> {
@@ -167,6 +182,36 @@ impl<'de> Visitor<'de> for ParamVisitor {
     }
 }
 
+/// A table that says where a value stands, with no key beside, is a reference; any other is a table of values.
+fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
+    let refers = ["file", "env", "webhook"].iter().any(|key| members.contains_key(*key));
+    let is_reference = refers
+        && members.iter().all(|(key, value)| match value {
+            RawParam::Reference(RawReference::Literal(_)) => RawElsewhere::KEYS.contains(&key.as_str()),
+            RawParam::Reference(_) => key == "password",
+            _ => false,
+        });
+    if !is_reference {
+        return RawParam::Table(members);
+    }
+    let mut elsewhere = RawElsewhere::default();
+    for (key, value) in members {
+        let RawParam::Reference(value) = value else { continue };
+        let text = match &value {
+            RawReference::Literal(text) => text.expose_str().map(str::to_owned),
+            RawReference::Elsewhere(_) => None,
+        };
+        match key.as_str() {
+            "file" => elsewhere.file = text,
+            "env" => elsewhere.env = text,
+            "webhook" => elsewhere.webhook = text,
+            "pointer" => elsewhere.pointer = text,
+            _ => elsewhere.password = Some(Box::new(value)),
+        }
+    }
+    RawParam::Reference(RawReference::Elsewhere(elsewhere))
+}
+
 impl JsonSchema for RawParam {
     fn schema_name() -> Cow<'static, str> {
         "Parameter".into()
@@ -174,11 +219,13 @@ impl JsonSchema for RawParam {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let reference = generator.subschema_for::<RawReference>();
         json_schema!({
-            "description": "A parameter's value; an array is sent as a repeated parameter.",
+            "description": "A parameter's value; an array is sent as a repeated parameter, or as it is in JSON. A table \
+                            that does not say where a value stands is for JSON alone.",
             "anyOf": [
                 { "type": ["integer", "number", "boolean"] },
                 reference,
-                { "type": "array", "items": { "anyOf": [{ "type": ["integer", "number", "boolean"] }, reference] } }
+                { "type": "array" },
+                { "type": "object" }
             ]
         })
     }

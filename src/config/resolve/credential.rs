@@ -7,18 +7,20 @@ use aws_lc_rs::digest;
 use toml::de::{DeTable, DeValue};
 
 use super::super::document::Place;
-use super::super::model::{CredentialKey, IssuerConfig, Params};
+use super::super::model::{Carrier, CredentialKey, IssuerConfig, Params};
 use super::super::raw::values::RawParams;
 use super::super::report::Report;
-use super::value::{params, scopes};
+use super::value::{params, refuse_tables, scopes};
 
 /// SHA-256 over the table in one canonical form: keys in order, every part with its type and length, paths of files
 /// absolute. Comments, order and spelling do not matter; every value does.
-pub(super) fn issuer_digest(place: &Place<'_>) -> [u8; 32] {
+pub(super) fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
     let mut hasher = digest::Context::new(&digest::SHA256);
     if let Some(value) = place.value() {
         value_into(&mut hasher, value, &place.document.file.folder, true);
     }
+    let vars = report.elsewhere.get(&place.key("vars").path.to_string());
+    vars.into_iter().flatten().for_each(|value| part(&mut hasher, b'v', value.as_bytes()));
     let mut bytes = [0; 32];
     bytes.iter_mut().zip(hasher.finish().as_ref()).for_each(|(to, from)| *to = *from);
     bytes
@@ -46,8 +48,8 @@ fn value_into(hasher: &mut digest::Context, value: &DeValue<'_>, folder: &Path, 
 }
 
 fn table_into(hasher: &mut digest::Context, table: &DeTable<'_>, folder: &Path, may_refer: bool) {
-    let is_reference =
-        may_refer && table.keys().all(|key| matches!(key.get_ref().as_ref(), "file" | "pointer"));
+    let is_reference = may_refer
+        && table.keys().all(|key| matches!(key.get_ref().as_ref(), "file" | "pointer" | "password"));
     for (key, value) in table.iter() {
         let key = key.get_ref().as_ref();
         part(hasher, b'k', key.as_bytes());
@@ -73,11 +75,22 @@ pub(super) fn key(
     issuer: Option<&Arc<IssuerConfig>>,
     own_scopes: Option<Vec<String>>,
     own_params: Option<RawParams>,
+    subject: Option<String>,
     report: &mut Report,
 ) -> Option<CredentialKey> {
     let own_scopes = own_scopes.map(|raw| scopes(&place.key("scopes"), raw, report));
     let own_params = params(&place.key("params"), own_params, report);
     let issuer = issuer?;
+    if issuer.carrier != Carrier::Json {
+        refuse_tables(&place.key("params"), &own_params, report);
+    }
+    if subject.is_some() && issuer.jwt.is_none() {
+        report.error(
+            &place.key("subject"),
+            format!("is the `sub` of a JWT, and issuer `{}` makes none", issuer.name),
+            "leave it out, or sign with private_key: see `jwt`",
+        );
+    }
     let mut all: Params = issuer.params.clone();
     all.extend(own_params);
     Some(CredentialKey {
@@ -85,6 +98,6 @@ pub(super) fn key(
         issuer_digest: issuer.digest,
         scopes: own_scopes.unwrap_or_else(|| issuer.scopes.clone()),
         params: all,
-        subject: None,
+        subject,
     })
 }

@@ -57,6 +57,8 @@ pub(super) const RESPONSE_EXPIRES_IN: &str = "/expires_in";
 pub(super) const RESPONSE_EXPIRES_AT: &str = "/expires_on";
 pub(super) const RESPONSE_ERROR: &str = "/error";
 pub(super) const TOKEN_TYPE: &str = "bearer";
+/// RFC 9449 section 5.
+pub(super) const DPOP_TOKEN_TYPE: &str = "dpop";
 pub(super) const TOKEN_STATUS: u16 = 200;
 
 /// RFC 6749 section 4.4.2.

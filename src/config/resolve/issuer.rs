@@ -1,16 +1,22 @@
 //! `[issuer.NAME]`.
 
+use std::time::Duration;
+
 use super::super::document::Place;
 use super::super::model::{
-    BasicEncoding, ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, ResponseShape, TokenEndpoint,
+    BasicEncoding, Carrier, ClientAuth, HttpUrl, IssuerConfig, JwtUse, ResponseFormat, ResponseShape,
+    TokenEndpoint,
 };
 use super::super::raw::issuer::{RawIssuer, RawResponse};
 use super::super::raw::values::RawReference;
 use super::super::reference::Source;
-use super::super::report::{Report, did_you_mean};
+use super::super::report::Report;
 use super::super::types::{self, url};
-use super::value::{Kind, check, choice, duration, headers, params, reference, scopes, timeout};
-use super::{credential, defaults, peer};
+use super::client_auth::{Beside, basic, client_auth, refuse_second_authorization, standby};
+use super::value::{
+    Kind, check, choice, duration, headers, params, reference, refuse_tables, scopes, timeout,
+};
+use super::{credential, defaults, jwt, peer};
 
 pub(super) fn resolve(
     place: &Place<'_>,
@@ -21,33 +27,47 @@ pub(super) fn resolve(
     let found = report.problems.len();
     check(place, types::name(name), report);
     let endpoint = endpoint(place, raw.issuer_url, raw.token_url, report);
-    not_built(place, "grant_type", raw.grant_type, "client_credentials", report);
-    not_built(place, "method", raw.method, "POST", report);
-    not_built(place, "body", raw.body, "form", report);
+    let carrier = carrier(place, raw.method, raw.body, report);
 
     let send_client_id = raw.send_client_id.unwrap_or(false);
     let encodings = [("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)];
     let encoding =
         choice(place, "basic_encoding", raw.basic_encoding, BasicEncoding::Form, &encodings, report);
+    let usage = jwt::usage(place, raw.jwt.as_ref(), report);
+    let beside = Beside { encoding, usage };
+    let client_auth = client_auth(place, raw.client_auth, raw.client_secret, &beside, report);
+    let issuer_named = raw.jwt.as_ref().is_some_and(|jwt| jwt.issuer.is_some());
+    let written = jwt::Written {
+        jwt: raw.jwt,
+        private_key: raw.private_key,
+        certificate: raw.certificate,
+        assertion: raw.assertion,
+        assertion_type: raw.assertion_type,
+    };
+    let signing = jwt::signing(place, written, usage, client_auth.as_ref(), report);
+    let grant_type = grant_type(raw.grant_type, usage);
     let client_id = raw.client_id.and_then(|raw| client_id(&place.key("client_id"), raw, report));
-    let client_auth = client_auth(place, raw.client_auth, raw.client_secret, encoding, report);
-    if send_client_id || !matches!(client_auth, Some(ClientAuth::None)) {
+    if send_client_id || needs_client_id(client_auth.as_ref(), issuer_named) {
         report.missing(
             &place.key("client_id"),
             "is missing",
             "client_id = \"…\", the client's name at the issuer",
         );
     }
-
+    let basic = basic(&place.key("basic"), raw.basic, encoding, report);
+    let standby = standby(&place.key("standby"), raw.standby, client_auth.as_ref(), report);
     let headers = headers(&place.key("headers"), raw.headers, report);
-    if matches!(client_auth, Some(ClientAuth::Basic { .. }))
-        && headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION)
-    {
-        report.error(
-            &place.key("headers"),
-            "sets `authorization`, which client_secret_basic sends too",
-            "use one way to authenticate: RFC 6749 section 2.3 allows no second",
-        );
+    let signed = signing.jwt.as_ref().map(|jwt| jwt.usage);
+    refuse_second_authorization(place, client_auth.as_ref(), signed, &headers, report);
+    let dpop = jwt::dpop(&place.key("dpop"), raw.dpop, report);
+    let params = params(&place.key("params"), raw.params, report);
+    if carrier != Carrier::Json {
+        refuse_tables(&place.key("params"), &params, report);
+    }
+    let mut tls = peer::tls(&place.key("tls"), raw.tls, report);
+    if matches!(client_auth, Some(ClientAuth::TlsClientAuth)) && tls.certificate.is_none() {
+        tls.certificate.clone_from(&signing.certificate);
+        tls.private_key = signing.private_key.clone().or_else(|| signing.certificate.clone());
     }
     let refresh_at = raw.refresh_at.unwrap_or(defaults::REFRESH_AT);
     if !(refresh_at > 0.0 && refresh_at <= 1.0) {
@@ -69,22 +89,40 @@ pub(super) fn resolve(
         peer::refuse_plain_tunnel(place, &url.host, &egress, report);
     }
     let issuer = IssuerConfig {
-        digest: credential::issuer_digest(place),
+        name: name.into(),
+        digest: credential::issuer_digest(place, report),
+        preset: raw.preset.map(Into::into),
         required: raw.required.unwrap_or(defaults::REQUIRED),
+        grant_type,
+        carrier,
+        basic,
         send_client_id,
         client_id,
+        standby,
+        credential_grace: duration(place, "credential_grace", raw.credential_grace, Duration::ZERO, report),
         scopes: scopes(&place.key("scopes"), raw.scopes.unwrap_or_default(), report),
-        params: params(&place.key("params"), raw.params, report),
+        params,
         headers,
-        response: response(&place.key("response"), raw.response.unwrap_or_default(), report),
+        private_key: signing.private_key,
+        certificate: signing.certificate,
+        jwt: signing.jwt,
+        assertion: signing.assertion,
+        assertion_type: signing.assertion_type,
+        response: response(
+            &place.key("response"),
+            raw.response.unwrap_or_default(),
+            if dpop.is_some() { defaults::DPOP_TOKEN_TYPE } else { defaults::TOKEN_TYPE },
+            report,
+        ),
+        dpop,
         refresh_at,
         default_lifetime,
         timeout: timeout(place, "timeout", raw.timeout, defaults::TOKEN_TIMEOUT, report),
-        tls: peer::tls(&place.key("tls"), raw.tls, report),
+        tls,
         egress,
         // Both are there, or a mistake was reported above.
         client_auth: client_auth?,
-        ..IssuerConfig::with_defaults(name, endpoint?)
+        endpoint: endpoint?,
     };
     let mistakes =
         report.problems.iter().skip(found).any(|problem| problem.severity == super::Severity::Error);
@@ -146,14 +184,37 @@ fn issuer_endpoint(place: &Place<'_>, text: &str, report: &mut Report) -> Option
     Some(url)
 }
 
-fn not_built(place: &Place<'_>, key: &str, written: Option<String>, built: &str, report: &mut Report) {
-    if written.is_some_and(|written| written != built) {
-        let at = place.key(key);
+fn carrier(place: &Place<'_>, method: Option<String>, body: Option<String>, report: &mut Report) -> Carrier {
+    let get = choice(place, "method", method, false, &[("POST", false), ("GET", true)], report);
+    let given = body.is_some();
+    let bodies = [("form", Carrier::Form), ("json", Carrier::Json), ("query", Carrier::Query)];
+    let body = choice(place, "body", body, Carrier::Form, &bodies, report);
+    if !get {
+        return body;
+    }
+    if given && body != Carrier::Query {
         report.error(
-            &at,
-            format!("{} is not built yet in this release", at.describe()),
-            format!("only \"{built}\" is, the default"),
+            &place.key("body"),
+            "a GET has no body",
+            "leave it out: the parameters go into the query",
         );
+    }
+    Carrier::Get
+}
+
+/// A JWT that is the grant asks for the jwt-bearer grant, unless something else is written.
+fn grant_type(written: Option<String>, usage: JwtUse) -> Option<String> {
+    let default = if usage == JwtUse::Assertion { defaults::JWT_BEARER_GRANT } else { defaults::GRANT_TYPE };
+    Some(written.unwrap_or_else(|| default.to_owned())).filter(|grant| !grant.is_empty())
+}
+
+/// Where a key's file may name the client, or an assertion does, it need not be written.
+fn needs_client_id(auth: Option<&ClientAuth>, issuer_named: bool) -> bool {
+    match auth {
+        Some(ClientAuth::Basic { .. } | ClientAuth::Post { .. } | ClientAuth::TlsClientAuth) => true,
+        Some(ClientAuth::SecretJwt { .. }) => !issuer_named,
+        Some(ClientAuth::PrivateKeyJwt | ClientAuth::AssertionFile | ClientAuth::None) => false,
+        None => true,
     }
 }
 
@@ -165,51 +226,12 @@ fn client_id(place: &Place<'_>, raw: RawReference, report: &mut Report) -> Optio
     reference(place, raw, Kind::Public, report)
 }
 
-const CLIENT_AUTH: &[&str] = &["client_secret_basic", "client_secret_post", "none"];
-const CLIENT_AUTH_LATER: &[&str] =
-    &["client_secret_jwt", "private_key_jwt", "tls_client_auth", "assertion_file"];
-
-fn client_auth(
-    place: &Place<'_>,
-    written: Option<String>,
-    secret: Option<RawReference>,
-    encoding: BasicEncoding,
+fn response(
+    at: &Place<'_>,
+    raw: RawResponse,
+    token_type_default: &str,
     report: &mut Report,
-) -> Option<ClientAuth> {
-    let (at, secret_at) = (place.key("client_auth"), place.key("client_secret"));
-    let source = secret.map(|raw| reference(&secret_at, raw, Kind::Secret, report));
-    let method = written.as_deref().unwrap_or("client_secret_basic");
-    if method == "none" {
-        if secret_at.is_written() {
-            report.error(&secret_at, "is not sent with client_auth = \"none\"", "leave out one of them");
-        }
-        return Some(ClientAuth::None);
-    }
-    if CLIENT_AUTH_LATER.contains(&method) {
-        report.error(
-            &at,
-            format!("\"{method}\" is not built yet in this release"),
-            format!("built are \"{}\"", CLIENT_AUTH.join("\", \"")),
-        );
-        return None;
-    }
-    if !CLIENT_AUTH.contains(&method) {
-        let message = format!("{} is not one of \"{}\"", at.describe(), CLIENT_AUTH.join("\", \""));
-        report.error(&at, message, did_you_mean(method, CLIENT_AUTH.iter().copied(), ""));
-        return None;
-    }
-    if source.is_none() {
-        let hint = "client_secret = { file = \"…\" } or { env = \"…\" }; for a public client, client_auth = \"none\"";
-        report.missing(&secret_at, "is missing", hint);
-    }
-    let secret = source??;
-    match method {
-        "client_secret_post" => Some(ClientAuth::Post { secret }),
-        _ => Some(ClientAuth::Basic { secret, encoding }),
-    }
-}
-
-fn response(at: &Place<'_>, raw: RawResponse, report: &mut Report) -> ResponseShape {
+) -> ResponseShape {
     let mut pointer = |key: &str, written: Option<String>, default: &str| match written {
         Some(written) => {
             check(&at.key(key), types::pointer(&written), report);
@@ -225,7 +247,7 @@ fn response(at: &Place<'_>, raw: RawResponse, report: &mut Report) -> ResponseSh
     let formats = [("json", ResponseFormat::Json), ("form", ResponseFormat::Form)];
     let format = choice(at, "format", raw.format, ResponseFormat::Json, &formats, report);
 
-    let token_types = raw.token_types.unwrap_or_else(|| vec![defaults::TOKEN_TYPE.to_owned()]);
+    let token_types = raw.token_types.unwrap_or_else(|| vec![token_type_default.to_owned()]);
     if token_types.is_empty() || token_types.iter().any(String::is_empty) {
         report.error(&at.key("token_types"), "names no type", "[\"Bearer\"] is the default");
     }

@@ -53,7 +53,7 @@ pub(super) fn resolve(
     listeners
 }
 
-fn refuse_same_address(
+pub(super) fn refuse_same_address(
     place: &Place<'_>,
     address: &Address,
     taken: &[(Address, String)],

@@ -28,8 +28,10 @@ pub(super) fn resolve(
 ) -> Option<RouteConfig> {
     let upstream = upstream(place, raw.upstream, known, report);
     check_plaintext(place, upstream.as_ref(), raw.plaintext, report);
-    let credential = credential(place, raw.issuer, raw.anonymous, (raw.scopes, raw.params), known, report);
-    let inject = inject(&place.key("inject"), raw.inject.unwrap_or_default(), report);
+    let credential =
+        credential(place, raw.issuer, raw.anonymous, (raw.scopes, raw.params, raw.subject), known, report);
+    let bound = matches!(&credential, Some(Credential::Issuer { issuer, .. }) if issuer.dpop.is_some());
+    let inject = inject(&place.key("inject"), raw.inject.unwrap_or_default(), bound, report);
     let request_headers = edits(&place.key("request_headers"), raw.request_headers, report);
     if let (Some(Inject::Header { name, .. }), Some(Credential::Issuer { .. })) = (&inject, &credential) {
         refuse_second_credential(&place.key("request_headers").key("set"), &request_headers, name, report);
@@ -181,7 +183,7 @@ fn credential(
     place: &Place<'_>,
     issuer: Option<String>,
     anonymous: Option<bool>,
-    (scopes, params): (Option<Vec<String>>, Option<RawParams>),
+    (scopes, params, subject): (Option<Vec<String>>, Option<RawParams>, Option<String>),
     known: &Known,
     report: &mut Report,
 ) -> Option<Credential> {
@@ -192,8 +194,10 @@ fn credential(
             None
         }
         (None, true) => {
-            for key in
-                ["scopes", "params", "inject"].map(|key| place.key(key)).iter().filter(|key| key.is_written())
+            for key in ["scopes", "params", "subject", "inject"]
+                .map(|key| place.key(key))
+                .iter()
+                .filter(|key| key.is_written())
             {
                 report.error(
                     key,
@@ -211,7 +215,7 @@ fn credential(
                     "issuer = \"NAME\", or anonymous = true to forward without a token",
                 );
             }
-            credential::key(place, None, scopes, params, report);
+            credential::key(place, None, scopes, params, subject, report);
             None
         }
         (Some(name), false) => {
@@ -228,7 +232,7 @@ fn credential(
                 report.error(&issuer_at, format!("there is no issuer {}", issuer_at.describe()), hint);
             }
             let issuer = issuer.and_then(Option::as_ref);
-            let key = credential::key(place, issuer, scopes, params, report)?;
+            let key = credential::key(place, issuer, scopes, params, subject, report)?;
             Some(Credential::Issuer { issuer: std::sync::Arc::clone(issuer?), key })
         }
     }
@@ -236,12 +240,16 @@ fn credential(
 
 const TOKEN: &str = "{token}";
 
-fn inject(at: &Place<'_>, raw: RawInject, report: &mut Report) -> Option<Inject> {
+/// `bound`: the issuer binds its tokens to a key.
+fn inject(at: &Place<'_>, raw: RawInject, bound: bool, report: &mut Report) -> Option<Inject> {
+    if let Some(name) = raw.query {
+        return inject_query(at, name, (raw.header.is_some(), raw.format.is_some()), bound, report);
+    }
     let header = match raw.header {
         Some(name) => settable_header(&at.key("header"), &name, report),
         None => Some(http::header::AUTHORIZATION),
     };
-    let by_type = raw.format.is_none();
+    let by_type = raw.format.as_deref().is_none_or(|format| format == defaults::INJECT_FORMAT);
     let format = raw.format.unwrap_or_else(|| defaults::INJECT_FORMAT.to_owned());
     let format_at = at.key("format");
     let parts = format.split_once(TOKEN).filter(|(_, after)| !after.contains(TOKEN));
@@ -255,6 +263,38 @@ fn inject(at: &Place<'_>, raw: RawInject, report: &mut Report) -> Option<Inject>
     }
     let (before, after) = (before.to_owned(), after.to_owned());
     Some(Inject::Header { name: header?, before, after, by_type })
+}
+
+fn inject_query(
+    at: &Place<'_>,
+    name: String,
+    (header, format): (bool, bool),
+    bound: bool,
+    report: &mut Report,
+) -> Option<Inject> {
+    let query = at.key("query");
+    for (key, given) in [("header", header), ("format", format)] {
+        // A preset's is not the operator's mistake, but still means two places.
+        if given {
+            report.error(
+                &at.key(key),
+                "stands beside `query`",
+                "keep one: a header, or a parameter of the query",
+            );
+        }
+    }
+    if bound {
+        report.error(
+            &query,
+            "a token that is bound to a key (dpop) goes in `authorization` alone: RFC 9449 section 7.1",
+            "leave it out",
+        );
+    }
+    if name.is_empty() || name.chars().any(char::is_control) {
+        report.error(&query, "is no name of a parameter", "such as \"access_token\"");
+        return None;
+    }
+    Some(Inject::Query { name })
 }
 
 fn edits(at: &Place<'_>, raw: Option<RawHeaderEdits>, report: &mut Report) -> HeaderEdits {

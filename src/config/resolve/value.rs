@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::super::confidential::names_a_secret;
 use super::super::document::Place;
-use super::super::model::{ParamValue, Params, ReferenceUse};
+use super::super::model::{ParamValue, Params};
 use super::super::raw::values::{DurationText, RawElsewhere, RawParam, RawParams, RawReference, SizeText};
 use super::super::reference::Source;
 use super::super::report::{Report, did_you_mean};
@@ -117,15 +117,7 @@ pub(super) fn reference(
         }
         RawReference::Elsewhere(raw) => {
             let source = from_elsewhere(place, raw, report)?;
-            let (line, column) = place.position();
-            report.references.push(ReferenceUse {
-                source: source.clone(),
-                secret: kind == Kind::Secret,
-                file: place.document.file.display.clone(),
-                line,
-                column,
-                key: place.path.to_string(),
-            });
+            report.reference(place, &source, kind == Kind::Secret);
             Some(source)
         }
     }
@@ -149,20 +141,63 @@ pub(super) fn literal_allowed(place: &Place<'_>, kind: Kind, report: &mut Report
 }
 
 fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, report: &mut Report) -> Option<Source> {
-    let RawElsewhere { file, env, pointer } = raw;
+    let RawElsewhere { file, env, webhook, pointer, password } = raw;
     if let Some(pointer) = &pointer {
         check(&place.key("pointer"), types::pointer(pointer), report)?;
     }
-    match (file, env) {
-        (Some(_), Some(_)) => {
-            report.error(place, "has both `file` and `env`", "keep one of them");
+    let given = [("file", file.is_some()), ("env", env.is_some()), ("webhook", webhook.is_some())];
+    let given: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect();
+    if let [first, second, ..] = given.as_slice() {
+        report.error(place, format!("has both `{first}` and `{second}`"), "keep one of them");
+        return None;
+    }
+    if let Some(name) = webhook {
+        return learned(place, name, pointer.is_some() || password.is_some(), report);
+    }
+    let source = from_file_or_env(place, file, env, pointer, report)?;
+    match password {
+        None => Some(source),
+        Some(raw) => {
+            let password = reference(&place.key("password"), *raw, Kind::Secret, report)?;
+            Some(source.with_password(password))
+        }
+    }
+}
+
+/// A value that a webhook learns.
+fn learned(place: &Place<'_>, name: String, more: bool, report: &mut Report) -> Option<Source> {
+    let at = place.key("webhook");
+    if more {
+        report.error(place, "a learned value has neither `pointer` nor `password`", "leave them out");
+        return None;
+    }
+    match report.webhooks.get(&name) {
+        Some(store) => Some(Source::webhook(name, store.clone()?)),
+        None => {
+            let names = report.webhooks.keys().map(String::as_str);
+            let hint = did_you_mean(&name, names, "add it to the main file: [webhook.NAME]");
+            let message = format!("there is no webhook {}", types::quoted(&name));
+            if !report.incomplete {
+                report.error(&at, message, hint);
+            }
             None
         }
-        (Some(file), None) if file.is_empty() || file.contains('\0') => {
+    }
+}
+
+fn from_file_or_env(
+    place: &Place<'_>,
+    file: Option<String>,
+    env: Option<String>,
+    pointer: Option<String>,
+    report: &mut Report,
+) -> Option<Source> {
+    match (file, env) {
+        (Some(file), _) if file.is_empty() || file.contains('\0') => {
             report.error(&place.key("file"), "is no path", "");
             None
         }
-        (Some(file), None) => Some(Source::file(place.document.file.folder.join(file), pointer)),
+        (Some(file), _) => Some(Source::file(place.document.file.folder.join(file), pointer)),
         (None, Some(name)) if name.is_empty() || name.contains(['=', '\0']) => {
             report.error(&place.key("env"), "is no name of an environment variable", "");
             None
@@ -175,7 +210,7 @@ fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, report: &mut Report) -> 
                 report.error(
                     place,
                     "does not say where the value stands",
-                    "write { file = \"…\" } or { env = \"…\" }",
+                    "write { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }",
                 );
             }
             None
@@ -185,7 +220,7 @@ fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, report: &mut Report) -> 
 
 /// Any other key was reported by itself.
 fn says_nothing(table: &DeTable<'_>) -> bool {
-    table.keys().all(|key| key.get_ref() == "pointer")
+    table.keys().all(|key| matches!(key.get_ref().as_ref(), "pointer" | "password"))
 }
 
 /// Parameters that have a key of their own.
@@ -203,7 +238,10 @@ pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report
     let mut params = Params::new();
     for (name, raw) in raw.into_iter().flatten() {
         let place = at.key(&name);
-        if let Some((_, hint)) = OWN_KEYS.iter().find(|(own, _)| *own == name) {
+        // Some servers want the parameter without a value, which an empty `scopes` does not send.
+        let empty_scope = name == "scope"
+            && matches!(&raw, RawParam::Reference(RawReference::Literal(text)) if text.is_empty());
+        if let Some((_, hint)) = OWN_KEYS.iter().find(|(own, _)| *own == name && !empty_scope) {
             report.error(&place, "has a key of its own", *hint);
             continue;
         }
@@ -211,20 +249,59 @@ pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report
             report.error(&place, "a parameter needs a name", "");
             continue;
         }
-        if let Some(value) = param(&place, &name, raw, true, report) {
+        if let Some(value) = param(&place, &name, raw, report) {
             params.insert(name, value);
         }
     }
     params
 }
 
-fn param(
-    place: &Place<'_>,
-    name: &str,
-    raw: RawParam,
-    may_be_array: bool,
-    report: &mut Report,
-) -> Option<ParamValue> {
+/// Claims that have a key of their own.
+const OWN_CLAIMS: &[(&str, &str)] = &[
+    ("iss", "use `issuer`"),
+    ("sub", "use `subject`"),
+    ("aud", "use `audience`"),
+    ("exp", "use `lifetime`"),
+    ("iat", "it is the time of the request"),
+    ("nbf", "it is the time of the request"),
+    ("jti", "it is another every time"),
+];
+
+/// More claims of a JWT.
+pub(super) fn claims(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report) -> Params {
+    let mut claims = Params::new();
+    for (name, raw) in raw.into_iter().flatten() {
+        let place = at.key(&name);
+        if let Some((_, hint)) = OWN_CLAIMS.iter().find(|(own, _)| *own == name) {
+            report.error(&place, "is set already", *hint);
+        } else if let Some(value) = param(&place, &name, raw, report) {
+            claims.insert(name, value);
+        }
+    }
+    claims
+}
+
+/// Refuses what a form or a query cannot hold.
+pub(super) fn refuse_tables(at: &Place<'_>, params: &Params, report: &mut Report) {
+    for (name, value) in params {
+        let place = at.key(name);
+        match value {
+            ParamValue::Table(_) => report.error(
+                &place,
+                "is a table, which only a JSON body can hold",
+                "set body = \"json\"; a reference has no other keys than file, env, webhook, pointer, password",
+            ),
+            ParamValue::Array(items)
+                if items.iter().any(|item| matches!(item, ParamValue::Array(_) | ParamValue::Table(_))) =>
+            {
+                report.error(&place, "an array or a table in an array can only be sent as JSON", "set body = \"json\"");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> Option<ParamValue> {
     match raw {
         RawParam::Integer(number) => Some(ParamValue::Integer(number)),
         RawParam::Boolean(flag) => Some(ParamValue::Boolean(flag)),
@@ -237,15 +314,21 @@ fn param(
             Some(ParamValue::Float(written.unwrap_or_else(|| number.to_string())))
         }
         RawParam::Reference(raw) => reference(place, raw, Kind::named(name), report).map(ParamValue::Value),
-        RawParam::Array(items) if may_be_array => {
+        RawParam::Array(items) => {
             let items = items.into_iter().enumerate();
-            let values = items.map(|(index, item)| param(&place.index(index), name, item, false, report));
+            let values = items.map(|(index, item)| param(&place.index(index), name, item, report));
             // All are looked at before the first that is wrong decides.
             values.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>().map(ParamValue::Array)
         }
-        RawParam::Array(_) => {
-            report.error(place, "an array in an array cannot be sent", "");
+        RawParam::Table(_) if matches!(place.value(), Some(DeValue::Datetime(_))) => {
+            report.error(place, "expected a string, found a date", "put it in quotes");
             None
+        }
+        RawParam::Table(members) => {
+            let members = members.into_iter();
+            let values = members
+                .map(|(key, member)| Some((key.clone(), param(&place.key(&key), &key, member, report)?)));
+            values.collect::<Vec<_>>().into_iter().collect::<Option<_>>().map(ParamValue::Table)
         }
     }
 }

@@ -1,0 +1,187 @@
+//! The values of a preset's `vars`, and putting them in.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Preset;
+use crate::config::document::Place;
+use crate::config::reference::Source;
+use crate::config::report::{Report, did_you_mean};
+
+/// Values by name.
+pub(super) type Values = BTreeMap<String, String>;
+
+/// Reads `vars`: each a string, a number, or where it stands in a file or the environment.
+pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, report: &mut Report) -> Values {
+    let mut values = Values::new();
+    let written = at.value().and_then(DeValue::as_table);
+    for (key, value) in written.into_iter().flat_map(DeTable::iter) {
+        let name = key.get_ref().as_ref();
+        let place = at.key(name);
+        let Some(var) = preset.vars.iter().find(|var| var.name == name) else {
+            let known: Vec<&str> = preset.vars.iter().map(|var| var.name.as_str()).collect();
+            let otherwise = match known.as_slice() {
+                [] => format!("preset `{}` takes none", preset.name),
+                known => format!("preset `{}` takes {}", preset.name, known.join(", ")),
+            };
+            let hint = did_you_mean(name, known.iter().copied(), &otherwise);
+            report.error(&place, "no var of this preset", hint);
+            continue;
+        };
+        let Some(text) = value_of(&place, value.get_ref(), report) else { continue };
+        if value.get_ref().is_table() {
+            report.elsewhere.entry(at.path.to_string()).or_default().push(text.clone());
+        }
+        let text = if var.host { text.to_ascii_lowercase().replace('_', "-") } else { text };
+        values.insert(name.to_owned(), text);
+    }
+    for var in &preset.vars {
+        if values.contains_key(&var.name) {
+            continue;
+        }
+        if var.default.is_none() && used.contains(var.name.as_str()) {
+            report.missing(
+                &at.key(&var.name),
+                format!("is missing, and preset `{}` needs it: {}", preset.name, var.about),
+                format!("vars = {{ {} = \"{}\" }}", var.name, var.example),
+            );
+        }
+        // Where it is missing that was told: what would come of a URL without it is no further mistake.
+        values.insert(var.name.clone(), var.default.as_ref().unwrap_or(&var.example).clone());
+    }
+    values
+}
+
+fn value_of(place: &Place<'_>, value: &DeValue<'_>, report: &mut Report) -> Option<String> {
+    let text = match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Table(table) => elsewhere(place, table, report)?,
+        // The wrong type is told where the table is read.
+        _ => return None,
+    };
+    let text = text.trim();
+    if text.is_empty() || text.chars().any(char::is_control) {
+        report.error(place, "is empty or holds a control character", "");
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// A var is part of the issuer's table, so it is read when the table is.
+fn elsewhere(place: &Place<'_>, table: &DeTable<'_>, report: &mut Report) -> Option<String> {
+    let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str()).map(str::to_owned);
+    let pointer = text("pointer");
+    let known = table.keys().all(|key| matches!(key.get_ref().as_ref(), "file" | "env" | "pointer"));
+    let source = match (text("file"), text("env")) {
+        (Some(file), None) if known => Source::file(place.document.file.folder.join(file), pointer),
+        (None, Some(name)) if known => Source::env(name, pointer),
+        _ => {
+            report.error(
+                place,
+                "does not say where the value stands",
+                "write { file = \"…\" } or { env = \"…\" }",
+            );
+            return None;
+        }
+    };
+    report.reference(place, &source, false);
+    match source.read() {
+        Ok(value) => match value.expose_str() {
+            Some(text) => Some(text.to_owned()),
+            None => {
+                report.error(place, format!("{}: is not UTF-8", source.place()), "");
+                None
+            }
+        },
+        Err(error) => {
+            report.error(
+                place,
+                error.to_string(),
+                "a var is part of the config, so it must be there at start",
+            );
+            None
+        }
+    }
+}
+
+/// The vars that a table names.
+pub(super) fn used_in<'p>(preset: &'p Preset, table: &DeTable<'_>) -> BTreeSet<&'p str> {
+    let mut used = BTreeSet::new();
+    table.values().for_each(|value| note_used(preset, value.get_ref(), &mut used));
+    used
+}
+
+fn note_used<'p>(preset: &'p Preset, value: &DeValue<'_>, used: &mut BTreeSet<&'p str>) {
+    match value {
+        DeValue::String(text) => {
+            let named = preset.vars.iter().filter(|var| text.contains(&format!("{{{}}}", var.name)));
+            used.extend(named.map(|var| var.name.as_str()));
+        }
+        DeValue::Array(items) => items.iter().for_each(|item| note_used(preset, item.get_ref(), used)),
+        DeValue::Table(table) => table.values().for_each(|value| note_used(preset, value.get_ref(), used)),
+        _ => {}
+    }
+}
+
+/// Puts the values in the place of `{name}`.
+pub(super) fn fill(table: &mut DeTable<'_>, values: &Values) {
+    table.iter_mut().for_each(|(_, value)| fill_value(value, values));
+}
+
+fn fill_value(value: &mut Spanned<DeValue<'_>>, values: &Values) {
+    match value.get_mut() {
+        DeValue::String(text) => {
+            if text.contains('{') {
+                *text = Cow::Owned(filled(text, values));
+            }
+        }
+        DeValue::Array(items) => items.iter_mut().for_each(|item| fill_value(item, values)),
+        DeValue::Table(table) => fill(table, values),
+        _ => {}
+    }
+}
+
+/// In one pass: a value is not searched for names again. A `/` at the end of a value that meets one is dropped, so that
+/// `https://idp/` and `https://idp` mean the same.
+fn filled(template: &str, values: &Values) -> String {
+    let mut text = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        text.push_str(before);
+        let named = after.split_once('}').and_then(|(name, after)| Some((values.get(name)?, after)));
+        match named {
+            Some((value, after)) => {
+                let value = if after.starts_with('/') { value.trim_end_matches('/') } else { value };
+                text.push_str(value);
+                rest = after;
+            }
+            None => {
+                text.push('{');
+                rest = after;
+            }
+        }
+    }
+    text.push_str(rest);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_put_in_once_and_other_braces_stay() {
+        let values = Values::from([
+            ("base".to_owned(), "https://idp/".to_owned()),
+            ("realm".to_owned(), "{base}".to_owned()),
+        ]);
+        assert_eq!(filled("{base}/realms/{realm}/x", &values), "https://idp/realms/{base}/x");
+        assert_eq!(filled("{base}", &values), "https://idp/");
+        assert_eq!(filled("Bearer {token}", &values), "Bearer {token}");
+        assert_eq!(filled("{ {base", &values), "{ {base");
+    }
+}

@@ -1,0 +1,270 @@
+//! `jwt`, `private_key`, `certificate`, `assertion`, `dpop`: what an issuer's token requests sign and assert.
+
+use super::super::document::Place;
+use super::super::model::{CertificateHeader, ClientAuth, DpopConfig, JwtConfig, JwtUse, ScopeIn};
+use super::super::raw::issuer::{RawDpop, RawJwt};
+use super::super::raw::values::RawReference;
+use super::super::reference::Source;
+use super::super::report::{Report, did_you_mean};
+use super::defaults;
+use super::value::{Kind, choice, claims, duration, reference};
+use crate::jose::Alg;
+
+const USES: [(&str, JwtUse); 3] = [
+    ("client_assertion", JwtUse::ClientAssertion),
+    ("assertion", JwtUse::Assertion),
+    ("bearer", JwtUse::Bearer),
+];
+
+/// What a JWT of this issuer would be for.
+pub(super) fn usage(place: &Place<'_>, raw: Option<&RawJwt>, report: &mut Report) -> JwtUse {
+    let written = raw.and_then(|raw| raw.usage.clone());
+    choice(&place.key("jwt"), "use", written, JwtUse::ClientAssertion, &USES, report)
+}
+
+/// The keys about signing, as they are written.
+pub(super) struct Written {
+    pub(super) jwt: Option<RawJwt>,
+    pub(super) private_key: Option<RawReference>,
+    pub(super) certificate: Option<RawReference>,
+    pub(super) assertion: Option<RawReference>,
+    pub(super) assertion_type: Option<String>,
+}
+
+/// What comes of them.
+pub(super) struct Signing {
+    pub(super) jwt: Option<JwtConfig>,
+    pub(super) private_key: Option<Source>,
+    pub(super) certificate: Option<Source>,
+    pub(super) assertion: Option<Source>,
+    pub(super) assertion_type: String,
+}
+
+pub(super) fn signing(
+    place: &Place<'_>,
+    written: Written,
+    usage: JwtUse,
+    auth: Option<&ClientAuth>,
+    report: &mut Report,
+) -> Signing {
+    let Written { jwt, private_key, certificate, assertion, assertion_type } = written;
+    let mut read = |key: &str, raw: Option<RawReference>, kind| {
+        raw.and_then(|raw| reference(&place.key(key), raw, kind, report))
+    };
+    let key_given = private_key.is_some();
+    let (certificate_given, assertion_given) = (certificate.is_some(), assertion.is_some());
+    let private_key = read("private_key", private_key, Kind::Secret);
+    let certificate = read("certificate", certificate, Kind::Public);
+    let assertion = read("assertion", assertion, Kind::Secret);
+
+    let by_key = matches!(auth, Some(ClientAuth::PrivateKeyJwt)) || usage != JwtUse::ClientAssertion;
+    let by_secret = matches!(auth, Some(ClientAuth::SecretJwt { .. }));
+    let by_tls = matches!(auth, Some(ClientAuth::TlsClientAuth));
+    let by_file = matches!(auth, Some(ClientAuth::AssertionFile));
+    let needs = Needs { place, by_key, by_secret, by_tls };
+    needs.check_key(key_given, certificate_given, auth, report);
+    needs.check_assertion(assertion_given, by_file, usage, report);
+    let typed = by_key || by_secret || by_file;
+    if assertion_type.as_deref().is_some_and(|written| written != defaults::ASSERTION_TYPE)
+        && auth.is_some()
+        && (!typed || usage != JwtUse::ClientAssertion)
+    {
+        report.error(
+            &place.key("assertion_type"),
+            "is the type of a client assertion, and none is sent",
+            "leave it out, or set client_auth to \"assertion_file\", \"private_key_jwt\" or \"client_secret_jwt\"",
+        );
+    }
+    let jwt_at = place.key("jwt");
+    let used = by_key || by_secret;
+    if jwt.is_some() && !used && auth.is_some() {
+        report.error(
+            &jwt_at,
+            "says how a JWT is made, and none is",
+            "set client_auth = \"private_key_jwt\" or \"client_secret_jwt\", or jwt.use = \"assertion\" or \"bearer\"",
+        );
+    }
+    let has_certificate = certificate_given;
+    let jwt = (used || jwt.is_some())
+        .then(|| builder(&jwt_at, jwt.unwrap_or_default(), usage, (by_secret, has_certificate), report));
+    Signing {
+        jwt: jwt.filter(|_| used),
+        private_key,
+        certificate,
+        assertion,
+        assertion_type: assertion_type.unwrap_or_else(|| defaults::ASSERTION_TYPE.to_owned()),
+    }
+}
+
+struct Needs<'a, 't> {
+    place: &'a Place<'t>,
+    by_key: bool,
+    by_secret: bool,
+    by_tls: bool,
+}
+
+impl Needs<'_, '_> {
+    fn check_key(&self, key: bool, certificate: bool, auth: Option<&ClientAuth>, report: &mut Report) {
+        let Some(auth) = auth else { return };
+        let (key_at, certificate_at) = (self.place.key("private_key"), self.place.key("certificate"));
+        if self.by_key && !key {
+            report.missing(&key_at, "is missing", "private_key = { file = \"key.pem\" }");
+        }
+        if self.by_secret && key {
+            report.error(
+                &key_at,
+                "is not used with client_secret_jwt",
+                "leave it out, or set client_auth = \"private_key_jwt\"",
+            );
+        }
+        let unused = !self.by_key && !self.by_secret && !self.by_tls;
+        for (at, given) in [(&key_at, key), (&certificate_at, certificate)] {
+            if given && unused {
+                report.error(
+                    at,
+                    format!("is not used with client_auth = \"{}\"", auth.as_str()),
+                    "set client_auth = \"private_key_jwt\" or \"tls_client_auth\", or leave it out",
+                );
+            }
+        }
+        if self.by_tls {
+            self.check_tls(key, certificate, report);
+        }
+    }
+
+    /// `certificate` and `private_key` here, or both in `tls`.
+    fn check_tls(&self, key: bool, certificate: bool, report: &mut Report) {
+        let tls = self.place.key("tls").key("certificate");
+        match (certificate || key, tls.is_written()) {
+            (true, true) => {
+                report.error(&tls, "stands beside the issuer's `certificate`", "keep one of them")
+            }
+            (false, false) => {
+                report.missing(
+                    &self.place.key("certificate"),
+                    "is missing, and tls_client_auth shows it to the issuer",
+                    "certificate = { file = \"cert.pem\" } and private_key = { file = \"key.pem\" }; one file may hold both",
+                );
+            }
+            (true, false) if !certificate => {
+                // PKCS#12, or a PEM file with both, may stand in one place.
+                report.missing(
+                    &self.place.key("certificate"),
+                    "is missing beside `private_key`",
+                    "certificate = { file = \"cert.pem\" }; the same file where it holds both",
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn check_assertion(&self, given: bool, by_file: bool, usage: JwtUse, report: &mut Report) {
+        let at = self.place.key("assertion");
+        if by_file && !given {
+            report.missing(&at, "is missing", "assertion = { file = \"/var/run/secrets/tokens/idp\" }");
+        }
+        if given && usage == JwtUse::Assertion {
+            report.error(
+                &at,
+                "stands beside jwt.use = \"assertion\"",
+                "keep one: a ready-made assertion, or one that is signed here",
+            );
+        }
+    }
+}
+
+fn builder(
+    at: &Place<'_>,
+    raw: RawJwt,
+    usage: JwtUse,
+    (by_secret, has_certificate): (bool, bool),
+    report: &mut Report,
+) -> JwtConfig {
+    let alg = alg(at, raw.alg, by_secret, report);
+    let scopes =
+        [("parameter", ScopeIn::Parameter), ("claim", ScopeIn::Claim), ("claim_array", ScopeIn::ClaimArray)];
+    let certificate_headers = match raw.certificate_headers {
+        Some(written) => certificate_headers(&at.key("certificate_headers"), &written, report),
+        None if has_certificate => vec![CertificateHeader::X5tS256],
+        None => Vec::new(),
+    };
+    let mut read = |key: &str, raw: Option<RawReference>| {
+        raw.and_then(|raw| reference(&at.key(key), raw, Kind::Public, report))
+    };
+    let (key_id, issuer) = (read("key_id", raw.key_id), read("issuer", raw.issuer));
+    let (subject, audience) = (read("subject", raw.subject), read("audience", raw.audience));
+    let lifetime = duration(at, "lifetime", raw.lifetime, defaults::JWT_LIFETIME, report);
+    if lifetime.as_secs() == 0 {
+        report.error(&at.key("lifetime"), "must be at least \"1s\"", "\"60s\" is the default");
+    }
+    JwtConfig {
+        usage,
+        alg,
+        key_id,
+        typ: raw.typ.unwrap_or_else(|| defaults::JWT_TYPE.to_owned()),
+        issuer,
+        subject,
+        audience,
+        lifetime,
+        scope: choice(at, "scope", raw.scope, ScopeIn::Parameter, &scopes, report),
+        certificate_headers,
+        claims: claims(&at.key("claims"), raw.claims, report),
+    }
+}
+
+fn alg(at: &Place<'_>, written: Option<String>, symmetric: bool, report: &mut Report) -> Option<Alg> {
+    let written = written?;
+    let place = at.key("alg");
+    let Ok(alg) = written.parse::<Alg>() else {
+        let names: Vec<&str> = Alg::names().collect();
+        let message = format!("{} is not one of \"{}\"", place.describe(), names.join("\", \""));
+        report.error(&place, message, did_you_mean(&written, names, ""));
+        return None;
+    };
+    if alg.is_symmetric() != symmetric {
+        let (what, hint) = if symmetric {
+            ("signs with a private key, and client_secret_jwt has a secret", "HS256, HS384 or HS512")
+        } else {
+            (
+                "signs with a shared secret, and this is about a private key",
+                "RS256, PS256, ES256, EdDSA and so on, by the key's type",
+            )
+        };
+        report.error(&place, format!("\"{alg}\" {what}"), hint);
+        return None;
+    }
+    Some(alg)
+}
+
+fn certificate_headers(at: &Place<'_>, written: &[String], report: &mut Report) -> Vec<CertificateHeader> {
+    let known = [
+        ("x5t", CertificateHeader::X5t),
+        ("x5t#S256", CertificateHeader::X5tS256),
+        ("x5c", CertificateHeader::X5c),
+    ];
+    let mut headers = Vec::new();
+    for (index, name) in written.iter().enumerate() {
+        match known.iter().find(|(word, _)| word == name) {
+            Some((_, header)) if !headers.contains(header) => headers.push(*header),
+            Some(_) => {}
+            None => {
+                let place = at.index(index);
+                let message = format!("{} is not one of \"x5t\", \"x5t#S256\", \"x5c\"", place.describe());
+                report.error(&place, message, did_you_mean(name, known.iter().map(|(word, _)| *word), ""));
+            }
+        }
+    }
+    headers
+}
+
+/// `dpop`.
+pub(super) fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) -> Option<DpopConfig> {
+    let RawDpop { private_key, alg: written } = raw?;
+    let alg = alg(at, written, false, report);
+    let Some(raw) = private_key else {
+        report.missing(&at.key("private_key"), "is missing", "private_key = { file = \"dpop.pem\" }");
+        return None;
+    };
+    let private_key = reference(&at.key("private_key"), raw, Kind::Secret, report)?;
+    Some(DpopConfig { private_key, alg })
+}

@@ -1,0 +1,321 @@
+//! What is wrong with the ways to prove who asks: keys, JWTs, presets, webhooks.
+
+use super::*;
+use crate::config::{Carrier, ClientAuth, Credential, Inject, IssuerConfig, JwtUse, ParamValue};
+
+/// Keys of an issuer (token_url is given), what is wrong with them, and a part of the hint.
+fn expect(rows: &[(&str, &str, &str, &str)]) {
+    for (keys, key, message, hint) in rows {
+        let found = lines_and_hints(&file(keys, ""));
+        assert_eq!(found.len(), 1, "{keys}\n{found:#?}");
+        let (found_key, found_message, found_hint) = &found[0];
+        assert_eq!((found_key.as_str(), found_message.as_str()), (*key, *message), "{keys}");
+        assert!(found_hint.contains(hint), "{keys}: {found_hint}");
+    }
+}
+
+fn lines_and_hints(text: &str) -> Vec<(String, String, String)> {
+    let problems = match load(text) {
+        Ok(config) => config.warnings,
+        Err(Problems(problems)) => problems,
+    };
+    let parts = |problem: &crate::config::Problem| {
+        (problem.key.clone(), problem.message.clone(), problem.hint.clone().unwrap_or_default())
+    };
+    problems.iter().map(parts).collect()
+}
+
+fn file(issuer: &str, route: &str) -> String {
+    let url = if issuer.contains("preset") || issuer.contains("issuer_url") {
+        ""
+    } else {
+        "token_url = \"https://idp/token\"\n"
+    };
+    format!(
+        "[issuer.corp]\n{url}{issuer}\n[[route]]\nname = \"r\"\nissuer = \"corp\"\nupstream = \"https://h\"\n{route}\n"
+    )
+}
+
+#[track_caller]
+fn issuer(keys: &str) -> IssuerConfig {
+    let config = load(&file(keys, "")).unwrap_or_else(|problems| panic!("{problems}"));
+    IssuerConfig::clone(&config.issuers["corp"])
+}
+
+const KEY: &str = "private_key = { file = \"key.pem\" }";
+
+#[test]
+fn client_authentication() {
+    expect(&[
+        ("client_auth = \"private_key_jwt\"", "issuer.corp.private_key", "is missing", "key.pem"),
+        (
+            "client_auth = \"self_signed_tls_client_auth\"\nclient_id = \"a\"",
+            "issuer.corp.client_auth",
+            "\"self_signed_tls_client_auth\" is not one of \"client_secret_basic\", \"client_secret_post\", \
+             \"client_secret_jwt\", \"private_key_jwt\", \"tls_client_auth\", \"assertion_file\", \"none\"",
+            "which serves both",
+        ),
+        (
+            "client_auth = \"tls_client_auth\"\nclient_id = \"a\"",
+            "issuer.corp.certificate",
+            "is missing, and tls_client_auth shows it to the issuer",
+            "cert.pem",
+        ),
+        ("client_auth = \"assertion_file\"", "issuer.corp.assertion", "is missing", "tokens"),
+        (
+            "client_auth = \"private_key_jwt\"\nclient_secret = { env = \"S\" }\nprivate_key = { file = \"k\" }",
+            "issuer.corp.client_secret",
+            "is not sent with client_auth = \"private_key_jwt\"",
+            "leave out",
+        ),
+        (
+            "client_id = \"a\"\nprivate_key = { file = \"k\" }",
+            "issuer.corp.client_secret",
+            "is missing",
+            "client_auth = \"private_key_jwt\"",
+        ),
+        (
+            "client_id = \"a\"\nclient_auth = \"client_secret_jwt\"",
+            "issuer.corp.client_secret",
+            "is missing",
+            "",
+        ),
+        (
+            "client_id = \"a\"\nclient_secret = { env = \"S\" }\njwt = { alg = \"RS256\" }",
+            "issuer.corp.jwt",
+            "says how a JWT is made, and none is",
+            "private_key_jwt",
+        ),
+        (
+            "client_id = \"a\"\nclient_secret = { env = \"S\" }\nbasic = { user = \"u\", password = { env = \"P\" } }",
+            "issuer.corp.basic",
+            "client_secret_basic and `basic` would both send `authorization`",
+            "2.3",
+        ),
+        (
+            "client_id = \"a\"\nclient_secret = { env = \"S\" }\nstandby = {}",
+            "issuer.corp.standby",
+            "names no other credential",
+            "",
+        ),
+        (
+            "client_id = \"a\"\nclient_secret = { env = \"S\" }\nstandby = { client_secret = { env = \"T\" }, private_key = { env = \"K\" } }",
+            "issuer.corp.standby.private_key",
+            "is not used with client_auth = \"client_secret_basic\"",
+            "",
+        ),
+        (
+            "client_auth = \"none\"\ndpop = { alg = \"ES256\" }",
+            "issuer.corp.dpop.private_key",
+            "is missing",
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn tokens_that_are_signed_here() {
+    expect(&[
+        (
+            "client_auth = \"private_key_jwt\"\nprivate_key = { file = \"k\" }\njwt = { alg = \"HS256\" }",
+            "issuer.corp.jwt.alg",
+            "\"HS256\" signs with a shared secret, and this is about a private key",
+            "RS256",
+        ),
+        (
+            "client_auth = \"private_key_jwt\"\nprivate_key = { file = \"k\" }\njwt = { alg = \"rs256\" }",
+            "issuer.corp.jwt.alg",
+            "\"rs256\" is not one of \"HS256\", \"HS384\", \"HS512\", \"RS256\", \"RS384\", \"RS512\", \"PS256\", \"PS384\", \
+             \"PS512\", \"ES256\", \"ES384\", \"ES512\", \"EdDSA\", \"Ed25519\"",
+            "",
+        ),
+        (
+            "private_key = { file = \"k\" }\njwt = { use = \"assertion\", claims = { exp = 1 } }",
+            "issuer.corp.jwt.claims.exp",
+            "is set already",
+            "lifetime",
+        ),
+        (
+            "private_key = { file = \"k\" }\njwt = { use = \"assertion\", lifetime = \"10ms\" }",
+            "issuer.corp.jwt.lifetime",
+            "must be at least \"1s\"",
+            "",
+        ),
+        (
+            "private_key = { file = \"k\" }\nassertion = { file = \"a\" }\njwt = { use = \"assertion\" }",
+            "issuer.corp.assertion",
+            "stands beside jwt.use = \"assertion\"",
+            "",
+        ),
+        (
+            "private_key = { file = \"k\" }\njwt = { use = \"bearer\", certificate_headers = [\"x5u\"] }",
+            "issuer.corp.jwt.certificate_headers[0]",
+            "\"x5u\" is not one of \"x5t\", \"x5t#S256\", \"x5c\"",
+            "",
+        ),
+        (
+            "client_auth = \"private_key_jwt\"\nprivate_key = { file = \"k\" }\njwt = { use = \"berer\" }",
+            "issuer.corp.jwt.use",
+            "\"berer\" is not one of \"client_assertion\", \"assertion\", \"bearer\"",
+            "did you mean `bearer`?",
+        ),
+    ]);
+}
+
+#[test]
+fn carriers() {
+    let id = "client_id = \"a\"\nclient_secret = { env = \"S\" }\n";
+    let row = |keys: &str| format!("{id}{keys}");
+    let get = row("method = \"GET\"\nbody = \"json\"");
+    let table = row("params = { permissions = { contents = \"read\" } }");
+    let nested = row("params = { a = [[1]] }");
+    let scope = row("params = { scope = \"a\" }");
+    expect(&[
+        (&get, "issuer.corp.body", "a GET has no body", "query"),
+        (&table, "issuer.corp.params.permissions", "is a table, which only a JSON body can hold", "json"),
+        (&nested, "issuer.corp.params.a", "an array or a table in an array can only be sent as JSON", "json"),
+        (&scope, "issuer.corp.params.scope", "has a key of its own", "scopes"),
+    ]);
+    assert_eq!(issuer(&row("method = \"GET\"")).carrier, Carrier::Get);
+    assert_eq!(issuer(&row("body = \"query\"")).carrier, Carrier::Query);
+    assert_eq!(issuer(&row("grant_type = \"\"")).grant_type, None);
+    assert_eq!(issuer(&row("grant_type = \"delegation\"")).grant_type.as_deref(), Some("delegation"));
+    let json = issuer(&row(
+        "body = \"json\"\nparams = { p = { contents = \"read\" }, r = [[1, true]], f = { file = \"f\" } }",
+    ));
+    assert!(matches!(&json.params["p"], ParamValue::Table(members) if members.len() == 1));
+    assert!(matches!(&json.params["r"], ParamValue::Array(items) if items.len() == 1));
+    assert!(matches!(&json.params["f"], ParamValue::Value(source) if !source.is_literal()));
+    assert!(issuer(&row("params = { scope = \"\" }")).params.contains_key("scope"));
+}
+
+#[test]
+fn defaults_follow_what_the_jwt_is_for() {
+    let grant = issuer(&format!("{KEY}\njwt = {{ use = \"assertion\" }}"));
+    assert_eq!(grant.grant_type.as_deref(), Some("urn:ietf:params:oauth:grant-type:jwt-bearer"));
+    assert!(matches!(grant.client_auth, ClientAuth::None));
+    assert_eq!(grant.jwt.as_ref().map(|jwt| jwt.usage), Some(JwtUse::Assertion));
+    let assertion = issuer(&format!("client_auth = \"private_key_jwt\"\n{KEY}"));
+    assert_eq!(assertion.jwt.as_ref().map(|jwt| jwt.lifetime.as_secs()), Some(60));
+    assert!(assertion.jwt.is_some_and(|jwt| jwt.certificate_headers.is_empty()));
+    let certified =
+        issuer(&format!("client_auth = \"private_key_jwt\"\n{KEY}\ncertificate = {{ file = \"c.pem\" }}"));
+    assert_eq!(certified.jwt.map(|jwt| jwt.certificate_headers.len()), Some(1));
+    let tls = issuer(
+        "client_auth = \"tls_client_auth\"\nclient_id = \"a\"\ncertificate = { file = \"both.p12\", password = { env = \"P\" } }",
+    );
+    assert_eq!(tls.tls.certificate, tls.tls.private_key);
+    assert!(tls.tls.private_key.is_some_and(|source| source.password().is_some()));
+    let bound = issuer("client_auth = \"none\"\ndpop = { private_key = { file = \"d.pem\" } }");
+    assert_eq!(bound.response.token_types, ["dpop"]);
+}
+
+#[test]
+fn a_route_says_where_the_token_goes_and_for_whom() {
+    let key = format!("client_auth = \"private_key_jwt\"\n{KEY}");
+    let config = load(&file(&key, "subject = \"someone\"\ninject = { query = \"access_token\" }")).unwrap();
+    let Credential::Issuer { key, .. } = &config.routes[0].credential else { panic!() };
+    assert_eq!(key.subject.as_deref(), Some("someone"));
+    assert_eq!(config.routes[0].inject, Inject::Query { name: "access_token".to_owned() });
+
+    let secret = "client_id = \"a\"\nclient_secret = { env = \"S\" }";
+    let found = lines_and_hints(&file(secret, "subject = \"someone\""));
+    assert_eq!(found[0].0, "route[0].subject");
+    let found = lines_and_hints(&file(secret, "inject = { query = \"t\", header = \"x\" }"));
+    assert_eq!(found[0].0, "route[0].inject.header");
+    let bound = format!("{secret}\ndpop = {{ private_key = {{ file = \"d.pem\" }} }}");
+    let found = lines_and_hints(&file(&bound, "inject = { query = \"t\" }"));
+    assert_eq!(found[0].0, "route[0].inject.query");
+}
+
+#[test]
+fn presets_are_laid_under_what_is_written() {
+    let keys = "preset = \"keycloak\"\nvars = { base_url = \"https://idp/\", realm = \"acme\" }\nclient_id = \"a\"\nclient_secret = { env = \"S\" }";
+    let plain = issuer(keys);
+    let crate::config::TokenEndpoint::Url(url) = &plain.endpoint else { panic!() };
+    assert_eq!(url.text, "https://idp/realms/acme/protocol/openid-connect/token");
+    assert!(matches!(plain.client_auth, ClientAuth::Post { .. }));
+    assert_eq!(plain.preset.as_deref(), Some("keycloak"));
+    let own = issuer(&format!(
+        "{keys}\nclient_auth = \"client_secret_basic\"\nissuer_url = \"https://idp/realms/acme\""
+    ));
+    assert!(matches!(own.client_auth, ClientAuth::Basic { .. }));
+    assert!(matches!(own.endpoint, crate::config::TokenEndpoint::Discovery(_)));
+    assert_ne!(own.digest, plain.digest);
+    // A var that only an overridden value needs is not asked for.
+    issuer(
+        "preset = \"keycloak\"\ntoken_url = \"https://idp/t\"\nclient_id = \"a\"\nclient_secret = { env = \"S\" }",
+    );
+}
+
+#[test]
+fn presets_and_vars_that_are_not_there() {
+    let secret = "client_id = \"a\"\nclient_secret = { env = \"S\" }";
+    let row = |keys: &str| format!("{keys}\n{secret}");
+    let unknown = row("preset = \"keyclock\"\ntoken_url = \"https://idp/t\"");
+    let missing = row("preset = \"keycloak\"\nvars = { base_url = \"https://idp\" }");
+    let other =
+        row("preset = \"keycloak\"\nvars = { base_url = \"https://idp\", realm = \"a\", realn = \"b\" }");
+    let number = row("preset = \"keycloak\"\nvars = { base_url = \"https://idp\", realm = true }");
+    let gone =
+        row("preset = \"keycloak\"\nvars = { base_url = { env = \"BEARERD_TEST_NOT_SET\" }, realm = \"a\" }");
+    let alone = format!("vars = {{ a = \"b\" }}\n{secret}");
+    expect(&[
+        (&unknown, "issuer.corp.preset", "there is no preset \"keyclock\"", "did you mean `keycloak`?"),
+        (
+            &missing,
+            "issuer.corp.vars.realm",
+            "is missing, and preset `keycloak` needs it: Realm settings > General > Realm name",
+            "vars = { realm = \"acme\" }",
+        ),
+        (&other, "issuer.corp.vars.realn", "no var of this preset", "did you mean `realm`?"),
+        (
+            &number,
+            "issuer.corp.vars.realm",
+            "expected a string, { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }, found true",
+            "",
+        ),
+        (
+            &gone,
+            "issuer.corp.vars.base_url",
+            "environment variable BEARERD_TEST_NOT_SET: is not set",
+            "at start",
+        ),
+        (&alone, "issuer.corp.vars", "are for a preset, and none is named", "bearerd init"),
+    ]);
+}
+
+const WEBHOOK: &str = "[webhook.seismic]\naddress = \"127.0.0.1:9181\"\npath = \"/s\"\nsignature_header = \"x-sig\"\n\
+     secrets = [{ file = \"a\" }]\nvalue = \"/id\"\nstore = \"seismic.json\"\n";
+
+#[test]
+fn webhooks() {
+    let issuer = "client_id = \"a\"\nclient_secret = { env = \"S\" }\nparams = { user_id = { webhook = \"seismic\" } }";
+    let good = format!("{}{WEBHOOK}", file(issuer, ""));
+    let config = load(&good).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.webhooks[0].store, PathBuf::from("/etc/bearerd/seismic.json"));
+    let ParamValue::Value(source) = &config.issuers["corp"].params["user_id"] else { panic!() };
+    assert_eq!(source.learned_by(), Some("seismic"));
+    assert!(crate::config::referenced_files(&config).contains(&PathBuf::from("/etc/bearerd/seismic.json")));
+
+    for (from, to, key, message) in [
+        ("9181", "8080", "webhook.seismic.address", "is the same as that of listener `main`"),
+        ("\"/s\"", "\"s\"", "webhook.seismic.path", "is no path of a request"),
+        ("[{ file = \"a\" }]", "[]", "webhook.seismic.secrets", "names no secret, so nobody could sign"),
+        ("\"/id\"", "\"id\"", "webhook.seismic.value", "\"id\" is no JSON pointer"),
+        ("store = \"seismic.json\"", "", "webhook.seismic.store", "is missing"),
+        ("value", "valeu", "webhook.seismic.valeu", "unknown key"),
+        (
+            "[webhook.seismic]",
+            "[webhook.other]",
+            "issuer.corp.params.user_id.webhook",
+            "there is no webhook \"seismic\"",
+        ),
+    ] {
+        let found = lines_and_hints(&good.replace(from, to));
+        assert!(
+            found.iter().any(|(at, words, _)| at == key && words == message),
+            "{from} -> {to}: {found:#?}"
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! Services whose own API comes with a token endpoint.
