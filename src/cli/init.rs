@@ -46,12 +46,13 @@ fn unknown(name: &str) -> Failure {
 
 /// Every preset on a line of its own, in columns.
 fn list<'a>(presets: impl Iterator<Item = &'a Preset>) -> String {
-    let rows: Vec<[String; 3]> = presets
+    let mut rows: Vec<[String; 3]> = presets
         .map(|preset| {
             let vars: Vec<&str> = preset.vars.iter().map(|var| &*var.name).collect();
             [preset.name.to_owned(), preset.title.clone(), vars.join(", ")]
         })
         .collect();
+    rows.sort();
     let width = |column: usize, head: &str| {
         let longest = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
         longest.unwrap_or_default().max(head.len())

@@ -397,8 +397,11 @@ async fn an_upstream_that_refuses_our_certificate_is_told() {
         setup.file("ca.pem", &ca().pem);
         let mut tls = "ca = { file = \"ca.pem\" }".to_owned();
         if let Some(client) = client {
-            setup.file("client.pem", format!("{}{}", client.certificate_pem, client.key_pem));
-            tls = format!("{tls}, certificate = {{ file = \"client.pem\" }}");
+            setup.file("client.pem", &client.certificate_pem);
+            setup.file("client.key", &client.key_pem);
+            tls = format!(
+                "{tls}, certificate = {{ file = \"client.pem\" }}, private_key = {{ file = \"client.key\" }}"
+            );
         }
         let setup = setup.route(&format!("tls = {{ {tls} }}"));
         let report = report(&setup, 1, &[]).await;
@@ -412,9 +415,10 @@ async fn our_own_certificate_that_has_ended_is_told() {
     let issuer = Scripted::start(Some(ca().server_asking(&localhost(), &["http/1.1"]))).await;
     let client = ca().issue_expired(&["client"]);
     let setup = Setup::with(issuer, Scripted::upstream().await)
-        .issuer("tls = { ca = { file = \"ca.pem\" }, certificate = { file = \"client.pem\" } }");
+        .issuer("tls = { ca = { file = \"ca.pem\" }, certificate = { file = \"client.pem\" }, private_key = { file = \"client.key\" } }");
     setup.file("ca.pem", &ca().pem);
-    setup.file("client.pem", format!("{}{}", client.certificate_pem, client.key_pem));
+    setup.file("client.pem", &client.certificate_pem);
+    setup.file("client.key", &client.key_pem);
     let report = report(&setup, 1, &[]).await;
     let issuer = &report["issuers"][0];
     assert!(issuer["keys"][0]["ends"]["at"].as_str().unwrap().starts_with("2021-01-01"), "{issuer}");
@@ -443,7 +447,7 @@ async fn a_missing_secret_is_told_without_asking() {
 
 #[tokio::test]
 async fn an_issuer_that_says_everything_back_makes_no_secret_visible() {
-    let setup = Setup::new().await.env("NOISE", "1");
+    let setup = Setup::new().await;
     setup.issuer.always(|request, _| {
         let said =
             format!("{} {} \u{1b}[2J", request.text(), request.header("authorization").unwrap_or_default());

@@ -47,6 +47,7 @@ fn issuer(text: &mut String, preset: &Preset) {
     }
 }
 
+/// What has a default is told, and left out.
 fn vars(text: &mut String, vars: &[PresetVar]) {
     if vars.is_empty() {
         return;
@@ -54,15 +55,21 @@ fn vars(text: &mut String, vars: &[PresetVar]) {
     text.push('\n');
     for var in vars {
         let default = match var.default.as_deref() {
-            Some("") => " (may be left out)".to_owned(),
-            Some(default) => format!(" (left out: {default})"),
+            Some("") => ". Optional".to_owned(),
+            Some(default) => format!(". Optional: {default} where it is left out"),
             None => String::new(),
         };
         comment(text, &format!("{}: {}{default}", var.name, var.about));
     }
-    let pairs: Vec<String> =
-        vars.iter().map(|var| format!("{} = {}", var.name, quoted(&var.example))).collect();
-    let _ = writeln!(text, "vars = {{ {} }}", pairs.join(", "));
+    let given = |wanted: bool| -> Vec<String> {
+        let of = vars.iter().filter(|var| var.default.is_none() == wanted);
+        of.map(|var| format!("{} = {}", var.name, quoted(&var.example))).collect()
+    };
+    let (needed, optional) = (given(true), given(false));
+    let _ = match needed.as_slice() {
+        [] => writeln!(text, "# vars = {{ {} }}", optional.join(", ")),
+        needed => writeln!(text, "vars = {{ {} }}", needed.join(", ")),
+    };
 }
 
 /// Commented out, every line of it.
@@ -145,7 +152,10 @@ mod tests {
             let table: toml::Table = text.parse().unwrap_or_else(|error| panic!("{}: {error}", preset.name));
             let issuer = table["issuer"][&*preset.name].as_table().unwrap();
             assert_eq!(issuer["preset"].as_str(), Some(&*preset.name));
-            assert!(preset.vars.iter().all(|var| issuer["vars"].get(&*var.name).is_some()), "{text}");
+            for var in &preset.vars {
+                let given = issuer.get("vars").is_some_and(|vars| vars.get(&var.name).is_some());
+                assert_eq!(given, var.default.is_none(), "{}: {text}", var.name);
+            }
             for option in &preset.options {
                 assert!(text.contains(&format!("\n# {} = ", option.key)), "{text}");
             }

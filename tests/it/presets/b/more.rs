@@ -93,7 +93,10 @@ async fn salesforce_says_why() {
                 "POST /services/oauth2/token HTTP/1.1",
                 &["host: acme.my.salesforce.com", FORM],
                 "grant_type=client_credentials&client_id=id-1&client_secret=s",
-                refuses(400, r#"{"error":"invalid_client_id","error_description":"client identifier invalid"}"#),
+                refuses(
+                    400,
+                    r#"{"error":"invalid_client_id","error_description":"client identifier invalid"}"#,
+                ),
             )]
         },
         refused: Some(Refused {
