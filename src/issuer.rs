@@ -19,6 +19,7 @@ mod headers;
 mod inputs;
 mod keys;
 mod lifetime;
+mod probe;
 mod redact;
 mod remedy;
 mod reported;
@@ -35,6 +36,7 @@ use arc_swap::ArcSwapOption;
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError};
 pub use examine::{Finding, examine};
+pub use probe::LastAnswer;
 
 use self::client::{Client, Which};
 use self::context::Context;
@@ -70,6 +72,7 @@ pub struct Issuer {
     noted: AtomicU8,
     /// What was said last of a certificate or assertion that has ended.
     remarked: ArcSwapOption<Vec<String>>,
+    last_answer: ArcSwapOption<LastAnswer>,
 }
 
 struct Endpoint {
@@ -105,6 +108,7 @@ impl Issuer {
             nonce: Nonce::default(),
             noted: AtomicU8::new(0),
             remarked: ArcSwapOption::empty(),
+            last_answer: ArcSwapOption::empty(),
             config,
         }
     }
@@ -220,6 +224,7 @@ impl Issuer {
         match exchange::send(&asking.endpoint.connector, request, ANSWER_LIMIT, asking.deadline).await {
             Err(broken) => Judged { outcome: Err(context.broken(&broken)), nonce_given: false },
             Ok(answer) => {
+                self.saw(&answer);
                 let nonce_given = asking.prover.is_some() && self.nonce.keep(&answer.headers);
                 let outcome = response::judge(answer, &context, &asked).map(|(grant, notes)| {
                     notes.iter().for_each(|note| self.note(note));
@@ -228,6 +233,16 @@ impl Issuer {
                 Judged { outcome, nonce_given }
             }
         }
+    }
+
+    /// What the token endpoint answered last; `None`: it never did.
+    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
+        self.last_answer.load_full()
+    }
+
+    fn saw(&self, answer: &exchange::Answer) {
+        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
+        self.last_answer.store(Some(Arc::new(seen)));
     }
 
     async fn known_endpoint(
