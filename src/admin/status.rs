@@ -116,6 +116,12 @@ struct IssuerStatus {
     /// `/readyz` waits for its tokens.
     required: bool,
     client_auth: &'static str,
+    /// What fills in its table, where one does.
+    preset: Option<String>,
+    /// As it is sent; `null`: none is.
+    grant_type: Option<String>,
+    /// `current`, or `standby` while the issuer takes that one.
+    credential: &'static str,
     scopes: Vec<String>,
 }
 
@@ -226,7 +232,7 @@ pub(super) fn status(view: &View) -> Status {
             .zip(traffic)
             .map(|(it, seen)| route(it, seen, &config.listeners))
             .collect(),
-        issuers: config.issuers.values().map(|it| issuer(it)).collect(),
+        issuers: config.issuers.values().map(|it| issuer(it, &view.credentials)).collect(),
         tokens: view.credentials.iter().map(|it| token(it, view.now)).collect(),
         webhooks: view.webhooks.iter().map(webhook).collect(),
         log_lines_dropped: view.log_lines_dropped,
@@ -348,17 +354,22 @@ fn upstream(url: &UpstreamUrl) -> String {
     }
 }
 
-fn issuer(config: &IssuerConfig) -> IssuerStatus {
+fn issuer(config: &IssuerConfig, credentials: &[CredentialView]) -> IssuerStatus {
     let (url, discovery) = match &config.endpoint {
         TokenEndpoint::Discovery(url) => (url, true),
         TokenEndpoint::Url(url) => (url, false),
     };
+    // All tokens of an issuer are asked for with the same credential.
+    let standby = credentials.iter().any(|it| it.issuer.name == config.name && it.status.standby);
     IssuerStatus {
         name: config.name.to_string(),
         url: endpoint(url),
         discovery,
         required: config.required,
         client_auth: config.client_auth.as_str(),
+        preset: config.preset.as_ref().map(ToString::to_string),
+        grant_type: config.grant_type.clone(),
+        credential: if standby { "standby" } else { "current" },
         scopes: config.scopes.iter().cloned().collect(),
     }
 }

@@ -66,6 +66,25 @@ fn ending_is_not_ready() {
 }
 
 #[test]
+fn status_tells_which_credential_an_issuer_takes() {
+    let mut credential = valid(issuer("corp", true), &["billing"]);
+    let told = |credential: &view::CredentialView| {
+        let view = view(vec![view::CredentialView {
+            issuer: Arc::clone(&credential.issuer),
+            routes: credential.routes.clone(),
+            status: credential.status.clone(),
+        }]);
+        let status = serde_json::to_value(status::status(&view)).unwrap();
+        assert_eq!(status["issuers"][0]["grant_type"], "client_credentials");
+        assert_eq!(status["issuers"][0]["preset"], Value::Null);
+        status["issuers"][0]["credential"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(told(&credential), "current");
+    credential.status.standby = true;
+    assert_eq!(told(&credential), "standby");
+}
+
+#[test]
 fn status_tells_each_tokens_life() {
     let view = view(vec![valid(issuer("corp", true), &["billing"]), refused(issuer("other", false), &["a"])]);
     let status = serde_json::to_value(status::status(&view)).unwrap();

@@ -96,8 +96,9 @@ function show(status) {
     route.name, matches(route.match), route.upstream, route.issuer || "none (anonymous)",
     route.requests, route.upstream_connections,
   ]));
-  table("issuers", ["name", "url", "client auth", "required"], status.issuers.map((issuer) => [
-    issuer.name, issuer.url + (issuer.discovery ? " (discovery)" : ""), issuer.client_auth, issuer.required ? "yes" : "no",
+  table("issuers", ["name", "preset", "url", "grant", "client auth", "credential", "required"], status.issuers.map((issuer) => [
+    issuer.name, issuer.preset || "", issuer.url + (issuer.discovery ? " (discovery)" : ""), issuer.grant_type || "",
+    issuer.client_auth, [issuer.credential, issuer.credential === "standby" ? "bad" : ""], issuer.required ? "yes" : "no",
   ]));
   table("listeners", ["name", "address", "callers", "connections"], status.listeners.map((listener) => [
     listener.name, listener.address + (listener.tls ? " (TLS)" : ""), listener.callers, listener.connections,

@@ -178,6 +178,7 @@ pub(super) fn valid(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialVie
         waiters: 0,
         last_error: None,
         fetched_once: true,
+        standby: false,
     };
     CredentialView { issuer, routes: routes.iter().map(|name| Arc::from(*name)).collect(), status }
 }

@@ -60,6 +60,7 @@ pub(super) struct Scripted {
     waiting: AtomicI64,
     under_way: Arc<AtomicUsize>,
     pub(super) fingerprint: AtomicU8,
+    pub(super) binding: AtomicU8,
     pub(super) fingerprints_read: AtomicUsize,
 }
 
@@ -94,6 +95,7 @@ impl Scripted {
             waiting: AtomicI64::new(0),
             under_way: Arc::default(),
             fingerprint: AtomicU8::new(0),
+            binding: AtomicU8::new(0),
             fingerprints_read: AtomicUsize::new(0),
         }
     }
@@ -153,6 +155,14 @@ impl TokenSource for Scripted {
     fn credential_fingerprint(&self) -> [u8; 32] {
         self.fingerprints_read.fetch_add(1, SeqCst);
         [self.fingerprint.load(SeqCst); 32]
+    }
+
+    fn binding_fingerprint(&self, _key: &CredentialKey) -> [u8; 32] {
+        [self.binding.load(SeqCst); 32]
+    }
+
+    fn standby_in_use(&self) -> bool {
+        false
     }
 
     fn requested(&self, outcome: &'static str, _took: Duration) {
@@ -276,7 +286,7 @@ pub(super) async fn settle() {
 }
 
 pub(super) fn text(token: &Token) -> String {
-    assert_eq!(token.bearer.as_bytes(), [b"Bearer ", token.secret.expose()].concat());
-    assert!(token.bearer.is_sensitive());
+    assert_eq!(token.authorization.as_bytes(), [b"Bearer ", token.secret.expose()].concat());
+    assert!(token.authorization.is_sensitive());
     token.secret.expose_str().unwrap().to_owned()
 }
