@@ -7,10 +7,13 @@ mod check;
 mod demo;
 pub mod explain;
 mod healthcheck;
+mod init;
 mod jwt;
+mod online;
 mod output;
 mod run;
 mod token;
+mod xoauth2;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -88,13 +91,15 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
     let common = &args.common;
     match args.verb.unwrap_or(Verb::Run) {
         Verb::Run => run::run(common, refused),
-        Verb::Check { online: true, .. } => Err(not_built("check --online")),
-        Verb::Check { online: false, output } => check::check(common, output),
+        Verb::Check { online: true, no_guess, output } => {
+            online::check(common, online::Asked { guess: !no_guess, output })
+        }
+        Verb::Check { output, .. } => check::check(common, output),
         Verb::Explain { method, url, headers, output } => {
             explain_call(common, &method, &url, &headers, output)
         }
-        Verb::Token { issuer, route, decode, output } => {
-            token::token(common, &token::Asked { issuer, route, decode, output })
+        Verb::Token { issuer, route, decode, xoauth2, output } => {
+            token::token(common, &token::Asked { issuer, route, decode, xoauth2, output })
         }
         Verb::Schema { .. } => {
             output::answer_json(&config::schema());
@@ -102,7 +107,7 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
         }
         Verb::Demo => demo::demo(common, refused),
         Verb::Healthcheck { output } => healthcheck::healthcheck(common, output),
-        Verb::Init { .. } => Err(not_built("init")),
+        Verb::Init { preset, output } => init::init(preset.as_deref(), output),
         Verb::Completions { .. } => Err(not_built("completions")),
     }
 }

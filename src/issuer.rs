@@ -12,6 +12,8 @@ pub mod error;
 mod examine;
 mod exchange;
 mod fingerprint;
+#[cfg(test)]
+mod fixture;
 mod form;
 mod fuzz;
 mod grace;
@@ -19,7 +21,10 @@ mod headers;
 mod inputs;
 mod keys;
 mod lifetime;
+mod probe;
 mod redact;
+mod remedy;
+mod reported;
 mod request;
 mod response;
 mod standby;
@@ -33,6 +38,7 @@ use arc_swap::ArcSwapOption;
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError};
 pub use examine::{Finding, examine};
+pub use probe::LastAnswer;
 
 use self::client::{Client, Which};
 use self::context::Context;
@@ -68,6 +74,7 @@ pub struct Issuer {
     noted: AtomicU8,
     /// What was said last of a certificate or assertion that has ended.
     remarked: ArcSwapOption<Vec<String>>,
+    last_answer: ArcSwapOption<LastAnswer>,
 }
 
 struct Endpoint {
@@ -103,6 +110,7 @@ impl Issuer {
             nonce: Nonce::default(),
             noted: AtomicU8::new(0),
             remarked: ArcSwapOption::empty(),
+            last_answer: ArcSwapOption::empty(),
             config,
         }
     }
@@ -125,15 +133,16 @@ impl Issuer {
         let started = self.clock.boot();
         let outcome = self.attempt(key).await;
         let ms = self.clock.boot().saturating_sub(started).as_millis();
-        let (status, what) = match &outcome {
-            Ok(_) => (None, "granted"),
-            Err(error) => (error.http_status, error.kind.as_str()),
+        let (status, what, trace) = match &outcome {
+            Ok(_) => (None, "granted", None),
+            Err(error) => (error.http_status, error.kind.as_str(), error.trace.as_deref()),
         };
         tracing::debug!(
             issuer = &*self.config.name,
             endpoint = self.endpoint(),
             status,
             outcome = what,
+            trace,
             ms,
             "asked for a token"
         );
@@ -217,6 +226,7 @@ impl Issuer {
         match exchange::send(&asking.endpoint.connector, request, ANSWER_LIMIT, asking.deadline).await {
             Err(broken) => Judged { outcome: Err(context.broken(&broken)), nonce_given: false },
             Ok(answer) => {
+                self.saw(&answer);
                 let nonce_given = asking.prover.is_some() && self.nonce.keep(&answer.headers);
                 let outcome = response::judge(answer, &context, &asked).map(|(grant, notes)| {
                     notes.iter().for_each(|note| self.note(note));
@@ -225,6 +235,16 @@ impl Issuer {
                 Judged { outcome, nonce_given }
             }
         }
+    }
+
+    /// What the token endpoint answered last; `None`: it never did.
+    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
+        self.last_answer.load_full()
+    }
+
+    fn saw(&self, answer: &exchange::Answer) {
+        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
+        self.last_answer.store(Some(Arc::new(seen)));
     }
 
     async fn known_endpoint(
@@ -283,6 +303,7 @@ impl Issuer {
             code: None,
             http_status: None,
             retry_after: None,
+            trace: None,
         }
     }
 
@@ -340,8 +361,8 @@ fn connector_to(url: &HttpUrl, config: &IssuerConfig) -> Connector {
     Connector::new(target, config.tls.clone(), config.egress.clone(), Offer::Both, config.timeout)
 }
 
-/// Judges arbitrary bytes as an answer of a token endpoint. The first byte chooses the status and the format, the
-/// rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
+/// Judges arbitrary bytes as an answer of a token endpoint. The first byte chooses the status, the format and
+/// the headers, the rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
 pub fn fuzz_response(bytes: &[u8]) {
     fuzz::response(bytes);
 }

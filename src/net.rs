@@ -13,4 +13,4 @@ mod tunnel;
 
 pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, Target};
 pub use explain::tls_cause;
-pub use stream::Stream;
+pub use stream::{Facts, Stream};

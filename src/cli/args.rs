@@ -9,7 +9,10 @@ use crate::config::LogFormat;
 const EXAMPLES: &str = "\
 Examples:
   bearerd demo                              see it work, without a config
+  bearerd init                              the issuers that there is a preset for
+  bearerd init keycloak > bearerd.toml      a config to start from
   bearerd check                             every mistake in the config at once
+  bearerd check --online                    and what issuers and upstreams say to it
   bearerd explain GET http://127.0.0.1:8080/billing/invoices
   bearerd                                   serve
 
@@ -19,6 +22,15 @@ The config is the file of --config, else of $BEARERD_CONFIG, else
 Exit codes: 0 fine; 1 failed while running, or \"no\" as an answer;
 64 bad usage; 69 an address is taken or may not be bound; 78 bad config,
 or none.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  bearerd check --config bearerd.toml
+  bearerd check --output json | jq '.problems[].message'
+  bearerd check --online                    a token from each issuer, a connection to each upstream
+  bearerd check --online --output json | jq '.issuers[] | select(.ok | not)'
+
+Exit codes: 0 fine, warnings included; 1 an issuer or upstream said no (--online); 78 bad config.";
 
 /// Puts OAuth 2.0 bearer tokens on outbound calls.
 ///
@@ -81,14 +93,16 @@ pub(super) enum Verb {
 
     /// Report every mistake in the config at once.
     ///
-    /// Touches no network. A secret file that is missing is a warning.
-    #[command(
-        after_help = "Examples:\n  bearerd check --config bearerd.toml\n  bearerd check --output json | jq '.problems[].message'"
-    )]
+    /// Touches no network unless asked to. A secret file that is missing is a warning.
+    #[command(after_help = CHECK_EXAMPLES)]
     Check {
-        /// Also ask the issuers and upstreams (not built yet).
-        #[arg(long, hide = true)]
+        /// Also get a token from every issuer, connect to every upstream, and say what was learned. Sends no call to
+        /// an upstream, and shows no secret.
+        #[arg(long)]
         online: bool,
+        /// With --online: where an issuer refuses, don't send the few more requests that find out what it takes.
+        #[arg(long, requires = "online")]
+        no_guess: bool,
         #[arg(long, short, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
@@ -114,7 +128,7 @@ pub(super) enum Verb {
 
     /// Fetch a token as the proxy would, and print it.
     #[command(
-        after_help = "Examples:\n  bearerd token corp --decode\n  curl -H \"Authorization: Bearer $(bearerd token corp)\" https://billing.example.com/"
+        after_help = "Examples:\n  bearerd token corp --decode\n  curl -H \"Authorization: Bearer $(bearerd token corp)\" https://billing.example.com/\n  bearerd token mail --xoauth2 user@example.com"
     )]
     Token {
         /// The NAME of [issuer.NAME].
@@ -126,6 +140,23 @@ pub(super) enum Verb {
         /// Print the token's claims and times instead of the token.
         #[arg(long)]
         decode: bool,
+        /// Print the SASL XOAUTH2 string for this mailbox (IMAP, POP, SMTP) instead of the token.
+        #[arg(long, value_name = "USER", conflicts_with = "decode", value_parser = super::xoauth2::user)]
+        xoauth2: Option<String>,
+        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+
+    /// Print a commented config to start from; without a preset, list the presets.
+    ///
+    /// A preset holds what a vendor fixes, so that only what is yours is left to fill in.
+    #[command(
+        after_help = "Examples:\n  bearerd init\n  bearerd init keycloak > bearerd.toml\n  bearerd init --output json | jq -r '.presets[].name'"
+    )]
+    Init {
+        /// A name of the list.
+        #[arg(value_name = "PRESET")]
+        preset: Option<String>,
         #[arg(long, short, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
@@ -152,12 +183,7 @@ pub(super) enum Verb {
         output: Output,
     },
 
-    // Known, so that they are refused in plain words and not as typing mistakes.
-    #[command(hide = true, disable_help_flag = true, disable_version_flag = true)]
-    Init {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<String>,
-    },
+    // Known, so that it is refused in plain words and not as a typing mistake.
     #[command(hide = true, disable_help_flag = true, disable_version_flag = true)]
     Completions {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -40,7 +40,7 @@ pub(super) fn check(common: &Common, format: Output) -> Result<Exit, Failure> {
     Ok(if good { Exit::Fine } else { Exit::Config })
 }
 
-fn all_problems(config: &Config) -> Vec<Problem> {
+pub(super) fn all_problems(config: &Config) -> Vec<Problem> {
     let mut problems = config.warnings.clone();
     problems.extend(config::check_references(config));
     problems.extend(config.listeners.iter().filter_map(|listener| tls_problem(config, listener)));
@@ -73,7 +73,7 @@ fn sources(tls: &ListenerTls) -> impl Iterator<Item = &Source> {
     [Some(&tls.certificate), Some(&tls.private_key), tls.client_ca.as_ref()].into_iter().flatten()
 }
 
-fn is_error(problem: &Problem) -> bool {
+pub(super) fn is_error(problem: &Problem) -> bool {
     problem.severity == Severity::Error
 }
 
@@ -97,7 +97,7 @@ pub(super) fn verdict(path: &Path, problems: &[Problem]) -> String {
     format!("{}: {}", path.display(), count(errors, "mistake"))
 }
 
-fn count(number: usize, what: &str) -> String {
+pub(super) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 

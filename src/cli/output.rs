@@ -9,8 +9,17 @@ pub(super) fn answer(text: &str) {
 
 /// An answer that must not be copied about, to stdout, with a line end.
 pub(super) fn answer_bytes(bytes: &[u8]) {
+    answer_parts(&[bytes]);
+}
+
+/// The same in pieces, one behind the other.
+pub(super) fn answer_parts(parts: &[&[u8]]) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(bytes).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush());
+    let _ = parts
+        .iter()
+        .chain([&b"\n"[..]].iter())
+        .try_for_each(|part| stdout.write_all(part))
+        .and_then(|()| stdout.flush());
 }
 
 /// An answer for a program, to stdout.
@@ -40,14 +49,18 @@ pub(super) fn harmless(text: &str) -> String {
 /// `did you mean …?`, or the names that there are.
 pub(super) fn suggestion<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
-    let near = names
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(written, name), *name))
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
-        .min();
-    match near {
-        Some((_, name)) => format!("did you mean `{name}`?"),
+    match nearest(written, names.iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
         None if names.is_empty() => "there are none in the config".to_owned(),
         None => format!("there are: {}", names.join(", ")),
     }
+}
+
+/// The name that was probably meant.
+pub(super) fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .map(|name| (strsim::damerau_levenshtein(written, name), name))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .min()
+        .map(|(_, name)| name)
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::{Common, Output};
 use super::jwt::{self, Jwt};
-use super::{Exit, Failure, load, output};
+use super::{Exit, Failure, load, output, xoauth2};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Credential, CredentialKey, IssuerConfig};
 use crate::issuer::{Grant, Issuer};
@@ -18,6 +18,8 @@ pub(super) struct Asked {
     pub(super) issuer: String,
     pub(super) route: Option<String>,
     pub(super) decode: bool,
+    /// The user of a SASL XOAUTH2 string.
+    pub(super) xoauth2: Option<String>,
     pub(super) output: Output,
 }
 
@@ -26,7 +28,17 @@ pub(super) fn token(common: &Common, asked: &Asked) -> Result<Exit, Failure> {
     let (issuer, key) = credential(&config, asked)?;
     let default_lifetime = issuer.default_lifetime;
     let requested = SystemClock.wall();
-    let grant = fetch(issuer, &key)?;
+    let grant = fetch(Arc::clone(&issuer), &key)?;
+    if let Some(user) = &asked.xoauth2 {
+        return print_xoauth2(user, &issuer, &grant, asked.output);
+    }
+    if is_bound(&issuer, &grant) {
+        output::tell(&format!(
+            "bearerd: warning: this token is bound to the DPoP key of [issuer.{}]: it is of no use without a proof \
+             of that key, which the proxy makes for each call",
+            issuer.name
+        ));
+    }
     let shown = Shown::new(&asked.issuer, &grant, default_lifetime, requested);
     match (asked.output, asked.decode) {
         (Output::Text, false) => output::answer_bytes(grant.token.expose()),
@@ -41,6 +53,32 @@ pub(super) fn token(common: &Common, asked: &Asked) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Fine)
+}
+
+fn print_xoauth2(user: &str, issuer: &IssuerConfig, grant: &Grant, format: Output) -> Result<Exit, Failure> {
+    if is_bound(issuer, grant) {
+        return Err(Failure::new(
+            Exit::No,
+            format!(
+                "issuer {}: the token is bound to a DPoP key, and XOAUTH2 carries no proof of that key: use an issuer \
+                 without `dpop`",
+                issuer.name
+            ),
+        ));
+    }
+    let response = xoauth2::response(user, &grant.token)
+        .ok_or_else(|| Failure::new(Exit::No, "the XOAUTH2 string would be too long"))?;
+    match format {
+        Output::Text => output::answer_bytes(response.expose()),
+        // Written by hand: base64 needs no escape, and no other copy of it is made.
+        Output::Json => output::answer_parts(&[b"{\n  \"xoauth2\": \"", response.expose(), b"\"\n}"]),
+    }
+    Ok(Exit::Fine)
+}
+
+/// Sender-constrained (RFC 9449): whoever holds the token alone can do nothing with it.
+pub(super) fn is_bound(issuer: &IssuerConfig, _grant: &Grant) -> bool {
+    issuer.dpop.is_some()
 }
 
 /// Whose token, with which scopes and parameters: a route's, or the issuer's own.
@@ -70,7 +108,7 @@ fn credential(config: &Config, asked: &Asked) -> Result<(Arc<IssuerConfig>, Cred
     }
 }
 
-fn own_key(issuer: &IssuerConfig) -> CredentialKey {
+pub(super) fn own_key(issuer: &IssuerConfig) -> CredentialKey {
     CredentialKey {
         issuer: Arc::clone(&issuer.name),
         issuer_digest: issuer.digest,
@@ -165,12 +203,12 @@ impl<'a> Shown<'a> {
 }
 
 /// A NumericDate (RFC 7519 section 2), where it is one that a calendar has.
-fn time(value: &Value) -> Option<SystemTime> {
+pub(super) fn time(value: &Value) -> Option<SystemTime> {
     let seconds = value.as_f64().filter(|seconds| (0.0..253_402_300_799.0).contains(seconds))?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds))
 }
 
-fn rfc3339(at: SystemTime) -> String {
+pub(super) fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
 }
 

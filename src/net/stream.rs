@@ -1,6 +1,7 @@
 //! One byte stream, whatever it runs over.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -18,6 +19,41 @@ enum Inner {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What an open connection tells of its other end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The other end's, or that of the proxy on the way. `None`: a Unix socket.
+    pub address: Option<SocketAddr>,
+    /// `TLS 1.2`, `TLS 1.3`. `None`: without TLS.
+    pub tls: Option<&'static str>,
+    /// The certificate that it showed, as DER.
+    pub certificate: Option<Vec<u8>>,
+}
+
+impl Stream {
+    pub fn facts(&self) -> Facts {
+        match &self.0 {
+            Inner::Unix(_) => Facts::default(),
+            Inner::Tcp(stream) => Facts { address: stream.peer_addr().ok(), ..Facts::default() },
+            Inner::Tls(stream) => {
+                let (tcp, session) = stream.get_ref();
+                Facts {
+                    address: tcp.peer_addr().ok(),
+                    tls: session.protocol_version().map(|version| match version {
+                        rustls::ProtocolVersion::TLSv1_3 => "TLS 1.3",
+                        rustls::ProtocolVersion::TLSv1_2 => "TLS 1.2",
+                        _ => "TLS",
+                    }),
+                    certificate: session
+                        .peer_certificates()
+                        .and_then(|chain| chain.first())
+                        .map(|certificate| certificate.to_vec()),
+                }
+            }
+        }
+    }
 }
 
 impl From<TcpStream> for Stream {

@@ -365,7 +365,14 @@ fn log_rebound(slot: &TokenSlot) {
 }
 
 fn unusable(detail: String) -> IssuerError {
-    IssuerError { kind: FailureKind::Unusable, detail, code: None, http_status: None, retry_after: None }
+    IssuerError {
+        kind: FailureKind::Unusable,
+        detail,
+        code: None,
+        http_status: None,
+        retry_after: None,
+        trace: None,
+    }
 }
 
 /// A fault of ours must not keep a token away for good: it is a failure like others, and tried again.
@@ -377,6 +384,7 @@ fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
         code: None,
         http_status: None,
         retry_after: None,
+        trace: None,
     }
 }
 
@@ -421,6 +429,7 @@ fn log_failure(slot: &TokenSlot, trouble: &Trouble, now: Moment) {
         scopes = %scopes(slot),
         detail = %trouble.detail,
         code = trouble.code.as_deref(),
+        trace = trouble.trace.as_deref(),
         failures = trouble.in_a_row,
         next_try_in_s = trouble.retry_at.saturating_sub(now.boot).as_secs(),
         still_valid = serving,

@@ -98,6 +98,8 @@ pub struct LastError {
     pub detail: String,
     /// The OAuth `error` code.
     pub code: Option<String>,
+    /// Under which ids the issuer knows the request.
+    pub trace: Option<String>,
     pub next_try: Option<SystemTime>,
     pub failures_in_a_row: u32,
 }
@@ -131,6 +133,7 @@ pub(super) struct Trouble {
     pub(super) kind: FailureKind,
     pub(super) detail: String,
     pub(super) code: Option<String>,
+    pub(super) trace: Option<String>,
     pub(super) at: SystemTime,
     /// On the clock that runs in suspend: before it, calls are answered with this failure.
     pub(super) retry_at: Duration,
@@ -155,6 +158,7 @@ impl Trouble {
             kind: error.kind,
             detail: error.detail,
             code: error.code,
+            trace: error.trace,
             at: now.wall,
             retry_at: now.boot.saturating_add(pause),
             next_try: now.wall_in(pause),
@@ -192,6 +196,7 @@ impl Trouble {
             at: self.at,
             detail: self.detail.clone(),
             code: self.code.clone(),
+            trace: self.trace.clone(),
             next_try: Some(self.next_try),
             failures_in_a_row: self.in_a_row,
         }

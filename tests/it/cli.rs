@@ -25,7 +25,7 @@ async fn version_and_help() {
     let output = run(folder.path(), &["--version"]).await;
     output.expect_code(0);
     assert_eq!(output.stdout.trim(), format!("bearerd {}", env!("CARGO_PKG_VERSION")));
-    let verbs = ["run", "check", "explain", "token", "schema", "demo", "healthcheck"];
+    let verbs = ["run", "check", "explain", "token", "init", "schema", "demo", "healthcheck"];
     let help = run(folder.path(), &["--help"]).await;
     help.expect_code(0);
     for verb in verbs {
@@ -48,6 +48,10 @@ async fn bad_usage_is_64() {
         &["token"],
         &["check", "extra", "words"],
         &["check", "--output", "xml"],
+        &["check", "--no-guess"],
+        &["init", "keycloak", "okta"],
+        &["token", "corp", "--xoauth2"],
+        &["token", "corp", "--decode", "--xoauth2", "user@example.com"],
     ] {
         let output = run(setup.folder(), args).await;
         assert_eq!(output.code, 64, "{args:?}: {}", output.all());
@@ -58,14 +62,12 @@ async fn bad_usage_is_64() {
 #[tokio::test]
 async fn verb_that_is_not_built_yet_is_refused() {
     let setup = plain().await;
-    for args in [&["init"][..], &["init", "keycloak"], &["completions", "bash"], &["check", "--online"]] {
-        let output = run(setup.folder(), args).await;
-        if output.code == 0 {
-            // Built by now.
-            assert!(!output.stdout.is_empty(), "{args:?}");
-        } else {
-            assert!(output.stderr.contains("not"), "{args:?}: {}", output.all());
-        }
+    let output = run(setup.folder(), &["completions", "bash"]).await;
+    if output.code == 0 {
+        // Built by now.
+        assert!(!output.stdout.is_empty());
+    } else {
+        assert!(output.stderr.contains("not"), "{}", output.all());
     }
 }
 
@@ -204,6 +206,34 @@ async fn token_is_1_where_the_issuer_refuses() {
     assert_eq!(output.stdout, "");
     assert!(output.stderr.contains("invalid_client"), "{}", output.stderr);
     assert!(!output.stderr.contains(crate::support::setup::SECRET));
+}
+
+#[tokio::test]
+async fn token_xoauth2_is_the_string_for_mail_on_one_line() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::token("EwBAAl3BAAUFFpUAo7J3Ve0bjLBWZWCclRC3EoAA"));
+    let setup = written(setup).await;
+    let wanted = "dXNlcj10ZXN0QGNvbnRvc28ub25taWNyb3NvZnQuY29tAWF1dGg9QmVhcmVyIEV3QkFBbDNCQUFVRkZwVUFvN0ozVmUwYmpMQldaV0NjbFJDM0VvQUEBAQ==";
+    let args = ["token", "corp", "--xoauth2", "test@contoso.onmicrosoft.com"];
+    let output = run(setup.folder(), &args).await;
+    output.expect_code(0);
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), (format!("{wanted}\n").as_str(), ""));
+    let output = run(setup.folder(), &[&args[..], &["--output", "json"]].concat()).await;
+    output.expect_code(0);
+    assert_eq!(output.json(), serde_json::json!({ "xoauth2": wanted }));
+    let long = "x".repeat(4000);
+    let output = run(setup.folder(), &["token", "corp", "--xoauth2", &long]).await;
+    assert_eq!(output.stdout.lines().count(), 1, "no line is broken");
+}
+
+#[tokio::test]
+async fn token_xoauth2_takes_no_user_that_could_change_the_string() {
+    let setup = plain().await;
+    for user in ["", "a\u{1}auth=Bearer x", "a\nb"] {
+        let output = run(setup.folder(), &["token", "corp", "--xoauth2", user]).await;
+        output.expect_code(64);
+    }
+    assert_eq!(setup.issuer.count(), 0);
 }
 
 #[tokio::test]

@@ -152,6 +152,8 @@ async fn no_secret_is_in_what_the_verbs_print() {
     for args in [
         &["check"][..],
         &["check", "--output", "json"],
+        &["check", "--online"],
+        &["check", "--online", "--output", "json", "--log-level", "trace"],
         &["explain", "GET", "http://localhost/?q=canary-query-value"],
         &["token", "corp", "--log-level", "trace"],
         &["token", "corp", "--decode"],

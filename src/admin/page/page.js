@@ -74,7 +74,8 @@ function error(token) {
   const last = token.last_error;
   if (!last) return "";
   const next = last.next_try ? "; next try " + last.next_try : "";
-  return last.at + ": " + last.detail + next;
+  const trace = last.trace ? "; " + last.trace : "";
+  return last.at + ": " + last.detail + trace + next;
 }
 
 function show(status) {
@@ -101,6 +102,12 @@ function show(status) {
   ]));
   table("listeners", ["name", "address", "callers", "connections"], status.listeners.map((listener) => [
     listener.name, listener.address + (listener.tls ? " (TLS)" : ""), listener.callers, listener.connections,
+  ]));
+  at("webhooks").hidden = status.webhooks.length === 0;
+  table("webhooks", ["name", "address", "value", "received", "last refusal"], status.webhooks.map((webhook) => [
+    webhook.name, webhook.address + webhook.path,
+    [webhook.problem || (webhook.has_value ? "there" : "none yet"), webhook.has_value ? "good" : "bad"],
+    webhook.received_at || "", webhook.last_refusal ? webhook.last_refusal.at + ": " + webhook.last_refusal.detail : "",
   ]));
   at("warnings").hidden = status.config.warnings.length === 0;
   table("warnings", ["where", "key", "what", "hint"], status.config.warnings.map((warning) => [

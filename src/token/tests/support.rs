@@ -190,7 +190,8 @@ pub(super) fn grant(number: usize, lifetime: u64) -> Grant {
 }
 
 pub(super) fn failure(kind: FailureKind) -> IssuerError {
-    IssuerError { kind, detail: "no".to_owned(), code: None, http_status: None, retry_after: None }
+    let detail = "no".to_owned();
+    IssuerError { kind, detail, code: None, http_status: None, retry_after: None, trace: None }
 }
 
 pub(super) fn issuer(name: &str, digest: u8) -> IssuerConfig {

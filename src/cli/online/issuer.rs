@@ -1,0 +1,230 @@
+//! One issuer: a token for each credential that the proxy would ask with, and what else shows on the way.
+
+use std::sync::Arc;
+
+use http::uri::Authority;
+use tokio::time::Instant;
+
+use super::plan::Wanted;
+use super::report::{Advertised, CredentialReport, ErrorReport, IssuerReport, TlsReport, ms};
+use super::{Bounds, guess, keys, out_of_time, token, upstream};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{CredentialKey, IssuerConfig, TokenEndpoint};
+use crate::issuer::{FailureKind, Grant, Issuer, IssuerError};
+use crate::net::connect::Offer;
+use crate::net::{Connector, Target};
+
+/// Clocks that differ by no more are not worth a word, in seconds.
+const CLOCK_DIFFERENCE: i64 = 5;
+
+/// Why the rest is not asked for.
+enum Settled {
+    No,
+    /// Every other answer would be the same, and might lock the client.
+    Refused(IssuerError, CredentialKey),
+    /// There is nobody to ask.
+    Gone,
+}
+
+pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: Bounds) -> IssuerReport {
+    // Here a refusal is told as what it is, however new the credential.
+    let config = IssuerConfig { credential_grace: std::time::Duration::ZERO, ..IssuerConfig::clone(&config) };
+    let issuer = Issuer::new(Arc::new(config.clone()), Arc::new(SystemClock));
+    let mut report = blank(&config, bounds);
+    let mut settled = Settled::No;
+    for wanted in wanted {
+        if !matches!(settled, Settled::No) {
+            report.credentials.push(not_asked(wanted));
+            continue;
+        }
+        let (told, error) = one(&issuer, &wanted, bounds).await;
+        report.credentials.push(told);
+        let Some(error) = error else { continue };
+        if error.code.as_deref() == Some("invalid_scope") && bounds.guess {
+            add(&mut report, guess::scopes(&config, &wanted.key, bounds).await);
+        }
+        settled = settle(error, wanted.key, &config);
+    }
+    if let Settled::Refused(error, key) = &settled {
+        refused(&mut report, error, key, &config, bounds).await;
+    }
+    report.endpoint = issuer.endpoint();
+    if !matches!(settled, Settled::Gone) {
+        report.tls = tls(&config, report.endpoint.as_deref(), bounds).await;
+    }
+    report.clock_difference = issuer.last_answer().and_then(|answer| answer.clock_difference());
+    report.advertised = advertised(&issuer, &config, &report);
+    report.ok = report.credentials.iter().all(|credential| credential.ok || !credential.needed);
+    report.warnings = warnings(&report);
+    hints_of_what_is_known(&mut report);
+    report
+}
+
+fn blank(config: &IssuerConfig, bounds: Bounds) -> IssuerReport {
+    IssuerReport {
+        name: config.name.to_string(),
+        ok: false,
+        endpoint: None,
+        client_auth: config.client_auth.as_str().to_owned(),
+        tls: None,
+        clock_difference: None,
+        credentials: Vec::new(),
+        keys: keys::report(config, bounds.now),
+        advertised: None,
+        extra_requests: 0,
+        warnings: Vec::new(),
+        hints: Vec::new(),
+    }
+}
+
+fn not_asked(wanted: Wanted) -> CredentialReport {
+    CredentialReport {
+        routes: wanted.routes,
+        scopes: wanted.key.scopes.into_iter().collect(),
+        subject: wanted.key.subject,
+        needed: wanted.needed,
+        asked: false,
+        ok: false,
+        status: None,
+        ms: None,
+        token: None,
+        error: None,
+    }
+}
+
+async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialReport, Option<IssuerError>) {
+    let mut report = CredentialReport { asked: true, ..not_asked(wanted.clone()) };
+    let (started, requested) = (Instant::now(), SystemClock.wall());
+    let outcome: Result<Grant, IssuerError> = match bounds.hold(issuer.fetch(&wanted.key)).await {
+        Some(outcome) => outcome,
+        None => Err(IssuerError {
+            kind: FailureKind::Timeout,
+            detail: format!("issuer {}: {}", wanted.key.issuer, out_of_time()),
+            code: None,
+            http_status: None,
+            retry_after: None,
+            trace: None,
+        }),
+    };
+    report.ms = Some(ms(started.elapsed()));
+    match outcome {
+        Ok(grant) => {
+            report.ok = true;
+            report.status = issuer.last_answer().map(|answer| answer.status);
+            report.token = Some(token::report(&grant, &wanted.key, issuer.config(), requested));
+            (report, None)
+        }
+        Err(error) => {
+            report.status = error.http_status;
+            report.error = Some(ErrorReport {
+                kind: error.kind.as_str(),
+                code: error.code.clone(),
+                detail: error.detail.clone(),
+            });
+            (report, Some(error))
+        }
+    }
+}
+
+fn settle(error: IssuerError, key: CredentialKey, config: &IssuerConfig) -> Settled {
+    let client = error.kind == FailureKind::ClientRefused || guess::may_be_the_method(&error, config);
+    match error.kind {
+        FailureKind::Unavailable | FailureKind::Timeout | FailureKind::Credential => Settled::Gone,
+        // The client is known, and another scope may be open to it.
+        _ if error.code.as_deref() == Some("unauthorized_client") && error.http_status != Some(401) => {
+            Settled::No
+        }
+        _ if client => Settled::Refused(error, key),
+        _ => Settled::No,
+    }
+}
+
+async fn refused(
+    report: &mut IssuerReport,
+    error: &IssuerError,
+    key: &CredentialKey,
+    config: &IssuerConfig,
+    bounds: Bounds,
+) {
+    if !guess::may_be_the_method(error, config) {
+        return;
+    }
+    if bounds.guess {
+        add(report, guess::methods(config, key, bounds).await);
+    } else {
+        report.hints.push("without --no-guess, the secret's other methods are tried once each".to_owned());
+    }
+}
+
+fn add(report: &mut IssuerReport, guessed: guess::Guessed) {
+    report.extra_requests += guessed.requests;
+    report.hints.extend(guessed.hints);
+}
+
+/// Of a connection of its own: that of a token request is gone with its answer.
+async fn tls(config: &IssuerConfig, endpoint: Option<&str>, bounds: Bounds) -> Option<TlsReport> {
+    let (TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &config.endpoint;
+    if !url.https || bounds.over() {
+        return None;
+    }
+    let authority: Authority = endpoint?.split('/').next()?.parse().ok()?;
+    let host = authority.host().trim_matches(['[', ']']).to_owned();
+    let target = Target::Tcp { host, port: authority.port_u16().unwrap_or(443), tls: true };
+    let connector =
+        Connector::new(target, config.tls.clone(), config.egress.clone(), Offer::Both, config.timeout);
+    let connected = bounds.hold(connector.connect()).await?.ok()?;
+    upstream::tls(&connected.stream.facts(), bounds)
+}
+
+fn advertised(_issuer: &Issuer, _config: &IssuerConfig, _report: &IssuerReport) -> Option<Advertised> {
+    None
+}
+
+fn warnings(report: &IssuerReport) -> Vec<String> {
+    let mut warnings = keys::warnings(&report.keys);
+    if let Some(seconds) = report.clock_difference.filter(|seconds| seconds.abs() > CLOCK_DIFFERENCE) {
+        let (span, way) = (seconds.abs(), if seconds > 0 { "ahead of" } else { "behind" });
+        warnings.push(format!("the issuer's clock is {span} s {way} ours: set both by NTP"));
+    }
+    for credential in &report.credentials {
+        let Some(token) = credential.token.as_ref().filter(|token| !token.not_granted.is_empty()) else {
+            continue;
+        };
+        warnings.push(format!("asked for and not granted: {}", token.not_granted.join(", ")));
+    }
+    if let Some(advertised) = report.advertised.as_ref().filter(|known| !known.unknown_scopes.is_empty()) {
+        warnings.push(format!(
+            "the issuer does not advertise the scope {}",
+            advertised.unknown_scopes.join(", ")
+        ));
+    }
+    for credential in
+        report.credentials.iter().filter(|credential| !credential.needed && credential.error.is_some())
+    {
+        let detail = credential.error.as_ref().map(|error| error.detail.as_str()).unwrap_or_default();
+        warnings.push(format!("the issuer's own scopes, which no route uses, get no token: {detail}"));
+    }
+    warnings
+}
+
+/// What needs no request, where the client was refused.
+fn hints_of_what_is_known(report: &mut IssuerReport) {
+    if report.ok {
+        return;
+    }
+    let methods = report.advertised.as_ref().and_then(|advertised| advertised.auth_methods.as_ref());
+    if let Some(methods) = methods.filter(|methods| !methods.contains(&report.client_auth)) {
+        report.hints.push(format!(
+            "the issuer advertises {}, and not {}",
+            methods.join(", "),
+            report.client_auth
+        ));
+    }
+    let signs = report.keys.iter().any(|key| key.alg.is_some());
+    let apart = report.clock_difference.is_some_and(|seconds| seconds.abs() > CLOCK_DIFFERENCE);
+    if signs && apart {
+        report.hints.push(
+            "set this machine's clock: a JWT made by it may count as expired, or as not valid yet".to_owned(),
+        );
+    }
+}

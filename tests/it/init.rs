@@ -1,0 +1,93 @@
+//! `bearerd init`.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::cli::run;
+
+async fn presets(folder: &Path) -> Vec<Value> {
+    let output = run(folder, &["init", "--output", "json"]).await;
+    output.expect_code(0);
+    output.json()["presets"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn without_a_preset_lists_each_with_its_vars_and_how_to_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["init"]).await;
+    output.expect_code(0);
+    let presets = presets(folder.path()).await;
+    assert!(presets.iter().any(|preset| preset["name"] == "keycloak"));
+    for preset in &presets {
+        let begins = format!("{} ", preset["name"].as_str().unwrap());
+        let line = output.stdout.lines().find(|line| line.starts_with(&begins)).unwrap();
+        for wanted in
+            preset["vars"].as_array().unwrap().iter().map(|var| &var["name"]).chain([&preset["title"]])
+        {
+            assert!(line.contains(wanted.as_str().unwrap()), "{wanted} in {line}");
+        }
+    }
+    assert!(output.stdout.contains("bearerd init NAME") && output.stderr.is_empty(), "{}", output.all());
+}
+
+#[tokio::test]
+async fn every_presets_config_passes_check_as_it_was_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    for preset in presets(folder.path()).await {
+        let name = preset["name"].as_str().unwrap();
+        let printed = run(folder.path(), &["init", name]).await;
+        printed.expect_code(0);
+        let file = folder.path().join("bearerd.toml");
+        std::fs::write(&file, &printed.stdout).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let checked = run(folder.path(), &["check", "--output", "json"]).await;
+        assert_eq!(checked.code, 0, "{name}: {}\n{}", checked.all(), printed.stdout);
+        let said = checked.json();
+        assert_eq!((&said["ok"], &said["issuers"]), (&Value::Bool(true), &Value::from(1)), "{name}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn says_of_each_value_where_it_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    for preset in presets(folder.path()).await {
+        let name = preset["name"].as_str().unwrap();
+        let printed = run(folder.path(), &["init", name]).await.stdout;
+        // Comments are wrapped, so that lines say nothing here.
+        let words = |text: &str| text.replace('#', " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        let (all, of) = (words(&printed), |key: &str| preset[key].as_array().unwrap().clone());
+        for told in [of("vars"), of("needs"), of("options")].concat() {
+            let about = told["about"].as_str().unwrap();
+            assert!(!about.is_empty() && all.contains(&words(about)), "{name}: {about} in {printed}");
+        }
+        for wanted in [&format!("preset = \"{name}\""), "[listener.main]", "[[route]]"] {
+            assert!(printed.contains(wanted), "{wanted} in {printed}");
+        }
+        for key in of("needs") {
+            assert!(printed.contains(&format!("\n{} = ", key["key"].as_str().unwrap())), "{printed}");
+        }
+        for key in of("options") {
+            assert!(printed.contains(&format!("\n# {} = ", key["key"].as_str().unwrap())), "{printed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn json_holds_the_same_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = run(folder.path(), &["init", "keycloak"]).await.stdout;
+    let json = run(folder.path(), &["init", "keycloak", "--output", "json"]).await.json();
+    assert_eq!(json["config"].as_str().unwrap().trim_end(), text.trim_end());
+    assert_eq!(json["preset"], "keycloak");
+}
+
+#[tokio::test]
+async fn an_unknown_preset_is_64_with_the_nearest() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["init", "keycloack"]).await;
+    output.expect_code(64);
+    assert_eq!(output.stdout, "");
+    assert!(output.stderr.contains("did you mean `keycloak`?"), "{}", output.stderr);
+}

@@ -1,1 +1,0 @@
-//! Services whose own API comes with a token endpoint.
