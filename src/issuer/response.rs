@@ -209,7 +209,6 @@ fn grant(
         expires_in: expires_in.or_else(|| expires_at.map(|at| lifetime::until(at, asked.at))),
         expires_at,
         scope,
-        prover: None,
     }
 }
 
