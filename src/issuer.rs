@@ -12,6 +12,8 @@ pub mod error;
 mod examine;
 mod exchange;
 mod fingerprint;
+#[cfg(test)]
+mod fixture;
 mod form;
 mod fuzz;
 mod grace;
