@@ -1,6 +1,8 @@
 //! What is fuzzed, and what must hold whatever the bytes. `cargo test` replays the corpora through the same functions.
 
+use bearerd::jose::{Certificate, PrivateKey, Proof, Prover};
 use bearerd::route::{host, path};
+use bearerd::secret::Secret;
 
 /// A config file: it loads, or every mistake is told.
 pub(crate) fn config(bytes: &[u8]) {
@@ -16,6 +18,26 @@ pub(crate) fn config(bytes: &[u8]) {
 /// An answer of a token endpoint: the first byte chooses status and format, the rest is the body.
 pub(crate) fn token_response(bytes: &[u8]) {
     bearerd::issuer::fuzz_response(bytes);
+}
+
+/// A key file: the first line is a password (empty: none), the rest the file. Nothing
+/// panics; a key that is taken signs.
+pub(crate) fn key(bytes: &[u8]) {
+    let split = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (password, file) = bytes.split_at(split);
+    let password = (!password.is_empty()).then(|| Secret::new(password));
+    let file = Secret::new(file.get(1..).unwrap_or_default());
+    let _ = Certificate::parse_chain_with(file.expose(), password.as_ref());
+    match PrivateKey::parse(&file, password.as_ref()) {
+        Ok(key) => {
+            let prover = Prover::new(key, None).expect("a key goes with its own algorithm");
+            let url = "https://a.example/";
+            let proof =
+                Proof { method: "GET", url, issued_at: std::time::UNIX_EPOCH, nonce: None, token: None };
+            assert_eq!(prover.proof(&proof).expect("a key signs").expose().split(|b| *b == b'.').count(), 3);
+        }
+        Err(error) => assert!(!error.to_string().is_empty(), "refused without a reason"),
+    }
 }
 
 /// Lines: a request target, an upstream's path, a `Host`.

@@ -1,20 +1,29 @@
 //! One token request: discovery, client authentication, the request, the answer. No cache and no retry here.
 
+mod assertion;
+mod carrier;
+mod client;
 mod client_auth;
 mod context;
 mod discovery;
 mod document;
+mod dpop;
 pub mod error;
+mod examine;
 mod exchange;
 mod fingerprint;
 mod form;
 mod fuzz;
+mod grace;
 mod headers;
+mod inputs;
+mod keys;
 mod lifetime;
 mod probe;
 mod redact;
 mod request;
 mod response;
+mod standby;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -22,16 +31,24 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
+pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError};
+pub use examine::{Finding, examine};
 pub use probe::LastAnswer;
 
+use self::client::{Client, Which};
 use self::context::Context;
+use self::dpop::Nonce;
 use self::exchange::Deadline;
+use self::grace::Grace;
+use self::inputs::{Inputs, NotReady};
+use self::keys::Keys;
 use self::redact::Redactor;
-use self::request::Inputs;
 use self::response::{Asked, Note};
+use self::standby::Preference;
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
+use crate::jose::Prover;
 use crate::net::connect::Offer;
 use crate::net::{Connector, Target};
 use crate::secret::Secret;
@@ -45,8 +62,14 @@ pub struct Issuer {
     clock: SharedClock,
     /// Where tokens are asked for, once it is known.
     endpoint: ArcSwapOption<Endpoint>,
+    keys: Keys,
+    preference: Preference,
+    grace: Grace,
+    nonce: Nonce,
     /// One bit for each kind of note: what was said once as a warning is said quietly from then on.
     noted: AtomicU8,
+    /// What was said last of a certificate or assertion that has ended.
+    remarked: ArcSwapOption<Vec<String>>,
     last_answer: ArcSwapOption<LastAnswer>,
 }
 
@@ -59,6 +82,10 @@ struct Endpoint {
 #[derive(Debug)]
 pub struct Grant {
     pub token: Secret,
+    /// The accepted type, lower case; `bearer` where the answer names none.
+    pub token_type: String,
+    /// Proves the key that the token is bound to, where it is bound to one (RFC 9449).
+    pub prover: Option<Arc<Prover>>,
     /// `expires_in`, or else what is left until `expires_at`; clamped to 1 s ..= 24 h. `None`: both are missing
     /// or unreadable, `default_lifetime` applies.
     pub expires_in: Option<Duration>,
@@ -71,11 +98,16 @@ pub struct Grant {
 impl Issuer {
     pub fn new(config: Arc<IssuerConfig>, clock: SharedClock) -> Self {
         Self {
-            config,
             clock,
             endpoint: ArcSwapOption::empty(),
+            keys: Keys::new(Arc::clone(&config.name)),
+            preference: Preference::default(),
+            grace: Grace::default(),
+            nonce: Nonce::default(),
             noted: AtomicU8::new(0),
+            remarked: ArcSwapOption::empty(),
             last_answer: ArcSwapOption::empty(),
+            config,
         }
     }
 
@@ -113,38 +145,91 @@ impl Issuer {
     }
 
     async fn attempt(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
-        let asked = Asked { at: self.clock.wall(), scopes: &key.scopes };
         let deadline = Deadline::after(self.config.timeout);
-        let inputs = Inputs::read(&self.config, key).map_err(|unreadable| self.unreadable(unreadable))?;
-        let endpoint = self.known_endpoint(&inputs.redactor, deadline).await?;
-        let context = Context::new(&self.config, &endpoint.url, &inputs.redactor);
-        let request = request::build(&inputs, &self.config, key, &endpoint.url)
-            .map_err(|what| context.fail(FailureKind::Credential, format_args!("was not asked: {what}")))?;
-        let judged = exchange::send(&endpoint.connector, request, ANSWER_LIMIT, deadline)
-            .await
-            .inspect(|answer| self.saw(answer))
-            .map_err(|broken| context.broken(&broken))
-            .and_then(|answer| response::judge(answer, &context, &asked));
-        match judged {
-            Ok((grant, notes)) => {
-                notes.iter().for_each(|note| self.note(note));
+        let grace = self.config.credential_grace;
+        if grace.is_zero() {
+            return self.ask_either(key, deadline).await;
+        }
+        let age = self.grace.age(fingerprint::client(&self.config), self.clock.boot());
+        self.ask_either(key, deadline).await.map_err(|error| grace::forgive(error, age, grace))
+    }
+
+    /// Asks with the credential that worked last, and where that is refused with the other.
+    async fn ask_either(&self, key: &CredentialKey, deadline: Deadline) -> Result<Grant, IssuerError> {
+        let first = self.preference.first();
+        let refused = match self.ask(first, key, deadline).await {
+            Err(error) if error.kind == FailureKind::ClientRefused && self.config.standby.is_some() => error,
+            outcome => return outcome,
+        };
+        let second = first.other();
+        match self.ask(second, key, deadline).await {
+            Ok(grant) => {
+                self.preference.fell_over_to(second, &self.config.name);
                 Ok(grant)
             }
-            Err(error) => {
-                self.forget_endpoint_after(&error);
-                Err(error)
-            }
+            Err(error) => Err(standby::both(&self.config.name, (first, refused), (second, error))),
         }
     }
 
-    /// What the token endpoint answered last; `None`: it never did.
-    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
-        self.last_answer.load_full()
+    async fn ask(&self, which: Which, key: &CredentialKey, deadline: Deadline) -> Result<Grant, IssuerError> {
+        let now = self.clock.wall();
+        // Without `standby` there is the current one alone, and it is always there.
+        let client = Client::of(&self.config, which).or_else(|| Client::of(&self.config, Which::Current));
+        let client = client.ok_or_else(|| self.not_ready(NotReady("there is no credential".to_owned())))?;
+        let prover = self.config.dpop.as_ref().map(|dpop| self.keys.prover(dpop)).transpose();
+        let prover = prover.map_err(|what| self.not_ready(NotReady(what)))?;
+        let inputs = Inputs::read(&self.config, &client, key, &self.keys, now);
+        let mut inputs = inputs.map_err(|what| self.not_ready(what))?;
+        self.remark(&inputs.remarks);
+        let endpoint = self.known_endpoint(&inputs.redactor, deadline).await?;
+        let asking = Asking { key, endpoint: &endpoint, prover: prover.as_ref(), deadline };
+        let mut judged = self.once(&asking, &mut inputs).await;
+        if judged.nonce_given && judged.outcome.as_ref().is_err_and(dpop::wants_nonce) {
+            judged = self.once(&asking, &mut inputs).await;
+        }
+        let mut grant = judged.outcome.map_err(|mut error| {
+            self.forget_endpoint_after(&error);
+            // What comes of time alone says nothing of the credential.
+            if error.kind != FailureKind::Timeout {
+                inputs.remarks.iter().for_each(|remark| error.detail.push_str(&format!("; {remark}")));
+            }
+            error
+        })?;
+        grant.prover = prover.filter(|_| grant.token_type == "dpop");
+        Ok(grant)
     }
 
-    fn saw(&self, answer: &exchange::Answer) {
-        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
-        self.last_answer.store(Some(Arc::new(seen)));
+    /// One request and its answer. Nothing of it is sent twice: it has its own JWT and its own proof.
+    async fn once(&self, asking: &Asking<'_>, inputs: &mut Inputs) -> Judged {
+        let now = self.clock.wall();
+        let asked = Asked { at: now, scopes: &asking.key.scopes };
+        let url = &asking.endpoint.url;
+        let request = inputs.sign(&self.config, now).and_then(|mut fresh| {
+            let method = request::method(&self.config);
+            let proof = asking.prover.map(|prover| self.nonce.proof(prover, &method, url, now));
+            fresh.proof = proof.transpose()?;
+            request::build(inputs, fresh, &self.config, asking.key, url)
+        });
+        let context = Context::new(&self.config, url, &inputs.redactor);
+        let request = match request {
+            Ok(request) => request,
+            Err(what) => {
+                let error = context.fail(FailureKind::Credential, format_args!("was not asked: {what}"));
+                return Judged { outcome: Err(error), nonce_given: false };
+            }
+        };
+        match exchange::send(&asking.endpoint.connector, request, ANSWER_LIMIT, asking.deadline).await {
+            Err(broken) => Judged { outcome: Err(context.broken(&broken)), nonce_given: false },
+            Ok(answer) => {
+                self.saw(&answer);
+                let nonce_given = asking.prover.is_some() && self.nonce.keep(&answer.headers);
+                let outcome = response::judge(answer, &context, &asked).map(|(grant, notes)| {
+                    notes.iter().for_each(|note| self.note(note));
+                    grant
+                });
+                Judged { outcome, nonce_given }
+            }
+        }
     }
 
     async fn known_endpoint(
@@ -158,12 +243,31 @@ impl Issuer {
         let url = match &self.config.endpoint {
             TokenEndpoint::Url(url) => url.clone(),
             TokenEndpoint::Discovery(issuer) => {
-                discovery::find(issuer, &self.config, redactor, &*self.clock, deadline).await?
+                let clock = &*self.clock;
+                let found = discovery::find(issuer, &self.config, redactor, clock, deadline).await?;
+                found.endpoint_for(&self.config).clone()
             }
         };
         let endpoint = Arc::new(Endpoint { connector: connector_to(&url, &self.config), url });
         self.endpoint.store(Some(Arc::clone(&endpoint)));
         Ok(endpoint)
+    }
+
+    /// Asks the issuer what it offers; `None` where only `token_url` is given, since where its document stands would be
+    /// a guess. For people who look for a fault: the answer is not kept.
+    ///
+    /// # Errors
+    /// There is no such document, or it is not the issuer's.
+    pub async fn metadata(&self) -> Result<Option<Metadata>, IssuerError> {
+        let TokenEndpoint::Discovery(issuer) = &self.config.endpoint else { return Ok(None) };
+        let deadline = Deadline::after(self.config.timeout);
+        let redactor = Redactor::default();
+        discovery::find(issuer, &self.config, &redactor, &*self.clock, deadline).await.map(Some)
+    }
+
+    /// The issuer refused the current credential and accepted `standby`, which is tried first now.
+    pub fn standby_in_use(&self) -> bool {
+        self.preference.first() == Which::Standby
     }
 
     /// A discovered endpoint that is not there (any more) is looked up again next time.
@@ -177,16 +281,25 @@ impl Issuer {
         }
     }
 
-    fn unreadable(&self, error: crate::config::ReferenceError) -> IssuerError {
-        let detail =
-            format!("issuer {}: was not asked, because a value cannot be read: {error}", self.config.name);
+    fn not_ready(&self, NotReady(what): NotReady) -> IssuerError {
         IssuerError {
             kind: FailureKind::Credential,
-            detail,
+            detail: format!("issuer {}: was not asked, because {what}", self.config.name),
             code: None,
             http_status: None,
             retry_after: None,
         }
+    }
+
+    /// Each is said once, as long as it is true.
+    fn remark(&self, remarks: &[String]) {
+        let before = self.remarked.load_full();
+        if before.as_ref().map_or(&[][..], |before| before.as_slice()) == remarks {
+            return;
+        }
+        let issuer = &*self.config.name;
+        remarks.iter().for_each(|remark| tracing::warn!(issuer, "{remark}"));
+        self.remarked.store(Some(Arc::new(remarks.to_vec())));
     }
 
     fn note(&self, note: &Note) {
@@ -200,11 +313,31 @@ impl Issuer {
         }
     }
 
-    /// A digest over what the client's credential reads as now (id, secret): another value means that a refused
-    /// client may be asked again at once. Unreadable sources count as a value of their own.
+    /// A digest over what the client's credential reads as now (ids, secrets, keys, assertion, parameters): another
+    /// value means that a refused client may be asked again at once. Unreadable sources count as a value of their own.
     pub fn credential_fingerprint(&self) -> [u8; 32] {
         fingerprint::credential(&self.config)
     }
+
+    /// A digest over what a token of this key was made for: learned values, the client's certificate, the DPoP key.
+    /// Another value means that a token granted before it is of no more use.
+    pub fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
+        fingerprint::binding(&self.config, key)
+    }
+}
+
+/// What the attempts of one request share.
+struct Asking<'a> {
+    key: &'a CredentialKey,
+    endpoint: &'a Endpoint,
+    prover: Option<&'a Arc<Prover>>,
+    deadline: Deadline,
+}
+
+struct Judged {
+    outcome: Result<Grant, IssuerError>,
+    /// The answer gave a nonce for the next proof.
+    nonce_given: bool,
 }
 
 fn connector_to(url: &HttpUrl, config: &IssuerConfig) -> Connector {

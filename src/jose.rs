@@ -15,3 +15,9 @@ pub use certificate::Certificate;
 pub use dpop::{Proof, Prover};
 pub use jws::{Header, Signer, sign};
 pub use key::{Identity, KeyError, PrivateKey};
+
+/// Keys of every form, and verification by other code than signs.
+#[cfg(test)]
+#[path = "../tests/it/support/jwt.rs"]
+#[allow(unreachable_pub, clippy::disallowed_methods, reason = "shared with the front-door tests")]
+mod other;

@@ -32,6 +32,11 @@ fn config() {
 }
 
 #[test]
+fn key() {
+    replay("key", targets::key);
+}
+
+#[test]
 fn path() {
     replay("path", targets::path);
 }

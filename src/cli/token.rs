@@ -228,6 +228,8 @@ mod tests {
     fn grant(token: &str, expires_in: Option<u64>) -> Grant {
         Grant {
             token: Secret::from(token),
+            token_type: "bearer".to_owned(),
+            prover: None,
             expires_in: expires_in.map(Duration::from_secs),
             expires_at: None,
             scope: Some("billing.read".to_owned()),

@@ -1,4 +1,4 @@
-//! How the client proves who it is (RFC 6749 section 2.3.1).
+//! What stands in `Authorization` of a token request (RFC 6749 section 2.3.1, RFC 6750 section 2.1).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -33,6 +33,14 @@ pub(super) fn basic(id: &Secret, secret: &Secret, encoding: BasicEncoding) -> Op
     value.push_str(SCHEME);
     STANDARD.encode_string(pair.as_slice(), &mut value);
     sensitive(Secret::from(value))
+}
+
+/// The `Authorization` value with a JWT of our own.
+pub(super) fn bearer(jwt: &Secret) -> Result<HeaderValue, String> {
+    let mut value = Vec::with_capacity(jwt.expose().len() + 7);
+    value.extend_from_slice(b"Bearer ");
+    value.extend_from_slice(jwt.expose());
+    sensitive(Secret::new(value)).ok_or_else(|| "the JWT may not stand in a header".to_owned())
 }
 
 /// A header value that owns its secret: kept out of HPACK's tables and of `Debug`. `None`: it may not stand in

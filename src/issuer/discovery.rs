@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use http::{StatusCode, Uri};
+use serde_json::Value;
 
 use super::context::Context;
 use super::document::Document;
@@ -13,12 +14,39 @@ use super::exchange::{self, Answer, Deadline, Lost};
 use super::redact::Redactor;
 use super::{FailureKind, IssuerError, connector_to, headers, request};
 use crate::clock::Clock;
-use crate::config::{HttpUrl, IssuerConfig};
+use crate::config::{ClientAuth, HttpUrl, IssuerConfig};
 
 /// The largest document, in bytes: some list hundreds of scopes and claims.
 const DOCUMENT_LIMIT: usize = 256 * 1024;
 /// The most bytes of a document's words that are shown.
 const SHOWN_LIMIT: usize = 200;
+/// The most members of a list that are kept.
+const LIST_LIMIT: usize = 200;
+
+/// What an issuer says of itself (RFC 8414 section 2). A list that it does not give is `None`; names in lists are fit
+/// to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    pub token_endpoint: HttpUrl,
+    /// `mtls_endpoint_aliases` (RFC 8705 section 5).
+    pub mtls_token_endpoint: Option<HttpUrl>,
+    pub token_endpoint_auth_methods_supported: Option<Vec<String>>,
+    pub token_endpoint_auth_signing_alg_values_supported: Option<Vec<String>>,
+    pub scopes_supported: Option<Vec<String>>,
+    pub grant_types_supported: Option<Vec<String>>,
+    pub dpop_signing_alg_values_supported: Option<Vec<String>>,
+}
+
+impl Metadata {
+    /// Where `config`'s client asks for tokens: clients with a certificate have a place of their own, where the issuer
+    /// names one.
+    pub(super) fn endpoint_for(&self, config: &IssuerConfig) -> &HttpUrl {
+        let shows_certificate = matches!(config.client_auth, ClientAuth::TlsClientAuth)
+            || config.tls.certificate.is_some()
+            || config.tls.private_key.is_some();
+        self.mtls_token_endpoint.as_ref().filter(|_| shows_certificate).unwrap_or(&self.token_endpoint)
+    }
+}
 
 /// Why a document was not accepted.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,7 +64,7 @@ pub(super) async fn find(
     redactor: &Redactor,
     clock: &dyn Clock,
     deadline: Deadline,
-) -> Result<HttpUrl, IssuerError> {
+) -> Result<Metadata, IssuerError> {
     let connector = connector_to(issuer, config);
     let mut failures: Vec<IssuerError> = Vec::new();
     for path in well_known_paths(issuer) {
@@ -49,7 +77,7 @@ pub(super) async fn find(
             .await
             .map_err(|broken| context.broken(&broken))?;
         match judge(answer, issuer, &context, clock) {
-            Ok(url) => return Ok(url),
+            Ok(metadata) => return Ok(metadata),
             Err((error, true)) => failures.push(error),
             Err((error, false)) => return Err(error),
         }
@@ -57,13 +85,13 @@ pub(super) async fn find(
     Err(combined(config, failures))
 }
 
-/// The endpoint that a document names, or the error and whether another place may be asked.
+/// What a document says, or the error and whether another place may be asked.
 fn judge(
     answer: Answer,
     issuer: &HttpUrl,
     context: &Context<'_>,
     clock: &dyn Clock,
-) -> Result<HttpUrl, (IssuerError, bool)> {
+) -> Result<Metadata, (IssuerError, bool)> {
     let Answer { status, headers: fields, body } = answer;
     if status != StatusCode::OK {
         let busy = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
@@ -83,7 +111,7 @@ fn judge(
         }
         Err(Lost::TooLarge(limit)) => Err(Refusal::Unusable(format!("a body of more than {limit} bytes"))),
         Err(Lost::CutOff) => Err(Refusal::Unusable("a body that was cut off".to_owned())),
-        Ok(body) => endpoint_in(&body, issuer, context.redactor),
+        Ok(body) => read_document(&body, issuer, context.redactor),
     };
     read.map_err(|refusal| match refusal {
         Refusal::Unusable(what) => (context.unusable(status, what), true),
@@ -119,10 +147,19 @@ fn well_known_paths(issuer: &HttpUrl) -> [String; 2] {
     ]
 }
 
-fn endpoint_in(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<HttpUrl, Refusal> {
-    let document = Document::json(body, &["/issuer", "/token_endpoint"])
-        .map_err(|malformed| Refusal::Unusable(malformed.to_string()))?;
-    let text = |pointer| document.get(pointer).and_then(serde_json::Value::as_str);
+const TOKEN_ENDPOINT: &str = "/token_endpoint";
+const MTLS_ALIAS: &str = "/mtls_endpoint_aliases/token_endpoint";
+const AUTH_METHODS: &str = "/token_endpoint_auth_methods_supported";
+const AUTH_ALGS: &str = "/token_endpoint_auth_signing_alg_values_supported";
+const SCOPES: &str = "/scopes_supported";
+const GRANTS: &str = "/grant_types_supported";
+const DPOP_ALGS: &str = "/dpop_signing_alg_values_supported";
+
+fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<Metadata, Refusal> {
+    let members = ["/issuer", TOKEN_ENDPOINT, MTLS_ALIAS, AUTH_METHODS, AUTH_ALGS, SCOPES, GRANTS, DPOP_ALGS];
+    let document =
+        Document::json(body, &members).map_err(|malformed| Refusal::Unusable(malformed.to_string()))?;
+    let text = |pointer| document.get(pointer).and_then(Value::as_str);
     match text("/issuer") {
         None => return Err(Refusal::Unusable("a document without `issuer`".to_owned())),
         Some(found) if found != issuer.text => {
@@ -133,10 +170,35 @@ fn endpoint_in(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<Htt
         }
         Some(_) => {}
     }
-    let endpoint = text("/token_endpoint")
+    let refused = |name: &str, endpoint: &str, why: &str| {
+        Refusal::Mismatch(format!("the {name} `{}`, {why}", redactor.show(endpoint, SHOWN_LIMIT)))
+    };
+    let endpoint = text(TOKEN_ENDPOINT)
         .ok_or_else(|| Refusal::Unusable("a document without `token_endpoint`".to_owned()))?;
-    endpoint_url(endpoint, issuer).map_err(|why| {
-        Refusal::Mismatch(format!("the token_endpoint `{}`, {why}", redactor.show(endpoint, SHOWN_LIMIT)))
+    let token_endpoint =
+        endpoint_url(endpoint, issuer).map_err(|why| refused("token_endpoint", endpoint, why))?;
+    let mtls_token_endpoint = match text(MTLS_ALIAS) {
+        None => None,
+        Some(alias) => {
+            let url = endpoint_url(alias, issuer).and_then(|url| match url.https {
+                true => Ok(url),
+                false => Err("which is not https, where no certificate can be shown"),
+            });
+            Some(url.map_err(|why| refused("token_endpoint of mtls_endpoint_aliases", alias, why))?)
+        }
+    };
+    let list = |pointer| {
+        let names = document.get(pointer)?.as_array()?.iter().filter_map(Value::as_str);
+        Some(names.take(LIST_LIMIT).map(|name| redactor.show(name, SHOWN_LIMIT)).collect())
+    };
+    Ok(Metadata {
+        token_endpoint,
+        mtls_token_endpoint,
+        token_endpoint_auth_methods_supported: list(AUTH_METHODS),
+        token_endpoint_auth_signing_alg_values_supported: list(AUTH_ALGS),
+        scopes_supported: list(SCOPES),
+        grant_types_supported: list(GRANTS),
+        dpop_signing_alg_values_supported: list(DPOP_ALGS),
     })
 }
 
@@ -186,87 +248,4 @@ fn is_this_machine(host: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn issuer(text: &str) -> HttpUrl {
-        let loose = HttpUrl {
-            text: String::new(),
-            https: false,
-            host: String::new(),
-            port: 0,
-            authority: String::new(),
-            path_and_query: String::new(),
-        };
-        HttpUrl { text: text.to_owned(), ..endpoint_url(text, &loose).unwrap() }
-    }
-
-    fn endpoint(body: &str) -> Result<HttpUrl, Refusal> {
-        endpoint_in(body.as_bytes(), &issuer("https://idp.example/t/a"), &Redactor::default())
-    }
-
-    #[test]
-    fn places_of_both_standards() {
-        assert_eq!(
-            well_known_paths(&issuer("https://idp.example/t/a/")),
-            ["/t/a/.well-known/openid-configuration", "/.well-known/oauth-authorization-server/t/a"]
-        );
-        assert_eq!(
-            well_known_paths(&issuer("https://idp.example")),
-            ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"]
-        );
-    }
-
-    #[test]
-    fn t108_accepts_the_issuer_asked_for_alone() {
-        let good =
-            r#"{"issuer":"https://idp.example/t/a","token_endpoint":"https://login.example:8443/x?y=%7e"}"#;
-        let url = endpoint(good).unwrap();
-        assert_eq!((url.host.as_str(), url.port, url.https), ("login.example", 8443, true));
-        assert_eq!((url.authority.as_str(), url.path_and_query.as_str()), ("login.example:8443", "/x?y=%7e"));
-        for other in ["https://idp.example/t/a/", "https://idp.example/T/a", "http://idp.example/t/a", ""] {
-            let text = good.replace("https://idp.example/t/a", other);
-            assert!(matches!(endpoint(&text), Err(Refusal::Mismatch(_))), "{other}");
-        }
-    }
-
-    #[test]
-    fn t108_refuses_endpoints_that_are_not_safe() {
-        for endpoint_text in [
-            "http://idp.example/token",
-            "http://127.0.0.1/token",
-            "/token",
-            "ftp://idp.example/",
-            "https://user@idp.example/token",
-            "https://idp.example/token#x",
-            "https://idp.example:0/token",
-            "https://idp.example:99999/token",
-            "",
-        ] {
-            let text =
-                format!(r#"{{"issuer":"https://idp.example/t/a","token_endpoint":"{endpoint_text}"}}"#);
-            assert!(matches!(endpoint(&text), Err(Refusal::Mismatch(_))), "{endpoint_text}");
-        }
-    }
-
-    #[test]
-    fn plain_http_stays_on_this_machine() {
-        let local = HttpUrl { https: false, ..issuer("https://localhost:8080") };
-        for good in
-            ["http://localhost:1/t", "http://127.0.0.1:1/t", "http://[::1]:1/t", "https://idp.example/t"]
-        {
-            assert!(endpoint_url(good, &local).is_ok(), "{good}");
-        }
-        assert!(endpoint_url("http://localhost.example/t", &local).is_err());
-        assert!(endpoint_url("http://10.0.0.1/t", &local).is_err());
-        assert_eq!(endpoint_url("http://[::1]:1", &local).unwrap().authority, "[::1]:1");
-        assert_eq!(endpoint_url("https://IDP.example?x", &local).unwrap().path_and_query, "/?x");
-    }
-
-    #[test]
-    fn what_is_no_document_lets_the_next_place_be_asked() {
-        for text in ["", "<html>", "[]", "{}", r#"{"issuer":"https://idp.example/t/a"}"#] {
-            assert!(matches!(endpoint(text), Err(Refusal::Unusable(_))), "{text}");
-        }
-    }
-}
+mod tests;

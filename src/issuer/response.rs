@@ -163,6 +163,8 @@ fn grant(
     }
     Grant {
         token,
+        token_type: String::new(),
+        prover: None,
         // Where the answer names only the end, the lifetime follows from when it was asked for.
         expires_in: expires_in.or_else(|| expires_at.map(|at| lifetime::until(at, asked.at))),
         expires_at,

@@ -65,7 +65,7 @@ impl Certificate {
             Some(Form::Pkcs8 | Form::EncryptedPkcs8 | Form::Pkcs1 | Form::Sec1) => {
                 Err(KeyError("it holds a private key and no certificate".to_owned()))
             }
-            None => Err(KeyError("it is binary, but no whole certificate: damaged or cut off".to_owned())),
+            None => Err(KeyError("it is no whole certificate in DER or PKCS#12: damaged or cut off (half written?)".to_owned())),
         }
     }
 
@@ -182,3 +182,6 @@ fn shown(name: &str) -> String {
     }
     name.chars().filter(|c| !c.is_control()).take(SUBJECT_CHARS).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,3 +95,6 @@ impl Prover {
         jws::sign_encoded(&self.header, &claims, self.alg, Signer::Key(&self.key))
     }
 }
+
+#[cfg(test)]
+mod tests;

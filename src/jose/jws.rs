@@ -93,3 +93,6 @@ fn mac(alg: Alg, secret: &Secret, message: &[u8]) -> Result<Vec<u8>, KeyError> {
     let key = hmac::Key::new(algorithm, secret.expose());
     Ok(hmac::sign(&key, message).as_ref().to_vec())
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,3 +126,6 @@ impl PrivateKey {
         self.pair.public()
     }
 }
+
+#[cfg(test)]
+mod tests;

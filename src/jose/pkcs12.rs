@@ -201,3 +201,6 @@ fn certificate(bag: Tlv<'_>) -> Result<Option<Vec<u8>>, Malformed> {
     let der = Tlv::only(bag.expect(CONTEXT_0)?.content)?.octets()?;
     Ok(Some(der.into_owned()))
 }
+
+#[cfg(test)]
+mod tests;

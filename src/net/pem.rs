@@ -1,21 +1,29 @@
-//! Certificates and keys out of PEM (RFC 7468), with errors that say what was found instead.
+//! Certificates and keys out of PEM (RFC 7468) and the other forms that `jose` knows, PKCS#12 among them, with errors
+//! that say what was found instead.
 
 use rustls::pki_types::pem::{PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::tls::TlsSettingsError;
 use crate::config::Source;
+use crate::jose::{Certificate, PrivateKey};
 use crate::secret::Secret;
 
 /// Labels named in an error.
 const LABELS_NAMED: usize = 5;
 
-/// Every certificate in `source`, at least one.
+/// Every certificate in `source`, at least one; of PKCS#12 with a key, the chain of that key.
 pub(super) fn certificates(
     source: &Source,
     key: &str,
 ) -> Result<Vec<CertificateDer<'static>>, TlsSettingsError> {
     let text = read(source, key)?;
+    if has_another_form(text.expose()) {
+        let password = password(source, key)?;
+        let found = Certificate::parse_chain_with(text.expose(), password.as_deref())
+            .map_err(|why| TlsSettingsError(format!("{key}: {}: {why}", source.place())))?;
+        return Ok(found.iter().map(|one| CertificateDer::from(one.der().to_vec())).collect());
+    }
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.expose()).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
@@ -28,10 +36,17 @@ pub(super) fn certificates(
     }
 }
 
-/// The first private key in `source`: PKCS#8, PKCS#1 or SEC1.
+/// The first private key in `source`: PKCS#8, PKCS#1, SEC1, or any other form that signs JWTs.
 pub(super) fn private_key(source: &Source, key: &str) -> Result<PrivateKeyDer<'static>, TlsSettingsError> {
     let text = read(source, key)?;
     let bytes = text.expose();
+    let password = password(source, key)?;
+    if has_another_form(bytes) || password.is_some() {
+        let found = PrivateKey::parse(&text, password.as_deref())
+            .and_then(|found| found.pkcs8())
+            .map_err(|why| TlsSettingsError(format!("{key}: {}: {why}", source.place())))?;
+        return Ok(PrivatePkcs8KeyDer::from(found.expose().to_vec()).into());
+    }
     if contains(bytes, b"ENCRYPTED PRIVATE KEY") || contains(bytes, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsSettingsError(format!(
             "{key}: {} holds a key that is encrypted with a passphrase; decrypt it \
@@ -52,6 +67,16 @@ pub(super) fn private_key(source: &Source, key: &str) -> Result<PrivateKeyDer<'s
 
 fn read(source: &Source, key: &str) -> Result<std::sync::Arc<Secret>, TlsSettingsError> {
     source.read().map_err(|error| TlsSettingsError(format!("{key}: {error}")))
+}
+
+/// The password beside `source`, where the config gives one.
+fn password(source: &Source, key: &str) -> Result<Option<std::sync::Arc<Secret>>, TlsSettingsError> {
+    source.password().map(|password| read(password, &format!("{key}.password"))).transpose()
+}
+
+/// Binary, base64 around it, or JSON: what is no PEM, and no plain words either.
+fn has_another_form(bytes: &[u8]) -> bool {
+    !contains(bytes, b"-----BEGIN ") && matches!(bytes.trim_ascii_start().first(), Some(0x30 | b'{' | b'M'))
 }
 
 /// The parser's message may quote a line, which may be of a key: only its kind is told.
@@ -78,9 +103,6 @@ fn contents(bytes: &[u8]) -> String {
     if !labels.is_empty() {
         labels.truncate(LABELS_NAMED);
         return format!("it holds {}", labels.join(", "));
-    }
-    if bytes.first() == Some(&0x30) && bytes.get(1).is_some_and(|byte| *byte >= 0x80) {
-        return "it looks like DER or PKCS#12; convert it to PEM with openssl".to_owned();
     }
     "it has no BEGIN line".to_owned()
 }
@@ -141,6 +163,43 @@ mod tests {
         assert!(message.ends_with("it has no BEGIN line"), "{message}");
         let der = Source::literal(Secret::new(vec![0x30, 0x82, 1, 2]));
         assert!(refusal(certificates(&der, "tls.certificate")).contains("DER or PKCS#12"));
+    }
+
+    fn fixture(name: &str) -> Source {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/keys");
+        Source::file(folder.join(name), None)
+    }
+
+    #[test]
+    fn pkcs12_gives_key_and_certificate_with_its_password() {
+        let pem = certificates(&fixture("rsa.certificate.pem"), "certificate").unwrap();
+        for name in ["rsa.modern.p12", "rsa.legacy.p12"] {
+            let source = fixture(name).with_password(Source::literal("test-password"));
+            assert_eq!(certificates(&source, "certificate").unwrap(), pem, "{name}");
+            assert!(matches!(private_key(&source, "private_key"), Ok(PrivateKeyDer::Pkcs8(_))), "{name}");
+        }
+        let encrypted = fixture("rsa.encrypted.pem").with_password(Source::literal("test-password"));
+        assert!(private_key(&encrypted, "private_key").is_ok());
+    }
+
+    #[test]
+    fn der_and_jwk_are_taken_too() {
+        assert!(private_key(&fixture("ec-p256.jwk.json"), "private_key").is_ok());
+        let pem = certificates(&fixture("rsa.certificate.pem"), "certificate").unwrap();
+        let der = Source::literal(Secret::new(pem[0].to_vec()));
+        assert_eq!(certificates(&der, "certificate").unwrap(), pem);
+    }
+
+    #[test]
+    fn a_missing_and_a_wrong_password_are_told() {
+        let source = fixture("rsa.modern.p12");
+        let message = refusal(certificates(&source, "certificate"));
+        assert!(message.contains("rsa.modern.p12: it is PKCS#12 with a password; name it"), "{message}");
+        let message = refusal(private_key(&source.with_password(Source::literal("hunter2")), "private_key"));
+        assert!(message.ends_with("its password does not open it (PKCS#12): wrong, or the file is damaged"));
+        let nowhere = fixture("rsa.modern.p12").with_password(fixture("no-such-file"));
+        let message = refusal(private_key(&nowhere, "private_key"));
+        assert!(message.starts_with("private_key.password: file "), "{message}");
     }
 
     #[test]

@@ -99,13 +99,13 @@ pub(super) fn parse(text: &str) -> Result<PrivateKey, KeyError> {
 }
 
 fn from_set(keys: &[Document]) -> Result<PrivateKey, KeyError> {
-    let mut private = keys.iter().filter(|key| key.d.is_some());
+    let mut private = keys.iter().filter(|key| key.d.is_some() && key.usage.as_deref() != Some("enc"));
     match (private.next(), private.count()) {
         (Some(one), 0) => from_jwk(one),
         (Some(_), others) => {
             error(format!("the JWK Set has {} private keys; give the one to use alone", others + 1))
         }
-        (None, _) => error("the JWK Set has no private RSA, EC or OKP key"),
+        (None, _) => error("the JWK Set has no private key for signatures"),
     }
 }
 

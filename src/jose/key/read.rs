@@ -28,7 +28,10 @@ pub(super) fn parse(bytes: &[u8], password: Option<&Secret>) -> Result<PrivateKe
 pub(in crate::jose) fn unwrapped(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match std::str::from_utf8(bytes).ok().and_then(pem::decode) {
-        Some(inner) if !inner.is_empty() => inner,
+        // Plain words may be base64 too: only what then begins as a key or certificate does is taken for it.
+        Some(inner) if [&b"\x30"[..], b"-----BEGIN ", b"{"].iter().any(|start| inner.starts_with(start)) => {
+            inner
+        }
         _ => Zeroizing::new(bytes.to_vec()),
     }
 }

@@ -171,6 +171,8 @@ impl TokenSource for Scripted {
 pub(super) fn grant(number: usize, lifetime: u64) -> Grant {
     Grant {
         token: Secret::from(format!("t{number}")),
+        token_type: "bearer".to_owned(),
+        prover: None,
         expires_in: Some(Duration::from_secs(lifetime)),
         expires_at: None,
         scope: None,

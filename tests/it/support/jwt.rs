@@ -19,6 +19,8 @@
 //! | `rsa.encrypted.pem`, `rsa.encrypted-pkcs1.pem` | encrypted with [`PASSWORD`] |
 //! | `rsa-1024.pkcs8.pem`, `ec-secp256k1.pkcs8.pem`, `x25519.pkcs8.pem`, `openssh.pem` | of no use |
 //! | `rsa-pss.pkcs8.pem` | for PS256 to PS512 alone |
+//! | `p12/` | PKCS#12 of more kinds: other ciphers, BER, a chain, no key |
+//! | `rfc….jwk.json` | examples of the RFCs |
 
 use std::path::PathBuf;
 

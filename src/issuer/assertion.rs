@@ -1,0 +1,193 @@
+//! The JWT that a token request carries (RFC 7523 section 3): built once for the client's assertion, for the grant's,
+//! and for `Authorization: Bearer`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+
+use super::client::Client;
+use super::keys::Material;
+use crate::config::{CertificateHeader, IssuerConfig, JwtConfig, ScopeIn, TokenEndpoint};
+use crate::jose::{Alg, Header, Signer, sign};
+use crate::secret::Secret;
+
+/// So much earlier than now it is dated, for issuers whose clock is behind ours.
+const BACKDATED: Duration = Duration::from_secs(5);
+
+/// What signs.
+#[derive(Clone)]
+pub(super) enum SigningKey {
+    Pair(Arc<Material>),
+    /// HMAC with the secret that client and issuer share.
+    Shared(Arc<Secret>),
+}
+
+/// What a JWT says, its sources read; signed anew for each attempt.
+pub(super) struct Template {
+    key: SigningKey,
+    alg: Alg,
+    typ: String,
+    key_id: Option<String>,
+    certificate_headers: Vec<CertificateHeader>,
+    /// All but the times and the `jti`.
+    claims: Map<String, Value>,
+    /// More claims: they stand instead of ours of the same name.
+    more: Map<String, Value>,
+    lifetime: Duration,
+}
+
+/// What the config says of the claims, read. An empty text leaves its claim out.
+pub(super) struct Words {
+    pub(super) issuer: Option<String>,
+    pub(super) subject: Option<String>,
+    pub(super) audience: Option<String>,
+    pub(super) key_id: Option<String>,
+    pub(super) inherited_key_id: Option<String>,
+    pub(super) client_id: Option<String>,
+    pub(super) scope: String,
+    pub(super) more: Map<String, Value>,
+}
+
+impl Template {
+    /// `Err` says which key of the config is missing or does not fit.
+    pub(super) fn new(
+        config: &IssuerConfig,
+        jwt: &JwtConfig,
+        client: &Client<'_>,
+        key: SigningKey,
+        words: Words,
+    ) -> Result<Self, String> {
+        let alg = alg(jwt, client, &key)?;
+        let identity = match &key {
+            SigningKey::Pair(material) => Some(material.key.identity()),
+            SigningKey::Shared(_) => None,
+        };
+        let own_key_id = identity.and_then(|identity| identity.key_id.clone());
+        let key_id = words.key_id.or(own_key_id).or(words.inherited_key_id).filter(|id| !id.is_empty());
+        let own_subject = || identity.and_then(|identity| identity.subject.clone());
+        let issuer = words.issuer.or(words.client_id).or_else(own_subject).ok_or_else(|| {
+            "the JWT has no issuer (`iss`): give client_id or jwt.issuer, or a key file that names its owner"
+                .to_owned()
+        })?;
+        let subject = words.subject.unwrap_or_else(|| issuer.clone());
+        let audience = words.audience.unwrap_or_else(|| match &config.endpoint {
+            // A document that names another issuer is not accepted, so this is the discovered one.
+            TokenEndpoint::Discovery(issuer) => issuer.text.clone(),
+            TokenEndpoint::Url(url) => url.text.clone(),
+        });
+        let mut claims = Map::new();
+        for (name, value) in [("iss", issuer), ("sub", subject), ("aud", audience)] {
+            if !value.is_empty() {
+                claims.insert(name.to_owned(), value.into());
+            }
+        }
+        if let Some(scope) = scope_claim(jwt.scope, &words.scope) {
+            claims.insert("scope".to_owned(), scope);
+        }
+        Ok(Self {
+            key,
+            alg,
+            typ: jwt.typ.clone(),
+            key_id,
+            certificate_headers: jwt.certificate_headers.clone(),
+            claims,
+            more: words.more,
+            lifetime: jwt.lifetime,
+        })
+    }
+
+    /// A new JWT: no two have the same `jti`.
+    pub(super) fn sign(&self, now: SystemTime) -> Result<Secret, String> {
+        let issued = now.checked_sub(BACKDATED.min(self.lifetime / 2)).unwrap_or(now);
+        let issued = issued.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut claims = self.claims.clone();
+        claims.insert("iat".to_owned(), issued.into());
+        claims.insert("nbf".to_owned(), issued.into());
+        claims.insert("exp".to_owned(), (issued + self.lifetime.as_secs().max(1)).into());
+        claims.insert("jti".to_owned(), unique()?.into());
+        claims.extend(self.more.clone());
+
+        let (signer, chain) = match &self.key {
+            SigningKey::Pair(material) => (Signer::Key(&material.key), material.chain.as_slice()),
+            SigningKey::Shared(secret) => (Signer::Secret(secret), [].as_slice()),
+        };
+        let wants = |which| self.certificate_headers.contains(&which);
+        let leaf = chain.first();
+        let header = Header {
+            alg: self.alg,
+            typ: Some(self.typ.as_str()).filter(|typ| !typ.is_empty()),
+            key_id: self.key_id.as_deref(),
+            x5t: leaf.filter(|_| wants(CertificateHeader::X5t)).map(|leaf| leaf.x5t()),
+            x5t_s256: leaf.filter(|_| wants(CertificateHeader::X5tS256)).map(|leaf| leaf.x5t_s256()),
+            x5c: leaf
+                .filter(|_| wants(CertificateHeader::X5c))
+                .map(|_| chain.iter().map(|certificate| certificate.x5c()).collect()),
+            jwk: None,
+        };
+        sign(&header, &claims, signer).map_err(|error| format!("the JWT cannot be signed: {error}"))
+    }
+}
+
+/// The algorithm, where it goes with the key.
+fn alg(jwt: &JwtConfig, client: &Client<'_>, key: &SigningKey) -> Result<Alg, String> {
+    match key {
+        SigningKey::Pair(material) => {
+            let alg = jwt.alg.unwrap_or_else(|| material.key.default_alg());
+            material.key.check_alg(alg).map_err(|error| {
+                format!("jwt.alg does not go with {}: {error}", client.key("private_key"))
+            })?;
+            Ok(alg)
+        }
+        SigningKey::Shared(_) => match jwt.alg.unwrap_or(Alg::Hs256) {
+            alg if alg.is_symmetric() => Ok(alg),
+            alg => Err(format!("jwt.alg {alg} does not go with client_secret; use HS256, HS384 or HS512")),
+        },
+    }
+}
+
+fn scope_claim(scope_in: ScopeIn, scope: &str) -> Option<Value> {
+    match scope_in {
+        _ if scope.is_empty() => None,
+        ScopeIn::Parameter => None,
+        ScopeIn::Claim => Some(scope.into()),
+        ScopeIn::ClaimArray => Some(scope.split(' ').collect()),
+    }
+}
+
+/// 128 random bits, base64url.
+fn unique() -> Result<String, String> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "no random numbers for a `jti`".to_owned())?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// When a ready-made JWT ends (`exp`), where it can be read; its signature is the issuer's to check.
+pub(super) fn expiry(assertion: &Secret) -> Option<SystemTime> {
+    let mut parts = assertion.expose_str()?.split('.');
+    let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let claims = zeroize::Zeroizing::new(URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?);
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    let exp = claims.get("exp")?;
+    let seconds = exp.as_f64().filter(|exp| exp.is_finite() && *exp >= 0.0)?;
+    UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+/// In words, where a ready-made assertion has ended.
+pub(super) fn expired(assertion: &Secret, place: &str, now: SystemTime) -> Option<String> {
+    let end = expiry(assertion)?;
+    (end <= now).then(|| {
+        format!(
+            "the assertion in {place} expired on {}: see to whatever writes it",
+            humantime::format_rfc3339_seconds(end)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

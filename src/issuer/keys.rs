@@ -1,0 +1,214 @@
+//! Keys and certificates, read from their sources and parsed once for each content.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+
+use super::client::{Client, Which};
+use super::fingerprint::{self, Digest};
+use crate::config::{DpopConfig, IssuerConfig, Source};
+use crate::jose::{Certificate, PrivateKey, Prover};
+use crate::secret::Secret;
+
+/// A key that signs, and the certificate that says whose it is.
+pub(super) struct Material {
+    pub(super) key: PrivateKey,
+    /// Leaf first; empty where none was asked for.
+    pub(super) chain: Vec<Certificate>,
+    /// Where the chain stands, in words.
+    pub(super) chain_place: String,
+}
+
+/// What was read last: it serves on while a file is being written.
+pub(super) struct Keys {
+    issuer: Arc<str>,
+    current: Cached<Material>,
+    standby: Cached<Material>,
+    dpop: Cached<Prover>,
+}
+
+impl Keys {
+    pub(super) fn new(issuer: Arc<str>) -> Self {
+        Self { issuer, current: Cached::default(), standby: Cached::default(), dpop: Cached::default() }
+    }
+
+    /// The key of `client`, where it has one. `Err` says what is wrong with it and where it stands.
+    pub(super) fn signing(
+        &self,
+        config: &IssuerConfig,
+        client: &Client<'_>,
+    ) -> Result<Option<Arc<Material>>, String> {
+        let Some(source) = client.private_key else { return Ok(None) };
+        let wants_chain = config.jwt.as_ref().is_some_and(|jwt| !jwt.certificate_headers.is_empty());
+        let elsewhere = client.certificate_elsewhere().filter(|_| wants_chain);
+        let files = Files::read(&self.issuer, source, elsewhere)
+            .map_err(|(at, error)| format!("{}: {error}", client.key(at)))?;
+        let cached = match client.which {
+            Which::Current => &self.current,
+            Which::Standby => &self.standby,
+        };
+        let make = || material(&files, client, wants_chain);
+        cached.get(&self.issuer, files.digest(), make).map(Some)
+    }
+
+    /// The key that DPoP proofs are made with.
+    pub(super) fn prover(&self, dpop: &DpopConfig) -> Result<Arc<Prover>, String> {
+        let files = Files::read(&self.issuer, &dpop.private_key, None)
+            .map_err(|(_, error)| format!("dpop.private_key: {error}"))?;
+        self.dpop.get(&self.issuer, files.digest(), || prover(&files, dpop))
+    }
+}
+
+/// The bytes of a key and, where it is wanted, a certificate.
+pub(super) struct Files<'a> {
+    key: &'a Source,
+    key_bytes: Arc<Secret>,
+    password: Option<Arc<Secret>>,
+    certificate: Option<(&'a Source, Arc<Secret>)>,
+}
+
+impl<'a> Files<'a> {
+    /// `Err` names the config's key, and what is wrong.
+    pub(super) fn read(
+        issuer: &str,
+        key: &'a Source,
+        certificate: Option<&'a Source>,
+    ) -> Result<Self, (&'static str, String)> {
+        let read = |at, source| match read(issuer, source) {
+            Ok(value) => Ok(value),
+            Err(error) => Err((at, error.to_string())),
+        };
+        Ok(Self {
+            key,
+            key_bytes: read("private_key", key)?,
+            password: key.password().map(|source| read("private_key", source)).transpose()?,
+            certificate: match certificate {
+                Some(source) => Some((source, read("certificate", source)?)),
+                None => None,
+            },
+        })
+    }
+
+    fn digest(&self) -> Digest {
+        let certificate = self.certificate.as_ref().map(|(_, bytes)| bytes);
+        let parts = [Some(&self.key_bytes), self.password.as_ref(), certificate];
+        fingerprint::digest(parts.into_iter().map(|part| part.map(|secret| secret.expose())))
+    }
+
+    fn parse_key(&self) -> Result<PrivateKey, String> {
+        PrivateKey::parse(&self.key_bytes, self.password.as_deref())
+            .map_err(|error| format!("{}: {error}", self.key.place()))
+    }
+}
+
+/// Reads a value anew, or gives the one read last with a warning.
+pub(super) fn read(issuer: &str, source: &Source) -> Result<Arc<Secret>, crate::config::ReferenceError> {
+    let (value, failed) = source.read_or_last_good()?;
+    if let Some(failed) = failed {
+        let (place, reason) = (failed.place, failed.reason);
+        tracing::warn!(issuer, place, reason, "cannot read a value anew, the one read last serves on");
+    }
+    Ok(value)
+}
+
+/// `Err` begins with the config's key.
+pub(super) fn material(
+    files: &Files<'_>,
+    client: &Client<'_>,
+    wants_chain: bool,
+) -> Result<Material, String> {
+    let key = files.parse_key().map_err(|error| format!("{}: {error}", client.key("private_key")))?;
+    // A certificate of this credential goes before the one in the key's file, and that before an inherited one.
+    let beside = key.certificates().to_vec();
+    let (chain, chain_place) = match &files.certificate {
+        _ if !wants_chain => (Vec::new(), String::new()),
+        Some((source, bytes)) if client.certificate.is_some() || beside.is_empty() => {
+            let at = client.key("certificate");
+            let chain = Certificate::parse_chain(bytes.expose())
+                .map_err(|error| format!("{at}: {}: {error}", source.place()))?;
+            (chain, format!("{at} in {}", source.place()))
+        }
+        _ => (beside, format!("{} in {}", client.key("private_key"), files.key.place())),
+    };
+    if wants_chain {
+        let Some(leaf) = chain.first() else {
+            return Err(format!(
+                "{}: is missing, and the file of private_key holds no certificate either; \
+                 jwt.certificate_headers needs one",
+                client.key("certificate")
+            ));
+        };
+        if !leaf.is_of(&key) {
+            return Err(format!(
+                "{chain_place}: the certificate ({}) does not belong to {} in {}; \
+                 give the pair that was made together, the leaf first",
+                leaf.subject(),
+                client.key("private_key"),
+                files.key.place()
+            ));
+        }
+    }
+    Ok(Material { key, chain, chain_place })
+}
+
+pub(super) fn prover(files: &Files<'_>, dpop: &DpopConfig) -> Result<Prover, String> {
+    let key = files.parse_key().map_err(|error| format!("dpop.private_key: {error}"))?;
+    Prover::new(key, dpop.alg).map_err(|error| format!("dpop: {error}"))
+}
+
+/// The chain that TLS shows the issuer, where it can be read: what is wrong with it, TLS says itself.
+pub(super) fn tls_chain(config: &IssuerConfig) -> Option<(Vec<Certificate>, String)> {
+    let source = config.tls.certificate.as_ref().or(config.tls.private_key.as_ref())?;
+    let (bytes, _) = source.read_or_last_good().ok()?;
+    let chain = Certificate::parse_chain(bytes.expose()).ok().or_else(|| {
+        let password = source.password().and_then(|password| password.read().ok());
+        let key = PrivateKey::parse(&bytes, password.as_deref()).ok()?;
+        Some(key.certificates().to_vec())
+    })?;
+    (!chain.is_empty()).then(|| (chain, source.place()))
+}
+
+/// In words, where the leaf has expired.
+pub(super) fn expired(chain: &[Certificate], place: &str, now: SystemTime) -> Option<String> {
+    let leaf = chain.first()?;
+    (leaf.not_after() <= now).then(|| {
+        let at = humantime::format_rfc3339_seconds(leaf.not_after());
+        format!("the certificate {} ({place}) expired on {at}: have a new one issued", leaf.subject())
+    })
+}
+
+/// Parsed once for each content; the last good one serves on.
+struct Cached<T>(ArcSwapOption<(Digest, Arc<T>)>);
+
+impl<T> Default for Cached<T> {
+    fn default() -> Self {
+        Self(ArcSwapOption::empty())
+    }
+}
+
+impl<T> Cached<T> {
+    fn get(
+        &self,
+        issuer: &str,
+        digest: Digest,
+        make: impl FnOnce() -> Result<T, String>,
+    ) -> Result<Arc<T>, String> {
+        let held = self.0.load_full();
+        if let Some((_, value)) = held.as_deref().filter(|(of, _)| *of == digest) {
+            return Ok(Arc::clone(value));
+        }
+        match (make(), held) {
+            (Ok(value), _) => {
+                let value = Arc::new(value);
+                self.0.store(Some(Arc::new((digest, Arc::clone(&value)))));
+                Ok(value)
+            }
+            (Err(error), Some(held)) => {
+                tracing::warn!(issuer, error, "a changed key cannot be used, the last good one serves on");
+                Ok(Arc::clone(&held.1))
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Two credentials at once: which of them is tried first, and what is said when both are refused.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::client::Which;
+use super::{FailureKind, IssuerError};
+
+/// The credential that worked last is tried first.
+#[derive(Default)]
+pub(super) struct Preference {
+    standby: AtomicBool,
+}
+
+impl Preference {
+    pub(super) fn first(&self) -> Which {
+        if self.standby.load(Ordering::Relaxed) { Which::Standby } else { Which::Current }
+    }
+
+    /// The issuer accepted `which` after it had refused the other. Said once each way.
+    pub(super) fn fell_over_to(&self, which: Which, issuer: &str) {
+        let standby = which == Which::Standby;
+        if self.standby.swap(standby, Ordering::Relaxed) == standby {
+            return;
+        }
+        if standby {
+            tracing::warn!(
+                issuer,
+                "the issuer refuses the current credential and accepts standby, which is used from now on"
+            );
+        } else {
+            tracing::info!(
+                issuer,
+                "the issuer accepts the current credential again, which is used from now on"
+            );
+        }
+    }
+}
+
+/// Both were refused, or the second could not be tried.
+pub(super) fn both(issuer: &str, first: (Which, IssuerError), second: (Which, IssuerError)) -> IssuerError {
+    let ((which, first), (other, second)) = (first, second);
+    let prefix = format!("issuer {issuer}: ");
+    let words = |error: &IssuerError| error.detail.strip_prefix(&prefix).unwrap_or(&error.detail).to_owned();
+    let detail = format!("{prefix}with {which}, {}; with {other}, {}", words(&first), words(&second));
+    // A second one that nobody judged leaves open whether it works.
+    let kind = match second.kind {
+        FailureKind::Credential => FailureKind::ClientRefused,
+        kind => kind,
+    };
+    let refused = if second.kind == FailureKind::Credential { first } else { second };
+    IssuerError { kind, detail, ..refused }
+}
