@@ -6,7 +6,6 @@
 mod answer;
 mod guard;
 mod health;
-
 mod page;
 mod ready;
 mod server;
@@ -18,10 +17,14 @@ use std::time::{Duration, SystemTime};
 
 pub use health::{Health, LastReload};
 pub use server::serve;
+pub use view::WebhookView;
 
 use crate::clock::SharedClock;
 use crate::metrics::Metrics;
 use crate::proxy::SnapshotCell;
+
+/// Asks each running webhook what it has learned; reads files.
+pub type Webhooks = Box<dyn Fn() -> Vec<WebhookView> + Send + Sync>;
 
 /// What the admin address answers from.
 pub struct Admin {
@@ -29,6 +32,7 @@ pub struct Admin {
     snapshot: Arc<SnapshotCell>,
     health: Arc<Health>,
     clock: SharedClock,
+    webhooks: Webhooks,
     started_at: SystemTime,
     /// By the clock that runs in suspend.
     started: Duration,
@@ -41,9 +45,10 @@ impl Admin {
         snapshot: Arc<SnapshotCell>,
         health: Arc<Health>,
         clock: SharedClock,
+        webhooks: Webhooks,
     ) -> Self {
         let (started_at, started) = (clock.wall(), clock.boot());
-        Self { metrics, snapshot, health, clock, started_at, started }
+        Self { metrics, snapshot, health, clock, webhooks, started_at, started }
     }
 }
 

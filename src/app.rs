@@ -14,6 +14,7 @@ mod prepare;
 mod reloading;
 mod running;
 mod signals;
+mod webhooks;
 mod worker;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use listeners::Listeners;
 use prepare::Seen;
 use reloading::Reloading;
 use signals::Signals;
+use webhooks::Webhooks;
 use worker::Workers;
 
 /// What the program does around serving; a test that runs the proxy inside itself wants neither.
@@ -97,7 +99,7 @@ struct Shared {
 pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Running, StartError> {
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::default());
-    let (sockets, admin_socket) = bind_all(&config)?;
+    let Sockets { listeners: sockets, webhooks: webhook_sockets, admin: admin_socket } = bind_all(&config)?;
     let settings = listeners::settings(&config, None, &metrics).map_err(StartError::Settings)?;
 
     let runtime =
@@ -125,11 +127,16 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         .map_err(|error| system("cannot share a listening socket with the workers", &error))?;
     listeners.apply(&settings, listeners::all_new(sockets), &workers);
 
-    let admin = Arc::new(Admin::new(Arc::clone(&metrics), Arc::clone(&snapshot), Arc::clone(&health), clock));
+    let mut webhooks = Webhooks::new(Arc::clone(&clock), Arc::clone(&snapshot));
+    webhooks.apply(&config.webhooks, webhooks::all_new(webhook_sockets));
+    let views = webhooks.views();
+    let admin = Admin::new(Arc::clone(&metrics), Arc::clone(&snapshot), Arc::clone(&health), clock, views);
+    let admin = Arc::new(admin);
     let admin = AdminServer::start(admin, admin_socket, &config.admin.address);
     let addresses = Arc::new(ArcSwap::from_pointee(Addresses {
         listeners: listeners.addresses(),
         admin: admin.local().to_owned(),
+        webhooks: webhooks.addresses(),
     }));
     announce(&config);
     prefetch(&snapshot.load());
@@ -143,6 +150,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         listeners,
         workers,
         admin,
+        webhooks,
         orders,
         reports,
         signals,
@@ -156,18 +164,29 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     Ok(Running::new(addresses, orders_to, thread))
 }
 
-/// All listeners' sockets, in the order of the config, and the admin address's. Every refused address is told.
-fn bind_all(config: &Config) -> Result<(Vec<Bound>, Bound), StartError> {
+/// Every socket of a config; listeners and webhooks in its order.
+struct Sockets {
+    listeners: Vec<Bound>,
+    webhooks: Vec<Bound>,
+    admin: Bound,
+}
+
+/// Every refused address is told.
+fn bind_all(config: &Config) -> Result<Sockets, StartError> {
     let mut errors = Vec::new();
-    let mut sockets = Vec::with_capacity(config.listeners.len());
+    let mut take = |sockets: &mut Vec<Bound>, bound: Result<Bound, BindError>| match bound {
+        Ok(socket) => sockets.push(socket),
+        Err(error) => errors.push(error),
+    };
+    let (mut listeners, mut webhooks) = (Vec::new(), Vec::new());
     for listener in &config.listeners {
-        match listeners::bind(listener) {
-            Ok(socket) => sockets.push(socket),
-            Err(error) => errors.push(error),
-        }
+        take(&mut listeners, listeners::bind(listener));
+    }
+    for webhook in &config.webhooks {
+        take(&mut webhooks, webhooks::bind(webhook));
     }
     match admin_server::bind(&config.admin.address) {
-        Ok(admin) if errors.is_empty() => return Ok((sockets, admin)),
+        Ok(admin) if errors.is_empty() => return Ok(Sockets { listeners, webhooks, admin }),
         Ok(_) => {}
         Err(error) => errors.push(error),
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync + 'static {
@@ -64,5 +64,23 @@ impl Clock for ShiftedClock {
         let shift = self.wall_ms.load(Ordering::SeqCst);
         let by = Duration::from_millis(shift.unsigned_abs());
         if shift >= 0 { SystemClock.wall() + by } else { SystemClock.wall() - by }
+    }
+}
+
+/// The time of day as RFC 3339, UTC, to the second.
+pub fn rfc3339(at: SystemTime) -> String {
+    // The formatter panics outside of 1970 to 9999, and a wall clock may say anything.
+    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(at.clamp(UNIX_EPOCH, last)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_by_ages_breaks_nothing() {
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(5)), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1 << 40)), "9999-12-31T23:59:59Z");
     }
 }

@@ -152,9 +152,13 @@ fn check_store(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
 }
 
 /// Values of listeners and routes that their references do not give, as `key: place: why`. Those of issuers are not
-/// among them: whether they are there shows in the tokens.
+/// among them: whether they are there shows in the tokens. Nor are a webhook's secrets, of which one is enough: no call
+/// waits for them.
 pub fn missing_values(config: &Config) -> Vec<String> {
-    let others = config.references.iter().filter(|reference| !reference.key.starts_with("issuer."));
+    let others = config
+        .references
+        .iter()
+        .filter(|reference| !["issuer.", "webhook."].iter().any(|table| reference.key.starts_with(table)));
     others
         .filter_map(|reference| {
             let error = reference.source.read_or_last_good().err()?;

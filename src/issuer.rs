@@ -21,6 +21,8 @@ mod keys;
 mod lifetime;
 mod probe;
 mod redact;
+mod remedy;
+mod reported;
 mod request;
 mod response;
 mod standby;
@@ -129,15 +131,16 @@ impl Issuer {
         let started = self.clock.boot();
         let outcome = self.attempt(key).await;
         let ms = self.clock.boot().saturating_sub(started).as_millis();
-        let (status, what) = match &outcome {
-            Ok(_) => (None, "granted"),
-            Err(error) => (error.http_status, error.kind.as_str()),
+        let (status, what, trace) = match &outcome {
+            Ok(_) => (None, "granted", None),
+            Err(error) => (error.http_status, error.kind.as_str(), error.trace.as_deref()),
         };
         tracing::debug!(
             issuer = &*self.config.name,
             endpoint = self.endpoint(),
             status,
             outcome = what,
+            trace,
             ms,
             "asked for a token"
         );
@@ -288,6 +291,7 @@ impl Issuer {
             code: None,
             http_status: None,
             retry_after: None,
+            trace: None,
         }
     }
 
@@ -345,8 +349,8 @@ fn connector_to(url: &HttpUrl, config: &IssuerConfig) -> Connector {
     Connector::new(target, config.tls.clone(), config.egress.clone(), Offer::Both, config.timeout)
 }
 
-/// Judges arbitrary bytes as an answer of a token endpoint. The first byte chooses the status and the format, the
-/// rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
+/// Judges arbitrary bytes as an answer of a token endpoint. The first byte chooses the status, the format and
+/// the headers, the rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
 pub fn fuzz_response(bytes: &[u8]) {
     fuzz::response(bytes);
 }

@@ -5,6 +5,7 @@ pub mod bind;
 mod connection;
 mod drive;
 mod limit;
+mod small;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -21,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Limits, ListenerConfig};
 use crate::metrics::ListenerMetrics;
 use crate::proxy::{Body, BodyError, Caller, Proxy};
+pub use accept::Logged;
 pub use bind::{BindError, Bound, SocketListener};
 pub use limit::ConnectionLimit;
+pub use small::{Answer, Answerer, Asker, SmallLimits, answer, problem, serve_small};
 pub use stream::Raw as SocketStream;
 
 /// What applies to connections accepted from now on.

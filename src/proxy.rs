@@ -5,12 +5,14 @@
 
 mod body;
 pub mod caller;
+mod dpop;
 pub mod error;
 mod forward;
 mod handle;
 mod headers;
 mod inject;
 mod location;
+pub mod query;
 mod record;
 mod respond;
 pub mod snapshot;

@@ -10,10 +10,12 @@ mod pool;
 mod request_body;
 mod response_body;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::{Body, Incoming};
@@ -43,17 +45,25 @@ pub struct Upstream {
     scheme: Scheme,
     authority: Option<Authority>,
     host: HeaderValue,
+    /// See [`Upstream::nonce`].
+    nonce: ArcSwapOption<String>,
     metrics: Arc<RouteMetrics>,
 }
 
 /// The head of a call as it goes up; kept by the caller of [`Upstream::send`], so that it can be sent again.
-#[derive(Debug)]
 pub struct Head {
     pub method: Method,
     pub target: PathAndQuery,
     pub headers: HeaderMap,
     /// The call asks for another protocol: it goes over an HTTP/1.1 connection of its own.
     pub upgrade: bool,
+}
+
+impl fmt::Debug for Head {
+    /// Without the target's query, which may carry the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {:?}", self.method, self.target.path(), self.headers)
+    }
 }
 
 /// An upstream's answer.
@@ -96,17 +106,36 @@ impl Upstream {
             upgrade_connector: connector(Offer::Http1),
             scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
             authority: authority.parse().ok(),
+            nonce: ArcSwapOption::empty(),
             host: HeaderValue::from_str(authority).unwrap_or(HeaderValue::from_static("")),
             route: Arc::clone(route),
             metrics,
         }
     }
 
-    /// Sends one call and waits for the head of its answer.
+    /// What this origin wants in the next proof (RFC 9449 section 9), where it said so.
+    pub fn nonce(&self) -> Option<Arc<String>> {
+        self.nonce.load_full()
+    }
+
+    /// Stands instead of any before.
+    pub fn set_nonce(&self, nonce: &str) {
+        if self.nonce.load().as_ref().is_none_or(|known| **known != nonce) {
+            self.nonce.store(Some(Arc::new(nonce.to_owned())));
+        }
+    }
+
+    /// Sends one call and waits for the head of its answer. Where it has to be sent once more, `anew` is called before,
+    /// for what may be sent only once.
     ///
     /// # Errors
     /// Where there was no answer: see [`UpstreamErrorKind`].
-    pub async fn send(self: &Arc<Self>, head: &Head, body: RequestBody) -> Result<Answer, UpstreamError> {
+    pub async fn send(
+        self: &Arc<Self>,
+        head: &mut Head,
+        body: RequestBody,
+        anew: impl FnOnce(&mut Head),
+    ) -> Result<Answer, UpstreamError> {
         let pooled = if head.upgrade { None } else { self.pooled() };
         let Some(pooled) = pooled else {
             let opened = Box::pin(self.open(head.upgrade)).await?;
@@ -114,12 +143,17 @@ impl Upstream {
         };
         match self.attempt(pooled, head, body).await {
             Ok(answer) => Ok(answer),
-            Err(failed) => Box::pin(self.send_again(head, failed)).await,
+            Err(failed) => Box::pin(self.send_again(head, failed, anew)).await,
         }
     }
 
     /// A pooled connection died under the call: once more on a new one, where that is safe (RFC 9110 section 9.2.2).
-    async fn send_again(self: &Arc<Self>, head: &Head, failed: Failed) -> Result<Answer, UpstreamError> {
+    async fn send_again(
+        self: &Arc<Self>,
+        head: &mut Head,
+        failed: Failed,
+        anew: impl FnOnce(&mut Head),
+    ) -> Result<Answer, UpstreamError> {
         let Failed { error, body, written } = failed;
         let safe = !written || head.method.is_idempotent();
         let Some(body) = body.filter(|_| safe && error.kind == UpstreamErrorKind::Invalid) else {
@@ -127,6 +161,7 @@ impl Upstream {
         };
         tracing::debug!(route = %self.route.name, "a pooled connection was dead; sending the call once more");
         let opened = self.open(false).await?;
+        anew(head);
         self.attempt(opened, head, body).await.map_err(|failed| failed.error)
     }
 

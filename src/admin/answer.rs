@@ -1,38 +1,16 @@
 //! From a request to the answer.
 
-use std::net::SocketAddr;
-
-use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::header::{ACCEPT, ALLOW, CONTENT_SECURITY_POLICY};
+use http::{HeaderValue, Method, Request, StatusCode};
 
 use super::view::View;
 use super::{Admin, guard, page, ready, status};
 use crate::config::Callers;
+use crate::listener::{Answer, Asker, answer, problem};
 use crate::metrics::{Exposition, Extra};
-use crate::proxy::Peer;
 
 const PATHS: [&str; 5] = ["/livez", "/readyz", "/metrics", "/status", "/"];
 const TEXT: &str = "text/plain; charset=utf-8";
-
-/// Sent with every answer: none of them may be kept, guessed at, framed or read by another site.
-const ALWAYS: [(HeaderName, &str); 4] = [
-    (CACHE_CONTROL, "no-store"),
-    (http::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (http::header::REFERRER_POLICY, "no-referrer"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-];
-
-pub(super) type Answer = Response<Full<Bytes>>;
-
-/// Whose request it is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Asker {
-    pub(super) peer: Peer,
-    /// The address that the connection came to; `None`: a Unix socket.
-    pub(super) own: Option<SocketAddr>,
-}
 
 impl Admin {
     pub(super) fn respond<B>(&self, asker: Asker, request: &Request<B>) -> Answer {
@@ -104,27 +82,4 @@ fn page() -> Answer {
     let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", page.html.clone());
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page.policy.clone());
     answer
-}
-
-fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    for (name, value) in ALWAYS {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    answer
-}
-
-/// RFC 9457, as the proxy's own errors.
-fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {
-    let body = serde_json::json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or_default(),
-        "status": status.as_u16(),
-        "detail": detail,
-        "code": code,
-    });
-    answer(status, "application/problem+json", body.to_string())
 }

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::status::rfc3339;
 use super::view::{CredentialView, View};
+use crate::clock::rfc3339;
 
 /// Names in one line before the rest is only counted: probes cut long bodies.
 const NAMES: usize = 5;

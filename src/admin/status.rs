@@ -1,12 +1,13 @@
 //! What `/status` says. `docs/status.schema.json` is made from these types; keys are only ever added.
 
 use std::borrow::Cow;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-use super::view::{CredentialView, Traffic, View};
+use super::view::{CredentialView, Traffic, View, WebhookView};
+use crate::clock::rfc3339;
 use crate::config::{
     self, Address, Callers, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern,
     Problem, RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl,
@@ -29,6 +30,7 @@ pub(super) struct Status {
     issuers: Vec<IssuerStatus>,
     /// One for each set of issuer, scopes and parameters that routes use.
     tokens: Vec<TokenStatus>,
+    webhooks: Vec<WebhookStatus>,
     /// Log lines given up because stderr did not take them.
     log_lines_dropped: u64,
 }
@@ -114,6 +116,12 @@ struct IssuerStatus {
     /// `/readyz` waits for its tokens.
     required: bool,
     client_auth: &'static str,
+    /// What fills in its table, where one does.
+    preset: Option<String>,
+    /// As it is sent; `null`: none is.
+    grant_type: Option<String>,
+    /// `current`, or `standby` while the issuer takes that one.
+    credential: &'static str,
     scopes: Vec<String>,
 }
 
@@ -153,8 +161,33 @@ struct TokenErrorStatus {
     detail: String,
     /// The issuer's OAuth error code, where it gave one.
     code: Option<String>,
+    /// Under which ids the issuer knows the request, for its support.
+    trace: Option<String>,
     next_try: Option<Time>,
     failures_in_a_row: u32,
+}
+
+/// What a `[webhook]` has learned; never the value.
+#[derive(Debug, Serialize, JsonSchema)]
+struct WebhookStatus {
+    name: String,
+    /// As configured.
+    address: String,
+    path: String,
+    /// There is one that token requests can use.
+    has_value: bool,
+    /// When one last came, before a restart too.
+    received_at: Option<Time>,
+    /// Why the stored value cannot be used.
+    problem: Option<String>,
+    last_refusal: Option<RefusalStatus>,
+}
+
+/// The last call of a webhook that was not taken, since the start.
+#[derive(Debug, Serialize, JsonSchema)]
+struct RefusalStatus {
+    at: Time,
+    detail: String,
 }
 
 /// RFC 3339, UTC.
@@ -181,13 +214,6 @@ impl JsonSchema for Time {
     }
 }
 
-/// The time of day as RFC 3339, UTC, to the second.
-pub(super) fn rfc3339(at: SystemTime) -> String {
-    // The formatter panics outside of 1970 to 9999, and a wall clock may say anything.
-    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
-    humantime::format_rfc3339_seconds(at.clamp(UNIX_EPOCH, last)).to_string()
-}
-
 pub(super) fn status(view: &View) -> Status {
     let config = &view.config;
     let traffic = view.traffic.iter().copied().chain(std::iter::repeat(Traffic::default()));
@@ -206,8 +232,9 @@ pub(super) fn status(view: &View) -> Status {
             .zip(traffic)
             .map(|(it, seen)| route(it, seen, &config.listeners))
             .collect(),
-        issuers: config.issuers.values().map(|it| issuer(it)).collect(),
+        issuers: config.issuers.values().map(|it| issuer(it, &view.credentials)).collect(),
         tokens: view.credentials.iter().map(|it| token(it, view.now)).collect(),
+        webhooks: view.webhooks.iter().map(webhook).collect(),
         log_lines_dropped: view.log_lines_dropped,
     }
 }
@@ -248,16 +275,35 @@ fn warning(problem: &Problem) -> WarningStatus {
 fn listener(config: &ListenerConfig, connections: u64) -> ListenerStatus {
     ListenerStatus {
         name: config.name.to_string(),
-        address: match &config.address {
-            Address::Tcp(address) => address.to_string(),
-            Address::Unix(path) => format!("unix:{}", path.display()),
-        },
+        address: address(&config.address),
         callers: match config.callers {
             Callers::Local => "local",
             Callers::Network => "network",
         },
         tls: config.tls.is_some(),
         connections,
+    }
+}
+
+fn address(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+fn webhook(view: &WebhookView) -> WebhookStatus {
+    WebhookStatus {
+        name: view.config.name.to_string(),
+        address: address(&view.config.address),
+        path: view.config.path.clone(),
+        has_value: view.has_value,
+        received_at: view.received_at.map(Time),
+        problem: view.problem.clone(),
+        last_refusal: view
+            .last_refusal
+            .as_ref()
+            .map(|(at, detail)| RefusalStatus { at: Time(*at), detail: detail.clone() }),
     }
 }
 
@@ -308,17 +354,22 @@ fn upstream(url: &UpstreamUrl) -> String {
     }
 }
 
-fn issuer(config: &IssuerConfig) -> IssuerStatus {
+fn issuer(config: &IssuerConfig, credentials: &[CredentialView]) -> IssuerStatus {
     let (url, discovery) = match &config.endpoint {
         TokenEndpoint::Discovery(url) => (url, true),
         TokenEndpoint::Url(url) => (url, false),
     };
+    // All tokens of an issuer are asked for with the same credential.
+    let standby = credentials.iter().any(|it| it.issuer.name == config.name && it.status.standby);
     IssuerStatus {
         name: config.name.to_string(),
         url: endpoint(url),
         discovery,
         required: config.required,
         client_auth: config.client_auth.as_str(),
+        preset: config.preset.as_ref().map(ToString::to_string),
+        grant_type: config.grant_type.clone(),
+        credential: if standby { "standby" } else { "current" },
         scopes: config.scopes.iter().cloned().collect(),
     }
 }
@@ -359,6 +410,7 @@ fn token(view: &CredentialView, now: SystemTime) -> TokenStatus {
             at: Time(error.at),
             detail: error.detail.clone(),
             code: error.code.clone(),
+            trace: error.trace.clone(),
             next_try: error.next_try.map(Time),
             failures_in_a_row: error.failures_in_a_row,
         }),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Admin;
 use super::health::Loads;
-use crate::config::{Config, Credential, IssuerConfig};
+use crate::config::{Config, Credential, IssuerConfig, WebhookConfig};
 use crate::metrics::TokenExpiry;
 use crate::token::SlotStatus;
 
@@ -26,7 +26,21 @@ pub(super) struct View {
     pub(super) traffic: Vec<Traffic>,
     /// Open connections, in the order of `Config::listeners`.
     pub(super) connections: Vec<u64>,
+    pub(super) webhooks: Vec<WebhookView>,
     pub(super) log_lines_dropped: u64,
+}
+
+/// What a webhook has learned; never the value.
+pub struct WebhookView {
+    pub config: Arc<WebhookConfig>,
+    /// There is a value that token requests can use.
+    pub has_value: bool,
+    /// When one last came.
+    pub received_at: Option<SystemTime>,
+    /// Why the stored value cannot be used.
+    pub problem: Option<String>,
+    /// The last call that was not taken, and why.
+    pub last_refusal: Option<(SystemTime, String)>,
 }
 
 /// One token's place, and who uses it.
@@ -84,6 +98,7 @@ impl View {
             credentials,
             traffic,
             connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
+            webhooks: (admin.webhooks)(),
             log_lines_dropped: crate::telemetry::dropped_lines(),
         }
     }

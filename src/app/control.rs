@@ -15,6 +15,7 @@ use super::listeners::Listeners;
 use super::prepare::{Cause, NewConfig, Outcome, Prepared, one_line};
 use super::reloading::{Reloading, Step};
 use super::signals::{self, Received, Signals};
+use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
 use crate::config;
@@ -34,6 +35,7 @@ pub(super) struct Control {
     pub(super) listeners: Listeners,
     pub(super) workers: Workers,
     pub(super) admin: AdminServer,
+    pub(super) webhooks: Webhooks,
     pub(super) orders: UnboundedReceiver<Order>,
     pub(super) reports: UnboundedReceiver<Report>,
     pub(super) signals: Option<Signals>,
@@ -152,6 +154,7 @@ impl Control {
         let config = &new.config;
         // Before the listeners: only what they bind can be taken back, not the mode of a socket that stays.
         let admin = self.admin.bind_for(&config.admin.address)?;
+        let webhooks = self.webhooks.bind_for(&config.webhooks)?;
         let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
 
         // From here on nothing fails.
@@ -161,12 +164,14 @@ impl Control {
         // Before the listeners: a call that comes in by a new one must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
         self.listeners.apply(&new.settings, sources, &self.workers);
+        self.webhooks.apply(&config.webhooks, webhooks);
         if let Some(socket) = admin {
             self.admin.move_to(socket, &config.admin.address);
         }
         self.shared.addresses.store(Arc::new(Addresses {
             listeners: self.listeners.addresses(),
             admin: self.admin.local().to_owned(),
+            webhooks: self.webhooks.addresses(),
         }));
         if let Some(log) = &self.log {
             log.apply(&config.log);

@@ -37,6 +37,7 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
         }
     }
     control.listeners.stop_accepting();
+    control.webhooks.stop_accepting();
     control.workers.close();
     let deadline = (!config.shutdown_timeout.is_zero()).then(|| Instant::now() + config.shutdown_timeout);
     let ended = match all_ended(control, deadline).await {
@@ -63,6 +64,7 @@ async fn cut_by_wish(control: &mut Control) -> Ended {
 /// Drops everything.
 pub(super) async fn cut(control: &mut Control) -> Ended {
     control.listeners.stop_now();
+    control.webhooks.stop_now();
     control.workers.close();
     // Sockets are closed and their files removed by the workers; one that hangs is left to the end of the process.
     let ended = all_ended_or_grace(control).await;
@@ -94,7 +96,7 @@ async fn all_ended(control: &mut Control, deadline: Option<Instant>) -> Waited {
         tokio::select! {
             // Each worker reports once and drops its end; the channel closes with the last one.
             report = control.reports.recv() => match report {
-                None => return Waited::AllEnded,
+                None => return webhooks_ended(control, deadline).await,
                 Some(report) if report.outcome.is_err() => {
                     let message = describe(&report);
                     tracing::error!("{message}");
@@ -105,6 +107,15 @@ async fn all_ended(control: &mut Control, deadline: Option<Instant>) -> Waited {
             () = until(deadline) => return Waited::TooLong,
             () = second_order(&mut control.orders, &mut control.signals) => return Waited::Hurried,
         }
+    }
+}
+
+/// A sender whose value is being stored gets its answer too.
+async fn webhooks_ended(control: &mut Control, deadline: Option<Instant>) -> Waited {
+    tokio::select! {
+        () = control.webhooks.ended() => Waited::AllEnded,
+        () = until(deadline) => Waited::TooLong,
+        () = second_order(&mut control.orders, &mut control.signals) => Waited::Hurried,
     }
 }
 

@@ -227,7 +227,7 @@ fn set_access(path: &Path, unix: &UnixOptions) -> io::Result<()> {
 /// For each new listener the place of the old one whose socket it keeps: the one of the same address, and of the same
 /// name where several have that address (as those on port 0 do). A listener that was only renamed keeps its socket:
 /// its address could not be bound a second time.
-fn same_sockets(old: &[(&str, &Address)], new: &[(&str, &Address)]) -> Vec<Option<usize>> {
+pub(super) fn same_sockets(old: &[(&str, &Address)], new: &[(&str, &Address)]) -> Vec<Option<usize>> {
     let mut kept: Vec<Option<usize>> =
         new.iter().map(|wanted| old.iter().position(|candidate| candidate == wanted)).collect();
     for place in 0..new.len() {

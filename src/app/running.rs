@@ -16,6 +16,8 @@ pub struct Addresses {
     /// By the listener's name.
     pub listeners: BTreeMap<String, String>,
     pub admin: String,
+    /// By the webhook's name.
+    pub webhooks: BTreeMap<String, String>,
 }
 
 /// How it ended.

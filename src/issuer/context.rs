@@ -6,13 +6,17 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::exchange::{self, Broken};
+use super::headers::Skew;
 use super::redact::Redactor;
+use super::reported::{self, Reported};
 use super::{FailureKind, IssuerError};
-use crate::config::{BasicEncoding, ClientAuth, HttpUrl, IssuerConfig, TokenEndpoint};
+use crate::config::{HttpUrl, IssuerConfig, TokenEndpoint};
 use crate::net::ConnectErrorKind;
 
 /// The most bytes of an issuer's `error_description` that are shown.
 const DESCRIPTION_LIMIT: usize = 512;
+/// So many bytes of a plain text are looked at.
+const TEXT_LIMIT: usize = 2048;
 
 /// What every error text of one request needs.
 #[derive(Clone)]
@@ -21,21 +25,15 @@ pub(super) struct Context<'a> {
     /// Host and path of what is asked, without the query.
     pub(super) endpoint: String,
     pub(super) redactor: &'a Redactor,
-}
-
-/// What an answer itself says of its failure.
-#[derive(Default)]
-pub(super) struct Reported {
-    /// As it came: classified by, never shown.
-    pub(super) code: Option<String>,
-    pub(super) description: Option<String>,
-    /// It is a web page.
-    pub(super) html: bool,
+    /// Ids of the request that stand in the answer's headers, by name.
+    pub(super) traces: Vec<(String, String)>,
+    /// The issuer's clock, where the answer shows that it differs from ours.
+    pub(super) skew: Option<Skew>,
 }
 
 impl<'a> Context<'a> {
     pub(super) fn new(config: &'a IssuerConfig, url: &HttpUrl, redactor: &'a Redactor) -> Self {
-        Self { config, endpoint: shown(url), redactor }
+        Self { config, endpoint: shown(url), redactor, traces: Vec::new(), skew: None }
     }
 
     /// `what` follows the endpoint's name.
@@ -46,7 +44,13 @@ impl<'a> Context<'a> {
             code: None,
             http_status: None,
             retry_after: None,
+            trace: self.trace(&[]),
         }
+    }
+
+    /// Those that an answer's body names, then those of its headers.
+    pub(super) fn trace(&self, named: &[(String, String)]) -> Option<String> {
+        self.redactor.show_traces(named.iter().chain(&self.traces))
     }
 
     /// An answer of an accepted status that holds no usable token.
@@ -71,70 +75,25 @@ impl<'a> Context<'a> {
             what.push(' ');
             what.push_str(code);
         }
-        if let Some(description) = &reported.description {
-            let shown = self.redactor.show(description, DESCRIPTION_LIMIT);
-            if !shown.is_empty() {
-                what.push_str(&format!(" ({shown})"));
-            }
+        let described = reported.description.as_ref().map(|text| self.redactor.show(text, DESCRIPTION_LIMIT));
+        let quoted =
+            || reported.text.as_ref().map(|text| reported::excerpt(&self.redactor.show(text, TEXT_LIMIT)));
+        if let Some(shown) = described.or_else(quoted).filter(|shown| !shown.is_empty()) {
+            what.push_str(&format!(" ({shown})"));
         }
         what.push_str("; ");
         what.push_str(&self.remedy(status, reported));
+        if let Some(apart) = self.clock_hint(kind, reported) {
+            what.push_str(&apart);
+        }
         let refused = matches!(kind, FailureKind::ClientRefused | FailureKind::RequestRefused);
         IssuerError {
             code,
             http_status: Some(status.as_u16()),
             retry_after: retry_after.filter(|_| !refused),
+            trace: self.trace(&reported.traces),
             ..self.fail(kind, what)
         }
-    }
-
-    fn remedy(&self, status: StatusCode, reported: &Reported) -> String {
-        let name = &self.config.name;
-        match (reported.code.as_deref(), status.as_u16()) {
-            (Some("invalid_client"), _) => self.check_client(),
-            (Some("unauthorized_client"), _) => {
-                format!(
-                    "let this client use the client_credentials grant at the issuer, or check client_id of [issuer.{name}]"
-                )
-            }
-            (Some("invalid_scope"), _) => format!("check scopes of [issuer.{name}] and of the route"),
-            (Some("invalid_target"), _) => format!("check params of [issuer.{name}] and of the route"),
-            (Some("invalid_request" | "invalid_grant"), _) => {
-                format!("check params, scopes and client_auth of [issuer.{name}], and params of the route")
-            }
-            (Some("unsupported_grant_type"), _) => {
-                format!("the client_credentials grant is not offered there; check {}", self.endpoint_key())
-            }
-            (_, 401) => self.check_client(),
-            (_, 429) => "it limits how often it may be asked".to_owned(),
-            (_, 500..) => "the fault is the issuer's, and it is asked again".to_owned(),
-            (_, 404 | 405 | 410) => format!("check {} of [issuer.{name}]", self.endpoint_key()),
-            _ if reported.html => self.web_page(),
-            (_, 403) => {
-                "check at the issuer whether this client and this machine's address may ask".to_owned()
-            }
-            (None, seen @ 200..=299) if !self.config.response.statuses.contains(&seen) => {
-                format!("add the status to response.statuses of [issuer.{name}] where it carries a token")
-            }
-            _ => format!("check {}, params and scopes of [issuer.{name}]", self.endpoint_key()),
-        }
-    }
-
-    fn check_client(&self) -> String {
-        let name = &self.config.name;
-        let alternative = match &self.config.client_auth {
-            ClientAuth::Basic { encoding: BasicEncoding::Form, .. } => {
-                r#"basic_encoding = "raw" or client_auth = "client_secret_post""#
-            }
-            ClientAuth::Basic { encoding: BasicEncoding::Raw, .. } => {
-                r#"basic_encoding = "form" or client_auth = "client_secret_post""#
-            }
-            ClientAuth::Post { .. } => r#"client_auth = "client_secret_basic""#,
-            _ => "another client_auth",
-        };
-        format!(
-            "check client_id and client_secret of [issuer.{name}], and whether the server wants {alternative}"
-        )
     }
 
     pub(super) fn web_page(&self) -> String {
@@ -213,9 +172,15 @@ fn classify(status: StatusCode, code: Option<&str>) -> FailureKind {
         (429 | 500.., _) => FailureKind::Unavailable,
         (300..=399, _) => FailureKind::Unusable,
         (_, Some("invalid_client" | "unauthorized_client")) => FailureKind::ClientRefused,
-        (_, Some("invalid_scope" | "invalid_request" | "invalid_grant" | "unsupported_grant_type")) => {
-            FailureKind::RequestRefused
-        }
+        (
+            _,
+            Some(
+                "invalid_scope" | "invalid_request" | "invalid_grant" | "unsupported_grant_type"
+                // RFC 9449 section 8: the nonce was given and taken back, which another try does not mend.
+                | "use_dpop_nonce",
+            ),
+        ) => FailureKind::RequestRefused,
+        (_, Some("temporarily_unavailable")) => FailureKind::Unavailable,
         _ => FailureKind::Unusable,
     }
 }

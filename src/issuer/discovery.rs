@@ -101,6 +101,7 @@ fn judge(
         let error = IssuerError {
             http_status: Some(status.as_u16()),
             retry_after: headers::retry_after(&fields, clock.wall()),
+            trace: context.trace(&headers::traces(&fields)),
             ..context.fail(kind, what)
         };
         return Err((error, true));
@@ -134,6 +135,7 @@ fn combined(config: &IssuerConfig, failures: Vec<IssuerError>) -> IssuerError {
         code: None,
         http_status: failures.iter().rev().find_map(|error| error.http_status),
         retry_after: failures.iter().find_map(|error| error.retry_after),
+        trace: failures.iter().find_map(|error| error.trace.clone()),
     }
 }
 

@@ -5,13 +5,16 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use super::form;
 use crate::secret::Secret;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
+/// So many members of an answer are named in a text.
+const NAMES_LIMIT: usize = 10;
 
 /// Why an answer is no document. Says nothing of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,17 +59,27 @@ impl Document {
             return Err(Malformed::Empty);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| Malformed::NotUtf8)?;
-        let names = names_in(pointers);
+        Self::keeping(text, &Names::Exact(names_in(pointers))).map_err(|error| match error.classify() {
+            // The visitor itself complains about nothing else.
+            serde_json::error::Category::Data => Malformed::Duplicate,
+            serde_json::error::Category::Eof => Malformed::Truncated,
+            _ => Malformed::Syntax { line: error.line(), column: error.column() },
+        })
+    }
+
+    /// Reads JSON as a report, which nothing depends on: member names are kept as [`fold`] writes them, where they
+    /// are of `names` (folded) or a segment of `pointer`; of two of one name the first counts.
+    pub(super) fn report(bytes: &[u8], names: &[&str], pointer: &str) -> Option<Self> {
+        let text = std::str::from_utf8(bytes.strip_prefix(BOM).unwrap_or(bytes)).ok()?;
+        let mut folded: Vec<String> = names_in(&[pointer]).iter().map(|name| fold(name)).collect();
+        folded.extend(names.iter().map(|&name| name.to_owned()));
+        Self::keeping(text, &Names::Folded(folded)).ok()
+    }
+
+    fn keeping(text: &str, names: &Names) -> serde_json::Result<Self> {
         let mut json = serde_json::Deserializer::from_str(text);
-        Node { names: &names, keep: true }
-            .deserialize(&mut json)
-            .and_then(|value| json.end().map(|()| Self(value)))
-            .map_err(|error| match error.classify() {
-                // The visitor itself complains about nothing else.
-                serde_json::error::Category::Data => Malformed::Duplicate,
-                serde_json::error::Category::Eof => Malformed::Truncated,
-                _ => Malformed::Syntax { line: error.line(), column: error.column() },
-            })
+        let value = Node { names, keep: true }.deserialize(&mut json)?;
+        json.end().map(|()| Self(value))
     }
 
     /// Reads a form as a flat object of strings.
@@ -94,6 +107,18 @@ impl Document {
         self.0.pointer(pointer).filter(|value| !value.is_null())
     }
 
+    /// All of it.
+    pub(super) fn root(&self) -> &Value {
+        &self.0
+    }
+
+    /// What stands at `pointer` in a [`Self::report`].
+    pub(super) fn get_folded(&self, pointer: &str) -> Option<&Value> {
+        let folded: String =
+            pointer.split('/').skip(1).map(|segment| format!("/{}", fold(segment))).collect();
+        self.0.pointer(&folded)
+    }
+
     /// Moves the text at `pointer` out, so that it is wiped with the secret. `None`: no text is there.
     pub(super) fn take_secret(&mut self, pointer: &str) -> Option<Secret> {
         match self.0.pointer_mut(pointer)? {
@@ -117,9 +142,67 @@ fn names_in(pointers: &[&str]) -> Vec<String> {
         .collect()
 }
 
+/// A member's name without what vendors disagree in: `errorCode`, `error_code` and `ErrorCode` are one.
+pub(super) fn fold(name: &str) -> String {
+    name.chars().filter(|character| !matches!(character, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// The names of a JSON object's members, without any value: at most 10.
+pub(super) fn member_names(bytes: &[u8]) -> Vec<String> {
+    serde_json::from_slice(bytes.strip_prefix(BOM).unwrap_or(bytes))
+        .map_or_else(|_| Vec::new(), |Keys(names)| names)
+}
+
+struct Keys(Vec<String>);
+
+impl<'de> serde::Deserialize<'de> for Keys {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Keys, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = members.next_entry::<String, IgnoredAny>()? {
+                    if names.len() < NAMES_LIMIT {
+                        names.push(name);
+                    }
+                }
+                Ok(Keys(names))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// Which members are kept.
+enum Names {
+    Exact(Vec<String>),
+    /// As [`fold`] writes them.
+    Folded(Vec<String>),
+}
+
+impl Names {
+    /// The name under which a member is kept, if it is.
+    fn kept(&self, name: String) -> Option<String> {
+        match self {
+            Self::Exact(names) => names.contains(&name).then_some(name),
+            Self::Folded(names) => Some(fold(&name)).filter(|name| names.contains(name)),
+        }
+    }
+
+    fn allow_duplicates(&self) -> bool {
+        matches!(self, Self::Folded(_))
+    }
+}
+
 /// Visits every value, so that serde_json's depth limit holds for all of the document, and keeps some.
 struct Node<'a> {
-    names: &'a [String],
+    names: &'a Names,
     keep: bool,
 }
 
@@ -175,10 +258,15 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let mut kept = Map::new();
         while let Some(name) = members.next_key::<String>()? {
-            let keep = self.keep && self.names.contains(&name);
-            let value = members.next_value_seed(Node { names: self.names, keep })?;
-            if keep && kept.insert(name, value).is_some() {
-                return Err(A::Error::custom("duplicate member"));
+            let name = if self.keep { self.names.kept(name) } else { None };
+            let value = members.next_value_seed(Node { names: self.names, keep: name.is_some() })?;
+            let Some(name) = name else { continue };
+            match kept.entry(name) {
+                Entry::Vacant(place) => {
+                    place.insert(value);
+                }
+                Entry::Occupied(_) if self.names.allow_duplicates() => {}
+                Entry::Occupied(_) => return Err(A::Error::custom("duplicate member")),
             }
         }
         Ok(Value::Object(kept))
@@ -219,6 +307,24 @@ mod tests {
         assert_eq!(json("\u{feff} \n").unwrap_err(), Malformed::Empty);
         assert_eq!(json("{\n<").unwrap_err(), Malformed::Syntax { line: 2, column: 1 });
         assert!(matches!(json(r#"{"t":1} x"#), Err(Malformed::Syntax { .. })));
+    }
+
+    #[test]
+    fn a_report_is_read_whatever_the_case_and_keeps_the_first_of_two() {
+        let text =
+            r#"{"Error":"a","ERROR":"b","error_code":1,"secret":"s","X":{"Y_z":{"message":"m","q":1}}}"#;
+        let report = Document::report(text.as_bytes(), &["error", "errorcode", "message"], "/x/Y_z").unwrap();
+        assert_eq!(report.0, serde_json::json!({"error":"a","errorcode":1,"x":{"yz":{"message":"m"}}}));
+        assert_eq!(report.get_folded("/x/Y_z"), Some(&serde_json::json!({"message":"m"})));
+        assert!(Document::report(b"{", &[], "").is_none());
+    }
+
+    #[test]
+    fn member_names_come_without_values() {
+        assert_eq!(member_names(br#"{"a":"secret","b":{"c":1},"a":2}"#), ["a", "b", "a"]);
+        let many: Vec<_> = (0..50).map(|n| format!("\"m{n}\":0")).collect();
+        assert_eq!(member_names(format!("{{{}}}", many.join(",")).as_bytes()).len(), NAMES_LIMIT);
+        assert!(member_names(b"[1]").is_empty() && member_names(b"{").is_empty());
     }
 
     #[test]

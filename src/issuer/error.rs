@@ -46,6 +46,9 @@ pub struct IssuerError {
     pub http_status: Option<u16>,
     /// From `Retry-After`, seconds or date, at most 5 min.
     pub retry_after: Option<Duration>,
+    /// Under which ids the issuer knows the request, for its support: `trace_id=… x-request-id=…`, at most 128
+    /// printable characters. For the log and `/status`, not for callers.
+    pub trace: Option<String>,
 }
 
 impl std::fmt::Display for IssuerError {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_TYPE, DATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use zeroize::Zeroizing;
 
 use super::context::Context;
@@ -15,7 +16,7 @@ use crate::config::{
 };
 use crate::secret::Secret;
 
-/// The first byte chooses the status and the format, the rest is the body.
+/// The first byte chooses the status, the format and the headers, the rest is the body.
 pub(super) fn response(bytes: &[u8]) {
     let (&choice, body) = bytes.split_first().unwrap_or((&0, &[]));
     let mut config = config();
@@ -34,18 +35,35 @@ pub(super) fn response(bytes: &[u8]) {
     redactor.add_client(Some(&Secret::from("svc")), &Secret::from("s3:c+r t"));
     let context = Context::new(&config, &url(), &redactor);
     let scopes = BTreeSet::from(["read".to_owned()]);
-    let answer = Answer { status, headers: HeaderMap::new(), body };
+    let answer = Answer { status, headers: headers(choice), body };
     match judge(answer, &context, &Asked { at: UNIX_EPOCH, scopes: &scopes }) {
         Ok((grant, _)) => {
             let token = grant.token.expose();
             debug_assert!((1..=16 * 1024).contains(&token.len()));
             debug_assert!(token.iter().all(|byte| (0x21..=0x7E).contains(byte)));
+            debug_assert_eq!(grant.token_type, "bearer");
         }
         Err(error) => {
-            debug_assert!(!error.detail.contains("s3:c+r t"));
-            debug_assert!(!error.detail.contains(char::is_control));
+            let trace = error.trace.unwrap_or_default();
+            debug_assert!(trace.len() <= 128 && trace.bytes().all(|byte| (0x20..=0x7E).contains(&byte)));
+            for shown in [error.detail, error.code.unwrap_or_default(), trace] {
+                debug_assert!(!shown.contains("s3:c+r t"));
+                debug_assert!(!shown.contains(char::is_control));
+            }
         }
     }
+}
+
+fn headers(choice: u8) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if choice & 32 == 32 {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    if choice & 128 == 128 {
+        headers.insert(DATE, HeaderValue::from_static("Thu, 01 Jan 1970 01:00:00 GMT"));
+        headers.insert("x-request-id", HeaderValue::from_static("7"));
+    }
+    headers
 }
 
 /// `client_secret_basic` with every default.
@@ -57,7 +75,7 @@ pub(super) fn config() -> IssuerConfig {
     }
 }
 
-fn url() -> HttpUrl {
+pub(super) fn url() -> HttpUrl {
     HttpUrl {
         text: "https://idp.example/token?k=v".to_owned(),
         https: true,

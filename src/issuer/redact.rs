@@ -12,6 +12,9 @@ use crate::secret::{MASK, Secret};
 /// A shorter value of a parameter or header is no secret, and masking it would tear words apart.
 const SHORTEST_VALUE: usize = 4;
 
+/// The most bytes of ids for an issuer's support.
+const TRACE_LIMIT: usize = 128;
+
 /// Every form in which a server could hand a secret back to us.
 #[derive(Default, Clone)]
 pub(super) struct Redactor {
@@ -49,8 +52,24 @@ impl Redactor {
         self.add_form(lower);
         self.add_form(encoded);
         self.add_form(plain.trim().to_owned());
+        self.add_escaped(&plain);
         self.add_form(plain.to_string());
         self.add_base64(secret.expose());
+    }
+
+    /// As it stands in a quoted JSON body, or in a web page.
+    fn add_escaped(&mut self, plain: &str) {
+        if !plain.contains(['"', '\\', '/', '&', '<', '>', '\'']) {
+            return;
+        }
+        let json = Zeroizing::new(serde_json::to_string(plain).unwrap_or_default());
+        let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or_default();
+        self.add_form(json.replace('/', "\\/"));
+        self.add_form(json.to_owned());
+        let html = Zeroizing::new(plain.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"));
+        for apostrophe in ["&#39;", "&#x27;", "&apos;"] {
+            self.add_form(html.replace('"', "&quot;").replace('\'', apostrophe));
+        }
     }
 
     /// Without padding: what is left of it then says nothing.
@@ -88,6 +107,29 @@ impl Redactor {
             rest = rest.split_at_checked(taken).map_or("", |(_, rest)| rest);
         }
         shown
+    }
+
+    /// Ids for an issuer's support as `name=value`, each value once and whole; printable ASCII alone, at most 128
+    /// bytes.
+    pub(super) fn show_traces<'a>(
+        &self,
+        traces: impl IntoIterator<Item = &'a (String, String)>,
+    ) -> Option<String> {
+        let mut shown = String::new();
+        let mut values: Vec<String> = Vec::new();
+        for (name, value) in traces {
+            let value = self.show(value, TRACE_LIMIT);
+            let printable = value.bytes().all(|byte| matches!(byte, 0x21..=0x7E));
+            if value.is_empty() || !printable || values.contains(&value) {
+                continue;
+            }
+            let one = format!("{}{name}={value}", if shown.is_empty() { "" } else { " " });
+            if shown.len() + one.len() <= TRACE_LIMIT {
+                shown.push_str(&one);
+                values.push(value);
+            }
+        }
+        (!shown.is_empty()).then_some(shown)
     }
 
     /// An OAuth `error` code or another short name, printable ASCII alone, at most 64 bytes.
@@ -160,6 +202,19 @@ mod tests {
     }
 
     #[test]
+    fn masks_what_was_escaped_for_json_or_html() {
+        let redactor = knows("a", r#"p"a/s\s<&'d"#);
+        for form in [
+            r#"p\"a/s\\s<&'d"#,
+            r#"p\"a\/s\\s<&'d"#,
+            r"p&quot;a/s\s&lt;&amp;&#39;d",
+            r"p&quot;a/s\s&lt;&amp;&#x27;d",
+        ] {
+            assert_eq!(redactor.show(&format!("bad {form} here"), 512), "bad [secret] here");
+        }
+    }
+
+    #[test]
     fn a_control_character_does_not_hide_a_secret() {
         assert_eq!(
             knows("a", "hun\nter2").show("no hun\nter2, no hun\u{1}ter2", 512),
@@ -188,6 +243,21 @@ mod tests {
         assert_eq!(redactor.show_code("invalid_clïent\n"), "invalid_clent");
         assert_eq!(redactor.show_code("bad_hunter2"), "bad_[secret]");
         assert_eq!(redactor.show_code(&"x".repeat(100)).len(), 64);
+    }
+
+    #[test]
+    fn traces_are_whole_distinct_and_printable() {
+        let redactor = knows("a", "hunter2");
+        let shown = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> =
+                pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+            redactor.show_traces(&pairs)
+        };
+        assert_eq!(shown(&[("a", "1"), ("b", "2"), ("c", "1")]).as_deref(), Some("a=1 b=2"));
+        assert_eq!(shown(&[("a", "x hunter2"), ("b", "é"), ("c", ""), ("d", "a\nb")]), None);
+        assert_eq!(shown(&[("a", "hunter2")]).as_deref(), Some("a=[secret]"));
+        let long = "x".repeat(100);
+        assert_eq!(shown(&[("a", &long), ("b", &long[1..]), ("c", "3")]), Some(format!("a={long} c=3")));
     }
 
     #[test]

@@ -2,23 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use http::header::{HeaderMap, LOCATION};
 use serde_json::Value;
 
-use super::context::{Context, Reported};
+use super::context::Context;
 use super::document::{Document, Malformed, beside};
 use super::exchange::{Answer, Lost};
-use super::headers::{called_json, coding, is_html, retry_after};
+use super::headers::{self, called_form, called_json, coding, is_html, retry_after};
 use super::redact::Redactor;
+use super::reported::{self, Reported};
 use super::{FailureKind, Grant, IssuerError, lifetime};
 use crate::config::{ResponseFormat, ResponseShape};
 use crate::secret::Secret;
 
 /// The longest token, in bytes.
 const TOKEN_LIMIT: usize = 16 * 1024;
+/// The most bytes of an answer's member names that are shown.
+const NAMED_LIMIT: usize = 256;
 /// The longest `scope` of an answer that is kept, in bytes.
 const SCOPE_LIMIT: usize = 4 * 1024;
 
@@ -73,16 +76,36 @@ pub(super) fn judge(
     context: &Context<'_>,
     asked: &Asked<'_>,
 ) -> Result<(Grant, Vec<Note>), IssuerError> {
-    let shape = &context.config.response;
+    let context = &Context {
+        traces: headers::traces(&answer.headers),
+        skew: headers::skew(&answer.headers, asked.at, context.config.timeout),
+        ..context.clone()
+    };
     let status = answer.status;
-    if shape.statuses.contains(&status.as_u16()) {
+    if context.config.response.statuses.contains(&status.as_u16()) {
         return accepted(answer, context, asked);
     }
     if status.is_redirection() {
         return Err(redirected(status, &answer.headers, context));
     }
+    Err(refused(&answer, context, asked))
+}
+
+/// An answer whose status says no, or is none that the config reads for a token.
+fn refused(answer: &Answer, context: &Context<'_>, asked: &Asked<'_>) -> IssuerError {
+    let (status, shape) = (answer.status, &context.config.response);
     let retry_after = retry_after(&answer.headers, asked.at);
-    Err(context.refused(status, &reported(&answer, shape), retry_after))
+    let body = match &answer.body {
+        Ok(body) if coding(&answer.headers).is_none() => body.as_slice(),
+        _ => return context.refused(status, &Reported::default(), retry_after),
+    };
+    // Servers that answer with forms still report errors as JSON.
+    let as_json = ResponseShape { format: ResponseFormat::Json, ..shape.clone() };
+    let mut document = parse(body, &as_json).or_else(|_| parse(body, shape)).ok();
+    let token = document.as_mut().and_then(|document| document.take_secret(&shape.token));
+    let reported = Reported::read(status, &answer.headers, body, document.as_ref(), shape);
+    let context = &Context { redactor: &knowing(context.redactor, token.as_ref()), ..context.clone() };
+    context.refused(status, &reported, retry_after)
 }
 
 /// An answer whose status says that it holds a token.
@@ -93,14 +116,8 @@ fn accepted(
 ) -> Result<(Grant, Vec<Note>), IssuerError> {
     let shape = &context.config.response;
     let Answer { status, headers, body } = answer;
-    // A refusal needs no body: 401 and 5xx keep their meaning even where they are read for a token.
-    let unusable = |what: String| {
-        if status.is_client_error() || status.is_server_error() {
-            context.refused(status, &Reported::default(), retry_after(&headers, asked.at))
-        } else {
-            context.unusable(status, what)
-        }
-    };
+    let retry_after = retry_after(&headers, asked.at);
+    let unusable = |what: String| tokenless(status, what, retry_after, context);
     if let Some(coding) = coding(&headers) {
         let coding = context.redactor.show_code(&coding);
         return Err(unusable(format!("a body in content-encoding {coding}, though identity was asked for")));
@@ -122,24 +139,42 @@ fn accepted(
     })?;
     let mut document = parse(&body, shape)
         .map_err(|malformed| unusable(malformed_text(malformed, &body, &headers, context)))?;
-    // Taken first: whatever comes of the answer, the token's memory is wiped.
+    // Taken first: whatever comes of the answer, the token's memory is wiped, and no text shows it.
     let token = document.take_secret(&shape.token);
-    if let Some(code) = error_in(&document, shape) {
-        let reported = Reported { code, description: description_in(&document, shape), html: false };
-        let context = &Context { redactor: &knowing(context.redactor, token.as_ref()), ..context.clone() };
-        return Err(context.refused(status, &reported, retry_after(&headers, asked.at)));
+    let context = &Context { redactor: &knowing(context.redactor, token.as_ref()), ..context.clone() };
+    if token.is_none() || reported::error_in(&document, shape).is_some() {
+        let reported = Reported::of_document(status, &body, Some(&document), shape);
+        if reported::error_in(&document, shape).is_some() || reported.says_something() {
+            return Err(context.refused(status, &reported, retry_after));
+        }
     }
-    let token = usable_token(token, shape).map_err(&unusable)?;
+    let unusable = |what: String| tokenless(status, what, retry_after, context);
+    let token = usable_token(token, &body, context).map_err(&unusable)?;
     let mut notes = Vec::new();
-    usable_type(&document, &token, context, &mut notes).map_err(&unusable)?;
+    let token_type = usable_type(&document, context, &mut notes).map_err(&unusable)?;
     if shape.format == ResponseFormat::Json && !called_json(&headers) {
         notes.push(Note::NotCalledJson);
     }
-    Ok((grant(token, &document, context, asked, &mut notes), notes))
+    Ok((grant(token, token_type, &document, context, asked, &mut notes), notes))
+}
+
+/// A refusal needs no body: 401 and 5xx keep their meaning even where they are read for a token.
+fn tokenless(
+    status: StatusCode,
+    what: String,
+    retry_after: Option<Duration>,
+    context: &Context<'_>,
+) -> IssuerError {
+    if status.is_client_error() || status.is_server_error() {
+        context.refused(status, &Reported::default(), retry_after)
+    } else {
+        context.unusable(status, what)
+    }
 }
 
 fn grant(
     token: Secret,
+    token_type: String,
     document: &Document,
     context: &Context<'_>,
     asked: &Asked<'_>,
@@ -147,6 +182,11 @@ fn grant(
 ) -> Grant {
     let shape = &context.config.response;
     let expires_at = document.get(&shape.expires_at).and_then(lifetime::expires_at);
+    // The issuer's clock chose that time: where ours differs, it means another one here.
+    let expires_at = match context.skew {
+        Some(skew) => expires_at.and_then(|at| skew.by_our_clock(at)),
+        None => expires_at,
+    };
     let claimed = document.get(&shape.expires_in);
     let expires_in = claimed.and_then(lifetime::expires_in);
     if expires_in.is_none() && (claimed.is_some() || expires_at.is_none()) {
@@ -163,7 +203,7 @@ fn grant(
     }
     Grant {
         token,
-        token_type: String::new(),
+        token_type,
         prover: None,
         // Where the answer names only the end, the lifetime follows from when it was asked for.
         expires_in: expires_in.or_else(|| expires_at.map(|at| lifetime::until(at, asked.at))),
@@ -192,44 +232,23 @@ fn parse(body: &[u8], shape: &ResponseShape) -> Result<Document, Malformed> {
     ]
     .map(String::as_str);
     match shape.format {
-        ResponseFormat::Json => Document::json(body, &pointers),
-        ResponseFormat::Form => Document::form(body, &pointers),
+        // Servers that once answered with forms answer with JSON in newer versions.
+        ResponseFormat::Form if !is_object(body) => Document::form(body, &pointers),
+        ResponseFormat::Json | ResponseFormat::Form => Document::json(body, &pointers),
     }
 }
 
-/// `Some` where the answer reports an error, with its code where that is a text or a number. What servers write
-/// for "none" (`null`, `""`, `false`) is no error.
-fn error_in(document: &Document, shape: &ResponseShape) -> Option<Option<String>> {
-    match document.get(&shape.error)? {
-        Value::Bool(false) => None,
-        Value::String(code) if code.is_empty() => None,
-        Value::String(code) => Some(Some(code.clone())),
-        Value::Number(code) => Some(Some(code.to_string())),
-        _ => Some(None),
-    }
+fn is_object(body: &[u8]) -> bool {
+    body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii_start().starts_with(b"{")
 }
 
-fn description_in(document: &Document, shape: &ResponseShape) -> Option<String> {
-    document.get(&beside(&shape.error, "error_description"))?.as_str().map(str::to_owned)
-}
-
-/// What an answer of another status says of itself; nothing where it cannot be read.
-fn reported(answer: &Answer, shape: &ResponseShape) -> Reported {
-    let body = match &answer.body {
-        Ok(body) if coding(&answer.headers).is_none() => body.as_slice(),
-        _ => return Reported::default(),
-    };
-    // Servers that answer with forms still report errors as JSON.
-    let as_json = ResponseShape { format: ResponseFormat::Json, ..shape.clone() };
-    let document = parse(body, &as_json).or_else(|_| parse(body, shape)).ok();
-    let code = document.as_ref().and_then(|document| error_in(document, shape)).flatten();
-    let description = document.as_ref().and_then(|document| description_in(document, shape));
-    Reported { code, description, html: is_html(body, &answer.headers) }
-}
-
-fn usable_token(token: Option<Secret>, shape: &ResponseShape) -> Result<Secret, String> {
-    let at = &shape.token;
-    let token = token.ok_or_else(|| format!("no token at {at}; check response.token"))?;
+fn usable_token(token: Option<Secret>, body: &[u8], context: &Context<'_>) -> Result<Secret, String> {
+    let at = &context.config.response.token;
+    let token = token.ok_or_else(|| {
+        let named = reported::named(body).map(|named| context.redactor.show(&named, NAMED_LIMIT));
+        let named = named.map(|named| format!(" (the answer has {named})")).unwrap_or_default();
+        format!("no token at {at}{named}; check response.token")
+    })?;
     match token.expose() {
         [] => Err(format!("an empty token at {at}; check response.token")),
         bytes if bytes.len() > TOKEN_LIMIT => {
@@ -243,12 +262,8 @@ fn usable_token(token: Option<Secret>, shape: &ResponseShape) -> Result<Secret, 
     }
 }
 
-fn usable_type(
-    document: &Document,
-    token: &Secret,
-    context: &Context<'_>,
-    notes: &mut Vec<Note>,
-) -> Result<(), String> {
+/// The accepted type, lower case.
+fn usable_type(document: &Document, context: &Context<'_>, notes: &mut Vec<Note>) -> Result<String, String> {
     let shape = &context.config.response;
     let accepted = |kind: &str| shape.token_types.iter().any(|accepted| accepted.eq_ignore_ascii_case(kind));
     let found = match document.get(&shape.token_type) {
@@ -260,13 +275,21 @@ fn usable_type(
         Some(_) => return Err(format!("a token type at {} that is no text", shape.token_type)),
     };
     if accepted(found) {
-        return Ok(());
+        return Ok(found.to_ascii_lowercase());
     }
-    let redactor = knowing(context.redactor, Some(token));
+    let name = &context.config.name;
+    let hint = match found.to_ascii_lowercase().as_str() {
+        "dpop" if context.config.dpop.is_none() => {
+            format!("; set dpop of [issuer.{name}], it is bound to a key")
+        }
+        "bearer" if context.config.dpop.is_some() => {
+            "; the issuer bound it to no key, so have the client require DPoP there".to_owned()
+        }
+        _ => String::new(),
+    };
     Err(format!(
-        "a token of type `{}`, and response.token_types of [issuer.{}] does not name it",
-        redactor.show_code(found),
-        context.config.name
+        "a token of type `{}`, and response.token_types of [issuer.{name}] does not name it{hint}",
+        context.redactor.show_code(found),
     ))
 }
 
@@ -301,10 +324,8 @@ fn malformed_text(malformed: Malformed, body: &[u8], headers: &HeaderMap, contex
     let format = context.config.response.format;
     let hint = if is_html(body, headers) {
         context.web_page()
-    } else if format == ResponseFormat::Json && body.starts_with(b"access_token=") {
+    } else if format == ResponseFormat::Json && (called_form(headers) || body.starts_with(b"access_token=")) {
         r#"that is a form; set response.format = "form""#.to_owned()
-    } else if format == ResponseFormat::Form && body.trim_ascii().starts_with(b"{") {
-        r#"that is JSON; leave response.format out"#.to_owned()
     } else {
         format!("check {}", context.endpoint_key())
     };

@@ -205,7 +205,7 @@ impl Listening {
 }
 
 /// Errors of a connection that ended before it was accepted; the next one is none the worse (accept(2)).
-fn is_of_one_connection(error: &io::Error) -> bool {
+pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
@@ -260,12 +260,13 @@ fn overloaded(request_id: &str) -> String {
     )
 }
 
-/// Keeps a log from being flooded.
-#[derive(Default)]
-struct Logged(Option<Instant>);
+/// Keeps a log from being flooded: the same trouble is told once in ten seconds.
+#[derive(Debug, Default)]
+pub struct Logged(Option<Instant>);
 
 impl Logged {
-    fn is_due(&mut self) -> bool {
+    /// Whether it is to be told now; then not again for a while.
+    pub fn is_due(&mut self) -> bool {
         let now = Instant::now();
         let due = self.0.is_none_or(|last| now - last >= LOG_EVERY);
         if due {

@@ -13,7 +13,7 @@ use hyper::body::{Body as HttpBody, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -214,7 +214,7 @@ fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
 
 /// Throws away what the caller still sends: after a refused head, and else only where something waits to be read, since
 /// the caller of a clean `Connection: close` is not waited for.
-async fn linger(mut stream: CallerStream, refused: bool) {
+pub(super) async fn linger(mut stream: impl AsyncRead + Unpin, refused: bool) {
     let mut scrap = vec![0; 16 * 1024];
     let until = Instant::now() + LINGER;
     let mut total = 0;

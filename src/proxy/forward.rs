@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, Uri};
 
+use super::dpop;
 use super::error::{Code, ProxyError};
 use super::record::Record;
 use super::snapshot::RouteService;
@@ -38,7 +39,7 @@ pub(super) fn head(parts: Parts, target: PathAndQuery, upgrade: bool) -> Head {
     Head { method: parts.method, target, headers: parts.headers, upgrade }
 }
 
-/// Sends the call; where the upstream refuses its token, once more with a new one.
+/// Sends the call; where the upstream refuses its token or its proof, once more with a new one.
 pub(super) async fn send(
     service: &Arc<RouteService>,
     mut head: Head,
@@ -46,52 +47,121 @@ pub(super) async fn send(
     token: Option<Arc<Token>>,
     record: &mut Record,
 ) -> Result<Response<ResponseBody>, ProxyError> {
-    let answer = attempt(service, &head, body, record).await?;
-    let Some(token) = token else { return Ok(answer.response) };
-    if !service.config.refresh_on.contains(&answer.response.status()) {
-        return Ok(answer.response);
+    let mut answer = attempt(service, &mut head, body, token.as_deref(), record).await?;
+    let Some(mut token) = token else { return Ok(answer.response) };
+    if token.prover.is_some() || verdict(service, &token, &answer) != Verdict::Stands {
+        (answer, token) = Box::pin(follow_up(service, head, answer, token, record)).await?;
     }
-    Box::pin(replay(service, &mut head, answer, &token, record)).await
+    service.injection.scrub(answer.response.headers_mut(), &token);
+    Ok(answer.response)
 }
 
 async fn attempt(
     service: &Arc<RouteService>,
-    head: &Head,
+    head: &mut Head,
     body: RequestBody,
+    token: Option<&Token>,
     record: &mut Record,
 ) -> Result<Answer, ProxyError> {
     let started = Instant::now();
-    let answer = service.upstream.send(head, body).await;
+    // A proof is for one request, and the one that was lost may have arrived. Where no other can be made, it stays.
+    let anew = |head: &mut Head| {
+        if let Some(token) = token.filter(|token| token.prover.is_some()) {
+            let _ = service.put_on(head, token);
+        }
+    };
+    let answer = service.upstream.send(head, body, anew).await;
     let took = started.elapsed();
     service.metrics.upstream(took);
     record.upstream_took = Some(took);
     Ok(answer?)
 }
 
-/// The upstream's own answer stands wherever there is no better one.
-async fn replay(
+/// What an answer says of the credential that the call carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Stands,
+    /// The token is fine, but the proof must have the upstream's nonce in it.
+    NewProof,
+    NewToken,
+}
+
+fn verdict(service: &RouteService, token: &Token, answer: &Answer) -> Verdict {
+    let response = &answer.response;
+    if token.prover.is_some() && dpop::asks_for_nonce(response) {
+        Verdict::NewProof
+    } else if service.config.refresh_on.contains(&response.status()) {
+        Verdict::NewToken
+    } else {
+        Verdict::Stands
+    }
+}
+
+/// Each kind of replay is made once. The upstream's own answer stands wherever there is no better one. Gives the
+/// token that was sent last.
+async fn follow_up(
     service: &Arc<RouteService>,
-    head: &mut Head,
+    mut head: Head,
     mut answer: Answer,
-    token: &Token,
+    mut token: Arc<Token>,
     record: &mut Record,
-) -> Result<Response<ResponseBody>, ProxyError> {
-    let Some(slot) = &service.slot else { return Ok(answer.response) };
-    match slot.reject(token.generation) {
-        Rejected::Keep => return Ok(answer.response),
-        Rejected::Dropped => service.metrics.refresh_forced(),
-        Rejected::Replace => {}
+) -> Result<(Answer, Arc<Token>), ProxyError> {
+    let (mut proofs, mut tokens) = (1, 1);
+    loop {
+        learn_nonce(service, &token, &answer);
+        let (left, verdict) = match verdict(service, &token, &answer) {
+            Verdict::Stands => return Ok((answer, token)),
+            verdict @ Verdict::NewProof => (&mut proofs, verdict),
+            verdict @ Verdict::NewToken => (&mut tokens, verdict),
+        };
+        if *left == 0 {
+            return Ok((answer, token));
+        }
+        *left -= 1;
+        let refused = (verdict == Verdict::NewToken).then_some(&token);
+        let Some((body, newer)) = replayable(service, &mut answer, refused).await else {
+            return Ok((answer, token));
+        };
+        let next = newer.unwrap_or_else(|| Arc::clone(&token));
+        if service.put_on(&mut head, &next).is_err() {
+            return Ok((answer, token));
+        }
+        token = next;
+        // Its connection ends here, or is free already where this answer is at its end.
+        drop(answer);
+        answer = attempt(service, &mut head, body, Some(&token), record).await?;
+    }
+}
+
+fn learn_nonce(service: &RouteService, token: &Token, answer: &Answer) {
+    if token.prover.is_some()
+        && let Some(nonce) = dpop::nonce(answer.response.headers())
+    {
+        service.upstream.set_nonce(nonce);
+    }
+}
+
+/// The body once more, and where a token was `refused` a newer one; `None` where the answer must do.
+async fn replayable(
+    service: &RouteService,
+    answer: &mut Answer,
+    refused: Option<&Arc<Token>>,
+) -> Option<(RequestBody, Option<Arc<Token>>)> {
+    let slot = service.slot.as_ref()?;
+    if let Some(refused) = refused {
+        match slot.reject(refused.generation) {
+            Rejected::Keep => return None,
+            Rejected::Dropped => service.metrics.refresh_forced(),
+            Rejected::Replace => {}
+        }
     }
     let body = answer.body_again(service.config.idle_timeout);
-    let Some(body) = body.filter(|_| service.config.replay_limit > 0) else {
+    let body = body.filter(|_| service.config.replay_limit > 0);
+    let Some(refused) = refused else { return Some((body?, None)) };
+    let Some(body) = body else {
         slot.prefetch();
-        return Ok(answer.response);
+        return None;
     };
-    let Ok(token) = Arc::clone(slot).newer_than(token.generation).await else {
-        return Ok(answer.response);
-    };
-    // Its connection ends here, or is free already where this answer is at its end.
-    drop(answer);
-    service.injection.apply(&mut head.headers, &token);
-    Ok(attempt(service, head, body, record).await?.response)
+    let newer = Arc::clone(slot).newer_than(refused.generation).await.ok()?;
+    Some((body, Some(newer)))
 }

@@ -38,17 +38,17 @@ pub(super) async fn handle(
         parts.headers.remove(name);
     }
     prepare(&mut parts, caller, &service, record)?;
-    let token = credential(&mut parts.headers, &service).await?;
+    let token = credential(&mut parts, &service).await?;
     set_edits(&mut parts.headers, &service)?;
-    if let Some(token) = &token {
-        service.injection.apply(&mut parts.headers, token);
-    }
 
     let target = forward::target(&service.config, &parts.uri, found)?;
     let upgrading = upgrade::begin(&mut parts, wants_upgrade);
-    let head = forward::head(parts, target, upgrading.is_some());
+    let mut head = forward::head(parts, target, upgrading.is_some());
+    if let Some(token) = &token {
+        service.put_on(&mut head, token)?;
+    }
     let (keep, idle) = (service.config.replay_limit, service.config.idle_timeout);
-    let body = RequestBody::new(body, keep, idle, &service.injection.header);
+    let body = RequestBody::new(body, keep, idle, service.injection.header());
     let mut response = forward::send(&service, head, body, token, record).await?;
 
     check_answer(&response, upgrading.is_some(), &service)?;
@@ -166,28 +166,23 @@ fn prepare(
 }
 
 /// Takes the caller's credential away and gets ours; `None`: the call goes up without one of ours.
-async fn credential(
-    headers: &mut HeaderMap,
-    service: &RouteService,
-) -> Result<Option<Arc<Token>>, ProxyError> {
-    let callers = headers.contains_key(header::AUTHORIZATION);
-    match service.config.caller_authorization {
-        CallerAuthorization::Keep if callers => return Ok(None),
-        CallerAuthorization::Reject if callers => {
-            return Err(ProxyError::new(
-                Code::AuthorizationRefused,
-                "the caller sent Authorization; this route adds its own and refuses the caller's \
-                 (caller_authorization = \"reject\")",
-            ));
+async fn credential(parts: &mut Parts, service: &RouteService) -> Result<Option<Arc<Token>>, ProxyError> {
+    let own = service.injection.callers_own(&parts.headers, &parts.uri);
+    match (service.config.caller_authorization, own) {
+        (CallerAuthorization::Keep, Some(_)) => return Ok(None),
+        (CallerAuthorization::Reject, Some(what)) => {
+            let detail = format!(
+                "the caller sent {what}; this route adds its own and refuses the caller's \
+                 (caller_authorization = \"reject\")"
+            );
+            return Err(ProxyError::new(Code::AuthorizationRefused, detail));
         }
-        _ => {}
+        (CallerAuthorization::Replace, _) | (_, None) => {}
     }
-    if callers {
-        headers.remove(header::AUTHORIZATION);
+    if own.is_some() {
+        parts.headers.remove(header::AUTHORIZATION);
     }
-    if !service.injection.is_authorization() {
-        headers.remove(&service.injection.header);
-    }
+    service.injection.clear(&mut parts.headers);
     let Some(slot) = &service.slot else { return Ok(None) };
     match slot.current() {
         Some(token) => Ok(Some(token)),

@@ -178,7 +178,7 @@ fn is_alias(name: &HeaderName, route: &RouteService) -> bool {
     let matches = |known: &HeaderName| squeeze(known.as_str()) == squeezed;
     always.iter().any(matches)
         || (route.config.forwarded && forwarded.iter().any(matches))
-        || matches(&route.injection.header)
+        || route.injection.headers().any(matches)
         || route.request_edits.set.iter().any(|(name, _)| matches(name))
         || route.request_edits.remove.iter().any(matches)
 }

@@ -3,23 +3,39 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
-use crate::config::Inject;
+use super::error::{Code, ProxyError};
+use super::{dpop, query};
+use crate::config::{Credential, Inject, RouteConfig};
 use crate::secret::Secret;
 use crate::token::Token;
+use crate::upstream::Head;
 
 /// How a route's calls carry their token.
 #[derive(Debug)]
 pub(super) struct Injection {
-    pub(super) header: HeaderName,
-    form: Form,
+    place: Place,
+    /// Where the issuer binds tokens to a key: the upstream's origin, for proofs.
+    origin: Option<String>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Header {
+        name: HeaderName,
+        form: Form,
+    },
+    /// A parameter; `name` is as it goes on the wire.
+    Query {
+        name: String,
+    },
 }
 
 #[derive(Debug)]
 enum Form {
-    /// `Bearer {token}`: the token has it ready.
-    Bearer,
+    /// `Bearer {token}`, `DPoP {token}`: the token has it ready.
+    ByType,
     /// Another format, made once for each token.
     Own { before: String, after: String, ready: ArcSwapOption<Ready> },
 }
@@ -36,26 +52,95 @@ impl std::fmt::Debug for Ready {
 }
 
 impl Injection {
-    pub(super) fn new(inject: &Inject) -> Self {
-        let Inject::Header { name, before, after, .. } = inject else {
-            return Self { header: header::AUTHORIZATION, form: Form::Bearer };
+    pub(super) fn new(route: &RouteConfig) -> Self {
+        let place = match &route.inject {
+            Inject::Query { name } => Place::Query { name: query::escaped(name) },
+            Inject::Header { name, by_type: true, .. } => {
+                Place::Header { name: name.clone(), form: Form::ByType }
+            }
+            Inject::Header { name, before, after, by_type: false } => {
+                let (before, after) = (before.clone(), after.clone());
+                let form = Form::Own { before, after, ready: ArcSwapOption::empty() };
+                Place::Header { name: name.clone(), form }
+            }
         };
-        let form = if before == "Bearer " && after.is_empty() {
-            Form::Bearer
-        } else {
-            let (before, after) = (before.clone(), after.clone());
-            Form::Own { before, after, ready: ArcSwapOption::empty() }
-        };
-        Self { header: name.clone(), form }
+        let bound = matches!(&route.credential, Credential::Issuer { issuer, .. } if issuer.dpop.is_some());
+        Self { place, origin: bound.then(|| dpop::origin(route)) }
     }
 
     /// Sets the credential: once, last, in the place of any other.
-    pub(super) fn apply(&self, headers: &mut HeaderMap, token: &Token) {
-        headers.insert(self.header.clone(), self.value(token));
+    ///
+    /// # Errors
+    /// 400: the target is too long to carry it.
+    pub(super) fn apply(&self, head: &mut Head, token: &Token) -> Result<(), ProxyError> {
+        match &self.place {
+            Place::Header { name, form } => {
+                head.headers.insert(name.clone(), form.value(token));
+            }
+            Place::Query { name } => {
+                head.target = query::with_token(&head.target, name, &token.secret).map_err(|_| {
+                    ProxyError::new(Code::BadRequest, "the target cannot be written with the token in it")
+                })?;
+            }
+        }
+        Ok(())
     }
 
+    /// In words, where the call brings a credential of its own: in `Authorization`, or in the parameter that is ours.
+    pub(super) fn callers_own(&self, headers: &HeaderMap, uri: &Uri) -> Option<&'static str> {
+        if headers.contains_key(header::AUTHORIZATION) {
+            return Some("Authorization");
+        }
+        let Place::Query { name } = &self.place else { return None };
+        let there = uri.query().is_some_and(|query| query::has(query, name));
+        there.then_some("the query parameter that carries the token")
+    }
+
+    /// Takes out of the headers, beside `Authorization`, what could be taken for a part of our credential.
+    pub(super) fn clear(&self, headers: &mut HeaderMap) {
+        if let Some(name) = self.header().filter(|name| *name != header::AUTHORIZATION) {
+            headers.remove(name);
+        }
+        if self.origin.is_some() {
+            headers.remove(&dpop::DPOP);
+        }
+    }
+
+    /// An upstream may make the URL that it points to from the one that it was called with.
+    pub(super) fn scrub(&self, headers: &mut HeaderMap, token: &Token) {
+        let Place::Query { name } = &self.place else { return };
+        for header in [header::LOCATION, header::CONTENT_LOCATION] {
+            let clean = headers
+                .get(&header)
+                .and_then(|value| query::without_token(value.to_str().ok()?, name, &token.secret));
+            if let Some(clean) = clean.and_then(|clean| HeaderValue::try_from(clean).ok()) {
+                headers.insert(header, clean);
+            }
+        }
+    }
+
+    /// The header that carries the token, where one does.
+    pub(super) fn header(&self) -> Option<&HeaderName> {
+        match &self.place {
+            Place::Header { name, .. } => Some(name),
+            Place::Query { .. } => None,
+        }
+    }
+
+    /// Headers that only this proxy may set.
+    pub(super) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.header().into_iter().chain(self.origin.as_ref().map(|_| &dpop::DPOP))
+    }
+
+    /// See the field.
+    pub(super) fn origin(&self) -> Option<&str> {
+        self.origin.as_deref()
+    }
+}
+
+impl Form {
     fn value(&self, token: &Token) -> HeaderValue {
-        let Form::Own { before, after, ready } = &self.form else { return token.bearer.clone() };
+        let Self::Own { before, after, ready } = self else { return token.authorization.clone() };
         if let Some(ready) = &*ready.load()
             && ready.generation == token.generation
         {
@@ -64,11 +149,6 @@ impl Injection {
         let value = formatted(before, &token.secret, after);
         ready.store(Some(Arc::new(Ready { generation: token.generation, value: value.clone() })));
         value
-    }
-
-    /// Whether the caller's own credential would stand in this header.
-    pub(super) fn is_authorization(&self) -> bool {
-        self.header == header::AUTHORIZATION
     }
 }
 

@@ -6,13 +6,15 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::caller::{Caller, ListenerRules};
+use super::dpop;
+use super::error::ProxyError;
 use super::inject::Injection;
 use super::location::LocationRule;
 use crate::config::{Config, Credential, HeaderEdits, RouteConfig, Source};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::route::RouteTable;
-use crate::token::TokenSlot;
-use crate::upstream::Upstream;
+use crate::token::{Token, TokenSlot};
+use crate::upstream::{Head, Upstream};
 
 /// Where the running snapshot stands; a reload swaps it.
 pub type SnapshotCell = ArcSwap<Snapshot>;
@@ -93,11 +95,23 @@ impl RouteService {
             slot,
             upstream,
             metrics,
-            injection: Injection::new(&config.inject),
+            injection: Injection::new(config),
             request_edits: Edits::new(&config.request_headers),
             response_edits: Edits::new(&config.response_headers),
             location: LocationRule::new(config),
             config: Arc::clone(config),
+        }
+    }
+
+    /// Puts a token on a call, in the place of any other; with its proof, where it is bound to a key.
+    ///
+    /// # Errors
+    /// See [`Injection::apply`] and [`dpop::prove`].
+    pub(super) fn put_on(&self, head: &mut Head, token: &Token) -> Result<(), ProxyError> {
+        self.injection.apply(head, token)?;
+        match &token.prover {
+            None => Ok(()),
+            Some(prover) => dpop::prove(self, prover, head, token),
         }
     }
 

@@ -16,7 +16,7 @@ use super::slot::{Signals, TokenSlot};
 use super::state::{Held, Token, Trouble};
 use crate::issuer::{FailureKind, Grant, IssuerError};
 
-/// However short a token lives: its issuer is not asked more often, except for a refused token's successor.
+/// However short a token lives: its issuer is not asked more often, except for a dropped token's successor.
 const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
 
 /// What is to be done now.
@@ -42,8 +42,8 @@ struct View {
     retry_at: Option<Duration>,
     /// When the issuer was last asked, by the boot clock.
     asked_at: Option<Duration>,
-    /// The token before was refused by an upstream.
-    forced: bool,
+    /// There was a token, and it was dropped: refused by an upstream, or bound to what has changed.
+    emptied: bool,
     retired: bool,
 }
 
@@ -54,7 +54,7 @@ impl View {
             let ahead = self.held.filter(|(life, _)| !self.retired && !life.is_due(self.now));
             return Step::Sleep(ahead.map(|(life, _)| life.due_in(self.now)));
         }
-        let floor = self.asked_at.filter(|_| !self.forced).map(|asked| asked + BETWEEN_REQUESTS);
+        let floor = self.asked_at.filter(|_| !self.emptied).map(|asked| asked + BETWEEN_REQUESTS);
         let pause = floor.max(self.retry_at).map(|earliest| earliest.saturating_sub(self.now.boot));
         match pause {
             Some(pause) if !pause.is_zero() => Step::Hold(pause),
@@ -75,7 +75,8 @@ impl View {
 /// How a flight ended.
 enum Landing {
     Answered(Result<Result<Grant, IssuerError>, JoinError>),
-    /// The token that was held at its start was refused meanwhile: what was asked for before may be refused as well.
+    /// The token that was held at its start was dropped meanwhile, or what it is bound to changed: what was asked for
+    /// before that is of no use.
     Superseded,
     SlotGone,
 }
@@ -87,6 +88,7 @@ struct Flight {
     before: Option<Arc<Held>>,
     forced: bool,
     fingerprint: [u8; 32],
+    binding: [u8; 32],
 }
 
 pub(super) struct SlotTask {
@@ -95,11 +97,29 @@ pub(super) struct SlotTask {
     /// Of the last token.
     generation: u64,
     asked_at: Option<Duration>,
+    /// Reasons to try again that came during a flight.
+    causes: Causes,
+    /// The token before was dropped because its binding changed, and not because of a 401.
+    rebound: bool,
+}
+
+/// What [`TokenSlot::retry_now`] was called with.
+#[derive(Debug, Clone, Copy, Default)]
+struct Causes {
+    operator: bool,
+    files: bool,
 }
 
 impl SlotTask {
     pub(super) fn new(slot: &Arc<TokenSlot>) -> Self {
-        Self { slot: Arc::downgrade(slot), signals: Arc::clone(&slot.signals), generation: 0, asked_at: None }
+        Self {
+            slot: Arc::downgrade(slot),
+            signals: Arc::clone(&slot.signals),
+            generation: 0,
+            asked_at: None,
+            causes: Causes::default(),
+            rebound: false,
+        }
     }
 
     /// Runs until nobody holds the slot any more.
@@ -121,10 +141,11 @@ impl SlotTask {
         }
     }
 
-    fn next_step(&self) -> Option<Step> {
+    fn next_step(&mut self) -> Option<Step> {
         self.signals.look();
         let slot = self.slot.upgrade()?;
-        heed_retry_causes(&slot);
+        self.take_causes(&slot, None);
+        end_pause(&slot, std::mem::take(&mut self.causes));
         let now = slot.now();
         let held = slot.held.load();
         let view = View {
@@ -134,7 +155,7 @@ impl SlotTask {
             held: held.as_ref().map(|held| (held.life, held.used.load(Ordering::Relaxed))),
             retry_at: slot.trouble.load().as_ref().map(|trouble| trouble.retry_at),
             asked_at: self.asked_at,
-            forced: self.is_forced(held.as_ref()),
+            emptied: self.is_emptied(held.as_ref()),
             retired: slot.retired.load(Ordering::SeqCst),
         };
         let step = view.step();
@@ -145,15 +166,40 @@ impl SlotTask {
         Some(step)
     }
 
-    /// Nothing but a refusal empties a slot.
-    fn is_forced(&self, held: Option<&Arc<Held>>) -> bool {
+    fn is_emptied(&self, held: Option<&Arc<Held>>) -> bool {
         held.is_none() && self.generation > 0
+    }
+
+    /// Takes the wishes left by [`TokenSlot::retry_now`], and drops a token that is bound to what has changed since.
+    /// `true`: what `flight` asks for is bound to it as well.
+    fn take_causes(&mut self, slot: &TokenSlot, flight: Option<&Flight>) -> bool {
+        let (operator, files) = slot.take_retry_causes();
+        if !operator && !files {
+            return false;
+        }
+        self.causes.operator |= operator;
+        self.causes.files |= files;
+        let held = slot.held.load_full();
+        if held.is_none() && flight.is_none() {
+            return false;
+        }
+        let binding = slot.source.binding_fingerprint(&slot.key);
+        if let Some(held) = held.filter(|held| held.binding != binding) {
+            let before = slot.held.compare_and_swap(&held, None);
+            // Else an upstream refused it just now, and its successor is asked for already.
+            if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &held)) {
+                self.rebound = true;
+                slot.demand(slot.ended() + 1);
+                log_rebound(slot);
+            }
+        }
+        flight.is_some_and(|flight| flight.binding != binding)
     }
 
     /// Asks the issuer once, and puts what came of it into the slot.
     async fn fly(&mut self) {
         let Some((flight, request)) = self.take_off() else { return };
-        let landing = self.await_landing(request, flight.before.as_ref()).await;
+        let landing = self.await_landing(request, &flight).await;
         let Some(slot) = self.slot.upgrade() else { return };
         let now = slot.now();
         let outcome = match landing {
@@ -173,19 +219,20 @@ impl SlotTask {
         let before = slot.held.load_full();
         // Read before the request reads it: a change in between costs one request, but is not missed.
         let fingerprint = slot.source.credential_fingerprint();
+        let binding = slot.source.binding_fingerprint(&slot.key);
         let asked = slot.now();
-        let forced = self.is_forced(before.as_ref());
+        let forced = self.is_emptied(before.as_ref()) && !self.rebound;
         self.asked_at = Some(asked.boot);
         let (source, key) = (Arc::clone(&slot.source), Arc::clone(&slot.key));
         let request = tokio::spawn(async move { source.fetch(&key).await });
-        let flight = Flight { number: slot.ended() + 1, asked, before, forced, fingerprint };
+        let flight = Flight { number: slot.ended() + 1, asked, before, forced, fingerprint, binding };
         Some((flight, AbortOnDropHandle::new(request)))
     }
 
     async fn await_landing(
-        &self,
+        &mut self,
         mut request: AbortOnDropHandle<Result<Grant, IssuerError>>,
-        before: Option<&Arc<Held>>,
+        flight: &Flight,
     ) -> Landing {
         loop {
             tokio::select! {
@@ -194,7 +241,11 @@ impl SlotTask {
                 () = self.signals.poked.notified() => self.signals.look(),
             }
             let Some(slot) = self.slot.upgrade() else { return Landing::SlotGone };
-            if !is_same(before, slot.held.load().as_ref()) {
+            if self.take_causes(&slot, Some(flight)) {
+                slot.demand(flight.number);
+                return Landing::Superseded;
+            }
+            if !is_same(flight.before.as_ref(), slot.held.load().as_ref()) {
                 return Landing::Superseded;
             }
         }
@@ -215,6 +266,7 @@ impl SlotTask {
                     return superseded(slot);
                 }
                 self.generation = held.token.generation;
+                self.rebound = false;
                 let recovered = slot.trouble.swap(None);
                 slot.fetched_once.store(true, Ordering::SeqCst);
                 slot.land(flight.number);
@@ -252,7 +304,7 @@ impl SlotTask {
                 lifetime.as_secs()
             )));
         }
-        let token = Token::new(grant.token, self.generation + 1).map_err(|_| {
+        let token = Token::new(grant.token, grant.prover, self.generation + 1).map_err(|_| {
             unusable(format!("issuer {} gave a token with characters that no header may hold", issuer.name))
         })?;
         Ok(Arc::new(Held {
@@ -261,14 +313,14 @@ impl SlotTask {
             fetched: now,
             forced: flight.forced,
             granted_scope: grant.scope,
+            binding: flight.binding,
             used: false.into(),
         }))
     }
 }
 
 /// Ends the present failure's pause where an operator or a changed file gives reason to.
-fn heed_retry_causes(slot: &TokenSlot) {
-    let (operator, files) = slot.take_retry_causes();
+fn end_pause(slot: &TokenSlot, Causes { operator, files }: Causes) {
     let trouble = slot.trouble.load();
     let Some(trouble) = trouble.as_ref().filter(|_| operator || files) else { return };
     let mended =
@@ -294,18 +346,33 @@ async fn sleep(pause: Option<Duration>) {
     }
 }
 
-/// The refusal that superseded the flight has demanded the next one already, under the same number.
+/// What superseded the flight has demanded the next one already, under the same number.
 fn superseded(slot: &TokenSlot) -> &'static str {
     tracing::debug!(
         issuer = %slot.issuer.name,
         scopes = %scopes(slot),
-        "token was refused while another was asked for: asking again"
+        "token was dropped, or what it is bound to changed, while another was asked for: asking again"
     );
     "superseded"
 }
 
+fn log_rebound(slot: &TokenSlot) {
+    tracing::info!(
+        issuer = %slot.issuer.name,
+        scopes = %scopes(slot),
+        "what the token is bound to (a learned value, the client's certificate, the DPoP key) changed: fetching a new one"
+    );
+}
+
 fn unusable(detail: String) -> IssuerError {
-    IssuerError { kind: FailureKind::Unusable, detail, code: None, http_status: None, retry_after: None }
+    IssuerError {
+        kind: FailureKind::Unusable,
+        detail,
+        code: None,
+        http_status: None,
+        retry_after: None,
+        trace: None,
+    }
 }
 
 /// A fault of ours must not keep a token away for good: it is a failure like others, and tried again.
@@ -317,6 +384,7 @@ fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
         code: None,
         http_status: None,
         retry_after: None,
+        trace: None,
     }
 }
 
@@ -361,6 +429,7 @@ fn log_failure(slot: &TokenSlot, trouble: &Trouble, now: Moment) {
         scopes = %scopes(slot),
         detail = %trouble.detail,
         code = trouble.code.as_deref(),
+        trace = trouble.trace.as_deref(),
         failures = trouble.in_a_row,
         next_try_in_s = trouble.retry_at.saturating_sub(now.boot).as_secs(),
         still_valid = serving,

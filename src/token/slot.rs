@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
@@ -36,7 +36,7 @@ pub struct TokenSlot {
     pub(super) source: Arc<dyn TokenSource>,
     pub(super) clock: SharedClock,
     pub(super) signals: Arc<Signals>,
-    /// Filled by the slot's task; emptied by [`Self::reject`] alone, so that empty after the first token means refused.
+    /// Filled by the slot's task; emptied by [`Self::reject`], and by the task where the token's binding changed.
     pub(super) held: ArcSwapOption<Held>,
     pub(super) trouble: ArcSwapOption<Trouble>,
     /// Token requests that ended, well or not.
@@ -199,11 +199,12 @@ impl TokenSlot {
             waiters: self.waiting.load(Ordering::Relaxed),
             last_error: self.trouble.load().as_ref().map(|trouble| trouble.for_status()),
             fetched_once: self.fetched_once.load(Ordering::SeqCst),
+            standby: self.source.standby_in_use(),
         }
     }
 
-    /// SIGHUP or a changed secret file: a refused client is asked again at once (but never within 1 s of the last
-    /// try). Does nothing where the last fetch succeeded. Returns at once.
+    /// SIGHUP, or a changed file or learned value: a refused client is asked again at once (but never within 1 s of the
+    /// last try), and a token that is bound to what changed is replaced. Any other token stays. Returns at once.
     pub fn retry_now(&self, why: RetryCause) {
         let cause = match why {
             RetryCause::Operator => RETRY_OPERATOR,
@@ -216,6 +217,11 @@ impl TokenSlot {
     /// The issuer's `timeout`: the longest that [`Self::wait`] takes; `None`: no limit.
     pub fn timeout(&self) -> Option<Duration> {
         self.issuer.timeout
+    }
+
+    /// The time of day, by the clock that tokens live by.
+    pub fn time_of_day(&self) -> SystemTime {
+        self.clock.wall()
     }
 
     async fn obtain(&self, than: u64) -> Result<Arc<Token>, TokenError> {

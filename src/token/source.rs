@@ -16,6 +16,10 @@ pub(super) trait TokenSource: Send + Sync + 'static {
     fn fetch<'a>(&'a self, key: &'a CredentialKey) -> Fetching<'a>;
     /// See [`Issuer::credential_fingerprint`]. Reads files.
     fn credential_fingerprint(&self) -> [u8; 32];
+    /// See [`Issuer::binding_fingerprint`]. Reads files.
+    fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32];
+    /// See [`Issuer::standby_in_use`].
+    fn standby_in_use(&self) -> bool;
     /// A token request ended.
     fn requested(&self, outcome: &'static str, took: Duration);
     /// A call began to wait.
@@ -37,6 +41,14 @@ impl TokenSource for MeteredIssuer {
 
     fn credential_fingerprint(&self) -> [u8; 32] {
         self.issuer.credential_fingerprint()
+    }
+
+    fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
+        self.issuer.binding_fingerprint(key)
+    }
+
+    fn standby_in_use(&self) -> bool {
+        self.issuer.standby_in_use()
     }
 
     fn requested(&self, outcome: &'static str, took: Duration) {

@@ -13,32 +13,40 @@ use super::error::TokenError;
 use super::life::{Life, Moment};
 use crate::config::CredentialKey;
 use crate::issuer::{FailureKind, IssuerError};
+use crate::jose::Prover;
 use crate::secret::Secret;
 
 const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A fetched token, ready to be sent.
 pub struct Token {
-    /// `Bearer …` (RFC 6750 section 2.1), marked sensitive; its memory is wiped when the last clone is dropped.
-    pub bearer: HeaderValue,
-    /// The bare token, for other header formats.
+    /// `Bearer …` (RFC 6750 section 2.1), or `DPoP …` (RFC 9449 section 7.1) where it is bound to a key; marked
+    /// sensitive, and its memory is wiped when the last clone is dropped.
+    pub authorization: HeaderValue,
+    /// The bare token, for other forms.
     pub secret: Secret,
     /// Grows with every token of the slot, from 1.
     pub generation: u64,
+    /// `Some` where the token is bound to a key: makes the proof that goes with each call.
+    pub prover: Option<Arc<Prover>>,
 }
 
 impl Token {
     /// Fails where the token holds bytes that no header may hold.
-    pub(super) fn new(secret: Secret, generation: u64) -> Result<Self, InvalidHeaderValue> {
-        const SCHEME: &[u8] = b"Bearer ";
+    pub(super) fn new(
+        secret: Secret,
+        prover: Option<Arc<Prover>>,
+        generation: u64,
+    ) -> Result<Self, InvalidHeaderValue> {
+        let scheme: &[u8] = if prover.is_some() { b"DPoP " } else { b"Bearer " };
         // In one allocation: a vector that grows leaves an unwiped copy behind.
-        let mut text = Vec::with_capacity(SCHEME.len() + secret.expose().len());
-        text.extend_from_slice(SCHEME);
+        let mut text = Vec::with_capacity(scheme.len() + secret.expose().len());
+        text.extend_from_slice(scheme);
         text.extend_from_slice(secret.expose());
         let wiped: Bytes = Secret::new(text).into_bytes();
-        let mut bearer = HeaderValue::from_maybe_shared(wiped)?;
-        bearer.set_sensitive(true);
-        Ok(Self { bearer, secret, generation })
+        let mut authorization = HeaderValue::from_maybe_shared(wiped)?;
+        authorization.set_sensitive(true);
+        Ok(Self { authorization, secret, generation, prover })
     }
 }
 
@@ -58,7 +66,7 @@ pub enum Rejected {
 pub enum RetryCause {
     /// SIGHUP: ask again whatever the failure was.
     Operator,
-    /// Files changed: ask again where this credential's fingerprint changed.
+    /// Files or learned values changed: ask again where this credential's fingerprint changed.
     FilesChanged,
 }
 
@@ -79,6 +87,8 @@ pub struct SlotStatus {
     pub last_error: Option<LastError>,
     /// Was fetched at least once.
     pub fetched_once: bool,
+    /// The issuer takes its standby credential, and not the first one.
+    pub standby: bool,
 }
 
 /// See [`SlotStatus::last_error`].
@@ -88,6 +98,8 @@ pub struct LastError {
     pub detail: String,
     /// The OAuth `error` code.
     pub code: Option<String>,
+    /// Under which ids the issuer knows the request.
+    pub trace: Option<String>,
     pub next_try: Option<SystemTime>,
     pub failures_in_a_row: u32,
 }
@@ -100,6 +112,8 @@ pub(super) struct Held {
     /// Fetched because an upstream refused the one before.
     pub(super) forced: bool,
     pub(super) granted_scope: Option<String>,
+    /// What the token is bound to, as it read when the token was asked for.
+    pub(super) binding: [u8; 32],
     /// Sent at least once: only such a token is renewed unasked.
     pub(super) used: AtomicBool,
 }
@@ -119,6 +133,7 @@ pub(super) struct Trouble {
     pub(super) kind: FailureKind,
     pub(super) detail: String,
     pub(super) code: Option<String>,
+    pub(super) trace: Option<String>,
     pub(super) at: SystemTime,
     /// On the clock that runs in suspend: before it, calls are answered with this failure.
     pub(super) retry_at: Duration,
@@ -143,6 +158,7 @@ impl Trouble {
             kind: error.kind,
             detail: error.detail,
             code: error.code,
+            trace: error.trace,
             at: now.wall,
             retry_at: now.boot.saturating_add(pause),
             next_try: now.wall_in(pause),
@@ -180,6 +196,7 @@ impl Trouble {
             at: self.at,
             detail: self.detail.clone(),
             code: self.code.clone(),
+            trace: self.trace.clone(),
             next_try: Some(self.next_try),
             failures_in_a_row: self.in_a_row,
         }

@@ -1,5 +1,6 @@
 //! A token's life against a scripted issuer and clocks that tests move.
 
+mod bindings;
 mod cache;
 mod failures;
 mod flights;

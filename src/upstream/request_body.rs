@@ -81,8 +81,13 @@ struct Upward {
 
 impl RequestBody {
     /// `keep`: bytes that may be kept for a replay. `idle`: how long the caller may send nothing. `credential`: the
-    /// header that carries it, which may not come in the trailers either.
-    pub fn new(incoming: Incoming, keep: usize, idle: Option<Duration>, credential: &HeaderName) -> Self {
+    /// header that carries the token, which may not come in the trailers either.
+    pub fn new(
+        incoming: Incoming,
+        keep: usize,
+        idle: Option<Duration>,
+        credential: Option<&HeaderName>,
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
@@ -92,7 +97,7 @@ impl RequestBody {
             incoming: Some(incoming),
             kept: Some(Kept::new(keep)),
             idle: Idle::new(idle),
-            credential: Some(credential.clone()),
+            credential: credential.cloned(),
             upward: None,
         })))
     }
@@ -342,8 +347,9 @@ fn reserve(bytes: usize) -> bool {
 }
 
 /// Trailer fields that would be taken for what only the head may say (RFC 9110 section 6.5.1), or that HTTP/2 forbids.
-const NOT_IN_TRAILERS: [HeaderName; 10] = [
+const NOT_IN_TRAILERS: [HeaderName; 11] = [
     header::AUTHORIZATION,
+    HeaderName::from_static("dpop"),
     header::PROXY_AUTHORIZATION,
     header::HOST,
     header::CONTENT_LENGTH,

@@ -197,6 +197,12 @@ async fn t15_form_answer_is_refused_unless_the_format_says_so() {
     let world = with_answer_and(form(), "response = { format = \"form\" }").await;
     expect_token(&world, "a/b").await;
     expect_near(lifetime(&world).await, 900.0);
+    // Newer versions of such servers answer with JSON.
+    expect_token(&with_answer_and(expiring("60"), "response = { format = \"form\" }").await, "t").await;
+    let expires = Answer::ok("access_token=1%7Ct&expires=1200").header("content-type", "text/plain");
+    let world = with_answer_and(expires, "response = { format = \"form\", expires_in = \"/expires\" }").await;
+    expect_token(&world, "1|t").await;
+    expect_near(lifetime(&world).await, 1200.0);
 }
 
 #[tokio::test]
@@ -369,6 +375,95 @@ async fn pointers_say_where_the_answer_has_what() {
     .await;
     expect_token(&world, "t").await;
     expect_near(lifetime(&world).await, 1200.0);
+}
+
+#[tokio::test]
+async fn issued_at_in_milliseconds_is_no_lifetime() {
+    let issued = ((unix_now() - 60.0) * 1000.0).round().to_string();
+    let apigee = json!({
+        "refresh_token_expires_in": "0", "token_type": "BearerToken", "issued_at": issued, "access_token": "t",
+        "scope": "", "expires_in": "3599", "developer.email": "x@y", "status": "approved",
+    });
+    let named = "response = { token_types = [\"Bearer\", \"BearerToken\"] }";
+    expect_near(lifetime(&with_answer_and(Answer::json(&apigee), named).await).await, 3599.0);
+    let salesforce = json!({ "access_token": "t", "token_type": "Bearer", "issued_at": issued });
+    expect_near(lifetime(&with_json(salesforce).await).await, 300.0);
+}
+
+#[tokio::test]
+async fn t08_expires_at_may_be_a_date_with_status_201() {
+    let body = json!({ "token": "t", "expires_at": humantime_in(900), "permissions": {} });
+    let world = with_answer_and(
+        Answer::status(201).body(body.to_string()),
+        "response = { token = \"/token\", expires_at = \"/expires_at\", statuses = [201] }",
+    )
+    .await;
+    expect_token(&world, "t").await;
+    expect_near(lifetime(&world).await, 900.0);
+}
+
+fn humantime_in(seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(std::time::SystemTime::now() + Duration::from_secs(seconds)).to_string()
+}
+
+#[tokio::test]
+async fn an_end_by_an_issuers_clock_that_differs_is_no_storm() {
+    let setup = Setup::new().await;
+    let at = |ago: u64| std::time::SystemTime::now() - Duration::from_secs(ago);
+    let epoch = at(3600 - 600).duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let answer = Answer::json(&json!({ "access_token": "t", "expires_on": epoch }));
+    setup.issuer.always_this(answer.header("date", &httpdate::fmt_http_date(at(3600))));
+    let world = setup.start().await;
+    expect_near(lifetime(&world).await, 600.0);
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
+async fn t19_success_with_a_vendors_error_is_an_error() {
+    for body in [
+        json!({ "response": { "errors": [{ "code": "10401", "message": "ClientId is Invalid" }] } }),
+        json!({ "ErrorCode": "10401", "Error": "ClientId is Invalid" }),
+        json!({ "error": { "code": "10401", "message": "ClientId is Invalid" }, "access_token": "T0-ken" }),
+    ] {
+        let world = with_json(body).await;
+        let response = world.get("/").await;
+        response.expect_problem(502, "token_refused");
+        let detail = response.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("10401 (ClientId is Invalid)"), "{detail}");
+        assert_eq!(world.upstream().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn members_are_named_where_the_token_is_not_found() {
+    let world = with_json(json!({ "token": "value-canary", "validUntil": 1, "type": "Bearer" })).await;
+    let response = world.get("/").await;
+    response.expect_problem(502, "token_refused");
+    let detail = response.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("the members token, type, validUntil"), "{detail}");
+    assert!(detail.contains("response.token"), "{detail}");
+    assert!(!world.log().text().contains("value-canary"));
+}
+
+#[tokio::test]
+async fn t105_token_of_no_type_is_never_sent_as_bearer_by_default() {
+    let answer = || {
+        Answer::json(&json!({
+            "access_token": "t", "expires_in": 60, "token_type": "N_A",
+            "issued_token_type": "urn:ietf:params:oauth:token-type:saml2",
+        }))
+    };
+    expect_refused(&with_answer(answer()).await).await;
+    let setup = Setup::new().await;
+    setup.issuer.always_this(answer());
+    let world = setup
+        .issuer("response = { token_types = [\"N_A\"] }")
+        .route("inject = { header = \"x-token\", format = \"{token}\" }")
+        .start()
+        .await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().header("x-token"), Some("t"));
+    assert_eq!(world.upstream().last().header("authorization"), None);
 }
 
 #[tokio::test]

@@ -177,6 +177,114 @@ async fn t35_what_asking_again_cannot_mend_is_not_asked_again() {
     }
 }
 
+/// The `detail` of a call's error, with its status.
+async fn detail(world: &World) -> (u16, String) {
+    let response = world.get("/").await;
+    (response.status, response.json()["detail"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn vendors_own_errors_stand_in_detail() {
+    for (status, body, words) in [
+        (
+            401,
+            r#"{"response":{"errors":[{"code":"10401","message":"ClientId is Invalid"}]}}"#,
+            "10401 (ClientId is Invalid)",
+        ),
+        (
+            400,
+            r#"{"error":{"message":"Wrong secret.","type":"OAuthException","code":1,"fbtrace_id":"A"}}"#,
+            "OAuthException (1: Wrong secret.)",
+        ),
+        (
+            401,
+            r#"{"fault":{"faultstring":"Invalid client","detail":{"errorcode":"oauth.v2.InvalidClient"}}}"#,
+            "oauth.v2.InvalidClient (Invalid client)",
+        ),
+        (
+            400,
+            r#"{"errorCode":"invalid_client","errorSummary":"Bad id.","errorId":"oae"}"#,
+            "invalid_client (Bad id.)",
+        ),
+        (
+            401,
+            r#"{"message":"A JSON web token could not be decoded","status":"401"}"#,
+            "401 (A JSON web token could not be decoded)",
+        ),
+        (
+            401,
+            r#"{"error":{"message":"User Not Authenticated","detail":"Required to provide Auth information"},"status":"failure"}"#,
+            "(User Not Authenticated: Required to provide Auth information)",
+        ),
+        (400, r#"{"why":"value-canary"}"#, "JSON with the members why"),
+    ] {
+        let world =
+            failing(Answer::status(status).header("content-type", "application/json").body(body)).await;
+        let (status, detail) = detail(&world).await;
+        assert_eq!(status, 502, "{body}");
+        assert!(detail.contains(words) && !detail.contains("value-canary"), "{words}: {detail}");
+    }
+}
+
+#[tokio::test]
+async fn t31_plain_text_of_a_429_stands_in_detail() {
+    let answer = Answer::status(429).header("retry-after", "30").header("content-type", "text/plain");
+    let world = failing(answer.body("Too Many Requests")).await;
+    let (status, detail) = detail(&world).await;
+    assert_eq!(status, 503);
+    assert!(detail.contains("429 (Too Many Requests)"), "{detail}");
+}
+
+#[tokio::test]
+async fn trace_ids_of_the_issuer_are_in_the_log_and_the_status_and_not_in_detail() {
+    let body = r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided.","trace_id":"255d1aef","correlation_id":"fb3d2015"}"#;
+    let world = failing(Answer::status(401).header("x-ms-request-id", "7c1").body(body)).await;
+    let (_, detail) = detail(&world).await;
+    assert!(detail.contains("AADSTS7000215") && detail.contains("the secret's value"), "{detail}");
+    assert!(!detail.contains("255d1aef"), "{detail}");
+    let trace = "trace_id=255d1aef correlation_id=fb3d2015 x-ms-request-id=7c1";
+    world.log().wait("the trace", |line| line.contains("WARN") && line.contains(trace)).await;
+    assert_eq!(world.status().await["tokens"][0]["last_error"]["trace"], trace);
+}
+
+#[tokio::test]
+async fn a_secret_in_a_vendors_error_or_a_trace_is_masked() {
+    let secret = crate::support::setup::SECRET;
+    for body in [
+        format!(r#"{{"message":"no client with {secret}","request_id":"{secret}"}}"#),
+        format!(r#"{{"errors":["{secret}"],"{secret}":1}}"#),
+        format!("no client with {secret}"),
+        format!("<title>{secret}</title>"),
+    ] {
+        for (kind, status) in [("application/json", 400), ("text/plain", 401), ("text/html", 403)] {
+            let answer = Answer::status(status).header("content-type", kind).header("x-request-id", secret);
+            let world = failing(answer.body(body.as_str())).await;
+            world.get("/").await.expect_problem(502, "token_refused");
+            let said = format!("{}{}", world.log().text(), world.status().await);
+            assert!(!said.contains(secret), "{kind} {body}: {said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn t103_clock_that_differs_from_the_issuers_is_told_where_a_jwt_is_refused() {
+    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
+    let setup = Setup::new().await;
+    setup.file("secret", "a-secret-of-the-scene-that-is-long-enough-for-every-hmac-of-all-sizes");
+    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client").header("date", &date));
+    let world = setup.issuer("client_auth = \"client_secret_jwt\"").start().await;
+    let (status, detail) = detail(&world).await;
+    assert_eq!(status, 502);
+    assert!(detail.contains("this machine's clock is") && detail.contains("behind the issuer's"), "{detail}");
+    assert!(detail.contains("jwt.audience"), "{detail}");
+}
+
+#[tokio::test]
+async fn temporarily_unavailable_is_token_unavailable() {
+    let world = failing(Answer::oauth_error(400, "temporarily_unavailable")).await;
+    world.get("/").await.expect_problem(503, "token_unavailable");
+}
+
 #[tokio::test]
 async fn t37_refused_connection_backs_off_and_recovers() {
     let nobody = nobody().await;

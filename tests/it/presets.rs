@@ -9,13 +9,17 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::support::egress::Egress;
+use crate::support::jwt;
 use crate::support::message::Head;
 use crate::support::tls::ca;
 use crate::support::{Answer, Recorded, Scripted, Setup, World};
 
-mod a;
-mod b;
 mod catalogue;
+mod gateways;
+mod identity;
+mod microsoft;
+mod services;
+mod services_more;
 
 /// `Content-Type` of nearly every token request.
 pub const FORM: &str = "content-type: application/x-www-form-urlencoded";
@@ -77,8 +81,8 @@ pub const ROW: Row = Row {
 pub struct Exchange {
     /// `POST /path?query HTTP/1.1`
     pub line: &'static str,
-    /// All of them, `host` included, names in lower case, in any order; of `accept`, `accept-encoding`, `user-agent` and
-    /// `content-length` only what the vendor asks for.
+    /// All of them, `host` included, names in lower case, in any order; of `accept`, `accept-encoding`, `user-agent`,
+    /// `connection` and `content-length` only what the vendor asks for.
     pub headers: &'static [&'static str],
     pub body: &'static str,
     pub answer: Reply,
@@ -97,7 +101,7 @@ pub struct Jwt {
     pub key: &'static str,
     /// `alg` and all other members; `jwk` is left out.
     pub header: &'static str,
-    /// Without `iat`, `nbf`, `exp`, `jti`.
+    /// Without `iat`, `nbf`, `exp`, `jti`; `{upstream}` is the upstream's origin.
     pub claims: &'static str,
     /// `exp` less the moment of the request; 0: no `exp`.
     pub lifetime: u32,
@@ -184,7 +188,7 @@ fn answer(reply: &Reply) -> Answer {
 }
 
 fn config(row: &Row, egress: &Egress) -> String {
-    let keys = format!("{}/tests/it/fixtures/keys", env!("CARGO_MANIFEST_DIR"));
+    let keys = jwt::key_path("").display().to_string();
     let Row { preset, vars, issuer, route, more, .. } = row;
     format!(
         r#"
@@ -210,7 +214,7 @@ fn config(row: &Row, egress: &Egress) -> String {
         "#,
         egress = egress.address,
     )
-    .replace("{keys}", &keys)
+    .replace("{keys}/", &keys)
 }
 
 async fn granted(row: &Row, stage: &Stage) {
@@ -220,13 +224,14 @@ async fn granted(row: &Row, stage: &Stage) {
     assert_eq!(response.status, 200, "{}\n{log}", response.text());
     let got = world.upstream().last();
     assert_eq!(got.head.start, format!("GET {} HTTP/1.1", row.target));
-    expect_sent(row, &got);
+    expect_sent(row, stage, &got);
 
     let labels = [("issuer", "corp"), ("route", "api")];
     let expiry = world.metric("bearerd_token_expiry_timestamp_seconds", &labels).await;
     let lived = expiry.expect("the expiry is told") - unix(&world.issuer().last());
     let wanted = f64::from(row.lifetime);
-    assert!((lived - wanted).abs() < 3.0, "lives {lived} s, not {wanted} s");
+    // It counts from before the connection was opened, which takes its time on a busy machine.
+    assert!((wanted - 15.0..wanted + 2.0).contains(&lived), "lives {lived} s, not {wanted} s");
 }
 
 /// The upstream refuses once with this status: a new token, and the call goes through.
@@ -236,15 +241,15 @@ async fn renewed(row: &Row, stage: &Stage, status: u16, done: usize) {
     world.upstream().next(Answer::status(status).body("not with that token"));
     world.get("/thing").await.expect_status(200);
     assert!(world.issuer().count() > before, "{status} leads to a new token");
-    expect_sent(row, &world.upstream().last());
+    expect_sent(row, stage, &world.upstream().last());
 }
 
-fn expect_sent(row: &Row, got: &Recorded) {
+fn expect_sent(row: &Row, stage: &Stage, got: &Recorded) {
     for name in ["authorization", "dpop"] {
         let wanted = row.sent.iter().filter(|header| header.starts_with(&format!("{name}: "))).count();
         assert_eq!(got.headers(name).len(), wanted, "{name} in {:?}", got.head.fields);
     }
-    let mut found = Found::new(row, got);
+    let mut found = Found::new(row, stage, got);
     for header in row.sent {
         let name = header.split_once(": ").expect("name: value").0;
         let line = format!("{name}: {}", got.header(name).unwrap_or("(is not there)"));
@@ -272,7 +277,7 @@ fn expect_exchanges(row: &Row, stage: &Stage) {
     let mut ids = BTreeSet::new();
     for (number, request) in requests.iter().enumerate() {
         let exchange = row.exchanges.get(number).or(row.exchanges.last()).unwrap();
-        for id in expect_request(row, exchange, request) {
+        for id in expect_request(row, stage, exchange, request) {
             assert!(ids.insert(id), "a jti came twice, and vendors refuse one that they saw before");
         }
     }
@@ -286,8 +291,8 @@ fn expect_exchanges(row: &Row, stage: &Stage) {
 }
 
 /// The `jti` of each JWT in it.
-fn expect_request(row: &Row, exchange: &Exchange, request: &Recorded) -> Vec<String> {
-    let mut found = Found::new(row, request);
+fn expect_request(row: &Row, stage: &Stage, exchange: &Exchange, request: &Recorded) -> Vec<String> {
+    let mut found = Found::new(row, stage, request);
     found.expect(exchange.line, &request.head.start);
     let headers = headers_that_count(&request.head, exchange.headers);
     let mut wanted = exchange.headers.to_vec();
@@ -302,7 +307,7 @@ fn expect_request(row: &Row, exchange: &Exchange, request: &Recorded) -> Vec<Str
 
 /// `name: value` of what says something to the vendor, sorted.
 fn headers_that_count(head: &Head, wanted: &[&str]) -> Vec<String> {
-    const USUAL: [&str; 4] = ["accept", "accept-encoding", "user-agent", "content-length"];
+    const USUAL: [&str; 5] = ["accept", "accept-encoding", "user-agent", "content-length", "connection"];
     let named = |name: &str| wanted.iter().any(|header| header.starts_with(&format!("{name}: ")));
     let fields = head.fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
     let mut headers: Vec<String> = fields
@@ -317,14 +322,15 @@ fn headers_that_count(head: &Head, wanted: &[&str]) -> Vec<String> {
 struct Found<'a> {
     row: &'a Row,
     at: i64,
+    upstream: &'a str,
     tokens: Vec<(&'a Jwt, String)>,
 }
 
 impl<'a> Found<'a> {
-    fn new(row: &'a Row, request: &Recorded) -> Self {
+    fn new(row: &'a Row, stage: &'a Stage, request: &Recorded) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
         let at = unix(request) as i64;
-        Self { row, at, tokens: Vec::new() }
+        Self { row, at, upstream: &stage.world.upstream().url, tokens: Vec::new() }
     }
 
     /// The text must be the pattern, byte for byte, with a JWT where the pattern has a placeholder.
@@ -352,11 +358,11 @@ impl<'a> Found<'a> {
 
     /// Signature, header, claims and times; the answer is each one's `jti`.
     fn check(&self) -> Vec<String> {
-        self.tokens.iter().map(|(wanted, token)| expect_jwt(wanted, token, self.at)).collect()
+        self.tokens.iter().map(|(wanted, token)| expect_jwt(wanted, token, self.at, self.upstream)).collect()
     }
 }
 
-fn expect_jwt(wanted: &Jwt, token: &str, at: i64) -> String {
+fn expect_jwt(wanted: &Jwt, token: &str, at: i64, upstream: &str) -> String {
     let expected: Value = serde_json::from_str(wanted.header).expect("the header is JSON");
     let alg = expected["alg"].as_str().expect("the header names alg");
     let (mut header, mut claims) = verified(token, wanted.key, alg);
@@ -374,24 +380,21 @@ fn expect_jwt(wanted: &Jwt, token: &str, at: i64) -> String {
     let lifetime = i64::from(wanted.lifetime);
     match expires {
         None => assert_eq!(lifetime, 0, "no exp in {}", wanted.name),
-        Some(left) => assert!((left - lifetime).abs() <= 7 && left > 0, "{left} s left, not {lifetime} s"),
+        Some(left) => assert!((-20..=2).contains(&(left - lifetime)), "{left} s left, not {lifetime} s"),
     }
     let id = claims.remove("jti").and_then(|id| id.as_str().map(str::to_owned)).expect("a jti");
-    let expected: Value = serde_json::from_str(wanted.claims).expect("the claims are JSON");
+    let text = wanted.claims.replace("{upstream}", upstream);
+    let expected: Value = serde_json::from_str(&text).expect("the claims are JSON");
     assert_eq!(Value::Object(claims.clone()), expected, "the claims of {}", wanted.name);
     id
 }
 
-/// Header and claims.
-fn verified(token: &str, _key: &str, _alg: &str) -> (Value, Value) {
-    use base64::Engine;
-    let parts: Vec<&str> = token.split('.').collect();
-    assert_eq!(parts.len(), 3, "a JWT: {token}");
-    let part = |index: usize| {
-        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(parts[index]).unwrap();
-        serde_json::from_slice(&bytes).unwrap()
-    };
-    (part(0), part(1))
+/// Header and claims, once the signature is right.
+fn verified(token: &str, key: &str, alg: &str) -> (Value, Value) {
+    match key.ends_with(".pem") {
+        true => jwt::verify(token, &jwt::key(key), alg),
+        false => jwt::verify(token, key, alg),
+    }
 }
 
 fn unix(request: &Recorded) -> f64 {

@@ -74,7 +74,8 @@ function error(token) {
   const last = token.last_error;
   if (!last) return "";
   const next = last.next_try ? "; next try " + last.next_try : "";
-  return last.at + ": " + last.detail + next;
+  const trace = last.trace ? "; " + last.trace : "";
+  return last.at + ": " + last.detail + trace + next;
 }
 
 function show(status) {
@@ -95,11 +96,18 @@ function show(status) {
     route.name, matches(route.match), route.upstream, route.issuer || "none (anonymous)",
     route.requests, route.upstream_connections,
   ]));
-  table("issuers", ["name", "url", "client auth", "required"], status.issuers.map((issuer) => [
-    issuer.name, issuer.url + (issuer.discovery ? " (discovery)" : ""), issuer.client_auth, issuer.required ? "yes" : "no",
+  table("issuers", ["name", "preset", "url", "grant", "client auth", "credential", "required"], status.issuers.map((issuer) => [
+    issuer.name, issuer.preset || "", issuer.url + (issuer.discovery ? " (discovery)" : ""), issuer.grant_type || "",
+    issuer.client_auth, [issuer.credential, issuer.credential === "standby" ? "bad" : ""], issuer.required ? "yes" : "no",
   ]));
   table("listeners", ["name", "address", "callers", "connections"], status.listeners.map((listener) => [
     listener.name, listener.address + (listener.tls ? " (TLS)" : ""), listener.callers, listener.connections,
+  ]));
+  at("webhooks").hidden = status.webhooks.length === 0;
+  table("webhooks", ["name", "address", "value", "received", "last refusal"], status.webhooks.map((webhook) => [
+    webhook.name, webhook.address + webhook.path,
+    [webhook.problem || (webhook.has_value ? "there" : "none yet"), webhook.has_value ? "good" : "bad"],
+    webhook.received_at || "", webhook.last_refusal ? webhook.last_refusal.at + ": " + webhook.last_refusal.detail : "",
   ]));
   at("warnings").hidden = status.config.warnings.length === 0;
   table("warnings", ["where", "key", "what", "hint"], status.config.warnings.map((warning) => [

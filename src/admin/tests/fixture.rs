@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 use super::super::health::Loads;
-use super::super::view::{CredentialView, Traffic, View};
+use super::super::view::{CredentialView, Traffic, View, WebhookView};
 use super::super::{Admin, Health, LastReload};
 use crate::clock::SystemClock;
 use crate::config::{self, *};
@@ -178,6 +178,7 @@ pub(super) fn valid(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialVie
         waiters: 0,
         last_error: None,
         fetched_once: true,
+        standby: false,
     };
     CredentialView { issuer, routes: routes.iter().map(|name| Arc::from(*name)).collect(), status }
 }
@@ -197,6 +198,7 @@ pub(super) fn refused(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialV
             at: ago(5),
             detail: "issuer corp refused the client\n[+] all is well".to_owned(),
             code: Some("invalid_client".to_owned()),
+            trace: Some("trace_id=7".to_owned()),
             next_try: Some(ahead(55)),
             failures_in_a_row: 1,
         }),
@@ -224,7 +226,26 @@ pub(super) fn view(credentials: Vec<CredentialView>) -> View {
         credentials,
         traffic: vec![Traffic { requests: 12, upstream_connections: 1 }, Traffic::default()],
         connections: vec![4],
+        webhooks: vec![webhook(None), webhook(Some("webhook seismic: its store is not JSON"))],
         log_lines_dropped: 0,
+    }
+}
+
+fn webhook(problem: Option<&str>) -> WebhookView {
+    WebhookView {
+        config: Arc::new(WebhookConfig {
+            name: Arc::from("seismic"),
+            address: Address::Tcp(local(9181)),
+            path: "/seismic".to_owned(),
+            signature_header: http::HeaderName::from_static("x-seismic-signature"),
+            secrets: vec![canary()],
+            value: "/delegationUserId".to_owned(),
+            store: PathBuf::from("/var/lib/bearerd/seismic.json"),
+        }),
+        has_value: problem.is_none(),
+        received_at: problem.is_none().then(|| ago(30)),
+        problem: problem.map(str::to_owned),
+        last_refusal: problem.map(|_| (ago(20), "the header x-seismic-signature is missing".to_owned())),
     }
 }
 
@@ -244,7 +265,13 @@ pub(super) fn process() -> Process {
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(Callers::Local)));
     let health = Arc::new(Health::new());
     let metrics = Arc::new(Metrics::default());
-    let admin = Admin::new(metrics, Arc::clone(&snapshot), Arc::clone(&health), Arc::new(SystemClock));
+    let admin = Admin::new(
+        metrics,
+        Arc::clone(&snapshot),
+        Arc::clone(&health),
+        Arc::new(SystemClock),
+        Box::new(Vec::new),
+    );
     Process { admin: Arc::new(admin), health, snapshot }
 }
 

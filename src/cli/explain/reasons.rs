@@ -4,8 +4,10 @@ use http::{HeaderMap, Method, header};
 
 use super::request::Asked;
 use crate::config::{
-    CallerAuthorization, Callers, Config, Credential, HostPattern, ListenerConfig, PathPattern, RouteConfig,
+    CallerAuthorization, Callers, Config, Credential, HostPattern, Inject, ListenerConfig, PathPattern,
+    RouteConfig,
 };
+use crate::proxy::query;
 use crate::route::Call;
 use crate::route::criteria::{self, Met};
 
@@ -160,6 +162,7 @@ pub(super) fn notes(
     if let Some(listener) = listener {
         caller_rules(listener, asked, &mut notes);
     }
+    own_parameter(route, asked, &mut notes);
     let anonymous = matches!(route.credential, Credential::Anonymous);
     if asked.headers.contains_key(header::AUTHORIZATION) {
         notes.push(match route.caller_authorization {
@@ -177,6 +180,23 @@ pub(super) fn notes(
         });
     }
     notes
+}
+
+/// A parameter of the caller's counts as `Authorization` does, where the token goes in the query.
+fn own_parameter(route: &RouteConfig, asked: &Asked, notes: &mut Vec<String>) {
+    let Inject::Query { name } = &route.inject else { return };
+    if !asked.query.as_ref().is_some_and(|found| query::has(found, &query::escaped(name))) {
+        return;
+    }
+    notes.push(match route.caller_authorization {
+        CallerAuthorization::Reject => {
+            format!("this call has `{name}` in its query: it is answered with 400 `authorization_refused`")
+        }
+        CallerAuthorization::Keep => {
+            format!("this call has `{name}` in its query: that goes up, and no token is added")
+        }
+        CallerAuthorization::Replace => format!("this call's `{name}` in the query is replaced"),
+    });
 }
 
 fn caller_rules(listener: &ListenerConfig, asked: &Asked, notes: &mut Vec<String>) {

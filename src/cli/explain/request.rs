@@ -11,7 +11,8 @@ use crate::route::{RouteTable, host};
 pub(super) struct Asked {
     pub(super) method: Method,
     pub(super) path: String,
-    pub(super) query: bool,
+    /// Never shown: only looked at for the parameter that a route's token goes in.
+    pub(super) query: Option<String>,
     pub(super) headers: HeaderMap,
     /// The address that the URL names as a literal: the one that a caller of this URL connects to.
     pub(super) connected: Option<SocketAddr>,
@@ -31,7 +32,7 @@ impl Asked {
         let mut asked = Self {
             method,
             path: String::new(),
-            query: false,
+            query: None,
             headers,
             connected: None,
             authority: "localhost".to_owned(),
@@ -56,7 +57,7 @@ impl Asked {
 
     fn take_path(&mut self, uri: &Uri) {
         self.path = uri.path().to_owned();
-        self.query = uri.query().is_some();
+        self.query = uri.query().map(str::to_owned);
     }
 
     fn absolute(&mut self, uri: &Uri) -> Result<(), String> {

@@ -34,14 +34,22 @@ pub struct Sent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CredentialFacts {
     pub issuer: String,
+    /// The preset that fills in the issuer's table.
+    pub preset: Option<String>,
     /// The token endpoint, or where it is found; without a query.
     pub token_endpoint: String,
     /// `token_endpoint` is the issuer's URL, and discovery finds the endpoint.
     pub discovery: bool,
     pub scopes: Vec<String>,
     pub parameters: Vec<Parameter>,
-    /// The header as it is set, with `{token}` in the token's place.
+    /// The route's own, which stands instead of the issuer's `jwt.subject`.
+    pub subject: Option<String>,
+    /// The header as it is set, with `{token}` in the token's place; or `query parameter NAME`.
     pub inject: String,
+    /// The query parameter that carries the token, where one does.
+    pub inject_query: Option<String>,
+    /// Tokens are bound to a key: each call carries a proof in `DPoP` (RFC 9449).
+    pub dpop: bool,
 }
 
 /// A further request parameter. Its value is never shown.
@@ -82,7 +90,7 @@ impl Sent {
         };
         Self {
             url,
-            query: asked.query,
+            query: asked.query.is_some(),
             host: route.upstream.authority.clone(),
             protocol: match route.protocol {
                 Protocol::Auto => "auto",
@@ -118,6 +126,7 @@ impl CredentialFacts {
         };
         Self {
             issuer: issuer.name.to_string(),
+            preset: issuer.preset.as_ref().map(ToString::to_string),
             token_endpoint: url.text.split('?').next().unwrap_or_default().to_owned(),
             discovery,
             scopes: key.scopes.iter().cloned().collect(),
@@ -126,10 +135,19 @@ impl CredentialFacts {
                 .iter()
                 .map(|(name, value)| Parameter { name: name.clone(), reference: is_reference(value) })
                 .collect(),
+            subject: key.subject.clone(),
             inject: match &route.inject {
+                Inject::Header { name, by_type: true, .. } if issuer.dpop.is_some() => {
+                    format!("{name}: DPoP {{token}}")
+                }
                 Inject::Header { name, before, after, .. } => format!("{name}: {before}{{token}}{after}"),
                 Inject::Query { name } => format!("query parameter {name}"),
             },
+            inject_query: match &route.inject {
+                Inject::Header { .. } => None,
+                Inject::Query { name } => Some(name.clone()),
+            },
+            dpop: issuer.dpop.is_some(),
         }
     }
 }

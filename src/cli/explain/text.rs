@@ -61,7 +61,13 @@ fn render_answer(page: &mut Page, answer: &Answer) {
 }
 
 fn render_sent(page: &mut Page, sent: &Sent) {
-    let query = if sent.query { ", then the query as it came" } else { "" };
+    let own = sent.credential.as_ref().and_then(|credential| credential.inject_query.as_ref());
+    let query = match (sent.query, own) {
+        (false, None) => String::new(),
+        (true, None) => ", then the query as it came".to_owned(),
+        (false, Some(name)) => format!(", then `{name}` in the query"),
+        (true, Some(name)) => format!(", then the query with our `{name}` instead of any other"),
+    };
     page.line("upstream", format_args!("{}{query}", sent.url));
     page.line("Host", &sent.host);
     page.line("protocol", sent.protocol);
@@ -84,7 +90,9 @@ fn render_sent(page: &mut Page, sent: &Sent) {
 
 fn render_credential(page: &mut Page, credential: &CredentialFacts) {
     let how = if credential.discovery { "found by discovery at" } else { "from" };
-    page.line("token", format_args!("issuer `{}`, {how} {}", credential.issuer, credential.token_endpoint));
+    let preset = credential.preset.as_ref().map(|preset| format!(" (preset `{preset}`)")).unwrap_or_default();
+    let (issuer, endpoint) = (&credential.issuer, &credential.token_endpoint);
+    page.line("token", format_args!("issuer `{issuer}`{preset}, {how} {endpoint}"));
     if credential.scopes.is_empty() {
         page.line("scopes", "none");
     }
@@ -94,7 +102,13 @@ fn render_credential(page: &mut Page, credential: &CredentialFacts) {
         false => parameter.name.clone(),
     };
     page.list("parameters", &credential.parameters.iter().map(parameter).collect::<Vec<_>>());
+    if let Some(subject) = &credential.subject {
+        page.line("subject", subject.escape_debug());
+    }
     page.line("sent as", &credential.inject);
+    if credential.dpop {
+        page.line("proof", "in DPoP, a new one for each call (RFC 9449)");
+    }
 }
 
 fn render_edits(page: &mut Page, which: &str, names: &HeaderNames) {

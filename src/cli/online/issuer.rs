@@ -107,6 +107,7 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
             code: None,
             http_status: None,
             retry_after: None,
+            trace: None,
         }),
     };
     report.ms = Some(ms(started.elapsed()));

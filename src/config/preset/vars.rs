@@ -145,8 +145,8 @@ fn fill_value(value: &mut Spanned<DeValue<'_>>, values: &Values) {
     }
 }
 
-/// In one pass: a value is not searched for names again. A `/` at the end of a value that meets one is dropped, so that
-/// `https://idp/` and `https://idp` mean the same.
+/// In one pass: a value is not searched for names again. Of two `/` that meet where a value ends or starts one is
+/// dropped, so that `https://idp/` and `https://idp` mean the same.
 fn filled(template: &str, values: &Values) -> String {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
@@ -156,6 +156,9 @@ fn filled(template: &str, values: &Values) -> String {
         match named {
             Some((value, after)) => {
                 let value = if after.starts_with('/') { value.trim_end_matches('/') } else { value };
+                if value.starts_with('/') {
+                    text.truncate(text.trim_end_matches('/').len());
+                }
                 text.push_str(value);
                 rest = after;
             }
@@ -178,9 +181,11 @@ mod tests {
         let values = Values::from([
             ("base".to_owned(), "https://idp/".to_owned()),
             ("realm".to_owned(), "{base}".to_owned()),
+            ("path".to_owned(), "/token".to_owned()),
         ]);
         assert_eq!(filled("{base}/realms/{realm}/x", &values), "https://idp/realms/{base}/x");
         assert_eq!(filled("{base}", &values), "https://idp/");
+        assert_eq!(filled("{base}{path}", &values), "https://idp/token");
         assert_eq!(filled("Bearer {token}", &values), "Bearer {token}");
         assert_eq!(filled("{ {base", &values), "{ {base");
     }

@@ -9,6 +9,8 @@ use crate::config::IssuerConfig;
 use crate::issuer::fuzz;
 
 mod refusals;
+mod remedies;
+mod vendors;
 
 /// The time of day in these tests.
 fn now() -> SystemTime {
@@ -54,8 +56,10 @@ impl Case {
     fn judge_read(&self, body: Result<Zeroizing<Vec<u8>>, Lost>) -> Result<(Grant, Vec<Note>), IssuerError> {
         let mut redactor = Redactor::default();
         redactor.add_client(Some(&Secret::from("svc")), &Secret::from("s3:c+r t"));
-        let context =
-            Context { config: &self.config, endpoint: "idp.example/token".to_owned(), redactor: &redactor };
+        let context = Context {
+            endpoint: "idp.example/token".to_owned(),
+            ..Context::new(&self.config, &fuzz::url(), &redactor)
+        };
         let headers = self
             .headers
             .iter()
@@ -210,7 +214,11 @@ fn t15_a_form_is_read_only_where_the_config_says_so() {
     assert_eq!(grant.token, Secret::from("a+b"));
     assert_eq!((grant.expires_in, grant.scope), (Some(Duration::from_secs(60)), Some("x y".to_owned())));
     assert_eq!(form.error("access_token=a&access_token=b").kind, FailureKind::Unusable);
-    assert!(form.error(GOOD).detail.contains("response.format"));
+    assert_eq!(form.grant(GOOD).token, Secret::from("abc.DEF-1_2~3+/="), "newer versions answer with JSON");
+    assert_eq!(form.error(r#"{"access_token":"#).kind, FailureKind::Unusable);
+    let error =
+        case().header("content-type", "application/x-www-form-urlencoded").error("expires=1&access_token=t");
+    assert!(error.detail.contains(r#"response.format = "form""#), "{error}");
     let refused = Case { status: 400, ..form };
     assert_eq!(refused.error(r#"{"error":"invalid_client"}"#).code.as_deref(), Some("invalid_client"));
     assert_eq!(refused.error("error=invalid_client").code.as_deref(), Some("invalid_client"));
@@ -350,6 +358,21 @@ proptest! {
             Err(_) => {
                 prop_assert!(token.is_empty() || !token.bytes().all(|byte| (0x21..=0x7E).contains(&byte)));
             }
+        }
+    }
+
+    #[test]
+    fn no_answer_makes_a_text_show_a_secret(
+        member in "(error|Error|errors|message|error_description|detail|fault|code|trace_id|x)",
+        inner in "(message|code|errorcode|type|request_id|detail|x)",
+        nested in any::<bool>(), plain in any::<bool>(), status_code in 200u16..600,
+    ) {
+        let secret = "s3:c+r t";
+        let value = if nested { serde_json::json!({ inner: secret }) } else { secret.into() };
+        let case = status(status_code).header("content-type", if plain { "text/plain" } else { "application/json" });
+        for body in [serde_json::json!({ member: value }).to_string(), format!("{secret} {secret}")] {
+            let error = case.error(body);
+            prop_assert!(!format!("{error:?}").contains(secret), "{error:?}");
         }
     }
 

@@ -255,12 +255,17 @@ async fn a_call_after_the_pause_waits_for_the_next_try() {
 async fn status_tells_the_failure_and_the_next_try() {
     let rig = Rig::new();
     rig.idp.answer(|_| {
-        Err(IssuerError { code: Some("invalid_client".to_owned()), ..failure(FailureKind::ClientRefused) })
+        Err(IssuerError {
+            code: Some("invalid_client".to_owned()),
+            trace: Some("trace_id=7".to_owned()),
+            ..failure(FailureKind::ClientRefused)
+        })
     });
     assert!(rig.call().await.is_err());
     let status = rig.slot.status();
     let error = status.last_error.unwrap();
     assert_eq!((status.state, status.fetched_once, status.fetching), ("none", false, false));
     assert_eq!((error.code.as_deref(), error.failures_in_a_row), (Some("invalid_client"), 1));
+    assert_eq!(error.trace.as_deref(), Some("trace_id=7"));
     assert_eq!(error.next_try, Some(error.at + Duration::from_secs(60)));
 }

@@ -60,6 +60,7 @@ pub(super) struct Scripted {
     waiting: AtomicI64,
     under_way: Arc<AtomicUsize>,
     pub(super) fingerprint: AtomicU8,
+    pub(super) binding: AtomicU8,
     pub(super) fingerprints_read: AtomicUsize,
 }
 
@@ -94,6 +95,7 @@ impl Scripted {
             waiting: AtomicI64::new(0),
             under_way: Arc::default(),
             fingerprint: AtomicU8::new(0),
+            binding: AtomicU8::new(0),
             fingerprints_read: AtomicUsize::new(0),
         }
     }
@@ -155,6 +157,14 @@ impl TokenSource for Scripted {
         [self.fingerprint.load(SeqCst); 32]
     }
 
+    fn binding_fingerprint(&self, _key: &CredentialKey) -> [u8; 32] {
+        [self.binding.load(SeqCst); 32]
+    }
+
+    fn standby_in_use(&self) -> bool {
+        false
+    }
+
     fn requested(&self, outcome: &'static str, _took: Duration) {
         self.outcomes.push(outcome);
     }
@@ -180,7 +190,8 @@ pub(super) fn grant(number: usize, lifetime: u64) -> Grant {
 }
 
 pub(super) fn failure(kind: FailureKind) -> IssuerError {
-    IssuerError { kind, detail: "no".to_owned(), code: None, http_status: None, retry_after: None }
+    let detail = "no".to_owned();
+    IssuerError { kind, detail, code: None, http_status: None, retry_after: None, trace: None }
 }
 
 pub(super) fn issuer(name: &str, digest: u8) -> IssuerConfig {
@@ -275,7 +286,7 @@ pub(super) async fn settle() {
 }
 
 pub(super) fn text(token: &Token) -> String {
-    assert_eq!(token.bearer.as_bytes(), [b"Bearer ", token.secret.expose()].concat());
-    assert!(token.bearer.is_sensitive());
+    assert_eq!(token.authorization.as_bytes(), [b"Bearer ", token.secret.expose()].concat());
+    assert!(token.authorization.is_sensitive());
     token.secret.expose_str().unwrap().to_owned()
 }

@@ -1,7 +1,6 @@
 //! Answers that say no, and the words for them.
 
 use super::*;
-use crate::config::{ClientAuth, Source};
 
 #[test]
 fn t23_a_compressed_body_is_refused() {
@@ -135,10 +134,10 @@ fn no_error_shows_the_secret_in_any_form() {
 }
 
 #[test]
-fn remedies_follow_the_way_of_authentication() {
-    let mut post = status(401);
-    post.config.client_auth = ClientAuth::Post { secret: Source::literal("x") };
-    assert!(post.error("").detail.contains(r#"client_auth = "client_secret_basic""#));
-    post.config.client_auth = ClientAuth::None;
-    assert!(post.error("").detail.ends_with("whether the server wants a client_secret"));
+fn a_plain_text_is_quoted_with_secrets_masked_first() {
+    let entra = status(429).header("content-type", "text/plain; charset=utf-8").error("Too Many Requests");
+    assert!(entra.detail.contains("answered 429 (Too Many Requests); it limits"), "{entra}");
+    let padded = format!("{} s3:c+r t and a=b", "word ".repeat(29));
+    let error = status(400).header("content-type", "text/plain").error(padded);
+    assert!(!error.detail.contains("s3:c"), "{error}");
 }

@@ -1,11 +1,9 @@
-//! Services whose own API comes with a token endpoint, each as its vendor documents it; more about them in [`more`].
+//! Services whose own API comes with a token endpoint, each as its vendor documents it; more about them in `services_more`.
 
-use super::{Exchange, FORM, JSON, Jwt, ROW, Reply, Row, run};
-
-mod more;
+use super::{Exchange, FORM, JSON, Jwt, ROW, Reply, Row, run, services_more};
 
 /// One request and its answer.
-const fn exchange(
+pub const fn exchange(
     line: &'static str,
     headers: &'static [&'static str],
     body: &'static str,
@@ -15,12 +13,12 @@ const fn exchange(
 }
 
 /// 200 with this JSON.
-const fn ok(body: &'static str) -> Reply {
+pub const fn ok(body: &'static str) -> Reply {
     Reply { status: 200, headers: &[JSON], body }
 }
 
 /// Another status with this JSON.
-const fn refuses(status: u16, body: &'static str) -> Reply {
+pub const fn refuses(status: u16, body: &'static str) -> Reply {
     Reply { status, headers: &[JSON], body }
 }
 
@@ -552,7 +550,7 @@ async fn facebook() {
 
 #[tokio::test]
 async fn github_app() {
-    let answer = more::installation_token("ghs_16C7e42F292c6912E7710c838347Ae178B4a", 3600);
+    let answer = services_more::installation_token("ghs_16C7e42F292c6912E7710c838347Ae178B4a", 3600);
     let exchanges = vec![Exchange {
         line: "POST /app/installations/12345678/access_tokens HTTP/1.1",
         headers: &[

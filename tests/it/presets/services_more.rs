@@ -1,9 +1,9 @@
-//! What else these vendors document: other ways to sign in, other answers, errors.
+//! What else the vendors of `services` document: other ways to sign in, other answers, errors.
 
 use serde_json::json;
 
-use super::super::{FORM, JSON, Jwt, ROW, Refused, Row, run};
-use super::{exchange, ok, refuses};
+use super::services::{exchange, ok, refuses};
+use super::{FORM, JSON, Jwt, ROW, Refused, Row, run};
 use crate::support::tls::ca;
 use crate::support::unix_now;
 

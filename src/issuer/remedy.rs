@@ -1,0 +1,230 @@
+//! What to do about an answer that says no, with the keys of the config that decide.
+
+use http::StatusCode;
+
+use super::FailureKind;
+use super::context::Context;
+use super::reported::Reported;
+use crate::config::{BasicEncoding, ClientAuth, JwtUse};
+
+/// RFC 8693 section 2.1.
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+impl Context<'_> {
+    /// What the operator should do.
+    pub(super) fn remedy(&self, status: StatusCode, reported: &Reported) -> String {
+        let known = reported.description.as_deref().and_then(|text| self.known_cause(text));
+        known.or_else(|| self.by_code(status, reported)).unwrap_or_else(|| self.by_status(status, reported))
+    }
+
+    fn by_code(&self, status: StatusCode, reported: &Reported) -> Option<String> {
+        let name = &self.config.name;
+        let remedy = match reported.code.as_deref()? {
+            "invalid_client" | "invalid_client_id" | "invalid_client_credentials" => self.check_client(),
+            // Keycloak says so of a wrong secret.
+            "unauthorized_client" if status == StatusCode::UNAUTHORIZED => {
+                format!("{}, and whether it may use {} there", self.check_client(), self.the_grant())
+            }
+            "unauthorized_client" => format!(
+                "let this client use {} at the issuer, or check client_id of [issuer.{name}]",
+                self.the_grant()
+            ),
+            "access_denied" => format!(
+                "let this client have such tokens at the issuer, or check client_id of [issuer.{name}]"
+            ),
+            "invalid_scope" => format!("check scopes of [issuer.{name}] and of the route"),
+            "invalid_target" | "invalid_resource" => {
+                format!("check params (audience, resource) and scopes of [issuer.{name}] and of the route")
+            }
+            "invalid_request" => {
+                format!("check params, scopes and client_auth of [issuer.{name}], and params of the route")
+            }
+            "invalid_grant" => self.check_grant(),
+            "unsupported_grant_type" => {
+                format!(
+                    "{} is not offered there; check grant_type and {} of [issuer.{name}]",
+                    self.the_grant(),
+                    self.endpoint_key()
+                )
+            }
+            "use_dpop_nonce" | "invalid_dpop_proof" => self.check_dpop(),
+            "temporarily_unavailable" => "it is asked again".to_owned(),
+            _ => return None,
+        };
+        Some(remedy)
+    }
+
+    fn by_status(&self, status: StatusCode, reported: &Reported) -> String {
+        let (name, key) = (&self.config.name, self.endpoint_key());
+        match status.as_u16() {
+            401 => self.check_client(),
+            429 => "it limits how often it may be asked".to_owned(),
+            500.. => "the fault is the issuer's, and it is asked again".to_owned(),
+            405 => format!("check {key} and method of [issuer.{name}]"),
+            404 | 410 => format!("check {key} of [issuer.{name}]"),
+            415 => format!("check body and method of [issuer.{name}]"),
+            _ if reported.html => self.web_page(),
+            403 => "check at the issuer whether this client and this machine's address may ask".to_owned(),
+            seen @ 200..=299 if reported.code.is_none() && !self.config.response.statuses.contains(&seen) => {
+                format!("add the status to response.statuses of [issuer.{name}] where it carries a token")
+            }
+            _ => format!("check {key}, params and scopes of [issuer.{name}]"),
+        }
+    }
+
+    /// `the grant …`, as the config names it.
+    fn the_grant(&self) -> String {
+        match self.config.grant_type.as_deref() {
+            Some(grant) => format!("the grant `{grant}`"),
+            None => "a request without grant_type".to_owned(),
+        }
+    }
+
+    /// The client was refused: which keys say who it is.
+    fn check_client(&self) -> String {
+        let config = self.config;
+        let name = &config.name;
+        let mut text = match &config.client_auth {
+            ClientAuth::Basic { encoding, .. } => {
+                let other = match encoding {
+                    BasicEncoding::Form => "raw",
+                    BasicEncoding::Raw => "form",
+                };
+                self.check_secret(&format!(
+                    "basic_encoding = \"{other}\" or client_auth = \"client_secret_post\""
+                ))
+            }
+            ClientAuth::Post { .. } => self.check_secret("client_auth = \"client_secret_basic\""),
+            ClientAuth::SecretJwt { .. } => format!(
+                "check client_id, client_secret, jwt.alg and jwt.audience of [issuer.{name}], and whether the \
+                 client is registered for client_secret_jwt"
+            ),
+            ClientAuth::PrivateKeyJwt => format!(
+                "check client_id, jwt.key_id, jwt.alg and jwt.audience of [issuer.{name}], and whether the key or \
+                 certificate that belongs to private_key is registered for this client"
+            ),
+            ClientAuth::TlsClientAuth => format!(
+                "check client_id of [issuer.{name}], whether its certificate is the one registered for this client \
+                 and still valid, and whether {} is the address that asks for certificates",
+                self.endpoint_key()
+            ),
+            ClientAuth::AssertionFile => self.check_assertion(),
+            ClientAuth::None => self.check_anonymous_client(),
+        };
+        if config.basic.is_some() {
+            text.push_str(", and the user and password of basic");
+        }
+        if config.standby.is_some() {
+            text.push_str("; standby was tried as well");
+        }
+        if !config.credential_grace.is_zero() {
+            let grace = humantime::format_duration(config.credential_grace);
+            text.push_str(&format!("; a new credential may take up to {grace} to be known there"));
+        }
+        text
+    }
+
+    fn check_secret(&self, alternative: &str) -> String {
+        let name = &self.config.name;
+        format!(
+            "check client_id and client_secret of [issuer.{name}], and whether the server wants {alternative}"
+        )
+    }
+
+    fn check_assertion(&self) -> String {
+        format!(
+            "check assertion, assertion_type and client_id of [issuer.{}]: the assertion must not be expired, and its \
+             issuer, subject and audience must be those that the issuer expects of this client",
+            self.config.name
+        )
+    }
+
+    fn check_anonymous_client(&self) -> String {
+        let name = &self.config.name;
+        match &self.config.jwt {
+            Some(jwt) if jwt.usage != JwtUse::ClientAssertion => self.check_jwt(),
+            _ if self.config.assertion.is_some() => self.check_assertion(),
+            _ => {
+                format!("check client_id of [issuer.{name}], and whether the server wants a client_secret")
+            }
+        }
+    }
+
+    fn check_jwt(&self) -> String {
+        format!(
+            "check jwt.issuer, jwt.subject, jwt.audience, jwt.key_id, jwt.alg and jwt.lifetime of [issuer.{}], and \
+             whether the key that belongs to private_key is registered there",
+            self.config.name
+        )
+    }
+
+    /// `invalid_grant`: what the token was asked for with.
+    fn check_grant(&self) -> String {
+        let (name, config) = (&self.config.name, self.config);
+        match &config.jwt {
+            Some(jwt) if jwt.usage == JwtUse::Assertion => self.check_jwt(),
+            _ if config.grant_type.as_deref() == Some(TOKEN_EXCHANGE) => format!(
+                "check subject_token and subject_token_type in params of [issuer.{name}] and of the route: the \
+                 token must not be expired, and be meant for this issuer"
+            ),
+            _ if config.assertion.is_some() => self.check_assertion(),
+            _ => format!("check params, scopes and client_auth of [issuer.{name}], and params of the route"),
+        }
+    }
+
+    fn check_dpop(&self) -> String {
+        let name = &self.config.name;
+        if self.config.dpop.is_some() {
+            format!("check dpop.private_key and dpop.alg of [issuer.{name}], and this machine's clock")
+        } else {
+            format!("this client has to prove a key of its own; set dpop of [issuer.{name}]")
+        }
+    }
+
+    /// Where our clock decides about what we sign, and differs from the issuer's.
+    pub(super) fn clock_hint(&self, kind: FailureKind, reported: &Reported) -> Option<String> {
+        let signs = self.config.jwt.is_some() || self.config.dpop.is_some();
+        let refused = matches!(kind, FailureKind::ClientRefused | FailureKind::RequestRefused)
+            || reported.code.as_deref() == Some("invalid_dpop_proof");
+        let skew = self.skew.filter(|_| signs && refused)?;
+        Some(format!("; this machine's clock is {} the issuer's, set it right", skew.of_ours()))
+    }
+
+    /// Entra ID numbers its causes. A hint for people alone: nothing else is decided by it.
+    fn known_cause(&self, description: &str) -> Option<String> {
+        let digits = description.split_once("AADSTS")?.1;
+        let digits = digits.split(|character: char| !character.is_ascii_digit()).next()?;
+        let issuer = format!("[issuer.{}]", self.config.name);
+        let endpoint = self.endpoint_key();
+        let hint = match digits {
+            "7000215" => {
+                format!("client_secret of {issuer} must be the secret's value as shown once, not its id")
+            }
+            "7000222" => format!("client_secret of {issuer} has expired; make a new one"),
+            "7000112" => "the application is disabled in the tenant".to_owned(),
+            "700016" => format!(
+                "the tenant has no such application; check client_id of {issuer}, and the tenant in {endpoint}"
+            ),
+            "90002" | "900023" | "900021" => format!("there is no such tenant; check {endpoint} of {issuer}"),
+            "50012" | "700027" => format!(
+                "the application does not know this certificate; upload it, or check certificate and private_key \
+                 of {issuer}"
+            ),
+            "500133" | "700024" => format!(
+                "the assertion is too old or from the future; check this machine's clock, and that assertion of \
+                 {issuer} is renewed where it is a file"
+            ),
+            "500011" => format!("the tenant has no such resource; check scopes of {issuer} and of the route"),
+            "1002012" | "70011" => {
+                format!("scopes of {issuer} must be one resource's id followed by /.default")
+            }
+            "28000" => format!("scopes of {issuer} and of the route must be of one resource"),
+            "70021" | "700211" | "700212" | "700213" => format!(
+                "no federated credential of the application has the issuer, subject and audience of the assertion \
+                 of {issuer}"
+            ),
+            _ => return None,
+        };
+        Some(hint)
+    }
+}

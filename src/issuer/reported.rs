@@ -1,0 +1,333 @@
+//! What a failed answer says of itself: RFC 6749 section 5.2's members, or a vendor's own.
+
+use http::{HeaderMap, StatusCode};
+use serde_json::{Map, Value};
+
+use super::document::{self, Document, beside};
+use super::headers::{called_plain_text, is_html};
+use crate::config::ResponseShape;
+
+/// Where vendors write a code, folded, the better first.
+const CODES: [&str; 7] = ["error", "errorcode", "code", "faultcode", "type", "reason", "status"];
+/// Where vendors write a sentence, folded, in the order of reading.
+const TEXTS: [&str; 10] = [
+    "errordescription",
+    "errorsummary",
+    "errormessage",
+    "faultstring",
+    "title",
+    "message",
+    "msg",
+    "description",
+    "detail",
+    "details",
+];
+/// What holds the above one level deeper.
+const CONTAINERS: [&str; 7] = ["error", "errors", "fault", "response", "detail", "details", "errorcauses"];
+/// Members that only a failure has.
+const FAULTS: [&str; 7] =
+    ["error", "errors", "fault", "errorcode", "errormessage", "errordescription", "errorsummary"];
+/// Ids for the vendor's support: folded, and as they are shown.
+const TRACES: [(&str, &str); 6] = [
+    ("traceid", "trace_id"),
+    ("correlationid", "correlation_id"),
+    ("fbtraceid", "fbtrace_id"),
+    ("requestid", "request_id"),
+    ("errorid", "error_id"),
+    ("incidentid", "incident_id"),
+];
+/// A status that says no more than that there is an error.
+const EMPTY_CODES: [&str; 5] = ["failure", "failed", "fail", "error", "about:blank"];
+
+/// So many sentences are kept.
+const TEXTS_LIMIT: usize = 3;
+/// So many entries of a list are looked at.
+const ENTRIES_LIMIT: usize = 3;
+const DEPTH_LIMIT: usize = 5;
+/// The longest code, in bytes: what is longer is a sentence.
+const CODE_LIMIT: usize = 128;
+/// The most bytes of a text that nobody promised to be an error's description.
+const EXCERPT_LIMIT: usize = 160;
+/// A longer word may be a token.
+const WORD_LIMIT: usize = 32;
+/// The longest title of a web page that is shown, in bytes.
+const TITLE_LIMIT: usize = 80;
+
+/// What an answer itself says of its failure.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reported {
+    /// As it came: classified by, never shown.
+    pub(super) code: Option<String>,
+    pub(super) description: Option<String>,
+    /// Ids of the request in the issuer's log, by name.
+    pub(super) traces: Vec<(String, String)>,
+    /// A plain text that is no document: only its [`excerpt`] may be shown, made once secrets are masked.
+    pub(super) text: Option<String>,
+    /// It is a web page.
+    pub(super) html: bool,
+}
+
+impl Reported {
+    /// Reads the body of an answer of an error's `status`. `exact`: what the config's pointers find there.
+    pub(super) fn read(
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        exact: Option<&Document>,
+        shape: &ResponseShape,
+    ) -> Self {
+        let mut reported = Self::of_document(status, body, exact, shape);
+        reported.html = is_html(body, headers);
+        if !reported.says_something() {
+            let failed = status.is_client_error() || status.is_server_error();
+            if failed && !reported.html && called_plain_text(headers) {
+                reported.text = plain_text(body);
+            }
+            let titled = title(body).filter(|_| failed && reported.html);
+            reported.description = titled.or_else(|| named(body).map(|named| format!("JSON with {named}")));
+        }
+        reported
+    }
+
+    /// What a document says. `response.error` goes first; a vendor's own members count in an answer of a good
+    /// `status` only where one of them is an error's.
+    pub(super) fn of_document(
+        status: StatusCode,
+        body: &[u8],
+        exact: Option<&Document>,
+        shape: &ResponseShape,
+    ) -> Self {
+        let code = exact.and_then(|exact| error_in(exact, shape)).flatten();
+        let description = exact.and_then(|exact| exact.get(&beside(&shape.error, "error_description")));
+        let description =
+            description.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        let mut found = Found { status: status.as_u16(), ..Found::default() };
+        let pointed = exact.is_some_and(|exact| error_in(exact, shape).is_some());
+        let report = report(body, shape).filter(|it| !status.is_success() || pointed || is_fault(it));
+        if let Some(report) = report {
+            if let Some(fault) = report.get_folded(&shape.error).filter(|it| it.is_object() || it.is_array())
+            {
+                found.look(fault, 0);
+            }
+            found.look_at_root(report.root());
+        }
+        found.texts.retain(|text| Some(text) != code.as_ref());
+        let said = found.description(code.is_none());
+        Self {
+            code: code.or(found.code),
+            description: description.or(said),
+            traces: found.traces,
+            text: None,
+            html: false,
+        }
+    }
+
+    /// It has words for the failure.
+    pub(super) fn says_something(&self) -> bool {
+        self.code.is_some() || self.description.is_some()
+    }
+}
+
+/// `Some` where the answer reports an error at `response.error`, with its code where that is a text or a number.
+/// What servers write for "none" (`null`, `""`, `false`) is no error.
+pub(super) fn error_in(document: &Document, shape: &ResponseShape) -> Option<Option<String>> {
+    match document.get(&shape.error)? {
+        Value::Bool(false) => None,
+        Value::String(code) if code.is_empty() => None,
+        Value::String(code) => Some(Some(code.clone())),
+        Value::Number(code) => Some(Some(code.to_string())),
+        _ => Some(None),
+    }
+}
+
+/// It reports a failure in one of the ways of vendors.
+fn is_fault(report: &Document) -> bool {
+    let says = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        Value::Bool(true) | Value::Number(_) => true,
+    };
+    let any = |value: &Value| FAULTS.iter().any(|&name| value.get(name).is_some_and(says));
+    any(report.root()) || report.root().get("response").is_some_and(any)
+}
+
+fn report(body: &[u8], shape: &ResponseShape) -> Option<Document> {
+    let names: Vec<&str> = CODES
+        .into_iter()
+        .chain(TEXTS)
+        .chain(CONTAINERS)
+        .chain(FAULTS)
+        .chain(TRACES.map(|(folded, _)| folded))
+        .collect();
+    Document::report(body, &names, &shape.error)
+}
+
+/// What was found so far, the outermost first.
+#[derive(Default)]
+struct Found {
+    status: u16,
+    code: Option<String>,
+    number: Option<String>,
+    texts: Vec<String>,
+    traces: Vec<(String, String)>,
+}
+
+impl Found {
+    /// A bare text, or a list of such, is no report: it may be a token.
+    fn look_at_root(&mut self, root: &Value) {
+        match root {
+            Value::Array(items) => {
+                items
+                    .iter()
+                    .take(ENTRIES_LIMIT)
+                    .filter(|item| item.is_object())
+                    .for_each(|item| self.look(item, 0));
+            }
+            Value::Object(members) => self.look_into(members, 0),
+            _ => {}
+        }
+    }
+
+    fn look(&mut self, value: &Value, depth: usize) {
+        match value {
+            Value::Object(members) if depth < DEPTH_LIMIT => self.look_into(members, depth),
+            Value::Array(items) if depth < DEPTH_LIMIT => {
+                items.iter().take(ENTRIES_LIMIT).for_each(|item| self.look(item, depth + 1));
+            }
+            Value::String(text) => self.say(text),
+            _ => {}
+        }
+    }
+
+    fn look_into(&mut self, members: &Map<String, Value>, depth: usize) {
+        for name in CODES {
+            match members.get(name) {
+                Some(Value::String(text)) => self.name(name, text),
+                Some(Value::Number(number)) => self.count(&number.to_string()),
+                _ => {}
+            }
+        }
+        for name in TEXTS {
+            if let Some(Value::String(text)) = members.get(name) {
+                self.say(text);
+            }
+        }
+        for (folded, name) in TRACES {
+            let value = match members.get(folded) {
+                Some(Value::String(text)) => text.clone(),
+                Some(Value::Number(number)) => number.to_string(),
+                _ => continue,
+            };
+            self.traces.push((name.to_owned(), value));
+        }
+        for name in CONTAINERS {
+            if let Some(deeper @ (Value::Object(_) | Value::Array(_))) = members.get(name) {
+                self.look(deeper, depth + 1);
+            }
+        }
+    }
+
+    fn name(&mut self, member: &str, text: &str) {
+        let text = text.trim();
+        let is_code = !text.contains(char::is_whitespace) && text.len() <= CODE_LIMIT;
+        if !is_code {
+            // Apigee's `Error` is a sentence, and its `ErrorCode` the code.
+            if member == "error" {
+                self.say(text);
+            }
+            return;
+        }
+        let vague = matches!(member, "type" | "reason" | "status");
+        let empty = EMPTY_CODES.iter().any(|empty| text.eq_ignore_ascii_case(empty)) || text.contains("://");
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        match &self.code {
+            _ if text.is_empty() || (vague && (empty || digits)) => {}
+            None => self.code = Some(text.to_owned()),
+            Some(_) => {}
+        }
+    }
+
+    /// Numbers that only repeat the status say nothing.
+    fn count(&mut self, number: &str) {
+        if self.number.is_none() && number != self.status.to_string() {
+            self.number = Some(number.to_owned());
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        let text = text.trim();
+        let known = self.texts.iter().any(|known| known.contains(text)) || self.code.as_deref() == Some(text);
+        if !text.is_empty() && !known && self.texts.len() < TEXTS_LIMIT {
+            self.texts.push(text.to_owned());
+        }
+    }
+
+    /// The sentences; before them the number that stands beside a code. A number alone is the code.
+    fn description(&mut self, want_code: bool) -> Option<String> {
+        let mut texts = std::mem::take(&mut self.texts);
+        if let Some(number) = self.number.take() {
+            match (want_code, &self.code) {
+                (true, None) => self.code = Some(number),
+                (true, Some(_)) => texts.insert(0, number),
+                (false, _) => {}
+            }
+        }
+        (!texts.is_empty()).then(|| texts.join(": "))
+    }
+}
+
+/// `the members a, b` of unknown JSON, without a value; names that could be values are left out.
+pub(super) fn named(body: &[u8]) -> Option<String> {
+    let fit = |name: &String| {
+        let plain = |byte: u8| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'@' | b'$' | b':')
+        };
+        (1..=WORD_LIMIT).contains(&name.len()) && name.bytes().all(plain)
+    };
+    let names: Vec<_> = document::member_names(body).into_iter().filter(fit).collect();
+    (!names.is_empty()).then(|| format!("the members {}", names.join(", ")))
+}
+
+fn plain_text(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    // What was meant as JSON is not quoted, broken or not.
+    (!text.is_empty() && !text.starts_with(['{', '[', '"'])).then(|| text.to_owned())
+}
+
+/// The beginning of a plain text, words that may be values left out. At most 160 bytes.
+pub(super) fn excerpt(text: &str) -> String {
+    let mut shown = String::new();
+    for word in text.split_whitespace() {
+        let word = if word.len() > WORD_LIMIT || word.contains('=') { "…" } else { word };
+        if shown.len() + word.len() + 1 > EXCERPT_LIMIT - "…".len() {
+            shown.push('…');
+            break;
+        }
+        if !shown.is_empty() {
+            shown.push(' ');
+        }
+        shown.push_str(word);
+    }
+    shown
+}
+
+/// A web page's title, where it is a few plain words.
+fn title(body: &[u8]) -> Option<String> {
+    let page = String::from_utf8_lossy(body);
+    // Same length: only ASCII letters change.
+    let lower = page.to_ascii_lowercase();
+    let tag = lower.find("<title")?;
+    let start = tag + lower.get(tag..)?.find('>')? + 1;
+    let length = lower.get(start..)?.find("</title")?;
+    let text = page.get(start..start + length)?.split_whitespace().collect::<Vec<_>>().join(" ");
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" .,:;!?|()'-/".contains(&byte);
+    let fit = (1..=TITLE_LIMIT).contains(&text.len())
+        && text.bytes().all(plain)
+        && text.split(' ').all(|word| word.len() <= WORD_LIMIT);
+    fit.then(|| format!("a page with the title \"{text}\""))
+}
+
+#[cfg(test)]
+mod tests;

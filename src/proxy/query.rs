@@ -1,0 +1,214 @@
+//! A token in the query: one parameter is ours, however its name is written, and all else stays byte for byte.
+
+use http::uri::{InvalidUri, PathAndQuery};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode};
+
+use crate::secret::Secret;
+
+/// All but the unreserved characters (RFC 3986 section 2.3): it reads the same wherever it is decoded.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A byte becomes three at most.
+const LONGEST_ESCAPE: usize = 3;
+
+/// Whether a query has a parameter that a server may take for `name`, which is [`escaped`].
+pub fn has(query: &str, name: &str) -> bool {
+    parameters(query).any(|(_, parameter)| is(parameter, name))
+}
+
+/// A parameter's name as it goes on the wire.
+pub fn escaped(name: &str) -> String {
+    utf8_percent_encode(name, ESCAPED).to_string()
+}
+
+/// `target` with the token as its last parameter, and no other parameter that could be taken for it. `name` is escaped.
+/// The memory is wiped when the last clone is dropped.
+///
+/// # Errors
+/// The target cannot be written as one.
+pub(super) fn with_token(
+    target: &PathAndQuery,
+    name: &str,
+    token: &Secret,
+) -> Result<PathAndQuery, InvalidUri> {
+    let (path, query) = (target.path(), target.query().unwrap_or_default());
+    let most = path.len() + query.len() + name.len() + token.expose().len() * LONGEST_ESCAPE + "?&=".len();
+    // In one allocation: a vector that grows leaves an unwiped copy behind.
+    let mut text = Vec::with_capacity(most);
+    text.extend_from_slice(path.as_bytes());
+    text.push(b'?');
+    let start = text.len();
+    for part in kept(query, |parameter| !is(parameter, name)) {
+        text.extend_from_slice(part.as_bytes());
+    }
+    if text.len() > start {
+        text.push(b'&');
+    }
+    text.extend_from_slice(name.as_bytes());
+    text.push(b'=');
+    for part in percent_encode(token.expose(), ESCAPED) {
+        text.extend_from_slice(part.as_bytes());
+    }
+    PathAndQuery::from_maybe_shared(Secret::new(text).into_bytes())
+}
+
+/// A URL that an upstream made from the one that it was called with, without the token; `None` where it has none.
+pub(super) fn without_token(url: &str, name: &str, token: &Secret) -> Option<String> {
+    let (before, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
+    let (path, query) = before.split_once('?')?;
+    let ours = |parameter: &str| {
+        let value = parameter.split_once('=').map_or("", |(_, value)| value);
+        is(parameter, name)
+            && (value.as_bytes() == token.expose()
+                || percent_decode_str(value).eq(token.expose().iter().copied()))
+    };
+    if !parameters(query).any(|(_, parameter)| ours(parameter)) {
+        return None;
+    }
+    let rest: String = kept(query, |parameter| !ours(parameter)).collect();
+    let mark = if rest.is_empty() { "" } else { "?" };
+    Some(format!("{path}{mark}{rest}{fragment}"))
+}
+
+/// Each parameter with the separator before it. Some servers part them at `;` too.
+fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = Some(query);
+    let mut separator = "";
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = text.find(['&', ';']);
+        let parameter = (separator, end.map_or(text, |end| text.get(..end).unwrap_or_default()));
+        separator = end.and_then(|end| text.get(end..=end)).unwrap_or_default();
+        rest = end.and_then(|end| text.get(end + 1..));
+        Some(parameter)
+    })
+}
+
+/// What is left of a query, in pieces that follow one another.
+fn kept<'a>(query: &'a str, keep: impl Fn(&str) -> bool) -> impl Iterator<Item = &'a str> {
+    let kept = parameters(query).filter(move |(_, parameter)| keep(parameter));
+    kept.enumerate()
+        .flat_map(|(index, (separator, parameter))| [if index == 0 { "" } else { separator }, parameter])
+}
+
+fn is(parameter: &str, name: &str) -> bool {
+    let written = parameter.split('=').next().unwrap_or_default();
+    let deep = name.contains('[') || name.contains("%5B");
+    squeezed(written, deep).eq(squeezed(name, deep))
+}
+
+/// A name as the most lenient server reads it: escapes and `+` decoded, in any case, a space and `.` as `_`, without
+/// what makes it a member of a list (`[]`). `deep`: such a member is meant.
+fn squeezed(name: &str, deep: bool) -> impl Iterator<Item = u8> {
+    percent_decode_str(name)
+        .map(|byte| if byte == b'+' { b' ' } else { byte })
+        .skip_while(|byte| *byte == b' ')
+        .take_while(move |byte| *byte != 0 && (deep || *byte != b'['))
+        .map(|byte| if matches!(byte, b' ' | b'.') { b'_' } else { byte.to_ascii_lowercase() })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn put(target: &str, token: &str) -> String {
+        let target = PathAndQuery::try_from(target).unwrap();
+        with_token(&target, "access_token", &Secret::from(token)).unwrap().as_str().to_owned()
+    }
+
+    #[test]
+    fn the_token_is_the_last_parameter_and_escaped() {
+        assert_eq!(put("/x", "t"), "/x?access_token=t");
+        assert_eq!(put("/x?", "t"), "/x?access_token=t");
+        assert_eq!(put("/x?a=1&b=%20+", "t"), "/x?a=1&b=%20+&access_token=t");
+        assert_eq!(put("/", "a+b/c=&d#e%~"), "/?access_token=a%2Bb%2Fc%3D%26d%23e%25~");
+    }
+
+    #[test]
+    fn every_form_of_the_callers_own_is_gone() {
+        for own in [
+            "access_token=mine",
+            "access_token",
+            "access_token=",
+            "access_token=a=b",
+            "%61ccess_token=mine",
+            "%61%63%63%65%73%73%5F%74%6f%6b%65%6E=mine",
+            "access+token=mine",
+            "+access_token=mine",
+            "access%20token=mine",
+            "access.token=mine",
+            "Access_Token=mine",
+            "access_token[]=mine",
+            "access_token%5B0%5D=mine",
+            "access_token%00x=mine",
+            "access_token=mine&access_token=mine2",
+        ] {
+            assert_eq!(put(&format!("/x?{own}"), "t"), "/x?access_token=t", "{own}");
+            assert_eq!(put(&format!("/x?{own}&b=2"), "t"), "/x?b=2&access_token=t", "{own}");
+            assert_eq!(put(&format!("/x?a=1&{own}"), "t"), "/x?a=1&access_token=t", "{own}");
+            assert_eq!(put(&format!("/x?a=1&{own}&b=2"), "t"), "/x?a=1&b=2&access_token=t", "{own}");
+            assert_eq!(put(&format!("/x?a=1;{own};b=2"), "t"), "/x?a=1;b=2&access_token=t", "{own}");
+        }
+    }
+
+    #[test]
+    fn all_else_stays_byte_for_byte() {
+        for rest in [
+            "access_tokens=1",
+            "my_access_token=1",
+            "access=token",
+            "token=access_token",
+            "%zz=1&&b;;=&%",
+            "a=%61ccess_token%3Dx",
+            "x[access_token]=1",
+            "&",
+            "%2561ccess_token=1",
+        ] {
+            assert_eq!(put(&format!("/x?{rest}"), "t"), format!("/x?{rest}&access_token=t"));
+        }
+    }
+
+    #[test]
+    fn a_new_token_stands_instead_of_the_old_one() {
+        assert_eq!(put(&put("/x?a=1", "old"), "new"), "/x?a=1&access_token=new");
+    }
+
+    #[test]
+    fn a_member_of_a_list_may_be_meant() {
+        let put = |target: &'static str| {
+            let name = escaped("auth[token]");
+            with_token(&PathAndQuery::from_static(target), &name, &Secret::from("t")).unwrap().to_string()
+        };
+        assert_eq!(put("/?auth[user]=u&auth[token]=mine"), "/?auth[user]=u&auth%5Btoken%5D=t");
+        assert_eq!(put("/?auth%5btoken%5d=mine"), "/?auth%5Btoken%5D=t");
+    }
+
+    #[test]
+    fn a_url_made_from_ours_loses_the_token_and_no_other_does() {
+        let without = |url| without_token(url, "access_token", &Secret::from("t/1"));
+        assert_eq!(without("/x/?a=1&access_token=t%2F1#y").as_deref(), Some("/x/?a=1#y"));
+        assert_eq!(without("https://h/x?access_token=t/1").as_deref(), Some("https://h/x"));
+        assert_eq!(without("https://h/x?access_token=t%2f1&b").as_deref(), Some("https://h/x?b"));
+        for url in ["/x", "/x?access_token=other", "/x?token=t/1", "/x#?access_token=t/1"] {
+            assert_eq!(without(url), None, "{url}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_query_keeps_two_tokens_or_loses_another_parameter(query in "[a-cA-C_=&;%+.\\[0-9]{0,40}") {
+            let target = PathAndQuery::try_from(format!("/x?{query}")).unwrap();
+            let once = with_token(&target, "a_b", &Secret::from("t")).unwrap();
+            let put = once.query().unwrap();
+            prop_assert_eq!(parameters(put).filter(|(_, parameter)| is(parameter, "a_b")).count(), 1);
+            prop_assert!(put.ends_with("a_b=t"));
+            let others = |query: &str| -> Vec<String> {
+                let all = parameters(query).map(|(_, parameter)| parameter.to_owned());
+                all.filter(|parameter| !is(parameter, "a_b") && !parameter.is_empty()).collect()
+            };
+            prop_assert_eq!(others(&query), others(put));
+        }
+    }
+}

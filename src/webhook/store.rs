@@ -1,0 +1,318 @@
+//! The file that keeps a learned value across restarts.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::clock::rfc3339;
+use crate::config::{Source, WebhookConfig};
+use crate::secret::Secret;
+
+/// The end of a temporary file's name.
+const NEW: &str = ".new";
+/// A temporary file this old was left behind by a run that ended while it wrote.
+const LEFT_BEHIND: Duration = Duration::from_secs(60);
+
+/// What putting a value there came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    New,
+    /// It was there already.
+    Known,
+}
+
+#[derive(Serialize)]
+struct Content<'a> {
+    value: &'a str,
+    received_at: &'a str,
+}
+
+/// The file, as token requests read it.
+pub(super) struct Store {
+    path: PathBuf,
+    value: Source,
+    received_at: Source,
+}
+
+impl Store {
+    pub(super) fn new(config: &WebhookConfig) -> Self {
+        let path = config.store.clone();
+        Self {
+            value: Source::webhook(config.name.to_string(), path.clone()),
+            received_at: Source::file(path.clone(), Some("/received_at".to_owned())),
+            path,
+        }
+    }
+
+    /// `None`: nothing was ever stored. Else when it was, where the file says so.
+    pub(super) fn read(&self) -> Result<Option<Option<SystemTime>>, String> {
+        if matches!(self.path.try_exists(), Ok(false)) {
+            return Ok(None);
+        }
+        self.value.read().map_err(|error| error.to_string())?;
+        let at = self.received_at.read().ok();
+        Ok(Some(at.and_then(|at| humantime::parse_rfc3339(at.expose_str()?).ok())))
+    }
+
+    /// Stores `value` so that it outlives a crash at any moment; an error says what to do.
+    pub(super) fn put(&self, value: &Secret, now: SystemTime) -> Result<Stored, String> {
+        // A link may lead to where it is to outlive this machine's disk.
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+        let words = |error: io::Error| words(&path, folder, &error);
+        let known = self.value.read().is_ok_and(|stored| *stored == *value);
+        if !known {
+            let content = content(value, now)?;
+            let temporary = temporary(&path);
+            let replaced = write_new(&temporary, &content).and_then(|()| fs::rename(&temporary, &path));
+            if let Err(error) = replaced {
+                // It may not be there, and what is left is removed later.
+                let _ = fs::remove_file(&temporary);
+                return Err(words(error));
+            }
+            clear(&path, folder, now);
+        }
+        // A known one too: the first time may have ended here.
+        sync(folder).map_err(words)?;
+        Ok(if known { Stored::Known } else { Stored::New })
+    }
+}
+
+fn content(value: &Secret, now: SystemTime) -> Result<Zeroizing<Vec<u8>>, String> {
+    let value = value.expose_str().ok_or("the value is not UTF-8")?;
+    serde_json::to_vec(&Content { value, received_at: &rfc3339(now) })
+        .map(Zeroizing::new)
+        .map_err(|_| "the value cannot be written as JSON".to_owned())
+}
+
+/// `.NAME.0123456789abcdef.new`, beside the file, since a rename works within one file system.
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = prefix(path);
+    name.push(format!("{:016x}{NEW}", fastrand::u64(..)));
+    path.with_file_name(name)
+}
+
+fn prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push(".");
+    prefix
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Makes the rename outlive a crash.
+fn sync(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some file systems have no such thing for folders.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes temporary files of runs that ended while they wrote. What cannot be removed harms nobody.
+fn clear(path: &Path, folder: &Path, now: SystemTime) {
+    let prefix = prefix(path);
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        let ours = name.starts_with(prefix.as_encoded_bytes())
+            && name.ends_with(NEW.as_bytes())
+            && name.len() == prefix.len() + 16 + NEW.len();
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let old =
+            modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > LEFT_BEHIND));
+        if ours && old {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn words(path: &Path, folder: &Path, error: &io::Error) -> String {
+    let (path, shown) = (path.display(), folder.display());
+    match error.kind() {
+        ErrorKind::NotFound => {
+            format!("the folder {shown} of `store` does not exist; make it, for the user that runs bearerd")
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => format!(
+            "the user that runs bearerd may not write to the folder {shown} of `store`; let it, or choose another"
+        ),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            format!("there is no room for {path}; make some, or choose another `store`")
+        }
+        ErrorKind::IsADirectory => format!("`store` {path} is a folder; name a file"),
+        _ => format!("`store` {path}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Address;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
+    }
+
+    fn store(path: &Path) -> Store {
+        Store::new(&WebhookConfig {
+            name: Arc::from("seismic"),
+            address: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            path: "/seismic".to_owned(),
+            signature_header: http::HeaderName::from_static("x-seismic-signature"),
+            secrets: Vec::new(),
+            value: "/delegationUserId".to_owned(),
+            store: path.to_owned(),
+        })
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "looks at what was written")]
+    fn text(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_value_is_kept_privately_and_read_as_token_requests_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("seismic.json");
+        let store = store(&path);
+        assert_eq!(store.read(), Ok(None));
+        assert_eq!(store.put(&Secret::from("a \"b\" \\ü"), at(0)), Ok(Stored::New));
+        assert_eq!(text(&path), "{\"value\":\"a \\\"b\\\" \\\\ü\",\"received_at\":\"2027-01-15T08:00:00Z\"}");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(names(folder.path()), ["seismic.json"]);
+        assert_eq!(store.read(), Ok(Some(Some(at(0)))));
+        let source = Source::webhook("seismic".to_owned(), path);
+        assert_eq!(source.read().unwrap().expose_str(), Some("a \"b\" \\ü"));
+    }
+
+    #[test]
+    fn the_same_value_is_not_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.json");
+        let store = store(&path);
+        store.put(&Secret::from("a"), at(0)).unwrap();
+        assert_eq!(store.put(&Secret::from("a"), at(60)), Ok(Stored::Known));
+        assert_eq!(store.read(), Ok(Some(Some(at(0)))));
+        assert_eq!(store.put(&Secret::from("b"), at(120)), Ok(Stored::New));
+        assert_eq!(store.read(), Ok(Some(Some(at(120)))));
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_or_that_is_broken_is_replaced_by_a_private_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.json");
+        let store = store(&path);
+        for broken in ["", "{\"value\":\"hunt", "[]", "{\"value\":\"\"}", "{\"value\":{}}"] {
+            fs::write(&path, broken).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            let problem = store.read().unwrap_err();
+            assert!(problem.contains("webhook seismic") && problem.contains("s.json"), "{problem}");
+            assert!(!problem.contains("hunt"), "{problem}");
+            assert_eq!(store.put(&Secret::from("a"), at(0)), Ok(Stored::New));
+            assert_eq!(mode(&path), 0o600);
+            assert_eq!(names(folder.path()), ["s.json"]);
+        }
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_in_nobodys_way_and_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.json");
+        let left = folder.path().join(".s.json.0123456789abcdef.new");
+        let fresh = folder.path().join(".s.json.fedcba9876543210.new");
+        for (path, age) in [(&left, 3600), (&fresh, 1)] {
+            fs::write(path, "{\"value\":\"ha").unwrap();
+            File::options()
+                .write(true)
+                .open(path)
+                .unwrap()
+                .set_modified(at(0) - Duration::from_secs(age))
+                .unwrap();
+        }
+        for other in [".s.json.bak.new", "s.json.0123456789abcdef.new"] {
+            fs::write(folder.path().join(other), "").unwrap();
+            let file = File::options().write(true).open(folder.path().join(other)).unwrap();
+            file.set_modified(at(0) - Duration::from_secs(3600)).unwrap();
+        }
+        let store = store(&path);
+        assert_eq!(store.read(), Ok(None), "a temporary file is no value");
+        store.put(&Secret::from("a"), at(0)).unwrap();
+        assert_eq!(
+            names(folder.path()),
+            [".s.json.bak.new", ".s.json.fedcba9876543210.new", "s.json", "s.json.0123456789abcdef.new"]
+        );
+    }
+
+    #[test]
+    fn a_link_stays_and_the_file_that_it_leads_to_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("volume")).unwrap();
+        let (link, target) = (folder.path().join("s.json"), folder.path().join("volume/s.json"));
+        fs::write(&target, "").unwrap();
+        symlink(&target, &link).unwrap();
+        store(&link).put(&Secret::from("a"), at(0)).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(text(&target).contains("\"a\""));
+    }
+
+    #[test]
+    fn a_missing_folder_is_told_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gone/s.json");
+        let error = store(&path).put(&Secret::from("hunter2"), at(0)).unwrap_err();
+        assert!(error.contains("gone of `store` does not exist; make it"), "{error}");
+        assert!(!error.contains("hunter2"));
+        fs::create_dir(folder.path().join("gone")).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = store(&path).put(&Secret::from("a"), at(0)).unwrap_err();
+        assert!(error.contains("is a folder"), "{error}");
+        assert_eq!(names(&folder.path().join("gone")), ["s.json"], "nothing is left behind");
+    }
+
+    #[test]
+    fn whoever_reads_while_it_is_replaced_sees_one_value_or_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.json");
+        let store = store(&path);
+        let values = [Secret::from("a".repeat(4000)), Secret::from("b".repeat(3000))];
+        store.put(&values[0], at(0)).unwrap();
+        let reader = std::thread::spawn(move || {
+            let source = Source::webhook("seismic".to_owned(), path);
+            let known = ["a".repeat(4000), "b".repeat(3000)];
+            for _ in 0..300 {
+                let read = source.read().unwrap();
+                assert!(known.iter().any(|known| known.as_bytes() == read.expose()));
+            }
+        });
+        for round in 1..30 {
+            store.put(&values[round % 2], at(0)).unwrap();
+        }
+        reader.join().unwrap();
+    }
+}

@@ -1,0 +1,248 @@
+//! One call after another, without a network.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aws_lc_rs::hmac;
+use http_body_util::{Full, StreamBody};
+use hyper::body::Frame;
+use serde_json::Value;
+
+use super::*;
+use crate::clock::{ShiftedClock, rfc3339};
+use crate::config::{Address, Source};
+
+const SECRET: &str = "canary-secret";
+const BODY: &[u8] = br#"{"userId":"admin","delegationUserId":"user-1"}"#;
+
+struct Scene {
+    webhook: Arc<Webhook>,
+    told: Arc<AtomicUsize>,
+    clock: Arc<ShiftedClock>,
+    folder: tempfile::TempDir,
+}
+
+fn config(folder: &Path) -> WebhookConfig {
+    WebhookConfig {
+        name: Arc::from("seismic"),
+        address: Address::Tcp(([127, 0, 0, 1], 0).into()),
+        path: "/seismic".to_owned(),
+        signature_header: http::HeaderName::from_static("x-seismic-signature"),
+        secrets: vec![Source::literal(SECRET)],
+        value: "/delegationUserId".to_owned(),
+        store: folder.join("seismic.json"),
+    }
+}
+
+fn scene() -> Scene {
+    let folder = tempfile::tempdir().unwrap();
+    let (told, clock) = (Arc::new(AtomicUsize::new(0)), Arc::new(ShiftedClock::default()));
+    let count = Arc::clone(&told);
+    let tell = Arc::new(move || _ = count.fetch_add(1, Ordering::SeqCst));
+    let webhook = Webhook::new(Arc::new(config(folder.path())), Arc::clone(&clock) as SharedClock, tell);
+    Scene { webhook: Arc::new(webhook), told, clock, folder }
+}
+
+fn signature(secret: &str, body: &[u8]) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    hmac::sign(&key, body).as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+fn post(body: &[u8], signature: &str) -> Request<Full<Bytes>> {
+    Request::post("/seismic")
+        .header("x-seismic-signature", signature)
+        .body(Full::new(Bytes::copy_from_slice(body)))
+        .unwrap()
+}
+
+fn signed(body: &[u8]) -> Request<Full<Bytes>> {
+    post(body, &signature(SECRET, body))
+}
+
+struct Got {
+    status: u16,
+    headers: http::HeaderMap,
+    problem: Value,
+}
+
+impl Scene {
+    async fn send<B>(&self, request: Request<B>) -> Got
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+    {
+        let answer = Arc::clone(&self.webhook).receive(Instant::now(), request).await;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let problem = serde_json::from_slice(&body).unwrap_or_default();
+        Got { status: head.status.as_u16(), headers: head.headers, problem }
+    }
+
+    fn told(&self) -> usize {
+        self.told.load(Ordering::SeqCst)
+    }
+
+    fn stored(&self) -> Option<String> {
+        let source = Source::webhook("seismic".to_owned(), self.folder.path().join("seismic.json"));
+        source.read().ok().map(|value| value.expose_str().unwrap().to_owned())
+    }
+}
+
+#[tokio::test]
+async fn a_signed_value_is_stored_and_told() {
+    let scene = scene();
+    assert_eq!(scene.webhook.report(), Report::default());
+    let got = scene.send(signed(BODY)).await;
+    assert_eq!((got.status, got.problem), (204, Value::Null));
+    assert_eq!(scene.stored().as_deref(), Some("user-1"));
+    assert_eq!(scene.told(), 1);
+    let report = scene.webhook.report();
+    assert!(report.has_value && report.received_at.is_some() && report.problem.is_none());
+}
+
+#[tokio::test]
+async fn the_same_value_again_is_fine_and_leaves_the_file() {
+    let scene = scene();
+    scene.send(signed(BODY)).await;
+    let written = scene.webhook.store.read().unwrap().unwrap().unwrap();
+    scene.clock.advance(Duration::from_secs(3600));
+    assert_eq!(scene.send(signed(BODY)).await.status, 204);
+    assert_eq!(scene.webhook.store.read(), Ok(Some(Some(written))));
+    let seen = scene.webhook.report().received_at.unwrap();
+    assert!(seen > written, "{} {}", rfc3339(seen), rfc3339(written));
+}
+
+#[tokio::test]
+async fn only_post_to_the_exact_path_is_taken() {
+    let scene = scene();
+    for path in ["/", "/seismic/", "/Seismic", "/seismic/x", "/%73eismic"] {
+        let request = Request::post(path)
+            .header("x-seismic-signature", signature(SECRET, BODY))
+            .body(Full::new(Bytes::from_static(BODY)))
+            .unwrap();
+        assert_eq!(scene.send(request).await.status, 404, "{path}");
+    }
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+        let mut request = signed(BODY);
+        *request.method_mut() = method.parse().unwrap();
+        let got = scene.send(request).await;
+        assert_eq!((got.status, &got.headers["allow"]), (405, &"POST".parse().unwrap()), "{method}");
+    }
+    assert_eq!((scene.stored(), scene.told()), (None, 0));
+    assert_eq!(scene.webhook.report().last_refusal, None, "a stray call says nothing of the webhook");
+    let mut with_query = signed(BODY);
+    *with_query.uri_mut() = "/seismic?tenant=acme".parse().unwrap();
+    assert_eq!(scene.send(with_query).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_forged_call_changes_nothing() {
+    let scene = scene();
+    scene.send(signed(BODY)).await;
+    let forged = BODY.to_ascii_uppercase();
+    let got = scene.send(post(&forged, &signature("guess", &forged))).await;
+    assert_eq!(
+        (got.status, &got.headers["content-type"]),
+        (401, &"application/problem+json".parse().unwrap())
+    );
+    assert_eq!((&got.problem["status"], &got.problem["code"]), (&401.into(), &"signature_refused".into()));
+    assert_eq!(scene.stored().as_deref(), Some("user-1"));
+    assert_eq!(scene.told(), 1);
+    let (_, words) = scene.webhook.report().last_refusal.unwrap();
+    assert!(words.contains("fits none of the secrets"), "{words}");
+}
+
+#[tokio::test]
+async fn a_signed_body_without_a_value_is_refused_in_words() {
+    let scene = scene();
+    let got = scene.send(signed(b"{\"userId\":\"admin\"}")).await;
+    assert_eq!(got.status, 422);
+    assert_eq!(got.problem["detail"], "the body has nothing at /delegationUserId");
+    assert_eq!((scene.stored(), scene.told()), (None, 0));
+}
+
+#[tokio::test]
+async fn the_largest_body_is_taken_and_a_larger_one_is_not() {
+    let scene = scene();
+    let fill = |length: usize| {
+        let mut body = BODY.to_vec();
+        body.resize(length, b' ');
+        body
+    };
+    assert_eq!(scene.send(signed(&fill(super::BODY))).await.status, 204);
+    assert_eq!(scene.send(signed(&fill(super::BODY + 1))).await.status, 413);
+    // Without a length that is told before.
+    let pieces = vec![Bytes::from(vec![b' '; 40_000]); 2];
+    let stream =
+        futures_util::stream::iter(pieces.into_iter().map(|piece| Ok::<_, hyper::Error>(Frame::data(piece))));
+    let request = post(b"", &signature(SECRET, b"")).map(|_| StreamBody::new(stream));
+    assert_eq!(scene.send(request).await.status, 413);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_is_given_up() {
+    let scene = scene();
+    let stream = futures_util::stream::pending::<Result<Frame<Bytes>, hyper::Error>>();
+    let request = post(b"", &signature(SECRET, b"")).map(|_| StreamBody::new(stream));
+    let began = Instant::now();
+    let got = scene.send(request).await;
+    assert_eq!((got.status, began.elapsed().as_secs()), (408, 10));
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_loses_nothing_and_says_what_to_do_to_the_operator_alone() {
+    let scene = scene();
+    scene.send(signed(BODY)).await;
+    let other = br#"{"delegationUserId":"user-2"}"#;
+    let moved = scene.folder.path().with_extension("moved");
+    std::fs::rename(scene.folder.path(), &moved).unwrap();
+    let got = scene.send(signed(other)).await;
+    std::fs::rename(&moved, scene.folder.path()).unwrap();
+    assert_eq!(got.status, 500);
+    let folder = scene.folder.path().display().to_string();
+    assert!(!got.problem.to_string().contains(&folder), "{}", got.problem);
+    let (_, words) = scene.webhook.report().last_refusal.unwrap();
+    assert!(words.contains(&folder) && words.contains("does not exist; make it"), "{words}");
+    assert_eq!((scene.stored().as_deref(), scene.told()), (Some("user-1"), 1));
+    assert_eq!(scene.send(signed(other)).await.status, 204, "the sender comes again");
+    assert_eq!((scene.stored().as_deref(), scene.told()), (Some("user-2"), 2));
+}
+
+#[tokio::test]
+async fn other_rules_count_from_the_next_call_and_history_stays() {
+    let mut scene = scene();
+    scene.send(signed(BODY)).await;
+    let before = scene.webhook.report();
+    let mut config = config(scene.folder.path());
+    config.secrets = vec![Source::literal("another")];
+    scene.webhook = Arc::new(scene.webhook.with_config(Arc::new(config)));
+    assert_eq!(scene.webhook.report(), before);
+    assert_eq!(scene.send(signed(BODY)).await.status, 401);
+    assert_eq!(scene.send(post(BODY, &signature("another", BODY))).await.status, 204);
+}
+
+#[tokio::test]
+async fn calls_at_the_same_time_leave_one_of_their_values_whole() {
+    let scene = scene();
+    let bodies: Vec<String> =
+        (0..40).map(|n| format!("{{\"delegationUserId\":\"{}\"}}", n.to_string().repeat(500 + n))).collect();
+    let sends = bodies.iter().map(|body| scene.send(signed(body.as_bytes())));
+    let answers = futures_util::future::join_all(sends).await;
+    assert!(answers.iter().all(|got| got.status == 204));
+    let stored = scene.stored().unwrap();
+    assert!(bodies.iter().any(|body| body.contains(&format!("\"{stored}\""))), "{stored}");
+    assert_eq!(scene.told(), 40);
+    assert_eq!(std::fs::read_dir(scene.folder.path()).unwrap().count(), 1, "no temporary file is left");
+}
+
+#[test]
+fn a_flood_of_refusals_is_logged_once_and_counted() {
+    let state = State::default();
+    let count = || state.lock().unlogged();
+    let now = SystemTime::UNIX_EPOCH;
+    for _ in 0..1000 {
+        state.refuse("seismic", &Refusal::too_large(1), now);
+    }
+    assert_eq!(count(), 999);
+    state.refuse("seismic", &Refusal::internal(), now);
+    assert_eq!(count(), 0, "another kind is logged, with what was not");
+}
