@@ -12,6 +12,8 @@ pub mod error;
 mod examine;
 mod exchange;
 mod fingerprint;
+#[cfg(test)]
+mod fixture;
 mod form;
 mod fuzz;
 mod grace;
@@ -233,16 +235,6 @@ impl Issuer {
                 Judged { outcome, nonce_given }
             }
         }
-    }
-
-    /// What the token endpoint answered last; `None`: it never did.
-    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
-        self.last_answer.load_full()
-    }
-
-    fn saw(&self, answer: &exchange::Answer) {
-        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
-        self.last_answer.store(Some(Arc::new(seen)));
     }
 
     async fn known_endpoint(
