@@ -74,7 +74,7 @@ pub(super) fn build(
     headers.insert(USER_AGENT, AGENT);
     headers.extend(kind.map(|kind| (CONTENT_TYPE, kind)));
     if config.carrier == Carrier::Query {
-        // hyper leaves it out for an empty body, and servers answer such a POST with 411 (RFC 9110 section 8.6).
+        // RFC 9110 section 8.6: a POST says that it has no content, and some servers insist on it.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     headers
