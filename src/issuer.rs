@@ -237,16 +237,6 @@ impl Issuer {
         }
     }
 
-    /// What the token endpoint answered last; `None`: it never did.
-    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
-        self.last_answer.load_full()
-    }
-
-    fn saw(&self, answer: &exchange::Answer) {
-        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
-        self.last_answer.store(Some(Arc::new(seen)));
-    }
-
     async fn known_endpoint(
         &self,
         redactor: &Redactor,

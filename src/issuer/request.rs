@@ -182,10 +182,15 @@ fn pairs(inputs: &Inputs, fresh: &Fresh, config: &IssuerConfig, key: &Credential
         ("client_assertion", client_assertion.map(text)),
         ("assertion", fresh.assertion.as_ref().map(text)),
     ];
-    let ours = ours.into_iter().filter(|(name, _)| !key.params.contains_key(*name));
-    ours.filter_map(|(name, value)| Some((name.to_owned(), value?)))
-        .chain(inputs.params.iter().cloned())
-        .collect()
+    // Some servers want `scope` without a value where none is asked for: that one gives way to scopes.
+    let gives_way = |name: &str, value: &Value| {
+        name == "scope" && !scope.is_empty() && matches!(value, Value::Text(text) if text.expose().is_empty())
+    };
+    let params: Vec<_> =
+        inputs.params.iter().filter(|(name, value)| !gives_way(name, value)).cloned().collect();
+    let ours = ours.into_iter().filter(|(name, _)| !params.iter().any(|(other, _)| other == name));
+    let ours: Vec<_> = ours.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    ours.into_iter().chain(params).collect()
 }
 
 /// The scopes as one text (RFC 6749 section 3.3).

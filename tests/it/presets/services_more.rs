@@ -318,7 +318,7 @@ async fn verint_with_a_scope_of_the_operators() {
         issuer: r#"
             client_id = "acme-1"
             client_secret = { file = "secret" }
-            params = { scope = "r_basic" }
+            scopes = ["r_basic"]
         "#,
         files: &[("secret", "s")],
         exchanges: const {
