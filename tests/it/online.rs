@@ -110,6 +110,7 @@ async fn json_has_its_documented_shape() {
             "keys",
             "name",
             "ok",
+            "standby_in_use",
             "tls",
             "warnings"
         ]
@@ -422,7 +423,55 @@ async fn our_own_certificate_that_has_ended_is_told() {
     let report = report(&setup, 1, &[]).await;
     let issuer = &report["issuers"][0];
     assert!(issuer["keys"][0]["ends"]["at"].as_str().unwrap().starts_with("2021-01-01"), "{issuer}");
-    assert!(warnings(issuer).contains("ended on 2021-01-01"), "{issuer}");
+    assert!(warnings(issuer).contains("expired on 2021-01-01"), "{issuer}");
+}
+
+#[tokio::test]
+async fn the_standby_credential_is_told_where_it_was_taken() {
+    let setup = Setup::new().await;
+    setup.file("next", "the-next-one");
+    setup.issuer.always(|request, _| {
+        if granting(request) { Answer::oauth_error(401, "invalid_client") } else { Answer::token(TOKEN) }
+    });
+    let setup = setup.issuer("standby = { client_secret = { file = \"next\" } }");
+    let report = report(&setup, 0, &[]).await;
+    let issuer = &report["issuers"][0];
+    assert_eq!(issuer["standby_in_use"], true);
+    assert!(warnings(issuer).contains("the current credential is refused"), "{issuer}");
+    assert_eq!(setup.issuer.count(), 2);
+}
+
+#[tokio::test]
+async fn what_an_issuer_advertises_is_told_and_compared() {
+    let setup = Setup::new().await;
+    let url = setup.issuer.url.clone();
+    let document = json!({
+        "issuer": url,
+        "token_endpoint": format!("{url}/token"),
+        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "scopes_supported": ["read", "write"],
+        "dpop_signing_alg_values_supported": ["ES256"],
+    });
+    setup.issuer.always(move |request, _| {
+        if request.method() == "GET" {
+            Answer::json(&document)
+        } else {
+            Answer::oauth_error(401, "invalid_client")
+        }
+    });
+    let setup = setup.issuer("issuer_url = \"{issuer}\"\nscopes = [\"raed\", \"write\"]");
+    let report = report(&setup, 1, &["--no-guess"]).await;
+    let issuer = &report["issuers"][0];
+    let advertised = &issuer["advertised"];
+    assert_eq!(advertised["auth_methods"], json!(["private_key_jwt"]));
+    assert_eq!(
+        (&advertised["unknown_scopes"], &advertised["dpop_algs"]),
+        (&json!(["raed"]), &json!(["ES256"]))
+    );
+    assert!(hints(issuer).contains("advertises private_key_jwt, and not client_secret_basic"), "{issuer}");
+    assert!(warnings(issuer).contains("does not advertise the scope raed"), "{issuer}");
+    let shown = online(&setup, &["--no-guess"]).await.stdout;
+    assert!(shown.contains("scopes read, write") && shown.contains("DPoP ES256"), "{shown}");
 }
 
 #[tokio::test]

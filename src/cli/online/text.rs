@@ -55,7 +55,8 @@ fn issuer(out: &mut String, issuer: &IssuerReport) -> fmt::Result {
     head(out, "issuer", &issuer.name, issuer.ok)?;
     let endpoint = issuer.endpoint.as_deref().unwrap_or("(discovery did not find it)");
     let tls = issuer.tls.as_ref().map(|tls| format!(", {}", self::tls(tls))).unwrap_or_default();
-    line(out, "asked", &format!("{endpoint}, {}{tls}", issuer.client_auth))?;
+    let standby = if issuer.standby_in_use { " with the standby credential" } else { "" };
+    line(out, "asked", &format!("{endpoint}, {}{standby}{tls}", issuer.client_auth))?;
     for shown in &issuer.credentials {
         credential(out, shown, issuer.credentials.len() > 1)?;
     }
@@ -63,7 +64,7 @@ fn issuer(out: &mut String, issuer: &IssuerReport) -> fmt::Result {
         line(out, "key", &key(shown))?;
     }
     if let Some(shown) = &issuer.advertised {
-        advertised(out, shown)?;
+        advertised(out, shown, !issuer.keys.is_empty())?;
     }
     for warning in &issuer.warnings {
         line(out, "warning", warning)?;
@@ -153,10 +154,11 @@ fn key(key: &KeyReport) -> String {
     text
 }
 
-fn advertised(out: &mut String, advertised: &Advertised) -> fmt::Result {
+fn advertised(out: &mut String, advertised: &Advertised, has_keys: bool) -> fmt::Result {
+    let no_list = None;
     let lists = [
         ("methods", &advertised.auth_methods),
-        ("signatures", &advertised.signing_algs),
+        ("signatures", if has_keys { &advertised.signing_algs } else { &no_list }),
         ("DPoP", &advertised.dpop_algs),
         ("scopes", &advertised.scopes),
     ];
