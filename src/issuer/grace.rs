@@ -49,8 +49,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn refused(kind: FailureKind) -> IssuerError {
-        let context = crate::issuer::tests::context_error(kind);
-        IssuerError { http_status: Some(401), ..context }
+        crate::issuer::fixture::failure(kind, "no")
     }
 
     #[test]

@@ -65,7 +65,13 @@ pub(super) struct Files<'a> {
     key: &'a Source,
     key_bytes: Arc<Secret>,
     password: Option<Arc<Secret>>,
-    certificate: Option<(&'a Source, Arc<Secret>)>,
+    certificate: Option<(&'a Source, Chain)>,
+}
+
+/// The bytes of a certificate's file, and what opens it.
+struct Chain {
+    bytes: Arc<Secret>,
+    password: Option<Arc<Secret>>,
 }
 
 impl<'a> Files<'a> {
@@ -75,24 +81,33 @@ impl<'a> Files<'a> {
         key: &'a Source,
         certificate: Option<&'a Source>,
     ) -> Result<Self, (&'static str, String)> {
-        let read = |at, source| match read(issuer, source) {
+        let read = |at, source: &Source| match read(issuer, source) {
             Ok(value) => Ok(value),
             Err(error) => Err((at, error.to_string())),
         };
+        let password = |at, source: &Source| source.password().map(|source| read(at, source)).transpose();
         Ok(Self {
             key,
             key_bytes: read("private_key", key)?,
-            password: key.password().map(|source| read("private_key", source)).transpose()?,
+            password: password("private_key", key)?,
             certificate: match certificate {
-                Some(source) => Some((source, read("certificate", source)?)),
                 None => None,
+                Some(source) => {
+                    let bytes = read("certificate", source)?;
+                    Some((source, Chain { bytes, password: password("certificate", source)? }))
+                }
             },
         })
     }
 
     fn digest(&self) -> Digest {
-        let certificate = self.certificate.as_ref().map(|(_, bytes)| bytes);
-        let parts = [Some(&self.key_bytes), self.password.as_ref(), certificate];
+        let chain = self.certificate.as_ref().map(|(_, chain)| chain);
+        let parts = [
+            Some(&self.key_bytes),
+            self.password.as_ref(),
+            chain.map(|chain| &chain.bytes),
+            chain.and_then(|chain| chain.password.as_ref()),
+        ];
         fingerprint::digest(parts.into_iter().map(|part| part.map(|secret| secret.expose())))
     }
 
@@ -123,9 +138,9 @@ pub(super) fn material(
     let beside = key.certificates().to_vec();
     let (chain, chain_place) = match &files.certificate {
         _ if !wants_chain => (Vec::new(), String::new()),
-        Some((source, bytes)) if client.certificate.is_some() || beside.is_empty() => {
+        Some((source, files)) if client.certificate.is_some() || beside.is_empty() => {
             let at = client.key("certificate");
-            let chain = Certificate::parse_chain(bytes.expose())
+            let chain = Certificate::parse_chain_with(files.bytes.expose(), files.password.as_deref())
                 .map_err(|error| format!("{at}: {}: {error}", source.place()))?;
             (chain, format!("{at} in {}", source.place()))
         }
@@ -161,11 +176,8 @@ pub(super) fn prover(files: &Files<'_>, dpop: &DpopConfig) -> Result<Prover, Str
 pub(super) fn tls_chain(config: &IssuerConfig) -> Option<(Vec<Certificate>, String)> {
     let source = config.tls.certificate.as_ref().or(config.tls.private_key.as_ref())?;
     let (bytes, _) = source.read_or_last_good().ok()?;
-    let chain = Certificate::parse_chain(bytes.expose()).ok().or_else(|| {
-        let password = source.password().and_then(|password| password.read().ok());
-        let key = PrivateKey::parse(&bytes, password.as_deref()).ok()?;
-        Some(key.certificates().to_vec())
-    })?;
+    let password = source.password().and_then(|password| Some(password.read_or_last_good().ok()?.0));
+    let chain = Certificate::parse_chain_with(bytes.expose(), password.as_deref()).ok()?;
     (!chain.is_empty()).then(|| (chain, source.place()))
 }
 

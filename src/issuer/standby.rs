@@ -50,3 +50,37 @@ pub(super) fn both(issuer: &str, first: (Which, IssuerError), second: (Which, Is
     let refused = if second.kind == FailureKind::Credential { first } else { second };
     IssuerError { kind, detail, ..refused }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuer::fixture::failure;
+
+    #[test]
+    fn the_one_that_worked_is_first_from_then_on() {
+        let preference = Preference::default();
+        assert_eq!(preference.first(), Which::Current);
+        preference.fell_over_to(Which::Standby, "corp");
+        assert_eq!(preference.first(), Which::Standby);
+        preference.fell_over_to(Which::Current, "corp");
+        assert_eq!(preference.first(), Which::Current);
+    }
+
+    #[test]
+    fn two_failures_are_both_told() {
+        let first = || (Which::Current, failure(FailureKind::ClientRefused, "one"));
+        for (kind, result) in [
+            (FailureKind::ClientRefused, FailureKind::ClientRefused),
+            (FailureKind::Credential, FailureKind::ClientRefused),
+            (FailureKind::Unavailable, FailureKind::Unavailable),
+            (FailureKind::RequestRefused, FailureKind::RequestRefused),
+        ] {
+            let error = both("corp", first(), (Which::Standby, failure(kind, "two")));
+            assert_eq!(error.kind, result);
+            assert_eq!(
+                error.detail,
+                "issuer corp: with the current credential, one; with the standby credential, two"
+            );
+        }
+    }
+}

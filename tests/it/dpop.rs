@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::h2::{EchoUpstream, H2Client};
 use crate::support::jwt::{key, verify};
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Recorded, Scripted, Setup, World, stays, unix_now, within};
+use crate::support::{Answer, Call, Recorded, Scripted, Setup, World, eventually, stays, unix_now, within};
 
 /// Of RFC 9449 section 7.1, and its hash as it stands there.
 const TOKEN: &str = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
@@ -174,11 +174,11 @@ async fn other_routes_leave_a_callers_proof_alone() {
 
 #[tokio::test]
 async fn format_that_is_given_is_used_as_written() {
-    let route = "inject = { header = \"x-token\", format = \"Bearer {token}\" }";
+    let route = "inject = { header = \"x-token\", format = \"Token {token}\" }";
     let world = setup().await.route(route).start().await;
     world.get("/").await.expect_status(200);
     let request = world.upstream().last();
-    assert_eq!(request.header("x-token"), Some(&*format!("Bearer {TOKEN}")));
+    assert_eq!(request.header("x-token"), Some(&*format!("Token {TOKEN}")));
     assert_eq!(proof(&request)["ath"], ATH);
 }
 
@@ -286,6 +286,26 @@ async fn t82_call_whose_connection_died_is_sent_again_with_a_new_proof() {
     assert_eq!(requests.len(), 3);
     assert_eq!(proof(&requests[1])["htu"], proof(&requests[2])["htu"]);
     assert_ne!(proof(&requests[1])["jti"], proof(&requests[2])["jti"]);
+}
+
+#[tokio::test]
+async fn t104_changed_key_replaces_the_token_that_is_bound_to_it() {
+    let world = setup().await.start().await;
+    world.get("/").await.expect_status(200);
+    world.file("dpop.pem", key("ec-p384.pkcs8.pem"));
+    eventually("a call with the new key's token", || async {
+        world.get("/").await.expect_status(200);
+        (world.upstream().last().header("authorization") == Some("DPoP token-2")).then_some(())
+    })
+    .await;
+    for request in world.upstream().requests() {
+        let (file, alg) = match request.header("authorization") {
+            Some("DPoP token-2") => ("ec-p384.public.jwk.json", "ES384"),
+            _ => ("ec-p256.public.jwk.json", "ES256"),
+        };
+        verify(request.header("dpop").unwrap(), &key(file), alg);
+    }
+    assert_eq!(world.issuer().count(), 2);
 }
 
 #[tokio::test]

@@ -238,6 +238,28 @@ async fn refresh_on_names_the_statuses() {
 }
 
 #[tokio::test]
+async fn status_other_than_401_may_mean_a_new_token_too() {
+    for status in [403, 404] {
+        let setup = Setup::new().await;
+        setup.upstream.always(move |request, _| match request.bearer() {
+            Some("token-1") => Answer::status(status).body("gone"),
+            _ => Answer::ok(request.body.data.clone()),
+        });
+        let world = setup.route(&format!("refresh_on = [401, {status}]")).start().await;
+        let response = world.call(Call::post("/x", "kept")).await;
+        response.expect_status(200);
+        assert_eq!(response.text(), "kept");
+        assert_eq!((world.upstream().count(), world.issuer().count()), (2, 2));
+
+        world.upstream().always_this(Answer::status(status).body("gone"));
+        let response = world.get("/x").await;
+        response.expect_status(status);
+        assert_eq!(response.text(), "gone", "a true 404 is the caller's");
+        assert_eq!((world.upstream().count(), world.issuer().count()), (3, 2));
+    }
+}
+
+#[tokio::test]
 async fn t78_401_after_interim_responses_is_replayed() {
     let setup = Setup::new().await;
     let bytes =

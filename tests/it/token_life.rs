@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::support::h2::{H2Client, whole};
-use crate::support::{Answer, Call, Gate, Setup, World, eventually, stays};
+use crate::support::tls::{ca, localhost};
+use crate::support::{Answer, Call, Gate, Scripted, Setup, World, eventually, stays};
 
 /// Ten HTTP/2 connections with 100 calls each, all at the same time; their statuses.
 async fn thousand_calls(world: &World) -> Vec<u16> {
@@ -327,4 +328,40 @@ async fn token_request_is_what_rfc_6749_says() {
     assert!(scope == "a b" || scope == "b a", "{scope}");
     assert_eq!(request.form().len(), 2);
     assert_eq!(request.basic().unwrap(), "client-1:s3cr3t-of-the-scene");
+}
+
+#[tokio::test]
+async fn t104_changed_client_certificate_replaces_the_token_without_a_401() {
+    let issuer = Scripted::start(Some(ca().server_asking(&localhost(), &[]))).await;
+    issuer.always(|_, n| Answer::token(&format!("token-{n}")));
+    let setup = Setup::with(issuer, Scripted::upstream().await);
+    let write = |setup: &dyn Fn(&str, &str)| {
+        let client = ca().issue(&["client.test"]);
+        // The key first: nothing is bound to that, and the pair is looked at when the certificate comes.
+        setup("key.pem", &client.key_pem);
+        setup("cert.pem", &client.certificate_pem);
+    };
+    setup.file("ca.pem", &ca().pem);
+    write(&|name, content| _ = setup.file(name, content));
+    let tls = "tls = { ca = { file = \"ca.pem\" }, certificate = { file = \"cert.pem\" }, private_key = { file = \"key.pem\" } }";
+    let world = setup.issuer(tls).start().await;
+    world.get("/").await.expect_status(200);
+    world.file("secret", "another");
+    world.reload().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().bearer(), Some("token-1"), "T94: another secret is no reason");
+
+    write(&|name, content| _ = world.file(name, content));
+    eventually("a token of the new certificate", || async {
+        let response = world.get("/").await;
+        (response.status == 200 && world.upstream().last().bearer() == Some("token-2")).then_some(())
+    })
+    .await;
+    let forced = world.metric("bearerd_refreshes_forced_total", &[("route", "api")]).await;
+    assert!(forced.unwrap_or(0.0) < 0.5, "no upstream refused anything");
+
+    // It was not fetched because of a 401, so a 401 drops it at once.
+    world.upstream().next(Answer::unauthorized());
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().bearer(), Some("token-3"));
 }

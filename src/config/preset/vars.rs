@@ -60,8 +60,17 @@ fn value_of(place: &Place<'_>, value: &DeValue<'_>, report: &mut Report) -> Opti
         DeValue::String(text) => text.to_string(),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Table(table) => elsewhere(place, table, report)?,
-        // The wrong type is told where the table is read.
-        _ => return None,
+        _ => {
+            let found = place.describe();
+            report.error(
+                place,
+                format!(
+                    "expected a string, a number, {{ file = \"…\" }} or {{ env = \"…\" }}, found {found}"
+                ),
+                "",
+            );
+            return None;
+        }
     };
     let text = text.trim();
     if text.is_empty() || text.chars().any(char::is_control) {

@@ -3,8 +3,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::config::BasicEncoding;
+use crate::config::{BasicUser, ParamValue, Source};
+use crate::issuer::client::{Client, Which};
 use crate::issuer::fuzz;
+use crate::issuer::inputs::NotReady;
+use crate::issuer::keys::Keys;
 
 const SECRET: &str = "a:b +%é\"";
 
@@ -33,9 +36,20 @@ fn url(path_and_query: &str) -> HttpUrl {
     }
 }
 
+fn inputs(config: &IssuerConfig) -> Result<Inputs, NotReady> {
+    let client = Client::of(config, Which::Current).unwrap();
+    let keys = Keys::new(config.name.clone());
+    Inputs::read(config, &client, &key(config), &keys, std::time::UNIX_EPOCH)
+}
+
+fn to(config: &IssuerConfig, url: &HttpUrl) -> Result<Request<Full<Bytes>>, String> {
+    let mut inputs = inputs(config).unwrap();
+    let fresh = inputs.sign(config, std::time::UNIX_EPOCH).unwrap();
+    build(&inputs, fresh, config, &key(config), url)
+}
+
 fn request(config: &IssuerConfig) -> Request<Full<Bytes>> {
-    let inputs = Inputs::read(config, &key(config)).unwrap();
-    build(&inputs, config, &key(config), &url("/token")).unwrap()
+    to(config, &url("/token")).unwrap()
 }
 
 fn sent_body(config: &IssuerConfig) -> String {
@@ -139,11 +153,20 @@ fn a_parameter_replaces_ours_of_the_same_name() {
 }
 
 #[test]
+fn a_scope_parameter_without_a_value_is_sent_where_there_are_no_scopes() {
+    let mut config = fuzz::config();
+    config.scopes = BTreeSet::new();
+    config.params = BTreeMap::from([("scope".to_owned(), text(""))]);
+    assert_eq!(sent_body(&config), "grant_type=client_credentials&scope=");
+    config.scopes = BTreeSet::from(["read".to_owned()]);
+    assert_eq!(sent_body(&config), "grant_type=client_credentials&scope=read");
+}
+
+#[test]
 fn path_and_query_go_out_byte_for_byte() {
     let config = fuzz::config();
-    let inputs = Inputs::read(&config, &key(&config)).unwrap();
     for path in ["/", "/t/%7Ea//b;x=1/../c?a=b&a=%20c+d&&", "/?", "/a?b?c", "/{x}?~y"] {
-        let request = build(&inputs, &config, &key(&config), &url(path)).unwrap();
+        let request = to(&config, &url(path)).unwrap();
         assert_eq!(request.uri().path_and_query().unwrap().as_str(), path);
     }
 }
@@ -163,8 +186,7 @@ fn headers_are_set_sensitive_and_may_not_frame() {
     for (name, value) in [("host", "evil.example"), ("transfer-encoding", "chunked"), ("x-a", "b\r\nx-c: d")]
     {
         config.headers = vec![(HeaderName::from_static(name), Source::literal(value))];
-        let inputs = Inputs::read(&config, &key(&config)).unwrap();
-        let refused = build(&inputs, &config, &key(&config), &url("/")).unwrap_err();
+        let refused = to(&config, &url("/")).unwrap_err();
         assert!(refused.contains(name) && !refused.contains(value), "{refused}");
     }
 }
@@ -173,15 +195,14 @@ fn headers_are_set_sensitive_and_may_not_frame() {
 fn an_unreadable_source_names_its_place() {
     let mut config = fuzz::config();
     config.client_auth = ClientAuth::Post { secret: Source::file("/nowhere/secret".into(), None) };
-    let error = Inputs::read(&config, &key(&config)).err().unwrap();
-    assert_eq!(error.to_string(), "file /nowhere/secret: no such file");
+    let NotReady(error) = inputs(&config).err().unwrap();
+    assert_eq!(error, "a value cannot be read: file /nowhere/secret: no such file");
 }
 
 #[test]
 fn sources_are_read_for_every_request() {
-    let folder = std::env::temp_dir().join(format!("bearerd-request-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let file = folder.join("secret");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
     let mut config = fuzz::config();
     config.client_auth = ClientAuth::Post { secret: Source::file(file.clone(), None) };
     for secret in ["one", "two"] {
@@ -200,9 +221,136 @@ fn masks_values_of_references_and_of_telling_names() {
         ("api_key".to_owned(), text("literal-key")),
     ]);
     config.headers = vec![(AUTHORIZATION, Source::literal("Token header-key"))];
-    let redactor = Inputs::read(&config, &key(&config)).unwrap().redactor;
+    let redactor = inputs(&config).unwrap().redactor;
     assert_eq!(
         redactor.show("https://api literal-key header-key s3:c+r t", 512),
         "https://api [secret] [secret] [secret]"
     );
+}
+
+fn params() -> BTreeMap<String, ParamValue> {
+    BTreeMap::from([
+        ("account_id".to_owned(), ParamValue::Integer(7)),
+        ("list".to_owned(), ParamValue::Array(vec![text("a b"), text("c")])),
+    ])
+}
+
+#[test]
+fn json_has_typed_values_in_the_same_order() {
+    let mut config = fuzz::config();
+    config.carrier = Carrier::Json;
+    config.client_auth = ClientAuth::Post { secret: Source::literal("\"s3:c+r t") };
+    config.scopes = BTreeSet::from(["read".to_owned()]);
+    config.params = params();
+    let request = request(&config);
+    assert_eq!((request.method().as_str(), &request.headers()[CONTENT_TYPE]), ("POST", &JSON));
+    assert_eq!(
+        futures_body(request.into_body()),
+        r#"{"grant_type":"client_credentials","scope":"read","client_id":"svc","client_secret":"\"s3:c+r t","account_id":7,"list":["a b","c"]}"#
+    );
+}
+
+#[test]
+fn query_and_get_add_to_the_urls_own_query() {
+    for (carrier, name) in [(Carrier::Query, "POST"), (Carrier::Get, "GET")] {
+        let mut config = fuzz::config();
+        config.carrier = carrier;
+        config.client_auth = ClientAuth::Post { secret: Source::literal("a&b") };
+        config.params = params();
+        let added =
+            "grant_type=client_credentials&client_id=svc&client_secret=a%26b&account_id=7&list=a+b&list=c";
+        for (before, joined) in [("/t", "?"), ("/t?", ""), ("/t?x=%7e", "&"), ("/t?x&", "")] {
+            let request = to(&config, &url(before)).unwrap();
+            assert_eq!(request.method(), name);
+            assert_eq!(request.uri().path_and_query().unwrap().as_str(), format!("{before}{joined}{added}"));
+            assert!(!request.headers().contains_key(CONTENT_TYPE));
+            assert!(futures_body(request.into_body()).is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_a_query_is_told_without_it() {
+    let mut config = fuzz::config();
+    config.carrier = Carrier::Get;
+    config.client_auth = ClientAuth::Post { secret: Source::literal("hunter2".repeat(20_000)) };
+    let refused = to(&config, &url("/t?k=v")).unwrap_err();
+    assert_eq!(refused, "the parameters are too long for the query of idp.example:8443/t");
+}
+
+#[test]
+fn json_takes_no_bytes_that_are_no_text() {
+    let mut config = fuzz::config();
+    config.carrier = Carrier::Json;
+    config.client_auth = ClientAuth::Post { secret: Source::literal(Secret::new(vec![0xC3])) };
+    assert!(to(&config, &url("/")).unwrap_err().contains("not UTF-8"));
+}
+
+#[test]
+fn the_grant_type_is_free_and_may_be_left_out() {
+    let mut config = fuzz::config();
+    config.grant_type = Some("delegation".to_owned());
+    assert_eq!(sent_body(&config), "grant_type=delegation");
+    config.grant_type = None;
+    assert_eq!(sent_body(&config), "");
+    config.carrier = Carrier::Json;
+    assert_eq!(sent_body(&config), "{}");
+}
+
+#[test]
+fn another_basic_user_goes_beside_credentials_in_the_body() {
+    let mut config = fuzz::config();
+    config.client_auth = ClientAuth::Post { secret: Source::literal(SECRET) };
+    config.basic = Some(BasicUser {
+        user: Source::literal("gate"),
+        password: Source::literal("p:w"),
+        encoding: BasicEncoding::Raw,
+    });
+    // gate:p:w
+    assert_eq!(request(&config).headers()[AUTHORIZATION], "Basic Z2F0ZTpwOnc=");
+    assert!(sent_body(&config).ends_with("&client_id=svc&client_secret=a%3Ab+%2B%25%C3%A9%22"));
+    let shown = inputs(&config).unwrap().redactor.show("p:w Z2F0ZTpwOnc=", 512);
+    assert_eq!(shown, "[secret] [secret]=");
+}
+
+#[test]
+fn a_ready_made_assertion_is_the_clients_or_the_grants() {
+    let mut config = fuzz::config();
+    config.client_id = Some(Source::literal("svc"));
+    config.assertion = Some(Source::literal(" \n a.b.c \r\n"));
+    config.assertion_type = "urn:x:jwt-bearer".to_owned();
+    config.client_auth = ClientAuth::AssertionFile;
+    assert_eq!(
+        sent_body(&config),
+        "grant_type=client_credentials&client_assertion_type=urn%3Ax%3Ajwt-bearer&client_assertion=a.b.c"
+    );
+    config.send_client_id = true;
+    assert!(sent_body(&config).contains("&client_id=svc&client_assertion_type="));
+    config.client_auth = ClientAuth::None;
+    config.send_client_id = false;
+    assert_eq!(sent_body(&config), "grant_type=client_credentials&client_id=svc&assertion=a.b.c");
+}
+
+#[test]
+fn a_saml_assertion_goes_as_it_is() {
+    let mut config = fuzz::config();
+    config.client_auth = ClientAuth::AssertionFile;
+    config.assertion = Some(Source::literal(" PHNhbWw+ "));
+    config.assertion_type = "urn:ietf:params:oauth:client-assertion-type:saml2-bearer".to_owned();
+    assert!(sent_body(&config).ends_with("saml2-bearer&client_assertion=+PHNhbWw%2B+"));
+}
+
+#[test]
+fn an_empty_assertion_is_told() {
+    let mut config = fuzz::config();
+    config.client_auth = ClientAuth::AssertionFile;
+    config.assertion = Some(Source::literal(" \n"));
+    assert_eq!(inputs(&config).err(), Some(NotReady("assertion: the config file is empty".to_owned())));
+}
+
+#[test]
+fn a_certificate_in_tls_wants_the_client_id() {
+    let mut config = fuzz::config();
+    config.client_auth = ClientAuth::TlsClientAuth;
+    assert_eq!(sent_body(&config), "grant_type=client_credentials&client_id=svc");
 }
