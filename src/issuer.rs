@@ -93,7 +93,7 @@ pub struct Grant {
     /// `expires_in`, or else what is left until `expires_at`; clamped to 1 s ..= 24 h. `None`: both are missing
     /// or unreadable, `default_lifetime` applies.
     pub expires_in: Option<Duration>,
-    /// `expires_at`, where the answer has one.
+    /// `expires_at`, where the answer has that alone.
     pub expires_at: Option<SystemTime>,
     /// The scopes granted, where the answer names them.
     pub scope: Option<String>,
@@ -235,16 +235,6 @@ impl Issuer {
                 Judged { outcome, nonce_given }
             }
         }
-    }
-
-    /// What the token endpoint answered last; `None`: it never did.
-    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
-        self.last_answer.load_full()
-    }
-
-    fn saw(&self, answer: &exchange::Answer) {
-        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
-        self.last_answer.store(Some(Arc::new(seen)));
     }
 
     async fn known_endpoint(

@@ -1,19 +1,23 @@
 //! `bearerd check`: all that can be known about a config without the network.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::args::{Common, Output};
 use super::{Exit, Failure, find, output};
-use crate::config::{self, Config, ListenerConfig, ListenerTls, Problem, Severity, Source};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config, IssuerConfig, ListenerConfig, ListenerTls, Problem, Severity, Source};
+use crate::issuer::{self, Finding};
 use crate::net::tls;
 
 pub(super) fn check(common: &Common, format: Output) -> Result<Exit, Failure> {
     let path = find(common)?;
     let (config, problems) = match config::load(&path) {
         Ok(config) => {
-            let problems = all_problems(&config);
+            let mut problems = all_problems(&config);
+            problems.extend(findings(&config));
             (Some(config), problems)
         }
         Err(problems) => (None, problems.0),
@@ -45,6 +49,39 @@ pub(super) fn all_problems(config: &Config) -> Vec<Problem> {
     problems.extend(config::check_references(config));
     problems.extend(config.listeners.iter().filter_map(|listener| tls_problem(config, listener)));
     problems
+}
+
+/// What shows of an issuer's keys, certificates and assertions without asking anyone: warnings, since `run` starts and
+/// the files may be mended meanwhile.
+fn findings(config: &Config) -> Vec<Problem> {
+    let now = SystemClock.wall();
+    let of = |issuer: &Arc<IssuerConfig>| {
+        let found = issuer::examine(issuer, now).into_iter();
+        found.map(|finding| finding_problem(config, &issuer.name, finding)).collect::<Vec<_>>()
+    };
+    config.issuers.values().flat_map(of).collect()
+}
+
+/// At the key that it is about; where that names no file or variable, at the first one of the issuer that does.
+fn finding_problem(config: &Config, issuer: &str, finding: Finding) -> Problem {
+    let table = format!("issuer.{issuer}");
+    let key = format!("{table}.{}", finding.key);
+    let written = |wanted: &str| {
+        config.references.iter().find(|used| {
+            used.key.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    let place = written(&key).or_else(|| written(&table));
+    Problem {
+        severity: Severity::Warning,
+        file: place.map_or(&config.path, |place| &place.file).clone(),
+        line: place.map_or(0, |place| place.line),
+        column: place.map_or(0, |place| place.column),
+        key,
+        message: finding.message,
+        hint: finding.hint,
+        source_line: None,
+    }
 }
 
 /// A listener's certificate and key, where they are there to be read: what is missing is a warning already.

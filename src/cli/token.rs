@@ -32,7 +32,7 @@ pub(super) fn token(common: &Common, asked: &Asked) -> Result<Exit, Failure> {
     if let Some(user) = &asked.xoauth2 {
         return print_xoauth2(user, &issuer, &grant, asked.output);
     }
-    if is_bound(&issuer, &grant) {
+    if is_bound(&grant) {
         output::tell(&format!(
             "bearerd: warning: this token is bound to the DPoP key of [issuer.{}]: it is of no use without a proof \
              of that key, which the proxy makes for each call",
@@ -56,7 +56,7 @@ pub(super) fn token(common: &Common, asked: &Asked) -> Result<Exit, Failure> {
 }
 
 fn print_xoauth2(user: &str, issuer: &IssuerConfig, grant: &Grant, format: Output) -> Result<Exit, Failure> {
-    if is_bound(issuer, grant) {
+    if is_bound(grant) {
         return Err(Failure::new(
             Exit::No,
             format!(
@@ -77,8 +77,8 @@ fn print_xoauth2(user: &str, issuer: &IssuerConfig, grant: &Grant, format: Outpu
 }
 
 /// Sender-constrained (RFC 9449): whoever holds the token alone can do nothing with it.
-pub(super) fn is_bound(issuer: &IssuerConfig, _grant: &Grant) -> bool {
-    issuer.dpop.is_some()
+fn is_bound(grant: &Grant) -> bool {
+    grant.prover.is_some()
 }
 
 /// Whose token, with which scopes and parameters: a route's, or the issuer's own.

@@ -55,5 +55,6 @@ pub(super) fn failure(kind: FailureKind, detail: &str) -> IssuerError {
         code: None,
         http_status: Some(401),
         retry_after: None,
+        trace: None,
     }
 }

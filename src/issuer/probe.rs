@@ -1,9 +1,13 @@
 //! What the last answer of the token endpoint said beside the token: for people who look for a fault.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::header::DATE;
+
+use super::Issuer;
+use super::exchange::Answer;
 
 /// Of one answer, whatever it said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +20,7 @@ pub struct LastAnswer {
 }
 
 impl LastAnswer {
-    pub(super) fn of(status: http::StatusCode, headers: &HeaderMap, at: SystemTime) -> Self {
+    fn of(status: http::StatusCode, headers: &HeaderMap, at: SystemTime) -> Self {
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         Self { status: status.as_u16(), at, date: date.and_then(|date| httpdate::parse_http_date(date).ok()) }
     }
@@ -29,6 +33,18 @@ impl LastAnswer {
             // `Date` is cut to the second before it, so that up to one second behind is none.
             Err(behind) => -whole(behind.duration()),
         })
+    }
+}
+
+impl Issuer {
+    /// What the token endpoint answered last; `None`: it never did.
+    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
+        self.last_answer.load_full()
+    }
+
+    pub(super) fn saw(&self, answer: &Answer) {
+        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
+        self.last_answer.store(Some(Arc::new(seen)));
     }
 }
 

@@ -73,6 +73,10 @@ pub(super) fn build(
     headers.insert(ACCEPT_ENCODING, IDENTITY);
     headers.insert(USER_AGENT, AGENT);
     headers.extend(kind.map(|kind| (CONTENT_TYPE, kind)));
+    if config.carrier == Carrier::Query {
+        // RFC 9110 section 8.6: a POST says that it has no content, and some servers insist on it.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     headers
         .extend(authorization(inputs, fresh.bearer.as_deref(), config)?.map(|value| (AUTHORIZATION, value)));
     for (name, value) in &inputs.headers {
@@ -182,10 +186,15 @@ fn pairs(inputs: &Inputs, fresh: &Fresh, config: &IssuerConfig, key: &Credential
         ("client_assertion", client_assertion.map(text)),
         ("assertion", fresh.assertion.as_ref().map(text)),
     ];
-    let ours = ours.into_iter().filter(|(name, _)| !key.params.contains_key(*name));
-    ours.filter_map(|(name, value)| Some((name.to_owned(), value?)))
-        .chain(inputs.params.iter().cloned())
-        .collect()
+    // Some servers want `scope` without a value where none is asked for: that one gives way to scopes.
+    let gives_way = |name: &str, value: &Value| {
+        name == "scope" && !scope.is_empty() && matches!(value, Value::Text(text) if text.expose().is_empty())
+    };
+    let params: Vec<_> =
+        inputs.params.iter().filter(|(name, value)| !gives_way(name, value)).cloned().collect();
+    let ours = ours.into_iter().filter(|(name, _)| !params.iter().any(|(other, _)| other == name));
+    let ours: Vec<_> = ours.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    ours.into_iter().chain(params).collect()
 }
 
 /// The scopes as one text (RFC 6749 section 3.3).

@@ -197,6 +197,48 @@ async fn missing_secret_file_is_a_warning_and_run_starts_and_readyz_says_so() {
 }
 
 #[tokio::test]
+async fn key_that_cannot_be_what_it_is_said_to_be_is_a_warning_at_its_place() {
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let ec = &crate::support::tls::localhost().key_pem;
+    for (content, alg, wanted) in [
+        (encrypted, "ES256", "encrypted"),
+        ("hunter2-no-key", "ES256", "private_key"),
+        (ec.as_str(), "RS256", "ES256"),
+    ] {
+        let setup = Setup::new().await.issuer(&format!(
+            "# client_secret\nclient_auth = \"private_key_jwt\"\nprivate_key = {{ file = \"key.pem\" }}\n\
+             jwt = {{ use = \"client_assertion\", alg = \"{alg}\" }}"
+        ));
+        let file = setup.file("key.pem", content);
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let (_setup, output) = checked(setup).await;
+        output.expect_code(0);
+        let said = output.all();
+        let line = said
+            .lines()
+            .find(|line| line.contains("warning: issuer.corp."))
+            .unwrap_or_else(|| panic!("{said}"));
+        assert!(line.contains("bearerd.toml:") && line.contains(wanted), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn certificate_that_has_ended_is_a_warning() {
+    let client = crate::support::tls::ca().issue_expired(&["client"]);
+    let setup = Setup::new()
+        .await
+        .issuer("tls = { certificate = { file = \"client.pem\" }, private_key = { file = \"client.key\" } }");
+    for (name, content) in [("client.pem", &client.certificate_pem), ("client.key", &client.key_pem)] {
+        let file = setup.file(name, content);
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let (_setup, output) = checked(setup).await;
+    output.expect_code(0);
+    assert!(output.all().contains("expired on 2021-01-01"), "{}", output.all());
+}
+
+#[tokio::test]
 async fn include_adds_files_and_their_mistakes_are_placed() {
     let setup = Setup::new().await.top("include = [\"conf.d/*.toml\"]").route("path_prefix = \"/main\"");
     setup.file(

@@ -237,6 +237,26 @@ async fn token_xoauth2_takes_no_user_that_could_change_the_string() {
 }
 
 #[tokio::test]
+async fn token_that_is_bound_to_a_key_is_said_to_be_and_is_no_xoauth2() {
+    let setup = Setup::new().await;
+    setup.file("dpop.pem", &crate::support::tls::localhost().key_pem);
+    setup.issuer.always(|request, _| {
+        assert!(request.header("dpop").is_some());
+        let token = serde_json::json!({ "access_token": "bound", "token_type": "DPoP", "expires_in": 60 });
+        Answer::json(&token)
+    });
+    let setup = written(setup.issuer("dpop = { private_key = { file = \"dpop.pem\" } }")).await;
+    let output = run(setup.folder(), &["token", "corp"]).await;
+    output.expect_code(0);
+    assert_eq!(output.stdout, "bound\n");
+    assert!(output.stderr.contains("bound to the DPoP key of [issuer.corp]"), "{}", output.stderr);
+    let output = run(setup.folder(), &["token", "corp", "--xoauth2", "user@example.com"]).await;
+    output.expect_code(1);
+    assert_eq!(output.stdout, "");
+    assert!(output.stderr.contains("DPoP") && output.stderr.contains("without `dpop`"), "{}", output.stderr);
+}
+
+#[tokio::test]
 async fn token_of_an_unknown_issuer_names_the_known_ones() {
     let setup = plain().await;
     let output = run(setup.folder(), &["token", "corpp"]).await;

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::support::jwt::{self, key};
 use crate::support::oidc::OidcProvider;
-use crate::support::tls::{ca, localhost};
-use crate::support::{Setup, World};
+use crate::support::tls::{Identity, ca, localhost};
+use crate::support::{Setup, World, eventually};
 
 const BASIC_SECRET: &str = "a:b +%&=\"~!/?";
 
@@ -126,4 +127,217 @@ async fn unknown_client_is_token_refused() {
     let provider = OidcProvider::start(&options()).await;
     let world = scene(&provider, "client_id = \"nobody\"").await;
     world.get("/").await.expect_problem(502, "token_refused");
+}
+
+/// One client of the given method and keys, with an issuer that knows them.
+async fn with_client(client: Value) -> OidcProvider {
+    let mut options = options();
+    let mut client = client;
+    client["client_id"] = "signer".into();
+    client["scope"] = "read".into();
+    options["clients"] = json!([client]);
+    OidcProvider::start(&options).await
+}
+
+fn jwks(names: &[&str]) -> Value {
+    let keys = names
+        .iter()
+        .map(|name| serde_json::from_str::<Value>(&key(&format!("{name}.public.jwk.json"))).unwrap());
+    json!({ "keys": keys.collect::<Vec<_>>() })
+}
+
+/// Issues tokens to `signer` with these keys of the config. `{keys}` is the folder of test keys.
+async fn accepted(provider: &OidcProvider, keys: &str) {
+    let keys = keys.replace("{keys}", jwt::key_path("").to_str().unwrap().trim_end_matches('/'));
+    let world = scene(provider, &format!("client_id = \"signer\"\n# client_secret\n{keys}")).await;
+    assert!(token(&world).await.len() > 20);
+}
+
+#[tokio::test]
+async fn client_secret_jwt_is_accepted_with_every_hash() {
+    let secret = "a-secret-as-long-as-the-longest-hash-is-0123456789-0123456789-xyz";
+    let provider =
+        with_client(json!({ "token_endpoint_auth_method": "client_secret_jwt", "client_secret": secret }))
+            .await;
+    for alg in ["HS256", "HS384", "HS512"] {
+        let keys = format!(
+            "client_auth = \"client_secret_jwt\"\nclient_secret = \"{secret}\"\njwt = {{ alg = \"{alg}\" }}"
+        );
+        accepted(&provider, &keys).await;
+    }
+}
+
+#[tokio::test]
+async fn t103_private_key_jwt_is_accepted_with_every_algorithm() {
+    let names = ["rsa", "ec-p256", "ec-p384", "ec-p521", "ed25519"];
+    let provider =
+        with_client(json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": jwks(&names) })).await;
+    for (file, algs) in [
+        ("rsa.pkcs1.pem", &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"][..]),
+        ("ec-p256.sec1.pem", &["ES256"]),
+        ("ec-p384.jwk.json", &["ES384"]),
+        ("ec-p521.pkcs8.pem", &["ES512"]),
+        ("ed25519.pkcs8.pem", &["EdDSA", "Ed25519"]),
+    ] {
+        for alg in algs {
+            let keys = format!(
+                "client_auth = \"private_key_jwt\"\nprivate_key = {{ file = \"{{keys}}/{file}\" }}\njwt = {{ alg = \"{alg}\" }}"
+            );
+            accepted(&provider, &keys).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn t103_by_discovery_the_audience_is_the_issuer() {
+    let provider =
+        with_client(json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": jwks(&["rsa"]) })).await;
+    let key = "client_auth = \"private_key_jwt\"\nprivate_key = { file = \"{keys}/rsa.jwk.json\" }";
+    accepted(&provider, &format!("issuer_url = \"{{provider}}\"\n{key}")).await;
+    // PKCS#12 holds the same key.
+    let pkcs12 = "client_auth = \"private_key_jwt\"\nprivate_key = { file = \"{keys}/rsa.modern.p12\", password = \"test-password\" }\njwt = { key_id = \"rsa-1\" }";
+    accepted(&provider, pkcs12).await;
+}
+
+#[tokio::test]
+async fn t103_a_key_that_was_replaced_signs_the_next_request() {
+    let names = ["rsa", "ec-p256"];
+    let provider =
+        with_client(json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": jwks(&names[1..]) }))
+            .await;
+    let setup = Setup::new().await;
+    setup.file("key.pem", key("rsa.pkcs8.pem"));
+    let keys = format!(
+        "token_url = \"{}/token\"\nclient_id = \"signer\"\n# client_secret\nclient_auth = \"private_key_jwt\"\nprivate_key = {{ file = \"key.pem\" }}",
+        provider.issuer
+    );
+    let world = setup.issuer(&keys).start().await;
+    world.get("/").await.expect_problem(502, "token_refused");
+    world.file("key.pem", key("ec-p256.pkcs8.pem"));
+    eventually("the new key to be used", || async { (world.get("/").await.status == 200).then_some(()) })
+        .await;
+}
+
+#[tokio::test]
+async fn assertion_file_is_accepted() {
+    let provider =
+        with_client(json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": jwks(&["rsa"]) })).await;
+    let now = crate::support::unix_now();
+    let claims = json!({
+        "iss": "signer", "sub": "signer", "aud": provider.issuer, "jti": "once", "exp": now.floor() + 60.0,
+    });
+    // Made by another library, as another program would.
+    let made = jsonwebtoken::encode(
+        &jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256),
+        &claims,
+        &jsonwebtoken::EncodingKey::from_rsa_pem(key("rsa.pkcs8.pem").as_bytes()).unwrap(),
+    );
+    let setup = Setup::new().await;
+    setup.file("assertion", format!("{}\n\n", made.unwrap()));
+    let keys = format!(
+        "token_url = \"{}/token\"\nclient_id = \"signer\"\n# client_secret\nclient_auth = \"assertion_file\"\nassertion = {{ file = \"assertion\" }}",
+        provider.issuer
+    );
+    assert!(token(&setup.issuer(&keys).start().await).await.len() > 20);
+}
+
+/// A provider that serves https, and asks for client certificates at another address.
+async fn asking(client: Value) -> OidcProvider {
+    let server = localhost();
+    let mut options = options();
+    let mut client = client;
+    client["client_id"] = "holder".into();
+    client["scope"] = "read".into();
+    client["tls_client_certificate_bound_access_tokens"] = true.into();
+    options["clients"] = json!([client]);
+    options["tls"] = json!({ "key": server.key_pem, "cert": server.certificate_pem });
+    options["mtls"] = json!({ "key": server.key_pem, "cert": server.certificate_pem, "ca": ca().pem });
+    OidcProvider::start(&options).await
+}
+
+/// `holder` with this certificate, its endpoint found by discovery.
+async fn holder(provider: &OidcProvider, certificate: &str, private_key: &str) -> World {
+    let setup = Setup::new().await;
+    setup.file("ca.pem", &ca().pem);
+    setup.file("cert.pem", certificate);
+    setup.file("key.pem", private_key);
+    let keys = format!(
+        "issuer_url = \"{}\"\nclient_id = \"holder\"\n# client_secret\nclient_auth = \"tls_client_auth\"\ncertificate = {{ file = \"cert.pem\" }}\nprivate_key = {{ file = \"key.pem\" }}\ntls = {{ ca = {{ file = \"ca.pem\" }} }}",
+        provider.issuer
+    );
+    setup.issuer(&keys).start().await
+}
+
+#[tokio::test]
+async fn tls_client_auth_goes_to_the_alias_with_the_certificate() {
+    let provider = asking(json!({
+        "token_endpoint_auth_method": "tls_client_auth", "tls_client_auth_san_dns": "client.test",
+    }))
+    .await;
+    let Identity { certificate_pem, key_pem, .. } = ca().issue(&["client.test"]);
+    let world = holder(&provider, &certificate_pem, &key_pem).await;
+    assert!(token(&world).await.len() > 20);
+    let url = world.log().wait("where it asked", |line| line.contains("asked for a token")).await;
+    assert!(url.contains(&provider.alias.unwrap()["https://".len()..]), "{url}");
+}
+
+#[tokio::test]
+async fn tls_client_auth_with_another_certificate_is_refused() {
+    let provider = asking(json!({
+        "token_endpoint_auth_method": "tls_client_auth", "tls_client_auth_san_dns": "client.test",
+    }))
+    .await;
+    let other = ca().issue(&["other.test"]);
+    let world = holder(&provider, &other.certificate_pem, &other.key_pem).await;
+    world.get("/").await.expect_problem(502, "token_refused");
+}
+
+#[tokio::test]
+async fn t104_a_self_signed_certificate_that_was_replaced_is_shown_next() {
+    let certificate = key("ec-p256.certificate.pem");
+    let mut registered: Value = serde_json::from_str(&key("ec-p256.public.jwk.json")).unwrap();
+    let base64: String = certificate.lines().filter(|line| !line.starts_with("-----")).collect();
+    registered["x5c"] = json!([base64]);
+    let provider = asking(json!({
+        "token_endpoint_auth_method": "self_signed_tls_client_auth", "jwks": { "keys": [registered] },
+    }))
+    .await;
+    let world = holder(&provider, &key("rsa.certificate.pem"), &key("rsa.pkcs8.pem")).await;
+    world.get("/").await.expect_problem(502, "token_refused");
+    world.file("cert.pem", &certificate);
+    world.file("key.pem", key("ec-p256.sec1.pem"));
+    eventually("the new certificate to be shown", || async {
+        (world.get("/").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn t36_dpop_with_nonces_is_accepted() {
+    let mut options = options();
+    options["dpop"] = true.into();
+    options["clients"] = json!([{
+        "client_id": "signer",
+        "scope": "read",
+        "token_endpoint_auth_method": "private_key_jwt",
+        "jwks": jwks(&["rsa"]),
+        "dpop_bound_access_tokens": true,
+    }]);
+    let provider = OidcProvider::start(&options).await;
+    for (file, alg) in
+        [("ec-p256.pkcs8.pem", "ES256"), ("ed25519.pkcs8.pem", "EdDSA"), ("rsa.pkcs8.pem", "PS256")]
+    {
+        let keys = "client_auth = \"private_key_jwt\"\nprivate_key = { file = \"{keys}/rsa.pkcs8.pem\" }"
+            .replace("{keys}", jwt::key_path("").to_str().unwrap());
+        let dpop = format!(
+            "dpop = {{ private_key = {{ file = \"{}\" }}, alg = \"{alg}\" }}",
+            jwt::key_path(file).display()
+        );
+        let world =
+            scene(&provider, &format!("client_id = \"signer\"\n# client_secret\n{keys}\n{dpop}")).await;
+        world.get("/").await.expect_status(200);
+        let call = world.upstream().last();
+        assert!(call.header("authorization").unwrap().starts_with("DPoP "), "{:?}", call.head.fields);
+        assert!(call.header("dpop").is_some());
+    }
 }

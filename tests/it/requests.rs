@@ -308,3 +308,135 @@ async fn plain_http_issuer_elsewhere_is_a_config_error() {
         cli::run(setup.folder(), &["run"]).await.expect_code(78);
     }
 }
+
+#[tokio::test]
+async fn grant_type_is_any_string_and_empty_leaves_it_out() {
+    assert_eq!(asked("grant_type = \"delegation\"").await.text(), "grant_type=delegation");
+    assert_eq!(asked("grant_type = \"\"\nparams = { a = \"1\" }").await.text(), "a=1");
+}
+
+const POST: &str = "client_auth = \"client_secret_post\"\nscopes = [\"read\", \"all\"]";
+
+#[tokio::test]
+async fn json_bodies_have_typed_values() {
+    let setup = Setup::new().await;
+    setup.file("tenant", "acme & \"sons\"\n");
+    let world = setup
+        .issuer(&format!(
+            "body = \"json\"\nparams = {{ account_id = 7, f = 1.50, yes = true, list = [\"a\", 2], t = {{ b = \"c\" }}, tenant = {{ file = \"tenant\" }} }}\n{POST}"
+        ))
+        .start()
+        .await;
+    let request = world.issuer().request(1).await;
+    assert_eq!(request.method(), "POST");
+    assert_eq!(request.header("content-type"), Some("application/json"));
+    assert_eq!(
+        request.text(),
+        r#"{"grant_type":"client_credentials","scope":"all read","client_id":"client-1","client_secret":"s3cr3t-of-the-scene","account_id":7,"f":1.50,"list":["a",2],"t":{"b":"c"},"tenant":"acme & \"sons\"","yes":true}"#
+    );
+}
+
+const QUERY: &str = "grant_type=client_credentials&scope=all+read&client_id=client-1&client_secret=s3cr3t-of-the-scene&r=a&r=b";
+
+#[tokio::test]
+async fn parameters_may_stand_in_the_query_of_a_post() {
+    let keys = format!(
+        "body = \"query\"\ntoken_url = \"{{issuer}}/t?v=1\"\nparams = {{ r = [\"a\", \"b\"] }}\n{POST}"
+    );
+    let request = asked(&keys).await;
+    assert_eq!(request.head.start, format!("POST /t?v=1&{QUERY} HTTP/1.1"));
+    assert_eq!(request.header("content-length"), Some("0"));
+    assert_eq!(request.header("content-type"), None);
+    assert!(request.body.data.is_empty());
+}
+
+#[tokio::test]
+async fn get_has_parameters_in_the_query() {
+    let request = asked(&format!("method = \"GET\"\nparams = {{ r = [\"a\", \"b\"] }}\n{POST}")).await;
+    assert_eq!(request.head.start, format!("GET /token?{QUERY} HTTP/1.1"));
+    assert_eq!((request.header("content-length"), request.header("content-type")), (None, None));
+}
+
+#[tokio::test]
+async fn secrets_in_a_query_are_never_shown() {
+    let setup = Setup::new().await;
+    setup.issuer.always(|request, n| match n {
+        // An issuer that says everything back.
+        1 => Answer::status(400).body(format!("you sent {}", request.target())),
+        2 => Answer::raw(format!("HTTP/1.1 {} nonsense\r\n\r\n", request.target())).then_close(),
+        _ => Answer::drop(),
+    });
+    let world = setup.log("level = \"trace\"").issuer(&format!("method = \"GET\"\n{POST}")).start().await;
+    for number in 1..=3 {
+        world.issuer().request(number).await;
+        let text = world.get("/").await.text();
+        assert!(!text.contains("s3cr3t") && !text.contains("client_secret="), "{text}");
+    }
+    let shown =
+        [world.log().text(), world.admin("/status").await.text(), world.admin("/metrics").await.text()];
+    for text in shown {
+        assert!(!text.contains("s3cr3t") && !text.contains("client_secret="), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn another_basic_user_goes_beside_credentials_in_the_body() {
+    let setup = Setup::new().await;
+    setup.file("gate", "p:w\n");
+    let keys = format!(
+        "basic = {{ user = \"gate user\", password = {{ file = \"gate\" }} }}\nbasic_encoding = \"raw\"\n{POST}"
+    );
+    let request = setup.issuer(&keys).start().await.issuer().request(1).await;
+    assert_eq!(request.basic().unwrap(), "gate user:p:w");
+    assert_eq!(request.params("client_secret"), ["s3cr3t-of-the-scene"]);
+}
+
+#[tokio::test]
+async fn credentials_come_from_a_pointer_into_a_variable() {
+    let bound = r#"{"xsuaa":[{"credentials":{"clientid":"sb-1","clientsecret":"x=y","n":7}}]}"#;
+    let at =
+        |member: &str| format!("{{ env = \"VCAP_SERVICES\", pointer = \"/xsuaa/0/credentials/{member}\" }}");
+    let keys = format!(
+        "client_id = {}\nclient_secret = {}\nparams = {{ n = {} }}",
+        at("clientid"),
+        at("clientsecret"),
+        at("n")
+    );
+    let world = Setup::new().await.env("VCAP_SERVICES", bound).issuer(&keys).start().await;
+    let request = world.issuer().request(1).await;
+    assert_eq!(request.basic().unwrap(), "sb-1:x%3Dy");
+    assert_eq!(request.params("n"), ["7"]);
+}
+
+#[tokio::test]
+async fn token_exchange_has_a_file_as_its_subject_token() {
+    let setup = Setup::new().await;
+    setup.file("subject", "canary.subject.token");
+    setup.issuer.always(|request, n| {
+        if n > 1 {
+            let said = serde_json::json!({ "error": "invalid_request", "error_description": request.text() });
+            return Answer::status(400).body(said.to_string());
+        }
+        Answer::json(&serde_json::json!({
+            "access_token": "exchanged", "token_type": "Bearer", "expires_in": 1,
+            "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        }))
+    });
+    let world = setup
+        .issuer("grant_type = \"urn:ietf:params:oauth:grant-type:token-exchange\"\nparams = { subject_token = { file = \"subject\" }, subject_token_type = \"urn:ietf:params:oauth:token-type:jwt\" }")
+        .start()
+        .await;
+    let request = world.issuer().request(1).await;
+    assert_eq!(
+        request.text(),
+        "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=canary.subject.token\
+         &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt"
+    );
+    assert_eq!(token_of(&world).await, "exchanged");
+    let refused = eventually("the token to end", || async {
+        let response = world.get("/").await;
+        (response.status == 502).then_some(response)
+    })
+    .await;
+    assert!(refused.text().contains("[secret]") && !refused.text().contains("canary"), "{}", refused.text());
+}

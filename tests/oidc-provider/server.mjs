@@ -1,13 +1,19 @@
-// A certified OpenID provider for the tests: prints its issuer URL as one line of JSON, and ends when stdin ends, so
+// A certified OpenID provider for the tests: prints where it listens as one line of JSON, and ends when stdin ends, so
 // that it never outlives the test that started it.
 //
-// Its one argument is JSON: { clients: [...], scopes: [...], resources: { URI: { scope, ttl } }, ttl, tls: { key, cert } }.
+// Its one argument is JSON, every member optional:
+//   clients, scopes, ttl          as the provider's own configuration has them; clients may have a `jwks`
+//   resources: { URI: { scope, ttl } }
+//   tls: { key, cert }            serves https
+//   mtls: { key, cert, ca }       a second address, named in mtls_endpoint_aliases, that asks for client certificates
+//   dpop: true                    DPoP, with nonces that every proof must carry
+import { X509Certificate } from 'node:crypto';
 import http from 'node:http';
 import https from 'node:https';
 import Provider, { errors } from 'oidc-provider';
 
 const options = JSON.parse(process.argv[2] ?? '{}');
-const { tls, ttl = 600, scopes = [], resources = {} } = options;
+const { tls, mtls, ttl = 600, scopes = [], resources = {} } = options;
 
 const clients = (options.clients ?? []).map((client) => ({
   grant_types: ['client_credentials'],
@@ -16,31 +22,70 @@ const clients = (options.clients ?? []).map((client) => ({
   ...client,
 }));
 
+const algs = [
+  ...['HS', 'RS', 'PS', 'ES'].flatMap((kind) => [256, 384, 512].map((bits) => `${kind}${bits}`)),
+  'EdDSA',
+  'Ed25519',
+];
+
+const listen = (server) => new Promise((done) => server.listen(0, '127.0.0.1', () => done(server.address().port)));
+
+const peer = (ctx) => {
+  const { raw } = ctx.socket.getPeerCertificate?.() ?? {};
+  return raw && new X509Certificate(raw);
+};
+
 const server = tls ? https.createServer(tls) : http.createServer();
-server.listen(0, '127.0.0.1', () => {
-  const { port } = server.address();
-  const issuer = `${tls ? 'https' : 'http'}://localhost:${port}`;
-  const provider = new Provider(issuer, {
-    clients,
-    scopes,
-    features: {
-      clientCredentials: { enabled: true },
-      introspection: { enabled: true },
-      devInteractions: { enabled: false },
-      resourceIndicators: {
-        enabled: true,
-        getResourceServerInfo(ctx, resource) {
-          const found = resources[resource];
-          if (!found) throw new errors.InvalidTarget();
-          return { scope: found.scope, audience: resource, accessTokenTTL: found.ttl ?? ttl, accessTokenFormat: 'jwt' };
-        },
+const issuer = `${tls ? 'https' : 'http'}://localhost:${await listen(server)}`;
+// Whether a certificate is good is for the provider to say, by the way that the client is registered.
+const asking = mtls && https.createServer({ ...mtls, requestCert: true, rejectUnauthorized: false });
+const alias = asking && `https://localhost:${await listen(asking)}`;
+
+const provider = new Provider(issuer, {
+  clients,
+  scopes,
+  clientAuthMethods: [
+    'none',
+    'client_secret_basic',
+    'client_secret_post',
+    'client_secret_jwt',
+    'private_key_jwt',
+    ...(mtls ? ['tls_client_auth', 'self_signed_tls_client_auth'] : []),
+  ],
+  enabledJWA: { clientAuthSigningAlgValues: algs },
+  ...(alias && { discovery: { mtls_endpoint_aliases: { token_endpoint: `${alias}/token` } } }),
+  features: {
+    clientCredentials: { enabled: true },
+    introspection: { enabled: true },
+    devInteractions: { enabled: false },
+    dPoP: options.dpop
+      ? { enabled: true, nonceSecret: Buffer.alloc(32, 7), requireNonce: () => true }
+      : { enabled: false },
+    mTLS: mtls
+      ? {
+          enabled: true,
+          tlsClientAuth: true,
+          selfSignedTlsClientAuth: true,
+          certificateBoundAccessTokens: true,
+          getCertificate: (ctx) => peer(ctx)?.toString(),
+          certificateAuthorized: (ctx) => ctx.socket.authorized,
+          certificateSubjectMatches: (ctx, property, expected) =>
+            property === 'tls_client_auth_san_dns' && peer(ctx).subjectAltName === `DNS:${expected}`,
+        }
+      : { enabled: false },
+    resourceIndicators: {
+      enabled: true,
+      getResourceServerInfo(ctx, resource) {
+        const found = resources[resource];
+        if (!found) throw new errors.InvalidTarget();
+        return { scope: found.scope, audience: resource, accessTokenTTL: found.ttl ?? ttl, accessTokenFormat: 'jwt' };
       },
     },
-    ttl: { ClientCredentials: ttl },
-  });
-  server.on('request', provider.callback());
-  console.log(JSON.stringify({ issuer }));
+  },
+  ttl: { ClientCredentials: ttl },
 });
+for (const one of [server, asking]) one?.on('request', provider.callback());
+console.log(JSON.stringify({ issuer, alias }));
 
 process.stdin.resume();
 process.stdin.on('end', () => process.exit(0));

@@ -283,6 +283,7 @@ mod tests {
             code: code.map(str::to_owned),
             http_status: Some(status),
             retry_after: None,
+            trace: None,
         }
     }
 

@@ -10,7 +10,7 @@ use super::report::{Advertised, CredentialReport, ErrorReport, IssuerReport, Tls
 use super::{Bounds, guess, keys, out_of_time, token, upstream};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{CredentialKey, IssuerConfig, TokenEndpoint};
-use crate::issuer::{FailureKind, Grant, Issuer, IssuerError};
+use crate::issuer::{FailureKind, Grant, Issuer, IssuerError, examine};
 use crate::net::connect::Offer;
 use crate::net::{Connector, Target};
 
@@ -21,7 +21,7 @@ const CLOCK_DIFFERENCE: i64 = 5;
 enum Settled {
     No,
     /// Every other answer would be the same, and might lock the client.
-    Refused(IssuerError, CredentialKey),
+    Refused(Box<(IssuerError, CredentialKey)>),
     /// There is nobody to ask.
     Gone,
 }
@@ -45,17 +45,20 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
         }
         settled = settle(error, wanted.key, &config);
     }
-    if let Settled::Refused(error, key) = &settled {
-        refused(&mut report, error, key, &config, bounds).await;
+    if let Settled::Refused(of) = &settled {
+        refused(&mut report, &of.0, &of.1, &config, bounds).await;
     }
     report.endpoint = issuer.endpoint();
     if !matches!(settled, Settled::Gone) {
         report.tls = tls(&config, report.endpoint.as_deref(), bounds).await;
     }
     report.clock_difference = issuer.last_answer().and_then(|answer| answer.clock_difference());
-    report.advertised = advertised(&issuer, &config, &report);
+    report.standby_in_use = issuer.standby_in_use();
+    if !matches!(settled, Settled::Gone) {
+        report.advertised = advertised(&issuer, &report, bounds).await;
+    }
     report.ok = report.credentials.iter().all(|credential| credential.ok || !credential.needed);
-    report.warnings = warnings(&report);
+    report.warnings = warnings(&report, &config, bounds);
     hints_of_what_is_known(&mut report);
     report
 }
@@ -67,6 +70,7 @@ fn blank(config: &IssuerConfig, bounds: Bounds) -> IssuerReport {
         endpoint: None,
         client_auth: config.client_auth.as_str().to_owned(),
         tls: None,
+        standby_in_use: false,
         clock_difference: None,
         credentials: Vec::new(),
         keys: keys::report(config, bounds.now),
@@ -134,7 +138,7 @@ fn settle(error: IssuerError, key: CredentialKey, config: &IssuerConfig) -> Sett
         _ if error.code.as_deref() == Some("unauthorized_client") && error.http_status != Some(401) => {
             Settled::No
         }
-        _ if client => Settled::Refused(error, key),
+        _ if client => Settled::Refused(Box::new((error, key))),
         _ => Settled::No,
     }
 }
@@ -176,21 +180,53 @@ async fn tls(config: &IssuerConfig, endpoint: Option<&str>, bounds: Bounds) -> O
     upstream::tls(&connected.stream.facts(), bounds)
 }
 
-fn advertised(_issuer: &Issuer, _config: &IssuerConfig, _report: &IssuerReport) -> Option<Advertised> {
-    None
+async fn advertised(issuer: &Issuer, report: &IssuerReport, bounds: Bounds) -> Option<Advertised> {
+    // Where only the token endpoint is known, nothing is advertised; a failure to find the document is told already.
+    let metadata = bounds.hold(issuer.metadata()).await?.ok().flatten()?;
+    let scopes = metadata.scopes_supported;
+    let mut unknown_scopes: Vec<String> = match &scopes {
+        Some(known) => {
+            let asked = report.credentials.iter().flat_map(|credential| &credential.scopes);
+            asked.filter(|scope| !known.contains(scope)).cloned().collect()
+        }
+        None => Vec::new(),
+    };
+    unknown_scopes.sort();
+    unknown_scopes.dedup();
+    Some(Advertised {
+        auth_methods: metadata.token_endpoint_auth_methods_supported,
+        signing_algs: metadata.token_endpoint_auth_signing_alg_values_supported,
+        scopes,
+        dpop_algs: metadata.dpop_signing_alg_values_supported,
+        grant_types: metadata.grant_types_supported,
+        unknown_scopes,
+    })
 }
 
-fn warnings(report: &IssuerReport) -> Vec<String> {
-    let mut warnings = keys::warnings(&report.keys);
+fn warnings(report: &IssuerReport, config: &IssuerConfig, bounds: Bounds) -> Vec<String> {
+    let mut warnings: Vec<String> = examine(config, bounds.now)
+        .into_iter()
+        .map(|finding| {
+            let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+            format!("{}: {}{hint}", finding.key, finding.message)
+        })
+        .collect();
+    warnings.extend(keys::warnings(&report.keys));
+    if report.standby_in_use {
+        warnings.push(format!(
+            "the current credential is refused, and standby is used: see client_id and the credential of [issuer.{}]",
+            report.name
+        ));
+    }
     if let Some(seconds) = report.clock_difference.filter(|seconds| seconds.abs() > CLOCK_DIFFERENCE) {
         let (span, way) = (seconds.abs(), if seconds > 0 { "ahead of" } else { "behind" });
         warnings.push(format!("the issuer's clock is {span} s {way} ours: set both by NTP"));
     }
     for credential in &report.credentials {
-        let Some(token) = credential.token.as_ref().filter(|token| !token.not_granted.is_empty()) else {
-            continue;
-        };
-        warnings.push(format!("asked for and not granted: {}", token.not_granted.join(", ")));
+        let missing = credential.token.as_ref().map(|token| token.not_granted.join(", ")).unwrap_or_default();
+        if !missing.is_empty() {
+            warnings.push(format!("asked for and not granted{}: {missing}", whose(credential)));
+        }
     }
     if let Some(advertised) = report.advertised.as_ref().filter(|known| !known.unknown_scopes.is_empty()) {
         warnings.push(format!(
@@ -207,24 +243,51 @@ fn warnings(report: &IssuerReport) -> Vec<String> {
     warnings
 }
 
-/// What needs no request, where the client was refused.
+/// For which routes, in a sentence.
+pub(super) fn whose(credential: &CredentialReport) -> String {
+    match credential.routes.as_slice() {
+        [] => " for the issuer's own scopes, which no route uses".to_owned(),
+        [route] => format!(" for route {route}"),
+        routes => format!(" for routes {}", routes.join(", ")),
+    }
+}
+
+/// What needs no request, where no token came.
 fn hints_of_what_is_known(report: &mut IssuerReport) {
     if report.ok {
         return;
     }
-    let methods = report.advertised.as_ref().and_then(|advertised| advertised.auth_methods.as_ref());
-    if let Some(methods) = methods.filter(|methods| !methods.contains(&report.client_auth)) {
-        report.hints.push(format!(
-            "the issuer advertises {}, and not {}",
-            methods.join(", "),
-            report.client_auth
-        ));
+    let mut hints = Vec::new();
+    if let Some(advertised) = &report.advertised {
+        let against = |list: &Option<Vec<String>>, ours: &str, hints: &mut Vec<String>| {
+            if let Some(list) = list.as_ref().filter(|list| !list.iter().any(|name| is_ours(name, ours))) {
+                hints.push(format!("the issuer advertises {}, and not {ours}", list.join(", ")));
+            }
+        };
+        against(&advertised.auth_methods, &report.client_auth, &mut hints);
+        for key in &report.keys {
+            let Some(alg) = &key.alg else { continue };
+            let list =
+                if key.key.starts_with("dpop") { &advertised.dpop_algs } else { &advertised.signing_algs };
+            against(list, alg, &mut hints);
+        }
     }
     let signs = report.keys.iter().any(|key| key.alg.is_some());
     let apart = report.clock_difference.is_some_and(|seconds| seconds.abs() > CLOCK_DIFFERENCE);
     if signs && apart {
-        report.hints.push(
+        hints.push(
             "set this machine's clock: a JWT made by it may count as expired, or as not valid yet".to_owned(),
         );
+    }
+    report.hints.extend(hints);
+}
+
+/// The issuer's name for what we do: two of our methods stand for more than one of its.
+fn is_ours(advertised: &str, ours: &str) -> bool {
+    match ours {
+        "tls_client_auth" => matches!(advertised, "tls_client_auth" | "self_signed_tls_client_auth"),
+        // A ready-made assertion is signed by whoever made it.
+        "assertion_file" => advertised == "private_key_jwt",
+        ours => advertised == ours,
     }
 }

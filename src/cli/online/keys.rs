@@ -8,6 +8,8 @@ use crate::jose::{Alg, Certificate, PrivateKey};
 
 /// A certificate that ends in fewer days is warned about.
 const SOON: i64 = 30;
+/// From so few days on it is told of by `issuer::examine`.
+const TOLD_OFFLINE: i64 = 14;
 
 /// The end of a server's certificate, as it came.
 pub(super) fn end_of(der: &[u8], now: SystemTime) -> Option<Ends> {
@@ -114,25 +116,15 @@ fn kind(key: &PrivateKey) -> Option<String> {
     })
 }
 
-/// What is soon to end, or has ended, or cannot be used.
+/// Certificates whose end is near. Of one that has ended, or is about to, the offline check tells already.
 pub(super) fn warnings(keys: &[KeyReport]) -> Vec<String> {
     keys.iter()
         .filter_map(|key| {
-            if let Some(error) = &key.error {
-                return Some(format!("{} ({}) can't be used: {error}", key.key, key.place));
-            }
-            let ends = key.ends.as_ref().filter(|ends| ends.in_days < SOON)?;
-            Some(if ends.over() {
-                format!(
-                    "the certificate of {} ({}) ended on {}: have a new one issued",
-                    key.key, key.place, ends.at
-                )
-            } else {
-                format!(
-                    "the certificate of {} ({}) ends in {} days, on {}",
-                    key.key, key.place, ends.in_days, ends.at
-                )
-            })
+            let ends = key.ends.as_ref().filter(|ends| (TOLD_OFFLINE..SOON).contains(&ends.in_days))?;
+            let (key, place, days, at) = (&key.key, &key.place, ends.in_days, &ends.at);
+            Some(format!(
+                "{key}: the certificate ({place}) ends in {days} days, on {at}: have a new one issued"
+            ))
         })
         .collect()
 }
@@ -141,20 +133,14 @@ pub(super) fn warnings(keys: &[KeyReport]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn with(ends: Option<i64>, error: Option<&str>) -> KeyReport {
-        KeyReport {
-            ends: ends.map(|in_days| Ends { at: "2026-01-01T00:00:00Z".to_owned(), in_days }),
-            error: error.map(str::to_owned),
-            ..blank("certificate", &Source::file("/cert.pem".into(), None))
-        }
-    }
-
     #[test]
-    fn what_ends_soon_is_warned_about() {
-        let told = |key| warnings(&[key]).join("");
-        assert_eq!(told(with(Some(30), None)), "");
-        assert!(told(with(Some(29), None)).contains("ends in 29 days"));
-        assert!(told(with(Some(-1), None)).contains("ended on 2026-01-01"));
-        assert!(told(with(None, Some("no PEM"))).contains("(file /cert.pem) can't be used: no PEM"));
+    fn what_ends_soon_is_warned_about_once() {
+        let told = |in_days| {
+            let ends = Ends { at: "2026-01-01T00:00:00Z".to_owned(), in_days };
+            let key = blank("certificate", &Source::file("/cert.pem".into(), None));
+            warnings(&[KeyReport { ends: Some(ends), ..key }]).join("")
+        };
+        assert!(told(29).contains("(file /cert.pem) ends in 29 days"));
+        assert_eq!((told(30), told(13), told(-1)), (String::new(), String::new(), String::new()));
     }
 }

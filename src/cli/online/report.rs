@@ -23,6 +23,8 @@ pub(super) struct IssuerReport {
     /// Host and path; `null` where discovery did not find it.
     pub(super) endpoint: Option<String>,
     pub(super) client_auth: String,
+    /// The current credential was refused, and `standby` was taken.
+    pub(super) standby_in_use: bool,
     pub(super) tls: Option<TlsReport>,
     /// The issuer's clock minus ours, in seconds, to about one second.
     pub(super) clock_difference: Option<i64>,
@@ -60,7 +62,7 @@ pub(super) struct CredentialReport {
 #[derive(Debug, Serialize)]
 pub(super) struct TokenReport {
     #[serde(rename = "type")]
-    pub(super) kind: &'static str,
+    pub(super) kind: String,
     /// Seconds.
     pub(super) expires_in: u64,
     /// The issuer did not say: `default_lifetime`.
@@ -110,6 +112,8 @@ pub(super) struct Advertised {
     pub(super) scopes: Option<Vec<String>>,
     /// `dpop_signing_alg_values_supported`
     pub(super) dpop_algs: Option<Vec<String>>,
+    /// `grant_types_supported`
+    pub(super) grant_types: Option<Vec<String>>,
     /// Scopes of the config that are not among them.
     pub(super) unknown_scopes: Vec<String>,
 }
@@ -155,10 +159,6 @@ impl Ends {
         };
         Self { at: humantime::format_rfc3339_seconds(at).to_string(), in_days }
     }
-
-    pub(super) fn over(&self) -> bool {
-        self.in_days < 0
-    }
 }
 
 /// Milliseconds for a report.
@@ -174,7 +174,7 @@ mod tests {
     fn a_certificate_that_ended_an_hour_ago_has_ended() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000_000);
         let hour = Duration::from_secs(3600);
-        assert!(Ends::new(now - hour, now).over());
+        assert_eq!(Ends::new(now - hour, now).in_days, -1);
         assert_eq!(Ends::new(now + hour, now).in_days, 0);
         assert_eq!(Ends::new(now + hour * 49, now).in_days, 2);
     }

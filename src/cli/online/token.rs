@@ -25,12 +25,21 @@ pub(super) fn report(
     let claims = grant.token.expose_str().and_then(jwt::decode).map(|jwt| shown(&jwt.claims));
     let granted = grant.scope.clone().or_else(|| claims.as_ref().and_then(scopes_claimed));
     TokenReport {
-        kind: if super::super::token::is_bound(config, grant) { "DPoP" } else { "Bearer" },
+        kind: kind(&grant.token_type),
         expires_in: told.unwrap_or(config.default_lifetime).as_secs(),
         expires_in_assumed: told.is_none(),
         not_granted: granted.map(|granted| missing(&key.scopes, &granted)).unwrap_or_default(),
         scope: grant.scope.clone(),
         claims,
+    }
+}
+
+/// As RFC 6750 and RFC 9449 write it; the grant has it in lower case.
+fn kind(token_type: &str) -> String {
+    match token_type {
+        "bearer" => "Bearer".to_owned(),
+        "dpop" => "DPoP".to_owned(),
+        other => other.to_owned(),
     }
 }
 

@@ -272,7 +272,7 @@ fn presets_and_vars_that_are_not_there() {
         (
             &number,
             "issuer.corp.vars.realm",
-            "expected a string, { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }, found true",
+            "expected a string, a number, { file = \"…\" } or { env = \"…\" }, found true",
             "",
         ),
         (

@@ -153,6 +153,16 @@ fn a_parameter_replaces_ours_of_the_same_name() {
 }
 
 #[test]
+fn a_scope_parameter_without_a_value_is_sent_where_there_are_no_scopes() {
+    let mut config = fuzz::config();
+    config.scopes = BTreeSet::new();
+    config.params = BTreeMap::from([("scope".to_owned(), text(""))]);
+    assert_eq!(sent_body(&config), "grant_type=client_credentials&scope=");
+    config.scopes = BTreeSet::from(["read".to_owned()]);
+    assert_eq!(sent_body(&config), "grant_type=client_credentials&scope=read");
+}
+
+#[test]
 fn path_and_query_go_out_byte_for_byte() {
     let config = fuzz::config();
     for path in ["/", "/t/%7Ea//b;x=1/../c?a=b&a=%20c+d&&", "/?", "/a?b?c", "/{x}?~y"] {

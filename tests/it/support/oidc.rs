@@ -11,8 +11,10 @@ use tokio::process::{Child, ChildStdin, Command};
 use super::within;
 
 pub struct OidcProvider {
-    /// `http://localhost:PORT`.
+    /// `http://localhost:PORT`, or https.
     pub issuer: String,
+    /// The address that asks for client certificates.
+    pub alias: Option<String>,
     _child: Child,
     /// The server ends when this is closed.
     _stdin: ChildStdin,
@@ -37,6 +39,7 @@ impl OidcProvider {
         let line: Value = serde_json::from_str(&line.expect("oidc-provider says where it listens")).unwrap();
         Self {
             issuer: line["issuer"].as_str().unwrap().to_owned(),
+            alias: line["alias"].as_str().map(str::to_owned),
             _stdin: child.stdin.take().unwrap(),
             _child: child,
         }
