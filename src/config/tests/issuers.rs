@@ -138,7 +138,7 @@ fn tokens_that_are_signed_here() {
         (
             "private_key = { file = \"k\" }\njwt = { use = \"assertion\", lifetime = \"10ms\" }",
             "issuer.corp.jwt.lifetime",
-            "must be at least \"1s\"",
+            "must be at least \"10s\"",
             "",
         ),
         (
