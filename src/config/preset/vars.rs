@@ -143,11 +143,7 @@ pub(super) fn fill(table: &mut DeTable<'_>, values: &Values) {
 
 fn fill_value(value: &mut Spanned<DeValue<'_>>, values: &Values) {
     match value.get_mut() {
-        DeValue::String(text) => {
-            if text.contains('{') {
-                *text = Cow::Owned(filled(text, values));
-            }
-        }
+        DeValue::String(text) if text.contains('{') => *text = Cow::Owned(filled(text, values)),
         DeValue::Array(items) => items.iter_mut().for_each(|item| fill_value(item, values)),
         DeValue::Table(table) => fill(table, values),
         _ => {}
