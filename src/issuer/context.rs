@@ -172,14 +172,9 @@ fn classify(status: StatusCode, code: Option<&str>) -> FailureKind {
         (429 | 500.., _) => FailureKind::Unavailable,
         (300..=399, _) => FailureKind::Unusable,
         (_, Some("invalid_client" | "unauthorized_client")) => FailureKind::ClientRefused,
-        (
-            _,
-            Some(
-                "invalid_scope" | "invalid_request" | "invalid_grant" | "unsupported_grant_type"
-                // RFC 9449 section 8: the nonce was given and taken back, which another try does not mend.
-                | "use_dpop_nonce",
-            ),
-        ) => FailureKind::RequestRefused,
+        (_, Some("invalid_scope" | "invalid_request" | "invalid_grant" | "unsupported_grant_type")) => {
+            FailureKind::RequestRefused
+        }
         (_, Some("temporarily_unavailable")) => FailureKind::Unavailable,
         _ => FailureKind::Unusable,
     }

@@ -204,7 +204,8 @@ async fn assertion_file_is_read_at_every_fetch_and_trimmed() {
         format!("grant_type=client_credentials&{ASSERTION_TYPE}&client_assertion=first.ready.made")
     );
     world.file("assertion", "second.ready.made");
-    until_asked(&world, "the second assertion", |request| request.text().ends_with("=second.ready.made")).await;
+    until_asked(&world, "the second assertion", |request| request.text().ends_with("=second.ready.made"))
+        .await;
 }
 
 #[tokio::test]
@@ -224,7 +225,8 @@ async fn saml_assertion_goes_as_it_is_with_its_type() {
 async fn ready_made_assertion_may_be_the_grants() {
     let setup = Setup::new().await;
     setup.file("assertion", "ready.made.jwt");
-    let keys = "grant_type = \"urn:ietf:params:oauth:grant-type:jwt-bearer\"\nassertion = { file = \"assertion\" }";
+    let keys =
+        "grant_type = \"urn:ietf:params:oauth:grant-type:jwt-bearer\"\nassertion = { file = \"assertion\" }";
     let request = asked(setup, keys).await;
     assert_eq!(
         request.text(),
@@ -272,7 +274,8 @@ async fn expired_certificate_is_told_before_and_where_the_issuer_refuses() {
     let keys = format!("certificate = {{ file = \"certificate\" }}\n{SIGNED}");
     let (world, detail) = refused(setup, &keys).await;
     assert!(detail.contains("expired on 2021-01-01T00:00:00Z"), "{detail}");
-    let warned = world.log().wait("the warning", |line| line.contains("WARN") && line.contains("2021-01-01")).await;
+    let warned =
+        world.log().wait("the warning", |line| line.contains("WARN") && line.contains("2021-01-01")).await;
     assert!(warned.contains("certificate"), "{warned}");
     assert!(!detail.contains(&parameter(&world.issuer().last(), "client_assertion")), "{detail}");
 }
@@ -347,7 +350,8 @@ async fn t36_a_nonce_is_sent_at_once_and_remembered() {
         setup.issuer.next(wants_nonce(status, "nonce-1"));
         setup.issuer.always(|_, n| bound("t", 1).header("dpop-nonce", &format!("nonce-{n}")));
         let keys = SIGNED.replace("\"key\"", "\"client\"");
-        let world = setup.issuer(&format!("token_url = \"{{issuer}}/token?v=1\"\n{DPOP}\n{keys}")).start().await;
+        let world =
+            setup.issuer(&format!("token_url = \"{{issuer}}/token?v=1\"\n{DPOP}\n{keys}")).start().await;
         until_asked(&world, "three requests", |_| world.issuer().count() >= 3).await;
         let requests = world.issuer().requests();
         let proofs: Vec<_> = requests.iter().map(|request| proof(request)).collect();

@@ -140,8 +140,12 @@ async fn with_client(client: Value) -> OidcProvider {
 }
 
 fn jwks(names: &[&str]) -> Value {
-    let keys = names.iter().map(|name| serde_json::from_str::<Value>(&key(&format!("{name}.public.jwk.json"))).unwrap());
-    json!({ "keys": keys.collect::<Vec<_>>() })
+    let public = |name: &&str| {
+        let mut public: Value = serde_json::from_str(&key(&format!("{name}.public.jwk.json"))).unwrap();
+        public["kid"] = format!("{name}-1").into();
+        public
+    };
+    json!({ "keys": names.iter().map(public).collect::<Vec<_>>() })
 }
 
 /// Issues tokens to `signer` with these keys of the config. `{keys}` is the folder of test keys.
@@ -155,7 +159,8 @@ async fn accepted(provider: &OidcProvider, keys: &str) {
 async fn client_secret_jwt_is_accepted_with_every_hash() {
     let secret = "a-secret-as-long-as-the-longest-hash-is-0123456789-0123456789-xyz";
     let provider =
-        with_client(json!({ "token_endpoint_auth_method": "client_secret_jwt", "client_secret": secret })).await;
+        with_client(json!({ "token_endpoint_auth_method": "client_secret_jwt", "client_secret": secret }))
+            .await;
     for alg in ["HS256", "HS384", "HS512"] {
         let keys = format!(
             "client_auth = \"client_secret_jwt\"\nclient_secret = \"{secret}\"\njwt = {{ alg = \"{alg}\" }}"
@@ -200,7 +205,8 @@ async fn t103_by_discovery_the_audience_is_the_issuer() {
 async fn t103_a_key_that_was_replaced_signs_the_next_request() {
     let names = ["rsa", "ec-p256"];
     let provider =
-        with_client(json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": jwks(&names[1..]) })).await;
+        with_client(json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": jwks(&names[1..]) }))
+            .await;
     let setup = Setup::new().await;
     setup.file("key.pem", key("rsa.pkcs8.pem"));
     let keys = format!(
@@ -210,7 +216,8 @@ async fn t103_a_key_that_was_replaced_signs_the_next_request() {
     let world = setup.issuer(&keys).start().await;
     world.get("/").await.expect_problem(502, "token_refused");
     world.file("key.pem", key("ec-p256.pkcs8.pem"));
-    eventually("the new key to be used", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    eventually("the new key to be used", || async { (world.get("/").await.status == 200).then_some(()) })
+        .await;
 }
 
 #[tokio::test]
@@ -301,8 +308,10 @@ async fn t104_a_self_signed_certificate_that_was_replaced_is_shown_next() {
     world.get("/").await.expect_problem(502, "token_refused");
     world.file("cert.pem", &certificate);
     world.file("key.pem", key("ec-p256.sec1.pem"));
-    eventually("the new certificate to be shown", || async { (world.get("/").await.status == 200).then_some(()) })
-        .await;
+    eventually("the new certificate to be shown", || async {
+        (world.get("/").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -317,7 +326,9 @@ async fn t36_dpop_with_nonces_is_accepted() {
         "dpop_bound_access_tokens": true,
     }]);
     let provider = OidcProvider::start(&options).await;
-    for (file, alg) in [("ec-p256.pkcs8.pem", "ES256"), ("ed25519.pkcs8.pem", "EdDSA"), ("rsa.pkcs8.pem", "PS256")] {
+    for (file, alg) in
+        [("ec-p256.pkcs8.pem", "ES256"), ("ed25519.pkcs8.pem", "EdDSA"), ("rsa.pkcs8.pem", "PS256")]
+    {
         let keys = "client_auth = \"private_key_jwt\"\nprivate_key = { file = \"{keys}/rsa.pkcs8.pem\" }"
             .replace("{keys}", jwt::key_path("").to_str().unwrap());
         let dpop = format!(

@@ -336,12 +336,13 @@ async fn json_bodies_have_typed_values() {
     );
 }
 
-const QUERY: &str =
-    "grant_type=client_credentials&scope=all+read&client_id=client-1&client_secret=s3cr3t-of-the-scene&r=a&r=b";
+const QUERY: &str = "grant_type=client_credentials&scope=all+read&client_id=client-1&client_secret=s3cr3t-of-the-scene&r=a&r=b";
 
 #[tokio::test]
 async fn parameters_may_stand_in_the_query_of_a_post() {
-    let keys = format!("body = \"query\"\ntoken_url = \"{{issuer}}/t?v=1\"\nparams = {{ r = [\"a\", \"b\"] }}\n{POST}");
+    let keys = format!(
+        "body = \"query\"\ntoken_url = \"{{issuer}}/t?v=1\"\nparams = {{ r = [\"a\", \"b\"] }}\n{POST}"
+    );
     let request = asked(&keys).await;
     assert_eq!(request.head.start, format!("POST /t?v=1&{QUERY} HTTP/1.1"));
     assert_eq!(request.header("content-length"), Some("0"));
@@ -365,14 +366,14 @@ async fn secrets_in_a_query_are_never_shown() {
         2 => Answer::raw(format!("HTTP/1.1 {} nonsense\r\n\r\n", request.target())).then_close(),
         _ => Answer::drop(),
     });
-    let world =
-        setup.log("level = \"trace\"").issuer(&format!("method = \"GET\"\n{POST}")).start().await;
+    let world = setup.log("level = \"trace\"").issuer(&format!("method = \"GET\"\n{POST}")).start().await;
     for number in 1..=3 {
         world.issuer().request(number).await;
         let text = world.get("/").await.text();
         assert!(!text.contains("s3cr3t") && !text.contains("client_secret="), "{text}");
     }
-    let shown = [world.log().text(), world.admin("/status").await.text(), world.admin("/metrics").await.text()];
+    let shown =
+        [world.log().text(), world.admin("/status").await.text(), world.admin("/metrics").await.text()];
     for text in shown {
         assert!(!text.contains("s3cr3t") && !text.contains("client_secret="), "{text}");
     }
@@ -382,7 +383,9 @@ async fn secrets_in_a_query_are_never_shown() {
 async fn another_basic_user_goes_beside_credentials_in_the_body() {
     let setup = Setup::new().await;
     setup.file("gate", "p:w\n");
-    let keys = format!("basic = {{ user = \"gate user\", password = {{ file = \"gate\" }} }}\nbasic_encoding = \"raw\"\n{POST}");
+    let keys = format!(
+        "basic = {{ user = \"gate user\", password = {{ file = \"gate\" }} }}\nbasic_encoding = \"raw\"\n{POST}"
+    );
     let request = setup.issuer(&keys).start().await.issuer().request(1).await;
     assert_eq!(request.basic().unwrap(), "gate user:p:w");
     assert_eq!(request.params("client_secret"), ["s3cr3t-of-the-scene"]);
@@ -391,10 +394,14 @@ async fn another_basic_user_goes_beside_credentials_in_the_body() {
 #[tokio::test]
 async fn credentials_come_from_a_pointer_into_a_variable() {
     let bound = r#"{"xsuaa":[{"credentials":{"clientid":"sb-1","clientsecret":"x=y","n":7}}]}"#;
-    let at = |member: &str| {
-        format!("{{ env = \"VCAP_SERVICES\", pointer = \"/xsuaa/0/credentials/{member}\" }}")
-    };
-    let keys = format!("client_id = {}\nclient_secret = {}\nparams = {{ n = {} }}", at("clientid"), at("clientsecret"), at("n"));
+    let at =
+        |member: &str| format!("{{ env = \"VCAP_SERVICES\", pointer = \"/xsuaa/0/credentials/{member}\" }}");
+    let keys = format!(
+        "client_id = {}\nclient_secret = {}\nparams = {{ n = {} }}",
+        at("clientid"),
+        at("clientsecret"),
+        at("n")
+    );
     let world = Setup::new().await.env("VCAP_SERVICES", bound).issuer(&keys).start().await;
     let request = world.issuer().request(1).await;
     assert_eq!(request.basic().unwrap(), "sb-1:x%3Dy");

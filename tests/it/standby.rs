@@ -84,7 +84,10 @@ async fn both_refused_names_both_and_waits() {
     let response = world.get("/").await;
     response.expect_problem(502, "token_refused");
     let detail = response.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.contains("with the current credential") && detail.contains("with the standby credential"), "{detail}");
+    assert!(
+        detail.contains("with the current credential") && detail.contains("with the standby credential"),
+        "{detail}"
+    );
     assert!(!detail.contains("canary"), "{detail}");
     stays(Duration::from_millis(500), || world.issuer().count()).await;
 }
@@ -132,7 +135,8 @@ async fn within_the_grace_a_refused_client_is_asked_again_with_the_usual_pauses(
     let response = world.get("/").await;
     response.expect_problem(502, "token_refused");
     assert!(response.text().contains("within credential_grace (15m)"), "{}", response.text());
-    eventually("the credential to be known", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    eventually("the credential to be known", || async { (world.get("/").await.status == 200).then_some(()) })
+        .await;
 }
 
 #[tokio::test]

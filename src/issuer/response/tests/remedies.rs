@@ -138,7 +138,7 @@ fn t36_dpop_refusals_are_told_apart() {
         config.dpop = Some(DpopConfig { private_key: Source::literal("k"), alg: None });
     });
     let error = with.error(refused("use_dpop_nonce"));
-    assert_eq!(error.kind, FailureKind::RequestRefused);
+    assert_eq!(error.kind, FailureKind::Unusable);
     expect(&with, "invalid_dpop_proof", &["dpop.private_key", "clock"]);
     assert_eq!(with.error(refused("invalid_dpop_proof")).kind, FailureKind::Unusable);
     expect(&status(400), "use_dpop_nonce", &["set dpop of [issuer.corp]"]);
