@@ -93,7 +93,7 @@ pub struct Grant {
     /// `expires_in`, or else what is left until `expires_at`; clamped to 1 s ..= 24 h. `None`: both are missing
     /// or unreadable, `default_lifetime` applies.
     pub expires_in: Option<Duration>,
-    /// `expires_at`, where the answer has one.
+    /// `expires_at`, where the answer has that alone.
     pub expires_at: Option<SystemTime>,
     /// The scopes granted, where the answer names them.
     pub scope: Option<String>,

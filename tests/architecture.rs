@@ -373,7 +373,7 @@ mod self_test {
 
     #[test]
     fn an_upward_edge_is_caught_at_its_line() {
-        let message = "`route` (rank 3) may not use `crate::proxy` (rank 6)";
+        let message = "`route` (rank 4) may not use `crate::proxy` (rank 7)";
         caught("route/table.rs", "use std::fmt;\n\nuse crate::proxy::Proxy;\n", 3, message);
         caught(
             "route.rs",
@@ -412,7 +412,7 @@ mod self_test {
 
     #[test]
     fn siblings_are_kept_apart() {
-        caught("issuer/request.rs", "use crate::route::path;", 1, "siblings of rank 3");
+        caught("issuer/request.rs", "use crate::route::path;", 1, "siblings of rank 4");
     }
 
     #[test]

@@ -42,10 +42,7 @@ pub(super) struct Asked {
 
 pub(super) fn check(common: &Common, asked: Asked) -> Result<Exit, Failure> {
     let path = find(common)?;
-    let config = match config::load(&path) {
-        Ok(config) => config,
-        Err(_) => return offline::check(common, asked.output),
-    };
+    let Ok(config) = config::load(&path) else { return offline::check(common, asked.output) };
     let problems = offline::all_problems(&config);
     if problems.iter().any(offline::is_error) {
         return offline::check(common, asked.output);

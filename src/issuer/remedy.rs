@@ -114,13 +114,6 @@ impl Context<'_> {
         if config.basic.is_some() {
             text.push_str(", and the user and password of basic");
         }
-        if config.standby.is_some() {
-            text.push_str("; standby was tried as well");
-        }
-        if !config.credential_grace.is_zero() {
-            let grace = humantime::format_duration(config.credential_grace);
-            text.push_str(&format!("; a new credential may take up to {grace} to be known there"));
-        }
         text
     }
 

@@ -78,6 +78,10 @@ pub(super) fn build(
     headers.insert(ACCEPT_ENCODING, IDENTITY);
     headers.insert(USER_AGENT, AGENT);
     headers.extend(kind.map(|kind| (CONTENT_TYPE, kind)));
+    if config.carrier == Carrier::Query {
+        // RFC 9110 section 8.6: a POST says that it has no content, and some servers insist on it.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     headers
         .extend(authorization(inputs, fresh.bearer.as_deref(), config)?.map(|value| (AUTHORIZATION, value)));
     for (name, value) in &inputs.headers {

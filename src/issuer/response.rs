@@ -192,6 +192,8 @@ fn grant(
     if expires_in.is_none() && (claimed.is_some() || expires_at.is_none()) {
         notes.push(if claimed.is_some() { Note::LifetimeUnreadable } else { Note::LifetimeMissing });
     }
+    // How long goes before until when: only the one is free of the issuer's clock.
+    let expires_at = expires_at.filter(|_| expires_in.is_none());
     let scope = scope_in(document, shape, &token).map(|scope| context.redactor.show(&scope, SCOPE_LIMIT));
     if let Some(scope) = &scope {
         let granted: BTreeSet<&str> = scope.split_whitespace().collect();

@@ -85,7 +85,7 @@ fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// What is left of a query, in pieces that follow one another.
-fn kept<'a>(query: &'a str, keep: impl Fn(&str) -> bool) -> impl Iterator<Item = &'a str> {
+fn kept(query: &str, keep: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
     let kept = parameters(query).filter(move |(_, parameter)| keep(parameter));
     kept.enumerate()
         .flat_map(|(index, (separator, parameter))| [if index == 0 { "" } else { separator }, parameter])

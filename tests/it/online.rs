@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::cli::{Output, run, run_with};
 use crate::support::egress::Egress;
+use crate::support::oidc::OidcProvider;
 use crate::support::setup::SECRET;
 use crate::support::tls::{Ca, ca, localhost};
 use crate::support::{Answer, Recorded, Scripted, Setup};
@@ -268,7 +269,7 @@ async fn a_scope_that_is_not_granted_is_a_warning() {
     let report = report(&setup, 0, &[]).await;
     let issuer = &report["issuers"][0];
     assert_eq!(issuer["credentials"][0]["token"]["not_granted"], json!(["write"]));
-    assert!(warnings(issuer).contains("asked for and not granted: write"), "{issuer}");
+    assert!(warnings(issuer).contains("asked for and not granted for route api: write"), "{issuer}");
     // The token itself may say it too.
     setup.issuer.always_this(Answer::token(&jwt(&json!({ "scope": "write" }))));
     let report = self::report(&setup, 0, &[]).await;
@@ -424,6 +425,46 @@ async fn our_own_certificate_that_has_ended_is_told() {
     let issuer = &report["issuers"][0];
     assert!(issuer["keys"][0]["ends"]["at"].as_str().unwrap().starts_with("2021-01-01"), "{issuer}");
     assert!(warnings(issuer).contains("expired on 2021-01-01"), "{issuer}");
+}
+
+/// oidc-provider lets a client use the one method that it is registered with.
+#[tokio::test]
+async fn a_real_issuer_says_which_method_it_takes_and_what_it_offers() {
+    let client = json!({
+        "client_id": "poster",
+        "client_secret": SECRET,
+        "token_endpoint_auth_method": "client_secret_post",
+        "scope": "read",
+    });
+    let provider = OidcProvider::start(&json!({ "scopes": ["read"], "ttl": 600, "clients": [client] })).await;
+    let issuer = format!("issuer_url = \"{}\"\nclient_id = \"poster\"\nscopes = [\"read\"]", provider.issuer);
+    let setup = Setup::new().await.issuer(&issuer);
+    let refused = report(&setup, 1, &[]).await;
+    let told = hints(&refused["issuers"][0]);
+    assert!(told.contains("the issuer takes client_auth = \"client_secret_post\""), "{refused}");
+    let setup = setup.issuer("client_auth = \"client_secret_post\"");
+    let granted = report(&setup, 0, &[]).await;
+    let issuer = &granted["issuers"][0];
+    let methods = issuer["advertised"]["auth_methods"].as_array().unwrap();
+    assert!(methods.contains(&json!("client_secret_post")), "{issuer}");
+    let token = &issuer["credentials"][0]["token"];
+    assert_eq!((&token["expires_in"], &token["scope"]), (&json!(600), &json!("read")));
+    assert_eq!((&issuer["warnings"], &issuer["extra_requests"]), (&json!([]), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_wrong_scope_at_a_real_issuer_is_found() {
+    let client = json!({
+        "client_id": "client-1",
+        "client_secret": SECRET,
+        "token_endpoint_auth_method": "client_secret_basic",
+        "scope": "read",
+    });
+    let provider = OidcProvider::start(&json!({ "scopes": ["read", "write"], "clients": [client] })).await;
+    let issuer = format!("issuer_url = \"{}\"\nscopes = [\"read\", \"write\"]", provider.issuer);
+    let report = report(&Setup::new().await.issuer(&issuer), 1, &[]).await;
+    let told = hints(&report["issuers"][0]);
+    assert!(told.contains("refused: write") && told.contains("granted: read"), "{report}");
 }
 
 #[tokio::test]

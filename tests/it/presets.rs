@@ -276,7 +276,7 @@ fn expect_exchanges(row: &Row, stage: &Stage) {
     assert!(requests.len() >= row.exchanges.len(), "{} requests came", requests.len());
     let mut ids = BTreeSet::new();
     for (number, request) in requests.iter().enumerate() {
-        let exchange = row.exchanges.get(number).or(row.exchanges.last()).unwrap();
+        let exchange = row.exchanges.get(number).or_else(|| row.exchanges.last()).unwrap();
         for id in expect_request(row, stage, exchange, request) {
             assert!(ids.insert(id), "a jti came twice, and vendors refuse one that they saw before");
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::support::h2::{H2Client, whole};
+use crate::support::jwt;
 use crate::support::tls::{ca, localhost};
 use crate::support::{Answer, Call, Gate, Scripted, Setup, World, eventually, stays};
 
@@ -364,4 +365,25 @@ async fn t104_changed_client_certificate_replaces_the_token_without_a_401() {
     world.upstream().next(Answer::unauthorized());
     world.get("/").await.expect_status(200);
     assert_eq!(world.upstream().last().bearer(), Some("token-3"));
+}
+
+#[tokio::test]
+async fn routes_subject_stands_in_the_assertion_and_is_a_token_of_its_own() {
+    let setup = Setup::new().await;
+    setup.file("key.pem", jwt::key("rsa.pkcs8.pem"));
+    let issuer = "client_id = \"app\"\nclient_auth = \"none\"\nprivate_key = { file = \"key.pem\" }\n\
+                  jwt = { use = \"assertion\", subject = \"everybody\" }\n# client_secret";
+    let routes = "[[route]]\nname = \"seven\"\npath_prefix = \"/seven\"\nupstream = \"{upstream}\"\nissuer = \"corp\"\n\
+                  subject = \"user-7\"\n[[route]]\nname = \"again\"\npath_prefix = \"/again\"\n\
+                  upstream = \"{upstream}\"\nissuer = \"corp\"\nsubject = \"user-7\"";
+    setup.issuer.always(|request, _| {
+        let (_, claims) = jwt::verify(&request.params("assertion")[0], &jwt::key("rsa.public.pem"), "RS256");
+        Answer::token(&format!("for-{}", claims["sub"].as_str().unwrap()))
+    });
+    let world = setup.issuer(issuer).more(routes).start().await;
+    for (path, token) in [("/", "for-everybody"), ("/seven", "for-user-7"), ("/again", "for-user-7")] {
+        world.get(path).await.expect_status(200);
+        assert_eq!(world.upstream().last().bearer(), Some(token), "{path}");
+    }
+    assert_eq!(world.issuer().count(), 2, "one for each subject");
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{
-    self, Address, Admin, Callers, ClientAuth, Credential, CredentialKey, HttpUrl, IssuerConfig, Limits,
-    ListenerConfig, Log, LogFormat, ParamValue, RouteConfig, Source, TokenEndpoint, UnixOptions,
+    self, Address, Admin, Callers, ClientAuth, Credential, CredentialKey, DpopConfig, HttpUrl, IssuerConfig,
+    Limits, ListenerConfig, Log, LogFormat, ParamValue, RouteConfig, Source, TokenEndpoint, UnixOptions,
 };
 use crate::route::fixture::route;
 
@@ -356,4 +356,23 @@ fn bad_usage_is_an_error() {
         let error = explain(&config, method, url, &headers).unwrap_err();
         assert!(!error.contains("canary"), "{error}");
     }
+}
+
+#[test]
+fn subject_preset_and_proof_are_told() {
+    let mut route = with_token(route("billing", "", "/*"));
+    let Credential::Issuer { issuer, key } = &route.credential else { panic!("a route with a token") };
+    let dpop = DpopConfig { private_key: Source::literal("canary-key"), alg: None };
+    let issuer =
+        IssuerConfig { preset: Some(Arc::from("okta")), dpop: Some(dpop), ..IssuerConfig::clone(issuer) };
+    let key = CredentialKey { subject: Some("user-7".to_owned()), ..key.clone() };
+    route.credential = Credential::Issuer { issuer: Arc::new(issuer), key };
+    let explanation = ask(&main_with(vec![route]), "GET", "/x", &[]);
+    let text = explanation.to_text();
+    for wanted in ["(preset `okta`)", "user-7", "authorization: DPoP {token}", "a new one for each call"] {
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+    assert!(!text.contains("canary"), "{text}");
+    let sent = explanation.answers[0].sent.as_ref().unwrap();
+    assert!(sent.credential.as_ref().unwrap().dpop);
 }

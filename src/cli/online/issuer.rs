@@ -21,7 +21,7 @@ const CLOCK_DIFFERENCE: i64 = 5;
 enum Settled {
     No,
     /// Every other answer would be the same, and might lock the client.
-    Refused(IssuerError, CredentialKey),
+    Refused(Box<(IssuerError, CredentialKey)>),
     /// There is nobody to ask.
     Gone,
 }
@@ -45,8 +45,8 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
         }
         settled = settle(error, wanted.key, &config);
     }
-    if let Settled::Refused(error, key) = &settled {
-        refused(&mut report, error, key, &config, bounds).await;
+    if let Settled::Refused(of) = &settled {
+        refused(&mut report, &of.0, &of.1, &config, bounds).await;
     }
     report.endpoint = issuer.endpoint();
     if !matches!(settled, Settled::Gone) {
@@ -138,7 +138,7 @@ fn settle(error: IssuerError, key: CredentialKey, config: &IssuerConfig) -> Sett
         _ if error.code.as_deref() == Some("unauthorized_client") && error.http_status != Some(401) => {
             Settled::No
         }
-        _ if client => Settled::Refused(error, key),
+        _ if client => Settled::Refused(Box::new((error, key))),
         _ => Settled::No,
     }
 }
@@ -223,10 +223,10 @@ fn warnings(report: &IssuerReport, config: &IssuerConfig, bounds: Bounds) -> Vec
         warnings.push(format!("the issuer's clock is {span} s {way} ours: set both by NTP"));
     }
     for credential in &report.credentials {
-        let Some(token) = credential.token.as_ref().filter(|token| !token.not_granted.is_empty()) else {
-            continue;
-        };
-        warnings.push(format!("asked for and not granted: {}", token.not_granted.join(", ")));
+        let missing = credential.token.as_ref().map(|token| token.not_granted.join(", ")).unwrap_or_default();
+        if !missing.is_empty() {
+            warnings.push(format!("asked for and not granted{}: {missing}", whose(credential)));
+        }
     }
     if let Some(advertised) = report.advertised.as_ref().filter(|known| !known.unknown_scopes.is_empty()) {
         warnings.push(format!(
@@ -241,6 +241,15 @@ fn warnings(report: &IssuerReport, config: &IssuerConfig, bounds: Bounds) -> Vec
         warnings.push(format!("the issuer's own scopes, which no route uses, get no token: {detail}"));
     }
     warnings
+}
+
+/// For which routes, in a sentence.
+pub(super) fn whose(credential: &CredentialReport) -> String {
+    match credential.routes.as_slice() {
+        [] => " for the issuer's own scopes, which no route uses".to_owned(),
+        [route] => format!(" for route {route}"),
+        routes => format!(" for routes {}", routes.join(", ")),
+    }
 }
 
 /// What needs no request, where no token came.

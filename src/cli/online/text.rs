@@ -4,6 +4,8 @@ use std::fmt::{self, Write};
 
 use serde_json::{Map, Value};
 
+use super::super::check::count;
+use super::issuer::whose;
 use super::report::{
     Advertised, CredentialReport, Ends, IssuerReport, KeyReport, Report, TlsReport, TokenReport,
     UpstreamReport,
@@ -26,21 +28,16 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
     for shown in &report.upstreams {
         upstream(out, shown)?;
     }
-    let issuers = tally(report.issuers.iter().map(|issuer| issuer.ok), "issuer");
-    let upstreams = tally(report.upstreams.iter().map(|upstream| upstream.ok), "upstream");
-    writeln!(out, "{}: {issuers}, {upstreams}", if report.ok { "ok" } else { "failed" })
-}
-
-/// `2 issuers`, or `1 of 2 issuers`, for those that are well.
-fn tally(oks: impl Iterator<Item = bool>, what: &str) -> String {
-    let oks: Vec<bool> = oks.collect();
-    let well = oks.iter().filter(|ok| **ok).count();
-    let s = if oks.len() == 1 { "" } else { "s" };
-    if well == oks.len() {
-        format!("{well} {what}{s}")
-    } else {
-        format!("{well} of {} {what}{s} well", oks.len())
+    let (issuers, upstreams) = (report.issuers.len(), report.upstreams.len());
+    if report.ok {
+        return writeln!(out, "ok: {}, {}", count(issuers, "issuer"), count(upstreams, "upstream"));
     }
+    let failed =
+        |oks: usize, of: usize, what| (oks < of).then(|| format!("{} of {}", of - oks, count(of, what)));
+    let well = report.issuers.iter().filter(|issuer| issuer.ok).count();
+    let reached = report.upstreams.iter().filter(|upstream| upstream.ok).count();
+    let failed = [failed(well, issuers, "issuer"), failed(reached, upstreams, "upstream")];
+    writeln!(out, "failed: {}", failed.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 fn head(out: &mut String, what: &str, name: &str, ok: bool) -> fmt::Result {
@@ -76,12 +73,7 @@ fn issuer(out: &mut String, issuer: &IssuerReport) -> fmt::Result {
 }
 
 fn credential(out: &mut String, credential: &CredentialReport, one_of_many: bool) -> fmt::Result {
-    let whose = match credential.routes.as_slice() {
-        [] if one_of_many => " (the issuer's own, of no route)".to_owned(),
-        [] => String::new(),
-        [route] => format!(" for route {route}"),
-        routes => format!(" for routes {}", routes.join(", ")),
-    };
+    let whose = if credential.routes.is_empty() && !one_of_many { String::new() } else { whose(credential) };
     let scopes = match credential.scopes.as_slice() {
         [] => String::new(),
         scopes => format!(", scopes {}", scopes.join(" ")),

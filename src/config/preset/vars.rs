@@ -60,8 +60,17 @@ fn value_of(place: &Place<'_>, value: &DeValue<'_>, report: &mut Report) -> Opti
         DeValue::String(text) => text.to_string(),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Table(table) => elsewhere(place, table, report)?,
-        // The wrong type is told where the table is read.
-        _ => return None,
+        _ => {
+            let found = place.describe();
+            report.error(
+                place,
+                format!(
+                    "expected a string, a number, {{ file = \"…\" }} or {{ env = \"…\" }}, found {found}"
+                ),
+                "",
+            );
+            return None;
+        }
     };
     let text = text.trim();
     if text.is_empty() || text.chars().any(char::is_control) {
@@ -134,11 +143,7 @@ pub(super) fn fill(table: &mut DeTable<'_>, values: &Values) {
 
 fn fill_value(value: &mut Spanned<DeValue<'_>>, values: &Values) {
     match value.get_mut() {
-        DeValue::String(text) => {
-            if text.contains('{') {
-                *text = Cow::Owned(filled(text, values));
-            }
-        }
+        DeValue::String(text) if text.contains('{') => *text = Cow::Owned(filled(text, values)),
         DeValue::Array(items) => items.iter_mut().for_each(|item| fill_value(item, values)),
         DeValue::Table(table) => fill(table, values),
         _ => {}

@@ -15,7 +15,7 @@ pub(crate) struct RawIssuer {
     /// A vendor's preset: it fills in what is not given here. `bearerd init` lists them.
     pub preset: Option<String>,
     /// What the preset asks for, by name: a string, a number, or where it stands.
-    pub vars: Option<BTreeMap<String, RawReference>>,
+    pub vars: Option<RawParams>,
     /// Where discovery starts: OpenID's path, then RFC 8414's; the document's `issuer` must equal it.
     pub issuer_url: Option<String>,
     /// The token endpoint, byte for byte. One of `issuer_url` and `token_url` must be given.

@@ -70,6 +70,7 @@ pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-
 pub(super) const JWT_TYPE: &str = "JWT";
 /// Servers refuse long-lived assertions; one is made for each request.
 pub(super) const JWT_LIFETIME: Duration = seconds(60);
+pub(super) const JWT_LIFETIME_LEAST: Duration = seconds(10);
 
 impl IssuerConfig {
     /// An issuer of which only name and endpoint are given: no client authentication, every default.

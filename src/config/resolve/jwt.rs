@@ -194,8 +194,9 @@ fn builder(
     let (key_id, issuer) = (read("key_id", raw.key_id), read("issuer", raw.issuer));
     let (subject, audience) = (read("subject", raw.subject), read("audience", raw.audience));
     let lifetime = duration(at, "lifetime", raw.lifetime, defaults::JWT_LIFETIME, report);
-    if lifetime.as_secs() == 0 {
-        report.error(&at.key("lifetime"), "must be at least \"1s\"", "\"60s\" is the default");
+    // It counts from some seconds ago, for clocks that differ.
+    if lifetime < defaults::JWT_LIFETIME_LEAST {
+        report.error(&at.key("lifetime"), "must be at least \"10s\"", "\"60s\" is the default");
     }
     JwtConfig {
         usage,

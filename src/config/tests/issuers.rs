@@ -138,7 +138,7 @@ fn tokens_that_are_signed_here() {
         (
             "private_key = { file = \"k\" }\njwt = { use = \"assertion\", lifetime = \"10ms\" }",
             "issuer.corp.jwt.lifetime",
-            "must be at least \"1s\"",
+            "must be at least \"10s\"",
             "",
         ),
         (
@@ -272,7 +272,7 @@ fn presets_and_vars_that_are_not_there() {
         (
             &number,
             "issuer.corp.vars.realm",
-            "expected a string, { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }, found true",
+            "expected a string, a number, { file = \"…\" } or { env = \"…\" }, found true",
             "",
         ),
         (

@@ -46,13 +46,13 @@ fn every_form_gives_the_same_certificate() {
     let wanted = first("rsa.certificate.pem");
     let both = [other::key("rsa.pkcs8.pem"), other::key("rsa.certificate.pem")].concat();
     for bytes in [wanted.der().to_vec(), wanted.x5c().into_bytes(), both.into_bytes()] {
-        assert_eq!(Certificate::parse_chain(&bytes).unwrap(), [wanted.clone()]);
+        assert_eq!(Certificate::parse_chain(&bytes).unwrap(), std::slice::from_ref(&wanted));
     }
     assert_eq!(first("rsa.plain.p12"), wanted);
     let password = Secret::from(PASSWORD);
     for name in ["rsa.modern.p12", "rsa.legacy.p12"] {
         let found = Certificate::parse_chain_with(&other::key_bytes(name), Some(&password)).unwrap();
-        assert_eq!(found, [wanted.clone()], "{name}");
+        assert_eq!(found, std::slice::from_ref(&wanted), "{name}");
     }
     let found = Certificate::parse_chain_with(&other::key_bytes("p12/certificates.p12"), Some(&password));
     assert_eq!(found.unwrap().len(), 3);

@@ -82,7 +82,7 @@ fn damaged(_: Malformed) -> KeyError {
 
 /// A `PrivateKeyInfo` (RFC 5208, RFC 5958).
 pub(super) fn pkcs8(der: &[u8]) -> Result<Pair, KeyError> {
-    let (algorithm, parameters, key) = pkcs8_parts(der).map_err(damaged)?;
+    let Pkcs8 { algorithm, parameters, key } = pkcs8_parts(der).map_err(damaged)?;
     match algorithm {
         RSA => Pair::from_pkcs1(key, false),
         RSA_PSS => Pair::from_pkcs1(key, true),
@@ -98,13 +98,20 @@ pub(super) fn pkcs8(der: &[u8]) -> Result<Pair, KeyError> {
     }
 }
 
-fn pkcs8_parts(der: &[u8]) -> Result<(&[u8], Option<Tlv<'_>>, &[u8]), Malformed> {
+/// A `PrivateKeyInfo` taken apart.
+struct Pkcs8<'a> {
+    algorithm: &'a [u8],
+    parameters: Option<Tlv<'a>>,
+    key: &'a [u8],
+}
+
+fn pkcs8_parts(der: &[u8]) -> Result<Pkcs8<'_>, Malformed> {
     let mut info = Tlv::only(der)?.expect(SEQUENCE)?.children();
     info.expect(INTEGER)?;
-    let mut algorithm = info.expect(SEQUENCE)?.children();
-    let name = algorithm.expect(OID)?.content;
-    let parameters = if algorithm.is_empty() { None } else { Some(algorithm.next()?) };
-    Ok((name, parameters, info.expect(OCTET_STRING)?.content))
+    let mut identifier = info.expect(SEQUENCE)?.children();
+    let algorithm = identifier.expect(OID)?.content;
+    let parameters = if identifier.is_empty() { None } else { Some(identifier.next()?) };
+    Ok(Pkcs8 { algorithm, parameters, key: info.expect(OCTET_STRING)?.content })
 }
 
 /// An `ECPrivateKey` (RFC 5915). `named` is the content of a PEM file's `EC PARAMETERS`, where it has such a block.

@@ -29,7 +29,7 @@ fn hidden<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Hi
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Document {
-    keys: Option<Vec<Document>>,
+    keys: Option<Vec<Self>>,
     kty: Option<String>,
     crv: Option<String>,
     kid: Option<String>,

@@ -115,7 +115,8 @@ pub(super) fn from_pem(
         }
         "OPENSSH PRIVATE KEY" => {
             return Err(KeyError(
-                "it is a key in OpenSSH's own form; convert a copy of it (ssh-keygen -p -m PKCS8 -f copy)"
+                "it is a key in OpenSSH's own form; convert a copy of it if it is RSA or ECDSA \
+                 (ssh-keygen -p -m PKCS8 -f copy), or make a new key (openssl genpkey -algorithm ed25519)"
                     .to_owned(),
             ));
         }

@@ -195,6 +195,7 @@ scopes = ["read"]"#,
     .await;
 }
 
+/// Id and secret are not encoded before base64: the server does not decode them.
 #[tokio::test]
 async fn owin() {
     run(&Row {
@@ -281,6 +282,7 @@ client_secret = { file = "secret" }"#,
     .await;
 }
 
+/// `BearerToken` is no scheme: `Bearer` is sent.
 #[tokio::test]
 async fn apigee() {
     run(&Row {

@@ -2,6 +2,7 @@
 
 use super::{Exchange, FORM, JSON, Jwt, ROW, Refused, Reply, Row, run};
 
+/// Id, secret and header are the vendor's own example.
 #[tokio::test]
 async fn zitadel() {
     run(&Row {
@@ -175,6 +176,7 @@ private_key = { file = "{keys}/rsa.jwk.json" }"#,
     .await;
 }
 
+/// A nonce is asked for first; then the token is bound to the proof's key, and each call has a proof of its own.
 #[tokio::test]
 async fn okta_with_dpop() {
     run(&Row {

@@ -3,8 +3,6 @@
 use super::{Exchange, FORM, JSON, Jwt, ROW, Refused, Reply, Row, run, start};
 use crate::support::cli;
 
-/// Id, secret and header are the vendor's own example.
-
 #[tokio::test]
 async fn entra() {
     run(&Row {
@@ -198,7 +196,6 @@ assertion = { file = "azure-identity-token" }"#,
 }
 
 /// `expires_on` is long past: `expires_in` goes before it.
-
 #[tokio::test]
 async fn azure_ad_b2c() {
     run(&Row {
@@ -221,12 +218,6 @@ scopes = ["https://contoso.onmicrosoft.com/api/.default"]"#,
     })
     .await;
 }
-
-/// A nonce is asked for first; then the token is bound to the proof's key, and each call has a proof of its own.
-
-/// Id and secret are not encoded before base64: the server does not decode them.
-
-/// `BearerToken` is no scheme: `Bearer` is sent.
 
 const EXCHANGE_ONLINE: Row = Row {
     preset: "exchange-online",
@@ -254,7 +245,6 @@ async fn exchange_online() {
 }
 
 /// Mailbox, token and string are the vendor's own example.
-
 #[tokio::test]
 async fn exchange_online_prints_what_mail_protocols_want() {
     let stage = start(&EXCHANGE_ONLINE).await;

@@ -87,12 +87,12 @@ async fn salesforce_says_why() {
             client_id = "id-1"
             client_secret = { file = "secret" }
         "#,
-        files: &[("secret", "s")],
+        files: &[("secret", "s3cr3t-of-ours")],
         exchanges: const {
             &[exchange(
                 "POST /services/oauth2/token HTTP/1.1",
                 &["host: acme.my.salesforce.com", FORM],
-                "grant_type=client_credentials&client_id=id-1&client_secret=s",
+                "grant_type=client_credentials&client_id=id-1&client_secret=s3cr3t-of-ours",
                 refuses(
                     400,
                     r#"{"error":"invalid_client_id","error_description":"client identifier invalid"}"#,
@@ -119,12 +119,12 @@ async fn appian_answers_403_where_the_token_is_no_longer_good() {
             client_id = "id-1"
             client_secret = { file = "secret" }
         "#,
-        files: &[("secret", "s")],
+        files: &[("secret", "s3cr3t-of-ours")],
         exchanges: const {
             &[exchange(
                 "POST /suite/authorization/oauth/token HTTP/1.1",
                 &["host: acme.appiancloud.com", FORM],
-                "grant_type=client_credentials&client_id=id-1&client_secret=s",
+                "grant_type=client_credentials&client_id=id-1&client_secret=s3cr3t-of-ours",
                 ok(r#"{"access_token":"a.b.c","token_type":"Bearer","expires_in":3600}"#),
             )]
         },
@@ -344,12 +344,12 @@ async fn linkedin_says_that_the_application_may_not() {
             client_id = "id-1"
             client_secret = { file = "secret" }
         "#,
-        files: &[("secret", "s")],
+        files: &[("secret", "s3cr3t-of-ours")],
         exchanges: const {
             &[exchange(
                 "POST /oauth/v2/accessToken HTTP/1.1",
                 &["host: www.linkedin.com", FORM],
-                "grant_type=client_credentials&client_id=id-1&client_secret=s",
+                "grant_type=client_credentials&client_id=id-1&client_secret=s3cr3t-of-ours",
                 refuses(
                     401,
                     r#"{"error":"access_denied","error_description":"This application is not allowed to create application tokens"}"#,
@@ -376,11 +376,11 @@ async fn facebook_answers_json() {
             client_id = "123456789012345"
             client_secret = { file = "secret" }
         "#,
-        files: &[("secret", "s")],
+        files: &[("secret", "s3cr3t-of-ours")],
         route: r#"inject = { header = "authorization" }"#,
         exchanges: const {
             &[exchange(
-                "GET /oauth/access_token?grant_type=client_credentials&client_id=123456789012345&client_secret=s HTTP/1.1",
+                "GET /oauth/access_token?grant_type=client_credentials&client_id=123456789012345&client_secret=s3cr3t-of-ours HTTP/1.1",
                 &["host: graph.facebook.com"],
                 "",
                 ok(r#"{"access_token":"123456789012345|zTl3cnRvazNu","token_type":"bearer"}"#),
@@ -401,10 +401,10 @@ async fn facebook_says_why_in_a_nested_error() {
             client_id = "123456789012345"
             client_secret = { file = "secret" }
         "#,
-        files: &[("secret", "s")],
+        files: &[("secret", "s3cr3t-of-ours")],
         exchanges: const {
             &[exchange(
-                "GET /oauth/access_token?grant_type=client_credentials&client_id=123456789012345&client_secret=s HTTP/1.1",
+                "GET /oauth/access_token?grant_type=client_credentials&client_id=123456789012345&client_secret=s3cr3t-of-ours HTTP/1.1",
                 &["host: graph.facebook.com"],
                 "",
                 refuses(
@@ -477,12 +477,12 @@ async fn servicenow_answers_401_while_the_grant_is_off() {
             client_id = "id-1"
             client_secret = { file = "secret" }
         "#,
-        files: &[("secret", "s")],
+        files: &[("secret", "s3cr3t-of-ours")],
         exchanges: const {
             &[exchange(
                 "POST /oauth_token.do HTTP/1.1",
                 &["host: acme.service-now.com", FORM],
-                "grant_type=client_credentials&client_id=id-1&client_secret=s",
+                "grant_type=client_credentials&client_id=id-1&client_secret=s3cr3t-of-ours",
                 refuses(401, r#"{"error_description":"access_denied","error":"server_error"}"#),
             )]
         },

@@ -1,9 +1,7 @@
 //! What an operator is told to do about a refusal.
 
 use super::*;
-use crate::config::{
-    BasicUser, ClientAuth, DpopConfig, JwtConfig, JwtUse, ParamValue, ScopeIn, Source, Standby,
-};
+use crate::config::{BasicUser, ClientAuth, DpopConfig, JwtConfig, JwtUse, ParamValue, ScopeIn, Source};
 
 fn jwt(usage: JwtUse) -> Option<JwtConfig> {
     Some(JwtConfig {
@@ -75,27 +73,15 @@ fn a_refused_client_is_told_which_keys_say_who_it_is() {
 }
 
 #[test]
-fn more_credentials_and_waiting_times_are_named() {
+fn a_basic_user_beside_the_client_is_named() {
     let case = configured(|config| {
         config.basic = Some(BasicUser {
             user: Source::literal("u"),
             password: Source::literal("p"),
             encoding: crate::config::BasicEncoding::Form,
         });
-        config.standby = Some(Standby {
-            client_id: None,
-            client_secret: Some(Source::literal("y")),
-            private_key: None,
-            certificate: None,
-            key_id: None,
-        });
-        config.credential_grace = Duration::from_secs(600);
     });
-    expect(
-        &case,
-        "invalid_client",
-        &["password of basic", "standby was tried as well", "may take up to 10m"],
-    );
+    expect(&case, "invalid_client", &["client_secret", "the user and password of basic"]);
 }
 
 #[test]

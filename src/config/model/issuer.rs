@@ -1,0 +1,255 @@
+//! `[issuer.NAME]` and what identifies its tokens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::super::reference::Source;
+use super::{Egress, HttpUrl, TlsOptions};
+use crate::jose::Alg;
+
+/// `[issuer.NAME]`, its preset filled in.
+#[derive(Debug, Clone)]
+pub struct IssuerConfig {
+    pub name: Arc<str>,
+    /// SHA-256 over the whole table as written (after includes), and the values of `vars`: a changed table is another
+    /// issuer.
+    pub digest: [u8; 32],
+    pub preset: Option<Arc<str>>,
+    pub endpoint: TokenEndpoint,
+    pub required: bool,
+    /// `None`: the parameter is left out.
+    pub grant_type: Option<String>,
+    pub carrier: Carrier,
+    pub client_auth: ClientAuth,
+    /// Another HTTP Basic user, beside credentials in the body.
+    pub basic: Option<BasicUser>,
+    /// As a parameter, beside what `client_auth` sends.
+    pub send_client_id: bool,
+    /// `None` only where nothing needs one.
+    pub client_id: Option<Source>,
+    /// Tried on `invalid_client`.
+    pub standby: Option<Standby>,
+    /// So long after the credential changed, a refused client is asked again with the usual pauses.
+    pub credential_grace: Duration,
+    pub scopes: BTreeSet<String>,
+    pub params: Params,
+    pub headers: Vec<(HeaderName, Source)>,
+    /// Signs JWTs; the client's key of `tls_client_auth`.
+    pub private_key: Option<Source>,
+    /// For `x5t`, `x5t#S256`, `x5c`; the client's certificate of `tls_client_auth`.
+    pub certificate: Option<Source>,
+    /// The JWT that is made for each request, where one is.
+    pub jwt: Option<JwtConfig>,
+    /// A ready-made assertion: the client's with `assertion_file`, else the grant's (`assertion`).
+    pub assertion: Option<Source>,
+    /// `client_assertion_type` (RFC 7521 section 4.2).
+    pub assertion_type: String,
+    pub dpop: Option<DpopConfig>,
+    pub response: ResponseShape,
+    /// Share of the lifetime after which a used token is renewed, above 0 and at most 1.
+    pub refresh_at: f64,
+    pub default_lifetime: Duration,
+    /// For a whole token request, and the longest that a call waits for a token; `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// With `tls_client_auth`, certificate and key stand here too.
+    pub tls: TlsOptions,
+    pub egress: Egress,
+}
+
+/// How the parameters of a token request travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// POST, `application/x-www-form-urlencoded`.
+    Form,
+    /// POST, `application/json` with typed values.
+    Json,
+    /// POST with an empty body, parameters in the query.
+    Query,
+    /// GET, parameters in the query.
+    Get,
+}
+
+/// `basic`.
+#[derive(Debug, Clone)]
+pub struct BasicUser {
+    pub user: Source,
+    pub password: Source,
+    pub encoding: BasicEncoding,
+}
+
+/// `standby`: what is not given is as in the issuer's table.
+#[derive(Debug, Clone)]
+pub struct Standby {
+    pub client_id: Option<Source>,
+    pub client_secret: Option<Source>,
+    pub private_key: Option<Source>,
+    pub certificate: Option<Source>,
+    pub key_id: Option<Source>,
+}
+
+/// What a JWT that we make is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JwtUse {
+    /// `client_assertion` (RFC 7523 section 2.2).
+    ClientAssertion,
+    /// `assertion` of the jwt-bearer grant (RFC 7523 section 2.1).
+    Assertion,
+    /// `Authorization: Bearer` on the token request.
+    Bearer,
+}
+
+/// Where the scopes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScopeIn {
+    /// The `scope` parameter.
+    Parameter,
+    /// The JWT's `scope`, joined by spaces; no parameter.
+    Claim,
+    /// The JWT's `scope`, as an array; no parameter.
+    ClaimArray,
+}
+
+/// How the certificate stands in a JWT's header (RFC 7515 sections 4.1.6 to 4.1.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateHeader {
+    X5t,
+    X5tS256,
+    X5c,
+}
+
+/// `jwt`: how the JWT of a token request is made. A new `jti` every time.
+#[derive(Debug, Clone)]
+pub struct JwtConfig {
+    pub usage: JwtUse,
+    /// `None`: by the key's type (HS256 for `client_secret_jwt`).
+    pub alg: Option<Alg>,
+    /// `None`: the key file's own, where it names one.
+    pub key_id: Option<Source>,
+    /// `typ`; empty leaves it out.
+    pub typ: String,
+    /// `None`: the client id, else what the key file names.
+    pub issuer: Option<Source>,
+    /// `None`: as `issuer`. A literal that is empty leaves it out.
+    pub subject: Option<Source>,
+    /// `None`: the discovered issuer, else the token URL.
+    pub audience: Option<Source>,
+    pub lifetime: Duration,
+    pub scope: ScopeIn,
+    pub certificate_headers: Vec<CertificateHeader>,
+    /// More claims, with their JSON types.
+    pub claims: Params,
+}
+
+/// `dpop` (RFC 9449).
+#[derive(Debug, Clone)]
+pub struct DpopConfig {
+    pub private_key: Source,
+    /// `None`: by the key's type.
+    pub alg: Option<Alg>,
+}
+
+/// Where tokens are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenEndpoint {
+    /// `issuer_url`: found by discovery (OpenID's path, then RFC 8414's).
+    Discovery(HttpUrl),
+    /// `token_url`, byte for byte.
+    Url(HttpUrl),
+}
+
+/// How the client proves who it is (RFC 6749 section 2.3, RFC 8414's names).
+#[derive(Debug, Clone)]
+pub enum ClientAuth {
+    /// `client_secret_basic`
+    Basic {
+        secret: Source,
+        encoding: BasicEncoding,
+    },
+    /// `client_secret_post`
+    Post {
+        secret: Source,
+    },
+    /// `client_secret_jwt`: [`IssuerConfig::jwt`] is there.
+    SecretJwt {
+        secret: Source,
+    },
+    /// `private_key_jwt`: [`IssuerConfig::jwt`] and [`IssuerConfig::private_key`] are there.
+    PrivateKeyJwt,
+    /// `tls_client_auth` and `self_signed_tls_client_auth` (RFC 8705 section 2).
+    TlsClientAuth,
+    /// `assertion_file`: [`IssuerConfig::assertion`] is there.
+    AssertionFile,
+    None,
+}
+
+impl ClientAuth {
+    /// Its name in the config.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Basic { .. } => "client_secret_basic",
+            Self::Post { .. } => "client_secret_post",
+            Self::SecretJwt { .. } => "client_secret_jwt",
+            Self::PrivateKeyJwt => "private_key_jwt",
+            Self::TlsClientAuth => "tls_client_auth",
+            Self::AssertionFile => "assertion_file",
+            Self::None => "none",
+        }
+    }
+
+    /// The secret that client and issuer share.
+    pub fn secret(&self) -> Option<&Source> {
+        match self {
+            Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret } => Some(secret),
+            Self::PrivateKeyJwt | Self::TlsClientAuth | Self::AssertionFile | Self::None => None,
+        }
+    }
+}
+
+/// How id and secret are written before base64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BasicEncoding {
+    /// `application/x-www-form-urlencoded` first: RFC 6749 section 2.3.1.
+    Form,
+    /// As they are, for servers that do not decode.
+    Raw,
+}
+
+/// Request parameters by name: a `BTreeMap`, so that equal sets are equal keys.
+pub type Params = BTreeMap<String, ParamValue>;
+
+/// A parameter's value. Arrays are sent as repeated parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ParamValue {
+    Integer(i64),
+    /// The float as it was written.
+    Float(String),
+    Boolean(bool),
+    /// A literal or a reference.
+    Value(Source),
+    Array(Vec<Self>),
+    /// JSON bodies and claims alone.
+    Table(BTreeMap<String, Self>),
+}
+
+/// `response`: where in the answer things stand (RFC 6901 pointers).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseShape {
+    pub token: String,
+    pub token_type: String,
+    pub expires_in: String,
+    pub expires_at: String,
+    pub error: String,
+    pub format: ResponseFormat,
+    /// Accepted token types, lower case.
+    pub token_types: Vec<String>,
+    pub statuses: Vec<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseFormat {
+    Json,
+    Form,
+}
