@@ -156,3 +156,6 @@ fn finding(key: &'static str, message: String, hint: Option<String>) -> Finding 
     let message = message.strip_prefix(&format!("{key}: ")).map_or(message.clone(), str::to_owned);
     Finding { key, message, hint }
 }
+
+#[cfg(test)]
+mod tests;

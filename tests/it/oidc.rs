@@ -140,10 +140,12 @@ async fn with_client(client: Value) -> OidcProvider {
 }
 
 fn jwks(names: &[&str]) -> Value {
-    let keys = names
-        .iter()
-        .map(|name| serde_json::from_str::<Value>(&key(&format!("{name}.public.jwk.json"))).unwrap());
-    json!({ "keys": keys.collect::<Vec<_>>() })
+    let public = |name: &&str| {
+        let mut public: Value = serde_json::from_str(&key(&format!("{name}.public.jwk.json"))).unwrap();
+        public["kid"] = format!("{name}-1").into();
+        public
+    };
+    json!({ "keys": names.iter().map(public).collect::<Vec<_>>() })
 }
 
 /// Issues tokens to `signer` with these keys of the config. `{keys}` is the folder of test keys.
