@@ -154,7 +154,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store.json");
         std::fs::write(&store, r#"{"value":"one"}"#).unwrap();
-        let learned = ParamValue::Value(Source::webhook("seismic".to_owned(), store.clone()));
+        let learned = ParamValue::Value(Source::webhook("seismic".to_owned(), store));
         let mut config = fuzz::config();
         config.client_auth = ClientAuth::Post { secret: written(folder.path(), "secret", "before") };
         config.tls.certificate = Some(written(folder.path(), "certificate", "before"));

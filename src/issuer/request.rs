@@ -30,7 +30,6 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("bearerd/", env!("CA
 const FRAMING: [HeaderName; 7] = [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE];
 
 /// What was made for one attempt alone, and is never sent twice.
-#[derive(Default)]
 pub(super) struct Fresh {
     pub(super) client_assertion: Option<Arc<Secret>>,
     /// The grant's.

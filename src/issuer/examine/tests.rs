@@ -90,14 +90,14 @@ fn a_certificate_of_tls_is_looked_at_too() {
     assert!(findings[1].message.contains("does not belong to its private key"), "{findings:?}");
     // One file may hold both.
     config.tls.certificate =
-        Some(key_file("ec-p256.modern.p12").with_password(crate::config::Source::literal("test-password")));
+        Some(key_file("ec-p256.modern.p12").with_password(Source::literal("test-password")));
     config.tls.private_key = None;
     assert_eq!(examine(&config, now()), []);
 }
 
 #[test]
 fn a_short_secret_and_an_assertion_of_no_use_are_told_of() {
-    let secret = crate::config::Source::literal("canary");
+    let secret = Source::literal("canary");
     let config = IssuerConfig {
         client_auth: ClientAuth::SecretJwt { secret },
         jwt: Some(jwt(JwtUse::ClientAssertion)),
@@ -109,10 +109,10 @@ fn a_short_secret_and_an_assertion_of_no_use_are_told_of() {
         "{message}"
     );
     let mut config = fuzz::config();
-    config.assertion = Some(crate::config::Source::literal(" \n"));
+    config.assertion = Some(Source::literal(" \n"));
     assert_eq!(only(&config), ("assertion", "the config file holds white space alone".to_owned()));
     // {"exp":1}
-    config.assertion = Some(crate::config::Source::literal("e30.eyJleHAiOjF9.canary"));
+    config.assertion = Some(Source::literal("e30.eyJleHAiOjF9.canary"));
     let (_, message) = only(&config);
     assert!(message.contains("expired on 1970-01-01T00:00:01Z") && !message.contains("canary"), "{message}");
 }
