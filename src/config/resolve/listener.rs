@@ -206,7 +206,8 @@ fn tls(place: &Place<'_>, raw: RawListenerTls, report: &mut Report) -> Option<Li
     let certificate =
         raw.certificate.and_then(|raw| reference(&certificate_at, raw, Kind::Certificate, report));
     let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, Kind::Key, report));
-    let client_ca = raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, Kind::Certificate, report));
+    let client_ca =
+        raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, Kind::Certificate, report));
     Some(ListenerTls {
         certificate: certificate?,
         private_key: private_key?,
