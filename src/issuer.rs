@@ -37,7 +37,7 @@ use arc_swap::ArcSwapOption;
 
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError};
-pub use examine::{Finding, examine};
+pub use examine::{Finding, SOON_DAYS, examine};
 pub use probe::LastAnswer;
 
 use self::client::{Client, Which};

@@ -8,7 +8,10 @@ use serde_json::json;
 use super::args::{Common, Output};
 use super::{Exit, Failure, find, output};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, IssuerConfig, ListenerConfig, ListenerTls, Problem, Severity, Source};
+use crate::config::{
+    self, Config, IssuerConfig, ListenerConfig, ListenerTls, Problem, ReferenceUse, RouteConfig, Severity,
+    Source,
+};
 use crate::issuer::{self, Finding};
 use crate::net::tls;
 
@@ -59,7 +62,33 @@ fn findings(config: &Config) -> Vec<Problem> {
         let found = issuer::examine(issuer, now).into_iter();
         found.map(|finding| finding_problem(config, &issuer.name, finding)).collect::<Vec<_>>()
     };
-    config.issuers.values().flat_map(of).collect()
+    config
+        .issuers
+        .values()
+        .flat_map(of)
+        .chain(config.routes.iter().filter_map(|route| upstream_tls(config, route)))
+        .collect()
+}
+
+/// What of a route's `tls` is there and cannot be used.
+fn upstream_tls(config: &Config, route: &RouteConfig) -> Option<Problem> {
+    let error = tls::unusable(&route.tls)?;
+    let named = [&route.tls.ca, &route.tls.certificate, &route.tls.private_key];
+    let of_this = |used: &&ReferenceUse| {
+        used.key.starts_with("route[") && named.iter().any(|source| source.as_ref() == Some(&used.source))
+    };
+    let place = config.references.iter().find(of_this);
+    let key = place.and_then(|place| place.key.split_once(".tls")).map_or("route", |(route, _)| route);
+    Some(Problem {
+        severity: Severity::Warning,
+        file: place.map_or(&config.path, |place| &place.file).clone(),
+        line: place.map_or(0, |place| place.line),
+        column: place.map_or(0, |place| place.column),
+        key: format!("{key}.tls"),
+        message: error.0,
+        hint: None,
+        source_line: None,
+    })
 }
 
 /// At the key that it is about; where that names no file or variable, at the first one of the issuer that does.

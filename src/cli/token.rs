@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::args::{Common, Output};
 use super::jwt::{self, Jwt};
 use super::{Exit, Failure, load, output, xoauth2};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::config::{Config, Credential, CredentialKey, IssuerConfig};
 use crate::issuer::{Grant, Issuer};
 
@@ -143,20 +143,12 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn new(issuer: &'a str, grant: &'a Grant, default_lifetime: Duration, requested: SystemTime) -> Self {
-        let told = match (grant.expires_in, grant.expires_at) {
-            (Some(lifetime), Some(at)) => {
-                Some(lifetime.min(at.duration_since(requested).unwrap_or_default()))
-            }
-            (Some(lifetime), None) => Some(lifetime),
-            (None, Some(at)) => Some(at.duration_since(requested).unwrap_or_default()),
-            (None, None) => None,
-        };
-        let lifetime = told.unwrap_or(default_lifetime);
+        let lifetime = grant.lifetime(default_lifetime, requested);
         Self {
             issuer,
             scope: grant.scope.as_deref(),
             lifetime,
-            assumed: told.is_none(),
+            assumed: grant.told_lifetime(requested).is_none(),
             expires_at: requested + lifetime,
             jwt: grant.token.expose_str().and_then(jwt::decode),
         }
@@ -208,10 +200,6 @@ pub(super) fn time(value: &Value) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds))
 }
 
-pub(super) fn rfc3339(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
-}
-
 fn distance(at: SystemTime, now: SystemTime) -> String {
     let whole = |span: Duration| humantime::format_duration(Duration::from_secs(span.as_secs()));
     match at.duration_since(now) {
@@ -253,6 +241,13 @@ mod tests {
         let shown = Shown::new("corp", &grant, Duration::from_secs(300), NOW);
         assert!(shown.text(NOW).contains("default_lifetime"));
         assert_eq!(shown.json().get("expires_in"), Some(&json!(300)));
+    }
+
+    #[test]
+    fn a_default_of_more_than_a_day_is_a_day_as_for_the_proxy() {
+        let grant = grant("t", None);
+        let shown = Shown::new("corp", &grant, Duration::from_secs(30 * 24 * 3600), NOW);
+        assert_eq!(shown.json().get("expires_in"), Some(&json!(86_400)));
     }
 
     #[test]

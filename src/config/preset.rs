@@ -43,7 +43,7 @@ pub struct PresetVar {
     pub example: String,
     /// Where there is one, the operator need not give it.
     pub default: Option<String>,
-    /// It is part of a host name: lower case, and `-` for `_`.
+    /// It is a host name or a part of one: lower case, `-` for `_`, and taken out of `https://HOST/`.
     pub host: bool,
 }
 

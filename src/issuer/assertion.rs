@@ -184,7 +184,7 @@ pub(super) fn expired(assertion: &Secret, place: &str, now: SystemTime) -> Optio
     (end <= now).then(|| {
         format!(
             "the assertion in {place} expired on {}: see to whatever writes it",
-            humantime::format_rfc3339_seconds(end)
+            crate::clock::rfc3339(end)
         )
     })
 }

@@ -5,11 +5,14 @@ use std::time::{Duration, SystemTime};
 use super::assertion;
 use super::client::{Client, Which};
 use super::keys::{self, Files};
-use crate::config::{ClientAuth, IssuerConfig, JwtConfig, JwtUse, Source};
-use crate::jose::{Alg, Certificate, PrivateKey};
+use crate::clock::rfc3339;
+use crate::config::{ClientAuth, IssuerConfig, JwtConfig, JwtUse};
+use crate::jose::{Alg, Certificate};
+use crate::net::tls;
 
-/// A certificate that ends within this time is told of.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// A certificate that ends within so many days is told of.
+pub const SOON_DAYS: u32 = 14;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Something that is there and cannot be used, or soon no more. No secret is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,39 +103,29 @@ fn tls_certificate(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Fi
         ClientAuth::TlsClientAuth if config.certificate.is_some() => "certificate",
         _ => "tls.certificate",
     };
-    let Some((chain, place)) = keys::tls_chain(config) else { return };
-    ends(key, &chain, &place, now, findings);
-    let Some(leaf) = chain.first() else { return };
-    let private = config.tls.private_key.as_ref().or(config.tls.certificate.as_ref());
-    let Some(private) = private.and_then(|source| parse(source).ok()) else { return };
-    if !leaf.is_of(&private) {
-        let message =
-            format!("the certificate {} in {place} does not belong to its private key", leaf.subject());
-        findings.push(finding(
-            key,
-            message,
-            Some("give the pair that was made together, the leaf first".to_owned()),
-        ));
+    if let Some((chain, place)) = keys::tls_chain(config) {
+        ends(key, &chain, &place, now, findings);
     }
-}
-
-fn parse(source: &Source) -> Result<PrivateKey, String> {
-    let bytes = source.read().map_err(|error| error.to_string())?;
-    let password = source.password().map(Source::read).transpose().map_err(|error| error.to_string())?;
-    PrivateKey::parse(&bytes, password.as_deref()).map_err(|error| error.to_string())
+    if let Some(error) = tls::unusable(&config.tls) {
+        let key = if error.0.starts_with("tls.ca") { "tls.ca" } else { key };
+        findings.push(finding(key, error.0, None));
+    }
 }
 
 fn ends(key: &'static str, chain: &[Certificate], place: &str, now: SystemTime, findings: &mut Vec<Finding>) {
     let Some(leaf) = chain.first() else { return };
     let hint = Some("have a new one issued; a changed file is used without a restart".to_owned());
-    let at = |time| humantime::format_rfc3339_seconds(time);
+    let at = rfc3339;
     let subject = leaf.subject();
     let message = if leaf.not_after() <= now {
         format!("the certificate {subject} ({place}) expired on {}", at(leaf.not_after()))
     } else if leaf.not_before() > now {
         format!("the certificate {subject} ({place}) holds only from {} on", at(leaf.not_before()))
-    } else if leaf.not_after() <= now + SOON {
-        format!("the certificate {subject} ({place}) ends within 14 days, on {}", at(leaf.not_after()))
+    } else if leaf.not_after() <= now + DAY * SOON_DAYS {
+        format!(
+            "the certificate {subject} ({place}) ends within {SOON_DAYS} days, on {}",
+            at(leaf.not_after())
+        )
     } else {
         return;
     };

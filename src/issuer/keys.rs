@@ -185,7 +185,7 @@ pub(super) fn tls_chain(config: &IssuerConfig) -> Option<(Vec<Certificate>, Stri
 pub(super) fn expired(chain: &[Certificate], place: &str, now: SystemTime) -> Option<String> {
     let leaf = chain.first()?;
     (leaf.not_after() <= now).then(|| {
-        let at = humantime::format_rfc3339_seconds(leaf.not_after());
+        let at = crate::clock::rfc3339(leaf.not_after());
         format!("the certificate {} ({place}) expired on {at}: have a new one issued", leaf.subject())
     })
 }

@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use super::Grant;
+
 /// A token that claims to live no longer than now still serves those who wait for it.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// No token is kept longer: a lifetime beyond it is more often a mistake of units than a wish.
@@ -12,6 +14,22 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 /// Epoch times above this are milliseconds: as seconds it lies in the year 5138, as milliseconds in 1973.
 const MILLISECONDS_FROM: f64 = 1e11;
+
+impl Grant {
+    /// How long the token lives from when it was asked for, where the answer says so: the earlier where it does twice.
+    pub fn told_lifetime(&self, asked: SystemTime) -> Option<Duration> {
+        let until = self.expires_at.map(|end| end.duration_since(asked).unwrap_or_default());
+        match (self.expires_in, until) {
+            (Some(length), Some(until)) => Some(length.min(until)),
+            (length, until) => length.or(until),
+        }
+    }
+
+    /// The same, or else `default`; within 1 s and 24 h.
+    pub fn lifetime(&self, default: Duration, asked: SystemTime) -> Duration {
+        self.told_lifetime(asked).unwrap_or(default).clamp(SHORTEST, LONGEST)
+    }
+}
 
 /// Seconds from a number, or from a string that holds one, rounded down; clamped to 1 s ..= 24 h.
 pub(super) fn expires_in(value: &Value) -> Option<Duration> {
@@ -85,6 +103,39 @@ mod tests {
 
     fn seconds(value: &Value) -> Option<u64> {
         expires_in(value).map(|lifetime| lifetime.as_secs())
+    }
+
+    #[test]
+    fn a_life_is_what_the_issuer_says_or_the_default() {
+        let asked = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let secs = Duration::from_secs;
+        let grant = |expires_in, expires_at| Grant {
+            token: crate::secret::Secret::from("t"),
+            token_type: "bearer".to_owned(),
+            prover: None,
+            expires_in,
+            expires_at,
+            scope: None,
+        };
+        let at = |seconds| Some(asked + secs(seconds));
+        for ((expires_in, expires_at), expected) in [
+            ((None, None), 300),
+            ((Some(secs(3600)), None), 3600),
+            ((Some(secs(3600)), at(60)), 60),
+            ((Some(secs(60)), at(3600)), 60),
+            ((None, at(3600)), 3600),
+            ((Some(Duration::ZERO), None), 1),
+            ((Some(Duration::MAX), None), 86_400),
+            ((None, Some(UNIX_EPOCH)), 1),
+        ] {
+            assert_eq!(
+                grant(expires_in, expires_at).lifetime(secs(300), asked),
+                secs(expected),
+                "{expected}"
+            );
+        }
+        let day = grant(None, None).lifetime(secs(1_000_000_000), asked);
+        assert_eq!(day, secs(86_400), "a default has the same bounds");
     }
 
     #[test]

@@ -63,6 +63,18 @@ pub fn client_config(options: &TlsOptions, offer: Offer) -> Result<Arc<ClientCon
     Ok(Arc::new(config))
 }
 
+/// Why a CA, certificate or key that `options` name is there and cannot be used. What cannot be read is no concern here.
+pub fn unusable(options: &TlsOptions) -> Option<TlsSettingsError> {
+    let named = [&options.ca, &options.certificate, &options.private_key];
+    let named: Vec<&Source> = named.into_iter().flatten().collect();
+    let there =
+        |source: &&Source| source.read().is_ok() && source.password().is_none_or(|it| it.read().is_ok());
+    if named.is_empty() || !named.iter().all(there) {
+        return None;
+    }
+    client_config(options, Offer::Both).err()
+}
+
 /// ALPN offers `h2` and `http/1.1`; with `client_ca` a client certificate is required.
 pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettingsError> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))

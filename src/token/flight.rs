@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::life::{Life, Moment, lifetime};
+use super::life::{Life, Moment};
 use super::slot::{Signals, TokenSlot};
 use super::state::{Held, Token, Trouble};
 use crate::issuer::{FailureKind, Grant, IssuerError};
@@ -294,7 +294,7 @@ impl SlotTask {
         now: Moment,
     ) -> Result<Arc<Held>, IssuerError> {
         let issuer = &slot.issuer;
-        let lifetime = lifetime(grant.expires_in, grant.expires_at, issuer.default_lifetime, flight.asked);
+        let lifetime = grant.lifetime(issuer.default_lifetime, flight.asked.wall);
         let life = Life::new(flight.asked, lifetime, issuer.refresh_at, fastrand::f64());
         if !life.may_be_sent(now) {
             return Err(unusable(format!(

@@ -7,8 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::Clock;
 
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// A token on its way to an upstream must not end there.
 const LONGEST_MARGIN: Duration = Duration::from_secs(5);
 /// The margin's share of the life: 5 %.
@@ -37,23 +35,6 @@ impl Moment {
     pub(super) fn wall_in(&self, by: Duration) -> SystemTime {
         self.wall.checked_add(by).unwrap_or(self.wall)
     }
-}
-
-/// What an issuer's answer comes to: `expires_in`, `expires_at` (the earlier where both are there), else `default`;
-/// within 1 s and 24 h.
-pub(super) fn lifetime(
-    expires_in: Option<Duration>,
-    expires_at: Option<SystemTime>,
-    default: Duration,
-    asked: Moment,
-) -> Duration {
-    let until = expires_at.map(|end| end.duration_since(asked.wall).unwrap_or(Duration::ZERO));
-    let said = match (expires_in, until) {
-        (Some(length), Some(until)) => length.min(until),
-        (Some(said), None) | (None, Some(said)) => said,
-        (None, None) => default,
-    };
-    said.clamp(SHORTEST, LONGEST)
 }
 
 /// The life of one token.
@@ -132,27 +113,6 @@ mod tests {
 
     fn life(lifetime: f64) -> Life {
         Life::new(moment(0.0, 0.0), secs(lifetime), 0.8, 0.0)
-    }
-
-    #[test]
-    fn lifetime_is_what_the_issuer_says_or_the_default() {
-        let asked = moment(0.0, 0.0);
-        let at = |seconds: f64| Some(asked.wall + secs(seconds));
-        let default = secs(300.0);
-        let cases = [
-            ((None, None), 300.0),
-            ((Some(secs(3600.0)), None), 3600.0),
-            ((Some(secs(3600.0)), at(60.0)), 60.0),
-            ((Some(secs(60.0)), at(3600.0)), 60.0),
-            ((None, at(3600.0)), 3600.0),
-            ((Some(Duration::ZERO), None), 1.0),
-            ((Some(Duration::MAX), None), 86_400.0),
-        ];
-        for ((expires_in, expires_at), expected) in cases {
-            assert_eq!(lifetime(expires_in, expires_at, default, asked), secs(expected), "{expected}");
-        }
-        assert_eq!(lifetime(None, Some(SystemTime::UNIX_EPOCH), default, asked), secs(1.0), "ended long ago");
-        assert_eq!(lifetime(None, None, secs(1e9), asked), secs(86_400.0), "a default has the same bounds");
     }
 
     #[test]

@@ -239,6 +239,51 @@ async fn certificate_that_has_ended_is_a_warning() {
 }
 
 #[tokio::test]
+async fn tls_that_cannot_be_used_is_a_warning_at_its_place() {
+    let (one, other) = (crate::support::tls::localhost(), crate::support::tls::localhost());
+    let pair = "certificate = { file = \"a.pem\" }, private_key = { file = \"b.pem\" }";
+    let with_password = "client_auth = \"tls_client_auth\"\n# client_secret\n\
+         certificate = { file = \"a.p12\", password = { file = \"password\" } }";
+    for (issuer, route, key, wanted) in [
+        (format!("tls = {{ {pair} }}"), String::new(), "issuer.corp.tls.certificate: ", "does not belong"),
+        (String::new(), format!("tls = {{ {pair} }}"), "route[0].tls: ", "does not belong"),
+        (
+            "tls = { ca = { file = \"password\" } }".to_owned(),
+            String::new(),
+            "issuer.corp.tls.ca: ",
+            "holds no certificate in PEM",
+        ),
+        (
+            String::new(),
+            "tls = { ca = { file = \"password\" } }".to_owned(),
+            "route[0].tls: ",
+            "holds no certificate in PEM",
+        ),
+        (with_password.to_owned(), String::new(), "issuer.corp.certificate: ", "password"),
+    ] {
+        let setup = Setup::new().await.issuer(&issuer).route(&route);
+        let p12 = include_bytes!("fixtures/keys/ec-p256.modern.p12");
+        let files: [(&str, &[u8]); 4] = [
+            ("a.pem", one.certificate_pem.as_bytes()),
+            ("b.pem", other.key_pem.as_bytes()),
+            ("password", b"hunter2"),
+            ("a.p12", p12),
+        ];
+        for (name, content) in files {
+            let file = setup.file(name, content);
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let (_setup, output) = checked(setup).await;
+        output.expect_code(0);
+        let said = output.all();
+        let line = said.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("{key}\n{said}"));
+        assert!(line.contains("bearerd.toml:") && line.contains("warning: "), "{said}");
+        assert!(line.contains(wanted), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn include_adds_files_and_their_mistakes_are_placed() {
     let setup = Setup::new().await.top("include = [\"conf.d/*.toml\"]").route("path_prefix = \"/main\"");
     setup.file(

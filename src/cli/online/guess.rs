@@ -77,10 +77,11 @@ pub(super) async fn methods(config: &IssuerConfig, key: &CredentialKey, bounds: 
         requests,
         format!(
             "the method does not seem to be at fault: {} {} refused too. Compare client_id and client_secret of \
-             [issuer.{}] with the issuer's, and see there whether the client may use client_credentials",
+             [issuer.{}] with the issuer's, and see there whether the client may use {}",
             tried.join(" and "),
             if tried.len() == 1 { "is" } else { "are" },
-            config.name
+            config.name,
+            config.grant_type.as_deref().unwrap_or("this way to ask"),
         ),
     )
 }

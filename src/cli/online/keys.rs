@@ -4,12 +4,11 @@ use std::time::SystemTime;
 
 use super::report::{Ends, KeyReport};
 use crate::config::{ClientAuth, IssuerConfig, Source};
+use crate::issuer;
 use crate::jose::{Alg, Certificate, PrivateKey};
 
 /// A certificate that ends in fewer days is warned about.
 const SOON: i64 = 30;
-/// From so few days on it is told of by `issuer::examine`.
-const TOLD_OFFLINE: i64 = 14;
 
 /// The end of a server's certificate, as it came.
 pub(super) fn end_of(der: &[u8], now: SystemTime) -> Option<Ends> {
@@ -120,7 +119,10 @@ fn kind(key: &PrivateKey) -> Option<String> {
 pub(super) fn warnings(keys: &[KeyReport]) -> Vec<String> {
     keys.iter()
         .filter_map(|key| {
-            let ends = key.ends.as_ref().filter(|ends| (TOLD_OFFLINE..SOON).contains(&ends.in_days))?;
+            let ends = key
+                .ends
+                .as_ref()
+                .filter(|ends| (i64::from(issuer::SOON_DAYS)..SOON).contains(&ends.in_days))?;
             let (key, place, days, at) = (&key.key, &key.place, ends.in_days, &ends.at);
             Some(format!(
                 "{key}: the certificate ({place}) ends in {days} days, on {at}: have a new one issued"

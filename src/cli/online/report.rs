@@ -157,7 +157,7 @@ impl Ends {
             // Ended today is ended.
             Err(behind) => -days(behind.duration()) - 1,
         };
-        Self { at: humantime::format_rfc3339_seconds(at).to_string(), in_days }
+        Self { at: crate::clock::rfc3339(at), in_days }
     }
 }
 

@@ -10,6 +10,7 @@ use super::report::{
     Advertised, CredentialReport, Ends, IssuerReport, KeyReport, Report, TlsReport, TokenReport,
     UpstreamReport,
 };
+use crate::clock::rfc3339;
 
 /// Advertised names that are listed.
 const LISTED: usize = 12;
@@ -121,7 +122,7 @@ fn claims(out: &mut String, claims: &Map<String, Value>) -> fmt::Result {
         line(out, &format!("  {name}"), &plain(value))?;
     }
     match claims.get("exp").and_then(super::super::token::time) {
-        Some(at) => line(out, "  exp", &super::super::token::rfc3339(at)),
+        Some(at) => line(out, "  exp", &rfc3339(at)),
         None => Ok(()),
     }
 }

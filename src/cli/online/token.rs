@@ -1,7 +1,7 @@
 //! What may be told of a token.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
@@ -21,13 +21,12 @@ pub(super) fn report(
     config: &IssuerConfig,
     requested: SystemTime,
 ) -> TokenReport {
-    let told = told_lifetime(grant, requested);
     let claims = grant.token.expose_str().and_then(jwt::decode).map(|jwt| shown(&jwt.claims));
     let granted = grant.scope.clone().or_else(|| claims.as_ref().and_then(scopes_claimed));
     TokenReport {
         kind: kind(&grant.token_type),
-        expires_in: told.unwrap_or(config.default_lifetime).as_secs(),
-        expires_in_assumed: told.is_none(),
+        expires_in: grant.lifetime(config.default_lifetime, requested).as_secs(),
+        expires_in_assumed: grant.told_lifetime(requested).is_none(),
         not_granted: granted.map(|granted| missing(&key.scopes, &granted)).unwrap_or_default(),
         scope: grant.scope.clone(),
         claims,
@@ -40,14 +39,6 @@ fn kind(token_type: &str) -> String {
         "bearer" => "Bearer".to_owned(),
         "dpop" => "DPoP".to_owned(),
         other => other.to_owned(),
-    }
-}
-
-fn told_lifetime(grant: &Grant, requested: SystemTime) -> Option<Duration> {
-    let until = grant.expires_at.map(|at| at.duration_since(requested).unwrap_or_default());
-    match (grant.expires_in, until) {
-        (Some(lifetime), Some(until)) => Some(lifetime.min(until)),
-        (lifetime, until) => lifetime.or(until),
     }
 }
 

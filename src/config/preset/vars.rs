@@ -35,8 +35,10 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
         if value.get_ref().is_table() {
             report.elsewhere.entry(at.path.to_string()).or_default().push(text.clone());
         }
-        let text = if var.host { text.to_ascii_lowercase().replace('_', "-") } else { text };
-        values.insert(name.to_owned(), text);
+        match if var.host { host(&text) } else { Some(text) } {
+            Some(text) => _ = values.insert(name.to_owned(), text),
+            None => report.error(&place, "is no host name", format!("write it as \"{}\"", var.example)),
+        }
     }
     for var in &preset.vars {
         if values.contains_key(&var.name) {
@@ -78,6 +80,14 @@ fn value_of(place: &Place<'_>, value: &DeValue<'_>, report: &mut Report) -> Opti
         return None;
     }
     Some(text.to_owned())
+}
+
+/// A host's name, out of the URL where that was given: consoles show the one or the other.
+fn host(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase().replace('_', "-");
+    let text = text.strip_prefix("https://").unwrap_or(&text).trim_end_matches('/');
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte);
+    (!text.is_empty() && text.bytes().all(fits)).then(|| text.to_owned())
 }
 
 /// A var is part of the issuer's table, so it is read when the table is.

@@ -75,7 +75,7 @@ pub(crate) struct RawIssuer {
     /// The key that signs JWTs, and the client's key of tls_client_auth: PKCS#8, PKCS#1, SEC1, JWK, PKCS#12, or a
     /// vendor's key JSON.
     pub private_key: Option<RawReference>,
-    /// The client's certificate, PEM: for x5t, x5t#S256 and x5c in JWTs, and for tls_client_auth.
+    /// The client's certificate, PEM or PKCS#12: for x5t, x5t#S256 and x5c in JWTs, and for tls_client_auth.
     pub certificate: Option<RawReference>,
     /// How JWTs for token requests are made.
     pub jwt: Option<RawJwt>,

@@ -126,8 +126,8 @@ pub(super) fn standby(
     let standby = Standby {
         client_id: read("client_id", client_id, Kind::Public, signs),
         client_secret: read("client_secret", client_secret, Kind::Secret, secret),
-        private_key: read("private_key", private_key, Kind::Secret, key),
-        certificate: read("certificate", certificate, Kind::Public, key),
+        private_key: read("private_key", private_key, Kind::Key, key),
+        certificate: read("certificate", certificate, Kind::Certificate, key),
         key_id: read("key_id", key_id, Kind::Public, key),
     };
     if standby.client_id.is_none() && standby.client_secret.is_none() && standby.private_key.is_none() {

@@ -53,8 +53,8 @@ pub(super) fn signing(
     };
     let key_given = private_key.is_some();
     let (certificate_given, assertion_given) = (certificate.is_some(), assertion.is_some());
-    let private_key = read("private_key", private_key, Kind::Secret);
-    let certificate = read("certificate", certificate, Kind::Public);
+    let private_key = read("private_key", private_key, Kind::Key);
+    let certificate = read("certificate", certificate, Kind::Certificate);
     let assertion = read("assertion", assertion, Kind::Secret);
 
     let by_key = matches!(auth, Some(ClientAuth::PrivateKeyJwt)) || usage != JwtUse::ClientAssertion;
@@ -63,6 +63,8 @@ pub(super) fn signing(
     let by_file = matches!(auth, Some(ClientAuth::AssertionFile));
     let needs = Needs { place, by_key, by_secret, by_tls };
     needs.check_key(key_given, certificate_given, auth, report);
+    let named = jwt.as_ref().and_then(|jwt| jwt.certificate_headers.as_deref());
+    needs.check_certificate(certificate_given, named, report);
     needs.check_assertion(assertion_given, by_file, usage, report);
     let typed = by_key || by_secret || by_file;
     if assertion_type.as_deref().is_some_and(|written| written != defaults::ASSERTION_TYPE)
@@ -129,6 +131,33 @@ impl Needs<'_, '_> {
         }
         if self.by_tls {
             self.check_tls(key, certificate, report);
+        }
+    }
+
+    /// What a JWT's header says of the certificate (`jwt.certificate_headers`, where it is written).
+    fn check_certificate(&self, given: bool, named: Option<&[String]>, report: &mut Report) {
+        let at = self.place.key("certificate");
+        if self.by_secret {
+            if given {
+                report.error(
+                    &at,
+                    "is not used with client_secret_jwt",
+                    "leave it out, or set client_auth = \"private_key_jwt\"",
+                );
+            }
+            if named.is_some_and(|named| !named.is_empty()) {
+                report.error(
+                    &self.place.key("jwt").key("certificate_headers"),
+                    "is about the certificate of a private key, and client_secret_jwt has none",
+                    "leave it out, or set client_auth = \"private_key_jwt\"",
+                );
+            }
+        } else if self.by_key && !self.by_tls && given && named.is_some_and(<[String]>::is_empty) {
+            report.error(
+                &at,
+                "is not used: jwt.certificate_headers names no header for it",
+                "leave it out, or name \"x5t#S256\", \"x5t\" or \"x5c\" there",
+            );
         }
     }
 
@@ -266,6 +295,6 @@ pub(super) fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) ->
         report.missing(&at.key("private_key"), "is missing", "private_key = { file = \"dpop.pem\" }");
         return None;
     };
-    let private_key = reference(&at.key("private_key"), raw, Kind::Secret, report)?;
+    let private_key = reference(&at.key("private_key"), raw, Kind::Key, report)?;
     Some(DpopConfig { private_key, alg })
 }

@@ -203,9 +203,11 @@ fn tls(place: &Place<'_>, raw: RawListenerTls, report: &mut Report) -> Option<Li
     if raw.private_key.is_none() {
         report.missing(&key_at, "is missing", "private_key = { file = \"key.pem\" }");
     }
-    let certificate = raw.certificate.and_then(|raw| reference(&certificate_at, raw, Kind::Public, report));
-    let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, Kind::Secret, report));
-    let client_ca = raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, Kind::Public, report));
+    let certificate =
+        raw.certificate.and_then(|raw| reference(&certificate_at, raw, Kind::Certificate, report));
+    let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, Kind::Key, report));
+    let client_ca =
+        raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, Kind::Certificate, report));
     Some(ListenerTls {
         certificate: certificate?,
         private_key: private_key?,

@@ -51,10 +51,10 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
         raw.and_then(|raw| reference(&place.key(key), raw, kind, report))
     };
     TlsOptions {
-        ca: read("ca", ca, Kind::Public),
+        ca: read("ca", ca, Kind::Certificate),
         roots,
-        certificate: read("certificate", certificate, Kind::Public),
-        private_key: read("private_key", private_key, Kind::Secret),
+        certificate: read("certificate", certificate, Kind::Certificate),
+        private_key: read("private_key", private_key, Kind::Key),
         server_name,
     }
 }

@@ -20,9 +20,21 @@ pub(super) enum Kind {
     /// A literal needs a file that its owner alone may read.
     Secret,
     Public,
+    /// A secret that may be PKCS#12, with a password.
+    Key,
+    /// Public, and may be PKCS#12 all the same.
+    Certificate,
 }
 
 impl Kind {
+    fn is_secret(self) -> bool {
+        matches!(self, Self::Secret | Self::Key)
+    }
+
+    fn may_be_pkcs12(self) -> bool {
+        matches!(self, Self::Key | Self::Certificate)
+    }
+
     /// Of a parameter or header, by its name.
     pub(super) fn named(name: &str) -> Self {
         if names_a_secret(name) { Self::Secret } else { Self::Public }
@@ -108,7 +120,7 @@ pub(super) fn reference(
 ) -> Option<Source> {
     match raw {
         RawReference::Literal(secret) => {
-            if kind == Kind::Secret && secret.is_empty() {
+            if kind.is_secret() && secret.is_empty() {
                 report.error(place, "is empty", "write { file = \"…\" } or { env = \"…\" }");
                 return None;
             }
@@ -116,8 +128,8 @@ pub(super) fn reference(
             Some(Source::literal(secret))
         }
         RawReference::Elsewhere(raw) => {
-            let source = from_elsewhere(place, raw, report)?;
-            report.reference(place, &source, kind == Kind::Secret);
+            let source = from_elsewhere(place, raw, kind, report)?;
+            report.reference(place, &source, kind.is_secret());
             Some(source)
         }
     }
@@ -126,7 +138,7 @@ pub(super) fn reference(
 /// Refuses a literal secret in a file that others may read.
 pub(super) fn literal_allowed(place: &Place<'_>, kind: Kind, report: &mut Report) -> Option<()> {
     let file = place.document.file;
-    if kind == Kind::Public || file.access.owner_only {
+    if !kind.is_secret() || file.access.owner_only {
         return Some(());
     }
     report.error(
@@ -140,7 +152,7 @@ pub(super) fn literal_allowed(place: &Place<'_>, kind: Kind, report: &mut Report
     None
 }
 
-fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, report: &mut Report) -> Option<Source> {
+fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, kind: Kind, report: &mut Report) -> Option<Source> {
     let RawElsewhere { file, env, webhook, pointer, password } = raw;
     if let Some(pointer) = &pointer {
         check(&place.key("pointer"), types::pointer(pointer), report)?;
@@ -158,7 +170,13 @@ fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, report: &mut Report) -> 
     match password {
         None => Some(source),
         Some(raw) => {
-            let password = reference(&place.key("password"), *raw, Kind::Secret, report)?;
+            let at = place.key("password");
+            if !kind.may_be_pkcs12() {
+                let message = "is for keys and certificates in PKCS#12, and this is neither";
+                report.error(&at, message, "leave it out");
+                return None;
+            }
+            let password = reference(&at, *raw, Kind::Secret, report)?;
             Some(source.with_password(password))
         }
     }
@@ -175,7 +193,7 @@ fn learned(place: &Place<'_>, name: String, more: bool, report: &mut Report) -> 
         Some(store) => Some(Source::webhook(name, store.clone()?)),
         None => {
             let names = report.webhooks.keys().map(String::as_str);
-            let hint = did_you_mean(&name, names, "add it to the main file: [webhook.NAME]");
+            let hint = did_you_mean(&name, names, &format!("add it to the main file: [webhook.{name}]"));
             let message = format!("there is no webhook {}", types::quoted(&name));
             if !report.incomplete {
                 report.error(&at, message, hint);

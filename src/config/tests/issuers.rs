@@ -285,6 +285,57 @@ fn presets_and_vars_that_are_not_there() {
     ]);
 }
 
+#[test]
+fn a_var_that_is_a_host_is_taken_out_of_a_url_and_holds_nothing_else() {
+    let secret = "client_id = \"a\"\nclient_secret = { env = \"S\" }";
+    for written in ["acme.zitadel.cloud", "https://acme.zitadel.cloud", "https://ACME.zitadel.cloud/"] {
+        let issuer = issuer(&format!("preset = \"zitadel\"\nvars = {{ domain = \"{written}\" }}\n{secret}"));
+        let crate::config::TokenEndpoint::Url(url) = &issuer.endpoint else { panic!() };
+        assert_eq!(url.text, "https://acme.zitadel.cloud/oauth/v2/token");
+    }
+    for wrong in ["acme.zitadel.cloud/path", "a.b?x=", "http://a.b", "u@a.b", "a b", "https://", "ä.b"] {
+        let keys = format!("preset = \"zitadel\"\nvars = {{ domain = \"{wrong}\" }}\n{secret}");
+        expect(&[(&keys, "issuer.corp.vars.domain", "is no host name", "acme-x1y2z3.zitadel.cloud")]);
+    }
+}
+
+#[test]
+fn what_would_do_nothing_is_refused() {
+    let shared = "client_auth = \"client_secret_jwt\"\nclient_id = \"a\"\nclient_secret = { env = \"S\" }";
+    let certified = format!("{shared}\ncertificate = {{ file = \"c.pem\" }}");
+    let headers = format!("{shared}\njwt = {{ certificate_headers = [\"x5c\"] }}");
+    let unnamed = format!(
+        "client_auth = \"private_key_jwt\"\n{KEY}\ncertificate = {{ file = \"c.pem\" }}\njwt = {{ certificate_headers = [] }}"
+    );
+    let password = "client_id = \"a\"\nclient_secret = { file = \"s\", password = { env = \"P\" } }";
+    expect(&[
+        (&certified, "issuer.corp.certificate", "is not used with client_secret_jwt", "private_key_jwt"),
+        (
+            &headers,
+            "issuer.corp.jwt.certificate_headers",
+            "is about the certificate of a private key, and client_secret_jwt has none",
+            "leave it out",
+        ),
+        (
+            &unnamed,
+            "issuer.corp.certificate",
+            "is not used: jwt.certificate_headers names no header for it",
+            "x5t#S256",
+        ),
+        (
+            password,
+            "issuer.corp.client_secret.password",
+            "is for keys and certificates in PKCS#12, and this is neither",
+            "leave it out",
+        ),
+    ]);
+    // Each of these may be PKCS#12.
+    let pkcs12 = "{ file = \"a.p12\", password = { env = \"P\" } }";
+    issuer(&format!(
+        "client_auth = \"private_key_jwt\"\nprivate_key = {pkcs12}\ncertificate = {pkcs12}\ndpop = {{ private_key = {pkcs12} }}\nstandby = {{ private_key = {pkcs12}, certificate = {pkcs12} }}\ntls = {{ certificate = {pkcs12}, private_key = {pkcs12} }}"
+    ));
+}
+
 const WEBHOOK: &str = "[webhook.seismic]\naddress = \"127.0.0.1:9181\"\npath = \"/s\"\nsignature_header = \"x-sig\"\n\
      secrets = [{ file = \"a\" }]\nvalue = \"/id\"\nstore = \"seismic.json\"\n";
 
@@ -318,4 +369,25 @@ fn webhooks() {
             "{from} -> {to}: {found:#?}"
         );
     }
+}
+
+#[test]
+fn a_webhook_that_keeps_its_value_elsewhere_is_another_issuer() {
+    let issuer = "client_id = \"a\"\nclient_secret = { env = \"S\" }\nheaders = { x-user = { webhook = \"seismic\" } }";
+    let text = format!("{}{WEBHOOK}", file(issuer, ""));
+    let digest = |text: &str| load(text).unwrap().issuers["corp"].digest;
+    assert_eq!(digest(&text), digest(&text.replace("\"/s\"", "\"/t\"")));
+    assert_ne!(digest(&text), digest(&text.replace("seismic.json", "other.json")));
+}
+
+#[test]
+fn a_webhook_that_is_not_there_is_told_with_its_name() {
+    let issuer =
+        "preset = \"seismic\"\nvars = { tenant = \"a\" }\nclient_id = \"a\"\nclient_secret = { env = \"S\" }";
+    expect(&[(
+        issuer,
+        "issuer.corp.params.user_id.webhook",
+        "there is no webhook \"seismic\"",
+        "[webhook.seismic]",
+    )]);
 }
