@@ -94,7 +94,7 @@ impl Inputs {
             redactor: Redactor::default(),
         };
         inputs.read_jwts(config, client, key, keys, &mut reader, now)?;
-        inputs.remark(config, now);
+        inputs.remark(config, keys, now);
         inputs.redactor = reader.redactor;
         Ok(inputs)
     }
@@ -135,8 +135,8 @@ impl Inputs {
         Ok(())
     }
 
-    fn remark(&mut self, config: &IssuerConfig, now: SystemTime) {
-        if let Some((chain, place)) = keys::tls_chain(config) {
+    fn remark(&mut self, config: &IssuerConfig, keys: &Keys, now: SystemTime) {
+        if let Some((chain, place)) = keys.tls_chain(config) {
             let expired = keys::expired(&chain, &place, now);
             // A certificate that stands in the JWT's header too was told of already.
             self.remarks.extend(expired.filter(|_| self.remarks.is_empty()));
