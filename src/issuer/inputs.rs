@@ -18,7 +18,8 @@ use crate::config::{
 use crate::secret::Secret;
 
 /// Parts of names whose literal values are masked too, as references are.
-const SECRET_NAMES: [&str; 7] = ["secret", "password", "passwd", "token", "key", "auth", "assertion"];
+const SECRET_NAMES: [&str; 9] =
+    ["secret", "pass", "pwd", "token", "key", "auth", "assertion", "credential", "cookie"];
 
 /// The grant and assertion types of SAML (RFC 7522), whose text is not ours to change.
 const SAML: &str = "saml2-bearer";
