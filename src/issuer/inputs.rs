@@ -18,7 +18,8 @@ use crate::config::{
 use crate::secret::Secret;
 
 /// Parts of names whose literal values are masked too, as references are.
-const SECRET_NAMES: [&str; 7] = ["secret", "password", "passwd", "token", "key", "auth", "assertion"];
+const SECRET_NAMES: [&str; 9] =
+    ["secret", "pass", "pwd", "token", "key", "auth", "assertion", "credential", "cookie"];
 
 /// The grant and assertion types of SAML (RFC 7522), whose text is not ours to change.
 const SAML: &str = "saml2-bearer";
@@ -94,7 +95,7 @@ impl Inputs {
             redactor: Redactor::default(),
         };
         inputs.read_jwts(config, client, key, keys, &mut reader, now)?;
-        inputs.remark(config, now);
+        inputs.remark(config, keys, now);
         inputs.redactor = reader.redactor;
         Ok(inputs)
     }
@@ -135,8 +136,8 @@ impl Inputs {
         Ok(())
     }
 
-    fn remark(&mut self, config: &IssuerConfig, now: SystemTime) {
-        if let Some((chain, place)) = keys::tls_chain(config) {
+    fn remark(&mut self, config: &IssuerConfig, keys: &Keys, now: SystemTime) {
+        if let Some((chain, place)) = keys.tls_chain(config) {
             let expired = keys::expired(&chain, &place, now);
             // A certificate that stands in the JWT's header too was told of already.
             self.remarks.extend(expired.filter(|_| self.remarks.is_empty()));

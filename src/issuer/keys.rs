@@ -26,11 +26,18 @@ pub(super) struct Keys {
     current: Cached<Material>,
     standby: Cached<Material>,
     dpop: Cached<Prover>,
+    tls: Cached<Vec<Certificate>>,
 }
 
 impl Keys {
     pub(super) fn new(issuer: Arc<str>) -> Self {
-        Self { issuer, current: Cached::default(), standby: Cached::default(), dpop: Cached::default() }
+        Self {
+            issuer,
+            current: Cached::default(),
+            standby: Cached::default(),
+            dpop: Cached::default(),
+            tls: Cached::default(),
+        }
     }
 
     /// The key of `client`, where it has one. `Err` says what is wrong with it and where it stands.
@@ -57,6 +64,13 @@ impl Keys {
         let files = Files::read(&self.issuer, &dpop.private_key, None)
             .map_err(|(_, error)| format!("dpop.private_key: {error}"))?;
         self.dpop.get(&self.issuer, files.digest(), || prover(&files, dpop))
+    }
+
+    /// As [`tls_chain`], parsed once.
+    pub(super) fn tls_chain(&self, config: &IssuerConfig) -> Option<(Arc<Vec<Certificate>>, String)> {
+        let file = TlsFile::read(config)?;
+        let chain = self.tls.parsed(file.digest(), || file.chain().ok_or_else(String::new)).ok()?;
+        Some((chain, file.place))
     }
 }
 
@@ -174,11 +188,34 @@ pub(super) fn prover(files: &Files<'_>, dpop: &DpopConfig) -> Result<Prover, Str
 
 /// The chain that TLS shows the issuer, where it can be read: what is wrong with it, TLS says itself.
 pub(super) fn tls_chain(config: &IssuerConfig) -> Option<(Vec<Certificate>, String)> {
-    let source = config.tls.certificate.as_ref().or(config.tls.private_key.as_ref())?;
-    let (bytes, _) = source.read_or_last_good().ok()?;
-    let password = source.password().and_then(|password| Some(password.read_or_last_good().ok()?.0));
-    let chain = Certificate::parse_chain_with(bytes.expose(), password.as_deref()).ok()?;
-    (!chain.is_empty()).then(|| (chain, source.place()))
+    let file = TlsFile::read(config)?;
+    Some((file.chain()?, file.place))
+}
+
+/// Where the chain that TLS shows stands.
+struct TlsFile {
+    bytes: Arc<Secret>,
+    password: Option<Arc<Secret>>,
+    place: String,
+}
+
+impl TlsFile {
+    fn read(config: &IssuerConfig) -> Option<Self> {
+        let source = config.tls.certificate.as_ref().or(config.tls.private_key.as_ref())?;
+        let (bytes, _) = source.read_or_last_good().ok()?;
+        let password = source.password().and_then(|password| Some(password.read_or_last_good().ok()?.0));
+        Some(Self { bytes, password, place: source.place() })
+    }
+
+    fn digest(&self) -> Digest {
+        let parts = [Some(&self.bytes), self.password.as_ref()];
+        fingerprint::digest(parts.into_iter().map(|part| part.map(|secret| secret.expose())))
+    }
+
+    fn chain(&self) -> Option<Vec<Certificate>> {
+        let chain = Certificate::parse_chain_with(self.bytes.expose(), self.password.as_deref()).ok()?;
+        (!chain.is_empty()).then_some(chain)
+    }
 }
 
 /// In words, where the leaf has expired.
@@ -190,12 +227,15 @@ pub(super) fn expired(chain: &[Certificate], place: &str, now: SystemTime) -> Op
     })
 }
 
-/// Parsed once for each content; the last good one serves on.
-struct Cached<T>(ArcSwapOption<(Digest, Arc<T>)>);
+/// Parsed once for each content, well or not: a file may ask for a lot of work. The last good one serves on.
+struct Cached<T> {
+    good: ArcSwapOption<(Digest, Arc<T>)>,
+    bad: ArcSwapOption<(Digest, String)>,
+}
 
 impl<T> Default for Cached<T> {
     fn default() -> Self {
-        Self(ArcSwapOption::empty())
+        Self { good: ArcSwapOption::empty(), bad: ArcSwapOption::empty() }
     }
 }
 
@@ -206,21 +246,52 @@ impl<T> Cached<T> {
         digest: Digest,
         make: impl FnOnce() -> Result<T, String>,
     ) -> Result<Arc<T>, String> {
-        let held = self.0.load_full();
-        if let Some((_, value)) = held.as_deref().filter(|(of, _)| *of == digest) {
-            return Ok(Arc::clone(value));
-        }
-        match (make(), held) {
-            (Ok(value), _) => {
-                let value = Arc::new(value);
-                self.0.store(Some(Arc::new((digest, Arc::clone(&value)))));
-                Ok(value)
-            }
+        match (self.parsed(digest, make), self.good.load_full()) {
+            (Ok(value), _) => Ok(value),
             (Err(error), Some(held)) => {
                 tracing::warn!(issuer, error, "a changed key cannot be used, the last good one serves on");
                 Ok(Arc::clone(&held.1))
             }
             (Err(error), None) => Err(error),
         }
+    }
+
+    /// What this content comes to, and no other.
+    fn parsed(&self, digest: Digest, make: impl FnOnce() -> Result<T, String>) -> Result<Arc<T>, String> {
+        if let Some((_, value)) = self.good.load_full().as_deref().filter(|(of, _)| *of == digest) {
+            return Ok(Arc::clone(value));
+        }
+        if let Some((_, error)) = self.bad.load_full().as_deref().filter(|(of, _)| *of == digest) {
+            return Err(error.clone());
+        }
+        match make() {
+            Ok(value) => {
+                let value = Arc::new(value);
+                self.good.store(Some(Arc::new((digest, Arc::clone(&value)))));
+                Ok(value)
+            }
+            Err(error) => {
+                self.bad.store(Some(Arc::new((digest, error.clone()))));
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_content_is_parsed_once_and_the_last_good_one_serves_on() {
+        let cached = Cached::default();
+        let never = || -> Result<u8, String> { panic!("parsed again") };
+        let bad = |why: &str| Err::<u8, _>(why.to_owned());
+        assert_eq!(cached.get("corp", [1; 32], || bad("one")), Err("one".to_owned()));
+        assert_eq!(cached.get("corp", [1; 32], never), Err("one".to_owned()));
+        assert_eq!(cached.get("corp", [2; 32], || Ok(2)).as_deref(), Ok(&2));
+        assert_eq!(cached.get("corp", [3; 32], || bad("three")).as_deref(), Ok(&2));
+        assert_eq!(cached.get("corp", [3; 32], never).as_deref(), Ok(&2));
+        assert_eq!(cached.get("corp", [2; 32], never).as_deref(), Ok(&2));
     }
 }

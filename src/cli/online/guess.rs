@@ -33,7 +33,9 @@ fn more(requests: usize) -> String {
 
 /// The client was refused, or the issuer did not even see who it is.
 pub(super) fn may_be_the_method(error: &IssuerError, config: &IssuerConfig) -> bool {
-    if config.client_auth.secret().is_none() {
+    // A secret that signs alone was never to travel, so no other method is tried with it.
+    let signs = matches!(config.client_auth, ClientAuth::SecretJwt { .. });
+    if signs || config.client_auth.secret().is_none() {
         return false;
     }
     match error.code.as_deref() {
@@ -137,7 +139,6 @@ fn written(client_auth: &ClientAuth) -> &'static str {
             r#"client_auth = "client_secret_basic" with basic_encoding = "raw""#
         }
         ClientAuth::Post { .. } => r#"client_auth = "client_secret_post""#,
-        ClientAuth::SecretJwt { .. } => r#"client_auth = "client_secret_jwt""#,
         _ => "another client_auth",
     }
 }
@@ -273,7 +274,6 @@ mod tests {
         assert_eq!(tried(basic("a+b", BasicEncoding::Raw)), [POST, BASIC]);
         assert_eq!(tried(ClientAuth::Post { secret: Source::literal("a+b") }), [BASIC, RAW]);
         assert_eq!(tried(ClientAuth::Post { secret: Source::literal("plain") }), [BASIC]);
-        assert_eq!(tried(ClientAuth::SecretJwt { secret: Source::literal("a+b") }), [POST, BASIC, RAW]);
         assert!(tried(ClientAuth::None).is_empty() && tried(ClientAuth::PrivateKeyJwt).is_empty());
     }
 
@@ -293,6 +293,7 @@ mod tests {
         let form = config(basic("s", BasicEncoding::Form), "c");
         let post = config(ClientAuth::Post { secret: Source::literal("s") }, "c");
         let jwt = config(ClientAuth::PrivateKeyJwt, "c");
+        let signed = config(ClientAuth::SecretJwt { secret: Source::literal("s") }, "c");
         for (code, status, wanted) in [
             (Some("invalid_client"), 400, true),
             (Some("unauthorized_client"), 401, true),
@@ -303,6 +304,7 @@ mod tests {
         ] {
             assert_eq!(may_be_the_method(&error(code, status), &form), wanted, "{code:?} {status}");
             assert!(!may_be_the_method(&error(code, status), &jwt));
+            assert!(!may_be_the_method(&error(code, status), &signed), "its secret never travels");
         }
         assert!(may_be_the_method(&error(Some("invalid_request"), 400), &form));
         assert!(!may_be_the_method(&error(Some("invalid_request"), 400), &post));

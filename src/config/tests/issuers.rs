@@ -336,6 +336,31 @@ fn what_would_do_nothing_is_refused() {
     ));
 }
 
+#[test]
+fn no_var_turns_a_presets_url_to_another_host() {
+    let row = |preset: &str, vars: &str| {
+        format!(
+            "preset = \"{preset}\"\nvars = {{ {vars} }}\nclient_id = \"a\"\nclient_secret = {{ env = \"S\" }}"
+        )
+    };
+    let domain = row("cognito", "domain = \"canary.example/x\", region = \"eu-central-1\"");
+    let realm = row("keycloak", "base_url = \"https://idp\", realm = \"a/../../canary\"");
+    expect(&[
+        (
+            &domain,
+            "issuer.corp.vars.domain",
+            "becomes part of a host name: letters, digits, `-` and dots alone",
+            "",
+        ),
+        (
+            &realm,
+            "issuer.corp.vars.realm",
+            "becomes part of a path: without `?`, `#`, `@`, `\\` and segments of dots",
+            "",
+        ),
+    ]);
+}
+
 const WEBHOOK: &str = "[webhook.seismic]\naddress = \"127.0.0.1:9181\"\npath = \"/s\"\nsignature_header = \"x-sig\"\n\
      secrets = [{ file = \"a\" }]\nvalue = \"/id\"\nstore = \"seismic.json\"\n";
 

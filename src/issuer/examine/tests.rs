@@ -70,9 +70,10 @@ fn certificates_are_told_of_before_and_after_their_end() {
     );
     let good = with_certificate("rsa.pkcs8.pem", "rsa.certificate.pem");
     let chain = Certificate::parse_chain(key_file("rsa.certificate.pem").read().unwrap().expose()).unwrap();
-    let [soon] = &examine(&good, chain[0].not_after() - SOON)[..] else { panic!() };
+    let soon_days = Duration::from_secs(24 * 60 * 60) * SOON_DAYS;
+    let [soon] = &examine(&good, chain[0].not_after() - soon_days)[..] else { panic!() };
     assert!(soon.message.contains("ends within 14 days"), "{soon:?}");
-    assert_eq!(examine(&good, chain[0].not_after() - SOON - Duration::from_secs(1)), []);
+    assert_eq!(examine(&good, chain[0].not_after() - soon_days - Duration::from_secs(1)), []);
     let [early] = &examine(&good, chain[0].not_before() - Duration::from_secs(1))[..] else { panic!() };
     assert!(early.message.contains("holds only from"), "{early:?}");
     let other = only(&with_certificate("rsa.pkcs8.pem", "ec-p256.certificate.pem")).1;
