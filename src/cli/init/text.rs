@@ -150,8 +150,8 @@ mod tests {
         for preset in crate::config::presets() {
             let text = config(preset);
             let table: toml::Table = text.parse().unwrap_or_else(|error| panic!("{}: {error}", preset.name));
-            let issuer = table["issuer"][&*preset.name].as_table().unwrap();
-            assert_eq!(issuer["preset"].as_str(), Some(&*preset.name));
+            let issuer = table["issuer"][preset.name].as_table().unwrap();
+            assert_eq!(issuer["preset"].as_str(), Some(preset.name));
             for var in &preset.vars {
                 let given = issuer.get("vars").is_some_and(|vars| vars.get(&var.name).is_some());
                 assert_eq!(given, var.default.is_none(), "{}: {text}", var.name);
