@@ -21,7 +21,7 @@ use crate::config::{self, Config};
 /// The files that a running config depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watched {
-    /// A change of one of these loads the config again.
+    /// A change of one of these loads the config again: its files, and those that a var of a preset stands in.
     pub config: BTreeSet<PathBuf>,
     /// So does a file that appears in or leaves one of these folders.
     pub folders: BTreeSet<PathBuf>,
@@ -33,7 +33,13 @@ impl Watched {
     /// All files that `config` came from or names.
     pub fn of(config: &Config) -> Self {
         Self {
-            config: config.files.iter().map(|path| absolute(path)).collect(),
+            config: config
+                .files
+                .iter()
+                .map(PathBuf::as_path)
+                .chain(read_with(config))
+                .map(absolute)
+                .collect(),
             folders: config.include_folders.iter().map(|path| absolute(path)).collect(),
             referenced: config::referenced_files(config).iter().map(|path| absolute(path)).collect(),
         }
@@ -52,6 +58,12 @@ impl Watched {
         self.folders.extend(other.folders);
         self.referenced.extend(other.referenced);
     }
+}
+
+/// Files whose content is a part of the config.
+fn read_with(config: &Config) -> impl Iterator<Item = &Path> {
+    let read = config.references.iter().filter(|reference| reference.part_of_config);
+    read.filter_map(|reference| reference.source.path())
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -53,6 +53,8 @@ pub struct ReferenceUse {
     pub source: Source,
     /// What stands there must not be readable by others.
     pub secret: bool,
+    /// It was read when the config was loaded, and is a part of it (`vars`).
+    pub part_of_config: bool,
     /// The config file that names it.
     pub file: PathBuf,
     /// From 1.

@@ -58,10 +58,20 @@ impl Report {
 
     /// Notes that a value stands elsewhere.
     pub(super) fn reference(&mut self, place: &Place<'_>, source: &Source, secret: bool) {
+        self.note_reference(place, source, secret, false);
+    }
+
+    /// Notes a value that stands elsewhere and is read now: another one is another config.
+    pub(super) fn part_of_config(&mut self, place: &Place<'_>, source: &Source) {
+        self.note_reference(place, source, false, true);
+    }
+
+    fn note_reference(&mut self, place: &Place<'_>, source: &Source, secret: bool, part_of_config: bool) {
         let (line, column) = place.position();
         self.references.push(ReferenceUse {
             source: source.clone(),
             secret,
+            part_of_config,
             file: place.document.file.display.clone(),
             line,
             column,

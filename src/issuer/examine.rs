@@ -99,17 +99,19 @@ fn shared_secret(config: &IssuerConfig, jwt: &JwtConfig, findings: &mut Vec<Find
 }
 
 fn tls_certificate(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding>) {
-    let key = match &config.client_auth {
-        ClientAuth::TlsClientAuth if config.certificate.is_some() => "certificate",
-        _ => "tls.certificate",
-    };
+    // With tls_client_auth they stand in the issuer's own keys.
+    let own = matches!(config.client_auth, ClientAuth::TlsClientAuth) && config.certificate.is_some();
+    let (certificate, private_key) =
+        if own { ("certificate", "private_key") } else { ("tls.certificate", "tls.private_key") };
     if let Some((chain, place)) = keys::tls_chain(config) {
-        ends(key, &chain, &place, now, findings);
+        ends(certificate, &chain, &place, now, findings);
     }
-    if let Some(error) = tls::unusable(&config.tls) {
-        let key = if error.0.starts_with("tls.ca") { "tls.ca" } else { key };
-        findings.push(finding(key, error.0, None));
-    }
+    let Some(error) = tls::unusable(&config.tls) else { return };
+    let places =
+        [("tls.ca: ", "tls.ca"), ("tls.certificate: ", certificate), ("tls.private_key: ", private_key)];
+    let found = places.iter().find_map(|(start, key)| Some((*key, error.0.strip_prefix(start)?.to_owned())));
+    let (key, message) = found.unwrap_or((certificate, error.0));
+    findings.push(finding(key, message, None));
 }
 
 fn ends(key: &'static str, chain: &[Certificate], place: &str, now: SystemTime, findings: &mut Vec<Finding>) {

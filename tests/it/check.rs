@@ -259,7 +259,7 @@ async fn tls_that_cannot_be_used_is_a_warning_at_its_place() {
             "route[0].tls: ",
             "holds no certificate in PEM",
         ),
-        (with_password.to_owned(), String::new(), "issuer.corp.certificate: ", "password"),
+        (with_password.to_owned(), String::new(), "issuer.corp.certificate: file ", "password"),
     ] {
         let setup = Setup::new().await.issuer(&issuer).route(&route);
         let p12 = include_bytes!("fixtures/keys/ec-p256.modern.p12");

@@ -266,6 +266,36 @@ async fn changed_issuer_table_means_a_new_token() {
 }
 
 #[tokio::test]
+async fn changed_var_of_a_preset_is_another_issuer_and_a_lost_one_changes_nothing() {
+    let setup = Setup::new().await;
+    setup.file("realm", "one\n");
+    let keys = format!(
+        "# token_url\npreset = \"keycloak\"\nvars = {{ base_url = \"{}\", realm = {{ file = \"realm\" }} }}",
+        setup.issuer.url
+    );
+    let world = setup.issuer(&keys).start().await;
+    world.ready().await;
+    world.get("/").await.expect_status(200);
+    let asked = |realm: &str| format!("/realms/{realm}/protocol/openid-connect/token");
+    assert_eq!(world.issuer().last().target(), asked("one"));
+    world.file("realm", "two");
+    eventually("a token of the other realm", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().last().target() == asked("two")).then_some(())
+    })
+    .await;
+    let requests = world.issuer().count();
+    world.file("realm", "");
+    eventually("the lost var to be told", || async {
+        let status = world.status().await;
+        status["config"]["last_reload"]["error"].to_string().contains("vars.realm").then_some(())
+    })
+    .await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.issuer().count(), requests);
+}
+
+#[tokio::test]
 async fn listeners_come_go_and_change_with_a_reload() {
     let mut world = two_routes().await;
     let old = world.address("main");

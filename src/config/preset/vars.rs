@@ -107,7 +107,7 @@ fn elsewhere(place: &Place<'_>, table: &DeTable<'_>, report: &mut Report) -> Opt
             return None;
         }
     };
-    report.reference(place, &source, false);
+    report.part_of_config(place, &source);
     match source.read() {
         Ok(value) => match value.expose_str() {
             Some(text) => Some(text.to_owned()),
