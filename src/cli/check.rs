@@ -59,27 +59,38 @@ fn findings(config: &Config) -> Vec<Problem> {
         let found = issuer::examine(issuer, now).into_iter();
         found.map(|finding| finding_problem(config, &issuer.name, finding)).collect::<Vec<_>>()
     };
-    config.issuers.values().flat_map(of).collect()
+    config.issuers.values().flat_map(of).chain(route_findings(config)).collect()
+}
+
+/// Files of a route's `tls` that keep its upstream from being reached.
+fn route_findings(config: &Config) -> impl Iterator<Item = Problem> {
+    config.routes.iter().enumerate().filter_map(|(index, route)| {
+        let error = tls::unusable(&route.tls)?;
+        Some(problem_at(config, &format!("route[{index}]"), "tls", error.0, None))
+    })
 }
 
 /// At the key that it is about; where that names no file or variable, at the first one of the issuer that does.
 fn finding_problem(config: &Config, issuer: &str, finding: Finding) -> Problem {
-    let table = format!("issuer.{issuer}");
-    let key = format!("{table}.{}", finding.key);
+    problem_at(config, &format!("issuer.{issuer}"), finding.key, finding.message, finding.hint)
+}
+
+fn problem_at(config: &Config, table: &str, key: &str, message: String, hint: Option<String>) -> Problem {
+    let key = format!("{table}.{key}");
     let written = |wanted: &str| {
         config.references.iter().find(|used| {
             used.key.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         })
     };
-    let place = written(&key).or_else(|| written(&table));
+    let place = written(&key).or_else(|| written(table));
     Problem {
         severity: Severity::Warning,
         file: place.map_or(&config.path, |place| &place.file).clone(),
         line: place.map_or(0, |place| place.line),
         column: place.map_or(0, |place| place.column),
         key,
-        message: finding.message,
-        hint: finding.hint,
+        message,
+        hint,
         source_line: None,
     }
 }

@@ -7,9 +7,13 @@ use super::client::{Client, Which};
 use super::keys::{self, Files};
 use crate::config::{ClientAuth, IssuerConfig, JwtConfig, JwtUse, Source};
 use crate::jose::{Alg, Certificate, PrivateKey};
+use crate::net::tls;
 
 /// A certificate that ends within this time is told of.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Said of a certificate.
+const OTHER_KEY: &str = "does not belong to its private key";
 
 /// Something that is there and cannot be used, or soon no more. No secret is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +34,9 @@ pub fn examine(config: &IssuerConfig, now: SystemTime) -> Vec<Finding> {
         }
     }
     tls_certificate(config, now, &mut findings);
+    findings.extend(
+        tls_files(config).filter(|_| !findings.iter().any(|found| found.message.contains(OTHER_KEY))),
+    );
     if let Some(dpop) = &config.dpop
         && dpop.private_key.read().is_ok()
         && let Ok(files) = Files::read(&config.name, &dpop.private_key, None)
@@ -56,7 +63,12 @@ fn signing_key(config: &IssuerConfig, client: &Client<'_>, now: SystemTime, find
     let Ok(files) = Files::read(&config.name, source, elsewhere) else { return };
     let material = match keys::material(&files, client, wants_chain) {
         Ok(material) => material,
-        Err(error) => return findings.push(finding(key, error, None)),
+        Err(error) => {
+            // A pair has two halves, and the error begins with the one that is at fault.
+            let halves = [client.key("certificate"), key];
+            let about = halves.into_iter().find(|half| error.starts_with(half)).unwrap_or(key);
+            return findings.push(finding(about, error, None));
+        }
     };
     if let Some(alg) = jwt.alg.filter(|_| signs_with_pair(config, jwt))
         && let Err(error) = material.key.check_alg(alg)
@@ -106,14 +118,24 @@ fn tls_certificate(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Fi
     let private = config.tls.private_key.as_ref().or(config.tls.certificate.as_ref());
     let Some(private) = private.and_then(|source| parse(source).ok()) else { return };
     if !leaf.is_of(&private) {
-        let message =
-            format!("the certificate {} in {place} does not belong to its private key", leaf.subject());
+        let message = format!("the certificate {} in {place} {OTHER_KEY}", leaf.subject());
         findings.push(finding(
             key,
             message,
             Some("give the pair that was made together, the leaf first".to_owned()),
         ));
     }
+}
+
+/// What keeps every connection to the issuer from being opened.
+fn tls_files(config: &IssuerConfig) -> Option<Finding> {
+    let error = tls::unusable(&config.tls)?;
+    let own = matches!(config.client_auth, ClientAuth::TlsClientAuth) && config.certificate.is_some();
+    let keys = [("tls.ca", "tls.ca"), ("tls.certificate", "certificate"), ("tls.private_key", "private_key")];
+    let at = keys.into_iter().find(|(key, _)| error.0.starts_with(key));
+    let key = at.map_or("tls", |(key, of_client)| if own { of_client } else { key });
+    let message = at.and_then(|(key, _)| error.0.strip_prefix(key)).unwrap_or(&error.0);
+    Some(finding(key, message.trim_start_matches(": ").to_owned(), None))
 }
 
 fn parse(source: &Source) -> Result<PrivateKey, String> {

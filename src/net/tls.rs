@@ -63,6 +63,18 @@ pub fn client_config(options: &TlsOptions, offer: Offer) -> Result<Arc<ClientCon
     Ok(Arc::new(config))
 }
 
+/// Why no connection can be opened with the files that `options` name; `None` where they name none, or one that
+/// cannot be read.
+pub fn unusable(options: &TlsOptions) -> Option<TlsSettingsError> {
+    let mut named =
+        [&options.ca, &options.certificate, &options.private_key].into_iter().flatten().peekable();
+    named.peek()?;
+    if named.any(|source| source.read().is_err()) {
+        return None;
+    }
+    client_config(options, Offer::Both).err()
+}
+
 /// ALPN offers `h2` and `http/1.1`; with `client_ca` a client certificate is required.
 pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettingsError> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
