@@ -8,7 +8,9 @@ use serde_json::json;
 use super::args::{Common, Output};
 use super::{Exit, Failure, find, output};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, IssuerConfig, ListenerConfig, ListenerTls, Problem, Severity, Source};
+use crate::config::{
+    self, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Severity, Source,
+};
 use crate::issuer::{self, Finding};
 use crate::net::tls;
 
@@ -59,7 +61,32 @@ fn findings(config: &Config) -> Vec<Problem> {
         let found = issuer::examine(issuer, now).into_iter();
         found.map(|finding| finding_problem(config, &issuer.name, finding)).collect::<Vec<_>>()
     };
-    config.issuers.values().flat_map(of).chain(route_findings(config)).collect()
+    let issuers = config.issuers.values().flat_map(of);
+    issuers.chain(route_findings(config)).chain(wanted_by_presets(config)).collect()
+}
+
+/// Scopes and parameters that a preset leaves to the operator, where a route's token would be asked for without any.
+fn wanted_by_presets(config: &Config) -> Vec<Problem> {
+    let mut found: Vec<Problem> = Vec::new();
+    for route in &config.routes {
+        let Credential::Issuer { issuer, key } = &route.credential else { continue };
+        let Some(preset) = issuer.preset.as_deref().and_then(config::preset) else { continue };
+        for need in &preset.needs {
+            let given = match need.key.as_str() {
+                "scopes" => !key.scopes.is_empty(),
+                "params" => !key.params.is_empty(),
+                _ => true,
+            };
+            let table = format!("issuer.{}", issuer.name);
+            if given || found.iter().any(|told| told.key == format!("{table}.{}", need.key)) {
+                continue;
+            }
+            let message = format!("is missing, and preset `{}` wants it: {}", preset.name, need.about);
+            let hint = format!("{} = {}, here or in the route", need.key, need.example);
+            found.push(problem_at(config, &table, &need.key, message, Some(hint)));
+        }
+    }
+    found
 }
 
 /// Files of a route's `tls` that keep its upstream from being reached.

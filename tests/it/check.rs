@@ -275,6 +275,41 @@ async fn a_pair_is_told_by_the_half_that_is_at_fault() {
 }
 
 #[tokio::test]
+async fn scopes_that_a_preset_leaves_to_the_operator_are_asked_for() {
+    let entra = "preset = \"entra\"\nvars = { tenant = \"acme\" }";
+    for (keys, route, missing) in [
+        (entra, "", Some("issuer.corp.scopes: is missing, and preset `entra` wants it: The API's")),
+        (entra, "scopes = [\"api/.default\"]", None),
+        (
+            "preset = \"auth0\"\nvars = { domain = \"acme.eu.auth0.com\" }",
+            "",
+            Some("issuer.corp.params: is missing, and preset `auth0` wants it"),
+        ),
+    ] {
+        let (_setup, output) = checked(Setup::new().await.issuer(keys).route(route)).await;
+        output.expect_code(0);
+        let said = output.all();
+        match missing {
+            Some(missing) => {
+                assert!(said.contains(missing) && said.contains("here or in the route"), "{said}")
+            }
+            None => assert!(!said.contains("wants it"), "{said}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_webhooks_store_without_a_folder_is_a_warning_with_its_place() {
+    let webhook = "[webhook.w]\naddress = \"127.0.0.1:0\"\npath = \"/w\"\nsignature_header = \"x-signature\"\n\
+                   secrets = [{ file = \"secret\" }]\nvalue = \"/id\"\nstore = \"not-there/w.json\"\n";
+    let (_setup, output) = checked(Setup::new().await.more(webhook)).await;
+    output.expect_code(0);
+    let said = output.all();
+    let line = said.lines().find(|line| line.contains("webhook.w.store")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("bearerd.toml:") && line.contains("does not exist"), "{line}");
+}
+
+#[tokio::test]
 async fn certificate_that_has_ended_is_a_warning() {
     let client = crate::support::tls::ca().issue_expired(&["client"]);
     let setup = Setup::new()

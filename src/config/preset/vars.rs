@@ -69,8 +69,8 @@ pub(super) fn refuse_no_url(
         let Some(template) = below.get(key).and_then(|value| value.get_ref().as_str()) else { continue };
         let text = filled(template, values);
         let reason = match url::parts(&text) {
+            _ if text.matches("://").count() > 1 => "a whole URL stands inside it".to_owned(),
             Err(wrong) => wrong.message,
-            Ok(_) if text.matches("://").count() > 1 => "a whole URL stands inside it".to_owned(),
             Ok(_) => continue,
         };
         let named = || preset.vars.iter().filter(|var| template.contains(&format!("{{{}}}", var.name)));

@@ -311,7 +311,7 @@ fn vars_that_make_no_url_are_told_where_they_stand() {
         (
             "preset = \"salesforce\"\nvars = { domain = \"https://acme.my.salesforce.com/\" }",
             salesforce,
-            "port",
+            "a whole URL stands inside it",
             "domain = \"",
         ),
         (
