@@ -60,9 +60,11 @@ impl Report {
 
     fn lacks_a_preset(&self, place: &Place<'_>) -> bool {
         let path = place.path.to_string();
-        let inside =
-            |table: &String| path.strip_prefix(table.as_str()).is_some_and(|rest| rest.starts_with('.'));
-        self.presetless.iter().any(inside)
+        let own_key = |table: &String| {
+            let key = path.strip_prefix(table.as_str()).and_then(|rest| rest.strip_prefix('.'));
+            key.is_some_and(|key| !key.contains('.'))
+        };
+        self.presetless.iter().any(own_key)
     }
 
     /// Notes that a value stands elsewhere.

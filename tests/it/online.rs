@@ -446,7 +446,7 @@ async fn our_own_certificate_that_has_ended_is_told() {
     assert!(warnings(issuer).contains("expired on 2021-01-01"), "{issuer}");
 }
 
-/// oidc-provider lets a client use the one method that it is registered with.
+/// oidc-provider takes the method that a client is registered with, and Basic and the form for each other.
 #[tokio::test]
 async fn a_real_issuer_says_which_method_it_takes_and_what_it_offers() {
     let client = json!({
@@ -456,12 +456,17 @@ async fn a_real_issuer_says_which_method_it_takes_and_what_it_offers() {
         "scope": "read",
     });
     let provider = OidcProvider::start(&json!({ "scopes": ["read"], "ttl": 600, "clients": [client] })).await;
-    let issuer = format!("issuer_url = \"{}\"\nclient_id = \"poster\"\nscopes = [\"read\"]", provider.issuer);
-    let setup = Setup::new().await.issuer(&issuer);
+    let with = |method: &str| {
+        format!(
+            "issuer_url = \"{}\"\nclient_id = \"poster\"\nscopes = [\"read\"]\nclient_auth = \"{method}\"",
+            provider.issuer
+        )
+    };
+    let setup = Setup::new().await.issuer(&with("client_secret_jwt"));
     let refused = report(&setup, 1, &[]).await;
     let told = hints(&refused["issuers"][0]);
     assert!(told.contains("the issuer takes client_auth = \"client_secret_post\""), "{refused}");
-    let setup = setup.issuer("client_auth = \"client_secret_post\"");
+    let setup = Setup::new().await.issuer(&with("client_secret_post"));
     let granted = report(&setup, 0, &[]).await;
     let issuer = &granted["issuers"][0];
     let methods = issuer["advertised"]["auth_methods"].as_array().unwrap();
