@@ -136,11 +136,14 @@ pub fn check_references(config: &Config) -> Vec<Problem> {
 /// The file itself need not be there: it comes with the first call.
 fn check_store(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
     let folder = webhook.store.parent().filter(|folder| !folder.is_dir())?;
+    // Near enough: it has secrets, and those are references.
+    let table = format!("webhook.{}.", webhook.name);
+    let near = config.references.iter().find(|reference| reference.key.starts_with(&table));
     Some(Problem {
         severity: Severity::Warning,
-        file: config.path.clone(),
-        line: 0,
-        column: 0,
+        file: near.map_or(&config.path, |near| &near.file).clone(),
+        line: near.map_or(0, |near| near.line),
+        column: near.map_or(0, |near| near.column),
         key: format!("webhook.{}.store", webhook.name),
         message: format!(
             "the folder {} does not exist, so a learned value could not be kept",
@@ -191,7 +194,8 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
 
 fn open_to_others(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+    std::fs::metadata(path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o077 != 0)
 }
 
 #[cfg(test)]

@@ -47,6 +47,13 @@ pub struct PresetVar {
     pub host: bool,
 }
 
+impl PresetVar {
+    /// As an operator could write it.
+    fn written(&self) -> String {
+        format!("{} = \"{}\"", self.name, self.example)
+    }
+}
+
 /// A key that a preset leaves to the operator.
 #[derive(Debug)]
 pub struct PresetKey {

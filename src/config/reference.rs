@@ -177,6 +177,7 @@ fn read_file(path: &Path) -> Result<Secret, String> {
     let bytes = read_bytes(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "no such file".to_owned(),
         std::io::ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
+        std::io::ErrorKind::IsADirectory => "is a folder; name the file in it".to_owned(),
         _ => error.to_string(),
     })?;
     Ok(Secret::new(without_line_end(&bytes)))
@@ -193,8 +194,9 @@ fn read_store(path: &Path) -> Result<Secret, String> {
         }
         _ => format!("its store {}: {error}", path.display()),
     })?;
-    let value = point_into(&Secret::new(bytes.as_slice()), STORED_VALUE)
-        .map_err(|why| format!("its store {} {why}", path.display()))?;
+    let value = point_into(&Secret::new(bytes.as_slice()), STORED_VALUE).map_err(|why| {
+        format!("its store {} {why}; the sender's next call writes it anew", path.display())
+    })?;
     if value.is_empty() {
         Err(format!("its store {} holds an empty value", path.display()))
     } else {

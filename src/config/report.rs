@@ -17,6 +17,8 @@ pub(crate) struct Report {
     pub webhooks: BTreeMap<String, Option<PathBuf>>,
     /// Values of `vars` that stand elsewhere, by the path of their table: what is written does not tell them.
     pub elsewhere: BTreeMap<String, Vec<String>>,
+    /// Issuers' tables whose preset is not known: what seems to be missing may stand there.
+    pub presetless: Vec<String>,
     /// A file has syntax errors or could not be read: what seems to be missing may stand there.
     pub incomplete: bool,
 }
@@ -51,9 +53,18 @@ impl Report {
 
     /// A required key that is not there. Silent where it may only have been lost, or is there and was reported.
     pub(super) fn missing(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
-        if place.document.broken.is_none() && !place.is_written() {
+        if place.document.broken.is_none() && !place.is_written() && !self.lacks_a_preset(place) {
             self.error(place, message, hint);
         }
+    }
+
+    fn lacks_a_preset(&self, place: &Place<'_>) -> bool {
+        let path = place.path.to_string();
+        let own_key = |table: &String| {
+            let key = path.strip_prefix(table.as_str()).and_then(|rest| rest.strip_prefix('.'));
+            key.is_some_and(|key| !key.contains('.'))
+        };
+        self.presetless.iter().any(own_key)
     }
 
     /// Notes that a value stands elsewhere.

@@ -47,6 +47,11 @@ impl Context<'_> {
                     self.endpoint_key()
                 )
             }
+            "use_dpop_nonce" if self.config.dpop.is_some() => {
+                "it was asked again with the nonce that it gave, and wants yet another; the fault is the issuer's, and \
+                 it is asked again"
+                    .to_owned()
+            }
             "use_dpop_nonce" | "invalid_dpop_proof" => self.check_dpop(),
             "temporarily_unavailable" => "it is asked again".to_owned(),
             _ => return None,

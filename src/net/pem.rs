@@ -49,8 +49,8 @@ pub(super) fn private_key(source: &Source, key: &str) -> Result<PrivateKeyDer<'s
     }
     if contains(bytes, b"ENCRYPTED PRIVATE KEY") || contains(bytes, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsSettingsError(format!(
-            "{key}: {} holds a key that is encrypted with a passphrase; decrypt it \
-             (openssl pkey -in key.pem -out plain.pem) and protect the file by its mode",
+            "{key}: {} holds a key that is encrypted with a passphrase; name it beside the file: password = \
+             {{ file = \"…\" }}, or decrypt it (openssl pkey -in key.pem -out plain.pem) and protect the file by its mode",
             source.place()
         )));
     }
@@ -154,7 +154,7 @@ mod tests {
     fn an_encrypted_key_is_told() {
         let text = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
         let message = refusal(private_key(&Source::literal(text), "tls.private_key"));
-        assert!(message.contains("encrypted with a passphrase"), "{message}");
+        assert!(message.contains("encrypted with a passphrase; name it beside the file"), "{message}");
     }
 
     #[test]

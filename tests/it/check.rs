@@ -201,7 +201,7 @@ async fn key_that_cannot_be_what_it_is_said_to_be_is_a_warning_at_its_place() {
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let ec = &crate::support::tls::localhost().key_pem;
     for (content, alg, wanted) in [
-        (encrypted, "ES256", "encrypted"),
+        (encrypted, "ES256", "password = { file"),
         ("hunter2-no-key", "ES256", "private_key"),
         (ec.as_str(), "RS256", "ES256"),
     ] {
@@ -221,6 +221,92 @@ async fn key_that_cannot_be_what_it_is_said_to_be_is_a_warning_at_its_place() {
         assert!(line.contains("bearerd.toml:") && line.contains(wanted), "{said}");
         assert!(!said.contains("hunter2"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn files_of_tls_that_cannot_be_used_are_warnings_at_their_place() {
+    let key = &crate::support::tls::localhost().key_pem;
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let private = |setup: &Setup, name: &str, content: &str| {
+        let file = setup.file(name, content);
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let ca = "tls = { ca = { file = \"ca.pem\" } }";
+    for (issuer, route, wanted) in [
+        (ca, "", "warning: issuer.corp.tls.ca: file "),
+        ("", ca, "warning: route[0].tls: tls.ca: file "),
+        (
+            "# client_secret\nclient_auth = \"tls_client_auth\"\ncertificate = { file = \"own.pem\" }\n\
+             private_key = { file = \"encrypted.pem\" }",
+            "",
+            "warning: issuer.corp.private_key: file ",
+        ),
+    ] {
+        let setup = Setup::new().await.issuer(issuer).route(route);
+        private(&setup, "ca.pem", key);
+        private(&setup, "own.pem", &crate::support::tls::localhost().certificate_pem);
+        private(&setup, "encrypted.pem", encrypted);
+        let (_setup, output) = checked(setup).await;
+        output.expect_code(0);
+        let said = output.all();
+        let line = said.lines().find(|line| line.contains(wanted)).unwrap_or_else(|| panic!("{said}"));
+        assert!(!line.starts_with("bearerd.toml: "), "it has a line: {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_where_a_file_should_be_is_no_file_whose_mode_matters() {
+    let setup = Setup::new().await.issuer("client_secret = { file = \".\" }");
+    let (_setup, output) = checked(setup).await;
+    output.expect_code(0);
+    let said = output.all();
+    assert!(said.contains("is a folder; name the file in it") && !said.contains("chmod"), "{said}");
+}
+
+#[tokio::test]
+async fn a_pair_is_told_by_the_half_that_is_at_fault() {
+    let setup = Setup::new().await.issuer(
+        "# client_secret\nclient_auth = \"private_key_jwt\"\nprivate_key = { file = \"key.pem\" }\n\
+         jwt = { use = \"client_assertion\", certificate_headers = [\"x5t\"] }",
+    );
+    setup.file("key.pem", &crate::support::tls::localhost().key_pem);
+    let (_setup, output) = checked(setup).await;
+    assert!(output.all().contains("warning: issuer.corp.certificate: is missing"), "{}", output.all());
+}
+
+#[tokio::test]
+async fn scopes_that_a_preset_leaves_to_the_operator_are_asked_for() {
+    let entra = "preset = \"entra\"\nvars = { tenant = \"acme\" }";
+    for (keys, route, missing) in [
+        (entra, "", Some("issuer.corp.scopes: is missing, and preset `entra` wants it: The API's")),
+        (entra, "scopes = [\"api/.default\"]", None),
+        (
+            "preset = \"auth0\"\nvars = { domain = \"acme.eu.auth0.com\" }",
+            "",
+            Some("issuer.corp.params: is missing, and preset `auth0` wants it"),
+        ),
+    ] {
+        let (_setup, output) = checked(Setup::new().await.issuer(keys).route(route)).await;
+        output.expect_code(0);
+        let said = output.all();
+        match missing {
+            Some(missing) => {
+                assert!(said.contains(missing) && said.contains("here or in the route"), "{said}")
+            }
+            None => assert!(!said.contains("wants it"), "{said}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_webhooks_store_without_a_folder_is_a_warning_with_its_place() {
+    let webhook = "[webhook.w]\naddress = \"127.0.0.1:0\"\npath = \"/w\"\nsignature_header = \"x-signature\"\n\
+                   secrets = [{ file = \"secret\" }]\nvalue = \"/id\"\nstore = \"not-there/w.json\"\n";
+    let (_setup, output) = checked(Setup::new().await.more(webhook)).await;
+    output.expect_code(0);
+    let said = output.all();
+    let line = said.lines().find(|line| line.contains("webhook.w.store")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("bearerd.toml:") && line.contains("does not exist"), "{line}");
 }
 
 #[tokio::test]

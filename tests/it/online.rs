@@ -261,6 +261,25 @@ async fn the_refused_scope_is_found() {
 }
 
 #[tokio::test]
+async fn a_refused_request_without_scopes_is_not_sent_again() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    let report = report(&setup, 1, &[]).await;
+    let told = hints(&report["issuers"][0]);
+    assert!(told.contains("asked for no scope; give scopes of [issuer.corp]"), "{told}");
+    assert_eq!((setup.issuer.count(), &report["issuers"][0]["extra_requests"]), (1, &json!(0)));
+}
+
+#[tokio::test]
+async fn how_long_a_busy_issuer_wants_to_be_left_alone_is_told() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::status(429).header("Retry-After", "17"));
+    let report = report(&setup, 1, &[]).await;
+    let told = hints(&report["issuers"][0]);
+    assert!(told.contains("wait 17 s"), "{told}");
+}
+
+#[tokio::test]
 async fn a_scope_that_is_not_granted_is_a_warning() {
     let setup = Setup::new().await.issuer("scopes = [\"read\", \"write\"]");
     setup.issuer.always_this(Answer::json(

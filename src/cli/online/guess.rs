@@ -168,6 +168,12 @@ async fn fetch(
 
 /// Which scope is refused: each is asked for alone, and then none.
 pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: Bounds) -> Guessed {
+    if key.scopes.is_empty() {
+        // A request without any was the one that it refused.
+        let name = &config.name;
+        let hint = format!("it was asked for no scope; give scopes of [issuer.{name}] or of the route");
+        return Guessed { requests: 0, hints: vec![hint] };
+    }
     let config = IssuerConfig { standby: None, ..config.clone() };
     let with = |scopes: BTreeSet<String>| CredentialKey { scopes, ..key.clone() };
     let (mut requests, mut granted, mut refused) = (0, Vec::new(), Vec::new());

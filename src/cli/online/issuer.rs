@@ -40,6 +40,9 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
         let (told, error) = one(&issuer, &wanted, bounds).await;
         report.credentials.push(told);
         let Some(error) = error else { continue };
+        if let Some(wait) = error.retry_after {
+            report.hints.push(format!("wait {} s before you ask again: the issuer says so", wait.as_secs()));
+        }
         if error.code.as_deref() == Some("invalid_scope") && bounds.guess {
             add(&mut report, guess::scopes(&config, &wanted.key, bounds).await);
         }

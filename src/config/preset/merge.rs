@@ -51,6 +51,7 @@ pub(crate) fn issuer_with_preset<'t>(
         let names = presets().map(|preset| preset.name);
         let hint = did_you_mean(&named, names, "`bearerd init` lists them");
         report.error(&at, format!("there is no preset {}", at.describe()), hint);
+        report.presetless.push(place.path.to_string());
         return value;
     };
     let mut below = preset.issuer.clone();
@@ -61,8 +62,10 @@ pub(crate) fn issuer_with_preset<'t>(
     }
     drop_overridden(&mut below, table);
     let used = vars::used_in(preset, &below);
-    let values = vars::values(&vars_at, preset, &used, report);
-    urls::check(&vars_at, &below, &values, report);
+    let mut values = vars::values(&vars_at, preset, &used, report);
+    if urls::check(&vars_at, &below, &values, report) {
+        vars::refuse_no_url(&vars_at, preset, &below, &mut values, report);
+    }
     vars::fill(&mut below, &values);
     lay_under(table, below);
     value

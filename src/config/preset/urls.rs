@@ -53,13 +53,15 @@ fn is_of_a_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-/// Reports each value that does not fit where `below` puts it; once each.
-pub(super) fn check(at: &Place<'_>, below: &DeTable<'_>, values: &Values, report: &mut Report) {
+/// Reports each value that does not fit where `below` puts it, once each; whether all do.
+pub(super) fn check(at: &Place<'_>, below: &DeTable<'_>, values: &Values, report: &mut Report) -> bool {
     let mut wrong = BTreeMap::new();
     below.values().for_each(|value| look(value.get_ref(), values, &mut wrong));
+    let all_fit = wrong.is_empty();
     for (name, what) in wrong {
         report.error(&at.key(name), what, "");
     }
+    all_fit
 }
 
 fn look<'v>(value: &DeValue<'_>, values: &'v Values, wrong: &mut BTreeMap<&'v str, &'static str>) {

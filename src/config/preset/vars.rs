@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Preset;
+use super::{Preset, PresetVar};
 use crate::config::document::Place;
 use crate::config::reference::Source;
 use crate::config::report::{Report, did_you_mean};
+use crate::config::types::url;
 
 /// Values by name.
 pub(super) type Values = BTreeMap<String, String>;
@@ -31,7 +32,7 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
             report.error(&place, "no var of this preset", hint);
             continue;
         };
-        let Some(text) = value_of(&place, value.get_ref(), report) else { continue };
+        let Some(text) = value_of(&place, value.get_ref(), var, report) else { continue };
         if value.get_ref().is_table() {
             report.elsewhere.entry(at.path.to_string()).or_default().push(text.clone());
         }
@@ -48,7 +49,7 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
             report.missing(
                 &at.key(&var.name),
                 format!("is missing, and preset `{}` needs it: {}", preset.name, var.about),
-                format!("vars = {{ {} = \"{}\" }}", var.name, var.example),
+                format!("vars = {{ {} }}", var.written()),
             );
         }
         // Where it is missing that was told: what would come of a URL without it is no further mistake.
@@ -57,7 +58,38 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
     values
 }
 
-fn value_of(place: &Place<'_>, value: &DeValue<'_>, report: &mut Report) -> Option<String> {
+/// Tells of vars that make no URL of the preset's endpoint, where they stand: of the URL nothing is written. Its
+/// template is quoted and the values are not, since one may hold a password.
+pub(super) fn refuse_no_url(
+    at: &Place<'_>,
+    preset: &Preset,
+    below: &DeTable<'_>,
+    values: &mut Values,
+    report: &mut Report,
+) {
+    for key in ["token_url", "issuer_url"] {
+        let Some(template) = below.get(key).and_then(|value| value.get_ref().as_str()) else { continue };
+        let text = filled(template, values);
+        let reason = match url::parts(&text) {
+            _ if text.matches("://").count() > 1 => "a whole URL stands inside it".to_owned(),
+            Err(wrong) => wrong.message,
+            Ok(_) => continue,
+        };
+        let named = || preset.vars.iter().filter(|var| template.contains(&format!("{{{}}}", var.name)));
+        let examples: Vec<String> =
+            named().filter(|var| at.key(&var.name).is_written()).map(PresetVar::written).collect();
+        report.error(
+            at,
+            format!("do not fit into the preset's {key} \"{template}\": {reason}"),
+            format!("as in vars = {{ {} }}", examples.join(", ")),
+        );
+        // What else would come of such a URL is no further mistake.
+        let examples = named().map(|var| (var.name.clone(), var.example.clone()));
+        values.extend(examples.collect::<Vec<_>>());
+    }
+}
+
+fn value_of(place: &Place<'_>, value: &DeValue<'_>, var: &PresetVar, report: &mut Report) -> Option<String> {
     let text = match value {
         DeValue::String(text) => text.to_string(),
         DeValue::Integer(number) => number.to_string(),
@@ -76,7 +108,7 @@ fn value_of(place: &Place<'_>, value: &DeValue<'_>, report: &mut Report) -> Opti
     };
     let text = text.trim();
     if text.is_empty() || text.chars().any(char::is_control) {
-        report.error(place, "is empty or holds a control character", "");
+        report.error(place, "is empty or holds a control character", var.written());
         return None;
     }
     Some(text.to_owned())

@@ -361,6 +361,59 @@ fn no_var_turns_a_presets_url_to_another_host() {
     ]);
 }
 
+#[test]
+fn an_unknown_preset_is_the_only_mistake_told() {
+    let keys = "preset = \"keyclock\"\nvars = { realm = \"acme\" }";
+    let found = lines_and_hints(&file(keys, ""));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0].0, "issuer.corp.preset");
+}
+
+#[test]
+fn vars_that_make_no_url_are_told_where_they_stand() {
+    let secret = "client_id = \"a\"\nclient_secret = { env = \"S\" }";
+    let keycloak =
+        "do not fit into the preset's token_url \"{base_url}/realms/{realm}/protocol/openid-connect/token\"";
+    let salesforce = "do not fit into the preset's token_url \"https://{domain}/services/oauth2/token\"";
+    let entra =
+        "do not fit into the preset's token_url \"https://{authority_host}/{tenant}/oauth2/v2.0/token\"";
+    for (keys, message, reason, hint) in [
+        (
+            "preset = \"keycloak\"\nvars = { base_url = \"idp.example.com\", realm = \"acme\" }",
+            keycloak,
+            "is no absolute URL",
+            "base_url = \"https://idp.example.com\", realm = ",
+        ),
+        (
+            "preset = \"salesforce\"\nvars = { domain = \"https://acme.my.salesforce.com/\" }",
+            salesforce,
+            "a whole URL stands inside it",
+            "domain = \"",
+        ),
+        (
+            "preset = \"entra\"\nvars = { tenant = \"https://login.microsoftonline.com/acme\" }",
+            entra,
+            "a whole URL stands inside it",
+            "vars = { tenant = \"contoso",
+        ),
+    ] {
+        let found = lines_and_hints(&file(&format!("{keys}\n{secret}"), ""));
+        assert_eq!(found.len(), 1, "{keys}\n{found:#?}");
+        let (key, said, help) = &found[0];
+        assert_eq!(key, "issuer.corp.vars", "{keys}");
+        assert!(said.starts_with(message) && said.contains(reason), "{keys}: {said}");
+        assert!(help.contains(hint), "{keys}: {help}");
+    }
+    let empty = "preset = \"keycloak\"\nvars = { base_url = \"https://idp\", realm = \" \" }";
+    let empty = format!("{empty}\n{secret}");
+    expect(&[(
+        &empty,
+        "issuer.corp.vars.realm",
+        "is empty or holds a control character",
+        "realm = \"acme\"",
+    )]);
+}
+
 const WEBHOOK: &str = "[webhook.seismic]\naddress = \"127.0.0.1:9181\"\npath = \"/s\"\nsignature_header = \"x-sig\"\n\
      secrets = [{ file = \"a\" }]\nvalue = \"/id\"\nstore = \"seismic.json\"\n";
 

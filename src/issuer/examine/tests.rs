@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{CertificateHeader, DpopConfig, Standby};
+use crate::config::{CertificateHeader, DpopConfig, Source, Standby};
 use crate::issuer::fixture::{jwt, key_file, signing};
 use crate::issuer::fuzz;
 

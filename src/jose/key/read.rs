@@ -87,7 +87,10 @@ fn from_pkcs12(bytes: &[u8], password: Option<&Secret>) -> Result<PrivateKey, Ke
 fn decrypted(der: &[u8], password: Option<&Secret>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     match password {
         Some(password) => pkcs12::decrypt_pkcs8(der, password),
-        None => Err(KeyError(format!("the key is encrypted with a passphrase; {DECRYPT}"))),
+        None => Err(KeyError(format!(
+            "the key is encrypted with a passphrase; name it beside the file: password = {{ file = \"…\" }}, or \
+             {DECRYPT}"
+        ))),
     }
 }
 

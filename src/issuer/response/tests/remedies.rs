@@ -125,6 +125,8 @@ fn t36_dpop_refusals_are_told_apart() {
     });
     let error = with.error(refused("use_dpop_nonce"));
     assert_eq!(error.kind, FailureKind::Unusable);
+    expect(&with, "use_dpop_nonce", &["with the nonce that it gave", "the issuer's"]);
+    assert!(!error.detail.contains("dpop.private_key"), "{}", error.detail);
     expect(&with, "invalid_dpop_proof", &["dpop.private_key", "clock"]);
     assert_eq!(with.error(refused("invalid_dpop_proof")).kind, FailureKind::Unusable);
     expect(&status(400), "use_dpop_nonce", &["set dpop of [issuer.corp]"]);
