@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod completions;
 mod demo;
 pub mod explain;
 mod healthcheck;
@@ -108,15 +109,11 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
         Verb::Demo => demo::demo(common, refused),
         Verb::Healthcheck { output } => healthcheck::healthcheck(common, output),
         Verb::Init { preset, output } => init::init(preset.as_deref(), output),
-        Verb::Completions { .. } => Err(not_built("completions")),
+        Verb::Completions { shell } => {
+            completions::completions(shell);
+            Ok(Exit::Fine)
+        }
     }
-}
-
-fn not_built(what: &str) -> Failure {
-    Failure::new(
-        Exit::Usage,
-        format!("`bearerd {what}` is not built yet in version {}", env!("CARGO_PKG_VERSION")),
-    )
 }
 
 fn explain_call(

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use clap_complete::Shell;
+
 use crate::config::LogFormat;
 
 const EXAMPLES: &str = "\
@@ -183,11 +185,13 @@ pub(super) enum Verb {
         output: Output,
     },
 
-    // Known, so that it is refused in plain words and not as a typing mistake.
-    #[command(hide = true, disable_help_flag = true, disable_version_flag = true)]
+    /// Print the completion script of a shell.
+    #[command(
+        after_help = "Examples:\n  bearerd completions bash > /etc/bash_completion.d/bearerd\n  bearerd completions zsh > \"${fpath[1]}/_bearerd\"\n  bearerd completions fish > ~/.config/fish/completions/bearerd.fish"
+    )]
     Completions {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<String>,
+        #[arg(value_name = "SHELL", value_enum)]
+        shell: Shell,
     },
 }
 

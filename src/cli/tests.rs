@@ -63,15 +63,6 @@ fn a_mistyped_verb_gets_a_suggestion() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_in_words() {
-    for words in [&["completions", "bash"][..], &["completions", "--help"]] {
-        let failure = dispatch(parsed(words), &[]).unwrap_err();
-        assert_eq!(failure.exit, Exit::Usage, "{words:?}");
-        assert!(failure.message.contains("not built yet"), "{}", failure.message);
-    }
-}
-
-#[test]
 fn exit_codes_are_those_of_the_interface() {
     let codes = [Exit::Fine, Exit::No, Exit::Usage, Exit::Address, Exit::Config].map(|exit| exit as u8);
     assert_eq!(codes, [0, 1, 64, 69, 78]);

@@ -59,16 +59,37 @@ async fn bad_usage_is_64() {
     }
 }
 
+/// Every verb and the flag that all have are known to the script.
 #[tokio::test]
-async fn verb_that_is_not_built_yet_is_refused() {
+async fn completions_are_a_script_for_each_shell() {
     let setup = plain().await;
-    let output = run(setup.folder(), &["completions", "bash"]).await;
-    if output.code == 0 {
-        // Built by now.
-        assert!(!output.stdout.is_empty());
-    } else {
-        assert!(output.stderr.contains("not"), "{}", output.all());
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = run(setup.folder(), &["completions", shell]).await;
+        output.expect_code(0);
+        for word in ["explain", "healthcheck", "completions", "config", "online"] {
+            assert!(output.stdout.contains(word), "{word} for {shell}");
+        }
     }
+    let output = run(setup.folder(), &["completions", "bsh"]).await;
+    output.expect_code(64);
+    assert!(output.stderr.contains("bash"), "{}", output.stderr);
+}
+
+/// The shell itself completes a verb from the script.
+#[tokio::test]
+async fn completions_work_in_bash() {
+    let setup = plain().await;
+    let script = run(setup.folder(), &["completions", "bash"]).await.stdout;
+    let file = setup.file("bearerd.bash", script);
+    let words =
+        "COMP_WORDS=(bearerd expl); COMP_CWORD=1; _bearerd bearerd expl bearerd; echo \"${COMPREPLY[@]}\"";
+    let line = format!("source '{}'; {words}", file.display());
+    let output = tokio::process::Command::new("bash")
+        .args(["--norc", "-c", &line])
+        .output()
+        .await
+        .expect("bash is needed for this test: install it (Debian: apt install bash)");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "explain", "{output:?}");
 }
 
 #[tokio::test]
