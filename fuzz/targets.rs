@@ -20,6 +20,16 @@ pub(crate) fn token_response(bytes: &[u8]) {
     bearerd::issuer::fuzz_response(bytes);
 }
 
+/// A call to a webhook: a line with the signature, one with the pointer, and the body.
+pub(crate) fn webhook(bytes: &[u8]) {
+    bearerd::webhook::fuzz_call(bytes);
+}
+
+/// Lines: a target that gets a token, a challenge, a nonce, a `Location`.
+pub(crate) fn texts(bytes: &[u8]) {
+    bearerd::proxy::fuzz_texts(bytes);
+}
+
 /// A key file: the first line is a password (empty: none), the rest the file. Nothing
 /// panics; a key that is taken signs.
 pub(crate) fn key(bytes: &[u8]) {

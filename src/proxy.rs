@@ -8,6 +8,7 @@ pub mod caller;
 mod dpop;
 pub mod error;
 mod forward;
+mod fuzz;
 mod handle;
 mod headers;
 mod inject;
@@ -95,6 +96,12 @@ async fn caught<T>(future: impl Future<Output = Result<T, ProxyError>>) -> Resul
         ))),
     })
     .await
+}
+
+/// Takes arbitrary lines apart as a target, a challenge with its nonce, and a `Location`. For the fuzz target and the
+/// replay of its corpus: it must not panic.
+pub fn fuzz_texts(bytes: &[u8]) {
+    fuzz::texts(bytes);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! A call is believed by its signature alone ([`signature`]); what it tells is taken from its JSON ([`payload`]) and kept
 //! in a file ([`store`]), from which [`crate::config::Source`] reads it for each token request.
 
+mod fuzz;
 mod payload;
 mod refusal;
 mod signature;
@@ -203,4 +204,10 @@ where
         read.extend_from_slice(&data);
     }
     Ok(read.freeze())
+}
+
+/// Judges arbitrary bytes as a call to a webhook: a line with the signature, one with the pointer, and the body. For the
+/// fuzz target and the replay of its corpus: it must not panic.
+pub fn fuzz_call(bytes: &[u8]) {
+    fuzz::call(bytes);
 }

@@ -45,3 +45,13 @@ fn path() {
 fn token_response() {
     replay("token_response", targets::token_response);
 }
+
+#[test]
+fn texts() {
+    replay("texts", targets::texts);
+}
+
+#[test]
+fn webhook() {
+    replay("webhook", targets::webhook);
+}

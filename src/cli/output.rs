@@ -24,7 +24,20 @@ pub(super) fn answer_parts(parts: &[&[u8]]) {
 
 /// An answer for a program, to stdout.
 pub(super) fn answer_json(value: &serde_json::Value) {
-    answer(&format!("{value:#}"));
+    answer(&harmless_json(&format!("{value:#}")));
+}
+
+/// The same JSON, where nothing steers a terminal: what serde_json writes as it is can stand in strings alone.
+fn harmless_json(json: &str) -> String {
+    let mut harmless = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character != '\n' && steers(character) {
+            harmless.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            harmless.push(character);
+        }
+    }
+    harmless
 }
 
 /// Anything else, to stderr, with a line end.
@@ -33,17 +46,23 @@ pub(super) fn tell(text: &str) {
     let _ = writeln!(stderr, "{}", text.trim_end_matches('\n'));
 }
 
-/// Text from elsewhere, so that it cannot steer a terminal: control characters but line ends and tabs are escaped.
+/// Text from elsewhere, so that it cannot steer a terminal: control characters but line ends and tabs are escaped, and
+/// so is what reorders or hides text.
 pub(super) fn harmless(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() && !matches!(character, '\n' | '\t') {
+        if steers(character) && !matches!(character, '\n' | '\t') {
             harmless.extend(character.escape_unicode());
         } else {
             harmless.push(character);
         }
     }
     harmless
+}
+
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
 }
 
 /// `did you mean …?`, or the names that there are.
@@ -63,4 +82,22 @@ pub(super) fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -
         .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
         .min()
         .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_elsewhere_cannot_steer_a_terminal() {
+        assert_eq!(harmless("a\u{1b}[2J\n\tb\u{9b}\u{202e}c"), "a\\u{1b}[2J\n\tb\\u{9b}\\u{202e}c");
+        let value = serde_json::json!({ "a": "é\u{9b}31m\u{7f}\u{202e}\u{1b}" });
+        let shown = harmless_json(&format!("{value:#}"));
+        assert_eq!(shown, "{\n  \"a\": \"é\\u009b31m\\u007f\\u202e\\u001b\"\n}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            value,
+            "the value is the same"
+        );
+    }
 }

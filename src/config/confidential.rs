@@ -28,8 +28,22 @@ const CONFIDENTIAL: &[&str] = &[
 ];
 
 /// Words in the name of a parameter or header whose literal value is taken to be a secret.
-const SECRET_WORDS: &[&str] =
-    &["secret", "password", "passwd", "apikey", "credential", "authorization", "cookie", "private"];
+const SECRET_WORDS: &[&str] = &[
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "apikey",
+    "credential",
+    "authorization",
+    "cookie",
+    "private",
+    "subscriptionkey",
+];
+
+/// Ends of such names.
+const SECRET_ENDS: &[&str] =
+    &["token", "assertion", "accesskey", "appkey", "authkey", "functionskey", "sharedkey"];
 
 /// Whether a literal below this key may be a secret.
 pub(crate) fn key(name: &str) -> bool {
@@ -40,9 +54,7 @@ pub(crate) fn key(name: &str) -> bool {
 pub(crate) fn names_a_secret(name: &str) -> bool {
     let plain: String = name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
     // Not anywhere in the name: `requested_token_use` and the like are plain.
-    SECRET_WORDS.iter().any(|word| plain.contains(word))
-        || plain.ends_with("token")
-        || plain.ends_with("assertion")
+    SECRET_WORDS.iter().any(|word| plain.contains(word)) || SECRET_ENDS.iter().any(|end| plain.ends_with(end))
 }
 
 /// URLs can carry a password or a key.
@@ -98,6 +110,30 @@ mod tests {
             "upstream = \"https://u:p@h\"",
         ] {
             assert!(!line_may_be_shown(line, None), "{line}");
+        }
+    }
+
+    #[test]
+    fn vendors_names_of_keys_are_secrets() {
+        for name in [
+            "Ocp-Apim-Subscription-Key",
+            "x-functions-key",
+            "x-app-key",
+            "X-Api-Key",
+            "sharedKey",
+            "subject_token",
+        ] {
+            assert!(names_a_secret(name), "{name}");
+        }
+        for name in [
+            "x-merchant-id",
+            "key_id",
+            "subject_token_type",
+            "requested_token_use",
+            "access_key_id",
+            "audience",
+        ] {
+            assert!(!names_a_secret(name), "{name}");
         }
     }
 

@@ -6,6 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 mod merge;
+mod urls;
 mod vars;
 
 pub(crate) use merge::{Presets, issuer_with_preset, presets_of, route_with_preset};

@@ -66,8 +66,8 @@ impl<'a> Client<'a> {
             id: standby.client_id.as_ref().or(current.id),
             secret: current.secret.map(|current| standby.client_secret.as_ref().unwrap_or(current)),
             private_key: standby.private_key.as_ref().or(current.private_key),
-            certificate: standby.certificate.as_ref().or(current.certificate.filter(|_| shares_key)),
-            key_id: standby.key_id.as_ref().or(current.key_id.filter(|_| shares_key)),
+            certificate: standby.certificate.as_ref().or_else(|| current.certificate.filter(|_| shares_key)),
+            key_id: standby.key_id.as_ref().or_else(|| current.key_id.filter(|_| shares_key)),
             inherited_certificate: current.certificate,
             inherited_key_id: current.key_id,
         })

@@ -109,4 +109,71 @@ mod tests {
         assert_eq!(absent, credential(&config), "a last good value does not hide that the file is gone");
         assert!(absent != one && one != two && two != absent);
     }
+
+    fn written(folder: &std::path::Path, name: &str, text: &str) -> Source {
+        let file = folder.join(name);
+        std::fs::write(&file, text).unwrap();
+        Source::file(file, None)
+    }
+
+    #[test]
+    fn every_part_of_a_credential_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = |name: &str| written(folder.path(), name, "before");
+        let mut config = crate::issuer::fixture::signing("rsa.pkcs8.pem");
+        config.private_key = Some(source("key").with_password(source("password")));
+        config.certificate = Some(source("certificate"));
+        config.standby = Some(crate::config::Standby {
+            client_id: Some(source("standby-id")),
+            client_secret: None,
+            private_key: Some(source("standby-key")),
+            certificate: Some(source("standby-certificate")),
+            key_id: Some(source("standby-key-id")),
+        });
+        config.basic = Some(crate::config::BasicUser {
+            user: source("user"),
+            password: source("user-password"),
+            encoding: crate::config::BasicEncoding::Raw,
+        });
+        config.assertion = Some(source("assertion"));
+        config.dpop = Some(crate::config::DpopConfig { private_key: source("dpop"), alg: None });
+        let (mut all, mut own) = (credential(&config), client(&config));
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let file = entry.unwrap();
+            std::fs::write(file.path(), "after").unwrap();
+            let (all_now, own_now) = (credential(&config), client(&config));
+            assert_ne!(all, all_now, "{:?}", file.file_name());
+            let about_the_request = ["assertion", "dpop"].iter().any(|name| file.file_name() == *name);
+            assert_eq!(own == own_now, about_the_request, "{:?}", file.file_name());
+            (all, own) = (all_now, own_now);
+        }
+    }
+
+    #[test]
+    fn a_token_is_bound_to_certificate_key_and_learned_values_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store.json");
+        std::fs::write(&store, r#"{"value":"one"}"#).unwrap();
+        let learned = ParamValue::Value(Source::webhook("seismic".to_owned(), store));
+        let mut config = fuzz::config();
+        config.client_auth = ClientAuth::Post { secret: written(folder.path(), "secret", "before") };
+        config.tls.certificate = Some(written(folder.path(), "certificate", "before"));
+        let dpop = written(folder.path(), "dpop", "before");
+        config.dpop = Some(crate::config::DpopConfig { private_key: dpop, alg: None });
+        let mut key = crate::issuer::fixture::key(&config);
+        key.params.insert("user_id".to_owned(), ParamValue::Array(vec![learned]));
+
+        let before = binding(&config, &key);
+        std::fs::write(folder.path().join("secret"), "after").unwrap();
+        assert_eq!(before, binding(&config, &key), "a rotated secret leaves tokens as they are");
+        std::fs::remove_file(folder.path().join("certificate")).unwrap();
+        assert_eq!(before, binding(&config, &key), "a file that is gone binds as it did before");
+        let mut seen = std::collections::BTreeSet::from([before]);
+        for (file, text) in
+            [("certificate", "after"), ("dpop", "after"), ("store.json", r#"{"value":"two"}"#)]
+        {
+            std::fs::write(folder.path().join(file), text).unwrap();
+            assert!(seen.insert(binding(&config, &key)), "{file}");
+        }
+    }
 }

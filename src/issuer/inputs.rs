@@ -153,18 +153,18 @@ impl Inputs {
             add_jwt(&mut self.redactor, &jwt);
             Ok::<_, String>(Arc::new(jwt))
         };
-        let mut fresh = Fresh::default();
-        fresh.client_assertion = self.client_jwt.as_ref().map(&mut make).transpose()?;
-        match &self.used_jwt {
-            Some((JwtUse::Bearer, template)) => fresh.bearer = Some(make(template)?),
-            Some((_, template)) => fresh.assertion = Some(make(template)?),
-            None => {}
-        }
+        let mut client_assertion = self.client_jwt.as_ref().map(&mut make).transpose()?;
+        let used = self.used_jwt.as_ref().map(|(usage, template)| Ok::<_, String>((*usage, make(template)?)));
+        let (mut assertion, bearer) = match used.transpose()? {
+            Some((JwtUse::Bearer, jwt)) => (None, Some(jwt)),
+            Some((_, jwt)) => (Some(jwt), None),
+            None => (None, None),
+        };
         match config.client_auth {
-            ClientAuth::AssertionFile => fresh.client_assertion = self.assertion.clone(),
-            _ => fresh.assertion = fresh.assertion.or_else(|| self.assertion.clone()),
+            ClientAuth::AssertionFile => client_assertion = self.assertion.clone(),
+            _ => assertion = assertion.or_else(|| self.assertion.clone()),
         }
-        Ok(fresh)
+        Ok(Fresh { client_assertion, assertion, bearer, proof: None })
     }
 }
 

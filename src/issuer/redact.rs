@@ -15,6 +15,23 @@ const SHORTEST_VALUE: usize = 4;
 /// The most bytes of ids for an issuer's support.
 const TRACE_LIMIT: usize = 128;
 
+/// What some write in the place of a character, since a page could hold the JSON.
+const GO_JSON: &[(char, &str)] =
+    &[('"', "\\\""), ('\\', "\\\\"), ('&', "\\u0026"), ('<', "\\u003c"), ('>', "\\u003e")];
+const DOT_NET_JSON: &[(char, &str)] = &[
+    ('"', "\\u0022"),
+    ('\\', "\\\\"),
+    ('&', "\\u0026"),
+    ('<', "\\u003C"),
+    ('>', "\\u003E"),
+    ('\'', "\\u0027"),
+    ('+', "\\u002B"),
+];
+const GO_HTML: &[(char, &str)] =
+    &[('&', "&amp;"), ('<', "&lt;"), ('>', "&gt;"), ('"', "&#34;"), ('\'', "&#39;"), ('+', "&#43;")];
+/// Bytes in the place of one.
+const LONGEST_ESCAPE: usize = 6;
+
 /// Every form in which a server could hand a secret back to us.
 #[derive(Default, Clone)]
 pub(super) struct Redactor {
@@ -59,13 +76,16 @@ impl Redactor {
 
     /// As it stands in a quoted JSON body, or in a web page.
     fn add_escaped(&mut self, plain: &str) {
-        if !plain.contains(['"', '\\', '/', '&', '<', '>', '\'']) {
+        if !plain.contains(['"', '\\', '/', '&', '<', '>', '\'', '+']) {
             return;
         }
         let json = Zeroizing::new(serde_json::to_string(plain).unwrap_or_default());
         let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or_default();
         self.add_form(json.replace('/', "\\/"));
         self.add_form(json.to_owned());
+        for table in [GO_JSON, DOT_NET_JSON, GO_HTML] {
+            self.add_form(escaped(plain, table));
+        }
         let html = Zeroizing::new(plain.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"));
         for apostrophe in ["&#39;", "&#x27;", "&apos;"] {
             self.add_form(html.replace('"', "&quot;").replace('\'', apostrophe));
@@ -141,6 +161,17 @@ impl Redactor {
     }
 }
 
+fn escaped(plain: &str, table: &[(char, &str)]) -> String {
+    let mut text = String::with_capacity(plain.len() * LONGEST_ESCAPE);
+    for character in plain.chars() {
+        match table.iter().find(|(known, _)| *known == character) {
+            Some((_, escape)) => text.push_str(escape),
+            None => text.push(character),
+        }
+    }
+    text
+}
+
 fn form_encoded(secret: &Secret) -> Zeroizing<Vec<u8>> {
     let mut encoded = Zeroizing::new(Vec::with_capacity(secret.expose().len() * form::GROWTH));
     form::encode(secret.expose(), &mut encoded);
@@ -209,6 +240,9 @@ mod tests {
             r#"p\"a\/s\\s<&'d"#,
             r"p&quot;a/s\s&lt;&amp;&#39;d",
             r"p&quot;a/s\s&lt;&amp;&#x27;d",
+            r#"p\"a/s\\s\u003c\u0026'd"#,
+            r"p\u0022a/s\\s\u003C\u0026\u0027d",
+            r"p&#34;a/s\s&lt;&amp;&#39;d",
         ] {
             assert_eq!(redactor.show(&format!("bad {form} here"), 512), "bad [secret] here");
         }

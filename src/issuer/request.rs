@@ -23,13 +23,13 @@ use crate::secret::Secret;
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+const NOTHING: HeaderValue = HeaderValue::from_static("0");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("bearerd/", env!("CARGO_PKG_VERSION")));
 
 /// Headers that say where a message goes and where it ends: only the connection may write them.
 const FRAMING: [HeaderName; 7] = [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE];
 
 /// What was made for one attempt alone, and is never sent twice.
-#[derive(Default)]
 pub(super) struct Fresh {
     pub(super) client_assertion: Option<Arc<Secret>>,
     /// The grant's.
@@ -63,11 +63,15 @@ pub(super) fn build(
             (target_with(url, &pairs).map_err(not_text)??, Secret::new(Vec::new()), None)
         }
     };
+    let method = method(config);
+    // RFC 9110 section 8.6: some servers refuse a POST that does not say so (411).
+    let empty = (method == Method::POST && body.is_empty()).then_some((CONTENT_LENGTH, NOTHING));
     let mut request = Request::new(Full::new(body.into_bytes()));
-    *request.method_mut() = method(config);
+    *request.method_mut() = method;
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
     headers.insert(HOST, host(url)?);
+    headers.extend(empty);
     headers.insert(ACCEPT, JSON);
     // A compressed answer could be far larger than its limit.
     headers.insert(ACCEPT_ENCODING, IDENTITY);

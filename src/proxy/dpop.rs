@@ -11,7 +11,7 @@ use crate::upstream::Head;
 
 /// The header of a proof (section 4.1).
 pub(super) static DPOP: HeaderName = HeaderName::from_static("dpop");
-const NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+pub(super) const NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 /// A nonce goes into every proof, so what an upstream may have us remember is bounded; in bytes.
 const LONGEST_NONCE: usize = 1024;

@@ -12,6 +12,10 @@ use crate::secret::Secret;
 use crate::token::Token;
 use crate::upstream::Head;
 
+/// Headers of an answer in which an upstream writes URLs.
+const MADE_OF_URLS: [HeaderName; 4] =
+    [header::LOCATION, header::CONTENT_LOCATION, header::LINK, header::REFRESH];
+
 /// How a route's calls carry their token.
 #[derive(Debug)]
 pub(super) struct Injection {
@@ -106,15 +110,16 @@ impl Injection {
         }
     }
 
-    /// An upstream may make the URL that it points to from the one that it was called with.
+    /// An upstream may make the URLs that it points to from the one that it was called with.
     pub(super) fn scrub(&self, headers: &mut HeaderMap, token: &Token) {
         let Place::Query { name } = &self.place else { return };
-        for header in [header::LOCATION, header::CONTENT_LOCATION] {
-            let clean = headers
-                .get(&header)
-                .and_then(|value| query::without_token(value.to_str().ok()?, name, &token.secret));
-            if let Some(clean) = clean.and_then(|clean| HeaderValue::try_from(clean).ok()) {
-                headers.insert(header, clean);
+        for header in MADE_OF_URLS {
+            let header::Entry::Occupied(mut lines) = headers.entry(header) else { continue };
+            for line in lines.iter_mut() {
+                let text = String::from_utf8_lossy(line.as_bytes());
+                if let Some(clean) = query::scrubbed(&text, name, &token.secret) {
+                    *line = HeaderValue::try_from(clean).unwrap_or(HeaderValue::from_static(""));
+                }
             }
         }
     }

@@ -2,12 +2,14 @@
 
 use http::uri::{InvalidUri, PathAndQuery};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode};
+use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
 /// All but the unreserved characters (RFC 3986 section 2.3): it reads the same wherever it is decoded.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
+/// A shorter token could be a part of any word.
+const SHORTEST_TOKEN: usize = 8;
 /// A byte becomes three at most.
 const LONGEST_ESCAPE: usize = 3;
 
@@ -52,8 +54,46 @@ pub(super) fn with_token(
     PathAndQuery::from_maybe_shared(Secret::new(text).into_bytes())
 }
 
+/// A header's value that an upstream made from the URL that it was called with, without the token: `Location`, `Link`,
+/// `Refresh`. `None` where the token is not in it.
+pub(super) fn scrubbed(value: &str, name: &str, token: &Secret) -> Option<String> {
+    let mut clean = String::with_capacity(value.len());
+    let mut changed = false;
+    // `Link` has its URLs between angle brackets, `Refresh` may have quotes: none of them stands in a URL.
+    for part in value.split_inclusive(['<', '>', '"', '\'', ' ']) {
+        let (url, end) = match part.char_indices().next_back() {
+            Some((at, '<' | '>' | '"' | '\'' | ' ')) => part.split_at(at),
+            _ => (part, ""),
+        };
+        let without = without_token(url, name, token);
+        changed |= without.is_some();
+        clean.push_str(without.as_deref().unwrap_or(url));
+        clean.push_str(end);
+    }
+    // It may stand in a URL within the URL, as where to go back to after a login.
+    for form in forms(token) {
+        if clean.contains(form.as_str()) {
+            clean = clean.replace(form.as_str(), "");
+            changed = true;
+        }
+    }
+    changed.then_some(clean)
+}
+
+/// The token as it stands in a URL, and in a URL within a URL. One so short that it may stand anywhere is left alone.
+fn forms(token: &Secret) -> impl Iterator<Item = Zeroizing<String>> {
+    let plain = token.expose_str().filter(|token| token.len() >= SHORTEST_TOKEN);
+    let escape = |text: &str| Zeroizing::new(utf8_percent_encode(text, ESCAPED).to_string());
+    let forms = plain.map(|plain| {
+        let once = escape(plain);
+        let twice = escape(&once);
+        [Zeroizing::new(plain.to_owned()), once, twice]
+    });
+    forms.into_iter().flatten()
+}
+
 /// A URL that an upstream made from the one that it was called with, without the token; `None` where it has none.
-pub(super) fn without_token(url: &str, name: &str, token: &Secret) -> Option<String> {
+fn without_token(url: &str, name: &str, token: &Secret) -> Option<String> {
     let (before, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
     let (path, query) = before.split_once('?')?;
     let ours = |parameter: &str| {
@@ -94,7 +134,9 @@ fn kept(query: &str, keep: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> 
 fn is(parameter: &str, name: &str) -> bool {
     let written = parameter.split('=').next().unwrap_or_default();
     let deep = name.contains('[') || name.contains("%5B");
-    squeezed(written, deep).eq(squeezed(name, deep))
+    // PHP takes a `[` that is not closed for a `_`.
+    let unclosed = || squeezed(written, true).map(|byte| if byte == b'[' { b'_' } else { byte });
+    squeezed(written, deep).eq(squeezed(name, deep)) || (!deep && unclosed().eq(squeezed(name, false)))
 }
 
 /// A name as the most lenient server reads it: escapes and `+` decoded, in any case, a space and `.` as `_`, without
@@ -143,6 +185,8 @@ mod tests {
             "access_token[]=mine",
             "access_token%5B0%5D=mine",
             "access_token%00x=mine",
+            "access[token=mine",
+            "access%5Btoken=mine",
             "access_token=mine&access_token=mine2",
         ] {
             assert_eq!(put(&format!("/x?{own}"), "t"), "/x?access_token=t", "{own}");
@@ -163,6 +207,7 @@ mod tests {
             "%zz=1&&b;;=&%",
             "a=%61ccess_token%3Dx",
             "x[access_token]=1",
+            "access[token]=1",
             "&",
             "%2561ccess_token=1",
         ] {
@@ -194,6 +239,32 @@ mod tests {
         for url in ["/x", "/x?access_token=other", "/x?token=t/1", "/x#?access_token=t/1"] {
             assert_eq!(without(url), None, "{url}");
         }
+    }
+
+    #[test]
+    fn a_header_made_from_our_url_loses_the_token_wherever_it_stands() {
+        let clean = |value| scrubbed(value, "access_token", &Secret::from("eyJ.a/b+c"));
+        for (value, cleaned) in [
+            ("/x?a=1&access_token=eyJ.a%2Fb%2Bc#y", "/x?a=1#y"),
+            (
+                "<https://h/x?access_token=eyJ.a%2Fb%2Bc&page=2>; rel=\"next\", </y?access_token=eyJ.a/b%2bc>; rel=first",
+                "<https://h/x?page=2>; rel=\"next\", </y>; rel=first",
+            ),
+            ("5; url='/x?access_token=eyJ.a/b%2Bc'", "5; url='/x'"),
+            (
+                "https://login/?to=https%3A%2F%2Fh%2Fx%3Faccess_token%3DeyJ.a%252Fb%252Bc",
+                "https://login/?to=https%3A%2F%2Fh%2Fx%3Faccess_token%3D",
+            ),
+            ("/x;eyJ.a/b+c", "/x;"),
+        ] {
+            assert_eq!(clean(value).as_deref(), Some(cleaned), "{value}");
+        }
+        assert_eq!(clean("<https://h/x?page=2>; rel=\"next\""), None);
+        assert_eq!(
+            scrubbed("/token", "a", &Secret::from("t")),
+            None,
+            "too short to be told from other words"
+        );
     }
 
     proptest! {

@@ -117,6 +117,18 @@ async fn locations_made_from_our_url_lose_the_token() {
     response.expect_status(301);
     assert_eq!(response.header("location"), Some("/x/?a=1"));
     assert_eq!(response.header("content-location"), Some("/x/?a=1"));
+    world.upstream().always(|request, _| {
+        let next = format!("<https://api.example{}&page=2>; rel=\"next\"", request.target());
+        let login = format!("https://login.example/?to={}", request.target());
+        Answer::ok("")
+            .header("link", "</a>; rel=up")
+            .header("link", &next)
+            .header("refresh", &format!("5; url={login}"))
+    });
+    let response = world.get("/x?a=1").await;
+    let links = response.headers("link");
+    assert_eq!(links, ["</a>; rel=up", "<https://api.example/x?a=1&page=2>; rel=\"next\""]);
+    assert!(!response.header("refresh").unwrap().contains("token-1"), "{:?}", response.header("refresh"));
     let elsewhere = "https://elsewhere.example/?access_token=theirs";
     world.upstream().always_this(Answer::status(302).header("location", elsewhere));
     assert_eq!(world.get("/x").await.header("location"), Some(elsewhere));

@@ -30,6 +30,7 @@ mod inject;
 mod interface;
 mod issuer_answers;
 mod issuer_failures;
+mod key_files;
 mod limits;
 mod oidc;
 mod online;

@@ -140,10 +140,12 @@ async fn with_client(client: Value) -> OidcProvider {
 }
 
 fn jwks(names: &[&str]) -> Value {
-    let keys = names
-        .iter()
-        .map(|name| serde_json::from_str::<Value>(&key(&format!("{name}.public.jwk.json"))).unwrap());
-    json!({ "keys": keys.collect::<Vec<_>>() })
+    let public = |name: &&str| {
+        let mut public: Value = serde_json::from_str(&key(&format!("{name}.public.jwk.json"))).unwrap();
+        public["kid"] = format!("{name}-1").into();
+        public
+    };
+    json!({ "keys": names.iter().map(public).collect::<Vec<_>>() })
 }
 
 /// Issues tokens to `signer` with these keys of the config. `{keys}` is the folder of test keys.
@@ -292,19 +294,41 @@ async fn tls_client_auth_with_another_certificate_is_refused() {
     world.get("/").await.expect_problem(502, "token_refused");
 }
 
-#[tokio::test]
-async fn t104_a_self_signed_certificate_that_was_replaced_is_shown_next() {
+/// A provider that knows the EC test certificate, self-signed.
+async fn knowing_the_test_certificate() -> OidcProvider {
     let certificate = key("ec-p256.certificate.pem");
     let mut registered: Value = serde_json::from_str(&key("ec-p256.public.jwk.json")).unwrap();
     let base64: String = certificate.lines().filter(|line| !line.starts_with("-----")).collect();
     registered["x5c"] = json!([base64]);
-    let provider = asking(json!({
+    asking(json!({
         "token_endpoint_auth_method": "self_signed_tls_client_auth", "jwks": { "keys": [registered] },
     }))
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn tls_client_auth_takes_a_pkcs12_file_with_both() {
+    let provider = knowing_the_test_certificate().await;
+    for file in ["ec-p256.modern.p12", "ec-p256.legacy.p12"] {
+        let setup = Setup::new().await;
+        setup.file("ca.pem", &ca().pem);
+        setup.file("client.p12", jwt::key_bytes(file));
+        setup.file("password", jwt::PASSWORD);
+        let keys = format!(
+            "issuer_url = \"{}\"\nclient_id = \"holder\"\n# client_secret\nclient_auth = \"tls_client_auth\"\ncertificate = {{ file = \"client.p12\", password = {{ file = \"password\" }} }}\ntls = {{ ca = {{ file = \"ca.pem\" }} }}",
+            provider.issuer
+        );
+        let world = setup.issuer(&keys).start().await;
+        assert!(token(&world).await.len() > 20, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn t104_a_self_signed_certificate_that_was_replaced_is_shown_next() {
+    let provider = knowing_the_test_certificate().await;
     let world = holder(&provider, &key("rsa.certificate.pem"), &key("rsa.pkcs8.pem")).await;
     world.get("/").await.expect_problem(502, "token_refused");
-    world.file("cert.pem", &certificate);
+    world.file("cert.pem", key("ec-p256.certificate.pem"));
     world.file("key.pem", key("ec-p256.sec1.pem"));
     eventually("the new certificate to be shown", || async {
         (world.get("/").await.status == 200).then_some(())

@@ -427,7 +427,8 @@ async fn our_own_certificate_that_has_ended_is_told() {
     assert!(warnings(issuer).contains("expired on 2021-01-01"), "{issuer}");
 }
 
-/// oidc-provider takes a JWT only of clients that are registered for one, and a secret in either place of all others.
+/// oidc-provider takes a secret as it is, by Basic or in the body, from a client that is registered for that, and no
+/// JWT made with it.
 #[tokio::test]
 async fn a_real_issuer_says_which_method_it_takes_and_what_it_offers() {
     let client = json!({
@@ -442,7 +443,7 @@ async fn a_real_issuer_says_which_method_it_takes_and_what_it_offers() {
     let refused = report(&setup, 1, &[]).await;
     let told = hints(&refused["issuers"][0]);
     assert!(told.contains("the issuer takes client_auth = \"client_secret_post\""), "{refused}");
-    let setup = Setup::new().await.issuer(&format!("{issuer}\nclient_auth = \"client_secret_post\""));
+    let setup = Setup::new().await.issuer(&issuer).issuer("client_auth = \"client_secret_post\"");
     let granted = report(&setup, 0, &[]).await;
     let issuer = &granted["issuers"][0];
     let methods = issuer["advertised"]["auth_methods"].as_array().unwrap();

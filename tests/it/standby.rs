@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
+use crate::support::jwt::{key, key_bytes, verify};
 use crate::support::{Answer, Recorded, Setup, World, cli, eventually, stays};
 
 const STANDBY: &str = "standby = { client_secret = { file = \"next\" } }";
@@ -147,6 +150,28 @@ async fn without_grace_a_refused_client_waits_for_a_minute() {
     world.issuer().request(1).await;
     world.get("/").await.expect_problem(502, "token_refused");
     stays(Duration::from_secs(3), || world.issuer().count()).await;
+}
+
+#[tokio::test]
+async fn standby_key_signs_the_grant_where_the_first_is_refused() {
+    let setup = Setup::new().await;
+    setup.file("first.pem", key_bytes("rsa.pkcs8.pem"));
+    setup.file("second.pem", key_bytes("ec-p256.pkcs8.pem"));
+    setup.issuer.always(|request, n| {
+        let assertion = request.params("assertion");
+        let by_second = assertion[0].starts_with(&URL_SAFE_NO_PAD.encode("{\"alg\":\"ES25"));
+        if by_second {
+            Answer::token(&format!("token-{n}"))
+        } else {
+            Answer::oauth_error(401, "invalid_client")
+        }
+    });
+    let keys = "# client_secret\nprivate_key = { file = \"first.pem\" }\njwt = { use = \"assertion\" }\n\
+                standby = { private_key = { file = \"second.pem\" } }";
+    let world = setup.issuer(keys).start().await;
+    world.get("/").await.expect_status(200);
+    let assertion = world.issuer().request(2).await.params("assertion")[0].clone();
+    verify(&assertion, &key("ec-p256.public.pem"), "ES256");
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ const provider = new Provider(issuer, {
     'private_key_jwt',
     ...(mtls ? ['tls_client_auth', 'self_signed_tls_client_auth'] : []),
   ],
-  enabledJWA: { clientAuthSigningAlgValues: algs },
+  enabledJWA: { clientAuthSigningAlgValues: algs, dPoPSigningAlgValues: algs.filter((alg) => !alg.startsWith('HS')) },
   ...(alias && { discovery: { mtls_endpoint_aliases: { token_endpoint: `${alias}/token` } } }),
   features: {
     clientCredentials: { enabled: true },

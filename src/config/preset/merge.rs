@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Preset, preset, presets, vars};
+use super::{Preset, preset, presets, urls, vars};
 use crate::config::document::{Document, Place};
 use crate::config::report::{Report, did_you_mean};
 
@@ -62,6 +62,7 @@ pub(crate) fn issuer_with_preset<'t>(
     drop_overridden(&mut below, table);
     let used = vars::used_in(preset, &below);
     let values = vars::values(&vars_at, preset, &used, report);
+    urls::check(&vars_at, &below, &values, report);
     vars::fill(&mut below, &values);
     lay_under(table, below);
     value

@@ -106,6 +106,7 @@ pub(super) fn standby(
     at: &Place<'_>,
     raw: Option<RawStandby>,
     auth: Option<&ClientAuth>,
+    usage: JwtUse,
     report: &mut Report,
 ) -> Option<Standby> {
     let RawStandby { client_id, client_secret, private_key, certificate, key_id } = raw?;
@@ -119,7 +120,8 @@ pub(super) fn standby(
         reference(&place, raw, kind, report)
     };
     let secret = auth.is_none_or(|auth| auth.secret().is_some());
-    let key = auth.is_none_or(|auth| matches!(auth, ClientAuth::PrivateKeyJwt));
+    let by_key = |auth: &ClientAuth| matches!(auth, ClientAuth::PrivateKeyJwt);
+    let key = usage != JwtUse::ClientAssertion || auth.is_none_or(by_key);
     let signs = secret || key;
     let standby = Standby {
         client_id: read("client_id", client_id, Kind::Public, signs),

@@ -1,5 +1,6 @@
 //! What identifies a token: the issuer's table as a digest, and a route's own scopes and parameters.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,17 +19,29 @@ pub(super) fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
     let mut hasher = digest::Context::new(&digest::SHA256);
     if let Some(value) = place.value() {
         value_into(&mut hasher, value, &place.document.file.folder, true);
-        // A learned value that is kept elsewhere is another one.
-        for (name, store) in report.webhooks.iter().filter(|(name, _)| names_webhook(value, name)) {
-            part(&mut hasher, b'w', name.as_bytes());
-            store.iter().for_each(|store| part(&mut hasher, b'p', store.as_os_str().as_encoded_bytes()));
-        }
     }
     let vars = report.elsewhere.get(&place.key("vars").path.to_string());
     vars.into_iter().flatten().for_each(|value| part(&mut hasher, b'v', value.as_bytes()));
+    // Where a learned value stands is written elsewhere too.
+    let mut learned = BTreeSet::new();
+    place.value().into_iter().for_each(|value| webhooks_in(value, &mut learned));
+    for store in learned.into_iter().filter_map(|name| report.webhooks.get(name)?.as_ref()) {
+        part(&mut hasher, b'w', store.as_os_str().as_encoded_bytes());
+    }
     let mut bytes = [0; 32];
     bytes.iter_mut().zip(hasher.finish().as_ref()).for_each(|(to, from)| *to = *from);
     bytes
+}
+
+fn webhooks_in<'v>(value: &'v DeValue<'_>, found: &mut BTreeSet<&'v str>) {
+    match value {
+        DeValue::Table(table) => {
+            found.extend(table.get("webhook").and_then(|name| name.get_ref().as_str()));
+            table.values().for_each(|value| webhooks_in(value.get_ref(), found));
+        }
+        DeValue::Array(items) => items.iter().for_each(|item| webhooks_in(item.get_ref(), found)),
+        _ => {}
+    }
 }
 
 /// `may_refer`: a table here may be a reference, whose `file` is a path.
@@ -65,17 +78,6 @@ fn table_into(hasher: &mut digest::Context, table: &DeTable<'_>, folder: &Path, 
             // A parameter or header may be called `file` without being one.
             value => value_into(hasher, value, folder, !matches!(key, "params" | "headers")),
         }
-    }
-}
-
-fn names_webhook(value: &DeValue<'_>, name: &str) -> bool {
-    match value {
-        DeValue::Table(table) => {
-            let learned = table.get("webhook").and_then(|value| value.get_ref().as_str());
-            learned == Some(name) || table.values().any(|value| names_webhook(value.get_ref(), name))
-        }
-        DeValue::Array(items) => items.iter().any(|item| names_webhook(item.get_ref(), name)),
-        _ => false,
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn resolve(
         );
     }
     let basic = basic(&place.key("basic"), raw.basic, encoding, report);
-    let standby = standby(&place.key("standby"), raw.standby, client_auth.as_ref(), report);
+    let standby = standby(&place.key("standby"), raw.standby, client_auth.as_ref(), usage, report);
     let headers = headers(&place.key("headers"), raw.headers, report);
     let signed = signing.jwt.as_ref().map(|jwt| jwt.usage);
     refuse_second_authorization(place, client_auth.as_ref(), signed, &headers, report);

@@ -372,15 +372,6 @@ fn webhooks() {
 }
 
 #[test]
-fn a_webhook_that_keeps_its_value_elsewhere_is_another_issuer() {
-    let issuer = "client_id = \"a\"\nclient_secret = { env = \"S\" }\nheaders = { x-user = { webhook = \"seismic\" } }";
-    let text = format!("{}{WEBHOOK}", file(issuer, ""));
-    let digest = |text: &str| load(text).unwrap().issuers["corp"].digest;
-    assert_eq!(digest(&text), digest(&text.replace("\"/s\"", "\"/t\"")));
-    assert_ne!(digest(&text), digest(&text.replace("seismic.json", "other.json")));
-}
-
-#[test]
 fn a_webhook_that_is_not_there_is_told_with_its_name() {
     let issuer =
         "preset = \"seismic\"\nvars = { tenant = \"a\" }\nclient_id = \"a\"\nclient_secret = { env = \"S\" }";

@@ -156,6 +156,19 @@ fn equal_issuers_have_equal_digests_and_others_have_not() {
 }
 
 #[test]
+fn another_store_of_a_learned_value_is_another_issuer() {
+    let issuer = "headers = { x-user = { webhook = \"w\" } }";
+    let webhook = "[webhook.w]\naddress = \"127.0.0.1:9181\"\npath = \"/s\"\nsignature_header = \"x-sig\"\n\
+                   secrets = [{ file = \"a\" }]\nvalue = \"/id\"\nstore = \"STORE\"\n";
+    let digest = |store: &str| {
+        let text = format!("{}{}", with(issuer, ""), webhook.replace("STORE", store));
+        load(&text).unwrap_or_else(|problems| panic!("{problems}")).issuers["corp"].digest
+    };
+    assert_eq!(digest("a.json"), digest("/etc/bearerd/a.json"));
+    assert_ne!(digest("a.json"), digest("b.json"));
+}
+
+#[test]
 fn a_routes_credential_has_its_own_scopes_and_more_parameters() {
     let text = with(
         "scopes = [\"a\", \"b\"]\nparams = { x = 1, y = 1.50 }",

@@ -7,6 +7,7 @@ use crate::issuer::fixture::{jwt, key, key_file, signing};
 use crate::issuer::fuzz;
 use crate::issuer::inputs::{Inputs, NotReady};
 use crate::issuer::keys::Keys;
+use crate::jose::Certificate;
 
 const NOW: SystemTime = UNIX_EPOCH;
 
@@ -165,8 +166,6 @@ fn certificates_stand_in_the_header() {
     assert_eq!(signed(&config).0["x5t"], leaf[0].x5t());
 }
 
-use crate::jose::Certificate;
-
 #[test]
 fn a_certificate_of_another_key_is_told() {
     let mut config = signing("rsa.pkcs8.pem");
@@ -266,8 +265,10 @@ fn a_ready_made_jwt_says_when_it_ends() {
 fn a_half_written_key_does_not_take_the_good_one_away() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key.pem");
-    let whole = std::fs::read(key_file("ec-p256.pkcs8.pem").path().unwrap()).unwrap();
-    std::fs::write(&file, &whole).unwrap();
+    let of = |name| key_file(name).read().unwrap();
+    let whole = of("ec-p256.pkcs8.pem");
+    let whole = whole.expose();
+    std::fs::write(&file, whole).unwrap();
     let mut config = signing("ec-p256.pkcs8.pem");
     config.private_key = Some(Source::file(file.clone(), None));
     let keys = Keys::new("corp".into());
@@ -278,7 +279,7 @@ fn a_half_written_key_does_not_take_the_good_one_away() {
         std::fs::write(&file, broken).unwrap();
         assert!(Arc::ptr_eq(&first, &keys.signing(&config, &client()).unwrap().unwrap()));
     }
-    std::fs::write(&file, std::fs::read(key_file("ec-p384.pkcs8.pem").path().unwrap()).unwrap()).unwrap();
+    std::fs::write(&file, of("ec-p384.pkcs8.pem").expose()).unwrap();
     let next = keys.signing(&config, &client()).unwrap().unwrap();
     assert_eq!(next.key.default_alg(), Alg::Es384);
 }

@@ -1,6 +1,7 @@
 //! Password-based encryption: PBES2 (RFC 8018) as files are made today, and PKCS#12's own (RFC 7292 appendices B, C)
 //! of older ones.
 
+use std::cell::Cell;
 use std::num::NonZeroU32;
 
 use aws_lc_rs::cipher::{self, DecryptionContext, PaddedBlockDecryptingKey, UnboundCipherKey};
@@ -14,8 +15,9 @@ use super::super::KeyError;
 use super::super::asn1::{INTEGER, Malformed, OID, SEQUENCE, Tlv};
 use crate::secret::Secret;
 
-/// Files ask for thousands, password managers for some hundred thousand. Bounds the time that a file can take.
-const ITERATIONS: u32 = 2_000_000;
+/// Files ask for thousands, password managers for some hundred thousand, and that for each part of a file. Bounds the
+/// time that a whole file can take, however many parts it has.
+const ITERATIONS: u32 = 4_000_000;
 
 /// Why a file does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +35,10 @@ impl From<Malformed> for Failed {
     }
 }
 
-/// A password in the two forms that are in use.
+/// A password in the two forms that are in use, for one file.
 pub(super) struct Password {
+    /// Iterations that may still be spent on the file.
+    left: Cell<u32>,
     /// For PBES2.
     utf8: Zeroizing<Vec<u8>>,
     /// Big-endian UTF-16 with two zero bytes at its end, for PKCS#12's own derivation.
@@ -54,11 +58,22 @@ impl Password {
         for unit in text.encode_utf16().chain([0]) {
             utf16.extend_from_slice(&unit.to_be_bytes());
         }
-        let mut candidates = vec![Self { utf8: Zeroizing::new(text.as_bytes().to_vec()), utf16 }];
+        let left = || Cell::new(ITERATIONS);
+        let mut candidates =
+            vec![Self { left: left(), utf8: Zeroizing::new(text.as_bytes().to_vec()), utf16 }];
         if text.is_empty() {
-            candidates.push(Self { utf8: Zeroizing::default(), utf16: Zeroizing::default() });
+            candidates.push(Self { left: left(), utf8: Zeroizing::default(), utf16: Zeroizing::default() });
         }
         Ok(candidates)
+    }
+
+    /// Allows `iterations` for each of `blocks` blocks of a derived key.
+    fn spend(&self, iterations: u32, blocks: usize) -> Result<NonZeroU32, Failed> {
+        let count = NonZeroU32::new(iterations).ok_or(Failed::Malformed)?;
+        let blocks = u32::try_from(blocks).map_err(|_| Failed::Iterations)?;
+        let cost = iterations.checked_mul(blocks).ok_or(Failed::Iterations)?;
+        self.left.set(self.left.get().checked_sub(cost).ok_or(Failed::Iterations)?);
+        Ok(count)
     }
 }
 
@@ -118,14 +133,6 @@ impl Hash {
     }
 }
 
-fn bounded(iterations: u32) -> Result<NonZeroU32, Failed> {
-    match NonZeroU32::new(iterations) {
-        Some(count) if iterations <= ITERATIONS => Ok(count),
-        Some(_) => Err(Failed::Iterations),
-        None => Err(Failed::Malformed),
-    }
-}
-
 const PBMAC1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 14];
 
 /// Whether the MAC of a file is one of this password: RFC 7292 section 4, or PBMAC1 (RFC 9579).
@@ -146,7 +153,7 @@ pub(super) fn mac_fits(
     } else {
         let hash = Hash::of(algorithm, &Hash::DIGESTS)?;
         let length = hash.digest().output_len();
-        (hash, own_key(hash, Purpose::Mac, password, salt, bounded(iterations)?, length))
+        (hash, own_key(hash, Purpose::Mac, password, salt, iterations, length)?)
     };
     let made = hmac::sign(&hmac::Key::new(hash.mac(), &key), message);
     Ok(constant_time::verify_slices_are_equal(made.as_ref(), wanted).is_ok())
@@ -199,13 +206,12 @@ pub(super) fn decrypt(
         _ => return Err(Failed::Unknown),
     };
     let salt = parameters.next()?.octets()?;
-    let iterations = bounded(parameters.expect(INTEGER)?.small()?)?;
-    let mut key = own_key(Hash::Sha1, Purpose::Key, password, &salt, iterations, length);
+    let iterations = parameters.expect(INTEGER)?.small()?;
+    let mut key = own_key(Hash::Sha1, Purpose::Key, password, &salt, iterations, length)?;
     if matches!(cipher, Cipher::TripleDes) && length == 16 {
-        let first: Vec<u8> = key.iter().take(8).copied().collect();
-        key.extend(first);
+        key.extend_from_within(..8);
     }
-    let iv = own_key(Hash::Sha1, Purpose::Iv, password, &salt, iterations, 8);
+    let iv = own_key(Hash::Sha1, Purpose::Iv, password, &salt, iterations, 8)?;
     decrypt_with(cipher, &key, &iv, data)
 }
 
@@ -217,7 +223,7 @@ fn pbkdf2_key(algorithm: Tlv<'_>, length: usize, password: &Password) -> Result<
     }
     let mut parameters = parts.expect(SEQUENCE)?.children();
     let salt = parameters.next()?.octets()?;
-    let iterations = bounded(parameters.expect(INTEGER)?.small()?)?;
+    let iterations = parameters.expect(INTEGER)?.small()?;
     if let Some(given) = parameters.optional(INTEGER)?
         && usize::try_from(given.small()?) != Ok(length)
     {
@@ -227,6 +233,7 @@ fn pbkdf2_key(algorithm: Tlv<'_>, length: usize, password: &Password) -> Result<
         Some(named) => Hash::of(named, &Hash::MACS)?,
         None => Hash::Sha1,
     };
+    let iterations = password.spend(iterations, length.div_ceil(hash.digest().output_len()))?;
     let mut key = Zeroizing::new(vec![0; length]);
     pbkdf2::derive(hash.pbkdf2(), iterations, &salt, &password.utf8, &mut key);
     Ok(key)
@@ -246,16 +253,19 @@ fn own_key(
     purpose: Purpose,
     password: &Password,
     salt: &[u8],
-    iterations: NonZeroU32,
+    iterations: u32,
     length: usize,
-) -> Zeroizing<Vec<u8>> {
+) -> Result<Zeroizing<Vec<u8>>, Failed> {
     let algorithm = hash.digest();
+    let iterations = password.spend(iterations, length.div_ceil(algorithm.output_len()))?;
     let v = algorithm.block_len();
     let diversifier = vec![purpose as u8; v];
-    let repeated = |bytes: &[u8]| -> Vec<u8> {
-        bytes.iter().copied().cycle().take(bytes.len().next_multiple_of(v)).collect()
+    let repeated = |bytes: &[u8]| {
+        let whole = bytes.len().next_multiple_of(v);
+        Zeroizing::new(bytes.iter().copied().cycle().take(whole).collect::<Vec<u8>>())
     };
-    let mut i = Zeroizing::new([repeated(salt), repeated(&password.utf16)].concat());
+    let (salt, text) = (repeated(salt), repeated(&password.utf16));
+    let mut i = Zeroizing::new([salt.as_slice(), text.as_slice()].concat());
     let mut key = Zeroizing::new(Vec::with_capacity(length + algorithm.output_len()));
     while key.len() < length {
         let mut context = digest::Context::new(algorithm);
@@ -271,7 +281,7 @@ fn own_key(
         }
     }
     key.truncate(length);
-    key
+    Ok(key)
 }
 
 /// `block + b + 1`, where `b` is `a` repeated to its length; big-endian, without what overflows.

@@ -112,3 +112,39 @@ fn a_file_that_is_cut_or_changed_never_panics() {
         }
     }
 }
+
+fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = u8::try_from(content.len()).unwrap();
+    assert!(length < 0x80);
+    [&[tag, length][..], &content].concat()
+}
+
+/// PBES2 with AES-256 and PBKDF2 over HMAC-SHA1, two blocks of which make the key.
+fn pbes2(iterations: u32) -> Vec<u8> {
+    let salt = tlv(OCTET_STRING, &[b"salt"]);
+    let count = tlv(INTEGER, &[&[0], &iterations.to_be_bytes()]);
+    let parameters = tlv(SEQUENCE, &[&salt, &count]);
+    let pbkdf2 = tlv(OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 12]]);
+    let aes = tlv(OID, &[&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 42]]);
+    let derivation = tlv(SEQUENCE, &[&pbkdf2, &parameters]);
+    let encryption = tlv(SEQUENCE, &[&aes, &tlv(OCTET_STRING, &[&[7; 16]])]);
+    let scheme = tlv(OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 13]]);
+    tlv(SEQUENCE, &[&scheme, &tlv(SEQUENCE, &[&derivation, &encryption])])
+}
+
+#[test]
+fn no_file_takes_for_ever_however_many_parts_it_has() {
+    let password = Password::candidates(Some(&Secret::from(PASSWORD))).unwrap().remove(0);
+    let decrypt = |iterations| {
+        let algorithm = pbes2(iterations);
+        // Nothing is padded as it should be.
+        pbe::decrypt(Tlv::only(&algorithm).unwrap(), &[0; 15], &password).unwrap_err()
+    };
+    assert_eq!(decrypt(u32::MAX), Failed::Iterations);
+    assert_eq!(decrypt(2_000_001), Failed::Iterations);
+    assert_eq!(decrypt(0), Failed::Malformed);
+    assert_eq!(decrypt(1_000_001), Failed::Password);
+    assert_eq!(decrypt(1_000_001), Failed::Iterations, "each part counts");
+    assert_eq!(decrypt(1_000), Failed::Password);
+}
