@@ -9,8 +9,7 @@ use super::args::{Common, Output};
 use super::{Exit, Failure, find, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
-    self, Config, IssuerConfig, ListenerConfig, ListenerTls, Problem, ReferenceUse, RouteConfig, Severity,
-    Source,
+    self, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Severity, Source,
 };
 use crate::issuer::{self, Finding};
 use crate::net::tls;
@@ -62,53 +61,63 @@ fn findings(config: &Config) -> Vec<Problem> {
         let found = issuer::examine(issuer, now).into_iter();
         found.map(|finding| finding_problem(config, &issuer.name, finding)).collect::<Vec<_>>()
     };
-    config
-        .issuers
-        .values()
-        .flat_map(of)
-        .chain(config.routes.iter().filter_map(|route| upstream_tls(config, route)))
-        .collect()
+    let issuers = config.issuers.values().flat_map(of);
+    issuers.chain(route_findings(config)).chain(wanted_by_presets(config)).collect()
 }
 
-/// What of a route's `tls` is there and cannot be used.
-fn upstream_tls(config: &Config, route: &RouteConfig) -> Option<Problem> {
-    let error = tls::unusable(&route.tls)?;
-    let named = [&route.tls.ca, &route.tls.certificate, &route.tls.private_key];
-    let of_this = |used: &&ReferenceUse| {
-        used.key.starts_with("route[") && named.iter().any(|source| source.as_ref() == Some(&used.source))
-    };
-    let place = config.references.iter().find(of_this);
-    let key = place.and_then(|place| place.key.split_once(".tls")).map_or("route", |(route, _)| route);
-    Some(Problem {
-        severity: Severity::Warning,
-        file: place.map_or(&config.path, |place| &place.file).clone(),
-        line: place.map_or(0, |place| place.line),
-        column: place.map_or(0, |place| place.column),
-        key: format!("{key}.tls"),
-        message: error.0,
-        hint: None,
-        source_line: None,
+/// Scopes and parameters that a preset leaves to the operator, where a route's token would be asked for without any.
+fn wanted_by_presets(config: &Config) -> Vec<Problem> {
+    let mut found: Vec<Problem> = Vec::new();
+    for route in &config.routes {
+        let Credential::Issuer { issuer, key } = &route.credential else { continue };
+        let Some(preset) = issuer.preset.as_deref().and_then(config::preset) else { continue };
+        for need in &preset.needs {
+            let given = match need.key.as_str() {
+                "scopes" => !key.scopes.is_empty(),
+                "params" => !key.params.is_empty(),
+                _ => true,
+            };
+            let table = format!("issuer.{}", issuer.name);
+            if given || found.iter().any(|told| told.key == format!("{table}.{}", need.key)) {
+                continue;
+            }
+            let message = format!("is missing, and preset `{}` wants it: {}", preset.name, need.about);
+            let hint = format!("{} = {}, here or in the route", need.key, need.example);
+            found.push(problem_at(config, &table, &need.key, message, Some(hint)));
+        }
+    }
+    found
+}
+
+/// Files of a route's `tls` that keep its upstream from being reached.
+fn route_findings(config: &Config) -> impl Iterator<Item = Problem> {
+    config.routes.iter().enumerate().filter_map(|(index, route)| {
+        let error = tls::unusable(&route.tls)?;
+        Some(problem_at(config, &format!("route[{index}]"), "tls", error.0, None))
     })
 }
 
 /// At the key that it is about; where that names no file or variable, at the first one of the issuer that does.
 fn finding_problem(config: &Config, issuer: &str, finding: Finding) -> Problem {
-    let table = format!("issuer.{issuer}");
-    let key = format!("{table}.{}", finding.key);
+    problem_at(config, &format!("issuer.{issuer}"), finding.key, finding.message, finding.hint)
+}
+
+fn problem_at(config: &Config, table: &str, key: &str, message: String, hint: Option<String>) -> Problem {
+    let key = format!("{table}.{key}");
     let written = |wanted: &str| {
         config.references.iter().find(|used| {
             used.key.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         })
     };
-    let place = written(&key).or_else(|| written(&table));
+    let place = written(&key).or_else(|| written(table));
     Problem {
         severity: Severity::Warning,
         file: place.map_or(&config.path, |place| &place.file).clone(),
         line: place.map_or(0, |place| place.line),
         column: place.map_or(0, |place| place.column),
         key,
-        message: finding.message,
-        hint: finding.hint,
+        message,
+        hint,
         source_line: None,
     }
 }

@@ -6,13 +6,16 @@ use super::assertion;
 use super::client::{Client, Which};
 use super::keys::{self, Files};
 use crate::clock::rfc3339;
-use crate::config::{ClientAuth, IssuerConfig, JwtConfig, JwtUse};
-use crate::jose::{Alg, Certificate};
+use crate::config::{ClientAuth, IssuerConfig, JwtConfig, JwtUse, Source};
+use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::tls;
 
 /// A certificate that ends within so many days is told of.
 pub const SOON_DAYS: u32 = 14;
 const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Said of a certificate.
+const OTHER_KEY: &str = "does not belong to its private key";
 
 /// Something that is there and cannot be used, or soon no more. No secret is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,9 @@ pub fn examine(config: &IssuerConfig, now: SystemTime) -> Vec<Finding> {
         }
     }
     tls_certificate(config, now, &mut findings);
+    findings.extend(
+        tls_files(config).filter(|_| !findings.iter().any(|found| found.message.contains(OTHER_KEY))),
+    );
     if let Some(dpop) = &config.dpop
         && dpop.private_key.read().is_ok()
         && let Ok(files) = Files::read(&config.name, &dpop.private_key, None)
@@ -59,7 +65,12 @@ fn signing_key(config: &IssuerConfig, client: &Client<'_>, now: SystemTime, find
     let Ok(files) = Files::read(&config.name, source, elsewhere) else { return };
     let material = match keys::material(&files, client, wants_chain) {
         Ok(material) => material,
-        Err(error) => return findings.push(finding(key, error, None)),
+        Err(error) => {
+            // A pair has two halves, and the error begins with the one that is at fault.
+            let halves = [client.key("certificate"), key];
+            let about = halves.into_iter().find(|half| error.starts_with(half)).unwrap_or(key);
+            return findings.push(finding(about, error, None));
+        }
     };
     if let Some(alg) = jwt.alg.filter(|_| signs_with_pair(config, jwt))
         && let Err(error) = material.key.check_alg(alg)
@@ -99,19 +110,40 @@ fn shared_secret(config: &IssuerConfig, jwt: &JwtConfig, findings: &mut Vec<Find
 }
 
 fn tls_certificate(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding>) {
-    // With tls_client_auth they stand in the issuer's own keys.
-    let own = matches!(config.client_auth, ClientAuth::TlsClientAuth) && config.certificate.is_some();
-    let (certificate, private_key) =
-        if own { ("certificate", "private_key") } else { ("tls.certificate", "tls.private_key") };
-    if let Some((chain, place)) = keys::tls_chain(config) {
-        ends(certificate, &chain, &place, now, findings);
+    let key = match &config.client_auth {
+        ClientAuth::TlsClientAuth if config.certificate.is_some() => "certificate",
+        _ => "tls.certificate",
+    };
+    let Some((chain, place)) = keys::tls_chain(config) else { return };
+    ends(key, &chain, &place, now, findings);
+    let Some(leaf) = chain.first() else { return };
+    let private = config.tls.private_key.as_ref().or(config.tls.certificate.as_ref());
+    let Some(private) = private.and_then(|source| parse(source).ok()) else { return };
+    if !leaf.is_of(&private) {
+        let message = format!("the certificate {} in {place} {OTHER_KEY}", leaf.subject());
+        findings.push(finding(
+            key,
+            message,
+            Some("give the pair that was made together, the leaf first".to_owned()),
+        ));
     }
-    let Some(error) = tls::unusable(&config.tls) else { return };
-    let places =
-        [("tls.ca: ", "tls.ca"), ("tls.certificate: ", certificate), ("tls.private_key: ", private_key)];
-    let found = places.iter().find_map(|(start, key)| Some((*key, error.0.strip_prefix(start)?.to_owned())));
-    let (key, message) = found.unwrap_or((certificate, error.0));
-    findings.push(finding(key, message, None));
+}
+
+/// What keeps every connection to the issuer from being opened.
+fn tls_files(config: &IssuerConfig) -> Option<Finding> {
+    let error = tls::unusable(&config.tls)?;
+    let own = matches!(config.client_auth, ClientAuth::TlsClientAuth) && config.certificate.is_some();
+    let keys = [("tls.ca", "tls.ca"), ("tls.certificate", "certificate"), ("tls.private_key", "private_key")];
+    let at = keys.into_iter().find(|(key, _)| error.0.starts_with(key));
+    let key = at.map_or("tls", |(key, of_client)| if own { of_client } else { key });
+    let message = at.and_then(|(key, _)| error.0.strip_prefix(key)).unwrap_or(&error.0);
+    Some(finding(key, message.trim_start_matches(": ").to_owned(), None))
+}
+
+fn parse(source: &Source) -> Result<PrivateKey, String> {
+    let bytes = source.read().map_err(|error| error.to_string())?;
+    let password = source.password().map(Source::read).transpose().map_err(|error| error.to_string())?;
+    PrivateKey::parse(&bytes, password.as_deref()).map_err(|error| error.to_string())
 }
 
 fn ends(key: &'static str, chain: &[Certificate], place: &str, now: SystemTime, findings: &mut Vec<Finding>) {
@@ -148,9 +180,6 @@ fn ready_made(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding
 
 fn finding(key: &'static str, message: String, hint: Option<String>) -> Finding {
     // Shared with errors of a request, which have to name the key themselves.
-    let without_key = message.strip_prefix(key).and_then(|rest| rest.strip_prefix(": ")).map(str::to_owned);
-    Finding { key, message: without_key.unwrap_or(message), hint }
+    let message = message.strip_prefix(&format!("{key}: ")).map_or(message.clone(), str::to_owned);
+    Finding { key, message, hint }
 }
-
-#[cfg(test)]
-mod tests;

@@ -19,11 +19,6 @@ pub(super) fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
     let mut hasher = digest::Context::new(&digest::SHA256);
     if let Some(value) = place.value() {
         value_into(&mut hasher, value, &place.document.file.folder, true);
-        // A learned value that is kept elsewhere is another one.
-        for (name, store) in report.webhooks.iter().filter(|(name, _)| names_webhook(value, name)) {
-            part(&mut hasher, b'w', name.as_bytes());
-            store.iter().for_each(|store| part(&mut hasher, b'p', store.as_os_str().as_encoded_bytes()));
-        }
     }
     let vars = report.elsewhere.get(&place.key("vars").path.to_string());
     vars.into_iter().flatten().for_each(|value| part(&mut hasher, b'v', value.as_bytes()));
@@ -83,17 +78,6 @@ fn table_into(hasher: &mut digest::Context, table: &DeTable<'_>, folder: &Path, 
             // A parameter or header may be called `file` without being one.
             value => value_into(hasher, value, folder, !matches!(key, "params" | "headers")),
         }
-    }
-}
-
-fn names_webhook(value: &DeValue<'_>, name: &str) -> bool {
-    match value {
-        DeValue::Table(table) => {
-            let learned = table.get("webhook").and_then(|value| value.get_ref().as_str());
-            learned == Some(name) || table.values().any(|value| names_webhook(value.get_ref(), name))
-        }
-        DeValue::Array(items) => items.iter().any(|item| names_webhook(item.get_ref(), name)),
-        _ => false,
     }
 }
 

@@ -70,10 +70,9 @@ fn certificates_are_told_of_before_and_after_their_end() {
     );
     let good = with_certificate("rsa.pkcs8.pem", "rsa.certificate.pem");
     let chain = Certificate::parse_chain(key_file("rsa.certificate.pem").read().unwrap().expose()).unwrap();
-    let soon_days = Duration::from_secs(24 * 60 * 60) * SOON_DAYS;
-    let [soon] = &examine(&good, chain[0].not_after() - soon_days)[..] else { panic!() };
+    let [soon] = &examine(&good, chain[0].not_after() - DAY * SOON_DAYS)[..] else { panic!() };
     assert!(soon.message.contains("ends within 14 days"), "{soon:?}");
-    assert_eq!(examine(&good, chain[0].not_after() - soon_days - Duration::from_secs(1)), []);
+    assert_eq!(examine(&good, chain[0].not_after() - DAY * SOON_DAYS - Duration::from_secs(1)), []);
     let [early] = &examine(&good, chain[0].not_before() - Duration::from_secs(1))[..] else { panic!() };
     assert!(early.message.contains("holds only from"), "{early:?}");
     let other = only(&with_certificate("rsa.pkcs8.pem", "ec-p256.certificate.pem")).1;
@@ -88,7 +87,7 @@ fn a_certificate_of_tls_is_looked_at_too() {
     let findings = examine(&config, now());
     assert_eq!(findings.len(), 2, "{findings:?}");
     assert!(findings[0].message.contains("expired on"), "{findings:?}");
-    assert!(findings[1].message.contains("does not belong to its private key"), "{findings:?}");
+    assert!(findings[1].message.contains("tls.private_key in file"), "{findings:?}");
     // One file may hold both.
     config.tls.certificate =
         Some(key_file("ec-p256.modern.p12").with_password(Source::literal("test-password")));
