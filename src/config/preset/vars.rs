@@ -85,7 +85,7 @@ pub(super) fn refuse_no_url(
         );
         // What else would come of such a URL is no further mistake.
         let examples = named().map(|var| (var.name.clone(), var.example.clone()));
-        values.extend(examples.collect::<Vec<_>>());
+        values.extend(examples);
     }
 }
 
