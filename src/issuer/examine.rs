@@ -180,6 +180,6 @@ fn ready_made(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding
 
 fn finding(key: &'static str, message: String, hint: Option<String>) -> Finding {
     // Shared with errors of a request, which have to name the key themselves.
-    let message = message.strip_prefix(&format!("{key}: ")).map_or(message.clone(), str::to_owned);
-    Finding { key, message, hint }
+    let without_key = message.strip_prefix(key).and_then(|rest| rest.strip_prefix(": ")).map(str::to_owned);
+    Finding { key, message: without_key.unwrap_or(message), hint }
 }

@@ -140,6 +140,7 @@ pub(crate) struct RawJwt {
     #[schemars(extend("default" = "client_assertion", "enum" = ["client_assertion", "assertion", "bearer"]))]
     pub usage: Option<String>,
     /// The signature's algorithm. Not given: by the key's type.
+    #[schemars(extend("enum" = alg_names()))]
     pub alg: Option<String>,
     /// `kid`. Not given: the key file's own.
     pub key_id: Option<RawReference>,
@@ -159,10 +160,15 @@ pub(crate) struct RawJwt {
     /// Where the scopes stand: in the `scope` parameter, or in the JWT as a text or an array.
     #[schemars(extend("default" = "parameter", "enum" = ["parameter", "claim", "claim_array"]))]
     pub scope: Option<String>,
-    /// How the certificate stands in the header. Not given: "x5t#S256" where there is a certificate.
+    /// How the certificate stands in the header: "x5t", "x5t#S256", "x5c". Not given: "x5t#S256" where there is a
+    /// certificate.
     pub certificate_headers: Option<Vec<String>>,
     /// More claims, with their JSON types.
     pub claims: Option<RawParams>,
+}
+
+fn alg_names() -> Vec<&'static str> {
+    crate::jose::Alg::names().collect()
 }
 
 /// Bind tokens to a key (RFC 9449).
@@ -173,6 +179,7 @@ pub(crate) struct RawDpop {
     /// The key; another than the one that proves who the client is.
     pub private_key: Option<RawReference>,
     /// The signature's algorithm. Not given: by the key's type.
+    #[schemars(extend("enum" = alg_names()))]
     pub alg: Option<String>,
 }
 

@@ -55,6 +55,15 @@ pub(super) fn resolve(
         );
     }
     let basic = basic(&place.key("basic"), raw.basic, encoding, report);
+    let uses_basic = matches!(client_auth, None | Some(ClientAuth::Basic { .. })) || basic.is_some();
+    if !uses_basic && place.key("basic_encoding").is_written() {
+        let message = "is about HTTP Basic, and none is sent";
+        report.error(
+            &place.key("basic_encoding"),
+            message,
+            "leave it out, or set client_auth = \"client_secret_basic\"",
+        );
+    }
     let standby = standby(&place.key("standby"), raw.standby, client_auth.as_ref(), usage, report);
     let headers = headers(&place.key("headers"), raw.headers, report);
     let signed = signing.jwt.as_ref().map(|jwt| jwt.usage);

@@ -63,6 +63,12 @@ fn client_authentication() {
         ),
         ("client_auth = \"assertion_file\"", "issuer.corp.assertion", "is missing", "tokens"),
         (
+            "client_auth = \"none\"\nbasic_encoding = \"raw\"",
+            "issuer.corp.basic_encoding",
+            "is about HTTP Basic, and none is sent",
+            "client_secret_basic",
+        ),
+        (
             "client_auth = \"private_key_jwt\"\nclient_secret = { env = \"S\" }\nprivate_key = { file = \"k\" }",
             "issuer.corp.client_secret",
             "is not sent with client_auth = \"private_key_jwt\"",
