@@ -13,7 +13,7 @@ mod pkcs12;
 pub use alg::Alg;
 pub use certificate::Certificate;
 pub use dpop::{Proof, Prover};
-pub use jws::{Header, Signer, sign};
+pub use jws::{Header, Signer, sign, unique_id};
 pub use key::{Identity, KeyError, PrivateKey};
 
 /// Keys of every form, and verification by other code than signs.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::client::Client;
 use super::keys::Material;
 use crate::config::{CertificateHeader, IssuerConfig, JwtConfig, ScopeIn, TokenEndpoint};
-use crate::jose::{Alg, Header, Signer, sign};
+use crate::jose::{Alg, Header, Signer, sign, unique_id};
 use crate::secret::Secret;
 
 /// So much earlier than now it is dated, for issuers whose clock is behind ours.
@@ -107,7 +107,7 @@ impl Template {
         claims.insert("iat".to_owned(), issued.into());
         claims.insert("nbf".to_owned(), issued.into());
         claims.insert("exp".to_owned(), (issued + self.lifetime.as_secs().max(1)).into());
-        claims.insert("jti".to_owned(), unique()?.into());
+        claims.insert("jti".to_owned(), unique_id().map_err(|error| error.to_string())?.into());
         claims.extend(self.more.clone());
 
         let (signer, chain) = match &self.key {
@@ -155,13 +155,6 @@ fn scope_claim(scope_in: ScopeIn, scope: &str) -> Option<Value> {
         ScopeIn::Claim => Some(scope.into()),
         ScopeIn::ClaimArray => Some(scope.split(' ').collect()),
     }
-}
-
-/// 128 random bits, base64url.
-fn unique() -> Result<String, String> {
-    let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "no random numbers for a `jti`".to_owned())?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// When a ready-made JWT ends (`exp`), where it can be read; its signature is the issuer's to check.

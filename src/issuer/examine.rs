@@ -14,9 +14,6 @@ use crate::net::tls;
 pub const SOON_DAYS: u32 = 14;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Said of a certificate.
-const OTHER_KEY: &str = "does not belong to its private key";
-
 /// Something that is there and cannot be used, or soon no more. No secret is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -35,10 +32,10 @@ pub fn examine(config: &IssuerConfig, now: SystemTime) -> Vec<Finding> {
             signing_key(config, &client, now, &mut findings);
         }
     }
-    tls_certificate(config, now, &mut findings);
-    findings.extend(
-        tls_files(config).filter(|_| !findings.iter().any(|found| found.message.contains(OTHER_KEY))),
-    );
+    // Of a pair that does not belong together, the TLS library would only say the same again.
+    if !tls_certificate(config, now, &mut findings) {
+        findings.extend(tls_files(config));
+    }
     if let Some(dpop) = &config.dpop
         && dpop.private_key.read().is_ok()
         && let Ok(files) = Files::read(&config.name, &dpop.private_key, None)
@@ -109,24 +106,27 @@ fn shared_secret(config: &IssuerConfig, jwt: &JwtConfig, findings: &mut Vec<Find
     }
 }
 
-fn tls_certificate(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding>) {
+/// Whether the certificate was found to be of another key.
+fn tls_certificate(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding>) -> bool {
     let key = match &config.client_auth {
         ClientAuth::TlsClientAuth if config.certificate.is_some() => "certificate",
         _ => "tls.certificate",
     };
-    let Some((chain, place)) = keys::tls_chain(config) else { return };
+    let Some((chain, place)) = keys::tls_chain(config) else { return false };
     ends(key, &chain, &place, now, findings);
-    let Some(leaf) = chain.first() else { return };
+    let Some(leaf) = chain.first() else { return false };
     let private = config.tls.private_key.as_ref().or(config.tls.certificate.as_ref());
-    let Some(private) = private.and_then(|source| parse(source).ok()) else { return };
-    if !leaf.is_of(&private) {
-        let message = format!("the certificate {} in {place} {OTHER_KEY}", leaf.subject());
-        findings.push(finding(
-            key,
-            message,
-            Some("give the pair that was made together, the leaf first".to_owned()),
-        ));
+    let Some(private) = private.and_then(|source| parse(source).ok()) else { return false };
+    if leaf.is_of(&private) {
+        return false;
     }
+    let message = format!("the certificate {} in {place} does not belong to its private key", leaf.subject());
+    findings.push(finding(
+        key,
+        message,
+        Some("give the pair that was made together, the leaf first".to_owned()),
+    ));
+    true
 }
 
 /// What keeps every connection to the issuer from being opened.

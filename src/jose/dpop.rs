@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -80,10 +80,8 @@ impl Prover {
     /// # Errors
     /// The signature fails, or the system gives no randomness.
     pub fn proof(&self, proof: &Proof<'_>) -> Result<Secret, KeyError> {
-        let mut jti = [0; 16];
-        rand::fill(&mut jti).map_err(|_| KeyError("the system gives no random bytes".to_owned()))?;
         let claims = Claims {
-            jti: URL_SAFE_NO_PAD.encode(jti),
+            jti: jws::unique_id()?,
             htm: proof.method,
             htu: proof.url,
             iat: proof.issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

@@ -41,6 +41,16 @@ fn name<S: serde::Serializer>(alg: &Alg, serializer: S) -> Result<S::Ok, S::Erro
     serializer.serialize_str(alg.as_str())
 }
 
+/// A value for `jti` (RFC 7519 section 4.1.7): 128 random bits, base64url.
+///
+/// # Errors
+/// The system gives no randomness.
+pub fn unique_id() -> Result<String, KeyError> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError("the system gives no random bytes".to_owned()))?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
 /// The signed JWT.
 ///
 /// # Errors

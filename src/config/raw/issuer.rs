@@ -7,6 +7,17 @@ use serde::Deserialize;
 
 use super::values::{DurationText, RawEgress, RawParams, RawReference};
 
+/// What `client_auth` may be.
+pub(crate) const CLIENT_AUTH: [&str; 7] = [
+    "client_secret_basic",
+    "client_secret_post",
+    "client_secret_jwt",
+    "private_key_jwt",
+    "tls_client_auth",
+    "assertion_file",
+    "none",
+];
+
 /// An authorization server that tokens are asked of.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -39,18 +50,7 @@ pub(crate) struct RawIssuer {
     #[schemars(extend("default" = false))]
     pub send_client_id: Option<bool>,
     /// How the client proves who it is.
-    #[schemars(extend(
-        "default" = "client_secret_basic",
-        "enum" = [
-            "client_secret_basic",
-            "client_secret_post",
-            "client_secret_jwt",
-            "private_key_jwt",
-            "tls_client_auth",
-            "assertion_file",
-            "none"
-        ]
-    ))]
+    #[schemars(extend("default" = "client_secret_basic", "enum" = CLIENT_AUTH))]
     pub client_auth: Option<String>,
     /// The client's secret.
     pub client_secret: Option<RawReference>,

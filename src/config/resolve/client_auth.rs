@@ -2,21 +2,11 @@
 
 use super::super::document::Place;
 use super::super::model::{BasicEncoding, BasicUser, ClientAuth, JwtUse, Standby};
-use super::super::raw::issuer::{RawBasic, RawStandby};
+use super::super::raw::issuer::{CLIENT_AUTH, RawBasic, RawStandby};
 use super::super::raw::values::RawReference;
 use super::super::reference::Source;
 use super::super::report::{Report, did_you_mean};
 use super::value::{Kind, reference};
-
-const METHODS: [&str; 7] = [
-    "client_secret_basic",
-    "client_secret_post",
-    "client_secret_jwt",
-    "private_key_jwt",
-    "tls_client_auth",
-    "assertion_file",
-    "none",
-];
 
 /// What is written beside `client_auth`, and changes what it is where it is not written itself.
 pub(super) struct Beside {
@@ -38,11 +28,11 @@ pub(super) fn client_auth(
     let default = if proved_by_jwt { "none" } else { "client_secret_basic" };
     let secret = secret.map(|raw| reference(&secret_at, raw, Kind::Secret, report));
     let method = written.as_deref().unwrap_or(default);
-    if !METHODS.contains(&method) {
-        let message = format!("{} is not one of \"{}\"", at.describe(), METHODS.join("\", \""));
+    if !CLIENT_AUTH.contains(&method) {
+        let message = format!("{} is not one of \"{}\"", at.describe(), CLIENT_AUTH.join("\", \""));
         let hint = match method {
             "self_signed_tls_client_auth" => "write \"tls_client_auth\", which serves both".to_owned(),
-            _ => did_you_mean(method, METHODS.iter().copied(), ""),
+            _ => did_you_mean(method, CLIENT_AUTH.iter().copied(), ""),
         };
         report.error(&at, message, hint);
         return None;
