@@ -1,0 +1,11 @@
+//! Each file of `deploy/` is checked by a tool of its own field.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and read what they check"
+)]
+
+mod tools;
