@@ -12,8 +12,10 @@ use toml::{Table, Value};
 use super::blocks::Block;
 
 /// Files that a config's `vars` read, which must be there when it is loaded.
-const NEIGHBOURS: [(&str, &str); 1] =
-    [("default-env.json", r#"{"VCAP_SERVICES":{"xsuaa":[{"credentials":{"url":"https://acme.example.com"}}]}}"#)];
+const NEIGHBOURS: [(&str, &str); 1] = [(
+    "default-env.json",
+    r#"{"VCAP_SERVICES":{"xsuaa":[{"credentials":{"url":"https://acme.example.com"}}]}}"#,
+)];
 
 /// What the first line of a whole file is.
 pub(crate) const WHOLE: &str = "# bearerd.toml";
