@@ -73,6 +73,7 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
     let level_is_ours = error.code.status().is_server_error();
     if level_is_ours {
         tracing::warn!(
+            event = "call.failed",
             request_id = record.request_id.to_str().unwrap_or_default(),
             route = error.route.as_deref(),
             issuer = error.issuer.as_deref(),

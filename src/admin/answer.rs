@@ -61,7 +61,7 @@ impl Admin {
         match serde_json::to_vec(&status::status(&View::take(self))) {
             Ok(json) => answer(StatusCode::OK, "application/json", json),
             Err(error) => {
-                tracing::error!(%error, "the status cannot be written as JSON");
+                tracing::error!(event = "admin.status_failed", %error, "the status cannot be written as JSON");
                 problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the status cannot be written as JSON")
             }
         }

@@ -32,6 +32,7 @@ mod issuer_answers;
 mod issuer_failures;
 mod key_files;
 mod limits;
+mod logs;
 mod oidc;
 mod online;
 mod operation;
