@@ -4,6 +4,7 @@
 //! loaded; the request path only bumps them. A handle of the same name is the same series, across reloads.
 
 mod encode;
+mod failure;
 mod histogram;
 mod named;
 mod table;
@@ -13,7 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use encode::{Exposition, Extra, FAMILIES, Family, TokenExpiry};
+pub use failure::{Failure, UpstreamRefusal};
 
+use failure::Last;
 use histogram::Histogram;
 use named::Named;
 use table::{OutcomeCounts, StatusCounts};
@@ -110,6 +113,7 @@ pub struct RouteMetrics {
     upstream_duration: Histogram,
     refreshes_forced: AtomicU64,
     upstream_connections: Gauge,
+    last: Last,
 }
 
 impl RouteMetrics {
@@ -137,6 +141,26 @@ impl RouteMetrics {
     /// A connection to the upstream ended.
     pub fn upstream_disconnected(&self) {
         self.upstream_connections.down();
+    }
+
+    /// A call was answered with an error of ours. Never on the way of a call that goes well.
+    pub fn note_failure(&self, failure: Failure) {
+        self.last.set_failure(failure);
+    }
+
+    /// The last error of ours, since the start.
+    pub fn last_failure(&self) -> Option<Arc<Failure>> {
+        self.last.failure()
+    }
+
+    /// The upstream refused a token that was only just granted.
+    pub fn note_upstream_refusal(&self, refusal: UpstreamRefusal) {
+        self.last.set_refusal(refusal);
+    }
+
+    /// The last such refusal, since the start.
+    pub fn last_upstream_refusal(&self) -> Option<Arc<UpstreamRefusal>> {
+        self.last.refusal()
     }
 
     /// Calls answered so far, of any status.

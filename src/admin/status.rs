@@ -12,6 +12,7 @@ use crate::config::{
     self, Address, Callers, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern,
     Problem, RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl,
 };
+use crate::metrics::Failure;
 
 /// What bearerd is doing now. No secret and no token is in it.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -27,6 +28,7 @@ pub(super) struct Status {
     config: ConfigStatus,
     listeners: Vec<ListenerStatus>,
     routes: Vec<RouteStatus>,
+    unrouted: UnroutedStatus,
     issuers: Vec<IssuerStatus>,
     /// One for each set of issuer, scopes and parameters that routes use.
     tokens: Vec<TokenStatus>,
@@ -91,6 +93,41 @@ struct RouteStatus {
     requests: u64,
     /// Open connections to the upstream.
     upstream_connections: u64,
+    /// The last call that bearerd answered with an error of its own, since the start.
+    last_error: Option<CallErrorStatus>,
+    /// The last time that the upstream refused a token that was only just granted, since the start.
+    upstream_refusal: Option<UpstreamRefusalStatus>,
+}
+
+/// A call that bearerd answered itself.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CallErrorStatus {
+    at: Time,
+    status: u16,
+    /// As in the problem document that the caller got.
+    code: &'static str,
+    /// What happened, to whom, what to do; at most 1 KiB.
+    detail: String,
+    /// What the log has.
+    request_id: String,
+}
+
+/// An upstream that says no to a good token.
+#[derive(Debug, Serialize, JsonSchema)]
+struct UpstreamRefusalStatus {
+    at: Time,
+    /// The upstream's.
+    status: u16,
+    /// What to check; at most 1 KiB.
+    detail: String,
+}
+
+/// Calls that reached no route: 400, 403, 404, 405, 421.
+#[derive(Debug, Serialize, JsonSchema)]
+struct UnroutedStatus {
+    /// Since the start.
+    requests: u64,
+    last_error: Option<CallErrorStatus>,
 }
 
 /// Which calls a route serves; `null` matches any.
@@ -216,7 +253,7 @@ impl JsonSchema for Time {
 
 pub(super) fn status(view: &View) -> Status {
     let config = &view.config;
-    let traffic = view.traffic.iter().copied().chain(std::iter::repeat(Traffic::default()));
+    let traffic = view.traffic.iter().cloned().chain(std::iter::repeat_with(Traffic::default));
     let connections = view.connections.iter().copied().chain(std::iter::repeat(0));
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -230,8 +267,12 @@ pub(super) fn status(view: &View) -> Status {
             .routes
             .iter()
             .zip(traffic)
-            .map(|(it, seen)| route(it, seen, &config.listeners))
+            .map(|(it, seen)| route(it, &seen, &config.listeners))
             .collect(),
+        unrouted: UnroutedStatus {
+            requests: view.unrouted.requests,
+            last_error: view.unrouted.last_failure.as_deref().map(call_error),
+        },
         issuers: config.issuers.values().map(|it| issuer(it, &view.credentials)).collect(),
         tokens: view.credentials.iter().map(|it| token(it, view.now)).collect(),
         webhooks: view.webhooks.iter().map(webhook).collect(),
@@ -309,7 +350,7 @@ fn webhook(view: &WebhookView) -> WebhookStatus {
 
 fn route(
     config: &RouteConfig,
-    traffic: Traffic,
+    traffic: &Traffic,
     listeners: &[std::sync::Arc<ListenerConfig>],
 ) -> RouteStatus {
     let (issuer, scopes) = match &config.credential {
@@ -341,6 +382,22 @@ fn route(
         scopes,
         requests: traffic.requests,
         upstream_connections: traffic.upstream_connections,
+        last_error: traffic.last_failure.as_deref().map(call_error),
+        upstream_refusal: traffic.last_refusal.as_deref().map(|refusal| UpstreamRefusalStatus {
+            at: Time(refusal.at),
+            status: refusal.status,
+            detail: refusal.detail.clone(),
+        }),
+    }
+}
+
+fn call_error(failure: &Failure) -> CallErrorStatus {
+    CallErrorStatus {
+        at: Time(failure.at),
+        status: failure.status,
+        code: failure.code,
+        detail: failure.detail.clone(),
+        request_id: failure.request_id.clone(),
     }
 }
 
