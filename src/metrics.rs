@@ -3,6 +3,7 @@
 //! Labels come from the config alone, so the number of series is bounded by it. Handles are taken when the config is
 //! loaded; the request path only bumps them. A handle of the same name is the same series, across reloads.
 
+mod counts;
 mod encode;
 mod failure;
 mod histogram;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use counts::Counts;
 pub use encode::{Exposition, Extra, FAMILIES, Family, TokenExpiry};
 pub use failure::{Failure, UpstreamRefusal};
 
@@ -113,6 +115,8 @@ pub struct RouteMetrics {
     upstream_duration: Histogram,
     refreshes_forced: AtomicU64,
     upstream_connections: Gauge,
+    /// gRPC calls that failed here: their status is 200.
+    grpc_failures: AtomicU64,
     last: Last,
 }
 
@@ -148,6 +152,11 @@ impl RouteMetrics {
         self.last.set_failure(failure);
     }
 
+    /// A gRPC call failed here: what it is answered with does not show that.
+    pub fn note_grpc_failure(&self) {
+        self.grpc_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The last error of ours, since the start.
     pub fn last_failure(&self) -> Option<Arc<Failure>> {
         self.last.failure()
@@ -165,7 +174,14 @@ impl RouteMetrics {
 
     /// Calls answered so far, of any status.
     pub fn requests(&self) -> u64 {
-        self.requests.all().into_iter().map(|(_, count)| count).sum()
+        self.requests.totals().0
+    }
+
+    /// What was counted until now.
+    pub fn counts(&self) -> Counts {
+        let (requests, errors) = self.requests.totals();
+        let failures = self.grpc_failures.load(Ordering::Relaxed);
+        Counts { requests, errors: errors + failures, buckets: self.duration.counts() }
     }
 
     /// Connections to the upstream that are open now.

@@ -91,6 +91,9 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
         detail: error.detail.to_string(),
         request_id: record.request_id.to_str().unwrap_or_default().to_owned(),
     });
+    if record.grpc && level_is_ours {
+        record.metrics().note_grpc_failure();
+    }
     respond::respond(&error, record.grpc, &record.request_id)
 }
 

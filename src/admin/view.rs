@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Admin;
 use super::health::Loads;
+use super::lately::Lately;
 use crate::config::{Config, Credential, IssuerConfig, WebhookConfig};
 use crate::metrics::{Failure, RouteMetrics, TokenExpiry, UpstreamRefusal};
 use crate::token::SlotStatus;
@@ -57,13 +58,15 @@ pub(super) struct CredentialView {
 pub(super) struct Traffic {
     pub(super) requests: u64,
     pub(super) upstream_connections: u64,
+    pub(super) lately: Option<Lately>,
     pub(super) last_failure: Option<Arc<Failure>>,
     pub(super) last_refusal: Option<Arc<UpstreamRefusal>>,
 }
 
 impl Traffic {
-    fn of(metrics: &RouteMetrics) -> Self {
+    fn of(metrics: &RouteMetrics, lately: Option<Lately>) -> Self {
         Self {
+            lately,
             requests: metrics.requests(),
             upstream_connections: metrics.upstream_connections(),
             last_failure: metrics.last_failure(),
@@ -79,8 +82,9 @@ impl View {
         let mut places: HashMap<_, usize> = HashMap::new();
         let mut credentials: Vec<CredentialView> = Vec::new();
         let mut traffic = Vec::with_capacity(snapshot.routes.len());
-        for route in &snapshot.routes {
-            traffic.push(Traffic::of(&route.metrics));
+        let lately = admin.readings.lately(admin.clock.boot(), &snapshot);
+        for (route, lately) in snapshot.routes.iter().zip(lately) {
+            traffic.push(Traffic::of(&route.metrics, Some(lately)));
             let (Some(slot), Credential::Issuer { issuer, .. }) = (&route.slot, &route.config.credential)
             else {
                 continue;
@@ -109,7 +113,7 @@ impl View {
             missing: admin.health.missing(),
             credentials,
             traffic,
-            unrouted: Traffic::of(&snapshot.unrouted),
+            unrouted: Traffic::of(&snapshot.unrouted, None),
             connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
             webhooks: (admin.webhooks)(),
             log_lines_dropped: crate::telemetry::dropped_lines(),

@@ -35,6 +35,7 @@ mod limits;
 mod oidc;
 mod online;
 mod operation;
+mod page;
 mod paths;
 mod presets;
 mod process;

@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 use super::super::health::Loads;
+use super::super::lately::Lately;
 use super::super::view::{CredentialView, Traffic, View, WebhookView};
 use super::super::{Admin, Health, LastReload};
 use crate::clock::SystemClock;
 use crate::config::{self, *};
-use crate::metrics::{Failure, Metrics, UpstreamRefusal};
+use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Snapshot, SnapshotCell};
 use crate::secret::Secret;
 use crate::token::SlotStatus;
@@ -236,6 +237,7 @@ fn busy() -> Traffic {
     Traffic {
         requests: 12,
         upstream_connections: 1,
+        lately: Some(lately()),
         last_failure: Some(failure(502, "token_refused")),
         last_refusal: Some(Arc::new(UpstreamRefusal {
             at: ago(15),
@@ -243,6 +245,14 @@ fn busy() -> Traffic {
             detail: "api.example.com answers 401 to a good token".to_owned(),
         })),
     }
+}
+
+fn lately() -> Lately {
+    let route = RouteMetrics::default();
+    for status in [200, 200, 502] {
+        route.request(status, Duration::from_millis(30));
+    }
+    Lately { window: Duration::from_secs(60), counts: route.counts() }
 }
 
 fn failure(status: u16, code: &'static str) -> Arc<Failure> {
