@@ -6,6 +6,7 @@
 mod answer;
 mod guard;
 mod health;
+mod lately;
 mod page;
 mod ready;
 mod server;
@@ -18,6 +19,8 @@ use std::time::{Duration, SystemTime};
 pub use health::{Health, LastReload};
 pub use server::serve;
 pub use view::WebhookView;
+
+use lately::Readings;
 
 use crate::clock::SharedClock;
 use crate::metrics::Metrics;
@@ -33,6 +36,7 @@ pub struct Admin {
     health: Arc<Health>,
     clock: SharedClock,
     webhooks: Webhooks,
+    readings: Readings,
     started_at: SystemTime,
     /// By the clock that runs in suspend.
     started: Duration,
@@ -48,7 +52,8 @@ impl Admin {
         webhooks: Webhooks,
     ) -> Self {
         let (started_at, started) = (clock.wall(), clock.boot());
-        Self { metrics, snapshot, health, clock, webhooks, started_at, started }
+        let readings = Readings::new(started);
+        Self { metrics, snapshot, health, clock, webhooks, readings, started_at, started }
     }
 }
 

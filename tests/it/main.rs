@@ -36,6 +36,7 @@ mod logs;
 mod oidc;
 mod online;
 mod operation;
+mod page;
 mod paths;
 mod presets;
 mod process;
