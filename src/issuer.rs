@@ -197,7 +197,7 @@ impl Issuer {
             self.forget_endpoint_after(&error);
             // What comes of time alone says nothing of the credential.
             if error.kind != FailureKind::Timeout {
-                inputs.remarks.iter().for_each(|remark| error.detail.push_str(&format!("; {remark}")));
+                error = inputs.remarks.iter().fold(error, |error, remark| error.to_do(remark));
             }
             error
         })?;
@@ -288,14 +288,9 @@ impl Issuer {
     }
 
     fn not_ready(&self, NotReady(what): NotReady) -> IssuerError {
-        IssuerError {
-            kind: FailureKind::Credential,
-            detail: format!("issuer {}: was not asked, because {what}", self.config.name),
-            code: None,
-            http_status: None,
-            retry_after: None,
-            trace: None,
-        }
+        let detail = format!("issuer {}: was not asked, because {what}", self.config.name);
+        let error = IssuerError::new(FailureKind::Credential, detail);
+        error.to_do(&remedy::unreadable(&self.config.name, &what))
     }
 
     /// Each is said once, as long as it is true.

@@ -217,7 +217,10 @@ struct TokenStatus {
 #[derive(Debug, Serialize, JsonSchema)]
 struct TokenErrorStatus {
     at: Time,
+    /// What happened, to whom, what to do.
     detail: String,
+    /// What to do, by itself.
+    remedy: Option<String>,
     /// The issuer's OAuth error code, where it gave one.
     code: Option<String>,
     /// Under which ids the issuer knows the request, for its support.
@@ -508,6 +511,7 @@ fn token(view: &CredentialView, now: SystemTime) -> TokenStatus {
         last_error: status.last_error.as_ref().map(|error| TokenErrorStatus {
             at: Time(error.at),
             detail: error.detail.clone(),
+            remedy: error.remedy.clone(),
             code: error.code.clone(),
             trace: error.trace.clone(),
             next_try: error.next_try.map(Time),

@@ -99,6 +99,7 @@ fn status_tells_each_tokens_life() {
     let error = &status["tokens"][1]["last_error"];
     assert_eq!(error["code"], "invalid_client");
     assert_eq!(error["trace"], "trace_id=7");
+    assert_eq!(error["remedy"], "check client_secret");
     assert_eq!(error["next_try"], "2027-01-15T08:00:55Z");
     assert_eq!(status["config"]["last_reload"]["ok"], false);
     assert_eq!(status["routes"][0]["match"]["host"], "*.example.com");

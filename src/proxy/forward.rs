@@ -76,7 +76,7 @@ async fn attempt(
     let took = started.elapsed();
     service.metrics.upstream(took);
     record.upstream_took = Some(took);
-    Ok(answer?)
+    answer.map_err(|error| ProxyError::at_upstream(error, &service.config.name))
 }
 
 /// What an answer says of the credential that the call carried.

@@ -298,11 +298,11 @@ impl SlotTask {
         let life = Life::new(flight.asked, lifetime, issuer.refresh_at, fastrand::f64());
         if !life.may_be_sent(now) {
             return Err(unusable(format!(
-                "issuer {} gave a token that lives {} s from when it was asked for, and took longer to answer: \
-                 have it give longer lives, or answer faster",
+                "issuer {} gave a token that lives {} s from when it was asked for, and took longer to answer",
                 issuer.name,
                 lifetime.as_secs()
-            )));
+            ))
+            .to_do("have it give longer lives, or answer faster"));
         }
         let token = Token::new(grant.token, grant.prover, self.generation + 1).map_err(|_| {
             unusable(format!("issuer {} gave a token with characters that no header may hold", issuer.name))
@@ -367,14 +367,7 @@ fn log_rebound(slot: &TokenSlot) {
 }
 
 fn unusable(detail: String) -> IssuerError {
-    IssuerError {
-        kind: FailureKind::Unusable,
-        detail,
-        code: None,
-        http_status: None,
-        retry_after: None,
-        trace: None,
-    }
+    IssuerError::new(FailureKind::Unusable, detail)
 }
 
 /// A fault of ours must not keep a token away for good: it is a failure like others, and tried again.
@@ -383,14 +376,8 @@ fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
         event = "token.fault", issuer = %slot.issuer.name, panicked = fault.is_panic(),
         "fault while asking for a token"
     );
-    IssuerError {
-        kind: FailureKind::Unavailable,
-        detail: format!("a fault of bearerd's own while asking issuer {}: see the log", slot.issuer.name),
-        code: None,
-        http_status: None,
-        retry_after: None,
-        trace: None,
-    }
+    let detail = format!("a fault of bearerd's own while asking issuer {}", slot.issuer.name);
+    IssuerError::new(FailureKind::Unavailable, detail).to_do("see the log")
 }
 
 fn outcome(kind: FailureKind) -> &'static str {

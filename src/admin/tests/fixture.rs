@@ -198,6 +198,7 @@ pub(super) fn refused(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialV
         last_error: Some(LastError {
             at: ago(5),
             detail: "issuer corp refused the client\n[+] all is well".to_owned(),
+            remedy: Some("check client_secret".to_owned()),
             code: Some("invalid_client".to_owned()),
             trace: Some("trace_id=7".to_owned()),
             next_try: Some(ahead(55)),
