@@ -4,11 +4,14 @@
 //! changed shows at once.
 
 mod answer;
+mod certificates;
 mod guard;
 mod health;
 mod lately;
 mod page;
+mod process;
 mod ready;
+mod running;
 mod server;
 mod status;
 mod view;
@@ -20,6 +23,7 @@ pub use health::{Health, LastReload};
 pub use server::serve;
 pub use view::WebhookView;
 
+use certificates::Certificates;
 use lately::Readings;
 
 use crate::clock::SharedClock;
@@ -37,6 +41,7 @@ pub struct Admin {
     clock: SharedClock,
     webhooks: Webhooks,
     readings: Readings,
+    certificates: Arc<Certificates>,
     started_at: SystemTime,
     /// By the clock that runs in suspend.
     started: Duration,
@@ -53,7 +58,8 @@ impl Admin {
     ) -> Self {
         let (started_at, started) = (clock.wall(), clock.boot());
         let readings = Readings::new(started);
-        Self { metrics, snapshot, health, clock, webhooks, readings, started_at, started }
+        let certificates = Arc::default();
+        Self { metrics, snapshot, health, clock, webhooks, readings, certificates, started_at, started }
     }
 }
 

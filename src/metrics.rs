@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use counts::Counts;
+pub use encode::{CertificateExpiry, ProcessStats, Running, TokenFailures};
 pub use encode::{Exposition, Extra, FAMILIES, Family, TokenExpiry};
 pub use failure::{Failure, UpstreamRefusal};
 
@@ -113,6 +114,7 @@ pub struct RouteMetrics {
     requests: StatusCounts,
     duration: Histogram,
     upstream_duration: Histogram,
+    failures: OutcomeCounts,
     refreshes_forced: AtomicU64,
     upstream_connections: Gauge,
     /// gRPC calls that failed here: their status is 200.
@@ -130,6 +132,11 @@ impl RouteMetrics {
     /// The upstream answered: from sending the request to its response's head.
     pub fn upstream(&self, took: Duration) {
         self.upstream_duration.observe(took);
+    }
+
+    /// A call was answered with an error of our own.
+    pub fn failed(&self, code: &'static str) {
+        self.failures.add(code);
     }
 
     /// A token was dropped because the upstream refused it.

@@ -69,6 +69,7 @@ impl Proxy {
 
 fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content> {
     record.code = Some(error.code.as_str());
+    record.metrics().failed(error.code.as_str());
     if let Some(route) = &record.route {
         error.route = Some(Arc::clone(&route.config.name));
         error.issuer = route.issuer().cloned();

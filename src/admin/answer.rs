@@ -67,8 +67,11 @@ impl Admin {
         let view = View::take(self);
         let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
         let format = Exposition::for_accept(accept);
-        let extra =
-            Extra { token_expiries: view.token_expiries(), log_lines_dropped: view.log_lines_dropped };
+        let extra = Extra {
+            token_expiries: view.token_expiries(),
+            log_lines_dropped: view.log_lines_dropped,
+            running: self.running(&view),
+        };
         answer(StatusCode::OK, format.content_type(), self.metrics.render(format, extra))
     }
 

@@ -274,14 +274,14 @@ impl SlotTask {
                 "ok"
             }
             Err(error) => {
-                let kind = error.kind;
+                let outcome = outcome(&error);
                 let in_a_row = slot.trouble.load().as_ref().map_or(0, |before| before.in_a_row);
                 let in_a_row = in_a_row.saturating_add(1);
                 let trouble = Arc::new(Trouble::new(error, now, in_a_row, flight.fingerprint, flight.number));
                 slot.trouble.store(Some(Arc::clone(&trouble)));
                 slot.land(flight.number);
                 log_failure(slot, &trouble, now);
-                outcome(kind)
+                outcome
             }
         }
     }
@@ -380,8 +380,10 @@ fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
     IssuerError::new(FailureKind::Unavailable, detail).to_do("see the log")
 }
 
-fn outcome(kind: FailureKind) -> &'static str {
-    match kind {
+fn outcome(error: &IssuerError) -> &'static str {
+    match error.kind {
+        // Whoever is asked too often is well: that calls for another remedy than an issuer that is down.
+        FailureKind::Unavailable if error.http_status == Some(429) => "throttled",
         FailureKind::ClientRefused => "client_refused",
         FailureKind::RequestRefused => "request_refused",
         FailureKind::Unusable => "unusable",

@@ -16,6 +16,7 @@
 )]
 
 mod admin;
+mod alerts;
 mod callers;
 mod check;
 mod cli;
