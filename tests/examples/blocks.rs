@@ -17,6 +17,14 @@ pub(crate) struct Block {
     pub(crate) comment: Option<String>,
 }
 
+impl Block {
+    /// The file of this repository that it shows lines of.
+    pub(crate) fn shows(&self) -> Option<&str> {
+        let path = self.text.lines().next()?.strip_prefix("# ")?;
+        path.starts_with("deploy/").then_some(path)
+    }
+}
+
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.document, self.line)

@@ -66,6 +66,13 @@ pub(crate) fn parse(block: &Block, script: &str) {
                 assert!(root().join(path).exists(), "{block}: there is no {path}");
             }
         }
+        // As in `kubectl exec POD -- bearerd check`.
+        let handed_on = words.iter().position(|word| word == "--").and_then(|at| words.get(at + 1..));
+        if let Some([inner, arguments @ ..]) = handed_on
+            && inner.rsplit('/').next() == Some("bearerd")
+        {
+            taken(block, arguments);
+        }
         match program.as_str() {
             "bearerd" => taken(block, &words[1..]),
             other => assert!(

@@ -8,7 +8,8 @@
 //! | `promql` | tried by the tests of `deploy/monitoring` |
 //! | `text` | free, but below `<!-- log -->` it stands in bearerd's log |
 //!
-//! Another language, or none, fails.
+//! Another language, or none, fails. A block whose first line is `# ` and a path of this repository shows lines of that
+//! file, which must be there, in that order.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -59,6 +60,10 @@ fn every_block_is_tried_by_its_language() {
     let mut tried = 0;
     for block in documents().iter().flat_map(|document| blocks::of(document)) {
         tried += 1;
+        if block.shows().is_some() {
+            excerpt(&block);
+            continue;
+        }
         let typed = SESSIONS.contains(&block.document.as_str());
         match block.language.as_str() {
             "toml" => toml_blocks::load(&block),
@@ -83,6 +88,20 @@ fn every_block_is_tried_by_its_language() {
         }
     }
     assert!(tried > 20, "{tried}");
+}
+
+/// Lines of a file; its own tests try the whole.
+fn excerpt(block: &Block) {
+    let path = block.shows().unwrap();
+    let file =
+        std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{block}: {path}: {error}"));
+    let mut lines = file.lines().map(str::trim_end);
+    for shown in block.text.lines().skip(1).map(str::trim_end) {
+        assert!(lines.any(|line| line == shown), "{block}: {path} has no such line, or not there: {shown}");
+    }
+    if path.ends_with(".toml") {
+        toml_blocks::loaded(path, &file).unwrap_or_else(|problems| panic!("{block}: {problems}"));
+    }
 }
 
 /// One document, or one on each line.

@@ -1,7 +1,7 @@
 //! Configs and parts of them.
 //!
-//! A part is loaded in a frame: to its issuers and routes is added what they lack, and nothing is taken away. A part
-//! without a table begins with the table that it stands in, as `# in [issuer.corp]`.
+//! A part is loaded in a frame: to its issuers and routes is added what they lack, and nothing is taken away. Keys
+//! without a table must be those of some table.
 
 use std::fs;
 use std::path::Path;
@@ -17,6 +17,10 @@ const NEIGHBOURS: [(&str, &str); 1] = [(
     r#"{"VCAP_SERVICES":{"xsuaa":[{"credentials":{"url":"https://acme.example.com"}}]}}"#,
 )];
 
+/// Where keys without a table may belong.
+const TABLES: [&str; 6] =
+    ["", "[issuer.corp]\n", "[[route]]\n", "[listener.main]\n", "[log]\n", "[limits]\n"];
+
 /// What the first line of a whole file is.
 pub(crate) const WHOLE: &str = "# bearerd.toml";
 
@@ -29,12 +33,9 @@ pub(crate) fn load(block: &Block) {
         return loaded(&block.to_string(), &block.text)
             .unwrap_or_else(|problems| panic!("{block}: {problems}"));
     }
-    let mut text = block.text.clone();
-    if let Some(table) = text.lines().next().and_then(|line| line.strip_prefix("# in ")) {
-        text = format!("{table}\n{text}");
-    }
-    let part: Table = text.parse().unwrap_or_else(|error| panic!("{block}: {error}"));
-    let frames = frames(&part);
+    let headings = TABLES.map(|heading| format!("{heading}{}", block.text));
+    let parts = headings.iter().filter_map(|text| text.parse::<Table>().ok());
+    let frames: Vec<String> = parts.flat_map(|part| frames(&part)).collect();
     let refused: Vec<String> = frames.iter().map_while(|frame| loaded("part", frame).err()).collect();
     assert!(refused.len() < frames.len(), "{block}: in no frame: {}", refused.join("\n"));
 }
