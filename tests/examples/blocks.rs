@@ -33,23 +33,23 @@ impl fmt::Display for Block {
 
 /// Every document of the repository, by its path.
 pub(crate) fn documents() -> Vec<String> {
-    let mut found = vec!["README.md".to_owned()];
-    for folder in ["docs", "deploy"] {
-        walk(&root().join(folder), &mut found);
-    }
+    let below = ["docs", "deploy"].into_iter().flat_map(|folder| files(&root().join(folder), "md"));
+    let mut found: Vec<String> = ["README.md".to_owned()].into_iter().chain(below).collect();
     found.sort();
     found
 }
 
-fn walk(folder: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).unwrap().flatten() {
-        let path = entry.path();
+/// The files with this ending below a folder, by their paths in the repository.
+pub(crate) fn files(folder: &Path, ending: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         if path.is_dir() {
-            walk(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|extension| extension == ending) {
             found.push(path.strip_prefix(root()).unwrap().display().to_string());
         }
     }
+    found
 }
 
 pub(crate) fn of(document: &str) -> Vec<Block> {

@@ -57,37 +57,53 @@ fn root() -> &'static Path {
 
 #[test]
 fn every_block_is_tried_by_its_language() {
-    let mut tried = 0;
-    for block in documents().iter().flat_map(|document| blocks::of(document)) {
-        tried += 1;
-        if block.shows().is_some() {
-            excerpt(&block);
-            continue;
-        }
-        let typed = SESSIONS.contains(&block.document.as_str());
-        match block.language.as_str() {
-            "toml" => toml_blocks::load(&block),
-            // A session runs them too; here a mistyped option is found at once.
-            "sh" => commands::parse(&block, &block.text),
-            "console" => {
-                assert!(typed, "{block}: only a document of SESSIONS may show what commands print");
-                commands::parse(&block, &session::typed(&block.text));
-            }
-            "json" => json(&block),
-            "yaml" => drop(yaml_rust2::YamlLoader::load_from_str(&block.text).unwrap_or_else(|error| {
-                panic!("{block}: {error}");
-            })),
-            "ini" => ini(&block),
-            "promql" => {
-                assert!(block.document == "docs/metrics.md", "{block}: queries belong to docs/metrics.md")
-            }
-            "text" => {}
-            other => {
-                panic!("{block}: no way to try a block in the language {other:?} (tests/examples/main.rs)")
-            }
-        }
+    let blocks: Vec<Block> = documents().iter().flat_map(|document| blocks::of(document)).collect();
+    assert!(blocks.len() > 20, "{}", blocks.len());
+    // All that are wrong are told at once.
+    let wrong = blocks.iter().filter(|block| std::panic::catch_unwind(|| try_it(block)).is_err());
+    let wrong: Vec<String> = wrong.map(ToString::to_string).collect();
+    assert!(wrong.is_empty(), "see above what is wrong with {}", wrong.join(", "));
+}
+
+fn try_it(block: &Block) {
+    if block.shows().is_some() {
+        return excerpt(block);
     }
-    assert!(tried > 20, "{tried}");
+    match block.language.as_str() {
+        "toml" => toml_blocks::load(block),
+        // A session runs them too; here a mistyped option is found at once.
+        "sh" => commands::parse(block, &block.text),
+        "console" => {
+            let typed = SESSIONS.contains(&block.document.as_str());
+            assert!(typed, "{block}: only a document of SESSIONS may show what commands print");
+            commands::parse(block, &session::typed(&block.text));
+        }
+        "json" => json(block),
+        // A template is no YAML before Helm has filled it in; the charts are rendered by tests/deploy.
+        "yaml" if block.text.contains("{{") => template(block),
+        "yaml" => {
+            let parsed = yaml_rust2::YamlLoader::load_from_str(&block.text);
+            assert!(parsed.is_ok(), "{block}: {parsed:?}");
+        }
+        "ini" => ini(block),
+        "promql" => {
+            assert!(block.document == "docs/metrics.md", "{block}: queries belong to docs/metrics.md")
+        }
+        "text" => {}
+        other => panic!("{block}: no way to try a block in the language {other:?} (tests/examples/main.rs)"),
+    }
+}
+
+/// Lines of a chart's template.
+fn template(block: &Block) {
+    let charts = blocks::files(&root().join("deploy/helm"), "yaml");
+    let shown = || block.text.lines().map(str::trim_end).filter(|line| !line.starts_with('#'));
+    let has_all = |file: &String| {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let mut lines = text.lines().map(str::trim_end);
+        shown().all(|shown| lines.any(|line| line == shown))
+    };
+    assert!(charts.iter().any(has_all), "{block}: no file of deploy/helm has these lines");
 }
 
 /// Lines of a file; its own tests try the whole.
