@@ -110,13 +110,17 @@ async fn each_alert_is_raised_where_it_is_due_and_none_where_all_is_well() {
     while !raised.missing(&all).is_empty() {
         assert!(started.elapsed() < PATIENCE, "not raised: {:?}", raised.missing(&all));
         // A refused client is asked again in a minute, or at once where the operator wants it.
-        if !(raised.has("BearerdClientRefused", "broken") && raised.has("BearerdTokenRequestRefused", "broken")) {
+        if !(raised.has("BearerdClientRefused", "broken")
+            && raised.has("BearerdTokenRequestRefused", "broken"))
+        {
             broken.world.reload().await;
         }
         raised.look(&prometheus).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    assert!(prometheus.query("bearerd_requests_total{instance=\"well\",status=\"200\"}").await.unwrap() > 20.0);
+    assert!(
+        prometheus.query("bearerd_requests_total{instance=\"well\",status=\"200\"}").await.unwrap() > 20.0
+    );
     assert!(prometheus.firing().await.iter().all(|firing| firing.alert != "BearerdAbsent"));
     let of_well: Vec<_> = raised.0.keys().filter(|(_, instance)| instance == "well").collect();
     assert!(of_well.is_empty(), "{of_well:?}");
@@ -268,7 +272,7 @@ async fn full() -> Full {
     }
     let open = world.metric("process_open_fds", &[]).await.unwrap();
     assert!(world.metric("process_max_fds", &[]).await.unwrap() > 2.0 * open);
-    let most = (1..).find(|most| open / f64::from(*most) < 0.9).unwrap();
+    let most = (1u32..).find(|most| open / f64::from(*most) < 0.9).unwrap();
     let limit = Rlimit { current: Some(u64::from(most)), ..getrlimit(Resource::Nofile) };
     prlimit(Some(world.pid()), Resource::Nofile, limit).unwrap();
     world.change(|text| format!("nonsense = 1\n{text}"));

@@ -33,6 +33,7 @@ mod issuer_answers;
 mod issuer_failures;
 mod key_files;
 mod limits;
+mod metrics;
 mod oidc;
 mod online;
 mod operation;

@@ -57,7 +57,8 @@ impl Prometheus {
         let listening = async {
             let mut said = String::new();
             while let Some(line) = lines.next_line().await.unwrap() {
-                let address = line.split_once("msg=\"Listening on\" address=").map(|(_, address)| address.parse());
+                let address =
+                    line.split_once("msg=\"Listening on\" address=").map(|(_, address)| address.parse());
                 if let Some(address) = address {
                     return address.unwrap();
                 }
