@@ -105,7 +105,7 @@ fn each_alert_says_what_to_do_and_has_its_section() {
     for rule in rules.split("- alert: ").skip(1) {
         let name = rule.lines().next().unwrap();
         let anchor = format!("runbook_url: docs/metrics.md#{}\n", name.to_lowercase());
-        for part in ["expr: ", "for: ", "severity: ", "summary: ", "description: ", "Next: ", &anchor] {
+        for part in ["expr: ", "for: ", "severity: ", "summary: ", "description: ", "Next:", &anchor] {
             assert!(rule.contains(part), "{name} lacks {part}");
         }
         let (severity, after) = (field(rule, "severity: "), field(rule, "for: "));
@@ -180,7 +180,7 @@ fn each_panel_asks_promql_over_metrics_that_exist() {
             let query = filled(target["expr"].as_str().unwrap());
             assert!(!query.contains('$'), "{title}: an unknown variable: {query}");
             assert_known(title, &query);
-            shown += &query;
+            shown += &format!("{query}\n");
             queries.push((title, query));
         }
     }

@@ -99,7 +99,6 @@ async fn metrics_of_the_process_are_what_the_kernel_says() {
     let metrics = world.metrics().await;
     let value = |name: &str| crate::support::metrics::sum(&metrics, name, &[]).unwrap();
     let resident = value("process_resident_memory_bytes") / 1024.0;
-    #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
     let kernel = world.memory() as f64;
     assert!((resident / kernel - 1.0).abs() < 0.5, "{resident} KiB, the kernel says {kernel}");
     let folder = format!("/proc/{}/fd", world.pid().as_raw_nonzero());
