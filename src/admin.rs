@@ -7,6 +7,7 @@ mod answer;
 mod certificates;
 mod guard;
 mod health;
+mod lately;
 mod page;
 mod process;
 mod ready;
@@ -23,6 +24,7 @@ pub use server::serve;
 pub use view::WebhookView;
 
 use certificates::Certificates;
+use lately::Readings;
 
 use crate::clock::SharedClock;
 use crate::metrics::Metrics;
@@ -38,6 +40,7 @@ pub struct Admin {
     health: Arc<Health>,
     clock: SharedClock,
     webhooks: Webhooks,
+    readings: Readings,
     certificates: Arc<Certificates>,
     started_at: SystemTime,
     /// By the clock that runs in suspend.
@@ -54,8 +57,9 @@ impl Admin {
         webhooks: Webhooks,
     ) -> Self {
         let (started_at, started) = (clock.wall(), clock.boot());
+        let readings = Readings::new(started);
         let certificates = Arc::default();
-        Self { metrics, snapshot, health, clock, webhooks, certificates, started_at, started }
+        Self { metrics, snapshot, health, clock, webhooks, readings, certificates, started_at, started }
     }
 }
 

@@ -107,6 +107,7 @@ impl Drop for Record {
         if let Some(line) = self.line.take() {
             tracing::info!(
                 target: "bearerd::access",
+                event = "access",
                 request_id = self.request_id.to_str().unwrap_or_default(),
                 listener = %self.caller.listener,
                 method = %line.method,

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod bearerd;
+pub mod browser;
 pub mod cli;
 pub mod client;
 pub mod egress;
