@@ -8,4 +8,5 @@
     reason = "tests fail by panicking, and read what they check"
 )]
 
+mod monitoring;
 mod tools;

@@ -34,6 +34,7 @@ mod issuer_failures;
 mod key_files;
 mod limits;
 mod logs;
+mod metrics;
 mod oidc;
 mod online;
 mod operation;
