@@ -39,8 +39,8 @@ JOBS = [
     Job("start", "start", peers.PLAIN, bursts=3),
     Job("start-tls", "start", peers.TLS, bursts=3),
     Job("binary", "binary", peers.PLAIN, bursts=1, most_rounds=1),
-    Job("syscalls", "syscalls", peers.PLAIN, ("perf|strace", "h2load"), bursts=1, size=10_000, most_rounds=3),
-    Job("syscalls-2000", "syscalls_paced", peers.PLAIN, ("perf|strace",), bursts=1, size=3, most_rounds=3),
+    Job("syscalls", "syscalls", peers.PLAIN, ("perf|strace", "h2load"), bursts=1, size=40_000, most_rounds=2),
+    Job("syscalls-2000", "syscalls_paced", peers.PLAIN, ("perf|strace",), bursts=1, size=6, most_rounds=2),
     Job("instructions", "instructions", peers.PLAIN, ("valgrind", "h2load"), bursts=1, size=2_000, most_rounds=2,
         only=("bearerd", "haproxy", "nginx")),
 ]
