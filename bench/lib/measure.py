@@ -119,9 +119,10 @@ def count_calls(peer, bed, job, work):
     running = peers.Running(peer, bed, job.scenario, WORKERS)
     try:
         load.paced(running, 1000, 1)
-        tally, calls = (perf if perf_counts(bed) else strace)(running, work)
+        tool = perf if perf_counts(bed) else strace
+        tally, calls = tool(running, work)
         by_name = {name: round(count / calls, 3) for name, count in sorted(tally.items(), key=lambda item: -item[1])}
-        return {"count": sum(tally.values()) / calls, "by_name": {k: v for k, v in by_name.items() if v >= 0.005}}
+        return {"count": sum(tally.values()) / calls, "tool": tool.__name__, "by_name": {k: v for k, v in by_name.items() if v >= 0.005}}
     finally:
         running.discard()
 
@@ -254,11 +255,15 @@ ALONE = {"memory": memory, "start": start, "binary": binary, "routes": routes, "
 
 class Results:
     """Samples by job, peer and turn; a turn is one go of all peers, close together in time, and ratios are taken within
-    it. What did not come about is kept with its reason."""
+    it. What did not come about is kept with its reason: a turn that failed is left out and told of; where it goes on
+    failing, the row is given up for the peer."""
+
+    PATIENCE = 3
 
     def __init__(self):
         self.samples = {}       # job: {peer: {turn: sample}}
-        self.failures = {}      # (job, peer): reason
+        self.failures = {}      # "job peer": why there is no row
+        self.faults = {}        # "job peer": why turns are missing
 
     def add(self, job, peer, turn, sample):
         turns = self.samples.setdefault(job, {}).setdefault(peer, {})
@@ -268,6 +273,12 @@ class Results:
 
     def fail(self, job, peer, reason):
         self.failures[f"{job} {peer}"] = str(reason)
+
+    def fault(self, job, peer, reason):
+        reasons = self.faults.setdefault(f"{job} {peer}", [])
+        reasons.append(str(reason))
+        if len(reasons) == self.PATIENCE:
+            self.fail(job, peer, reason)
 
 
 def lacking(job, tools):
@@ -318,7 +329,7 @@ def side_by_side(bed, scenario, group, names, number, turn, scale, results, say)
                 running[name] = peers.Running(peers.ALL[name], bed, scenario, WORKERS)
             except (Failed, OSError) as error:
                 for job in group:
-                    results.fail(job.name, name, error)
+                    (results.fail if str(error) == "cannot" else results.fault)(job.name, name, error)
         for job in group:
             say(number, job.name)
             for burst in range(job.bursts):
@@ -344,7 +355,7 @@ def attempt(results, job, name, turn, measure_it):
     try:
         results.add(job.name, name, turn, measure_it())
     except (Failed, OSError) as error:
-        results.fail(job.name, name, error)
+        results.fault(job.name, name, error)
         print(f"  {job.name}, {name}: {error}", file=sys.stderr, flush=True)
 
 

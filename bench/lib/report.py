@@ -28,7 +28,7 @@ def why(results, line, peer):
     """Why there is no value, in a word or two."""
     reason = results["failures"].get(f"{line.job} {peer}")
     if reason is None:
-        return "-"
+        return "failed" if f"{line.job} {peer}" in results["faults"] else "-"
     return reason if reason.startswith(("missing", "cannot")) else "failed"
 
 
@@ -73,7 +73,7 @@ def ratio_text(entry, target_too=True):
         return "not measured" if target is not None and target_too else ""
     text = f"{measured:.3f}"
     if target is not None and target_too:
-        text += f" / {target:g} {'met' if good else 'NOT MET'}"
+        text += f" ({'met' if good else 'NOT MET'}: {target:g})"
     return text
 
 
@@ -98,7 +98,7 @@ def plain(results):
         out.append("  ".join(text.ljust(width) if i == 0 else text.rjust(width)
                              for i, (text, width) in enumerate(zip(line, widths))).rstrip())
     out.insert(1, "-" * len(out[0]))
-    out += ["", "/ peer: median of paired ratios of bearerd to it, then the target (the most it may be)."]
+    out += ["", "/ peer: median of paired ratios of bearerd to it (and the target, the most it may be)."]
     out += asides(results)
     return "\n".join(out + ["", summary(results)])
 
@@ -122,13 +122,16 @@ def asides(results):
     for job in results["jobs"]:
         for peer in results["peers"]:
             reason = results["failures"].get(f"{job} {peer}")
-            if reason and reason != "cannot":
+            faults = results["faults"].get(f"{job} {peer}", [])
+            if faults:
+                out.append(f"{job}, {peer}: {len(faults)} turn{'s' if len(faults) > 1 else ''} failed, {faults[-1]}")
+            if reason and reason != "cannot" and reason not in faults:
                 out.append(f"{job}, {peer}: {reason}")
     for job in ("syscalls", "syscalls-2000"):
         for peer in results["peers"]:
             for sample in list(results["samples"].get(job, {}).get(peer, {}).values())[-1:]:
                 most = ", ".join(f"{name} {count:.2f}" for name, count in list(sample["by_name"].items())[:8])
-                out.append(f"{job}, {peer}: {most}")
+                out.append(f"{job}, {peer}, by {sample['tool']}: {most}")
     for peer, turns in results["samples"].get("binary", {}).items():
         shared = next(iter(turns.values()))["shared_libraries"]
         out.append(f"binary, {peer}: {shared or 'no'} shared libraries beside it")
@@ -143,7 +146,7 @@ def markdown(results):
     machine = results["machine"]
     out = [f"Measured {machine['date']} on {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
            f"{machine['system']}, kernel {machine['kernel']}, load average before the run {machine['load']}; {results['rounds']} "
-           f"rounds{'' if results['scale'] == 1 else ', scale ' + format(results['scale'], 'g')}, by",
+           f"round{'s' if results['rounds'] != 1 else ''}{'' if results['scale'] == 1 else ', scale ' + format(results['scale'], 'g')}, by",
            "", f"    {results['command']}", "", "Versions: " + "; ".join(machine["versions"]) + ".", ""]
     lines = table(results)
     out.append("| " + " | ".join(lines[0]) + " |")
