@@ -213,7 +213,7 @@ def strace(running, work):
             if len(fields) >= 5 and fields[3].isdigit() and fields[-1] != "total":
                 tally[fields[-1]] = int(fields[3])
     if not tally:
-        raise Failed("strace could not attach")
+        raise Failed("strace may not attach to it (root may)")
     return tally, seen["calls"]
 
 

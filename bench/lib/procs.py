@@ -116,7 +116,7 @@ def pss_kib(pid):
         except ProcessLookupError:
             pass
         except PermissionError:
-            raise Failed("/proc/PID/smaps_rollup may not be read") from None
+            raise Failed("its memory may not be read (root may)") from None
     return total
 
 
