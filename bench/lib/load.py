@@ -57,7 +57,7 @@ def paced(running, rate, seconds, connections=32):
     seen = json.loads(run(argv, seconds + 60))
     if seen["refused"]:
         raise Failed(f"{seen['refused']} calls were not answered 200")
-    if seen["rate"] < 0.98 * rate:
+    if seen["rate"] < 0.95 * rate:
         raise Failed(f"only {seen['rate']:.0f} of {rate} calls a second came through")
     seen["calls"] += connections        # those before the clock started, which cost the proxy as much
     running.calls += seen["calls"]
