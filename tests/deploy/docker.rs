@@ -234,14 +234,24 @@ fn bearerd_serves_in_the_image_with_nothing_else_there() {
     assert!(!enter(&image).arg("healthcheck").output().unwrap().status.success(), "nobody is there any more");
 }
 
+/// With the bundle a TLS upstream is asked and only then refused; without it nobody could be.
 #[test]
 fn the_image_has_roots_to_verify_with() {
     let image = image("roots");
-    let bundle = fs::read_to_string(image.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
-    assert!(bundle.matches("BEGIN CERTIFICATE").count() > 100);
-    let config = "[[route]]\nname = \"a\"\nanonymous = true\nupstream = \"https://a.example\"\n";
+    let config = "[issuer.a]\nclient_id = \"a\"\nclient_auth = \"none\"\ntoken_url = \"https://localhost:9/token\"\n\
+                  [[route]]\nname = \"a\"\nissuer = \"a\"\nupstream = \"https://localhost:9\"\n";
     fs::write(image.join("etc/bearerd/bearerd.toml"), config).unwrap();
-    succeed(enter(&image).arg("check"));
+    fs::write(image.join("etc/hosts"), "127.0.0.1 localhost\n").unwrap();
+    let refused = || {
+        let output = enter(&image).args(["token", "a"]).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused();
+    assert!(said.contains("refused the connection"), "{said}");
+    fs::remove_file(image.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
+    let said = refused();
+    assert!(said.contains("no CA certificates"), "{said}");
 }
 
 #[test]
