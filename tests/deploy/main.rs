@@ -7,6 +7,13 @@
     clippy::disallowed_methods,
     reason = "tests fail by panicking, and read what they check"
 )]
+#![allow(unreachable_pub, reason = "nothing uses this crate, so `pub` says what a module offers the others")]
 
 mod monitoring;
+mod docker;
+mod helm;
+mod kubernetes;
+mod manifests;
+mod packages;
 mod tools;
+mod tutorial;
