@@ -33,7 +33,7 @@ pub(super) fn healthcheck(common: &Common, format: Output) -> Result<Exit, Failu
     let answer = ask(&address);
     let ready = answer.as_ref().is_ok_and(|answer| answer.status == 200);
     match format {
-        Output::Text => output::answer(&output::harmless(&text(&address, &answer))),
+        Output::Text => output::answer_people(&output::harmless(&text(&address, &answer))),
         Output::Json => output::answer_json(&json!({
             "ready": ready,
             "address": place(&address),
