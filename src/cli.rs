@@ -90,8 +90,7 @@ fn run_command(args: impl IntoIterator<Item = OsString>) -> Exit {
 
 /// Help and version are answers; everything else that clap says is bad usage.
 fn clap_exit(error: &clap::Error) -> Exit {
-    // Nothing is left to be told where stdout or stderr is closed.
-    let _ = error.print();
+    output::usage(error);
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Fine,
         _ => Exit::Usage,

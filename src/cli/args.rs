@@ -96,6 +96,9 @@ Examples:
   bearerd completions zsh > \"${fpath[1]}/_bearerd\"
   bearerd completions fish > ~/.config/fish/completions/bearerd.fish";
 
+/// The heading of options that stand at each verb.
+const EVERY_VERB: &str = "Options of every verb";
+
 /// Lines of help are no longer than this, so that they fit a terminal as it opens.
 const WIDTH: usize = 80;
 
@@ -116,16 +119,16 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
     /// The config file.
-    #[arg(long, short = 'c', global = true, value_name = "FILE")]
+    #[arg(long, short = 'c', global = true, value_name = "FILE", help_heading = EVERY_VERB)]
     pub(super) config: Option<PathBuf>,
     /// How log lines are written to stderr, whatever [log] says.
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = EVERY_VERB)]
     pub(super) log_format: Option<Format>,
     /// What is logged, as an env-filter (info, bearerd=debug), whatever [log] says.
-    #[arg(long, global = true, value_name = "FILTER", env = "BEARERD_LOG", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "FILTER", env = "BEARERD_LOG", hide_env_values = true, help_heading = EVERY_VERB)]
     pub(super) log_level: Option<String>,
     /// Colours in answers for people: on a terminal (where NO_COLOR is not set), always or never.
-    #[arg(long, global = true, value_name = "WHEN", default_value_t = Color::Auto, hide_default_value = true)]
+    #[arg(long, global = true, value_name = "WHEN", default_value_t = Color::Auto, hide_default_value = true, help_heading = EVERY_VERB)]
     pub(super) color: Color,
 }
 
@@ -203,9 +206,9 @@ impl From<Format> for LogFormat {
 /// Who reads the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// People.
+    /// For people.
     Text,
-    /// Programs.
+    /// For programs.
     Json,
 }
 
@@ -230,7 +233,7 @@ pub(super) enum Verb {
         #[arg(long, requires = "online")]
         no_guess: bool,
         /// How the answer is written.
-        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
@@ -248,7 +251,7 @@ pub(super) enum Verb {
         #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
         headers: Vec<(String, String)>,
         /// How the answer is written.
-        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
@@ -268,7 +271,7 @@ pub(super) enum Verb {
         #[arg(long, value_name = "USER", conflicts_with = "decode", value_parser = super::xoauth2::user)]
         xoauth2: Option<String>,
         /// How the answer is written.
-        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
@@ -281,7 +284,7 @@ pub(super) enum Verb {
         #[arg(value_name = "PRESET")]
         preset: Option<String>,
         /// How the answer is written.
-        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
@@ -289,7 +292,7 @@ pub(super) enum Verb {
     #[command(after_help = SCHEMA_EXAMPLES)]
     Schema {
         /// A schema is JSON either way.
-        #[arg(long, short, value_enum, default_value_t = Output::Json, hide = true)]
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Json, hide = true)]
         output: Output,
     },
 
@@ -299,7 +302,7 @@ pub(super) enum Verb {
     #[command(after_help = DEMO_EXAMPLES)]
     Demo {
         /// How the answer is written.
-        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
@@ -309,7 +312,7 @@ pub(super) enum Verb {
     #[command(after_help = HEALTHCHECK_EXAMPLES)]
     Healthcheck {
         /// How the answer is written.
-        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 

@@ -83,7 +83,11 @@ fn text(address: &Address, answer: &io::Result<Answer>) -> String {
     match answer {
         Ok(Answer { status: 200, .. }) => "ready".to_owned(),
         Ok(Answer { status, body }) => format!("not ready ({status}): {body}"),
-        Err(error) => format!("no answer at {}: {error}", place(address)),
+        Err(error) => {
+            let error = error.to_string();
+            let error = error.split(" (os error").next().unwrap_or(&error);
+            format!("no answer at {}: {error}: is bearerd running with this config?", place(address))
+        }
     }
 }
 

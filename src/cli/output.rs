@@ -59,6 +59,18 @@ pub(super) fn tell(text: &str) {
     let _ = writeln!(stderr, "{}", style::paint(text.trim_end_matches('\n')));
 }
 
+/// What clap has to say: help is an answer, a mistake is not. It leaves out the last line end now and then.
+pub(super) fn usage(error: &clap::Error) {
+    let text = error.render().ansi().to_string();
+    let text = text.trim_end_matches('\n');
+    // Nothing is left to be told where stdout or stderr is closed.
+    let _ = if error.use_stderr() {
+        writeln!(anstream::stderr().lock(), "{text}")
+    } else {
+        writeln!(anstream::stdout().lock(), "{text}")
+    };
+}
+
 /// Text from elsewhere, so that it cannot steer a terminal: control characters but line ends and tabs are escaped, and
 /// so is what reorders or hides text.
 pub(super) fn harmless(text: &str) -> String {

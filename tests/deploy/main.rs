@@ -8,4 +8,7 @@
     reason = "tests fail by panicking, and read what they check"
 )]
 
+mod debian;
+mod man;
+mod systemd;
 mod tools;

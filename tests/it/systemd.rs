@@ -79,10 +79,14 @@ async fn is_told_of_a_reload_and_of_its_end() {
     manager.wait("READY=1").await;
     world.reload_signal();
     let begun = manager.wait("RELOADING=1").await;
-    let micros: u64 = begun.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap().parse().unwrap();
+    let micros: u64 =
+        begun.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap().parse().unwrap();
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = u64::try_from(now.tv_sec).unwrap() * 1_000_000;
-    assert!(micros.abs_diff(now) < 60_000_000, "{micros} is no time of the monotonic clock, which says {now}");
+    assert!(
+        micros.abs_diff(now) < 60_000_000,
+        "{micros} is no time of the monotonic clock, which says {now}"
+    );
     let ended = manager.wait("READY=1").await;
     assert!(ended.contains("config version 2"), "{ended}");
     world.change(|text| format!("frobnicate = 1\n{text}"));
@@ -102,7 +106,10 @@ async fn is_told_of_the_end_and_how_long_it_may_take() {
     world.upstream().request(1).await;
     world.signal(Signal::TERM);
     let stopping = manager.wait("STOPPING=1").await;
-    assert!(stopping.contains("STATUS=ending") && stopping.contains("EXTEND_TIMEOUT_USEC=205000000\n"), "{stopping}");
+    assert!(
+        stopping.contains("STATUS=ending") && stopping.contains("EXTEND_TIMEOUT_USEC=205000000\n"),
+        "{stopping}"
+    );
     gate.open();
     assert_eq!(client.response().await.text(), "slow");
     assert_eq!(world.proxy.exit().await.code(), Some(0));
