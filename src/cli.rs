@@ -159,7 +159,7 @@ fn find(common: &Common) -> Result<std::path::PathBuf, Failure> {
             format!(
                 "no config file; looked for {}. Name one with --config FILE or $BEARERD_CONFIG, write one with \
                  `bearerd init`, or see it work without one: `bearerd demo`",
-                tried.join(" and ")
+                tried.join(", ")
             ),
         )
     })

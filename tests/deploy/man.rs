@@ -38,9 +38,8 @@ fn pages() -> Vec<(String, String)> {
 
 fn page(command: &clap::Command, others: &[String]) -> (String, String) {
     let name = command.get_name().to_owned();
-    // Without a date: it would change with each build.
-    let man =
-        Man::new(command.clone()).manual("bearerd").source(format!("bearerd {}", env!("CARGO_PKG_VERSION")));
+    let version = format!("bearerd {}", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command.clone()).date(DATE).manual("bearerd").source(version);
     let mut text = Vec::new();
     man.render_title(&mut text).unwrap();
     man.render_name_section(&mut text).unwrap();
@@ -58,11 +57,14 @@ fn page(command: &clap::Command, others: &[String]) -> (String, String) {
 
 /// Without line breaks beside empty lines, which mean nothing, and blanks at line ends.
 fn tidy(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-    let is = |at: Option<usize>, wanted: &str| at.and_then(|at| lines.get(at)).is_some_and(|line| *line == wanted);
-    let kept = lines.iter().enumerate().filter(|(at, line)| {
-        **line != ".br" || !(is(at.checked_sub(1), ".sp") || is(Some(at + 1), ".sp"))
-    });
+    let lines: Vec<&str> =
+        text.lines().map(str::trim_end).map(|line| if line.is_empty() { ".sp" } else { line }).collect();
+    let is =
+        |at: Option<usize>, wanted: &str| at.and_then(|at| lines.get(at)).is_some_and(|line| *line == wanted);
+    let kept = lines
+        .iter()
+        .enumerate()
+        .filter(|(at, line)| **line != ".br" || !(is(at.checked_sub(1), ".sp") || is(Some(at + 1), ".sp")));
     kept.map(|(_, line)| format!("{line}\n")).collect()
 }
 

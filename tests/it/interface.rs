@@ -368,7 +368,7 @@ async fn mistyped_words_are_told_with_what_was_meant() {
         (&["chek"][..], "'check'"),
         (&["check", "--onlin"], "'--online'"),
         (&["check", "--output", "jsn"], "'json'"),
-        (&["completions", "zhs"], "'zsh'"),
+        (&["completions", "bsh"], "'bash'"),
         (&["init", "keyclok"], "`keycloak`"),
         (&["token", "crop"], "`corp`"),
         (&["token", "corp", "--route", "apu"], "`api`"),
@@ -424,7 +424,7 @@ async fn progress_is_one_line_on_a_terminal_and_gone_at_the_end() {
     let shown = in_terminal(&setup, "check --online --color never", &[]).await;
     let (before, report) = shown.rsplit_once("\r\u{1b}[2K").expect("the line is erased");
     assert!(before.contains("2 of 2 answered") && !before.contains('\n'), "{shown:?}");
-    assert!(report.starts_with("issuer corp: ok") && !report.contains("answered"), "{shown:?}");
+    assert!(report.contains("issuer corp: ok") && !report.contains("answered"), "{shown:?}");
     let piped = run(setup.folder(), &["check", "--online"]).await;
     assert_eq!(piped.stderr, "");
     assert!(!piped.stdout.contains("answered"), "{}", piped.stdout);

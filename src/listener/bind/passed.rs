@@ -62,11 +62,12 @@ impl Passed {
         let said = |error: io::Error| {
             format!("the sockets that the service manager passed (LISTEN_FDS, LISTEN_FDNAMES): {error}")
         };
-        let names: Vec<String> =
-            sd_notify::listen_fds_with_names().map_err(said)?.map(|(_, name)| name).collect();
-        if names.is_empty() {
+        // First without their names: those of another process are no mistake.
+        if sd_notify::listen_fds().map_err(said)?.len() == 0 {
             return Ok(Self::default());
         }
+        let named = sd_notify::listen_fds_with_names().map_err(said)?;
+        let names: Vec<String> = named.map(|(_, name)| name).collect();
         let mut passed = ListenFd::from_env();
         let sockets = names.into_iter().enumerate().map(|(index, name)| take_one(&mut passed, index, name));
         Ok(Self { sockets: sockets.collect::<Result<_, _>>()? })
