@@ -138,6 +138,7 @@ impl Issuer {
             Err(error) => (error.http_status, error.kind.as_str(), error.trace.as_deref()),
         };
         tracing::debug!(
+            event = "token.asked",
             issuer = &*self.config.name,
             endpoint = self.endpoint(),
             status,
@@ -196,7 +197,7 @@ impl Issuer {
             self.forget_endpoint_after(&error);
             // What comes of time alone says nothing of the credential.
             if error.kind != FailureKind::Timeout {
-                inputs.remarks.iter().for_each(|remark| error.detail.push_str(&format!("; {remark}")));
+                error = inputs.remarks.iter().fold(error, |error, remark| error.to_do(remark));
             }
             error
         })?;
@@ -287,14 +288,9 @@ impl Issuer {
     }
 
     fn not_ready(&self, NotReady(what): NotReady) -> IssuerError {
-        IssuerError {
-            kind: FailureKind::Credential,
-            detail: format!("issuer {}: was not asked, because {what}", self.config.name),
-            code: None,
-            http_status: None,
-            retry_after: None,
-            trace: None,
-        }
+        let detail = format!("issuer {}: was not asked, because {what}", self.config.name);
+        let error = IssuerError::new(FailureKind::Credential, detail);
+        error.to_do(&remedy::unreadable(&self.config.name, &what))
     }
 
     /// Each is said once, as long as it is true.
@@ -304,7 +300,7 @@ impl Issuer {
             return;
         }
         let issuer = &*self.config.name;
-        remarks.iter().for_each(|remark| tracing::warn!(issuer, "{remark}"));
+        remarks.iter().for_each(|remark| tracing::warn!(event = "issuer.remark", issuer, "{remark}"));
         self.remarked.store(Some(Arc::new(remarks.to_vec())));
     }
 
@@ -313,9 +309,9 @@ impl Issuer {
         let first = self.noted.fetch_or(bit, Ordering::Relaxed) & bit == 0;
         let issuer = &*self.config.name;
         if first {
-            tracing::warn!(issuer, "the issuer's answer {note}");
+            tracing::warn!(event = "issuer.deviates", issuer, "the issuer's answer {note}");
         } else {
-            tracing::debug!(issuer, "the issuer's answer {note}");
+            tracing::debug!(event = "issuer.deviates", issuer, "the issuer's answer {note}");
         }
     }
 

@@ -76,7 +76,7 @@ impl Control {
                     self.look(Cause::Operator);
                 }
                 Event::Signal(Received::Reload) => {
-                    tracing::info!("SIGHUP: loading the config again");
+                    tracing::info!(event = "config.reload_asked", "SIGHUP: loading the config again");
                     self.look(Cause::Operator);
                 }
                 Event::Order(Order::Drain) => return drain::drain(self, "asked to end").await,
@@ -159,9 +159,12 @@ impl Control {
     fn reloaded(&mut self, result: Result<(), Vec<String>>) {
         if let Err(messages) = &result {
             for message in messages {
-                tracing::error!("{message}");
+                tracing::error!(event = "config.problem", "{message}");
             }
-            tracing::error!("the config was not reloaded; the running one stays in force");
+            tracing::error!(
+                event = "config.reload_failed",
+                "the config was not reloaded; the running one stays in force"
+            );
         }
         let result = result.map_err(|messages| summary(&messages));
         self.shared.metrics.config_reload(result.is_ok());
@@ -234,10 +237,11 @@ impl Control {
 
     fn tell(&self, new: &NewConfig, before: &Snapshot, after: &Snapshot) {
         for warning in &new.warnings {
-            tracing::warn!("{}", one_line(warning));
+            tracing::warn!(event = "config.warning", "{}", one_line(warning));
         }
         if after.config.workers != self.workers.count() {
             tracing::warn!(
+                event = "config.workers_kept",
                 running = self.workers.count(),
                 configured = after.config.workers,
                 "`workers` is read at start only: restart to change it"
@@ -245,10 +249,14 @@ impl Control {
         }
         let version = after.version;
         if Arc::ptr_eq(&before.config, &after.config) {
-            tracing::info!(version, "files that the config names were read again");
+            tracing::info!(
+                event = "config.files_read",
+                version,
+                "files that the config names were read again"
+            );
         } else {
             let (routes, issuers) = (after.config.routes.len(), after.config.issuers.len());
-            tracing::info!(version, routes, issuers, "the config was reloaded");
+            tracing::info!(event = "config.reloaded", version, routes, issuers, "the config was reloaded");
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> 
 pub(super) fn serve(config: Config, options: Options, refused: &[String]) -> Result<Running, Failure> {
     app::install_panic_hook();
     for refused in refused {
-        tracing::warn!("{refused}");
+        tracing::warn!(event = "process.not_hardened", "{refused}");
     }
     let options = Options { signals: true, watch: true, ..options };
     app::start(config, Arc::new(SystemClock), options)

@@ -38,14 +38,8 @@ impl<'a> Context<'a> {
 
     /// `what` follows the endpoint's name.
     pub(super) fn fail(&self, kind: FailureKind, what: impl Display) -> IssuerError {
-        IssuerError {
-            kind,
-            detail: format!("issuer {}: {} {what}", self.config.name, self.endpoint),
-            code: None,
-            http_status: None,
-            retry_after: None,
-            trace: self.trace(&[]),
-        }
+        let detail = format!("issuer {}: {} {what}", self.config.name, self.endpoint);
+        IssuerError { trace: self.trace(&[]), ..IssuerError::new(kind, detail) }
     }
 
     /// Those that an answer's body names, then those of its headers.
@@ -81,30 +75,36 @@ impl<'a> Context<'a> {
         if let Some(shown) = described.or_else(quoted).filter(|shown| !shown.is_empty()) {
             what.push_str(&format!(" ({shown})"));
         }
-        what.push_str("; ");
-        what.push_str(&self.remedy(status, reported));
-        if let Some(apart) = self.clock_hint(kind, reported) {
-            what.push_str(&apart);
-        }
         let refused = matches!(kind, FailureKind::ClientRefused | FailureKind::RequestRefused);
-        IssuerError {
+        let error = IssuerError {
             code,
             http_status: Some(status.as_u16()),
             retry_after: retry_after.filter(|_| !refused),
             trace: self.trace(&reported.traces),
-            ..self.fail(kind, what)
+            ..self.fail(kind, what).to_do(&self.remedy(status, reported))
+        };
+        match self.clock_hint(kind, reported) {
+            Some(apart) => error.to_do(&apart),
+            None => error,
         }
     }
 
     pub(super) fn web_page(&self) -> String {
-        format!("that is a web page, as of a login or a gateway; check {}", self.endpoint_key())
+        format!(
+            "that is a web page, as of a login or a gateway; check {} of [issuer.{}]",
+            self.endpoint_key(),
+            self.config.name
+        )
     }
 
     /// The key of the file that says where tokens are asked for.
     pub(super) fn endpoint_key(&self) -> &'static str {
-        match self.config.endpoint {
-            TokenEndpoint::Discovery(_) => "issuer_url",
-            TokenEndpoint::Url(_) => "token_url",
+        match (&self.config.endpoint, &self.config.preset) {
+            (TokenEndpoint::Discovery(_), None) => "issuer_url",
+            (TokenEndpoint::Url(_), None) => "token_url",
+            // A preset makes it out of what the file says in `vars`.
+            (TokenEndpoint::Discovery(_), Some(_)) => "vars (or issuer_url)",
+            (TokenEndpoint::Url(_), Some(_)) => "vars (or token_url)",
         }
     }
 
@@ -114,10 +114,9 @@ impl<'a> Context<'a> {
         match broken {
             Broken::Timeout { doing } => {
                 let timeout = humantime::format_duration(self.config.timeout.unwrap_or_default());
-                self.fail(
-                    FailureKind::Timeout,
-                    format_args!("did not answer within {timeout} (while {doing}); check the issuer, or raise timeout of [issuer.{name}]"),
-                )
+                let what = format!("did not answer within {timeout} (while {doing})");
+                self.fail(FailureKind::Timeout, what)
+                    .to_do(&format!("check the issuer, or raise timeout of [issuer.{name}]"))
             }
             Broken::Connect(error) => {
                 let kind = match error.kind {
@@ -128,22 +127,21 @@ impl<'a> Context<'a> {
                 // The message names keys of `tls` where they help; a server chose some of its words.
                 let message = self.redactor.show(&error.message, DESCRIPTION_LIMIT);
                 let settings = self.settings_of(error.kind);
-                self.fail(
-                    kind,
-                    format_args!("cannot be reached: {message}; see {settings} of [issuer.{name}]"),
-                )
+                self.fail(kind, format_args!("cannot be reached: {message}"))
+                    .to_do(&format!("see {settings} of [issuer.{name}]{}", beside_the_file(error.kind)))
             }
-            Broken::NotHttp(error) => self.fail(
-                FailureKind::Unusable,
-                format_args!(
-                    "did not answer as an HTTP server ({}); check {key} of [issuer.{name}]",
-                    self.cause(error)
-                ),
-            ),
-            Broken::Closed(error) => self.fail(
-                FailureKind::Unavailable,
-                format_args!("closed the connection without a whole answer ({})", self.cause(error)),
-            ),
+            Broken::NotHttp(error) => self
+                .fail(
+                    FailureKind::Unusable,
+                    format_args!("did not answer as an HTTP server ({})", self.cause(error)),
+                )
+                .to_do(&format!("check {key} of [issuer.{name}]")),
+            Broken::Closed(error) => self
+                .fail(
+                    FailureKind::Unavailable,
+                    format_args!("closed the connection without a whole answer ({})", self.cause(error)),
+                )
+                .to_do("it is asked again; see the issuer's own log, and what stands between it and this machine"),
         }
     }
 
@@ -158,10 +156,23 @@ impl<'a> Context<'a> {
         match kind {
             ConnectErrorKind::Dns | ConnectErrorKind::Refused => key.to_owned(),
             ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout => format!("{key}, proxy and timeout"),
-            ConnectErrorKind::Certificate | ConnectErrorKind::Tls => format!("{key} and tls"),
+            ConnectErrorKind::Certificate | ConnectErrorKind::Tls => {
+                format!("{key} and tls (ca, server_name, certificate)")
+            }
             ConnectErrorKind::Proxy => "proxy".to_owned(),
             ConnectErrorKind::Settings => "tls and proxy".to_owned(),
         }
+    }
+}
+
+/// Where else to look, where the file may be right.
+fn beside_the_file(kind: ConnectErrorKind) -> &'static str {
+    match kind {
+        ConnectErrorKind::Dns => ", and this machine's DNS",
+        ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout => {
+            ", and whether this machine may go there (routes, firewall)"
+        }
+        _ => "",
     }
 }
 

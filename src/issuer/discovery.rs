@@ -114,9 +114,13 @@ fn judge(
         Err(Lost::CutOff) => Err(Refusal::Unusable("a body that was cut off".to_owned())),
         Ok(body) => read_document(&body, issuer, context.redactor),
     };
+    let mismatch = format!(
+        "set issuer_url of [issuer.{}] to what the document says if it is the one you mean, or set token_url",
+        context.config.name
+    );
     read.map_err(|refusal| match refusal {
         Refusal::Unusable(what) => (context.unusable(status, what), true),
-        Refusal::Mismatch(what) => (context.unusable(status, what), false),
+        Refusal::Mismatch(what) => (context.unusable(status, what).to_do(&mismatch), false),
     })
 }
 
@@ -126,16 +130,17 @@ fn combined(config: &IssuerConfig, failures: Vec<IssuerError>) -> IssuerError {
     let prefix = format!("issuer {}: ", config.name);
     let all: Vec<_> =
         failures.iter().map(|error| error.detail.strip_prefix(&prefix).unwrap_or(&error.detail)).collect();
+    let detail = format!("{prefix}no discovery document: {}", all.join(", and "));
+    let key = if config.preset.is_some() { "vars, or issuer_url" } else { "issuer_url" };
+    let error = IssuerError::new(kind, detail).to_do(&format!(
+        "check {key} (the part before /.well-known/) of [issuer.{}], or set token_url",
+        config.name
+    ));
     IssuerError {
-        kind,
-        detail: format!(
-            "{prefix}no discovery document: {}; check issuer_url (the part before /.well-known/), or set token_url",
-            all.join(", and ")
-        ),
-        code: None,
         http_status: failures.iter().rev().find_map(|error| error.http_status),
         retry_after: failures.iter().find_map(|error| error.retry_after),
         trace: failures.iter().find_map(|error| error.trace.clone()),
+        ..error
     }
 }
 
@@ -166,7 +171,7 @@ fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<M
         None => return Err(Refusal::Unusable("a document without `issuer`".to_owned())),
         Some(found) if found != issuer.text => {
             return Err(Refusal::Mismatch(format!(
-                "a document of the issuer `{}`, which is not byte for byte issuer_url; set issuer_url to that if it is the one you mean",
+                "a document of the issuer `{}`, which is not byte for byte issuer_url",
                 redactor.show(found, SHOWN_LIMIT)
             )));
         }

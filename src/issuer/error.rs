@@ -41,6 +41,8 @@ pub struct IssuerError {
     /// A sentence for `detail` and the log: what happened, to whom, what to do. The issuer's `error_description`
     /// stands in it without control characters, at most 512 bytes, known secrets masked.
     pub detail: String,
+    /// What of `detail` says what to do, where it does.
+    pub remedy: Option<String>,
     /// The OAuth `error` code, at most 64 printable characters.
     pub code: Option<String>,
     pub http_status: Option<u16>,
@@ -49,6 +51,25 @@ pub struct IssuerError {
     /// Under which ids the issuer knows the request, for its support: `trace_id=… x-request-id=…`, at most 128
     /// printable characters. For the log and `/status`, not for callers.
     pub trace: Option<String>,
+}
+
+impl IssuerError {
+    /// A failure of which no more is known than the sentence.
+    pub(crate) fn new(kind: FailureKind, detail: String) -> Self {
+        Self { kind, detail, remedy: None, code: None, http_status: None, retry_after: None, trace: None }
+    }
+
+    /// Says what to do as well: at the end of the sentence, and by itself.
+    #[must_use]
+    pub(crate) fn to_do(mut self, remedy: &str) -> Self {
+        self.detail.push_str("; ");
+        self.detail.push_str(remedy);
+        self.remedy = Some(match self.remedy.take() {
+            Some(before) => format!("{before}; {remedy}"),
+            None => remedy.to_owned(),
+        });
+        self
+    }
 }
 
 impl std::fmt::Display for IssuerError {

@@ -49,12 +49,5 @@ pub(super) fn key(config: &IssuerConfig) -> CredentialKey {
 }
 
 pub(super) fn failure(kind: FailureKind, detail: &str) -> IssuerError {
-    IssuerError {
-        kind,
-        detail: format!("issuer corp: {detail}"),
-        code: None,
-        http_status: Some(401),
-        retry_after: None,
-        trace: None,
-    }
+    IssuerError { http_status: Some(401), ..IssuerError::new(kind, format!("issuer corp: {detail}")) }
 }

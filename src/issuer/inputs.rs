@@ -69,8 +69,12 @@ impl Inputs {
         now: SystemTime,
     ) -> Result<Self, NotReady> {
         let mut reader = Reader { issuer: &config.name, redactor: known_secrets(config) };
-        let client_id = client.id.map(|source| reader.plain(source)).transpose()?;
-        let client_secret = client.secret.map(|source| reader.plain(source)).transpose()?;
+        let named = |key, source: Option<&Source>| {
+            let read = source.map(|source| reader.plain(source)).transpose();
+            read.map_err(|error| NotReady(format!("{} cannot be read: {error}", client.key(key))))
+        };
+        let client_id = named("client_id", client.id)?;
+        let client_secret = named("client_secret", client.secret)?;
         if let Some(secret) = &client_secret {
             reader.redactor.add_client(client_id.as_deref(), secret);
         }

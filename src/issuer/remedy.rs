@@ -10,10 +10,26 @@ use crate::config::{BasicEncoding, ClientAuth, JwtUse};
 /// RFC 8693 section 2.1.
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
+/// What the operator should do where our own side cannot be read; `what` names the place.
+pub(super) fn unreadable(issuer: &str, what: &str) -> String {
+    if what.contains("environment variable ") {
+        "set it where bearerd is started, and start it again: a process sees its environment as it was at the start"
+            .to_owned()
+    } else if what.contains("file ") {
+        format!(
+            "mend the file, which is read again as soon as it changes, or name another in [issuer.{issuer}]"
+        )
+    } else {
+        format!("mend it in [issuer.{issuer}]")
+    }
+}
+
 impl Context<'_> {
     /// What the operator should do.
     pub(super) fn remedy(&self, status: StatusCode, reported: &Reported) -> String {
-        let known = reported.description.as_deref().and_then(|text| self.known_cause(text));
+        let description = reported.description.as_deref();
+        let known = description.and_then(|text| self.known_cause(text));
+        let known = known.or_else(|| self.missing_target(status, reported.code.as_deref(), description?));
         known.or_else(|| self.by_code(status, reported)).unwrap_or_else(|| self.by_status(status, reported))
     }
 
@@ -29,10 +45,14 @@ impl Context<'_> {
                 "let this client use {} at the issuer, or check client_id of [issuer.{name}]",
                 self.the_grant()
             ),
+            // Auth0 says so of a wrong secret.
+            "access_denied" if status == StatusCode::UNAUTHORIZED => self.check_client(),
             "access_denied" => format!(
                 "let this client have such tokens at the issuer, or check client_id of [issuer.{name}]"
             ),
-            "invalid_scope" => format!("check scopes of [issuer.{name}] and of the route"),
+            "invalid_scope" => format!(
+                "check scopes of [issuer.{name}] and of the route, and let this client have them at the issuer"
+            ),
             "invalid_target" | "invalid_resource" => {
                 format!("check params (audience, resource) and scopes of [issuer.{name}] and of the route")
             }
@@ -63,7 +83,9 @@ impl Context<'_> {
         let (name, key) = (&self.config.name, self.endpoint_key());
         match status.as_u16() {
             401 => self.check_client(),
-            429 => "it limits how often it may be asked".to_owned(),
+            429 => "it limits how often it may be asked, and is asked again once it allows; see that not many clients \
+                    or replicas ask with the same client_id"
+                .to_owned(),
             500.. => "the fault is the issuer's, and it is asked again".to_owned(),
             405 => format!("check {key} and method of [issuer.{name}]"),
             404 | 410 => format!("check {key} of [issuer.{name}]"),
@@ -124,8 +146,16 @@ impl Context<'_> {
 
     fn check_secret(&self, alternative: &str) -> String {
         let name = &self.config.name;
+        let place = match self.config.client_auth.secret() {
+            Some(secret) if !secret.is_literal() => format!(" ({})", secret.place()),
+            _ => String::new(),
+        };
+        // A process sees its environment as it was at the start.
+        let restart =
+            if place.contains("environment variable") { "; a changed variable needs a restart" } else { "" };
         format!(
-            "check client_id and client_secret of [issuer.{name}], and whether the server wants {alternative}"
+            "check client_id and client_secret of [issuer.{name}]{place}, and whether the server wants \
+             {alternative}{restart}"
         )
     }
 
@@ -181,11 +211,39 @@ impl Context<'_> {
 
     /// Where our clock decides about what we sign, and differs from the issuer's.
     pub(super) fn clock_hint(&self, kind: FailureKind, reported: &Reported) -> Option<String> {
-        let signs = self.config.jwt.is_some() || self.config.dpop.is_some();
+        let config = self.config;
+        let signs = config.jwt.is_some() || config.dpop.is_some() || config.assertion.is_some();
         let refused = matches!(kind, FailureKind::ClientRefused | FailureKind::RequestRefused)
             || reported.code.as_deref() == Some("invalid_dpop_proof");
         let skew = self.skew.filter(|_| signs && refused)?;
-        Some(format!("; this machine's clock is {} the issuer's, set it right", skew.of_ours()))
+        Some(format!("this machine's clock is {} the issuer's, set it right", skew.of_ours()))
+    }
+
+    /// Servers that want to be told which API the token is for say so in a sentence, each under another code.
+    fn missing_target(&self, status: StatusCode, code: Option<&str>, description: &str) -> Option<String> {
+        if status == StatusCode::UNAUTHORIZED {
+            return None;
+        }
+        let text = description.to_ascii_lowercase();
+        let issuer = format!("[issuer.{}]", self.config.name);
+        let has = |word: &str| text.contains(word);
+        if matches!(code, Some("invalid_request" | "access_denied" | "invalid_target" | "invalid_grant")) {
+            if has("audience") || has("service not found") {
+                return Some(format!(
+                    "give the API's identifier as audience: params = {{ audience = \"…\" }} of {issuer} or of the \
+                     route, as the issuer has it registered"
+                ));
+            }
+            if has("resource indicator") || has("'resource'") {
+                return Some(format!(
+                    "give the API's URI as resource: params = {{ resource = \"…\" }} of {issuer} or of the route, as \
+                     the issuer has it registered"
+                ));
+            }
+        }
+        let wants_scope =
+            has("'scope' must be provided") || has("parameter: 'scope'") || has("field 'scope' missing");
+        wants_scope.then(|| format!("the issuer wants a scope; give scopes of {issuer} or of the route"))
     }
 
     /// Entra ID numbers its causes. A hint for people alone: nothing else is decided by it.

@@ -41,6 +41,8 @@ pub(super) enum Note {
     NotCalledJson,
     /// These scopes were asked for and not granted.
     Narrower(Vec<String>),
+    /// This machine's clock is so far off the issuer's: `5m 2s behind`.
+    ClockOff(String),
 }
 
 impl Note {
@@ -52,6 +54,7 @@ impl Note {
             Self::LifetimeUnreadable => 4,
             Self::NotCalledJson => 8,
             Self::Narrower(_) => 16,
+            Self::ClockOff(_) => 32,
         }
     }
 }
@@ -64,7 +67,19 @@ impl fmt::Display for Note {
             Self::LifetimeUnreadable => "names a lifetime that cannot be read",
             Self::NotCalledJson => "is JSON under another content type",
             Self::Narrower(scopes) => {
-                return write!(f, "grants less than was asked for, without the scopes {}", scopes.join(" "));
+                return write!(
+                    f,
+                    "grants less than was asked for, without the scopes {}: let this client have them at the issuer, \
+                     or take them out of scopes",
+                    scopes.join(" ")
+                );
+            }
+            Self::ClockOff(apart) => {
+                return write!(
+                    f,
+                    "shows that this machine's clock is {apart} the issuer's: set it right (NTP), or JWTs and \
+                     lifetimes will not hold"
+                );
             }
         })
     }
@@ -117,28 +132,29 @@ fn accepted(
     let shape = &context.config.response;
     let Answer { status, headers, body } = answer;
     let retry_after = retry_after(&headers, asked.at);
-    let unusable = |what: String| tokenless(status, what, retry_after, context);
+    let unusable = |unfit: Unfit| tokenless(status, unfit, retry_after, context);
     if let Some(coding) = coding(&headers) {
         let coding = context.redactor.show_code(&coding);
-        return Err(unusable(format!("a body in content-encoding {coding}, though identity was asked for")));
+        let what = format!("a body in content-encoding {coding}, though identity was asked for");
+        return Err(unusable((what, Some("the fault is the issuer's".to_owned()))));
     }
     let body = body.map_err(|lost| match lost {
         Lost::TooLarge(limit) => {
-            unusable(format!("a body of more than {limit} bytes; check {}", context.endpoint_key()))
+            let remedy = format!("check {} of [issuer.{}]", context.endpoint_key(), context.config.name);
+            unusable((format!("a body of more than {limit} bytes"), Some(remedy)))
         }
-        Lost::CutOff => IssuerError {
-            http_status: Some(status.as_u16()),
-            ..context.fail(
-                FailureKind::Unavailable,
-                format_args!(
-                    "answered {} and closed the connection in the middle of the body",
-                    status.as_u16()
-                ),
-            )
-        },
+        Lost::CutOff => {
+            let code = status.as_u16();
+            let what = format!("answered {code} and closed the connection in the middle of the body");
+            let error = context.fail(FailureKind::Unavailable, what);
+            IssuerError {
+                http_status: Some(code),
+                ..error.to_do("the fault is the issuer's, and it is asked again")
+            }
+        }
     })?;
-    let mut document = parse(&body, shape)
-        .map_err(|malformed| unusable(malformed_text(malformed, &body, &headers, context)))?;
+    let mut document =
+        parse(&body, shape).map_err(|malformed| unusable(unread(malformed, &body, &headers, context)))?;
     // Taken first: whatever comes of the answer, the token's memory is wiped, and no text shows it.
     let token = document.take_secret(&shape.token);
     let context = &Context { redactor: &knowing(context.redactor, token.as_ref()), ..context.clone() };
@@ -148,27 +164,32 @@ fn accepted(
             return Err(context.refused(status, &reported, retry_after));
         }
     }
-    let unusable = |what: String| tokenless(status, what, retry_after, context);
+    let unusable = |unfit: Unfit| tokenless(status, unfit, retry_after, context);
     let token = usable_token(token, &body, context).map_err(&unusable)?;
     let mut notes = Vec::new();
     let token_type = usable_type(&document, context, &mut notes).map_err(&unusable)?;
     if shape.format == ResponseFormat::Json && !called_json(&headers) {
         notes.push(Note::NotCalledJson);
     }
+    notes.extend(context.skew.map(|skew| Note::ClockOff(skew.of_ours())));
     Ok((grant(token, token_type, &document, context, asked, &mut notes), notes))
 }
+
+/// What an answer holds that is of no use, and what to do about it.
+type Unfit = (String, Option<String>);
 
 /// A refusal needs no body: 401 and 5xx keep their meaning even where they are read for a token.
 fn tokenless(
     status: StatusCode,
-    what: String,
+    (what, remedy): Unfit,
     retry_after: Option<Duration>,
     context: &Context<'_>,
 ) -> IssuerError {
     if status.is_client_error() || status.is_server_error() {
         context.refused(status, &Reported::default(), retry_after)
     } else {
-        context.unusable(status, what)
+        let error = context.unusable(status, what);
+        remedy.iter().fold(error, |error, remedy| error.to_do(remedy))
     }
 }
 
@@ -244,28 +265,32 @@ fn is_object(body: &[u8]) -> bool {
     body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii_start().starts_with(b"{")
 }
 
-fn usable_token(token: Option<Secret>, body: &[u8], context: &Context<'_>) -> Result<Secret, String> {
+fn usable_token(token: Option<Secret>, body: &[u8], context: &Context<'_>) -> Result<Secret, Unfit> {
     let at = &context.config.response.token;
+    let remedy = || Some(format!("check response.token of [issuer.{}]", context.config.name));
     let token = token.ok_or_else(|| {
         let named = reported::named(body).map(|named| context.redactor.show(&named, NAMED_LIMIT));
         let named = named.map(|named| format!(" (the answer has {named})")).unwrap_or_default();
-        format!("no token at {at}{named}; check response.token")
+        (format!("no token at {at}{named}"), remedy())
     })?;
     match token.expose() {
-        [] => Err(format!("an empty token at {at}; check response.token")),
+        [] => Err((format!("an empty token at {at}"), remedy())),
         bytes if bytes.len() > TOKEN_LIMIT => {
-            Err(format!("a token of {} bytes, and {TOKEN_LIMIT} is the most that is sent on", bytes.len()))
+            let what =
+                format!("a token of {} bytes, and {TOKEN_LIMIT} is the most that is sent on", bytes.len());
+            Err((what, Some("have the issuer put less into it (groups, roles)".to_owned())))
         }
         bytes if !bytes.iter().all(|byte| matches!(byte, 0x21..=0x7E)) => {
-            Err("a token that holds a space, a control character or one outside ASCII, so it was not used"
-                .to_owned())
+            let what =
+                "a token that holds a space, a control character or one outside ASCII, so it was not used";
+            Err((what.to_owned(), remedy()))
         }
         _ => Ok(token),
     }
 }
 
 /// The accepted type, lower case.
-fn usable_type(document: &Document, context: &Context<'_>, notes: &mut Vec<Note>) -> Result<String, String> {
+fn usable_type(document: &Document, context: &Context<'_>, notes: &mut Vec<Note>) -> Result<String, Unfit> {
     let shape = &context.config.response;
     let accepted = |kind: &str| shape.token_types.iter().any(|accepted| accepted.eq_ignore_ascii_case(kind));
     let found = match document.get(&shape.token_type) {
@@ -274,7 +299,10 @@ fn usable_type(document: &Document, context: &Context<'_>, notes: &mut Vec<Note>
             "Bearer"
         }
         Some(Value::String(found)) => found,
-        Some(_) => return Err(format!("a token type at {} that is no text", shape.token_type)),
+        Some(_) => {
+            let remedy = format!("check response.type of [issuer.{}]", context.config.name);
+            return Err((format!("a token type at {} that is no text", shape.token_type), Some(remedy)));
+        }
     };
     if accepted(found) {
         return Ok(found.to_ascii_lowercase());
@@ -282,17 +310,17 @@ fn usable_type(document: &Document, context: &Context<'_>, notes: &mut Vec<Note>
     let name = &context.config.name;
     let hint = match found.to_ascii_lowercase().as_str() {
         "dpop" if context.config.dpop.is_none() => {
-            format!("; set dpop of [issuer.{name}], it is bound to a key")
+            format!("set dpop of [issuer.{name}], it is bound to a key")
         }
         "bearer" if context.config.dpop.is_some() => {
-            "; the issuer bound it to no key, so have the client require DPoP there".to_owned()
+            "the issuer bound it to no key, so have the client require DPoP there".to_owned()
         }
-        _ => String::new(),
+        _ => "add it there if the upstream takes such tokens".to_owned(),
     };
-    Err(format!(
-        "a token of type `{}`, and response.token_types of [issuer.{name}] does not name it{hint}",
-        context.redactor.show_code(found),
-    ))
+    let found = context.redactor.show_code(found);
+    let what =
+        format!("a token of type `{found}`, and response.token_types of [issuer.{name}] does not name it");
+    Err((what, Some(hint)))
 }
 
 /// The granted scopes: a text, or (against RFC 6749) a list of texts.
@@ -313,25 +341,24 @@ fn redirected(status: StatusCode, headers: &HeaderMap, context: &Context<'_>) ->
         .and_then(|location| location.parse::<http::Uri>().ok())
         .and_then(|uri| uri.host().map(|host| context.redactor.show_code(host)));
     let to = host.map(|host| format!(" to {host}")).unwrap_or_default();
-    context.unusable(
-        status,
-        format_args!(
-            "a redirect{to}, and redirects are not followed, because the secret would go along; check {}",
-            context.endpoint_key()
-        ),
-    )
+    let what = format!("a redirect{to}, and redirects are not followed, because the secret would go along");
+    context.unusable(status, what).to_do(&format!(
+        "check {} of [issuer.{}]",
+        context.endpoint_key(),
+        context.config.name
+    ))
 }
 
-fn malformed_text(malformed: Malformed, body: &[u8], headers: &HeaderMap, context: &Context<'_>) -> String {
+fn unread(malformed: Malformed, body: &[u8], headers: &HeaderMap, context: &Context<'_>) -> Unfit {
     let format = context.config.response.format;
     let hint = if is_html(body, headers) {
         context.web_page()
     } else if format == ResponseFormat::Json && (called_form(headers) || body.starts_with(b"access_token=")) {
         r#"that is a form; set response.format = "form""#.to_owned()
     } else {
-        format!("check {}", context.endpoint_key())
+        format!("check {} of [issuer.{}]", context.endpoint_key(), context.config.name)
     };
-    format!("{malformed}; {hint}")
+    (malformed.to_string(), Some(hint))
 }
 
 #[cfg(test)]

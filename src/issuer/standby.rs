@@ -24,11 +24,13 @@ impl Preference {
         }
         if standby {
             tracing::warn!(
+                event = "issuer.standby_used",
                 issuer,
                 "the issuer refuses the current credential and accepts standby, which is used from now on"
             );
         } else {
             tracing::info!(
+                event = "issuer.current_used",
                 issuer,
                 "the issuer accepts the current credential again, which is used from now on"
             );
@@ -42,13 +44,19 @@ pub(super) fn both(issuer: &str, first: (Which, IssuerError), second: (Which, Is
     let prefix = format!("issuer {issuer}: ");
     let words = |error: &IssuerError| error.detail.strip_prefix(&prefix).unwrap_or(&error.detail).to_owned();
     let detail = format!("{prefix}with {which}, {}; with {other}, {}", words(&first), words(&second));
+    let remedy_of_first = first.remedy.clone();
     // A second one that nobody judged leaves open whether it works.
     let kind = match second.kind {
         FailureKind::Credential => FailureKind::ClientRefused,
         kind => kind,
     };
     let refused = if second.kind == FailureKind::Credential { first } else { second };
-    IssuerError { kind, detail, ..refused }
+    // Where both say the same, once is enough.
+    let remedies = [remedy_of_first, refused.remedy.clone()].into_iter().flatten();
+    let mut remedies: Vec<String> = remedies.collect();
+    remedies.dedup();
+    let remedy = (!remedies.is_empty()).then(|| remedies.join("; "));
+    IssuerError { kind, detail, remedy, ..refused }
 }
 
 #[cfg(test)]

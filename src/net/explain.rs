@@ -86,9 +86,10 @@ fn refused(alert: AlertDescription, who: &str) -> ConnectError {
         | Alert::CertificateExpired
         | Alert::CertificateUnknown
         | Alert::UnknownCA
-        | Alert::AccessDenied => {
-            not_accepted(format!("{who} did not accept our client certificate (alert {alert:?})"))
-        }
+        | Alert::AccessDenied => not_accepted(format!(
+            "{who} did not accept our client certificate (alert {alert:?}): {}",
+            disliked(alert)
+        )),
         Alert::HandshakeFailure => tls_failed(
             who,
             "it broke off the handshake: it shares no cipher or version with us, or wants a client certificate",
@@ -102,6 +103,22 @@ fn refused(alert: AlertDescription, who: &str) -> ConnectError {
             tls_failed(who, "it speaks none of the HTTP versions it was offered (ALPN); see `protocol`")
         }
         other => tls_failed(who, &format!("it broke off with the alert {other:?}")),
+    }
+}
+
+/// Why our certificate was not taken, as far as an alert tells.
+fn disliked(alert: AlertDescription) -> &'static str {
+    use AlertDescription as Alert;
+    match alert {
+        Alert::CertificateExpired => {
+            "it has expired, or one of the two clocks is wrong; have a new one issued"
+        }
+        Alert::UnknownCA => {
+            "it does not trust the CA of ours; have that CA registered there, or use another certificate"
+        }
+        Alert::CertificateRevoked => "it is revoked; have a new one issued",
+        Alert::AccessDenied => "it is good, but its holder may not come in",
+        _ => "see which certificate is registered there, and that tls.certificate holds it",
     }
 }
 

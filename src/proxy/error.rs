@@ -183,14 +183,38 @@ impl From<TokenError> for ProxyError {
     }
 }
 
-impl From<UpstreamError> for ProxyError {
-    fn from(error: UpstreamError) -> Self {
+impl ProxyError {
+    /// A call that `route`'s upstream gave no answer to.
+    pub(super) fn at_upstream(error: UpstreamError, route: &str) -> Self {
         let code = match error.kind {
             UpstreamErrorKind::Unreachable => Code::UpstreamUnreachable,
             UpstreamErrorKind::Invalid => Code::UpstreamInvalid,
             UpstreamErrorKind::Timeout => Code::UpstreamTimeout,
             UpstreamErrorKind::CallerBody => Code::BadRequest,
         };
-        Self { proxy_status: error.proxy_status, ..Self::new(code, error.detail) }
+        let detail = match upstream_remedy(error.proxy_status) {
+            Some((keys, more)) => format!("{}; see {keys} of route {route}{more}", error.detail),
+            None => error.detail,
+        };
+        Self { proxy_status: error.proxy_status, ..Self::new(code, detail) }
     }
+}
+
+/// Which keys of the route decide about such a failure, and where else to look.
+fn upstream_remedy(proxy_status: &str) -> Option<(&'static str, &'static str)> {
+    Some(match proxy_status {
+        "dns_error" => ("upstream", ", and this machine's DNS"),
+        "connection_refused" => ("upstream", ""),
+        "destination_ip_unroutable" | "connection_timeout" => (
+            "upstream, proxy and connect_timeout",
+            ", and whether this machine may go there (routes, firewall)",
+        ),
+        "tls_certificate_error" | "tls_protocol_error" => {
+            ("upstream and tls (ca, server_name, certificate)", "")
+        }
+        "destination_unavailable" => ("proxy", ""),
+        "proxy_configuration_error" => ("tls and proxy", ""),
+        "http_protocol_error" => ("upstream and protocol", ", and the upstream's own log"),
+        _ => return None,
+    })
 }

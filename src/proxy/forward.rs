@@ -12,7 +12,9 @@ use super::dpop;
 use super::error::{Code, ProxyError};
 use super::record::Record;
 use super::snapshot::RouteService;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::RouteConfig;
+use crate::metrics::UpstreamRefusal;
 use crate::route::Found;
 use crate::route::path::upstream_target;
 use crate::token::{Rejected, Token};
@@ -74,7 +76,7 @@ async fn attempt(
     let took = started.elapsed();
     service.metrics.upstream(took);
     record.upstream_took = Some(took);
-    Ok(answer?)
+    answer.map_err(|error| ProxyError::at_upstream(error, &service.config.name))
 }
 
 /// What an answer says of the credential that the call carried.
@@ -115,6 +117,9 @@ async fn follow_up(
             verdict @ Verdict::NewToken => (&mut tokens, verdict),
         };
         if *left == 0 {
+            if verdict == Verdict::NewToken {
+                note_refusal(service, &answer);
+            }
             return Ok((answer, token));
         }
         *left -= 1;
@@ -131,6 +136,20 @@ async fn follow_up(
         drop(answer);
         answer = attempt(service, &mut head, body, Some(&token), record).await?;
     }
+}
+
+/// A new token does not help here: the cause is in what the token grants, or at the upstream.
+fn note_refusal(service: &RouteService, answer: &Answer) {
+    let (route, status) = (&service.config.name, answer.response.status().as_u16());
+    let issuer = service.issuer().map_or("", |issuer| &**issuer);
+    let upstream = &service.config.upstream.authority;
+    let detail = format!(
+        "{upstream} answers {status} to a token that issuer {issuer} had only just granted: the token is there, and \
+         the upstream does not take it; compare what it wants with what the token grants (audience, scopes, tenant; \
+         `bearerd token {issuer} --route {route} --decode` shows it), set scopes or params of route {route}, and see \
+         that the upstream trusts this issuer and that its clock is right"
+    );
+    service.metrics.note_upstream_refusal(UpstreamRefusal { at: SystemClock.wall(), status, detail });
 }
 
 fn learn_nonce(service: &RouteService, token: &Token, answer: &Answer) {
@@ -150,7 +169,10 @@ async fn replayable(
     let slot = service.slot.as_ref()?;
     if let Some(refused) = refused {
         match slot.reject(refused.generation) {
-            Rejected::Keep => return None,
+            Rejected::Keep => {
+                note_refusal(service, answer);
+                return None;
+            }
             Rejected::Dropped => service.metrics.refresh_forced(),
             Rejected::Replace => {}
         }

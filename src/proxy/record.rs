@@ -85,6 +85,11 @@ impl Record {
         }
     }
 
+    /// Of its route, or of calls without one.
+    pub(super) fn metrics(&self) -> &RouteMetrics {
+        self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics)
+    }
+
     pub(super) fn frame(&mut self, frame: &Result<Frame<Bytes>, BodyError>) {
         self.caller.activity.frames.fetch_add(1, Ordering::Relaxed);
         match frame {
@@ -98,11 +103,11 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.hold(false);
         let took = self.started.elapsed();
-        let metrics = self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics);
-        metrics.request(self.status.as_u16(), took);
+        self.metrics().request(self.status.as_u16(), took);
         if let Some(line) = self.line.take() {
             tracing::info!(
                 target: "bearerd::access",
+                event = "access",
                 request_id = self.request_id.to_str().unwrap_or_default(),
                 listener = %self.caller.listener,
                 method = %line.method,

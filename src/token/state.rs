@@ -96,6 +96,8 @@ pub struct SlotStatus {
 pub struct LastError {
     pub at: SystemTime,
     pub detail: String,
+    /// What of `detail` says what to do, where it does.
+    pub remedy: Option<String>,
     /// The OAuth `error` code.
     pub code: Option<String>,
     /// Under which ids the issuer knows the request.
@@ -132,6 +134,7 @@ impl Held {
 pub(super) struct Trouble {
     pub(super) kind: FailureKind,
     pub(super) detail: String,
+    pub(super) remedy: Option<String>,
     pub(super) code: Option<String>,
     pub(super) trace: Option<String>,
     pub(super) at: SystemTime,
@@ -157,6 +160,7 @@ impl Trouble {
         Self {
             kind: error.kind,
             detail: error.detail,
+            remedy: error.remedy,
             code: error.code,
             trace: error.trace,
             at: now.wall,
@@ -195,6 +199,7 @@ impl Trouble {
         LastError {
             at: self.at,
             detail: self.detail.clone(),
+            remedy: self.remedy.clone(),
             code: self.code.clone(),
             trace: self.trace.clone(),
             next_try: Some(self.next_try),

@@ -287,6 +287,7 @@ mod tests {
         IssuerError {
             kind: FailureKind::Unusable,
             detail: String::new(),
+            remedy: None,
             code: code.map(str::to_owned),
             http_status: Some(status),
             retry_after: None,

@@ -107,6 +107,7 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
         None => Err(IssuerError {
             kind: FailureKind::Timeout,
             detail: format!("issuer {}: {}", wanted.key.issuer, out_of_time()),
+            remedy: None,
             code: None,
             http_status: None,
             retry_after: None,

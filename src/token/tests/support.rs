@@ -191,7 +191,7 @@ pub(super) fn grant(number: usize, lifetime: u64) -> Grant {
 
 pub(super) fn failure(kind: FailureKind) -> IssuerError {
     let detail = "no".to_owned();
-    IssuerError { kind, detail, code: None, http_status: None, retry_after: None, trace: None }
+    IssuerError::new(kind, detail)
 }
 
 pub(super) fn issuer(name: &str, digest: u8) -> IssuerConfig {
