@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use super::admin_server::AdminServer;
 use super::build::{self, Parts};
 use super::drain;
-use super::listeners::Listeners;
+use super::listeners::{self, Listeners};
 use super::prepare::{Cause, NewConfig, Outcome, Prepared, one_line};
 use super::reloading::{Reloading, Step};
+use super::service_manager::{self, ServiceManager};
 use super::signals::{self, Received, Signals};
 use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
@@ -40,6 +41,7 @@ pub(super) struct Control {
     pub(super) reports: UnboundedReceiver<Report>,
     pub(super) signals: Option<Signals>,
     pub(super) log: Option<LogControl>,
+    pub(super) service: ServiceManager,
     pub(super) reloading: Reloading,
 }
 
@@ -48,6 +50,8 @@ enum Event {
     Signal(Received),
     Worker(Report),
     Reloading(Step),
+    /// It is time to see what the service manager is told.
+    Look,
 }
 
 impl Control {
@@ -62,8 +66,11 @@ impl Control {
     async fn run(&mut self) -> Ended {
         self.reloading.watch();
         self.look(Cause::Files);
+        let mut looks = tokio::time::interval(service_manager::LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            match self.next().await {
+            match self.next(&mut looks).await {
+                Event::Look => self.service.look(&self.shared.snapshot.load()),
                 Event::Order(Order::Reload(reply)) => {
                     self.reloading.answer_to(reply);
                     self.look(Cause::Operator);
@@ -83,17 +90,22 @@ impl Control {
         }
     }
 
-    async fn next(&mut self) -> Event {
+    async fn next(&mut self, looks: &mut tokio::time::Interval) -> Event {
+        let listens = self.service.listens();
         tokio::select! {
             // A handle that is gone cannot ask for anything any more.
             order = self.orders.recv() => Event::Order(order.unwrap_or(Order::Stop)),
             received = signals::next_of(&mut self.signals) => Event::Signal(received),
             Some(report) = self.reports.recv() => Event::Worker(report),
             step = self.reloading.next() => Event::Reloading(step),
+            _ = looks.tick(), if listens => Event::Look,
         }
     }
 
     fn look(&mut self, cause: Cause) {
+        if cause == Cause::Operator {
+            self.service.reloading();
+        }
         let config = Arc::clone(&self.shared.snapshot.load().config);
         self.reloading.look(cause, &config, &self.shared.metrics);
     }
@@ -104,6 +116,7 @@ impl Control {
         let result = match outcome {
             Outcome::Unchanged => None,
             Outcome::New(new) => {
+                self.service.reloading();
                 Some(self.commit(cause, &new, &seen.unapplied.files).map_err(|error| vec![error]))
             }
             Outcome::Refused(messages) => Some(Err(messages)),
@@ -121,6 +134,14 @@ impl Control {
             self.reloaded(result);
         }
         let again = self.reloading.looked(seen, folders);
+        self.look_again(again);
+    }
+
+    /// An operator who asked meanwhile still waits for an answer.
+    fn look_again(&mut self, again: Option<Cause>) {
+        if again != Some(Cause::Operator) {
+            self.service.reloaded(&self.shared.snapshot.load());
+        }
         if let Some(cause) = again {
             self.look(cause);
         }
@@ -131,9 +152,8 @@ impl Control {
             "a fault of ours while loading the config; the place is in the log".to_owned(),
         ]));
         let config = Arc::clone(&self.shared.snapshot.load().config);
-        if let Some(cause) = self.reloading.start_over(&config) {
-            self.look(cause);
-        }
+        let again = self.reloading.start_over(&config);
+        self.look_again(again);
     }
 
     fn reloaded(&mut self, result: Result<(), Vec<String>>) {
@@ -148,6 +168,7 @@ impl Control {
         }
         let result = result.map_err(|messages| summary(&messages));
         self.shared.metrics.config_reload(result.is_ok());
+        self.service.set_refused(result.is_err());
         self.shared.health.reloaded(result.clone());
         self.reloading.reply(&result);
     }
@@ -155,8 +176,12 @@ impl Control {
     /// Puts a config in force, or leaves everything as it is.
     fn commit(&mut self, cause: Cause, new: &NewConfig, changed: &BTreeSet<PathBuf>) -> Result<(), String> {
         let config = &new.config;
+        let unfit = listeners::unfit(&self.shared.passed, config);
+        if let Some(error) = unfit.errors.into_iter().next() {
+            return Err(error);
+        }
         // Before the listeners: only what they bind can be taken back, not the mode of a socket that stays.
-        let admin = self.admin.bind_for(&config.admin.address)?;
+        let admin = self.admin.bind_for(&config.admin.address, &self.shared.passed)?;
         let webhooks = self.webhooks.bind_for(&config.webhooks)?;
         let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
 
@@ -180,7 +205,12 @@ impl Control {
             log.apply(&config.log);
         }
         self.renew_slots(cause, &before, &snapshot);
-        self.shared.health.set_missing(config::missing_values(config));
+        let missing = config::missing_values(config);
+        self.service.set_missing(&missing);
+        self.shared.health.set_missing(missing);
+        for stray in unfit.strays {
+            tracing::warn!(event = "listener.unserved", "{stray}; until then nobody answers on it");
+        }
         self.shared.metrics.retain(config);
         self.tell(new, &before, &snapshot);
         Ok(())

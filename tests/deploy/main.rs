@@ -15,5 +15,8 @@ mod helm;
 mod kubernetes;
 mod manifests;
 mod packages;
+mod debian;
+mod man;
+mod systemd;
 mod tools;
 mod tutorial;

@@ -52,6 +52,7 @@ mod secrets;
 mod smuggling;
 mod standby;
 mod support;
+mod systemd;
 mod token_life;
 mod webhook;
 mod websocket;
