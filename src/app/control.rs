@@ -141,7 +141,11 @@ impl Control {
             for message in messages {
                 tracing::error!("{message}");
             }
-            tracing::error!("the config was not reloaded; the running one stays in force");
+            let config = &self.shared.snapshot.load().config;
+            tracing::error!(
+                config = %config.path.display(),
+                "the config was not reloaded; the running one stays in force"
+            );
         }
         let result = result.map_err(|messages| summary(&messages));
         self.shared.metrics.config_reload(result.is_ok());
@@ -218,7 +222,8 @@ impl Control {
             tracing::info!(version, "files that the config names were read again");
         } else {
             let (routes, issuers) = (after.config.routes.len(), after.config.issuers.len());
-            tracing::info!(version, routes, issuers, "the config was reloaded");
+            let config = after.config.path.display();
+            tracing::info!(%config, version, routes, issuers, "the config was reloaded");
         }
     }
 }
