@@ -21,6 +21,7 @@ mod check;
 mod cli;
 mod client_auth;
 mod clocks;
+mod diagnosis;
 mod dpop;
 mod errors;
 mod grpc;
