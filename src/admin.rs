@@ -4,10 +4,14 @@
 //! changed shows at once.
 
 mod answer;
+mod certificates;
 mod guard;
 mod health;
+mod lately;
 mod page;
+mod process;
 mod ready;
+mod running;
 mod server;
 mod status;
 mod view;
@@ -18,6 +22,9 @@ use std::time::{Duration, SystemTime};
 pub use health::{Health, LastReload};
 pub use server::serve;
 pub use view::WebhookView;
+
+use certificates::Certificates;
+use lately::Readings;
 
 use crate::clock::SharedClock;
 use crate::metrics::Metrics;
@@ -33,6 +40,8 @@ pub struct Admin {
     health: Arc<Health>,
     clock: SharedClock,
     webhooks: Webhooks,
+    readings: Readings,
+    certificates: Arc<Certificates>,
     started_at: SystemTime,
     /// By the clock that runs in suspend.
     started: Duration,
@@ -48,7 +57,9 @@ impl Admin {
         webhooks: Webhooks,
     ) -> Self {
         let (started_at, started) = (clock.wall(), clock.boot());
-        Self { metrics, snapshot, health, clock, webhooks, started_at, started }
+        let readings = Readings::new(started);
+        let certificates = Arc::default();
+        Self { metrics, snapshot, health, clock, webhooks, readings, certificates, started_at, started }
     }
 }
 

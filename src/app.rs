@@ -205,13 +205,14 @@ fn warn_beside(config: &Arc<Config>) {
     let config = Arc::clone(config);
     tokio::task::spawn_blocking(move || {
         for problem in config.warnings.iter().chain(&config::check_references(&config)) {
-            tracing::warn!("{}", prepare::one_line(problem));
+            tracing::warn!(event = "config.warning", "{}", prepare::one_line(problem));
         }
     });
 }
 
 fn announce(config: &Config) {
     tracing::info!(
+        event = "process.started",
         version = env!("CARGO_PKG_VERSION"),
         config = %config.path.display(),
         routes = config.routes.len(),

@@ -138,6 +138,7 @@ impl Issuer {
             Err(error) => (error.http_status, error.kind.as_str(), error.trace.as_deref()),
         };
         tracing::debug!(
+            event = "token.asked",
             issuer = &*self.config.name,
             endpoint = self.endpoint(),
             status,
@@ -299,7 +300,7 @@ impl Issuer {
             return;
         }
         let issuer = &*self.config.name;
-        remarks.iter().for_each(|remark| tracing::warn!(issuer, "{remark}"));
+        remarks.iter().for_each(|remark| tracing::warn!(event = "issuer.remark", issuer, "{remark}"));
         self.remarked.store(Some(Arc::new(remarks.to_vec())));
     }
 
@@ -308,9 +309,9 @@ impl Issuer {
         let first = self.noted.fetch_or(bit, Ordering::Relaxed) & bit == 0;
         let issuer = &*self.config.name;
         if first {
-            tracing::warn!(issuer, "the issuer's answer {note}");
+            tracing::warn!(event = "issuer.deviates", issuer, "the issuer's answer {note}");
         } else {
-            tracing::debug!(issuer, "the issuer's answer {note}");
+            tracing::debug!(event = "issuer.deviates", issuer, "the issuer's answer {note}");
         }
     }
 

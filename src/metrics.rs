@@ -3,7 +3,9 @@
 //! Labels come from the config alone, so the number of series is bounded by it. Handles are taken when the config is
 //! loaded; the request path only bumps them. A handle of the same name is the same series, across reloads.
 
+mod counts;
 mod encode;
+mod failure;
 mod histogram;
 mod named;
 mod table;
@@ -12,8 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use counts::Counts;
+pub use encode::{CertificateExpiry, ProcessStats, Running, TokenFailures};
 pub use encode::{Exposition, Extra, FAMILIES, Family, TokenExpiry};
+pub use failure::{Failure, UpstreamRefusal};
 
+use failure::Last;
 use histogram::Histogram;
 use named::Named;
 use table::{OutcomeCounts, StatusCounts};
@@ -108,8 +114,12 @@ pub struct RouteMetrics {
     requests: StatusCounts,
     duration: Histogram,
     upstream_duration: Histogram,
+    failures: OutcomeCounts,
     refreshes_forced: AtomicU64,
     upstream_connections: Gauge,
+    /// gRPC calls that failed here: their status is 200.
+    grpc_failures: AtomicU64,
+    last: Last,
 }
 
 impl RouteMetrics {
@@ -122,6 +132,11 @@ impl RouteMetrics {
     /// The upstream answered: from sending the request to its response's head.
     pub fn upstream(&self, took: Duration) {
         self.upstream_duration.observe(took);
+    }
+
+    /// A call was answered with an error of our own.
+    pub fn failed(&self, code: &'static str) {
+        self.failures.add(code);
     }
 
     /// A token was dropped because the upstream refused it.
@@ -139,9 +154,41 @@ impl RouteMetrics {
         self.upstream_connections.down();
     }
 
+    /// A call was answered with an error of ours. Never on the way of a call that goes well.
+    pub fn note_failure(&self, failure: Failure) {
+        self.last.set_failure(failure);
+    }
+
+    /// A gRPC call failed here: what it is answered with does not show that.
+    pub fn note_grpc_failure(&self) {
+        self.grpc_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The last error of ours, since the start.
+    pub fn last_failure(&self) -> Option<Arc<Failure>> {
+        self.last.failure()
+    }
+
+    /// The upstream refused a token that was only just granted.
+    pub fn note_upstream_refusal(&self, refusal: UpstreamRefusal) {
+        self.last.set_refusal(refusal);
+    }
+
+    /// The last such refusal, since the start.
+    pub fn last_upstream_refusal(&self) -> Option<Arc<UpstreamRefusal>> {
+        self.last.refusal()
+    }
+
     /// Calls answered so far, of any status.
     pub fn requests(&self) -> u64 {
-        self.requests.all().into_iter().map(|(_, count)| count).sum()
+        self.requests.totals().0
+    }
+
+    /// What was counted until now.
+    pub fn counts(&self) -> Counts {
+        let (requests, errors) = self.requests.totals();
+        let failures = self.grpc_failures.load(Ordering::Relaxed);
+        Counts { requests, errors: errors + failures, buckets: self.duration.counts() }
     }
 
     /// Connections to the upstream that are open now.

@@ -34,6 +34,9 @@ pub use error::{Code, ProxyError};
 use record::Record;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 
+use crate::clock::{Clock as _, SystemClock};
+use crate::metrics::Failure;
+
 /// Serves calls; shared by all listeners and workers.
 pub struct Proxy {
     snapshot: Arc<SnapshotCell>,
@@ -66,6 +69,7 @@ impl Proxy {
 
 fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content> {
     record.code = Some(error.code.as_str());
+    record.metrics().failed(error.code.as_str());
     if let Some(route) = &record.route {
         error.route = Some(Arc::clone(&route.config.name));
         error.issuer = route.issuer().cloned();
@@ -73,6 +77,7 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
     let level_is_ours = error.code.status().is_server_error();
     if level_is_ours {
         tracing::warn!(
+            event = "call.failed",
             request_id = record.request_id.to_str().unwrap_or_default(),
             route = error.route.as_deref(),
             issuer = error.issuer.as_deref(),
@@ -80,6 +85,18 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
             detail = error.detail,
             "call failed"
         );
+    } else {
+        record.log_refusal(&error.detail);
+    }
+    record.metrics().note_failure(Failure {
+        at: SystemClock.wall(),
+        status: error.code.status().as_u16(),
+        code: error.code.as_str(),
+        detail: error.detail.to_string(),
+        request_id: record.request_id.to_str().unwrap_or_default().to_owned(),
+    });
+    if record.grpc && level_is_ours {
+        record.metrics().note_grpc_failure();
     }
     respond::respond(&error, record.grpc, &record.request_id)
 }

@@ -108,7 +108,10 @@ impl LogControl {
         match parse_filter(self.overrides.level(Some(log))) {
             Ok(filter) => self.shared.replace(Settings { filter, format }),
             Err(error) => {
-                tracing::warn!(%error, "the log level of the new config cannot be used; the old one stays");
+                tracing::warn!(
+                    event = "log.level_kept", %error,
+                    "the log level of the new config cannot be used; the old one stays"
+                );
             }
         }
     }

@@ -159,7 +159,10 @@ impl Upstream {
         let Some(body) = body.filter(|_| safe && error.kind == UpstreamErrorKind::Invalid) else {
             return Err(error);
         };
-        tracing::debug!(route = %self.route.name, "a pooled connection was dead; sending the call once more");
+        tracing::debug!(
+            event = "upstream.sent_again", route = %self.route.name,
+            "a pooled connection was dead; sending the call once more"
+        );
         let opened = self.open(false).await?;
         anew(head);
         self.attempt(opened, head, body).await.map_err(|failed| failed.error)

@@ -175,10 +175,15 @@ impl Webhook {
         let webhook = &*self.config.name;
         match stored {
             Stored::New => tracing::info!(
+                event = "webhook.stored",
                 webhook,
                 "a new value came and was stored; tokens that were asked for with another one are dropped"
             ),
-            Stored::Known => tracing::debug!(webhook, "the value that came is the one that is stored"),
+            Stored::Known => tracing::debug!(
+                event = "webhook.known",
+                webhook,
+                "the value that came is the one that is stored"
+            ),
         }
         Ok(())
     }

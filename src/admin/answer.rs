@@ -1,7 +1,7 @@
 //! From a request to the answer.
 
-use http::header::{ACCEPT, ALLOW, CONTENT_SECURITY_POLICY};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::header::{ACCEPT, ALLOW, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use super::view::View;
 use super::{Admin, guard, page, ready, status};
@@ -10,10 +10,25 @@ use crate::listener::{Answer, Asker, answer, problem};
 use crate::metrics::{Exposition, Extra};
 
 const PATHS: [&str; 5] = ["/livez", "/readyz", "/metrics", "/status", "/"];
+/// What is answered here is shown as what it is, to no other site, and tells no other site where it stands.
+const FOR_BROWSERS: [(HeaderName, &str); 4] = [
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl Admin {
     pub(super) fn respond<B>(&self, asker: Asker, request: &Request<B>) -> Answer {
+        let mut answer = self.page_for(asker, request);
+        for (name, value) in FOR_BROWSERS {
+            answer.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        answer
+    }
+
+    fn page_for<B>(&self, asker: Asker, request: &Request<B>) -> Answer {
         let path = request.uri().path();
         if !PATHS.contains(&path) {
             let detail = format!("there is {} here", PATHS.join(", "));
@@ -52,8 +67,11 @@ impl Admin {
         let view = View::take(self);
         let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
         let format = Exposition::for_accept(accept);
-        let extra =
-            Extra { token_expiries: view.token_expiries(), log_lines_dropped: view.log_lines_dropped };
+        let extra = Extra {
+            token_expiries: view.token_expiries(),
+            log_lines_dropped: view.log_lines_dropped,
+            running: self.running(&view),
+        };
         answer(StatusCode::OK, format.content_type(), self.metrics.render(format, extra))
     }
 
@@ -61,7 +79,7 @@ impl Admin {
         match serde_json::to_vec(&status::status(&View::take(self))) {
             Ok(json) => answer(StatusCode::OK, "application/json", json),
             Err(error) => {
-                tracing::error!(%error, "the status cannot be written as JSON");
+                tracing::error!(event = "admin.status_failed", %error, "the status cannot be written as JSON");
                 problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the status cannot be written as JSON")
             }
         }

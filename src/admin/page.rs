@@ -11,7 +11,13 @@ use http::HeaderValue;
 
 const HTML: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = include_str!("page/page.js");
+/// One script, written in parts.
+const SCRIPT: &str = concat!(
+    include_str!("page/format.js"),
+    include_str!("page/problems.js"),
+    include_str!("page/rows.js"),
+    include_str!("page/page.js"),
+);
 
 /// The page and the policy that it is sent with.
 pub(super) struct Page {
@@ -33,7 +39,8 @@ pub(super) fn page() -> &'static Page {
 fn policy() -> String {
     format!(
         "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+         trusted-types 'none'",
         sha256(SCRIPT),
         sha256(STYLE)
     )
@@ -60,6 +67,17 @@ mod tests {
         assert!(policy.contains(&sha256(between(html, "<style>", "</style>"))));
         assert_eq!(html.matches("<script").count(), 1);
         assert_eq!(html.matches("<style").count(), 1);
+    }
+
+    #[test]
+    fn nothing_on_the_page_can_be_pressed_or_sent() {
+        let html = std::str::from_utf8(&page().html).unwrap();
+        for element in
+            ["<form", "<button", "<input", "<select", "<textarea", "\"button\"", "\"form\"", "POST"]
+        {
+            assert!(!html.contains(element), "{element}");
+        }
+        assert_eq!(html.matches("fetch(").count(), 1, "it asks one thing");
     }
 
     #[test]

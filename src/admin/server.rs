@@ -1,12 +1,14 @@
 //! The admin address is served by [`crate::listener::serve_small`].
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
+use tokio::time::MissedTickBehavior;
 
-use super::Admin;
+use super::{Admin, lately};
 use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, serve_small};
 
 pub(super) const CONNECTIONS: usize = 100;
@@ -17,9 +19,23 @@ const LIMITS: SmallLimits = SmallLimits {
     keep_alive: true,
 };
 
-/// Answers on this socket until `stop`; returns when every connection has ended.
+/// Answers on this socket until `stop`; returns when every connection has ended. Meanwhile it reads the routes'
+/// counters now and then, so that it can tell what they did lately.
 pub async fn serve(bound: Bound, admin: Arc<Admin>, stop: Stop) {
-    serve_small(bound, admin, LIMITS, stop).await;
+    let reading = read_on(Arc::clone(&admin));
+    tokio::select! {
+        () = serve_small(bound, admin, LIMITS, stop) => {}
+        never = reading => match never {},
+    }
+}
+
+async fn read_on(admin: Arc<Admin>) -> Infallible {
+    let mut ticks = tokio::time::interval(lately::EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        admin.readings.read(admin.clock.boot(), &admin.snapshot.load());
+    }
 }
 
 impl Answerer for Admin {

@@ -6,18 +6,22 @@ use std::time::SystemTime;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
+use super::lately::Lately;
 use super::view::{CredentialView, Traffic, View, WebhookView};
 use crate::clock::rfc3339;
 use crate::config::{
     self, Address, Callers, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern,
     Problem, RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl,
 };
+use crate::metrics::Failure;
 
 /// What bearerd is doing now. No secret and no token is in it.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Status {
     /// The program's version.
     version: String,
+    /// When this was written, by the clock of all times here.
+    now: Time,
     started_at: Time,
     uptime_seconds: u64,
     /// What `/readyz` answers by.
@@ -27,6 +31,7 @@ pub(super) struct Status {
     config: ConfigStatus,
     listeners: Vec<ListenerStatus>,
     routes: Vec<RouteStatus>,
+    unrouted: UnroutedStatus,
     issuers: Vec<IssuerStatus>,
     /// One for each set of issuer, scopes and parameters that routes use.
     tokens: Vec<TokenStatus>,
@@ -91,6 +96,60 @@ struct RouteStatus {
     requests: u64,
     /// Open connections to the upstream.
     upstream_connections: u64,
+    lately: LatelyStatus,
+    /// The last call that bearerd answered with an error of its own, since the start.
+    last_error: Option<CallErrorStatus>,
+    /// The last time that the upstream refused a token that was only just granted, since the start.
+    upstream_refusal: Option<UpstreamRefusalStatus>,
+}
+
+/// Calls that ended in about the last minute, as told by the metrics.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+struct LatelyStatus {
+    /// How far it reaches back: 50 to 60 s, less just after the start.
+    seconds: f64,
+    requests: u64,
+    /// Answered with a 5xx, by the upstream or by bearerd, and gRPC calls that bearerd failed itself. What a caller did
+    /// wrong (4xx) is none, nor is an upstream's own gRPC status.
+    errors: u64,
+    /// Calls.
+    per_second: f64,
+    /// Milliseconds from a call's head to the end of its answer for half of the calls, as near as the histogram tells;
+    /// 10 000 at most. `null`: no calls.
+    p50_ms: Option<f64>,
+    /// The same for 99 of 100 calls.
+    p99_ms: Option<f64>,
+}
+
+/// A call that bearerd answered itself.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CallErrorStatus {
+    at: Time,
+    status: u16,
+    /// As in the problem document that the caller got.
+    code: &'static str,
+    /// What happened, to whom, what to do; at most 1 KiB.
+    detail: String,
+    /// What the log has.
+    request_id: String,
+}
+
+/// An upstream that says no to a good token.
+#[derive(Debug, Serialize, JsonSchema)]
+struct UpstreamRefusalStatus {
+    at: Time,
+    /// The upstream's.
+    status: u16,
+    /// What to check; at most 1 KiB.
+    detail: String,
+}
+
+/// Calls that reached no route: 400, 403, 404, 405, 421.
+#[derive(Debug, Serialize, JsonSchema)]
+struct UnroutedStatus {
+    /// Since the start.
+    requests: u64,
+    last_error: Option<CallErrorStatus>,
 }
 
 /// Which calls a route serves; `null` matches any.
@@ -219,10 +278,11 @@ impl JsonSchema for Time {
 
 pub(super) fn status(view: &View) -> Status {
     let config = &view.config;
-    let traffic = view.traffic.iter().copied().chain(std::iter::repeat(Traffic::default()));
+    let traffic = view.traffic.iter().cloned().chain(std::iter::repeat_with(Traffic::default));
     let connections = view.connections.iter().copied().chain(std::iter::repeat(0));
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        now: Time(view.now),
         started_at: Time(view.started_at),
         uptime_seconds: view.uptime.as_secs(),
         ready: view.ready(),
@@ -233,8 +293,12 @@ pub(super) fn status(view: &View) -> Status {
             .routes
             .iter()
             .zip(traffic)
-            .map(|(it, seen)| route(it, seen, &config.listeners))
+            .map(|(it, seen)| route(it, &seen, &config.listeners))
             .collect(),
+        unrouted: UnroutedStatus {
+            requests: view.unrouted.requests,
+            last_error: view.unrouted.last_failure.as_deref().map(call_error),
+        },
         issuers: config.issuers.values().map(|it| issuer(it, &view.credentials)).collect(),
         tokens: view.credentials.iter().map(|it| token(it, view.now)).collect(),
         webhooks: view.webhooks.iter().map(webhook).collect(),
@@ -312,7 +376,7 @@ fn webhook(view: &WebhookView) -> WebhookStatus {
 
 fn route(
     config: &RouteConfig,
-    traffic: Traffic,
+    traffic: &Traffic,
     listeners: &[std::sync::Arc<ListenerConfig>],
 ) -> RouteStatus {
     let (issuer, scopes) = match &config.credential {
@@ -344,6 +408,41 @@ fn route(
         scopes,
         requests: traffic.requests,
         upstream_connections: traffic.upstream_connections,
+        lately: traffic.lately.as_ref().map(lately).unwrap_or_default(),
+        last_error: traffic.last_failure.as_deref().map(call_error),
+        upstream_refusal: traffic.last_refusal.as_deref().map(|refusal| UpstreamRefusalStatus {
+            at: Time(refusal.at),
+            status: refusal.status,
+            detail: refusal.detail.clone(),
+        }),
+    }
+}
+
+fn lately(lately: &Lately) -> LatelyStatus {
+    let (seconds, counts) = (lately.window.as_secs_f64(), &lately.counts);
+    let quantile = |share| counts.quantile(share).map(|seconds| rounded(seconds * 1_000.0));
+    LatelyStatus {
+        seconds: rounded(seconds),
+        requests: counts.requests,
+        errors: counts.errors,
+        // Just after the start, one call is not a thousand in a second.
+        per_second: rounded(counts.requests as f64 / seconds.max(1.0)),
+        p50_ms: quantile(0.5),
+        p99_ms: quantile(0.99),
+    }
+}
+
+fn rounded(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
+
+fn call_error(failure: &Failure) -> CallErrorStatus {
+    CallErrorStatus {
+        at: Time(failure.at),
+        status: failure.status,
+        code: failure.code,
+        detail: failure.detail.clone(),
+        request_id: failure.request_id.clone(),
     }
 }
 

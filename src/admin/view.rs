@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use super::Admin;
 use super::health::Loads;
+use super::lately::Lately;
 use crate::config::{Config, Credential, IssuerConfig, WebhookConfig};
-use crate::metrics::TokenExpiry;
+use crate::metrics::{Failure, RouteMetrics, TokenExpiry, UpstreamRefusal};
 use crate::token::SlotStatus;
 
 /// The process at one moment.
@@ -24,6 +25,8 @@ pub(super) struct View {
     pub(super) credentials: Vec<CredentialView>,
     /// In the order of `Config::routes`.
     pub(super) traffic: Vec<Traffic>,
+    /// Calls that no route served.
+    pub(super) unrouted: Traffic,
     /// Open connections, in the order of `Config::listeners`.
     pub(super) connections: Vec<u64>,
     pub(super) webhooks: Vec<WebhookView>,
@@ -51,10 +54,25 @@ pub(super) struct CredentialView {
 }
 
 /// What went through a route.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Traffic {
     pub(super) requests: u64,
     pub(super) upstream_connections: u64,
+    pub(super) lately: Option<Lately>,
+    pub(super) last_failure: Option<Arc<Failure>>,
+    pub(super) last_refusal: Option<Arc<UpstreamRefusal>>,
+}
+
+impl Traffic {
+    fn of(metrics: &RouteMetrics, lately: Option<Lately>) -> Self {
+        Self {
+            lately,
+            requests: metrics.requests(),
+            upstream_connections: metrics.upstream_connections(),
+            last_failure: metrics.last_failure(),
+            last_refusal: metrics.last_upstream_refusal(),
+        }
+    }
 }
 
 impl View {
@@ -64,11 +82,9 @@ impl View {
         let mut places: HashMap<_, usize> = HashMap::new();
         let mut credentials: Vec<CredentialView> = Vec::new();
         let mut traffic = Vec::with_capacity(snapshot.routes.len());
-        for route in &snapshot.routes {
-            traffic.push(Traffic {
-                requests: route.metrics.requests(),
-                upstream_connections: route.metrics.upstream_connections(),
-            });
+        let lately = admin.readings.lately(admin.clock.boot(), &snapshot);
+        for (route, lately) in snapshot.routes.iter().zip(lately) {
+            traffic.push(Traffic::of(&route.metrics, Some(lately)));
             let (Some(slot), Credential::Issuer { issuer, .. }) = (&route.slot, &route.config.credential)
             else {
                 continue;
@@ -97,6 +113,7 @@ impl View {
             missing: admin.health.missing(),
             credentials,
             traffic,
+            unrouted: Traffic::of(&snapshot.unrouted, None),
             connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
             webhooks: (admin.webhooks)(),
             log_lines_dropped: crate::telemetry::dropped_lines(),

@@ -30,7 +30,7 @@ impl AdminServer {
     /// Needs a runtime around it.
     pub(super) fn start(admin: Arc<Admin>, socket: Bound, address: &Address) -> Self {
         let local = socket.local();
-        tracing::info!(listener = "admin", address = %local, "listening");
+        tracing::info!(event = "listener.opened", listener = "admin", address = %local, "listening");
         let (accepting, now) = (CancellationToken::new(), CancellationToken::new());
         let stop = Stop { accepting: accepting.clone(), now: now.clone() };
         tokio::spawn(admin::serve(socket, Arc::clone(&admin), stop));

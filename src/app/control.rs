@@ -69,7 +69,7 @@ impl Control {
                     self.look(Cause::Operator);
                 }
                 Event::Signal(Received::Reload) => {
-                    tracing::info!("SIGHUP: loading the config again");
+                    tracing::info!(event = "config.reload_asked", "SIGHUP: loading the config again");
                     self.look(Cause::Operator);
                 }
                 Event::Order(Order::Drain) => return drain::drain(self, "asked to end").await,
@@ -139,10 +139,11 @@ impl Control {
     fn reloaded(&mut self, result: Result<(), Vec<String>>) {
         if let Err(messages) = &result {
             for message in messages {
-                tracing::error!("{message}");
+                tracing::error!(event = "config.problem", "{message}");
             }
             let config = &self.shared.snapshot.load().config;
             tracing::error!(
+                event = "config.reload_failed",
                 config = %config.path.display(),
                 "the config was not reloaded; the running one stays in force"
             );
@@ -208,10 +209,11 @@ impl Control {
 
     fn tell(&self, new: &NewConfig, before: &Snapshot, after: &Snapshot) {
         for warning in &new.warnings {
-            tracing::warn!("{}", one_line(warning));
+            tracing::warn!(event = "config.warning", "{}", one_line(warning));
         }
         if after.config.workers != self.workers.count() {
             tracing::warn!(
+                event = "config.workers_kept",
                 running = self.workers.count(),
                 configured = after.config.workers,
                 "`workers` is read at start only: restart to change it"
@@ -219,11 +221,15 @@ impl Control {
         }
         let version = after.version;
         if Arc::ptr_eq(&before.config, &after.config) {
-            tracing::info!(version, "files that the config names were read again");
+            tracing::info!(
+                event = "config.files_read",
+                version,
+                "files that the config names were read again"
+            );
         } else {
             let (routes, issuers) = (after.config.routes.len(), after.config.issuers.len());
             let config = after.config.path.display();
-            tracing::info!(%config, version, routes, issuers, "the config was reloaded");
+            tracing::info!(event = "config.reloaded", %config, version, routes, issuers, "the config was reloaded");
         }
     }
 }

@@ -26,6 +26,7 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
     let config = std::sync::Arc::clone(&control.shared.snapshot.load().config);
     control.shared.health.set_draining();
     tracing::info!(
+        event = "process.ending",
         delay = %humantime::format_duration(config.drain_delay),
         timeout = %humantime::format_duration(config.shutdown_timeout),
         "{why}: ending once calls have ended"
@@ -42,12 +43,15 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
     let deadline = (!config.shutdown_timeout.is_zero()).then(|| Instant::now() + config.shutdown_timeout);
     let ended = match all_ended(control, deadline).await {
         Waited::AllEnded => {
-            tracing::info!("ended: every call was answered");
+            tracing::info!(event = "process.ended", "ended: every call was answered");
             Ended::Drained
         }
         Waited::Failed(message) => Ended::Failed(message),
         Waited::TooLong => {
-            tracing::warn!("shutdown_timeout is over: cutting off the calls that are left");
+            tracing::warn!(
+                event = "process.cut_off",
+                "shutdown_timeout is over: cutting off the calls that are left"
+            );
             return cut(control).await;
         }
         Waited::Hurried => return cut_by_wish(control).await,
@@ -57,7 +61,10 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
 }
 
 async fn cut_by_wish(control: &mut Control) -> Ended {
-    tracing::warn!("asked to end a second time: cutting off the calls that are left");
+    tracing::warn!(
+        event = "process.hurried",
+        "asked to end a second time: cutting off the calls that are left"
+    );
     cut(control).await
 }
 
@@ -75,7 +82,7 @@ pub(super) async fn cut(control: &mut Control) -> Ended {
 /// A worker is gone: serving on with fewer would look healthy, so the whole program ends and can be started again.
 pub(super) async fn fail(control: &mut Control, report: &Report) -> Ended {
     let message = describe(report);
-    tracing::error!("{message}; ending, so that the program can be started again");
+    tracing::error!(event = "process.failed", "{message}; ending, so that the program can be started again");
     cut(control).await;
     Ended::Failed(message)
 }
@@ -99,7 +106,7 @@ async fn all_ended(control: &mut Control, deadline: Option<Instant>) -> Waited {
                 None => return webhooks_ended(control, deadline).await,
                 Some(report) if report.outcome.is_err() => {
                     let message = describe(&report);
-                    tracing::error!("{message}");
+                    tracing::error!(event = "process.failed", "{message}");
                     return Waited::Failed(message);
                 }
                 Some(_) => {}

@@ -27,6 +27,9 @@ pub fn install_panic_hook() {
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
         let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
-        tracing::error!(%thread, %place, "a fault of ours: panicked; please report it with this place");
+        tracing::error!(
+            event = "process.panicked", %thread, %place,
+            "a fault of ours: panicked; please report it with this place"
+        );
     }));
 }

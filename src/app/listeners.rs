@@ -168,13 +168,19 @@ impl Listeners {
             self.live.extend(live);
         }
         for gone in old.into_iter().flatten() {
-            tracing::info!(listener = %gone.name, address = %gone.local, "closed a listener; its calls end in their time");
+            tracing::info!(
+                event = "listener.closed", listener = %gone.name, address = %gone.local,
+                "closed a listener; its calls end in their time"
+            );
             gone.accepting.cancel();
         }
     }
 
     fn serve(&self, settings: &Arc<ListenerSettings>, socket: Socket, workers: &Workers) -> Live {
-        tracing::info!(listener = %settings.config.name, address = %socket.local, "listening");
+        tracing::info!(
+            event = "listener.opened", listener = %settings.config.name, address = %socket.local,
+            "listening"
+        );
         let accepting = CancellationToken::new();
         let cell = Arc::new(SettingsCell::new(Arc::clone(settings)));
         workers.serve(socket.shares.into_iter().map(|bound| Serve {

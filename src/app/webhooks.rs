@@ -103,7 +103,7 @@ impl Webhooks {
         }
         self.running.store(Arc::new(running));
         for gone in old.into_iter().flatten() {
-            tracing::info!(webhook = %gone.name, address = %gone.local, "closed a webhook");
+            tracing::info!(event = "webhook.closed", webhook = %gone.name, address = %gone.local, "closed a webhook");
             gone.accepting.cancel();
         }
     }
@@ -124,7 +124,10 @@ impl Webhooks {
     fn serve(&self, webhook: &Arc<Webhook>, socket: Bound) -> Live {
         let config = webhook.config();
         let local = socket.local();
-        tracing::info!(webhook = %config.name, address = %local, path = %config.path, "listening");
+        tracing::info!(
+            event = "webhook.opened", webhook = %config.name, address = %local, path = %config.path,
+            "listening"
+        );
         let door = Arc::new(Door::new(Arc::clone(webhook)));
         let accepting = CancellationToken::new();
         let stop = Stop { accepting: accepting.clone(), now: self.now.clone() };

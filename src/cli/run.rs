@@ -20,7 +20,7 @@ pub(super) fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> 
 pub(super) fn serve(config: Config, log: LogControl, refused: &[String]) -> Result<Running, Failure> {
     app::install_panic_hook();
     for refused in refused {
-        tracing::warn!("{refused}");
+        tracing::warn!(event = "process.not_hardened", "{refused}");
     }
     let options = Options { signals: true, watch: true, log: Some(log) };
     app::start(config, Arc::new(SystemClock), options)

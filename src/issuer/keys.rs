@@ -136,7 +136,13 @@ pub(super) fn read(issuer: &str, source: &Source) -> Result<Arc<Secret>, crate::
     let (value, failed) = source.read_or_last_good()?;
     if let Some(failed) = failed {
         let (place, reason) = (failed.place, failed.reason);
-        tracing::warn!(issuer, place, reason, "cannot read a value anew, the one read last serves on");
+        tracing::warn!(
+            event = "issuer.value_kept",
+            issuer,
+            place,
+            reason,
+            "cannot read a value anew, the one read last serves on"
+        );
     }
     Ok(value)
 }
@@ -249,7 +255,12 @@ impl<T> Cached<T> {
         match (self.parsed(digest, make), self.good.load_full()) {
             (Ok(value), _) => Ok(value),
             (Err(error), Some(held)) => {
-                tracing::warn!(issuer, error, "a changed key cannot be used, the last good one serves on");
+                tracing::warn!(
+                    event = "issuer.key_kept",
+                    issuer,
+                    error,
+                    "a changed key cannot be used, the last good one serves on"
+                );
                 Ok(Arc::clone(&held.1))
             }
             (Err(error), None) => Err(error),

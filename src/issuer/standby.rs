@@ -24,11 +24,13 @@ impl Preference {
         }
         if standby {
             tracing::warn!(
+                event = "issuer.standby_used",
                 issuer,
                 "the issuer refuses the current credential and accepts standby, which is used from now on"
             );
         } else {
             tracing::info!(
+                event = "issuer.current_used",
                 issuer,
                 "the issuer accepts the current credential again, which is used from now on"
             );

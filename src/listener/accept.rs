@@ -46,7 +46,7 @@ pub(super) async fn serve<H: Handler>(
     let listening = match bound.into_listening() {
         Ok(listening) => listening,
         Err(error) => {
-            return tracing::error!(%address, %error, "can't listen");
+            return tracing::error!(event = "listener.failed", %address, %error, "can't listen");
         }
     };
     let shared = Arc::new(Shared { handler, drain: Drain::default(), now: stop.now.clone() });
@@ -104,7 +104,10 @@ impl<H: Handler> Acceptor<H> {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     if self.trouble.is_due() {
-                        tracing::error!(address = %self.address, %error, "can't accept connections; trying on");
+                        tracing::error!(
+                            event = "listener.accept_failed", address = %self.address, %error,
+                            "can't accept connections; trying on"
+                        );
                     }
                     tokio::select! {
                         () = stop.now.cancelled() => return,
@@ -141,7 +144,10 @@ impl<H: Handler> Acceptor<H> {
             }
             None => {
                 if self.refused.is_due() {
-                    tracing::warn!(address = %self.address, most, "limits.connections is reached; refusing callers");
+                    tracing::warn!(
+                        event = "listener.full", address = %self.address, most,
+                        "limits.connections is reached; refusing callers"
+                    );
                 }
                 self.refuse(raw, settings.tls.is_some());
             }
@@ -220,7 +226,10 @@ fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!("a connection ended by a fault of ours (panic); the others go on");
+        tracing::error!(
+            event = "listener.fault",
+            "a connection ended by a fault of ours (panic); the others go on"
+        );
     }
 }
 

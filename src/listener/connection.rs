@@ -94,7 +94,9 @@ pub(super) async fn serve<H: Handler>(
         // Boxed: a handshake's state would else be part of every connection's.
         Some(config) => match Box::pin(handshake(config, raw, settings.limits.header_timeout)).await {
             Ok((transport, http2)) => (transport, Some(http2)),
-            Err(error) => return tracing::debug!(peer = ?caller.peer, %error, "no TLS with a caller"),
+            Err(error) => {
+                return tracing::debug!(event = "caller.no_tls", peer = ?caller.peer, %error, "no TLS with a caller");
+            }
         },
     };
     let watch = Arc::new(Watch::new(caller));
@@ -145,7 +147,10 @@ async fn serve_http<H: Handler>(
         let connection = http2_builder(limits).serve_connection(TokioIo::new(stream), service);
         let mut connection = Box::pin(connection);
         if let Some(Err(error)) = drive(&mut connection, Pace::http2(limits), watch, &shared.drain).await {
-            tracing::debug!(peer = ?watch.caller.peer, %error, "an HTTP/2 connection of a caller broke off");
+            tracing::debug!(
+                event = "caller.broke_off", peer = ?watch.caller.peer, %error,
+                "an HTTP/2 connection of a caller broke off"
+            );
         }
         return;
     }
@@ -156,7 +161,10 @@ async fn serve_http<H: Handler>(
     let Some(ended) = ended else { return };
     let refused = ended.as_ref().is_err_and(hyper::Error::is_parse);
     if let Err(error) = ended {
-        tracing::debug!(peer = ?watch.caller.peer, %error, "an HTTP/1 connection of a caller broke off");
+        tracing::debug!(
+            event = "caller.broke_off", peer = ?watch.caller.peer, %error,
+            "an HTTP/1 connection of a caller broke off"
+        );
         if !refused {
             return;
         }

@@ -66,7 +66,12 @@ pub async fn serve_small<A: Answerer>(bound: Bound, answerer: Arc<A>, limits: Sm
     let (name, address) = (Arc::clone(bound.name()), bound.local());
     let mut listener = match bound.into_listener() {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!(%name, address, %error, "this address cannot be served"),
+        Err(error) => {
+            return tracing::error!(
+                event = "listener.failed", %name, address, %error,
+                "this address cannot be served"
+            );
+        }
     };
     let mut connections = Connections { most: limits.connections, ..Connections::default() };
     let mut trouble = Logged::default();
@@ -85,7 +90,10 @@ pub async fn serve_small<A: Answerer>(bound: Bound, answerer: Arc<A>, limits: Sm
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 if trouble.is_due() {
-                    tracing::warn!(%name, address, %error, "can't accept connections; trying on");
+                    tracing::error!(
+                        event = "listener.accept_failed", %name, address, %error,
+                        "can't accept connections; trying on"
+                    );
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -148,7 +156,10 @@ async fn connection<A: Answerer>(
         }
     };
     if let Err(error) = &ended {
-        tracing::debug!(peer = ?asker.peer, %error, "a connection to an address of ours broke off");
+        tracing::debug!(
+            event = "caller.broke_off", peer = ?asker.peer, %error,
+            "a connection to an address of ours broke off"
+        );
     }
     let refused = ended.as_ref().is_err_and(hyper::Error::is_parse);
     if ended.is_ok() || refused {

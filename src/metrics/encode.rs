@@ -1,13 +1,17 @@
 //! From atomics to the text that Prometheus reads.
 
+mod running;
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+
+pub use running::{CertificateExpiry, ProcessStats, Running, TokenFailures};
 
 use super::histogram::Histogram;
 use super::{IssuerMetrics, ListenerMetrics, RouteMetrics};
@@ -35,17 +39,29 @@ families! {
     REQUESTS = "counter" "bearerd_requests_total" "Calls answered, by route (empty where none matched) and status";
     REQUEST_DURATION = "histogram" "bearerd_request_duration_seconds" "Time from a call's head to the end of its answer";
     UPSTREAM_DURATION = "histogram" "bearerd_upstream_duration_seconds" "Time from sending a request upstream to its response's head";
+    FAILURES = "counter" "bearerd_failures_total" "Calls that bearerd answered with an error of its own, by route and code";
     REFRESHES_FORCED = "counter" "bearerd_refreshes_forced_total" "Tokens dropped because the upstream refused them";
     UPSTREAM_CONNECTIONS = "gauge" "bearerd_upstream_connections" "Open connections to the upstream";
     TOKEN_REQUESTS = "counter" "bearerd_token_requests_total" "Token requests, by issuer and outcome";
     TOKEN_REQUEST_DURATION = "histogram" "bearerd_token_request_duration_seconds" "Time that a token request took";
     TOKEN_WAITERS = "gauge" "bearerd_token_waiters" "Calls that wait for a token";
     TOKEN_EXPIRY = "gauge" "bearerd_token_expiry_timestamp_seconds" "When the current token ends, as Unix time";
+    TOKEN_FAILURES = "gauge" "bearerd_token_consecutive_failures" "How often in a row the token could not be fetched; 0 when it last could";
     CONNECTIONS = "gauge" "bearerd_connections" "Open connections from callers";
+    CONNECTIONS_LIMIT = "gauge" "bearerd_connections_limit" "How many connections from callers there may be, over all listeners";
+    READY = "gauge" "bearerd_ready" "1 where /readyz says 200, else 0";
     CONFIG_RELOADS = "counter" "bearerd_config_reloads_total" "Config reloads, by outcome";
     LAST_RELOAD = "gauge" "bearerd_config_last_reload_successful" "1 where the last load of the config was good, else 0";
+    LAST_RELOAD_SUCCESS = "gauge" "bearerd_config_last_reload_success_timestamp_seconds" "When the config that serves was loaded, as Unix time";
+    CERTIFICATE_EXPIRY = "gauge" "bearerd_certificate_expiry_timestamp_seconds" "When a certificate that the config names ends, as Unix time";
     LOG_LINES_DROPPED = "counter" "bearerd_log_lines_dropped_total" "Log lines given up because stderr did not take them";
     BUILD_INFO = "gauge" "bearerd_build_info" "Always 1; the label tells the version";
+    CPU = "counter" "process_cpu_seconds_total" "Processor time that the process used";
+    RESIDENT = "gauge" "process_resident_memory_bytes" "Memory that the process holds in RAM";
+    VIRTUAL = "gauge" "process_virtual_memory_bytes" "Memory that the process has mapped";
+    OPEN_FDS = "gauge" "process_open_fds" "Files and sockets that the process has open";
+    MAX_FDS = "gauge" "process_max_fds" "How many files and sockets the process may have open";
+    START_TIME = "gauge" "process_start_time_seconds" "When the process started, as Unix time";
 }
 
 /// Which of the two text formats is written.
@@ -79,6 +95,7 @@ pub struct Extra {
     /// One for each route that has a token now.
     pub token_expiries: Vec<TokenExpiry>,
     pub log_lines_dropped: u64,
+    pub running: Running,
 }
 
 /// When the token that a route's calls carry ends.
@@ -151,6 +168,12 @@ impl Scrape {
         for (route, metrics) in &self.routes {
             family.histogram(&[("route", &**route)], &metrics.upstream_duration)?;
         }
+        let mut family = out.family(&FAILURES)?;
+        for (route, metrics) in with_unrouted() {
+            for (code, count) in metrics.failures.all() {
+                family.counter(&[("route", &**route), ("code", code)], count)?;
+            }
+        }
         let mut family = out.family(&REFRESHES_FORCED)?;
         for (route, metrics) in &self.routes {
             let count = metrics.refreshes_forced.load(std::sync::atomic::Ordering::Relaxed);
@@ -183,7 +206,7 @@ impl Scrape {
             let at = expiry.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             family.gauge(&[("issuer", &*expiry.issuer), ("route", &*expiry.route)], at)?;
         }
-        Ok(())
+        running::tokens(&self.extra, out)
     }
 
     fn process(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -196,7 +219,8 @@ impl Scrape {
         family.counter(&[("outcome", "failed")], self.reloads_failed)?;
         out.family(&LAST_RELOAD)?.gauge(&[], u64::from(self.last_reload_successful))?;
         out.family(&LOG_LINES_DROPPED)?.counter(&[], self.extra.log_lines_dropped)?;
-        out.family(&BUILD_INFO)?.gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1)
+        out.family(&BUILD_INFO)?.gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1)?;
+        running::process(&self.extra.running, out)
     }
 }
 
@@ -239,6 +263,22 @@ impl Samples<'_> {
 
     fn gauge(&mut self, labels: &[(&str, &str)], value: u64) -> fmt::Result {
         self.one(labels, |encoder| encoder.encode_gauge(&value))
+    }
+
+    /// A counter of seconds without labels.
+    fn seconds(&mut self, time: Duration) -> fmt::Result {
+        match self.format {
+            Exposition::OpenMetrics => {
+                let seconds = time.as_secs_f64();
+                self.one(&[], |encoder| encoder.encode_counter::<NoLabelSet, f64, f64>(&seconds, None))
+            }
+            Exposition::Text => self.time(time),
+        }
+    }
+
+    /// A gauge of seconds without labels.
+    fn time(&mut self, time: Duration) -> fmt::Result {
+        self.one(&[], |encoder| encoder.encode_gauge(&time.as_secs_f64()))
     }
 
     /// Nothing is written before the first observation: ten thousand idle routes are not two hundred thousand lines.

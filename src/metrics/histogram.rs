@@ -41,10 +41,14 @@ impl Histogram {
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
+    /// Observations in each bucket alone.
+    pub(super) fn counts(&self) -> [u64; 14] {
+        self.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed))
+    }
+
     pub(super) fn observed(&self) -> Observed {
         let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
-        let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
-        let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+        let buckets: Vec<(f64, u64)> = bounds.zip(self.counts()).collect();
         Observed {
             sum: Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)).as_secs_f64(),
             // From the same loads as the buckets, so that `+Inf` and `_count` always agree.

@@ -44,6 +44,17 @@ impl StatusCounts {
         }
     }
 
+    /// All that was counted, and the 5xx among it.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let slots = self.statuses.iter().zip(&self.counts);
+        let exact = slots.map(|(status, count)| (status.load(Ordering::Relaxed) / 100, count));
+        let classes = (1..).zip(&self.overflow);
+        exact.chain(classes).fold((0, 0), |(all, errors), (class, count)| {
+            let count = count.load(Ordering::Relaxed);
+            (all + count, if class == 5 { errors + count } else { errors })
+        })
+    }
+
     /// Every status that was counted and how often, in order; classes of the overflow last.
     pub(super) fn all(&self) -> Vec<(String, u64)> {
         let mut counted: Vec<(u16, u64)> = self

@@ -17,6 +17,7 @@ fn filled() -> Metrics {
     route.request(200, Duration::from_millis(20));
     route.request(502, Duration::from_secs(12));
     route.upstream(Duration::from_millis(1));
+    route.failed("token_refused");
     route.refresh_forced();
     route.upstream_connected();
     route.upstream_connected();
@@ -33,9 +34,30 @@ fn filled() -> Metrics {
 
 fn extra() -> Extra {
     let at = UNIX_EPOCH + Duration::from_millis(1_800_000_000_900);
+    let (issuer, route) = (name("corp"), name("billing"));
     Extra {
-        token_expiries: vec![TokenExpiry { issuer: name("corp"), route: name("billing"), at }],
+        token_expiries: vec![TokenExpiry { issuer: Arc::clone(&issuer), route: Arc::clone(&route), at }],
         log_lines_dropped: 3,
+        running: Running {
+            ready: true,
+            loaded_at: Some(at),
+            started_at: Some(at),
+            most_connections: 10_000,
+            token_failures: vec![TokenFailures { issuer, route, in_a_row: 2 }],
+            certificates: vec![CertificateExpiry {
+                kind: "issuer",
+                name: name("corp"),
+                key: "certificate",
+                at,
+            }],
+            process: ProcessStats {
+                cpu: Duration::from_millis(1500),
+                resident: Some(8 << 20),
+                virtual_memory: Some(1 << 30),
+                open_files: Some(12),
+                most_files: None,
+            },
+        },
     }
 }
 

@@ -51,7 +51,10 @@ pub(super) fn with(
         return Err(TlsSettingsError(format!("{key}: {} holds no valid X.509 certificate", ca.place())));
     }
     if ignored > 0 {
-        tracing::warn!(key, place = %ca.place(), ignored, "certificates that are not valid X.509 were left out");
+        tracing::warn!(
+            event = "tls.roots_ignored", key, place = %ca.place(), ignored,
+            "certificates that are not valid X.509 were left out"
+        );
     }
     Ok(Arc::new(store))
 }

@@ -197,7 +197,10 @@ impl ClientTls {
             (Ok(config), _) => config,
             (Err(error), None) => return Err(error),
             (Err(error), Some(last_good)) => {
-                tracing::warn!(%error, "changed TLS files can't be used; the last good ones serve on");
+                tracing::warn!(
+                    event = "tls.files_kept", %error,
+                    "changed TLS files can't be used; the last good ones serve on"
+                );
                 Arc::clone(&last_good.config)
             }
         };

@@ -87,7 +87,10 @@ impl EgressProxy {
             message: format!("the credentials for {}: {error}", self.who()),
         })?;
         if let Some(error) = stale {
-            tracing::warn!(proxy = %self.who(), %error, "the proxy's credentials can't be read; the last ones serve on");
+            tracing::warn!(
+                event = "egress.credentials_kept", proxy = %self.who(), %error,
+                "the proxy's credentials can't be read; the last ones serve on"
+            );
         }
         let userinfo = userinfo.expose();
         if userinfo.contains(&b':') {

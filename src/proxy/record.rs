@@ -41,6 +41,8 @@ pub(super) struct Record {
 struct Line {
     method: Method,
     path: String,
+    /// Why the call was turned away, where it was: failures of 5xx have a line of their own.
+    detail: Option<Box<str>>,
 }
 
 impl Record {
@@ -70,7 +72,13 @@ impl Record {
     }
 
     pub(super) fn log_access(&mut self, method: &Method, path: &str) {
-        self.line = Some(Line { method: method.clone(), path: path.to_owned() });
+        self.line = Some(Line { method: method.clone(), path: path.to_owned(), detail: None });
+    }
+
+    pub(super) fn log_refusal(&mut self, detail: &str) {
+        if let Some(line) = &mut self.line {
+            line.detail = Some(detail.into());
+        }
     }
 
     /// Whether the next move is the caller's.
@@ -83,6 +91,11 @@ impl Record {
                 count.fetch_sub(1, Ordering::Relaxed)
             };
         }
+    }
+
+    /// Of its route, or of calls without one.
+    pub(super) fn metrics(&self) -> &RouteMetrics {
+        self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics)
     }
 
     pub(super) fn frame(&mut self, frame: &Result<Frame<Bytes>, BodyError>) {
@@ -98,11 +111,11 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.hold(false);
         let took = self.started.elapsed();
-        let metrics = self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics);
-        metrics.request(self.status.as_u16(), took);
+        self.metrics().request(self.status.as_u16(), took);
         if let Some(line) = self.line.take() {
             tracing::info!(
                 target: "bearerd::access",
+                event = "access",
                 request_id = self.request_id.to_str().unwrap_or_default(),
                 listener = %self.caller.listener,
                 method = %line.method,
@@ -110,6 +123,7 @@ impl Drop for Record {
                 route = self.route.as_ref().map(|route| &*route.config.name),
                 status = self.status.as_u16(),
                 code = self.code,
+                detail = line.detail,
                 ms = milliseconds(took),
                 upstream_ms = self.upstream_took.map(milliseconds),
                 bytes = self.sent,

@@ -68,7 +68,10 @@ async fn tunnel(caller: OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>) 
     tokio::select! {
         // How a tunnel ends is between its two ends.
         _ = tokio::io::copy_bidirectional(&mut caller, &mut upstream) => {}
-        () = moved.still_for(idle) => tracing::debug!("closed an upgraded connection on which nothing moved"),
+        () = moved.still_for(idle) => tracing::debug!(
+            event = "call.tunnel_idle",
+            "closed an upgraded connection on which nothing moved"
+        ),
     }
 }
 

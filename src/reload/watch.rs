@@ -38,7 +38,10 @@ impl Watch {
         let watcher = match watcher {
             Ok(watcher) => Some(watcher),
             Err(error) => {
-                tracing::warn!(%error, "file changes are not reported by the system; looking every second instead");
+                tracing::warn!(
+                    event = "watch.unavailable", %error,
+                    "file changes are not reported by the system; looking every second instead"
+                );
                 None
             }
         };
@@ -66,7 +69,10 @@ impl Watch {
             if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
                 all = false;
                 if !self.folders.contains(folder) {
-                    tracing::warn!(folder = %folder.display(), %error, "cannot watch a folder; looking every second instead");
+                    tracing::warn!(
+                        event = "watch.folder_failed", folder = %folder.display(), %error,
+                        "cannot watch a folder; looking every second instead"
+                    );
                 }
             }
         }

@@ -4,8 +4,8 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 
-use tracing::Level;
 use tracing::field::{Field, Visit};
+use tracing::{Event, Level};
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::LogFormat;
@@ -15,6 +15,14 @@ use crate::config::LogFormat;
 pub(super) enum Style {
     Plain,
     Colour,
+}
+
+/// The field that names what a line of ours is about.
+const EVENT: &str = "event";
+
+/// Whether the target is one of this program's modules.
+fn is_ours(target: &str) -> bool {
+    target.strip_prefix("bearerd").is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// Most lines fit, so that a line is one allocation.
@@ -28,8 +36,13 @@ pub(super) fn line(
     target: &str,
     fill: impl FnOnce(&mut Fields),
 ) -> String {
-    let mut fields =
-        Fields { out: String::with_capacity(USUAL_LINE), value: String::new(), format, message: false };
+    let mut fields = Fields {
+        out: String::with_capacity(USUAL_LINE),
+        value: String::new(),
+        format,
+        message: false,
+        ours: is_ours(target),
+    };
     let timestamp = humantime::format_rfc3339_micros(SystemClock.wall());
     // Writing to a string does not fail.
     let _ = match format {
@@ -74,11 +87,31 @@ pub(super) struct Fields {
     format: LogFormat,
     /// A message was seen.
     message: bool,
+    /// The line is one of this program's, so that a field `event` is its name; a library may mean anything by it.
+    ours: bool,
 }
 
 impl Fields {
+    /// The line's name, and then its fields: `tracing` gives the message first, whatever stands where in the source.
+    pub(super) fn record(&mut self, event: &Event<'_>) {
+        if self.ours && self.format == LogFormat::Json {
+            event.record(&mut Name(self));
+        }
+        event.record(self);
+    }
+
+    /// The stable name of what happened. It is for programs: text lines, whose message says it, do without.
+    pub(super) fn name(&mut self, name: &str) {
+        if self.format == LogFormat::Json {
+            let _ = write!(self.out, r#","{EVENT}":"{name}""#);
+        }
+    }
+
     /// A field whose value is text.
     pub(super) fn text(&mut self, name: &str, value: &str) {
+        if self.ours && name == EVENT {
+            return;
+        }
         self.message |= name == "message";
         match self.format {
             LogFormat::Json => {
@@ -126,7 +159,7 @@ impl Fields {
 
     fn json_name(&mut self, name: &str) {
         // A second `level` in one object is read differently by every parser.
-        let prefix = if matches!(name, "timestamp" | "level" | "target") { "field_" } else { "" };
+        let prefix = if matches!(name, "timestamp" | "level" | "target" | "event") { "field_" } else { "" };
         self.out.push_str(",\"");
         self.out.push_str(prefix);
         escape_json(&mut self.out, name.trim_start_matches("r#"));
@@ -138,6 +171,19 @@ impl Fields {
         self.out.push_str(name.trim_start_matches("r#"));
         self.out.push('=');
     }
+}
+
+/// Looks for the name of a line and for nothing else.
+struct Name<'a>(&'a mut Fields);
+
+impl Visit for Name<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == EVENT {
+            self.0.name(value);
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
 impl Visit for Fields {

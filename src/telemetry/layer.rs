@@ -45,6 +45,7 @@ impl Shared {
         let message = format!("{dropped} log lines dropped, because stderr did not take them");
         let format = self.settings.load().format;
         format::line(format, self.style, Level::WARN, "bearerd::telemetry", |fields| {
+            fields.name("log.lines_dropped");
             fields.text("message", &message);
         })
     }
@@ -89,7 +90,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Output {
         let format = self.shared.settings.load().format;
         let metadata = event.metadata();
         let line = format::line(format, self.shared.style, *metadata.level(), metadata.target(), |fields| {
-            event.record(fields);
+            fields.record(event);
         });
         self.lines.write(line);
     }

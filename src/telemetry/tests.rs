@@ -59,7 +59,7 @@ fn without_time(line: &str) -> &str {
 #[test]
 fn a_text_line_is_time_level_target_message_fields() {
     let out = logging(Overrides::default(), &log(LogFormat::Text, "info"), |_| {
-        tracing::info!(target: ACCESS_TARGET, status = 200, path = "/a b", route = "billing", "call");
+        tracing::info!(target: ACCESS_TARGET, event = "access", status = 200, path = "/a b", route = "billing", "call");
     });
     assert_eq!(
         without_time(&out.text()),
@@ -72,21 +72,26 @@ fn a_json_line_is_one_flat_object() {
     let out = logging(Overrides::default(), &log(LogFormat::Json, "info"), |_| {
         let error = std::io::Error::other("gone");
         tracing::warn!(
-            target: "bearerd::token", status = 200_u64, ok = true, share = 0.5, level = "x",
+            target: "bearerd::token", event = "token.tried", status = 200_u64, ok = true, share = 0.5, level = "x",
             nan = f64::NAN, error = &error as &dyn std::error::Error, issuer = %"corp", "said {}", "this"
         );
-        tracing::info!(target: "t", only = "fields");
+        tracing::info!(target: "t", event = "theirs", only = "fields");
     });
-    let mut lines = out.json();
+    let start = r#","target":"bearerd::token","event":"token.tried","message""#;
+    let text = out.text();
+    assert!(text.contains(start), "{text}");
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let time = lines[0].as_object_mut().unwrap().remove("timestamp").unwrap();
     assert!(humantime::parse_rfc3339(time.as_str().unwrap()).is_ok());
     assert_eq!(
         lines[0],
-        json!({"level": "WARN", "target": "bearerd::token", "message": "said this", "status": 200, "ok": true,
+        json!({"level": "WARN", "target": "bearerd::token", "event": "token.tried", "message": "said this", "status": 200, "ok": true,
                "share": 0.5, "field_level": "x", "nan": "NaN", "error": "gone", "issuer": "corp"})
     );
     assert_eq!(lines[1]["message"], "");
     assert_eq!(lines[1]["only"], "fields");
+    assert_eq!(lines[1]["field_event"], "theirs", "a library's line has no name");
+    assert!(lines[1].get("event").is_none());
 }
 
 /// Catalogue C-5: whatever a caller puts into a value, it cannot make a line or move the terminal.

@@ -274,14 +274,14 @@ impl SlotTask {
                 "ok"
             }
             Err(error) => {
-                let kind = error.kind;
+                let outcome = outcome(&error);
                 let in_a_row = slot.trouble.load().as_ref().map_or(0, |before| before.in_a_row);
                 let in_a_row = in_a_row.saturating_add(1);
                 let trouble = Arc::new(Trouble::new(error, now, in_a_row, flight.fingerprint, flight.number));
                 slot.trouble.store(Some(Arc::clone(&trouble)));
                 slot.land(flight.number);
                 log_failure(slot, &trouble, now);
-                outcome(kind)
+                outcome
             }
         }
     }
@@ -349,6 +349,7 @@ async fn sleep(pause: Option<Duration>) {
 /// What superseded the flight has demanded the next one already, under the same number.
 fn superseded(slot: &TokenSlot) -> &'static str {
     tracing::debug!(
+        event = "token.superseded",
         issuer = %slot.issuer.name,
         scopes = %scopes(slot),
         "token was dropped, or what it is bound to changed, while another was asked for: asking again"
@@ -358,6 +359,7 @@ fn superseded(slot: &TokenSlot) -> &'static str {
 
 fn log_rebound(slot: &TokenSlot) {
     tracing::info!(
+        event = "token.rebound",
         issuer = %slot.issuer.name,
         scopes = %scopes(slot),
         "what the token is bound to (a learned value, the client's certificate, the DPoP key) changed: fetching a new one"
@@ -370,13 +372,18 @@ fn unusable(detail: String) -> IssuerError {
 
 /// A fault of ours must not keep a token away for good: it is a failure like others, and tried again.
 fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
-    tracing::error!(issuer = %slot.issuer.name, panicked = fault.is_panic(), "fault while asking for a token");
+    tracing::error!(
+        event = "token.fault", issuer = %slot.issuer.name, panicked = fault.is_panic(),
+        "fault while asking for a token"
+    );
     let detail = format!("a fault of bearerd's own while asking issuer {}", slot.issuer.name);
     IssuerError::new(FailureKind::Unavailable, detail).to_do("see the log")
 }
 
-fn outcome(kind: FailureKind) -> &'static str {
-    match kind {
+fn outcome(error: &IssuerError) -> &'static str {
+    match error.kind {
+        // Whoever is asked too often is well: that calls for another remedy than an issuer that is down.
+        FailureKind::Unavailable if error.http_status == Some(429) => "throttled",
         FailureKind::ClientRefused => "client_refused",
         FailureKind::RequestRefused => "request_refused",
         FailureKind::Unusable => "unusable",
@@ -394,24 +401,29 @@ fn log_success(slot: &TokenSlot, held: &Held, recovered: Option<&Trouble>) {
     let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.life.lifetime().as_secs());
     if let Some(trouble) = recovered {
         let failures = trouble.in_a_row;
-        tracing::info!(%issuer, %scopes, lifetime_s, failures, "issuer gives tokens again");
+        tracing::info!(
+            event = "token.recovered", %issuer, %scopes, lifetime_s, failures,
+            "issuer gives tokens again"
+        );
     } else if held.forced {
         // An upstream that refuses every token would else leave no mark but its own 401s.
         tracing::warn!(
+            event = "token.replaced",
             %issuer, %scopes, lifetime_s,
             "an upstream refused the token, so a new one was fetched; if that goes on, check which audience and scopes \
              the upstream wants"
         );
     } else if held.token.generation == 1 {
-        tracing::info!(%issuer, %scopes, lifetime_s, "token fetched");
+        tracing::info!(event = "token.fetched", %issuer, %scopes, lifetime_s, "token fetched");
     } else {
-        tracing::debug!(%issuer, %scopes, lifetime_s, "token renewed");
+        tracing::debug!(event = "token.renewed", %issuer, %scopes, lifetime_s, "token renewed");
     }
 }
 
 fn log_failure(slot: &TokenSlot, trouble: &Trouble, now: Moment) {
     let serving = slot.held.load().as_ref().is_some_and(|held| held.life.may_be_sent(now));
     tracing::warn!(
+        event = "token.failed",
         issuer = %slot.issuer.name,
         scopes = %scopes(slot),
         detail = %trouble.detail,

@@ -49,7 +49,7 @@ impl State {
         let due = seen.logged.entry(status).or_default().is_due();
         let unlogged = if due { std::mem::take(&mut seen.unlogged) } else { seen.unlogged + 1 };
         if due {
-            tracing::warn!(webhook, status, unlogged, "refused a call: {words}");
+            tracing::warn!(event = "webhook.refused", webhook, status, unlogged, "refused a call: {words}");
         } else {
             seen.unlogged = unlogged;
         }

@@ -147,6 +147,82 @@ async fn status_tells_a_tokens_last_error() {
 }
 
 #[tokio::test]
+async fn status_tells_each_routes_last_failure_and_what_reached_none() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    let world = setup.start().await;
+    let before = world.status().await;
+    assert_eq!(before["unrouted"]["last_error"], serde_json::Value::Null);
+    let answer = world.call(Call::get("/?q=canary-query").header("x-request-id", "call-7")).await.json();
+    world.call(Call::get("/a/../b?q=canary-query")).await.expect_status(400);
+    let status = world.status().await;
+    let last = &status["routes"][0]["last_error"];
+    assert_eq!((&last["status"], &last["code"]), (&502.into(), &"token_refused".into()));
+    assert_eq!((&last["detail"], &last["request_id"]), (&answer["detail"], &"call-7".into()));
+    assert!(last["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{last}");
+    assert_eq!(status["routes"][0]["lately"]["errors"], 1);
+    assert_eq!(status["routes"][0]["upstream_refusal"], serde_json::Value::Null);
+    assert_eq!(status["unrouted"]["requests"], 1);
+    assert_eq!(status["unrouted"]["last_error"]["code"], "bad_request");
+    assert!(!status.to_string().contains("canary-query"), "{status}");
+}
+
+#[tokio::test]
+async fn status_tells_that_an_upstream_refuses_good_tokens() {
+    let setup = Setup::new().await;
+    setup.upstream.always_this(Answer::unauthorized());
+    let world = setup.start().await;
+    world.ready().await;
+    world.get("/").await.expect_status(401);
+    let route = &world.status().await["routes"][0];
+    let refusal = &route["upstream_refusal"];
+    assert_eq!(refusal["status"], 401);
+    let detail = refusal["detail"].as_str().unwrap();
+    for wanted in ["issuer corp", "audience, scopes", "bearerd token corp --route api --decode"] {
+        assert!(detail.contains(wanted), "{wanted}: {detail}");
+    }
+    assert_eq!(route["last_error"], serde_json::Value::Null, "the answer is the upstream's");
+}
+
+#[tokio::test]
+async fn status_tells_of_no_refusal_where_the_new_token_is_taken() {
+    let setup = Setup::new().await;
+    setup.upstream.next(Answer::unauthorized());
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.status().await["routes"][0]["upstream_refusal"], serde_json::Value::Null);
+}
+
+#[tokio::test]
+async fn a_grpc_call_that_failed_here_is_an_error_of_its_route() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    let world = setup.start().await;
+    world.call(Call::post("/", "x").header("content-type", "application/grpc")).await.expect_status(200);
+    let route = &world.status().await["routes"][0];
+    assert_eq!((&route["lately"]["requests"], &route["lately"]["errors"]), (&1.into(), &1.into()));
+    assert_eq!(route["last_error"]["status"], 502);
+}
+
+#[tokio::test]
+async fn what_routes_did_lately_is_kept_over_a_reload_and_forgotten_with_the_route() {
+    let mut world = start().await;
+    for _ in 0..5 {
+        world.get("/").await.expect_status(200);
+    }
+    world.reload().await;
+    let lately = &world.status().await["routes"][0]["lately"];
+    assert_eq!((&lately["requests"], &lately["errors"]), (&5.into(), &0.into()));
+    assert!(lately["p50_ms"].as_f64().unwrap() <= lately["p99_ms"].as_f64().unwrap(), "{lately}");
+    assert!(lately["per_second"].as_f64().unwrap() > 0.0, "{lately}");
+    world.change(|text| text.replace("name = \"api\"", "name = \"other\""));
+    world.reload().await;
+    world.change(|text| text.replace("name = \"other\"", "name = \"api\""));
+    world.reload().await;
+    assert_eq!(world.status().await["routes"][0]["lately"]["requests"], 0);
+}
+
+#[tokio::test]
 async fn page_for_people_is_html_that_loads_nothing_from_elsewhere() {
     let world = start().await;
     let response = world.admin("/").await;

@@ -97,8 +97,6 @@ async fn last_error(world: &World, pointer: &str, status: u16, code: &str, words
 
 /// Once it is mended the next call is served, without a restart.
 async fn served(world: &World) {
-    eventually("a served call", || async {
-        (world.call(Call::get("/")).await.status == 200).then_some(())
-    })
-    .await;
+    eventually("a served call", || async { (world.call(Call::get("/")).await.status == 200).then_some(()) })
+        .await;
 }

@@ -16,6 +16,7 @@
 )]
 
 mod admin;
+mod alerts;
 mod callers;
 mod check;
 mod cli;
@@ -33,9 +34,11 @@ mod issuer_answers;
 mod issuer_failures;
 mod key_files;
 mod limits;
+mod logs;
 mod oidc;
 mod online;
 mod operation;
+mod page;
 mod paths;
 mod presets;
 mod process;

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod bearerd;
+pub mod browser;
 pub mod cli;
 pub mod client;
 pub mod egress;
@@ -13,6 +14,7 @@ pub mod manual;
 pub mod message;
 pub mod metrics;
 pub mod oidc;
+pub mod prometheus;
 pub mod scripted;
 pub mod setup;
 pub mod tls;

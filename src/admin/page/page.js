@@ -1,131 +1,117 @@
+// Asks /status again and again, and shows what it says.
 
-"use strict";
-const at = (id) => document.getElementById(id);
-const MOST_ROWS = 500;
+const EVERY = 2000;
+const PATIENCE = 5000;
+// When the last answer came, by this page's clock, and what the time was there.
+let heard = null;
+let serverNow = 0;
+let gone = false;
 
-function duration(seconds) {
-  if (seconds === null) return "";
-  if (seconds < 120) return seconds + " s";
-  if (seconds < 7200) return Math.floor(seconds / 60) + " min";
-  if (seconds < 172800) return Math.floor(seconds / 3600) + " h";
-  return Math.floor(seconds / 86400) + " d";
-}
+const elapsed = () => (heard === null ? 0 : (performance.now() - heard) / 1000);
 
-// Everything goes through textContent: whatever a name or an error holds is shown, not run.
-function cell(label, value, kind) {
-  const td = document.createElement("td");
-  td.dataset.label = label;
-  const span = document.createElement("span");
-  span.textContent = value;
-  if (kind) span.className = kind;
-  td.append(span);
-  return td;
-}
+const shown = {
+  routes: table("routes", ["route", "serves", "upstream", "rate", "errors", "latency"]),
+  tokens: table("tokens", ["issuer", "scopes", "time left", "fetched", "renewal"]),
+  issuers: table("issuers", ["issuer", "state", "url", "preset", "grant", "client auth", "credential", "required"]),
+  listeners: table("listeners", ["listener", "address", "callers", "connections"]),
+  webhooks: table("webhooks", ["webhook", "address", "value", "received", "last refusal"]),
+  warnings: table("warnings", ["where", "key", "what", "hint"]),
+};
 
-function table(id, labels, rows) {
-  const section = at(id);
-  const kept = section.firstElementChild;
-  if (rows.length === 0) {
-    const none = document.createElement("p");
-    none.className = "dim";
-    none.textContent = "none";
-    section.replaceChildren(kept, none);
-    return;
-  }
-  const made = document.createElement("table");
-  const head = made.createTHead().insertRow();
-  for (const label of labels) {
-    const th = document.createElement("th");
-    th.scope = "col";
-    th.textContent = label;
-    head.append(th);
-  }
-  const body = made.createTBody();
-  for (const row of rows.slice(0, MOST_ROWS)) {
-    const tr = body.insertRow();
-    row.forEach((value, index) => {
-      const [text, kind] = Array.isArray(value) ? value : [value, ""];
-      tr.append(cell(labels[index], text, kind));
-    });
-  }
-  const more = document.createElement("p");
-  more.className = "dim";
-  more.textContent = rows.length > MOST_ROWS ? "and " + (rows.length - MOST_ROWS) + " more; see /status" : "";
-  section.replaceChildren(kept, made, more);
-}
-
-// A screen reader reads the state out when it changes, not every two seconds.
-function state(text, good) {
-  if (at("state").textContent !== text) at("state").textContent = text;
-  at("state").className = "pill " + (good ? "good" : "bad");
-}
-
-function matches(match) {
-  const parts = [];
-  if (match.methods) parts.push(match.methods.join(", "));
-  if (match.host) parts.push(match.host);
-  parts.push(match.path !== null ? match.path + " (exactly)" : match.path_prefix);
-  if (match.headers.length) parts.push("if " + match.headers.join(", "));
-  if (match.listener) parts.push("on " + match.listener);
-  return parts.join(" ");
-}
-
-function error(token) {
-  const last = token.last_error;
-  if (!last) return "";
-  const next = last.next_try ? "; next try " + last.next_try : "";
-  const trace = last.trace ? "; " + last.trace : "";
-  return last.at + ": " + last.detail + trace + next;
+// Where not all can be shown, those with something to see.
+function busiestFirst(routes) {
+  if (routes.length <= MOST_ROWS) return routes;
+  const weight = (route) => route.lately.errors * 1e9 + route.lately.requests;
+  return [...routes].sort((a, b) => weight(b) - weight(a));
 }
 
 function show(status) {
-  state(status.draining ? "ending" : status.ready ? "ready" : "not ready", status.ready);
-  at("about").textContent = "version " + status.version + ", up " + duration(status.uptime_seconds) +
-    "; config " + status.config.path + ", version " + status.config.version + ", loaded " + status.config.loaded_at;
-  const reload = status.config.last_reload;
-  const failed = reload !== null && !reload.ok;
-  at("problem").hidden = !failed;
-  at("problem").textContent = failed ? "The last reload (" + reload.at + ") failed, the config before it serves on: " + reload.error : "";
+  serverNow = Date.parse(status.now);
+  const found = problems(status);
+  sync(at("problems").querySelector("ul"), found, problemCard);
+  const none = at("problems").querySelector(".none");
+  none.hidden = found.length > 0;
+  put(none, "None. Every route, token and the config are fine.");
+  const bad = found.filter((problem) => problem.kind === "bad").length;
+  state(status.draining ? "ending" : !status.ready ? "not ready" : bad ? "ready, with problems" : "ready", status.ready && !bad ? "good" : "bad");
+  document.title = (bad ? "(" + bad + ") " : "") + "bearerd";
+  put(at("facts"), "version " + status.version + " · up " + duration(status.uptime_seconds) + " · config version " + status.config.version);
 
-  table("tokens", ["issuer", "scopes", "routes", "state", "age", "left", "renewal", "last error"], status.tokens.map((token) => [
-    token.issuer, token.scopes.join(" "), token.routes.join(", "),
-    [token.fetching ? token.state + ", fetching" : token.state, token.state === "valid" ? "good" : "bad"],
-    duration(token.age_seconds), duration(token.seconds_left), token.renew_at || "", [error(token), "bad"],
-  ]));
-  table("routes", ["name", "serves", "upstream", "issuer", "calls", "connections"], status.routes.map((route) => [
-    route.name, matches(route.match), route.upstream, route.issuer || "none (anonymous)",
-    route.requests, route.upstream_connections,
-  ]));
-  table("issuers", ["name", "preset", "url", "grant", "client auth", "credential", "required"], status.issuers.map((issuer) => [
-    issuer.name, issuer.preset || "", issuer.url + (issuer.discovery ? " (discovery)" : ""), issuer.grant_type || "",
-    issuer.client_auth, [issuer.credential, issuer.credential === "standby" ? "bad" : ""], issuer.required ? "yes" : "no",
-  ]));
-  table("listeners", ["name", "address", "callers", "connections"], status.listeners.map((listener) => [
-    listener.name, listener.address + (listener.tls ? " (TLS)" : ""), listener.callers, listener.connections,
-  ]));
+  const seconds = status.routes.length ? Math.round(status.routes[0].lately.seconds) : 60;
+  heading("routes", "calls of the last " + seconds + " s");
+  fill(shown.routes, busiestFirst(status.routes).map((route) => ({ key: route.name, ...route })), routeRow);
+  const tokens = status.tokens.map((token) => ({ key: token.routes[0], ...token }));
+  const kept = new Set(tokens.map((token) => token.key));
+  for (const key of bars.keys()) if (!kept.has(key)) bars.delete(key);
+  fill(shown.tokens, tokens, tokenRow);
+  fill(shown.issuers, status.issuers.map((issuer) => issuerItem(issuer, status.tokens)), plainRow);
+  configFacts(status);
+  fill(shown.listeners, status.listeners.map((listener) => ({
+    key: listener.name, cells: [listener.name, listener.address + (listener.tls ? " (TLS)" : ""), listener.callers, listener.connections],
+  })), plainRow);
   at("webhooks").hidden = status.webhooks.length === 0;
-  table("webhooks", ["name", "address", "value", "received", "last refusal"], status.webhooks.map((webhook) => [
-    webhook.name, webhook.address + webhook.path,
-    [webhook.problem || (webhook.has_value ? "there" : "none yet"), webhook.has_value ? "good" : "bad"],
-    webhook.received_at || "", webhook.last_refusal ? webhook.last_refusal.at + ": " + webhook.last_refusal.detail : "",
-  ]));
+  fill(shown.webhooks, status.webhooks.map(webhookItem), plainRow);
   at("warnings").hidden = status.config.warnings.length === 0;
-  table("warnings", ["where", "key", "what", "hint"], status.config.warnings.map((warning) => [
-    warning.file + ":" + warning.line + ":" + warning.column, warning.key, warning.message, warning.hint || "",
-  ]));
+  fill(shown.warnings, status.config.warnings.map((warning, index) => ({
+    key: String(index), cells: [warning.file + ":" + warning.line + ":" + warning.column, warning.key, warning.message, warning.hint || "–"],
+  })), plainRow);
+}
+
+function heading(id, words) {
+  const title = at("h-" + id);
+  if (!title.querySelector("small")) title.append(" ", node("small"));
+  put(title.querySelector("small"), words);
+}
+
+function state(text, kind) {
+  put(at("state"), SIGNS[kind] + " " + text);
+  dress(at("state"), "pill " + kind);
+}
+
+// Once a second: ages and bars, between two answers.
+function tick() {
+  if (gone) {
+    put(at("facts"), heard === null ? "" : "what is shown is " + duration(elapsed()) + " old");
+  } else {
+    for (const made of document.querySelectorAll("time")) {
+      if (!made.dateTime) continue;
+      const age = (serverNow - Date.parse(made.dateTime)) / 1000 + elapsed();
+      put(made, age >= 0 ? duration(age) + " ago" : "in " + duration(-age));
+    }
+    bars.forEach(moveBar);
+  }
+}
+
+function setGone(now, why) {
+  gone = now;
+  document.body.classList.toggle("stale", now);
+  at("gone").hidden = !now;
+  if (!now) return;
+  put(at("gone"), "bearerd does not answer any more (" + why + "): below is what it said last. This page goes on asking.");
+  state("no answer", "bad");
 }
 
 async function refresh() {
   if (!document.hidden) {
     try {
-      const answer = await fetch("/status");
+      const answer = await fetch("/status", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
       if (!answer.ok) throw new Error("status " + answer.status);
-      show(await answer.json());
+      const status = await answer.json();
+      heard = performance.now();
+      setGone(false, "");
+      show(status);
     } catch (failure) {
-      state("no answer", false);
+      setGone(true, failure instanceof TypeError ? "no connection" : failure.name === "TimeoutError" ? "no answer in time" : failure.message);
     }
+    tick();
   }
-  setTimeout(refresh, 2000);
 }
 
-refresh();
+async function again() {
+  await refresh();
+  setTimeout(again, EVERY);
+}
+
+document.addEventListener("visibilitychange", refresh);
+setInterval(tick, 1000);
+again();

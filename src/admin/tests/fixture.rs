@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 use super::super::health::Loads;
+use super::super::lately::Lately;
 use super::super::view::{CredentialView, Traffic, View, WebhookView};
 use super::super::{Admin, Health, LastReload};
 use crate::clock::SystemClock;
 use crate::config::{self, *};
-use crate::metrics::Metrics;
+use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Snapshot, SnapshotCell};
 use crate::secret::Secret;
 use crate::token::SlotStatus;
@@ -225,11 +226,44 @@ pub(super) fn view(credentials: Vec<CredentialView>) -> View {
         draining: false,
         missing: Arc::default(),
         credentials,
-        traffic: vec![Traffic { requests: 12, upstream_connections: 1 }, Traffic::default()],
+        traffic: vec![busy(), Traffic::default()],
+        unrouted: Traffic { requests: 3, last_failure: Some(failure(404, "no_route")), ..Traffic::default() },
         connections: vec![4],
         webhooks: vec![webhook(None), webhook(Some("webhook seismic: its store is not JSON"))],
         log_lines_dropped: 0,
     }
+}
+
+fn busy() -> Traffic {
+    Traffic {
+        requests: 12,
+        upstream_connections: 1,
+        lately: Some(lately()),
+        last_failure: Some(failure(502, "token_refused")),
+        last_refusal: Some(Arc::new(UpstreamRefusal {
+            at: ago(15),
+            status: 401,
+            detail: "api.example.com answers 401 to a good token".to_owned(),
+        })),
+    }
+}
+
+fn lately() -> Lately {
+    let route = RouteMetrics::default();
+    for status in [200, 200, 502] {
+        route.request(status, Duration::from_millis(30));
+    }
+    Lately { window: Duration::from_secs(60), counts: route.counts() }
+}
+
+fn failure(status: u16, code: &'static str) -> Arc<Failure> {
+    Arc::new(Failure {
+        at: ago(10),
+        status,
+        code,
+        detail: "what to do".to_owned(),
+        request_id: "id-1".to_owned(),
+    })
 }
 
 fn webhook(problem: Option<&str>) -> WebhookView {

@@ -73,7 +73,7 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str, problems: &mut V
     let fits = match value {
         Value::Null => named("null"),
         Value::Bool(_) => named("boolean"),
-        Value::Number(_) => named("integer"),
+        Value::Number(number) => named("number") || (named("integer") && !number.is_f64()),
         Value::String(_) => named("string"),
         Value::Array(_) => named("array"),
         Value::Object(_) => named("object"),

@@ -29,7 +29,10 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.folder) {
-            tracing::warn!(folder = %self.folder.display(), %error, "cannot remove the demo's files");
+            tracing::warn!(
+                event = "demo.files_left", folder = %self.folder.display(), %error,
+                "cannot remove the demo's files"
+            );
         }
     }
 }

@@ -69,7 +69,8 @@ async fn expired_client_certificate_toward_the_issuer() {
     let facts = ["did not accept our client certificate (alert CertificateExpired): it has expired"];
     let ended = format!("(file {}) expired on 2021-01-01T00:00:00Z: have a new one issued", file.display());
     no_token(&world, 503, "token_unavailable", &facts, &[&ended]).await;
-    line(&world, &["WARN", "corp", "the certificate ", "expired on 2021-01-01", "have a new one issued"]).await;
+    line(&world, &["WARN", "corp", "the certificate ", "expired on 2021-01-01", "have a new one issued"])
+        .await;
 }
 
 #[tokio::test]

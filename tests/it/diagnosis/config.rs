@@ -7,17 +7,17 @@ use crate::support::Setup;
 async fn broken_file_is_kept_out() {
     let mut world = Setup::new().await.start().await;
     world.get("/").await.expect_status(200);
-    world.change(|text| text.replace("issuer = \"corp\"", "isuer = \"corp\""));
+    world.change(|text| text.replace("issuer = \"corp\"", "issuer = \"corp\"\nidle_timout = \"1m\""));
     world.reload().await;
     let path = world.folder().join("bearerd.toml");
-    let at = line(&world, &["ERROR", "bearerd.toml:", "isuer", "did you mean `issuer`?"]).await;
+    let at = line(&world, &["ERROR", "bearerd.toml:", "idle_timout", "did you mean `idle_timeout`?"]).await;
     let told = event(&world, "the config was not reloaded; the running one stays in force").await;
     assert_eq!(text_at(&told, "/level"), "ERROR");
     assert!(path.ends_with(text_at(&told, "/config")), "{told}");
     let shown = world.status().await;
     assert_eq!(shown["config"]["last_reload"]["ok"], false);
     let error = text_at(&shown, "/config/last_reload/error");
-    holds("/status", error, &["bearerd.toml:", "isuer", "did you mean `issuer`?"]);
+    holds("/status", error, &["bearerd.toml:", "idle_timout", "did you mean `idle_timeout`?"]);
     let place = error.split_once("bearerd.toml:").unwrap().1.split(": ").next().unwrap();
     let numbers: Vec<u32> = place.split(':').map(|number| number.parse().unwrap()).collect();
     assert_eq!(numbers.len(), 2, "{error}");
@@ -26,7 +26,7 @@ async fn broken_file_is_kept_out() {
     world.get("/").await.expect_status(200);
     let checked = crate::support::cli::run(world.folder(), &["check", "--config", "bearerd.toml"]).await;
     checked.expect_code(78);
-    holds("bearerd check", &checked.all(), &["isuer", "did you mean `issuer`?"]);
+    holds("bearerd check", &checked.all(), &["idle_timout", "did you mean `idle_timeout`?"]);
 }
 
 #[tokio::test]

@@ -52,7 +52,11 @@ async fn wrong_secret_in_the_words_of_vendors() {
             r#"{"error":"invalid_client","error_description":"The client secret supplied for a confidential client is invalid."}"#,
             "check client_id and client_secret of [issuer.corp]",
         ),
-        (401, r#"{"error":"access_denied","error_description":"Unauthorized"}"#, "check client_id and client_secret of [issuer.corp]"),
+        (
+            401,
+            r#"{"error":"access_denied","error_description":"Unauthorized"}"#,
+            "check client_id and client_secret of [issuer.corp]",
+        ),
     ] {
         let setup = Setup::new().await;
         setup.issuer.always_this(vendor(status, body));
@@ -66,8 +70,10 @@ async fn secret_file_missing() {
     let setup = Setup::new().await;
     let file = setup.folder().join("later");
     let world = setup.issuer("client_secret = { file = \"later\" }").start().await;
-    let fact = format!("was not asked, because client_secret cannot be read: file {}: no such file", file.display());
-    let remedy = ["mend the file, which is read again as soon as it changes, or name another in [issuer.corp]"];
+    let fact =
+        format!("was not asked, because client_secret cannot be read: file {}: no such file", file.display());
+    let remedy =
+        ["mend the file, which is read again as soon as it changes, or name another in [issuer.corp]"];
     no_token(&world, 503, "token_unavailable", &[&fact], &remedy).await;
     line(&world, &["WARN", "client_secret", "later", "no such file"]).await;
     assert_eq!(world.issuer().count(), 0);
@@ -80,7 +86,8 @@ async fn secret_file_empty() {
     let setup = Setup::new().await;
     let file = setup.file("secret", "\n");
     let world = setup.start().await;
-    let fact = format!("was not asked, because client_secret cannot be read: file {}: is empty", file.display());
+    let fact =
+        format!("was not asked, because client_secret cannot be read: file {}: is empty", file.display());
     no_token(&world, 503, "token_unavailable", &[&fact], &["mend the file, which is read again"]).await;
     assert_eq!(world.issuer().count(), 0);
     world.file("secret", "a-secret");
@@ -112,7 +119,8 @@ async fn clock_off_where_a_jwt_is_refused() {
     for (offset, side) in [(3600, "behind the issuer's"), (-3600, "ahead of the issuer's")] {
         let setup = Setup::new().await;
         setup.file("secret", "a-secret-of-the-scene-that-is-long-enough-for-every-hmac-of-all-sizes");
-        let words = r#"{"error":"invalid_client","error_description":"assertion is expired or not valid yet"}"#;
+        let words =
+            r#"{"error":"invalid_client","error_description":"assertion is expired or not valid yet"}"#;
         setup.issuer.always_this(vendor(401, words).header("date", &clock_at(offset)));
         let world = setup.issuer("client_auth = \"client_secret_jwt\"").start().await;
         let facts = ["answered 401 invalid_client (assertion is expired or not valid yet)"];
@@ -141,7 +149,8 @@ async fn assertion_expired() {
     let keys = "# client_secret\nclient_auth = \"assertion_file\"\nassertion = { file = \"assertion\" }";
     let world = setup.issuer(keys).start().await;
     let place = file.display().to_string();
-    let remedy = ["the assertion is too old or from the future; check this machine's clock", &place, "expired"];
+    let remedy =
+        ["the assertion is too old or from the future; check this machine's clock", &place, "expired"];
     no_token(&world, 502, "token_refused", &["answered 401 invalid_client (AADSTS700024"], &remedy).await;
 }
 

@@ -64,7 +64,8 @@ async fn wrong_realm_of_keycloak() {
 #[tokio::test]
 async fn discovery_of_another_issuer() {
     let setup = Setup::new().await;
-    let document = json!({ "issuer": "https://elsewhere.example", "token_endpoint": "https://elsewhere.example/t" });
+    let document =
+        json!({ "issuer": "https://elsewhere.example", "token_endpoint": "https://elsewhere.example/t" });
     setup.issuer.always_this(Answer::json(&document));
     let keys = format!("issuer_url = \"{}\"", setup.issuer.url);
     let world = setup.issuer(&keys).start().await;
@@ -120,8 +121,9 @@ async fn issuer_down() {
 #[tokio::test]
 async fn issuer_whose_name_is_not_resolved() {
     let world = Setup::new().await.issuer("token_url = \"https://issuer.invalid/token\"").start().await;
-    let facts =
-        ["cannot be reached: can't connect to issuer.invalid:443: the name issuer.invalid was not resolved: "];
+    let facts = [
+        "cannot be reached: can't connect to issuer.invalid:443: the name issuer.invalid was not resolved: ",
+    ];
     let remedy = ["see token_url of [issuer.corp], and this machine's DNS"];
     no_token(&world, 503, "token_unavailable", &facts, &remedy).await;
 }

@@ -27,7 +27,8 @@ async fn real(keys: &str) -> (OidcProvider, World) {
 async fn scope_not_granted() {
     let (_provider, world) = real("scopes = [\"write\"]").await;
     let facts = ["answered 400 invalid_scope ("];
-    let remedy = ["check scopes of [issuer.corp] and of the route, and let this client have them at the issuer"];
+    let remedy =
+        ["check scopes of [issuer.corp] and of the route, and let this client have them at the issuer"];
     no_token(&world, 502, "token_refused", &facts, &remedy).await;
     assert_eq!(world.status().await["tokens"][0]["scopes"], json!(["write"]));
     line(&world, &["WARN", "no token from the issuer", "write"]).await;
@@ -69,7 +70,8 @@ async fn scope_missing_in_the_words_of_vendors() {
 async fn resource_unknown_to_the_issuer() {
     let (_provider, world) = real("params = { resource = \"https://other.example/\" }").await;
     let facts = ["answered 400 invalid_target ("];
-    let remedy = ["give the API's URI as resource: params = { resource = \"…\" } of [issuer.corp] or of the route"];
+    let remedy =
+        ["give the API's URI as resource: params = { resource = \"…\" } of [issuer.corp] or of the route"];
     no_token(&world, 502, "token_refused", &facts, &remedy).await;
 }
 
@@ -81,7 +83,10 @@ async fn audience_missing() {
             r#"{"error":"access_denied","error_description":"No audience parameter was provided, and no default audience has been configured"}"#,
         ),
         (403, r#"{"error":"access_denied","error_description":"Service not found: https://api.example"}"#),
-        (400, r#"{"error":"invalid_request","error_description":"Requested audience 'x' has not been whitelisted by the OAuth 2.0 Client."}"#),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"Requested audience 'x' has not been whitelisted by the OAuth 2.0 Client."}"#,
+        ),
     ] {
         let setup = Setup::new().await;
         setup.issuer.always_this(vendor(status, body));

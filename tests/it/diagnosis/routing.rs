@@ -21,9 +21,8 @@ async fn refused(world: &World, call: Call, status: u16, code: &str, words: &[&s
 #[tokio::test]
 async fn route_not_matching() {
     let world = Setup::new().await.route("path_prefix = \"/billing\"").start().await;
-    let words = [
-        "no route serves this path on this host; `bearerd explain METHOD URL` tells which routes come near",
-    ];
+    let words =
+        ["no route serves this path on this host; `bearerd explain METHOD URL` tells which routes come near"];
     refused(&world, Call::get("/biling/invoices?secret=1"), 404, "no_route", &words).await;
     assert!(!world.log().text().contains("secret=1"));
     let url = format!("http://{}/biling/invoices", world.address("main"));

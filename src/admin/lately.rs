@@ -1,0 +1,252 @@
+//! What routes did lately, from counters that are there anyway: they are read every ten seconds beside the request
+//! path, and compared with what they say when somebody asks.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use crate::metrics::{Counts, RouteMetrics};
+use crate::proxy::Snapshot;
+
+#[expect(clippy::disallowed_types, reason = "taken by the control thread alone, never on the request path")]
+type Lock<T> = std::sync::Mutex<T>;
+
+/// How often counters are read.
+pub(super) const EVERY: Duration = Duration::from_secs(10);
+/// How far back `lately` reaches, where the process has run so long.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// What a route did in the window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Lately {
+    pub(super) window: Duration,
+    pub(super) counts: Counts,
+}
+
+/// The readings of the last minute.
+pub(super) struct Readings(Lock<State>);
+
+struct State {
+    /// When the process began to count: everything was zero then.
+    started: Duration,
+    /// When counters were read, oldest first; by the clock that runs in suspend.
+    readings: VecDeque<Duration>,
+    routes: HashMap<Arc<str>, Track>,
+}
+
+/// One route's counters. A route without calls has none.
+struct Track {
+    /// Kept, so that a route of the same name that came later is known to be another.
+    metrics: Arc<RouteMetrics>,
+    /// Oldest first; a reading that found nothing new left none.
+    marks: VecDeque<(Duration, Counts)>,
+}
+
+impl Readings {
+    pub(super) fn new(started: Duration) -> Self {
+        Self(Lock::new(State { started, readings: VecDeque::new(), routes: HashMap::new() }))
+    }
+
+    /// Reads all counters, unless somebody just did: while the admin address moves, it is served twice.
+    pub(super) fn read(&self, now: Duration, snapshot: &Snapshot) {
+        let routes = snapshot.routes.iter().map(|route| (&route.config.name, &route.metrics));
+        self.with(|state| state.read(now, routes));
+    }
+
+    /// In the order of the snapshot's routes.
+    pub(super) fn lately(&self, now: Duration, snapshot: &Snapshot) -> Vec<Lately> {
+        self.with(|state| {
+            let since = state.begin(now);
+            let routes = snapshot.routes.iter();
+            routes.map(|route| state.lately(now, since, &route.config.name, &route.metrics)).collect()
+        })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn read<'a>(
+        &mut self,
+        now: Duration,
+        routes: impl Iterator<Item = (&'a Arc<str>, &'a Arc<RouteMetrics>)>,
+    ) {
+        // Timers are a little early or late.
+        if self.readings.back().is_some_and(|last| now.saturating_sub(*last) < EVERY / 2) {
+            return;
+        }
+        self.readings.push_back(now);
+        let since = self.begin(now);
+        while self.readings.front().is_some_and(|first| *first < since) {
+            self.readings.pop_front();
+        }
+        let mut before = std::mem::take(&mut self.routes);
+        for (name, metrics) in routes {
+            let counts = metrics.counts();
+            let track = before.remove(name).filter(|track| Arc::ptr_eq(&track.metrics, metrics));
+            if counts == Counts::default() {
+                continue;
+            }
+            let mut track =
+                track.unwrap_or_else(|| Track { metrics: Arc::clone(metrics), marks: VecDeque::new() });
+            track.mark(now, counts, since);
+            self.routes.insert(Arc::clone(name), track);
+        }
+    }
+
+    /// The oldest reading within the window, else the newest one, else the start.
+    fn begin(&self, now: Duration) -> Duration {
+        let oldest = now.saturating_sub(WINDOW);
+        if self.started >= oldest {
+            return self.started;
+        }
+        let within = self.readings.iter().find(|at| **at >= oldest);
+        within.or(self.readings.back()).copied().unwrap_or(self.started)
+    }
+
+    fn lately(&self, now: Duration, since: Duration, name: &str, metrics: &Arc<RouteMetrics>) -> Lately {
+        let track = self.routes.get(name).filter(|track| Arc::ptr_eq(&track.metrics, metrics));
+        let before = track.map_or_else(Counts::default, |track| track.counts_at(since));
+        Lately { window: now.saturating_sub(since), counts: metrics.counts().since(&before) }
+    }
+}
+
+impl Track {
+    /// Forgets what nobody will ask for: of the marks before the window, the last one says what it began with.
+    fn mark(&mut self, now: Duration, counts: Counts, since: Duration) {
+        if self.marks.back().is_none_or(|(_, last)| *last != counts) {
+            self.marks.push_back((now, counts));
+        }
+        while self.marks.get(1).is_some_and(|(at, _)| *at <= since) {
+            self.marks.pop_front();
+        }
+    }
+
+    /// Before the first mark there was nothing.
+    fn counts_at(&self, at: Duration) -> Counts {
+        let mark = self.marks.iter().rev().find(|(read, _)| *read <= at);
+        mark.map_or_else(Counts::default, |(_, counts)| *counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One route, read at every ten seconds of a clock that is only a number.
+    struct Scene {
+        state: State,
+        name: Arc<str>,
+        metrics: Arc<RouteMetrics>,
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(1_000 + seconds)
+    }
+
+    fn scene() -> Scene {
+        let state = State { started: at(0), readings: VecDeque::new(), routes: HashMap::new() };
+        Scene { state, name: Arc::from("billing"), metrics: Arc::default() }
+    }
+
+    impl Scene {
+        fn calls(&self, count: usize, status: u16) {
+            for _ in 0..count {
+                self.metrics.request(status, Duration::from_millis(3));
+            }
+        }
+
+        fn read(&mut self, seconds: u64) {
+            self.state.read(at(seconds), [(&self.name, &self.metrics)].into_iter());
+        }
+
+        /// (length of the window, calls, errors)
+        fn lately(&self, seconds: u64) -> (u64, u64, u64) {
+            let since = self.state.begin(at(seconds));
+            let lately = self.state.lately(at(seconds), since, &self.name, &self.metrics);
+            (lately.window.as_secs(), lately.counts.requests, lately.counts.errors)
+        }
+    }
+
+    #[test]
+    fn everything_since_the_start_is_lately_at_first() {
+        let mut scene = scene();
+        scene.calls(3, 200);
+        assert_eq!(scene.lately(2), (2, 3, 0), "before any reading");
+        scene.read(10);
+        scene.calls(2, 503);
+        assert_eq!(scene.lately(15), (15, 5, 2));
+    }
+
+    #[test]
+    fn what_is_older_than_a_minute_is_forgotten() {
+        let mut scene = scene();
+        for second in (0..=300).step_by(10) {
+            scene.read(second);
+            scene.calls(10, 200);
+        }
+        let (window, calls, _) = scene.lately(309);
+        assert_eq!((window, calls), (59, 60));
+        for second in (310..=400).step_by(10) {
+            scene.read(second);
+        }
+        assert_eq!(scene.lately(405), (55, 0, 0));
+        assert_eq!(scene.state.readings.len(), 7);
+        assert_eq!(scene.state.routes[&scene.name].marks.len(), 1, "a quiet route keeps one mark");
+        scene.calls(4, 200);
+        assert_eq!(scene.lately(409), (59, 4, 0));
+    }
+
+    #[test]
+    fn a_busy_route_keeps_no_more_marks_than_the_window_has_readings() {
+        let mut scene = scene();
+        for second in (0..=1000).step_by(10) {
+            scene.calls(1, 200);
+            scene.read(second);
+        }
+        assert!(scene.state.routes[&scene.name].marks.len() <= 7);
+    }
+
+    #[test]
+    fn a_route_without_calls_keeps_nothing() {
+        let mut scene = scene();
+        scene.read(10);
+        assert!(scene.state.routes.is_empty());
+    }
+
+    #[test]
+    fn a_route_that_went_and_came_back_starts_anew() {
+        let mut scene = scene();
+        scene.calls(5, 500);
+        scene.read(10);
+        scene.metrics = Arc::default();
+        scene.calls(2, 200);
+        assert_eq!(scene.lately(12), (12, 2, 0), "before it was read");
+        scene.read(20);
+        scene.calls(1, 200);
+        assert_eq!(scene.lately(75).1, 1, "the two calls of before the window are not counted");
+        scene.state.read(at(30), [].into_iter());
+        assert!(scene.state.routes.is_empty(), "it is gone");
+    }
+
+    #[test]
+    fn after_a_suspend_the_last_reading_is_compared_with() {
+        let mut scene = scene();
+        scene.calls(5, 200);
+        scene.read(100);
+        scene.calls(1, 200);
+        assert_eq!(scene.lately(5_000), (4_900, 1, 0));
+        scene.read(5_000);
+        assert_eq!(scene.lately(5_001), (1, 0, 0));
+    }
+
+    #[test]
+    fn two_readers_at_once_are_one() {
+        let mut scene = scene();
+        scene.read(10);
+        scene.read(11);
+        assert_eq!(scene.state.readings.len(), 1);
+    }
+}

@@ -1,0 +1,99 @@
+// What somebody who was called must see first: {key, kind, what, why, remedy, code, at, foot}.
+
+// So long does a failed call stay among the problems, in seconds.
+const RECENT = 120;
+
+function since(now, at) {
+  return (Date.parse(now) - Date.parse(at)) / 1000;
+}
+
+function tokenProblem(token) {
+  const last = token.last_error;
+  if (!last) return null;
+  const holds = token.state === "valid";
+  const routes = token.routes.join(", ");
+  const what = holds
+    ? "The token of issuer " + token.issuer + " cannot be renewed; the one that is there still serves " + routes
+    : "There is no token of issuer " + token.issuer + ": calls on " + routes + " fail";
+  const foot = [last.failures_in_a_row + (last.failures_in_a_row === 1 ? " failure" : " failures in a row")];
+  if (last.trace) foot.push(last.trace);
+  return {
+    key: "token " + token.routes[0], kind: holds ? "warn" : "bad", what, why: last.detail, remedy: last.remedy || null,
+    code: last.code, at: last.at, next: last.next_try, foot: foot.join(" · "),
+  };
+}
+
+// A route whose token is among the problems is named there.
+function routeProblem(route, now, without) {
+  const { errors, requests } = route.lately;
+  const last = route.last_error;
+  const fresh = last !== null && last.status >= 500 && since(now, last.at) < RECENT;
+  if (errors === 0 && !fresh) return null;
+  if (fresh && last.code.startsWith("token_") && without.has(route.name)) return null;
+  const counted = errors > 0 ? errors + " of " + calls(requests) + " failed lately" : "a call failed";
+  return {
+    key: "route " + route.name, kind: errors * 2 >= requests ? "bad" : "warn", what: "Route " + route.name + ": " + counted,
+    why: fresh ? last.detail : "the upstream " + route.upstream + " answered with a 5xx itself; see its log",
+    remedy: null, code: fresh ? last.code : null, at: fresh ? last.at : null, next: null,
+    foot: fresh ? "request " + last.request_id : "",
+  };
+}
+
+function refusalProblem(route, now) {
+  const refusal = route.upstream_refusal;
+  if (!refusal || since(now, refusal.at) > RECENT) return null;
+  return {
+    key: "refusal " + route.name, kind: "bad", what: "Route " + route.name + ": its upstream refuses good tokens",
+    why: refusal.detail, remedy: null, code: String(refusal.status), at: refusal.at, next: null, foot: "",
+  };
+}
+
+function otherProblems(status) {
+  const found = [];
+  const plain = { remedy: null, code: null, at: null, next: null, foot: "" };
+  const reload = status.config.last_reload;
+  if (reload && !reload.ok) {
+    found.push({
+      ...plain, key: "reload", kind: "bad", at: reload.at, why: reload.error || "",
+      what: "The last reload failed: version " + status.config.version + " of the config serves on",
+    });
+  }
+  if (status.draining) {
+    found.push({ ...plain, key: "ending", kind: "warn", what: "The process is ending", why: "It was asked to; calls under way are served to their end." });
+  }
+  for (const webhook of status.webhooks.filter((webhook) => webhook.problem)) {
+    found.push({ ...plain, key: "webhook " + webhook.name, kind: "bad", what: "Webhook " + webhook.name, why: webhook.problem });
+  }
+  for (const issuer of status.issuers.filter((issuer) => issuer.credential === "standby")) {
+    found.push({
+      ...plain, key: "standby " + issuer.name, kind: "warn", what: "Issuer " + issuer.name + " takes its standby credential alone",
+      why: "The first one is refused: mend client_id or client_secret of issuer " + issuer.name + ".",
+    });
+  }
+  return found;
+}
+
+function unroutedProblem(status) {
+  const last = status.unrouted.last_error;
+  if (!last || since(status.now, last.at) > RECENT) return null;
+  return {
+    key: "unrouted", kind: "warn", what: "A call reached no route", why: last.detail, remedy: null, code: last.code,
+    at: last.at, next: null, foot: "request " + last.request_id,
+  };
+}
+
+function problems(status) {
+  const tokens = status.tokens.map(tokenProblem).filter(Boolean);
+  const without = new Set(status.tokens.filter((token) => token.last_error).flatMap((token) => token.routes));
+  const routes = status.routes.flatMap((route) => [refusalProblem(route, status.now), routeProblem(route, status.now, without)]);
+  const all = [...otherProblems(status), ...tokens, ...routes, unroutedProblem(status)].filter(Boolean);
+  const unready = !status.ready && !status.draining && !all.some((problem) => problem.kind === "bad");
+  if (unready) {
+    all.push({
+      key: "unready", kind: "warn", what: "Not ready yet", why: "A token or a value that calls need is still missing; /readyz says which.",
+      remedy: null, code: null, at: null, next: null, foot: "",
+    });
+  }
+  // Stable: among equals the order above stays.
+  return all.sort((a, b) => (a.kind === "bad" ? 0 : 1) - (b.kind === "bad" ? 0 : 1));
+}

@@ -1,0 +1,297 @@
+// Tables and what stands in them. Each maker gives back a function that writes an item into its nodes.
+
+// --- tables: a body of rows for each item, so that a note can stand below its row ---
+
+function table(id, labels) {
+  const made = node("table");
+  made.setAttribute("role", "table");
+  const head = made.createTHead();
+  head.setAttribute("role", "rowgroup");
+  const row = head.insertRow();
+  row.setAttribute("role", "row");
+  for (const label of labels) {
+    const th = node("th", "", label);
+    th.scope = "col";
+    th.setAttribute("role", "columnheader");
+    row.append(th);
+  }
+  const none = node("p", "none", "none");
+  const more = node("p", "dim");
+  at(id).append(made, none, more);
+  return { made, none, more, labels };
+}
+
+function fill(shown, items, make) {
+  shown.none.hidden = items.length > 0;
+  shown.made.hidden = items.length === 0;
+  sync(shown.made, items.slice(0, MOST_ROWS), (item) => body(shown.labels, item, make));
+  put(shown.more, items.length > MOST_ROWS ? "and " + (items.length - MOST_ROWS) + " more; /status has all" : "");
+}
+
+function body(labels, item, make) {
+  const made = node("tbody");
+  made.setAttribute("role", "rowgroup");
+  const row = made.insertRow();
+  const note = made.insertRow();
+  note.className = "note";
+  row.setAttribute("role", "row");
+  note.setAttribute("role", "row");
+  const cells = labels.map((label, index) => {
+    const td = row.insertCell();
+    td.setAttribute("role", "cell");
+    td.dataset.label = label;
+    if (index === 0) td.className = "lead";
+    const inner = node("div");
+    td.append(inner);
+    return inner;
+  });
+  const told = note.insertCell();
+  told.setAttribute("role", "cell");
+  told.colSpan = labels.length;
+  note.hidden = true;
+  made.update = make(cells, { row: note, cell: told }, item);
+  return made;
+}
+
+function sub(parent, kind) {
+  const made = node("span", kind || "sub");
+  parent.append(made);
+  return made;
+}
+
+// The last error below a row: what, which code, when, what to do.
+function noting(note) {
+  const code = node("span", "code bad");
+  const detail = node("span");
+  const remedy = node("strong");
+  const ago = time("");
+  note.cell.append(code, " ", detail, " ", remedy, " ", node("span", "dim", "("), ago, node("span", "dim", ")"));
+  ago.className = "dim";
+  return (error) => {
+    note.row.hidden = !error;
+    if (!error) return;
+    put(code, String(error.code || "error"));
+    put(detail, error.detail);
+    put(remedy, error.remedy && !error.detail.includes(error.remedy) ? error.remedy : "");
+    setTime(ago, error.at);
+  };
+}
+
+// --- routes ---
+
+function matches(match) {
+  const parts = [];
+  if (match.methods) parts.push(match.methods.join(", "));
+  if (match.host) parts.push(match.host);
+  parts.push(match.path !== null ? match.path + " (exactly)" : match.path_prefix);
+  if (match.headers.length) parts.push("if " + match.headers.join(", "));
+  if (match.listener) parts.push("on " + match.listener);
+  return parts.join(" ");
+}
+
+function routeState(route) {
+  const { requests, errors } = route.lately;
+  if (errors > 0) return errors * 2 >= requests ? ["bad", "failing"] : ["warn", "some errors"];
+  return requests > 0 ? ["good", "fine"] : ["idle", "no calls"];
+}
+
+function routeRow(cells, note) {
+  const [lead, serves, to, traffic, errors, latency] = cells;
+  const parts = { name: sub(lead, "name"), state: sub(lead, "mark") };
+  parts.name.after(" ");
+  const issuer = [node("span"), sub(to)];
+  to.prepend(issuer[0]);
+  const numbers = [traffic, errors, latency].map((cell) => [sub(cell, "number"), sub(cell)]);
+  const tell = noting(note);
+  return (route) => {
+    const lately = route.lately;
+    put(parts.name, route.name);
+    mark(parts.state, ...routeState(route));
+    put(serves, matches(route.match));
+    put(issuer[0], route.upstream);
+    put(issuer[1], route.issuer ? "token of " + route.issuer : "no token (anonymous)");
+    put(numbers[0][0], rate(lately.per_second));
+    put(numbers[0][1], calls(route.requests) + " in all");
+    put(numbers[1][0], String(lately.errors));
+    dress(numbers[1][0], lately.errors > 0 ? "number bad" : "number");
+    put(numbers[1][1], lately.errors > 0 ? Math.round((100 * lately.errors) / Math.max(1, lately.requests)) + " %" : "");
+    put(numbers[2][0], milliseconds(lately.p50_ms));
+    put(numbers[2][1], lately.p99_ms === null ? "" : "p99 " + milliseconds(lately.p99_ms));
+    tell(route.last_error || refused(route));
+  };
+}
+
+function refused(route) {
+  return route.upstream_refusal && { ...route.upstream_refusal, code: route.upstream_refusal.status };
+}
+
+// --- tokens ---
+
+function tokenState(token) {
+  if (token.fetching) return [token.state === "valid" ? "good" : "warn", token.state + ", being fetched"];
+  if (token.state === "valid") return token.last_error ? ["warn", "valid, renewal fails"] : ["good", "valid"];
+  if (token.last_error) return ["bad", token.state === "none" ? "no token" : "expired"];
+  return token.state === "expired" ? ["idle", "expired, not in use"] : ["warn", "no token"];
+}
+
+function bar(parent) {
+  const made = node("div", "bar");
+  made.setAttribute("role", "meter");
+  made.setAttribute("aria-label", "time left");
+  made.setAttribute("aria-valuemin", "0");
+  const inner = node("div", "fill");
+  const renewal = node("div", "renewal");
+  made.append(inner, renewal);
+  const words = node("span", "number");
+  parent.append(made, words);
+  return { made, inner, renewal, words, end: null, of: null, life: 0, kind: "good" };
+}
+
+// The end by this page's clock. `seconds_left` is cut to whole seconds, so a later answer only moves it where it says
+// something else; the bar would go back and forth otherwise.
+function setEnd(bar, token) {
+  bar.life = token.age_seconds === null ? 0 : token.age_seconds + token.seconds_left;
+  if (token.expires_at === null) {
+    bar.end = null;
+    bar.of = null;
+    return;
+  }
+  const end = heard / 1000 + token.seconds_left;
+  const same = bar.of === token.expires_at && end > bar.end - 1.5 && end < bar.end + 1.5;
+  if (!same) bar.end = end;
+  bar.of = token.expires_at;
+  // A whole life that is known to the second only must not make the bar jump either.
+  bar.life = Math.max(1, (Date.parse(token.expires_at) - Date.parse(token.fetched_at)) / 1000);
+  const renewal = token.renew_at === null ? null : (Date.parse(token.expires_at) - Date.parse(token.renew_at)) / 1000 / bar.life;
+  bar.renewal.hidden = renewal === null || renewal <= 0 || renewal >= 1;
+  if (!bar.renewal.hidden) bar.renewal.style.left = 100 * renewal + "%";
+}
+
+function moveBar(bar) {
+  if (gone) return;
+  const left = bar.end === null ? 0 : Math.max(0, bar.end - performance.now() / 1000);
+  const share = bar.life > 0 ? Math.min(1, left / bar.life) : 0;
+  bar.inner.style.width = 100 * share + "%";
+  dress(bar.inner, "fill " + (left === 0 ? "bad" : bar.kind));
+  const words = bar.end === null ? "nothing to show" : left === 0 ? "ended" : duration(left) + " left of " + duration(bar.life);
+  put(bar.words, words);
+  bar.made.setAttribute("aria-valuemax", String(Math.round(bar.life)));
+  bar.made.setAttribute("aria-valuenow", String(Math.round(left)));
+  bar.made.setAttribute("aria-valuetext", words);
+}
+
+const bars = new Map();
+
+function tokenRow(cells, note, first) {
+  const [lead, scopes, life, fetched, renewal] = cells;
+  const parts = { name: sub(lead, "name"), state: sub(lead, "mark"), routes: sub(lead) };
+  parts.name.after(" ");
+  life.className = "life";
+  const shown = bar(life);
+  bars.set(first.key, shown);
+  const ago = time("");
+  const never = node("span", "dim", "never");
+  fetched.append(ago, never);
+  const [granted, due, parameters] = [sub(scopes, ""), node("span"), sub(scopes)];
+  const when = time("");
+  renewal.append(due, when);
+  const tell = noting(note);
+  return (token) => {
+    put(parts.name, token.issuer);
+    mark(parts.state, ...tokenState(token));
+    put(parts.routes, "for " + token.routes.join(", ") + (token.waiters ? "; " + calls(token.waiters) + " waiting" : ""));
+    put(granted, (token.granted_scope || token.scopes.join(" ")) || "no scopes");
+    put(parameters, token.parameters.length ? "with " + token.parameters.join(", ") : "");
+    ago.hidden = token.fetched_at === null;
+    never.hidden = token.fetched_at !== null;
+    setTime(ago, token.fetched_at || "");
+    const next = token.last_error && token.last_error.next_try;
+    put(due, next ? "next try " : token.renew_at ? "when used, " : "–");
+    when.hidden = !next && !token.renew_at;
+    setTime(when, next || token.renew_at || "");
+    shown.kind = token.last_error ? "warn" : "good";
+    setEnd(shown, token);
+    moveBar(shown);
+    tell(token.last_error);
+  };
+}
+
+// --- the rest ---
+
+function plainRow(cells) {
+  return (item) => item.cells.forEach((value, index) => {
+    const [text, kind] = Array.isArray(value) ? value : [value, index === 0 ? "name" : ""];
+    put(cells[index], String(text));
+    dress(cells[index], kind);
+  });
+}
+
+function issuerItem(issuer, tokens) {
+  const own = tokens.filter((token) => token.issuer === issuer.name);
+  const failing = own.filter((token) => token.last_error).length;
+  const state = failing ? ["✗ " + failing + " of " + own.length + " tokens failing", "bad"] : own.length ? ["✓ fine", "good"] : ["· not in use", "idle"];
+  return {
+    key: issuer.name,
+    cells: [issuer.name, state, issuer.url + (issuer.discovery ? " (discovery)" : ""), issuer.preset || "–", issuer.grant_type || "–",
+      issuer.client_auth, issuer.credential === "standby" ? ["▲ standby", "warn"] : "current", issuer.required ? "yes" : "no"],
+  };
+}
+
+function webhookItem(webhook) {
+  const refusal = webhook.last_refusal;
+  const value = webhook.problem ? ["✗ " + webhook.problem, "bad"] : webhook.has_value ? ["✓ there", "good"] : ["▲ none yet", "warn"];
+  return {
+    key: webhook.name,
+    cells: [webhook.name, webhook.address + webhook.path, value, webhook.received_at || "never", refusal ? refusal.at + ": " + refusal.detail : "–"],
+  };
+}
+
+function problemCard() {
+  const made = node("li", "card");
+  const what = node("p", "what");
+  const [sign, said] = [node("span", "mark"), node("span")];
+  what.append(sign, said);
+  const [why, remedy, foot] = [node("p"), node("p"), node("p", "foot")];
+  const [code, ago, words, next] = [node("span", "code"), time(""), node("span"), time("")];
+  foot.append(code, " ", ago, " ", words, " ", next);
+  made.append(what, why, remedy, foot);
+  made.update = (problem) => {
+    dress(made, "card " + problem.kind);
+    mark(sign, problem.kind, problem.kind === "bad" ? "failing" : "look");
+    put(said, problem.what);
+    put(why, problem.why);
+    put(remedy, problem.remedy && !problem.why.includes(problem.remedy) ? "→ " + problem.remedy : "");
+    code.hidden = !problem.code;
+    put(code, problem.code || "");
+    ago.hidden = !problem.at;
+    setTime(ago, problem.at || "");
+    put(words, problem.foot + (problem.next ? (problem.foot ? " · " : "") + "next try" : ""));
+    next.hidden = !problem.next;
+    setTime(next, problem.next || "");
+    foot.hidden = !problem.code && !problem.at && !problem.foot && !problem.next;
+  };
+  return made;
+}
+
+function configFacts(status) {
+  const { config } = status;
+  const reload = config.last_reload;
+  const facts = [["file", config.path, null], ["version", String(config.version), null], ["loaded", "", config.loaded_at]];
+  facts.push(["last reload", reload === null ? "none since the start" : reload.ok ? "✓ taken" : "✗ " + reload.error, reload && reload.at]);
+  facts.push(["started", "", status.started_at]);
+  if (status.log_lines_dropped) facts.push(["log lines lost", String(status.log_lines_dropped), null]);
+  const list = at("config").querySelector("dl");
+  sync(list, facts.flatMap(([name, text, when]) => [{ key: "t " + name, text: name }, { key: "d " + name, text, when }]), (item) => {
+    const made = node(item.key.startsWith("t ") ? "dt" : "dd");
+    const [said, ago] = [node("span"), time("")];
+    made.append(said, " ", ago);
+    made.update = ({ text, when }) => {
+      put(said, text);
+      ago.hidden = !when;
+      setTime(ago, when || "");
+      dress(said, text.startsWith("✗") ? "bad" : "");
+    };
+    return made;
+  });
+}
+

@@ -1,0 +1,192 @@
+//! Every line of ours has its event: in the sources, in the document, in what a run writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::{Answer, Call, Setup};
+
+/// What is known of an event: levels and fields.
+type Events = BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)>;
+
+/// Lines that are written without the macros of `tracing`.
+const BY_HAND: [(&str, &str); 1] = [("log.lines_dropped", "warn")];
+
+const LEVELS: [&str; 5] = ["trace", "debug", "info", "warn", "error"];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name == "tests" || name == "tests.rs" || name == "fuzz.rs" {
+            continue;
+        }
+        if path.is_dir() {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The arguments of the call whose opening bracket was just passed, split at the commas of the outermost level.
+fn arguments(text: &str) -> Vec<String> {
+    let (mut found, mut depth, mut quoted, mut escaped) = (vec![String::new()], 0, false, false);
+    for char in text.chars() {
+        match char {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            '(' | '[' | '{' => depth += 1,
+            ')' if depth == 0 => break,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                found.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        found.last_mut().unwrap().push(char);
+    }
+    found.iter().map(|argument| argument.trim().to_owned()).filter(|argument| !argument.is_empty()).collect()
+}
+
+/// Every call of a logging macro in the sources, tests left out.
+fn in_sources() -> Events {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let mut events = Events::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        // Tests that stand in the file itself come last in it.
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for level in LEVELS {
+            let mut rest = text;
+            while let Some(at) = rest.find(&format!("{level}!(")) {
+                rest = &rest[at + level.len() + 2..];
+                one_call(&file, level, rest, &mut events);
+            }
+        }
+    }
+    for (name, level) in BY_HAND {
+        events.entry(name.to_owned()).or_default().0.insert(level.to_owned());
+    }
+    events
+}
+
+fn one_call(file: &Path, level: &str, text: &str, events: &mut Events) {
+    let mut arguments = arguments(text).into_iter().filter(|argument| !argument.starts_with("target:"));
+    let first = arguments.next().unwrap_or_default();
+    let name = first.strip_prefix("event = \"").and_then(|rest| rest.strip_suffix('"'));
+    let Some(name) = name else {
+        panic!("{}: the first field of this {level}! is no event: {first}", file.display());
+    };
+    let plain = |char: char| char.is_ascii_lowercase() || matches!(char, '_' | '.');
+    assert!(name.chars().all(plain) && name.matches('.').count() <= 1, "{}: {name}", file.display());
+    let event = events.entry(name.to_owned()).or_default();
+    event.0.insert(level.to_owned());
+    for field in arguments.take_while(|argument| !argument.starts_with('"')) {
+        let field = field.split('=').next().unwrap().trim().trim_start_matches(['%', '?']);
+        event.1.insert(field.to_owned());
+    }
+}
+
+fn in_document() -> Events {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/logs.md")).unwrap();
+    let table = text.split("## Events").nth(1).expect("the table of events");
+    let mut events = Events::new();
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [event, levels, fields, meaning, remedy] = cells[..] else { panic!("five cells: {row}") };
+        assert!(!meaning.is_empty(), "{row}");
+        let loud = levels.contains("warn") || levels.contains("error");
+        assert!(!loud || !remedy.is_empty() || event == "`process.hurried`", "what to do? {row}");
+        let list = |cell: &str| cell.split(", ").filter(|name| !name.is_empty()).map(unquoted).collect();
+        let before = events.insert(unquoted(event), (list(levels), list(fields)));
+        assert!(before.is_none(), "twice: {row}");
+    }
+    events
+}
+
+fn unquoted(name: &str) -> String {
+    name.trim_matches('`').to_owned()
+}
+
+#[test]
+fn every_log_call_has_its_event_and_every_event_its_row() {
+    let (built, documented) = (in_sources(), in_document());
+    assert!(built.len() > 40, "{} events were found", built.len());
+    for (name, found) in &built {
+        assert_eq!(documented.get(name), Some(found), "docs/logs.md, event {name} (levels, fields)");
+    }
+    let unknown: Vec<_> = documented.keys().filter(|name| !built.contains_key(*name)).collect();
+    assert!(unknown.is_empty(), "docs/logs.md has events that nothing logs: {unknown:?}");
+}
+
+#[tokio::test]
+async fn every_json_line_of_a_run_has_its_time_its_level_and_its_event() {
+    let mut world = Setup::new().await.log("format = \"json\"\nlevel = \"trace\"").start().await;
+    world.get("/fine").await.expect_status(200);
+    world.upstream().next(Answer::unauthorized());
+    world.get("/refused").await.expect_status(200);
+    world.call(Call::get("/").host("elsewhere.test")).await.expect_status(421);
+    world.change(|text| format!("nonsense = 1\n{text}"));
+    world.reload().await;
+    world.change(|text| text.replacen("nonsense = 1\n", "", 1));
+    world.reload().await;
+    let status = world.proxy.stop().await;
+    assert_eq!(status.code(), Some(0));
+    world.log().wait("the end", |line| line.contains("process.ended")).await;
+
+    let known = in_document();
+    let mut seen = BTreeSet::new();
+    for line in world.log().lines() {
+        let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let text =
+            |name: &str| value[name].as_str().unwrap_or_else(|| panic!("no {name}: {line}")).to_owned();
+        assert!(humantime::parse_rfc3339(&text("timestamp")).is_ok(), "{line}");
+        let level = text("level").to_lowercase();
+        assert!(LEVELS.contains(&level.as_str()), "{line}");
+        let ours = text("target").split("::").next() == Some("bearerd");
+        assert_eq!(ours, value.get("event").is_some(), "{line}");
+        if ours {
+            let (levels, _) = known.get(&text("event")).unwrap_or_else(|| panic!("not documented: {line}"));
+            assert!(levels.contains(&level), "{line}");
+            assert!(line.contains(&format!(r#","target":"{}","event":"#, text("target"))), "{line}");
+            seen.insert(text("event"));
+        }
+    }
+    for event in ["access", "config.problem", "config.reload_failed", "config.reloaded", "process.started"] {
+        assert!(seen.contains(event), "{event} was not logged, only {seen:?}");
+    }
+    for event in ["listener.opened", "process.ending", "token.fetched", "token.replaced"] {
+        assert!(seen.contains(event), "{event} was not logged, only {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_level_that_is_changed_in_the_file_holds_from_the_reload_on() {
+    let mut world = Setup::new().await.log("level = \"info\"").start().await;
+    let call = |id: &'static str| Call::get("/").header("X-Request-Id", id);
+    world.call(call("loud-before")).await.expect_status(200);
+    world.log().wait("the first call", |line| line.contains("loud-before")).await;
+    assert!(!world.log().text().contains("token.asked"), "that is debug");
+
+    world.change(|text| text.replace("level = \"info\"", "level = \"error\""));
+    world.reload().await;
+    world.call(call("quiet")).await.expect_status(200);
+
+    world.change(|text| {
+        text.replace("level = \"error\"", "level = \"warn,bearerd::access=info,bearerd::issuer=debug\"")
+    });
+    world.reload().await;
+    world.file("secret", "another secret, so that another token is asked for");
+    world.upstream().next(Answer::unauthorized());
+    world.call(call("loud-again")).await.expect_status(200);
+    world.log().wait("the last call", |line| line.contains("loud-again")).await;
+    world.log().wait("the token request", |line| line.contains("\"event\":\"token.asked\"")).await;
+    assert!(!world.log().text().contains("\"quiet\""), "{}", world.log().text());
+}

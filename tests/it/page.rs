@@ -1,0 +1,242 @@
+//! The page at the admin address, as a browser shows it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use crate::support::browser::Browser;
+use crate::support::{Answer, Call, Client, Setup, World};
+
+/// A name as an attacker would choose it; `scopes` may hold no space.
+const HOSTILE: &str = "<img/src=x/onerror=window.hit=1>";
+
+const CONFIG: &str = r#"
+[admin]
+address = "127.0.0.1:0"
+
+[log]
+format = "json"
+
+[listener.main]
+address = "127.0.0.1:0"
+
+[issuer.corp]
+token_url = "{issuer}/corp/token"
+client_id = "shop"
+client_secret = { file = "secret" }
+scopes = ["orders.read", "orders.write"]
+
+[issuer.ledger]
+token_url = "{issuer}/ledger/token"
+client_id = "shop-ledger"
+client_secret = { file = "secret" }
+scopes = ["ledger.read"]
+required = false
+
+[[route]]
+name = "orders"
+path_prefix = "/orders"
+upstream = "{upstream}/v2/orders"
+issuer = "corp"
+
+[[route]]
+name = "payments"
+path_prefix = "/payments"
+upstream = "{upstream}/payments"
+issuer = "corp"
+scopes = ["payments.write"]
+params = { audience = "https://payments.example" }
+
+[[route]]
+name = "ledger"
+path_prefix = "/ledger"
+methods = ["GET", "POST"]
+upstream = "{upstream}/ledger"
+issuer = "ledger"
+
+[[route]]
+name = "rates"
+path = "/rates"
+upstream = "{upstream}/rates.json"
+anonymous = true
+"#;
+
+/// Everything works.
+async fn good() -> Setup {
+    let setup = Setup::new().await;
+    setup.issuer.always(|request, n| {
+        let seconds = if request.target().contains("ledger") { 40 } else { 3600 };
+        Answer::token_for(&format!("token-{n}"), seconds)
+    });
+    setup.whole(CONFIG)
+}
+
+/// One issuer refuses us and says hostile things, one upstream refuses good tokens, one answers 503.
+async fn failing() -> Setup {
+    let setup = good().await;
+    setup.issuer.always(|request, n| {
+        if !request.target().contains("ledger") {
+            return Answer::token(&format!("token-{n}"));
+        }
+        let said = "unknown client <img src=x onerror=\"window.hit = 1\"><script>window.hit = 1</script>";
+        let body = serde_json::json!({ "error": "invalid_client", "error_description": said });
+        Answer::status(401).body(body.to_string())
+    });
+    setup.upstream.always(|request, _| match request.target() {
+        target if target.contains("payments") => Answer::unauthorized(),
+        target if target.contains("rates") => Answer::status(503).body("down"),
+        _ => Answer::ok("ok"),
+    });
+    setup.whole(&CONFIG.replace("\"orders.write\"", &format!("\"orders.write\", \"{HOSTILE}\"")))
+}
+
+async fn call(world: &World, target: &str, times: usize) {
+    let mut client = Client::tcp(world.address("main")).await;
+    for _ in 0..times {
+        client.call(&Call::get(target)).await;
+    }
+}
+
+async fn traffic(world: &World) {
+    call(world, "/orders/7", 30).await;
+    call(world, "/payments", 4).await;
+    call(world, "/ledger/entries", 3).await;
+    call(world, "/rates", 5).await;
+}
+
+/// A browser with the page open.
+async fn open(world: &World) -> Browser {
+    let mut browser = Browser::start().await;
+    browser.open(&format!("http://{}/", world.address("admin"))).await;
+    browser.says("#routes", "orders").await;
+    browser
+}
+
+async fn wrong_reload(world: &mut World) {
+    world.change(|text| format!("wrokers = 2\n{text}"));
+    world.reload().await;
+}
+
+#[tokio::test]
+async fn the_page_lives_without_loading_again_and_asks_for_nothing_but_the_status() {
+    let mut world = good().await.start().await;
+    world.ready().await;
+    traffic(&world).await;
+    let mut browser = open(&world).await;
+    browser.evaluate("window.same = true").await;
+    browser.says("#state", "ready").await;
+    browser.says("#problems", "None.").await;
+    browser.says("#tokens", "orders.read orders.write").await;
+    browser.says("#tokens", "ledger.read").await;
+    browser.says("#config", "bearerd.toml").await;
+    browser.says("#facts", "config version 1").await;
+    browser.says("#issuers", "/ledger/token").await;
+
+    // The bar of the token that lives for 40 s.
+    let width = "document.querySelector('[data-key=ledger] .fill').getBoundingClientRect().width";
+    let before = browser.evaluate(width).await.as_f64().unwrap();
+    assert!(before > 1.0, "{before}");
+    browser.until("the bar to shrink", &format!("{width} < {} - 2", before)).await;
+
+    call(&world, "/orders/7", 60).await;
+    browser.says("#routes [data-key=orders]", "90 calls in all").await;
+    world.change(|text| format!("{text}\n[[route]]\nname = \"added\"\npath = \"/added\"\nupstream = \"{{upstream}}\"\nanonymous = true\n"));
+    world.reload().await;
+    browser.says("#facts", "config version 2").await;
+    browser.says("#routes", "added").await;
+    browser.says("#config", "taken").await;
+    assert_eq!(browser.evaluate("window.same").await, true, "the page was not loaded again");
+
+    browser.expect_content().await;
+    let admin = format!("http://{}", world.address("admin"));
+    let asked: BTreeSet<String> =
+        browser.requested().into_iter().filter(|url| url != "about:blank").collect();
+    let wanted = [format!("{admin}/"), format!("{admin}/status"), "data:,".to_owned()];
+    assert!(asked.iter().all(|url| wanted.contains(url)), "{asked:?}");
+    assert!(asked.contains(&wanted[1]));
+}
+
+#[tokio::test]
+async fn the_page_says_so_when_nobody_answers_and_keeps_what_it_knew() {
+    let mut world = good().await.start().await;
+    world.ready().await;
+    let mut browser = open(&world).await;
+    assert_eq!(world.proxy.stop().await.code(), Some(0));
+    browser.says("#gone", "does not answer any more").await;
+    browser.says("#state", "no answer").await;
+    browser.says("#facts", "old").await;
+    browser.says("#tokens", "orders.read").await;
+    assert_eq!(browser.evaluate("document.body.classList.contains('stale')").await, true);
+    browser.screen(1100, 700, false).await;
+    browser.picture("status-page-gone.png").await;
+}
+
+#[tokio::test]
+async fn what_fails_is_at_the_top_with_its_cause_and_markup_is_text() {
+    let mut world = failing().await.start().await;
+    traffic(&world).await;
+    call(&world, "/nowhere", 1).await;
+    wrong_reload(&mut world).await;
+    let mut browser = open(&world).await;
+    browser.screen(1180, 900, false).await;
+    browser.says("#problems", "The last reload failed").await;
+    let problems = browser.text("#problems").await;
+    for wanted in [
+        "wrokers",
+        "There is no token of issuer ledger: calls on ledger fail",
+        "invalid_client",
+        "unknown client <img src=x onerror=",
+        "next try in",
+        "Route payments: its upstream refuses good tokens",
+        "answers 401 to a token that issuer corp had only just granted",
+        "Route rates: 5 of 5 calls failed lately",
+        "A call reached no route",
+    ] {
+        assert!(problems.contains(wanted), "{wanted:?} in {problems}");
+    }
+    let first = browser.evaluate("document.querySelector('main').innerText.indexOf('Problems') < document.querySelector('main').innerText.indexOf('Routes')").await;
+    assert_eq!(first, true);
+    browser.says("#routes [data-key=rates]", "failing").await;
+    browser.says("#routes [data-key=ledger]", "token_refused").await;
+    browser.says("#tokens [data-key=ledger]", "no token").await;
+    browser.says("#tokens", HOSTILE).await;
+    browser.says("#state", "ready, with problems").await;
+    assert_eq!(browser.evaluate("document.images.length + (window.hit || 0)").await, 0);
+    browser.expect_content().await;
+    for (name, dark) in [("status-page.png", false), ("status-page-dark.png", true)] {
+        browser.dark(dark).await;
+        browser.picture(name).await;
+    }
+    phone(&mut browser, "failing").await;
+}
+
+#[tokio::test]
+async fn the_page_can_be_read_on_a_phone_and_by_a_screen_reader() {
+    let world = good().await.start().await;
+    world.ready().await;
+    traffic(&world).await;
+    let mut browser = open(&world).await;
+    browser.screen(1180, 900, false).await;
+    browser.says("#problems", "None.").await;
+    browser.picture("status-page-good.png").await;
+    phone(&mut browser, "good").await;
+    let meters = "[...document.querySelectorAll('[role=meter]')].map((it) => it.getAttribute('aria-valuetext')).join()";
+    let meters = browser.evaluate(meters).await;
+    assert!(meters.as_str().unwrap().contains("left of 60 min"), "{meters}");
+    let nameless = "[...document.querySelectorAll('section')].filter((it) => !document.getElementById(it.getAttribute('aria-labelledby'))).length";
+    assert_eq!(browser.evaluate(nameless).await, 0);
+    let pressed = "document.querySelectorAll('button, input, form, select, textarea, [onclick]').length";
+    assert_eq!(browser.evaluate(pressed).await, 0, "nothing to press");
+    browser.expect_content().await;
+}
+
+/// No width that phones have makes the page scroll sideways.
+async fn phone(browser: &mut Browser, name: &str) -> PathBuf {
+    browser.dark(false).await;
+    for width in [320, 360, 400] {
+        browser.screen(width, 800, true).await;
+        let widest = browser.evaluate("document.documentElement.scrollWidth").await.as_u64().unwrap();
+        assert!(widest <= u64::from(width), "{widest} of {width}");
+    }
+    browser.screen(360, 800, true).await;
+    browser.picture(&format!("status-page-phone-{name}.png")).await
+}
