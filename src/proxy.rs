@@ -85,6 +85,8 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
             detail = error.detail,
             "call failed"
         );
+    } else {
+        record.log_refusal(&error.detail);
     }
     record.metrics().note_failure(Failure {
         at: SystemClock.wall(),

@@ -161,8 +161,10 @@ impl Control {
             for message in messages {
                 tracing::error!(event = "config.problem", "{message}");
             }
+            let config = &self.shared.snapshot.load().config;
             tracing::error!(
                 event = "config.reload_failed",
+                config = %config.path.display(),
                 "the config was not reloaded; the running one stays in force"
             );
         }
@@ -256,7 +258,8 @@ impl Control {
             );
         } else {
             let (routes, issuers) = (after.config.routes.len(), after.config.issuers.len());
-            tracing::info!(event = "config.reloaded", version, routes, issuers, "the config was reloaded");
+            let config = after.config.path.display();
+            tracing::info!(event = "config.reloaded", %config, version, routes, issuers, "the config was reloaded");
         }
     }
 }

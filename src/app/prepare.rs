@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use super::build::connects_with;
 use super::listeners;
-use crate::config::{self, Config, Problem, Problems};
+use crate::config::{self, Config, Problem, Problems, Severity};
 use crate::listener::ListenerSettings;
 use crate::metrics::Metrics;
 use crate::net::connect::Offer;
 use crate::net::tls;
 use crate::reload::{Change, Contents, Watched, folders_to_watch};
+
+/// The one key that a reload does not apply.
+const WORKERS: &str = "workers";
 
 /// Why the files are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,18 +32,21 @@ pub(super) struct Seen {
     pub(super) contents: Contents,
     /// What changed since the config in force was put in force: a refused reload leaves it for the next one.
     pub(super) unapplied: Change,
+    /// Threads that serve calls, from start to end.
+    pub(super) workers: usize,
 }
 
 impl Seen {
     pub(super) fn of(config: &Config) -> Self {
         let watched = Watched::of(config);
         let contents = Contents::read(&watched);
-        Self { watched, contents, unapplied: Change::default() }
+        Self { watched, contents, unapplied: Change::default(), workers: config.workers }
     }
 
     /// After a look that broke down: the next one takes everything as changed.
-    pub(super) fn unknown(config: &Config) -> Self {
-        Self { watched: Watched::of(config), contents: Contents::default(), unapplied: Change::default() }
+    pub(super) fn unknown(config: &Config, workers: usize) -> Self {
+        let watched = Watched::of(config);
+        Self { watched, contents: Contents::default(), unapplied: Change::default(), workers }
     }
 }
 
@@ -95,13 +101,14 @@ fn load(
     // Where only secrets or certificates changed the config stays, and with it what its references last read: a file
     // that is half written now does not lose its last good value.
     let config = if cause == Cause::Operator || seen.unapplied.config {
-        let config = config::load(&running.path).map_err(|problems| {
+        let mut config = config::load(&running.path).map_err(|problems| {
             for problem in &problems.0 {
                 seen.watched.add_config_file(&problem.file);
             }
             one_line_each(&problems)
         })?;
         seen.watched.merge(Watched::of(&config));
+        config.warnings.extend(not_taken(&config, seen.workers));
         Arc::new(config)
     } else {
         check_upstream_tls(running, &seen.unapplied.files)?;
@@ -111,9 +118,24 @@ fn load(
     let mut warnings = config::check_references(&config);
     if !Arc::ptr_eq(&config, running) {
         seen.watched = Watched::of(&config);
-        warnings.extend(config.warnings.iter().cloned());
+        // The log has a line of its own for `workers`.
+        warnings.extend(config.warnings.iter().filter(|warning| warning.key != WORKERS).cloned());
     }
     Ok(NewConfig { config, settings, warnings })
+}
+
+/// What of a good file waits for a restart, for `/status`.
+fn not_taken(config: &Config, workers: usize) -> Option<Problem> {
+    (config.workers != workers).then(|| Problem {
+        severity: Severity::Warning,
+        file: config.path.clone(),
+        line: 0,
+        column: 0,
+        key: WORKERS.to_owned(),
+        message: format!("the file says {}, and the running program has {workers}", config.workers),
+        hint: Some("it is read at start only: restart to change it".to_owned()),
+        source_line: None,
+    })
 }
 
 /// A certificate whose key is not written yet must not take the place of a pair that works.
@@ -157,7 +179,6 @@ pub(super) fn one_line(problem: &Problem) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Severity;
 
     #[test]
     fn a_problem_is_one_line_with_place_key_and_hint() {

@@ -28,6 +28,8 @@ pub(super) struct Reloading {
     watch: Option<Watch>,
     /// Not here while a look is under way.
     seen: Option<Seen>,
+    /// See [`Seen::workers`].
+    workers: usize,
     folders: BTreeSet<PathBuf>,
     looking: Option<JoinHandle<Prepared>>,
     /// Asked for while a look was under way, which may have read the files before.
@@ -42,6 +44,7 @@ impl Reloading {
         Self {
             wanted: watch,
             watch: None,
+            workers: seen.workers,
             seen: Some(seen),
             folders: BTreeSet::new(),
             looking: None,
@@ -101,7 +104,7 @@ impl Reloading {
 
     /// After a look that broke down.
     pub(super) fn start_over(&mut self, config: &Config) -> Option<Cause> {
-        self.seen = Some(Seen::unknown(config));
+        self.seen = Some(Seen::unknown(config, self.workers));
         self.again.take()
     }
 

@@ -1,7 +1,7 @@
 //! Sending a call up, and once more where its token was refused.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -17,8 +17,12 @@ use crate::config::RouteConfig;
 use crate::metrics::UpstreamRefusal;
 use crate::route::Found;
 use crate::route::path::upstream_target;
-use crate::token::{Rejected, Token};
+use crate::token::{Audience, Rejected, Token};
 use crate::upstream::{Answer, Head, RequestBody, ResponseBody};
+
+/// An upstream that refuses every call says nothing new each time.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
+const REFUSED: &str = "the upstream refuses a token that was only just granted";
 
 /// The target that goes up.
 pub(super) fn target(route: &RouteConfig, uri: &Uri, found: Found) -> Result<PathAndQuery, ProxyError> {
@@ -118,7 +122,7 @@ async fn follow_up(
         };
         if *left == 0 {
             if verdict == Verdict::NewToken {
-                note_refusal(service, &answer);
+                note_refusal(service, &token, &answer);
             }
             return Ok((answer, token));
         }
@@ -139,17 +143,35 @@ async fn follow_up(
 }
 
 /// A new token does not help here: the cause is in what the token grants, or at the upstream.
-fn note_refusal(service: &RouteService, answer: &Answer) {
+fn note_refusal(service: &RouteService, token: &Token, answer: &Answer) {
     let (route, status) = (&service.config.name, answer.response.status().as_u16());
     let issuer = service.issuer().map_or("", |issuer| &**issuer);
     let upstream = &service.config.upstream.authority;
+    let audience = match token.audience() {
+        Audience::Unknown => String::new(),
+        Audience::None => {
+            format!(
+                "; the token is a JWT without `aud`: give params (audience, resource) or scopes of route {route}"
+            )
+        }
+        Audience::Named(names) => format!("; the token is for the audience {names}"),
+    };
     let detail = format!(
         "{upstream} answers {status} to a token that issuer {issuer} had only just granted: the token is there, and \
-         the upstream does not take it; compare what it wants with what the token grants (audience, scopes, tenant; \
-         `bearerd token {issuer} --route {route} --decode` shows it), set scopes or params of route {route}, and see \
-         that the upstream trusts this issuer and that its clock is right"
+         the upstream does not take it{audience}; compare what it wants with what the token grants (audience, scopes, \
+         tenant; `bearerd token {issuer} --route {route} --decode` shows it), set scopes or params of route {route}, \
+         and see that the upstream trusts this issuer and that its clock is right"
     );
-    service.metrics.note_upstream_refusal(UpstreamRefusal { at: SystemClock.wall(), status, detail });
+    let at = SystemClock.wall();
+    let before = service.metrics.last_upstream_refusal();
+    let lately =
+        before.and_then(|before| at.duration_since(before.at).ok()).is_some_and(|ago| ago < BETWEEN_WARNINGS);
+    if lately {
+        tracing::debug!(event = "call.token_refused", %route, issuer, status, detail, "{REFUSED}");
+    } else {
+        tracing::warn!(event = "call.token_refused", %route, issuer, status, detail, "{REFUSED}");
+    }
+    service.metrics.note_upstream_refusal(UpstreamRefusal { at, status, detail });
 }
 
 fn learn_nonce(service: &RouteService, token: &Token, answer: &Answer) {
@@ -170,7 +192,7 @@ async fn replayable(
     if let Some(refused) = refused {
         match slot.reject(refused.generation) {
             Rejected::Keep => {
-                note_refusal(service, answer);
+                note_refusal(service, refused, answer);
                 return None;
             }
             Rejected::Dropped => service.metrics.refresh_forced(),

@@ -41,6 +41,8 @@ pub(super) struct Record {
 struct Line {
     method: Method,
     path: String,
+    /// Why the call was turned away, where it was: failures of 5xx have a line of their own.
+    detail: Option<Box<str>>,
 }
 
 impl Record {
@@ -70,7 +72,13 @@ impl Record {
     }
 
     pub(super) fn log_access(&mut self, method: &Method, path: &str) {
-        self.line = Some(Line { method: method.clone(), path: path.to_owned() });
+        self.line = Some(Line { method: method.clone(), path: path.to_owned(), detail: None });
+    }
+
+    pub(super) fn log_refusal(&mut self, detail: &str) {
+        if let Some(line) = &mut self.line {
+            line.detail = Some(detail.into());
+        }
     }
 
     /// Whether the next move is the caller's.
@@ -115,6 +123,7 @@ impl Drop for Record {
                 route = self.route.as_ref().map(|route| &*route.config.name),
                 status = self.status.as_u16(),
                 code = self.code,
+                detail = line.detail,
                 ms = milliseconds(took),
                 upstream_ms = self.upstream_took.map(milliseconds),
                 bytes = self.sent,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::net::{ConnectError, ConnectErrorKind};
+use crate::net::{ConnectError, ConnectErrorKind, tls_cause};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamErrorKind {
@@ -57,6 +57,10 @@ impl UpstreamError {
                 "http_request_error",
                 "the caller broke off in the middle of its request body",
             );
+        }
+        // With TLS 1.3 our client certificate is refused only after the handshake.
+        if let Some(refused) = tls_cause(error, authority) {
+            return Self::connect(refused);
         }
         let (proxy_status, what) = if error.is_parse() {
             ("http_protocol_error", "sent an answer that is not valid HTTP")

@@ -22,6 +22,7 @@ mod check;
 mod cli;
 mod client_auth;
 mod clocks;
+mod diagnosis;
 mod dpop;
 mod errors;
 mod grpc;

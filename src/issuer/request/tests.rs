@@ -196,7 +196,7 @@ fn an_unreadable_source_names_its_place() {
     let mut config = fuzz::config();
     config.client_auth = ClientAuth::Post { secret: Source::file("/nowhere/secret".into(), None) };
     let NotReady(error) = inputs(&config).err().unwrap();
-    assert_eq!(error, "a value cannot be read: file /nowhere/secret: no such file");
+    assert_eq!(error, "client_secret cannot be read: file /nowhere/secret: no such file");
 }
 
 #[test]

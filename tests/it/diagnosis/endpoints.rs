@@ -1,0 +1,138 @@
+//! Where the issuer is: its URL, its tenant, its name, how often it may be asked.
+
+use serde_json::json;
+
+use super::{no_token, served, vendor};
+use crate::support::manual::nobody;
+use crate::support::{Answer, Setup};
+
+#[tokio::test]
+async fn token_url_that_is_not_there() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::status(404).body("Not Found").header("content-type", "text/plain"));
+    let world = setup.start().await;
+    let facts = ["/token answered 404 (Not Found)"];
+    no_token(&world, 502, "token_refused", &facts, &["check token_url of [issuer.corp]"]).await;
+}
+
+#[tokio::test]
+async fn token_url_that_is_a_web_page() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(
+        Answer::ok("<html><title>Sign in</title></html>").header("content-type", "text/html; charset=utf-8"),
+    );
+    let world = setup.start().await;
+    let remedy = ["that is a web page, as of a login or a gateway; check token_url of [issuer.corp]"];
+    no_token(&world, 502, "token_refused", &["/token answered 200 with"], &remedy).await;
+}
+
+#[tokio::test]
+async fn token_url_that_redirects() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::status(302).header("location", "https://login.example/start"));
+    let world = setup.start().await;
+    let facts = ["answered 302 with a redirect to login.example, and redirects are not followed"];
+    no_token(&world, 502, "token_refused", &facts, &["check token_url of [issuer.corp]"]).await;
+}
+
+#[tokio::test]
+async fn wrong_tenant_of_entra() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(vendor(
+        400,
+        r#"{"error":"invalid_request","error_description":"AADSTS90002: Tenant 'acme' not found. Check to make sure you have the correct tenant ID."}"#,
+    ));
+    let world = setup.start().await;
+    let facts = ["answered 400 invalid_request (AADSTS90002: Tenant 'acme' not found."];
+    let remedy = ["there is no such tenant; check token_url of [issuer.corp]"];
+    no_token(&world, 502, "token_refused", &facts, &remedy).await;
+}
+
+#[tokio::test]
+async fn wrong_realm_of_keycloak() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(vendor(404, r#"{"error":"Realm does not exist"}"#));
+    let keys = format!(
+        "# token_url\npreset = \"keycloak\"\nvars = {{ base_url = \"{}\", realm = \"acme\" }}",
+        setup.issuer.url
+    );
+    let world = setup.issuer(&keys).start().await;
+    let facts = ["/realms/acme/", "answered 404"];
+    no_token(&world, 502, "token_refused", &facts, &["check vars"]).await;
+}
+
+#[tokio::test]
+async fn discovery_of_another_issuer() {
+    let setup = Setup::new().await;
+    let document =
+        json!({ "issuer": "https://elsewhere.example", "token_endpoint": "https://elsewhere.example/t" });
+    setup.issuer.always_this(Answer::json(&document));
+    let keys = format!("issuer_url = \"{}\"", setup.issuer.url);
+    let world = setup.issuer(&keys).start().await;
+    let facts = [
+        "/.well-known/openid-configuration answered 200 with a document of the issuer `https://elsewhere.example`, \
+         which is not byte for byte issuer_url",
+    ];
+    let remedy = ["set issuer_url of [issuer.corp] to what the document says if it is the one you mean"];
+    no_token(&world, 502, "token_refused", &facts, &remedy).await;
+}
+
+#[tokio::test]
+async fn discovery_that_finds_nothing() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::status(404));
+    let keys = format!("issuer_url = \"{}/tenant\"", setup.issuer.url);
+    let world = setup.issuer(&keys).start().await;
+    let facts = ["no discovery document: ", "/tenant/.well-known/openid-configuration answered 404"];
+    let remedy = ["check issuer_url (the part before /.well-known/) of [issuer.corp], or set token_url"];
+    no_token(&world, 502, "token_refused", &facts, &remedy).await;
+}
+
+#[tokio::test]
+async fn throttled() {
+    let setup = Setup::new().await;
+    let answer = Answer::status(429).header("retry-after", "40").header("content-type", "text/plain");
+    setup.issuer.always_this(answer.body("Too Many Requests"));
+    let world = setup.start().await;
+    let facts = ["answered 429 (Too Many Requests)"];
+    let remedy = [
+        "it limits how often it may be asked, and is asked again once it allows",
+        "see that not many clients or replicas ask with the same client_id",
+    ];
+    let response = no_token(&world, 503, "token_unavailable", &facts, &remedy).await;
+    let wait: u64 = response.header("retry-after").unwrap().parse().unwrap();
+    assert!((30..=40).contains(&wait), "{wait}");
+    let logged = super::event(&world, "no token from the issuer").await;
+    assert!(logged["next_try_in_s"].as_u64().is_some_and(|wait| (30..=40).contains(&wait)), "{logged}");
+    let shown = world.status().await;
+    assert!(shown["tokens"][0]["last_error"]["next_try"].is_string(), "{shown}");
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
+async fn issuer_down() {
+    let nobody = nobody().await;
+    let world = Setup::new().await.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;
+    let fact = format!("cannot be reached: {nobody} refused the connection");
+    let facts = [&*fact, "is it running, and is the port right?"];
+    no_token(&world, 503, "token_unavailable", &facts, &["see token_url of [issuer.corp]"]).await;
+}
+
+#[tokio::test]
+async fn issuer_whose_name_is_not_resolved() {
+    let world = Setup::new().await.issuer("token_url = \"https://issuer.invalid/token\"").start().await;
+    let facts = [
+        "cannot be reached: can't connect to issuer.invalid:443: the name issuer.invalid was not resolved: ",
+    ];
+    let remedy = ["see token_url of [issuer.corp], and this machine's DNS"];
+    no_token(&world, 503, "token_unavailable", &facts, &remedy).await;
+}
+
+#[tokio::test]
+async fn issuer_that_is_mended_is_noticed() {
+    let setup = Setup::new().await;
+    setup.issuer.next(Answer::status(503));
+    let world = setup.start().await;
+    served(&world).await;
+    super::event(&world, "issuer gives tokens again").await;
+}
