@@ -14,6 +14,7 @@ mod source;
 mod state;
 #[cfg(test)]
 mod tests;
+mod traced;
 
 pub use cache::TokenCache;
 pub use error::{TokenError, TokenErrorKind};

@@ -50,5 +50,6 @@ mod smuggling;
 mod standby;
 mod support;
 mod token_life;
+mod traces;
 mod webhook;
 mod websocket;
