@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{Proxy, Snapshot, SnapshotCell};
 use crate::telemetry::LogControl;
 use crate::token::TokenCache;
+use crate::trace::{Tracer, TracerCell};
 
 pub use build::{Parts, build};
 pub use harden::{harden, install_panic_hook};
@@ -96,6 +97,8 @@ struct Shared {
     health: Arc<Health>,
     snapshot: Arc<SnapshotCell>,
     tokens: TokenCache,
+    /// What the snapshot has, for token requests: their slots outlive it.
+    tracers: Arc<TracerCell>,
     addresses: Arc<ArcSwap<Addresses>>,
     passed: Arc<Passed>,
 }
@@ -123,8 +126,13 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         .transpose()
         .map_err(|error| system("cannot listen to signals", &error))?;
 
-    let tokens = TokenCache::new(runtime.handle().clone(), Arc::clone(&clock), Arc::clone(&metrics));
-    let first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &[].into() });
+    let tracer = config.tracing.as_ref().map(|tracing| Tracer::start(tracing, runtime.handle()));
+    let tracers = Arc::new(TracerCell::from(tracer.clone()));
+    let control_runtime = runtime.handle().clone();
+    let tokens =
+        TokenCache::new(control_runtime, Arc::clone(&clock), Arc::clone(&metrics), Arc::clone(&tracers));
+    let mut first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &[].into() });
+    first.tracer = tracer;
     let snapshot = Arc::new(SnapshotCell::from_pointee(first));
     let health = Arc::new(Health::new());
     let missing = config::missing_values(&config);
@@ -161,7 +169,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     warn_beside(&config);
     drop(entered);
 
-    let shared = Shared { metrics, health, snapshot, tokens, addresses: Arc::clone(&addresses), passed };
+    let addresses_held = Arc::clone(&addresses);
+    let shared = Shared { metrics, health, snapshot, tokens, tracers, addresses: addresses_held, passed };
     let (orders_to, orders) = mpsc::unbounded_channel();
     let control = Control {
         shared,

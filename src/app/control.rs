@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
@@ -19,10 +20,14 @@ use super::signals::{self, Received, Signals};
 use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
-use crate::config;
+use crate::config::{self, Config};
 use crate::proxy::Snapshot;
 use crate::telemetry::LogControl;
 use crate::token::RetryCause;
+use crate::trace::Tracer;
+
+/// How long the end of the process waits for the collector to take the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// What a [`super::Running`] asks for.
 pub(super) enum Order {
@@ -57,7 +62,13 @@ enum Event {
 impl Control {
     /// Runs to the end of the program. A file system that hangs does not hold that up.
     pub(super) fn run_on(mut self, runtime: Runtime) -> Ended {
-        let ended = runtime.block_on(self.run());
+        let ended = runtime.block_on(async {
+            let ended = self.run().await;
+            if let Some(tracer) = self.shared.tracers.load_full() {
+                tracer.flush(LAST_SPANS).await;
+            }
+            ended
+        });
         drop(self);
         runtime.shutdown_background();
         ended
@@ -190,7 +201,10 @@ impl Control {
         // From here on nothing fails.
         let before = self.shared.snapshot.load_full();
         let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
-        let snapshot = Arc::new(build::build(config, Some(&before), &parts));
+        let mut snapshot = build::build(config, Some(&before), &parts);
+        snapshot.tracer = tracer(config, before.tracer.as_ref());
+        self.shared.tracers.store(snapshot.tracer.clone());
+        let snapshot = Arc::new(snapshot);
         // Before the listeners: a call that comes in by a new one must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
         self.listeners.apply(&new.settings, sources, &self.workers);
@@ -262,6 +276,13 @@ impl Control {
             tracing::info!(event = "config.reloaded", %config, version, routes, issuers, "the config was reloaded");
         }
     }
+}
+
+/// The one that runs, where its table is as it was: spans that it still holds go on their way in any case.
+fn tracer(config: &Config, running: Option<&Arc<Tracer>>) -> Option<Arc<Tracer>> {
+    let wanted = config.tracing.as_ref()?;
+    let same = running.filter(|running| running.config() == wanted).cloned();
+    Some(same.unwrap_or_else(|| Tracer::start(wanted, &Handle::current())))
 }
 
 fn retry_cause(cause: Cause) -> RetryCause {

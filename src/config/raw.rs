@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use issuer::RawIssuer;
+use issuer::{RawIssuer, RawTls};
 use route::RawRoute;
 use values::{DurationText, RawReference, SizeText};
 
@@ -35,6 +35,7 @@ pub(crate) struct RawFile {
     pub shutdown_timeout: Option<DurationText>,
     pub limits: Option<RawLimits>,
     pub log: Option<RawLog>,
+    pub tracing: Option<RawTracing>,
     pub admin: Option<RawAdmin>,
     /// Where calls are accepted, by name.
     pub listener: BTreeMap<String, RawListener>,
@@ -110,6 +111,31 @@ pub(crate) struct RawLog {
     /// A line per call.
     #[schemars(extend("default" = true))]
     pub access: Option<bool>,
+}
+
+/// Traces, sent to an OpenTelemetry collector (OTLP over HTTP). Without `endpoint` there are none.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Tracing")]
+pub(crate) struct RawTracing {
+    /// The collector, as "http://127.0.0.1:4318"; /v1/traces is added where the URL has no path.
+    pub endpoint: Option<String>,
+    /// `service.name` of the spans.
+    #[schemars(extend("default" = "bearerd"))]
+    pub service_name: Option<String>,
+    /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision goes before it.
+    #[schemars(extend("default" = 1.0, "minimum" = 0, "maximum" = 1))]
+    pub sample: Option<f64>,
+    /// Headers of each request to the collector; values may be references.
+    pub headers: Option<BTreeMap<String, RawReference>>,
+    /// For one request to the collector, connecting included.
+    #[schemars(extend("default" = "10s"))]
+    pub timeout: Option<DurationText>,
+    /// "allow": an http:// URL to another machine, which is warned about.
+    #[schemars(extend("default" = "refuse", "enum" = ["refuse", "allow"]))]
+    pub plaintext: Option<String>,
+    /// TLS toward the collector.
+    pub tls: Option<RawTls>,
 }
 
 /// The admin address: health, metrics, status.

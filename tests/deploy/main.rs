@@ -9,14 +9,14 @@
 )]
 #![allow(unreachable_pub, reason = "nothing uses this crate, so `pub` says what a module offers the others")]
 
-mod monitoring;
+mod debian;
 mod docker;
 mod helm;
 mod kubernetes;
-mod manifests;
-mod packages;
-mod debian;
 mod man;
+mod manifests;
+mod monitoring;
+mod packages;
 mod systemd;
 mod tools;
 mod tutorial;

@@ -55,5 +55,6 @@ mod standby;
 mod support;
 mod systemd;
 mod token_life;
+mod traces;
 mod webhook;
 mod websocket;
