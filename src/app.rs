@@ -13,7 +13,9 @@ mod listeners;
 mod prepare;
 mod reloading;
 mod running;
+mod service_manager;
 mod signals;
+mod watchdog;
 mod webhooks;
 mod worker;
 
@@ -26,11 +28,12 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, Health};
 use crate::clock::SharedClock;
 use crate::config::{self, Config};
-use crate::listener::{BindError, Bound};
+use crate::listener::{BindError, Bound, Passed};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, Snapshot, SnapshotCell};
 use crate::telemetry::LogControl;
 use crate::token::TokenCache;
+use crate::trace::{Tracer, TracerCell};
 
 pub use build::{Parts, build};
 pub use harden::{harden, install_panic_hook};
@@ -42,6 +45,7 @@ use control::Control;
 use listeners::Listeners;
 use prepare::Seen;
 use reloading::Reloading;
+use service_manager::ServiceManager;
 use signals::Signals;
 use webhooks::Webhooks;
 use worker::Workers;
@@ -55,6 +59,10 @@ pub struct Options {
     pub watch: bool,
     /// Where a reload puts another `[log]`.
     pub log: Option<LogControl>,
+    /// A service manager listens (`NOTIFY_SOCKET`): it is told how the program stands.
+    pub notify: bool,
+    /// Sockets that it passed.
+    pub passed: Passed,
 }
 
 /// Why the program does not start.
@@ -89,7 +97,10 @@ struct Shared {
     health: Arc<Health>,
     snapshot: Arc<SnapshotCell>,
     tokens: TokenCache,
+    /// What the snapshot has, for token requests: their slots outlive it.
+    tracers: Arc<TracerCell>,
     addresses: Arc<ArcSwap<Addresses>>,
+    passed: Arc<Passed>,
 }
 
 /// Binds all addresses, then serves. Returns as soon as every listener accepts calls; tokens are still being fetched.
@@ -99,7 +110,10 @@ struct Shared {
 pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Running, StartError> {
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::default());
-    let Sockets { listeners: sockets, webhooks: webhook_sockets, admin: admin_socket } = bind_all(&config)?;
+    let passed = Arc::new(options.passed);
+    fits(&passed, &config)?;
+    let Sockets { listeners: sockets, webhooks: webhook_sockets, admin: admin_socket } =
+        bind_all(&config, &passed)?;
     let settings = listeners::settings(&config, None, &metrics).map_err(StartError::Settings)?;
 
     let runtime =
@@ -112,17 +126,25 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         .transpose()
         .map_err(|error| system("cannot listen to signals", &error))?;
 
-    let tokens = TokenCache::new(runtime.handle().clone(), Arc::clone(&clock), Arc::clone(&metrics));
-    let first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &[].into() });
+    let tracer = config.tracing.as_ref().map(|tracing| Tracer::start(tracing, runtime.handle()));
+    let tracers = Arc::new(TracerCell::from(tracer.clone()));
+    let control_runtime = runtime.handle().clone();
+    let tokens =
+        TokenCache::new(control_runtime, Arc::clone(&clock), Arc::clone(&metrics), Arc::clone(&tracers));
+    let mut first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &[].into() });
+    first.tracer = tracer;
     let snapshot = Arc::new(SnapshotCell::from_pointee(first));
     let health = Arc::new(Health::new());
-    health.set_missing(config::missing_values(&config));
+    let missing = config::missing_values(&config);
+    let mut service = ServiceManager::new(options.notify);
+    service.set_missing(&missing);
+    health.set_missing(missing);
     let proxy = Arc::new(Proxy::new(Arc::clone(&snapshot)));
 
     let (reports_to, reports) = mpsc::unbounded_channel();
     let workers = Workers::start(config.workers, &proxy, &reports_to)
         .map_err(|error| system("cannot start a worker thread", &error))?;
-    let mut listeners = Listeners::new(CancellationToken::new());
+    let mut listeners = Listeners::new(Arc::clone(&passed), CancellationToken::new());
     let sockets = listeners::for_workers(sockets, workers.count())
         .map_err(|error| system("cannot share a listening socket with the workers", &error))?;
     listeners.apply(&settings, listeners::all_new(sockets), &workers);
@@ -139,11 +161,16 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         webhooks: webhooks.addresses(),
     }));
     announce(&config);
+    service.started(&snapshot.load());
+    if let Some(timeout) = sd_notify::watchdog_enabled().filter(|_| service.listens()) {
+        tokio::spawn(watchdog::run(timeout, workers.questions(), service_manager::keep_alive));
+    }
     prefetch(&snapshot.load());
     warn_beside(&config);
     drop(entered);
 
-    let shared = Shared { metrics, health, snapshot, tokens, addresses: Arc::clone(&addresses) };
+    let addresses_held = Arc::clone(&addresses);
+    let shared = Shared { metrics, health, snapshot, tokens, tracers, addresses: addresses_held, passed };
     let (orders_to, orders) = mpsc::unbounded_channel();
     let control = Control {
         shared,
@@ -155,6 +182,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         reports,
         signals,
         log: options.log,
+        service,
         reloading: Reloading::new(Seen::of(&config), options.watch),
     };
     let thread = std::thread::Builder::new()
@@ -171,8 +199,15 @@ struct Sockets {
     admin: Bound,
 }
 
+/// A socket that nobody would accept on takes connections in and never answers: better not to start.
+fn fits(passed: &Passed, config: &Config) -> Result<(), StartError> {
+    let unfit = listeners::unfit(passed, config);
+    let messages: Vec<String> = unfit.errors.into_iter().chain(unfit.strays).collect();
+    if messages.is_empty() { Ok(()) } else { Err(StartError::Settings(messages)) }
+}
+
 /// Every refused address is told.
-fn bind_all(config: &Config) -> Result<Sockets, StartError> {
+fn bind_all(config: &Config, passed: &Passed) -> Result<Sockets, StartError> {
     let mut errors = Vec::new();
     let mut take = |sockets: &mut Vec<Bound>, bound: Result<Bound, BindError>| match bound {
         Ok(socket) => sockets.push(socket),
@@ -180,12 +215,12 @@ fn bind_all(config: &Config) -> Result<Sockets, StartError> {
     };
     let (mut listeners, mut webhooks) = (Vec::new(), Vec::new());
     for listener in &config.listeners {
-        take(&mut listeners, listeners::bind(listener));
+        take(&mut listeners, listeners::bind(listener, passed));
     }
     for webhook in &config.webhooks {
         take(&mut webhooks, webhooks::bind(webhook));
     }
-    match admin_server::bind(&config.admin.address) {
+    match admin_server::bind(&config.admin.address, passed) {
         Ok(admin) if errors.is_empty() => return Ok(Sockets { listeners, webhooks, admin }),
         Ok(_) => {}
         Err(error) => errors.push(error),

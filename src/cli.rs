@@ -13,19 +13,20 @@ mod jwt;
 mod online;
 mod output;
 mod run;
+mod style;
 mod token;
 mod xoauth2;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::app;
 use crate::config::{self, Config};
 use crate::telemetry::{self, LogControl, Overrides};
-use args::{Args, Common, Output, Verb};
+use args::{Args, Color, Common, Output, Verb};
 
 /// How the command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,11 @@ impl Failure {
     }
 }
 
+/// What may be typed, for whoever describes it: man pages, completions.
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
 /// Runs the command with the process' arguments.
 pub fn main() -> ExitCode {
     run_command(std::env::args_os()).into()
@@ -68,7 +74,11 @@ pub fn main() -> ExitCode {
 fn run_command(args: impl IntoIterator<Item = OsString>) -> Exit {
     // Before any secret is read, whatever the verb.
     let refused = app::harden();
-    let done = match Args::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let color = Color::typed(&args);
+    anstream::ColorChoice::from(color).write_global();
+    let matches = command().color(color.into()).try_get_matches_from(args);
+    let done = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => dispatch(args, &refused),
         Err(error) => Ok(clap_exit(&error)),
     };
@@ -80,8 +90,7 @@ fn run_command(args: impl IntoIterator<Item = OsString>) -> Exit {
 
 /// Help and version are answers; everything else that clap says is bad usage.
 fn clap_exit(error: &clap::Error) -> Exit {
-    // Nothing is left to be told where stdout or stderr is closed.
-    let _ = error.print();
+    output::usage(error);
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Fine,
         _ => Exit::Usage,
@@ -106,7 +115,7 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
             output::answer_json(&config::schema());
             Ok(Exit::Fine)
         }
-        Verb::Demo => demo::demo(common, refused),
+        Verb::Demo { output } => demo::demo(common, output, refused),
         Verb::Healthcheck { output } => healthcheck::healthcheck(common, output),
         Verb::Init { preset, output } => init::init(preset.as_deref(), output),
         Verb::Completions { shell } => {
@@ -127,7 +136,7 @@ fn explain_call(
     let explanation = explain::explain(&config, method, url, headers)
         .map_err(|message| Failure::new(Exit::Usage, message))?;
     match output {
-        Output::Text => output::answer(&explanation.to_text()),
+        Output::Text => output::answer_people(&explanation.to_text()),
         Output::Json => output::answer_json(&serde_json::json!(explanation)),
     }
     Ok(if explanation.found { Exit::Fine } else { Exit::No })
@@ -148,8 +157,8 @@ fn find(common: &Common) -> Result<std::path::PathBuf, Failure> {
         Failure::new(
             Exit::Config,
             format!(
-                "no config file; tried {}. Name one with --config FILE or $BEARERD_CONFIG, or see it work without \
-                 one: bearerd demo",
+                "no config file; looked for {}. Name one with --config FILE or $BEARERD_CONFIG, write one with \
+                 `bearerd init`, or see it work without one: `bearerd demo`",
                 tried.join(", ")
             ),
         )

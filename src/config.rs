@@ -155,13 +155,12 @@ fn check_store(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
 }
 
 /// Values of listeners and routes that their references do not give, as `key: place: why`. Those of issuers are not
-/// among them: whether they are there shows in the tokens. Nor are a webhook's secrets, of which one is enough: no call
-/// waits for them.
+/// among them: whether they are there shows in the tokens. Nor are a webhook's secrets, of which one is enough, nor a
+/// collector's: no call waits for them.
 pub fn missing_values(config: &Config) -> Vec<String> {
-    let others = config
-        .references
-        .iter()
-        .filter(|reference| !["issuer.", "webhook."].iter().any(|table| reference.key.starts_with(table)));
+    let others = config.references.iter().filter(|reference| {
+        !["issuer.", "webhook.", "tracing."].iter().any(|table| reference.key.starts_with(table))
+    });
     others
         .filter_map(|reference| {
             let error = reference.source.read_or_last_good().err()?;

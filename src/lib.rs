@@ -22,5 +22,6 @@ pub mod route;
 pub mod secret;
 pub mod telemetry;
 pub mod token;
+pub mod trace;
 pub mod upstream;
 pub mod webhook;

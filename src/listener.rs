@@ -23,7 +23,7 @@ use crate::config::{Limits, ListenerConfig};
 use crate::metrics::ListenerMetrics;
 use crate::proxy::{Body, BodyError, Caller, Proxy};
 pub use accept::Logged;
-pub use bind::{BindError, Bound, SocketListener};
+pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted};
 pub use limit::ConnectionLimit;
 pub use small::{Answer, Answerer, Asker, SmallLimits, answer, problem, serve_small};
 pub use stream::Raw as SocketStream;

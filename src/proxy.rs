@@ -18,6 +18,7 @@ mod record;
 mod respond;
 pub mod snapshot;
 mod target;
+mod traced;
 mod upgrade;
 
 use std::future::Future;
@@ -33,6 +34,7 @@ pub use caller::{Activity, Caller, ListenerRules, Peer};
 pub use error::{Code, ProxyError};
 use record::Record;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
+use traced::Traced;
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::metrics::Failure;
@@ -48,13 +50,17 @@ impl Proxy {
     }
 
     /// Serves one call; every failure becomes a response.
-    pub async fn call(&self, caller: &Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
+    pub async fn call(&self, caller: &Arc<Caller>, mut request: Request<Incoming>) -> Response<Body> {
         let snapshot = self.snapshot.load_full();
         let request_id = headers::request_id(request.headers());
         let grpc = respond::is_grpc(request.headers());
         let mut record = Box::new(Record::begin(caller, request_id.clone(), grpc, &snapshot.unrouted));
         if snapshot.config.log.access {
             record.log_access(request.method(), request.uri().path());
+        }
+        if let Some(tracer) = &snapshot.tracer {
+            let method = request.method().clone();
+            record.traced = Some(Traced::begin(tracer, &method, request.headers_mut()).into());
         }
         let outcome = caught(handle::handle(&snapshot, caller, &mut record, request)).await;
         let mut response = match outcome {

@@ -7,7 +7,6 @@ mod format;
 mod layer;
 mod writer;
 
-use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -64,7 +63,9 @@ pub struct LogControl {
 /// The filter cannot be read, or logging was started already.
 pub fn init(overrides: Overrides, log: Option<&Log>) -> Result<LogControl, String> {
     let stderr = std::io::stderr();
-    let style = if stderr.is_terminal() { Style::Colour } else { Style::Plain };
+    // As answers have them: a terminal, NO_COLOR, `--color`.
+    let plain = anstream::AutoStream::choice(&stderr) == anstream::ColorChoice::Never;
+    let style = if plain { Style::Plain } else { Style::Colour };
     let (subscriber, control) = build(overrides, log, stderr, style)?;
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|_| "logging was started already in this process".to_owned())?;

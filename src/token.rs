@@ -15,6 +15,7 @@ mod source;
 mod state;
 #[cfg(test)]
 mod tests;
+mod traced;
 
 pub use audience::Audience;
 pub use cache::TokenCache;

@@ -24,6 +24,7 @@ const RANKS: &[(&str, u8)] = &[
     ("telemetry", 3),
     ("issuer", 4),
     ("route", 4),
+    ("trace", 4),
     ("token", 5),
     ("upstream", 6),
     ("proxy", 7),

@@ -66,27 +66,6 @@ fn the_example_in_the_readme_is_a_valid_config() {
     }
 }
 
-/// A block that begins with `# bearerd.toml` is a whole file.
-#[test]
-fn whole_files_in_the_documents_are_valid_configs() {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("documents");
-    fs::create_dir_all(&folder).expect("a folder for the examples");
-    let mut checked = 0;
-    for document in files(&root().join("docs"), "md") {
-        let text = fs::read_to_string(&document).expect("a document");
-        let blocks = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
-        for toml in blocks.filter(|block| block.starts_with("# bearerd.toml\n")) {
-            checked += 1;
-            let file = folder.join(format!("{checked}.toml"));
-            fs::write(&file, toml).expect("the example is written");
-            if let Err(problems) = bearerd::config::load(&file) {
-                panic!("{}:\n{toml}\n{problems}", document.display());
-            }
-        }
-    }
-    assert!(checked >= 7, "{checked} whole files were found");
-}
-
 #[test]
 fn each_dependency_has_its_line() {
     let reasons: BTreeSet<String> = rows(&read("docs/decisions/0001-dependencies.md"))

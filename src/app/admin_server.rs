@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::listeners;
 use crate::admin::{self, Admin};
 use crate::config::{Address, UnixOptions};
-use crate::listener::{BindError, Bound, Stop};
+use crate::listener::{BindError, Bound, Passed, Stop};
 
 /// Serves the admin address until it is dropped or gets another one.
 pub(super) struct AdminServer {
@@ -17,13 +18,13 @@ pub(super) struct AdminServer {
     now: CancellationToken,
 }
 
+/// What a passed socket is named that is for this address.
+pub(super) const NAME: &str = "admin";
 /// The admin socket is for its owner alone where it is a file.
-pub(super) fn bind(address: &Address) -> Result<Bound, BindError> {
-    Bound::bind(
-        &Arc::from("admin"),
-        address,
-        &UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() },
-    )
+pub(super) const ACCESS: UnixOptions = UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() };
+
+pub(super) fn bind(address: &Address, passed: &Passed) -> Result<Bound, BindError> {
+    listeners::bind_or_take(&Arc::from(NAME), address, &ACCESS, passed)
 }
 
 impl AdminServer {
@@ -43,11 +44,11 @@ impl AdminServer {
     }
 
     /// A socket for another address; `None` where it stays.
-    pub(super) fn bind_for(&self, address: &Address) -> Result<Option<Bound>, String> {
+    pub(super) fn bind_for(&self, address: &Address, passed: &Passed) -> Result<Option<Bound>, String> {
         if *address == self.address {
             return Ok(None);
         }
-        bind(address).map(Some).map_err(|error| format!("admin: {error}"))
+        bind(address, passed).map(Some).map_err(|error| format!("admin: {error}"))
     }
 
     /// Moves to another address; answers under way at the old one end.

@@ -3,25 +3,31 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use super::admin_server::AdminServer;
 use super::build::{self, Parts};
 use super::drain;
-use super::listeners::Listeners;
+use super::listeners::{self, Listeners};
 use super::prepare::{Cause, NewConfig, Outcome, Prepared, one_line};
 use super::reloading::{Reloading, Step};
+use super::service_manager::{self, ServiceManager};
 use super::signals::{self, Received, Signals};
 use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
-use crate::config;
+use crate::config::{self, Config};
 use crate::proxy::Snapshot;
 use crate::telemetry::LogControl;
 use crate::token::RetryCause;
+use crate::trace::Tracer;
+
+/// How long the end of the process waits for the collector to take the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// What a [`super::Running`] asks for.
 pub(super) enum Order {
@@ -40,6 +46,7 @@ pub(super) struct Control {
     pub(super) reports: UnboundedReceiver<Report>,
     pub(super) signals: Option<Signals>,
     pub(super) log: Option<LogControl>,
+    pub(super) service: ServiceManager,
     pub(super) reloading: Reloading,
 }
 
@@ -48,12 +55,20 @@ enum Event {
     Signal(Received),
     Worker(Report),
     Reloading(Step),
+    /// It is time to see what the service manager is told.
+    Look,
 }
 
 impl Control {
     /// Runs to the end of the program. A file system that hangs does not hold that up.
     pub(super) fn run_on(mut self, runtime: Runtime) -> Ended {
-        let ended = runtime.block_on(self.run());
+        let ended = runtime.block_on(async {
+            let ended = self.run().await;
+            if let Some(tracer) = self.shared.tracers.load_full() {
+                tracer.flush(LAST_SPANS).await;
+            }
+            ended
+        });
         drop(self);
         runtime.shutdown_background();
         ended
@@ -62,8 +77,11 @@ impl Control {
     async fn run(&mut self) -> Ended {
         self.reloading.watch();
         self.look(Cause::Files);
+        let mut looks = tokio::time::interval(service_manager::LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            match self.next().await {
+            match self.next(&mut looks).await {
+                Event::Look => self.service.look(&self.shared.snapshot.load()),
                 Event::Order(Order::Reload(reply)) => {
                     self.reloading.answer_to(reply);
                     self.look(Cause::Operator);
@@ -83,17 +101,22 @@ impl Control {
         }
     }
 
-    async fn next(&mut self) -> Event {
+    async fn next(&mut self, looks: &mut tokio::time::Interval) -> Event {
+        let listens = self.service.listens();
         tokio::select! {
             // A handle that is gone cannot ask for anything any more.
             order = self.orders.recv() => Event::Order(order.unwrap_or(Order::Stop)),
             received = signals::next_of(&mut self.signals) => Event::Signal(received),
             Some(report) = self.reports.recv() => Event::Worker(report),
             step = self.reloading.next() => Event::Reloading(step),
+            _ = looks.tick(), if listens => Event::Look,
         }
     }
 
     fn look(&mut self, cause: Cause) {
+        if cause == Cause::Operator {
+            self.service.reloading();
+        }
         let config = Arc::clone(&self.shared.snapshot.load().config);
         self.reloading.look(cause, &config, &self.shared.metrics);
     }
@@ -104,6 +127,7 @@ impl Control {
         let result = match outcome {
             Outcome::Unchanged => None,
             Outcome::New(new) => {
+                self.service.reloading();
                 Some(self.commit(cause, &new, &seen.unapplied.files).map_err(|error| vec![error]))
             }
             Outcome::Refused(messages) => Some(Err(messages)),
@@ -121,6 +145,14 @@ impl Control {
             self.reloaded(result);
         }
         let again = self.reloading.looked(seen, folders);
+        self.look_again(again);
+    }
+
+    /// An operator who asked meanwhile still waits for an answer.
+    fn look_again(&mut self, again: Option<Cause>) {
+        if again != Some(Cause::Operator) {
+            self.service.reloaded(&self.shared.snapshot.load());
+        }
         if let Some(cause) = again {
             self.look(cause);
         }
@@ -131,9 +163,8 @@ impl Control {
             "a fault of ours while loading the config; the place is in the log".to_owned(),
         ]));
         let config = Arc::clone(&self.shared.snapshot.load().config);
-        if let Some(cause) = self.reloading.start_over(&config) {
-            self.look(cause);
-        }
+        let again = self.reloading.start_over(&config);
+        self.look_again(again);
     }
 
     fn reloaded(&mut self, result: Result<(), Vec<String>>) {
@@ -150,6 +181,7 @@ impl Control {
         }
         let result = result.map_err(|messages| summary(&messages));
         self.shared.metrics.config_reload(result.is_ok());
+        self.service.set_refused(result.is_err());
         self.shared.health.reloaded(result.clone());
         self.reloading.reply(&result);
     }
@@ -157,15 +189,22 @@ impl Control {
     /// Puts a config in force, or leaves everything as it is.
     fn commit(&mut self, cause: Cause, new: &NewConfig, changed: &BTreeSet<PathBuf>) -> Result<(), String> {
         let config = &new.config;
+        let unfit = listeners::unfit(&self.shared.passed, config);
+        if let Some(error) = unfit.errors.into_iter().next() {
+            return Err(error);
+        }
         // Before the listeners: only what they bind can be taken back, not the mode of a socket that stays.
-        let admin = self.admin.bind_for(&config.admin.address)?;
+        let admin = self.admin.bind_for(&config.admin.address, &self.shared.passed)?;
         let webhooks = self.webhooks.bind_for(&config.webhooks)?;
         let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
 
         // From here on nothing fails.
         let before = self.shared.snapshot.load_full();
         let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
-        let snapshot = Arc::new(build::build(config, Some(&before), &parts));
+        let mut snapshot = build::build(config, Some(&before), &parts);
+        snapshot.tracer = tracer(config, before.tracer.as_ref());
+        self.shared.tracers.store(snapshot.tracer.clone());
+        let snapshot = Arc::new(snapshot);
         // Before the listeners: a call that comes in by a new one must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
         self.listeners.apply(&new.settings, sources, &self.workers);
@@ -182,7 +221,12 @@ impl Control {
             log.apply(&config.log);
         }
         self.renew_slots(cause, &before, &snapshot);
-        self.shared.health.set_missing(config::missing_values(config));
+        let missing = config::missing_values(config);
+        self.service.set_missing(&missing);
+        self.shared.health.set_missing(missing);
+        for stray in unfit.strays {
+            tracing::warn!(event = "listener.unserved", "{stray}; until then nobody answers on it");
+        }
         self.shared.metrics.retain(config);
         self.tell(new, &before, &snapshot);
         Ok(())
@@ -232,6 +276,13 @@ impl Control {
             tracing::info!(event = "config.reloaded", %config, version, routes, issuers, "the config was reloaded");
         }
     }
+}
+
+/// The one that runs, where its table is as it was: spans that it still holds go on their way in any case.
+fn tracer(config: &Config, running: Option<&Arc<Tracer>>) -> Option<Arc<Tracer>> {
+    let wanted = config.tracing.as_ref()?;
+    let same = running.filter(|running| running.config() == wanted).cloned();
+    Some(same.unwrap_or_else(|| Tracer::start(wanted, &Handle::current())))
 }
 
 fn retry_cause(cause: Cause) -> RetryCause {

@@ -25,6 +25,7 @@ enum Waited {
 pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
     let config = std::sync::Arc::clone(&control.shared.snapshot.load().config);
     control.shared.health.set_draining();
+    control.service.stopping(config.drain_delay, config.shutdown_timeout);
     tracing::info!(
         event = "process.ending",
         delay = %humantime::format_duration(config.drain_delay),

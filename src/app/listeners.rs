@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::admin_server;
 use super::worker::{Serve, Workers};
 use crate::config::{Address, Config, ListenerConfig, ListenerTls, UnixOptions};
-use crate::listener::{BindError, Bound, ConnectionLimit, ListenerSettings, SettingsCell, Stop};
+use crate::listener::{
+    BindError, Bound, ConnectionLimit, ListenerSettings, Passed, SettingsCell, Stop, Unfit, Wanted,
+};
 use crate::metrics::Metrics;
 use crate::net::tls;
 
@@ -57,13 +60,43 @@ fn may_wait(listener: &str, running: Option<&Config>) -> bool {
     })
 }
 
-pub(super) fn bind(listener: &ListenerConfig) -> Result<Bound, BindError> {
-    Bound::bind(&listener.name, &listener.address, &listener.unix)
+pub(super) fn bind(listener: &ListenerConfig, passed: &Passed) -> Result<Bound, BindError> {
+    bind_or_take(&listener.name, &listener.address, &listener.unix, passed)
+}
+
+/// The socket that the service manager passed for this place, else one of our own.
+pub(super) fn bind_or_take(
+    name: &Arc<str>,
+    address: &Address,
+    unix: &UnixOptions,
+    passed: &Passed,
+) -> Result<Bound, BindError> {
+    match passed.socket(name, address) {
+        Ok(Some(socket)) => Ok(socket),
+        Ok(None) => Bound::bind(name, address, unix),
+        Err(error) => Err(BindError {
+            address: format!("the socket `{name}` of the service manager"),
+            message: error.to_string(),
+        }),
+    }
+}
+
+/// How passed sockets and a config fit.
+pub(super) fn unfit(passed: &Passed, config: &Config) -> Unfit {
+    let listeners = config.listeners.iter().map(|listener| Wanted {
+        name: &listener.name,
+        address: &listener.address,
+        unix: &listener.unix,
+    });
+    let admin =
+        Wanted { name: admin_server::NAME, address: &config.admin.address, unix: &admin_server::ACCESS };
+    passed.unfit(&listeners.chain([admin]).collect::<Vec<_>>())
 }
 
 /// One new listener's socket, for each worker, and its real address.
 pub(super) struct Socket {
     local: String,
+    foreign_file: bool,
     shares: Vec<Bound>,
 }
 
@@ -73,11 +106,11 @@ pub(super) fn for_workers(sockets: Vec<Bound>, workers: usize) -> io::Result<Vec
 }
 
 fn share(socket: Bound, workers: usize) -> io::Result<Socket> {
-    let local = socket.local();
+    let (local, foreign_file) = (socket.local(), socket.has_foreign_file());
     let mut shares = (1..workers).map(|_| socket.try_clone()).collect::<io::Result<Vec<Bound>>>()?;
     // The last one is the socket itself: what no worker holds would go on taking in connections.
     shares.push(socket);
-    Ok(Socket { local, shares })
+    Ok(Socket { local, foreign_file, shares })
 }
 
 /// How one listener of the new config comes about.
@@ -95,6 +128,8 @@ struct Live {
     name: Arc<str>,
     address: Address,
     local: String,
+    /// The service manager's, who set its mode.
+    foreign_file: bool,
     settings: Arc<SettingsCell>,
     accepting: CancellationToken,
 }
@@ -103,13 +138,14 @@ struct Live {
 pub(super) struct Listeners {
     live: Vec<Live>,
     connections: Arc<ConnectionLimit>,
+    passed: Arc<Passed>,
     now: CancellationToken,
 }
 
 impl Listeners {
     /// `now` drops every connection of every listener.
-    pub(super) fn new(now: CancellationToken) -> Self {
-        Self { live: Vec::new(), connections: Arc::new(ConnectionLimit::default()), now }
+    pub(super) fn new(passed: Arc<Passed>, now: CancellationToken) -> Self {
+        Self { live: Vec::new(), connections: Arc::new(ConnectionLimit::default()), passed, now }
     }
 
     /// Everything that can fail on the way to `settings`; nothing is served differently yet.
@@ -124,7 +160,7 @@ impl Listeners {
         for (settings, kept) in settings.iter().zip(same_sockets(&old, &new)) {
             sources.push(match kept {
                 Some(place) => Source::Kept(place),
-                None => Source::New(bind_for_workers(&settings.config, workers)?),
+                None => Source::New(bind_for_workers(&settings.config, &self.passed, workers)?),
             });
         }
         // Last, because it cannot be taken back by dropping something.
@@ -141,7 +177,7 @@ impl Listeners {
         let (Address::Unix(path), Some(live)) = (&new.config.address, self.live.get(place)) else {
             return Ok(());
         };
-        if live.settings.load().config.unix == new.config.unix {
+        if live.foreign_file || live.settings.load().config.unix == new.config.unix {
             return Ok(());
         }
         set_access(path, &new.config.unix)
@@ -193,6 +229,7 @@ impl Listeners {
             name: Arc::clone(&settings.config.name),
             address: settings.config.address.clone(),
             local: socket.local,
+            foreign_file: socket.foreign_file,
             settings: cell,
             accepting,
         }
@@ -217,8 +254,8 @@ impl Listeners {
     }
 }
 
-fn bind_for_workers(listener: &ListenerConfig, workers: usize) -> Result<Socket, String> {
-    let socket = bind(listener).map_err(|error| format!("listener.{}: {error}", listener.name))?;
+fn bind_for_workers(listener: &ListenerConfig, passed: &Passed, workers: usize) -> Result<Socket, String> {
+    let socket = bind(listener, passed).map_err(|error| format!("listener.{}: {error}", listener.name))?;
     share(socket, workers)
         .map_err(|error| format!("listener.{}: cannot share its socket: {error}", listener.name))
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::watchdog::Ask;
 use crate::listener::{self, Bound, ConnectionLimit, SettingsCell, Stop};
 use crate::proxy::Proxy;
 
@@ -18,6 +20,13 @@ pub(super) struct Serve {
     pub(super) stop: Stop,
 }
 
+/// What a worker is told.
+enum Command {
+    Serve(Serve),
+    /// Answer, to show that calls are being served.
+    Answer(oneshot::Sender<()>),
+}
+
 /// A worker has ended: `Err` where it should not have.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -27,7 +36,7 @@ pub(super) struct Report {
 
 /// The way to all workers.
 pub(super) struct Workers {
-    senders: Vec<UnboundedSender<Serve>>,
+    senders: Vec<UnboundedSender<Command>>,
     count: usize,
 }
 
@@ -60,8 +69,21 @@ impl Workers {
     pub(super) fn serve(&self, shares: impl IntoIterator<Item = Serve>) {
         for (sender, share) in self.senders.iter().zip(shares) {
             // A worker that is gone has reported so, and that ends the program.
-            let _ = sender.send(share);
+            let _ = sender.send(Command::Serve(share));
         }
+    }
+
+    /// A question for each worker, whether it still serves. None of them keeps a worker from ending.
+    pub(super) fn questions(&self) -> Vec<Ask> {
+        let question = |sender: &UnboundedSender<Command>| -> Ask {
+            let sender = sender.downgrade();
+            Box::new(move || {
+                let (answer, receiver) = oneshot::channel();
+                sender.upgrade()?.send(Command::Answer(answer)).ok()?;
+                Some(receiver)
+            })
+        };
+        self.senders.iter().map(question).collect()
     }
 
     /// No more listeners will come: each worker ends with its last connection.
@@ -89,17 +111,21 @@ impl Drop for Reporter {
     }
 }
 
-fn run(runtime: &Runtime, proxy: Arc<Proxy>, commands: UnboundedReceiver<Serve>, mut report: Reporter) {
+fn run(runtime: &Runtime, proxy: Arc<Proxy>, commands: UnboundedReceiver<Command>, mut report: Reporter) {
     report.outcome = runtime.block_on(work(proxy, commands));
 }
 
-async fn work(proxy: Arc<Proxy>, mut commands: UnboundedReceiver<Serve>) -> Result<(), String> {
+async fn work(proxy: Arc<Proxy>, mut commands: UnboundedReceiver<Command>) -> Result<(), String> {
     let mut serving = JoinSet::new();
     let mut open = true;
     loop {
         tokio::select! {
             command = commands.recv(), if open => match command {
-                Some(Serve { bound, settings, connections, stop }) => {
+                Some(Command::Answer(answer)) => {
+                    // Whoever asked may have left.
+                    let _ = answer.send(());
+                }
+                Some(Command::Serve(Serve { bound, settings, connections, stop })) => {
                     serving.spawn(listener::serve(bound, Arc::clone(&proxy), settings, connections, stop));
                 }
                 None => open = false,

@@ -32,7 +32,7 @@ pub(super) fn check(common: &Common, format: Output) -> Result<Exit, Failure> {
                 Some(config) if good => text.push_str(&summary(config)),
                 _ => text.push_str(&verdict(&path, &problems)),
             }
-            output::answer(&text);
+            output::answer_people(&text);
         }
         Output::Json => output::answer_json(&json!({
             "ok": good,

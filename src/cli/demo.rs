@@ -10,8 +10,11 @@ use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use super::args::Common;
+use serde_json::json;
+
+use super::args::{Common, Output};
 use super::{Exit, Failure, check, output, run, start_log};
+use crate::app::Options;
 use crate::config;
 use echo::Echo;
 use files::Files;
@@ -20,8 +23,10 @@ use tokens::Tokens;
 
 /// The client that the built-in issuer knows.
 const CLIENT_ID: &str = "demo-client";
+/// A path that the demo's route serves.
+const TRY: &str = "/echo/hello";
 
-pub(super) fn demo(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
+pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Result<Exit, Failure> {
     if common.config.is_some() {
         return Err(Failure::new(Exit::Usage, "`bearerd demo` writes its own config: leave out --config"));
     }
@@ -43,8 +48,17 @@ pub(super) fn demo(common: &Common, refused: &[String]) -> Result<Exit, Failure>
         Failure::new(Exit::Config, "the demo's own config is refused: a fault of ours, please report it")
     })?;
     let log = start_log(common, Some(&config.log))?;
-    let running = run::serve(config, log, refused)?;
-    output::answer(&welcome(&files, &text, proxy, admin));
+    let running = run::serve(config, Options { log: Some(log), ..Options::default() }, refused)?;
+    match format {
+        Output::Text => output::answer(&welcome(&files, &text, proxy, admin)),
+        // On one line, so that a program can read it while the demo goes on.
+        Output::Json => output::answer_json_line(&json!({
+            "config": files.config().to_string_lossy(),
+            "proxy": format!("http://{proxy}"),
+            "admin": format!("http://{admin}"),
+            "try": format!("http://{proxy}{TRY}"),
+        })),
+    }
     Ok(run::exit(&running.join()))
 }
 
@@ -104,7 +118,7 @@ fn welcome(files: &Files, text: &str, proxy: SocketAddr, admin: SocketAddr) -> S
         "
 Try a call; it carries no token, and arrives with one:
 
-    curl http://{proxy}/echo/hello
+    curl http://{proxy}{TRY}
 
 The proxy's own view of routes and tokens:
 

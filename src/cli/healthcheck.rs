@@ -33,7 +33,7 @@ pub(super) fn healthcheck(common: &Common, format: Output) -> Result<Exit, Failu
     let answer = ask(&address);
     let ready = answer.as_ref().is_ok_and(|answer| answer.status == 200);
     match format {
-        Output::Text => output::answer(&output::harmless(&text(&address, &answer))),
+        Output::Text => output::answer_people(&output::harmless(&text(&address, &answer))),
         Output::Json => output::answer_json(&json!({
             "ready": ready,
             "address": place(&address),
@@ -83,7 +83,11 @@ fn text(address: &Address, answer: &io::Result<Answer>) -> String {
     match answer {
         Ok(Answer { status: 200, .. }) => "ready".to_owned(),
         Ok(Answer { status, body }) => format!("not ready ({status}): {body}"),
-        Err(error) => format!("no answer at {}: {error}", place(address)),
+        Err(error) => {
+            let error = error.to_string();
+            let error = error.split(" (os error").next().unwrap_or(&error);
+            format!("no answer at {}: {error}: is bearerd running with this config?", place(address))
+        }
     }
 }
 

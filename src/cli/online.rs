@@ -7,13 +7,13 @@ mod guess;
 mod issuer;
 mod keys;
 mod plan;
+mod progress;
 mod report;
 mod text;
 mod token;
 mod upstream;
 
 use std::future::Future;
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +25,7 @@ use super::args::{Common, Output};
 use super::{Exit, Failure, check as offline, find, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, Problem};
+use progress::Progress;
 use report::{IssuerReport, Report, UpstreamReport};
 
 /// For all of it: what has not ended by then is reported as such.
@@ -60,7 +61,7 @@ pub(super) fn check(common: &Common, asked: Asked) -> Result<Exit, Failure> {
         Output::Json => output::answer_json(&serde_json::json!(report)),
         Output::Text => {
             let shown = format!("{}{}", offline::report(&problems), text::of(&report));
-            output::answer(&output::harmless(&shown));
+            output::answer_people(&output::harmless(&shown));
         }
     }
     Ok(if ok { Exit::Fine } else { Exit::No })
@@ -80,11 +81,12 @@ fn ask(config: &Config, guess: bool) -> Result<(Vec<IssuerReport>, Vec<UpstreamR
 
 async fn ask_all(config: &Config, guess: bool) -> (Vec<IssuerReport>, Vec<UpstreamReport>) {
     let bounds = Bounds { end: Instant::now() + LIMIT, now: SystemClock.wall(), guess };
-    let progress = Progress::new(config);
+    let planned = plan::upstreams(config);
+    let progress = Progress::new(config.issuers.len() + planned.len());
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut issuers = JoinSet::new();
     for (index, issuer) in config.issuers.values().enumerate() {
-        let (room, issuer) = (Arc::clone(&room), Arc::clone(issuer));
+        let (room, issuer, progress) = (Arc::clone(&room), Arc::clone(issuer), Arc::clone(&progress));
         let wanted = plan::credentials(config, &issuer);
         issuers.spawn(async move {
             let _permit = room.acquire_owned().await;
@@ -94,8 +96,8 @@ async fn ask_all(config: &Config, guess: bool) -> (Vec<IssuerReport>, Vec<Upstre
         });
     }
     let mut upstreams = JoinSet::new();
-    for (index, planned) in plan::upstreams(config).into_iter().enumerate() {
-        let room = Arc::clone(&room);
+    for (index, planned) in planned.into_iter().enumerate() {
+        let (room, progress) = (Arc::clone(&room), Arc::clone(&progress));
         upstreams.spawn(async move {
             let _permit = room.acquire_owned().await;
             let report = upstream::connect(planned, bounds).await;
@@ -103,7 +105,9 @@ async fn ask_all(config: &Config, guess: bool) -> (Vec<IssuerReport>, Vec<Upstre
             (index, report)
         });
     }
-    (in_order(issuers).await, in_order(upstreams).await)
+    let reports = (in_order(issuers).await, in_order(upstreams).await);
+    progress.end();
+    reports
 }
 
 /// As they stand in the config, however they ended.
@@ -136,33 +140,4 @@ impl Bounds {
 /// What a failure says where the whole run's time was up.
 fn out_of_time() -> String {
     format!("no answer within the {} that all of check --online may take", humantime::format_duration(LIMIT))
-}
-
-/// Lines for people who wait; a program that reads stderr gets none.
-#[derive(Debug, Clone, Copy)]
-struct Progress {
-    shown: bool,
-}
-
-impl Progress {
-    fn new(config: &Config) -> Self {
-        let this = Self { shown: std::io::stderr().is_terminal() };
-        this.say(&format!(
-            "asking {} and the upstreams of {}, for at most {} …",
-            offline::count(config.issuers.len(), "issuer"),
-            offline::count(config.routes.len(), "route"),
-            humantime::format_duration(LIMIT)
-        ));
-        this
-    }
-
-    fn done(self, what: &str, name: &str, ok: bool) {
-        self.say(&format!("{what} {name}: {}", if ok { "ok" } else { "failed" }));
-    }
-
-    fn say(self, text: &str) {
-        if self.shown {
-            output::tell(&output::harmless(text));
-        }
-    }
 }

@@ -2,9 +2,17 @@
 
 use std::io::Write;
 
+use super::style;
+
 /// An answer, to stdout, with a line end.
 pub(super) fn answer(text: &str) {
     answer_bytes(text.trim_end_matches('\n').as_bytes());
+}
+
+/// An answer for people, in colours where they are wanted.
+pub(super) fn answer_people(text: &str) {
+    let mut stdout = anstream::stdout().lock();
+    let _ = writeln!(stdout, "{}", style::paint(text.trim_end_matches('\n'))).and_then(|()| stdout.flush());
 }
 
 /// An answer that must not be copied about, to stdout, with a line end.
@@ -27,6 +35,11 @@ pub(super) fn answer_json(value: &serde_json::Value) {
     answer(&harmless_json(&format!("{value:#}")));
 }
 
+/// The same on one line.
+pub(super) fn answer_json_line(value: &serde_json::Value) {
+    answer(&harmless_json(&value.to_string()));
+}
+
 /// The same JSON, where nothing steers a terminal: what serde_json writes as it is can stand in strings alone.
 fn harmless_json(json: &str) -> String {
     let mut harmless = String::with_capacity(json.len());
@@ -42,8 +55,20 @@ fn harmless_json(json: &str) -> String {
 
 /// Anything else, to stderr, with a line end.
 pub(super) fn tell(text: &str) {
-    let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "{}", text.trim_end_matches('\n'));
+    let mut stderr = anstream::stderr().lock();
+    let _ = writeln!(stderr, "{}", style::paint(text.trim_end_matches('\n')));
+}
+
+/// What clap has to say: help is an answer, a mistake is not. It leaves out the last line end now and then.
+pub(super) fn usage(error: &clap::Error) {
+    let text = error.render().ansi().to_string();
+    let text = text.trim_end_matches('\n');
+    // Nothing is left to be told where stdout or stderr is closed.
+    let _ = if error.use_stderr() {
+        writeln!(anstream::stderr().lock(), "{text}")
+    } else {
+        writeln!(anstream::stdout().lock(), "{text}")
+    };
 }
 
 /// Text from elsewhere, so that it cannot steer a terminal: control characters but line ends and tabs are escaped, and

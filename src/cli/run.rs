@@ -7,22 +7,25 @@ use super::{Exit, Failure, load, start_log};
 use crate::app::{self, Ended, Options, Running, StartError};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::telemetry::LogControl;
+use crate::listener::Passed;
 
 pub(super) fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
+    // Before any thread is started, and before other files take the numbers that were not passed after all.
+    let passed = Passed::take().map_err(|message| Failure::new(Exit::Config, message))?;
     let config = load(common)?;
     let log = start_log(common, Some(&config.log))?;
-    let running = serve(config, log, refused)?;
+    let notify = std::env::var_os("NOTIFY_SOCKET").is_some();
+    let running = serve(config, Options { log: Some(log), notify, passed, ..Options::default() }, refused)?;
     Ok(exit(&running.join()))
 }
 
 /// Starts the proxy as a process of its own. `refused` is what the kernel did not grant.
-pub(super) fn serve(config: Config, log: LogControl, refused: &[String]) -> Result<Running, Failure> {
+pub(super) fn serve(config: Config, options: Options, refused: &[String]) -> Result<Running, Failure> {
     app::install_panic_hook();
     for refused in refused {
         tracing::warn!(event = "process.not_hardened", "{refused}");
     }
-    let options = Options { signals: true, watch: true, log: Some(log) };
+    let options = Options { signals: true, watch: true, ..options };
     app::start(config, Arc::new(SystemClock), options)
         .map_err(|error| Failure::new(start_exit(&error), error.to_string()))
 }

@@ -33,6 +33,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     pub limits: Limits,
     pub log: Log,
+    /// `None`: no traces.
+    pub tracing: Option<Arc<Tracing>>,
     pub admin: Admin,
     /// In the order of their names.
     pub listeners: Vec<Arc<ListenerConfig>>,
@@ -89,6 +91,19 @@ pub struct Log {
     /// An env-filter directive list, checked at load.
     pub level: String,
     pub access: bool,
+}
+
+/// `[tracing]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracing {
+    /// With its path.
+    pub endpoint: HttpUrl,
+    pub service_name: String,
+    /// 0.0 to 1.0.
+    pub sample: f64,
+    pub headers: Vec<(HeaderName, Source)>,
+    pub timeout: Option<Duration>,
+    pub tls: TlsOptions,
 }
 
 /// `[admin]`.

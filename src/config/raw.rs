@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use issuer::RawIssuer;
+use issuer::{RawIssuer, RawTls};
 use route::RawRoute;
 use values::{DurationText, RawReference, SizeText};
 
@@ -22,10 +22,10 @@ use values::{DurationText, RawReference, SizeText};
 #[schemars(deny_unknown_fields, title = "bearerd config")]
 pub(crate) struct RawFile {
     /// Threads that serve calls; they share each bound socket. A change needs a restart.
-    #[schemars(extend("default" = 1, "minimum" = 1))]
+    #[schemars(extend("default" = 1, "minimum" = 1, "x-mistakes" = "0, more than 1024"))]
     pub workers: Option<usize>,
     /// More files with issuers and routes, so that teams own theirs. `*` may stand in the last part of a path.
-    #[schemars(extend("default" = []))]
+    #[schemars(extend("default" = [], "x-mistakes" = "`*` before the last part; a named file that is missing; anything but issuers and routes in it"))]
     pub include: Option<Vec<String>>,
     /// After SIGTERM: how long calls are still accepted while /readyz says 503 already.
     #[schemars(extend("default" = "0s"))]
@@ -35,6 +35,7 @@ pub(crate) struct RawFile {
     pub shutdown_timeout: Option<DurationText>,
     pub limits: Option<RawLimits>,
     pub log: Option<RawLog>,
+    pub tracing: Option<RawTracing>,
     pub admin: Option<RawAdmin>,
     /// Where calls are accepted, by name.
     pub listener: BTreeMap<String, RawListener>,
@@ -52,16 +53,22 @@ pub(crate) struct RawFile {
 #[schemars(deny_unknown_fields, rename = "Webhook")]
 pub(crate) struct RawWebhook {
     /// IP address and port, or "unix:" and a path.
+    #[schemars(extend("x-mistakes" = "missing; used twice"))]
     pub address: Option<String>,
     /// The path that calls come to, exactly.
+    #[schemars(extend("x-mistakes" = "missing; a query"))]
     pub path: Option<String>,
     /// The header with the hex HMAC-SHA256 of the body; the header of the same name with "-old" counts too.
+    #[schemars(extend("x-mistakes" = "missing"))]
     pub signature_header: Option<String>,
     /// Signing secrets: the current one and the previous one.
+    #[schemars(extend("x-mistakes" = "missing; empty; a literal in a file that others may read"))]
     pub secrets: Option<Vec<RawReference>>,
     /// Where the value stands in the payload (RFC 6901).
+    #[schemars(extend("x-mistakes" = "missing; not a JSON pointer"))]
     pub value: Option<String>,
     /// The file that keeps the value.
+    #[schemars(extend("x-mistakes" = "missing; the store of another webhook"))]
     pub store: Option<String>,
 }
 
@@ -71,10 +78,10 @@ pub(crate) struct RawWebhook {
 #[schemars(deny_unknown_fields, rename = "Limits")]
 pub(crate) struct RawLimits {
     /// Size of a request's header section.
-    #[schemars(extend("default" = "32KiB"))]
+    #[schemars(extend("default" = "32KiB", "x-mistakes" = "less than `1KiB`"))]
     pub header_bytes: Option<SizeText>,
     /// Number of header lines of a request.
-    #[schemars(extend("default" = 100, "minimum" = 1))]
+    #[schemars(extend("default" = 100, "minimum" = 1, "x-mistakes" = "0"))]
     pub header_count: Option<usize>,
     /// How long a caller may take to send a request's header section.
     #[schemars(extend("default" = "10s"))]
@@ -83,10 +90,10 @@ pub(crate) struct RawLimits {
     #[schemars(extend("default" = "75s"))]
     pub keep_alive: Option<DurationText>,
     /// Connections of callers, over all listeners.
-    #[schemars(extend("default" = 10000, "minimum" = 1))]
+    #[schemars(extend("default" = 10000, "minimum" = 1, "x-mistakes" = "0"))]
     pub connections: Option<usize>,
     /// Callers that wait for one token.
-    #[schemars(extend("default" = 10000, "minimum" = 1))]
+    #[schemars(extend("default" = 10000, "minimum" = 1, "x-mistakes" = "0"))]
     pub waiters: Option<usize>,
 }
 
@@ -99,11 +106,36 @@ pub(crate) struct RawLog {
     #[schemars(extend("default" = "text", "enum" = ["text", "json"]))]
     pub format: Option<String>,
     /// What is logged, in env-filter syntax: "info", "debug", "info,bearerd::token=debug".
-    #[schemars(extend("default" = "info"))]
+    #[schemars(extend("default" = "info", "x-mistakes" = "not an env-filter"))]
     pub level: Option<String>,
     /// A line per call.
     #[schemars(extend("default" = true))]
     pub access: Option<bool>,
+}
+
+/// Traces, sent to an OpenTelemetry collector (OTLP over HTTP). Without `endpoint` there are none.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Tracing")]
+pub(crate) struct RawTracing {
+    /// The collector, as "http://127.0.0.1:4318"; /v1/traces is added where the URL has no path.
+    pub endpoint: Option<String>,
+    /// `service.name` of the spans.
+    #[schemars(extend("default" = "bearerd"))]
+    pub service_name: Option<String>,
+    /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision goes before it.
+    #[schemars(extend("default" = 1.0, "minimum" = 0, "maximum" = 1))]
+    pub sample: Option<f64>,
+    /// Headers of each request to the collector; values may be references.
+    pub headers: Option<BTreeMap<String, RawReference>>,
+    /// For one request to the collector, connecting included.
+    #[schemars(extend("default" = "10s"))]
+    pub timeout: Option<DurationText>,
+    /// "allow": an http:// URL to another machine, which is warned about.
+    #[schemars(extend("default" = "refuse", "enum" = ["refuse", "allow"]))]
+    pub plaintext: Option<String>,
+    /// TLS toward the collector.
+    pub tls: Option<RawTls>,
 }
 
 /// The admin address: health, metrics, status.
@@ -112,7 +144,7 @@ pub(crate) struct RawLog {
 #[schemars(deny_unknown_fields, rename = "Admin")]
 pub(crate) struct RawAdmin {
     /// IP address and port, or "unix:" and a path.
-    #[schemars(extend("default" = "127.0.0.1:9180"))]
+    #[schemars(extend("default" = "127.0.0.1:9180", "x-mistakes" = "not an IP address and port, nor `unix:`"))]
     pub address: Option<String>,
     /// "network": /status and / answer other machines too.
     #[schemars(extend("default" = "local", "enum" = ["local", "network"]))]
@@ -125,31 +157,33 @@ pub(crate) struct RawAdmin {
 #[schemars(deny_unknown_fields, rename = "Listener")]
 pub(crate) struct RawListener {
     /// IP address and port, or "unix:" and a path. Only the listener `main` has a default.
-    #[schemars(extend("default" = "127.0.0.1:8080"))]
+    #[schemars(extend("default" = "127.0.0.1:8080", "x-mistakes" = "missing on any listener but `main`; used twice; other than loopback with `callers = \"local\"`"))]
     pub address: Option<String>,
     /// Host names it answers to beside localhost, loopback literals and its own address.
-    #[schemars(extend("default" = []))]
+    #[schemars(extend("default" = [], "x-mistakes" = "a URL, a port, a wildcard"))]
     pub names: Option<Vec<String>>,
     /// Browser origins that may call, as "https://app.example".
-    #[schemars(extend("default" = []))]
+    #[schemars(extend("default" = [], "x-mistakes" = "`*`, a path"))]
     pub origins: Option<Vec<String>>,
     /// "network" allows an address that other machines can reach; then one of `allow`, `require_header`,
     /// `tls.client_ca` must be given.
-    #[schemars(extend("default" = "local", "enum" = ["local", "network"]))]
+    #[schemars(extend("default" = "local", "enum" = ["local", "network"], "x-mistakes" = "`\"network\"` without `allow`, `require_header` or `tls.client_ca`"))]
     pub callers: Option<String>,
     /// Peer addresses that may call: addresses or networks as "10.0.0.0/8". Not given: any.
+    #[schemars(extend("x-mistakes" = "not an address or network; empty; on `unix:`"))]
     pub allow: Option<Vec<String>>,
     /// A header that every call must carry.
     pub require_header: Option<RawRequireHeader>,
     /// TLS toward callers.
     pub tls: Option<RawListenerTls>,
     /// File mode of a unix socket, in octal.
-    #[schemars(extend("default" = "0600"))]
+    #[schemars(extend("default" = "0600", "x-mistakes" = "not octal; on TCP"))]
     pub mode: Option<String>,
     /// Group of a unix socket: a name or a number.
+    #[schemars(extend("x-mistakes" = "unknown on this machine; on TCP"))]
     pub group: Option<String>,
     /// Users that may call over a unix socket. Empty: any that the file mode lets in.
-    #[schemars(extend("default" = []))]
+    #[schemars(extend("default" = [], "x-mistakes" = "on TCP"))]
     pub allow_uids: Option<Vec<u32>>,
 }
 
@@ -159,8 +193,10 @@ pub(crate) struct RawListener {
 #[schemars(deny_unknown_fields, rename = "RequireHeader")]
 pub(crate) struct RawRequireHeader {
     /// The header's name.
+    #[schemars(extend("x-mistakes" = "missing"))]
     pub name: Option<String>,
     /// The value that it must have.
+    #[schemars(extend("x-mistakes" = "missing; a literal in a file that others may read"))]
     pub value: Option<RawReference>,
 }
 
@@ -170,8 +206,10 @@ pub(crate) struct RawRequireHeader {
 #[schemars(deny_unknown_fields, rename = "ListenerTls")]
 pub(crate) struct RawListenerTls {
     /// The certificate chain, PEM.
+    #[schemars(extend("x-mistakes" = "missing"))]
     pub certificate: Option<RawReference>,
     /// Its private key, PEM.
+    #[schemars(extend("x-mistakes" = "missing; a literal in a file that others may read"))]
     pub private_key: Option<RawReference>,
     /// Callers must show a certificate of this authority, PEM.
     pub client_ca: Option<RawReference>,

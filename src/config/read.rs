@@ -25,6 +25,7 @@ const STRUCTS: &[&str] = &[
     "response_headers",
     "standby",
     "tls",
+    "tracing",
 ];
 
 /// Reads the main file: everything that is right in it.

@@ -11,6 +11,7 @@ mod peer;
 mod route;
 mod settings;
 mod ties;
+mod tracing;
 mod value;
 mod webhook;
 
@@ -50,6 +51,7 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
         shutdown_timeout,
         limits,
         log,
+        tracing,
         admin,
         listener,
         issuer,
@@ -65,6 +67,7 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
     let listeners = listener::resolve(&top, listener, &settings.admin, report);
     // Before the issuers: their references name webhooks.
     let webhooks = webhook::resolve(&top, webhook, taken(&settings.admin, &listeners), report);
+    let tracing = tracing.and_then(|raw| tracing::resolve(&top.key("tracing"), raw, report));
 
     let mut issuers = vec![(main, issuer)];
     let mut routes = vec![(main, route)];
@@ -88,6 +91,7 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
         shutdown_timeout: settings.shutdown_timeout,
         limits: settings.limits,
         log: settings.log,
+        tracing: tracing.map(Arc::new),
         admin: settings.admin.unwrap_or_else(defaults::admin),
         listeners: known.listeners.configs.into_iter().flatten().collect(),
         issuers: known.issuers.into_iter().filter_map(|(name, issuer)| Some((name, issuer?))).collect(),

@@ -5,6 +5,7 @@ mod checks;
 mod files;
 mod issuers;
 mod keys;
+mod tracing;
 
 use std::path::PathBuf;
 

@@ -1,5 +1,7 @@
 //! Sockets to listen on.
 
+mod passed;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,6 +19,8 @@ use crate::proxy::Peer;
 
 use super::stream::Raw;
 
+pub use passed::{Passed, Unfit, Wanted};
+
 /// Connections that the kernel keeps until they are accepted.
 pub(super) const BACKLOG: i32 = 1024;
 
@@ -31,8 +35,8 @@ pub struct Bound {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    /// The file is removed when the last clone is dropped.
-    Unix(UnixListener, Arc<SocketFile>),
+    /// The file is removed when the last clone is dropped; one that a service manager made is not.
+    Unix(UnixListener, Option<Arc<SocketFile>>),
 }
 
 /// Why an address can't be listened on: it is taken, or may not be bound.
@@ -56,7 +60,9 @@ impl Bound {
     pub fn bind(name: &Arc<str>, address: &Address, unix: &UnixOptions) -> Result<Self, BindError> {
         let socket = match address {
             Address::Tcp(address) => bind_tcp(*address).map(Socket::Tcp),
-            Address::Unix(path) => bind_unix(path, unix).map(|(socket, file)| Socket::Unix(socket, file)),
+            Address::Unix(path) => {
+                bind_unix(path, unix).map(|(socket, file)| Socket::Unix(socket, Some(file)))
+            }
         };
         match socket {
             Ok(socket) => Ok(Self { name: Arc::clone(name), address: address.clone(), socket }),
@@ -68,7 +74,7 @@ impl Bound {
     pub fn try_clone(&self) -> io::Result<Self> {
         let socket = match &self.socket {
             Socket::Tcp(socket) => Socket::Tcp(socket.try_clone()?),
-            Socket::Unix(socket, file) => Socket::Unix(socket.try_clone()?, Arc::clone(file)),
+            Socket::Unix(socket, file) => Socket::Unix(socket.try_clone()?, file.clone()),
         };
         Ok(Self { name: Arc::clone(&self.name), address: self.address.clone(), socket })
     }
@@ -81,6 +87,11 @@ impl Bound {
     /// As configured.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether its file is a service manager's, who also says who may connect.
+    pub fn has_foreign_file(&self) -> bool {
+        matches!(self.socket, Socket::Unix(_, None))
     }
 
     /// The real address: with the port that the system chose for port 0.
@@ -131,7 +142,10 @@ impl SocketListener {
 /// A [`Bound`] inside a runtime.
 pub(super) enum Listening {
     Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, #[expect(dead_code, reason = "held for its drop")] Arc<SocketFile>),
+    Unix(
+        tokio::net::UnixListener,
+        #[expect(dead_code, reason = "held for its drop")] Option<Arc<SocketFile>>,
+    ),
 }
 
 fn display(address: &Address) -> String {

@@ -115,22 +115,61 @@ fn a_label_cannot_break_out() {
     assert!(text.contains(r#"bearerd_refreshes_forced_total{route="a\"} 1\nfake{x=\""} 1"#), "{text}");
 }
 
-#[test]
-fn every_family_is_documented_and_every_documented_one_exists() {
-    let documented: BTreeMap<&str, &str> = include_str!("../../docs/metrics.md")
-        .lines()
-        .filter_map(|line| {
-            let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
-            Some((cells.next()?.trim_end_matches('`'), cells.next()?))
-        })
-        .collect();
-    let exist: BTreeMap<&str, &str> = FAMILIES.iter().map(|family| (family.name, family.kind)).collect();
-    assert_eq!(documented, exist);
+/// Name, type, labels and unit of each row of the document's table.
+fn documented() -> BTreeMap<String, [String; 3]> {
+    let rows = include_str!("../../docs/metrics.md").lines().filter_map(|line| {
+        let cells: Vec<&str> =
+            line.strip_prefix("| `")?.trim_end_matches('|').split('|').map(str::trim).collect();
+        let [name, kind, labels, unit, meaning, _alert] = cells[..] else { return None };
+        assert!(!meaning.is_empty(), "{line}");
+        Some((name.trim_end_matches('`').to_owned(), [kind, labels, unit].map(str::to_owned)))
+    });
+    rows.collect()
+}
 
+/// The labels of a family's samples as the document writes them, without a bucket's bound.
+fn labels(rendered: &str, family: &Family) -> String {
+    let of =
+        |line: &&str| line.strip_prefix(family.name).is_some_and(|rest| rest.starts_with(['{', ' ', '_']));
+    let Some((_, labels)) = rendered.lines().find(of).and_then(|line| line.split_once('{')) else {
+        return String::new();
+    };
+    let names = labels.split("\",").filter_map(|pair| Some(pair.split_once('=')?.0));
+    names.filter(|name| *name != "le").map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn the_document_has_each_family_with_its_type_labels_and_unit() {
     let rendered = filled().render(Exposition::Text, extra());
-    let types: BTreeMap<&str, &str> =
-        rendered.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
-    assert_eq!(types, exist);
+    let documented = documented();
+    let names: Vec<&String> = documented.keys().collect();
+    let mut exist: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+    exist.sort_unstable();
+    assert_eq!(names, exist);
+    for family in FAMILIES {
+        let [kind, labels_told, unit] = &documented[family.name];
+        assert_eq!(
+            (kind.as_str(), labels_told),
+            (family.kind, &labels(&rendered, family)),
+            "{}",
+            family.name
+        );
+        let units = [
+            ("_timestamp_seconds", "Unix time"),
+            ("_start_time_seconds", "Unix time"),
+            ("_seconds", "seconds"),
+            ("_bytes", "bytes"),
+        ];
+        let base = family.name.trim_end_matches("_total");
+        match units.iter().find(|(end, _)| base.ends_with(end)) {
+            Some((_, wanted)) => assert_eq!(unit, wanted, "{}", family.name),
+            None => {
+                assert!(!["seconds", "bytes", "Unix time", ""].contains(&unit.as_str()), "{}", family.name)
+            }
+        }
+        assert!(rendered.contains(&format!("# TYPE {} {}\n", family.name, family.kind)));
+    }
+    assert_eq!(rendered.matches("# TYPE ").count(), FAMILIES.len());
 }
 
 proptest! {

@@ -167,14 +167,20 @@ impl ProxyError {
     }
 }
 
+impl From<TokenErrorKind> for Code {
+    fn from(kind: TokenErrorKind) -> Self {
+        match kind {
+            TokenErrorKind::Refused => Self::TokenRefused,
+            TokenErrorKind::Unavailable => Self::TokenUnavailable,
+            TokenErrorKind::Timeout => Self::TokenTimeout,
+            TokenErrorKind::Overloaded => Self::Overloaded,
+        }
+    }
+}
+
 impl From<TokenError> for ProxyError {
     fn from(error: TokenError) -> Self {
-        let code = match error.kind {
-            TokenErrorKind::Refused => Code::TokenRefused,
-            TokenErrorKind::Unavailable => Code::TokenUnavailable,
-            TokenErrorKind::Timeout => Code::TokenTimeout,
-            TokenErrorKind::Overloaded => Code::Overloaded,
-        };
+        let code = Code::from(error.kind);
         Self {
             retry_after: error.retry_after,
             issuer_refused: error.issuer_refused,

@@ -12,6 +12,7 @@ use super::dpop;
 use super::error::{Code, ProxyError};
 use super::record::Record;
 use super::snapshot::RouteService;
+use super::traced::{self, Traced};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::RouteConfig;
 use crate::metrics::UpstreamRefusal;
@@ -70,14 +71,21 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Answer, ProxyError> {
     let started = Instant::now();
+    let mut step = record.traced.as_deref().map(|call| call.attempt(service, head));
     // A proof is for one request, and the one that was lost may have arrived. Where no other can be made, it stays.
     let anew = |head: &mut Head| {
         if let Some(token) = token.filter(|token| token.prover.is_some()) {
             let _ = service.put_on(head, token);
         }
+        if let Some(step) = &mut step {
+            step.again(head);
+        }
     };
     let answer = service.upstream.send(head, body, anew).await;
     let took = started.elapsed();
+    if let Some(step) = step {
+        step.answered(&answer);
+    }
     service.metrics.upstream(took);
     record.upstream_took = Some(took);
     answer.map_err(|error| ProxyError::at_upstream(error, &service.config.name))
@@ -128,7 +136,8 @@ async fn follow_up(
         }
         *left -= 1;
         let refused = (verdict == Verdict::NewToken).then_some(&token);
-        let Some((body, newer)) = replayable(service, &mut answer, refused).await else {
+        let Some((body, newer)) = replayable(service, &mut answer, refused, record.traced.as_deref()).await
+        else {
             return Ok((answer, token));
         };
         let next = newer.unwrap_or_else(|| Arc::clone(&token));
@@ -187,6 +196,7 @@ async fn replayable(
     service: &RouteService,
     answer: &mut Answer,
     refused: Option<&Arc<Token>>,
+    traced: Option<&Traced>,
 ) -> Option<(RequestBody, Option<Arc<Token>>)> {
     let slot = service.slot.as_ref()?;
     if let Some(refused) = refused {
@@ -206,6 +216,6 @@ async fn replayable(
         slot.prefetch();
         return None;
     };
-    let newer = Arc::clone(slot).newer_than(refused.generation).await.ok()?;
+    let newer = traced::token(slot, refused.generation, service, traced).await.ok()?;
     Some((body, Some(newer)))
 }

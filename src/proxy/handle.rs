@@ -13,6 +13,7 @@ use super::error::{Code, ProxyError};
 use super::record::Record;
 use super::snapshot::{RouteService, Snapshot};
 use super::target;
+use super::traced::{self, Traced};
 use super::{forward, headers, upgrade};
 use crate::config::CallerAuthorization;
 use crate::route::host::is_own_name;
@@ -38,7 +39,7 @@ pub(super) async fn handle(
         parts.headers.remove(name);
     }
     prepare(&mut parts, caller, &service, record)?;
-    let token = credential(&mut parts, &service).await?;
+    let token = credential(&mut parts, &service, record.traced.as_deref()).await?;
     set_edits(&mut parts.headers, &service)?;
 
     let target = forward::target(&service.config, &parts.uri, found)?;
@@ -166,7 +167,11 @@ fn prepare(
 }
 
 /// Takes the caller's credential away and gets ours; `None`: the call goes up without one of ours.
-async fn credential(parts: &mut Parts, service: &RouteService) -> Result<Option<Arc<Token>>, ProxyError> {
+async fn credential(
+    parts: &mut Parts,
+    service: &RouteService,
+    traced: Option<&Traced>,
+) -> Result<Option<Arc<Token>>, ProxyError> {
     let own = service.injection.callers_own(&parts.headers, &parts.uri);
     match (service.config.caller_authorization, own) {
         (CallerAuthorization::Keep, Some(_)) => return Ok(None),
@@ -186,7 +191,7 @@ async fn credential(parts: &mut Parts, service: &RouteService) -> Result<Option<
     let Some(slot) = &service.slot else { return Ok(None) };
     match slot.current() {
         Some(token) => Ok(Some(token)),
-        None => Ok(Some(Box::pin(Arc::clone(slot).wait()).await?)),
+        None => Ok(Some(Box::pin(traced::token(slot, 0, service, traced)).await?)),
     }
 }
 

@@ -11,10 +11,11 @@ use hyper::body::Frame;
 use super::body::BodyError;
 use super::caller::Caller;
 use super::snapshot::RouteService;
+use super::traced::Traced;
 use crate::metrics::RouteMetrics;
 
 /// The status of a call whose caller went away before there was an answer; never sent.
-const CALLER_LEFT: u16 = 499;
+pub(super) const CALLER_LEFT: u16 = 499;
 
 /// One call, from its head to the end of its response.
 pub(super) struct Record {
@@ -25,6 +26,8 @@ pub(super) struct Record {
     /// The code of an error of ours.
     pub(super) code: Option<&'static str>,
     pub(super) upstream_took: Option<Duration>,
+    /// `None`: `[tracing]` is off.
+    pub(super) traced: Option<Box<Traced>>,
     caller: Arc<Caller>,
     started: Instant,
     unrouted: Arc<RouteMetrics>,
@@ -61,6 +64,7 @@ impl Record {
             status: StatusCode::from_u16(CALLER_LEFT).unwrap_or(StatusCode::BAD_REQUEST),
             code: None,
             upstream_took: None,
+            traced: None,
             caller: Arc::clone(caller),
             started: Instant::now(),
             unrouted: Arc::clone(unrouted),
@@ -112,6 +116,9 @@ impl Drop for Record {
         self.hold(false);
         let took = self.started.elapsed();
         self.metrics().request(self.status.as_u16(), took);
+        if let Some(traced) = &self.traced {
+            traced.end(&self.caller.listener, self.route.as_deref(), self.status.as_u16(), self.code);
+        }
         if let Some(line) = self.line.take() {
             tracing::info!(
                 target: "bearerd::access",

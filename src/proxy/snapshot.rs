@@ -14,6 +14,7 @@ use crate::config::{Config, Credential, HeaderEdits, RouteConfig, Source};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::route::RouteTable;
 use crate::token::{Token, TokenSlot};
+use crate::trace::Tracer;
 use crate::upstream::{Head, Upstream};
 
 /// Where the running snapshot stands; a reload swaps it.
@@ -33,6 +34,8 @@ pub struct Snapshot {
     gone: Vec<Arc<ListenerRules>>,
     /// For calls that no route serves.
     pub unrouted: Arc<RouteMetrics>,
+    /// `None`: `[tracing]` is off. Whoever builds the snapshot puts it here.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl Snapshot {
@@ -50,7 +53,7 @@ impl Snapshot {
         let stays = |old: &ListenerRules| config.listeners.iter().any(|new| new.name == old.config.name);
         let before = previous.iter().flat_map(|previous| &previous.listeners);
         let gone = before.filter(|old| !stays(old)).cloned().collect();
-        Self { version, config, table, routes, listeners, gone, unrouted: metrics.unrouted() }
+        Self { version, config, table, routes, listeners, gone, unrouted: metrics.unrouted(), tracer: None }
     }
 
     /// The rules for a caller's connection, and the listener's index. A connection that a listener accepted under

@@ -17,6 +17,7 @@ use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
 use crate::issuer::Issuer;
 use crate::metrics::Metrics;
+use crate::trace::TracerCell;
 
 /// Far above any sane config; what a mistaken one can cost.
 const CAPACITY: u64 = 10_000;
@@ -45,12 +46,13 @@ pub struct TokenCache {
 
 impl TokenCache {
     /// Flights run on `control`'s thread, never on a worker's.
-    pub fn new(control: Handle, clock: SharedClock, metrics: Arc<Metrics>) -> Self {
+    pub fn new(control: Handle, clock: SharedClock, metrics: Arc<Metrics>, tracers: Arc<TracerCell>) -> Self {
         let issuer_clock = Arc::clone(&clock);
         let make_source = move |config: &Arc<IssuerConfig>| -> Arc<dyn TokenSource> {
             Arc::new(MeteredIssuer {
                 issuer: Issuer::new(Arc::clone(config), Arc::clone(&issuer_clock)),
                 metrics: metrics.issuer(&config.name),
+                tracers: Arc::clone(&tracers),
             })
         };
         Self::with_sources(control, clock, Box::new(make_source))

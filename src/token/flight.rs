@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::life::{Life, Moment};
 use super::slot::{Signals, TokenSlot};
 use super::state::{Held, Token, Trouble};
+use super::traced;
 use crate::issuer::{FailureKind, Grant, IssuerError};
 
 /// However short a token lives: its issuer is not asked more often, except for a dropped token's successor.
@@ -202,15 +203,22 @@ impl SlotTask {
         let landing = self.await_landing(request, &flight).await;
         let Some(slot) = self.slot.upgrade() else { return };
         let now = slot.now();
+        // Before it lands: who waits from then on waits for another one.
+        let waiter = slot.first_waiter.swap(None);
+        let mut status = None;
         let outcome = match landing {
             Landing::SlotGone => return,
             Landing::Superseded => superseded(&slot),
             Landing::Answered(answer) => {
                 let answer = answer.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
+                status = answer.as_ref().err().and_then(|error| error.http_status);
                 self.publish(&slot, &flight, answer, now)
             }
         };
         slot.source.requested(outcome, now.boot.saturating_sub(flight.asked.boot));
+        if let Some(tracer) = slot.source.tracer() {
+            traced::request(&tracer, &slot.issuer, flight.asked.wall, outcome, status, waiter.as_deref());
+        }
     }
 
     fn take_off(&mut self) -> Option<(Flight, AbortOnDropHandle<Result<Grant, IssuerError>>)> {

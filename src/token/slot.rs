@@ -18,6 +18,7 @@ use super::state::{Held, Trouble};
 pub use super::state::{LastError, Rejected, RetryCause, SlotStatus, Token};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
+use crate::trace::Context;
 
 /// A token fetched because of a 401 is kept this long, whatever the upstream says.
 const KEPT_AFTER_REJECTION: Duration = Duration::from_secs(10);
@@ -58,6 +59,8 @@ pub struct TokenSlot {
     pub(super) retired: AtomicBool,
     waiting: AtomicUsize,
     waiters_limit: AtomicUsize,
+    /// The first traced call that waits for the flight under way, or for the next one.
+    pub(super) first_waiter: ArcSwapOption<Context>,
 }
 
 /// What the slot's task listens to; it outlives the slot, and so tells the task of its end.
@@ -114,6 +117,7 @@ impl TokenSlot {
             retired: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             waiters_limit: AtomicUsize::new(waiters),
+            first_waiter: ArcSwapOption::empty(),
         }
     }
 
@@ -131,15 +135,6 @@ impl TokenSlot {
             self.signals.poke();
         }
         Some(Arc::clone(&held.token))
-    }
-
-    /// The cold path: waits for the flight under way, or starts one; at most the issuer's `timeout`.
-    /// After a failure that is still in force it answers at once.
-    ///
-    /// # Errors
-    /// The failure of the flight that was waited for, to all who waited; too many waiters; no answer in time.
-    pub async fn wait(self: Arc<Self>) -> Result<Arc<Token>, TokenError> {
-        self.obtain(0).await
     }
 
     /// An upstream refused the token of this generation.
@@ -163,12 +158,20 @@ impl TokenSlot {
         Rejected::Replace
     }
 
-    /// After [`Rejected::Dropped`] or [`Rejected::Replace`]: a token newer than `generation`, from one fetch for all callers.
+    /// The cold path: waits for the flight under way, or starts one; at most the issuer's `timeout`. After a failure
+    /// that is still in force it answers at once.
+    ///
+    /// Any token that is newer than `generation` will do: 0 after [`Self::current`] had none, the refused token's after
+    /// [`Rejected::Dropped`] or [`Rejected::Replace`]. `waiter`: the span of a call whose waiting is traced.
     ///
     /// # Errors
-    /// As [`Self::wait`].
-    pub async fn newer_than(self: Arc<Self>, generation: u64) -> Result<Arc<Token>, TokenError> {
-        self.obtain(generation).await
+    /// The failure of the flight that was waited for, to all who waited; too many waiters; no answer in time.
+    pub async fn newer_than(
+        self: Arc<Self>,
+        generation: u64,
+        waiter: Option<Context>,
+    ) -> Result<Arc<Token>, TokenError> {
+        self.obtain(generation, waiter).await
     }
 
     /// Fetches the token without a call, again and again (with the usual pauses) until it was fetched once.
@@ -214,7 +217,7 @@ impl TokenSlot {
         self.signals.poke();
     }
 
-    /// The issuer's `timeout`: the longest that [`Self::wait`] takes; `None`: no limit.
+    /// The issuer's `timeout`: the longest that [`Self::newer_than`] takes; `None`: no limit.
     pub fn timeout(&self) -> Option<Duration> {
         self.issuer.timeout
     }
@@ -224,11 +227,14 @@ impl TokenSlot {
         self.clock.wall()
     }
 
-    async fn obtain(&self, than: u64) -> Result<Arc<Token>, TokenError> {
+    async fn obtain(&self, than: u64, waiter: Option<Context>) -> Result<Arc<Token>, TokenError> {
         if let Some(answer) = self.answer_at_once(than) {
             return answer;
         }
         let _waiting = Waiting::enlist(self)?;
+        if let Some(waiter) = waiter.filter(|_| self.first_waiter.load().is_none()) {
+            self.first_waiter.store(Some(Arc::new(waiter)));
+        }
         match self.issuer.timeout {
             None => self.await_flight(than).await,
             Some(limit) => tokio::time::timeout(limit, self.await_flight(than))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::config::CredentialKey;
 use crate::issuer::{Grant, Issuer, IssuerError};
 use crate::metrics::IssuerMetrics;
+use crate::trace::{Tracer, TracerCell};
 
 pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Grant, IssuerError>> + Send + 'a>>;
 
@@ -26,12 +27,17 @@ pub(super) trait TokenSource: Send + Sync + 'static {
     fn waiting(&self);
     /// A call waits no longer.
     fn waited(&self);
+    /// Who records token requests now.
+    fn tracer(&self) -> Option<Arc<Tracer>> {
+        None
+    }
 }
 
 /// A real issuer, and where it is counted.
 pub(super) struct MeteredIssuer {
     pub(super) issuer: Issuer,
     pub(super) metrics: Arc<IssuerMetrics>,
+    pub(super) tracers: Arc<TracerCell>,
 }
 
 impl TokenSource for MeteredIssuer {
@@ -61,5 +67,8 @@ impl TokenSource for MeteredIssuer {
 
     fn waited(&self) {
         self.metrics.waited();
+    }
+    fn tracer(&self) -> Option<Arc<Tracer>> {
+        self.tracers.load_full()
     }
 }

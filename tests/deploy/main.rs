@@ -7,5 +7,16 @@
     clippy::disallowed_methods,
     reason = "tests fail by panicking, and read what they check"
 )]
+#![allow(unreachable_pub, reason = "nothing uses this crate, so `pub` says what a module offers the others")]
 
+mod debian;
+mod docker;
+mod helm;
+mod kubernetes;
+mod man;
+mod manifests;
+mod monitoring;
+mod packages;
+mod systemd;
 mod tools;
+mod tutorial;

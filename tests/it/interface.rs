@@ -324,3 +324,124 @@ async fn run_refuses_a_certificate_that_check_refuses() {
         }
     }
 }
+
+const VERBS: &[&str] =
+    &["run", "check", "explain", "token", "init", "schema", "demo", "healthcheck", "completions"];
+
+/// `Answer`, as a terminal would get it, from a command line run in a terminal of its own.
+async fn in_terminal(setup: &Setup, args: &str, env: &[(&str, &str)]) -> String {
+    let line = format!("{} {args}", env!("CARGO_BIN_EXE_bearerd"));
+    let mut command = tokio::process::Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    command.current_dir(setup.folder()).env_clear().env("TERM", "xterm").stdin(Stdio::null());
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(env.iter().copied());
+    let output = within("script to end", command.output()).await;
+    let output = output.expect("`script` is needed for this test: install it (Debian: apt install bsdutils)");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn help_has_examples_and_fits_80_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = run(folder.path(), &["--help"]).await;
+    for verb in VERBS {
+        let help = run(folder.path(), &[verb, "--help"]).await;
+        help.expect_code(0);
+        assert!(
+            help.stdout.contains("Example") && help.stdout.contains(&format!("bearerd {verb}")),
+            "{verb}"
+        );
+        let again = run(folder.path(), &["help", verb]).await;
+        again.expect_code(0);
+        assert_eq!(again.stdout, help.stdout, "help {verb}");
+        for line in help.stdout.lines().chain(whole.stdout.lines()) {
+            assert!(line.chars().count() <= 80, "{verb}: {line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn mistyped_words_are_told_with_what_was_meant() {
+    let setup = Setup::new().await;
+    setup.write();
+    for (args, meant) in [
+        (&["chek"][..], "'check'"),
+        (&["check", "--onlin"], "'--online'"),
+        (&["check", "--output", "jsn"], "'json'"),
+        (&["completions", "bsh"], "'bash'"),
+        (&["init", "keyclok"], "`keycloak`"),
+        (&["token", "crop"], "`corp`"),
+        (&["token", "corp", "--route", "apu"], "`api`"),
+    ] {
+        let output = run(setup.folder(), args).await;
+        output.expect_code(64);
+        assert!(output.stderr.contains(meant), "{args:?}: {}", output.stderr);
+    }
+}
+
+#[tokio::test]
+async fn no_config_says_where_it_was_looked_for_and_how_to_get_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["check"]).await;
+    output.expect_code(78);
+    for wanted in ["./bearerd.toml", "/etc/bearerd/bearerd.toml", "--config", "bearerd init", "bearerd demo"]
+    {
+        assert!(output.stderr.contains(wanted), "{wanted}: {}", output.stderr);
+    }
+}
+
+#[tokio::test]
+async fn colours_are_for_terminals_alone() {
+    let setup = Setup::new().await.top("worker = 2");
+    setup.write();
+    let coloured = |text: &str| text.contains("\u{1b}[");
+    for args in ["check", "explain GET /x", "--help", "nonsense"] {
+        let words: Vec<&str> = args.split(' ').collect();
+        let piped = run(setup.folder(), &words).await;
+        assert!(!coloured(&piped.all()), "{args}: {}", piped.all());
+        let always = run(setup.folder(), &[&words[..], &["--color", "always"]].concat()).await;
+        assert!(coloured(&always.all()), "{args}: {}", always.all());
+        assert!(coloured(&in_terminal(&setup, args, &[]).await), "{args}");
+        for (more, env) in [
+            (" --color never", &[][..]),
+            (" --color=never", &[]),
+            ("", &[("NO_COLOR", "1")]),
+            ("", &[("TERM", "dumb")]),
+        ] {
+            let plain = in_terminal(&setup, &format!("{args}{more}"), env).await;
+            assert!(!coloured(&plain), "{args}{more} {env:?}: {plain}");
+        }
+    }
+    let json = run(setup.folder(), &["check", "--output", "json", "--color", "always"]).await;
+    assert_eq!(json.json()["problems"][0]["line"], 1);
+    assert!(!coloured(&json.all()));
+}
+
+#[tokio::test]
+async fn progress_is_one_line_on_a_terminal_and_gone_at_the_end() {
+    let setup = Setup::new().await;
+    setup.write();
+    let shown = in_terminal(&setup, "check --online --color never", &[]).await;
+    let (before, report) = shown.rsplit_once("\r\u{1b}[2K").expect("the line is erased");
+    assert!(before.contains("2 of 2 answered") && !before.contains('\n'), "{shown:?}");
+    assert!(report.contains("issuer corp: ok") && !report.contains("answered"), "{shown:?}");
+    let piped = run(setup.folder(), &["check", "--online"]).await;
+    assert_eq!(piped.stderr, "");
+    assert!(!piped.stdout.contains("answered"), "{}", piped.stdout);
+}
+
+#[tokio::test]
+async fn demo_tells_a_program_its_addresses() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child =
+        command(folder.path(), &["demo", "--output", "json"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = within("a line", lines.next_line()).await.unwrap().unwrap();
+    let told: Value = serde_json::from_str(&line).unwrap();
+    let address = |key: &str| told[key].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+    assert!(std::path::Path::new(told["config"].as_str().unwrap()).exists());
+    assert!(told["admin"].as_str().unwrap().starts_with("http://127.0.0.1:"));
+    let mut client = crate::support::Client::tcp(address("proxy").parse().unwrap()).await;
+    let path = address("try").replace(&address("proxy"), "");
+    client.call(&Call::get(&path)).await.expect_status(200);
+}

@@ -197,12 +197,17 @@ async fn what_fails_is_at_the_top_with_its_cause_and_markup_is_text() {
     assert_eq!(first, true);
     browser.says("#routes [data-key=rates]", "failing").await;
     browser.says("#routes [data-key=ledger]", "token_refused").await;
+    browser.says("#routes [data-key=payments]", "refused upstream").await;
     browser.says("#tokens [data-key=ledger]", "no token").await;
+    browser.says("#tokens [data-key=ledger]", "check client_id and client_secret of [issuer.ledger]").await;
+    let parted = "parted({ detail: 'corp said no; mend it (7)', remedy: 'mend it' })";
+    let wanted = serde_json::json!({ "why": "corp said no (7)", "remedy": "mend it" });
+    assert_eq!(browser.evaluate(parted).await, wanted, "what to do stands alone, and once");
     browser.says("#tokens", HOSTILE).await;
     browser.says("#state", "ready, with problems").await;
     assert_eq!(browser.evaluate("document.images.length + (window.hit || 0)").await, 0);
     browser.expect_content().await;
-    for (name, dark) in [("status-page.png", false), ("status-page-dark.png", true)] {
+    for (name, dark) in [("status-page-failing.png", false), ("status-page-dark.png", true)] {
         browser.dark(dark).await;
         browser.picture(name).await;
     }

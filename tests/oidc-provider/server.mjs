@@ -7,13 +7,15 @@
 //   tls: { key, cert }            serves https
 //   mtls: { key, cert, ca }       a second address, named in mtls_endpoint_aliases, that asks for client certificates
 //   dpop: true                    DPoP, with nonces that every proof must carry
+//   routes: { token: PATH }       paths of endpoints, for the shape of another vendor's
+//   resource: URI                 of tokens that are asked for without one
 import { X509Certificate } from 'node:crypto';
 import http from 'node:http';
 import https from 'node:https';
 import Provider, { errors } from 'oidc-provider';
 
 const options = JSON.parse(process.argv[2] ?? '{}');
-const { tls, mtls, ttl = 600, scopes = [], resources = {} } = options;
+const { tls, mtls, ttl = 600, scopes = [], resources = {}, routes = {}, resource } = options;
 
 const clients = (options.clients ?? []).map((client) => ({
   grant_types: ['client_credentials'],
@@ -44,6 +46,7 @@ const alias = asking && `https://localhost:${await listen(asking)}`;
 const provider = new Provider(issuer, {
   clients,
   scopes,
+  routes,
   clientAuthMethods: [
     'none',
     'client_secret_basic',
@@ -75,6 +78,7 @@ const provider = new Provider(issuer, {
       : { enabled: false },
     resourceIndicators: {
       enabled: true,
+      ...(resource && { defaultResource: () => resource }),
       getResourceServerInfo(ctx, resource) {
         const found = resources[resource];
         if (!found) throw new errors.InvalidTarget();

@@ -39,7 +39,7 @@ function show(status) {
 
   const seconds = status.routes.length ? Math.round(status.routes[0].lately.seconds) : 60;
   heading("routes", "calls of the last " + seconds + " s");
-  fill(shown.routes, busiestFirst(status.routes).map((route) => ({ key: route.name, ...route })), routeRow);
+  fill(shown.routes, busiestFirst(status.routes).map((route) => ({ key: route.name, now: status.now, ...route })), routeRow);
   const tokens = status.tokens.map((token) => ({ key: token.routes[0], ...token }));
   const kept = new Set(tokens.map((token) => token.key));
   for (const key of bars.keys()) if (!kept.has(key)) bars.delete(key);

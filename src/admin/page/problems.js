@@ -7,6 +7,14 @@ function since(now, at) {
   return (Date.parse(now) - Date.parse(at)) / 1000;
 }
 
+// An error's sentence says what to do at its end: shown on a line of its own.
+function parted(error) {
+  const remedy = error.remedy || "";
+  const from = remedy ? error.detail.lastIndexOf(remedy) : -1;
+  if (from < 0) return { why: error.detail, remedy };
+  return { why: error.detail.slice(0, from).replace(/[\s;:,]+$/, "") + error.detail.slice(from + remedy.length), remedy };
+}
+
 function tokenProblem(token) {
   const last = token.last_error;
   if (!last) return null;
@@ -18,7 +26,7 @@ function tokenProblem(token) {
   const foot = [last.failures_in_a_row + (last.failures_in_a_row === 1 ? " failure" : " failures in a row")];
   if (last.trace) foot.push(last.trace);
   return {
-    key: "token " + token.routes[0], kind: holds ? "warn" : "bad", what, why: last.detail, remedy: last.remedy || null,
+    key: "token " + token.routes[0], kind: holds ? "warn" : "bad", what, ...parted(last),
     code: last.code, at: last.at, next: last.next_try, foot: foot.join(" · "),
   };
 }
@@ -34,23 +42,27 @@ function routeProblem(route, now, without) {
   return {
     key: "route " + route.name, kind: errors * 2 >= requests ? "bad" : "warn", what: "Route " + route.name + ": " + counted,
     why: fresh ? last.detail : "the upstream " + route.upstream + " answered with a 5xx itself; see its log",
-    remedy: null, code: fresh ? last.code : null, at: fresh ? last.at : null, next: null,
+    remedy: "", code: fresh ? last.code : null, at: fresh ? last.at : null, next: null,
     foot: fresh ? "request " + last.request_id : "",
   };
 }
 
+function isRefused(route, now) {
+  return route.upstream_refusal !== null && since(now, route.upstream_refusal.at) <= RECENT;
+}
+
 function refusalProblem(route, now) {
   const refusal = route.upstream_refusal;
-  if (!refusal || since(now, refusal.at) > RECENT) return null;
+  if (!isRefused(route, now)) return null;
   return {
     key: "refusal " + route.name, kind: "bad", what: "Route " + route.name + ": its upstream refuses good tokens",
-    why: refusal.detail, remedy: null, code: String(refusal.status), at: refusal.at, next: null, foot: "",
+    why: refusal.detail, remedy: "", code: String(refusal.status), at: refusal.at, next: null, foot: "",
   };
 }
 
 function otherProblems(status) {
   const found = [];
-  const plain = { remedy: null, code: null, at: null, next: null, foot: "" };
+  const plain = { remedy: "", code: null, at: null, next: null, foot: "" };
   const reload = status.config.last_reload;
   if (reload && !reload.ok) {
     found.push({
@@ -77,7 +89,7 @@ function unroutedProblem(status) {
   const last = status.unrouted.last_error;
   if (!last || since(status.now, last.at) > RECENT) return null;
   return {
-    key: "unrouted", kind: "warn", what: "A call reached no route", why: last.detail, remedy: null, code: last.code,
+    key: "unrouted", kind: "warn", what: "A call reached no route", why: last.detail, remedy: "", code: last.code,
     at: last.at, next: null, foot: "request " + last.request_id,
   };
 }
@@ -91,7 +103,7 @@ function problems(status) {
   if (unready) {
     all.push({
       key: "unready", kind: "warn", what: "Not ready yet", why: "A token or a value that calls need is still missing; /readyz says which.",
-      remedy: null, code: null, at: null, next: null, foot: "",
+      remedy: "", code: null, at: null, next: null, foot: "",
     });
   }
   // Stable: among equals the order above stays.

@@ -54,7 +54,7 @@ function body(labels, item, make) {
 }
 
 function sub(parent, kind) {
-  const made = node("span", kind || "sub");
+  const made = node("span", kind === undefined ? "sub" : kind);
   parent.append(made);
   return made;
 }
@@ -71,8 +71,9 @@ function noting(note) {
     note.row.hidden = !error;
     if (!error) return;
     put(code, String(error.code || "error"));
-    put(detail, error.detail);
-    put(remedy, error.remedy && !error.detail.includes(error.remedy) ? error.remedy : "");
+    const parts = parted(error);
+    put(detail, parts.why);
+    put(remedy, parts.remedy);
     setTime(ago, error.at);
   };
 }
@@ -91,6 +92,7 @@ function matches(match) {
 
 function routeState(route) {
   const { requests, errors } = route.lately;
+  if (isRefused(route, route.now)) return ["bad", "refused upstream"];
   if (errors > 0) return errors * 2 >= requests ? ["bad", "failing"] : ["warn", "some errors"];
   return requests > 0 ? ["good", "fine"] : ["idle", "no calls"];
 }
@@ -117,12 +119,17 @@ function routeRow(cells, note) {
     put(numbers[1][1], lately.errors > 0 ? Math.round((100 * lately.errors) / Math.max(1, lately.requests)) + " %" : "");
     put(numbers[2][0], milliseconds(lately.p50_ms));
     put(numbers[2][1], lately.p99_ms === null ? "" : "p99 " + milliseconds(lately.p99_ms));
-    tell(route.last_error || refused(route));
+    tell(routeNote(route));
   };
 }
 
-function refused(route) {
-  return route.upstream_refusal && { ...route.upstream_refusal, code: route.upstream_refusal.status };
+// The newer of its errors; what stands among the problems is not said again.
+function routeNote(route) {
+  const refusal = route.upstream_refusal && { ...route.upstream_refusal, code: route.upstream_refusal.status };
+  const found = [route.last_error, refusal].filter(Boolean).sort((a, b) => Date.parse(b.at) - Date.parse(a.at));
+  if (found.length === 0) return null;
+  const shown = (found[0] === refusal || found[0].status >= 500) && since(route.now, found[0].at) < RECENT;
+  return shown ? { ...found[0], detail: "see Problems" } : found[0];
 }
 
 // --- tokens ---
@@ -154,6 +161,7 @@ function setEnd(bar, token) {
   if (token.expires_at === null) {
     bar.end = null;
     bar.of = null;
+    bar.renewal.hidden = true;
     return;
   }
   const end = heard / 1000 + token.seconds_left;
@@ -167,13 +175,18 @@ function setEnd(bar, token) {
   if (!bar.renewal.hidden) bar.renewal.style.left = 100 * renewal + "%";
 }
 
+// It came a moment after it was asked for, and its life counts from there: an hour is not 59 minutes.
+function whole(life) {
+  return duration(life < 120 ? life : life + 30);
+}
+
 function moveBar(bar) {
   if (gone) return;
   const left = bar.end === null ? 0 : Math.max(0, bar.end - performance.now() / 1000);
   const share = bar.life > 0 ? Math.min(1, left / bar.life) : 0;
   bar.inner.style.width = 100 * share + "%";
   dress(bar.inner, "fill " + (left === 0 ? "bad" : bar.kind));
-  const words = bar.end === null ? "nothing to show" : left === 0 ? "ended" : duration(left) + " left of " + duration(bar.life);
+  const words = bar.end === null ? "no token" : left === 0 ? "ended" : duration(left) + " left of " + whole(bar.life);
   put(bar.words, words);
   bar.made.setAttribute("aria-valuemax", String(Math.round(bar.life)));
   bar.made.setAttribute("aria-valuenow", String(Math.round(left)));
@@ -251,7 +264,7 @@ function problemCard() {
   const what = node("p", "what");
   const [sign, said] = [node("span", "mark"), node("span")];
   what.append(sign, said);
-  const [why, remedy, foot] = [node("p"), node("p"), node("p", "foot")];
+  const [why, remedy, foot] = [node("p"), node("p", "remedy"), node("p", "foot")];
   const [code, ago, words, next] = [node("span", "code"), time(""), node("span"), time("")];
   foot.append(code, " ", ago, " ", words, " ", next);
   made.append(what, why, remedy, foot);
@@ -260,12 +273,12 @@ function problemCard() {
     mark(sign, problem.kind, problem.kind === "bad" ? "failing" : "look");
     put(said, problem.what);
     put(why, problem.why);
-    put(remedy, problem.remedy && !problem.why.includes(problem.remedy) ? "→ " + problem.remedy : "");
+    put(remedy, problem.remedy ? "→ " + problem.remedy : "");
     code.hidden = !problem.code;
     put(code, problem.code || "");
     ago.hidden = !problem.at;
     setTime(ago, problem.at || "");
-    put(words, problem.foot + (problem.next ? (problem.foot ? " · " : "") + "next try" : ""));
+    put(words, [problem.at ? "" : null, problem.foot || null, problem.next ? "next try" : null].filter((it) => it !== null).join(" · "));
     next.hidden = !problem.next;
     setTime(next, problem.next || "");
     foot.hidden = !problem.code && !problem.at && !problem.foot && !problem.next;

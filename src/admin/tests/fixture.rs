@@ -146,6 +146,7 @@ fn config(callers: Callers, routes: Vec<Arc<RouteConfig>>) -> Config {
             connections: 10_000,
             waiters: 10_000,
         },
+        tracing: None,
         log: Log { format: LogFormat::Text, level: "info".to_owned(), access: true },
         admin: config::Admin { address: Address::Tcp(([127, 0, 0, 1], 0).into()), callers },
         listeners: vec![listener()],

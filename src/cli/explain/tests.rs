@@ -40,6 +40,7 @@ fn config(listeners: Vec<ListenerConfig>, routes: Vec<RouteConfig>) -> Config {
             connections: 1,
             waiters: 1,
         },
+        tracing: None,
         log: Log { format: LogFormat::Text, level: "info".to_owned(), access: true },
         admin: Admin { address: Address::Tcp("127.0.0.1:9180".parse().unwrap()), callers: Callers::Local },
         listeners: listeners.into_iter().map(Arc::new).collect(),

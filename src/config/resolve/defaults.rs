@@ -34,6 +34,13 @@ pub(super) const WAITERS: usize = 10_000;
 pub(super) const LOG_LEVEL: &str = "info";
 pub(super) const LOG_ACCESS: bool = true;
 
+pub(super) const TRACING_SERVICE: &str = "bearerd";
+pub(super) const TRACING_SAMPLE: f64 = 1.0;
+/// OTLP's own default.
+pub(super) const TRACING_TIMEOUT: Duration = seconds(10);
+/// Where collectors take traces over HTTP (OTLP specification).
+pub(super) const TRACING_PATH: &str = "/v1/traces";
+
 /// This machine alone: the credentials are whoever's that can connect.
 pub(super) const LISTENER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 pub(super) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);

@@ -81,7 +81,7 @@ async fn t95_a_reload_keeps_the_token_and_takes_the_new_limit() {
 #[tokio::test(start_paused = true)]
 async fn t97_what_is_not_kept_is_gone_at_once_and_ends() {
     let Rig { cache, slot, .. } = Rig::new();
-    Arc::clone(&slot).wait().await.unwrap();
+    Arc::clone(&slot).newer_than(0, None).await.unwrap();
     let held = Arc::downgrade(&slot.held.load_full().unwrap());
     let weak = Arc::downgrade(&slot);
     let closed = slot.signals.closed.clone();

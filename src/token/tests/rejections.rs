@@ -88,7 +88,7 @@ async fn t72_a_thousand_401s_cause_one_request() {
         let slot = Arc::clone(&rig.slot);
         tasks.spawn(async move {
             assert_ne!(slot.reject(1), Rejected::Keep);
-            slot.newer_than(1).await.unwrap().generation
+            slot.newer_than(1, None).await.unwrap().generation
         });
     }
     assert_eq!(tasks.join_all().await, vec![2; 1_000]);
@@ -182,7 +182,7 @@ async fn t72_storms_from_many_threads_cause_one_request_each() {
                 }
                 barrier.wait().await;
                 assert_ne!(slot.reject(generation), Rejected::Keep);
-                let newer = Arc::clone(&slot).newer_than(generation).await.unwrap();
+                let newer = Arc::clone(&slot).newer_than(generation, None).await.unwrap();
                 assert_eq!(newer.generation, round + 1);
                 barrier.wait().await;
             }

@@ -261,7 +261,7 @@ impl Rig {
     }
 
     pub(super) async fn newer_than(&self, generation: u64) -> Result<Arc<Token>, TokenError> {
-        Arc::clone(&self.slot).newer_than(generation).await
+        Arc::clone(&self.slot).newer_than(generation, None).await
     }
 
     /// Time passes; everything that is ready runs.
@@ -274,7 +274,7 @@ impl Rig {
 pub(super) async fn call(slot: &Arc<TokenSlot>) -> Result<Arc<Token>, TokenError> {
     match slot.current() {
         Some(token) => Ok(token),
-        None => Arc::clone(slot).wait().await,
+        None => Arc::clone(slot).newer_than(0, None).await,
     }
 }
 

@@ -33,8 +33,8 @@ const FLAGS: [&str; 11] = [
 ];
 
 /// What the page noted of itself: which of its parts the policy refused.
-const WATCH: &str = "window.refused = []; document.addEventListener('securitypolicyviolation', \
-                     (event) => window.refused.push(event.violatedDirective + ' ' + event.blockedURI));";
+const WATCH: &str = "window.__refused = []; document.addEventListener('securitypolicyviolation', \
+                     (event) => window.__refused.push(event.violatedDirective + ' ' + event.blockedURI));";
 
 pub struct Browser {
     /// Ends with this.
@@ -203,7 +203,7 @@ impl Browser {
 
     /// Fails where the policy refused anything or the browser complained.
     pub async fn expect_content(&mut self) {
-        let refused = self.evaluate("window.refused").await;
+        let refused = self.evaluate("window.__refused").await;
         assert_eq!(refused, json!([]));
         assert_eq!(self.complaints(), [""; 0]);
     }

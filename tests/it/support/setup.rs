@@ -200,6 +200,11 @@ pub struct World {
 }
 
 impl World {
+    /// For a program that the test started itself.
+    pub fn new(proxy: Bearerd, setup: Setup) -> Self {
+        Self { proxy, setup }
+    }
+
     pub fn issuer(&self) -> &Scripted {
         &self.setup.issuer
     }

