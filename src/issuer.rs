@@ -197,7 +197,7 @@ impl Issuer {
             self.forget_endpoint_after(&error);
             // What comes of time alone says nothing of the credential.
             if error.kind != FailureKind::Timeout {
-                error = inputs.remarks.iter().fold(error, |error, remark| error.to_do(remark));
+                error = inputs.remarks.iter().fold(error, |error, remark| error.advise(remark));
             }
             error
         })?;
@@ -290,7 +290,7 @@ impl Issuer {
     fn not_ready(&self, NotReady(what): NotReady) -> IssuerError {
         let detail = format!("issuer {}: was not asked, because {what}", self.config.name);
         let error = IssuerError::new(FailureKind::Credential, detail);
-        error.to_do(&remedy::unreadable(&self.config.name, &what))
+        error.advise(&remedy::unreadable(&self.config.name, &what))
     }
 
     /// Each is said once, as long as it is true.

@@ -81,10 +81,10 @@ impl<'a> Context<'a> {
             http_status: Some(status.as_u16()),
             retry_after: retry_after.filter(|_| !refused),
             trace: self.trace(&reported.traces),
-            ..self.fail(kind, what).to_do(&self.remedy(status, reported))
+            ..self.fail(kind, what).advise(&self.remedy(status, reported))
         };
         match self.clock_hint(kind, reported) {
-            Some(apart) => error.to_do(&apart),
+            Some(apart) => error.advise(&apart),
             None => error,
         }
     }
@@ -116,7 +116,7 @@ impl<'a> Context<'a> {
                 let timeout = humantime::format_duration(self.config.timeout.unwrap_or_default());
                 let what = format!("did not answer within {timeout} (while {doing})");
                 self.fail(FailureKind::Timeout, what)
-                    .to_do(&format!("check the issuer, or raise timeout of [issuer.{name}]"))
+                    .advise(&format!("check the issuer, or raise timeout of [issuer.{name}]"))
             }
             Broken::Connect(error) => {
                 let kind = match error.kind {
@@ -128,20 +128,20 @@ impl<'a> Context<'a> {
                 let message = self.redactor.show(&error.message, DESCRIPTION_LIMIT);
                 let settings = self.settings_of(error.kind);
                 self.fail(kind, format_args!("cannot be reached: {message}"))
-                    .to_do(&format!("see {settings} of [issuer.{name}]{}", beside_the_file(error.kind)))
+                    .advise(&format!("see {settings} of [issuer.{name}]{}", beside_the_file(error.kind)))
             }
             Broken::NotHttp(error) => self
                 .fail(
                     FailureKind::Unusable,
                     format_args!("did not answer as an HTTP server ({})", self.cause(error)),
                 )
-                .to_do(&format!("check {key} of [issuer.{name}]")),
+                .advise(&format!("check {key} of [issuer.{name}]")),
             Broken::Closed(error) => self
                 .fail(
                     FailureKind::Unavailable,
                     format_args!("closed the connection without a whole answer ({})", self.cause(error)),
                 )
-                .to_do("it is asked again; see the issuer's own log, and what stands between it and this machine"),
+                .advise("it is asked again; see the issuer's own log, and what stands between it and this machine"),
         }
     }
 

@@ -120,7 +120,7 @@ fn judge(
     );
     read.map_err(|refusal| match refusal {
         Refusal::Unusable(what) => (context.unusable(status, what), true),
-        Refusal::Mismatch(what) => (context.unusable(status, what).to_do(&mismatch), false),
+        Refusal::Mismatch(what) => (context.unusable(status, what).advise(&mismatch), false),
     })
 }
 
@@ -132,7 +132,7 @@ fn combined(config: &IssuerConfig, failures: Vec<IssuerError>) -> IssuerError {
         failures.iter().map(|error| error.detail.strip_prefix(&prefix).unwrap_or(&error.detail)).collect();
     let detail = format!("{prefix}no discovery document: {}", all.join(", and "));
     let key = if config.preset.is_some() { "vars, or issuer_url" } else { "issuer_url" };
-    let error = IssuerError::new(kind, detail).to_do(&format!(
+    let error = IssuerError::new(kind, detail).advise(&format!(
         "check {key} (the part before /.well-known/) of [issuer.{}], or set token_url",
         config.name
     ));

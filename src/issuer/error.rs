@@ -42,7 +42,7 @@ pub struct IssuerError {
     /// stands in it without control characters, at most 512 bytes, known secrets masked.
     pub detail: String,
     /// What of `detail` says what to do, where it does.
-    pub remedy: Option<String>,
+    pub remedy: Option<Box<str>>,
     /// The OAuth `error` code, at most 64 printable characters.
     pub code: Option<String>,
     pub http_status: Option<u16>,
@@ -61,12 +61,12 @@ impl IssuerError {
 
     /// Says what to do as well: at the end of the sentence, and by itself.
     #[must_use]
-    pub(crate) fn to_do(mut self, remedy: &str) -> Self {
+    pub(crate) fn advise(mut self, remedy: &str) -> Self {
         self.detail.push_str("; ");
         self.detail.push_str(remedy);
         self.remedy = Some(match self.remedy.take() {
-            Some(before) => format!("{before}; {remedy}"),
-            None => remedy.to_owned(),
+            Some(before) => format!("{before}; {remedy}").into(),
+            None => remedy.into(),
         });
         self
     }

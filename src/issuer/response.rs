@@ -149,7 +149,7 @@ fn accepted(
             let error = context.fail(FailureKind::Unavailable, what);
             IssuerError {
                 http_status: Some(code),
-                ..error.to_do("the fault is the issuer's, and it is asked again")
+                ..error.advise("the fault is the issuer's, and it is asked again")
             }
         }
     })?;
@@ -189,7 +189,7 @@ fn tokenless(
         context.refused(status, &Reported::default(), retry_after)
     } else {
         let error = context.unusable(status, what);
-        remedy.iter().fold(error, |error, remedy| error.to_do(remedy))
+        remedy.iter().fold(error, |error, remedy| error.advise(remedy))
     }
 }
 
@@ -342,7 +342,7 @@ fn redirected(status: StatusCode, headers: &HeaderMap, context: &Context<'_>) ->
         .and_then(|uri| uri.host().map(|host| context.redactor.show_code(host)));
     let to = host.map(|host| format!(" to {host}")).unwrap_or_default();
     let what = format!("a redirect{to}, and redirects are not followed, because the secret would go along");
-    context.unusable(status, what).to_do(&format!(
+    context.unusable(status, what).advise(&format!(
         "check {} of [issuer.{}]",
         context.endpoint_key(),
         context.config.name

@@ -53,9 +53,9 @@ pub(super) fn both(issuer: &str, first: (Which, IssuerError), second: (Which, Is
     let refused = if second.kind == FailureKind::Credential { first } else { second };
     // Where both say the same, once is enough.
     let remedies = [remedy_of_first, refused.remedy.clone()].into_iter().flatten();
-    let mut remedies: Vec<String> = remedies.collect();
+    let mut remedies: Vec<Box<str>> = remedies.collect();
     remedies.dedup();
-    let remedy = (!remedies.is_empty()).then(|| remedies.join("; "));
+    let remedy = (!remedies.is_empty()).then(|| remedies.join("; ").into());
     IssuerError { kind, detail, remedy, ..refused }
 }
 

@@ -310,7 +310,7 @@ impl SlotTask {
                 issuer.name,
                 lifetime.as_secs()
             ))
-            .to_do("have it give longer lives, or answer faster"));
+            .advise("have it give longer lives, or answer faster"));
         }
         let token = Token::new(grant.token, grant.prover, self.generation + 1).map_err(|_| {
             unusable(format!("issuer {} gave a token with characters that no header may hold", issuer.name))
@@ -385,7 +385,7 @@ fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
         "fault while asking for a token"
     );
     let detail = format!("a fault of bearerd's own while asking issuer {}", slot.issuer.name);
-    IssuerError::new(FailureKind::Unavailable, detail).to_do("see the log")
+    IssuerError::new(FailureKind::Unavailable, detail).advise("see the log")
 }
 
 fn outcome(error: &IssuerError) -> &'static str {

@@ -160,7 +160,7 @@ impl Trouble {
         Self {
             kind: error.kind,
             detail: error.detail,
-            remedy: error.remedy,
+            remedy: error.remedy.map(String::from),
             code: error.code,
             trace: error.trace,
             at: now.wall,
