@@ -13,7 +13,7 @@ pub(super) type Ask = Box<dyn Fn() -> Option<oneshot::Receiver<()>> + Send>;
 pub(super) async fn run(timeout: Duration, workers: Vec<Ask>, tell: impl Fn()) {
     let pause = timeout / 3;
     loop {
-        #[expect(clippy::needless_collect, reason = "all are asked before any is waited for")]
+        // All are asked before any is waited for.
         let asked: Vec<_> =
             workers.iter().enumerate().filter_map(|(worker, ask)| Some((worker, ask()?))).collect();
         for (worker, answer) in asked {
