@@ -103,7 +103,7 @@ impl State {
             return self.started;
         }
         let within = self.readings.iter().find(|at| **at >= oldest);
-        within.or(self.readings.back()).copied().unwrap_or(self.started)
+        within.or_else(|| self.readings.back()).copied().unwrap_or(self.started)
     }
 
     fn lately(&self, now: Duration, since: Duration, name: &str, metrics: &Arc<RouteMetrics>) -> Lately {

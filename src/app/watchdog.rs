@@ -13,9 +13,10 @@ pub(super) type Ask = Box<dyn Fn() -> Option<oneshot::Receiver<()>> + Send>;
 pub(super) async fn run(timeout: Duration, workers: Vec<Ask>, tell: impl Fn()) {
     let pause = timeout / 3;
     loop {
-        let asked = workers.iter().enumerate().filter_map(|(worker, ask)| Some((worker, ask()?)));
         // All are asked before any is waited for.
-        for (worker, answer) in asked.collect::<Vec<_>>() {
+        let asked: Vec<_> =
+            workers.iter().enumerate().filter_map(|(worker, ask)| Some((worker, ask()?))).collect();
+        for (worker, answer) in asked {
             answered(worker, answer, pause).await;
         }
         tell();

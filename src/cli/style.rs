@@ -113,10 +113,10 @@ fn mistakes(line: &str) -> Option<String> {
 /// The first line of an explanation.
 fn route(line: &str) -> Option<String> {
     for (words, style) in [("no route serves it", BAD), (" serves it", GOOD)] {
-        if let Some((head, tail)) = line.rsplit_once(": ") {
-            if tail.starts_with(words) || tail.starts_with("route `") && tail.ends_with(words) {
-                return Some(format!("{}: {}", styled(PLACE, head), styled(style, tail)));
-            }
+        if let Some((head, tail)) = line.rsplit_once(": ")
+            && (tail.starts_with(words) || tail.starts_with("route `") && tail.ends_with(words))
+        {
+            return Some(format!("{}: {}", styled(PLACE, head), styled(style, tail)));
         }
     }
     None

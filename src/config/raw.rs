@@ -119,14 +119,16 @@ pub(crate) struct RawLog {
 #[schemars(deny_unknown_fields, rename = "Tracing")]
 pub(crate) struct RawTracing {
     /// The collector, as "http://127.0.0.1:4318"; /v1/traces is added where the URL has no path.
+    #[schemars(extend("x-mistakes" = "not an absolute URL; a query; `http://` to another machine"))]
     pub endpoint: Option<String>,
     /// `service.name` of the spans.
-    #[schemars(extend("default" = "bearerd"))]
+    #[schemars(extend("default" = "bearerd", "x-mistakes" = "empty"))]
     pub service_name: Option<String>,
     /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision goes before it.
-    #[schemars(extend("default" = 1.0, "minimum" = 0, "maximum" = 1))]
+    #[schemars(extend("default" = 1.0, "minimum" = 0, "maximum" = 1, "x-mistakes" = "below 0, above 1"))]
     pub sample: Option<f64>,
     /// Headers of each request to the collector; values may be references.
+    #[schemars(extend("x-mistakes" = "not a header that may be set"))]
     pub headers: Option<BTreeMap<String, RawReference>>,
     /// For one request to the collector, connecting included.
     #[schemars(extend("default" = "10s"))]

@@ -67,9 +67,8 @@ impl Passed {
             return Ok(Self::default());
         }
         let named = sd_notify::listen_fds_with_names().map_err(said)?;
-        let names: Vec<String> = named.map(|(_, name)| name).collect();
         let mut passed = ListenFd::from_env();
-        let sockets = names.into_iter().enumerate().map(|(index, name)| take_one(&mut passed, index, name));
+        let sockets = named.enumerate().map(|(index, (_, name))| take_one(&mut passed, index, name));
         Ok(Self { sockets: sockets.collect::<Result<_, _>>()? })
     }
 
@@ -184,7 +183,7 @@ impl PassedSocket {
 mod tests {
     use super::*;
 
-    const OWNER: UnixOptions = UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() };
+    static OWNER: UnixOptions = UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() };
 
     fn passed(name: &str) -> (Passed, Address) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

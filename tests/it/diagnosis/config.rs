@@ -19,8 +19,8 @@ async fn broken_file_is_kept_out() {
     let error = text_at(&shown, "/config/last_reload/error");
     holds("/status", error, &["bearerd.toml:", "idle_timout", "did you mean `idle_timeout`?"]);
     let place = error.split_once("bearerd.toml:").unwrap().1.split(": ").next().unwrap();
-    let numbers: Vec<u32> = place.split(':').map(|number| number.parse().unwrap()).collect();
-    assert_eq!(numbers.len(), 2, "{error}");
+    let numbers = place.split(':').map(|number| number.parse::<u32>().unwrap()).count();
+    assert_eq!(numbers, 2, "{error}");
     assert!(at.contains(place), "{at}");
     assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(0.0));
     world.get("/").await.expect_status(200);

@@ -22,8 +22,7 @@ fn pinned() -> String {
         }
     }
     let mut joined = String::new();
-    let mut lines = all.lines().peekable();
-    while let Some(line) = lines.next() {
+    for line in all.lines() {
         let line = if joined.ends_with('\u{0}') { line.trim_start() } else { line };
         let joined_on = line.strip_suffix('\\');
         joined = joined.trim_end_matches('\u{0}').to_owned();
