@@ -130,7 +130,10 @@ impl Control {
                 self.service.reloading();
                 Some(self.commit(cause, &new, &seen.unapplied.files).map_err(|error| vec![error]))
             }
-            Outcome::Refused(messages) => Some(Err(messages)),
+            Outcome::Refused(messages) => {
+                self.service.reloading();
+                Some(Err(messages))
+            }
         };
         if let Some(result) = result {
             match &result {
