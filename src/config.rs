@@ -19,6 +19,7 @@ mod schema;
 mod types;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use model::*;
@@ -184,17 +185,36 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
     if let Err(error) = reference.source.read() {
         found.push(warning(error.to_string(), None));
     }
-    if let Some(path) = reference.source.path().filter(|path| reference.secret && open_to_others(path)) {
+    if let Some(path) = reference.source.path().filter(|_| reference.secret)
+        && let Ok(metadata) = std::fs::metadata(path)
+        && metadata.is_file()
+        && metadata.mode() & 0o077 != 0
+    {
         let message = format!("file {}: others than the owner may read or write this secret", path.display());
-        found.push(warning(message, Some(format!("run `chmod 600 {}`", path.display()))));
+        let user = rustix::process::geteuid().as_raw();
+        found.push(warning(message, Some(closed_by(path, user, metadata.uid(), metadata.mode()))));
     }
     found
 }
 
-fn open_to_others(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path)
-        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o077 != 0)
+/// What to do about a secret that others may read. Mode 600 would shut out a user that is not the owner, as bearerd is in a
+/// pod, where mounted files are root's.
+fn closed_by(path: &Path, user: u32, owner: u32, mode: u32) -> String {
+    let path = path.display();
+    if user == owner || user == 0 {
+        return format!("run `chmod 600 {path}`");
+    }
+    let own = format!("run `chown {user} {path} && chmod 600 {path}`");
+    let why = format!("user {user} is not its owner, user {owner}, and needs the right to read it");
+    if mode & 0o027 == 0 {
+        format!(
+            "{why}: leave it so where nobody else has its group, as with `fsGroup` in a pod; elsewhere {own}"
+        )
+    } else {
+        format!(
+            "{why}: in a pod, mount it into this container alone, or set `defaultMode: 0440` and `fsGroup`; elsewhere {own}"
+        )
+    }
 }
 
 #[cfg(test)]

@@ -99,6 +99,31 @@ fn the_container_has_no_privileges_and_fits_its_config() {
     }
 }
 
+/// In a pod of its own by its group; as a sidecar it leaves the pod's groups alone, and only its container mounts them.
+#[test]
+fn secrets_are_readable_by_as_few_as_can_be() {
+    let modes = |rendered: &str| {
+        let lines =
+            rendered.lines().filter_map(|line| line.trim().strip_prefix("defaultMode: ").map(str::to_owned));
+        lines.collect::<Vec<String>>()
+    };
+    for (name, mounted) in [("standalone", 1), ("standalone-mtls", 2)] {
+        let rendered = rendered(name);
+        assert_eq!(modes(&rendered), vec!["0440"; mounted], "{name}");
+        let documents = documents(&format!("helm-modes-{name}"), &rendered);
+        let pod = pod(workloads(&documents).next().unwrap());
+        assert_eq!(
+            pod["securityContext"]["fsGroup"],
+            bearerd(pod)["securityContext"]["runAsGroup"],
+            "{name}"
+        );
+    }
+    let output = succeed(helm().args(["template", "it"]).arg(application("modes")));
+    let application = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(modes(&application), ["0444"]);
+    assert!(!application.contains("fsGroup"));
+}
+
 #[test]
 fn an_applications_chart_takes_the_sidecar_along() {
     let chart = application("application");

@@ -11,6 +11,7 @@
 
 mod debian;
 mod docker;
+mod every_file;
 mod helm;
 mod kubernetes;
 mod man;

@@ -144,6 +144,24 @@ fn c7_what_others_may_write_or_read_is_warned_about() {
     assert_eq!((config.warnings.len(), config::check_references(&config).len()), (0, 0));
 }
 
+/// In a pod, mounted files are root's and read-only: `chmod 600` there is either refused or shuts bearerd out.
+#[test]
+fn who_is_not_the_owner_is_not_told_to_shut_himself_out() {
+    let path = Path::new("/run/secrets/corp");
+    let told = |user, owner, mode| config::closed_by(path, user, owner, mode);
+    for (user, owner) in [(65532, 65532), (0, 65532)] {
+        assert_eq!(told(user, owner, 0o100_640), "run `chmod 600 /run/secrets/corp`");
+    }
+    let own = "elsewhere run `chown 65532 /run/secrets/corp && chmod 600 /run/secrets/corp`";
+    for mode in [0o100_444, 0o100_660, 0o100_441] {
+        let mounted = told(65532, 0, mode);
+        assert!(mounted.contains("`defaultMode: 0440` and `fsGroup`") && mounted.ends_with(own), "{mounted}");
+    }
+    let by_group = told(65532, 0, 0o100_440);
+    assert!(by_group.contains("leave it so where nobody else has its group") && by_group.ends_with(own));
+    assert!(by_group.contains("user 65532 is not its owner, user 0"), "{by_group}");
+}
+
 #[test]
 fn a_literal_secret_wants_mode_0600() {
     let folder = Folder::new("literal");

@@ -201,6 +201,14 @@ The container. For `initContainers` as a native sidecar:
 {{- end }}
 
 {{/*
+Mounted files are root's. In a pod of its own bearerd reads them by its group; as a sidecar it leaves the pod's groups alone, so
+all may read, and only its own container mounts them.
+*/}}
+{{- define "bearerd.secretMode" -}}
+{{ eq .Values.mode "standalone" | ternary "0440" "0444" }}
+{{- end }}
+
+{{/*
 The volumes of that container:
   volumes:
     {{- include "bearerd.volumes" .Subcharts.bearerd | nindent 8 }}
@@ -212,7 +220,7 @@ The volumes of that container:
 {{- with .Values.secretName }}
 - name: bearerd-secrets
   projected:
-    defaultMode: 0444
+    defaultMode: {{ include "bearerd.secretMode" $ }}
     sources:
       - secret:
           name: {{ . }}
@@ -220,7 +228,7 @@ The volumes of that container:
 {{- if .Values.serviceAccountToken.enabled }}
 - name: bearerd-token
   projected:
-    defaultMode: 0444
+    defaultMode: {{ include "bearerd.secretMode" . }}
     sources:
       - serviceAccountToken:
           path: token
@@ -230,7 +238,7 @@ The volumes of that container:
 {{- with .Values.listener.tls.secretName }}
 - name: bearerd-tls
   projected:
-    defaultMode: 0444
+    defaultMode: {{ include "bearerd.secretMode" $ }}
     sources:
       - secret:
           name: {{ . }}
