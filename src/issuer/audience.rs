@@ -66,7 +66,7 @@ mod tests {
         let named = |names: &str| Audience::Named(names.to_owned());
         assert_eq!(jwt(r#"{"aud":"https://api"}"#), named("https://api"));
         assert_eq!(jwt(r#"{"aud":["a","b",7]}"#), named("a, b"));
-        assert_eq!(jwt(r#"{"aud":"a\u001b[2J\n"}"#), named("a[2J"));
+        assert_eq!(jwt(r#"{"aud":"a\u001b[2J\n"}"#), named("a [2J"));
         assert_eq!(jwt(r#"{"aud":"for s3cr3t-of-the-client"}"#), named("for [secret]"));
         for nobody in [r#"{"sub":"x"}"#, r#"{"aud":""}"#, r#"{"aud":[]}"#, r#"{"aud":7}"#] {
             assert_eq!(jwt(nobody), Audience::None, "{nobody}");

@@ -388,6 +388,25 @@ async fn a_reload_turns_it_on_and_off_and_what_was_recorded_is_sent_at_the_end()
 }
 
 #[tokio::test]
+async fn a_reload_with_a_broken_table_leaves_the_running_one_in_force() {
+    let (collector, setup) = traced("").await;
+    let mut world = setup.start().await;
+    world.ready().await;
+    let good = world.config();
+    world.change(|text| text.replace("[tracing]\n", "[tracing]\nsample = 2.0\n"));
+    world.reload_signal();
+    let line = world.log().wait("the mistake", |line| line.contains("config.problem")).await;
+    assert!(line.contains("tracing.sample"), "{line}");
+    world.log().wait("the refusal", |line| line.contains("config.reload_failed")).await;
+    world.get("/").await.expect_status(200);
+    named(&collector, "GET api", 2).await;
+    world.change(|_| good);
+    world.reload().await;
+    world.get("/").await.expect_status(200);
+    named(&collector, "GET api", 4).await;
+}
+
+#[tokio::test]
 async fn a_route_that_removes_the_header_sends_none() {
     let (collector, setup) = traced("").await;
     let world = setup.route("request_headers = { remove = [\"traceparent\"] }").start().await;
