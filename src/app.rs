@@ -10,6 +10,7 @@ mod control;
 mod drain;
 mod harden;
 mod listeners;
+mod notify;
 mod prepare;
 mod reloading;
 mod running;
@@ -38,6 +39,7 @@ use crate::trace::{Tracer, TracerCell};
 pub use build::{Parts, build};
 pub use harden::{harden, install_panic_hook};
 pub use listeners::settings as listener_settings;
+pub use notify::NotifySocket;
 pub use running::{Addresses, Ended, Running};
 
 use admin_server::AdminServer;
@@ -60,7 +62,7 @@ pub struct Options {
     /// Where a reload puts another `[log]`.
     pub log: Option<LogControl>,
     /// A service manager listens (`NOTIFY_SOCKET`): it is told how the program stands.
-    pub notify: bool,
+    pub notify: Option<NotifySocket>,
     /// Sockets that it passed.
     pub passed: Passed,
 }
@@ -126,7 +128,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         .transpose()
         .map_err(|error| system("cannot listen to signals", &error))?;
 
-    let tracer = config.tracing.as_ref().map(|tracing| Tracer::start(tracing, runtime.handle()));
+    let tracer = config.tracing.as_ref().map(|tracing| Tracer::start(tracing, runtime.handle(), &metrics));
     let tracers = Arc::new(TracerCell::from(tracer.clone()));
     let control_runtime = runtime.handle().clone();
     let tokens =
@@ -162,8 +164,9 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     }));
     announce(&config);
     service.started(&snapshot.load());
-    if let Some(timeout) = sd_notify::watchdog_enabled().filter(|_| service.listens()) {
-        tokio::spawn(watchdog::run(timeout, workers.questions(), service_manager::keep_alive));
+    let watched = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
+    if let Some((timeout, tell)) = watched.zip(service.keep_alive()) {
+        tokio::spawn(watchdog::run(timeout, workers.questions(), tell));
     }
     prefetch(&snapshot.load());
     warn_beside(&config);

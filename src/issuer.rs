@@ -1,6 +1,7 @@
 //! One token request: discovery, client authentication, the request, the answer. No cache and no retry here.
 
 mod assertion;
+mod audience;
 mod carrier;
 mod client;
 mod client_auth;
@@ -35,6 +36,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
+pub use audience::Audience;
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError};
 pub use examine::{Finding, SOON_DAYS, examine};
@@ -97,6 +99,8 @@ pub struct Grant {
     pub expires_at: Option<SystemTime>,
     /// The scopes granted, where the answer names them.
     pub scope: Option<String>,
+    /// For whom the token is, where it says that.
+    pub audience: Audience,
 }
 
 impl Issuer {

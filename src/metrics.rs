@@ -34,6 +34,7 @@ pub struct Metrics {
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
     last_reload_successful: AtomicBool,
+    spans_lost: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -47,6 +48,7 @@ impl Default for Metrics {
             reloads_failed: AtomicU64::new(0),
             // The config that the process started with was loaded.
             last_reload_successful: AtomicBool::new(true),
+            spans_lost: AtomicU64::new(0),
         }
     }
 }
@@ -89,6 +91,11 @@ impl Metrics {
         self.last_reload_successful.store(ok, Ordering::Relaxed);
     }
 
+    /// So many spans did not reach the collector.
+    pub fn spans_lost(&self, spans: u64) {
+        self.spans_lost.fetch_add(spans, Ordering::Relaxed);
+    }
+
     /// Everything as text for a scrape, with what only others know.
     pub fn render(&self, format: Exposition, extra: Extra) -> String {
         encode::render(self.scrape(extra), format)
@@ -103,6 +110,7 @@ impl Metrics {
             reloads_ok: self.reloads_ok.load(Ordering::Relaxed),
             reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
             last_reload_successful: self.last_reload_successful.load(Ordering::Relaxed),
+            spans_lost: self.spans_lost.load(Ordering::Relaxed),
             extra,
         }
     }

@@ -4,7 +4,6 @@
 //! is the only one that asks the issuer, so there is never more than one request under way, and a caller that leaves
 //! cancels nothing. [`life`] and [`backoff`] decide *when*, and do no input or output.
 
-mod audience;
 mod backoff;
 pub mod cache;
 pub mod error;
@@ -17,7 +16,6 @@ mod state;
 mod tests;
 mod traced;
 
-pub use audience::Audience;
 pub use cache::TokenCache;
 pub use error::{TokenError, TokenErrorKind};
 pub use slot::{LastError, Rejected, RetryCause, SlotStatus, Token, TokenSlot};

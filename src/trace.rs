@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Tracing;
+use crate::metrics::Metrics;
 pub use context::{Context, TRACEPARENT, TRACESTATE};
 pub use span::{Attribute, Kind, Span};
 
@@ -36,16 +37,18 @@ pub struct Tracer {
     spans: mpsc::Sender<Span>,
     flush: mpsc::UnboundedSender<oneshot::Sender<()>>,
     dropped: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
 }
 
 impl Tracer {
     /// Its spans are sent by a task on `control`, which ends once the tracer is gone and its last spans were sent.
-    pub fn start(config: &Arc<Tracing>, control: &Handle) -> Arc<Self> {
+    pub fn start(config: &Arc<Tracing>, control: &Handle, metrics: &Arc<Metrics>) -> Arc<Self> {
         let (spans, queued) = mpsc::channel(QUEUE);
         let (flush, flushes) = mpsc::unbounded_channel();
         let dropped = Arc::new(AtomicU64::new(0));
-        control.spawn(export::run(Arc::clone(config), queued, flushes, Arc::clone(&dropped)));
-        Arc::new(Self { config: Arc::clone(config), spans, flush, dropped })
+        let losses = export::Losses::new(Arc::clone(&dropped), Arc::clone(metrics));
+        control.spawn(export::run(Arc::clone(config), queued, flushes, losses));
+        Arc::new(Self { config: Arc::clone(config), spans, flush, dropped, metrics: Arc::clone(metrics) })
     }
 
     /// What it was made from.
@@ -71,6 +74,7 @@ impl Tracer {
     pub fn end(&self, span: Span) {
         if self.spans.try_send(span).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.metrics.spans_lost(1);
         }
     }
 

@@ -21,6 +21,7 @@ use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
 use crate::config::{self, Config};
+use crate::metrics::Metrics;
 use crate::proxy::Snapshot;
 use crate::telemetry::LogControl;
 use crate::token::RetryCause;
@@ -205,7 +206,7 @@ impl Control {
         let before = self.shared.snapshot.load_full();
         let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
         let mut snapshot = build::build(config, Some(&before), &parts);
-        snapshot.tracer = tracer(config, before.tracer.as_ref());
+        snapshot.tracer = tracer(config, before.tracer.as_ref(), &self.shared.metrics);
         self.shared.tracers.store(snapshot.tracer.clone());
         let snapshot = Arc::new(snapshot);
         // Before the listeners: a call that comes in by a new one must find it in the snapshot.
@@ -282,10 +283,10 @@ impl Control {
 }
 
 /// The one that runs, where its table is as it was: spans that it still holds go on their way in any case.
-fn tracer(config: &Config, running: Option<&Arc<Tracer>>) -> Option<Arc<Tracer>> {
+fn tracer(config: &Config, running: Option<&Arc<Tracer>>, metrics: &Arc<Metrics>) -> Option<Arc<Tracer>> {
     let wanted = config.tracing.as_ref()?;
     let same = running.filter(|running| running.config() == wanted).cloned();
-    Some(same.unwrap_or_else(|| Tracer::start(wanted, &Handle::current())))
+    Some(same.unwrap_or_else(|| Tracer::start(wanted, &Handle::current(), metrics)))
 }
 
 fn retry_cause(cause: Cause) -> RetryCause {

@@ -1,9 +1,11 @@
 //! What the service manager is told (sd_notify): ready, reloading, ending, and how it stands in one line.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use super::notify::NotifySocket;
 use crate::config::Credential;
 use crate::proxy::Snapshot;
 
@@ -17,7 +19,11 @@ const SLACK: Duration = Duration::from_secs(5);
 /// Says nothing where no service manager listens.
 #[derive(Debug)]
 pub(super) struct ServiceManager {
-    listens: bool,
+    socket: Option<NotifySocket>,
+    /// READY=1 did not get through: it is said again.
+    owed: bool,
+    /// It could not be reached; that is told once.
+    deaf: Cell<bool>,
     /// READY=1 is owed for a RELOADING=1.
     reloading: bool,
     /// The last reload was refused.
@@ -28,13 +34,28 @@ pub(super) struct ServiceManager {
 }
 
 impl ServiceManager {
-    pub(super) fn new(listens: bool) -> Self {
-        Self { listens, reloading: false, refused: false, missing: None, said: String::new() }
+    pub(super) fn new(socket: Option<NotifySocket>) -> Self {
+        Self {
+            socket,
+            owed: false,
+            deaf: Cell::new(false),
+            reloading: false,
+            refused: false,
+            missing: None,
+            said: String::new(),
+        }
     }
 
     /// Whether anybody listens.
     pub(super) fn listens(&self) -> bool {
-        self.listens
+        self.socket.is_some()
+    }
+
+    /// What tells that all is well with the control thread and the workers.
+    pub(super) fn keep_alive(&self) -> Option<impl Fn() + Send + use<>> {
+        let socket = self.socket.clone()?;
+        // A service manager that does not take this does what it does without it: it starts the program again.
+        Some(move || _ = socket.send(&[NotifyState::Watchdog]))
     }
 
     /// What `/readyz` waits for beside tokens.
@@ -45,19 +66,19 @@ impl ServiceManager {
     /// Every address is bound.
     pub(super) fn started(&mut self, snapshot: &Snapshot) {
         self.said = self.line(snapshot);
-        self.tell(&[NotifyState::Ready, NotifyState::Status(&self.said)]);
+        self.owed = !self.tell(&[NotifyState::Ready, NotifyState::Status(&self.said)]);
     }
 
     /// A reload begins.
     pub(super) fn reloading(&mut self) {
-        if self.reloading || !self.listens {
+        if self.reloading || !self.listens() {
             return;
         }
         self.reloading = true;
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
             Err(_) => self.tell(&[NotifyState::Reloading]),
-        }
+        };
     }
 
     /// Whether the last reload was refused.
@@ -75,7 +96,9 @@ impl ServiceManager {
     /// Tells how it stands, where that is another line than before.
     pub(super) fn look(&mut self, snapshot: &Snapshot) {
         let line = self.line(snapshot);
-        if line != self.said {
+        if self.owed {
+            self.started(snapshot);
+        } else if line != self.said {
             self.said = line;
             self.tell(&[NotifyState::Status(&self.said)]);
         }
@@ -97,12 +120,14 @@ impl ServiceManager {
         ]);
     }
 
-    fn tell(&self, states: &[NotifyState<'_>]) {
-        if self.listens
-            && let Err(error) = sd_notify::notify(states)
-        {
+    /// Whether that got through.
+    fn tell(&self, states: &[NotifyState<'_>]) -> bool {
+        let sent = self.socket.as_ref().map_or(Ok(()), |socket| socket.send(states));
+        let deaf = self.deaf.replace(sent.is_err());
+        if let (Err(error), false) = (&sent, deaf) {
             tracing::warn!(event = "service_manager.deaf", %error, "cannot reach the service manager (NOTIFY_SOCKET)");
         }
+        sent.is_ok()
     }
 
     fn line(&self, snapshot: &Snapshot) -> String {
@@ -118,12 +143,6 @@ impl ServiceManager {
         let refused = if self.refused { "; the last reload was refused, see the log" } else { "" };
         format!("{}{refused}", one_line(&line))
     }
-}
-
-/// All is well with the control thread and the workers.
-pub(super) fn keep_alive() {
-    // A service manager that does not take this does what it does without it: it starts the program again.
-    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
 }
 
 /// The first token that `/readyz` waits for.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::args::Common;
 use super::{Exit, Failure, load, start_log};
-use crate::app::{self, Ended, Options, Running, StartError};
+use crate::app::{self, Ended, NotifySocket, Options, Running, StartError};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::listener::Passed;
@@ -14,7 +14,7 @@ pub(super) fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> 
     let passed = Passed::take().map_err(|message| Failure::new(Exit::Config, message))?;
     let config = load(common)?;
     let log = start_log(common, Some(&config.log))?;
-    let notify = std::env::var_os("NOTIFY_SOCKET").is_some();
+    let notify = std::env::var_os("NOTIFY_SOCKET").map(NotifySocket::new);
     let running = serve(config, Options { log: Some(log), notify, passed, ..Options::default() }, refused)?;
     Ok(exit(&running.join()))
 }

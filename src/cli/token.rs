@@ -221,6 +221,7 @@ mod tests {
             expires_in: expires_in.map(Duration::from_secs),
             expires_at: None,
             scope: Some("billing.read".to_owned()),
+            audience: crate::issuer::Audience::Unknown,
         }
     }
 

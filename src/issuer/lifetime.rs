@@ -116,6 +116,7 @@ mod tests {
             expires_in,
             expires_at,
             scope: None,
+            audience: crate::issuer::Audience::Unknown,
         };
         let at = |seconds| Some(asked + secs(seconds));
         for ((expires_in, expires_at), expected) in [

@@ -8,6 +8,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, LOCATION};
 use serde_json::Value;
 
+use super::audience::{self, Audience};
 use super::context::Context;
 use super::document::{Document, Malformed, beside};
 use super::exchange::{Answer, Lost};
@@ -224,6 +225,8 @@ fn grant(
             notes.push(Note::Narrower(missing));
         }
     }
+    let audience =
+        token.expose_str().map_or(Audience::Unknown, |token| audience::of(token, context.redactor));
     Grant {
         token,
         token_type,
@@ -232,6 +235,7 @@ fn grant(
         expires_in: expires_in.or_else(|| expires_at.map(|at| lifetime::until(at, asked.at))),
         expires_at,
         scope,
+        audience,
     }
 }
 

@@ -55,6 +55,7 @@ families! {
     LAST_RELOAD_SUCCESS = "gauge" "bearerd_config_last_reload_success_timestamp_seconds" "When the config that serves was loaded, as Unix time";
     CERTIFICATE_EXPIRY = "gauge" "bearerd_certificate_expiry_timestamp_seconds" "When a certificate that the config names ends, as Unix time";
     LOG_LINES_DROPPED = "counter" "bearerd_log_lines_dropped_total" "Log lines given up because stderr did not take them";
+    SPANS_LOST = "counter" "bearerd_spans_lost_total" "Spans that did not reach the collector of [tracing]";
     BUILD_INFO = "gauge" "bearerd_build_info" "Always 1; the label tells the version";
     CPU = "counter" "process_cpu_seconds_total" "Processor time that the process used";
     RESIDENT = "gauge" "process_resident_memory_bytes" "Memory that the process holds in RAM";
@@ -116,6 +117,7 @@ pub(super) struct Scrape {
     pub(super) reloads_ok: u64,
     pub(super) reloads_failed: u64,
     pub(super) last_reload_successful: bool,
+    pub(super) spans_lost: u64,
     pub(super) extra: Extra,
 }
 
@@ -219,6 +221,7 @@ impl Scrape {
         family.counter(&[("outcome", "failed")], self.reloads_failed)?;
         out.family(&LAST_RELOAD)?.gauge(&[], u64::from(self.last_reload_successful))?;
         out.family(&LOG_LINES_DROPPED)?.counter(&[], self.extra.log_lines_dropped)?;
+        out.family(&SPANS_LOST)?.counter(&[], self.spans_lost)?;
         out.family(&BUILD_INFO)?.gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1)?;
         running::process(&self.extra.running, out)
     }

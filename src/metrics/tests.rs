@@ -29,6 +29,7 @@ fn filled() -> Metrics {
     metrics.listener(&name("main")).connected();
     metrics.config_reload(true);
     metrics.config_reload(false);
+    metrics.spans_lost(2);
     metrics
 }
 

@@ -15,10 +15,11 @@ use super::snapshot::RouteService;
 use super::traced::{self, Traced};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::RouteConfig;
+use crate::issuer::Audience;
 use crate::metrics::UpstreamRefusal;
 use crate::route::Found;
 use crate::route::path::upstream_target;
-use crate::token::{Audience, Rejected, Token};
+use crate::token::{Rejected, Token};
 use crate::upstream::{Answer, Head, RequestBody, ResponseBody};
 
 /// An upstream that refuses every call says nothing new each time.
@@ -156,7 +157,7 @@ fn note_refusal(service: &RouteService, token: &Token, answer: &Answer) {
     let (route, status) = (&service.config.name, answer.response.status().as_u16());
     let issuer = service.issuer().map_or("", |issuer| &**issuer);
     let upstream = &service.config.upstream.authority;
-    let audience = match token.audience() {
+    let audience = match &token.audience {
         Audience::Unknown => String::new(),
         Audience::None => {
             format!(

@@ -312,7 +312,8 @@ impl SlotTask {
             ))
             .advise("have it give longer lives, or answer faster"));
         }
-        let token = Token::new(grant.token, grant.prover, self.generation + 1).map_err(|_| {
+        let token = Token::new(grant.token, grant.prover, grant.audience, self.generation + 1);
+        let token = token.map_err(|_| {
             unusable(format!("issuer {} gave a token with characters that no header may hold", issuer.name))
         })?;
         Ok(Arc::new(Held {

@@ -12,7 +12,7 @@ use super::backoff;
 use super::error::TokenError;
 use super::life::{Life, Moment};
 use crate::config::CredentialKey;
-use crate::issuer::{FailureKind, IssuerError};
+use crate::issuer::{Audience, FailureKind, IssuerError};
 use crate::jose::Prover;
 use crate::secret::Secret;
 
@@ -25,6 +25,8 @@ pub struct Token {
     pub authorization: HeaderValue,
     /// The bare token, for other forms.
     pub secret: Secret,
+    /// For whom it is, for people who look for the reason of a refusal.
+    pub audience: Audience,
     /// Grows with every token of the slot, from 1.
     pub generation: u64,
     /// `Some` where the token is bound to a key: makes the proof that goes with each call.
@@ -36,6 +38,7 @@ impl Token {
     pub(super) fn new(
         secret: Secret,
         prover: Option<Arc<Prover>>,
+        audience: Audience,
         generation: u64,
     ) -> Result<Self, InvalidHeaderValue> {
         let scheme: &[u8] = if prover.is_some() { b"DPoP " } else { b"Bearer " };
@@ -46,7 +49,7 @@ impl Token {
         let wiped: Bytes = Secret::new(text).into_bytes();
         let mut authorization = HeaderValue::from_maybe_shared(wiped)?;
         authorization.set_sensitive(true);
-        Ok(Self { authorization, secret, generation, prover })
+        Ok(Self { authorization, secret, audience, generation, prover })
     }
 }
 

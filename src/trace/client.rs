@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{Egress, Tracing};
+use crate::config::{Egress, Source, Tracing};
 use crate::net::{Connector, Offer, Target};
 
 /// The most of an answer that is read; what is in it is of no interest.
@@ -19,7 +20,13 @@ const ANSWER_LIMIT: usize = 64 * 1024;
 pub(super) struct Client {
     config: Arc<Tracing>,
     connector: Connector,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// A collector that takes nothing in must not keep a connection, and a batch with it, for each one given up.
+    _task: AbortOnDropHandle<hyper::Result<()>>,
 }
 
 impl Client {
@@ -45,14 +52,15 @@ impl Client {
     }
 
     async fn exchange(&mut self, body: Vec<u8>) -> Result<(), String> {
-        let request = self.request(body)?;
-        let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
+        let request = self.request(body).await?;
+        let mut connection = match self.connection.take().filter(|connection| !connection.sender.is_closed())
+        {
             Some(connection) => connection,
             None => self.connect().await?,
         };
         let broken = |error: hyper::Error| format!("{} broke off: {error}", self.connector.who());
-        connection.ready().await.map_err(broken)?;
-        let response = connection.send_request(request).await.map_err(broken)?;
+        connection.sender.ready().await.map_err(broken)?;
+        let response = connection.sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
         if Limited::new(response.into_body(), ANSWER_LIMIT).collect().await.is_ok() {
             self.connection = Some(connection);
@@ -63,17 +71,15 @@ impl Client {
         Err(format!("{} answered {}", self.connector.who(), status.as_u16()))
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    async fn connect(&self) -> Result<Connection, String> {
         let connected = self.connector.connect().await.map_err(|error| error.to_string())?;
         let (sender, connection) = http1::handshake(TokioIo::new(connected.stream))
             .await
             .map_err(|error| format!("{}: {error}", self.connector.who()))?;
-        tokio::spawn(connection);
-        Ok(sender)
+        Ok(Connection { sender, _task: AbortOnDropHandle::new(tokio::spawn(connection)) })
     }
 
-    /// Header values are read anew each time, so that a changed file needs no reload.
-    fn request(&self, body: Vec<u8>) -> Result<Request<Full<Bytes>>, String> {
+    async fn request(&self, body: Vec<u8>) -> Result<Request<Full<Bytes>>, String> {
         let url = &self.config.endpoint;
         let mut request = Request::post(&url.path_and_query)
             .header(HOST, &url.authority)
@@ -81,13 +87,28 @@ impl Client {
             .header(USER_AGENT, concat!("bearerd/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(Bytes::from(body)))
             .map_err(|_| "tracing.endpoint cannot be written as a request".to_owned())?;
-        for (name, source) in &self.config.headers {
-            let (secret, _) = source.read_or_last_good().map_err(|error| error.to_string())?;
-            let mut value = HeaderValue::from_bytes(secret.expose())
-                .map_err(|_| format!("tracing.headers.{name} has characters that no header may have"))?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(name, value);
+        if !self.config.headers.is_empty() {
+            let config = Arc::clone(&self.config);
+            // A file system that hangs holds up spans, and not this thread, which fetches tokens.
+            let values = tokio::task::spawn_blocking(move || read(&config.headers));
+            let values = values.await.map_err(|_| "a fault while reading tracing.headers".to_owned())??;
+            for (name, value) in values {
+                request.headers_mut().insert(name, value);
+            }
         }
         Ok(request)
     }
+}
+
+/// Read anew each time, so that a changed file needs no reload.
+fn read(headers: &[(HeaderName, Source)]) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let read = |(name, source): &(HeaderName, Source)| {
+        let (secret, _) =
+            source.read_or_last_good().map_err(|error| format!("tracing.headers.{name}: {error}"))?;
+        let mut value = HeaderValue::from_bytes(secret.expose())
+            .map_err(|_| format!("tracing.headers.{name} has characters that no header may have"))?;
+        value.set_sensitive(true);
+        Ok((name.clone(), value))
+    };
+    headers.iter().map(read).collect()
 }

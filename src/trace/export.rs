@@ -11,6 +11,7 @@ use super::Span;
 use super::client::Client;
 use super::message;
 use crate::config::Tracing;
+use crate::metrics::Metrics;
 
 /// How long spans are gathered before they are sent.
 const DELAY: Duration = Duration::from_secs(1);
@@ -33,21 +34,19 @@ pub(super) async fn run(
     config: Arc<Tracing>,
     mut queue: mpsc::Receiver<Span>,
     mut flushes: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
-    dropped: Arc<AtomicU64>,
+    mut losses: Losses,
 ) {
     let mut client = Client::new(Arc::clone(&config));
-    let mut trouble = Trouble::default();
     loop {
         let mut waiting = Vec::new();
         let (mut batch, mut cut) = gather(&mut queue, &mut flushes, &mut waiting).await;
         loop {
-            let lost = dropped.swap(0, Ordering::Relaxed);
-            trouble.lost(lost, "they came faster than the collector takes them");
+            losses.tell_dropped();
             let count = batch.len() as u64;
             if count > 0
                 && let Err(why) = client.send(message::encode(&config.service_name, batch)).await
             {
-                trouble.lost(count, &why);
+                losses.not_sent(count, &why);
             }
             // Before a flush is answered, or the end: everything that is queued already.
             batch = Vec::new();
@@ -106,22 +105,38 @@ async fn gather(
     }
 }
 
-/// What got lost since it was last told.
-#[derive(Default)]
-struct Trouble {
-    spans: u64,
+/// What got lost, and what of it was not told yet.
+pub(super) struct Losses {
+    /// Spans that found no room in the queue; whoever had them has counted them.
+    dropped: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
+    untold: u64,
     told: Option<Instant>,
 }
 
-impl Trouble {
-    fn lost(&mut self, spans: u64, why: &str) {
-        self.spans += spans;
+impl Losses {
+    pub(super) fn new(dropped: Arc<AtomicU64>, metrics: Arc<Metrics>) -> Self {
+        Self { dropped, metrics, untold: 0, told: None }
+    }
+
+    fn tell_dropped(&mut self) {
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        self.tell(dropped, "they came faster than the collector takes them");
+    }
+
+    fn not_sent(&mut self, spans: u64, why: &str) {
+        self.metrics.spans_lost(spans);
+        self.tell(spans, why);
+    }
+
+    fn tell(&mut self, spans: u64, why: &str) {
+        self.untold += spans;
         let recently = self.told.is_some_and(|told| told.elapsed() < BETWEEN_WARNINGS);
         if spans == 0 || recently {
             return;
         }
         self.told = Some(Instant::now());
-        let spans = std::mem::take(&mut self.spans);
+        let spans = std::mem::take(&mut self.untold);
         tracing::warn!(
             event = "tracing.spans_lost",
             spans,

@@ -1,16 +1,20 @@
 //! A canary run: many failures at the most talkative level, and then a search for everything that may not be seen.
 
+use std::path::Path;
+
 use base64::Engine;
 
 use crate::support::h2::{H2Client, whole};
-use crate::support::{Answer, Call, Response, Setup, World, cli, eventually};
+use crate::support::{Answer, Call, Recorded, Response, Scripted, Setup, World, cli, eventually, within};
 
 /// What no log, page, metric or error may show.
-const CANARIES: [&str; 9] = [
+const CANARIES: [&str; 11] = [
     "canary-client-secret",
     "canary-rotated-secret",
     "canary-token-one",
     "canary-token-two",
+    "canary-token-three",
+    "canary-collector-key",
     "canary-param",
     "canary-set-header",
     "canary-caller-authorization",
@@ -42,12 +46,37 @@ fn expect_none(place: &str, text: &str) {
     }
 }
 
-async fn scene(format: &str) -> World {
+/// A JWT whose claims hand the client's own secret back, as an issuer may write them that knows no better.
+fn telltale(request: &Recorded) -> Answer {
+    let basic = request.header("authorization").unwrap_or_default().trim_start_matches("Basic ");
+    let known = base64::engine::general_purpose::STANDARD.decode(basic).unwrap_or_default();
+    let known = String::from_utf8_lossy(&known).replace("client-1:", "");
+    let claims =
+        serde_json::json!({ "aud": ["https://api.example", known, "canary-param", "canary-token-three"] });
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims.to_string());
+    Answer::token_for(&format!("e30.{claims}.canary-token-three"), 1)
+}
+
+/// What a service manager is told, to the end.
+fn hear(path: &Path) -> tokio::task::JoinHandle<String> {
+    let socket = std::os::unix::net::UnixDatagram::bind(path).unwrap();
+    tokio::task::spawn_blocking(move || {
+        let (mut heard, mut buffer) = (String::new(), vec![0; 4096]);
+        while !heard.contains("STOPPING=1") {
+            let length = socket.recv(&mut buffer).unwrap();
+            heard.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+        heard
+    })
+}
+
+async fn scene(format: &str, collector: &Scripted) -> (World, tokio::task::JoinHandle<String>) {
     let setup = Setup::new().await;
+    setup.file("collector-key", "canary-collector-key");
     setup.file("secret", "canary-client-secret\n");
     setup.file("param", "canary-param");
     setup.file("set", "canary-set-header");
-    setup.issuer.always(|request, n| match n % 4 {
+    setup.issuer.always(|request, n| match n % 5 {
         1 => Answer::token_for("canary-token-one", 1),
         2 => {
             // An issuer that says everything back.
@@ -56,21 +85,30 @@ async fn scene(format: &str) -> World {
             Answer::status(500).body(body.to_string())
         }
         3 => Answer::ok("{\"access_token\": \"canary-token-two\", \"token_type\": \"mac\"}"),
-        _ => Answer::token_for("canary-token-two", 1),
+        4 => Answer::token_for("canary-token-two", 1),
+        _ => telltale(request),
     });
-    setup.upstream.always(|request, n| match n % 5 {
-        0 => Answer::unauthorized(),
-        1 => Answer::raw("HTTP/1.1 canary nonsense\r\n\r\n").then_close(),
-        2 => Answer::drop(),
-        3 => Answer::status(500).body("oops"),
+    setup.upstream.always(|request, n| match n % 6 {
+        0 | 1 => Answer::unauthorized(),
+        2 => Answer::raw("HTTP/1.1 canary nonsense\r\n\r\n").then_close(),
+        3 => Answer::drop(),
+        4 => Answer::status(500).body("oops"),
         _ => Answer::ok(request.target().len().to_string()),
     });
-    setup
+    let notify = setup.folder().join("notify.sock");
+    let heard = hear(&notify);
+    let world = setup
+        .env("NOTIFY_SOCKET", notify.to_str().unwrap())
+        .more(&format!(
+            "[tracing]\nendpoint = \"{}\"\nheaders = {{ x-key = {{ file = \"collector-key\" }} }}",
+            collector.url
+        ))
         .log(&format!("format = \"{format}\"\nlevel = \"trace\""))
         .issuer("params = { audience = { file = \"param\" } }\ndefault_lifetime = \"1s\"")
         .route("request_headers = { set = { x-api-key = { file = \"set\" } } }")
         .start()
-        .await
+        .await;
+    (world, heard)
 }
 
 fn call(n: usize) -> Call {
@@ -80,6 +118,8 @@ fn call(n: usize) -> Call {
     let mut call = Call::new(method, target)
         .header("Authorization", "Bearer canary-caller-authorization")
         .header("X-Private", "canary-header-value")
+        .header("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+        .header("Tracestate", "vendor=canary-header-value")
         .header("Cookie", "session=canary-header-value");
     if n.is_multiple_of(13) {
         call = call.host("evil.test");
@@ -116,7 +156,17 @@ async fn storm(world: &World) -> Vec<Response> {
 #[tokio::test]
 async fn no_secret_and_no_token_is_in_any_log_error_metric_status_or_page() {
     for format in ["json", "text"] {
-        let mut world = scene(format).await;
+        let collector = Scripted::upstream().await;
+        // A collector that says everything back, too.
+        collector.always(|request, n| {
+            let said = request.header("x-key").unwrap_or_default().to_owned();
+            if n.is_multiple_of(2) {
+                Answer::status(400).header("x-said", &said).body(said)
+            } else {
+                Answer::ok("")
+            }
+        });
+        let (mut world, heard) = scene(format, &collector).await;
         let mut responses = storm(&world).await;
         world.file("secret", "canary-rotated-secret\n");
         let before = world.issuer().count();
@@ -136,7 +186,19 @@ async fn no_secret_and_no_token_is_in_any_log_error_metric_status_or_page() {
             expect_none("a response", &response.text());
         }
         assert_eq!(world.proxy.stop().await.code(), Some(0));
-        expect_none("the log", &world.log().text());
+        let log = world.log().text();
+        expect_none("the log", &log);
+        for told in
+            ["the upstream refuses a token that was only just granted", "spans did not reach the collector"]
+        {
+            assert!(log.contains(told), "{told}");
+        }
+        expect_none("what the service manager hears", &within("its end", heard).await.unwrap());
+        assert!(collector.count() > 2);
+        for request in collector.requests() {
+            assert_eq!(request.header("x-key"), Some("canary-collector-key"));
+            expect_none("an export", &String::from_utf8_lossy(&request.body.data));
+        }
         assert!(world.log().lines().len() > 100, "the log is talkative");
     }
 }

@@ -1,5 +1,6 @@
 //! What a service manager sees: notifications and passed sockets. A datagram socket of the test's own stands for it.
 
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -127,6 +128,44 @@ async fn feeds_the_watchdog_of_its_own_process_while_workers_answer() {
         manager.wait("WATCHDOG=1").await;
     }
     world.get("/").await.expect_status(200);
+}
+
+/// `@` and a name that is no file: in user sessions and containers of some kinds.
+#[tokio::test]
+async fn service_manager_may_listen_in_the_abstract_namespace() {
+    let setup = Setup::new().await;
+    let name = setup.folder().file_name().unwrap().to_str().unwrap().to_owned();
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = std::os::unix::net::UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let manager = Manager { socket: UnixDatagram::from_std(socket).unwrap(), path: PathBuf::new() };
+    let _world = setup.env("NOTIFY_SOCKET", &format!("@{name}")).start().await;
+    manager.wait("READY=1").await;
+}
+
+/// Its queue is full after some messages; tokens and reloads go on.
+#[tokio::test]
+async fn service_manager_that_stops_reading_holds_nothing_up() {
+    let (mut world, manager) = started(Setup::new().await, &[("WATCHDOG_USEC", "3000")]).await;
+    let filler = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    eventually("a full queue", || async { filler.send_to(b"x", &manager.path).is_err().then_some(()) }).await;
+    within("a reload", world.reload()).await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.proxy.stop().await.code(), Some(0));
+    let lines = world.log().lines();
+    let deaf = lines.iter().filter(|line| line.contains("service_manager.deaf")).count();
+    assert_eq!(deaf, 1, "told once: {lines:?}");
+}
+
+/// The unit starts even so: a message that was lost is sent again.
+#[tokio::test]
+async fn readiness_that_did_not_get_through_is_told_again() {
+    let setup = Setup::new().await;
+    let path = setup.folder().join("notify.sock");
+    let _world = setup.env("NOTIFY_SOCKET", path.to_str().unwrap()).start().await;
+    let manager = Manager { socket: UnixDatagram::bind(&path).unwrap(), path };
+    manager.wait("READY=1").await;
 }
 
 #[tokio::test]
@@ -265,6 +304,17 @@ async fn socket_file_that_lets_in_more_than_the_config_says_is_refused() {
     let place = setup.folder().join("proxy.sock");
     let said = refused(&setup, "main", place.to_str().unwrap(), &[("SOCKET_MODE", "666")]).await;
     assert!(said.contains("mode 0666") && said.contains("SocketMode=0600"), "{said}");
+}
+
+/// Who may write to the file can call: that has to be the group that the config names.
+#[tokio::test]
+async fn socket_file_of_another_group_is_refused() {
+    let keys = "address = \"unix:{folder}/proxy.sock\"\nmode = \"0660\"\ngroup = \"54321\"";
+    let setup = Setup::new().await.listener(keys);
+    setup.write();
+    let place = setup.folder().join("proxy.sock");
+    let said = refused(&setup, "main", place.to_str().unwrap(), &[("SOCKET_MODE", "660")]).await;
+    assert!(said.contains("lets in the group") && said.contains("SocketGroup=54321"), "{said}");
 }
 
 /// As after `sudo -E` in a service: the variables are there, and meant for somebody else.

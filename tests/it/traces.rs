@@ -9,6 +9,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 
 use crate::support::setup::SECRET;
+use crate::support::tls;
 use crate::support::{Answer, Call, Scripted, Setup, World, eventually, within};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -257,6 +258,7 @@ async fn a_collector_that_is_gone_or_hangs_costs_spans_and_not_calls() {
             within("a call", world.get("/")).await.expect_status(200);
         }
         let line = world.log().wait("the loss", |line| line.contains("tracing.spans_lost")).await;
+        assert!(world.metric("bearerd_spans_lost_total", &[]).await.unwrap() > 0.0);
         assert!(line.contains(endpoint.trim_start_matches("http://")), "{line}");
         world.get("/").await.expect_status(200);
         let before = std::time::Instant::now();
@@ -265,6 +267,97 @@ async fn a_collector_that_is_gone_or_hangs_costs_spans_and_not_calls() {
         let lines = world.log().lines();
         assert_eq!(lines.iter().filter(|line| line.contains("tracing.spans_lost")).count(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_collector_that_answers_nonsense_costs_spans_and_not_calls() {
+    let elsewhere = Scripted::upstream().await;
+    for answer in [
+        Answer::status(307).header("location", &format!("{}/v1/traces", elsewhere.url)),
+        Answer::raw("canary nonsense\r\n\r\n"),
+        Answer::raw("HTTP/1.1 200 OK\r\nx: canary").then_close(),
+        Answer::raw(format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "canary".repeat(200_000))),
+        Answer::status(500).body("canary"),
+    ] {
+        let (collector, setup) = traced("timeout = \"2s\"").await;
+        collector.always_this(answer);
+        let mut world = setup.start().await;
+        within("a call", world.get("/")).await.expect_status(200);
+        world.log().wait("the loss", |line| line.contains("tracing.spans_lost")).await;
+        within("a call", world.get("/")).await.expect_status(200);
+        // What it says is nobody's business either.
+        assert!(!world.log().text().contains("canary"), "{}", world.log().text());
+        assert_eq!(world.proxy.stop().await.code(), Some(0));
+    }
+    assert_eq!(elsewhere.count(), 0, "redirects are not followed");
+}
+
+/// An answer without end is left where it is, with its connection.
+#[tokio::test]
+async fn a_collector_that_talks_without_end_is_cut_off() {
+    let (collector, setup) = traced("timeout = \"2s\"").await;
+    collector.always_this(Answer::ok(vec![b'x'; 4 << 20]));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    collector.request(1).await;
+    eventually("the end of the connection", || async { (collector.closed() >= 1).then_some(()) }).await;
+    world.get("/").await.expect_status(200);
+    collector.request(2).await;
+    assert!(collector.opened() >= 2);
+}
+
+/// Connections on which a collector reads nothing are given up with their batch.
+#[tokio::test]
+async fn a_collector_that_takes_nothing_in_keeps_no_connections() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(16).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let setup = Setup::new().await.more(&table(&url, "timeout = \"1s\""));
+    let world = setup.log("level = \"info\"\naccess = false").start().await;
+    let open_files = || async { world.metric("process_open_fds", &[]).await.unwrap() };
+    let calling = async {
+        let mut client = world.connect().await;
+        loop {
+            client.call(&Call::get("/")).await.expect_status(200);
+        }
+    };
+    let accepting = async {
+        let mut held = vec![listener.accept().await.unwrap().0];
+        let before = open_files().await;
+        while held.len() < 5 {
+            held.push(listener.accept().await.unwrap().0);
+        }
+        let after = open_files().await;
+        assert!(after <= before + 1.0, "{after} open files, before {before}");
+    };
+    tokio::select! {
+        () = within("five connections", accepting) => {}
+        () = calling => unreachable!(),
+    }
+}
+
+#[tokio::test]
+async fn a_collector_behind_tls_is_known_by_its_certificate() {
+    let collector = Scripted::start(Some(tls::localhost().server(&["http/1.1"]))).await;
+    let setup = Setup::new().await;
+    setup.file("ca.pem", &tls::ca().pem);
+    let on = table(&collector.url, "tls = { ca = { file = \"ca.pem\" } }");
+    let mut world = setup.more(&on).start().await;
+    world.get("/").await.expect_status(200);
+    named(&collector, "GET api", 2).await;
+    assert_eq!(collector.opened(), 1, "one connection serves for all");
+
+    // Not one of ours: nothing is sent there.
+    let stranger = tls::Ca::new("another CA").issue(&["localhost"]);
+    let stranger = Scripted::start(Some(stranger.server(&["http/1.1"]))).await;
+    world.change(|text| text.replace(&collector.url, &stranger.url));
+    world.reload().await;
+    world.get("/").await.expect_status(200);
+    let line = world.log().wait("the loss", |line| line.contains("tracing.spans_lost")).await;
+    assert!(line.contains("certificate"), "{line}");
+    assert_eq!((stranger.opened(), stranger.count()), (0, 0));
 }
 
 #[tokio::test]
@@ -292,6 +385,25 @@ async fn a_reload_turns_it_on_and_off_and_what_was_recorded_is_sent_at_the_end()
     world.get("/last").await.expect_status(200);
     assert_eq!(world.proxy.stop().await.code(), Some(0));
     assert_eq!(spans(&collector).iter().filter(|span| span.name == "GET api").count(), 4);
+}
+
+#[tokio::test]
+async fn a_reload_with_a_broken_table_leaves_the_running_one_in_force() {
+    let (collector, setup) = traced("").await;
+    let mut world = setup.start().await;
+    world.ready().await;
+    let good = world.config();
+    world.change(|text| text.replace("[tracing]\n", "[tracing]\nsample = 2.0\n"));
+    world.reload_signal();
+    let line = world.log().wait("the mistake", |line| line.contains("config.problem")).await;
+    assert!(line.contains("tracing.sample"), "{line}");
+    world.log().wait("the refusal", |line| line.contains("config.reload_failed")).await;
+    world.get("/").await.expect_status(200);
+    named(&collector, "GET api", 2).await;
+    world.change(|_| good);
+    world.reload().await;
+    world.get("/").await.expect_status(200);
+    named(&collector, "GET api", 4).await;
 }
 
 #[tokio::test]

@@ -35,6 +35,21 @@ fn mistakes_are_told() {
         ("endpoint = \"http://127.0.0.1:4318\"\nsample = 1.5", "is no share"),
         ("endpoint = \"http://127.0.0.1:4318\"\nservice_name = \"\"", "is no name"),
         ("endpoint = \"http://127.0.0.1:4318\"\nheaders = { host = \"x\" }", "belongs to the connection"),
+        (
+            "endpoint = \"http://u:p@127.0.0.1:4318\"",
+            "bearerd.toml:2:1: error: tracing.endpoint: the URL holds a user",
+        ),
+        (
+            "endpoint = \"http://127.0.0.1:4318\"\nsample = nan",
+            "bearerd.toml:3:1: error: tracing.sample: is no share",
+        ),
+        ("endpoint = \"http://127.0.0.1:4318\"\nservice_name = \"a\\nb\"", "is no name"),
+        ("endpoint = \"http://127.0.0.1:4318\"\ntimeout = \"soon\"", "is not a duration"),
+        (
+            "endpoint = \"http://127.0.0.1:4318\"\nplaintext = \"maybe\"",
+            "is not one of \"refuse\", \"allow\"",
+        ),
+        ("endpoint = \"http://127.0.0.1:4318\"\ntls = { sever_name = \"x\" }", "did you mean `server_name`?"),
         ("endpont = \"http://127.0.0.1:4318\"", "did you mean `endpoint`?"),
     ] {
         let Err(problems) = load(&format!("[tracing]\n{table}\n{}", with("", ""))) else { panic!("{table}") };

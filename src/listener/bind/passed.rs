@@ -164,18 +164,27 @@ impl PassedSocket {
     /// Who may connect to a socket file is what the config says of its callers: the file must not let in more.
     fn too_open(&self, wanted: &UnixOptions) -> Option<String> {
         let Address::Unix(path) = &self.address else { return None };
-        let mode = rustix::fs::lstat(path).ok()?.st_mode & 0o777;
+        let file = rustix::fs::lstat(path).ok()?;
+        let mode = file.st_mode & 0o777;
         // Only those who may write can connect.
-        (mode & 0o222 & !wanted.mode != 0).then(|| {
-            format!(
+        if mode & 0o222 & !wanted.mode != 0 {
+            return Some(format!(
                 "listener `{}`: {} has mode {mode:04o}, and the config says {:04o}: set SocketMode={:04o} in the socket \
                  unit, or `mode` in the config",
                 self.name,
                 path.display(),
                 wanted.mode,
                 wanted.mode
-            )
-        })
+            ));
+        }
+        let group = wanted.group.filter(|&group| mode & 0o020 != 0 && file.st_gid != group)?;
+        Some(format!(
+            "listener `{}`: {} lets in the group {}, and the config says {group}: set SocketGroup={group} in the socket \
+             unit, or `group` in the config",
+            self.name,
+            path.display(),
+            file.st_gid
+        ))
     }
 }
 

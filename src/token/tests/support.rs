@@ -186,6 +186,7 @@ pub(super) fn grant(number: usize, lifetime: u64) -> Grant {
         expires_in: Some(Duration::from_secs(lifetime)),
         expires_at: None,
         scope: None,
+        audience: crate::issuer::Audience::Unknown,
     }
 }
 

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::state::Token;
+use super::redact::Redactor;
 
 /// The most bytes of names that are shown.
 const NAMES_LIMIT: usize = 128;
@@ -12,9 +12,10 @@ const NAMES_LIMIT: usize = 128;
 const CLAIMS_LIMIT: usize = 8 * 1024;
 
 /// `aud` of a JWT (RFC 7519 section 4.1.3), which nobody checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub enum Audience {
     /// The token is opaque.
+    #[default]
     Unknown,
     /// A JWT that is meant for nobody in particular.
     None,
@@ -22,14 +23,8 @@ pub enum Audience {
     Named(String),
 }
 
-impl Token {
-    /// For whom the token is meant. Takes the token apart, so it is for failures alone.
-    pub fn audience(&self) -> Audience {
-        self.secret.expose_str().map_or(Audience::Unknown, of)
-    }
-}
-
-fn of(token: &str) -> Audience {
+/// For whom the token is meant, as far as it may be shown.
+pub(super) fn of(token: &str, redactor: &Redactor) -> Audience {
     let mut parts = token.split('.');
     let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -45,8 +40,9 @@ fn of(token: &str) -> Audience {
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         _ => String::new(),
     };
-    let shown: String =
-        names.chars().filter(|letter| matches!(letter, ' '..='~')).take(NAMES_LIMIT).collect();
+    // What a secret has to do in there only its issuer knows.
+    let shown = redactor.show(&names, NAMES_LIMIT);
+    let shown: String = shown.chars().filter(|letter| matches!(letter, ' '..='~')).collect();
     // An issuer that writes a token there does not get it shown.
     if token.split('.').any(|part| part.len() > 8 && shown.contains(part)) {
         return Audience::Unknown;
@@ -57,9 +53,12 @@ fn of(token: &str) -> Audience {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     fn jwt(claims: &str) -> Audience {
-        of(&format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims)))
+        let mut redactor = Redactor::default();
+        redactor.add(&Secret::from("s3cr3t-of-the-client"));
+        of(&format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims)), &redactor)
     }
 
     #[test]
@@ -67,7 +66,8 @@ mod tests {
         let named = |names: &str| Audience::Named(names.to_owned());
         assert_eq!(jwt(r#"{"aud":"https://api"}"#), named("https://api"));
         assert_eq!(jwt(r#"{"aud":["a","b",7]}"#), named("a, b"));
-        assert_eq!(jwt(r#"{"aud":"a\u001b[2J\n"}"#), named("a[2J"));
+        assert_eq!(jwt(r#"{"aud":"a\u001b[2J\n"}"#), named("a [2J"));
+        assert_eq!(jwt(r#"{"aud":"for s3cr3t-of-the-client"}"#), named("for [secret]"));
         for nobody in [r#"{"sub":"x"}"#, r#"{"aud":""}"#, r#"{"aud":[]}"#, r#"{"aud":7}"#] {
             assert_eq!(jwt(nobody), Audience::None, "{nobody}");
         }
@@ -77,9 +77,10 @@ mod tests {
     #[test]
     fn everything_else_is_unknown() {
         for token in ["", "opaque", "a.b", "a.b.c", "a.b.c.d.e", "e30.W10.x"] {
-            assert_eq!(of(token), Audience::Unknown, "{token}");
+            assert_eq!(of(token, &Redactor::default()), Audience::Unknown, "{token}");
         }
         let claims = URL_SAFE_NO_PAD.encode(r#"{"aud":"header-of-it"}"#);
-        assert_eq!(of(&format!("header-of-it.{claims}.x")), Audience::Unknown);
+        let token = format!("header-of-it.{claims}.x");
+        assert_eq!(of(&token, &Redactor::default()), Audience::Unknown);
     }
 }
