@@ -20,7 +20,7 @@ mod xoauth2;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::app;
@@ -80,12 +80,26 @@ fn run_command(args: impl IntoIterator<Item = OsString>) -> Exit {
     let matches = command().color(color.into()).try_get_matches_from(args);
     let done = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => dispatch(args, &refused),
-        Err(error) => Ok(clap_exit(&error)),
+        Err(error) => Ok(clap_exit(&suggesting(error))),
     };
     done.unwrap_or_else(|failure| {
         output::tell(&format!("bearerd: {}", failure.message));
         failure.exit
     })
+}
+
+/// `bearerd help chekc` is left without a suggestion by clap, unlike `bearerd chekc`.
+fn suggesting(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(written)) = error.get(ContextKind::InvalidSubcommand)
+        && error.get(ContextKind::SuggestedSubcommand).is_none()
+    {
+        let verbs = command();
+        let meant = output::nearest(written, verbs.get_subcommands().map(clap::Command::get_name));
+        if let Some(meant) = meant.map(str::to_owned) {
+            error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![meant]));
+        }
+    }
+    error
 }
 
 /// Help and version are answers; everything else that clap says is bad usage.

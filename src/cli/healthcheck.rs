@@ -82,7 +82,10 @@ fn parse_admin_address(text: &str, folder: &Path) -> Option<Address> {
 fn text(address: &Address, answer: &io::Result<Answer>) -> String {
     match answer {
         Ok(Answer { status: 200, .. }) => "ready".to_owned(),
-        Ok(Answer { status, body }) => format!("not ready ({status}): {body}"),
+        Ok(Answer { status, body }) => match body.strip_prefix("not ready") {
+            Some(reasons) => format!("not ready ({status}){reasons}"),
+            None => format!("not ready ({status}): {body}"),
+        },
         Err(error) => {
             let error = error.to_string();
             let error = error.split(" (os error").next().unwrap_or(&error);
@@ -179,6 +182,15 @@ mod tests {
         assert_eq!(answer, Answer { status: 503, body: "no: x".to_owned() });
         assert_eq!(parse("SSH-2.0-OpenSSH\r\n\r\n"), None);
         assert_eq!(parse("HTTP/1.1 200 OK"), None);
+    }
+
+    #[test]
+    fn a_no_is_said_once_and_has_its_reasons() {
+        let said = |body: &str| {
+            text(&Address::Unix("/run/admin".into()), &Ok(Answer { status: 503, body: body.to_owned() }))
+        };
+        assert_eq!(said("not ready\n[-] token of issuer corp"), "not ready (503)\n[-] token of issuer corp");
+        assert_eq!(said("a proxy's own words"), "not ready (503): a proxy's own words");
     }
 
     #[test]

@@ -366,6 +366,7 @@ async fn mistyped_words_are_told_with_what_was_meant() {
     setup.write();
     for (args, meant) in [
         (&["chek"][..], "'check'"),
+        (&["help", "chek"], "'check'"),
         (&["check", "--onlin"], "'--online'"),
         (&["check", "--output", "jsn"], "'json'"),
         (&["completions", "bsh"], "'bash'"),

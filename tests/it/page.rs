@@ -234,6 +234,48 @@ async fn the_page_can_be_read_on_a_phone_and_by_a_screen_reader() {
     browser.expect_content().await;
 }
 
+/// Hundreds of routes with one issuer, and an upstream that wants the whole width.
+#[tokio::test]
+async fn many_routes_and_long_names_leave_the_page_readable() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    let long = "u".repeat(400);
+    let route = |n: usize| {
+        let path = if n == 0 { long.as_str() } else { "v1" };
+        format!(
+            "[[route]]\nname = \"r{n}\"\npath = \"/{n}\"\nupstream = \"{{upstream}}/{path}\"\nissuer = \"corp\"\n"
+        )
+    };
+    let (head, _) = CONFIG.split_once("[[route]]").unwrap();
+    let routes: String = (0..320).map(route).collect();
+    let world = setup.whole(&format!("{head}{routes}")).start().await;
+    call(&world, "/0", 3).await;
+    let mut browser = Browser::start().await;
+    browser.open(&format!("http://{}/", world.address("admin"))).await;
+    browser.says("#problems", "and 312 more fail").await;
+    browser.says("#tokens", "and 312 more").await;
+    browser.says("#routes", "and 20 more; /status has all").await;
+    browser.says("#routes [data-key=r0]", "100 %").await;
+    for width in [760, 900, 1180] {
+        browser.screen(width, 900, false).await;
+        let wrapped = "[...document.querySelectorAll('#routes th, #routes [data-key=r0] .number, #routes [data-key=r0] .number + .sub')]\
+             .filter((it) => { const range = document.createRange(); range.selectNodeContents(it); \
+             return new Set([...range.getClientRects()].map((line) => Math.round(line.top))).size > 1; }).map((it) => it.textContent).join()";
+        assert_eq!(browser.evaluate(wrapped).await, "", "at {width}");
+        let widest = browser.evaluate("document.documentElement.scrollWidth").await.as_u64().unwrap();
+        assert!(widest <= u64::from(width), "{widest} of {width}");
+    }
+    let lost =
+        "[...document.querySelectorAll('nav a')].filter((it) => !document.querySelector(it.hash)).length";
+    assert_eq!(browser.evaluate(lost).await, 0);
+    browser.evaluate("document.querySelector('nav a[href=\"#tokens\"]').click()").await;
+    let seen = "document.querySelector('#h-tokens').getBoundingClientRect()";
+    browser
+        .until("the tokens to be in view", &format!("{seen}.top >= 0 && {seen}.bottom <= innerHeight"))
+        .await;
+    browser.expect_content().await;
+}
+
 /// No width that phones have makes the page scroll sideways.
 async fn phone(browser: &mut Browser, name: &str) -> PathBuf {
     browser.dark(false).await;

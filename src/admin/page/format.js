@@ -24,6 +24,13 @@ function rate(perSecond) {
   return (perSecond < 0.1 ? perSecond.toFixed(2) : perSecond < 10 ? perSecond.toFixed(1) : Math.round(perSecond)) + "/s";
 }
 
+// All of a few names, or the first ones: an issuer may have hundreds of routes.
+const MOST_NAMES = 8;
+function names(all) {
+  if (all.length <= MOST_NAMES) return all.join(", ");
+  return all.slice(0, MOST_NAMES).join(", ") + " and " + (all.length - MOST_NAMES) + " more";
+}
+
 function calls(count) {
   return count + (count === 1 ? " call" : " calls");
 }

@@ -19,7 +19,7 @@ function tokenProblem(token) {
   const last = token.last_error;
   if (!last) return null;
   const holds = token.state === "valid";
-  const routes = token.routes.join(", ");
+  const routes = names(token.routes);
   const what = holds
     ? "The token of issuer " + token.issuer + " cannot be renewed; the one that is there still serves " + routes
     : "There is no token of issuer " + token.issuer + ": calls on " + routes + " fail";

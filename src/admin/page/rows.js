@@ -212,7 +212,7 @@ function tokenRow(cells, note, first) {
   return (token) => {
     put(parts.name, token.issuer);
     mark(parts.state, ...tokenState(token));
-    put(parts.routes, "for " + token.routes.join(", ") + (token.waiters ? "; " + calls(token.waiters) + " waiting" : ""));
+    put(parts.routes, "for " + names(token.routes) + (token.waiters ? "; " + calls(token.waiters) + " waiting" : ""));
     put(granted, (token.granted_scope || token.scopes.join(" ")) || "no scopes");
     put(parameters, token.parameters.length ? "with " + token.parameters.join(", ") : "");
     ago.hidden = token.fetched_at === null;
