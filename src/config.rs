@@ -183,7 +183,7 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
     };
     let mut found = Vec::new();
     if let Err(error) = reference.source.read() {
-        found.push(warning(error.to_string(), None));
+        found.push(warning(error.to_string(), brought_by(&error)));
     }
     if let Some(path) = reference.source.path().filter(|_| reference.secret)
         && let Ok(metadata) = std::fs::metadata(path)
@@ -195,6 +195,16 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
         found.push(warning(message, Some(closed_by(path, user, metadata.uid(), metadata.mode()))));
     }
     found
+}
+
+/// What to do about a value that is not there, where the reason does not say it.
+fn brought_by(error: &ReferenceError) -> Option<String> {
+    let what = match error.reason.as_str() {
+        reference::NO_FILE => "put the file there, or correct its path; what needs it waits for it",
+        reference::NOT_SET => "set it where the program is started; it is read at the start alone",
+        _ => return None,
+    };
+    Some(what.to_owned())
 }
 
 /// What to do about a secret that others may read. Mode 600 would shut out a user that is not the owner, as bearerd is in a

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::build::connects_with;
 use super::listeners;
-use crate::config::{self, Config, Problem, Problems, Severity};
+use crate::config::{self, Config, Problem, Severity};
 use crate::listener::ListenerSettings;
 use crate::metrics::Metrics;
 use crate::net::connect::Offer;
@@ -105,7 +105,8 @@ fn load(
             for problem in &problems.0 {
                 seen.watched.add_config_file(&problem.file);
             }
-            one_line_each(&problems)
+            // Warnings of a file that is not taken are no reason for that.
+            problems.errors().map(one_line).collect::<Vec<_>>()
         })?;
         seen.watched.merge(Watched::of(&config));
         config.warnings.extend(not_taken(&config, seen.workers));
@@ -150,10 +151,6 @@ fn check_upstream_tls(config: &Config, changed: &BTreeSet<PathBuf>) -> Result<()
         })
         .collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
-}
-
-fn one_line_each(problems: &Problems) -> Vec<String> {
-    problems.0.iter().map(one_line).collect()
 }
 
 /// A problem for the log, where a line is an entry.

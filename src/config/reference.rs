@@ -41,6 +41,11 @@ enum Definition {
 /// Where the value stands in a webhook's store.
 const STORED_VALUE: &str = "/value";
 
+/// A [`ReferenceError::reason`].
+pub(super) const NO_FILE: &str = "no such file";
+/// A [`ReferenceError::reason`].
+pub(super) const NOT_SET: &str = "is not set";
+
 /// Why a reference gave nothing. Names the place, never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReferenceError {
@@ -175,7 +180,7 @@ fn read_bytes(path: &Path) -> std::io::Result<zeroize::Zeroizing<Vec<u8>>> {
 
 fn read_file(path: &Path) -> Result<Secret, String> {
     let bytes = read_bytes(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file".to_owned(),
+        std::io::ErrorKind::NotFound => NO_FILE.to_owned(),
         std::io::ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
         std::io::ErrorKind::IsADirectory => "is a folder; name the file in it".to_owned(),
         _ => error.to_string(),
@@ -211,7 +216,7 @@ fn read_store(path: &Path) -> Result<Secret, String> {
 fn read_env(name: &str) -> Result<Secret, String> {
     match std::env::var(name) {
         Ok(value) => Ok(Secret::from(value)),
-        Err(std::env::VarError::NotPresent) => Err("is not set".to_owned()),
+        Err(std::env::VarError::NotPresent) => Err(NOT_SET.to_owned()),
         Err(std::env::VarError::NotUnicode(_)) => Err("is not UTF-8".to_owned()),
     }
 }

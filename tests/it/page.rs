@@ -179,13 +179,14 @@ async fn what_fails_is_at_the_top_with_its_cause_and_markup_is_text() {
     let mut browser = open(&world).await;
     browser.screen(1180, 900, false).await;
     browser.says("#problems", "The last reload failed").await;
+    // The reload asked the issuer again: there is a next try only once that was refused.
+    browser.says("#problems", "next try in").await;
     let problems = browser.text("#problems").await;
     for wanted in [
         "wrokers",
         "There is no token of issuer ledger: calls on ledger fail",
         "invalid_client",
         "unknown client <img src=x onerror=",
-        "next try in",
         "Route payments: its upstream refuses good tokens",
         "answers 401 to a token that issuer corp had only just granted",
         "Route rates: 5 of 5 calls failed lately",

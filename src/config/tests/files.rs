@@ -184,8 +184,8 @@ fn missing_references_are_warnings_and_do_not_stop_the_load() {
     assert_eq!(
         told,
         [
-            "bearerd.toml:4:1: warning: issuer.corp.client_secret: file gone: no such file",
-            "bearerd.toml:5:13: warning: issuer.corp.headers.a: environment variable BEARERD_TEST_NOT_SET: is not set",
+            "bearerd.toml:4:1: warning: issuer.corp.client_secret: file gone: no such file\n  help: put the file there, or correct its path; what needs it waits for it",
+            "bearerd.toml:5:13: warning: issuer.corp.headers.a: environment variable BEARERD_TEST_NOT_SET: is not set\n  help: set it where the program is started; it is read at the start alone",
             "bearerd.toml:6:9: warning: issuer.corp.tls.ca: file ca.json at /a: has nothing there",
         ]
     );
