@@ -195,9 +195,11 @@ fn new_request_id() -> HeaderValue {
         if ids.capacity() < LENGTH {
             *ids = BytesMut::with_capacity(64 * LENGTH);
         }
-        for byte in fastrand::u128(..).to_be_bytes() {
-            ids.extend_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 0xF)]);
+        let mut digits = [0; LENGTH];
+        for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(fastrand::u128(..).to_be_bytes()) {
+            *pair = [hex_digit(byte >> 4), hex_digit(byte & 0xF)];
         }
+        ids.extend_from_slice(&digits);
         ids.split().freeze()
     });
     HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("0"))

@@ -41,25 +41,27 @@ impl Seen {
 
     /// What a field of this name, in lower case, is seen as.
     pub(super) fn name(name: &str) -> Self {
-        match name {
-            "authorization" => Self::AUTHORIZATION,
-            "content-length" => Self::CONTENT_LENGTH,
-            "content-type" => Self::CONTENT_TYPE,
-            "cookie" => Self::COOKIE,
-            "expect" => Self::EXPECT,
-            "location" => Self::LOCATION,
-            "origin" | "sec-fetch-site" => Self::PAGE,
-            "x-request-id" => Self::REQUEST_ID,
-            "via" => Self::VIA,
-            "transfer-encoding" => Self::TRANSFER_ENCODING | Self::HOP_BY_HOP,
-            "upgrade" => Self::UPGRADE | Self::HOP_BY_HOP,
-            "connection" => Self::CONNECTION | Self::HOP_BY_HOP,
-            "te" => Self::TE | Self::HOP_BY_HOP,
-            "http2-settings"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection" => Self::HOP_BY_HOP,
+        // By length first: comparing each name with all of these would cost as much as the look-ups did.
+        match name.len() {
+            2 if name == "te" => Self::TE | Self::HOP_BY_HOP,
+            3 if name == "via" => Self::VIA,
+            6 if name == "cookie" => Self::COOKIE,
+            6 if name == "expect" => Self::EXPECT,
+            6 if name == "origin" => Self::PAGE,
+            7 if name == "upgrade" => Self::UPGRADE | Self::HOP_BY_HOP,
+            8 if name == "location" => Self::LOCATION,
+            10 if name == "connection" => Self::CONNECTION | Self::HOP_BY_HOP,
+            10 if name == "keep-alive" => Self::HOP_BY_HOP,
+            12 if name == "content-type" => Self::CONTENT_TYPE,
+            12 if name == "x-request-id" => Self::REQUEST_ID,
+            13 if name == "authorization" => Self::AUTHORIZATION,
+            14 if name == "content-length" => Self::CONTENT_LENGTH,
+            14 if name == "sec-fetch-site" => Self::PAGE,
+            14 if name == "http2-settings" => Self::HOP_BY_HOP,
+            16 if name == "proxy-connection" => Self::HOP_BY_HOP,
+            17 if name == "transfer-encoding" => Self::TRANSFER_ENCODING | Self::HOP_BY_HOP,
+            18 if name == "proxy-authenticate" => Self::HOP_BY_HOP,
+            19 if name == "proxy-authorization" => Self::HOP_BY_HOP,
             _ if name.bytes().any(|byte| byte == b'_') => Self::UNDERSCORE,
             _ => Self(0),
         }
