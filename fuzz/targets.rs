@@ -105,6 +105,6 @@ fn climbs(canonical: &str) -> bool {
 fn host_header(authority: &str) {
     let Some(host) = host::split_host(authority) else { return };
     assert!(!host.is_empty() && host.is_ascii() && host == host.to_ascii_lowercase());
-    let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let shown = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
     assert_eq!(host::split_host(&shown), Some(host));
 }

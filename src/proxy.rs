@@ -16,6 +16,7 @@ mod location;
 pub mod query;
 mod record;
 mod respond;
+mod seen;
 pub mod snapshot;
 mod target;
 mod traced;
@@ -33,6 +34,7 @@ pub use body::{Body, BodyError};
 pub use caller::{Activity, Caller, ListenerRules, Peer};
 pub use error::{Code, ProxyError};
 use record::Record;
+use seen::Seen;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 use traced::Traced;
 
@@ -52,8 +54,9 @@ impl Proxy {
     /// Serves one call; every failure becomes a response.
     pub async fn call(&self, caller: &Arc<Caller>, mut request: Request<Incoming>) -> Response<Body> {
         let snapshot = self.snapshot.load_full();
-        let request_id = headers::request_id(request.headers());
-        let grpc = respond::is_grpc(request.headers());
+        let seen = Seen::of(request.headers());
+        let request_id = headers::request_id(request.headers(), seen);
+        let grpc = seen.any(Seen::CONTENT_TYPE) && respond::is_grpc(request.headers());
         let mut record = Box::new(Record::begin(caller, request_id.clone(), grpc, &snapshot.unrouted));
         if snapshot.config.log.access {
             record.log_access(request.method(), request.uri().path());
@@ -62,7 +65,7 @@ impl Proxy {
             let method = request.method().clone();
             record.traced = Some(Traced::begin(tracer, &method, request.headers_mut()).into());
         }
-        let outcome = caught(handle::handle(&snapshot, caller, &mut record, request)).await;
+        let outcome = caught(handle::handle(&snapshot, caller, &mut record, request, seen)).await;
         let mut response = match outcome {
             Ok(response) => response,
             Err(error) => failed(error, &mut record),

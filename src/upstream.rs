@@ -11,8 +11,11 @@ mod request_body;
 mod response_body;
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -23,6 +26,7 @@ use tokio::time::Instant;
 
 use connection::Opened;
 pub use error::{UpstreamError, UpstreamErrorKind};
+use idle::Idle;
 use pool::{Http1, Http2, Lease};
 pub use request_body::RequestBody;
 pub(crate) use request_body::squeeze;
@@ -197,7 +201,7 @@ impl Upstream {
             }
             return Ok(opened);
         }
-        connection::open_http1(connected, &self.metrics, name).await
+        connection::open_http1(connected, &self.metrics, &self.route).await
     }
 
     fn speaks_http2(&self, upgrade: bool, negotiated: bool, name: &str) -> Result<bool, UpstreamError> {
@@ -233,7 +237,7 @@ impl Upstream {
         let request = self.request_http1(head, body);
         let read_before = connection.read.now();
         let sending = connection.sender.try_send_request(request);
-        let (outcome, body) = self.answer_in_time(sending, link).await;
+        let (outcome, body) = self.answer_in_time(sending, link, &mut connection.patience).await;
         match outcome {
             Ok(response) => {
                 let lease = Lease::Http1(connection, Arc::downgrade(self));
@@ -256,7 +260,8 @@ impl Upstream {
         let stream = connection.stream();
         let request = self.request_http2(head, body);
         let sending = connection.sender.try_send_request(request);
-        let (outcome, body) = self.answer_in_time(sending, link).await;
+        let mut patience = Idle::new(self.route.response_timeout);
+        let (outcome, body) = self.answer_in_time(sending, link, &mut patience).await;
         match outcome {
             Ok(response) => Ok(self.answer(response, Lease::Http2(stream), body)),
             Err(failure) => Err(self.failed(failure, body, false).await),
@@ -275,13 +280,18 @@ impl Upstream {
 
     /// Waits for the head of the answer: `response_timeout` from the last byte of the body sent, and
     /// `idle_timeout` while the body does not move.
-    async fn answer_in_time<F>(&self, sending: F, link: Option<Link>) -> (Outcome, Option<SentBody>)
+    async fn answer_in_time<F>(
+        &self,
+        sending: F,
+        link: Option<Link>,
+        patience: &mut Idle,
+    ) -> (Outcome, Option<SentBody>)
     where
         F: Future<Output = Result<Response<Incoming>, TrySendError>>,
     {
         tokio::pin!(sending);
         let Some(mut link) = link else {
-            return (self.response_in_time(sending.as_mut()).await, None);
+            return (self.response_in_time(sending.as_mut(), patience).await, None);
         };
         loop {
             let moved = link.progress.moved.load(Ordering::Relaxed);
@@ -292,7 +302,7 @@ impl Upstream {
                 }
                 returned = link.sent() => {
                     let body = returned.map(|returned| SentBody::Done(Box::new(returned)));
-                    return (self.response_in_time(sending.as_mut()).await, body);
+                    return (self.response_in_time(sending.as_mut(), patience).await, body);
                 }
                 () = sleep_for(self.route.idle_timeout) => {
                     if link.progress.moved.load(Ordering::Relaxed) == moved {
@@ -303,25 +313,31 @@ impl Upstream {
         }
     }
 
-    async fn response_in_time<F>(&self, sending: F) -> Outcome
+    async fn response_in_time<F>(&self, mut sending: Pin<&mut F>, patience: &mut Idle) -> Outcome
     where
         F: Future<Output = Result<Response<Incoming>, TrySendError>>,
     {
-        let Some(limit) = self.route.response_timeout else {
-            return sending.await.map_err(Failure::from);
-        };
-        match tokio::time::timeout(limit, sending).await {
-            Ok(response) => response.map_err(Failure::from),
-            Err(_) => Err(Failure::Timeout(UpstreamError::new(
-                UpstreamErrorKind::Timeout,
-                "http_response_timeout",
-                format!(
-                    "{} sent no response within response_timeout ({})",
-                    self.route.upstream.authority,
-                    humantime::format_duration(limit)
-                ),
-            ))),
-        }
+        patience.moved();
+        poll_fn(|cx| match sending.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(response.map_err(Failure::from)),
+            Poll::Pending if patience.expired(cx) => Poll::Ready(Err(self.no_response())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    #[cold]
+    fn no_response(&self) -> Failure {
+        let limit = self.route.response_timeout.unwrap_or_default();
+        Failure::Timeout(UpstreamError::new(
+            UpstreamErrorKind::Timeout,
+            "http_response_timeout",
+            format!(
+                "{} sent no response within response_timeout ({})",
+                self.route.upstream.authority,
+                humantime::format_duration(limit)
+            ),
+        ))
     }
 
     fn body_stuck(&self, link: &Link) -> Failure {

@@ -6,10 +6,21 @@ use std::time::Duration;
 /// Upper bounds, in seconds: Prometheus' usual ones, and two below for answers from the same machine.
 pub(super) const BOUNDS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// The same, in microseconds, so that an observation compares integers.
-const BOUNDS_MICROS: [u64; 13] = [
-    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+/// The same, in nanoseconds, so that an observation compares integers.
+const BOUNDS_NANOS: [u64; 13] = [
+    1_000_000,
+    2_500_000,
+    5_000_000,
     10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
 ];
 
 /// 120 bytes: a config may have ten thousand routes, each with two.
@@ -32,12 +43,12 @@ pub(super) struct Observed {
 
 impl Histogram {
     pub(super) fn observe(&self, took: Duration) {
-        // A bound belongs to its bucket (`le`), so what is a fraction of a microsecond above it must not.
-        let index = BOUNDS_MICROS.partition_point(|bound| Duration::from_micros(*bound) < took);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        // A bound belongs to its bucket (`le`). All are compared, without a branch: that is quicker than a search.
+        let index = BOUNDS_NANOS.iter().map(|bound| usize::from(*bound < nanos)).sum::<usize>();
         if let Some(bucket) = self.buckets.get(index) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
@@ -64,8 +75,8 @@ mod tests {
 
     #[test]
     fn the_two_lists_of_bounds_agree() {
-        for (seconds, micros) in BOUNDS.iter().zip(BOUNDS_MICROS) {
-            assert_eq!(Duration::from_secs_f64(*seconds), Duration::from_micros(micros));
+        for (seconds, nanos) in BOUNDS.iter().zip(BOUNDS_NANOS) {
+            assert_eq!(Duration::from_secs_f64(*seconds), Duration::from_nanos(nanos));
         }
     }
 

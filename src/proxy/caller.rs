@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use http::{HeaderMap, HeaderName, header};
 
 use super::error::{Code, ProxyError};
+use super::seen::Seen;
 use crate::config::{Address, ListenerConfig};
 use crate::secret::Secret;
 
@@ -73,9 +74,11 @@ impl ListenerRules {
 
     /// # Errors
     /// 403 `caller_refused` for a browser page and for a caller that the listener does not allow.
-    pub(super) fn admit(&self, caller: &Caller, headers: &HeaderMap) -> Result<(), ProxyError> {
+    pub(super) fn admit(&self, caller: &Caller, headers: &HeaderMap, seen: Seen) -> Result<(), ProxyError> {
         self.admit_peer(caller)?;
-        self.admit_page(headers)?;
+        if seen.any(Seen::PAGE) {
+            self.admit_page(headers)?;
+        }
         self.admit_key(headers)
     }
 

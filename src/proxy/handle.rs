@@ -11,6 +11,7 @@ use super::body::Content;
 use super::caller::{Caller, ListenerRules};
 use super::error::{Code, ProxyError};
 use super::record::Record;
+use super::seen::Seen;
 use super::snapshot::{RouteService, Snapshot};
 use super::target;
 use super::traced::{self, Traced};
@@ -28,18 +29,20 @@ pub(super) async fn handle(
     caller: &Arc<Caller>,
     record: &mut Record,
     request: Request<Incoming>,
+    seen: Seen,
 ) -> Result<Response<Content>, ProxyError> {
     let (mut parts, body) = request.into_parts();
-    let (service, found, key_header) = admit(snapshot, caller, &parts)?;
+    let (service, found, key_header) = admit(snapshot, caller, &parts, seen)?;
     record.route = Some(Arc::clone(&service));
     note_limits(caller, &service);
 
-    let wants_upgrade = headers::upgrade(parts.version, &parts.headers);
+    let wants_upgrade =
+        if seen.any(Seen::UPGRADE) { headers::upgrade(parts.version, &parts.headers) } else { None };
     if let Some(name) = key_header {
         parts.headers.remove(name);
     }
-    prepare(&mut parts, caller, &service, record)?;
-    let token = credential(&mut parts, &service, record.traced.as_deref()).await?;
+    prepare(&mut parts, caller, &service, record, seen)?;
+    let token = credential(&mut parts, &service, record.traced.as_deref(), seen).await?;
     set_edits(&mut parts.headers, &service)?;
 
     let target = forward::target(&service.config, &parts.uri, found)?;
@@ -52,11 +55,12 @@ pub(super) async fn handle(
     let body = RequestBody::new(body, keep, idle, service.injection.header());
     let mut response = forward::send(&service, head, body, token, record).await?;
 
-    check_answer(&response, upgrading.is_some(), &service)?;
+    let seen = Seen::of(response.headers());
+    check_answer(&response, upgrading.is_some(), &service, seen)?;
     if let Some(upgrading) = upgrading {
         upgrading.complete(&mut response, caller, service.config.idle_timeout);
     }
-    finish(&mut response, &service);
+    finish(&mut response, &service, seen);
     Ok(response.map(Content::Upstream))
 }
 
@@ -65,8 +69,9 @@ fn admit<'a>(
     snapshot: &'a Snapshot,
     caller: &Caller,
     parts: &Parts,
+    seen: Seen,
 ) -> Result<(Arc<RouteService>, Found, Option<&'a HeaderName>), ProxyError> {
-    let target = target::read(parts)?;
+    let target = target::read(parts, seen)?;
     let Some((index, rules)) = snapshot.listener(caller) else {
         let detail = format!("listener {} is no longer in the config", caller.listener);
         return Err(ProxyError::new(Code::Overloaded, detail));
@@ -89,7 +94,7 @@ fn admit<'a>(
     if !own_name && !snapshot.table.names_host(index, host) {
         return Err(misdirected(rules));
     }
-    rules.admit(caller, &parts.headers)?;
+    rules.admit(caller, &parts.headers, seen)?;
     let found = found.map_err(|miss| no_route(&parts.method, miss))?;
     match snapshot.routes.get(found.route) {
         Some(service) => Ok((Arc::clone(service), found, rules.key_header())),
@@ -144,20 +149,25 @@ fn prepare(
     caller: &Caller,
     service: &RouteService,
     record: &Record,
+    seen: Seen,
 ) -> Result<(), ProxyError> {
-    if headers::goes_in_a_circle(&parts.headers) {
+    if seen.any(Seen::VIA) && headers::goes_in_a_circle(&parts.headers) {
         return Err(ProxyError::bad_request(
             "this call has come through bearerd five times: the upstream of this route leads back to it",
         ));
     }
-    if parts.version == Version::HTTP_2 {
+    if parts.version == Version::HTTP_2 && seen.any(Seen::COOKIE) {
         headers::join_cookies(&mut parts.headers);
     }
     let host = if service.config.forwarded { host_as_given(parts) } else { None };
-    headers::strip_hop_by_hop(&mut parts.headers);
-    headers::strip_aliases(&mut parts.headers, service);
-    // Answered here: the body is asked for once the upstream is connected.
-    parts.headers.remove(header::EXPECT);
+    headers::strip_hop_by_hop(&mut parts.headers, seen);
+    if seen.any(Seen::UNDERSCORE) {
+        headers::strip_aliases(&mut parts.headers, service);
+    }
+    if seen.any(Seen::EXPECT) {
+        // Answered here: the body is asked for once the upstream is connected.
+        parts.headers.remove(header::EXPECT);
+    }
     if service.config.forwarded {
         headers::set_forwarded(&mut parts.headers, caller, host.as_ref());
     }
@@ -171,8 +181,9 @@ async fn credential(
     parts: &mut Parts,
     service: &RouteService,
     traced: Option<&Traced>,
+    seen: Seen,
 ) -> Result<Option<Arc<Token>>, ProxyError> {
-    let own = service.injection.callers_own(&parts.headers, &parts.uri);
+    let own = service.injection.callers_own(&parts.headers, &parts.uri, seen);
     match (service.config.caller_authorization, own) {
         (CallerAuthorization::Keep, Some(_)) => return Ok(None),
         (CallerAuthorization::Reject, Some(what)) => {
@@ -219,10 +230,11 @@ fn check_answer<B>(
     response: &Response<B>,
     upgrading: bool,
     service: &RouteService,
+    seen: Seen,
 ) -> Result<(), ProxyError> {
     let what = if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading {
         "switched to another protocol, which nobody asked for"
-    } else if !headers::is_only_chunked(response.headers()) {
+    } else if seen.any(Seen::TRANSFER_ENCODING) && !headers::is_only_chunked(response.headers()) {
         "sent its body in a transfer coding other than chunked"
     } else {
         return Ok(());
@@ -232,15 +244,19 @@ fn check_answer<B>(
 }
 
 /// The answer on its way back.
-fn finish<B>(response: &mut Response<B>, service: &RouteService) {
+fn finish<B>(response: &mut Response<B>, service: &RouteService, seen: Seen) {
     let status = response.status();
     // Ours, not the upstream's (RFC 9110 section 2.5).
     *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
     if status != StatusCode::SWITCHING_PROTOCOLS {
-        headers::strip_hop_by_hop(headers);
+        headers::strip_hop_by_hop(headers, seen);
     }
-    headers::say_length_once(headers);
-    service.location.apply(headers);
+    if seen.any(Seen::CONTENT_LENGTH) {
+        headers::say_length_once(headers);
+    }
+    if seen.any(Seen::LOCATION) {
+        service.location.apply(headers);
+    }
     service.response_edits.apply(headers);
 }

@@ -1,10 +1,13 @@
 //! Headers on their way through: what belongs to one hop stays there, what we set cannot come from elsewhere.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 use super::caller::{Caller, Peer};
+use super::seen::Seen;
 use super::snapshot::RouteService;
 use crate::upstream::squeeze;
 
@@ -13,20 +16,6 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-/// Fields that belong to one hop whether `Connection` names them or not (RFC 9110 section 7.6.1).
-/// `Trailer` passes: it describes the message.
-static HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    header::TE,
-];
 
 /// A call that has passed this many bearerds goes round in a circle.
 const MOST_HOPS: usize = 5;
@@ -87,24 +76,22 @@ pub(super) fn say_length_once(headers: &mut HeaderMap) {
 }
 
 /// Removes what stays on its hop; `TE: trailers` is kept.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // One look at the names instead of a look-up for each of the list: mostly there are none of them.
-    let mut there = [false; HOP_BY_HOP.len()];
-    for name in headers.keys() {
-        for (hop, there) in HOP_BY_HOP.iter().zip(&mut there) {
-            *there |= hop == name;
-        }
-    }
-    if !there.contains(&true) {
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
+    if !seen.any(Seen::HOP_BY_HOP) {
         return;
     }
-    strip_nominated(headers);
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+    if seen.any(Seen::CONNECTION) {
+        strip_nominated(headers);
+    }
+    if seen.any(Seen::TRANSFER_ENCODING) && headers.contains_key(header::TRANSFER_ENCODING) {
         // It goes before a length (RFC 9112 section 6.3); the length may not go on as if it were true.
         headers.remove(header::CONTENT_LENGTH);
     }
-    let trailers = headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));
-    for (name, _) in HOP_BY_HOP.iter().zip(there).filter(|(_, there)| *there) {
+    let trailers =
+        seen.any(Seen::TE) && headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));
+    // Mostly there is one of them, or none.
+    let is_one = |name: &&HeaderName| Seen::name(name.as_str()).any(Seen::HOP_BY_HOP);
+    while let Some(name) = headers.keys().find(is_one).cloned() {
         headers.remove(name);
     }
     if trailers {
@@ -152,9 +139,6 @@ fn names(headers: &HeaderMap, option: &str) -> bool {
 
 /// Removes names with `_` that a server behind us could take for a header that we set.
 pub(super) fn strip_aliases(headers: &mut HeaderMap, route: &RouteService) {
-    if !headers.keys().any(|name| name.as_str().contains('_')) {
-        return;
-    }
     let aliases: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().contains('_') && is_alias(name, route)).cloned().collect();
     for name in aliases {
@@ -184,7 +168,10 @@ fn is_alias(name: &HeaderName, route: &RouteService) -> bool {
 }
 
 /// The caller's id where it is sane, else a new one.
-pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub(super) fn request_id(headers: &HeaderMap, seen: Seen) -> HeaderValue {
+    if !seen.any(Seen::REQUEST_ID) {
+        return new_request_id();
+    }
     let mut lines = headers.get_all(X_REQUEST_ID).iter();
     match (lines.next(), lines.next()) {
         (Some(id), None) if is_sane(id) => id.clone(),
@@ -199,8 +186,27 @@ fn is_sane(id: &HeaderValue) -> bool {
 }
 
 fn new_request_id() -> HeaderValue {
-    let text = format!("{:032x}", fastrand::u128(..));
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static("0"))
+    thread_local! {
+        // Ids are cut off one buffer: an allocation for many of them.
+        static IDS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    }
+    const LENGTH: usize = 32;
+    let id = IDS.with_borrow_mut(|ids| {
+        if ids.capacity() < LENGTH {
+            *ids = BytesMut::with_capacity(64 * LENGTH);
+        }
+        let mut digits = [0; LENGTH];
+        for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(fastrand::u128(..).to_be_bytes()) {
+            *pair = [hex_digit(byte >> 4), hex_digit(byte & 0xF)];
+        }
+        ids.extend_from_slice(&digits);
+        ids.split().freeze()
+    });
+    HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("0"))
+}
+
+fn hex_digit(value: u8) -> u8 {
+    if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
 /// RFC 9110 section 7.6.3.
@@ -260,7 +266,8 @@ mod tests {
 
     fn left(lines: &[(&str, &str)]) -> Vec<String> {
         let mut headers = map(lines);
-        strip_hop_by_hop(&mut headers);
+        let seen = Seen::of(&headers);
+        strip_hop_by_hop(&mut headers, seen);
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
     }
 
@@ -296,12 +303,27 @@ mod tests {
         );
     }
 
+    fn id(lines: &[(&str, &str)]) -> HeaderValue {
+        let headers = map(lines);
+        request_id(&headers, Seen::of(&headers))
+    }
+
+    #[test]
+    fn new_request_ids_are_32_hexadecimal_digits_and_never_the_same() {
+        let ids: std::collections::HashSet<HeaderValue> = (0..1000).map(|_| id(&[])).collect();
+        assert_eq!(ids.len(), 1000);
+        let hex = |id: &HeaderValue| {
+            id.len() == 32 && id.as_bytes().iter().all(|byte| b"0123456789abcdef".contains(byte))
+        };
+        assert!(ids.iter().all(hex));
+    }
+
     #[test]
     fn insane_request_ids_are_replaced() {
-        assert_eq!(request_id(&map(&[("x-request-id", "abc-1")])), "abc-1");
-        assert_ne!(request_id(&map(&[("x-request-id", "a b")])), "a b");
-        assert_ne!(request_id(&map(&[("x-request-id", "a"), ("x-request-id", "a")])), "a");
-        assert_eq!(request_id(&map(&[("x-request-id", &"x".repeat(129))])).len(), 32);
+        assert_eq!(id(&[("x-request-id", "abc-1")]), "abc-1");
+        assert_ne!(id(&[("x-request-id", "a b")]), "a b");
+        assert_ne!(id(&[("x-request-id", "a"), ("x-request-id", "a")]), "a");
+        assert_eq!(id(&[("x-request-id", &"x".repeat(129))]).len(), 32);
     }
 
     #[test]

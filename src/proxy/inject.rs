@@ -6,6 +6,7 @@ use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::error::{Code, ProxyError};
+use super::seen::Seen;
 use super::{dpop, query};
 use crate::config::{Credential, Inject, RouteConfig};
 use crate::secret::Secret;
@@ -91,8 +92,8 @@ impl Injection {
     }
 
     /// In words, where the call brings a credential of its own: in `Authorization`, or in the parameter that is ours.
-    pub(super) fn callers_own(&self, headers: &HeaderMap, uri: &Uri) -> Option<&'static str> {
-        if headers.contains_key(header::AUTHORIZATION) {
+    pub(super) fn callers_own(&self, headers: &HeaderMap, uri: &Uri, seen: Seen) -> Option<&'static str> {
+        if seen.any(Seen::AUTHORIZATION) && headers.contains_key(header::AUTHORIZATION) {
             return Some("Authorization");
         }
         let Place::Query { name } = &self.place else { return None };

@@ -1,10 +1,13 @@
 //! What a call asks for, read strictly: whatever could be read in two ways is refused.
 
+use std::borrow::Cow;
+
 use http::request::Parts;
 use http::{HeaderValue, Method, Version, header};
 
 use super::error::{Code, ProxyError};
 use super::headers;
+use super::seen::Seen;
 use crate::route::host::split_host;
 use crate::route::path::{self, MatchPath};
 
@@ -12,15 +15,15 @@ use crate::route::path::{self, MatchPath};
 #[derive(Debug)]
 pub(super) struct Target<'a> {
     /// Lower case, without port; `None`: HTTP/1.0 without Host.
-    pub(super) host: Option<String>,
+    pub(super) host: Option<Cow<'a, str>>,
     pub(super) path: MatchPath<'a>,
 }
 
 /// # Errors
 /// 405 for the methods that are not proxied, 400 for all that is malformed or ambiguous.
-pub(super) fn read(parts: &Parts) -> Result<Target<'_>, ProxyError> {
+pub(super) fn read(parts: &Parts, seen: Seen) -> Result<Target<'_>, ProxyError> {
     refuse_method(&parts.method)?;
-    if !headers::is_only_chunked(&parts.headers) {
+    if seen.any(Seen::TRANSFER_ENCODING) && !headers::is_only_chunked(&parts.headers) {
         return Err(ProxyError::bad_request(
             "the body has a transfer coding beside chunked, or it is named twice; send it plain or chunked",
         ));
@@ -39,7 +42,7 @@ fn refuse_method(method: &Method) -> Result<(), ProxyError> {
 }
 
 /// RFC 9112 section 3.2: exactly one Host in HTTP/1.1, and one meaning.
-fn host(parts: &Parts) -> Result<Option<String>, ProxyError> {
+fn host(parts: &Parts) -> Result<Option<Cow<'_, str>>, ProxyError> {
     let mut lines = parts.headers.get_all(header::HOST).iter();
     let line = lines.next();
     if lines.next().is_some() {

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::caller::Caller;
+use super::seen::Seen;
 
 /// A call that asks for another protocol, while the upstream has not answered yet.
 pub(super) struct Upgrading {
@@ -48,7 +49,8 @@ impl Upgrading {
         }
         let agreed = response.headers().get(header::UPGRADE).cloned().unwrap_or(self.protocol);
         let upstream_side = hyper::upgrade::on(&mut *response);
-        super::headers::strip_hop_by_hop(response.headers_mut());
+        let seen = Seen::of(response.headers());
+        super::headers::strip_hop_by_hop(response.headers_mut(), seen);
         put_on(response.headers_mut(), &agreed);
         let open = Open::new(caller);
         let caller_side = self.caller_side;

@@ -1,5 +1,6 @@
 //! The host that a call names, and which hosts are a listener's own.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::{Address, ListenerConfig};
@@ -12,15 +13,20 @@ const LONGEST_HOST: usize = 254;
 /// A trailing dot is kept, so that `localhost.` equals no name. `None` where it is no host at all (RFC 9112 section
 /// 3.2 asks for 400 then): empty, with user information, a list, a port that is none, an address with a zone, an
 /// empty label, or a character that no host name has.
-pub fn split_host(authority: &str) -> Option<String> {
+pub fn split_host(authority: &str) -> Option<Cow<'_, str>> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
         let port_is_fine = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
         let address_is_fine = address.parse::<Ipv6Addr>().is_ok();
-        return (port_is_fine && address_is_fine).then(|| address.to_ascii_lowercase());
+        return (port_is_fine && address_is_fine).then(|| Cow::Owned(address.to_ascii_lowercase()));
     }
-    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
-    (is_name(host) && is_port(port)).then(|| host.to_ascii_lowercase())
+    let name = name(authority)?;
+    let (host, rest) = authority.split_at_checked(name.length)?;
+    let port = rest.strip_prefix(':').unwrap_or(rest);
+    if host.len() > LONGEST_HOST || !is_port(port) {
+        return None;
+    }
+    Some(if name.has_capitals { Cow::Owned(host.to_ascii_lowercase()) } else { Cow::Borrowed(host) })
 }
 
 /// RFC 3986 section 3.2.3: digits, or nothing.
@@ -28,13 +34,27 @@ fn is_port(port: &str) -> bool {
     port.is_empty() || port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
 }
 
-fn is_name(host: &str) -> bool {
-    let labels = host.strip_suffix('.').unwrap_or(host);
-    host.len() <= LONGEST_HOST
-        && labels.split('.').all(|label| {
-            !label.is_empty()
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-        })
+/// What stands before the port.
+struct Name {
+    length: usize,
+    has_capitals: bool,
+}
+
+/// Labels of at least one character, and a dot behind the last one or none. Every call comes through here, so the bytes
+/// are looked at once.
+fn name(authority: &str) -> Option<Name> {
+    let (mut length, mut in_label, mut has_capitals) = (0, false, false);
+    for byte in authority.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => in_label = true,
+            b'A'..=b'Z' => (in_label, has_capitals) = (true, true),
+            b'.' if in_label => in_label = false,
+            b':' => break,
+            _ => return None,
+        }
+        length += 1;
+    }
+    (length > 0).then_some(Name { length, has_capitals })
 }
 
 /// Whether the host is one of the listener's own names: `localhost`, a loopback literal, one of `names`, or the
@@ -43,7 +63,8 @@ fn is_name(host: &str) -> bool {
 /// Only the one usual spelling of an address counts, so that no `0.0.0.0`, `127.1` or `2130706433` gets through.
 /// `host` is what [`split_host`] gave; letter case does not matter.
 pub fn is_own_name(listener: &ListenerConfig, local: Option<SocketAddr>, host: &str) -> bool {
-    if host.eq_ignore_ascii_case("localhost")
+    if host == "127.0.0.1"
+        || host.eq_ignore_ascii_case("localhost")
         || listener.names.iter().any(|name| unbracketed(name).eq_ignore_ascii_case(host))
     {
         return true;

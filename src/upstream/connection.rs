@@ -13,7 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::error::{UpstreamError, UpstreamErrorKind};
+use super::idle::Idle;
 use super::pool::{Http1, Http2};
+use crate::config::RouteConfig;
 use crate::metrics::RouteMetrics;
 use crate::net::{Connected, Stream};
 
@@ -47,21 +49,24 @@ pub(super) enum Opened {
 pub(super) async fn open_http1(
     connected: Connected,
     metrics: &Arc<RouteMetrics>,
-    authority: &str,
+    route: &RouteConfig,
 ) -> Result<Opened, UpstreamError> {
     let read = ReadCount::default();
     let io = TokioIo::new(Watched { stream: connected.stream, read: read.clone() });
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD).max_headers(HEADERS);
-    let (sender, connection) =
-        builder.handshake(io).await.map_err(|error| UpstreamError::http(&error, authority))?;
+    let (sender, connection) = builder
+        .handshake(io)
+        .await
+        .map_err(|error| UpstreamError::http(&error, &route.upstream.authority))?;
     let open = Open::new(metrics);
     tokio::spawn(async move {
         // Its end is told to the call that uses it; there is nobody else to tell.
         let _ = connection.with_upgrades().await;
         drop(open);
     });
-    Ok(Opened::Http1(Http1 { sender, born: Instant::now(), read }))
+    let patience = Idle::new(route.response_timeout);
+    Ok(Opened::Http1(Http1 { sender, born: Instant::now(), read, patience }))
 }
 
 pub(super) async fn open_http2(

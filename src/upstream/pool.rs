@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Upstream;
 use super::connection::ReadCount;
+use super::idle::Idle;
 use super::request_body::RequestBody;
 
 /// How long an unused connection is kept. Below the idle limits that servers usually have, so that few die in use.
@@ -24,8 +26,30 @@ const SWEEP: Duration = Duration::from_secs(5);
 const KEPT_FOR_EACH: usize = 256;
 
 thread_local! {
-    static POOLS: RefCell<HashMap<u64, Pool>> = RefCell::new(HashMap::new());
+    static POOLS: RefCell<Pools> = RefCell::new(Pools::default());
     static SWEEPING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// By [`Upstream::id`].
+type Pools = HashMap<u64, Pool, BuildHasherDefault<ById>>;
+
+/// Ids are our own and count up: spreading them costs one multiplication.
+#[derive(Default)]
+struct ById(u64);
+
+impl Hasher for ById {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(self.0 ^ u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // 2^64 divided by the golden ratio.
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
 }
 
 /// One worker's connections to one upstream.
@@ -46,6 +70,8 @@ pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<RequestBody>,
     pub(super) born: Instant,
     pub(super) read: ReadCount,
+    /// Times out the answers of its calls: one timer for all of them, see [`Idle`].
+    pub(super) patience: Idle,
 }
 
 /// An HTTP/2 connection; clones share it.

@@ -1,5 +1,7 @@
 //! The call that is asked about, from the command line's words.
 
+use std::borrow::Cow;
+
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
@@ -73,7 +75,7 @@ impl Asked {
         let name = host::split_host(authority).ok_or("the URL names no valid host and port")?;
         let port = uri.port_u16().unwrap_or(default_port);
         self.connected = name.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
-        self.target = Some((name, port));
+        self.target = Some((name.into_owned(), port));
         self.authority = authority.to_owned();
         self.take_path(uri);
         Ok(())
@@ -100,7 +102,8 @@ impl Asked {
             (Some(host), None) => host.to_str().unwrap_or_default(),
             (None, _) => &self.authority,
         };
-        host::split_host(authority).ok_or_else(|| refused("the Host is no valid host name"))
+        let name = host::split_host(authority);
+        name.map(Cow::into_owned).ok_or_else(|| refused("the Host is no valid host name"))
     }
 
     /// The listeners that could take the call: those at the URL's address, where it names one, else all.
