@@ -125,7 +125,11 @@ fn table<T: DeserializeOwned + Default>(
         let mut track = serde_path_to_error::Track::new();
         let deserializer = ValueDeserializer::from(value.clone());
         let deserializer = serde_path_to_error::Deserializer::new(deserializer, &mut track);
-        let result = serde_ignored::deserialize(deserializer, |path| ignored.push(ignored_steps(&path)));
+        let mut note = |path: serde_ignored::Path<'_>| ignored.push(ignored_steps(&path));
+        let deserializer = serde_ignored::Deserializer::new(deserializer, &mut note);
+        // Behind a pointer: else every table of the config has all these layers in the program once more, 3 MB in all.
+        let mut deserializer = <dyn erased_serde::Deserializer<'_>>::erase(deserializer);
+        let result: Result<T, erased_serde::Error> = erased_serde::deserialize(&mut deserializer);
         match result {
             Ok(read) => {
                 for steps in &ignored {
@@ -135,7 +139,9 @@ fn table<T: DeserializeOwned + Default>(
             }
             Err(error) => {
                 let steps = error_steps(&track.path());
-                wrong_type(&place.join(&steps), error.message(), report);
+                // Behind the first line stands the place, which is told in our own way.
+                let text = error.to_string();
+                wrong_type(&place.join(&steps), text.lines().next().unwrap_or_default(), report);
                 if !remove(&mut value, &steps) {
                     return T::default();
                 }
