@@ -127,7 +127,7 @@ fn table<T: DeserializeOwned + Default>(
         let deserializer = serde_path_to_error::Deserializer::new(deserializer, &mut track);
         let mut note = |path: serde_ignored::Path<'_>| ignored.push(ignored_steps(&path));
         let deserializer = serde_ignored::Deserializer::new(deserializer, &mut note);
-        // Behind a pointer: else every table of the config has all these layers in the program once more, 3 MB in all.
+        // Behind a pointer: else every table of the config has all these layers in the program once more.
         let mut deserializer = <dyn erased_serde::Deserializer<'_>>::erase(deserializer);
         let result: Result<T, erased_serde::Error> = erased_serde::deserialize(&mut deserializer);
         match result {
