@@ -172,8 +172,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     warn_beside(&config);
     drop(entered);
 
-    let addresses_held = Arc::clone(&addresses);
-    let shared = Shared { metrics, health, snapshot, tokens, tracers, addresses: addresses_held, passed };
+    let shared =
+        Shared { metrics, health, snapshot, tokens, tracers, addresses: Arc::clone(&addresses), passed };
     let (orders_to, orders) = mpsc::unbounded_channel();
     let control = Control {
         shared,
