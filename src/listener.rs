@@ -16,10 +16,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::{Body as HttpBody, Incoming};
+use hyper::body::Body as HttpBody;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, ListenerConfig};
+use crate::http1::Incoming;
 use crate::metrics::ListenerMetrics;
 use crate::proxy::{Body, BodyError, Caller, Proxy};
 pub use accept::Logged;

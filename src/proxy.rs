@@ -28,7 +28,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 pub use body::{Body, BodyError};
 pub use caller::{Activity, Caller, ListenerRules, Peer};
@@ -39,6 +38,7 @@ pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 use traced::Traced;
 
 use crate::clock::{Clock as _, SystemClock};
+use crate::http1::Incoming;
 use crate::metrics::Failure;
 
 /// Serves calls; shared by all listeners and workers.

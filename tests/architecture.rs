@@ -19,6 +19,7 @@ const RANKS: &[(&str, u8)] = &[
     ("clock", 0),
     ("jose", 1),
     ("config", 2),
+    ("http1", 3),
     ("metrics", 3),
     ("net", 3),
     ("telemetry", 3),

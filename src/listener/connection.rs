@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::body::{Body as HttpBody, Incoming};
+use hyper::body::Body as HttpBody;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,6 +24,7 @@ use super::stream::{CallerStream, Raw, Transport};
 use super::watch::{Pace, Watch};
 use super::{Handler, ListenerSettings};
 use crate::config::Limits;
+use crate::http1::Incoming;
 use crate::proxy::caller::Activity;
 use crate::proxy::{Caller, Peer};
 
@@ -177,7 +178,7 @@ async fn serve_http<H: Handler>(
 
 async fn answer<H: Handler>(
     calls: Arc<Calls<H>>,
-    request: Request<Incoming>,
+    request: Request<hyper::body::Incoming>,
 ) -> Result<Response<H::Body>, Infallible> {
     // hyper counts HTTP/1 headers itself, but not those of HTTP/2.
     if request.headers().len() > calls.header_count {
@@ -186,7 +187,7 @@ async fn answer<H: Handler>(
         return Ok(response);
     }
     let http1 = request.version() < Version::HTTP_2;
-    let mut response = calls.shared.handler.call(&calls.watch.caller, request).await;
+    let mut response = calls.shared.handler.call(&calls.watch.caller, request.map(Incoming::of_hyper)).await;
     // hyper says so itself only where it was told of the stop before the answer.
     if http1 && calls.shared.drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -258,7 +259,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl<S, B> Drive for http1::UpgradeableConnection<TokioIo<CallerStream>, S>
 where
-    S: HttpService<Incoming, ResBody = B>,
+    S: HttpService<hyper::body::Incoming, ResBody = B>,
     S::Error: Into<BoxError>,
     B: HttpBody + 'static,
     B::Error: Into<BoxError>,
@@ -276,7 +277,7 @@ where
 
 impl<S, B> Drive for Pin<Box<http2::Connection<TokioIo<CallerStream>, S, TokioExecutor>>>
 where
-    S: HttpService<Incoming, ResBody = B>,
+    S: HttpService<hyper::body::Incoming, ResBody = B>,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
     B: HttpBody + Send + 'static,

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
 
 use super::body::Content;
 use super::caller::{Caller, ListenerRules};
@@ -17,6 +16,7 @@ use super::target;
 use super::traced::{self, Traced};
 use super::{forward, headers, upgrade};
 use crate::config::CallerAuthorization;
+use crate::http1::Incoming;
 use crate::route::host::is_own_name;
 use crate::route::{Call, Found, Miss};
 use crate::token::Token;

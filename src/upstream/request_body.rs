@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, header};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use super::error::CallerBroke;
 use super::idle::Idle;
+use crate::http1::Incoming;
 
 /// Bytes that all kept bodies of the process may hold together; a call past it is forwarded and not kept.
 const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
