@@ -102,6 +102,14 @@ impl Decoder {
         }
     }
 
+    /// All of the body, where all of it is in `input`, or where there is none.
+    pub fn take_whole(&mut self, input: &mut Bytes) -> Option<Bytes> {
+        let Kind::Length(left) = &mut self.0 else { return None };
+        let size = usize::try_from(*left).ok().filter(|size| *size <= input.len())?;
+        *left = 0;
+        Some(if size == 0 { Bytes::new() } else { input.split_to(size) })
+    }
+
     /// Takes the next frame off `input`; `None`: at the end, or more must be read.
     ///
     /// # Errors

@@ -9,24 +9,29 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::seen::Seen;
+use crate::http1::{self, Incoming};
 
 /// A call that asks for another protocol, while the upstream has not answered yet.
 pub(super) struct Upgrading {
     protocol: HeaderValue,
-    caller_side: OnUpgrade,
+    caller_side: http1::OnUpgrade,
 }
 
 /// Puts the wish back on, which [`super::headers::strip_hop_by_hop`] took off with the rest of this hop.
-pub(super) fn begin(parts: &mut Parts, protocol: Option<HeaderValue>) -> Option<Upgrading> {
+pub(super) fn begin(
+    parts: &mut Parts,
+    body: &mut Incoming,
+    protocol: Option<HeaderValue>,
+) -> Option<Upgrading> {
     let protocol = protocol?;
-    let caller_side = parts.extensions.remove::<OnUpgrade>()?;
+    let caller_side = body.take_upgrade()?;
     put_on(&mut parts.headers, &protocol);
     Some(Upgrading { protocol, caller_side })
 }
@@ -62,10 +67,10 @@ impl Upgrading {
     }
 }
 
-async fn tunnel(caller: OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>) {
-    let (Ok(caller), Ok(upstream)) = tokio::join!(caller, upstream) else { return };
+async fn tunnel(caller: http1::OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>) {
+    let (Some(caller), Ok(upstream)) = tokio::join!(caller.tunnel(), upstream) else { return };
     let moved = Moved::new();
-    let mut caller = Watched { io: TokioIo::new(caller), moved: moved.clone() };
+    let mut caller = Watched { io: caller, moved: moved.clone() };
     let mut upstream = Watched { io: TokioIo::new(upstream), moved: moved.clone() };
     tokio::select! {
         // How a tunnel ends is between its two ends.
@@ -107,12 +112,12 @@ impl Moved {
     }
 }
 
-struct Watched {
-    io: TokioIo<Upgraded>,
+struct Watched<T> {
+    io: T,
     moved: Moved,
 }
 
-impl AsyncRead for Watched {
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -126,7 +131,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
