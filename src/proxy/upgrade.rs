@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::seen::Seen;
+use crate::http1::Tunnel;
+use crate::upstream::ResponseBody;
 
 /// A call that asks for another protocol, while the upstream has not answered yet.
 pub(super) struct Upgrading {
@@ -38,9 +40,9 @@ fn put_on(headers: &mut http::HeaderMap, protocol: &HeaderValue) {
 
 impl Upgrading {
     /// After a 101: joins both sides, once this answer is written. Any other answer is an answer like all others.
-    pub(super) fn complete<B>(
+    pub(super) fn complete(
         self,
-        response: &mut Response<B>,
+        response: &mut Response<ResponseBody>,
         caller: &Arc<Caller>,
         idle: Option<Duration>,
     ) {
@@ -48,7 +50,7 @@ impl Upgrading {
             return;
         }
         let agreed = response.headers().get(header::UPGRADE).cloned().unwrap_or(self.protocol);
-        let upstream_side = hyper::upgrade::on(&mut *response);
+        let upstream_side = response.body_mut().take_tunnel();
         let seen = Seen::of(response.headers());
         super::headers::strip_hop_by_hop(response.headers_mut(), seen);
         put_on(response.headers_mut(), &agreed);
@@ -62,11 +64,11 @@ impl Upgrading {
     }
 }
 
-async fn tunnel(caller: OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>) {
-    let (Ok(caller), Ok(upstream)) = tokio::join!(caller, upstream) else { return };
+async fn tunnel(caller: OnUpgrade, upstream: Option<Tunnel>, idle: Option<Duration>) {
+    let (Ok(caller), Some(upstream)) = (caller.await, upstream) else { return };
     let moved = Moved::new();
     let mut caller = Watched { io: TokioIo::new(caller), moved: moved.clone() };
-    let mut upstream = Watched { io: TokioIo::new(upstream), moved: moved.clone() };
+    let mut upstream = Watched { io: upstream, moved: moved.clone() };
     tokio::select! {
         // How a tunnel ends is between its two ends.
         _ = tokio::io::copy_bidirectional(&mut caller, &mut upstream) => {}
@@ -107,12 +109,12 @@ impl Moved {
     }
 }
 
-struct Watched {
-    io: TokioIo<Upgraded>,
+struct Watched<T> {
+    io: T,
     moved: Moved,
 }
 
-impl AsyncRead for Watched {
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -126,7 +128,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
