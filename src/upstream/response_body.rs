@@ -49,6 +49,7 @@ struct Streamed {
     keep: bool,
     idle: Idle,
     upstream: Weak<Upstream>,
+    broken: Broken,
 }
 
 /// Over HTTP/1.1, while the request is still sent: see [`super::http1`].
@@ -57,6 +58,19 @@ struct Received {
     items: mpsc::Receiver<Item>,
     left: Option<u64>,
     ended: bool,
+    broken: Broken,
+}
+
+/// Why a body broke off, told one turn late: what came before it reaches the caller first.
+#[derive(Debug, Default)]
+struct Broken(Option<BodyError>);
+
+impl Broken {
+    fn tell(&mut self, error: impl Into<BodyError>, cx: &Context<'_>) -> Polled {
+        self.0 = Some(error.into());
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
 }
 
 /// Over HTTP/2.
@@ -88,12 +102,14 @@ impl ResponseBody {
             keep,
             idle,
             upstream,
+            broken: Broken::default(),
         })))
     }
 
     /// `left`: its length, where that is known.
     pub(super) fn received(items: mpsc::Receiver<Item>, left: Option<u64>) -> Self {
-        Self(Content::Received(Box::new(Received { items, left, ended: false })))
+        let broken = Broken::default();
+        Self(Content::Received(Box::new(Received { items, left, ended: false, broken })))
     }
 
     pub(super) fn http2(
@@ -143,8 +159,8 @@ impl Body for ResponseBody {
         match &self.0 {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Upgraded(_) => true,
-            Content::Streamed(body) => body.connection.is_none(),
-            Content::Received(body) => body.ended || body.left == Some(0),
+            Content::Streamed(body) => body.connection.is_none() && body.broken.0.is_none(),
+            Content::Received(body) => body.left == Some(0) || (body.ended && body.broken.0.is_none()),
             Content::Http2(body) => body.incoming.is_end_stream(),
         }
     }
@@ -163,7 +179,9 @@ impl Body for ResponseBody {
 
 impl Streamed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(self.broken.0.take().map(Err));
+        };
         match connection.poll_body(&mut self.decoder, cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.moved();
@@ -174,7 +192,7 @@ impl Streamed {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.connection = None;
-                Poll::Ready(Some(Err(error)))
+                self.broken.tell(error, cx)
             }
             Poll::Ready(None) => {
                 self.release();
@@ -182,7 +200,7 @@ impl Streamed {
             }
             Poll::Pending if self.idle.expired(cx) => {
                 self.connection = None;
-                Poll::Ready(Some(Err(STALLED.into())))
+                self.broken.tell(STALLED, cx)
             }
             Poll::Pending => Poll::Pending,
         }
@@ -201,7 +219,7 @@ impl Streamed {
 impl Received {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         if self.ended {
-            return Poll::Ready(None);
+            return Poll::Ready(self.broken.0.take().map(Err));
         }
         let item = ready!(self.items.poll_recv(cx));
         self.ended = !matches!(item, Some(Item::Frame(_)));
@@ -212,8 +230,8 @@ impl Received {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Item::End) => Poll::Ready(None),
-            Some(Item::Broken(error)) => Poll::Ready(Some(Err(error))),
-            None => Poll::Ready(Some(Err("the call broke off".into()))),
+            Some(Item::Broken(error)) => self.broken.tell(error, cx),
+            None => self.broken.tell("the call broke off", cx),
         }
     }
 }
