@@ -111,7 +111,7 @@ struct Shared {
 /// Nothing is left behind where it fails.
 pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Running, StartError> {
     let config = Arc::new(config);
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(config.workers));
     let passed = Arc::new(options.passed);
     fits(&passed, &config)?;
     let Sockets { listeners: sockets, webhooks: webhook_sockets, admin: admin_socket } =

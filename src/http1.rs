@@ -12,6 +12,8 @@ mod input;
 mod output;
 mod request;
 mod response;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 
 pub use decode::{BadBody, Decoder};

@@ -4,6 +4,7 @@ mod accept;
 pub mod bind;
 mod connection;
 mod drive;
+mod http1;
 mod limit;
 mod small;
 mod stream;
@@ -76,7 +77,7 @@ pub async fn serve_with<H: Handler>(
 /// What answers calls.
 pub trait Handler: Send + Sync + 'static {
     /// What it answers with; the default is nothing.
-    type Body: HttpBody<Data = Bytes, Error = BodyError> + Default + Send + 'static;
+    type Body: HttpBody<Data = Bytes, Error = BodyError> + Default + Send + Unpin + 'static;
 
     /// Answers one call. While it counts calls in `caller.activity.in_flight`, the connection is not idle.
     fn call(

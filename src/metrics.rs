@@ -8,6 +8,7 @@ mod encode;
 mod failure;
 mod histogram;
 mod named;
+mod per_worker;
 mod table;
 
 use std::sync::Arc;
@@ -18,10 +19,12 @@ pub use counts::Counts;
 pub use encode::{CertificateExpiry, ProcessStats, Running, TokenFailures};
 pub use encode::{Exposition, Extra, FAMILIES, Family, TokenExpiry};
 pub use failure::{Failure, UpstreamRefusal};
+pub use per_worker::this_thread_is_worker;
 
 use failure::Last;
-use histogram::Histogram;
+use histogram::{Histogram, Observed};
 use named::Named;
+use per_worker::PerWorker;
 use table::{OutcomeCounts, StatusCounts};
 
 /// Every series of the process. One for each process, kept across reloads.
@@ -35,28 +38,36 @@ pub struct Metrics {
     reloads_failed: AtomicU64,
     last_reload_successful: AtomicBool,
     spans_lost: AtomicU64,
+    workers: usize,
 }
 
 impl Default for Metrics {
+    /// For one worker.
     fn default() -> Self {
+        Self::new(1)
+    }
+}
+
+impl Metrics {
+    /// `workers`: how many threads serve calls; see [`this_thread_is_worker`].
+    pub fn new(workers: usize) -> Self {
         Self {
             routes: Named::default(),
             issuers: Named::default(),
             listeners: Named::default(),
-            unrouted: Arc::default(),
+            unrouted: Arc::new(RouteMetrics::new(workers)),
             reloads_ok: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
             // The config that the process started with was loaded.
             last_reload_successful: AtomicBool::new(true),
             spans_lost: AtomicU64::new(0),
+            workers,
         }
     }
-}
 
-impl Metrics {
     /// The series of this route: the ones that are there, or new ones.
     pub fn route(&self, name: &Arc<str>) -> Arc<RouteMetrics> {
-        self.routes.get_or_create(name)
+        self.routes.get_or_create(name, || RouteMetrics::new(self.workers))
     }
 
     /// The series of calls that found no route (400, 404, 421 …): `route` is empty there.
@@ -66,12 +77,12 @@ impl Metrics {
 
     /// The series of this issuer: the ones that are there, or new ones.
     pub fn issuer(&self, name: &Arc<str>) -> Arc<IssuerMetrics> {
-        self.issuers.get_or_create(name)
+        self.issuers.get_or_create(name, IssuerMetrics::default)
     }
 
     /// The series of this listener: the ones that are there, or new ones.
     pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerMetrics> {
-        self.listeners.get_or_create(name)
+        self.listeners.get_or_create(name, ListenerMetrics::default)
     }
 
     /// Forgets series whose route, issuer or listener is no longer in the config.
@@ -119,9 +130,7 @@ impl Metrics {
 /// What is counted for one route.
 #[derive(Debug, Default)]
 pub struct RouteMetrics {
-    requests: StatusCounts,
-    duration: Histogram,
-    upstream_duration: Histogram,
+    calls: PerWorker<Calls>,
     failures: OutcomeCounts,
     refreshes_forced: AtomicU64,
     upstream_connections: Gauge,
@@ -130,16 +139,32 @@ pub struct RouteMetrics {
     last: Last,
 }
 
+/// What a call that goes well bumps.
+#[derive(Debug, Default)]
+struct Calls {
+    requests: StatusCounts,
+    duration: Histogram,
+    upstream_duration: Histogram,
+}
+
 impl RouteMetrics {
+    fn new(workers: usize) -> Self {
+        Self { calls: PerWorker::new(workers), ..Self::default() }
+    }
+
     /// A call was answered with this status; `took` is from its head to the end of the answer.
     pub fn request(&self, status: u16, took: Duration) {
-        self.requests.add(status);
-        self.duration.observe(took);
+        if let Some(calls) = self.calls.own() {
+            calls.requests.add(status);
+            calls.duration.observe(took);
+        }
     }
 
     /// The upstream answered: from sending the request to its response's head.
     pub fn upstream(&self, took: Duration) {
-        self.upstream_duration.observe(took);
+        if let Some(calls) = self.calls.own() {
+            calls.upstream_duration.observe(took);
+        }
     }
 
     /// A call was answered with an error of our own.
@@ -189,14 +214,33 @@ impl RouteMetrics {
 
     /// Calls answered so far, of any status.
     pub fn requests(&self) -> u64 {
-        self.requests.totals().0
+        self.totals().0
+    }
+
+    /// All calls, and those answered with a 5xx.
+    fn totals(&self) -> (u64, u64) {
+        let each = self.calls.all().map(|calls| calls.requests.totals());
+        each.fold((0, 0), |(all, errors), (more, bad)| (all + more, errors + bad))
+    }
+
+    fn statuses(&self) -> Vec<(String, u64)> {
+        StatusCounts::sum(self.calls.all().map(|calls| &calls.requests))
+    }
+
+    fn duration(&self) -> Observed {
+        Histogram::sum(self.calls.all().map(|calls| &calls.duration))
+    }
+
+    fn upstream_duration(&self) -> Observed {
+        Histogram::sum(self.calls.all().map(|calls| &calls.upstream_duration))
     }
 
     /// What was counted until now.
     pub fn counts(&self) -> Counts {
-        let (requests, errors) = self.requests.totals();
+        let (requests, errors) = self.totals();
         let failures = self.grpc_failures.load(Ordering::Relaxed);
-        Counts { requests, errors: errors + failures, buckets: self.duration.counts() }
+        let buckets = Histogram::counts(self.calls.all().map(|calls| &calls.duration));
+        Counts { requests, errors: errors + failures, buckets }
     }
 
     /// Connections to the upstream that are open now.

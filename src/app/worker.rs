@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::watchdog::Ask;
 use crate::listener::{self, Bound, ConnectionLimit, SettingsCell, Stop};
+use crate::metrics;
 use crate::proxy::Proxy;
 
 /// One listener that a worker is to serve too.
@@ -53,9 +54,10 @@ impl Workers {
             let (sender, commands) = mpsc::unbounded_channel();
             let proxy = Arc::clone(proxy);
             let report = Reporter { worker, reports: reports.clone(), outcome: Err("panicked".to_owned()) };
-            std::thread::Builder::new()
-                .name(format!("worker-{worker}"))
-                .spawn(move || run(&runtime, proxy, commands, report))?;
+            std::thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
+                metrics::this_thread_is_worker(worker);
+                run(&runtime, proxy, commands, report);
+            })?;
             senders.push(sender);
         }
         Ok(Self { senders, count })

@@ -102,6 +102,14 @@ impl Decoder {
         }
     }
 
+    /// All of the body, where all of it is in `input`, or where there is none.
+    pub fn take_whole(&mut self, input: &mut Bytes) -> Option<Bytes> {
+        let Kind::Length(left) = &mut self.0 else { return None };
+        let size = usize::try_from(*left).ok().filter(|size| *size <= input.len())?;
+        *left = 0;
+        Some(if size == 0 { Bytes::new() } else { input.split_to(size) })
+    }
+
     /// Takes the next frame off `input`; `None`: at the end, or more must be read.
     ///
     /// # Errors
@@ -154,9 +162,15 @@ impl Chunked {
             }
             let Some(byte) = input.first().copied() else { return Ok(None) };
             input.advance(1);
-            self.state = self.next(byte)?;
-            if self.state == State::End && !self.trailers.is_empty() {
-                return trailers(&self.trailers).map(|fields| Some(Frame::trailers(fields)));
+            let next = self.next(byte)?;
+            // Read first: a body whose trailers are broken has no end.
+            let fields = match next {
+                State::End if !self.trailers.is_empty() => Some(trailers(&self.trailers)?),
+                _ => None,
+            };
+            self.state = next;
+            if let Some(fields) = fields {
+                return Ok(Some(Frame::trailers(fields)));
             }
         }
     }
@@ -204,6 +218,10 @@ impl Chunked {
         if self.trailers.len() >= TRAILER_BYTES {
             return Err(BadBody("its trailers are too long"));
         }
+        if byte == b'\n' && self.trailers.last() != Some(&b'\r') {
+            // Some read on, some take the line for the end.
+            return Err(BadBody("a trailer has a bare line feed"));
+        }
         self.trailers.push(byte);
         Ok(if byte == b'\n' { State::Trailer } else { State::TrailerLine })
     }
@@ -215,9 +233,10 @@ fn trailers(lines: &[u8]) -> Result<HeaderMap, BadBody> {
     text.extend_from_slice(lines);
     text.extend_from_slice(b"\r\n");
     let mut room = [httparse::EMPTY_HEADER; TRAILERS];
-    let (_, fields) = match httparse::parse_headers(&text, &mut room) {
-        Ok(httparse::Status::Complete(fields)) => fields,
-        Ok(httparse::Status::Partial) => return Err(WRONG),
+    let fields = match httparse::parse_headers(&text, &mut room) {
+        // An empty line among them would be their end to others.
+        Ok(httparse::Status::Complete((used, fields))) if used == text.len() => fields,
+        Ok(_) => return Err(WRONG),
         Err(httparse::Error::TooManyHeaders) => return Err(BadBody("it has too many trailers")),
         Err(_) => return Err(WRONG),
     };
@@ -283,6 +302,8 @@ mod tests {
             "1;a\nb\r\n",
             " 1\r\na\r\n",
             "0\r\nno field\r\n\r\n",
+            "0\r\na: b\r\n\n\r\n",
+            "0\r\na: b\n\r\n",
             "0\r\n\rx",
             &long,
             &many,

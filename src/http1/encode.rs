@@ -194,6 +194,11 @@ impl Encoder {
         Self(Kind::UntilClose)
     }
 
+    /// Nothing is to be written.
+    pub fn is_none(&self) -> bool {
+        matches!(self.0, Kind::Length(0))
+    }
+
     pub fn is_until_close(&self) -> bool {
         matches!(self.0, Kind::UntilClose)
     }

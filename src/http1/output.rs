@@ -21,11 +21,18 @@ pub struct Output {
     tail: Vec<u8>,
     /// Of `tail`.
     written: usize,
+    /// Something was written since the last flush: TLS may hold on to it.
+    unflushed: bool,
 }
 
 impl Output {
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty() && self.written == self.tail.len()
+    }
+
+    /// Bytes that are not written yet.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum::<usize>() + self.tail.len() - self.written
     }
 
     /// For heads and what frames bodies.
@@ -48,12 +55,12 @@ impl Output {
 
     /// Gives the memory back; for a connection that is going to wait.
     pub fn rest(&mut self) {
-        if self.is_empty() {
+        if self.is_empty() && !self.unflushed {
             *self = Self::default();
         }
     }
 
-    /// Writes all of it.
+    /// Writes and flushes all of it.
     ///
     /// # Errors
     /// The connection's.
@@ -72,7 +79,12 @@ impl Output {
             if size == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.unflushed = true;
             self.advance(size);
+        }
+        if self.unflushed {
+            ready!(Pin::new(io).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }

@@ -151,6 +151,7 @@ fn framed(
         }
         if lengths > 0 {
             // RFC 9112 section 6.1: the coding counts, and nothing after this request is to be trusted.
+            one_length(&mut headers, lengths)?;
             headers.remove(header::CONTENT_LENGTH);
             keep_alive = false;
         }

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use hyper::body::Body as HttpBody;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -19,19 +18,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::drive::{Drain, Drive, drive};
+use super::http1::{Connection, End};
 use super::limit::Held;
 use super::stream::{CallerStream, Raw, Transport};
 use super::watch::{Pace, Watch};
 use super::{Handler, ListenerSettings};
 use crate::config::Limits;
-use crate::http1::Incoming;
+use crate::http1::{self, Incoming};
 use crate::proxy::caller::Activity;
 use crate::proxy::{Caller, Peer};
-
-/// hyper's number of headers for which it needs no heap.
-const HEADERS_ON_STACK: usize = 100;
-/// The least read buffer: a head that is longer than `header_bytes` but fits is answered 431 when it is complete.
-const BUFFER: usize = 64 * 1024;
 
 const HTTP2_STREAMS: u32 = 200;
 const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
@@ -62,10 +57,15 @@ pub(super) struct Accepted {
 }
 
 /// One per connection, so that a call costs one reference count that no other thread touches.
-struct Calls<H> {
-    watch: Arc<Watch>,
-    shared: Arc<Shared<H>>,
-    header_count: usize,
+pub(super) struct Calls<H> {
+    pub(super) watch: Arc<Watch>,
+    pub(super) shared: Arc<Shared<H>>,
+}
+
+impl<H: Handler> Calls<H> {
+    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<H::Body> {
+        self.shared.handler.call(&self.watch.caller, request).await
+    }
 }
 
 /// Serves the connection to its end; failures are the caller's, and told at debug level.
@@ -102,7 +102,7 @@ pub(super) async fn serve<H: Handler>(
     };
     let watch = Arc::new(Watch::new(caller));
     let stream = CallerStream::new(transport, Arc::clone(&watch), shared.now.clone(), held);
-    serve_http(stream, known, &watch, &settings.limits, &shared).await;
+    serve_http(stream, known, &settings.limits, Arc::new(Calls { watch, shared })).await;
 }
 
 /// The stream, and whether ALPN chose `h2`.
@@ -124,88 +124,58 @@ async fn handshake(
 async fn serve_http<H: Handler>(
     stream: CallerStream,
     known: Option<bool>,
-    watch: &Arc<Watch>,
     limits: &Limits,
-    shared: &Arc<Shared<H>>,
+    calls: Arc<Calls<H>>,
 ) {
-    let mut first = Sniff(Some(stream));
-    let http2 = match known {
-        Some(http2) => Some(http2),
-        None => drive(&mut first, Pace::http1(limits), watch, &shared.drain).await.flatten(),
-    };
-    let (Some(http2), Some(stream)) = (http2, first.0) else { return };
-    let calls = Arc::new(Calls {
-        watch: Arc::clone(watch),
-        shared: Arc::clone(shared),
-        header_count: limits.header_count,
-    });
-    let service = service_fn(move |request| {
-        calls.watch.call_begins();
-        answer(Arc::clone(&calls), request)
-    });
-    if http2 {
-        // Boxed, so that an HTTP/1 connection does not have the size of an HTTP/2 one.
-        let connection = http2_builder(limits).serve_connection(TokioIo::new(stream), service);
-        let mut connection = Box::pin(connection);
-        if let Some(Err(error)) = drive(&mut connection, Pace::http2(limits), watch, &shared.drain).await {
-            tracing::debug!(
-                event = "caller.broke_off", peer = ?watch.caller.peer, %error,
-                "an HTTP/2 connection of a caller broke off"
-            );
-        }
-        return;
+    if known == Some(true) {
+        return Box::pin(serve_http2(stream, limits, calls)).await;
     }
-    let mut connection =
-        http1_builder(limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let ended = drive(&mut connection, Pace::http1(limits), watch, &shared.drain).await;
-    watch.becomes_tunnel();
-    let Some(ended) = ended else { return };
-    let refused = ended.as_ref().is_err_and(hyper::Error::is_parse);
-    if let Err(error) = ended {
-        tracing::debug!(
+    let (watch, shared) = (Arc::clone(&calls.watch), Arc::clone(&calls.shared));
+    let head = http1::Limits { bytes: limits.header_bytes, fields: limits.header_count };
+    let mut connection = Connection::new(stream, known.is_none(), head, Arc::clone(&calls));
+    let ended = drive(&mut connection, Pace::http1(limits), &watch, &shared.drain).await;
+    match ended {
+        None | Some(End::Tunnel) => {}
+        Some(End::Http2(stream)) => Box::pin(serve_http2(stream, limits, calls)).await,
+        Some(End::Closed(stream)) => Box::pin(linger(stream, false)).await,
+        Some(End::Refused(stream, refused)) => {
+            tracing::debug!(
+                event = "caller.refused", peer = ?watch.caller.peer, reason = refused.reason(),
+                "refused a request that is not one"
+            );
+            Box::pin(linger(stream, true)).await;
+        }
+        Some(End::Broken(error)) => tracing::debug!(
             event = "caller.broke_off", peer = ?watch.caller.peer, %error,
             "an HTTP/1 connection of a caller broke off"
-        );
-        if !refused {
-            return;
+        ),
+    }
+}
+
+async fn serve_http2<H: Handler>(stream: CallerStream, limits: &Limits, calls: Arc<Calls<H>>) {
+    let (watch, shared) = (Arc::clone(&calls.watch), Arc::clone(&calls.shared));
+    let header_count = limits.header_count;
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        calls.watch.call_begins();
+        let calls = Arc::clone(&calls);
+        async move {
+            // hyper does not count the fields of HTTP/2.
+            if request.headers().len() > header_count {
+                let mut response = Response::new(H::Body::default());
+                *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                return Ok::<_, Infallible>(response);
+            }
+            Ok(calls.answer(request.map(Incoming::of_hyper)).await)
         }
+    });
+    let connection = http2_builder(limits).serve_connection(TokioIo::new(stream), service);
+    let mut connection = Box::pin(connection);
+    if let Some(Err(error)) = drive(&mut connection, Pace::http2(limits), &watch, &shared.drain).await {
+        tracing::debug!(
+            event = "caller.broke_off", peer = ?watch.caller.peer, %error,
+            "an HTTP/2 connection of a caller broke off"
+        );
     }
-    // Without parts, the stream lives on as a tunnel.
-    if let Some(parts) = connection.into_parts() {
-        Box::pin(linger(parts.io.into_inner(), refused)).await;
-    }
-}
-
-async fn answer<H: Handler>(
-    calls: Arc<Calls<H>>,
-    request: Request<hyper::body::Incoming>,
-) -> Result<Response<H::Body>, Infallible> {
-    // hyper counts HTTP/1 headers itself, but not those of HTTP/2.
-    if request.headers().len() > calls.header_count {
-        let mut response = Response::new(H::Body::default());
-        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Ok(response);
-    }
-    let http1 = request.version() < Version::HTTP_2;
-    let mut response = calls.shared.handler.call(&calls.watch.caller, request.map(Incoming::of_hyper)).await;
-    // hyper says so itself only where it was told of the stop before the answer.
-    if http1 && calls.shared.drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response)
-}
-
-fn http1_builder(limits: &Limits) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_header_size(limits.header_bytes)
-        .max_buf_size(limits.header_bytes.max(BUFFER));
-    if limits.header_count != HEADERS_ON_STACK {
-        builder.max_headers(limits.header_count);
-    }
-    builder
 }
 
 fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
@@ -237,43 +207,7 @@ pub(super) async fn linger(mut stream: impl AsyncRead + Unpin, refused: bool) {
     }
 }
 
-/// Reads the first bytes; the stream is gone once it was shut down.
-struct Sniff(Option<CallerStream>);
-
-impl Drive for Sniff {
-    type Output = Option<bool>;
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            None => Poll::Ready(None),
-            Some(stream) => stream.poll_is_http2(context).map(|result| result.ok().flatten()),
-        }
-    }
-
-    fn shut_down(&mut self) {
-        self.0 = None;
-    }
-}
-
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-impl<S, B> Drive for http1::UpgradeableConnection<TokioIo<CallerStream>, S>
-where
-    S: HttpService<hyper::body::Incoming, ResBody = B>,
-    S::Error: Into<BoxError>,
-    B: HttpBody + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Output = hyper::Result<()>;
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Future::poll(Pin::new(self), context)
-    }
-
-    fn shut_down(&mut self) {
-        Pin::new(self).graceful_shutdown();
-    }
-}
 
 impl<S, B> Drive for Pin<Box<http2::Connection<TokioIo<CallerStream>, S, TokioExecutor>>>
 where

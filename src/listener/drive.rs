@@ -52,7 +52,9 @@ pub(super) async fn drive<D: Drive>(
 ) -> Option<D::Output> {
     // Made before the flag is read, so that no stop falls between.
     let mut stop = pin!(drain.notify.notified());
-    let mut stopping = drain.has_begun();
+    // Both wake the task that polled them first: this one, until its end.
+    let mut listening = false;
+    let mut armed = false;
     let mut closing = false;
     let mut force_at = None;
     let mut timer = pin!(tokio::time::sleep_until(first_look(&mut pace, watch)));
@@ -61,7 +63,11 @@ pub(super) async fn drive<D: Drive>(
             if let Poll::Ready(output) = stage.poll(context) {
                 return Poll::Ready(Some(output));
             }
-            stopping = stopping || stop.as_mut().poll(context).is_ready();
+            if !std::mem::replace(&mut listening, true) {
+                // The flag says the same, at less cost.
+                let _ = stop.as_mut().poll(context);
+            }
+            let stopping = drain.has_begun();
             let mut look_at = pace.due(watch);
             if stopping && !closing {
                 match pace.may_stop(watch, Instant::now()) {
@@ -77,8 +83,13 @@ pub(super) async fn drive<D: Drive>(
                 && at < timer.deadline()
             {
                 timer.as_mut().reset(at);
+                armed = false;
             }
-            ready!(timer.as_mut().poll(context));
+            if !std::mem::replace(&mut armed, true) {
+                ready!(timer.as_mut().poll(context));
+            } else if !timer.is_elapsed() {
+                return Poll::Pending;
+            }
             let now = Instant::now();
             if force_at.is_some_and(|at| at <= now) {
                 return Poll::Ready(None);
@@ -96,6 +107,7 @@ pub(super) async fn drive<D: Drive>(
                 Verdict::Wait(next) => next,
             };
             timer.as_mut().reset(next.unwrap_or(now + NEVER));
+            armed = false;
         }
     })
     .await

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep};
@@ -17,7 +18,7 @@ use super::limit::Held;
 use super::watch::Watch;
 
 /// HTTP/2's connection preface (RFC 9113 section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// An accepted socket.
 pub enum Raw {
@@ -35,19 +36,12 @@ pub(super) enum Transport {
 pub(super) struct CallerStream {
     transport: Transport,
     watch: Arc<Watch>,
-    /// What was read to tell HTTP/2 from HTTP/1, and is still to be handed out.
-    prefix: Prefix,
+    /// What was read to tell HTTP/2 from HTTP/1, and is to be read again.
+    unread: Bytes,
     stall: Stall,
     now: CancellationToken,
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _held: Held,
-}
-
-#[derive(Default)]
-struct Prefix {
-    bytes: [u8; PREFACE.len()],
-    start: usize,
-    end: usize,
 }
 
 /// Since when a write stands still. The sleep is left running when it moves again, and re-armed only when it fires:
@@ -60,30 +54,13 @@ struct Stall {
 
 impl CallerStream {
     pub(super) fn new(transport: Transport, watch: Arc<Watch>, now: CancellationToken, held: Held) -> Self {
-        let (prefix, stall) = (Prefix::default(), Stall::default());
-        Self { transport, watch, prefix, stall, now, cancelled: None, _held: held }
+        let (unread, stall) = (Bytes::new(), Stall::default());
+        Self { transport, watch, unread, stall, now, cancelled: None, _held: held }
     }
 
-    /// Reads until it is plain whether the caller speaks HTTP/2 with prior knowledge; `None`: it went away. What was
-    /// read is handed out again.
-    pub(super) fn poll_is_http2(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
-        loop {
-            let seen = self.prefix.bytes.get(..self.prefix.end).unwrap_or_default();
-            if !PREFACE.starts_with(seen) {
-                return Poll::Ready(Ok(Some(false)));
-            }
-            let Some(room @ [_, ..]) = self.prefix.bytes.get_mut(self.prefix.end..) else {
-                return Poll::Ready(Ok(Some(true)));
-            };
-            let mut buffer = ReadBuf::new(room);
-            ready!(self.transport.poll_read(context, &mut buffer))?;
-            match buffer.filled().len() {
-                0 if self.prefix.end == 0 => return Poll::Ready(Ok(None)),
-                0 => return Poll::Ready(Ok(Some(false))),
-                read => self.prefix.end += read,
-            }
-            self.watch.bytes_read();
-        }
+    /// Hands these bytes out once more, before all others.
+    pub(super) fn unread(&mut self, bytes: Bytes) {
+        self.unread = bytes;
     }
 
     /// Judges a write's outcome: progress is noted, and standing still is allowed for the route's `idle_timeout` alone.
@@ -141,11 +118,9 @@ impl AsyncRead for CallerStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.prefix.start < this.prefix.end {
-            let rest = this.prefix.bytes.get(this.prefix.start..this.prefix.end).unwrap_or_default();
-            let handed = rest.len().min(buffer.remaining());
-            buffer.put_slice(rest.get(..handed).unwrap_or_default());
-            this.prefix.start += handed;
+        if !this.unread.is_empty() {
+            let handed = this.unread.split_to(this.unread.len().min(buffer.remaining()));
+            buffer.put_slice(&handed);
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();

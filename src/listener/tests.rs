@@ -101,10 +101,10 @@ impl Handler for Fake {
 
 /// Answers 101, then echoes.
 fn tunnel(in_flight: InFlight, mut request: Request<Incoming>) -> Response<Body> {
-    let upgrade = hyper::upgrade::on(&mut request);
+    let upgrade = request.body_mut().take_upgrade().unwrap();
     tokio::spawn(async move {
         let _in_flight = in_flight;
-        let (mut from, mut to) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+        let (mut from, mut to) = tokio::io::split(upgrade.tunnel().await.unwrap());
         let _ = tokio::io::copy(&mut from, &mut to).await;
     });
     let mut response =

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 
 pub use running::{CertificateExpiry, ProcessStats, Running, TokenFailures};
 
-use super::histogram::Histogram;
+use super::histogram::{Histogram, Observed};
 use super::{IssuerMetrics, ListenerMetrics, RouteMetrics};
 
 /// One family of series.
@@ -158,17 +158,17 @@ impl Scrape {
 
         let mut family = out.family(&REQUESTS)?;
         for (route, metrics) in with_unrouted() {
-            for (status, count) in metrics.requests.all() {
+            for (status, count) in metrics.statuses() {
                 family.counter(&[("route", &**route), ("status", &status)], count)?;
             }
         }
         let mut family = out.family(&REQUEST_DURATION)?;
         for (route, metrics) in with_unrouted() {
-            family.histogram(&[("route", &**route)], &metrics.duration)?;
+            family.histogram(&[("route", &**route)], metrics.duration())?;
         }
         let mut family = out.family(&UPSTREAM_DURATION)?;
         for (route, metrics) in &self.routes {
-            family.histogram(&[("route", &**route)], &metrics.upstream_duration)?;
+            family.histogram(&[("route", &**route)], metrics.upstream_duration())?;
         }
         let mut family = out.family(&FAILURES)?;
         for (route, metrics) in with_unrouted() {
@@ -197,7 +197,7 @@ impl Scrape {
         }
         let mut family = out.family(&TOKEN_REQUEST_DURATION)?;
         for (issuer, metrics) in &self.issuers {
-            family.histogram(&[("issuer", &**issuer)], &metrics.duration)?;
+            family.histogram(&[("issuer", &**issuer)], Histogram::sum([&metrics.duration].into_iter()))?;
         }
         let mut family = out.family(&TOKEN_WAITERS)?;
         for (issuer, metrics) in &self.issuers {
@@ -285,8 +285,7 @@ impl Samples<'_> {
     }
 
     /// Nothing is written before the first observation: ten thousand idle routes are not two hundred thousand lines.
-    fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) -> fmt::Result {
-        let observed = histogram.observed();
+    fn histogram(&mut self, labels: &[(&str, &str)], observed: Observed) -> fmt::Result {
         if observed.count == 0 {
             return Ok(());
         }

@@ -23,7 +23,7 @@ const BOUNDS_NANOS: [u64; 13] = [
     10_000_000_000,
 ];
 
-/// 120 bytes: a config may have ten thousand routes, each with two.
+/// 120 bytes: a config may have ten thousand routes, each with two for each worker.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
     /// Observations in each bucket alone; the last one is above every bound.
@@ -52,16 +52,26 @@ impl Histogram {
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// Observations in each bucket alone.
-    pub(super) fn counts(&self) -> [u64; 14] {
-        self.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed))
+    /// Observations in each bucket alone, of all of these together.
+    pub(super) fn counts<'a>(all: impl Iterator<Item = &'a Self>) -> [u64; 14] {
+        all.fold([0; 14], |mut sums, one| {
+            for (sum, bucket) in sums.iter_mut().zip(&one.buckets) {
+                *sum += bucket.load(Ordering::Relaxed);
+            }
+            sums
+        })
     }
 
-    pub(super) fn observed(&self) -> Observed {
+    /// All of these together.
+    pub(super) fn sum<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> Observed {
+        let nanos = all.clone().fold(0_u64, |sum, one| {
+            // As a counter of its own would.
+            sum.wrapping_add(one.sum_nanos.load(Ordering::Relaxed))
+        });
         let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(self.counts()).collect();
+        let buckets: Vec<(f64, u64)> = bounds.zip(Self::counts(all)).collect();
         Observed {
-            sum: Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)).as_secs_f64(),
+            sum: Duration::from_nanos(nanos).as_secs_f64(),
             // From the same loads as the buckets, so that `+Inf` and `_count` always agree.
             count: buckets.iter().map(|(_, count)| count).sum(),
             buckets,
@@ -86,7 +96,7 @@ mod tests {
         histogram.observe(Duration::from_millis(1));
         histogram.observe(Duration::from_nanos(1_000_001));
         histogram.observe(Duration::from_secs(11));
-        let observed = histogram.observed();
+        let observed = Histogram::sum([&histogram].into_iter());
         assert_eq!(observed.count, 3);
         let counts: Vec<u64> = observed.buckets.iter().map(|(_, count)| *count).collect();
         assert_eq!(counts, [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);

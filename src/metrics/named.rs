@@ -18,10 +18,10 @@ impl<T> Default for Named<T> {
     }
 }
 
-impl<T: Default> Named<T> {
-    pub(super) fn get_or_create(&self, name: &Arc<str>) -> Arc<T> {
+impl<T> Named<T> {
+    pub(super) fn get_or_create(&self, name: &Arc<str>, new: impl FnOnce() -> T) -> Arc<T> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(Arc::clone(name)).or_default())
+        Arc::clone(all.entry(Arc::clone(name)).or_insert_with(|| Arc::new(new())))
     }
 
     /// Forgets every name that is not among `names`; handles that are still held go on counting unseen.

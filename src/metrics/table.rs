@@ -1,5 +1,6 @@
 //! Counters whose key is only known when it is counted: small open-addressed tables without a lock.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
@@ -55,20 +56,22 @@ impl StatusCounts {
         })
     }
 
-    /// Every status that was counted and how often, in order; classes of the overflow last.
-    pub(super) fn all(&self) -> Vec<(String, u64)> {
-        let mut counted: Vec<(u16, u64)> = self
-            .statuses
-            .iter()
-            .zip(&self.counts)
-            .map(|(status, count)| (status.load(Ordering::Relaxed), count.load(Ordering::Relaxed)))
-            .filter(|(status, count)| *status != 0 && *count != 0)
-            .collect();
-        counted.sort_unstable();
-        let overflow = CLASSES.iter().zip(&self.overflow);
-        let overflow = overflow.map(|(class, count)| ((*class).to_owned(), count.load(Ordering::Relaxed)));
-        let exact = counted.into_iter().map(|(status, count)| (status.to_string(), count));
-        exact.chain(overflow.filter(|(_, count)| *count != 0)).collect()
+    /// Every status that was counted in any of these and how often, in order; classes of the overflow last.
+    pub(super) fn sum<'a>(all: impl Iterator<Item = &'a Self>) -> Vec<(String, u64)> {
+        let mut counted: BTreeMap<u16, u64> = BTreeMap::new();
+        let mut overflow = CLASSES.map(|class| (class.to_owned(), 0));
+        for one in all {
+            for (status, count) in one.statuses.iter().zip(&one.counts) {
+                *counted.entry(status.load(Ordering::Relaxed)).or_default() += count.load(Ordering::Relaxed);
+            }
+            for ((_, sum), count) in overflow.iter_mut().zip(&one.overflow) {
+                *sum += count.load(Ordering::Relaxed);
+            }
+        }
+        // 0 stands in slots that are free.
+        let exact = counted.into_iter().filter(|(status, _)| *status != 0);
+        let exact = exact.map(|(status, count)| (status.to_string(), count));
+        exact.chain(overflow).filter(|(_, count)| *count != 0).collect()
     }
 }
 
@@ -122,7 +125,7 @@ mod tests {
         counts.add(777);
         counts.add(0);
         counts.add(215);
-        let all = counts.all();
+        let all = StatusCounts::sum([&counts].into_iter());
         assert_eq!(all.len(), 18);
         assert!(all.contains(&("215".to_owned(), 2)));
         assert!(all.contains(&("5xx".to_owned(), 2)));
@@ -135,7 +138,14 @@ mod tests {
         counts.add(200);
         counts.add(216);
         counts.add(216);
-        assert_eq!(counts.all(), [("200".to_owned(), 1), ("216".to_owned(), 2)]);
+        assert_eq!(StatusCounts::sum([&counts].into_iter()), [("200".to_owned(), 1), ("216".to_owned(), 2)]);
+        let other = StatusCounts::default();
+        other.add(216);
+        other.add(404);
+        assert_eq!(
+            StatusCounts::sum([&counts, &other].into_iter()),
+            [("200".to_owned(), 1), ("216".to_owned(), 3), ("404".to_owned(), 1)]
+        );
     }
 
     #[test]

@@ -196,7 +196,7 @@ proptest! {
         let handle = metrics.route(&route);
         prop_assert_eq!(handle.requests(), 4 * calls.len() as u64);
         prop_assert_eq!(handle.upstream_connections(), 0);
-        let observed = handle.duration.observed();
+        let observed = handle.duration();
         prop_assert_eq!(observed.count, 4 * calls.len() as u64);
         let millis: u64 = calls.iter().map(|(_, millis)| 4 * millis).sum();
         prop_assert!((observed.sum - Duration::from_millis(millis).as_secs_f64()).abs() < 1e-6);
@@ -205,7 +205,7 @@ proptest! {
         for (status, _) in &calls {
             *wanted.entry(status.to_string()).or_default() += 4;
         }
-        let counted: BTreeMap<String, u64> = handle.requests.all().into_iter().collect();
+        let counted: BTreeMap<String, u64> = handle.statuses().into_iter().collect();
         let exact = counted.iter().filter(|(status, _)| !status.ends_with('x'));
         for (status, count) in exact {
             prop_assert_eq!(wanted.get(status), Some(count));

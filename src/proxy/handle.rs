@@ -31,7 +31,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
     seen: Seen,
 ) -> Result<Response<Content>, ProxyError> {
-    let (mut parts, body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let (service, found, key_header) = admit(snapshot, caller, &parts, seen)?;
     record.route = Some(Arc::clone(&service));
     note_limits(caller, &service);
@@ -46,7 +46,7 @@ pub(super) async fn handle(
     set_edits(&mut parts.headers, &service)?;
 
     let target = forward::target(&service.config, &parts.uri, found)?;
-    let upgrading = upgrade::begin(&mut parts, wants_upgrade);
+    let upgrading = upgrade::begin(&mut parts, &mut body, wants_upgrade);
     let mut head = forward::head(parts, target, upgrading.is_some());
     if let Some(token) = &token {
         service.put_on(&mut head, token)?;

@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, header};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::seen::Seen;
-use crate::http1::Tunnel;
+use crate::http1::{Incoming, OnUpgrade, Tunnel};
 use crate::upstream::ResponseBody;
 
 /// A call that asks for another protocol, while the upstream has not answered yet.
@@ -26,9 +24,13 @@ pub(super) struct Upgrading {
 }
 
 /// Puts the wish back on, which [`super::headers::strip_hop_by_hop`] took off with the rest of this hop.
-pub(super) fn begin(parts: &mut Parts, protocol: Option<HeaderValue>) -> Option<Upgrading> {
+pub(super) fn begin(
+    parts: &mut Parts,
+    body: &mut Incoming,
+    protocol: Option<HeaderValue>,
+) -> Option<Upgrading> {
     let protocol = protocol?;
-    let caller_side = parts.extensions.remove::<OnUpgrade>()?;
+    let caller_side = body.take_upgrade()?;
     put_on(&mut parts.headers, &protocol);
     Some(Upgrading { protocol, caller_side })
 }
@@ -65,9 +67,9 @@ impl Upgrading {
 }
 
 async fn tunnel(caller: OnUpgrade, upstream: Option<Tunnel>, idle: Option<Duration>) {
-    let (Ok(caller), Some(upstream)) = (caller.await, upstream) else { return };
+    let (Some(caller), Some(upstream)) = (caller.tunnel().await, upstream) else { return };
     let moved = Moved::new();
-    let mut caller = Watched { io: TokioIo::new(caller), moved: moved.clone() };
+    let mut caller = Watched { io: caller, moved: moved.clone() };
     let mut upstream = Watched { io: upstream, moved: moved.clone() };
     tokio::select! {
         // How a tunnel ends is between its two ends.

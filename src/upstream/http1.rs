@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use hyper::body::Frame;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use super::idle::Idle;
@@ -110,12 +110,9 @@ impl Http1 {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.output.is_empty() {
+        if !self.is_flushed() {
             self.unflushed = true;
             ready!(self.output.poll_write(&mut self.wire, cx))?;
-        }
-        if self.unflushed {
-            ready!(Pin::new(&mut self.wire).poll_flush(cx))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -140,12 +137,6 @@ impl Http1 {
                 Err(bad) => return Poll::Ready(Err(NoHead::Bad(bad))),
             }
         }
-    }
-
-    /// The rest of a body, where all of that was read already.
-    fn take_rest(&mut self, body: &Decoder) -> Option<Bytes> {
-        let left = usize::try_from(body.left()?).ok()?;
-        (left <= self.input.bytes.len()).then(|| self.input.bytes.split_to(left))
     }
 
     /// The next frame of an answer's body; `None`: it is at its end.

@@ -96,7 +96,7 @@ impl Upstream {
 
     fn answer_http1(self: &Arc<Self>, exchange: Exchange, head: ResponseHead) -> Answer {
         let Exchange { mut connection, sending, unwritable, over, .. } = exchange;
-        let ResponseHead { status, reason, headers, body: decoder, keep_alive } = head;
+        let ResponseHead { status, reason, headers, body: mut decoder, keep_alive } = head;
         // Nothing can follow a head that the upstream answered before it had all of it.
         let keep = keep_alive && unwritable.is_none() && (over || sending.is_some());
         let (sent, rest) = match sending {
@@ -110,11 +110,11 @@ impl Upstream {
                 (Some(sent), Some(sending).filter(|_| !over))
             }
         };
-        let body = if status == StatusCode::SWITCHING_PROTOCOLS {
+        let body = if status == StatusCode::SWITCHING_PROTOCOLS && connection.is_flushed() && rest.is_none() {
             ResponseBody::upgraded(connection)
         } else if let Some(rest) = rest {
             Overlap::begin(self, connection, decoder, rest, keep)
-        } else if let Some(whole) = connection.take_rest(&decoder) {
+        } else if let Some(whole) = decoder.take_whole(&mut connection.input.bytes) {
             if keep {
                 connection.release(self);
             }

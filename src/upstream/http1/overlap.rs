@@ -65,12 +65,12 @@ impl Overlap {
     pub(super) fn begin(
         upstream: &Arc<Upstream>,
         mut connection: Box<Http1>,
-        decoder: Decoder,
+        mut decoder: Decoder,
         sending: Sending,
         keep: bool,
     ) -> ResponseBody {
         let idle = upstream.route.idle_timeout;
-        let (answer, body) = if let Some(whole) = connection.take_rest(&decoder) {
+        let (answer, body) = if let Some(whole) = decoder.take_whole(&mut connection.input.bytes) {
             (None, ResponseBody::whole(whole))
         } else {
             let (items, received) = mpsc::channel(AHEAD);

@@ -191,9 +191,30 @@ async fn the_rest_of_a_body_goes_up_after_its_answer() {
         assert!(answer.body_again(None).is_none(), "it was not sent whole");
         assert_eq!(text(answer).await, "ok");
         give(&mut feeder, b"a".to_vec()).await;
-        drop(feeder);
+        feeder.end();
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(text(scene.send(Method::GET, RequestBody::empty()).await.unwrap()).await, "ok");
+    };
+    tokio::join!(serve, call);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_after_its_answer_leaves_no_whole_body() {
+    let scene = Scene::new("").await;
+    let (mut feeder, body) = streamed(None);
+    let serve = async {
+        let mut stream = scene.accept().await;
+        until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(OK).await.unwrap();
+        let mut body = String::new();
+        stream.read_to_string(&mut body).await.unwrap();
+        assert_eq!(body, "1\r\na\r\n", "without a last chunk");
+    };
+    let call = async {
+        assert_eq!(text(scene.send(Method::POST, body).await.unwrap()).await, "ok");
+        give(&mut feeder, b"a".to_vec()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(feeder);
     };
     tokio::join!(serve, call);
 }

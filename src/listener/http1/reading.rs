@@ -1,0 +1,195 @@
+//! What is read from a caller: heads, and bodies as far as their call wants them.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::super::stream::CallerStream;
+use super::Broken;
+use crate::http1::{BadBody, Decoder, Feeder, Incoming, Input, Output};
+
+/// What comes next on the connection.
+pub(super) enum Reading {
+    /// A head; `tried`: so many bytes of it were there when it was last looked at, and did not make it whole.
+    Head {
+        tried: usize,
+    },
+    Body {
+        decoder: Decoder,
+        feeder: Feeder,
+        expects_continue: bool,
+    },
+    /// The rest of a body that its call does not want.
+    Unwanted(Decoder),
+    /// The body is at its end; its call is not.
+    Done,
+    /// A body that can't be read on: nothing can follow it.
+    Broken,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self::Head { tried: 0 }
+    }
+}
+
+impl Reading {
+    /// Whether these bytes may be a whole head. A head that comes in many pieces is not parsed for each of them.
+    pub(super) fn is_worth_a_try(&mut self, bytes: &[u8]) -> bool {
+        let Self::Head { tried } = self else { return false };
+        let before = std::mem::replace(tried, bytes.len());
+        if before == 0 {
+            return !bytes.is_empty();
+        }
+        let new = bytes.get(before.saturating_sub(3)..).unwrap_or_default();
+        new.windows(2).any(|end| end == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
+    }
+
+    /// A head was taken off `input`: what is its body?
+    pub(super) fn begin(
+        &mut self,
+        mut decoder: Decoder,
+        expects_continue: bool,
+        input: &mut Bytes,
+    ) -> Incoming {
+        if let Some(whole) = decoder.take_whole(input) {
+            *self = Self::Done;
+            return Incoming::whole(whole);
+        }
+        let (feeder, body) = Incoming::streamed(decoder.left());
+        // Who has begun to send does not wait for leave.
+        *self = Self::Body { decoder, feeder, expects_continue: expects_continue && input.is_empty() };
+        body
+    }
+
+    /// Hands the call what it wants of its body, or looks whether the caller has left; whether something was handed
+    /// over.
+    ///
+    /// # Errors
+    /// The caller has left.
+    pub(super) fn feed(
+        &mut self,
+        input: &mut Input,
+        stream: &mut CallerStream,
+        output: &mut Output,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Broken> {
+        match self {
+            Self::Head { .. } | Self::Unwanted(_) | Self::Broken => Ok(false),
+            // What comes now is the next head; one piece of it is enough to know that the caller is there.
+            Self::Done if !input.is_empty() => Ok(false),
+            Self::Done => match input.poll_head(stream, cx) {
+                Poll::Ready(Ok(0)) => Err(Broken::Left),
+                Poll::Ready(Err(error)) => Err(Broken::Io(error)),
+                Poll::Ready(Ok(_)) | Poll::Pending => Ok(false),
+            },
+            Self::Body { .. } => Ok(self.feed_body(input, stream, output, cx)),
+        }
+    }
+
+    fn feed_body(
+        &mut self,
+        input: &mut Input,
+        stream: &mut CallerStream,
+        output: &mut Output,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let mut fed = false;
+        while let Self::Body { decoder, feeder, expects_continue } = self {
+            match feeder.poll_wanted(cx) {
+                Poll::Pending => break,
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => {
+                    self.end(Self::Unwanted);
+                    break;
+                }
+            }
+            match decoder.take(&mut input.bytes) {
+                Ok(Some(frame)) => {
+                    fed = true;
+                    feeder.give(frame);
+                    if decoder.left() == Some(0) {
+                        self.finish();
+                    }
+                    continue;
+                }
+                Ok(None) if decoder.is_end() => {
+                    self.finish();
+                    return true;
+                }
+                Ok(None) => {}
+                Err(bad) => {
+                    self.fail(bad);
+                    return true;
+                }
+            }
+            if std::mem::take(expects_continue) {
+                output.tail().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            match input.poll_body(stream, cx, decoder.left()) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.fail(BadBody("the caller closed the connection before its body was whole"));
+                    return true;
+                }
+            }
+        }
+        fed
+    }
+
+    fn finish(&mut self) {
+        if let Self::Body { feeder, .. } = std::mem::replace(self, Self::Done) {
+            feeder.end();
+        }
+    }
+
+    fn fail(&mut self, bad: BadBody) {
+        if let Self::Body { feeder, .. } = std::mem::replace(self, Self::Broken) {
+            feeder.fail(bad);
+        }
+    }
+
+    fn end(&mut self, next: impl FnOnce(Decoder) -> Self) {
+        if let Self::Body { decoder, .. } = std::mem::replace(self, Self::Broken) {
+            *self = next(decoder);
+        }
+    }
+
+    /// The answer is written: whether another head may follow, once the body before it is read.
+    pub(super) fn poll_finished(
+        &mut self,
+        input: &mut Input,
+        stream: &mut CallerStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
+        if matches!(self, Self::Body { expects_continue: false, .. }) {
+            // Somebody may still want it.
+            self.feed_body(input, stream, &mut Output::default(), cx);
+        }
+        match self {
+            Self::Head { .. } => return Poll::Ready(true),
+            // Who was not asked for its body may have taken the answer for a reason to keep it.
+            Self::Body { expects_continue: true, .. } | Self::Broken => return Poll::Ready(false),
+            Self::Body { .. } => return Poll::Pending,
+            Self::Done => {}
+            Self::Unwanted(decoder) => {
+                // What is there already may be the rest; more is not waited for.
+                let ended = drained(decoder, input)
+                    || (matches!(input.poll_body(stream, cx, decoder.left()), Poll::Ready(Ok(1..)))
+                        && drained(decoder, input));
+                if !ended {
+                    return Poll::Ready(false);
+                }
+            }
+        }
+        *self = Self::default();
+        Poll::Ready(true)
+    }
+}
+
+/// Throws the body away as far as it was read; whether it is at its end.
+fn drained(decoder: &mut Decoder, input: &mut Input) -> bool {
+    while let Ok(Some(_)) = decoder.take(&mut input.bytes) {}
+    decoder.is_end()
+}
