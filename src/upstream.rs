@@ -3,31 +3,27 @@
 //! [`Upstream::send`] sends one call: over a pooled connection where there is one, else over a new one. A pooled
 //! connection that turns out to be dead is noticed before any byte of an answer; the call is then sent once more.
 
-mod connection;
 mod error;
+mod http1;
+mod http2;
 mod idle;
 mod pool;
 mod request_body;
 mod response_body;
 
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
-use hyper::body::{Body, Incoming};
+use http::{HeaderMap, HeaderValue, Method, Response};
 use tokio::time::Instant;
 
-use connection::Opened;
 pub use error::{UpstreamError, UpstreamErrorKind};
-use idle::Idle;
-use pool::{Http1, Http2, Lease};
+use http1::Http1;
+use http2::Http2;
 pub use request_body::RequestBody;
 pub(crate) use request_body::squeeze;
 use request_body::{Link, Returned};
@@ -81,6 +77,11 @@ pub struct Answer {
 /// A body that was sent, wholly or not yet.
 #[derive(Debug)]
 enum SentBody {
+    /// Over HTTP/1.1: all of it went up before the answer came.
+    Whole(RequestBody),
+    /// Over HTTP/1.1: the answer came first.
+    Unfinished,
+    /// Over HTTP/2, where the connection has the body while it is sent.
     Done(Box<Returned>),
     Underway(Link),
 }
@@ -195,13 +196,11 @@ impl Upstream {
             if let Some(known) = pool::share_http2(self) {
                 return Ok(Opened::Http2(known));
             }
-            let opened = connection::open_http2(connected, &self.metrics, name).await?;
-            if let Opened::Http2(connection) = &opened {
-                pool::put_http2(self, connection.clone());
-            }
-            return Ok(opened);
+            let opened = http2::open(connected, &self.metrics, name).await?;
+            pool::put_http2(self, opened.clone());
+            return Ok(Opened::Http2(opened));
         }
-        connection::open_http1(connected, &self.metrics, &self.route).await
+        Ok(Opened::Http1(Http1::new(connected.stream, &self.metrics, self.route.response_timeout)))
     }
 
     fn speaks_http2(&self, upgrade: bool, negotiated: bool, name: &str) -> Result<bool, UpstreamError> {
@@ -209,7 +208,7 @@ impl Upstream {
             _ if upgrade => Ok(false),
             Protocol::Http1 => Ok(false),
             Protocol::Auto => Ok(negotiated),
-            Protocol::Http2 if self.scheme == Scheme::HTTPS && !negotiated => Err(connection::no_http2(name)),
+            Protocol::Http2 if self.scheme == Scheme::HTTPS && !negotiated => Err(http2::missing(name)),
             Protocol::Http2 => Ok(true),
         }
     }
@@ -218,118 +217,19 @@ impl Upstream {
         self: &Arc<Self>,
         opened: Opened,
         head: &Head,
-        mut body: RequestBody,
+        body: RequestBody,
     ) -> Result<Answer, Failed> {
-        let link = body.link();
         match opened {
-            Opened::Http1(connection) => self.attempt_http1(connection, head, body, link).await,
-            Opened::Http2(connection) => self.attempt_http2(connection, head, body, link).await,
+            Opened::Http1(connection) => self.attempt_http1(connection, head, body).await,
+            // Large, and no part of a call over HTTP/1.1.
+            Opened::Http2(connection) => Box::pin(self.attempt_http2(connection, head, body)).await,
         }
-    }
-
-    async fn attempt_http1(
-        self: &Arc<Self>,
-        mut connection: Http1,
-        head: &Head,
-        body: RequestBody,
-        link: Option<Link>,
-    ) -> Result<Answer, Failed> {
-        let request = self.request_http1(head, body);
-        let read_before = connection.read.now();
-        let sending = connection.sender.try_send_request(request);
-        let (outcome, body) = self.answer_in_time(sending, link, &mut connection.patience).await;
-        match outcome {
-            Ok(response) => {
-                let lease = Lease::Http1(connection, Arc::downgrade(self));
-                Ok(self.answer(response, lease, body))
-            }
-            Err(failure) => {
-                let answered = connection.read.now() > read_before;
-                Err(self.failed(failure, body, answered).await)
-            }
-        }
-    }
-
-    async fn attempt_http2(
-        self: &Arc<Self>,
-        mut connection: Http2,
-        head: &Head,
-        body: RequestBody,
-        link: Option<Link>,
-    ) -> Result<Answer, Failed> {
-        let stream = connection.stream();
-        let request = self.request_http2(head, body);
-        let sending = connection.sender.try_send_request(request);
-        let mut patience = Idle::new(self.route.response_timeout);
-        let (outcome, body) = self.answer_in_time(sending, link, &mut patience).await;
-        match outcome {
-            Ok(response) => Ok(self.answer(response, Lease::Http2(stream), body)),
-            Err(failure) => Err(self.failed(failure, body, false).await),
-        }
-    }
-
-    fn answer(&self, response: Response<Incoming>, lease: Lease, body: Option<SentBody>) -> Answer {
-        let progress = match &body {
-            Some(SentBody::Underway(link)) => Some(Arc::clone(&link.progress)),
-            Some(SentBody::Done(_)) | None => None,
-        };
-        let idle = self.route.idle_timeout;
-        let response = response.map(|incoming| ResponseBody::new(incoming, lease, idle, progress));
-        Answer { response, body }
-    }
-
-    /// Waits for the head of the answer: `response_timeout` from the last byte of the body sent, and
-    /// `idle_timeout` while the body does not move.
-    async fn answer_in_time<F>(
-        &self,
-        sending: F,
-        link: Option<Link>,
-        patience: &mut Idle,
-    ) -> (Outcome, Option<SentBody>)
-    where
-        F: Future<Output = Result<Response<Incoming>, TrySendError>>,
-    {
-        tokio::pin!(sending);
-        let Some(mut link) = link else {
-            return (self.response_in_time(sending.as_mut(), patience).await, None);
-        };
-        loop {
-            let moved = link.progress.moved.load(Ordering::Relaxed);
-            tokio::select! {
-                biased;
-                response = &mut sending => {
-                    return (response.map_err(Failure::from), Some(SentBody::Underway(link)));
-                }
-                returned = link.sent() => {
-                    let body = returned.map(|returned| SentBody::Done(Box::new(returned)));
-                    return (self.response_in_time(sending.as_mut(), patience).await, body);
-                }
-                () = sleep_for(self.route.idle_timeout) => {
-                    if link.progress.moved.load(Ordering::Relaxed) == moved {
-                        return (Err(self.body_stuck(&link)), None);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn response_in_time<F>(&self, mut sending: Pin<&mut F>, patience: &mut Idle) -> Outcome
-    where
-        F: Future<Output = Result<Response<Incoming>, TrySendError>>,
-    {
-        patience.moved();
-        poll_fn(|cx| match sending.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(response.map_err(Failure::from)),
-            Poll::Pending if patience.expired(cx) => Poll::Ready(Err(self.no_response())),
-            Poll::Pending => Poll::Pending,
-        })
-        .await
     }
 
     #[cold]
-    fn no_response(&self) -> Failure {
+    fn no_response(&self) -> UpstreamError {
         let limit = self.route.response_timeout.unwrap_or_default();
-        Failure::Timeout(UpstreamError::new(
+        UpstreamError::new(
             UpstreamErrorKind::Timeout,
             "http_response_timeout",
             format!(
@@ -337,12 +237,14 @@ impl Upstream {
                 self.route.upstream.authority,
                 humantime::format_duration(limit)
             ),
-        ))
+        )
     }
 
-    fn body_stuck(&self, link: &Link) -> Failure {
+    /// The request body has not moved for `idle_timeout`; `caller`: it is the caller that sends nothing.
+    #[cold]
+    fn body_stuck(&self, caller: bool) -> UpstreamError {
         let limit = humantime::format_duration(self.route.idle_timeout.unwrap_or_default());
-        Failure::Timeout(if link.progress.awaiting_caller.load(Ordering::Relaxed) {
+        if caller {
             UpstreamError::new(
                 UpstreamErrorKind::CallerBody,
                 "http_request_error",
@@ -355,103 +257,44 @@ impl Upstream {
                 "connection_write_timeout",
                 format!("{name} took nothing of the request body for idle_timeout ({limit})"),
             )
-        })
-    }
-
-    async fn failed(&self, failure: Failure, body: Option<SentBody>, answered: bool) -> Failed {
-        let name = &self.route.upstream.authority;
-        match failure {
-            Failure::Timeout(error) => Failed { error, body: None, written: true },
-            Failure::Unsent(error, request) => Failed {
-                error: UpstreamError::http(&error, name),
-                body: Some(request.into_body()),
-                written: false,
-            },
-            Failure::Broken(error) => {
-                let error = UpstreamError::http(&error, name);
-                // Where an answer had begun, the call may not be sent again.
-                let body = if answered { None } else { self.body_again(body).await };
-                Failed { error, body, written: true }
-            }
         }
     }
+}
 
-    async fn body_again(&self, body: Option<SentBody>) -> Option<RequestBody> {
-        match body {
-            None => Some(RequestBody::empty()),
-            Some(SentBody::Done(returned)) => returned.again(self.route.idle_timeout),
-            // The connection is gone, and its body with it: this does not wait for the caller.
-            Some(SentBody::Underway(mut link)) => link.sent().await?.again(self.route.idle_timeout),
-        }
+/// A connection that is ready for a call.
+enum Opened {
+    Http1(Box<Http1>),
+    Http2(Http2),
+}
+
+/// Counts a connection for as long as it is open.
+#[derive(Debug)]
+struct Open(Arc<RouteMetrics>);
+
+impl Open {
+    fn new(metrics: &Arc<RouteMetrics>) -> Self {
+        metrics.upstream_connected();
+        Self(Arc::clone(metrics))
     }
+}
 
-    fn request_http1(&self, head: &Head, body: RequestBody) -> Request<RequestBody> {
-        let chunked = !body.is_end_stream() && !head.headers.contains_key(header::CONTENT_LENGTH);
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method.clone();
-        *request.uri_mut() = Uri::from(head.target.clone());
-        *request.headers_mut() = head.headers.clone();
-        if chunked {
-            // Where nothing is said, hyper leaves the body of a GET or HEAD out.
-            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        request.headers_mut().insert(header::HOST, self.host.clone());
-        if !head.upgrade && head.headers.contains_key(header::TE) {
-            // Whoever sends TE says that it is for this hop (RFC 9110 section 10.1.4).
-            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("te"));
-        }
-        request
-    }
-
-    fn request_http2(&self, head: &Head, body: RequestBody) -> Request<RequestBody> {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = self.authority.clone();
-        parts.path_and_query = Some(head.target.clone());
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method.clone();
-        *request.version_mut() = http::Version::HTTP_2;
-        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-        *request.headers_mut() = head.headers.clone();
-        request.headers_mut().remove(header::HOST);
-        // What HTTP/1.1 says of a connection, HTTP/2 does not know (RFC 9113 section 8.2.2).
-        request.headers_mut().remove(header::CONNECTION);
-        request
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.upstream_disconnected();
     }
 }
 
 impl Answer {
     /// The call's body once more, where it was sent whole and is kept whole.
     pub fn body_again(&mut self, idle: Option<Duration>) -> Option<RequestBody> {
-        match self.body.take() {
-            None => Some(RequestBody::empty()),
-            Some(SentBody::Done(returned)) => Self::whole(*returned, idle),
-            Some(SentBody::Underway(mut link)) => Self::whole(link.sent_already()?, idle),
-        }
-    }
-
-    fn whole(returned: Returned, idle: Option<Duration>) -> Option<RequestBody> {
+        let returned = match self.body.take() {
+            None => return Some(RequestBody::empty()),
+            Some(SentBody::Whole(body)) => body.returned()?,
+            Some(SentBody::Done(returned)) => *returned,
+            Some(SentBody::Underway(mut link)) => link.sent_already()?,
+            Some(SentBody::Unfinished) => return None,
+        };
         if returned.is_kept_whole() { returned.again(idle) } else { None }
-    }
-}
-
-type TrySendError = hyper::client::conn::TrySendError<Request<RequestBody>>;
-type Outcome = Result<Response<Incoming>, Failure>;
-
-/// How an attempt ended without an answer.
-enum Failure {
-    /// Nothing was written: the request came back.
-    Unsent(hyper::Error, Box<Request<RequestBody>>),
-    Broken(hyper::Error),
-    Timeout(UpstreamError),
-}
-
-impl From<TrySendError> for Failure {
-    fn from(mut error: TrySendError) -> Self {
-        match error.take_message() {
-            Some(request) => Self::Unsent(error.into_error(), Box::new(request)),
-            None => Self::Broken(error.into_error()),
-        }
     }
 }
 
@@ -461,11 +304,4 @@ struct Failed {
     body: Option<RequestBody>,
     /// Some of the call may have reached the upstream.
     written: bool,
-}
-
-async fn sleep_for(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
-        None => std::future::pending().await,
-    }
 }

@@ -49,6 +49,7 @@ struct Stream {
 pub struct Feeder {
     frames: mpsc::Sender<Result<Frame<Bytes>, BadBody>>,
     giver: Giver,
+    ended: bool,
 }
 
 impl Incoming {
@@ -64,7 +65,7 @@ impl Incoming {
         let (giver, taker) = want::new();
         let stream = Stream { frames, taker, left: length, ended: false };
         let body = Self { content: Content::Stream(Box::new(stream)), upgrade: None };
-        (Feeder { frames: send, giver }, body)
+        (Feeder { frames: send, giver, ended: false }, body)
     }
 
     /// A body that hyper reads: over HTTP/2.
@@ -86,7 +87,7 @@ impl Incoming {
 
 impl Stream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.ended {
+        if self.ended || self.left == Some(0) {
             return Poll::Ready(None);
         }
         let received = match self.frames.poll_recv(cx) {
@@ -160,9 +161,24 @@ impl Feeder {
         let _ = self.frames.try_send(Ok(frame));
     }
 
+    /// All of the body was given.
+    pub fn end(mut self) {
+        self.ended = true;
+    }
+
     /// The body can't be had to its end.
-    pub fn fail(self, error: BadBody) {
+    pub fn fail(mut self, error: BadBody) {
+        self.ended = true;
         let _ = self.frames.try_send(Err(error));
+    }
+}
+
+impl Drop for Feeder {
+    /// A connection that ends takes its body with it: nobody may take a part of it for the whole.
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.frames.try_send(Err(BadBody("the caller's connection ended before it")));
+        }
     }
 }
 
@@ -197,6 +213,12 @@ mod tests {
         let (mut feeder, body) = Incoming::streamed(None);
         drop(body);
         assert!(!poll_fn(|cx| feeder.poll_wanted(cx)).await);
+        let (feeder, mut body) = Incoming::streamed(None);
+        feeder.end();
+        assert!(next(&mut body).await.is_none());
+        let (feeder, mut body) = Incoming::streamed(None);
+        drop(feeder);
+        assert!(next(&mut body).await.unwrap().is_err());
         let (feeder, mut body) = Incoming::streamed(None);
         feeder.fail(BadBody("it broke"));
         assert_eq!(next(&mut body).await.unwrap().unwrap_err().to_string(), "it broke");

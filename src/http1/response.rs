@@ -115,8 +115,9 @@ fn body(
             return Err(BadHead("HTTP/1.0 has no Transfer-Encoding"));
         }
         let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back();
-        let last = last.and_then(|line| line.as_bytes().rsplit(|byte| *byte == b',').next());
-        let chunked = last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        let last = last.and_then(|line| line.to_str().ok());
+        let last = last.ok_or(BadHead("its Transfer-Encoding is not text"))?.rsplit(',').next();
+        let chunked = last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case("chunked"));
         return Ok(if chunked { Decoder::chunked() } else { Decoder::until_close() });
     }
     if lengths == 0 {
@@ -194,6 +195,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 7, 8\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: \u{fc}, chunked\r\n\r\n",
             "HTTP/1.1 20 OK\r\n\r\n",
             "HTTP/2 200 OK\r\n\r\n",
             "SSH-2.0-OpenSSH\r\n",

@@ -8,19 +8,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::seen::Seen;
-use crate::http1::{self, Incoming};
+use crate::http1::{Incoming, OnUpgrade, Tunnel};
+use crate::upstream::ResponseBody;
 
 /// A call that asks for another protocol, while the upstream has not answered yet.
 pub(super) struct Upgrading {
     protocol: HeaderValue,
-    caller_side: http1::OnUpgrade,
+    caller_side: OnUpgrade,
 }
 
 /// Puts the wish back on, which [`super::headers::strip_hop_by_hop`] took off with the rest of this hop.
@@ -38,9 +37,9 @@ fn put_on(headers: &mut http::HeaderMap, protocol: &HeaderValue) {
 
 impl Upgrading {
     /// After a 101: joins both sides, once this answer is written. Any other answer is an answer like all others.
-    pub(super) fn complete<B>(
+    pub(super) fn complete(
         self,
-        response: &mut Response<B>,
+        response: &mut Response<ResponseBody>,
         caller: &Arc<Caller>,
         idle: Option<Duration>,
     ) {
@@ -48,7 +47,7 @@ impl Upgrading {
             return;
         }
         let agreed = response.headers().get(header::UPGRADE).cloned().unwrap_or(self.protocol);
-        let upstream_side = hyper::upgrade::on(&mut *response);
+        let upstream_side = response.body_mut().take_tunnel();
         let seen = Seen::of(response.headers());
         super::headers::strip_hop_by_hop(response.headers_mut(), seen);
         put_on(response.headers_mut(), &agreed);
@@ -62,11 +61,11 @@ impl Upgrading {
     }
 }
 
-async fn tunnel(caller: http1::OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>) {
-    let (Some(caller), Ok(upstream)) = tokio::join!(caller.tunnel(), upstream) else { return };
+async fn tunnel(caller: OnUpgrade, upstream: Option<Tunnel>, idle: Option<Duration>) {
+    let (Some(caller), Some(upstream)) = (caller.tunnel().await, upstream) else { return };
     let moved = Moved::new();
     let mut caller = Watched { io: caller, moved: moved.clone() };
-    let mut upstream = Watched { io: TokioIo::new(upstream), moved: moved.clone() };
+    let mut upstream = Watched { io: upstream, moved: moved.clone() };
     tokio::select! {
         // How a tunnel ends is between its two ends.
         _ = tokio::io::copy_bidirectional(&mut caller, &mut upstream) => {}

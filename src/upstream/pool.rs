@@ -6,22 +6,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
 use tokio::time::Instant;
 
 use super::Upstream;
-use super::connection::ReadCount;
-use super::idle::Idle;
-use super::request_body::RequestBody;
+use super::http1::Http1;
+use super::http2::Http2;
 
 /// How long an unused connection is kept. Below the idle limits that servers usually have, so that few die in use.
 const IDLE: Duration = Duration::from_secs(50);
-/// How often a worker looks for connections that are too old.
-const SWEEP: Duration = Duration::from_secs(5);
+/// How often a worker that has connections looks for those that are too old, or that their upstream has closed: nothing
+/// wakes it for that.
+const SWEEP: Duration = Duration::from_secs(2);
 /// Unused HTTP/1.1 connections that a worker keeps for one upstream.
 const KEPT_FOR_EACH: usize = 256;
 
@@ -60,96 +59,24 @@ struct Pool {
 }
 
 struct Idle1 {
-    connection: Http1,
+    connection: Box<Http1>,
     since: Instant,
 }
 
-/// An HTTP/1.1 connection.
-#[derive(Debug)]
-pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<RequestBody>,
-    pub(super) born: Instant,
-    pub(super) read: ReadCount,
-    /// Times out the answers of its calls: one timer for all of them, see [`Idle`].
-    pub(super) patience: Idle,
-}
-
-/// An HTTP/2 connection; clones share it.
-#[derive(Debug, Clone)]
-pub(super) struct Http2 {
-    pub(super) sender: http2::SendRequest<RequestBody>,
-    pub(super) born: Instant,
-    pub(super) last_used: Instant,
-    pub(super) streams: Arc<AtomicUsize>,
-    /// What the peer takes at a time, as of its last SETTINGS.
-    pub(super) most_streams: Arc<AtomicUsize>,
-}
-
-/// A stream in use, for as long as it lives.
-#[derive(Debug)]
-pub(super) struct StreamInUse(Arc<AtomicUsize>);
-
-impl Drop for StreamInUse {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A connection in use by one call.
-#[derive(Debug)]
-pub(super) enum Lease {
-    Http1(Http1, Weak<Upstream>),
-    Http2(#[expect(dead_code, reason = "counts by being dropped")] StreamInUse),
-}
-
-impl Lease {
-    /// The answer is at its end: the connection may serve another call.
-    pub(super) fn release(self) {
-        let Self::Http1(connection, upstream) = self else { return };
-        if connection.sender.is_closed() {
-            return;
-        }
-        if let Some(upstream) = upstream.upgrade() {
-            put_http1(&upstream, connection);
-        }
-    }
-}
-
-impl Http2 {
-    pub(super) fn stream(&self) -> StreamInUse {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        StreamInUse(Arc::clone(&self.streams))
-    }
-
-    fn takes_another(&self) -> bool {
-        !self.sender.is_closed()
-            && self.streams.load(Ordering::Relaxed) < self.most_streams.load(Ordering::Relaxed)
-    }
-}
-
 /// Takes the HTTP/1.1 connection that was used last and is fit for use.
-pub(super) fn take_http1(upstream: &Upstream) -> Option<Http1> {
+pub(super) fn take_http1(upstream: &Upstream) -> Option<Box<Http1>> {
     let now = Instant::now();
     with_pool(upstream.id, |pool| {
-        let mut busy = Vec::new();
-        let mut taken = None;
-        while let Some(idle) = pool.http1.pop() {
-            if idle.connection.sender.is_closed() || upstream.too_old(idle.connection.born, now) {
-                continue;
+        while let Some(mut idle) = pool.http1.pop() {
+            if !upstream.too_old(idle.connection.born, now) && idle.connection.is_fit() {
+                return Some(idle.connection);
             }
-            if idle.connection.sender.is_ready() {
-                taken = Some(idle.connection);
-                break;
-            }
-            // Still sending the rest of a body whose answer is complete.
-            busy.push(idle);
         }
-        pool.http1.append(&mut busy);
-        taken
+        None
     })?
 }
 
-fn put_http1(upstream: &Arc<Upstream>, connection: Http1) {
+pub(super) fn put_http1(upstream: &Arc<Upstream>, connection: Box<Http1>) {
     let now = Instant::now();
     if upstream.too_old(connection.born, now) {
         return;
@@ -193,23 +120,31 @@ fn with_new_pool(upstream: &Arc<Upstream>, f: impl FnOnce(&mut Pool)) {
     }
 }
 
-/// One task for each worker, instead of a timer for each connection.
+/// One task for each worker, instead of a timer for each connection. Ends where there is none: the next one that is put
+/// back starts it again.
 async fn sweep() {
-    let mut tick = tokio::time::interval(SWEEP);
     loop {
-        tick.tick().await;
+        tokio::time::sleep(SWEEP).await;
         let now = Instant::now();
-        let stale = POOLS.with_borrow_mut(|pools| {
+        let (stale, empty) = POOLS.with_borrow_mut(|pools| {
             let mut stale = Vec::new();
             pools.retain(|_, pool| pool.keep_fresh(now, &mut stale));
-            stale
+            (stale, pools.values().all(Pool::is_empty))
         });
         // Dropped outside the borrow: a connection's end must not find the pools borrowed.
         drop(stale);
+        if empty {
+            SWEEPING.set(false);
+            return;
+        }
     }
 }
 
 impl Pool {
+    fn is_empty(&self) -> bool {
+        self.http1.is_empty() && self.http2.is_empty()
+    }
+
     /// Moves what is too old to `stale`; `false` where the upstream is no longer configured.
     fn keep_fresh(&mut self, now: Instant, stale: &mut Vec<Stale>) -> bool {
         let Some(upstream) = self.upstream.upgrade() else {
@@ -217,9 +152,12 @@ impl Pool {
             return false;
         };
         let old1 = self.http1.extract_if(.., |idle| {
-            idle.connection.sender.is_closed()
-                || idle.since + IDLE < now
-                || upstream.too_old(idle.connection.born, now)
+            let old = idle.since + IDLE < now || upstream.too_old(idle.connection.born, now);
+            let unfit = old || !idle.connection.is_fit();
+            if !unfit && idle.since + SWEEP < now {
+                idle.connection.rest();
+            }
+            unfit
         });
         let old1 = old1.collect();
         let old2 = self.http2.extract_if(.., |known| {

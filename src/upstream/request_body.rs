@@ -107,7 +107,19 @@ impl RequestBody {
         Self(None)
     }
 
-    /// Ties the body to the call that sends it; `None` where there is no body to tie.
+    /// The call moves, if only its answer: the caller may well rest.
+    pub(super) fn answer_moved(&mut self) {
+        if let Some(upload) = &mut self.0 {
+            upload.idle.moved();
+        }
+    }
+
+    /// What was kept of it, and what the caller has not sent yet; `None` where there was no body.
+    pub(super) fn returned(self) -> Option<Returned> {
+        self.0.map(|mut upload| upload.give_up())
+    }
+
+    /// Ties the body to the connection's task that sends it, over HTTP/2; `None` where there is no body to tie.
     pub(super) fn link(&mut self) -> Option<Link> {
         let upload = self.0.as_mut().filter(|upload| !upload.is_end_stream())?;
         let progress = Arc::new(Progress::default());
@@ -163,12 +175,14 @@ impl Upload {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Box::new(CallerBroke)))),
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Box::new(CallerBroke { stalled: false })))),
             Poll::Ready(None) => {
                 self.incoming = None;
                 Poll::Ready(None)
             }
-            Poll::Pending if self.stuck(cx) => Poll::Ready(Some(Err(Box::new(CallerBroke)))),
+            Poll::Pending if self.stuck(cx) => {
+                Poll::Ready(Some(Err(Box::new(CallerBroke { stalled: true }))))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -223,15 +237,17 @@ impl Upload {
     }
 }
 
+impl Upload {
+    fn give_up(&mut self) -> Returned {
+        Returned { kept: self.kept.take(), rest: self.incoming.take(), credential: self.credential.take() }
+    }
+}
+
 impl Drop for Upload {
     fn drop(&mut self) {
         let Some(upward) = self.upward.take() else { return };
         // The call may be over already; then nobody wants it.
-        let _ = upward.returned.send(Returned {
-            kept: self.kept.take(),
-            rest: self.incoming.take(),
-            credential: self.credential.take(),
-        });
+        let _ = upward.returned.send(self.give_up());
     }
 }
 

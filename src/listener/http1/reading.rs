@@ -109,12 +109,12 @@ impl Reading {
                     fed = true;
                     feeder.give(frame);
                     if decoder.left() == Some(0) {
-                        *self = Self::Done;
+                        self.finish();
                     }
                     continue;
                 }
                 Ok(None) if decoder.is_end() => {
-                    *self = Self::Done;
+                    self.finish();
                     return true;
                 }
                 Ok(None) => {}
@@ -136,6 +136,12 @@ impl Reading {
             }
         }
         fed
+    }
+
+    fn finish(&mut self) {
+        if let Self::Body { feeder, .. } = std::mem::replace(self, Self::Done) {
+            feeder.end();
+        }
     }
 
     fn fail(&mut self, bad: BadBody) {
