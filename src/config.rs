@@ -27,6 +27,7 @@ pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
 pub use schema::schema;
+pub use types::log_filter::{LogFilter, NoLogFilter};
 
 use document::{Access, Document, FileText};
 use report::Report;
