@@ -151,6 +151,8 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
         self.value.map(|(key, _)| seed.deserialize(StrDeserializer::new(key))).transpose()
     }
 
+    // Called once for each key that there is: inlined, that would be the greater part of the tables' code.
+    #[inline(never)]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Refused> {
         let (key, value) = self.value.take().ok_or_else(|| Refused("a value without its key".to_owned()))?;
         below(Step::Key(key.to_owned()), value, self.track, seed)
