@@ -1,10 +1,11 @@
 //! From TOML to [`Config`]: read, check everything, report every mistake at once.
 //!
-//! `document` knows the text and where each key stands, `read` makes the structs of `raw` from it, `resolve` makes
-//! [`Config`] from those. `report` collects what is wrong on the way, and `confidential` decides what of the text may
-//! be shown.
+//! `document` knows the text and where each key stands, `read` makes the structs of `raw` from it by `deserialize`,
+//! `resolve` makes [`Config`] from those. `report` collects what is wrong on the way, and `confidential` decides what of
+//! the text may be shown.
 
 mod confidential;
+mod deserialize;
 mod document;
 mod include;
 pub mod model;
@@ -27,6 +28,7 @@ pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
 pub use schema::schema;
+pub use types::log_filter::{LogFilter, NoLogFilter};
 
 use document::{Access, Document, FileText};
 use report::Report;

@@ -12,10 +12,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt;
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFilter, LogFormat};
 use format::Style;
 use layer::{Output, Settings, Shared};
 use writer::Lines;
@@ -99,7 +97,7 @@ fn build<W: std::io::Write + Send + 'static>(
     let lines = Lines::start(writer, move |dropped| notice.dropped_notice(dropped))
         .map_err(|error| format!("the thread that writes the log cannot be started: {error}"))?;
     let output = Output::new(Arc::clone(&shared), lines.clone());
-    Ok((tracing_subscriber::registry().with(output), LogControl { shared, lines, overrides }))
+    Ok((output, LogControl { shared, lines, overrides }))
 }
 
 impl LogControl {
@@ -134,15 +132,15 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 const OTHERS_LEVELS: [&str; 8] =
     ["all", "critical", "fatal", "none", "notice", "silent", "verbose", "warning"];
 
-fn parse_filter(level: &str) -> Result<EnvFilter, String> {
+fn parse_filter(level: &str) -> Result<LogFilter, String> {
     let hint = "write off, error, warn, info, debug or trace, or TARGET=LEVEL, several with commas between";
     for directive in level.split(',').map(str::trim) {
         if let Some(meant) = mistaken_level(directive) {
             return Err(format!("log level \"{}\" is none{meant}; {hint}", directive.escape_debug()));
         }
     }
-    EnvFilter::builder().parse(level).map_err(|_| {
-        let wrong = level.split(',').find(|directive| EnvFilter::builder().parse(directive).is_err());
+    level.parse().map_err(|_| {
+        let wrong = level.split(',').find(|directive| directive.parse::<LogFilter>().is_err());
         format!("log level \"{}\" cannot be read; {hint}", wrong.unwrap_or(level).trim().escape_debug())
     })
 }

@@ -2,31 +2,14 @@
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::DeValue;
 
+use super::deserialize::{Reader, Refused, Track};
 use super::document::{Document, Place, Step};
 use super::preset::{Presets, issuer_with_preset, route_with_preset};
 use super::raw::RawFile;
 use super::report::{Report, did_you_mean, nearest};
 use super::schema;
-
-/// Tables that a derived `Deserialize` would also take as an array, by position.
-const STRUCTS: &[&str] = &[
-    "admin",
-    "basic",
-    "dpop",
-    "inject",
-    "jwt",
-    "limits",
-    "log",
-    "request_headers",
-    "require_header",
-    "response",
-    "response_headers",
-    "standby",
-    "tls",
-    "tracing",
-];
 
 /// Reads the main file: everything that is right in it.
 pub(crate) fn main_file(document: &Document<'_>, presets: &Presets, report: &mut Report) -> RawFile {
@@ -112,55 +95,43 @@ fn named<'t, T: DeserializeOwned + Default>(
     }
 }
 
-/// Reads one table. What has a wrong type is reported and left out, and the rest is read again, so that every wrong
-/// type is found; each round takes one key away, so that it ends.
+/// Reads one table.
 fn table<T: DeserializeOwned + Default>(
+    place: &Place<'_>,
+    value: Spanned<DeValue<'_>>,
+    report: &mut Report,
+) -> T {
+    let mut read = T::default();
+    in_rounds(place, value, report, &mut |reader| {
+        read = T::deserialize(reader)?;
+        Ok(())
+    });
+    read
+}
+
+/// What has a wrong type is reported and left out, and the rest is read again, so that every wrong type is found; each
+/// round takes one key away, so that it ends.
+fn in_rounds(
     place: &Place<'_>,
     mut value: Spanned<DeValue<'_>>,
     report: &mut Report,
-) -> T {
-    refuse_arrays_for_tables(place, &mut value, report);
+    read: &mut dyn FnMut(Reader<'_, '_>) -> Result<(), Refused>,
+) {
     loop {
-        let mut ignored = Vec::new();
-        let mut track = serde_path_to_error::Track::new();
-        let deserializer = ValueDeserializer::from(value.clone());
-        let deserializer = serde_path_to_error::Deserializer::new(deserializer, &mut track);
-        let mut note = |path: serde_ignored::Path<'_>| ignored.push(ignored_steps(&path));
-        let deserializer = serde_ignored::Deserializer::new(deserializer, &mut note);
-        // Behind a pointer: else every table of the config has all these layers in the program once more.
-        let mut deserializer = <dyn erased_serde::Deserializer<'_>>::erase(deserializer);
-        let result: Result<T, erased_serde::Error> = erased_serde::deserialize(&mut deserializer);
-        match result {
-            Ok(read) => {
-                for steps in &ignored {
+        let mut track = Track::default();
+        match read(Reader::new(&value, &mut track)) {
+            Ok(()) => {
+                for steps in &track.unknown {
                     unknown(place, steps, report);
                 }
-                return read;
+                return;
             }
-            Err(error) => {
-                let steps = error_steps(&track.path());
-                // Behind the first line stands the place, which is told in our own way.
-                let text = error.to_string();
-                wrong_type(&place.join(&steps), text.lines().next().unwrap_or_default(), report);
-                if !remove(&mut value, &steps) {
-                    return T::default();
+            Err(Refused(text)) => {
+                wrong_type(&place.join(&track.path), &text, report);
+                if !remove(&mut value, &track.path) {
+                    return;
                 }
             }
-        }
-    }
-}
-
-fn refuse_arrays_for_tables(place: &Place<'_>, value: &mut Spanned<DeValue<'_>>, report: &mut Report) {
-    let whole_is_array = value.get_ref().is_array();
-    if whole_is_array {
-        wrong_type(place, "expected a table", report);
-        *value.get_mut() = DeValue::Table(DeTable::default());
-    }
-    let DeValue::Table(table) = value.get_mut() else { return };
-    for key in STRUCTS {
-        if table.get(*key).is_some_and(|value| value.get_ref().is_array()) {
-            wrong_type(&place.key(key), "expected a table", report);
-            table.remove(*key);
         }
     }
 }
@@ -212,10 +183,6 @@ fn wrong_type(place: &Place<'_>, message: &str, report: &mut Report) {
 fn unknown(table: &Place<'_>, steps: &[Step], report: &mut Report) {
     let place = table.join(steps);
     let Some((Step::Key(written), parent)) = place.path.0.split_last() else { return };
-    // A date is a table of its own inside the TOML library; it was no reference and is reported as such.
-    if written.starts_with("$__toml") {
-        return;
-    }
     let keys = schema::keys_at(parent);
     let meant = nearest(written, keys.iter().copied());
     let elsewhere = match parent {
@@ -226,34 +193,6 @@ fn unknown(table: &Place<'_>, steps: &[Step], report: &mut Report) {
     };
     let hint = did_you_mean(written, keys.iter().copied(), &elsewhere);
     report.unknown(&place, written, "unknown key", &hint, meant);
-}
-
-fn ignored_steps(path: &serde_ignored::Path<'_>) -> Vec<Step> {
-    use serde_ignored::Path;
-    match path {
-        Path::Root => Vec::new(),
-        Path::Seq { parent, index } => and(ignored_steps(parent), Step::Index(*index)),
-        Path::Map { parent, key } => and(ignored_steps(parent), Step::Key(key.clone())),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
-            ignored_steps(parent)
-        }
-    }
-}
-
-fn and(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
-    steps.push(step);
-    steps
-}
-
-fn error_steps(path: &serde_path_to_error::Path) -> Vec<Step> {
-    use serde_path_to_error::Segment;
-    path.iter()
-        .map_while(|segment| match segment {
-            Segment::Seq { index } => Some(Step::Index(*index)),
-            Segment::Map { key } => Some(Step::Key(key.clone())),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        })
-        .collect()
 }
 
 /// `file:line:col` of a key, for messages that name another place.

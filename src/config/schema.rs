@@ -3,45 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::document::Step;
-use super::raw::RawFile;
+
+/// As the structs of `raw` say it; a test compares, and makes it with `BLESS=1 cargo test --lib config::schema`.
+const COMMITTED: &str = include_str!("../../docs/config.schema.json");
 
 /// The JSON Schema (draft 2020-12) of the config file: what this release can do, with defaults and descriptions.
 pub fn schema() -> Value {
-    let generator = SchemaSettings::draft2020_12().into_generator();
-    let mut schema = Value::from(generator.into_root_schema_for::<RawFile>());
-    without_null(&mut schema);
-    schema
-}
-
-/// TOML has no null; the generator writes one for every optional key.
-fn without_null(node: &mut Value) {
-    match node {
-        Value::Object(object) => {
-            for key in ["type", "anyOf"] {
-                let Some(Value::Array(choices)) = object.get_mut(key) else { continue };
-                choices.retain(|choice| {
-                    choice != "null" && choice.get("type").is_none_or(|kind| kind != "null")
-                });
-                let only = if choices.len() == 1 { choices.pop() } else { None };
-                match only {
-                    Some(Value::Object(inner)) => {
-                        object.remove(key);
-                        object.extend(inner);
-                    }
-                    Some(kind) => drop(object.insert(key.to_owned(), kind)),
-                    None => {}
-                }
-            }
-            object.retain(|key, value| key != "default" || !value.is_null());
-            object.values_mut().for_each(without_null);
-        }
-        Value::Array(items) => items.iter_mut().for_each(without_null),
-        _ => {}
-    }
+    // A test reads it too: it is JSON.
+    serde_json::from_str(COMMITTED).unwrap_or_default()
 }
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(schema);
@@ -110,7 +82,58 @@ fn below(node: &'static Value, step: &Step) -> Option<&'static Value> {
 
 #[cfg(test)]
 mod tests {
+    use schemars::generate::SchemaSettings;
+
     use super::*;
+    use crate::config::raw::RawFile;
+
+    fn of_the_structs() -> Value {
+        let generator = SchemaSettings::draft2020_12().into_generator();
+        let mut schema = Value::from(generator.into_root_schema_for::<RawFile>());
+        without_null(&mut schema);
+        schema
+    }
+
+    /// TOML has no null; the generator writes one for every optional key.
+    fn without_null(node: &mut Value) {
+        match node {
+            Value::Object(object) => {
+                for key in ["type", "anyOf"] {
+                    let Some(Value::Array(choices)) = object.get_mut(key) else { continue };
+                    choices.retain(|choice| {
+                        choice != "null" && choice.get("type").is_none_or(|kind| kind != "null")
+                    });
+                    let only = if choices.len() == 1 { choices.pop() } else { None };
+                    match only {
+                        Some(Value::Object(inner)) => {
+                            object.remove(key);
+                            object.extend(inner);
+                        }
+                        Some(kind) => drop(object.insert(key.to_owned(), kind)),
+                        None => {}
+                    }
+                }
+                object.retain(|key, value| key != "default" || !value.is_null());
+                object.values_mut().for_each(without_null);
+            }
+            Value::Array(items) => items.iter_mut().for_each(without_null),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_schema_in_docs_is_that_of_the_structs() {
+        let made = of_the_structs();
+        if std::env::var_os("BLESS").is_some() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.schema.json");
+            std::fs::write(path, format!("{made:#}\n")).unwrap();
+        } else {
+            assert!(
+                schema() == made,
+                "docs/config.schema.json is not as the structs: run this test with BLESS=1"
+            );
+        }
+    }
 
     fn path(keys: &[&str]) -> Vec<Step> {
         keys.iter().map(|key| Step::Key((*key).to_owned())).collect()

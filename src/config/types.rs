@@ -1,6 +1,7 @@
 //! Values with a form of their own, each read by one small function. Errors say what is wrong, in words that may
 //! follow "key: "; they quote nothing that could be secret.
 
+pub(crate) mod log_filter;
 pub(crate) mod pattern;
 pub(crate) mod url;
 

@@ -1,4 +1,4 @@
-//! Between `tracing` and the lines: one layer whose filter and format can be swapped.
+//! Between `tracing` and the lines: a subscriber whose filter and format can be swapped.
 
 use std::sync::Arc;
 
@@ -6,19 +6,16 @@ use arc_swap::ArcSwap;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::{Context, Layer};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_core::LevelFilter;
 
 use super::format::{self, Style};
 use super::writer::Lines;
-use crate::config::LogFormat;
+use crate::config::{LogFilter, LogFormat};
 
 /// What a reload may change.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) filter: EnvFilter,
+    pub(super) filter: LogFilter,
     pub(super) format: LogFormat,
 }
 
@@ -58,7 +55,7 @@ fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::WARN || !(target == "h2" || target.starts_with("h2::"))
 }
 
-/// The one layer: [`EnvFilter`] behind a swap (its own reload wrapper locks), and the lines.
+/// What `tracing` talks to: a filter that can be swapped, and the lines. There are no spans.
 pub(super) struct Output {
     shared: Arc<Shared>,
     lines: Lines,
@@ -70,23 +67,21 @@ impl Output {
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Output {
+impl Subscriber for Output {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if !may_be_logged(metadata) {
-            return Interest::never();
-        }
-        Layer::<S>::register_callsite(&self.shared.settings.load().filter, metadata)
+        // What a callsite remembers is asked anew when the filter changes.
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
     }
 
-    fn enabled(&self, metadata: &Metadata<'_>, context: Context<'_, S>) -> bool {
-        may_be_logged(metadata) && self.shared.settings.load().filter.enabled(metadata, context)
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        may_be_logged(metadata) && self.shared.settings.load().filter.lets_out(metadata)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        self.shared.settings.load().filter.max_level_hint()
+        Some(self.shared.settings.load().filter.finest())
     }
 
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+    fn event(&self, event: &Event<'_>) {
         let format = self.shared.settings.load().format;
         let metadata = event.metadata();
         let line = format::line(format, self.shared.style, *metadata.level(), metadata.target(), |fields| {
@@ -95,25 +90,17 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Output {
         self.lines.write(line);
     }
 
-    // What follows only feeds filters that name spans.
+    // No span is enabled, so that none is made.
 
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        self.shared.settings.load().filter.on_new_span(attributes, id, context);
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
     }
 
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        self.shared.settings.load().filter.on_record(id, values, context);
-    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
 
-    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
-        self.shared.settings.load().filter.on_enter(id, context);
-    }
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
 
-    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
-        self.shared.settings.load().filter.on_exit(id, context);
-    }
+    fn enter(&self, _: &Id) {}
 
-    fn on_close(&self, id: Id, context: Context<'_, S>) {
-        self.shared.settings.load().filter.on_close(id, context);
-    }
+    fn exit(&self, _: &Id) {}
 }

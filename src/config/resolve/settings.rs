@@ -8,6 +8,7 @@ use super::super::raw::values::DurationText;
 use super::super::raw::{RawAdmin, RawLimits, RawLog};
 use super::super::report::Report;
 use super::super::types;
+use super::super::types::log_filter::LogFilter;
 use super::defaults;
 use super::value::{check, choice, count, duration, size, timeout};
 
@@ -74,7 +75,7 @@ fn limits(at: &Place<'_>, raw: RawLimits, report: &mut Report) -> Limits {
 fn log(at: &Place<'_>, raw: RawLog, report: &mut Report) -> Log {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let level = raw.level.unwrap_or_else(|| defaults::LOG_LEVEL.to_owned());
-    if level.parse::<tracing_subscriber::filter::EnvFilter>().is_err() {
+    if level.parse::<LogFilter>().is_err() {
         let place = at.key("level");
         report.error(
             &place,
