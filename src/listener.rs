@@ -79,11 +79,12 @@ pub trait Handler: Send + Sync + 'static {
     /// What it answers with; the default is nothing.
     type Body: HttpBody<Data = Bytes, Error = BodyError> + Default + Send + Unpin + 'static;
 
-    /// Answers one call. While it counts calls in `caller.activity.in_flight`, the connection is not idle.
+    /// Answers one call. While it counts calls in `caller.activity.in_flight`, the connection is not idle. The request
+    /// is lent: each future that a value is handed to has a copy of it.
     fn call(
         &self,
         caller: &Arc<Caller>,
-        request: Request<Incoming>,
+        request: &mut Request<Incoming>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
@@ -93,7 +94,7 @@ impl Handler for Proxy {
     fn call(
         &self,
         caller: &Arc<Caller>,
-        request: Request<Incoming>,
+        request: &mut Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send {
         Self::call(self, caller, request)
     }

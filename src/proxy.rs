@@ -53,7 +53,7 @@ impl Proxy {
     }
 
     /// Serves one call; every failure becomes a response.
-    pub async fn call(&self, caller: &Arc<Caller>, mut request: Request<Incoming>) -> Response<Body> {
+    pub async fn call(&self, caller: &Arc<Caller>, request: &mut Request<Incoming>) -> Response<Body> {
         let snapshot = self.snapshot.load_full();
         let seen = Seen::of(request.headers());
         let request_id = headers::request_id(request.headers(), seen);
@@ -67,7 +67,7 @@ impl Proxy {
             record.traced = Some(Traced::begin(tracer, &method, request.headers_mut()).into());
         }
         // Pinned here, and lent from here on: a future that is handed on is copied, and so is all that it holds.
-        let outcome = caught(pin!(handle::handle(&snapshot, caller, &mut record, &mut request, seen))).await;
+        let outcome = caught(pin!(handle::handle(&snapshot, caller, &mut record, request, seen))).await;
         let mut response = match outcome {
             Ok(response) => response,
             Err(error) => failed(error, &mut record),

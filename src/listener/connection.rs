@@ -63,8 +63,11 @@ pub(super) struct Calls<H> {
 }
 
 impl<H: Handler> Calls<H> {
-    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<H::Body> {
-        self.shared.handler.call(&self.watch.caller, request).await
+    pub(super) fn answer(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+    ) -> impl Future<Output = Response<H::Body>> + Send {
+        async move { self.shared.handler.call(&self.watch.caller, &mut request).await }
     }
 }
 

@@ -82,7 +82,7 @@ impl hyper::body::Body for Counted {
 impl Handler for Fake {
     type Body = Body;
 
-    async fn call(&self, caller: &Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
+    async fn call(&self, caller: &Arc<Caller>, request: &mut Request<Incoming>) -> Response<Body> {
         let in_flight = InFlight::new(caller);
         caller.activity.write_stall_ms.store(self.write_stall_ms, Ordering::Relaxed);
         let mut text = "ok".to_owned();
@@ -100,7 +100,7 @@ impl Handler for Fake {
 }
 
 /// Answers 101, then echoes.
-fn tunnel(in_flight: InFlight, mut request: Request<Incoming>) -> Response<Body> {
+fn tunnel(in_flight: InFlight, request: &mut Request<Incoming>) -> Response<Body> {
     let upgrade = request.body_mut().take_upgrade().unwrap();
     tokio::spawn(async move {
         let _in_flight = in_flight;

@@ -21,7 +21,7 @@ use crate::http1::{Encoder, ResponseHead, request_head};
 struct Exchange {
     connection: Box<Http1>,
     /// `None`: the call has no body.
-    sending: Option<Sending>,
+    sending: Option<Box<Sending>>,
     /// All of the call is written, or nothing more of it can be.
     over: bool,
     /// Why nothing more could be written. The upstream may have answered before it closed (RFC 9112 section 9.5).
@@ -58,7 +58,7 @@ impl Upstream {
     }
 
     /// Writes the head to the connection's output.
-    fn begin(&self, connection: &mut Http1, head: &Head, body: RequestBody) -> Option<Sending> {
+    fn begin(&self, connection: &mut Http1, head: &Head, body: RequestBody) -> Option<Box<Sending>> {
         let headers = &head.headers;
         let has_body = !body.is_end_stream();
         let length = if has_body { sole_length(headers) } else { None };
@@ -91,7 +91,7 @@ impl Upstream {
             Some(length) => Encoder::length(length),
             None => Encoder::chunked(headers),
         };
-        Some(Sending::new(body, encoder, self.route.idle_timeout))
+        Some(Box::new(Sending::new(body, encoder, self.route.idle_timeout)))
     }
 
     fn answer_http1(self: &Arc<Self>, exchange: Exchange, head: ResponseHead) -> Answer {
@@ -113,7 +113,7 @@ impl Upstream {
         let body = if status == StatusCode::SWITCHING_PROTOCOLS && connection.is_flushed() && rest.is_none() {
             ResponseBody::upgraded(connection)
         } else if let Some(rest) = rest {
-            Overlap::begin(self, connection, decoder, rest, keep)
+            Overlap::begin(self, connection, decoder, *rest, keep)
         } else if let Some(whole) = decoder.take_whole(&mut connection.input.bytes) {
             if keep {
                 connection.release(self);
