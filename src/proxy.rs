@@ -24,6 +24,7 @@ mod upgrade;
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -65,7 +66,8 @@ impl Proxy {
             let method = request.method().clone();
             record.traced = Some(Traced::begin(tracer, &method, request.headers_mut()).into());
         }
-        let outcome = caught(handle::handle(&snapshot, caller, &mut record, request, seen)).await;
+        // Pinned here, and lent from here on: a future that is handed on is copied, and so is all that it holds.
+        let outcome = caught(pin!(handle::handle(&snapshot, caller, &mut record, &mut request, seen))).await;
         let mut response = match outcome {
             Ok(response) => response,
             Err(error) => failed(error, &mut record),
@@ -111,8 +113,9 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
 }
 
 /// One bad call must not take the others down: a panic becomes 500 `internal`.
-async fn caught<T>(future: impl Future<Output = Result<T, ProxyError>>) -> Result<T, ProxyError> {
-    tokio::pin!(future);
+async fn caught<T>(
+    mut future: Pin<&mut impl Future<Output = Result<T, ProxyError>>>,
+) -> Result<T, ProxyError> {
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(polled) => polled,
         // The panic hook has logged where; the payload could hold anything.
@@ -136,13 +139,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_becomes_internal() {
-        let error = caught::<()>(async { panic!("secret-in-a-panic") }).await.unwrap_err();
+        let error = caught::<()>(pin!(async { panic!("secret-in-a-panic") })).await.unwrap_err();
         assert_eq!(error.code, Code::Internal);
         assert!(!error.detail.contains("secret-in-a-panic"), "{}", error.detail);
     }
 
     #[tokio::test]
     async fn what_does_not_panic_passes() {
-        assert_eq!(caught(async { Ok(7) }).await.unwrap(), 7);
+        assert_eq!(caught(pin!(async { Ok(7) })).await.unwrap(), 7);
     }
 }

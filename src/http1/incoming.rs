@@ -15,7 +15,7 @@ use super::upgrade::OnUpgrade;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a request, whichever version of HTTP it came over.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Incoming {
     content: Content,
     upgrade: Option<Box<OnUpgrade>>,
@@ -27,6 +27,12 @@ enum Content {
     Whole(Bytes),
     Stream(Box<Stream>),
     Hyper(hyper::body::Incoming),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Whole(Bytes::new())
+    }
 }
 
 #[derive(Debug)]

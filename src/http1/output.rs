@@ -1,5 +1,6 @@
 //! What is to be written to a connection.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,6 +13,17 @@ use tokio::io::AsyncWrite;
 const COPIED: usize = 4 * 1024;
 /// Pieces that go out in one write.
 const PIECES: usize = 16;
+
+/// What a buffer for heads starts with, so that it does not grow line by line.
+const HEAD: usize = 1024;
+/// A larger one is not kept for the next head.
+const MOST_SPARE: usize = 16 * 1024;
+const SPARES: usize = 64;
+
+thread_local! {
+    /// Buffers of connections that have nothing to write, for the next one of this thread that has.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Bytes that wait to be written. Small ones are gathered, large ones are passed on without a copy.
 #[derive(Debug, Default)]
@@ -37,12 +49,15 @@ impl Output {
 
     /// For heads and what frames bodies.
     pub fn tail(&mut self) -> &mut Vec<u8> {
+        if self.tail.capacity() == 0 {
+            self.tail = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(HEAD));
+        }
         &mut self.tail
     }
 
     pub fn push(&mut self, bytes: Bytes) {
         if bytes.len() < COPIED {
-            self.tail.extend_from_slice(&bytes);
+            self.tail().extend_from_slice(&bytes);
             return;
         }
         if !self.tail.is_empty() {
@@ -55,8 +70,13 @@ impl Output {
 
     /// Gives the memory back; for a connection that is going to wait.
     pub fn rest(&mut self) {
-        if self.is_empty() && !self.unflushed {
-            *self = Self::default();
+        if self.is_empty() && !self.unflushed && self.tail.capacity() > 0 {
+            let spare = std::mem::take(self).tail;
+            SPARE.with_borrow_mut(|spares| {
+                if spare.capacity() <= MOST_SPARE && spares.len() < SPARES {
+                    spares.push(spare);
+                }
+            });
         }
     }
 

@@ -347,3 +347,29 @@ impl<H: Handler> Drive for Connection<H> {
         self.keep_alive = false;
     }
 }
+#[cfg(test)]
+mod sizes {
+    #[test]
+    fn sizes() {
+        use super::*;
+        let _ = |p: Arc<Calls<crate::proxy::Proxy>>, r: Request<crate::http1::Incoming>| {
+            let f = p.answer(r);
+            let v = std::mem::size_of_val(&f);
+            drop(f);
+            v
+        };
+        eprintln!(
+            "connection {} stage {} body {} caller {}",
+            size_of::<Connection<crate::proxy::Proxy>>(),
+            size_of::<Stage<crate::proxy::Body>>(),
+            size_of::<crate::proxy::Body>(),
+            size_of::<CallerStream>()
+        );
+        fn size<F: Future>(
+            _: impl FnOnce(Arc<Calls<crate::proxy::Proxy>>, Request<crate::http1::Incoming>) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        eprintln!("answer {}", size(|c, r| c.answer(r)));
+    }
+}

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Response, Uri};
+use http::{Request, Response, Uri};
 
 use super::dpop;
 use super::error::{Code, ProxyError};
@@ -15,6 +14,7 @@ use super::snapshot::RouteService;
 use super::traced::{self, Traced};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::RouteConfig;
+use crate::http1::Incoming;
 use crate::issuer::Audience;
 use crate::metrics::UpstreamRefusal;
 use crate::route::Found;
@@ -43,19 +43,21 @@ pub(super) fn target(route: &RouteConfig, uri: &Uri, found: Found) -> Result<Pat
     })
 }
 
-pub(super) fn head(parts: Parts, target: PathAndQuery, upgrade: bool) -> Head {
-    Head { method: parts.method, target, headers: parts.headers, upgrade }
+/// Takes what goes up out of the request.
+pub(super) fn head(request: &mut Request<Incoming>, target: PathAndQuery, upgrade: bool) -> Head {
+    let (method, headers) = (std::mem::take(request.method_mut()), std::mem::take(request.headers_mut()));
+    Head { method, target, headers, upgrade }
 }
 
 /// Sends the call; where the upstream refuses its token or its proof, once more with a new one.
 pub(super) async fn send(
     service: &Arc<RouteService>,
-    mut head: Head,
+    head: &mut Head,
     body: RequestBody,
     token: Option<Arc<Token>>,
     record: &mut Record,
 ) -> Result<Response<ResponseBody>, ProxyError> {
-    let mut answer = attempt(service, &mut head, body, token.as_deref(), record).await?;
+    let mut answer = attempt(service, head, body, token.as_deref(), record).await?;
     let Some(mut token) = token else { return Ok(answer.response) };
     if token.prover.is_some() || verdict(service, &token, &answer) != Verdict::Stands {
         (answer, token) = Box::pin(follow_up(service, head, answer, token, record)).await?;
@@ -116,7 +118,7 @@ fn verdict(service: &RouteService, token: &Token, answer: &Answer) -> Verdict {
 /// token that was sent last.
 async fn follow_up(
     service: &Arc<RouteService>,
-    mut head: Head,
+    head: &mut Head,
     mut answer: Answer,
     mut token: Arc<Token>,
     record: &mut Record,
@@ -142,13 +144,13 @@ async fn follow_up(
             return Ok((answer, token));
         };
         let next = newer.unwrap_or_else(|| Arc::clone(&token));
-        if service.put_on(&mut head, &next).is_err() {
+        if service.put_on(head, &next).is_err() {
             return Ok((answer, token));
         }
         token = next;
         // Its connection ends here, or is free already where this answer is at its end.
         drop(answer);
-        answer = attempt(service, &mut head, body, Some(&token), record).await?;
+        answer = attempt(service, head, body, Some(&token), record).await?;
     }
 }
 

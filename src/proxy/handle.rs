@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 
 use super::body::Content;
@@ -28,32 +27,31 @@ pub(super) async fn handle(
     snapshot: &Snapshot,
     caller: &Arc<Caller>,
     record: &mut Record,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
     seen: Seen,
 ) -> Result<Response<Content>, ProxyError> {
-    let (mut parts, mut body) = request.into_parts();
-    let (service, found, key_header) = admit(snapshot, caller, &parts, seen)?;
+    let (service, found, key_header) = admit(snapshot, caller, request, seen)?;
     record.route = Some(Arc::clone(&service));
     note_limits(caller, &service);
 
     let wants_upgrade =
-        if seen.any(Seen::UPGRADE) { headers::upgrade(parts.version, &parts.headers) } else { None };
+        if seen.any(Seen::UPGRADE) { headers::upgrade(request.version(), request.headers()) } else { None };
     if let Some(name) = key_header {
-        parts.headers.remove(name);
+        request.headers_mut().remove(name);
     }
-    prepare(&mut parts, caller, &service, record, seen)?;
-    let token = credential(&mut parts, &service, record.traced.as_deref(), seen).await?;
-    set_edits(&mut parts.headers, &service)?;
+    prepare(request, caller, &service, record, seen)?;
+    let token = credential(request, &service, record.traced.as_deref(), seen).await?;
+    set_edits(request.headers_mut(), &service)?;
 
-    let target = forward::target(&service.config, &parts.uri, found)?;
-    let upgrading = upgrade::begin(&mut parts, &mut body, wants_upgrade);
-    let mut head = forward::head(parts, target, upgrading.is_some());
+    let target = forward::target(&service.config, request.uri(), found)?;
+    let upgrading = upgrade::begin(request, wants_upgrade);
+    let mut head = forward::head(request, target, upgrading.is_some());
     if let Some(token) = &token {
         service.put_on(&mut head, token)?;
     }
     let (keep, idle) = (service.config.replay_limit, service.config.idle_timeout);
-    let body = RequestBody::new(body, keep, idle, service.injection.header());
-    let mut response = forward::send(&service, head, body, token, record).await?;
+    let body = RequestBody::new(std::mem::take(request.body_mut()), keep, idle, service.injection.header());
+    let mut response = forward::send(&service, &mut head, body, token, record).await?;
 
     let seen = Seen::of(response.headers());
     check_answer(&response, upgrading.is_some(), &service, seen)?;
@@ -68,10 +66,10 @@ pub(super) async fn handle(
 fn admit<'a>(
     snapshot: &'a Snapshot,
     caller: &Caller,
-    parts: &Parts,
+    request: &Request<Incoming>,
     seen: Seen,
 ) -> Result<(Arc<RouteService>, Found, Option<&'a HeaderName>), ProxyError> {
-    let target = target::read(parts, seen)?;
+    let target = target::read(request, seen)?;
     let Some((index, rules)) = snapshot.listener(caller) else {
         let detail = format!("listener {} is no longer in the config", caller.listener);
         return Err(ProxyError::new(Code::Overloaded, detail));
@@ -83,8 +81,8 @@ fn admit<'a>(
         own_name,
         host,
         path: &target.path,
-        method: &parts.method,
-        headers: &parts.headers,
+        method: request.method(),
+        headers: request.headers(),
     };
     let found = snapshot.table.find(&call);
     // Malformed before misdirected: only a route that says so takes an escaped slash.
@@ -94,8 +92,8 @@ fn admit<'a>(
     if !own_name && !snapshot.table.names_host(index, host) {
         return Err(misdirected(rules));
     }
-    rules.admit(caller, &parts.headers, seen)?;
-    let found = found.map_err(|miss| no_route(&parts.method, miss))?;
+    rules.admit(caller, request.headers(), seen)?;
+    let found = found.map_err(|miss| no_route(request.method(), miss))?;
     match snapshot.routes.get(found.route) {
         Some(service) => Ok((Arc::clone(service), found, rules.key_header())),
         None => Err(ProxyError::new(Code::Internal, "the route table and the routes do not fit together")),
@@ -145,45 +143,46 @@ fn note_limits(caller: &Caller, service: &RouteService) {
 
 /// Takes away what stays on this hop, and adds what a gateway adds.
 fn prepare(
-    parts: &mut Parts,
+    request: &mut Request<Incoming>,
     caller: &Caller,
     service: &RouteService,
     record: &Record,
     seen: Seen,
 ) -> Result<(), ProxyError> {
-    if seen.any(Seen::VIA) && headers::goes_in_a_circle(&parts.headers) {
+    if seen.any(Seen::VIA) && headers::goes_in_a_circle(request.headers()) {
         return Err(ProxyError::bad_request(
             "this call has come through bearerd five times: the upstream of this route leads back to it",
         ));
     }
-    if parts.version == Version::HTTP_2 && seen.any(Seen::COOKIE) {
-        headers::join_cookies(&mut parts.headers);
+    if request.version() == Version::HTTP_2 && seen.any(Seen::COOKIE) {
+        headers::join_cookies(request.headers_mut());
     }
-    let host = if service.config.forwarded { host_as_given(parts) } else { None };
-    headers::strip_hop_by_hop(&mut parts.headers, seen);
+    let host = if service.config.forwarded { host_as_given(request) } else { None };
+    headers::strip_hop_by_hop(request.headers_mut(), seen);
     if seen.any(Seen::UNDERSCORE) {
-        headers::strip_aliases(&mut parts.headers, service);
+        headers::strip_aliases(request.headers_mut(), service);
     }
     if seen.any(Seen::EXPECT) {
         // Answered here: the body is asked for once the upstream is connected.
-        parts.headers.remove(header::EXPECT);
+        request.headers_mut().remove(header::EXPECT);
     }
     if service.config.forwarded {
-        headers::set_forwarded(&mut parts.headers, caller, host.as_ref());
+        headers::set_forwarded(request.headers_mut(), caller, host.as_ref());
     }
-    headers::add_via(&mut parts.headers, parts.version);
-    parts.headers.insert(headers::X_REQUEST_ID, record.request_id.clone());
+    let version = request.version();
+    headers::add_via(request.headers_mut(), version);
+    request.headers_mut().insert(headers::X_REQUEST_ID, record.request_id.clone());
     Ok(())
 }
 
 /// Takes the caller's credential away and gets ours; `None`: the call goes up without one of ours.
 async fn credential(
-    parts: &mut Parts,
+    request: &mut Request<Incoming>,
     service: &RouteService,
     traced: Option<&Traced>,
     seen: Seen,
 ) -> Result<Option<Arc<Token>>, ProxyError> {
-    let own = service.injection.callers_own(&parts.headers, &parts.uri, seen);
+    let own = service.injection.callers_own(request.headers(), request.uri(), seen);
     match (service.config.caller_authorization, own) {
         (CallerAuthorization::Keep, Some(_)) => return Ok(None),
         (CallerAuthorization::Reject, Some(what)) => {
@@ -196,9 +195,9 @@ async fn credential(
         (CallerAuthorization::Replace, _) | (_, None) => {}
     }
     if own.is_some() {
-        parts.headers.remove(header::AUTHORIZATION);
+        request.headers_mut().remove(header::AUTHORIZATION);
     }
-    service.injection.clear(&mut parts.headers);
+    service.injection.clear(request.headers_mut());
     let Some(slot) = &service.slot else { return Ok(None) };
     match slot.current() {
         Some(token) => Ok(Some(token)),
@@ -220,9 +219,9 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
 }
 
 /// HTTP/2 says the host in `:authority`.
-fn host_as_given(parts: &Parts) -> Option<HeaderValue> {
-    let line = parts.headers.get(header::HOST).cloned();
-    line.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok())
+fn host_as_given(request: &Request<Incoming>) -> Option<HeaderValue> {
+    let line = request.headers().get(header::HOST).cloned();
+    line.or_else(|| HeaderValue::from_str(request.uri().authority()?.as_str()).ok())
 }
 
 /// Refuses what cannot be passed on: a switch of protocols that nobody asked for, a body in a coding that we do not undo.

@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::request::Parts;
-use http::{HeaderValue, Method, Version, header};
+use http::{HeaderValue, Method, Request, Version, header};
 
 use super::error::{Code, ProxyError};
 use super::headers;
@@ -21,15 +20,16 @@ pub(super) struct Target<'a> {
 
 /// # Errors
 /// 405 for the methods that are not proxied, 400 for all that is malformed or ambiguous.
-pub(super) fn read(parts: &Parts, seen: Seen) -> Result<Target<'_>, ProxyError> {
-    refuse_method(&parts.method)?;
-    if seen.any(Seen::TRANSFER_ENCODING) && !headers::is_only_chunked(&parts.headers) {
+pub(super) fn read<B>(request: &Request<B>, seen: Seen) -> Result<Target<'_>, ProxyError> {
+    refuse_method(request.method())?;
+    if seen.any(Seen::TRANSFER_ENCODING) && !headers::is_only_chunked(request.headers()) {
         return Err(ProxyError::bad_request(
             "the body has a transfer coding beside chunked, or it is named twice; send it plain or chunked",
         ));
     }
-    let host = host(parts)?;
-    let path = path::parse(parts.uri.path()).map_err(|error| ProxyError::bad_request(error.to_string()))?;
+    let host = host(request)?;
+    let path =
+        path::parse(request.uri().path()).map_err(|error| ProxyError::bad_request(error.to_string()))?;
     Ok(Target { host, path })
 }
 
@@ -42,19 +42,19 @@ fn refuse_method(method: &Method) -> Result<(), ProxyError> {
 }
 
 /// RFC 9112 section 3.2: exactly one Host in HTTP/1.1, and one meaning.
-fn host(parts: &Parts) -> Result<Option<Cow<'_, str>>, ProxyError> {
-    let mut lines = parts.headers.get_all(header::HOST).iter();
+fn host<B>(request: &Request<B>) -> Result<Option<Cow<'_, str>>, ProxyError> {
+    let mut lines = request.headers().get_all(header::HOST).iter();
     let line = lines.next();
     if lines.next().is_some() {
         return Err(ProxyError::bad_request("the request has more than one Host line"));
     }
-    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    let authority = request.uri().authority().map(|authority| authority.as_str());
     let given = match (authority, line) {
         (Some(authority), Some(line)) if !same(authority, line) => {
             return Err(ProxyError::bad_request("Host and the request's target name different hosts"));
         }
         // RFC 9112 section 3.2 wants the line in every HTTP/1.1 request, in this form too.
-        (Some(_), None) if parts.version == Version::HTTP_11 => None,
+        (Some(_), None) if request.version() == Version::HTTP_11 => None,
         (Some(authority), _) => Some(authority),
         (None, Some(line)) => Some(text(line)?),
         (None, None) => None,
@@ -64,7 +64,7 @@ fn host(parts: &Parts) -> Result<Option<Cow<'_, str>>, ProxyError> {
             Some(host) => Ok(Some(host)),
             None => Err(ProxyError::bad_request("Host is not a host name with an optional port")),
         },
-        None if parts.version == Version::HTTP_10 => Ok(None),
+        None if request.version() == Version::HTTP_10 => Ok(None),
         None => Err(ProxyError::bad_request("the request has no Host")),
     }
 }

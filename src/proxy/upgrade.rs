@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -24,14 +23,10 @@ pub(super) struct Upgrading {
 }
 
 /// Puts the wish back on, which [`super::headers::strip_hop_by_hop`] took off with the rest of this hop.
-pub(super) fn begin(
-    parts: &mut Parts,
-    body: &mut Incoming,
-    protocol: Option<HeaderValue>,
-) -> Option<Upgrading> {
+pub(super) fn begin(request: &mut Request<Incoming>, protocol: Option<HeaderValue>) -> Option<Upgrading> {
     let protocol = protocol?;
-    let caller_side = body.take_upgrade()?;
-    put_on(&mut parts.headers, &protocol);
+    let caller_side = request.body_mut().take_upgrade()?;
+    put_on(request.headers_mut(), &protocol);
     Some(Upgrading { protocol, caller_side })
 }
 
