@@ -30,9 +30,6 @@ use wire::Wire;
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A head in a buffer of this size may stay in it for the next call.
-const KEPT: usize = 2 * 1024;
-
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Http1 {
@@ -78,11 +75,6 @@ impl Http1 {
         Pin::new(&mut self.wire).poll_read(&mut cx, &mut buffer).is_pending()
     }
 
-    /// It waits for longer: gives memory back.
-    pub(super) fn rest(&mut self) {
-        self.output.rest();
-    }
-
     /// All of an answer was read: the connection may serve another call, or ends here.
     pub(super) fn release(mut self: Box<Self>, upstream: &Arc<Upstream>) {
         if !self.input.is_empty() || !self.is_flushed() {
@@ -90,9 +82,7 @@ impl Http1 {
         }
         // Empty, it may still hold on to what was read.
         self.input.bytes = Bytes::new();
-        if self.output.tail().capacity() > KEPT {
-            self.output.rest();
-        }
+        self.output.rest();
         pool::put_http1(upstream, self);
     }
 

@@ -153,11 +153,7 @@ impl Pool {
         };
         let old1 = self.http1.extract_if(.., |idle| {
             let old = idle.since + IDLE < now || upstream.too_old(idle.connection.born, now);
-            let unfit = old || !idle.connection.is_fit();
-            if !unfit && idle.since + SWEEP < now {
-                idle.connection.rest();
-            }
-            unfit
+            old || !idle.connection.is_fit()
         });
         let old1 = old1.collect();
         let old2 = self.http2.extract_if(.., |known| {

@@ -71,7 +71,6 @@ impl Upstream {
             chunked.then_some((&header::TRANSFER_ENCODING, &b"chunked"[..])),
         ];
         let out = connection.output.tail();
-        out.reserve(512);
         request_head(
             out,
             &head.method,
