@@ -58,7 +58,7 @@ impl Proxy {
         let seen = Seen::of(request.headers());
         let request_id = headers::request_id(request.headers(), seen);
         let grpc = seen.any(Seen::CONTENT_TYPE) && respond::is_grpc(request.headers());
-        let mut record = Box::new(Record::begin(caller, request_id.clone(), grpc, &snapshot.unrouted));
+        let mut record = Box::new(Record::begin(caller, request_id, grpc, &snapshot.unrouted));
         if snapshot.config.log.access {
             record.log_access(request.method(), request.uri().path());
         }
@@ -72,7 +72,7 @@ impl Proxy {
             Ok(response) => response,
             Err(error) => failed(error, &mut record),
         };
-        response.headers_mut().insert(headers::X_REQUEST_ID, request_id);
+        response.headers_mut().insert(headers::X_REQUEST_ID, record.request_id.clone());
         record.status = response.status();
         response.map(|content| Body::new(content, record))
     }

@@ -180,9 +180,9 @@ impl Upstream {
     fn pooled(&self) -> Option<Opened> {
         match self.route.protocol {
             Protocol::Http1 => pool::take_http1(self).map(Opened::Http1),
-            Protocol::Http2 => pool::share_http2(self).map(Opened::Http2),
+            Protocol::Http2 => pool::share_http2(self).map(Opened::http2),
             Protocol::Auto => pool::share_http2(self)
-                .map(Opened::Http2)
+                .map(Opened::http2)
                 .or_else(|| pool::take_http1(self).map(Opened::Http1)),
         }
     }
@@ -194,11 +194,11 @@ impl Upstream {
         if self.speaks_http2(upgrade, connected.http2, name)? {
             // Others may have dialled at the same time: one shared connection is enough.
             if let Some(known) = pool::share_http2(self) {
-                return Ok(Opened::Http2(known));
+                return Ok(Opened::http2(known));
             }
             let opened = http2::open(connected, &self.metrics, name).await?;
             pool::put_http2(self, opened.clone());
-            return Ok(Opened::Http2(opened));
+            return Ok(Opened::http2(opened));
         }
         Ok(Opened::Http1(Http1::new(connected.stream, &self.metrics, self.route.response_timeout)))
     }
@@ -261,10 +261,16 @@ impl Upstream {
     }
 }
 
-/// A connection that is ready for a call.
+/// A connection that is ready for a call. Boxed: a call hands it on several times.
 enum Opened {
     Http1(Box<Http1>),
-    Http2(Http2),
+    Http2(Box<Http2>),
+}
+
+impl Opened {
+    fn http2(connection: Http2) -> Self {
+        Self::Http2(Box::new(connection))
+    }
 }
 
 /// Counts a connection for as long as it is open.

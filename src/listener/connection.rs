@@ -63,6 +63,10 @@ pub(super) struct Calls<H> {
 }
 
 impl<H: Handler> Calls<H> {
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn would have the request twice: as given, and as lent"
+    )]
     pub(super) fn answer(
         self: Arc<Self>,
         mut request: Request<Incoming>,

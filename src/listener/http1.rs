@@ -4,6 +4,8 @@
 //! polled side by side. A connection that waits for its next call holds no buffer and no future.
 
 mod reading;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;
@@ -345,31 +347,5 @@ impl<H: Handler> Drive for Connection<H> {
 
     fn shut_down(&mut self) {
         self.keep_alive = false;
-    }
-}
-#[cfg(test)]
-mod sizes {
-    #[test]
-    fn sizes() {
-        use super::*;
-        let _ = |p: Arc<Calls<crate::proxy::Proxy>>, r: Request<crate::http1::Incoming>| {
-            let f = p.answer(r);
-            let v = std::mem::size_of_val(&f);
-            drop(f);
-            v
-        };
-        eprintln!(
-            "connection {} stage {} body {} caller {}",
-            size_of::<Connection<crate::proxy::Proxy>>(),
-            size_of::<Stage<crate::proxy::Body>>(),
-            size_of::<crate::proxy::Body>(),
-            size_of::<CallerStream>()
-        );
-        fn size<F: Future>(
-            _: impl FnOnce(Arc<Calls<crate::proxy::Proxy>>, Request<crate::http1::Incoming>) -> F,
-        ) -> usize {
-            size_of::<F>()
-        }
-        eprintln!("answer {}", size(|c, r| c.answer(r)));
     }
 }

@@ -34,8 +34,7 @@ pub(super) async fn handle(
     record.route = Some(Arc::clone(&service));
     note_limits(caller, &service);
 
-    let wants_upgrade =
-        if seen.any(Seen::UPGRADE) { headers::upgrade(request.version(), request.headers()) } else { None };
+    let upgrading = if seen.any(Seen::UPGRADE) { upgrade::begin(request) } else { None };
     if let Some(name) = key_header {
         request.headers_mut().remove(name);
     }
@@ -44,7 +43,9 @@ pub(super) async fn handle(
     set_edits(request.headers_mut(), &service)?;
 
     let target = forward::target(&service.config, request.uri(), found)?;
-    let upgrading = upgrade::begin(request, wants_upgrade);
+    if let Some(upgrading) = &upgrading {
+        upgrading.announce(request.headers_mut());
+    }
     let mut head = forward::head(request, target, upgrading.is_some());
     if let Some(token) = &token {
         service.put_on(&mut head, token)?;

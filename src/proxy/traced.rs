@@ -63,10 +63,10 @@ impl Traced {
     }
 
     /// An attempt upstream begins, and tells the upstream of its span.
-    pub(super) fn attempt<'a>(&'a self, service: &'a RouteService, head: &mut Head) -> Step<'a> {
+    pub(super) fn attempt<'a>(&'a self, service: &'a RouteService, head: &mut Head) -> Box<Step<'a>> {
         let step = Step::new(self, service, Kind::Client);
         step.announce(head);
-        step
+        Box::new(step)
     }
 }
 

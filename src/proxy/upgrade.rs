@@ -22,12 +22,12 @@ pub(super) struct Upgrading {
     caller_side: OnUpgrade,
 }
 
-/// Puts the wish back on, which [`super::headers::strip_hop_by_hop`] took off with the rest of this hop.
-pub(super) fn begin(request: &mut Request<Incoming>, protocol: Option<HeaderValue>) -> Option<Upgrading> {
-    let protocol = protocol?;
+/// Notes the wish of a call that has one.
+pub(super) fn begin(request: &mut Request<Incoming>) -> Option<Box<Upgrading>> {
+    let protocol = super::headers::upgrade(request.version(), request.headers())?;
     let caller_side = request.body_mut().take_upgrade()?;
-    put_on(request.headers_mut(), &protocol);
-    Some(Upgrading { protocol, caller_side })
+    // Boxed: next to no call is one, and all would be as large.
+    Some(Box::new(Upgrading { protocol, caller_side }))
 }
 
 fn put_on(headers: &mut http::HeaderMap, protocol: &HeaderValue) {
@@ -36,6 +36,11 @@ fn put_on(headers: &mut http::HeaderMap, protocol: &HeaderValue) {
 }
 
 impl Upgrading {
+    /// Puts the wish back on, which [`super::headers::strip_hop_by_hop`] took off with the rest of this hop.
+    pub(super) fn announce(&self, headers: &mut http::HeaderMap) {
+        put_on(headers, &self.protocol);
+    }
+
     /// After a 101: joins both sides, once this answer is written. Any other answer is an answer like all others.
     pub(super) fn complete(
         self,

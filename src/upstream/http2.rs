@@ -109,7 +109,7 @@ pub(super) fn missing(authority: &str) -> UpstreamError {
 impl Upstream {
     pub(super) async fn attempt_http2(
         self: &Arc<Self>,
-        mut connection: Http2,
+        mut connection: Box<Http2>,
         head: &Head,
         mut body: RequestBody,
     ) -> Result<Answer, Failed> {

@@ -1,0 +1,21 @@
+//! What a connection and a call take: a thousand callers have a thousand of the one, and each call makes the other.
+
+use super::*;
+use crate::http1::Incoming;
+use crate::proxy::Proxy;
+
+fn size_of_future<F: Future>(_: impl FnOnce(Arc<Calls<Proxy>>, Request<Incoming>) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn a_connection_that_waits_is_small() {
+    assert!(size_of::<Connection<Proxy>>() <= 512, "{}", size_of::<Connection<Proxy>>());
+}
+
+#[test]
+fn a_call_is_small() {
+    let size = size_of_future(|calls, request| calls.answer(request));
+    // With each value that is handed from future to future, and not lent, it grows by a multiple.
+    assert!(size <= 1536, "{size}");
+}
