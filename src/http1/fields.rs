@@ -3,12 +3,9 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Room for what is added on the way through: growing a map costs more than all of its insertions.
-const ADDED: usize = 6;
-
-/// Copies nothing of the values: they share `head`, in which `fields` lie. `None`: a field that is not one.
-pub(super) fn read(head: &Bytes, fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
-    let mut map = HeaderMap::with_capacity(fields.len() + ADDED);
+/// `room`: for so many more, since growing a map costs more than all of its insertions. Copies nothing of the values: they share `head`, in which `fields` lie. `None`: a field that is not one.
+pub(super) fn read(head: &Bytes, fields: &[httparse::Header<'_>], room: usize) -> Option<HeaderMap> {
+    let mut map = HeaderMap::with_capacity(fields.len() + room);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).ok()?;

@@ -42,6 +42,11 @@ impl Output {
         self.pieces.is_empty() && self.written == self.tail.len()
     }
 
+    /// Everything is written, and nothing is held back.
+    pub fn is_flushed(&self) -> bool {
+        self.is_empty() && !self.unflushed
+    }
+
     /// Bytes that are not written yet.
     pub fn len(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum::<usize>() + self.tail.len() - self.written
@@ -70,7 +75,7 @@ impl Output {
 
     /// Gives the memory back; for a connection that is going to wait.
     pub fn rest(&mut self) {
-        if self.is_empty() && !self.unflushed && self.tail.capacity() > 0 {
+        if self.is_flushed() && self.tail.capacity() > 0 {
             let spare = std::mem::take(self).tail;
             SPARE.with_borrow_mut(|spares| {
                 if spare.capacity() <= MOST_SPARE && spares.len() < SPARES {

@@ -13,6 +13,9 @@ use super::fields::{self, KeepAlive};
 const BYTES: usize = 128 * 1024;
 const FIELDS: usize = 256;
 
+/// Fields that a gateway adds: an id.
+const ADDED: usize = 1;
+
 /// The head of a response, and how its body is framed.
 #[derive(Debug)]
 pub struct ResponseHead {
@@ -77,7 +80,7 @@ fn parse<'a>(
     let status = StatusCode::from_u16(status).map_err(|_| BadHead("its status is not one"))?;
     let reason = parsed.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
-    let headers = fields::read(whole, parsed.headers).ok_or(BadHead("a field is not one"))?;
+    let headers = fields::read(whole, parsed.headers, ADDED).ok_or(BadHead("a field is not one"))?;
     let version = if version == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
     let mut keep = KeepAlive::of_version(version == Version::HTTP_11);
     let (mut lengths, mut codings) = (0, 0);

@@ -89,10 +89,21 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
     }
     let trailers =
         seen.any(Seen::TE) && headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));
-    // Mostly there is one of them, or none.
-    let is_one = |name: &&HeaderName| Seen::name(name.as_str()).any(Seen::HOP_BY_HOP);
-    while let Some(name) = headers.keys().find(is_one).cloned() {
-        headers.remove(name);
+    for (field, name) in [
+        (Seen::CONNECTION, header::CONNECTION),
+        (Seen::TE, header::TE),
+        (Seen::TRANSFER_ENCODING, header::TRANSFER_ENCODING),
+        (Seen::UPGRADE, header::UPGRADE),
+    ] {
+        if seen.any(field) {
+            headers.remove(name);
+        }
+    }
+    if seen.any(Seen::OTHER_HOP_BY_HOP) {
+        let is_one = |name: &&HeaderName| Seen::name(name.as_str()).any(Seen::OTHER_HOP_BY_HOP);
+        while let Some(name) = headers.keys().find(is_one).cloned() {
+            headers.remove(name);
+        }
     }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));

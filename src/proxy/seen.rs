@@ -22,13 +22,17 @@ impl Seen {
     pub(super) const TRANSFER_ENCODING: Self = Self(1 << 8);
     pub(super) const UPGRADE: Self = Self(1 << 9);
     pub(super) const VIA: Self = Self(1 << 10);
-    /// A field that belongs to one hop whether `Connection` names it or not (RFC 9110 section 7.6.1).
-    /// `Trailer` is none: it describes the message.
-    pub(super) const HOP_BY_HOP: Self = Self(1 << 11);
+    /// A field that belongs to one hop, beside those that have a name here.
+    pub(super) const OTHER_HOP_BY_HOP: Self = Self(1 << 11);
     /// A name with `_`.
     pub(super) const UNDERSCORE: Self = Self(1 << 12);
     pub(super) const CONNECTION: Self = Self(1 << 13);
     pub(super) const TE: Self = Self(1 << 14);
+    /// A field that belongs to one hop whether `Connection` names it or not (RFC 9110 section 7.6.1).
+    /// `Trailer` is none: it describes the message.
+    pub(super) const HOP_BY_HOP: Self = Self(
+        Self::CONNECTION.0 | Self::TE.0 | Self::TRANSFER_ENCODING.0 | Self::UPGRADE.0 | Self::OTHER_HOP_BY_HOP.0,
+    );
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
         headers.keys().fold(Self(0), |seen, name| seen | Self::name(name.as_str()))
@@ -43,25 +47,25 @@ impl Seen {
     pub(super) fn name(name: &str) -> Self {
         // By length first: comparing each name with all of these would cost as much as the look-ups did.
         match name.len() {
-            2 if name == "te" => Self::TE | Self::HOP_BY_HOP,
+            2 if name == "te" => Self::TE,
             3 if name == "via" => Self::VIA,
             6 if name == "cookie" => Self::COOKIE,
             6 if name == "expect" => Self::EXPECT,
             6 if name == "origin" => Self::PAGE,
-            7 if name == "upgrade" => Self::UPGRADE | Self::HOP_BY_HOP,
+            7 if name == "upgrade" => Self::UPGRADE,
             8 if name == "location" => Self::LOCATION,
-            10 if name == "connection" => Self::CONNECTION | Self::HOP_BY_HOP,
-            10 if name == "keep-alive" => Self::HOP_BY_HOP,
+            10 if name == "connection" => Self::CONNECTION,
+            10 if name == "keep-alive" => Self::OTHER_HOP_BY_HOP,
             12 if name == "content-type" => Self::CONTENT_TYPE,
             12 if name == "x-request-id" => Self::REQUEST_ID,
             13 if name == "authorization" => Self::AUTHORIZATION,
             14 if name == "content-length" => Self::CONTENT_LENGTH,
             14 if name == "sec-fetch-site" => Self::PAGE,
-            14 if name == "http2-settings" => Self::HOP_BY_HOP,
-            16 if name == "proxy-connection" => Self::HOP_BY_HOP,
-            17 if name == "transfer-encoding" => Self::TRANSFER_ENCODING | Self::HOP_BY_HOP,
-            18 if name == "proxy-authenticate" => Self::HOP_BY_HOP,
-            19 if name == "proxy-authorization" => Self::HOP_BY_HOP,
+            14 if name == "http2-settings" => Self::OTHER_HOP_BY_HOP,
+            16 if name == "proxy-connection" => Self::OTHER_HOP_BY_HOP,
+            17 if name == "transfer-encoding" => Self::TRANSFER_ENCODING,
+            18 if name == "proxy-authenticate" => Self::OTHER_HOP_BY_HOP,
+            19 if name == "proxy-authorization" => Self::OTHER_HOP_BY_HOP,
             _ if name.bytes().any(|byte| byte == b'_') => Self::UNDERSCORE,
             _ => Self(0),
         }

@@ -36,8 +36,6 @@ pub(super) struct Http1 {
     wire: Wire,
     input: Input,
     output: Output,
-    /// TLS may hold back what it took.
-    unflushed: bool,
     pub(super) born: Instant,
     /// Times out the answers of its calls: one timer for all of them, see [`Idle`].
     patience: Idle,
@@ -61,7 +59,6 @@ impl Http1 {
             wire: Wire::new(stream, Open::new(metrics)),
             input: Input::default(),
             output: Output::default(),
-            unflushed: false,
             born: Instant::now(),
             patience: Idle::new(response_timeout),
         })
@@ -96,16 +93,11 @@ impl Http1 {
     }
 
     fn is_flushed(&self) -> bool {
-        self.output.is_empty() && !self.unflushed
+        self.output.is_flushed()
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.is_flushed() {
-            self.unflushed = true;
-            ready!(self.output.poll_write(&mut self.wire, cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
+        self.output.poll_write(&mut self.wire, cx)
     }
 
     /// Reads the head of the answer to a `method`; sets `answered` as soon as anything of it was read.
