@@ -197,8 +197,8 @@ pub(super) type NewCaller = (Raw, Peer, Option<std::net::SocketAddr>);
 impl Listening {
     pub(super) fn poll_accept(&self, context: &mut std::task::Context<'_>) -> Poll<io::Result<NewCaller>> {
         match self {
-            Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| {
-                let local = stream.local_addr().ok();
+            Self::Tcp(listener, local) => listener.poll_accept(context).map_ok(|(stream, peer)| {
+                let local = local.or_else(|| stream.local_addr().ok());
                 (Raw::Tcp(stream), Peer::Tcp(peer), local)
             }),
             Self::Unix(listener, _) => listener.poll_accept(context).map(|accepted| {

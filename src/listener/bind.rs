@@ -120,7 +120,12 @@ impl Bound {
 
     pub(super) fn into_listening(self) -> io::Result<Listening> {
         Ok(match self.socket {
-            Socket::Tcp(socket) => Listening::Tcp(tokio::net::TcpListener::from_std(socket)?),
+            Socket::Tcp(socket) => {
+                // Accepted sockets have it from here: one system call for all of them. A failure costs latency alone.
+                let _ = sockopt::set_tcp_nodelay(&socket, true);
+                let local = socket.local_addr().ok().filter(|local| !local.ip().is_unspecified());
+                Listening::Tcp(tokio::net::TcpListener::from_std(socket)?, local)
+            }
             Socket::Unix(socket, file) => Listening::Unix(tokio::net::UnixListener::from_std(socket)?, file),
         })
     }
@@ -141,7 +146,8 @@ impl SocketListener {
 
 /// A [`Bound`] inside a runtime.
 pub(super) enum Listening {
-    Tcp(tokio::net::TcpListener),
+    /// With the address that all of its connections come to, where it listens on one.
+    Tcp(tokio::net::TcpListener, Option<SocketAddr>),
     Unix(
         tokio::net::UnixListener,
         #[expect(dead_code, reason = "held for its drop")] Option<Arc<SocketFile>>,

@@ -12,7 +12,7 @@ use hyper::body::Body as HttpBody;
 use hyper::server::conn::http2;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -82,10 +82,6 @@ pub(super) async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
 ) {
     let Accepted { raw, peer, local, held } = accepted;
-    if let Raw::Tcp(stream) = &raw {
-        // A failure costs latency alone.
-        let _ = stream.set_nodelay(true);
-    }
     let tls = settings.tls.clone();
     let listener = Arc::clone(&settings.config.name);
     let address = settings.config.address.clone();
@@ -144,7 +140,11 @@ async fn serve_http<H: Handler>(
     match ended {
         None | Some(End::Tunnel) => {}
         Some(End::Http2(stream)) => Box::pin(serve_http2(stream, limits, calls)).await,
-        Some(End::Closed(stream)) => Box::pin(linger(stream, false)).await,
+        Some(End::Closed(mut stream)) => {
+            if has_sent_more(&mut stream).await {
+                Box::pin(linger(stream, false)).await;
+            }
+        }
         Some(End::Refused(stream, refused)) => {
             tracing::debug!(
                 event = "caller.refused", peer = ?watch.caller.peer, reason = refused.reason(),
@@ -196,6 +196,17 @@ fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
         .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS)
         .max_local_error_reset_streams(HTTP2_LOCAL_RESETS);
     builder
+}
+
+/// Whether something waits to be read: mostly not, and then there is nothing to linger for.
+async fn has_sent_more(stream: &mut CallerStream) -> bool {
+    std::future::poll_fn(|context| {
+        let mut scrap = [0; 256];
+        let mut buffer = ReadBuf::new(&mut scrap);
+        let polled = Pin::new(&mut *stream).poll_read(context, &mut buffer);
+        Poll::Ready(matches!(polled, Poll::Ready(Ok(()))) && !buffer.filled().is_empty())
+    })
+    .await
 }
 
 /// Throws away what the caller still sends: after a refused head, and else only where something waits to be read, since
