@@ -69,7 +69,7 @@ impl<H: Handler> Calls<H> {
     )]
     pub(super) fn answer(
         self: Arc<Self>,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Incoming>>,
     ) -> impl Future<Output = Response<H::Body>> + Send {
         async move { self.shared.handler.call(&self.watch.caller, &mut request).await }
     }
@@ -172,7 +172,7 @@ async fn serve_http2<H: Handler>(stream: CallerStream, limits: &Limits, calls: A
                 *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok::<_, Infallible>(response);
             }
-            Ok(calls.answer(request.map(Incoming::of_hyper)).await)
+            Ok(calls.answer(Box::new(request.map(Incoming::of_hyper))).await)
         }
     });
     let connection = http2_builder(limits).serve_connection(TokioIo::new(stream), service);

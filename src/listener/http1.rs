@@ -44,6 +44,8 @@ pub(super) struct Connection<H: Handler> {
     keep_alive: bool,
     /// The first bytes may be HTTP/2's.
     fresh: bool,
+    /// The end of an answer is being written.
+    answered: bool,
     limits: Limits,
     calls: Arc<Calls<H>>,
 }
@@ -125,6 +127,7 @@ impl<H: Handler> Connection<H> {
             stage: Stage::Waiting,
             keep_alive: true,
             fresh: sniff,
+            answered: false,
             limits,
             calls,
         }
@@ -151,6 +154,9 @@ impl<H: Handler> Connection<H> {
 
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Broken>> {
         ready!(self.poll_flush(cx))?;
+        if std::mem::take(&mut self.answered) {
+            self.calls.watch.bytes_written();
+        }
         let stream = self.stream.as_mut().ok_or(Broken::Left)?;
         if !ready!(self.reading.poll_finished(&mut self.input, stream, cx)) || !self.keep_alive {
             self.stage = Stage::Closing;
@@ -160,6 +166,9 @@ impl<H: Handler> Connection<H> {
             Ok(Some(head)) => self.begin(head),
             Err(refused) => self.refuse(refused),
             Ok(None) => {
+                if !self.input.is_empty() {
+                    self.calls.watch.head_begins();
+                }
                 self.output.rest();
                 let stream = self.stream.as_mut().ok_or(Broken::Left)?;
                 if ready!(self.input.poll_head(stream, cx))? == 0 {
@@ -216,7 +225,7 @@ impl<H: Handler> Connection<H> {
             body = body.with_upgrade(on_upgrade);
         }
         let head_only = head.method == Method::HEAD;
-        let mut request = Request::new(body);
+        let mut request = Box::new(Request::new(body));
         *request.method_mut() = head.method;
         *request.uri_mut() = head.uri;
         *request.version_mut() = head.version;
@@ -245,6 +254,7 @@ impl<H: Handler> Connection<H> {
         let upgrade = calling.upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
         // hyper's HTTP/2 says this in a frame; here the answer itself must say that it is the last one.
         let keep_alive = self.keep_alive && !self.calls.shared.drain.has_begun();
+        self.answered = true;
         let asked = Asked {
             version: calling.version,
             head_only: calling.head_only,

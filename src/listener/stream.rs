@@ -48,6 +48,7 @@ pub(super) struct CallerStream {
 /// under load, sockets fill up all the time.
 #[derive(Default)]
 struct Stall {
+    still: bool,
     since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -70,9 +71,14 @@ impl CallerStream {
         outcome: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
-            self.stall.since = None;
-            self.watch.bytes_written();
+            if std::mem::take(&mut self.stall.still) {
+                self.stall.since = None;
+                self.watch.bytes_written();
+            }
             return outcome;
+        }
+        if !std::mem::replace(&mut self.stall.still, true) {
+            self.watch.bytes_written();
         }
         let limit = self.watch.caller.activity.write_stall_ms.load(Ordering::Relaxed);
         if limit > 0 {
@@ -123,15 +129,9 @@ impl AsyncRead for CallerStream {
             buffer.put_slice(&handed);
             return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
         match this.transport.poll_read(context, buffer) {
             Poll::Pending => this.poll_cancelled(context).map(Err),
-            ready => {
-                if buffer.filled().len() > before {
-                    this.watch.bytes_read();
-                }
-                ready
-            }
+            ready => ready,
         }
     }
 }

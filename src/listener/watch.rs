@@ -55,13 +55,14 @@ impl Watch {
         self.caller.activity.calls.load(Ordering::Relaxed)
     }
 
-    /// Bytes came from the caller. Outside of calls, they begin or continue a head.
-    pub(super) fn bytes_read(&self) {
+    /// A head is not whole yet; the first time that this is said of it, it has begun.
+    pub(super) fn head_begins(&self) {
         if self.head_since.load(Ordering::Relaxed) == 0 && !self.in_flight() {
             self.head_since.store(self.elapsed_ms().saturating_add(1), Ordering::Relaxed);
         }
     }
 
+    /// An answer is written, or its writing stood still or moved on: a write that goes well is not noted by itself.
     pub(super) fn bytes_written(&self) {
         self.last_write.store(self.elapsed_ms(), Ordering::Relaxed);
     }
@@ -235,7 +236,7 @@ mod tests {
     }
 
     fn call(watch: &Watch) {
-        watch.bytes_read();
+        watch.head_begins();
         watch.call_begins();
         watch.caller.activity.calls.fetch_add(1, Ordering::Relaxed);
         watch.caller.activity.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -254,7 +255,7 @@ mod tests {
         assert_eq!(pace.judge(&watch, at(10)), Verdict::Idle);
 
         watch.head_since.store(4001, Ordering::Relaxed);
-        watch.bytes_read();
+        watch.head_begins();
         assert_eq!(pace.head_due(&watch), Some(at(14)), "from the first byte of the head");
         assert_eq!(pace.judge(&watch, at(14)), Verdict::Slow);
 
@@ -271,10 +272,10 @@ mod tests {
     fn bytes_within_a_call_begin_no_head() {
         let (watch, pace) = (watch(), Pace::Http1 { head: seconds(10), idle: None });
         call(&watch);
-        watch.bytes_read();
+        watch.head_begins();
         answered(&watch);
         assert_eq!(pace.head_due(&watch), None);
-        watch.bytes_read();
+        watch.head_begins();
         assert!(pace.head_due(&watch).is_some());
     }
 
@@ -284,7 +285,7 @@ mod tests {
         let now = Instant::now();
         let mut off = Pace::Http1 { head: None, idle: None };
         assert_eq!(off.judge(&watch, now), Verdict::Wait(None));
-        watch.bytes_read();
+        watch.head_begins();
         assert_eq!(off.judge(&watch, now), Verdict::Wait(None));
         let mut no_head = Pace::Http1 { head: None, idle: seconds(75) };
         assert_eq!(no_head.judge(&watch, now), Verdict::Wait(Some(now + Duration::from_secs(75))));

@@ -72,6 +72,16 @@ impl Http1 {
         Pin::new(&mut self.wire).poll_read(&mut cx, &mut buffer).is_pending()
     }
 
+    /// A call begins: its answer is waited for from now on.
+    pub(super) fn begins_call(&mut self, now: Instant) {
+        self.patience.moved_at(now);
+    }
+
+    /// When its last call began, or its body was sent.
+    pub(super) fn moved_last(&self) -> Option<Instant> {
+        self.patience.since()
+    }
+
     /// All of an answer was read: the connection may serve another call, or ends here.
     pub(super) fn release(mut self: Box<Self>, upstream: &Arc<Upstream>) {
         if !self.input.is_empty() || !self.is_flushed() {

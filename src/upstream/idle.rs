@@ -25,6 +25,16 @@ impl Idle {
         self.since = None;
     }
 
+    /// Something moved just now, as a clock said that was read for another reason.
+    pub(crate) fn moved_at(&mut self, now: Instant) {
+        self.since = Some(now);
+    }
+
+    /// When something moved last, where that is known.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
     /// Nothing moves now: `true` once that has lasted for the limit; wakes the task when it will have.
     pub(crate) fn expired(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(limit) = self.limit else { return false };

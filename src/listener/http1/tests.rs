@@ -4,7 +4,7 @@ use super::*;
 use crate::http1::Incoming;
 use crate::proxy::Proxy;
 
-fn size_of_future<F: Future>(_: impl FnOnce(Arc<Calls<Proxy>>, Request<Incoming>) -> F) -> usize {
+fn size_of_future<F: Future>(_: impl FnOnce(Arc<Calls<Proxy>>, Box<Request<Incoming>>) -> F) -> usize {
     size_of::<F>()
 }
 
@@ -16,6 +16,6 @@ fn a_connection_that_waits_is_small() {
 #[test]
 fn a_call_is_small() {
     let size = size_of_future(|calls, request| calls.answer(request));
-    // With each value that is handed from future to future, and not lent, it grows by a multiple.
-    assert!(size <= 1536, "{size}");
+    // The largest block that glibc keeps at hand for its thread. Each value that is handed on, and not lent, adds to it.
+    assert!(size <= 1032, "{size}");
 }

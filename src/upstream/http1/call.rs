@@ -47,7 +47,6 @@ impl Upstream {
         body: RequestBody,
     ) -> Result<Answer, Failed> {
         let sending = self.begin(&mut connection, head, body);
-        connection.patience.moved();
         let written_before = connection.written();
         let mut exchange =
             Exchange { connection, sending, over: false, unwritable: None, answered: false, written_before };
@@ -206,7 +205,9 @@ impl Exchange {
             }
         }
         self.over = true;
-        self.connection.patience.moved();
+        if self.sending.is_some() {
+            self.connection.patience.moved();
+        }
         Ok(())
     }
 }
