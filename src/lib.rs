@@ -1,10 +1,11 @@
 //! bearerd puts bearer tokens on outbound calls.
 //!
 //! Modules in reading order, each using only those before it: [`secret`] and [`clock`]; [`config`], from TOML to checked
-//! values; [`net`], sockets and TLS toward others, [`metrics`] and [`telemetry`]; [`route`], which route serves a call, and
-//! [`issuer`], one token request; [`token`], a token's life; [`upstream`], connections and sending; [`proxy`], the request
-//! path; [`listener`], the way in; [`admin`], what operators look at, and [`webhook`], values that are learned; [`app`] and [`reload`], which wire and exchange all of
-//! it; [`cli`], the verbs. `docs/architecture.md` follows a call through them.
+//! values; [`http1`], messages on a connection, [`net`], sockets and TLS toward others, [`metrics`] and [`telemetry`];
+//! [`route`], which route serves a call, and [`issuer`], one token request; [`token`], a token's life; [`upstream`],
+//! connections and sending; [`proxy`], the request path; [`listener`], the way in; [`admin`], what operators look at, and
+//! [`webhook`], values that are learned; [`app`] and [`reload`], which wire and exchange all of it; [`cli`], the verbs.
+//! `docs/architecture.md` follows a call through them.
 
 pub mod admin;
 pub mod app;
