@@ -164,16 +164,13 @@ async fn serve_http2<H: Handler>(stream: CallerStream, limits: &Limits, calls: A
     let header_count = limits.header_count;
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         calls.watch.call_begins();
-        let calls = Arc::clone(&calls);
-        async move {
-            // hyper does not count the fields of HTTP/2.
-            if request.headers().len() > header_count {
-                let mut response = Response::new(H::Body::default());
-                *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                return Ok::<_, Infallible>(response);
-            }
-            Ok(calls.answer(Box::new(request.map(Incoming::of_hyper))).await)
+        // hyper does not count the fields of HTTP/2.
+        if request.headers().len() > header_count {
+            let mut response = Response::new(H::Body::default());
+            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            return Answering(Box::pin(std::future::ready(response)));
         }
+        Answering(Box::pin(Arc::clone(&calls).answer(Box::new(request.map(Incoming::of_hyper)))))
     });
     let connection = http2_builder(limits).serve_connection(TokioIo::new(stream), service);
     let mut connection = Box::pin(connection);
@@ -182,6 +179,17 @@ async fn serve_http2<H: Handler>(stream: CallerStream, limits: &Limits, calls: A
             event = "caller.broke_off", peer = ?watch.caller.peer, %error,
             "an HTTP/2 connection of a caller broke off"
         );
+    }
+}
+
+/// A call over HTTP/2. Boxed: hyper moves it several times before its task has it.
+struct Answering<B>(Pin<Box<dyn Future<Output = Response<B>> + Send>>);
+
+impl<B> Future for Answering<B> {
+    type Output = Result<Response<B>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context).map(Ok)
     }
 }
 
