@@ -31,6 +31,13 @@ impl Input {
         self.bytes.is_empty()
     }
 
+    /// Gives the memory back where all is used; for a connection that is going to wait.
+    pub fn rest(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = Bytes::new();
+        }
+    }
+
     /// Reads what there is and adds it to [`Self::bytes`]; 0: the peer sends no more.
     ///
     /// # Errors
@@ -105,5 +112,20 @@ mod tests {
         input.bytes.clear();
         assert_eq!(poll_fn(|cx| input.poll_body(&mut io, cx, None)).await.unwrap(), 0);
         assert_eq!(poll_fn(|cx| input.poll_head(&mut io, cx)).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_used_is_given_back() {
+        let mut io: &[u8] = b"abc";
+        let mut input = Input::default();
+        poll_fn(|cx| input.poll_body(&mut io, cx, None)).await.unwrap();
+        let all = input.bytes.clone();
+        bytes::Buf::advance(&mut input.bytes, 2);
+        input.rest();
+        assert_eq!(input.bytes, "c");
+        bytes::Buf::advance(&mut input.bytes, 1);
+        assert!(!all.is_unique());
+        input.rest();
+        assert!(all.is_unique());
     }
 }
