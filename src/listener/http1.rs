@@ -150,7 +150,13 @@ impl<H: Handler> Connection<H> {
     }
 
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Broken>> {
-        ready!(self.poll_flush(cx))?;
+        if self.poll_flush(cx)?.is_pending() {
+            // A caller may send all of its body before it reads.
+            if self.reading.is_body() {
+                self.feed(cx)?;
+            }
+            return Poll::Pending;
+        }
         let stream = self.stream.as_mut().ok_or(Broken::Left)?;
         if !ready!(self.reading.poll_finished(&mut self.input, stream, cx)) || !self.keep_alive {
             self.stage = Stage::Closing;
@@ -160,6 +166,7 @@ impl<H: Handler> Connection<H> {
             Ok(Some(head)) => self.begin(head),
             Err(refused) => self.refuse(refused),
             Ok(None) => {
+                self.input.rest();
                 self.output.rest();
                 let stream = self.stream.as_mut().ok_or(Broken::Left)?;
                 if ready!(self.input.poll_head(stream, cx))? == 0 {
@@ -180,11 +187,11 @@ impl<H: Handler> Connection<H> {
 
     /// `None`: it is not whole yet.
     fn take_head(&mut self) -> Result<Option<RequestHead>, Refused> {
-        if !self.reading.is_worth_a_try(&self.input.bytes) {
-            return self.refuse_long_head();
-        }
         if self.fresh && PREFACE.starts_with(&self.input.bytes) {
             return Ok(None);
+        }
+        if !self.reading.is_worth_a_try(&self.input.bytes) {
+            return self.refuse_long_head();
         }
         match RequestHead::take(&mut self.input.bytes, self.limits)? {
             Some(head) => Ok(Some(head)),
@@ -263,8 +270,9 @@ impl<H: Handler> Connection<H> {
 
     fn poll_answering(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Broken>> {
         loop {
-            if self.output.len() >= ENOUGH {
-                ready!(self.poll_flush(cx))?;
+            if self.output.len() >= ENOUGH && self.poll_flush(cx)?.is_pending() {
+                self.feed(cx)?;
+                return Poll::Pending;
             }
             let Stage::Answering(body, encoder) = &mut self.stage else { return Poll::Ready(Ok(None)) };
             match Pin::new(&mut *body).poll_frame(cx) {
@@ -317,7 +325,9 @@ impl<H: Handler> Connection<H> {
     /// Whether the call has something new of its body.
     fn feed(&mut self, cx: &mut Context<'_>) -> Result<bool, Broken> {
         let stream = self.stream.as_mut().ok_or(Broken::Left)?;
-        self.reading.feed(&mut self.input, stream, &mut self.output, cx)
+        // Within an answer, leave to send the body would be taken for a part of it.
+        let output = matches!(self.stage, Stage::Calling(_)).then_some(&mut self.output);
+        self.reading.feed(&mut self.input, stream, output, cx)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
