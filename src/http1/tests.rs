@@ -1,6 +1,8 @@
 //! Against hyper's server, which has been read by many: whatever is taken for a request here, hyper takes for the same
 //! request. To refuse more than it does is fine.
 
+mod answers;
+
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
