@@ -93,7 +93,10 @@ impl Stream {
         let received = match self.frames.poll_recv(cx) {
             Poll::Ready(received) => received,
             Poll::Pending => {
-                self.taker.want();
+                // tokio says so as well where the task must yield, though a frame is there: two more would not fit.
+                if self.frames.is_empty() {
+                    self.taker.want();
+                }
                 return Poll::Pending;
             }
         };
@@ -223,5 +226,32 @@ mod tests {
         feeder.fail(BadBody("it broke"));
         assert_eq!(next(&mut body).await.unwrap().unwrap_err().to_string(), "it broke");
         assert!(next(&mut body).await.is_none());
+    }
+
+    /// Its polls are told to wait then, though a frame is there.
+    #[tokio::test]
+    async fn no_frame_is_lost_where_the_task_must_yield() {
+        let (mut feeder, mut body) = Incoming::streamed(None);
+        let given = poll_fn(|cx| {
+            while tokio::task::coop::has_budget_remaining() {
+                let _ = std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx);
+            }
+            let mut given = 0;
+            for _ in 0..5 {
+                assert!(Pin::new(&mut body).poll_frame(cx).is_pending());
+                if feeder.poll_wanted(cx) == Poll::Ready(true) {
+                    feeder.give(Frame::data(Bytes::from_static(b"a")));
+                    given += 1;
+                }
+            }
+            Poll::Ready(given)
+        })
+        .await;
+        feeder.end();
+        let mut got = 0;
+        while let Some(frame) = next(&mut body).await {
+            got += frame.unwrap().into_data().unwrap().len();
+        }
+        assert_eq!(got, given);
     }
 }

@@ -31,6 +31,13 @@ impl Input {
         self.bytes.is_empty()
     }
 
+    /// Gives the memory back where all is used; for a connection that is going to wait.
+    pub fn rest(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = Bytes::new();
+        }
+    }
+
     /// Reads what there is and adds it to [`Self::bytes`]; 0: the peer sends no more.
     ///
     /// # Errors
@@ -78,7 +85,9 @@ impl Input {
         let size = left.and_then(|left| usize::try_from(left).ok()).map_or(BODY, |left| left.min(BODY));
         let mut buffer = BytesMut::with_capacity(size.max(1));
         let read = ready!(poll_read_buf(Pin::new(io), cx, &mut buffer))?;
-        self.bytes = buffer.freeze();
+        // Who keeps a small piece, for a replay or for a slow reader, is not to keep all that was set aside for it.
+        let is_small = read < buffer.capacity() / 4;
+        self.bytes = if is_small { Bytes::copy_from_slice(&buffer) } else { buffer.freeze() };
         Poll::Ready(Ok(read))
     }
 }
@@ -105,5 +114,32 @@ mod tests {
         input.bytes.clear();
         assert_eq!(poll_fn(|cx| input.poll_body(&mut io, cx, None)).await.unwrap(), 0);
         assert_eq!(poll_fn(|cx| input.poll_head(&mut io, cx)).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_small_piece_of_a_body_takes_little() {
+        for size in [1, 1000, 20_000, BODY] {
+            let all = vec![b'x'; size];
+            let (mut io, mut input) = (all.as_slice(), Input::default());
+            poll_fn(|cx| input.poll_body(&mut io, cx, None)).await.unwrap();
+            assert_eq!(input.bytes, all);
+            let capacity = input.bytes.try_into_mut().unwrap().capacity();
+            assert!(capacity <= size * 4, "{size}: {capacity}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_used_is_given_back() {
+        let mut io: &[u8] = b"abc";
+        let mut input = Input::default();
+        poll_fn(|cx| input.poll_body(&mut io, cx, None)).await.unwrap();
+        let all = input.bytes.clone();
+        bytes::Buf::advance(&mut input.bytes, 2);
+        input.rest();
+        assert_eq!(input.bytes, "c");
+        bytes::Buf::advance(&mut input.bytes, 1);
+        assert!(!all.is_unique());
+        input.rest();
+        assert!(all.is_unique());
     }
 }

@@ -149,6 +149,10 @@ impl Output {
         if self.written >= self.tail.len() {
             self.tail.clear();
             self.written = 0;
+        } else if self.written > self.tail.len() / 2 {
+            // Else it would never end where each write leaves something.
+            self.tail.drain(..self.written);
+            self.written = 0;
         }
     }
 }
@@ -218,5 +222,49 @@ mod tests {
                 assert_eq!(io.taken, expected, "{vectored} {step}");
             }
         }
+    }
+
+    /// Takes some bytes, then none until it is asked again.
+    struct Slow {
+        taken: Vec<u8>,
+        rests: bool,
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.rests = !self.rests;
+            if !self.rests {
+                return Poll::Pending;
+            }
+            let size = buf.len().min(1000);
+            self.taken.extend_from_slice(&buf[..size]);
+            Poll::Ready(Ok(size))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_is_written_does_not_stay() {
+        let mut io = Slow { taken: Vec::new(), rests: false };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let (mut output, mut expected) = (Output::default(), Vec::new());
+        output.tail().extend_from_slice(&[b'x'; 8000]);
+        expected.extend_from_slice(&[b'x'; 8000]);
+        for round in 0..200_u8 {
+            output.push(Bytes::from(vec![round; 1000]));
+            expected.extend_from_slice(&[round; 1000]);
+            assert!(output.poll_write(&mut io, &mut cx).is_pending());
+        }
+        assert_eq!(output.len(), 8000);
+        assert!(output.tail.capacity() <= 64 * 1024, "{}", output.tail.capacity());
+        while output.poll_write(&mut io, &mut cx).is_pending() {}
+        assert!(io.taken == expected);
     }
 }

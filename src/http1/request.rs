@@ -171,8 +171,8 @@ fn framed(
 /// What a request's last coding must be, or nobody knows where it ends.
 fn chunked(headers: &HeaderMap) -> Result<Decoder, Refused> {
     let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back();
-    let last = last.and_then(|line| line.as_bytes().rsplit(|byte| *byte == b',').next());
-    if last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+    let last = last.and_then(|line| line.to_str().ok()?.rsplit(',').next());
+    if last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case("chunked")) {
         Ok(Decoder::chunked())
     } else {
         Err(Refused::Malformed("its last transfer coding is not chunked"))
@@ -251,6 +251,7 @@ mod tests {
             "POST / HTTP/1.1\r\nContent-Length:\r\n\r\n",
             "POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: \u{fc}, chunked\r\n\r\n",
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n",
             "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
             "POST / HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n",

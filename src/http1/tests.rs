@@ -1,6 +1,8 @@
 //! Against hyper's server, which has been read by many: whatever is taken for a request here, hyper takes for the same
 //! request. To refuse more than it does is fine.
 
+mod answers;
+
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -86,7 +88,7 @@ fn compare(bytes: &[u8]) {
     assert!(same && ours.len() <= hypers.len(), "{text:?}\nours {ours:#?}\nhyper's {hypers:#?}");
 }
 
-const REQUESTS: [&str; 9] = [
+const REQUESTS: [&str; 12] = [
     "GET /a?b=c HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
     "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1;a=b\r\n!\r\n0\r\n\r\n",
@@ -96,6 +98,9 @@ const REQUESTS: [&str; 9] = [
     "GET / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
     "GET http://host/x HTTP/1.1\r\nHost: host\r\nConnection: close, x\r\nExpect: 100-continue\r\n\r\n",
     "\r\nHEAD * HTTP/1.1\r\nX-A:\tb \r\nX-A: \x01c\r\n\r\n",
+    "POST / HTTP/1.1\nHost: a\nHost: b\nTransfer-Encoding: chunked\n\n003 ;x=\"y\"\r\nabc\r\n0\r\nb: c\r\nd:\te \r\n\r\n",
+    "PATCH /p HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding:\tChunked \r\n\r\n2\r\n\r\n\r\n0\r\n\r\n",
+    "OPTIONS host:1 HTTP/1.1\r\nConnection: keep-alive\r\nConnection: TE\r\nContent-Length: 0\r\n\r\n",
 ];
 
 #[test]
@@ -111,7 +116,7 @@ fn well_formed_requests_are_the_same() {
 }
 
 /// What decides where a message ends, and what is near to it.
-const PIECES: [&str; 24] = [
+const PIECES: [&str; 40] = [
     "\r\n",
     "\n",
     "\r",
@@ -136,6 +141,22 @@ const PIECES: [&str; 24] = [
     "Connection: close\r\n",
     "0\r\n\r\n",
     "GET / HTTP/1.1\r\n\r\n",
+    "\r\n folded",
+    "\r\n\tfolded",
+    "\r\r\n",
+    "\n\n",
+    "+3\r\n",
+    "0x3\r\n",
+    "00000000000000000",
+    "3 \r\n",
+    "Transfer-Encoding: xchunked\r\n",
+    "Transfer-Encoding: chunked, chunked\r\n",
+    "Transfer-Encoding: chunked,\r\n",
+    "Transfer_Encoding: chunked\r\n",
+    "Transfer-Encoding : chunked\r\n",
+    "Content-Length: 1, 1\r\n",
+    "Host: other\r\n",
+    "Connection: upgrade\r\nUpgrade: x\r\n",
 ];
 
 proptest! {

@@ -1,13 +1,13 @@
 //! Drives one stage of a connection, with its one timer and an ear for the listener's stop.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::watch::{Pace, Verdict, Watch};
 
@@ -86,7 +86,7 @@ pub(super) async fn drive<D: Drive>(
                 armed = false;
             }
             if !std::mem::replace(&mut armed, true) {
-                ready!(timer.as_mut().poll(context));
+                ready!(poll_timer(timer.as_mut(), context));
             } else if !timer.is_elapsed() {
                 return Poll::Pending;
             }
@@ -111,6 +111,11 @@ pub(super) async fn drive<D: Drive>(
         }
     })
     .await
+}
+
+/// Also where the task has done so much that it must yield: its timer would else not be set, and not be polled again.
+fn poll_timer(timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<()> {
+    pin!(tokio::task::unconstrained(timer)).poll(context)
 }
 
 fn first_look(pace: &mut Pace, watch: &Watch) -> Instant {

@@ -153,7 +153,13 @@ impl<H: Handler> Connection<H> {
     }
 
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Broken>> {
-        ready!(self.poll_flush(cx))?;
+        if self.poll_flush(cx)?.is_pending() {
+            // A caller may send all of its body before it reads.
+            if self.reading.is_body() {
+                self.feed(cx)?;
+            }
+            return Poll::Pending;
+        }
         if std::mem::take(&mut self.answered) {
             self.calls.watch.bytes_written();
         }
@@ -169,6 +175,7 @@ impl<H: Handler> Connection<H> {
                 if !self.input.is_empty() {
                     self.calls.watch.head_begins();
                 }
+                self.input.rest();
                 self.output.rest();
                 let stream = self.stream.as_mut().ok_or(Broken::Left)?;
                 if ready!(self.input.poll_head(stream, cx))? == 0 {
@@ -189,11 +196,11 @@ impl<H: Handler> Connection<H> {
 
     /// `None`: it is not whole yet.
     fn take_head(&mut self) -> Result<Option<RequestHead>, Refused> {
-        if !self.reading.is_worth_a_try(&self.input.bytes) {
-            return self.refuse_long_head();
-        }
         if self.fresh && PREFACE.starts_with(&self.input.bytes) {
             return Ok(None);
+        }
+        if !self.reading.is_worth_a_try(&self.input.bytes) {
+            return self.refuse_long_head();
         }
         match RequestHead::take(&mut self.input.bytes, self.limits)? {
             Some(head) => Ok(Some(head)),
@@ -273,8 +280,9 @@ impl<H: Handler> Connection<H> {
 
     fn poll_answering(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Broken>> {
         loop {
-            if self.output.len() >= ENOUGH {
-                ready!(self.poll_flush(cx))?;
+            if self.output.len() >= ENOUGH && self.poll_flush(cx)?.is_pending() {
+                self.feed(cx)?;
+                return Poll::Pending;
             }
             let Stage::Answering(body, encoder) = &mut self.stage else { return Poll::Ready(Ok(None)) };
             match Pin::new(&mut *body).poll_frame(cx) {
@@ -327,7 +335,9 @@ impl<H: Handler> Connection<H> {
     /// Whether the call has something new of its body.
     fn feed(&mut self, cx: &mut Context<'_>) -> Result<bool, Broken> {
         let stream = self.stream.as_mut().ok_or(Broken::Left)?;
-        self.reading.feed(&mut self.input, stream, &mut self.output, cx)
+        // Within an answer, leave to send the body would be taken for a part of it.
+        let output = matches!(self.stage, Stage::Calling(_)).then_some(&mut self.output);
+        self.reading.feed(&mut self.input, stream, output, cx)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {

@@ -1,5 +1,6 @@
 //! Real sockets, against a stand-in for the proxy.
 
+mod bodies;
 mod ending;
 mod serving;
 mod timing;
@@ -52,7 +53,8 @@ impl Drop for InFlight {
 /// A body that counts as a call until it has ended.
 struct Counted {
     inner: Full<Bytes>,
-    endless: bool,
+    /// Large frames before it.
+    blocks: usize,
     _in_flight: InFlight,
 }
 
@@ -64,18 +66,19 @@ impl hyper::body::Body for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.endless {
+        if self.blocks > 0 {
+            self.blocks -= 1;
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 64 * 1024])))));
         }
         Pin::new(&mut self.inner).poll_frame(context).map_err(|never| match never {})
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.endless && self.inner.is_end_stream()
+        self.blocks == 0 && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> hyper::body::SizeHint {
-        if self.endless { hyper::body::SizeHint::default() } else { self.inner.size_hint() }
+        if self.blocks > 0 { hyper::body::SizeHint::default() } else { self.inner.size_hint() }
     }
 }
 
@@ -91,12 +94,29 @@ impl Handler for Fake {
             "/panic" => panic!("as the test wants"),
             "/peer" => text = format!("{:?} {}", caller.peer, caller.tls),
             "/tunnel" => return tunnel(in_flight, request),
+            "/length" => text = taken(request).await.to_string(),
+            "/echo" => return Response::new(std::mem::take(request.body_mut()).boxed_unsync()),
+            "/unwanted" => {
+                drop(std::mem::take(request.body_mut()));
+                self.release.acquire().await.unwrap().forget();
+            }
+            "/both" => drop(tokio::spawn(taken(request))),
             _ => {}
         }
-        let endless = request.uri().path() == "/endless";
+        let blocks = match request.uri().path() {
+            "/endless" => usize::MAX,
+            "/both" => 256,
+            _ => 0,
+        };
         let inner = Full::new(Bytes::from(text));
-        Response::new(Counted { inner, endless, _in_flight: in_flight }.boxed_unsync())
+        Response::new(Counted { inner, blocks, _in_flight: in_flight }.boxed_unsync())
     }
+}
+
+/// How much of a body came.
+fn taken(request: &mut Request<Incoming>) -> impl Future<Output = usize> + use<> {
+    let body = std::mem::take(request.body_mut());
+    async move { body.collect().await.map_or(0, |body| body.to_bytes().len()) }
 }
 
 /// Answers 101, then echoes.

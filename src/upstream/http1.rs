@@ -87,8 +87,7 @@ impl Http1 {
         if !self.input.is_empty() || !self.is_flushed() {
             return;
         }
-        // Empty, it may still hold on to what was read.
-        self.input.bytes = Bytes::new();
+        self.input.rest();
         self.output.rest();
         pool::put_http1(upstream, self);
     }

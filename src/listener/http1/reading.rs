@@ -45,6 +45,11 @@ impl Reading {
         new.windows(2).any(|end| end == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
     }
 
+    /// A body's end is still to come, and its call may want it.
+    pub(super) fn is_body(&self) -> bool {
+        matches!(self, Self::Body { .. })
+    }
+
     /// A head was taken off `input`: what is its body?
     pub(super) fn begin(
         &mut self,
@@ -63,7 +68,7 @@ impl Reading {
     }
 
     /// Hands the call what it wants of its body, or looks whether the caller has left; whether something was handed
-    /// over.
+    /// over. `output`: for the leave to send the body, while that can still be given.
     ///
     /// # Errors
     /// The caller has left.
@@ -71,7 +76,7 @@ impl Reading {
         &mut self,
         input: &mut Input,
         stream: &mut CallerStream,
-        output: &mut Output,
+        output: Option<&mut Output>,
         cx: &mut Context<'_>,
     ) -> Result<bool, Broken> {
         match self {
@@ -91,7 +96,7 @@ impl Reading {
         &mut self,
         input: &mut Input,
         stream: &mut CallerStream,
-        output: &mut Output,
+        mut output: Option<&mut Output>,
         cx: &mut Context<'_>,
     ) -> bool {
         let mut fed = false;
@@ -99,6 +104,11 @@ impl Reading {
             match feeder.poll_wanted(cx) {
                 Poll::Pending => break,
                 Poll::Ready(true) => {}
+                // Who was not asked for its body may have taken the answer for a reason to keep it.
+                Poll::Ready(false) if *expects_continue => {
+                    *self = Self::Broken;
+                    break;
+                }
                 Poll::Ready(false) => {
                     self.end(Self::Unwanted);
                     break;
@@ -123,12 +133,14 @@ impl Reading {
                     return true;
                 }
             }
-            if std::mem::take(expects_continue) {
+            if *expects_continue && let Some(output) = &mut output {
+                *expects_continue = false;
                 output.tail().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
             match input.poll_body(stream, cx, decoder.left()) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(1..)) => {}
+                // It may come without leave.
+                Poll::Ready(Ok(1..)) => *expects_continue = false,
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.fail(BadBody("the caller closed the connection before its body was whole"));
                     return true;
@@ -165,20 +177,22 @@ impl Reading {
     ) -> Poll<bool> {
         if matches!(self, Self::Body { expects_continue: false, .. }) {
             // Somebody may still want it.
-            self.feed_body(input, stream, &mut Output::default(), cx);
+            self.feed_body(input, stream, None, cx);
         }
         match self {
             Self::Head { .. } => return Poll::Ready(true),
-            // Who was not asked for its body may have taken the answer for a reason to keep it.
             Self::Body { expects_continue: true, .. } | Self::Broken => return Poll::Ready(false),
             Self::Body { .. } => return Poll::Pending,
             Self::Done => {}
             Self::Unwanted(decoder) => {
                 // What is there already may be the rest; more is not waited for.
-                let ended = drained(decoder, input)
-                    || (matches!(input.poll_body(stream, cx, decoder.left()), Poll::Ready(Ok(1..)))
-                        && drained(decoder, input));
-                if !ended {
+                let mut ended = drained(decoder, input);
+                if ended == Ok(false)
+                    && matches!(input.poll_body(stream, cx, decoder.left()), Poll::Ready(Ok(1..)))
+                {
+                    ended = drained(decoder, input);
+                }
+                if ended != Ok(true) {
                     return Poll::Ready(false);
                 }
             }
@@ -189,7 +203,7 @@ impl Reading {
 }
 
 /// Throws the body away as far as it was read; whether it is at its end.
-fn drained(decoder: &mut Decoder, input: &mut Input) -> bool {
-    while let Ok(Some(_)) = decoder.take(&mut input.bytes) {}
-    decoder.is_end()
+fn drained(decoder: &mut Decoder, input: &mut Input) -> Result<bool, BadBody> {
+    while decoder.take(&mut input.bytes)?.is_some() {}
+    Ok(decoder.is_end())
 }

@@ -63,6 +63,25 @@ async fn garbage_is_400() {
 }
 
 #[tokio::test]
+async fn the_first_bytes_may_come_one_by_one() {
+    let server = Server::start(limits());
+    for (text, status) in [
+        ("PRI /ok HTTP/1.1\r\nHost: localhost\r\n\r\n", "200"),
+        ("\r\n\nGET /ok HTTP/1.1\nHost: localhost\n\n", "200"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\nX", "400"),
+    ] {
+        let mut client = server.connect().await;
+        client.0.set_nodelay(true).unwrap();
+        for byte in text.chars() {
+            client.send(&byte.to_string()).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let answer = client.response().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{text:?}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn above_the_connection_limit_callers_are_told() {
     let server = Server::start(Limits { connections: 1, ..limits() });
     let mut first = server.connect().await;

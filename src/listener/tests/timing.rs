@@ -92,3 +92,17 @@ async fn a_tls_handshake_that_hangs_ends_at_the_header_timeout() {
     assert_eq!(client.rest().await, "");
     server.until_open(0).await;
 }
+
+/// A task that has done much is asked to yield: timers that it polls then do not stand.
+#[tokio::test]
+async fn a_caller_that_was_busy_at_once_is_closed_when_it_is_idle() {
+    let short = Some(Duration::from_millis(200));
+    let server = Server::start(Limits { header_timeout: short, keep_alive: short, ..limits() });
+    // Before the server can look at it.
+    let mut client = std::net::TcpStream::connect(server.address).unwrap();
+    let calls = "GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+    std::io::Write::write_all(&mut client, calls.as_bytes()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let answers = Client(TcpStream::from_std(client).unwrap()).rest().await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 200);
+}
