@@ -150,7 +150,7 @@ impl<H: Handler> Connection<H> {
     }
 
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Broken>> {
-        ready!(self.poll_flush(cx))?;
+        ready!(self.poll_flush_feeding(cx))?;
         let stream = self.stream.as_mut().ok_or(Broken::Left)?;
         if !ready!(self.reading.poll_finished(&mut self.input, stream, cx)) || !self.keep_alive {
             self.stage = Stage::Closing;
@@ -264,7 +264,7 @@ impl<H: Handler> Connection<H> {
     fn poll_answering(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Broken>> {
         loop {
             if self.output.len() >= ENOUGH {
-                ready!(self.poll_flush(cx))?;
+                ready!(self.poll_flush_feeding(cx))?;
             }
             let Stage::Answering(body, encoder) = &mut self.stage else { return Poll::Ready(Ok(None)) };
             match Pin::new(&mut *body).poll_frame(cx) {
@@ -317,7 +317,21 @@ impl<H: Handler> Connection<H> {
     /// Whether the call has something new of its body.
     fn feed(&mut self, cx: &mut Context<'_>) -> Result<bool, Broken> {
         let stream = self.stream.as_mut().ok_or(Broken::Left)?;
-        self.reading.feed(&mut self.input, stream, &mut self.output, cx)
+        // Once the answer's head is written, 100 (Continue) would stand in the middle of the answer.
+        let output = matches!(self.stage, Stage::Calling(_)).then_some(&mut self.output);
+        self.reading.feed(&mut self.input, stream, output, cx)
+    }
+
+    /// Writes an answer. Where the caller does not take it, the call still has its body: a caller may send all of it
+    /// before it reads.
+    fn poll_flush_feeding(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let polled = self.poll_flush(cx);
+        if polled.is_pending()
+            && let Some(stream) = &mut self.stream
+        {
+            self.reading.feed_on(&mut self.input, stream, cx);
+        }
+        polled
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {

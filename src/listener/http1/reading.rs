@@ -63,7 +63,7 @@ impl Reading {
     }
 
     /// Hands the call what it wants of its body, or looks whether the caller has left; whether something was handed
-    /// over.
+    /// over. `output`: where 100 (Continue) may be said, while it may.
     ///
     /// # Errors
     /// The caller has left.
@@ -71,7 +71,7 @@ impl Reading {
         &mut self,
         input: &mut Input,
         stream: &mut CallerStream,
-        output: &mut Output,
+        output: Option<&mut Output>,
         cx: &mut Context<'_>,
     ) -> Result<bool, Broken> {
         match self {
@@ -87,11 +87,18 @@ impl Reading {
         }
     }
 
+    /// While the answer is written: hands over what is still wanted of the body.
+    pub(super) fn feed_on(&mut self, input: &mut Input, stream: &mut CallerStream, cx: &mut Context<'_>) {
+        if matches!(self, Self::Body { expects_continue: false, .. }) {
+            self.feed_body(input, stream, None, cx);
+        }
+    }
+
     fn feed_body(
         &mut self,
         input: &mut Input,
         stream: &mut CallerStream,
-        output: &mut Output,
+        mut output: Option<&mut Output>,
         cx: &mut Context<'_>,
     ) -> bool {
         let mut fed = false;
@@ -123,12 +130,14 @@ impl Reading {
                     return true;
                 }
             }
-            if std::mem::take(expects_continue) {
+            if *expects_continue && let Some(output) = &mut output {
+                *expects_continue = false;
                 output.tail().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
             match input.poll_body(stream, cx, decoder.left()) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(1..)) => {}
+                // Who has begun to send does not wait for leave.
+                Poll::Ready(Ok(1..)) => *expects_continue = false,
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.fail(BadBody("the caller closed the connection before its body was whole"));
                     return true;
@@ -163,10 +172,8 @@ impl Reading {
         stream: &mut CallerStream,
         cx: &mut Context<'_>,
     ) -> Poll<bool> {
-        if matches!(self, Self::Body { expects_continue: false, .. }) {
-            // Somebody may still want it.
-            self.feed_body(input, stream, &mut Output::default(), cx);
-        }
+        // Somebody may still want it.
+        self.feed_on(input, stream, cx);
         match self {
             Self::Head { .. } => return Poll::Ready(true),
             // Who was not asked for its body may have taken the answer for a reason to keep it.
