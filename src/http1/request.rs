@@ -117,7 +117,8 @@ fn parse<'a>(
         Method::from_bytes(method.as_bytes()).map_err(|_| Refused::Malformed("its method is not one"))?;
     let uri = Uri::from_maybe_shared(whole.slice_ref(target.as_bytes()))
         .map_err(|_| Refused::Malformed("its target is not one"))?;
-    let headers = fields::read(whole, parsed.headers, ADDED).ok_or(Refused::Malformed("a field is not one"))?;
+    let headers =
+        fields::read(whole, parsed.headers, ADDED).ok_or(Refused::Malformed("a field is not one"))?;
     let version = if version == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
     Ok(Some((length, framed(method, uri, version, headers, parsed.headers)?)))
 }

@@ -31,7 +31,11 @@ impl Seen {
     /// A field that belongs to one hop whether `Connection` names it or not (RFC 9110 section 7.6.1).
     /// `Trailer` is none: it describes the message.
     pub(super) const HOP_BY_HOP: Self = Self(
-        Self::CONNECTION.0 | Self::TE.0 | Self::TRANSFER_ENCODING.0 | Self::UPGRADE.0 | Self::OTHER_HOP_BY_HOP.0,
+        Self::CONNECTION.0
+            | Self::TE.0
+            | Self::TRANSFER_ENCODING.0
+            | Self::UPGRADE.0
+            | Self::OTHER_HOP_BY_HOP.0,
     );
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
