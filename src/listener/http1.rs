@@ -153,13 +153,7 @@ impl<H: Handler> Connection<H> {
     }
 
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Broken>> {
-        if self.poll_flush(cx)?.is_pending() {
-            // A caller may send all of its body before it reads.
-            if self.reading.is_body() {
-                self.feed(cx)?;
-            }
-            return Poll::Pending;
-        }
+        ready!(self.poll_flush_feeding(cx))?;
         if std::mem::take(&mut self.answered) {
             self.calls.watch.bytes_written();
         }
@@ -280,9 +274,8 @@ impl<H: Handler> Connection<H> {
 
     fn poll_answering(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<End>, Broken>> {
         loop {
-            if self.output.len() >= ENOUGH && self.poll_flush(cx)?.is_pending() {
-                self.feed(cx)?;
-                return Poll::Pending;
+            if self.output.len() >= ENOUGH {
+                ready!(self.poll_flush_feeding(cx))?;
             }
             let Stage::Answering(body, encoder) = &mut self.stage else { return Poll::Ready(Ok(None)) };
             match Pin::new(&mut *body).poll_frame(cx) {
@@ -335,9 +328,21 @@ impl<H: Handler> Connection<H> {
     /// Whether the call has something new of its body.
     fn feed(&mut self, cx: &mut Context<'_>) -> Result<bool, Broken> {
         let stream = self.stream.as_mut().ok_or(Broken::Left)?;
-        // Within an answer, leave to send the body would be taken for a part of it.
+        // Once the answer's head is written, 100 (Continue) would stand in the middle of the answer.
         let output = matches!(self.stage, Stage::Calling(_)).then_some(&mut self.output);
         self.reading.feed(&mut self.input, stream, output, cx)
+    }
+
+    /// Writes an answer. Where the caller does not take it, the call still has its body: a caller may send all of it
+    /// before it reads.
+    fn poll_flush_feeding(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let polled = self.poll_flush(cx);
+        if polled.is_pending()
+            && let Some(stream) = &mut self.stream
+        {
+            self.reading.feed_on(&mut self.input, stream, cx);
+        }
+        polled
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {

@@ -5,6 +5,7 @@ mod ending;
 mod serving;
 mod timing;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -101,6 +102,9 @@ impl Handler for Fake {
                 self.release.acquire().await.unwrap().forget();
             }
             "/both" => drop(tokio::spawn(taken(request))),
+            "/upload/whole" => return upload(in_flight, request, true),
+            "/upload/pieces" => return upload(in_flight, request, false),
+            "/late" => return late(in_flight, request),
             _ => {}
         }
         let blocks = match request.uri().path() {
@@ -117,6 +121,46 @@ impl Handler for Fake {
 fn taken(request: &mut Request<Incoming>) -> impl Future<Output = usize> + use<> {
     let body = std::mem::take(request.body_mut());
     async move { body.collect().await.map_or(0, |body| body.to_bytes().len()) }
+}
+
+const MUCH: usize = 32 << 20;
+
+/// Answers with much, as one piece or as many, while it reads what the caller sends.
+fn upload(in_flight: InFlight, request: &mut Request<Incoming>, whole: bool) -> Response<Body> {
+    let sent = std::mem::take(request.body_mut());
+    tokio::spawn(async move {
+        let _in_flight = in_flight;
+        let _ = sent.collect().await;
+    });
+    if whole {
+        let answer = Full::new(Bytes::from(vec![b'x'; MUCH]));
+        return Response::new(answer.map_err(|never| match never {}).boxed_unsync());
+    }
+    let (mut feeder, answer) = Incoming::streamed(Some(MUCH as u64));
+    tokio::spawn(async move {
+        while poll_fn(|cx| feeder.poll_wanted(cx)).await {
+            feeder.give(Frame::data(Bytes::from_static(&[b'x'; 64 * 1024])));
+        }
+    });
+    Response::new(answer.boxed_unsync())
+}
+
+/// Begins its answer before it wants the caller's body.
+fn late(in_flight: InFlight, request: &mut Request<Incoming>) -> Response<Body> {
+    let sent = std::mem::take(request.body_mut());
+    let (mut feeder, answer) = Incoming::streamed(None);
+    tokio::spawn(async move {
+        let _in_flight = in_flight;
+        let short = Duration::from_millis(100);
+        assert!(poll_fn(|cx| feeder.poll_wanted(cx)).await);
+        feeder.give(Frame::data(Bytes::from_static(b"a")));
+        tokio::time::sleep(short).await;
+        let _ = tokio::time::timeout(short, sent.collect()).await;
+        assert!(poll_fn(|cx| feeder.poll_wanted(cx)).await);
+        feeder.give(Frame::data(Bytes::from_static(b"b")));
+        feeder.end();
+    });
+    Response::new(answer.boxed_unsync())
 }
 
 /// Answers 101, then echoes.

@@ -45,11 +45,6 @@ impl Reading {
         new.windows(2).any(|end| end == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
     }
 
-    /// A body's end is still to come, and its call may want it.
-    pub(super) fn is_body(&self) -> bool {
-        matches!(self, Self::Body { .. })
-    }
-
     /// A head was taken off `input`: what is its body?
     pub(super) fn begin(
         &mut self,
@@ -68,7 +63,7 @@ impl Reading {
     }
 
     /// Hands the call what it wants of its body, or looks whether the caller has left; whether something was handed
-    /// over. `output`: for the leave to send the body, while that can still be given.
+    /// over. `output`: where 100 (Continue) may be said, while it may.
     ///
     /// # Errors
     /// The caller has left.
@@ -89,6 +84,13 @@ impl Reading {
                 Poll::Ready(Ok(_)) | Poll::Pending => Ok(false),
             },
             Self::Body { .. } => Ok(self.feed_body(input, stream, output, cx)),
+        }
+    }
+
+    /// While the answer is written: hands over what is still wanted of the body.
+    pub(super) fn feed_on(&mut self, input: &mut Input, stream: &mut CallerStream, cx: &mut Context<'_>) {
+        if matches!(self, Self::Body { expects_continue: false, .. }) {
+            self.feed_body(input, stream, None, cx);
         }
     }
 
@@ -139,7 +141,7 @@ impl Reading {
             }
             match input.poll_body(stream, cx, decoder.left()) {
                 Poll::Pending => break,
-                // It may come without leave.
+                // Who has begun to send does not wait for leave.
                 Poll::Ready(Ok(1..)) => *expects_continue = false,
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.fail(BadBody("the caller closed the connection before its body was whole"));
@@ -175,10 +177,8 @@ impl Reading {
         stream: &mut CallerStream,
         cx: &mut Context<'_>,
     ) -> Poll<bool> {
-        if matches!(self, Self::Body { expects_continue: false, .. }) {
-            // Somebody may still want it.
-            self.feed_body(input, stream, None, cx);
-        }
+        // Somebody may still want it.
+        self.feed_on(input, stream, cx);
         match self {
             Self::Head { .. } => return Poll::Ready(true),
             Self::Body { expects_continue: true, .. } | Self::Broken => return Poll::Ready(false),

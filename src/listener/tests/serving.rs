@@ -195,3 +195,29 @@ async fn a_connection_that_waits_is_small() {
     let size = size_of_val(&connection::serve(accepted, settings, shared));
     assert!(size < 2560, "{size} bytes for a connection's future");
 }
+
+#[tokio::test]
+async fn a_caller_may_send_all_before_it_reads() {
+    let server = Server::start(limits());
+    for path in ["/upload/whole", "/upload/pieces"] {
+        let mut client = server.connect().await;
+        client
+            .send(&format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MUCH}\r\n\r\n"))
+            .await;
+        soon(client.0.write_all(&vec![b'y'; MUCH])).await.unwrap();
+        client.send("GET /ok HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        let answers = client.rest().await;
+        assert!(answers.len() > MUCH && answers.ends_with("\r\n\r\nok"), "{path}: {}", answers.len());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_said_in_the_middle_of_an_answer() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    client
+        .send("POST /late HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        .await;
+    let answer = client.rest().await;
+    assert!(answer.ends_with("\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n"), "{answer}");
+}

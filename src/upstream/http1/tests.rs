@@ -1,6 +1,7 @@
 //! Calls over real sockets to an upstream whose every byte is written here.
 
 mod differential;
+mod pooled;
 
 use std::future::poll_fn;
 use std::pin::pin;
