@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// `room`: for so many more, since growing a map costs more than all of its insertions. Copies nothing of the values: they share `head`, in which `fields` lie. `None`: a field that is not one.
+/// Copies nothing of the values: they share `head`, in which `fields` lie. `room`: for so many more, since growing a map
+/// costs more than all of its insertions. `None`: a field that is not one.
 pub(super) fn read(head: &Bytes, fields: &[httparse::Header<'_>], room: usize) -> Option<HeaderMap> {
     let mut map = HeaderMap::with_capacity(fields.len() + room);
     for field in fields {
