@@ -1,8 +1,8 @@
 //! HTTP/1.1 messages on a connection (RFC 9112): heads, how bodies are framed, reading and writing. Knows nothing of
 //! routes or tokens, nor when a message is due; the listener and the upstream say that.
 //!
-//! Lines are taken apart by `httparse`. What is strict here: a length is digits and said once, `chunked` stands alone,
-//! and what could be read in two ways is refused.
+//! Lines are taken apart by `httparse`. What is strict here: a length is digits, and the same wherever it is said again;
+//! `chunked` is the last coding; and what could be read in two ways is refused.
 
 mod decode;
 mod encode;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use tokio::time::Instant;
 
 pub use error::{UpstreamError, UpstreamErrorKind};
@@ -60,9 +60,11 @@ pub struct Head {
 }
 
 impl fmt::Debug for Head {
-    /// Without the target's query, which may carry the token.
+    /// Without the target's query and the fields' values, which may carry the token or the caller's own secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {:?}", self.method, self.target.path(), self.headers)
+        let names = self.headers.keys().map(HeaderName::as_str);
+        write!(f, "{} {} ", self.method, self.target.path())?;
+        f.debug_list().entries(names).finish()
     }
 }
 

@@ -35,7 +35,7 @@ impl Drain {
     }
 }
 
-/// A stage: finding out the protocol, or hyper's connection.
+/// A stage: an HTTP/1 connection, or hyper's of HTTP/2.
 pub(super) trait Drive {
     type Output;
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Self::Output>;

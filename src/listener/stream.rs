@@ -171,9 +171,15 @@ impl AsyncWrite for CallerStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
+        let this = self.get_mut();
+        let outcome = match &mut this.transport {
             Transport::Plain(raw) => Pin::new(raw).poll_shutdown(context),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        };
+        match outcome {
+            // TLS has something to say at the end, and a caller that does not read is not waited for here either.
+            Poll::Pending => this.judge_write(context, Poll::Pending),
+            ready => ready,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a connection is doing, noted as it happens and judged when its one timer fires.
 //!
-//! hyper has one timeout for a slow head and an idle connection; here they differ. Nothing is armed or cancelled for a
+//! A slow head and an idle connection have limits of their own. Nothing is armed or cancelled for a
 //! call: reads and writes leave a time behind, and the timer, when it fires, looks at what is left to wait for.
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct Watch {
     head_since: AtomicU64,
     /// When something was last written to the caller: ms from `started`.
     last_write: AtomicU64,
-    /// The connection was upgraded: hyper is done with it.
+    /// The connection was upgraded: it is no longer HTTP.
     tunnel: AtomicBool,
 }
 
@@ -147,7 +147,7 @@ impl Pace {
     /// Whether a stopping listener may close the connection now, or else until when it waits.
     pub(super) fn may_stop(&self, watch: &Watch, now: Instant) -> Result<(), Option<Instant>> {
         let Self::Http1 { .. } = self else { return Ok(()) };
-        // hyper ends the connection after the call that is under way.
+        // It ends after the call that is under way.
         if watch.in_flight() {
             return Ok(());
         }
@@ -342,7 +342,7 @@ mod tests {
         watch.head_since.store(1, Ordering::Relaxed);
         assert_eq!(pace.may_stop(&watch, start + FRESH), Err(Some(start + Duration::from_secs(10))));
         call(&watch);
-        assert_eq!(pace.may_stop(&watch, start), Ok(()), "hyper closes after the answer");
+        assert_eq!(pace.may_stop(&watch, start), Ok(()), "it is closed after the answer");
         answered(&watch);
         watch.last_write.store(20_000, Ordering::Relaxed);
         let answered = start + Duration::from_secs(20);

@@ -33,6 +33,11 @@ pub struct Facts {
 }
 
 impl Stream {
+    /// Over TLS, some of what a failed write was given may have gone out; elsewhere nothing of it has.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.0, Inner::Tls(_))
+    }
+
     pub fn facts(&self) -> Facts {
         match &self.0 {
             Inner::Unix(_) => Facts::default(),

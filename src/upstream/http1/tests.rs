@@ -374,3 +374,9 @@ async fn after_a_101_the_connection_is_the_calls() {
     };
     tokio::join!(serve, call);
 }
+
+#[test]
+fn what_is_sent_is_not_told() {
+    let head = head(Method::POST, &[("cookie", "secret"), ("accept", "secret")]);
+    assert_eq!(format!("{head:?}"), r#"POST /x ["cookie", "accept"]"#);
+}

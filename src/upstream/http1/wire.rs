@@ -35,7 +35,7 @@ impl Wire {
         match polled {
             Poll::Ready(Ok(taken)) => self.written += *taken as u64,
             // Nobody can read a part of a record; of several, some may have arrived.
-            Poll::Ready(Err(_)) if offered > RECORD => self.written += 1,
+            Poll::Ready(Err(_)) if offered > RECORD && self.stream.is_tls() => self.written += 1,
             Poll::Ready(Err(_)) | Poll::Pending => {}
         }
     }

@@ -77,6 +77,25 @@ async fn what_was_not_written_is_sent_again_whatever_the_method() {
 }
 
 #[tokio::test]
+async fn a_large_body_that_was_not_written_is_sent_again_too() {
+    let scene = Scene::new("").await;
+    let far = unwritable(&scene);
+    let large = bytes::Bytes::from(vec![b'x'; 40_000]);
+    let body = RequestBody::new(Incoming::whole(large), 1 << 16, None, None);
+    let call = async { scene.send(Method::POST, body).await.map(|answer| answer.response.status()) };
+    let serve = async {
+        while_it_waits().await;
+        drop(far);
+        let mut stream = scene.accept().await;
+        assert!(until(&mut stream, "0\r\n\r\n").await.len() > 40_000);
+        stream.write_all(OK).await.unwrap();
+    };
+    let both = async { tokio::join!(call, serve) };
+    let (status, ()) = tokio::time::timeout(Duration::from_secs(10), both).await.expect("a new connection");
+    assert_eq!(status.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn an_answer_is_read_where_nothing_can_be_written() {
     let scene = Scene::new("").await;
     let mut far = unwritable(&scene);
