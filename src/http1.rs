@@ -12,6 +12,7 @@ mod input;
 mod output;
 mod request;
 mod response;
+mod search;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -23,4 +24,5 @@ pub use input::Input;
 pub use output::Output;
 pub use request::{Limits, Refused, RequestHead};
 pub use response::{BadHead, ResponseHead};
+pub use search::Search;
 pub use upgrade::{OnUpgrade, Tunnel, Upgrade};

@@ -8,6 +8,7 @@ use hyper::ext::ReasonPhrase;
 
 use super::decode::Decoder;
 use super::fields::{self, KeepAlive};
+use super::search::Search;
 
 /// The largest head that is read; a response may have some large cookies.
 const BYTES: usize = 128 * 1024;
@@ -38,22 +39,21 @@ impl ResponseHead {
     ///
     /// # Errors
     /// It can't be read; the connection can't be used any more.
-    pub fn take(input: &mut Bytes, method: &Method) -> Result<Option<Self>, BadHead> {
-        loop {
+    pub fn take(input: &mut Bytes, method: &Method, search: &mut Search) -> Result<Option<Self>, BadHead> {
+        while search.is_worth_a_try(input) {
             // A handle of its own, which what is read can borrow while `input` moves on.
             let whole = input.clone();
             let mut room = [const { MaybeUninit::uninit() }; FIELDS];
-            let Some((length, head)) = parse(&whole, method, &mut room)? else {
-                return if input.len() > BYTES { Err(TOO_LARGE) } else { Ok(None) };
-            };
+            let Some((length, head)) = parse(&whole, method, &mut room)? else { break };
             input.advance(length);
             if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(Some(head));
             }
-            if input.is_empty() {
-                return Ok(None);
+            if !search.passes_over() {
+                return Err(BadHead("it goes on sending interim answers"));
             }
         }
+        if input.len() > BYTES { Err(TOO_LARGE) } else { Ok(None) }
     }
 }
 
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     fn take(text: &str) -> Result<Option<ResponseHead>, BadHead> {
-        ResponseHead::take(&mut Bytes::copy_from_slice(text.as_bytes()), &Method::GET)
+        ResponseHead::take(&mut Bytes::copy_from_slice(text.as_bytes()), &Method::GET, &mut Search::default())
     }
 
     fn head(text: &str) -> ResponseHead {
@@ -167,13 +167,14 @@ mod tests {
     fn interim_answers_are_passed_over() {
         let text = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 Nope\r\n\r\nrest";
         let mut input = Bytes::from_static(text);
-        let head = ResponseHead::take(&mut input, &Method::GET).unwrap().unwrap();
+        let head = ResponseHead::take(&mut input, &Method::GET, &mut Search::default()).unwrap().unwrap();
         assert_eq!((head.status, input), (StatusCode::NO_CONTENT, Bytes::from_static(b"rest")));
         assert_eq!(head.reason.unwrap().as_bytes(), b"Nope");
         assert!(head.headers.is_empty());
         assert!(take("HTTP/1.1 100 Continue\r\n\r\n").unwrap().is_none());
         assert!(take("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2").unwrap().is_none());
         assert_eq!(head_status("HTTP/1.1 101 Switching Protocols\r\n\r\n"), 101);
+        assert!(take(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(16)).is_err());
     }
 
     fn head_status(text: &str) -> u16 {
@@ -192,7 +193,13 @@ mod tests {
         assert!(head("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n").keep_alive);
         assert!(!head("HTTP/1.0 200 OK\r\nContent-Length: 7\r\n\r\n").keep_alive);
         let mut to_head = Bytes::from_static(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n");
-        assert!(ResponseHead::take(&mut to_head, &Method::HEAD).unwrap().unwrap().body.is_end());
+        assert!(
+            ResponseHead::take(&mut to_head, &Method::HEAD, &mut Search::default())
+                .unwrap()
+                .unwrap()
+                .body
+                .is_end()
+        );
         for wrong in [
             "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 7, 8\r\n\r\n",

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::idle::Idle;
 use super::{Open, Upstream, pool};
-use crate::http1::{BadHead, Decoder, Input, Output, ResponseHead, Tunnel};
+use crate::http1::{BadHead, Decoder, Input, Output, ResponseHead, Search, Tunnel};
 use crate::metrics::RouteMetrics;
 use crate::net::Stream;
 pub(super) use overlap::Item;
@@ -38,6 +38,8 @@ pub(super) struct Http1 {
     wire: Wire,
     input: Input,
     output: Output,
+    /// For the head of the answer that is waited for.
+    search: Search,
     pub(super) born: Instant,
     /// Times out the answers of its calls: one timer for all of them, see [`Idle`].
     patience: Idle,
@@ -61,6 +63,7 @@ impl Http1 {
             wire: Wire::new(stream, Open::new(metrics)),
             input: Input::default(),
             output: Output::default(),
+            search: Search::default(),
             born: Instant::now(),
             patience: Idle::new(response_timeout),
         })
@@ -127,8 +130,11 @@ impl Http1 {
                 Ok(0) => return Poll::Ready(Err(NoHead::Closed)),
                 Ok(_) => *answered = true,
             }
-            match ResponseHead::take(&mut self.input.bytes, method) {
-                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+            match ResponseHead::take(&mut self.input.bytes, method, &mut self.search) {
+                Ok(Some(head)) => {
+                    self.search = Search::default();
+                    return Poll::Ready(Ok(head));
+                }
                 Ok(None) => {}
                 Err(bad) => return Poll::Ready(Err(NoHead::Bad(bad))),
             }

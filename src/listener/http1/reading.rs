@@ -6,14 +6,12 @@ use bytes::Bytes;
 
 use super::super::stream::CallerStream;
 use super::Broken;
-use crate::http1::{BadBody, Decoder, Feeder, Incoming, Input, Output};
+use crate::http1::{BadBody, Decoder, Feeder, Incoming, Input, Output, Search};
 
 /// What comes next on the connection.
 pub(super) enum Reading {
-    /// A head; `tried`: so many bytes of it were there when it was last looked at, and did not make it whole.
-    Head {
-        tried: usize,
-    },
+    /// A head.
+    Head(Search),
     Body {
         decoder: Decoder,
         feeder: Feeder,
@@ -29,20 +27,15 @@ pub(super) enum Reading {
 
 impl Default for Reading {
     fn default() -> Self {
-        Self::Head { tried: 0 }
+        Self::Head(Search::default())
     }
 }
 
 impl Reading {
-    /// Whether these bytes may be a whole head. A head that comes in many pieces is not parsed for each of them.
+    /// Whether these bytes may be a whole head.
     pub(super) fn is_worth_a_try(&mut self, bytes: &[u8]) -> bool {
-        let Self::Head { tried } = self else { return false };
-        let before = std::mem::replace(tried, bytes.len());
-        if before == 0 {
-            return !bytes.is_empty();
-        }
-        let new = bytes.get(before.saturating_sub(3)..).unwrap_or_default();
-        new.windows(2).any(|end| end == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
+        let Self::Head(search) = self else { return false };
+        search.is_worth_a_try(bytes)
     }
 
     /// A head was taken off `input`: what is its body?
@@ -75,7 +68,7 @@ impl Reading {
         cx: &mut Context<'_>,
     ) -> Result<bool, Broken> {
         match self {
-            Self::Head { .. } | Self::Unwanted(_) | Self::Broken => Ok(false),
+            Self::Head(_) | Self::Unwanted(_) | Self::Broken => Ok(false),
             // What comes now is the next head; one piece of it is enough to know that the caller is there.
             Self::Done if !input.is_empty() => Ok(false),
             Self::Done => match input.poll_head(stream, cx) {
@@ -180,7 +173,7 @@ impl Reading {
         // Somebody may still want it.
         self.feed_on(input, stream, cx);
         match self {
-            Self::Head { .. } => return Poll::Ready(true),
+            Self::Head(_) => return Poll::Ready(true),
             Self::Body { expects_continue: true, .. } | Self::Broken => return Poll::Ready(false),
             Self::Body { .. } => return Poll::Pending,
             Self::Done => {}
