@@ -291,9 +291,9 @@ def rotated(names, turn):
     return names[turn:] + names[:turn]
 
 
-def work(bed, jobs, names, rounds, scale, say):
-    """All rounds; each burst starts with another peer than the one before."""
-    results, turn = Results(), 0
+def work(bed, jobs, names, rounds, scale, say, results):
+    """All rounds, into `results`; each burst starts with another peer than the one before."""
+    turn = 0
     for job in jobs:
         if missing := lacking(job, bed.tools):
             for name in names:
@@ -317,7 +317,6 @@ def work(bed, jobs, names, rounds, scale, say):
                         continue
                     attempt(results, job, name, turn,
                             lambda: ALONE[job.kind](peers.ALL[name], bed, job, sized(job, scale)))
-    return results
 
 
 def side_by_side(bed, scenario, group, names, number, turn, scale, results, say):
