@@ -1,7 +1,7 @@
 //! Header fields: from `httparse`'s to the map that the rest of the program reads.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// `room`: for so many more, since growing a map costs more than all of its insertions. Copies nothing of the values:
 /// they share `head`, in which `fields` lie. `None`: a field that is not one.
@@ -29,6 +29,25 @@ pub(super) fn length(value: &[u8]) -> Option<u64> {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         length.checked_mul(10)?.checked_add(digit)
     })
+}
+
+/// Whether `chunked` is the last transfer coding (RFC 9112 section 6.1); `None`: the last line is missing or no text.
+pub(super) fn ends_chunked(headers: &HeaderMap) -> Option<bool> {
+    let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back()?.to_str().ok()?;
+    Some(last.rsplit(',').next().is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case("chunked")))
+}
+
+/// What is wrong with a head's lines.
+pub(super) fn words(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a field's name is not one",
+        httparse::Error::HeaderValue => "a field's value has bytes that it may not have",
+        httparse::Error::NewLine => "a line does not end as it must",
+        httparse::Error::Status => "its status is not one",
+        httparse::Error::Token => "its first line has bytes that it may not have",
+        httparse::Error::TooManyHeaders => "it has too many fields",
+        httparse::Error::Version => "its version is not HTTP/1.0 or HTTP/1.1",
+    }
 }
 
 /// What `Connection` says, over all its lines: once one of them says close, none takes that back.

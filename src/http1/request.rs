@@ -102,7 +102,8 @@ fn parse<'a>(
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge),
-        Err(error) => return Err(Refused::Malformed(words(error))),
+        Err(httparse::Error::Token) => return Err(Refused::Malformed("its method or its target is not one")),
+        Err(error) => return Err(Refused::Malformed(fields::words(error))),
     };
     if length > limits.bytes {
         return Err(Refused::TooLarge);
@@ -170,12 +171,9 @@ fn framed(
 
 /// What a request's last coding must be, or nobody knows where it ends.
 fn chunked(headers: &HeaderMap) -> Result<Decoder, Refused> {
-    let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back();
-    let last = last.and_then(|line| line.to_str().ok()?.rsplit(',').next());
-    if last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case("chunked")) {
-        Ok(Decoder::chunked())
-    } else {
-        Err(Refused::Malformed("its last transfer coding is not chunked"))
+    match fields::ends_chunked(headers) {
+        Some(true) => Ok(Decoder::chunked()),
+        Some(false) | None => Err(Refused::Malformed("its last transfer coding is not chunked")),
     }
 }
 
@@ -192,18 +190,6 @@ fn one_length(headers: &mut HeaderMap, lines: usize) -> Result<Decoder, Refused>
         headers.insert(header::CONTENT_LENGTH, first);
     }
     Ok(Decoder::length(length))
-}
-
-fn words(error: httparse::Error) -> &'static str {
-    match error {
-        httparse::Error::HeaderName => "a field's name is not one",
-        httparse::Error::HeaderValue => "a field's value has bytes that it may not have",
-        httparse::Error::NewLine => "a line does not end as it must",
-        httparse::Error::Status => "its status is not one",
-        httparse::Error::Token => "its method or its target is not one",
-        httparse::Error::TooManyHeaders => "it has too many fields",
-        httparse::Error::Version => "its version is not HTTP/1.0 or HTTP/1.1",
-    }
 }
 
 #[cfg(test)]

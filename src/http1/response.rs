@@ -69,7 +69,8 @@ fn parse<'a>(
     let length = match lines.parse_response_with_uninit_headers(&mut parsed, whole, room) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(BadHead(words(error))),
+        Err(httparse::Error::TooManyHeaders) => return Err(BadHead("it has more than 256 fields")),
+        Err(error) => return Err(BadHead(fields::words(error))),
     };
     if length > BYTES {
         return Err(TOO_LARGE);
@@ -117,11 +118,11 @@ fn body(
         if version == Version::HTTP_10 {
             return Err(BadHead("HTTP/1.0 has no Transfer-Encoding"));
         }
-        let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back();
-        let last = last.and_then(|line| line.to_str().ok());
-        let last = last.ok_or(BadHead("its Transfer-Encoding is not text"))?.rsplit(',').next();
-        let chunked = last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case("chunked"));
-        return Ok(if chunked { Decoder::chunked() } else { Decoder::until_close() });
+        return match fields::ends_chunked(headers) {
+            Some(true) => Ok(Decoder::chunked()),
+            Some(false) => Ok(Decoder::until_close()),
+            None => Err(BadHead("its Transfer-Encoding is not text")),
+        };
     }
     if lengths == 0 {
         return Ok(Decoder::until_close());
@@ -137,18 +138,6 @@ fn one_length(headers: &HeaderMap) -> Option<u64> {
         .map(|item| fields::length(item.trim_ascii()));
     let first = lengths.next()??;
     lengths.all(|other| other == Some(first)).then_some(first)
-}
-
-fn words(error: httparse::Error) -> &'static str {
-    match error {
-        httparse::Error::HeaderName => "a field's name is not one",
-        httparse::Error::HeaderValue => "a field's value has bytes that it may not have",
-        httparse::Error::NewLine => "a line does not end as it must",
-        httparse::Error::Status => "its status is not one",
-        httparse::Error::Token => "its first line has bytes that it may not have",
-        httparse::Error::TooManyHeaders => "it has more than 256 fields",
-        httparse::Error::Version => "its version is not HTTP/1.0 or HTTP/1.1",
-    }
 }
 
 #[cfg(test)]

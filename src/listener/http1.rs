@@ -42,8 +42,8 @@ pub(super) struct Connection<H: Handler> {
     stage: Stage<H::Body>,
     /// Another call may follow.
     keep_alive: bool,
-    /// The first bytes may be HTTP/2's.
-    fresh: bool,
+    /// The first bytes are not all there, or nobody has looked at them.
+    may_be_http2: bool,
     /// The end of an answer is being written.
     answered: bool,
     limits: Limits,
@@ -126,7 +126,7 @@ impl<H: Handler> Connection<H> {
             reading: Reading::default(),
             stage: Stage::Waiting,
             keep_alive: true,
-            fresh: sniff,
+            may_be_http2: sniff,
             answered: false,
             limits,
             calls,
@@ -174,7 +174,7 @@ impl<H: Handler> Connection<H> {
                 let stream = self.stream.as_mut().ok_or(Broken::Left)?;
                 if ready!(self.input.poll_head(stream, cx))? == 0 {
                     self.keep_alive = false;
-                } else if self.fresh && self.input.bytes.starts_with(PREFACE) {
+                } else if self.may_be_http2 && self.input.bytes.starts_with(PREFACE) {
                     return Poll::Ready(Ok(self.take_http2()));
                 }
             }
@@ -190,7 +190,7 @@ impl<H: Handler> Connection<H> {
 
     /// `None`: it is not whole yet.
     fn take_head(&mut self) -> Result<Option<RequestHead>, Refused> {
-        if self.fresh && PREFACE.starts_with(&self.input.bytes) {
+        if self.may_be_http2 && PREFACE.starts_with(&self.input.bytes) {
             return Ok(None);
         }
         if !self.reading.is_worth_a_try(&self.input.bytes) {
@@ -215,7 +215,7 @@ impl<H: Handler> Connection<H> {
     }
 
     fn begin(&mut self, head: RequestHead) {
-        self.fresh = false;
+        self.may_be_http2 = false;
         self.keep_alive = head.keep_alive;
         self.calls.watch.call_begins();
         let mut body = self.reading.begin(head.body, head.expects_continue, &mut self.input.bytes);

@@ -270,6 +270,12 @@ async fn several_workers_share_each_socket() {
     }
     assert!(calls.join_all().await.iter().all(|status| *status == 200));
     assert_eq!(world.issuer().count(), 1);
+    // Each worker counts for itself; a scrape tells of all of them.
+    eventually("all calls to be counted", || async {
+        let counted = world.metric("bearerd_requests_total", &[("status", "200")]).await?;
+        (counted == 60.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ impl Reading {
                     break;
                 }
                 Poll::Ready(false) => {
-                    self.end(Self::Unwanted);
+                    self.give_up();
                     break;
                 }
             }
@@ -157,9 +157,9 @@ impl Reading {
         }
     }
 
-    fn end(&mut self, next: impl FnOnce(Decoder) -> Self) {
+    fn give_up(&mut self) {
         if let Self::Body { decoder, .. } = std::mem::replace(self, Self::Broken) {
-            *self = next(decoder);
+            *self = Self::Unwanted(decoder);
         }
     }
 
