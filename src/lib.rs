@@ -1,7 +1,7 @@
 //! bearerd puts bearer tokens on outbound calls.
 //!
 //! Modules in reading order, each using only those before it: [`secret`] and [`clock`]; [`config`], from TOML to checked
-//! values; [`http1`], messages on a connection, [`net`], sockets and TLS toward others, [`metrics`] and [`telemetry`];
+//! values; [`inbound`], a caller's side of a request, [`net`], sockets and TLS toward others, [`metrics`] and [`telemetry`];
 //! [`route`], which route serves a call, and [`issuer`], one token request; [`token`], a token's life; [`upstream`],
 //! connections and sending; [`proxy`], the request path; [`listener`], the way in; [`admin`], what operators look at, and
 //! [`webhook`], values that are learned; [`app`] and [`reload`], which wire and exchange all of it; [`cli`], the verbs.
@@ -12,7 +12,9 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod http1;
+pub mod flow;
+pub mod idle;
+pub mod inbound;
 pub mod issuer;
 pub mod jose;
 pub mod listener;

@@ -4,7 +4,6 @@ mod accept;
 pub mod bind;
 mod connection;
 mod drive;
-mod http1;
 mod limit;
 mod small;
 mod stream;
@@ -21,7 +20,7 @@ use hyper::body::Body as HttpBody;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, ListenerConfig};
-use crate::http1::Incoming;
+use crate::inbound::CallerBody;
 use crate::metrics::ListenerMetrics;
 use crate::proxy::{Body, BodyError, Caller, Proxy};
 pub use accept::Logged;
@@ -84,7 +83,7 @@ pub trait Handler: Send + Sync + 'static {
     fn call(
         &self,
         caller: &Arc<Caller>,
-        request: &mut Request<Incoming>,
+        request: &mut Request<CallerBody>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
@@ -94,7 +93,7 @@ impl Handler for Proxy {
     fn call(
         &self,
         caller: &Arc<Caller>,
-        request: &mut Request<Incoming>,
+        request: &mut Request<CallerBody>,
     ) -> impl Future<Output = Response<Body>> + Send {
         Self::call(self, caller, request)
     }

@@ -3,6 +3,7 @@
 pub mod connect;
 mod dial;
 mod explain;
+mod h2;
 mod pem;
 mod roots;
 pub mod stream;
@@ -11,6 +12,7 @@ mod tests;
 pub mod tls;
 mod tunnel;
 
+pub use self::h2::{Http2Failure, http2_failure};
 pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, Target};
 pub use explain::tls_cause;
 pub use stream::{Facts, Stream};

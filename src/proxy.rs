@@ -31,7 +31,7 @@ use std::task::Poll;
 use http::{Request, Response};
 
 pub use body::{Body, BodyError};
-pub use caller::{Activity, Caller, ListenerRules, Peer};
+pub use caller::{Caller, ListenerRules, Peer};
 pub use error::{Code, ProxyError};
 use record::Record;
 use seen::Seen;
@@ -39,7 +39,7 @@ pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 use traced::Traced;
 
 use crate::clock::{Clock as _, SystemClock};
-use crate::http1::Incoming;
+use crate::inbound::CallerBody;
 use crate::metrics::Failure;
 
 /// Serves calls; shared by all listeners and workers.
@@ -53,7 +53,7 @@ impl Proxy {
     }
 
     /// Serves one call; every failure becomes a response.
-    pub async fn call(&self, caller: &Arc<Caller>, request: &mut Request<Incoming>) -> Response<Body> {
+    pub async fn call(&self, caller: &Arc<Caller>, request: &mut Request<CallerBody>) -> Response<Body> {
         let snapshot = self.snapshot.load_full();
         let seen = Seen::of(request.headers());
         let request_id = headers::request_id(request.headers(), seen);

@@ -17,9 +17,11 @@ use std::path::Path;
 const RANKS: &[(&str, u8)] = &[
     ("secret", 0),
     ("clock", 0),
+    ("idle", 0),
     ("jose", 1),
     ("config", 2),
-    ("http1", 3),
+    ("inbound", 3),
+    ("flow", 3),
     ("metrics", 3),
     ("net", 3),
     ("telemetry", 3),

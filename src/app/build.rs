@@ -1,6 +1,6 @@
 //! From a config to the one value that calls read. Start and reload both come through here.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::config::{Config, Credential, Egress, RouteConfig, Source};
 use crate::metrics::Metrics;
 use crate::proxy::{RouteService, Snapshot};
 use crate::token::{TokenCache, TokenSlot};
-use crate::upstream::Upstream;
+use crate::upstream::{Origins, Upstream};
 
 /// What a snapshot is made with.
 pub struct Parts<'a> {
@@ -18,19 +18,13 @@ pub struct Parts<'a> {
     pub changed: &'a BTreeSet<PathBuf>,
 }
 
-/// Makes the snapshot of `config`. Tokens whose key did not change stay, and so do connections to the upstreams of
-/// routes that did not change.
+/// Makes the snapshot of `config`. Tokens whose key did not change stay, and so do connections whose
+/// settings and files did not change.
 pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_>) -> Snapshot {
-    let old: HashMap<&str, &RouteService> = previous
-        .iter()
-        .flat_map(|previous| &previous.routes)
-        .map(|service| (&*service.config.name, &**service))
-        .collect();
-    let routes = config
-        .routes
-        .iter()
-        .map(|route| service(config, route, old.get(&*route.name).copied(), parts))
-        .collect();
+    let old = previous.iter().flat_map(|previous| &previous.routes);
+    let kept = old.filter(|old| !connects_with(&old.config, parts.changed));
+    let mut origins = Origins::known(kept.map(|old| Arc::clone(old.upstream.origin())));
+    let routes = config.routes.iter().map(|route| service(config, route, &mut origins, parts)).collect();
     let version = previous.map_or(1, |previous| previous.version + 1);
     Snapshot::new(version, Arc::clone(config), routes, parts.metrics, previous)
 }
@@ -38,7 +32,7 @@ pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_
 fn service(
     config: &Config,
     route: &Arc<RouteConfig>,
-    old: Option<&RouteService>,
+    origins: &mut Origins,
     parts: &Parts<'_>,
 ) -> Arc<RouteService> {
     let slot = match &route.credential {
@@ -46,13 +40,8 @@ fn service(
         Credential::Issuer { issuer, key } => Some(parts.tokens.slot(key, issuer, config.limits.waiters)),
     };
     let metrics = parts.metrics.route(&route.name);
-    let upstream = old
-        .filter(|old| same_upstream(&old.config, route) && !connects_with(route, parts.changed))
-        .map_or_else(
-            || Arc::new(Upstream::new(route, Arc::clone(&metrics))),
-            |old| Arc::clone(&old.upstream),
-        );
-    Arc::new(RouteService::new(route, slot, upstream, metrics))
+    let upstream = Upstream::new(route, origins.of(route), Arc::clone(&metrics));
+    Arc::new(RouteService::new(route, slot, Arc::new(upstream), metrics))
 }
 
 /// Each slot once, however many routes share it.
@@ -60,47 +49,6 @@ pub(super) fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
     let mut met = HashSet::new();
     let slots = snapshot.routes.iter().filter_map(|route| route.slot.as_ref());
     slots.filter(|slot| met.insert(Arc::as_ptr(slot))).cloned().collect()
-}
-
-/// Whether calls go to the same place in the same way. What chooses the route, whose token it gets and what becomes
-/// of headers is no concern of its connections.
-fn same_upstream(a: &RouteConfig, b: &RouteConfig) -> bool {
-    // Taken apart, so that a new field has to be thought about here.
-    let RouteConfig {
-        name,
-        listener: _,
-        host: _,
-        path: _,
-        methods: _,
-        match_headers: _,
-        upstream,
-        protocol,
-        credential: _,
-        caller_authorization: _,
-        inject: _,
-        request_headers: _,
-        response_headers: _,
-        forwarded: _,
-        rewrite_location: _,
-        refresh_on: _,
-        replay_limit: _,
-        allow_encoded_slash: _,
-        connect_timeout,
-        response_timeout,
-        idle_timeout,
-        connection_max_age,
-        tls,
-        egress,
-    } = a;
-    *name == b.name
-        && *upstream == b.upstream
-        && *protocol == b.protocol
-        && *connect_timeout == b.connect_timeout
-        && *response_timeout == b.response_timeout
-        && *idle_timeout == b.idle_timeout
-        && *connection_max_age == b.connection_max_age
-        && *tls == b.tls
-        && *egress == b.egress
 }
 
 /// Whether the route's connections are made with one of these files.
@@ -122,8 +70,8 @@ fn connection_sources(route: &RouteConfig) -> impl Iterator<Item = &Source> {
 mod tests {
     use super::*;
     use crate::config::{
-        CallerAuthorization, HeaderEdits, Inject, PathPattern, Protocol, TlsOptions, UpstreamTarget,
-        UpstreamUrl,
+        CallerAuthorization, HeaderCase, HeaderEdits, Inject, PathPattern, Protocol, TlsOptions,
+        UpstreamTarget, UpstreamUrl,
     };
 
     fn route() -> RouteConfig {
@@ -160,6 +108,7 @@ mod tests {
             response_timeout: None,
             idle_timeout: None,
             connection_max_age: None,
+            header_case: HeaderCase::Lower,
             tls: TlsOptions::default(),
             egress: Egress::Direct,
         }
@@ -167,15 +116,6 @@ mod tests {
 
     fn file(path: &str) -> Source {
         Source::file(PathBuf::from(path), None)
-    }
-
-    #[test]
-    fn connections_outlive_another_path_but_not_other_tls() {
-        let other_path = RouteConfig { path: PathPattern::Exact("/x".to_owned()), ..route() };
-        assert!(same_upstream(&route(), &other_path));
-        let other_ca =
-            RouteConfig { tls: TlsOptions { ca: Some(file("/ca.pem")), ..TlsOptions::default() }, ..route() };
-        assert!(!same_upstream(&route(), &other_ca));
     }
 
     #[test]

@@ -271,6 +271,7 @@ pub struct RouteConfig {
     pub response_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub connection_max_age: Option<Duration>,
+    pub header_case: HeaderCase,
     pub tls: TlsOptions,
     pub egress: Egress,
 }
@@ -307,6 +308,14 @@ pub struct UpstreamUrl {
 pub enum UpstreamTarget {
     Tcp { https: bool, host: String, port: u16 },
     Unix(PathBuf),
+}
+
+/// How field names are written over HTTP/1.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HeaderCase {
+    Lower,
+    /// `Content-Type`.
+    Title,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

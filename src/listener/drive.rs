@@ -1,23 +1,24 @@
-//! Drives one stage of a connection, with its one timer and an ear for the listener's stop.
+//! Drives one stage of a connection: its one timer, and the listener's wish to stop.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::watch::{Pace, Verdict, Watch};
+use crate::idle::Alarm;
 
 /// How long an orderly close may take before the connection is dropped.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// Where a timer stands that times nothing.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The timer never fires more often than this, whatever a verdict says: it must not spin.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// Tells all connections of one worker and listener to come to their end.
+/// Tells all connections of one worker and listener to end.
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     begun: AtomicBool,
@@ -35,11 +36,11 @@ impl Drain {
     }
 }
 
-/// A stage: an HTTP/1 connection, or hyper's of HTTP/2.
+/// A stage: finding out the protocol, or hyper's connection.
 pub(super) trait Drive {
     type Output;
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Self::Output>;
-    /// No more calls; those under way end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Self::Output>;
+    /// No more requests; those under way end.
     fn shut_down(&mut self);
 }
 
@@ -52,79 +53,50 @@ pub(super) async fn drive<D: Drive>(
 ) -> Option<D::Output> {
     // Made before the flag is read, so that no stop falls between.
     let mut stop = pin!(drain.notify.notified());
-    // Both wake the task that polled them first: this one, until its end.
     let mut listening = false;
-    let mut armed = false;
-    let mut closing = false;
-    let mut force_at = None;
-    let mut timer = pin!(tokio::time::sleep_until(first_look(&mut pace, watch)));
-    poll_fn(|context| {
+    let mut closing_since: Option<Instant> = None;
+    let mut shut_down = false;
+    let mut alarm = Alarm::default();
+    poll_fn(|cx| {
         loop {
-            if let Poll::Ready(output) = stage.poll(context) {
+            if let Poll::Ready(output) = stage.poll(cx) {
                 return Poll::Ready(Some(output));
             }
             if !std::mem::replace(&mut listening, true) {
-                // The flag says the same, at less cost.
-                let _ = stop.as_mut().poll(context);
+                // It wakes the task that polled it first: this one, until its end. The flag says the same, at less cost.
+                let _ = stop.as_mut().poll(cx);
             }
-            let stopping = drain.has_begun();
-            let mut look_at = pace.due(watch);
-            if stopping && !closing {
-                match pace.may_stop(watch, Instant::now()) {
-                    Ok(()) => {
-                        closing = true;
-                        stage.shut_down();
-                        continue;
-                    }
+            let now = Instant::now();
+            if closing_since.is_some_and(|since| since + CLOSING <= now) {
+                return Poll::Ready(None);
+            }
+            let mut look_at = closing_since.map(|since| since + CLOSING);
+            let mut close = false;
+            if drain.has_begun() && !shut_down {
+                match pace.may_stop(watch, now) {
+                    Ok(()) => close = true,
                     Err(until) => look_at = earlier(look_at, until),
                 }
             }
-            if let Some(at) = look_at
-                && at < timer.deadline()
-            {
-                timer.as_mut().reset(at);
-                armed = false;
-            }
-            if !std::mem::replace(&mut armed, true) {
-                ready!(poll_timer(timer.as_mut(), context));
-            } else if !timer.is_elapsed() {
-                return Poll::Pending;
-            }
-            let now = Instant::now();
-            if force_at.is_some_and(|at| at <= now) {
-                return Poll::Ready(None);
-            }
-            let next = match pace.judge(watch, now) {
+            match pace.judge(watch, now) {
                 Verdict::Slow => return Poll::Ready(None),
                 Verdict::Idle => {
-                    if !closing {
-                        closing = true;
-                        stage.shut_down();
-                    }
-                    force_at = force_at.or(Some(now + CLOSING));
-                    force_at
+                    close = true;
+                    closing_since = closing_since.or(Some(now));
                 }
-                Verdict::Wait(next) => next,
-            };
-            timer.as_mut().reset(next.unwrap_or(now + NEVER));
-            armed = false;
+                Verdict::Wait(until) => look_at = earlier(look_at, until),
+            }
+            if close && !std::mem::replace(&mut shut_down, true) {
+                stage.shut_down();
+                continue;
+            }
+            match look_at {
+                Some(at) if alarm.poll(at.max(now + SHORTEST_WAIT), cx) => {}
+                Some(_) | None => return Poll::Pending,
+            }
         }
     })
     .await
-}
-
-/// Also where the task has done so much that it must yield: its timer would else not be set, and not be polled again.
-fn poll_timer(timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<()> {
-    pin!(tokio::task::unconstrained(timer)).poll(context)
-}
-
-fn first_look(pace: &mut Pace, watch: &Watch) -> Instant {
-    let now = Instant::now();
-    match pace.judge(watch, now) {
-        Verdict::Wait(Some(at)) => at,
-        Verdict::Wait(None) => now + NEVER,
-        Verdict::Idle | Verdict::Slow => now,
-    }
 }
 
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {

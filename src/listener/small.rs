@@ -13,11 +13,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::accept::{Logged, is_of_one_connection};
-use super::connection::linger;
 use super::stream::Raw;
 use super::{Bound, Stop};
 use crate::proxy::Peer;
@@ -27,6 +27,10 @@ pub use answer::{Answer, answer, problem};
 const HEADER_BYTES: usize = 16 * 1024;
 /// After a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// See [`linger`].
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1024 * 1024;
 
 /// Whose request it is.
 #[derive(Debug, Clone, Copy)]
@@ -164,5 +168,21 @@ async fn connection<A: Answerer>(
     let refused = ended.as_ref().is_err_and(hyper::Error::is_parse);
     if ended.is_ok() || refused {
         linger(connection.into_parts().io.into_inner(), refused).await;
+    }
+}
+
+/// Throws away what the caller still sends: after a refused head, and else only where something waits to be read, since
+/// the caller of a clean `Connection: close` is not waited for.
+async fn linger(mut stream: Raw, refused: bool) {
+    let mut scrap = vec![0; 16 * 1024];
+    let until = Instant::now() + LINGER;
+    let mut total = 0;
+    let mut patience = if refused { until } else { Instant::now() };
+    while let Ok(Ok(read @ 1..)) = tokio::time::timeout_at(patience, stream.read(&mut scrap)).await {
+        total += read;
+        if total > LINGER_BYTES {
+            return;
+        }
+        patience = until;
     }
 }

@@ -7,18 +7,19 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::connection::Protocol;
 use super::limit::Held;
 use super::watch::Watch;
+use crate::idle::{Alarm, Idle};
 
 /// HTTP/2's connection preface (RFC 9113 section 3.4).
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// An accepted socket.
 pub enum Raw {
@@ -36,53 +37,72 @@ pub(super) enum Transport {
 pub(super) struct CallerStream {
     transport: Transport,
     watch: Arc<Watch>,
-    /// What was read to tell HTTP/2 from HTTP/1, and is to be read again.
-    unread: Bytes,
-    stall: Stall,
+    /// What was read to tell HTTP/2 from HTTP/1, and is still to be handed out.
+    prefix: Prefix,
+    /// Expires where the caller does not take what is written.
+    stall: Idle,
+    closing: Option<Closing>,
     now: CancellationToken,
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _held: Held,
 }
 
-/// Since when a write stands still. The sleep is left running when it moves again, and re-armed only when it fires:
-/// under load, sockets fill up all the time.
+/// All is said and the write side is closed; what still comes is thrown away.
+struct Closing {
+    until: Instant,
+    left: usize,
+    alarm: Alarm,
+}
+
+/// How long a caller may take to close its side.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1024 * 1024;
+
 #[derive(Default)]
-struct Stall {
-    still: bool,
-    since: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
+struct Prefix {
+    bytes: [u8; PREFACE.len()],
+    start: usize,
+    end: usize,
 }
 
 impl CallerStream {
     pub(super) fn new(transport: Transport, watch: Arc<Watch>, now: CancellationToken, held: Held) -> Self {
-        let (unread, stall) = (Bytes::new(), Stall::default());
-        Self { transport, watch, unread, stall, now, cancelled: None, _held: held }
+        let (prefix, stall) = (Prefix::default(), Idle::new(None));
+        Self { transport, watch, prefix, stall, closing: None, now, cancelled: None, _held: held }
     }
 
-    /// Hands these bytes out once more, before all others.
-    pub(super) fn unread(&mut self, bytes: Bytes) {
-        self.unread = bytes;
+    /// Reads until it is plain whether the caller speaks HTTP/2 with prior knowledge; `None`: it went away. What was
+    /// read is handed out again.
+    pub(super) fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Protocol>>> {
+        loop {
+            let seen = self.prefix.bytes.get(..self.prefix.end).unwrap_or_default();
+            if !PREFACE.starts_with(seen) {
+                return Poll::Ready(Ok(Some(Protocol::Http1)));
+            }
+            let Some(room @ [_, ..]) = self.prefix.bytes.get_mut(self.prefix.end..) else {
+                return Poll::Ready(Ok(Some(Protocol::Http2)));
+            };
+            let mut buffer = ReadBuf::new(room);
+            ready!(self.transport.poll_read(cx, &mut buffer))?;
+            match buffer.filled().len() {
+                0 if self.prefix.end == 0 => return Poll::Ready(Ok(None)),
+                0 => return Poll::Ready(Ok(Some(Protocol::Http1))),
+                read => self.prefix.end += read,
+            }
+            self.watch.bytes_read();
+        }
     }
 
     /// Judges a write's outcome: progress is noted, and standing still is allowed for the route's `idle_timeout` alone.
-    fn judge_write<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        outcome: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+    fn judge_write<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.watch.bytes_written(outcome.is_pending());
         if outcome.is_ready() {
-            if std::mem::take(&mut self.stall.still) {
-                self.stall.since = None;
-                self.watch.bytes_written();
-            }
+            self.stall.moved();
             return outcome;
         }
-        if !std::mem::replace(&mut self.stall.still, true) {
-            self.watch.bytes_written();
-        }
         let limit = self.watch.caller.activity.write_stall_ms.load(Ordering::Relaxed);
-        if limit > 0 {
-            ready!(self.stall.poll(context, Duration::from_millis(limit)));
+        self.stall.set_limit((limit > 0).then(|| Duration::from_millis(limit)));
+        if self.stall.expired(cx) {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the caller stopped reading")));
         }
         Poll::Pending
@@ -99,21 +119,38 @@ impl CallerStream {
     }
 }
 
-impl Stall {
-    /// Ready when nothing moved for `limit`.
-    fn poll(&mut self, context: &mut Context<'_>, limit: Duration) -> Poll<()> {
-        let due = *self.since.get_or_insert_with(Instant::now) + limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        loop {
-            if sleep.deadline() > due {
-                sleep.as_mut().reset(due);
-            }
-            ready!(sleep.as_mut().poll(context));
-            if Instant::now() >= due {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(due);
+impl Drop for CallerStream {
+    fn drop(&mut self) {
+        if self.watch.ends_with_reset()
+            && let Raw::Tcp(stream) = self.transport.raw()
+        {
+            // Where it cannot be set, the connection ends in the ordinary way.
+            let _ = stream.set_zero_linger();
         }
+    }
+}
+
+impl Closing {
+    fn new() -> Self {
+        Self { until: Instant::now() + LINGER, left: LINGER_BYTES, alarm: Alarm::default() }
+    }
+
+    /// Reads until the caller has closed its side, so that the kernel does not reset the connection over unread bytes
+    /// before the caller has read the last response (RFC 9112 section 9.6).
+    fn poll(&mut self, transport: &mut Transport, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scrap = [0; 4096];
+        while self.left > 0 {
+            let mut buffer = ReadBuf::new(&mut scrap);
+            match transport.poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.left = self.left.saturating_sub(buffer.filled().len());
+                }
+                Poll::Ready(_) => break,
+                Poll::Pending if self.alarm.poll(self.until, cx) => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -124,14 +161,22 @@ impl AsyncRead for CallerStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.unread.is_empty() {
-            let handed = this.unread.split_to(this.unread.len().min(buffer.remaining()));
-            buffer.put_slice(&handed);
+        if this.prefix.start < this.prefix.end {
+            let rest = this.prefix.bytes.get(this.prefix.start..this.prefix.end).unwrap_or_default();
+            let handed = rest.len().min(buffer.remaining());
+            buffer.put_slice(rest.get(..handed).unwrap_or_default());
+            this.prefix.start += handed;
             return Poll::Ready(Ok(()));
         }
+        let before = buffer.filled().len();
         match this.transport.poll_read(context, buffer) {
             Poll::Pending => this.poll_cancelled(context).map(Err),
-            ready => ready,
+            ready => {
+                if buffer.filled().len() > before {
+                    this.watch.bytes_read();
+                }
+                ready
+            }
         }
     }
 }
@@ -172,19 +217,34 @@ impl AsyncWrite for CallerStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let outcome = match &mut this.transport {
-            Transport::Plain(raw) => Pin::new(raw).poll_shutdown(context),
-            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        };
-        match outcome {
-            // TLS has something to say at the end, and a caller that does not read is not waited for here either.
-            Poll::Pending => this.judge_write(context, Poll::Pending),
-            ready => ready,
+        if this.closing.is_none() {
+            let outcome = match &mut this.transport {
+                Transport::Plain(raw) => Pin::new(raw).poll_shutdown(context),
+                Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            };
+            match outcome {
+                // TLS has something to say at the end, and a caller that does not read is not waited for here either.
+                Poll::Pending => return this.judge_write(context, Poll::Pending),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) => this.closing = Some(Closing::new()),
+            }
+        }
+        // An upgraded connection is closed in one direction alone: its other one is still to be read.
+        match &mut this.closing {
+            Some(closing) if !this.watch.is_tunnel() => closing.poll(&mut this.transport, context).map(Ok),
+            Some(_) | None => Poll::Ready(Ok(())),
         }
     }
 }
 
 impl Transport {
+    fn raw(&self) -> &Raw {
+        match self {
+            Self::Plain(raw) => raw,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(raw) => Pin::new(raw).poll_read(context, buffer),

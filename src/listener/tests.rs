@@ -5,7 +5,6 @@ mod ending;
 mod serving;
 mod timing;
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -23,6 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::{Address, Callers, ListenerTls, Source, UnixOptions};
+use crate::inbound::InFlight;
 use crate::metrics::Metrics;
 use crate::proxy::{BodyError, Peer};
 
@@ -35,20 +35,9 @@ struct Fake {
     write_stall_ms: u64,
 }
 
-struct InFlight(Arc<Caller>);
-
-impl InFlight {
-    fn new(caller: &Arc<Caller>) -> Self {
-        caller.activity.calls.fetch_add(1, Ordering::Relaxed);
-        caller.activity.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(caller))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
+fn in_flight(caller: &Arc<Caller>) -> InFlight {
+    caller.activity.calls.fetch_add(1, Ordering::Relaxed);
+    InFlight::new(&caller.activity)
 }
 
 /// A body that counts as a call until it has ended.
@@ -86,8 +75,8 @@ impl hyper::body::Body for Counted {
 impl Handler for Fake {
     type Body = Body;
 
-    async fn call(&self, caller: &Arc<Caller>, request: &mut Request<Incoming>) -> Response<Body> {
-        let in_flight = InFlight::new(caller);
+    async fn call(&self, caller: &Arc<Caller>, request: &mut Request<CallerBody>) -> Response<Body> {
+        let in_flight = in_flight(caller);
         caller.activity.write_stall_ms.store(self.write_stall_ms, Ordering::Relaxed);
         let mut text = "ok".to_owned();
         match request.uri().path() {
@@ -96,7 +85,9 @@ impl Handler for Fake {
             "/peer" => text = format!("{:?} {}", caller.peer, caller.tls),
             "/tunnel" => return tunnel(in_flight, request),
             "/length" => text = taken(request).await.to_string(),
-            "/echo" => return Response::new(std::mem::take(request.body_mut()).boxed_unsync()),
+            "/echo" => {
+                return Response::new(std::mem::take(request.body_mut()).map_err(Into::into).boxed_unsync());
+            }
             "/unwanted" => {
                 drop(std::mem::take(request.body_mut()));
                 self.release.acquire().await.unwrap().forget();
@@ -118,7 +109,7 @@ impl Handler for Fake {
 }
 
 /// How much of a body came.
-fn taken(request: &mut Request<Incoming>) -> impl Future<Output = usize> + use<> {
+fn taken(request: &mut Request<CallerBody>) -> impl Future<Output = usize> + use<> {
     let body = std::mem::take(request.body_mut());
     async move { body.collect().await.map_or(0, |body| body.to_bytes().len()) }
 }
@@ -126,7 +117,7 @@ fn taken(request: &mut Request<Incoming>) -> impl Future<Output = usize> + use<>
 const MUCH: usize = 32 << 20;
 
 /// Answers with much, as one piece or as many, while it reads what the caller sends.
-fn upload(in_flight: InFlight, request: &mut Request<Incoming>, whole: bool) -> Response<Body> {
+fn upload(in_flight: InFlight, request: &mut Request<CallerBody>, whole: bool) -> Response<Body> {
     let sent = std::mem::take(request.body_mut());
     tokio::spawn(async move {
         let _in_flight = in_flight;
@@ -136,39 +127,46 @@ fn upload(in_flight: InFlight, request: &mut Request<Incoming>, whole: bool) -> 
         let answer = Full::new(Bytes::from(vec![b'x'; MUCH]));
         return Response::new(answer.map_err(|never| match never {}).boxed_unsync());
     }
-    let (mut feeder, answer) = Incoming::streamed(Some(MUCH as u64));
+    let (feed, answer) = streamed();
     tokio::spawn(async move {
-        while poll_fn(|cx| feeder.poll_wanted(cx)).await {
-            feeder.give(Frame::data(Bytes::from_static(&[b'x'; 64 * 1024])));
+        for _ in 0..MUCH / BLOCK.len() {
+            feed.send(Ok(Frame::data(Bytes::from_static(BLOCK)))).await.unwrap();
         }
     });
-    Response::new(answer.boxed_unsync())
+    Response::new(answer)
+}
+
+const BLOCK: &[u8] = &[b'x'; 64 * 1024];
+
+type Feed = tokio::sync::mpsc::Sender<Result<Frame<Bytes>, BodyError>>;
+
+fn streamed() -> (Feed, Body) {
+    let (feed, frames) = tokio::sync::mpsc::channel(1);
+    let frames = tokio_stream::wrappers::ReceiverStream::new(frames);
+    (feed, http_body_util::StreamBody::new(frames).boxed_unsync())
 }
 
 /// Begins its answer before it wants the caller's body.
-fn late(in_flight: InFlight, request: &mut Request<Incoming>) -> Response<Body> {
+fn late(in_flight: InFlight, request: &mut Request<CallerBody>) -> Response<Body> {
     let sent = std::mem::take(request.body_mut());
-    let (mut feeder, answer) = Incoming::streamed(None);
+    let (feed, answer) = streamed();
     tokio::spawn(async move {
         let _in_flight = in_flight;
         let short = Duration::from_millis(100);
-        assert!(poll_fn(|cx| feeder.poll_wanted(cx)).await);
-        feeder.give(Frame::data(Bytes::from_static(b"a")));
+        feed.send(Ok(Frame::data(Bytes::from_static(b"a")))).await.unwrap();
         tokio::time::sleep(short).await;
         let _ = tokio::time::timeout(short, sent.collect()).await;
-        assert!(poll_fn(|cx| feeder.poll_wanted(cx)).await);
-        feeder.give(Frame::data(Bytes::from_static(b"b")));
-        feeder.end();
+        feed.send(Ok(Frame::data(Bytes::from_static(b"b")))).await.unwrap();
     });
-    Response::new(answer.boxed_unsync())
+    Response::new(answer)
 }
 
 /// Answers 101, then echoes.
-fn tunnel(in_flight: InFlight, request: &mut Request<Incoming>) -> Response<Body> {
-    let upgrade = request.body_mut().take_upgrade().unwrap();
+fn tunnel(in_flight: InFlight, request: &mut Request<CallerBody>) -> Response<Body> {
+    let upgrade = hyper::upgrade::on(&mut *request);
     tokio::spawn(async move {
         let _in_flight = in_flight;
-        let (mut from, mut to) = tokio::io::split(upgrade.tunnel().await.unwrap());
+        let (mut from, mut to) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
         let _ = tokio::io::copy(&mut from, &mut to).await;
     });
     let mut response =

@@ -1,7 +1,7 @@
 //! What a connection is doing, noted as it happens and judged when its one timer fires.
 //!
-//! A slow head and an idle connection have limits of their own. Nothing is armed or cancelled for a
-//! call: reads and writes leave a time behind, and the timer, when it fires, looks at what is left to wait for.
+//! hyper has one timeout for a slow head and an idle connection; here they differ. Nothing is armed or cancelled for a
+//! request: reads and writes leave a time behind, and the timer, when it fires, looks at what is left to wait for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,66 +10,77 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Limits;
+use crate::inbound::Activity;
 use crate::proxy::Caller;
 
-/// How long a connection is kept, after it was accepted or its last call was answered, once the listener stops: a call
-/// may be on its way, and closing would lose it. That call's answer says that it was the last one.
+/// How long a connection is kept, after it was accepted or its last request was answered, once the listener stops: a
+/// request may be on its way, and closing would lose it. The response to it says that it was the last one.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// How often an HTTP/2 connection that may rest for ever is looked at.
-const HELD_LOOK: Duration = Duration::from_secs(15);
+/// How often a busy HTTP/2 connection is looked at: its responses are polled by tasks of their own.
+const LOOK: Duration = Duration::from_secs(2);
 
-/// Shared by a connection's task, its socket and its calls, all on one thread: nothing is ordered but by program order.
+/// Shared by a connection's task, its socket and its requests, all on one thread: nothing is ordered but by program order.
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) caller: Arc<Caller>,
-    started: Instant,
-    /// When the first byte of the head that is being read came: ms from `started`, plus 1; 0: none is being read.
+    /// When the first byte of the head that is being read came: ms from the start, plus 1; 0: none is being read.
     head_since: AtomicU64,
-    /// When something was last written to the caller: ms from `started`.
+    /// When something was last written to the caller: ms from the start.
     last_write: AtomicU64,
-    /// The connection was upgraded: it is no longer HTTP.
+    /// A write waits for the caller to read.
+    blocked: AtomicBool,
+    /// The connection was upgraded: hyper is done with it.
     tunnel: AtomicBool,
+    /// The caller speaks HTTP/1.0: it takes the end of the connection for the end of a response.
+    http10: AtomicBool,
+    /// The connection is to end with a reset.
+    reset: AtomicBool,
 }
 
 impl Watch {
     pub(super) fn new(caller: Arc<Caller>) -> Self {
         Self {
             caller,
-            started: Instant::now(),
             head_since: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
             tunnel: AtomicBool::new(false),
+            http10: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
         }
     }
 
-    fn elapsed_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    fn activity(&self) -> &Activity {
+        &self.caller.activity
     }
 
-    fn in_flight(&self) -> bool {
-        self.caller.activity.in_flight.load(Ordering::Relaxed) > 0
-    }
-
-    fn calls(&self) -> u64 {
-        self.caller.activity.calls.load(Ordering::Relaxed)
-    }
-
-    /// A head is not whole yet; the first time that this is said of it, it has begun.
-    pub(super) fn head_begins(&self) {
-        if self.head_since.load(Ordering::Relaxed) == 0 && !self.in_flight() {
-            self.head_since.store(self.elapsed_ms().saturating_add(1), Ordering::Relaxed);
+    /// Bytes came from the caller. Where no request is in flight, they begin or continue a head.
+    pub(super) fn bytes_read(&self) {
+        if self.head_since.load(Ordering::Relaxed) == 0 && !self.activity().is_busy() {
+            self.head_since.store(self.activity().elapsed_ms().saturating_add(1), Ordering::Relaxed);
         }
     }
 
-    /// An answer is written, or its writing stood still or moved on: a write that goes well is not noted by itself.
-    pub(super) fn bytes_written(&self) {
-        self.last_write.store(self.elapsed_ms(), Ordering::Relaxed);
+    /// Bytes went to the caller, or (`blocked`) it does not take them now.
+    pub(super) fn bytes_written(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+        self.last_write.store(self.activity().elapsed_ms(), Ordering::Relaxed);
     }
 
     /// A head is complete.
-    pub(super) fn call_begins(&self) {
+    pub(super) fn request_begins(&self, http10: bool) {
         self.head_since.store(0, Ordering::Relaxed);
+        self.http10.store(http10, Ordering::Relaxed);
+    }
+
+    /// A response broke off: only a reset tells an HTTP/1.0 caller so.
+    pub(super) fn response_broke(&self) {
+        self.reset.store(self.http10.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    pub(super) fn ends_with_reset(&self) -> bool {
+        self.reset.load(Ordering::Relaxed)
     }
 
     pub(super) fn becomes_tunnel(&self) {
@@ -80,22 +91,27 @@ impl Watch {
         self.tunnel.load(Ordering::Relaxed)
     }
 
-    /// Between two calls.
-    fn is_idle(&self) -> bool {
-        self.calls() > 0 && !self.in_flight() && self.head_since.load(Ordering::Relaxed) == 0
+    fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
     }
 
-    fn last_written(&self) -> Instant {
-        self.started + Duration::from_millis(self.last_write.load(Ordering::Relaxed))
+    fn has_served(&self) -> bool {
+        self.activity().calls.load(Ordering::Relaxed) > 0
+    }
+
+    /// When the last response was written, or the connection's start.
+    fn last_active(&self) -> Instant {
+        let written = self.activity().born + Duration::from_millis(self.last_write.load(Ordering::Relaxed));
+        written.max(self.activity().last_busy())
     }
 
     /// When the head that is being read began.
     fn head_began(&self) -> Option<Instant> {
-        if self.in_flight() {
+        if self.activity().is_busy() {
             return None;
         }
         let since = self.head_since.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.started + Duration::from_millis(since))
+        Some(self.activity().born + Duration::from_millis(since))
     }
 }
 
@@ -106,7 +122,7 @@ pub(super) enum Verdict {
     Wait(Option<Instant>),
     /// Nothing is going on: close it in order.
     Idle,
-    /// The caller does not get on with its request: drop it.
+    /// The caller does not get on with its request or its response: drop it.
     Slow,
 }
 
@@ -114,9 +130,8 @@ pub(super) enum Verdict {
 pub(super) enum Pace {
     /// Also while it is not known yet which protocol it is.
     Http1 { head: Option<Duration>, idle: Option<Duration> },
-    /// A quarter of `keep_alive` at a time, since the end of a call leaves no mark here that a PING could not leave too.
-    /// `held`: since when callers' windows are shut, and how many frames had gone out then.
-    Http2 { quarter: Option<Duration>, quiet: u32, calls: u64, held: Option<(Instant, u64)> },
+    /// `held`: since when responses have waited for the caller's windows, and how many frames had gone out then.
+    Http2 { idle: Option<Duration>, held: Option<(Instant, u64)> },
 }
 
 impl Pace {
@@ -125,63 +140,71 @@ impl Pace {
     }
 
     pub(super) fn http2(limits: &Limits) -> Self {
-        Self::Http2 { quarter: limits.keep_alive.map(|whole| whole / 4), quiet: 0, calls: 0, held: None }
-    }
-
-    /// When a head that has begun must be complete.
-    fn head_due(&self, watch: &Watch) -> Option<Instant> {
-        match self {
-            Self::Http1 { head: Some(head), .. } => Some(watch.head_began()? + *head),
-            Self::Http1 { head: None, .. } | Self::Http2 { .. } => None,
-        }
-    }
-
-    /// When something must have happened: the timer may stand at a later time.
-    pub(super) fn due(&self, watch: &Watch) -> Option<Instant> {
-        match self {
-            Self::Http1 { idle: Some(idle), .. } if watch.is_idle() => Some(watch.last_written() + *idle),
-            Self::Http1 { .. } | Self::Http2 { .. } => self.head_due(watch),
-        }
+        Self::Http2 { idle: limits.keep_alive, held: None }
     }
 
     /// Whether a stopping listener may close the connection now, or else until when it waits.
     pub(super) fn may_stop(&self, watch: &Watch, now: Instant) -> Result<(), Option<Instant>> {
-        let Self::Http1 { .. } = self else { return Ok(()) };
-        // It ends after the call that is under way.
-        if watch.in_flight() {
+        let Self::Http1 { head, .. } = self else { return Ok(()) };
+        // hyper ends the connection after the request that is in flight.
+        if watch.activity().is_busy() {
             return Ok(());
         }
-        if watch.head_began().is_some() {
-            return Err(self.head_due(watch));
+        if let Some(began) = watch.head_began() {
+            return Err(head.map(|head| began + head));
         }
-        let fresh_until = if watch.calls() == 0 { watch.started } else { watch.last_written() } + FRESH;
+        let fresh_until = watch.last_active() + FRESH;
         if now < fresh_until { Err(Some(fresh_until)) } else { Ok(()) }
     }
 
     pub(super) fn judge(&mut self, watch: &Watch, now: Instant) -> Verdict {
         match self {
             Self::Http1 { head, idle } => judge_http1(watch, now, *head, *idle),
-            Self::Http2 { quarter, quiet, calls, held } => {
-                if is_stalled(watch, now, held) {
-                    return Verdict::Slow;
-                }
-                let Some(quarter) = quarter else { return Verdict::Wait(Some(now + HELD_LOOK)) };
-                let calls_now = watch.calls();
-                if watch.in_flight() || calls_now != *calls {
-                    (*quiet, *calls) = (0, calls_now);
-                } else {
-                    *quiet += 1;
-                }
-                // The first quiet look may come right after a call.
-                if *quiet > 4 { Verdict::Idle } else { Verdict::Wait(Some(now + *quarter)) }
-            }
+            Self::Http2 { idle, held } => judge_http2(watch, now, *idle, held),
         }
+    }
+}
+
+fn judge_http1(watch: &Watch, now: Instant, head: Option<Duration>, idle: Option<Duration>) -> Verdict {
+    if watch.activity().is_busy() || watch.is_blocked() {
+        // An idle time that begins after now also ends after this.
+        return Verdict::Wait(idle.map(|idle| now + idle));
+    }
+    let (since, limit, verdict) = match watch.head_began() {
+        Some(began) => (began, head, Verdict::Slow),
+        None if !watch.has_served() => (watch.activity().born, head, Verdict::Idle),
+        None => (watch.last_active(), idle, Verdict::Idle),
+    };
+    match limit.map(|limit| since + limit) {
+        Some(due) if due <= now => verdict,
+        Some(due) => Verdict::Wait(Some(due)),
+        // What comes next may have a limit.
+        None => Verdict::Wait(head.or(idle).map(|limit| now + limit)),
+    }
+}
+
+fn judge_http2(
+    watch: &Watch,
+    now: Instant,
+    idle: Option<Duration>,
+    held: &mut Option<(Instant, u64)>,
+) -> Verdict {
+    if is_stalled(watch, now, held) {
+        return Verdict::Slow;
+    }
+    if watch.activity().is_busy() || watch.is_blocked() {
+        return Verdict::Wait(Some(now + LOOK));
+    }
+    // By the end of the last request: a PING is no reason to keep a connection.
+    match idle.map(|idle| watch.activity().last_busy() + idle) {
+        Some(due) if due <= now => Verdict::Idle,
+        due => Verdict::Wait(due),
     }
 }
 
 /// Whether a response has waited for its HTTP/2 caller as long as a write may stall, and nothing else went out.
 fn is_stalled(watch: &Watch, now: Instant, held: &mut Option<(Instant, u64)>) -> bool {
-    let activity = &watch.caller.activity;
+    let activity = watch.activity();
     let limit = activity.write_stall_ms.load(Ordering::Relaxed);
     if limit == 0 || activity.held.load(Ordering::Relaxed) == 0 {
         *held = None;
@@ -197,27 +220,10 @@ fn is_stalled(watch: &Watch, now: Instant, held: &mut Option<(Instant, u64)>) ->
     }
 }
 
-fn judge_http1(watch: &Watch, now: Instant, head: Option<Duration>, idle: Option<Duration>) -> Verdict {
-    if watch.in_flight() {
-        // An idle time that begins after now also ends after this.
-        return Verdict::Wait(idle.map(|idle| now + idle));
-    }
-    let (since, limit, verdict) = match watch.head_began() {
-        Some(began) => (began, head, Verdict::Slow),
-        None if watch.calls() == 0 => (watch.started, head, Verdict::Idle),
-        None => (watch.last_written(), idle, Verdict::Idle),
-    };
-    match limit.map(|limit| since + limit) {
-        Some(due) if due <= now => verdict,
-        Some(due) => Verdict::Wait(Some(due)),
-        // What comes next may have a limit.
-        None => Verdict::Wait(head.or(idle).map(|limit| now + limit)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inbound::InFlight;
     use crate::proxy::Peer;
 
     fn watch() -> Watch {
@@ -227,7 +233,7 @@ mod tests {
             peer: Peer::Unix { uid: 0 },
             local: None,
             tls: false,
-            activity: crate::proxy::caller::Activity::default(),
+            activity: Arc::default(),
         }))
     }
 
@@ -235,121 +241,119 @@ mod tests {
         Some(Duration::from_secs(count))
     }
 
-    fn call(watch: &Watch) {
-        watch.head_begins();
-        watch.call_begins();
-        watch.caller.activity.calls.fetch_add(1, Ordering::Relaxed);
-        watch.caller.activity.in_flight.fetch_add(1, Ordering::Relaxed);
+    fn request(watch: &Watch) -> InFlight {
+        watch.bytes_read();
+        watch.request_begins(false);
+        watch.activity().calls.fetch_add(1, Ordering::Relaxed);
+        InFlight::new(&watch.caller.activity)
     }
 
-    fn answered(watch: &Watch) {
-        watch.caller.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
-        watch.bytes_written();
-    }
-
-    #[test]
-    fn each_state_has_its_own_limit() {
+    #[tokio::test(start_paused = true)]
+    async fn each_state_has_its_own_limit() {
         let (watch, mut pace) = (watch(), Pace::Http1 { head: seconds(10), idle: seconds(75) });
-        let at = |secs| watch.started + Duration::from_secs(secs);
+        let at = |secs| watch.activity().born + Duration::from_secs(secs);
         assert_eq!(pace.judge(&watch, at(0)), Verdict::Wait(Some(at(10))));
         assert_eq!(pace.judge(&watch, at(10)), Verdict::Idle);
 
-        watch.head_since.store(4001, Ordering::Relaxed);
-        watch.head_begins();
-        assert_eq!(pace.head_due(&watch), Some(at(14)), "from the first byte of the head");
+        tokio::time::advance(Duration::from_secs(4)).await;
+        watch.bytes_read();
+        assert_eq!(pace.judge(&watch, at(5)), Verdict::Wait(Some(at(14))), "from the first byte of the head");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        watch.bytes_read();
         assert_eq!(pace.judge(&watch, at(14)), Verdict::Slow);
 
-        call(&watch);
-        assert_eq!(pace.head_due(&watch), None);
+        let in_flight = request(&watch);
         assert_eq!(pace.judge(&watch, at(1000)), Verdict::Wait(Some(at(1075))));
-        answered(&watch);
-        watch.last_write.store(108_000, Ordering::Relaxed);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        drop(in_flight);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        watch.bytes_written(true);
+        assert_eq!(pace.judge(&watch, at(500)), Verdict::Wait(Some(at(575))), "the caller is still reading");
+        watch.bytes_written(false);
         assert_eq!(pace.judge(&watch, at(110)), Verdict::Wait(Some(at(183))));
         assert_eq!(pace.judge(&watch, at(183)), Verdict::Idle);
     }
 
-    #[test]
-    fn bytes_within_a_call_begin_no_head() {
-        let (watch, pace) = (watch(), Pace::Http1 { head: seconds(10), idle: None });
-        call(&watch);
-        watch.head_begins();
-        answered(&watch);
-        assert_eq!(pace.head_due(&watch), None);
-        watch.head_begins();
-        assert!(pace.head_due(&watch).is_some());
+    #[tokio::test(start_paused = true)]
+    async fn bytes_within_a_request_begin_no_head() {
+        let (watch, mut pace) = (watch(), Pace::Http1 { head: seconds(10), idle: None });
+        let in_flight = request(&watch);
+        watch.bytes_read();
+        drop(in_flight);
+        assert_eq!(watch.head_began(), None);
+        watch.bytes_read();
+        let began = watch.head_began().unwrap();
+        assert_eq!(pace.judge(&watch, began), Verdict::Wait(Some(began + Duration::from_secs(10))));
     }
 
-    #[test]
-    fn limits_that_are_off_are_off() {
+    #[tokio::test(start_paused = true)]
+    async fn limits_that_are_off_are_off() {
         let watch = watch();
         let now = Instant::now();
         let mut off = Pace::Http1 { head: None, idle: None };
         assert_eq!(off.judge(&watch, now), Verdict::Wait(None));
-        watch.head_begins();
+        watch.bytes_read();
         assert_eq!(off.judge(&watch, now), Verdict::Wait(None));
         let mut no_head = Pace::Http1 { head: None, idle: seconds(75) };
         assert_eq!(no_head.judge(&watch, now), Verdict::Wait(Some(now + Duration::from_secs(75))));
-        call(&watch);
-        answered(&watch);
+        drop(request(&watch));
         let mut no_idle = Pace::Http1 { head: seconds(10), idle: None };
         assert_eq!(no_idle.judge(&watch, now), Verdict::Wait(Some(now + Duration::from_secs(10))));
     }
 
-    #[test]
-    fn http2_is_idle_after_a_whole_quiet_keep_alive() {
+    #[tokio::test(start_paused = true)]
+    async fn http2_is_idle_after_keep_alive_whatever_is_written() {
         let watch = watch();
-        let mut pace = Pace::Http2 { quarter: seconds(1), quiet: 0, calls: 0, held: None };
-        let now = Instant::now();
-        let mut looks = |expected: usize| {
-            let mut looks = 0;
-            while pace.judge(&watch, now) != Verdict::Idle {
-                looks += 1;
-                assert!(looks <= expected);
-            }
-            assert_eq!(looks, expected);
-        };
-        looks(4);
-        call(&watch);
-        answered(&watch);
-        looks(5);
+        let mut pace = Pace::Http2 { idle: seconds(4), held: None };
+        let at = |secs| watch.activity().born + Duration::from_secs(secs);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let in_flight = request(&watch);
+        assert_eq!(pace.judge(&watch, at(9)), Verdict::Wait(Some(at(9) + LOOK)));
+        drop(in_flight);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        watch.bytes_written(false);
+        assert_eq!(pace.judge(&watch, at(6)), Verdict::Wait(Some(at(7))));
+        assert_eq!(pace.judge(&watch, at(7)), Verdict::Idle);
     }
 
-    #[test]
-    fn http2_caller_whose_window_stays_shut_is_slow() {
+    #[tokio::test(start_paused = true)]
+    async fn http2_caller_whose_window_stays_shut_is_slow() {
         let watch = watch();
-        let mut pace = Pace::Http2 { quarter: seconds(1), quiet: 0, calls: 0, held: None };
-        let at = |secs| watch.started + Duration::from_secs(secs);
-        let activity = &watch.caller.activity;
-        call(&watch);
+        let mut pace = Pace::Http2 { idle: seconds(4), held: None };
+        let at = |secs| watch.activity().born + Duration::from_secs(secs);
+        let activity = watch.activity();
+        let _in_flight = request(&watch);
         activity.write_stall_ms.store(3_000, Ordering::Relaxed);
-        assert_eq!(pace.judge(&watch, at(0)), Verdict::Wait(Some(at(1))), "nothing is held up");
+        let wait = |secs| Verdict::Wait(Some(at(secs) + LOOK));
+        assert_eq!(pace.judge(&watch, at(0)), wait(0), "nothing is held up");
         activity.held.store(1, Ordering::Relaxed);
-        assert_eq!(pace.judge(&watch, at(10)), Verdict::Wait(Some(at(11))));
+        assert_eq!(pace.judge(&watch, at(10)), wait(10));
         activity.frames.store(1, Ordering::Relaxed);
-        assert_eq!(pace.judge(&watch, at(12)), Verdict::Wait(Some(at(13))), "something went out");
-        assert_eq!(pace.judge(&watch, at(14)), Verdict::Wait(Some(at(15))));
+        assert_eq!(pace.judge(&watch, at(12)), wait(12), "something went out");
+        assert_eq!(pace.judge(&watch, at(14)), wait(14));
         assert_eq!(pace.judge(&watch, at(15)), Verdict::Slow);
         activity.write_stall_ms.store(0, Ordering::Relaxed);
-        assert_eq!(pace.judge(&watch, at(16)), Verdict::Wait(Some(at(17))), "idle_timeout is off");
+        assert_eq!(pace.judge(&watch, at(16)), wait(16), "idle_timeout is off");
     }
 
-    #[test]
-    fn a_stopping_listener_waits_for_a_head_and_for_a_fresh_connection() {
+    #[tokio::test(start_paused = true)]
+    async fn a_stopping_listener_waits_for_a_head_and_for_a_fresh_connection() {
         let (watch, pace) = (watch(), Pace::Http1 { head: seconds(10), idle: seconds(75) });
-        let start = watch.started;
+        let start = watch.activity().born;
         assert_eq!(pace.may_stop(&watch, start), Err(Some(start + FRESH)));
         assert_eq!(pace.may_stop(&watch, start + FRESH), Ok(()));
-        watch.head_since.store(1, Ordering::Relaxed);
+        watch.bytes_read();
         assert_eq!(pace.may_stop(&watch, start + FRESH), Err(Some(start + Duration::from_secs(10))));
-        call(&watch);
-        assert_eq!(pace.may_stop(&watch, start), Ok(()), "it is closed after the answer");
-        answered(&watch);
-        watch.last_write.store(20_000, Ordering::Relaxed);
+        let in_flight = request(&watch);
+        assert_eq!(pace.may_stop(&watch, start), Ok(()), "hyper closes after the response");
+        tokio::time::advance(Duration::from_secs(20)).await;
+        watch.bytes_written(false);
+        drop(in_flight);
         let answered = start + Duration::from_secs(20);
         assert_eq!(
             pace.may_stop(&watch, answered),
             Err(Some(answered + FRESH)),
-            "the next call may be coming"
+            "the next request may be coming"
         );
         assert_eq!(pace.may_stop(&watch, answered + FRESH), Ok(()));
     }

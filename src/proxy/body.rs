@@ -15,6 +15,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// A response's body. The call counts as ended when it is dropped.
 pub struct Body {
     content: Content,
+    /// Why it broke off, told one turn late: what came before it is written first.
+    broken: Option<BodyError>,
     /// `None`: not a call that was counted.
     record: Option<Box<Record>>,
 }
@@ -30,14 +32,14 @@ impl Body {
     pub(super) fn new(content: Content, mut record: Box<Record>) -> Self {
         // An HTTP/2 caller that opens no window is not even asked whether there is more.
         record.hold(true);
-        Self { content, record: Some(record) }
+        Self { content, broken: None, record: Some(record) }
     }
 }
 
 /// Nothing, for what is refused before it is a call.
 impl Default for Body {
     fn default() -> Self {
-        Self { content: Content::Empty, record: None }
+        Self { content: Content::Empty, broken: None, record: None }
     }
 }
 
@@ -49,6 +51,9 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = match &mut self.content {
             Content::Empty => Poll::Ready(None),
             Content::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
@@ -61,6 +66,11 @@ impl HttpBody for Body {
             }
             record.hold(matches!(polled, Poll::Ready(Some(Ok(_)))));
         }
+        if let Poll::Ready(Some(Err(error))) = polled {
+            self.broken = Some(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         polled
     }
 
@@ -68,7 +78,7 @@ impl HttpBody for Body {
         match &self.content {
             Content::Empty => true,
             Content::Full(bytes) => bytes.is_empty(),
-            Content::Upstream(body) => body.is_end_stream(),
+            Content::Upstream(body) => self.broken.is_none() && body.is_end_stream(),
         }
     }
 

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use http::{HeaderMap, HeaderName, header};
 
 use super::error::{Code, ProxyError};
 use super::seen::Seen;
 use crate::config::{Address, ListenerConfig};
+use crate::inbound::Activity;
 use crate::secret::Secret;
 
 /// What is known of a caller's connection. One for each connection.
@@ -22,28 +22,13 @@ pub struct Caller {
     /// The address that was connected to; `None` on a Unix socket.
     pub local: Option<SocketAddr>,
     pub tls: bool,
-    pub activity: Activity,
+    pub activity: Arc<Activity>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     Tcp(SocketAddr),
     Unix { uid: u32 },
-}
-
-/// What a connection is doing, so that the listener can close one that is stuck. [`super::Proxy::call`] keeps it.
-#[derive(Debug, Default)]
-pub struct Activity {
-    /// Calls whose response has not ended yet, upgraded tunnels included.
-    pub in_flight: AtomicU32,
-    /// Calls that began on this connection.
-    pub calls: AtomicU64,
-    /// Responses whose next frame waits for the caller to take the one before: over HTTP/2, no write shows that.
-    pub held: AtomicU32,
-    /// Frames of response bodies that were handed to the connection.
-    pub frames: AtomicU64,
-    /// How long a write to the caller may stall, in ms (the route's `idle_timeout`); 0: for ever.
-    pub write_stall_ms: AtomicU64,
 }
 
 /// A listener's rules, ready to be asked.

@@ -14,7 +14,7 @@ use super::snapshot::RouteService;
 use super::traced::{self, Traced};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::RouteConfig;
-use crate::http1::Incoming;
+use crate::inbound::CallerBody;
 use crate::issuer::Audience;
 use crate::metrics::UpstreamRefusal;
 use crate::route::Found;
@@ -44,7 +44,7 @@ pub(super) fn target(route: &RouteConfig, uri: &Uri, found: Found) -> Result<Pat
 }
 
 /// Takes what goes up out of the request.
-pub(super) fn head(request: &mut Request<Incoming>, target: PathAndQuery, upgrade: bool) -> Head {
+pub(super) fn head(request: &mut Request<CallerBody>, target: PathAndQuery, upgrade: bool) -> Head {
     let (method, headers) = (std::mem::take(request.method_mut()), std::mem::take(request.headers_mut()));
     Head { method, target, headers, upgrade }
 }

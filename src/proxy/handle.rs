@@ -15,7 +15,7 @@ use super::target;
 use super::traced::{self, Traced};
 use super::{forward, headers, upgrade};
 use crate::config::CallerAuthorization;
-use crate::http1::Incoming;
+use crate::inbound::CallerBody;
 use crate::route::host::is_own_name;
 use crate::route::{Call, Found, Miss};
 use crate::token::Token;
@@ -27,7 +27,7 @@ pub(super) async fn handle(
     snapshot: &Snapshot,
     caller: &Arc<Caller>,
     record: &mut Record,
-    request: &mut Request<Incoming>,
+    request: &mut Request<CallerBody>,
     seen: Seen,
 ) -> Result<Response<Content>, ProxyError> {
     let (service, found, key_header) = admit(snapshot, caller, request, seen)?;
@@ -67,7 +67,7 @@ pub(super) async fn handle(
 fn admit<'a>(
     snapshot: &'a Snapshot,
     caller: &Caller,
-    request: &Request<Incoming>,
+    request: &Request<CallerBody>,
     seen: Seen,
 ) -> Result<(Arc<RouteService>, Found, Option<&'a HeaderName>), ProxyError> {
     let target = target::read(request, seen)?;
@@ -144,7 +144,7 @@ fn note_limits(caller: &Caller, service: &RouteService) {
 
 /// Takes away what stays on this hop, and adds what a gateway adds.
 fn prepare(
-    request: &mut Request<Incoming>,
+    request: &mut Request<CallerBody>,
     caller: &Caller,
     service: &RouteService,
     record: &Record,
@@ -178,7 +178,7 @@ fn prepare(
 
 /// Takes the caller's credential away and gets ours; `None`: the call goes up without one of ours.
 async fn credential(
-    request: &mut Request<Incoming>,
+    request: &mut Request<CallerBody>,
     service: &RouteService,
     traced: Option<&Traced>,
     seen: Seen,
@@ -220,7 +220,7 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
 }
 
 /// HTTP/2 says the host in `:authority`.
-fn host_as_given(request: &Request<Incoming>) -> Option<HeaderValue> {
+fn host_as_given(request: &Request<CallerBody>) -> Option<HeaderValue> {
     let line = request.headers().get(header::HOST).cloned();
     line.or_else(|| HeaderValue::from_str(request.uri().authority()?.as_str()).ok())
 }

@@ -12,6 +12,7 @@ use super::body::BodyError;
 use super::caller::Caller;
 use super::snapshot::RouteService;
 use super::traced::Traced;
+use crate::inbound::InFlight;
 use crate::metrics::RouteMetrics;
 
 /// The status of a call whose caller went away before there was an answer; never sent.
@@ -28,6 +29,7 @@ pub(super) struct Record {
     pub(super) upstream_took: Option<Duration>,
     /// `None`: `[tracing]` is off.
     pub(super) traced: Option<Box<Traced>>,
+    _in_flight: InFlight,
     caller: Arc<Caller>,
     started: Instant,
     unrouted: Arc<RouteMetrics>,
@@ -35,7 +37,7 @@ pub(super) struct Record {
     line: Option<Line>,
     sent: u64,
     broken: bool,
-    /// See [`super::caller::Activity::held`].
+    /// See [`crate::inbound::Activity::held`].
     held: bool,
 }
 
@@ -56,8 +58,8 @@ impl Record {
         unrouted: &Arc<RouteMetrics>,
     ) -> Self {
         caller.activity.calls.fetch_add(1, Ordering::Relaxed);
-        caller.activity.in_flight.fetch_add(1, Ordering::Relaxed);
         Self {
+            _in_flight: InFlight::new(&caller.activity),
             request_id,
             grpc,
             route: None,
@@ -138,7 +140,6 @@ impl Drop for Record {
                 "call"
             );
         }
-        self.caller.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Upgrades (RFC 9110 section 7.8): the tunnel opens only after the upstream's 101.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,12 +9,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::seen::Seen;
-use crate::http1::{Incoming, OnUpgrade, Tunnel};
+use crate::idle::Alarm;
+use crate::inbound::{CallerBody, InFlight};
 use crate::upstream::ResponseBody;
 
 /// A call that asks for another protocol, while the upstream has not answered yet.
@@ -23,9 +27,9 @@ pub(super) struct Upgrading {
 }
 
 /// Notes the wish of a call that has one.
-pub(super) fn begin(request: &mut Request<Incoming>) -> Option<Box<Upgrading>> {
+pub(super) fn begin(request: &mut Request<CallerBody>) -> Option<Box<Upgrading>> {
     let protocol = super::headers::upgrade(request.version(), request.headers())?;
-    let caller_side = request.body_mut().take_upgrade()?;
+    let caller_side = request.extensions_mut().remove::<OnUpgrade>()?;
     // Boxed: next to no call is one, and all would be as large.
     Some(Box::new(Upgrading { protocol, caller_side }))
 }
@@ -52,25 +56,25 @@ impl Upgrading {
             return;
         }
         let agreed = response.headers().get(header::UPGRADE).cloned().unwrap_or(self.protocol);
-        let upstream_side = response.body_mut().take_tunnel();
+        let upstream_side = hyper::upgrade::on(&mut *response);
         let seen = Seen::of(response.headers());
         super::headers::strip_hop_by_hop(response.headers_mut(), seen);
         put_on(response.headers_mut(), &agreed);
-        let open = Open::new(caller);
+        let in_flight = InFlight::new(&caller.activity);
         let caller_side = self.caller_side;
         // It ends with the caller's socket, which the listener closes when everything must end.
         tokio::spawn(async move {
             tunnel(caller_side, upstream_side, idle).await;
-            drop(open);
+            drop(in_flight);
         });
     }
 }
 
-async fn tunnel(caller: OnUpgrade, upstream: Option<Tunnel>, idle: Option<Duration>) {
-    let (Some(caller), Some(upstream)) = (caller.tunnel().await, upstream) else { return };
+async fn tunnel(caller: OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>) {
+    let (Ok(caller), Ok(upstream)) = tokio::join!(caller, upstream) else { return };
     let moved = Moved::new();
-    let mut caller = Watched { io: caller, moved: moved.clone() };
-    let mut upstream = Watched { io: upstream, moved: moved.clone() };
+    let mut caller = Watched { io: TokioIo::new(caller), moved: moved.clone() };
+    let mut upstream = Watched { io: TokioIo::new(upstream), moved: moved.clone() };
     tokio::select! {
         // How a tunnel ends is between its two ends.
         _ = tokio::io::copy_bidirectional(&mut caller, &mut upstream) => {}
@@ -101,22 +105,21 @@ impl Moved {
     /// Ends once nothing has moved for the limit; never without one.
     async fn still_for(&self, limit: Option<Duration>) {
         let Some(limit) = limit else { return std::future::pending().await };
-        loop {
+        let mut alarm = Alarm::default();
+        poll_fn(|cx| {
             let due = self.opened + Duration::from_millis(self.at.load(Ordering::Relaxed)) + limit;
-            if due <= Instant::now() {
-                return;
-            }
-            tokio::time::sleep_until(due).await;
-        }
+            if alarm.poll(due, cx) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 
-struct Watched<T> {
-    io: T,
+struct Watched {
+    io: TokioIo<Upgraded>,
     moved: Moved,
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -130,7 +133,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
@@ -141,21 +144,5 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// A tunnel counts as a call in flight until it ends.
-struct Open(Arc<Caller>);
-
-impl Open {
-    fn new(caller: &Arc<Caller>) -> Self {
-        caller.activity.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(caller))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

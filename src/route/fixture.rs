@@ -53,6 +53,7 @@ pub(crate) fn route(name: &str, host: &str, path: &str) -> RouteConfig {
         response_timeout: Some(Duration::from_secs(60)),
         idle_timeout: Some(Duration::from_secs(300)),
         connection_max_age: Some(Duration::from_secs(600)),
+        header_case: crate::config::HeaderCase::Lower,
         tls: TlsOptions::default(),
         egress: Egress::Direct,
     }

@@ -1,9 +1,8 @@
 //! Why an upstream gave no answer.
 
 use std::error::Error;
-use std::{fmt, io};
+use std::fmt;
 
-use crate::http1::BadHead;
 use crate::net::{ConnectError, ConnectErrorKind, tls_cause};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,82 +50,55 @@ impl UpstreamError {
         Self { kind, detail: error.message, proxy_status }
     }
 
-    /// A connection that broke, or an answer that was none, as hyper tells it.
-    pub(super) fn http2(error: &hyper::Error, authority: &str) -> Self {
+    /// A connection that broke, or a response that is none, as hyper tells it.
+    pub(super) fn http(error: &hyper::Error, authority: &str) -> Self {
         if is_caller_body(error) {
-            return Self::caller_broke();
+            let detail = "the caller broke off in the middle of its request body";
+            return Self::new(UpstreamErrorKind::CallerBody, "http_request_error", detail);
         }
-        let broken = if error.is_parse() {
-            Broken::NotHttp
-        } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-            Broken::Closed
-        } else {
-            Broken::Off
-        };
-        Self::broken(broken, authority, error, error.source())
-    }
-
-    /// A connection that could not be read or written.
-    pub(super) fn io(error: &io::Error, authority: &str) -> Self {
-        Self::broken(Broken::Off, authority, error, Some(error))
-    }
-
-    /// An upstream that sends no more, and has not answered.
-    pub(super) fn closed(authority: &str) -> Self {
-        Self::invalid(Broken::Closed, authority, "")
-    }
-
-    pub(super) fn not_http(head: BadHead, authority: &str) -> Self {
-        Self::invalid(Broken::NotHttp, authority, &format!(" ({})", head.0))
-    }
-
-    pub(super) fn caller_broke() -> Self {
-        let detail = "the caller broke off in the middle of its request body";
-        Self::new(UpstreamErrorKind::CallerBody, "http_request_error", detail)
-    }
-
-    fn broken(
-        broken: Broken,
-        authority: &str,
-        error: &(dyn Error + 'static),
-        cause: Option<&(dyn Error + 'static)>,
-    ) -> Self {
         // With TLS 1.3 our client certificate is refused only after the handshake.
         if let Some(refused) = tls_cause(error, authority) {
             return Self::connect(refused);
         }
-        let cause = cause.map(|cause| {
+        let (proxy_status, what) = if error.is_parse() {
+            (NOT_HTTP, "sent a response that is not valid HTTP")
+        } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+            ("connection_terminated", "closed the connection before it answered")
+        } else {
+            ("connection_terminated", "broke the connection before it answered")
+        };
+        let cause = error.source().map(|cause| {
             let words = cause.to_string();
             // What an HTTP/2 peer says with its GOAWAY are its own words: it knows the token, and may repeat it.
             format!(" ({})", words.split(" (b\"").next().unwrap_or(&words))
         });
-        Self::invalid(broken, authority, &cause.unwrap_or_default())
+        let detail = format!("{authority} {what}{}", cause.unwrap_or_default());
+        Self::new(UpstreamErrorKind::Invalid, proxy_status, detail)
     }
 
-    fn invalid(broken: Broken, authority: &str, cause: &str) -> Self {
-        let (proxy_status, what) = match broken {
-            Broken::NotHttp => ("http_protocol_error", "sent an answer that is not valid HTTP"),
-            Broken::Closed => ("connection_terminated", "closed the connection before it answered"),
-            Broken::Off => ("connection_terminated", "broke the connection before it answered"),
-        };
-        Self::new(UpstreamErrorKind::Invalid, proxy_status, format!("{authority} {what}{cause}"))
+    /// The connection ended before there was a request on it.
+    pub(super) fn closed(authority: &str) -> Self {
+        let detail = format!("{authority} closed the connection before it answered");
+        Self::new(UpstreamErrorKind::Invalid, "connection_terminated", detail)
+    }
+
+    /// The connection ended, and with it the request; not that the response cannot be read, or the caller's fault.
+    pub(super) fn is_connections_end(&self) -> bool {
+        self.kind == UpstreamErrorKind::Invalid && self.proxy_status != NOT_HTTP
     }
 }
 
-/// How an upstream that was connected to gave no answer.
-#[derive(Debug, Clone, Copy)]
-enum Broken {
-    NotHttp,
-    Closed,
-    Off,
+const NOT_HTTP: &str = "http_protocol_error";
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
 }
 
 /// Marks an error that came out of the caller's body, so that the upstream is not blamed for it.
 #[derive(Debug)]
-pub(super) struct CallerBroke {
-    /// It did not break off: it sent nothing for `idle_timeout`.
-    pub(super) stalled: bool,
-}
+pub(super) struct CallerBroke;
 
 impl fmt::Display for CallerBroke {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

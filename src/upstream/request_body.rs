@@ -16,8 +16,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use super::error::CallerBroke;
-use super::idle::Idle;
-use crate::http1::Incoming;
+use crate::idle::Idle;
+use crate::inbound::CallerBody;
 
 /// Bytes that all kept bodies of the process may hold together; a call past it is forwarded and not kept.
 const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
@@ -44,7 +44,7 @@ pub(super) struct Progress {
 #[derive(Debug)]
 pub(super) struct Returned {
     kept: Option<Kept>,
-    rest: Option<Incoming>,
+    rest: Option<CallerBody>,
     credential: Option<HeaderName>,
 }
 
@@ -53,6 +53,8 @@ pub(super) struct Returned {
 pub(super) struct Link {
     pub(super) progress: Arc<Progress>,
     returned: oneshot::Receiver<Returned>,
+    /// [`Progress::moved`] when it was last looked at.
+    seen: u64,
 }
 
 /// See the module. Boxed where there is a body, for it is moved several times, and most calls have none.
@@ -64,7 +66,7 @@ struct Upload {
     replay: VecDeque<Bytes>,
     replay_trailers: Option<HeaderMap>,
     /// `None`: the caller's body is at its end, or there was none.
-    incoming: Option<Incoming>,
+    incoming: Option<CallerBody>,
     /// Nothing went up yet that is not kept.
     kept: Option<Kept>,
     idle: Idle,
@@ -84,7 +86,7 @@ impl RequestBody {
     /// `keep`: bytes that may be kept for a replay. `idle`: how long the caller may send nothing. `credential`: the
     /// header that carries the token, which may not come in the trailers either.
     pub fn new(
-        incoming: Incoming,
+        incoming: CallerBody,
         keep: usize,
         idle: Option<Duration>,
         credential: Option<&HeaderName>,
@@ -107,25 +109,13 @@ impl RequestBody {
         Self(None)
     }
 
-    /// The call moves, if only its answer: the caller may well rest.
-    pub(super) fn answer_moved(&mut self) {
-        if let Some(upload) = &mut self.0 {
-            upload.idle.moved();
-        }
-    }
-
-    /// What was kept of it, and what the caller has not sent yet; `None` where there was no body.
-    pub(super) fn returned(self) -> Option<Returned> {
-        self.0.map(|mut upload| upload.give_up())
-    }
-
-    /// Ties the body to the connection's task that sends it, over HTTP/2; `None` where there is no body to tie.
+    /// Ties the body to the connection's task that sends it; `None` where there is no body to tie.
     pub(super) fn link(&mut self) -> Option<Link> {
         let upload = self.0.as_mut().filter(|upload| !upload.is_end_stream())?;
         let progress = Arc::new(Progress::default());
         let (send, returned) = oneshot::channel();
         upload.upward = Some(Upward { progress: Arc::clone(&progress), answered: 0, returned: send });
-        Some(Link { progress, returned })
+        Some(Link { progress, returned, seen: 0 })
     }
 }
 
@@ -175,14 +165,12 @@ impl Upload {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Box::new(CallerBroke { stalled: false })))),
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Box::new(CallerBroke)))),
             Poll::Ready(None) => {
                 self.incoming = None;
                 Poll::Ready(None)
             }
-            Poll::Pending if self.stuck(cx) => {
-                Poll::Ready(Some(Err(Box::new(CallerBroke { stalled: true }))))
-            }
+            Poll::Pending if self.stuck(cx) => Poll::Ready(Some(Err(Box::new(CallerBroke)))),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -252,12 +240,23 @@ impl Drop for Upload {
 }
 
 impl Link {
-    /// Ends once the body was sent to its end or was dropped.
-    pub(super) async fn sent(&mut self) -> Option<Returned> {
-        (&mut self.returned).await.ok()
+    /// Ready once the body was sent to its end or was dropped.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Returned>> {
+        Pin::new(&mut self.returned).poll(cx).map(Result::ok)
     }
 
-    /// What [`Self::sent`] would give, where it would give it now.
+    /// Whether the body has moved since this was last asked.
+    pub(super) fn has_moved(&mut self) -> bool {
+        let moved = self.progress.moved.load(Ordering::Relaxed);
+        std::mem::replace(&mut self.seen, moved) != moved
+    }
+
+    /// The connection wants more, and the caller has not sent it.
+    pub(super) fn awaits_caller(&self) -> bool {
+        self.progress.awaiting_caller.load(Ordering::Relaxed)
+    }
+
+    /// What [`Self::poll_sent`] would give, where it would give it now.
     pub(super) fn sent_already(&mut self) -> Option<Returned> {
         self.returned.try_recv().ok()
     }

@@ -84,7 +84,7 @@ fn one_call(file: &Path, level: &str, text: &str, events: &mut Events) {
     let Some(name) = name else {
         panic!("{}: the first field of this {level}! is no event: {first}", file.display());
     };
-    let plain = |char: char| char.is_ascii_lowercase() || matches!(char, '_' | '.');
+    let plain = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || matches!(char, '_' | '.');
     assert!(name.chars().all(plain) && name.matches('.').count() <= 1, "{}: {name}", file.display());
     let event = events.entry(name.to_owned()).or_default();
     event.0.insert(level.to_owned());

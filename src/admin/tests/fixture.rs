@@ -106,6 +106,7 @@ fn route(name: &str, credential: Credential) -> Arc<RouteConfig> {
         response_timeout: None,
         idle_timeout: None,
         connection_max_age: None,
+        header_case: HeaderCase::Lower,
         tls: TlsOptions::default(),
         egress: Egress::Direct,
     })

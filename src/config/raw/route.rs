@@ -92,6 +92,10 @@ pub(crate) struct RawRoute {
     /// After this, a connection to the upstream is not used again, so that DNS changes are seen.
     #[schemars(extend("default" = "10m"))]
     pub connection_max_age: Option<DurationText>,
+    /// How field names are written toward this upstream over HTTP/1.1; "title" (`Content-Type`) is for servers that compare
+    /// names letter by letter.
+    #[schemars(extend("default" = "lower", "enum" = ["lower", "title"]))]
+    pub header_case: Option<String>,
     /// TLS toward the upstream.
     pub tls: Option<RawTls>,
     /// Proxy to reach the upstream by CONNECT.

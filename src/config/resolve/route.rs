@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::super::document::Place;
 use super::super::model::{
-    Address, CallerAuthorization, Credential, Egress, HeaderEdits, Inject, Protocol, RouteConfig,
+    Address, CallerAuthorization, Credential, Egress, HeaderCase, HeaderEdits, Inject, Protocol, RouteConfig,
     UpstreamTarget, UpstreamUrl,
 };
 use super::super::raw::route::{RawHeaderEdits, RawInject, RawRoute};
@@ -42,6 +42,7 @@ pub(super) fn resolve(
         ("reject", CallerAuthorization::Reject),
     ];
     let protocols = [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("http2", Protocol::Http2)];
+    let cases = [("lower", HeaderCase::Lower), ("title", HeaderCase::Title)];
     let egress = peer::egress(&place.key("proxy"), raw.proxy, report);
     check_unix(place, upstream.as_ref(), &egress, report);
     if let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.as_ref().map(|known| &known.target)
@@ -50,6 +51,7 @@ pub(super) fn resolve(
     }
     let route = RouteConfig {
         name: name.into(),
+        header_case: choice(place, "header_case", raw.header_case, HeaderCase::Lower, &cases, report),
         protocol: choice(place, "protocol", raw.protocol, Protocol::Auto, &protocols, report),
         caller_authorization: choice(
             place,

@@ -1,0 +1,219 @@
+//! A caller's side of a request: what its connection is doing, and the body that it sends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+/// What is read and thrown away of a body that nobody wants, so that its caller gets to read the response: many clients
+/// send all of a body before they read.
+const DISCARD_BYTES: u64 = 1024 * 1024 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(120);
+/// A caller that sends nothing for this long has stopped, or waits for the response.
+const DISCARD_PAUSE: Duration = Duration::from_secs(10);
+
+/// The rest of a body that is worth reading to keep a connection. Where more is left, the response says
+/// `Connection: close`, and a client that listens stops sending.
+const WORTH_READING: u64 = 64 * 1024;
+
+/// [`Activity::unread`]: the connection cannot be kept.
+const NEVER_READ: u64 = u64::MAX;
+
+/// How long a response of ours may wait for its caller, in ms.
+pub const OWN_STALL_MS: u64 = 10_000;
+
+/// What a caller's connection is doing, so that the listener can close one that is stuck.
+#[derive(Debug)]
+pub struct Activity {
+    pub born: Instant,
+    /// Requests that began on this connection.
+    pub calls: AtomicU64,
+    /// Responses whose next frame waits for the caller to take the one before: over HTTP/2, no write shows that.
+    pub held: AtomicU32,
+    /// Frames of response bodies that were handed to the connection.
+    pub frames: AtomicU64,
+    /// How long a write to the caller may stall, in ms (the route's `idle_timeout`); 0: for ever.
+    pub write_stall_ms: AtomicU64,
+    in_flight: AtomicU32,
+    /// When the last of those in flight ended: ms from `born`.
+    ended: AtomicU64,
+    /// Over HTTP/1: bytes of the request's body that are still to come, or [`NEVER_READ`].
+    unread: AtomicU64,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            born: Instant::now(),
+            calls: AtomicU64::new(0),
+            held: AtomicU32::new(0),
+            frames: AtomicU64::new(0),
+            write_stall_ms: AtomicU64::new(OWN_STALL_MS),
+            in_flight: AtomicU32::new(0),
+            ended: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Activity {
+    /// Whether a body or a response has not ended yet, that of an upgraded connection included.
+    pub fn is_busy(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0
+    }
+
+    /// When the connection was last busy, or its start.
+    pub fn last_busy(&self) -> Instant {
+        self.born + Duration::from_millis(self.ended.load(Ordering::Relaxed))
+    }
+
+    /// Milliseconds since the connection's start.
+    pub fn elapsed_ms(&self) -> u64 {
+        self.born.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Over HTTP/1: whether so much of the request's body is left that the connection should end with the response.
+    pub fn is_better_closed(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) > WORTH_READING
+    }
+}
+
+/// Something in flight on a connection, for as long as it lives.
+#[derive(Debug)]
+pub struct InFlight(Arc<Activity>);
+
+impl InFlight {
+    pub fn new(activity: &Arc<Activity>) -> Self {
+        activity.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.ended.store(self.0.elapsed_ms(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The body of a caller's request.
+///
+/// Its connection counts as busy until the body has ended. Dropped before that, the rest is read and thrown away within
+/// bounds, so that the caller can read an early response (RFC 9112 section 9.6).
+#[derive(Debug, Default)]
+pub struct CallerBody(Option<Box<Arriving>>);
+
+#[derive(Debug)]
+struct Arriving {
+    incoming: Incoming,
+    in_flight: InFlight,
+    http1: bool,
+    /// `Expect: 100-continue`, and the body was not asked for yet.
+    expects_continue: bool,
+}
+
+impl CallerBody {
+    /// `expects_continue`: the caller waits for 100 (Continue), which is sent when the body is polled.
+    pub fn new(incoming: Incoming, activity: &Arc<Activity>, http1: bool, expects_continue: bool) -> Self {
+        if incoming.is_end_stream() {
+            activity.unread.store(0, Ordering::Relaxed);
+            return Self(None);
+        }
+        let in_flight = InFlight::new(activity);
+        let arriving = Arriving { incoming, in_flight, http1, expects_continue };
+        arriving.note_unread();
+        Self(Some(Box::new(arriving)))
+    }
+}
+
+impl Body for CallerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(arriving) = &mut self.0 else { return Poll::Ready(None) };
+        let polled = arriving.poll_frame(cx);
+        let ended = match &polled {
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || arriving.incoming.is_end_stream(),
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
+        if ended {
+            arriving.note(0);
+            self.0 = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |arriving| arriving.incoming.size_hint())
+    }
+}
+
+impl Drop for CallerBody {
+    fn drop(&mut self) {
+        if let Some(arriving) = self.0.take() {
+            arriving.discard();
+        }
+    }
+}
+
+impl Arriving {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let first = std::mem::take(&mut self.expects_continue);
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if first || matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.note_unread();
+        }
+        polled
+    }
+
+    fn note_unread(&self) {
+        let left = if self.expects_continue { None } else { self.incoming.size_hint().exact() };
+        self.note(left.unwrap_or(NEVER_READ));
+    }
+
+    fn note(&self, unread: u64) {
+        if self.http1 {
+            self.in_flight.0.unread.store(unread, Ordering::Relaxed);
+        }
+    }
+
+    /// Over HTTP/2, a reset without error says that the rest is not wanted (RFC 9113 section 8.1). A caller that was not
+    /// asked for its body may have taken the response for a reason to keep it.
+    fn discard(self: Box<Self>) {
+        if self.http1
+            && !self.expects_continue
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(self.read_on());
+        }
+    }
+
+    async fn read_on(mut self: Box<Self>) {
+        let end = Instant::now() + DISCARD_TIME;
+        let mut read = 0;
+        while read < DISCARD_BYTES {
+            let until = end.min(Instant::now() + DISCARD_PAUSE);
+            match tokio::time::timeout_at(until, self.incoming.frame()).await {
+                Ok(Some(Ok(frame))) => read += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Ok(Some(Err(_)) | None) | Err(_) => return,
+            }
+        }
+    }
+}
