@@ -53,7 +53,10 @@ impl OneLine {
         // Writing to a string does not fail.
         let _ = self.line(Writer::new(&mut line), Level::WARN, "bearerd::telemetry", |fields| {
             fields.name("log.lines_dropped");
-            fields.text("message", format_args!("{dropped} log lines dropped, because stderr did not take them"));
+            fields.text(
+                "message",
+                format_args!("{dropped} log lines dropped, because stderr did not take them"),
+            );
         });
         line
     }

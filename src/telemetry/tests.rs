@@ -254,7 +254,11 @@ fn what_is_too_long_is_cut_with_a_mark() {
             let value: Value = serde_json::from_str(first).unwrap();
             assert_eq!(value["path"], format!("{}…", "x".repeat(4 * 1024)));
             let value: Value = serde_json::from_str(second).unwrap();
-            assert_eq!(value["a"], format!("{}…", "\u{202e}".repeat(4 * 1024 / 6)), "no escape is cut in two");
+            assert_eq!(
+                value["a"],
+                format!("{}…", "\u{202e}".repeat(4 * 1024 / 6)),
+                "no escape is cut in two"
+            );
             assert_eq!(value["b"], format!("{}…", "é".repeat(2 * 1024)), "no letter is cut in two");
             assert_eq!((&value["e"], &value["last"]), (&json!("…"), &json!(7)), "what is short is kept");
         }

@@ -35,11 +35,7 @@ pub(super) const WAITERS: usize = 10_000;
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            level: Targets::new().with_default(LevelFilter::INFO),
-            access: true,
-        }
+        Self { format: LogFormat::Text, level: Targets::new().with_default(LevelFilter::INFO), access: true }
     }
 }
 

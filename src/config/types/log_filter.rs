@@ -45,7 +45,10 @@ fn bare(word: &str) -> Result<(), Wrong> {
     let lower = word.to_ascii_lowercase();
     let near = LEVELS.iter().find(|level| lower.len() > 2 && strsim::osa_distance(&lower, level) <= 1);
     if let Some(level) = near {
-        return Err(wrong(format!("{} is not a log level", quoted(word)), format!("did you mean \"{level}\"?")));
+        return Err(wrong(
+            format!("{} is not a log level", quoted(word)),
+            format!("did you mean \"{level}\"?"),
+        ));
     }
     let is_number = word.bytes().all(|byte| byte.is_ascii_digit());
     if is_number || OTHERS_LEVELS.contains(&lower.as_str()) || !is_target(word) {
@@ -102,7 +105,11 @@ mod tests {
             (" , ", "names no log level", "write"),
             ("info;debug", "\"info;debug\" is not a log level", "commas between"),
             ("info debug", "\"info debug\" is not a log level", "commas between"),
-            ("info,hyper=loud", "\"hyper=loud\" is not a log filter: no log level follows the \"=\"", "write"),
+            (
+                "info,hyper=loud",
+                "\"hyper=loud\" is not a log filter: no log level follows the \"=\"",
+                "write",
+            ),
             ("bearerd=", "no log level follows the \"=\"", "write"),
             ("a=b=c", "no log level follows the \"=\"", "write"),
             ("a = info", "no target comes before the \"=\"", "write"),
