@@ -179,10 +179,15 @@ fn find(common: &Common) -> Result<std::path::PathBuf, Failure> {
     })
 }
 
-fn start_log(common: &Common, log: Option<&config::Log>) -> Result<LogControl, Failure> {
-    let overrides = Overrides { format: common.log_format.map(Into::into), level: common.log_level.clone() };
-    telemetry::init(overrides, log)
-        .map_err(|message| Failure::new(Exit::Usage, format!("--log-level or $BEARERD_LOG: {message}")))
+fn start_log(common: &Common, log: &config::Log) -> Result<LogControl, Failure> {
+    // Blank, as the variable may be, counts as not given.
+    let level = common.log_level.as_deref().filter(|level| !level.trim().is_empty());
+    let level = level
+        .map(config::log_filter)
+        .transpose()
+        .map_err(|message| Failure::new(Exit::Usage, format!("--log-level or $BEARERD_LOG: {message}")))?;
+    let overrides = Overrides { format: common.log_format.map(Into::into), level };
+    telemetry::init(overrides, log).map_err(|message| Failure::new(Exit::No, message))
 }
 
 #[cfg(test)]

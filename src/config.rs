@@ -28,7 +28,8 @@ pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
 pub use schema::schema;
-pub use types::log_filter::{LogFilter, NoLogFilter};
+
+use tracing_subscriber::filter::Targets;
 
 use document::{Access, Document, FileText};
 use report::Report;
@@ -47,6 +48,14 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         }
     };
     load_file(&text, report)
+}
+
+/// Reads what stands in `[log] level`, `--log-level` and `$BEARERD_LOG`.
+///
+/// # Errors
+/// What is wrong with it, and what to write instead.
+pub fn log_filter(text: &str) -> Result<Targets, String> {
+    types::log_filter::log_filter(text).map_err(|wrong| format!("{}; {}", wrong.message, wrong.hint))
 }
 
 /// Checks a config that stands in no file; what it includes is looked for from the root folder.

@@ -1,24 +1,29 @@
-//! Logs: what is written, how, and a way to stderr that a blocked pipe cannot stop a call on.
+//! Logs: what is written, how, and a way to stderr that a blocked pipe cannot stop a request on.
 //!
-//! Level and format may change while the process runs. A line is formatted on the thread that logs and handed to a
-//! thread that writes; where that one cannot keep up, lines are dropped and counted, and calls go on.
+//! `tracing-subscriber` does the work; ours are the form of a line ([`format`]), and the thread that writes ([`writer`]):
+//! where it cannot keep up, lines are dropped and counted, and requests go on. Filter and format may change while the
+//! process runs.
 
 mod format;
-mod layer;
 mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tracing::Subscriber;
+use arc_swap::ArcSwap;
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Interest;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::{Registry, fmt};
 
-use crate::config::{Log, LogFilter, LogFormat};
-use format::Style;
-use layer::{Output, Settings, Shared};
+use crate::config::{Log, LogFormat};
+use format::OneLine;
 use writer::Lines;
 
-/// The target of the line that each call gets; `bearerd::access=off` turns it off in a filter.
+/// The target of the line that each request gets; `bearerd::access=off` turns it off in a filter.
 pub const ACCESS_TARGET: &str = "bearerd::access";
 
 /// How long the end of the process waits for stderr to take the last lines.
@@ -32,39 +37,43 @@ static DROPPED: OnceLock<Arc<AtomicU64>> = OnceLock::new();
 pub struct Overrides {
     /// `--log-format`.
     pub format: Option<LogFormat>,
-    /// `--log-level` or `$BEARERD_LOG`, in env-filter syntax; blank counts as not given.
-    pub level: Option<String>,
+    /// `--log-level` or `$BEARERD_LOG`.
+    pub level: Option<Targets>,
+}
+
+/// What a reload may change.
+#[derive(Debug)]
+struct Settings {
+    filter: Targets,
+    format: LogFormat,
 }
 
 impl Overrides {
-    fn format(&self, log: Option<&Log>) -> LogFormat {
-        self.format.or_else(|| log.map(|log| log.format)).unwrap_or(LogFormat::Text)
-    }
-
-    fn level<'a>(&'a self, log: Option<&'a Log>) -> &'a str {
-        let given = self.level.as_deref().filter(|level| !level.trim().is_empty());
-        given.or_else(|| log.map(|log| log.level.as_str())).unwrap_or("info")
+    fn settings(&self, log: &Log) -> Settings {
+        Settings {
+            filter: self.level.as_ref().unwrap_or(&log.level).clone(),
+            format: self.format.unwrap_or(log.format),
+        }
     }
 }
 
 /// Changes the log while the process runs; writes out what is left when it is dropped.
 #[derive(Debug)]
 pub struct LogControl {
-    shared: Arc<Shared>,
+    settings: Arc<ArcSwap<Settings>>,
     lines: Lines,
     overrides: Overrides,
 }
 
-/// Starts logging to stderr for the whole process; without `log`, as text at level `info`.
+/// Starts logging to stderr for the whole process.
 ///
 /// # Errors
-/// The filter cannot be read, or logging was started already.
-pub fn init(overrides: Overrides, log: Option<&Log>) -> Result<LogControl, String> {
+/// The thread that writes cannot be started, or logging was started already.
+pub fn init(overrides: Overrides, log: &Log) -> Result<LogControl, String> {
     let stderr = std::io::stderr();
     // As answers have them: a terminal, NO_COLOR, `--color`.
-    let plain = anstream::AutoStream::choice(&stderr) == anstream::ColorChoice::Never;
-    let style = if plain { Style::Plain } else { Style::Colour };
-    let (subscriber, control) = build(overrides, log, stderr, style)?;
+    let colours = anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never;
+    let (subscriber, control) = build(overrides, log, stderr, colours)?;
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|_| "logging was started already in this process".to_owned())?;
     // Set once, as the subscriber was.
@@ -77,42 +86,29 @@ pub fn dropped_lines() -> u64 {
     DROPPED.get().map_or(0, |dropped| dropped.load(Ordering::Relaxed))
 }
 
-/// Whether this is a filter that [`init`] would take.
-///
-/// # Errors
-/// What is wrong with it, and what to write instead.
-pub fn check_level(level: &str) -> Result<(), String> {
-    parse_filter(level).map(drop)
-}
-
 fn build<W: std::io::Write + Send + 'static>(
     overrides: Overrides,
-    log: Option<&Log>,
+    log: &Log,
     writer: W,
-    style: Style,
+    colours: bool,
 ) -> Result<(impl Subscriber + Send + Sync + 'static, LogControl), String> {
-    let settings = Settings { filter: parse_filter(overrides.level(log))?, format: overrides.format(log) };
-    let shared = Arc::new(Shared::new(settings, style));
-    let notice = Arc::clone(&shared);
-    let lines = Lines::start(writer, move |dropped| notice.dropped_notice(dropped))
+    let settings = Arc::new(ArcSwap::from_pointee(overrides.settings(log)));
+    let form = OneLine { settings: Arc::clone(&settings), colours };
+    let notice = form.clone();
+    let lines = Lines::start(writer, move |dropped| notice.lines_dropped(dropped))
         .map_err(|error| format!("the thread that writes the log cannot be started: {error}"))?;
-    let output = Output::new(Arc::clone(&shared), lines.clone());
-    Ok((output, LogControl { shared, lines, overrides }))
+    let subscriber = Registry::default()
+        .with(Filter(Arc::clone(&settings)))
+        .with(fmt::layer().event_format(form).with_writer(lines.clone()));
+    Ok((subscriber, LogControl { settings, lines, overrides }))
 }
 
 impl LogControl {
-    /// After a reload: level and format may be others now. A level that cannot be read leaves the old one.
+    /// After a reload: level and format may be others now.
     pub fn apply(&self, log: &Log) {
-        let format = self.overrides.format(Some(log));
-        match parse_filter(self.overrides.level(Some(log))) {
-            Ok(filter) => self.shared.replace(Settings { filter, format }),
-            Err(error) => {
-                tracing::warn!(
-                    event = "log.level_kept", %error,
-                    "the log level of the new config cannot be used; the old one stays"
-                );
-            }
-        }
+        self.settings.store(Arc::new(self.overrides.settings(log)));
+        // Each callsite remembers whether the old filter wanted it.
+        tracing_core::callsite::rebuild_interest_cache();
     }
 
     /// Waits until everything logged so far was written, at most `limit`; whether it was.
@@ -127,36 +123,37 @@ impl Drop for LogControl {
     }
 }
 
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// Words that other programs use for levels; as a filter they would be targets that nothing has.
-const OTHERS_LEVELS: [&str; 8] =
-    ["all", "critical", "fatal", "none", "notice", "silent", "verbose", "warning"];
+/// Which events become lines. Unlike `tracing_subscriber::reload` it takes no lock.
+struct Filter(Arc<ArcSwap<Settings>>);
 
-fn parse_filter(level: &str) -> Result<LogFilter, String> {
-    let hint = "write off, error, warn, info, debug or trace, or TARGET=LEVEL, several with commas between";
-    for directive in level.split(',').map(str::trim) {
-        if let Some(meant) = mistaken_level(directive) {
-            return Err(format!("log level \"{}\" is none{meant}; {hint}", directive.escape_debug()));
-        }
+impl Filter {
+    fn lets_out(&self, metadata: &Metadata<'_>) -> bool {
+        // No span of ours exists, and those of libraries end up in no line.
+        metadata.is_event()
+            && may_be_logged(metadata)
+            && self.0.load().filter.would_enable(metadata.target(), metadata.level())
     }
-    level.parse().map_err(|_| {
-        let wrong = level.split(',').find(|directive| directive.parse::<LogFilter>().is_err());
-        format!("log level \"{}\" cannot be read; {hint}", wrong.unwrap_or(level).trim().escape_debug())
-    })
 }
 
-/// A bare word is a target in env-filter syntax, so a mistyped level would silence the log without a word.
-fn mistaken_level(directive: &str) -> Option<String> {
-    let word = directive.to_ascii_lowercase();
-    let bare = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
-    if !bare || LEVELS.contains(&word.as_str()) {
-        return None;
+/// HTTP/2's own library logs what peers say (a refused path with its query, the words of a GOAWAY): nobody can vouch for
+/// what is in that, so no filter lets it out.
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    *metadata.level() <= Level::WARN || !(target == "h2" || target.starts_with("h2::"))
+}
+
+impl<S: Subscriber> Layer<S> for Filter {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        // What a callsite remembers is asked anew when the filter changes.
+        if self.lets_out(metadata) { Interest::always() } else { Interest::never() }
     }
-    let near = LEVELS.iter().find(|level| word.len() > 2 && strsim::osa_distance(&word, level) <= 1);
-    match near {
-        Some(level) => Some(format!(", did you mean \"{level}\"?")),
-        None if OTHERS_LEVELS.contains(&word.as_str()) => Some(String::new()),
-        None => None,
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        self.lets_out(metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Layer::<S>::max_level_hint(&self.0.load().filter)
     }
 }
 

@@ -124,7 +124,7 @@ pub(super) struct Common {
     /// How log lines are written to stderr, whatever [log] says.
     #[arg(long, global = true, value_name = "FORMAT", help_heading = EVERY_VERB)]
     pub(super) log_format: Option<Format>,
-    /// What is logged, as an env-filter (info, bearerd=debug), whatever [log] says.
+    /// What is logged, as an env-filter (info, bearerd=debug) without brackets, whatever [log] says.
     #[arg(long, global = true, value_name = "FILTER", env = "BEARERD_LOG", hide_env_values = true, help_heading = EVERY_VERB)]
     pub(super) log_level: Option<String>,
     /// Colours in answers for people: on a terminal (where NO_COLOR is not set), always or never.

@@ -47,7 +47,7 @@ pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Resul
         output::tell(&check::report(&problems.0));
         Failure::new(Exit::Config, "the demo's own config is refused: a fault of ours, please report it")
     })?;
-    let log = start_log(common, Some(&config.log))?;
+    let log = start_log(common, &config.log)?;
     let running = run::serve(config, Options { log: Some(log), ..Options::default() }, refused)?;
     match format {
         Output::Text => output::answer(&welcome(&files, &text, proxy, admin)),

@@ -13,7 +13,7 @@ pub(super) fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> 
     // Before any thread is started, and before other files take the numbers that were not passed after all.
     let passed = Passed::take().map_err(|message| Failure::new(Exit::Config, message))?;
     let config = load(common)?;
-    let log = start_log(common, Some(&config.log))?;
+    let log = start_log(common, &config.log)?;
     let notify = std::env::var_os("NOTIFY_SOCKET").map(NotifySocket::new);
     let running = serve(config, Options { log: Some(log), notify, passed, ..Options::default() }, refused)?;
     Ok(exit(&running.join()))

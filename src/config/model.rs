@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 use ipnet::IpNet;
+use tracing_subscriber::filter::Targets;
 
 use super::problem::Problem;
 use super::reference::Source;
@@ -85,11 +86,11 @@ pub enum LogFormat {
 }
 
 /// `[log]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     pub format: LogFormat,
-    /// An env-filter directive list, checked at load.
-    pub level: String,
+    /// Which lines are written.
+    pub level: Targets,
     pub access: bool,
 }
 

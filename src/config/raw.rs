@@ -105,8 +105,8 @@ pub(crate) struct RawLog {
     /// "text" for people, "json" for machines.
     #[schemars(extend("default" = "text", "enum" = ["text", "json"]))]
     pub format: Option<String>,
-    /// What is logged, in env-filter syntax: "info", "debug", "info,bearerd::token=debug".
-    #[schemars(extend("default" = "info", "x-mistakes" = "not an env-filter"))]
+    /// What is logged, in env-filter syntax without its brackets: "info", "debug", "info,bearerd::token=debug".
+    #[schemars(extend("default" = "info", "x-mistakes" = "a word that is no level, brackets"))]
     pub level: Option<String>,
     /// A line per call.
     #[schemars(extend("default" = true))]

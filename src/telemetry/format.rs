@@ -1,182 +1,189 @@
 //! One event as one line. Whatever a caller or an issuer managed to get into a value, it stays one line of plain
-//! characters: control characters, and those that reorder text, are escaped in both formats.
+//! characters and of a bounded length: control characters, and those that reorder text, are escaped in both formats, and
+//! what is too long is cut.
 
 use std::error::Error;
-use std::fmt::{self, Write as _};
+use std::fmt::{self, Write};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::registry::LookupSpan;
 
-use crate::clock::{Clock as _, SystemClock};
+use super::Settings;
 use crate::config::LogFormat;
-
-/// Whether text lines may hold terminal colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
-    Plain,
-    Colour,
-}
 
 /// The field that names what a line of ours is about.
 const EVENT: &str = "event";
 
-/// Whether the target is one of this program's modules.
-fn is_ours(target: &str) -> bool {
-    target.strip_prefix("bearerd").is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+/// What one value may take in a line, in bytes.
+const VALUE_BYTES: usize = 4 * 1024;
+/// What all values of a line may take together.
+const LINE_BYTES: usize = 16 * 1024;
+/// Stands at the end of what was cut.
+const CUT: char = '…';
+
+/// How lines look now.
+#[derive(Clone)]
+pub(super) struct OneLine {
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    /// Whether text lines may hold terminal colours.
+    pub(super) colours: bool,
 }
 
-/// Most lines fit, so that a line is one allocation.
-const USUAL_LINE: usize = 384;
-
-/// The whole line with its end; `fill` gives the fields.
-pub(super) fn line(
-    format: LogFormat,
-    style: Style,
-    level: Level,
-    target: &str,
-    fill: impl FnOnce(&mut Fields),
-) -> String {
-    let mut fields = Fields {
-        out: String::with_capacity(USUAL_LINE),
-        value: String::new(),
-        format,
-        message: false,
-        ours: is_ours(target),
-    };
-    let timestamp = humantime::format_rfc3339_micros(SystemClock.wall());
-    // Writing to a string does not fail.
-    let _ = match format {
-        LogFormat::Text => {
-            let (on, off) = colours(style, level);
-            write!(fields.out, "{timestamp} {on}{level:>5}{off} {target}:")
-        }
-        LogFormat::Json => {
-            write!(fields.out, r#"{{"timestamp":"{timestamp}","level":"{level}","target":"{target}""#)
-        }
-    };
-    fill(&mut fields);
-    if format == LogFormat::Json {
-        if !fields.message {
-            fields.out.push_str(r#","message":"""#);
-        }
-        fields.out.push('}');
+impl<S, N> FormatEvent<S, N> for OneLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let metadata = event.metadata();
+        self.line(out, *metadata.level(), metadata.target(), |fields| fields.event(event))
     }
-    fields.out.push('\n');
-    fields.out
 }
 
-fn colours(style: Style, level: Level) -> (&'static str, &'static str) {
-    if style == Style::Plain {
-        return ("", "");
+impl OneLine {
+    /// The line that tells of lines that are missing.
+    pub(super) fn lines_dropped(&self, dropped: u64) -> String {
+        let mut line = String::new();
+        // Writing to a string does not fail.
+        let _ = self.line(Writer::new(&mut line), Level::WARN, "bearerd::telemetry", |fields| {
+            fields.name("log.lines_dropped");
+            fields.text(
+                "message",
+                format_args!("{dropped} log lines dropped, because stderr did not take them"),
+            );
+        });
+        line
     }
-    let on = match level {
+
+    /// The whole line with its end; `fill` gives the fields.
+    fn line(
+        &self,
+        mut out: Writer<'_>,
+        level: Level,
+        target: &str,
+        fill: impl FnOnce(&mut Fields<'_>),
+    ) -> fmt::Result {
+        let json = self.settings.load().format == LogFormat::Json;
+        if json {
+            out.write_str(r#"{"timestamp":""#)?;
+            SystemTime.format_time(&mut out)?;
+            write!(out, r#"","level":"{level}","target":"{target}""#)?;
+        } else {
+            SystemTime.format_time(&mut out)?;
+            let (on, off) = if self.colours { (colour(level), "\x1b[0m") } else { ("", "") };
+            write!(out, " {on}{level:>5}{off} {target}:")?;
+        }
+        let ours = target == "bearerd" || target.starts_with("bearerd::");
+        let mut fields = Fields { out: &mut out, json, ours, message: false, left: LINE_BYTES };
+        fill(&mut fields);
+        match (json, fields.message) {
+            (true, true) => out.write_str("}\n"),
+            (true, false) => out.write_str(",\"message\":\"\"}\n"),
+            (false, _) => out.write_str("\n"),
+        }
+    }
+}
+
+fn colour(level: Level) -> &'static str {
+    match level {
         Level::ERROR => "\x1b[31m",
         Level::WARN => "\x1b[33m",
         Level::INFO => "\x1b[32m",
         Level::DEBUG => "\x1b[34m",
         Level::TRACE => "\x1b[35m",
-    };
-    (on, "\x1b[0m")
+    }
 }
 
 /// Takes the fields of one event.
-pub(super) struct Fields {
-    out: String,
-    /// The value being written, kept for its memory.
-    value: String,
-    format: LogFormat,
-    /// A message was seen.
-    message: bool,
+struct Fields<'a> {
+    /// The layer's buffer, to which writing does not fail.
+    out: &'a mut dyn Write,
+    json: bool,
     /// The line is one of this program's, so that a field `event` is its name; a library may mean anything by it.
     ours: bool,
+    /// A message was seen.
+    message: bool,
+    /// What values may still take.
+    left: usize,
 }
 
-impl Fields {
+impl Fields<'_> {
     /// The line's name, and then its fields: `tracing` gives the message first, whatever stands where in the source.
-    pub(super) fn record(&mut self, event: &Event<'_>) {
-        if self.ours && self.format == LogFormat::Json {
+    fn event(&mut self, event: &Event<'_>) {
+        if self.ours && self.json {
             event.record(&mut Name(self));
         }
         event.record(self);
     }
 
     /// The stable name of what happened. It is for programs: text lines, whose message says it, do without.
-    pub(super) fn name(&mut self, name: &str) {
-        if self.format == LogFormat::Json {
+    fn name(&mut self, name: &str) {
+        if self.json {
             let _ = write!(self.out, r#","{EVENT}":"{name}""#);
         }
     }
 
     /// A field whose value is text.
-    pub(super) fn text(&mut self, name: &str, value: &str) {
+    fn text(&mut self, name: &str, value: fmt::Arguments<'_>) {
         if self.ours && name == EVENT {
             return;
         }
-        self.message |= name == "message";
-        match self.format {
-            LogFormat::Json => {
-                self.json_name(name);
-                self.out.push('"');
-                escape_json(&mut self.out, value);
-                self.out.push('"');
-            }
-            LogFormat::Text if name == "message" => {
-                self.out.push(' ');
-                escape_text(&mut self.out, value, false);
-            }
-            LogFormat::Text => {
-                self.text_name(name);
-                if is_plain(value) {
-                    self.out.push_str(value);
-                } else {
-                    self.out.push('"');
-                    escape_text(&mut self.out, value, true);
-                    self.out.push('"');
-                }
-            }
-        }
+        let is_message = name == "message";
+        self.message |= is_message;
+        let most = self.left.min(VALUE_BYTES);
+        let unused = if self.json {
+            self.key(name);
+            let _ = self.out.write_char('"');
+            let unused = escape(self.out, most, true, value);
+            let _ = self.out.write_char('"');
+            unused
+        } else if is_message {
+            let _ = self.out.write_char(' ');
+            escape(self.out, most, false, value)
+        } else {
+            let mut text = String::new();
+            let unused = escape(&mut text, most, true, value);
+            let quote = if is_plain(&text) { "" } else { "\"" };
+            self.key(name);
+            let _ = write!(self.out, "{quote}{text}{quote}");
+            unused
+        };
+        self.left -= most - unused;
     }
 
     /// A field whose value needs no quotes in either format.
-    fn bare(&mut self, name: &str, value: fmt::Arguments<'_>) {
-        if name == "message" {
-            return self.formatted(name, value);
+    fn bare(&mut self, field: &Field, value: impl fmt::Display) {
+        if field.name() == "message" {
+            return self.text("message", format_args!("{value}"));
         }
-        match self.format {
-            LogFormat::Json => self.json_name(name),
-            LogFormat::Text => self.text_name(name),
-        }
-        let _ = self.out.write_fmt(value);
+        self.key(field.name());
+        let _ = write!(self.out, "{value}");
     }
 
-    fn formatted(&mut self, name: &str, value: fmt::Arguments<'_>) {
-        let mut text = std::mem::take(&mut self.value);
-        text.clear();
-        let _ = text.write_fmt(value);
-        self.text(name, &text);
-        self.value = text;
-    }
-
-    fn json_name(&mut self, name: &str) {
+    fn key(&mut self, name: &str) {
+        let name = name.trim_start_matches("r#");
+        if !self.json {
+            let _ = write!(self.out, " {name}=");
+            return;
+        }
         // A second `level` in one object is read differently by every parser.
-        let prefix = if matches!(name, "timestamp" | "level" | "target" | "event") { "field_" } else { "" };
-        self.out.push_str(",\"");
-        self.out.push_str(prefix);
-        escape_json(&mut self.out, name.trim_start_matches("r#"));
-        self.out.push_str("\":");
-    }
-
-    fn text_name(&mut self, name: &str) {
-        self.out.push(' ');
-        self.out.push_str(name.trim_start_matches("r#"));
-        self.out.push('=');
+        let prefix = if matches!(name, "timestamp" | "level" | "target" | EVENT) { "field_" } else { "" };
+        let _ = write!(self.out, ",\"{prefix}");
+        escape(self.out, VALUE_BYTES, true, format_args!("{name}"));
+        let _ = self.out.write_str("\":");
     }
 }
 
 /// Looks for the name of a line and for nothing else.
-struct Name<'a>(&'a mut Fields);
+struct Name<'a, 'b>(&'a mut Fields<'b>);
 
-impl Visit for Name<'_> {
+impl Visit for Name<'_, '_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == EVENT {
             self.0.name(value);
@@ -186,13 +193,13 @@ impl Visit for Name<'_> {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-impl Visit for Fields {
+impl Visit for Fields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.text(field.name(), value);
+        self.text(field.name(), format_args!("{value}"));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.formatted(field.name(), format_args!("{value:?}"));
+        self.text(field.name(), format_args!("{value:?}"));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
@@ -202,47 +209,47 @@ impl Visit for Fields {
             let cause_text = cause.to_string();
             // Many errors quote their source already.
             if !text.contains(&cause_text) {
-                let _ = write!(text, ": {cause_text}");
+                text.push_str(": ");
+                text.push_str(&cause_text);
             }
             source = cause.source();
         }
-        self.text(field.name(), &text);
+        self.record_str(field, &text);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.bare(field.name(), format_args!("{value}"));
+        self.bare(field, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.bare(field.name(), format_args!("{value}"));
+        self.bare(field, value);
     }
 
     fn record_u128(&mut self, field: &Field, value: u128) {
-        self.bare(field.name(), format_args!("{value}"));
+        self.bare(field, value);
     }
 
     fn record_i128(&mut self, field: &Field, value: i128) {
-        self.bare(field.name(), format_args!("{value}"));
+        self.bare(field, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.bare(field.name(), format_args!("{value}"));
+        self.bare(field, value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         if value.is_finite() {
-            self.bare(field.name(), format_args!("{value}"));
+            self.bare(field, value);
         } else {
             // JSON has no number for these.
-            self.formatted(field.name(), format_args!("{value}"));
+            self.record_debug(field, &value);
         }
     }
 }
 
-/// Whether a value can stand in a text line without quotes.
+/// Whether an escaped value can stand in a text line without quotes.
 fn is_plain(value: &str) -> bool {
-    !value.is_empty()
-        && value.chars().all(|c| !is_hostile(c) && !c.is_whitespace() && !matches!(c, '"' | '=' | '\\'))
+    !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '=' | '\\'))
 }
 
 /// Control characters (C0, DEL, C1), line and paragraph separators, and what reorders text.
@@ -251,33 +258,58 @@ fn is_hostile(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-fn escape_text(out: &mut String, value: &str, quoted: bool) {
-    for c in value.chars() {
-        match c {
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '"' | '\\' if quoted => out.extend(['\\', c]),
-            c if is_hostile(c) => {
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
-            }
-            c => out.push(c),
-        }
+/// Writes the value as JSON escapes it (RFC 8259 section 7), and beyond that all that [`is_hostile`] names, for a terminal
+/// shows JSON lines too; at most so many bytes and a mark. Gives back how many of them were not needed.
+fn escape(out: &mut dyn Write, most: usize, quoted: bool, value: fmt::Arguments<'_>) -> usize {
+    let mut escaped = Escaped { out, left: most, quoted };
+    if escaped.write_fmt(value).is_err() {
+        let _ = escaped.out.write_char(CUT);
+    }
+    escaped.left
+}
+
+struct Escaped<'a> {
+    out: &'a mut dyn Write,
+    left: usize,
+    /// Quotes would end the value.
+    quoted: bool,
+}
+
+impl Escaped<'_> {
+    /// Fails where it has no room.
+    fn put(&mut self, piece: &str) -> fmt::Result {
+        self.left = self.left.checked_sub(piece.len()).ok_or(fmt::Error)?;
+        self.out.write_str(piece)
+    }
+
+    /// As much of it as there is room for.
+    fn put_what_fits(&mut self, run: &str) -> fmt::Result {
+        let end = (0..=run.len().min(self.left)).rev().find(|at| run.is_char_boundary(*at)).unwrap_or(0);
+        let (fits, rest) = run.split_at(end);
+        self.put(fits)?;
+        if rest.is_empty() { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
-/// RFC 8259 section 7, and beyond it all that [`is_hostile`] names: a terminal shows JSON lines too.
-fn escape_json(out: &mut String, value: &str) {
-    for c in value.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if is_hostile(c) => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, mut text: &str) -> fmt::Result {
+        let quoted = self.quoted;
+        let is_special = |c: char| is_hostile(c) || quoted && matches!(c, '"' | '\\');
+        while let Some(at) = text.find(is_special) {
+            let (run, rest) = text.split_at(at);
+            self.put_what_fits(run)?;
+            let mut rest = rest.chars();
+            match rest.next() {
+                Some('"') => self.put("\\\"")?,
+                Some('\\') => self.put("\\\\")?,
+                Some('\n') => self.put("\\n")?,
+                Some('\r') => self.put("\\r")?,
+                Some('\t') => self.put("\\t")?,
+                Some(other) => self.put(&format!("\\u{:04x}", u32::from(other)))?,
+                None => {}
             }
-            c => out.push(c),
+            text = rest.as_str();
         }
+        self.put_what_fits(text)
     }
 }

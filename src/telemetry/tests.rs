@@ -37,13 +37,13 @@ impl Captured {
 }
 
 fn log(format: LogFormat, level: &str) -> Log {
-    Log { format, level: level.to_owned(), access: true }
+    Log { format, level: crate::config::log_filter(level).unwrap(), access: true }
 }
 
 /// What `f` logs goes to the returned log.
 fn logging(overrides: Overrides, log: &Log, f: impl FnOnce(&LogControl)) -> Captured {
     let (sender, written) = channel();
-    let (subscriber, control) = build(overrides, Some(log), Capture(sender), Style::Plain).unwrap();
+    let (subscriber, control) = build(overrides, log, Capture(sender), false).unwrap();
     tracing::subscriber::with_default(subscriber, || f(&control));
     Captured { control, written }
 }
@@ -133,22 +133,22 @@ fn level_and_format_change_while_running() {
         lines();
         control.apply(&log(LogFormat::Json, "reload=off,info"));
         lines();
-        control.apply(&log(LogFormat::Text, "]=["));
-        tracing::info!(target: "kept", "still the old format");
+        control.apply(&log(LogFormat::Text, "info"));
+        tracing::info!(target: "kept", "text again");
     });
     let text = out.text();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(without_time(lines[0]), " INFO reload: loud");
     assert!(lines[1].starts_with('{') && lines[1].contains("\"quiet\""), "{text}");
     assert!(lines[2].starts_with('{') && lines[2].contains("\"loud\""), "{text}");
-    assert!(lines[3].contains("the old one stays"), "{text}");
-    assert!(lines[4].starts_with('{'), "{text}");
-    assert_eq!(lines.len(), 5, "{text}");
+    assert_eq!(without_time(lines[3]), " INFO kept: text again");
+    assert_eq!(lines.len(), 4, "{text}");
 }
 
 #[test]
 fn overrides_go_before_the_file_and_outlive_a_reload() {
-    let overrides = Overrides { format: Some(LogFormat::Json), level: Some("warn".to_owned()) };
+    let level = Some(crate::config::log_filter("warn").unwrap());
+    let overrides = Overrides { format: Some(LogFormat::Json), level };
     let out = logging(overrides, &log(LogFormat::Text, "trace"), |control| {
         tracing::info!("no");
         control.apply(&log(LogFormat::Text, "trace"));
@@ -156,9 +156,6 @@ fn overrides_go_before_the_file_and_outlive_a_reload() {
         tracing::warn!("yes");
     });
     assert_eq!(out.json().len(), 1);
-    let blank = Overrides { format: None, level: Some(" ".to_owned()) };
-    assert_eq!(blank.level(Some(&log(LogFormat::Text, "debug"))), "debug");
-    assert_eq!(Overrides::default().level(None), "info");
 }
 
 #[test]
@@ -181,36 +178,10 @@ fn a_level_that_is_off_costs_nothing() {
             },
             "off"
         );
-        assert!(!tracing::enabled!(tracing::Level::INFO));
+        assert!(!tracing::enabled!(Level::INFO));
     });
     assert!(!evaluated.get());
     assert_eq!(out.text(), "");
-}
-
-#[test]
-fn a_bad_level_is_told_clearly() {
-    let error = |level: &str| check_level(level).unwrap_err();
-    assert!(error("inof").contains("did you mean \"info\"?"));
-    assert!(
-        error("info,hyper=loud").contains("\"hyper=loud\" cannot be read"),
-        "{}",
-        error("info,hyper=loud")
-    );
-    assert!(error("verbose").contains("write off, error, warn"));
-    assert!(error("warning").contains("write off, error, warn"));
-    assert!(error("in\x1bfo=x").contains("\\u{1b}"));
-    for good in [
-        "info",
-        "WARN",
-        "off",
-        "info,h2=warn",
-        "hyper",
-        "bearerd::access=off,debug",
-        "[call{route=x}]=trace",
-        "3",
-    ] {
-        assert_eq!(check_level(good), Ok(()), "{good}");
-    }
 }
 
 /// Catalogue T102: a pipe that nobody reads stops no one; what is lost is counted and told of.
@@ -218,10 +189,10 @@ fn a_bad_level_is_told_clearly() {
 fn t102_a_blocked_pipe_stops_nobody() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let (subscriber, control) =
-        build(Overrides::default(), Some(&log(LogFormat::Text, "info")), writer, Style::Plain).unwrap();
+        build(Overrides::default(), &log(LogFormat::Text, "info"), writer, false).unwrap();
     let began = Instant::now();
     tracing::subscriber::with_default(subscriber, || {
-        // The pipe takes 64 KiB and the queue 4096 lines: most of these have nowhere to go.
+        // The pipe takes 64 KiB and the queue 4 MiB: most of these have nowhere to go.
         for number in 0..50_000 {
             tracing::info!(number, "call");
         }
@@ -229,7 +200,8 @@ fn t102_a_blocked_pipe_stops_nobody() {
     assert!(!control.flush(Duration::from_millis(50)), "nothing can be written");
     assert!(began.elapsed() < Duration::from_secs(20), "logging waited for the pipe");
     let dropped = control.lines.dropped_counter().load(Ordering::Relaxed);
-    assert!(dropped > 40_000, "{dropped}");
+    let kept = 50_000 - dropped as usize;
+    assert!(kept * 64 < writer::WAITING + 256 * 1024, "{kept} lines wait");
 
     let read = std::thread::spawn(move || {
         let mut text = String::new();
@@ -253,10 +225,49 @@ fn t102_a_blocked_pipe_stops_nobody() {
 fn what_was_logged_last_is_written_at_the_end() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let (subscriber, control) =
-        build(Overrides::default(), Some(&log(LogFormat::Text, "info")), writer, Style::Plain).unwrap();
+        build(Overrides::default(), &log(LogFormat::Text, "info"), writer, false).unwrap();
     tracing::subscriber::with_default(subscriber, || tracing::info!("the last words"));
     drop(control);
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert!(text.contains("the last words"));
+}
+
+#[test]
+fn what_is_too_long_is_cut_with_a_mark() {
+    let long = "x".repeat(64 * 1024);
+    let escaped = "\u{202e}".repeat(8 * 1024);
+    let wide = "é".repeat(8 * 1024);
+    for format in [LogFormat::Text, LogFormat::Json] {
+        let out = logging(Overrides::default(), &log(format, "info"), |_| {
+            tracing::info!(path = long, "call");
+            tracing::info!(a = escaped, b = wide, shown = %long, debugged = ?long, c = long, d = long, e = long, last = 7, "{long}");
+        });
+        let text = out.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].len() < 5 * 1024, "{}", lines[0].len());
+        assert!(lines[1].len() < 17 * 1024, "{}", lines[1].len());
+        assert!(lines[0].contains("xxx…"), "{text}");
+        if format == LogFormat::Json {
+            let [first, second] = lines[..] else { unreachable!() };
+            let value: Value = serde_json::from_str(first).unwrap();
+            assert_eq!(value["path"], format!("{}…", "x".repeat(4 * 1024)));
+            let value: Value = serde_json::from_str(second).unwrap();
+            assert_eq!(
+                value["a"],
+                format!("{}…", "\u{202e}".repeat(4 * 1024 / 6)),
+                "no escape is cut in two"
+            );
+            assert_eq!(value["b"], format!("{}…", "é".repeat(2 * 1024)), "no letter is cut in two");
+            assert_eq!((&value["e"], &value["last"]), (&json!("…"), &json!(7)), "what is short is kept");
+        }
+    }
+}
+
+#[test]
+fn what_just_fits_is_not_cut() {
+    let fits = "x".repeat(4 * 1024);
+    let out = logging(Overrides::default(), &log(LogFormat::Json, "info"), |_| tracing::info!(fits, "call"));
+    assert_eq!(out.json()[0]["fits"], fits);
 }

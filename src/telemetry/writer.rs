@@ -2,21 +2,25 @@
 
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
 
-/// Lines that may wait; with lines of a usual length about 1.5 MiB.
-const WAITING: usize = 4096;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What may wait to be written, in bytes: some ten thousand lines of a usual length.
+pub(super) const WAITING: usize = 4 * 1024 * 1024;
+/// What a line takes while it waits, beside its bytes: its place in the queue, and what the allocator keeps of it.
+const LINE_OVERHEAD: usize = 64;
 /// Lines are written together up to this many bytes.
 const BATCH: usize = 64 * 1024;
 /// Under load the thread sleeps this long between two writes, so that it need not be woken for every line.
 const PAUSE: Duration = Duration::from_millis(2);
-/// How often a full queue, or a pipe that would block, is tried again.
+/// How often a pipe that would block is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 
 enum Message {
-    Line(String),
+    Line(Box<[u8]>),
     /// Answered when all lines before it were written.
     Flush(SyncSender<()>),
 }
@@ -24,7 +28,9 @@ enum Message {
 /// Where lines go. Cloning shares the thread.
 #[derive(Debug, Clone)]
 pub(super) struct Lines {
-    queue: SyncSender<Message>,
+    queue: Sender<Message>,
+    /// Bytes that wait.
+    waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -34,35 +40,28 @@ impl Lines {
         out: W,
         notice: impl Fn(u64) -> String + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (queue, incoming) = sync_channel(WAITING);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let mut writer = Writer { out, notice, dropped: Arc::clone(&dropped), told: 0 };
+        let (queue, incoming) = channel();
+        let lines = Self { queue, waiting: Arc::default(), dropped: Arc::default() };
+        let (waiting, dropped) = (Arc::clone(&lines.waiting), Arc::clone(&lines.dropped));
+        let mut writer = Writer { out, notice, waiting, dropped, told: 0 };
         std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&incoming))?;
-        Ok(Self { queue, dropped })
+        Ok(lines)
     }
 
-    /// Hands the line over, or drops and counts it where too many wait.
-    pub(super) fn write(&self, line: String) {
-        if self.queue.try_send(Message::Line(line)).is_err() {
+    /// Hands a line over, or drops and counts it where too many bytes wait.
+    fn hand_over(&self, line: &[u8]) {
+        let size = line.len() + LINE_OVERHEAD;
+        let before = self.waiting.fetch_add(size, Ordering::Relaxed);
+        if before + size > WAITING || self.queue.send(Message::Line(line.into())).is_err() {
+            self.waiting.fetch_sub(size, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Waits until what was handed over is written, at most `limit`; whether it was.
     pub(super) fn flush(&self, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
         let (done, wait) = sync_channel(1);
-        let mut message = Message::Flush(done);
-        loop {
-            match self.queue.try_send(message) {
-                Ok(()) => break,
-                Err(TrySendError::Disconnected(_)) => return false,
-                Err(TrySendError::Full(_)) if Instant::now() >= end => return false,
-                Err(TrySendError::Full(back)) => message = back,
-            }
-            std::thread::sleep(RETRY);
-        }
-        wait.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok()
+        self.queue.send(Message::Flush(done)).is_ok() && wait.recv_timeout(limit).is_ok()
     }
 
     pub(super) fn dropped_counter(&self) -> Arc<AtomicU64> {
@@ -70,9 +69,30 @@ impl Lines {
     }
 }
 
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> &'a Self {
+        self
+    }
+}
+
+/// The layer writes each line at once.
+impl Write for &Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.hand_over(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 struct Writer<W, N> {
     out: W,
     notice: N,
+    waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
     /// How many of the dropped lines were told of.
     told: u64,
@@ -86,7 +106,10 @@ impl<W: Write, N: Fn(u64) -> String> Writer<W, N> {
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
-                    Message::Line(line) => batch.extend_from_slice(line.as_bytes()),
+                    Message::Line(line) => {
+                        batch.extend_from_slice(&line);
+                        self.waiting.fetch_sub(line.len() + LINE_OVERHEAD, Ordering::Relaxed);
+                    }
                     Message::Flush(done) => flushes.push(done),
                 }
                 next = if batch.len() < BATCH { incoming.try_recv().ok() } else { None };

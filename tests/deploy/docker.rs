@@ -88,7 +88,7 @@ fn the_context_has_what_the_build_reads_and_no_more() {
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let targets = metadata["packages"][0]["targets"].as_array().unwrap();
     assert!(targets.iter().any(|target| target["kind"] == json!(["bin"])), "{targets:?}");
-    for read in ["build.rs", "src/config/presets", "deploy/link/order.txt", "deploy/link/script.rs"] {
+    for read in ["build.rs", "src/config/presets"] {
         assert!(context.join(read).exists(), "{read}");
     }
     let script = context.join("deploy/docker/rootfs.sh");

@@ -7,7 +7,7 @@ use std::process::Command;
 use super::tools::{installed, root, succeed};
 
 /// Files, by how their path ends or begins; the tool; the test. The first that fits counts.
-const CHECKED: [(&str, &str, &str); 25] = [
+const CHECKED: [(&str, &str, &str); 23] = [
     ("debian/build", "shellcheck, run by", "debian.rs"),
     ("debian/postinst", "shellcheck, lintian", "debian.rs"),
     ("debian/postrm", "shellcheck, lintian", "debian.rs"),
@@ -25,8 +25,6 @@ const CHECKED: [(&str, &str, &str); 25] = [
     ("helm/", "helm lint, helm template, kubernetes-validate", "helm.rs"),
     ("kubernetes/patch.yaml", "compared with the component", "kubernetes.rs"),
     ("kubernetes/", "kustomize, kubernetes-validate, bearerd check", "kubernetes.rs"),
-    ("link/order.txt", "rustc with LLVM's and with GNU's linker", "link.rs"),
-    ("link/script.rs", "rustc", "link.rs"),
     ("monitoring/alerts.yaml", "promtool check rules", "monitoring.rs"),
     ("monitoring/alerts.test.yaml", "promtool test rules", "monitoring.rs"),
     ("monitoring/dashboard.json", "promtool promql", "monitoring.rs"),

@@ -14,7 +14,6 @@ mod docker;
 mod every_file;
 mod helm;
 mod kubernetes;
-mod link;
 mod man;
 mod manifests;
 mod monitoring;

@@ -144,6 +144,21 @@ async fn log_filter_that_cannot_be_read_is_bad_usage() {
     run(setup.folder(), &["run", "--log-format", "xml"]).await.expect_code(64);
 }
 
+/// What `check` takes, `run` takes, and neither blames a flag for what stands in the file.
+#[tokio::test]
+async fn a_log_level_of_the_file_is_judged_by_check_as_by_run() {
+    for level in ["verbose", "inof", "info,bearerd[call]=debug", "hyper=loud", ""] {
+        let setup = Setup::new().await.log(&format!("level = \"{level}\""));
+        setup.write();
+        for verb in ["check", "run"] {
+            let output = run(setup.folder(), &[verb]).await;
+            output.expect_code(78);
+            let said = format!("{}{}", output.stdout, output.stderr);
+            assert!(said.contains("log.level") && !said.contains("--log-level"), "{verb}, {level:?}: {said}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn answers_for_programs_are_json() {
     let setup = Setup::new().await.admin("address = \"unix:{folder}/admin.sock\"");

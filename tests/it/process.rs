@@ -4,11 +4,13 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
 use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStderr};
 
 use crate::support::h2::H2Client;
-use crate::support::{Answer, Bearerd, Call, Client, Gate, Setup, World, cli, eventually, within};
+use crate::support::{Answer, Bearerd, Call, Client, Gate, Setup, World, cli, eventually, metrics, within};
 
 /// A call that the upstream has and does not answer yet.
 async fn with_slow_call(setup: Setup) -> (World, Client, Gate) {
@@ -220,27 +222,83 @@ async fn t101_few_file_descriptors_are_survived() {
     .await;
 }
 
-#[tokio::test]
-async fn t102_blocked_log_does_not_hold_calls_up() {
+/// The program, serving, with a log that nobody reads any more.
+async fn with_unread_log(log: &str) -> (Setup, Child, ChildStderr, Client) {
     let setup = Setup::new()
         .await
         .listener("address = \"unix:{folder}/proxy.sock\"")
-        .log("level = \"trace\"")
+        .log(log)
         .admin("address = \"unix:{folder}/admin.sock\"");
     setup.write();
     let mut child = cli::command(setup.folder(), &["run"]).stdout(Stdio::null()).spawn().unwrap();
-    // Nobody reads the log any more once the program listens.
     let mut stderr = child.stderr.take().unwrap();
     let _first = stderr.read_u8().await.unwrap();
     let socket = setup.folder().join("proxy.sock");
     eventually("the socket", || async { tokio::net::UnixStream::connect(&socket).await.ok() }).await;
-    let mut client = Client::unix(&socket).await;
+    let client = Client::unix(&socket).await;
+    (setup, child, stderr, client)
+}
+
+#[tokio::test]
+async fn t102_blocked_log_does_not_hold_calls_up() {
+    let (_setup, _child, _stderr, mut client) = with_unread_log("level = \"trace\"").await;
     let calls = async {
         for n in 0..1000 {
             client.call(&Call::get(&format!("/{n}/{}", "x".repeat(200)))).await.expect_status(200);
         }
     };
     within("a thousand calls beside a blocked log", calls).await;
+}
+
+/// Lines of any length: the queue is bounded in bytes, and what it does not take is counted and told of once.
+#[tokio::test]
+async fn t102_blocked_log_takes_a_bounded_memory() {
+    let (setup, child, mut stderr, mut client) = with_unread_log("format = \"json\"").await;
+    let long = "x".repeat(6 * 1024);
+    let pid = child.id().unwrap();
+    client.call(&Call::get(&format!("/{long}"))).await.expect_status(200);
+    let before = most_memory(pid);
+    let calls = async {
+        for n in 0..5000 {
+            client.call(&Call::get(&format!("/{n}/{long}"))).await.expect_status(200);
+        }
+    };
+    within("five thousand calls with long paths beside a blocked log", calls).await;
+    let more = most_memory(pid) - before;
+    println!("{more}");
+    assert!(more < 10 * 1024, "{more} KiB more");
+
+    let dropped = async || {
+        let mut admin = Client::unix(&setup.folder().join("admin.sock")).await;
+        let samples = metrics::parse(&admin.call(&Call::get("/metrics")).await.text());
+        metrics::sum(&samples, "bearerd_log_lines_dropped_total", &[]).unwrap() as usize
+    };
+    let missing = dropped().await;
+    assert!(missing > 1000, "{missing}");
+    // It is read again.
+    rustix::process::kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::TERM).unwrap();
+    let mut log = String::new();
+    within("the end of the log", stderr.read_to_string(&mut log)).await.unwrap();
+    let lines: Vec<Value> = log.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let event = |name: &str| lines.iter().filter(|line| line["event"] == name).collect::<Vec<_>>();
+    let [told] = event("log.lines_dropped")[..] else { panic!("{:?}", event("log.lines_dropped")) };
+    let message = told["message"].as_str().unwrap();
+    let told: usize = message
+        .strip_suffix(" log lines dropped, because stderr did not take them")
+        .unwrap()
+        .parse()
+        .unwrap();
+    // The last request's line may have come after its count was asked for.
+    assert!((missing..=missing + 1).contains(&told), "{missing} were counted, {told} told of");
+    assert_eq!(event("access").len() + told, 5001);
+    assert!(lines.iter().any(|line| line["path"].as_str().is_some_and(|path| path.ends_with("xxx…"))));
+}
+
+/// The most that it had in memory so far, in KiB.
+fn most_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -148,7 +148,7 @@ fn config(callers: Callers, routes: Vec<Arc<RouteConfig>>) -> Config {
             waiters: 10_000,
         },
         tracing: None,
-        log: Log { format: LogFormat::Text, level: "info".to_owned(), access: true },
+        log: Log { format: LogFormat::Text, level: log_filter("info").unwrap(), access: true },
         admin: config::Admin { address: Address::Tcp(([127, 0, 0, 1], 0).into()), callers },
         listeners: vec![listener()],
         issuers: BTreeMap::from([("corp".to_owned(), issuer("corp", true))]),

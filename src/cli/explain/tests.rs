@@ -41,7 +41,7 @@ fn config(listeners: Vec<ListenerConfig>, routes: Vec<RouteConfig>) -> Config {
             waiters: 1,
         },
         tracing: None,
-        log: Log { format: LogFormat::Text, level: "info".to_owned(), access: true },
+        log: Log { format: LogFormat::Text, level: config::log_filter("info").unwrap(), access: true },
         admin: Admin { address: Address::Tcp("127.0.0.1:9180".parse().unwrap()), callers: Callers::Local },
         listeners: listeners.into_iter().map(Arc::new).collect(),
         issuers: BTreeMap::new(),

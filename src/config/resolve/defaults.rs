@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
 use super::super::model::{
-    Address, Admin, Callers, Carrier, ClientAuth, Egress, IssuerConfig, Params, ResponseFormat,
-    ResponseShape, TlsOptions, TokenEndpoint,
+    Address, Admin, Callers, Carrier, ClientAuth, Egress, IssuerConfig, Log, LogFormat, Params,
+    ResponseFormat, ResponseShape, TlsOptions, TokenEndpoint,
 };
 
 const fn seconds(seconds: u64) -> Duration {
@@ -31,8 +33,11 @@ pub(super) const KEEP_ALIVE: Duration = seconds(75);
 pub(super) const CONNECTIONS: usize = 10_000;
 pub(super) const WAITERS: usize = 10_000;
 
-pub(super) const LOG_LEVEL: &str = "info";
-pub(super) const LOG_ACCESS: bool = true;
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: Targets::new().with_default(LevelFilter::INFO), access: true }
+    }
+}
 
 pub(super) const TRACING_SERVICE: &str = "bearerd";
 pub(super) const TRACING_SAMPLE: f64 = 1.0;

@@ -8,7 +8,7 @@ use super::super::raw::values::DurationText;
 use super::super::raw::{RawAdmin, RawLimits, RawLog};
 use super::super::report::Report;
 use super::super::types;
-use super::super::types::log_filter::LogFilter;
+use super::super::types::log_filter::log_filter;
 use super::defaults;
 use super::value::{check, choice, count, duration, size, timeout};
 
@@ -74,19 +74,12 @@ fn limits(at: &Place<'_>, raw: RawLimits, report: &mut Report) -> Limits {
 
 fn log(at: &Place<'_>, raw: RawLog, report: &mut Report) -> Log {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let level = raw.level.unwrap_or_else(|| defaults::LOG_LEVEL.to_owned());
-    if level.parse::<LogFilter>().is_err() {
-        let place = at.key("level");
-        report.error(
-            &place,
-            format!("{} is no log filter", place.describe()),
-            "write \"error\", \"warn\", \"info\", \"debug\" or \"trace\", or directives such as \"info,bearerd::token=debug\"",
-        );
-    }
+    let level = raw.level.and_then(|text| check(&at.key("level"), log_filter(&text), report));
+    let default = Log::default();
     Log {
-        format: choice(at, "format", raw.format, LogFormat::Text, &formats, report),
-        level,
-        access: raw.access.unwrap_or(defaults::LOG_ACCESS),
+        format: choice(at, "format", raw.format, default.format, &formats, report),
+        level: level.unwrap_or(default.level),
+        access: raw.access.unwrap_or(default.access),
     }
 }
 

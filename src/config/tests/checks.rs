@@ -58,7 +58,20 @@ fn top_level() {
             "\"jsn\" is not one of \"text\", \"json\"",
             "did you mean `json`?",
         ),
-        ("[log]\nlevel = \"bearerd=loud\"", "log.level", "\"bearerd=loud\" is no log filter", "\"debug\""),
+        (
+            "[log]\nlevel = \"bearerd=loud\"",
+            "log.level",
+            "\"bearerd=loud\" is not a log filter: no log level follows the \"=\"",
+            "\"debug\"",
+        ),
+        ("[log]\nlevel = \"verbose\"", "log.level", "\"verbose\" is not a log level", "\"debug\""),
+        ("[log]\nlevel = \"inof\"", "log.level", "\"inof\" is not a log level", "did you mean \"info\"?"),
+        (
+            "[log]\nlevel = \"info,[call]=trace\"",
+            "log.level",
+            "\"[call]=trace\" is not a log filter: spans and fields in brackets are not supported",
+            "TARGET=LEVEL",
+        ),
         ("[log]\naccess = \"yes\"", "log.access", "expected a boolean, found \"yes\"", ""),
         (
             "[admin]\naddress = \"localhost:9180\"",

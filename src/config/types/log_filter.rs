@@ -1,248 +1,127 @@
-//! Which lines are logged, in env-filter's syntax: a level, `TARGET`, `TARGET=LEVEL`, `TARGET[SPAN{FIELD=VALUE}]=LEVEL`,
-//! with commas between. Read here, because env-filter itself brings engines for regular expressions into the program.
+//! Which lines are logged: env-filter's syntax, as far as it speaks of lines and not of spans, of which there are none.
 
-use std::str::FromStr;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use tracing_core::metadata::{LevelFilter, Metadata};
+use super::{Wrong, quoted, wrong};
 
-/// Which lines are logged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogFilter {
-    /// The most specific first: the first that fits a line decides.
-    directives: Vec<Directive>,
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// Words that other programs use for levels; as a filter they would be targets that nothing has.
+const OTHERS_LEVELS: [&str; 8] =
+    ["all", "critical", "fatal", "none", "notice", "silent", "verbose", "warning"];
+const HINT: &str = "write \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\", or TARGET=LEVEL, several with commas \
+                    between, such as \"info,bearerd::token=debug\"";
+
+/// A level, `TARGET`, `TARGET=LEVEL`, or several of them with commas between.
+pub(crate) fn log_filter(text: &str) -> Result<Targets, Wrong> {
+    let directives: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    if directives.is_empty() {
+        return Err(wrong(format!("{} names no log level", quoted(text)), HINT));
+    }
+    directives.iter().try_for_each(|directive| readable(directive))?;
+    let filter = directives.join(",").parse();
+    filter.map_err(|_| wrong(format!("{} cannot be read as a log filter", quoted(text)), HINT))
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Directive {
-    /// What a line's target begins with; `None` fits every line.
-    target: Option<String>,
-    /// A field that the line must have.
-    field: Option<String>,
-    level: LevelFilter,
+fn readable(directive: &str) -> Result<(), Wrong> {
+    let refuse = |why: &str| Err(wrong(format!("{} is not a log filter: {why}", quoted(directive)), HINT));
+    if directive.contains(['[', ']', '{', '}']) {
+        return refuse("spans and fields in brackets are not supported");
+    }
+    let Some((target, level)) = directive.split_once('=') else { return bare(directive) };
+    if !is_target(target) {
+        return refuse("no target comes before the \"=\"");
+    }
+    if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+        return refuse("no log level follows the \"=\"");
+    }
+    Ok(())
 }
 
-/// The filter cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoLogFilter;
-
-impl LogFilter {
-    /// Whether this is logged. Spans never are: nothing here makes any, and those of libraries end up in no line.
-    pub fn lets_out(&self, metadata: &Metadata<'_>) -> bool {
-        let decides = || self.directives.iter().find(|directive| directive.fits(metadata));
-        !metadata.is_span() && decides().is_some_and(|directive| directive.level >= *metadata.level())
+/// A bare word is a level or a target, so a mistyped level would silence the log without a word.
+fn bare(word: &str) -> Result<(), Wrong> {
+    if word.parse::<LevelFilter>().is_ok() {
+        return Ok(());
     }
-
-    /// The finest level that it lets out for anything.
-    pub fn finest(&self) -> LevelFilter {
-        self.directives.iter().map(|directive| directive.level).max().unwrap_or(LevelFilter::OFF)
+    let lower = word.to_ascii_lowercase();
+    let near = LEVELS.iter().find(|level| lower.len() > 2 && strsim::osa_distance(&lower, level) <= 1);
+    if let Some(level) = near {
+        return Err(wrong(
+            format!("{} is not a log level", quoted(word)),
+            format!("did you mean \"{level}\"?"),
+        ));
     }
-
-    /// Of two for the same lines, the later one counts.
-    fn add(&mut self, new: Directive) {
-        self.directives.retain(|old| (&old.target, &old.field) != (&new.target, &new.field));
-        let at = self.directives.partition_point(|old| old.weight() >= new.weight());
-        self.directives.insert(at, new);
+    let is_number = word.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number || OTHERS_LEVELS.contains(&lower.as_str()) || !is_target(word) {
+        return Err(wrong(format!("{} is not a log level", quoted(word)), HINT));
     }
+    Ok(())
 }
 
-impl FromStr for LogFilter {
-    type Err = NoLogFilter;
-
-    fn from_str(text: &str) -> Result<Self, NoLogFilter> {
-        let mut filter = Self { directives: Vec::new() };
-        for part in text.split(',').filter(|part| !part.is_empty()) {
-            if let Some(directive) = directive(part.trim())? {
-                filter.add(directive);
-            }
-        }
-        Ok(filter)
-    }
-}
-
-impl Directive {
-    fn fits(&self, metadata: &Metadata<'_>) -> bool {
-        self.target.as_deref().is_none_or(|target| metadata.target().starts_with(target))
-            && self.field.as_deref().is_none_or(|field| metadata.fields().field(field).is_some())
-    }
-
-    /// The longer the target, the more specific.
-    fn weight(&self) -> (Option<usize>, bool) {
-        (self.target.as_ref().map(String::len), self.field.is_some())
-    }
-}
-
-/// Reads one; `None` where it is about spans alone, which decides no line.
-fn directive(text: &str) -> Result<Option<Directive>, NoLogFilter> {
-    let (target, rest) = text.split_at(text.find(['=', '[']).unwrap_or(text.len()));
-    let starts_well = |first: char| first.is_alphanumeric() || "-:_".contains(first);
-    if !(target.starts_with(starts_well) || target.is_empty() && rest.starts_with('[')) {
-        return Err(NoLogFilter);
-    }
-    if rest.is_empty()
-        && let Ok(level) = target.parse()
-    {
-        return Ok(Some(Directive { target: None, field: None, level }));
-    }
-    let (scope, rest) = match rest.strip_prefix('[') {
-        Some(rest) => scope(rest)?,
-        None => (Scope::Lines { field: None }, rest),
-    };
-    let level = match rest.strip_prefix('=') {
-        Some("") => LevelFilter::TRACE,
-        Some(level) => level.parse().map_err(|_| NoLogFilter)?,
-        None if rest.is_empty() => LevelFilter::TRACE,
-        None => return Err(NoLogFilter),
-    };
-    Ok(match scope {
-        Scope::Spans => None,
-        Scope::Lines { field } => {
-            let target = (!target.is_empty()).then(|| target.to_owned());
-            Some(Directive { target, field, level })
-        }
-    })
-}
-
-enum Scope {
-    /// A span by name, or by a field's value.
-    Spans,
-    Lines {
-        field: Option<String>,
-    },
-}
-
-/// What stands behind `[`, and what comes after its `]`.
-fn scope(text: &str) -> Result<(Scope, &str), NoLogFilter> {
-    let (span, rest) = text.split_at(text.find(['{', ']']).ok_or(NoLogFilter)?);
-    let Some(fields) = rest.strip_prefix('{') else {
-        return Ok((Scope::Spans, rest.strip_prefix(']').ok_or(NoLogFilter)?));
-    };
-    let (field, rest) = fields.split_once("}]").ok_or(NoLogFilter)?;
-    if field.is_empty() || field.contains('}') {
-        return Err(NoLogFilter);
-    }
-    let by_name_alone = span.is_empty() && !field.contains('=');
-    let scope = if by_name_alone { Scope::Lines { field: Some(field.to_owned()) } } else { Scope::Spans };
-    Ok((scope, rest))
+/// Whether lines could have this target: the path of a module, as a rule.
+fn is_target(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|char| char.is_alphanumeric() || "_:-.".contains(char))
 }
 
 #[cfg(test)]
 mod tests {
+    use tracing_core::Level;
+
     use super::*;
-    use tracing_core::callsite::{Callsite, Identifier};
-    use tracing_core::field::FieldSet;
-    use tracing_core::subscriber::Interest;
-    use tracing_core::{Kind, Level};
-    use tracing_subscriber::layer::Filter;
-    use tracing_subscriber::{EnvFilter, Registry};
 
-    const FILTERS: &[&str] = &[
-        "",
-        ",",
-        " ",
-        "info",
-        "WARN",
-        "off",
-        "0",
-        "3",
-        "5",
-        "6",
-        "warn,",
-        "info,bearerd::token=debug",
-        "bearerd::access=off,debug",
-        "debug,bearerd=warn,bearerd::token=trace",
-        "bearerd::token=trace,bearerd=warn,debug",
-        "bearerd=info,bearerd=off",
-        "bearerd=off,bearerd=info",
-        "hyper",
-        "bearerd",
-        "bearerd=",
-        "bearerd=5",
-        "bearerd=TRACE",
-        "bearerd=loud",
-        "=info",
-        "bearerd=info=off",
-        "info,bearerd::=off",
-        "-x=info",
-        ":x",
-        "_x",
-        "*=info",
-        "]=[",
-        "[",
-        "[]",
-        "[call]",
-        "[call",
-        "[call]x",
-        "[call]=trace",
-        "[call{route=x}]=trace",
-        "info,[call{route=x}]=trace",
-        "[{event}]=debug",
-        "off,[{event}]=debug",
-        "bearerd[{event}]=off,info",
-        "bearerd[{event}]",
-        "bearerd[{}]=info",
-        "[{event]=info",
-        "[{event}=info",
-        "[{event}}]=info",
-        "[{a]b}]=info",
-        "[{event}]=loud",
-        "[{event=1}]=debug,warn",
-        "[x{event}]",
-        "bearerd[call]=debug,info",
-        "bé=info",
-        "é",
-        "info;debug",
-        "info debug",
-    ];
-
-    struct Line;
-
-    impl Callsite for Line {
-        fn set_interest(&self, _: Interest) {}
-
-        fn metadata(&self) -> &Metadata<'_> {
-            unreachable!("nobody asks")
-        }
-    }
-
-    fn lines() -> Vec<&'static Metadata<'static>> {
-        let mut lines = Vec::new();
-        for target in
-            ["bearerd", "bearerd::access", "bearerd::token", "bearerd::token::slot", "hyper", "bé", ""]
-        {
+    #[test]
+    fn reads_levels_and_targets() {
+        for (text, target, most) in [
+            ("info", "bearerd", Some(Level::INFO)),
+            ("WARN", "hyper", Some(Level::WARN)),
+            ("3", "bearerd", Some(Level::INFO)),
+            ("off", "bearerd", None),
+            ("warn,", "bearerd", Some(Level::WARN)),
+            (" info , bearerd::token=debug ", "bearerd::token", Some(Level::DEBUG)),
+            ("info,bearerd::token=debug", "bearerd::token::slot", Some(Level::DEBUG)),
+            ("info,bearerd::token=debug", "bearerd::access", Some(Level::INFO)),
+            ("bearerd::access=off,debug", "bearerd::access", None),
+            ("bearerd::token=trace,bearerd=warn,debug", "bearerd::issuer", Some(Level::WARN)),
+            ("bearerd=info,bearerd=off", "bearerd", None),
+            ("bearerd=TRACE", "hyper", None),
+            ("hyper", "hyper::proto", Some(Level::TRACE)),
+        ] {
+            let filter = log_filter(text).unwrap_or_else(|wrong| panic!("{text:?}: {wrong:?}"));
             for level in [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE] {
-                for names in [&["message"][..], &["message", "event"], &["x"]] {
-                    let fields = FieldSet::new(names, Identifier(&Line));
-                    let metadata =
-                        Metadata::new("line", target, level, None, None, None, fields, Kind::EVENT);
-                    lines.push(&*Box::leak(Box::new(metadata)));
-                }
-            }
-        }
-        lines
-    }
-
-    #[test]
-    fn reads_what_env_filter_reads_and_lets_out_the_same_lines() {
-        let lines = lines();
-        for text in FILTERS {
-            let theirs = EnvFilter::builder().parse(text);
-            let ours: Result<LogFilter, _> = text.parse();
-            assert_eq!(ours.is_ok(), theirs.is_ok(), "{text:?}");
-            let (Ok(ours), Ok(theirs)) = (ours, theirs) else { continue };
-            for line in &lines {
-                let wanted = Filter::<Registry>::callsite_enabled(&theirs, line).is_always();
-                assert_eq!(ours.lets_out(line), wanted, "{text:?}: {line:?}");
-                assert!(!wanted || ours.finest() >= *line.level(), "{text:?}");
+                let wanted = most.is_some_and(|most| level <= most);
+                assert_eq!(filter.would_enable(target, &level), wanted, "{text:?}, {target}, {level}");
             }
         }
     }
 
     #[test]
-    fn no_span_is_let_out() {
-        let fields = FieldSet::new(&[], Identifier(&Line));
-        let span = Metadata::new("call", "bearerd", Level::ERROR, None, None, None, fields, Kind::SPAN);
-        for text in ["trace", "[call]=trace", "[call{route=x}]=trace"] {
-            assert!(!text.parse::<LogFilter>().unwrap().lets_out(&span), "{text}");
+    fn what_would_silence_the_log_is_refused_in_words() {
+        for (text, message, hint) in [
+            ("inof", "\"inof\" is not a log level", "did you mean \"info\"?"),
+            ("info,wran", "\"wran\" is not a log level", "did you mean \"warn\"?"),
+            ("verbose", "\"verbose\" is not a log level", "write \"off\""),
+            ("Warning", "\"Warning\" is not a log level", "write \"off\""),
+            ("6", "\"6\" is not a log level", "write"),
+            ("", "names no log level", "write"),
+            (" , ", "names no log level", "write"),
+            ("info;debug", "\"info;debug\" is not a log level", "commas between"),
+            ("info debug", "\"info debug\" is not a log level", "commas between"),
+            (
+                "info,hyper=loud",
+                "\"hyper=loud\" is not a log filter: no log level follows the \"=\"",
+                "write",
+            ),
+            ("bearerd=", "no log level follows the \"=\"", "write"),
+            ("a=b=c", "no log level follows the \"=\"", "write"),
+            ("a = info", "no target comes before the \"=\"", "write"),
+            ("=info", "no target comes before the \"=\"", "write"),
+            ("*=info", "no target comes before the \"=\"", "write"),
+            ("[call{route=x}]=trace", "spans and fields in brackets are not supported", "write"),
+            ("bearerd[{event}]=debug", "spans and fields in brackets are not supported", "write"),
+            ("info,bearerd[call]", "spans and fields in brackets are not supported", "write"),
+        ] {
+            let error = log_filter(text).unwrap_err();
+            assert!(error.message.contains(message), "{text:?}: {}", error.message);
+            assert!(error.hint.contains(hint), "{text:?}: {}", error.hint);
         }
     }
 }
