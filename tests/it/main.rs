@@ -57,5 +57,6 @@ mod support;
 mod systemd;
 mod token_life;
 mod traces;
+mod trailers;
 mod webhook;
 mod websocket;
