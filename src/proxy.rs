@@ -13,6 +13,7 @@ mod handle;
 mod headers;
 mod inject;
 mod location;
+pub mod page;
 pub mod query;
 mod record;
 mod respond;

@@ -2,13 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{HOST, ORIGIN};
-use http::{HeaderMap, HeaderName, Uri};
+use http::header::HOST;
+use http::{HeaderMap, Uri};
 
 use crate::proxy::Peer;
-
-/// Fetch Metadata: what a browser says of who started a request.
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+use crate::proxy::page::{self, Own};
+use crate::route::host::Authority;
 
 /// Why this request is not answered, as a phrase for `detail`; `None`: it is.
 ///
@@ -34,19 +33,16 @@ pub(super) fn refusal(
         (None, Some(host), None) => Some(host.to_str().unwrap_or_default()),
         (None, None, None) => None,
     };
-    if host.is_some_and(|host| !is_own_host(host, own)) {
-        return Some("the Host is not localhost, a loopback address or this listener's own address");
-    }
-    if headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "none" && site != "same-origin") {
-        return Some("a page of another site asked for this; open the address itself");
-    }
-    let own_origin = |origin: &http::HeaderValue| {
-        origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://")) == host && host.is_some()
+    let authority = match host.map(Authority::parse) {
+        Some(Some(authority)) if is_own_host(&authority, own) => Some(authority),
+        Some(_) => {
+            return Some("the Host is not localhost, a loopback address or this listener's own address");
+        }
+        None => None,
     };
-    if !headers.get_all(ORIGIN).iter().all(own_origin) {
-        return Some("a page of another origin asked for this; open the address itself");
-    }
-    None
+    let here = Own { tls: false, authority: authority.as_ref() };
+    page::foreign(headers, here, &[])
+        .map(|_| "a page of another site asked for this; open the address itself")
 }
 
 fn is_this_machine(peer: IpAddr, own: Option<SocketAddr>) -> bool {
@@ -55,24 +51,17 @@ fn is_this_machine(peer: IpAddr, own: Option<SocketAddr>) -> bool {
     peer.is_loopback() || own.is_some_and(|own| own.ip().to_canonical() == peer)
 }
 
-/// `host` may have a port.
-fn is_own_host(host: &str, own: Option<SocketAddr>) -> bool {
-    let Ok(authority) = host.parse::<http::uri::Authority>() else {
-        return false;
-    };
-    if authority.as_str().contains('@') {
-        return false;
-    }
-    let name = authority.host();
-    let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    match literal.parse::<IpAddr>() {
+fn is_own_host(authority: &Authority<'_>, own: Option<SocketAddr>) -> bool {
+    match authority.host.parse::<IpAddr>() {
         Ok(ip) => is_this_machine(ip, own),
-        Err(_) => name.eq_ignore_ascii_case("localhost"),
+        Err(_) => authority.host == "localhost",
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     const OWN: &str = "10.0.0.5:9180";
@@ -113,6 +102,13 @@ mod tests {
             "",
             "a b",
             "x@localhost",
+            "localhost:99999",
+            "localhost:x",
+            "localhost, localhost",
+            "[::1]evil",
+            "[::1]:99999",
+            "[::1",
+            "127.0.0.1:9180:1",
         ] {
             assert!(refused("127.0.0.1", "/status", &[("host", host)]), "{host}");
         }
@@ -132,6 +128,8 @@ mod tests {
         assert!(with("origin", "http://localhost:3000"));
         assert!(with("origin", "https://localhost:9180"));
         assert!(with("origin", "null"));
+        assert!(!with("referer", "http://localhost:9180/"));
+        assert!(with("referer", "http://evil.example/"));
         assert!(
             refused("127.0.0.1", "/status", &[("origin", "http://localhost:9180")]),
             "no Host to compare with"

@@ -161,10 +161,11 @@ pub(crate) struct RawListener {
     /// IP address and port, or "unix:" and a path. Only the listener `main` has a default.
     #[schemars(extend("default" = "127.0.0.1:8080", "x-mistakes" = "missing on any listener but `main`; used twice; other than loopback with `callers = \"local\"`"))]
     pub address: Option<String>,
-    /// Host names it answers to beside localhost, loopback literals and its own address.
+    /// Host names it answers to beside localhost, loopback literals and its own address. Warned about where pages could
+    /// ride: over plain http without `require_header`.
     #[schemars(extend("default" = [], "x-mistakes" = "a URL, a port, a wildcard"))]
     pub names: Option<Vec<String>>,
-    /// Browser origins that may call, as "https://app.example".
+    /// Origins of other sites whose browser pages may call, as "https://app.example".
     #[schemars(extend("default" = [], "x-mistakes" = "`*`, a path"))]
     pub origins: Option<Vec<String>>,
     /// "network" allows an address that other machines can reach; then one of `allow`, `require_header`,

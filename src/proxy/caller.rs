@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName};
 
 use super::error::{Code, ProxyError};
+use super::page::{self, Own};
 use super::seen::Seen;
 use crate::config::{Address, ListenerConfig};
 use crate::inbound::Activity;
+use crate::route::host::Authority;
 use crate::secret::Secret;
 
 /// What is known of a caller's connection. One for each connection.
@@ -45,8 +47,6 @@ struct RequiredHeader {
     value: Result<Arc<Secret>, String>,
 }
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
 impl ListenerRules {
     /// Reads `require_header`'s value; read again with every reload.
     pub fn new(config: &Arc<ListenerConfig>) -> Self {
@@ -57,12 +57,23 @@ impl ListenerRules {
         Self { config: Arc::clone(config), require_header }
     }
 
+    /// `authority`: what the request says in `Host` or its target.
+    ///
     /// # Errors
-    /// 403 `caller_refused` for a browser page and for a caller that the listener does not allow.
-    pub(super) fn admit(&self, caller: &Caller, headers: &HeaderMap, seen: Seen) -> Result<(), ProxyError> {
+    /// 403 `caller_refused` for another site's page and for a caller that the listener does not allow.
+    pub(super) fn admit(
+        &self,
+        caller: &Caller,
+        authority: Option<&Authority<'_>>,
+        headers: &HeaderMap,
+        seen: Seen,
+    ) -> Result<(), ProxyError> {
         self.admit_peer(caller)?;
-        if seen.any(Seen::PAGE) {
-            self.admit_page(headers)?;
+        if seen.any(Seen::PAGE)
+            && let Some(why) =
+                page::foreign(headers, Own { tls: caller.tls, authority }, &self.config.origins)
+        {
+            return Err(self.refused(why));
         }
         self.admit_key(headers)
     }
@@ -85,32 +96,6 @@ impl ListenerRules {
             Some(why) => Err(self.refused(&why)),
             None => Ok(()),
         }
-    }
-
-    /// A page in a browser on this machine can send calls to any local port; none is let in that is not listed.
-    fn admit_page(&self, headers: &HeaderMap) -> Result<(), ProxyError> {
-        let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
-        if origins.peek().is_some() {
-            let listed = |origin: &http::HeaderValue| {
-                self.config
-                    .origins
-                    .iter()
-                    .any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
-            };
-            return if origins.all(listed) {
-                Ok(())
-            } else {
-                Err(self.refused("a browser page sent it, and its Origin is not in `origins`"))
-            };
-        }
-        let from_elsewhere = headers.get_all(SEC_FETCH_SITE).iter().any(|site| {
-            let site = site.as_bytes();
-            site.eq_ignore_ascii_case(b"cross-site") || site.eq_ignore_ascii_case(b"same-site")
-        });
-        if from_elsewhere {
-            return Err(self.refused("a browser page of another site sent it (Sec-Fetch-Site)"));
-        }
-        Ok(())
     }
 
     fn admit_key(&self, headers: &HeaderMap) -> Result<(), ProxyError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Body as _;
 
 use super::body::Content;
 use super::caller::{Caller, ListenerRules};
@@ -11,9 +12,9 @@ use super::error::{Code, ProxyError};
 use super::record::Record;
 use super::seen::Seen;
 use super::snapshot::{RouteService, Snapshot};
-use super::target;
+use super::target::{self, Asked, Target};
 use super::traced::{self, Traced};
-use super::{forward, headers, upgrade};
+use super::{forward, headers, respond, upgrade};
 use crate::config::CallerAuthorization;
 use crate::inbound::CallerBody;
 use crate::route::host::is_own_name;
@@ -30,8 +31,14 @@ pub(super) async fn handle(
     request: &mut Request<CallerBody>,
     seen: Seen,
 ) -> Result<Response<Content>, ProxyError> {
-    let (service, found, key_header) = admit(snapshot, caller, request, seen)?;
+    let Admitted { service, found, key_header, ends_here } = match admit(snapshot, caller, request, seen)? {
+        Some(admitted) => admitted,
+        None => return Ok(respond::options(None)),
+    };
     record.route = Some(Arc::clone(&service));
+    if ends_here {
+        return Ok(respond::options(Some(&service.config)));
+    }
     note_limits(caller, &service);
 
     let upgrading = if seen.any(Seen::UPGRADE) { upgrade::begin(request) } else { None };
@@ -63,40 +70,56 @@ pub(super) async fn handle(
     Ok(response.map(Content::Upstream))
 }
 
-/// The checks, in their order: 400, 421, 403, 404.
+/// A call that may go on.
+struct Admitted<'a> {
+    service: Arc<RouteService>,
+    found: Found,
+    /// What let the caller in; it goes no further.
+    key_header: Option<&'a HeaderName>,
+    /// An OPTIONS with no hop left.
+    ends_here: bool,
+}
+
+/// The checks, in their order: 400, 421, 403, 404. `None`: it is for this server as a whole.
 fn admit<'a>(
     snapshot: &'a Snapshot,
     caller: &Caller,
     request: &Request<CallerBody>,
     seen: Seen,
-) -> Result<(Arc<RouteService>, Found, Option<&'a HeaderName>), ProxyError> {
-    let target = target::read(request, seen)?;
+) -> Result<Option<Admitted<'a>>, ProxyError> {
+    let Target { authority, asked, ends_here } = target::read(request, seen)?;
     let Some((index, rules)) = snapshot.listener(caller) else {
         let detail = format!("listener {} is no longer in the config", caller.listener);
         return Err(ProxyError::new(Code::Overloaded, detail));
     };
-    let host = target.host.as_deref().unwrap_or_default();
-    let own_name = target.host.is_none() || is_own_name(&rules.config, caller.local, host);
-    let call = Call {
-        listener: index,
-        own_name,
-        host,
-        path: &target.path,
-        method: request.method(),
-        headers: request.headers(),
+    let host = authority.as_ref().map_or("", |authority| &*authority.host);
+    let own_name = authority.is_none() || is_own_name(&rules.config, caller.local, host);
+    let found = match &asked {
+        Asked::Server => None,
+        Asked::Path(path) => Some(snapshot.table.find(&Call {
+            listener: index,
+            own_name,
+            host,
+            path,
+            method: request.method(),
+            headers: request.headers(),
+        })),
     };
-    let found = snapshot.table.find(&call);
     // Malformed before misdirected: only a route that says so takes an escaped slash.
-    if let Err(Miss::EncodedSlash) = found {
+    if let Some(Err(Miss::EncodedSlash)) = found {
         return Err(encoded_slash());
     }
     if !own_name && !snapshot.table.names_host(index, host) {
         return Err(misdirected(rules));
     }
-    rules.admit(caller, request.headers(), seen)?;
+    rules.admit(caller, authority.as_ref(), request.headers(), seen)?;
+    let Some(found) = found else { return Ok(None) };
     let found = found.map_err(|miss| no_route(request.method(), miss))?;
     match snapshot.routes.get(found.route) {
-        Some(service) => Ok((Arc::clone(service), found, rules.key_header())),
+        Some(service) => {
+            let service = Arc::clone(service);
+            Ok(Some(Admitted { service, found, key_header: rules.key_header(), ends_here }))
+        }
         None => Err(ProxyError::new(Code::Internal, "the route table and the routes do not fit together")),
     }
 }
@@ -167,6 +190,13 @@ fn prepare(
         // Answered here: the body is asked for once the upstream is connected.
         request.headers_mut().remove(header::EXPECT);
     }
+    if seen.any(Seen::MAX_FORWARDS) && request.method() == Method::OPTIONS {
+        headers::count_down(request.headers_mut());
+    }
+    if request.body().is_end_stream() {
+        let method = request.method().clone();
+        headers::say_no_body(&method, request.headers_mut());
+    }
     if service.config.forwarded {
         headers::set_forwarded(request.headers_mut(), caller, host.as_ref());
     }
@@ -236,6 +266,8 @@ fn check_answer<B>(
         "switched to another protocol, which nobody asked for"
     } else if seen.any(Seen::TRANSFER_ENCODING) && !headers::is_only_chunked(response.headers()) {
         "sent its body in a transfer coding other than chunked"
+    } else if seen.any(Seen::CONTENT_LENGTH) && !headers::has_one_length_or_repeats_it(response.headers()) {
+        "sent a Content-Length that is not one number"
     } else {
         return Ok(());
     };
@@ -253,7 +285,7 @@ fn finish<B>(response: &mut Response<B>, service: &RouteService, seen: Seen) {
         headers::strip_hop_by_hop(headers, seen);
     }
     if seen.any(Seen::CONTENT_LENGTH) {
-        headers::say_length_once(headers);
+        headers::settle_length(status, headers);
     }
     if seen.any(Seen::LOCATION) {
         service.location.apply(headers);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::caller::{Caller, Peer};
 use super::seen::Seen;
@@ -62,8 +62,48 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// A length that was said more than once, always the same, is passed on once (RFC 9110 section 8.6).
-pub(super) fn say_length_once(headers: &mut HeaderMap) {
+/// Whether `Content-Length` is one number, said once.
+pub(super) fn has_one_length(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => true,
+        (Some(length), None) => is_length(length.as_bytes()),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Whether each `Content-Length` of an answer is a number and all of them are the same (RFC 9110 section 8.6).
+pub(super) fn has_one_length_or_repeats_it(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut lengths =
+        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let Some(first) = lengths.next() else { return true };
+    is_length(first) && lengths.all(|length| length == first)
+}
+
+fn is_length(text: &[u8]) -> bool {
+    // The parser alone would take a sign.
+    is_digits(text) && std::str::from_utf8(text).is_ok_and(|text| text.parse::<u64>().is_ok())
+}
+
+fn is_digits(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
+}
+
+/// A body that is not there is said to be empty by the methods that define one (RFC 9110 section 8.6).
+pub(super) fn say_no_body(method: &Method, headers: &mut HeaderMap) {
+    if matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+        headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+    }
+}
+
+/// The length of an answer as it goes on: none where there can be no body (RFC 9110 section 8.6), and one that was said
+/// more than once, always the same, once.
+pub(super) fn settle_length(status: StatusCode, headers: &mut HeaderMap) {
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        headers.remove(header::CONTENT_LENGTH);
+        return;
+    }
     let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
     let (Some(first), second) = (lines.next(), lines.next()) else { return };
     if second.is_none() && !first.as_bytes().contains(&b',') {
@@ -75,17 +115,42 @@ pub(super) fn say_length_once(headers: &mut HeaderMap) {
     }
 }
 
+/// How often a request may still be forwarded (RFC 9110 section 7.6.2); `None` where it does not say.
+///
+/// # Errors
+/// What it says is no number.
+pub(super) fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, ()> {
+    let mut lines = headers.get_all(header::MAX_FORWARDS).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return if headers.contains_key(header::MAX_FORWARDS) { Err(()) } else { Ok(None) };
+    };
+    if !is_digits(line.as_bytes()) {
+        return Err(());
+    }
+    // Too large for a number is large enough.
+    let number = line.to_str().ok().and_then(|digits| digits.parse().ok());
+    Ok(Some(number.unwrap_or(u64::MAX)))
+}
+
+/// One hop less is left.
+pub(super) fn count_down(headers: &mut HeaderMap) {
+    if let Ok(Some(left)) = max_forwards(headers) {
+        headers.insert(header::MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
+    }
+}
+
 /// Removes what stays on its hop; `TE: trailers` is kept.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
     if !seen.any(Seen::HOP_BY_HOP) {
         return;
     }
-    if seen.any(Seen::CONNECTION) {
-        strip_nominated(headers);
-    }
-    if seen.any(Seen::TRANSFER_ENCODING) && headers.contains_key(header::TRANSFER_ENCODING) {
+    // Before anything is taken off: the framing is what it is, whatever `Connection` names.
+    if seen.any(Seen::TRANSFER_ENCODING) {
         // It goes before a length (RFC 9112 section 6.3); the length may not go on as if it were true.
         headers.remove(header::CONTENT_LENGTH);
+    }
+    if seen.any(Seen::CONNECTION) {
+        strip_nominated(headers);
     }
     let trailers =
         seen.any(Seen::TE) && headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));

@@ -117,9 +117,11 @@ impl Injection {
         for header in MADE_OF_URLS {
             let header::Entry::Occupied(mut lines) = headers.entry(header) else { continue };
             for line in lines.iter_mut() {
-                let text = String::from_utf8_lossy(line.as_bytes());
+                // Each byte as one character, and back: a value need not be UTF-8.
+                let text: String = line.as_bytes().iter().copied().map(char::from).collect();
                 if let Some(clean) = query::scrubbed(&text, name, &token.secret) {
-                    *line = HeaderValue::try_from(clean).unwrap_or(HeaderValue::from_static(""));
+                    let bytes: Vec<u8> = clean.chars().filter_map(|char| u8::try_from(char).ok()).collect();
+                    *line = HeaderValue::from_bytes(&bytes).unwrap_or(HeaderValue::from_static(""));
                 }
             }
         }

@@ -15,7 +15,7 @@ const LONGEST_ESCAPE: usize = 3;
 
 /// Whether a query has a parameter that a server may take for `name`, which is [`escaped`].
 pub fn has(query: &str, name: &str) -> bool {
-    parameters(query).any(|(_, parameter)| is(parameter, name))
+    parameters(query, BETWEEN).any(|(_, parameter)| is(parameter, name))
 }
 
 /// A parameter's name as it goes on the wire.
@@ -23,8 +23,11 @@ pub fn escaped(name: &str) -> String {
     utf8_percent_encode(name, ESCAPED).to_string()
 }
 
-/// `target` with the token as its last parameter, and no other parameter that could be taken for it. `name` is escaped.
+/// `target` with the token as its first parameter, and no other parameter that could be taken for it. `name` is escaped.
 /// The memory is wiped when the last clone is dropped.
+///
+/// First, because most servers that find a parameter twice take the first one, and one that knows of a way to write the
+/// name that is not known here still reads ours.
 ///
 /// # Errors
 /// The target cannot be written as one.
@@ -39,16 +42,16 @@ pub(super) fn with_token(
     let mut text = Vec::with_capacity(most);
     text.extend_from_slice(path.as_bytes());
     text.push(b'?');
-    let start = text.len();
-    for part in kept(query, |parameter| !is(parameter, name)) {
-        text.extend_from_slice(part.as_bytes());
-    }
-    if text.len() > start {
-        text.push(b'&');
-    }
     text.extend_from_slice(name.as_bytes());
     text.push(b'=');
     for part in percent_encode(token.expose(), ESCAPED) {
+        text.extend_from_slice(part.as_bytes());
+    }
+    let end = text.len();
+    for part in kept(query, BETWEEN, |parameter| !is(parameter, name)) {
+        if text.len() == end && !part.is_empty() {
+            text.push(b'&');
+        }
         text.extend_from_slice(part.as_bytes());
     }
     PathAndQuery::from_maybe_shared(Secret::new(text).into_bytes())
@@ -102,21 +105,26 @@ fn without_token(url: &str, name: &str, token: &Secret) -> Option<String> {
             && (value.as_bytes() == token.expose()
                 || percent_decode_str(value).eq(token.expose().iter().copied()))
     };
-    if !parameters(query).any(|(_, parameter)| ours(parameter)) {
+    if !parameters(query, BETWEEN_NESTED).any(|(_, parameter)| ours(parameter)) {
         return None;
     }
-    let rest: String = kept(query, |parameter| !ours(parameter)).collect();
+    let rest: String = kept(query, BETWEEN_NESTED, |parameter| !ours(parameter)).collect();
     let mark = if rest.is_empty() { "" } else { "?" };
     Some(format!("{path}{mark}{rest}{fragment}"))
 }
 
-/// Each parameter with the separator before it. Some servers part them at `;` too.
-fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
+/// Some servers part parameters at `;` too.
+const BETWEEN: &[char] = &['&', ';'];
+/// In a URL that stands in a parameter of another, and is not escaped.
+const BETWEEN_NESTED: &[char] = &['&', ';', '?'];
+
+/// Each parameter with the separator before it.
+fn parameters<'q>(query: &'q str, between: &'static [char]) -> impl Iterator<Item = (&'q str, &'q str)> {
     let mut rest = Some(query);
     let mut separator = "";
     std::iter::from_fn(move || {
         let text = rest?;
-        let end = text.find(['&', ';']);
+        let end = text.find(between);
         let parameter = (separator, end.map_or(text, |end| text.get(..end).unwrap_or_default()));
         separator = end.and_then(|end| text.get(end..=end)).unwrap_or_default();
         rest = end.and_then(|end| text.get(end + 1..));
@@ -125,28 +133,59 @@ fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// What is left of a query, in pieces that follow one another.
-fn kept(query: &str, keep: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
-    let kept = parameters(query).filter(move |(_, parameter)| keep(parameter));
+fn kept<'q>(
+    query: &'q str,
+    between: &'static [char],
+    keep: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = &'q str> {
+    let kept = parameters(query, between).filter(move |(_, parameter)| keep(parameter));
     kept.enumerate()
         .flat_map(|(index, (separator, parameter))| [if index == 0 { "" } else { separator }, parameter])
 }
 
 fn is(parameter: &str, name: &str) -> bool {
     let written = parameter.split('=').next().unwrap_or_default();
-    let deep = name.contains('[') || name.contains("%5B");
+    if folded(name).any(|byte| byte == b'[') {
+        // A member of a list is meant: nothing else is the list's, and a list in its place is it too.
+        let members = |name| folded(name).filter(|byte| *byte != b']').collect::<Vec<u8>>();
+        let (written, name) = (members(written), members(name));
+        return written.strip_prefix(&*name).is_some_and(|rest| matches!(rest.first(), None | Some(b'[')));
+    }
     // PHP takes a `[` that is not closed for a `_`.
-    let unclosed = || squeezed(written, true).map(|byte| if byte == b'[' { b'_' } else { byte });
-    squeezed(written, deep).eq(squeezed(name, deep)) || (!deep && unclosed().eq(squeezed(name, false)))
+    let unclosed = folded(written).map(|byte| if byte == b'[' { b'_' } else { byte });
+    folded(written).take_while(|byte| !matches!(byte, b'[' | b']')).eq(folded(name))
+        || unclosed.eq(folded(name))
 }
 
-/// A name as the most lenient server reads it: escapes and `+` decoded, in any case, a space and `.` as `_`, without
-/// what makes it a member of a list (`[]`). `deep`: such a member is meant.
-fn squeezed(name: &str, deep: bool) -> impl Iterator<Item = u8> {
-    percent_decode_str(name)
-        .map(|byte| if byte == b'+' { b' ' } else { byte })
-        .skip_while(|byte| *byte == b' ')
-        .take_while(move |byte| *byte != 0 && (deep || *byte != b'['))
+/// A name as the most lenient server reads it: escapes decoded, in any case, a space and `.` as `_`, without what some
+/// do not see before it: a space, a `?`, a `[` (`[name]` is `name` to them).
+fn folded(name: &str) -> impl Iterator<Item = u8> {
+    decoded(name)
+        .skip_while(|byte| matches!(byte, b' ' | b'?' | b'['))
+        .take_while(|byte| *byte != 0)
         .map(|byte| if matches!(byte, b' ' | b'.') { b'_' } else { byte.to_ascii_lowercase() })
+}
+
+/// Escapes and `+` decoded; `%u0061` too, as ASP.NET does.
+fn decoded(text: &str) -> impl Iterator<Item = u8> {
+    let mut rest = text.as_bytes();
+    std::iter::from_fn(move || {
+        let (first, after) = rest.split_first()?;
+        let escaped = match (first, after) {
+            (b'%', [b'u' | b'U', b'0', b'0', high, low, after @ ..]) => hex(*high, *low).zip(Some(after)),
+            (b'%', [high, low, after @ ..]) => hex(*high, *low).zip(Some(after)),
+            (b'+', after) => Some((b' ', after)),
+            _ => None,
+        };
+        let (byte, after) = escaped.unwrap_or((*first, after));
+        rest = after;
+        Some(byte)
+    })
+}
+
+fn hex(high: u8, low: u8) -> Option<u8> {
+    let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    Some(digit(high)? << 4 | digit(low)?)
 }
 
 #[cfg(test)]
@@ -161,10 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_the_last_parameter_and_escaped() {
+    fn the_token_is_the_first_parameter_and_escaped() {
         assert_eq!(put("/x", "t"), "/x?access_token=t");
         assert_eq!(put("/x?", "t"), "/x?access_token=t");
-        assert_eq!(put("/x?a=1&b=%20+", "t"), "/x?a=1&b=%20+&access_token=t");
+        assert_eq!(put("/x?a=1&b=%20+", "t"), "/x?access_token=t&a=1&b=%20+");
+        assert_eq!(put("/x?&a=1&", "t"), "/x?access_token=t&&a=1&");
         assert_eq!(put("/", "a+b/c=&d#e%~"), "/?access_token=a%2Bb%2Fc%3D%26d%23e%25~");
     }
 
@@ -188,12 +228,27 @@ mod tests {
             "access[token=mine",
             "access%5Btoken=mine",
             "access_token=mine&access_token=mine2",
+            "access_token[=mine",
+            "access_token]=mine",
+            "access_token[0][x]=mine",
+            "[access_token]=mine",
+            "[access_token][]=mine",
+            "%5Baccess_token%5D=mine",
+            "%5baccess_token%5d=mine",
+            "[[access_token]]=mine",
+            "[access_token=mine",
+            "?access_token=mine",
+            "??access_token=mine",
+            "%u0061ccess%U005ftoken=mine",
+            "%20%20access_token=mine",
+            "ACCESS.TOKEN[]=mine",
+            "access_token[]=mine&[access_token]=mine&access%5Ftoken=mine",
         ] {
             assert_eq!(put(&format!("/x?{own}"), "t"), "/x?access_token=t", "{own}");
-            assert_eq!(put(&format!("/x?{own}&b=2"), "t"), "/x?b=2&access_token=t", "{own}");
-            assert_eq!(put(&format!("/x?a=1&{own}"), "t"), "/x?a=1&access_token=t", "{own}");
-            assert_eq!(put(&format!("/x?a=1&{own}&b=2"), "t"), "/x?a=1&b=2&access_token=t", "{own}");
-            assert_eq!(put(&format!("/x?a=1;{own};b=2"), "t"), "/x?a=1;b=2&access_token=t", "{own}");
+            assert_eq!(put(&format!("/x?{own}&b=2"), "t"), "/x?access_token=t&b=2", "{own}");
+            assert_eq!(put(&format!("/x?a=1&{own}"), "t"), "/x?access_token=t&a=1", "{own}");
+            assert_eq!(put(&format!("/x?a=1&{own}&b=2"), "t"), "/x?access_token=t&a=1&b=2", "{own}");
+            assert_eq!(put(&format!("/x?a=1;{own};b=2"), "t"), "/x?access_token=t&a=1;b=2", "{own}");
         }
     }
 
@@ -210,14 +265,17 @@ mod tests {
             "access[token]=1",
             "&",
             "%2561ccess_token=1",
+            "[x][access_token]=1",
+            "%u1061ccess_token=1",
+            "access__token=1",
         ] {
-            assert_eq!(put(&format!("/x?{rest}"), "t"), format!("/x?{rest}&access_token=t"));
+            assert_eq!(put(&format!("/x?{rest}"), "t"), format!("/x?access_token=t&{rest}"));
         }
     }
 
     #[test]
     fn a_new_token_stands_instead_of_the_old_one() {
-        assert_eq!(put(&put("/x?a=1", "old"), "new"), "/x?a=1&access_token=new");
+        assert_eq!(put(&put("/x?a=1", "old"), "new"), "/x?access_token=new&a=1");
     }
 
     #[test]
@@ -226,8 +284,10 @@ mod tests {
             let name = escaped("auth[token]");
             with_token(&PathAndQuery::from_static(target), &name, &Secret::from("t")).unwrap().to_string()
         };
-        assert_eq!(put("/?auth[user]=u&auth[token]=mine"), "/?auth[user]=u&auth%5Btoken%5D=t");
+        assert_eq!(put("/?auth[user]=u&auth[token]=mine"), "/?auth%5Btoken%5D=t&auth[user]=u");
         assert_eq!(put("/?auth%5btoken%5d=mine"), "/?auth%5Btoken%5D=t");
+        assert_eq!(put("/?[auth][token]=mine&auth[token][]=mine&AUTH[token=mine"), "/?auth%5Btoken%5D=t");
+        assert_eq!(put("/?auth[tokens]=1&auth=2"), "/?auth%5Btoken%5D=t&auth[tokens]=1&auth=2");
     }
 
     #[test]
@@ -236,6 +296,7 @@ mod tests {
         assert_eq!(without("/x/?a=1&access_token=t%2F1#y").as_deref(), Some("/x/?a=1#y"));
         assert_eq!(without("https://h/x?access_token=t/1").as_deref(), Some("https://h/x"));
         assert_eq!(without("https://h/x?access_token=t%2f1&b").as_deref(), Some("https://h/x?b"));
+        assert_eq!(without("/login?to=/x?access_token=t/1&a=1").as_deref(), Some("/login?to=/x&a=1"));
         for url in ["/x", "/x?access_token=other", "/x?token=t/1", "/x#?access_token=t/1"] {
             assert_eq!(without(url), None, "{url}");
         }
@@ -269,14 +330,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_query_keeps_two_tokens_or_loses_another_parameter(query in "[a-cA-C_=&;%+.\\[0-9]{0,40}") {
+        fn no_query_keeps_two_tokens_or_loses_another_parameter(query in "[a-cA-C_=&;%+.?u\\[\\]0-9]{0,40}") {
             let target = PathAndQuery::try_from(format!("/x?{query}")).unwrap();
             let once = with_token(&target, "a_b", &Secret::from("t")).unwrap();
             let put = once.query().unwrap();
-            prop_assert_eq!(parameters(put).filter(|(_, parameter)| is(parameter, "a_b")).count(), 1);
-            prop_assert!(put.ends_with("a_b=t"));
+            prop_assert_eq!(parameters(put, BETWEEN).filter(|(_, parameter)| is(parameter, "a_b")).count(), 1);
+            prop_assert!(put == "a_b=t" || put.starts_with("a_b=t&"));
             let others = |query: &str| -> Vec<String> {
-                let all = parameters(query).map(|(_, parameter)| parameter.to_owned());
+                let all = parameters(query, BETWEEN).map(|(_, parameter)| parameter.to_owned());
                 all.filter(|parameter| !is(parameter, "a_b") && !parameter.is_empty()).collect()
             };
             prop_assert_eq!(others(&query), others(put));

@@ -1,12 +1,15 @@
 //! From a [`ProxyError`] to the answer: problem+json (RFC 9457), or gRPC's trailers-only form.
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::Serialize;
 
 use super::body::Content;
 use super::error::{Code, ProxyError};
+use crate::config::RouteConfig;
 
 const PROXY_STATUS: http::HeaderName = http::HeaderName::from_static("proxy-status");
+/// What a route without `methods` takes as far as we know; the rest is its upstream's business.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// The members of an error's body, in this order.
 #[derive(Serialize)]
@@ -27,13 +30,24 @@ pub(super) fn respond(error: &ProxyError, grpc: bool, request_id: &HeaderValue) 
     let headers = response.headers_mut();
     headers.insert(PROXY_STATUS, proxy_status(error));
     if error.code == Code::MethodRefused {
-        // RFC 9110 section 15.5.6 wants it; what a route takes is its upstream's business.
-        headers
-            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        // RFC 9110 section 15.5.6 wants it.
+        headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
     }
     if let Some(seconds) = retry_after(error) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    response
+}
+
+/// The answer to an OPTIONS that ends here: of the server as a whole, or with no hop left for its route.
+pub(super) fn options(route: Option<&RouteConfig>) -> Response<Content> {
+    let mut response = Response::new(Content::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let methods = route.and_then(|route| route.methods.as_ref()).map(|methods| {
+        let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+        HeaderValue::try_from(methods.join(", ")).expect("methods are tokens")
+    });
+    response.headers_mut().insert(header::ALLOW, methods.unwrap_or(HeaderValue::from_static(METHODS)));
     response
 }
 

@@ -16,7 +16,7 @@ impl Seen {
     pub(super) const COOKIE: Self = Self(1 << 3);
     pub(super) const EXPECT: Self = Self(1 << 4);
     pub(super) const LOCATION: Self = Self(1 << 5);
-    /// `Origin` or `Sec-Fetch-Site`: a browser page may have sent it.
+    /// `Origin`, `Referer` or `Sec-Fetch-Site`: a browser page may have sent it.
     pub(super) const PAGE: Self = Self(1 << 6);
     pub(super) const REQUEST_ID: Self = Self(1 << 7);
     pub(super) const TRANSFER_ENCODING: Self = Self(1 << 8);
@@ -28,6 +28,7 @@ impl Seen {
     pub(super) const UNDERSCORE: Self = Self(1 << 12);
     pub(super) const CONNECTION: Self = Self(1 << 13);
     pub(super) const TE: Self = Self(1 << 14);
+    pub(super) const MAX_FORWARDS: Self = Self(1 << 15);
     /// A field that belongs to one hop whether `Connection` names it or not (RFC 9110 section 7.6.1).
     /// `Trailer` is none: it describes the message.
     pub(super) const HOP_BY_HOP: Self = Self(
@@ -56,10 +57,12 @@ impl Seen {
             6 if name == "cookie" => Self::COOKIE,
             6 if name == "expect" => Self::EXPECT,
             6 if name == "origin" => Self::PAGE,
+            7 if name == "referer" => Self::PAGE,
             7 if name == "upgrade" => Self::UPGRADE,
             8 if name == "location" => Self::LOCATION,
             10 if name == "connection" => Self::CONNECTION,
             10 if name == "keep-alive" => Self::OTHER_HOP_BY_HOP,
+            12 if name == "max-forwards" => Self::MAX_FORWARDS,
             12 if name == "content-type" => Self::CONTENT_TYPE,
             12 if name == "x-request-id" => Self::REQUEST_ID,
             13 if name == "authorization" => Self::AUTHORIZATION,
@@ -129,7 +132,9 @@ mod tests {
             ("cookie", Seen::COOKIE),
             ("expect", Seen::EXPECT),
             ("location", Seen::LOCATION),
+            ("max-forwards", Seen::MAX_FORWARDS),
             ("origin", Seen::PAGE),
+            ("referer", Seen::PAGE),
             ("sec-fetch-site", Seen::PAGE),
             ("x-request-id", Seen::REQUEST_ID),
             ("via", Seen::VIA),

@@ -1,36 +1,82 @@
 //! What a call asks for, read strictly: whatever could be read in two ways is refused.
 
-use std::borrow::Cow;
-
 use http::{HeaderValue, Method, Request, Version, header};
 
 use super::error::{Code, ProxyError};
 use super::headers;
 use super::seen::Seen;
-use crate::route::host::split_host;
+use crate::route::host::Authority;
 use crate::route::path::{self, MatchPath};
 
-/// A call's host and path.
+/// Whom a request is for, and what it asks for there.
 #[derive(Debug)]
 pub(super) struct Target<'a> {
-    /// Lower case, without port; `None`: HTTP/1.0 without Host.
-    pub(super) host: Option<Cow<'a, str>>,
-    pub(super) path: MatchPath<'a>,
+    /// `None`: HTTP/1.0 without Host.
+    pub(super) authority: Option<Authority<'a>>,
+    pub(super) asked: Asked<'a>,
+    /// An OPTIONS that may go no further than here (RFC 9110 section 7.6.2).
+    pub(super) ends_here: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Asked<'a> {
+    Path(MatchPath<'a>),
+    /// `OPTIONS *`: the server as a whole (RFC 9110 section 7.1), which is this one.
+    Server,
 }
 
 /// # Errors
 /// 405 for the methods that are not proxied, 400 for all that is malformed or ambiguous.
 pub(super) fn read<B>(request: &Request<B>, seen: Seen) -> Result<Target<'_>, ProxyError> {
     refuse_method(request.method())?;
+    refuse_framing(request, seen)?;
+    refuse_form(request)?;
+    let authority = authority(request)?;
+    let asked = match (request.method(), request.uri().path()) {
+        (&Method::OPTIONS, "*") if request.uri().query().is_none() => Asked::Server,
+        (_, path) => {
+            Asked::Path(path::parse(path).map_err(|error| ProxyError::bad_request(error.to_string()))?)
+        }
+    };
+    Ok(Target { authority, asked, ends_here: ends_here(request, seen)? })
+}
+
+fn ends_here<B>(request: &Request<B>, seen: Seen) -> Result<bool, ProxyError> {
+    if request.method() != Method::OPTIONS || !seen.any(Seen::MAX_FORWARDS) {
+        return Ok(false);
+    }
+    let left = headers::max_forwards(request.headers())
+        .map_err(|()| ProxyError::bad_request("Max-Forwards is not one number"))?;
+    Ok(left == Some(0))
+}
+
+/// What two could read as bodies of different lengths.
+fn refuse_framing<B>(request: &Request<B>, seen: Seen) -> Result<(), ProxyError> {
     if seen.any(Seen::TRANSFER_ENCODING) && !headers::is_only_chunked(request.headers()) {
         return Err(ProxyError::bad_request(
             "the body has a transfer coding beside chunked, or it is named twice; send it plain or chunked",
         ));
     }
-    let host = host(request)?;
-    let path =
-        path::parse(request.uri().path()).map_err(|error| ProxyError::bad_request(error.to_string()))?;
-    Ok(Target { host, path })
+    // Over HTTP/2 the frames say where the body ends, and the library takes "" and "0, 0" for lengths.
+    if seen.any(Seen::CONTENT_LENGTH) && !headers::has_one_length(request.headers()) {
+        return Err(ProxyError::bad_request("Content-Length is not one number"));
+    }
+    Ok(())
+}
+
+/// The parts of a target that are not looked at below: a scheme that we do not serve, a path that is none.
+fn refuse_form<B>(request: &Request<B>) -> Result<(), ProxyError> {
+    let uri = request.uri();
+    let is_ours = |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    if uri.scheme_str().is_some_and(|scheme| !is_ours(scheme)) {
+        return Err(ProxyError::bad_request("the scheme of the request's target is neither http nor https"));
+    }
+    // In HTTP/1.1, `http://host?query` has an empty path, which means `/`; HTTP/2 has no empty `:path`.
+    let path = uri.path_and_query().map_or("", |path| path.as_str());
+    if request.version() == Version::HTTP_2 && path.starts_with('?') {
+        return Err(ProxyError::bad_request("the path does not begin with a slash"));
+    }
+    Ok(())
 }
 
 fn refuse_method(method: &Method) -> Result<(), ProxyError> {
@@ -42,7 +88,7 @@ fn refuse_method(method: &Method) -> Result<(), ProxyError> {
 }
 
 /// RFC 9112 section 3.2: exactly one Host in HTTP/1.1, and one meaning.
-fn host<B>(request: &Request<B>) -> Result<Option<Cow<'_, str>>, ProxyError> {
+fn authority<B>(request: &Request<B>) -> Result<Option<Authority<'_>>, ProxyError> {
     let mut lines = request.headers().get_all(header::HOST).iter();
     let line = lines.next();
     if lines.next().is_some() {
@@ -60,8 +106,8 @@ fn host<B>(request: &Request<B>) -> Result<Option<Cow<'_, str>>, ProxyError> {
         (None, None) => None,
     };
     match given {
-        Some(given) => match split_host(given) {
-            Some(host) => Ok(Some(host)),
+        Some(given) => match Authority::parse(given) {
+            Some(authority) => Ok(Some(authority)),
             None => Err(ProxyError::bad_request("Host is not a host name with an optional port")),
         },
         None if request.version() == Version::HTTP_10 => Ok(None),

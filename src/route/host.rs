@@ -8,30 +8,54 @@ use crate::config::{Address, ListenerConfig};
 /// The longest name that DNS has (RFC 1035 section 2.3.4), in characters, with its trailing dot.
 const LONGEST_HOST: usize = 254;
 
-/// The host of a `Host` header or `:authority`: lower case, without port, an IPv6 address without its brackets.
-///
-/// A trailing dot is kept, so that `localhost.` equals no name. `None` where it is no host at all (RFC 9112 section
-/// 3.2 asks for 400 then): empty, with user information, a list, a port that is none, an address with a zone, an
-/// empty label, or a character that no host name has.
-pub fn split_host(authority: &str) -> Option<Cow<'_, str>> {
-    if let Some(rest) = authority.strip_prefix('[') {
-        let (address, port) = rest.split_once(']')?;
-        let port_is_fine = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-        let address_is_fine = address.parse::<Ipv6Addr>().is_ok();
-        return (port_is_fine && address_is_fine).then(|| Cow::Owned(address.to_ascii_lowercase()));
-    }
-    let name = name(authority)?;
-    let (host, rest) = authority.split_at_checked(name.length)?;
-    let port = rest.strip_prefix(':').unwrap_or(rest);
-    if host.len() > LONGEST_HOST || !is_port(port) {
-        return None;
-    }
-    Some(if name.has_capitals { Cow::Owned(host.to_ascii_lowercase()) } else { Cow::Borrowed(host) })
+/// What a `Host` field or `:authority` says, read in the one way that there is for all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority<'a> {
+    /// Lower case, an IPv6 address without its brackets. A trailing dot is kept, so that `localhost.` equals no name.
+    pub host: Cow<'a, str>,
+    pub port: Option<u16>,
 }
 
-/// RFC 3986 section 3.2.3: digits, or nothing.
-fn is_port(port: &str) -> bool {
-    port.is_empty() || port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+impl<'a> Authority<'a> {
+    /// `None` where it is no host with an optional port (RFC 9112 section 3.2 asks for 400 then): empty, with user
+    /// information, a list, a port that is none, an address with a zone, an empty label, or a character that no host
+    /// name has.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        if let Some(rest) = text.strip_prefix('[') {
+            let (address, port) = rest.split_once(']')?;
+            let port = read_port(port)?;
+            address.parse::<Ipv6Addr>().ok()?;
+            return Some(Self { host: Cow::Owned(address.to_ascii_lowercase()), port });
+        }
+        let name = name(text)?;
+        let (host, rest) = text.split_at_checked(name.length)?;
+        if host.len() > LONGEST_HOST {
+            return None;
+        }
+        let port = read_port(rest)?;
+        let host =
+            if name.has_capitals { Cow::Owned(host.to_ascii_lowercase()) } else { Cow::Borrowed(host) };
+        Some(Self { host, port })
+    }
+}
+
+/// The host of an authority, where it is one.
+pub fn split_host(authority: &str) -> Option<Cow<'_, str>> {
+    Authority::parse(authority).map(|authority| authority.host)
+}
+
+/// What follows a host: nothing, or a colon with digits or nothing (RFC 3986 section 3.2.3).
+fn read_port(rest: &str) -> Option<Option<u16>> {
+    let digits = match rest.strip_prefix(':') {
+        Some(digits) => digits,
+        None if rest.is_empty() => return Some(None),
+        None => return None,
+    };
+    if digits.is_empty() {
+        return Some(None);
+    }
+    let port = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
+    Some(Some(port))
 }
 
 /// What stands before the port.
@@ -61,7 +85,7 @@ fn name(authority: &str) -> Option<Name> {
 /// address that it listens on. Where that is the unspecified address, the one that was connected to (`local`).
 ///
 /// Only the one usual spelling of an address counts, so that no `0.0.0.0`, `127.1` or `2130706433` gets through.
-/// `host` is what [`split_host`] gave; letter case does not matter.
+/// `host` is what [`Authority::parse`] gave; letter case does not matter.
 pub fn is_own_name(listener: &ListenerConfig, local: Option<SocketAddr>, host: &str) -> bool {
     if host == "127.0.0.1"
         || host.eq_ignore_ascii_case("localhost")
@@ -82,7 +106,7 @@ pub fn is_own_name(listener: &ListenerConfig, local: Option<SocketAddr>, host: &
     loopback || own.is_some_and(|own| own == literal && !own.is_unspecified())
 }
 
-/// A host of the config in the form that [`split_host`] gives: an IPv6 address is written with brackets there.
+/// A host of the config in the form that [`Authority::parse`] gives: an IPv6 address is written with brackets there.
 pub(super) fn unbracketed(host: &str) -> &str {
     host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
 }

@@ -97,6 +97,31 @@ async fn status_and_page_answer_no_browser_page_of_another_origin() {
     for target in ["/status", "/"] {
         let response = admin_call(&world, Call::get(target).header("Origin", "https://evil.test")).await;
         assert_eq!(response.status, 403, "{target}");
+        for referer in ["https://evil.test/", "http://127.0.0.1/"] {
+            let response = admin_call(&world, Call::get(target).header("Referer", referer)).await;
+            assert_eq!(response.status, 403, "{target} {referer}");
+        }
+        let own = format!("http://{}", world.address("admin"));
+        let call = Call::get(target).header("Origin", &own).header("Referer", &format!("{own}/"));
+        assert_eq!(admin_call(&world, call).await.status, 200, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn hosts_that_are_none_are_no_own_hosts_of_the_admin_address() {
+    let world = start().await;
+    for host in [
+        "[::1]evil",
+        "[::1]:99999",
+        "localhost:99999",
+        "127.0.0.1:65536",
+        "localhost:",
+        "[::1",
+        "a@localhost",
+    ] {
+        let response = admin_call(&world, Call::get("/status").host(host)).await;
+        let expected = if host == "localhost:" { 200 } else { 403 };
+        assert_eq!(response.status, expected, "{host}");
     }
 }
 

@@ -55,6 +55,120 @@ async fn cross_site_and_same_site_fetches_are_refused() {
 }
 
 #[tokio::test]
+async fn foreign_referers_are_refused() {
+    let world = scene("names = [\"api.internal\"]\norigins = [\"https://app.test\"]").await;
+    let port = world.address("main").port();
+    // To a plain host name, this may be all that a browser says.
+    let call = || Call::get("/").host(&format!("api.internal:{port}"));
+    for referer in [
+        "http://evil.test/page".to_owned(),
+        "https://evil.test".to_owned(),
+        "http://api.internal/".to_owned(),
+        format!("https://api.internal:{port}/"),
+        format!("http://api.internal:{port}.evil.test/"),
+        format!("http://api.internal:{port}@evil.test/"),
+        "//evil.test/".to_owned(),
+        "evil.test".to_owned(),
+    ] {
+        expect_refused(&world, call().header("Referer", &referer)).await;
+    }
+    let own = format!("http://API.internal:{port}/page?x");
+    let both = call().header("Referer", &own).header("Referer", "http://evil.test/");
+    expect_refused(&world, both).await;
+    for referer in [&*own, "https://app.test/page", "/page", "about:blank"] {
+        world.call(call().header("Referer", referer)).await.expect_status(200);
+    }
+}
+
+#[tokio::test]
+async fn pages_served_from_here_may_call_their_own_origin() {
+    let world = scene("names = [\"api.internal\"]").await;
+    let port = world.address("main").port();
+    for host in ["localhost", "api.internal", "127.0.0.1", "[::1]"] {
+        let authority = format!("{host}:{port}");
+        let origin = format!("http://{authority}");
+        let page = |method: &str| {
+            Call::new(method, "/")
+                .host(&authority)
+                .header("Origin", &origin)
+                .header("Referer", &format!("{origin}/page"))
+                .header("Sec-Fetch-Site", "same-origin")
+        };
+        for method in ["GET", "POST", "DELETE"] {
+            world.call(page(method)).await.expect_status(200);
+        }
+    }
+    let own = format!("http://localhost:{port}");
+    let authority = own.strip_prefix("http://").unwrap();
+    world.call(Call::get("/").host(authority).header("Origin", &own)).await.expect_status(200);
+    let count = world.upstream().count();
+    for origin in [
+        format!("https://{authority}"),
+        format!("http://localhost:{}", port ^ 1),
+        "http://localhost".to_owned(),
+        format!("http://127.0.0.1:{port}"),
+        format!("http://localhost.:{port}"),
+    ] {
+        let call = Call::get("/").host(authority).header("Origin", &origin);
+        world.call(call).await.expect_problem(403, "caller_refused");
+    }
+    let contradiction =
+        Call::get("/").host(authority).header("Origin", &own).header("Sec-Fetch-Site", "cross-site");
+    world.call(contradiction).await.expect_problem(403, "caller_refused");
+    assert_eq!(world.upstream().count(), count);
+
+    let mut client = H2Client::plain(world.address("main")).await;
+    let address = world.address("main");
+    for (origin, status) in [(format!("http://{address}"), 200), (format!("https://{address}"), 403)] {
+        let request = client.request("GET", "/").header("origin", &origin).body(whole("")).unwrap();
+        assert_eq!(client.call(request).await.status, status, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn own_origin_of_a_listener_with_tls_is_https() {
+    let setup = Setup::new().await;
+    tls_files(&setup);
+    let tls = "tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" } }";
+    let world = setup.listener(tls).start().await;
+    let address = world.address("main");
+    for (scheme, status) in [("https", 200), ("http", 403)] {
+        let mut client = Client::tls(address, ca().client(&["http/1.1"], None)).await.unwrap();
+        let origin = format!("{scheme}://localhost:{}", address.port());
+        client.call(&Call::get("/").header("Origin", &origin)).await.expect_status(status);
+    }
+}
+
+#[tokio::test]
+async fn words_of_fetch_metadata_that_nobody_knows_are_refused() {
+    let world = scene("").await;
+    for site in ["", "same-origin, cross-site", "Same-Origin", "top", "same_origin"] {
+        expect_refused(&world, Call::get("/").header("Sec-Fetch-Site", site)).await;
+    }
+    let two = Call::get("/").header("Sec-Fetch-Site", "same-origin").header("Sec-Fetch-Site", "cross-site");
+    expect_refused(&world, two).await;
+}
+
+#[tokio::test]
+async fn check_warns_about_names_that_pages_could_ride_on() {
+    const WARNING: &str = "a page of any site can send GETs here";
+    let setup = Setup::new().await.listener("names = [\"api.internal\"]").route("host = \"b.internal\"");
+    setup.write();
+    let output = cli::run(setup.folder(), &["check"]).await;
+    output.expect_code(0);
+    assert_eq!(output.all().matches(WARNING).count(), 2, "{}", output.all());
+    let key = "require_header = { name = \"x-key\", value = { file = \"secret\" } }";
+    let setup = Setup::new()
+        .await
+        .listener(&format!("names = [\"api.internal\"]\n{key}"))
+        .route("host = \"b.internal\"");
+    setup.write();
+    let output = cli::run(setup.folder(), &["check"]).await;
+    output.expect_code(0);
+    assert!(!output.all().contains(WARNING), "{}", output.all());
+}
+
+#[tokio::test]
 async fn preflight_is_refused_and_nothing_of_cors_is_made_up() {
     let world = scene("").await;
     let preflight = Call::new("OPTIONS", "/")

@@ -346,6 +346,88 @@ async fn redirects_pass_and_a_location_under_upstream_points_back_through_the_pr
 }
 
 #[tokio::test]
+async fn location_never_becomes_another_host() {
+    let setup = Setup::new().await;
+    let upstream = setup.upstream.url.clone();
+    let world = setup.start().await;
+    for location in [
+        format!("{upstream}//evil.test/x"),
+        format!("{upstream}/\\evil.test/x"),
+        format!("{upstream}/\t/evil.test/x"),
+        format!("{upstream}/\t\\evil.test/x"),
+        format!("{upstream}\\\\evil.test/x"),
+        format!("{upstream}/.//evil.test/x"),
+        format!("{upstream}/a/..//evil.test/x"),
+        format!("{upstream}@evil.test/x"),
+        format!("{}//evil.test/x", upstream.strip_prefix("http:").unwrap()),
+        "///evil.test/x".to_owned(),
+        "//evil.test/x".to_owned(),
+        "/\\evil.test/x".to_owned(),
+        "/\t/evil.test/x".to_owned(),
+        "\\/evil.test/x".to_owned(),
+        "http:/\\evil.test/x".to_owned(),
+        "http:///evil.test/x".to_owned(),
+    ] {
+        world.upstream().next(Answer::status(302).header("location", &location));
+        let response = world.get("/a").await;
+        response.expect_status(302);
+        assert_eq!(response.header("location"), Some(&*location), "it stays as it is");
+    }
+}
+
+#[tokio::test]
+async fn location_with_dot_segments_does_not_leave_its_route() {
+    let setup = Setup::new().await;
+    let upstream = setup.upstream.url.clone();
+    let world = setup.route("path_prefix = \"/billing\"\nupstream = \"{upstream}/api/v2\"").start().await;
+    for path in ["/api/v2/../x", "/api/v2/%2e%2E/x", "/api/v2/..", "/api/v2/..;/x", "/api/v2/.\t./x"] {
+        for location in [path.to_owned(), format!("{upstream}{path}")] {
+            world.upstream().next(Answer::status(302).header("location", &location));
+            let found = world.get("/billing/a").await;
+            assert_eq!(found.header("location"), Some(&*location), "it stays as it is");
+        }
+    }
+}
+
+/// The value of the only `Location`, byte for byte.
+fn raw_location(head: &[u8]) -> Vec<u8> {
+    let lines = head.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"location: "));
+    let values: Vec<_> = lines.map(|line| line.trim_ascii_end().to_vec()).collect();
+    assert_eq!(values.len(), 1);
+    values[0].clone()
+}
+
+#[tokio::test]
+async fn location_with_raw_bytes_blanks_or_quotes_points_back_too() {
+    let setup = Setup::new().await;
+    let upstream = setup.upstream.url.clone();
+    let world = setup.route("path_prefix = \"/billing\"\nupstream = \"{upstream}/api\"").start().await;
+    let mut client = H2Client::plain(world.address("main")).await;
+    for rest in [
+        "/f\u{fc}r".as_bytes(),
+        b"/f\xfcr?q=\xe9",
+        b"/a b?c d",
+        b"/\"quoted\"?x=\"y\"#\"z\"",
+        b"/a|b^c`d{e}",
+        b"?to=C:\\x\\..\\y",
+    ] {
+        for start in [&*upstream, ""] {
+            let mut bytes =
+                format!("HTTP/1.1 302 Found\r\ncontent-length: 0\r\nlocation: {start}/api").into_bytes();
+            bytes.extend_from_slice(rest);
+            bytes.extend_from_slice(b"\r\n\r\n");
+            world.upstream().next(Answer::raw(bytes.clone())).next(Answer::raw(bytes));
+            let wanted = [b"/billing", rest].concat();
+            let response = world.get("/billing/a").await;
+            response.expect_status(302);
+            assert_eq!(raw_location(&response.head.raw), wanted);
+            let response = client.get("/billing/a").await;
+            assert_eq!(response.headers["location"].as_bytes(), wanted);
+        }
+    }
+}
+
+#[tokio::test]
 async fn location_stays_where_rewriting_is_off() {
     let setup = Setup::new().await;
     let location = format!("{}/x", setup.upstream.url);

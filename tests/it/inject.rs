@@ -17,7 +17,7 @@ async fn target(world: &World, call: Call) -> String {
 }
 
 #[tokio::test]
-async fn token_goes_up_as_the_last_parameter_once_and_escaped() {
+async fn token_goes_up_as_the_first_parameter_once_and_escaped() {
     let setup = Setup::new().await;
     setup.issuer.always_this(Answer::token("a+b/c=&d~e%"));
     let world = setup.route(QUERY).start().await;
@@ -25,7 +25,7 @@ async fn token_goes_up_as_the_last_parameter_once_and_escaped() {
     for (asked, expected) in [
         ("/x", format!("/x?access_token={escaped}")),
         ("/x?", format!("/x?access_token={escaped}")),
-        ("/x?a=%20+&b&&c=;%zz", format!("/x?a=%20+&b&&c=;%zz&access_token={escaped}")),
+        ("/x?a=%20+&b&&c=;%zz", format!("/x?access_token={escaped}&a=%20+&b&&c=;%zz")),
         ("/", format!("/?access_token={escaped}")),
     ] {
         assert_eq!(target(&world, Call::get(asked)).await, expected);
@@ -44,13 +44,20 @@ async fn every_form_of_the_callers_own_parameter_is_taken_out_and_the_rest_stays
         "access+token=mine",
         "access_token[]=mine",
         "access_token=mine&x=%2B&access_token=mine",
+        "[access_token]=mine",
+        "%5Baccess_token%5D=mine",
+        "access.token=mine",
+        "access%20token=mine",
+        "access_token[a][]=mine",
+        "?access_token=mine",
+        "%u0061ccess_token=mine",
     ] {
         let kept = if own.contains("x=") { "x=%2B&" } else { "" };
         let found = target(&world, Call::get(&format!("/p?a=1&{own}&b=%61;c"))).await;
-        assert_eq!(found, format!("/p?a=1&{kept}b=%61;c&access_token=token-1"), "{own}");
+        assert_eq!(found, format!("/p?access_token=token-1&a=1&{kept}b=%61;c"), "{own}");
     }
     let call = Call::get("/p?access_tokens=1").header("authorization", "Bearer mine");
-    assert_eq!(target(&world, call).await, "/p?access_tokens=1&access_token=token-1");
+    assert_eq!(target(&world, call).await, "/p?access_token=token-1&access_tokens=1");
     assert_eq!(world.upstream().last().header("authorization"), None, "the caller's own is gone");
 }
 
@@ -60,7 +67,7 @@ async fn path_of_route_and_upstream_are_joined_as_ever() {
     let upstream = format!("{}/api/v2/", setup.upstream.url);
     let route = format!("upstream = \"{upstream}\"\npath_prefix = \"/billing\"\n{QUERY}");
     let world = setup.route(&route).start().await;
-    assert_eq!(target(&world, Call::get("/billing/x?y")).await, "/api/v2/x?y&access_token=token-1");
+    assert_eq!(target(&world, Call::get("/billing/x?y")).await, "/api/v2/x?access_token=token-1&y");
     assert_eq!(target(&world, Call::get("/billing")).await, "/api/v2/?access_token=token-1");
 }
 
@@ -73,7 +80,7 @@ async fn keep_and_reject_look_at_the_callers_parameter_too() {
     let call = Call::get("/x?a").header("authorization", "Bearer mine");
     assert_eq!(target(&world, call).await, "/x?a");
     assert_eq!(world.upstream().last().header("authorization"), Some("Bearer mine"));
-    assert_eq!(target(&world, Call::get("/x?a")).await, "/x?a&access_token=token-1");
+    assert_eq!(target(&world, Call::get("/x?a")).await, "/x?access_token=token-1&a");
 
     world.upstream().always_this(Answer::unauthorized());
     let before = world.upstream().count();
@@ -100,7 +107,7 @@ async fn replay_carries_the_new_token_instead_of_the_old_one() {
     assert_eq!(response.text(), "body");
     let targets: Vec<_> =
         world.upstream().requests().iter().map(|request| request.target().to_owned()).collect();
-    assert_eq!(targets, ["/x?a=1&b=2&access_token=token-1", "/x?a=1&b=2&access_token=token-2"]);
+    assert_eq!(targets, ["/x?access_token=token-1&a=1&b=2", "/x?access_token=token-2&a=1&b=2"]);
 }
 
 #[tokio::test]
@@ -175,7 +182,7 @@ async fn token_in_the_query_goes_over_http2_and_is_not_logged_there() {
     let mut client = H2Client::plain(world.address("main")).await;
     let response = client.get("/x?a=1&access_token=mine").await;
     assert_eq!(response.status, 200);
-    assert_eq!(upstream.last().target, format!("/x?a=1&access_token={token}"));
+    assert_eq!(upstream.last().target, format!("/x?access_token={token}&a=1"));
     assert!(!world.log().text().contains(token));
 }
 

@@ -103,7 +103,11 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
     };
     check_reach(place, &config, report);
     check_kind(place, &config.address, report);
-    (report.problems.len() == found).then_some(config)
+    if report.problems.len() > found {
+        return None;
+    }
+    check_pages(place, &config, report);
+    Some(config)
 }
 
 fn address(place: &Place<'_>, name: &str, written: Option<String>, report: &mut Report) -> Option<Address> {
@@ -145,6 +149,37 @@ fn check_reach(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) 
 fn written_check(place: &Place<'_>) -> bool {
     ["allow", "require_header"].iter().any(|key| place.key(key).is_written())
         || place.key("tls").key("client_ca").is_written()
+}
+
+/// Whether pages of other sites can send requests to this name of a listener without a sign of it: to one that is not
+/// trustworthy (W3C Secure Contexts, section 3.1), browsers send neither `Sec-Fetch-Site` nor, with GET, `Origin`.
+pub(super) fn pages_could_ride(config: &ListenerConfig, host: &str) -> bool {
+    let plain = matches!(config.address, Address::Tcp(_)) && config.tls.is_none();
+    plain && config.require_header.is_none() && !is_trustworthy(host)
+}
+
+fn is_trustworthy(host: &str) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = |literal: &str| literal.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    host == "localhost" || host.ends_with(".localhost") || is_loopback(literal)
+}
+
+pub(super) fn warn_of_pages(at: &Place<'_>, report: &mut Report) {
+    let message = "over plain http, a page of any site can send GETs here with nothing that tells them from a \
+                   program's, and they would carry the credential";
+    report.warning(at, message, "give the listener require_header or tls, or let programs call localhost");
+}
+
+fn check_pages(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) {
+    let own = match &config.address {
+        Address::Tcp(address) => address.ip().to_canonical().to_string(),
+        Address::Unix(_) => return,
+    };
+    if config.names.iter().any(|name| pages_could_ride(config, name)) {
+        warn_of_pages(&place.key("names"), report);
+    } else if config.callers == Callers::Network && pages_could_ride(config, &own) {
+        warn_of_pages(&place.key("address"), report);
+    }
 }
 
 /// Keys that mean nothing for this kind of address.

@@ -9,8 +9,8 @@ use super::super::model::{HostPattern, PathPattern};
 use super::super::raw::route::RawRoute;
 use super::super::report::{Report, did_you_mean};
 use super::super::types::{self, Wrong, pattern, quoted, wrong};
-use super::Known;
 use super::value::check;
+use super::{Known, listener};
 
 /// What a call must be like for a route to serve it.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ pub(super) fn resolve(
         ("match_headers", raw.match_headers.is_some()),
     ];
     let lost = written.iter().any(|(key, read)| !read && place.key(key).is_written());
-    let listener = raw.listener.take().map(|name| listener(place, &name, known, report));
+    let listener = raw.listener.take().map(|name| listener_index(place, &name, known, report));
     let host = raw.host.take().map(|text| check(&place.key("host"), pattern::host(&text), report));
     let encoded_slash = raw.allow_encoded_slash.unwrap_or(false);
     let path = path(place, raw.path.take(), raw.path_prefix.take(), encoded_slash, report);
@@ -49,6 +49,9 @@ pub(super) fn resolve(
         match_headers(&place.key("match_headers"), raw.match_headers.take().unwrap_or_default(), report);
     if lost {
         return None;
+    }
+    if let (Some(Some(host)), Some(listener)) = (&host, transposed(listener)) {
+        check_pages(&place.key("host"), host, listener, known, report);
     }
     Some(Matching {
         listener: transposed(listener)?,
@@ -64,7 +67,7 @@ fn transposed<T>(value: Option<Option<T>>) -> Option<Option<T>> {
     value.map_or(Some(None), |value| value.map(Some))
 }
 
-fn listener(place: &Place<'_>, name: &str, known: &Known, report: &mut Report) -> Option<usize> {
+fn listener_index(place: &Place<'_>, name: &str, known: &Known, report: &mut Report) -> Option<usize> {
     let names = &known.listeners.names;
     let index = names.iter().position(|other| other == name);
     if index.is_none() {
@@ -74,6 +77,24 @@ fn listener(place: &Place<'_>, name: &str, known: &Known, report: &mut Report) -
         report.error(&at, format!("there is no listener {}", at.describe()), hint);
     }
     index
+}
+
+/// See [`listener::pages_could_ride`].
+fn check_pages(
+    at: &Place<'_>,
+    host: &HostPattern,
+    listener: Option<usize>,
+    known: &Known,
+    report: &mut Report,
+) {
+    let (HostPattern::Exact(host) | HostPattern::Wildcard(host)) = host;
+    let listeners = known.listeners.configs.iter().enumerate();
+    let mut serving = listeners
+        .filter(|(index, _)| listener.is_none_or(|only| only == *index))
+        .filter_map(|(_, config)| config.as_ref());
+    if serving.any(|config| listener::pages_could_ride(config, host)) {
+        listener::warn_of_pages(at, report);
+    }
 }
 
 fn path(

@@ -3,11 +3,14 @@
 use super::*;
 use crate::config::Severity;
 
-/// The message and the hint of the only problem.
+/// The message and the hint of the only problem; where there is an error, of the only error.
 fn only(text: &str) -> (String, String, String) {
     let problems = match load(text) {
         Ok(config) => config.warnings,
-        Err(Problems(problems)) => problems,
+        Err(Problems(mut problems)) => {
+            problems.retain(|problem| problem.severity == Severity::Error);
+            problems
+        }
     };
     let [problem] = problems.as_slice() else { panic!("{text}\ngives {problems:#?}") };
     (problem.key.clone(), problem.message.clone(), problem.hint.clone().unwrap_or_default())
@@ -598,4 +601,39 @@ fn routes_that_cannot_meet_or_rank_differently_do_not_tie() {
     let two = "[listener.main]\n[listener.b]\naddress = \"127.0.0.1:1\"\n";
     let text = format!("{two}{}{}", route("a", "listener = \"main\""), route("b", "listener = \"b\""));
     assert!(load(&text).is_ok());
+}
+
+#[test]
+fn names_that_pages_could_ride_on_are_warned_about() {
+    const WARNING: &str = "over plain http, a page of any site can send GETs here with nothing that tells them from a \
+                           program's, and they would carry the credential";
+    let warned = |listener: &str, route: &str| -> Vec<String> {
+        let config = load(&format!("{listener}\n{}", with("", route))).unwrap();
+        config
+            .warnings
+            .iter()
+            .map(|warning| {
+                assert_eq!(warning.message, WARNING);
+                warning.key.clone()
+            })
+            .collect()
+    };
+    let key = "require_header = { name = \"x-key\", value = { env = \"K\" } }";
+    let tls = "tls = { certificate = { file = \"c\" }, private_key = { file = \"k\" } }";
+    let main = |keys: &str| format!("[listener.main]\n{keys}");
+    let named = "names = [\"api.internal\"]";
+    let host = "host = \"api.internal\"";
+    assert_eq!(warned(&main(named), ""), ["listener.main.names"]);
+    assert_eq!(warned("", host), ["route[0].host"]);
+    assert_eq!(warned("", "host = \"*.internal\""), ["route[0].host"]);
+    let network = "address = \"0.0.0.0:80\"\ncallers = \"network\"\nallow = [\"10.0.0.0/8\"]";
+    assert_eq!(warned(&main(network), ""), ["listener.main.address"]);
+    for keys in [key, tls, "address = \"unix:/run/x\""] {
+        assert!(warned(&main(&format!("{named}\n{keys}")), host).is_empty(), "{keys}");
+    }
+    let trustworthy = "names = [\"api.localhost\", \"127.0.0.1\", \"localhost\"]";
+    assert!(warned(&main(trustworthy), "host = \"*.localhost\"").is_empty());
+    let two = format!("[listener.main]\n[listener.keyed]\naddress = \"127.0.0.1:1\"\n{key}");
+    assert_eq!(warned(&two, host), ["route[0].host"]);
+    assert!(warned(&two, &format!("{host}\nlistener = \"keyed\"")).is_empty());
 }

@@ -195,3 +195,39 @@ async fn serve_echo(stream: Box<dyn Stream>, connection: usize, record: Arc<Mute
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
 }
+
+/// Answers each request over HTTP/2 (prior knowledge) as the test says.
+pub struct H2Upstream {
+    pub url: String,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl H2Upstream {
+    pub async fn answering(
+        answer: impl Fn(Request<Incoming>) -> Response<SentBody> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answer = Arc::new(answer);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let answer = Arc::clone(&answer);
+                let service = hyper::service::service_fn(move |request| {
+                    let response = answer(request);
+                    async { Ok::<_, Infallible>(response) }
+                });
+                let serve = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(serve);
+            }
+        });
+        Self { url, task }
+    }
+}
+
+impl Drop for H2Upstream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
