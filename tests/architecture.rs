@@ -17,6 +17,7 @@ use std::path::Path;
 const RANKS: &[(&str, u8)] = &[
     ("secret", 0),
     ("clock", 0),
+    ("aside", 0),
     ("jose", 1),
     ("config", 2),
     ("http1", 3),
