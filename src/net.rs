@@ -1,9 +1,14 @@
 //! Sockets and TLS toward others: issuers, upstreams, egress proxies.
 
+mod alive;
+mod attempt;
 pub mod connect;
 mod dial;
+mod environment;
 mod explain;
+mod names;
 mod pem;
+mod places;
 mod roots;
 pub mod stream;
 #[cfg(test)]
@@ -11,6 +16,8 @@ mod tests;
 pub mod tls;
 mod tunnel;
 
+pub use alive::keep_alive;
 pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, Target};
 pub use explain::tls_cause;
+pub use places::{Places, UPSTREAMS};
 pub use stream::{Facts, Stream};

@@ -32,7 +32,7 @@ pub use response_body::ResponseBody;
 use crate::config::{Protocol, RouteConfig, UpstreamTarget};
 use crate::metrics::RouteMetrics;
 use crate::net::connect::Offer;
-use crate::net::{Connector, Target};
+use crate::net::{Connector, Target, UPSTREAMS};
 
 /// One route's upstream.
 pub struct Upstream {
@@ -99,7 +99,7 @@ impl Upstream {
         };
         let connector = |offer| {
             let (tls, egress) = (route.tls.clone(), route.egress.clone());
-            Connector::new(target.clone(), tls, egress, offer, route.connect_timeout)
+            Connector::new(target.clone(), tls, egress, offer, route.connect_timeout).within(&UPSTREAMS)
         };
         let offer = match route.protocol {
             Protocol::Auto => Offer::Both,
