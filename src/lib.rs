@@ -1,14 +1,16 @@
 //! bearerd puts bearer tokens on outbound calls.
 //!
-//! Modules in reading order, each using only those before it: [`secret`] and [`clock`]; [`config`], from TOML to checked
-//! values; [`inbound`], a caller's side of a request, [`net`], sockets and TLS toward others, [`metrics`] and [`telemetry`];
-//! [`route`], which route serves a call, and [`issuer`], one token request; [`token`], a token's life; [`upstream`],
-//! connections and sending; [`proxy`], the request path; [`listener`], the way in; [`admin`], what operators look at, and
-//! [`webhook`], values that are learned; [`app`] and [`reload`], which wire and exchange all of it; [`cli`], the verbs.
+//! Modules in reading order, each using only those before it: [`secret`], [`clock`], [`idle`] and [`aside`], work that
+//! blocks; [`config`], from TOML to checked values; [`inbound`], a caller's side of a request, [`net`], sockets and TLS
+//! toward others, [`metrics`] and [`telemetry`]; [`route`], which route serves a request, and [`issuer`], one token request;
+//! [`token`], a token's life; [`upstream`], connections and sending; [`proxy`], the request path; [`listener`], the way in;
+//! [`admin`], what operators look at, and [`webhook`], values that are learned; [`app`] and [`reload`], which wire and
+//! exchange all of it; [`cli`], the verbs.
 //! `docs/architecture.md` follows a call through them.
 
 pub mod admin;
 pub mod app;
+pub mod aside;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,10 +1,15 @@
 //! Sockets and TLS toward others: issuers, upstreams, egress proxies.
 
+mod alive;
+mod attempt;
 pub mod connect;
 mod dial;
+mod environment;
 mod explain;
 mod h2;
+mod names;
 mod pem;
+mod places;
 mod roots;
 pub mod stream;
 #[cfg(test)]
@@ -13,6 +18,8 @@ pub mod tls;
 mod tunnel;
 
 pub use self::h2::{Http2Failure, http2_failure};
+pub use alive::keep_alive;
 pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, Target};
 pub use explain::tls_cause;
+pub use places::{Places, UPSTREAMS};
 pub use stream::{Facts, Stream};

@@ -18,6 +18,7 @@ const RANKS: &[(&str, u8)] = &[
     ("secret", 0),
     ("clock", 0),
     ("idle", 0),
+    ("aside", 0),
     ("jose", 1),
     ("config", 2),
     ("inbound", 3),

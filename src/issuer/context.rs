@@ -126,9 +126,12 @@ impl<'a> Context<'a> {
                 };
                 // The message names keys of `tls` where they help; a server chose some of its words.
                 let message = self.redactor.show(&error.message, DESCRIPTION_LIMIT);
-                let settings = self.settings_of(error.kind);
-                self.fail(kind, format_args!("cannot be reached: {message}"))
-                    .advise(&format!("see {settings} of [issuer.{name}]{}", beside_the_file(error.kind)))
+                let failed = self.fail(kind, format_args!("cannot be reached: {message}"));
+                match self.settings_of(error.kind) {
+                    Some(settings) => failed
+                        .advise(&format!("see {settings} of [issuer.{name}]{}", beside_the_file(error.kind))),
+                    None => failed,
+                }
             }
             Broken::NotHttp(error) => self
                 .fail(
@@ -150,10 +153,10 @@ impl<'a> Context<'a> {
         self.redactor.show(&exchange::reason(error), DESCRIPTION_LIMIT)
     }
 
-    /// The keys of the file that decide whether a connection comes about.
-    fn settings_of(&self, kind: ConnectErrorKind) -> String {
+    /// The keys of the file that decide whether a connection comes about; `None`: the error says what does.
+    fn settings_of(&self, kind: ConnectErrorKind) -> Option<String> {
         let key = self.endpoint_key();
-        match kind {
+        Some(match kind {
             ConnectErrorKind::Dns | ConnectErrorKind::Refused => key.to_owned(),
             ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout => format!("{key}, proxy and timeout"),
             ConnectErrorKind::Certificate | ConnectErrorKind::Tls => {
@@ -161,7 +164,8 @@ impl<'a> Context<'a> {
             }
             ConnectErrorKind::Proxy => "proxy".to_owned(),
             ConnectErrorKind::Settings => "tls and proxy".to_owned(),
-        }
+            ConnectErrorKind::Full => return None,
+        })
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn handshake(error: &io::Error, who: &str) -> ConnectError {
     })
 }
 
-fn tls_failed(who: &str, why: &str) -> ConnectError {
+pub(super) fn tls_failed(who: &str, why: &str) -> ConnectError {
     ConnectError { kind: ConnectErrorKind::Tls, message: format!("TLS with {who} failed: {why}") }
 }
 

@@ -5,13 +5,22 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use super::places::Place;
+
 /// TCP, Unix or TLS over TCP; implements tokio's `AsyncRead` and `AsyncWrite` (vectored writes passed on).
 #[derive(Debug)]
-pub struct Stream(Inner);
+pub struct Stream {
+    inner: Inner,
+    /// What came right behind an egress proxy's answer: it is read first.
+    early: Bytes,
+    /// Held until the connection is closed.
+    _place: Option<Place>,
+}
 
 /// The TLS state is about 1 KiB, so it is boxed: every future that holds a stream would else have its size.
 #[derive(Debug)]
@@ -35,11 +44,20 @@ pub struct Facts {
 impl Stream {
     /// Over TLS, some of what a failed write was given may have gone out; elsewhere nothing of it has.
     pub fn is_tls(&self) -> bool {
-        matches!(self.0, Inner::Tls(_))
+        matches!(self.inner, Inner::Tls(_))
+    }
+
+    /// As it is after a tunnel was opened: `early` was read already.
+    pub(super) fn with_early(self, early: Bytes) -> Self {
+        Self { early, ..self }
+    }
+
+    pub(super) fn with_place(self, place: Option<Place>) -> Self {
+        Self { _place: place, ..self }
     }
 
     pub fn facts(&self) -> Facts {
-        match &self.0 {
+        match &self.inner {
             Inner::Unix(_) => Facts::default(),
             Inner::Tcp(stream) => Facts { address: stream.peer_addr().ok(), ..Facts::default() },
             Inner::Tls(stream) => {
@@ -61,27 +79,33 @@ impl Stream {
     }
 }
 
+impl From<Inner> for Stream {
+    fn from(inner: Inner) -> Self {
+        Self { inner, early: Bytes::new(), _place: None }
+    }
+}
+
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Self(Inner::Tcp(stream))
+        Inner::Tcp(stream).into()
     }
 }
 
 impl From<UnixStream> for Stream {
     fn from(stream: UnixStream) -> Self {
-        Self(Inner::Unix(stream))
+        Inner::Unix(stream).into()
     }
 }
 
 impl From<TlsStream<TcpStream>> for Stream {
     fn from(stream: TlsStream<TcpStream>) -> Self {
-        Self(Inner::Tls(Box::new(stream)))
+        Inner::Tls(Box::new(stream)).into()
     }
 }
 
 macro_rules! each {
     ($stream:expr, $inner:ident => $call:expr) => {
-        match &mut $stream.get_mut().0 {
+        match &mut $stream.get_mut().inner {
             Inner::Tcp($inner) => $call,
             Inner::Unix($inner) => $call,
             Inner::Tls($inner) => $call,
@@ -91,10 +115,15 @@ macro_rules! each {
 
 impl AsyncRead for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let length = self.early.len().min(buffer.remaining());
+            buffer.put_slice(&self.early.copy_to_bytes(length));
+            return Poll::Ready(Ok(()));
+        }
         each!(self, inner => Pin::new(inner).poll_read(context, buffer))
     }
 }
@@ -113,7 +142,7 @@ impl AsyncWrite for Stream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Tcp(inner) => inner.is_write_vectored(),
             Inner::Unix(inner) => inner.is_write_vectored(),
             Inner::Tls(inner) => inner.is_write_vectored(),

@@ -1,5 +1,8 @@
 //! Real sockets, real certificates.
 
+mod addresses;
+mod egress;
+
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -43,6 +46,11 @@ fn listener_tls((certificate, private_key): (Source, Source), client_ca: Option<
 async fn serve(tls: ListenerTls) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    serve_on(listener, tls);
+    port
+}
+
+fn serve_on(listener: TcpListener, tls: ListenerTls) {
     let acceptor = TlsAcceptor::from(server_config(&tls).unwrap());
     tokio::spawn(async move {
         loop {
@@ -56,7 +64,19 @@ async fn serve(tls: ListenerTls) -> u16 {
             });
         }
     });
-    port
+}
+
+/// Says this to everybody, and reads on.
+fn greet_on(listener: TcpListener, greeting: &'static [u8]) {
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let _ = stream.write_all(greeting).await;
+                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+            });
+        }
+    });
 }
 
 fn trusting(ca: &Ca) -> TlsOptions {
@@ -236,99 +256,4 @@ fn scratch(name: &str) -> std::path::PathBuf {
     let folder = std::env::temp_dir().join(format!("bearerd-net-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     folder
-}
-
-/// An egress proxy that reads one head, answers with `answer`, then relays to where CONNECT pointed. The head.
-async fn egress(answer: &'static str) -> (u16, tokio::task::JoinHandle<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let task = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
-        let head = String::from_utf8(head).unwrap();
-        let to = head.split(' ').nth(1).unwrap().to_owned();
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        if answer.contains("200") {
-            let mut onward = TcpStream::connect(to).await.unwrap();
-            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut onward).await });
-        }
-        head
-    });
-    (port, task)
-}
-
-fn through(port: u16, userinfo: Option<&str>, target: Target, tls: TlsOptions) -> Connector {
-    let userinfo = userinfo.map(Source::literal);
-    let egress = Egress::Proxy { host: "127.0.0.1".to_owned(), port, userinfo };
-    Connector::new(target, tls, egress, Offer::Both, Some(Duration::from_secs(10)))
-}
-
-#[tokio::test]
-async fn tls_goes_through_the_egress_proxy_with_credentials() {
-    let ca = ca();
-    let port = serve(listener_tls(issue(&ca, &["localhost"], |_| {}), None)).await;
-    let (proxy, head) = egress("HTTP/1.1 200 Connection established\r\nX: y\r\n\r\n").await;
-    let target = Target::Tcp { host: "localhost".to_owned(), port, tls: true };
-    let mut connected = through(proxy, Some("user:p@ss"), target, trusting(&ca)).connect().await.unwrap();
-    assert_eq!(connected.stream.read_u8().await.unwrap(), b'!');
-    assert_eq!(
-        head.await.unwrap(),
-        format!(
-            "CONNECT localhost:{port} HTTP/1.1\r\nHost: localhost:{port}\r\n\
-             Proxy-Authorization: Basic dXNlcjpwQHNz\r\n\r\n"
-        )
-    );
-}
-
-#[tokio::test]
-async fn bytes_right_behind_the_proxys_answer_belong_to_the_tunnel() {
-    let (proxy, _) = egress("HTTP/1.1 200 OK\r\n\r\nearly").await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let target = Target::Tcp { host: "127.0.0.1".to_owned(), port, tls: false };
-    let mut connected = through(proxy, None, target, TlsOptions::default()).connect().await.unwrap();
-    let mut early = [0; 5];
-    connected.stream.read_exact(&mut early).await.unwrap();
-    assert_eq!(&early, b"early");
-}
-
-#[tokio::test]
-async fn a_refusing_or_babbling_proxy_is_told() {
-    let target = Target::Tcp { host: "idp.example".to_owned(), port: 443, tls: false };
-    let cases = [
-        ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "answered 407 to CONNECT idp.example:443"),
-        ("HTTP/1.1 403 Forbidden\r\n\r\n", "answered 403 to CONNECT"),
-        ("SSH-2.0-OpenSSH_9\r\n\r\n", "not HTTP"),
-        ("", "closed the connection"),
-    ];
-    for (answer, expected) in cases {
-        let (proxy, _) = egress(answer).await;
-        let connector = through(proxy, Some("user:hunter2"), target.clone(), TlsOptions::default());
-        let error = connector.connect().await.err().unwrap();
-        assert_eq!(error.kind, ConnectErrorKind::Proxy, "{answer}");
-        assert!(error.message.contains(expected), "{}", error.message);
-        assert!(
-            error.message.starts_with(&format!("the egress proxy 127.0.0.1:{proxy}")),
-            "{}",
-            error.message
-        );
-        assert!(!error.message.contains("hunter2"), "{}", error.message);
-    }
-}
-
-#[tokio::test]
-async fn an_endless_answer_of_the_proxy_is_cut() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        while stream.write_all(b"X-More: and more\r\n").await.is_ok() {}
-    });
-    let target = Target::Tcp { host: "idp.example".to_owned(), port: 443, tls: true };
-    let error = through(port, None, target, trusting(&ca())).connect().await.err().unwrap();
-    assert_eq!(error.kind, ConnectErrorKind::Proxy);
-    assert!(error.message.contains("more than 8 KiB"), "{}", error.message);
 }

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::connect::Offer;
 use super::{pem, roots};
+use crate::aside::{Aside, AsideError};
 use crate::config::{ListenerTls, Source, TlsOptions};
 
 /// What is wrong with a CA, certificate or key: names the place and the fix, never the content.
@@ -137,6 +138,25 @@ fn unusable_identity(error: &rustls::Error, certificate: &Source, key: &Source) 
     ))
 }
 
+/// Threads on which files are read and configs built.
+static BUILDING: Aside = Aside::new("tls", 8);
+
+/// Why there is no client config.
+#[derive(Debug)]
+pub(super) enum NoTls {
+    Settings(TlsSettingsError),
+    Machine(AsideError),
+}
+
+impl fmt::Display for NoTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settings(error) => error.fmt(f),
+            Self::Machine(error) => error.fmt(f),
+        }
+    }
+}
+
 /// A client config that is built at its first use, off the start path, and again when a file it came from changes.
 pub(super) struct ClientTls {
     options: TlsOptions,
@@ -179,7 +199,7 @@ impl ClientTls {
     }
 
     /// After an error, the next call tries again; a config that worked serves on while its files are broken.
-    pub(super) async fn config(&self) -> Result<Arc<ClientConfig>, TlsSettingsError> {
+    pub(super) async fn config(&self) -> Result<Arc<ClientConfig>, NoTls> {
         if let Some(config) = self.current() {
             return Ok(config);
         }
@@ -190,9 +210,8 @@ impl ClientTls {
         }
         let files = self.files();
         let (options, offer) = (self.options.clone(), self.offer);
-        let result = tokio::task::spawn_blocking(move || client_config(&options, offer))
-            .await
-            .unwrap_or_else(|_| Err(TlsSettingsError("building the TLS settings was cut short".to_owned())));
+        let built = BUILDING.run(move || client_config(&options, offer)).await;
+        let result = built.map_err(NoTls::Machine).and_then(|built| built.map_err(NoTls::Settings));
         let config = match (result, self.built.load_full()) {
             (Ok(config), _) => config,
             (Err(error), None) => return Err(error),

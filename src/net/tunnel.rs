@@ -1,18 +1,26 @@
-//! CONNECT through an egress proxy (RFC 9110 section 9.3.6).
+//! CONNECT through an egress proxy (RFC 9110 section 9.3.6), over hyper's connection.
+
+use std::error::Error as _;
+use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::Bytes;
+use http::header::{HOST, PROXY_AUTHORIZATION};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
 use super::connect::{ConnectError, ConnectErrorKind};
 use super::dial::os_words;
 use crate::config::Source;
+use crate::secret::Secret;
 
 /// The longest answer head that is read.
-const HEAD_LIMIT: usize = 8 * 1024;
+const HEAD_LIMIT: usize = 16 * 1024;
 
 /// The egress proxy of one connector.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,19 +45,51 @@ impl EgressProxy {
         format!("the egress proxy {}", authority(&self.host, self.port))
     }
 
-    /// Asks for a tunnel to `authority`. What follows the answer's head is left in the socket, since an HTTP/2
-    /// server may speak first.
-    pub(super) async fn open(&self, stream: &mut TcpStream, authority: &str) -> Result<(), ConnectError> {
+    /// Asks for a tunnel to `authority`. The bytes are what came right behind the answer's head: an HTTP/2 server may
+    /// speak first.
+    pub(super) async fn open(
+        &self,
+        stream: TcpStream,
+        authority: &str,
+    ) -> Result<(TcpStream, Bytes), ConnectError> {
         let request = self.request(authority)?;
-        stream.write_all(&request).await.map_err(|error| self.failed(&os_words(&error)))?;
-        let head = self.read_head(stream).await?;
-        match status(&head) {
-            Some(200..=299) => Ok(()),
-            Some(407) => Err(self.failed(&format!(
+        let (mut sender, connection) = http1::Builder::new()
+            // Old proxies compare names letter by letter.
+            .title_case_headers(true)
+            .max_buf_size(HEAD_LIMIT)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(&error))?;
+        let asked = async {
+            let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+            self.judge(response.status(), authority)
+        };
+        let driven = async { connection.without_shutdown().await.map_err(|error| self.broken(&error)) };
+        let ((), parts) = tokio::try_join!(biased; asked, driven)?;
+        Ok((parts.io.into_inner(), parts.read_buf))
+    }
+
+    fn judge(&self, status: StatusCode, authority: &str) -> Result<(), ConnectError> {
+        match status.as_u16() {
+            // hyper knows no tunnel behind a 204, and no proxy opens one with it.
+            200..=203 | 205..=299 => Ok(()),
+            407 => Err(self.failed(&format!(
                 "answered 407 to CONNECT {authority}: it wants credentials, or refuses those given in `proxy`"
             ))),
-            Some(code) => Err(self.failed(&format!("answered {code} to CONNECT {authority}"))),
-            None => Err(self.failed("answered with something that is not HTTP; is it an http:// proxy?")),
+            code => Err(self.failed(&format!("answered {code} to CONNECT {authority}"))),
+        }
+    }
+
+    fn broken(&self, error: &hyper::Error) -> ConnectError {
+        if error.is_parse_too_large() {
+            return self.failed("answered CONNECT with a head of more than 16 KiB");
+        }
+        if error.is_parse() {
+            return self.failed("answered with something that is not HTTP; is it an http:// proxy?");
+        }
+        match error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
+            Some(error) => self.failed(&os_words(error)),
+            None => self.failed("closed the connection instead of answering CONNECT"),
         }
     }
 
@@ -57,31 +97,20 @@ impl EgressProxy {
         ConnectError { kind: ConnectErrorKind::Proxy, message: format!("{}: {why}", self.who()) }
     }
 
-    fn request(&self, authority: &str) -> Result<Zeroizing<Vec<u8>>, ConnectError> {
-        // As large as any credentials need, so that no copy of them is left behind by growing.
-        let mut request = Zeroizing::new(Vec::with_capacity(HEAD_LIMIT));
-        request
-            .extend_from_slice(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n").as_bytes());
+    fn request(&self, authority: &str) -> Result<Request<Empty<Bytes>>, ConnectError> {
+        let mut request = Request::builder().method(Method::CONNECT).uri(authority).header(HOST, authority);
         match &self.credentials {
             ProxyCredentials::None => {}
             ProxyCredentials::Source(source) => {
-                let encoded = self.basic(source)?;
-                request.extend_from_slice(b"Proxy-Authorization: Basic ");
-                request.extend_from_slice(encoded.as_bytes());
-                request.extend_from_slice(b"\r\n");
+                request = request.header(PROXY_AUTHORIZATION, self.basic(source)?);
             }
-            ProxyCredentials::Header(value) => {
-                request.extend_from_slice(b"Proxy-Authorization: ");
-                request.extend_from_slice(value.as_bytes());
-                request.extend_from_slice(b"\r\n");
-            }
+            ProxyCredentials::Header(value) => request = request.header(PROXY_AUTHORIZATION, value),
         }
-        request.extend_from_slice(b"\r\n");
-        Ok(request)
+        request.body(Empty::new()).map_err(|_| self.failed(&format!("can't be asked for {authority}")))
     }
 
     /// RFC 7617 section 2; the colon is added where the operator left it out.
-    fn basic(&self, source: &Source) -> Result<Zeroizing<String>, ConnectError> {
+    fn basic(&self, source: &Source) -> Result<HeaderValue, ConnectError> {
         let (userinfo, stale) = source.read_or_last_good().map_err(|error| ConnectError {
             kind: ConnectErrorKind::Settings,
             message: format!("the credentials for {}: {error}", self.who()),
@@ -92,39 +121,26 @@ impl EgressProxy {
                 "the proxy's credentials can't be read; the last ones serve on"
             );
         }
-        let userinfo = userinfo.expose();
-        if userinfo.contains(&b':') {
-            return Ok(Zeroizing::new(STANDARD.encode(userinfo)));
-        }
-        let mut with_colon = Zeroizing::new(Vec::with_capacity(userinfo.len() + 1));
-        with_colon.extend_from_slice(userinfo);
-        with_colon.push(b':');
-        Ok(Zeroizing::new(STANDARD.encode(with_colon.as_slice())))
+        Ok(basic(userinfo.expose()))
     }
+}
 
-    async fn read_head(&self, stream: &mut TcpStream) -> Result<Vec<u8>, ConnectError> {
-        let broken = |error: std::io::Error| self.failed(&os_words(&error));
-        let mut head: Vec<u8> = Vec::with_capacity(512);
-        let mut window = [0u8; 1024];
-        loop {
-            let seen = stream.peek(&mut window).await.map_err(broken)?;
-            if seen == 0 {
-                return Err(self.failed("closed the connection instead of answering CONNECT"));
-            }
-            let before = head.len();
-            head.extend_from_slice(window.get(..seen).unwrap_or_default());
-            let end = head_end(&head);
-            let consumed = end.unwrap_or(head.len()) - before;
-            stream.read_exact(window.get_mut(..consumed).unwrap_or_default()).await.map_err(broken)?;
-            if let Some(end) = end {
-                head.truncate(end);
-                return Ok(head);
-            }
-            if head.len() > HEAD_LIMIT {
-                return Err(self.failed("answered CONNECT with a head of more than 8 KiB"));
-            }
-        }
+fn basic(userinfo: &[u8]) -> HeaderValue {
+    // As large as it gets, so that no copy is left behind by growing.
+    let mut plain = Zeroizing::new(Vec::with_capacity(userinfo.len() + 1));
+    plain.extend_from_slice(userinfo);
+    if !userinfo.contains(&b':') {
+        plain.push(b':');
     }
+    const SCHEME: &str = "Basic ";
+    let mut text = String::with_capacity(SCHEME.len() + plain.len().div_ceil(3) * 4);
+    text.push_str(SCHEME);
+    STANDARD.encode_string(&*plain, &mut text);
+    #[expect(clippy::expect_used, reason = "base64 is what a header may have")]
+    let mut value = HeaderValue::from_maybe_shared(Secret::from(text).into_bytes())
+        .expect("base64 is made of letters, digits, +, / and =");
+    value.set_sensitive(true);
+    value
 }
 
 /// Host and port as they stand in a URL.
@@ -132,50 +148,20 @@ pub(super) fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Where the head ends: after the first empty line; a bare LF counts as a line end (RFC 9112 section 2.2).
-fn head_end(bytes: &[u8]) -> Option<usize> {
-    let crlf = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
-    let lf = bytes.windows(2).position(|window| window == b"\n\n").map(|at| at + 2);
-    match (crlf, lf) {
-        (Some(crlf), Some(lf)) => Some(crlf.min(lf)),
-        (crlf, lf) => crlf.or(lf),
-    }
-}
-
-/// The code of an `HTTP/1.x` status line (RFC 9112 section 4).
-fn status(head: &[u8]) -> Option<u16> {
-    let line = head.split(|byte| *byte == b'\n').next()?;
-    let rest = line.strip_prefix(b"HTTP/1.1 ").or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
-    let (code, after) = rest.split_at_checked(3)?;
-    let ends = matches!(after.first(), None | Some(b' ' | b'\r'));
-    let code = std::str::from_utf8(code).ok()?;
-    if ends && code.bytes().all(|byte| byte.is_ascii_digit()) { code.parse().ok() } else { None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_status() {
-        assert_eq!(status(b"HTTP/1.1 200 Connection established\r\n\r\n"), Some(200));
-        assert_eq!(status(b"HTTP/1.0 407\r\n\r\n"), Some(407));
-        assert_eq!(status(b"HTTP/1.1 2000\r\n\r\n"), None);
-        assert_eq!(status(b"HTTP/2 200\r\n\r\n"), None);
-        assert_eq!(status(b"HTTP/1.1 +20\r\n\r\n"), None);
-        assert_eq!(status(b"SSH-2.0-OpenSSH\r\n"), None);
-    }
-
-    #[test]
-    fn finds_the_end_of_the_head() {
-        assert_eq!(head_end(b"HTTP/1.1 200 OK\r\n\r\nrest"), Some(19));
-        assert_eq!(head_end(b"HTTP/1.1 200 OK\n\nrest\r\n\r\n"), Some(17));
-        assert_eq!(head_end(b"HTTP/1.1 200 OK\r\n"), None);
-    }
-
-    #[test]
     fn an_ipv6_host_is_bracketed() {
         assert_eq!(authority("::1", 443), "[::1]:443");
         assert_eq!(authority("idp", 443), "idp:443");
+    }
+
+    #[test]
+    fn a_user_without_a_password_gets_its_colon() {
+        assert_eq!(basic(b"user"), "Basic dXNlcjo=");
+        assert_eq!(basic(b"user:p"), "Basic dXNlcjpw");
+        assert!(basic(b"user").is_sensitive());
     }
 }

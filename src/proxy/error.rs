@@ -196,6 +196,7 @@ impl ProxyError {
             UpstreamErrorKind::Unreachable => Code::UpstreamUnreachable,
             UpstreamErrorKind::Invalid => Code::UpstreamInvalid,
             UpstreamErrorKind::Timeout => Code::UpstreamTimeout,
+            UpstreamErrorKind::Full => Code::Overloaded,
             UpstreamErrorKind::CallerBody => Code::BadRequest,
         };
         let detail = match upstream_remedy(error.proxy_status) {

@@ -13,6 +13,8 @@ pub enum UpstreamErrorKind {
     Invalid,
     /// Connecting or answering took too long.
     Timeout,
+    /// This machine has no room for another connection.
+    Full,
     /// The caller broke off, or stopped sending, in the middle of its body.
     CallerBody,
 }
@@ -46,6 +48,7 @@ impl UpstreamError {
             ConnectErrorKind::Tls => (UpstreamErrorKind::Unreachable, "tls_protocol_error"),
             ConnectErrorKind::Proxy => (UpstreamErrorKind::Unreachable, "destination_unavailable"),
             ConnectErrorKind::Settings => (UpstreamErrorKind::Unreachable, "proxy_configuration_error"),
+            ConnectErrorKind::Full => (UpstreamErrorKind::Full, "connection_limit_reached"),
         };
         Self { kind, detail: error.message, proxy_status }
     }

@@ -11,7 +11,7 @@ use http::uri::{Authority, Scheme};
 
 use crate::config::{Egress, HeaderCase, Protocol, RouteConfig, TlsOptions, UpstreamTarget};
 use crate::net::connect::Offer;
-use crate::net::{Connector, Target};
+use crate::net::{Connector, Target, UPSTREAMS};
 
 /// See the module.
 pub struct Origin {
@@ -69,6 +69,7 @@ impl Origin {
         };
         let connector = |offer| {
             Connector::new(target.clone(), key.tls.clone(), key.egress.clone(), offer, key.connect_timeout)
+                .within(&UPSTREAMS)
         };
         let offer = match key.protocol {
             Protocol::Auto => Offer::Both,

@@ -1,0 +1,321 @@
+//! Work that blocks (a name look-up, a file on a mount that hangs), away from the threads that serve.
+//!
+//! Each kind of work has its own few threads. They are started when they are wanted and end when nothing is left to do.
+//! A thread that the system refuses is an error for whoever wanted it: tokio's `spawn_blocking` panics there.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io};
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+/// Threads for one kind of work, made for a `static`.
+pub struct Aside {
+    name: &'static str,
+    most: usize,
+    stack: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    threads: usize,
+    /// Waits for a thread; empty unless `most` threads are at work.
+    queue: VecDeque<Job>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// As std has it; name services of the system are plug-ins, which may want much.
+const STACK: usize = 2 << 20;
+
+/// Why work was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AsideError {
+    /// The system refuses a thread: the name of the kind of work, and the system's words.
+    NoThread(&'static str, String),
+    /// A fault of ours; its place is in the log.
+    Panicked(&'static str),
+}
+
+impl fmt::Display for AsideError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoThread(name, error) => write!(
+                f,
+                "the system refuses a thread ({name}): {error}; raise the limit of processes and threads \
+                 (ulimit -u, TasksMax, the pids limit of the container)"
+            ),
+            Self::Panicked(name) => write!(f, "a fault of bearerd ({name}): its place is in the log"),
+        }
+    }
+}
+
+impl std::error::Error for AsideError {}
+
+impl Aside {
+    /// At most `most` threads called `name` (15 bytes at most are shown); more work than that waits for one of them.
+    pub const fn new(name: &'static str, most: usize) -> Self {
+        let state = Mutex::new(State { threads: 0, queue: VecDeque::new() });
+        Self { name, most, stack: STACK, state }
+    }
+
+    /// For tests of what comes of it: every thread is refused, because no address space holds its stack.
+    #[cfg(test)]
+    pub(crate) const fn refused(name: &'static str) -> Self {
+        let mut this = Self::new(name, 1);
+        this.stack = 1 << 50;
+        this
+    }
+
+    /// Does `work` on a thread of its own, which begins at once: whoever waits may set a deadline. Where the future is
+    /// dropped, work that has begun goes on to its end, and work that waits for a thread is not begun.
+    ///
+    /// # Errors
+    /// See [`AsideError`].
+    pub fn run<T, W>(&'static self, work: W) -> impl Future<Output = Result<T, AsideError>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce() -> T + Send + 'static,
+    {
+        let (outcome_to, outcome) = oneshot::channel();
+        let started = self.start(Box::new(move || {
+            if !outcome_to.is_closed() {
+                // Whoever wanted it may have left meanwhile.
+                let _ = outcome_to.send(work());
+            }
+        }));
+        async move {
+            started.map_err(|error| self.no_thread(&error))?;
+            outcome.await.map_err(|_| AsideError::Panicked(self.name))
+        }
+    }
+
+    fn no_thread(&self, error: &io::Error) -> AsideError {
+        AsideError::NoThread(self.name, error.to_string())
+    }
+
+    fn start(&'static self, job: Job) -> io::Result<()> {
+        let mut state = self.state();
+        if state.threads >= self.most {
+            state.queue.push_back(job);
+            return Ok(());
+        }
+        let thread = std::thread::Builder::new().name(self.name.to_owned()).stack_size(self.stack);
+        // Under the lock: a queue never waits for a thread that did not come about.
+        thread.spawn(move || self.work(job))?;
+        state.threads += 1;
+        Ok(())
+    }
+
+    /// One thread's life.
+    fn work(&self, first: Job) {
+        let mut next = Some(first);
+        while let Some(job) = next {
+            // The panic hook tells the place; whoever waits sees its channel closed.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+            let mut state = self.state();
+            next = state.queue.pop_front();
+            if next.is_none() {
+                state.threads -= 1;
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Work of which there is one at a time for each key: whoever wants it meanwhile shares its outcome.
+pub struct Flights<T> {
+    aside: &'static Aside,
+    running: Mutex<HashMap<Arc<str>, Flight<T>>>,
+}
+
+/// Work under way; clones are the same work.
+#[derive(Clone)]
+pub struct Flight<T> {
+    began: Instant,
+    outcome: watch::Receiver<Option<Result<T, AsideError>>>,
+    name: &'static str,
+}
+
+impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    pub fn new(aside: &'static Aside) -> Self {
+        Self { aside, running: Mutex::default() }
+    }
+
+    /// The work under way for `key`, else `work`. It goes on to its end, whoever waits for it.
+    pub fn join(self: &Arc<Self>, key: &str, work: impl FnOnce() -> T + Send + 'static) -> Flight<T> {
+        let (outcome_to, outcome) = watch::channel(None);
+        let key: Arc<str> = key.into();
+        let new = Flight { began: Instant::now(), outcome, name: self.aside.name };
+        match self.running().entry(Arc::clone(&key)) {
+            Entry::Occupied(running) => return running.get().clone(),
+            Entry::Vacant(free) => free.insert(new.clone()),
+        };
+        let outcome_to = Arc::new(outcome_to);
+        let landing = Landing { flights: Arc::clone(self), key };
+        let result_to = Arc::clone(&outcome_to);
+        let job = move || {
+            let outcome = work();
+            // First: whoever comes after the outcome begins anew.
+            drop(landing);
+            result_to.send_replace(Some(Ok(outcome)));
+        };
+        if let Err(error) = self.aside.start(Box::new(job)) {
+            outcome_to.send_replace(Some(Err(self.aside.no_thread(&error))));
+        }
+        new
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Arc<str>, Flight<T>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a flight off the list, however its work ends.
+struct Landing<T: Clone + Send + Sync + 'static> {
+    flights: Arc<Flights<T>>,
+    key: Arc<str>,
+}
+
+impl<T: Clone + Send + Sync + 'static> Drop for Landing<T> {
+    fn drop(&mut self) {
+        self.flights.running().remove(&self.key);
+    }
+}
+
+impl<T: Clone> Flight<T> {
+    /// When it was first asked for.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// See [`AsideError`].
+    pub async fn landed(mut self) -> Result<T, AsideError> {
+        let outcome = self.outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        outcome.unwrap_or(Err(AsideError::Panicked(self.name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn aside(most: usize) -> &'static Aside {
+        Box::leak(Box::new(Aside::new("test", most)))
+    }
+
+    async fn soon<F: Future>(future: F) -> F::Output {
+        tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn work_is_done_and_its_thread_ends() {
+        let aside = aside(1);
+        for round in 0..3 {
+            assert_eq!(soon(aside.run(move || round)).await, Ok(round));
+        }
+        soon(async {
+            while aside.state().threads > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn more_work_than_threads_waits_and_what_nobody_waits_for_is_not_begun() {
+        let aside = aside(2);
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let blocked: Vec<_> = (0..2)
+            .map(|_| {
+                let gate = Arc::clone(&gate);
+                aside.run(move || gate.lock().unwrap().recv().is_ok())
+            })
+            .collect();
+        let begun = Arc::new(AtomicUsize::new(0));
+        let given_up = {
+            let begun = Arc::clone(&begun);
+            aside.run(move || begun.fetch_add(1, Ordering::SeqCst))
+        };
+        let waiting = aside.run(|| "done");
+        assert_eq!(aside.state().threads, 2);
+        drop(given_up);
+        open.send(()).unwrap();
+        assert_eq!(soon(waiting).await, Ok("done"), "in the place of one that ended");
+        assert_eq!(begun.load(Ordering::SeqCst), 0);
+        open.send(()).unwrap();
+        for blocked in blocked {
+            assert_eq!(soon(blocked).await, Ok(true));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_costs_no_thread() {
+        let aside = aside(1);
+        let panicked = soon(aside.run(|| panic!("on purpose"))).await;
+        assert_eq!(panicked, Err::<(), _>(AsideError::Panicked("test")));
+        assert_eq!(soon(aside.run(|| 1)).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_thousand_who_want_the_same_share_one_thread() {
+        let flights = Arc::new(Flights::new(aside(8)));
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (open, gate) = mpsc::channel::<()>();
+        let mut gate = Some(gate);
+        let mut waiting = Vec::new();
+        for _ in 0..1000 {
+            let (runs, gate) = (Arc::clone(&runs), gate.take());
+            let work = move || {
+                let _ = gate.expect("the first alone is begun").recv();
+                runs.fetch_add(1, Ordering::SeqCst)
+            };
+            waiting.push(flights.join("a.example", work));
+        }
+        assert_eq!(flights.aside.state().threads, 1);
+        let other = flights.join("b.example", || 7);
+        assert_eq!(soon(other.landed()).await, Ok(7), "another key does not wait");
+        open.send(()).unwrap();
+        for flight in waiting {
+            assert_eq!(soon(flight.landed()).await, Ok(0));
+        }
+        let again = Arc::clone(&runs);
+        let next = flights.join("a.example", move || again.fetch_add(1, Ordering::SeqCst));
+        assert_eq!(soon(next.landed()).await, Ok(1), "what has ended is not shared");
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_panics_is_over() {
+        let flights = Arc::new(Flights::<u8>::new(aside(1)));
+        let flight = flights.join("a", || panic!("on purpose"));
+        assert_eq!(soon(flight.landed()).await, Err(AsideError::Panicked("test")));
+        assert_eq!(soon(flights.join("a", || 3).landed()).await, Ok(3));
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_refused_is_an_error() {
+        static NONE: Aside = Aside::refused("test");
+        let error = soon(NONE.run(|| 1)).await.unwrap_err();
+        assert!(matches!(error, AsideError::NoThread("test", _)), "{error:?}");
+        assert!(error.to_string().contains("raise the limit of processes and threads"), "{error}");
+        let flights = Arc::new(Flights::new(&NONE));
+        for _ in 0..2 {
+            assert_eq!(soon(flights.join("a", || 1).landed()).await, Err(error.clone()));
+        }
+        assert!(flights.running().is_empty());
+    }
+}

@@ -1,0 +1,274 @@
+//! The addresses of a name, from the system's resolver, which obeys the machine's settings.
+//!
+//! The whole process has one look-up for a name at a time, so that a name whose look-up hangs costs one thread. The last
+//! addresses that were found serve meanwhile.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, SockType};
+use moka::sync::Cache;
+use tokio::time::timeout_at;
+
+use crate::aside::{Aside, AsideError, Flights};
+
+/// One for each name that is looked up at this moment.
+static THREADS: Aside = Aside::new("lookup", 64);
+/// How long a look-up is waited for where the last addresses are known.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the last addresses of a name may serve.
+const AGE: Duration = Duration::from_secs(3600);
+/// Names whose last addresses are kept; a config has fewer.
+const KEPT: u64 = 16 * 1024;
+
+/// What looks a name up; blocks. The port of the addresses is of no meaning.
+pub(super) type Lookup = dyn Fn(&str) -> Result<Vec<SocketAddr>, NotFound> + Send + Sync;
+
+/// Why a name has no addresses, in the resolver's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NotFound {
+    /// There is no such name, or it has no address.
+    Gone(String),
+    /// The resolver can't tell now.
+    Failed(String),
+}
+
+/// Why there are no addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unresolved {
+    Dns(String),
+    Machine(AsideError),
+}
+
+/// The names of a process.
+pub(super) struct Names {
+    lookup: Arc<Lookup>,
+    running: Arc<Flights<Found>>,
+    last_good: Cache<Arc<str>, Arc<LastGood>>,
+}
+
+type Found = Result<Arc<[SocketAddr]>, NotFound>;
+
+struct LastGood {
+    addresses: Arc<[SocketAddr]>,
+    /// That they serve in the place of newer ones is told once.
+    told: AtomicBool,
+}
+
+impl Names {
+    /// Those of the system, which all of the process shares.
+    pub(super) fn of_the_system() -> &'static Self {
+        static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(Arc::new(getaddrinfo), &THREADS));
+        &NAMES
+    }
+
+    pub(super) fn new(lookup: Arc<Lookup>, threads: &'static Aside) -> Self {
+        let last_good = Cache::builder().max_capacity(KEPT).time_to_live(AGE).build();
+        Self { lookup, running: Arc::new(Flights::new(threads)), last_good }
+    }
+
+    /// Every address of `host`, at least one.
+    pub(super) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Unresolved> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let found = self.find(host).await?;
+        let with_port = |address: &SocketAddr| {
+            let mut address = *address;
+            address.set_port(port);
+            address
+        };
+        Ok(found.iter().map(with_port).collect())
+    }
+
+    async fn find(&self, host: &str) -> Result<Arc<[SocketAddr]>, Unresolved> {
+        let last_good = self.last_good.get(host);
+        let flight = self.running.join(host, self.look_up(host));
+        let Some(last_good) = last_good else {
+            return match flight.landed().await.map_err(Unresolved::Machine)? {
+                Ok(found) => Ok(found),
+                Err(NotFound::Gone(why) | NotFound::Failed(why)) => Err(Unresolved::Dns(why)),
+            };
+        };
+        match timeout_at(flight.began() + PATIENCE, flight.landed()).await {
+            Ok(Ok(Ok(found))) => Ok(found),
+            Ok(Ok(Err(NotFound::Gone(why)))) => Err(Unresolved::Dns(why)),
+            Ok(Ok(Err(NotFound::Failed(why)))) => Ok(last_good.instead(host, &why)),
+            Ok(Err(error)) => Ok(last_good.instead(host, &error.to_string())),
+            Err(_) => Ok(last_good.instead(host, "the look-up takes long")),
+        }
+    }
+
+    fn look_up(&self, host: &str) -> impl FnOnce() -> Found + Send + 'static {
+        let (lookup, last_good) = (Arc::clone(&self.lookup), self.last_good.clone());
+        let host: Arc<str> = host.into();
+        move || {
+            let found = lookup(&host).and_then(|found| {
+                if found.is_empty() { Err(NotFound::Gone("it has no address".to_owned())) } else { Ok(found) }
+            });
+            match found {
+                Ok(found) => {
+                    let addresses: Arc<[SocketAddr]> = found.into();
+                    let told = AtomicBool::new(false);
+                    last_good.insert(host, Arc::new(LastGood { addresses: Arc::clone(&addresses), told }));
+                    Ok(addresses)
+                }
+                Err(error) => {
+                    if let NotFound::Gone(_) = error {
+                        last_good.invalidate(&host);
+                    }
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+impl LastGood {
+    fn instead(&self, host: &str, why: &str) -> Arc<[SocketAddr]> {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                event = "dns.last_good",
+                name = host,
+                why,
+                "a name can't be resolved now; its last addresses are in use"
+            );
+        }
+        Arc::clone(&self.addresses)
+    }
+}
+
+fn getaddrinfo(host: &str) -> Result<Vec<SocketAddr>, NotFound> {
+    let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
+    let found = dns_lookup::getaddrinfo(Some(host), None, Some(hints)).map_err(not_found)?;
+    // An address of another family than IP can't be connected to.
+    Ok(found.filter_map(Result::ok).map(|found| found.sockaddr).collect())
+}
+
+fn not_found(error: LookupError) -> NotFound {
+    let kind = error.kind();
+    let text = std::io::Error::from(error).to_string();
+    let words = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned();
+    match kind {
+        LookupErrorKind::NoName | LookupErrorKind::NoData => NotFound::Gone(words),
+        _ => NotFound::Failed(words),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn names(lookup: impl Fn(&str) -> Result<Vec<SocketAddr>, NotFound> + Send + Sync + 'static) -> Names {
+        let threads = Box::leak(Box::new(Aside::new("test", 8)));
+        Names::new(Arc::new(lookup), threads)
+    }
+
+    fn address() -> SocketAddr {
+        "192.0.2.1:0".parse().unwrap()
+    }
+
+    async fn soon<F: Future>(future: F) -> F::Output {
+        tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn a_name_that_hangs_costs_one_look_up_and_stops_no_other_name() {
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let hanging = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&hanging);
+        let names = Arc::new(names(move |host| {
+            if host == "hangs.example" {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let _ = gate.lock().unwrap().recv();
+            }
+            Ok(vec![address()])
+        }));
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..1000 {
+            let names = Arc::clone(&names);
+            callers.spawn(async move { names.addresses("hangs.example", 443).await });
+        }
+        tokio::task::yield_now().await;
+        for number in 0..100 {
+            let found = soon(names.addresses(&format!("{number}.example"), 80)).await;
+            assert_eq!(found, Ok(vec!["192.0.2.1:80".parse().unwrap()]));
+        }
+        open.send(()).unwrap();
+        for found in soon(callers.join_all()).await {
+            assert_eq!(found, Ok(vec!["192.0.2.1:443".parse().unwrap()]));
+        }
+        assert_eq!(hanging.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn the_last_addresses_serve_while_a_look_up_hangs() {
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let names = names(move |_| {
+            let _ = gate.lock().unwrap().recv();
+            Ok(vec![address()])
+        });
+        open.send(()).unwrap();
+        assert!(soon(names.addresses("a.example", 1)).await.is_ok());
+        // Nobody opens the gate for the second look-up: the second caller waits, the third need not any more.
+        assert!(soon(names.addresses("a.example", 1)).await.is_ok());
+        let flight = names.running.join("a.example", || unreachable!("it is under way"));
+        assert!(flight.began().elapsed() >= PATIENCE);
+        let at_once = tokio::time::timeout(PATIENCE / 2, names.addresses("a.example", 1)).await;
+        assert!(at_once.expect("at once").is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_last_addresses_serve_in_a_failure_and_not_of_a_name_that_is_gone() {
+        let answers = Mutex::new(vec![
+            Err(NotFound::Failed("later".to_owned())),
+            Err(NotFound::Gone("no such name".to_owned())),
+            Err(NotFound::Failed("temporary".to_owned())),
+            Ok(vec![address()]),
+            Ok(Vec::new()),
+            Err(NotFound::Failed("at first".to_owned())),
+        ]);
+        let names = names(move |_| answers.lock().unwrap().pop().unwrap());
+        let mut found = Vec::new();
+        for _ in 0..6 {
+            found.push(soon(names.addresses("a.example", 1)).await.map(|found| found.len()));
+        }
+        let dns = |why: &str| Err(Unresolved::Dns(why.to_owned()));
+        assert_eq!(
+            found,
+            [dns("at first"), dns("it has no address"), Ok(1), Ok(1), dns("no such name"), dns("later")]
+        );
+    }
+
+    #[tokio::test]
+    async fn without_a_thread_the_last_addresses_serve_or_it_is_told() {
+        static NONE: Aside = Aside::refused("test");
+        let names = Names::new(Arc::new(|_: &str| Ok(vec![address()])), &NONE);
+        let refused = soon(names.addresses("a.example", 1)).await;
+        assert!(matches!(refused, Err(Unresolved::Machine(AsideError::NoThread(..)))), "{refused:?}");
+        assert!(soon(names.addresses("192.0.2.7", 1)).await.is_ok(), "an address needs no look-up");
+        let told = AtomicBool::new(false);
+        names
+            .last_good
+            .insert("a.example".into(), Arc::new(LastGood { addresses: [address()].into(), told }));
+        assert!(soon(names.addresses("a.example", 1)).await.is_ok());
+    }
+
+    #[test]
+    fn the_systems_errors_are_told_apart() {
+        for (number, gone) in [(-2, true), (-5, true), (-3, false), (-4, false), (-11, false)] {
+            let error = not_found(LookupError::new(number));
+            assert_eq!(matches!(error, NotFound::Gone(_)), gone, "{number}: {error:?}");
+        }
+        let NotFound::Gone(words) = not_found(LookupError::new(-2)) else { panic!("EAI_NONAME") };
+        assert!(!words.contains("failed to lookup"), "{words}");
+    }
+}
