@@ -136,6 +136,15 @@ impl<'a> Context<'a> {
                     format_args!("did not answer as an HTTP server ({})", self.cause(error)),
                 )
                 .advise(&format!("check {key} of [issuer.{name}]")),
+            Broken::NotProcessed(error) => self
+                .fail(
+                    FailureKind::Unavailable,
+                    format_args!("twice did not process the request ({})", self.cause(error)),
+                )
+                .advise("it is asked again; the issuer may be starting, stopping or overloaded"),
+            Broken::NeedsHttp1(error) => self
+                .fail(FailureKind::Unavailable, format_args!("wants HTTP/1.1 ({})", self.cause(error)))
+                .advise("it is asked over HTTP/1.1 from now on"),
             Broken::Closed(error) => self
                 .fail(
                     FailureKind::Unavailable,

@@ -12,6 +12,7 @@ use super::context::Context;
 use super::document::Document;
 use super::exchange::{self, Answer, Deadline, Lost};
 use super::redact::Redactor;
+use super::repeat::{Again, Repeats, Versions};
 use super::{FailureKind, IssuerError, connector_to, headers, request};
 use crate::clock::Clock;
 use crate::config::{ClientAuth, HttpUrl, IssuerConfig};
@@ -61,21 +62,17 @@ enum Refusal {
 pub(super) async fn find(
     issuer: &HttpUrl,
     config: &IssuerConfig,
+    versions: &Versions,
     redactor: &Redactor,
     clock: &dyn Clock,
     deadline: Deadline,
 ) -> Result<Metadata, IssuerError> {
-    let connector = connector_to(issuer, config);
     let mut failures: Vec<IssuerError> = Vec::new();
     for path in well_known_paths(issuer) {
         let place = HttpUrl { path_and_query: path, ..issuer.clone() };
         let context = Context::new(config, &place, redactor);
-        let request =
-            request::build_get(&place).map_err(|what| context.fail(FailureKind::Credential, what))?;
         // No answer from one path is none from the other.
-        let answer = exchange::send(&connector, request, DOCUMENT_LIMIT, deadline)
-            .await
-            .map_err(|broken| context.broken(&broken))?;
+        let answer = get(&place, &context, versions, deadline).await?;
         match judge(answer, issuer, &context, clock) {
             Ok(metadata) => return Ok(metadata),
             Err((error, true)) => failures.push(error),
@@ -83,6 +80,29 @@ pub(super) async fn find(
         }
     }
     Err(combined(config, failures))
+}
+
+/// Asks for one document.
+async fn get(
+    place: &HttpUrl,
+    context: &Context<'_>,
+    versions: &Versions,
+    deadline: Deadline,
+) -> Result<Answer, IssuerError> {
+    let mut repeats = Repeats::default();
+    loop {
+        let connector = connector_to(place, context.config, versions.offer());
+        let request =
+            request::build_get(place).map_err(|what| context.fail(FailureKind::Credential, what))?;
+        let broken = match exchange::send(&connector, request, DOCUMENT_LIMIT, deadline).await {
+            Ok(answer) => return Ok(answer),
+            Err(broken) => broken,
+        };
+        match repeats.allow(Again::after(&broken)) {
+            Some(again) => versions.learn(again, &context.config.name),
+            None => return Err(context.broken(&broken)),
+        }
+    }
 }
 
 /// What a document says, or the error and whether another place may be asked.
