@@ -288,7 +288,7 @@ impl Issuer {
     pub async fn metadata(&self) -> Result<Option<Metadata>, IssuerError> {
         let TokenEndpoint::Discovery(issuer) = &self.config.endpoint else { return Ok(None) };
         let deadline = Deadline::after(self.config.timeout);
-        let redactor = Redactor::default();
+        let redactor = inputs::known_secrets(&self.config);
         self.discover(issuer, &redactor, deadline).await.map(Some)
     }
 
@@ -372,6 +372,12 @@ fn connector_to(url: &HttpUrl, config: &IssuerConfig, offer: Offer) -> Connector
 /// the headers, the rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
 pub fn fuzz_response(bytes: &[u8]) {
     fuzz::response(bytes);
+}
+
+/// Echoes a secret in a text, and looks at what would be shown of it. Lines: the secret; how it is encoded, one step a
+/// byte; the text around it. For the fuzz target and the replay of its corpus.
+pub fn fuzz_masked(bytes: &[u8]) {
+    fuzz::masked(bytes);
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use super::repeat::{Again, Repeats, Versions};
 use super::{FailureKind, IssuerError, connector_to, headers, request};
 use crate::clock::Clock;
 use crate::config::{ClientAuth, HttpUrl, IssuerConfig};
+use crate::secret::MASK;
 
 /// The largest document, in bytes: some list hundreds of scopes and claims.
 const DOCUMENT_LIMIT: usize = 256 * 1024;
@@ -148,11 +149,14 @@ fn combined(config: &IssuerConfig, failures: Vec<IssuerError>) -> IssuerError {
     let unavailable = failures.iter().any(|error| error.kind == FailureKind::Unavailable);
     let kind = if unavailable { FailureKind::Unavailable } else { FailureKind::Unusable };
     let prefix = format!("issuer {}: ", config.name);
-    let all: Vec<_> =
-        failures.iter().map(|error| error.detail.strip_prefix(&prefix).unwrap_or(&error.detail)).collect();
-    let detail = format!("{prefix}no discovery document: {}", all.join(", and "));
+    let all = |sentence: fn(&IssuerError) -> &str| {
+        let sentences = failures.iter().map(sentence);
+        let all: Vec<_> = sentences.map(|text| text.strip_prefix(&prefix).unwrap_or(text)).collect();
+        format!("{prefix}no discovery document: {}", all.join(", and "))
+    };
+    let (detail, summary) = (all(|error| &error.detail), all(|error| &error.summary));
     let key = if config.preset.is_some() { "vars, or issuer_url" } else { "issuer_url" };
-    let error = IssuerError::new(kind, detail).advise(&format!(
+    let error = IssuerError::quoting(kind, detail, summary).advise(&format!(
         "check {key} (the part before /.well-known/) of [issuer.{}], or set token_url",
         config.name
     ));
@@ -192,13 +196,13 @@ fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<M
         Some(found) if found != issuer.text => {
             return Err(Refusal::Mismatch(format!(
                 "a document of the issuer `{}`, which is not byte for byte issuer_url",
-                redactor.show(found, SHOWN_LIMIT)
+                quoted(found, redactor)
             )));
         }
         Some(_) => {}
     }
     let refused = |name: &str, endpoint: &str, why: &str| {
-        Refusal::Mismatch(format!("the {name} `{}`, {why}", redactor.show(endpoint, SHOWN_LIMIT)))
+        Refusal::Mismatch(format!("the {name} `{}`, {why}", quoted(endpoint, redactor)))
     };
     let endpoint = text(TOKEN_ENDPOINT)
         .ok_or_else(|| Refusal::Unusable("a document without `token_endpoint`".to_owned()))?;
@@ -216,7 +220,7 @@ fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<M
     };
     let list = |pointer| {
         let names = document.get(pointer)?.as_array()?.iter().filter_map(Value::as_str);
-        Some(names.take(LIST_LIMIT).map(|name| redactor.show(name, SHOWN_LIMIT)).collect())
+        Some(names.take(LIST_LIMIT).filter_map(|name| redactor.show(name, SHOWN_LIMIT)).collect())
     };
     Ok(Metadata {
         token_endpoint,
@@ -227,6 +231,10 @@ fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<M
         grant_types_supported: list(GRANTS),
         dpop_signing_alg_values_supported: list(DPOP_ALGS),
     })
+}
+
+fn quoted(text: &str, redactor: &Redactor) -> String {
+    redactor.show(text, SHOWN_LIMIT).unwrap_or_else(|| MASK.to_owned())
 }
 
 /// Plain HTTP only from an issuer that is itself plain, and only to this machine.
