@@ -20,6 +20,11 @@ pub(crate) fn token_response(bytes: &[u8]) {
     bearerd::issuer::fuzz_response(bytes);
 }
 
+/// A secret, how it is encoded, and the text around it: what is shown holds nothing of it.
+pub(crate) fn masked(bytes: &[u8]) {
+    bearerd::issuer::fuzz_masked(bytes);
+}
+
 /// A call to a webhook: a line with the signature, one with the pointer, and the body.
 pub(crate) fn webhook(bytes: &[u8]) {
     bearerd::webhook::fuzz_call(bytes);

@@ -25,6 +25,7 @@ mod lifetime;
 mod probe;
 mod redact;
 mod remedy;
+mod repeat;
 mod reported;
 mod request;
 mod response;
@@ -50,13 +51,13 @@ use self::grace::Grace;
 use self::inputs::{Inputs, NotReady};
 use self::keys::Keys;
 use self::redact::Redactor;
+use self::repeat::{Again, Repeats, Versions};
 use self::response::{Asked, Note};
 use self::standby::Preference;
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
 use crate::jose::Prover;
-use crate::net::connect::Offer;
-use crate::net::{Connector, Target};
+use crate::net::{Connector, Offer, Target};
 use crate::secret::Secret;
 
 /// The largest answer of a token endpoint, in bytes.
@@ -72,6 +73,7 @@ pub struct Issuer {
     preference: Preference,
     grace: Grace,
     nonce: Nonce,
+    versions: Versions,
     /// One bit for each kind of note: what was said once as a warning is said quietly from then on.
     noted: AtomicU8,
     /// What was said last of a certificate or assertion that has ended.
@@ -82,6 +84,8 @@ pub struct Issuer {
 struct Endpoint {
     url: HttpUrl,
     connector: Connector,
+    /// What the connector offers.
+    offer: Offer,
 }
 
 /// What the issuer granted. A usable token: 1 byte to 16 KiB of 0x21–0x7E, of an accepted type.
@@ -112,6 +116,7 @@ impl Issuer {
             preference: Preference::default(),
             grace: Grace::default(),
             nonce: Nonce::default(),
+            versions: Versions::default(),
             noted: AtomicU8::new(0),
             remarked: ArcSwapOption::empty(),
             last_answer: ArcSwapOption::empty(),
@@ -191,13 +196,15 @@ impl Issuer {
         let inputs = Inputs::read(&self.config, &client, key, &self.keys, now);
         let mut inputs = inputs.map_err(|what| self.not_ready(what))?;
         self.remark(&inputs.remarks);
-        let endpoint = self.known_endpoint(&inputs.redactor, deadline).await?;
-        let asking = Asking { key, endpoint: &endpoint, prover: prover.as_ref(), deadline };
-        let mut judged = self.once(&asking, &mut inputs).await;
-        if judged.nonce_given && judged.outcome.as_ref().is_err_and(dpop::wants_nonce) {
-            judged = self.once(&asking, &mut inputs).await;
-        }
-        let mut grant = judged.outcome.map_err(|mut error| {
+        let mut repeats = Repeats::default();
+        let outcome = loop {
+            let endpoint = self.known_endpoint(&inputs.redactor, deadline).await?;
+            let asking = Asking { key, endpoint: &endpoint, prover: prover.as_ref(), deadline };
+            let judged = self.once(&asking, &mut inputs).await;
+            let Some(again) = repeats.allow(judged.again) else { break judged.outcome };
+            self.versions.learn(again, &self.config.name);
+        };
+        let mut grant = outcome.map_err(|mut error| {
             self.forget_endpoint_after(&error);
             // What comes of time alone says nothing of the credential.
             if error.kind != FailureKind::Timeout {
@@ -225,11 +232,11 @@ impl Issuer {
             Ok(request) => request,
             Err(what) => {
                 let error = context.fail(FailureKind::Credential, format_args!("was not asked: {what}"));
-                return Judged { outcome: Err(error), nonce_given: false };
+                return Judged { outcome: Err(error), again: None };
             }
         };
         match exchange::send(&asking.endpoint.connector, request, ANSWER_LIMIT, asking.deadline).await {
-            Err(broken) => Judged { outcome: Err(context.broken(&broken)), nonce_given: false },
+            Err(broken) => Judged { outcome: Err(context.broken(&broken)), again: Again::after(&broken) },
             Ok(answer) => {
                 self.saw(&answer);
                 let nonce_given = asking.prover.is_some() && self.nonce.keep(&answer.headers);
@@ -237,7 +244,8 @@ impl Issuer {
                     notes.iter().for_each(|note| self.note(note));
                     grant
                 });
-                Judged { outcome, nonce_given }
+                let wants_nonce = nonce_given && outcome.as_ref().is_err_and(dpop::wants_nonce);
+                Judged { outcome, again: wants_nonce.then_some(Again::WithNonce) }
             }
         }
     }
@@ -247,20 +255,29 @@ impl Issuer {
         redactor: &Redactor,
         deadline: Deadline,
     ) -> Result<Arc<Endpoint>, IssuerError> {
-        if let Some(known) = self.endpoint.load_full() {
-            return Ok(known);
-        }
-        let url = match &self.config.endpoint {
-            TokenEndpoint::Url(url) => url.clone(),
-            TokenEndpoint::Discovery(issuer) => {
-                let clock = &*self.clock;
-                let found = discovery::find(issuer, &self.config, redactor, clock, deadline).await?;
+        let known = self.endpoint.load_full();
+        let url = match (known, &self.config.endpoint) {
+            (Some(known), _) if known.offer == self.versions.offer() => return Ok(known),
+            (Some(known), _) => known.url.clone(),
+            (None, TokenEndpoint::Url(url)) => url.clone(),
+            (None, TokenEndpoint::Discovery(issuer)) => {
+                let found = self.discover(issuer, redactor, deadline).await?;
                 found.endpoint_for(&self.config).clone()
             }
         };
-        let endpoint = Arc::new(Endpoint { connector: connector_to(&url, &self.config), url });
+        let offer = self.versions.offer();
+        let endpoint = Arc::new(Endpoint { connector: connector_to(&url, &self.config, offer), offer, url });
         self.endpoint.store(Some(Arc::clone(&endpoint)));
         Ok(endpoint)
+    }
+
+    async fn discover(
+        &self,
+        issuer: &HttpUrl,
+        redactor: &Redactor,
+        deadline: Deadline,
+    ) -> Result<Metadata, IssuerError> {
+        discovery::find(issuer, &self.config, &self.versions, redactor, &*self.clock, deadline).await
     }
 
     /// Asks the issuer what it offers; `None` where only `token_url` is given, since where its document stands would be
@@ -271,8 +288,8 @@ impl Issuer {
     pub async fn metadata(&self) -> Result<Option<Metadata>, IssuerError> {
         let TokenEndpoint::Discovery(issuer) = &self.config.endpoint else { return Ok(None) };
         let deadline = Deadline::after(self.config.timeout);
-        let redactor = Redactor::default();
-        discovery::find(issuer, &self.config, &redactor, &*self.clock, deadline).await.map(Some)
+        let redactor = inputs::known_secrets(&self.config);
+        self.discover(issuer, &redactor, deadline).await.map(Some)
     }
 
     /// The issuer refused the current credential and accepted `standby`, which is tried first now.
@@ -342,19 +359,25 @@ struct Asking<'a> {
 
 struct Judged {
     outcome: Result<Grant, IssuerError>,
-    /// The answer gave a nonce for the next proof.
-    nonce_given: bool,
+    /// The request may be made anew at once.
+    again: Option<Again>,
 }
 
-fn connector_to(url: &HttpUrl, config: &IssuerConfig) -> Connector {
+fn connector_to(url: &HttpUrl, config: &IssuerConfig, offer: Offer) -> Connector {
     let target = Target::Tcp { host: url.host.clone(), port: url.port, tls: url.https };
-    Connector::new(target, config.tls.clone(), config.egress.clone(), Offer::Both, config.timeout)
+    Connector::new(target, config.tls.clone(), config.egress.clone(), offer, config.timeout)
 }
 
 /// Judges arbitrary bytes as an answer of a token endpoint. The first byte chooses the status, the format and
 /// the headers, the rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
 pub fn fuzz_response(bytes: &[u8]) {
     fuzz::response(bytes);
+}
+
+/// Echoes a secret in a text, and looks at what would be shown of it. Lines: the secret; how it is encoded, one step a
+/// byte; the text around it. For the fuzz target and the replay of its corpus.
+pub fn fuzz_masked(bytes: &[u8]) {
+    fuzz::masked(bytes);
 }
 
 #[cfg(test)]

@@ -37,6 +37,11 @@ fn key() {
 }
 
 #[test]
+fn masked() {
+    replay("masked", targets::masked);
+}
+
+#[test]
 fn path() {
     replay("path", targets::path);
 }

@@ -1,4 +1,4 @@
-//! What `/readyz` says.
+//! What `/readyz` says: in our words alone, since anybody may ask.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ fn line(credential: &CredentialView) -> String {
         }
     }
     if let Some(error) = &status.last_error {
-        let _ = write!(out, "; last error at {}: {}", rfc3339(error.at), error.detail);
+        let _ = write!(out, "; last error at {}: {}", rfc3339(error.at), error.summary);
         if let Some(next) = error.next_try {
             let _ = write!(out, "; next try at {}", rfc3339(next));
         }

@@ -15,6 +15,20 @@ use crate::net::ConnectErrorKind;
 
 /// The most bytes of an issuer's `error_description` that are shown.
 const DESCRIPTION_LIMIT: usize = 512;
+/// What is said in the place of words that hold a secret.
+const WITHHELD: &str = "what it says holds a secret, and is left out";
+/// RFC 6749 section 5.2, RFC 8707 section 2, RFC 9449 sections 5 and 8.
+const CODES: [&str; 9] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "invalid_target",
+    "invalid_dpop_proof",
+    "use_dpop_nonce",
+];
 /// So many bytes of a plain text are looked at.
 const TEXT_LIMIT: usize = 2048;
 
@@ -38,8 +52,16 @@ impl<'a> Context<'a> {
 
     /// `what` follows the endpoint's name.
     pub(super) fn fail(&self, kind: FailureKind, what: impl Display) -> IssuerError {
-        let detail = format!("issuer {}: {} {what}", self.config.name, self.endpoint);
-        IssuerError { trace: self.trace(&[]), ..IssuerError::new(kind, detail) }
+        self.fail_quoting(kind, &what, &what)
+    }
+
+    /// `what` holds the issuer's own words, `plain` says the same without them.
+    fn fail_quoting(&self, kind: FailureKind, what: impl Display, plain: impl Display) -> IssuerError {
+        let sentence = |what: &dyn Display| format!("issuer {}: {} {what}", self.config.name, self.endpoint);
+        IssuerError {
+            trace: self.trace(&[]),
+            ..IssuerError::quoting(kind, sentence(&what), sentence(&plain))
+        }
     }
 
     /// Those that an answer's body names, then those of its headers.
@@ -49,8 +71,12 @@ impl<'a> Context<'a> {
 
     /// An answer of an accepted status that holds no usable token.
     pub(super) fn unusable(&self, status: StatusCode, what: impl Display) -> IssuerError {
-        let error =
-            self.fail(FailureKind::Unusable, format_args!("answered {} with {what}", status.as_u16()));
+        let code = status.as_u16();
+        let error = self.fail_quoting(
+            FailureKind::Unusable,
+            format_args!("answered {code} with {what}"),
+            format_args!("answered {code} with something of no use"),
+        );
         IssuerError { http_status: Some(status.as_u16()), ..error }
     }
 
@@ -62,30 +88,45 @@ impl<'a> Context<'a> {
         retry_after: Option<Duration>,
     ) -> IssuerError {
         let kind = classify(status, reported.code.as_deref());
-        let code = reported.code.as_deref().map(|code| self.redactor.show_code(code));
-        let code = code.filter(|code| !code.is_empty());
-        let mut what = format!("answered {}", status.as_u16());
+        let code = reported.code.as_deref().and_then(|code| self.redactor.show_code(code));
+        let status_alone = format!("answered {}", status.as_u16());
+        let mut what = status_alone.clone();
         if let Some(code) = &code {
             what.push(' ');
             what.push_str(code);
         }
-        let described = reported.description.as_ref().map(|text| self.redactor.show(text, DESCRIPTION_LIMIT));
-        let quoted =
-            || reported.text.as_ref().map(|text| reported::excerpt(&self.redactor.show(text, TEXT_LIMIT)));
-        if let Some(shown) = described.or_else(quoted).filter(|shown| !shown.is_empty()) {
-            what.push_str(&format!(" ({shown})"));
-        }
+        // What a standard writes is no word of this issuer.
+        let plain = if code.as_deref().is_some_and(|code| CODES.contains(&code)) {
+            what.clone()
+        } else {
+            status_alone
+        };
+        what.push_str(&self.quoted(reported));
         let refused = matches!(kind, FailureKind::ClientRefused | FailureKind::RequestRefused);
         let error = IssuerError {
             code,
             http_status: Some(status.as_u16()),
             retry_after: retry_after.filter(|_| !refused),
             trace: self.trace(&reported.traces),
-            ..self.fail(kind, what).advise(&self.remedy(status, reported))
+            ..self.fail_quoting(kind, what, plain).advise(&self.remedy(status, reported))
         };
         match self.clock_hint(kind, reported) {
             Some(apart) => error.advise(&apart),
             None => error,
+        }
+    }
+
+    /// What an answer says, in parentheses.
+    fn quoted(&self, reported: &Reported) -> String {
+        let shown = match (&reported.description, &reported.text) {
+            (Some(text), _) => self.redactor.show(text, DESCRIPTION_LIMIT),
+            (None, Some(text)) => self.redactor.show(text, TEXT_LIMIT).map(|text| reported::excerpt(&text)),
+            (None, None) => return String::new(),
+        };
+        match shown {
+            Some(nothing) if nothing.is_empty() => nothing,
+            Some(shown) => format!(" ({shown})"),
+            None => format!(" ({WITHHELD})"),
         }
     }
 
@@ -126,7 +167,14 @@ impl<'a> Context<'a> {
                 };
                 // The message names keys of `tls` where they help; a server chose some of its words.
                 let message = self.redactor.show(&error.message, DESCRIPTION_LIMIT);
-                let failed = self.fail(kind, format_args!("cannot be reached: {message}"));
+                let message = message.as_deref().unwrap_or(WITHHELD);
+                let what = format!("cannot be reached: {message}");
+                // Names that a certificate is for are the issuer's own words.
+                let plain = match what.split_once(": it is for ") {
+                    Some((before, _)) if error.kind == ConnectErrorKind::Certificate => before,
+                    _ => &what,
+                };
+                let failed = self.fail_quoting(kind, &what, plain);
                 match self.settings_of(error.kind) {
                     Some(settings) => failed
                         .advise(&format!("see {settings} of [issuer.{name}]{}", beside_the_file(error.kind))),
@@ -134,23 +182,40 @@ impl<'a> Context<'a> {
                 }
             }
             Broken::NotHttp(error) => self
-                .fail(
+                .fail_quoting(
                     FailureKind::Unusable,
-                    format_args!("did not answer as an HTTP server ({})", self.cause(error)),
+                    format_args!("did not answer as an HTTP server{}", self.cause(error)),
+                    "did not answer as an HTTP server",
                 )
                 .advise(&format!("check {key} of [issuer.{name}]")),
-            Broken::Closed(error) => self
-                .fail(
+            Broken::NotProcessed(error) => self
+                .fail_quoting(
                     FailureKind::Unavailable,
-                    format_args!("closed the connection without a whole answer ({})", self.cause(error)),
+                    format_args!("twice did not process the request{}", self.cause(error)),
+                    "twice did not process the request",
+                )
+                .advise("it is asked again; the issuer may be starting, stopping or overloaded"),
+            Broken::NeedsHttp1(error) => self
+                .fail_quoting(
+                    FailureKind::Unavailable,
+                    format_args!("wants HTTP/1.1{}", self.cause(error)),
+                    "wants HTTP/1.1",
+                )
+                .advise("it is asked over HTTP/1.1 from now on"),
+            Broken::Closed(error) => self
+                .fail_quoting(
+                    FailureKind::Unavailable,
+                    format_args!("closed the connection without a whole answer{}", self.cause(error)),
+                    "closed the connection without a whole answer",
                 )
                 .advise("it is asked again; see the issuer's own log, and what stands between it and this machine"),
         }
     }
 
-    /// A peer may choose some of these words, as in the reason of a reset.
+    /// A peer may choose some of these words, as in the reason of a GOAWAY.
     fn cause(&self, error: &hyper::Error) -> String {
-        self.redactor.show(&exchange::reason(error), DESCRIPTION_LIMIT)
+        let cause = self.redactor.show(&exchange::reason(error), DESCRIPTION_LIMIT);
+        format!(" ({})", cause.as_deref().unwrap_or(WITHHELD))
     }
 
     /// The keys of the file that decide whether a connection comes about; `None`: the error says what does.

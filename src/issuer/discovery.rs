@@ -12,9 +12,11 @@ use super::context::Context;
 use super::document::Document;
 use super::exchange::{self, Answer, Deadline, Lost};
 use super::redact::Redactor;
+use super::repeat::{Again, Repeats, Versions};
 use super::{FailureKind, IssuerError, connector_to, headers, request};
 use crate::clock::Clock;
 use crate::config::{ClientAuth, HttpUrl, IssuerConfig};
+use crate::secret::MASK;
 
 /// The largest document, in bytes: some list hundreds of scopes and claims.
 const DOCUMENT_LIMIT: usize = 256 * 1024;
@@ -61,21 +63,17 @@ enum Refusal {
 pub(super) async fn find(
     issuer: &HttpUrl,
     config: &IssuerConfig,
+    versions: &Versions,
     redactor: &Redactor,
     clock: &dyn Clock,
     deadline: Deadline,
 ) -> Result<Metadata, IssuerError> {
-    let connector = connector_to(issuer, config);
     let mut failures: Vec<IssuerError> = Vec::new();
     for path in well_known_paths(issuer) {
         let place = HttpUrl { path_and_query: path, ..issuer.clone() };
         let context = Context::new(config, &place, redactor);
-        let request =
-            request::build_get(&place).map_err(|what| context.fail(FailureKind::Credential, what))?;
         // No answer from one path is none from the other.
-        let answer = exchange::send(&connector, request, DOCUMENT_LIMIT, deadline)
-            .await
-            .map_err(|broken| context.broken(&broken))?;
+        let answer = get(&place, &context, versions, deadline).await?;
         match judge(answer, issuer, &context, clock) {
             Ok(metadata) => return Ok(metadata),
             Err((error, true)) => failures.push(error),
@@ -83,6 +81,29 @@ pub(super) async fn find(
         }
     }
     Err(combined(config, failures))
+}
+
+/// Asks for one document.
+async fn get(
+    place: &HttpUrl,
+    context: &Context<'_>,
+    versions: &Versions,
+    deadline: Deadline,
+) -> Result<Answer, IssuerError> {
+    let mut repeats = Repeats::default();
+    loop {
+        let connector = connector_to(place, context.config, versions.offer());
+        let request =
+            request::build_get(place).map_err(|what| context.fail(FailureKind::Credential, what))?;
+        let broken = match exchange::send(&connector, request, DOCUMENT_LIMIT, deadline).await {
+            Ok(answer) => return Ok(answer),
+            Err(broken) => broken,
+        };
+        match repeats.allow(Again::after(&broken)) {
+            Some(again) => versions.learn(again, &context.config.name),
+            None => return Err(context.broken(&broken)),
+        }
+    }
 }
 
 /// What a document says, or the error and whether another place may be asked.
@@ -128,11 +149,14 @@ fn combined(config: &IssuerConfig, failures: Vec<IssuerError>) -> IssuerError {
     let unavailable = failures.iter().any(|error| error.kind == FailureKind::Unavailable);
     let kind = if unavailable { FailureKind::Unavailable } else { FailureKind::Unusable };
     let prefix = format!("issuer {}: ", config.name);
-    let all: Vec<_> =
-        failures.iter().map(|error| error.detail.strip_prefix(&prefix).unwrap_or(&error.detail)).collect();
-    let detail = format!("{prefix}no discovery document: {}", all.join(", and "));
+    let all = |sentence: fn(&IssuerError) -> &str| {
+        let sentences = failures.iter().map(sentence);
+        let all: Vec<_> = sentences.map(|text| text.strip_prefix(&prefix).unwrap_or(text)).collect();
+        format!("{prefix}no discovery document: {}", all.join(", and "))
+    };
+    let (detail, summary) = (all(|error| &error.detail), all(|error| &error.summary));
     let key = if config.preset.is_some() { "vars, or issuer_url" } else { "issuer_url" };
-    let error = IssuerError::new(kind, detail).advise(&format!(
+    let error = IssuerError::quoting(kind, detail, summary).advise(&format!(
         "check {key} (the part before /.well-known/) of [issuer.{}], or set token_url",
         config.name
     ));
@@ -172,13 +196,13 @@ fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<M
         Some(found) if found != issuer.text => {
             return Err(Refusal::Mismatch(format!(
                 "a document of the issuer `{}`, which is not byte for byte issuer_url",
-                redactor.show(found, SHOWN_LIMIT)
+                quoted(found, redactor)
             )));
         }
         Some(_) => {}
     }
     let refused = |name: &str, endpoint: &str, why: &str| {
-        Refusal::Mismatch(format!("the {name} `{}`, {why}", redactor.show(endpoint, SHOWN_LIMIT)))
+        Refusal::Mismatch(format!("the {name} `{}`, {why}", quoted(endpoint, redactor)))
     };
     let endpoint = text(TOKEN_ENDPOINT)
         .ok_or_else(|| Refusal::Unusable("a document without `token_endpoint`".to_owned()))?;
@@ -196,7 +220,7 @@ fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<M
     };
     let list = |pointer| {
         let names = document.get(pointer)?.as_array()?.iter().filter_map(Value::as_str);
-        Some(names.take(LIST_LIMIT).map(|name| redactor.show(name, SHOWN_LIMIT)).collect())
+        Some(names.take(LIST_LIMIT).filter_map(|name| redactor.show(name, SHOWN_LIMIT)).collect())
     };
     Ok(Metadata {
         token_endpoint,
@@ -207,6 +231,10 @@ fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<M
         grant_types_supported: list(GRANTS),
         dpop_signing_alg_values_supported: list(DPOP_ALGS),
     })
+}
+
+fn quoted(text: &str, redactor: &Redactor) -> String {
+    redactor.show(text, SHOWN_LIMIT).unwrap_or_else(|| MASK.to_owned())
 }
 
 /// Plain HTTP only from an issuer that is itself plain, and only to this machine.

@@ -39,8 +39,10 @@ impl FailureKind {
 pub struct IssuerError {
     pub kind: FailureKind,
     /// A sentence for `detail` and the log: what happened, to whom, what to do. The issuer's `error_description`
-    /// stands in it without control characters, at most 512 bytes, known secrets masked.
+    /// stands in it without control characters, at most 512 bytes, and not at all where a known secret is in it.
     pub detail: String,
+    /// The same without a word that the issuer chose.
+    pub summary: String,
     /// What of `detail` says what to do, where it does.
     pub remedy: Option<Box<str>>,
     /// The OAuth `error` code, at most 64 printable characters.
@@ -56,19 +58,42 @@ pub struct IssuerError {
 impl IssuerError {
     /// A failure of which no more is known than the sentence.
     pub(crate) fn new(kind: FailureKind, detail: String) -> Self {
-        Self { kind, detail, remedy: None, code: None, http_status: None, retry_after: None, trace: None }
+        Self {
+            kind,
+            summary: detail.clone(),
+            detail,
+            remedy: None,
+            code: None,
+            http_status: None,
+            retry_after: None,
+            trace: None,
+        }
+    }
+
+    /// A failure whose `detail` quotes the issuer.
+    pub(crate) fn quoting(kind: FailureKind, detail: String, summary: String) -> Self {
+        Self { summary, ..Self::new(kind, detail) }
+    }
+
+    /// Adds to the end of both sentences.
+    #[must_use]
+    pub(crate) fn and(mut self, more: &str) -> Self {
+        for sentence in [&mut self.detail, &mut self.summary] {
+            sentence.push_str("; ");
+            sentence.push_str(more);
+        }
+        self
     }
 
     /// Says what to do as well: at the end of the sentence, and by itself.
     #[must_use]
-    pub(crate) fn advise(mut self, remedy: &str) -> Self {
-        self.detail.push_str("; ");
-        self.detail.push_str(remedy);
-        self.remedy = Some(match self.remedy.take() {
+    pub(crate) fn advise(self, remedy: &str) -> Self {
+        let mut this = self.and(remedy);
+        this.remedy = Some(match this.remedy.take() {
             Some(before) => format!("{before}; {remedy}").into(),
             None => remedy.into(),
         });
-        self
+        this
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use crate::net::{ConnectError, Connector, tls_cause};
+use crate::net::{ConnectError, Connector, Http2Failure, http2_failure, tls_cause};
 
 /// The largest head of an answer, in bytes.
 const HEAD_LIMIT: u32 = 32 * 1024;
@@ -59,6 +59,10 @@ pub(super) enum Broken {
     NotHttp(hyper::Error),
     /// The connection ended before the answer's headers.
     Closed(hyper::Error),
+    /// Over HTTP/2, and the server says that it has not processed the request.
+    NotProcessed(hyper::Error),
+    /// Over HTTP/2, and the server wants HTTP/1.1.
+    NeedsHttp1(hyper::Error),
 }
 
 /// An answer, its body read as far as it may be. Not `Debug`: the body holds a token.
@@ -113,13 +117,20 @@ where
             over_http1(stream, &tasks, request).await
         }
     };
-    let response = deadline
-        .hold("waiting for the answer", exchange)
-        .await?
-        .map_err(|error| if error.is_parse() { Broken::NotHttp(error) } else { Broken::Closed(error) })?;
+    let response =
+        deadline.hold("waiting for the answer", exchange).await?.map_err(|error| no_answer(error, http2))?;
     let (head, body) = response.into_parts();
     let body = deadline.hold("reading the answer", read(body, limit)).await?;
     Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
+fn no_answer(error: hyper::Error, http2: bool) -> Broken {
+    match http2.then(|| http2_failure(&error)) {
+        Some(Http2Failure::NotProcessed) => Broken::NotProcessed(error),
+        Some(Http2Failure::NeedsHttp1) => Broken::NeedsHttp1(error),
+        _ if error.is_parse() => Broken::NotHttp(error),
+        _ => Broken::Closed(error),
+    }
 }
 
 async fn over_http1<S>(

@@ -56,7 +56,8 @@ fn nibble(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-/// `encode` as text. The caller wipes it where it is secret.
+/// `encode` as text.
+#[cfg(test)]
 pub(super) fn encoded(text: &[u8]) -> String {
     let mut out = Vec::with_capacity(text.len() * GROWTH);
     encode(text, &mut out);

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::header::{CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use zeroize::Zeroizing;
@@ -32,7 +34,7 @@ pub(super) fn response(bytes: &[u8]) {
     };
     let body = if choice & 16 == 16 { Err(Lost::CutOff) } else { Ok(Zeroizing::new(body.to_vec())) };
     let mut redactor = Redactor::default();
-    redactor.add_client(Some(&Secret::from("svc")), &Secret::from("s3:c+r t"));
+    redactor.add(&Secret::from("s3:c+r t"));
     let context = Context::new(&config, &url(), &redactor);
     let scopes = BTreeSet::from(["read".to_owned()]);
     let answer = Answer { status, headers: headers(choice), body };
@@ -64,6 +66,73 @@ fn headers(choice: u8) -> HeaderMap {
         headers.insert("x-request-id", HeaderValue::from_static("7"));
     }
     headers
+}
+
+/// Whatever text holds eight characters of a secret is not shown.
+pub(super) fn masked(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.splitn(3, '\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (secret, steps, around) = (line(), line(), line());
+    let secret: String = secret.chars().take(40).collect();
+    let mut redactor = Redactor::default();
+    redactor.add(&Secret::from(secret.as_str()));
+    if let Some(shown) = redactor.show(around, SHOWN) {
+        debug_assert!(shown.len() <= SHOWN && !shown.contains(char::is_control));
+        debug_assert!(secret.len() < 8 || !shown.contains(secret.as_str()) || secret.trim().len() < 8);
+    }
+    let encoded = steps.bytes().take(4).fold(secret.clone(), |text, step| echoed(&text, step));
+    let (before, after) = around.split_at_checked(around.len() / 2).unwrap_or_default();
+    let echo = format!("{before} {encoded} {after}");
+    let long = secret.split(char::is_whitespace).map(str::len).sum::<usize>() >= 16;
+    // More than is examined is not shown either.
+    debug_assert!(!long || echo.len() > 4096 || redactor.show(&echo, SHOWN).is_none());
+}
+
+const SHOWN: usize = 512;
+/// How many ways of [`echoed`] there are.
+#[cfg(test)]
+pub(super) const STEPS: u8 = 14;
+
+/// What a server may make of a text that it echoes.
+pub(super) fn echoed(text: &str, step: u8) -> String {
+    let percent = |plain: fn(u8) -> bool| {
+        let escaped = |byte| match plain(byte) {
+            true => char::from(byte).to_string(),
+            false => format!("%{byte:02X}"),
+        };
+        text.bytes().map(escaped).collect::<String>()
+    };
+    let wrapped = |every, space| {
+        let characters: Vec<char> = text.chars().collect();
+        characters.chunks(every).map(String::from_iter).collect::<Vec<_>>().join(space)
+    };
+    match step % 14 {
+        0 => percent(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)),
+        1 => percent(|_| false),
+        2 => {
+            let mut form = Vec::new();
+            super::form::encode(text.as_bytes(), &mut form);
+            String::from_utf8(form).unwrap_or_default()
+        }
+        3 => {
+            let quoted = serde_json::json!(text).to_string();
+            quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default().to_owned()
+        }
+        4 => text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect(),
+        5 => {
+            let html = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            html.replace('"', "&quot;").replace('\'', "&#39;")
+        }
+        6 => text.bytes().map(|byte| format!("{byte:02x}")).collect(),
+        7 => text.bytes().map(|byte| format!("{byte:02X}")).collect(),
+        8 => STANDARD.encode(text),
+        9 => URL_SAFE_NO_PAD.encode(text),
+        10 => format!("svc:{text}"),
+        11 => format!("client_secret={text}&x=y"),
+        12 => wrapped(7, "\r\n"),
+        _ => wrapped(64, "\u{200b} "),
+    }
 }
 
 /// `client_secret_basic` with every default.

@@ -31,15 +31,11 @@ pub(super) fn forgive(error: IssuerError, age: Duration, grace: Duration) -> Iss
         return error;
     }
     let shown = humantime::format_duration(grace);
-    IssuerError {
-        kind: FailureKind::Unusable,
-        detail: format!(
-            "{}; the credential is new or changed {} s ago, so it is asked again within credential_grace ({shown})",
-            error.detail,
-            age.as_secs()
-        ),
-        ..error
-    }
+    let error = error.and(&format!(
+        "the credential is new or changed {} s ago, so it is asked again within credential_grace ({shown})",
+        age.as_secs()
+    ));
+    IssuerError { kind: FailureKind::Unusable, ..error }
 }
 
 #[cfg(test)]

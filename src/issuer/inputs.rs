@@ -21,6 +21,9 @@ use crate::secret::Secret;
 const SECRET_NAMES: [&str; 9] =
     ["secret", "pass", "pwd", "token", "key", "auth", "assertion", "credential", "cookie"];
 
+/// … unless the name ends so, as `subject_token_type` does.
+const PLAIN_ENDINGS: [&str; 5] = ["type", "use", "url", "uri", "method"];
+
 /// The grant and assertion types of SAML (RFC 7522), whose text is not ours to change.
 const SAML: &str = "saml2-bearer";
 
@@ -76,13 +79,13 @@ impl Inputs {
         let client_id = named("client_id", client.id)?;
         let client_secret = named("client_secret", client.secret)?;
         if let Some(secret) = &client_secret {
-            reader.redactor.add_client(client_id.as_deref(), secret);
+            reader.redactor.add(secret);
         }
         let basic = match &config.basic {
             None => None,
             Some(basic) => {
                 let (user, password) = (reader.plain(&basic.user)?, reader.plain(&basic.password)?);
-                reader.redactor.add_client(Some(&user), &password);
+                reader.redactor.add(&password);
                 Some((user, password))
             }
         };
@@ -155,7 +158,7 @@ impl Inputs {
     pub(super) fn sign(&mut self, config: &IssuerConfig, now: SystemTime) -> Result<Fresh, String> {
         let mut make = |template: &Template| {
             let jwt = template.sign(now)?;
-            add_jwt(&mut self.redactor, &jwt);
+            self.redactor.add(&jwt);
             Ok::<_, String>(Arc::new(jwt))
         };
         let mut client_assertion = self.client_jwt.as_ref().map(&mut make).transpose()?;
@@ -174,7 +177,7 @@ impl Inputs {
 }
 
 /// Secrets that a server may know of another request: the other credential's.
-fn known_secrets(config: &IssuerConfig) -> Redactor {
+pub(super) fn known_secrets(config: &IssuerConfig) -> Redactor {
     let mut redactor = Redactor::default();
     for which in [Which::Current, Which::Standby] {
         let secret = Client::of(config, which).and_then(|client| client.secret);
@@ -183,14 +186,6 @@ fn known_secrets(config: &IssuerConfig) -> Redactor {
         }
     }
     redactor
-}
-
-/// A server may quote a JWT whole, or the signature that is its secret part.
-fn add_jwt(redactor: &mut Redactor, jwt: &Secret) {
-    redactor.add(jwt);
-    if let Some(signature) = jwt.expose().rsplit(|&byte| byte == b'.').next() {
-        redactor.add_value(&Secret::new(signature));
-    }
 }
 
 struct Reader<'a> {
@@ -260,7 +255,7 @@ impl Reader<'_> {
         }
         let assertion =
             if saml || trimmed.len() == read.expose().len() { read } else { Arc::new(Secret::new(trimmed)) };
-        add_jwt(&mut self.redactor, &assertion);
+        self.redactor.add(&assertion);
         Ok(Some(assertion))
     }
 
@@ -303,5 +298,6 @@ impl Reader<'_> {
 
 fn may_be_secret(name: &str, source: &Source) -> bool {
     let name = name.to_ascii_lowercase();
-    !source.is_literal() || SECRET_NAMES.iter().any(|part| name.contains(part))
+    let names_one = SECRET_NAMES.iter().any(|part| name.contains(part));
+    !source.is_literal() || (names_one && !PLAIN_ENDINGS.iter().any(|end| name.ends_with(end)))
 }

@@ -17,7 +17,7 @@ use super::redact::Redactor;
 use super::reported::{self, Reported};
 use super::{FailureKind, Grant, IssuerError, lifetime};
 use crate::config::{ResponseFormat, ResponseShape};
-use crate::secret::Secret;
+use crate::secret::{MASK, Secret};
 
 /// The longest token, in bytes.
 const TOKEN_LIMIT: usize = 16 * 1024;
@@ -135,7 +135,7 @@ fn accepted(
     let retry_after = retry_after(&headers, asked.at);
     let unusable = |unfit: Unfit| tokenless(status, unfit, retry_after, context);
     if let Some(coding) = coding(&headers) {
-        let coding = context.redactor.show_code(&coding);
+        let coding = context.redactor.show_code(&coding).unwrap_or_default();
         let what = format!("a body in content-encoding {coding}, though identity was asked for");
         return Err(unusable((what, Some("the fault is the issuer's".to_owned()))));
     }
@@ -216,7 +216,7 @@ fn grant(
     }
     // How long goes before until when: only the one is free of the issuer's clock.
     let expires_at = expires_at.filter(|_| expires_in.is_none());
-    let scope = scope_in(document, shape, &token).map(|scope| context.redactor.show(&scope, SCOPE_LIMIT));
+    let scope = scope_in(document, shape).and_then(|scope| context.redactor.show(&scope, SCOPE_LIMIT));
     if let Some(scope) = &scope {
         let granted: BTreeSet<&str> = scope.split_whitespace().collect();
         let missing: Vec<_> =
@@ -273,7 +273,7 @@ fn usable_token(token: Option<Secret>, body: &[u8], context: &Context<'_>) -> Re
     let at = &context.config.response.token;
     let remedy = || Some(format!("check response.token of [issuer.{}]", context.config.name));
     let token = token.ok_or_else(|| {
-        let named = reported::named(body).map(|named| context.redactor.show(&named, NAMED_LIMIT));
+        let named = reported::named(body).and_then(|named| context.redactor.show(&named, NAMED_LIMIT));
         let named = named.map(|named| format!(" (the answer has {named})")).unwrap_or_default();
         (format!("no token at {at}{named}"), remedy())
     })?;
@@ -321,29 +321,26 @@ fn usable_type(document: &Document, context: &Context<'_>, notes: &mut Vec<Note>
         }
         _ => "add it there if the upstream takes such tokens".to_owned(),
     };
-    let found = context.redactor.show_code(found);
+    let found = context.redactor.show_code(found).unwrap_or_else(|| MASK.to_owned());
     let what =
         format!("a token of type `{found}`, and response.token_types of [issuer.{name}] does not name it");
     Err((what, Some(hint)))
 }
 
 /// The granted scopes: a text, or (against RFC 6749) a list of texts.
-fn scope_in(document: &Document, shape: &ResponseShape, token: &Secret) -> Option<String> {
-    let scope = match document.get(&beside(&shape.token, "scope"))? {
-        Value::String(scope) => scope.clone(),
-        Value::Array(scopes) => scopes.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
-        _ => return None,
-    };
-    // It is shown on the status page: a server that mixed up its members must not put the token there.
-    let leaks = token.expose_str().is_some_and(|token| scope.contains(token));
-    if leaks { None } else { Some(scope) }
+fn scope_in(document: &Document, shape: &ResponseShape) -> Option<String> {
+    match document.get(&beside(&shape.token, "scope"))? {
+        Value::String(scope) => Some(scope.clone()),
+        Value::Array(scopes) => Some(scopes.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")),
+        _ => None,
+    }
 }
 
 fn redirected(status: StatusCode, headers: &HeaderMap, context: &Context<'_>) -> IssuerError {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let host = location
         .and_then(|location| location.parse::<http::Uri>().ok())
-        .and_then(|uri| uri.host().map(|host| context.redactor.show_code(host)));
+        .and_then(|uri| uri.host().and_then(|host| context.redactor.show_code(host)));
     let to = host.map(|host| format!(" to {host}")).unwrap_or_default();
     let what = format!("a redirect{to}, and redirects are not followed, because the secret would go along");
     context.unusable(status, what).advise(&format!(

@@ -42,8 +42,11 @@ impl Preference {
 pub(super) fn both(issuer: &str, first: (Which, IssuerError), second: (Which, IssuerError)) -> IssuerError {
     let ((which, first), (other, second)) = (first, second);
     let prefix = format!("issuer {issuer}: ");
-    let words = |error: &IssuerError| error.detail.strip_prefix(&prefix).unwrap_or(&error.detail).to_owned();
-    let detail = format!("{prefix}with {which}, {}; with {other}, {}", words(&first), words(&second));
+    let both = |first: &str, second: &str| {
+        let words = |text: &str| text.strip_prefix(&prefix).unwrap_or(text).to_owned();
+        format!("{prefix}with {which}, {}; with {other}, {}", words(first), words(second))
+    };
+    let (detail, summary) = (both(&first.detail, &second.detail), both(&first.summary, &second.summary));
     let remedy_of_first = first.remedy.clone();
     // A second one that nobody judged leaves open whether it works.
     let kind = match second.kind {
@@ -56,7 +59,7 @@ pub(super) fn both(issuer: &str, first: (Which, IssuerError), second: (Which, Is
     let mut remedies: Vec<Box<str>> = remedies.collect();
     remedies.dedup();
     let remedy = (!remedies.is_empty()).then(|| remedies.join("; ").into());
-    IssuerError { kind, detail, remedy, ..refused }
+    IssuerError { kind, detail, summary, remedy, ..refused }
 }
 
 #[cfg(test)]

@@ -99,6 +99,8 @@ pub struct SlotStatus {
 pub struct LastError {
     pub at: SystemTime,
     pub detail: String,
+    /// The same without a word that the issuer chose.
+    pub summary: String,
     /// What of `detail` says what to do, where it does.
     pub remedy: Option<String>,
     /// The OAuth `error` code.
@@ -137,6 +139,7 @@ impl Held {
 pub(super) struct Trouble {
     pub(super) kind: FailureKind,
     pub(super) detail: String,
+    pub(super) summary: String,
     pub(super) remedy: Option<String>,
     pub(super) code: Option<String>,
     pub(super) trace: Option<String>,
@@ -163,6 +166,7 @@ impl Trouble {
         Self {
             kind: error.kind,
             detail: error.detail,
+            summary: error.summary,
             remedy: error.remedy.map(String::from),
             code: error.code,
             trace: error.trace,
@@ -202,6 +206,7 @@ impl Trouble {
         LastError {
             at: self.at,
             detail: self.detail.clone(),
+            summary: self.summary.clone(),
             remedy: self.remedy.clone(),
             code: self.code.clone(),
             trace: self.trace.clone(),

@@ -1,8 +1,12 @@
 //! The proxy's own errors: each code of the table, and their form.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::support::client::Client;
 use crate::support::h2::{H2Client, whole};
 use crate::support::manual::nobody;
+use crate::support::setup::SECRET;
 use crate::support::{Answer, Call, Gate, Response, Setup, World};
 
 async fn start() -> World {
@@ -219,17 +223,36 @@ async fn parser_refusals_have_no_body() {
 }
 
 #[tokio::test]
-async fn issuers_description_is_in_detail_without_control_characters_cut_and_masked() {
+async fn issuers_description_is_in_detail_without_control_characters_and_cut() {
+    let (world, detail) = described(&format!("no \u{1b}[31m\u{7} {}", "x".repeat(2000))).await;
+    assert!(detail.contains("invalid_scope (no  [31m  xxxx"), "{detail}");
+    assert!(!detail.chars().any(char::is_control), "{detail:?}");
+    assert!(detail.matches('x').count() <= 512, "{detail}");
+    let ready = world.admin("/readyz").await.text();
+    assert!(ready.contains("answered 400 invalid_scope; check scopes of [issuer.corp]"), "{ready}");
+    assert!(!ready.contains("xxxx"), "{ready}");
+}
+
+#[tokio::test]
+async fn a_description_that_holds_any_form_of_the_secret_is_left_out_as_a_whole() {
+    let encoded = STANDARD.encode(format!("client-1:{SECRET}"));
+    for form in [SECRET.to_owned(), SECRET.replace('-', "%252D"), SECRET.replace('-', " -\n"), encoded] {
+        let (world, detail) = described(&format!("you sent {form}, which is wrong")).await;
+        let expected = "answered 400 invalid_scope (what it says holds a secret, and is left out); check";
+        assert!(detail.contains(expected), "{detail}");
+        let everything = world.log().text() + &world.admin("/status").await.text();
+        assert!(!everything.contains("which is wrong"), "{everything}");
+    }
+}
+
+/// The scene with an issuer that describes its refusal so, and what a caller is told.
+async fn described(description: &str) -> (World, String) {
     let setup = Setup::new().await;
-    let description = format!("no \u{1b}[31m\u{7}{} {}", crate::support::setup::SECRET, "x".repeat(2000));
     let body = serde_json::json!({ "error": "invalid_scope", "error_description": description });
     setup.issuer.always_this(Answer::status(400).body(body.to_string()));
     let world = setup.start().await;
     let detail = world.get("/").await.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.contains("invalid_scope") && detail.contains("xxxx"), "{detail}");
-    assert!(!detail.chars().any(char::is_control), "{detail:?}");
-    assert!(!detail.contains(crate::support::setup::SECRET), "{detail}");
-    assert!(detail.matches('x').count() <= 512, "{detail}");
+    (world, detail)
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ mod inject;
 mod interface;
 mod issuer_answers;
 mod issuer_failures;
+mod issuer_http2;
 mod key_files;
 mod limits;
 mod logs;

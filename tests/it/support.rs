@@ -8,6 +8,7 @@ pub mod client;
 pub mod egress;
 pub mod frames;
 pub mod h2;
+pub mod h2_issuer;
 pub mod in_process;
 pub mod jwt;
 pub mod manual;

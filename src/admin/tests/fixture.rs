@@ -199,7 +199,8 @@ pub(super) fn refused(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialV
         fetched_once: false,
         last_error: Some(LastError {
             at: ago(5),
-            detail: "issuer corp refused the client\n[+] all is well".to_owned(),
+            detail: "issuer corp refused the client (its own words)".to_owned(),
+            summary: "issuer corp refused the client\n[+] all is well".to_owned(),
             remedy: Some("check client_secret".to_owned()),
             code: Some("invalid_client".to_owned()),
             trace: Some("trace_id=7".to_owned()),

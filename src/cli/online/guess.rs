@@ -285,13 +285,9 @@ mod tests {
 
     fn error(code: Option<&str>, status: u16) -> IssuerError {
         IssuerError {
-            kind: FailureKind::Unusable,
-            detail: String::new(),
-            remedy: None,
             code: code.map(str::to_owned),
             http_status: Some(status),
-            retry_after: None,
-            trace: None,
+            ..IssuerError::new(FailureKind::Unusable, String::new())
         }
     }
 

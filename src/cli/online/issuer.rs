@@ -104,15 +104,10 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
     let (started, requested) = (Instant::now(), SystemClock.wall());
     let outcome: Result<Grant, IssuerError> = match bounds.hold(issuer.fetch(&wanted.key)).await {
         Some(outcome) => outcome,
-        None => Err(IssuerError {
-            kind: FailureKind::Timeout,
-            detail: format!("issuer {}: {}", wanted.key.issuer, out_of_time()),
-            remedy: None,
-            code: None,
-            http_status: None,
-            retry_after: None,
-            trace: None,
-        }),
+        None => Err(IssuerError::new(
+            FailureKind::Timeout,
+            format!("issuer {}: {}", wanted.key.issuer, out_of_time()),
+        )),
     };
     report.ms = Some(ms(started.elapsed()));
     match outcome {

@@ -61,9 +61,7 @@ fn t103_times_allow_for_a_clock_behind_and_no_jti_comes_twice() {
         assert_eq!(claims["exp"], 1_800_000_055, "no more than the lifetime after `iat`");
         let id = claims["jti"].as_str().unwrap().to_owned();
         assert!(id.len() >= 22 && ids.insert(id), "128 bits, new each time");
-        assert!(
-            !inputs.redactor.show(token.expose_str().unwrap(), 4096).contains(token.expose_str().unwrap())
-        );
+        assert_eq!(inputs.redactor.show(token.expose_str().unwrap(), 4096), None);
     }
 }
 

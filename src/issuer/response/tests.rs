@@ -55,7 +55,7 @@ impl Case {
 
     fn judge_read(&self, body: Result<Zeroizing<Vec<u8>>, Lost>) -> Result<(Grant, Vec<Note>), IssuerError> {
         let mut redactor = Redactor::default();
-        redactor.add_client(Some(&Secret::from("svc")), &Secret::from("s3:c+r t"));
+        redactor.add(&Secret::from("s3:c+r t"));
         let context = Context {
             endpoint: "idp.example/token".to_owned(),
             ..Context::new(&self.config, &fuzz::url(), &redactor)

@@ -218,6 +218,6 @@ fn traces_come_from_the_body_and_the_headers_once_each() {
     let echo = status(200)
         .header("x-request-id", "s3cret-token")
         .error(r#"{"access_token":"s3cret-token","token_type":"mac"}"#);
-    assert_eq!(echo.trace.as_deref(), Some("x-request-id=[secret]"));
+    assert_eq!(echo.trace, None);
     assert_eq!(status(401).error("").trace, None);
 }
