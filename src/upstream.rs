@@ -10,6 +10,7 @@ mod origin;
 mod pool;
 mod request_body;
 mod response_body;
+mod trailers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,8 +25,9 @@ use exchange::{Cause, Failed};
 pub use origin::{Origin, Origins};
 use pool::Dialled;
 pub use request_body::RequestBody;
-pub(crate) use request_body::squeeze;
 pub use response_body::ResponseBody;
+pub use trailers::TrailerRules;
+pub(crate) use trailers::squeeze;
 
 use crate::config::RouteConfig;
 use crate::metrics::RouteMetrics;

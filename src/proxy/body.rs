@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use super::record::Record;
-use crate::upstream::ResponseBody;
+use crate::upstream::{ResponseBody, TrailerRules};
 
 /// Why a body broke off; the connection is then closed, so that the caller does not take it for whole.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,7 +25,10 @@ pub struct Body {
 pub(super) enum Content {
     Empty,
     Full(Bytes),
-    Upstream(ResponseBody),
+    /// No body, of which the head says how long it would be: hyper writes the `Content-Length` of a 304 over HTTP/1 for a
+    /// body that knows it, and asks for none of its bytes.
+    Unsent(u64),
+    Upstream(ResponseBody, TrailerRules),
 }
 
 impl Body {
@@ -55,10 +58,12 @@ impl HttpBody for Body {
             return Poll::Ready(Some(Err(error)));
         }
         let polled = match &mut self.content {
-            Content::Empty => Poll::Ready(None),
+            Content::Empty | Content::Unsent(_) => Poll::Ready(None),
             Content::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Content::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Content::Upstream(body, trailers) => {
+                Pin::new(body).poll_frame(cx).map_ok(|frame| trailers.apply(frame))
+            }
         };
         if let Some(record) = &mut self.record {
             if let Poll::Ready(Some(frame)) = &polled {
@@ -78,7 +83,8 @@ impl HttpBody for Body {
         match &self.content {
             Content::Empty => true,
             Content::Full(bytes) => bytes.is_empty(),
-            Content::Upstream(body) => self.broken.is_none() && body.is_end_stream(),
+            Content::Unsent(_) => false,
+            Content::Upstream(body, _) => self.broken.is_none() && body.is_end_stream(),
         }
     }
 
@@ -86,7 +92,8 @@ impl HttpBody for Body {
         match &self.content {
             Content::Empty => SizeHint::with_exact(0),
             Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Upstream(body) => body.size_hint(),
+            Content::Unsent(length) => SizeHint::with_exact(*length),
+            Content::Upstream(body, _) => body.size_hint(),
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn handle(
     if let Some(name) = key_header {
         request.headers_mut().remove(name);
     }
-    prepare(request, caller, &service, record, seen)?;
+    let nominated = prepare(request, caller, &service, record, seen)?;
     let token = credential(request, &service, record.traced.as_deref(), seen).await?;
     set_edits(request.headers_mut(), &service)?;
 
@@ -58,7 +58,8 @@ pub(super) async fn handle(
         service.put_on(&mut head, token)?;
     }
     let (keep, idle) = (service.config.replay_limit, service.config.idle_timeout);
-    let body = RequestBody::new(std::mem::take(request.body_mut()), keep, idle, service.injection.header());
+    let trailers = service.request_trailers.with(key_header.into_iter().chain(&nominated));
+    let body = RequestBody::new(std::mem::take(request.body_mut()), keep, idle, trailers);
     let mut response = forward::send(&service, &mut head, body, token, record).await?;
 
     let seen = Seen::of(response.headers());
@@ -66,8 +67,19 @@ pub(super) async fn handle(
     if let Some(upgrading) = upgrading {
         upgrading.complete(&mut response, caller, service.config.idle_timeout);
     }
-    finish(&mut response, &service, seen);
-    Ok(response.map(Content::Upstream))
+    let nominated = finish(&mut response, &service, seen);
+    let trailers = service.response_trailers.with(&nominated);
+    if let Some(length) = unsent_length(&response).filter(|_| request.version() != Version::HTTP_2) {
+        return Ok(response.map(|_| Content::Unsent(length)));
+    }
+    Ok(response.map(|body| Content::Upstream(body, trailers)))
+}
+
+/// The length that a 304 says its body would have.
+fn unsent_length<B>(response: &Response<B>) -> Option<u64> {
+    let is_304 = response.status() == StatusCode::NOT_MODIFIED;
+    let length = response.headers().get(header::CONTENT_LENGTH).filter(|_| is_304)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 /// A call that may go on.
@@ -165,14 +177,14 @@ fn note_limits(caller: &Caller, service: &RouteService) {
     }
 }
 
-/// Takes away what stays on this hop, and adds what a gateway adds.
+/// Takes away what stays on this hop, and adds what a gateway adds. Gives what `Connection` named.
 fn prepare(
     request: &mut Request<CallerBody>,
     caller: &Caller,
     service: &RouteService,
     record: &Record,
     seen: Seen,
-) -> Result<(), ProxyError> {
+) -> Result<Vec<HeaderName>, ProxyError> {
     if seen.any(Seen::VIA) && headers::goes_in_a_circle(request.headers()) {
         return Err(ProxyError::bad_request(
             "this call has come through bearerd five times: the upstream of this route leads back to it",
@@ -182,7 +194,7 @@ fn prepare(
         headers::join_cookies(request.headers_mut());
     }
     let host = if service.config.forwarded { host_as_given(request) } else { None };
-    headers::strip_hop_by_hop(request.headers_mut(), seen);
+    let nominated = headers::strip_hop_by_hop(request.headers_mut(), seen);
     if seen.any(Seen::UNDERSCORE) {
         headers::strip_aliases(request.headers_mut(), service);
     }
@@ -203,7 +215,7 @@ fn prepare(
     let version = request.version();
     headers::add_via(request.headers_mut(), version);
     request.headers_mut().insert(headers::X_REQUEST_ID, record.request_id.clone());
-    Ok(())
+    Ok(nominated)
 }
 
 /// Takes the caller's credential away and gets ours; `None`: the call goes up without one of ours.
@@ -275,15 +287,14 @@ fn check_answer<B>(
     Err(ProxyError::new(Code::UpstreamInvalid, detail))
 }
 
-/// The answer on its way back.
-fn finish<B>(response: &mut Response<B>, service: &RouteService, seen: Seen) {
+/// The answer on its way back. Gives what `Connection` named.
+fn finish<B>(response: &mut Response<B>, service: &RouteService, seen: Seen) -> Vec<HeaderName> {
     let status = response.status();
     // Ours, not the upstream's (RFC 9110 section 2.5).
     *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
-    if status != StatusCode::SWITCHING_PROTOCOLS {
-        headers::strip_hop_by_hop(headers, seen);
-    }
+    let upgraded = status == StatusCode::SWITCHING_PROTOCOLS;
+    let nominated = if upgraded { Vec::new() } else { headers::strip_hop_by_hop(headers, seen) };
     if seen.any(Seen::CONTENT_LENGTH) {
         headers::settle_length(status, headers);
     }
@@ -291,4 +302,5 @@ fn finish<B>(response: &mut Response<B>, service: &RouteService, seen: Seen) {
         service.location.apply(headers);
     }
     service.response_edits.apply(headers);
+    nominated
 }

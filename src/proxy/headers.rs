@@ -139,19 +139,18 @@ pub(super) fn count_down(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what stays on its hop; `TE: trailers` is kept.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
+/// Removes what stays on its hop; `TE: trailers` is kept. Gives what `Connection` named: no trailer of these names goes
+/// on either (RFC 9110 section 7.6.1).
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) -> Vec<HeaderName> {
     if !seen.any(Seen::HOP_BY_HOP) {
-        return;
+        return Vec::new();
     }
     // Before anything is taken off: the framing is what it is, whatever `Connection` names.
     if seen.any(Seen::TRANSFER_ENCODING) {
         // It goes before a length (RFC 9112 section 6.3); the length may not go on as if it were true.
         headers.remove(header::CONTENT_LENGTH);
     }
-    if seen.any(Seen::CONNECTION) {
-        strip_nominated(headers);
-    }
+    let nominated = if seen.any(Seen::CONNECTION) { strip_nominated(headers) } else { Vec::new() };
     let trailers =
         seen.any(Seen::TE) && headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));
     for (field, name) in [
@@ -173,10 +172,11 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+    nominated
 }
 
 /// Whatever a `Connection` line names, in whatever list syntax.
-fn strip_nominated(headers: &mut HeaderMap) {
+fn strip_nominated(headers: &mut HeaderMap) -> Vec<HeaderName> {
     let mut nominated = Vec::new();
     for line in headers.get_all(header::CONNECTION) {
         for token in tokens(line).filter(|token| !is_option(token)) {
@@ -185,12 +185,13 @@ fn strip_nominated(headers: &mut HeaderMap) {
             }
         }
     }
-    for name in nominated {
-        // They describe this message's framing and trailers, which we set anew.
-        if name != header::TE && name != header::TRAILER && name != header::CONTENT_LENGTH {
-            headers.remove(name);
-        }
+    // These describe this message's framing and trailers, which we set anew.
+    nominated
+        .retain(|name| *name != header::TE && *name != header::TRAILER && *name != header::CONTENT_LENGTH);
+    for name in &nominated {
+        headers.remove(name);
     }
+    nominated
 }
 
 /// The options that name no header, or one that is taken off anyway.
@@ -239,8 +240,7 @@ fn is_alias(name: &HeaderName, route: &RouteService) -> bool {
     always.iter().any(matches)
         || (route.config.forwarded && forwarded.iter().any(matches))
         || route.injection.headers().any(matches)
-        || route.request_edits.set.iter().any(|(name, _)| matches(name))
-        || route.request_edits.remove.iter().any(matches)
+        || route.request_edits.names().any(matches)
 }
 
 /// The caller's id where it is sane, else a new one.

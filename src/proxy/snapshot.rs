@@ -15,7 +15,7 @@ use crate::metrics::{Metrics, RouteMetrics};
 use crate::route::RouteTable;
 use crate::token::{Token, TokenSlot};
 use crate::trace::Tracer;
-use crate::upstream::{Head, Upstream};
+use crate::upstream::{Head, TrailerRules, Upstream};
 
 /// Where the running snapshot stands; a reload swaps it.
 pub type SnapshotCell = ArcSwap<Snapshot>;
@@ -84,6 +84,8 @@ pub struct RouteService {
     pub(super) request_edits: Edits,
     pub(super) response_edits: Edits,
     pub(super) location: LocationRule,
+    pub(super) request_trailers: TrailerRules,
+    pub(super) response_trailers: TrailerRules,
 }
 
 impl RouteService {
@@ -94,13 +96,18 @@ impl RouteService {
         upstream: Arc<Upstream>,
         metrics: Arc<RouteMetrics>,
     ) -> Self {
+        let injection = Injection::new(config);
+        let (request_edits, response_edits) =
+            (Edits::new(&config.request_headers), Edits::new(&config.response_headers));
         Self {
             slot,
             upstream,
             metrics,
-            injection: Injection::new(config),
-            request_edits: Edits::new(&config.request_headers),
-            response_edits: Edits::new(&config.response_headers),
+            request_trailers: TrailerRules::new(injection.headers().chain(request_edits.names())),
+            response_trailers: TrailerRules::new(response_edits.names()),
+            injection,
+            request_edits,
+            response_edits,
             location: LocationRule::new(config),
             config: Arc::clone(config),
         }
@@ -147,6 +154,10 @@ impl Edits {
             }
         }
         Self { set, remove: edits.remove.clone(), unreadable }
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.set.iter().map(|(name, _)| name).chain(&self.remove)
     }
 
     pub(super) fn apply(&self, headers: &mut HeaderMap) {

@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::connection::{Http1, StreamInUse};
 use super::origin::Origin;
 use super::pool;
-use super::request_body::{Progress, without_owned_trailers};
+use super::request_body::Progress;
 use crate::idle::Idle;
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -106,7 +106,7 @@ impl Body for ResponseBody {
                     progress.answered.fetch_add(1, Ordering::Relaxed);
                 }
                 self.release_at_end();
-                Poll::Ready(Some(Ok(without_owned_trailers(frame, None))))
+                Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 self.lease = None;

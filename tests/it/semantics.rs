@@ -243,7 +243,6 @@ async fn posts_without_a_body_say_so_when_they_are_replayed() {
 }
 
 #[tokio::test]
-#[ignore = "HTTP/1 must be on hyper first"]
 async fn length_of_a_304_and_of_a_head_pass_and_a_204_has_none() {
     let setup = Setup::new().await;
     setup.upstream.always(|request, _| match request.target() {
@@ -601,7 +600,6 @@ async fn path_that_only_other_methods_serve_names_them_over_both_protocols() {
 // --- what upstreams send that is old or odd ---
 
 #[tokio::test]
-#[ignore = "HTTP/1 must be on hyper first"]
 async fn blank_before_the_colon_of_an_answers_field_is_taken_out() {
     let world = answering("HTTP/1.1 200 OK\r\nX-Foo : bar\r\nContent-Length \t: 2\r\n\r\nok").await;
     let response = world.get("/").await;
@@ -611,7 +609,6 @@ async fn blank_before_the_colon_of_an_answers_field_is_taken_out() {
 }
 
 #[tokio::test]
-#[ignore = "HTTP/1 must be on hyper first"]
 async fn folded_lines_of_an_answer_become_one() {
     let world = answering("HTTP/1.1 200 OK\r\nX-Foo: a\r\n  b\r\n\tc\r\nContent-Length: 2\r\n\r\nok").await;
     let response = world.get("/").await;
@@ -624,7 +621,6 @@ async fn folded_lines_of_an_answer_become_one() {
 }
 
 #[tokio::test]
-#[ignore = "HTTP/1 must be on hyper first"]
 async fn interim_answers_end_here_however_many_there_are() {
     for interim in ["102 Processing", "103 Early Hints", "100 Continue", "199 Odd"] {
         let interims = format!("HTTP/1.1 {interim}\r\nlink: </a>\r\n\r\n").repeat(300);
@@ -636,7 +632,6 @@ async fn interim_answers_end_here_however_many_there_are() {
 }
 
 #[tokio::test]
-#[ignore = "HTTP/1 must be on hyper first"]
 async fn interim_answers_one_by_one_end_here_too() {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, "").await;
@@ -687,7 +682,6 @@ async fn flood(wire: &mut crate::support::Wire, head: &str, first: &str, piece: 
 const FLOODS: [(&str, &str); 3] = [("0", "0"), ("5;", "x=y;"), ("5;a=\"", "b")];
 
 #[tokio::test]
-#[ignore = "HTTP/1 must be on hyper first"]
 async fn chunk_sizes_and_extensions_without_end_are_refused() {
     for (first, piece) in FLOODS {
         let world = Setup::new().await.start().await;
@@ -734,7 +728,6 @@ async fn is_reset(client: &mut Client) -> bool {
 }
 
 #[tokio::test]
-#[ignore = "HTTP/1 must be on hyper first"]
 async fn answer_that_breaks_off_resets_an_http10_caller() {
     for keep in [false, true] {
         for (head, part) in
@@ -760,7 +753,6 @@ async fn answer_that_breaks_off_resets_an_http10_caller() {
 }
 
 #[tokio::test]
-#[ignore = "HTTP/1 must be on hyper first"]
 async fn answer_that_stalls_resets_an_http10_caller() {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, "idle_timeout = \"300ms\"").await;
