@@ -1,8 +1,10 @@
-//! Limits on how long nothing may move. A timer is set only while something waits, and set again only when it fires: what
-//! moves all the time costs nothing.
+//! Limits on how long nothing may move, and on what may move in vain. A timer is set only while something waits, and set
+//! again only when it fires: what moves all the time costs nothing.
 
 use std::future::Future;
+use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
@@ -64,6 +66,46 @@ impl Idle {
     }
 }
 
+/// How many bytes an HTTP/1 peer may still send of which nothing comes: a chunk size with zeros before it and no end, one
+/// interim response after the other. The parser takes them all, and would do nothing else.
+#[derive(Debug)]
+pub struct Headway(AtomicU64);
+
+/// Far more than any buffer holds, so that what is read ahead is no reason.
+const IN_VAIN: u64 = 1024 * 1024;
+
+impl Default for Headway {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl Headway {
+    /// Something came of what was read; from now on, that is looked at.
+    pub fn made(&self) {
+        self.0.store(IN_VAIN, Ordering::Relaxed);
+    }
+
+    /// From now on, anything may come.
+    pub fn unlimited(&self) {
+        self.0.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// The peer has sent too much of which nothing came.
+    pub fn read(&self, bytes: usize) -> io::Result<()> {
+        let left = self.0.load(Ordering::Relaxed);
+        if left == u64::MAX {
+            return Ok(());
+        }
+        let left = left.checked_sub(bytes as u64).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a mebibyte came of which nothing can be passed on")
+        })?;
+        self.0.store(left, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -96,5 +138,18 @@ mod tests {
     async fn without_a_limit_it_never_expires() {
         let mut idle = Idle::new(None);
         assert!(tokio::time::timeout(Duration::from_secs(1_000_000), wait(&mut idle)).await.is_err());
+    }
+
+    #[test]
+    fn bytes_in_vain_have_a_limit_only_where_something_is_to_come_of_them() {
+        let headway = Headway::default();
+        assert!(headway.read(usize::MAX).is_ok());
+        headway.made();
+        assert!((0..16).all(|_| headway.read(64 * 1024).is_ok()));
+        assert!(headway.read(1).is_err());
+        headway.made();
+        assert!(headway.read(1).is_ok());
+        headway.unlimited();
+        assert!(headway.read(usize::MAX).is_ok());
     }
 }

@@ -12,6 +12,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use crate::idle::Headway;
+
 /// What is read and thrown away of a body that nobody wants, so that its caller gets to read the response: many clients
 /// send all of a body before they read.
 const DISCARD_BYTES: u64 = 1024 * 1024 * 1024;
@@ -46,6 +48,8 @@ pub struct Activity {
     ended: AtomicU64,
     /// Over HTTP/1: bytes of the request's body that are still to come, or [`NEVER_READ`].
     unread: AtomicU64,
+    /// Of a request's body over HTTP/1.
+    pub headway: Headway,
 }
 
 impl Default for Activity {
@@ -59,6 +63,7 @@ impl Default for Activity {
             in_flight: AtomicU32::new(0),
             ended: AtomicU64::new(0),
             unread: AtomicU64::new(0),
+            headway: Headway::default(),
         }
     }
 }
@@ -93,6 +98,12 @@ impl InFlight {
     pub fn new(activity: &Arc<Activity>) -> Self {
         activity.in_flight.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.in_flight.0.headway.unlimited();
     }
 }
 
@@ -191,6 +202,7 @@ impl Arriving {
     fn note(&self, unread: u64) {
         if self.http1 {
             self.in_flight.0.unread.store(unread, Ordering::Relaxed);
+            self.in_flight.0.headway.made();
         }
     }
 
@@ -211,7 +223,10 @@ impl Arriving {
         while read < DISCARD_BYTES {
             let until = end.min(Instant::now() + DISCARD_PAUSE);
             match tokio::time::timeout_at(until, self.incoming.frame()).await {
-                Ok(Some(Ok(frame))) => read += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Ok(Some(Ok(frame))) => {
+                    read += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    self.in_flight.0.headway.made();
+                }
                 Ok(Some(Err(_)) | None) | Err(_) => return,
             }
         }

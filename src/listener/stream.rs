@@ -172,8 +172,10 @@ impl AsyncRead for CallerStream {
         match this.transport.poll_read(context, buffer) {
             Poll::Pending => this.poll_cancelled(context).map(Err),
             ready => {
-                if buffer.filled().len() > before {
+                let read = buffer.filled().len() - before;
+                if read > 0 {
                     this.watch.bytes_read();
+                    this.watch.caller.activity.headway.read(read)?;
                 }
                 ready
             }

@@ -18,7 +18,7 @@ use super::error::UpstreamError;
 use super::origin::Origin;
 use super::request_body::RequestBody;
 use crate::flow::Window;
-use crate::idle::Idle;
+use crate::idle::{Headway, Idle};
 use crate::metrics::RouteMetrics;
 use crate::net::Stream;
 
@@ -259,6 +259,8 @@ pub(super) struct Traffic {
     /// Grows where anything was written that the peer may have got.
     written: AtomicU64,
     arrived: Notify,
+    /// Of a response over HTTP/1.
+    pub(super) headway: Headway,
 }
 
 impl Traffic {
@@ -326,6 +328,7 @@ impl AsyncRead for Wire {
         if read > 0 {
             self.traffic.read.fetch_add(read as u64, Ordering::Relaxed);
             self.traffic.arrived.notify_one();
+            self.traffic.headway.read(read)?;
         }
         polled
     }

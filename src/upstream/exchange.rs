@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
@@ -90,10 +90,15 @@ impl Upstream {
     ) -> Result<Answer, Box<Failed>> {
         let request = self.request_http1(head, body);
         let (read, written) = (connection.traffic.read(), connection.traffic.written());
+        connection.traffic.headway.made();
         let sending = connection.sender.try_send_request(request);
         match self.response(sending, &mut sent, &mut connection.patience).await {
             Ok(response) => {
                 connection.kept_until = kept_until(response.headers());
+                connection.traffic.headway.made();
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    connection.traffic.headway.unlimited();
+                }
                 let max_age = self.route.connection_max_age;
                 let lease = Lease::Http1 { connection, origin: Arc::downgrade(&self.origin), max_age };
                 Ok(self.answer(response, lease, sent))

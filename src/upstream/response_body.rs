@@ -102,6 +102,9 @@ impl Body for ResponseBody {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.moved();
+                if let Some(Lease::Http1 { connection, .. }) = &self.lease {
+                    connection.traffic.headway.made();
+                }
                 if let Some((progress, _)) = &self.request {
                     progress.answered.fetch_add(1, Ordering::Relaxed);
                 }
