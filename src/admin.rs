@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use health::{Health, LastReload};
-pub use server::serve;
+pub use server::{CONNECTIONS, serve};
 pub use view::WebhookView;
 
 use certificates::Certificates;

@@ -13,6 +13,7 @@ mod listeners;
 mod notify;
 mod prepare;
 mod reloading;
+mod room;
 mod running;
 mod service_manager;
 mod signals;
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Health};
+use crate::aside::Aside;
 use crate::clock::SharedClock;
 use crate::config::{self, Config};
 use crate::listener::{BindError, Bound, Passed};
@@ -47,6 +49,7 @@ use control::Control;
 use listeners::Listeners;
 use prepare::Seen;
 use reloading::Reloading;
+use room::Room;
 use service_manager::ServiceManager;
 use signals::Signals;
 use webhooks::Webhooks;
@@ -117,6 +120,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let Sockets { listeners: sockets, webhooks: webhook_sockets, admin: admin_socket } =
         bind_all(&config, &passed)?;
     let settings = listeners::settings(&config, None, &metrics).map_err(StartError::Settings)?;
+    let room = Room::of(&config);
+    room.take();
 
     let runtime =
         worker::runtime().map_err(|error| system("cannot start the control thread's runtime", &error))?;
@@ -163,6 +168,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         webhooks: webhooks.addresses(),
     }));
     announce(&config);
+    room.tell(&config);
     service.started(&snapshot.load());
     let watched = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
     if let Some((timeout, tell)) = watched.zip(service.keep_alive()) {
@@ -240,12 +246,16 @@ fn prefetch(snapshot: &Snapshot) {
 
 /// Missing secrets and the like do not hold up the start: they are looked for beside it.
 fn warn_beside(config: &Arc<Config>) {
+    static CHECKING: Aside = Aside::new("references", 4);
     let config = Arc::clone(config);
-    tokio::task::spawn_blocking(move || {
+    let checking = CHECKING.spawn(move || {
         for problem in config.warnings.iter().chain(&config::check_references(&config)) {
             tracing::warn!(event = "config.warning", "{}", prepare::one_line(problem));
         }
     });
+    if let Err(error) = checking {
+        tracing::warn!(event = "config.unchecked", %error, "what the config names was not looked for");
+    }
 }
 
 fn announce(config: &Config) {

@@ -93,6 +93,14 @@ impl Aside {
         }
     }
 
+    /// Does `work`, with nobody waiting for it.
+    ///
+    /// # Errors
+    /// Where the system refuses a thread.
+    pub fn spawn(&'static self, work: impl FnOnce() + Send + 'static) -> Result<(), AsideError> {
+        self.start(Box::new(work)).map_err(|error| self.no_thread(&error))
+    }
+
     fn no_thread(&self, error: &io::Error) -> AsideError {
         AsideError::NoThread(self.name, error.to_string())
     }

@@ -23,7 +23,7 @@ use crate::config::{Limits, ListenerConfig};
 use crate::inbound::CallerBody;
 use crate::metrics::ListenerMetrics;
 use crate::proxy::{Body, BodyError, Caller, Proxy};
-pub use accept::Logged;
+pub use accept::{Logged, REFUSALS};
 pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted};
 pub use limit::ConnectionLimit;
 pub use small::{Answer, Answerer, Asker, SmallLimits, answer, problem, serve_small};

@@ -16,6 +16,7 @@ pub mod stream;
 mod tests;
 pub mod tls;
 mod tunnel;
+mod turns;
 
 pub use self::h2::{Http2Failure, http2_failure};
 pub use alive::keep_alive;
@@ -23,3 +24,4 @@ pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, T
 pub use explain::tls_cause;
 pub use places::{Places, UPSTREAMS};
 pub use stream::{Facts, Stream};
+pub use turns::set_turns;

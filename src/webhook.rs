@@ -23,6 +23,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::{Instant, timeout_at};
 
+use crate::aside::{Aside, AsideError};
 use crate::clock::SharedClock;
 use crate::config::WebhookConfig;
 use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, problem, serve_small};
@@ -36,13 +37,18 @@ use store::{Store, Stored};
 const BODY: usize = 64 * 1024;
 /// For a whole call, from the moment its connection was accepted.
 const CALL_TIME: Duration = Duration::from_secs(10);
+/// Open ones at most, for each webhook.
+pub const CONNECTIONS: usize = 64;
 /// One call each: senders call seldom, and none of them needs the other's connection.
 const LIMITS: SmallLimits = SmallLimits {
-    connections: 64,
+    connections: CONNECTIONS,
     header_timeout: CALL_TIME,
     age: Duration::from_secs(20),
     keep_alive: false,
 };
+
+/// Where secrets are read and values stored.
+static KEEPING: Aside = Aside::new("webhook", 8);
 
 /// Called after a value was kept: whoever holds a token looks whether it was asked for with another one.
 pub type Told = Arc<dyn Fn() + Send + Sync>;
@@ -152,10 +158,11 @@ impl Webhook {
             .await
             .unwrap_or_else(|_| Err(Refusal::too_slow(CALL_TIME)))?;
         let this = Arc::clone(self);
-        // A sender that leaves does not undo half of it: the task goes on to its end.
-        tokio::task::spawn_blocking(move || this.learn(&signatures, &body))
-            .await
-            .unwrap_or_else(|_| Err(Refusal::internal()))
+        // A sender that leaves does not undo half of it: what has begun goes on to its end.
+        KEEPING.run(move || this.learn(&signatures, &body)).await.unwrap_or_else(|error| match error {
+            AsideError::NoThread(..) => Err(Refusal::no_thread(error.to_string())),
+            AsideError::Panicked(_) => Err(Refusal::internal()),
+        })
     }
 
     fn learn(&self, signatures: &Signatures, body: &[u8]) -> Result<(), Refusal> {

@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::runtime::Handle;
 
+use crate::aside::Aside;
 use crate::config::{Config, Source};
 use crate::jose::Certificate;
 use crate::metrics::CertificateExpiry;
 
 /// A file that was replaced shows by then; a reload shows at once.
 const KEPT: Duration = Duration::from_secs(300);
+
+static READING: Aside = Aside::new("certificates", 4);
 
 #[derive(Default)]
 pub(super) struct Certificates {
@@ -46,26 +48,24 @@ impl Certificates {
     }
 
     fn read(self: &Arc<Self>, config: &Arc<Config>, version: u64, now: Duration) {
-        let Ok(runtime) = Handle::try_current() else { return };
         if self.reading.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (this, config) = (Arc::clone(self), Arc::clone(config));
-        runtime.spawn_blocking(move || {
-            let done = Done(&this.reading);
+        let (reading, config) = (Reading(Arc::clone(self)), Arc::clone(config));
+        // Without a thread what is known stays; it is tried again when somebody looks.
+        let _ = READING.spawn(move || {
             let known = Known { at: now, config_version: version, ends: read(&config) };
-            this.known.store(Some(Arc::new(known)));
-            drop(done);
+            reading.0.known.store(Some(Arc::new(known)));
         });
     }
 }
 
-/// The next one may read, however this one ended.
-struct Done<'a>(&'a AtomicBool);
+/// The next one may read, however this one ends.
+struct Reading(Arc<Certificates>);
 
-impl Drop for Done<'_> {
+impl Drop for Reading {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.0.reading.store(false, Ordering::Release);
     }
 }
 

@@ -11,7 +11,8 @@ use tokio::time::MissedTickBehavior;
 use super::{Admin, lately};
 use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, serve_small};
 
-pub(super) const CONNECTIONS: usize = 100;
+/// Open ones at most.
+pub const CONNECTIONS: usize = 100;
 const LIMITS: SmallLimits = SmallLimits {
     connections: CONNECTIONS,
     header_timeout: Duration::from_secs(10),

@@ -291,7 +291,7 @@ async fn status_looks_at_the_host() {
 async fn connections_that_are_held_do_not_keep_a_probe_out() {
     let served = served();
     let mut held = Vec::new();
-    for _ in 0..server::CONNECTIONS + 20 {
+    for _ in 0..CONNECTIONS + 20 {
         held.push(TcpStream::connect(served.address).await.unwrap());
     }
     let request = "GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

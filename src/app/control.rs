@@ -15,11 +15,13 @@ use super::drain;
 use super::listeners::{self, Listeners};
 use super::prepare::{Cause, NewConfig, Outcome, Prepared, one_line};
 use super::reloading::{Reloading, Step};
+use super::room::Room;
 use super::service_manager::{self, ServiceManager};
 use super::signals::{self, Received, Signals};
 use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
+use crate::aside::AsideError;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::proxy::Snapshot;
@@ -97,7 +99,7 @@ impl Control {
                 Event::Worker(report) => return drain::fail(self, &report).await,
                 Event::Reloading(Step::Look) => self.look(Cause::Files),
                 Event::Reloading(Step::Prepared(prepared)) => self.prepared(*prepared),
-                Event::Reloading(Step::Broken) => self.broken(),
+                Event::Reloading(Step::Broken(error)) => self.broken(&error),
             }
         }
     }
@@ -162,10 +164,8 @@ impl Control {
         }
     }
 
-    fn broken(&mut self) {
-        self.reloaded(Err(vec![
-            "a fault of ours while loading the config; the place is in the log".to_owned(),
-        ]));
+    fn broken(&mut self, error: &AsideError) {
+        self.reloaded(Err(vec![format!("the files were not looked at: {error}")]));
         let config = Arc::clone(&self.shared.snapshot.load().config);
         let again = self.reloading.start_over(&config);
         self.look_again(again);
@@ -203,6 +203,8 @@ impl Control {
         let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
 
         // From here on nothing fails.
+        let room = Room::of(config);
+        room.take();
         let before = self.shared.snapshot.load_full();
         let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
         let mut snapshot = build::build(config, Some(&before), &parts);
@@ -233,6 +235,7 @@ impl Control {
         }
         self.shared.metrics.retain(config);
         self.tell(new, &before, &snapshot);
+        room.tell(config);
         Ok(())
     }
 

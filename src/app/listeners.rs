@@ -9,8 +9,9 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::admin_server;
+use super::room::Room;
 use super::worker::{Serve, Workers};
-use crate::config::{Address, Config, ListenerConfig, ListenerTls, UnixOptions};
+use crate::config::{Address, Config, Limits, ListenerConfig, ListenerTls, UnixOptions};
 use crate::listener::{
     BindError, Bound, ConnectionLimit, ListenerSettings, Passed, SettingsCell, Stop, Unfit, Wanted,
 };
@@ -29,6 +30,7 @@ pub fn settings(
     running: Option<&Config>,
     metrics: &Metrics,
 ) -> Result<Vec<Arc<ListenerSettings>>, Vec<String>> {
+    let limits = Limits { connections: Room::of(config).callers, ..config.limits.clone() };
     let mut all = Vec::with_capacity(config.listeners.len());
     let mut errors = Vec::new();
     for listener in &config.listeners {
@@ -42,7 +44,7 @@ pub fn settings(
         match listener.tls.as_ref().map(server_config).transpose() {
             Ok(tls) => all.push(Arc::new(ListenerSettings {
                 config: Arc::clone(listener),
-                limits: config.limits.clone(),
+                limits: limits.clone(),
                 tls,
                 metrics: metrics.listener(&listener.name),
             })),

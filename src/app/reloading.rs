@@ -2,16 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use super::prepare::{Cause, Prepared, Seen, prepare};
+use crate::aside::{Aside, AsideError};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::reload::Watch;
 
+/// Where files are looked at: one thread for each running proxy of the process.
+static LOOKING: Aside = Aside::new("reload", 64);
+
+type Looking = Pin<Box<dyn Future<Output = Result<Prepared, AsideError>> + Send>>;
 type Reply = oneshot::Sender<Result<(), String>>;
 
 pub(super) enum Step {
@@ -20,7 +25,7 @@ pub(super) enum Step {
     /// They were looked at.
     Prepared(Box<Prepared>),
     /// The look broke down.
-    Broken,
+    Broken(AsideError),
 }
 
 pub(super) struct Reloading {
@@ -31,7 +36,7 @@ pub(super) struct Reloading {
     /// See [`Seen::workers`].
     workers: usize,
     folders: BTreeSet<PathBuf>,
-    looking: Option<JoinHandle<Prepared>>,
+    looking: Option<Looking>,
     /// Asked for while a look was under way, which may have read the files before.
     again: Option<Cause>,
     /// Who waits for the look under way, and for the one after it.
@@ -75,14 +80,17 @@ impl Reloading {
         };
         self.replies.append(&mut self.next_replies);
         let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
-        self.looking = Some(tokio::task::spawn_blocking(move || prepare(cause, &config, seen, &metrics)));
+        self.looking = Some(Box::pin(LOOKING.run(move || prepare(cause, &config, seen, &metrics))));
     }
 
     /// The next thing to do. May be dropped and called again.
     pub(super) async fn next(&mut self) -> Step {
         let Self { watch, looking, .. } = self;
         let step = tokio::select! {
-            prepared = looked(looking) => prepared.map_or(Step::Broken, |prepared| Step::Prepared(Box::new(prepared))),
+            prepared = looked(looking) => match prepared {
+                Ok(prepared) => Step::Prepared(Box::new(prepared)),
+                Err(error) => Step::Broken(error),
+            },
             () = touched(watch) => return Step::Look,
         };
         self.looking = None;
@@ -94,7 +102,7 @@ impl Reloading {
         self.seen = Some(seen);
         let moved = folders != self.folders;
         if let Some(watch) = &mut self.watch {
-            watch.arm(folders.clone());
+            watch.arm(&folders);
         }
         self.folders = folders;
         // What happened in a folder before it was watched went unnoticed.
@@ -123,7 +131,7 @@ async fn touched(watch: &mut Option<Watch>) {
     }
 }
 
-async fn looked(looking: &mut Option<JoinHandle<Prepared>>) -> Result<Prepared, tokio::task::JoinError> {
+async fn looked(looking: &mut Option<Looking>) -> Result<Prepared, AsideError> {
     match looking {
         Some(looking) => looking.await,
         None => std::future::pending().await,

@@ -28,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Refused callers that are being told so at the same time; more of them are closed without a word.
-const REFUSALS: usize = 64;
+pub const REFUSALS: usize = 64;
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// How long tunnels may take to notice that they are to end now.

@@ -106,6 +106,7 @@ pub(super) struct Progress(AtomicU8);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
+    Queueing,
     Preparing,
     Resolving,
     Connecting,
@@ -121,11 +122,12 @@ impl Progress {
 
     pub(super) fn step(&self) -> Step {
         match self.0.load(Ordering::Relaxed) {
-            1 => Step::Resolving,
-            2 => Step::Connecting,
-            3 => Step::Tunnel,
-            4 => Step::Handshake,
-            _ => Step::Preparing,
+            1 => Step::Preparing,
+            2 => Step::Resolving,
+            3 => Step::Connecting,
+            4 => Step::Tunnel,
+            5 => Step::Handshake,
+            _ => Step::Queueing,
         }
     }
 }
@@ -263,8 +265,14 @@ mod tests {
     #[test]
     fn the_furthest_step_counts() {
         let progress = Progress::default();
-        let steps = [Step::Preparing, Step::Resolving, Step::Connecting, Step::Tunnel, Step::Handshake];
-        for step in steps {
+        for step in [
+            Step::Queueing,
+            Step::Preparing,
+            Step::Resolving,
+            Step::Connecting,
+            Step::Tunnel,
+            Step::Handshake,
+        ] {
             progress.reach(step);
             assert_eq!(progress.step(), step);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 
 use super::attempt::{Attempt, Failures, Progress, Step, is_out_of_files, sum_up};
 use super::dial::{interleave, os_words, race};
@@ -18,6 +19,7 @@ use super::places::Places;
 use super::stream::Stream;
 use super::tls::{ClientTls, NoTls};
 use super::tunnel::{EgressProxy, ProxyCredentials, authority};
+use super::turns;
 use crate::config::{Egress, TlsOptions};
 
 /// What is connected to.
@@ -50,7 +52,15 @@ pub struct Connector {
     offer: Offer,
     timeout: Option<Duration>,
     names: &'static Names,
-    places: Option<&'static Places>,
+    room: Room,
+}
+
+/// What a connection needs beside a descriptor.
+enum Room {
+    /// One of these, or it is refused: connections to upstreams, which callers make as many of as they like.
+    Places(&'static Places),
+    /// One of these, which is waited for: any other connection.
+    Turns(Arc<Semaphore>),
 }
 
 /// A new connection.
@@ -118,14 +128,15 @@ impl Connector {
                 (who, via)
             }
         };
-        let tls = ClientTls::new(tls, offer);
-        Self { target, who, tls, via, offer, timeout, names: Names::of_the_system(), places: None }
+        let (tls, names, room) =
+            (ClientTls::new(tls, offer), Names::of_the_system(), Room::Turns(turns::at(&who)));
+        Self { target, who, tls, via, offer, timeout, names, room }
     }
 
     /// Each connection takes one of `places`, and is refused where there is none.
     #[must_use]
     pub fn within(self, places: &'static Places) -> Self {
-        Self { places: Some(places), ..self }
+        Self { room: Room::Places(places), ..self }
     }
 
     #[cfg(test)]
@@ -160,11 +171,26 @@ impl Connector {
         progress: &Arc<Progress>,
         failures: &mut Failures,
     ) -> Result<Connected, ConnectError> {
+        let (places, turn) = match &self.room {
+            Room::Places(places) => (Some(*places), None),
+            Room::Turns(turns) => {
+                progress.reach(Step::Queueing);
+                // Never closed, so this is a turn.
+                (None, Arc::clone(turns).acquire_owned().await.ok())
+            }
+        };
         let (host, port, tls) = match &self.target {
-            Target::Unix(path) => return self.connect_unix(path, progress).await,
+            Target::Unix(path) => {
+                progress.reach(Step::Connecting);
+                let place = places.map(|places| places.place_for(&self.who)).transpose()?;
+                let stream = UnixStream::connect(path).await.map_err(|error| no_unix(path, &error))?;
+                let stream = Stream::from(stream).with_place(place).with_turn(turn);
+                return Ok(Connected { stream, http2: self.offer == Offer::Http2 });
+            }
             Target::Tcp { host, port, tls } => (host, *port, *tls),
         };
         // Before anything is sent: what is wrong with a file is told without a connection.
+        progress.reach(Step::Preparing);
         let tls = if tls { Some(self.tls_settings(host).await?) } else { None };
         let (proxy, host, port) = match &self.via {
             Via::Direct => (None, host, port),
@@ -182,19 +208,13 @@ impl Connector {
             proxy: proxy.cloned(),
             tls,
             offer: self.offer,
-            places: self.places,
+            places,
             progress: Arc::clone(progress),
         });
         let connected =
             race(interleave(addresses), |address| Arc::clone(&attempt).at(address), failures).await;
-        connected.ok_or_else(|| sum_up(&peer, std::mem::take(failures)))
-    }
-
-    async fn connect_unix(&self, path: &Path, progress: &Progress) -> Result<Connected, ConnectError> {
-        progress.reach(Step::Connecting);
-        let place = self.places.map(|places| places.place_for(&self.who)).transpose()?;
-        let stream = UnixStream::connect(path).await.map_err(|error| no_unix(path, &error))?;
-        Ok(Connected { stream: Stream::from(stream).with_place(place), http2: self.offer == Offer::Http2 })
+        let Connected { stream, http2 } = connected.ok_or_else(|| sum_up(&peer, std::mem::take(failures)))?;
+        Ok(Connected { stream: stream.with_turn(turn), http2 })
     }
 
     async fn tls_settings(
@@ -231,6 +251,7 @@ impl Connector {
             return error.clone();
         }
         let still = match step {
+            Step::Queueing => "others waited for it already, as many as may at the same time".to_owned(),
             Step::Preparing => "still reading the TLS settings".to_owned(),
             Step::Resolving => "still waiting for DNS".to_owned(),
             Step::Connecting => match peer {

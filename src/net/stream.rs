@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
 use super::places::Place;
@@ -18,8 +19,9 @@ pub struct Stream {
     inner: Inner,
     /// What came right behind an egress proxy's answer: it is read first.
     early: Bytes,
-    /// Held until the connection is closed.
+    /// Both are held until the connection is closed.
     _place: Option<Place>,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// The TLS state is about 1 KiB, so it is boxed: every future that holds a stream would else have its size.
@@ -56,6 +58,10 @@ impl Stream {
         Self { _place: place, ..self }
     }
 
+    pub(super) fn with_turn(self, turn: Option<OwnedSemaphorePermit>) -> Self {
+        Self { _turn: turn, ..self }
+    }
+
     pub fn facts(&self) -> Facts {
         match &self.inner {
             Inner::Unix(_) => Facts::default(),
@@ -81,7 +87,7 @@ impl Stream {
 
 impl From<Inner> for Stream {
     fn from(inner: Inner) -> Self {
-        Self { inner, early: Bytes::new(), _place: None }
+        Self { inner, early: Bytes::new(), _place: None, _turn: None }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Waits until it is worth looking at the files.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use tokio::net::unix::pipe::Receiver;
 use tokio::time::Instant;
 
 use super::debounce::Debounce;
@@ -18,25 +18,16 @@ const POLL_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 
 /// Watches folders. Without the system's help (no inotify watches left) it falls back to looking every second.
 pub struct Watch {
-    watcher: Option<RecommendedWatcher>,
-    folders: BTreeSet<PathBuf>,
-    events: mpsc::Receiver<()>,
+    events: Option<Events>,
     debounce: Debounce,
     poll: Duration,
 }
 
 impl Watch {
-    /// Watches nothing yet, see [`Self::arm`].
+    /// Watches nothing yet, see [`Self::arm`]. Needs a runtime around it.
     pub fn new() -> Self {
-        // One place is enough: what matters is whether anything happened since the last look.
-        let (sender, events) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.as_ref().map_or(true, matters) {
-                let _ = sender.try_send(());
-            }
-        });
-        let watcher = match watcher {
-            Ok(watcher) => Some(watcher),
+        let events = match Events::new() {
+            Ok(events) => Some(events),
             Err(error) => {
                 tracing::warn!(
                     event = "watch.unavailable", %error,
@@ -45,39 +36,17 @@ impl Watch {
                 None
             }
         };
-        let poll = if watcher.is_some() { POLL } else { POLL_WITHOUT_EVENTS };
-        Self {
-            watcher,
-            folders: BTreeSet::new(),
-            events,
-            debounce: Debounce::new(Instant::now(), poll),
-            poll,
-        }
+        let poll = if events.is_some() { POLL } else { POLL_WITHOUT_EVENTS };
+        Self { events, debounce: Debounce::new(Instant::now(), poll), poll }
     }
 
     /// Watches exactly these folders from now on.
     ///
     /// A folder that is watched already is asked for again: another one may have taken its name.
-    pub fn arm(&mut self, folders: BTreeSet<PathBuf>) {
-        let Some(watcher) = &mut self.watcher else { return };
-        for gone in self.folders.difference(&folders) {
-            // A removed folder has lost its watch already.
-            let _ = watcher.unwatch(gone);
-        }
-        let mut all = true;
-        for folder in &folders {
-            if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
-                all = false;
-                if !self.folders.contains(folder) {
-                    tracing::warn!(
-                        event = "watch.folder_failed", folder = %folder.display(), %error,
-                        "cannot watch a folder; looking every second instead"
-                    );
-                }
-            }
-        }
+    pub fn arm(&mut self, folders: &BTreeSet<PathBuf>) {
+        let Some(events) = &mut self.events else { return };
+        let all = events.watch(folders);
         self.poll = if all { POLL } else { POLL_WITHOUT_EVENTS };
-        self.folders = folders;
         self.debounce.set_poll(Instant::now(), self.poll);
     }
 
@@ -85,7 +54,7 @@ impl Watch {
     pub async fn touched(&mut self) {
         loop {
             tokio::select! {
-                Some(()) = self.events.recv() => self.debounce.event(Instant::now()),
+                () = happened(&self.events) => self.debounce.event(Instant::now()),
                 () = tokio::time::sleep_until(self.debounce.due()) => {
                     self.debounce.looked(Instant::now(), self.poll);
                     return;
@@ -101,12 +70,72 @@ impl Default for Watch {
     }
 }
 
-/// Whether a file may have another content now. That a file was opened or read does not count: looking at the files
-/// would cause the next look.
-fn matters(event: &notify::Event) -> bool {
-    match event.kind {
-        EventKind::Access(kind) => event.need_rescan() || kind == AccessKind::Close(AccessMode::Write),
-        _ => true,
+async fn happened(events: &Option<Events>) {
+    match events {
+        Some(events) => events.happened().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the kernel tells of folders. Read on the thread that waits for it: a thread for that alone could be refused.
+struct Events {
+    /// No pipe, but read as one is.
+    inotify: Receiver,
+    /// What each folder is known by (two paths may lead to one); `None`: it can't be watched, which was told.
+    watches: BTreeMap<PathBuf, Option<i32>>,
+}
+
+/// After which a file may have another content, or a name lead to another file. That a file was opened or read does
+/// not count: looking at the files would cause the next look.
+const MATTERS: WatchFlags = WatchFlags::ATTRIB
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MODIFY)
+    .union(WatchFlags::MOVE)
+    .union(WatchFlags::MOVE_SELF);
+
+impl Events {
+    fn new() -> io::Result<Self> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        Ok(Self { inotify: Receiver::from_owned_fd_unchecked(inotify)?, watches: BTreeMap::new() })
+    }
+
+    /// Watches these and no others; whether all of them are.
+    fn watch(&mut self, folders: &BTreeSet<PathBuf>) -> bool {
+        let watches: BTreeMap<_, _> =
+            folders.iter().map(|folder| (folder.clone(), self.watch_one(folder))).collect();
+        let kept: BTreeSet<i32> = watches.values().flatten().copied().collect();
+        for gone in self.watches.values().flatten().filter(|watch| !kept.contains(watch)) {
+            // A removed folder has lost its watch already.
+            let _ = inotify::remove_watch(&self.inotify, *gone);
+        }
+        self.watches = watches;
+        self.watches.values().all(Option::is_some)
+    }
+
+    fn watch_one(&self, folder: &Path) -> Option<i32> {
+        let watched = inotify::add_watch(&self.inotify, folder, MATTERS | WatchFlags::ONLYDIR);
+        if let (Err(error), false) = (&watched, self.watches.contains_key(folder)) {
+            tracing::warn!(
+                event = "watch.folder_failed", folder = %folder.display(), %error,
+                "cannot watch a folder; looking every second instead"
+            );
+        }
+        watched.ok()
+    }
+
+    /// Waits until something happened. May be dropped and called again: what has happened stays to be read.
+    async fn happened(&self) {
+        loop {
+            // What it was is no matter, and neither is an error: each is a reason to look.
+            let ready = self.inotify.readable().await;
+            match self.inotify.try_read(&mut [0; 4096]) {
+                Err(error) if ready.is_ok() && error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+        }
     }
 }
 
@@ -117,22 +146,12 @@ mod tests {
     use super::*;
     use crate::reload::folders::tests::Folder;
 
-    #[test]
-    fn reading_a_file_does_not_matter() {
-        for kind in [AccessKind::Open(AccessMode::Any), AccessKind::Close(AccessMode::Read), AccessKind::Read]
-        {
-            assert!(!matters(&notify::Event::new(EventKind::Access(kind))), "{kind:?}");
-        }
-        assert!(matters(&notify::Event::new(EventKind::Access(AccessKind::Close(AccessMode::Write)))));
-        assert!(matters(&notify::Event::new(EventKind::Any)));
-    }
-
     #[tokio::test]
     async fn a_file_put_in_the_place_of_another_is_noticed_each_time() {
         let folder = Folder::new();
         fs::write(folder.path("a.toml"), "0").unwrap();
         let mut watch = Watch::new();
-        watch.arm([folder.path("")].into());
+        watch.arm(&[folder.path("")].into());
         for round in 1..4 {
             fs::write(folder.path("new"), round.to_string()).unwrap();
             fs::rename(folder.path("new"), folder.path("a.toml")).unwrap();
@@ -140,7 +159,7 @@ mod tests {
             assert!(noticed.is_ok(), "round {round}");
             // As a reload does: look at the file, and watch again.
             fs::File::open(folder.path("a.toml")).unwrap();
-            watch.arm([folder.path("")].into());
+            watch.arm(&[folder.path("")].into());
         }
     }
 
@@ -149,7 +168,7 @@ mod tests {
         let folder = Folder::new();
         fs::write(folder.path("a.toml"), "0").unwrap();
         let mut watch = Watch::new();
-        watch.arm([folder.path("")].into());
+        watch.arm(&[folder.path("")].into());
         fs::File::open(folder.path("a.toml")).unwrap();
         // A change that does count comes after it: by then the look at the file was reported too.
         fs::write(folder.path("b"), "").unwrap();

@@ -11,11 +11,15 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::aside::Aside;
 use crate::config::{Egress, Source, Tracing};
 use crate::net::{Connector, Offer, Target};
 
 /// The most of an answer that is read; what is in it is of no interest.
 const ANSWER_LIMIT: usize = 64 * 1024;
+
+/// Where values of headers are read.
+static READING: Aside = Aside::new("trace-headers", 4);
 
 pub(super) struct Client {
     config: Arc<Tracing>,
@@ -90,8 +94,8 @@ impl Client {
         if !self.config.headers.is_empty() {
             let config = Arc::clone(&self.config);
             // A file system that hangs holds up spans, and not this thread, which fetches tokens.
-            let values = tokio::task::spawn_blocking(move || read(&config.headers));
-            let values = values.await.map_err(|_| "a fault while reading tracing.headers".to_owned())??;
+            let values = READING.run(move || read(&config.headers)).await;
+            let values = values.map_err(|error| format!("tracing.headers: {error}"))??;
             for (name, value) in values {
                 request.headers_mut().insert(name, value);
             }

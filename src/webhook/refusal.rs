@@ -92,6 +92,11 @@ impl Refusal {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "not_stored", detail).with_note(why)
     }
 
+    pub(super) fn no_thread(why: String) -> Self {
+        let detail = "this machine has no room to take a call; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).with_note(why)
+    }
+
     pub(super) fn internal() -> Self {
         let detail = "a fault of ours; its place is in the log";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)

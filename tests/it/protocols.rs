@@ -223,6 +223,30 @@ async fn connect_proxy_reaches_the_upstream() {
 }
 
 #[tokio::test]
+async fn connect_proxy_may_answer_in_many_ways() {
+    let long = format!("HTTP/1.1 200 OK\r\n{}\r\n", format!("x-long: {}\r\n", "a".repeat(1000)).repeat(9));
+    for answer in [
+        "HTTP/1.0 200 Connection established\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\nx: y\n\nHTTP/1.1 200 OK\nx: y\n\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        &long,
+    ] {
+        let upstream = Scripted::start(Some(ca().issue(&["::1"]).server(&[]))).await;
+        let egress = Egress::answering(upstream.address.unwrap(), answer).await;
+        let setup = Setup::with(Scripted::issuer().await, upstream);
+        setup.file("ca.pem", &ca().pem);
+        let route = format!(
+            "upstream = \"https://[::1]:8443\"\ntls = {{ ca = {{ file = \"ca.pem\" }} }}\nproxy = \"http://{}\"",
+            egress.address
+        );
+        let world = setup.route(&route).start().await;
+        world.get("/").await.expect_status(200);
+        assert_eq!(egress.seen()[0].start, "CONNECT [::1]:8443 HTTP/1.1", "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn connect_timeout_covers_the_tls_handshake() {
     let silent = Manual::start().await;
     let route =

@@ -15,15 +15,20 @@ pub struct Egress {
 impl Egress {
     /// Every tunnel ends at `to`, whatever name was asked for.
     pub async fn to(to: SocketAddr) -> Self {
-        Self::start(Ok(to)).await
+        Self::answering(to, "HTTP/1.1 200 Connected\r\n\r\n").await
+    }
+
+    /// As [`Self::to`], with these bytes for an answer.
+    pub async fn answering(to: SocketAddr, answer: &str) -> Self {
+        Self::start(Some(to), answer.to_owned()).await
     }
 
     /// Refuses every tunnel with this status line.
-    pub async fn refusing(status: &'static str) -> Self {
-        Self::start(Err(status)).await
+    pub async fn refusing(status: &str) -> Self {
+        Self::start(None, format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")).await
     }
 
-    async fn start(to: Result<SocketAddr, &'static str>) -> Self {
+    async fn start(to: Option<SocketAddr>, answer: String) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Head>>> = Arc::default();
@@ -31,8 +36,8 @@ impl Egress {
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let record = Arc::clone(&record);
-                tokio::spawn(async move { _ = tunnel(Wire::new(stream), to, record).await });
+                let (record, answer) = (Arc::clone(&record), answer.clone());
+                tokio::spawn(async move { _ = tunnel(Wire::new(stream), to, answer, record).await });
             }
         });
         Self { address, seen, task }
@@ -52,17 +57,15 @@ impl Drop for Egress {
 
 async fn tunnel(
     mut wire: Wire,
-    to: Result<SocketAddr, &'static str>,
+    to: Option<SocketAddr>,
+    answer: String,
     record: Arc<Mutex<Vec<Head>>>,
 ) -> std::io::Result<()> {
     let Some(head) = wire.head().await? else { return Ok(()) };
     record.lock().unwrap().push(head);
-    let to = match to {
-        Ok(to) => to,
-        Err(status) => return wire.send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")).await,
-    };
+    let Some(to) = to else { return wire.send(answer).await };
     let mut target = tokio::net::TcpStream::connect(to).await?;
-    wire.send("HTTP/1.1 200 Connected\r\n\r\n").await?;
+    wire.send(answer).await?;
     tokio::io::copy_bidirectional(&mut wire.into_stream(), &mut target).await?;
     Ok(())
 }
