@@ -59,5 +59,6 @@ mod systemd;
 mod token_life;
 mod traces;
 mod trailers;
+mod transparency;
 mod webhook;
 mod websocket;
