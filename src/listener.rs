@@ -6,6 +6,7 @@ mod connection;
 mod drive;
 mod http1;
 mod limit;
+mod refusal;
 mod small;
 mod stream;
 #[cfg(test)]

@@ -50,6 +50,7 @@ mod requests;
 mod robustness;
 mod routing;
 mod secrets;
+mod small_servers;
 mod smuggling;
 mod standby;
 mod support;
