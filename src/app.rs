@@ -156,7 +156,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         .map_err(|error| system("cannot share a listening socket with the workers", &error))?;
     listeners.apply(&settings, listeners::all_new(sockets), &workers);
 
-    let mut webhooks = Webhooks::new(Arc::clone(&clock), Arc::clone(&snapshot));
+    let mut webhooks = Webhooks::new(Arc::clone(&clock), metrics.webhooks(), Arc::clone(&snapshot));
     webhooks.apply(&config.webhooks, webhooks::all_new(webhook_sockets));
     let views = webhooks.views();
     let admin = Admin::new(Arc::clone(&metrics), Arc::clone(&snapshot), Arc::clone(&health), clock, views);

@@ -33,6 +33,8 @@ pub struct Metrics {
     routes: Named<RouteMetrics>,
     issuers: Named<IssuerMetrics>,
     listeners: Named<ListenerMetrics>,
+    admin: Arc<ListenerMetrics>,
+    webhooks: Arc<ListenerMetrics>,
     unrouted: Arc<RouteMetrics>,
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
@@ -55,6 +57,8 @@ impl Metrics {
             routes: Named::default(),
             issuers: Named::default(),
             listeners: Named::default(),
+            admin: Arc::default(),
+            webhooks: Arc::default(),
             unrouted: Arc::new(RouteMetrics::new(workers)),
             reloads_ok: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
@@ -83,6 +87,16 @@ impl Metrics {
     /// The series of this listener: the ones that are there, or new ones.
     pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerMetrics> {
         self.listeners.get_or_create(name, ListenerMetrics::default)
+    }
+
+    /// The series of the admin address, which is no listener of the config.
+    pub fn admin(&self) -> Arc<ListenerMetrics> {
+        Arc::clone(&self.admin)
+    }
+
+    /// The series of all webhooks together.
+    pub fn webhooks(&self) -> Arc<ListenerMetrics> {
+        Arc::clone(&self.webhooks)
     }
 
     /// Forgets series whose route, issuer or listener is no longer in the config.
@@ -117,6 +131,7 @@ impl Metrics {
             routes: self.routes.all(),
             issuers: self.issuers.all(),
             listeners: self.listeners.all(),
+            small_servers: [("admin address", self.admin()), ("webhooks", self.webhooks())],
             unrouted: Arc::clone(&self.unrouted),
             reloads_ok: self.reloads_ok.load(Ordering::Relaxed),
             reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
@@ -279,6 +294,7 @@ impl IssuerMetrics {
 #[derive(Debug, Default)]
 pub struct ListenerMetrics {
     connections: Gauge,
+    refused: OutcomeCounts,
 }
 
 impl ListenerMetrics {
@@ -295,6 +311,11 @@ impl ListenerMetrics {
     /// Connections that are open now.
     pub fn connections(&self) -> u64 {
         self.connections.get()
+    }
+
+    /// What came was no request: the HTTP parser refused it. `reason` is one of few, in snake_case.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.add(reason);
     }
 }
 

@@ -21,12 +21,13 @@ use http::header::ALLOW;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::aside::{Aside, AsideError};
 use crate::clock::SharedClock;
 use crate::config::WebhookConfig;
 use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, problem, serve_small};
+use crate::metrics::ListenerMetrics;
 use crate::secret::Secret;
 use refusal::Refusal;
 use signature::Signatures;
@@ -39,13 +40,8 @@ const BODY: usize = 64 * 1024;
 const CALL_TIME: Duration = Duration::from_secs(10);
 /// Open ones at most, for each webhook.
 pub const CONNECTIONS: usize = 64;
-/// One call each: senders call seldom, and none of them needs the other's connection.
-const LIMITS: SmallLimits = SmallLimits {
-    connections: CONNECTIONS,
-    header_timeout: CALL_TIME,
-    age: Duration::from_secs(20),
-    keep_alive: false,
-};
+const LIMITS: SmallLimits =
+    SmallLimits { connections: CONNECTIONS, header_timeout: CALL_TIME, age: Duration::from_secs(20) };
 
 /// Where secrets are read and values stored.
 static KEEPING: Aside = Aside::new("webhook", 8);
@@ -80,13 +76,13 @@ pub struct Report {
 }
 
 /// Answers on this socket until `stop`; returns when every call has ended. Needs a runtime around it.
-pub async fn serve(bound: Bound, door: Arc<Door>, stop: Stop) {
-    serve_small(bound, door, LIMITS, stop).await;
+pub async fn serve(bound: Bound, door: Arc<Door>, metrics: Arc<ListenerMetrics>, stop: Stop) {
+    serve_small(bound, door, LIMITS, metrics, stop).await;
 }
 
 impl Answerer for Door {
     async fn answer(self: Arc<Self>, asker: Asker, request: Request<Incoming>) -> Answer {
-        self.load_full().receive(asker.since, request).await
+        self.load_full().receive(&asker, request).await
     }
 }
 
@@ -122,7 +118,7 @@ impl Webhook {
         }
     }
 
-    async fn receive<B>(self: Arc<Self>, since: Instant, request: Request<B>) -> Answer
+    async fn receive<B>(self: Arc<Self>, asker: &Asker, request: Request<B>) -> Answer
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
@@ -135,7 +131,7 @@ impl Webhook {
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return answer;
         }
-        match self.take(since, request).await {
+        match self.take(asker, request).await {
             Ok(()) => {
                 let mut answer = Response::new(http_body_util::Full::default());
                 *answer.status_mut() = StatusCode::NO_CONTENT;
@@ -148,15 +144,16 @@ impl Webhook {
         }
     }
 
-    async fn take<B>(self: &Arc<Self>, since: Instant, request: Request<B>) -> Result<(), Refusal>
+    async fn take<B>(self: &Arc<Self>, asker: &Asker, request: Request<B>) -> Result<(), Refusal>
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
         // Before the body: what is not even signed is not worth reading.
         let signatures = Signatures::of(&self.config.signature_header, request.headers())?;
-        let body = timeout_at(since + CALL_TIME, read(request.into_body()))
+        let body = timeout_at(asker.since + CALL_TIME, read(request.into_body()))
             .await
             .unwrap_or_else(|_| Err(Refusal::too_slow(CALL_TIME)))?;
+        asker.has_sent_all();
         let this = Arc::clone(self);
         // A sender that leaves does not undo half of it: what has begun goes on to its end.
         KEEPING.run(move || this.learn(&signatures, &body)).await.unwrap_or_else(|error| match error {

@@ -17,15 +17,14 @@ const LIMITS: SmallLimits = SmallLimits {
     connections: CONNECTIONS,
     header_timeout: Duration::from_secs(10),
     age: Duration::from_secs(60),
-    keep_alive: true,
 };
 
 /// Answers on this socket until `stop`; returns when every connection has ended. Meanwhile it reads the routes'
 /// counters now and then, so that it can tell what they did lately.
 pub async fn serve(bound: Bound, admin: Arc<Admin>, stop: Stop) {
-    let reading = read_on(Arc::clone(&admin));
+    let (reading, metrics) = (read_on(Arc::clone(&admin)), admin.metrics.admin());
     tokio::select! {
-        () = serve_small(bound, admin, LIMITS, stop) => {}
+        () = serve_small(bound, admin, LIMITS, metrics, stop) => {}
         never = reading => match never {},
     }
 }

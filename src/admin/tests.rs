@@ -167,7 +167,7 @@ struct Got {
 async fn ask(process: &Process, method: Method, path: &str, peer: &str) -> Got {
     let request = Request::builder().method(method).uri(path).header("host", "localhost").body(()).unwrap();
     let peer = Peer::Tcp(SocketAddr::new(peer.parse().unwrap(), 1));
-    let asker = Asker { peer, own: Some(local(9180)), since: tokio::time::Instant::now() };
+    let asker = Asker::new(peer, Some(local(9180)));
     let (head, body) = process.admin.respond(asker, &request).into_parts();
     let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
     Got { status: head.status.as_u16(), headers: head.headers, body }

@@ -13,6 +13,7 @@ use crate::admin::{self, WebhookView};
 use crate::clock::SharedClock;
 use crate::config::{Address, UnixOptions, WebhookConfig};
 use crate::listener::{BindError, Bound, Stop};
+use crate::metrics::ListenerMetrics;
 use crate::proxy::SnapshotCell;
 use crate::token::RetryCause;
 use crate::webhook::{self, Door, Report, Told, Webhook};
@@ -53,12 +54,17 @@ pub(super) struct Webhooks {
     serving: TaskTracker,
     now: CancellationToken,
     clock: SharedClock,
+    metrics: Arc<ListenerMetrics>,
     told: Told,
 }
 
 impl Webhooks {
     /// A value that came is told to every slot of the snapshot in force.
-    pub(super) fn new(clock: SharedClock, snapshot: Arc<SnapshotCell>) -> Self {
+    pub(super) fn new(
+        clock: SharedClock,
+        metrics: Arc<ListenerMetrics>,
+        snapshot: Arc<SnapshotCell>,
+    ) -> Self {
         let told = Arc::new(move || {
             for slot in build::slots(&snapshot.load()) {
                 slot.retry_now(RetryCause::FilesChanged);
@@ -70,6 +76,7 @@ impl Webhooks {
             serving: TaskTracker::new(),
             now: CancellationToken::new(),
             clock,
+            metrics,
             told,
         }
     }
@@ -131,7 +138,7 @@ impl Webhooks {
         let door = Arc::new(Door::new(Arc::clone(webhook)));
         let accepting = CancellationToken::new();
         let stop = Stop { accepting: accepting.clone(), now: self.now.clone() };
-        self.serving.spawn(webhook::serve(socket, Arc::clone(&door), stop));
+        self.serving.spawn(webhook::serve(socket, Arc::clone(&door), Arc::clone(&self.metrics), stop));
         Live { name: Arc::clone(&config.name), address: config.address.clone(), local, door, accepting }
     }
 

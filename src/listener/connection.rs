@@ -20,7 +20,7 @@ use super::drive::{Drain, Drive, drive};
 use super::limit::Held;
 use super::stream::{CallerStream, Raw, Transport};
 use super::watch::{Pace, Watch};
-use super::{Handler, ListenerSettings};
+use super::{Handler, ListenerSettings, refusal};
 use crate::config::Limits;
 use crate::flow::Window;
 use crate::inbound::CallerBody;
@@ -91,7 +91,7 @@ pub(super) async fn serve<H: Handler>(
     };
     let watch = Arc::new(Watch::new(caller));
     let stream = CallerStream::new(transport, Arc::clone(&watch), shared.now.clone(), held);
-    serve_http(stream, known, &settings.limits, watch, shared).await;
+    serve_http(stream, known, &settings, watch, shared).await;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,10 +120,11 @@ async fn handshake(
 async fn serve_http<H: Handler>(
     stream: CallerStream,
     known: Option<Protocol>,
-    limits: &Limits,
+    settings: &ListenerSettings,
     watch: Arc<Watch>,
     shared: Arc<Shared<H>>,
 ) {
+    let limits = &settings.limits;
     let mut first = Sniff(Some(stream));
     let protocol = match known {
         Some(protocol) => Some(protocol),
@@ -132,13 +133,18 @@ async fn serve_http<H: Handler>(
     let (Some(protocol), Some(stream)) = (protocol, first.0) else { return };
     let requests = Requests { watch, shared, header_count: limits.header_count };
     match protocol {
-        Protocol::Http1 => serve_http1(stream, limits, Arc::new(requests)).await,
+        Protocol::Http1 => serve_http1(stream, settings, Arc::new(requests)).await,
         // Boxed, so that an HTTP/1 connection does not have the size of an HTTP/2 one.
         Protocol::Http2 => Box::pin(serve_http2(stream, limits, Arc::new(requests))).await,
     }
 }
 
-async fn serve_http1<H: Handler>(stream: CallerStream, limits: &Limits, requests: Arc<Requests<H>>) {
+async fn serve_http1<H: Handler>(
+    stream: CallerStream,
+    settings: &ListenerSettings,
+    requests: Arc<Requests<H>>,
+) {
+    let limits = &settings.limits;
     let (watch, shared) = (Arc::clone(&requests.watch), Arc::clone(&requests.shared));
     let service = service_fn(move |request| requests.clone().respond_http1(request));
     let mut connection =
@@ -146,11 +152,7 @@ async fn serve_http1<H: Handler>(stream: CallerStream, limits: &Limits, requests
     let ended = drive(&mut connection, Pace::http1(limits), &watch, &shared.drain).await;
     watch.becomes_tunnel();
     let Some(Err(error)) = ended else { return };
-    if error.is_parse() {
-        tracing::debug!(
-            event = "caller.refused", peer = ?watch.caller.peer, reason = %error,
-            "refused a request that is not one"
-        );
+    if refusal::tell(&watch.caller.listener, watch.caller.peer, &settings.metrics, &error) {
         return;
     }
     if error.is_user() {

@@ -1,27 +1,30 @@
-//! A small HTTP/1 server for addresses beside the proxy's, such as the admin address: few connections, none for long.
+//! A small HTTP/1 server for addresses beside the proxy's, such as the admin address: few connections, each for one
+//! request.
 
 mod answer;
+mod room;
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
-use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::accept::{Logged, is_of_one_connection};
 use super::stream::Raw;
-use super::{Bound, Stop};
+use super::{Bound, Stop, refusal};
+use crate::metrics::ListenerMetrics;
 use crate::proxy::Peer;
 pub use answer::{Answer, answer, problem};
+use room::{Progress, Room, Stage};
 
 /// The most that a request's head may take; ours are short.
 const HEADER_BYTES: usize = 16 * 1024;
@@ -33,13 +36,27 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
 
 /// Whose request it is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Asker {
+    /// Who is at the other end.
     pub peer: Peer,
     /// The address that the connection came to; `None`: a Unix socket.
     pub own: Option<SocketAddr>,
     /// When its connection was accepted.
     pub since: Instant,
+    progress: Progress,
+}
+
+impl Asker {
+    /// Of a connection that was accepted now.
+    pub fn new(peer: Peer, own: Option<SocketAddr>) -> Self {
+        Self { peer, own, since: Instant::now(), progress: Progress::default() }
+    }
+
+    /// To be called when the request's body was read: from then on its connection makes room for no other.
+    pub fn has_sent_all(&self) {
+        self.progress.reach(Stage::Answer);
+    }
 }
 
 /// What answers.
@@ -55,18 +72,22 @@ pub trait Answerer: Send + Sync + 'static {
 /// What a connection may take.
 #[derive(Debug, Clone, Copy)]
 pub struct SmallLimits {
-    /// Open ones; one more closes the oldest, so that nobody can keep others out by holding them.
+    /// Open ones; see [`room`] for what happens beyond.
     pub connections: usize,
-    /// For a request's head, and between two requests of a connection.
+    /// For a request's head.
     pub header_timeout: Duration,
     /// For a whole connection: who reads an answer byte by byte does not hold it for ever.
     pub age: Duration,
-    /// More than one request each.
-    pub keep_alive: bool,
 }
 
 /// Answers on this socket until `stop`; returns when every connection has ended. Needs a runtime with I/O and time.
-pub async fn serve_small<A: Answerer>(bound: Bound, answerer: Arc<A>, limits: SmallLimits, stop: Stop) {
+pub async fn serve_small<A: Answerer>(
+    bound: Bound,
+    answerer: Arc<A>,
+    limits: SmallLimits,
+    metrics: Arc<ListenerMetrics>,
+    stop: Stop,
+) {
     let (name, address) = (Arc::clone(bound.name()), bound.local());
     let mut listener = match bound.into_listener() {
         Ok(listener) => listener,
@@ -77,25 +98,36 @@ pub async fn serve_small<A: Answerer>(bound: Bound, answerer: Arc<A>, limits: Sm
             );
         }
     };
-    let mut connections = Connections { most: limits.connections, ..Connections::default() };
-    let mut trouble = Logged::default();
+    let server = Arc::new(Server { name, answerer, limits, metrics, stop });
+    let mut room = Room::new(limits.connections);
+    let (mut trouble, mut crowd) = (Logged::default(), Logged::default());
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.now.cancelled() => break,
-            () = stop.accepting.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            () = server.stop.now.cancelled() => break,
+            () = server.stop.accepting.cancelled() => break,
+            ended_one = room.made(), if room.is_full() => {
+                if ended_one && crowd.is_due() {
+                    tracing::warn!(
+                        event = "listener.crowded", name = %server.name, address, most = limits.connections,
+                        "more connections than there are places: those that have not sent a request are closed"
+                    );
+                }
+                continue;
+            }
+            accepted = listener.accept(), if !room.is_full() => accepted,
         };
         match accepted {
             Ok((stream, peer, own)) => {
-                let asker = Asker { peer, own, since: Instant::now() };
-                connections.spawn(connection(stream, asker, Arc::clone(&answerer), limits, stop.clone()));
+                let asker = Asker::new(peer, own);
+                let progress = asker.progress.clone();
+                room.let_in(peer, progress, Arc::clone(&server).connection(stream, asker));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 if trouble.is_due() {
                     tracing::error!(
-                        event = "listener.accept_failed", %name, address, %error,
+                        event = "listener.accept_failed", name = %server.name, address, %error,
                         "can't accept connections; trying on"
                     );
                 }
@@ -104,70 +136,62 @@ pub async fn serve_small<A: Answerer>(bound: Bound, answerer: Arc<A>, limits: Sm
         }
     }
     drop(listener);
-    while connections.tasks.join_next().await.is_some() {}
+    room.emptied().await;
 }
 
-/// All that are open, the oldest first.
-#[derive(Default)]
-struct Connections {
-    tasks: JoinSet<()>,
-    handles: VecDeque<AbortHandle>,
-    most: usize,
-}
-
-impl Connections {
-    fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
-        while self.tasks.try_join_next().is_some() {}
-        self.handles.retain(|handle| !handle.is_finished());
-        if self.handles.len() >= self.most
-            && let Some(oldest) = self.handles.pop_front()
-        {
-            oldest.abort();
-        }
-        self.handles.push_back(self.tasks.spawn(connection));
-    }
-}
-
-async fn connection<A: Answerer>(
-    stream: Raw,
-    asker: Asker,
+/// What all connections of an address share.
+struct Server<A> {
+    name: Arc<str>,
     answerer: Arc<A>,
     limits: SmallLimits,
+    metrics: Arc<ListenerMetrics>,
     stop: Stop,
-) {
-    let service = service_fn(move |request| {
-        let answer = Arc::clone(&answerer).answer(asker, request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .keep_alive(limits.keep_alive)
-        .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut age = std::pin::pin!(tokio::time::sleep_until(asker.since + limits.age));
-    let mut ending = false;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            () = stop.now.cancelled() => return,
-            () = stop.accepting.cancelled(), if !ending => {
-                ending = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
+}
+
+impl<A: Answerer> Server<A> {
+    async fn connection(self: Arc<Self>, stream: Raw, asker: Asker) {
+        let service = service_fn(|request| self.respond(asker.clone(), request));
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            // So that a connection that waits is one whose request has not come.
+            .keep_alive(false)
+            .max_buf_size(HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut age = pin!(tokio::time::sleep_until(asker.since + self.limits.age));
+        let mut ending = false;
+        let ended = loop {
+            tokio::select! {
+                biased;
+                () = self.stop.now.cancelled() => return,
+                () = self.stop.accepting.cancelled(), if !ending => {
+                    ending = true;
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                }
+                ended = &mut connection => break ended,
+                () = age.as_mut() => return,
             }
-            ended = &mut connection => break ended,
-            () = age.as_mut() => return,
+        };
+        let refused =
+            ended.as_ref().is_err_and(|error| refusal::tell(&self.name, asker.peer, &self.metrics, error));
+        if let Err(error) = &ended
+            && !refused
+        {
+            return tracing::debug!(
+                event = "caller.broke_off", peer = ?asker.peer, %error,
+                "a connection to an address of ours broke off"
+            );
         }
-    };
-    if let Err(error) = &ended {
-        tracing::debug!(
-            event = "caller.broke_off", peer = ?asker.peer, %error,
-            "a connection to an address of ours broke off"
-        );
+        let owes_body = asker.progress.stage() == Stage::EarlyAnswer;
+        linger(connection.into_parts().io.into_inner(), refused || owes_body).await;
     }
-    let refused = ended.as_ref().is_err_and(hyper::Error::is_parse);
-    if ended.is_ok() || refused {
-        linger(connection.into_parts().io.into_inner(), refused).await;
+
+    async fn respond(&self, asker: Asker, request: Request<Incoming>) -> Result<Answer, Infallible> {
+        let progress = asker.progress.clone();
+        progress.reach(if request.body().is_end_stream() { Stage::Answer } else { Stage::Body });
+        let answer = Arc::clone(&self.answerer).answer(asker, request).await;
+        progress.reach(Stage::EarlyAnswer);
+        Ok(answer)
     }
 }
 

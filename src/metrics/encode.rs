@@ -48,6 +48,7 @@ families! {
     TOKEN_EXPIRY = "gauge" "bearerd_token_expiry_timestamp_seconds" "When the current token ends, as Unix time";
     TOKEN_FAILURES = "gauge" "bearerd_token_consecutive_failures" "How often in a row the token could not be fetched; 0 when it last could";
     CONNECTIONS = "gauge" "bearerd_connections" "Open connections from callers";
+    REQUESTS_REFUSED = "counter" "bearerd_requests_refused_total" "Requests that the HTTP parser refused, by listener and reason";
     CONNECTIONS_LIMIT = "gauge" "bearerd_connections_limit" "How many connections from callers there may be, over all listeners";
     READY = "gauge" "bearerd_ready" "1 where /readyz says 200, else 0";
     CONFIG_RELOADS = "counter" "bearerd_config_reloads_total" "Config reloads, by outcome";
@@ -113,6 +114,8 @@ pub(super) struct Scrape {
     pub(super) routes: Vec<(Arc<str>, Arc<RouteMetrics>)>,
     pub(super) issuers: Vec<(Arc<str>, Arc<IssuerMetrics>)>,
     pub(super) listeners: Vec<(Arc<str>, Arc<ListenerMetrics>)>,
+    /// Their names cannot be those of a listener.
+    pub(super) small_servers: [(&'static str, Arc<ListenerMetrics>); 2],
     pub(super) unrouted: Arc<RouteMetrics>,
     pub(super) reloads_ok: u64,
     pub(super) reloads_failed: u64,
@@ -215,6 +218,14 @@ impl Scrape {
         let mut family = out.family(&CONNECTIONS)?;
         for (listener, metrics) in &self.listeners {
             family.gauge(&[("listener", &**listener)], metrics.connections())?;
+        }
+        let mut family = out.family(&REQUESTS_REFUSED)?;
+        let listeners = self.listeners.iter().map(|(listener, metrics)| (&**listener, metrics));
+        let small_servers = self.small_servers.iter().map(|(name, metrics)| (*name, metrics));
+        for (listener, metrics) in listeners.chain(small_servers) {
+            for (reason, count) in metrics.refused.all() {
+                family.counter(&[("listener", listener), ("reason", reason)], count)?;
+            }
         }
         let mut family = out.family(&CONFIG_RELOADS)?;
         family.counter(&[("outcome", "ok")], self.reloads_ok)?;

@@ -27,6 +27,8 @@ fn filled() -> Metrics {
     issuer.token_request("client_refused", Duration::from_millis(100));
     issuer.waiting();
     metrics.listener(&name("main")).connected();
+    metrics.listener(&name("main")).refused("syntax");
+    metrics.admin().refused("http2");
     metrics.config_reload(true);
     metrics.config_reload(false);
     metrics.spans_lost(2);

@@ -7,10 +7,12 @@ use aws_lc_rs::hmac;
 use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::*;
 use crate::clock::{ShiftedClock, rfc3339};
 use crate::config::{Address, Source};
+use crate::proxy::Peer;
 
 const SECRET: &str = "canary-secret";
 const BODY: &[u8] = br#"{"userId":"admin","delegationUserId":"user-1"}"#;
@@ -70,7 +72,8 @@ impl Scene {
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
-        let answer = Arc::clone(&self.webhook).receive(Instant::now(), request).await;
+        let asker = Asker::new(Peer::Unix { uid: 0 }, None);
+        let answer = Arc::clone(&self.webhook).receive(&asker, request).await;
         let (head, body) = answer.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let problem = serde_json::from_slice(&body).unwrap_or_default();

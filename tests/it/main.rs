@@ -52,6 +52,7 @@ mod robustness;
 mod routing;
 mod secrets;
 mod semantics;
+mod small_servers;
 mod smuggling;
 mod standby;
 mod support;

@@ -32,6 +32,9 @@ async fn busy() -> World {
     world.get("/").await.expect_status(200);
     world.get("/refused").await.expect_problem(502, "token_refused");
     world.call(Call::get("/").host("nobody.test")).await.expect_problem(421, "misdirected");
+    let mut stranger = Client::tcp(world.address("admin")).await;
+    stranger.wire.send("no request\r\n\r\n").await.unwrap();
+    stranger.response().await.expect_status(400);
     world.reload().await;
     world.change(|text| format!("nonsense = 1\n{text}"));
     world.reload().await;

@@ -52,7 +52,7 @@ fn unsigned(body: Vec<u8>) -> Call {
     Call::post("/seismic", body).header("Content-Type", "application/json")
 }
 
-fn signed_by(secret: &str, body: Vec<u8>) -> Call {
+pub(crate) fn signed_by(secret: &str, body: Vec<u8>) -> Call {
     let signature = hex(secret, &body);
     unsigned(body).header("x-seismic-signature", &signature)
 }
@@ -62,7 +62,7 @@ fn chosen(user: &str) -> Call {
 }
 
 /// Where the webhook of this name listens.
-async fn address_of(proxy: &Bearerd, name: &str) -> SocketAddr {
+pub(crate) async fn address_of(proxy: &Bearerd, name: &str) -> SocketAddr {
     let find = || {
         let about = |event: &Value| event["webhook"] == name && event["message"] == "listening";
         let event = proxy.log().events().into_iter().rev().find(about)?;
