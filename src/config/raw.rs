@@ -22,7 +22,7 @@ use values::{DurationText, RawReference, SizeText};
 #[schemars(deny_unknown_fields, title = "bearerd config")]
 pub(crate) struct RawFile {
     /// Threads that serve calls; they share each bound socket. A change needs a restart.
-    #[schemars(extend("default" = 1, "minimum" = 1, "x-mistakes" = "0, more than 1024"))]
+    #[schemars(extend("default" = 1, "minimum" = 1, "maximum" = 1024, "x-mistakes" = "0; more than 1024"))]
     pub workers: Option<usize>,
     /// More files with issuers and routes, so that teams own theirs. `*` may stand in the last part of a path.
     #[schemars(extend("default" = [], "x-mistakes" = "`*` before the last part; a named file that is missing; anything but issuers and routes in it"))]
@@ -78,10 +78,10 @@ pub(crate) struct RawWebhook {
 #[schemars(deny_unknown_fields, rename = "Limits")]
 pub(crate) struct RawLimits {
     /// Size of a request's header section.
-    #[schemars(extend("default" = "32KiB", "x-mistakes" = "less than `1KiB`"))]
+    #[schemars(extend("default" = "32KiB", "x-mistakes" = "less than `1KiB`; more than `1MiB`"))]
     pub header_bytes: Option<SizeText>,
     /// Number of header lines of a request.
-    #[schemars(extend("default" = 100, "minimum" = 1, "x-mistakes" = "0"))]
+    #[schemars(extend("default" = 100, "minimum" = 1, "maximum" = 10000, "x-mistakes" = "0; more than 10000"))]
     pub header_count: Option<usize>,
     /// How long a caller may take to send a request's header section.
     #[schemars(extend("default" = "10s"))]
@@ -89,11 +89,11 @@ pub(crate) struct RawLimits {
     /// How long a connection may stay idle between two calls.
     #[schemars(extend("default" = "75s"))]
     pub keep_alive: Option<DurationText>,
-    /// Connections of callers, over all listeners.
-    #[schemars(extend("default" = 10000, "minimum" = 1, "x-mistakes" = "0"))]
+    /// Connections of callers, over all listeners; fewer where the limit of open files has no room for so many.
+    #[schemars(extend("default" = 10000, "minimum" = 1, "maximum" = 1000000, "x-mistakes" = "0; more than 1000000"))]
     pub connections: Option<usize>,
     /// Callers that wait for one token.
-    #[schemars(extend("default" = 10000, "minimum" = 1, "x-mistakes" = "0"))]
+    #[schemars(extend("default" = 10000, "minimum" = 1, "maximum" = 1000000, "x-mistakes" = "0; more than 1000000"))]
     pub waiters: Option<usize>,
 }
 

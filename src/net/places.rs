@@ -32,6 +32,11 @@ impl Places {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// Whether none is left: whoever has a connection that nobody uses closes it.
+    pub fn are_taken(&self) -> bool {
+        self.taken() >= self.most()
+    }
+
     fn take(&'static self) -> Option<Place> {
         let place = Place(self);
         (self.taken.fetch_add(1, Ordering::Relaxed) < self.most()).then_some(place)
@@ -77,7 +82,9 @@ mod tests {
         assert_eq!(places.taken(), 2, "a refusal takes none");
         drop(held);
         assert_eq!(places.taken(), 0);
+        assert!(!places.are_taken());
         places.set_most(0);
+        assert!(places.are_taken());
         assert!(places.take().is_none());
     }
 }

@@ -16,11 +16,12 @@ use tokio::time::Instant;
 
 use super::error::UpstreamError;
 use super::origin::Origin;
+use super::pool;
 use super::request_body::RequestBody;
 use crate::flow::Window;
 use crate::idle::{Headway, Idle};
 use crate::metrics::RouteMetrics;
-use crate::net::Stream;
+use crate::net::{ConnectErrorKind, Stream};
 
 /// The largest response head that is read, in bytes and in fields.
 const HEAD: u32 = 128 * 1024;
@@ -130,7 +131,15 @@ impl Origin {
     ) -> Result<Connection, UpstreamError> {
         let http1 = http1 || self.requires_http1();
         let connector = if http1 { &self.http1_connector } else { &self.connector };
-        let connected = connector.connect().await.map_err(UpstreamError::connect)?;
+        let connected = match connector.connect().await {
+            Err(error) if error.kind == ConnectErrorKind::Full && pool::drop_unused() => {
+                // The tasks of those that were dropped run before this one goes on.
+                tokio::task::yield_now().await;
+                connector.connect().await
+            }
+            connected => connected,
+        };
+        let connected = connected.map_err(UpstreamError::connect)?;
         let open = Open::new(metrics);
         let http2 = !http1 && self.speaks_http2(connected.http2);
         if !http1 {

@@ -16,6 +16,7 @@ use super::connection::{Connection, Http1, Http2};
 use super::error::UpstreamError;
 use super::origin::Origin;
 use crate::metrics::RouteMetrics;
+use crate::net::UPSTREAMS;
 
 /// How long an unused connection is kept. Below the idle limits that servers usually have, so that few die in use.
 const IDLE: Duration = Duration::from_secs(50);
@@ -175,6 +176,13 @@ fn with_new_pool<R>(origin: &Arc<Origin>, f: impl FnOnce(&mut Pool) -> R) -> R {
     result
 }
 
+/// Closes what nobody uses, so that others have its places; whether there was any.
+pub(super) fn drop_unused() -> bool {
+    let unused: Vec<Stale> =
+        POOLS.with_borrow_mut(|pools| pools.values_mut().map(Pool::take_unused).collect());
+    unused.iter().any(|(http1, http2)| !http1.is_empty() || !http2.is_empty())
+}
+
 /// One task for each worker, instead of a timer for each connection. Ends where there is none: the next one that is put
 /// back starts it again.
 async fn sweep() {
@@ -188,6 +196,10 @@ async fn sweep() {
         });
         // Dropped outside the borrow: a connection's end must not find the pools borrowed.
         drop(stale);
+        // A dial of another worker found no place.
+        if UPSTREAMS.are_taken() {
+            drop_unused();
+        }
         if empty {
             SWEEPING.set(false);
             return;
@@ -225,6 +237,11 @@ impl Pool {
         }
         self.http1.extend(busy.into_iter().rev());
         taken
+    }
+
+    fn take_unused(&mut self) -> Stale {
+        let http2 = self.http2.extract_if(.., |known| known.unused_since().is_some());
+        (std::mem::take(&mut self.http1), http2.collect())
     }
 
     /// Moves what is too old to `stale`; `false` where the origin is no longer configured.

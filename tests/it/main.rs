@@ -36,6 +36,7 @@ mod issuer_http2;
 mod key_files;
 mod limits;
 mod logs;
+mod machine;
 mod metrics;
 mod oidc;
 mod online;

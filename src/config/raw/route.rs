@@ -75,7 +75,7 @@ pub(crate) struct RawRoute {
     #[schemars(extend("default" = [401], "x-mistakes" = "not 300 to 599"))]
     pub refresh_on: Option<Vec<u16>>,
     /// Bodies up to this may be replayed; "0B" turns replay off.
-    #[schemars(extend("default" = "64KiB"))]
+    #[schemars(extend("default" = "64KiB", "x-mistakes" = "more than `1GiB`"))]
     pub replay_limit: Option<SizeText>,
     /// Let paths with an escaped slash pass.
     #[schemars(extend("default" = false))]

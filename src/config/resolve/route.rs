@@ -1,6 +1,7 @@
 //! `[[route]]`: everything but what it matches.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -16,6 +17,9 @@ use super::super::types::{self, url};
 use super::matching::Matching;
 use super::value::{check, choice, headers, settable_header, size, timeout};
 use super::{Known, credential, defaults, peer};
+
+/// More than this is a slip: kept bodies are in memory.
+const REPLAY_LIMIT: RangeInclusive<usize> = 0..=1 << 30;
 
 /// Checks the whole route; `None` where it has mistakes, or `matching` has.
 pub(super) fn resolve(
@@ -66,7 +70,14 @@ pub(super) fn resolve(
         forwarded: raw.forwarded.unwrap_or(false),
         rewrite_location: raw.rewrite_location.unwrap_or(defaults::REWRITE_LOCATION),
         refresh_on: refresh_on(&place.key("refresh_on"), raw.refresh_on, report),
-        replay_limit: size(place, "replay_limit", raw.replay_limit, defaults::REPLAY_LIMIT, report),
+        replay_limit: size(
+            place,
+            "replay_limit",
+            raw.replay_limit,
+            defaults::REPLAY_LIMIT,
+            REPLAY_LIMIT,
+            report,
+        ),
         allow_encoded_slash: raw.allow_encoded_slash.unwrap_or(false),
         connect_timeout: timeout(
             place,

@@ -1,5 +1,6 @@
 //! The top level, `[limits]`, `[log]`, `[admin]`.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::document::Place;
@@ -33,18 +34,16 @@ pub(super) struct Settings {
 
 /// More threads than this are a slip.
 const MOST_WORKERS: usize = 1024;
-/// Less than this holds no ordinary request.
-const LEAST_HEADER_BYTES: usize = 1 << 10;
+/// Less holds no ordinary request, and more is held for each connection.
+const HEADER_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 20;
+/// hyper has a table of so many for each request, and `http` can't hold more than twice of it.
+const MOST_HEADERS: usize = 10_000;
+/// As many descriptors as Linux gives a process.
+const MOST_CONNECTIONS: usize = 1_000_000;
+const MOST_WAITERS: usize = 1_000_000;
 
 pub(super) fn resolve(top: &Place<'_>, written: Written, report: &mut Report) -> Settings {
-    let workers = count(top, "workers", written.workers, defaults::WORKERS, report);
-    if workers > MOST_WORKERS {
-        report.error(
-            &top.key("workers"),
-            format!("must be at most {MOST_WORKERS}"),
-            "one per core is the most that helps",
-        );
-    }
+    let workers = count(top, "workers", written.workers, defaults::WORKERS, MOST_WORKERS, report);
     let shutdown =
         timeout(top, "shutdown_timeout", written.shutdown_timeout, defaults::SHUTDOWN_TIMEOUT, report);
     Settings {
@@ -58,17 +57,28 @@ pub(super) fn resolve(top: &Place<'_>, written: Written, report: &mut Report) ->
 }
 
 fn limits(at: &Place<'_>, raw: RawLimits, report: &mut Report) -> Limits {
-    let header_bytes = size(at, "header_bytes", raw.header_bytes, defaults::HEADER_BYTES, report);
-    if header_bytes < LEAST_HEADER_BYTES {
-        report.error(&at.key("header_bytes"), "must be at least \"1KiB\"", "");
-    }
+    let header_bytes = raw.header_bytes;
     Limits {
-        header_bytes,
-        header_count: count(at, "header_count", raw.header_count, defaults::HEADER_COUNT, report),
+        header_bytes: size(at, "header_bytes", header_bytes, defaults::HEADER_BYTES, HEADER_BYTES, report),
+        header_count: count(
+            at,
+            "header_count",
+            raw.header_count,
+            defaults::HEADER_COUNT,
+            MOST_HEADERS,
+            report,
+        ),
         header_timeout: timeout(at, "header_timeout", raw.header_timeout, defaults::HEADER_TIMEOUT, report),
         keep_alive: timeout(at, "keep_alive", raw.keep_alive, defaults::KEEP_ALIVE, report),
-        connections: count(at, "connections", raw.connections, defaults::CONNECTIONS, report),
-        waiters: count(at, "waiters", raw.waiters, defaults::WAITERS, report),
+        connections: count(
+            at,
+            "connections",
+            raw.connections,
+            defaults::CONNECTIONS,
+            MOST_CONNECTIONS,
+            report,
+        ),
+        waiters: count(at, "waiters", raw.waiters, defaults::WAITERS, MOST_WAITERS, report),
     }
 }
 

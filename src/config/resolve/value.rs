@@ -1,6 +1,7 @@
 //! Single values: checks, references, parameters, headers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -67,28 +68,47 @@ pub(super) fn timeout(
     Some(duration(at, key, text, default, report)).filter(|duration| !duration.is_zero())
 }
 
+/// A size within `bounds`.
 pub(super) fn size(
     at: &Place<'_>,
     key: &str,
     text: Option<SizeText>,
     default: usize,
+    bounds: RangeInclusive<usize>,
     report: &mut Report,
 ) -> usize {
-    text.and_then(|text| check(&at.key(key), types::size(&text.0), report)).unwrap_or(default)
+    let size = text.and_then(|text| check(&at.key(key), types::size(&text.0), report)).unwrap_or(default);
+    if size < *bounds.start() {
+        report.error(&at.key(key), format!("must be at least \"{}\"", size_text(*bounds.start())), "");
+    } else if size > *bounds.end() {
+        report.error(&at.key(key), format!("must be at most \"{}\"", size_text(*bounds.end())), "");
+    }
+    size
 }
 
-/// A count of at least one.
+/// As it is written in a file.
+fn size_text(bytes: usize) -> String {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = units.into_iter().find(|(_, unit)| bytes >= *unit && bytes % unit == 0);
+    unit.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
+/// A count from 1 to `most`.
 pub(super) fn count(
     at: &Place<'_>,
     key: &str,
     number: Option<usize>,
     default: usize,
+    most: usize,
     report: &mut Report,
 ) -> usize {
-    if number == Some(0) {
+    let number = number.unwrap_or(default);
+    if number == 0 {
         report.error(&at.key(key), "must be at least 1", "");
+    } else if number > most {
+        report.error(&at.key(key), format!("must be at most {most}"), "");
     }
-    number.unwrap_or(default)
+    number
 }
 
 /// One of a few words; the first is the default.

@@ -51,6 +51,7 @@ fn top_level() {
             "\"64B\"",
         ),
         ("[limits]\nheader_bytes = \"1B\"", "limits.header_bytes", "must be at least \"1KiB\"", ""),
+        ("[limits]\nheader_bytes = \"2MiB\"", "limits.header_bytes", "must be at most \"1MiB\"", ""),
         ("[limits]\nconnections = 0", "limits.connections", "must be at least 1", ""),
         ("[limits]\nconection = 1", "limits.conection", "unknown key", "did you mean `connections`?"),
         ("limits = [1]", "limits", "expected a table, found an array", ""),

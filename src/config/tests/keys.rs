@@ -129,6 +129,27 @@ fn the_schemas_defaults_are_the_real_ones() {
 }
 
 #[test]
+fn every_count_has_the_bound_that_the_schema_says() {
+    let schema = schema();
+    let mut tried = 0;
+    for (node, table) in [(&schema, ""), (&schema["$defs"]["Limits"], "[limits]\n")] {
+        for (key, value) in node["properties"].as_object().unwrap() {
+            if value["type"] != "integer" {
+                continue;
+            }
+            tried += 1;
+            let most = value["maximum"].as_u64().unwrap_or_else(|| panic!("{key} has no maximum"));
+            let with_count = |count: u64| lines(&format!("{table}{key} = {count}\n{}", with("", "")));
+            assert_eq!(with_count(most), [""; 0]);
+            let refused = with_count(most + 1);
+            assert!(refused[0].ends_with(&format!("{key}: must be at most {most}")), "{refused:?}");
+            assert!(!with_count(i64::MAX as u64).is_empty());
+        }
+    }
+    assert_eq!(tried, 4);
+}
+
+#[test]
 fn equal_issuers_have_equal_digests_and_others_have_not() {
     let digest = |issuer: &str| load(&with(issuer, "")).unwrap().issuers["corp"].digest;
     let plain = digest("");
