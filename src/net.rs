@@ -2,6 +2,7 @@
 
 pub mod connect;
 mod dial;
+pub mod dpop;
 mod explain;
 mod h2;
 mod pem;

@@ -219,6 +219,7 @@ mod tests {
         assert_eq!(http2_failure(&error), Http2Failure::Other);
         let (ours, mut theirs) = duplex(1024);
         tokio::spawn(async move {
+            until_headers(&mut theirs).await;
             theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
             let _ = theirs.read_to_end(&mut Vec::new()).await;
         });

@@ -39,6 +39,7 @@ mod logs;
 mod metrics;
 mod oidc;
 mod online;
+mod online_servers;
 mod operation;
 mod page;
 mod paths;
