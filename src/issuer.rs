@@ -32,7 +32,7 @@ mod response;
 mod standby;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -82,6 +82,8 @@ pub struct Issuer {
 }
 
 struct Endpoint {
+    /// It was not there at the last request, so that the next one looks it up again.
+    gone: AtomicBool,
     url: HttpUrl,
     connector: Connector,
     /// What the connector offers.
@@ -255,18 +257,18 @@ impl Issuer {
         redactor: &Redactor,
         deadline: Deadline,
     ) -> Result<Arc<Endpoint>, IssuerError> {
-        let known = self.endpoint.load_full();
+        let known = self.endpoint.load_full().filter(|known| !known.gone.load(Ordering::Relaxed));
         let url = match (known, &self.config.endpoint) {
             (Some(known), _) if known.offer == self.versions.offer() => return Ok(known),
             (Some(known), _) => known.url.clone(),
             (None, TokenEndpoint::Url(url)) => url.clone(),
             (None, TokenEndpoint::Discovery(issuer)) => {
-                let found = self.discover(issuer, redactor, deadline).await?;
-                found.endpoint_for(&self.config).clone()
+                self.discover(issuer, redactor, deadline).await?.token_endpoint
             }
         };
         let offer = self.versions.offer();
-        let endpoint = Arc::new(Endpoint { connector: connector_to(&url, &self.config, offer), offer, url });
+        let connector = connector_to(&url, &self.config, offer);
+        let endpoint = Arc::new(Endpoint { gone: AtomicBool::new(false), url, connector, offer });
         self.endpoint.store(Some(Arc::clone(&endpoint)));
         Ok(endpoint)
     }
@@ -304,7 +306,7 @@ impl Issuer {
             None => error.kind == FailureKind::Unavailable,
         };
         if moved && matches!(self.config.endpoint, TokenEndpoint::Discovery(_)) {
-            self.endpoint.store(None);
+            self.endpoint.load().iter().for_each(|endpoint| endpoint.gone.store(true, Ordering::Relaxed));
         }
     }
 

@@ -4,6 +4,7 @@ mod alive;
 mod attempt;
 pub mod connect;
 mod dial;
+pub mod dpop;
 mod environment;
 mod explain;
 mod h2;

@@ -11,7 +11,7 @@ use super::redact::Redactor;
 use super::reported::{self, Reported};
 use super::{FailureKind, IssuerError};
 use crate::config::{HttpUrl, IssuerConfig, TokenEndpoint};
-use crate::net::ConnectErrorKind;
+use crate::net::{ConnectErrorKind, dpop};
 
 /// The most bytes of an issuer's `error_description` that are shown.
 const DESCRIPTION_LIMIT: usize = 512;
@@ -110,7 +110,7 @@ impl<'a> Context<'a> {
             trace: self.trace(&reported.traces),
             ..self.fail_quoting(kind, what, plain).advise(&self.remedy(status, reported))
         };
-        match self.clock_hint(kind, reported) {
+        match self.clock_hint(status, kind, reported) {
             Some(apart) => error.advise(&apart),
             None => error,
         }
@@ -248,6 +248,8 @@ fn beside_the_file(kind: ConnectErrorKind) -> &'static str {
 /// RFC 6749 section 5.2, with the status first: whoever answers 429 or 5xx is not able to judge our client.
 fn classify(status: StatusCode, code: Option<&str>) -> FailureKind {
     match (status.as_u16(), code) {
+        // The proof is refused, and nothing is said of the client.
+        (401, Some(dpop::USE_NONCE | dpop::INVALID_PROOF)) => FailureKind::RequestRefused,
         (401, _) => FailureKind::ClientRefused,
         (429 | 500.., _) => FailureKind::Unavailable,
         (300..=399, _) => FailureKind::Unusable,

@@ -29,9 +29,9 @@ const LIST_LIMIT: usize = 200;
 /// to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
-    pub token_endpoint: HttpUrl,
+    /// Where this client asks for tokens: one with a certificate has a place of its own, where the issuer names one in
     /// `mtls_endpoint_aliases` (RFC 8705 section 5).
-    pub mtls_token_endpoint: Option<HttpUrl>,
+    pub token_endpoint: HttpUrl,
     pub token_endpoint_auth_methods_supported: Option<Vec<String>>,
     pub token_endpoint_auth_signing_alg_values_supported: Option<Vec<String>>,
     pub scopes_supported: Option<Vec<String>>,
@@ -39,15 +39,10 @@ pub struct Metadata {
     pub dpop_signing_alg_values_supported: Option<Vec<String>>,
 }
 
-impl Metadata {
-    /// Where `config`'s client asks for tokens: clients with a certificate have a place of their own, where the issuer
-    /// names one.
-    pub(super) fn endpoint_for(&self, config: &IssuerConfig) -> &HttpUrl {
-        let shows_certificate = matches!(config.client_auth, ClientAuth::TlsClientAuth)
-            || config.tls.certificate.is_some()
-            || config.tls.private_key.is_some();
-        self.mtls_token_endpoint.as_ref().filter(|_| shows_certificate).unwrap_or(&self.token_endpoint)
-    }
+fn shows_certificate(config: &IssuerConfig) -> bool {
+    matches!(config.client_auth, ClientAuth::TlsClientAuth)
+        || config.tls.certificate.is_some()
+        || config.tls.private_key.is_some()
 }
 
 /// Why a document was not accepted.
@@ -133,7 +128,7 @@ fn judge(
         }
         Err(Lost::TooLarge(limit)) => Err(Refusal::Unusable(format!("a body of more than {limit} bytes"))),
         Err(Lost::CutOff) => Err(Refusal::Unusable("a body that was cut off".to_owned())),
-        Ok(body) => read_document(&body, issuer, context.redactor),
+        Ok(body) => read_document(&body, issuer, shows_certificate(context.config), context.redactor),
     };
     let mismatch = format!(
         "set issuer_url of [issuer.{}] to what the document says if it is the one you mean, or set token_url",
@@ -186,7 +181,12 @@ const SCOPES: &str = "/scopes_supported";
 const GRANTS: &str = "/grant_types_supported";
 const DPOP_ALGS: &str = "/dpop_signing_alg_values_supported";
 
-fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<Metadata, Refusal> {
+fn read_document(
+    body: &[u8],
+    issuer: &HttpUrl,
+    shows_certificate: bool,
+    redactor: &Redactor,
+) -> Result<Metadata, Refusal> {
     let members = ["/issuer", TOKEN_ENDPOINT, MTLS_ALIAS, AUTH_METHODS, AUTH_ALGS, SCOPES, GRANTS, DPOP_ALGS];
     let document =
         Document::json(body, &members).map_err(|malformed| Refusal::Unusable(malformed.to_string()))?;
@@ -204,18 +204,19 @@ fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<M
     let refused = |name: &str, endpoint: &str, why: &str| {
         Refusal::Mismatch(format!("the {name} `{}`, {why}", quoted(endpoint, redactor)))
     };
-    let endpoint = text(TOKEN_ENDPOINT)
-        .ok_or_else(|| Refusal::Unusable("a document without `token_endpoint`".to_owned()))?;
-    let token_endpoint =
-        endpoint_url(endpoint, issuer).map_err(|why| refused("token_endpoint", endpoint, why))?;
-    let mtls_token_endpoint = match text(MTLS_ALIAS) {
-        None => None,
+    // An alias that is not used is nobody's business: an issuer on this machine has one without https.
+    let token_endpoint = match text(MTLS_ALIAS).filter(|_| shows_certificate) {
         Some(alias) => {
             let url = endpoint_url(alias, issuer).and_then(|url| match url.https {
                 true => Ok(url),
                 false => Err("which is not https, where no certificate can be shown"),
             });
-            Some(url.map_err(|why| refused("token_endpoint of mtls_endpoint_aliases", alias, why))?)
+            url.map_err(|why| refused("token_endpoint of mtls_endpoint_aliases", alias, why))?
+        }
+        None => {
+            let endpoint = text(TOKEN_ENDPOINT)
+                .ok_or_else(|| Refusal::Unusable("a document without `token_endpoint`".to_owned()))?;
+            endpoint_url(endpoint, issuer).map_err(|why| refused("token_endpoint", endpoint, why))?
         }
     };
     let list = |pointer| {
@@ -224,7 +225,6 @@ fn read_document(body: &[u8], issuer: &HttpUrl, redactor: &Redactor) -> Result<M
     };
     Ok(Metadata {
         token_endpoint,
-        mtls_token_endpoint,
         token_endpoint_auth_methods_supported: list(AUTH_METHODS),
         token_endpoint_auth_signing_alg_values_supported: list(AUTH_ALGS),
         scopes_supported: list(SCOPES),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::fuzz;
 use super::{FailureKind, IssuerError};
-use crate::config::{ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Params, ScopeIn, Source};
+use crate::config::{ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Source};
 
 /// A file of the folder of test keys.
 pub(super) fn key_file(name: &str) -> Source {
@@ -12,28 +12,12 @@ pub(super) fn key_file(name: &str) -> Source {
     Source::file(folder.join(name), None)
 }
 
-pub(super) fn jwt(usage: JwtUse) -> JwtConfig {
-    JwtConfig {
-        usage,
-        alg: None,
-        key_id: None,
-        typ: "JWT".to_owned(),
-        issuer: None,
-        subject: None,
-        audience: None,
-        lifetime: std::time::Duration::from_secs(60),
-        scope: ScopeIn::Parameter,
-        certificate_headers: Vec::new(),
-        claims: Params::new(),
-    }
-}
-
 /// `private_key_jwt` with a key of the folder of test keys.
 pub(super) fn signing(key: &str) -> IssuerConfig {
     IssuerConfig {
         client_auth: ClientAuth::PrivateKeyJwt,
         private_key: Some(key_file(key)),
-        jwt: Some(jwt(JwtUse::ClientAssertion)),
+        jwt: Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
         ..fuzz::config()
     }
 }

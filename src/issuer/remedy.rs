@@ -6,6 +6,7 @@ use super::FailureKind;
 use super::context::Context;
 use super::reported::Reported;
 use crate::config::{BasicEncoding, ClientAuth, JwtUse};
+use crate::net::dpop;
 
 /// RFC 8693 section 2.1.
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -29,8 +30,53 @@ impl Context<'_> {
     pub(super) fn remedy(&self, status: StatusCode, reported: &Reported) -> String {
         let description = reported.description.as_deref();
         let known = description.and_then(|text| self.known_cause(text));
-        let known = known.or_else(|| self.missing_target(status, reported.code.as_deref(), description?));
+        let known = known.or_else(|| self.by_words(status, reported.code.as_deref(), description?));
         known.or_else(|| self.by_code(status, reported)).unwrap_or_else(|| self.by_status(status, reported))
+    }
+
+    /// What a server means often stands in its sentence alone, under a code that says something else.
+    fn by_words(&self, status: StatusCode, code: Option<&str>, description: &str) -> Option<String> {
+        let text = description.to_ascii_lowercase();
+        let has = |word: &str| text.contains(word);
+        let missing = has("missing") || has("required") || has("not provided");
+        if self.config.dpop.is_none() && has("dpop") && missing {
+            return Some(self.check_dpop());
+        }
+        if self.config.client_auth.secret().is_some() {
+            if has("client_assertion") && missing {
+                return Some(format!(
+                    "the issuer has this client registered for a signed JWT: set client_auth = \"client_secret_jwt\" or \
+                     \"private_key_jwt\" of [issuer.{}], or have it registered for a secret",
+                    self.config.name
+                ));
+            }
+            if (has("client_secret") && missing) || has("authenticating client") {
+                return Some(self.check_client());
+            }
+        }
+        self.another_audience(&text).or_else(|| self.missing_target(status, code, &text))
+    }
+
+    /// The `aud` of what we sign, or of a ready-made assertion: not the API that the token is for.
+    fn another_audience(&self, text: &str) -> Option<String> {
+        let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let of_what_is_signed = has(&["assertion", "token endpoint", "token audience", "jwt"])
+            || has(&["must contain", "is not valid", "invalid audience", "'aud'", "aud claim"]);
+        if !has(&["audience", "'aud'", "aud claim"]) || !of_what_is_signed || has(&["whitelist", "requested"])
+        {
+            return None;
+        }
+        let name = &self.config.name;
+        match &self.config.jwt {
+            Some(_) => Some(format!(
+                "the issuer wants another audience (`aud`) in the JWT: set jwt.audience of [issuer.{name}] to the one that \
+                 it names; servers want either the issuer's own URL or its token endpoint"
+            )),
+            None if self.config.assertion.is_some() => Some(format!(
+                "the issuer wants another audience (`aud`) in assertion of [issuer.{name}]: see to whatever writes it"
+            )),
+            None => None,
+        }
     }
 
     fn by_code(&self, status: StatusCode, reported: &Reported) -> Option<String> {
@@ -55,6 +101,14 @@ impl Context<'_> {
             ),
             "invalid_target" | "invalid_resource" => {
                 format!("check params (audience, resource) and scopes of [issuer.{name}] and of the route")
+            }
+            "invalid_request" if self.may_miss_the_client_id() => format!(
+                "set send_client_id = true in [issuer.{name}] (some servers, such as Spring's, want client_id beside an \
+                 assertion), or check params, scopes and client_auth of it, and params of the route"
+            ),
+            // LemonLDAP::NG: nobody is logged in. Its endpoints of OAuth do not say so.
+            "9" if status == StatusCode::UNAUTHORIZED => {
+                format!("that is no token endpoint (LemonLDAP::NG's portal says so); check {} of [issuer.{name}]", self.endpoint_key())
             }
             "invalid_request" => {
                 format!("check params, scopes and client_auth of [issuer.{name}], and params of the route")
@@ -91,6 +145,11 @@ impl Context<'_> {
             404 | 410 => format!("check {key} of [issuer.{name}]"),
             415 => format!("check body and method of [issuer.{name}]"),
             _ if reported.html => self.web_page(),
+            // glewlwyd has no more to say of a wrong secret.
+            403 if !reported.says_something() && self.config.client_auth.secret().is_some() => format!(
+                "{}; or see at the issuer whether this client and this machine's address may ask",
+                self.check_client()
+            ),
             403 => "check at the issuer whether this client and this machine's address may ask".to_owned(),
             seen @ 200..=299 if reported.code.is_none() && !self.config.response.statuses.contains(&seen) => {
                 format!("add the status to response.statuses of [issuer.{name}] where it carries a token")
@@ -210,24 +269,47 @@ impl Context<'_> {
     }
 
     /// Where our clock decides about what we sign, and differs from the issuer's.
-    pub(super) fn clock_hint(&self, kind: FailureKind, reported: &Reported) -> Option<String> {
+    pub(super) fn clock_hint(
+        &self,
+        status: StatusCode,
+        kind: FailureKind,
+        reported: &Reported,
+    ) -> Option<String> {
         let config = self.config;
         let signs = config.jwt.is_some() || config.dpop.is_some() || config.assertion.is_some();
+        // Some servers stumble over a time that they did not expect.
         let refused = matches!(kind, FailureKind::ClientRefused | FailureKind::RequestRefused)
-            || reported.code.as_deref() == Some("invalid_dpop_proof");
-        let skew = self.skew.filter(|_| signs && refused)?;
-        Some(format!("this machine's clock is {} the issuer's, set it right", skew.of_ours()))
+            || reported.code.as_deref() == Some(dpop::INVALID_PROOF)
+            || status == StatusCode::INTERNAL_SERVER_ERROR;
+        if !signs || !refused {
+            return None;
+        }
+        match self.skew {
+            Some(skew) => {
+                Some(format!("this machine's clock is {} the issuer's, set it right", skew.of_ours()))
+            }
+            // An issuer that does not tell its time may still tell that ours is not its own.
+            None => reported.description.as_deref().filter(|text| is_about_time(text)).map(|_| {
+                "what was signed is not valid yet or no more by the issuer's clock: compare this machine's clock with it"
+                    .to_owned()
+            }),
+        }
     }
 
     /// Servers that want to be told which API the token is for say so in a sentence, each under another code.
-    fn missing_target(&self, status: StatusCode, code: Option<&str>, description: &str) -> Option<String> {
+    fn missing_target(&self, status: StatusCode, code: Option<&str>, text: &str) -> Option<String> {
         if status == StatusCode::UNAUTHORIZED {
             return None;
         }
-        let text = description.to_ascii_lowercase();
         let issuer = format!("[issuer.{}]", self.config.name);
         let has = |word: &str| text.contains(word);
         if matches!(code, Some("invalid_request" | "access_denied" | "invalid_target" | "invalid_grant")) {
+            if has("whitelist") && has("audience") {
+                return Some(format!(
+                    "let this client have that audience at the issuer, or check params.audience of {issuer} and of the \
+                     route"
+                ));
+            }
             if has("audience") || has("service not found") {
                 return Some(format!(
                     "give the API's identifier as audience: params = {{ audience = \"…\" }} of {issuer} or of the \
@@ -244,6 +326,15 @@ impl Context<'_> {
         let wants_scope =
             has("'scope' must be provided") || has("parameter: 'scope'") || has("field 'scope' missing");
         wants_scope.then(|| format!("the issuer wants a scope; give scopes of {issuer} or of the route"))
+    }
+
+    /// It shows who it is by an assertion alone, and RFC 7521 section 4.2 lets it leave out `client_id`.
+    pub(super) fn may_miss_the_client_id(&self) -> bool {
+        let by_assertion = matches!(
+            self.config.client_auth,
+            ClientAuth::SecretJwt { .. } | ClientAuth::PrivateKeyJwt | ClientAuth::AssertionFile
+        );
+        by_assertion && !self.config.send_client_id
     }
 
     /// Entra ID numbers its causes. A hint for people alone: nothing else is decided by it.
@@ -283,4 +374,11 @@ impl Context<'_> {
         };
         Some(hint)
     }
+}
+
+/// It says of a JWT or a proof that its time is not now.
+fn is_about_time(description: &str) -> bool {
+    let text = description.to_ascii_lowercase();
+    let phrases = ["not active", "not yet valid", "not valid yet", "in the future", "too old", "expired"];
+    phrases.iter().any(|phrase| text.contains(phrase))
 }

@@ -13,11 +13,11 @@ use http_body_util::Full;
 
 use super::carrier::{self, Value};
 use super::client_auth;
-use super::dpop::DPOP;
 use super::inputs::Inputs;
 use crate::config::{
     BasicEncoding, Carrier, ClientAuth, CredentialKey, HttpUrl, IssuerConfig, JwtUse, ScopeIn,
 };
+use crate::net::dpop::DPOP;
 use crate::secret::Secret;
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
@@ -91,7 +91,7 @@ pub(super) fn build(
             .ok_or_else(|| format!("the value of `headers` {name} holds a character that no header may"))?;
         headers.insert(name.clone(), value);
     }
-    headers.extend(fresh.proof.and_then(client_auth::sensitive).map(|proof| (DPOP, proof)));
+    headers.extend(fresh.proof.and_then(client_auth::sensitive).map(|proof| (DPOP.clone(), proof)));
     Ok(request)
 }
 

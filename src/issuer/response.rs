@@ -17,6 +17,7 @@ use super::redact::Redactor;
 use super::reported::{self, Reported};
 use super::{FailureKind, Grant, IssuerError, lifetime};
 use crate::config::{ResponseFormat, ResponseShape};
+use crate::net::dpop;
 use crate::secret::{MASK, Secret};
 
 /// The longest token, in bytes.
@@ -113,13 +114,20 @@ fn refused(answer: &Answer, context: &Context<'_>, asked: &Asked<'_>) -> IssuerE
     let retry_after = retry_after(&answer.headers, asked.at);
     let body = match &answer.body {
         Ok(body) if coding(&answer.headers).is_none() => body.as_slice(),
-        _ => return context.refused(status, &Reported::default(), retry_after),
+        _ => &[],
     };
     // Servers that answer with forms still report errors as JSON.
     let as_json = ResponseShape { format: ResponseFormat::Json, ..shape.clone() };
     let mut document = parse(body, &as_json).or_else(|_| parse(body, shape)).ok();
     let token = document.as_mut().and_then(|document| document.take_secret(&shape.token));
-    let reported = Reported::read(status, &answer.headers, body, document.as_ref(), shape);
+    let mut reported = Reported::read(status, &answer.headers, body, document.as_ref(), shape);
+    // Servers with bodies of their own say it in the header as RFC 9449 section 8 has it.
+    let challenge = dpop::challenge_error(&answer.headers);
+    if let Some(code) =
+        challenge.filter(|code| [dpop::USE_NONCE, dpop::INVALID_PROOF].contains(&code.as_str()))
+    {
+        reported.code = Some(code);
+    }
     let context = &Context { redactor: &knowing(context.redactor, token.as_ref()), ..context.clone() };
     context.refused(status, &reported, retry_after)
 }

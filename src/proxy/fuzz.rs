@@ -4,6 +4,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{dpop, query};
+use crate::net::dpop::NONCE;
 use crate::secret::Secret;
 
 const NAME: &str = "access_token";
@@ -37,7 +38,7 @@ fn challenge(line: &[u8], nonce: &[u8]) {
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     let headers: &mut HeaderMap = response.headers_mut();
     headers.insert(header::WWW_AUTHENTICATE, line);
-    headers.insert(dpop::NONCE, nonce);
+    headers.insert(NONCE, nonce);
     let asks = dpop::asks_for_nonce(&response);
     debug_assert!(!asks || dpop::nonce(response.headers()).is_some());
 }

@@ -40,6 +40,7 @@ mod machine;
 mod metrics;
 mod oidc;
 mod online;
+mod online_servers;
 mod operation;
 mod page;
 mod paths;

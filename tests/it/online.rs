@@ -461,7 +461,8 @@ async fn a_real_issuer_refuses_another_method_and_says_what_it_offers() {
     let refused = report(&setup, 1, &[]).await;
     let asked = &refused["issuers"][0];
     assert_eq!(asked["credentials"][0]["error"]["code"], "invalid_client", "{refused}");
-    assert_eq!(asked["extra_requests"], 0, "{refused}");
+    assert_eq!(asked["extra_requests"], 2, "with client_id, and with the other audience: {refused}");
+    assert!(hints(asked).contains("registered for client_secret_jwt"), "{refused}");
     let setup = Setup::new().await.issuer(&issuer).issuer("client_auth = \"client_secret_post\"");
     let granted = report(&setup, 0, &[]).await;
     let issuer = &granted["issuers"][0];

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use super::Bounds;
 use crate::clock::SystemClock;
-use crate::config::{BasicEncoding, ClientAuth, CredentialKey, IssuerConfig, JwtUse, Source};
+use crate::config::{
+    BasicEncoding, ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Source, TokenEndpoint,
+};
 use crate::issuer::{FailureKind, Grant, Issuer, IssuerError};
+use crate::net::dpop;
 
 /// Scopes that are asked for one by one.
 const SCOPES: usize = 8;
@@ -33,68 +36,140 @@ fn more(requests: usize) -> String {
 
 /// The client was refused, or the issuer did not even see who it is.
 pub(super) fn may_be_the_method(error: &IssuerError, config: &IssuerConfig) -> bool {
-    // A secret that signs alone was never to travel, so no other method is tried with it.
-    let signs = matches!(config.client_auth, ClientAuth::SecretJwt { .. });
-    if signs || config.client_auth.secret().is_none() {
+    let code = error.code.as_deref();
+    if matches!(code, Some(dpop::USE_NONCE | dpop::INVALID_PROOF)) {
         return false;
     }
-    match error.code.as_deref() {
-        Some("invalid_client") => true,
-        // A server that reads the body alone finds no client at all.
-        Some("invalid_request") => matches!(config.client_auth, ClientAuth::Basic { .. }),
-        _ => error.http_status == Some(401),
+    let refused = code == Some("invalid_client") || error.http_status == Some(401);
+    let says = |words: &str| error.detail.contains(words);
+    match shown_by(config) {
+        // Keycloak answers 400 unauthorized_client where it stumbles over an encoding, Rauthy calls the secret missing
+        // where it looks elsewhere, and glewlwyd answers 403 without a word.
+        Some(Shown::Secret) => {
+            refused
+                || (code == Some("unauthorized_client") && says("authenticating client"))
+                || says("'client_secret' is missing")
+                || (code.is_none() && error.http_status == Some(403))
+                // A server that reads the body alone finds no client at all.
+                || (code == Some("invalid_request") && matches!(config.client_auth, ClientAuth::Basic { .. }))
+        }
+        Some(Shown::Signature) => {
+            refused || matches!(code, Some("invalid_request" | "invalid_grant" | "unauthorized_client"))
+        }
+        None => false,
     }
 }
 
-/// Another way to show the secret.
-struct Alternative {
-    client_auth: ClientAuth,
-    written: &'static str,
+/// What shows who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Secret,
+    Signature,
 }
 
-/// The secret's other methods, each once.
-pub(super) async fn methods(config: &IssuerConfig, key: &CredentialKey, bounds: Bounds) -> Guessed {
-    let alternatives = alternatives(config);
-    let mut requests = 0;
-    for alternative in &alternatives {
-        let Some(outcome) = fetch(with_method(config, alternative), key, bounds).await else { break };
-        requests += 1;
+fn shown_by(config: &IssuerConfig) -> Option<Shown> {
+    match config.client_auth {
+        ClientAuth::Basic { .. } | ClientAuth::Post { .. } => Some(Shown::Secret),
+        ClientAuth::SecretJwt { .. } | ClientAuth::PrivateKeyJwt | ClientAuth::AssertionFile => {
+            Some(Shown::Signature)
+        }
+        ClientAuth::TlsClientAuth | ClientAuth::None => config.jwt.as_ref().map(|_| Shown::Signature),
+    }
+}
+
+/// Another way to say who asks.
+#[derive(Debug, Clone)]
+enum Change {
+    Method(ClientAuth),
+    SendClientId,
+    /// `jwt.audience`: the token endpoint in the place of the issuer's URL.
+    Audience,
+}
+
+impl Change {
+    /// The config with it, and how that is written. `None`: it cannot be tried.
+    async fn apply(&self, config: &IssuerConfig, bounds: Bounds) -> Option<(IssuerConfig, String)> {
+        // One request each: no other credential stands in.
+        let mut config = IssuerConfig { standby: None, ..config.clone() };
+        let written = match self {
+            Self::Method(client_auth) => {
+                config.jwt = match client_auth {
+                    ClientAuth::SecretJwt { .. } => Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
+                    _ => config.jwt.filter(|jwt| jwt.usage != JwtUse::ClientAssertion),
+                };
+                config.client_auth = client_auth.clone();
+                written(client_auth).to_owned()
+            }
+            Self::SendClientId => {
+                config.send_client_id = true;
+                "send_client_id = true".to_owned()
+            }
+            Self::Audience => {
+                let issuer = Issuer::new(Arc::new(config.clone()), Arc::new(SystemClock));
+                let endpoint = bounds.hold(issuer.metadata()).await?.ok().flatten()?.token_endpoint.text;
+                config.jwt.as_mut()?.audience = Some(Source::literal(endpoint.as_str()));
+                format!("jwt = {{ audience = \"{endpoint}\" }}, its token endpoint")
+            }
+        };
+        Some((config, written))
+    }
+}
+
+/// Whether there is another way to try.
+pub(super) fn has_another_way(error: &IssuerError, config: &IssuerConfig) -> bool {
+    !changes(error, config).is_empty()
+}
+
+/// The other ways to say who asks, each once.
+pub(super) async fn methods(
+    config: &IssuerConfig,
+    error: &IssuerError,
+    key: &CredentialKey,
+    bounds: Bounds,
+) -> Guessed {
+    let mut tried = Vec::new();
+    for change in changes(error, config) {
+        let Some((changed, written)) = change.apply(config, bounds).await else { continue };
+        let Some(outcome) = fetch(changed, key, bounds).await else { break };
+        tried.push(written.clone());
         match outcome {
-            Ok(_) => return taken(config, alternative, requests, ""),
+            Ok(_) => return taken(config, &change, &written, tried.len(), ""),
             Err(error) if knows_the_client(&error) => {
                 let then = format!(" (and then answers {})", error.code.unwrap_or_default());
-                return taken(config, alternative, requests, &then);
+                return taken(config, &change, &written, tried.len(), &then);
             }
             // Whoever cannot answer now is not asked on.
             Err(IssuerError { kind: FailureKind::Unavailable | FailureKind::Timeout, .. }) => break,
             Err(_) => {}
         }
     }
-    if requests == 0 {
+    if tried.is_empty() {
         return Guessed::default();
     }
-    let tried: Vec<&str> =
-        alternatives.iter().take(requests).map(|alternative| alternative.written).collect();
     Guessed::told(
-        requests,
+        tried.len(),
         format!(
-            "the method does not seem to be at fault: {} {} refused too. Compare client_id and client_secret of \
-             [issuer.{}] with the issuer's, and see there whether the client may use {}",
+            "the method does not seem to be at fault: {} {} refused too. Compare {} of [issuer.{}] with the issuer's, \
+             and see there whether the client is registered for {} and may use {}",
             tried.join(" and "),
             if tried.len() == 1 { "is" } else { "are" },
+            match shown_by(config) {
+                Some(Shown::Signature) => "client_id, the key and jwt",
+                _ => "client_id and client_secret",
+            },
             config.name,
+            config.client_auth.as_str(),
             config.grant_type.as_deref().unwrap_or("this way to ask"),
         ),
     )
 }
 
-fn taken(config: &IssuerConfig, alternative: &Alternative, requests: usize, then: &str) -> Guessed {
-    let hint = format!(
-        "the issuer takes {}{then}: set that in [issuer.{}], which says {}",
-        alternative.written,
-        config.name,
-        written(&config.client_auth)
-    );
+fn taken(config: &IssuerConfig, change: &Change, what: &str, requests: usize, then: &str) -> Guessed {
+    let instead = match change {
+        Change::Method(_) => format!(", which says {}", written(&config.client_auth)),
+        Change::SendClientId | Change::Audience => String::new(),
+    };
+    let hint = format!("the issuer takes {what}{then}: set that in [issuer.{}]{instead}", config.name);
     Guessed::told(requests, hint)
 }
 
@@ -103,33 +178,56 @@ fn knows_the_client(error: &IssuerError) -> bool {
     matches!(error.code.as_deref(), Some("invalid_scope" | "invalid_target" | "unsupported_grant_type"))
 }
 
-/// The most usual first.
-fn alternatives(config: &IssuerConfig) -> Vec<Alternative> {
-    let Some(secret) = config.client_auth.secret() else { return Vec::new() };
+fn changes(error: &IssuerError, config: &IssuerConfig) -> Vec<Change> {
+    match shown_by(config) {
+        Some(Shown::Secret) => other_methods(error, config),
+        // A secret that signs alone was never to travel, so no other method is tried with it.
+        Some(Shown::Signature) => changes_of_signed(config),
+        None => Vec::new(),
+    }
+}
+
+fn changes_of_signed(config: &IssuerConfig) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let by_assertion = !matches!(config.client_auth, ClientAuth::TlsClientAuth | ClientAuth::None);
+    if by_assertion && !config.send_client_id && config.client_id.is_some() {
+        changes.push(Change::SendClientId);
+    }
+    let discovered = matches!(config.endpoint, TokenEndpoint::Discovery(_));
+    if discovered && config.jwt.as_ref().is_some_and(|jwt| jwt.audience.is_none()) {
+        changes.push(Change::Audience);
+    }
+    changes
+}
+
+/// The secret's, the most usual first.
+fn other_methods(error: &IssuerError, config: &IssuerConfig) -> Vec<Change> {
+    let Some(secret) = config.client_auth.secret().cloned() else { return Vec::new() };
     // Basic is taken by another user.
     if config.basic.is_some() {
         return Vec::new();
     }
-    let basic = |encoding| ClientAuth::Basic { secret: secret.clone(), encoding };
-    let both =
-        [basic(BasicEncoding::Form), basic(BasicEncoding::Raw), ClientAuth::Post { secret: secret.clone() }];
-    let current = written(&config.client_auth);
+    // The issuer says which one the client is registered for.
+    if error.detail.contains("client_assertion") {
+        return vec![Change::Method(ClientAuth::SecretJwt { secret })];
+    }
     let is_basic = matches!(config.client_auth, ClientAuth::Basic { .. });
     let encodings_differ =
-        [config.client_id.as_ref(), Some(secret)].into_iter().flatten().any(changes_in_a_form);
-    let mut found: Vec<Alternative> = both
-        .into_iter()
-        .map(|client_auth| Alternative { written: written(&client_auth), client_auth })
-        .filter(|alternative| alternative.written != current)
+        [config.client_id.as_ref(), Some(&secret)].into_iter().flatten().any(changes_in_a_form);
+    let basic = |encoding| ClientAuth::Basic { secret: secret.clone(), encoding };
+    let post = ClientAuth::Post { secret: secret.clone() };
+    let all = [post, basic(BasicEncoding::Form), basic(BasicEncoding::Raw)];
+    let current = written(&config.client_auth);
+    all.into_iter()
+        .filter(|other| written(other) != current)
         // The same bytes would go up again.
-        .filter(|alternative| match alternative.client_auth {
+        .filter(|other| match other {
             ClientAuth::Basic { encoding: BasicEncoding::Raw, .. } => encodings_differ,
             ClientAuth::Basic { .. } => encodings_differ || !is_basic,
             _ => true,
         })
-        .collect();
-    found.sort_by_key(|alternative| matches!(alternative.client_auth, ClientAuth::Basic { .. }));
-    found
+        .map(Change::Method)
+        .collect()
 }
 
 fn written(client_auth: &ClientAuth) -> &'static str {
@@ -139,6 +237,7 @@ fn written(client_auth: &ClientAuth) -> &'static str {
             r#"client_auth = "client_secret_basic" with basic_encoding = "raw""#
         }
         ClientAuth::Post { .. } => r#"client_auth = "client_secret_post""#,
+        ClientAuth::SecretJwt { .. } => r#"client_auth = "client_secret_jwt""#,
         _ => "another client_auth",
     }
 }
@@ -148,12 +247,6 @@ fn changes_in_a_form(source: &Source) -> bool {
     source.read().is_ok_and(|value| {
         value.expose().iter().any(|byte| !byte.is_ascii_alphanumeric() && !b"*-._".contains(byte))
     })
-}
-
-fn with_method(config: &IssuerConfig, alternative: &Alternative) -> IssuerConfig {
-    let jwt = config.jwt.clone().filter(|jwt| jwt.usage != JwtUse::ClientAssertion);
-    // One request each: no other credential stands in.
-    IssuerConfig { client_auth: alternative.client_auth.clone(), jwt, standby: None, ..config.clone() }
 }
 
 /// `None`: the time of the whole run is up.
@@ -222,7 +315,7 @@ fn scopes_told(
         }
     }
     match none {
-        Some(Grant { scope: Some(scope), .. }) => {
+        Some(Grant { scope: Some(scope), .. }) if !scope.trim().is_empty() => {
             said.push(format!("with no scope asked for, it grants {scope}"))
         }
         Some(_) => said.push("with no scope asked for, it grants a token".to_owned()),
@@ -234,7 +327,7 @@ fn scopes_told(
     Guessed::told(
         requests,
         format!(
-            "{}. Mend scopes of [issuer.{name}] or of the route, or let the client have them at the issuer",
+            "{}. Correct scopes of [issuer.{name}] or of the route, or let the client have them at the issuer",
             said.join("; ")
         ),
     )
@@ -266,7 +359,17 @@ mod tests {
     }
 
     fn tried(client_auth: ClientAuth) -> Vec<&'static str> {
-        alternatives(&config(client_auth, "client-1")).iter().map(|other| other.written).collect()
+        changes_after("", &config(client_auth, "client-1"))
+    }
+
+    fn changes_after(detail: &str, config: &IssuerConfig) -> Vec<&'static str> {
+        let error = IssuerError::new(FailureKind::ClientRefused, detail.to_owned());
+        let written = |change: &Change| match change {
+            Change::Method(client_auth) => written(client_auth),
+            Change::SendClientId => "send_client_id",
+            Change::Audience => "audience",
+        };
+        changes(&error, config).iter().map(written).collect()
     }
 
     const POST: &str = r#"client_auth = "client_secret_post""#;
@@ -280,7 +383,27 @@ mod tests {
         assert_eq!(tried(basic("a+b", BasicEncoding::Raw)), [POST, BASIC]);
         assert_eq!(tried(ClientAuth::Post { secret: Source::literal("a+b") }), [BASIC, RAW]);
         assert_eq!(tried(ClientAuth::Post { secret: Source::literal("plain") }), [BASIC]);
-        assert!(tried(ClientAuth::None).is_empty() && tried(ClientAuth::PrivateKeyJwt).is_empty());
+        assert!(tried(ClientAuth::None).is_empty() && tried(ClientAuth::TlsClientAuth).is_empty());
+    }
+
+    #[test]
+    fn a_server_that_wants_an_assertion_gets_one_and_no_secret() {
+        let jwt = [r#"client_auth = "client_secret_jwt""#];
+        let said = "answered 400 invalid_client (Parameter client_assertion_type is missing)";
+        assert_eq!(changes_after(said, &config(basic("a+b", BasicEncoding::Form), "c")), jwt);
+    }
+
+    #[test]
+    fn what_signs_may_name_its_client_and_another_audience() {
+        let mut config = config(ClientAuth::PrivateKeyJwt, "c");
+        config.jwt = Some(JwtConfig::with_defaults(JwtUse::ClientAssertion));
+        assert_eq!(changes_after("", &config), ["send_client_id"], "no other audience is known");
+        let TokenEndpoint::Url(url) = config.endpoint.clone() else { panic!("a URL") };
+        config.endpoint = TokenEndpoint::Discovery(url);
+        assert_eq!(changes_after("", &config), ["send_client_id", "audience"]);
+        config.send_client_id = true;
+        config.jwt.as_mut().unwrap().audience = Some(Source::literal("x"));
+        assert!(changes_after("", &config).is_empty());
     }
 
     fn error(code: Option<&str>, status: u16) -> IssuerError {
@@ -295,22 +418,37 @@ mod tests {
     fn only_a_refused_client_makes_us_guess_the_method() {
         let form = config(basic("s", BasicEncoding::Form), "c");
         let post = config(ClientAuth::Post { secret: Source::literal("s") }, "c");
-        let jwt = config(ClientAuth::PrivateKeyJwt, "c");
         let signed = config(ClientAuth::SecretJwt { secret: Source::literal("s") }, "c");
-        for (code, status, wanted) in [
-            (Some("invalid_client"), 400, true),
-            (Some("unauthorized_client"), 401, true),
-            (Some("unauthorized_client"), 400, false),
-            (None, 401, true),
-            (Some("invalid_scope"), 400, false),
-            (None, 500, false),
+        let nobody = config(ClientAuth::None, "c");
+        for (code, status, (by_form, by_post, by_signed)) in [
+            (Some("invalid_client"), 400, (true, true, true)),
+            (Some("unauthorized_client"), 401, (true, true, true)),
+            (Some("unauthorized_client"), 400, (false, false, true)),
+            (Some("invalid_request"), 400, (true, false, true)),
+            (Some("invalid_grant"), 400, (false, false, true)),
+            (Some("invalid_scope"), 400, (false, false, false)),
+            (Some("invalid_dpop_proof"), 401, (false, false, false)),
+            (None, 401, (true, true, true)),
+            (None, 403, (true, true, false)),
+            (None, 500, (false, false, false)),
         ] {
-            assert_eq!(may_be_the_method(&error(code, status), &form), wanted, "{code:?} {status}");
-            assert!(!may_be_the_method(&error(code, status), &jwt));
-            assert!(!may_be_the_method(&error(code, status), &signed), "its secret never travels");
+            let error = error(code, status);
+            let may = [&form, &post, &signed].map(|config| may_be_the_method(&error, config));
+            assert_eq!(may, [by_form, by_post, by_signed], "{code:?} {status}");
+            assert!(!may_be_the_method(&error, &nobody));
         }
-        assert!(may_be_the_method(&error(Some("invalid_request"), 400), &form));
-        assert!(!may_be_the_method(&error(Some("invalid_request"), 400), &post));
+    }
+
+    #[test]
+    fn sentences_of_keycloak_and_rauthy_are_about_the_method() {
+        let form = config(basic("s", BasicEncoding::Form), "c");
+        for (code, said) in [
+            (Some("unauthorized_client"), "Unexpected error when authenticating client"),
+            (Some("BadRequest"), "'client_secret' is missing"),
+        ] {
+            let error = IssuerError { detail: said.to_owned(), ..error(code, 400) };
+            assert!(may_be_the_method(&error, &form), "{said}");
+        }
     }
 
     #[test]
@@ -327,7 +465,7 @@ mod tests {
             scopes_told("corp", &key, 3, granted, refused, None).hints.join("")
         };
         assert!(
-            told(&["a"], &["b"]).starts_with("refused: b; granted: a. Mend scopes"),
+            told(&["a"], &["b"]).starts_with("refused: b; granted: a. Correct scopes"),
             "{}",
             told(&["a"], &["b"])
         );

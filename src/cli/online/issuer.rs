@@ -130,14 +130,14 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
 }
 
 fn settle(error: IssuerError, key: CredentialKey, config: &IssuerConfig) -> Settled {
-    let client = error.kind == FailureKind::ClientRefused || guess::may_be_the_method(&error, config);
     match error.kind {
         FailureKind::Unavailable | FailureKind::Timeout | FailureKind::Credential => Settled::Gone,
+        _ if guess::may_be_the_method(&error, config) => Settled::Refused(Box::new((error, key))),
         // The client is known, and another scope may be open to it.
         _ if error.code.as_deref() == Some("unauthorized_client") && error.http_status != Some(401) => {
             Settled::No
         }
-        _ if client => Settled::Refused(Box::new((error, key))),
+        FailureKind::ClientRefused => Settled::Refused(Box::new((error, key))),
         _ => Settled::No,
     }
 }
@@ -149,13 +149,14 @@ async fn refused(
     config: &IssuerConfig,
     bounds: Bounds,
 ) {
-    if !guess::may_be_the_method(error, config) {
+    if !guess::may_be_the_method(error, config) || !guess::has_another_way(error, config) {
         return;
     }
     if bounds.guess {
-        add(report, guess::methods(config, key, bounds).await);
+        add(report, guess::methods(config, error, key, bounds).await);
     } else {
-        report.hints.push("without --no-guess, the secret's other methods are tried once each".to_owned());
+        let hint = "without --no-guess, the other ways to show who asks are tried once each";
+        report.hints.push(hint.to_owned());
     }
 }
 
@@ -185,7 +186,11 @@ async fn advertised(issuer: &Issuer, report: &IssuerReport, bounds: Bounds) -> O
     let scopes = metadata.scopes_supported;
     let mut unknown_scopes: Vec<String> = match &scopes {
         Some(known) => {
-            let asked = report.credentials.iter().flat_map(|credential| &credential.scopes);
+            // One that was granted is known there, whatever the document says.
+            let asked = report.credentials.iter().flat_map(|credential| match &credential.token {
+                Some(token) => &token.not_granted,
+                None => &credential.scopes,
+            });
             asked.filter(|scope| !known.contains(scope)).cloned().collect()
         }
         None => Vec::new(),

@@ -1,5 +1,6 @@
 //! The report as people read it: one screen.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
 use serde_json::{Map, Value};
@@ -10,6 +11,7 @@ use super::report::{
     Advertised, CredentialReport, Ends, IssuerReport, KeyReport, Report, TlsReport, TokenReport,
     UpstreamReport,
 };
+use super::token::SCOPE_CLAIMS;
 use crate::clock::rfc3339;
 
 /// Advertised names that are listed.
@@ -54,7 +56,7 @@ fn issuer(out: &mut String, issuer: &IssuerReport) -> fmt::Result {
     let endpoint = issuer.endpoint.as_deref().unwrap_or("(discovery did not find it)");
     let tls = issuer.tls.as_ref().map(|tls| format!(", {}", self::tls(tls))).unwrap_or_default();
     let standby = if issuer.standby_in_use { " with the standby credential" } else { "" };
-    line(out, "asked", &format!("{endpoint}, {}{standby}{tls}", issuer.client_auth))?;
+    line(out, "endpoint", &format!("{endpoint}, {}{standby}{tls}", issuer.client_auth))?;
     for shown in &issuer.credentials {
         credential(out, shown, issuer.credentials.len() > 1)?;
     }
@@ -84,7 +86,7 @@ fn credential(out: &mut String, credential: &CredentialReport, one_of_many: bool
     let what = format!("{whose}{scopes}{subject}");
     let what = what.trim_start_matches([',', ' ']);
     if !credential.asked {
-        return line(out, "not asked", what);
+        return line(out, "not asked", &format!("{what} (the answer above settles it)"));
     }
     if let Some(error) = credential.error.as_ref().filter(|_| credential.needed) {
         if !what.is_empty() {
@@ -103,10 +105,10 @@ fn credential(out: &mut String, credential: &CredentialReport, one_of_many: bool
         "token",
         &format!("{}{}{answered}; {}", what, if what.is_empty() { "" } else { ": " }, life(token)),
     )?;
-    if let Some(scope) = &token.scope {
+    if let Some(scope) = token.scope.as_ref().filter(|scope| !scope.is_empty()) {
         line(out, "  scope", scope)?;
     }
-    token.claims.as_ref().map_or(Ok(()), |shown| claims(out, shown))
+    token.claims.as_ref().map_or(Ok(()), |shown| claims(out, shown, token.scope.as_deref()))
 }
 
 fn life(token: &TokenReport) -> String {
@@ -116,10 +118,15 @@ fn life(token: &TokenReport) -> String {
     format!("{}, lives {span}{assumed}, {form}", token.kind)
 }
 
-fn claims(out: &mut String, claims: &Map<String, Value>) -> fmt::Result {
+/// `scope`: what the answer itself grants, which is not told twice.
+fn claims(out: &mut String, claims: &Map<String, Value>, scope: Option<&str>) -> fmt::Result {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
     for name in ["aud", "scope", "scp", "roles"] {
-        let Some(value) = claims.get(name) else { continue };
-        line(out, &format!("  {name}"), &plain(value))?;
+        let Some(value) = claims.get(name).map(plain) else { continue };
+        let told = SCOPE_CLAIMS.contains(&name) && scope.is_some_and(|scope| words(scope) == words(&value));
+        if !told {
+            line(out, &format!("  {name}"), &value)?;
+        }
     }
     match claims.get("exp").and_then(super::super::token::time) {
         Some(at) => line(out, "  exp", &rfc3339(at)),

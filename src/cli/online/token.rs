@@ -13,7 +13,7 @@ use crate::issuer::Grant;
 /// Claims that say for whom and for what a token is. None of them is a secret, or about a person.
 const CLAIMS: [&str; 9] = ["iss", "aud", "azp", "client_id", "scp", "scope", "roles", "iat", "exp"];
 /// The claims in which issuers write scopes.
-const SCOPE_CLAIMS: [&str; 2] = ["scope", "scp"];
+pub(super) const SCOPE_CLAIMS: [&str; 2] = ["scope", "scp"];
 
 pub(super) fn report(
     grant: &Grant,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::super::model::{
-    Address, Admin, Callers, Carrier, ClientAuth, Egress, IssuerConfig, Log, LogFormat, Params,
-    ResponseFormat, ResponseShape, TlsOptions, TokenEndpoint,
+    Address, Admin, Callers, Carrier, ClientAuth, Egress, IssuerConfig, JwtConfig, JwtUse, Log, LogFormat,
+    Params, ResponseFormat, ResponseShape, ScopeIn, TlsOptions, TokenEndpoint,
 };
 
 const fn seconds(seconds: u64) -> Duration {
@@ -116,6 +116,25 @@ impl IssuerConfig {
             timeout: Some(TOKEN_TIMEOUT),
             tls: TlsOptions::default(),
             egress: Egress::Direct,
+        }
+    }
+}
+
+impl JwtConfig {
+    /// A JWT of which only the use is given.
+    pub fn with_defaults(usage: JwtUse) -> Self {
+        Self {
+            usage,
+            alg: None,
+            key_id: None,
+            typ: JWT_TYPE.to_owned(),
+            issuer: None,
+            subject: None,
+            audience: None,
+            lifetime: JWT_LIFETIME,
+            scope: ScopeIn::Parameter,
+            certificate_headers: Vec::new(),
+            claims: Params::new(),
         }
     }
 }

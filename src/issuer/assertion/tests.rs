@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::config::{ClientAuth, CredentialKey, JwtUse, ParamValue, Params, Source};
 use crate::issuer::client::Which;
-use crate::issuer::fixture::{jwt, key, key_file, signing};
+use crate::issuer::fixture::{key, key_file, signing};
 use crate::issuer::fuzz;
 use crate::issuer::inputs::{Inputs, NotReady};
 use crate::issuer::keys::Keys;
@@ -208,7 +208,7 @@ fn a_shared_secret_signs_with_hmac_alone() {
     let secret = Source::literal("0123456789abcdef0123456789abcdef");
     let mut config = IssuerConfig {
         client_auth: ClientAuth::SecretJwt { secret },
-        jwt: Some(jwt(JwtUse::ClientAssertion)),
+        jwt: Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
         ..fuzz::config()
     };
     assert_eq!(signed(&config).0, json!({ "alg": "HS256", "typ": "JWT" }));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::{CertificateHeader, DpopConfig, Source, Standby};
-use crate::issuer::fixture::{jwt, key_file, signing};
+use crate::issuer::fixture::{key_file, signing};
 use crate::issuer::fuzz;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -100,7 +100,7 @@ fn a_short_secret_and_an_assertion_of_no_use_are_told_of() {
     let secret = Source::literal("canary");
     let config = IssuerConfig {
         client_auth: ClientAuth::SecretJwt { secret },
-        jwt: Some(jwt(JwtUse::ClientAssertion)),
+        jwt: Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
         ..fuzz::config()
     };
     let (key, message) = only(&config);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{event, holds, line, no_token, served, vendor};
 use crate::support::oidc::OidcProvider;
-use crate::support::{Answer, Setup};
+use crate::support::{Answer, Setup, World};
 
 fn clock_at(offset: i64) -> String {
     let by = Duration::from_secs(offset.unsigned_abs());
@@ -169,4 +169,54 @@ async fn a_file_that_vanishes_later_does_no_harm_and_is_told() {
     .await;
     let told = event(&world, words).await;
     holds("the log", &told.to_string(), &["corp", "secret", "no such file"]);
+}
+
+/// The scene with a client that signs, and an issuer that refuses it so.
+async fn signing(body: &str) -> World {
+    let setup = Setup::new().await.issuer("client_auth = \"client_secret_jwt\"");
+    setup.issuer.always_this(vendor(400, body));
+    setup.start().await
+}
+
+#[tokio::test]
+async fn assertion_for_another_audience() {
+    let world = signing(r#"{"error":"invalid_client","error_description":"Invalid token audience"}"#).await;
+    let remedy = [
+        "the issuer wants another audience (`aud`) in the JWT: set jwt.audience of [issuer.corp] to the one that it names",
+    ];
+    no_token(&world, 502, "token_refused", &["(Invalid token audience)"], &remedy).await;
+}
+
+#[tokio::test]
+async fn client_id_missed_beside_an_assertion() {
+    let world = signing(r#"{"error":"invalid_request"}"#).await;
+    no_token(
+        &world,
+        502,
+        "token_refused",
+        &["invalid_request"],
+        &["set send_client_id = true in [issuer.corp]"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn clock_off_by_an_issuer_that_does_not_tell_its_own() {
+    let world = signing(r#"{"error":"invalid_client","error_description":"Token is not active"}"#).await;
+    let remedy = [
+        "what was signed is not valid yet or no more by the issuer's clock: compare this machine's clock with it",
+    ];
+    no_token(&world, 502, "token_refused", &["(Token is not active)"], &remedy).await;
+}
+
+#[tokio::test]
+async fn dpop_wanted() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(vendor(
+        400,
+        r#"{"error":"invalid_request","error_description":"DPoP proof is missing"}"#,
+    ));
+    let world = setup.start().await;
+    let remedy = ["this client has to prove a key of its own; set dpop of [issuer.corp]"];
+    no_token(&world, 502, "token_refused", &["(DPoP proof is missing)"], &remedy).await;
 }

@@ -83,10 +83,6 @@ async fn audience_missing() {
             r#"{"error":"access_denied","error_description":"No audience parameter was provided, and no default audience has been configured"}"#,
         ),
         (403, r#"{"error":"access_denied","error_description":"Service not found: https://api.example"}"#),
-        (
-            400,
-            r#"{"error":"invalid_request","error_description":"Requested audience 'x' has not been whitelisted by the OAuth 2.0 Client."}"#,
-        ),
     ] {
         let setup = Setup::new().await;
         setup.issuer.always_this(vendor(status, body));
@@ -96,6 +92,20 @@ async fn audience_missing() {
         ];
         no_token(&world, 502, "token_refused", &["answered 40"], &remedy).await;
     }
+}
+
+#[tokio::test]
+async fn audience_not_allowed() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(vendor(
+        400,
+        r#"{"error":"invalid_request","error_description":"Requested audience 'x' has not been whitelisted by the OAuth 2.0 Client."}"#,
+    ));
+    let world = setup.start().await;
+    let remedy = [
+        "let this client have that audience at the issuer, or check params.audience of [issuer.corp] and of the route",
+    ];
+    no_token(&world, 502, "token_refused", &["answered 400 invalid_request (Requested"], &remedy).await;
 }
 
 #[tokio::test]

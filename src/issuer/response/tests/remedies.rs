@@ -1,22 +1,10 @@
 //! What an operator is told to do about a refusal.
 
 use super::*;
-use crate::config::{BasicUser, ClientAuth, DpopConfig, JwtConfig, JwtUse, ParamValue, ScopeIn, Source};
+use crate::config::{BasicUser, ClientAuth, DpopConfig, JwtConfig, JwtUse, Source};
 
 fn jwt(usage: JwtUse) -> Option<JwtConfig> {
-    Some(JwtConfig {
-        usage,
-        alg: None,
-        key_id: None,
-        typ: "JWT".to_owned(),
-        issuer: None,
-        subject: None,
-        audience: None,
-        lifetime: Duration::from_secs(60),
-        scope: ScopeIn::Parameter,
-        certificate_headers: Vec::new(),
-        claims: std::collections::BTreeMap::<String, ParamValue>::new(),
-    })
+    Some(JwtConfig::with_defaults(usage))
 }
 
 fn configured(change: impl FnOnce(&mut IssuerConfig)) -> Case {
@@ -100,6 +88,12 @@ fn other_codes_name_what_decides_about_them() {
     expect(&case, "invalid_grant", &["params, scopes and client_auth"]);
     let none = configured(|config| config.grant_type = None);
     expect(&none, "unsupported_grant_type", &["a request without grant_type is not offered"]);
+    let unsure = r#"{"error":"unauthorized_client","error_description":"Unexpected error when authenticating client"}"#;
+    assert!(
+        case.error(unsure).detail.contains("check client_id and client_secret"),
+        "{}",
+        case.error(unsure)
+    );
     let wrong_secret = Case { status: 401, ..case };
     expect(&wrong_secret, "unauthorized_client", &["client_secret", "may use the grant `delegation`"]);
     assert!(status(415).error("").detail.contains("check body and method"));
@@ -138,6 +132,117 @@ fn t36_dpop_refusals_are_told_apart() {
 }
 
 #[test]
+fn t36_a_dpop_challenge_counts_as_much_as_a_body() {
+    let rauthy = r#"{"timestamp":1900000000,"error":"UseDpopNonce","message":"A nonce is required"}"#;
+    for body in [rauthy, "", "<html>"] {
+        for (code, header) in [
+            ("use_dpop_nonce", r#"DPoP error="use_dpop_nonce", error_description="nonce""#),
+            ("invalid_dpop_proof", r#"Bearer, DPoP error="invalid_dpop_proof""#),
+        ] {
+            let error = status(400).header("www-authenticate", header).error(body);
+            assert_eq!(error.code.as_deref(), Some(code), "{error}");
+            assert!(error.detail.contains("set dpop of [issuer.corp]"), "{error}");
+            let error = status(401).header("www-authenticate", header).error(body);
+            assert_eq!(error.kind, FailureKind::RequestRefused, "{error}");
+            assert!(!error.detail.contains("client_secret"), "{error}");
+        }
+    }
+    let other = r#"DPoP algs="ES256", error="invalid_token""#;
+    let error = status(401).header("www-authenticate", other).error(refused("invalid_client"));
+    assert_eq!(error.code.as_deref(), Some("invalid_client"));
+}
+
+#[test]
+fn a_missing_proof_means_that_dpop_is_to_be_set() {
+    let keycloak = r#"{"error":"invalid_request","error_description":"DPoP proof is missing"}"#;
+    let error = status(400).error(keycloak);
+    assert!(
+        error.detail.ends_with("this client has to prove a key of its own; set dpop of [issuer.corp]"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
+    let signing = || configured(|config| config.jwt = jwt(JwtUse::ClientAssertion));
+    let said = |code: &str, text: &str| format!(r#"{{"error":"{code}","error_description":"{text}"}}"#);
+    for (status, code, text) in [
+        (
+            400,
+            "invalid_request",
+            "audience is not valid: Audience must contain client_id 'https://idp.example'",
+        ),
+        (
+            401,
+            "invalid_client",
+            "Client authentication failed. Claim 'audience' from 'client_assertion' must match the authorization server's \
+             token endpoint 'https://idp.example/oauth2/token'.",
+        ),
+        (400, "invalid_client", "Invalid token audience"),
+        (
+            401,
+            "invalid_client",
+            "The audience claim for client_assertion must be the endpoint invoked for the request.",
+        ),
+    ] {
+        let case = Case { status, ..signing() };
+        let error = case.error(said(code, &text.replace("\\\n", "")));
+        assert!(error.detail.contains("set jwt.audience of [issuer.corp]"), "{error}");
+        assert!(!error.detail.contains("params"), "{error}");
+    }
+    let hydra = "Requested audience 'https://api' has not been whitelisted by the OAuth 2.0 Client.";
+    for case in [signing(), status(400)] {
+        let error = case.error(said("invalid_request", hydra));
+        assert!(error.detail.contains("let this client have that audience at the issuer"), "{error}");
+        assert!(
+            error.detail.contains("params.audience") && !error.detail.contains("jwt.audience"),
+            "{error}"
+        );
+        let error = case.error(said("invalid_request", "Missing required parameter: audience"));
+        assert!(error.detail.contains("params = { audience = "), "{error}");
+    }
+    let mut file = configured(|config| config.assertion = Some(Source::literal("a")));
+    file.config.client_auth = ClientAuth::AssertionFile;
+    let error = file.error(said("invalid_client", "Invalid token audience"));
+    assert!(error.detail.contains("in assertion of [issuer.corp]: see to whatever writes it"), "{error}");
+}
+
+#[test]
+fn a_server_that_may_want_the_client_id_beside_an_assertion() {
+    let case = configured(|config| {
+        config.client_auth = ClientAuth::PrivateKeyJwt;
+        config.jwt = jwt(JwtUse::ClientAssertion);
+    });
+    expect(&case, "invalid_request", &["set send_client_id = true in [issuer.corp]", "Spring"]);
+    let sends = configured(|config| {
+        config.client_auth = ClientAuth::PrivateKeyJwt;
+        config.send_client_id = true;
+    });
+    assert!(!sends.error(refused("invalid_request")).detail.contains("send_client_id"));
+}
+
+#[test]
+fn servers_with_little_to_say() {
+    let glewlwyd = status(403).error("");
+    assert!(glewlwyd.detail.contains("check client_id and client_secret"), "{glewlwyd}");
+    assert!(glewlwyd.detail.contains("whether this client and this machine's address may ask"), "{glewlwyd}");
+    let lemonldap = status(401).error(r#"{"error":"9","result":0}"#);
+    assert!(lemonldap.detail.contains("that is no token endpoint"), "{lemonldap}");
+    assert!(lemonldap.detail.contains("check token_url of [issuer.corp]"), "{lemonldap}");
+    let lemonldap = status(401).error(r#"{"error":9,"result":0}"#);
+    assert!(lemonldap.detail.contains("that is no token endpoint"), "{lemonldap}");
+    let rauthy = status(400).error(r#"{"error":"BadRequest","message":"'client_secret' is missing"}"#);
+    assert!(rauthy.detail.contains("client_auth = \"client_secret_post\""), "{rauthy}");
+    let keycloak = status(400).error(
+        r#"{"error":"invalid_client","error_description":"Parameter client_assertion_type is missing"}"#,
+    );
+    assert!(
+        keycloak.detail.contains("client_auth = \"client_secret_jwt\" or \"private_key_jwt\""),
+        "{keycloak}"
+    );
+}
+
+#[test]
 fn an_issuer_that_cannot_answer_for_now_is_unavailable() {
     for code in [200, 400] {
         let error = status(code).header("retry-after", "7").error(refused("temporarily_unavailable"));
@@ -158,6 +263,18 @@ fn a_clock_that_differs_is_told_where_it_can_be_the_cause() {
             "{error}"
         );
     }
+    for (code, said) in
+        [("invalid_client", "Token is not active"), ("invalid_dpop_proof", "DPoP proof is not active")]
+    {
+        let body = format!(r#"{{"error":"{code}","error_description":"{said}"}}"#);
+        let error = signing().error(body);
+        assert!(
+            error.detail.ends_with("by the issuer's clock: compare this machine's clock with it"),
+            "{error}"
+        );
+    }
+    let stumbled = Case { status: 500, ..signing() }.header("date", ahead).error("");
+    assert!(stumbled.detail.contains("clock is 5m 20s behind the issuer's"), "{stumbled}");
     let behind = signing().header("date", "Sun, 17 Mar 2030 16:46:40 GMT").error(refused("invalid_client"));
     assert!(behind.detail.contains("clock is 1h ahead of the issuer's"), "{behind}");
     let silent = [
