@@ -52,12 +52,15 @@ fn the_image_says_what_it_is_and_runs_as_nobody_else() {
     assert_eq!(instruction("STOPSIGNAL"), "SIGTERM");
     assert_eq!(instruction("ENTRYPOINT"), r#"["/usr/local/bin/bearerd"]"#);
     assert_eq!(instruction("CMD"), r#"["run"]"#);
-    assert!(instruction("HEALTHCHECK").ends_with(r#"CMD ["/usr/local/bin/bearerd", "healthcheck"]"#));
+    let health = instruction("HEALTHCHECK");
+    assert!(health.ends_with(r#"CMD ["/usr/local/bin/bearerd", "healthcheck"]"#));
+    assert!(!health.contains("--start-interval"), "Debian 12's buildah refuses it: {health}");
     let labels = instruction("LABEL");
     for (name, value) in [
         ("version", env!("CARGO_PKG_VERSION")),
         ("description", env!("CARGO_PKG_DESCRIPTION")),
         ("licenses", env!("CARGO_PKG_LICENSE")),
+        ("source", env!("CARGO_PKG_REPOSITORY")),
     ] {
         assert!(labels.contains(&format!("org.opencontainers.image.{name}=\"{value}\"")), "{name}: {labels}");
     }
@@ -67,10 +70,9 @@ fn the_image_says_what_it_is_and_runs_as_nobody_else() {
     assert!(minor(&base) >= minor(env!("CARGO_PKG_RUST_VERSION")), "{base} is too old");
 }
 
-/// Cargo finds all that it builds from in what is sent to the engine, and nothing else is sent.
-#[test]
-fn the_context_has_what_the_build_reads_and_no_more() {
-    let context = scratch("context");
+/// A folder with what is sent to the engine.
+fn context(test: &str) -> PathBuf {
+    let context = scratch(test);
     let ignore = read("deploy/docker/Dockerfile.dockerignore");
     let mut lines = ignore.lines().filter(|line| !line.starts_with('#'));
     assert_eq!(lines.next(), Some("*"), "what is not named stays here");
@@ -80,6 +82,13 @@ fn the_context_has_what_the_build_reads_and_no_more() {
         let from = root().join(path);
         succeed(Command::new("sh").args(["-c", "cp -R $0 \"$1\""]).arg(from).arg(parent));
     }
+    context
+}
+
+/// Cargo finds all that it builds from in what is sent to the engine, and nothing else is sent.
+#[test]
+fn the_context_has_what_the_build_reads_and_no_more() {
+    let context = context("context");
     let output = succeed(
         Command::new(env!("CARGO"))
             .args(["metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"])
@@ -93,6 +102,47 @@ fn the_context_has_what_the_build_reads_and_no_more() {
     }
     let script = context.join("deploy/docker/rootfs.sh");
     assert_eq!(fs::metadata(script).unwrap().permissions().mode() & 0o111, 0o111, "the build runs it");
+}
+
+/// The compiler finds each file that the program includes from outside `src`.
+#[test]
+fn the_context_has_what_the_source_includes() {
+    let context = context("includes");
+    let sources = files(&root().join("src")).into_iter().chain([root().join("build.rs")]);
+    // Folders and files called `tests` are not part of the program.
+    let sources = sources.filter(|path| {
+        path.extension().is_some_and(|extension| extension == "rs")
+            && !path.strip_prefix(root()).unwrap().iter().any(|part| part == "tests" || part == "tests.rs")
+    });
+    let mut outside = 0;
+    for source in sources {
+        for file in included(&source) {
+            if !file.starts_with(root().join("src")) {
+                outside += 1;
+                let sent = context.join(file.strip_prefix(root()).unwrap());
+                let (source, file) = (source.display(), file.display());
+                assert!(sent.is_file(), "{source} includes {file}, which Dockerfile.dockerignore leaves out");
+            }
+        }
+    }
+    assert!(outside > 0, "not even the config's schema was found");
+}
+
+/// What `include!`, `include_str!`, `include_bytes!` and `#[path]` name in a source file, but for what only tests are.
+fn included(source: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(source).unwrap();
+    let openings = ["include!(\"", "include_str!(\"", "include_bytes!(\"", "#[path = \""];
+    let mut found = Vec::new();
+    let mut above = "";
+    for line in text.lines() {
+        let names = openings.iter().flat_map(|opening| line.split(opening).skip(1));
+        if !above.contains("cfg(test)") && !line.contains("cfg(test)") {
+            let names = names.map(|rest| rest.split('"').next().unwrap());
+            found.extend(names.map(|name| source.parent().unwrap().join(name).canonicalize().unwrap()));
+        }
+        above = line;
+    }
+    found
 }
 
 /// What the image has, from the binary under test.

@@ -1,23 +1,26 @@
 //! `deploy/kubernetes`: rendered by kustomize, validated offline, and compared with the config and with itself.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::manifests::{
-    assert_fits_config, assert_harmless, assert_valid, bearerd, checked_config, documents, find, pod, read,
-    scratch, seconds_to_end, validate, workloads,
+    assert_fits_config, assert_harmless, assert_labels_have_a_domain, assert_restricted, assert_valid,
+    bearerd, checked_config, documents, find, pod, read, scratch, seconds_to_end, validate, workloads,
 };
 use super::packages::kubectl;
 use super::tools::{root, succeed};
 
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 8] = [
     "base",
+    "overlays/dual-stack",
     "overlays/existing",
     "overlays/exec-probes",
     "overlays/job",
     "overlays/network-policy",
+    "overlays/private-ca",
     "overlays/workload-identity",
 ];
 
@@ -78,6 +81,29 @@ fn bearerd_is_a_native_sidecar_without_privileges_that_fits_its_config() {
     }
 }
 
+/// Whole pods, so that they start in a namespace that enforces it; `existing` has somebody else's.
+#[test]
+fn each_pod_meets_pod_securitys_restricted() {
+    for folder in FOLDERS.into_iter().filter(|folder| *folder != "overlays/existing") {
+        let documents = rendered_documents("restricted", folder);
+        for workload in workloads(&documents) {
+            assert_restricted(pod(workload));
+        }
+        assert_labels_have_a_domain(&documents);
+    }
+}
+
+/// Two listeners for the application, one of each family, and an admin address for both.
+#[test]
+fn dual_stack_pods_are_reached_over_both_families() {
+    let documents = rendered_documents("dual", "overlays/dual-stack");
+    let config = checked_config("dual", find(&documents, "ConfigMap", "bearerd"));
+    assert_eq!(config["admin"]["address"].as_str(), Some("[::]:9180"));
+    let listeners = config["listener"].as_table().unwrap().values();
+    let addresses: Vec<&str> = listeners.map(|listener| listener["address"].as_str().unwrap()).collect();
+    assert_eq!(addresses, ["127.0.0.1:8080", "[::1]:8080"]);
+}
+
 /// What bearerd mounts, no other container does.
 fn assert_secrets_are_its_own(pod: &Value) {
     let others = ["initContainers", "containers"]
@@ -113,7 +139,8 @@ fn the_component_keeps_all_that_was_there() {
         "it has no label"
     );
     let ledger = rendered.iter_mut().find(|document| document["kind"] == "StatefulSet").unwrap();
-    assert_eq!(ledger["metadata"]["labels"].as_object_mut().unwrap().remove("bearerd").unwrap(), "sidecar");
+    let labels = ledger["metadata"]["labels"].as_object_mut().unwrap();
+    assert_eq!(labels.remove("bearerd.io/sidecar").unwrap(), "enabled");
     without(&mut ledger["spec"]["template"]["spec"]["initContainers"], &["bearerd"]);
     without(&mut ledger["spec"]["template"]["spec"]["volumes"], &["bearerd-config", "bearerd-secrets"]);
     assert_eq!(ledger, find(&theirs, "StatefulSet", "ledger"));
@@ -139,15 +166,7 @@ fn the_patch_without_kustomize_does_the_same() {
     let theirs = scratch("patched").join("theirs.yaml");
     let all = read("deploy/kubernetes/overlays/existing/theirs.yaml");
     fs::write(&theirs, all.split("\n---\n").next().unwrap()).unwrap();
-    let output = succeed(
-        Command::new(kubectl())
-            .args(["patch", "--local", "--type", "strategic", "--output", "yaml", "--patch-file"])
-            .arg(root().join("deploy/kubernetes/patch.yaml"))
-            .arg("--filename")
-            .arg(theirs)
-            .env("KUBECONFIG", "/dev/null"),
-    );
-    let patched = String::from_utf8(output.stdout).unwrap();
+    let patched = patched(&theirs, "deploy/kubernetes/patch.yaml");
     assert_valid("patched", &patched);
     let patched = &documents("patched", &patched)[0];
     let rendered = rendered_documents("patched", "overlays/existing");
@@ -156,6 +175,45 @@ fn the_patch_without_kustomize_does_the_same() {
     assert_eq!(sorted(&pod(patched)["volumes"]), sorted(&pod(rendered)["volumes"]));
     assert_eq!(pod(patched)["initContainers"][0]["name"], "bearerd");
     assert_eq!(pod(patched)["containers"], pod(rendered)["containers"]);
+}
+
+#[test]
+fn the_patch_is_taken_off_again_without_a_trace() {
+    let folder = scratch("removed");
+    let theirs = folder.join("theirs.yaml");
+    let all = read("deploy/kubernetes/overlays/existing/theirs.yaml");
+    fs::write(&theirs, all.split("\n---\n").next().unwrap()).unwrap();
+    let file = folder.join("patched.yaml");
+    fs::write(&file, patched(&theirs, "deploy/kubernetes/patch.yaml")).unwrap();
+    let removed = patched(&file, "deploy/kubernetes/remove.yaml");
+    let theirs = fs::read_to_string(theirs).unwrap();
+    assert_eq!(documents("removed", &removed), documents("theirs-removed", &theirs));
+}
+
+/// The manifest in `file` with a patch of this repository, as kubectl makes it.
+fn patched(file: &Path, patch: &str) -> String {
+    let output = succeed(
+        Command::new(kubectl())
+            .args(["patch", "--local", "--type", "strategic", "--output", "yaml", "--patch-file"])
+            .arg(root().join(patch))
+            .arg("--filename")
+            .arg(file)
+            .env("KUBECONFIG", "/dev/null"),
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// `kubectl debug --custom` makes a container of it that a restricted pod with bearerd takes.
+#[test]
+fn the_debug_container_starts_in_a_restricted_pod() {
+    let mut container = documents("debug", &read("deploy/kubernetes/debug.yaml")).remove(0);
+    let base = rendered_documents("debug", "base");
+    let mut pod = pod(find(&base, "Deployment", "legacy-billing")).clone();
+    assert_eq!(container["securityContext"]["runAsUser"], bearerd(&pod)["securityContext"]["runAsUser"]);
+    container["name"] = json!("debugger");
+    container["image"] = json!("busybox:1.37");
+    pod["containers"].as_array_mut().unwrap().push(container);
+    assert_restricted(&pod);
 }
 
 fn sorted(list: &Value) -> Vec<&Value> {

@@ -69,6 +69,7 @@ pub fn find<'a>(documents: &'a [Value], kind: &str, name: &str) -> &'a Value {
 pub fn pod(workload: &Value) -> &Value {
     let template = match workload["kind"].as_str().unwrap() {
         "CronJob" => &workload["spec"]["jobTemplate"]["spec"]["template"],
+        "Pod" => workload,
         _ => &workload["spec"]["template"],
     };
     &template["spec"]
@@ -94,8 +95,9 @@ fn has_bearerd(pod: &Value) -> bool {
     lists.iter().filter_map(|list| list.as_array()).flatten().any(|container| container["name"] == "bearerd")
 }
 
-/// Pod Security's "restricted", a root that cannot be written, and limits.
+/// Pod Security's "restricted", a root that cannot be written, and limits; and where it fails to start, the pod says why.
 pub fn assert_harmless(container: &Value) {
+    assert_eq!(container["terminationMessagePolicy"], "FallbackToLogsOnError");
     let context = &container["securityContext"];
     let wanted = json!({
         "runAsNonRoot": true,
@@ -117,6 +119,42 @@ pub fn assert_harmless(container: &Value) {
     }
 }
 
+/// Every container of the pod meets Pod Security's "restricted", by itself or by the pod.
+pub fn assert_restricted(pod: &Value) {
+    for key in ["hostNetwork", "hostPID", "hostIPC"] {
+        assert!(pod[key].is_null() || pod[key] == false, "{key}");
+    }
+    for volume in pod["volumes"].as_array().into_iter().flatten() {
+        assert!(volume["hostPath"].is_null(), "{volume}");
+    }
+    let lists = ["initContainers", "containers"];
+    for container in lists.into_iter().flat_map(|list| pod[list].as_array().into_iter().flatten()) {
+        let own = &container["securityContext"];
+        let either = |key: &str| if own[key].is_null() { &pod["securityContext"][key] } else { &own[key] };
+        let name = &container["name"];
+        assert_eq!(own["allowPrivilegeEscalation"], false, "{name}");
+        assert_eq!(own["capabilities"], json!({ "drop": ["ALL"] }), "{name}");
+        assert_eq!(*either("runAsNonRoot"), true, "{name}");
+        assert_ne!(*either("runAsUser"), 0, "{name}");
+        assert_eq!(either("seccompProfile")["type"], "RuntimeDefault", "{name}");
+        for port in container["ports"].as_array().into_iter().flatten() {
+            assert!(port["hostPort"].is_null(), "{name}: {port}");
+        }
+    }
+}
+
+/// Labels without a domain are the user's own.
+pub fn assert_labels_have_a_domain(documents: &[Value]) {
+    for document in documents {
+        let inner = ["/metadata/labels", "/spec/template/metadata/labels", "/spec/selector/matchLabels"];
+        for labels in inner.iter().filter_map(|place| document.pointer(place)?.as_object()) {
+            for label in labels.keys() {
+                assert!(label.contains('/'), "{label} of {}", document["metadata"]["name"]);
+            }
+        }
+    }
+}
+
 /// Ports, paths and folders of the container are those of its config.
 pub fn assert_fits_config(pod: &Value, config: &toml::Table) {
     let container = bearerd(pod);
@@ -124,16 +162,19 @@ pub fn assert_fits_config(pod: &Value, config: &toml::Table) {
     let port: u64 = admin.rsplit(':').next().unwrap().parse().unwrap();
     let declared =
         container["ports"].as_array().into_iter().flatten().find(|port| port["name"] == "bearerd-admin");
-    for (probe, path) in
+    for (name, path) in
         [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")]
     {
-        let probe = &container[probe];
+        let probe = &container[name];
         if let Some(command) = probe.pointer("/exec/command") {
             assert!(admin.starts_with("127.0.0.1:"), "{admin}");
             assert_eq!(*command, json!(["/usr/local/bin/bearerd", "healthcheck"]));
         } else if !probe.is_null() {
-            assert!(admin.starts_with("0.0.0.0:"), "a probe comes from the node, and cannot reach {admin}");
-            assert_eq!(probe["httpGet"], json!({ "path": path, "port": "bearerd-admin" }));
+            let reached = admin.starts_with("0.0.0.0:") || admin.starts_with("[::]:");
+            assert!(reached, "a probe comes from the node, and cannot reach {admin}");
+            let asked = probe["httpGet"]["path"].as_str().unwrap();
+            assert!(asked == path || (name == "startupProbe" && asked == "/livez"), "{name} asks {asked}");
+            assert_eq!(probe["httpGet"]["port"], "bearerd-admin");
             assert_eq!(declared.unwrap()["containerPort"], port);
         }
     }
@@ -149,13 +190,15 @@ pub fn assert_fits_config(pod: &Value, config: &toml::Table) {
         .map(|mount| mount["mountPath"].as_str().unwrap())
         .collect();
     assert!(mounts.contains(&"/etc/bearerd"));
-    for file in files_named(&toml::Value::Table(config.clone())) {
+    // What is relative stands beside bearerd.toml, where `bearerd check` has found it.
+    let files = files_named(&toml::Value::Table(config.clone()));
+    for file in files.iter().filter(|file| file.starts_with('/')) {
         let mounted = mounts.iter().any(|mount| file.starts_with(&format!("{mount}/")));
         assert!(mounted, "{file} lies in no mount: {mounts:?}");
     }
 }
 
-/// Every absolute `{ file = "…" }` of a config.
+/// Every `{ file = "…" }` of a config.
 pub fn files_named(value: &toml::Value) -> Vec<String> {
     match value {
         toml::Value::Table(table) => match table.get("file").and_then(toml::Value::as_str) {

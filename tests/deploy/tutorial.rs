@@ -33,7 +33,7 @@ fn each_manifest_is_a_piece_of_its_file() {
 fn each_command_is_known_to_its_program() {
     let mut helps = BTreeMap::new();
     let mut commands = 0;
-    for line in blocks("sh").iter().flat_map(|block| block.lines()) {
+    for line in blocks("sh").iter().flat_map(|block| block.lines()).flat_map(|line| line.split(" | ")) {
         let words: Vec<&str> =
             line.split_whitespace().take_while(|word| *word != "--" && *word != ">").collect();
         let program = match words[0] {
