@@ -77,6 +77,50 @@ async fn fragment_of_a_target_is_lost() {
 }
 
 #[tokio::test]
+async fn options_of_an_empty_path_ask_for_the_root() {
+    let world = scene().await;
+    let response = world.call(Call::new("OPTIONS", "http://localhost").host("localhost")).await;
+    assert_eq!((response.status, response.text().as_str()), (200, "/"));
+}
+
+#[tokio::test]
+async fn scheme_of_an_http2_request_without_an_authority_is_not_looked_at() {
+    let world = scene().await;
+    let mut frames = Frames::connect(world.address("main")).await;
+    let fields = [(":method", "GET"), (":scheme", "ftp"), (":path", "/"), ("host", "localhost")];
+    frames.request(1, &fields, None).await;
+    assert!(frames.outcome(1).await.is_ok());
+}
+
+#[tokio::test]
+async fn names_go_out_in_lower_case_and_values_of_one_name_in_their_order() {
+    let setup = Setup::new().await;
+    setup.upstream.always_this(Answer::ok("ok").header("X-Down", "b").header("X-DOWN", "a"));
+    let world = setup.start().await;
+    let response = world.call(Call::get("/").header("X-Up", "2").header("X-UP", "1")).await;
+    let fields = |fields: &[(String, String)], name: &str| -> Vec<String> {
+        fields.iter().filter(|field| field.0 == name).map(|(_, value)| value.clone()).collect()
+    };
+    assert_eq!(fields(&response.head.fields, "x-down"), ["b", "a"]);
+    assert_eq!(fields(&world.upstream().last().head.fields, "x-up"), ["2", "1"]);
+}
+
+#[tokio::test]
+async fn heads_of_answers_have_a_limit() {
+    let world = scene().await;
+    for (fields, status) in [(200, 200), (300, 502)] {
+        let lines: String = (0..fields).map(|n| format!("x-{n}: 1\r\n")).collect();
+        world.upstream().next(Answer::raw(format!("HTTP/1.1 200 OK\r\n{lines}content-length: 2\r\n\r\nok")));
+        assert_eq!(world.get("/").await.status, status, "{fields} fields");
+    }
+    for (kib, status) in [(100, 200), (200, 502)] {
+        let answer = Answer::ok("ok").header("x-long", &"x".repeat(kib * 1024));
+        world.upstream().next(answer);
+        assert_eq!(world.get("/").await.status, status, "{kib} KiB");
+    }
+}
+
+#[tokio::test]
 async fn fields_of_a_request_pass_or_are_refused() {
     let world = scene().await;
     let send = async |line: &[u8]| {

@@ -49,3 +49,52 @@ async fn wrong_host() {
     refused(&world, Call::get("/").host("billing.internal"), 421, "misdirected", &words).await;
     assert!(!world.log().text().contains("billing.internal"), "a header's value is in the log");
 }
+
+#[tokio::test]
+async fn page_of_another_site() {
+    let world = Setup::new().await.start().await;
+    for (name, value, words) in [
+        (
+            "Origin",
+            "https://evil.test",
+            "a browser page sent it, and its Origin is neither this address's own nor in `origins`",
+        ),
+        ("Sec-Fetch-Site", "cross-site", "a browser page of another site sent it (Sec-Fetch-Site)"),
+        ("Referer", "https://evil.test/", "a browser page of another site sent it (Referer)"),
+    ] {
+        let response = world.call(Call::get("/").header(name, value)).await;
+        response.expect_problem(403, "caller_refused");
+        holds("the error", text_at(&response.json(), "/detail"), &[words]);
+    }
+    let words = ["a browser page of another site sent it (Referer)"];
+    let call = Call::get("/").header("Referer", "https://evil.test/secret");
+    let world = Setup::new().await.start().await;
+    refused(&world, call, 403, "caller_refused", &words).await;
+    assert!(!world.log().text().contains("evil.test"), "a header's value is in the log");
+}
+
+#[tokio::test]
+async fn caller_not_allowed() {
+    let world = Setup::new().await.listener("allow = [\"10.0.0.0/8\"]").start().await;
+    refused(&world, Call::get("/"), 403, "caller_refused", &["is not in `allow`"]).await;
+    let key = "require_header = { name = \"x-caller-key\", value = { file = \"secret\" } }";
+    let world = Setup::new().await.listener(key).start().await;
+    refused(&world, Call::get("/"), 403, "caller_refused", &["the header x-caller-key is missing"]).await;
+    let world = Setup::new().await.listener(key).start().await;
+    let wrong = Call::get("/").header("x-caller-key", "wrong");
+    refused(&world, wrong, 403, "caller_refused", &["the header x-caller-key is not the right one"]).await;
+}
+
+#[tokio::test]
+async fn names_that_pages_could_ride_on() {
+    let setup = Setup::new().await.listener("names = [\"api.internal\"]");
+    setup.write();
+    let checked = crate::support::cli::run(setup.folder(), &["check"]).await;
+    checked.expect_code(0);
+    let words = [
+        "listener.main.names",
+        "over plain http, a page of any site can send GETs here with nothing that tells them from a program's, and they \
+         would carry the credential",
+    ];
+    holds("bearerd check", &checked.all(), &words);
+}
