@@ -31,10 +31,8 @@ pub(super) async fn handle(
     request: &mut Request<CallerBody>,
     seen: Seen,
 ) -> Result<Response<Content>, ProxyError> {
-    let Admitted { service, found, key_header, ends_here } = match admit(snapshot, caller, request, seen)? {
-        Some(admitted) => admitted,
-        None => return Ok(respond::options(None)),
-    };
+    let Some(admitted) = admit(snapshot, caller, request, seen)? else { return Ok(respond::options(None)) };
+    let Admitted { service, found, key_header, ends_here } = admitted;
     record.route = Some(Arc::clone(&service));
     if ends_here {
         return Ok(respond::options(Some(&service.config)));
@@ -58,7 +56,7 @@ pub(super) async fn handle(
         service.put_on(&mut head, token)?;
     }
     let (keep, idle) = (service.config.replay_limit, service.config.idle_timeout);
-    let trailers = service.request_trailers.with(key_header.into_iter().chain(&nominated));
+    let trailers = || service.request_trailers.with(key_header.into_iter().chain(&nominated));
     let body = RequestBody::new(std::mem::take(request.body_mut()), keep, idle, trailers);
     let mut response = forward::send(&service, &mut head, body, token, record).await?;
 

@@ -86,7 +86,12 @@ struct Upward {
 impl RequestBody {
     /// `keep`: bytes that may be kept for a replay. `idle`: how long the caller may send nothing. `trailers`: which of
     /// them go up.
-    pub fn new(incoming: CallerBody, keep: usize, idle: Option<Duration>, trailers: TrailerRules) -> Self {
+    pub fn new(
+        incoming: CallerBody,
+        keep: usize,
+        idle: Option<Duration>,
+        trailers: impl FnOnce() -> TrailerRules,
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
@@ -96,7 +101,7 @@ impl RequestBody {
             incoming: Some(incoming),
             kept: Some(Kept::new(keep)),
             idle: Idle::new(idle),
-            trailers,
+            trailers: trailers(),
             upward: None,
         })))
     }

@@ -7,26 +7,23 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use hyper::body::Frame;
 
-/// Which trailers are dropped, beside those that [`never_trails`] names.
+/// Which trailers are dropped, beside those that [`never_trails`] names. Clones share them.
 #[derive(Debug, Clone)]
-pub struct TrailerRules {
-    /// Fields that have an owner, as [`squeeze`] gives them.
-    owned: Arc<[String]>,
-    /// The same, of one message alone.
-    more: Vec<String>,
-}
+pub struct TrailerRules(Arc<Vec<String>>);
 
 impl TrailerRules {
     /// `owned`: fields that are set or taken out here.
     pub fn new<'a>(owned: impl IntoIterator<Item = &'a HeaderName>) -> Self {
-        let owned = owned.into_iter().map(|name| squeeze(name.as_str())).collect();
-        Self { owned, more: Vec::new() }
+        Self(Arc::new(owned.into_iter().map(|name| squeeze(name.as_str())).collect()))
     }
 
     /// The rules for one message, of which these fields stay here too.
     pub fn with<'a>(&self, more: impl IntoIterator<Item = &'a HeaderName>) -> Self {
-        let more = more.into_iter().map(|name| squeeze(name.as_str())).collect();
-        Self { owned: Arc::clone(&self.owned), more }
+        let mut rules = self.clone();
+        for name in more {
+            Arc::make_mut(&mut rules.0).push(squeeze(name.as_str()));
+        }
+        rules
     }
 
     /// Takes out of the frame, where it holds trailers, those that are not to go on.
@@ -40,7 +37,7 @@ impl TrailerRules {
     fn clean(&self, trailers: &mut HeaderMap) {
         let dropped = |name: &&HeaderName| {
             let squeezed = squeeze(name.as_str());
-            never_trails(&squeezed) || self.owned.contains(&squeezed) || self.more.contains(&squeezed)
+            never_trails(&squeezed) || self.0.contains(&squeezed)
         };
         let dropped: Vec<HeaderName> = trailers.keys().filter(dropped).cloned().collect();
         for name in dropped {
