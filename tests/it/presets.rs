@@ -18,6 +18,7 @@ mod catalogue;
 mod gateways;
 mod identity;
 mod microsoft;
+mod own;
 mod services;
 mod services_more;
 

@@ -63,8 +63,13 @@ pub(crate) fn issuer_with_preset<'t>(
     drop_overridden(&mut below, table);
     let used = vars::used_in(preset, &below);
     let mut values = vars::values(&vars_at, preset, &used, report);
-    if urls::check(&vars_at, &below, &values, report) {
+    let wrong = urls::check(&vars_at, &below, &values, report);
+    if wrong.is_empty() {
         vars::refuse_no_url(&vars_at, preset, &below, &mut values, report);
+    }
+    // What comes of a value that was refused is not told again.
+    for var in preset.vars.iter().filter(|var| wrong.contains(&var.name)) {
+        values.insert(var.name.clone(), var.example.clone());
     }
     vars::fill(&mut below, &values);
     lay_under(table, below);

@@ -30,13 +30,16 @@ enum Part {
 impl Part {
     /// `Err` says what the value must be.
     fn check(self, value: &str) -> Result<(), &'static str> {
-        let splits = value.contains(['?', '#', '\\']) || value.chars().any(char::is_whitespace);
+        let splits = value.contains(['?', '#', '\\']);
         let climbs = value.split('/').any(|segment| matches!(segment, "." | ".."));
         match self {
             Self::Whole => Ok(()),
+            Self::Start | Self::Path | Self::Piece if !value.chars().all(is_of_a_url) => Err(UNFIT),
             Self::Start if !splits => Ok(()),
             Self::Start => Err("must be a URL without a query"),
-            Self::Host if !splits && !climbs && !value.contains('@') => Ok(()),
+            Self::Host if !splits && !climbs && !value.contains('@') && value.chars().all(is_of_a_url) => {
+                Ok(())
+            }
             Self::Host => Err("must be a host, such as \"idp.example.com\""),
             Self::Label if value.bytes().all(is_of_a_host) => Ok(()),
             Self::Label => Err("becomes part of a host name: letters, digits, `-` and dots alone"),
@@ -49,19 +52,31 @@ impl Part {
     }
 }
 
+const UNFIT: &str = "becomes part of a URL, and holds a character that no URL may have";
+
+/// As far as a value that fits nowhere else goes: see `types::url`.
+fn is_of_a_url(character: char) -> bool {
+    matches!(character, '!'..='~') && !matches!(character, '"' | '<' | '>' | '^' | '`')
+}
+
 fn is_of_a_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-/// Reports each value that does not fit where `below` puts it, once each; whether all do.
-pub(super) fn check(at: &Place<'_>, below: &DeTable<'_>, values: &Values, report: &mut Report) -> bool {
+/// Reports each value that does not fit where `below` puts it, once each. Gives their names.
+pub(super) fn check(
+    at: &Place<'_>,
+    below: &DeTable<'_>,
+    values: &Values,
+    report: &mut Report,
+) -> Vec<String> {
     let mut wrong = BTreeMap::new();
     below.values().for_each(|value| look(value.get_ref(), values, &mut wrong));
-    let all_fit = wrong.is_empty();
-    for (name, what) in wrong {
-        report.error(&at.key(name), what, "");
+    for (name, what) in &wrong {
+        let hint = if *what == UNFIT { "percent-encode it: a space is %20" } else { "" };
+        report.error(&at.key(name), *what, hint);
     }
-    all_fit
+    wrong.into_keys().map(str::to_owned).collect()
 }
 
 fn look<'v>(value: &DeValue<'_>, values: &'v Values, wrong: &mut BTreeMap<&'v str, &'static str>) {
@@ -150,7 +165,7 @@ mod tests {
             (
                 Part::Piece,
                 &["acme", "contoso.onmicrosoft.com", "a/b"],
-                &["..", "a/../b", "a?b", "a#b", "x@b"],
+                &["..", "a/../b", "a?b", "a#b", "x@b", "my realm", "é", "<a>"],
             ),
         ] {
             for value in good {

@@ -363,6 +363,20 @@ fn no_var_turns_a_presets_url_to_another_host() {
 }
 
 #[test]
+fn a_var_that_needs_percent_encoding_is_the_only_mistake_told() {
+    for realm in ["my realm", "Köln", "<acme>", "a?b"] {
+        let keys =
+            format!("preset = \"keycloak\"\nvars = {{ base_url = \"https://idp\", realm = \"{realm}\" }}");
+        let secret = "client_id = \"a\"\nclient_secret = { env = \"S\" }";
+        let found = lines_and_hints(&file(&format!("{keys}\n{secret}"), ""));
+        assert_eq!(found.len(), 1, "{realm}: {found:#?}");
+        assert_eq!(found[0].0, "issuer.corp.vars.realm", "{realm}");
+        let encode = realm != "a?b";
+        assert_eq!(found[0].2.contains("percent-encode it: a space is %20"), encode, "{realm}: {found:#?}");
+    }
+}
+
+#[test]
 fn an_unknown_preset_is_the_only_mistake_told() {
     let keys = "preset = \"keyclock\"\nvars = { realm = \"acme\" }";
     let found = lines_and_hints(&file(keys, ""));
