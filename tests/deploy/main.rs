@@ -12,6 +12,7 @@
 mod debian;
 mod docker;
 mod every_file;
+mod github;
 mod helm;
 mod kubernetes;
 mod link;
@@ -19,6 +20,7 @@ mod man;
 mod manifests;
 mod monitoring;
 mod packages;
+mod release;
 mod systemd;
 mod tools;
 mod tutorial;
