@@ -84,6 +84,7 @@ fn scripts_are_without_reproach() {
         "deploy/debian/prerm",
         "deploy/docker/rootfs.sh",
         ".ci/install",
+        ".ci/release",
         ".ci/run",
     ];
     let shellcheck = installed("shellcheck", "shellcheck");

@@ -6,17 +6,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::manifests::{
-    assert_fits_config, assert_harmless, assert_valid, bearerd, checked_config, documents, find, pod, read,
-    scratch, seconds_to_end, workloads,
+    assert_fits_config, assert_harmless, assert_labels_have_a_domain, assert_restricted, assert_valid,
+    bearerd, checked_config, documents, find, pod, read, scratch, seconds_to_end, workloads,
 };
 use super::packages;
 use super::tools::{root, succeed};
 
 const CHART: &str = "deploy/helm/bearerd";
-const EXAMPLES: [&str; 3] = ["sidecar", "standalone", "standalone-mtls"];
+const EXAMPLES: [&str; 4] = ["openshift", "sidecar", "standalone", "standalone-mtls"];
 
 /// Helm, with a home of its own.
 fn helm() -> Command {
@@ -38,6 +38,21 @@ fn rendered(name: &str) -> String {
     let output = template(&example(name));
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// What stays in the cluster, without the hooks.
+fn lasting(documents: &[Value]) -> Vec<Value> {
+    let hook = |document: &&Value| document.pointer("/metadata/annotations/helm.sh~1hook").is_some();
+    documents.iter().filter(|document| !hook(document)).cloned().collect()
+}
+
+/// What these values make.
+fn rendered_values(test: &str, values: &str) -> Vec<Value> {
+    let file = scratch(test).join("values.yaml");
+    fs::write(&file, values).unwrap();
+    let output = template(&file);
+    assert!(output.status.success(), "{test}: {}", String::from_utf8_lossy(&output.stderr));
+    documents(test, &String::from_utf8(output.stdout).unwrap())
 }
 
 /// The application's chart with bearerd's beside it, as `helm dependency update` leaves it.
@@ -70,12 +85,12 @@ fn what_the_chart_makes_fits_the_schemas() {
 #[test]
 fn the_container_has_no_privileges_and_fits_its_config() {
     for name in EXAMPLES {
-        let documents = documents(&format!("helm-fit-{name}"), &rendered(name));
+        let documents = lasting(&documents(&format!("helm-fit-{name}"), &rendered(name)));
         let map = documents.iter().find(|document| document["kind"] == "ConfigMap").unwrap();
         let config = checked_config(&format!("helm-{name}"), map);
         for workload in workloads(&documents) {
             let pod = pod(workload);
-            assert_harmless(bearerd(pod));
+            assert_harmless(&with_user(name, pod));
             assert_fits_config(pod, &config);
             assert_eq!(pod["volumes"][0]["configMap"]["name"], map["metadata"]["name"]);
             let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
@@ -95,7 +110,147 @@ fn the_container_has_no_privileges_and_fits_its_config() {
             }
         }
         let workloads = workloads(&documents).count();
-        assert_eq!(workloads, usize::from(name.starts_with("standalone")), "{name}");
+        assert_eq!(workloads, usize::from(name != "sidecar"), "{name}");
+    }
+}
+
+/// bearerd's container; OpenShift's has no user of its own until the platform gives it one.
+fn with_user(example: &str, pod: &Value) -> Value {
+    let mut container = bearerd(pod).clone();
+    if example == "openshift" {
+        let context = container["securityContext"].as_object_mut().unwrap();
+        for key in ["runAsUser", "runAsGroup"] {
+            assert!(context.insert(key.to_owned(), 65532.into()).is_none(), "{key} is fixed");
+        }
+        assert!(pod["securityContext"].get("fsGroup").is_none(), "{}", pod["securityContext"]);
+    }
+    container
+}
+
+/// Jobs and test pods too, so that the chart installs into a namespace that enforces it.
+#[test]
+fn each_pod_of_the_charts_meets_pod_securitys_restricted() {
+    let mut all: Vec<(&str, String)> = EXAMPLES.map(|name| (name, rendered(name))).to_vec();
+    let output = succeed(helm().args(["template", "it"]).arg(application("restricted")));
+    all.push(("application", String::from_utf8(output.stdout).unwrap()));
+    for (name, rendered) in all {
+        let documents = documents(&format!("helm-restricted-{name}"), &rendered);
+        let pods: Vec<&Value> =
+            documents.iter().map(pod).filter(|pod| pod["containers"].is_array()).collect();
+        assert!(pods.len() >= 2, "{name}: the check and the test");
+        pods.into_iter().for_each(assert_restricted);
+        // The label that Prometheus selects a PodMonitor by is whatever its operator was told.
+        let ours = documents.into_iter().filter(|document| document["kind"] != "PodMonitor");
+        assert_labels_have_a_domain(&ours.collect::<Vec<Value>>());
+    }
+}
+
+/// The kustomize base makes a ConfigMap `bearerd` in the same namespace.
+#[test]
+fn the_chart_and_the_kustomize_base_do_not_share_a_config_map() {
+    let output = succeed(helm().args(["template", "bearerd", CHART, "--values"]).arg(example("sidecar")));
+    let rendered = documents("helm-clash", &String::from_utf8(output.stdout).unwrap());
+    for map in rendered.iter().filter(|document| document["kind"] == "ConfigMap") {
+        assert_ne!(map["metadata"]["name"], "bearerd");
+    }
+}
+
+/// Before each install and upgrade a Job checks the very config that comes.
+#[test]
+fn a_hook_checks_the_config_before_it_is_in_force() {
+    let rendered = rendered("standalone");
+    let documents = documents("helm-hook", &rendered);
+    let hooks = |kind: &str| {
+        let found = find(&documents, kind, "it-bearerd-check");
+        let annotations = &found["metadata"]["annotations"];
+        assert_eq!(annotations["helm.sh/hook"], "pre-install,pre-upgrade", "{kind}");
+        let weight = annotations["helm.sh/hook-weight"].as_str().unwrap_or("0").parse::<i32>().unwrap();
+        (found, weight)
+    };
+    let ((map, first), (job, second)) = (hooks("ConfigMap"), hooks("Job"));
+    assert!(first < second, "the Job mounts the ConfigMap");
+    assert_eq!(map["data"], find(&documents, "ConfigMap", "it-bearerd-config")["data"]);
+    checked_config("helm-hook", map);
+    let pod = pod(job);
+    assert_eq!(pod["containers"][0]["args"], json!(["check"]));
+    assert_eq!(
+        pod["volumes"],
+        json!([{ "name": "bearerd-config", "configMap": { "name": "it-bearerd-check" } }])
+    );
+    assert_eq!(pod["containers"][0]["volumeMounts"][0]["mountPath"], "/etc/bearerd");
+    assert_eq!(job["spec"]["backoffLimit"], 0, "a mistake is told at once");
+
+    let theirs = rendered_values("helm-hook-existing", "existingConfigMap: mine");
+    assert!(!theirs.iter().any(|document| document["kind"] == "ConfigMap"));
+    let volume = &self::pod(find(&theirs, "Job", "it-bearerd-check"))["volumes"][0];
+    assert_eq!(volume["configMap"]["name"], "mine");
+    let none = rendered_values("helm-hook-off", "existingConfigMap: mine\nconfigCheck: { enabled: false }");
+    assert!(!none.iter().any(|document| document["kind"] == "Job"));
+}
+
+/// It has all that bearerd's own container has, and no Service sends requests to it.
+#[test]
+fn helm_test_asks_the_issuers_with_the_releases_own_credentials() {
+    for name in EXAMPLES {
+        let documents = documents(&format!("helm-test-{name}"), &rendered(name));
+        let test = documents.iter().find(|document| document["kind"] == "Pod").unwrap();
+        assert_eq!(test["metadata"]["annotations"]["helm.sh/hook"], "test", "{name}");
+        let container = &test["spec"]["containers"][0];
+        assert_eq!(container["args"], json!(["check", "--online"]));
+        for workload in workloads(&documents) {
+            let pod = pod(workload);
+            for key in ["volumes", "serviceAccountName", "securityContext", "imagePullSecrets", "dnsConfig"] {
+                assert_eq!(test["spec"][key], pod[key], "{name}: {key}");
+            }
+            for key in ["image", "env", "volumeMounts", "securityContext", "resources"] {
+                assert_eq!(container[key], bearerd(pod)[key], "{name}: {key}");
+            }
+            let selected = workload["spec"]["selector"]["matchLabels"].as_object().unwrap();
+            let labels = test["metadata"]["labels"].as_object().unwrap();
+            assert!(!selected.iter().all(|(key, value)| labels.get(key) == Some(value)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_platform_teams_set_is_where_they_expect_it() {
+    let all = documents("helm-platform", &rendered("openshift"));
+    for document in &all {
+        let metadata = &document["metadata"];
+        assert_eq!(metadata["labels"]["example.com/team"], "platform", "{metadata}");
+        assert_eq!(metadata["annotations"]["example.com/contact"], "platform@example.com", "{metadata}");
+    }
+    let deployment = find(&all, "Deployment", "it-bearerd");
+    let template = &deployment["spec"]["template"];
+    assert_eq!(template["metadata"]["labels"]["example.com/team"], "tokens", "its own goes before");
+    let pod = &template["spec"];
+    assert_eq!(pod["priorityClassName"], "platform");
+    assert_eq!(pod["dnsPolicy"], "ClusterFirst");
+    assert_eq!(pod["dnsConfig"]["options"][0]["name"], "ndots");
+    for constraint in pod["topologySpreadConstraints"].as_array().unwrap() {
+        assert_eq!(constraint["labelSelector"], deployment["spec"]["selector"], "{constraint}");
+    }
+    assert_eq!(pod["topologySpreadConstraints"][1]["whenUnsatisfiable"], "DoNotSchedule");
+    assert_eq!(find(&all, "Service", "it-bearerd")["spec"]["ipFamilyPolicy"], "PreferDualStack");
+    assert_eq!(bearerd(pod)["startupProbe"]["httpGet"]["path"], "/livez");
+    assert_eq!(bearerd(pod)["readinessProbe"]["httpGet"]["path"], "/readyz");
+}
+
+#[test]
+fn with_ipv6_both_families_are_listened_on() {
+    let config = |test: &str, name: &str, values: &str| {
+        let values = read(&format!("deploy/helm/bearerd/examples/{name}.yaml")) + "\nipv6: true\n" + values;
+        let documents = rendered_values(test, &values);
+        checked_config(test, find(&documents, "ConfigMap", "it-bearerd-config"))
+    };
+    let standalone = config("helm-ipv6", "standalone", "");
+    assert_eq!(standalone["admin"]["address"].as_str(), Some("[::]:9180"));
+    assert_eq!(standalone["listener"]["main"]["address"].as_str(), Some("[::]:8080"));
+    let sidecar = config("helm-ipv6-sidecar", "sidecar", "listener: { names: [api.internal] }\n");
+    let listeners = sidecar["listener"].as_table().unwrap();
+    for (name, address) in [("main", "127.0.0.1:8080"), ("main6", "[::1]:8080")] {
+        assert_eq!(listeners[name]["address"].as_str(), Some(address));
+        assert_eq!(listeners[name]["names"].as_array().unwrap()[0].as_str(), Some("api.internal"));
     }
 }
 
@@ -109,7 +264,7 @@ fn secrets_are_readable_by_as_few_as_can_be() {
     };
     for (name, mounted) in [("standalone", 1), ("standalone-mtls", 2)] {
         let rendered = rendered(name);
-        assert_eq!(modes(&rendered), vec!["0440"; mounted], "{name}");
+        assert_eq!(modes(&rendered), vec!["0440"; 2 * mounted], "{name}: its own pods, and the test's");
         let documents = documents(&format!("helm-modes-{name}"), &rendered);
         let pod = pod(workloads(&documents).next().unwrap());
         assert_eq!(
@@ -120,8 +275,9 @@ fn secrets_are_readable_by_as_few_as_can_be() {
     }
     let output = succeed(helm().args(["template", "it"]).arg(application("modes")));
     let application = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(modes(&application), ["0444"]);
-    assert!(!application.contains("fsGroup"));
+    let documents = documents("helm-modes-application", &application);
+    assert!(pod(find(&documents, "Deployment", "it"))["securityContext"].get("fsGroup").is_none());
+    assert_eq!(modes(&application), ["0444"; 2], "the application's pod, and the test's");
 }
 
 #[test]
@@ -134,7 +290,7 @@ fn an_applications_chart_takes_the_sidecar_along() {
     assert_harmless(container);
     assert_fits_config(
         pod(workload),
-        &checked_config("helm-application", find(&rendered, "ConfigMap", "it-bearerd")),
+        &checked_config("helm-application", find(&rendered, "ConfigMap", "it-bearerd-config")),
     );
 
     // The same container that kustomize adds.
@@ -159,16 +315,22 @@ fn wrong_values_are_refused_with_what_is_wrong() {
         ("probes: { type: tcp }", "'http', 'exec'"),
         ("resources: { limit: {} }", "'limit' not allowed"),
         ("routes: \"\"", "`routes` is empty"),
+        ("routes: \"[issuer.corp\\n\"", "`routes` is not TOML: toml: line 2"),
+        ("routes: a = 1\nsettings: a =", "`settings` is not TOML"),
+        ("routes: a = 1\nsettings: drain_delay = \"1s\"", "the chart makes from `drainDelaySeconds`"),
+        ("routes: a = 1\nsettings: \"[listener.main]\"", "the chart makes from `listener`"),
+        ("routes: a = 1\nprobes: { type: exec, startup: process }", "asks /livez"),
+        ("service: { ipFamilyPolicy: Both }", "'PreferDualStack'"),
         (
-            "mode: standalone\nroutes: x",
+            "mode: standalone\nroutes: a = 1",
             "give `listener.allow`, `listener.requireHeader` or `listener.tls.clientCa`",
         ),
-        ("routes: x\nserviceAccountToken: { enabled: true }", "`serviceAccountToken.audience` is empty"),
-        ("routes: x\nlistener: { requireHeader: { name: x-key } }", "needs `secretName`"),
-        ("routes: x\nlistener: { tls: { clientCa: true } }", "needs `listener.tls.secretName`"),
-        ("routes: x\npodMonitor: { enabled: true }", "`podMonitor.selector` is empty"),
+        ("routes: a = 1\nserviceAccountToken: { enabled: true }", "`serviceAccountToken.audience` is empty"),
+        ("routes: a = 1\nlistener: { requireHeader: { name: x-key } }", "needs `secretName`"),
+        ("routes: a = 1\nlistener: { tls: { clientCa: true } }", "needs `listener.tls.secretName`"),
+        ("routes: a = 1\npodMonitor: { enabled: true }", "`podMonitor.selector` is empty"),
         (
-            "routes: x\nprobes: { type: exec }\npodMonitor: { enabled: true, selector: { a: b } }",
+            "routes: a = 1\nprobes: { type: exec }\npodMonitor: { enabled: true, selector: { a: b } }",
             "on loopback",
         ),
     ];
@@ -191,7 +353,7 @@ fn with_exec_probes_nothing_listens_outside_but_the_proxy() {
     let rendered = String::from_utf8(template(&values).stdout).unwrap();
     assert_valid("helm-exec", &rendered);
     let documents = documents("helm-exec", &rendered);
-    let config = checked_config("helm-exec", find(&documents, "ConfigMap", "it-bearerd"));
+    let config = checked_config("helm-exec", find(&documents, "ConfigMap", "it-bearerd-config"));
     assert_eq!(config["admin"]["address"].as_str(), Some("127.0.0.1:9180"));
     assert_fits_config(pod(find(&documents, "Deployment", "it-bearerd")), &config);
 }
@@ -212,6 +374,23 @@ fn a_pod_monitor_asks_a_port_that_is_there() {
 fn the_chart_is_of_this_release() {
     let chart = &documents("chart", &read("deploy/helm/bearerd/Chart.yaml"))[0];
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["description"], env!("CARGO_PKG_DESCRIPTION"));
+    let home = env!("CARGO_PKG_REPOSITORY");
+    assert_eq!(chart["home"], home);
+    assert_eq!(chart["sources"], json!([home]));
+    assert_eq!(chart["annotations"]["artifacthub.io/license"], env!("CARGO_PKG_LICENSE"));
+    let raw = home.replace("github.com", "raw.githubusercontent.com") + "/main/";
+    let icon = chart["icon"].as_str().unwrap().strip_prefix(&raw).unwrap();
+    assert!(root().join(icon).is_file(), "{icon}");
+    for link in documents("chart-links", chart["annotations"]["artifacthub.io/links"].as_str().unwrap())[0]
+        .as_array()
+        .unwrap()
+    {
+        let path = link["url"].as_str().unwrap().strip_prefix(home).unwrap();
+        let path = path.splitn(4, '/').nth(3).unwrap();
+        assert!(root().join(path).exists(), "{link}");
+    }
     let application = &documents("chart-application", &read("deploy/helm/legacy-billing/Chart.yaml"))[0];
     assert_eq!(application["dependencies"][0]["version"], chart["version"]);
 }

@@ -12,12 +12,14 @@
 mod debian;
 mod docker;
 mod every_file;
+mod github;
 mod helm;
 mod kubernetes;
 mod man;
 mod manifests;
 mod monitoring;
 mod packages;
+mod release;
 mod systemd;
 mod tools;
 mod tutorial;

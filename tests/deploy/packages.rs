@@ -11,18 +11,27 @@ use super::tools::{installed, root, succeed};
 /// A program of the Python packages in `tests/tools/checks.txt`.
 pub fn python(program: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        once("checks", &["checks.txt"], |folder| {
-            let python = installed("python3", "python3 and python3-venv");
-            succeed(Command::new(python).args(["-m", "venv", "--clear"]).arg(folder.join("venv")));
-            succeed(
-                pip(&folder.join("venv/bin/python"))
-                    .args(["install", "--require-hashes", "--requirement"])
-                    .arg(tools().join("checks.txt")),
-            );
-        })
-    });
-    folder.join("venv/bin").join(program)
+    FOLDER.get_or_init(|| environment("checks")).join("venv/bin").join(program)
+}
+
+/// A program of the Python packages in `tests/tools/github.txt`.
+pub fn github(program: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| environment("github")).join("venv/bin").join(program)
+}
+
+/// A folder whose `venv` has the packages of this lock.
+fn environment(lock: &str) -> PathBuf {
+    let lock_file = format!("{lock}.txt");
+    once(lock, &[&lock_file], |folder| {
+        let python = installed("python3", "python3 and python3-venv");
+        succeed(Command::new(python).args(["-m", "venv", "--clear"]).arg(folder.join("venv")));
+        succeed(
+            pip(&folder.join("venv/bin/python"))
+                .args(["install", "--require-hashes", "--requirement"])
+                .arg(tools().join(&lock_file)),
+        );
+    })
 }
 
 /// `kubectl`, which has kustomize in it.
@@ -37,19 +46,30 @@ pub fn helm() -> PathBuf {
 /// What reads compose files.
 pub fn compose() -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        once("compose", &["compose/main.go", "compose/go.mod", "compose/go.sum"], |folder| {
-            let go = installed("go", "Go 1.24 or later");
-            succeed(
-                Command::new(go)
-                    .args(["build", "-mod=readonly", "-o"])
-                    .arg(folder.join("compose"))
-                    .arg(".")
-                    .current_dir(tools().join("compose")),
-            );
-        })
-    });
-    folder.join("compose")
+    let sources = ["compose/main.go", "compose/go.mod", "compose/go.sum"];
+    FOLDER.get_or_init(|| go("compose", &sources, ".")).join("compose")
+}
+
+/// What reads GitHub's workflows.
+pub fn actionlint() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let sources = ["actionlint/go.mod", "actionlint/go.sum"];
+    let package = "github.com/rhysd/actionlint/cmd/actionlint";
+    FOLDER.get_or_init(|| go("actionlint", &sources, package)).join("actionlint")
+}
+
+/// A folder with the program of this Go package, of the module in `tests/tools/NAME`.
+fn go(name: &str, sources: &[&str], package: &str) -> PathBuf {
+    once(name, sources, |folder| {
+        let go = installed("go", "Go 1.25 or later");
+        succeed(
+            Command::new(go)
+                .args(["build", "-mod=readonly", "-o"])
+                .arg(folder.join(name))
+                .arg(package)
+                .current_dir(tools().join(name)),
+        );
+    })
 }
 
 fn from_the_wheel() -> &'static Path {

@@ -20,11 +20,27 @@ app.kubernetes.io/name: {{ include "bearerd.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- define "bearerd.labels" -}}
+{{- define "bearerd.chartLabels" -}}
 {{ include "bearerd.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "bearerd.labels" -}}
+{{ toYaml (merge (fromYaml (include "bearerd.chartLabels" .)) .Values.extraLabels) }}
+{{- end }}
+
+{{- define "bearerd.podLabels" -}}
+{{ toYaml (merge (fromYaml (include "bearerd.chartLabels" .)) .Values.podLabels .Values.extraLabels) }}
+{{- end }}
+
+{{/* `annotations:` with `own` and with those for everything; nothing where there are none. */}}
+{{- define "bearerd.annotations" -}}
+{{- with merge (dict) (default (dict) .own) .context.Values.extraAnnotations -}}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "bearerd.image" -}}
@@ -35,8 +51,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 
+{{/* Never just `bearerd`, which is the ConfigMap of the kustomize component. */}}
 {{- define "bearerd.configMapName" -}}
-{{- default (include "bearerd.fullname" .) .Values.existingConfigMap }}
+{{- default (printf "%s-config" (include "bearerd.fullname" .)) .Values.existingConfigMap }}
 {{- end }}
 
 {{/* What a schema cannot say in plain words. */}}
@@ -44,6 +61,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $v := .Values }}
 {{- if and (not $v.existingConfigMap) (not (trim $v.routes)) }}
 {{- fail "bearerd: `routes` is empty: write issuers and routes there as TOML, or name an `existingConfigMap`" }}
+{{- end }}
+{{- range $key := list "routes" "settings" }}
+{{- with (fromToml (default "" (index $v $key))).Error }}
+{{- fail (printf "bearerd: `%s` is not TOML: %s" $key .) }}
+{{- end }}
+{{- end }}
+{{- $settings := fromToml (default "" $v.settings) }}
+{{- $other := dict "admin" "`admin`, `ipv6` and `probes`" "include" "`routes`" "drain_delay" "`drainDelaySeconds`" "shutdown_timeout" "`shutdownTimeoutSeconds`" }}
+{{- range $key, $value := $other }}
+{{- if hasKey $settings $key }}
+{{- fail (printf "bearerd: `settings` has `%s`, which the chart makes from %s" $key $value) }}
+{{- end }}
+{{- end }}
+{{- range $name := list "main" "main6" }}
+{{- if hasKey (default (dict) $settings.listener) $name }}
+{{- fail (printf "bearerd: `settings` has `[listener.%s]`, which the chart makes from `listener` and `ipv6`" $name) }}
+{{- end }}
+{{- end }}
+{{- if and (eq $v.probes.startup "process") (eq $v.probes.type "exec") }}
+{{- fail "bearerd: `probes.startup: process` asks /livez, which `probes.type: exec` cannot: set `probes.type` to \"http\", or `required = false` on the issuers" }}
 {{- end }}
 {{- if and $v.serviceAccountToken.enabled (not $v.serviceAccountToken.audience) }}
 {{- fail "bearerd: `serviceAccountToken.audience` is empty: give what the issuer wants in `aud`" }}
@@ -69,7 +106,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* The config file. `routes` stands in a file of its own, so that an error's line number is the line of your text. */}}
+{{/* The files. `routes` is a file of its own, so that the line number of an error is the line of your text. */}}
+{{- define "bearerd.configData" -}}
+bearerd.toml: |
+  {{- include "bearerd.config" . | nindent 2 }}
+routes.toml: |
+  {{- trim .Values.routes | nindent 2 }}
+{{- end }}
+
 {{- define "bearerd.config" -}}
 include = ["routes.toml"]
 drain_delay = "{{ int .Values.drainDelaySeconds }}s"
@@ -78,32 +122,52 @@ shutdown_timeout = "{{ int .Values.shutdownTimeoutSeconds }}s"
 {{ trim .Values.settings }}
 
 [admin]
-address = "{{ ternary "127.0.0.1" "0.0.0.0" (eq .Values.probes.type "exec") }}:{{ int .Values.admin.port }}"
+address = "{{ include "bearerd.adminAddress" . }}:{{ int .Values.admin.port }}"
 
-[listener.main]
-{{- $names := .Values.listener.names }}
-{{- if eq .Values.mode "standalone" }}
-{{- $full := include "bearerd.fullname" . }}
-{{- range $suffix := list "" (printf ".%s" .Release.Namespace) (printf ".%s.svc" .Release.Namespace) (printf ".%s.svc.cluster.local" .Release.Namespace) }}
+{{ if eq .Values.mode "standalone" }}{{ include "bearerd.listener" (dict "context" . "name" "main" "address" (include "bearerd.everywhere" .)) }}
+{{- else }}{{ include "bearerd.listener" (dict "context" . "name" "main" "address" "127.0.0.1") }}
+{{- if .Values.ipv6 }}
+
+{{ include "bearerd.listener" (dict "context" . "name" "main6" "address" "[::1]") }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Every address of the pod. `[::]` takes IPv4 too. */}}
+{{- define "bearerd.everywhere" -}}
+{{ ternary "[::]" "0.0.0.0" .Values.ipv6 }}
+{{- end }}
+
+{{/* Probes come from the node, `bearerd healthcheck` from inside. */}}
+{{- define "bearerd.adminAddress" -}}
+{{ eq .Values.probes.type "exec" | ternary "127.0.0.1" (include "bearerd.everywhere" .) }}
+{{- end }}
+
+{{- define "bearerd.listener" -}}
+{{- $v := .context.Values }}
+{{- $names := $v.listener.names -}}
+[listener.{{ .name }}]
+address = "{{ .address }}:{{ int $v.listener.port }}"
+{{- if eq $v.mode "standalone" }}
+{{- $full := include "bearerd.fullname" .context }}
+{{- $namespace := .context.Release.Namespace }}
+{{- range $suffix := list "" (printf ".%s" $namespace) (printf ".%s.svc" $namespace) (printf ".%s.svc.cluster.local" $namespace) }}
 {{- $names = append $names (printf "%s%s" $full $suffix) }}
 {{- end }}
-address = "0.0.0.0:{{ int .Values.listener.port }}"
 callers = "network"
-{{- with .Values.listener.allow }}
+{{- with $v.listener.allow }}
 allow = {{ toJson . }}
 {{- end }}
-{{- with .Values.listener.requireHeader }}
+{{- with $v.listener.requireHeader }}
 {{- if .name }}
 require_header = { name = {{ toJson .name }}, value = { file = "/run/secrets/bearerd/{{ .secretKey }}" } }
 {{- end }}
 {{- end }}
-{{- else }}
-address = "127.0.0.1:{{ int .Values.listener.port }}"
 {{- end }}
 {{- if $names }}
 names = {{ toJson (uniq $names) }}
 {{- end }}
-{{- with .Values.listener.tls }}
+{{- with $v.listener.tls }}
 {{- if .secretName }}
 tls = { certificate = { file = "/run/secrets/tls/tls.crt" }, private_key = { file = "/run/secrets/tls/tls.key" }{{ if .clientCa }}, client_ca = { file = "/run/secrets/tls/ca.crt" }{{ end }} }
 {{- end }}
@@ -150,7 +214,7 @@ The container. For `initContainers` as a native sidecar:
     - name: bearerd-admin
       containerPort: {{ int .Values.admin.port }}
   startupProbe:
-    {{- include "bearerd.probe" (dict "context" . "path" "/readyz" "timeout" 2) | nindent 4 }}
+    {{- include "bearerd.probe" (dict "context" . "path" (ternary "/livez" "/readyz" (eq .Values.probes.startup "process")) "timeout" 2) | nindent 4 }}
     periodSeconds: 1
     failureThreshold: {{ int .Values.probes.startupSeconds }}
   readinessProbe:
@@ -163,46 +227,112 @@ The container. For `initContainers` as a native sidecar:
     periodSeconds: 10
     failureThreshold: 6
   {{- end }}
+  terminationMessagePolicy: FallbackToLogsOnError
   securityContext:
-    runAsNonRoot: true
-    runAsUser: 65532
-    runAsGroup: 65532
-    allowPrivilegeEscalation: false
-    privileged: false
-    readOnlyRootFilesystem: true
-    capabilities:
-      drop: ["ALL"]
-    seccompProfile:
-      type: RuntimeDefault
+    {{- include "bearerd.securityContext" . | nindent 4 }}
   resources:
     {{- toYaml .Values.resources | nindent 4 }}
   volumeMounts:
-    - name: bearerd-config
-      mountPath: /etc/bearerd
-      readOnly: true
-    {{- if .Values.secretName }}
-    - name: bearerd-secrets
-      mountPath: /run/secrets/bearerd
-      readOnly: true
-    {{- end }}
-    {{- if .Values.serviceAccountToken.enabled }}
-    - name: bearerd-token
-      mountPath: /run/secrets/tokens
-      readOnly: true
-    {{- end }}
-    {{- if .Values.listener.tls.secretName }}
-    - name: bearerd-tls
-      mountPath: /run/secrets/tls
-      readOnly: true
-    {{- end }}
-    {{- with .Values.extraVolumeMounts }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "bearerd.volumeMounts" . | nindent 4 }}
+{{- end }}
+
+{{- define "bearerd.securityContext" -}}
+runAsNonRoot: true
+{{- if not .Values.openshift }}
+runAsUser: 65532
+runAsGroup: 65532
+{{- end }}
+allowPrivilegeEscalation: false
+privileged: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: ["ALL"]
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "bearerd.podSecurityContext" -}}
+runAsNonRoot: true
+{{- if not .Values.openshift }}
+# Mounted files belong to root and to this group, which is bearerd's own: nobody else reads them.
+fsGroup: 65532
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{/* What each pod of this chart has in common. */}}
+{{- define "bearerd.podCommon" -}}
+automountServiceAccountToken: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Labels and annotations of a pod that ends by itself: no Service selects it, and no mesh's sidecar keeps it alive. */}}
+{{- define "bearerd.onceMetadata" -}}
+labels:
+  app.kubernetes.io/name: {{ include "bearerd.name" . }}-check
+  app.kubernetes.io/instance: {{ .Release.Name }}
+  app.kubernetes.io/managed-by: {{ .Release.Service }}
+  helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+  sidecar.istio.io/inject: "false"
+  {{- with .Values.extraLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+annotations:
+  linkerd.io/inject: disabled
+  {{- with .Values.extraAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "bearerd.volumeMounts" -}}
+- name: bearerd-config
+  mountPath: /etc/bearerd
+  readOnly: true
+{{- if .Values.secretName }}
+- name: bearerd-secrets
+  mountPath: /run/secrets/bearerd
+  readOnly: true
+{{- end }}
+{{- if .Values.serviceAccountToken.enabled }}
+- name: bearerd-token
+  mountPath: /run/secrets/tokens
+  readOnly: true
+{{- end }}
+{{- if .Values.listener.tls.secretName }}
+- name: bearerd-tls
+  mountPath: /run/secrets/tls
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/*
-Mounted files are root's. In a pod of its own bearerd reads them by its group; as a sidecar it leaves the pod's groups alone, so
-all may read, and only its own container mounts them.
+Mounted files belong to root. In a pod of its own, bearerd reads them through its group. As a sidecar it leaves the pod's groups
+alone, so the files are readable by all, and only bearerd's container mounts them.
 */}}
 {{- define "bearerd.secretMode" -}}
 {{ eq .Values.mode "standalone" | ternary "0440" "0444" }}
