@@ -11,12 +11,18 @@ mod pool;
 mod request_body;
 mod response_body;
 mod trailers;
+mod wire;
 
 use std::fmt;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Method};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::Instant;
 
 use connection::Connection;
 pub use error::{UpstreamError, UpstreamErrorKind};
@@ -57,9 +63,6 @@ impl fmt::Debug for Head {
     }
 }
 
-/// How many dials a request waits for whose connections others fill before it has its turn.
-const DIALS: usize = 8;
-
 /// A connection for a request.
 struct Taken {
     connection: Connection,
@@ -98,9 +101,10 @@ impl Upstream {
         body: RequestBody,
         anew: impl FnOnce(&mut Head),
     ) -> Result<Answer, UpstreamError> {
-        let taken = match self.pooled(head.upgrade) {
+        let pooled = if head.upgrade { None } else { self.pooled(self.route.connection_max_age) };
+        let taken = match pooled {
             Some(taken) => taken,
-            None => Box::pin(self.open(head.upgrade)).await?,
+            None => Box::pin(self.open(head.upgrade, false)).await?,
         };
         let pooled = taken.pooled;
         match self.attempt(taken.connection, head, body).await {
@@ -120,7 +124,8 @@ impl Upstream {
         let Failed { error, body, cause } = failed;
         let safe = match cause {
             Cause::NotProcessed => true,
-            Cause::NeedsHttp1 => self.origin.require_http1(),
+            Cause::NeedsHttp1 if self.origin.require_http1() => true,
+            Cause::NeedsHttp1 => return Err(UpstreamError::needs_http1(self.origin.name())),
             Cause::Died { written } => pooled && (!written || head.method.is_idempotent()),
             Cause::Final => false,
         };
@@ -129,69 +134,89 @@ impl Upstream {
             event = "upstream.sent_again", route = %self.route.name, %error,
             "sending the request once more on another connection"
         );
-        let other = match cause {
-            // Whatever else is pooled may have died as well.
-            Cause::Died { .. } => None,
-            Cause::NotProcessed | Cause::NeedsHttp1 | Cause::Final => self.pooled(false),
-        };
-        let taken = match other {
-            Some(taken) => taken,
-            None => self.open(false).await?,
-        };
+        // Where one has died, whatever else is pooled may have died as well.
+        let fresh = matches!(cause, Cause::Died { .. });
+        let taken = self.open(head.upgrade, fresh).await?;
         anew(head);
         self.attempt(taken.connection, head, body).await.map_err(|failed| failed.error)
     }
 
-    fn pooled(&self, upgrade: bool) -> Option<Taken> {
-        if upgrade {
-            return None;
-        }
-        let connection = pool::take(&self.origin, self.route.connection_max_age)?;
+    fn pooled(&self, max_age: Option<Duration>) -> Option<Taken> {
+        let connection = pool::take(&self.origin, max_age)?;
         Some(Taken { connection, pooled: true })
     }
 
-    /// A connection for this request, where none is pooled: a new one of its own, or one of HTTP/2 that is shared by all
-    /// who wait for it.
-    async fn open(&self, upgrade: bool) -> Result<Taken, UpstreamError> {
-        for _ in 0..DIALS {
+    /// A connection for this request: a new one of its own, or one of HTTP/2 that all who wait for it share. `fresh`: no
+    /// other than a new one.
+    async fn open(&self, upgrade: bool, mut fresh: bool) -> Result<Taken, UpstreamError> {
+        let room = pool::room(&self.origin);
+        let since = Instant::now();
+        let mut full = false;
+        loop {
+            // Listens before it looks, so that nothing falls between.
+            let mut freed = pin!(room.notified());
+            freed.as_mut().enable();
+            // Where no other connection can be had, the oldest will do.
+            let max_age = self.route.connection_max_age.filter(|_| !full);
+            if !fresh
+                && !upgrade
+                && let Some(taken) = self.pooled(max_age)
+            {
+                return Ok(taken);
+            }
             if upgrade || !self.origin.may_speak_http2() {
-                return Ok(Taken { connection: self.dial(upgrade).await?, pooled: false });
+                return self.dial_alone(upgrade, &room).await;
+            }
+            if full && pool::may_have_room(&self.origin) {
+                self.wait_for_room(freed, since).await?;
+                continue;
             }
             let mut dial = pool::dial(&self.origin, &self.metrics);
-            let dialled = match dial.wait_for(Option::is_some).await {
-                Ok(dialled) => dialled.clone(),
-                Err(_) => return Err(UpstreamError::closed(self.origin.name())),
+            let dialled = tokio::select! {
+                biased;
+                dialled = dial.wait_for(Option::is_some) => dialled.ok().and_then(|dialled| dialled.clone()),
+                () = freed, if !fresh => continue,
             };
+            fresh = false;
             match dialled {
                 Some(Ok(Dialled::Http2(connection))) if connection.has_room() => {
                     return Ok(Taken { connection: Connection::Http2(connection), pooled: true });
                 }
-                // Others may have come first.
-                Some(Ok(_)) | None => {
-                    if let Some(taken) = self.pooled(false) {
-                        return Ok(taken);
-                    }
-                }
-                Some(Err(error)) => return self.crowded().ok_or(error),
+                // Others came first, or it takes no requests for now.
+                Some(Ok(Dialled::Http2(connection))) => full = connection.most_streams() == 0,
+                Some(Ok(Dialled::Http1)) => {}
+                // It takes no other connection, but has one.
+                Some(Err(_)) if pool::may_have_room(&self.origin) => full = true,
+                Some(Err(error)) => return Err(error),
+                None => return Err(UpstreamError::closed(self.origin.name())),
             }
         }
-        match self.crowded() {
-            Some(taken) => Ok(taken),
-            None => Ok(Taken { connection: self.dial(false).await?, pooled: false }),
-        }
     }
 
-    /// The upstream takes no other connection, but has one: the request waits for its turn there.
-    fn crowded(&self) -> Option<Taken> {
-        let connection = Connection::Http2(pool::crowd(&self.origin)?);
-        Some(Taken { connection, pooled: true })
+    async fn wait_for_room(
+        &self,
+        freed: Pin<&mut Notified<'_>>,
+        since: Instant,
+    ) -> Result<(), UpstreamError> {
+        let Some(limit) = self.route.response_timeout else {
+            freed.await;
+            return Ok(());
+        };
+        tokio::time::timeout_at(since + limit, freed).await.map_err(|_| {
+            let detail = format!(
+                "{} takes no more requests at a time, and none of them ended within response_timeout ({})",
+                self.origin.name(),
+                humantime::format_duration(limit)
+            );
+            UpstreamError::new(UpstreamErrorKind::Timeout, "http_response_timeout", detail)
+        })
     }
 
-    async fn dial(&self, upgrade: bool) -> Result<Connection, UpstreamError> {
-        let connection = self.origin.dial(upgrade, &self.metrics).await?;
+    async fn dial_alone(&self, upgrade: bool, room: &Arc<Notify>) -> Result<Taken, UpstreamError> {
+        let connection = self.origin.dial(upgrade, &self.metrics, room).await?;
         if let Connection::Http2(connection) = &connection {
             pool::put_http2(&self.origin, connection.clone());
         }
-        Ok(connection)
+        Ok(Taken { connection, pooled: false })
     }
 }

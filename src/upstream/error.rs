@@ -85,6 +85,15 @@ impl UpstreamError {
         Self::new(UpstreamErrorKind::Invalid, "connection_terminated", detail)
     }
 
+    /// HTTP_1_1_REQUIRED, where the route allows HTTP/2 alone.
+    pub(super) fn needs_http1(authority: &str) -> Self {
+        let detail = format!(
+            "{authority} refuses HTTP/2 and wants HTTP/1.1 (HTTP_1_1_REQUIRED); the route says protocol = \"http2\": set \
+             protocol = \"auto\" or \"http1\""
+        );
+        Self::new(UpstreamErrorKind::Invalid, NOT_HTTP, detail)
+    }
+
     /// The connection ended, and with it the request; not that the response cannot be read, or the caller's fault.
     pub(super) fn is_connections_end(&self) -> bool {
         self.kind == UpstreamErrorKind::Invalid && self.proxy_status != NOT_HTTP

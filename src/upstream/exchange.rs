@@ -10,9 +10,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
-use super::connection::{Connection, Http1, Http2};
+use super::connection::{Connection, Http1, Http2, Http2State};
 use super::error::{UpstreamError, UpstreamErrorKind};
-use super::request_body::{Link, RequestBody, Returned};
+use super::request_body::{Link, RequestBody};
 use super::response_body::{Lease, ResponseBody};
 use super::{Head, Upstream};
 use crate::idle::Idle;
@@ -22,15 +22,6 @@ use crate::net::{Http2Failure, http2_failure};
 #[derive(Debug)]
 pub struct Answer {
     pub response: Response<ResponseBody>,
-    /// Where the request had a body: the way to have it again.
-    body: Option<SentBody>,
-}
-
-/// A body that was sent, wholly or not yet.
-#[derive(Debug)]
-enum SentBody {
-    Done(Box<Returned>),
-    Underway(Link),
 }
 
 /// An attempt without a response, and what is needed for another one.
@@ -57,12 +48,7 @@ pub(super) enum Cause {
 impl Answer {
     /// The request's body once more, where it was sent whole and is kept whole.
     pub fn body_again(&mut self, idle: Option<Duration>) -> Option<RequestBody> {
-        let returned = match self.body.take() {
-            None => return Some(RequestBody::empty()),
-            Some(SentBody::Done(returned)) => *returned,
-            Some(SentBody::Underway(mut link)) => link.sent_already()?,
-        };
-        if returned.is_kept_whole() { returned.again(idle) } else { None }
+        self.response.body_mut().request_again(idle)
     }
 }
 
@@ -73,11 +59,11 @@ impl Upstream {
         head: &Head,
         mut body: RequestBody,
     ) -> Result<Answer, Box<Failed>> {
-        let sent = body.link().map(SentBody::Underway);
+        let link = body.link();
         match connection {
-            Connection::Http1(connection) => self.attempt_http1(connection, head, body, sent).await,
+            Connection::Http1(connection) => self.attempt_http1(connection, head, body, link).await,
             // Boxed: it is no part of a request over HTTP/1.1.
-            Connection::Http2(connection) => Box::pin(self.attempt_http2(connection, head, body, sent)).await,
+            Connection::Http2(connection) => Box::pin(self.attempt_http2(connection, head, body, link)).await,
         }
     }
 
@@ -86,27 +72,28 @@ impl Upstream {
         mut connection: Http1,
         head: &Head,
         body: RequestBody,
-        mut sent: Option<SentBody>,
+        mut link: Option<Link>,
     ) -> Result<Answer, Box<Failed>> {
         let request = self.request_http1(head, body);
         let (read, written) = (connection.traffic.read(), connection.traffic.written());
         connection.traffic.headway.made();
         let sending = connection.sender.try_send_request(request);
-        match self.response(sending, &mut sent, &mut connection.patience).await {
+        match self.response(sending, &mut link, &mut connection.patience).await {
             Ok(response) => {
-                connection.kept_until = kept_until(response.headers());
+                connection.kept = kept(response.headers());
                 connection.traffic.headway.made();
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     connection.traffic.headway.unlimited();
                 }
-                let max_age = self.route.connection_max_age;
-                let lease = Lease::Http1 { connection, origin: Arc::downgrade(&self.origin), max_age };
-                Ok(self.answer(response, lease, sent))
+                let lease = Lease::http1(connection, &self.origin, self.route.connection_max_age);
+                Ok(self.answer(response, lease, link))
             }
             Err(failure) => {
                 let died = Cause::Died { written: connection.traffic.written() > written };
                 let answered = connection.traffic.read() > read;
-                Err(self.failed(failure, sent, |_| if answered { Cause::Final } else { died }).await)
+                let judged =
+                    failure.judge(self.origin.name(), |_| if answered { Cause::Final } else { died });
+                Err(self.failed(judged, link).await)
             }
         }
     }
@@ -116,42 +103,33 @@ impl Upstream {
         mut connection: Http2,
         head: &Head,
         body: RequestBody,
-        mut sent: Option<SentBody>,
+        mut link: Option<Link>,
     ) -> Result<Answer, Box<Failed>> {
         let stream = connection.stream();
+        let _silence = Silence::new(&connection.state, self.route.response_timeout);
         let request = self.request_http2(head, body);
-        let read = connection.state.traffic.read();
+        let written = connection.state.traffic.written();
         let sending = connection.sender.try_send_request(request);
-        match self.response(sending, &mut sent, &mut Idle::new(None)).await {
-            Ok(response) => Ok(self.answer(response, Lease::Http2(stream), sent)),
+        match self.response(sending, &mut link, &mut Idle::new(None)).await {
+            Ok(response) => Ok(self.answer(response, Lease::Http2(stream), link)),
             Err(failure) => {
-                drop(stream);
-                // Nothing at all came while this request was waiting: what comes next would wait in vain as well.
-                let silent =
-                    matches!(failure, Failure::Timeout(_)) && connection.state.traffic.read() == read;
-                let judge = |error: &hyper::Error| match http2_failure(error) {
+                let died = Cause::Died { written: connection.state.traffic.written() > written };
+                let judged = failure.judge(self.origin.name(), |error| match http2_failure(error) {
                     Http2Failure::NotProcessed => Cause::NotProcessed,
                     Http2Failure::NeedsHttp1 => Cause::NeedsHttp1,
                     Http2Failure::Reset(_) => Cause::Final,
-                    Http2Failure::Other => Cause::Died { written: true },
-                };
-                let failed = self.failed(failure, sent, judge).await;
-                if silent || failed.cause != Cause::Final {
-                    connection.retire();
+                    Http2Failure::Other => died,
+                });
+                if judged.cause != Cause::Final {
+                    stream.retire();
                 }
-                Err(failed)
+                Err(self.failed(judged, link).await)
             }
         }
     }
 
-    fn answer(&self, response: Response<Incoming>, lease: Lease, body: Option<SentBody>) -> Answer {
-        let progress = match &body {
-            Some(SentBody::Underway(link)) => Some(Arc::clone(&link.progress)),
-            Some(SentBody::Done(_)) | None => None,
-        };
-        let idle = self.route.idle_timeout;
-        let response = response.map(|incoming| ResponseBody::new(incoming, lease, idle, progress));
-        Answer { response, body }
+    fn answer(&self, response: Response<Incoming>, lease: Lease, link: Option<Link>) -> Answer {
+        Answer { response: ResponseBody::new(response, lease, self.route.idle_timeout, link) }
     }
 
     /// Waits for the head of the response: `response_timeout` from the last byte of the body sent, and `idle_timeout`
@@ -159,7 +137,7 @@ impl Upstream {
     async fn response<F>(
         &self,
         sending: F,
-        body: &mut Option<SentBody>,
+        link: &mut Option<Link>,
         patience: &mut Idle,
     ) -> Result<Response<Incoming>, Failure>
     where
@@ -173,11 +151,10 @@ impl Upstream {
             if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
                 return Poll::Ready(outcome.map_err(Failure::from));
             }
-            if let Some(SentBody::Underway(link)) = body {
-                let Poll::Ready(returned) = link.poll_sent(cx) else {
-                    return self.poll_body_stuck(link, &mut stall, cx);
-                };
-                *body = returned.map(|returned| SentBody::Done(Box::new(returned)));
+            if let Some(link) = link
+                && link.poll_sent(cx).is_pending()
+            {
+                return self.poll_body_stuck(link, &mut stall, cx);
             }
             if patience.expired(cx) { Poll::Ready(Err(self.no_response())) } else { Poll::Pending }
         })
@@ -229,41 +206,20 @@ impl Upstream {
         })
     }
 
+    /// Gets the body back, where the request may be sent again.
     #[cold]
-    async fn failed(
-        &self,
-        failure: Failure,
-        sent: Option<SentBody>,
-        judge: impl FnOnce(&hyper::Error) -> Cause,
-    ) -> Box<Failed> {
-        let name = self.origin.name();
-        Box::new(match failure {
-            Failure::Timeout(error) => Failed { error, body: None, cause: Cause::Final },
-            Failure::Unsent(error, request) => Failed {
-                error: UpstreamError::http(&error, name),
-                body: Some(request.into_body()),
-                cause: Cause::Died { written: false },
-            },
-            Failure::Broken(error) => {
-                let cause = judge(&error);
-                let error = UpstreamError::http(&error, name);
-                // What the caller did to its body, and a response that is none, are no reason to try again.
-                let cause = if error.is_connections_end() { cause } else { Cause::Final };
-                let body = if cause == Cause::Final { None } else { self.body_again(sent).await };
-                Failed { error, body, cause }
-            }
-        })
-    }
-
-    async fn body_again(&self, sent: Option<SentBody>) -> Option<RequestBody> {
-        match sent {
-            None => Some(RequestBody::empty()),
-            Some(SentBody::Done(returned)) => returned.again(self.route.idle_timeout),
-            // The stream is gone, and its body with it: this does not wait for the caller.
-            Some(SentBody::Underway(mut link)) => {
-                poll_fn(|cx| link.poll_sent(cx)).await?.again(self.route.idle_timeout)
-            }
+    async fn failed(&self, mut failed: Failed, link: Option<Link>) -> Box<Failed> {
+        if failed.cause != Cause::Final && failed.body.is_none() {
+            failed.body = match link {
+                None => Some(RequestBody::empty()),
+                // The request is gone, and its body with it: this does not wait for the caller.
+                Some(mut link) => {
+                    poll_fn(|cx| link.poll_sent(cx)).await;
+                    link.again(self.route.idle_timeout)
+                }
+            };
         }
+        Box::new(failed)
     }
 
     fn request_http1(&self, head: &Head, body: RequestBody) -> Request<RequestBody> {
@@ -302,16 +258,44 @@ impl Upstream {
     }
 }
 
-/// `Keep-Alive: timeout=5` says how long the upstream keeps the connection, in seconds. A second less, for the way there.
-fn kept_until(headers: &HeaderMap) -> Option<Instant> {
+/// Watches that the connection says anything at all while a request waits. Where it does not, whoever comes next would
+/// wait in vain as well: a firewall may have forgotten the connection, and none of its ends hears of that.
+struct Silence {
+    state: Arc<Http2State>,
+    since: Instant,
+    read: u64,
+    patience: Duration,
+}
+
+/// How long a request waits before its connection counts as silent, where its caller leaves.
+const SILENCE: Duration = Duration::from_secs(1);
+
+impl Silence {
+    fn new(state: &Arc<Http2State>, response_timeout: Option<Duration>) -> Self {
+        let patience = response_timeout.map_or(SILENCE, |timeout| timeout.min(SILENCE));
+        Self { state: Arc::clone(state), since: Instant::now(), read: state.traffic.read(), patience }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        if self.state.traffic.read() == self.read && self.since.elapsed() >= self.patience {
+            self.state.retire();
+        }
+    }
+}
+
+/// `Keep-Alive: timeout=5` says for how many seconds the upstream keeps the connection. A second less, for the way there;
+/// of a single second, half.
+fn kept(headers: &HeaderMap) -> Option<Duration> {
     let line = headers.get("keep-alive")?.to_str().ok()?;
     let parameter = |item: &str| {
         let (name, value) = item.trim().split_once('=')?;
         let seconds = value.trim().trim_matches('"').parse::<u32>().ok()?;
-        name.trim().eq_ignore_ascii_case("timeout").then_some(seconds)
+        name.trim().eq_ignore_ascii_case("timeout").then(|| Duration::from_secs(seconds.into()))
     };
-    let seconds = line.split(',').find_map(parameter)?;
-    Some(Instant::now() + Duration::from_secs(u64::from(seconds).saturating_sub(1)))
+    let said = line.split(',').find_map(parameter)?;
+    Some(said.saturating_sub(Duration::from_secs(1)).max(said.min(Duration::from_secs(1)) / 2))
 }
 
 type Unsent = hyper::client::conn::TrySendError<Request<RequestBody>>;
@@ -329,6 +313,50 @@ impl From<Unsent> for Failure {
         match error.take_message() {
             Some(request) => Self::Unsent(error.into_error(), Box::new(request)),
             None => Self::Broken(error.into_error()),
+        }
+    }
+}
+
+impl Failure {
+    /// `judge`: what hyper's error says, where the connection ended.
+    fn judge(self, name: &str, judge: impl FnOnce(&hyper::Error) -> Cause) -> Failed {
+        match self {
+            Self::Timeout(error) => Failed { error, body: None, cause: Cause::Final },
+            Self::Unsent(error, request) => Failed {
+                error: UpstreamError::http(&error, name),
+                body: Some(request.into_body()),
+                cause: Cause::Died { written: false },
+            },
+            Self::Broken(broken) => {
+                let error = UpstreamError::http(&broken, name);
+                // What the caller did to its body, and a response that is none, are no reason to try again.
+                let cause = if error.is_connections_end() { judge(&broken) } else { Cause::Final };
+                Failed { error, body: None, cause }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_says_how_long_it_keeps_a_connection() {
+        for (line, ms) in [
+            ("timeout=5", Some(4_000)),
+            ("timeout=5, max=100", Some(4_000)),
+            ("max=100 , Timeout = \"30\"", Some(29_000)),
+            ("timeout=1", Some(500)),
+            ("timeout=2", Some(1_000)),
+            ("timeout=0", Some(0)),
+            ("timeout=-1", None),
+            ("timeout", None),
+            ("max=5", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("keep-alive", line.parse().unwrap());
+            assert_eq!(kept(&headers), ms.map(Duration::from_millis), "{line}");
         }
     }
 }

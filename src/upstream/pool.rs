@@ -1,7 +1,7 @@
 //! Connections to origins, kept by the worker that made them: no lock, and nothing crosses threads.
 //!
 //! HTTP/1.1 connections are taken last in, first out, so that few stay warm and the rest age out. HTTP/2 connections
-//! are shared, and so is the dial of one: requests that come meanwhile wait for it.
+//! are shared, and so is the dial of one: requests that come meanwhile wait for it, or for room on another one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Http1, Http2};
@@ -59,13 +59,13 @@ struct Pool {
     http2: Vec<Http2>,
     /// Under way; for all who wait.
     dial: Option<Dial>,
+    room: Arc<Notify>,
 }
 
 struct Idle1 {
     connection: Http1,
-    since: Instant,
-    /// `connection_max_age` of the route that used it last.
-    max_age: Option<Duration>,
+    /// Then it is too old, or the upstream closes it.
+    until: Instant,
 }
 
 /// What comes of a shared dial; `None` while it is under way.
@@ -82,29 +82,32 @@ pub(super) enum Dialled {
 pub(super) fn take(origin: &Origin, max_age: Option<Duration>) -> Option<Connection> {
     let now = Instant::now();
     with_pool(origin.id, |pool| {
-        if !origin.requires_http1()
-            && let Some(connection) = pool.share_http2(max_age, now)
-        {
-            return Some(Connection::Http2(connection));
-        }
-        pool.take_http1(max_age, now).map(Connection::Http1)
+        let shared = if origin.requires_http1() { None } else { pool.share_http2(max_age, now) };
+        shared.map(Connection::Http2).or_else(|| pool.take_http1(max_age, now).map(Connection::Http1))
     })?
 }
 
-/// Any HTTP/2 connection that still lives, however many streams it has: they wait for their turn there.
-pub(super) fn crowd(origin: &Origin) -> Option<Http2> {
-    with_pool(origin.id, |pool| pool.http2.iter().find(|known| known.is_usable()).cloned())?
+/// Whether there is an HTTP/2 connection on which there may be room some time.
+pub(super) fn may_have_room(origin: &Origin) -> bool {
+    with_pool(origin.id, |pool| pool.http2.iter().any(Http2::is_usable)).unwrap_or(false)
+}
+
+/// Is woken when an HTTP/2 connection has room, or is there no more.
+pub(super) fn room(origin: &Arc<Origin>) -> Arc<Notify> {
+    with_new_pool(origin, |pool| Arc::clone(&pool.room))
 }
 
 /// The response is at its end: the connection may serve another request.
 pub(super) fn put_http1(origin: &Arc<Origin>, connection: Http1, max_age: Option<Duration>) {
     let now = Instant::now();
-    if connection.sender.is_closed() || is_too_old(connection.born, max_age, now) {
+    let idle = now + connection.kept.map_or(IDLE, |kept| kept.min(IDLE));
+    let until = max_age.map_or(idle, |max| idle.min(connection.born + max));
+    if connection.sender.is_closed() || until <= now {
         return;
     }
     with_new_pool(origin, |pool| {
         if pool.http1.len() < KEPT_FOR_EACH {
-            pool.http1.push(Idle1 { connection, since: now, max_age });
+            pool.http1.push(Idle1 { connection, until });
         }
     });
 }
@@ -117,39 +120,38 @@ pub(super) fn put_http2(origin: &Arc<Origin>, connection: Http2) {
 /// The dial that is under way, or a new one. It goes on where the request that began it is given up.
 pub(super) fn dial(origin: &Arc<Origin>, metrics: &Arc<RouteMetrics>) -> Dial {
     with_new_pool(origin, |pool| {
-        if let Some(dial) = &pool.dial {
-            return dial.clone();
-        }
-        let (tell, dial) = watch::channel(None);
-        pool.dial = Some(dial.clone());
-        let (origin, metrics) = (Arc::clone(origin), Arc::clone(metrics));
-        tokio::spawn(async move {
-            // Dropped also where the dial panics.
-            let _done = Done(Arc::clone(&origin));
-            let dialled = match origin.dial(false, &metrics).await {
-                Ok(Connection::Http2(connection)) => {
-                    put_http2(&origin, connection.clone());
-                    Ok(Dialled::Http2(connection))
-                }
-                Ok(Connection::Http1(connection)) => {
-                    put_http1(&origin, connection, None);
-                    Ok(Dialled::Http1)
-                }
-                Err(error) => Err(error),
-            };
-            with_pool(origin.id, |pool| pool.dial = None);
-            // All who waited may have left.
-            let _ = tell.send(Some(dialled));
-        });
-        dial
+        let room = Arc::clone(&pool.room);
+        pool.dial.get_or_insert_with(|| spawn_dial(Arc::clone(origin), Arc::clone(metrics), room)).clone()
     })
 }
 
-struct Done(Arc<Origin>);
+fn spawn_dial(origin: Arc<Origin>, metrics: Arc<RouteMetrics>, room: Arc<Notify>) -> Dial {
+    let (tell, dial) = watch::channel(None);
+    tokio::spawn(async move {
+        let underway = Underway(origin.id);
+        let dialled = origin.dial(false, &metrics, &room).await.map(|connection| match connection {
+            Connection::Http2(connection) => {
+                put_http2(&origin, connection.clone());
+                Dialled::Http2(connection)
+            }
+            Connection::Http1(connection) => {
+                put_http1(&origin, connection, None);
+                Dialled::Http1
+            }
+        });
+        drop(underway);
+        // All who waited may have left.
+        let _ = tell.send(Some(dialled));
+    });
+    dial
+}
 
-impl Drop for Done {
+/// A dial, until it is over; also where it panics.
+struct Underway(u64);
+
+impl Drop for Underway {
     fn drop(&mut self) {
-        with_pool(self.0.id, |pool| pool.dial = pool.dial.take().filter(|dial| dial.has_changed().is_ok()));
+        with_pool(self.0, |pool| pool.dial = None);
     }
 }
 
@@ -168,6 +170,7 @@ fn with_new_pool<R>(origin: &Arc<Origin>, f: impl FnOnce(&mut Pool) -> R) -> R {
             http1: Vec::new(),
             http2: Vec::new(),
             dial: None,
+            room: Arc::default(),
         }))
     });
     if !SWEEPING.replace(true) {
@@ -178,9 +181,7 @@ fn with_new_pool<R>(origin: &Arc<Origin>, f: impl FnOnce(&mut Pool) -> R) -> R {
 
 /// Closes what nobody uses, so that others have its places; whether there was any.
 pub(super) fn drop_unused() -> bool {
-    let unused: Vec<Stale> =
-        POOLS.with_borrow_mut(|pools| pools.values_mut().map(Pool::take_unused).collect());
-    unused.iter().any(|(http1, http2)| !http1.is_empty() || !http2.is_empty())
+    POOLS.with_borrow_mut(|pools| pools.values_mut().fold(false, |any, pool| pool.drop_unused() || any))
 }
 
 /// One task for each worker, instead of a timer for each connection. Ends where there is none: the next one that is put
@@ -189,13 +190,10 @@ async fn sweep() {
     loop {
         tokio::time::sleep(SWEEP).await;
         let now = Instant::now();
-        let (stale, empty) = POOLS.with_borrow_mut(|pools| {
-            let mut stale = Vec::new();
-            pools.retain(|_, pool| pool.keep_fresh(now, &mut stale));
-            (stale, pools.values().all(Pool::is_empty))
+        let empty = POOLS.with_borrow_mut(|pools| {
+            pools.retain(|_, pool| pool.keep_fresh(now));
+            pools.values().all(Pool::is_empty)
         });
-        // Dropped outside the borrow: a connection's end must not find the pools borrowed.
-        drop(stale);
         // A dial of another worker found no place.
         if UPSTREAMS.are_taken() {
             drop_unused();
@@ -212,61 +210,35 @@ impl Pool {
         self.http1.is_empty() && self.http2.is_empty() && self.dial.is_none()
     }
 
-    /// The one with the most streams that still has room, so that others fall out of use and end.
+    /// The first one that still has room, so that others fall out of use and end.
     fn share_http2(&mut self, max_age: Option<Duration>, now: Instant) -> Option<Http2> {
-        self.http2.retain(Http2::is_usable);
         let fit = |known: &&Http2| known.has_room() && !is_too_old(known.state.born, max_age, now);
         self.http2.iter().find(fit).cloned()
     }
 
     /// The one that was used last and is fit for use.
     fn take_http1(&mut self, max_age: Option<Duration>, now: Instant) -> Option<Http1> {
-        let mut busy = Vec::new();
-        let mut taken = None;
-        while let Some(idle) = self.http1.pop() {
+        let fit = |idle: &Idle1| {
             let connection = &idle.connection;
-            if idle.is_stale(now) || is_too_old(connection.born, max_age, now) {
-                continue;
-            }
-            if connection.sender.is_ready() {
-                taken = Some(idle.connection);
-                break;
-            }
-            // It still sends the rest of a body whose response is complete.
-            busy.push(idle);
-        }
-        self.http1.extend(busy.into_iter().rev());
-        taken
+            connection.sender.is_ready() && idle.until > now && !is_too_old(connection.born, max_age, now)
+        };
+        let at = self.http1.iter().rposition(fit)?;
+        Some(self.http1.remove(at).connection)
     }
 
-    fn take_unused(&mut self) -> Stale {
-        let http2 = self.http2.extract_if(.., |known| known.unused_since().is_some());
-        (std::mem::take(&mut self.http1), http2.collect())
+    /// Whether there was any.
+    fn drop_unused(&mut self) -> bool {
+        let before = self.http1.len() + self.http2.len();
+        self.http1.clear();
+        self.http2.retain(|known| known.unused_since().is_none());
+        self.http1.len() + self.http2.len() < before
     }
 
-    /// Moves what is too old to `stale`; `false` where the origin is no longer configured.
-    fn keep_fresh(&mut self, now: Instant, stale: &mut Vec<Stale>) -> bool {
-        if self.origin.strong_count() == 0 {
-            stale.push((std::mem::take(&mut self.http1), std::mem::take(&mut self.http2)));
-            return false;
-        }
-        let old1 = self.http1.extract_if(.., |idle| idle.is_stale(now)).collect();
-        let old2 = self.http2.extract_if(.., |known| {
-            !known.is_usable() || known.unused_since().is_some_and(|since| since + IDLE < now)
-        });
-        stale.push((old1, old2.collect()));
-        true
+    /// Lets go of what is too old or has ended; `false` where the origin is no longer configured.
+    fn keep_fresh(&mut self, now: Instant) -> bool {
+        self.http1.retain(|idle| !idle.connection.sender.is_closed() && idle.until > now);
+        self.http2
+            .retain(|known| known.is_usable() && known.unused_since().is_none_or(|since| since + IDLE > now));
+        self.origin.strong_count() > 0
     }
 }
-
-impl Idle1 {
-    fn is_stale(&self, now: Instant) -> bool {
-        let connection = &self.connection;
-        connection.sender.is_closed()
-            || self.since + IDLE < now
-            || connection.kept_until.is_some_and(|until| until <= now)
-            || is_too_old(connection.born, self.max_age, now)
-    }
-}
-
-type Stale = (Vec<Idle1>, Vec<Http2>);

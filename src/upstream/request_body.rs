@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -32,18 +32,18 @@ type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How far a body has got; shared with the call that waits for the answer.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+struct Progress {
     /// Frames that were handed to the connection.
-    pub(super) moved: AtomicU64,
+    moved: AtomicU64,
     /// The connection wants more, and the caller has not sent it.
-    pub(super) awaiting_caller: AtomicBool,
+    awaiting_caller: AtomicBool,
     /// Frames of the answer's body that came back meanwhile.
-    pub(super) answered: AtomicU64,
+    answered: AtomicU64,
 }
 
 /// A body that came back.
 #[derive(Debug)]
-pub(super) struct Returned {
+struct Returned {
     kept: Option<Kept>,
     rest: Option<CallerBody>,
     trailers: TrailerRules,
@@ -52,8 +52,10 @@ pub(super) struct Returned {
 /// The call's end of a body that is on its way.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) progress: Arc<Progress>,
-    returned: oneshot::Receiver<Returned>,
+    progress: Arc<Progress>,
+    coming: oneshot::Receiver<Returned>,
+    /// It has come back.
+    returned: Option<Box<Returned>>,
     /// [`Progress::moved`] when it was last looked at.
     seen: u64,
 }
@@ -114,9 +116,9 @@ impl RequestBody {
     pub(super) fn link(&mut self) -> Option<Link> {
         let upload = self.0.as_mut().filter(|upload| !upload.is_end_stream())?;
         let progress = Arc::new(Progress::default());
-        let (send, returned) = oneshot::channel();
+        let (send, coming) = oneshot::channel();
         upload.upward = Some(Upward { progress: Arc::clone(&progress), answered: 0, returned: send });
-        Some(Link { progress, returned, seen: 0 })
+        Some(Link { progress, coming, returned: None, seen: 0 })
     }
 }
 
@@ -242,8 +244,16 @@ impl Drop for Upload {
 
 impl Link {
     /// Ready once the body was sent to its end or was dropped.
-    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Returned>> {
-        Pin::new(&mut self.returned).poll(cx).map(Result::ok)
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.coming.is_terminated() {
+            self.returned = ready!(Pin::new(&mut self.coming).poll(cx)).ok().map(Box::new);
+        }
+        Poll::Ready(())
+    }
+
+    /// [`Self::poll_sent`] without waiting.
+    pub(super) fn is_sent(&mut self) -> bool {
+        self.poll_sent(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Whether the body has moved since this was last asked.
@@ -257,21 +267,34 @@ impl Link {
         self.progress.awaiting_caller.load(Ordering::Relaxed)
     }
 
-    /// What [`Self::poll_sent`] would give, where it would give it now.
-    pub(super) fn sent_already(&mut self) -> Option<Returned> {
-        self.returned.try_recv().ok()
+    /// A part of the response's body has come.
+    pub(super) fn note_answered(&self) {
+        self.progress.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The body once more, where it has come back and what was sent of it was kept.
+    pub(super) fn again(&mut self, idle: Option<Duration>) -> Option<RequestBody> {
+        self.returned.take()?.again(idle)
+    }
+
+    /// The same, where it was sent to its end.
+    pub(super) fn again_whole(&mut self, idle: Option<Duration>) -> Option<RequestBody> {
+        if !self.is_sent() || !self.returned.as_ref()?.is_kept_whole() {
+            return None;
+        }
+        self.again(idle)
     }
 }
 
 impl Returned {
     /// It was sent to its end, and all of it is kept.
-    pub(super) fn is_kept_whole(&self) -> bool {
+    fn is_kept_whole(&self) -> bool {
         let finished = self.rest.as_ref().is_none_or(Body::is_end_stream);
         finished && self.kept.as_ref().is_some_and(|kept| !kept.overflowed)
     }
 
     /// The whole body once more, or `None` where what was sent was not kept.
-    pub(super) fn again(self, idle: Option<Duration>) -> Option<RequestBody> {
+    fn again(self, idle: Option<Duration>) -> Option<RequestBody> {
         let mut kept = self.kept?;
         let (replay, replay_trailers) = kept.again()?;
         Some(RequestBody(Some(Box::new(Upload {

@@ -15,6 +15,7 @@ pub mod manual;
 pub mod message;
 pub mod metrics;
 pub mod oidc;
+pub mod peer;
 pub mod prometheus;
 pub mod scripted;
 pub mod setup;

@@ -21,6 +21,10 @@ impl Gate {
         self.0.cancel();
     }
 
+    pub fn is_open(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
     pub async fn wait(&self) {
         self.0.cancelled().await;
     }

@@ -36,31 +36,83 @@ impl Outcome {
     }
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const END_STREAM: u8 = 1;
+pub const ACK: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// One frame as it came, or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    pub fn new(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Self {
+        Self { kind, flags, stream, payload: payload.to_vec() }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let length = u32::try_from(self.payload.len()).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], self.kind, self.flags];
+        frame.extend_from_slice(&self.stream.to_be_bytes());
+        frame.extend_from_slice(&self.payload);
+        frame
+    }
+
+    pub async fn read(wire: &mut Wire) -> std::io::Result<Self> {
+        let head = wire.exact(9).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let payload = wire.exact(usize::try_from(length).unwrap()).await?;
+        Ok(Self { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    pub fn ends_stream(&self) -> bool {
+        matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
+    }
+
+    /// The number at this place of the payload.
+    pub fn number(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+}
 
 impl Frames {
     pub async fn connect(address: SocketAddr) -> Self {
         let mut wire = Wire::tcp(address).await.unwrap();
-        wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        wire.send(PREFACE).await.unwrap();
         let mut this = Self { wire };
         this.frame(SETTINGS, 0, 0, &[]).await;
         this
     }
 
-    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut frame = vec![length[1], length[2], length[3], kind, flags];
-        frame.extend_from_slice(&stream.to_be_bytes());
-        frame.extend_from_slice(payload);
+    pub async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         // The peer may have closed already: what it said before that is what counts.
-        let _sent = self.wire.send(frame).await;
+        let _sent = self.wire.send(Frame::new(kind, flags, stream, payload).bytes()).await;
+    }
+
+    /// The next frame of this stream; the proxy's SETTINGS are acknowledged.
+    pub async fn next(&mut self, stream: u32) -> Frame {
+        loop {
+            let frame = within("a frame", Frame::read(&mut self.wire)).await.expect("a whole frame");
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]).await,
+                _ if frame.stream == stream => return frame,
+                _ => {}
+            }
+        }
     }
 
     /// Sends a request with exactly these fields, pseudo fields included, and an optional body.
@@ -90,28 +142,17 @@ impl Frames {
 
     /// Reads on until the proxy ends the connection.
     pub async fn end(&mut self) {
-        while let Ok(head) = self.wire.exact(9).await {
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            if self.wire.exact(usize::try_from(length).unwrap()).await.is_err() {
-                return;
-            }
-        }
+        while Frame::read(&mut self.wire).await.is_ok() {}
     }
 
     async fn read_outcome(&mut self, stream: u32) -> Outcome {
         loop {
-            let Ok(head) = self.wire.exact(9).await else { return Outcome::Closed };
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            let Ok(payload) = self.wire.exact(usize::try_from(length).unwrap()).await else {
-                return Outcome::Closed;
-            };
-            let code = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
-            match head[3] {
-                HEADERS if id == stream => return Outcome::Headers(payload),
-                RST_STREAM if id == stream => return Outcome::Reset(code(0)),
-                GOAWAY => return Outcome::GoAway(code(4)),
-                SETTINGS if head[4] & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]).await,
+            let Ok(frame) = Frame::read(&mut self.wire).await else { return Outcome::Closed };
+            match frame.kind {
+                HEADERS if frame.stream == stream => return Outcome::Headers(frame.payload),
+                RST_STREAM if frame.stream == stream => return Outcome::Reset(frame.number(0)),
+                GOAWAY => return Outcome::GoAway(frame.number(4)),
+                SETTINGS if frame.flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]).await,
                 _ => {}
             }
         }
@@ -119,7 +160,7 @@ impl Frames {
 }
 
 /// A field as HPACK's literal without indexing and without Huffman (RFC 7541 section 6.2.2).
-fn literal(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub fn literal(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     block.push(0);
     for part in [name, value] {
         let length = u8::try_from(part.len()).expect("short fields only");
