@@ -192,7 +192,7 @@ async fn discovery_at_a_busy_issuer_is_unavailable() {
 
 #[tokio::test]
 async fn an_endpoint_that_is_gone_is_looked_up_again() {
-    let moved = std::sync::atomic::AtomicBool::new(false);
+    let moved = AtomicBool::new(false);
     let server = Server::start(move |origin, path| match path {
         OPENID if moved.load(Ordering::SeqCst) => metadata(origin, &format!("{origin}/new")),
         OPENID => metadata(origin, &format!("{origin}/old")),

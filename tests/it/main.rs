@@ -40,6 +40,7 @@ mod metrics;
 mod oidc;
 mod online;
 mod operation;
+mod outage;
 mod page;
 mod paths;
 mod presets;

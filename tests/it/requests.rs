@@ -438,5 +438,9 @@ async fn token_exchange_has_a_file_as_its_subject_token() {
         (response.status == 502).then_some(response)
     })
     .await;
-    assert!(refused.text().contains("is left out") && !refused.text().contains("canary"), "{}", refused.text());
+    assert!(
+        refused.text().contains("is left out") && !refused.text().contains("canary"),
+        "{}",
+        refused.text()
+    );
 }
