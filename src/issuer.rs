@@ -39,7 +39,7 @@ use arc_swap::ArcSwapOption;
 
 pub use audience::Audience;
 pub use discovery::Metadata;
-pub use error::{FailureKind, IssuerError};
+pub use error::{FailureKind, IssuerError, Unreached};
 pub use examine::{Finding, SOON_DAYS, examine};
 pub use probe::LastAnswer;
 
@@ -82,12 +82,12 @@ pub struct Issuer {
 }
 
 struct Endpoint {
-    /// It was not there at the last request, so that the next one looks it up again.
-    gone: AtomicBool,
     url: HttpUrl,
     connector: Connector,
     /// What the connector offers.
     offer: Offer,
+    /// It was discovered, and asking it failed: it may have moved.
+    doubted: AtomicBool,
 }
 
 /// What the issuer granted. A usable token: 1 byte to 16 KiB of 0x21–0x7E, of an accepted type.
@@ -207,7 +207,7 @@ impl Issuer {
             self.versions.learn(again, &self.config.name);
         };
         let mut grant = outcome.map_err(|mut error| {
-            self.forget_endpoint_after(&error);
+            self.doubt_endpoint_after(&error);
             // What comes of time alone says nothing of the credential.
             if error.kind != FailureKind::Timeout {
                 error = inputs.remarks.iter().fold(error, |error, remark| error.advise(remark));
@@ -238,7 +238,10 @@ impl Issuer {
             }
         };
         match exchange::send(&asking.endpoint.connector, request, ANSWER_LIMIT, asking.deadline).await {
-            Err(broken) => Judged { outcome: Err(context.broken(&broken)), again: Again::after(&broken) },
+            Err(broken) => {
+                let error = context.broken(&broken, &asking.endpoint.connector);
+                Judged { outcome: Err(error), again: Again::after(&broken) }
+            }
             Ok(answer) => {
                 self.saw(&answer);
                 let nonce_given = asking.prover.is_some() && self.nonce.keep(&answer.headers);
@@ -257,20 +260,37 @@ impl Issuer {
         redactor: &Redactor,
         deadline: Deadline,
     ) -> Result<Arc<Endpoint>, IssuerError> {
-        let known = self.endpoint.load_full().filter(|known| !known.gone.load(Ordering::Relaxed));
-        let url = match (known, &self.config.endpoint) {
-            (Some(known), _) if known.offer == self.versions.offer() => return Ok(known),
-            (Some(known), _) => known.url.clone(),
-            (None, TokenEndpoint::Url(url)) => url.clone(),
-            (None, TokenEndpoint::Discovery(issuer)) => {
-                self.discover(issuer, redactor, deadline).await?.token_endpoint
-            }
-        };
+        let known = self.endpoint.load_full();
+        let url = self.endpoint_url(known.as_deref(), redactor, deadline).await?;
         let offer = self.versions.offer();
+        if let Some(known) = known.filter(|known| known.offer == offer && known.url == url) {
+            known.doubted.store(false, Ordering::Relaxed);
+            return Ok(known);
+        }
         let connector = connector_to(&url, &self.config, offer);
-        let endpoint = Arc::new(Endpoint { gone: AtomicBool::new(false), url, connector, offer });
+        let endpoint = Arc::new(Endpoint { connector, offer, url, doubted: AtomicBool::new(false) });
         self.endpoint.store(Some(Arc::clone(&endpoint)));
         Ok(endpoint)
+    }
+
+    async fn endpoint_url(
+        &self,
+        known: Option<&Endpoint>,
+        redactor: &Redactor,
+        deadline: Deadline,
+    ) -> Result<HttpUrl, IssuerError> {
+        let issuer = match (known, &self.config.endpoint) {
+            (Some(known), _) if !known.doubted.load(Ordering::Relaxed) => return Ok(known.url.clone()),
+            (_, TokenEndpoint::Url(url)) => return Ok(url.clone()),
+            (_, TokenEndpoint::Discovery(issuer)) => issuer,
+        };
+        // What is left is for asking at the place that is known.
+        let deadline = if known.is_some() { deadline.halved() } else { deadline };
+        match (self.discover(issuer, redactor, deadline).await, known) {
+            (Ok(found), _) => Ok(found.token_endpoint),
+            (Err(error), Some(known)) if says_nothing(&error) => Ok(known.url.clone()),
+            (Err(error), _) => Err(error),
+        }
     }
 
     async fn discover(
@@ -299,14 +319,18 @@ impl Issuer {
         self.preference.first() == Which::Standby
     }
 
-    /// A discovered endpoint that is not there (any more) is looked up again next time.
-    fn forget_endpoint_after(&self, error: &IssuerError) {
+    /// A discovered endpoint that is not there (any more) is looked up again next time, and asked again where the
+    /// document cannot be had.
+    fn doubt_endpoint_after(&self, error: &IssuerError) {
         let moved = match error.http_status {
             Some(status) => matches!(status, 300..=399 | 404 | 405 | 410),
-            None => error.kind == FailureKind::Unavailable,
+            None => matches!(error.kind, FailureKind::Unavailable | FailureKind::Timeout),
         };
-        if moved && matches!(self.config.endpoint, TokenEndpoint::Discovery(_)) {
-            self.endpoint.load().iter().for_each(|endpoint| endpoint.gone.store(true, Ordering::Relaxed));
+        if let Some(endpoint) = &*self.endpoint.load()
+            && moved
+            && matches!(self.config.endpoint, TokenEndpoint::Discovery(_))
+        {
+            endpoint.doubted.store(true, Ordering::Relaxed);
         }
     }
 
@@ -363,6 +387,11 @@ struct Judged {
     outcome: Result<Grant, IssuerError>,
     /// The request may be made anew at once.
     again: Option<Again>,
+}
+
+/// Whoever has the document is away: that leaves open where the token endpoint is.
+fn says_nothing(error: &IssuerError) -> bool {
+    matches!(error.kind, FailureKind::Unavailable | FailureKind::Timeout)
 }
 
 fn connector_to(url: &HttpUrl, config: &IssuerConfig, offer: Offer) -> Connector {

@@ -88,15 +88,7 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
     }
     let level_is_ours = error.code.status().is_server_error();
     if level_is_ours {
-        tracing::warn!(
-            event = "call.failed",
-            request_id = record.request_id.to_str().unwrap_or_default(),
-            route = error.route.as_deref(),
-            issuer = error.issuer.as_deref(),
-            code = error.code.as_str(),
-            detail = error.detail,
-            "call failed"
-        );
+        tell(&error, record);
     } else {
         record.log_refusal(&error.detail);
     }
@@ -111,6 +103,32 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
         record.metrics().note_grpc_failure();
     }
     respond::respond(&error, record.grpc, &record.request_id)
+}
+
+/// A line a minute for each route and code; a fault of ours is told each time.
+fn tell(error: &ProxyError, record: &Record) {
+    let request_id = record.request_id.to_str().unwrap_or_default();
+    let (route, issuer) = (error.route.as_deref(), error.issuer.as_deref());
+    let (code, detail) = (error.code.as_str(), &error.detail);
+    let repeats = record.route.as_ref().filter(|_| error.code != Code::Internal);
+    match repeats.map_or(Some(0), |route| route.complains(error.code)) {
+        Some(more) => {
+            let more = (more > 0).then_some(more);
+            tracing::warn!(
+                event = "call.failed",
+                request_id,
+                route,
+                issuer,
+                code,
+                more,
+                detail,
+                "call failed"
+            );
+        }
+        None => {
+            tracing::debug!(event = "call.failed", request_id, route, issuer, code, detail, "call failed");
+        }
+    }
 }
 
 /// One bad call must not take the others down: a panic becomes 500 `internal`.

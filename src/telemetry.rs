@@ -5,6 +5,7 @@
 //! process runs.
 
 mod format;
+mod repeated;
 mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use tracing_subscriber::{Registry, fmt};
 
 use crate::config::{Log, LogFormat};
 use format::OneLine;
+pub use repeated::Repeated;
 use writer::Lines;
 
 /// The target of the line that each request gets; `bearerd::access=off` turns it off in a filter.

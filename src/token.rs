@@ -2,18 +2,22 @@
 //!
 //! [`cache`] maps what identifies a token to its [`slot`]. Calls read the slot; one task for each slot ([`flight`])
 //! is the only one that asks the issuer, so there is never more than one request under way, and a caller that leaves
-//! cancels nothing. [`life`] and [`backoff`] decide *when*, and do no input or output.
+//! cancels nothing. [`life`], [`backoff`] and [`step`] decide *when*, and do no input or output; [`lookout`] sees when an
+//! issuer that was away is back.
 
 mod backoff;
 pub mod cache;
 pub mod error;
 mod flight;
 mod life;
+mod lookout;
 pub mod slot;
 mod source;
 mod state;
+mod step;
 #[cfg(test)]
 mod tests;
+mod told;
 mod traced;
 
 pub use cache::TokenCache;

@@ -9,9 +9,9 @@ use super::exchange::{self, Broken};
 use super::headers::Skew;
 use super::redact::Redactor;
 use super::reported::{self, Reported};
-use super::{FailureKind, IssuerError};
+use super::{FailureKind, IssuerError, Unreached};
 use crate::config::{HttpUrl, IssuerConfig, TokenEndpoint};
-use crate::net::{ConnectErrorKind, dpop};
+use crate::net::{ConnectErrorKind, Connector, dpop};
 
 /// The most bytes of an issuer's `error_description` that are shown.
 const DESCRIPTION_LIMIT: usize = 512;
@@ -102,11 +102,10 @@ impl<'a> Context<'a> {
             status_alone
         };
         what.push_str(&self.quoted(reported));
-        let refused = matches!(kind, FailureKind::ClientRefused | FailureKind::RequestRefused);
         let error = IssuerError {
             code,
             http_status: Some(status.as_u16()),
-            retry_after: retry_after.filter(|_| !refused),
+            retry_after: retry_after.filter(|_| !kind.is_refusal()),
             trace: self.trace(&reported.traces),
             ..self.fail_quoting(kind, what, plain).advise(&self.remedy(status, reported))
         };
@@ -149,8 +148,12 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// No answer, or not the whole of one.
-    pub(super) fn broken(&self, broken: &Broken) -> IssuerError {
+    /// No answer of what `connector` leads to, or not the whole of one.
+    pub(super) fn broken(&self, broken: &Broken, connector: &Connector) -> IssuerError {
+        IssuerError { unreached: unreached(broken, connector), ..self.told(broken) }
+    }
+
+    fn told(&self, broken: &Broken) -> IssuerError {
         let (name, key) = (&self.config.name, self.endpoint_key());
         match broken {
             Broken::Timeout { doing } => {
@@ -234,6 +237,24 @@ impl<'a> Context<'a> {
     }
 }
 
+/// Where the connection was not made, if that was the cause.
+fn unreached(broken: &Broken, connector: &Connector) -> Option<Unreached> {
+    let kind = match broken {
+        Broken::Timeout { doing: exchange::CONNECTING } => ConnectErrorKind::Timeout,
+        Broken::Connect(error) => error.kind,
+        _ => return None,
+    };
+    let hop = connector.hop()?;
+    let silent = match kind {
+        ConnectErrorKind::Dns | ConnectErrorKind::Refused | ConnectErrorKind::Unreachable => true,
+        // A proxy may have taken the connection.
+        ConnectErrorKind::Timeout => !hop.is_proxy(),
+        ConnectErrorKind::Certificate | ConnectErrorKind::Tls | ConnectErrorKind::Proxy => false,
+        ConnectErrorKind::Settings | ConnectErrorKind::Full => return None,
+    };
+    Some(Unreached { hop, silent })
+}
+
 /// Where else to look, where the file may be right.
 fn beside_the_file(kind: ConnectErrorKind) -> &'static str {
     match kind {
@@ -269,4 +290,41 @@ pub(super) fn shown(url: &HttpUrl) -> String {
 
 pub(super) fn path_of(url: &HttpUrl) -> &str {
     url.path_and_query.split('?').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Egress, TlsOptions};
+    use crate::net::connect::Offer;
+    use crate::net::{ConnectError, Target};
+
+    fn unreached_by(egress: Egress, broken: &Broken) -> Option<bool> {
+        let target = Target::Tcp { host: "idp.example".to_owned(), port: 443, tls: true };
+        let connector = Connector::new(target, TlsOptions::default(), egress, Offer::Both, None);
+        unreached(broken, &connector).map(|unreached| unreached.silent)
+    }
+
+    #[test]
+    fn what_shows_that_nothing_answers() {
+        use ConnectErrorKind as Kind;
+        let proxy = || Egress::Proxy { host: "egress".to_owned(), port: 3128, userinfo: None };
+        for (kind, direct, behind_a_proxy) in [
+            (Kind::Dns, Some(true), Some(true)),
+            (Kind::Refused, Some(true), Some(true)),
+            (Kind::Unreachable, Some(true), Some(true)),
+            (Kind::Timeout, Some(true), Some(false)),
+            (Kind::Certificate, Some(false), Some(false)),
+            (Kind::Tls, Some(false), Some(false)),
+            (Kind::Proxy, Some(false), Some(false)),
+            (Kind::Settings, None, None),
+            (Kind::Full, None, None),
+        ] {
+            let broken = Broken::Connect(ConnectError { kind, message: String::new() });
+            assert_eq!(unreached_by(Egress::Direct, &broken), direct, "{kind:?}");
+            assert_eq!(unreached_by(proxy(), &broken), behind_a_proxy, "{kind:?}");
+        }
+        let timeout = |doing| unreached_by(Egress::Direct, &Broken::Timeout { doing });
+        assert_eq!([timeout("connecting"), timeout("waiting for the answer")], [Some(true), None]);
+    }
 }

@@ -96,7 +96,7 @@ async fn get(
         };
         match repeats.allow(Again::after(&broken)) {
             Some(again) => versions.learn(again, &context.config.name),
-            None => return Err(context.broken(&broken)),
+            None => return Err(context.broken(&broken, &connector)),
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use crate::net::Hop;
+
 /// What kind of failure: decides the status, and when the issuer is asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
     /// `invalid_client`, `unauthorized_client`, or any 401 of the token endpoint: asked again after 60 s,
-    /// or at once when the credential changed or SIGHUP came.
+    /// or at once when the credential changed or SIGHUP came. See [`IssuerError::forgiven`].
     ClientRefused,
     /// `invalid_scope`, `invalid_request`, `invalid_grant`, `unsupported_grant_type`: likewise.
     RequestRefused,
@@ -21,6 +23,14 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// The issuer judged our client or our request, and refused it.
+    pub fn is_refusal(self) -> bool {
+        match self {
+            Self::ClientRefused | Self::RequestRefused => true,
+            Self::Unusable | Self::Unavailable | Self::Timeout | Self::Credential => false,
+        }
+    }
+
     /// A short word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,6 +63,19 @@ pub struct IssuerError {
     /// Under which ids the issuer knows the request, for its support: `trace_id=… x-request-id=…`, at most 128
     /// printable characters. For the log and `/status`, not for callers.
     pub trace: Option<String>,
+    /// Refused so soon after its credential changed (`credential_grace`) that it is asked again with the usual pauses.
+    pub forgiven: bool,
+    /// No connection came about, or no answer in time.
+    pub unreached: Option<Unreached>,
+}
+
+/// Where an issuer was not reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreached {
+    pub hop: Hop,
+    /// Nothing answered: as soon as the hop does, the issuer is worth asking. Else the hop answers, and what is behind
+    /// it does not (TLS failed, an egress proxy opened no tunnel), so that a connection to it proves nothing.
+    pub silent: bool,
 }
 
 impl IssuerError {
@@ -67,7 +90,19 @@ impl IssuerError {
             http_status: None,
             retry_after: None,
             trace: None,
+            forgiven: false,
+            unreached: None,
         }
+    }
+
+    /// The issuer said no to our client or request, and asking again is pointless until somebody changes something.
+    pub fn is_final(&self) -> bool {
+        self.kind.is_refusal() && !self.forgiven
+    }
+
+    /// See [`Unreached::silent`].
+    pub fn is_silent(&self) -> bool {
+        self.unreached.as_ref().is_some_and(|unreached| unreached.silent)
     }
 
     /// A failure whose `detail` quotes the issuer.

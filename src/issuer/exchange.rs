@@ -23,6 +23,7 @@ use crate::net::{ConnectError, Connector, Http2Failure, http2_failure, tls_cause
 
 /// The largest head of an answer, in bytes.
 const HEAD_LIMIT: u32 = 32 * 1024;
+pub(super) const CONNECTING: &str = "connecting";
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// When all of a token request has to be over.
@@ -33,6 +34,14 @@ impl Deadline {
     /// `None`: never.
     pub(super) fn after(timeout: Option<Duration>) -> Self {
         Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+    }
+
+    /// Half of what is left.
+    pub(super) fn halved(self) -> Self {
+        Self(self.0.map(|at| {
+            let now = Instant::now();
+            now + at.saturating_duration_since(now) / 2
+        }))
     }
 
     /// A connector has a timeout of its own, and knows better than this one what it waits for.
@@ -88,7 +97,7 @@ pub(super) async fn send(
     limit: usize,
     deadline: Deadline,
 ) -> Result<Answer, Broken> {
-    let connecting = deadline.after_the_connector().hold("connecting", connector.connect());
+    let connecting = deadline.after_the_connector().hold(CONNECTING, connector.connect());
     let connected = connecting.await?.map_err(Broken::Connect)?;
     over(connected.stream, connected.http2, request, limit, deadline).await.map_err(|broken| match broken {
         Broken::Closed(error) => {

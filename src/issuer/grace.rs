@@ -25,7 +25,7 @@ impl Grace {
     }
 }
 
-/// A client that is refused so soon after its credential changed is asked for again with the usual pauses.
+/// See [`IssuerError::forgiven`].
 pub(super) fn forgive(error: IssuerError, age: Duration, grace: Duration) -> IssuerError {
     if error.kind != FailureKind::ClientRefused || age >= grace {
         return error;
@@ -35,7 +35,7 @@ pub(super) fn forgive(error: IssuerError, age: Duration, grace: Duration) -> Iss
         "the credential is new or changed {} s ago, so it is asked again within credential_grace ({shown})",
         age.as_secs()
     ));
-    IssuerError { kind: FailureKind::Unusable, ..error }
+    IssuerError { forgiven: true, ..error }
 }
 
 #[cfg(test)]
@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn a_refused_client_alone_is_forgiven_and_only_meanwhile() {
         let forgiven = forgive(refused(FailureKind::ClientRefused), MINUTE, MINUTE * 15);
-        assert_eq!((forgiven.kind, forgiven.http_status), (FailureKind::Unusable, Some(401)));
+        assert_eq!((forgiven.kind, forgiven.http_status), (FailureKind::ClientRefused, Some(401)));
+        assert!(forgiven.forgiven && !forgiven.is_final());
         assert!(
             forgiven.detail.ends_with("changed 60 s ago, so it is asked again within credential_grace (15m)")
         );
@@ -69,7 +70,7 @@ mod tests {
             (FailureKind::ClientRefused, Duration::ZERO, Duration::ZERO),
             (FailureKind::RequestRefused, Duration::ZERO, MINUTE),
         ] {
-            assert_eq!(forgive(refused(kind), age, grace).kind, kind);
+            assert!(forgive(refused(kind), age, grace).is_final());
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use super::attempt::{Attempt, Failures, Progress, Step, is_out_of_files, sum_up};
 use super::dial::{interleave, os_words, race};
 use super::environment::{self, Via};
+use super::hop::Hop;
 use super::names::{Names, Unresolved};
 use super::places::Places;
 use super::stream::Stream;
@@ -147,6 +148,15 @@ impl Connector {
     /// Whom it connects to, as errors call it: `host:port` or `unix:/path`.
     pub fn who(&self) -> &str {
         &self.who
+    }
+
+    /// Where TCP goes first; `None`: nowhere.
+    pub fn hop(&self) -> Option<Hop> {
+        match (&self.via, &self.target) {
+            (Via::Proxy(proxy), _) => Some(Hop::new(&proxy.host, proxy.port, true)),
+            (Via::Direct, Target::Tcp { host, port, .. }) => Some(Hop::new(host, *port, false)),
+            (Via::Direct, Target::Unix(_)) | (Via::Unsupported(_), _) => None,
+        }
     }
 
     /// `timeout` covers all of it.

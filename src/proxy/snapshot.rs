@@ -7,12 +7,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::caller::{Caller, ListenerRules};
 use super::dpop;
-use super::error::ProxyError;
+use super::error::{Code, ProxyError};
 use super::inject::Injection;
 use super::location::LocationRule;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Credential, HeaderEdits, RouteConfig, Source};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::route::RouteTable;
+use crate::telemetry::Repeated;
 use crate::token::{Token, TokenSlot};
 use crate::trace::Tracer;
 use crate::upstream::{Head, TrailerRules, Upstream};
@@ -86,6 +88,8 @@ pub struct RouteService {
     pub(super) location: LocationRule,
     pub(super) request_trailers: TrailerRules,
     pub(super) response_trailers: TrailerRules,
+    /// By [`Code`]: an outage fails every call with the same words.
+    complaints: [Repeated; Code::ALL.len()],
 }
 
 impl RouteService {
@@ -109,6 +113,7 @@ impl RouteService {
             request_edits,
             response_edits,
             location: LocationRule::new(config),
+            complaints: Default::default(),
             config: Arc::clone(config),
         }
     }
@@ -123,6 +128,11 @@ impl RouteService {
             None => Ok(()),
             Some(prover) => dpop::prove(self, prover, head, token),
         }
+    }
+
+    /// Whether it is time to warn of a failure with this code; see [`Repeated::due`].
+    pub(super) fn complains(&self, code: Code) -> Option<u64> {
+        self.complaints.get(code as usize).map_or(Some(0), |complaint| complaint.due(SystemClock.boot()))
     }
 
     /// The issuer's name, for errors and pages.

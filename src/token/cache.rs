@@ -11,6 +11,7 @@ use moka::policy::EvictionPolicy;
 use tokio::runtime::Handle;
 
 use super::flight::SlotTask;
+use super::lookout::{Knock, Lookouts};
 use super::slot::TokenSlot;
 use super::source::{MeteredIssuer, TokenSource};
 use crate::clock::SharedClock;
@@ -39,6 +40,7 @@ pub struct TokenCache {
     pub(super) slots: moka::sync::Cache<CredentialKey, Cell>,
     /// Slots of one issuer share its connections and what was discovered.
     issuers: IssuerMap,
+    lookouts: Arc<Lookouts>,
     make_source: MakeSource,
     control: Handle,
     clock: SharedClock,
@@ -55,17 +57,24 @@ impl TokenCache {
                 tracers: Arc::clone(&tracers),
             })
         };
-        Self::with_sources(control, clock, Box::new(make_source))
+        let knock: Knock = Box::new(|hop| Box::pin(async move { hop.answers().await }));
+        Self::with_sources(control, clock, Box::new(make_source), knock)
     }
 
-    pub(super) fn with_sources(control: Handle, clock: SharedClock, make_source: MakeSource) -> Self {
+    pub(super) fn with_sources(
+        control: Handle,
+        clock: SharedClock,
+        make_source: MakeSource,
+        knock: Knock,
+    ) -> Self {
         let slots = moka::sync::Cache::builder()
             .max_capacity(CAPACITY)
             // The default policy would refuse a new key while all the old ones are in use.
             .eviction_policy(EvictionPolicy::lru())
             .eviction_listener(|_key, cell: Cell, _cause| cell.store(None))
             .build();
-        Self { slots, issuers: IssuerMap::default(), make_source, control, clock }
+        let lookouts = Arc::new(Lookouts::new(control.clone(), knock));
+        Self { slots, issuers: IssuerMap::default(), lookouts, make_source, control, clock }
     }
 
     /// The slot of this key: the one that is there, or a new one. `waiters` is `[limits] waiters`.
@@ -101,7 +110,7 @@ impl TokenCache {
         let source = self.source(issuer);
         let clock = Arc::clone(&self.clock);
         let slot = Arc::new(TokenSlot::new(key.clone(), Arc::clone(issuer), source, clock, waiters));
-        self.control.spawn(SlotTask::new(&slot).run());
+        self.control.spawn(SlotTask::new(&slot, Arc::clone(&self.lookouts)).run());
         slot
     }
 

@@ -12,71 +12,18 @@ use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::life::{Life, Moment};
+use super::lookout::{Lookouts, Watch};
 use super::slot::{Signals, TokenSlot};
 use super::state::{Held, Token, Trouble};
-use super::traced;
+use super::step::{HeldView, Step, View};
+use super::{told, traced};
 use crate::issuer::{FailureKind, Grant, IssuerError};
-
-/// However short a token lives: its issuer is not asked more often, except for a dropped token's successor.
-const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
-
-/// What is to be done now.
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Fetch,
-    /// At least so long there is nothing to do, unless poked; `None`: until poked.
-    Sleep(Option<Duration>),
-    /// A fetch is wanted, but must wait: pokes for a due renewal are of no use until then.
-    Hold(Duration),
-}
-
-/// All that decides about the next step.
-struct View {
-    now: Moment,
-    /// A call, a refusal or an operator wants a token.
-    demanded: bool,
-    /// To be fetched without a call, and never was.
-    owed: bool,
-    /// The life of the held token, and whether it was used.
-    held: Option<(Life, bool)>,
-    /// The end of the present failure's pause, by the boot clock.
-    retry_at: Option<Duration>,
-    /// When the issuer was last asked, by the boot clock.
-    asked_at: Option<Duration>,
-    /// There was a token, and it was dropped: refused by an upstream, or bound to what has changed.
-    emptied: bool,
-    retired: bool,
-}
-
-impl View {
-    fn step(&self) -> Step {
-        if !self.is_wanted() {
-            // An unused token is looked at again when it is due: it may have been used until then.
-            let ahead = self.held.filter(|(life, _)| !self.retired && !life.is_due(self.now));
-            return Step::Sleep(ahead.map(|(life, _)| life.due_in(self.now)));
-        }
-        let floor = self.asked_at.filter(|_| !self.emptied).map(|asked| asked + BETWEEN_REQUESTS);
-        let pause = floor.max(self.retry_at).map(|earliest| earliest.saturating_sub(self.now.boot));
-        match pause {
-            Some(pause) if !pause.is_zero() => Step::Hold(pause),
-            Some(_) | None => Step::Fetch,
-        }
-    }
-
-    fn is_wanted(&self) -> bool {
-        let renewal = self.held.is_some_and(|(life, used)| {
-            // Once it may not be sent and asking failed, only calls are a reason to go on asking.
-            let worth_it = life.may_be_sent(self.now) || self.retry_at.is_none();
-            used && life.is_due(self.now) && worth_it
-        });
-        self.demanded || (!self.retired && (self.owed || renewal))
-    }
-}
+use crate::telemetry::Repeated;
 
 /// How a flight ended.
 enum Landing {
     Answered(Result<Result<Grant, IssuerError>, JoinError>),
-    /// The token that was held at its start was dropped meanwhile, or what it is bound to changed: what was asked for
+    /// The token that was held at its start was refused meanwhile, or what it is bound to changed: what was asked for
     /// before that is of no use.
     Superseded,
     SlotGone,
@@ -87,9 +34,18 @@ struct Flight {
     number: u64,
     asked: Moment,
     before: Option<Arc<Held>>,
+    /// An upstream had refused the token before.
     forced: bool,
     fingerprint: [u8; 32],
     binding: [u8; 32],
+}
+
+impl Flight {
+    /// `held` is no longer what it was at the start, or was refused since.
+    fn is_superseded(&self, held: Option<&Arc<Held>>) -> bool {
+        let refused = held.is_some_and(|held| held.is_refused());
+        !is_same(self.before.as_ref(), held) || (refused && !self.forced)
+    }
 }
 
 pub(super) struct SlotTask {
@@ -100,8 +56,12 @@ pub(super) struct SlotTask {
     asked_at: Option<Duration>,
     /// Reasons to try again that came during a flight.
     causes: Causes,
-    /// The token before was dropped because its binding changed, and not because of a 401.
-    rebound: bool,
+    lookouts: Arc<Lookouts>,
+    /// Sees when the issuer is back that the present failure's flight did not reach.
+    watch: Option<(u64, Watch)>,
+    is_back: bool,
+    /// About the present failure.
+    complaints: Repeated,
 }
 
 /// What [`TokenSlot::retry_now`] was called with.
@@ -112,14 +72,17 @@ struct Causes {
 }
 
 impl SlotTask {
-    pub(super) fn new(slot: &Arc<TokenSlot>) -> Self {
+    pub(super) fn new(slot: &Arc<TokenSlot>, lookouts: Arc<Lookouts>) -> Self {
         Self {
             slot: Arc::downgrade(slot),
             signals: Arc::clone(&slot.signals),
             generation: 0,
             asked_at: None,
             causes: Causes::default(),
-            rebound: false,
+            lookouts,
+            watch: None,
+            is_back: false,
+            complaints: Repeated::default(),
         }
     }
 
@@ -131,12 +94,13 @@ impl SlotTask {
                     self.fly().await;
                     continue;
                 }
-                Step::Hold(pause) => Some(pause),
+                Step::Hold { pause, worth_it_for } => Some(pause.min(worth_it_for)),
                 Step::Sleep(pause) => pause,
             };
             tokio::select! {
                 () = self.signals.closed.cancelled() => return,
                 () = self.signals.poked.notified() => {}
+                () = answered(&mut self.watch), if !self.is_back => self.is_back = true,
                 () = sleep(pause) => {}
             }
         }
@@ -148,27 +112,51 @@ impl SlotTask {
         self.take_causes(&slot, None);
         end_pause(&slot, std::mem::take(&mut self.causes));
         let now = slot.now();
-        let held = slot.held.load();
-        let view = View {
+        let (held, trouble) = (slot.held.load(), slot.trouble.load());
+        let sound = held.as_ref().is_some_and(|held| held.is_sound(now));
+        let mut view = View {
             now,
             demanded: slot.is_demanded(),
             owed: slot.prefetched.load(Ordering::SeqCst) && self.generation == 0,
-            held: held.as_ref().map(|held| (held.life, held.used.load(Ordering::Relaxed))),
-            retry_at: slot.trouble.load().as_ref().map(|trouble| trouble.retry_at),
+            held: held.as_ref().map(|held| HeldView {
+                life: held.life,
+                used: held.used.load(Ordering::Relaxed),
+                refused: held.is_refused(),
+            }),
+            retry_at: trouble.as_ref().map(|trouble| trouble.retry_at(sound, self.watches(trouble))),
+            is_back: self.is_back,
             asked_at: self.asked_at,
-            emptied: self.is_emptied(held.as_ref()),
+            lost: self.generation > 0 && held.as_ref().is_none_or(|held| held.is_refused()),
             retired: slot.retired.load(Ordering::SeqCst),
         };
-        let step = view.step();
+        let mut step = view.step();
+        self.look_out(&step, trouble.as_deref());
+        if let (Step::Hold { .. }, Some(trouble)) = (&step, &*trouble) {
+            // That it is looked out for now may make the pause longer.
+            view.retry_at = Some(trouble.retry_at(sound, self.watches(trouble)));
+            step = view.step();
+        }
         slot.set_quiet_until(match step {
-            Step::Hold(pause) => Some(now.boot.saturating_add(pause)),
+            Step::Hold { pause, .. } => Some(now.boot.saturating_add(pause)),
             Step::Fetch | Step::Sleep(_) => None,
         });
         Some(step)
     }
 
-    fn is_emptied(&self, held: Option<&Arc<Held>>) -> bool {
-        held.is_none() && self.generation > 0
+    fn watches(&self, trouble: &Trouble) -> bool {
+        self.watch.as_ref().is_some_and(|(of, _)| *of == trouble.flight)
+    }
+
+    /// As long as a token is wanted of an issuer that was not reached.
+    fn look_out(&mut self, step: &Step, trouble: Option<&Trouble>) {
+        let wanted = trouble.filter(|_| matches!(step, Step::Hold { .. }));
+        let unreached = wanted.and_then(|trouble| Some((trouble.flight, trouble.error.unreached.as_ref()?)));
+        self.watch = match (unreached, self.watch.take()) {
+            (Some((flight, _)), Some((of, watch))) if of == flight => Some((of, watch)),
+            // The watch before ends after this one has begun, so that the lookout goes on.
+            (Some((flight, unreached)), _before) => Some((flight, self.lookouts.watch(unreached))),
+            (None, _) => None,
+        };
     }
 
     /// Takes the wishes left by [`TokenSlot::retry_now`], and drops a token that is bound to what has changed since.
@@ -187,11 +175,9 @@ impl SlotTask {
         let binding = slot.source.binding_fingerprint(&slot.key);
         if let Some(held) = held.filter(|held| held.binding != binding) {
             let before = slot.held.compare_and_swap(&held, None);
-            // Else an upstream refused it just now, and its successor is asked for already.
             if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &held)) {
-                self.rebound = true;
                 slot.demand(slot.ended() + 1);
-                log_rebound(slot);
+                told::rebound(slot);
             }
         }
         flight.is_some_and(|flight| flight.binding != binding)
@@ -208,9 +194,9 @@ impl SlotTask {
         let mut status = None;
         let outcome = match landing {
             Landing::SlotGone => return,
-            Landing::Superseded => superseded(&slot),
+            Landing::Superseded => told::superseded(&slot),
             Landing::Answered(answer) => {
-                let answer = answer.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
+                let answer = answer.unwrap_or_else(|fault| Err(told::internal_fault(&slot, &fault)));
                 status = answer.as_ref().err().and_then(|error| error.http_status);
                 self.publish(&slot, &flight, answer, now)
             }
@@ -229,7 +215,8 @@ impl SlotTask {
         let fingerprint = slot.source.credential_fingerprint();
         let binding = slot.source.binding_fingerprint(&slot.key);
         let asked = slot.now();
-        let forced = self.is_emptied(before.as_ref()) && !self.rebound;
+        let forced = before.as_ref().is_some_and(|held| held.is_refused());
+        self.is_back = false;
         self.asked_at = Some(asked.boot);
         let (source, key) = (Arc::clone(&slot.source), Arc::clone(&slot.key));
         let request = tokio::spawn(async move { source.fetch(&key).await });
@@ -253,7 +240,7 @@ impl SlotTask {
                 slot.demand(flight.number);
                 return Landing::Superseded;
             }
-            if !is_same(flight.before.as_ref(), slot.held.load().as_ref()) {
+            if flight.is_superseded(slot.held.load().as_ref()) {
                 return Landing::Superseded;
             }
         }
@@ -269,26 +256,33 @@ impl SlotTask {
     ) -> &'static str {
         match answer.and_then(|grant| self.hold(slot, flight, grant, now)) {
             Ok(held) => {
+                if flight.is_superseded(slot.held.load().as_ref()) {
+                    return told::superseded(slot);
+                }
                 let before = slot.held.compare_and_swap(&flight.before, Some(Arc::clone(&held)));
                 if !is_same(flight.before.as_ref(), before.as_ref()) {
-                    return superseded(slot);
+                    return told::superseded(slot);
                 }
                 self.generation = held.token.generation;
-                self.rebound = false;
                 let recovered = slot.trouble.swap(None);
                 slot.fetched_once.store(true, Ordering::SeqCst);
                 slot.land(flight.number);
-                log_success(slot, &held, recovered.as_deref());
+                told::success(slot, &held, recovered.as_deref());
                 "ok"
             }
             Err(error) => {
-                let outcome = outcome(&error);
-                let in_a_row = slot.trouble.load().as_ref().map_or(0, |before| before.in_a_row);
-                let in_a_row = in_a_row.saturating_add(1);
-                let trouble = Arc::new(Trouble::new(error, now, in_a_row, flight.fingerprint, flight.number));
+                let outcome = told::outcome(&error);
+                let before = slot.trouble.load();
+                if before.as_ref().is_none_or(|before| !before.is_told_by(&error)) {
+                    self.complaints = Repeated::default();
+                }
+                let in_a_row = before.as_ref().map_or(0, |before| before.in_a_row).saturating_add(1);
+                let left = slot.held.load().as_ref().map_or(Duration::ZERO, |held| held.life.left(now));
+                let trouble = Trouble::new(error, now, in_a_row, left, flight.fingerprint, flight.number);
+                let trouble = Arc::new(trouble);
                 slot.trouble.store(Some(Arc::clone(&trouble)));
                 slot.land(flight.number);
-                log_failure(slot, &trouble, now);
+                told::failure(slot, &trouble, now, self.complaints.due(now.boot));
                 outcome
             }
         }
@@ -324,6 +318,7 @@ impl SlotTask {
             granted_scope: grant.scope,
             binding: flight.binding,
             used: false.into(),
+            refused: false.into(),
         }))
     }
 }
@@ -348,6 +343,13 @@ fn is_same(one: Option<&Arc<Held>>, other: Option<&Arc<Held>>) -> bool {
     }
 }
 
+async fn answered(watch: &mut Option<(u64, Watch)>) {
+    match watch {
+        Some((_, watch)) => watch.answered().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn sleep(pause: Option<Duration>) {
     match pause {
         Some(pause) => tokio::time::sleep(pause).await,
@@ -355,92 +357,6 @@ async fn sleep(pause: Option<Duration>) {
     }
 }
 
-/// What superseded the flight has demanded the next one already, under the same number.
-fn superseded(slot: &TokenSlot) -> &'static str {
-    tracing::debug!(
-        event = "token.superseded",
-        issuer = %slot.issuer.name,
-        scopes = %scopes(slot),
-        "token was dropped, or what it is bound to changed, while another was asked for: asking again"
-    );
-    "superseded"
-}
-
-fn log_rebound(slot: &TokenSlot) {
-    tracing::info!(
-        event = "token.rebound",
-        issuer = %slot.issuer.name,
-        scopes = %scopes(slot),
-        "what the token is bound to (a learned value, the client's certificate, the DPoP key) changed: fetching a new one"
-    );
-}
-
 fn unusable(detail: String) -> IssuerError {
     IssuerError::new(FailureKind::Unusable, detail)
-}
-
-/// A fault of ours must not keep a token away for good: it is a failure like others, and tried again.
-fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
-    tracing::error!(
-        event = "token.fault", issuer = %slot.issuer.name, panicked = fault.is_panic(),
-        "fault while asking for a token"
-    );
-    let detail = format!("a fault of bearerd's own while asking issuer {}", slot.issuer.name);
-    IssuerError::new(FailureKind::Unavailable, detail).advise("see the log")
-}
-
-fn outcome(error: &IssuerError) -> &'static str {
-    match error.kind {
-        // Whoever is asked too often is well: that calls for another remedy than an issuer that is down.
-        FailureKind::Unavailable if error.http_status == Some(429) => "throttled",
-        FailureKind::ClientRefused => "client_refused",
-        FailureKind::RequestRefused => "request_refused",
-        FailureKind::Unusable => "unusable",
-        FailureKind::Unavailable => "unavailable",
-        FailureKind::Timeout => "timeout",
-        FailureKind::Credential => "credential",
-    }
-}
-
-fn scopes(slot: &TokenSlot) -> String {
-    slot.key.scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
-}
-
-fn log_success(slot: &TokenSlot, held: &Held, recovered: Option<&Trouble>) {
-    let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.life.lifetime().as_secs());
-    if let Some(trouble) = recovered {
-        let failures = trouble.in_a_row;
-        tracing::info!(
-            event = "token.recovered", %issuer, %scopes, lifetime_s, failures,
-            "issuer gives tokens again"
-        );
-    } else if held.forced {
-        // An upstream that refuses every token would else leave no mark but its own 401s.
-        tracing::warn!(
-            event = "token.replaced",
-            %issuer, %scopes, lifetime_s,
-            "an upstream refused the token, so a new one was fetched; if that goes on, check which audience and scopes \
-             the upstream wants"
-        );
-    } else if held.token.generation == 1 {
-        tracing::info!(event = "token.fetched", %issuer, %scopes, lifetime_s, "token fetched");
-    } else {
-        tracing::debug!(event = "token.renewed", %issuer, %scopes, lifetime_s, "token renewed");
-    }
-}
-
-fn log_failure(slot: &TokenSlot, trouble: &Trouble, now: Moment) {
-    let serving = slot.held.load().as_ref().is_some_and(|held| held.life.may_be_sent(now));
-    tracing::warn!(
-        event = "token.failed",
-        issuer = %slot.issuer.name,
-        scopes = %scopes(slot),
-        detail = %trouble.detail,
-        code = trouble.code.as_deref(),
-        trace = trouble.trace.as_deref(),
-        failures = trouble.in_a_row,
-        next_try_in_s = trouble.retry_at.saturating_sub(now.boot).as_secs(),
-        still_valid = serving,
-        "no token from the issuer"
-    );
 }

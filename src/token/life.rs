@@ -60,11 +60,15 @@ impl Life {
 
     /// The token is neither expired nor in its last min(5 s, 5 %) of life, on either clock.
     pub(super) fn may_be_sent(&self, now: Moment) -> bool {
-        let by_boot = now.boot.saturating_sub(self.asked.boot) < self.sendable_for;
+        !self.left(now).is_zero()
+    }
+
+    /// How long it may still be sent, if no clock jumps.
+    pub(super) fn left(&self, now: Moment) -> Duration {
+        let by_boot = now.boot.saturating_sub(self.asked.boot);
         // A wall clock that went back says nothing about the age: the other clock decides alone.
-        let by_wall = now.wall.duration_since(self.asked.wall).is_ok_and(|age| age < self.sendable_for)
-            || now.wall < self.asked.wall;
-        by_boot && by_wall
+        let by_wall = now.wall.duration_since(self.asked.wall).unwrap_or_default();
+        self.sendable_for.saturating_sub(by_boot.max(by_wall))
     }
 
     /// Time to renew: its share of the life is over, or the wall clock went back so far that the token seems to be

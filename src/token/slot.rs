@@ -1,7 +1,7 @@
 //! One credential's place: the current token, its flight, its last failure.
 //!
 //! Calls only read what stands here and leave wishes behind; the slot's task ([`super::flight`]) acts on them.
-//! The one thing that a call changes is to drop a refused token ([`TokenSlot::reject`]).
+//! The one thing that a call changes is to mark a refused token ([`TokenSlot::reject`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -37,7 +37,7 @@ pub struct TokenSlot {
     pub(super) source: Arc<dyn TokenSource>,
     pub(super) clock: SharedClock,
     pub(super) signals: Arc<Signals>,
-    /// Filled by the slot's task; emptied by [`Self::reject`], and by the task where the token's binding changed.
+    /// Filled by the slot's task, and emptied by it where the token's binding changed.
     pub(super) held: ArcSwapOption<Held>,
     pub(super) trouble: ArcSwapOption<Trouble>,
     /// Token requests that ended, well or not.
@@ -46,7 +46,8 @@ pub struct TokenSlot {
     demanded: AtomicU64,
     /// Wakes those who wait for a flight's end.
     landed: Notify,
-    /// Milliseconds of the boot clock: until then it is no use to poke because a renewal is due.
+    /// Milliseconds of the boot clock: until then a fetch that is wanted has to wait, and it is no use to poke because
+    /// a renewal is due.
     quiet_until: AtomicU64,
     /// Milliseconds of the boot clock: when a call may next have the credential's files read.
     fingerprint_at: AtomicU64,
@@ -127,7 +128,7 @@ impl TokenSlot {
         let held = self.held.load();
         let held = held.as_ref()?;
         let now = self.now();
-        if !held.life.may_be_sent(now) {
+        if !self.serves(held, now) {
             return None;
         }
         held.note_use();
@@ -139,7 +140,7 @@ impl TokenSlot {
 
     /// An upstream refused the token of this generation.
     ///
-    /// The first call drops it and has a new one fetched, whether or not anybody waits; the calls after it find that
+    /// The first call that says so has a new one fetched, whether or not anybody waits; the calls after it find that
     /// done. An answer about an older token says nothing about the present one.
     pub fn reject(&self, generation: u64) -> Rejected {
         let held = self.held.load();
@@ -150,9 +151,11 @@ impl TokenSlot {
         if current.forced && age < KEPT_AFTER_REJECTION {
             return Rejected::Keep;
         }
-        let before = self.held.compare_and_swap(&*held, None);
-        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, current)) {
-            self.demand(self.ended() + 1);
+        // Read before it is seen that the token is still held: whatever takes its place from then on is this flight.
+        let next = self.ended() + 1;
+        let first = !current.refused.swap(true, Ordering::SeqCst);
+        if first && self.held.load().as_ref().is_some_and(|held| Arc::ptr_eq(held, current)) {
+            self.demand(next);
             return Rejected::Dropped;
         }
         Rejected::Replace
@@ -188,9 +191,11 @@ impl TokenSlot {
         let held = held.as_ref();
         let state = match held {
             None => "none",
-            Some(held) if held.life.may_be_sent(now) => "valid",
+            Some(held) if self.serves(held, now) => "valid",
+            Some(held) if held.life.may_be_sent(now) => "none",
             Some(_) => "expired",
         };
+        let served = held.is_some_and(|held| held.is_sound(now));
         SlotStatus {
             key: CredentialKey::clone(&self.key),
             state,
@@ -200,7 +205,7 @@ impl TokenSlot {
             renew_at: held.map(|held| held.life.renew_at()),
             fetching: self.is_in_flight(),
             waiters: self.waiting.load(Ordering::Relaxed),
-            last_error: self.trouble.load().as_ref().map(|trouble| trouble.for_status()),
+            last_error: self.trouble.load().as_ref().map(|trouble| trouble.for_status(now, served)),
             fetched_once: self.fetched_once.load(Ordering::SeqCst),
             standby: self.source.standby_in_use(),
         }
@@ -239,7 +244,7 @@ impl TokenSlot {
             None => self.await_flight(than).await,
             Some(limit) => tokio::time::timeout(limit, self.await_flight(than))
                 .await
-                .unwrap_or_else(|_| Err(TokenError::waited_in_vain(&self.issuer.name, limit))),
+                .unwrap_or_else(|_| self.stopgap(than, limit)),
         }
     }
 
@@ -271,7 +276,8 @@ impl TokenSlot {
         }
         let now = self.now();
         let trouble = self.trouble.load();
-        let trouble = trouble.as_ref().filter(|trouble| trouble.is_in_force(now))?;
+        let trouble =
+            trouble.as_ref().filter(|trouble| trouble.is_in_force(now) || self.is_held_back(now))?;
         if self.is_in_flight() {
             return None;
         }
@@ -286,13 +292,26 @@ impl TokenSlot {
     }
 
     fn usable(&self, than: u64) -> Option<Arc<Token>> {
+        self.take(than, |held| self.serves(held, self.now()))
+    }
+
+    /// After waiting in vain: a refused token that is still valid is better than none.
+    fn stopgap(&self, than: u64, waited: Duration) -> Result<Arc<Token>, TokenError> {
+        self.take(than, |held| held.life.may_be_sent(self.now()))
+            .ok_or_else(|| TokenError::waited_in_vain(&self.issuer.name, waited))
+    }
+
+    fn take(&self, than: u64, may_be_used: impl FnOnce(&Held) -> bool) -> Option<Arc<Token>> {
         let held = self.held.load();
-        let held = held.as_ref().filter(|held| held.token.generation > than)?;
-        if !held.life.may_be_sent(self.now()) {
-            return None;
-        }
+        let held = held.as_ref().filter(|held| held.token.generation > than && may_be_used(held))?;
         held.note_use();
         Some(Arc::clone(&held.token))
+    }
+
+    /// A refused token serves on where no new one can be had, unless because the issuer refuses as well.
+    pub(super) fn serves(&self, held: &Held, now: Moment) -> bool {
+        let none_to_be_had = || self.trouble.load().as_ref().is_some_and(|trouble| !trouble.error.is_final());
+        held.life.may_be_sent(now) && (!held.is_refused() || none_to_be_had())
     }
 
     /// Has the credential's files looked at, by the slot's task and at most once a second.
@@ -337,6 +356,11 @@ impl TokenSlot {
     pub(super) fn set_quiet_until(&self, boot: Option<Duration>) {
         let until = boot.map_or(0, |boot| u64::try_from(boot.as_millis()).unwrap_or(IN_FLIGHT - 1));
         self.quiet_until.store(until, Ordering::SeqCst);
+    }
+
+    /// A fetch is wanted, and the slot's task waits with it.
+    fn is_held_back(&self, now: Moment) -> bool {
+        millis(now) < self.quiet_until.load(Ordering::SeqCst)
     }
 
     pub(super) fn is_in_flight(&self) -> bool {

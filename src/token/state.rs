@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::header::InvalidHeaderValue;
 
-use super::backoff;
+use super::backoff::Pause;
 use super::error::TokenError;
 use super::life::{Life, Moment};
 use crate::config::CredentialKey;
@@ -56,9 +56,9 @@ impl Token {
 /// What to do with an upstream's answer that means "get a new token".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
-    /// This call dropped the token: wait for a newer one and replay.
+    /// This call is the first that says so: wait for a newer one and replay.
     Dropped,
-    /// Another call dropped the token already: wait for a newer one and replay.
+    /// Another call has said so already: wait for a newer one and replay.
     Replace,
     /// The token was itself fetched because of a 401, less than 10 s ago: pass the answer on.
     Keep,
@@ -123,6 +123,8 @@ pub(super) struct Held {
     pub(super) binding: [u8; 32],
     /// Sent at least once: only such a token is renewed unasked.
     pub(super) used: AtomicBool,
+    /// An upstream refused it: a new one is wanted, and it serves on only where none can be had.
+    pub(super) refused: AtomicBool,
 }
 
 impl Held {
@@ -132,21 +134,24 @@ impl Held {
             self.used.store(true, Ordering::Relaxed);
         }
     }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    /// Neither ended nor refused.
+    pub(super) fn is_sound(&self, now: Moment) -> bool {
+        self.life.may_be_sent(now) && !self.is_refused()
+    }
 }
 
 /// The failure that a slot is in.
 #[derive(Debug, Clone)]
 pub(super) struct Trouble {
-    pub(super) kind: FailureKind,
-    pub(super) detail: String,
-    pub(super) summary: String,
-    pub(super) remedy: Option<String>,
-    pub(super) code: Option<String>,
-    pub(super) trace: Option<String>,
-    pub(super) at: SystemTime,
-    /// On the clock that runs in suspend: before it, calls are answered with this failure.
-    pub(super) retry_at: Duration,
-    pub(super) next_try: SystemTime,
+    pub(super) error: IssuerError,
+    at: Moment,
+    /// From `at`: until it is over, calls are answered with this failure.
+    pause: Pause,
     pub(super) in_a_row: u32,
     /// What the credential read as when it was refused.
     pub(super) fingerprint: [u8; 32],
@@ -155,62 +160,72 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
+    /// `left`: see [`Pause::after`].
     pub(super) fn new(
         error: IssuerError,
-        now: Moment,
+        at: Moment,
         in_a_row: u32,
+        left: Duration,
         fingerprint: [u8; 32],
         flight: u64,
     ) -> Self {
-        let pause = backoff::pause(error.kind, in_a_row, error.retry_after, fastrand::f64());
-        Self {
-            kind: error.kind,
-            detail: error.detail,
-            summary: error.summary,
-            remedy: error.remedy.map(String::from),
-            code: error.code,
-            trace: error.trace,
-            at: now.wall,
-            retry_at: now.boot.saturating_add(pause),
-            next_try: now.wall_in(pause),
-            in_a_row,
-            fingerprint,
-            flight,
-        }
+        let pause = Pause::after(&error, in_a_row, left, fastrand::f64());
+        Self { error, at, pause, in_a_row, fingerprint, flight }
+    }
+
+    /// When the pause is over, by the clock that runs in suspend. `served`: a sound token serves on; `watched`: the
+    /// issuer is looked out for.
+    pub(super) fn retry_at(&self, served: bool, watched: bool) -> Duration {
+        self.at.boot.saturating_add(self.pause.length(served, watched))
     }
 
     pub(super) fn is_in_force(&self, now: Moment) -> bool {
-        now.boot < self.retry_at
+        now.boot < self.retry_at(false, false)
+    }
+
+    /// Who was told of this one knows of `other` too.
+    pub(super) fn is_told_by(&self, other: &IssuerError) -> bool {
+        let IssuerError { kind, code, http_status, .. } = &self.error;
+        (kind, code, http_status) == (&other.kind, &other.code, &other.http_status)
     }
 
     /// Another secret may mend it.
     pub(super) fn is_about_the_credential(&self) -> bool {
-        backoff::is_refusal(self.kind) || self.kind == FailureKind::Credential
+        self.error.kind.is_refusal() || self.error.kind == FailureKind::Credential
     }
 
     /// The same failure, no longer in force.
     pub(super) fn ended(&self, now: Moment) -> Self {
-        Self { retry_at: now.boot, next_try: now.wall, ..self.clone() }
+        Self { pause: Pause::of(now.boot.saturating_sub(self.at.boot)), ..self.clone() }
+    }
+
+    /// How long until the issuer is tried again. One that was silent is tried each second.
+    pub(super) fn next_try_in(&self, now: Moment, served: bool) -> Duration {
+        if self.error.is_silent() {
+            SHORTEST_RETRY_AFTER
+        } else {
+            self.retry_at(served, false).saturating_sub(now.boot)
+        }
     }
 
     pub(super) fn error(&self, now: Moment) -> TokenError {
         TokenError {
-            kind: self.kind.into(),
-            detail: self.detail.clone(),
-            issuer_refused: backoff::is_refusal(self.kind),
-            retry_after: Some(self.retry_at.saturating_sub(now.boot).max(SHORTEST_RETRY_AFTER)),
+            kind: self.error.kind.into(),
+            detail: self.error.detail.clone(),
+            issuer_refused: self.error.kind.is_refusal(),
+            retry_after: Some(self.next_try_in(now, false).max(SHORTEST_RETRY_AFTER)),
         }
     }
 
-    pub(super) fn for_status(&self) -> LastError {
+    pub(super) fn for_status(&self, now: Moment, served: bool) -> LastError {
         LastError {
-            at: self.at,
-            detail: self.detail.clone(),
-            summary: self.summary.clone(),
-            remedy: self.remedy.clone(),
-            code: self.code.clone(),
-            trace: self.trace.clone(),
-            next_try: Some(self.next_try),
+            at: self.at.wall,
+            detail: self.error.detail.clone(),
+            summary: self.error.summary.clone(),
+            remedy: self.error.remedy.as_deref().map(str::to_owned),
+            code: self.error.code.clone(),
+            trace: self.error.trace.clone(),
+            next_try: Some(now.wall_in(self.next_try_in(now, served))),
             failures_in_a_row: self.in_a_row,
         }
     }

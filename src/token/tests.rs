@@ -4,6 +4,8 @@ mod bindings;
 mod cache;
 mod failures;
 mod flights;
+mod lives;
+mod outages;
 mod rejections;
 mod renewals;
 mod support;

@@ -290,15 +290,9 @@ async fn t37_refused_connection_backs_off_and_recovers() {
     let nobody = nobody().await;
     let world = Setup::new().await.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;
     world.get("/").await.expect_problem(503, "token_unavailable");
-    let issuer = Manual::at(nobody).await;
-    let answer = async {
-        let mut wire = issuer.accept().await;
-        wire.head().await.unwrap();
-        let body = r#"{"access_token":"t"}"#;
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        wire.send(head).await.unwrap();
-    };
-    tokio::join!(answer, served(&world));
+    let issuer = Scripted::on(tokio::net::TcpListener::bind(nobody).await.unwrap(), None);
+    issuer.always_this(Answer::json(&serde_json::json!({ "access_token": "t" })));
+    served(&world).await;
 }
 
 #[tokio::test]

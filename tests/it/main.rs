@@ -44,6 +44,7 @@ mod oidc;
 mod online;
 mod online_servers;
 mod operation;
+mod outage;
 mod page;
 mod paths;
 mod presets;

@@ -128,7 +128,7 @@ async fn a_fault_in_a_request_is_a_failure_like_others() {
     let rig = Rig::new();
     rig.idp.answer(|number| if number == 1 { panic!("scripted") } else { Ok(grant(number, 60)) });
     assert_eq!(rig.call().await.err().unwrap().kind, TokenErrorKind::Unavailable);
-    rig.pass(1.2).await;
+    rig.pass(1.5).await;
     assert_eq!(rig.call_text().await, "t2");
 }
 

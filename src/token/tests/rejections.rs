@@ -4,9 +4,9 @@ use std::time::Duration;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::support::{Rig, Scripted, cache, call, failure, grant, issuer, key, settle, text};
+use super::support::{Rig, Scripted, away, cache, call, failure, grant, issuer, key, settle, text};
 use crate::clock::{SharedClock, ShiftedClock};
-use crate::issuer::FailureKind;
+use crate::issuer::{FailureKind, IssuerError};
 use crate::token::{Rejected, TokenErrorKind};
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +127,7 @@ async fn t75_a_failed_replacement_tells_all_who_wait() {
     assert_eq!(rig.idp.asked(), 2, "the failure is in force");
 
     rig.idp.answer(|number| Ok(grant(number, 3600)));
-    rig.pass(1.3).await;
+    rig.pass(1.5).await;
     let token = rig.slot.current().unwrap();
     assert_eq!((token.generation, rig.slot.reject(2)), (2, Rejected::Keep), "still because of that 401");
 }
@@ -190,4 +190,143 @@ async fn t72_storms_from_many_threads_cause_one_request_each() {
     }
     tokio::time::timeout(Duration::from_secs(60), tasks.join_all()).await.expect("nobody waits for ever");
     assert_eq!(idp.asked(), usize::try_from(ROUNDS).unwrap() + 1);
+}
+
+/// An upstream has refused the first token, and `failure` is what comes of asking for another.
+async fn refused_meanwhile(failure: impl Fn() -> IssuerError + Send + Sync + 'static) -> Rig {
+    let rig = Rig::new();
+    rig.idp.delay(0);
+    rig.call_text().await;
+    rig.pass(60.0).await;
+    rig.idp.answer(move |_| Err(failure()));
+    assert_eq!(rig.slot.reject(1), Rejected::Dropped);
+    settle().await;
+    rig
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_serves_on_while_the_issuer_is_not_available() {
+    let failures: [fn() -> IssuerError; 6] = [
+        || away("idp.example"),
+        || failure(FailureKind::Unavailable),
+        || failure(FailureKind::Timeout),
+        || failure(FailureKind::Unusable),
+        || failure(FailureKind::Credential),
+        || IssuerError { forgiven: true, ..failure(FailureKind::ClientRefused) },
+    ];
+    for failure in failures {
+        let rig = refused_meanwhile(failure).await;
+        for _ in 0..600 {
+            assert_eq!(rig.call_text().await, "t1");
+            rig.pass(0.1).await;
+        }
+        assert_eq!(rig.slot.status().state, "valid");
+        // Who was refused once more hands out the upstream's answer.
+        assert_eq!(rig.slot.reject(1), Rejected::Replace);
+        assert!(rig.newer_than(1).await.is_err());
+        rig.idp.come_back(3600);
+        let from = tokio::time::Instant::now();
+        while rig.call().await.unwrap().generation == 1 {
+            rig.pass(0.1).await;
+            assert!(from.elapsed() < Duration::from_secs(11), "fetched anew after the back-off");
+        }
+        assert_eq!(rig.slot.reject(2), Rejected::Keep, "because of that 401");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_serves_no_more_where_the_issuer_refuses_as_well() {
+    for kind in [FailureKind::ClientRefused, FailureKind::RequestRefused] {
+        let rig = refused_meanwhile(move || failure(kind)).await;
+        let error = rig.call().await.err().unwrap();
+        assert_eq!((error.kind, error.issuer_refused), (TokenErrorKind::Refused, true));
+        assert_eq!(rig.slot.status().state, "none");
+        rig.idp.come_back(3600);
+        rig.pass(60.5).await;
+        assert_eq!(rig.call().await.unwrap().generation, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_ends_when_its_life_does() {
+    let rig = Rig::new();
+    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.call_text().await;
+    rig.idp.vanish();
+    assert_eq!(rig.slot.reject(1), Rejected::Dropped);
+    rig.pass(0.2).await;
+    for _ in 0..945 {
+        assert!(rig.slot.current().is_some());
+        rig.pass(0.1).await;
+    }
+    rig.pass(0.5).await;
+    assert!(rig.slot.current().is_none());
+    assert!(rig.call().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_wait_for_the_successor_and_get_the_refused_token_where_it_does_not_come() {
+    let rig = Rig::new();
+    rig.call_text().await;
+    rig.idp.delay(9_000);
+    rig.idp.answer(|_| Err(failure(FailureKind::Timeout)));
+    assert_eq!(rig.slot.reject(1), Rejected::Dropped);
+    let from = tokio::time::Instant::now();
+    let refused = rig.newer_than(1);
+    let others = async {
+        rig.pass(1.0).await;
+        rig.call_text().await
+    };
+    let (refused, other) = tokio::join!(refused, others);
+    assert_eq!(refused.err().unwrap().kind, TokenErrorKind::Timeout, "the upstream's answer is better");
+    assert_eq!((other.as_str(), from.elapsed().as_secs()), ("t1", 9));
+    // From then on nobody waits: the next tries are behind the scenes.
+    for _ in 0..600 {
+        let before = tokio::time::Instant::now();
+        assert_eq!(rig.call_text().await, "t1");
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        rig.pass(0.1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_in_vain_gets_the_refused_token_that_is_still_valid() {
+    let rig = Rig::new();
+    rig.call_text().await;
+    rig.idp.delay(12_000);
+    assert_eq!(rig.slot.reject(1), Rejected::Dropped);
+    assert_eq!(rig.call_text().await, "t1", "after the issuer's timeout");
+    assert!(rig.newer_than(1).await.is_ok(), "the flight goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_refused_in_an_outage_is_served_without_a_gap_and_asked_for_within_ten_seconds() {
+    let rig = Rig::new();
+    rig.idp.delay(0);
+    rig.idp.answer(|number| Ok(grant(number, 3_600)));
+    rig.call_text().await;
+    rig.idp.answer(|_| Err(failure(FailureKind::Unavailable)));
+    // The renewal fails for so long that the pauses are long.
+    rig.pass(3_300.0).await;
+    let asked = rig.idp.asked();
+    assert_eq!(rig.slot.reject(1), Rejected::Dropped);
+    assert!(rig.slot.current().is_some());
+    assert!(rig.newer_than(1).await.is_err());
+    assert_eq!(rig.call_text().await, "t1");
+    rig.pass(10.1).await;
+    assert!(rig.idp.asked() > asked, "a refused token counts as none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_whose_binding_changed_is_gone() {
+    let rig = refused_meanwhile(|| failure(FailureKind::Unavailable)).await;
+    assert!(rig.slot.current().is_some());
+    rig.idp.binding.store(1, std::sync::atomic::Ordering::SeqCst);
+    rig.slot.retry_now(crate::token::RetryCause::FilesChanged);
+    settle().await;
+    assert!(rig.call().await.is_err());
+    rig.idp.come_back(3600);
+    rig.pass(10.1).await;
+    assert_eq!(rig.call().await.unwrap().generation, 2);
+    assert_eq!(rig.slot.reject(2), Rejected::Dropped, "it was not fetched because of a 401");
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -9,8 +9,11 @@ use tokio::time::Instant;
 
 use crate::clock::{Clock, SharedClock};
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
-use crate::issuer::{FailureKind, Grant, IssuerError};
+use crate::issuer::{FailureKind, Grant, IssuerError, Unreached};
+use crate::net::Hop;
 use crate::secret::Secret;
+use crate::token::life::Moment;
+use crate::token::lookout::Knock;
 use crate::token::source::{Fetching, TokenSource};
 use crate::token::{Token, TokenCache, TokenError, TokenSlot};
 
@@ -59,6 +62,16 @@ pub(super) struct Scripted {
     outcomes: crossing::List<&'static str>,
     waiting: AtomicI64,
     under_way: Arc<AtomicUsize>,
+    /// Asked by several slots.
+    shared: AtomicBool,
+    /// A slot asked while its last request was under way.
+    pub(super) overlapped: AtomicBool,
+    /// Both clocks when the requests began.
+    asked_moments: crossing::List<Moment>,
+    clock: Option<SharedClock>,
+    /// Bare connects are answered.
+    pub(super) answers: AtomicBool,
+    knocks: crossing::List<(Hop, Duration)>,
     pub(super) fingerprint: AtomicU8,
     pub(super) binding: AtomicU8,
     pub(super) fingerprints_read: AtomicUsize,
@@ -69,8 +82,13 @@ mod crossing {
     #![expect(clippy::disallowed_types, reason = "tests")]
     use std::sync::Mutex;
 
-    #[derive(Default)]
     pub(super) struct List<T>(Mutex<Vec<T>>);
+
+    impl<T> Default for List<T> {
+        fn default() -> Self {
+            Self(Mutex::default())
+        }
+    }
 
     impl<T: Clone> List<T> {
         pub(super) fn push(&self, item: T) {
@@ -94,6 +112,12 @@ impl Scripted {
             outcomes: crossing::List::default(),
             waiting: AtomicI64::new(0),
             under_way: Arc::default(),
+            shared: AtomicBool::new(false),
+            overlapped: AtomicBool::new(false),
+            asked_moments: crossing::List::default(),
+            clock: None,
+            answers: AtomicBool::new(true),
+            knocks: crossing::List::default(),
             fingerprint: AtomicU8::new(0),
             binding: AtomicU8::new(0),
             fingerprints_read: AtomicUsize::new(0),
@@ -119,8 +143,42 @@ impl Scripted {
         self.asked_at.all().iter().map(tenths).collect()
     }
 
+    pub(super) fn asked_at_exactly(&self) -> Vec<f64> {
+        self.asked_at.all().iter().map(Duration::as_secs_f64).collect()
+    }
+
+    /// Both clocks when the request of this number began; for issuers of a [`Rig`].
+    pub(super) fn asked_moment(&self, number: usize) -> Moment {
+        self.asked_moments.all()[number - 1]
+    }
+
     pub(super) fn outcomes(&self) -> Vec<&'static str> {
         self.outcomes.all()
+    }
+
+    pub(super) fn serve_many_slots(&self) {
+        self.shared.store(true, SeqCst);
+    }
+
+    /// Nothing answers, not even a bare connect.
+    pub(super) fn vanish(&self) {
+        self.answers.store(false, SeqCst);
+        self.answer(|_| Err(away("idp.example")));
+    }
+
+    /// Grants tokens again.
+    pub(super) fn come_back(&self, lifetime: u64) {
+        self.answer(move |number| Ok(grant(number, lifetime)));
+        self.answers.store(true, SeqCst);
+    }
+
+    /// When bare connects came, in seconds since the start of the test.
+    pub(super) fn knocked_at(&self) -> Vec<f64> {
+        self.knocks.all().iter().map(|(_, at)| at.as_secs_f64()).collect()
+    }
+
+    pub(super) fn knocked_hops(&self) -> Vec<Hop> {
+        self.knocks.all().into_iter().map(|(hop, _)| hop).collect()
     }
 
     pub(super) fn waiting_now(&self) -> i64 {
@@ -145,7 +203,13 @@ impl TokenSource for Scripted {
         Box::pin(async move {
             let number = self.asked.fetch_add(1, SeqCst) + 1;
             self.asked_at.push(self.start.elapsed());
-            assert_eq!(self.under_way.fetch_add(1, SeqCst), 0, "one request at a time");
+            if let Some(clock) = &self.clock {
+                self.asked_moments.push(Moment::now(&**clock));
+            }
+            if self.under_way.fetch_add(1, SeqCst) > 0 && !self.shared.load(SeqCst) {
+                self.overlapped.store(true, SeqCst);
+                panic!("one request at a time");
+            }
             let _under_way = UnderWay(Arc::clone(&self.under_way));
             tokio::time::sleep(Duration::from_millis(self.delay_ms.load(SeqCst))).await;
             (self.script.load())(number)
@@ -195,6 +259,16 @@ pub(super) fn failure(kind: FailureKind) -> IssuerError {
     IssuerError::new(kind, detail)
 }
 
+/// The address did not answer.
+pub(super) fn away(host: &str) -> IssuerError {
+    unreached(host, true)
+}
+
+pub(super) fn unreached(host: &str, silent: bool) -> IssuerError {
+    let unreached = Some(Unreached { hop: Hop::new(host, 443, false), silent });
+    IssuerError { unreached, ..failure(FailureKind::Unavailable) }
+}
+
 pub(super) fn issuer(name: &str, digest: u8) -> IssuerConfig {
     let url = HttpUrl {
         text: "https://idp.example/token".to_owned(),
@@ -221,7 +295,18 @@ pub(super) fn key(issuer: &IssuerConfig, scopes: &[&str]) -> CredentialKey {
 pub(super) fn cache(clock: SharedClock, idp: &Arc<Scripted>) -> TokenCache {
     let source = Arc::clone(idp);
     let make_source = move |_: &Arc<IssuerConfig>| Arc::clone(&source) as Arc<dyn TokenSource>;
-    TokenCache::with_sources(Handle::current(), clock, Box::new(make_source))
+    TokenCache::with_sources(Handle::current(), clock, Box::new(make_source), knock(idp))
+}
+
+fn knock(idp: &Arc<Scripted>) -> Knock {
+    let idp = Arc::clone(idp);
+    Box::new(move |hop| {
+        let idp = Arc::clone(&idp);
+        Box::pin(async move {
+            idp.knocks.push((hop, idp.start.elapsed()));
+            idp.answers.load(SeqCst)
+        })
+    })
 }
 
 /// One slot, its issuer and its clock.
@@ -243,7 +328,8 @@ impl Rig {
             boot_ms: AtomicU64::new(0),
             wall_ms: AtomicI64::new(0),
         });
-        let idp = Arc::new(Scripted::new());
+        let shared = Arc::clone(&clock) as SharedClock;
+        let idp = Arc::new(Scripted { clock: Some(shared), ..Scripted::new() });
         let cache = cache(Arc::clone(&clock) as SharedClock, &idp);
         let mut config = issuer("corp", 1);
         change(&mut config);

@@ -28,8 +28,17 @@ impl Egress {
         Self::start(None, format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")).await
     }
 
+    /// As [`Self::to`], at an address where nobody listens yet.
+    pub async fn at(address: SocketAddr, to: SocketAddr) -> Self {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        Self::on(listener, Some(to), "HTTP/1.1 200 Connected\r\n\r\n".to_owned())
+    }
+
     async fn start(to: Option<SocketAddr>, answer: String) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), to, answer)
+    }
+
+    fn on(listener: tokio::net::TcpListener, to: Option<SocketAddr>, answer: String) -> Self {
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Head>>> = Arc::default();
         let record = Arc::clone(&seen);

@@ -49,7 +49,11 @@ impl Scripted {
     }
 
     pub async fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), tls)
+    }
+
+    /// On a socket that may have been there before.
+    pub fn on(listener: tokio::net::TcpListener, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let address = listener.local_addr().unwrap();
         let url = match &tls {
             Some(_) => format!("https://localhost:{}", address.port()),

@@ -1,0 +1,80 @@
+//! The first hop toward a target, and whether it answers at all.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::dial::{interleave, race};
+use super::names::Names;
+
+/// A lost packet is sent again after a second: shorter would be impatient, longer would miss the moment when the hop is
+/// back, because further packets come at ever longer intervals.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where TCP goes first on its way to a target: the target itself, or the egress proxy before it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Hop {
+    host: String,
+    port: u16,
+    is_proxy: bool,
+}
+
+impl Hop {
+    pub(crate) fn new(host: &str, port: u16, is_proxy: bool) -> Self {
+        Self { host: host.to_ascii_lowercase(), port, is_proxy }
+    }
+
+    /// That it answers says nothing about what is behind it.
+    pub fn is_proxy(&self) -> bool {
+        self.is_proxy
+    }
+
+    /// Whether a connection comes about, which is closed at once. Nothing is sent on it.
+    pub async fn answers(&self) -> bool {
+        let addresses = Names::of_the_system().addresses(&self.host, self.port).await;
+        let Ok(addresses) = addresses.map(interleave) else { return false };
+        let knock = |address| async move { TcpStream::connect(address).await.map(drop) };
+        let mut failures = Vec::new();
+        timeout(PATIENCE, race(addresses, knock, &mut failures)).await.is_ok_and(|first| first.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bare_connect_sends_nothing_and_ends_at_once() {
+        use tokio::io::AsyncReadExt;
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let hop = Hop::new("LocalHost", port, false);
+        assert!(hop.answers().await);
+        let (mut stream, _) = server.accept().await.unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+        drop(server);
+        assert!(!hop.answers().await, "refused");
+        assert!(!Hop::new("does-not-exist.invalid", port, false).answers().await, "no such name");
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_is_given_up() {
+        // A full backlog makes the kernel drop further connection requests, as a dead machine would.
+        let silent = tokio::net::TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = silent.listen(0).unwrap();
+        let address = silent.local_addr().unwrap();
+        let mut fillers = Vec::new();
+        while let Ok(filler) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            fillers.push(filler.unwrap());
+        }
+        assert!(!Hop::new("127.0.0.1", address.port(), false).answers().await);
+    }
+
+    #[test]
+    fn one_address_in_any_case_is_one_hop() {
+        assert_eq!(Hop::new("IdP.example", 443, false), Hop::new("idp.EXAMPLE", 443, false));
+        assert_ne!(Hop::new("idp.example", 443, false), Hop::new("idp.example", 8443, false));
+    }
+}
