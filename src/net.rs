@@ -6,6 +6,7 @@ pub mod connect;
 mod dial;
 mod environment;
 mod explain;
+mod file_state;
 mod h2;
 mod names;
 mod pem;

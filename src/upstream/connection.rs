@@ -164,7 +164,7 @@ impl Origin {
             .allow_obsolete_multiline_headers_in_responses(true)
             .title_case_headers(self.title_case());
         let (sender, connection) =
-            builder.handshake(io).await.map_err(|error| UpstreamError::http(&error, self.name()))?;
+            builder.handshake(io).await.map_err(|error| UpstreamError::http(&error, self))?;
         // Its end is told to the request that uses it; there is nobody else to tell.
         tokio::spawn(connection.with_upgrades());
         let patience = Idle::new(None);
@@ -173,7 +173,6 @@ impl Origin {
 
     /// Waits until the peer has said how many streams it takes: more of them would be refused.
     async fn open_http2(&self, stream: Stream, open: Open) -> Result<Http2, UpstreamError> {
-        let name = self.name();
         let traffic = Arc::new(Traffic::default());
         let io = TokioIo::new(Wire { stream, traffic: Arc::clone(&traffic), open, broken: false });
         let window = Window::take(HTTP2_WINDOW);
@@ -186,8 +185,8 @@ impl Origin {
             .max_send_buf_size(HTTP2_SEND_BUFFER)
             .max_header_list_size(HEAD);
         let (sender, mut connection) =
-            builder.handshake(io).await.map_err(|error| UpstreamError::http(&error, name))?;
-        let most = match tokio::time::timeout(SETTLING, settle(&mut connection, &traffic, name)).await {
+            builder.handshake(io).await.map_err(|error| UpstreamError::http(&error, self))?;
+        let most = match tokio::time::timeout(SETTLING, settle(&mut connection, &traffic, self)).await {
             Ok(settled) => settled?,
             Err(_) => NOT_SETTLED,
         };
@@ -218,14 +217,18 @@ impl Origin {
 type Http2Task = http2::Connection<TokioIo<Wire>, RequestBody, TokioExecutor>;
 
 /// Waits for the peer's SETTINGS; gives the number of streams that it takes.
-async fn settle(connection: &mut Http2Task, traffic: &Traffic, name: &str) -> Result<usize, UpstreamError> {
+async fn settle(
+    connection: &mut Http2Task,
+    traffic: &Traffic,
+    origin: &Origin,
+) -> Result<usize, UpstreamError> {
     let mut arrived = pin!(traffic.arrived.notified());
     poll_fn(|cx| {
         loop {
             // Looked at first: a peer may say goodbye with its SETTINGS.
             match Pin::new(&mut *connection).poll(cx) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::http(&error, name))),
-                Poll::Ready(Ok(())) => return Poll::Ready(Err(UpstreamError::closed(name))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::http(&error, origin))),
+                Poll::Ready(Ok(())) => return Poll::Ready(Err(UpstreamError::closed(origin.name()))),
                 Poll::Pending => {}
             }
             let most = connection.current_max_send_streams();

@@ -236,17 +236,16 @@ impl Upstream {
         sent: Option<SentBody>,
         judge: impl FnOnce(&hyper::Error) -> Cause,
     ) -> Box<Failed> {
-        let name = self.origin.name();
         Box::new(match failure {
             Failure::Timeout(error) => Failed { error, body: None, cause: Cause::Final },
             Failure::Unsent(error, request) => Failed {
-                error: UpstreamError::http(&error, name),
+                error: UpstreamError::http(&error, &self.origin),
                 body: Some(request.into_body()),
                 cause: Cause::Died { written: false },
             },
             Failure::Broken(error) => {
                 let cause = judge(&error);
-                let error = UpstreamError::http(&error, name);
+                let error = UpstreamError::http(&error, &self.origin);
                 // What the caller did to its body, and a response that is none, are no reason to try again.
                 let cause = if error.is_connections_end() { cause } else { Cause::Final };
                 let body = if cause == Cause::Final { None } else { self.body_again(sent).await };
