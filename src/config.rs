@@ -7,6 +7,7 @@
 mod confidential;
 mod deserialize;
 mod document;
+mod environment;
 mod include;
 pub mod model;
 mod preset;
@@ -23,6 +24,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+pub use environment::{ProxyVariables, Variable, proxy_variables};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
 pub use problem::{Problem, Problems, Severity};

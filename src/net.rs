@@ -7,6 +7,7 @@ mod dial;
 pub mod dpop;
 mod environment;
 mod explain;
+mod file_state;
 mod h2;
 mod hop;
 mod names;

@@ -190,7 +190,7 @@ impl<'a> Context<'a> {
                     format_args!("did not answer as an HTTP server{}", self.cause(error)),
                     "did not answer as an HTTP server",
                 )
-                .advise(&format!("check {key} of [issuer.{name}]")),
+                .advise(&format!("check {key} of [issuer.{name}]{}", self.is_it_https())),
             Broken::NotProcessed(error) => self
                 .fail_quoting(
                     FailureKind::Unavailable,
@@ -219,6 +219,12 @@ impl<'a> Context<'a> {
     fn cause(&self, error: &hyper::Error) -> String {
         let cause = self.redactor.show(&exchange::reason(error), DESCRIPTION_LIMIT);
         format!(" ({})", cause.as_deref().unwrap_or(WITHHELD))
+    }
+
+    /// A port that speaks TLS answers plain HTTP with something else.
+    fn is_it_https(&self) -> &'static str {
+        let (TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &self.config.endpoint;
+        if url.https { "" } else { "; is it https://?" }
     }
 
     /// The keys of the file that decide whether a connection comes about; `None`: the error says what does.

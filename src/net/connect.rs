@@ -15,7 +15,7 @@ use super::attempt::{Attempt, Failures, Progress, Step, is_out_of_files, sum_up}
 use super::dial::{interleave, os_words, race};
 use super::environment::{self, Via};
 use super::hop::Hop;
-use super::names::{Names, Unresolved};
+use super::names::{Names, Unresolved, WITH_TLS, WITHOUT_TLS};
 use super::places::Places;
 use super::stream::Stream;
 use super::tls::{ClientTls, NoTls};
@@ -120,7 +120,7 @@ impl Connector {
                 let who = authority(host, *port);
                 let via = match egress {
                     Egress::Direct => Via::Direct,
-                    Egress::Env => environment::via(host, &who, *tls),
+                    Egress::Env => environment::via(host, *port, *tls),
                     Egress::Proxy { host, port, userinfo } => {
                         let credentials = userinfo.map_or(ProxyCredentials::None, ProxyCredentials::Source);
                         Via::Proxy(Arc::new(EgressProxy { host, port, credentials }))
@@ -212,7 +212,9 @@ impl Connector {
         // Whom attempts are made at.
         let peer = proxy.map_or_else(|| self.who.clone(), |proxy| proxy.who());
         progress.reach(Step::Resolving);
-        let addresses = self.names.addresses(host, port).await.map_err(|why| unresolved(host, &peer, why))?;
+        let oldest = if tls.is_some() { WITH_TLS } else { WITHOUT_TLS };
+        let addresses = self.names.addresses(host, port, oldest).await;
+        let addresses = addresses.map_err(|why| unresolved(host, &peer, why))?;
         let attempt = Arc::new(Attempt {
             who: self.who.clone(),
             proxy: proxy.cloned(),

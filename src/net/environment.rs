@@ -1,42 +1,71 @@
 //! What `HTTPS_PROXY`, `NO_PROXY` and their kin say about one target.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::Uri;
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::client::proxy::matcher::Matcher;
 
-use super::tunnel::{EgressProxy, ProxyCredentials};
+use super::tunnel::{EgressProxy, ProxyCredentials, authority};
+use crate::config::{ProxyVariables, Variable, proxy_variables};
 
 /// The way out of this machine, settled once.
 pub(super) enum Via {
     Direct,
     Proxy(Arc<EgressProxy>),
-    /// The environment names a proxy of a kind that is not spoken here.
+    /// The environment names a proxy in a way that is not understood, or of a kind that is not spoken here.
     Unsupported(String),
 }
 
-/// The way to `who`, by the environment as it is now.
-pub(super) fn via(host: &str, who: &str, tls: bool) -> Via {
-    from_environment(&Matcher::from_env(), host, who, tls)
+/// The way to `host`, by the environment as it is now.
+pub(super) fn via(host: &str, port: u16, tls: bool) -> Via {
+    by(&proxy_variables(), host, port, tls)
 }
 
-/// What the environment says about one target. This machine itself is never reached through a proxy: that would end
-/// on another machine, and a token meant for loopback would cross the network in the clear.
-fn from_environment(matcher: &Matcher, host: &str, who: &str, tls: bool) -> Via {
-    let local = host.eq_ignore_ascii_case("localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    let scheme = if tls { "https" } else { "http" };
-    let target = Uri::builder().scheme(scheme).authority(who).path_and_query("/").build();
-    match target.ok().filter(|_| !local).and_then(|target| matcher.intercept(&target)) {
-        None => Via::Direct,
-        Some(intercept) => use_intercept(&intercept),
+fn by(variables: &ProxyVariables, host: &str, port: u16, tls: bool) -> Via {
+    let local = is_near(host, tls);
+    let variable = if tls { &variables.https } else { &variables.http };
+    match variable.as_ref().or(variables.all.as_ref()) {
+        Some(variable) if !local => {
+            let no_proxy = no_proxy_for(port, &variables.no_proxy);
+            through(variable, &no_proxy, host, port, tls).unwrap_or(Via::Direct)
+        }
+        _ => Via::Direct,
     }
 }
 
-fn use_intercept(intercept: &Intercept) -> Via {
+/// This machine itself is never reached through a proxy: that would end on another machine, and a token meant for
+/// loopback would cross the network in the clear. So would what a cloud's metadata service says.
+fn is_near(host: &str, tls: bool) -> bool {
+    let names: &[_] = if tls { &["localhost"] } else { &["localhost", "metadata.google.internal"] };
+    names.iter().any(|name| host.eq_ignore_ascii_case(name))
+        || host.parse().is_ok_and(|address: IpAddr| {
+            let link_local = match address {
+                IpAddr::V4(address) => address.is_link_local(),
+                IpAddr::V6(address) => address.is_unicast_link_local(),
+            };
+            address.is_loopback() || (link_local && !tls)
+        })
+}
+
+/// `None`: the target is exempt.
+fn through(variable: &Variable, no_proxy: &str, host: &str, port: u16, tls: bool) -> Option<Via> {
+    let scheme = if tls { "https" } else { "http" };
+    let target = Uri::builder().scheme(scheme).authority(authority(host, port)).path_and_query("/").build();
+    let Ok(target) = target else {
+        return Some(refused(variable, &format!("says nothing of {host}, which is no host of a URL")));
+    };
+    let matcher = |proxy: &str| Matcher::builder().all(proxy.to_owned()).no(no_proxy.to_owned()).build();
+    matcher("http://proxy.invalid").intercept(&target)?;
+    if let Some(why) = misleading(&variable.value) {
+        return Some(refused(variable, why));
+    }
+    let Some(intercept) = matcher(&variable.value).intercept(&target) else {
+        return Some(refused(variable, "is not the URL of a proxy"));
+    };
     let uri = intercept.uri();
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    match uri.scheme_str() {
+    Some(match uri.scheme_str() {
         Some("http") => Via::Proxy(Arc::new(EgressProxy {
             host,
             port: uri.port_u16().unwrap_or(80),
@@ -45,25 +74,73 @@ fn use_intercept(intercept: &Intercept) -> Via {
                 .cloned()
                 .map_or(ProxyCredentials::None, ProxyCredentials::Header),
         })),
-        scheme => Via::Unsupported(format!(
-            "the environment names a proxy of the scheme {} ({host}), but only http:// proxies (CONNECT) are \
-             supported: change HTTPS_PROXY, or set `proxy` in the file",
-            scheme.unwrap_or_default()
-        )),
+        scheme => {
+            let scheme = scheme.unwrap_or_default();
+            refused(
+                variable,
+                &format!("names a proxy of the scheme {scheme} ({host}), which is not spoken here"),
+            )
+        }
+    })
+}
+
+fn refused(variable: &Variable, why: &str) -> Via {
+    Via::Unsupported(format!(
+        "the environment's {} {why}: write http://HOST:PORT (a proxy that takes CONNECT), or set `proxy` in the file",
+        variable.name
+    ))
+}
+
+/// What a parser of URLs would take for something else than was meant, and dial another host or none.
+fn misleading(value: &str) -> Option<&'static str> {
+    if value.contains(|char: char| char.is_whitespace() || char.is_control() || matches!(char, '"' | '\'')) {
+        return Some("has blanks or quotes in it");
     }
+    let rest = value.split_once("://").map_or(value, |(_, rest)| rest);
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+    if !matches!(behind, "" | "/") {
+        return Some(
+            "goes on behind the port (in a user or password, write / as %2F, ? as %3F and # as %23)",
+        );
+    }
+    if authority.matches('@').count() > 1 {
+        return Some("has more than one @ (in a user or password, write it as %40)");
+    }
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let port = if host.ends_with(']') { None } else { host.rsplit_once(':').map(|(_, port)| port) };
+    // The parser takes any port, and makes none of it.
+    port.is_some_and(|port| port.parse::<u16>().is_err()).then_some("has a port that is no number")
+}
+
+/// `NO_PROXY` as hyper-util reads it: forms that it does not know and others do (`*.example.com`, `host:port`, blanks
+/// between entries) are written in its own.
+fn no_proxy_for(port: u16, no_proxy: &str) -> String {
+    let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
+    let entries = entries.filter_map(|entry| {
+        let host = match entry.rsplit_once(':') {
+            Some((host, of)) if !host.contains(':') || host.ends_with(']') => {
+                // Of another port, or of none that there is.
+                of.parse().is_ok_and(|of: u16| of == port).then_some(host)?
+            }
+            _ => entry,
+        };
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Some(if host.starts_with("*.") { host.trim_start_matches('*') } else { host })
+    });
+    entries.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tunnel::authority;
     use super::*;
 
-    fn matcher() -> Matcher {
-        Matcher::builder().https("http://user:p%40ss@egress:3128").no("corp.example,10.0.0.0/8").build()
+    fn variables(https: &str, no_proxy: &str) -> ProxyVariables {
+        let https = Some(Variable { name: "HTTPS_PROXY", value: https.to_owned() });
+        ProxyVariables { https, no_proxy: no_proxy.to_owned(), ..ProxyVariables::default() }
     }
 
-    fn proxied(host: &str, tls: bool) -> Option<Arc<EgressProxy>> {
-        match from_environment(&matcher(), host, &authority(host, 443), tls) {
+    fn proxied(no_proxy: &str, host: &str, port: u16, tls: bool) -> Option<Arc<EgressProxy>> {
+        match by(&variables("http://user:p%40ss@egress:3128", no_proxy), host, port, tls) {
             Via::Proxy(proxy) => Some(proxy),
             Via::Direct => None,
             Via::Unsupported(message) => panic!("{message}"),
@@ -72,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_environments_proxy_is_obeyed() {
-        let proxy = proxied("idp.example", true).unwrap();
+        let proxy = proxied("", "idp.example", 443, true).unwrap();
         assert_eq!((proxy.host.as_str(), proxy.port), ("egress", 3128));
         let ProxyCredentials::Header(value) = &proxy.credentials else { panic!("no credentials") };
         assert_eq!(value, "Basic dXNlcjpwQHNz");
@@ -89,19 +166,80 @@ mod tests {
             ("localhost", true),
             ("::1", true),
         ] {
-            assert_eq!(proxied(host, tls), None, "{host}");
+            assert_eq!(proxied("corp.example,10.0.0.0/8", host, 443, tls), None, "{host}");
         }
-        assert!(proxied("2001:db8::1", true).is_some());
+        assert!(proxied("corp.example,10.0.0.0/8", "2001:db8::1", 443, true).is_some());
     }
 
     #[test]
-    fn an_unsupported_proxy_is_refused_not_ignored() {
-        let matcher = Matcher::builder().all("socks5://user:hunter2@egress:1080").build();
-        let Via::Unsupported(message) = from_environment(&matcher, "idp.example", "idp.example:443", true)
-        else {
-            panic!("not refused")
-        };
-        assert!(message.contains("socks5 (egress)"), "{message}");
-        assert!(!message.contains("hunter2"), "{message}");
+    fn every_common_form_of_no_proxy_is_obeyed() {
+        for (no_proxy, host, exempt) in [
+            ("*.corp.example", "a.corp.example", true),
+            ("*.corp.example", "corp.example.org", false),
+            ("a.example b.example", "b.example", true),
+            ("x, *.corp.example:443", "a.corp.example", true),
+            ("idp.example:443", "idp.example", true),
+            ("idp.example:8443", "idp.example", false),
+            ("idp.example:https", "idp.example", false),
+            ("[2001:db8::1]:443", "2001:db8::1", true),
+            ("[2001:db8::1]:8443", "2001:db8::1", false),
+            ("[2001:db8::1]", "2001:db8::1", true),
+            ("2001:db8::1", "2001:db8::1", true),
+            ("2001:db8::/32", "2001:db8::1", true),
+            ("192.0.2.1:443", "192.0.2.1", true),
+            ("*", "idp.example", true),
+            (" , ,", "idp.example", false),
+        ] {
+            assert_eq!(proxied(no_proxy, host, 443, true).is_none(), exempt, "{no_proxy}: {host}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_and_not_ignored() {
+        for (value, why) in [
+            ("socks5://user:hunter2@egress:1080", "scheme socks5 (egress)"),
+            ("https://user:hunter2@egress", "scheme https (egress)"),
+            ("\"http://user:hunter2@egress:3128\"", "blanks or quotes"),
+            ("'egress:3128'", "blanks or quotes"),
+            ("http://egress:3128 ", "blanks or quotes"),
+            ("http://user:hunter2 x@egress:3128", "blanks or quotes"),
+            ("http://user:hunter2#x@egress:3128", "behind the port"),
+            ("http://user:12/hunter2@egress:3128", "behind the port"),
+            ("http://user:12?hunter2@egress:3128", "behind the port"),
+            ("user:12/hunter2@egress:3128", "behind the port"),
+            ("http://user:hunter2@x@egress:3128", "more than one @"),
+            ("http://egress:port", "a port that is no number"),
+            ("http://user:hunter2@egress:", "a port that is no number"),
+            ("http://egress:99999", "a port that is no number"),
+            ("http://[::1", "not the URL of a proxy"),
+            ("http://", "not the URL of a proxy"),
+            ("ftp://egress", "not the URL of a proxy"),
+        ] {
+            let Via::Unsupported(message) = by(&variables(value, ""), "idp.example", 443, true) else {
+                panic!("{value} is not refused")
+            };
+            assert!(message.starts_with("the environment's HTTPS_PROXY "), "{message}");
+            assert!(message.contains(why), "{value}: {message}");
+            assert!(!message.contains("hunter2"), "{message}");
+            let exempt = by(&variables(value, "idp.example"), "idp.example", 443, true);
+            assert!(matches!(exempt, Via::Direct), "{value}");
+        }
+        for value in ["egress:3128", "http://egress:3128/", "http://[::1]:3128"] {
+            let proxy = by(&variables(value, ""), "idp.example", 443, true);
+            assert!(matches!(proxy, Via::Proxy(_)), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_one_for_every_scheme_stands_in() {
+        let all = Some(Variable { name: "ALL_PROXY", value: "egress:3128".to_owned() });
+        let variables = ProxyVariables { all, ..ProxyVariables::default() };
+        for tls in [false, true] {
+            assert!(matches!(by(&variables, "idp.example", 443, tls), Via::Proxy(_)));
+        }
+        for near in ["169.254.169.254", "fe80::1", "Metadata.Google.Internal", "127.0.0.2"] {
+            assert!(matches!(by(&variables, near, 80, false), Via::Direct), "{near}");
+        }
+        assert!(matches!(by(&variables, "metadata.google.internal", 443, true), Via::Proxy(_)));
     }
 }

@@ -122,7 +122,7 @@ fn disliked(alert: AlertDescription) -> &'static str {
     }
 }
 
-fn distrust(error: &CertificateError) -> String {
+pub(super) fn distrust(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer => {
             "its issuer is not trusted here; set tls.ca to the CA's certificate, \
@@ -140,6 +140,10 @@ fn distrust(error: &CertificateError) -> String {
             "it, or one above it, is not valid before {} (is this machine's clock right?)",
             date(not_before.as_secs())
         ),
+        CertificateError::NotValidForNameContext { expected, presented } if presented.is_empty() => format!(
+            "it has no subjectAltName, which is where names count; have it issued again with {} in it",
+            expected.to_str()
+        ),
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "it is for {}, not for {}; set tls.server_name if that is meant",
             names(presented),
@@ -155,20 +159,47 @@ fn distrust(error: &CertificateError) -> String {
         }
         CertificateError::Revoked => "it is revoked".to_owned(),
         CertificateError::BadEncoding => "it is not valid X.509".to_owned(),
-        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "it is a CA's own certificate; a server needs one that is issued by the CA (CA:FALSE)".to_owned()
-        }
+        CertificateError::Other(other) => unusual(&other.to_string()),
         other => other.to_string(),
     }
+}
+
+/// What rustls passes on from its verifier comes as the name of a Rust value.
+fn unusual(name: &str) -> String {
+    let known = [
+        (
+            "CaUsedAsEndEntity",
+            "it is a CA's own certificate; a server needs one that is issued by the CA (CA:FALSE)",
+        ),
+        ("UnsupportedCertVersion", "it is X.509 version 1 or 2; have it issued again in version 3"),
+        (
+            "UnsupportedCriticalExtension",
+            "it has an extension that is marked as critical and not known here; have it issued again without, or with \
+             the mark taken off",
+        ),
+        (
+            "PathLenConstraintViolated",
+            "there are more CAs between it and the root than the root allows (pathLen)",
+        ),
+        ("NameConstraintViolation", "a CA above it may not issue for this name (name constraints)"),
+        ("EndEntityUsedAsCa", "what signed it is no CA (CA:FALSE)"),
+        ("MaximumPathDepthExceeded", "there are more CAs between it and the root than are looked through"),
+    ];
+    let words = known.iter().find(|(part, _)| name.contains(part)).map(|(_, words)| (*words).to_owned());
+    words.unwrap_or_else(|| format!("it is unusual in a way that is not supported ({})", innermost(name)))
+}
+
+/// `Other(OtherError(UnsupportedCertVersion))` is `UnsupportedCertVersion`.
+fn innermost(name: &str) -> &str {
+    let name = name.rsplit('(').next().unwrap_or(name);
+    name.trim_end_matches(')')
 }
 
 /// webpki writes names as `DnsName("a.example")` and `IpAddress(10.0.0.1)`.
 fn names(presented: &[String]) -> String {
     let mut told: Vec<String> = presented.iter().take(NAMES_TOLD).map(|name| plain_name(name)).collect();
-    match presented.len() {
-        0 => return "no name at all (it has no subjectAltName)".to_owned(),
-        many if many > NAMES_TOLD => told.push(format!("{} more", many - NAMES_TOLD)),
-        _ => {}
+    if presented.len() > NAMES_TOLD {
+        told.push(format!("{} more", presented.len() - NAMES_TOLD));
     }
     told.join(", ")
 }
@@ -208,5 +239,18 @@ mod tests {
             "idp:443 wants a client certificate: set tls.certificate and tls.private_key"
         );
         assert!(tls_cause(&io::Error::other("x"), "idp:443").is_none());
+    }
+
+    #[test]
+    fn no_rust_value_is_shown_as_it_is() {
+        for (name, part) in [
+            ("UnsupportedCertVersion", "version 1 or 2"),
+            ("Other(OtherError(UnsupportedCertVersion))", "version 1 or 2"),
+            ("OtherError(UnsupportedCriticalExtension)", "marked as critical"),
+            ("Other(OtherError(SomethingNew))", "not supported (SomethingNew)"),
+            ("SomethingNew", "not supported (SomethingNew)"),
+        ] {
+            assert!(unusual(name).contains(part), "{name}: {}", unusual(name));
+        }
     }
 }

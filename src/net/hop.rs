@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::dial::{interleave, race};
-use super::names::Names;
+use super::names::{Names, WITHOUT_TLS};
 
 /// A lost packet is sent again after a second: shorter would be impatient, longer would miss the moment when the hop is
 /// back, because further packets come at ever longer intervals.
@@ -32,7 +32,7 @@ impl Hop {
 
     /// Whether a connection comes about, which is closed at once. Nothing is sent on it.
     pub async fn answers(&self) -> bool {
-        let addresses = Names::of_the_system().addresses(&self.host, self.port).await;
+        let addresses = Names::of_the_system().addresses(&self.host, self.port, WITHOUT_TLS).await;
         let Ok(addresses) = addresses.map(interleave) else { return false };
         let knock = |address| async move { TcpStream::connect(address).await.map(drop) };
         let mut failures = Vec::new();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, SockType};
 use moka::sync::Cache;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::aside::{Aside, AsideError, Flights};
 
@@ -18,8 +18,10 @@ use crate::aside::{Aside, AsideError, Flights};
 static THREADS: Aside = Aside::new("lookup", 64);
 /// How long a look-up is waited for where the last addresses are known.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long the last addresses of a name may serve.
-const AGE: Duration = Duration::from_secs(3600);
+/// How long the last addresses of a name may serve where TLS shows who answers there.
+pub(super) const WITH_TLS: Duration = Duration::from_secs(3600);
+/// And where nothing does: an address may be another machine's by now. Caching resolvers keep as long.
+pub(super) const WITHOUT_TLS: Duration = Duration::from_secs(60);
 /// Names whose last addresses are kept; a config has fewer.
 const KEPT: u64 = 16 * 1024;
 
@@ -53,6 +55,7 @@ type Found = Result<Arc<[SocketAddr]>, NotFound>;
 
 struct LastGood {
     addresses: Arc<[SocketAddr]>,
+    found: Instant,
     /// That they serve in the place of newer ones is told once.
     told: AtomicBool,
 }
@@ -65,16 +68,21 @@ impl Names {
     }
 
     pub(super) fn new(lookup: Arc<Lookup>, threads: &'static Aside) -> Self {
-        let last_good = Cache::builder().max_capacity(KEPT).time_to_live(AGE).build();
+        let last_good = Cache::builder().max_capacity(KEPT).time_to_live(WITH_TLS).build();
         Self { lookup, running: Arc::new(Flights::new(threads)), last_good }
     }
 
-    /// Every address of `host`, at least one.
-    pub(super) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Unresolved> {
+    /// Every address of `host`, at least one. The last good ones may serve up to an age of `oldest`.
+    pub(super) async fn addresses(
+        &self,
+        host: &str,
+        port: u16,
+        oldest: Duration,
+    ) -> Result<Vec<SocketAddr>, Unresolved> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        let found = self.find(host).await?;
+        let found = self.find(host, oldest).await?;
         let with_port = |address: &SocketAddr| {
             let mut address = *address;
             address.set_port(port);
@@ -83,8 +91,8 @@ impl Names {
         Ok(found.iter().map(with_port).collect())
     }
 
-    async fn find(&self, host: &str) -> Result<Arc<[SocketAddr]>, Unresolved> {
-        let last_good = self.last_good.get(host);
+    async fn find(&self, host: &str, oldest: Duration) -> Result<Arc<[SocketAddr]>, Unresolved> {
+        let last_good = self.last_good.get(host).filter(|known| known.found.elapsed() < oldest);
         let flight = self.running.join(host, self.look_up(host));
         let Some(last_good) = last_good else {
             return match flight.landed().await.map_err(Unresolved::Machine)? {
@@ -112,7 +120,10 @@ impl Names {
                 Ok(found) => {
                     let addresses: Arc<[SocketAddr]> = found.into();
                     let told = AtomicBool::new(false);
-                    last_good.insert(host, Arc::new(LastGood { addresses: Arc::clone(&addresses), told }));
+                    last_good.insert(
+                        host,
+                        Arc::new(LastGood { addresses: Arc::clone(&addresses), found: Instant::now(), told }),
+                    );
                     Ok(addresses)
                 }
                 Err(error) => {
@@ -194,11 +205,11 @@ mod tests {
         let mut callers = tokio::task::JoinSet::new();
         for _ in 0..1000 {
             let names = Arc::clone(&names);
-            callers.spawn(async move { names.addresses("hangs.example", 443).await });
+            callers.spawn(async move { names.addresses("hangs.example", 443, WITH_TLS).await });
         }
         tokio::task::yield_now().await;
         for number in 0..100 {
-            let found = soon(names.addresses(&format!("{number}.example"), 80)).await;
+            let found = soon(names.addresses(&format!("{number}.example"), 80, WITH_TLS)).await;
             assert_eq!(found, Ok(vec!["192.0.2.1:80".parse().unwrap()]));
         }
         open.send(()).unwrap();
@@ -217,13 +228,16 @@ mod tests {
             Ok(vec![address()])
         });
         open.send(()).unwrap();
-        assert!(soon(names.addresses("a.example", 1)).await.is_ok());
+        assert!(soon(names.addresses("a.example", 1, WITH_TLS)).await.is_ok());
         // Nobody opens the gate for the second look-up: the second caller waits, the third need not any more.
-        assert!(soon(names.addresses("a.example", 1)).await.is_ok());
+        assert!(soon(names.addresses("a.example", 1, WITH_TLS)).await.is_ok());
         let flight = names.running.join("a.example", || unreachable!("it is under way"));
         assert!(flight.began().elapsed() >= PATIENCE);
-        let at_once = tokio::time::timeout(PATIENCE / 2, names.addresses("a.example", 1)).await;
+        let at_once = tokio::time::timeout(PATIENCE / 2, names.addresses("a.example", 1, WITH_TLS)).await;
         assert!(at_once.expect("at once").is_ok());
+        let too_old =
+            tokio::time::timeout(PATIENCE / 2, names.addresses("a.example", 1, Duration::ZERO)).await;
+        assert!(too_old.is_err(), "these addresses are not wanted any more");
     }
 
     #[tokio::test]
@@ -239,7 +253,7 @@ mod tests {
         let names = names(move |_| answers.lock().unwrap().pop().unwrap());
         let mut found = Vec::new();
         for _ in 0..6 {
-            found.push(soon(names.addresses("a.example", 1)).await.map(|found| found.len()));
+            found.push(soon(names.addresses("a.example", 1, WITH_TLS)).await.map(|found| found.len()));
         }
         let dns = |why: &str| Err(Unresolved::Dns(why.to_owned()));
         assert_eq!(
@@ -252,14 +266,15 @@ mod tests {
     async fn without_a_thread_the_last_addresses_serve_or_it_is_told() {
         static NONE: Aside = Aside::refused("test");
         let names = Names::new(Arc::new(|_: &str| Ok(vec![address()])), &NONE);
-        let refused = soon(names.addresses("a.example", 1)).await;
+        let refused = soon(names.addresses("a.example", 1, WITH_TLS)).await;
         assert!(matches!(refused, Err(Unresolved::Machine(AsideError::NoThread(..)))), "{refused:?}");
-        assert!(soon(names.addresses("192.0.2.7", 1)).await.is_ok(), "an address needs no look-up");
+        assert!(soon(names.addresses("192.0.2.7", 1, WITH_TLS)).await.is_ok(), "an address needs no look-up");
         let told = AtomicBool::new(false);
-        names
-            .last_good
-            .insert("a.example".into(), Arc::new(LastGood { addresses: [address()].into(), told }));
-        assert!(soon(names.addresses("a.example", 1)).await.is_ok());
+        names.last_good.insert(
+            "a.example".into(),
+            Arc::new(LastGood { addresses: [address()].into(), found: Instant::now(), told }),
+        );
+        assert!(soon(names.addresses("a.example", 1, WITH_TLS)).await.is_ok());
     }
 
     #[test]

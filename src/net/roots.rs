@@ -1,21 +1,19 @@
 //! Which certificate authorities are trusted.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use rustls::RootCertStore;
 
+use super::file_state::FileState;
 use super::pem;
 use super::tls::TlsSettingsError;
 use crate::config::{Roots, Source, TlsOptions};
 
-/// How long one reading of the system's roots serves: long enough that all connectors of one load share it (it takes
-/// milliseconds and half a megabyte), short enough that a reload sees a CA that was just installed.
-const SYSTEM_ROOTS_AGE: Duration = Duration::from_secs(30);
-
+/// All connectors share one reading, which takes milliseconds and half a megabyte, until the files change.
 struct SystemRoots {
-    read_at: Instant,
+    files: Vec<FileState>,
     store: Arc<RootCertStore>,
 }
 
@@ -33,6 +31,20 @@ pub(super) fn store(options: &TlsOptions) -> Result<Arc<RootCertStore>, TlsSetti
         (Roots::Bundled, None) => Ok(Arc::new(bundled())),
         (Roots::Bundled, Some(ca)) => with(bundled(), ca, "tls.ca"),
     }
+}
+
+/// The files and folders beside `tls.ca` that the roots come from.
+pub(super) fn files(options: &TlsOptions) -> Vec<PathBuf> {
+    match (options.roots, &options.ca) {
+        (Roots::System, _) | (Roots::Both, _) => system_files(),
+        (Roots::Ca | Roots::Bundled, _) => Vec::new(),
+    }
+}
+
+/// Where rustls-native-certs looks too.
+fn system_files() -> Vec<PathBuf> {
+    let found = openssl_probe::probe();
+    found.cert_file.into_iter().chain(found.cert_dir).collect()
 }
 
 fn bundled() -> RootCertStore {
@@ -61,8 +73,9 @@ pub(super) fn with(
 
 /// The system's roots; `SSL_CERT_FILE` and `SSL_CERT_DIR` go before.
 fn system() -> Result<Arc<RootCertStore>, TlsSettingsError> {
+    let files = FileState::of_all(system_files());
     if let Some(known) = SYSTEM_ROOTS.load_full()
-        && known.read_at.elapsed() < SYSTEM_ROOTS_AGE
+        && known.files == files
     {
         return Ok(Arc::clone(&known.store));
     }
@@ -73,7 +86,7 @@ fn system() -> Result<Arc<RootCertStore>, TlsSettingsError> {
         return Err(no_system_roots(read.errors.first()));
     }
     let store = Arc::new(store);
-    SYSTEM_ROOTS.store(Some(Arc::new(SystemRoots { read_at: Instant::now(), store: Arc::clone(&store) })));
+    SYSTEM_ROOTS.store(Some(Arc::new(SystemRoots { files, store: Arc::clone(&store) })));
     Ok(store)
 }
 

@@ -157,6 +157,26 @@ async fn a_cas_own_certificate_is_explained() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_odd_is_explained_in_words() {
+    let ca = ca();
+    let without_name = issue(&ca, &[], |_| {});
+    let error = failure(serve(listener_tls(without_name, None)).await, trusting(&ca)).await;
+    assert_eq!(error.kind, ConnectErrorKind::Certificate);
+    assert!(error.message.ends_with("have it issued again with localhost in it"), "{error}");
+    assert!(!error.message.contains("server_name"), "another name would not help: {error}");
+
+    let with_critical = issue(&ca, &["localhost"], |params| {
+        let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+        extension.set_criticality(true);
+        params.custom_extensions.push(extension);
+    });
+    // rustls looks at our own certificates too.
+    let error = server_config(&listener_tls(with_critical, None)).err().expect("refused");
+    assert!(error.0.contains("marked as critical and not known here"), "{error}");
+    assert!(!error.0.contains("Other"), "{error}");
+}
+
+#[tokio::test]
 async fn a_demanded_client_certificate_is_named() {
     let (server_ca, client_ca) = (ca(), ca());
     let port = serve(listener_tls(issue(&server_ca, &["localhost"], |_| {}), Some(&client_ca))).await;

@@ -1,8 +1,6 @@
 //! The only file that builds rustls configs.
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwapOption;
@@ -15,7 +13,8 @@ use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use tokio::sync::Semaphore;
 
 use super::connect::Offer;
-use super::{pem, roots};
+use super::file_state::FileState;
+use super::{explain, pem, roots};
 use crate::aside::{Aside, AsideError};
 use crate::config::{ListenerTls, Source, TlsOptions};
 
@@ -129,6 +128,9 @@ fn unusable_identity(error: &rustls::Error, certificate: &Source, key: &Source) 
             "the key does not belong to the certificate (the first one in the file is the one that counts)"
                 .to_owned()
         }
+        rustls::Error::InvalidCertificate(error) => {
+            format!("the certificate can't be used: {}", explain::distrust(error))
+        }
         other => format!("certificate or key can't be used: {other}"),
     };
     TlsSettingsError(format!(
@@ -170,22 +172,6 @@ struct Built {
     config: Arc<ClientConfig>,
     /// The state of the files at the last attempt to build, successful or not.
     files: Vec<FileState>,
-}
-
-/// Enough to see that a file was written or replaced (through symlinks, as Kubernetes does it).
-#[derive(Clone, PartialEq, Eq)]
-struct FileState(Option<[i64; 4]>, u64);
-
-impl FileState {
-    fn of(path: &Path) -> Self {
-        match std::fs::metadata(path) {
-            Ok(file) => Self(
-                Some([file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()]),
-                file.ino() ^ file.size().rotate_left(32),
-            ),
-            Err(_) => Self(None, 0),
-        }
-    }
 }
 
 impl ClientTls {
@@ -234,10 +220,8 @@ impl ClientTls {
     }
 
     fn files(&self) -> Vec<FileState> {
-        [&self.options.ca, &self.options.certificate, &self.options.private_key]
-            .into_iter()
-            .filter_map(|source| source.as_ref()?.path())
-            .map(FileState::of)
-            .collect()
+        let named = [&self.options.ca, &self.options.certificate, &self.options.private_key];
+        let named = named.into_iter().filter_map(|source| Some(source.as_ref()?.path()?.to_owned()));
+        FileState::of_all(named.chain(roots::files(&self.options)))
     }
 }

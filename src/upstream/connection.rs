@@ -208,10 +208,8 @@ impl Origin {
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true)
             .title_case_headers(self.title_case());
-        let (sender, connection) = builder
-            .handshake(TokioIo::new(wire))
-            .await
-            .map_err(|error| UpstreamError::http(&error, self.name()))?;
+        let (sender, connection) =
+            builder.handshake(TokioIo::new(wire)).await.map_err(|error| UpstreamError::http(&error, self))?;
         // Its end is told to the request that uses it; there is nobody else to tell.
         let driver = tokio::spawn(connection.with_upgrades()).abort_handle();
         Ok(Http1 { sender, traffic, born: Instant::now(), kept: None, patience: Idle::new(None), driver })
@@ -228,7 +226,7 @@ impl Origin {
             .initial_max_send_streams(NOT_SETTLED)
             .max_send_buf_size(HTTP2_SEND_BUFFER)
             .max_header_list_size(HEAD);
-        let failed = |error| UpstreamError::http(&error, self.name());
+        let failed = |error| UpstreamError::http(&error, self);
         let (sender, connection) = builder.handshake(TokioIo::new(wire)).await.map_err(failed)?;
         let mut driver = Driver { connection, state: Arc::new(state) };
         match tokio::time::timeout(SETTLING, driver.run(Until::Settled)).await {

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+use super::origin::Origin;
 use crate::net::{ConnectError, ConnectErrorKind, tls_cause};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,8 @@ impl UpstreamError {
     }
 
     /// A connection that broke, or a response that is none, as hyper tells it.
-    pub(super) fn http(error: &hyper::Error, authority: &str) -> Self {
+    pub(super) fn http(error: &hyper::Error, origin: &Origin) -> Self {
+        let authority = origin.name();
         if is_caller_body(error) {
             let detail = "the caller broke off in the middle of its request body";
             return Self::new(UpstreamErrorKind::CallerBody, "http_request_error", detail);
@@ -64,11 +66,12 @@ impl UpstreamError {
             return Self::connect(refused);
         }
         let (proxy_status, what) = if error.is_parse() {
-            (NOT_HTTP, "sent a response that is not valid HTTP")
+            let hint = if origin.is_plain() { "; is it https://?" } else { "" };
+            (NOT_HTTP, format!("sent a response that is not valid HTTP{hint}"))
         } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-            ("connection_terminated", "closed the connection before it answered")
+            ("connection_terminated", "closed the connection before it answered".to_owned())
         } else {
-            ("connection_terminated", "broke the connection before it answered")
+            ("connection_terminated", "broke the connection before it answered".to_owned())
         };
         let cause = error.source().map(|cause| {
             let words = cause.to_string();

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, Http1, Http2, Http2State};
 use super::error::{UpstreamError, UpstreamErrorKind};
+use super::origin::Origin;
 use super::request_body::{Link, RequestBody};
 use super::response_body::{Lease, ResponseBody};
 use super::{Head, Upstream};
@@ -91,8 +92,7 @@ impl Upstream {
             Err(failure) => {
                 let died = Cause::Died { written: connection.traffic.written() > written };
                 let answered = connection.traffic.read() > read;
-                let judged =
-                    failure.judge(self.origin.name(), |_| if answered { Cause::Final } else { died });
+                let judged = failure.judge(&self.origin, |_| if answered { Cause::Final } else { died });
                 Err(self.failed(judged, link).await)
             }
         }
@@ -114,7 +114,7 @@ impl Upstream {
             Ok(response) => Ok(self.answer(response, Lease::Http2(stream), link)),
             Err(failure) => {
                 let died = Cause::Died { written: connection.state.traffic.written() > written };
-                let judged = failure.judge(self.origin.name(), |error| match http2_failure(error) {
+                let judged = failure.judge(&self.origin, |error| match http2_failure(error) {
                     Http2Failure::NotProcessed => Cause::NotProcessed,
                     Http2Failure::NeedsHttp1 => Cause::NeedsHttp1,
                     Http2Failure::Reset(_) => Cause::Final,
@@ -319,16 +319,16 @@ impl From<Unsent> for Failure {
 
 impl Failure {
     /// `judge`: what hyper's error says, where the connection ended.
-    fn judge(self, name: &str, judge: impl FnOnce(&hyper::Error) -> Cause) -> Failed {
+    fn judge(self, origin: &Origin, judge: impl FnOnce(&hyper::Error) -> Cause) -> Failed {
         match self {
             Self::Timeout(error) => Failed { error, body: None, cause: Cause::Final },
             Self::Unsent(error, request) => Failed {
-                error: UpstreamError::http(&error, name),
+                error: UpstreamError::http(&error, origin),
                 body: Some(request.into_body()),
                 cause: Cause::Died { written: false },
             },
             Self::Broken(broken) => {
-                let error = UpstreamError::http(&broken, name);
+                let error = UpstreamError::http(&broken, origin);
                 // What the caller did to its body, and a response that is none, are no reason to try again.
                 let cause = if error.is_connections_end() { judge(&broken) } else { Cause::Final };
                 Failed { error, body: None, cause }

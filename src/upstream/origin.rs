@@ -95,6 +95,11 @@ impl Origin {
         &self.key.authority
     }
 
+    /// Over the network, without TLS.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self.key.target, UpstreamTarget::Tcp { https: false, .. })
+    }
+
     pub(super) fn title_case(&self) -> bool {
         self.key.header_case == HeaderCase::Title
     }

@@ -205,6 +205,34 @@ async fn upstream_with_a_bad_certificate_gets_no_token() {
 }
 
 #[tokio::test]
+async fn system_roots_that_were_rotated_are_seen_without_a_restart() {
+    let upstream = Scripted::start(Some(ca().issue(&["localhost"]).server(&[]))).await;
+    let setup = Setup::with(Scripted::issuer().await, upstream);
+    let bundle = setup.file("bundle.pem", &Ca::new("another").pem);
+    let world = setup.env("SSL_CERT_FILE", bundle.to_str().unwrap()).start().await;
+    world.get("/").await.expect_problem(502, "upstream_unreachable");
+    // As a rotation does it: another file in the place of the old one.
+    let next = world.file("next.pem", &ca().pem);
+    std::fs::rename(next, &bundle).unwrap();
+    world.get("/").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn plain_http_to_a_port_that_speaks_tls_asks_whether_it_is_https() {
+    let upstream = Scripted::start(Some(ca().issue(&["localhost"]).server(&[]))).await;
+    let port = upstream.address.unwrap().port();
+    let world = Setup::new().await.route(&format!("upstream = \"http://localhost:{port}\"")).start().await;
+    let refused = world.get("/").await;
+    refused.expect_problem(502, "upstream_invalid");
+    assert!(refused.text().contains("is it https://?"), "{}", refused.text());
+
+    let keys = format!("token_url = \"http://localhost:{port}/token\"");
+    let world = Setup::new().await.issuer(&keys).start().await;
+    let refused = world.get("/").await;
+    assert!(refused.text().contains("is it https://?"), "{}", refused.text());
+}
+
+#[tokio::test]
 async fn connect_proxy_reaches_the_upstream() {
     let upstream = Scripted::start(Some(ca().issue(&["api.example"]).server(&[]))).await;
     let egress = Egress::to(upstream.address.unwrap()).await;

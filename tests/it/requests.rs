@@ -284,6 +284,32 @@ async fn proxy_env_obeys_the_environment() {
 }
 
 #[tokio::test]
+async fn a_proxy_variable_that_is_not_understood_is_refused_and_nothing_is_dialled() {
+    let egress = Egress::refusing("403 Forbidden").await;
+    let issuer = Scripted::start(Some(ca().issue(&["localhost"]).server(&[]))).await;
+    for value in
+        [format!("\"http://{}\"", egress.address), format!("http://user:127/s3cret@{}", egress.address)]
+    {
+        let setup = Setup::new().await.env("HTTPS_PROXY", &value);
+        let keys = format!(
+            "token_url = \"https://idp.example:{}/token\"\nproxy = \"env\"",
+            issuer.address.unwrap().port()
+        );
+        let world = setup.issuer(&keys).start().await;
+        let refused = world.get("/").await;
+        refused.expect_problem(503, "token_unavailable");
+        assert!(
+            refused.text().contains("the environment's HTTPS_PROXY has")
+                || refused.text().contains("HTTPS_PROXY goes on"),
+            "{}",
+            refused.text()
+        );
+        assert!(!refused.text().contains("s3cret") && !world.log().text().contains("s3cret"));
+    }
+    assert!(egress.seen().is_empty());
+}
+
+#[tokio::test]
 async fn egress_proxy_that_refuses_is_token_unavailable() {
     let egress = Egress::refusing("403 Forbidden").await;
     let keys = format!("token_url = \"https://idp.example/token\"\nproxy = \"http://{}\"", egress.address);
