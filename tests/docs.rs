@@ -154,3 +154,39 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     }
     found
 }
+
+/// `cargo test` runs with Rust and a C compiler alone: a test that needs another program says so, and `.ci/install` knows it.
+#[test]
+fn each_program_that_a_test_needs_is_installed_by_the_script() {
+    let script = read(".ci/install");
+    let known = |program: &str| {
+        script.split_whitespace().any(|word| word.trim_matches('"').split(':').any(|part| part == program))
+    };
+    let mut needed = BTreeSet::new();
+    for file in rust_files(&root().join("tests")) {
+        for line in fs::read_to_string(&file).unwrap().lines() {
+            let Some(reason) = line.trim().strip_prefix("#[ignore") else { continue };
+            let needs = reason.strip_prefix(" = \"needs ").and_then(|rest| rest.strip_suffix("\"]"));
+            let needs = needs.unwrap_or_else(|| panic!("{}: {line} names no program", file.display()));
+            let one_by_one = needs.replace(" as root", "").replace(" and ", ", ").replace(" or ", ", ");
+            needed.extend(one_by_one.split(", ").filter(|name| !name.is_empty()).map(str::to_owned));
+        }
+    }
+    assert!(needed.contains("promtool") && needed.len() > 10, "{needed:?}");
+    // These two come in a wheel, by Python.
+    let unknown: Vec<_> =
+        needed.iter().filter(|name| !known(name) && !["helm", "kubectl"].contains(&name.as_str())).collect();
+    assert!(unknown.is_empty(), ".ci/install does not know {unknown:?}");
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            found.extend(rust_files(&entry));
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            found.push(entry);
+        }
+    }
+    found
+}

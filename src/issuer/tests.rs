@@ -241,7 +241,7 @@ async fn t38_silence_is_a_timeout_discovery_included() {
         let error = issuer.fetch(&key()).await.unwrap_err();
         assert_eq!(error.kind, FailureKind::Timeout);
         assert!(error.detail.contains("within 300ms"), "{error}");
-        assert!((timeout..timeout * 10).contains(&begun.elapsed()));
+        assert!((timeout..Duration::from_secs(20)).contains(&begun.elapsed()));
     }
 }
 

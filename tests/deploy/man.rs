@@ -125,6 +125,7 @@ fn man_pages_are_what_the_command_says() {
 }
 
 #[test]
+#[ignore = "needs mandoc"]
 fn mandoc_finds_nothing_wrong_with_them() {
     let mandoc = installed("mandoc", "mandoc");
     for (name, _) in pages() {
@@ -133,6 +134,7 @@ fn mandoc_finds_nothing_wrong_with_them() {
 }
 
 #[test]
+#[ignore = "needs mandoc"]
 fn they_read_as_pages_do() {
     let mandoc = installed("mandoc", "mandoc");
     let output = succeed(Command::new(mandoc).args(["-T", "ascii"]).arg(folder().join("bearerd-check.1")));

@@ -137,12 +137,14 @@ fn ini(block: &Block) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs bash, curl, node and npm"]
 async fn what_the_readme_says_works_as_it_is_typed() {
     let world = World::start("/oauth2/token").await;
     Session::new("README.md", &world).run();
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs bash, curl, node and npm"]
 async fn what_the_tutorial_says_works_as_it_is_typed() {
     let world = World::start("/realms/acme/protocol/openid-connect/token").await;
     Session::new("docs/tutorial.md", &world).run();

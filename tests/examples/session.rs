@@ -22,7 +22,7 @@ use super::world::{Replacement, World};
 const COMMANDS: [(&str, &str); 1] = [("cargo run --release --", "bearerd")];
 
 /// Commands that a session leaves out: they are about the repository, and one of them runs this.
-const LEFT_OUT: [&str; 2] = ["cargo test", ".ci/run"];
+const LEFT_OUT: [&str; 3] = ["cargo test", "cargo test -- --include-ignored", ".ci/run"];
 
 pub(crate) struct Session<'a> {
     document: &'static str,

@@ -407,6 +407,7 @@ async fn no_config_says_where_it_was_looked_for_and_how_to_get_one() {
 }
 
 #[tokio::test]
+#[ignore = "needs script"]
 async fn colours_are_for_terminals_alone() {
     let setup = Setup::new().await.top("worker = 2");
     setup.write();
@@ -434,6 +435,7 @@ async fn colours_are_for_terminals_alone() {
 }
 
 #[tokio::test]
+#[ignore = "needs script"]
 async fn progress_is_one_line_on_a_terminal_and_gone_at_the_end() {
     let setup = Setup::new().await;
     setup.write();

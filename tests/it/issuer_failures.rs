@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::support::manual::{Manual, nobody};
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{Answer, Call, Gate, Scripted, Setup, World, eventually, stays};
+use crate::support::{Answer, Call, Gate, PATIENCE, Scripted, Setup, World, eventually, stays};
 
 async fn failing(answer: Answer) -> World {
     let setup = Setup::new().await;
@@ -34,8 +34,8 @@ async fn t30_server_errors_back_off() {
         world.get("/").await.expect_problem(503, "token_unavailable");
         if status == 500 {
             let gaps = gaps(&world, 3).await;
-            assert!(gaps[0] > 0.4 && gaps[0] < 2.0, "{gaps:?}");
-            assert!(gaps[1] > 0.9 && gaps[1] < 4.0, "{gaps:?}");
+            assert!(gaps[0] > 0.4 && gaps[0] < 10.0, "{gaps:?}");
+            assert!(gaps[1] > 0.9 && gaps[1] < 10.0, "{gaps:?}");
         }
         assert_eq!(world.upstream().count(), 0);
     }
@@ -49,7 +49,7 @@ async fn while_backing_off_calls_get_the_last_failure_at_once() {
     for _ in 0..50 {
         world.get("/").await.expect_problem(503, "token_unavailable");
     }
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < PATIENCE);
     assert_eq!(world.issuer().count(), 1);
 }
 
@@ -63,7 +63,7 @@ async fn t31_429_with_retry_after_is_obeyed() {
     let left: u64 = response.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=3).contains(&left), "{left}");
     let gaps = gaps(&world, 2).await;
-    assert!(gaps[0] >= 2.9 && gaps[0] < 6.0, "{gaps:?}");
+    assert!(gaps[0] >= 2.9 && gaps[0] < 15.0, "{gaps:?}");
     served(&world).await;
 }
 
@@ -92,7 +92,7 @@ async fn t32_retry_after_may_be_a_date() {
     setup.issuer.next(Answer::status(429).header("retry-after", &date));
     let world = setup.start().await;
     let gaps = gaps(&world, 2).await;
-    assert!(gaps[0] > 2.5 && gaps[0] < 8.0, "{gaps:?}");
+    assert!(gaps[0] > 2.5 && gaps[0] < 15.0, "{gaps:?}");
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn t32_unreadable_retry_after_counts_as_none() {
     for value in ["-5", "soon", "1.5.2", ""] {
         let world = failing(Answer::status(429).header("retry-after", value)).await;
         let gaps = gaps(&world, 2).await;
-        assert!(gaps[0] > 0.4 && gaps[0] < 2.5, "{value}: {gaps:?}");
+        assert!(gaps[0] > 0.4 && gaps[0] < 10.0, "{value}: {gaps:?}");
     }
 }
 
@@ -337,7 +337,7 @@ async fn t40_dripping_answer_times_out_as_a_whole() {
     let world = setup.issuer("timeout = \"700ms\"").start().await;
     let started = std::time::Instant::now();
     world.get("/").await.expect_problem(504, "token_timeout");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < PATIENCE);
 }
 
 #[tokio::test]

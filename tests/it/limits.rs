@@ -119,9 +119,9 @@ async fn connections_are_counted_by_listener() {
 async fn slow_head_is_cut_off() {
     let world = scene("header_timeout = \"500ms\"").await;
     for start in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\nx-slow: 1\r\n"] {
+        let started = Instant::now();
         let mut client = world.connect().await;
         client.wire.send(start).await.unwrap();
-        let started = Instant::now();
         if let Some(response) = client.response_or_end().await {
             assert_eq!(response.status, 408, "{}", response.head.start);
         }
@@ -150,8 +150,8 @@ async fn dripping_head_is_cut_off_as_a_whole() {
 async fn idle_kept_connection_is_closed() {
     let world = scene("keep_alive = \"500ms\"").await;
     let mut client = world.connect().await;
-    client.call(&Call::get("/")).await.expect_status(200);
     let started = Instant::now();
+    client.call(&Call::get("/")).await.expect_status(200);
     assert!(within("the end of the idle connection", client.wire.closed()).await);
     let took = started.elapsed();
     assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(8), "{took:?}");

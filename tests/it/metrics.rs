@@ -59,6 +59,7 @@ async fn piped(mut command: Command, text: &str, install: &str) -> (bool, String
 }
 
 #[tokio::test]
+#[ignore = "needs promtool"]
 async fn promtool_has_no_complaint_about_metrics() {
     let world = busy().await;
     let response = world.admin("/metrics").await;
@@ -75,6 +76,7 @@ async fn promtool_has_no_complaint_about_metrics() {
 }
 
 #[tokio::test]
+#[ignore = "needs python3"]
 async fn openmetrics_is_read_by_its_reference_parser() {
     let world = busy().await;
     let call = Call::get("/metrics").header("accept", "application/openmetrics-text; version=1.0.0");

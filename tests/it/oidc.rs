@@ -52,6 +52,7 @@ fn claims(token: &str) -> Value {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn t106_basic_with_special_characters_is_understood() {
     let provider = OidcProvider::start(&options()).await;
     let world = scene(&provider, "client_id = \"client:1 +\"\nscopes = [\"read\"]").await;
@@ -60,6 +61,7 @@ async fn t106_basic_with_special_characters_is_understood() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn post_with_special_characters_is_understood() {
     let provider = OidcProvider::start(&options()).await;
     let world = scene(&provider, "client_id = \"poster\"\nclient_auth = \"client_secret_post\"").await;
@@ -67,6 +69,7 @@ async fn post_with_special_characters_is_understood() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn resource_parameter_gives_a_jwt_for_that_resource() {
     let provider = OidcProvider::start(&options()).await;
     let keys = "client_id = \"poster\"\nclient_auth = \"client_secret_post\"\nscopes = [\"write\", \"read\"]\n\
@@ -80,6 +83,7 @@ async fn resource_parameter_gives_a_jwt_for_that_resource() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn discovery_finds_the_token_endpoint() {
     let provider = OidcProvider::start(&options()).await;
     let keys = "client_id = \"client:1 +\"\nissuer_url = \"{provider}\"";
@@ -87,6 +91,7 @@ async fn discovery_finds_the_token_endpoint() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn discovery_over_tls_with_the_runs_ca() {
     let identity = localhost();
     let mut options = options();
@@ -104,6 +109,7 @@ async fn discovery_over_tls_with_the_runs_ca() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn wrong_secret_is_token_refused() {
     let provider = OidcProvider::start(&options()).await;
     let world = scene(&provider, "client_id = \"client:1 +\"\nbasic_encoding = \"raw\"").await;
@@ -114,6 +120,7 @@ async fn wrong_secret_is_token_refused() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn scope_that_is_not_allowed_is_token_refused() {
     let provider = OidcProvider::start(&options()).await;
     let world = scene(&provider, "client_id = \"client:1 +\"\nscopes = [\"write\"]").await;
@@ -123,6 +130,7 @@ async fn scope_that_is_not_allowed_is_token_refused() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn unknown_client_is_token_refused() {
     let provider = OidcProvider::start(&options()).await;
     let world = scene(&provider, "client_id = \"nobody\"").await;
@@ -156,6 +164,7 @@ async fn accepted(provider: &OidcProvider, keys: &str) {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn client_secret_jwt_is_accepted_with_every_hash() {
     let secret = "a-secret-as-long-as-the-longest-hash-is-0123456789-0123456789-xyz";
     let provider =
@@ -170,6 +179,7 @@ async fn client_secret_jwt_is_accepted_with_every_hash() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn t103_private_key_jwt_is_accepted_with_every_algorithm() {
     let names = ["rsa", "ec-p256", "ec-p384", "ec-p521", "ed25519"];
     let provider =
@@ -191,6 +201,7 @@ async fn t103_private_key_jwt_is_accepted_with_every_algorithm() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn t103_by_discovery_the_audience_is_the_issuer() {
     let provider =
         with_client(json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": jwks(&["rsa"]) })).await;
@@ -202,6 +213,7 @@ async fn t103_by_discovery_the_audience_is_the_issuer() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn t103_a_key_that_was_replaced_signs_the_next_request() {
     let names = ["rsa", "ec-p256"];
     let provider =
@@ -221,6 +233,7 @@ async fn t103_a_key_that_was_replaced_signs_the_next_request() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn assertion_file_is_accepted() {
     let provider =
         with_client(json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": jwks(&["rsa"]) })).await;
@@ -271,6 +284,7 @@ async fn holder(provider: &OidcProvider, certificate: &str, private_key: &str) -
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn tls_client_auth_goes_to_the_alias_with_the_certificate() {
     let provider = asking(json!({
         "token_endpoint_auth_method": "tls_client_auth", "tls_client_auth_san_dns": "client.test",
@@ -284,6 +298,7 @@ async fn tls_client_auth_goes_to_the_alias_with_the_certificate() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn tls_client_auth_with_another_certificate_is_refused() {
     let provider = asking(json!({
         "token_endpoint_auth_method": "tls_client_auth", "tls_client_auth_san_dns": "client.test",
@@ -307,6 +322,7 @@ async fn knowing_the_test_certificate() -> OidcProvider {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn tls_client_auth_takes_a_pkcs12_file_with_both() {
     let provider = knowing_the_test_certificate().await;
     for file in ["ec-p256.modern.p12", "ec-p256.legacy.p12"] {
@@ -324,6 +340,7 @@ async fn tls_client_auth_takes_a_pkcs12_file_with_both() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn t104_a_self_signed_certificate_that_was_replaced_is_shown_next() {
     let provider = knowing_the_test_certificate().await;
     let world = holder(&provider, &key("rsa.certificate.pem"), &key("rsa.pkcs8.pem")).await;
@@ -337,6 +354,7 @@ async fn t104_a_self_signed_certificate_that_was_replaced_is_shown_next() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn t36_dpop_with_nonces_is_accepted() {
     let mut options = options();
     options["dpop"] = true.into();

@@ -448,6 +448,7 @@ async fn our_own_certificate_that_has_ended_is_told() {
 
 /// oidc-provider takes the method that a client is registered with. A secret that only signs is not sent to find out.
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn a_real_issuer_refuses_another_method_and_says_what_it_offers() {
     let client = json!({
         "client_id": "poster",
@@ -474,6 +475,7 @@ async fn a_real_issuer_refuses_another_method_and_says_what_it_offers() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn a_wrong_scope_at_a_real_issuer_is_found() {
     let client = json!({
         "client_id": "client-1",

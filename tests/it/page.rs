@@ -117,6 +117,7 @@ async fn wrong_reload(world: &mut World) {
 }
 
 #[tokio::test]
+#[ignore = "needs chromium"]
 async fn the_page_lives_without_loading_again_and_asks_for_nothing_but_the_status() {
     let mut world = good().await.start().await;
     world.ready().await;
@@ -156,6 +157,7 @@ async fn the_page_lives_without_loading_again_and_asks_for_nothing_but_the_statu
 }
 
 #[tokio::test]
+#[ignore = "needs chromium"]
 async fn the_page_says_so_when_nobody_answers_and_keeps_what_it_knew() {
     let mut world = good().await.start().await;
     world.ready().await;
@@ -171,6 +173,7 @@ async fn the_page_says_so_when_nobody_answers_and_keeps_what_it_knew() {
 }
 
 #[tokio::test]
+#[ignore = "needs chromium"]
 async fn what_fails_is_at_the_top_with_its_cause_and_markup_is_text() {
     let mut world = failing().await.start().await;
     traffic(&world).await;
@@ -216,6 +219,7 @@ async fn what_fails_is_at_the_top_with_its_cause_and_markup_is_text() {
 }
 
 #[tokio::test]
+#[ignore = "needs chromium"]
 async fn the_page_can_be_read_on_a_phone_and_by_a_screen_reader() {
     let world = good().await.start().await;
     world.ready().await;
@@ -237,6 +241,7 @@ async fn the_page_can_be_read_on_a_phone_and_by_a_screen_reader() {
 
 /// Hundreds of routes with one issuer, and an upstream that wants the whole width.
 #[tokio::test]
+#[ignore = "needs chromium"]
 async fn many_routes_and_long_names_leave_the_page_readable() {
     let setup = Setup::new().await;
     setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));

@@ -10,7 +10,9 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr};
 
 use crate::support::h2::H2Client;
-use crate::support::{Answer, Bearerd, Call, Client, Gate, Setup, World, cli, eventually, metrics, within};
+use crate::support::{
+    Answer, Bearerd, Call, Client, Gate, PATIENCE, Setup, World, cli, eventually, metrics, within,
+};
 
 /// A call that the upstream has and does not answer yet.
 async fn with_slow_call(setup: Setup) -> (World, Client, Gate) {
@@ -75,7 +77,7 @@ async fn t98_no_call_fails_when_sigterm_comes_under_load() {
 
 #[tokio::test]
 async fn drain_delay_serves_on_while_readyz_says_503() {
-    let mut world = Setup::new().await.top("drain_delay = \"1500ms\"").start().await;
+    let mut world = Setup::new().await.top("drain_delay = \"5s\"").start().await;
     world.ready().await;
     let signalled = Instant::now();
     world.signal(Signal::TERM);
@@ -83,9 +85,9 @@ async fn drain_delay_serves_on_while_readyz_says_503() {
         .await;
     world.get("/").await.expect_status(200);
     assert_eq!(world.admin("/livez").await.status, 200);
-    assert!(signalled.elapsed() < Duration::from_millis(1400));
+    assert!(signalled.elapsed() < Duration::from_millis(4900));
     assert_eq!(world.proxy.exit().await.code(), Some(0));
-    assert!(signalled.elapsed() >= Duration::from_millis(1400));
+    assert!(signalled.elapsed() >= Duration::from_millis(4900));
 }
 
 #[tokio::test]
@@ -95,7 +97,7 @@ async fn shutdown_timeout_cuts_calls_that_do_not_end() {
     let started = Instant::now();
     world.signal(Signal::TERM);
     assert_eq!(world.proxy.exit().await.code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < PATIENCE);
     assert!(client.response_or_end().await.is_none_or(|response| response.status >= 500));
 }
 
@@ -111,7 +113,7 @@ async fn second_signal_ends_at_once() {
     let started = Instant::now();
     world.signal(Signal::TERM);
     world.proxy.exit().await;
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < PATIENCE);
 }
 
 #[tokio::test]
@@ -123,7 +125,7 @@ async fn kept_connections_are_closed_by_the_drain() {
     assert_eq!(h2.get("/").await.status, 200);
     let started = Instant::now();
     assert_eq!(world.proxy.stop().await.code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(5), "an idle connection holds the end up");
+    assert!(started.elapsed() < PATIENCE, "an idle connection holds the end up");
     assert!(client.wire.closed().await);
 }
 
@@ -135,7 +137,7 @@ async fn token_fetch_in_flight_does_not_hold_the_end_up() {
     world.issuer().request(1).await;
     let started = Instant::now();
     assert_eq!(world.proxy.stop().await.code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < PATIENCE);
 }
 
 #[tokio::test]
@@ -253,20 +255,19 @@ async fn t102_blocked_log_does_not_hold_calls_up() {
 /// Lines of any length: the queue is bounded in bytes, and what it does not take is counted and told of once.
 #[tokio::test]
 async fn t102_blocked_log_takes_a_bounded_memory() {
+    const CALLS: usize = 3000;
     let (setup, child, mut stderr, mut client) = with_unread_log("format = \"json\"").await;
-    let long = "x".repeat(6 * 1024);
+    // Refused here, so that no upstream takes part.
+    let call = Call::get(&format!("/{}/../", "x".repeat(6 * 1024)));
     let pid = child.id().unwrap();
-    client.call(&Call::get(&format!("/{long}"))).await.expect_status(200);
+    client.call(&call).await.expect_status(400);
     let before = most_memory(pid);
-    let calls = async {
-        for n in 0..5000 {
-            client.call(&Call::get(&format!("/{n}/{long}"))).await.expect_status(200);
-        }
-    };
-    within("five thousand calls with long paths beside a blocked log", calls).await;
+    for _ in 0..CALLS {
+        client.call(&call).await.expect_status(400);
+    }
     let more = most_memory(pid) - before;
-    println!("{more}");
-    assert!(more < 10 * 1024, "{more} KiB more");
+    // 4 MiB wait, of 12 that were logged.
+    assert!(more < 7 * 1024, "{more} KiB more");
 
     let dropped = async || {
         let mut admin = Client::unix(&setup.folder().join("admin.sock")).await;
@@ -290,7 +291,7 @@ async fn t102_blocked_log_takes_a_bounded_memory() {
         .unwrap();
     // The last request's line may have come after its count was asked for.
     assert!((missing..=missing + 1).contains(&told), "{missing} were counted, {told} told of");
-    assert_eq!(event("access").len() + told, 5001);
+    assert_eq!(event("access").len() + told, CALLS + 1);
     assert!(lines.iter().any(|line| line["path"].as_str().is_some_and(|path| path.ends_with("xxx…"))));
 }
 
@@ -342,6 +343,7 @@ async fn start_is_not_held_up_by_a_silent_issuer() {
     setup.issuer.always_this(Answer::hang());
     let started = Instant::now();
     let world = Arc::new(setup.start().await);
-    assert!(started.elapsed() < Duration::from_secs(5));
+    // A token request may take ten.
+    assert!(started.elapsed() < Duration::from_secs(9));
     assert_eq!(world.admin("/livez").await.status, 200);
 }

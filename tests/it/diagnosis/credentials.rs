@@ -15,6 +15,7 @@ fn clock_at(offset: i64) -> String {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn wrong_secret() {
     let client = json!({ "client_id": "client-1", "client_secret": "the-right-one", "scope": "read" });
     let provider = OidcProvider::start(&json!({ "scopes": ["read"], "clients": [client] })).await;

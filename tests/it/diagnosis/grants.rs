@@ -24,6 +24,7 @@ async fn real(keys: &str) -> (OidcProvider, World) {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn scope_not_granted() {
     let (_provider, world) = real("scopes = [\"write\"]").await;
     let facts = ["answered 400 invalid_scope ("];
@@ -67,6 +68,7 @@ async fn scope_missing_in_the_words_of_vendors() {
 }
 
 #[tokio::test]
+#[ignore = "needs node and npm"]
 async fn resource_unknown_to_the_issuer() {
     let (_provider, world) = real("params = { resource = \"https://other.example/\" }").await;
     let facts = ["answered 400 invalid_target ("];

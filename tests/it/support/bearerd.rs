@@ -76,7 +76,7 @@ impl Bearerd {
     /// As [`Self::start`], for a command that the test put together.
     pub async fn spawn(folder: Arc<TempDir>, mut command: tokio::process::Command) -> Self {
         let text = std::fs::read_to_string(folder.path().join("bearerd.toml")).unwrap();
-        let mut child = command.spawn().expect("bearerd starts");
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let log = Log::default();
         log.collect(child.stderr.take().unwrap());
         let mut this = Self { child, folder, log, addresses: BTreeMap::new() };
