@@ -87,8 +87,14 @@ fn each_dependency_has_its_line() {
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    let mut documents = vec![root().join("README.md")];
-    documents.extend(files(&root().join("docs"), "md"));
+    let top = fs::read_dir(root()).expect("a folder").flatten().map(|entry| entry.path());
+    let mut documents: Vec<PathBuf> =
+        top.filter(|path| path.extension().is_some_and(|it| it == "md")).collect();
+    for folder in ["docs", "deploy", ".github"] {
+        documents.extend(files(&root().join(folder), "md"));
+    }
+    documents.push(root().join("llms.txt"));
+    assert!(documents.len() > 30, "{} documents", documents.len());
     for document in documents {
         let text = fs::read_to_string(&document).expect("a document");
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -98,6 +104,20 @@ fn links_between_documents_lead_somewhere() {
             }
             let path = document.parent().expect("a folder").join(target);
             assert!(path.exists(), "{} links to {target}, which is not there", document.display());
+        }
+    }
+}
+
+/// What nobody links to is not found.
+#[test]
+fn each_document_is_on_both_maps() {
+    for map in ["docs/README.md", "llms.txt"] {
+        let text = read(map);
+        for entry in fs::read_dir(root().join("docs")).expect("the documents").flatten() {
+            let name = entry.file_name().into_string().expect("a name");
+            if name.ends_with(".md") && name != "README.md" {
+                assert!(text.contains(&format!("{name})")), "{map} does not link to docs/{name}");
+            }
         }
     }
 }

@@ -33,8 +33,9 @@ impl fmt::Display for Block {
 
 /// Every document of the repository, by its path.
 pub(crate) fn documents() -> Vec<String> {
+    let top = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let below = ["docs", "deploy"].into_iter().flat_map(|folder| files(&root().join(folder), "md"));
-    let mut found: Vec<String> = ["README.md".to_owned()].into_iter().chain(below).collect();
+    let mut found: Vec<String> = top.filter(|name| name.ends_with(".md")).chain(below).collect();
     found.sort();
     found
 }

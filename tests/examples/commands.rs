@@ -52,6 +52,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("usermod", "changes the machine"),
     ("groupadd", "changes the machine"),
     ("man", "shows a page"),
+    ("sha256sum", "compares checksums"),
+    ("cosign", "needs a release"),
+    ("gh", "needs a release"),
+    ("git", "works on a repository"),
+    ("just", "runs recipes of the justfile"),
 ];
 
 /// Each `bearerd` command is parsed by the program, each other program is known, and what is named of this repository

@@ -5,6 +5,7 @@
 //! | `toml` | loaded as a config: whole where it begins with `# bearerd.toml`, else in a frame (`toml_blocks.rs`) |
 //! | `sh`, `console` | in a document of [`SESSIONS`] typed, in order; elsewhere `sh` alone, and each `bearerd` command is parsed by the program (`commands.rs`) |
 //! | `json`, `yaml`, `ini` | parsed |
+//! | `mermaid` | a sequence diagram whose participants, arrows and frames fit together (`diagrams.rs`) |
 //! | `promql` | tried by the tests of `deploy/monitoring` |
 //! | `text` | free, but below `<!-- log -->` it stands in bearerd's log |
 //!
@@ -22,6 +23,7 @@
 
 mod blocks;
 mod commands;
+mod diagrams;
 mod pattern;
 mod running;
 mod session;
@@ -86,6 +88,7 @@ fn try_it(block: &Block) {
             assert!(parsed.is_ok(), "{block}: {parsed:?}");
         }
         "ini" => ini(block),
+        "mermaid" => diagrams::read(block),
         "promql" => {
             assert!(block.document == "docs/metrics.md", "{block}: queries belong to docs/metrics.md")
         }
