@@ -152,7 +152,7 @@ async fn fields_of_a_request_pass_or_are_refused() {
 #[tokio::test]
 async fn status_lines_pass_or_are_no_answer() {
     let world = scene().await;
-    let mut send = async |start: &str| {
+    let send = async |start: &str| {
         let bytes = start.chars().map(|char| u8::try_from(char).unwrap()).collect::<Vec<u8>>();
         let answer = [&*bytes, b"\r\ncontent-length: 2\r\n\r\nok"].concat();
         world.upstream().next(Answer::raw(answer).then_close());
@@ -175,7 +175,7 @@ async fn status_lines_pass_or_are_no_answer() {
 #[tokio::test]
 async fn field_lines_of_an_answer_pass_or_are_no_answer() {
     let world = scene().await;
-    let mut send = async |line: &[u8]| {
+    let send = async |line: &[u8]| {
         let answer = [b"HTTP/1.1 200 OK\r\n", line, b"\r\ncontent-length: 2\r\n\r\nok"].concat();
         world.upstream().next(Answer::raw(answer).then_close());
         world.get("/").await
