@@ -40,7 +40,7 @@ families! {
     REQUEST_DURATION = "histogram" "bearerd_request_duration_seconds" "Time from a call's head to the end of its answer";
     UPSTREAM_DURATION = "histogram" "bearerd_upstream_duration_seconds" "Time from sending a request upstream to its response's head";
     FAILURES = "counter" "bearerd_failures_total" "Calls that bearerd answered with an error of its own, by route and code";
-    REFRESHES_FORCED = "counter" "bearerd_refreshes_forced_total" "Tokens dropped because the upstream refused them";
+    REFRESHES_FORCED = "counter" "bearerd_refreshes_forced_total" "Tokens that the upstream refused";
     UPSTREAM_CONNECTIONS = "gauge" "bearerd_upstream_connections" "Open connections to the upstream";
     TOKEN_REQUESTS = "counter" "bearerd_token_requests_total" "Token requests, by issuer and outcome";
     TOKEN_REQUEST_DURATION = "histogram" "bearerd_token_request_duration_seconds" "Time that a token request took";

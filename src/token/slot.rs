@@ -188,11 +188,11 @@ impl TokenSlot {
     pub fn status(&self) -> SlotStatus {
         let now = self.now();
         let held = self.held.load();
-        let held = held.as_ref();
+        // A refused token that does not serve on is as good as none.
+        let held = held.as_ref().filter(|held| self.serves(held, now) || !held.life.may_be_sent(now));
         let state = match held {
             None => "none",
-            Some(held) if self.serves(held, now) => "valid",
-            Some(held) if held.life.may_be_sent(now) => "none",
+            Some(held) if held.life.may_be_sent(now) => "valid",
             Some(_) => "expired",
         };
         let served = held.is_some_and(|held| held.is_sound(now));

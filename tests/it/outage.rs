@@ -71,6 +71,8 @@ impl Silent {
 
     fn back(self) -> Scripted {
         drop(self.fillers);
+        // A short backlog alone would lose some connections of a test that is slow to accept them.
+        rustix::net::listen(&self.listener, 128).unwrap();
         let issuer = Scripted::on(self.listener, None);
         issuer.always(|_, n| Answer::token(&format!("token-{n}")));
         issuer
