@@ -30,6 +30,7 @@ pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
 pub use schema::schema;
+pub use types::scopes::Scopes;
 
 use tracing_subscriber::filter::Targets;
 

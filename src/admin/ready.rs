@@ -40,8 +40,7 @@ fn line(credential: &CredentialView) -> String {
     let status = &credential.status;
     let mut out = format!("token of issuer {} for {}", credential.issuer.name, routes(&credential.routes));
     if !status.key.scopes.is_empty() {
-        let scopes: Vec<&str> = status.key.scopes.iter().map(String::as_str).collect();
-        let _ = write!(out, " (scopes {})", scopes.join(" "));
+        let _ = write!(out, " (scopes {})", status.key.scopes.joined());
     }
     match (status.fetched_once, status.expires_at) {
         (false, _) if credential.issuer.required => out.push_str(": not fetched yet"),

@@ -2,7 +2,7 @@
 //!
 //! Nothing here is an `Option` that "must be set": what is absent is absent because the operator left it out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tracing_subscriber::filter::Targets;
 
 use super::problem::Problem;
 use super::reference::Source;
+use super::types::scopes::Scopes;
 
 mod issuer;
 
@@ -338,7 +339,7 @@ pub enum Credential {
 pub struct CredentialKey {
     pub issuer: Arc<str>,
     pub issuer_digest: [u8; 32],
-    pub scopes: BTreeSet<String>,
+    pub scopes: Scopes,
     pub params: Params,
     pub subject: Option<String>,
 }

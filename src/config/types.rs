@@ -3,6 +3,7 @@
 
 pub(crate) mod log_filter;
 pub(crate) mod pattern;
+pub(crate) mod scopes;
 pub(crate) mod url;
 
 use std::net::SocketAddr;

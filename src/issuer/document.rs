@@ -79,7 +79,10 @@ impl Document {
     fn keeping(text: &str, names: &Names) -> serde_json::Result<Self> {
         let mut json = serde_json::Deserializer::from_str(text);
         let value = Node { names, keep: true }.deserialize(&mut json)?;
-        json.end().map(|()| Self(value))
+        json.end().map(|()| match value {
+            Value::Bool(_) => Self(Value::Object(Map::new())),
+            value => Self(value),
+        })
     }
 
     /// Reads a form as a flat object of strings.
@@ -256,8 +259,9 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut kept = Map::new();
+        let (mut kept, mut empty) = (Map::new(), true);
         while let Some(name) = members.next_key::<String>()? {
+            empty = false;
             let name = if self.keep { self.names.kept(name) } else { None };
             let value = members.next_value_seed(Node { names: self.names, keep: name.is_some() })?;
             let Some(name) = name else { continue };
@@ -269,7 +273,8 @@ impl<'de> Visitor<'de> for Node<'_> {
                 Entry::Occupied(_) => return Err(A::Error::custom("duplicate member")),
             }
         }
-        Ok(Value::Object(kept))
+        // An object that is not empty must not look so: `"error": {}` is none.
+        Ok(if kept.is_empty() && !empty { Value::Bool(true) } else { Value::Object(kept) })
     }
 }
 
@@ -285,6 +290,9 @@ mod tests {
     fn keeps_only_what_was_asked_for() {
         let document = json(r#"{"a":{"b/c":1,"x":2},"refresh_token":"r","t":[{"t":"v","z":3}]}"#).unwrap();
         assert_eq!(document.0, serde_json::json!({"a":{"b/c":1},"t":[{"t":"v"}]}));
+        let document = json(r#"{"a":{"x":2},"t":{}}"#).unwrap();
+        assert_eq!(document.0, serde_json::json!({"a":true,"t":{}}));
+        assert_eq!(json(r#"{"x":{}}"#).unwrap().0, serde_json::json!({}));
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! Configs and keys that the unit tests here share.
 
-use std::collections::BTreeSet;
-
 use super::fuzz;
 use super::{FailureKind, IssuerError};
-use crate::config::{ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Source};
+use crate::config::{ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Scopes, Source};
 
 /// A file of the folder of test keys.
 pub(super) fn key_file(name: &str) -> Source {
@@ -26,7 +24,7 @@ pub(super) fn key(config: &IssuerConfig) -> CredentialKey {
     CredentialKey {
         issuer: config.name.clone(),
         issuer_digest: config.digest,
-        scopes: BTreeSet::from(["read".to_owned(), "write".to_owned()]),
+        scopes: Scopes::from(["read", "write"]),
         params: config.params.clone(),
         subject: None,
     }

@@ -1,6 +1,5 @@
 //! The way in for fuzzing: an issuer's config with every default, and arbitrary answers to it.
 
-use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
 use base64::Engine;
@@ -14,7 +13,7 @@ use super::exchange::{Answer, Lost};
 use super::redact::Redactor;
 use super::response::{Asked, judge};
 use crate::config::{
-    BasicEncoding, ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Source, TokenEndpoint,
+    BasicEncoding, ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Scopes, Source, TokenEndpoint,
 };
 use crate::secret::Secret;
 
@@ -36,7 +35,7 @@ pub(super) fn response(bytes: &[u8]) {
     let mut redactor = Redactor::default();
     redactor.add(&Secret::from("s3:c+r t"));
     let context = Context::new(&config, &url(), &redactor);
-    let scopes = BTreeSet::from(["read".to_owned()]);
+    let scopes = Scopes::from(["read"]);
     let answer = Answer { status, headers: headers(choice), body };
     match judge(answer, &context, &Asked { at: UNIX_EPOCH, scopes: &scopes }) {
         Ok((grant, _)) => {

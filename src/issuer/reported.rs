@@ -129,27 +129,29 @@ impl Reported {
 }
 
 /// `Some` where the answer reports an error at `response.error`, with its code where that is a text or a number.
-/// What servers write for "none" (`null`, `""`, `false`) is no error.
 pub(super) fn error_in(document: &Document, shape: &ResponseShape) -> Option<Option<String>> {
-    match document.get(&shape.error)? {
-        Value::Bool(false) => None,
-        Value::String(code) if code.is_empty() => None,
+    match document.get(&shape.error).filter(|error| !is_none(error))? {
         Value::String(code) => Some(Some(code.clone())),
         Value::Number(code) => Some(Some(code.to_string())),
         _ => Some(None),
     }
 }
 
+/// What servers write where there is no error.
+fn is_none(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(there) => !there,
+        Value::Number(code) => code.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+    }
+}
+
 /// It reports a failure in one of the ways of vendors.
 fn is_fault(report: &Document) -> bool {
-    let says = |value: &Value| match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(members) => !members.is_empty(),
-        Value::Bool(true) | Value::Number(_) => true,
-    };
-    let any = |value: &Value| FAULTS.iter().any(|&name| value.get(name).is_some_and(says));
+    let any = |value: &Value| FAULTS.iter().any(|&name| value.get(name).is_some_and(|fault| !is_none(fault)));
     any(report.root()) || report.root().get("response").is_some_and(any)
 }
 

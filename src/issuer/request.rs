@@ -59,6 +59,7 @@ pub(super) fn build(
     let (uri, body, kind) = match config.carrier {
         Carrier::Form => (target(url)?, carrier::form("", &pairs).map_err(not_text)?, Some(FORM)),
         Carrier::Json => (target(url)?, carrier::json(&pairs).map_err(not_text)?, Some(JSON)),
+        Carrier::Query | Carrier::Get if pairs.is_empty() => (target(url)?, Secret::new(Vec::new()), None),
         Carrier::Query | Carrier::Get => {
             (target_with(url, &pairs).map_err(not_text)??, Secret::new(Vec::new()), None)
         }
@@ -203,7 +204,7 @@ fn pairs(inputs: &Inputs, fresh: &Fresh, config: &IssuerConfig, key: &Credential
 
 /// The scopes as one text (RFC 6749 section 3.3).
 pub(super) fn joined(key: &CredentialKey) -> String {
-    key.scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
+    key.scopes.joined()
 }
 
 /// RFC 6749 section 2.3.1 and RFC 8705 section 2 want the parameter. With an assertion it says nothing new (RFC 7521

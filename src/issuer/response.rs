@@ -16,7 +16,7 @@ use super::headers::{self, called_form, called_json, coding, is_html, retry_afte
 use super::redact::Redactor;
 use super::reported::{self, Reported};
 use super::{FailureKind, Grant, IssuerError, lifetime};
-use crate::config::{ResponseFormat, ResponseShape};
+use crate::config::{ResponseFormat, ResponseShape, Scopes};
 use crate::net::dpop;
 use crate::secret::{MASK, Secret};
 
@@ -31,7 +31,7 @@ const SCOPE_LIMIT: usize = 4 * 1024;
 pub(super) struct Asked<'a> {
     /// Before the request was sent.
     pub(super) at: SystemTime,
-    pub(super) scopes: &'a BTreeSet<String>,
+    pub(super) scopes: &'a Scopes,
 }
 
 /// What an operator should know of an answer that is usable all the same.

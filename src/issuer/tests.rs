@@ -1,6 +1,5 @@
 //! The whole way, over loopback, against a server that is told what to say.
 
-use std::collections::BTreeSet;
 use std::sync::mpsc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::config::{ClientAuth, Source};
+use crate::config::{ClientAuth, Scopes, Source};
 
 const TOKEN: &str = r#"{"access_token":"t","token_type":"Bearer","expires_in":60}"#;
 
@@ -91,7 +90,7 @@ fn key() -> CredentialKey {
     CredentialKey {
         issuer: "corp".into(),
         issuer_digest: [0; 32],
-        scopes: BTreeSet::new(),
+        scopes: Scopes::default(),
         params: Default::default(),
         subject: None,
     }

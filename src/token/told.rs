@@ -107,5 +107,5 @@ pub(super) fn failure(slot: &TokenSlot, trouble: &Trouble, now: Moment, due: Opt
 }
 
 fn scopes(slot: &TokenSlot) -> String {
-    slot.key.scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
+    slot.key.scopes.joined()
 }

@@ -378,6 +378,14 @@ async fn pointers_say_where_the_answer_has_what() {
 }
 
 #[tokio::test]
+async fn what_means_no_error_beside_a_token_is_no_error() {
+    for none in [json!(null), json!(""), json!(false), json!(0), json!(0.0), json!({}), json!([])] {
+        let answer = json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 60, "error": none });
+        expect_token(&with_answer_and(Answer::json(&answer), "").await, "t").await;
+    }
+}
+
+#[tokio::test]
 async fn issued_at_in_milliseconds_is_no_lifetime() {
     let issued = ((unix_now() - 60.0) * 1000.0).round().to_string();
     let apigee = json!({

@@ -17,6 +17,30 @@ async fn scopes_are_left_out_when_empty() {
 }
 
 #[tokio::test]
+async fn scopes_go_out_in_the_order_in_which_they_are_written_and_make_one_token_in_any() {
+    let second = "[[route]]\nname = \"other\"\npath_prefix = \"/other\"\nupstream = \"{upstream}\"\nissuer = \"corp\"\n\
+                  scopes = [\"a\", \"z\", \"m\"]\n";
+    let setup = Setup::new().await.route("scopes = [\"z\", \"a\", \"m\"]").more(second);
+    let world = setup.start().await;
+    for path in ["/", "/other"] {
+        world.get(path).await.expect_status(200);
+    }
+    assert_eq!(world.issuer().count(), 1);
+    assert_eq!(world.issuer().request(1).await.params("scope"), ["z a m"]);
+}
+
+#[tokio::test]
+async fn an_empty_secret_that_is_written_as_such_is_sent() {
+    for (method, basic, post) in
+        [("client_secret_basic", Some("client-1:"), None), ("client_secret_post", None, Some(""))]
+    {
+        let request = asked(&format!("client_auth = \"{method}\"\nclient_secret = \"\"")).await;
+        assert_eq!(request.basic().as_deref(), basic);
+        assert_eq!(request.params("client_secret"), Vec::from_iter(post));
+    }
+}
+
+#[tokio::test]
 async fn t106_basic_is_form_encoded_first() {
     let setup = Setup::new().await;
     setup.file("secret", "a:b +%é&=\n");
@@ -358,11 +382,11 @@ async fn json_bodies_have_typed_values() {
     assert_eq!(request.header("content-type"), Some("application/json"));
     assert_eq!(
         request.text(),
-        r#"{"grant_type":"client_credentials","scope":"all read","client_id":"client-1","client_secret":"s3cr3t-of-the-scene","account_id":7,"f":1.50,"list":["a",2],"t":{"b":"c"},"tenant":"acme & \"sons\"","yes":true}"#
+        r#"{"grant_type":"client_credentials","scope":"read all","client_id":"client-1","client_secret":"s3cr3t-of-the-scene","account_id":7,"f":1.50,"list":["a",2],"t":{"b":"c"},"tenant":"acme & \"sons\"","yes":true}"#
     );
 }
 
-const QUERY: &str = "grant_type=client_credentials&scope=all+read&client_id=client-1&client_secret=s3cr3t-of-the-scene&r=a&r=b";
+const QUERY: &str = "grant_type=client_credentials&scope=read+all&client_id=client-1&client_secret=s3cr3t-of-the-scene&r=a&r=b";
 
 #[tokio::test]
 async fn parameters_may_stand_in_the_query_of_a_post() {

@@ -1,6 +1,6 @@
 //! Plain data to render from, and a process without routes to ask over HTTP.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::super::lately::Lately;
 use super::super::view::{CredentialView, Traffic, View, WebhookView};
 use super::super::{Admin, Health, LastReload};
 use crate::clock::SystemClock;
-use crate::config::{self, *};
+use crate::config::{self, Scopes, *};
 use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Snapshot, SnapshotCell};
 use crate::secret::Secret;
@@ -53,7 +53,7 @@ pub(super) fn issuer(name: &str, required: bool) -> Arc<IssuerConfig> {
         required,
         client_auth: ClientAuth::Basic { secret: canary(), encoding: BasicEncoding::Form },
         client_id: Some(canary()),
-        scopes: BTreeSet::from(["billing.read".to_owned()]),
+        scopes: Scopes::from(["billing.read"]),
         params: Params::from([("audience".to_owned(), ParamValue::Value(canary()))]),
         ..IssuerConfig::with_defaults(name, endpoint)
     })

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::config::{
     self, Address, Admin, Callers, ClientAuth, Credential, CredentialKey, DpopConfig, HttpUrl, IssuerConfig,
-    Limits, ListenerConfig, Log, LogFormat, ParamValue, RouteConfig, Source, TokenEndpoint, UnixOptions,
+    Limits, ListenerConfig, Log, LogFormat, ParamValue, RouteConfig, Scopes, Source, TokenEndpoint,
+    UnixOptions,
 };
 use crate::route::fixture::route;
 
@@ -80,7 +81,7 @@ fn with_token(mut route: RouteConfig) -> RouteConfig {
     let key = CredentialKey {
         issuer: Arc::from("corp"),
         issuer_digest: [0; 32],
-        scopes: BTreeSet::from(["billing.read".to_owned(), "billing.write".to_owned()]),
+        scopes: Scopes::from(["billing.read", "billing.write"]),
         params,
         subject: None,
     };

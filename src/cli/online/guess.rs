@@ -1,13 +1,12 @@
 //! A few more requests, to find out what a refusing issuer takes. Few, since an issuer may lock a client that fails
 //! too often.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Bounds;
 use crate::clock::SystemClock;
 use crate::config::{
-    BasicEncoding, ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Source, TokenEndpoint,
+    BasicEncoding, ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Scopes, Source, TokenEndpoint,
 };
 use crate::issuer::{FailureKind, Grant, Issuer, IssuerError};
 use crate::net::dpop;
@@ -268,12 +267,12 @@ pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: B
         return Guessed { requests: 0, hints: vec![hint] };
     }
     let config = IssuerConfig { standby: None, ..config.clone() };
-    let with = |scopes: BTreeSet<String>| CredentialKey { scopes, ..key.clone() };
+    let with = |scopes: Scopes| CredentialKey { scopes, ..key.clone() };
     let (mut requests, mut granted, mut refused) = (0, Vec::new(), Vec::new());
     // A single one was asked for alone already.
     let alone = if key.scopes.len() > 1 { SCOPES } else { 0 };
     for scope in key.scopes.iter().take(alone) {
-        let key = with(BTreeSet::from([scope.clone()]));
+        let key = with(Scopes::from([scope.as_str()]));
         let Some(outcome) = fetch(config.clone(), &key, bounds).await else { break };
         requests += 1;
         match outcome {
@@ -282,7 +281,7 @@ pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: B
             Err(_) => break,
         }
     }
-    let none = fetch(config.clone(), &with(BTreeSet::new()), bounds).await;
+    let none = fetch(config.clone(), &with(Scopes::default()), bounds).await;
     requests += usize::from(none.is_some());
     let none = none.and_then(Result::ok);
     scopes_told(&config.name, key, requests, &granted, &refused, none.as_ref())
@@ -457,7 +456,7 @@ mod tests {
         let key = CredentialKey {
             issuer: "corp".into(),
             issuer_digest: [0; 32],
-            scopes: BTreeSet::from(scopes),
+            scopes: scopes.iter().cloned().collect(),
             params: std::collections::BTreeMap::new(),
             subject: None,
         };

@@ -87,7 +87,7 @@ fn blank(config: &IssuerConfig, bounds: Bounds) -> IssuerReport {
 fn not_asked(wanted: Wanted) -> CredentialReport {
     CredentialReport {
         routes: wanted.routes,
-        scopes: wanted.key.scopes.into_iter().collect(),
+        scopes: wanted.key.scopes.to_vec(),
         subject: wanted.key.subject,
         needed: wanted.needed,
         asked: false,

@@ -57,7 +57,7 @@ fn scopes_claimed(claims: &Map<String, Value>) -> Option<String> {
 
 /// What was asked for and not granted. `…/.default` asks for whatever the client has, and is never named again;
 /// some issuers name a scope without the resource that it was asked with.
-fn missing(asked: &BTreeSet<String>, granted: &str) -> Vec<String> {
+fn missing(asked: &[String], granted: &str) -> Vec<String> {
     let granted: BTreeSet<&str> = granted.split_whitespace().collect();
     let short = |scope: &str| scope.rsplit('/').next().unwrap_or(scope).to_owned();
     asked
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(scopes: &[&str]) -> BTreeSet<String> {
+    fn asked(scopes: &[&str]) -> Vec<String> {
         scopes.iter().map(|scope| (*scope).to_owned()).collect()
     }
 

@@ -1,12 +1,13 @@
 //! `[issuer.NAME]` and what identifies its tokens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 
 use super::super::reference::Source;
+use super::super::types::scopes::Scopes;
 use super::{Egress, HttpUrl, TlsOptions};
 use crate::jose::Alg;
 
@@ -34,7 +35,7 @@ pub struct IssuerConfig {
     pub standby: Option<Standby>,
     /// So long after the credential changed, a refused client is asked again with the usual pauses.
     pub credential_grace: Duration,
-    pub scopes: BTreeSet<String>,
+    pub scopes: Scopes,
     pub params: Params,
     pub headers: Vec<(HeaderName, Source)>,
     /// Signs JWTs; the client's key of `tls_client_auth`.

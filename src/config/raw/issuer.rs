@@ -57,7 +57,7 @@ pub(crate) struct RawIssuer {
     /// How the client proves who it is.
     #[schemars(extend("default" = "client_secret_basic", "enum" = CLIENT_AUTH))]
     pub client_auth: Option<String>,
-    /// The client's secret.
+    /// The client's secret. `""` says that it is empty (RFC 6749 section 2.3.1); an empty file does not.
     #[schemars(extend("x-mistakes" = "missing with a `client_auth` that has a secret, and given with any other; a literal in a file that others may read"))]
     pub client_secret: Option<RawReference>,
     /// "form": id and secret are form-encoded before base64 (RFC 6749 section 2.3.1); "raw" for servers that do not
@@ -73,7 +73,7 @@ pub(crate) struct RawIssuer {
     /// So long after the credential changed, a refused client is asked again with the usual pauses.
     #[schemars(extend("default" = "0s"))]
     pub credential_grace: Option<DurationText>,
-    /// Scopes to ask for; joined by a space, left out when empty.
+    /// Scopes to ask for; joined by a space in this order, left out when empty.
     #[schemars(extend("default" = [], "x-mistakes" = "more than one scope in a string"))]
     pub scopes: Option<Vec<String>>,
     /// More parameters of a token request.
@@ -95,7 +95,8 @@ pub(crate) struct RawIssuer {
     /// A ready-made assertion, read at every fetch.
     #[schemars(extend("x-mistakes" = "missing with `assertion_file`; beside `jwt.use = \"assertion\"`"))]
     pub assertion: Option<RawReference>,
-    /// The type of a client assertion (RFC 7521 section 4.2).
+    /// The type of a client assertion (RFC 7521 section 4.2); for a JWT-SVID of SPIFFE
+    /// `urn:ietf:params:oauth:client-assertion-type:jwt-spiffe`.
     #[schemars(extend("default" = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "x-mistakes" = "where no client assertion is sent"))]
     pub assertion_type: Option<String>,
     /// Bind tokens to a key (RFC 9449).

@@ -26,8 +26,9 @@ pub(super) fn client_auth(
     // The grant's own assertion proves who asks: a secret beside it is the exception.
     let proved_by_jwt = beside.usage != JwtUse::ClientAssertion && secret.is_none();
     let default = if proved_by_jwt { "none" } else { "client_secret_basic" };
-    let secret = secret.map(|raw| reference(&secret_at, raw, Kind::Secret, report));
     let method = written.as_deref().unwrap_or(default);
+    let kind = if method == "client_secret_jwt" { Kind::Secret } else { Kind::MaybeEmpty };
+    let secret = secret.map(|raw| reference(&secret_at, raw, kind, report));
     if !CLIENT_AUTH.contains(&method) {
         let message = format!("{} is not one of \"{}\"", at.describe(), CLIENT_AUTH.join("\", \""));
         let hint = match method {
@@ -113,9 +114,11 @@ pub(super) fn standby(
     let by_key = |auth: &ClientAuth| matches!(auth, ClientAuth::PrivateKeyJwt);
     let key = usage != JwtUse::ClientAssertion || auth.is_none_or(by_key);
     let signs = secret || key;
+    let signs_by_secret = matches!(auth, Some(ClientAuth::SecretJwt { .. }));
+    let secret_kind = if signs_by_secret { Kind::Secret } else { Kind::MaybeEmpty };
     let standby = Standby {
         client_id: read("client_id", client_id, Kind::Public, signs),
-        client_secret: read("client_secret", client_secret, Kind::Secret, secret),
+        client_secret: read("client_secret", client_secret, secret_kind, secret),
         private_key: read("private_key", private_key, Kind::Key, key),
         certificate: read("certificate", certificate, Kind::Certificate, key),
         key_id: read("key_id", key_id, Kind::Public, key),

@@ -1,6 +1,5 @@
 //! Every default, with its reason where it has one beyond the ordinary. The schema tells the same; a test compares.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::super::model::{
     Address, Admin, Callers, Carrier, ClientAuth, Egress, IssuerConfig, JwtConfig, JwtUse, Log, LogFormat,
     Params, ResponseFormat, ResponseShape, ScopeIn, TlsOptions, TokenEndpoint,
 };
+use super::super::types::scopes::Scopes;
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -101,7 +101,7 @@ impl IssuerConfig {
             client_id: None,
             standby: None,
             credential_grace: Duration::ZERO,
-            scopes: BTreeSet::new(),
+            scopes: Scopes::default(),
             params: Params::new(),
             headers: Vec::new(),
             private_key: None,

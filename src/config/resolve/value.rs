@@ -1,6 +1,6 @@
 //! Single values: checks, references, parameters, headers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::super::model::{ParamValue, Params};
 use super::super::raw::values::{DurationText, RawElsewhere, RawParam, RawParams, RawReference, SizeText};
 use super::super::reference::Source;
 use super::super::report::{Report, did_you_mean};
+use super::super::types::scopes::Scopes;
 use super::super::types::{self, Wrong};
 
 /// What a reference leads to.
@@ -20,6 +21,9 @@ use super::super::types::{self, Wrong};
 pub(super) enum Kind {
     /// A literal needs a file that its owner alone may read.
     Secret,
+    /// The same, and the empty text says that there is none (RFC 6749 section 2.3.1). An empty file says nothing: it
+    /// may be half written.
+    MaybeEmpty,
     Public,
     /// A secret that may be PKCS#12, with a password.
     Key,
@@ -29,7 +33,7 @@ pub(super) enum Kind {
 
 impl Kind {
     fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::Key)
+        matches!(self, Self::Secret | Self::MaybeEmpty | Self::Key)
     }
 
     fn may_be_pkcs12(self) -> bool {
@@ -141,6 +145,9 @@ pub(super) fn reference(
     match raw {
         RawReference::Literal(secret) => {
             if kind.is_secret() && secret.is_empty() {
+                if kind == Kind::MaybeEmpty {
+                    return Some(Source::literal(secret));
+                }
                 report.error(place, "is empty", "write { file = \"…\" } or { env = \"…\" }");
                 return None;
             }
@@ -371,8 +378,8 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> O
     }
 }
 
-/// Scopes as a set; each is checked.
-pub(super) fn scopes(at: &Place<'_>, raw: Vec<String>, report: &mut Report) -> BTreeSet<String> {
+/// Scopes, each of which is checked.
+pub(super) fn scopes(at: &Place<'_>, raw: Vec<String>, report: &mut Report) -> Scopes {
     for (index, scope) in raw.iter().enumerate() {
         check(&at.index(index), types::scope(scope), report);
     }

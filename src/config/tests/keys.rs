@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{lines, load, with};
-use crate::config::{self, Config, schema};
+use crate::config::{self, Config, Scopes, schema};
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 const REFERENCE: &str = include_str!("../../../docs/config.md");
@@ -197,7 +197,7 @@ fn a_routes_credential_has_its_own_scopes_and_more_parameters() {
     );
     let config = load(&text).unwrap();
     let config::Credential::Issuer { key, issuer } = &config.routes[0].credential else { panic!() };
-    assert_eq!(key.scopes, BTreeSet::from(["c".to_owned()]));
+    assert_eq!(key.scopes, Scopes::from(["c"]));
     assert_eq!(key.params.keys().collect::<Vec<_>>(), ["x", "y", "z"]);
     assert_eq!(key.params["y"], config::ParamValue::Boolean(true));
     assert_eq!(issuer.params["y"], config::ParamValue::Float("1.50".to_owned()));

@@ -1,9 +1,9 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::config::{BasicUser, ParamValue, Source};
+use crate::config::{BasicUser, ParamValue, Scopes, Source};
 use crate::issuer::client::{Client, Which};
 use crate::issuer::fuzz;
 use crate::issuer::inputs::NotReady;
@@ -93,7 +93,7 @@ fn the_least_request() {
 #[test]
 fn parameters_stand_in_a_fixed_order() {
     let mut config = fuzz::config();
-    config.scopes = BTreeSet::from(["write".to_owned(), "read".to_owned()]);
+    config.scopes = Scopes::from(["write", "read"]);
     config.send_client_id = true;
     config.params = BTreeMap::from([
         ("resource".to_owned(), ParamValue::Array(vec![text("https://a"), text("https://b")])),
@@ -104,7 +104,7 @@ fn parameters_stand_in_a_fixed_order() {
     ]);
     assert_eq!(
         sent_body(&config),
-        "grant_type=client_credentials&scope=read+write&client_id=svc&audience=x+y&count=-7\
+        "grant_type=client_credentials&scope=write+read&client_id=svc&audience=x+y&count=-7\
          &ratio=1.50&resource=https%3A%2F%2Fa&resource=https%3A%2F%2Fb&strict=true"
     );
 }
@@ -147,7 +147,7 @@ fn without_authentication_the_id_goes_along_where_there_is_one() {
 #[test]
 fn a_parameter_replaces_ours_of_the_same_name() {
     let mut config = fuzz::config();
-    config.scopes = BTreeSet::from(["read".to_owned()]);
+    config.scopes = Scopes::from(["read"]);
     config.params = BTreeMap::from([("scope".to_owned(), text("all"))]);
     assert_eq!(sent_body(&config), "grant_type=client_credentials&scope=all");
 }
@@ -155,10 +155,10 @@ fn a_parameter_replaces_ours_of_the_same_name() {
 #[test]
 fn a_scope_parameter_without_a_value_is_sent_where_there_are_no_scopes() {
     let mut config = fuzz::config();
-    config.scopes = BTreeSet::new();
+    config.scopes = Scopes::default();
     config.params = BTreeMap::from([("scope".to_owned(), text(""))]);
     assert_eq!(sent_body(&config), "grant_type=client_credentials&scope=");
-    config.scopes = BTreeSet::from(["read".to_owned()]);
+    config.scopes = Scopes::from(["read"]);
     assert_eq!(sent_body(&config), "grant_type=client_credentials&scope=read");
 }
 
@@ -242,7 +242,7 @@ fn json_has_typed_values_in_the_same_order() {
     let mut config = fuzz::config();
     config.carrier = Carrier::Json;
     config.client_auth = ClientAuth::Post { secret: Source::literal("\"s3:c+r t") };
-    config.scopes = BTreeSet::from(["read".to_owned()]);
+    config.scopes = Scopes::from(["read"]);
     config.params = params();
     let request = request(&config);
     assert_eq!((request.method().as_str(), &request.headers()[CONTENT_TYPE]), ("POST", &JSON));

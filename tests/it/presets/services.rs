@@ -373,7 +373,7 @@ async fn netsuite() {
             name: "jwt",
             key: "rsa.public.pem",
             header: r#"{"typ":"JWT","alg":"PS256","kid":"certificate-1"}"#,
-            claims: r#"{"iss":"7a1b2c3d4e5f","scope":["rest_webservices","restlets"],"aud":"https://1234567-sb1.suitetalk.api.netsuite.com/services/rest/auth/oauth2/v1/token"}"#,
+            claims: r#"{"iss":"7a1b2c3d4e5f","scope":["restlets","rest_webservices"],"aud":"https://1234567-sb1.suitetalk.api.netsuite.com/services/rest/auth/oauth2/v1/token"}"#,
             lifetime: 60,
         }],
         exchanges: const {

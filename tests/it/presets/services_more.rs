@@ -66,7 +66,7 @@ async fn salesforce_marketing_cloud_sends_scopes_only_where_there_are_any() {
             &[exchange(
                 "POST /v2/token HTTP/1.1",
                 &["host: acme.auth.marketingcloudapis.com", JSON],
-                r#"{"grant_type":"client_credentials","scope":"email_read email_write","client_id":"id-1","client_secret":"s"}"#,
+                r#"{"grant_type":"client_credentials","scope":"email_write email_read","client_id":"id-1","client_secret":"s"}"#,
                 ok(r#"{"access_token":"eyJ.e30.c2ln","token_type":"Bearer","expires_in":1079,"scope":"email_read email_write"}"#),
             )]
         },
