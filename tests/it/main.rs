@@ -24,6 +24,7 @@ mod client_auth;
 mod clocks;
 mod diagnosis;
 mod dpop;
+mod early_responses;
 mod errors;
 mod grpc;
 mod headers;
