@@ -28,6 +28,7 @@ mod early_responses;
 mod errors;
 mod grpc;
 mod headers;
+mod http1_upstream;
 mod http2_upstream;
 mod init;
 mod inject;
