@@ -84,6 +84,11 @@ impl Activity {
         self.born.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
     }
 
+    /// Over HTTP/1: whether a part of the request's body is still to come.
+    pub fn has_unread(&self) -> bool {
+        self.is_busy() && self.unread.load(Ordering::Relaxed) > 0
+    }
+
     /// Over HTTP/1: whether so much of the request's body is left that the connection should end with the response.
     pub fn is_better_closed(&self) -> bool {
         self.unread.load(Ordering::Relaxed) > WORTH_READING
@@ -227,7 +232,8 @@ impl Arriving {
                     read += frame.data_ref().map_or(0, |data| data.len() as u64);
                     self.in_flight.0.headway.made();
                 }
-                Ok(Some(Err(_)) | None) | Err(_) => return,
+                Ok(None) => return self.note(0),
+                Ok(Some(Err(_))) | Err(_) => return,
             }
         }
     }

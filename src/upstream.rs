@@ -10,6 +10,8 @@ mod origin;
 mod pool;
 mod request_body;
 mod response_body;
+#[cfg(test)]
+mod tests;
 mod trailers;
 mod wire;
 

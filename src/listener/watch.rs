@@ -146,7 +146,11 @@ impl Pace {
     /// Whether a stopping listener may close the connection now, or else until when it waits.
     pub(super) fn may_stop(&self, watch: &Watch, now: Instant) -> Result<(), Option<Instant>> {
         let Self::Http1 { head, .. } = self else { return Ok(()) };
-        // hyper ends the connection after the request that is in flight.
+        // hyper ends the connection once the response is written, whatever is still to come of the request: a caller that
+        // sends all before it reads would not get the response.
+        if watch.activity().has_unread() {
+            return Err(Some(now + FRESH));
+        }
         if watch.activity().is_busy() {
             return Ok(());
         }

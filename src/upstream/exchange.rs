@@ -76,7 +76,8 @@ impl Upstream {
         mut link: Option<Link>,
     ) -> Result<Answer, Box<Failed>> {
         let request = self.request_http1(head, body);
-        let (read, written) = (connection.traffic.read(), connection.traffic.written());
+        let read = connection.traffic.read();
+        connection.traffic.request_begins();
         connection.traffic.headway.made();
         let sending = connection.sender.try_send_request(request);
         match self.response(sending, &mut link, &mut connection.patience).await {
@@ -90,7 +91,7 @@ impl Upstream {
                 Ok(self.answer(response, lease, link))
             }
             Err(failure) => {
-                let died = Cause::Died { written: connection.traffic.written() > written };
+                let died = Cause::Died { written: !connection.traffic.is_unwritten() };
                 let answered = connection.traffic.read() > read;
                 let judged = failure.judge(&self.origin, |_| if answered { Cause::Final } else { died });
                 Err(self.failed(judged, link).await)

@@ -121,29 +121,39 @@ pub(super) fn put_http2(origin: &Arc<Origin>, connection: Http2) {
 pub(super) fn dial(origin: &Arc<Origin>, metrics: &Arc<RouteMetrics>) -> Dial {
     with_new_pool(origin, |pool| {
         let room = Arc::clone(&pool.room);
-        pool.dial.get_or_insert_with(|| spawn_dial(Arc::clone(origin), Arc::clone(metrics), room)).clone()
+        let (origin, metrics) = (Arc::clone(origin), Arc::clone(metrics));
+        let start = || spawn_dial(origin.id, async move { dial_once(&origin, &metrics, &room).await });
+        pool.dial.get_or_insert_with(start).clone()
     })
 }
 
-fn spawn_dial(origin: Arc<Origin>, metrics: Arc<RouteMetrics>, room: Arc<Notify>) -> Dial {
-    let (tell, dial) = watch::channel(None);
+async fn dial_once(
+    origin: &Arc<Origin>,
+    metrics: &Arc<RouteMetrics>,
+    room: &Arc<Notify>,
+) -> Result<Dialled, UpstreamError> {
+    Ok(match origin.dial(false, metrics, room).await? {
+        Connection::Http2(connection) => {
+            put_http2(origin, connection.clone());
+            Dialled::Http2(connection)
+        }
+        Connection::Http1(connection) => {
+            put_http1(origin, connection, None);
+            Dialled::Http1
+        }
+    })
+}
+
+fn spawn_dial(id: u64, dial: impl Future<Output = Result<Dialled, UpstreamError>> + Send + 'static) -> Dial {
+    let (tell, waiting) = watch::channel(None);
     tokio::spawn(async move {
-        let underway = Underway(origin.id);
-        let dialled = origin.dial(false, &metrics, &room).await.map(|connection| match connection {
-            Connection::Http2(connection) => {
-                put_http2(&origin, connection.clone());
-                Dialled::Http2(connection)
-            }
-            Connection::Http1(connection) => {
-                put_http1(&origin, connection, None);
-                Dialled::Http1
-            }
-        });
+        let underway = Underway(id);
+        let dialled = dial.await;
         drop(underway);
         // All who waited may have left.
         let _ = tell.send(Some(dialled));
     });
-    dial
+    waiting
 }
 
 /// A dial, until it is over; also where it panics.
@@ -241,4 +251,10 @@ impl Pool {
             .retain(|known| known.is_usable() && known.unused_since().is_none_or(|since| since + IDLE > now));
         self.origin.strong_count() > 0
     }
+}
+
+#[cfg(test)]
+pub(super) fn dial_that_panics(origin: &Arc<Origin>) {
+    let dial = spawn_dial(origin.id, async { panic!("as the test wants") });
+    with_new_pool(origin, |pool| pool.dial = Some(dial));
 }

@@ -17,17 +17,34 @@ use crate::net::Stream;
 const RECORD: usize = 16 * 1024;
 
 /// What went over a connection, in bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Traffic {
     read: AtomicU64,
     /// Grows where anything was written that the peer may have got.
     written: AtomicU64,
+    /// `written` when the request began that is alone on the connection.
+    began: AtomicU64,
     pub(super) arrived: Notify,
     /// Of a response over HTTP/1.
     pub(super) headway: Headway,
 }
 
 impl Traffic {
+    fn new() -> Self {
+        let (read, written, began) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        Self { read, written, began, arrived: Notify::new(), headway: Headway::default() }
+    }
+
+    /// A request begins that is alone on the connection.
+    pub(super) fn request_begins(&self) {
+        self.began.store(self.written(), Ordering::Relaxed);
+    }
+
+    /// Nothing of the request that is alone on the connection was written.
+    pub(super) fn is_unwritten(&self) -> bool {
+        self.began.load(Ordering::Relaxed) == self.written()
+    }
+
     pub(super) fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
@@ -58,13 +75,14 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn new(stream: Stream, metrics: &Arc<RouteMetrics>) -> (Self, Arc<Traffic>) {
         metrics.upstream_connected();
-        let traffic = Arc::<Traffic>::default();
+        let traffic = Arc::new(Traffic::new());
         let open = Open(Arc::clone(metrics));
         (Self { stream, traffic: Arc::clone(&traffic), _open: open, broken: false }, traffic)
     }
 
     /// An upstream may answer before it has read a request to its end, and then close: what it does not take is thrown
-    /// away, and reading goes on to its response or to the end (RFC 9112 section 9.5).
+    /// away, and reading goes on to its response or to the end (RFC 9112 section 9.5). Where it has taken nothing of the
+    /// request, there is no response to come.
     fn write(
         &mut self,
         offered: usize,
@@ -76,10 +94,13 @@ impl Wire {
         let polled = write(Pin::new(&mut self.stream));
         match polled {
             Poll::Ready(Ok(taken)) => _ = self.traffic.written.fetch_add(taken as u64, Ordering::Relaxed),
-            Poll::Ready(Err(_)) => {
+            Poll::Ready(Err(error)) => {
                 // Nobody can read a part of a record; of several, some may have arrived.
                 if offered > RECORD && self.stream.is_tls() {
                     self.traffic.written.fetch_add(1, Ordering::Relaxed);
+                }
+                if self.traffic.is_unwritten() {
+                    return Poll::Ready(Err(error));
                 }
                 self.broken = true;
                 return Poll::Ready(Ok(offered));

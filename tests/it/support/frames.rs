@@ -117,15 +117,24 @@ impl Frames {
 
     /// Sends a request with exactly these fields, pseudo fields included, and an optional body.
     pub async fn request(&mut self, stream: u32, fields: &[(&str, &str)], body: Option<&[u8]>) {
+        let end = if body.is_none() { END_STREAM } else { 0 };
+        self.head(stream, fields, end).await;
+        if let Some(body) = body {
+            self.frame(DATA, END_STREAM, stream, body).await;
+        }
+    }
+
+    /// Sends the head of a request whose body follows.
+    pub async fn begin_request(&mut self, stream: u32, fields: &[(&str, &str)]) {
+        self.head(stream, fields, 0).await;
+    }
+
+    async fn head(&mut self, stream: u32, fields: &[(&str, &str)], end: u8) {
         let mut block = Vec::new();
         for (name, value) in fields {
             literal(&mut block, name.as_bytes(), value.as_bytes());
         }
-        let end = if body.is_none() { END_STREAM } else { 0 };
         self.frame(HEADERS, END_HEADERS | end, stream, &block).await;
-        if let Some(body) = body {
-            self.frame(DATA, END_STREAM, stream, body).await;
-        }
     }
 
     /// Takes the request back.
