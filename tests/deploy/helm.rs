@@ -132,6 +132,7 @@ fn with_user(example: &str, pod: &Value) -> Value {
 
 /// Jobs and test pods too, so that the chart installs into a namespace that enforces it.
 #[test]
+#[ignore = "needs helm or python3"]
 fn each_pod_of_the_charts_meets_pod_securitys_restricted() {
     let mut all: Vec<(&str, String)> = EXAMPLES.map(|name| (name, rendered(name))).to_vec();
     let output = succeed(helm().args(["template", "it"]).arg(application("restricted")));
@@ -150,6 +151,7 @@ fn each_pod_of_the_charts_meets_pod_securitys_restricted() {
 
 /// The kustomize base makes a ConfigMap `bearerd` in the same namespace.
 #[test]
+#[ignore = "needs helm or python3"]
 fn the_chart_and_the_kustomize_base_do_not_share_a_config_map() {
     let output = succeed(helm().args(["template", "bearerd", CHART, "--values"]).arg(example("sidecar")));
     let rendered = documents("helm-clash", &String::from_utf8(output.stdout).unwrap());
@@ -160,6 +162,7 @@ fn the_chart_and_the_kustomize_base_do_not_share_a_config_map() {
 
 /// Before each install and upgrade a Job checks the very config that comes.
 #[test]
+#[ignore = "needs helm or python3"]
 fn a_hook_checks_the_config_before_it_is_in_force() {
     let rendered = rendered("standalone");
     let documents = documents("helm-hook", &rendered);
@@ -195,6 +198,7 @@ fn a_hook_checks_the_config_before_it_is_in_force() {
 
 /// It has all that bearerd's own container has, and no Service sends requests to it.
 #[test]
+#[ignore = "needs helm or python3"]
 fn helm_test_asks_the_issuers_with_the_releases_own_credentials() {
     for name in EXAMPLES {
         let documents = documents(&format!("helm-test-{name}"), &rendered(name));
@@ -218,6 +222,7 @@ fn helm_test_asks_the_issuers_with_the_releases_own_credentials() {
 }
 
 #[test]
+#[ignore = "needs helm or python3"]
 fn what_platform_teams_set_is_where_they_expect_it() {
     let all = documents("helm-platform", &rendered("openshift"));
     for document in &all {
@@ -242,6 +247,7 @@ fn what_platform_teams_set_is_where_they_expect_it() {
 }
 
 #[test]
+#[ignore = "needs helm or python3"]
 fn with_ipv6_both_families_are_listened_on() {
     let config = |test: &str, name: &str, values: &str| {
         let values = read(&format!("deploy/helm/bearerd/examples/{name}.yaml")) + "\nipv6: true\n" + values;
