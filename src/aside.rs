@@ -3,6 +3,11 @@
 //! Each kind of work has its own few threads. They are started when they are wanted and end when nothing is left to do.
 //! A thread that the system refuses is an error for whoever wanted it: tokio's `spawn_blocking` panics there.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "held for the moment that it takes to start or share work that blocks"
+)]
+
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

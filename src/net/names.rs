@@ -170,6 +170,8 @@ fn not_found(error: LookupError) -> NotFound {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_types, reason = "tests")]
+
     use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;

@@ -171,7 +171,7 @@ async fn a_certificate_that_is_odd_is_explained_in_words() {
         params.custom_extensions.push(extension);
     });
     // rustls looks at our own certificates too.
-    let error = server_config(&listener_tls(with_critical, None)).err().expect("refused");
+    let error = server_config(&listener_tls(with_critical, None)).expect_err("refused");
     assert!(error.0.contains("marked as critical and not known here"), "{error}");
     assert!(!error.0.contains("Other"), "{error}");
 }

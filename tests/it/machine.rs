@@ -122,8 +122,8 @@ impl User {
 
     /// How many threads the program may have from now on; `None`: as many as before.
     async fn set_threads(&self, world: &World, most: Option<u64>) {
-        let most = most.or(getrlimit(Resource::Nproc).maximum);
-        let most = most.map_or("unlimited".to_owned(), |most| most.to_string());
+        let most = most.or_else(|| getrlimit(Resource::Nproc).maximum);
+        let most = most.map_or_else(|| "unlimited".to_owned(), |most| most.to_string());
         let mut command = Command::new("prlimit");
         command.arg(format!("--pid={}", world.pid().as_raw_nonzero())).arg(format!("--nproc={most}:"));
         assert!(self.runs(command).status().await.unwrap().success());
