@@ -27,7 +27,7 @@ fn actionlint(file: &Path) -> Output {
 }
 
 #[test]
-#[ignore = "needs Go, Python and shellcheck"]
+#[ignore = "needs go, python3 and shellcheck"]
 fn workflows_are_right() {
     let folder = root().join(".github/workflows");
     let mut workflows = 0;
@@ -46,7 +46,7 @@ fn workflows_are_right() {
 
 /// Actions are pinned by their commit, permissions are small, nothing of an event is pasted into a script.
 #[test]
-#[ignore = "needs Python"]
+#[ignore = "needs python3"]
 fn workflows_are_safe() {
     let output = zizmor(&root().join(".github"));
     let said =
@@ -63,7 +63,7 @@ fn workflows_are_safe() {
 }
 
 #[test]
-#[ignore = "needs Python"]
+#[ignore = "needs python3"]
 fn forms_and_dependabot_fit_their_schemas() {
     let check = |schema: &str, files: &[&str]| {
         let files = files.iter().map(|file| root().join(".github").join(file));
