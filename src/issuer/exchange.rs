@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -24,6 +24,9 @@ use crate::net::{ConnectError, Connector, Http2Failure, http2_failure, tls_cause
 /// The largest head of an answer, in bytes.
 const HEAD_LIMIT: u32 = 32 * 1024;
 pub(super) const CONNECTING: &str = "connecting";
+/// All that is read of an answer over HTTP/1.1, far more than any has: the parser takes interim responses and the zeros
+/// before a chunk's size without end.
+const ANSWER_LIMIT: u64 = 1024 * 1024;
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// When all of a token request has to be over.
@@ -155,8 +158,10 @@ where
         *request.uri_mut() = Uri::from(path);
     }
     request.headers_mut().insert(CONNECTION, CLOSE);
+    let (answer, question) = tokio::io::split(stream);
+    let io = TokioIo::new(tokio::io::join(answer.take(ANSWER_LIMIT), question));
     let (mut sender, connection) =
-        http1::Builder::new().max_buf_size(HEAD_LIMIT as usize).handshake(TokioIo::new(stream)).await?;
+        http1::Builder::new().max_buf_size(HEAD_LIMIT as usize).handshake(io).await?;
     tasks.spawn(connection);
     sender.send_request(request).await
 }

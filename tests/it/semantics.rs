@@ -719,6 +719,26 @@ async fn chunk_sizes_and_extensions_without_end_are_refused() {
 }
 
 #[tokio::test]
+async fn issuers_that_send_without_end_hold_nobody_up() {
+    for (head, piece) in [
+        ("", "HTTP/1.1 102 Processing\r\n\r\n"),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0", "0"),
+    ] {
+        let issuer = Manual::start().await;
+        let setup = Setup::new().await.issuer(&format!("token_url = \"{}\"", issuer.url));
+        let world = setup.start().await;
+        let mut wire = issuer.accept().await;
+        within("the token request", wire.head()).await.unwrap().unwrap();
+        let flood = tokio::spawn(async move { flood(&mut wire, head, "", piece).await });
+        let sent = within("the flood to be refused", flood).await.unwrap();
+        assert!(sent < 32 << 20, "{sent} bytes of {piece:?} were taken");
+        let response = world.get("/").await;
+        assert!([502, 503].contains(&response.status), "{}", response.text());
+        assert!(world.processor_time() < Duration::from_secs(5), "{:?}", world.processor_time());
+    }
+}
+
+#[tokio::test]
 async fn chunks_with_a_few_zeros_and_extensions_pass() {
     let world = answering(
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0000005;a=b;c=\"d\"\r\nhello\r\n000;x\r\n\r\n",
