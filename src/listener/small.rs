@@ -28,6 +28,8 @@ use room::{Progress, Room, Stage};
 
 /// The most that a request's head may take; ours are short.
 const HEADER_BYTES: usize = 16 * 1024;
+/// All that is read of a request, far more than any has: the parser takes the zeros before a chunk's size without end.
+const REQUEST_BYTES: u64 = 1024 * 1024;
 /// After a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -151,13 +153,15 @@ struct Server<A> {
 impl<A: Answerer> Server<A> {
     async fn connection(self: Arc<Self>, stream: Raw, asker: Asker) {
         let service = service_fn(|request| self.respond(asker.clone(), request));
+        let (request, answer) = tokio::io::split(stream);
+        let io = TokioIo::new(tokio::io::join(request.take(REQUEST_BYTES), answer));
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
             // So that a connection that waits is one whose request has not come.
             .keep_alive(false)
             .max_buf_size(HEADER_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(io, service);
         let mut age = pin!(tokio::time::sleep_until(asker.since + self.limits.age));
         let mut ending = false;
         let ended = loop {
@@ -183,7 +187,8 @@ impl<A: Answerer> Server<A> {
             );
         }
         let owes_body = asker.progress.stage() == Stage::EarlyAnswer;
-        linger(connection.into_parts().io.into_inner(), refused || owes_body).await;
+        let (request, answer) = connection.into_parts().io.into_inner().into_inner();
+        linger(request.into_inner().unsplit(answer), refused || owes_body).await;
     }
 
     async fn respond(&self, asker: Asker, request: Request<Incoming>) -> Result<Answer, Infallible> {

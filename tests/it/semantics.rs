@@ -719,6 +719,24 @@ async fn chunk_sizes_and_extensions_without_end_are_refused() {
 }
 
 #[tokio::test]
+async fn callers_of_a_webhook_that_send_without_end_hold_nobody_up() {
+    const WEBHOOK: &str = "[webhook.w]\naddress = \"127.0.0.1:0\"\npath = \"/w\"\nsignature_header = \"x-signature\"\n\
+                           secrets = [{ file = \"secret\" }]\nvalue = \"/v\"\nstore = \"w.json\"";
+    let world = Setup::new().await.more(WEBHOOK).start().await;
+    let address = crate::webhook::address_of(&world.proxy, "w").await;
+    let mut client = Client::tcp(address).await;
+    let signature = "0".repeat(64);
+    let head = format!(
+        "POST /w HTTP/1.1\r\nHost: localhost\r\nx-signature: {signature}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let started = std::time::Instant::now();
+    let sent = within("the flood to be refused", flood(&mut client.wire, &head, "0", "0")).await;
+    assert!(sent < 32 << 20, "{sent} bytes were taken");
+    assert!(started.elapsed() < Duration::from_secs(8), "only the time-out of the whole call ended it");
+    assert!(world.processor_time() < Duration::from_secs(5), "{:?}", world.processor_time());
+}
+
+#[tokio::test]
 async fn issuers_that_send_without_end_hold_nobody_up() {
     for (head, piece) in [
         ("", "HTTP/1.1 102 Processing\r\n\r\n"),
