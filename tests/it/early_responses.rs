@@ -13,7 +13,7 @@ use crate::support::{Answer, Call, Setup, Wire, World, eventually, within};
 const MB: usize = 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
+pub enum Framing {
     Length,
     Chunked,
     Http10,
@@ -76,7 +76,7 @@ fn read_response(stream: &mut TcpStream) -> std::io::Result<Got> {
 }
 
 /// Expects this status, the whole response, and the end where it was said.
-async fn expect(address: SocketAddr, start: &str, framing: Framing, size: usize, status: &str) {
+pub async fn expect(address: SocketAddr, start: &str, framing: Framing, size: usize, status: &str) {
     let text = start.to_owned();
     let blocking = tokio::task::spawn_blocking(move || send_all_then_read(address, &text, framing, size));
     let got = match blocking.await.unwrap() {

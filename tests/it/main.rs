@@ -23,6 +23,7 @@ mod cli;
 mod client_auth;
 mod clocks;
 mod diagnosis;
+mod differential;
 mod dpop;
 mod early_responses;
 mod errors;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::process::Child;
 
+use crate::early_responses::{Framing, expect};
 use crate::support::tls::{ca, localhost};
-use crate::support::{Call, Client, Setup, World, eventually, within};
+use crate::support::{Call, Client, Setup, World, eventually};
 
 /// nginx, serving HTTP/2 and HTTP/1.1 over TLS with its own limits.
 struct Nginx {
@@ -52,6 +53,16 @@ impl Nginx {
     }
 }
 
+async fn over_tls(nginx: &Nginx, protocol: &str) -> World {
+    let setup = Setup::new().await;
+    setup.file("ca.pem", &ca().pem);
+    let route = format!(
+        "upstream = \"https://localhost:{}\"\nprotocol = \"{protocol}\"\ntls = {{ ca = {{ file = \"ca.pem\" }} }}\n",
+        nginx.address.port()
+    );
+    setup.route(&route).start().await
+}
+
 /// So many requests, 30 at a time, every third one a POST with a body.
 async fn load(world: &World, requests: usize) -> Vec<String> {
     let left = Arc::new(AtomicUsize::new(requests));
@@ -81,21 +92,25 @@ async fn load(world: &World, requests: usize) -> Vec<String> {
 #[ignore = "needs nginx"]
 async fn nginx_loses_no_request_when_it_ends_connections() {
     for (keepalive, requests) in [("", 20_000), ("keepalive_requests 50;", 5_000)] {
-        let setup = Setup::new().await.log("level = \"warn\"");
+        let setup = Setup::new().await;
         let nginx = Nginx::start(&setup, keepalive).await;
-        setup.file("ca.pem", &ca().pem);
         for protocol in ["auto", "http1"] {
-            let route = format!(
-                "upstream = \"https://localhost:{}\"\nprotocol = \"{protocol}\"\n\
-                 tls = {{ ca = {{ file = \"ca.pem\" }} }}\n",
-                nginx.address.port()
-            );
-            let world = Setup::new().await;
-            world.file("ca.pem", &ca().pem);
-            let world = world.route(&route).start().await;
+            let world = over_tls(&nginx, protocol).await;
             let wrong = load(&world, requests).await;
             assert!(wrong.is_empty(), "{protocol} {keepalive}: {} of {requests}: {}", wrong.len(), wrong[0]);
-            within("the end", async { drop(world) }).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nginx"]
+async fn nginx_refusal_of_a_large_body_is_read() {
+    let setup = Setup::new().await;
+    let nginx = Nginx::start(&setup, "").await;
+    for protocol in ["auto", "http1"] {
+        let world = over_tls(&nginx, protocol).await;
+        for size in [1_500_000, 4_000_000] {
+            expect(world.address("main"), "POST /", Framing::Length, size, "413").await;
         }
     }
 }

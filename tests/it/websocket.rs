@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Setup, World, within};
+use crate::support::{Answer, Call, Client, Setup, Wire, World, eventually, within};
 
 /// A WebSocket server that echoes, and refuses every token but the last one given.
 struct Echo {
@@ -188,4 +188,121 @@ async fn upgrade_uses_an_http11_connection_even_to_an_http2_upstream() {
     let mut socket = connect(&world, "/").await.unwrap();
     echo(&mut socket, "hello").await;
     assert!(world.metric("bearerd_requests_total", &[("route", "api"), ("status", "101")]).await.is_some());
+}
+
+/// An open tunnel: the caller's end, the upstream's end.
+async fn tunnel(world: &World, upstream: &Manual) -> (Client, Wire) {
+    let mut client = world.connect().await;
+    client.send(&upgrade("chatter")).await;
+    let mut wire = upstream.accept().await;
+    within("the handshake", wire.head()).await.unwrap().unwrap();
+    wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chatter\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(client.head().await.word(1), "101");
+    (client, wire)
+}
+
+async fn pass(from: &mut Wire, to: &mut Wire, text: &str) {
+    from.send(text).await.unwrap();
+    assert_eq!(within("what was sent", to.exact(text.len())).await.unwrap(), text.as_bytes());
+}
+
+async fn no_connection_is_left(world: &World) {
+    eventually("both connections to end", || async {
+        let callers = world.metric("bearerd_connections", &[("listener", "main")]).await;
+        let upstreams = world.metric("bearerd_upstream_connections", &[("route", "api")]).await;
+        (callers == Some(0.0) && upstreams == Some(0.0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn either_side_may_close_its_direction_first() {
+    let upstream = Manual::start().await;
+    let world = to(&upstream.url, "").await;
+    for caller_first in [true, false] {
+        let (mut client, mut wire) = tunnel(&world, &upstream).await;
+        let (first, second) =
+            if caller_first { (&mut client.wire, &mut wire) } else { (&mut wire, &mut client.wire) };
+        pass(first, second, "last words").await;
+        first.finish().await.unwrap();
+        assert!(within("the end of one direction", second.rest()).await.unwrap().is_empty());
+        for n in 0..3 {
+            pass(second, first, &format!("still here {n}")).await;
+        }
+        second.finish().await.unwrap();
+        assert!(within("the end of the other", first.rest()).await.unwrap().is_empty());
+        no_connection_is_left(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn tunnel_ends_with_either_side() {
+    let upstream = Manual::start().await;
+    let world = to(&upstream.url, "").await;
+    let (client, mut wire) = tunnel(&world, &upstream).await;
+    drop(client);
+    assert!(within("the upstream's end", wire.closed()).await);
+    drop(wire);
+    let (mut client, wire) = tunnel(&world, &upstream).await;
+    drop(wire);
+    assert!(within("the caller's end", client.wire.closed()).await);
+    drop(client);
+    no_connection_is_left(&world).await;
+}
+
+#[tokio::test]
+async fn tunnel_in_which_one_side_speaks_is_not_idle() {
+    let upstream = Manual::start().await;
+    let world = to(&upstream.url, "idle_timeout = \"600ms\"").await;
+    let (mut client, mut wire) = tunnel(&world, &upstream).await;
+    for n in 0..5 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        pass(&mut wire, &mut client.wire, &format!("tick {n}")).await;
+    }
+    for n in 0..5 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        pass(&mut client.wire, &mut wire, &format!("tick {n}")).await;
+    }
+    // Half of it closed, it is still timed.
+    client.wire.finish().await.unwrap();
+    assert!(within("the end of one direction", wire.rest()).await.unwrap().is_empty());
+    assert!(within("the idle end", client.wire.closed()).await);
+    no_connection_is_left(&world).await;
+}
+
+#[tokio::test]
+async fn tunnel_outlives_a_reload_and_a_stop_waits_for_it() {
+    let upstream = Manual::start().await;
+    let mut world = to(&upstream.url, "").await;
+    let (mut client, mut wire) = tunnel(&world, &upstream).await;
+    let more =
+        "[[route]]\nname = \"b\"\npath = \"/b\"\nanonymous = true\nupstream = \"http://127.0.0.1:1\"\n";
+    world.change(|text| format!("{text}\n{more}"));
+    world.reload().await;
+    pass(&mut client.wire, &mut wire, "after the reload").await;
+    world.signal(rustix::process::Signal::TERM);
+    world.log().wait("the end", |line| line.contains("process.ending")).await;
+    for n in 0..3 {
+        pass(&mut client.wire, &mut wire, &format!("up {n}")).await;
+        pass(&mut wire, &mut client.wire, &format!("down {n}")).await;
+    }
+    assert!(world.proxy.running());
+    wire.finish().await.unwrap();
+    assert!(within("the end", client.wire.rest()).await.unwrap().is_empty());
+    drop((client, wire));
+    assert!(world.proxy.exit().await.success());
+}
+
+#[tokio::test]
+async fn tunnel_is_cut_at_shutdown_timeout() {
+    let upstream = Manual::start().await;
+    let setup = Setup::new().await.top("shutdown_timeout = \"500ms\"");
+    let mut world = setup.route(&format!("upstream = \"{}\"", upstream.url)).start().await;
+    let (mut client, mut wire) = tunnel(&world, &upstream).await;
+    world.signal(rustix::process::Signal::TERM);
+    assert!(within("the caller's end", client.wire.closed()).await);
+    assert!(within("the upstream's end", wire.closed()).await);
+    world.proxy.exit().await;
 }
