@@ -191,7 +191,7 @@ fn with_new_pool<R>(origin: &Arc<Origin>, f: impl FnOnce(&mut Pool) -> R) -> R {
 
 /// Closes what nobody uses, so that others have its places; whether there was any.
 pub(super) fn drop_unused() -> bool {
-    POOLS.with_borrow_mut(|pools| pools.values_mut().fold(false, |any, pool| pool.drop_unused() || any))
+    POOLS.with_borrow_mut(|pools| pools.values_mut().filter_map(Pool::drop_unused).count() > 0)
 }
 
 /// One task for each worker, instead of a timer for each connection. Ends where there is none: the next one that is put
@@ -221,7 +221,7 @@ impl Pool {
     }
 
     /// The first one that still has room, so that others fall out of use and end.
-    fn share_http2(&mut self, max_age: Option<Duration>, now: Instant) -> Option<Http2> {
+    fn share_http2(&self, max_age: Option<Duration>, now: Instant) -> Option<Http2> {
         let fit = |known: &&Http2| known.has_room() && !is_too_old(known.state.born, max_age, now);
         self.http2.iter().find(fit).cloned()
     }
@@ -236,12 +236,12 @@ impl Pool {
         Some(self.http1.remove(at).connection)
     }
 
-    /// Whether there was any.
-    fn drop_unused(&mut self) -> bool {
+    /// `None`: there was nothing.
+    fn drop_unused(&mut self) -> Option<()> {
         let before = self.http1.len() + self.http2.len();
         self.http1.clear();
         self.http2.retain(|known| known.unused_since().is_none());
-        self.http1.len() + self.http2.len() < before
+        (self.http1.len() + self.http2.len() < before).then_some(())
     }
 
     /// Lets go of what is too old or has ended; `false` where the origin is no longer configured.
