@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -78,7 +79,11 @@ impl Stream {
         if let (Poll::Ready(Err(_)), Inner::Tls(stream)) = (&polled, &mut self.inner) {
             let (tcp, session) = stream.get_mut();
             let mut bytes = [0; ALERT];
-            let read = if session.wants_read() { tcp.try_read(&mut bytes).unwrap_or(0) } else { 0 };
+            // Asked of the socket itself: tokio may not have heard yet that there is something.
+            let read = match session.wants_read() {
+                true => recv(&*tcp, &mut bytes[..], RecvFlags::DONTWAIT).map_or(0, |(read, _)| read),
+                false => 0,
+            };
             let mut received = bytes.get(..read).unwrap_or_default();
             // What is not an alert stays with the session, for whoever reads on.
             if session.read_tls(&mut received).is_ok()
