@@ -27,5 +27,5 @@ pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, T
 pub use explain::tls_cause;
 pub use hop::Hop;
 pub use places::{Places, UPSTREAMS};
-pub use stream::{Facts, Stream};
+pub use stream::{Facts, Stream, TlsFailure};
 pub use turns::set_turns;

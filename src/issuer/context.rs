@@ -38,6 +38,8 @@ pub(super) struct Context<'a> {
     pub(super) config: &'a IssuerConfig,
     /// Host and path of what is asked, without the query.
     pub(super) endpoint: String,
+    /// It is asked over TLS.
+    pub(super) https: bool,
     pub(super) redactor: &'a Redactor,
     /// Ids of the request that stand in the answer's headers, by name.
     pub(super) traces: Vec<(String, String)>,
@@ -47,7 +49,7 @@ pub(super) struct Context<'a> {
 
 impl<'a> Context<'a> {
     pub(super) fn new(config: &'a IssuerConfig, url: &HttpUrl, redactor: &'a Redactor) -> Self {
-        Self { config, endpoint: shown(url), redactor, traces: Vec::new(), skew: None }
+        Self { config, endpoint: shown(url), https: url.https, redactor, traces: Vec::new(), skew: None }
     }
 
     /// `what` follows the endpoint's name.
@@ -190,7 +192,7 @@ impl<'a> Context<'a> {
                     format_args!("did not answer as an HTTP server{}", self.cause(error)),
                     "did not answer as an HTTP server",
                 )
-                .advise(&format!("check {key} of [issuer.{name}]{}", self.is_it_https())),
+                .advise(&format!("check {key} of [issuer.{name}]{}", self.or_https())),
             Broken::NotProcessed(error) => self
                 .fail_quoting(
                     FailureKind::Unavailable,
@@ -215,16 +217,15 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// What a TLS server makes of a plain request is no HTTP.
+    pub(super) fn or_https(&self) -> &'static str {
+        if self.https { "" } else { "; is it https://?" }
+    }
+
     /// A peer may choose some of these words, as in the reason of a GOAWAY.
     fn cause(&self, error: &hyper::Error) -> String {
         let cause = self.redactor.show(&exchange::reason(error), DESCRIPTION_LIMIT);
         format!(" ({})", cause.as_deref().unwrap_or(WITHHELD))
-    }
-
-    /// A port that speaks TLS answers plain HTTP with something else.
-    fn is_it_https(&self) -> &'static str {
-        let (TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &self.config.endpoint;
-        if url.https { "" } else { "; is it https://?" }
     }
 
     /// The keys of the file that decide whether a connection comes about; `None`: the error says what does.

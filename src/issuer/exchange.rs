@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use crate::net::{ConnectError, Connector, Http2Failure, http2_failure, tls_cause};
+use crate::net::{ConnectError, Connector, Http2Failure, http2_failure};
 
 /// The largest head of an answer, in bytes.
 const HEAD_LIMIT: u32 = 32 * 1024;
@@ -102,11 +102,11 @@ pub(super) async fn send(
 ) -> Result<Answer, Broken> {
     let connecting = deadline.after_the_connector().hold(CONNECTING, connector.connect());
     let connected = connecting.await?.map_err(Broken::Connect)?;
+    let tls = connected.stream.tls_failure();
     over(connected.stream, connected.http2, request, limit, deadline).await.map_err(|broken| match broken {
-        Broken::Closed(error) => {
-            tls_cause(&error, connector.who()).map_or(Broken::Closed(error), Broken::Connect)
-        }
-        other => other,
+        Broken::Timeout { .. } | Broken::Connect(_) => broken,
+        // With TLS 1.3 our certificate is refused only now.
+        broken => tls.told(connector.who()).map_or(broken, Broken::Connect),
     })
 }
 

@@ -31,7 +31,15 @@ impl Context<'_> {
         let description = reported.description.as_deref();
         let known = description.and_then(|text| self.known_cause(text));
         let known = known.or_else(|| self.by_words(status, reported.code.as_deref(), description?));
+        let known = known.or_else(|| self.plain_http_refused(reported));
         known.or_else(|| self.by_code(status, reported)).unwrap_or_else(|| self.by_status(status, reported))
+    }
+
+    /// Servers that expect TLS say so in plain HTTP: Go's, nginx.
+    fn plain_http_refused(&self, reported: &Reported) -> Option<String> {
+        let said = reported.text.as_ref().or(reported.description.as_ref())?.to_ascii_lowercase();
+        let refused = !self.https && said.contains("https") && said.contains("http request");
+        refused.then(|| format!("check {} of [issuer.{}]{}", self.endpoint_key(), self.config.name, self.or_https()))
     }
 
     /// What a server means often stands in its sentence alone, under a code that says something else.

@@ -3,14 +3,18 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
+use super::connect::ConnectError;
+use super::explain::tls_cause;
 use super::places::Place;
 
 /// TCP, Unix or TLS over TCP; implements tokio's `AsyncRead` and `AsyncWrite` (vectored writes passed on).
@@ -19,6 +23,7 @@ pub struct Stream {
     inner: Inner,
     /// What came right behind an egress proxy's answer: it is read first.
     early: Bytes,
+    failure: TlsFailure,
     /// Both are held until the connection is closed.
     _place: Option<Place>,
     _turn: Option<OwnedSemaphorePermit>,
@@ -32,6 +37,9 @@ enum Inner {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// More than an alert needs, and less than a session takes at a time; in bytes.
+const ALERT: usize = 4096;
+
 /// What an open connection tells of its other end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -43,7 +51,50 @@ pub struct Facts {
     pub certificate: Option<Vec<u8>>,
 }
 
+/// How TLS failed while a stream was read, for whoever has no error that says it: h2 keeps only the text of one.
+#[derive(Debug, Clone, Default)]
+pub struct TlsFailure(Arc<OnceLock<rustls::Error>>);
+
+impl TlsFailure {
+    fn note(&self, error: &io::Error) {
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            let _first = self.0.set(error.clone());
+        }
+    }
+
+    /// The failure in an operator's words, where there was one. `who` stands in the message.
+    pub fn told(&self, who: &str) -> Option<ConnectError> {
+        tls_cause(self.0.get()?, who)
+    }
+}
+
 impl Stream {
+    /// Stays readable when the stream has been given away.
+    pub fn tls_failure(&self) -> TlsFailure {
+        self.failure.clone()
+    }
+
+    /// A peer that refuses our certificate closes at once, so that a write may fail before its alert was read.
+    fn written<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let (Poll::Ready(Err(_)), Inner::Tls(stream)) = (&polled, &mut self.inner) {
+            let (tcp, session) = stream.get_mut();
+            let mut bytes = [0; ALERT];
+            // Asked of the socket itself: tokio may not have heard yet that there is something.
+            let read = match session.wants_read() {
+                true => recv(&*tcp, &mut bytes[..], RecvFlags::DONTWAIT).map_or(0, |(read, _)| read),
+                false => 0,
+            };
+            let mut received = bytes.get(..read).unwrap_or_default();
+            // What is not an alert stays with the session, for whoever reads on.
+            if session.read_tls(&mut received).is_ok()
+                && let Err(error) = session.process_new_packets()
+            {
+                let _first = self.failure.0.set(error);
+            }
+        }
+        polled
+    }
+
     /// Over TLS, some of what a failed write was given may have gone out; elsewhere nothing of it has.
     pub fn is_tls(&self) -> bool {
         matches!(self.inner, Inner::Tls(_))
@@ -87,7 +138,7 @@ impl Stream {
 
 impl From<Inner> for Stream {
     fn from(inner: Inner) -> Self {
-        Self { inner, early: Bytes::new(), _place: None, _turn: None }
+        Self { inner, early: Bytes::new(), failure: TlsFailure::default(), _place: None, _turn: None }
     }
 }
 
@@ -130,21 +181,31 @@ impl AsyncRead for Stream {
             buffer.put_slice(&self.early.copy_to_bytes(length));
             return Poll::Ready(Ok(()));
         }
-        each!(self, inner => Pin::new(inner).poll_read(context, buffer))
+        let polled = each!(self.as_mut(), inner => Pin::new(inner).poll_read(context, buffer));
+        if let Poll::Ready(Err(error)) = &polled {
+            self.failure.note(error);
+        }
+        polled
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, inner => Pin::new(inner).poll_write(context, bytes))
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = each!(self.as_mut(), inner => Pin::new(inner).poll_write(context, bytes));
+        self.written(polled)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, inner => Pin::new(inner).poll_write_vectored(context, slices))
+        let polled = each!(self.as_mut(), inner => Pin::new(inner).poll_write_vectored(context, slices));
+        self.written(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -155,8 +216,9 @@ impl AsyncWrite for Stream {
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, inner => Pin::new(inner).poll_flush(context))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = each!(self.as_mut(), inner => Pin::new(inner).poll_flush(context));
+        self.written(polled)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

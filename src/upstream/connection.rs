@@ -186,6 +186,7 @@ impl Origin {
             connected => connected,
         };
         let connected = connected.map_err(UpstreamError::connect)?;
+        let tls = connected.stream.tls_failure();
         let (wire, traffic) = Wire::new(connected.stream, metrics);
         let http2 = !http1 && self.speaks_http2(connected.http2);
         if !http1 {
@@ -193,7 +194,11 @@ impl Origin {
         }
         if http2 {
             let state = Http2State::new(traffic, Arc::clone(room));
-            self.open_http2(wire, state).await.map(Connection::Http2)
+            // h2 keeps only the text of what failed below it, where our certificate is refused.
+            let opened = self.open_http2(wire, state).await;
+            opened
+                .map(Connection::Http2)
+                .map_err(|error| tls.told(self.name()).map_or(error, UpstreamError::connect))
         } else {
             self.open_http1(wire, traffic).await.map(Connection::Http1)
         }

@@ -50,51 +50,61 @@ async fn expired_certificate_of_the_issuer_may_be_our_clock() {
     no_token(&world, 503, "token_unavailable", &facts, &["see token_url and tls"]).await;
 }
 
-async fn asking(identity: &Identity) -> Scripted {
-    Scripted::start(Some(ca().server_asking(identity, &[]))).await
+/// A server that asks for a certificate, over this version of HTTP.
+async fn asking(identity: &Identity, version: &str) -> Scripted {
+    Scripted::start(Some(ca().server_asking(identity, &[version]))).await
 }
+
+const VERSIONS: [&str; 2] = ["http/1.1", "h2"];
 
 #[tokio::test]
 async fn expired_client_certificate_toward_the_issuer() {
-    let setup = Setup::with(asking(&localhost()).await, Scripted::upstream().await);
-    let old = ca().issue_expired(&["client-1"]);
-    setup.file("ca.pem", &ca().pem);
-    let file = setup.file("cert.pem", &old.certificate_pem);
-    setup.file("key.pem", &old.key_pem);
-    let keys = format!(
-        "# client_secret\nclient_auth = \"tls_client_auth\"\ncertificate = {{ file = \"cert.pem\" }}\n\
-         private_key = {{ file = \"key.pem\" }}\n{OURS}"
-    );
-    let world = setup.issuer(&keys).start().await;
-    let facts = ["did not accept our client certificate (alert CertificateExpired): it has expired"];
-    let ended = format!("(file {}) expired on 2021-01-01T00:00:00Z: have a new one issued", file.display());
-    no_token(&world, 503, "token_unavailable", &facts, &[&ended]).await;
-    line(&world, &["WARN", "corp", "the certificate ", "expired on 2021-01-01", "have a new one issued"])
-        .await;
+    for version in VERSIONS {
+        let setup = Setup::with(asking(&localhost(), version).await, Scripted::upstream().await);
+        let old = ca().issue_expired(&["client-1"]);
+        setup.file("ca.pem", &ca().pem);
+        let file = setup.file("cert.pem", &old.certificate_pem);
+        setup.file("key.pem", &old.key_pem);
+        let keys = format!(
+            "# client_secret\nclient_auth = \"tls_client_auth\"\ncertificate = {{ file = \"cert.pem\" }}\n\
+             private_key = {{ file = \"key.pem\" }}\n{OURS}"
+        );
+        let world = setup.issuer(&keys).start().await;
+        let facts = ["did not accept our client certificate (alert CertificateExpired): it has expired"];
+        let ended =
+            format!("(file {}) expired on 2021-01-01T00:00:00Z: have a new one issued", file.display());
+        no_token(&world, 503, "token_unavailable", &facts, &[&ended]).await;
+        line(&world, &["WARN", "corp", "the certificate ", "expired on 2021-01-01", "have a new one issued"])
+            .await;
+    }
 }
 
 #[tokio::test]
 async fn expired_client_certificate_toward_the_upstream() {
-    let setup = Setup::with(Scripted::issuer().await, asking(&localhost()).await);
-    let old = ca().issue_expired(&["client-1"]);
-    setup.file("ca.pem", &ca().pem);
-    setup.file("cert.pem", &old.certificate_pem);
-    setup.file("key.pem", &old.key_pem);
-    let tls = "tls = { ca = { file = \"ca.pem\" }, certificate = { file = \"cert.pem\" }, private_key = { file = \"key.pem\" } }";
-    let world = setup.route(tls).start().await;
-    let words = [
-        "did not accept our client certificate (alert CertificateExpired): it has expired, or one of the two clocks is \
-         wrong; have a new one issued",
-        "see upstream and tls (ca, server_name, certificate) of route api",
-    ];
-    no_answer(&world, 502, "upstream_unreachable", &words).await;
+    for version in VERSIONS {
+        let setup = Setup::with(Scripted::issuer().await, asking(&localhost(), version).await);
+        let old = ca().issue_expired(&["client-1"]);
+        setup.file("ca.pem", &ca().pem);
+        setup.file("cert.pem", &old.certificate_pem);
+        setup.file("key.pem", &old.key_pem);
+        let tls = "tls = { ca = { file = \"ca.pem\" }, certificate = { file = \"cert.pem\" }, private_key = { file = \"key.pem\" } }";
+        let world = setup.route(tls).start().await;
+        let words = [
+            "did not accept our client certificate (alert CertificateExpired): it has expired, or one of the two clocks is \
+             wrong; have a new one issued",
+            "see upstream and tls (ca, server_name, certificate) of route api",
+        ];
+        no_answer(&world, 502, "upstream_unreachable", &words).await;
+    }
 }
 
 #[tokio::test]
 async fn client_certificate_that_is_missing() {
-    let setup = Setup::with(Scripted::issuer().await, asking(&localhost()).await);
-    setup.file("ca.pem", &ca().pem);
-    let world = setup.route(OURS).start().await;
-    let words = ["wants a client certificate: set tls.certificate and tls.private_key", "of route api"];
-    no_answer(&world, 502, "upstream_unreachable", &words).await;
+    for version in VERSIONS {
+        let setup = Setup::with(Scripted::issuer().await, asking(&localhost(), version).await);
+        setup.file("ca.pem", &ca().pem);
+        let world = setup.route(OURS).start().await;
+        let words = ["wants a client certificate: set tls.certificate and tls.private_key", "of route api"];
+        no_answer(&world, 502, "upstream_unreachable", &words).await;
+    }
 }

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::{no_token, served, vendor};
 use crate::support::manual::nobody;
-use crate::support::{Answer, Setup};
+use crate::support::tls::localhost;
+use crate::support::{Answer, Scripted, Setup};
 
 #[tokio::test]
 async fn token_url_that_is_not_there() {
@@ -24,6 +25,20 @@ async fn token_url_that_is_a_web_page() {
     let world = setup.start().await;
     let remedy = ["that is a web page, as of a login or a gateway; check token_url of [issuer.corp]"];
     no_token(&world, 502, "token_refused", &["/token answered 200 with"], &remedy).await;
+}
+
+#[tokio::test]
+async fn token_url_that_is_http_where_tls_is_spoken() {
+    let tls = Scripted::start(Some(localhost().server(&[]))).await;
+    let url = tls.url.replace("https://", "http://");
+    let world = Setup::new().await.issuer(&format!("token_url = \"{url}/token\"")).start().await;
+    let remedy = ["check token_url of [issuer.corp]; is it https://?"];
+    no_token(&world, 502, "token_refused", &["did not answer as an HTTP server"], &remedy).await;
+
+    let setup = Setup::new().await;
+    let words = "Client sent an HTTP request to an HTTPS server.\n";
+    setup.issuer.always_this(Answer::status(400).header("content-type", "text/plain").body(words));
+    no_token(&setup.start().await, 502, "token_refused", &["answered 400"], &remedy).await;
 }
 
 #[tokio::test]
