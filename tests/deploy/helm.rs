@@ -251,7 +251,11 @@ fn with_ipv6_both_families_are_listened_on() {
     let standalone = config("helm-ipv6", "standalone", "");
     assert_eq!(standalone["admin"]["address"].as_str(), Some("[::]:9180"));
     assert_eq!(standalone["listener"]["main"]["address"].as_str(), Some("[::]:8080"));
-    let sidecar = config("helm-ipv6-sidecar", "sidecar", "listener: { names: [api.internal], tls: { secretName: tls } }\n");
+    let sidecar = config(
+        "helm-ipv6-sidecar",
+        "sidecar",
+        "listener: { names: [api.internal], tls: { secretName: tls } }\n",
+    );
     let listeners = sidecar["listener"].as_table().unwrap();
     for (name, address) in [("main", "127.0.0.1:8080"), ("main6", "[::1]:8080")] {
         assert_eq!(listeners[name]["address"].as_str(), Some(address));

@@ -25,6 +25,7 @@ mod clocks;
 mod diagnosis;
 mod dpop;
 mod errors;
+mod files;
 mod grpc;
 mod headers;
 mod http2_upstream;
