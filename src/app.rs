@@ -196,7 +196,10 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     };
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || control.run_on(runtime))
+        .spawn(move || {
+            config::files::hurry();
+            control.run_on(runtime)
+        })
         .map_err(|error| system("cannot start the control thread", &error))?;
     Ok(Running::new(addresses, orders_to, thread))
 }

@@ -8,6 +8,7 @@ mod confidential;
 mod deserialize;
 mod document;
 mod environment;
+pub mod files;
 mod include;
 pub mod model;
 mod preset;
@@ -43,7 +44,7 @@ use report::Report;
 /// Every mistake that was found, and the warnings beside them, in the order of the files.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let mut report = Report::default();
-    let text = match FileText::read(path) {
+    let text = match FileText::read_main(path) {
         Ok(text) => text,
         Err(error) => {
             report.file(path, error.line, error.reason);

@@ -21,7 +21,6 @@ use super::signals::{self, Received, Signals};
 use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
-use crate::aside::AsideError;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::proxy::Snapshot;
@@ -164,7 +163,7 @@ impl Control {
         }
     }
 
-    fn broken(&mut self, error: &AsideError) {
+    fn broken(&mut self, error: &str) {
         self.reloaded(Err(vec![format!("the files were not looked at: {error}")]));
         let config = Arc::clone(&self.shared.snapshot.load().config);
         let again = self.reloading.start_over(&config);

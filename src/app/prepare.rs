@@ -74,7 +74,7 @@ pub(super) struct Prepared {
 
 /// Looks at the files and loads what changed. Blocks.
 pub(super) fn prepare(cause: Cause, config: &Arc<Config>, mut seen: Seen, metrics: &Metrics) -> Prepared {
-    let contents = Contents::read(&seen.watched);
+    let contents = Contents::read(&seen.watched).or_as_in(&seen.contents);
     let change = contents.changed_since(&seen.contents);
     let unchanged = change.is_empty() && cause == Cause::Files;
     seen.unapplied.merge(change);

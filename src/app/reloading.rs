@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::prepare::{Cause, Prepared, Seen, prepare};
 use crate::aside::{Aside, AsideError};
@@ -16,6 +18,11 @@ use crate::reload::Watch;
 /// Where files are looked at: one thread for each running proxy of the process.
 static LOOKING: Aside = Aside::new("reload", 64);
 
+/// Single files that hang are given up much sooner.
+const LONGEST_LOOK: Duration = Duration::from_secs(20);
+const STUCK: &str =
+    "a file system did not answer in time; see which of the folders that the config names hangs";
+
 type Looking = Pin<Box<dyn Future<Output = Result<Prepared, AsideError>> + Send>>;
 type Reply = oneshot::Sender<Result<(), String>>;
 
@@ -24,8 +31,8 @@ pub(super) enum Step {
     Look,
     /// They were looked at.
     Prepared(Box<Prepared>),
-    /// The look broke down.
-    Broken(AsideError),
+    /// The look broke down, or does not come to an end: why.
+    Broken(String),
 }
 
 pub(super) struct Reloading {
@@ -37,6 +44,8 @@ pub(super) struct Reloading {
     workers: usize,
     folders: BTreeSet<PathBuf>,
     looking: Option<Looking>,
+    /// When the look under way is given up.
+    deadline: Instant,
     /// Asked for while a look was under way, which may have read the files before.
     again: Option<Cause>,
     /// Who waits for the look under way, and for the one after it.
@@ -53,6 +62,7 @@ impl Reloading {
             seen: Some(seen),
             folders: BTreeSet::new(),
             looking: None,
+            deadline: Instant::now(),
             again: None,
             replies: Vec::new(),
             next_replies: Vec::new(),
@@ -80,17 +90,20 @@ impl Reloading {
         };
         self.replies.append(&mut self.next_replies);
         let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
+        self.deadline = Instant::now() + LONGEST_LOOK;
         self.looking = Some(Box::pin(LOOKING.run(move || prepare(cause, &config, seen, &metrics))));
     }
 
     /// The next thing to do. May be dropped and called again.
     pub(super) async fn next(&mut self) -> Step {
-        let Self { watch, looking, .. } = self;
+        let Self { watch, looking, deadline, .. } = self;
+        let under_way = looking.is_some();
         let step = tokio::select! {
             prepared = looked(looking) => match prepared {
                 Ok(prepared) => Step::Prepared(Box::new(prepared)),
-                Err(error) => Step::Broken(error),
+                Err(error) => Step::Broken(error.to_string()),
             },
+            () = tokio::time::sleep_until(*deadline), if under_way => Step::Broken(STUCK.to_owned()),
             () = touched(watch) => return Step::Look,
         };
         self.looking = None;

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::watchdog::Ask;
+use crate::config::files;
 use crate::listener::{self, Bound, ConnectionLimit, SettingsCell, Stop};
 use crate::metrics;
 use crate::proxy::Proxy;
@@ -56,6 +57,7 @@ impl Workers {
             let report = Reporter { worker, reports: reports.clone(), outcome: Err("panicked".to_owned()) };
             std::thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
                 metrics::this_thread_is_worker(worker);
+                files::hurry();
                 run(&runtime, proxy, commands, report);
             })?;
             senders.push(sender);

@@ -1,14 +1,16 @@
 //! One file of the config: its text, its TOML, and where each key stands in it.
 
 use std::fmt;
-use std::io;
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
-use super::confidential;
+use super::{confidential, files};
 
 /// A config file's text. It may hold literal secrets, so it is wiped when dropped.
 pub(crate) struct FileText {
@@ -39,17 +41,34 @@ pub(crate) struct Unreadable {
 
 impl FileText {
     pub(super) fn read(display: &Path) -> Result<Self, Unreadable> {
+        Self::read_with(display, |path, _| {
+            files::read(path, files::LARGEST_CONFIG).map(|it| it.bytes.to_vec())
+        })
+    }
+
+    /// The main file may also be a pipe, as of `--config <(…)`.
+    pub(super) fn read_main(display: &Path) -> Result<Self, Unreadable> {
+        Self::read_with(display, |path, state| match state.file_type().is_fifo() {
+            true => read_pipe(path),
+            false => files::read(path, files::LARGEST_CONFIG).map(|it| it.bytes.to_vec()),
+        })
+    }
+
+    fn read_with(
+        display: &Path,
+        read: impl FnOnce(&Path, &Metadata) -> io::Result<Vec<u8>>,
+    ) -> Result<Self, Unreadable> {
         let whole = |reason: String| Unreadable { reason, line: 0 };
         let absolute = std::path::absolute(display).map_err(|error| whole(error.to_string()))?;
-        let access = access(&absolute).map_err(|error| whole(io_reason(&error)))?;
-        let bytes = read_bytes(&absolute).map_err(|error| whole(io_reason(&error)))?;
+        let state = files::state(&absolute).map_err(|error| whole(io_reason(&error)))?;
+        let bytes = read(&absolute, &state).map_err(|error| whole(io_reason(&error)))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             let bytes = Zeroizing::new(error.into_bytes());
             let line = bytes.iter().take(valid).filter(|&&byte| byte == b'\n').count() + 1;
             Unreadable { reason: "is not UTF-8".to_owned(), line }
         })?;
-        Ok(Self::new(display.to_owned(), absolute, text, access))
+        Ok(Self::new(display.to_owned(), absolute, text, Access::of(&state)))
     }
 
     pub(super) fn new(display: PathBuf, absolute: PathBuf, text: String, access: Access) -> Self {
@@ -80,19 +99,18 @@ impl FileText {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "config is one of the places that read files; its errors name the path"
-)]
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    std::fs::read(path)
+impl Access {
+    /// Of what symbolic links lead to: the mode of what is read counts.
+    fn of(state: &Metadata) -> Self {
+        let mode = state.permissions().mode();
+        Self { owner_only: mode & 0o077 == 0, writable_by_others: mode & 0o022 != 0 }
+    }
 }
 
-/// Follows symbolic links: the mode of what is read counts.
-fn access(path: &Path) -> io::Result<Access> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(path)?.permissions().mode();
-    Ok(Access { owner_only: mode & 0o077 == 0, writable_by_others: mode & 0o022 != 0 })
+fn read_pipe(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(files::LARGEST_CONFIG).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// In plain words, without the number of the error.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use super::document::{FileText, Place, io_reason};
+use super::files;
 use super::report::Report;
 
 /// What the patterns matched.
@@ -72,7 +73,7 @@ fn names(place: &Place<'_>, folder: &Path, pattern: &str, report: &mut Report) -
     if !pattern.contains('*') {
         return vec![pattern.to_owned()];
     }
-    let entries = match std::fs::read_dir(folder) {
+    let entries = match files::names(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             report.warning(place, "the folder does not exist, so nothing is included", "");
@@ -83,12 +84,7 @@ fn names(place: &Place<'_>, folder: &Path, pattern: &str, report: &mut Report) -
             return Vec::new();
         }
     };
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| !name.starts_with('.') && matches(pattern, name) && !folder.join(name).is_dir())
-        .collect();
-    names.sort();
-    names
+    entries.into_iter().filter(|name| !name.starts_with('.') && matches(pattern, name)).collect()
 }
 
 /// `*` stands for any number of characters.

@@ -1,14 +1,28 @@
 //! References: a value that stands in a file, in the environment or in a webhook's store instead of in the config.
 
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
+use super::files;
+use crate::aside::Aside;
+use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
 
-/// A value of the config that may be secret or come from elsewhere. Cloning shares what was read.
+/// A file that changed within this time may be half written.
+const SETTLES: Duration = Duration::from_secs(1);
+/// Values that are waited for without holding up a thread that serves.
+static VALUES: Aside = Aside::new("values", 8);
+/// References of the running configs: that a config is loaded again loses no last good value.
+static KNOWN: LazyLock<Mutex<HashMap<Definition, Weak<Inner>>>> = LazyLock::new(Mutex::default);
+
+/// A value of the config that may be secret or come from elsewhere. Clones, and references to one place, share what was
+/// read.
 #[derive(Clone)]
 pub struct Source(Arc<Inner>);
 
@@ -89,7 +103,20 @@ impl Source {
     }
 
     fn from_definition(definition: Definition) -> Self {
-        Self(Arc::new(Inner { definition, last_good: ArcSwapOption::empty(), password: None }))
+        let new = |definition| Inner { definition, last_good: ArcSwapOption::empty(), password: None };
+        if let Definition::Literal(_) | Definition::Env { .. } = definition {
+            return Self(Arc::new(new(definition)));
+        }
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = known.get(&definition).and_then(Weak::upgrade) {
+            return Self(there);
+        }
+        if known.len() == known.capacity() {
+            known.retain(|_, inner| inner.strong_count() > 0);
+        }
+        let inner = Arc::new(new(definition.clone()));
+        known.insert(definition, Arc::downgrade(&inner));
+        Self(inner)
     }
 
     /// The password of what stands there, where the config gives one.
@@ -133,19 +160,42 @@ impl Source {
 
     /// Reads the value now. Empty counts as missing: an empty secret is never sent.
     pub fn read(&self) -> Result<Arc<Secret>, ReferenceError> {
-        match self.read_definition() {
-            Ok(secret) => {
-                let secret = Arc::new(secret);
-                self.0.last_good.store(Some(Arc::clone(&secret)));
-                Ok(secret)
-            }
-            Err(reason) => Err(ReferenceError { place: self.place(), reason }),
-        }
+        self.read_now().map(|value| value.secret)
+    }
+
+    /// As [`Self::read`], but the last good value as long as another one may be half written.
+    pub fn read_settled(&self) -> Result<Arc<Secret>, ReferenceError> {
+        let Value { secret, settled } = self.read_now()?;
+        let before = if settled { None } else { self.0.last_good.load_full() };
+        Ok(before.unwrap_or(secret))
     }
 
     /// Reads the value now, or else gives the last good one, with what went wrong.
     pub fn read_or_last_good(&self) -> Result<(Arc<Secret>, Option<ReferenceError>), ReferenceError> {
-        match self.read() {
+        self.or_last_good(self.read())
+    }
+
+    /// The value that may be sent: as [`Self::read_settled`], or else the last good one, with what went wrong.
+    pub fn to_send(&self) -> Result<(Arc<Secret>, Option<ReferenceError>), ReferenceError> {
+        self.or_last_good(self.read_settled())
+    }
+
+    /// As [`Self::to_send`], without holding up this thread.
+    pub async fn to_send_aside(&self) -> Result<(Arc<Secret>, Option<ReferenceError>), ReferenceError> {
+        let this = self.clone();
+        match VALUES.run(move || this.to_send()).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.or_last_good(Err(ReferenceError { place: self.place(), reason: error.to_string() }))
+            }
+        }
+    }
+
+    fn or_last_good(
+        &self,
+        read: Result<Arc<Secret>, ReferenceError>,
+    ) -> Result<(Arc<Secret>, Option<ReferenceError>), ReferenceError> {
+        match read {
             Ok(secret) => Ok((secret, None)),
             Err(error) => match self.0.last_good.load_full() {
                 Some(secret) => Ok((secret, Some(error))),
@@ -154,52 +204,83 @@ impl Source {
         }
     }
 
-    fn read_definition(&self) -> Result<Secret, String> {
+    fn read_now(&self) -> Result<Value, ReferenceError> {
+        let Found { secret, written } =
+            self.find().map_err(|reason| ReferenceError { place: self.place(), reason })?;
+        let secret = Arc::new(secret);
+        let settled = written.is_none_or(is_long_ago);
+        // A first one is better than none, however new.
+        if settled || self.0.last_good.load().is_none() {
+            self.0.last_good.store(Some(Arc::clone(&secret)));
+        }
+        Ok(Value { secret, settled })
+    }
+
+    fn find(&self) -> Result<Found, String> {
         let (whole, pointer) = match &self.0.definition {
             // A literal may be empty: the operator wrote it so.
-            Definition::Literal(secret) => return Ok(secret.clone()),
+            Definition::Literal(secret) => return Ok(secret.clone().into()),
             Definition::File { path, pointer } => (read_file(path)?, pointer),
-            Definition::Env { name, pointer } => (read_env(name)?, pointer),
-            Definition::Webhook { store, .. } => return read_store(store),
+            Definition::Env { name, pointer } => (read_env(name)?.into(), pointer),
+            Definition::Webhook { store, .. } => return read_store(store).map(Found::from),
         };
-        let value = match pointer {
-            Some(pointer) => point_into(&whole, pointer)?,
-            None => whole,
+        let secret = match pointer {
+            Some(pointer) => point_into(&whole.secret, pointer)?,
+            None => whole.secret,
         };
-        if value.is_empty() { Err("is empty".to_owned()) } else { Ok(value) }
+        if secret.is_empty() { Err("is empty".to_owned()) } else { Ok(Found { secret, ..whole }) }
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "references are one of the places that read files; the error names the path"
-)]
-fn read_bytes(path: &Path) -> std::io::Result<zeroize::Zeroizing<Vec<u8>>> {
-    std::fs::read(path).map(zeroize::Zeroizing::new)
+/// What stands there.
+struct Found {
+    secret: Secret,
+    /// When its file was last written; `None`: whenever that was, it was written whole.
+    written: Option<SystemTime>,
 }
 
-fn read_file(path: &Path) -> Result<Secret, String> {
-    let bytes = read_bytes(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => NO_FILE.to_owned(),
-        std::io::ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
-        std::io::ErrorKind::IsADirectory => "is a folder; name the file in it".to_owned(),
+impl From<Secret> for Found {
+    fn from(secret: Secret) -> Self {
+        Self { secret, written: None }
+    }
+}
+
+struct Value {
+    secret: Arc<Secret>,
+    settled: bool,
+}
+
+/// A time that is ahead of this machine's says nothing.
+fn is_long_ago(written: SystemTime) -> bool {
+    SystemClock.wall().duration_since(written).map_or(true, |age| age >= SETTLES)
+}
+
+fn read_bytes(path: &Path) -> io::Result<Arc<files::Contents>> {
+    files::read(path, files::LARGEST_VALUE)
+}
+
+fn read_file(path: &Path) -> Result<Found, String> {
+    let contents = read_bytes(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => NO_FILE.to_owned(),
+        io::ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
+        io::ErrorKind::IsADirectory => "is a folder; name the file in it".to_owned(),
         _ => error.to_string(),
     })?;
-    Ok(Secret::new(without_line_end(&bytes)))
+    Ok(Found { secret: Secret::new(without_line_end(&contents.bytes)), written: contents.modified })
 }
 
 fn read_store(path: &Path) -> Result<Secret, String> {
-    let bytes = read_bytes(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
+    let contents = read_bytes(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
             "has received no value yet; its sender has to call it once, or check that the sender's calls reach it"
                 .to_owned()
         }
-        std::io::ErrorKind::PermissionDenied => {
+        io::ErrorKind::PermissionDenied => {
             format!("its store {} may not be read by this user", path.display())
         }
         _ => format!("its store {}: {error}", path.display()),
     })?;
-    let value = point_into(&Secret::new(bytes.as_slice()), STORED_VALUE).map_err(|why| {
+    let value = point_into(&Secret::new(contents.bytes.as_slice()), STORED_VALUE).map_err(|why| {
         format!("its store {} {why}; the sender's next call writes it anew", path.display())
     })?;
     if value.is_empty() {
@@ -259,17 +340,24 @@ impl Eq for Source {}
 
 impl Hash for Source {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        match &self.0.definition {
-            Definition::Literal(secret) => (0u8, secret.expose()).hash(state),
-            Definition::File { path, pointer } => (1u8, path, pointer).hash(state),
-            Definition::Env { name, pointer } => (2u8, name, pointer).hash(state),
-            Definition::Webhook { name, store } => (3u8, name, store).hash(state),
+        self.0.definition.hash(state);
+    }
+}
+
+impl Hash for Definition {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Literal(secret) => (0u8, secret.expose()).hash(state),
+            Self::File { path, pointer } => (1u8, path, pointer).hash(state),
+            Self::Env { name, pointer } => (2u8, name, pointer).hash(state),
+            Self::Webhook { name, store } => (3u8, name, store).hash(state),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::files::write_settled;
     use super::*;
 
     #[test]
@@ -278,6 +366,53 @@ mod tests {
         assert_eq!(without_line_end(b"s\r\n"), b"s");
         assert_eq!(without_line_end(b"s\r"), b"s\r");
         assert_eq!(without_line_end(b" s "), b" s ");
+    }
+
+    #[test]
+    fn what_may_be_half_written_is_not_sent_where_there_is_a_good_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let source = Source::file(path.clone(), None);
+        let sent =
+            || source.to_send().map(|(secret, error)| (secret.expose_str().unwrap().to_owned(), error));
+        assert!(sent().is_err());
+        std::fs::write(&path, "first\n").unwrap();
+        assert_eq!(sent(), Ok(("first".to_owned(), None)), "a first one is better than none");
+        std::fs::write(&path, "ha").unwrap();
+        assert_eq!(sent(), Ok(("first".to_owned(), None)));
+        assert_eq!(source.read().unwrap().expose(), b"ha", "whoever only looks sees it");
+        assert_eq!(sent(), Ok(("first".to_owned(), None)));
+        write_settled(&path, "");
+        let (kept, error) = sent().unwrap();
+        assert_eq!((kept.as_str(), error.unwrap().reason.as_str()), ("first", "is empty"));
+        std::fs::write(&path, "half and half").unwrap();
+        assert_eq!(sent(), Ok(("first".to_owned(), None)));
+        write_settled(&path, "half and half");
+        assert_eq!(sent(), Ok(("half and half".to_owned(), None)));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(sent().unwrap().0, "half and half");
+    }
+
+    #[test]
+    fn a_time_ahead_of_ours_says_nothing() {
+        assert!(is_long_ago(SystemClock.wall() + Duration::from_secs(3600)));
+        assert!(!is_long_ago(SystemClock.wall()));
+    }
+
+    #[test]
+    fn a_config_that_is_loaded_again_has_the_last_good_values_of_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "good").unwrap();
+        let before = Source::file(path.clone(), None);
+        before.read().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let after = Source::file(path.clone(), None);
+        assert_eq!(after.read_or_last_good().unwrap().0.expose(), b"good");
+        let pointer = Source::file(path.clone(), Some("/a".to_owned()));
+        assert!(pointer.read_or_last_good().is_err(), "another value");
+        drop((before, after));
+        assert!(Source::file(path, None).read_or_last_good().is_err(), "nobody holds it any more");
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) fn binding(config: &IssuerConfig, key: &CredentialKey) -> Digest {
     sources.retain(|source| source.learned_by().is_some());
     sources.extend(&config.tls.certificate);
     sources.extend(config.dpop.as_ref().map(|dpop| &dpop.private_key));
-    let last_good = |source: &Source| source.read_or_last_good().ok().map(|(value, _)| value);
+    let last_good = |source: &Source| source.to_send().ok().map(|(value, _)| value);
     let values: Vec<_> = sources.into_iter().map(last_good).collect();
     digest(values.iter().map(|value| value.as_ref().map(|value| value.expose())))
 }
@@ -60,7 +60,8 @@ fn secrets(config: &IssuerConfig) -> Vec<&Source> {
 /// Sources that cannot be read count as a value of their own: a last good one does not hide that.
 fn of(sources: &[&Source]) -> Digest {
     let passwords = sources.iter().filter_map(|source| source.password());
-    let values: Vec<_> = sources.iter().copied().chain(passwords).map(|source| source.read().ok()).collect();
+    let values: Vec<_> =
+        sources.iter().copied().chain(passwords).map(|source| source.read_settled().ok()).collect();
     digest(values.iter().map(|value| value.as_ref().map(|value| value.expose())))
 }
 
@@ -91,6 +92,7 @@ fn collect<'a>(value: &'a ParamValue, out: &mut Vec<&'a Source>) {
 mod tests {
     use super::*;
     use crate::config::ClientAuth;
+    use crate::config::files::write_settled;
     use crate::issuer::fuzz;
 
     #[test]
@@ -100,10 +102,10 @@ mod tests {
         let mut config = fuzz::config();
         config.client_auth = ClientAuth::Post { secret: Source::file(file.clone(), None) };
         let absent = credential(&config);
-        std::fs::write(&file, "one").unwrap();
+        write_settled(&file, "one");
         let one = credential(&config);
         assert_eq!(one, credential(&config));
-        std::fs::write(&file, "two").unwrap();
+        write_settled(&file, "two");
         let two = credential(&config);
         std::fs::remove_file(&file).unwrap();
         assert_eq!(absent, credential(&config), "a last good value does not hide that the file is gone");
@@ -112,7 +114,7 @@ mod tests {
 
     fn written(folder: &std::path::Path, name: &str, text: &str) -> Source {
         let file = folder.join(name);
-        std::fs::write(&file, text).unwrap();
+        write_settled(&file, text);
         Source::file(file, None)
     }
 
@@ -140,7 +142,7 @@ mod tests {
         let (mut all, mut own) = (credential(&config), client(&config));
         for entry in std::fs::read_dir(folder.path()).unwrap() {
             let file = entry.unwrap();
-            std::fs::write(file.path(), "after").unwrap();
+            write_settled(&file.path(), "after");
             let (all_now, own_now) = (credential(&config), client(&config));
             assert_ne!(all, all_now, "{:?}", file.file_name());
             let about_the_request = ["assertion", "dpop"].iter().any(|name| file.file_name() == *name);
@@ -153,7 +155,7 @@ mod tests {
     fn a_token_is_bound_to_certificate_key_and_learned_values_alone() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store.json");
-        std::fs::write(&store, r#"{"value":"one"}"#).unwrap();
+        write_settled(&store, r#"{"value":"one"}"#);
         let learned = ParamValue::Value(Source::webhook("seismic".to_owned(), store));
         let mut config = fuzz::config();
         config.client_auth = ClientAuth::Post { secret: written(folder.path(), "secret", "before") };
@@ -164,7 +166,7 @@ mod tests {
         key.params.insert("user_id".to_owned(), ParamValue::Array(vec![learned]));
 
         let before = binding(&config, &key);
-        std::fs::write(folder.path().join("secret"), "after").unwrap();
+        write_settled(&folder.path().join("secret"), "after");
         assert_eq!(before, binding(&config, &key), "a rotated secret leaves tokens as they are");
         std::fs::remove_file(folder.path().join("certificate")).unwrap();
         assert_eq!(before, binding(&config, &key), "a file that is gone binds as it did before");
@@ -172,7 +174,7 @@ mod tests {
         for (file, text) in
             [("certificate", "after"), ("dpop", "after"), ("store.json", r#"{"value":"two"}"#)]
         {
-            std::fs::write(folder.path().join(file), text).unwrap();
+            write_settled(&folder.path().join(file), text);
             assert!(seen.insert(binding(&config, &key)), "{file}");
         }
     }

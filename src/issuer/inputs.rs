@@ -181,9 +181,9 @@ pub(super) fn known_secrets(config: &IssuerConfig) -> Redactor {
     let mut redactor = Redactor::default();
     for which in [Which::Current, Which::Standby] {
         let secret = Client::of(config, which).and_then(|client| client.secret);
-        if let Some(Ok((secret, _))) = secret.map(Source::read_or_last_good) {
-            redactor.add(&secret);
-        }
+        // Also the one that is not sent yet, because it may be half written.
+        let known = secret.map(|secret| [secret.read(), secret.to_send().map(|(secret, _)| secret)]);
+        known.into_iter().flatten().flatten().for_each(|secret| redactor.add(&secret));
     }
     redactor
 }

@@ -133,7 +133,7 @@ impl<'a> Files<'a> {
 
 /// Reads a value anew, or gives the one read last with a warning.
 pub(super) fn read(issuer: &str, source: &Source) -> Result<Arc<Secret>, crate::config::ReferenceError> {
-    let (value, failed) = source.read_or_last_good()?;
+    let (value, failed) = source.to_send()?;
     if let Some(failed) = failed {
         let (place, reason) = (failed.place, failed.reason);
         tracing::warn!(
@@ -208,8 +208,8 @@ struct TlsFile {
 impl TlsFile {
     fn read(config: &IssuerConfig) -> Option<Self> {
         let source = config.tls.certificate.as_ref().or(config.tls.private_key.as_ref())?;
-        let (bytes, _) = source.read_or_last_good().ok()?;
-        let password = source.password().and_then(|password| Some(password.read_or_last_good().ok()?.0));
+        let (bytes, _) = source.to_send().ok()?;
+        let password = source.password().and_then(|password| Some(password.to_send().ok()?.0));
         Some(Self { bytes, password, place: source.place() })
     }
 

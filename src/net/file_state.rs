@@ -3,6 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::config::files;
+
 /// Enough to see that a file was written or replaced (through symlinks, as Kubernetes does it), and that a folder got or
 /// lost a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +16,7 @@ impl FileState {
     }
 
     fn of(path: &Path) -> Self {
-        match std::fs::metadata(path) {
+        match files::state(path) {
             Ok(file) => Self(
                 Some([file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()]),
                 file.ino() ^ file.size().rotate_left(32),

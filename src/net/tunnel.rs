@@ -52,7 +52,7 @@ impl EgressProxy {
         stream: TcpStream,
         authority: &str,
     ) -> Result<(TcpStream, Bytes), ConnectError> {
-        let request = self.request(authority)?;
+        let request = self.request(authority).await?;
         let (mut sender, connection) = http1::Builder::new()
             // Old proxies compare names letter by letter.
             .title_case_headers(true)
@@ -97,12 +97,12 @@ impl EgressProxy {
         ConnectError { kind: ConnectErrorKind::Proxy, message: format!("{}: {why}", self.who()) }
     }
 
-    fn request(&self, authority: &str) -> Result<Request<Empty<Bytes>>, ConnectError> {
+    async fn request(&self, authority: &str) -> Result<Request<Empty<Bytes>>, ConnectError> {
         let mut request = Request::builder().method(Method::CONNECT).uri(authority).header(HOST, authority);
         match &self.credentials {
             ProxyCredentials::None => {}
             ProxyCredentials::Source(source) => {
-                request = request.header(PROXY_AUTHORIZATION, self.basic(source)?);
+                request = request.header(PROXY_AUTHORIZATION, self.basic(source).await?);
             }
             ProxyCredentials::Header(value) => request = request.header(PROXY_AUTHORIZATION, value),
         }
@@ -110,8 +110,8 @@ impl EgressProxy {
     }
 
     /// RFC 7617 section 2; the colon is added where the operator left it out.
-    fn basic(&self, source: &Source) -> Result<HeaderValue, ConnectError> {
-        let (userinfo, stale) = source.read_or_last_good().map_err(|error| ConnectError {
+    async fn basic(&self, source: &Source) -> Result<HeaderValue, ConnectError> {
+        let (userinfo, stale) = source.to_send_aside().await.map_err(|error| ConnectError {
             kind: ConnectErrorKind::Settings,
             message: format!("the credentials for {}: {error}", self.who()),
         })?;

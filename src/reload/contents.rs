@@ -1,19 +1,23 @@
 //! What the watched files held, as digests: enough to tell whether they hold something else now.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
-use zeroize::Zeroizing;
 
 use super::Watched;
+use crate::config::files;
 
-/// A file's digest; `None` where there is no readable file.
-type Digest = Option<[u8; digest::SHA256_OUTPUT_LEN]>;
+/// What is known of a file or folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Digest {
+    Of([u8; digest::SHA256_OUTPUT_LEN]),
+    /// There is none that can be read.
+    Nothing,
+    /// Its file system does not answer.
+    Unknown,
+}
 
 /// The contents of all watched files at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +64,18 @@ impl Contents {
         self
     }
 
+    /// What does not answer now is taken to be as it was.
+    #[must_use]
+    pub fn or_as_in(mut self, before: &Self) -> Self {
+        let maps = [&mut self.config, &mut self.folders, &mut self.referenced];
+        for (now, before) in maps.into_iter().zip([&before.config, &before.folders, &before.referenced]) {
+            for (path, digest) in now.iter_mut().filter(|(_, digest)| **digest == Digest::Unknown) {
+                *digest = before.get(path).copied().unwrap_or(Digest::Unknown);
+            }
+        }
+        self
+    }
+
     /// What is different from `before`. Both must be of the same [`Watched`].
     pub fn changed_since(&self, before: &Self) -> Change {
         Change {
@@ -84,39 +100,32 @@ fn extend(known: &mut BTreeMap<PathBuf, Digest>, paths: &BTreeSet<PathBuf>, read
 }
 
 fn digest_of_file(path: &Path) -> Digest {
-    // A pipe (`--config <(…)`) gives its content once: reading it again would block or look like a change.
-    if !std::fs::metadata(path).ok()?.is_file() {
-        return None;
-    }
-    read_digest(path).ok()
-}
-
-fn read_digest(path: &Path) -> io::Result<[u8; digest::SHA256_OUTPUT_LEN]> {
-    let mut file = File::open(path)?;
+    // Of regular files alone. A pipe (`--config <(…)`) gives its content once: reading it again would look like a change.
+    let contents = match files::read(path, files::LARGEST_CONFIG) {
+        Ok(contents) => contents,
+        Err(error) => return absent(&error),
+    };
     let mut context = digest::Context::new(&digest::SHA256);
-    let mut buffer = Zeroizing::new([0_u8; 4096]);
-    loop {
-        let length = file.read(buffer.as_mut_slice())?;
-        if length == 0 {
-            return Ok(finish(context));
-        }
-        context.update(buffer.get(..length).unwrap_or_default());
-    }
+    context.update(&contents.bytes);
+    Digest::Of(finish(context))
 }
 
 /// Over the names in a folder, hidden ones left out: those are an editor's or Kubernetes' own.
 fn digest_of_folder(path: &Path) -> Digest {
-    let names: BTreeSet<OsString> = std::fs::read_dir(path)
-        .ok()?
-        .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
-        .filter(|name| !name.as_bytes().starts_with(b"."))
-        .collect();
+    let names = match files::names(path) {
+        Ok(names) => names.into_iter().filter(|name| !name.starts_with('.')),
+        Err(error) => return absent(&error),
+    };
     let mut context = digest::Context::new(&digest::SHA256);
     for name in names {
         context.update(name.as_bytes());
         context.update(&[0]);
     }
-    Some(finish(context))
+    Digest::Of(finish(context))
+}
+
+fn absent(error: &io::Error) -> Digest {
+    if error.kind() == io::ErrorKind::TimedOut { Digest::Unknown } else { Digest::Nothing }
 }
 
 fn finish(context: digest::Context) -> [u8; digest::SHA256_OUTPUT_LEN] {
@@ -205,6 +214,6 @@ mod tests {
         let pipe = folder.path("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
         assert!(made.success());
-        assert_eq!(digest_of_file(&pipe), None);
+        assert_eq!(digest_of_file(&pipe), Digest::Nothing);
     }
 }

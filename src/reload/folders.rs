@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use super::Watched;
+use crate::config::files;
 
 /// As many symbolic links as Linux follows.
 const MAX_LINKS: usize = 40;
@@ -13,7 +14,10 @@ const MAX_LINKS: usize = 40;
 pub fn folders_to_watch(watched: &Watched) -> BTreeSet<PathBuf> {
     let mut folders = BTreeSet::new();
     for path in watched.config.iter().chain(&watched.referenced) {
-        add_way(path, &mut folders);
+        // To ask for the way to a file that hangs would hang as well. It is looked at now and then in any case.
+        if !path.parent().is_some_and(files::hangs) {
+            add_way(path, &mut folders);
+        }
     }
     for folder in &watched.folders {
         add_way(&folder.join("any"), &mut folders);

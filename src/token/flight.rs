@@ -20,6 +20,9 @@ use super::{told, traced};
 use crate::issuer::{FailureKind, Grant, IssuerError};
 use crate::telemetry::Repeated;
 
+/// A file that changed is believed after a second ([`crate::config::Source::to_send`]).
+const SETTLED: Duration = Duration::from_millis(1_100);
+
 /// How a flight ended.
 enum Landing {
     Answered(Result<Result<Grant, IssuerError>, JoinError>),
@@ -56,6 +59,8 @@ pub(super) struct SlotTask {
     asked_at: Option<Duration>,
     /// Reasons to try again that came during a flight.
     causes: Causes,
+    /// When files are looked at once more that may have been half written before, by the boot clock.
+    look_again: Option<Duration>,
     lookouts: Arc<Lookouts>,
     /// Sees when the issuer is back that the present failure's flight did not reach.
     watch: Option<(u64, Watch)>,
@@ -79,6 +84,7 @@ impl SlotTask {
             generation: 0,
             asked_at: None,
             causes: Causes::default(),
+            look_again: None,
             lookouts,
             watch: None,
             is_back: false,
@@ -97,6 +103,7 @@ impl SlotTask {
                 Step::Hold { pause, worth_it_for } => Some(pause.min(worth_it_for)),
                 Step::Sleep(pause) => pause,
             };
+            let pause = self.until_look(pause);
             tokio::select! {
                 () = self.signals.closed.cancelled() => return,
                 () = self.signals.poked.notified() => {}
@@ -104,6 +111,13 @@ impl SlotTask {
                 () = sleep(pause) => {}
             }
         }
+    }
+
+    /// The pause, or what is left until files are looked at once more.
+    fn until_look(&self, pause: Option<Duration>) -> Option<Duration> {
+        let now = self.slot.upgrade()?.now().boot;
+        let look = self.look_again.map(|at| at.saturating_sub(now));
+        pause.into_iter().chain(look).min()
     }
 
     fn next_step(&mut self) -> Option<Step> {
@@ -163,11 +177,14 @@ impl SlotTask {
     /// `true`: what `flight` asks for is bound to it as well.
     fn take_causes(&mut self, slot: &TokenSlot, flight: Option<&Flight>) -> bool {
         let (operator, files) = slot.take_retry_causes();
-        if !operator && !files {
+        let now = slot.now().boot;
+        if operator || files {
+            self.look_again = Some(now + SETTLED);
+        } else if self.look_again.take_if(|at| *at <= now).is_none() {
             return false;
         }
         self.causes.operator |= operator;
-        self.causes.files |= files;
+        self.causes.files |= !operator;
         let held = slot.held.load_full();
         if held.is_none() && flight.is_none() {
             return false;

@@ -27,6 +27,7 @@ mod differential;
 mod dpop;
 mod early_responses;
 mod errors;
+mod files;
 mod grpc;
 mod headers;
 mod http1_upstream;

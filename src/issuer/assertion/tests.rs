@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::config::files::write_settled;
 use crate::config::{ClientAuth, CredentialKey, JwtUse, ParamValue, Params, Source};
 use crate::issuer::client::Which;
 use crate::issuer::fixture::{key, key_file, signing};
@@ -266,7 +267,7 @@ fn a_half_written_key_does_not_take_the_good_one_away() {
     let of = |name| key_file(name).read().unwrap();
     let whole = of("ec-p256.pkcs8.pem");
     let whole = whole.expose();
-    std::fs::write(&file, whole).unwrap();
+    write_settled(&file, whole);
     let mut config = signing("ec-p256.pkcs8.pem");
     config.private_key = Some(Source::file(file.clone(), None));
     let keys = Keys::new("corp".into());
@@ -274,10 +275,10 @@ fn a_half_written_key_does_not_take_the_good_one_away() {
     let first = keys.signing(&config, &client()).unwrap().unwrap();
     assert!(Arc::ptr_eq(&first, &keys.signing(&config, &client()).unwrap().unwrap()), "parsed once");
     for broken in [&whole[..whole.len() / 2], b"", b"\n"] {
-        std::fs::write(&file, broken).unwrap();
+        write_settled(&file, broken);
         assert!(Arc::ptr_eq(&first, &keys.signing(&config, &client()).unwrap().unwrap()));
     }
-    std::fs::write(&file, of("ec-p384.pkcs8.pem").expose()).unwrap();
+    write_settled(&file, of("ec-p384.pkcs8.pem").expose());
     let next = keys.signing(&config, &client()).unwrap().unwrap();
     assert_eq!(next.key.default_alg(), Alg::Es384);
 }

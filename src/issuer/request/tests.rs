@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use http_body_util::BodyExt;
 
 use super::*;
+use crate::config::files::write_settled;
 use crate::config::{BasicUser, ParamValue, Scopes, Source};
 use crate::issuer::client::{Client, Which};
 use crate::issuer::fuzz;
@@ -206,7 +207,7 @@ fn sources_are_read_for_every_request() {
     let mut config = fuzz::config();
     config.client_auth = ClientAuth::Post { secret: Source::file(file.clone(), None) };
     for secret in ["one", "two"] {
-        std::fs::write(&file, secret).unwrap();
+        write_settled(&file, secret);
         assert!(sent_body(&config).ends_with(&format!("client_secret={secret}")));
     }
     std::fs::remove_file(&file).unwrap();
