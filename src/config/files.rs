@@ -4,6 +4,8 @@
 //! Whoever reads waits for a moment only. A file that does not come in time is not waited for again until it has come:
 //! then the next reader gets what came.
 
+#![expect(clippy::disallowed_types, reason = "held for a moment by those who wait for the same file")]
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};

@@ -1,5 +1,7 @@
 //! References: a value that stands in a file, in the environment or in a webhook's store instead of in the config.
 
+#![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
+
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::io;

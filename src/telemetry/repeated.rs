@@ -49,6 +49,7 @@ mod tests {
         let repeated = Repeated::default();
         let said = std::thread::scope(|scope| {
             let say = || (0..1_000).filter_map(|_| repeated.due(Duration::from_secs(7))).count();
+            #[expect(clippy::needless_collect, reason = "all threads start before one is waited for")]
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(say)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
         });

@@ -43,8 +43,7 @@ async fn hypers(bytes: &[u8]) -> Vec<Taken> {
         caller.read_to_end(&mut Vec::new()).await.unwrap();
     };
     let _ = tokio::join!(serving, asking);
-    let taken = all.lock().unwrap().clone();
-    taken
+    all.lock().unwrap().clone()
 }
 
 /// Sends the bytes, and reads until the proxy ends the connection or has answered all.

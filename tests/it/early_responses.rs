@@ -34,7 +34,7 @@ fn send_all_then_read(
     framing: Framing,
     size: usize,
 ) -> std::io::Result<Got> {
-    const BLOCK: [u8; 50_000] = [b'x'; 50_000];
+    static BLOCK: [u8; 50_000] = [b'x'; 50_000];
     let patience = Some(Duration::from_secs(20));
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(patience)?;

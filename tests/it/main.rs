@@ -2,6 +2,7 @@
 //! for all that a good server never does, or real ones from elsewhere.
 
 #![allow(
+    clippy::cast_possible_truncation,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

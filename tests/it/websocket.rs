@@ -29,7 +29,6 @@ impl Echo {
                 let (stream, _) = listener.accept().await.unwrap();
                 let record = std::sync::Arc::clone(&record);
                 tokio::spawn(async move {
-                    #[expect(clippy::result_large_err, reason = "the library's own signature")]
                     let look = |request: &Request, response: Response| {
                         record.lock().unwrap().push(request.headers().clone());
                         let token = request.headers()["authorization"].to_str().unwrap();

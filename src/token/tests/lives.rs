@@ -215,7 +215,7 @@ impl Story {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert!(!self.rig.idp.overlapped.load(SeqCst), "two requests at once");
-        let most = self.started.elapsed().as_secs() as usize + self.causes + 2;
+        let most = usize::try_from(self.started.elapsed().as_secs()).unwrap() + self.causes + 2;
         assert!(self.rig.idp.asked() <= most, "{} requests, at most {most}", self.rig.idp.asked());
         self.rig.pass(100.0).await;
         assert_eq!(self.rig.slot.status().waiters, 0);

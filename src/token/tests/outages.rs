@@ -294,6 +294,7 @@ impl Herd {
     }
 
     /// Token requests since then, by the tenth of a second.
+    #[expect(clippy::cast_possible_truncation, reason = "a test lasts minutes")]
     fn asked_since(&self, moment: f64) -> Vec<u64> {
         let all = self.rigs.iter().flat_map(|rig| rig.idp.asked_at_exactly());
         let mut tenths: Vec<u64> =
