@@ -200,7 +200,7 @@ fn t102_a_blocked_pipe_stops_nobody() {
     assert!(!control.flush(Duration::from_millis(50)), "nothing can be written");
     assert!(began.elapsed() < Duration::from_secs(20), "logging waited for the pipe");
     let dropped = control.lines.dropped_counter().load(Ordering::Relaxed);
-    let kept = 50_000 - dropped as usize;
+    let kept = 50_000 - usize::try_from(dropped).unwrap();
     assert!(kept * 64 < writer::WAITING + 256 * 1024, "{kept} lines wait");
 
     let read = std::thread::spawn(move || {
