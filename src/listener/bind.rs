@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::config::{Address, UnixOptions};
+use crate::net::keep_alive;
 use crate::proxy::Peer;
 
 use super::stream::Raw;
@@ -121,8 +122,9 @@ impl Bound {
     pub(super) fn into_listening(self) -> io::Result<Listening> {
         Ok(match self.socket {
             Socket::Tcp(socket) => {
-                // Accepted sockets have it from here: one system call for all of them. A failure costs latency alone.
+                // Accepted sockets have these from here: one system call for all of them. A failure costs latency alone.
                 let _ = sockopt::set_tcp_nodelay(&socket, true);
+                keep_alive(&socket);
                 let local = socket.local_addr().ok().filter(|local| !local.ip().is_unspecified());
                 Listening::Tcp(tokio::net::TcpListener::from_std(socket)?, local)
             }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
 
 use super::attempt::{Attempt, Failures, Progress, Step, is_out_of_files, sum_up};
 use super::dial::{interleave, os_words, race};
@@ -60,8 +59,8 @@ pub struct Connector {
 enum Room {
     /// One of these, or it is refused: connections to upstreams, which callers make as many of as they like.
     Places(&'static Places),
-    /// One of these, which is waited for: any other connection.
-    Turns(Arc<Semaphore>),
+    /// A turn at the target, which is waited for: any other connection.
+    Turns,
 }
 
 /// A new connection.
@@ -129,9 +128,8 @@ impl Connector {
                 (who, via)
             }
         };
-        let (tls, names, room) =
-            (ClientTls::new(tls, offer), Names::of_the_system(), Room::Turns(turns::at(&who)));
-        Self { target, who, tls, via, offer, timeout, names, room }
+        let tls = ClientTls::new(tls, offer);
+        Self { target, who, tls, via, offer, timeout, names: Names::of_the_system(), room: Room::Turns }
     }
 
     /// Each connection takes one of `places`, and is refused where there is none.
@@ -183,10 +181,10 @@ impl Connector {
     ) -> Result<Connected, ConnectError> {
         let (places, turn) = match &self.room {
             Room::Places(places) => (Some(*places), None),
-            Room::Turns(turns) => {
+            Room::Turns => {
                 progress.reach(Step::Queueing);
                 // Never closed, so this is a turn.
-                (None, Arc::clone(turns).acquire_owned().await.ok())
+                (None, turns::at(&self.who).acquire_owned().await.ok())
             }
         };
         let (host, port, tls) = match &self.target {

@@ -204,28 +204,33 @@ async fn a_thread_that_is_refused_later_is_an_error_of_that_operation() {
     assert!(!world.log().text().contains("process.panicked"), "{}", world.log().text());
 }
 
-/// A timer of keep-alive on the connection of this process to that port, as `/proc/net/tcp` shows it.
-fn has_keep_alive(table: &str, remote_port: u16) -> bool {
-    let remote = format!(":{remote_port:04X}");
-    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    lines.any(|field| {
-        let established = field.get(3) == Some(&"01");
-        established
-            && field.get(2).is_some_and(|address| address.ends_with(&remote))
-            && field.get(5).is_some_and(|timer| timer.starts_with("02:"))
+/// The columns of `/proc/net/tcp`.
+const LOCAL: usize = 1;
+const REMOTE: usize = 2;
+
+/// Waits for a connection with this port in the column, on which the timer of keep-alive runs.
+async fn keep_alive_runs(column: usize, port: u16) {
+    let port = format!(":{port:04X}");
+    eventually("the timer of keep-alive", || async {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let runs = lines.any(|field| {
+            let is_it = field.get(column).is_some_and(|address| address.ends_with(&port));
+            // Established.
+            is_it && field[3] == "01" && field[5].starts_with("02:")
+        });
+        runs.then_some(())
     })
+    .await;
 }
 
 #[tokio::test]
-async fn connections_to_upstreams_are_kept_alive_by_tcp() {
+async fn connections_on_both_sides_are_kept_alive_by_tcp() {
     let world = Setup::new().await.start().await;
     let mut client = world.connect().await;
     client.call(&Call::get("/")).await.expect_status(200);
-    let port = world.upstream().address.unwrap().port();
-    eventually("the timer of keep-alive", || async {
-        has_keep_alive(&std::fs::read_to_string("/proc/net/tcp").unwrap(), port).then_some(())
-    })
-    .await;
+    keep_alive_runs(REMOTE, world.upstream().address.unwrap().port()).await;
+    keep_alive_runs(LOCAL, world.address("main").port()).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::aside::Aside;
 use crate::net::names::{Names, NotFound};
-use crate::net::places;
+use crate::net::{places, turns};
 
 const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -158,4 +158,29 @@ async fn a_connection_has_a_place_while_it_is_open() {
     assert!(within(true).connect().await.is_ok());
     drop(second);
     assert_eq!(places.taken(), 0, "a refused or closed connection has none");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_for_no_caller_waits_for_its_turn() {
+    let ca = ca();
+    let port = serve(listener_tls(issue(&ca, &["localhost"], |_| {}), None)).await;
+    let patient = connector(port, trusting(&ca), Offer::Both);
+    let turns = turns::at(patient.who());
+    let all = turns.available_permits();
+    let mut connected = patient.connect().await.unwrap();
+    assert_eq!(turns.available_permits(), all - 1, "held while it is open");
+    assert_eq!(connected.stream.read_u8().await.unwrap(), b'!');
+    drop(connected);
+    assert_eq!(turns.available_permits(), all);
+
+    let others = Arc::clone(&turns).acquire_many_owned(u32::try_from(all).unwrap()).await.unwrap();
+    let target = Target::Tcp { host: "localhost".to_owned(), port, tls: true };
+    let limit = Some(Duration::from_millis(300));
+    let hasty = Connector::new(target, trusting(&ca), Egress::Direct, Offer::Both, limit);
+    let error = hasty.connect().await.err().unwrap();
+    assert_eq!(error.kind, ConnectErrorKind::Timeout);
+    assert!(error.message.contains("as many as may at the same time"), "{error}");
+    let waiting = tokio::spawn(async move { patient.connect().await.is_ok() });
+    drop(others);
+    assert!(waiting.await.unwrap());
 }
