@@ -40,7 +40,7 @@ async fn secret_that_is_a_pipe_holds_up_nothing() {
         (world.get("/other").await.status == 200).then_some(())
     })
     .await;
-    assert!(world.stop().await.success());
+    assert!(world.proxy.stop().await.success());
 }
 
 #[tokio::test]
@@ -119,15 +119,15 @@ async fn include_that_is_a_pipe_or_endless_is_an_error_and_the_running_config_st
         (|path: &Path| symlink("/dev/zero", path).unwrap(), "is a device; name a regular file"),
     ] {
         make(&path);
-        world.log().wait(words, |line| line.contains(words)).await;
         world.reload().await;
+        world.log().wait(words, |line| line.contains(words)).await;
         world.get("/").await.expect_status(200);
         let check = cli::run(world.folder(), &["check", "--config", "bearerd.toml"]).await;
         check.expect_code(78);
         std::fs::remove_file(&path).unwrap();
     }
     world.reload().await;
-    assert!(world.stop().await.success());
+    assert!(world.proxy.stop().await.success());
 }
 
 /// Writes it in two parts, as a slow writer does.

@@ -67,6 +67,28 @@ async fn wrong_secret_in_the_words_of_vendors() {
 }
 
 #[tokio::test]
+async fn secret_file_that_is_none() {
+    for (name, fact) in [
+        ("pipe", "is a pipe; name a regular file"),
+        ("endless", "is a device; name a regular file"),
+        ("large", "is larger than 1 MiB"),
+    ] {
+        let setup = Setup::new().await;
+        let path = setup.folder().join(name);
+        match name {
+            "pipe" => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap(),
+            "endless" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+            _ => _ = setup.file(name, vec![b'x'; 2 << 20]),
+        }
+        let world = setup.issuer(&format!("client_secret = {{ file = \"{name}\" }}")).start().await;
+        let fact = format!("because client_secret cannot be read: file {}: {fact}", path.display());
+        let remedy =
+            ["mend the file, which is read again as soon as it changes, or name another in [issuer.corp]"];
+        no_token(&world, 503, "token_unavailable", &[&fact], &remedy).await;
+    }
+}
+
+#[tokio::test]
 async fn secret_file_missing() {
     let setup = Setup::new().await;
     let file = setup.folder().join("later");
