@@ -39,7 +39,9 @@ impl Context<'_> {
     fn plain_http_refused(&self, reported: &Reported) -> Option<String> {
         let said = reported.text.as_ref().or(reported.description.as_ref())?.to_ascii_lowercase();
         let refused = !self.https && said.contains("https") && said.contains("http request");
-        refused.then(|| format!("check {} of [issuer.{}]{}", self.endpoint_key(), self.config.name, self.or_https()))
+        refused.then(|| {
+            format!("check {} of [issuer.{}]{}", self.endpoint_key(), self.config.name, self.or_https())
+        })
     }
 
     /// What a server means often stands in its sentence alone, under a code that says something else.
