@@ -50,8 +50,8 @@ impl Certificate {
         if bytes.trim_ascii().is_empty() {
             return Err(KeyError("it is empty".to_owned()));
         }
-        if let Ok(text) = std::str::from_utf8(&bytes) {
-            return from_pem(text);
+        if let Some(text) = pem_in(&bytes) {
+            return certificates_in(text)?.iter().map(|block| Self::from_der(&block.der()?)).collect();
         }
         let bytes = with_its_last_byte(bytes);
         match form(&bytes) {
@@ -66,6 +66,18 @@ impl Certificate {
                 Err(KeyError("it holds a private key and no certificate".to_owned()))
             }
             None => Err(KeyError("it is no whole certificate in DER or PKCS#12: damaged or cut off (half written?)".to_owned())),
+        }
+    }
+
+    /// As [`Self::parse_chain_with`], each as DER. What stands in PEM is not looked into: of a bundle of CAs, one may be
+    /// of no use.
+    ///
+    /// # Errors
+    /// As [`Self::parse_chain_with`].
+    pub fn ders(bytes: &[u8], password: Option<&Secret>) -> Result<Vec<Vec<u8>>, KeyError> {
+        match pem_in(&unwrapped(bytes)) {
+            Some(text) => certificates_in(text)?.iter().map(|block| Ok(block.der()?.to_vec())).collect(),
+            None => Ok(Self::parse_chain_with(bytes, password)?.into_iter().map(|found| found.der).collect()),
         }
     }
 
@@ -139,14 +151,15 @@ impl Certificate {
     }
 }
 
-fn from_pem(text: &str) -> Result<Vec<Certificate>, KeyError> {
-    let blocks = pem::blocks(text)?;
-    let found: Result<Vec<_>, _> = blocks
-        .iter()
-        .filter(|block| Certificate::LABELS.contains(&block.label))
-        .map(|block| Certificate::from_der(&block.der()?))
-        .collect();
-    let found = found?;
+/// Whatever is a text is meant as PEM.
+fn pem_in(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok().filter(|text| !text.trim().is_empty())
+}
+
+/// The blocks that hold certificates, at least one.
+fn certificates_in(text: &str) -> Result<Vec<pem::Block<'_>>, KeyError> {
+    let (found, blocks): (Vec<_>, Vec<_>) =
+        pem::blocks(text)?.into_iter().partition(|block| Certificate::LABELS.contains(&block.label));
     if !found.is_empty() {
         return Ok(found);
     }

@@ -1,68 +1,32 @@
-//! Certificates and keys out of PEM (RFC 7468) and the other forms that `jose` knows, PKCS#12 among them, with errors
-//! that say what was found instead.
+//! Certificates and keys for TLS, in every form in which `jose` reads those that sign: one reader, and one set of words
+//! for what was found instead.
 
-use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::tls::TlsSettingsError;
 use crate::config::Source;
-use crate::jose::{Certificate, PrivateKey};
+use crate::jose::{Certificate, KeyError, PrivateKey};
 use crate::secret::Secret;
-
-/// Labels named in an error.
-const LABELS_NAMED: usize = 5;
 
 /// Every certificate in `source`, at least one; of PKCS#12 with a key, the chain of that key.
 pub(super) fn certificates(
     source: &Source,
     key: &str,
 ) -> Result<Vec<CertificateDer<'static>>, TlsSettingsError> {
-    let text = read(source, key)?;
-    if has_another_form(text.expose()) {
-        let password = password(source, key)?;
-        let found = Certificate::parse_chain_with(text.expose(), password.as_deref())
-            .map_err(|why| TlsSettingsError(format!("{key}: {}: {why}", source.place())))?;
-        return Ok(found.iter().map(|one| CertificateDer::from(one.der().to_vec())).collect());
-    }
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.expose()).collect();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(TlsSettingsError(format!(
-            "{key}: {} holds no certificate in PEM: {}",
-            source.place(),
-            contents(text.expose())
-        ))),
-        Err(error) => Err(broken(source, key, &error)),
-    }
+    let (bytes, password) = (read(source, key)?, password(source, key)?);
+    let found = Certificate::ders(bytes.expose(), password.as_deref()).map_err(told(source, key))?;
+    Ok(found.into_iter().map(CertificateDer::from).collect())
 }
 
-/// The first private key in `source`: PKCS#8, PKCS#1, SEC1, or any other form that signs JWTs.
+/// The first private key in `source`.
 pub(super) fn private_key(source: &Source, key: &str) -> Result<PrivateKeyDer<'static>, TlsSettingsError> {
-    let text = read(source, key)?;
-    let bytes = text.expose();
-    let password = password(source, key)?;
-    if has_another_form(bytes) || password.is_some() {
-        let found = PrivateKey::parse(&text, password.as_deref())
-            .and_then(|found| found.pkcs8())
-            .map_err(|why| TlsSettingsError(format!("{key}: {}: {why}", source.place())))?;
-        return Ok(PrivatePkcs8KeyDer::from(found.expose().to_vec()).into());
-    }
-    if contains(bytes, b"ENCRYPTED PRIVATE KEY") || contains(bytes, b"Proc-Type: 4,ENCRYPTED") {
-        return Err(TlsSettingsError(format!(
-            "{key}: {} holds a key that is encrypted with a passphrase; name it beside the file: password = \
-             {{ file = \"…\" }}, or decrypt it (openssl pkey -in key.pem -out plain.pem) and protect the file by its mode",
-            source.place()
-        )));
-    }
-    match PrivateKeyDer::from_pem_slice(bytes) {
-        Ok(found) => Ok(found),
-        Err(rustls::pki_types::pem::Error::NoItemsFound) => Err(TlsSettingsError(format!(
-            "{key}: {} holds no private key in PEM: {}",
-            source.place(),
-            contents(bytes)
-        ))),
-        Err(error) => Err(broken(source, key, &error)),
-    }
+    let (bytes, password) = (read(source, key)?, password(source, key)?);
+    let found = PrivateKey::parse(&bytes, password.as_deref()).and_then(|found| found.pkcs8());
+    Ok(PrivatePkcs8KeyDer::from(found.map_err(told(source, key))?.expose().to_vec()).into())
+}
+
+fn told(source: &Source, key: &str) -> impl Fn(KeyError) -> TlsSettingsError {
+    move |why| TlsSettingsError(format!("{key}: {}: {why}", source.place()))
 }
 
 fn read(source: &Source, key: &str) -> Result<std::sync::Arc<Secret>, TlsSettingsError> {
@@ -72,67 +36,6 @@ fn read(source: &Source, key: &str) -> Result<std::sync::Arc<Secret>, TlsSetting
 /// The password beside `source`, where the config gives one.
 fn password(source: &Source, key: &str) -> Result<Option<std::sync::Arc<Secret>>, TlsSettingsError> {
     source.password().map(|password| read(password, &format!("{key}.password"))).transpose()
-}
-
-/// Binary, base64 around it, or JSON: what is no PEM, and no plain words either.
-fn has_another_form(bytes: &[u8]) -> bool {
-    !contains(bytes, b"-----BEGIN ") && matches!(bytes.trim_ascii_start().first(), Some(0x30 | b'{' | b'M'))
-}
-
-/// The parser's message may quote a line, which may be of a key: only its kind is told.
-fn broken(source: &Source, key: &str, error: &rustls::pki_types::pem::Error) -> TlsSettingsError {
-    use rustls::pki_types::pem::Error;
-    let why = match error {
-        Error::MissingSectionEnd { .. } => "an END line is missing",
-        Error::IllegalSectionStart { .. } => "a BEGIN line is broken",
-        Error::Base64Decode(_) => "a section is not base64",
-        _ => "it can't be parsed",
-    };
-    TlsSettingsError(format!("{key}: {} is not valid PEM: {why}", source.place()))
-}
-
-/// What stands in a file that was of no use, in words; never a byte of it but known PEM labels.
-fn contents(bytes: &[u8]) -> String {
-    let mut labels: Vec<&str> = Vec::new();
-    for line in bytes.split(|byte| *byte == b'\n') {
-        let Some(label) = label(line) else { continue };
-        if !labels.contains(&label) {
-            labels.push(label);
-        }
-    }
-    if !labels.is_empty() {
-        labels.truncate(LABELS_NAMED);
-        return format!("it holds {}", labels.join(", "));
-    }
-    "it has no BEGIN line".to_owned()
-}
-
-fn label(line: &[u8]) -> Option<&str> {
-    let line = line.trim_ascii().strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")?;
-    if let Ok(kind) = SectionKind::try_from(line) {
-        return Some(match kind {
-            SectionKind::Certificate => "CERTIFICATE",
-            SectionKind::PublicKey => "PUBLIC KEY",
-            SectionKind::RsaPrivateKey => "RSA PRIVATE KEY",
-            SectionKind::PrivateKey => "PRIVATE KEY",
-            SectionKind::EcPrivateKey => "EC PRIVATE KEY",
-            SectionKind::Crl => "X509 CRL",
-            SectionKind::Csr => "CERTIFICATE REQUEST",
-            _ => "another PEM section",
-        });
-    }
-    match line {
-        b"ENCRYPTED PRIVATE KEY" => Some("ENCRYPTED PRIVATE KEY"),
-        b"TRUSTED CERTIFICATE" => Some("TRUSTED CERTIFICATE (openssl's own form)"),
-        b"PKCS7" => Some("PKCS7"),
-        b"OPENSSH PRIVATE KEY" => Some("OPENSSH PRIVATE KEY"),
-        b"EC PARAMETERS" => Some("EC PARAMETERS"),
-        _ => Some("another PEM section"),
-    }
-}
-
-fn contains(bytes: &[u8], needle: &[u8]) -> bool {
-    bytes.windows(needle.len()).any(|window| window == needle)
 }
 
 #[cfg(test)]
@@ -147,7 +50,7 @@ mod tests {
     fn a_key_where_a_certificate_belongs_is_told() {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let message = refusal(certificates(&Source::literal(key.as_str()), "tls.ca"));
-        assert_eq!(message, "tls.ca: the config file holds no certificate in PEM: it holds PRIVATE KEY");
+        assert_eq!(message, "tls.ca: the config file: it holds no certificate but PRIVATE KEY");
     }
 
     #[test]
@@ -160,7 +63,7 @@ mod tests {
     #[test]
     fn binary_and_text_that_are_no_pem_are_told() {
         let message = refusal(private_key(&Source::literal("hunter2"), "tls.private_key"));
-        assert!(message.ends_with("it has no BEGIN line"), "{message}");
+        assert!(message.contains("it is no key in a known form: PEM, DER, JWK"), "{message}");
         let der = Source::literal(Secret::new(vec![0x30, 0x82, 1, 2]));
         assert!(refusal(certificates(&der, "tls.certificate")).contains("DER or PKCS#12"));
     }
@@ -206,6 +109,31 @@ mod tests {
     fn broken_pem_is_not_quoted() {
         let text = "-----BEGIN PRIVATE KEY-----\nhunter2!\n-----END PRIVATE KEY-----\n";
         let message = refusal(private_key(&Source::literal(text), "tls.private_key"));
-        assert_eq!(message, "tls.private_key: the config file is not valid PEM: a section is not base64");
+        let expected =
+            "tls.private_key: the config file: its PRIVATE KEY block is not base64; was it copied whole?";
+        assert_eq!(message, expected);
+    }
+
+    /// What variables, editors and pipelines make of a file.
+    #[test]
+    fn pem_is_read_as_leniently_as_a_key_that_signs() {
+        let read = |name: &str| fixture(name).read().unwrap().expose_str().unwrap().to_owned();
+        let (key, certificate) = (read("rsa.pkcs8.pem"), read("rsa.certificate.pem"));
+        let wanted = certificates(&fixture("rsa.certificate.pem"), "tls.certificate").unwrap();
+        for change in [
+            |pem: &str| format!("\u{feff}{pem}"),
+            |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect(),
+            |pem: &str| pem.replace('\n', "\\n"),
+            |pem: &str| pem.replace('\n', " "),
+            |pem: &str| pem.replace('\n', "\r\n"),
+            |pem: &str| format!("Bag Attributes: none\n{pem}"),
+        ] as [fn(&str) -> String; 6]
+        {
+            let (key, certificate) = (change(&key), change(&certificate));
+            let found = private_key(&Source::literal(key.as_str()), "tls.private_key");
+            assert!(found.is_ok(), "{key}: {:?}", found.err().map(|why| why.0));
+            let found = certificates(&Source::literal(certificate.as_str()), "tls.certificate");
+            assert_eq!(found.map_err(|why| why.0).as_ref(), Ok(&wanted), "{certificate}");
+        }
     }
 }
