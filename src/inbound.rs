@@ -25,8 +25,10 @@ const DISCARD_PAUSE: Duration = Duration::from_secs(10);
 /// `Connection: close`, and a client that listens stops sending.
 const WORTH_READING: u64 = 64 * 1024;
 
-/// [`Activity::unread`]: the connection cannot be kept.
+/// [`Activity::unread`]: the body has not been asked for, and the connection cannot be kept without it.
 const NEVER_READ: u64 = u64::MAX;
+/// Nobody knows how much of it there is.
+const UNKNOWN: u64 = u64::MAX - 1;
 
 /// How long a response of ours may wait for its caller, in ms.
 pub const OWN_STALL_MS: u64 = 10_000;
@@ -46,7 +48,7 @@ pub struct Activity {
     in_flight: AtomicU32,
     /// When the last of those in flight ended: ms from `born`.
     ended: AtomicU64,
-    /// Over HTTP/1: bytes of the request's body that are still to come, or [`NEVER_READ`].
+    /// Over HTTP/1: bytes of the request's body that are still to come, [`UNKNOWN`], or [`NEVER_READ`].
     unread: AtomicU64,
     /// Of a request's body over HTTP/1.
     pub headway: Headway,
@@ -89,9 +91,11 @@ impl Activity {
         self.is_busy() && self.unread.load(Ordering::Relaxed) > 0
     }
 
-    /// Over HTTP/1: whether so much of the request's body is left that the connection should end with the response.
-    pub fn is_better_closed(&self) -> bool {
-        self.unread.load(Ordering::Relaxed) > WORTH_READING
+    /// Over HTTP/1: whether the connection is to end with a response because of what is left of the request's body.
+    /// `refused`: the response says that the body is not wanted.
+    pub fn ends_with_response(&self, refused: bool) -> bool {
+        let unread = self.unread.load(Ordering::Relaxed);
+        unread == NEVER_READ || (refused && unread > WORTH_READING)
     }
 }
 
@@ -200,8 +204,10 @@ impl Arriving {
     }
 
     fn note_unread(&self) {
-        let left = if self.expects_continue { None } else { self.incoming.size_hint().exact() };
-        self.note(left.unwrap_or(NEVER_READ));
+        self.note(match self.incoming.size_hint().exact() {
+            _ if self.expects_continue => NEVER_READ,
+            left => left.unwrap_or(UNKNOWN),
+        });
     }
 
     fn note(&self, unread: u64) {

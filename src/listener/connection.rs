@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::{Body as HttpBody, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
@@ -185,14 +185,14 @@ impl<H: Handler> Requests<H> {
     ) -> Result<Response<H::Body>, Infallible> {
         let http10 = request.version() < Version::HTTP_11;
         self.watch.request_begins(http10);
-        let expects_continue = !http10 && request.headers().contains_key(EXPECT);
+        let expects_continue = !http10 && expects_continue(request.headers());
         let activity = &self.watch.caller.activity;
         let mut request = request.map(|body| CallerBody::new(body, activity, true, expects_continue));
         let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
         drop(request);
         let refused = response.status().is_client_error() || response.status().is_server_error();
         // hyper says so itself only where it was told of the stop before the response.
-        let closes = self.shared.drain.has_begun() || (refused && activity.is_better_closed());
+        let closes = self.shared.drain.has_begun() || activity.ends_with_response(refused);
         if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -213,6 +213,11 @@ impl<H: Handler> Requests<H> {
         let mut request = request.map(|body| CallerBody::new(body, activity, false, false));
         Ok(self.shared.handler.call(&self.watch.caller, &mut request).await)
     }
+}
+
+/// As hyper sees it, which waits with 100 (Continue) until the body is wanted.
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn http1_builder(limits: &Limits) -> http1::Builder {

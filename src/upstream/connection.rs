@@ -2,13 +2,13 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -37,6 +37,9 @@ const HTTP2_STREAMS: usize = 64;
 const NOT_SETTLED: usize = usize::MAX - 1;
 /// How long a new connection waits for them. They are the first that a peer sends (RFC 9113 section 3.4), but some are slow.
 const SETTLING: Duration = Duration::from_secs(1);
+
+/// How often a connection with an abandoned stream is looked at.
+const ABANDONED: Duration = Duration::from_secs(1);
 
 /// A connection that is ready for a request.
 pub(super) enum Connection {
@@ -84,6 +87,18 @@ pub(super) struct Http2State {
     retired: AtomicBool,
     /// Wakes requests that wait for room on any connection of the pool.
     room: Arc<Notify>,
+    tasks: Tasks,
+}
+
+/// Starts hyper's tasks. The first one owns the socket: its end is the connection's.
+#[derive(Debug, Clone, Default)]
+struct Tasks(Arc<OnceLock<AbortHandle>>);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        let task = tokio::spawn(task);
+        self.0.get_or_init(|| task.abort_handle());
+    }
 }
 
 /// A stream in use, for as long as it lives.
@@ -94,6 +109,18 @@ impl StreamInUse {
     /// See [`Http2State::retire`].
     pub(super) fn retire(&self) {
         self.0.retire();
+    }
+
+    /// Gives up a stream whose body the peer does not take, and does not refuse. hyper has no way to reset it: the
+    /// connection ends, once no other stream is in use.
+    pub(super) async fn abandon(self) {
+        self.0.retire();
+        while self.0.streams.load(Ordering::Relaxed) > 1 {
+            tokio::time::sleep(ABANDONED).await;
+        }
+        if let Some(task) = self.0.tasks.0.get() {
+            task.abort();
+        }
     }
 }
 
@@ -143,6 +170,7 @@ impl Http2State {
             used: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             room,
+            tasks: Tasks::default(),
         }
     }
 
@@ -223,7 +251,7 @@ impl Origin {
     /// Waits until the peer has said how many streams it takes: more of them would be refused.
     async fn open_http2(&self, wire: Wire, state: Http2State) -> Result<Http2, UpstreamError> {
         let window = Window::take(HTTP2_WINDOW);
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(state.tasks.clone());
         builder
             .timer(TokioTimer::new())
             .initial_stream_window_size(window.stream())
@@ -251,7 +279,7 @@ impl Origin {
 }
 
 struct Driver {
-    connection: http2::Connection<TokioIo<Wire>, RequestBody, TokioExecutor>,
+    connection: http2::Connection<TokioIo<Wire>, RequestBody, Tasks>,
     state: Arc<Http2State>,
 }
 

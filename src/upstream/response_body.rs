@@ -83,7 +83,7 @@ impl Lease {
         match (sent.await, self) {
             (true, lease) => lease.release(),
             (false, Self::Http1 { connection, .. }) => connection.abort(),
-            (false, Self::Http2(stream)) => stream.retire(),
+            (false, Self::Http2(stream)) => stream.abandon().await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! gRPC through tonic's own client and server: unary, server streaming, both ways.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -26,6 +27,10 @@ struct Grpc {
 
 impl Grpc {
     async fn start() -> Self {
+        Self::serve(Server::builder()).await
+    }
+
+    async fn serve(mut server: Server) -> Self {
         let (health, service) = tonic_health::server::health_reporter();
         let seen = Arc::<Mutex<Vec<MetadataMap>>>::default();
         let record = Arc::clone(&seen);
@@ -39,7 +44,7 @@ impl Grpc {
             .unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = Server::builder().add_service(service).add_service(reflection);
+        let server = server.add_service(service).add_service(reflection);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self { url, health, seen }
     }
@@ -106,6 +111,21 @@ async fn server_stream_arrives_message_by_message() {
         };
         assert_eq!(found, wanted.into());
     }
+}
+
+#[tokio::test]
+async fn idle_stream_outlives_a_server_that_asks_whether_its_client_lives() {
+    let often = Some(Duration::from_millis(200));
+    let server = Server::builder().http2_keepalive_interval(often).http2_keepalive_timeout(often);
+    let upstream = Grpc::serve(server).await;
+    let (_world, channel) = scene(Setup::new().await, &upstream.url).await;
+    upstream.health.set_service_status("job", tonic_health::ServingStatus::Serving).await;
+    let mut stream = HealthClient::new(channel).watch(check("job")).await.unwrap().into_inner();
+    within("a message", stream.message()).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    upstream.health.set_service_status("job", tonic_health::ServingStatus::NotServing).await;
+    let message = within("another message", stream.message()).await.unwrap().unwrap();
+    assert_eq!(message.status(), tonic_health::ServingStatus::NotServing.into());
 }
 
 #[tokio::test]

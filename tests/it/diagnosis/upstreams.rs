@@ -2,6 +2,7 @@
 
 use super::{event, holds, no_answer, text_at};
 use crate::support::manual::nobody;
+use crate::support::peer::{HTTP_1_1_REQUIRED, MAX_CONCURRENT_STREAMS, Peer, PeerServer};
 use crate::support::{Answer, Setup, World};
 
 #[tokio::test]
@@ -29,6 +30,38 @@ async fn upstream_that_is_too_slow() {
     setup.upstream.always_this(Answer::hang());
     let world = setup.route("response_timeout = \"300ms\"").start().await;
     let words = ["sent no response within response_timeout (300ms)"];
+    no_answer(&world, 504, "upstream_timeout", &words).await;
+}
+
+#[tokio::test]
+async fn upstream_that_wants_http1() {
+    let upstream = PeerServer::plain(|mut peer: Peer| async move {
+        peer.begin(&[]).await;
+        let asked = peer.asked().await.unwrap();
+        peer.reset(asked.stream, HTTP_1_1_REQUIRED).await;
+        peer.end().await;
+    })
+    .await;
+    let route = format!("upstream = \"{}\"\nprotocol = \"http2\"", upstream.url);
+    let world = Setup::new().await.route(&route).start().await;
+    let words = [
+        "refuses HTTP/2 and wants HTTP/1.1 (HTTP_1_1_REQUIRED)",
+        "the route says protocol = \"http2\": set protocol = \"auto\" or \"http1\"",
+    ];
+    no_answer(&world, 502, "upstream_invalid", &words).await;
+}
+
+#[tokio::test]
+async fn upstream_that_takes_no_more_requests_at_a_time() {
+    let upstream = PeerServer::plain(|mut peer: Peer| async move {
+        peer.begin(&[(MAX_CONCURRENT_STREAMS, 0)]).await;
+        peer.end().await;
+    })
+    .await;
+    let route =
+        format!("upstream = \"{}\"\nprotocol = \"http2\"\nresponse_timeout = \"300ms\"", upstream.url);
+    let world = Setup::new().await.route(&route).start().await;
+    let words = ["takes no more requests at a time, and none of them ended within response_timeout (300ms)"];
     no_answer(&world, 504, "upstream_timeout", &words).await;
 }
 
