@@ -68,7 +68,7 @@ async fn jwt_says_what_the_config_says() {
     let (header, claims) = verify(&parameter(&request, "client_assertion"), &key("rsa.public.pem"), "PS384");
     assert_eq!(header, json!({ "alg": "PS384", "kid": "k1" }));
     assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 300);
-    assert_eq!(claims["scope"], json!(["a", "b"]));
+    assert_eq!(claims["scope"], json!(["b", "a"]));
     for (name, value) in
         [("iss", json!("i")), ("aud", json!("https://a/")), ("n", json!(7)), ("yes", json!(true))]
     {
@@ -89,7 +89,7 @@ async fn jwt_bearer_grant_carries_the_assertion_and_no_client() {
     let (header, claims) = rs256(&token);
     let file: Value = serde_json::from_str(&key("google.json")).unwrap();
     assert_eq!(header["kid"], file["private_key_id"]);
-    assert_eq!((&claims["iss"], &claims["scope"]), (&file["client_email"], &json!("a b")));
+    assert_eq!((&claims["iss"], &claims["scope"]), (&file["client_email"], &json!("b a")));
 }
 
 #[tokio::test]
