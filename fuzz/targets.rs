@@ -1,5 +1,8 @@
 //! What is fuzzed, and what must hold whatever the bytes. `cargo test` replays the corpora through the same functions.
 
+#[path = "connection.rs"]
+mod connections;
+
 use bearerd::jose::{Certificate, PrivateKey, Proof, Prover};
 use bearerd::route::{host, path};
 use bearerd::secret::Secret;
@@ -28,6 +31,11 @@ pub(crate) fn masked(bytes: &[u8]) {
 /// A call to a webhook: a line with the signature, one with the pointer, and the body.
 pub(crate) fn webhook(bytes: &[u8]) {
     bearerd::webhook::fuzz_call(bytes);
+}
+
+/// A script for whole connections of callers and upstreams.
+pub(crate) fn connection(bytes: &[u8]) {
+    connections::run(bytes);
 }
 
 /// Lines: a target that gets a token, a challenge, a nonce, a `Location`.

@@ -1,79 +1,130 @@
-//! What HTTP/2 peers may have under way to us (RFC 9113 section 5.2). Bytes that nobody reads wait in memory, so the
-//! windows of all connections come out of one budget; and no connection's window is so small beside its streams' that a
-//! few streams which nobody reads stop the others.
+//! How much of bodies may wait in memory.
+//!
+//! Bytes that somebody does not read wait here, whoever sent them. What HTTP/2 peers may have under way to us is bounded by
+//! windows ([`Window`]), and what is under way to a peer by an [`Outlet`] for each body. What each may hold gets less the
+//! more there are, so that a few are fast and many do not fill the memory. How much is read at a time ([`poll_read`])
+//! follows that too, and bounds what one connection does before others have their turn.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+mod outlet;
+mod window;
 
-/// What all windows of the process come to, beside [`SMALLEST`] for each connection.
-const IN_ALL: u32 = 48 * 1024 * 1024;
-/// The smallest window that a connection can have (RFC 9113 section 6.9.2).
-const SMALLEST: u32 = 65_535;
-/// A connection gets at most this part of what is left.
-const PART: u32 = 4;
-/// So many streams can stand still before a connection does.
-const STREAMS: u32 = 32;
-const SMALLEST_STREAM: u32 = 8 * 1024;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
-static BUDGET: Budget = Budget(AtomicU32::new(0));
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::coop::poll_proceed;
 
-/// What is taken of [`IN_ALL`].
-#[derive(Debug)]
-struct Budget(AtomicU32);
+pub use outlet::Outlet;
+pub use window::Window;
 
-/// One connection's window, given back when it is dropped.
-#[derive(Debug)]
-pub struct Window {
-    budget: &'static Budget,
-    taken: u32,
+/// What a piece of each body under way comes to, of all bodies together.
+const PIECES: usize = 4 * 1024 * 1024;
+/// Reading more at a time is not faster.
+const LARGEST_PIECE: usize = 128 * 1024;
+/// Less than hyper's smallest buffer, so that it does not get larger ones.
+const SMALLEST_PIECE: usize = 8 * 1024 - 1;
+
+/// Bodies under way that have more than one frame.
+static BODIES: AtomicUsize = AtomicUsize::new(0);
+
+/// What bytes are read as. A peer can make much work of few bytes, such as 7,000 frames of HTTP/2 of 64 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    Head,
+    Body,
+    Http2,
 }
 
-impl Budget {
-    fn window(&'static self, most: u32) -> Window {
-        let mut taken = 0;
-        // The closure always gives a value, so the update always happens.
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
-            taken = most.min(IN_ALL.saturating_sub(before) / PART);
-            Some(before + taken)
-        });
-        Window { budget: self, taken }
-    }
-}
-
-impl Window {
-    /// At most `most`; less where many connections are open.
-    pub fn take(most: u32) -> Self {
-        BUDGET.window(most)
-    }
-
-    pub fn connection(&self) -> u32 {
-        self.taken.max(SMALLEST)
-    }
-
-    pub fn stream(&self) -> u32 {
-        (self.connection() / STREAMS).max(SMALLEST_STREAM)
+impl Reading {
+    /// Bytes for which a task gives up one of the 128 operations that tokio lets it do in one go.
+    fn bytes_for_an_operation(self) -> usize {
+        match self {
+            Self::Head => 64,
+            Self::Http2 => 128,
+            Self::Body => 512,
+        }
     }
 }
 
-impl Drop for Window {
-    fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.taken, Ordering::Relaxed);
+/// How many bytes of a body are read, or are under way to a peer, at a time.
+fn piece() -> usize {
+    let bodies = BODIES.load(Ordering::Relaxed).max(1);
+    (PIECES / bodies).clamp(SMALLEST_PIECE, LARGEST_PIECE)
+}
+
+/// Reads at most a piece. Reading costs the task some of what it may do before others have their turn.
+pub fn poll_read<R: AsyncRead>(
+    io: Pin<&mut R>,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+    reading: Reading,
+) -> Poll<io::Result<()>> {
+    let before = buffer.filled().len();
+    let most = piece();
+    let polled = if buffer.remaining() <= most {
+        io.poll_read(cx, buffer)
+    } else {
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        let polled = io.poll_read(cx, &mut part);
+        let read = part.filled().len();
+        buffer.advance(read);
+        polled
+    };
+    let read = buffer.filled().len() - before;
+    for _ in 0..read / reading.bytes_for_an_operation() {
+        match poll_proceed(cx) {
+            Poll::Ready(operation) => operation.made_progress(),
+            // The task has been told to come again: whatever it asks for next has to wait until then.
+            Poll::Pending => break,
+        }
     }
+    polled
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     #[test]
-    fn many_connections_share_the_budget_and_each_has_a_window() {
-        static BUDGET: Budget = Budget(AtomicU32::new(0));
-        let windows: Vec<Window> = (0..1000).map(|_| BUDGET.window(4 * 1024 * 1024)).collect();
-        assert!(BUDGET.0.load(Ordering::Relaxed) <= IN_ALL);
-        assert!(windows.iter().all(|window| window.connection() >= SMALLEST));
-        assert!(windows.iter().all(|window| window.stream() >= SMALLEST_STREAM));
-        let first = windows.first().unwrap();
-        assert!(first.connection() >= STREAMS * first.stream());
-        drop(windows);
-        assert_eq!(BUDGET.0.load(Ordering::Relaxed), 0);
+    fn the_more_bodies_the_smaller_the_pieces() {
+        // Other tests have few.
+        assert!(piece() > LARGEST_PIECE / 4);
+        BODIES.fetch_add(100_000, Ordering::Relaxed);
+        assert_eq!(piece(), SMALLEST_PIECE);
+        BODIES.fetch_sub(100_000, Ordering::Relaxed);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_reads_much_lets_others_have_their_turn() {
+        let (mut writer, mut reader) = tokio::io::duplex(16 << 20);
+        writer.write_all(&vec![0; 16 << 20]).await.unwrap();
+        let mut space = vec![0; 1 << 20];
+        let mut once = async || {
+            let mut buffer = ReadBuf::new(&mut space);
+            let mut reads = 0;
+            poll_fn(|cx| {
+                while buffer.remaining() > 0 {
+                    if poll_read(Pin::new(&mut reader), cx, &mut buffer, Reading::Body).is_pending() {
+                        break;
+                    }
+                    reads += 1;
+                }
+                Poll::Ready(())
+            })
+            .await;
+            (reads, buffer.filled().len())
+        };
+        // What was read before in this turn counts too.
+        tokio::task::yield_now().await;
+        let (reads, read) = once().await;
+        assert!(reads <= 2 && read <= 2 * LARGEST_PIECE, "{reads} reads, {read} bytes");
+        tokio::task::yield_now().await;
+        assert!(once().await.1 > 0, "it goes on in its next turn");
     }
 }

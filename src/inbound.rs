@@ -33,17 +33,28 @@ const UNKNOWN: u64 = u64::MAX - 1;
 /// How long a response of ours may wait for its caller, in ms.
 pub const OWN_STALL_MS: u64 = 10_000;
 
+/// Responses of one kind, and which of them wait for their caller: over HTTP/2, no write shows that.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    /// Those that have not ended.
+    pub open: AtomicU32,
+    /// Those whose next frame waits for the caller to take the one before.
+    pub held: AtomicU32,
+    /// Frames that the caller has taken.
+    pub taken: AtomicU64,
+}
+
 /// What a caller's connection is doing, so that the listener can close one that is stuck.
 #[derive(Debug)]
 pub struct Activity {
     pub born: Instant,
     /// Requests that began on this connection.
     pub calls: AtomicU64,
-    /// Responses whose next frame waits for the caller to take the one before: over HTTP/2, no write shows that.
-    pub held: AtomicU32,
-    /// Frames of response bodies that were handed to the connection.
-    pub frames: AtomicU64,
-    /// How long a write to the caller may stall, in ms (the route's `idle_timeout`); 0: for ever.
+    /// Responses of upstreams.
+    pub passed: Outgoing,
+    /// Responses of ours.
+    pub own: Outgoing,
+    /// How long a write to the caller may stall, in ms: [`OWN_STALL_MS`], or the route's `idle_timeout` (0: for ever).
     pub write_stall_ms: AtomicU64,
     in_flight: AtomicU32,
     /// When the last of those in flight ended: ms from `born`.
@@ -59,8 +70,8 @@ impl Default for Activity {
         Self {
             born: Instant::now(),
             calls: AtomicU64::new(0),
-            held: AtomicU32::new(0),
-            frames: AtomicU64::new(0),
+            passed: Outgoing::default(),
+            own: Outgoing::default(),
             write_stall_ms: AtomicU64::new(OWN_STALL_MS),
             in_flight: AtomicU32::new(0),
             ended: AtomicU64::new(0),
@@ -79,6 +90,19 @@ impl Activity {
     /// When the connection was last busy, or its start.
     pub fn last_busy(&self) -> Instant {
         self.born + Duration::from_millis(self.ended.load(Ordering::Relaxed))
+    }
+
+    /// A response begins whose caller may leave it lying for `limit_ms`. Over HTTP/2, the longest limit of all that are on
+    /// their way holds for what they have in common, the socket.
+    pub fn respond_within(&self, limit_ms: u64) {
+        let others = self.passed.open.load(Ordering::Relaxed) > 0;
+        let before = self.write_stall_ms.load(Ordering::Relaxed);
+        // 0 is the longest of all.
+        let limit =
+            if others && before.wrapping_sub(1) > limit_ms.wrapping_sub(1) { before } else { limit_ms };
+        if limit != before {
+            self.write_stall_ms.store(limit, Ordering::Relaxed);
+        }
     }
 
     /// Milliseconds since the connection's start.

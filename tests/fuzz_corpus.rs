@@ -32,6 +32,11 @@ fn config() {
 }
 
 #[test]
+fn connection() {
+    replay("connection", targets::connection);
+}
+
+#[test]
 fn key() {
     replay("key", targets::key);
 }

@@ -167,7 +167,8 @@ async fn serve_http1<H: Handler>(
 async fn serve_http2<H: Handler>(stream: CallerStream, limits: &Limits, requests: Arc<Requests<H>>) {
     let (watch, shared) = (Arc::clone(&requests.watch), Arc::clone(&requests.shared));
     let service = service_fn(move |request| requests.clone().respond_http2(request));
-    let window = Window::take(HTTP2_WINDOW);
+    watch.speaks_http2();
+    let window = Window::of_caller(HTTP2_WINDOW);
     let connection = http2_builder(limits, &window).serve_connection(TokioIo::new(stream), service);
     let mut connection = Box::pin(connection);
     if let Some(Err(error)) = drive(&mut connection, Pace::http2(limits), &watch, &shared.drain).await {
@@ -184,7 +185,10 @@ impl<H: Handler> Requests<H> {
         request: Request<Incoming>,
     ) -> Result<Response<H::Body>, Infallible> {
         let http10 = request.version() < Version::HTTP_11;
-        self.watch.request_begins(http10);
+        if self.watch.request_begins(http10) {
+            // hyper would answer the next one in the same turn, and the next ones before anything is heard of others.
+            tokio::task::yield_now().await;
+        }
         let expects_continue = !http10 && expects_continue(request.headers());
         let activity = &self.watch.caller.activity;
         let mut request = request.map(|body| CallerBody::new(body, activity, true, expects_continue));

@@ -86,6 +86,12 @@ pub(super) async fn drive<D: Drive>(
                 }
                 Verdict::Wait(until) => look_at = earlier(look_at, until),
             }
+            if shut_down && let Some(until) = pace.lingers_until(watch) {
+                if until <= now {
+                    return Poll::Ready(None);
+                }
+                look_at = earlier(look_at, Some(until));
+            }
             if close && !std::mem::replace(&mut shut_down, true) {
                 stage.shut_down();
                 continue;

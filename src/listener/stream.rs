@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::connection::Protocol;
 use super::limit::Held;
 use super::watch::Watch;
+use crate::flow::{self, Reading};
 use crate::idle::{Alarm, Idle};
 
 /// HTTP/2's connection preface (RFC 9113 section 3.4).
@@ -83,7 +84,7 @@ impl CallerStream {
                 return Poll::Ready(Ok(Some(Protocol::Http2)));
             };
             let mut buffer = ReadBuf::new(room);
-            ready!(self.transport.poll_read(cx, &mut buffer))?;
+            ready!(self.transport.poll_read(cx, &mut buffer, Reading::Head))?;
             match buffer.filled().len() {
                 0 if self.prefix.end == 0 => return Poll::Ready(Ok(None)),
                 0 => return Poll::Ready(Ok(Some(Protocol::Http1))),
@@ -141,7 +142,7 @@ impl Closing {
         let mut scrap = [0; 4096];
         while self.left > 0 {
             let mut buffer = ReadBuf::new(&mut scrap);
-            match transport.poll_read(cx, &mut buffer) {
+            match transport.poll_read(cx, &mut buffer, Reading::Body) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     self.left = self.left.saturating_sub(buffer.filled().len());
                 }
@@ -169,7 +170,8 @@ impl AsyncRead for CallerStream {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        match this.transport.poll_read(context, buffer) {
+        let reading = this.watch.reading();
+        match this.transport.poll_read(context, buffer, reading) {
             Poll::Pending => this.poll_cancelled(context).map(Err),
             ready => {
                 let read = buffer.filled().len() - before;
@@ -247,10 +249,15 @@ impl Transport {
         }
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        reading: Reading,
+    ) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(raw) => Pin::new(raw).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Plain(raw) => flow::poll_read(Pin::new(raw), context, buffer, reading),
+            Self::Tls(stream) => flow::poll_read(Pin::new(&mut **stream), context, buffer, reading),
         }
     }
 

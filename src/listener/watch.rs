@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Limits;
-use crate::inbound::Activity;
+use crate::flow::Reading;
+use crate::inbound::{Activity, OWN_STALL_MS, Outgoing};
 use crate::proxy::Caller;
 
 /// How long a connection is kept, after it was accepted or its last request was answered, once the listener stops: a
@@ -26,6 +27,10 @@ pub(super) struct Watch {
     pub(super) caller: Arc<Caller>,
     /// When the first byte of the head that is being read came: ms from the start, plus 1; 0: none is being read.
     head_since: AtomicU64,
+    /// The caller speaks HTTP/2.
+    http2: AtomicBool,
+    /// Something was read since the last head.
+    read: AtomicBool,
     /// When something was last written to the caller: ms from the start.
     last_write: AtomicU64,
     /// A write waits for the caller to read.
@@ -43,6 +48,8 @@ impl Watch {
         Self {
             caller,
             head_since: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
+            read: AtomicBool::new(false),
             last_write: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
             tunnel: AtomicBool::new(false),
@@ -57,6 +64,7 @@ impl Watch {
 
     /// Bytes came from the caller. Where no request is in flight, they begin or continue a head.
     pub(super) fn bytes_read(&self) {
+        self.read.store(true, Ordering::Relaxed);
         if self.head_since.load(Ordering::Relaxed) == 0 && !self.activity().is_busy() {
             self.head_since.store(self.activity().elapsed_ms().saturating_add(1), Ordering::Relaxed);
         }
@@ -68,10 +76,26 @@ impl Watch {
         self.last_write.store(self.activity().elapsed_ms(), Ordering::Relaxed);
     }
 
-    /// A head is complete.
-    pub(super) fn request_begins(&self, http10: bool) {
+    /// What is being read.
+    pub(super) fn reading(&self) -> Reading {
+        if self.http2.load(Ordering::Relaxed) {
+            Reading::Http2
+        } else if self.activity().is_busy() || self.is_tunnel() {
+            Reading::Body
+        } else {
+            Reading::Head
+        }
+    }
+
+    pub(super) fn speaks_http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    /// A head is complete; whether it came together with the one before (pipelining).
+    pub(super) fn request_begins(&self, http10: bool) -> bool {
         self.head_since.store(0, Ordering::Relaxed);
         self.http10.store(http10, Ordering::Relaxed);
+        !self.read.swap(false, Ordering::Relaxed)
     }
 
     /// A response broke off: only a reset tells an HTTP/1.0 caller so.
@@ -129,10 +153,20 @@ pub(super) enum Verdict {
 /// The rules for how long a connection may take, by protocol.
 pub(super) enum Pace {
     /// Also while it is not known yet which protocol it is.
-    Http1 { head: Option<Duration>, idle: Option<Duration> },
-    /// `held`: since when responses have waited for the caller's windows, and how many frames had gone out then.
-    Http2 { idle: Option<Duration>, held: Option<(Instant, u64)> },
+    Http1 {
+        head: Option<Duration>,
+        idle: Option<Duration>,
+    },
+    Http2 {
+        idle: Option<Duration>,
+        passed: Stall,
+        own: Stall,
+    },
 }
+
+/// Since when responses have waited for the caller's windows, and how many frames it had taken then.
+#[derive(Debug, Default)]
+pub(super) struct Stall(Option<(Instant, u64)>);
 
 impl Pace {
     pub(super) fn http1(limits: &Limits) -> Self {
@@ -140,7 +174,7 @@ impl Pace {
     }
 
     pub(super) fn http2(limits: &Limits) -> Self {
-        Self::Http2 { idle: limits.keep_alive, held: None }
+        Self::Http2 { idle: limits.keep_alive, passed: Stall::default(), own: Stall::default() }
     }
 
     /// Whether a stopping listener may close the connection now, or else until when it waits.
@@ -161,10 +195,29 @@ impl Pace {
         if now < fresh_until { Err(Some(fresh_until)) } else { Ok(()) }
     }
 
+    /// How long a connection that takes no more requests waits for its caller to take the last responses: over HTTP/2,
+    /// they may be done with here, and wait for the caller's windows.
+    pub(super) fn lingers_until(&self, watch: &Watch) -> Option<Instant> {
+        match self {
+            Self::Http2 { .. } if !watch.activity().is_busy() => {
+                Some(watch.last_active() + Duration::from_millis(OWN_STALL_MS))
+            }
+            Self::Http1 { .. } | Self::Http2 { .. } => None,
+        }
+    }
+
     pub(super) fn judge(&mut self, watch: &Watch, now: Instant) -> Verdict {
         match self {
             Self::Http1 { head, idle } => judge_http1(watch, now, *head, *idle),
-            Self::Http2 { idle, held } => judge_http2(watch, now, *idle, held),
+            Self::Http2 { idle, passed, own } => {
+                let activity = watch.activity();
+                let limit = activity.write_stall_ms.load(Ordering::Relaxed);
+                let stalled = passed.judge(&activity.passed, limit, now);
+                if own.judge(&activity.own, OWN_STALL_MS, now) || stalled {
+                    return Verdict::Slow;
+                }
+                judge_http2(watch, now, *idle)
+            }
         }
     }
 }
@@ -187,15 +240,7 @@ fn judge_http1(watch: &Watch, now: Instant, head: Option<Duration>, idle: Option
     }
 }
 
-fn judge_http2(
-    watch: &Watch,
-    now: Instant,
-    idle: Option<Duration>,
-    held: &mut Option<(Instant, u64)>,
-) -> Verdict {
-    if is_stalled(watch, now, held) {
-        return Verdict::Slow;
-    }
+fn judge_http2(watch: &Watch, now: Instant, idle: Option<Duration>) -> Verdict {
     if watch.activity().is_busy() || watch.is_blocked() {
         return Verdict::Wait(Some(now + LOOK));
     }
@@ -206,20 +251,20 @@ fn judge_http2(
     }
 }
 
-/// Whether a response has waited for its HTTP/2 caller as long as a write may stall, and nothing else went out.
-fn is_stalled(watch: &Watch, now: Instant, held: &mut Option<(Instant, u64)>) -> bool {
-    let activity = watch.activity();
-    let limit = activity.write_stall_ms.load(Ordering::Relaxed);
-    if limit == 0 || activity.held.load(Ordering::Relaxed) == 0 {
-        *held = None;
-        return false;
-    }
-    let frames = activity.frames.load(Ordering::Relaxed);
-    match *held {
-        Some((since, then)) if then == frames => now >= since + Duration::from_millis(limit),
-        Some(_) | None => {
-            *held = Some((now, frames));
-            false
+impl Stall {
+    /// Whether responses have waited for their HTTP/2 caller for `limit_ms` (0: no limit), and it took nothing of any.
+    fn judge(&mut self, outgoing: &Outgoing, limit_ms: u64, now: Instant) -> bool {
+        if limit_ms == 0 || outgoing.held.load(Ordering::Relaxed) == 0 {
+            self.0 = None;
+            return false;
+        }
+        let taken = outgoing.taken.load(Ordering::Relaxed);
+        match self.0 {
+            Some((since, then)) if then == taken => now >= since + Duration::from_millis(limit_ms),
+            Some(_) | None => {
+                self.0 = Some((now, taken));
+                false
+            }
         }
     }
 }
@@ -243,6 +288,10 @@ mod tests {
 
     fn seconds(count: u64) -> Option<Duration> {
         Some(Duration::from_secs(count))
+    }
+
+    fn http2() -> Pace {
+        Pace::Http2 { idle: seconds(4), passed: Stall::default(), own: Stall::default() }
     }
 
     fn request(watch: &Watch) -> InFlight {
@@ -282,6 +331,7 @@ mod tests {
     async fn bytes_within_a_request_begin_no_head() {
         let (watch, mut pace) = (watch(), Pace::Http1 { head: seconds(10), idle: None });
         let in_flight = request(&watch);
+        assert!(watch.request_begins(false), "nothing was read in between");
         watch.bytes_read();
         drop(in_flight);
         assert_eq!(watch.head_began(), None);
@@ -308,7 +358,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn http2_is_idle_after_keep_alive_whatever_is_written() {
         let watch = watch();
-        let mut pace = Pace::Http2 { idle: seconds(4), held: None };
+        let mut pace = http2();
         let at = |secs| watch.activity().born + Duration::from_secs(secs);
         tokio::time::advance(Duration::from_secs(3)).await;
         let in_flight = request(&watch);
@@ -323,21 +373,54 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn http2_caller_whose_window_stays_shut_is_slow() {
         let watch = watch();
-        let mut pace = Pace::Http2 { idle: seconds(4), held: None };
+        let mut pace = http2();
         let at = |secs| watch.activity().born + Duration::from_secs(secs);
         let activity = watch.activity();
         let _in_flight = request(&watch);
         activity.write_stall_ms.store(3_000, Ordering::Relaxed);
         let wait = |secs| Verdict::Wait(Some(at(secs) + LOOK));
         assert_eq!(pace.judge(&watch, at(0)), wait(0), "nothing is held up");
-        activity.held.store(1, Ordering::Relaxed);
+        activity.passed.held.store(1, Ordering::Relaxed);
         assert_eq!(pace.judge(&watch, at(10)), wait(10));
-        activity.frames.store(1, Ordering::Relaxed);
-        assert_eq!(pace.judge(&watch, at(12)), wait(12), "something went out");
+        activity.passed.taken.store(1, Ordering::Relaxed);
+        assert_eq!(pace.judge(&watch, at(12)), wait(12), "something was taken");
         assert_eq!(pace.judge(&watch, at(14)), wait(14));
         assert_eq!(pace.judge(&watch, at(15)), Verdict::Slow);
         activity.write_stall_ms.store(0, Ordering::Relaxed);
         assert_eq!(pace.judge(&watch, at(16)), wait(16), "idle_timeout is off");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_of_ours_does_not_wait_as_long_as_a_route_allows() {
+        let watch = watch();
+        let mut pace = http2();
+        let at = |secs| watch.activity().born + Duration::from_secs(secs);
+        let activity = watch.activity();
+        let _in_flight = request(&watch);
+        activity.respond_within(300_000);
+        activity.own.held.store(1, Ordering::Relaxed);
+        assert_eq!(pace.judge(&watch, at(0)), Verdict::Wait(Some(at(0) + LOOK)));
+        activity.passed.taken.store(9, Ordering::Relaxed);
+        assert_eq!(pace.judge(&watch, at(9)), Verdict::Wait(Some(at(9) + LOOK)));
+        assert_eq!(pace.judge(&watch, at(10)), Verdict::Slow);
+    }
+
+    #[test]
+    fn the_longest_limit_of_responses_on_their_way_holds() {
+        let activity = Activity::default();
+        let limit = || activity.write_stall_ms.load(Ordering::Relaxed);
+        activity.respond_within(500);
+        assert_eq!(limit(), 500, "one after the other");
+        activity.passed.open.store(1, Ordering::Relaxed);
+        activity.respond_within(300);
+        assert_eq!(limit(), 500);
+        activity.respond_within(0);
+        assert_eq!(limit(), 0, "no limit is the longest");
+        activity.respond_within(600);
+        assert_eq!(limit(), 0);
+        activity.passed.open.store(0, Ordering::Relaxed);
+        activity.respond_within(600);
+        assert_eq!(limit(), 600);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,12 +1,13 @@
 //! What goes back to the caller: the upstream's body as it streams, or an answer of our own.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use super::record::Record;
+use crate::flow::Outlet;
 use crate::upstream::{ResponseBody, TrailerRules};
 
 /// Why a body broke off; the connection is then closed, so that the caller does not take it for whole.
@@ -15,6 +16,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// A response's body. The call counts as ended when it is dropped.
 pub struct Body {
     content: Content,
+    /// The upstream's frames on their way out.
+    outlet: Outlet,
     /// Why it broke off, told one turn late: what came before it is written first.
     broken: Option<BodyError>,
     /// `None`: not a call that was counted.
@@ -34,16 +37,15 @@ pub(super) enum Content {
 
 impl Body {
     pub(super) fn new(content: Content, mut record: Box<Record>) -> Self {
-        // An HTTP/2 caller that opens no window is not even asked whether there is more.
-        record.hold(true);
-        Self { content, broken: None, record: Some(record) }
+        record.respond(!matches!(content, Content::Upstream(..)));
+        Self { content, outlet: Outlet::default(), broken: None, record: Some(record) }
     }
 }
 
 /// Nothing, for what is refused before it is a call.
 impl Default for Body {
     fn default() -> Self {
-        Self { content: Content::Empty, broken: None, record: None }
+        Self { content: Content::Empty, outlet: Outlet::default(), broken: None, record: None }
     }
 }
 
@@ -55,25 +57,28 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(error) = self.broken.take() {
+        let Self { content, outlet, broken, record } = &mut *self;
+        if let Some(error) = broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let polled = match &mut self.content {
+        ready!(outlet.poll_room(cx));
+        if let Some(record) = record {
+            record.asked();
+        }
+        let polled = match content {
             Content::Empty | Content::Unsent(_) => Poll::Ready(None),
             Content::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Content::Upstream(body, trailers) => {
-                Pin::new(body).poll_frame(cx).map_ok(|frame| trailers.apply(frame))
+                let polled = Pin::new(&mut *body).poll_frame(cx).map_ok(|frame| trailers.apply(frame));
+                if body.is_end_stream() { polled } else { polled.map_ok(|frame| outlet.lend(frame)) }
             }
         };
-        if let Some(record) = &mut self.record {
-            if let Poll::Ready(Some(frame)) = &polled {
-                record.frame(frame);
-            }
-            record.hold(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        if let Some(record) = record {
+            record.frame(&polled);
         }
         if let Poll::Ready(Some(Err(error))) = polled {
-            self.broken = Some(error);
+            *broken = Some(error);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

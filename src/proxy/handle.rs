@@ -1,7 +1,6 @@
 //! The request path, top to bottom.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Body as _;
@@ -37,8 +36,6 @@ pub(super) async fn handle(
     if ends_here {
         return Ok(respond::options(Some(&service.config)));
     }
-    note_limits(caller, &service);
-
     let upgrading = if seen.any(Seen::UPGRADE) { upgrade::begin(request) } else { None };
     if let Some(name) = key_header {
         request.headers_mut().remove(name);
@@ -165,14 +162,6 @@ fn no_route(method: &Method, miss: Miss) -> ProxyError {
         }
     };
     ProxyError::new(Code::NoRoute, detail)
-}
-
-fn note_limits(caller: &Caller, service: &RouteService) {
-    let stall =
-        service.config.idle_timeout.map_or(0, |limit| limit.as_millis().try_into().unwrap_or(u64::MAX));
-    if caller.activity.write_stall_ms.load(Ordering::Relaxed) != stall {
-        caller.activity.write_stall_ms.store(stall, Ordering::Relaxed);
-    }
 }
 
 /// Takes away what stays on this hop, and adds what a gateway adds. Gives what `Connection` named.

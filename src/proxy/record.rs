@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use super::body::BodyError;
 use super::caller::Caller;
 use super::snapshot::RouteService;
 use super::traced::Traced;
-use crate::inbound::InFlight;
+use crate::inbound::{InFlight, OWN_STALL_MS, Outgoing};
 use crate::metrics::RouteMetrics;
 
 /// The status of a call whose caller went away before there was an answer; never sent.
@@ -37,8 +38,14 @@ pub(super) struct Record {
     line: Option<Line>,
     sent: u64,
     broken: bool,
-    /// See [`crate::inbound::Activity::held`].
+    /// The response has begun.
+    responds: bool,
+    /// It is one of ours.
+    own: bool,
+    /// See [`crate::inbound::Outgoing::held`].
     held: bool,
+    /// A frame was handed to the connection, and nobody has asked for the next one.
+    lies: bool,
 }
 
 /// What of the request stands in its access line: never its query, nor a header's value.
@@ -73,7 +80,10 @@ impl Record {
             line: None,
             sent: 0,
             broken: false,
+            responds: false,
+            own: true,
             held: false,
+            lies: false,
         }
     }
 
@@ -87,10 +97,30 @@ impl Record {
         }
     }
 
+    /// A response begins: one of ours, or the upstream's.
+    pub(super) fn respond(&mut self, own: bool) {
+        self.own = own;
+        let limit_ms = match &self.route {
+            Some(route) if !own => {
+                route.config.idle_timeout.map_or(0, |limit| limit.as_millis().try_into().unwrap_or(u64::MAX))
+            }
+            Some(_) | None => OWN_STALL_MS,
+        };
+        self.caller.activity.respond_within(limit_ms);
+        self.outgoing().open.fetch_add(1, Ordering::Relaxed);
+        self.responds = true;
+        // An HTTP/2 caller that opens no window takes nothing.
+        self.hold(true);
+    }
+
+    fn outgoing(&self) -> &Outgoing {
+        if self.own { &self.caller.activity.own } else { &self.caller.activity.passed }
+    }
+
     /// Whether the next move is the caller's.
-    pub(super) fn hold(&mut self, held: bool) {
+    fn hold(&mut self, held: bool) {
         if std::mem::replace(&mut self.held, held) != held {
-            let count = &self.caller.activity.held;
+            let count = &self.outgoing().held;
             if held {
                 count.fetch_add(1, Ordering::Relaxed)
             } else {
@@ -99,23 +129,37 @@ impl Record {
         }
     }
 
+    /// The connection asks for a frame: it has room for more than it had before.
+    pub(super) fn asked(&mut self) {
+        if std::mem::replace(&mut self.lies, false) {
+            self.outgoing().taken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Of its route, or of calls without one.
     pub(super) fn metrics(&self) -> &RouteMetrics {
         self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics)
     }
 
-    pub(super) fn frame(&mut self, frame: &Result<Frame<Bytes>, BodyError>) {
-        self.caller.activity.frames.fetch_add(1, Ordering::Relaxed);
-        match frame {
-            Ok(frame) => self.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
-            Err(_) => self.broken = true,
+    /// What it gets.
+    pub(super) fn frame(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => self.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Poll::Ready(Some(Err(_))) => self.broken = true,
+            Poll::Ready(None) | Poll::Pending => {}
         }
+        self.lies = matches!(polled, Poll::Ready(Some(Ok(_))));
+        self.hold(self.lies);
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.asked();
         self.hold(false);
+        if self.responds {
+            self.outgoing().open.fetch_sub(1, Ordering::Relaxed);
+        }
         let took = self.started.elapsed();
         self.metrics().request(self.status.as_u16(), took);
         if let Some(traced) = &self.traced {

@@ -30,9 +30,6 @@ const FIELDS: usize = 256;
 const HTTP2_WINDOW: u32 = 16 * 1024 * 1024;
 /// Of one request's body, what waits in memory to be sent.
 const HTTP2_SEND_BUFFER: usize = 128 * 1024;
-/// Streams that are opened at the same time on one connection, whatever more the peer takes. Few enough that those whose
-/// callers do not read cannot use up the connection's window.
-const HTTP2_STREAMS: usize = 64;
 /// The limit of streams before the peer's SETTINGS have come: no peer can announce it.
 const NOT_SETTLED: usize = usize::MAX - 1;
 /// How long a new connection waits for them. They are the first that a peer sends (RFC 9113 section 3.4), but some are slow.
@@ -185,9 +182,11 @@ impl Http2State {
         self.used.store(ms, Ordering::Relaxed);
     }
 
-    fn note_limit(&self, most: usize) {
+    /// `room`: streams at a time, whatever more the peer takes: those whose callers do not read must not use up the
+    /// connection's window.
+    fn note_limit(&self, most: usize, room: usize) {
         // One stream at a time, as long as the peer has not said what it takes.
-        let most = if most == NOT_SETTLED { 1 } else { most.min(HTTP2_STREAMS) };
+        let most = if most == NOT_SETTLED { 1 } else { most.min(room) };
         if self.most_streams.swap(most, Ordering::Relaxed) < most {
             self.room.notify_waiters();
         }
@@ -250,7 +249,8 @@ impl Origin {
 
     /// Waits until the peer has said how many streams it takes: more of them would be refused.
     async fn open_http2(&self, wire: Wire, state: Http2State) -> Result<Http2, UpstreamError> {
-        let window = Window::take(HTTP2_WINDOW);
+        let window = Window::of_upstream(HTTP2_WINDOW);
+        state.traffic.speaks_http2();
         let mut builder = http2::Builder::new(state.tasks.clone());
         builder
             .timer(TokioTimer::new())
@@ -261,7 +261,7 @@ impl Origin {
             .max_header_list_size(HEAD);
         let failed = |error| UpstreamError::http(&error, self);
         let (sender, connection) = builder.handshake(TokioIo::new(wire)).await.map_err(failed)?;
-        let mut driver = Driver { connection, state: Arc::new(state) };
+        let mut driver = Driver { connection, state: Arc::new(state), window };
         match tokio::time::timeout(SETTLING, driver.run(Until::Settled)).await {
             Ok(Some(Err(error))) => return Err(failed(error)),
             Ok(Some(Ok(()))) => return Err(UpstreamError::closed(self.name())),
@@ -272,7 +272,7 @@ impl Origin {
             driver.run(Until::End).await;
             drop(driver.connection);
             driver.state.retire();
-            drop(window);
+            drop(driver.window);
         });
         Ok(Http2 { sender, state })
     }
@@ -281,6 +281,7 @@ impl Origin {
 struct Driver {
     connection: http2::Connection<TokioIo<Wire>, RequestBody, Tasks>,
     state: Arc<Http2State>,
+    window: Window,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,7 +303,7 @@ impl Driver {
                     return Poll::Ready(Some(ended));
                 }
                 let most = self.connection.current_max_send_streams();
-                self.state.note_limit(most);
+                self.state.note_limit(most, self.window.streams());
                 if most != NOT_SETTLED && until == Until::Settled {
                     return Poll::Ready(None);
                 }

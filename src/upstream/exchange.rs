@@ -84,6 +84,7 @@ impl Upstream {
             Ok(response) => {
                 connection.kept = kept(response.headers());
                 connection.traffic.headway.made();
+                connection.traffic.response_begins();
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     connection.traffic.headway.unlimited();
                 }

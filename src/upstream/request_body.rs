@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::error::CallerBroke;
 use super::trailers::TrailerRules;
+use crate::flow::Outlet;
 use crate::idle::Idle;
 use crate::inbound::CallerBody;
 
@@ -73,6 +74,7 @@ struct Upload {
     /// Nothing went up yet that is not kept.
     kept: Option<Kept>,
     idle: Idle,
+    outlet: Outlet,
     trailers: TrailerRules,
     upward: Option<Upward>,
 }
@@ -103,6 +105,7 @@ impl RequestBody {
             incoming: Some(incoming),
             kept: Some(Kept::new(keep)),
             idle: Idle::new(idle),
+            outlet: Outlet::default(),
             trailers: trailers(),
             upward: None,
         })))
@@ -155,12 +158,16 @@ impl Upload {
 
     fn poll_caller(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        match Pin::new(incoming).poll_frame(cx) {
+        match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.moved();
-                let frame = self.trailers.apply(frame);
+                let ended = incoming.is_end_stream();
+                let mut frame = self.trailers.apply(frame);
                 if let Some(kept) = &mut self.kept {
                     kept.add(&frame);
+                }
+                if !ended {
+                    frame = self.outlet.lend(frame);
                 }
                 if frame.is_trailers() {
                     // Nothing follows them, and nobody asks for more.
@@ -203,7 +210,11 @@ impl Upload {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = match self.next_replayed() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => self.poll_caller(cx),
+            None => {
+                // Where there is none, it is not the caller who is waited for.
+                ready!(self.outlet.poll_room(cx));
+                self.poll_caller(cx)
+            }
         };
         self.note(&polled);
         polled
@@ -303,6 +314,7 @@ impl Returned {
             incoming: self.rest,
             kept: Some(kept),
             idle: Idle::new(idle),
+            outlet: Outlet::default(),
             trailers: self.trailers,
             upward: None,
         }))))

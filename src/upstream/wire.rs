@@ -3,12 +3,13 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
+use crate::flow::{self, Reading};
 use crate::idle::Headway;
 use crate::metrics::RouteMetrics;
 use crate::net::Stream;
@@ -24,6 +25,9 @@ pub(super) struct Traffic {
     written: AtomicU64,
     /// `written` when the request began that is alone on the connection.
     began: AtomicU64,
+    http2: AtomicBool,
+    /// Over HTTP/1, the head of a response is what comes next.
+    head: AtomicBool,
     pub(super) arrived: Notify,
     /// Of a response over HTTP/1.
     pub(super) headway: Headway,
@@ -32,12 +36,33 @@ pub(super) struct Traffic {
 impl Traffic {
     fn new() -> Self {
         let (read, written, began) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
-        Self { read, written, began, arrived: Notify::new(), headway: Headway::default() }
+        let (http2, head) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { read, written, began, http2, head, arrived: Notify::new(), headway: Headway::default() }
     }
 
     /// A request begins that is alone on the connection.
     pub(super) fn request_begins(&self) {
         self.began.store(self.written(), Ordering::Relaxed);
+        self.head.store(true, Ordering::Relaxed);
+    }
+
+    /// The head of its response is there.
+    pub(super) fn response_begins(&self) {
+        self.head.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn speaks_http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    fn reading(&self) -> Reading {
+        if self.http2.load(Ordering::Relaxed) {
+            Reading::Http2
+        } else if self.head.load(Ordering::Relaxed) {
+            Reading::Head
+        } else {
+            Reading::Body
+        }
     }
 
     /// Nothing of the request that is alone on the connection was written.
@@ -126,7 +151,8 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let reading = self.traffic.reading();
+        let polled = flow::poll_read(Pin::new(&mut self.stream), cx, buf, reading);
         let read = buf.filled().len() - before;
         if read > 0 {
             self.traffic.read.fetch_add(read as u64, Ordering::Relaxed);

@@ -44,6 +44,7 @@ mod limits;
 mod logs;
 mod machine;
 mod metrics;
+mod neighbours;
 mod nginx;
 mod oidc;
 mod online;

@@ -14,6 +14,7 @@ pub mod jwt;
 pub mod manual;
 pub mod message;
 pub mod metrics;
+pub mod neighbour;
 pub mod oidc;
 pub mod peer;
 pub mod prometheus;

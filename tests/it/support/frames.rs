@@ -38,11 +38,13 @@ impl Outcome {
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const ACK: u8 = 1;
 pub const END_HEADERS: u8 = 4;
@@ -89,6 +91,39 @@ impl Frame {
     }
 }
 
+/// The bytes of one frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    Frame::new(kind, flags, stream, payload).bytes()
+}
+
+/// SETTINGS_INITIAL_WINDOW_SIZE.
+pub const INITIAL_WINDOW: u16 = 4;
+
+/// A SETTINGS frame that says one thing.
+pub fn setting(identifier: u16, value: u32) -> Vec<u8> {
+    frame(SETTINGS, 0, 0, &[&identifier.to_be_bytes()[..], &value.to_be_bytes()].concat())
+}
+
+/// A window grows.
+pub fn window_update(stream: u32, by: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
+}
+
+/// The HEADERS frame of a request, its body (`end`: none) to follow.
+pub fn request(stream: u32, method: &str, path: &str, end: bool) -> Vec<u8> {
+    let fields = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "localhost")];
+    frame(HEADERS, END_HEADERS | if end { END_STREAM } else { 0 }, stream, &block(&fields))
+}
+
+/// A header block with these fields.
+pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        literal(&mut block, name.as_bytes(), value.as_bytes());
+    }
+    block
+}
+
 impl Frames {
     pub async fn connect(address: SocketAddr) -> Self {
         let mut wire = Wire::tcp(address).await.unwrap();
@@ -130,10 +165,7 @@ impl Frames {
     }
 
     async fn head(&mut self, stream: u32, fields: &[(&str, &str)], end: u8) {
-        let mut block = Vec::new();
-        for (name, value) in fields {
-            literal(&mut block, name.as_bytes(), value.as_bytes());
-        }
+        let block = block(fields);
         self.frame(HEADERS, END_HEADERS | end, stream, &block).await;
     }
 

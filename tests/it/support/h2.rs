@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -100,6 +101,12 @@ impl H2Client {
             body: body.to_bytes(),
             trailers,
         })
+    }
+
+    /// As [`Self::open`], however long that takes.
+    pub async fn open_at_last(&mut self, request: Request<SentBody>) -> hyper::Result<Response<Incoming>> {
+        self.sender.ready().await?;
+        self.sender.send_request(request).await
     }
 
     /// The response's head, its body still to be read.
@@ -230,4 +237,54 @@ impl Drop for H2Upstream {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// An HTTP/2 upstream on a thread of its own: a target that ends with `endless` gets a body without end, any other `ok`.
+pub struct Endless {
+    pub url: String,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Endless {
+    pub fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(serve_endless(listener, count));
+        });
+        Self { url, asked }
+    }
+
+    /// Requests for a body without end.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve_endless(listener: std::net::TcpListener, asked: Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let asked = Arc::clone(&asked);
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let endless = request.uri().path().ends_with("endless");
+            if endless {
+                asked.fetch_add(1, Ordering::SeqCst);
+            }
+            async move { Ok::<_, Infallible>(Response::new(if endless { without_end() } else { whole("ok") })) }
+        });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+/// A body that goes on as long as somebody takes it.
+pub fn without_end() -> SentBody {
+    let block = || Ok(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024])));
+    StreamBody::new(tokio_stream::iter(std::iter::repeat_with(block))).boxed()
 }
