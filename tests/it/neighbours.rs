@@ -83,7 +83,6 @@ impl Scene {
             drop(going_on);
             let more = self.world.peak_memory().saturating_sub(before);
             let found = format!("{what}: p99 {alone:?} alone, {beside:?} beside; {more} KiB more");
-            println!("{found}");
             let quick = beside <= QUICK.max(alone * TIMES);
             if !quick && tries == 0 || more > memory {
                 self.harm.push(found);

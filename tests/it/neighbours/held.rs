@@ -84,7 +84,7 @@ async fn responses_that_a_caller_takes_byte_by_byte() {
     world.ready().await;
     let each = async |target: &str| {
         for tease in [Tease::Nothing, Tease::Trickle, Tease::Flip] {
-            println!("{target}, {tease:?}: {:?}", ends(holding(&world, &[target]).await, tease).await);
+            ends(holding(&world, &[target]).await, tease).await;
         }
     };
     tokio::join!(each("/api"), each("/nowhere"));
@@ -108,10 +108,8 @@ async fn responses_that_nobody_takes_do_not_stretch_the_end() {
         (world.metric("bearerd_requests_total", &[]).await == Some(2.0)).then_some(())
     })
     .await;
-    let started = Instant::now();
     world.signal(rustix::process::Signal::TERM);
     let status = tokio::time::timeout(AT_LAST, world.proxy.exit()).await.expect("the end is held up");
     assert_eq!(status.code(), Some(0));
-    println!("ended after {:?}", started.elapsed());
     drop((untouched, touched));
 }

@@ -175,7 +175,6 @@ async fn uploads_that_an_upstream_does_not_read() {
             .await;
             let beside = p97_of_uploads(&mut client).await;
             drop(stuck);
-            println!("p97 {alone:?} alone, {beside:?} beside");
             if beside <= QUICK.max(alone * TIMES) {
                 slow.clear();
                 break;
