@@ -25,9 +25,9 @@ const DISCARD_PAUSE: Duration = Duration::from_secs(10);
 /// `Connection: close`, and a client that listens stops sending.
 const WORTH_READING: u64 = 64 * 1024;
 
-/// [`Activity::unread`]: the body has not been asked for, and the connection cannot be kept without it.
+/// [`Activity::unread`]: the body was never asked for, and the connection cannot be kept without it.
 const NEVER_READ: u64 = u64::MAX;
-/// Nobody knows how much of it there is.
+/// Nobody knows how much of it will come.
 const UNKNOWN: u64 = u64::MAX - 1;
 
 /// How long a response of ours may wait for its caller, in ms.
@@ -229,8 +229,8 @@ impl Arriving {
 
     fn note_unread(&self) {
         self.note(match self.incoming.size_hint().exact() {
-            _ if self.expects_continue => NEVER_READ,
-            left => left.unwrap_or(UNKNOWN),
+            Some(left) if !self.expects_continue => left,
+            Some(_) | None => UNKNOWN,
         });
     }
 
@@ -244,8 +244,9 @@ impl Arriving {
     /// Over HTTP/2, a reset without error says that the rest is not wanted (RFC 9113 section 8.1). A caller that was not
     /// asked for its body may have taken the response for a reason to keep it.
     fn discard(self: Box<Self>) {
-        if self.http1
-            && !self.expects_continue
+        if self.expects_continue {
+            self.note(NEVER_READ);
+        } else if self.http1
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(self.read_on());
