@@ -153,7 +153,7 @@ impl Upstream {
     async fn open(&self, upgrade: bool, mut fresh: bool) -> Result<Taken, UpstreamError> {
         let room = pool::room(&self.origin);
         let since = Instant::now();
-        let mut full = false;
+        let mut full = !fresh && pool::takes_nothing_now(&self.origin);
         loop {
             // Listens before it looks, so that nothing falls between.
             let mut freed = pin!(room.notified());

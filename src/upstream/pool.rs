@@ -92,6 +92,12 @@ pub(super) fn may_have_room(origin: &Origin) -> bool {
     with_pool(origin.id, |pool| pool.http2.iter().any(Http2::is_usable)).unwrap_or(false)
 }
 
+/// Whether the peer has said on a connection that it takes no requests for now: another one would be told the same.
+pub(super) fn takes_nothing_now(origin: &Origin) -> bool {
+    let shut = |known: &Http2| known.is_usable() && known.most_streams() == 0;
+    with_pool(origin.id, |pool| pool.http2.iter().any(shut)).unwrap_or(false)
+}
+
 /// Is woken when an HTTP/2 connection has room, or is there no more.
 pub(super) fn room(origin: &Arc<Origin>) -> Arc<Notify> {
     with_new_pool(origin, |pool| Arc::clone(&pool.room))
