@@ -32,7 +32,7 @@ impl Pause {
     /// 10 s without a sound token, or 1 s where the failure took the issuer's timeout.
     ///
     /// `in_a_row` counts failures without a success between them, this one included. `left`: so long may the held token
-    /// still be sent. A pause that would run past that ends halfway there, again and again, so that however slow the
+    /// still be sent. A pause takes no more than half of that, again and again, so that however slow the
     /// issuer is, a new token has the time to come.
     pub(super) fn after(error: &IssuerError, in_a_row: u32, left: Duration, chance: f64) -> Self {
         if error.is_final() {
@@ -43,7 +43,7 @@ impl Pause {
         }
         let doubled = FIRST.saturating_mul(2u32.saturating_pow(in_a_row.saturating_sub(1)));
         let served = jittered(doubled, LONGEST_SERVED, chance);
-        let served = if served < left { served } else { (left / 2).max(FIRST) };
+        let served = served.min((left / 2).max(FIRST));
         // Waiting in vain for an answer was a pause already, and shows when an issuer that hung is back.
         let steps = if error.kind == FailureKind::Timeout { FIRST } else { doubled };
         let watched = error.is_silent().then(|| jittered(LONGEST_WATCHED, LONGEST_WATCHED, chance));
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_pause_ends_before_the_token_does_and_leaves_time_for_the_next_one() {
         let left = |seconds: f64| after(20, Duration::from_secs_f64(seconds), 1.0).0;
-        assert_eq!([left(61.0), left(60.0), left(12.0), left(2.0)], [60.0, 30.0, 6.0, 1.0]);
+        assert_eq!([left(61.0), left(60.0), left(12.0), left(2.0)], [30.5, 30.0, 6.0, 1.0]);
         assert_eq!([left(1.0), left(0.0)], [1.0, 1.0], "never a hot loop");
         assert_eq!(after(1, Duration::from_secs(5), 0.5).0, 1.0, "a short pause stays as it is");
     }
