@@ -3,10 +3,6 @@
 //!
 //! Whoever reads waits for a moment only. A file that does not come in time is not waited for again until it has come:
 //! then the next reader gets what came.
-#![expect(
-    clippy::disallowed_types,
-    reason = "held for a moment alone, and no file is read on the request path"
-)]
 
 #![expect(clippy::disallowed_types, reason = "held for a moment by those who wait for the same file")]
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -20,10 +20,8 @@ use crate::secret::Secret;
 const SETTLES: Duration = Duration::from_secs(1);
 /// Values that are waited for without holding up a thread that serves.
 static VALUES: Aside = Aside::new("values", 8);
-#[expect(clippy::disallowed_types, reason = "taken when a config is loaded; no request comes here")]
-type Known = std::sync::Mutex<HashMap<Definition, Weak<Inner>>>;
 /// References of the running configs: that a config is loaded again loses no last good value.
-static KNOWN: LazyLock<Known> = LazyLock::new(Known::default);
+static KNOWN: LazyLock<Mutex<HashMap<Definition, Weak<Inner>>>> = LazyLock::new(Mutex::default);
 
 /// A value of the config that may be secret or come from elsewhere. Clones, and references to one place, share what was
 /// read.
