@@ -151,36 +151,66 @@ async fn kinds_of_failure_become_kinds_of_answers() {
     }
 }
 
+const REFUSALS: [(FailureKind, &str); 2] =
+    [(FailureKind::ClientRefused, "client_refused"), (FailureKind::RequestRefused, "request_refused")];
+
 #[tokio::test(start_paused = true)]
-async fn t34_sighup_asks_a_refused_client_at_once() {
-    let rig = Rig::new();
-    rig.idp.answer(|_| Err(failure(FailureKind::ClientRefused)));
-    assert!(rig.call().await.is_err());
-    rig.pass(5.0).await;
-    rig.slot.retry_now(RetryCause::FilesChanged);
-    rig.pass(1.0).await;
-    assert_eq!(rig.idp.asked(), 1, "another file changed");
-    rig.slot.retry_now(RetryCause::Operator);
-    settle().await;
-    assert_eq!(rig.idp.asked(), 2);
-    rig.pass(1.0).await;
-    assert_eq!(rig.slot.status().last_error.unwrap().failures_in_a_row, 2);
+async fn t34_sighup_asks_again_at_once_after_a_refusal() {
+    for (kind, _) in REFUSALS {
+        let rig = Rig::new();
+        rig.idp.answer(move |_| Err(failure(kind)));
+        assert!(rig.call().await.is_err());
+        rig.pass(5.0).await;
+        rig.slot.retry_now(RetryCause::FilesChanged);
+        rig.pass(2.0).await;
+        assert_eq!(rig.idp.asked(), 1, "another file changed");
+        rig.slot.retry_now(RetryCause::Operator);
+        settle().await;
+        assert_eq!(rig.idp.asked(), 2);
+        rig.pass(1.0).await;
+        assert_eq!(rig.slot.status().last_error.unwrap().failures_in_a_row, 2);
+        rig.pass(50.0).await;
+        assert_eq!(rig.idp.asked(), 2, "and then after a minute");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn t34_a_changed_secret_is_tried_at_once() {
+    for (kind, outcome) in REFUSALS {
+        let rig = Rig::new();
+        rig.idp.answer(move |number| match number {
+            1 => Err(failure(kind)),
+            _ => Ok(grant(number, 3600)),
+        });
+        assert!(rig.call().await.is_err());
+        rig.pass(5.0).await;
+        rig.idp.fingerprint.store(1, SeqCst);
+        rig.slot.retry_now(RetryCause::FilesChanged);
+        rig.pass(0.5).await;
+        assert_eq!(rig.slot.current().map(|token| token.generation), Some(1));
+        assert_eq!(rig.idp.outcomes(), [outcome, "ok"]);
+    }
+}
+
+/// Its file was half written when the change was told, and nobody tells of the rest.
+#[tokio::test(start_paused = true)]
+async fn a_secret_is_looked_at_once_more_when_its_file_has_settled() {
     let rig = Rig::new();
     rig.idp.answer(|number| match number {
-        1 => Err(failure(FailureKind::ClientRefused)),
+        1 | 2 => Err(failure(FailureKind::ClientRefused)),
         _ => Ok(grant(number, 3600)),
     });
     assert!(rig.call().await.is_err());
     rig.pass(5.0).await;
+    rig.slot.retry_now(RetryCause::Operator);
+    rig.pass(0.9).await;
+    assert_eq!(rig.idp.asked(), 2, "with the secret as it was");
     rig.idp.fingerprint.store(1, SeqCst);
-    rig.slot.retry_now(RetryCause::FilesChanged);
-    rig.pass(0.5).await;
-    assert_eq!(rig.slot.current().map(|token| token.generation), Some(1));
-    assert_eq!(rig.idp.outcomes(), ["client_refused", "ok"]);
+    rig.pass(0.6).await;
+    assert_eq!((rig.idp.asked(), rig.slot.current().is_some()), (3, true));
+    let read = rig.idp.fingerprints_read.load(SeqCst);
+    rig.pass(100.0).await;
+    assert_eq!(rig.idp.fingerprints_read.load(SeqCst), read, "once");
 }
 
 #[tokio::test(start_paused = true)]
