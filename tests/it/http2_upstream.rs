@@ -211,6 +211,7 @@ async fn requests_that_wait_for_their_turn_survive_a_goaway() {
     let opener = async {
         eventually("the others to be turned away", || async { (upstream.accepted() > 1).then_some(()) })
             .await;
+        upstream.begun(1).await;
         stays(Duration::from_millis(300), || upstream.requests(0)).await;
         gate.open();
     };
