@@ -19,6 +19,7 @@ pub mod reference;
 mod report;
 mod resolve;
 mod schema;
+mod slips;
 mod types;
 
 use std::collections::BTreeSet;
@@ -197,8 +198,16 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
         source_line: None,
     };
     let mut found = Vec::new();
-    if let Err(error) = reference.source.read() {
-        found.push(warning(error.to_string(), brought_by(&error)));
+    match reference.source.read() {
+        Err(error) => found.push(warning(error.to_string(), brought_by(&error))),
+        Ok(secret) if reference.secret && slips::is_plain(&reference.key) => {
+            let slip = slips::in_secret(secret.expose());
+            let at = reference.source.place();
+            found.extend(
+                slip.map(|slip| warning(format!("{at}: {}", slip.message), Some(slip.hint.to_owned()))),
+            );
+        }
+        Ok(_) => {}
     }
     if let Some(path) = reference.source.path().filter(|_| reference.secret)
         && let Ok(metadata) = std::fs::metadata(path)

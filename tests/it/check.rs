@@ -95,6 +95,43 @@ async fn broken_toml_is_reported_with_its_place_and_without_secrets() {
 }
 
 #[tokio::test]
+async fn slips_with_secrets_are_warned_about_and_not_shown() {
+    for (content, wanted) in [
+        ("\u{feff}hunter2-secret", "begins with a byte order mark"),
+        ("h\0u\0n\0t\0e\0r\0", "is UTF-16"),
+        (" hunter2-secret", "white space, which is sent too"),
+        ("\"hunter2-secret\"", "in quotes"),
+        ("CLIENT_SECRET=hunter2-secret\n", "begins with a name and `=`"),
+        ("${HUNTER2_SECRET}", "the name of a variable"),
+    ] {
+        let setup = Setup::new().await;
+        let path = setup.file("secret", content);
+        let (_setup, output) = checked(setup).await;
+        output.expect_code(0);
+        let said = output.all();
+        assert!(
+            said.contains("issuer.corp.client_secret: file") && said.contains(wanted),
+            "{wanted} in {said}"
+        );
+        assert!(said.contains(&path.display().to_string()), "{said}");
+        assert!(!said.to_lowercase().contains("hunter2"), "{said}");
+    }
+    for (literal, wanted) in [
+        ("/run/secrets/hunter2", "the name of a file"),
+        ("secret", ""),
+        ("./secret", "the name of a file"),
+        ("'hunter2'", "in quotes"),
+    ] {
+        let (_setup, output) =
+            checked(Setup::new().await.issuer(&format!("client_secret = \"{literal}\""))).await;
+        output.expect_code(0);
+        let said = output.all();
+        assert_eq!(said.contains("issuer.corp.client_secret: the secret"), !wanted.is_empty(), "{said}");
+        assert!(said.contains(wanted) && !said.contains("hunter2"), "{wanted} in {said}");
+    }
+}
+
+#[tokio::test]
 async fn keys_of_the_wrong_type_or_value_are_errors() {
     for (part, keys, wanted) in [
         ("top", "workers = 0", "workers"),

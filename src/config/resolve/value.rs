@@ -13,6 +13,7 @@ use super::super::model::{ParamValue, Params};
 use super::super::raw::values::{DurationText, RawElsewhere, RawParam, RawParams, RawReference, SizeText};
 use super::super::reference::Source;
 use super::super::report::{Report, did_you_mean};
+use super::super::slips;
 use super::super::types::scopes::Scopes;
 use super::super::types::{self, Wrong};
 
@@ -152,6 +153,10 @@ pub(super) fn reference(
                 return None;
             }
             literal_allowed(place, kind, report)?;
+            if kind.is_secret() && slips::is_plain(&place.path.to_string()) {
+                let slip = slips::in_literal(secret.expose(), &place.document.file.folder);
+                slip.into_iter().for_each(|slip| report.warning(place, slip.message, slip.hint));
+            }
             Some(Source::literal(secret))
         }
         RawReference::Elsewhere(raw) => {
