@@ -32,12 +32,23 @@ static BODIES: AtomicUsize = AtomicUsize::new(0);
 /// What bytes are read as. A peer can make much work of few bytes, such as 7,000 frames of HTTP/2 of 64 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
+    /// Of HTTP/1, or what may be a body and has brought nothing so far.
     Head,
     Body,
     Http2,
 }
 
+/// What is read of a head at a time: hyper goes through all that was read before anybody else has a turn.
+const OF_A_HEAD: usize = 8 * 1024;
+
 impl Reading {
+    fn most(self) -> usize {
+        match self {
+            Self::Head => OF_A_HEAD,
+            Self::Body | Self::Http2 => usize::MAX,
+        }
+    }
+
     /// Bytes for which a task gives up one of the 128 operations that tokio lets it do in one go.
     fn bytes_for_an_operation(self) -> usize {
         match self {
@@ -62,7 +73,7 @@ pub fn poll_read<R: AsyncRead>(
     reading: Reading,
 ) -> Poll<io::Result<()>> {
     let before = buffer.filled().len();
-    let most = piece();
+    let most = piece().min(reading.most());
     let polled = if buffer.remaining() <= most {
         io.poll_read(cx, buffer)
     } else {

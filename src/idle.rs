@@ -73,6 +73,8 @@ pub struct Headway(AtomicU64);
 
 /// Far more than any buffer holds, so that what is read ahead is no reason.
 const IN_VAIN: u64 = 1024 * 1024;
+/// More than is read ahead: after these, a peer gets less of our time.
+const DOUBTFUL: u64 = 256 * 1024;
 
 impl Default for Headway {
     fn default() -> Self {
@@ -89,6 +91,12 @@ impl Headway {
     /// From now on, anything may come.
     pub fn unlimited(&self) {
         self.0.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Whether much has come of which nothing came.
+    pub fn is_doubtful(&self) -> bool {
+        let left = self.0.load(Ordering::Relaxed);
+        left < IN_VAIN - DOUBTFUL
     }
 
     /// # Errors
@@ -145,11 +153,12 @@ mod tests {
         let headway = Headway::default();
         assert!(headway.read(usize::MAX).is_ok());
         headway.made();
-        assert!((0..16).all(|_| headway.read(64 * 1024).is_ok()));
+        assert!(headway.read(256 * 1024).is_ok() && !headway.is_doubtful());
+        assert!((0..12).all(|_| headway.read(64 * 1024).is_ok() && headway.is_doubtful()));
         assert!(headway.read(1).is_err());
         headway.made();
         assert!(headway.read(1).is_ok());
         headway.unlimited();
-        assert!(headway.read(usize::MAX).is_ok());
+        assert!(headway.read(usize::MAX).is_ok() && !headway.is_doubtful());
     }
 }

@@ -5,6 +5,7 @@
 
 mod body;
 pub mod caller;
+mod crowd;
 mod dpop;
 pub mod error;
 mod forward;
@@ -29,10 +30,11 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 
 pub use body::{Body, BodyError};
 pub use caller::{Caller, ListenerRules, Peer};
+use crowd::Crowd;
 pub use error::{Code, ProxyError};
 use record::Record;
 use seen::Seen;
@@ -46,11 +48,12 @@ use crate::metrics::Failure;
 /// Serves calls; shared by all listeners and workers.
 pub struct Proxy {
     snapshot: Arc<SnapshotCell>,
+    over_http2: Arc<Crowd>,
 }
 
 impl Proxy {
     pub fn new(snapshot: Arc<SnapshotCell>) -> Self {
-        Self { snapshot }
+        Self { snapshot, over_http2: Arc::default() }
     }
 
     /// Serves one call; every failure becomes a response.
@@ -60,6 +63,9 @@ impl Proxy {
         let request_id = headers::request_id(request.headers(), seen);
         let grpc = seen.any(Seen::CONTENT_TYPE) && respond::is_grpc(request.headers());
         let mut record = Box::new(Record::begin(caller, request_id, grpc, &snapshot.unrouted));
+        if request.version() == Version::HTTP_2 {
+            record.place = Some(self.over_http2.enter());
+        }
         if snapshot.config.log.access {
             record.log_access(request.method(), request.uri().path());
         }

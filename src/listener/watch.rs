@@ -80,7 +80,7 @@ impl Watch {
     pub(super) fn reading(&self) -> Reading {
         if self.http2.load(Ordering::Relaxed) {
             Reading::Http2
-        } else if self.activity().is_busy() || self.is_tunnel() {
+        } else if (self.activity().is_busy() && !self.activity().headway.is_doubtful()) || self.is_tunnel() {
             Reading::Body
         } else {
             Reading::Head

@@ -30,6 +30,9 @@ pub(super) async fn handle(
     request: &mut Request<CallerBody>,
     seen: Seen,
 ) -> Result<Response<Content>, ProxyError> {
+    if let Some(place) = &record.place {
+        place.check(&snapshot.config.limits)?;
+    }
     let Some(admitted) = admit(snapshot, caller, request, seen)? else { return Ok(respond::options(None)) };
     let Admitted { service, found, key_header, ends_here } = admitted;
     record.route = Some(Arc::clone(&service));

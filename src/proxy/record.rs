@@ -11,6 +11,7 @@ use hyper::body::Frame;
 
 use super::body::BodyError;
 use super::caller::Caller;
+use super::crowd::Place;
 use super::snapshot::RouteService;
 use super::traced::Traced;
 use crate::inbound::{InFlight, OWN_STALL_MS, Outgoing};
@@ -28,6 +29,8 @@ pub(super) struct Record {
     /// The code of an error of ours.
     pub(super) code: Option<&'static str>,
     pub(super) upstream_took: Option<Duration>,
+    /// `None`: it came over HTTP/1.
+    pub(super) place: Option<Place>,
     /// `None`: `[tracing]` is off.
     pub(super) traced: Option<Box<Traced>>,
     _in_flight: InFlight,
@@ -73,6 +76,7 @@ impl Record {
             status: StatusCode::from_u16(CALLER_LEFT).unwrap_or(StatusCode::BAD_REQUEST),
             code: None,
             upstream_took: None,
+            place: None,
             traced: None,
             caller: Arc::clone(caller),
             started: Instant::now(),

@@ -22,7 +22,7 @@ use crate::idle::Idle;
 use crate::inbound::CallerBody;
 
 /// Bytes that all kept bodies of the process may hold together; a call past it is forwarded and not kept.
-const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
+const KEPT_IN_ALL: usize = 32 * 1024 * 1024;
 
 /// Chunks below this are copied together, so that a kept body does not hold on to many large read buffers.
 const SMALL_CHUNK: usize = 1024;

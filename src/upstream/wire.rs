@@ -58,7 +58,7 @@ impl Traffic {
     fn reading(&self) -> Reading {
         if self.http2.load(Ordering::Relaxed) {
             Reading::Http2
-        } else if self.head.load(Ordering::Relaxed) {
+        } else if self.head.load(Ordering::Relaxed) || self.headway.is_doubtful() {
             Reading::Head
         } else {
             Reading::Body

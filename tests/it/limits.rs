@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::frames::{Frames, Outcome};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::frames::{Frames, Outcome, PREFACE, SETTINGS, frame, request};
 use crate::support::h2::H2Client;
 use crate::support::manual::Manual;
-use crate::support::{Call, Setup, World, eventually, within};
+use crate::support::{Answer, Call, Setup, World, eventually, within};
 
 async fn scene(limits: &str) -> World {
     Setup::new().await.limits(limits).start().await
@@ -96,6 +98,39 @@ async fn connections_beyond_the_limit_are_overloaded_and_room_comes_back() {
     })
     .await;
     second.call(&Call::get("/")).await.expect_status(200);
+}
+
+/// One connection carries a hundred of them.
+#[tokio::test]
+async fn requests_over_http2_are_bounded_too() {
+    let setup = Setup::new().await.limits("connections = 20").issuer("timeout = \"5m\"");
+    setup.issuer.always_this(Answer::hang());
+    let world = setup.start().await;
+    let mut crowd = Vec::new();
+    for n in 1..=10 {
+        let mut stream = tokio::net::TcpStream::connect(world.address("main")).await.unwrap();
+        let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+        (0..100).for_each(|n| bytes.extend(request(2 * n + 1, "GET", "/", true)));
+        stream.write_all(&bytes).await.unwrap();
+        crowd.push(stream);
+        eventually("all of them to wait", || async {
+            let waiting = world.metric("bearerd_token_waiters", &[("issuer", "corp")]).await;
+            (waiting == Some(100.0 * f64::from(n))).then_some(())
+        })
+        .await;
+    }
+    let mut client = H2Client::plain(world.address("main")).await;
+    let refused = client.get("/").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert!(refused.text().contains("\"code\":\"overloaded\""), "{}", refused.text());
+    crowd.pop();
+    eventually("room", || async {
+        let mut client = client.clone();
+        let answer = tokio::time::timeout(Duration::from_millis(200), client.get("/")).await;
+        // Now it waits for the token as well.
+        answer.is_err().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

