@@ -115,7 +115,8 @@ struct World {
 impl World {
     async fn start() -> Self {
         // libFuzzer's program does not ignore SIGPIPE, as Rust's do; once somebody listens, it ends nothing any more.
-        let _ignored = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::pipe()).expect("a handler");
+        let _ignored =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::pipe()).expect("a handler");
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         let issuer = TcpListener::bind("127.0.0.1:0").await.expect("a port");

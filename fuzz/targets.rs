@@ -7,7 +7,7 @@ use bearerd::jose::{Certificate, PrivateKey, Proof, Prover};
 use bearerd::route::{host, path};
 use bearerd::secret::Secret;
 
-/// A config file: it loads, or every mistake is told.
+/// A config file: it loads, or every error is told.
 pub(crate) fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Err(problems) = bearerd::config::load_text(text) {
@@ -18,7 +18,7 @@ pub(crate) fn config(bytes: &[u8]) {
     }
 }
 
-/// An answer of a token endpoint: the first byte chooses status and format, the rest is the body.
+/// A response of a token endpoint: the first byte chooses status and format, the rest is the body.
 pub(crate) fn token_response(bytes: &[u8]) {
     bearerd::issuer::fuzz_response(bytes);
 }
@@ -28,7 +28,7 @@ pub(crate) fn masked(bytes: &[u8]) {
     bearerd::issuer::fuzz_masked(bytes);
 }
 
-/// A call to a webhook: a line with the signature, one with the pointer, and the body.
+/// A request to a webhook: a line with the signature, one with the pointer, and the body.
 pub(crate) fn webhook(bytes: &[u8]) {
     bearerd::webhook::fuzz_call(bytes);
 }

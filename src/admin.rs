@@ -7,10 +7,10 @@ mod answer;
 mod certificates;
 mod guard;
 mod health;
-mod lately;
 mod page;
 mod process;
 mod ready;
+mod recent;
 mod running;
 mod server;
 mod status;
@@ -24,7 +24,7 @@ pub use server::{CONNECTIONS, serve};
 pub use view::WebhookView;
 
 use certificates::Certificates;
-use lately::Readings;
+use recent::Readings;
 
 use crate::clock::SharedClock;
 use crate::metrics::Metrics;

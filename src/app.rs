@@ -47,7 +47,7 @@ pub use running::{Addresses, Ended, Running};
 use admin_server::AdminServer;
 use control::Control;
 use listeners::Listeners;
-use prepare::Seen;
+use prepare::LookedAt;
 use reloading::Reloading;
 use room::Room;
 use service_manager::ServiceManager;
@@ -126,7 +126,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let runtime =
         worker::runtime().map_err(|error| system("cannot start the control thread's runtime", &error))?;
     let entered = runtime.enter();
-    // Asked for before the first call is accepted: from then on a signal must not kill calls.
+    // Asked for before the first request is accepted: from then on a signal must not kill calls.
     let signals = options
         .signals
         .then(Signals::new)
@@ -192,7 +192,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         signals,
         log: options.log,
         service,
-        reloading: Reloading::new(Seen::of(&config), options.watch),
+        reloading: Reloading::new(LookedAt::of(&config), options.watch),
     };
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
@@ -240,7 +240,7 @@ fn bind_all(config: &Config, passed: &Passed) -> Result<Sockets, StartError> {
     Err(StartError::Address(errors))
 }
 
-/// Each credential is fetched now, so that the first call finds a token.
+/// Each credential is fetched now, so that the first request finds a token.
 fn prefetch(snapshot: &Snapshot) {
     for slot in build::slots(snapshot) {
         slot.prefetch();
@@ -257,7 +257,7 @@ fn warn_beside(config: &Arc<Config>) {
         }
     });
     if let Err(error) = checking {
-        tracing::warn!(event = "config.unchecked", %error, "what the config names was not looked for");
+        tracing::warn!(event = "config.files_not_watched", %error, "what the config names was not looked for");
     }
 }
 

@@ -32,7 +32,7 @@ use args::{Args, Color, Common, Output, Verb};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {
     Fine = 0,
-    /// Failed while running, or "no" as an answer.
+    /// Failed while running, or "no" as a response.
     No = 1,
     /// Bad usage (sysexits' `EX_USAGE`).
     Usage = 64,
@@ -48,7 +48,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a verb gave no answer; the message is for stderr.
+/// Why a verb gave no response; the message is for stderr.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,
@@ -116,14 +116,14 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
     match args.verb.unwrap_or(Verb::Run) {
         Verb::Run => run::run(common, refused),
         Verb::Check { online: true, no_guess, output } => {
-            online::check(common, online::Asked { guess: !no_guess, output })
+            online::check(common, online::OnlineOptions { guess: !no_guess, output })
         }
         Verb::Check { output, .. } => check::check(common, output),
         Verb::Explain { method, url, headers, output } => {
             explain_call(common, &method, &url, &headers, output)
         }
         Verb::Token { issuer, route, decode, xoauth2, output } => {
-            token::token(common, &token::Asked { issuer, route, decode, xoauth2, output })
+            token::token(common, &token::TokenOptions { issuer, route, decode, xoauth2, output })
         }
         Verb::Schema { .. } => {
             output::answer_json(&config::schema());

@@ -1,4 +1,4 @@
-//! From TOML to [`Config`]: read, check everything, report every mistake at once.
+//! From TOML to [`Config`]: read, check everything, report every error at once.
 //!
 //! `document` knows the text and where each key stands, `read` makes the structs of `raw` from it by `deserialize`,
 //! `resolve` makes [`Config`] from those. `report` collects what is wrong on the way, and `confidential` decides what of
@@ -42,7 +42,7 @@ use report::Report;
 /// Loads the file and all that it includes. Touches no network and reads no secret.
 ///
 /// # Errors
-/// Every mistake that was found, and the warnings beside them, in the order of the files.
+/// Every error that was found, and the warnings beside them, in the order of the files.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let mut report = Report::default();
     let text = match FileText::read_main(path) {
@@ -150,7 +150,7 @@ pub fn check_references(config: &Config) -> Vec<Problem> {
     found
 }
 
-/// The file itself need not be there: it comes with the first call.
+/// The file itself need not be there: it comes with the first request.
 fn check_store(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
     let folder = webhook.store.parent().filter(|folder| !folder.is_dir())?;
     // Near enough: it has secrets, and those are references.
@@ -173,7 +173,7 @@ fn check_store(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
 
 /// Values of listeners and routes that their references do not give, as `key: place: why`. Those of issuers are not
 /// among them: whether they are there shows in the tokens. Nor are a webhook's secrets, of which one is enough, nor a
-/// collector's: no call waits for them.
+/// collector's: no request waits for them.
 pub fn missing_values(config: &Config) -> Vec<String> {
     let others = config.references.iter().filter(|reference| {
         !["issuer.", "webhook.", "tracing."].iter().any(|table| reference.key.starts_with(table))

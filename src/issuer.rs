@@ -1,4 +1,4 @@
-//! One token request: discovery, client authentication, the request, the answer. No cache and no retry here.
+//! One token request: discovery, client authentication, the request, the response. No cache and no retry here.
 
 mod assertion;
 mod audience;
@@ -52,7 +52,7 @@ use self::inputs::{Inputs, NotReady};
 use self::keys::Keys;
 use self::redact::Redactor;
 use self::repeat::{Again, Repeats, Versions};
-use self::response::{Asked, Note};
+use self::response::{Note, SentRequest};
 use self::standby::Preference;
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
@@ -94,16 +94,16 @@ struct Endpoint {
 #[derive(Debug)]
 pub struct Grant {
     pub token: Secret,
-    /// The accepted type, lower case; `bearer` where the answer names none.
+    /// The accepted type, lower case; `bearer` where the response names none.
     pub token_type: String,
     /// Proves the key that the token is bound to, where it is bound to one (RFC 9449).
     pub prover: Option<Arc<Prover>>,
     /// `expires_in`, or else what is left until `expires_at`; clamped to 1 s ..= 24 h. `None`: both are missing
     /// or unreadable, `default_lifetime` applies.
     pub expires_in: Option<Duration>,
-    /// `expires_at`, where the answer has that alone.
+    /// `expires_at`, where the response has that alone.
     pub expires_at: Option<SystemTime>,
-    /// The scopes granted, where the answer names them.
+    /// The scopes granted, where the response names them.
     pub scope: Option<String>,
     /// For whom the token is, where it says that.
     pub audience: Audience,
@@ -149,7 +149,7 @@ impl Issuer {
             Err(error) => (error.http_status, error.kind.as_str(), error.trace.as_deref()),
         };
         tracing::debug!(
-            event = "token.asked",
+            event = "token.request",
             issuer = &*self.config.name,
             endpoint = self.endpoint(),
             status,
@@ -218,10 +218,10 @@ impl Issuer {
         Ok(grant)
     }
 
-    /// One request and its answer. Nothing of it is sent twice: it has its own JWT and its own proof.
+    /// One request and its response. Nothing of it is sent twice: it has its own JWT and its own proof.
     async fn once(&self, asking: &Asking<'_>, inputs: &mut Inputs) -> Judged {
         let now = self.clock.wall();
-        let asked = Asked { at: now, scopes: &asking.key.scopes };
+        let asked = SentRequest { at: now, scopes: &asking.key.scopes };
         let url = &asking.endpoint.url;
         let request = inputs.sign(&self.config, now).and_then(|mut fresh| {
             let method = request::method(&self.config);
@@ -303,7 +303,7 @@ impl Issuer {
     }
 
     /// Asks the issuer what it offers; `None` where only `token_url` is given, since where its document stands would be
-    /// a guess. For people who look for a fault: the answer is not kept.
+    /// a guess. For people who look for a fault: the response is not kept.
     ///
     /// # Errors
     /// There is no such document, or it is not the issuer's.
@@ -347,7 +347,7 @@ impl Issuer {
             return;
         }
         let issuer = &*self.config.name;
-        remarks.iter().for_each(|remark| tracing::warn!(event = "issuer.remark", issuer, "{remark}"));
+        remarks.iter().for_each(|remark| tracing::warn!(event = "issuer.notice", issuer, "{remark}"));
         self.remarked.store(Some(Arc::new(remarks.to_vec())));
     }
 
@@ -356,9 +356,9 @@ impl Issuer {
         let first = self.noted.fetch_or(bit, Ordering::Relaxed) & bit == 0;
         let issuer = &*self.config.name;
         if first {
-            tracing::warn!(event = "issuer.deviates", issuer, "the issuer's answer {note}");
+            tracing::warn!(event = "issuer.nonstandard_response", issuer, "the issuer's response {note}");
         } else {
-            tracing::debug!(event = "issuer.deviates", issuer, "the issuer's answer {note}");
+            tracing::debug!(event = "issuer.nonstandard_response", issuer, "the issuer's response {note}");
         }
     }
 
@@ -399,7 +399,7 @@ fn connector_to(url: &HttpUrl, config: &IssuerConfig, offer: Offer) -> Connector
     Connector::new(target, config.tls.clone(), config.egress.clone(), offer, config.timeout)
 }
 
-/// Judges arbitrary bytes as an answer of a token endpoint. The first byte chooses the status, the format and
+/// Judges arbitrary bytes as a response of a token endpoint. The first byte chooses the status, the format and
 /// the headers, the rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
 pub fn fuzz_response(bytes: &[u8]) {
     fuzz::response(bytes);

@@ -6,7 +6,7 @@
 //! [`token`], a token's life; [`upstream`], connections and sending; [`proxy`], the request path; [`listener`], the way in;
 //! [`admin`], what operators look at, and [`webhook`], values that are learned; [`app`] and [`reload`], which wire and
 //! exchange all of it; [`cli`], the verbs.
-//! `docs/architecture.md` follows a call through them.
+//! `docs/architecture.md` follows a request through them.
 
 pub mod admin;
 pub mod app;

@@ -45,7 +45,7 @@ pub type SettingsCell = ArcSwap<ListenerSettings>;
 /// How a listener is told to end.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
-    /// Stop accepting and let calls end: HTTP/1 closes after the answer, HTTP/2 sends GOAWAY.
+    /// Stop accepting and let calls end: HTTP/1 closes after the response, HTTP/2 sends GOAWAY.
     pub accepting: CancellationToken,
     /// Drop everything.
     pub now: CancellationToken,
@@ -79,7 +79,7 @@ pub trait Handler: Send + Sync + 'static {
     /// What it answers with; the default is nothing.
     type Body: HttpBody<Data = Bytes, Error = BodyError> + Default + Send + Unpin + 'static;
 
-    /// Answers one call. While it counts calls in `caller.activity.in_flight`, the connection is not idle. The request
+    /// Answers one request. While it counts calls in `caller.activity.in_flight`, the connection is not idle. The request
     /// is lent: each future that a value is handed to has a copy of it.
     fn call(
         &self,

@@ -74,7 +74,7 @@ impl Metrics {
         self.routes.get_or_create(name, || RouteMetrics::new(self.workers))
     }
 
-    /// The series of calls that found no route (400, 404, 421 …): `route` is empty there.
+    /// The series of requests that found no route (400, 404, 421 …): `route` is empty there.
     pub fn unrouted(&self) -> Arc<RouteMetrics> {
         Arc::clone(&self.unrouted)
     }
@@ -154,7 +154,7 @@ pub struct RouteMetrics {
     last: Last,
 }
 
-/// What a call that goes well bumps.
+/// What a request that goes well bumps.
 #[derive(Debug, Default)]
 struct Calls {
     requests: StatusCounts,
@@ -167,7 +167,7 @@ impl RouteMetrics {
         Self { calls: PerWorker::new(workers), ..Self::default() }
     }
 
-    /// A call was answered with this status; `took` is from its head to the end of the answer.
+    /// A request was answered with this status; `took` is from its head to the end of the response.
     pub fn request(&self, status: u16, took: Duration) {
         if let Some(calls) = self.calls.own() {
             calls.requests.add(status);
@@ -182,7 +182,7 @@ impl RouteMetrics {
         }
     }
 
-    /// A call was answered with an error of our own.
+    /// A request was answered with an error of our own.
     pub fn failed(&self, code: &'static str) {
         self.failures.add(code);
     }
@@ -202,7 +202,7 @@ impl RouteMetrics {
         self.upstream_connections.down();
     }
 
-    /// A call was answered with an error of ours. Never on the way of a call that goes well.
+    /// A request was answered with an error of ours. Never on the way of a request that goes well.
     pub fn note_failure(&self, failure: Failure) {
         self.last.set_failure(failure);
     }
@@ -227,12 +227,12 @@ impl RouteMetrics {
         self.last.refusal()
     }
 
-    /// Calls answered so far, of any status.
+    /// Requests answered so far, of any status.
     pub fn requests(&self) -> u64 {
         self.totals().0
     }
 
-    /// All calls, and those answered with a 5xx.
+    /// All requests, and those answered with a 5xx.
     fn totals(&self) -> (u64, u64) {
         let each = self.calls.all().map(|calls| calls.requests.totals());
         each.fold((0, 0), |(all, errors), (more, bad)| (all + more, errors + bad))
@@ -279,12 +279,12 @@ impl IssuerMetrics {
         self.duration.observe(took);
     }
 
-    /// A call began to wait for a token.
+    /// A request began to wait for a token.
     pub fn waiting(&self) {
         self.waiters.up();
     }
 
-    /// A call that waited for a token does so no longer.
+    /// A request that waited for a token does so no longer.
     pub fn waited(&self) {
         self.waiters.down();
     }

@@ -1,6 +1,6 @@
-//! The request path: what happens to one call between its listener and its upstream.
+//! The request path: what happens to one request between its listener and its upstream.
 //!
-//! [`Proxy::call`] is the only way in, and the only place where a failure becomes an answer. The steps are in
+//! [`Proxy::call`] is the only way in, and the only place where a failure becomes a response. The steps are in
 //! `handle`, one after the other, each in a file of its own.
 
 mod body;
@@ -8,6 +8,7 @@ pub mod caller;
 mod crowd;
 mod dpop;
 pub mod error;
+mod field_set;
 mod forward;
 mod fuzz;
 mod handle;
@@ -18,7 +19,6 @@ pub mod page;
 pub mod query;
 mod record;
 mod respond;
-mod seen;
 pub mod snapshot;
 mod target;
 mod traced;
@@ -36,8 +36,8 @@ pub use body::{Body, BodyError};
 pub use caller::{Caller, ListenerRules, Peer};
 use crowd::Crowd;
 pub use error::{Code, ProxyError};
+use field_set::FieldSet;
 use record::Record;
-use seen::Seen;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 use traced::Traced;
 
@@ -56,12 +56,12 @@ impl Proxy {
         Self { snapshot, over_http2: Arc::default() }
     }
 
-    /// Serves one call; every failure becomes a response.
+    /// Serves one request; every failure becomes a response.
     pub async fn call(&self, caller: &Arc<Caller>, request: &mut Request<CallerBody>) -> Response<Body> {
         let snapshot = self.snapshot.load_full();
-        let seen = Seen::of(request.headers());
+        let seen = FieldSet::of(request.headers());
         let request_id = headers::request_id(request.headers(), seen);
-        let grpc = seen.any(Seen::CONTENT_TYPE) && respond::is_grpc(request.headers());
+        let grpc = seen.any(FieldSet::CONTENT_TYPE) && respond::is_grpc(request.headers());
         let mut record = Box::new(Record::begin(caller, request_id, grpc, &snapshot.unrouted));
         if request.version() == Version::HTTP_2 {
             record.place = Some(self.over_http2.enter());
@@ -121,7 +121,7 @@ fn tell(error: &ProxyError, record: &Record) {
         Some(more) => {
             let more = (more > 0).then_some(more);
             tracing::warn!(
-                event = "call.failed",
+                event = "request.failed",
                 request_id,
                 route,
                 issuer,
@@ -132,7 +132,7 @@ fn tell(error: &ProxyError, record: &Record) {
             );
         }
         None => {
-            tracing::debug!(event = "call.failed", request_id, route, issuer, code, detail, "call failed");
+            tracing::debug!(event = "request.failed", request_id, route, issuer, code, detail, "call failed");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which route serves a call.
+//! Which route serves a request.
 
 pub mod criteria;
 #[cfg(test)]

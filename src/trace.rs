@@ -1,6 +1,6 @@
-//! Traces: spans for calls, attempts, waits and token requests, sent to an OpenTelemetry collector over OTLP.
+//! Traces: spans for requests, attempts, waits and token requests, sent to an OpenTelemetry collector over OTLP.
 //!
-//! A [`Tracer`] is there where the config has `[tracing]`, and only then does a call carry anything for it. Spans go into
+//! A [`Tracer`] is there where the config has `[tracing]`, and only then does a request carry anything for it. Spans go into
 //! a bounded queue without waiting, and a task on the control thread sends them off: a collector that is slow or gone
 //! costs spans, never calls.
 
@@ -23,7 +23,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::Tracing;
 use crate::metrics::Metrics;
 pub use context::{Context, TRACEPARENT, TRACESTATE};
-pub use span::{Attribute, Kind, Span};
+pub use span::{Attribute, Span, SpanKind};
 
 /// Spans that wait to be sent; more than these are dropped.
 const QUEUE: usize = 4096;
@@ -56,7 +56,7 @@ impl Tracer {
         &self.config
     }
 
-    /// The context of a call's own span, below what the caller sent (W3C Trace Context), and that span's parent. Takes
+    /// The context of a request's own span, below what the caller sent (W3C Trace Context), and that span's parent. Takes
     /// what cannot be read out of the headers.
     pub fn join(&self, headers: &mut HeaderMap) -> (Context, Option<[u8; 8]>) {
         match Context::take_from(headers) {

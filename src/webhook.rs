@@ -1,6 +1,6 @@
 //! Values that are learned from signed calls: a vendor tells by a webhook what belongs into token requests.
 //!
-//! A call is believed by its signature alone ([`signature`]); what it tells is taken from its JSON ([`payload`]) and kept
+//! A request is believed by its signature alone ([`signature`]); what it tells is taken from its JSON ([`payload`]) and kept
 //! in a file ([`store`]), from which [`crate::config::Source`] reads it for each token request.
 
 mod fuzz;
@@ -34,9 +34,9 @@ use signature::Signatures;
 use state::State;
 use store::{Store, Stored};
 
-/// The most that a call's body may have, in bytes.
+/// The most that a request's body may have, in bytes.
 const BODY: usize = 64 * 1024;
-/// For a whole call, from the moment its connection was accepted.
+/// For a whole request, from the moment its connection was accepted.
 const CALL_TIME: Duration = Duration::from_secs(10);
 /// Open ones at most, for each webhook.
 pub const CONNECTIONS: usize = 64;
@@ -71,11 +71,11 @@ pub struct Report {
     pub has_value: bool,
     /// Why there is none, though one was kept.
     pub problem: Option<String>,
-    /// The last call that was refused, and why.
+    /// The last request that was refused, and why.
     pub last_refusal: Option<(SystemTime, String)>,
 }
 
-/// Answers on this socket until `stop`; returns when every call has ended. Needs a runtime around it.
+/// Answers on this socket until `stop`; returns when every request has ended. Needs a runtime around it.
 pub async fn serve(bound: Bound, door: Arc<Door>, metrics: Arc<ListenerMetrics>, stop: Stop) {
     serve_small(bound, door, LIMITS, metrics, stop).await;
 }
@@ -93,7 +93,7 @@ impl Webhook {
         Self { config, store, state: Arc::default(), clock, told }
     }
 
-    /// The same under other rules, which count from the next call on.
+    /// The same under other rules, which count from the next request on.
     #[must_use]
     pub fn with_config(&self, config: Arc<WebhookConfig>) -> Self {
         let state = Arc::clone(&self.state);
@@ -184,7 +184,7 @@ impl Webhook {
                 "a new value came and was stored; tokens that were asked for with another one are dropped"
             ),
             Stored::Known => tracing::debug!(
-                event = "webhook.known",
+                event = "webhook.unchanged",
                 webhook,
                 "the value that came is the one that is stored"
             ),
@@ -215,7 +215,7 @@ where
     Ok(read.freeze())
 }
 
-/// Judges arbitrary bytes as a call to a webhook: a line with the signature, one with the pointer, and the body. For the
+/// Judges arbitrary bytes as a request to a webhook: a line with the signature, one with the pointer, and the body. For the
 /// fuzz target and the replay of its corpus: it must not panic.
 pub fn fuzz_call(bytes: &[u8]) {
     fuzz::call(bytes);

@@ -26,7 +26,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Allocations of a call that the proxy may make beyond the relay's: 8 when this was written.
+/// Allocations of a request that the proxy may make beyond the relay's: 8 when this was written.
 const MOST_MORE: f64 = 9.0;
 
 const CALLS: u32 = 500;
@@ -79,7 +79,7 @@ fn read_to(stream: &mut TcpStream, end: &[u8]) -> bool {
     true
 }
 
-/// Allocations a call, once everything is warm.
+/// Allocations a request, once everything is warm.
 fn per_call(address: SocketAddr) -> f64 {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();

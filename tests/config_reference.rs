@@ -149,10 +149,10 @@ fn code(value: &Value) -> String {
 }
 
 fn rendered(tables: &Tables, name: &str, anchors: &Anchors) -> String {
-    let mut text = "| key | type | default | meaning | mistakes |\n|---|---|---|---|---|\n".to_owned();
+    let mut text = "| key | type | default | meaning | errors |\n|---|---|---|---|---|\n".to_owned();
     for (key, node) in tables.0[name]["properties"].as_object().unwrap() {
         let default = node.get("default").map(code).unwrap_or_default();
-        let mistakes = node["x-mistakes"].as_str().unwrap_or_default();
+        let mistakes = node["x-errors"].as_str().unwrap_or_default();
         let meaning = tables.description(node).replace('\n', " ");
         let cells = [format!("`{key}`"), kind(node, anchors), default, meaning, mistakes.to_owned()];
         let cells = cells.map(|cell| cell.replace('|', "\\|"));

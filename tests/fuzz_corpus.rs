@@ -1,4 +1,4 @@
-//! Replays every file of the fuzz targets' corpora: what was once found stays mended.
+//! Replays every file of the fuzz targets' corpora: what was once found stays fixed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -40,7 +40,7 @@ pub(super) fn answer(upstream: &mut Peer, script: &mut Script<'_>, mark: &str, u
     let unanswered = upstream.received.get(upstream.answered..).unwrap_or_default();
     let (marker, answered) = match read_request(unanswered) {
         Some(request) => (format!("answer {};", request.target), request.length),
-        // An early answer, or a part of the one before.
+        // An early response, or a part of the one before.
         None if upstream.raw || unheard || !unanswered.is_empty() => (String::new(), 0),
         None => (format!("unasked {mark};"), 0),
     };
@@ -163,10 +163,10 @@ pub(super) fn check_requests(mut bytes: &[u8], stolen: &str) {
 
 /// All that a caller got: answers to its own requests, each once, in their order.
 pub(super) fn check_responses(bytes: &[u8], caller: usize, mark: &str) {
-    assert!(find(bytes, format!("unasked {mark}").as_bytes()).is_none(), "an answer that nobody asked for");
+    assert!(find(bytes, format!("unasked {mark}").as_bytes()).is_none(), "a response that nobody asked for");
     let mut last = 0;
     for number in answers(bytes, caller, mark) {
-        assert!(number > last, "the answer to request {number} came after that to {last}");
+        assert!(number > last, "the response to request {number} came after that to {last}");
         last = number;
     }
 }
@@ -183,7 +183,7 @@ pub(super) fn answers(mut bytes: &[u8], caller: usize, mark: &str) -> Vec<u32> {
         else {
             continue;
         };
-        assert_eq!(whose, caller.to_string(), "the answer to another caller's request");
+        assert_eq!(whose, caller.to_string(), "the response to another caller's request");
         numbers.push(number.trim_end_matches('-').parse().expect("our own number"));
     }
     numbers

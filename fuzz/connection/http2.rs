@@ -81,7 +81,7 @@ pub(super) fn response(script: &mut Script<'_>) -> Vec<u8> {
     if kind & 32 != 0 { [head, data].concat() } else { head }
 }
 
-/// All that a caller got: on each stream the answer to its own request.
+/// All that a caller got: on each stream the response to its own request.
 pub(super) fn check_responses(mut bytes: &[u8], caller: usize, mark: &str) {
     let mut bodies: HashMap<u32, Vec<u8>> = HashMap::new();
     while bytes.len() >= 9 {
@@ -97,9 +97,9 @@ pub(super) fn check_responses(mut bytes: &[u8], caller: usize, mark: &str) {
     }
     for (stream, body) in bodies {
         let text = String::from_utf8_lossy(&body);
-        assert!(!text.contains(&format!("unasked {mark}")), "an answer that nobody asked for");
+        assert!(!text.contains(&format!("unasked {mark}")), "a response that nobody asked for");
         for number in answers(&body, caller, mark) {
-            assert_eq!(number, stream, "the answer to another request");
+            assert_eq!(number, stream, "the response to another request");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From a request to the answer.
+//! From a request to the response.
 
 use http::header::{ACCEPT, ALLOW, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};

@@ -1,4 +1,4 @@
-//! When the certificates that the config names end. Their files are read away from the thread that answers, and seldom:
+//! When the certificates that the config names end. Their files are read away from the thread that responds, and seldom:
 //! a file system may hang, and a PKCS#12 file may ask for a lot of work.
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use http::Request;
 use hyper::body::Incoming;
 use tokio::time::MissedTickBehavior;
 
-use super::{Admin, lately};
+use super::{Admin, recent};
 use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, serve_small};
 
 /// Open ones at most.
@@ -20,7 +20,7 @@ const LIMITS: SmallLimits = SmallLimits {
 };
 
 /// Answers on this socket until `stop`; returns when every connection has ended. Meanwhile it reads the routes'
-/// counters now and then, so that it can tell what they did lately.
+/// counters now and then, so that it can tell what they did recently.
 pub async fn serve(bound: Bound, admin: Arc<Admin>, stop: Stop) {
     let (reading, metrics) = (read_on(Arc::clone(&admin)), admin.metrics.admin());
     tokio::select! {
@@ -30,7 +30,7 @@ pub async fn serve(bound: Bound, admin: Arc<Admin>, stop: Stop) {
 }
 
 async fn read_on(admin: Arc<Admin>) -> Infallible {
-    let mut ticks = tokio::time::interval(lately::EVERY);
+    let mut ticks = tokio::time::interval(recent::EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

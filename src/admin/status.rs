@@ -88,36 +88,36 @@ struct RouteStatus {
     /// `null`: calls are forwarded without a token.
     issuer: Option<String>,
     scopes: Vec<String>,
-    /// Calls answered since the start.
+    /// Requests answered since the start.
     requests: u64,
     /// Open connections to the upstream.
     upstream_connections: u64,
-    lately: LatelyStatus,
-    /// The last call that bearerd answered with an error of its own, since the start.
+    recent: RecentStatus,
+    /// The last request that bearerd answered with an error of its own, since the start.
     last_error: Option<CallErrorStatus>,
     /// The last time that the upstream refused a token that was only just granted, since the start.
     upstream_refusal: Option<UpstreamRefusalStatus>,
 }
 
-/// Calls that ended in about the last minute, as told by the metrics.
+/// Requests that ended in about the last minute, as told by the metrics.
 #[derive(Debug, Default, Serialize, JsonSchema)]
-struct LatelyStatus {
+struct RecentStatus {
     /// How far it reaches back: 50 to 60 s, less just after the start.
     seconds: f64,
     requests: u64,
     /// Answered with a 5xx, by the upstream or by bearerd, and gRPC calls that bearerd failed itself. What a caller did
     /// wrong (4xx) is none, nor is an upstream's own gRPC status.
     errors: u64,
-    /// Calls.
+    /// Requests.
     per_second: f64,
-    /// Milliseconds from a call's head to the end of its answer for half of the calls, as near as the histogram tells;
-    /// 10 000 at most. `null`: no calls.
+    /// Milliseconds from a request's head to the end of its answer for half of the requests, as near as the histogram tells;
+    /// 10 000 at most. `null`: no requests.
     p50_ms: Option<f64>,
-    /// The same for 99 of 100 calls.
+    /// The same for 99 of 100 requests.
     p99_ms: Option<f64>,
 }
 
-/// A call that bearerd answered itself.
+/// A request that bearerd answered itself.
 #[derive(Debug, Serialize, JsonSchema)]
 struct CallErrorStatus {
     at: Time,
@@ -140,7 +140,7 @@ struct UpstreamRefusalStatus {
     detail: String,
 }
 
-/// Calls that reached no route: 400, 403, 404, 405, 421.
+/// Requests that reached no route: 400, 403, 404, 405, 421.
 #[derive(Debug, Serialize, JsonSchema)]
 struct UnroutedStatus {
     /// Since the start.
@@ -184,7 +184,7 @@ struct IssuerStatus {
 #[derive(Debug, Serialize, JsonSchema)]
 struct TokenStatus {
     issuer: String,
-    /// Names of the routes whose calls carry it.
+    /// Names of the routes whose requests carry it.
     routes: Vec<String>,
     scopes: Vec<String>,
     /// Names of further parameters; values may be secret.
@@ -196,7 +196,7 @@ struct TokenStatus {
     granted_scope: Option<String>,
     /// A request to the issuer is under way.
     fetching: bool,
-    /// Calls that wait for it.
+    /// Requests that wait for it.
     waiters: usize,
     /// Was fetched at least once since the start.
     fetched_once: bool,
@@ -241,7 +241,7 @@ struct WebhookStatus {
     last_refusal: Option<RefusalStatus>,
 }
 
-/// The last call of a webhook that was not taken, since the start.
+/// The last request of a webhook that was not taken, since the start.
 #[derive(Debug, Serialize, JsonSchema)]
 struct RefusalStatus {
     at: Time,

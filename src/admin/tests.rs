@@ -111,18 +111,18 @@ fn status_tells_each_tokens_life() {
 }
 
 #[test]
-fn status_tells_what_each_route_did_lately_and_what_went_wrong_last() {
+fn status_tells_what_each_route_did_recently_and_what_went_wrong_last() {
     let status = serde_json::to_value(status::status(&view(Vec::new()))).unwrap();
     let (busy, quiet) = (&status["routes"][0], &status["routes"][1]);
-    let lately = &busy["lately"];
-    assert_eq!((&lately["requests"], &lately["errors"]), (&3.into(), &1.into()));
-    assert_eq!((&lately["seconds"], &lately["per_second"]), (&60.0.into(), &0.05.into()));
-    let median = lately["p50_ms"].as_f64().unwrap();
+    let recent = &busy["recent"];
+    assert_eq!((&recent["requests"], &recent["errors"]), (&3.into(), &1.into()));
+    assert_eq!((&recent["seconds"], &recent["per_second"]), (&60.0.into(), &0.05.into()));
+    let median = recent["p50_ms"].as_f64().unwrap();
     assert!((25.0..=50.0).contains(&median), "{median}");
     assert_eq!(busy["last_error"]["code"], "token_refused");
     assert_eq!(busy["last_error"]["at"], "2027-01-15T07:59:50Z");
     assert_eq!(busy["upstream_refusal"]["status"], 401);
-    assert_eq!((&quiet["lately"]["requests"], &quiet["lately"]["p99_ms"]), (&0.into(), &Value::Null));
+    assert_eq!((&quiet["recent"]["requests"], &quiet["recent"]["p99_ms"]), (&0.into(), &Value::Null));
     assert_eq!((&quiet["last_error"], &quiet["upstream_refusal"]), (&Value::Null, &Value::Null));
     assert_eq!(status["unrouted"]["requests"], 3);
     assert_eq!(status["unrouted"]["last_error"]["code"], "no_route");

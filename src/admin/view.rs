@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Admin;
 use super::health::Loads;
-use super::lately::Lately;
+use super::recent::Recent;
 use crate::config::{Config, Credential, IssuerConfig, WebhookConfig};
 use crate::metrics::{Failure, RouteMetrics, TokenExpiry, UpstreamRefusal};
 use crate::token::SlotStatus;
@@ -25,7 +25,7 @@ pub(super) struct View {
     pub(super) credentials: Vec<CredentialView>,
     /// In the order of `Config::routes`.
     pub(super) traffic: Vec<Traffic>,
-    /// Calls that no route served.
+    /// Requests that no route served.
     pub(super) unrouted: Traffic,
     /// Open connections, in the order of `Config::listeners`.
     pub(super) connections: Vec<u64>,
@@ -42,7 +42,7 @@ pub struct WebhookView {
     pub received_at: Option<SystemTime>,
     /// Why the stored value cannot be used.
     pub problem: Option<String>,
-    /// The last call that was not taken, and why.
+    /// The last request that was not taken, and why.
     pub last_refusal: Option<(SystemTime, String)>,
 }
 
@@ -58,15 +58,15 @@ pub(super) struct CredentialView {
 pub(super) struct Traffic {
     pub(super) requests: u64,
     pub(super) upstream_connections: u64,
-    pub(super) lately: Option<Lately>,
+    pub(super) recent: Option<Recent>,
     pub(super) last_failure: Option<Arc<Failure>>,
     pub(super) last_refusal: Option<Arc<UpstreamRefusal>>,
 }
 
 impl Traffic {
-    fn of(metrics: &RouteMetrics, lately: Option<Lately>) -> Self {
+    fn of(metrics: &RouteMetrics, recent: Option<Recent>) -> Self {
         Self {
-            lately,
+            recent,
             requests: metrics.requests(),
             upstream_connections: metrics.upstream_connections(),
             last_failure: metrics.last_failure(),
@@ -82,9 +82,9 @@ impl View {
         let mut places: HashMap<_, usize> = HashMap::new();
         let mut credentials: Vec<CredentialView> = Vec::new();
         let mut traffic = Vec::with_capacity(snapshot.routes.len());
-        let lately = admin.readings.lately(admin.clock.boot(), &snapshot);
-        for (route, lately) in snapshot.routes.iter().zip(lately) {
-            traffic.push(Traffic::of(&route.metrics, Some(lately)));
+        let recent = admin.readings.recent(admin.clock.boot(), &snapshot);
+        for (route, recent) in snapshot.routes.iter().zip(recent) {
+            traffic.push(Traffic::of(&route.metrics, Some(recent)));
             let (Some(slot), Credential::Issuer { issuer, .. }) = (&route.slot, &route.config.credential)
             else {
                 continue;
@@ -134,7 +134,7 @@ impl View {
             .collect()
     }
 
-    /// Not ending, nothing that calls need is missing, and every credential of a required issuer was fetched once.
+    /// Not ending, nothing that requests need is missing, and every credential of a required issuer was fetched once.
     pub(super) fn ready(&self) -> bool {
         !self.draining && self.missing.is_empty() && self.credentials.iter().all(|it| !it.missing())
     }

@@ -1,4 +1,4 @@
-//! From a config to the one value that calls read. Start and reload both come through here.
+//! From a config to the one value that requests read. Start and reload both come through here.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;

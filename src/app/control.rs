@@ -14,7 +14,7 @@ use super::build::{self, Parts};
 use super::drain;
 use super::listeners::{self, Listeners};
 use super::prepare::{Cause, NewConfig, Outcome, Prepared, one_line};
-use super::reloading::{Reloading, Step};
+use super::reloading::{ReloadStep, Reloading};
 use super::room::Room;
 use super::service_manager::{self, ServiceManager};
 use super::signals::{self, Received, Signals};
@@ -56,7 +56,7 @@ enum Event {
     Order(Order),
     Signal(Received),
     Worker(Report),
-    Reloading(Step),
+    Reloading(ReloadStep),
     /// It is time to see what the service manager is told.
     Look,
 }
@@ -89,16 +89,16 @@ impl Control {
                     self.look(Cause::Operator);
                 }
                 Event::Signal(Received::Reload) => {
-                    tracing::info!(event = "config.reload_asked", "SIGHUP: loading the config again");
+                    tracing::info!(event = "config.reload_requested", "SIGHUP: loading the config again");
                     self.look(Cause::Operator);
                 }
                 Event::Order(Order::Drain) => return drain::drain(self, "asked to end").await,
                 Event::Signal(Received::End(signal)) => return drain::drain(self, signal).await,
                 Event::Order(Order::Stop) => return drain::cut(self).await,
                 Event::Worker(report) => return drain::fail(self, &report).await,
-                Event::Reloading(Step::Look) => self.look(Cause::Files),
-                Event::Reloading(Step::Prepared(prepared)) => self.prepared(*prepared),
-                Event::Reloading(Step::Broken(error)) => self.broken(&error),
+                Event::Reloading(ReloadStep::Look) => self.look(Cause::Files),
+                Event::Reloading(ReloadStep::Prepared(prepared)) => self.prepared(*prepared),
+                Event::Reloading(ReloadStep::Broken(error)) => self.broken(&error),
             }
         }
     }
@@ -153,7 +153,7 @@ impl Control {
         self.look_again(again);
     }
 
-    /// An operator who asked meanwhile still waits for an answer.
+    /// An operator who asked meanwhile still waits for a response.
     fn look_again(&mut self, again: Option<Cause>) {
         if again != Some(Cause::Operator) {
             self.service.reloaded(&self.shared.snapshot.load());
@@ -210,7 +210,7 @@ impl Control {
         snapshot.tracer = tracer(config, before.tracer.as_ref(), &self.shared.metrics);
         self.shared.tracers.store(snapshot.tracer.clone());
         let snapshot = Arc::new(snapshot);
-        // Before the listeners: a call that comes in by a new one must find it in the snapshot.
+        // Before the listeners: a request that comes in by a new one must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
         self.listeners.apply(&new.settings, sources, &self.workers);
         self.webhooks.apply(&config.webhooks, webhooks);
@@ -230,7 +230,7 @@ impl Control {
         self.service.set_missing(&missing);
         self.shared.health.set_missing(missing);
         for stray in unfit.strays {
-            tracing::warn!(event = "listener.unserved", "{stray}; until then nobody answers on it");
+            tracing::warn!(event = "listener.socket_unused", "{stray}; until then nobody answers on it");
         }
         self.shared.metrics.retain(config);
         self.tell(new, &before, &snapshot);
@@ -263,7 +263,7 @@ impl Control {
         }
         if after.config.workers != self.workers.count() {
             tracing::warn!(
-                event = "config.workers_kept",
+                event = "config.workers_unchanged",
                 running = self.workers.count(),
                 configured = after.config.workers,
                 "`workers` is read at start only: restart to change it"

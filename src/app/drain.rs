@@ -12,7 +12,7 @@ use super::worker::Report;
 /// How long workers have to let go of connections that were cut, before the process ends under them.
 const CUT_GRACE: Duration = Duration::from_secs(1);
 
-/// How the waiting for the last calls ended.
+/// How the waiting for the last requests ended.
 enum Waited {
     AllEnded,
     Failed(String),
@@ -27,7 +27,7 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
     control.shared.health.set_draining();
     control.service.stopping(config.drain_delay, config.shutdown_timeout);
     tracing::info!(
-        event = "process.ending",
+        event = "shutdown.started",
         delay = %humantime::format_duration(config.drain_delay),
         timeout = %humantime::format_duration(config.shutdown_timeout),
         "{why}: ending once calls have ended"
@@ -44,14 +44,14 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
     let deadline = (!config.shutdown_timeout.is_zero()).then(|| Instant::now() + config.shutdown_timeout);
     let ended = match all_ended(control, deadline).await {
         Waited::AllEnded => {
-            tracing::info!(event = "process.ended", "ended: every call was answered");
+            tracing::info!(event = "shutdown.finished", "ended: every request was answered");
             Ended::Drained
         }
         Waited::Failed(message) => Ended::Failed(message),
         Waited::TooLong => {
             tracing::warn!(
-                event = "process.cut_off",
-                "shutdown_timeout is over: cutting off the calls that are left"
+                event = "shutdown.timed_out",
+                "shutdown_timeout is over: cutting off the requests that are left"
             );
             return cut(control).await;
         }
@@ -63,8 +63,8 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
 
 async fn cut_by_wish(control: &mut Control) -> Ended {
     tracing::warn!(
-        event = "process.hurried",
-        "asked to end a second time: cutting off the calls that are left"
+        event = "shutdown.forced",
+        "asked to end a second time: cutting off the requests that are left"
     );
     cut(control).await
 }
@@ -118,7 +118,7 @@ async fn all_ended(control: &mut Control, deadline: Option<Instant>) -> Waited {
     }
 }
 
-/// A sender whose value is being stored gets its answer too.
+/// A sender whose value is being stored gets its response too.
 async fn webhooks_ended(control: &mut Control, deadline: Option<Instant>) -> Waited {
     tokio::select! {
         () = control.webhooks.ended() => Waited::AllEnded,

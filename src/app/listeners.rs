@@ -186,7 +186,7 @@ impl Listeners {
             .map_err(|error| format!("{}: cannot set mode and group: {error}", path.display()))
     }
 
-    /// Serves exactly these listeners from now on. New ones begin before old ones end; the calls of those that go
+    /// Serves exactly these listeners from now on. New ones begin before old ones end; the requests of those that go
     /// end in their own time.
     pub(super) fn apply(
         &mut self,
@@ -208,7 +208,7 @@ impl Listeners {
         for gone in old.into_iter().flatten() {
             tracing::info!(
                 event = "listener.closed", listener = %gone.name, address = %gone.local,
-                "closed a listener; its calls end in their time"
+                "closed a listener; its requests end in their time"
             );
             gone.accepting.cancel();
         }

@@ -27,7 +27,7 @@ pub(super) enum Cause {
 }
 
 /// What is known of the files, from look to look.
-pub(super) struct Seen {
+pub(super) struct LookedAt {
     pub(super) watched: Watched,
     pub(super) contents: Contents,
     /// What changed since the config in force was put in force: a refused reload leaves it for the next one.
@@ -36,7 +36,7 @@ pub(super) struct Seen {
     pub(super) workers: usize,
 }
 
-impl Seen {
+impl LookedAt {
     pub(super) fn of(config: &Config) -> Self {
         let watched = Watched::of(config);
         let contents = Contents::read(&watched);
@@ -67,13 +67,13 @@ pub(super) enum Outcome {
 
 pub(super) struct Prepared {
     pub(super) cause: Cause,
-    pub(super) seen: Seen,
+    pub(super) seen: LookedAt,
     pub(super) folders: BTreeSet<PathBuf>,
     pub(super) outcome: Outcome,
 }
 
 /// Looks at the files and loads what changed. Blocks.
-pub(super) fn prepare(cause: Cause, config: &Arc<Config>, mut seen: Seen, metrics: &Metrics) -> Prepared {
+pub(super) fn prepare(cause: Cause, config: &Arc<Config>, mut seen: LookedAt, metrics: &Metrics) -> Prepared {
     let contents = Contents::read(&seen.watched).or_as_in(&seen.contents);
     let change = contents.changed_since(&seen.contents);
     let unchanged = change.is_empty() && cause == Cause::Files;
@@ -95,7 +95,7 @@ pub(super) fn prepare(cause: Cause, config: &Arc<Config>, mut seen: Seen, metric
 fn load(
     cause: Cause,
     running: &Arc<Config>,
-    seen: &mut Seen,
+    seen: &mut LookedAt,
     metrics: &Metrics,
 ) -> Result<NewConfig, Vec<String>> {
     // Where only secrets or certificates changed the config stays, and with it what its references last read: a file

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::prepare::{Cause, Prepared, Seen, prepare};
+use super::prepare::{Cause, LookedAt, Prepared, prepare};
 use crate::aside::{Aside, AsideError};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -26,7 +26,7 @@ const STUCK: &str =
 type Looking = Pin<Box<dyn Future<Output = Result<Prepared, AsideError>> + Send>>;
 type Reply = oneshot::Sender<Result<(), String>>;
 
-pub(super) enum Step {
+pub(super) enum ReloadStep {
     /// It is time to look at the files.
     Look,
     /// They were looked at.
@@ -39,8 +39,8 @@ pub(super) struct Reloading {
     wanted: bool,
     watch: Option<Watch>,
     /// Not here while a look is under way.
-    seen: Option<Seen>,
-    /// See [`Seen::workers`].
+    seen: Option<LookedAt>,
+    /// See [`LookedAt::workers`].
     workers: usize,
     folders: BTreeSet<PathBuf>,
     looking: Option<Looking>,
@@ -54,7 +54,7 @@ pub(super) struct Reloading {
 }
 
 impl Reloading {
-    pub(super) fn new(seen: Seen, watch: bool) -> Self {
+    pub(super) fn new(seen: LookedAt, watch: bool) -> Self {
         Self {
             wanted: watch,
             watch: None,
@@ -95,23 +95,23 @@ impl Reloading {
     }
 
     /// The next thing to do. May be dropped and called again.
-    pub(super) async fn next(&mut self) -> Step {
+    pub(super) async fn next(&mut self) -> ReloadStep {
         let Self { watch, looking, deadline, .. } = self;
         let under_way = looking.is_some();
         let step = tokio::select! {
             prepared = looked(looking) => match prepared {
-                Ok(prepared) => Step::Prepared(Box::new(prepared)),
-                Err(error) => Step::Broken(error.to_string()),
+                Ok(prepared) => ReloadStep::Prepared(Box::new(prepared)),
+                Err(error) => ReloadStep::Broken(error.to_string()),
             },
-            () = tokio::time::sleep_until(*deadline), if under_way => Step::Broken(STUCK.to_owned()),
-            () = touched(watch) => return Step::Look,
+            () = tokio::time::sleep_until(*deadline), if under_way => ReloadStep::Broken(STUCK.to_owned()),
+            () = touched(watch) => return ReloadStep::Look,
         };
         self.looking = None;
         step
     }
 
     /// Takes back what is known of the files; says whether they must be looked at again at once.
-    pub(super) fn looked(&mut self, seen: Seen, folders: BTreeSet<PathBuf>) -> Option<Cause> {
+    pub(super) fn looked(&mut self, seen: LookedAt, folders: BTreeSet<PathBuf>) -> Option<Cause> {
         self.seen = Some(seen);
         let moved = folders != self.folders;
         if let Some(watch) = &mut self.watch {
@@ -125,7 +125,7 @@ impl Reloading {
 
     /// After a look that broke down.
     pub(super) fn start_over(&mut self, config: &Config) -> Option<Cause> {
-        self.seen = Some(Seen::unknown(config, self.workers));
+        self.seen = Some(LookedAt::unknown(config, self.workers));
         self.again.take()
     }
 

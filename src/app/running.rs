@@ -23,9 +23,9 @@ pub struct Addresses {
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
-    /// Every call was let end.
+    /// Every request was let end.
     Drained,
-    /// Calls were cut off: by `shutdown_timeout`, a second signal or [`Running::stop`].
+    /// Requests were cut off: by `shutdown_timeout`, a second signal or [`Running::stop`].
     Cut,
     /// Something broke; it is in the log too.
     Failed(String),

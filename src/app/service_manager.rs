@@ -125,7 +125,7 @@ impl ServiceManager {
         let sent = self.socket.as_ref().map_or(Ok(()), |socket| socket.send(states));
         let deaf = self.deaf.replace(sent.is_err());
         if let (Err(error), false) = (&sent, deaf) {
-            tracing::warn!(event = "service_manager.deaf", %error, "cannot reach the service manager (NOTIFY_SOCKET)");
+            tracing::warn!(event = "systemd.notify_failed", %error, "cannot reach the service manager (NOTIFY_SOCKET)");
         }
         sent.is_ok()
     }

@@ -1,5 +1,5 @@
 //! Tells the service manager that all is well, as long as it is: the control thread's runtime turns, and every worker
-//! answers. A worker that is stuck serves no calls, so the telling stops and the program is started again.
+//! answers. A worker that is stuck serves no requests, so the telling stops and the program is started again.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) async fn run(timeout: Duration, workers: Vec<Ask>, tell: impl Fn()) {
     }
 }
 
-/// However long it takes. A worker that has ended needs no answer: that is reported on a way of its own.
+/// However long it takes. A worker that has ended needs no response: that is reported on a way of its own.
 async fn answered(worker: usize, mut answer: oneshot::Receiver<()>, patience: Duration) {
     tokio::select! {
         _ = &mut answer => return,

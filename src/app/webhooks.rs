@@ -153,7 +153,7 @@ impl Webhooks {
         self.live.iter().map(|live| (live.name.to_string(), live.local.clone())).collect()
     }
 
-    /// No new calls; those under way are answered.
+    /// No new requests; those under way are answered.
     pub(super) fn stop_accepting(&self) {
         for live in &self.live {
             live.accepting.cancel();
@@ -167,7 +167,7 @@ impl Webhooks {
         self.now.cancel();
     }
 
-    /// After [`Self::stop_accepting`]: waits until every call was answered.
+    /// After [`Self::stop_accepting`]: waits until every request was answered.
     pub(super) async fn ended(&self) {
         self.serving.wait().await;
     }

@@ -25,7 +25,7 @@ pub(super) struct Serve {
 /// What a worker is told.
 enum Command {
     Serve(Serve),
-    /// Answer, to show that calls are being served.
+    /// Answer, to show that requests are being served.
     Answer(oneshot::Sender<()>),
 }
 
@@ -50,7 +50,7 @@ impl Workers {
     ) -> io::Result<Self> {
         let mut senders = Vec::with_capacity(count);
         for worker in 0..count {
-            // Made here, so that a machine out of files or memory refuses the start and not a call.
+            // Made here, so that a machine out of files or memory refuses the start and not a request.
             let runtime = runtime()?;
             let (sender, commands) = mpsc::unbounded_channel();
             let proxy = Arc::clone(proxy);

@@ -13,7 +13,7 @@ Examples:
   bearerd demo                           see it work, without a config
   bearerd init                           the issuers that there is a preset for
   bearerd init keycloak > bearerd.toml   a config to start from
-  bearerd check                          every mistake in the config at once
+  bearerd check                          every error in the config at once
   bearerd check --online                 what issuers and upstreams say to it
   bearerd explain GET localhost:8080/billing/invoices
   bearerd                                serve
@@ -21,7 +21,7 @@ Examples:
 The config is the file of --config, else of $BEARERD_CONFIG, else
 ./bearerd.toml, else /etc/bearerd/bearerd.toml.
 
-Exit codes: 0 fine; 1 failed while running, or \"no\" as an answer;
+Exit codes: 0 fine; 1 failed while running, or \"no\" as a response;
 64 bad usage; 69 an address is taken or may not be bound; 78 bad config,
 or none.";
 
@@ -50,7 +50,7 @@ Examples:
   bearerd explain POST http://billing.internal/ -H 'x-tenant: acme'
   bearerd explain GET /billing --output json | jq '.answers[].route'
 
-Exit codes: 0 a route serves the call; 1 none does; 64 what was given is no
+Exit codes: 0 a route serves the request; 1 none does; 64 what was given is no
 call; 78 bad config, or none.";
 
 const TOKEN_EXAMPLES: &str = "\
@@ -88,7 +88,7 @@ Examples:
   bearerd healthcheck
   HEALTHCHECK CMD [\"bearerd\", \"healthcheck\"]
 
-Exit codes: 0 ready; 1 not ready, or no answer; 78 bad config, or none.";
+Exit codes: 0 ready; 1 not ready, or no response; 78 bad config, or none.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -104,7 +104,7 @@ const WIDTH: usize = 80;
 
 /// Puts OAuth 2.0 bearer tokens on outbound calls.
 ///
-/// A reverse proxy beside your program: it calls plain HTTP on this machine, and bearerd forwards the call with a
+/// A reverse proxy beside your program: it calls plain HTTP on this machine, and bearerd forwards the request with a
 /// token that it gets, keeps and renews.
 #[derive(Debug, Parser)]
 #[command(name = "bearerd", version, propagate_version = true, max_term_width = WIDTH, after_help = EXAMPLES)]
@@ -151,7 +151,7 @@ impl std::fmt::Display for Color {
 }
 
 impl Color {
-    /// As typed, for help and mistakes in usage, which are printed before the rest is understood.
+    /// As typed, for help and errors in usage, which are printed before the rest is understood.
     pub(super) fn typed(args: &[std::ffi::OsString]) -> Self {
         let mut words = args.iter().filter_map(|arg| arg.to_str());
         while let Some(word) = words.next() {
@@ -203,7 +203,7 @@ impl From<Format> for LogFormat {
     }
 }
 
-/// Who reads the answer.
+/// Who reads the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
     /// For people.
@@ -220,26 +220,26 @@ pub(super) enum Verb {
     #[command(after_help = RUN_EXAMPLES)]
     Run,
 
-    /// Report every mistake in the config at once.
+    /// Report every error in the config at once.
     ///
     /// Touches no network unless asked to. A secret file that is missing is a warning.
     #[command(after_help = CHECK_EXAMPLES)]
     Check {
-        /// Also get a token from every issuer, connect to every upstream, and say what was learned. Sends no call to
+        /// Also get a token from every issuer, connect to every upstream, and say what was learned. Sends no request to
         /// an upstream, and shows no secret.
         #[arg(long)]
         online: bool,
         /// With --online: where an issuer refuses, don't send the few more requests that find out what it takes.
         #[arg(long, requires = "online")]
         no_guess: bool,
-        /// How the answer is written.
+        /// How the response is written.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
-    /// Show which route serves a call and why, what is sent upstream, and whose token goes with it.
+    /// Show which route serves a request and why, what is sent upstream, and whose token goes with it.
     ///
-    /// Sends nothing. Exit code 1 where no route serves the call.
+    /// Sends nothing. Exit code 1 where no route serves the request.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain {
         #[arg(value_name = "METHOD")]
@@ -247,10 +247,10 @@ pub(super) enum Verb {
         /// As the caller writes it.
         #[arg(value_name = "URL")]
         url: String,
-        /// A header of the call; may be given several times.
+        /// A header of the request; may be given several times.
         #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
         headers: Vec<(String, String)>,
-        /// How the answer is written.
+        /// How the response is written.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
@@ -270,7 +270,7 @@ pub(super) enum Verb {
         /// Print the SASL XOAUTH2 string for this mailbox (IMAP, POP, SMTP) instead of the token.
         #[arg(long, value_name = "USER", conflicts_with = "decode", value_parser = super::xoauth2::user)]
         xoauth2: Option<String>,
-        /// How the answer is written.
+        /// How the response is written.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
@@ -283,7 +283,7 @@ pub(super) enum Verb {
         /// A name of the list.
         #[arg(value_name = "PRESET")]
         preset: Option<String>,
-        /// How the answer is written.
+        /// How the response is written.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
@@ -301,7 +301,7 @@ pub(super) enum Verb {
     /// Writes a config file and shows it, and prints the curl line to try. Ctrl-C ends it.
     #[command(after_help = DEMO_EXAMPLES)]
     Demo {
-        /// How the answer is written.
+        /// How the response is written.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
@@ -311,7 +311,7 @@ pub(super) enum Verb {
     /// Exit code 0 where it is, 1 where it is not; for exec probes and HEALTHCHECK.
     #[command(after_help = HEALTHCHECK_EXAMPLES)]
     Healthcheck {
-        /// How the answer is written.
+        /// How the response is written.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },

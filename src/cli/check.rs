@@ -54,7 +54,7 @@ pub(super) fn all_problems(config: &Config) -> Vec<Problem> {
 }
 
 /// What shows of an issuer's keys, certificates and assertions without asking anyone: warnings, since `run` starts and
-/// the files may be mended meanwhile.
+/// the files may be fixed meanwhile.
 fn findings(config: &Config) -> Vec<Problem> {
     let now = SystemClock.wall();
     let of = |issuer: &Arc<IssuerConfig>| {
@@ -169,7 +169,7 @@ fn summary(config: &Config) -> String {
 /// How bad it is, in one line.
 pub(super) fn verdict(path: &Path, problems: &[Problem]) -> String {
     let errors = problems.iter().filter(|problem| is_error(problem)).count();
-    format!("{}: {}", path.display(), count(errors, "mistake"))
+    format!("{}: {}", path.display(), count(errors, "error"))
 }
 
 pub(super) fn count(number: usize, what: &str) -> String {
@@ -197,7 +197,7 @@ mod tests {
     fn only_errors_are_counted_as_mistakes() {
         let problems =
             [problem(Severity::Error, "unknown key"), problem(Severity::Warning, "readable by all")];
-        assert_eq!(verdict(Path::new("bearerd.toml"), &problems), "bearerd.toml: 1 mistake");
+        assert_eq!(verdict(Path::new("bearerd.toml"), &problems), "bearerd.toml: 1 error");
     }
 
     #[test]

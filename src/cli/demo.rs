@@ -116,7 +116,7 @@ fn welcome(files: &Files, text: &str, proxy: SocketAddr, admin: SocketAddr) -> S
     let _ = write!(
         welcome,
         "
-Try a call; it carries no token, and arrives with one:
+Try a request; it carries no token, and arrives with one:
 
     curl http://{proxy}{TRY}
 

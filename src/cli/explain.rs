@@ -1,4 +1,4 @@
-//! `bearerd explain`: which route serves a call and why, what goes up, whose token.
+//! `bearerd explain`: which route serves a request and why, what goes up, whose token.
 //!
 //! Nothing is sent and no secret is read. The choice is made by the same table and path rules as in the proxy.
 
@@ -9,20 +9,20 @@ mod text;
 
 use serde::Serialize;
 
-use self::request::Asked;
+use self::request::ExplainedRequest;
 pub use self::sent::{CredentialFacts, HeaderNames, Parameter, Sent, Timeouts};
 use crate::config::Config;
 use crate::route::{Call, Miss, RouteTable, host, path};
 
-/// What becomes of one call. Holds names from the config and the call's method and path; no header value, no query.
+/// What becomes of one request. Holds names from the config and the request's method and path; no header value, no query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// A route serves the call at one listener at least.
+    /// A route serves the request at one listener at least.
     pub found: bool,
     pub method: String,
     /// Without the query.
     pub path: String,
-    /// One for each answer that the listeners give.
+    /// One for each response that the listeners give.
     pub answers: Vec<Answer>,
 }
 
@@ -31,7 +31,7 @@ pub struct Explanation {
 pub struct Answer {
     pub listeners: Vec<String>,
     pub route: Option<String>,
-    /// The proxy's own answer, where no route serves the call.
+    /// The proxy's own response, where no route serves the request.
     pub status: Option<u16>,
     pub code: Option<&'static str>,
     pub why: Vec<String>,
@@ -42,10 +42,10 @@ pub struct Answer {
     pub sent: Option<Sent>,
 }
 
-/// A call that no route serves: status, code, reason.
+/// A request that no route serves: status, code, reason.
 struct Refusal(u16, &'static str, String);
 
-/// Explains one call. `url` is a path (then the host is `localhost`) or absolute (then its host counts, and one that
+/// Explains one request. `url` is a path (then the host is `localhost`) or absolute (then its host counts, and one that
 /// names a listener's address asks that listener alone; without a scheme it is http). A `Host` among `headers` goes before the URL's.
 ///
 /// Errors are bad usage: what is no method, URL or header.
@@ -55,7 +55,7 @@ pub fn explain(
     url: &str,
     headers: &[(String, String)],
 ) -> Result<Explanation, String> {
-    let asked = Asked::new(method, url, headers)?;
+    let asked = ExplainedRequest::new(method, url, headers)?;
     let table = RouteTable::build(&config.routes);
     let mut answers: Vec<Answer> = Vec::new();
     for index in asked.listeners(config, &table) {
@@ -83,8 +83,8 @@ impl Explanation {
     }
 }
 
-/// The answer of one listener, without its name.
-fn answer(config: &Config, table: &RouteTable, asked: &Asked, listener: usize) -> Answer {
+/// The response of one listener, without its name.
+fn answer(config: &Config, table: &RouteTable, asked: &ExplainedRequest, listener: usize) -> Answer {
     match serve(config, table, asked, listener) {
         Ok(answer) => answer,
         Err((Refusal(status, code, why), nearest)) => Answer {
@@ -104,7 +104,7 @@ fn answer(config: &Config, table: &RouteTable, asked: &Asked, listener: usize) -
 fn serve(
     config: &Config,
     table: &RouteTable,
-    asked: &Asked,
+    asked: &ExplainedRequest,
     listener: usize,
 ) -> Result<Answer, (Refusal, Vec<String>)> {
     asked.method_refused().map_err(|refusal| (refusal, Vec::new()))?;

@@ -17,9 +17,9 @@ use crate::config::{self, Address};
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the admin address is when the config does not say.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9180";
-/// The most that is read of an answer.
+/// The most that is read of a response.
 const MAX_ANSWER: u64 = 64 * 1024;
-/// HTTP/1.0, so that the answer ends with the connection and is not chunked.
+/// HTTP/1.0, so that the response ends with the connection and is not chunked.
 const REQUEST: &[u8] = b"GET /readyz HTTP/1.0\r\nHost: localhost\r\nUser-Agent: bearerd-healthcheck\r\n\r\n";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(super) fn healthcheck(common: &Common, format: Output) -> Result<Exit, Failu
     Ok(if ready { Exit::Fine } else { Exit::No })
 }
 
-/// Of a config that is good, or of what can be read of one that is not: a mistake in the file leaves the running
+/// Of a config that is good, or of what can be read of one that is not: an error in the file leaves the running
 /// program as it was, and must not make its probes fail.
 fn admin_address(path: &Path) -> Result<Address, Failure> {
     match config::load(path) {
@@ -89,7 +89,7 @@ fn text(address: &Address, answer: &io::Result<Answer>) -> String {
         Err(error) => {
             let error = error.to_string();
             let error = error.split(" (os error").next().unwrap_or(&error);
-            format!("no answer at {}: {error}: is bearerd running with this config?", place(address))
+            format!("no response at {}: {error}: is bearerd running with this config?", place(address))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `bearerd check --online`: what issuers and upstreams say to a config, in one screen.
 //!
-//! Tokens are asked for as the proxy asks for them, and connections to upstreams are opened as it opens them; no call
+//! Tokens are asked for as the proxy asks for them, and connections to upstreams are opened as it opens them; no request
 //! is sent over those. Nothing that is shown holds a secret.
 
 mod guess;
@@ -35,13 +35,13 @@ const AT_ONCE: usize = 16;
 
 /// What was typed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct OnlineOptions {
     /// A few more requests may find out what a refusing issuer takes.
     pub(super) guess: bool,
     pub(super) output: Output,
 }
 
-pub(super) fn check(common: &Common, asked: Asked) -> Result<Exit, Failure> {
+pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failure> {
     let path = find(common)?;
     let Ok(config) = config::load(&path) else { return offline::check(common, asked.output) };
     let problems = offline::all_problems(&config);
@@ -139,5 +139,8 @@ impl Bounds {
 
 /// What a failure says where the whole run's time was up.
 fn out_of_time() -> String {
-    format!("no answer within the {} that all of check --online may take", humantime::format_duration(LIMIT))
+    format!(
+        "no response within the {} that all of check --online may take",
+        humantime::format_duration(LIMIT)
+    )
 }

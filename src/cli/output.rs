@@ -4,18 +4,18 @@ use std::io::Write;
 
 use super::style;
 
-/// An answer, to stdout, with a line end.
+/// A response, to stdout, with a line end.
 pub(super) fn answer(text: &str) {
     answer_bytes(text.trim_end_matches('\n').as_bytes());
 }
 
-/// An answer for people, in colours where they are wanted.
+/// A response for people, in colours where they are wanted.
 pub(super) fn answer_people(text: &str) {
     let mut stdout = anstream::stdout().lock();
     let _ = writeln!(stdout, "{}", style::paint(text.trim_end_matches('\n'))).and_then(|()| stdout.flush());
 }
 
-/// An answer that must not be copied about, to stdout, with a line end.
+/// A response that must not be copied about, to stdout, with a line end.
 pub(super) fn answer_bytes(bytes: &[u8]) {
     answer_parts(&[bytes]);
 }
@@ -30,7 +30,7 @@ pub(super) fn answer_parts(parts: &[&[u8]]) {
         .and_then(|()| stdout.flush());
 }
 
-/// An answer for a program, to stdout.
+/// A response for a program, to stdout.
 pub(super) fn answer_json(value: &serde_json::Value) {
     answer(&harmless_json(&format!("{value:#}")));
 }
@@ -59,7 +59,7 @@ pub(super) fn tell(text: &str) {
     let _ = writeln!(stderr, "{}", style::paint(text.trim_end_matches('\n')));
 }
 
-/// What clap has to say: help is an answer, a mistake is not. It leaves out the last line end now and then.
+/// What clap has to say: help is a response, an error is not. It leaves out the last line end now and then.
 pub(super) fn usage(error: &clap::Error) {
     let text = error.render().ansi().to_string();
     let text = text.trim_end_matches('\n');

@@ -38,7 +38,7 @@ fn start_exit(error: &StartError) -> Exit {
     }
 }
 
-/// Calls that were cut off are no failure: the operator set the time they had, or asked twice.
+/// Requests that were cut off are no failure: the operator set the time they had, or asked twice.
 pub(super) fn exit(ended: &Ended) -> Exit {
     match ended {
         Ended::Drained | Ended::Cut => Exit::Fine,

@@ -96,16 +96,16 @@ fn verdict(line: &str) -> Option<String> {
         .or_else(|| start("ok: ", GOOD))
         .or_else(|| start("failed: ", BAD))
         .or_else(|| start("not ready", BAD))
-        .or_else(|| start("no answer", BAD))
+        .or_else(|| start("no response", BAD))
         .or_else(|| mistakes(line))
         .or_else(|| (line == "ready").then(|| styled(GOOD, line)))
         .or_else(|| route(line))
 }
 
-/// `bearerd.toml: 3 mistakes`.
+/// `bearerd.toml: 3 errors`.
 fn mistakes(line: &str) -> Option<String> {
     let (place, count) = line.rsplit_once(": ")?;
-    let number = count.strip_suffix(" mistakes").or_else(|| count.strip_suffix(" mistake"))?;
+    let number = count.strip_suffix(" errors").or_else(|| count.strip_suffix(" error"))?;
     number.parse::<usize>().ok()?;
     Some(format!("{place}: {}", styled(BAD, count)))
 }
@@ -141,7 +141,7 @@ GET /y: no route serves it, 404 `no_route`
   why            a
 ok: 1 issuer
 failed: 1 of 2 issuers
-bearerd.toml: 3 mistakes
+bearerd.toml: 3 errors
 ready
 plain words | and more
 bearerd: no config file
@@ -160,16 +160,9 @@ bearerd: no config file
     fn what_is_bad_is_red_and_what_is_good_is_green() {
         let painted = paint(TEXT);
         let line = |of: &str| painted.lines().find(|line| line.contains(of)).unwrap().to_owned();
-        for red in [
-            "unknown key",
-            "^^^^^",
-            "HTTP 401",
-            "no_route",
-            "failed",
-            "no config file",
-            "FAILED",
-            "3 mistakes",
-        ] {
+        for red in
+            ["unknown key", "^^^^^", "HTTP 401", "no_route", "failed", "no config file", "FAILED", "3 errors"]
+        {
             assert!(
                 line(red).contains("\u{1b}[31m") || line(red).contains("\u{1b}[1m\u{1b}[31m"),
                 "{red}: {:?}",

@@ -14,7 +14,7 @@ use crate::config::{Config, Credential, CredentialKey, IssuerConfig};
 use crate::issuer::{Grant, Issuer};
 
 /// What was typed.
-pub(super) struct Asked {
+pub(super) struct TokenOptions {
     pub(super) issuer: String,
     pub(super) route: Option<String>,
     pub(super) decode: bool,
@@ -23,7 +23,7 @@ pub(super) struct Asked {
     pub(super) output: Output,
 }
 
-pub(super) fn token(common: &Common, asked: &Asked) -> Result<Exit, Failure> {
+pub(super) fn token(common: &Common, asked: &TokenOptions) -> Result<Exit, Failure> {
     let config = load(common)?;
     let (issuer, key) = credential(&config, asked)?;
     let default_lifetime = issuer.default_lifetime;
@@ -35,7 +35,7 @@ pub(super) fn token(common: &Common, asked: &Asked) -> Result<Exit, Failure> {
     if is_bound(&grant) {
         output::tell(&format!(
             "bearerd: warning: this token is bound to the DPoP key of [issuer.{}]: it is of no use without a proof \
-             of that key, which the proxy makes for each call",
+             of that key, which the proxy makes for each request",
             issuer.name
         ));
     }
@@ -82,7 +82,7 @@ fn is_bound(grant: &Grant) -> bool {
 }
 
 /// Whose token, with which scopes and parameters: a route's, or the issuer's own.
-fn credential(config: &Config, asked: &Asked) -> Result<(Arc<IssuerConfig>, CredentialKey), Failure> {
+fn credential(config: &Config, asked: &TokenOptions) -> Result<(Arc<IssuerConfig>, CredentialKey), Failure> {
     let issuer = config.issuers.get(&asked.issuer).ok_or_else(|| {
         let hint = output::suggestion(&asked.issuer, config.issuers.keys().map(String::as_str));
         Failure::new(Exit::Usage, format!("no issuer `{}` in the config; {hint}", asked.issuer))

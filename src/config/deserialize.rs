@@ -10,7 +10,7 @@ use serde::forward_to_deserialize_any;
 use toml::Spanned;
 use toml::de::{DeFloat, DeInteger, DeTable, DeValue};
 
-use super::document::Step;
+use super::document::PathStep;
 
 type Value<'v> = Spanned<DeValue<'v>>;
 
@@ -18,9 +18,9 @@ type Value<'v> = Spanned<DeValue<'v>>;
 #[derive(Default)]
 pub(super) struct Track {
     /// After an error: where it is.
-    pub path: Vec<Step>,
+    pub path: Vec<PathStep>,
     /// Keys that nothing reads.
-    pub unknown: Vec<Vec<Step>>,
+    pub unknown: Vec<Vec<PathStep>>,
 }
 
 /// serde's words for what is wrong.
@@ -118,7 +118,7 @@ fn float<'de, V: Visitor<'de>>(number: &DeFloat<'_>, visitor: V) -> Result<V::Va
 
 /// Reads what stands one step further; an error leaves the path where it is.
 fn below<'de, S: DeserializeSeed<'de>>(
-    step: Step,
+    step: PathStep,
     value: &Value<'_>,
     track: &mut Track,
     seed: S,
@@ -155,7 +155,7 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
     #[inline(never)]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Refused> {
         let (key, value) = self.value.take().ok_or_else(|| Refused("a value without its key".to_owned()))?;
-        below(Step::Key(key.to_owned()), value, self.track, seed)
+        below(PathStep::Key(key.to_owned()), value, self.track, seed)
     }
 }
 
@@ -169,6 +169,6 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Refused> {
         let Some((index, value)) = self.items.next() else { return Ok(None) };
-        below(Step::Index(index), value, self.track, seed).map(Some)
+        below(PathStep::Index(index), value, self.track, seed).map(Some)
     }
 }

@@ -163,21 +163,21 @@ impl<'t> Document<'t> {
 
 /// One step of a key's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum PathStep {
     Key(String),
     Index(usize),
 }
 
 /// A key's path; printed as `issuer.corp.params."a b"`, `route[2].issuer`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct KeyPath(pub Vec<Step>);
+pub(crate) struct KeyPath(pub Vec<PathStep>);
 
 impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, step) in self.0.iter().enumerate() {
             match step {
-                Step::Index(index) => write!(f, "[{index}]")?,
-                Step::Key(key) => {
+                PathStep::Index(index) => write!(f, "[{index}]")?,
+                PathStep::Key(key) => {
                     if position > 0 {
                         f.write_str(".")?;
                     }
@@ -203,20 +203,20 @@ pub(crate) struct Place<'t> {
 
 impl<'t> Place<'t> {
     pub(super) fn key(&self, key: &str) -> Self {
-        self.step(Step::Key(key.to_owned()))
+        self.step(PathStep::Key(key.to_owned()))
     }
 
     pub(super) fn index(&self, index: usize) -> Self {
-        self.step(Step::Index(index))
+        self.step(PathStep::Index(index))
     }
 
-    fn step(&self, step: Step) -> Self {
+    fn step(&self, step: PathStep) -> Self {
         let mut path = self.path.clone();
         path.0.push(step);
         Self { document: self.document, path }
     }
 
-    pub(super) fn join(&self, steps: &[Step]) -> Self {
+    pub(super) fn join(&self, steps: &[PathStep]) -> Self {
         let mut path = self.path.clone();
         path.0.extend_from_slice(steps);
         Self { document: self.document, path }
@@ -243,7 +243,7 @@ impl<'t> Place<'t> {
     }
 
     /// The steps up to which something is written: what [`Place::position`] points at.
-    fn written(&self) -> impl Iterator<Item = &Step> {
+    fn written(&self) -> impl Iterator<Item = &PathStep> {
         let mut value = Some(self.document.root.get_ref());
         self.path.0.iter().take_while(move |step| {
             value = value.and_then(|value| child(value, step)).map(|(_, next)| next.get_ref());
@@ -269,7 +269,7 @@ impl<'t> Place<'t> {
 
     /// The source line at [`Place::position`], where it can hold no secret. `known`: a key that is safe to show.
     pub(super) fn source_line(&self, known: Option<&str>) -> Option<String> {
-        if self.written().any(|step| matches!(step, Step::Key(key) if confidential::key(key))) {
+        if self.written().any(|step| matches!(step, PathStep::Key(key) if confidential::key(key))) {
             return None;
         }
         let line = self.document.file.line(self.position().0)?;
@@ -278,7 +278,8 @@ impl<'t> Place<'t> {
 
     /// A value in words, without its content where it could be secret.
     pub(super) fn describe(&self) -> String {
-        let secret = self.path.0.iter().any(|step| matches!(step, Step::Key(key) if confidential::key(key)));
+        let secret =
+            self.path.0.iter().any(|step| matches!(step, PathStep::Key(key) if confidential::key(key)));
         match self.value() {
             None => "nothing".to_owned(),
             Some(DeValue::String(text)) if !secret && confidential::text_may_be_shown(text) => {
@@ -297,13 +298,13 @@ impl<'t> Place<'t> {
 }
 
 /// Where the step's key starts, and its value.
-fn child<'a, 't>(value: &'a DeValue<'t>, step: &Step) -> Option<(usize, &'a Spanned<DeValue<'t>>)> {
+fn child<'a, 't>(value: &'a DeValue<'t>, step: &PathStep) -> Option<(usize, &'a Spanned<DeValue<'t>>)> {
     match step {
-        Step::Key(key) => {
+        PathStep::Key(key) => {
             let (key, value) = value.as_table()?.get_key_value(key.as_str())?;
             Some((key.span().start, value))
         }
-        Step::Index(index) => {
+        PathStep::Index(index) => {
             let value = value.as_array()?.get(*index)?;
             Some((value.span().start, value))
         }

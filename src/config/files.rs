@@ -68,7 +68,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Arc<Contents>> {
 /// What the file system says of a path, links followed.
 ///
 /// # Errors
-/// There is nothing, or the answer does not come in time.
+/// There is nothing, or the response does not come in time.
 pub fn state(path: &Path) -> io::Result<Metadata> {
     STATES.get(path, |path| std::fs::metadata(path))
 }
@@ -76,7 +76,7 @@ pub fn state(path: &Path) -> io::Result<Metadata> {
 /// The names in a folder that are no folders themselves, sorted.
 ///
 /// # Errors
-/// There is no such folder, or the answer does not come in time.
+/// There is no such folder, or the response does not come in time.
 pub fn names(folder: &Path) -> io::Result<Vec<String>> {
     LISTS.get(folder, |folder| {
         let entries =

@@ -351,7 +351,7 @@ pub enum CallerAuthorization {
     Reject,
 }
 
-/// `inject`: how the token is put on a call.
+/// `inject`: how the token is put on a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inject {
     /// The header and the text around `{token}`.

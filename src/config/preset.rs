@@ -190,11 +190,11 @@ mod tests {
 
     #[test]
     fn presets_set_known_keys_alone() {
-        use crate::config::document::Step;
+        use crate::config::document::PathStep;
         use crate::config::schema::keys_at;
-        let step = |key: &str| Step::Key(key.to_owned());
+        let step = |key: &str| PathStep::Key(key.to_owned());
         let issuer = keys_at(&[step("issuer"), step("corp")]);
-        let route = keys_at(&[step("route"), Step::Index(0)]);
+        let route = keys_at(&[step("route"), PathStep::Index(0)]);
         for preset in presets() {
             let named = preset.needs.iter().chain(&preset.options).map(|key| key.key.as_str());
             for key in preset.issuer_keys().chain(named) {

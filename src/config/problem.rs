@@ -1,4 +1,4 @@
-//! A mistake in the config, pointed at.
+//! An error in the config, pointed at.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub enum Severity {
     Warning,
 }
 
-/// One mistake: where, which key, what was found, how to mend it. Never holds a secret.
+/// One error: where, which key, what was found, how to fix it. Never holds a secret.
 ///
 /// `Display` prints `path:line:col: error: key: message`, the source line with a caret where it may be shown, and the
 /// hint as `help: …`; no line end at the end. `Serialize` gives the same as an object.
@@ -32,7 +32,7 @@ pub struct Problem {
     pub source_line: Option<String>,
 }
 
-/// All mistakes of one load, in the order of the files.
+/// All errors of one load, in the order of the files.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
 pub struct Problems(pub Vec<Problem>);

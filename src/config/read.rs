@@ -5,7 +5,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::deserialize::{Reader, Refused, Track};
-use super::document::{Document, Place, Step};
+use super::document::{Document, PathStep, Place};
 use super::preset::{Presets, issuer_with_preset, route_with_preset};
 use super::raw::RawFile;
 use super::report::{Report, did_you_mean, nearest};
@@ -38,7 +38,7 @@ pub(crate) fn included_file(document: &Document<'_>, presets: &Presets, report: 
                 "an included file holds only issuers and routes",
                 "move it to the main file",
             ),
-            key => unknown(&place, &[Step::Key(key.to_owned())], report),
+            key => unknown(&place, &[PathStep::Key(key.to_owned())], report),
         }
     }
     issuers_and_routes(document, presets, &mut file, report);
@@ -68,7 +68,7 @@ fn as_written<'t>(_: &Place<'t>, value: Spanned<DeValue<'t>>, _: &mut Report) ->
     value
 }
 
-/// Reads each `[kind.NAME]` by itself, so that a mistake in one hides none in another. `prepare` may add to it before.
+/// Reads each `[kind.NAME]` by itself, so that an error in one hides none in another. `prepare` may add to it before.
 fn named<'t, T: DeserializeOwned + Default>(
     document: &'t Document<'t>,
     kind: &str,
@@ -137,20 +137,20 @@ fn in_rounds(
 }
 
 /// Takes the innermost key of the path away; an array goes as a whole, so that no index moves.
-fn remove(value: &mut Spanned<DeValue<'_>>, steps: &[Step]) -> bool {
-    let Some(last) = steps.iter().rposition(|step| matches!(step, Step::Key(_))) else { return false };
+fn remove(value: &mut Spanned<DeValue<'_>>, steps: &[PathStep]) -> bool {
+    let Some(last) = steps.iter().rposition(|step| matches!(step, PathStep::Key(_))) else { return false };
     let mut table = value.get_mut();
     for step in steps.iter().take(last) {
         let next = match (step, table) {
-            (Step::Key(key), DeValue::Table(table)) => table.get_mut(key.as_str()),
-            (Step::Index(index), DeValue::Array(array)) => array.get_mut(*index),
+            (PathStep::Key(key), DeValue::Table(table)) => table.get_mut(key.as_str()),
+            (PathStep::Index(index), DeValue::Array(array)) => array.get_mut(*index),
             _ => None,
         };
         let Some(next) = next else { return false };
         table = next.get_mut();
     }
     match (steps.get(last), table) {
-        (Some(Step::Key(key)), DeValue::Table(table)) => table.remove(key.as_str()).is_some(),
+        (Some(PathStep::Key(key)), DeValue::Table(table)) => table.remove(key.as_str()).is_some(),
         _ => false,
     }
 }
@@ -180,9 +180,9 @@ fn wrong_type(place: &Place<'_>, message: &str, report: &mut Report) {
     report.error(place, format!("expected {expected}, found {found}"), hint);
 }
 
-fn unknown(table: &Place<'_>, steps: &[Step], report: &mut Report) {
+fn unknown(table: &Place<'_>, steps: &[PathStep], report: &mut Report) {
     let place = table.join(steps);
-    let Some((Step::Key(written), parent)) = place.path.0.split_last() else { return };
+    let Some((PathStep::Key(written), parent)) = place.path.0.split_last() else { return };
     let keys = schema::keys_at(parent);
     let meant = nearest(written, keys.iter().copied());
     let elsewhere = match parent {

@@ -283,7 +283,7 @@ fn read_store(path: &Path) -> Result<Secret, String> {
         _ => format!("its store {}: {error}", path.display()),
     })?;
     let value = point_into(&Secret::new(contents.bytes.as_slice()), STORED_VALUE).map_err(|why| {
-        format!("its store {} {why}; the sender's next call writes it anew", path.display())
+        format!("its store {} {why}; the sender's next request writes it anew", path.display())
     })?;
     if value.is_empty() {
         Err(format!("its store {} holds an empty value", path.display()))

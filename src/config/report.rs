@@ -1,4 +1,4 @@
-//! What one load finds: mistakes, and the references it met.
+//! What one load finds: errors, and the references it met.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use super::model::ReferenceUse;
 use super::problem::{Problem, Severity};
 use super::reference::Source;
 
-/// Collects everything, so that one run tells every mistake.
+/// Collects everything, so that one run tells every error.
 #[derive(Default)]
 pub(crate) struct Report {
     pub problems: Vec<Problem>,
     pub references: Vec<ReferenceUse>,
-    /// Webhooks that may be named, with their stores; `None` where one has mistakes.
+    /// Webhooks that may be named, with their stores; `None` where one has errors.
     pub webhooks: BTreeMap<String, Option<PathBuf>>,
     /// Values of `vars` that stand elsewhere, by the path of their table: what is written does not tell them.
     pub elsewhere: BTreeMap<String, Vec<String>>,
@@ -24,7 +24,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// A mistake at a key. An empty `hint` is none.
+    /// An error at a key. An empty `hint` is none.
     pub(super) fn error(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
         let line = place.source_line(None);
         self.add(Severity::Error, place, message.into(), hint.into(), line);
@@ -90,7 +90,7 @@ impl Report {
         });
     }
 
-    /// A mistake of the file as a whole, or at a bare line.
+    /// An error of the file as a whole, or at a bare line.
     pub(super) fn file(&mut self, file: &std::path::Path, line: usize, message: impl Into<String>) {
         self.incomplete = true;
         self.problems.push(Problem {

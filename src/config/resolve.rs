@@ -36,12 +36,12 @@ pub(crate) struct Input<'t> {
 
 /// What other tables of the config may name.
 pub(crate) struct Known {
-    /// Every issuer written; `None` where it has mistakes.
+    /// Every issuer written; `None` where it has errors.
     pub issuers: BTreeMap<String, Option<Arc<IssuerConfig>>>,
     pub listeners: listener::Listeners,
 }
 
-/// The config, or `None` where there is a mistake.
+/// The config, or `None` where there is an error.
 pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
     let Input { main: (main, raw), included, include_folders } = input;
     let RawFile {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::document::Step;
+use super::document::PathStep;
 
 /// As the structs of `raw` say it; a test compares, and makes it with `BLESS=1 cargo test --lib config::schema`.
 const COMMITTED: &str = include_str!("../../docs/config.schema.json");
@@ -43,7 +43,7 @@ fn collect_keys(node: &Value, keys: &mut BTreeSet<String>) {
 }
 
 /// The keys that the table at this path may have.
-pub(crate) fn keys_at(path: &[Step]) -> Vec<&'static str> {
+pub(crate) fn keys_at(path: &[PathStep]) -> Vec<&'static str> {
     let mut nodes = vec![&*SCHEMA];
     for step in path {
         nodes = nodes.into_iter().flat_map(alternatives).filter_map(|node| below(node, step)).collect();
@@ -70,13 +70,13 @@ fn alternatives(node: &'static Value) -> Vec<&'static Value> {
     all
 }
 
-fn below(node: &'static Value, step: &Step) -> Option<&'static Value> {
+fn below(node: &'static Value, step: &PathStep) -> Option<&'static Value> {
     match step {
-        Step::Key(key) => node
+        PathStep::Key(key) => node
             .get("properties")
             .and_then(|properties| properties.get(key))
             .or_else(|| node.get("additionalProperties").filter(|schema| schema.is_object())),
-        Step::Index(_) => node.get("items"),
+        PathStep::Index(_) => node.get("items"),
     }
 }
 
@@ -135,8 +135,8 @@ mod tests {
         }
     }
 
-    fn path(keys: &[&str]) -> Vec<Step> {
-        keys.iter().map(|key| Step::Key((*key).to_owned())).collect()
+    fn path(keys: &[&str]) -> Vec<PathStep> {
+        keys.iter().map(|key| PathStep::Key((*key).to_owned())).collect()
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
         assert!(keys_at(&path(&["issuer", "corp"])).contains(&"token_url"));
         assert!(keys_at(&path(&["issuer", "corp", "tls"])).contains(&"roots"));
         assert!(keys_at(&path(&["issuer", "corp", "client_secret"])).contains(&"pointer"));
-        assert!(keys_at(&[path(&["route"]), vec![Step::Index(3)]].concat()).contains(&"upstream"));
+        assert!(keys_at(&[path(&["route"]), vec![PathStep::Index(3)]].concat()).contains(&"upstream"));
         assert!(keys_at(&path(&["limits", "connections"])).is_empty());
     }
 

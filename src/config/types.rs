@@ -15,7 +15,7 @@ use http::{HeaderName, HeaderValue};
 use super::confidential::text_may_be_shown;
 use super::model::Address;
 
-/// A mistake in a value, and its fix (empty: none).
+/// An error in a value, and its fix (empty: none).
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Wrong {
     pub message: String,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::exchange::{self, Broken};
+use super::exchange::{self, ExchangeError};
 use super::headers::Skew;
 use super::redact::Redactor;
 use super::reported::{self, Reported};
@@ -41,9 +41,9 @@ pub(super) struct Context<'a> {
     /// It is asked over TLS.
     pub(super) https: bool,
     pub(super) redactor: &'a Redactor,
-    /// Ids of the request that stand in the answer's headers, by name.
+    /// Ids of the request that stand in the response's headers, by name.
     pub(super) traces: Vec<(String, String)>,
-    /// The issuer's clock, where the answer shows that it differs from ours.
+    /// The issuer's clock, where the response shows that it differs from ours.
     pub(super) skew: Option<Skew>,
 }
 
@@ -66,12 +66,12 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Those that an answer's body names, then those of its headers.
+    /// Those that a response's body names, then those of its headers.
     pub(super) fn trace(&self, named: &[(String, String)]) -> Option<String> {
         self.redactor.show_traces(named.iter().chain(&self.traces))
     }
 
-    /// An answer of an accepted status that holds no usable token.
+    /// A response of an accepted status that holds no usable token.
     pub(super) fn unusable(&self, status: StatusCode, what: impl Display) -> IssuerError {
         let code = status.as_u16();
         let error = self.fail_quoting(
@@ -82,7 +82,7 @@ impl<'a> Context<'a> {
         IssuerError { http_status: Some(status.as_u16()), ..error }
     }
 
-    /// An answer that says no: by its status, its `error`, or both.
+    /// A response that says no: by its status, its `error`, or both.
     pub(super) fn refused(
         &self,
         status: StatusCode,
@@ -117,7 +117,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// What an answer says, in parentheses.
+    /// What a response says, in parentheses.
     fn quoted(&self, reported: &Reported) -> String {
         let shown = match (&reported.description, &reported.text) {
             (Some(text), _) => self.redactor.show(text, DESCRIPTION_LIMIT),
@@ -150,21 +150,21 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// No answer of what `connector` leads to, or not the whole of one.
-    pub(super) fn broken(&self, broken: &Broken, connector: &Connector) -> IssuerError {
+    /// No response of what `connector` leads to, or not the whole of one.
+    pub(super) fn broken(&self, broken: &ExchangeError, connector: &Connector) -> IssuerError {
         IssuerError { unreached: unreached(broken, connector), ..self.told(broken) }
     }
 
-    fn told(&self, broken: &Broken) -> IssuerError {
+    fn told(&self, broken: &ExchangeError) -> IssuerError {
         let (name, key) = (&self.config.name, self.endpoint_key());
         match broken {
-            Broken::Timeout { doing } => {
+            ExchangeError::Timeout { doing } => {
                 let timeout = humantime::format_duration(self.config.timeout.unwrap_or_default());
                 let what = format!("did not answer within {timeout} (while {doing})");
                 self.fail(FailureKind::Timeout, what)
                     .advise(&format!("check the issuer, or raise timeout of [issuer.{name}]"))
             }
-            Broken::Connect(error) => {
+            ExchangeError::Connect(error) => {
                 let kind = match error.kind {
                     ConnectErrorKind::Timeout => FailureKind::Timeout,
                     ConnectErrorKind::Settings => FailureKind::Credential,
@@ -186,32 +186,32 @@ impl<'a> Context<'a> {
                     None => failed,
                 }
             }
-            Broken::NotHttp(error) => self
+            ExchangeError::NotHttp(error) => self
                 .fail_quoting(
                     FailureKind::Unusable,
                     format_args!("did not answer as an HTTP server{}", self.cause(error)),
                     "did not answer as an HTTP server",
                 )
                 .advise(&format!("check {key} of [issuer.{name}]{}", self.or_https())),
-            Broken::NotProcessed(error) => self
+            ExchangeError::NotProcessed(error) => self
                 .fail_quoting(
                     FailureKind::Unavailable,
                     format_args!("twice did not process the request{}", self.cause(error)),
                     "twice did not process the request",
                 )
                 .advise("it is asked again; the issuer may be starting, stopping or overloaded"),
-            Broken::NeedsHttp1(error) => self
+            ExchangeError::NeedsHttp1(error) => self
                 .fail_quoting(
                     FailureKind::Unavailable,
                     format_args!("wants HTTP/1.1{}", self.cause(error)),
                     "wants HTTP/1.1",
                 )
                 .advise("it is asked over HTTP/1.1 from now on"),
-            Broken::Closed(error) => self
+            ExchangeError::Closed(error) => self
                 .fail_quoting(
                     FailureKind::Unavailable,
-                    format_args!("closed the connection without a whole answer{}", self.cause(error)),
-                    "closed the connection without a whole answer",
+                    format_args!("closed the connection without a whole response{}", self.cause(error)),
+                    "closed the connection without a whole response",
                 )
                 .advise("it is asked again; see the issuer's own log, and what stands between it and this machine"),
         }
@@ -245,10 +245,10 @@ impl<'a> Context<'a> {
 }
 
 /// Where the connection was not made, if that was the cause.
-fn unreached(broken: &Broken, connector: &Connector) -> Option<Unreached> {
+fn unreached(broken: &ExchangeError, connector: &Connector) -> Option<Unreached> {
     let kind = match broken {
-        Broken::Timeout { doing: exchange::CONNECTING } => ConnectErrorKind::Timeout,
-        Broken::Connect(error) => error.kind,
+        ExchangeError::Timeout { doing: exchange::CONNECTING } => ConnectErrorKind::Timeout,
+        ExchangeError::Connect(error) => error.kind,
         _ => return None,
     };
     let hop = connector.hop()?;
@@ -306,7 +306,7 @@ mod tests {
     use crate::net::connect::Offer;
     use crate::net::{ConnectError, Target};
 
-    fn unreached_by(egress: Egress, broken: &Broken) -> Option<bool> {
+    fn unreached_by(egress: Egress, broken: &ExchangeError) -> Option<bool> {
         let target = Target::Tcp { host: "idp.example".to_owned(), port: 443, tls: true };
         let connector = Connector::new(target, TlsOptions::default(), egress, Offer::Both, None);
         unreached(broken, &connector).map(|unreached| unreached.silent)
@@ -327,11 +327,11 @@ mod tests {
             (Kind::Settings, None, None),
             (Kind::Full, None, None),
         ] {
-            let broken = Broken::Connect(ConnectError { kind, message: String::new() });
+            let broken = ExchangeError::Connect(ConnectError { kind, message: String::new() });
             assert_eq!(unreached_by(Egress::Direct, &broken), direct, "{kind:?}");
             assert_eq!(unreached_by(proxy(), &broken), behind_a_proxy, "{kind:?}");
         }
-        let timeout = |doing| unreached_by(Egress::Direct, &Broken::Timeout { doing });
-        assert_eq!([timeout("connecting"), timeout("waiting for the answer")], [Some(true), None]);
+        let timeout = |doing| unreached_by(Egress::Direct, &ExchangeError::Timeout { doing });
+        assert_eq!([timeout("connecting"), timeout("waiting for the response")], [Some(true), None]);
     }
 }

@@ -67,7 +67,7 @@ pub(super) async fn find(
     for path in well_known_paths(issuer) {
         let place = HttpUrl { path_and_query: path, ..issuer.clone() };
         let context = Context::new(config, &place, redactor);
-        // No answer from one path is none from the other.
+        // No response from one path is none from the other.
         let answer = get(&place, &context, versions, deadline).await?;
         match judge(answer, issuer, &context, clock) {
             Ok(metadata) => return Ok(metadata),

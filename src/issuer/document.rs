@@ -1,4 +1,4 @@
-//! An answer as a document of members: JSON, or a form.
+//! A response as a document of members: JSON, or a form.
 //!
 //! Only the members that somebody asks for are kept. What an issuer sends beside (a refresh token, an ID token)
 //! is never copied, and so cannot leak.
@@ -13,10 +13,10 @@ use super::form;
 use crate::secret::Secret;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
-/// So many members of an answer are named in a text.
+/// So many members of a response are named in a text.
 const NAMES_LIMIT: usize = 10;
 
-/// Why an answer is no document. Says nothing of its content.
+/// Why a response is no document. Says nothing of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Malformed {
     Empty,
@@ -46,7 +46,7 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// The members of an answer that were asked for. Not `Debug`: they hold a token.
+/// The members of a response that were asked for. Not `Debug`: they hold a token.
 #[cfg_attr(test, derive(Debug))]
 pub(super) struct Document(Value);
 

@@ -12,12 +12,12 @@ use crate::jose::{Proof, Prover};
 use crate::net::dpop;
 use crate::secret::Secret;
 
-/// The nonce that the issuer gave last (section 8.2: it may give a new one with any answer).
+/// The nonce that the issuer gave last (section 8.2: it may give a new one with any response).
 #[derive(Default)]
 pub(super) struct Nonce(ArcSwapOption<String>);
 
 impl Nonce {
-    /// Keeps the nonce of an answer, and says whether there is one.
+    /// Keeps the nonce of a response, and says whether there is one.
     pub(super) fn keep(&self, headers: &HeaderMap) -> bool {
         let Some(nonce) = dpop::nonce(headers) else { return false };
         self.0.store(Some(Arc::new(nonce.to_owned())));

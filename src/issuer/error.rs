@@ -16,7 +16,7 @@ pub enum FailureKind {
     Unusable,
     /// DNS, connection, TLS, 5xx or 429: backs off.
     Unavailable,
-    /// No answer in time: backs off.
+    /// No response in time: backs off.
     Timeout,
     /// Our own credential cannot be read (a file is missing): backs off; at once when it changed.
     Credential,
@@ -65,7 +65,7 @@ pub struct IssuerError {
     pub trace: Option<String>,
     /// Refused so soon after its credential changed (`credential_grace`) that it is asked again with the usual pauses.
     pub forgiven: bool,
-    /// No connection came about, or no answer in time.
+    /// No connection came about, or no response in time.
     pub unreached: Option<Unreached>,
 }
 

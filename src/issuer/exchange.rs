@@ -21,10 +21,10 @@ use zeroize::Zeroizing;
 
 use crate::net::{ConnectError, Connector, Http2Failure, http2_failure};
 
-/// The largest head of an answer, in bytes.
+/// The largest head of a response, in bytes.
 const HEAD_LIMIT: u32 = 32 * 1024;
 pub(super) const CONNECTING: &str = "connecting";
-/// All that is read of an answer over HTTP/1.1, far more than any has: the parser takes interim responses and the zeros
+/// All that is read of a response over HTTP/1.1, far more than any has: the parser takes interim responses and the zeros
 /// before a chunk's size without end.
 const ANSWER_LIMIT: u64 = 1024 * 1024;
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -52,24 +52,26 @@ impl Deadline {
         Self(self.0.and_then(|at| at.checked_add(Duration::from_millis(10))))
     }
 
-    async fn hold<T>(self, doing: &'static str, future: impl Future<Output = T>) -> Result<T, Broken> {
+    async fn hold<T>(self, doing: &'static str, future: impl Future<Output = T>) -> Result<T, ExchangeError> {
         match self.0 {
             None => Ok(future.await),
-            Some(at) => tokio::time::timeout_at(at, future).await.map_err(|_| Broken::Timeout { doing }),
+            Some(at) => {
+                tokio::time::timeout_at(at, future).await.map_err(|_| ExchangeError::Timeout { doing })
+            }
         }
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(super) enum ExchangeError {
     Timeout {
         doing: &'static str,
     },
     Connect(ConnectError),
     /// What came is no HTTP.
     NotHttp(hyper::Error),
-    /// The connection ended before the answer's headers.
+    /// The connection ended before the response's headers.
     Closed(hyper::Error),
     /// Over HTTP/2, and the server says that it has not processed the request.
     NotProcessed(hyper::Error),
@@ -77,14 +79,14 @@ pub(super) enum Broken {
     NeedsHttp1(hyper::Error),
 }
 
-/// An answer, its body read as far as it may be. Not `Debug`: the body holds a token.
+/// A response, its body read as far as it may be. Not `Debug`: the body holds a token.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Result<Zeroizing<Vec<u8>>, Lost>,
 }
 
-/// Why an answer has no body. Its status may still say enough.
+/// Why a response has no body. Its status may still say enough.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Lost {
     /// Larger than the limit, in bytes.
@@ -99,14 +101,14 @@ pub(super) async fn send(
     request: Request<Full<Bytes>>,
     limit: usize,
     deadline: Deadline,
-) -> Result<Answer, Broken> {
+) -> Result<Answer, ExchangeError> {
     let connecting = deadline.after_the_connector().hold(CONNECTING, connector.connect());
-    let connected = connecting.await?.map_err(Broken::Connect)?;
+    let connected = connecting.await?.map_err(ExchangeError::Connect)?;
     let tls = connected.stream.tls_failure();
     over(connected.stream, connected.http2, request, limit, deadline).await.map_err(|broken| match broken {
-        Broken::Timeout { .. } | Broken::Connect(_) => broken,
+        ExchangeError::Timeout { .. } | ExchangeError::Connect(_) => broken,
         // With TLS 1.3 our certificate is refused only now.
-        broken => tls.told(connector.who()).map_or(broken, Broken::Connect),
+        broken => tls.told(connector.who()).map_or(broken, ExchangeError::Connect),
     })
 }
 
@@ -116,7 +118,7 @@ async fn over<S>(
     request: Request<Full<Bytes>>,
     limit: usize,
     deadline: Deadline,
-) -> Result<Answer, Broken>
+) -> Result<Answer, ExchangeError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -129,19 +131,21 @@ where
             over_http1(stream, &tasks, request).await
         }
     };
-    let response =
-        deadline.hold("waiting for the answer", exchange).await?.map_err(|error| no_answer(error, http2))?;
+    let response = deadline
+        .hold("waiting for the response", exchange)
+        .await?
+        .map_err(|error| no_answer(error, http2))?;
     let (head, body) = response.into_parts();
-    let body = deadline.hold("reading the answer", read(body, limit)).await?;
+    let body = deadline.hold("reading the response", read(body, limit)).await?;
     Ok(Answer { status: head.status, headers: head.headers, body })
 }
 
-fn no_answer(error: hyper::Error, http2: bool) -> Broken {
+fn no_answer(error: hyper::Error, http2: bool) -> ExchangeError {
     match http2.then(|| http2_failure(&error)) {
-        Some(Http2Failure::NotProcessed) => Broken::NotProcessed(error),
-        Some(Http2Failure::NeedsHttp1) => Broken::NeedsHttp1(error),
-        _ if error.is_parse() => Broken::NotHttp(error),
-        _ => Broken::Closed(error),
+        Some(Http2Failure::NotProcessed) => ExchangeError::NotProcessed(error),
+        Some(Http2Failure::NeedsHttp1) => ExchangeError::NeedsHttp1(error),
+        _ if error.is_parse() => ExchangeError::NotHttp(error),
+        _ => ExchangeError::Closed(error),
     }
 }
 

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::context::Context;
 use super::exchange::{Answer, Lost};
 use super::redact::Redactor;
-use super::response::{Asked, judge};
+use super::response::{SentRequest, judge};
 use crate::config::{
     BasicEncoding, ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Scopes, Source, TokenEndpoint,
 };
@@ -37,7 +37,7 @@ pub(super) fn response(bytes: &[u8]) {
     let context = Context::new(&config, &url(), &redactor);
     let scopes = Scopes::from(["read"]);
     let answer = Answer { status, headers: headers(choice), body };
-    match judge(answer, &context, &Asked { at: UNIX_EPOCH, scopes: &scopes }) {
+    match judge(answer, &context, &SentRequest { at: UNIX_EPOCH, scopes: &scopes }) {
         Ok((grant, _)) => {
             let token = grant.token.expose();
             debug_assert!((1..=16 * 1024).contains(&token.len()));

@@ -1,4 +1,4 @@
-//! What the headers of an answer say of it.
+//! What the headers of a response say of it.
 
 use std::time::{Duration, SystemTime};
 

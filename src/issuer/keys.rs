@@ -137,7 +137,7 @@ pub(super) fn read(issuer: &str, source: &Source) -> Result<Arc<Secret>, crate::
     if let Some(failed) = failed {
         let (place, reason) = (failed.place, failed.reason);
         tracing::warn!(
-            event = "issuer.value_kept",
+            event = "issuer.stale_value_used",
             issuer,
             place,
             reason,
@@ -256,7 +256,7 @@ impl<T> Cached<T> {
             (Ok(value), _) => Ok(value),
             (Err(error), Some(held)) => {
                 tracing::warn!(
-                    event = "issuer.key_kept",
+                    event = "issuer.stale_key_used",
                     issuer,
                     error,
                     "a changed key cannot be used, the last good one serves on"

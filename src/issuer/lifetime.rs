@@ -1,4 +1,4 @@
-//! Times in an issuer's answer: how long the token lives, and when to come back.
+//! Times in an issuer's response: how long the token lives, and when to come back.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use super::Grant;
 
 /// A token that claims to live no longer than now still serves those who wait for it.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// No token is kept longer: a lifetime beyond it is more often a mistake of units than a wish.
+/// No token is kept longer: a lifetime beyond it is more often an error of units than a wish.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest that an issuer may send us away.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
@@ -16,7 +16,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 const MILLISECONDS_FROM: f64 = 1e11;
 
 impl Grant {
-    /// How long the token lives from when it was asked for, where the answer says so: the earlier where it does twice.
+    /// How long the token lives from when it was asked for, where the response says so: the earlier where it does twice.
     pub fn told_lifetime(&self, asked: SystemTime) -> Option<Duration> {
         let until = self.expires_at.map(|end| end.duration_since(asked).unwrap_or_default());
         match (self.expires_in, until) {

@@ -1,4 +1,4 @@
-//! What the last answer of the token endpoint said beside the token: for people who look for a fault.
+//! What the last response of the token endpoint said beside the token: for people who look for a fault.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use http::header::DATE;
 use super::Issuer;
 use super::exchange::Answer;
 
-/// Of one answer, whatever it said.
+/// Of one response, whatever it said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastAnswer {
     pub status: u16,

@@ -1,4 +1,4 @@
-//! What to do about an answer that says no, with the keys of the config that decide.
+//! What to do about a response that says no, with the keys of the config that decide.
 
 use http::StatusCode;
 
@@ -18,10 +18,10 @@ pub(super) fn unreadable(issuer: &str, what: &str) -> String {
             .to_owned()
     } else if what.contains("file ") {
         format!(
-            "mend the file, which is read again as soon as it changes, or name another in [issuer.{issuer}]"
+            "fix the file, which is read again as soon as it changes, or name another in [issuer.{issuer}]"
         )
     } else {
-        format!("mend it in [issuer.{issuer}]")
+        format!("fix it in [issuer.{issuer}]")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::exchange::Broken;
+use super::exchange::ExchangeError;
 use crate::net::Offer;
 
 /// Why a request may be sent once more at once: nothing came of the first one.
@@ -17,11 +17,14 @@ pub(super) enum Again {
 }
 
 impl Again {
-    pub(super) fn after(broken: &Broken) -> Option<Self> {
+    pub(super) fn after(broken: &ExchangeError) -> Option<Self> {
         match broken {
-            Broken::NotProcessed(_) => Some(Self::NotProcessed),
-            Broken::NeedsHttp1(_) => Some(Self::OverHttp1),
-            Broken::Timeout { .. } | Broken::Connect(_) | Broken::NotHttp(_) | Broken::Closed(_) => None,
+            ExchangeError::NotProcessed(_) => Some(Self::NotProcessed),
+            ExchangeError::NeedsHttp1(_) => Some(Self::OverHttp1),
+            ExchangeError::Timeout { .. }
+            | ExchangeError::Connect(_)
+            | ExchangeError::NotHttp(_)
+            | ExchangeError::Closed(_) => None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a failed answer says of itself: RFC 6749 section 5.2's members, or a vendor's own.
+//! What a failed response says of itself: RFC 6749 section 5.2's members, or a vendor's own.
 
 use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
@@ -53,7 +53,7 @@ const WORD_LIMIT: usize = 32;
 /// The longest title of a web page that is shown, in bytes.
 const TITLE_LIMIT: usize = 80;
 
-/// What an answer itself says of its failure.
+/// What a response itself says of its failure.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reported {
     /// As it came: classified by, never shown.
@@ -68,7 +68,7 @@ pub(super) struct Reported {
 }
 
 impl Reported {
-    /// Reads the body of an answer of an error's `status`. `exact`: what the config's pointers find there.
+    /// Reads the body of a response of an error's `status`. `exact`: what the config's pointers find there.
     pub(super) fn read(
         status: StatusCode,
         headers: &HeaderMap,
@@ -89,7 +89,7 @@ impl Reported {
         reported
     }
 
-    /// What a document says. `response.error` goes first; a vendor's own members count in an answer of a good
+    /// What a document says. `response.error` goes first; a vendor's own members count in a response of a good
     /// `status` only where one of them is an error's.
     pub(super) fn of_document(
         status: StatusCode,
@@ -128,7 +128,7 @@ impl Reported {
     }
 }
 
-/// `Some` where the answer reports an error at `response.error`, with its code where that is a text or a number.
+/// `Some` where the response reports an error at `response.error`, with its code where that is a text or a number.
 pub(super) fn error_in(document: &Document, shape: &ResponseShape) -> Option<Option<String>> {
     match document.get(&shape.error).filter(|error| !is_none(error))? {
         Value::String(code) => Some(Some(code.clone())),

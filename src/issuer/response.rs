@@ -1,4 +1,4 @@
-//! Judges an answer of the token endpoint (RFC 6749 sections 5.1 and 5.2).
+//! Judges a response of the token endpoint (RFC 6749 sections 5.1 and 5.2).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,19 +22,19 @@ use crate::secret::{MASK, Secret};
 
 /// The longest token, in bytes.
 const TOKEN_LIMIT: usize = 16 * 1024;
-/// The most bytes of an answer's member names that are shown.
+/// The most bytes of a response's member names that are shown.
 const NAMED_LIMIT: usize = 256;
-/// The longest `scope` of an answer that is kept, in bytes.
+/// The longest `scope` of a response that is kept, in bytes.
 const SCOPE_LIMIT: usize = 4 * 1024;
 
 /// What the request was.
-pub(super) struct Asked<'a> {
+pub(super) struct SentRequest<'a> {
     /// Before the request was sent.
     pub(super) at: SystemTime,
     pub(super) scopes: &'a Scopes,
 }
 
-/// What an operator should know of an answer that is usable all the same.
+/// What an operator should know of a response that is usable all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Note {
     TypeMissing,
@@ -87,11 +87,11 @@ impl fmt::Display for Note {
     }
 }
 
-/// The token of an answer, or why it holds none.
+/// The token of a response, or why it holds none.
 pub(super) fn judge(
     answer: Answer,
     context: &Context<'_>,
-    asked: &Asked<'_>,
+    asked: &SentRequest<'_>,
 ) -> Result<(Grant, Vec<Note>), IssuerError> {
     let context = &Context {
         traces: headers::traces(&answer.headers),
@@ -108,8 +108,8 @@ pub(super) fn judge(
     Err(refused(&answer, context, asked))
 }
 
-/// An answer whose status says no, or is none that the config reads for a token.
-fn refused(answer: &Answer, context: &Context<'_>, asked: &Asked<'_>) -> IssuerError {
+/// A response whose status says no, or is none that the config reads for a token.
+fn refused(answer: &Answer, context: &Context<'_>, asked: &SentRequest<'_>) -> IssuerError {
     let (status, shape) = (answer.status, &context.config.response);
     let retry_after = retry_after(&answer.headers, asked.at);
     let body = match &answer.body {
@@ -132,11 +132,11 @@ fn refused(answer: &Answer, context: &Context<'_>, asked: &Asked<'_>) -> IssuerE
     context.refused(status, &reported, retry_after)
 }
 
-/// An answer whose status says that it holds a token.
+/// A response whose status says that it holds a token.
 fn accepted(
     answer: Answer,
     context: &Context<'_>,
-    asked: &Asked<'_>,
+    asked: &SentRequest<'_>,
 ) -> Result<(Grant, Vec<Note>), IssuerError> {
     let shape = &context.config.response;
     let Answer { status, headers, body } = answer;
@@ -164,7 +164,7 @@ fn accepted(
     })?;
     let mut document =
         parse(&body, shape).map_err(|malformed| unusable(unread(malformed, &body, &headers, context)))?;
-    // Taken first: whatever comes of the answer, the token's memory is wiped, and no text shows it.
+    // Taken first: whatever comes of the response, the token's memory is wiped, and no text shows it.
     let token = document.take_secret(&shape.token);
     let context = &Context { redactor: &knowing(context.redactor, token.as_ref()), ..context.clone() };
     if token.is_none() || reported::error_in(&document, shape).is_some() {
@@ -184,7 +184,7 @@ fn accepted(
     Ok((grant(token, token_type, &document, context, asked, &mut notes), notes))
 }
 
-/// What an answer holds that is of no use, and what to do about it.
+/// What a response holds that is of no use, and what to do about it.
 type Unfit = (String, Option<String>);
 
 /// A refusal needs no body: 401 and 5xx keep their meaning even where they are read for a token.
@@ -207,7 +207,7 @@ fn grant(
     token_type: String,
     document: &Document,
     context: &Context<'_>,
-    asked: &Asked<'_>,
+    asked: &SentRequest<'_>,
     notes: &mut Vec<Note>,
 ) -> Grant {
     let shape = &context.config.response;
@@ -239,7 +239,7 @@ fn grant(
         token,
         token_type,
         prover: None,
-        // Where the answer names only the end, the lifetime follows from when it was asked for.
+        // Where the response names only the end, the lifetime follows from when it was asked for.
         expires_in: expires_in.or_else(|| expires_at.map(|at| lifetime::until(at, asked.at))),
         expires_at,
         scope,
@@ -282,7 +282,7 @@ fn usable_token(token: Option<Secret>, body: &[u8], context: &Context<'_>) -> Re
     let remedy = || Some(format!("check response.token of [issuer.{}]", context.config.name));
     let token = token.ok_or_else(|| {
         let named = reported::named(body).and_then(|named| context.redactor.show(&named, NAMED_LIMIT));
-        let named = named.map(|named| format!(" (the answer has {named})")).unwrap_or_default();
+        let named = named.map(|named| format!(" (the response has {named})")).unwrap_or_default();
         (format!("no token at {at}{named}"), remedy())
     })?;
     match token.expose() {

@@ -30,7 +30,7 @@ impl Preference {
             );
         } else {
             tracing::info!(
-                event = "issuer.current_used",
+                event = "issuer.standby_ended",
                 issuer,
                 "the issuer accepts the current credential again, which is used from now on"
             );

@@ -11,7 +11,7 @@ use crate::config::{ClientAuth, Scopes, Source};
 
 const TOKEN: &str = r#"{"access_token":"t","token_type":"Bearer","expires_in":60}"#;
 
-/// An answer: status and body. `None`: none ever comes.
+/// A response: status and body. `None`: none ever comes.
 type Answer = Option<(u16, String)>;
 
 struct Server {

@@ -12,7 +12,7 @@ use super::jws::{self, Header, Signer};
 use super::{Alg, KeyError, PrivateKey};
 use crate::secret::Secret;
 
-/// Makes the proofs of one key. Cheap to use for each call: the key is parsed once, and so is the header.
+/// Makes the proofs of one key. Cheap to use for each request: the key is parsed once, and so is the header.
 pub struct Prover {
     key: PrivateKey,
     alg: Alg,

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::bind::{BACKLOG, Bound, Listening};
 use super::connection::{self, Accepted, Shared};
 use super::drive::Drain;
-use super::limit::{ConnectionLimit, Held};
+use super::limit::{ConnectionLimit, TakenPlace};
 use super::stream::Raw;
 use super::{Handler, SettingsCell, Stop};
 use crate::proxy::{Code, Peer};
@@ -137,7 +137,7 @@ impl<H: Handler> Acceptor<H> {
     fn start(&mut self, (raw, peer, local): NewCaller) {
         let settings = self.settings.load_full();
         let most = settings.limits.connections;
-        match Held::take(&self.connections, most, &settings.metrics, self.sockets.token()) {
+        match TakenPlace::take(&self.connections, most, &settings.metrics, self.sockets.token()) {
             Some(held) => {
                 let accepted = Accepted { raw, peer, local, held };
                 self.tasks.spawn(connection::serve(accepted, settings, Arc::clone(&self.shared)));
@@ -145,7 +145,7 @@ impl<H: Handler> Acceptor<H> {
             None => {
                 if self.refused.is_due() {
                     tracing::warn!(
-                        event = "listener.full", address = %self.address, most,
+                        event = "listener.connection_limit", address = %self.address, most,
                         "limits.connections is reached; refusing callers"
                     );
                 }
@@ -227,7 +227,7 @@ fn report(ended: Result<(), JoinError>) {
         && error.is_panic()
     {
         tracing::error!(
-            event = "listener.fault",
+            event = "listener.panicked",
             "a connection ended by a fault of ours (panic); the others go on"
         );
     }
@@ -237,7 +237,7 @@ async fn tell_overloaded(mut raw: Raw) {
     if raw.write_all(overloaded(&request_id()).as_bytes()).await.is_err() || raw.shutdown().await.is_err() {
         return;
     }
-    // Unread bytes would make the kernel reset the connection before the answer is read.
+    // Unread bytes would make the kernel reset the connection before the response is read.
     let mut scrap = [0; 1024];
     while matches!(raw.read(&mut scrap).await, Ok(1..)) {}
 }

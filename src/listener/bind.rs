@@ -140,7 +140,7 @@ impl SocketListener {
     /// Accepts one connection; with the address that it came to, which a Unix socket has not.
     ///
     /// # Errors
-    /// accept(2)'s; the next call may go well.
+    /// accept(2)'s; the next request may go well.
     pub async fn accept(&mut self) -> io::Result<(Raw, Peer, Option<SocketAddr>)> {
         std::future::poll_fn(|context| self.0.poll_accept(context)).await
     }

@@ -16,8 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::drive::{Drain, Drive, drive};
-use super::limit::Held;
+use super::drive::{Drain, Driven, drive};
+use super::limit::TakenPlace;
 use super::stream::{CallerStream, Raw, Transport};
 use super::watch::{Pace, Watch};
 use super::{Handler, ListenerSettings, refusal};
@@ -53,7 +53,7 @@ pub(super) struct Accepted {
     pub(super) raw: Raw,
     pub(super) peer: Peer,
     pub(super) local: Option<std::net::SocketAddr>,
-    pub(super) held: Held,
+    pub(super) held: TakenPlace,
 }
 
 /// One per connection, so that a request costs one reference count that no other thread touches.
@@ -85,7 +85,7 @@ pub(super) async fn serve<H: Handler>(
         Some(config) => match Box::pin(handshake(config, raw, settings.limits.header_timeout)).await {
             Ok((transport, protocol)) => (transport, Some(protocol)),
             Err(error) => {
-                return tracing::debug!(event = "caller.no_tls", peer = ?caller.peer, %error, "no TLS with a caller");
+                return tracing::debug!(event = "caller.tls_failed", peer = ?caller.peer, %error, "no TLS with a caller");
             }
         },
     };
@@ -159,7 +159,7 @@ async fn serve_http1<H: Handler>(
         watch.response_broke();
     }
     tracing::debug!(
-        event = "caller.broke_off", peer = ?watch.caller.peer, %error,
+        event = "caller.disconnected", peer = ?watch.caller.peer, %error,
         "an HTTP/1 connection of a caller broke off"
     );
 }
@@ -173,7 +173,7 @@ async fn serve_http2<H: Handler>(stream: CallerStream, limits: &Limits, requests
     let mut connection = Box::pin(connection);
     if let Some(Err(error)) = drive(&mut connection, Pace::http2(limits), &watch, &shared.drain).await {
         tracing::debug!(
-            event = "caller.broke_off", peer = ?watch.caller.peer, %error,
+            event = "caller.disconnected", peer = ?watch.caller.peer, %error,
             "an HTTP/2 connection of a caller broke off"
         );
     }
@@ -254,7 +254,7 @@ fn http2_builder(limits: &Limits, window: &Window) -> http2::Builder<TokioExecut
 /// Reads the first bytes; the stream is gone once it was shut down.
 struct Sniff(Option<CallerStream>);
 
-impl Drive for Sniff {
+impl Driven for Sniff {
     type Output = Option<Protocol>;
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -271,7 +271,7 @@ impl Drive for Sniff {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-impl<S, B> Drive for http1::UpgradeableConnection<TokioIo<CallerStream>, S>
+impl<S, B> Driven for http1::UpgradeableConnection<TokioIo<CallerStream>, S>
 where
     S: HttpService<Incoming, ResBody = B>,
     S::Error: Into<BoxError>,
@@ -289,7 +289,7 @@ where
     }
 }
 
-impl<S, B> Drive for Pin<Box<http2::Connection<TokioIo<CallerStream>, S, TokioExecutor>>>
+impl<S, B> Driven for Pin<Box<http2::Connection<TokioIo<CallerStream>, S, TokioExecutor>>>
 where
     S: HttpService<Incoming, ResBody = B>,
     S::Future: Send + 'static,

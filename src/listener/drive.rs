@@ -37,7 +37,7 @@ impl Drain {
 }
 
 /// A stage: finding out the protocol, or hyper's connection.
-pub(super) trait Drive {
+pub(super) trait Driven {
     type Output;
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Self::Output>;
     /// No more requests; those under way end.
@@ -45,7 +45,7 @@ pub(super) trait Drive {
 }
 
 /// Runs `stage` to its end; `None` where it took too long and is to be dropped.
-pub(super) async fn drive<D: Drive>(
+pub(super) async fn drive<D: Driven>(
     stage: &mut D,
     mut pace: Pace,
     watch: &Watch,

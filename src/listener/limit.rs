@@ -34,13 +34,13 @@ impl ConnectionLimit {
 }
 
 /// One connection's place. It goes where the socket goes, into an upgraded tunnel too.
-pub(super) struct Held {
+pub(super) struct TakenPlace {
     limit: Arc<ConnectionLimit>,
     metrics: Arc<ListenerMetrics>,
     _tracked: TaskTrackerToken,
 }
 
-impl Held {
+impl TakenPlace {
     pub(super) fn take(
         limit: &Arc<ConnectionLimit>,
         most: usize,
@@ -55,7 +55,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for TakenPlace {
     fn drop(&mut self) {
         self.limit.open.fetch_sub(1, Ordering::Relaxed);
         self.metrics.disconnected();

@@ -35,7 +35,7 @@ pub(super) fn tell(listener: &str, peer: Peer, metrics: &ListenerMetrics, error:
     let Some((reason, words)) = refusal(error) else { return false };
     metrics.refused(reason);
     tracing::info!(
-        event = "caller.refused",
+        event = "caller.request_refused",
         listener,
         ?peer,
         reason,

@@ -78,7 +78,7 @@ pub struct SmallLimits {
     pub connections: usize,
     /// For a request's head.
     pub header_timeout: Duration,
-    /// For a whole connection: who reads an answer byte by byte does not hold it for ever.
+    /// For a whole connection: who reads a response byte by byte does not hold it for ever.
     pub age: Duration,
 }
 
@@ -111,7 +111,7 @@ pub async fn serve_small<A: Answerer>(
             ended_one = room.made(), if room.is_full() => {
                 if ended_one && crowd.is_due() {
                     tracing::warn!(
-                        event = "listener.crowded", name = %server.name, address, most = limits.connections,
+                        event = "listener.connection_evicted", name = %server.name, address, most = limits.connections,
                         "more connections than there are places: those that have not sent a request are closed"
                     );
                 }
@@ -182,7 +182,7 @@ impl<A: Answerer> Server<A> {
             && !refused
         {
             return tracing::debug!(
-                event = "caller.broke_off", peer = ?asker.peer, %error,
+                event = "caller.disconnected", peer = ?asker.peer, %error,
                 "a connection to an address of ours broke off"
             );
         }

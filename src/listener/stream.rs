@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::connection::Protocol;
-use super::limit::Held;
+use super::limit::TakenPlace;
 use super::watch::Watch;
 use crate::flow::{self, Reading};
 use crate::idle::{Alarm, Idle};
@@ -45,7 +45,7 @@ pub(super) struct CallerStream {
     closing: Option<Closing>,
     now: CancellationToken,
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    _held: Held,
+    _held: TakenPlace,
 }
 
 /// All is said and the write side is closed; what still comes is thrown away.
@@ -67,7 +67,12 @@ struct Prefix {
 }
 
 impl CallerStream {
-    pub(super) fn new(transport: Transport, watch: Arc<Watch>, now: CancellationToken, held: Held) -> Self {
+    pub(super) fn new(
+        transport: Transport,
+        watch: Arc<Watch>,
+        now: CancellationToken,
+        held: TakenPlace,
+    ) -> Self {
         let (prefix, stall) = (Prefix::default(), Idle::new(None));
         Self { transport, watch, prefix, stall, closing: None, now, cancelled: None, _held: held }
     }

@@ -40,7 +40,7 @@ fn in_flight(caller: &Arc<Caller>) -> InFlight {
     InFlight::new(&caller.activity)
 }
 
-/// A body that counts as a call until it has ended.
+/// A body that counts as a request until it has ended.
 struct Counted {
     inner: Full<Bytes>,
     /// Large frames before it.
@@ -146,7 +146,7 @@ fn streamed() -> (Feed, Body) {
     (feed, http_body_util::StreamBody::new(frames).boxed_unsync())
 }
 
-/// Begins its answer before it wants the caller's body.
+/// Begins its response before it wants the caller's body.
 fn late(in_flight: InFlight, request: &mut Request<CallerBody>) -> Response<Body> {
     let sent = std::mem::take(request.body_mut());
     let (feed, answer) = streamed();
@@ -281,7 +281,7 @@ impl Client {
         soon(async {
             let mut all = Vec::new();
             loop {
-                all.push(self.0.read_u8().await.expect("an answer"));
+                all.push(self.0.read_u8().await.expect("a response"));
                 let text = String::from_utf8_lossy(&all);
                 let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
                 let length = head

@@ -5,12 +5,12 @@ use super::histogram::BOUNDS;
 /// Buckets of a histogram: one for each bound, and one above them all.
 const BUCKETS: usize = BOUNDS.len() + 1;
 
-/// Of all calls since the start, or between two moments.
+/// Of all requests since the start, or between two moments.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    /// Calls answered.
+    /// Requests answered.
     pub requests: u64,
-    /// Calls answered with a 5xx, whoever said so, and gRPC calls that bearerd failed.
+    /// Requests answered with a 5xx, whoever said so, and gRPC calls that bearerd failed.
     pub errors: u64,
     pub(super) buckets: [u64; BUCKETS],
 }
@@ -30,7 +30,7 @@ impl Counts {
         }
     }
 
-    /// So many seconds did this share of the calls take at most, as near as the buckets tell; `None` without calls.
+    /// So many seconds did this share of the requests take at most, as near as the buckets tell; `None` without requests.
     /// What is above the last bound counts as that bound.
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let all: u64 = self.buckets.iter().sum();
@@ -93,9 +93,9 @@ mod tests {
         for status in [200, 404, 500, 503] {
             route.request(status, milliseconds(1));
         }
-        let lately = route.counts().since(&before);
-        assert_eq!((lately.requests, lately.errors), (4, 2));
-        assert!(lately.quantile(1.0).unwrap() <= 0.001);
+        let recent = route.counts().since(&before);
+        assert_eq!((recent.requests, recent.errors), (4, 2));
+        assert!(recent.quantile(1.0).unwrap() <= 0.001);
         assert_eq!(before.since(&route.counts()).requests, 0, "never below nothing");
     }
 

@@ -36,15 +36,15 @@ macro_rules! families {
 }
 
 families! {
-    REQUESTS = "counter" "bearerd_requests_total" "Calls answered, by route (empty where none matched) and status";
-    REQUEST_DURATION = "histogram" "bearerd_request_duration_seconds" "Time from a call's head to the end of its answer";
+    REQUESTS = "counter" "bearerd_requests_total" "Requests answered, by route (empty where none matched) and status";
+    REQUEST_DURATION = "histogram" "bearerd_request_duration_seconds" "Time from a request's head to the end of its response";
     UPSTREAM_DURATION = "histogram" "bearerd_upstream_duration_seconds" "Time from sending a request upstream to its response's head";
-    FAILURES = "counter" "bearerd_failures_total" "Calls that bearerd answered with an error of its own, by route and code";
+    FAILURES = "counter" "bearerd_failures_total" "Requests that bearerd answered with an error of its own, by route and code";
     REFRESHES_FORCED = "counter" "bearerd_refreshes_forced_total" "Tokens that the upstream refused";
     UPSTREAM_CONNECTIONS = "gauge" "bearerd_upstream_connections" "Open connections to the upstream";
     TOKEN_REQUESTS = "counter" "bearerd_token_requests_total" "Token requests, by issuer and outcome";
     TOKEN_REQUEST_DURATION = "histogram" "bearerd_token_request_duration_seconds" "Time that a token request took";
-    TOKEN_WAITERS = "gauge" "bearerd_token_waiters" "Calls that wait for a token";
+    TOKEN_WAITERS = "gauge" "bearerd_token_waiters" "Requests that wait for a token";
     TOKEN_EXPIRY = "gauge" "bearerd_token_expiry_timestamp_seconds" "When the current token ends, as Unix time";
     TOKEN_FAILURES = "gauge" "bearerd_token_consecutive_failures" "How often in a row the token could not be fetched; 0 when it last could";
     CONNECTIONS = "gauge" "bearerd_connections" "Open connections from callers";

@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 /// The longest text that is kept, in bytes: each of ten thousand routes may keep two.
 const LONGEST: usize = 1024;
 
-/// A call that bearerd answered itself, with an error.
+/// A request that bearerd answered itself, with an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub at: SystemTime,

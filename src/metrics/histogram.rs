@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds, in seconds: Prometheus' usual ones, and two below for answers from the same machine.
+/// Upper bounds, in seconds: Prometheus' usual ones, and two below for responses from the same machine.
 pub(super) const BOUNDS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// The same, in nanoseconds, so that an observation compares integers.

@@ -1,4 +1,4 @@
-//! Counters that every call bumps: each worker has its own, so that no core waits for another's cache line. A scrape
+//! Counters that every request bumps: each worker has its own, so that no core waits for another's cache line. A scrape
 //! adds them up.
 
 use std::cell::Cell;

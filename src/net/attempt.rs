@@ -57,7 +57,7 @@ impl From<ConnectError> for Failed {
 impl Attempt {
     pub(super) async fn at(self: Arc<Self>, address: SocketAddr) -> Result<Connected, Failed> {
         let place = self.places.map(|places| places.place_for(&self.who)).transpose()?;
-        self.progress.reach(Step::Connecting);
+        self.progress.reach(ConnectStep::Connecting);
         let tcp = TcpStream::connect(address).await.map_err(Failed::Tcp)?;
         // A failure costs latency alone.
         let _ = tcp.set_nodelay(true);
@@ -69,7 +69,7 @@ impl Attempt {
 
     async fn tunnel(&self, tcp: TcpStream) -> Result<(TcpStream, Bytes), ConnectError> {
         let Some(proxy) = &self.proxy else { return Ok((tcp, Bytes::new())) };
-        self.progress.reach(Step::Tunnel);
+        self.progress.reach(ConnectStep::Tunnel);
         proxy.open(tcp, &self.who).await
     }
 
@@ -81,7 +81,7 @@ impl Attempt {
         if !early.is_empty() {
             return Err(explain::tls_failed(&self.who, "it spoke before the handshake; is it http://?"));
         }
-        self.progress.reach(Step::Handshake);
+        self.progress.reach(ConnectStep::Handshake);
         let tls = TlsConnector::from(Arc::clone(config))
             .connect(name.clone(), tcp)
             .await
@@ -105,7 +105,7 @@ impl Attempt {
 pub(super) struct Progress(AtomicU8);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ConnectStep {
     Queueing,
     Preparing,
     Resolving,
@@ -116,18 +116,18 @@ pub(super) enum Step {
 
 impl Progress {
     /// The furthest step counts, whichever attempt came to it.
-    pub(super) fn reach(&self, step: Step) {
+    pub(super) fn reach(&self, step: ConnectStep) {
         self.0.fetch_max(step as u8, Ordering::Relaxed);
     }
 
-    pub(super) fn step(&self) -> Step {
+    pub(super) fn step(&self) -> ConnectStep {
         match self.0.load(Ordering::Relaxed) {
-            1 => Step::Preparing,
-            2 => Step::Resolving,
-            3 => Step::Connecting,
-            4 => Step::Tunnel,
-            5 => Step::Handshake,
-            _ => Step::Queueing,
+            1 => ConnectStep::Preparing,
+            2 => ConnectStep::Resolving,
+            3 => ConnectStep::Connecting,
+            4 => ConnectStep::Tunnel,
+            5 => ConnectStep::Handshake,
+            _ => ConnectStep::Queueing,
         }
     }
 }
@@ -150,7 +150,7 @@ pub(super) fn sum_up(who: &str, failures: Failures) -> ConnectError {
     error
 }
 
-/// What failed later was further, and what concerns certificates is what an operator has to mend.
+/// What failed later was further, and what concerns certificates is what an operator has to fix.
 fn usefulness(failed: &Failed) -> u8 {
     let Failed::Later(error) = failed else { return 0 };
     match error.kind {
@@ -266,17 +266,17 @@ mod tests {
     fn the_furthest_step_counts() {
         let progress = Progress::default();
         for step in [
-            Step::Queueing,
-            Step::Preparing,
-            Step::Resolving,
-            Step::Connecting,
-            Step::Tunnel,
-            Step::Handshake,
+            ConnectStep::Queueing,
+            ConnectStep::Preparing,
+            ConnectStep::Resolving,
+            ConnectStep::Connecting,
+            ConnectStep::Tunnel,
+            ConnectStep::Handshake,
         ] {
             progress.reach(step);
             assert_eq!(progress.step(), step);
         }
-        progress.reach(Step::Connecting);
-        assert_eq!(progress.step(), Step::Handshake);
+        progress.reach(ConnectStep::Connecting);
+        assert_eq!(progress.step(), ConnectStep::Handshake);
     }
 }

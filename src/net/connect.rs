@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::UnixStream;
 
-use super::attempt::{Attempt, Failures, Progress, Step, is_out_of_files, sum_up};
+use super::attempt::{Attempt, ConnectStep, Failures, Progress, is_out_of_files, sum_up};
 use super::dial::{interleave, os_words, race};
 use super::environment::{self, Via};
 use super::hop::Hop;
@@ -159,7 +159,7 @@ impl Connector {
 
     /// `timeout` covers all of it.
     pub async fn connect(&self) -> Result<Connected, ConnectError> {
-        // Boxed: connecting is rare, and every call's future would else be larger by this one.
+        // Boxed: connecting is rare, and every request's future would else be larger by this one.
         Box::pin(self.connect_in_time()).await
     }
 
@@ -182,14 +182,14 @@ impl Connector {
         let (places, turn) = match &self.room {
             Room::Places(places) => (Some(*places), None),
             Room::Turns => {
-                progress.reach(Step::Queueing);
+                progress.reach(ConnectStep::Queueing);
                 // Never closed, so this is a turn.
                 (None, turns::at(&self.who).acquire_owned().await.ok())
             }
         };
         let (host, port, tls) = match &self.target {
             Target::Unix(path) => {
-                progress.reach(Step::Connecting);
+                progress.reach(ConnectStep::Connecting);
                 let place = places.map(|places| places.place_for(&self.who)).transpose()?;
                 let stream = UnixStream::connect(path).await.map_err(|error| no_unix(path, &error))?;
                 let stream = Stream::from(stream).with_place(place).with_turn(turn);
@@ -198,7 +198,7 @@ impl Connector {
             Target::Tcp { host, port, tls } => (host, *port, *tls),
         };
         // Before anything is sent: what is wrong with a file is told without a connection.
-        progress.reach(Step::Preparing);
+        progress.reach(ConnectStep::Preparing);
         let tls = if tls { Some(self.tls_settings(host).await?) } else { None };
         let (proxy, host, port) = match &self.via {
             Via::Direct => (None, host, port),
@@ -209,7 +209,7 @@ impl Connector {
         };
         // Whom attempts are made at.
         let peer = proxy.map_or_else(|| self.who.clone(), |proxy| proxy.who());
-        progress.reach(Step::Resolving);
+        progress.reach(ConnectStep::Resolving);
         let oldest = if tls.is_some() { WITH_TLS } else { WITHOUT_TLS };
         let addresses = self.names.addresses(host, port, oldest).await;
         let addresses = addresses.map_err(|why| unresolved(host, &peer, why))?;
@@ -251,7 +251,7 @@ impl Connector {
     }
 
     /// An address that failed for good says more than another that kept silent.
-    fn timed_out(&self, limit: Duration, step: Step, failures: Failures) -> ConnectError {
+    fn timed_out(&self, limit: Duration, step: ConnectStep, failures: Failures) -> ConnectError {
         let peer = match &self.via {
             Via::Proxy(proxy) => Some(proxy.who()),
             Via::Direct | Via::Unsupported(_) => None,
@@ -261,15 +261,17 @@ impl Connector {
             return error.clone();
         }
         let still = match step {
-            Step::Queueing => "others waited for it already, as many as may at the same time".to_owned(),
-            Step::Preparing => "still reading the TLS settings".to_owned(),
-            Step::Resolving => "still waiting for DNS".to_owned(),
-            Step::Connecting => match peer {
+            ConnectStep::Queueing => {
+                "others waited for it already, as many as may at the same time".to_owned()
+            }
+            ConnectStep::Preparing => "still reading the TLS settings".to_owned(),
+            ConnectStep::Resolving => "still waiting for DNS".to_owned(),
+            ConnectStep::Connecting => match peer {
                 Some(proxy) => format!("{proxy} did not answer"),
                 None => "no address of it answered".to_owned(),
             },
-            Step::Tunnel => format!("{} did not open a tunnel", peer.unwrap_or_default()),
-            Step::Handshake => "it accepted, but the TLS handshake did not end".to_owned(),
+            ConnectStep::Tunnel => format!("{} did not open a tunnel", peer.unwrap_or_default()),
+            ConnectStep::Handshake => "it accepted, but the TLS handshake did not end".to_owned(),
         };
         let others = failed.map(|error| format!(" (and before: {error})")).unwrap_or_default();
         ConnectError {

@@ -141,7 +141,7 @@ impl LastGood {
     fn instead(&self, host: &str, why: &str) -> Arc<[SocketAddr]> {
         if !self.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                event = "dns.last_good",
+                event = "dns.stale_used",
                 name = host,
                 why,
                 "a name can't be resolved now; its last addresses are in use"

@@ -64,7 +64,7 @@ pub(super) fn with(
     }
     if ignored > 0 {
         tracing::warn!(
-            event = "tls.roots_ignored", key, place = %ca.place(), ignored,
+            event = "tls.certificates_skipped", key, place = %ca.place(), ignored,
             "certificates that are not valid X.509 were left out"
         );
     }

@@ -184,7 +184,7 @@ impl ClientTls {
         self.options.server_name.as_deref().unwrap_or(host)
     }
 
-    /// After an error, the next call tries again; a config that worked serves on while its files are broken.
+    /// After an error, the next request tries again; a config that worked serves on while its files are broken.
     pub(super) async fn config(&self) -> Result<Arc<ClientConfig>, NoTls> {
         if let Some(config) = self.current() {
             return Ok(config);
@@ -203,7 +203,7 @@ impl ClientTls {
             (Err(error), None) => return Err(error),
             (Err(error), Some(last_good)) => {
                 tracing::warn!(
-                    event = "tls.files_kept", %error,
+                    event = "tls.stale_files_used", %error,
                     "changed TLS files can't be used; the last good ones serve on"
                 );
                 Arc::clone(&last_good.config)

@@ -45,7 +45,7 @@ impl EgressProxy {
         format!("the egress proxy {}", authority(&self.host, self.port))
     }
 
-    /// Asks for a tunnel to `authority`. The bytes are what came right behind the answer's head: an HTTP/2 server may
+    /// Asks for a tunnel to `authority`. The bytes are what came right behind the response's head: an HTTP/2 server may
     /// speak first.
     pub(super) async fn open(
         &self,
@@ -117,7 +117,7 @@ impl EgressProxy {
         })?;
         if let Some(error) = stale {
             tracing::warn!(
-                event = "egress.credentials_kept", proxy = %self.who(), %error,
+                event = "egress.stale_credentials_used", proxy = %self.who(), %error,
                 "the proxy's credentials can't be read; the last ones serve on"
             );
         }

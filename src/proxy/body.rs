@@ -1,4 +1,4 @@
-//! What goes back to the caller: the upstream's body as it streams, or an answer of our own.
+//! What goes back to the caller: the upstream's body as it streams, or a response of our own.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,14 +13,14 @@ use crate::upstream::{ResponseBody, TrailerRules};
 /// Why a body broke off; the connection is then closed, so that the caller does not take it for whole.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A response's body. The call counts as ended when it is dropped.
+/// A response's body. The request counts as ended when it is dropped.
 pub struct Body {
     content: Content,
     /// The upstream's frames on their way out.
     outlet: Outlet,
     /// Why it broke off, told one turn late: what came before it is written first.
     broken: Option<BodyError>,
-    /// `None`: not a call that was counted.
+    /// `None`: not a request that was counted.
     record: Option<Box<Record>>,
 }
 
@@ -42,7 +42,7 @@ impl Body {
     }
 }
 
-/// Nothing, for what is refused before it is a call.
+/// Nothing, for what is refused before it is a request.
 impl Default for Body {
     fn default() -> Self {
         Self { content: Content::Empty, outlet: Outlet::default(), broken: None, record: None }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 
 use super::error::{Code, ProxyError};
+use super::field_set::FieldSet;
 use super::page::{self, Own};
-use super::seen::Seen;
 use crate::config::{Address, ListenerConfig};
 use crate::inbound::Activity;
 use crate::route::host::Authority;
@@ -66,10 +66,10 @@ impl ListenerRules {
         caller: &Caller,
         authority: Option<&Authority<'_>>,
         headers: &HeaderMap,
-        seen: Seen,
+        seen: FieldSet,
     ) -> Result<(), ProxyError> {
         self.admit_peer(caller)?;
-        if seen.any(Seen::PAGE)
+        if seen.any(FieldSet::PAGE)
             && let Some(why) =
                 page::foreign(headers, Own { tls: caller.tls, authority }, &self.config.origins)
         {
@@ -129,6 +129,6 @@ impl ListenerRules {
             Address::Unix(path) => format!("unix:{}", path.display()),
         };
         let name = &self.config.name;
-        ProxyError::new(Code::CallerRefused, format!("listener {name} ({at}) refused this call: {why}"))
+        ProxyError::new(Code::CallerRefused, format!("listener {name} ({at}) refused this request: {why}"))
     }
 }

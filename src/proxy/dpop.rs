@@ -1,4 +1,4 @@
-//! Tokens that are bound to a key (RFC 9449): the proof beside each call, and the nonces that upstreams ask for.
+//! Tokens that are bound to a key (RFC 9449): the proof beside each request, and the nonces that upstreams ask for.
 
 use http::{HeaderValue, Response, StatusCode};
 
@@ -45,11 +45,11 @@ pub(super) fn prove(
 }
 
 fn unprovable(why: &str) -> ProxyError {
-    let detail = format!("the DPoP proof for this call cannot be made: {why}; check dpop of the issuer");
+    let detail = format!("the DPoP proof for this request cannot be made: {why}; check dpop of the issuer");
     ProxyError::new(Code::Internal, detail)
 }
 
-/// Whether the upstream wants the same call with its nonce in the proof (section 9): that says nothing of the token.
+/// Whether the upstream wants the same request with its nonce in the proof (section 9): that says nothing of the token.
 pub(super) fn asks_for_nonce<B>(response: &Response<B>) -> bool {
     response.status() == StatusCode::UNAUTHORIZED
         && nonce(response.headers()).is_some()

@@ -1,4 +1,4 @@
-//! Every way that a call ends without the upstream's answer: one code each, one status each.
+//! Every way that a request ends without the upstream's response: one code each, one status each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +84,9 @@ impl Code {
                 "This caller may not use this listener",
                 "http_request_denied",
             ),
-            Self::NoRoute => (S::NOT_FOUND, "no_route", "No route serves this call", "destination_not_found"),
+            Self::NoRoute => {
+                (S::NOT_FOUND, "no_route", "No route serves this request", "destination_not_found")
+            }
             Self::MethodRefused => {
                 (S::METHOD_NOT_ALLOWED, "method_refused", "This method is not proxied", "http_request_denied")
             }
@@ -134,7 +136,7 @@ impl Code {
     }
 }
 
-/// A call that ends here.
+/// A request that ends here.
 #[derive(Debug, Clone)]
 pub struct ProxyError {
     pub code: Code,
@@ -190,7 +192,7 @@ impl From<TokenError> for ProxyError {
 }
 
 impl ProxyError {
-    /// A call that `route`'s upstream gave no answer to.
+    /// A request that `route`'s upstream gave no response to.
     pub(super) fn at_upstream(error: UpstreamError, route: &str) -> Self {
         let code = match error.kind {
             UpstreamErrorKind::Unreachable => Code::UpstreamUnreachable,

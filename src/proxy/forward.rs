@@ -1,4 +1,4 @@
-//! Sending a call up, and once more where its token was refused.
+//! Sending a request up, and once more where its token was refused.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::route::path::upstream_target;
 use crate::token::{Rejected, Token};
 use crate::upstream::{Answer, Head, RequestBody, ResponseBody};
 
-/// An upstream that refuses every call says nothing new each time.
+/// An upstream that refuses every request says nothing new each time.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 const REFUSED: &str = "the upstream refuses a token that was only just granted";
 
@@ -49,7 +49,7 @@ pub(super) fn head(request: &mut Request<CallerBody>, target: PathAndQuery, upgr
     Head { method, target, headers, upgrade }
 }
 
-/// Sends the call; where the upstream refuses its token or its proof, once more with a new one.
+/// Sends the request; where the upstream refuses its token or its proof, once more with a new one.
 pub(super) async fn send(
     service: &Arc<RouteService>,
     head: &mut Head,
@@ -94,7 +94,7 @@ async fn attempt(
     answer.map_err(|error| ProxyError::at_upstream(error, &service.config.name))
 }
 
-/// What an answer says of the credential that the call carried.
+/// What a response says of the credential that the request carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Stands,
@@ -114,7 +114,7 @@ fn verdict(service: &RouteService, token: &Token, answer: &Answer) -> Verdict {
     }
 }
 
-/// Each kind of replay is made once. The upstream's own answer stands wherever there is no better one. Gives the
+/// Each kind of replay is made once. The upstream's own response stands wherever there is no better one. Gives the
 /// token that was sent last.
 async fn follow_up(
     service: &Arc<RouteService>,
@@ -148,7 +148,7 @@ async fn follow_up(
             return Ok((answer, token));
         }
         token = next;
-        // Its connection ends here, or is free already where this answer is at its end.
+        // Its connection ends here, or is free already where this response is at its end.
         drop(answer);
         answer = attempt(service, head, body, Some(&token), record).await?;
     }
@@ -176,12 +176,12 @@ fn note_refusal(service: &RouteService, token: &Token, answer: &Answer) {
     );
     let at = SystemClock.wall();
     let before = service.metrics.last_upstream_refusal();
-    let lately =
+    let recent =
         before.and_then(|before| at.duration_since(before.at).ok()).is_some_and(|ago| ago < BETWEEN_WARNINGS);
-    if lately {
-        tracing::debug!(event = "call.token_refused", %route, issuer, status, detail, "{REFUSED}");
+    if recent {
+        tracing::debug!(event = "request.token_refused", %route, issuer, status, detail, "{REFUSED}");
     } else {
-        tracing::warn!(event = "call.token_refused", %route, issuer, status, detail, "{REFUSED}");
+        tracing::warn!(event = "request.token_refused", %route, issuer, status, detail, "{REFUSED}");
     }
     service.metrics.note_upstream_refusal(UpstreamRefusal { at, status, detail });
 }
@@ -194,7 +194,7 @@ fn learn_nonce(service: &RouteService, token: &Token, answer: &Answer) {
     }
 }
 
-/// The body once more, and where a token was `refused` a newer one; `None` where the answer must do.
+/// The body once more, and where a token was `refused` a newer one; `None` where the response must do.
 async fn replayable(
     service: &RouteService,
     answer: &mut Answer,

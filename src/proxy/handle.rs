@@ -8,10 +8,10 @@ use hyper::body::Body as _;
 use super::body::Content;
 use super::caller::{Caller, ListenerRules};
 use super::error::{Code, ProxyError};
+use super::field_set::FieldSet;
 use super::record::Record;
-use super::seen::Seen;
 use super::snapshot::{RouteService, Snapshot};
-use super::target::{self, Asked, Target};
+use super::target::{self, RequestTarget, Target};
 use super::traced::{self, Traced};
 use super::{forward, headers, respond, upgrade};
 use crate::config::CallerAuthorization;
@@ -21,14 +21,14 @@ use crate::route::{Call, Found, Miss};
 use crate::token::Token;
 use crate::upstream::RequestBody;
 
-/// Serves one call: read it strictly, find its route, take what stays on its hop, put the credential on, send it,
-/// bring the answer back.
+/// Serves one request: read it strictly, find its route, take what stays on its hop, put the credential on, send it,
+/// bring the response back.
 pub(super) async fn handle(
     snapshot: &Snapshot,
     caller: &Arc<Caller>,
     record: &mut Record,
     request: &mut Request<CallerBody>,
-    seen: Seen,
+    seen: FieldSet,
 ) -> Result<Response<Content>, ProxyError> {
     if let Some(place) = &record.place {
         place.check(&snapshot.config.limits)?;
@@ -39,7 +39,7 @@ pub(super) async fn handle(
     if ends_here {
         return Ok(respond::options(Some(&service.config)));
     }
-    let upgrading = if seen.any(Seen::UPGRADE) { upgrade::begin(request) } else { None };
+    let upgrading = if seen.any(FieldSet::UPGRADE) { upgrade::begin(request) } else { None };
     if let Some(name) = key_header {
         request.headers_mut().remove(name);
     }
@@ -60,7 +60,7 @@ pub(super) async fn handle(
     let body = RequestBody::new(std::mem::take(request.body_mut()), keep, idle, trailers);
     let mut response = forward::send(&service, &mut head, body, token, record).await?;
 
-    let seen = Seen::of(response.headers());
+    let seen = FieldSet::of(response.headers());
     check_answer(&response, upgrading.is_some(), &service, seen)?;
     if let Some(upgrading) = upgrading {
         upgrading.complete(&mut response, caller, service.config.idle_timeout);
@@ -80,7 +80,7 @@ fn unsent_length<B>(response: &Response<B>) -> Option<u64> {
     length.to_str().ok()?.parse().ok()
 }
 
-/// A call that may go on.
+/// A request that may go on.
 struct Admitted<'a> {
     service: Arc<RouteService>,
     found: Found,
@@ -95,7 +95,7 @@ fn admit<'a>(
     snapshot: &'a Snapshot,
     caller: &Caller,
     request: &Request<CallerBody>,
-    seen: Seen,
+    seen: FieldSet,
 ) -> Result<Option<Admitted<'a>>, ProxyError> {
     let Target { authority, asked, ends_here } = target::read(request, seen)?;
     let Some((index, rules)) = snapshot.listener(caller) else {
@@ -105,8 +105,8 @@ fn admit<'a>(
     let host = authority.as_ref().map_or("", |authority| &*authority.host);
     let own_name = authority.is_none() || is_own_name(&rules.config, caller.local, host);
     let found = match &asked {
-        Asked::Server => None,
-        Asked::Path(path) => Some(snapshot.table.find(&Call {
+        RequestTarget::Server => None,
+        RequestTarget::Path(path) => Some(snapshot.table.find(&Call {
             listener: index,
             own_name,
             host,
@@ -173,26 +173,26 @@ fn prepare(
     caller: &Caller,
     service: &RouteService,
     record: &Record,
-    seen: Seen,
+    seen: FieldSet,
 ) -> Result<Vec<HeaderName>, ProxyError> {
-    if seen.any(Seen::VIA) && headers::goes_in_a_circle(request.headers()) {
+    if seen.any(FieldSet::VIA) && headers::goes_in_a_circle(request.headers()) {
         return Err(ProxyError::bad_request(
-            "this call has come through bearerd five times: the upstream of this route leads back to it",
+            "this request has come through bearerd five times: the upstream of this route leads back to it",
         ));
     }
-    if request.version() == Version::HTTP_2 && seen.any(Seen::COOKIE) {
+    if request.version() == Version::HTTP_2 && seen.any(FieldSet::COOKIE) {
         headers::join_cookies(request.headers_mut());
     }
     let host = if service.config.forwarded { host_as_given(request) } else { None };
     let nominated = headers::strip_hop_by_hop(request.headers_mut(), seen);
-    if seen.any(Seen::UNDERSCORE) {
+    if seen.any(FieldSet::UNDERSCORE) {
         headers::strip_aliases(request.headers_mut(), service);
     }
-    if seen.any(Seen::EXPECT) {
+    if seen.any(FieldSet::EXPECT) {
         // Answered here: the body is asked for once the upstream is connected.
         request.headers_mut().remove(header::EXPECT);
     }
-    if seen.any(Seen::MAX_FORWARDS) && request.method() == Method::OPTIONS {
+    if seen.any(FieldSet::MAX_FORWARDS) && request.method() == Method::OPTIONS {
         headers::count_down(request.headers_mut());
     }
     if request.body().is_end_stream() {
@@ -208,12 +208,12 @@ fn prepare(
     Ok(nominated)
 }
 
-/// Takes the caller's credential away and gets ours; `None`: the call goes up without one of ours.
+/// Takes the caller's credential away and gets ours; `None`: the request goes up without one of ours.
 async fn credential(
     request: &mut Request<CallerBody>,
     service: &RouteService,
     traced: Option<&Traced>,
-    seen: Seen,
+    seen: FieldSet,
 ) -> Result<Option<Arc<Token>>, ProxyError> {
     let own = service.injection.callers_own(request.headers(), request.uri(), seen);
     match (service.config.caller_authorization, own) {
@@ -243,7 +243,7 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
     if let Some(why) = &edits.unreadable {
         return Err(ProxyError::new(Code::TokenUnavailable, why.clone()));
     }
-    // Before the call goes up: it may do something there that is not to be done twice.
+    // Before the request goes up: it may do something there that is not to be done twice.
     if let Some(why) = &service.response_edits.unreadable {
         return Err(ProxyError::new(Code::Internal, why.clone()));
     }
@@ -262,13 +262,14 @@ fn check_answer<B>(
     response: &Response<B>,
     upgrading: bool,
     service: &RouteService,
-    seen: Seen,
+    seen: FieldSet,
 ) -> Result<(), ProxyError> {
     let what = if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading {
         "switched to another protocol, which nobody asked for"
-    } else if seen.any(Seen::TRANSFER_ENCODING) && !headers::is_only_chunked(response.headers()) {
+    } else if seen.any(FieldSet::TRANSFER_ENCODING) && !headers::is_only_chunked(response.headers()) {
         "sent its body in a transfer coding other than chunked"
-    } else if seen.any(Seen::CONTENT_LENGTH) && !headers::has_one_length_or_repeats_it(response.headers()) {
+    } else if seen.any(FieldSet::CONTENT_LENGTH) && !headers::has_one_length_or_repeats_it(response.headers())
+    {
         "sent a Content-Length that is not one number"
     } else {
         return Ok(());
@@ -277,18 +278,18 @@ fn check_answer<B>(
     Err(ProxyError::new(Code::UpstreamInvalid, detail))
 }
 
-/// The answer on its way back. Gives what `Connection` named.
-fn finish<B>(response: &mut Response<B>, service: &RouteService, seen: Seen) -> Vec<HeaderName> {
+/// The response on its way back. Gives what `Connection` named.
+fn finish<B>(response: &mut Response<B>, service: &RouteService, seen: FieldSet) -> Vec<HeaderName> {
     let status = response.status();
     // Ours, not the upstream's (RFC 9110 section 2.5).
     *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
     let upgraded = status == StatusCode::SWITCHING_PROTOCOLS;
     let nominated = if upgraded { Vec::new() } else { headers::strip_hop_by_hop(headers, seen) };
-    if seen.any(Seen::CONTENT_LENGTH) {
+    if seen.any(FieldSet::CONTENT_LENGTH) {
         headers::settle_length(status, headers);
     }
-    if seen.any(Seen::LOCATION) {
+    if seen.any(FieldSet::LOCATION) {
         service.location.apply(headers);
     }
     service.response_edits.apply(headers);

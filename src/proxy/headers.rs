@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::caller::{Caller, Peer};
-use super::seen::Seen;
+use super::field_set::FieldSet;
 use super::snapshot::RouteService;
 use crate::upstream::squeeze;
 
@@ -17,10 +17,10 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// A call that has passed this many bearerds goes round in a circle.
+/// A request that has passed this many bearerds goes round in a circle.
 const MOST_HOPS: usize = 5;
 
-/// The other protocol that a call asks for (RFC 9110 section 7.8); `h2c` is not passed on, for an upstream's
+/// The other protocol that a request asks for (RFC 9110 section 7.8); `h2c` is not passed on, for an upstream's
 /// HTTP/2 is agreed on by the connection, not by the caller.
 pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     if version != Version::HTTP_11 || !names(headers, "upgrade") {
@@ -72,7 +72,7 @@ pub(super) fn has_one_length(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether each `Content-Length` of an answer is a number and all of them are the same (RFC 9110 section 8.6).
+/// Whether each `Content-Length` of a response is a number and all of them are the same (RFC 9110 section 8.6).
 pub(super) fn has_one_length_or_repeats_it(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::CONTENT_LENGTH).iter();
     let mut lengths =
@@ -97,7 +97,7 @@ pub(super) fn say_no_body(method: &Method, headers: &mut HeaderMap) {
     }
 }
 
-/// The length of an answer as it goes on: none where there can be no body (RFC 9110 section 8.6), and one that was said
+/// The length of a response as it goes on: none where there can be no body (RFC 9110 section 8.6), and one that was said
 /// more than once, always the same, once.
 pub(super) fn settle_length(status: StatusCode, headers: &mut HeaderMap) {
     if status.is_informational() || status == StatusCode::NO_CONTENT {
@@ -141,30 +141,30 @@ pub(super) fn count_down(headers: &mut HeaderMap) {
 
 /// Removes what stays on its hop; `TE: trailers` is kept. Gives what `Connection` named: no trailer of these names goes
 /// on either (RFC 9110 section 7.6.1).
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) -> Vec<HeaderName> {
-    if !seen.any(Seen::HOP_BY_HOP) {
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: FieldSet) -> Vec<HeaderName> {
+    if !seen.any(FieldSet::HOP_BY_HOP) {
         return Vec::new();
     }
     // Before anything is taken off: the framing is what it is, whatever `Connection` names.
-    if seen.any(Seen::TRANSFER_ENCODING) {
+    if seen.any(FieldSet::TRANSFER_ENCODING) {
         // It goes before a length (RFC 9112 section 6.3); the length may not go on as if it were true.
         headers.remove(header::CONTENT_LENGTH);
     }
-    let nominated = if seen.any(Seen::CONNECTION) { strip_nominated(headers) } else { Vec::new() };
+    let nominated = if seen.any(FieldSet::CONNECTION) { strip_nominated(headers) } else { Vec::new() };
     let trailers =
-        seen.any(Seen::TE) && headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));
+        seen.any(FieldSet::TE) && headers.get_all(header::TE).iter().any(|line| has_token(line, "trailers"));
     for (field, name) in [
-        (Seen::CONNECTION, header::CONNECTION),
-        (Seen::TE, header::TE),
-        (Seen::TRANSFER_ENCODING, header::TRANSFER_ENCODING),
-        (Seen::UPGRADE, header::UPGRADE),
+        (FieldSet::CONNECTION, header::CONNECTION),
+        (FieldSet::TE, header::TE),
+        (FieldSet::TRANSFER_ENCODING, header::TRANSFER_ENCODING),
+        (FieldSet::UPGRADE, header::UPGRADE),
     ] {
         if seen.any(field) {
             headers.remove(name);
         }
     }
-    if seen.any(Seen::OTHER_HOP_BY_HOP) {
-        let is_one = |name: &&HeaderName| Seen::name(name.as_str()).any(Seen::OTHER_HOP_BY_HOP);
+    if seen.any(FieldSet::OTHER_HOP_BY_HOP) {
+        let is_one = |name: &&HeaderName| FieldSet::name(name.as_str()).any(FieldSet::OTHER_HOP_BY_HOP);
         while let Some(name) = headers.keys().find(is_one).cloned() {
             headers.remove(name);
         }
@@ -244,8 +244,8 @@ fn is_alias(name: &HeaderName, route: &RouteService) -> bool {
 }
 
 /// The caller's id where it is sane, else a new one.
-pub(super) fn request_id(headers: &HeaderMap, seen: Seen) -> HeaderValue {
-    if !seen.any(Seen::REQUEST_ID) {
+pub(super) fn request_id(headers: &HeaderMap, seen: FieldSet) -> HeaderValue {
+    if !seen.any(FieldSet::REQUEST_ID) {
         return new_request_id();
     }
     let mut lines = headers.get_all(X_REQUEST_ID).iter();
@@ -298,7 +298,7 @@ pub(super) fn add_via(headers: &mut HeaderMap, version: Version) {
     headers.append(VIA, HeaderValue::from_static(via));
 }
 
-/// Whether this call has come round to us too often.
+/// Whether this request has come round to us too often.
 pub(super) fn goes_in_a_circle(headers: &HeaderMap) -> bool {
     let ours = |line: &HeaderValue| {
         line.as_bytes()
@@ -345,7 +345,7 @@ mod tests {
 
     fn left(lines: &[(&str, &str)]) -> Vec<String> {
         let mut headers = map(lines);
-        let seen = Seen::of(&headers);
+        let seen = FieldSet::of(&headers);
         strip_hop_by_hop(&mut headers, seen);
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
     }
@@ -384,7 +384,7 @@ mod tests {
 
     fn id(lines: &[(&str, &str)]) -> HeaderValue {
         let headers = map(lines);
-        request_id(&headers, Seen::of(&headers))
+        request_id(&headers, FieldSet::of(&headers))
     }
 
     #[test]

@@ -6,14 +6,14 @@ use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::error::{Code, ProxyError};
-use super::seen::Seen;
+use super::field_set::FieldSet;
 use super::{dpop, query};
 use crate::config::{Credential, Inject, RouteConfig};
 use crate::secret::Secret;
 use crate::token::Token;
 use crate::upstream::Head;
 
-/// Headers of an answer in which an upstream writes URLs.
+/// Headers of a response in which an upstream writes URLs.
 const MADE_OF_URLS: [HeaderName; 4] =
     [header::LOCATION, header::CONTENT_LOCATION, header::LINK, header::REFRESH];
 
@@ -91,9 +91,9 @@ impl Injection {
         Ok(())
     }
 
-    /// In words, where the call brings a credential of its own: in `Authorization`, or in the parameter that is ours.
-    pub(super) fn callers_own(&self, headers: &HeaderMap, uri: &Uri, seen: Seen) -> Option<&'static str> {
-        if seen.any(Seen::AUTHORIZATION) && headers.contains_key(header::AUTHORIZATION) {
+    /// In words, where the request brings a credential of its own: in `Authorization`, or in the parameter that is ours.
+    pub(super) fn callers_own(&self, headers: &HeaderMap, uri: &Uri, seen: FieldSet) -> Option<&'static str> {
+        if seen.any(FieldSet::AUTHORIZATION) && headers.contains_key(header::AUTHORIZATION) {
             return Some("Authorization");
         }
         let Place::Query { name } = &self.place else { return None };

@@ -1,4 +1,4 @@
-//! What is remembered of a call: counted and logged once, when its response has ended.
+//! What is remembered of a request: counted and logged once, when its response has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,10 +17,10 @@ use super::traced::Traced;
 use crate::inbound::{InFlight, OWN_STALL_MS, Outgoing};
 use crate::metrics::RouteMetrics;
 
-/// The status of a call whose caller went away before there was an answer; never sent.
+/// The status of a request whose caller went away before there was a response; never sent.
 pub(super) const CALLER_LEFT: u16 = 499;
 
-/// One call, from its head to the end of its response.
+/// One request, from its head to the end of its response.
 pub(super) struct Record {
     pub(super) request_id: HeaderValue,
     pub(super) grpc: bool,
@@ -56,7 +56,7 @@ pub(super) struct Record {
 struct Line {
     method: Method,
     path: String,
-    /// Why the call was turned away, where it was: failures of 5xx have a line of their own.
+    /// Why the request was turned away, where it was: failures of 5xx have a line of their own.
     detail: Option<Box<str>>,
 }
 
@@ -140,7 +140,7 @@ impl Record {
         }
     }
 
-    /// Of its route, or of calls without one.
+    /// Of its route, or of requests without one.
     pub(super) fn metrics(&self) -> &RouteMetrics {
         self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics)
     }

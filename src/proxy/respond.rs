@@ -1,4 +1,4 @@
-//! From a [`ProxyError`] to the answer: problem+json (RFC 9457), or gRPC's trailers-only form.
+//! From a [`ProxyError`] to the response: problem+json (RFC 9457), or gRPC's trailers-only form.
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::Serialize;
@@ -39,7 +39,7 @@ pub(super) fn respond(error: &ProxyError, grpc: bool, request_id: &HeaderValue) 
     response
 }
 
-/// The answer to an OPTIONS that ends here: of the server as a whole, or with no hop left for its route.
+/// The response to an OPTIONS that ends here: of the server as a whole, or with no hop left for its route.
 pub(super) fn options(route: Option<&RouteConfig>) -> Response<Content> {
     let mut response = Response::new(Content::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -51,7 +51,7 @@ pub(super) fn options(route: Option<&RouteConfig>) -> Response<Content> {
     response
 }
 
-/// Whether a call speaks gRPC, and so cannot read a problem document.
+/// Whether a request speaks gRPC, and so cannot read a problem document.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
     match value.as_bytes().strip_prefix(b"application/grpc") {

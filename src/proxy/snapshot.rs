@@ -1,4 +1,4 @@
-//! Everything that one config comes to, as one value: a call loads it once and keeps it to its end.
+//! Everything that one config comes to, as one value: a request loads it once and keeps it to its end.
 
 use std::sync::Arc;
 
@@ -32,9 +32,9 @@ pub struct Snapshot {
     pub routes: Vec<Arc<RouteService>>,
     /// In the order of `Config::listeners`.
     pub listeners: Vec<Arc<ListenerRules>>,
-    /// Listeners of the snapshot before that are no longer in the config: their last calls may be on their way.
+    /// Listeners of the snapshot before that are no longer in the config: their last requests may be on their way.
     gone: Vec<Arc<ListenerRules>>,
-    /// For calls that no route serves.
+    /// For requests that no route serves.
     pub unrouted: Arc<RouteMetrics>,
     /// `None`: `[tracing]` is off. Whoever builds the snapshot puts it here.
     pub tracer: Option<Arc<Tracer>>,
@@ -88,7 +88,7 @@ pub struct RouteService {
     pub(super) location: LocationRule,
     pub(super) request_trailers: TrailerRules,
     pub(super) response_trailers: TrailerRules,
-    /// By [`Code`]: an outage fails every call with the same words.
+    /// By [`Code`]: an outage fails every request with the same words.
     complaints: [Repeated; Code::ALL.len()],
 }
 
@@ -118,7 +118,7 @@ impl RouteService {
         }
     }
 
-    /// Puts a token on a call, in the place of any other; with its proof, where it is bound to a key.
+    /// Puts a token on a request, in the place of any other; with its proof, where it is bound to a key.
     ///
     /// # Errors
     /// See [`Injection::apply`] and [`dpop::prove`].

@@ -1,10 +1,10 @@
-//! What a call asks for, read strictly: whatever could be read in two ways is refused.
+//! What a request asks for, read strictly: whatever could be read in two ways is refused.
 
 use http::{HeaderValue, Method, Request, Version, header};
 
 use super::error::{Code, ProxyError};
+use super::field_set::FieldSet;
 use super::headers;
-use super::seen::Seen;
 use crate::route::host::Authority;
 use crate::route::path::{self, MatchPath};
 
@@ -13,13 +13,13 @@ use crate::route::path::{self, MatchPath};
 pub(super) struct Target<'a> {
     /// `None`: HTTP/1.0 without Host.
     pub(super) authority: Option<Authority<'a>>,
-    pub(super) asked: Asked<'a>,
+    pub(super) asked: RequestTarget<'a>,
     /// An OPTIONS that may go no further than here (RFC 9110 section 7.6.2).
     pub(super) ends_here: bool,
 }
 
 #[derive(Debug)]
-pub(super) enum Asked<'a> {
+pub(super) enum RequestTarget<'a> {
     Path(MatchPath<'a>),
     /// `OPTIONS *`: the server as a whole (RFC 9110 section 7.1), which is this one.
     Server,
@@ -27,22 +27,22 @@ pub(super) enum Asked<'a> {
 
 /// # Errors
 /// 405 for the methods that are not proxied, 400 for all that is malformed or ambiguous.
-pub(super) fn read<B>(request: &Request<B>, seen: Seen) -> Result<Target<'_>, ProxyError> {
+pub(super) fn read<B>(request: &Request<B>, seen: FieldSet) -> Result<Target<'_>, ProxyError> {
     refuse_method(request.method())?;
     refuse_framing(request, seen)?;
     refuse_form(request)?;
     let authority = authority(request)?;
     let asked = match (request.method(), request.uri().path()) {
-        (&Method::OPTIONS, "*") if request.uri().query().is_none() => Asked::Server,
-        (_, path) => {
-            Asked::Path(path::parse(path).map_err(|error| ProxyError::bad_request(error.to_string()))?)
-        }
+        (&Method::OPTIONS, "*") if request.uri().query().is_none() => RequestTarget::Server,
+        (_, path) => RequestTarget::Path(
+            path::parse(path).map_err(|error| ProxyError::bad_request(error.to_string()))?,
+        ),
     };
     Ok(Target { authority, asked, ends_here: ends_here(request, seen)? })
 }
 
-fn ends_here<B>(request: &Request<B>, seen: Seen) -> Result<bool, ProxyError> {
-    if request.method() != Method::OPTIONS || !seen.any(Seen::MAX_FORWARDS) {
+fn ends_here<B>(request: &Request<B>, seen: FieldSet) -> Result<bool, ProxyError> {
+    if request.method() != Method::OPTIONS || !seen.any(FieldSet::MAX_FORWARDS) {
         return Ok(false);
     }
     let left = headers::max_forwards(request.headers())
@@ -51,14 +51,14 @@ fn ends_here<B>(request: &Request<B>, seen: Seen) -> Result<bool, ProxyError> {
 }
 
 /// What two could read as bodies of different lengths.
-fn refuse_framing<B>(request: &Request<B>, seen: Seen) -> Result<(), ProxyError> {
-    if seen.any(Seen::TRANSFER_ENCODING) && !headers::is_only_chunked(request.headers()) {
+fn refuse_framing<B>(request: &Request<B>, seen: FieldSet) -> Result<(), ProxyError> {
+    if seen.any(FieldSet::TRANSFER_ENCODING) && !headers::is_only_chunked(request.headers()) {
         return Err(ProxyError::bad_request(
             "the body has a transfer coding beside chunked, or it is named twice; send it plain or chunked",
         ));
     }
     // Over HTTP/2 the frames say where the body ends, and the library takes "" and "0, 0" for lengths.
-    if seen.any(Seen::CONTENT_LENGTH) && !headers::has_one_length(request.headers()) {
+    if seen.any(FieldSet::CONTENT_LENGTH) && !headers::has_one_length(request.headers()) {
         return Err(ProxyError::bad_request("Content-Length is not one number"));
     }
     Ok(())

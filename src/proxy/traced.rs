@@ -1,5 +1,5 @@
-//! What of a call is traced, where `[tracing]` is on: the call itself, each attempt upstream, each wait for a token.
-//! Names come from the config and from a short list of methods; nothing else of a call is in a span.
+//! What of a request is traced, where `[tracing]` is on: the request itself, each attempt upstream, each wait for a token.
+//! Names come from the config and from a short list of methods; nothing else of a request is in a span.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use super::error::Code;
 use super::snapshot::RouteService;
 use crate::config::UpstreamTarget;
 use crate::token::{Token, TokenError, TokenSlot};
-use crate::trace::{self, Context, Kind, Span, TRACEPARENT, Tracer};
+use crate::trace::{self, Context, Span, SpanKind, TRACEPARENT, Tracer};
 use crate::upstream::{Answer, Head, UpstreamError};
 
-/// The span of a call.
+/// The span of a request.
 pub(super) struct Traced {
     tracer: Arc<Tracer>,
     context: Context,
@@ -30,7 +30,7 @@ impl Traced {
         Self { tracer: Arc::clone(tracer), context, parent, started: trace::now(), method: known(method) }
     }
 
-    /// The call has ended. `code`: an error of ours.
+    /// The request has ended. `code`: an error of ours.
     pub(super) fn end(
         &self,
         listener: &str,
@@ -45,7 +45,7 @@ impl Traced {
             Some(route) => format!("{} {}", self.method, route.config.name),
             None => self.method.to_owned(),
         };
-        let mut span = Span::new(self.context, self.parent, name, Kind::Server, self.started);
+        let mut span = Span::new(self.context, self.parent, name, SpanKind::Server, self.started);
         span.set("http.request.method", self.method);
         span.set("http.response.status_code", status);
         span.set("bearerd.listener", listener.to_owned());
@@ -63,8 +63,8 @@ impl Traced {
     }
 
     /// An attempt upstream begins, and tells the upstream of its span.
-    pub(super) fn attempt<'a>(&'a self, service: &'a RouteService, head: &mut Head) -> Box<Step<'a>> {
-        let step = Step::new(self, service, Kind::Client);
+    pub(super) fn attempt<'a>(&'a self, service: &'a RouteService, head: &mut Head) -> Box<StepSpan<'a>> {
+        let step = StepSpan::new(self, service, SpanKind::Client);
         step.announce(head);
         Box::new(step)
     }
@@ -92,11 +92,11 @@ fn name_route(span: &mut Span, route: &RouteService) {
     }
 }
 
-/// A part of a call; recorded when it is dropped, so that one that nobody waits for any more is too.
-pub(super) struct Step<'a> {
+/// A part of a request; recorded when it is dropped, so that one that nobody waits for any more is too.
+pub(super) struct StepSpan<'a> {
     call: &'a Traced,
     service: &'a RouteService,
-    kind: Kind,
+    kind: SpanKind,
     context: Context,
     started: SystemTime,
     status: Option<u16>,
@@ -104,8 +104,8 @@ pub(super) struct Step<'a> {
     error: Option<Cow<'static, str>>,
 }
 
-impl<'a> Step<'a> {
-    fn new(call: &'a Traced, service: &'a RouteService, kind: Kind) -> Self {
+impl<'a> StepSpan<'a> {
+    fn new(call: &'a Traced, service: &'a RouteService, kind: SpanKind) -> Self {
         Self {
             call,
             service,
@@ -127,10 +127,10 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// The call is sent once more, because its pooled connection was dead: that is an attempt of its own.
+    /// The request is sent once more, because its pooled connection was dead: that is an attempt of its own.
     pub(super) fn again(&mut self, head: &mut Head) {
         self.error = Some(Cow::Borrowed("connection_terminated"));
-        *self = Step::new(self.call, self.service, self.kind);
+        *self = StepSpan::new(self.call, self.service, self.kind);
         self.announce(head);
     }
 
@@ -148,11 +148,11 @@ impl<'a> Step<'a> {
     fn span(&self) -> Span {
         let (call, route) = (self.call, &self.service.config);
         let name = match self.kind {
-            Kind::Client => format!("{} {}", call.method, route.name),
-            Kind::Internal | Kind::Server => "wait for token".to_owned(),
+            SpanKind::Client => format!("{} {}", call.method, route.name),
+            SpanKind::Internal | SpanKind::Server => "wait for token".to_owned(),
         };
         let mut span = Span::new(self.context, Some(call.context.span_id), name, self.kind, self.started);
-        if self.kind == Kind::Client {
+        if self.kind == SpanKind::Client {
             span.set("http.request.method", call.method);
             if let UpstreamTarget::Tcp { host, port, .. } = &route.upstream.target {
                 span.set("server.address", host.clone());
@@ -168,7 +168,7 @@ impl<'a> Step<'a> {
     }
 }
 
-impl Drop for Step<'_> {
+impl Drop for StepSpan<'_> {
     fn drop(&mut self) {
         if self.context.is_sampled() {
             self.call.tracer.end(self.span());
@@ -183,7 +183,7 @@ pub(super) async fn token(
     service: &RouteService,
     call: Option<&Traced>,
 ) -> Result<Arc<Token>, TokenError> {
-    let step = call.map(|call| Step::new(call, service, Kind::Internal));
+    let step = call.map(|call| StepSpan::new(call, service, SpanKind::Internal));
     let waiter = step.as_ref().map(|step| step.context).filter(Context::is_sampled);
     let outcome = Arc::clone(slot).newer_than(than, waiter).await;
     if let Some(mut step) = step {

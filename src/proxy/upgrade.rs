@@ -15,22 +15,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::caller::Caller;
-use super::seen::Seen;
+use super::field_set::FieldSet;
 use crate::idle::Alarm;
 use crate::inbound::{CallerBody, InFlight};
 use crate::upstream::ResponseBody;
 
-/// A call that asks for another protocol, while the upstream has not answered yet.
+/// A request that asks for another protocol, while the upstream has not answered yet.
 pub(super) struct Upgrading {
     protocol: HeaderValue,
     caller_side: OnUpgrade,
 }
 
-/// Notes the wish of a call that has one.
+/// Notes the wish of a request that has one.
 pub(super) fn begin(request: &mut Request<CallerBody>) -> Option<Box<Upgrading>> {
     let protocol = super::headers::upgrade(request.version(), request.headers())?;
     let caller_side = request.extensions_mut().remove::<OnUpgrade>()?;
-    // Boxed: next to no call is one, and all would be as large.
+    // Boxed: next to no request is one, and all would be as large.
     Some(Box::new(Upgrading { protocol, caller_side }))
 }
 
@@ -45,7 +45,7 @@ impl Upgrading {
         put_on(headers, &self.protocol);
     }
 
-    /// After a 101: joins both sides, once this answer is written. Any other answer is an answer like all others.
+    /// After a 101: joins both sides, once this response is written. Any other response is a response like all others.
     pub(super) fn complete(
         self,
         response: &mut Response<ResponseBody>,
@@ -57,7 +57,7 @@ impl Upgrading {
         }
         let agreed = response.headers().get(header::UPGRADE).cloned().unwrap_or(self.protocol);
         let upstream_side = hyper::upgrade::on(&mut *response);
-        let seen = Seen::of(response.headers());
+        let seen = FieldSet::of(response.headers());
         super::headers::strip_hop_by_hop(response.headers_mut(), seen);
         put_on(response.headers_mut(), &agreed);
         let in_flight = InFlight::new(&caller.activity);
@@ -79,7 +79,7 @@ async fn tunnel(caller: OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>) 
         // How a tunnel ends is between its two ends.
         _ = tokio::io::copy_bidirectional(&mut caller, &mut upstream) => {}
         () = moved.still_for(idle) => tracing::debug!(
-            event = "call.tunnel_idle",
+            event = "tunnel.idle",
             "closed an upgraded connection on which nothing moved"
         ),
     }

@@ -1,11 +1,11 @@
-//! One route against one call, condition by condition: what explains a choice, where [`super::RouteTable`] makes it.
+//! One route against one request, condition by condition: what explains a choice, where [`super::RouteTable`] makes it.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Call, host};
 use crate::config::{HostPattern, PathPattern, RouteConfig};
 
-/// Which of a route's conditions a call meets. A condition that the route does not have is met.
+/// Which of a route's conditions a request meets. A condition that the route does not have is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Met {
     pub listener: bool,
@@ -21,7 +21,7 @@ impl Met {
     }
 }
 
-/// Compares one route's conditions with a call.
+/// Compares one route's conditions with a request.
 pub fn met(route: &RouteConfig, call: &Call<'_>) -> Met {
     Met {
         listener: route.listener.is_none_or(|listener| listener == call.listener),

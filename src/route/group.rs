@@ -1,6 +1,6 @@
 //! Routes of one host and one path, told apart by listener, method and headers.
 //!
-//! Routes that look at the same things share a [`Group`], in which the call's listener and header values are looked
+//! Routes that look at the same things share a [`Group`], in which the request's listener and header values are looked
 //! up by hash: ten thousand tenants on one path cost what one costs.
 
 use std::collections::HashMap;
@@ -110,7 +110,7 @@ impl Groups {
         let key = self.key(rule.listener, rule.headers.iter().map(|(_, value)| Some(value.as_bytes())));
         let Some((group, key)) = self.groups.get_mut(at).zip(key) else { return };
         let bucket = group.buckets.entry(key).or_default();
-        // Two routes that match the same calls are refused by the config; were they not, the name would decide.
+        // Two routes that match the same requests are refused by the config; were they not, the name would decide.
         let place = bucket.partition_point(|other| other.name < rule.name);
         bucket.insert(place, rule);
     }
@@ -123,7 +123,7 @@ impl Groups {
         })
     }
 
-    /// The methods with which the call would have been served.
+    /// The methods with which the request would have been served.
     pub(super) fn methods(&self, call: &Call<'_>) -> impl Iterator<Item = &Method> {
         self.candidates(call).filter_map(|rule| rule.methods.as_deref()).flatten()
     }

@@ -1,4 +1,4 @@
-//! The host that a call names, and which hosts are a listener's own.
+//! The host that a request names, and which hosts are a listener's own.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -64,7 +64,7 @@ struct Name {
     has_capitals: bool,
 }
 
-/// Labels of at least one character, and a dot behind the last one or none. Every call comes through here, so the bytes
+/// Labels of at least one character, and a dot behind the last one or none. Every request comes through here, so the bytes
 /// are looked at once.
 fn name(authority: &str) -> Option<Name> {
     let (mut length, mut in_label, mut has_capitals) = (0, false, false);

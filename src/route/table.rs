@@ -41,21 +41,21 @@ struct Slot {
     prefix: Groups,
 }
 
-/// What of a call decides its route.
+/// What of a request decides its route.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
     /// Index into `Config::listeners`.
     pub listener: usize,
     /// The host is one of the listener's own names (or there is none): routes without `host` answer.
     pub own_name: bool,
-    /// Lower case, without port; empty where the call names none.
+    /// Lower case, without port; empty where the request names none.
     pub host: &'a str,
     pub path: &'a MatchPath<'a>,
     pub method: &'a Method,
     pub headers: &'a HeaderMap,
 }
 
-/// The route that serves a call.
+/// The route that serves a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
     /// Index into `Config::routes`.
@@ -101,9 +101,9 @@ impl RouteTable {
             || self.by_wildcard(host, &mut |site| site.listens(listener).then_some(())).is_some()
     }
 
-    /// The one route that serves the call. `HEAD` is a method of its own: a list with `GET` does not imply it.
+    /// The one route that serves the request. `HEAD` is a method of its own: a list with `GET` does not imply it.
     ///
-    /// A header that the call sends in several lines meets no condition of `match_headers`.
+    /// A header that the request sends in several lines meets no condition of `match_headers`.
     pub fn find(&self, call: &Call<'_>) -> Result<Found, Miss> {
         let chosen = self.visit(call, &mut |groups| groups.choose(call));
         match chosen {
@@ -125,7 +125,7 @@ impl RouteTable {
         if methods.is_empty() { Miss::Path } else { Miss::Method(methods) }
     }
 
-    /// Visits the routes whose host and path match, in order of precedence, until one gives an answer.
+    /// Visits the routes whose host and path match, in order of precedence, until one gives a response.
     fn visit<'t, R>(&'t self, call: &Call<'_>, visit: &mut impl FnMut(&'t Groups) -> Option<R>) -> Option<R> {
         let path = &*call.path.canonical;
         self.exact

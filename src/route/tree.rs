@@ -20,7 +20,7 @@ impl<T: Default> Tree<T> {
 }
 
 impl<T> Tree<T> {
-    /// Visits the values along the labels, the deepest first, until one gives an answer.
+    /// Visits the values along the labels, the deepest first, until one gives a response.
     /// `visit` gets the value and the next label, `None` where the labels end.
     pub(super) fn deepest<'t, 'k, R>(
         &'t self,

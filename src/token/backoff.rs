@@ -44,7 +44,7 @@ impl Pause {
         let doubled = FIRST.saturating_mul(2u32.saturating_pow(in_a_row.saturating_sub(1)));
         let served = jittered(doubled, LONGEST_SERVED, chance);
         let served = served.min((left / 2).max(FIRST));
-        // Waiting in vain for an answer was a pause already, and shows when an issuer that hung is back.
+        // Waiting in vain for a response was a pause already, and shows when an issuer that hung is back.
         let steps = if error.kind == FailureKind::Timeout { FIRST } else { doubled };
         let watched = error.is_silent().then(|| jittered(LONGEST_WATCHED, LONGEST_WATCHED, chance));
         Self { served, unserved: jittered(steps, LONGEST_UNSERVED, chance), watched }

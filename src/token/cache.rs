@@ -10,9 +10,9 @@ use arc_swap::ArcSwapOption;
 use moka::policy::EvictionPolicy;
 use tokio::runtime::Handle;
 
-use super::flight::SlotTask;
 use super::lookout::{Knock, Lookouts};
 use super::slot::TokenSlot;
+use super::slot_task::SlotTask;
 use super::source::{MeteredIssuer, TokenSource};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
@@ -32,7 +32,7 @@ type IssuerId = (Arc<str>, [u8; 32]);
 
 type MakeSource = Box<dyn Fn(&Arc<IssuerConfig>) -> Arc<dyn TokenSource> + Send + Sync>;
 
-#[expect(clippy::disallowed_types, reason = "taken when a config is loaded; no call comes here")]
+#[expect(clippy::disallowed_types, reason = "taken when a config is loaded; no request comes here")]
 type IssuerMap = std::sync::Mutex<HashMap<IssuerId, Weak<dyn TokenSource>>>;
 
 /// All slots of the process: outlives every config, so that a reload keeps the tokens whose key did not change.
@@ -47,7 +47,7 @@ pub struct TokenCache {
 }
 
 impl TokenCache {
-    /// Flights run on `control`'s thread, never on a worker's.
+    /// Fetches run on `control`'s thread, never on a worker's.
     pub fn new(control: Handle, clock: SharedClock, metrics: Arc<Metrics>, tracers: Arc<TracerCell>) -> Self {
         let issuer_clock = Arc::clone(&clock);
         let make_source = move |config: &Arc<IssuerConfig>| -> Arc<dyn TokenSource> {
@@ -90,7 +90,7 @@ impl TokenCache {
         slot
     }
 
-    /// Forgets every slot that is not among `keep`: their tokens are wiped once no call holds them.
+    /// Forgets every slot that is not among `keep`: their tokens are wiped once no request holds them.
     pub fn retain(&self, keep: &[Arc<TokenSlot>]) {
         let keep: HashSet<*const TokenSlot> = keep.iter().map(Arc::as_ptr).collect();
         for (key, cell) in &self.slots {

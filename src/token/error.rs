@@ -1,4 +1,4 @@
-//! What a call is told when there is no token for it.
+//! What a request is told when there is no token for it.
 
 use std::fmt;
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl From<FailureKind> for TokenErrorKind {
     }
 }
 
-/// Why there is no token for a call. Cloned to every call that waited. No secret is in it.
+/// Why there is no token for a request. Cloned to every request that waited. No secret is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenError {
     pub kind: TokenErrorKind,

@@ -28,7 +28,7 @@ pub(super) type Knock = Box<dyn Fn(Hop) -> Knocking + Send + Sync>;
 
 #[expect(
     clippy::disallowed_types,
-    reason = "taken by slots' tasks on the control thread; no call comes here"
+    reason = "taken by slots' tasks on the control thread; no request comes here"
 )]
 type Known = std::sync::Mutex<HashMap<Hop, Weak<Lookout>>>;
 

@@ -1,7 +1,7 @@
-//! One credential's place: the current token, its flight, its last failure.
+//! One credential's place: the current token, its fetch, its last failure.
 //!
-//! Calls only read what stands here and leave wishes behind; the slot's task ([`super::flight`]) acts on them.
-//! The one thing that a call changes is to mark a refused token ([`TokenSlot::reject`]).
+//! Requests only read what stands here and leave wishes behind; the slot's task ([`super::slot_task`]) acts on them.
+//! The one thing that a request changes is to mark a refused token ([`TokenSlot::reject`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::TokenError;
 use super::life::Moment;
 use super::source::TokenSource;
-use super::state::{Held, Trouble};
+use super::state::{HeldToken, Trouble};
 pub use super::state::{LastError, Rejected, RetryCause, SlotStatus, Token};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
@@ -38,29 +38,29 @@ pub struct TokenSlot {
     pub(super) clock: SharedClock,
     pub(super) signals: Arc<Signals>,
     /// Filled by the slot's task, and emptied by it where the token's binding changed.
-    pub(super) held: ArcSwapOption<Held>,
+    pub(super) held: ArcSwapOption<HeldToken>,
     pub(super) trouble: ArcSwapOption<Trouble>,
     /// Token requests that ended, well or not.
     ended: AtomicU64,
-    /// The number of the flight that somebody wants: one above `ended` is the next, or the one under way.
+    /// The number of the fetch that somebody wants: one above `ended` is the next, or the one under way.
     demanded: AtomicU64,
-    /// Wakes those who wait for a flight's end.
+    /// Wakes those who wait for a fetch's end.
     landed: Notify,
     /// Milliseconds of the boot clock: until then a fetch that is wanted has to wait, and it is no use to poke because
     /// a renewal is due.
     quiet_until: AtomicU64,
-    /// Milliseconds of the boot clock: when a call may next have the credential's files read.
+    /// Milliseconds of the boot clock: when a request may next have the credential's files read.
     fingerprint_at: AtomicU64,
     retry_causes: AtomicU8,
     /// At least one token came.
     pub(super) fetched_once: AtomicBool,
-    /// To be fetched without a call, until it was once.
+    /// To be fetched without a request, until it was once.
     pub(super) prefetched: AtomicBool,
     /// No longer configured: calls under way are still served, nothing is renewed.
     pub(super) retired: AtomicBool,
     waiting: AtomicUsize,
     waiters_limit: AtomicUsize,
-    /// The first traced call that waits for the flight under way, or for the next one.
+    /// The first traced call that waits for the fetch under way, or for the next one.
     pub(super) first_waiter: ArcSwapOption<Context>,
 }
 
@@ -140,8 +140,8 @@ impl TokenSlot {
 
     /// An upstream refused the token of this generation.
     ///
-    /// The first call that says so has a new one fetched, whether or not anybody waits; the calls after it find that
-    /// done. An answer about an older token says nothing about the present one.
+    /// The first request that says so has a new one fetched, whether or not anybody waits; the requests after it find that
+    /// done. A response about an older token says nothing about the present one.
     pub fn reject(&self, generation: u64) -> Rejected {
         let held = self.held.load();
         let Some(current) = held.as_ref().filter(|held| held.token.generation == generation) else {
@@ -151,7 +151,7 @@ impl TokenSlot {
         if current.forced && age < KEPT_AFTER_REJECTION {
             return Rejected::Keep;
         }
-        // Read before it is seen that the token is still held: whatever takes its place from then on is this flight.
+        // Read before it is seen that the token is still held: whatever takes its place from then on is this fetch.
         let next = self.ended() + 1;
         let first = !current.refused.swap(true, Ordering::SeqCst);
         if first && self.held.load().as_ref().is_some_and(|held| Arc::ptr_eq(held, current)) {
@@ -161,14 +161,14 @@ impl TokenSlot {
         Rejected::Replace
     }
 
-    /// The cold path: waits for the flight under way, or starts one; at most the issuer's `timeout`. After a failure
+    /// The cold path: waits for the fetch under way, or starts one; at most the issuer's `timeout`. After a failure
     /// that is still in force it answers at once.
     ///
     /// Any token that is newer than `generation` will do: 0 after [`Self::current`] had none, the refused token's after
-    /// [`Rejected::Dropped`] or [`Rejected::Replace`]. `waiter`: the span of a call whose waiting is traced.
+    /// [`Rejected::Dropped`] or [`Rejected::Replace`]. `waiter`: the span of a request whose waiting is traced.
     ///
     /// # Errors
-    /// The failure of the flight that was waited for, to all who waited; too many waiters; no answer in time.
+    /// The failure of the fetch that was waited for, to all who waited; too many waiters; no response in time.
     pub async fn newer_than(
         self: Arc<Self>,
         generation: u64,
@@ -177,7 +177,7 @@ impl TokenSlot {
         self.obtain(generation, waiter).await
     }
 
-    /// Fetches the token without a call, again and again (with the usual pauses) until it was fetched once.
+    /// Fetches the token without a request, again and again (with the usual pauses) until it was fetched once.
     /// Returns at once.
     pub fn prefetch(&self) {
         self.prefetched.store(true, Ordering::SeqCst);
@@ -250,7 +250,7 @@ impl TokenSlot {
 
     async fn await_flight(&self, than: u64) -> Result<Arc<Token>, TokenError> {
         loop {
-            // Made before anything is read: a flight that ends from here on wakes it.
+            // Made before anything is read: a fetch that ends from here on wakes it.
             let landed = self.landed.notified();
             let seen = self.ended();
             if let Some(answer) = self.answer_at_once(than) {
@@ -262,10 +262,10 @@ impl TokenSlot {
                 return Ok(token);
             }
             let trouble = self.trouble.load();
-            if let Some(trouble) = trouble.as_ref().filter(|trouble| trouble.flight > seen) {
+            if let Some(trouble) = trouble.as_ref().filter(|trouble| trouble.fetch > seen) {
                 return Err(trouble.error(self.now()));
             }
-            // It was dropped again, or ended before this call woke: the next flight is this call's.
+            // It was dropped again, or ended before this request woke: the next fetch is this request's.
         }
     }
 
@@ -281,9 +281,9 @@ impl TokenSlot {
         if self.is_in_flight() {
             return None;
         }
-        // Calls come: ask again as soon as that is allowed, so that a later call need not wait.
-        if self.demanded.load(Ordering::SeqCst) <= trouble.flight {
-            self.demand(trouble.flight + 1);
+        // Requests come: ask again as soon as that is allowed, so that a later request need not wait.
+        if self.demanded.load(Ordering::SeqCst) <= trouble.fetch {
+            self.demand(trouble.fetch + 1);
         }
         if trouble.is_about_the_credential() {
             self.look_at_files(now);
@@ -301,7 +301,7 @@ impl TokenSlot {
             .ok_or_else(|| TokenError::waited_in_vain(&self.issuer.name, waited))
     }
 
-    fn take(&self, than: u64, may_be_used: impl FnOnce(&Held) -> bool) -> Option<Arc<Token>> {
+    fn take(&self, than: u64, may_be_used: impl FnOnce(&HeldToken) -> bool) -> Option<Arc<Token>> {
         let held = self.held.load();
         let held = held.as_ref().filter(|held| held.token.generation > than && may_be_used(held))?;
         held.note_use();
@@ -309,7 +309,7 @@ impl TokenSlot {
     }
 
     /// A refused token serves on where no new one can be had, unless because the issuer refuses as well.
-    pub(super) fn serves(&self, held: &Held, now: Moment) -> bool {
+    pub(super) fn serves(&self, held: &HeldToken, now: Moment) -> bool {
         let none_to_be_had = || self.trouble.load().as_ref().is_some_and(|trouble| !trouble.error.is_final());
         held.life.may_be_sent(now) && (!held.is_refused() || none_to_be_had())
     }
@@ -329,8 +329,8 @@ impl TokenSlot {
         }
     }
 
-    pub(super) fn demand(&self, flight: u64) {
-        self.demanded.fetch_max(flight, Ordering::SeqCst);
+    pub(super) fn demand(&self, fetch: u64) {
+        self.demanded.fetch_max(fetch, Ordering::SeqCst);
         self.signals.poke();
     }
 
@@ -342,14 +342,14 @@ impl TokenSlot {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Ends the flight of this number. What it brought must stand in the slot already.
-    pub(super) fn land(&self, flight: u64) {
+    /// Ends the fetch of this number. What it brought must stand in the slot already.
+    pub(super) fn finish(&self, fetch: u64) {
         self.set_quiet_until(None);
-        self.ended.store(flight, Ordering::SeqCst);
+        self.ended.store(fetch, Ordering::SeqCst);
         self.landed.notify_waiters();
     }
 
-    pub(super) fn take_off(&self) {
+    pub(super) fn start_fetch(&self) {
         self.quiet_until.store(IN_FLIGHT, Ordering::SeqCst);
     }
 
@@ -392,7 +392,7 @@ impl Drop for TokenSlot {
     }
 }
 
-/// A call that waits: counted until it leaves, however it leaves.
+/// A request that waits: counted until it leaves, however it leaves.
 struct Waiting<'a>(&'a TokenSlot);
 
 impl<'a> Waiting<'a> {

@@ -23,9 +23,9 @@ pub(super) trait TokenSource: Send + Sync + 'static {
     fn standby_in_use(&self) -> bool;
     /// A token request ended.
     fn requested(&self, outcome: &'static str, took: Duration);
-    /// A call began to wait.
+    /// A request began to wait.
     fn waiting(&self);
-    /// A call waits no longer.
+    /// A request waits no longer.
     fn waited(&self);
     /// Who records token requests now.
     fn tracer(&self) -> Option<Arc<Tracer>> {

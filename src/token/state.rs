@@ -29,7 +29,7 @@ pub struct Token {
     pub audience: Audience,
     /// Grows with every token of the slot, from 1.
     pub generation: u64,
-    /// `Some` where the token is bound to a key: makes the proof that goes with each call.
+    /// `Some` where the token is bound to a key: makes the proof that goes with each request.
     pub prover: Option<Arc<Prover>>,
 }
 
@@ -53,14 +53,14 @@ impl Token {
     }
 }
 
-/// What to do with an upstream's answer that means "get a new token".
+/// What to do with an upstream's response that means "get a new token".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
-    /// This call is the first that says so: wait for a newer one and replay.
+    /// This request is the first that says so: wait for a newer one and replay.
     Dropped,
-    /// Another call has said so already: wait for a newer one and replay.
+    /// Another request has said so already: wait for a newer one and replay.
     Replace,
-    /// The token was itself fetched because of a 401, less than 10 s ago: pass the answer on.
+    /// The token was itself fetched because of a 401, less than 10 s ago: pass the response on.
     Keep,
 }
 
@@ -84,7 +84,7 @@ pub struct SlotStatus {
     pub expires_at: Option<SystemTime>,
     pub renew_at: Option<SystemTime>,
     pub fetching: bool,
-    /// Calls that wait for this token now.
+    /// Requests that wait for this token now.
     pub waiters: usize,
     /// The failure that the slot is in; none once a fetch succeeded.
     pub last_error: Option<LastError>,
@@ -112,7 +112,7 @@ pub struct LastError {
 }
 
 /// The current token with all that decides about it.
-pub(super) struct Held {
+pub(super) struct HeldToken {
     pub(super) token: Arc<Token>,
     pub(super) life: Life,
     pub(super) fetched: Moment,
@@ -127,7 +127,7 @@ pub(super) struct Held {
     pub(super) refused: AtomicBool,
 }
 
-impl Held {
+impl HeldToken {
     pub(super) fn note_use(&self) {
         // The load keeps the cache line shared between workers: it is written once in a token's life.
         if !self.used.load(Ordering::Relaxed) {
@@ -155,8 +155,8 @@ pub(super) struct Trouble {
     pub(super) in_a_row: u32,
     /// What the credential read as when it was refused.
     pub(super) fingerprint: [u8; 32],
-    /// The number of the flight that failed.
-    pub(super) flight: u64,
+    /// The number of the fetch that failed.
+    pub(super) fetch: u64,
 }
 
 impl Trouble {
@@ -167,10 +167,10 @@ impl Trouble {
         in_a_row: u32,
         left: Duration,
         fingerprint: [u8; 32],
-        flight: u64,
+        fetch: u64,
     ) -> Self {
         let pause = Pause::after(&error, in_a_row, left, fastrand::f64());
-        Self { error, at, pause, in_a_row, fingerprint, flight }
+        Self { error, at, pause, in_a_row, fingerprint, fetch }
     }
 
     /// When the pause is over, by the clock that runs in suspend. `served`: a sound token serves on; `watched`: the
@@ -189,7 +189,7 @@ impl Trouble {
         (kind, code, http_status) == (&other.kind, &other.code, &other.http_status)
     }
 
-    /// Another secret may mend it.
+    /// Another secret may fix it.
     pub(super) fn is_about_the_credential(&self) -> bool {
         self.error.kind.is_refusal() || self.error.kind == FailureKind::Credential
     }

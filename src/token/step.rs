@@ -9,7 +9,7 @@ const BETWEEN_REQUESTS: Duration = Duration::from_secs(1);
 
 /// What is to be done now.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum NextStep {
     Fetch,
     /// At least so long there is nothing to do, unless poked; `None`: until poked.
     Sleep(Option<Duration>),
@@ -24,9 +24,9 @@ pub(super) enum Step {
 /// All that decides about the next step.
 pub(super) struct View {
     pub(super) now: Moment,
-    /// A call, a refusal or an operator wants a token.
+    /// A request, a refusal or an operator wants a token.
     pub(super) demanded: bool,
-    /// To be fetched without a call, and never was.
+    /// To be fetched without a request, and never was.
     pub(super) owed: bool,
     pub(super) held: Option<HeldView>,
     /// The end of the present failure's pause, by the boot clock.
@@ -48,17 +48,17 @@ pub(super) struct HeldView {
 }
 
 impl View {
-    pub(super) fn step(&self) -> Step {
+    pub(super) fn step(&self) -> NextStep {
         if !self.is_wanted() {
             // An unused token is looked at again when it is due: it may have been used until then.
             let held = self.held.filter(|held| !self.retired && !held.life.is_due(self.now));
-            return Step::Sleep(held.map(|held| held.life.due_in(self.now)));
+            return NextStep::Sleep(held.map(|held| held.life.due_in(self.now)));
         }
         let floor = self.asked_at.filter(|_| !self.lost).map(|asked| asked + BETWEEN_REQUESTS);
         let pause = self.retry_at.filter(|_| !self.is_back);
         match floor.max(pause).map(|earliest| earliest.saturating_sub(self.now.boot)) {
-            Some(pause) if !pause.is_zero() => Step::Hold { pause, worth_it_for: self.worth_it_for() },
-            Some(_) | None => Step::Fetch,
+            Some(pause) if !pause.is_zero() => NextStep::Hold { pause, worth_it_for: self.worth_it_for() },
+            Some(_) | None => NextStep::Fetch,
         }
     }
 

@@ -3,7 +3,7 @@
 mod bindings;
 mod cache;
 mod failures;
-mod flights;
+mod fetches;
 mod lives;
 mod outages;
 mod rejections;

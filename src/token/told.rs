@@ -4,10 +4,10 @@ use tokio::task::JoinError;
 
 use super::life::Moment;
 use super::slot::TokenSlot;
-use super::state::{Held, Trouble};
+use super::state::{HeldToken, Trouble};
 use crate::issuer::{FailureKind, IssuerError};
 
-/// What superseded the flight has demanded the next one already, under the same number. Gives the outcome's name.
+/// What superseded the fetch has demanded the next one already, under the same number. Gives the outcome's name.
 pub(super) fn superseded(slot: &TokenSlot) -> &'static str {
     tracing::debug!(
         event = "token.superseded",
@@ -20,7 +20,7 @@ pub(super) fn superseded(slot: &TokenSlot) -> &'static str {
 
 pub(super) fn rebound(slot: &TokenSlot) {
     tracing::info!(
-        event = "token.rebound",
+        event = "token.binding_changed",
         issuer = %slot.issuer.name,
         scopes = %scopes(slot),
         "what the token is bound to (a learned value, the client's certificate, the DPoP key) changed: fetching a new one"
@@ -30,7 +30,7 @@ pub(super) fn rebound(slot: &TokenSlot) {
 /// A fault of ours must not keep a token away for good: it is a failure like others, and tried again.
 pub(super) fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
     tracing::error!(
-        event = "token.fault", issuer = %slot.issuer.name, panicked = fault.is_panic(),
+        event = "token.panicked", issuer = %slot.issuer.name, panicked = fault.is_panic(),
         "fault while asking for a token"
     );
     let detail = format!("a fault of bearerd's own while asking issuer {}", slot.issuer.name);
@@ -46,7 +46,7 @@ pub(super) fn outcome(error: &IssuerError) -> &'static str {
     }
 }
 
-pub(super) fn success(slot: &TokenSlot, held: &Held, recovered: Option<&Trouble>) {
+pub(super) fn success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&Trouble>) {
     let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.life.lifetime().as_secs());
     if let Some(trouble) = recovered {
         let failures = trouble.in_a_row;

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 use crate::config::{IssuerConfig, TokenEndpoint};
-use crate::trace::{Context, Kind, Span, Tracer};
+use crate::trace::{Context, Span, SpanKind, Tracer};
 
-/// Many calls may wait for one request, so it is a trace of its own, with a link to the first that did.
+/// Many requests may wait for one request, so it is a trace of its own, with a link to the first that did.
 pub(super) fn request(
     tracer: &Tracer,
     issuer: &IssuerConfig,
@@ -19,7 +19,7 @@ pub(super) fn request(
     if !context.is_sampled() {
         return;
     }
-    let mut span = Span::new(context, None, format!("token {}", issuer.name), Kind::Client, started);
+    let mut span = Span::new(context, None, format!("token {}", issuer.name), SpanKind::Client, started);
     span.link = waiter.copied();
     let (TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &issuer.endpoint;
     span.set("server.address", url.host.clone());

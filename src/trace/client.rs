@@ -15,7 +15,7 @@ use crate::aside::Aside;
 use crate::config::{Egress, Source, Tracing};
 use crate::net::{Connector, Offer, Target};
 
-/// The most of an answer that is read; what is in it is of no interest.
+/// The most of a response that is read; what is in it is of no interest.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
 /// Where values of headers are read.

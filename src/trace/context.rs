@@ -1,4 +1,4 @@
-//! W3C Trace Context: what says which trace a call belongs to.
+//! W3C Trace Context: what says which trace a request belongs to.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -99,7 +99,7 @@ impl Context {
     }
 }
 
-/// As OpenTelemetry's `TraceIdRatioBased`, so that all who see a trace id come to the same answer.
+/// As OpenTelemetry's `TraceIdRatioBased`, so that all who see a trace id come to the same response.
 fn is_sampled(trace_id: [u8; 16], sample: f64) -> bool {
     let low = u128::from_be_bytes(trace_id) & u128::from(u64::MAX >> 8);
     #[expect(

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-use super::span::{Attribute, Kind, Span};
+use super::span::{Attribute, Span, SpanKind};
 
 #[derive(Clone, PartialEq, Message)]
 struct ExportRequest {
@@ -137,9 +137,9 @@ fn message(span: Span) -> SpanMessage {
         parent_span_id: parent.map(|parent| parent.to_vec()).unwrap_or_default(),
         name,
         kind: match kind {
-            Kind::Internal => 1,
-            Kind::Server => 2,
-            Kind::Client => 3,
+            SpanKind::Internal => 1,
+            SpanKind::Server => 2,
+            SpanKind::Client => 3,
         },
         start_time_unix_nano: nanoseconds(started),
         end_time_unix_nano: nanoseconds(ended),

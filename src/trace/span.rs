@@ -7,7 +7,7 @@ use super::Context;
 
 /// Whose side of an exchange a span is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SpanKind {
     Internal,
     Server,
     Client,
@@ -45,9 +45,9 @@ pub struct Span {
     pub parent: Option<[u8; 8]>,
     /// A span of another trace that this one was made for.
     pub link: Option<Context>,
-    /// From the config and the call's method alone, so that there are few of them.
+    /// From the config and the request's method alone, so that there are few of them.
     pub name: String,
-    pub kind: Kind,
+    pub kind: SpanKind,
     pub started: SystemTime,
     pub ended: SystemTime,
     pub attributes: Vec<(&'static str, Attribute)>,
@@ -61,7 +61,7 @@ impl Span {
         context: Context,
         parent: Option<[u8; 8]>,
         name: String,
-        kind: Kind,
+        kind: SpanKind,
         started: SystemTime,
     ) -> Self {
         let ended = super::now().max(started);

@@ -1,4 +1,4 @@
-//! Why an upstream gave no answer.
+//! Why an upstream gave no response.
 
 use std::error::Error;
 use std::fmt;
@@ -20,7 +20,7 @@ pub enum UpstreamErrorKind {
     CallerBody,
 }
 
-/// A call that got no answer from its upstream.
+/// A request that got no response from its upstream.
 #[derive(Debug, Clone)]
 pub struct UpstreamError {
     pub kind: UpstreamErrorKind,

@@ -1,7 +1,7 @@
 //! The caller's body on its way up: forwarded as it arrives, and kept beside up to a limit, never held back.
 //!
-//! When a connection is done with a body, or breaks under it, the body comes back to its call: the frames that were kept,
-//! and what the caller has not sent yet. So a call can be sent once more.
+//! When a connection is done with a body, or breaks under it, the body comes back to its request: the frames that were kept,
+//! and what the caller has not sent yet. So a request can be sent once more.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use crate::flow::Outlet;
 use crate::idle::Idle;
 use crate::inbound::CallerBody;
 
-/// Bytes that all kept bodies of the process may hold together; a call past it is forwarded and not kept.
+/// Bytes that all kept bodies of the process may hold together; a request past it is forwarded and not kept.
 const KEPT_IN_ALL: usize = 32 * 1024 * 1024;
 
 /// Chunks below this are copied together, so that a kept body does not hold on to many large read buffers.
@@ -31,14 +31,14 @@ static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How far a body has got; shared with the call that waits for the answer.
+/// How far a body has got; shared with the request that waits for the response.
 #[derive(Debug, Default)]
 struct Progress {
     /// Frames that were handed to the connection.
     moved: AtomicU64,
     /// The connection wants more, and the caller has not sent it.
     awaiting_caller: AtomicBool,
-    /// Frames of the answer's body that came back meanwhile.
+    /// Frames of the response's body that came back meanwhile.
     answered: AtomicU64,
 }
 
@@ -50,7 +50,7 @@ struct Returned {
     trailers: TrailerRules,
 }
 
-/// The call's end of a body that is on its way.
+/// The request's end of a body that is on its way.
 #[derive(Debug)]
 pub(super) struct Link {
     progress: Arc<Progress>,
@@ -185,7 +185,7 @@ impl Upload {
         }
     }
 
-    /// The caller may well rest while the answer moves: the call as a whole is not idle.
+    /// The caller may well rest while the response moves: the request as a whole is not idle.
     fn stuck(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(upward) = &mut self.upward {
             let answered = upward.progress.answered.load(Ordering::Relaxed);
@@ -248,7 +248,7 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         let Some(upward) = self.upward.take() else { return };
-        // The call may be over already; then nobody wants it.
+        // The request may be over already; then nobody wants it.
         let _ = upward.returned.send(self.give_up());
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn call(bytes: &[u8]) {
         let right = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), body);
         let right: String = right.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         let said = String::from_utf8_lossy(signature).to_ascii_lowercase();
-        debug_assert!(!taken || said.contains(&right), "a call is taken that nobody signed");
+        debug_assert!(!taken || said.contains(&right), "a request is taken that nobody signed");
     }
     let Ok(pointer) = std::str::from_utf8(pointer) else { return };
     match payload::value(body, pointer) {

@@ -1,4 +1,4 @@
-//! The value that a call tells.
+//! The value that a request tells.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Why a call was not taken.
+//! Why a request was not taken.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ impl Refusal {
     pub(super) fn no_secret(unread: &[String]) -> Self {
         let detail = "no secret can be read to check the signature with; try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_secret", detail)
-            .with_note(format!("mend what `secrets` names: {}", unread.join("; ")))
+            .with_note(format!("fix what `secrets` names: {}", unread.join("; ")))
     }
 
     pub(super) fn too_large(most: usize) -> Self {
@@ -75,7 +75,7 @@ impl Refusal {
     }
 
     pub(super) fn too_slow(time: Duration) -> Self {
-        let detail = format!("the call was not complete within {}", humantime::format_duration(time));
+        let detail = format!("the request was not complete within {}", humantime::format_duration(time));
         Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", detail)
     }
 
@@ -93,7 +93,7 @@ impl Refusal {
     }
 
     pub(super) fn no_thread(why: String) -> Self {
-        let detail = "this machine has no room to take a call; try again later";
+        let detail = "this machine has no room to take a request; try again later";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).with_note(why)
     }
 

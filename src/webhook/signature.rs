@@ -1,4 +1,4 @@
-//! Who signed a call: HMAC-SHA256 (RFC 2104) of its raw body, in hex.
+//! Who signed a request: HMAC-SHA256 (RFC 2104) of its raw body, in hex.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
@@ -10,7 +10,7 @@ use crate::config::Source;
 const LENGTH: usize = 32;
 type Tag = [u8; LENGTH];
 
-/// All signatures that a call carries: while a vendor changes its secret, one made with each.
+/// All signatures that a request carries: while a vendor changes its secret, one made with each.
 #[derive(Debug)]
 pub(super) struct Signatures {
     header: HeaderName,

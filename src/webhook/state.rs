@@ -17,11 +17,11 @@ use crate::listener::Logged;
 pub(super) struct State {
     /// Held while a value is compared with the stored one and put in its place.
     pub(super) keeping: Mutex<()>,
-    seen: Mutex<Seen>,
+    seen: Mutex<Receipt>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Receipt {
     pub(super) received_at: Option<SystemTime>,
     pub(super) last_refusal: Option<(SystemTime, String)>,
     /// By status, so that a flood of one kind does not hide another.
@@ -30,18 +30,18 @@ pub(super) struct Seen {
 }
 
 #[cfg(test)]
-impl Seen {
+impl Receipt {
     pub(super) fn unlogged(&self) -> u64 {
         self.unlogged
     }
 }
 
 impl State {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Seen> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Receipt> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a call that was refused, and logs it unless one like it was logged just now.
+    /// Notes a request that was refused, and logs it unless one like it was logged just now.
     pub(super) fn refuse(&self, webhook: &str, refusal: &Refusal, now: SystemTime) {
         let words = refusal.words();
         let status = refusal.status.as_u16();
@@ -49,7 +49,13 @@ impl State {
         let due = seen.logged.entry(status).or_default().is_due();
         let unlogged = if due { std::mem::take(&mut seen.unlogged) } else { seen.unlogged + 1 };
         if due {
-            tracing::warn!(event = "webhook.refused", webhook, status, unlogged, "refused a call: {words}");
+            tracing::warn!(
+                event = "webhook.refused",
+                webhook,
+                status,
+                unlogged,
+                "refused a request: {words}"
+            );
         } else {
             seen.unlogged = unlogged;
         }

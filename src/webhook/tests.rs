@@ -1,4 +1,4 @@
-//! One call after another, without a network.
+//! One request after another, without a network.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -184,7 +184,7 @@ fn a_hook_checks_the_config_before_it_is_in_force() {
         json!([{ "name": "bearerd-config", "configMap": { "name": "it-bearerd-check" } }])
     );
     assert_eq!(pod["containers"][0]["volumeMounts"][0]["mountPath"], "/etc/bearerd");
-    assert_eq!(job["spec"]["backoffLimit"], 0, "a mistake is told at once");
+    assert_eq!(job["spec"]["backoffLimit"], 0, "an error is told at once");
 
     // Theirs may come with the same release, and would not be there yet.
     for (test, values) in [

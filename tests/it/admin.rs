@@ -186,7 +186,7 @@ async fn status_tells_each_routes_last_failure_and_what_reached_none() {
     assert_eq!((&last["status"], &last["code"]), (&502.into(), &"token_refused".into()));
     assert_eq!((&last["detail"], &last["request_id"]), (&answer["detail"], &"call-7".into()));
     assert!(last["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{last}");
-    assert_eq!(status["routes"][0]["lately"]["errors"], 1);
+    assert_eq!(status["routes"][0]["recent"]["errors"], 1);
     assert_eq!(status["routes"][0]["upstream_refusal"], serde_json::Value::Null);
     assert_eq!(status["unrouted"]["requests"], 1);
     assert_eq!(status["unrouted"]["last_error"]["code"], "bad_request");
@@ -207,7 +207,7 @@ async fn status_tells_that_an_upstream_refuses_good_tokens() {
     for wanted in ["issuer corp", "audience, scopes", "bearerd token corp --route api --decode"] {
         assert!(detail.contains(wanted), "{wanted}: {detail}");
     }
-    assert_eq!(route["last_error"], serde_json::Value::Null, "the answer is the upstream's");
+    assert_eq!(route["last_error"], serde_json::Value::Null, "the response is the upstream's");
 }
 
 #[tokio::test]
@@ -226,26 +226,26 @@ async fn a_grpc_call_that_failed_here_is_an_error_of_its_route() {
     let world = setup.start().await;
     world.call(Call::post("/", "x").header("content-type", "application/grpc")).await.expect_status(200);
     let route = &world.status().await["routes"][0];
-    assert_eq!((&route["lately"]["requests"], &route["lately"]["errors"]), (&1.into(), &1.into()));
+    assert_eq!((&route["recent"]["requests"], &route["recent"]["errors"]), (&1.into(), &1.into()));
     assert_eq!(route["last_error"]["status"], 502);
 }
 
 #[tokio::test]
-async fn what_routes_did_lately_is_kept_over_a_reload_and_forgotten_with_the_route() {
+async fn what_routes_did_recently_is_kept_over_a_reload_and_forgotten_with_the_route() {
     let mut world = start().await;
     for _ in 0..5 {
         world.get("/").await.expect_status(200);
     }
     world.reload().await;
-    let lately = &world.status().await["routes"][0]["lately"];
-    assert_eq!((&lately["requests"], &lately["errors"]), (&5.into(), &0.into()));
-    assert!(lately["p50_ms"].as_f64().unwrap() <= lately["p99_ms"].as_f64().unwrap(), "{lately}");
-    assert!(lately["per_second"].as_f64().unwrap() > 0.0, "{lately}");
+    let recent = &world.status().await["routes"][0]["recent"];
+    assert_eq!((&recent["requests"], &recent["errors"]), (&5.into(), &0.into()));
+    assert!(recent["p50_ms"].as_f64().unwrap() <= recent["p99_ms"].as_f64().unwrap(), "{recent}");
+    assert!(recent["per_second"].as_f64().unwrap() > 0.0, "{recent}");
     world.change(|text| text.replace("name = \"api\"", "name = \"other\""));
     world.reload().await;
     world.change(|text| text.replace("name = \"other\"", "name = \"api\""));
     world.reload().await;
-    assert_eq!(world.status().await["routes"][0]["lately"]["requests"], 0);
+    assert_eq!(world.status().await["routes"][0]["recent"]["requests"], 0);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ const RULES: &str = include_str!("../../deploy/monitoring/alerts.yaml");
 /// Upstreams that refuse tokens take longest: a new one is only dropped after ten seconds.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Longer than the slowest answer that is still fine.
+/// Longer than the slowest response that is still fine.
 const SLOW: Duration = Duration::from_millis(5500);
 
 /// Which program is broken so that this alert is due.
@@ -161,7 +161,7 @@ impl Raised {
     }
 }
 
-/// Calls each of these without end; what comes back does not matter.
+/// Requests each of these without end; what comes back does not matter.
 fn keep_calling(calls: &mut JoinSet<()>, world: &World, targets: &[&'static str]) {
     for target in targets.iter().copied() {
         let address = world.address("main");
@@ -242,7 +242,7 @@ async fn broken() -> Broken {
     Broken { world: setup.whole(&text).start().await }
 }
 
-/// An issuer that never answers, and room for one call that waits for it.
+/// An issuer that never answers, and room for one request that waits for it.
 async fn waiting(calls: &mut JoinSet<()>) -> World {
     let setup = Setup::new().await.limits("waiters = 1");
     setup.issuer.always_this(Answer::hang());

@@ -148,7 +148,7 @@ fn short_lived(setup: &Setup) {
     setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
 }
 
-/// Calls until the issuer was asked like this.
+/// Requests until the issuer was asked like this.
 async fn until_asked(world: &World, what: &str, wanted: impl Fn(&Recorded) -> bool) {
     eventually(what, || async {
         world.get("/").await.expect_status(200);

@@ -59,7 +59,7 @@ async fn no_token(world: &World, status: u16, code: &str, facts: &[&str], remedy
     holds("the log", text_at(&logged, "/detail"), &all);
     let call = event(world, "call failed").await;
     assert_eq!((text_at(&call, "/route"), text_at(&call, "/code")), ("api", code));
-    holds("the log of the call", text_at(&call, "/detail"), &all);
+    holds("the log of the request", text_at(&call, "/detail"), &all);
 
     let shown = world.status().await;
     let error = shown.pointer("/tokens/0/last_error").expect("a last error");
@@ -74,7 +74,7 @@ async fn no_token(world: &World, status: u16, code: &str, facts: &[&str], remedy
     response
 }
 
-/// No answer from the upstream: the caller and the log say what happened, where, and what to do.
+/// No response from the upstream: the caller and the log say what happened, where, and what to do.
 async fn no_answer(world: &World, status: u16, code: &str, words: &[&str]) {
     let response = world.get("/").await;
     response.expect_problem(status, code);
@@ -89,7 +89,7 @@ async fn no_answer(world: &World, status: u16, code: &str, words: &[&str]) {
     last_error(world, "/routes/0/last_error", status, code, words).await;
 }
 
-/// What `/status` keeps of bearerd's own answers.
+/// What `/status` keeps of bearerd's own responses.
 async fn last_error(world: &World, pointer: &str, status: u16, code: &str, words: &[&str]) {
     let shown = world.status().await;
     let error = shown.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}: {shown}"));
@@ -97,7 +97,7 @@ async fn last_error(world: &World, pointer: &str, status: u16, code: &str, words
     holds("/status", text_at(error, "/detail"), words);
 }
 
-/// Once it is mended the next call is served, without a restart.
+/// Once it is fixed the next request is served, without a restart.
 async fn served(world: &World) {
     eventually("a served call", || async { (world.call(Call::get("/")).await.status == 200).then_some(()) })
         .await;

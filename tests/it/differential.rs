@@ -52,7 +52,7 @@ async fn send(world: &World, bytes: &[u8]) {
     // It may refuse the beginning and close while the rest is on its way.
     let _sent = wire.send(bytes).await;
     let _finished = wire.finish().await;
-    let _answers = within("the end of the answers", wire.rest()).await;
+    let _answers = within("the end of the responses", wire.rest()).await;
 }
 
 fn check(request: &Recorded) {

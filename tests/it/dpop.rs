@@ -32,7 +32,7 @@ async fn setup_with(upstream: Scripted) -> Setup {
     setup.issuer(ISSUER)
 }
 
-/// The claims of the one proof that a call carries; the signature and the key in its header are looked at.
+/// The claims of the one proof that a request carries; the signature and the key in its header are looked at.
 fn proof(request: &Recorded) -> Value {
     proof_in(request.header("dpop").expect("a proof"))
 }
@@ -293,7 +293,7 @@ async fn t104_changed_key_replaces_the_token_that_is_bound_to_it() {
     let world = setup().await.start().await;
     world.get("/").await.expect_status(200);
     world.file("dpop.pem", key("ec-p384.pkcs8.pem"));
-    eventually("a call with the new key's token", || async {
+    eventually("a request with the new key's token", || async {
         world.get("/").await.expect_status(200);
         (world.upstream().last().header("authorization") == Some("DPoP token-2")).then_some(())
     })
@@ -314,7 +314,7 @@ async fn neither_token_nor_proof_is_in_any_log() {
     setup.upstream.always(strict("canary-nonce"));
     let world = setup.log("level = \"trace\"").start().await;
     world.get("/").await.expect_status(200);
-    world.log().wait("the call's line", |line| line.contains("\"status\":200")).await;
+    world.log().wait("the request's line", |line| line.contains("\"status\":200")).await;
     let log = world.log().text();
     let request = world.upstream().last();
     assert!(!log.contains(TOKEN) && !log.contains("canary-nonce"));

@@ -73,7 +73,7 @@ async fn unary_call_works_and_gets_the_credential() {
     let mut request = tonic::Request::new(check(""));
     request.metadata_mut().insert("authorization", "Bearer mine".parse().unwrap());
     request.metadata_mut().insert_bin("x-bytes-bin", tonic::metadata::MetadataValue::from_bytes(&[0, 255]));
-    let answer = within("the answer", client.check(request)).await.unwrap();
+    let answer = within("the response", client.check(request)).await.unwrap();
     assert_eq!(answer.into_inner().status(), tonic_health::ServingStatus::Serving.into());
     let seen = upstream.seen();
     let tokens: Vec<_> = seen[0].get_all("authorization").iter().collect();
@@ -142,7 +142,7 @@ async fn both_directions_stream_in_lockstep() {
     let answers = client.server_reflection_info(ReceiverStream::new(receiver)).await.unwrap();
     let mut answers = answers.into_inner();
     for _ in 0..5 {
-        let answer = within("an answer", answers.next()).await.unwrap().unwrap();
+        let answer = within("a response", answers.next()).await.unwrap().unwrap();
         let Some(MessageResponse::FileDescriptorResponse(_)) = answer.message_response else {
             panic!("{answer:?}");
         };

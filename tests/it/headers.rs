@@ -7,7 +7,7 @@ async fn scene(route: &str) -> World {
     Setup::new().await.route(route).start().await
 }
 
-/// What the upstream saw of a call that was served.
+/// What the upstream saw of a request that was served.
 async fn sent(world: &World, call: Call) -> std::sync::Arc<Recorded> {
     world.call(call).await.expect_status(200);
     world.upstream().last()

@@ -42,7 +42,7 @@ fn reads_no_more(path: &std::path::Path) -> Arc<AtomicUsize> {
     served
 }
 
-/// Reads a request with its `Content-Length`, and answers how much came.
+/// Reads a request with its `Content-Length`, and responds with how much came.
 fn answer_whole(mut stream: &UnixStream) {
     use std::io::{Read, Write};
     let mut head = Vec::new();

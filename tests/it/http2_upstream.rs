@@ -821,7 +821,7 @@ async fn end_of_the_program_lets_http2_requests_end() {
     third.send(&Call::post("/", "2")).await;
     upstream.begun(4).await;
     world.signal(rustix::process::Signal::TERM);
-    world.log().wait("the end", |line| line.contains("process.ending")).await;
+    world.log().wait("the end", |line| line.contains("shutdown.started")).await;
     gate.open();
     for (n, client) in clients.iter_mut().enumerate() {
         assert_eq!(client.response().await.text(), n.to_string());

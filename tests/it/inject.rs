@@ -10,7 +10,7 @@ async fn scene(route: &str) -> World {
     Setup::new().await.route(&format!("{QUERY}\n{route}")).start().await
 }
 
-/// The target of the last call that the upstream saw.
+/// The target of the last request that the upstream saw.
 async fn target(world: &World, call: Call) -> String {
     world.call(call).await.expect_status(200);
     world.upstream().last().target().to_owned()
@@ -166,7 +166,7 @@ async fn token_in_the_query_reaches_no_log_no_error_no_metric_and_no_page() {
         run(world.folder(), &["explain", "GET", "/x?own=canary-own&access_token=canary-mine"]).await;
     explained.expect_code(0);
     seen.push_str(&explained.all());
-    world.log().wait("the last call's line", |line| line.contains("\"status\":502")).await;
+    world.log().wait("the last request's line", |line| line.contains("\"status\":502")).await;
     seen.push_str(&world.log().text());
     assert!(!seen.contains("canary-"), "{seen}");
 }
@@ -198,5 +198,5 @@ async fn explain_says_which_parameter_carries_the_token() {
         run(setup.folder(), &["explain", "--output", "json", "GET", "/x?access%5Ftoken=mine"]).await;
     let answer = &explained.json()["answers"][0];
     assert_eq!(answer["sent"]["credential"]["inject_query"], "access_token");
-    assert_eq!(answer["notes"][0], "this call's `access_token` in the query is replaced");
+    assert_eq!(answer["notes"][0], "this request's `access_token` in the query is replaced");
 }

@@ -316,7 +316,7 @@ async fn internal_is_500_with_the_request_id_of_the_log() {
     let world = Setup::new().await.route(keys).start().await;
     let response = world.get("/").await;
     response.expect_problem(500, "internal");
-    assert_eq!(world.upstream().count(), 0, "known before the call went up");
+    assert_eq!(world.upstream().count(), 0, "known before the request went up");
     let request_id = response.json()["request_id"].as_str().unwrap().to_owned();
     assert_eq!(response.header("x-request-id"), Some(request_id.as_str()));
     let said = |line: &str| line.contains(&request_id) && line.contains("\"internal\"");

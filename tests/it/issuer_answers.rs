@@ -33,7 +33,7 @@ async fn expect_token(world: &World, token: &str) {
     assert_eq!(world.upstream().last().bearer(), Some(token));
 }
 
-/// The call fails, and nothing reaches the upstream.
+/// The request fails, and nothing reaches the upstream.
 async fn expect_refused(world: &World) {
     world.get("/").await.expect_problem(502, "token_refused");
     assert_eq!(world.upstream().count(), 0);

@@ -177,7 +177,7 @@ async fn t35_what_asking_again_cannot_mend_is_not_asked_again() {
     }
 }
 
-/// The `detail` of a call's error, with its status.
+/// The `detail` of a request's error, with its status.
 async fn detail(world: &World) -> (u16, String) {
     let response = world.get("/").await;
     (response.status, response.json()["detail"].as_str().unwrap().to_owned())

@@ -91,7 +91,7 @@ async fn connections_beyond_the_limit_are_overloaded_and_room_comes_back() {
         response.expect_problem(503, "overloaded");
     }
     drop(first);
-    eventually("room for a call", || async {
+    eventually("room for a request", || async {
         let mut client = world.connect().await;
         let _sent = client.wire.send(Call::get("/").bytes("localhost")).await;
         client.response_or_end().await.filter(|response| response.status == 200)
@@ -204,7 +204,7 @@ async fn keep_alive_does_not_end_a_call_that_takes_longer() {
     let mut client = world.connect().await;
     client.send(&Call::get("/")).await;
     let mut wire = upstream.accept().await;
-    within("the call", wire.head()).await.unwrap().unwrap();
+    within("the request", wire.head()).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(900)).await;
     wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
     client.response().await.expect_status(200);

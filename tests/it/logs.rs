@@ -31,7 +31,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The arguments of the call whose opening bracket was just passed, split at the commas of the outermost level.
+/// The arguments of the request whose opening bracket was just passed, split at the commas of the outermost level.
 fn arguments(text: &str) -> Vec<String> {
     let (mut found, mut depth, mut quoted, mut escaped) = (vec![String::new()], 0, false, false);
     for char in text.chars() {
@@ -54,7 +54,7 @@ fn arguments(text: &str) -> Vec<String> {
     found.iter().map(|argument| argument.trim().to_owned()).filter(|argument| !argument.is_empty()).collect()
 }
 
-/// Every call of a logging macro in the sources, tests left out.
+/// Every request of a logging macro in the sources, tests left out.
 fn in_sources() -> Events {
     let mut files = Vec::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
@@ -103,7 +103,7 @@ fn in_document() -> Events {
         let [event, levels, fields, meaning, remedy] = cells[..] else { panic!("five cells: {row}") };
         assert!(!meaning.is_empty(), "{row}");
         let loud = levels.contains("warn") || levels.contains("error");
-        assert!(!loud || !remedy.is_empty() || event == "`process.hurried`", "what to do? {row}");
+        assert!(!loud || !remedy.is_empty() || event == "`shutdown.forced`", "what to do? {row}");
         let list = |cell: &str| cell.split(", ").filter(|name| !name.is_empty()).map(unquoted).collect();
         let before = events.insert(unquoted(event), (list(levels), list(fields)));
         assert!(before.is_none(), "twice: {row}");
@@ -139,7 +139,7 @@ async fn every_json_line_of_a_run_has_its_time_its_level_and_its_event() {
     world.reload().await;
     let status = world.proxy.stop().await;
     assert_eq!(status.code(), Some(0));
-    world.log().wait("the end", |line| line.contains("process.ended")).await;
+    world.log().wait("the end", |line| line.contains("shutdown.finished")).await;
 
     let known = in_document();
     let mut seen = BTreeSet::new();
@@ -162,7 +162,7 @@ async fn every_json_line_of_a_run_has_its_time_its_level_and_its_event() {
     for event in ["access", "config.problem", "config.reload_failed", "config.reloaded", "process.started"] {
         assert!(seen.contains(event), "{event} was not logged, only {seen:?}");
     }
-    for event in ["listener.opened", "process.ending", "token.fetched", "token.replaced"] {
+    for event in ["listener.opened", "shutdown.started", "token.fetched", "token.replaced"] {
         assert!(seen.contains(event), "{event} was not logged, only {seen:?}");
     }
 }
@@ -172,8 +172,8 @@ async fn a_level_that_is_changed_in_the_file_holds_from_the_reload_on() {
     let mut world = Setup::new().await.log("level = \"info\"").start().await;
     let call = |id: &'static str| Call::get("/").header("X-Request-Id", id);
     world.call(call("loud-before")).await.expect_status(200);
-    world.log().wait("the first call", |line| line.contains("loud-before")).await;
-    assert!(!world.log().text().contains("token.asked"), "that is debug");
+    world.log().wait("the first request", |line| line.contains("loud-before")).await;
+    assert!(!world.log().text().contains("token.request"), "that is debug");
 
     world.change(|text| text.replace("level = \"info\"", "level = \"error\""));
     world.reload().await;
@@ -186,7 +186,7 @@ async fn a_level_that_is_changed_in_the_file_holds_from_the_reload_on() {
     world.file("secret", "another secret, so that another token is asked for");
     world.upstream().next(Answer::unauthorized());
     world.call(call("loud-again")).await.expect_status(200);
-    world.log().wait("the last call", |line| line.contains("loud-again")).await;
-    world.log().wait("the token request", |line| line.contains("\"event\":\"token.asked\"")).await;
+    world.log().wait("the last request", |line| line.contains("loud-again")).await;
+    world.log().wait("the token request", |line| line.contains("\"event\":\"token.request\"")).await;
     assert!(!world.log().text().contains("\"quiet\""), "{}", world.log().text());
 }

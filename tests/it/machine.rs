@@ -88,7 +88,7 @@ async fn a_limit_of_files_that_is_too_low_is_told_at_start() {
     for _ in 0..callers + 10 {
         held.push(world.connect().await);
     }
-    world.log().wait("the limit in force", |line| line.contains("listener.full")).await;
+    world.log().wait("the limit in force", |line| line.contains("listener.connection_limit")).await;
     assert_eq!(world.admin("/livez").await.status, 200);
 
     let fits = Setup::new().await.limits("connections = 50");

@@ -87,7 +87,7 @@ async fn says_in_one_screen_what_was_granted_and_what_is_connected() {
     }
     assert!(output.stdout.lines().count() <= 24, "{}", output.stdout);
     assert!(!output.all().contains(&token) && output.stderr.is_empty(), "{}", output.all());
-    assert_eq!((setup.issuer.count(), setup.upstream.count()), (1, 0), "no call is sent upward");
+    assert_eq!((setup.issuer.count(), setup.upstream.count()), (1, 0), "no request is sent upward");
 }
 
 #[tokio::test]

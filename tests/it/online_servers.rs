@@ -1,4 +1,4 @@
-//! `bearerd check --online` against servers that answer as real ones do.
+//! `bearerd check --online` against servers that response as real ones do.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -199,6 +199,6 @@ async fn what_was_not_asked_for_says_why() {
     let shown = shown(&setup, 1).await;
     has(
         &shown,
-        &["  endpoint     ", "  not asked    for route other, scopes b (the answer above settles it)"],
+        &["  endpoint     ", "  not asked    for route other, scopes b (the response above settles it)"],
     );
 }

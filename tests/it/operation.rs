@@ -58,7 +58,7 @@ async fn missing_certificate_of_a_listener_does_not_keep_run_from_starting() {
     assert!(Client::tls(address, tls()).await.is_err(), "no handshake without a key");
     let mut plain = world.connect().await;
     plain.send(&Call::get("/")).await;
-    assert!(plain.response_or_end().await.is_none(), "nor a call without TLS");
+    assert!(plain.response_or_end().await.is_none(), "nor a request without TLS");
     waits_for(&world, "late.key", &server.key_pem).await;
     Client::tls(address, tls()).await.unwrap().call(&Call::get("/")).await.expect_status(200);
 }
@@ -162,7 +162,7 @@ async fn every_section_is_in_force_under_two_seconds_after_a_reload() {
     let asked = |target: &'static str| async move { Client::tcp(admin).await.call(&Call::get(target)).await };
     asked("/readyz").await.expect_status(200);
     assert!(tokio::net::TcpStream::connect(world.address("admin")).await.is_err(), "the old one is closed");
-    // Text at level `warn`, the warning about `workers` among it, and no line of calls.
+    // Text at level `warn`, the warning about `workers` among it, and no line of requests.
     world.log().wait("the warning", |line| !line.starts_with('{') && line.contains("workers")).await;
     world.call(few().header("X-Request-Id", "after-the-reload")).await.expect_status(200);
     assert!(!world.log().text().contains("after-the-reload"));
@@ -185,7 +185,7 @@ async fn reload_that_fails_at_one_section_changes_no_other() {
         world.reload().await;
         assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(0.0));
         world.call(Call::get("/").header("X-Request-Id", "still-json")).await.expect_status(200);
-        world.log().wait("the call", |line| line.starts_with('{') && line.contains("still-json")).await;
+        world.log().wait("the request", |line| line.starts_with('{') && line.contains("still-json")).await;
         world.call(many_headers().host("localhost")).await.expect_status(200);
         assert_eq!(world.upstream().last().target(), "/new", "the old route");
         world.get("/").await.expect_status(200);

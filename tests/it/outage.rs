@@ -27,7 +27,7 @@ async fn with_issuer_at(address: SocketAddr, keys: &str) -> Setup {
     Setup::new().await.issuer(&format!("token_url = \"http://{address}/token\"\n{keys}"))
 }
 
-/// Calls for so long, each of which fails with this status.
+/// Requests for so long, each of which fails with this status.
 async fn fails_for(world: &World, seconds: f64, status: u16) {
     let until = Instant::now() + Duration::from_secs_f64(seconds);
     while Instant::now() < until {
@@ -37,7 +37,7 @@ async fn fails_for(world: &World, seconds: f64, status: u16) {
     }
 }
 
-/// How long it takes from now until a call is served.
+/// How long it takes from now until a request is served.
 async fn served_after(world: &World) -> Duration {
     let from = Instant::now();
     eventually("a served call", || async { (world.get("/").await.status == 200).then_some(()) }).await;
@@ -91,7 +91,7 @@ async fn issuer_that_refused_connections_is_asked_as_soon_as_it_is_back() {
     let issuer = back_at(address).await;
     let took = served_after(&world).await;
     assert!(took < AT_ONCE, "{took:?}");
-    assert_eq!(issuer.count(), 1, "one request, however many calls");
+    assert_eq!(issuer.count(), 1, "one request, however many requests");
     assert!(issuer.accepted() <= 4, "a bare connect, and the request's: {}", issuer.accepted());
 }
 
@@ -205,7 +205,7 @@ async fn two_issuers_at_one_address_are_looked_out_for_once() {
             _ => asked += 1,
         }
     }
-    // A call that waits keeps both slots wanting a token; they are wanted from the start on as well.
+    // A request that waits keeps both slots wanting a token; they are wanted from the start on as well.
     assert_eq!(world.get("/twin").await.status, 503);
     assert!((4..=8).contains(&bare), "one in a second: {bare}");
     assert!((4..=8).contains(&asked), "each issuer after 1, 2, 4 s: {asked}");
@@ -377,8 +377,8 @@ async fn an_outage_is_a_warning_a_minute_and_not_one_a_call() {
     let level = |event: &str, level: &str| {
         events.iter().filter(|line| line["event"] == event && line["level"] == level).count()
     };
-    assert_eq!(level("call.failed", "WARN"), 1);
-    assert!(level("call.failed", "DEBUG") >= 10);
+    assert_eq!(level("request.failed", "WARN"), 1);
+    assert!(level("request.failed", "DEBUG") >= 10);
     assert_eq!(level("token.failed", "WARN"), 1);
 }
 

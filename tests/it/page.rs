@@ -139,7 +139,7 @@ async fn the_page_lives_without_loading_again_and_asks_for_nothing_but_the_statu
     browser.until("the bar to shrink", &format!("{width} < {} - 2", before)).await;
 
     call(&world, "/orders/7", 60).await;
-    browser.says("#routes [data-key=orders]", "90 calls in all").await;
+    browser.says("#routes [data-key=orders]", "90 requests in all").await;
     world.change(|text| format!("{text}\n[[route]]\nname = \"added\"\npath = \"/added\"\nupstream = \"{{upstream}}\"\nanonymous = true\n"));
     world.reload().await;
     browser.says("#facts", "config version 2").await;
@@ -164,7 +164,7 @@ async fn the_page_says_so_when_nobody_answers_and_keeps_what_it_knew() {
     let mut browser = open(&world).await;
     assert_eq!(world.proxy.stop().await.code(), Some(0));
     browser.says("#gone", "does not answer any more").await;
-    browser.says("#state", "no answer").await;
+    browser.says("#state", "no response").await;
     browser.says("#facts", "old").await;
     browser.says("#tokens", "orders.read").await;
     assert_eq!(browser.evaluate("document.body.classList.contains('stale')").await, true);
@@ -192,8 +192,8 @@ async fn what_fails_is_at_the_top_with_its_cause_and_markup_is_text() {
         "unknown client <img src=x onerror=",
         "Route payments: its upstream refuses good tokens",
         "answers 401 to a token that issuer corp had only just granted",
-        "Route rates: 5 of 5 calls failed lately",
-        "A call reached no route",
+        "Route rates: 5 of 5 requests failed recently",
+        "A request reached no route",
     ] {
         assert!(problems.contains(wanted), "{wanted:?} in {problems}");
     }
@@ -204,8 +204,8 @@ async fn what_fails_is_at_the_top_with_its_cause_and_markup_is_text() {
     browser.says("#routes [data-key=payments]", "refused upstream").await;
     browser.says("#tokens [data-key=ledger]", "no token").await;
     browser.says("#tokens [data-key=ledger]", "check client_id and client_secret of [issuer.ledger]").await;
-    let parted = "parted({ detail: 'corp said no; mend it (7)', remedy: 'mend it' })";
-    let wanted = serde_json::json!({ "why": "corp said no (7)", "remedy": "mend it" });
+    let parted = "parted({ detail: 'corp said no; fix it (7)', remedy: 'fix it' })";
+    let wanted = serde_json::json!({ "why": "corp said no (7)", "remedy": "fix it" });
     assert_eq!(browser.evaluate(parted).await, wanted, "what to do stands alone, and once");
     browser.says("#tokens", HOSTILE).await;
     browser.says("#state", "ready, with problems").await;

@@ -1,4 +1,4 @@
-//! Every preset against its vendor's documented request and answer, byte for byte, at the vendor's own address.
+//! Every preset against its vendor's documented request and response, byte for byte, at the vendor's own address.
 //!
 //! A row says what the operator writes, what must arrive at the token endpoint, what the vendor answers, and what comes
 //! of it. The scripted issuer holds a certificate for the vendor's name and is reached through an egress proxy, so that
@@ -24,7 +24,7 @@ mod services_more;
 
 /// `Content-Type` of nearly every token request.
 pub const FORM: &str = "content-type: application/x-www-form-urlencoded";
-/// `Content-Type` of nearly every answer.
+/// `Content-Type` of nearly every response.
 pub const JSON: &str = "content-type: application/json";
 
 /// One preset in one scene. `{keys}` in the texts of the config is the folder of test keys.
@@ -43,19 +43,19 @@ pub struct Row {
     pub env: &'static [(&'static str, &'static str)],
     /// The issuer asks for a client certificate; `client.pem` and `client.key` lie beside the config.
     pub client_certificate: bool,
-    /// What goes to and fro, in order; the last answer is repeated.
+    /// What goes to and fro, in order; the last response is repeated.
     pub exchanges: &'static [Exchange],
     /// What the `{NAME}` in requests are, toward issuer and upstream.
     pub jwts: &'static [Jwt],
     /// Seconds that the token lives, counted from its request.
     pub lifetime: u32,
-    /// What the upstream sees of the call `GET /thing`.
+    /// What the upstream sees of the request `GET /thing`.
     pub target: &'static str,
     /// The upstream's headers: these, and of `authorization` and `dpop` no other.
     pub sent: &'static [&'static str],
     /// Upstream statuses that must lead to a new token and a second try.
     pub renewed_on: &'static [u16],
-    /// The call fails; `lifetime`, `target` and `sent` do not count then.
+    /// The request fails; `lifetime`, `target` and `sent` do not count then.
     pub refused: Option<Refused>,
 }
 
@@ -235,7 +235,7 @@ async fn granted(row: &Row, stage: &Stage) {
     assert!((wanted - 15.0..wanted + 2.0).contains(&lived), "lives {lived} s, not {wanted} s");
 }
 
-/// The upstream refuses once with this status: a new token, and the call goes through.
+/// The upstream refuses once with this status: a new token, and the request goes through.
 async fn renewed(row: &Row, stage: &Stage, status: u16, done: usize) {
     assert_eq!(done, 0, "a token fetched because of a 401 outlives the next one: one status for each row");
     let (world, before) = (&stage.world, stage.world.issuer().count());
@@ -357,7 +357,7 @@ impl<'a> Found<'a> {
             .min_by_key(|(at, _)| *at)
     }
 
-    /// Signature, header, claims and times; the answer is each one's `jti`.
+    /// Signature, header, claims and times; the response is each one's `jti`.
     fn check(&self) -> Vec<String> {
         self.tokens.iter().map(|(wanted, token)| expect_jwt(wanted, token, self.at, self.upstream)).collect()
     }

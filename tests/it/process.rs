@@ -14,7 +14,7 @@ use crate::support::{
     Answer, Bearerd, Call, Client, Gate, PATIENCE, Setup, World, cli, eventually, metrics, within,
 };
 
-/// A call that the upstream has and does not answer yet.
+/// A request that the upstream has and does not answer yet.
 async fn with_slow_call(setup: Setup) -> (World, Client, Gate) {
     let gate = Gate::new();
     setup.upstream.always_this(Answer::ok("slow").gated(&gate));
@@ -54,7 +54,7 @@ async fn t98_no_call_fails_when_sigterm_comes_under_load() {
             let mut served = 0;
             while let Ok(stream) = tokio::net::TcpStream::connect(address).await {
                 let mut wire = crate::support::Wire::new(stream);
-                // A connection that was still in the backlog when the listener closed never was a call.
+                // A connection that was still in the backlog when the listener closed never was a request.
                 if wire.send(Call::get("/").bytes("localhost")).await.is_err() {
                     break;
                 }
@@ -327,7 +327,7 @@ async fn several_workers_share_each_socket() {
     assert!(calls.join_all().await.iter().all(|status| *status == 200));
     assert_eq!(world.issuer().count(), 1);
     // Each worker counts for itself; a scrape tells of all of them.
-    eventually("all calls to be counted", || async {
+    eventually("all requests to be counted", || async {
         let counted = world.metric("bearerd_requests_total", &[("status", "200")]).await?;
         (counted == 60.0).then_some(())
     })

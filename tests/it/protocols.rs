@@ -18,14 +18,14 @@ async fn scene() -> World {
     Setup::new().await.start().await
 }
 
-/// A scene whose upstream the test plays, with a call on its way.
+/// A scene whose upstream the test plays, with a request on its way.
 async fn manual(route: &str, call: &Call) -> (World, Client, Wire) {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, route).await;
     let mut client = world.connect().await;
     client.send(call).await;
     let mut wire = upstream.accept().await;
-    within("the call at the upstream", wire.head()).await.unwrap().unwrap();
+    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     (world, client, wire)
 }
 

@@ -13,7 +13,7 @@ async fn short_lived() -> Setup {
     setup
 }
 
-/// Calls until the issuer was asked with this secret; no call may fail meanwhile.
+/// Requests until the issuer was asked with this secret; no request may fail meanwhile.
 async fn secret_in_use(world: &World, secret: &str) {
     let wanted = format!("client-1:{secret}");
     eventually("the new secret in use", || async {
@@ -389,5 +389,5 @@ async fn log_level_changes_with_a_reload() {
     world.change(|text| text.replace("access = false", "access = true"));
     world.reload().await;
     world.call(Call::get("/").header("X-Request-Id", "after-the-reload")).await.expect_status(200);
-    world.log().wait("the call", |line| line.contains("after-the-reload")).await;
+    world.log().wait("the request", |line| line.contains("after-the-reload")).await;
 }

@@ -106,7 +106,7 @@ async fn t73_body_beyond_the_replay_limit_is_not_replayed() {
     let response = world.call(Call::post("/", "x".repeat(1025))).await;
     response.expect_status(401);
     assert_eq!(world.upstream().count(), 1);
-    // The token was dropped nonetheless, so the next call works.
+    // The token was dropped nonetheless, so the next request works.
     eventually("a served call", || async { (world.get("/").await.status == 200).then_some(()) }).await;
     assert_eq!(world.issuer().count(), 2);
 }

@@ -16,14 +16,14 @@ async fn to(upstream: &str, route: &str) -> World {
     Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
 }
 
-/// A scene whose upstream the test plays, with a call on its way.
+/// A scene whose upstream the test plays, with a request on its way.
 async fn manual(route: &str, call: &Call) -> (World, Client, Wire) {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, route).await;
     let mut client = world.connect().await;
     client.send(call).await;
     let mut wire = upstream.accept().await;
-    within("the call at the upstream", wire.head()).await.unwrap().unwrap();
+    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     (world, client, wire)
 }
 
@@ -161,14 +161,14 @@ async fn caller_that_leaves_is_not_counted_as_our_fault() {
     let (world, client, mut wire) = manual("", &Call::get("/")).await;
     drop(client);
     assert!(within("the upstream's connection to end", wire.closed()).await);
-    eventually("the call to be counted", || async {
+    eventually("the request to be counted", || async {
         world.metric("bearerd_requests_total", &[("route", "api")]).await
     })
     .await;
     assert_eq!(world.metric("bearerd_requests_total", &[("route", "api"), ("status", "500")]).await, None);
     world
         .log()
-        .wait("the call's line", |line| line.contains("bearerd::access") && line.contains("499"))
+        .wait("the request's line", |line| line.contains("bearerd::access") && line.contains("499"))
         .await;
 }
 
@@ -181,7 +181,7 @@ async fn http2_caller_that_resets_ends_the_upstreams_call() {
     let mut other = client.clone();
     let call = tokio::spawn(async move { other.open(request).await });
     let mut wire = upstream.accept().await;
-    within("the call", wire.head()).await.unwrap().unwrap();
+    within("the request", wire.head()).await.unwrap().unwrap();
     call.abort();
     assert!(within("the upstream's connection to end", wire.closed()).await);
     drop(client);
@@ -230,7 +230,7 @@ async fn last_words_of_an_http2_upstream_are_not_repeated() {
     let response = client.response().await;
     response.expect_problem(502, "upstream_invalid");
     assert!(!response.text().contains("token-1"), "{}", response.text());
-    world.log().wait("the call's line", |line| line.contains("bearerd::access")).await;
+    world.log().wait("the request's line", |line| line.contains("bearerd::access")).await;
     assert!(!world.log().text().contains("token-1"), "{}", world.log().text());
 }
 
@@ -247,7 +247,7 @@ async fn refused_http2_target_is_not_logged_with_its_query() {
     frames.request(1, &fields, None).await;
     assert!(frames.outcome(1).await.is_refusal());
     world.get("/").await.expect_status(200);
-    world.log().wait("the call's line", |line| line.contains("bearerd::access")).await;
+    world.log().wait("the request's line", |line| line.contains("bearerd::access")).await;
     assert!(!world.log().text().contains("canary-1"), "{}", world.log().text());
 }
 

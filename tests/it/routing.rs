@@ -1,4 +1,4 @@
-//! Which route serves a call.
+//! Which route serves a request.
 
 use crate::support::{Call, Client, Setup, World, cli};
 
@@ -21,7 +21,7 @@ async fn scene(routes: &[(&str, &str)]) -> World {
     Setup::new().await.whole(&config(MAIN, routes)).start().await
 }
 
-/// The name of the route that served the call; the status where none did.
+/// The name of the route that served the request; the status where none did.
 async fn served(world: &World, call: Call) -> String {
     served_on(world, "main", call).await
 }

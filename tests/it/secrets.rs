@@ -248,7 +248,7 @@ async fn access_log_has_a_line_a_call_without_query_and_can_be_turned_off() {
     let world = Setup::new().await.start().await;
     world.call(Call::get("/path?query=1").header("X-Request-Id", "the-call")).await.expect_status(200);
     let line =
-        world.log().wait("the call", |line| line.contains("the-call") && line.contains("access")).await;
+        world.log().wait("the request", |line| line.contains("the-call") && line.contains("access")).await;
     assert!(line.contains("api") && line.contains("200"), "{line}");
     assert!(!line.contains("query=1"), "{line}");
     let world = Setup::new().await.log("level = \"info\"\naccess = false").start().await;

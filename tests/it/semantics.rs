@@ -488,7 +488,7 @@ async fn max_forwards_at_zero_tells_what_the_route_takes() {
 
 // --- the order of checks ---
 
-/// What may be wrong with a call, in the order in which it is told.
+/// What may be wrong with a request, in the order in which it is told.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Wrong {
     Malformed,
@@ -510,7 +510,7 @@ impl Wrong {
     }
 }
 
-/// Every way in which a call can be wrong in these points, each with the ways of the others.
+/// Every way in which a request can be wrong in these points, each with the ways of the others.
 fn wrong_calls(wrong: &[Wrong]) -> Vec<Call> {
     let paths: &[&str] = match (wrong.contains(&Wrong::Malformed), wrong.contains(&Wrong::NoRoute)) {
         (false, false) => &["/a/x"],
@@ -638,7 +638,7 @@ async fn interim_answers_one_by_one_end_here_too() {
     let mut client = world.connect().await;
     client.send(&Call::get("/")).await;
     let mut wire = upstream.accept().await;
-    within("the call at the upstream", wire.head()).await.unwrap().unwrap();
+    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     for _ in 0..40 {
         wire.send("HTTP/1.1 102 Processing\r\n\r\n").await.unwrap();
         tokio::task::yield_now().await;
@@ -654,7 +654,7 @@ async fn interim_answers_without_end_are_no_answer() {
     let mut client = world.connect().await;
     client.send(&Call::get("/")).await;
     let mut wire = upstream.accept().await;
-    within("the call at the upstream", wire.head()).await.unwrap().unwrap();
+    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     let flood = tokio::spawn(async move {
         while wire.send("HTTP/1.1 102 Processing\r\n\r\n".repeat(100)).await.is_ok() {}
     });
@@ -670,7 +670,7 @@ async fn interim_answers_do_not_put_off_response_timeout() {
     let mut client = world.connect().await;
     client.send(&Call::get("/")).await;
     let mut wire = upstream.accept().await;
-    within("the call at the upstream", wire.head()).await.unwrap().unwrap();
+    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     let drip = tokio::spawn(async move {
         while wire.send("HTTP/1.1 102 Processing\r\n\r\n").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -709,7 +709,7 @@ async fn chunk_sizes_and_extensions_without_end_are_refused() {
         let mut client = world.connect().await;
         client.send(&Call::get("/")).await;
         let mut wire = upstream.accept().await;
-        within("the call at the upstream", wire.head()).await.unwrap().unwrap();
+        within("the request at the upstream", wire.head()).await.unwrap().unwrap();
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let sent = within("the flood to be refused", flood(&mut wire, head, first, piece)).await;
         assert!(sent < 32 << 20, "{sent} bytes of {piece:?} were taken");
@@ -732,7 +732,7 @@ async fn callers_of_a_webhook_that_send_without_end_hold_nobody_up() {
     let started = std::time::Instant::now();
     let sent = within("the flood to be refused", flood(&mut client.wire, &head, "0", "0")).await;
     assert!(sent < 32 << 20, "{sent} bytes were taken");
-    assert!(started.elapsed() < Duration::from_secs(8), "only the time-out of the whole call ended it");
+    assert!(started.elapsed() < Duration::from_secs(8), "only the time-out of the whole request ended it");
     assert!(world.processor_time() < Duration::from_secs(5), "{:?}", world.processor_time());
 }
 
@@ -765,7 +765,7 @@ async fn chunks_with_a_few_zeros_and_extensions_pass() {
     assert_eq!(world.get("/").await.text(), "hello");
 }
 
-// --- an answer that breaks off looks broken ---
+// --- a response that breaks off looks broken ---
 
 /// Whether the connection ends with a reset.
 async fn is_reset(client: &mut Client) -> bool {
@@ -793,7 +793,7 @@ async fn answer_that_breaks_off_resets_an_http10_caller() {
             }
             client.send(&call).await;
             let mut wire = upstream.accept().await;
-            within("the call at the upstream", wire.head()).await.unwrap().unwrap();
+            within("the request at the upstream", wire.head()).await.unwrap().unwrap();
             wire.send(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{part}")).await.unwrap();
             client.head().await;
             assert_eq!(client.wire.exact(5).await.unwrap(), b"hello");
@@ -810,7 +810,7 @@ async fn answer_that_stalls_resets_an_http10_caller() {
     let mut client = world.connect().await;
     client.send(&Call::get("/").http10()).await;
     let mut wire = upstream.accept().await;
-    within("the call at the upstream", wire.head()).await.unwrap().unwrap();
+    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
     client.head().await;
     assert!(is_reset(&mut client).await);
@@ -837,8 +837,8 @@ async fn answer_that_breaks_off_is_broken_over_http2() {
     let request = client.request("GET", "/").body(body).unwrap();
     let call = tokio::spawn(async move { client.try_call(request).await });
     let mut wire = upstream.accept().await;
-    within("the call at the upstream", wire.head()).await.unwrap().unwrap();
+    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
     drop(wire);
-    assert!(within("the call to end", call).await.unwrap().is_err());
+    assert!(within("the request to end", call).await.unwrap().is_err());
 }

@@ -57,7 +57,7 @@ async fn a_flood_of_connections_loses_no_probe() {
         }
         drop(held);
     }
-    world.log().wait("a word to the operator", |line| line.contains("listener.crowded")).await;
+    world.log().wait("a word to the operator", |line| line.contains("listener.connection_evicted")).await;
 }
 
 /// Those that came in the flood, and one whose body was on its way before it.
@@ -78,7 +78,7 @@ async fn a_flood_of_connections_loses_no_webhook() {
     }
     begun.write_all(rest).await.unwrap();
     let mut answer = String::new();
-    within("the answer to the first one", begun.read_to_string(&mut answer)).await.unwrap();
+    within("the response to the first one", begun.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
     drop(held);
 }
@@ -106,16 +106,16 @@ async fn an_early_refusal_of_a_webhook_is_read_by_who_still_sends() {
     let body = vec![b'x'; 600 * 1024];
     let call = Call::new("POST", "/seismic").header("content-length", &body.len().to_string());
     stream.write_all(&call.bytes("localhost")).await.unwrap();
-    within("the answer to come", stream.readable()).await.unwrap();
+    within("the response to come", stream.readable()).await.unwrap();
     for piece in body.chunks(200 * 1024) {
-        // So that the server is done with the answer, and waits or does not.
+        // So that the server is done with the response, and waits or does not.
         tokio::time::sleep(Duration::from_millis(50)).await;
         within("a piece of the body to go out", stream.write_all(piece))
             .await
             .expect("the connection is open");
     }
     let mut answer = String::new();
-    within("the answer", stream.read_to_string(&mut answer)).await.unwrap();
+    within("the response", stream.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("signature_refused"), "{answer}");
 }
 
@@ -132,10 +132,12 @@ async fn what_is_no_request_is_logged_with_its_reason_and_counted() {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        within("the answer", stream.read_to_string(&mut answer)).await.unwrap();
+        within("the response", stream.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{reason}: {answer}");
         let told = |event: &Value| {
-            event["event"] == "caller.refused" && event["reason"] == reason && event["listener"] == listener
+            event["event"] == "caller.request_refused"
+                && event["reason"] == reason
+                && event["listener"] == listener
         };
         let event = eventually("the line", || async { world.log().events().into_iter().find(told) }).await;
         assert_eq!(event["level"], "INFO");

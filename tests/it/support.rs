@@ -45,7 +45,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Asks again and again until there is an answer, and fails naming `what` where none comes within [`PATIENCE`].
+/// Asks again and again until there is a response, and fails naming `what` where none comes within [`PATIENCE`].
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
     let started = Instant::now();
     loop {

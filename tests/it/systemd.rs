@@ -154,7 +154,7 @@ async fn service_manager_that_stops_reading_holds_nothing_up() {
     world.get("/").await.expect_status(200);
     assert_eq!(world.proxy.stop().await.code(), Some(0));
     let lines = world.log().lines();
-    let deaf = lines.iter().filter(|line| line.contains("service_manager.deaf")).count();
+    let deaf = lines.iter().filter(|line| line.contains("systemd.notify_failed")).count();
     assert_eq!(deaf, 1, "told once: {lines:?}");
 }
 

@@ -8,7 +8,7 @@ use crate::support::jwt;
 use crate::support::tls::{ca, localhost};
 use crate::support::{Answer, Call, Gate, Scripted, Setup, World, eventually, stays};
 
-/// Ten HTTP/2 connections with 100 calls each, all at the same time; their statuses.
+/// Ten HTTP/2 connections with 100 requests each, all at the same time; their statuses.
 async fn thousand_calls(world: &World) -> Vec<u16> {
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..10 {
@@ -208,7 +208,7 @@ fn route(name: &str, keys: &str) -> String {
     )
 }
 
-/// The tokens that calls to these routes carry.
+/// The tokens that requests to these routes carry.
 async fn tokens(world: &World, routes: &[&str]) -> Vec<String> {
     let mut tokens = Vec::new();
     for route in routes {

@@ -127,7 +127,7 @@ async fn the_token_request_is_a_trace_of_its_own_with_a_link_to_the_first_call_t
 
     eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
     world.upstream().next(Answer::unauthorized());
-    // Late enough that the call waits for it.
+    // Late enough that the request waits for it.
     world
         .issuer()
         .next(Answer::token("token-after-the-refusal").delayed(std::time::Duration::from_millis(300)));
@@ -255,7 +255,7 @@ async fn a_collector_that_is_gone_or_hangs_costs_spans_and_not_calls() {
         }
         let mut world = setup.start().await;
         for _ in 0..20 {
-            within("a call", world.get("/")).await.expect_status(200);
+            within("a request", world.get("/")).await.expect_status(200);
         }
         let line = world.log().wait("the loss", |line| line.contains("tracing.spans_lost")).await;
         assert!(world.metric("bearerd_spans_lost_total", &[]).await.unwrap() > 0.0);
@@ -282,9 +282,9 @@ async fn a_collector_that_answers_nonsense_costs_spans_and_not_calls() {
         let (collector, setup) = traced("timeout = \"2s\"").await;
         collector.always_this(answer);
         let mut world = setup.start().await;
-        within("a call", world.get("/")).await.expect_status(200);
+        within("a request", world.get("/")).await.expect_status(200);
         world.log().wait("the loss", |line| line.contains("tracing.spans_lost")).await;
-        within("a call", world.get("/")).await.expect_status(200);
+        within("a request", world.get("/")).await.expect_status(200);
         // What it says is nobody's business either.
         assert!(!world.log().text().contains("canary"), "{}", world.log().text());
         assert_eq!(world.proxy.stop().await.code(), Some(0));
@@ -292,7 +292,7 @@ async fn a_collector_that_answers_nonsense_costs_spans_and_not_calls() {
     assert_eq!(elsewhere.count(), 0, "redirects are not followed");
 }
 
-/// An answer without end is left where it is, with its connection.
+/// A response without end is left where it is, with its connection.
 #[tokio::test]
 async fn a_collector_that_talks_without_end_is_cut_off() {
     let (collector, setup) = traced("timeout = \"2s\"").await;
@@ -395,7 +395,7 @@ async fn a_reload_with_a_broken_table_leaves_the_running_one_in_force() {
     let good = world.config();
     world.change(|text| text.replace("[tracing]\n", "[tracing]\nsample = 2.0\n"));
     world.reload_signal();
-    let line = world.log().wait("the mistake", |line| line.contains("config.problem")).await;
+    let line = world.log().wait("the error", |line| line.contains("config.problem")).await;
     assert!(line.contains("tracing.sample"), "{line}");
     world.log().wait("the refusal", |line| line.contains("config.reload_failed")).await;
     world.get("/").await.expect_status(200);

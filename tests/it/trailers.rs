@@ -149,7 +149,7 @@ async fn scene(protocol: &str, upstream: &Upstream) -> World {
         .await
 }
 
-/// A call over HTTP/2 with these trailers; the answer's trailers.
+/// A request over HTTP/2 with these trailers; the response's trailers.
 async fn over_http2(world: &World, sent: HeaderMap) -> HeaderMap {
     let mut client = H2Client::plain(world.address("main")).await;
     let (frames, body) = streamed();
@@ -199,7 +199,7 @@ async fn trailers_of_a_request_say_nothing_that_its_fields_may_not() {
     for protocol in ["http1", "http2"] {
         let upstream = Upstream::start(HeaderMap::new()).await;
         let world = scene(protocol, &upstream).await;
-        // What HTTP/2 forbids altogether ends the call, and its sender's library refuses it first.
+        // What HTTP/2 forbids altogether ends the request, and its sender's library refuses it first.
         let forbidden = ["keep-alive", "proxy-connection", "te", "upgrade"];
         let allowed: Vec<&str> = sent.iter().copied().filter(|name| !forbidden.contains(name)).collect();
         over_http2(&world, map(&allowed)).await;

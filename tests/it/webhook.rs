@@ -188,7 +188,10 @@ async fn a_call_with_a_wrong_signature_changes_nothing_and_is_told() {
         let refusal = webhook_status(&world).await["last_refusal"]["detail"].clone();
         assert!(refusal.as_str().unwrap().contains(words), "{refusal}");
     }
-    world.log().wait("the refusal", |line| line.contains("refused a call") && line.contains("seismic")).await;
+    world
+        .log()
+        .wait("the refusal", |line| line.contains("refused a request") && line.contains("seismic"))
+        .await;
     stays(Duration::from_millis(500), || world.issuer().count()).await;
     assert_eq!(users(&world), ["user-1"]);
     assert!(!world.log().text().contains(&of_another_body));

@@ -282,7 +282,7 @@ async fn tunnel_outlives_a_reload_and_a_stop_waits_for_it() {
     world.reload().await;
     pass(&mut client.wire, &mut wire, "after the reload").await;
     world.signal(rustix::process::Signal::TERM);
-    world.log().wait("the end", |line| line.contains("process.ending")).await;
+    world.log().wait("the end", |line| line.contains("shutdown.started")).await;
     for n in 0..3 {
         pass(&mut client.wire, &mut wire, &format!("up {n}")).await;
         pass(&mut wire, &mut client.wire, &format!("down {n}")).await;

@@ -2,7 +2,7 @@
 
 const EVERY = 2000;
 const PATIENCE = 5000;
-// When the last answer came, by this page's clock, and what the time was there.
+// When the last response came, by this page's clock, and what the time was there.
 let heard = null;
 let serverNow = 0;
 let gone = false;
@@ -21,7 +21,7 @@ const shown = {
 // Where not all can be shown, those with something to see.
 function busiestFirst(routes) {
   if (routes.length <= MOST_ROWS) return routes;
-  const weight = (route) => route.lately.errors * 1e9 + route.lately.requests;
+  const weight = (route) => route.recent.errors * 1e9 + route.recent.requests;
   return [...routes].sort((a, b) => weight(b) - weight(a));
 }
 
@@ -37,7 +37,7 @@ function show(status) {
   document.title = (bad ? "(" + bad + ") " : "") + "bearerd";
   put(at("facts"), "version " + status.version + " · up " + duration(status.uptime_seconds) + " · config version " + status.config.version);
 
-  const seconds = status.routes.length ? Math.round(status.routes[0].lately.seconds) : 60;
+  const seconds = status.routes.length ? Math.round(status.routes[0].recent.seconds) : 60;
   heading("routes", "calls of the last " + seconds + " s");
   fill(shown.routes, busiestFirst(status.routes).map((route) => ({ key: route.name, now: status.now, ...route })), routeRow);
   const tokens = status.tokens.map((token) => ({ key: token.routes[0], ...token }));
@@ -68,7 +68,7 @@ function state(text, kind) {
   dress(at("state"), "pill " + kind);
 }
 
-// Once a second: ages and bars, between two answers.
+// Once a second: ages and bars, between two responses.
 function tick() {
   if (gone) {
     put(at("facts"), heard === null ? "" : "what is shown is " + duration(elapsed()) + " old");
@@ -88,7 +88,7 @@ function setGone(now, why) {
   at("gone").hidden = !now;
   if (!now) return;
   put(at("gone"), "bearerd does not answer any more (" + why + "): below is what it said last. This page goes on asking.");
-  state("no answer", "bad");
+  state("no response", "bad");
 }
 
 async function refresh() {
@@ -101,7 +101,7 @@ async function refresh() {
       setGone(false, "");
       show(status);
     } catch (failure) {
-      setGone(true, failure instanceof TypeError ? "no connection" : failure.name === "TimeoutError" ? "no answer in time" : failure.message);
+      setGone(true, failure instanceof TypeError ? "no connection" : failure.name === "TimeoutError" ? "no response in time" : failure.message);
     }
     tick();
   }

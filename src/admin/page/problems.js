@@ -1,6 +1,6 @@
 // What somebody who was called must see first: {key, kind, what, why, remedy, code, at, foot}.
 
-// So long does a failed call stay among the problems, in seconds.
+// So long does a failed request stay among the problems, in seconds.
 const RECENT = 120;
 
 function since(now, at) {
@@ -33,12 +33,12 @@ function tokenProblem(token) {
 
 // A route whose token is among the problems is named there.
 function routeProblem(route, now, without) {
-  const { errors, requests } = route.lately;
+  const { errors, requests } = route.recent;
   const last = route.last_error;
   const fresh = last !== null && last.status >= 500 && since(now, last.at) < RECENT;
   if (errors === 0 && !fresh) return null;
   if (fresh && last.code.startsWith("token_") && without.has(route.name)) return null;
-  const counted = errors > 0 ? errors + " of " + calls(requests) + " failed lately" : "a call failed";
+  const counted = errors > 0 ? errors + " of " + calls(requests) + " failed recently" : "a request failed";
   return {
     key: "route " + route.name, kind: errors * 2 >= requests ? "bad" : "warn", what: "Route " + route.name + ": " + counted,
     why: fresh ? last.detail : "the upstream " + route.upstream + " answered with a 5xx itself; see its log",
@@ -79,7 +79,7 @@ function otherProblems(status) {
   for (const issuer of status.issuers.filter((issuer) => issuer.credential === "standby")) {
     found.push({
       ...plain, key: "standby " + issuer.name, kind: "warn", what: "Issuer " + issuer.name + " takes its standby credential alone",
-      why: "The first one is refused: mend client_id or client_secret of issuer " + issuer.name + ".",
+      why: "The first one is refused: fix client_id or client_secret of issuer " + issuer.name + ".",
     });
   }
   return found;
@@ -89,7 +89,7 @@ function unroutedProblem(status) {
   const last = status.unrouted.last_error;
   if (!last || since(status.now, last.at) > RECENT) return null;
   return {
-    key: "unrouted", kind: "warn", what: "A call reached no route", why: last.detail, remedy: "", code: last.code,
+    key: "unrouted", kind: "warn", what: "A request reached no route", why: last.detail, remedy: "", code: last.code,
     at: last.at, next: null, foot: "request " + last.request_id,
   };
 }
@@ -102,7 +102,7 @@ function problems(status) {
   const unready = !status.ready && !status.draining && !all.some((problem) => problem.kind === "bad");
   if (unready) {
     all.push({
-      key: "unready", kind: "warn", what: "Not ready yet", why: "A token or a value that calls need is still missing; /readyz says which.",
+      key: "unready", kind: "warn", what: "Not ready yet", why: "A token or a value that requests need is still missing; /readyz says which.",
       remedy: "", code: null, at: null, next: null, foot: "",
     });
   }

@@ -91,10 +91,10 @@ function matches(match) {
 }
 
 function routeState(route) {
-  const { requests, errors } = route.lately;
+  const { requests, errors } = route.recent;
   if (isRefused(route, route.now)) return ["bad", "refused upstream"];
   if (errors > 0) return errors * 2 >= requests ? ["bad", "failing"] : ["warn", "some errors"];
-  return requests > 0 ? ["good", "fine"] : ["idle", "no calls"];
+  return requests > 0 ? ["good", "fine"] : ["idle", "no requests"];
 }
 
 function routeRow(cells, note) {
@@ -106,19 +106,19 @@ function routeRow(cells, note) {
   const numbers = [traffic, errors, latency].map((cell) => [sub(cell, "number"), sub(cell)]);
   const tell = noting(note);
   return (route) => {
-    const lately = route.lately;
+    const recent = route.recent;
     put(parts.name, route.name);
     mark(parts.state, ...routeState(route));
     put(serves, matches(route.match));
     put(issuer[0], route.upstream);
     put(issuer[1], route.issuer ? "token of " + route.issuer : "no token (anonymous)");
-    put(numbers[0][0], rate(lately.per_second));
+    put(numbers[0][0], rate(recent.per_second));
     put(numbers[0][1], calls(route.requests) + " in all");
-    put(numbers[1][0], String(lately.errors));
-    dress(numbers[1][0], lately.errors > 0 ? "number bad" : "number");
-    put(numbers[1][1], lately.errors > 0 ? Math.round((100 * lately.errors) / Math.max(1, lately.requests)) + " %" : "");
-    put(numbers[2][0], milliseconds(lately.p50_ms));
-    put(numbers[2][1], lately.p99_ms === null ? "" : "p99 " + milliseconds(lately.p99_ms));
+    put(numbers[1][0], String(recent.errors));
+    dress(numbers[1][0], recent.errors > 0 ? "number bad" : "number");
+    put(numbers[1][1], recent.errors > 0 ? Math.round((100 * recent.errors) / Math.max(1, recent.requests)) + " %" : "");
+    put(numbers[2][0], milliseconds(recent.p50_ms));
+    put(numbers[2][1], recent.p99_ms === null ? "" : "p99 " + milliseconds(recent.p99_ms));
     tell(routeNote(route));
   };
 }
@@ -154,7 +154,7 @@ function bar(parent) {
   return { made, inner, renewal, words, end: null, of: null, life: 0, kind: "good" };
 }
 
-// The end by this page's clock. `seconds_left` is cut to whole seconds, so a later answer only moves it where it says
+// The end by this page's clock. `seconds_left` is cut to whole seconds, so a later response only moves it where it says
 // something else; the bar would go back and forth otherwise.
 function setEnd(bar, token) {
   bar.life = token.age_seconds === null ? 0 : token.age_seconds + token.seconds_left;

@@ -3,11 +3,11 @@
 use std::time::SystemTime;
 
 use super::{
-    CallErrorStatus, ConfigStatus, IssuerStatus, LatelyStatus, ListenerStatus, MatchStatus, RefusalStatus,
+    CallErrorStatus, ConfigStatus, IssuerStatus, ListenerStatus, MatchStatus, RecentStatus, RefusalStatus,
     ReloadStatus, RouteStatus, Status, Time, TokenErrorStatus, TokenStatus, UnroutedStatus,
     UpstreamRefusalStatus, WarningStatus, WebhookStatus,
 };
-use crate::admin::lately::Lately;
+use crate::admin::recent::Recent;
 use crate::admin::view::{CredentialView, Traffic, View, WebhookView};
 use crate::config::{
     self, Address, Callers, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern,
@@ -147,7 +147,7 @@ fn route(
         scopes,
         requests: traffic.requests,
         upstream_connections: traffic.upstream_connections,
-        lately: traffic.lately.as_ref().map(lately).unwrap_or_default(),
+        recent: traffic.recent.as_ref().map(recent).unwrap_or_default(),
         last_error: traffic.last_failure.as_deref().map(call_error),
         upstream_refusal: traffic.last_refusal.as_deref().map(|refusal| UpstreamRefusalStatus {
             at: Time(refusal.at),
@@ -157,14 +157,14 @@ fn route(
     }
 }
 
-fn lately(lately: &Lately) -> LatelyStatus {
-    let (seconds, counts) = (lately.window.as_secs_f64(), &lately.counts);
+fn recent(recent: &Recent) -> RecentStatus {
+    let (seconds, counts) = (recent.window.as_secs_f64(), &recent.counts);
     let quantile = |share| counts.quantile(share).map(|seconds| rounded(seconds * 1_000.0));
-    LatelyStatus {
+    RecentStatus {
         seconds: rounded(seconds),
         requests: counts.requests,
         errors: counts.errors,
-        // Just after the start, one call is not a thousand in a second.
+        // Just after the start, one request is not a thousand in a second.
         per_second: rounded(counts.requests as f64 / seconds.max(1.0)),
         p50_ms: quantile(0.5),
         p99_ms: quantile(0.99),

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 use super::super::health::Loads;
-use super::super::lately::Lately;
+use super::super::recent::Recent;
 use super::super::view::{CredentialView, Traffic, View, WebhookView};
 use super::super::{Admin, Health, LastReload};
 use crate::clock::SystemClock;
@@ -241,7 +241,7 @@ fn busy() -> Traffic {
     Traffic {
         requests: 12,
         upstream_connections: 1,
-        lately: Some(lately()),
+        recent: Some(recent()),
         last_failure: Some(failure(502, "token_refused")),
         last_refusal: Some(Arc::new(UpstreamRefusal {
             at: ago(15),
@@ -251,12 +251,12 @@ fn busy() -> Traffic {
     }
 }
 
-fn lately() -> Lately {
+fn recent() -> Recent {
     let route = RouteMetrics::default();
     for status in [200, 200, 502] {
         route.request(status, Duration::from_millis(30));
     }
-    Lately { window: Duration::from_secs(60), counts: route.counts() }
+    Recent { window: Duration::from_secs(60), counts: route.counts() }
 }
 
 fn failure(status: u16, code: &'static str) -> Arc<Failure> {

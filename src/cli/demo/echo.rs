@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
-use super::server::{self, Answer, Asked};
+use super::server::{self, Answer, DemoRequest};
 use super::tokens::Tokens;
 use crate::clock::{Clock, SystemClock};
 
@@ -21,7 +21,7 @@ impl Echo {
         Self { tokens }
     }
 
-    pub(super) fn answer(&self, request: &Asked) -> Answer {
+    pub(super) fn answer(&self, request: &DemoRequest) -> Answer {
         let valid =
             bearer(request.headers()).is_some_and(|token| self.tokens.is_valid(token, SystemClock.wall()));
         if !valid {

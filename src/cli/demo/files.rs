@@ -30,7 +30,7 @@ impl Drop for Files {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.folder) {
             tracing::warn!(
-                event = "demo.files_left", folder = %self.folder.display(), %error,
+                event = "demo.cleanup_failed", folder = %self.folder.display(), %error,
                 "cannot remove the demo's files"
             );
         }

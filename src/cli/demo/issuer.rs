@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
-use super::server::{self, Answer, Asked};
+use super::server::{self, Answer, DemoRequest};
 use super::tokens::{LIFETIME, Tokens};
 use crate::clock::{Clock, SystemClock};
 
@@ -23,7 +23,7 @@ impl Issuer {
         Self { authorization, tokens }
     }
 
-    pub(super) fn answer(&self, request: &Asked) -> Answer {
+    pub(super) fn answer(&self, request: &DemoRequest) -> Answer {
         if request.uri().path() != "/token" || request.method() != Method::POST {
             return server::json(StatusCode::NOT_FOUND, &json!({"error": "ask for tokens with POST /token"}));
         }

@@ -18,13 +18,13 @@ use serde_json::Value;
 const MAX_BODY: usize = 64 * 1024;
 
 /// A request with its whole body.
-pub(super) type Asked = Request<Bytes>;
+pub(super) type DemoRequest = Request<Bytes>;
 pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Serves on a free loopback port, on a thread of its own, until the process ends.
 pub(super) fn start(
     name: &str,
-    answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+    answer: impl Fn(&DemoRequest) -> Answer + Send + Sync + 'static,
 ) -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
@@ -42,7 +42,7 @@ pub(super) fn start(
 
 async fn accept<F>(listener: tokio::net::TcpListener, answer: Arc<F>)
 where
-    F: Fn(&Asked) -> Answer + Send + Sync + 'static,
+    F: Fn(&DemoRequest) -> Answer + Send + Sync + 'static,
 {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -61,7 +61,7 @@ where
     }
 }
 
-async fn respond(request: Request<Incoming>, answer: &(impl Fn(&Asked) -> Answer + Sync)) -> Answer {
+async fn respond(request: Request<Incoming>, answer: &(impl Fn(&DemoRequest) -> Answer + Sync)) -> Answer {
     let (head, body) = request.into_parts();
     match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => answer(&Request::from_parts(head, body.to_bytes())),

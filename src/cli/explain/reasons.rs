@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, Method, header};
 
-use super::request::Asked;
+use super::request::ExplainedRequest;
 use crate::config::{
     CallerAuthorization, Callers, Config, Credential, HostPattern, Inject, ListenerConfig, PathPattern,
     RouteConfig,
@@ -69,7 +69,7 @@ fn advantage(winner: &RouteConfig, other: &RouteConfig) -> &'static str {
     }
 }
 
-/// Routes that one condition kept from the call, or that have its host and path; the nearest first.
+/// Routes that one condition kept from the request, or that have its host and path; the nearest first.
 pub(super) fn nearest(config: &Config, call: &Call<'_>) -> Vec<String> {
     let mut near: Vec<(usize, &RouteConfig, Met)> = config
         .routes
@@ -152,11 +152,11 @@ fn lacking_headers<'a>(route: &'a RouteConfig, headers: &'a HeaderMap) -> impl I
     })
 }
 
-/// What the caller's rules and the caller's own credential do to this call.
+/// What the caller's rules and the caller's own credential do to this request.
 pub(super) fn notes(
     listener: Option<&std::sync::Arc<ListenerConfig>>,
     route: &RouteConfig,
-    asked: &Asked,
+    asked: &ExplainedRequest,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(listener) = listener {
@@ -167,43 +167,43 @@ pub(super) fn notes(
     if asked.headers.contains_key(header::AUTHORIZATION) {
         notes.push(match route.caller_authorization {
             CallerAuthorization::Reject => {
-                "this call has an Authorization header: it is answered with 400 `authorization_refused`"
+                "this request has an Authorization header: it is answered with 400 `authorization_refused`"
                     .to_owned()
             }
             CallerAuthorization::Keep => {
-                "this call has an Authorization header: that goes up, and no token is added".to_owned()
+                "this request has an Authorization header: that goes up, and no token is added".to_owned()
             }
             CallerAuthorization::Replace if anonymous => {
-                "this call's Authorization header does not go up".to_owned()
+                "this request's Authorization header does not go up".to_owned()
             }
-            CallerAuthorization::Replace => "this call's Authorization header is replaced".to_owned(),
+            CallerAuthorization::Replace => "this request's Authorization header is replaced".to_owned(),
         });
     }
     notes
 }
 
 /// A parameter of the caller's counts as `Authorization` does, where the token goes in the query.
-fn own_parameter(route: &RouteConfig, asked: &Asked, notes: &mut Vec<String>) {
+fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
     let Inject::Query { name } = &route.inject else { return };
     if !asked.query.as_ref().is_some_and(|found| query::has(found, &query::escaped(name))) {
         return;
     }
     notes.push(match route.caller_authorization {
         CallerAuthorization::Reject => {
-            format!("this call has `{name}` in its query: it is answered with 400 `authorization_refused`")
+            format!("this request has `{name}` in its query: it is answered with 400 `authorization_refused`")
         }
         CallerAuthorization::Keep => {
-            format!("this call has `{name}` in its query: that goes up, and no token is added")
+            format!("this request has `{name}` in its query: that goes up, and no token is added")
         }
-        CallerAuthorization::Replace => format!("this call's `{name}` in the query is replaced"),
+        CallerAuthorization::Replace => format!("this request's `{name}` in the query is replaced"),
     });
 }
 
-fn caller_rules(listener: &ListenerConfig, asked: &Asked, notes: &mut Vec<String>) {
+fn caller_rules(listener: &ListenerConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
     let browser = asked.headers.contains_key(header::ORIGIN) || asked.headers.contains_key("sec-fetch-site");
     if browser {
         notes.push(
-            "this call comes from a browser page: 403 `caller_refused` unless `origins` has its origin"
+            "this request comes from a browser page: 403 `caller_refused` unless `origins` has its origin"
                 .to_owned(),
         );
     }

@@ -1,4 +1,4 @@
-//! The call that is asked about, from the command line's words.
+//! The request that is asked about, from the command line's words.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use super::Refusal;
 use crate::config::{Address, Config};
 use crate::route::{RouteTable, host};
 
-pub(super) struct Asked {
+pub(super) struct ExplainedRequest {
     pub(super) method: Method,
     pub(super) path: String,
     /// Never shown: only looked at for the parameter that a route's token goes in.
@@ -26,7 +26,7 @@ pub(super) struct Asked {
     unreadable: bool,
 }
 
-impl Asked {
+impl ExplainedRequest {
     pub(super) fn new(method: &str, url: &str, headers: &[(String, String)]) -> Result<Self, String> {
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| format!("`{}` is no HTTP method", method.escape_debug()))?;
@@ -93,12 +93,12 @@ impl Asked {
         Ok(())
     }
 
-    /// The host that the call names.
+    /// The host that the request names.
     pub(super) fn host(&self) -> Result<String, Refusal> {
         let refused = |why: &str| Refusal(400, "bad_request", why.to_owned());
         let mut hosts = self.headers.get_all(header::HOST).iter();
         let authority = match (hosts.next(), hosts.next()) {
-            (Some(_), Some(_)) => return Err(refused("the call has more than one Host")),
+            (Some(_), Some(_)) => return Err(refused("the request has more than one Host")),
             (Some(host), None) => host.to_str().unwrap_or_default(),
             (None, _) => &self.authority,
         };
@@ -106,7 +106,7 @@ impl Asked {
         name.map(Cow::into_owned).ok_or_else(|| refused("the Host is no valid host name"))
     }
 
-    /// The listeners that could take the call: those at the URL's address, where it names one, else all.
+    /// The listeners that could take the request: those at the URL's address, where it names one, else all.
     pub(super) fn listeners(&self, config: &Config, table: &RouteTable) -> Vec<usize> {
         let all = || (0..config.listeners.len()).collect();
         let Some((name, port)) = &self.target else { return all() };

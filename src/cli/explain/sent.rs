@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::request::Asked;
+use super::request::ExplainedRequest;
 use crate::config::{
     CallerAuthorization, Credential, CredentialKey, HeaderEdits, Inject, IssuerConfig, ParamValue, Protocol,
     RouteConfig, TokenEndpoint, UpstreamTarget,
 };
 use crate::route::path::upstream_target;
 
-/// The upstream's side of a call.
+/// The upstream's side of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sent {
     /// Without the query.
     pub url: String,
-    /// The call has a query; it goes up byte for byte.
+    /// The request has a query; it goes up byte for byte.
     pub query: bool,
     pub host: String,
     /// `auto`, `http1` or `http2`.
@@ -48,7 +48,7 @@ pub struct CredentialFacts {
     pub inject: String,
     /// The query parameter that carries the token, where one does.
     pub inject_query: Option<String>,
-    /// Tokens are bound to a key: each call carries a proof in `DPoP` (RFC 9449).
+    /// Tokens are bound to a key: each request carries a proof in `DPoP` (RFC 9449).
     pub dpop: bool,
 }
 
@@ -77,7 +77,7 @@ pub struct Timeouts {
 }
 
 impl Sent {
-    pub(super) fn new(route: &RouteConfig, asked: &Asked, prefix_segments: Option<usize>) -> Self {
+    pub(super) fn new(route: &RouteConfig, asked: &ExplainedRequest, prefix_segments: Option<usize>) -> Self {
         let target = upstream_target(&route.upstream.path, &asked.path, None, prefix_segments);
         let url = match &route.upstream.target {
             UpstreamTarget::Tcp { https: true, .. } => {

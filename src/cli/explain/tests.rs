@@ -96,7 +96,7 @@ fn ask(config: &Config, method: &str, url: &str, headers: &[(&str, &str)]) -> Ex
     explain(config, method, url, &headers).unwrap()
 }
 
-/// The one answer: route, or status and code.
+/// The one response: route, or status and code.
 fn outcome(explanation: &Explanation) -> String {
     assert_eq!(explanation.answers.len(), 1, "{explanation:?}");
     let answer = &explanation.answers[0];
@@ -293,7 +293,7 @@ fn names_are_shown_and_values_are_not() {
         (&sent.request_headers.set[..], &sent.response_headers.remove[..]),
         (&["x-key".to_owned()][..], &["server".to_owned()][..])
     );
-    assert_eq!(explanation.answers[0].notes, ["this call's Authorization header is replaced"]);
+    assert_eq!(explanation.answers[0].notes, ["this request's Authorization header is replaced"]);
 
     let (text, json) = (explanation.to_text(), serde_json::to_string(&explanation).unwrap());
     for secret in ["canary", "hunter2"] {
@@ -371,7 +371,7 @@ fn subject_preset_and_proof_are_told() {
     route.credential = Credential::Issuer { issuer: Arc::new(issuer), key };
     let explanation = ask(&main_with(vec![route]), "GET", "/x", &[]);
     let text = explanation.to_text();
-    for wanted in ["(preset `okta`)", "user-7", "authorization: DPoP {token}", "a new one for each call"] {
+    for wanted in ["(preset `okta`)", "user-7", "authorization: DPoP {token}", "a new one for each request"] {
         assert!(text.contains(wanted), "{wanted} in {text}");
     }
     assert!(!text.contains("canary"), "{text}");

@@ -107,7 +107,7 @@ fn render_credential(page: &mut Page, credential: &CredentialFacts) {
     }
     page.line("sent as", &credential.inject);
     if credential.dpop {
-        page.line("proof", "in DPoP, a new one for each call (RFC 9449)");
+        page.line("proof", "in DPoP, a new one for each request (RFC 9449)");
     }
 }
 

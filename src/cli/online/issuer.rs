@@ -20,7 +20,7 @@ const CLOCK_DIFFERENCE: i64 = 5;
 /// Why the rest is not asked for.
 enum Settled {
     No,
-    /// Every other answer would be the same, and might lock the client.
+    /// Every other response would be the same, and might lock the client.
     Refused(Box<(IssuerError, CredentialKey)>),
     /// There is nobody to ask.
     Gone,
@@ -165,7 +165,7 @@ fn add(report: &mut IssuerReport, guessed: guess::Guessed) {
     report.hints.extend(guessed.hints);
 }
 
-/// Of a connection of its own: that of a token request is gone with its answer.
+/// Of a connection of its own: that of a token request is gone with its response.
 async fn tls(config: &IssuerConfig, endpoint: Option<&str>, bounds: Bounds) -> Option<TlsReport> {
     let (TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &config.endpoint;
     if !url.https || bounds.over() {

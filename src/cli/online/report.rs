@@ -49,7 +49,7 @@ pub(super) struct CredentialReport {
     pub(super) subject: Option<String>,
     /// Whether the proxy asks for it.
     pub(super) needed: bool,
-    /// `false`: it was not asked for, since another answer settles it.
+    /// `false`: it was not asked for, since another response settles it.
     pub(super) asked: bool,
     pub(super) ok: bool,
     pub(super) status: Option<u16>,
@@ -67,7 +67,7 @@ pub(super) struct TokenReport {
     pub(super) expires_in: u64,
     /// The issuer did not say: `default_lifetime`.
     pub(super) expires_in_assumed: bool,
-    /// As the answer names it; `null`: as asked.
+    /// As the response names it; `null`: as asked.
     pub(super) scope: Option<String>,
     /// Asked for and not granted.
     pub(super) not_granted: Vec<String>,

@@ -86,7 +86,7 @@ fn credential(out: &mut String, credential: &CredentialReport, one_of_many: bool
     let what = format!("{whose}{scopes}{subject}");
     let what = what.trim_start_matches([',', ' ']);
     if !credential.asked {
-        return line(out, "not asked", &format!("{what} (the answer above settles it)"));
+        return line(out, "not asked", &format!("{what} (the response above settles it)"));
     }
     if let Some(error) = credential.error.as_ref().filter(|_| credential.needed) {
         if !what.is_empty() {
@@ -118,7 +118,7 @@ fn life(token: &TokenReport) -> String {
     format!("{}, lives {span}{assumed}, {form}", token.kind)
 }
 
-/// `scope`: what the answer itself grants, which is not told twice.
+/// `scope`: what the response itself grants, which is not told twice.
 fn claims(out: &mut String, claims: &Map<String, Value>, scope: Option<&str>) -> fmt::Result {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
     for name in ["aud", "scope", "scp", "roles"] {

@@ -1,4 +1,4 @@
-//! A connection to an upstream, opened as the proxy opens it. No call is sent.
+//! A connection to an upstream, opened as the proxy opens it. No request is sent.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ async fn refusal(connected: &mut Connected, connector: &Connector, took: Duratio
     let read = tokio::time::timeout(patience, connected.stream.read(&mut byte)).await;
     match read {
         Ok(Err(error)) => tls_cause(&error, connector.who()).map(|cause| cause.message),
-        // It speaks first (HTTP/2 does), has closed, or waits for a call.
+        // It speaks first (HTTP/2 does), has closed, or waits for a request.
         Ok(Ok(_)) | Err(_) => None,
     }
 }

@@ -53,7 +53,7 @@ pub struct IssuerConfig {
     /// Share of the lifetime after which a used token is renewed, above 0 and at most 1.
     pub refresh_at: f64,
     pub default_lifetime: Duration,
-    /// For a whole token request, and the longest that a call waits for a token; `None`: no limit.
+    /// For a whole token request, and the longest that a request waits for a token; `None`: no limit.
     pub timeout: Option<Duration>,
     /// With `tls_client_auth`, certificate and key stand here too.
     pub tls: TlsOptions,
@@ -235,7 +235,7 @@ pub enum ParamValue {
     Table(BTreeMap<String, Self>),
 }
 
-/// `response`: where in the answer things stand (RFC 6901 pointers).
+/// `response`: where in the response things stand (RFC 6901 pointers).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseShape {
     pub token: String,

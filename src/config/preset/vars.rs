@@ -52,7 +52,7 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
                 format!("vars = {{ {} }}", var.written()),
             );
         }
-        // Where it is missing that was told: what would come of a URL without it is no further mistake.
+        // Where it is missing that was told: what would come of a URL without it is no further error.
         values.insert(var.name.clone(), var.default.as_ref().unwrap_or(&var.example).clone());
     }
     values
@@ -83,7 +83,7 @@ pub(super) fn refuse_no_url(
             format!("do not fit into the preset's {key} \"{template}\": {reason}"),
             format!("as in vars = {{ {} }}", examples.join(", ")),
         );
-        // What else would come of such a URL is no further mistake.
+        // What else would come of such a URL is no further error.
         let examples = named().map(|var| (var.name.clone(), var.example.clone()));
         values.extend(examples);
     }

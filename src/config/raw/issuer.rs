@@ -24,16 +24,16 @@ pub(crate) const CLIENT_AUTH: [&str; 7] = [
 #[schemars(deny_unknown_fields, rename = "Issuer")]
 pub(crate) struct RawIssuer {
     /// A vendor's preset: it fills in what is not given here. `bearerd init` lists them.
-    #[schemars(extend("x-mistakes" = "not a preset"))]
+    #[schemars(extend("x-errors" = "not a preset"))]
     pub preset: Option<String>,
     /// What the preset asks for, by name: a string, a number, or where it stands.
-    #[schemars(extend("x-mistakes" = "missing, unknown to the preset; what would turn a URL to another host; without `preset`"))]
+    #[schemars(extend("x-errors" = "missing, unknown to the preset; what would turn a URL to another host; without `preset`"))]
     pub vars: Option<RawParams>,
     /// Where discovery starts: OpenID's path, then RFC 8414's; the document's `issuer` must equal it.
-    #[schemars(extend("x-mistakes" = "beside `token_url`; a query; `http://` to another machine"))]
+    #[schemars(extend("x-errors" = "beside `token_url`; a query; `http://` to another machine"))]
     pub issuer_url: Option<String>,
     /// The token endpoint, byte for byte. One of `issuer_url` and `token_url` must be given.
-    #[schemars(extend("x-mistakes" = "neither this nor `issuer_url`; a user, a password or a fragment; `http://` to another machine"))]
+    #[schemars(extend("x-errors" = "neither this nor `issuer_url`; a user, a password or a fragment; `http://` to another machine"))]
     pub token_url: Option<String>,
     /// false: /readyz does not wait for this issuer.
     #[schemars(extend("default" = true))]
@@ -43,13 +43,13 @@ pub(crate) struct RawIssuer {
     #[schemars(extend("default" = "client_credentials"))]
     pub grant_type: Option<String>,
     /// The method of a token request; "GET" writes the parameters into the query.
-    #[schemars(extend("default" = "POST", "enum" = ["POST", "GET"], "x-mistakes" = "`\"GET\"` with a `body` other than `\"query\"`"))]
+    #[schemars(extend("default" = "POST", "enum" = ["POST", "GET"], "x-errors" = "`\"GET\"` with a `body` other than `\"query\"`"))]
     pub method: Option<String>,
     /// How the parameters of a token request are written.
     #[schemars(extend("default" = "form", "enum" = ["form", "json", "query"]))]
     pub body: Option<String>,
     /// The client's name at the issuer.
-    #[schemars(extend("x-mistakes" = "missing with a secret, with `tls_client_auth` or with `send_client_id`; empty"))]
+    #[schemars(extend("x-errors" = "missing with a secret, with `tls_client_auth` or with `send_client_id`; empty"))]
     pub client_id: Option<RawReference>,
     /// Send `client_id` as a parameter, beside what `client_auth` sends.
     #[schemars(extend("default" = false))]
@@ -58,58 +58,58 @@ pub(crate) struct RawIssuer {
     #[schemars(extend("default" = "client_secret_basic", "enum" = CLIENT_AUTH))]
     pub client_auth: Option<String>,
     /// The client's secret. `""` says that it is empty (RFC 6749 section 2.3.1); an empty file does not.
-    #[schemars(extend("x-mistakes" = "missing with a `client_auth` that has a secret, and given with any other; a literal in a file that others may read"))]
+    #[schemars(extend("x-errors" = "missing with a `client_auth` that has a secret, and given with any other; a literal in a file that others may read"))]
     pub client_secret: Option<RawReference>,
     /// "form": id and secret are form-encoded before base64 (RFC 6749 section 2.3.1); "raw" for servers that do not
     /// decode.
-    #[schemars(extend("default" = "form", "enum" = ["form", "raw"], "x-mistakes" = "where no Basic is sent"))]
+    #[schemars(extend("default" = "form", "enum" = ["form", "raw"], "x-errors" = "where no Basic is sent"))]
     pub basic_encoding: Option<String>,
     /// Another HTTP Basic user, beside credentials in the body.
-    #[schemars(extend("x-mistakes" = "beside `client_secret_basic`"))]
+    #[schemars(extend("x-errors" = "beside `client_secret_basic`"))]
     pub basic: Option<RawBasic>,
     /// A second credential, tried where the issuer refuses the first; what is not given is as in the issuer's table.
-    #[schemars(extend("x-mistakes" = "names none; what `client_auth` does not use"))]
+    #[schemars(extend("x-errors" = "names none; what `client_auth` does not use"))]
     pub standby: Option<RawStandby>,
     /// So long after the credential changed, a refused client is asked again with the usual pauses.
     #[schemars(extend("default" = "0s"))]
     pub credential_grace: Option<DurationText>,
     /// Scopes to ask for; joined by a space in this order, left out when empty.
-    #[schemars(extend("default" = [], "x-mistakes" = "more than one scope in a string"))]
+    #[schemars(extend("default" = [], "x-errors" = "more than one scope in a string"))]
     pub scopes: Option<Vec<String>>,
     /// More parameters of a token request.
-    #[schemars(extend("x-mistakes" = "`grant_type`, `scope`, `client_id`, `client_secret` have keys of their own (but `scope = \"\"` may be sent); an array in an array or a table without `body = \"json\"`"))]
+    #[schemars(extend("x-errors" = "`grant_type`, `scope`, `client_id`, `client_secret` have keys of their own (but `scope = \"\"` may be sent); an array in an array or a table without `body = \"json\"`"))]
     pub params: Option<RawParams>,
     /// More headers of a token request.
-    #[schemars(extend("x-mistakes" = "`authorization` beside `client_secret_basic`; headers of the connection"))]
+    #[schemars(extend("x-errors" = "`authorization` beside `client_secret_basic`; headers of the connection"))]
     pub headers: Option<BTreeMap<String, RawReference>>,
     /// The key that signs JWTs, and the client's key of tls_client_auth: PKCS#8, PKCS#1, SEC1, JWK, PKCS#12, or a
     /// vendor's key JSON.
-    #[schemars(extend("x-mistakes" = "missing with `private_key_jwt`; where nothing uses it"))]
+    #[schemars(extend("x-errors" = "missing with `private_key_jwt`; where nothing uses it"))]
     pub private_key: Option<RawReference>,
     /// The client's certificate, PEM or PKCS#12: for x5t, x5t#S256 and x5c in JWTs, and for tls_client_auth.
-    #[schemars(extend("x-mistakes" = "where nothing uses it"))]
+    #[schemars(extend("x-errors" = "where nothing uses it"))]
     pub certificate: Option<RawReference>,
     /// How JWTs for token requests are made.
-    #[schemars(extend("x-mistakes" = "where none is made"))]
+    #[schemars(extend("x-errors" = "where none is made"))]
     pub jwt: Option<RawJwt>,
     /// A ready-made assertion, read at every fetch.
-    #[schemars(extend("x-mistakes" = "missing with `assertion_file`; beside `jwt.use = \"assertion\"`"))]
+    #[schemars(extend("x-errors" = "missing with `assertion_file`; beside `jwt.use = \"assertion\"`"))]
     pub assertion: Option<RawReference>,
     /// The type of a client assertion (RFC 7521 section 4.2); for a JWT-SVID of SPIFFE
     /// `urn:ietf:params:oauth:client-assertion-type:jwt-spiffe`.
-    #[schemars(extend("default" = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "x-mistakes" = "where no client assertion is sent"))]
+    #[schemars(extend("default" = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "x-errors" = "where no client assertion is sent"))]
     pub assertion_type: Option<String>,
     /// Bind tokens to a key (RFC 9449).
     pub dpop: Option<RawDpop>,
-    /// Where things stand in the issuer's answer.
+    /// Where things stand in the issuer's response.
     pub response: Option<RawResponse>,
     /// Share of a token's lifetime after which it is renewed.
-    #[schemars(extend("default" = 0.8, "exclusiveMinimum" = 0, "maximum" = 1, "x-mistakes" = "not above 0 and at most 1"))]
+    #[schemars(extend("default" = 0.8, "exclusiveMinimum" = 0, "maximum" = 1, "x-errors" = "not above 0 and at most 1"))]
     pub refresh_at: Option<f64>,
     /// A token's lifetime where the issuer does not say.
-    #[schemars(extend("default" = "5m", "x-mistakes" = "`0s`"))]
+    #[schemars(extend("default" = "5m", "x-errors" = "`0s`"))]
     pub default_lifetime: Option<DurationText>,
-    /// For a whole token request, and the longest a call waits for a token.
+    /// For a whole token request, and the longest a request waits for a token.
     #[schemars(extend("default" = "10s"))]
     pub timeout: Option<DurationText>,
     /// TLS toward the issuer.
@@ -124,10 +124,10 @@ pub(crate) struct RawIssuer {
 #[schemars(deny_unknown_fields, rename = "Basic")]
 pub(crate) struct RawBasic {
     /// The user's name.
-    #[schemars(extend("x-mistakes" = "missing"))]
+    #[schemars(extend("x-errors" = "missing"))]
     pub user: Option<RawReference>,
     /// The user's password.
-    #[schemars(extend("x-mistakes" = "missing; a literal in a file that others may read"))]
+    #[schemars(extend("x-errors" = "missing; a literal in a file that others may read"))]
     pub password: Option<RawReference>,
 }
 
@@ -139,16 +139,16 @@ pub(crate) struct RawStandby {
     /// The client's name at the issuer.
     pub client_id: Option<RawReference>,
     /// The client's secret.
-    #[schemars(extend("x-mistakes" = "where no secret is used"))]
+    #[schemars(extend("x-errors" = "where no secret is used"))]
     pub client_secret: Option<RawReference>,
     /// The key that signs JWTs.
-    #[schemars(extend("x-mistakes" = "where no key signs"))]
+    #[schemars(extend("x-errors" = "where no key signs"))]
     pub private_key: Option<RawReference>,
     /// The certificate of that key.
-    #[schemars(extend("x-mistakes" = "where no key signs"))]
+    #[schemars(extend("x-errors" = "where no key signs"))]
     pub certificate: Option<RawReference>,
     /// The key's id.
-    #[schemars(extend("x-mistakes" = "where no key signs"))]
+    #[schemars(extend("x-errors" = "where no key signs"))]
     pub key_id: Option<RawReference>,
 }
 
@@ -164,7 +164,7 @@ pub(crate) struct RawJwt {
     pub usage: Option<String>,
     /// The signature's algorithm. Not given: by the key's type. `HS256`, `HS384`, `HS512` for
     /// `client_secret_jwt`; else one of the others.
-    #[schemars(extend("enum" = alg_names(), "x-mistakes" = "does not go with the key"))]
+    #[schemars(extend("enum" = alg_names(), "x-errors" = "does not go with the key"))]
     pub alg: Option<String>,
     /// `kid`. Not given: the key file's own.
     pub key_id: Option<RawReference>,
@@ -179,17 +179,17 @@ pub(crate) struct RawJwt {
     /// `aud`. Not given: the discovered issuer, else the token URL.
     pub audience: Option<RawReference>,
     /// From `iat` to `exp`.
-    #[schemars(extend("default" = "60s", "x-mistakes" = "less than `10s`"))]
+    #[schemars(extend("default" = "60s", "x-errors" = "less than `10s`"))]
     pub lifetime: Option<DurationText>,
     /// Where the scopes stand: in the `scope` parameter, or in the JWT as a text or an array.
     #[schemars(extend("default" = "parameter", "enum" = ["parameter", "claim", "claim_array"]))]
     pub scope: Option<String>,
     /// How the certificate stands in the header: "x5t", "x5t#S256", "x5c". Not given: "x5t#S256" where there is a
     /// certificate.
-    #[schemars(extend("x-mistakes" = "other names; with `client_secret_jwt`"))]
+    #[schemars(extend("x-errors" = "other names; with `client_secret_jwt`"))]
     pub certificate_headers: Option<Vec<String>>,
     /// More claims, with their JSON types.
-    #[schemars(extend("x-mistakes" = "`iss`, `sub`, `aud`, `exp`, `iat`, `nbf`, `jti`"))]
+    #[schemars(extend("x-errors" = "`iss`, `sub`, `aud`, `exp`, `iat`, `nbf`, `jti`"))]
     pub claims: Option<RawParams>,
 }
 
@@ -203,14 +203,14 @@ fn alg_names() -> Vec<&'static str> {
 #[schemars(deny_unknown_fields, rename = "Dpop")]
 pub(crate) struct RawDpop {
     /// The key; another than the one that proves who the client is.
-    #[schemars(extend("x-mistakes" = "missing"))]
+    #[schemars(extend("x-errors" = "missing"))]
     pub private_key: Option<RawReference>,
     /// The signature's algorithm. Not given: by the key's type.
-    #[schemars(extend("enum" = alg_names(), "x-mistakes" = "HS256 and the like"))]
+    #[schemars(extend("enum" = alg_names(), "x-errors" = "HS256 and the like"))]
     pub alg: Option<String>,
 }
 
-/// Where things stand in the issuer's answer, as JSON pointers (RFC 6901).
+/// Where things stand in the issuer's response, as JSON pointers (RFC 6901).
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Response")]
@@ -231,14 +231,14 @@ pub(crate) struct RawResponse {
     /// The error code of a refusal.
     #[schemars(extend("default" = "/error"))]
     pub error: Option<String>,
-    /// How the answer is written.
+    /// How the response is written.
     #[schemars(extend("default" = "json", "enum" = ["json", "form"]))]
     pub format: Option<String>,
     /// Token types that are accepted, in any case.
-    #[schemars(extend("default" = ["Bearer"], "x-mistakes" = "empty"))]
+    #[schemars(extend("default" = ["Bearer"], "x-errors" = "empty"))]
     pub token_types: Option<Vec<String>>,
-    /// Statuses of an answer with a token.
-    #[schemars(extend("default" = [200], "x-mistakes" = "empty; not 200 to 599"))]
+    /// Statuses of a response with a token.
+    #[schemars(extend("default" = [200], "x-errors" = "empty; not 200 to 599"))]
     pub statuses: Option<Vec<u16>>,
 }
 
@@ -250,13 +250,13 @@ pub(crate) struct RawTls {
     /// Certificate authorities, PEM; they stand instead of the system's.
     pub ca: Option<RawReference>,
     /// Which roots count: "ca" (the default with `ca`), "system" (the default without), "both", or "bundled".
-    #[schemars(extend("enum" = ["ca", "system", "both", "bundled"], "x-mistakes" = "`ca` or `both` without `ca`; `system` with it"))]
+    #[schemars(extend("enum" = ["ca", "system", "both", "bundled"], "x-errors" = "`ca` or `both` without `ca`; `system` with it"))]
     pub roots: Option<String>,
     /// Our certificate chain, PEM, for servers that ask for one.
-    #[schemars(extend("x-mistakes" = "without `private_key`"))]
+    #[schemars(extend("x-errors" = "without `private_key`"))]
     pub certificate: Option<RawReference>,
     /// Its private key, PEM.
-    #[schemars(extend("x-mistakes" = "without `certificate`; a literal in a file that others may read"))]
+    #[schemars(extend("x-errors" = "without `certificate`; a literal in a file that others may read"))]
     pub private_key: Option<RawReference>,
     /// The name to ask for and to check, where it is not the URL's host.
     pub server_name: Option<String>,

@@ -14,28 +14,28 @@ use super::values::{DurationText, RawEgress, RawParams, RawReference, SizeText};
 #[schemars(deny_unknown_fields, rename = "Route")]
 pub(crate) struct RawRoute {
     /// The route's name in logs, metrics and errors.
-    #[schemars(extend("x-mistakes" = "missing; used twice"))]
+    #[schemars(extend("x-errors" = "missing; used twice"))]
     pub name: Option<String>,
     /// The listener it answers on. Not given: any.
-    #[schemars(extend("x-mistakes" = "no such listener"))]
+    #[schemars(extend("x-errors" = "no such listener"))]
     pub listener: Option<String>,
     /// The host that callers ask for; "*.example.com" matches one label or more. Not given: the listener's own names.
-    #[schemars(extend("x-mistakes" = "a port, a URL, `*` elsewhere than first"))]
+    #[schemars(extend("x-errors" = "a port, a URL, `*` elsewhere than first"))]
     pub host: Option<String>,
     /// An exact path. Not together with `path_prefix`.
-    #[schemars(extend("x-mistakes" = "beside `path_prefix`; a dot segment, a backslash, a query; an escaped slash without `allow_encoded_slash`"))]
+    #[schemars(extend("x-errors" = "beside `path_prefix`; a dot segment, a backslash, a query; an escaped slash without `allow_encoded_slash`"))]
     pub path: Option<String>,
     /// A prefix of whole path segments.
-    #[schemars(extend("default" = "/", "x-mistakes" = "as `path`"))]
+    #[schemars(extend("default" = "/", "x-errors" = "as `path`"))]
     pub path_prefix: Option<String>,
     /// Methods it serves. Not given: any.
-    #[schemars(extend("x-mistakes" = "empty; lower case; CONNECT, TRACE"))]
+    #[schemars(extend("x-errors" = "empty; lower case; CONNECT, TRACE"))]
     pub methods: Option<Vec<String>>,
-    /// Headers that a call must carry, with these values.
-    #[schemars(extend("x-mistakes" = "`host`"))]
+    /// Headers that a request must carry, with these values.
+    #[schemars(extend("x-errors" = "`host`"))]
     pub match_headers: Option<BTreeMap<String, String>>,
     /// Where calls go: a URL, or "unix:" and a socket's path.
-    #[schemars(extend("x-mistakes" = "missing; a query, a user, a password; a listener of our own; `http://` to another machine"))]
+    #[schemars(extend("x-errors" = "missing; a query, a user, a password; a listener of our own; `http://` to another machine"))]
     pub upstream: Option<String>,
     /// HTTP version toward the upstream; "auto" chooses by ALPN, "http2" over http is prior knowledge.
     #[schemars(extend("default" = "auto", "enum" = ["auto", "http1", "http2"]))]
@@ -43,23 +43,23 @@ pub(crate) struct RawRoute {
     /// "allow": http:// to another machine, warned about.
     #[schemars(extend("default" = "refuse", "enum" = ["refuse", "allow"]))]
     pub plaintext: Option<String>,
-    /// Whose token the calls carry. Either this or `anonymous = true`.
-    #[schemars(extend("x-mistakes" = "missing without `anonymous = true`; no such issuer"))]
+    /// Whose token the requests carry. Either this or `anonymous = true`.
+    #[schemars(extend("x-errors" = "missing without `anonymous = true`; no such issuer"))]
     pub issuer: Option<String>,
     /// Forward without a token.
-    #[schemars(extend("default" = false, "x-mistakes" = "beside `issuer`, `scopes`, `params`, `subject`, `inject`"))]
+    #[schemars(extend("default" = false, "x-errors" = "beside `issuer`, `scopes`, `params`, `subject`, `inject`"))]
     pub anonymous: Option<bool>,
     /// Scopes instead of the issuer's.
     pub scopes: Option<Vec<String>>,
     /// Parameters of the token request, added to the issuer's.
     pub params: Option<RawParams>,
     /// The `sub` of the JWT that the issuer's token request carries, instead of the issuer's.
-    #[schemars(extend("x-mistakes" = "where the issuer makes no JWT"))]
+    #[schemars(extend("x-errors" = "where the issuer makes no JWT"))]
     pub subject: Option<String>,
     /// What happens to an Authorization header of the caller.
     #[schemars(extend("default" = "replace", "enum" = ["replace", "keep", "reject"]))]
     pub caller_authorization: Option<String>,
-    /// How the token is put on a call.
+    /// How the token is put on a request.
     pub inject: Option<RawInject>,
     /// Headers that are set on or removed from requests.
     pub request_headers: Option<RawHeaderEdits>,
@@ -72,10 +72,10 @@ pub(crate) struct RawRoute {
     #[schemars(extend("default" = true))]
     pub rewrite_location: Option<bool>,
     /// Statuses of the upstream that mean "get a new token".
-    #[schemars(extend("default" = [401], "x-mistakes" = "not 300 to 599"))]
+    #[schemars(extend("default" = [401], "x-errors" = "not 300 to 599"))]
     pub refresh_on: Option<Vec<u16>>,
     /// Bodies up to this may be replayed; "0B" turns replay off.
-    #[schemars(extend("default" = "64KiB", "x-mistakes" = "more than `1GiB`"))]
+    #[schemars(extend("default" = "64KiB", "x-errors" = "more than `1GiB`"))]
     pub replay_limit: Option<SizeText>,
     /// Let paths with an escaped slash pass.
     #[schemars(extend("default" = false))]
@@ -99,24 +99,24 @@ pub(crate) struct RawRoute {
     /// TLS toward the upstream.
     pub tls: Option<RawTls>,
     /// Proxy to reach the upstream by CONNECT.
-    #[schemars(extend("x-mistakes" = "with a `unix:` upstream"))]
+    #[schemars(extend("x-errors" = "with a `unix:` upstream"))]
     pub proxy: Option<RawEgress>,
 }
 
-/// How the token is put on a call.
+/// How the token is put on a request.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Inject")]
 pub(crate) struct RawInject {
     /// The header that carries the token.
-    #[schemars(extend("default" = "authorization", "x-mistakes" = "a header of the connection"))]
+    #[schemars(extend("default" = "authorization", "x-errors" = "a header of the connection"))]
     pub header: Option<String>,
     /// The header's value, with {token} once.
-    #[schemars(extend("default" = "Bearer {token}", "x-mistakes" = "`{token}` not once"))]
+    #[schemars(extend("default" = "Bearer {token}", "x-errors" = "`{token}` not once"))]
     pub format: Option<String>,
     /// The parameter of the query that carries the token, for upstreams that take it nowhere else. Not together with
     /// the others.
-    #[schemars(extend("x-mistakes" = "beside `header` or `format`; with an issuer that has `dpop`"))]
+    #[schemars(extend("x-errors" = "beside `header` or `format`; with an issuer that has `dpop`"))]
     pub query: Option<String>,
 }
 
@@ -126,9 +126,9 @@ pub(crate) struct RawInject {
 #[schemars(deny_unknown_fields, rename = "HeaderEdits")]
 pub(crate) struct RawHeaderEdits {
     /// Headers to set, instead of any of that name.
-    #[schemars(extend("x-mistakes" = "the header that carries the token; headers of the connection"))]
+    #[schemars(extend("x-errors" = "the header that carries the token; headers of the connection"))]
     pub set: Option<BTreeMap<String, RawReference>>,
     /// Names of headers to remove.
-    #[schemars(extend("default" = [], "x-mistakes" = "one that is set, too; headers of the connection"))]
+    #[schemars(extend("default" = [], "x-errors" = "one that is set, too; headers of the connection"))]
     pub remove: Option<Vec<String>>,
 }

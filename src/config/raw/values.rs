@@ -67,19 +67,19 @@ pub(crate) enum RawReference {
 #[schemars(deny_unknown_fields, rename = "Elsewhere")]
 pub(crate) struct RawElsewhere {
     /// A file with the value; one trailing line end is cut. Relative paths start at the config file's folder.
-    #[schemars(extend("x-mistakes" = "beside `env`"))]
+    #[schemars(extend("x-errors" = "beside `env`"))]
     pub file: Option<String>,
     /// An environment variable with the value.
-    #[schemars(extend("x-mistakes" = "beside `file`"))]
+    #[schemars(extend("x-errors" = "beside `file`"))]
     pub env: Option<String>,
     /// The name of a [webhook.NAME] that learns the value.
-    #[schemars(extend("x-mistakes" = "not a webhook; beside `file`, `env` or `pointer`"))]
+    #[schemars(extend("x-errors" = "not a webhook; beside `file`, `env` or `pointer`"))]
     pub webhook: Option<String>,
     /// Where the value stands in JSON (RFC 6901), such as "/a/b".
-    #[schemars(extend("x-mistakes" = "not a JSON pointer"))]
+    #[schemars(extend("x-errors" = "not a JSON pointer"))]
     pub pointer: Option<String>,
     /// The password of a PKCS#12 file.
-    #[schemars(extend("x-mistakes" = "beside `webhook`; on what is no key or certificate"))]
+    #[schemars(extend("x-errors" = "beside `webhook`; on what is no key or certificate"))]
     pub password: Option<Box<RawReference>>,
 }
 
@@ -251,10 +251,10 @@ pub(crate) enum RawEgress {
 #[schemars(deny_unknown_fields, rename = "Proxy")]
 pub(crate) struct RawProxy {
     /// The proxy, as "http://egress:3128".
-    #[schemars(extend("x-mistakes" = "missing; https; a path"))]
+    #[schemars(extend("x-errors" = "missing; https; a path"))]
     pub url: Option<String>,
     /// "user:password" for the proxy.
-    #[schemars(extend("x-mistakes" = "beside a user in `url`; a literal in a file that others may read"))]
+    #[schemars(extend("x-errors" = "beside a user in `url`; a literal in a file that others may read"))]
     pub userinfo: Option<RawReference>,
 }
 

@@ -6,7 +6,7 @@ use super::super::raw::issuer::{CLIENT_AUTH, RawBasic, RawStandby};
 use super::super::raw::values::RawReference;
 use super::super::reference::Source;
 use super::super::report::{Report, did_you_mean};
-use super::value::{Kind, reference};
+use super::value::{ValueKind, reference};
 
 /// What is written beside `client_auth`, and changes what it is where it is not written itself.
 pub(super) struct Beside {
@@ -14,7 +14,7 @@ pub(super) struct Beside {
     pub(super) usage: JwtUse,
 }
 
-/// The method, or the mistake reported.
+/// The method, or the error reported.
 pub(super) fn client_auth(
     place: &Place<'_>,
     written: Option<String>,
@@ -27,7 +27,7 @@ pub(super) fn client_auth(
     let proved_by_jwt = beside.usage != JwtUse::ClientAssertion && secret.is_none();
     let default = if proved_by_jwt { "none" } else { "client_secret_basic" };
     let method = written.as_deref().unwrap_or(default);
-    let kind = if method == "client_secret_jwt" { Kind::Secret } else { Kind::MaybeEmpty };
+    let kind = if method == "client_secret_jwt" { ValueKind::Secret } else { ValueKind::MaybeEmpty };
     let secret = secret.map(|raw| reference(&secret_at, raw, kind, report));
     if !CLIENT_AUTH.contains(&method) {
         let message = format!("{} is not one of \"{}\"", at.describe(), CLIENT_AUTH.join("\", \""));
@@ -87,8 +87,8 @@ pub(super) fn basic(
             None
         }
     };
-    let user = read("user", user, Kind::Public, "user = \"…\"");
-    let password = read("password", password, Kind::Secret, "password = { file = \"…\" }");
+    let user = read("user", user, ValueKind::Public, "user = \"…\"");
+    let password = read("password", password, ValueKind::Secret, "password = { file = \"…\" }");
     Some(BasicUser { user: user?, password: password?, encoding })
 }
 
@@ -115,13 +115,13 @@ pub(super) fn standby(
     let key = usage != JwtUse::ClientAssertion || auth.is_none_or(by_key);
     let signs = secret || key;
     let signs_by_secret = matches!(auth, Some(ClientAuth::SecretJwt { .. }));
-    let secret_kind = if signs_by_secret { Kind::Secret } else { Kind::MaybeEmpty };
+    let secret_kind = if signs_by_secret { ValueKind::Secret } else { ValueKind::MaybeEmpty };
     let standby = Standby {
-        client_id: read("client_id", client_id, Kind::Public, signs),
+        client_id: read("client_id", client_id, ValueKind::Public, signs),
         client_secret: read("client_secret", client_secret, secret_kind, secret),
-        private_key: read("private_key", private_key, Kind::Key, key),
-        certificate: read("certificate", certificate, Kind::Certificate, key),
-        key_id: read("key_id", key_id, Kind::Public, key),
+        private_key: read("private_key", private_key, ValueKind::Key, key),
+        certificate: read("certificate", certificate, ValueKind::Certificate, key),
+        key_id: read("key_id", key_id, ValueKind::Public, key),
     };
     if standby.client_id.is_none() && standby.client_secret.is_none() && standby.private_key.is_none() {
         report.error(

@@ -157,7 +157,7 @@ pub(super) const INJECT_FORMAT: &str = "Bearer {token}";
 pub(super) const REWRITE_LOCATION: bool = true;
 /// RFC 6750 section 3.1: `invalid_token` comes as 401.
 pub(super) const REFRESH_ON: http::StatusCode = http::StatusCode::UNAUTHORIZED;
-/// Enough for most calls of an API; more costs memory for every call under way.
+/// Enough for most calls of an API; more costs memory for every request under way.
 pub(super) const REPLAY_LIMIT: usize = 64 << 10;
 pub(super) const CONNECT_TIMEOUT: Duration = seconds(5);
 pub(super) const RESPONSE_TIMEOUT: Duration = seconds(60);

@@ -14,7 +14,7 @@ use super::super::report::Report;
 use super::super::types::{self, url};
 use super::client_auth::{Beside, basic, client_auth, refuse_second_authorization, standby};
 use super::value::{
-    Kind, check, choice, duration, headers, params, reference, refuse_tables, scopes, timeout,
+    ValueKind, check, choice, duration, headers, params, reference, refuse_tables, scopes, timeout,
 };
 use super::{credential, defaults, jwt, peer};
 
@@ -129,7 +129,7 @@ pub(super) fn resolve(
         timeout: timeout(place, "timeout", raw.timeout, defaults::TOKEN_TIMEOUT, report),
         tls,
         egress,
-        // Both are there, or a mistake was reported above.
+        // Both are there, or an error was reported above.
         client_auth: client_auth?,
         endpoint: endpoint?,
     };
@@ -232,7 +232,7 @@ fn client_id(place: &Place<'_>, raw: RawReference, report: &mut Report) -> Optio
         report.error(place, "is empty", "");
         return None;
     }
-    reference(place, raw, Kind::Public, report)
+    reference(place, raw, ValueKind::Public, report)
 }
 
 fn response(
@@ -266,7 +266,11 @@ fn response(
     }
     for (index, status) in statuses.iter().enumerate() {
         if !(200..=599).contains(status) {
-            report.error(&at.key("statuses").index(index), format!("{status} is no status of an answer"), "");
+            report.error(
+                &at.key("statuses").index(index),
+                format!("{status} is no status of a response"),
+                "",
+            );
         }
     }
     let token_types = token_types.iter().map(|name| name.to_ascii_lowercase()).collect();

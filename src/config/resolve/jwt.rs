@@ -7,7 +7,7 @@ use super::super::raw::values::RawReference;
 use super::super::reference::Source;
 use super::super::report::{Report, did_you_mean};
 use super::defaults;
-use super::value::{Kind, choice, claims, duration, reference};
+use super::value::{ValueKind, choice, claims, duration, reference};
 use crate::jose::Alg;
 
 const USES: [(&str, JwtUse); 3] = [
@@ -53,9 +53,9 @@ pub(super) fn signing(
     };
     let key_given = private_key.is_some();
     let (certificate_given, assertion_given) = (certificate.is_some(), assertion.is_some());
-    let private_key = read("private_key", private_key, Kind::Key);
-    let certificate = read("certificate", certificate, Kind::Certificate);
-    let assertion = read("assertion", assertion, Kind::Secret);
+    let private_key = read("private_key", private_key, ValueKind::Key);
+    let certificate = read("certificate", certificate, ValueKind::Certificate);
+    let assertion = read("assertion", assertion, ValueKind::Secret);
 
     let by_key = matches!(auth, Some(ClientAuth::PrivateKeyJwt)) || usage != JwtUse::ClientAssertion;
     let by_secret = matches!(auth, Some(ClientAuth::SecretJwt { .. }));
@@ -218,7 +218,7 @@ fn builder(
         None => Vec::new(),
     };
     let mut read = |key: &str, raw: Option<RawReference>| {
-        raw.and_then(|raw| reference(&at.key(key), raw, Kind::Public, report))
+        raw.and_then(|raw| reference(&at.key(key), raw, ValueKind::Public, report))
     };
     let (key_id, issuer) = (read("key_id", raw.key_id), read("issuer", raw.issuer));
     let (subject, audience) = (read("subject", raw.subject), read("audience", raw.audience));
@@ -295,6 +295,6 @@ pub(super) fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) ->
         report.missing(&at.key("private_key"), "is missing", "private_key = { file = \"dpop.pem\" }");
         return None;
     };
-    let private_key = reference(&at.key("private_key"), raw, Kind::Key, report)?;
+    let private_key = reference(&at.key("private_key"), raw, ValueKind::Key, report)?;
     Some(DpopConfig { private_key, alg })
 }

@@ -15,12 +15,12 @@ use super::super::report::Report;
 use super::super::types::{self, Wrong, pattern, quoted, wrong};
 use super::defaults;
 use super::settings::CALLERS;
-use super::value::{Kind, check, choice, reference};
+use super::value::{ValueKind, check, choice, reference};
 
 /// All listeners, in the order of their names.
 pub(crate) struct Listeners {
     pub names: Vec<String>,
-    /// `None` where it has mistakes.
+    /// `None` where it has errors.
     pub configs: Vec<Option<Arc<ListenerConfig>>>,
 }
 
@@ -136,7 +136,7 @@ fn check_reach(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) 
             format!("{address} can be reached by other machines, and `callers` is \"local\""),
             "listen on 127.0.0.1 or [::1], or set callers = \"network\" and one of allow, require_header, tls.client_ca",
         ),
-        // A mistake in the check itself was reported; it counts as given.
+        // An error in the check itself was reported; it counts as given.
         (Address::Tcp(_), Callers::Network) if !checked && !written_check(place) => report.error(
             &place.key("callers"),
             "\"network\" lets every machine use the credentials",
@@ -226,7 +226,7 @@ fn require_header(
         report.missing(&value_at, "is missing", "value = { file = \"…\" }");
     }
     let name = raw.name.and_then(|name| check(&name_at, types::header_name(&name), report));
-    let value = raw.value.and_then(|raw| reference(&value_at, raw, Kind::Secret, report));
+    let value = raw.value.and_then(|raw| reference(&value_at, raw, ValueKind::Secret, report));
     Some((name?, value?))
 }
 
@@ -239,10 +239,10 @@ fn tls(place: &Place<'_>, raw: RawListenerTls, report: &mut Report) -> Option<Li
         report.missing(&key_at, "is missing", "private_key = { file = \"key.pem\" }");
     }
     let certificate =
-        raw.certificate.and_then(|raw| reference(&certificate_at, raw, Kind::Certificate, report));
-    let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, Kind::Key, report));
+        raw.certificate.and_then(|raw| reference(&certificate_at, raw, ValueKind::Certificate, report));
+    let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, ValueKind::Key, report));
     let client_ca =
-        raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, Kind::Certificate, report));
+        raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, ValueKind::Certificate, report));
     Some(ListenerTls {
         certificate: certificate?,
         private_key: private_key?,

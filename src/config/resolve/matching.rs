@@ -12,7 +12,7 @@ use super::super::types::{self, Wrong, pattern, quoted, wrong};
 use super::value::check;
 use super::{Known, listener};
 
-/// What a call must be like for a route to serve it.
+/// What a request must be like for a route to serve it.
 #[derive(Clone)]
 pub(super) struct Matching {
     pub listener: Option<usize>,
@@ -23,14 +23,14 @@ pub(super) struct Matching {
     pub headers: Vec<(HeaderName, String)>,
 }
 
-/// Takes its keys out of `raw`. `None`: a mistake was reported.
+/// Takes its keys out of `raw`. `None`: an error was reported.
 pub(super) fn resolve(
     place: &Place<'_>,
     raw: &mut RawRoute,
     known: &Known,
     report: &mut Report,
 ) -> Option<Matching> {
-    // What had a wrong type was reported and is gone from `raw`; without it the route would match other calls.
+    // What had a wrong type was reported and is gone from `raw`; without it the route would match other requests.
     let written = [
         ("listener", raw.listener.is_some()),
         ("host", raw.host.is_some()),
@@ -117,7 +117,7 @@ fn path(
     if pattern::has_encoded_slash(&pattern) && !encoded_slash {
         report.error(
             &at,
-            "has an escaped slash, which no call may have here",
+            "has an escaped slash, which no request may have here",
             "set allow_encoded_slash = true",
         );
         return None;

@@ -8,7 +8,7 @@ use super::super::reference::Source;
 use super::super::report::Report;
 use super::super::types::{url, wrong};
 use super::defaults;
-use super::value::{Kind, check, choice, literal_allowed, reference};
+use super::value::{ValueKind, check, choice, literal_allowed, reference};
 
 pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -> TlsOptions {
     let Some(RawTls { ca, roots, certificate, private_key, server_name }) = raw else {
@@ -51,10 +51,10 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
         raw.and_then(|raw| reference(&place.key(key), raw, kind, report))
     };
     TlsOptions {
-        ca: read("ca", ca, Kind::Certificate),
+        ca: read("ca", ca, ValueKind::Certificate),
         roots,
-        certificate: read("certificate", certificate, Kind::Certificate),
-        private_key: read("private_key", private_key, Kind::Key),
+        certificate: read("certificate", certificate, ValueKind::Certificate),
+        private_key: read("private_key", private_key, ValueKind::Key),
         server_name,
     }
 }
@@ -73,7 +73,7 @@ pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Rep
                 return Egress::Direct;
             };
             let userinfo =
-                userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, Kind::Secret, report));
+                userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, ValueKind::Secret, report));
             proxy(&at, &url, userinfo, report).unwrap_or_default()
         }
     }
@@ -119,7 +119,7 @@ fn proxy(place: &Place<'_>, text: &str, userinfo: Option<Source>, report: &mut R
             return None;
         }
         (Some(written), None) => {
-            literal_allowed(place, Kind::Secret, report)?;
+            literal_allowed(place, ValueKind::Secret, report)?;
             let decoded: Vec<u8> = percent_encoding::percent_decode_str(written).collect();
             Some(Source::literal(crate::secret::Secret::new(decoded)))
         }

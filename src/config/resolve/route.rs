@@ -21,7 +21,7 @@ use super::{Known, credential, defaults, peer};
 /// More than this is a slip: kept bodies are in memory.
 const REPLAY_LIMIT: RangeInclusive<usize> = 0..=1 << 30;
 
-/// Checks the whole route; `None` where it has mistakes, or `matching` has.
+/// Checks the whole route; `None` where it has errors, or `matching` has.
 pub(super) fn resolve(
     place: &Place<'_>,
     name: &str,
@@ -137,7 +137,7 @@ fn upstream(
         report.error(
             &at,
             format!("is our own listener `{}`: calls would go round in a circle", listener.name),
-            "name the server that the calls are meant for",
+            "name the server that the requests are meant for",
         );
         return None;
     }
@@ -177,7 +177,7 @@ fn check_plaintext(
         return;
     }
     let at = place.key("upstream");
-    let message = "http:// to another machine: everybody on the way can read the calls and their token";
+    let message = "http:// to another machine: everybody on the way can read the requests and their token";
     if allowed {
         report.warning(&at, message, "use https:// where the server has it");
     } else {
@@ -287,7 +287,7 @@ fn inject_query(
 ) -> Option<Inject> {
     let query = at.key("query");
     for (key, given) in [("header", header), ("format", format)] {
-        // A preset's is not the operator's mistake, but still means two places.
+        // A preset's is not the operator's error, but still means two places.
         if given {
             report.error(
                 &at.key(key),
@@ -346,7 +346,10 @@ fn refresh_on(at: &Place<'_>, written: Option<Vec<u16>>, report: &mut Report) ->
         let status =
             StatusCode::from_u16(number).ok().filter(|status| (300..=599).contains(&status.as_u16()));
         let result = status.ok_or_else(|| {
-            types::wrong(format!("{number} does not say that a call failed"), "use a status from 300 to 599")
+            types::wrong(
+                format!("{number} does not say that a request failed"),
+                "use a status from 300 to 599",
+            )
         });
         statuses.extend(check(&at.index(index), result, report));
     }

@@ -1,4 +1,4 @@
-//! Two routes of equal rank that can both match one call are a mistake: which one would serve it is nobody's guess.
+//! Two routes of equal rank that can both match one request are an error: which one would serve it is nobody's guess.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::{Entry, HashMap};
@@ -20,7 +20,7 @@ pub(super) struct Candidate<'t> {
 /// More than this tells nothing new.
 const MOST_REPORTED: usize = 20;
 
-/// What must be equal for two routes to rank equally and to meet: two different listeners never share a call.
+/// What must be equal for two routes to rank equally and to meet: two different listeners never share a request.
 type Rank<'a> = (Option<&'a HostPattern>, &'a PathPattern, Option<usize>, bool, usize);
 
 /// Reports every route that ties with an earlier one (in the order of the files), up to a bound.
@@ -57,7 +57,7 @@ fn tell(later: &Candidate<'_>, earlier: &Candidate<'_>, report: &mut Report) {
     report.error(
         &later.place,
         format!(
-            "route {} ties with route {} ({}): one call can match both",
+            "route {} ties with route {} ({}): one request can match both",
             name(later),
             name(earlier),
             elsewhere(&earlier.place)

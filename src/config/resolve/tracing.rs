@@ -8,7 +8,7 @@ use super::super::types::{self, url};
 use super::value::{check, choice, headers, timeout};
 use super::{defaults, peer};
 
-/// `None`: there is no endpoint, or a mistake.
+/// `None`: there is no endpoint, or an error.
 pub(super) fn resolve(place: &Place<'_>, raw: RawTracing, report: &mut Report) -> Option<Tracing> {
     let RawTracing { endpoint, service_name, sample, headers: written, timeout: limit, plaintext, tls } = raw;
     let url = endpoint.and_then(|text| endpoint_of(place, &text, report));

@@ -19,7 +19,7 @@ use super::super::types::{self, Wrong};
 
 /// What a reference leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ValueKind {
     /// A literal needs a file that its owner alone may read.
     Secret,
     /// The same, and the empty text says that there is none (RFC 6749 section 2.3.1). An empty file says nothing: it
@@ -32,7 +32,7 @@ pub(super) enum Kind {
     Certificate,
 }
 
-impl Kind {
+impl ValueKind {
     fn is_secret(self) -> bool {
         matches!(self, Self::Secret | Self::MaybeEmpty | Self::Key)
     }
@@ -47,7 +47,7 @@ impl Kind {
     }
 }
 
-/// The value, or the mistake reported.
+/// The value, or the error reported.
 pub(super) fn check<T>(place: &Place<'_>, result: Result<T, Wrong>, report: &mut Report) -> Option<T> {
     result.map_err(|wrong| report.error(place, wrong.message, wrong.hint)).ok()
 }
@@ -140,13 +140,13 @@ pub(super) fn choice<T: Copy>(
 pub(super) fn reference(
     place: &Place<'_>,
     raw: RawReference,
-    kind: Kind,
+    kind: ValueKind,
     report: &mut Report,
 ) -> Option<Source> {
     match raw {
         RawReference::Literal(secret) => {
             if kind.is_secret() && secret.is_empty() {
-                if kind == Kind::MaybeEmpty {
+                if kind == ValueKind::MaybeEmpty {
                     return Some(Source::literal(secret));
                 }
                 report.error(place, "is empty", "write { file = \"…\" } or { env = \"…\" }");
@@ -168,7 +168,7 @@ pub(super) fn reference(
 }
 
 /// Refuses a literal secret in a file that others may read.
-pub(super) fn literal_allowed(place: &Place<'_>, kind: Kind, report: &mut Report) -> Option<()> {
+pub(super) fn literal_allowed(place: &Place<'_>, kind: ValueKind, report: &mut Report) -> Option<()> {
     let file = place.document.file;
     if !kind.is_secret() || file.access.owner_only {
         return Some(());
@@ -184,7 +184,12 @@ pub(super) fn literal_allowed(place: &Place<'_>, kind: Kind, report: &mut Report
     None
 }
 
-fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, kind: Kind, report: &mut Report) -> Option<Source> {
+fn from_elsewhere(
+    place: &Place<'_>,
+    raw: RawElsewhere,
+    kind: ValueKind,
+    report: &mut Report,
+) -> Option<Source> {
     let RawElsewhere { file, env, webhook, pointer, password } = raw;
     if let Some(pointer) = &pointer {
         check(&place.key("pointer"), types::pointer(pointer), report)?;
@@ -208,7 +213,7 @@ fn from_elsewhere(place: &Place<'_>, raw: RawElsewhere, kind: Kind, report: &mut
                 report.error(&at, message, "leave it out");
                 return None;
             }
-            let password = reference(&at, *raw, Kind::Secret, report)?;
+            let password = reference(&at, *raw, ValueKind::Secret, report)?;
             Some(source.with_password(password))
         }
     }
@@ -363,7 +368,9 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> O
             let written = place.value().and_then(DeValue::as_float).map(|float| float.as_str().to_owned());
             Some(ParamValue::Float(written.unwrap_or_else(|| number.to_string())))
         }
-        RawParam::Reference(raw) => reference(place, raw, Kind::named(name), report).map(ParamValue::Value),
+        RawParam::Reference(raw) => {
+            reference(place, raw, ValueKind::named(name), report).map(ParamValue::Value)
+        }
         RawParam::Array(items) => {
             let items = items.into_iter().enumerate();
             let values = items.map(|(index, item)| param(&place.index(index), name, item, report));
@@ -417,7 +424,7 @@ pub(super) fn settable_header(place: &Place<'_>, name: &str, report: &mut Report
     Some(name)
 }
 
-/// Headers to set; two spellings of one name are a mistake.
+/// Headers to set; two spellings of one name are an error.
 pub(super) fn headers(
     at: &Place<'_>,
     raw: Option<BTreeMap<String, RawReference>>,
@@ -436,7 +443,7 @@ pub(super) fn headers(
         {
             continue;
         }
-        if let Some(source) = reference(&place, raw, Kind::named(&written), report) {
+        if let Some(source) = reference(&place, raw, ValueKind::named(&written), report) {
             headers.push((name, source));
         }
     }

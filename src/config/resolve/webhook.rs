@@ -11,7 +11,7 @@ use super::super::raw::values::RawReference;
 use super::super::report::Report;
 use super::super::types;
 use super::listener::refuse_same_address;
-use super::value::{Kind, check, reference};
+use super::value::{ValueKind, check, reference};
 
 /// All webhooks, in the order of their names; leaves their names behind for the references to them.
 pub(super) fn resolve(
@@ -106,7 +106,7 @@ fn signing_secrets(
     let read: Vec<_> = written
         .into_iter()
         .enumerate()
-        .map(|(index, raw)| reference(&place.index(index), raw, Kind::Secret, report))
+        .map(|(index, raw)| reference(&place.index(index), raw, ValueKind::Secret, report))
         .collect();
     read.into_iter().collect()
 }

@@ -267,7 +267,7 @@ fn issuers() {
         (
             "response = { statuses = [99] }",
             "issuer.corp.response.statuses[0]",
-            "99 is no status of an answer",
+            "99 is no status of a response",
             "",
         ),
         ("response = { token_types = [] }", "issuer.corp.response.token_types", "names no type", ""),
@@ -405,7 +405,7 @@ fn routes() {
         (
             "path = \"/a%2Fb\"",
             "route[0].path",
-            "has an escaped slash, which no call may have here",
+            "has an escaped slash, which no request may have here",
             "allow_encoded_slash",
         ),
         ("methods = []", "route[0].methods", "names no method", "leave it out"),
@@ -451,7 +451,7 @@ fn routes() {
             "",
         ),
         ("request_headers = [\"a\"]", "route[0].request_headers", "expected a table, found an array", ""),
-        ("refresh_on = [200]", "route[0].refresh_on[0]", "200 does not say that a call failed", "300"),
+        ("refresh_on = [200]", "route[0].refresh_on[0]", "200 does not say that a request failed", "300"),
         ("refresh_on = 401", "route[0].refresh_on", "expected an array, found the number 401", ""),
         ("replay_limit = \"-1B\"", "route[0].replay_limit", "\"-1B\" is not a size", ""),
         ("anonymous = true\nissuer = \"corp\"", "route[0].anonymous", "stands beside `issuer`", ""),
@@ -469,7 +469,10 @@ fn routes() {
 #[test]
 fn upstreams() {
     for (url, message) in [
-        ("http://h", "http:// to another machine: everybody on the way can read the calls and their token"),
+        (
+            "http://h",
+            "http:// to another machine: everybody on the way can read the requests and their token",
+        ),
         ("https://h/?a=canary", "an upstream has no query"),
         ("https://h/a/../b", "the path has a dot segment"),
         ("https://u:canary@h", "the URL holds a user or a password"),
@@ -572,7 +575,7 @@ fn routes_that_tie_are_refused() {
         let (key, message, _) = only(&text);
         assert_eq!(key, "route[1]", "{one} {other}");
         assert_eq!(
-            message, "route `b` ties with route `a` (bearerd.toml:1:1): one call can match both",
+            message, "route `b` ties with route `a` (bearerd.toml:1:1): one request can match both",
             "{one} {other}"
         );
     }

@@ -87,7 +87,7 @@ fn mistakes_in_included_files_are_placed_there() {
         [
             "conf.d/a.toml:1:1: error: workers: an included file holds only issuers and routes",
             "conf.d/a.toml:2:1: error: foo: unknown key",
-            "conf.d/a.toml:3:1: error: route[0]: route `r` ties with route `r` (bearerd.toml:7:1): one call can match both",
+            "conf.d/a.toml:3:1: error: route[0]: route `r` ties with route `r` (bearerd.toml:7:1): one request can match both",
             "conf.d/a.toml:4:1: error: route[0].name: there is a route of this name already, at bearerd.toml:8:1",
             "conf.d/a.toml:6:1: error: route[0].issuer: there is no issuer \"crop\"",
             "conf.d/a.toml:7:9: error: issuer.corp: there is an issuer of this name already, at bearerd.toml:2:9",

@@ -15,8 +15,8 @@ fn request() -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-/// Sends the request, hands the answer's bytes back, and gives what the server read.
-async fn exchange(answer: &[u8], close: bool) -> (Result<Answer, Broken>, String) {
+/// Sends the request, hands the response's bytes back, and gives what the server read.
+async fn exchange(answer: &[u8], close: bool) -> (Result<Answer, ExchangeError>, String) {
     let (ours, mut theirs) = duplex(1024 * 1024);
     let answer = answer.to_vec();
     let server = tokio::spawn(async move {
@@ -94,24 +94,24 @@ async fn t26_interim_answers_are_skipped() {
 #[tokio::test]
 async fn t37_a_connection_that_closes_or_talks_nonsense() {
     let (answer, _) = exchange(b"", true).await;
-    assert!(matches!(answer, Err(Broken::Closed(_))));
+    assert!(matches!(answer, Err(ExchangeError::Closed(_))));
     let (answer, _) = exchange(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", false).await;
-    assert!(matches!(answer, Err(Broken::NotHttp(_))));
+    assert!(matches!(answer, Err(ExchangeError::NotHttp(_))));
     let huge = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(2 * HEAD_LIMIT as usize));
     let (answer, _) = exchange(huge.as_bytes(), false).await;
-    assert!(matches!(answer, Err(Broken::NotHttp(_))));
+    assert!(matches!(answer, Err(ExchangeError::NotHttp(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn t38_t39_t40_the_deadline_covers_every_step() {
     for (head, doing) in [
-        ("", "waiting for the answer"),
-        ("HTTP/1.1 200 OK\r\n", "waiting for the answer"),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "reading the answer"),
+        ("", "waiting for the response"),
+        ("HTTP/1.1 200 OK\r\n", "waiting for the response"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "reading the response"),
     ] {
         let begun = Instant::now();
         let (answer, _) = exchange(head.as_bytes(), false).await;
-        let Err(Broken::Timeout { doing: found }) = answer else { panic!("no timeout") };
+        let Err(ExchangeError::Timeout { doing: found }) = answer else { panic!("no timeout") };
         assert_eq!(found, doing);
         assert_eq!(begun.elapsed().as_secs(), 10);
     }
@@ -130,7 +130,7 @@ async fn t40_a_dripping_body_does_not_move_the_deadline() {
     let begun = Instant::now();
     let deadline = Deadline::after(Some(Duration::from_secs(12)));
     let answer = over(ours, false, request(), LIMIT, deadline).await;
-    assert!(matches!(answer, Err(Broken::Timeout { .. })));
+    assert!(matches!(answer, Err(ExchangeError::Timeout { .. })));
     assert_eq!(begun.elapsed().as_secs(), 12);
 }
 

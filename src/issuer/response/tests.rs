@@ -67,7 +67,7 @@ impl Case {
             .collect();
         let scopes = self.scopes.iter().map(|&scope| scope.to_owned()).collect();
         let answer = Answer { status: StatusCode::from_u16(self.status).unwrap(), headers, body };
-        judge(answer, &context, &Asked { at: now(), scopes: &scopes })
+        judge(answer, &context, &SentRequest { at: now(), scopes: &scopes })
     }
 
     fn grant(&self, body: &str) -> Grant {

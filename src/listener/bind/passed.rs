@@ -23,11 +23,11 @@ pub struct Passed {
 struct PassedSocket {
     name: String,
     address: Address,
-    socket: Kind,
+    socket: SocketKind,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum SocketKind {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -62,7 +62,7 @@ impl Passed {
         let said = |error: io::Error| {
             format!("the sockets that the service manager passed (LISTEN_FDS, LISTEN_FDNAMES): {error}")
         };
-        // First without their names: those of another process are no mistake.
+        // First without their names: those of another process are no error.
         if sd_notify::listen_fds().map_err(said)?.len() == 0 {
             return Ok(Self::default());
         }
@@ -117,8 +117,8 @@ impl Passed {
             return Ok(None);
         };
         let socket = match &found.socket {
-            Kind::Tcp(listener) => Socket::Tcp(listener.try_clone()?),
-            Kind::Unix(listener) => Socket::Unix(listener.try_clone()?, None),
+            SocketKind::Tcp(listener) => Socket::Tcp(listener.try_clone()?),
+            SocketKind::Unix(listener) => Socket::Unix(listener.try_clone()?, None),
         };
         Ok(Some(Bound { name: Arc::clone(name), address: address.clone(), socket }))
     }
@@ -136,14 +136,14 @@ fn take_one(passed: &mut ListenFd, index: usize, name: String) -> Result<PassedS
         listens(&listener).then_some(()).ok_or_else(unusable)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = Address::Tcp(listener.local_addr().map_err(failed)?);
-        return Ok(PassedSocket { name, address, socket: Kind::Tcp(listener) });
+        return Ok(PassedSocket { name, address, socket: SocketKind::Tcp(listener) });
     }
     let listener = passed.take_unix_listener(index).ok().flatten().ok_or_else(unusable)?;
     listens(&listener).then_some(()).ok_or_else(unusable)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let path = listener.local_addr().map_err(failed)?.as_pathname().map(std::path::Path::to_owned);
     let address = Address::Unix(path.ok_or_else(|| format!("the socket `{name}` has no path"))?);
-    Ok(PassedSocket { name, address, socket: Kind::Unix(listener) })
+    Ok(PassedSocket { name, address, socket: SocketKind::Unix(listener) })
 }
 
 fn listens(socket: impl AsFd) -> bool {
@@ -197,8 +197,11 @@ mod tests {
     fn passed(name: &str) -> (Passed, Address) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
-        let socket =
-            PassedSocket { name: name.to_owned(), address: address.clone(), socket: Kind::Tcp(listener) };
+        let socket = PassedSocket {
+            name: name.to_owned(),
+            address: address.clone(),
+            socket: SocketKind::Tcp(listener),
+        };
         (Passed { sockets: vec![socket] }, address)
     }
 
@@ -242,8 +245,11 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
         let address = Address::Unix(path.clone());
-        let socket =
-            PassedSocket { name: "main".to_owned(), address: address.clone(), socket: Kind::Unix(listener) };
+        let socket = PassedSocket {
+            name: "main".to_owned(),
+            address: address.clone(),
+            socket: SocketKind::Unix(listener),
+        };
         let passed = Passed { sockets: vec![socket] };
         let unfit = passed.unfit(&[wanted("main", &address)]);
         assert!(unfit.errors[0].contains("set SocketMode=0600"), "{unfit:?}");

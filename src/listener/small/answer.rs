@@ -5,7 +5,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
-/// Sent with every answer: none of them may be kept, guessed at, framed or read by another site.
+/// Sent with every response: none of them may be kept, guessed at, framed or read by another site.
 const ALWAYS: [(HeaderName, &str); 4] = [
     (CACHE_CONTROL, "no-store"),
     (http::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -13,10 +13,10 @@ const ALWAYS: [(HeaderName, &str); 4] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// An answer with its whole body.
+/// A response with its whole body.
 pub type Answer = Response<Full<Bytes>>;
 
-/// An answer with this body.
+/// A response with this body.
 pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;

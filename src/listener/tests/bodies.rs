@@ -63,7 +63,7 @@ async fn a_caller_may_send_all_of_its_body_before_it_reads() {
     let server = Server::start(limits());
     let mut client = server.connect().await;
     client.send(&format!("POST /both HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n")).await;
-    // The answer, too, is more than the socket takes.
+    // The response, too, is more than the socket takes.
     soon(client.0.write_all(&vec![b'x'; SIZE])).await.unwrap();
     client.send("GET /ok HTTP/1.0\r\n\r\n").await;
     assert!(client.rest().await.ends_with("\r\n\r\nok"));

@@ -188,7 +188,7 @@ async fn a_connection_that_waits_is_small() {
         tokio::join!(TcpStream::connect(server.address), TcpStream::connect(server.address));
     let (stream, peer) = (stream.unwrap(), Peer::Tcp(client.unwrap().peer_addr().unwrap()));
     let tracker = tokio_util::task::TaskTracker::new();
-    let held = limit::Held::take(&server.connections, 100, &settings.metrics, tracker.token()).unwrap();
+    let held = limit::TakenPlace::take(&server.connections, 100, &settings.metrics, tracker.token()).unwrap();
     let accepted = connection::Accepted { raw: stream::Raw::Tcp(stream), peer, local: None, held };
     let shared = Arc::new(connection::Shared {
         handler: Arc::clone(&server.handler),

@@ -49,7 +49,7 @@ async fn keep_alive_is_another_limit_than_the_header_timeout() {
     assert!(client.get("/ok").await.starts_with("HTTP/1.1 200"), "idle for longer than header_timeout");
     let began = Instant::now();
     assert_eq!(client.rest().await, "");
-    // It was idle from the last byte of the answer on, which is before the clock here.
+    // It was idle from the last byte of the response on, which is before the clock here.
     assert!(began.elapsed() >= idle / 2, "{:?}", began.elapsed());
 }
 

@@ -101,7 +101,7 @@ async fn an_endless_answer_of_the_proxy_is_cut() {
     assert!(error.message.contains("more than 16 KiB"), "{}", error.message);
 }
 
-/// An answer that comes in these pieces, each after the one before was taken in.
+/// A response that comes in these pieces, each after the one before was taken in.
 async fn answering(pieces: Vec<Vec<u8>>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -144,7 +144,7 @@ fn a_path_without_a_slash_in_front_is_refused() {
     refused(&["", "*", "a/b", "%2fa", "http://h/"], PathError::NotAbsolute);
 }
 
-/// Upstream path, path of the call, query, segments of the prefix, what goes up.
+/// Upstream path, path of the request, query, segments of the prefix, what goes up.
 type Target = (&'static str, &'static str, Option<&'static str>, Option<usize>, &'static str);
 
 const TARGETS: &[Target] = &[
@@ -159,7 +159,7 @@ const TARGETS: &[Target] = &[
     ("/api//", "/billing/x", None, Some(1), "/api//x"),
     ("/", "/billing", None, Some(1), "/"),
     ("/", "/billing/x", None, Some(1), "/x"),
-    // The call's trailing slash follows the prefix.
+    // The request's trailing slash follows the prefix.
     ("/api/v2", "/billing/", None, Some(1), "/api/v2/"),
     ("", "/billing/", None, Some(1), "/"),
     ("/api/v2", "/billing//x/", None, Some(1), "/api/v2//x/"),

@@ -7,7 +7,7 @@ use super::*;
 use crate::route::fixture::route;
 use crate::route::{criteria, host, path};
 
-/// A call in the tests' words.
+/// A request in the tests' words.
 #[derive(Debug, Clone)]
 struct Ask {
     listener: usize,
@@ -462,7 +462,7 @@ fn any_route() -> impl Strategy<Value = RouteConfig> {
     )
 }
 
-/// Routes that differ in what the config compares: no two that tie and can both match one call.
+/// Routes that differ in what the config compares: no two that tie and can both match one request.
 fn any_routes() -> impl Strategy<Value = Vec<RouteConfig>> {
     prop::collection::vec(any_route(), 0..24).prop_map(|routes| {
         let mut kept: Vec<RouteConfig> = Vec::new();

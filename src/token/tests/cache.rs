@@ -75,7 +75,7 @@ async fn t95_a_reload_keeps_the_token_and_takes_the_new_limit() {
     rig.cache.retain(&[Arc::clone(&slot)]);
     assert_eq!(slot.current().map(|token| text(&token)), Some("t1".to_owned()));
     assert_eq!(slot.reject(1), Rejected::Dropped);
-    assert!(rig.call().await.is_err(), "no call may wait now");
+    assert!(rig.call().await.is_err(), "no request may wait now");
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,7 +86,7 @@ async fn t97_what_is_not_kept_is_gone_at_once_and_ends() {
     let weak = Arc::downgrade(&slot);
     let closed = slot.signals.closed.clone();
     cache.retain(&[]);
-    assert!(slot.current().is_some(), "a call that holds it goes on");
+    assert!(slot.current().is_some(), "a request that holds it goes on");
     drop(slot);
     assert!(weak.upgrade().is_none() && held.upgrade().is_none(), "nothing else holds the token");
     assert!(closed.is_cancelled());
@@ -103,7 +103,7 @@ async fn t97_a_retired_slot_serves_its_calls_but_asks_for_nothing_unasked() {
     rig.cache.retain(&[]);
     rig.pass(10_000.0).await;
     assert_eq!(rig.idp.asked(), 1, "no renewal");
-    assert_eq!(rig.call_text().await, "t2", "a call of the old config that still runs");
+    assert_eq!(rig.call_text().await, "t2", "a request of the old config that still runs");
 }
 
 #[tokio::test(start_paused = true)]

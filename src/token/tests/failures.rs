@@ -5,7 +5,7 @@ use super::support::{Rig, failure, grant, settle};
 use crate::issuer::{FailureKind, IssuerError};
 use crate::token::{RetryCause, TokenErrorKind};
 
-/// Calls every tenth of a second for so long.
+/// Requests every tenth of a second for so long.
 async fn keep_calling(rig: &Rig, seconds: u32) {
     for _ in 0..seconds * 10 {
         let _ = rig.call().await;
@@ -59,12 +59,12 @@ async fn a_try_before_the_end_leaves_a_slow_issuer_the_time_to_answer() {
             _ => Err(failure(FailureKind::Unavailable)),
         });
         rig.call_text().await;
-        // It fails up to shortly before the end, and answers from then on.
+        // It fails up to shortly before the end, and responds from then on.
         rig.pass(50.0).await;
         rig.idp.answer(|number| Ok(grant(number, 60)));
         rig.idp.delay(took_ms);
         for _ in 0..300 {
-            assert!(rig.slot.current().is_some(), "no call waits: {took_ms} {:?}", rig.idp.asked_at());
+            assert!(rig.slot.current().is_some(), "no request waits: {took_ms} {:?}", rig.idp.asked_at());
             rig.pass(0.1).await;
         }
     }
@@ -290,11 +290,11 @@ async fn t53_t54_a_failing_renewal_serves_the_valid_token_on_and_never_the_expir
     assert!(error.retry_after >= Some(Duration::from_secs(1)));
     assert!((3..=11).contains(&rig.idp.asked()), "with pauses: {}", rig.idp.asked());
 
-    // The call before may have been the one that asked again.
+    // The request before may have been the one that asked again.
     assert!(rig.call().await.is_err());
     rig.idp.answer(|number| Ok(grant(number, 100)));
     rig.pass(61.0).await;
-    assert!(rig.slot.current().is_some(), "t55: by itself within the longest pause, since a call came");
+    assert!(rig.slot.current().is_some(), "t55: by itself within the longest pause, since a request came");
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,7 +48,7 @@ impl Mode {
         })
     }
 
-    /// How long it may take from when the issuer is well again until a call is served.
+    /// How long it may take from when the issuer is well again until a request is served.
     fn served_within(self) -> f64 {
         match self {
             Self::Well(_) => 1.2,
@@ -172,7 +172,7 @@ impl Story {
         }
     }
 
-    /// Whether a call is served; never by a token that has ended.
+    /// Whether a request is served; never by a token that has ended.
     async fn call(&mut self) -> bool {
         let Ok(token) = self.rig.call().await else { return false };
         self.check(&token);
@@ -187,7 +187,7 @@ impl Story {
         let number: usize = token.secret.expose_str().unwrap()[1..].parse().unwrap();
         let (asked, now) = (self.rig.idp.asked_moment(number), Moment::now(&*self.rig.clock));
         let held = self.rig.slot.held.load();
-        // A token that was held when the call came; its successor's life is longer.
+        // A token that was held when the request came; its successor's life is longer.
         let lifetime = held.as_ref().map_or(Duration::ZERO, |held| held.life.lifetime());
         let age = (now.boot - asked.boot).max(now.wall.duration_since(asked.wall).unwrap_or_default());
         assert!(age < lifetime, "{number} is sent {age:?} after it was asked for, and lives {lifetime:?}");
@@ -287,7 +287,7 @@ fn a_slot_comes_through_a_day_of_short_outages() {
     });
 }
 
-/// 743 of 743 calls were lost so: one call to a path that answers 401, in an outage, with an hour of life left.
+/// 743 of 743 requests were lost so: one request to a path that answers 401, in an outage, with an hour of life left.
 #[test]
 fn one_refusal_in_an_outage_costs_no_other_call() {
     for mode in [Mode::Away, Mode::Busy, Mode::Hangs, Mode::NoTls] {

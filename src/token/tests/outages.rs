@@ -12,7 +12,7 @@ use super::support::{Rig, away, call, failure, grant, issuer, key, settle, unrea
 use crate::issuer::{FailureKind, IssuerError};
 use crate::token::{RetryCause, TokenErrorKind};
 
-/// Calls every tenth of a second until one is served; how long that took.
+/// Requests every tenth of a second until one is served; how long that took.
 async fn served_after(rig: &Rig) -> f64 {
     let from = Instant::now();
     while rig.call().await.is_err() {
@@ -152,7 +152,7 @@ async fn an_outage_that_nobody_notices_is_not_looked_out_for() {
     let knocked = rig.idp.knocked_at();
     assert!(knocked.last().is_some_and(|last| *last < 100.0), "until the token ended: {knocked:?}");
 
-    // The next call sees that the pause is over, and asks; once calls come again it is looked out for again.
+    // The next request sees that the pause is over, and asks; once calls come again it is looked out for again.
     let asked = rig.idp.asked();
     assert!(rig.call().await.is_err());
     assert_eq!(rig.idp.asked(), asked + 1);
@@ -261,7 +261,7 @@ async fn sighup_asks_an_issuer_that_is_away_at_once() {
     assert_eq!(rig.idp.asked(), asked + 1, "a changed secret does not bring the issuer back");
 }
 
-/// A call must never wait for a flight that is held back: it would wait in vain.
+/// A request must never wait for a fetch that is held back: it would wait in vain.
 #[tokio::test(start_paused = true)]
 async fn no_call_waits_while_the_issuer_is_looked_out_for() {
     for lifetime in [1, 2, 5, 30] {
@@ -274,7 +274,7 @@ async fn no_call_waits_while_the_issuer_is_looked_out_for() {
             let before = Instant::now();
             let _ = rig.call().await;
             assert!(before.elapsed() < Duration::from_millis(200), "{:?}", before.elapsed());
-            // Without letting the slot's task run first: a call may come before it.
+            // Without letting the slot's task run first: a request may come before it.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

@@ -221,7 +221,7 @@ async fn a_refused_token_serves_on_while_the_issuer_is_not_available() {
             rig.pass(0.1).await;
         }
         assert_eq!(rig.slot.status().state, "valid");
-        // Who was refused once more hands out the upstream's answer.
+        // Who was refused once more hands out the upstream's response.
         assert_eq!(rig.slot.reject(1), Rejected::Replace);
         assert!(rig.newer_than(1).await.is_err());
         rig.idp.come_back(3600);
@@ -278,7 +278,7 @@ async fn calls_wait_for_the_successor_and_get_the_refused_token_where_it_does_no
         rig.call_text().await
     };
     let (refused, other) = tokio::join!(refused, others);
-    assert_eq!(refused.err().unwrap().kind, TokenErrorKind::Timeout, "the upstream's answer is better");
+    assert_eq!(refused.err().unwrap().kind, TokenErrorKind::Timeout, "the upstream's response is better");
     assert_eq!((other.as_str(), from.elapsed().as_secs()), ("t1", 9));
     // From then on nobody waits: the next tries are behind the scenes.
     for _ in 0..600 {
@@ -296,7 +296,7 @@ async fn who_waited_in_vain_gets_the_refused_token_that_is_still_valid() {
     rig.idp.delay(12_000);
     assert_eq!(rig.slot.reject(1), Rejected::Dropped);
     assert_eq!(rig.call_text().await, "t1", "after the issuer's timeout");
-    assert!(rig.newer_than(1).await.is_ok(), "the flight goes on");
+    assert!(rig.newer_than(1).await.is_ok(), "the fetch goes on");
 }
 
 #[tokio::test(start_paused = true)]

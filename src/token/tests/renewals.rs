@@ -15,7 +15,7 @@ async fn t52_a_used_token_is_renewed_once_behind_the_scenes() {
     let mut seen = Vec::new();
     for _ in 0..1_300 {
         for _ in 0..50 {
-            let token = rig.slot.current().expect("no call waits for a renewal");
+            let token = rig.slot.current().expect("no request waits for a renewal");
             seen.push(text(&token));
         }
         rig.pass(0.1).await;
@@ -76,7 +76,7 @@ async fn t06_lifetimes_of_a_second_serve_and_cause_no_hot_loop() {
             served += usize::from(rig.call().await.is_ok());
             rig.pass(0.01).await;
         }
-        assert_eq!(served, 1_000, "every call is served, if late");
+        assert_eq!(served, 1_000, "every request is served, if late");
         let gaps: Vec<f64> = rig.idp.asked_at().windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(gaps.iter().all(|gap| *gap >= 1.0) && gaps.len() >= 9, "{gaps:?}");
     }
@@ -151,7 +151,7 @@ async fn t61_a_wall_clock_two_hours_back_renews_behind_the_scenes_and_makes_noth
     rig.call_text().await;
     rig.pass(10.0).await;
     rig.clock.jump_wall(-7_200);
-    assert_eq!(rig.call_text().await, "t1", "no call waits");
+    assert_eq!(rig.call_text().await, "t1", "no request waits");
     rig.pass(0.2).await;
     for _ in 0..100 {
         assert_eq!(rig.call_text().await, "t2");

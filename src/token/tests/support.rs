@@ -337,12 +337,12 @@ impl Rig {
         Self { clock, idp, cache, slot }
     }
 
-    /// What a call does: the current token, or else it waits.
+    /// What a request does: the current token, or else it waits.
     pub(super) async fn call(&self) -> Result<Arc<Token>, TokenError> {
         call(&self.slot).await
     }
 
-    /// The text of the token that a call gets.
+    /// The text of the token that a request gets.
     pub(super) async fn call_text(&self) -> String {
         text(&self.call().await.unwrap())
     }

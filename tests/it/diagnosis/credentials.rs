@@ -83,7 +83,7 @@ async fn secret_file_that_is_none() {
         let world = setup.issuer(&format!("client_secret = {{ file = \"{name}\" }}")).start().await;
         let fact = format!("because client_secret cannot be read: file {}: {fact}", path.display());
         let remedy =
-            ["mend the file, which is read again as soon as it changes, or name another in [issuer.corp]"];
+            ["fix the file, which is read again as soon as it changes, or name another in [issuer.corp]"];
         no_token(&world, 503, "token_unavailable", &[&fact], &remedy).await;
     }
 }
@@ -96,7 +96,7 @@ async fn secret_file_missing() {
     let fact =
         format!("was not asked, because client_secret cannot be read: file {}: no such file", file.display());
     let remedy =
-        ["mend the file, which is read again as soon as it changes, or name another in [issuer.corp]"];
+        ["fix the file, which is read again as soon as it changes, or name another in [issuer.corp]"];
     no_token(&world, 503, "token_unavailable", &[&fact], &remedy).await;
     line(&world, &["WARN", "client_secret", "later", "no such file"]).await;
     assert_eq!(world.issuer().count(), 0);
@@ -111,7 +111,7 @@ async fn secret_file_empty() {
     let world = setup.start().await;
     let fact =
         format!("was not asked, because client_secret cannot be read: file {}: is empty", file.display());
-    no_token(&world, 503, "token_unavailable", &[&fact], &["mend the file, which is read again"]).await;
+    no_token(&world, 503, "token_unavailable", &[&fact], &["fix the file, which is read again"]).await;
     assert_eq!(world.issuer().count(), 0);
     world.file("secret", "a-secret");
     served(&world).await;

@@ -45,7 +45,7 @@ async fn fewer_scopes_granted_than_asked_for() {
     let words = [
         "WARN",
         "corp",
-        "the issuer's answer grants less than was asked for, without the scopes write: let this client have them at \
+        "the issuer's response grants less than was asked for, without the scopes write: let this client have them at \
          the issuer, or take them out of scopes",
     ];
     line(&world, &words).await;

@@ -1,4 +1,4 @@
-//! Calls that reach no route.
+//! Requests that reach no route.
 
 use serde_json::Value;
 

@@ -74,7 +74,7 @@ async fn refusing(token: &str, challenge: &str) -> World {
     world.ready().await;
     let response = world.get("/").await;
     response.expect_status(401);
-    assert_eq!(response.header("proxy-status"), None, "the answer is the upstream's own");
+    assert_eq!(response.header("proxy-status"), None, "the response is the upstream's own");
     world
 }
 

@@ -180,7 +180,7 @@ async fn upstream_that_never_answers() {
     let mut scene = Scene::start(setup, "").await;
     let address = scene.address();
     scene
-        .unharmed("no answer", 32 * MIB, async |world| {
+        .unharmed("no response", 32 * MIB, async |world| {
             let before = world.upstream().count();
             let waiting = each(400, move |_| ask(address, false));
             eventually("all requests", || async { (world.upstream().count() >= before + 400).then_some(()) })

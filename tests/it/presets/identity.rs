@@ -176,7 +176,7 @@ private_key = { file = "{keys}/rsa.jwk.json" }"#,
     .await;
 }
 
-/// A nonce is asked for first; then the token is bound to the proof's key, and each call has a proof of its own.
+/// A nonce is asked for first; then the token is bound to the proof's key, and each request has a proof of its own.
 #[tokio::test]
 async fn okta_with_dpop() {
     run(&Row {

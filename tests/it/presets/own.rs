@@ -320,7 +320,7 @@ async fn glewlwyd_refuses_without_a_word() {
     .await;
 }
 
-/// The answer is OpenBao's own example.
+/// The response is OpenBao's own example.
 #[tokio::test]
 async fn openbao() {
     run(&Row {

@@ -2,7 +2,7 @@
 
 use super::{Exchange, FORM, JSON, Jwt, ROW, Reply, Row, run, services_more};
 
-/// One request and its answer.
+/// One request and its response.
 pub const fn exchange(
     line: &'static str,
     headers: &'static [&'static str],

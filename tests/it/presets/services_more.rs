@@ -1,4 +1,4 @@
-//! What else the vendors of `services` document: other ways to sign in, other answers, errors.
+//! What else the vendors of `services` document: other ways to sign in, other responses, errors.
 
 use serde_json::json;
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::wire::Wire;
 
-/// Holds an answer back until the test opens it.
+/// Holds a response back until the test opens it.
 #[derive(Clone, Default)]
 pub struct Gate(CancellationToken);
 
@@ -43,7 +43,7 @@ enum Step {
     Close,
 }
 
-/// One answer: a plain response, unless its steps say otherwise.
+/// One response: a plain response, unless its steps say otherwise.
 #[derive(Clone)]
 pub struct Answer {
     before: Vec<Step>,
@@ -170,7 +170,7 @@ impl Answer {
         bytes
     }
 
-    /// Plays the answer; `false`: the connection is over.
+    /// Plays the response; `false`: the connection is over.
     pub async fn play(self, wire: &mut Wire, head_only: bool) -> Result<bool> {
         let mut message = self.message();
         if head_only && self.raw.is_none() {

@@ -126,7 +126,7 @@ impl Bearerd {
         Client::tcp(self.address("main")).await
     }
 
-    /// One call on a connection of its own.
+    /// One request on a connection of its own.
     pub async fn call(&self, call: Call) -> Response {
         self.connect().await.call(&call).await
     }

@@ -113,7 +113,7 @@ impl Browser {
                 self.events.push(value);
             }
         });
-        let answer = answered.await.unwrap_or_else(|_| panic!("no answer to {method}"));
+        let answer = answered.await.unwrap_or_else(|_| panic!("no response to {method}"));
         assert!(answer["error"].is_null(), "{method}: {answer}");
         answer["result"].clone()
     }

@@ -18,7 +18,7 @@ impl Egress {
         Self::answering(to, "HTTP/1.1 200 Connected\r\n\r\n").await
     }
 
-    /// As [`Self::to`], with these bytes for an answer.
+    /// As [`Self::to`], with these bytes for a response.
     pub async fn answering(to: SocketAddr, answer: &str) -> Self {
         Self::start(Some(to), answer.to_owned()).await
     }

@@ -52,13 +52,13 @@ impl InProcess {
         Client::tcp(self.address()).await.call(&Call::get("/")).await
     }
 
-    /// The token that a call carries now; the call is served.
+    /// The token that a request carries now; the request is served.
     pub async fn token(&self) -> String {
         self.get().await.expect_status(200);
         self.upstream().last().bearer().unwrap().to_owned()
     }
 
-    /// Calls until the issuer was asked so often.
+    /// Requests until the issuer was asked so often.
     pub async fn asked(&self, times: usize) {
         eventually("another token request", || async {
             self.get().await;

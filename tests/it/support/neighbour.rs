@@ -1,6 +1,6 @@
 //! Another caller, who has done nothing: how long its requests take while somebody else misbehaves.
 //!
-//! It calls, and its upstream answers, on threads of their own with blocking sockets: what the test's runtime is busy
+//! It calls, and its upstream responses, on threads of their own with blocking sockets: what the test's runtime is busy
 //! with does not count.
 
 use std::io::{ErrorKind, Read, Result, Write};

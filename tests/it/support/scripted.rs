@@ -1,4 +1,4 @@
-//! A server that answers what the test says and records what arrived, byte for byte: issuer and upstream alike.
+//! A server that responds as the test says and records what arrived, byte for byte: issuer and upstream alike.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -193,7 +193,7 @@ fn overridden(given: &str, line: &str) -> bool {
     given.lines().map(key_of).any(|found| found == key || Some(found) == instead)
 }
 
-/// The scene, running. Calls go to the proxy.
+/// The scene, running. Requests go to the proxy.
 pub struct World {
     pub proxy: Bearerd,
     setup: Setup,

@@ -113,7 +113,7 @@ fn github_answers_201_with_another_shape() {
     let error = case().error(body);
     assert!(
         error.detail.contains(
-            "no token at /access_token (the answer has the members token, expires_at, permissions)"
+            "no token at /access_token (the response has the members token, expires_at, permissions)"
         ),
         "{error}"
     );

@@ -14,8 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::life::{Life, Moment};
 use super::lookout::{Lookouts, Watch};
 use super::slot::{Signals, TokenSlot};
-use super::state::{Held, Token, Trouble};
-use super::step::{HeldView, Step, View};
+use super::state::{HeldToken, Token, Trouble};
+use super::step::{HeldView, NextStep, View};
 use super::{told, traced};
 use crate::issuer::{FailureKind, Grant, IssuerError};
 use crate::telemetry::Repeated;
@@ -23,8 +23,8 @@ use crate::telemetry::Repeated;
 /// A file that changed is believed after a second ([`crate::config::Source::to_send`]).
 const SETTLED: Duration = Duration::from_millis(1_100);
 
-/// How a flight ended.
-enum Landing {
+/// How a fetch ended.
+enum FetchEnd {
     Answered(Result<Result<Grant, IssuerError>, JoinError>),
     /// The token that was held at its start was refused meanwhile, or what it is bound to changed: what was asked for
     /// before that is of no use.
@@ -32,20 +32,20 @@ enum Landing {
     SlotGone,
 }
 
-/// What is known at the start of a flight.
-struct Flight {
+/// What is known at the start of a fetch.
+struct Fetch {
     number: u64,
     asked: Moment,
-    before: Option<Arc<Held>>,
+    before: Option<Arc<HeldToken>>,
     /// An upstream had refused the token before.
     forced: bool,
     fingerprint: [u8; 32],
     binding: [u8; 32],
 }
 
-impl Flight {
+impl Fetch {
     /// `held` is no longer what it was at the start, or was refused since.
-    fn is_superseded(&self, held: Option<&Arc<Held>>) -> bool {
+    fn is_superseded(&self, held: Option<&Arc<HeldToken>>) -> bool {
         let refused = held.is_some_and(|held| held.is_refused());
         !is_same(self.before.as_ref(), held) || (refused && !self.forced)
     }
@@ -57,12 +57,12 @@ pub(super) struct SlotTask {
     /// Of the last token.
     generation: u64,
     asked_at: Option<Duration>,
-    /// Reasons to try again that came during a flight.
+    /// Reasons to try again that came during a fetch.
     causes: Causes,
     /// When files are looked at once more that may have been half written before, by the boot clock.
     look_again: Option<Duration>,
     lookouts: Arc<Lookouts>,
-    /// Sees when the issuer is back that the present failure's flight did not reach.
+    /// Sees when the issuer is back that the present failure's fetch did not reach.
     watch: Option<(u64, Watch)>,
     is_back: bool,
     /// About the present failure.
@@ -96,12 +96,12 @@ impl SlotTask {
     pub(super) async fn run(mut self) {
         while let Some(step) = self.next_step() {
             let pause = match step {
-                Step::Fetch => {
+                NextStep::Fetch => {
                     self.fly().await;
                     continue;
                 }
-                Step::Hold { pause, worth_it_for } => Some(pause.min(worth_it_for)),
-                Step::Sleep(pause) => pause,
+                NextStep::Hold { pause, worth_it_for } => Some(pause.min(worth_it_for)),
+                NextStep::Sleep(pause) => pause,
             };
             let pause = self.until_look(pause);
             tokio::select! {
@@ -120,7 +120,7 @@ impl SlotTask {
         pause.into_iter().chain(look).min()
     }
 
-    fn next_step(&mut self) -> Option<Step> {
+    fn next_step(&mut self) -> Option<NextStep> {
         self.signals.look();
         let slot = self.slot.upgrade()?;
         self.take_causes(&slot, None);
@@ -145,37 +145,37 @@ impl SlotTask {
         };
         let mut step = view.step();
         self.look_out(&step, trouble.as_deref());
-        if let (Step::Hold { .. }, Some(trouble)) = (&step, &*trouble) {
+        if let (NextStep::Hold { .. }, Some(trouble)) = (&step, &*trouble) {
             // That it is looked out for now may make the pause longer.
             view.retry_at = Some(trouble.retry_at(sound, self.watches(trouble)));
             step = view.step();
         }
         slot.set_quiet_until(match step {
-            Step::Hold { pause, .. } => Some(now.boot.saturating_add(pause)),
-            Step::Fetch | Step::Sleep(_) => None,
+            NextStep::Hold { pause, .. } => Some(now.boot.saturating_add(pause)),
+            NextStep::Fetch | NextStep::Sleep(_) => None,
         });
         Some(step)
     }
 
     fn watches(&self, trouble: &Trouble) -> bool {
-        self.watch.as_ref().is_some_and(|(of, _)| *of == trouble.flight)
+        self.watch.as_ref().is_some_and(|(of, _)| *of == trouble.fetch)
     }
 
     /// As long as a token is wanted of an issuer that was not reached.
-    fn look_out(&mut self, step: &Step, trouble: Option<&Trouble>) {
-        let wanted = trouble.filter(|_| matches!(step, Step::Hold { .. }));
-        let unreached = wanted.and_then(|trouble| Some((trouble.flight, trouble.error.unreached.as_ref()?)));
+    fn look_out(&mut self, step: &NextStep, trouble: Option<&Trouble>) {
+        let wanted = trouble.filter(|_| matches!(step, NextStep::Hold { .. }));
+        let unreached = wanted.and_then(|trouble| Some((trouble.fetch, trouble.error.unreached.as_ref()?)));
         self.watch = match (unreached, self.watch.take()) {
-            (Some((flight, _)), Some((of, watch))) if of == flight => Some((of, watch)),
+            (Some((fetch, _)), Some((of, watch))) if of == fetch => Some((of, watch)),
             // The watch before ends after this one has begun, so that the lookout goes on.
-            (Some((flight, unreached)), _before) => Some((flight, self.lookouts.watch(unreached))),
+            (Some((fetch, unreached)), _before) => Some((fetch, self.lookouts.watch(unreached))),
             (None, _) => None,
         };
     }
 
     /// Takes the wishes left by [`TokenSlot::retry_now`], and drops a token that is bound to what has changed since.
-    /// `true`: what `flight` asks for is bound to it as well.
-    fn take_causes(&mut self, slot: &TokenSlot, flight: Option<&Flight>) -> bool {
+    /// `true`: what `fetch` asks for is bound to it as well.
+    fn take_causes(&mut self, slot: &TokenSlot, fetch: Option<&Fetch>) -> bool {
         let (operator, files) = slot.take_retry_causes();
         let now = slot.now().boot;
         if operator || files {
@@ -186,7 +186,7 @@ impl SlotTask {
         self.causes.operator |= operator;
         self.causes.files |= !operator;
         let held = slot.held.load_full();
-        if held.is_none() && flight.is_none() {
+        if held.is_none() && fetch.is_none() {
             return false;
         }
         let binding = slot.source.binding_fingerprint(&slot.key);
@@ -197,36 +197,36 @@ impl SlotTask {
                 told::rebound(slot);
             }
         }
-        flight.is_some_and(|flight| flight.binding != binding)
+        fetch.is_some_and(|fetch| fetch.binding != binding)
     }
 
     /// Asks the issuer once, and puts what came of it into the slot.
     async fn fly(&mut self) {
-        let Some((flight, request)) = self.take_off() else { return };
-        let landing = self.await_landing(request, &flight).await;
+        let Some((fetch, request)) = self.start_fetch() else { return };
+        let end = self.await_end(request, &fetch).await;
         let Some(slot) = self.slot.upgrade() else { return };
         let now = slot.now();
         // Before it lands: who waits from then on waits for another one.
         let waiter = slot.first_waiter.swap(None);
         let mut status = None;
-        let outcome = match landing {
-            Landing::SlotGone => return,
-            Landing::Superseded => told::superseded(&slot),
-            Landing::Answered(answer) => {
+        let outcome = match end {
+            FetchEnd::SlotGone => return,
+            FetchEnd::Superseded => told::superseded(&slot),
+            FetchEnd::Answered(answer) => {
                 let answer = answer.unwrap_or_else(|fault| Err(told::internal_fault(&slot, &fault)));
                 status = answer.as_ref().err().and_then(|error| error.http_status);
-                self.publish(&slot, &flight, answer, now)
+                self.publish(&slot, &fetch, answer, now)
             }
         };
-        slot.source.requested(outcome, now.boot.saturating_sub(flight.asked.boot));
+        slot.source.requested(outcome, now.boot.saturating_sub(fetch.asked.boot));
         if let Some(tracer) = slot.source.tracer() {
-            traced::request(&tracer, &slot.issuer, flight.asked.wall, outcome, status, waiter.as_deref());
+            traced::request(&tracer, &slot.issuer, fetch.asked.wall, outcome, status, waiter.as_deref());
         }
     }
 
-    fn take_off(&mut self) -> Option<(Flight, AbortOnDropHandle<Result<Grant, IssuerError>>)> {
+    fn start_fetch(&mut self) -> Option<(Fetch, AbortOnDropHandle<Result<Grant, IssuerError>>)> {
         let slot = self.slot.upgrade()?;
-        slot.take_off();
+        slot.start_fetch();
         let before = slot.held.load_full();
         // Read before the request reads it: a change in between costs one request, but is not missed.
         let fingerprint = slot.source.credential_fingerprint();
@@ -237,28 +237,28 @@ impl SlotTask {
         self.asked_at = Some(asked.boot);
         let (source, key) = (Arc::clone(&slot.source), Arc::clone(&slot.key));
         let request = tokio::spawn(async move { source.fetch(&key).await });
-        let flight = Flight { number: slot.ended() + 1, asked, before, forced, fingerprint, binding };
-        Some((flight, AbortOnDropHandle::new(request)))
+        let fetch = Fetch { number: slot.ended() + 1, asked, before, forced, fingerprint, binding };
+        Some((fetch, AbortOnDropHandle::new(request)))
     }
 
-    async fn await_landing(
+    async fn await_end(
         &mut self,
         mut request: AbortOnDropHandle<Result<Grant, IssuerError>>,
-        flight: &Flight,
-    ) -> Landing {
+        fetch: &Fetch,
+    ) -> FetchEnd {
         loop {
             tokio::select! {
-                answer = &mut request => return Landing::Answered(answer),
-                () = self.signals.closed.cancelled() => return Landing::SlotGone,
+                answer = &mut request => return FetchEnd::Answered(answer),
+                () = self.signals.closed.cancelled() => return FetchEnd::SlotGone,
                 () = self.signals.poked.notified() => self.signals.look(),
             }
-            let Some(slot) = self.slot.upgrade() else { return Landing::SlotGone };
-            if self.take_causes(&slot, Some(flight)) {
-                slot.demand(flight.number);
-                return Landing::Superseded;
+            let Some(slot) = self.slot.upgrade() else { return FetchEnd::SlotGone };
+            if self.take_causes(&slot, Some(fetch)) {
+                slot.demand(fetch.number);
+                return FetchEnd::Superseded;
             }
-            if flight.is_superseded(slot.held.load().as_ref()) {
-                return Landing::Superseded;
+            if fetch.is_superseded(slot.held.load().as_ref()) {
+                return FetchEnd::Superseded;
             }
         }
     }
@@ -267,23 +267,23 @@ impl SlotTask {
     fn publish(
         &mut self,
         slot: &TokenSlot,
-        flight: &Flight,
+        fetch: &Fetch,
         answer: Result<Grant, IssuerError>,
         now: Moment,
     ) -> &'static str {
-        match answer.and_then(|grant| self.hold(slot, flight, grant, now)) {
+        match answer.and_then(|grant| self.hold(slot, fetch, grant, now)) {
             Ok(held) => {
-                if flight.is_superseded(slot.held.load().as_ref()) {
+                if fetch.is_superseded(slot.held.load().as_ref()) {
                     return told::superseded(slot);
                 }
-                let before = slot.held.compare_and_swap(&flight.before, Some(Arc::clone(&held)));
-                if !is_same(flight.before.as_ref(), before.as_ref()) {
+                let before = slot.held.compare_and_swap(&fetch.before, Some(Arc::clone(&held)));
+                if !is_same(fetch.before.as_ref(), before.as_ref()) {
                     return told::superseded(slot);
                 }
                 self.generation = held.token.generation;
                 let recovered = slot.trouble.swap(None);
                 slot.fetched_once.store(true, Ordering::SeqCst);
-                slot.land(flight.number);
+                slot.finish(fetch.number);
                 told::success(slot, &held, recovered.as_deref());
                 "ok"
             }
@@ -295,10 +295,10 @@ impl SlotTask {
                 }
                 let in_a_row = before.as_ref().map_or(0, |before| before.in_a_row).saturating_add(1);
                 let left = slot.held.load().as_ref().map_or(Duration::ZERO, |held| held.life.left(now));
-                let trouble = Trouble::new(error, now, in_a_row, left, flight.fingerprint, flight.number);
+                let trouble = Trouble::new(error, now, in_a_row, left, fetch.fingerprint, fetch.number);
                 let trouble = Arc::new(trouble);
                 slot.trouble.store(Some(Arc::clone(&trouble)));
-                slot.land(flight.number);
+                slot.finish(fetch.number);
                 told::failure(slot, &trouble, now, self.complaints.due(now.boot));
                 outcome
             }
@@ -308,32 +308,32 @@ impl SlotTask {
     fn hold(
         &self,
         slot: &TokenSlot,
-        flight: &Flight,
+        fetch: &Fetch,
         grant: Grant,
         now: Moment,
-    ) -> Result<Arc<Held>, IssuerError> {
+    ) -> Result<Arc<HeldToken>, IssuerError> {
         let issuer = &slot.issuer;
-        let lifetime = grant.lifetime(issuer.default_lifetime, flight.asked.wall);
-        let life = Life::new(flight.asked, lifetime, issuer.refresh_at, fastrand::f64());
+        let lifetime = grant.lifetime(issuer.default_lifetime, fetch.asked.wall);
+        let life = Life::new(fetch.asked, lifetime, issuer.refresh_at, fastrand::f64());
         if !life.may_be_sent(now) {
             return Err(unusable(format!(
                 "issuer {} gave a token that lives {} s from when it was asked for, and took longer to answer",
                 issuer.name,
                 lifetime.as_secs()
             ))
-            .advise("have it give longer lives, or answer faster"));
+            .advise("have it give longer lives, or respond faster"));
         }
         let token = Token::new(grant.token, grant.prover, grant.audience, self.generation + 1);
         let token = token.map_err(|_| {
             unusable(format!("issuer {} gave a token with characters that no header may hold", issuer.name))
         })?;
-        Ok(Arc::new(Held {
+        Ok(Arc::new(HeldToken {
             token: Arc::new(token),
             life,
             fetched: now,
-            forced: flight.forced,
+            forced: fetch.forced,
             granted_scope: grant.scope,
-            binding: flight.binding,
+            binding: fetch.binding,
             used: false.into(),
             refused: false.into(),
         }))
@@ -348,11 +348,11 @@ fn end_pause(slot: &TokenSlot, Causes { operator, files }: Causes) {
         || trouble.is_about_the_credential() && slot.source.credential_fingerprint() != trouble.fingerprint;
     if operator || mended() {
         slot.trouble.store(Some(Arc::new(trouble.ended(slot.now()))));
-        slot.demand(trouble.flight + 1);
+        slot.demand(trouble.fetch + 1);
     }
 }
 
-fn is_same(one: Option<&Arc<Held>>, other: Option<&Arc<Held>>) -> bool {
+fn is_same(one: Option<&Arc<HeldToken>>, other: Option<&Arc<HeldToken>>) -> bool {
     match (one, other) {
         (None, None) => true,
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),

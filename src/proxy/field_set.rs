@@ -7,9 +7,9 @@ use http::HeaderMap;
 
 /// A set of fields. That a field is in it says that it was there: it may have been removed since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen(u16);
+pub(super) struct FieldSet(u16);
 
-impl Seen {
+impl FieldSet {
     pub(super) const AUTHORIZATION: Self = Self(1);
     pub(super) const CONTENT_LENGTH: Self = Self(1 << 1);
     pub(super) const CONTENT_TYPE: Self = Self(1 << 2);
@@ -79,7 +79,7 @@ impl Seen {
     }
 }
 
-impl BitOr for Seen {
+impl BitOr for FieldSet {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
@@ -93,10 +93,10 @@ mod tests {
 
     use super::*;
 
-    fn seen(names: &[&str]) -> Seen {
+    fn seen(names: &[&str]) -> FieldSet {
         let lines =
             names.iter().map(|name| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("1")));
-        Seen::of(&lines.collect())
+        FieldSet::of(&lines.collect())
     }
 
     #[test]
@@ -112,37 +112,37 @@ mod tests {
             "http2-settings",
             "te",
         ] {
-            assert!(seen(&["accept", name]).any(Seen::HOP_BY_HOP), "{name}");
+            assert!(seen(&["accept", name]).any(FieldSet::HOP_BY_HOP), "{name}");
         }
-        assert!(!seen(&["trailer"]).any(Seen::HOP_BY_HOP));
+        assert!(!seen(&["trailer"]).any(FieldSet::HOP_BY_HOP));
     }
 
     #[test]
     fn fields_of_no_interest_are_not_seen() {
-        assert_eq!(seen(&["host", "accept", "user-agent", "x-tenant", "date", "server"]), Seen(0));
-        assert!(!seen(&[]).any(Seen(u16::MAX)));
+        assert_eq!(seen(&["host", "accept", "user-agent", "x-tenant", "date", "server"]), FieldSet(0));
+        assert!(!seen(&[]).any(FieldSet(u16::MAX)));
     }
 
     #[test]
     fn each_field_is_told_from_the_others() {
         for (name, field) in [
-            ("authorization", Seen::AUTHORIZATION),
-            ("content-length", Seen::CONTENT_LENGTH),
-            ("content-type", Seen::CONTENT_TYPE),
-            ("cookie", Seen::COOKIE),
-            ("expect", Seen::EXPECT),
-            ("location", Seen::LOCATION),
-            ("max-forwards", Seen::MAX_FORWARDS),
-            ("origin", Seen::PAGE),
-            ("referer", Seen::PAGE),
-            ("sec-fetch-site", Seen::PAGE),
-            ("x-request-id", Seen::REQUEST_ID),
-            ("via", Seen::VIA),
-            ("transfer-encoding", Seen::TRANSFER_ENCODING),
-            ("upgrade", Seen::UPGRADE),
-            ("connection", Seen::CONNECTION),
-            ("te", Seen::TE),
-            ("x_tenant", Seen::UNDERSCORE),
+            ("authorization", FieldSet::AUTHORIZATION),
+            ("content-length", FieldSet::CONTENT_LENGTH),
+            ("content-type", FieldSet::CONTENT_TYPE),
+            ("cookie", FieldSet::COOKIE),
+            ("expect", FieldSet::EXPECT),
+            ("location", FieldSet::LOCATION),
+            ("max-forwards", FieldSet::MAX_FORWARDS),
+            ("origin", FieldSet::PAGE),
+            ("referer", FieldSet::PAGE),
+            ("sec-fetch-site", FieldSet::PAGE),
+            ("x-request-id", FieldSet::REQUEST_ID),
+            ("via", FieldSet::VIA),
+            ("transfer-encoding", FieldSet::TRANSFER_ENCODING),
+            ("upgrade", FieldSet::UPGRADE),
+            ("connection", FieldSet::CONNECTION),
+            ("te", FieldSet::TE),
+            ("x_tenant", FieldSet::UNDERSCORE),
         ] {
             assert_eq!(seen(&["accept", name]), field, "{name}");
         }

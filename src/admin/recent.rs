@@ -1,4 +1,4 @@
-//! What routes did lately, from counters that are there anyway: they are read every ten seconds beside the request
+//! What routes did recently, from counters that are there anyway: they are read every ten seconds beside the request
 //! path, and compared with what they say when somebody asks.
 
 use std::collections::{HashMap, VecDeque};
@@ -13,12 +13,12 @@ type Lock<T> = std::sync::Mutex<T>;
 
 /// How often counters are read.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
-/// How far back `lately` reaches, where the process has run so long.
+/// How far back `recent` reaches, where the process has run so long.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// What a route did in the window.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Lately {
+pub(super) struct Recent {
     pub(super) window: Duration,
     pub(super) counts: Counts,
 }
@@ -34,7 +34,7 @@ struct State {
     routes: HashMap<Arc<str>, Track>,
 }
 
-/// One route's counters. A route without calls has none.
+/// One route's counters. A route without requests has none.
 struct Track {
     /// Kept, so that a route of the same name that came later is known to be another.
     metrics: Arc<RouteMetrics>,
@@ -54,11 +54,11 @@ impl Readings {
     }
 
     /// In the order of the snapshot's routes.
-    pub(super) fn lately(&self, now: Duration, snapshot: &Snapshot) -> Vec<Lately> {
+    pub(super) fn recent(&self, now: Duration, snapshot: &Snapshot) -> Vec<Recent> {
         self.with(|state| {
             let since = state.begin(now);
             let routes = snapshot.routes.iter();
-            routes.map(|route| state.lately(now, since, &route.config.name, &route.metrics)).collect()
+            routes.map(|route| state.recent(now, since, &route.config.name, &route.metrics)).collect()
         })
     }
 
@@ -106,10 +106,10 @@ impl State {
         within.or_else(|| self.readings.back()).copied().unwrap_or(self.started)
     }
 
-    fn lately(&self, now: Duration, since: Duration, name: &str, metrics: &Arc<RouteMetrics>) -> Lately {
+    fn recent(&self, now: Duration, since: Duration, name: &str, metrics: &Arc<RouteMetrics>) -> Recent {
         let track = self.routes.get(name).filter(|track| Arc::ptr_eq(&track.metrics, metrics));
         let before = track.map_or_else(Counts::default, |track| track.counts_at(since));
-        Lately { window: now.saturating_sub(since), counts: metrics.counts().since(&before) }
+        Recent { window: now.saturating_sub(since), counts: metrics.counts().since(&before) }
     }
 }
 
@@ -163,21 +163,21 @@ mod tests {
         }
 
         /// (length of the window, calls, errors)
-        fn lately(&self, seconds: u64) -> (u64, u64, u64) {
+        fn recent(&self, seconds: u64) -> (u64, u64, u64) {
             let since = self.state.begin(at(seconds));
-            let lately = self.state.lately(at(seconds), since, &self.name, &self.metrics);
-            (lately.window.as_secs(), lately.counts.requests, lately.counts.errors)
+            let recent = self.state.recent(at(seconds), since, &self.name, &self.metrics);
+            (recent.window.as_secs(), recent.counts.requests, recent.counts.errors)
         }
     }
 
     #[test]
-    fn everything_since_the_start_is_lately_at_first() {
+    fn everything_since_the_start_is_recent_at_first() {
         let mut scene = scene();
         scene.calls(3, 200);
-        assert_eq!(scene.lately(2), (2, 3, 0), "before any reading");
+        assert_eq!(scene.recent(2), (2, 3, 0), "before any reading");
         scene.read(10);
         scene.calls(2, 503);
-        assert_eq!(scene.lately(15), (15, 5, 2));
+        assert_eq!(scene.recent(15), (15, 5, 2));
     }
 
     #[test]
@@ -187,16 +187,16 @@ mod tests {
             scene.read(second);
             scene.calls(10, 200);
         }
-        let (window, calls, _) = scene.lately(309);
+        let (window, calls, _) = scene.recent(309);
         assert_eq!((window, calls), (59, 60));
         for second in (310..=400).step_by(10) {
             scene.read(second);
         }
-        assert_eq!(scene.lately(405), (55, 0, 0));
+        assert_eq!(scene.recent(405), (55, 0, 0));
         assert_eq!(scene.state.readings.len(), 7);
         assert_eq!(scene.state.routes[&scene.name].marks.len(), 1, "a quiet route keeps one mark");
         scene.calls(4, 200);
-        assert_eq!(scene.lately(409), (59, 4, 0));
+        assert_eq!(scene.recent(409), (59, 4, 0));
     }
 
     #[test]
@@ -223,10 +223,10 @@ mod tests {
         scene.read(10);
         scene.metrics = Arc::default();
         scene.calls(2, 200);
-        assert_eq!(scene.lately(12), (12, 2, 0), "before it was read");
+        assert_eq!(scene.recent(12), (12, 2, 0), "before it was read");
         scene.read(20);
         scene.calls(1, 200);
-        assert_eq!(scene.lately(75).1, 1, "the two calls of before the window are not counted");
+        assert_eq!(scene.recent(75).1, 1, "the two requests of before the window are not counted");
         scene.state.read(at(30), [].into_iter());
         assert!(scene.state.routes.is_empty(), "it is gone");
     }
@@ -237,9 +237,9 @@ mod tests {
         scene.calls(5, 200);
         scene.read(100);
         scene.calls(1, 200);
-        assert_eq!(scene.lately(5_000), (4_900, 1, 0));
+        assert_eq!(scene.recent(5_000), (4_900, 1, 0));
         scene.read(5_000);
-        assert_eq!(scene.lately(5_001), (1, 0, 0));
+        assert_eq!(scene.recent(5_001), (1, 0, 0));
     }
 
     #[test]
