@@ -468,3 +468,26 @@ async fn zero_turns_a_timeout_off() {
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
 }
+
+/// Wildcards and templates of other proxies are ordinary characters here.
+#[tokio::test]
+async fn a_wildcard_in_a_path_is_warned_about() {
+    for (key, prefix) in [
+        ("path = \"/billing/*\"", "/billing"),
+        ("path_prefix = \"/billing/*\"", "/billing"),
+        ("path = \"/billing/{id}/lines\"", "/billing"),
+        ("path = \"/*\"", "/"),
+        ("path_prefix = \"/billing*\"", "/"),
+    ] {
+        let setup = Setup::new().await.route(key);
+        setup.write();
+        let output = run(setup.folder(), &["check"]).await;
+        output.expect_code(0);
+        let wanted = format!("write path_prefix = \"{prefix}\", which serves every path below it");
+        assert!(
+            output.all().contains("warning: route[0].path") && output.all().contains(&wanted),
+            "{}",
+            output.all()
+        );
+    }
+}
