@@ -40,6 +40,10 @@ use tracing_subscriber::filter::Targets;
 use document::{Access, Document, FileText};
 use report::Report;
 
+/// What to do without a config file.
+const NO_CONFIG: &str =
+    "correct the path, write one with `bearerd init`, or see bearerd work without one: `bearerd demo`";
+
 /// Loads the file and all that it includes. Touches no network and reads no secret.
 ///
 /// # Errors
@@ -49,7 +53,8 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     let text = match FileText::read_main(path) {
         Ok(text) => text,
         Err(error) => {
-            report.file(path, error.line, error.reason);
+            let hint = (!path.exists()).then(|| NO_CONFIG.to_owned());
+            report.file_with_hint(path, error.line, error.reason, hint);
             return Err(Problems(report.problems));
         }
     };

@@ -633,3 +633,33 @@ async fn run_takes_what_check_takes_and_nothing_else() {
     }
     assert!(taken >= 5 && refused >= 5, "{taken} {refused}: too much of one kind shows nothing");
 }
+
+/// The file may be read, and the folder around it may not be entered.
+#[tokio::test]
+async fn a_folder_without_the_execute_right_is_named() {
+    let setup = Setup::new().await.issuer("client_secret = { file = \"secrets/corp\" }");
+    setup.write();
+    let (folder, secrets) = (setup.folder().to_owned(), setup.folder().join("secrets"));
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::write(secrets.join("corp"), "hunter2").unwrap();
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(&folder, 0o755);
+    mode(&folder.join("bearerd.toml"), 0o644);
+    mode(&secrets, 0o644);
+    let mut check = command(&folder, &["check"]);
+    // Root may enter every folder, and others perhaps not the one that the program is built in.
+    if rustix::process::geteuid().is_root() {
+        let program = folder.join("bearerd");
+        std::fs::copy(env!("CARGO_BIN_EXE_bearerd"), &program).unwrap();
+        check = tokio::process::Command::new(program);
+        check.arg("check").current_dir(&folder).uid(65534).gid(65534);
+    }
+    let output = check.output().await.unwrap();
+    mode(&secrets, 0o755);
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let wanted =
+        format!("this user may not enter the folder {}: it needs the execute right", secrets.display());
+    assert!(said.contains(&wanted), "{said}");
+}
