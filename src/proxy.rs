@@ -31,7 +31,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 
 pub use body::{Body, BodyError};
 pub use caller::{Caller, ListenerRules, Peer};
@@ -64,6 +64,7 @@ impl Proxy {
         let request_id = headers::request_id(request.headers(), seen);
         let grpc = seen.any(FieldSet::CONTENT_TYPE) && respond::is_grpc(request.headers());
         let mut record = Box::new(Record::begin(caller, request_id, grpc, &snapshot.unrouted));
+        let head_only = request.method() == Method::HEAD;
         if request.version() == Version::HTTP_2 {
             record.place = Some(self.over_http2.enter());
         }
@@ -78,6 +79,7 @@ impl Proxy {
         let outcome = caught(pin!(handle::handle(&snapshot, caller, &mut record, request, seen))).await;
         let mut response = match outcome {
             Ok(response) => response,
+            Err(error) if head_only => respond::without_body(failed(error, &mut record)),
             Err(error) => failed(error, &mut record),
         };
         response.headers_mut().insert(headers::X_REQUEST_ID, record.request_id.clone());
