@@ -81,7 +81,7 @@ impl CallerStream {
     /// read is handed out again.
     pub(super) fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Protocol>>> {
         loop {
-            let seen = self.prefix.bytes.get(..self.prefix.end).unwrap_or_default();
+            let seen = self.prefix.bytes.get(..self.prefix.end).expect("no more is read than there is room");
             if !PREFACE.starts_with(seen) {
                 return Poll::Ready(Ok(Some(Protocol::Http1)));
             }
@@ -168,9 +168,10 @@ impl AsyncRead for CallerStream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.prefix.start < this.prefix.end {
-            let rest = this.prefix.bytes.get(this.prefix.start..this.prefix.end).unwrap_or_default();
-            let handed = rest.len().min(buffer.remaining());
-            buffer.put_slice(rest.get(..handed).unwrap_or_default());
+            let rest = this.prefix.bytes.get(this.prefix.start..this.prefix.end).expect("within what was read");
+            let (handed, _) = rest.split_at(rest.len().min(buffer.remaining()));
+            buffer.put_slice(handed);
+            let handed = handed.len();
             this.prefix.start += handed;
             return Poll::Ready(Ok(()));
         }

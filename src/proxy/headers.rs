@@ -278,7 +278,7 @@ fn new_request_id() -> HeaderValue {
         ids.extend_from_slice(&digits);
         ids.split().freeze()
     });
-    let mut id = HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("0"));
+    let mut id = HeaderValue::from_maybe_shared(id).expect("hexadecimal digits");
     // No secret, but what never comes again has no place in HTTP/2's tables (RFC 7541 section 6.2.3).
     id.set_sensitive(true);
     id
