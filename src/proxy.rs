@@ -37,6 +37,7 @@ pub use caller::{Caller, ListenerRules, Peer};
 use crowd::Crowd;
 pub use error::{Code, ProxyError};
 use field_set::FieldSet;
+pub(crate) use headers::max_forwards;
 use record::Record;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 use traced::Traced;

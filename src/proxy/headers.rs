@@ -119,7 +119,7 @@ pub(super) fn settle_length(status: StatusCode, headers: &mut HeaderMap) {
 ///
 /// # Errors
 /// What it says is no number.
-pub(super) fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, ()> {
+pub(crate) fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, ()> {
     let mut lines = headers.get_all(header::MAX_FORWARDS).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return if headers.contains_key(header::MAX_FORWARDS) { Err(()) } else { Ok(None) };
