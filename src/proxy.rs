@@ -38,6 +38,7 @@ pub use caller::{Caller, ListenerRules, Peer};
 use crowd::Crowd;
 pub use error::{Code, ProxyError};
 use field_set::FieldSet;
+pub(crate) use headers::max_forwards;
 use record::Record;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 use traced::Traced;
@@ -106,17 +107,17 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
         status: error.code.status().as_u16(),
         code: error.code.as_str(),
         detail: error.told().to_owned(),
-        request_id: record.request_id.to_str().unwrap_or_default().to_owned(),
+        request_id: record.request_id().to_owned(),
     });
     if record.grpc && level_is_ours {
         record.metrics().note_grpc_failure();
     }
-    respond::respond(&error, record.grpc, &record.request_id)
+    respond::respond(&error, record.grpc, record.request_id())
 }
 
 /// A line a minute for each route and code; a fault of ours is told each time.
 fn tell(error: &ProxyError, record: &Record) {
-    let request_id = record.request_id.to_str().unwrap_or_default();
+    let request_id = record.request_id();
     let (route, issuer) = (error.route.as_deref(), error.issuer.as_deref());
     let (code, detail) = (error.code.as_str(), &error.detail);
     let repeats = record.route.as_ref().filter(|_| error.code != Code::Internal);
