@@ -28,9 +28,10 @@ use std::path::{Path, PathBuf};
 
 pub use environment::{ProxyVariables, Variable, proxy_variables};
 pub use model::*;
-pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
+pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
+pub(crate) use report::nearest;
 pub use schema::schema;
 pub use types::scopes::Scopes;
 
@@ -67,10 +68,10 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_text(text: &str) -> Result<(), Problems> {
+pub fn load_text(text: &str) -> Result<Config, Problems> {
     let name = PathBuf::from("/bearerd.toml");
     let access = Access { owner_only: true, writable_by_others: false };
-    load_file(&FileText::new(name.clone(), name, text.to_owned(), access), Report::default()).map(drop)
+    load_file(&FileText::new(name.clone(), name, text.to_owned(), access), Report::default())
 }
 
 fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {

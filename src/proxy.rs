@@ -22,6 +22,7 @@ mod respond;
 pub mod snapshot;
 mod target;
 mod traced;
+mod unrouted;
 mod upgrade;
 
 use std::future::Future;
@@ -96,13 +97,13 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
     if level_is_ours {
         tell(&error, record);
     } else {
-        record.log_refusal(&error.detail);
+        record.log_refusal(error.told());
     }
     record.metrics().note_failure(Failure {
         at: SystemClock.wall(),
         status: error.code.status().as_u16(),
         code: error.code.as_str(),
-        detail: error.detail.to_string(),
+        detail: error.told().to_owned(),
         request_id: record.request_id.to_str().unwrap_or_default().to_owned(),
     });
     if record.grpc && level_is_ours {
@@ -128,11 +129,19 @@ fn tell(error: &ProxyError, record: &Record) {
                 code,
                 more,
                 detail,
-                "call failed"
+                "request failed"
             );
         }
         None => {
-            tracing::debug!(event = "request.failed", request_id, route, issuer, code, detail, "call failed");
+            tracing::debug!(
+                event = "request.failed",
+                request_id,
+                route,
+                issuer,
+                code,
+                detail,
+                "request failed"
+            );
         }
     }
 }

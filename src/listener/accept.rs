@@ -19,6 +19,7 @@ use super::limit::{ConnectionLimit, TakenPlace};
 use super::stream::Raw;
 use super::{Handler, SettingsCell, Stop};
 use crate::proxy::{Code, Peer};
+use crate::telemetry::Repeated;
 
 /// How long accepting pauses after an error that is not one connection's, such as too many open files.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -49,7 +50,12 @@ pub(super) async fn serve<H: Handler>(
             return tracing::error!(event = "listener.failed", %address, %error, "can't listen");
         }
     };
-    let shared = Arc::new(Shared { handler, drain: Drain::default(), now: stop.now.clone() });
+    let shared = Arc::new(Shared {
+        handler,
+        drain: Drain::default(),
+        now: stop.now.clone(),
+        tls_complaints: Repeated::default(),
+    });
     let mut acceptor = Acceptor {
         settings,
         connections,
