@@ -267,7 +267,9 @@ async fn rotated_secret(keycloak: &Keycloak) {
     world.file("secret", "the-second-secret");
     world.get("/").await.expect_status(200);
     revoke();
-    if world.get("/").await.status != 200 { panic!("{}", world.log().text()) }
+    if world.get("/").await.status != 200 {
+        panic!("{}", world.log().text())
+    }
 
     // A new token is needed before the file is written.
     rotate(&admin, "the-third-secret").await;

@@ -196,7 +196,7 @@ fn a_file_that_cannot_be_read_is_named() {
     let told = |path: &str| config::load(Path::new(path)).unwrap_err().to_string();
     assert_eq!(
         told("/nonexistent/bearerd.toml"),
-        format!("/nonexistent/bearerd.toml: error: no such file\n  help: {}", crate::config::NO_CONFIG)
+        format!("/nonexistent/bearerd.toml: error: no such file\n  help: {}", config::NO_CONFIG)
     );
     assert_eq!(told("/tmp"), "/tmp: error: is a folder");
     let folder = Folder::new("utf8");
