@@ -284,6 +284,44 @@ async fn one_cause_is_one_problem_and_routes_are_filtered_and_sorted() {
     browser.expect_content().await;
 }
 
+/// An hour of traffic as it may have been, for the picture in the README: `cp target/tmp/status-page.png docs/`.
+const AN_HOUR: &str = r"{
+    const wave = (of, mean, swing) => Array.from({ length: 60 }, (_, i) =>
+        Math.max(0, mean + swing * Math.sin((i + of) / 6) + swing * 0.4 * Math.sin((i * 7 + of) % 5)));
+    const whole = (values) => values.map(Math.round);
+    const hour = (of, mean, errors, slow) => ({ step_seconds: 60, last_seconds: 60, requests: whole(wave(of, mean, mean / 3)),
+        errors, p50_ms: wave(of + 3, slow / 3, slow / 12), p99_ms: wave(of, slow, slow / 3) });
+    const none = Array(60).fill(0);
+    histories.set('orders', hour(0, 620, none, 42));
+    histories.set('payments', hour(9, 180, none, 88));
+    histories.set('ledger', hour(4, 60, none.map((_, i) => (i > 22 && i < 27 ? 9 : 0)), 30));
+    histories.set('rates', hour(13, 240, none.map((_, i) => (i > 54 ? 200 : 0)), 12));
+    show(last);
+    for (const id of ['issuers', 'listeners', 'config', 'warnings']) at(id).hidden = true;
+}";
+
+#[tokio::test]
+#[ignore = "needs chromium"]
+async fn the_picture_of_the_readme() {
+    let setup = good().await;
+    setup.upstream.always(|request, _| match request.target() {
+        target if target.contains("rates") => Answer::status(503).body("down"),
+        _ => Answer::ok("ok"),
+    });
+    let world = setup.start().await;
+    world.ready().await;
+    for _ in 0..4 {
+        traffic(&world).await;
+    }
+    let mut browser = open(&world).await;
+    browser.screen(1180, 900, false).await;
+    browser.says("#problems", "requests failed recently").await;
+    browser.evaluate(AN_HOUR).await;
+    let graphs = browser.evaluate("document.querySelectorAll('#routes svg[aria-label]').length").await;
+    assert_eq!(graphs, 8);
+    browser.picture("status-page.png").await;
+}
+
 /// axe-core knows what screen readers and keyboards stumble on (WCAG 2.2, levels A and AA, and best practices).
 #[tokio::test]
 #[ignore = "needs chromium, npm"]
