@@ -271,10 +271,10 @@ class Faults:
             waited = self.ledger.now() - begun
             if fields.get("x-generation") == str(generation):
                 self.longest_reload = max(self.longest_reload, waited)
-                if waited > 2 + self.ledger.slack + self.ledger.lag():
+                if waited > 2 + self.ledger.slack + self.ledger.lag() and not self.ledger.busy(begun):
                     self.ledger.ours("slow reload", f"{waited:.1f} s until a changed config served")
                 return
-            if waited > 15:
+            if waited > 15 + 2 * self.ledger.lag():
                 return self.ledger.ours("no reload", f"a changed config did not serve within {waited:.0f} s")
             await asyncio.sleep(0.05)
 
