@@ -241,12 +241,14 @@ impl Arriving {
         }
     }
 
-    /// Over HTTP/2, a reset without error says that the rest is not wanted (RFC 9113 section 8.1). A caller that was not
-    /// asked for its body may have taken the response for a reason to keep it.
+    /// Over HTTP/2, a reset without error says that the rest is not wanted (RFC 9113 section 8.1); clients that are about to
+    /// send it (curl 7) take that for a failure, so little is read instead. A caller that was not asked for its body may
+    /// have taken the response for a reason to keep it.
     fn discard(self: Box<Self>) {
+        let little = self.incoming.size_hint().exact().is_some_and(|left| left <= WORTH_READING);
         if self.expects_continue {
             self.note(NEVER_READ);
-        } else if self.http1
+        } else if (self.http1 || little)
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(self.read_on());

@@ -75,6 +75,12 @@ class Faults:
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
 
+    async def end(self):
+        """Ends what is still under way."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
     async def one(self, kind, key, how):
         self.busy.add(key)
         self.ledger.faults[kind] += 1
@@ -295,16 +301,20 @@ class Faults:
 
     async def log_stalls(self):
         self.program.log.going.clear()
-        await asyncio.sleep(self.some_time(8))
-        self.program.log.going.set()
+        try:
+            await asyncio.sleep(self.some_time(8))
+        finally:
+            self.program.log.going.set()
 
     async def frozen(self):
         """As a suspended machine: SIGSTOP."""
         seconds = self.dice.uniform(0.1, 1.5)
         self.ledger.frozen_until = self.ledger.now() + seconds + 0.5
         self.program.signal(signal.SIGSTOP)
-        await asyncio.sleep(seconds)
-        self.program.signal(signal.SIGCONT)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.program.signal(signal.SIGCONT)
         self.ledger.frozen_until = self.ledger.now() + 0.5
 
     # Callers that misbehave

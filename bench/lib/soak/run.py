@@ -136,8 +136,7 @@ async def rounds(options, book, run, load, trouble, tally):
             print(f"  {said - started:5.0f} s: {tally.requests} requests, {tally.requests - tally.good} failures, "
                   f"{tally.lost} ours, {sum(book.faults.values())} faults, {run.vitals[-1][1] / 1024:.1f} MiB", file=sys.stderr, flush=True)
         await asyncio.sleep(0.004)
-    if trouble.tasks:
-        await asyncio.wait(trouble.tasks, timeout=40)
+    await trouble.end()
     if under_way:
         await asyncio.wait(under_way, timeout=callers.PATIENCE + 5)
     load.close()

@@ -84,7 +84,8 @@ class Upstream:
             self.ledger.ours("another issuer's token", f"route {route} got one of {token.slot}")
         late = at - token.ends - self.ledger.lag() - self.ledger.slack / 4
         if late > 0 and at > self.ledger.frozen_until + 1 and not self.ledger.busy():
-            self.ledger.ours("expired token", f"route {route} got one {late:.2f} s after its end")
+            self.ledger.ours("expired token", f"{head.get('x-request-id')} {head.first} came with one that had ended "
+                             f"{at - token.ends:.2f} s before (lifetime {token.life} s, asked for {at - token.asked:.2f} s before)")
         return token.revoked is None
 
     async def respond(self, head, attempt, reader, writer):
