@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 #[tokio::test]
-#[ignore = "needs python3"]
+#[ignore = "needs openssl and python3"]
 async fn a_short_soak_loses_nothing() {
     let soak = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/soak");
     let mut command = Command::new("python3");
