@@ -19,6 +19,7 @@ pub mod neighbour;
 pub mod oidc;
 pub mod peer;
 pub mod prometheus;
+pub mod python;
 pub mod scripted;
 pub mod setup;
 pub mod tls;

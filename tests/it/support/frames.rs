@@ -138,14 +138,23 @@ impl Frames {
         let _sent = self.wire.send(Frame::new(kind, flags, stream, payload).bytes()).await;
     }
 
-    /// The next frame of this stream; the proxy's SETTINGS are acknowledged.
+    /// The next frame of this stream.
     pub async fn next(&mut self, stream: u32) -> Frame {
+        loop {
+            let frame = self.next_of_any().await;
+            if frame.stream == stream {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame; the proxy's SETTINGS are acknowledged.
+    pub async fn next_of_any(&mut self) -> Frame {
         loop {
             let frame = within("a frame", Frame::read(&mut self.wire)).await.expect("a whole frame");
             match frame.kind {
                 SETTINGS if frame.flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]).await,
-                _ if frame.stream == stream => return frame,
-                _ => {}
+                _ => return frame,
             }
         }
     }
