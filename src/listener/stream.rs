@@ -141,7 +141,8 @@ impl AsyncRead for CallerStream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.prefix.start < this.prefix.end {
-            let rest = this.prefix.bytes.get(this.prefix.start..this.prefix.end).expect("within what was read");
+            let rest =
+                this.prefix.bytes.get(this.prefix.start..this.prefix.end).expect("within what was read");
             let (handed, _) = rest.split_at(rest.len().min(buffer.remaining()));
             buffer.put_slice(handed);
             let handed = handed.len();

@@ -76,7 +76,8 @@ impl Progress {
 
     /// Whether a part of the response could not be written.
     pub(super) fn waits_for_reader(&self, waits: bool) {
-        let now = u64::try_from(self.0.since.elapsed().as_millis()).map_or(u64::MAX, |ms| ms.saturating_add(1));
+        let now =
+            u64::try_from(self.0.since.elapsed().as_millis()).map_or(u64::MAX, |ms| ms.saturating_add(1));
         if !waits {
             self.0.unread.store(0, Ordering::Relaxed);
         } else if self.0.unread.load(Ordering::Relaxed) == 0 {
@@ -165,7 +166,8 @@ impl Room {
 
     /// The connection that is to go next, and when.
     fn next_out(&self) -> Option<(usize, Instant)> {
-        let out = self.open.iter().enumerate().filter_map(|(at, open)| Some((at, open, open.progress.out()?)));
+        let out =
+            self.open.iter().enumerate().filter_map(|(at, open)| Some((at, open, open.progress.out()?)));
         let out: Vec<_> = out.collect();
         let first = out.iter().map(|(.., (rank, _))| *rank).min()?;
         let there = || out.iter().filter(|(.., (rank, _))| *rank == first);
