@@ -22,6 +22,8 @@ pub(super) struct Status {
     uptime_seconds: u64,
     /// What `/readyz` answers by.
     ready: bool,
+    /// Ready, but some routes have no valid token and get none: their requests fail.
+    degraded: bool,
     /// The process is ending.
     draining: bool,
     config: ConfigStatus,

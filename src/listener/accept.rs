@@ -21,6 +21,7 @@ use super::linger::{self, Linger};
 use super::stream::Raw;
 use super::{Handler, SettingsCell, Stop};
 use crate::proxy::{Code, Peer};
+use crate::telemetry::Repeated;
 
 /// How long accepting pauses after an error that is not one connection's, such as too many open files.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -51,7 +52,12 @@ pub(super) async fn serve<H: Handler>(
             return tracing::error!(event = "listener.failed", %address, %error, "can't listen");
         }
     };
-    let shared = Arc::new(Shared { handler, drain: Drain::default(), now: stop.now.clone() });
+    let shared = Arc::new(Shared {
+        handler,
+        drain: Drain::default(),
+        now: stop.now.clone(),
+        tls_complaints: Repeated::default(),
+    });
     let mut acceptor = Acceptor {
         settings,
         connections,

@@ -2,8 +2,10 @@
 
 use std::error::Error as _;
 
+use crate::clock::{Clock, SystemClock};
 use crate::metrics::ListenerMetrics;
 use crate::proxy::Peer;
+use crate::telemetry::Repeated;
 
 /// hyper's own words, which are all that it tells; the reason, a label of a metric; and what is wrong.
 const REASONS: [(&str, &str, &str); 10] = [
@@ -62,6 +64,21 @@ fn note(listener: &str, peer: Peer, metrics: &ListenerMetrics, reason: &'static 
         reason,
         "refused what is not a request: {words}"
     );
+}
+
+/// Logs once a minute, and counts, that a caller spoke TLS to a listener without.
+pub(super) fn tell_tls(listener: &str, peer: Peer, metrics: &ListenerMetrics, complaints: &Repeated) {
+    metrics.refused("tls");
+    if let Some(more) = complaints.due(SystemClock.boot()) {
+        let more = (more > 0).then_some(more);
+        tracing::warn!(
+            event = "caller.tls_on_plain_listener",
+            listener,
+            ?peer,
+            more,
+            "a caller speaks TLS to a listener without TLS: its URL must begin with http://, or give [listener.{listener}] tls"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -96,6 +96,16 @@ impl CallerStream {
         }
     }
 
+    /// Whether what [`Self::poll_protocol`] read is the beginning of a TLS handshake (RFC 8446 section 5.1).
+    pub(super) fn begins_as_tls(&self) -> bool {
+        const HANDSHAKE: u8 = 22;
+        const MAJOR_VERSION: u8 = 3;
+        self.prefix
+            .bytes
+            .get(..self.prefix.end)
+            .is_some_and(|seen| seen.starts_with(&[HANDSHAKE, MAJOR_VERSION]))
+    }
+
     /// Judges a write's outcome: progress is noted, and standing still is allowed for the route's `idle_timeout` alone.
     fn judge_write<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.watch.bytes_written(outcome.is_pending());

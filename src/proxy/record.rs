@@ -190,7 +190,7 @@ impl Drop for Record {
                 upstream_ms = self.upstream_took.map(milliseconds),
                 bytes = self.sent,
                 broken = self.broken.then_some(true),
-                "call"
+                "request"
             );
         }
     }

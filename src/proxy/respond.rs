@@ -39,6 +39,16 @@ pub(super) fn respond(error: &ProxyError, grpc: bool, request_id: &str) -> Respo
     response
 }
 
+/// The same to HEAD: the length stands, the body does not. hyper sees to that over HTTP/1 alone, and a body over HTTP/2
+/// is an error there.
+pub(super) fn without_body(mut response: Response<Content>) -> Response<Content> {
+    if let Content::Full(body) = response.body() {
+        let length = HeaderValue::from(body.len());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
+    response.map(|_| Content::Empty)
+}
+
 /// The response to an OPTIONS that ends here: of the server as a whole, or with no hop left for its route.
 pub(super) fn options(route: Option<&RouteConfig>) -> Response<Content> {
     let mut response = Response::new(Content::Empty);

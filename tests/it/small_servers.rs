@@ -98,32 +98,6 @@ async fn bodies_that_do_not_come_keep_no_webhook_out() {
     Client::tcp(address).await.call(&learn("real")).await.expect_status(204);
 }
 
-/// More than there are places, each with a response that is larger than what waits in the sockets.
-#[tokio::test]
-async fn responses_that_nobody_reads_keep_no_probe_out() {
-    let mut routes = String::new();
-    for n in 0..400 {
-        routes += &format!(
-            "[[route]]\nname = \"r{n}\"\npath = \"/r{n}\"\nanonymous = true\nupstream = \"http://127.0.0.1:1\"\n"
-        );
-    }
-    let world = Setup::new().await.more(&routes).start().await;
-    world.ready().await;
-    let mut held = Vec::new();
-    for _ in 0..120 {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        let mut stream = within("a connection", socket.connect(world.address("admin"))).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-        held.push(stream);
-    }
-    for _ in 0..3 {
-        within("the probe", world.admin("/livez")).await.expect_status(200);
-    }
-    world.log().wait("a word to the operator", |line| line.contains("listener.connection_evicted")).await;
-    drop(held);
-}
-
 /// A refusal that comes before the body does: a sender that reads only once all is sent can send all of it.
 #[tokio::test]
 async fn an_early_refusal_of_a_webhook_is_read_by_who_still_sends() {

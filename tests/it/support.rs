@@ -11,6 +11,7 @@ pub mod h2;
 pub mod h2_issuer;
 pub mod in_process;
 pub mod jwt;
+pub mod keycloak;
 pub mod manual;
 pub mod message;
 pub mod metrics;

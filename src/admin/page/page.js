@@ -33,7 +33,7 @@ function show(status) {
   none.hidden = found.length > 0;
   put(none, "None. Every route, token and the config are fine.");
   const bad = found.filter((problem) => problem.kind === "bad").length;
-  state(status.draining ? "ending" : !status.ready ? "not ready" : bad ? "ready, with problems" : "ready", status.ready && !bad ? "good" : "bad");
+  state(status.draining ? "ending" : !status.ready ? "not ready" : status.degraded ? "degraded" : bad ? "ready, with problems" : "ready", status.ready && !bad ? "good" : "bad");
   document.title = (bad ? "(" + bad + ") " : "") + "bearerd";
   put(at("facts"), "version " + status.version + " · up " + duration(status.uptime_seconds) + " · config version " + status.config.version);
 

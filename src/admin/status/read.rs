@@ -25,6 +25,7 @@ pub(in crate::admin) fn status(view: &View) -> Status {
         started_at: Time(view.started_at),
         uptime_seconds: view.uptime.as_secs(),
         ready: view.ready(),
+        degraded: view.degraded(),
         draining: view.draining,
         config: config_status(view),
         listeners: config.listeners.iter().zip(connections).map(|(it, open)| listener(it, open)).collect(),
