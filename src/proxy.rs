@@ -22,6 +22,7 @@ mod respond;
 pub mod snapshot;
 mod target;
 mod traced;
+mod unrouted;
 mod upgrade;
 
 use std::future::Future;
@@ -37,6 +38,7 @@ pub use caller::{Caller, ListenerRules, Peer};
 use crowd::Crowd;
 pub use error::{Code, ProxyError};
 use field_set::FieldSet;
+pub(crate) use headers::max_forwards;
 use record::Record;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 use traced::Traced;
@@ -98,24 +100,24 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
     if level_is_ours {
         tell(&error, record);
     } else {
-        record.log_refusal(&error.detail);
+        record.log_refusal(error.told());
     }
     record.metrics().note_failure(Failure {
         at: SystemClock.wall(),
         status: error.code.status().as_u16(),
         code: error.code.as_str(),
-        detail: error.detail.to_string(),
-        request_id: record.request_id.to_str().unwrap_or_default().to_owned(),
+        detail: error.told().to_owned(),
+        request_id: record.request_id().to_owned(),
     });
     if record.grpc && level_is_ours {
         record.metrics().note_grpc_failure();
     }
-    respond::respond(&error, record.grpc, &record.request_id)
+    respond::respond(&error, record.grpc, record.request_id())
 }
 
 /// A line a minute for each route and code; a fault of ours is told each time.
 fn tell(error: &ProxyError, record: &Record) {
-    let request_id = record.request_id.to_str().unwrap_or_default();
+    let request_id = record.request_id();
     let (route, issuer) = (error.route.as_deref(), error.issuer.as_deref());
     let (code, detail) = (error.code.as_str(), &error.detail);
     let repeats = record.route.as_ref().filter(|_| error.code != Code::Internal);
@@ -130,11 +132,19 @@ fn tell(error: &ProxyError, record: &Record) {
                 code,
                 more,
                 detail,
-                "call failed"
+                "request failed"
             );
         }
         None => {
-            tracing::debug!(event = "request.failed", request_id, route, issuer, code, detail, "call failed");
+            tracing::debug!(
+                event = "request.failed",
+                request_id,
+                route,
+                issuer,
+                code,
+                detail,
+                "request failed"
+            );
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::config::Limits;
 use crate::flow::Window;
 use crate::inbound::CallerBody;
 use crate::proxy::{Caller, Peer};
+use crate::telemetry::Repeated;
 
 /// hyper's number of header fields for which it needs no heap.
 const FIELDS_ON_STACK: usize = 100;
@@ -46,6 +47,8 @@ pub(super) struct Shared<H> {
     pub(super) handler: Arc<H>,
     pub(super) drain: Drain,
     pub(super) now: CancellationToken,
+    /// Callers that speak TLS where none is spoken.
+    pub(super) tls_complaints: Repeated,
 }
 
 /// A connection as it was accepted.
@@ -146,12 +149,21 @@ async fn serve_http1<H: Handler>(
 ) {
     let limits = &settings.limits;
     let (watch, shared) = (Arc::clone(&requests.watch), Arc::clone(&requests.shared));
+    let begins_as_tls = stream.begins_as_tls();
     let service = service_fn(move |request| requests.clone().respond_http1(request));
     let mut connection =
         http1_builder(limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
     let ended = drive(&mut connection, Pace::http1(limits), &watch, &shared.drain).await;
     watch.becomes_tunnel();
     let Some(Err(error)) = ended else { return };
+    if begins_as_tls {
+        return refusal::tell_tls(
+            &watch.caller.listener,
+            watch.caller.peer,
+            &settings.metrics,
+            &shared.tls_complaints,
+        );
+    }
     if refusal::tell(&watch.caller.listener, watch.caller.peer, &settings.metrics, &error) {
         return;
     }

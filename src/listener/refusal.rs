@@ -1,7 +1,9 @@
 //! What hyper's parser refuses: said in the log, and counted.
 
+use crate::clock::{Clock, SystemClock};
 use crate::metrics::ListenerMetrics;
 use crate::proxy::Peer;
+use crate::telemetry::Repeated;
 
 /// hyper's own words, which are all that it tells; the reason, a label of a metric; and what is wrong.
 const REASONS: [(&str, &str, &str); 9] = [
@@ -42,6 +44,21 @@ pub(super) fn tell(listener: &str, peer: Peer, metrics: &ListenerMetrics, error:
         "refused what is not a request: {words}"
     );
     true
+}
+
+/// Logs once a minute, and counts, that a caller spoke TLS to a listener without.
+pub(super) fn tell_tls(listener: &str, peer: Peer, metrics: &ListenerMetrics, complaints: &Repeated) {
+    metrics.refused("tls");
+    if let Some(more) = complaints.due(SystemClock.boot()) {
+        let more = (more > 0).then_some(more);
+        tracing::warn!(
+            event = "caller.tls_on_plain_listener",
+            listener,
+            ?peer,
+            more,
+            "a caller speaks TLS to a listener without TLS: its URL must begin with http://, or give [listener.{listener}] tls"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ mod issuer_answers;
 mod issuer_failures;
 mod issuer_http2;
 mod key_files;
+mod keycloak;
 mod limits;
 mod logs;
 mod machine;

@@ -93,8 +93,10 @@ async fn openmetrics_is_read_by_its_reference_parser() {
         .filter(|(_, samples)| *samples != "0")
         .map(|(family, _)| family.split_once(' ').unwrap())
         .collect();
-    let wanted: BTreeMap<&str, &str> =
-        FAMILIES.iter().map(|family| (family.name.trim_end_matches("_total"), family.kind)).collect();
+    let wanted: BTreeMap<&str, &str> = FAMILIES
+        .iter()
+        .map(|family| (family.name.trim_end_matches("_total"), family.kind.as_str()))
+        .collect();
     assert_eq!(parsed, wanted);
 }
 
