@@ -28,9 +28,10 @@ use std::path::{Path, PathBuf};
 
 pub use environment::{ProxyVariables, Variable, proxy_variables};
 pub use model::*;
-pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
+pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
+pub(crate) use report::nearest;
 pub use schema::schema;
 pub use types::scopes::Scopes;
 
@@ -38,6 +39,10 @@ use tracing_subscriber::filter::Targets;
 
 use document::{Access, Document, FileText};
 use report::Report;
+
+/// What to do without a config file.
+const NO_CONFIG: &str =
+    "correct the path, write one with `bearerd init`, or see bearerd work without one: `bearerd demo`";
 
 /// Loads the file and all that it includes. Touches no network and reads no secret.
 ///
@@ -48,7 +53,8 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     let text = match FileText::read_main(path) {
         Ok(text) => text,
         Err(error) => {
-            report.file(path, error.line, error.reason);
+            let hint = (!path.exists()).then(|| NO_CONFIG.to_owned());
+            report.file_with_hint(path, error.line, error.reason, hint);
             return Err(Problems(report.problems));
         }
     };
@@ -67,10 +73,10 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_text(text: &str) -> Result<(), Problems> {
+pub fn load_text(text: &str) -> Result<Config, Problems> {
     let name = PathBuf::from("/bearerd.toml");
     let access = Access { owner_only: true, writable_by_others: false };
-    load_file(&FileText::new(name.clone(), name, text.to_owned(), access), Report::default()).map(drop)
+    load_file(&FileText::new(name.clone(), name, text.to_owned(), access), Report::default())
 }
 
 fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {

@@ -24,7 +24,9 @@ pub(super) fn refusal(
         return None;
     };
     if !is_this_machine(peer.ip(), own) {
-        return Some("this is for callers on the same machine; [admin] callers = \"network\" allows others");
+        return Some(
+            "only callers on the same machine may ask for this; [admin] callers = \"network\" allows others",
+        );
     }
     let mut hosts = headers.get_all(HOST).iter();
     let host = match (uri.authority(), hosts.next(), hosts.next()) {

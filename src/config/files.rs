@@ -117,7 +117,7 @@ pub fn hangs(folder: &Path) -> bool {
 fn read_regular(path: &Path, limit: u64) -> io::Result<Contents> {
     // Before it is opened: to open a device may do something. After it: what stands there may be another by then.
     regular(&std::fs::metadata(path)?)?;
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("open(2) takes its flags as an int");
     let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
         // Somebody has a lease on it, and is asked to give it up.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path),
