@@ -9,6 +9,8 @@ mod deserialize;
 mod document;
 mod environment;
 pub mod files;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod include;
 pub mod model;
 mod preset;
@@ -37,8 +39,12 @@ pub use types::scopes::Scopes;
 
 use tracing_subscriber::filter::Targets;
 
-use document::{Access, Document, FileText};
+use document::{Document, FileText};
 use report::Report;
+
+/// What to do without a config file.
+const NO_CONFIG: &str =
+    "correct the path, write one with `bearerd init`, or see bearerd work without one: `bearerd demo`";
 
 /// Loads the file and all that it includes. Touches no network and reads no secret.
 ///
@@ -49,7 +55,8 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     let text = match FileText::read_main(path) {
         Ok(text) => text,
         Err(error) => {
-            report.file(path, error.line, error.reason);
+            let hint = (!path.exists()).then(|| NO_CONFIG.to_owned());
+            report.file_with_hint(path, error.line, error.reason, hint);
             return Err(Problems(report.problems));
         }
     };
@@ -69,9 +76,7 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
 /// # Errors
 /// As [`load`].
 pub fn load_text(text: &str) -> Result<Config, Problems> {
-    let name = PathBuf::from("/bearerd.toml");
-    let access = Access { owner_only: true, writable_by_others: false };
-    load_file(&FileText::new(name.clone(), name, text.to_owned(), access), Report::default())
+    load_file(&FileText::nowhere(text), Report::default())
 }
 
 fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {

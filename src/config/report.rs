@@ -95,6 +95,16 @@ impl Report {
 
     /// An error of the file as a whole, or at a bare line.
     pub(super) fn file(&mut self, file: &std::path::Path, line: usize, message: impl Into<String>) {
+        self.file_with_hint(file, line, message, None);
+    }
+
+    pub(super) fn file_with_hint(
+        &mut self,
+        file: &std::path::Path,
+        line: usize,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
         self.incomplete = true;
         self.problems.push(Problem {
             severity: Severity::Error,
@@ -103,7 +113,7 @@ impl Report {
             column: usize::from(line > 0),
             key: String::new(),
             message: message.into(),
-            hint: None,
+            hint,
             source_line: None,
         });
     }
