@@ -134,7 +134,7 @@ pub(crate) struct RawTracing {
     #[schemars(extend("default" = Self::SERVICE_NAME, "x-errors" = "empty"))]
     pub service_name: Option<String>,
     /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision overrides it.
-    #[schemars(extend("default" = Self::SAMPLE, "minimum" = 0, "maximum" = 1, "x-errors" = "below 0, above 1"))]
+    #[schemars(extend("default" = Self::SAMPLE, "minimum" = 0, "maximum" = 1, "x-errors" = "less than 0; more than 1"))]
     pub sample: Option<f64>,
     /// Header fields of each request to the collector. Values may be references.
     #[schemars(extend("x-errors" = "not a header field that may be set"))]

@@ -28,7 +28,7 @@ pub(crate) struct RawElsewhere {
     /// An environment variable with the value.
     #[schemars(extend("x-errors" = "beside `file`"))]
     pub env: Option<String>,
-    /// The name of a [webhook.NAME] that learns the value.
+    /// The name of a `[webhook.NAME]` that learns the value.
     #[schemars(extend("x-errors" = "not a webhook; beside `file`, `env`, or `pointer`"))]
     pub webhook: Option<String>,
     /// JSON pointer to the value (RFC 6901), such as "/a/b".
