@@ -422,6 +422,35 @@ async fn http2_callers_are_told_that_their_body_is_not_wanted() {
     }
 }
 
+/// curl 7 fails where a reset without error comes between the head of its request and the body.
+#[tokio::test]
+async fn http2_callers_with_little_left_to_send_are_not_reset() {
+    let world = to(&refusing(Then::SaysCloseAndCloses).await, "path_prefix = \"/api\"").await;
+    for path in ["/nowhere", "/api"] {
+        let mut caller = Frames::connect(world.address("main")).await;
+        let length = ("content-length", "10");
+        let fields =
+            [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", path), length];
+        caller.begin_request(1, &fields).await;
+        while !caller.next(1).await.ends_stream() {}
+        // Later than a reset would come that follows the response.
+        let other =
+            [(":method", "GET"), (":scheme", "http"), (":authority", "localhost"), (":path", "/nowhere")];
+        caller.request(3, &other, None).await;
+        caller.frame(DATA, END_STREAM, 1, &[b'x'; 10]).await;
+        caller.request(5, &other, None).await;
+        let mut ended = 0;
+        while ended < 2 {
+            let frame = caller.any().await;
+            if frame.stream == 0 {
+                continue;
+            }
+            assert!(frame.kind != RST_STREAM, "{path}: stream {} is reset", frame.stream);
+            ended += usize::from(frame.ends_stream());
+        }
+    }
+}
+
 /// Some take a reset without error for the loss of the response: curl before 8.
 #[tokio::test]
 async fn http2_callers_may_send_all_before_they_read() {

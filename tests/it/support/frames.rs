@@ -138,7 +138,7 @@ impl Frames {
         let _sent = self.wire.send(Frame::new(kind, flags, stream, payload).bytes()).await;
     }
 
-    /// The next frame of this stream; the proxy's SETTINGS are acknowledged.
+    /// The next frame of this stream.
     pub async fn next(&mut self, stream: u32) -> Frame {
         loop {
             let frame = self.any().await;
