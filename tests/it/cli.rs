@@ -1,7 +1,6 @@
 //! The verbs and their exit codes.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::Value;

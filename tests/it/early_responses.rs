@@ -481,7 +481,7 @@ async fn http2_uploads_beside_an_unwanted_body_go_on() {
             _ => {}
         }
     }
-    assert_eq!((left, world.upstream().last().body.len()), (0, 4 * MB));
+    assert_eq!((left, world.upstream().last().body.data.len()), (0, 4 * MB));
 }
 
 /// Some take a reset without error for the loss of the response: curl before 8.
