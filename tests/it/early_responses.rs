@@ -483,7 +483,7 @@ async fn http2_uploads_beside_an_unwanted_body_go_on() {
             _ => {}
         }
     }
-    assert_eq!((left, world.upstream().last().text().len()), (0, 4 * MB));
+    assert_eq!((left, world.upstream().last().body.data.len()), (0, 4 * MB));
 }
 
 /// Some take a reset without error for the loss of the response: curl before 8.
