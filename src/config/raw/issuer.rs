@@ -5,20 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::super::client_auth::{self, ClientSecretBasic, Method};
 use super::super::model::{BasicEncoding, Carrier, JwtUse, ResponseFormat, Roots, ScopeIn};
 use super::keys::{Flag, Lasting, Word, Words};
 use super::values::{RawEgress, RawParams, RawReference};
-
-/// What `client_auth` may be.
-pub(crate) const CLIENT_AUTH: [&str; 7] = [
-    "client_secret_basic",
-    "client_secret_post",
-    "client_secret_jwt",
-    "private_key_jwt",
-    "tls_client_auth",
-    "assertion_file",
-    "none",
-];
 
 /// An authorization server that tokens are asked of.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -54,7 +44,7 @@ pub(crate) struct RawIssuer {
     /// Send `client_id` as a parameter, beside what `client_auth` sends.
     pub send_client_id: Flag<false>,
     /// How the client proves who it is.
-    #[schemars(extend("default" = "client_secret_basic", "enum" = CLIENT_AUTH))]
+    #[schemars(extend("default" = ClientSecretBasic.name(), "enum" = client_auth::names().collect::<Vec<_>>()))]
     pub client_auth: Option<String>,
     /// The client's secret. `""` says that it is empty (RFC 6749 section 2.3.1); an empty file does not.
     #[schemars(extend("x-errors" = "missing with a `client_auth` that has a secret, and given with any other; a literal in a file that others may read"))]
