@@ -30,11 +30,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use client_auth::ClientAuth;
-pub use environment::{ProxyVariables, Variable, proxy_variables};
+pub use environment::{ProxyVariables, Variable, proxy_variables, root_paths};
 pub use model::*;
-pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
+pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
+pub(crate) use report::nearest;
 pub use schema::schema;
 pub use types::scopes::Scopes;
 
@@ -42,6 +43,10 @@ use tracing_subscriber::filter::Targets;
 
 use document::{Document, FileText};
 use report::Report;
+
+/// What to do without a config file.
+const NO_CONFIG: &str =
+    "correct the path, write one with `bearerd init`, or see bearerd work without one: `bearerd demo`";
 
 /// Loads the file and all that it includes. Touches no network and reads no secret.
 ///
@@ -52,7 +57,8 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     let text = match FileText::read_main(path) {
         Ok(text) => text,
         Err(error) => {
-            report.file(path, error.line, error.reason);
+            let hint = (!path.exists()).then(|| NO_CONFIG.to_owned());
+            report.file_with_hint(path, error.line, error.reason, hint);
             return Err(Problems(report.problems));
         }
     };
@@ -71,11 +77,7 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_text(text: &str) -> Result<(), Problems> {
-    from_text(text).map(drop)
-}
-
-fn from_text(text: &str) -> Result<Config, Problems> {
+pub fn load_text(text: &str) -> Result<Config, Problems> {
     load_file(&FileText::nowhere(text), Report::default())
 }
 

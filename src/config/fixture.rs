@@ -7,7 +7,7 @@ use super::{Config, ListenerConfig, RouteConfig};
 /// What the loader makes of `text`, as a file that its owner alone may read, beside a route without a token.
 pub(crate) fn config(text: &str) -> Config {
     let route = "[[route]]\nname = \"r\"\nupstream = \"https://up.example/api/v2\"\nanonymous = true\n";
-    super::from_text(&format!("{text}\n{route}")).unwrap_or_else(|problems| panic!("{problems}"))
+    super::load_text(&format!("{text}\n{route}")).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// A route without a token, which serves every path.

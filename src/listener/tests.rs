@@ -3,6 +3,7 @@
 mod bodies;
 mod ending;
 mod serving;
+mod small;
 mod timing;
 
 use std::net::SocketAddr;

@@ -55,9 +55,8 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         labels: &["route", "status"],
         unit: "requests",
-        help: "Requests answered, by route (empty where none matched) and status",
-        more: "; 499 is a caller that left before. A route that answers with more than 16 statuses has the rest counted \
-               by class, as `5xx`",
+        help: "Requests that got a response",
+        more: ". `status` 499 means that the caller left before the response. `route` is empty if no route matched (400, 403, 404, 421). If a route returns more than 16 different statuses, the rest are counted by class, such as `5xx`",
         alert: "the share of `status=~\"5..\"` grows",
         samples: |all, out| {
             let statuses = routes_and_none(all)
@@ -70,9 +69,9 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Histogram,
         labels: &["route"],
         unit: "seconds",
-        help: "Time from a request's head to the end of its response",
-        more: ", waiting for a token included",
-        alert: "p99 passes what callers bear",
+        help: "From a request's head to the end of its response, including the wait for a token",
+        more: "",
+        alert: "p99 exceeds what callers accept",
         samples: |all, out| {
             each(routes_and_none(all), |(route, metrics)| out.histogram(&[route], metrics.duration()))
         },
@@ -82,9 +81,9 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Histogram,
         labels: &["route"],
         unit: "seconds",
-        help: "Time from sending a request upstream to its response's head",
-        more: "; the difference to the one above is ours and the body's",
-        alert: "p99 grows while the upstream says it is well",
+        help: "From sending the request upstream to the head of its response",
+        more: ". The difference from `bearerd_request_duration_seconds` is bearerd's time and the body's",
+        alert: "p99 grows while the upstream reports no problem",
         samples: |all, out| {
             each(&all.routes, |(route, metrics)| out.histogram(&[route], metrics.upstream_duration()))
         },
@@ -97,7 +96,7 @@ pub const FAMILIES: &[Family] = &[
         help: "Requests that bearerd answered with an error of its own, by route and code",
         more: " ([errors.md](errors.md)); a 5xx that is not among them came from the upstream. gRPC calls, whose status is \
                200 even so, are among them",
-        alert: "`code=~\"upstream_.*\"`, `overloaded` or `internal` grows",
+        alert: "`code=~\"upstream_.*\"`, `overloaded`, or `internal` grows",
         samples: |all, out| {
             let failures = routes_and_none(all)
                 .flat_map(|(route, metrics)| metrics.failures.all().into_iter().map(move |of| (route, of)));
@@ -109,9 +108,9 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         labels: &["route"],
         unit: "tokens",
-        help: "Tokens that the upstream refused",
-        more: " (`refresh_on`), so that a new one was asked for",
-        alert: "it grows steadily: the upstream and the issuer disagree on tokens",
+        help: "Tokens that the upstream refused (`refresh_on`), so that bearerd fetched a new one",
+        more: "",
+        alert: "it grows steadily: the upstream and the issuer disagree about tokens",
         samples: |all, out| {
             each(&all.routes, |(route, metrics)| {
                 out.value(&[route], metrics.refreshes_forced.load(Ordering::Relaxed))
@@ -135,8 +134,8 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         labels: &["issuer", "outcome"],
         unit: "requests",
-        help: "Token requests, by issuer and outcome",
-        more: ": `ok` or what went wrong, [see below](#outcomes-of-a-token-request)",
+        help: "Token requests",
+        more: ". `outcome` is `ok` or [the kind of failure](#outcomes-of-a-token-request)",
         alert: "`outcome!=\"ok\"` grows",
         samples: |all, out| {
             let outcomes = all
@@ -151,9 +150,9 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Histogram,
         labels: &["issuer"],
         unit: "seconds",
-        help: "Time that a token request took",
-        more: ", discovery included",
-        alert: "p99 nears the issuer's `timeout`",
+        help: "Duration of a token request, including discovery",
+        more: "",
+        alert: "p99 approaches the issuer's `timeout`",
         samples: |all, out| {
             each(&all.issuers, |(issuer, metrics)| {
                 out.histogram(&[issuer], Histogram::sum(iter::once(&metrics.duration)))
@@ -165,9 +164,9 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         labels: &["issuer"],
         unit: "requests",
-        help: "Requests that wait for a token",
-        more: " now",
-        alert: "it stays above 0 for a minute",
+        help: "Requests that are waiting for a token",
+        more: "",
+        alert: "it stays over 0 for a minute",
         samples: |all, out| {
             each(&all.issuers, |(issuer, metrics)| out.value(&[issuer], metrics.waiters.get()))
         },
@@ -177,9 +176,9 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         labels: &["issuer", "route"],
         unit: "Unix time",
-        help: "When the current token ends, as Unix time",
-        more: ": the one that the route's requests carry; absent while there is none",
-        alert: "it nears and the next line is above 0",
+        help: "When the token of the route's requests expires; absent while there is no token",
+        more: "",
+        alert: "it approaches and `bearerd_token_consecutive_failures` is over 0",
         samples: |all, out| {
             each(&all.extra.token_expiries, |of| out.value(&[&of.issuer, &of.route], unix(of.at).as_secs()))
         },
@@ -189,9 +188,9 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         labels: &["issuer", "route"],
         unit: "requests",
-        help: "How often in a row the token could not be fetched; 0 when it last could",
-        more: ", and before the first request",
-        alert: "it is above 0",
+        help: "How often in a row the token request has failed; 0 after a success, and before the first request",
+        more: "",
+        alert: "it is over 0",
         samples: |all, out| {
             each(&all.extra.running.token_failures, |of| {
                 out.value(&[&of.issuer, &of.route], u64::from(of.in_a_row))
@@ -205,7 +204,7 @@ pub const FAMILIES: &[Family] = &[
         unit: "connections",
         help: "Open connections from callers",
         more: "",
-        alert: "their sum nears `bearerd_connections_limit`",
+        alert: "their sum approaches `bearerd_connections_limit`",
         samples: |all, out| {
             each(&all.listeners, |(listener, metrics)| out.value(&[listener], metrics.connections()))
         },
@@ -218,7 +217,7 @@ pub const FAMILIES: &[Family] = &[
         help: "Requests that the HTTP parser refused, by listener and reason",
         more: ": with 400, 414 or 431, [see below](#reasons-of-a-refused-request). `listener` is a listener's name, \
                `admin address` or `webhooks`",
-        alert: "it grows: the log names the peers (`caller.request_refused`)",
+        alert: "it grows: the log names the callers (`caller.request_refused`)",
         samples: |all, out| {
             let reasons = servers(all).flat_map(|(listener, metrics)| {
                 metrics.refused.all().into_iter().map(move |of| (listener, of))
@@ -231,8 +230,8 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         labels: &[],
         unit: "connections",
-        help: "How many connections from callers there may be, over all listeners",
-        more: " (`[limits] connections`)",
+        help: "`[limits] connections`, for all listeners together",
+        more: "",
         alert: "",
         samples: |all, out| out.value(&[], all.extra.running.most_connections),
     },
@@ -241,7 +240,7 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         labels: &[],
         unit: "0 or 1",
-        help: "1 where /readyz says 200, else 0",
+        help: "1 if `/readyz` returns 200",
         more: "",
         alert: "0 for 5 minutes",
         samples: |all, out| out.value(&[], u64::from(all.extra.running.ready)),
@@ -251,8 +250,8 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         labels: &["outcome"],
         unit: "reloads",
-        help: "Config reloads, by outcome",
-        more: " since the start: `ok` or `failed`",
+        help: "Reloads since the start: `ok` or `failed`",
+        more: "",
         alert: "",
         samples: |all, out| {
             out.value(&["ok"], all.reloads_ok)?;
@@ -264,8 +263,8 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         labels: &[],
         unit: "0 or 1",
-        help: "1 where the last load of the config was good, else 0",
-        more: ": the file is broken, and the config before it serves on",
+        help: "1 if the last load succeeded",
+        more: ". 0 if the file has an error and the previous config is still in use",
         alert: "0 for 5 minutes",
         samples: |all, out| out.value(&[], u64::from(all.last_reload_successful)),
     },
@@ -274,7 +273,7 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         labels: &[],
         unit: "Unix time",
-        help: "When the config that serves was loaded, as Unix time",
+        help: "When the current config was loaded",
         more: "",
         alert: "",
         samples: |all, out| each(all.extra.running.loaded_at, |at| out.value(&[], unix(at).as_secs())),
@@ -284,9 +283,8 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         labels: &["kind", "name", "key"],
         unit: "Unix time",
-        help: "When a certificate that the config names ends, as Unix time",
-        more: ": `kind` is `issuer`, `route` or `listener`, `name` which one, `key` the key in its table. Read anew every \
-               five minutes and at a reload; one that cannot be read is absent",
+        help: "When a certificate that the config names expires",
+        more: ". `kind` is `issuer`, `route`, or `listener`, `name` is its name, and `key` is the key in its table. Updated every five minutes and at a reload; absent if the certificate cannot be read",
         alert: "less than 14 days ahead",
         samples: |all, out| {
             each(&all.extra.running.certificates, |of| {
@@ -299,9 +297,9 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         labels: &[],
         unit: "lines",
-        help: "Log lines given up because stderr did not take them",
-        more: " fast enough",
-        alert: "it grows: whatever reads the log is stuck",
+        help: "Log lines that bearerd dropped because stderr did not take them fast enough",
+        more: "",
+        alert: "it grows: the program that reads the log is stuck",
         samples: |all, out| out.value(&[], all.extra.log_lines_dropped),
     },
     Family {
@@ -309,9 +307,9 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         labels: &[],
         unit: "spans",
-        help: "Spans that did not reach the collector of [tracing]",
+        help: "Spans that did not reach the collector of `[tracing]`",
         more: "",
-        alert: "it grows: the collector is gone, slow or refuses them; requests are not affected",
+        alert: "it grows: the collector is gone, is slow, or refuses them. Requests are not affected",
         samples: |all, out| out.value(&[], all.spans_lost),
     },
     Family {
@@ -319,8 +317,8 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Gauge,
         labels: &["version"],
         unit: "1",
-        help: "Always 1; the label tells the version",
-        more: "",
+        help: "Always 1",
+        more: ". The label has the version",
         alert: "",
         samples: |_, out| out.value(&[env!("CARGO_PKG_VERSION")], 1),
     },

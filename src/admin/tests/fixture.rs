@@ -194,6 +194,7 @@ pub(super) fn view(credentials: Vec<CredentialView>) -> View {
 
 fn busy() -> Traffic {
     Traffic {
+        history: None,
         requests: 12,
         upstream_connections: 1,
         recent: Some(recent()),

@@ -114,6 +114,7 @@ fn path(
         (None, None) => return Some(PathPattern::Prefix(String::new())),
     };
     let pattern = check(&at, pattern, report)?;
+    warn_of_wildcard(&at, &pattern, report);
     if pattern::has_encoded_slash(&pattern) && !encoded_slash {
         report.error(
             &at,
@@ -123,6 +124,20 @@ fn path(
         return None;
     }
     Some(pattern)
+}
+
+/// Other proxies have `/billing/*`, or `{id}` in a path; here each character is itself.
+fn warn_of_wildcard(at: &Place<'_>, pattern: &PathPattern, report: &mut Report) {
+    let (PathPattern::Exact(text) | PathPattern::Prefix(text)) = pattern;
+    let Some(end) = text.find(['*', '{']) else { return };
+    let before = text.get(..end).unwrap_or_default();
+    let whole = before.rsplit_once('/').map_or("", |(whole, _)| whole);
+    let prefix = if whole.is_empty() { "/" } else { whole };
+    report.warning(
+        at,
+        "has a wildcard, which matches only itself: a path has no wildcards",
+        format!("write path_prefix = \"{prefix}\", which serves every path below it"),
+    );
 }
 
 fn methods(at: &Place<'_>, names: &[String], report: &mut Report) -> Option<Vec<Method>> {

@@ -1,6 +1,7 @@
 //! What issuers and upstreams have in common: TLS and the way out of this machine.
 
 use super::super::document::Place;
+use super::super::environment;
 use super::super::model::{Egress, Roots, TlsOptions};
 use super::super::raw::issuer::RawTls;
 use super::super::raw::keys::check;
@@ -63,7 +64,10 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
 pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Report) -> Egress {
     match raw {
         None => Egress::Direct,
-        Some(RawEgress::Text(text)) if text.expose() == b"env" => Egress::Env,
+        Some(RawEgress::Text(text)) if text.expose() == b"env" => {
+            warn_of_the_environment(place, report);
+            Egress::Env
+        }
         Some(RawEgress::Text(text)) => {
             proxy(place, text.expose_str().unwrap_or_default(), None, report).unwrap_or_default()
         }
@@ -77,6 +81,21 @@ pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Rep
                 userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, ValueKind::Secret, report));
             proxy(&at, &url, userinfo, report).unwrap_or_default()
         }
+    }
+}
+
+/// What the environment says is in force or told of.
+fn warn_of_the_environment(place: &Place<'_>, report: &mut Report) {
+    let no_proxy = environment::proxy_variables().no_proxy;
+    let meaningless = environment::meaningless_entries(&no_proxy);
+    if !meaningless.is_empty() {
+        let shown: String =
+            meaningless.join("`, `").chars().filter(|char| !char.is_control()).take(200).collect();
+        report.warning(
+            place,
+            format!("the environment's NO_PROXY names `{shown}`, which matches no host"),
+            "write names (corp.example, with all below it), addresses or networks (10.0.0.0/8), with a port or without",
+        );
     }
 }
 

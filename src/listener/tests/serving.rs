@@ -1,6 +1,7 @@
 //! Versions, transports, limits.
 
 use super::*;
+use crate::telemetry::Repeated;
 
 #[tokio::test]
 async fn http1_calls_are_answered_and_the_connection_is_kept() {
@@ -194,6 +195,7 @@ async fn a_connection_that_waits_is_small() {
         handler: Arc::clone(&server.handler),
         drain: drive::Drain::default(),
         now: server.stop.now.clone(),
+        tls_complaints: Repeated::default(),
     });
     let size = size_of_val(&connection::serve(accepted, settings, shared));
     assert!(size < 2560, "{size} bytes for a connection's future");
