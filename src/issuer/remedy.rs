@@ -155,8 +155,8 @@ impl Context<'_> {
             404 | 410 => format!("check {key} of [issuer.{name}]"),
             415 => format!("check body and method of [issuer.{name}]"),
             _ if reported.html => self.web_page(),
-            // glewlwyd has no more to say of a wrong secret.
-            403 if !reported.says_something() && self.config.client_auth.secret().is_some() => format!(
+            // glewlwyd has no more to say of a wrong secret or signature.
+            403 if !reported.says_something() && !matches!(self.config.client_auth, ClientAuth::None) => format!(
                 "{}; or see at the issuer whether this client and this machine's address may ask",
                 self.check_client()
             ),
