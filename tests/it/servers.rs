@@ -19,6 +19,7 @@ use crate::support::{Answer, Call, Client, Recorded, Response, Setup, World, eve
 mod glewlwyd;
 mod keycloak;
 mod oauth2_mock_server;
+mod spring;
 
 /// With what Basic gets wrong where it is not encoded.
 const ODD_SECRET: &str = "a+b/c=%é:~";
