@@ -9,6 +9,8 @@ mod deserialize;
 mod document;
 mod environment;
 pub mod files;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod include;
 pub mod model;
 mod preset;
@@ -26,7 +28,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-pub use environment::{ProxyVariables, Variable, proxy_variables};
+pub use environment::{ProxyVariables, Variable, proxy_variables, root_paths};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
 pub use problem::{Problem, Problems, Severity};
@@ -37,7 +39,7 @@ pub use types::scopes::Scopes;
 
 use tracing_subscriber::filter::Targets;
 
-use document::{Access, Document, FileText};
+use document::{Document, FileText};
 use report::Report;
 
 /// What to do without a config file.
@@ -74,9 +76,7 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
 /// # Errors
 /// As [`load`].
 pub fn load_text(text: &str) -> Result<Config, Problems> {
-    let name = PathBuf::from("/bearerd.toml");
-    let access = Access { owner_only: true, writable_by_others: false };
-    load_file(&FileText::new(name.clone(), name, text.to_owned(), access), Report::default())
+    load_file(&FileText::nowhere(text), Report::default())
 }
 
 fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::config::{Address, Callers};
+use crate::config::{Address, Callers, UnixOptions};
 use crate::listener::{Asker, Bound, Stop};
 use crate::proxy::Peer;
 use fixture::{CANARY, Process, issuer, local, process, refused, valid, view};
@@ -280,7 +280,7 @@ struct Served {
 }
 
 fn served() -> Served {
-    let bound = Bound::bind(&Arc::from("admin"), &Address::Tcp(local(0)), &fixture::unix()).unwrap();
+    let bound = Bound::bind(&Arc::from("admin"), &Address::Tcp(local(0)), &UnixOptions::OWNER_ALONE).unwrap();
     let address = bound.local_addr().unwrap();
     let stop = Stop { accepting: CancellationToken::new(), now: CancellationToken::new() };
     let task = tokio::spawn(serve(bound, process().admin, stop.clone()));

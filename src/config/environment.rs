@@ -1,7 +1,8 @@
-//! What the environment says about proxies, as it is written there: `net` makes sense of it.
+//! What the environment says about proxies and roots, as it is written there: `net` makes sense of it.
 
 use std::env;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -41,6 +42,13 @@ fn first(names: &[&'static str]) -> Option<Variable> {
     let (name, value) = set?;
     let value = value.to_string_lossy().into_owned();
     (!value.is_empty()).then_some(Variable { name, value })
+}
+
+/// Where `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders, say that the system's roots are.
+pub fn root_paths() -> Vec<PathBuf> {
+    let folders = env::var_os("SSL_CERT_DIR").unwrap_or_default();
+    let folders = env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
+    env::var_os("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(folders).collect()
 }
 
 /// Entries of `NO_PROXY` that match no host: whoever wrote them thinks that they do.

@@ -16,9 +16,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// After the last response over HTTP/1: what was refused may have a body behind it.
 pub(super) const HTTP1: Discard = Discard { pause: PAUSE, ..DISCARD_HTTP1 };
 /// After the last frame over HTTP/2, and where connections are few.
-pub(super) const SHORT: Discard = Discard { bytes: 64 * 1024 * 1024, time: PAUSE, pause: PAUSE };
+pub(super) const SHORT: Discard = Discard { bytes: 16 * 1024 * 1024, time: PAUSE, pause: PAUSE };
 /// Of a caller that was told that there is no place for it.
-pub(super) const REFUSED: Discard = Discard { time: Duration::from_secs(5), ..SHORT };
+pub(super) const REFUSED: Discard =
+    Discard { bytes: 64 * 1024 * 1024, time: Duration::from_secs(5), ..SHORT };
 
 /// Reads until the caller has closed its side, so that the kernel does not reset the connection over unread bytes before
 /// the caller has read the last response (RFC 9112 section 9.6).

@@ -78,7 +78,9 @@ class Callers:
         request.start = self.ledger.now()
         way = self.pick([("main", 70), ("socket", 10), ("tls", 8), ("new", 10), ("curl", 1)])
         try:
-            if way == "curl" and self.curl and request.wish in TAME and self.open_curls < 20:
+            if way == "curl" and not (self.curl and request.wish in TAME and self.open_curls < 20):
+                way = "main"
+            if way == "curl":
                 await asyncio.wait_for(self.by_curl(request), PATIENCE + 5)
             else:
                 await asyncio.wait_for(self.by_stream(request, way), PATIENCE)

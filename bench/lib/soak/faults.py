@@ -75,6 +75,12 @@ class Faults:
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
 
+    async def end(self):
+        """Ends what is still under way."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
     async def one(self, kind, key, how):
         self.busy.add(key)
         self.ledger.faults[kind] += 1
@@ -271,10 +277,10 @@ class Faults:
             waited = self.ledger.now() - begun
             if fields.get("x-generation") == str(generation):
                 self.longest_reload = max(self.longest_reload, waited)
-                if waited > 2 + self.ledger.slack + self.ledger.lag():
+                if waited > 2 + self.ledger.slack + self.ledger.lag() and not self.ledger.busy(begun):
                     self.ledger.ours("slow reload", f"{waited:.1f} s until a changed config served")
                 return
-            if waited > 15:
+            if waited > 15 + 2 * self.ledger.lag():
                 return self.ledger.ours("no reload", f"a changed config did not serve within {waited:.0f} s")
             await asyncio.sleep(0.05)
 
@@ -295,16 +301,20 @@ class Faults:
 
     async def log_stalls(self):
         self.program.log.going.clear()
-        await asyncio.sleep(self.some_time(8))
-        self.program.log.going.set()
+        try:
+            await asyncio.sleep(self.some_time(8))
+        finally:
+            self.program.log.going.set()
 
     async def frozen(self):
         """As a suspended machine: SIGSTOP."""
         seconds = self.dice.uniform(0.1, 1.5)
         self.ledger.frozen_until = self.ledger.now() + seconds + 0.5
         self.program.signal(signal.SIGSTOP)
-        await asyncio.sleep(seconds)
-        self.program.signal(signal.SIGCONT)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.program.signal(signal.SIGCONT)
         self.ledger.frozen_until = self.ledger.now() + 0.5
 
     # Callers that misbehave

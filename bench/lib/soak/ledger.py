@@ -7,6 +7,10 @@ import re
 import string
 
 
+# Seconds. Where a busy machine holds this program up for longer, requests of that time are not judged.
+TOO_LATE = 1.0
+
+
 class Canary:
     """Each secret and each token has the same marker in its middle. Where a form of it is found, something leaked."""
 
@@ -86,12 +90,19 @@ class Ledger:
         self.faults = collections.Counter()
         self.frozen_until = 0.0
         self.lags = collections.deque(maxlen=200)
-        self.worst_lag = 0.0
+        self.worst_lag = self.time_lost = 0.0
+        self.late_at = []
         self.begun = self.now()
 
     @staticmethod
     def now():
         return asyncio.get_running_loop().time()
+
+    def busy(self, since=None):
+        """Whether this program itself was late, since a moment or just now: then it cannot judge what took how long."""
+        if self.lag() > TOO_LATE:
+            return True
+        return since is not None and any(at > since for at in self.late_at)
 
     def ours(self, kind, text):
         self.finding_kinds[kind] += 1
@@ -108,10 +119,11 @@ class Ledger:
         self.latest[token.slot] = token
 
     def has_token(self, slot, start, end):
-        """Whether bearerd held a token for all of this time that no upstream refuses."""
-        token = self.latest.get(slot)
-        return (token is not None and token.revoked is None and token.delivered + 0.5 + self.lag() < start
-                and token.usable_until > end)
+        """Whether bearerd surely held a token for all of this time that no upstream refuses. Its lifetime counts from
+        when bearerd asked, which is before the issuer heard of it."""
+        token, unsure = self.latest.get(slot), 0.5 + self.lag()
+        return (token is not None and token.revoked is None and token.delivered + unsure < start
+                and token.usable_until > end + unsure)
 
     def begin(self, where, kind, codes, grace):
         trouble = Trouble(kind, codes, self.now(), grace)
@@ -135,3 +147,6 @@ class Ledger:
             late = self.now() - before - 0.05
             self.lags.append(late)
             self.worst_lag = max(self.worst_lag, late)
+            if late > TOO_LATE:
+                self.late_at.append(self.now())
+                self.time_lost += late

@@ -133,7 +133,7 @@ class Program:
             try:
                 await self.look()
             except (OSError, asyncio.TimeoutError, http1.Broken) as error:
-                if self.ledger.now() > self.ledger.frozen_until + 1:
+                if self.ledger.now() > self.ledger.frozen_until + 1 and not self.ledger.busy():
                     self.ledger.ours("admin address", f"did not respond: {error!r}")
 
     async def until_ready(self):

@@ -40,9 +40,11 @@ def table(options, tools, book, run, load, trouble, tally, issuer_list):
     resident, files, threads = ([vital[i] for vital in run.vitals] for i in (1, 2, 3))
     out = [f"bench/soak --rate {options.rate:g} --minutes {options.minutes:g} --seed {options.seed} --every {options.every:g} "
            f"--slack {options.slack:g}", f"{tools.version('bearerd')}, {len(os.sched_getaffinity(0))} cores, "
-           f"load average {os.getloadavg()[0]:.1f}; this program was late by {book.worst_lag:.2f} s at worst", ""]
+           f"load average {os.getloadavg()[0]:.1f}; this program was held up for {book.worst_lag:.2f} s at worst, "
+           f"for {book.time_lost:.0f} s in all by more than a second", ""]
     out += rows("requests", [("sent", tally.requests), ("as asked for", tally.good),
-                             ("explained by a fault", tally.requests - tally.good - tally.lost),
+                             ("explained by a fault", tally.requests - tally.good - tally.lost - tally.unjudged),
+                             ("not judged, the machine was too busy", tally.unjudged),
                              ("lost that need not be lost", tally.lost)])
     out += [""] + rows(f"faults: {sum(book.faults.values())}", sorted(book.faults.items()))
     out += [""] + rows("failures", sorted((f"{code}, {whose}: {why}", count) for (code, whose, why), count

@@ -1,6 +1,7 @@
 """Puts a soak together: issuers, upstreams, bearerd, callers, faults; and sends the load."""
 import asyncio
 import collections
+import logging
 import random
 import shutil
 import sys
@@ -17,7 +18,7 @@ class Route:
         self.slot = (issuer, scope) if issuer else None
         self.behind_nginx = self.tame = behind_nginx
         self.upstream_name = "nginx" if behind_nginx else f"upstream {served_by.name}"
-        self.closings = lambda: served_by.closings
+        self.closings, self.resets = lambda: served_by.closings, lambda: served_by.resets
 
 
 class Tally:
@@ -26,7 +27,7 @@ class Tally:
     def __init__(self, book):
         self.book = book
         self.judge = verdict.Judge(book)
-        self.requests = self.good = self.lost = 0
+        self.requests = self.good = self.lost = self.unjudged = 0
         self.failures = collections.Counter()
         self.latencies = []                 # of requests that a healthy upstream answers at once
 
@@ -41,6 +42,7 @@ class Tally:
             whose, why = found
             what = request.code or (f"upstream's {request.status}" if request.trouble is None else "broken off")
             self.failures[(what, whose, why)] += 1
+            self.unjudged += whose == "not judged"
             if whose == "ours":
                 self.lost += 1
                 fates = [f"{attempt.fate}{'' if attempt.reused else ' (new connection)'}"
@@ -54,6 +56,7 @@ class Tally:
 
 
 async def soak(tools, folder, options):
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)     # writes to connections that are gone are the point
     book = ledger.Ledger(ledger.Canary(options.seed), options.slack)
     dice = random.Random(options.seed)
     watching = asyncio.ensure_future(book.watch_lag())
@@ -105,8 +108,11 @@ async def rounds(options, book, run, load, trouble, tally):
     under_way = set()
 
     async def one(request):
-        await load.send(request)
-        tally.take(request)
+        try:
+            await load.send(request)
+            tally.take(request)
+        except Exception as error:
+            book.ours("fault of this program", repr(error))
 
     book.begun = started = book.now()
     seconds = options.minutes * 60
@@ -130,8 +136,7 @@ async def rounds(options, book, run, load, trouble, tally):
             print(f"  {said - started:5.0f} s: {tally.requests} requests, {tally.requests - tally.good} failures, "
                   f"{tally.lost} ours, {sum(book.faults.values())} faults, {run.vitals[-1][1] / 1024:.1f} MiB", file=sys.stderr, flush=True)
         await asyncio.sleep(0.004)
-    if trouble.tasks:
-        await asyncio.wait(trouble.tasks, timeout=40)
+    await trouble.end()
     if under_way:
         await asyncio.wait(under_way, timeout=callers.PATIENCE + 5)
     load.close()

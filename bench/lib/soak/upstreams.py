@@ -18,6 +18,7 @@ class Upstream:
         self.server = None
         self.connections = {}           # writer: the attempt under way, or None
         self.delay = 0.0
+        self.resets = collections.deque(maxlen=200)
         self.closings = collections.deque(maxlen=200)              # when idle connections were closed without a word
 
     async def open(self):
@@ -31,6 +32,7 @@ class Upstream:
         self.reset_all()
 
     def reset_all(self):
+        self.resets.append(self.ledger.now())
         self.closings.append(self.ledger.now())
         for writer, attempt in list(self.connections.items()):
             if attempt is not None:
@@ -67,9 +69,9 @@ class Upstream:
         self.ledger.seen[head.get("x-request-id", "")].append(attempt)
         return attempt
 
-    def authorized(self, head, route):
+    def authorized(self, head, route, at):
         """Whether the token is good; what must never come is noted."""
-        slot, lines, now = self.slots[route], head.all("authorization"), self.ledger.now()
+        slot, lines = self.slots[route], head.all("authorization")
         if slot is None:
             if lines:
                 self.ledger.ours("credential on an anonymous route", route)
@@ -80,9 +82,10 @@ class Upstream:
             return False
         if token.slot != slot:
             self.ledger.ours("another issuer's token", f"route {route} got one of {token.slot}")
-        late = now - token.ends - self.ledger.lag() - self.ledger.slack / 4
-        if late > 0 and now > self.ledger.frozen_until + 1:
-            self.ledger.ours("expired token", f"route {route} got one {late:.2f} s after its end")
+        late = at - token.ends - self.ledger.lag() - self.ledger.slack / 4
+        if late > 0 and at > self.ledger.frozen_until + 1 and not self.ledger.busy():
+            self.ledger.ours("expired token", f"{head.get('x-request-id')} {head.first} came with one that had ended "
+                             f"{at - token.ends:.2f} s before (lifetime {token.life} s, asked for {at - token.asked:.2f} s before)")
         return token.revoked is None
 
     async def respond(self, head, attempt, reader, writer):
@@ -94,7 +97,7 @@ class Upstream:
         crc, length = 0, 0
         async for piece in http1.pieces(reader, head):
             crc, length = zlib.crc32(piece, crc), length + len(piece)
-        if not self.authorized(head, route):
+        if not self.authorized(head, route, attempt.at):
             attempt.fate = "refused"
             return await self.send(writer, attempt, method, http1.response(
                 401, b"no", ['WWW-Authenticate: Bearer error="invalid_token"']))
@@ -121,7 +124,7 @@ class Upstream:
         return wish != "closing"
 
     async def send(self, writer, attempt, method, data):
-        attempt.responded = True
+        attempt.responded = attempt.fate != "aborted"
         if method == "HEAD":
             data = data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
         await self.write(writer, data)
@@ -134,7 +137,7 @@ class Upstream:
 
     async def early(self, head, route, attempt, writer, reader):
         """A response to the head alone; the body is never read."""
-        good = self.authorized(head, route)
+        good = self.authorized(head, route, attempt.at)
         attempt.fate = "answered" if good else "refused"
         attempt.responded = True
         await self.write(writer, http1.response(413 if good else 401, b"too much", ["Connection: close"]))

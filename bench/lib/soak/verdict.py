@@ -10,13 +10,17 @@ class Judge:
         self.ledger = ledger
 
     def verdict(self, request):
-        """None where all is well, else ("explained" or "ours", why)."""
+        """None where all is well, else ("explained", "not judged" or "ours", why)."""
         attempts = self.ledger.seen.get(request.id, [])
         self.look_at_repeats(request, attempts)
         if request.trouble is None and request.status is not None and self.wished(request):
             return None
         why = self.explain(request, attempts)
-        return ("explained", why) if why else ("ours", "no fault explains it")
+        if why:
+            return "explained", why
+        if self.ledger.busy(request.start):
+            return "not judged", "the machine was too busy"
+        return "ours", "no fault explains it"
 
     @staticmethod
     def wished(request):
@@ -104,6 +108,8 @@ class Judge:
             if once_more and not self.troubles_of_upstream(request):
                 return None                 # its pooled connection died, and it may be repeated
             return "reset before the response" + ("" if request.method in callers.IDEMPOTENT else ", not idempotent")
+        if any(at >= attempt.at for attempt in attempts for at in request.route.resets()):
+            return "reset right after the response, which was lost with it"
         if not attempts and request.method not in callers.IDEMPOTENT:
             slack = 0.1 + self.ledger.lag()
             if any(request.start - slack <= at <= request.end for at in request.route.closings()):

@@ -6,10 +6,10 @@ use http::{HeaderName, Method};
 
 use super::super::document::Place;
 use super::super::model::{HostPattern, PathPattern};
+use super::super::raw::keys::check;
 use super::super::raw::route::RawRoute;
 use super::super::report::{Report, did_you_mean};
 use super::super::types::{self, Wrong, pattern, quoted, wrong};
-use super::value::check;
 use super::{Known, listener};
 
 /// What a request must be like for a route to serve it.
@@ -42,7 +42,7 @@ pub(super) fn resolve(
     let lost = written.iter().any(|(key, read)| !read && place.key(key).is_written());
     let listener = raw.listener.take().map(|name| listener_index(place, &name, known, report));
     let host = raw.host.take().map(|text| check(&place.key("host"), pattern::host(&text), report));
-    let encoded_slash = raw.allow_encoded_slash.unwrap_or(false);
+    let encoded_slash = raw.allow_encoded_slash.0;
     let path = path(place, raw.path.take(), raw.path_prefix.take(), encoded_slash, report);
     let methods = raw.methods.take().map(|names| methods(&place.key("methods"), &names, report));
     let headers =

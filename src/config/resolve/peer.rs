@@ -4,22 +4,23 @@ use super::super::document::Place;
 use super::super::environment;
 use super::super::model::{Egress, Roots, TlsOptions};
 use super::super::raw::issuer::RawTls;
+use super::super::raw::keys::check;
 use super::super::raw::values::{RawEgress, RawProxy, RawReference};
 use super::super::reference::Source;
 use super::super::report::Report;
 use super::super::types::{url, wrong};
-use super::defaults;
-use super::value::{ValueKind, check, choice, literal_allowed, reference};
+use super::value::{ValueKind, literal_allowed, reference};
+
+/// What proxies listen on where the URL does not say is no standard; http's own port is what it reads like.
+const PROXY_PORT: u16 = 80;
 
 pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -> TlsOptions {
     let Some(RawTls { ca, roots, certificate, private_key, server_name }) = raw else {
         return TlsOptions::default();
     };
-    let (ca_given, roots_given) = (ca.is_some(), roots.is_some());
-    let words =
-        [("ca", Roots::Ca), ("system", Roots::System), ("both", Roots::Both), ("bundled", Roots::Bundled)];
+    let (ca_given, roots_given) = (ca.is_some(), roots.is_given());
     let default = if ca_given { Roots::Ca } else { Roots::System };
-    let roots = choice(place, "roots", roots, default, &words, report);
+    let roots = roots.read_or(default, place, "roots", report);
     let roots_at = place.key("roots");
     match roots {
         Roots::Ca | Roots::Both if !ca_given && !place.key("ca").is_written() => {
@@ -144,5 +145,5 @@ fn proxy(place: &Place<'_>, text: &str, userinfo: Option<Source>, report: &mut R
         }
         (None, userinfo) => userinfo,
     };
-    Some(Egress::Proxy { host: parts.host, port: parts.port.unwrap_or(defaults::PROXY_PORT), userinfo })
+    Some(Egress::Proxy { host: parts.host, port: parts.port.unwrap_or(PROXY_PORT), userinfo })
 }

@@ -66,3 +66,29 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Outward<W> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_given_up_and_who_takes_little_is_not() {
+        let (io, mut caller) = tokio::io::duplex(16);
+        let mut outward = Outward::new(io, Progress::default());
+        let began = Instant::now();
+        let slow = tokio::spawn(async move {
+            for _ in 0..5 {
+                sleep(Duration::from_secs(9)).await;
+                caller.read_exact(&mut [0; 16]).await.unwrap();
+            }
+            sleep(Duration::from_secs(1000)).await;
+        });
+        let error = outward.write_all(&[b'x'; 1000]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), 5 * 9 + OWN_STALL_MS / 1000);
+        slow.abort();
+    }
+}

@@ -144,7 +144,7 @@ async fn unix_callers_are_known_by_their_uid() {
     let folder = std::env::temp_dir().join(format!("bearerd-listener-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let address = Address::Unix(folder.join("s"));
-    let bound = Bound::bind(&Arc::from("main"), &address, &unix_options()).unwrap();
+    let bound = Bound::bind(&Arc::from("main"), &address, &UnixOptions::OWNER_ALONE).unwrap();
     let stop = Stop::default();
     let task = tokio::spawn(accept::serve(
         bound,
