@@ -98,14 +98,38 @@ pub struct Log {
 /// `[tracing]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tracing {
-    /// With its path.
+    pub protocol: OtlpProtocol,
+    /// With its path; over gRPC it has none.
     pub endpoint: HttpUrl,
-    pub service_name: String,
-    /// 0.0 to 1.0.
-    pub sample: f64,
+    /// `None`: `OTEL_RESOURCE_ATTRIBUTES` may have one.
+    pub service_name: Option<String>,
+    /// 0.0 to 1.0. `None`: `OTEL_TRACES_SAMPLER` may say it.
+    pub sample: Option<f64>,
     pub headers: Vec<(HeaderName, Source)>,
     pub timeout: Option<Duration>,
     pub tls: TlsOptions,
+    pub batches: SpanBatches,
+}
+
+/// How spans travel to the collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// `http/protobuf`.
+    Http,
+    Grpc,
+}
+
+/// How spans are gathered before they are sent (`OTEL_BSP_…`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanBatches {
+    /// Spans that may wait; more are dropped.
+    pub queue: usize,
+    /// The most spans in one request.
+    pub most: usize,
+    /// How long the first span of a batch waits for others.
+    pub delay: Duration,
+    /// For one batch, repeated requests included.
+    pub export_timeout: Duration,
 }
 
 /// `[admin]`.

@@ -113,24 +113,31 @@ pub(crate) struct RawLog {
     pub access: Option<bool>,
 }
 
-/// Traces, sent to an OpenTelemetry collector (OTLP over HTTP). Without `endpoint` there are none.
+/// Traces, sent to an OpenTelemetry collector (OTLP). Without an endpoint, here or in the environment, there are none.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Tracing")]
 pub(crate) struct RawTracing {
-    /// The collector, as "http://127.0.0.1:4318"; /v1/traces is added where the URL has no path.
-    #[schemars(extend("x-errors" = "not an absolute URL; a query; `http://` to another machine"))]
+    /// The collector, as "http://127.0.0.1:4318"; /v1/traces is added where the URL has no path. Else
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says it.
+    #[schemars(extend(
+        "x-errors" = "not an absolute URL; a query; `http://` to another machine; a path, over gRPC"
+    ))]
     pub endpoint: Option<String>,
-    /// `service.name` of the spans.
+    /// How spans are sent. Else `OTEL_EXPORTER_OTLP_PROTOCOL` says it.
+    #[schemars(extend("default" = "http/protobuf", "enum" = ["http/protobuf", "grpc"]))]
+    pub protocol: Option<String>,
+    /// `service.name` of the spans. Else `OTEL_SERVICE_NAME` says it.
     #[schemars(extend("default" = "bearerd", "x-errors" = "empty"))]
     pub service_name: Option<String>,
-    /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision goes before it.
+    /// The share of new traces that is recorded, 0.0 to 1.0; a caller's own decision goes before it. Else
+    /// `OTEL_TRACES_SAMPLER` says it.
     #[schemars(extend("default" = 1.0, "minimum" = 0, "maximum" = 1, "x-errors" = "below 0, above 1"))]
     pub sample: Option<f64>,
     /// Headers of each request to the collector; values may be references.
     #[schemars(extend("x-errors" = "not a header that may be set"))]
     pub headers: Option<BTreeMap<String, RawReference>>,
-    /// For one request to the collector, connecting included.
+    /// For one batch of spans: connecting and repeated requests included. Else `OTEL_EXPORTER_OTLP_TIMEOUT` says it.
     #[schemars(extend("default" = "10s"))]
     pub timeout: Option<DurationText>,
     /// "allow": an http:// URL to another machine, which is warned about.

@@ -7,7 +7,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::super::model::{
     Address, Admin, Callers, Carrier, ClientAuth, Egress, IssuerConfig, JwtConfig, JwtUse, Log, LogFormat,
-    Params, ResponseFormat, ResponseShape, ScopeIn, TlsOptions, TokenEndpoint,
+    Params, ResponseFormat, ResponseShape, ScopeIn, SpanBatches, TlsOptions, TokenEndpoint,
 };
 use super::super::types::scopes::Scopes;
 
@@ -39,12 +39,12 @@ impl Default for Log {
     }
 }
 
-pub(super) const TRACING_SERVICE: &str = "bearerd";
-pub(super) const TRACING_SAMPLE: f64 = 1.0;
 /// OTLP's own default.
 pub(super) const TRACING_TIMEOUT: Duration = seconds(10);
 /// Where collectors take traces over HTTP (OTLP specification).
 pub(super) const TRACING_PATH: &str = "/v1/traces";
+pub(super) const SPAN_BATCHES: SpanBatches =
+    SpanBatches { queue: 4096, most: 512, delay: seconds(1), export_timeout: seconds(30) };
 
 /// This machine alone: the credentials are whoever's that can connect.
 pub(super) const LISTENER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
