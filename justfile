@@ -39,6 +39,11 @@ bench *OPTIONS:
     cargo build --release --locked
     bench/run {{ OPTIONS }}
 
+# Load and random faults for 30 minutes: `just soak --minutes 5`
+soak *OPTIONS:
+    cargo build --release --locked
+    bench/soak {{ OPTIONS }}
+
 # The container image
 image:
     docker build -f deploy/docker/Dockerfile -t bearerd:$(.ci/release version) .

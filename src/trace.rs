@@ -114,7 +114,8 @@ impl std::fmt::Debug for Tracer {
 /// Who sends the spans. What the operator says in the environment goes before what bearerd says of itself, and the file
 /// before both.
 fn resource(config: &Tracing) -> Resource {
-    let own = [KeyValue::new("service.name", NAME), KeyValue::new("service.version", VERSION)];
+    let own =
+        [KeyValue::new("service.name", Tracing::SERVICE_NAME), KeyValue::new("service.version", VERSION)];
     let resource = Resource::builder_empty()
         .with_attributes(own)
         .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())]);

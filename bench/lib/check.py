@@ -38,14 +38,14 @@ def one(bed, peer, scenario):
             big = wire.get(running.port, "/big")
             if big[0] != 200 or len(big[1]) != BIG:
                 raise Failed(f"1 MiB came as {len(big[1])} bytes with status {big[0]}")
-        running.calls = 0
+        running.requests = 0
         if "h2up" in scenario.flags:    # h2load cannot read HAProxy's answers there: they have no reason phrase
             load.wrk(running, 1, 5)
         else:
             load.h2load(running, 50, 5)
         running.stop()
-        if "log" in scenario.flags and running.log_lines() < running.calls:
-            raise Failed(f"{running.log_lines()} log lines for {running.calls} calls")
+        if "log" in scenario.flags and running.log_lines() < running.requests:
+            raise Failed(f"{running.log_lines()} log lines for {running.requests} requests")
         return f"ok, first answer after {running.start_ms:.0f} ms"
     finally:
         running.discard()

@@ -65,7 +65,7 @@ def memory(peer, bed, job, size):
         socks = load.idle_connections(running, 1000)
         try:
             time.sleep(1)
-            return {"idle": idle, "connections": procs.pss_kib(running.pid) / 1024}
+            return {"idle": idle, "connection": (procs.pss_kib(running.pid) - 1024 * idle) / len(socks)}
         finally:
             for sock in socks:
                 sock.close()
@@ -85,7 +85,7 @@ def binary(peer, bed, job, size):
 
 
 def routes(peer, bed, job, size):
-    """CPU per call with 10,000 routes over that with 10, as the median of short turns of two proxies that run side by
+    """CPU per request with 10,000 routes over that with 10, as the median of short turns of two proxies that run side by
     side. Peers get fewer turns than bearerd: no target hangs on them."""
     ours = peer.name == "bearerd"
     turns, size = (job.bursts, size) if ours else (2, max(200, size // 4))
@@ -120,9 +120,9 @@ def count_calls(peer, bed, job, work):
     try:
         load.paced(running, 1000, 1)
         tool = perf if perf_counts(bed) else strace
-        tally, calls = tool(running, work)
-        by_name = {name: round(count / calls, 3) for name, count in sorted(tally.items(), key=lambda item: -item[1])}
-        return {"count": sum(tally.values()) / calls, "tool": tool.__name__, "by_name": {k: v for k, v in by_name.items() if v >= 0.005}}
+        tally, requests = tool(running, work)
+        by_name = {name: round(count / requests, 3) for name, count in sorted(tally.items(), key=lambda item: -item[1])}
+        return {"count": sum(tally.values()) / requests, "tool": tool.__name__, "by_name": {k: v for k, v in by_name.items() if v >= 0.005}}
     finally:
         running.discard()
 
@@ -185,7 +185,7 @@ def perf(running, work):
             fields = line.split(";")
             if len(fields) > 2 and fields[0].isdigit() and int(fields[0]):
                 tally[fields[2].replace("syscalls:sys_enter_", "")] = int(fields[0])
-    return tally, seen["calls"]
+    return tally, seen["requests"]
 
 
 def strace(running, work):
@@ -214,7 +214,7 @@ def strace(running, work):
                 tally[fields[-1]] = int(fields[3])
     if not tally:
         raise Failed("strace may not attach to it (root may)")
-    return tally, seen["calls"]
+    return tally, seen["requests"]
 
 
 def traced(pid):
@@ -226,23 +226,23 @@ def traced(pid):
 
 
 def instructions(peer, bed, job, size):
-    """Two runs under callgrind that differ only in the number of calls; the difference has no start and no end in it."""
+    """Two runs under callgrind that differ only in the number of requests; the difference has no start and no end in it."""
     fewer = max(100, size // 5)
     totals = {}
-    for calls in (fewer, fewer + size):
+    for requests in (fewer, fewer + size):
         folder = bed.folder("callgrind")
         under = [bed.tools["valgrind"], "--tool=callgrind", "--callgrind-out-file=/dev/null",
                  f"--log-file={folder}/%p"]
         running = peers.Running(peer, bed, job.scenario, 1, under)
-        load.h2load(running, calls, 32)
+        load.h2load(running, requests, 32)
         running.child.stop(patience=40)
         running.discard()
         counts = []
         for path in glob.glob(f"{folder}/*"):
             with open(path) as file:
                 counts += [int(count) for count in re.findall(r"Collected : (\d+)", file.read())]
-        totals[calls] = sum(counts)
-        if not totals[calls]:
+        totals[requests] = sum(counts)
+        if not totals[requests]:
             raise Failed("callgrind gave no count: the proxy did not end by itself")
     return {"count": (totals[fewer + size] - totals[fewer]) / size}
 
@@ -341,9 +341,9 @@ def side_by_side(bed, scenario, group, names, number, turn, scale, results, say)
             for name, one in running.items():
                 one.stop()
                 lines = one.log_lines()
-                if lines < one.calls:
+                if lines < one.requests:
                     for job in group:
-                        results.fail(job.name, name, f"wrote {lines} log lines for {one.calls} calls")
+                        results.fail(job.name, name, f"wrote {lines} log lines for {one.requests} requests")
     finally:
         for one in running.values():
             one.discard()
@@ -359,5 +359,5 @@ def attempt(results, job, name, turn, measure_it):
 
 
 def sized(job, scale):
-    """Seconds stay as they are where they are small; calls are whole."""
+    """Seconds stay as they are where they are small; requests are whole."""
     return job.size * scale if job.size < 100 else max(100, round(job.size * scale))

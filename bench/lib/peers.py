@@ -13,7 +13,7 @@ from bed import PEERS, TOKEN, root_flag
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """What a proxy must be configured for; calls that share a scenario share one started proxy."""
+    """What a proxy must be configured for; requests that share a scenario share one started proxy."""
     name: str
     flags: frozenset = frozenset()      # tls, h2up (with tls), h2in, log
     routes: int = 0
@@ -86,7 +86,7 @@ class Running:
             raise procs.Failed("cannot")
         self.dir = bed.folder(f"{peer.name}-{scenario.name}")
         self.port = procs.free_port()
-        self.calls = 0                  # that it has answered, as far as its access log goes
+        self.requests = 0               # that it has answered, as far as its access log goes
         # bearerd and HAProxy write the access log to what they were given as stderr or stdout
         self.log_file = os.path.join(self.dir, "access.log" if "log" in scenario.flags else "output")
         own_file = "log" in scenario.flags and peer.name in ("nginx", "envoy")
@@ -127,7 +127,7 @@ class Running:
             if not self.child.alive():
                 raise procs.Failed(f"{self.peer.name} ended at once: {self.child.last_words()}")
             try:
-                said = self.one_call()
+                said = self.one_request()
                 if said == 200:
                     return time.perf_counter() - self.child.started
             except OSError:
@@ -135,7 +135,7 @@ class Running:
             time.sleep(0.0005)
         raise procs.Failed(f"{self.peer.name} gave no 200 within {patience} s (last status: {said}) {self.child.last_words()}")
 
-    def one_call(self):
+    def one_request(self):
         if "h2in" not in self.scenario.flags:
             return wire.get(self.port, self.scenario.path())[0]
         wire.connect(self.port).close()

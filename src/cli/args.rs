@@ -67,9 +67,11 @@ const INIT_EXAMPLES: &str = "\
 Examples:
   bearerd init
   bearerd init keycloak > bearerd.toml
+  bearerd init generic
+  bearerd init --issuer-url https://idp.example.com/realms/acme
   bearerd init --output json | jq -r '.presets[].name'
 
-Exit codes: 0 fine; 64 no such preset.";
+Exit codes: 0 fine; 1 the issuer has no discovery document; 64 no such preset.";
 
 const SCHEMA_EXAMPLES: &str = "\
 Example:
@@ -102,9 +104,9 @@ const EVERY_VERB: &str = "Options of every verb";
 /// Lines of help are no longer than this, so that they fit a terminal as it opens.
 const WIDTH: usize = 80;
 
-/// Puts OAuth 2.0 bearer tokens on outbound calls.
+/// Puts OAuth 2.0 bearer tokens on outbound requests.
 ///
-/// A reverse proxy beside your program: it calls plain HTTP on this machine, and bearerd forwards the request with a
+/// A reverse proxy beside your program: it sends plain HTTP on this machine, and bearerd forwards the request with a
 /// token that it gets, keeps and renews.
 #[derive(Debug, Parser)]
 #[command(name = "bearerd", version, propagate_version = true, max_term_width = WIDTH, after_help = EXAMPLES)]
@@ -118,7 +120,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
-    /// The config file.
+    /// The config file; else that of $BEARERD_CONFIG, else ./bearerd.toml, else /etc/bearerd/bearerd.toml.
     #[arg(long, short = 'c', global = true, value_name = "FILE", help_heading = EVERY_VERB)]
     pub(super) config: Option<PathBuf>,
     /// How log lines are written to stderr, whatever [log] says.
@@ -216,7 +218,7 @@ pub(super) enum Output {
 pub(super) enum Verb {
     /// Serve (the default).
     ///
-    /// SIGHUP and changed files load the config again; SIGTERM and SIGINT let calls end first.
+    /// SIGHUP and changed files load the config again; SIGTERM and SIGINT let requests end first.
     #[command(after_help = RUN_EXAMPLES)]
     Run,
 
@@ -280,9 +282,12 @@ pub(super) enum Verb {
     /// A preset holds what a vendor fixes, so that only what is yours is left to fill in.
     #[command(after_help = INIT_EXAMPLES)]
     Init {
-        /// A name of the list.
+        /// A name of the list, or `generic` for any issuer.
         #[arg(value_name = "PRESET")]
         preset: Option<String>,
+        /// Read this issuer's discovery document, and print a config with what it takes.
+        #[arg(long, value_name = "URL", conflicts_with = "preset")]
+        issuer_url: Option<String>,
         /// How the response is written.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 /// A variable and its value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,5 +65,56 @@ impl OtelVariables {
     /// The value; an empty one counts as none (OpenTelemetry's specification).
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+}
+
+/// Entries of `NO_PROXY` that match no host: whoever wrote them thinks that they do.
+pub(super) fn meaningless_entries(no_proxy: &str) -> Vec<&str> {
+    let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
+    entries.filter(|entry| !entry.is_empty() && *entry != "*" && !names_hosts(entry)).collect()
+}
+
+/// A name and what is below it, an address or a network; each but the last with or without a port.
+fn names_hosts(entry: &str) -> bool {
+    let host = match entry.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            if port.parse::<u16>().is_err() {
+                return false;
+            }
+            host
+        }
+        _ => entry,
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let name = bare.strip_prefix("*.").or_else(|| bare.strip_prefix('.')).unwrap_or(bare);
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') || !byte.is_ascii();
+    bare.parse::<IpNet>().is_ok()
+        || bare.parse::<IpAddr>().is_ok()
+        || (!name.is_empty() && name.bytes().all(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_match_nothing_are_found() {
+        let fine = "localhost,.corp.example *.corp.example,idp.example:443,10.0.0.0/8, 192.0.2.1,[2001:db8::1]:443,\
+                    2001:db8::/32,*,fd00::1,";
+        assert_eq!(meaningless_entries(fine), [""; 0]);
+        let odd = [
+            "10.*",
+            "192.168.1.*",
+            "*corp.example",
+            "a*.example",
+            "<local>",
+            "https://idp.example",
+            "idp.example:https",
+            "idp.example/x",
+            "*.",
+            "10.0.0.0/33",
+        ];
+        assert_eq!(meaningless_entries(&odd.join(",")), odd);
     }
 }

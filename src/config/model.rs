@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
 use super::problem::Problem;
+use super::raw::keys::Words;
 use super::reference::Source;
 use super::types::scopes::Scopes;
 
@@ -80,10 +81,15 @@ pub struct Limits {
     pub waiters: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
+    #[default]
     Text,
     Json,
+}
+
+impl Words for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
 /// `[log]`.
@@ -101,7 +107,7 @@ pub struct Tracing {
     pub protocol: OtlpProtocol,
     /// With its path; over gRPC it has none.
     pub endpoint: HttpUrl,
-    /// `None`: `OTEL_RESOURCE_ATTRIBUTES` may have one.
+    /// `None`: what `OTEL_RESOURCE_ATTRIBUTES` has, else [`Tracing::SERVICE_NAME`].
     pub service_name: Option<String>,
     /// 0.0 to 1.0. `None`: `OTEL_TRACES_SAMPLER` may say it.
     pub sample: Option<f64>,
@@ -111,12 +117,22 @@ pub struct Tracing {
     pub batches: SpanBatches,
 }
 
+impl Tracing {
+    /// Where nobody gives another.
+    pub const SERVICE_NAME: &str = "bearerd";
+}
+
 /// How spans travel to the collector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OtlpProtocol {
-    /// `http/protobuf`.
+    /// Of OTLP over HTTP, the one encoding that every collector takes.
+    #[default]
     Http,
     Grpc,
+}
+
+impl Words for OtlpProtocol {
+    const WORDS: &'static [(&'static str, Self)] = &[("http/protobuf", Self::Http), ("grpc", Self::Grpc)];
 }
 
 /// How spans are gathered before they are sent (`OTEL_BSP_…`).
@@ -147,10 +163,15 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Callers {
+    #[default]
     Local,
     Network,
+}
+
+impl Words for Callers {
+    const WORDS: &'static [(&'static str, Self)] = &[("local", Self::Local), ("network", Self::Network)];
 }
 
 /// `[listener.NAME]`.
@@ -186,10 +207,14 @@ impl ListenerTls {
     }
 }
 
+impl UnixOptions {
+    /// The owner alone may connect.
+    pub const OWNER_ALONE: Self = Self { mode: 0o600, group: None, allow_uids: Vec::new() };
+}
+
 /// What applies to `unix:` addresses alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnixOptions {
-    /// Default 0o600.
     pub mode: u32,
     /// The group's id, looked up at load.
     pub group: Option<u32>,
@@ -236,6 +261,11 @@ pub enum Roots {
     Both,
     /// Mozilla's list, built in (and `ca`, where given).
     Bundled,
+}
+
+impl Words for Roots {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("ca", Self::Ca), ("system", Self::System), ("both", Self::Both), ("bundled", Self::Bundled)];
 }
 
 /// How connections leave this machine.
@@ -337,18 +367,29 @@ pub enum UpstreamTarget {
 }
 
 /// How field names are written over HTTP/1.1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HeaderCase {
+    #[default]
     Lower,
     /// `Content-Type`.
     Title,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+impl Words for HeaderCase {
+    const WORDS: &'static [(&'static str, Self)] = &[("lower", Self::Lower), ("title", Self::Title)];
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Protocol {
+    #[default]
     Auto,
     Http1,
     Http2,
+}
+
+impl Words for Protocol {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2)];
 }
 
 /// Whose token a route's calls carry.
@@ -368,11 +409,17 @@ pub struct CredentialKey {
     pub subject: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CallerAuthorization {
+    #[default]
     Replace,
     Keep,
     Reject,
+}
+
+impl Words for CallerAuthorization {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("replace", Self::Replace), ("keep", Self::Keep), ("reject", Self::Reject)];
 }
 
 /// `inject`: how the token is put on a request.

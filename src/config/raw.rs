@@ -1,9 +1,14 @@
 //! The file as it is written: what TOML gives, nothing checked but types.
 //!
-//! Every field is optional, so that one missing key hides no other error. The doc comments are the descriptions of
-//! the JSON Schema. No tagged, untagged or flattened structs: they lose the place of an error and unknown keys.
+//! A key is declared here and nowhere else: its name, its type with bounds and default (`keys`; a text's default is a
+//! constant of the struct), what it means (the doc comment), and what is often wrong with it (`x-errors`). The JSON
+//! Schema, docs/config.md, config.example.toml, suggestions and the defaults that serve are made from it.
+//!
+//! No field must be there, so that one missing key hides no other error. No tagged, untagged or flattened structs: they
+//! lose the place of an error and unknown keys.
 
 pub(crate) mod issuer;
+pub(crate) mod keys;
 pub(crate) mod route;
 pub(crate) mod values;
 
@@ -12,27 +17,30 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::model::{Callers, LogFormat, OtlpProtocol, Tracing};
 use issuer::{RawIssuer, RawTls};
+use keys::{Count, Flag, Lasting, Plaintext, Size, Word};
 use route::RawRoute;
-use values::{DurationText, RawReference, SizeText};
+use values::RawReference;
 
 /// The config file of bearerd.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, title = "bearerd config")]
 pub(crate) struct RawFile {
+    // One thread serves some ten thousand requests a second; a sidecar should not take more unasked. More than the bound
+    // are a slip.
     /// Threads that serve calls; they share each bound socket. A change needs a restart.
-    #[schemars(extend("default" = 1, "minimum" = 1, "maximum" = 1024, "x-errors" = "0; more than 1024"))]
-    pub workers: Option<usize>,
+    pub workers: Count<1, 1024>,
     /// More files with issuers and routes, so that teams own theirs. `*` may stand in the last part of a path.
     #[schemars(extend("default" = [], "x-errors" = "`*` before the last part; a named file that is missing; anything but issuers and routes in it"))]
     pub include: Option<Vec<String>>,
+    // Kubernetes sends SIGTERM and takes the endpoint away at once; who needs more says so.
     /// After SIGTERM: how long calls are still accepted while /readyz says 503 already.
-    #[schemars(extend("default" = "0s"))]
-    pub drain_delay: Option<DurationText>,
+    pub drain_delay: Lasting<0>,
+    // Kubernetes' own grace period.
     /// How long running calls may take to end after SIGTERM; "0s" waits without end.
-    #[schemars(extend("default" = "30s"))]
-    pub shutdown_timeout: Option<DurationText>,
+    pub shutdown_timeout: Lasting<30>,
     pub limits: Option<RawLimits>,
     pub log: Option<RawLog>,
     pub tracing: Option<RawTracing>,
@@ -77,24 +85,23 @@ pub(crate) struct RawWebhook {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Limits")]
 pub(crate) struct RawLimits {
+    // Four times what common servers take, because tokens of callers can be large. Less than the bound holds no ordinary
+    // request, and more is held for each connection.
     /// Size of a request's header section.
-    #[schemars(extend("default" = "32KiB", "x-errors" = "less than `1KiB`; more than `1MiB`"))]
-    pub header_bytes: Option<SizeText>,
+    pub header_bytes: Size<{ 32 << 10 }, { 1 << 10 }, { 1 << 20 }>,
+    // hyper has a table of so many for each request, and `http` can't hold more than twice of it.
     /// Number of header lines of a request.
-    #[schemars(extend("default" = 100, "minimum" = 1, "maximum" = 10000, "x-errors" = "0; more than 10000"))]
-    pub header_count: Option<usize>,
+    pub header_count: Count<100, 10_000>,
     /// How long a caller may take to send a request's header section.
-    #[schemars(extend("default" = "10s"))]
-    pub header_timeout: Option<DurationText>,
+    pub header_timeout: Lasting<10>,
+    // Longer than the 60 s for which load balancers keep theirs, so that they close first.
     /// How long a connection may stay idle between two requests.
-    #[schemars(extend("default" = "75s"))]
-    pub keep_alive: Option<DurationText>,
+    pub keep_alive: Lasting<75>,
+    // The bound is as many descriptors as Linux gives a process.
     /// Connections of callers, over all listeners; fewer where the limit of open files has no room for so many.
-    #[schemars(extend("default" = 10000, "minimum" = 1, "maximum" = 1000000, "x-errors" = "0; more than 1000000"))]
-    pub connections: Option<usize>,
+    pub connections: Count<10_000, 1_000_000>,
     /// Callers that wait for one token.
-    #[schemars(extend("default" = 10000, "minimum" = 1, "maximum" = 1000000, "x-errors" = "0; more than 1000000"))]
-    pub waiters: Option<usize>,
+    pub waiters: Count<10_000, 1_000_000>,
 }
 
 /// Logs, written to stderr.
@@ -103,14 +110,16 @@ pub(crate) struct RawLimits {
 #[schemars(deny_unknown_fields, rename = "Log")]
 pub(crate) struct RawLog {
     /// "text" for people, "json" for machines.
-    #[schemars(extend("default" = "text", "enum" = ["text", "json"]))]
-    pub format: Option<String>,
+    pub format: Word<LogFormat>,
     /// What is logged, in env-filter syntax without its brackets: "info", "debug", "info,bearerd::token=debug".
-    #[schemars(extend("default" = "info", "x-errors" = "a word that is no level, brackets"))]
+    #[schemars(extend("default" = Self::LEVEL, "x-errors" = "a word that is no level, brackets"))]
     pub level: Option<String>,
     /// A line per request.
-    #[schemars(extend("default" = true))]
-    pub access: Option<bool>,
+    pub access: Flag<true>,
+}
+
+impl RawLog {
+    pub(crate) const LEVEL: &str = "info";
 }
 
 /// Traces, sent to an OpenTelemetry collector (OTLP). Without an endpoint, here or in the environment, there are none.
@@ -118,33 +127,37 @@ pub(crate) struct RawLog {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Tracing")]
 pub(crate) struct RawTracing {
-    /// The collector, as "http://127.0.0.1:4318"; /v1/traces is added where the URL has no path. Else
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says it.
+    /// The collector, as "http://127.0.0.1:4318"; /v1/traces is added if the URL has no path. Unset:
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
     #[schemars(extend(
         "x-errors" = "not an absolute URL; a query; `http://` to another machine; a path, over gRPC"
     ))]
     pub endpoint: Option<String>,
-    /// How spans are sent. Else `OTEL_EXPORTER_OTLP_PROTOCOL` says it.
-    #[schemars(extend("default" = "http/protobuf", "enum" = ["http/protobuf", "grpc"]))]
-    pub protocol: Option<String>,
-    /// `service.name` of the spans. Else `OTEL_SERVICE_NAME` says it.
-    #[schemars(extend("default" = "bearerd", "x-errors" = "empty"))]
+    /// How spans are sent. Unset: `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    pub protocol: Word<OtlpProtocol>,
+    /// `service.name` of the spans. Unset: `OTEL_SERVICE_NAME`.
+    #[schemars(extend("default" = Self::SERVICE_NAME, "x-errors" = "empty"))]
     pub service_name: Option<String>,
-    /// The share of new traces that is recorded, 0.0 to 1.0; a caller's own decision goes before it. Else
-    /// `OTEL_TRACES_SAMPLER` says it.
-    #[schemars(extend("default" = 1.0, "minimum" = 0, "maximum" = 1, "x-errors" = "below 0, above 1"))]
+    /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision goes before it. Unset:
+    /// `OTEL_TRACES_SAMPLER`.
+    #[schemars(extend("default" = Self::SAMPLE, "minimum" = 0, "maximum" = 1, "x-errors" = "below 0, above 1"))]
     pub sample: Option<f64>,
     /// Headers of each request to the collector; values may be references.
     #[schemars(extend("x-errors" = "not a header that may be set"))]
     pub headers: Option<BTreeMap<String, RawReference>>,
-    /// For one batch of spans: connecting and repeated requests included. Else `OTEL_EXPORTER_OTLP_TIMEOUT` says it.
-    #[schemars(extend("default" = "10s"))]
-    pub timeout: Option<DurationText>,
+    // OTLP's own default.
+    /// For one batch of spans, connecting and repeated requests included. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
+    pub timeout: Lasting<10>,
     /// "allow": an http:// URL to another machine, which is warned about.
-    #[schemars(extend("default" = "refuse", "enum" = ["refuse", "allow"]))]
-    pub plaintext: Option<String>,
+    pub plaintext: Word<Plaintext>,
     /// TLS toward the collector.
     pub tls: Option<RawTls>,
+}
+
+impl RawTracing {
+    pub(crate) const SERVICE_NAME: &str = Tracing::SERVICE_NAME;
+    // What `parentbased_always_on` does, the library's sampler where nobody says anything.
+    pub(crate) const SAMPLE: f64 = 1.0;
 }
 
 /// The admin address: health, metrics, status.
@@ -153,11 +166,14 @@ pub(crate) struct RawTracing {
 #[schemars(deny_unknown_fields, rename = "Admin")]
 pub(crate) struct RawAdmin {
     /// IP address and port, or "unix:" and a path.
-    #[schemars(extend("default" = "127.0.0.1:9180", "x-errors" = "not an IP address and port, nor `unix:`"))]
+    #[schemars(extend("default" = Self::ADDRESS, "x-errors" = "not an IP address and port, nor `unix:`"))]
     pub address: Option<String>,
     /// "network": /status and / answer other machines too.
-    #[schemars(extend("default" = "local", "enum" = ["local", "network"]))]
-    pub callers: Option<String>,
+    pub callers: Word<Callers>,
+}
+
+impl RawAdmin {
+    pub(crate) const ADDRESS: &str = "127.0.0.1:9180";
 }
 
 /// Where calls are accepted.
@@ -166,7 +182,7 @@ pub(crate) struct RawAdmin {
 #[schemars(deny_unknown_fields, rename = "Listener")]
 pub(crate) struct RawListener {
     /// IP address and port, or "unix:" and a path. Only the listener `main` has a default.
-    #[schemars(extend("default" = "127.0.0.1:8080", "x-errors" = "missing on any listener but `main`; used twice; other than loopback with `callers = \"local\"`"))]
+    #[schemars(extend("default" = Self::ADDRESS, "x-errors" = "missing on any listener but `main`; used twice; other than loopback with `callers = \"local\"`"))]
     pub address: Option<String>,
     /// Host names it answers to beside localhost, loopback literals and its own address. Warned about where pages could
     /// ride: over plain http without `require_header`.
@@ -177,8 +193,8 @@ pub(crate) struct RawListener {
     pub origins: Option<Vec<String>>,
     /// "network" allows an address that other machines can reach; then one of `allow`, `require_header`,
     /// `tls.client_ca` must be given.
-    #[schemars(extend("default" = "local", "enum" = ["local", "network"], "x-errors" = "`\"network\"` without `allow`, `require_header` or `tls.client_ca`"))]
-    pub callers: Option<String>,
+    #[schemars(extend("x-errors" = "`\"network\"` without `allow`, `require_header` or `tls.client_ca`"))]
+    pub callers: Word<Callers>,
     /// Peer addresses that may call: addresses or networks as "10.0.0.0/8". Not given: any.
     #[schemars(extend("x-errors" = "not an address or network; empty; on `unix:`"))]
     pub allow: Option<Vec<String>>,
@@ -187,7 +203,7 @@ pub(crate) struct RawListener {
     /// TLS toward callers.
     pub tls: Option<RawListenerTls>,
     /// File mode of a unix socket, in octal.
-    #[schemars(extend("default" = "0600", "x-errors" = "not octal; on TCP"))]
+    #[schemars(extend("default" = Self::MODE, "x-errors" = "not octal; on TCP"))]
     pub mode: Option<String>,
     /// Group of a unix socket: a name or a number.
     #[schemars(extend("x-errors" = "unknown on this machine; on TCP"))]
@@ -195,6 +211,13 @@ pub(crate) struct RawListener {
     /// Users that may call over a unix socket. Empty: any that the file mode lets in.
     #[schemars(extend("default" = [], "x-errors" = "on TCP"))]
     pub allow_uids: Option<Vec<u32>>,
+}
+
+impl RawListener {
+    /// This machine alone: the credentials are whoever's that can connect.
+    pub(crate) const ADDRESS: &str = "127.0.0.1:8080";
+    /// The owner alone.
+    pub(crate) const MODE: &str = "0600";
 }
 
 /// A header that every request must carry.

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::connection::Protocol;
 use super::limit::TakenPlace;
+use super::linger::{self, Linger};
 use super::watch::Watch;
 use crate::flow::{self, Reading};
-use crate::idle::{Alarm, Idle};
+use crate::idle::Idle;
+use crate::inbound::InFlight;
 
 /// HTTP/2's connection preface (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -50,14 +51,10 @@ pub(super) struct CallerStream {
 
 /// All is said and the write side is closed; what still comes is thrown away.
 struct Closing {
-    until: Instant,
-    left: usize,
-    alarm: Alarm,
+    linger: Linger,
+    /// The connection has something to do until its end.
+    _busy: InFlight,
 }
-
-/// How long a caller may take to close its side.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1024 * 1024;
 
 #[derive(Default)]
 struct Prefix {
@@ -81,7 +78,7 @@ impl CallerStream {
     /// read is handed out again.
     pub(super) fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Protocol>>> {
         loop {
-            let seen = self.prefix.bytes.get(..self.prefix.end).unwrap_or_default();
+            let seen = self.prefix.bytes.get(..self.prefix.end).expect("no more is read than there is room");
             if !PREFACE.starts_with(seen) {
                 return Poll::Ready(Ok(Some(Protocol::Http1)));
             }
@@ -97,6 +94,16 @@ impl CallerStream {
             }
             self.watch.bytes_read();
         }
+    }
+
+    /// Whether what [`Self::poll_protocol`] read is the beginning of a TLS handshake (RFC 8446 section 5.1).
+    pub(super) fn begins_as_tls(&self) -> bool {
+        const HANDSHAKE: u8 = 22;
+        const MAJOR_VERSION: u8 = 3;
+        self.prefix
+            .bytes
+            .get(..self.prefix.end)
+            .is_some_and(|seen| seen.starts_with(&[HANDSHAKE, MAJOR_VERSION]))
     }
 
     /// Judges a write's outcome: progress is noted, and standing still is allowed for the route's `idle_timeout` alone.
@@ -136,30 +143,6 @@ impl Drop for CallerStream {
     }
 }
 
-impl Closing {
-    fn new() -> Self {
-        Self { until: Instant::now() + LINGER, left: LINGER_BYTES, alarm: Alarm::default() }
-    }
-
-    /// Reads until the caller has closed its side, so that the kernel does not reset the connection over unread bytes
-    /// before the caller has read the last response (RFC 9112 section 9.6).
-    fn poll(&mut self, transport: &mut Transport, cx: &mut Context<'_>) -> Poll<()> {
-        let mut scrap = [0; 4096];
-        while self.left > 0 {
-            let mut buffer = ReadBuf::new(&mut scrap);
-            match transport.poll_read(cx, &mut buffer, Reading::Body) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    self.left = self.left.saturating_sub(buffer.filled().len());
-                }
-                Poll::Ready(_) => break,
-                Poll::Pending if self.alarm.poll(self.until, cx) => break,
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(())
-    }
-}
-
 impl AsyncRead for CallerStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -168,9 +151,11 @@ impl AsyncRead for CallerStream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.prefix.start < this.prefix.end {
-            let rest = this.prefix.bytes.get(this.prefix.start..this.prefix.end).unwrap_or_default();
-            let handed = rest.len().min(buffer.remaining());
-            buffer.put_slice(rest.get(..handed).unwrap_or_default());
+            let rest =
+                this.prefix.bytes.get(this.prefix.start..this.prefix.end).expect("within what was read");
+            let (handed, _) = rest.split_at(rest.len().min(buffer.remaining()));
+            buffer.put_slice(handed);
+            let handed = handed.len();
             this.prefix.start += handed;
             return Poll::Ready(Ok(()));
         }
@@ -235,12 +220,22 @@ impl AsyncWrite for CallerStream {
                 // TLS has something to say at the end, and a caller that does not read is not waited for here either.
                 Poll::Pending => return this.judge_write(context, Poll::Pending),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) => this.closing = Some(Closing::new()),
+                Poll::Ready(Ok(())) => {
+                    let bounds = if this.watch.is_http2() { linger::SHORT } else { linger::HTTP1 };
+                    let busy = InFlight::new(&this.watch.caller.activity);
+                    this.closing = Some(Closing { linger: Linger::new(bounds), _busy: busy });
+                }
             }
         }
         // An upgraded connection is closed in one direction alone: its other one is still to be read.
         match &mut this.closing {
-            Some(closing) if !this.watch.is_tunnel() => closing.poll(&mut this.transport, context).map(Ok),
+            Some(closing) if !this.watch.is_tunnel() => {
+                let transport = &mut this.transport;
+                let read = |cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>| {
+                    transport.poll_read(cx, buffer, Reading::Body)
+                };
+                closing.linger.poll(context, read).map(Ok)
+            }
             Some(_) | None => Poll::Ready(Ok(())),
         }
     }

@@ -119,7 +119,7 @@ pub(super) fn settle_length(status: StatusCode, headers: &mut HeaderMap) {
 ///
 /// # Errors
 /// What it says is no number.
-pub(super) fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, ()> {
+pub(crate) fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, ()> {
     let mut lines = headers.get_all(header::MAX_FORWARDS).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return if headers.contains_key(header::MAX_FORWARDS) { Err(()) } else { Ok(None) };
@@ -278,7 +278,7 @@ fn new_request_id() -> HeaderValue {
         ids.extend_from_slice(&digits);
         ids.split().freeze()
     });
-    let mut id = HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("0"));
+    let mut id = HeaderValue::from_maybe_shared(id).expect("hexadecimal digits");
     // No secret, but what never comes again has no place in HTTP/2's tables (RFC 7541 section 6.2.3).
     id.set_sensitive(true);
     id

@@ -3,11 +3,11 @@
 
 mod http1;
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{fmt, io};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -17,6 +17,7 @@ use opentelemetry_otlp::{
     WithTonicConfig as _,
 };
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::codegen::Service;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
@@ -25,6 +26,7 @@ use tracing::instrument::WithSubscriber as _;
 use super::rejected::Rejected;
 use crate::aside::Aside;
 use crate::config::{Egress, HttpUrl, OtlpProtocol, Source, Tracing};
+use crate::idle::Headway;
 use crate::net::{ConnectError, ConnectErrorKind, Connector, Offer, Stream, Target};
 
 /// Where values of headers are read.
@@ -45,6 +47,8 @@ struct Way {
     headers: ArcSwap<HeaderMap>,
     /// Why the last attempt failed. What the library says of it is less.
     failure: ArcSwapOption<String>,
+    /// How much the collector may still say during this batch.
+    headway: Headway,
 }
 
 impl Collector {
@@ -57,7 +61,12 @@ impl Collector {
             OtlpProtocol::Grpc => Offer::Http2,
         };
         let connector = Connector::new(target, config.tls.clone(), Egress::Direct, offer, config.timeout);
-        let way = Arc::new(Way { connector, headers: ArcSwap::default(), failure: ArcSwapOption::empty() });
+        let way = Arc::new(Way {
+            connector,
+            headers: ArcSwap::default(),
+            failure: ArcSwapOption::empty(),
+            headway: Headway::default(),
+        });
         let exporter = match config.protocol {
             OtlpProtocol::Http => over_http(config, &way),
             OtlpProtocol::Grpc => over_grpc(config, &way),
@@ -70,6 +79,7 @@ impl Collector {
     pub(super) async fn send(&self, spans: Vec<SpanData>) -> Result<u64, String> {
         self.way.headers.store(Arc::new(read(&self.config).await?));
         self.way.failure.store(None);
+        self.way.headway.made();
         let export = self.exporter.export(spans).with_subscriber(self.rejected.log());
         let sent = tokio::time::timeout(limit(&self.config), export).await;
         let rejected = self.rejected.take();
@@ -171,11 +181,44 @@ impl fmt::Debug for Way {
     }
 }
 
+/// The collector's socket: what it sends without an end to its response ends the connection.
+struct Socket {
+    stream: Stream,
+    way: Arc<Way>,
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.way.headway.read(buf.filled().len() - before)?;
+        polled
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 /// Makes connections for tonic.
 struct Dial(Arc<Way>);
 
 impl Service<Uri> for Dial {
-    type Response = TokioIo<Stream>;
+    type Response = TokioIo<Socket>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -187,7 +230,7 @@ impl Service<Uri> for Dial {
         let way = Arc::clone(&self.0);
         Box::pin(async move {
             let connected = way.connector.connect().await.and_then(|connected| match connected.http2 {
-                true => Ok(TokioIo::new(connected.stream)),
+                true => Ok(TokioIo::new(Socket { stream: connected.stream, way: Arc::clone(&way) })),
                 false => Err(ConnectError {
                     kind: ConnectErrorKind::Tls,
                     message: format!("{} does not offer HTTP/2, which gRPC needs", way.connector.who()),

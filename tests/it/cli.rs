@@ -164,6 +164,32 @@ async fn explain_says_route_upstream_issuer_and_scopes() {
     assert_eq!(setup.issuer.count(), 0);
 }
 
+/// What nothing goes up for is said as the proxy answers it.
+#[tokio::test]
+async fn explain_says_what_is_answered_here() {
+    let setup = Setup::new().await.route("path_prefix = \"/billing\"\nmethods = [\"GET\", \"OPTIONS\"]");
+    setup.write();
+    for (args, code, status) in [
+        (&["explain", "OPTIONS", "*"][..], 1, 204),
+        (&["explain", "OPTIONS", "/billing", "-H", "Max-Forwards: 0"], 0, 204),
+        (&["explain", "OPTIONS", "/billing", "-H", "Max-Forwards: x"], 1, 400),
+        (&["explain", "OPTIONS", "*", "-H", "Host: elsewhere.example"], 1, 421),
+        (&["explain", "GET", "*"], 1, 400),
+    ] {
+        let output = run(setup.folder(), args).await;
+        output.expect_code(code);
+        assert!(output.stdout.contains(&status.to_string()), "{args:?}: {}", output.stdout);
+        let output = run(setup.folder(), &[args, &["--output", "json"]].concat()).await;
+        assert_eq!(output.json()["answers"][0]["status"], status, "{args:?}");
+        assert!(output.json()["answers"][0]["sent"].is_null(), "{args:?}");
+    }
+    // As the proxy does.
+    let world = setup.start().await;
+    world.connect().await.call(&Call::new("OPTIONS", "*")).await.expect_status(204);
+    let call = Call::new("OPTIONS", "/billing").header("Max-Forwards", "0");
+    world.connect().await.call(&call).await.expect_status(204);
+}
+
 #[tokio::test]
 async fn explain_is_1_where_no_route_serves() {
     let setup = written(Setup::new().await.route("path_prefix = \"/billing\"\nmethods = [\"POST\"]")).await;

@@ -9,6 +9,7 @@ use http::HeaderName;
 use super::super::reference::Source;
 use super::super::types::scopes::Scopes;
 use super::{Egress, HttpUrl, TlsOptions};
+use crate::config::raw::keys::Words;
 use crate::jose::Alg;
 
 /// `[issuer.NAME]`, its preset filled in.
@@ -61,9 +62,10 @@ pub struct IssuerConfig {
 }
 
 /// How the parameters of a token request travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Carrier {
     /// POST, `application/x-www-form-urlencoded`.
+    #[default]
     Form,
     /// POST, `application/json` with typed values.
     Json,
@@ -71,6 +73,11 @@ pub enum Carrier {
     Query,
     /// GET, parameters in the query.
     Get,
+}
+
+impl Words for Carrier {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("form", Self::Form), ("json", Self::Json), ("query", Self::Query)];
 }
 
 /// `basic`.
@@ -92,9 +99,10 @@ pub struct Standby {
 }
 
 /// What a JWT that we make is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum JwtUse {
     /// `client_assertion` (RFC 7523 section 2.2).
+    #[default]
     ClientAssertion,
     /// `assertion` of the jwt-bearer grant (RFC 7523 section 2.1).
     Assertion,
@@ -102,15 +110,29 @@ pub enum JwtUse {
     Bearer,
 }
 
+impl Words for JwtUse {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("client_assertion", Self::ClientAssertion),
+        ("assertion", Self::Assertion),
+        ("bearer", Self::Bearer),
+    ];
+}
+
 /// Where the scopes are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ScopeIn {
     /// The `scope` parameter.
+    #[default]
     Parameter,
     /// The JWT's `scope`, joined by spaces; no parameter.
     Claim,
     /// The JWT's `scope`, as an array; no parameter.
     ClaimArray,
+}
+
+impl Words for ScopeIn {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("parameter", Self::Parameter), ("claim", Self::Claim), ("claim_array", Self::ClaimArray)];
 }
 
 /// How the certificate stands in a JWT's header (RFC 7515 sections 4.1.6 to 4.1.8).
@@ -210,12 +232,17 @@ impl ClientAuth {
 }
 
 /// How id and secret are written before base64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BasicEncoding {
     /// `application/x-www-form-urlencoded` first: RFC 6749 section 2.3.1.
+    #[default]
     Form,
     /// As they are, for servers that do not decode.
     Raw,
+}
+
+impl Words for BasicEncoding {
+    const WORDS: &'static [(&'static str, Self)] = &[("form", Self::Form), ("raw", Self::Raw)];
 }
 
 /// Request parameters by name: a `BTreeMap`, so that equal sets are equal keys.
@@ -249,8 +276,13 @@ pub struct ResponseShape {
     pub statuses: Vec<u16>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ResponseFormat {
+    #[default]
     Json,
     Form,
+}
+
+impl Words for ResponseFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("json", Self::Json), ("form", Self::Form)];
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::values::{DurationText, RawEgress, RawParams, RawReference};
+use super::super::model::{BasicEncoding, Carrier, JwtUse, ResponseFormat, Roots, ScopeIn};
+use super::keys::{Flag, Lasting, Word, Words};
+use super::values::{RawEgress, RawParams, RawReference};
 
 /// What `client_auth` may be.
 pub(crate) const CLIENT_AUTH: [&str; 7] = [
@@ -36,24 +38,21 @@ pub(crate) struct RawIssuer {
     #[schemars(extend("x-errors" = "neither this nor `issuer_url`; a user, a password or a fragment; `http://` to another machine"))]
     pub token_url: Option<String>,
     /// false: /readyz does not wait for this issuer.
-    #[schemars(extend("default" = true))]
-    pub required: Option<bool>,
+    pub required: Flag<true>,
     /// The grant that is asked for; any string, and "" leaves the parameter out. With jwt.use = "assertion" the default
     /// is the jwt-bearer grant.
-    #[schemars(extend("default" = "client_credentials"))]
+    #[schemars(extend("default" = Self::GRANT_TYPE))]
     pub grant_type: Option<String>,
     /// The method of a token request; "GET" writes the parameters into the query.
-    #[schemars(extend("default" = "POST", "enum" = ["POST", "GET"], "x-errors" = "`\"GET\"` with a `body` other than `\"query\"`"))]
-    pub method: Option<String>,
+    #[schemars(extend("x-errors" = "`\"GET\"` with a `body` other than `\"query\"`"))]
+    pub method: Word<TokenMethod>,
     /// How the parameters of a token request are written.
-    #[schemars(extend("default" = "form", "enum" = ["form", "json", "query"]))]
-    pub body: Option<String>,
+    pub body: Word<Carrier>,
     /// The client's name at the issuer.
     #[schemars(extend("x-errors" = "missing with a secret, with `tls_client_auth` or with `send_client_id`; empty"))]
     pub client_id: Option<RawReference>,
     /// Send `client_id` as a parameter, beside what `client_auth` sends.
-    #[schemars(extend("default" = false))]
-    pub send_client_id: Option<bool>,
+    pub send_client_id: Flag<false>,
     /// How the client proves who it is.
     #[schemars(extend("default" = "client_secret_basic", "enum" = CLIENT_AUTH))]
     pub client_auth: Option<String>,
@@ -62,8 +61,8 @@ pub(crate) struct RawIssuer {
     pub client_secret: Option<RawReference>,
     /// "form": id and secret are form-encoded before base64 (RFC 6749 section 2.3.1); "raw" for servers that do not
     /// decode.
-    #[schemars(extend("default" = "form", "enum" = ["form", "raw"], "x-errors" = "where no Basic is sent"))]
-    pub basic_encoding: Option<String>,
+    #[schemars(extend("x-errors" = "where no Basic is sent"))]
+    pub basic_encoding: Word<BasicEncoding>,
     /// Another HTTP Basic user, beside credentials in the body.
     #[schemars(extend("x-errors" = "beside `client_secret_basic`"))]
     pub basic: Option<RawBasic>,
@@ -71,8 +70,7 @@ pub(crate) struct RawIssuer {
     #[schemars(extend("x-errors" = "names none; what `client_auth` does not use"))]
     pub standby: Option<RawStandby>,
     /// So long after the credential changed, a refused client is asked again with the usual pauses.
-    #[schemars(extend("default" = "0s"))]
-    pub credential_grace: Option<DurationText>,
+    pub credential_grace: Lasting<0>,
     /// Scopes to ask for; joined by a space in this order, left out when empty.
     #[schemars(extend("default" = [], "x-errors" = "more than one scope in a string"))]
     pub scopes: Option<Vec<String>>,
@@ -97,25 +95,46 @@ pub(crate) struct RawIssuer {
     pub assertion: Option<RawReference>,
     /// The type of a client assertion (RFC 7521 section 4.2); for a JWT-SVID of SPIFFE
     /// `urn:ietf:params:oauth:client-assertion-type:jwt-spiffe`.
-    #[schemars(extend("default" = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "x-errors" = "where no client assertion is sent"))]
+    #[schemars(extend("default" = Self::ASSERTION_TYPE, "x-errors" = "where no client assertion is sent"))]
     pub assertion_type: Option<String>,
     /// Bind tokens to a key (RFC 9449).
     pub dpop: Option<RawDpop>,
     /// Where things stand in the issuer's response.
     pub response: Option<RawResponse>,
     /// Share of a token's lifetime after which it is renewed.
-    #[schemars(extend("default" = 0.8, "exclusiveMinimum" = 0, "maximum" = 1, "x-errors" = "not above 0 and at most 1"))]
+    #[schemars(extend("default" = Self::REFRESH_AT, "exclusiveMinimum" = 0, "maximum" = 1, "x-errors" = "not above 0 and at most 1"))]
     pub refresh_at: Option<f64>,
+    // Shorter than what common issuers give, so that a wrong guess does little harm.
     /// A token's lifetime where the issuer does not say.
-    #[schemars(extend("default" = "5m", "x-errors" = "`0s`"))]
-    pub default_lifetime: Option<DurationText>,
+    #[schemars(extend("x-errors" = "`0s`"))]
+    pub default_lifetime: Lasting<300>,
     /// For a whole token request, and the longest a request waits for a token.
-    #[schemars(extend("default" = "10s"))]
-    pub timeout: Option<DurationText>,
+    pub timeout: Lasting<10>,
     /// TLS toward the issuer.
     pub tls: Option<RawTls>,
     /// Proxy for token requests alone.
     pub proxy: Option<RawEgress>,
+}
+
+impl RawIssuer {
+    /// RFC 6749 section 4.4.2.
+    pub(crate) const GRANT_TYPE: &str = "client_credentials";
+    /// RFC 7523 section 2.2.
+    pub(crate) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    /// Late enough to use a token well, early enough to try again a few times before it ends.
+    pub(crate) const REFRESH_AT: f64 = 0.8;
+}
+
+/// `method` of a token request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum TokenMethod {
+    #[default]
+    Post,
+    Get,
+}
+
+impl Words for TokenMethod {
+    const WORDS: &'static [(&'static str, Self)] = &[("POST", Self::Post), ("GET", Self::Get)];
 }
 
 /// Another HTTP Basic user of a token request.
@@ -160,8 +179,7 @@ pub(crate) struct RawJwt {
     /// What the JWT is for: the client's assertion, the assertion of the jwt-bearer grant, or a Bearer token on the
     /// token request.
     #[serde(rename = "use")]
-    #[schemars(extend("default" = "client_assertion", "enum" = ["client_assertion", "assertion", "bearer"]))]
-    pub usage: Option<String>,
+    pub usage: Word<JwtUse>,
     /// The signature's algorithm. Not given: by the key's type. `HS256`, `HS384`, `HS512` for
     /// `client_secret_jwt`; else one of the others.
     #[schemars(extend("enum" = alg_names(), "x-errors" = "does not go with the key"))]
@@ -170,7 +188,7 @@ pub(crate) struct RawJwt {
     pub key_id: Option<RawReference>,
     /// `typ`; "" leaves it out.
     #[serde(rename = "type")]
-    #[schemars(extend("default" = "JWT"))]
+    #[schemars(extend("default" = Self::TYPE))]
     pub typ: Option<String>,
     /// `iss`. Not given: the client id, else what the key file names.
     pub issuer: Option<RawReference>,
@@ -178,12 +196,12 @@ pub(crate) struct RawJwt {
     pub subject: Option<RawReference>,
     /// `aud`. Not given: the discovered issuer, else the token URL.
     pub audience: Option<RawReference>,
+    // Servers refuse long-lived assertions; one is made for each request.
     /// From `iat` to `exp`.
-    #[schemars(extend("default" = "60s", "x-errors" = "less than `10s`"))]
-    pub lifetime: Option<DurationText>,
+    #[schemars(extend("x-errors" = "less than `10s`"))]
+    pub lifetime: Lasting<60>,
     /// Where the scopes stand: in the `scope` parameter, or in the JWT as a text or an array.
-    #[schemars(extend("default" = "parameter", "enum" = ["parameter", "claim", "claim_array"]))]
-    pub scope: Option<String>,
+    pub scope: Word<ScopeIn>,
     /// How the certificate stands in the header: "x5t", "x5t#S256", "x5c". Not given: "x5t#S256" where there is a
     /// certificate.
     #[schemars(extend("x-errors" = "other names; with `client_secret_jwt`"))]
@@ -191,6 +209,10 @@ pub(crate) struct RawJwt {
     /// More claims, with their JSON types.
     #[schemars(extend("x-errors" = "`iss`, `sub`, `aud`, `exp`, `iat`, `nbf`, `jti`"))]
     pub claims: Option<RawParams>,
+}
+
+impl RawJwt {
+    pub(crate) const TYPE: &str = "JWT";
 }
 
 fn alg_names() -> Vec<&'static str> {
@@ -216,30 +238,40 @@ pub(crate) struct RawDpop {
 #[schemars(deny_unknown_fields, rename = "Response")]
 pub(crate) struct RawResponse {
     /// The token.
-    #[schemars(extend("default" = "/access_token"))]
+    #[schemars(extend("default" = Self::TOKEN))]
     pub token: Option<String>,
     /// The token's type.
     #[serde(rename = "type")]
-    #[schemars(extend("default" = "/token_type"))]
+    #[schemars(extend("default" = Self::TYPE))]
     pub token_type: Option<String>,
     /// Its lifetime in seconds.
-    #[schemars(extend("default" = "/expires_in"))]
+    #[schemars(extend("default" = Self::EXPIRES_IN))]
     pub expires_in: Option<String>,
     /// When it ends.
-    #[schemars(extend("default" = "/expires_on"))]
+    #[schemars(extend("default" = Self::EXPIRES_AT))]
     pub expires_at: Option<String>,
     /// The error code of a refusal.
-    #[schemars(extend("default" = "/error"))]
+    #[schemars(extend("default" = Self::ERROR))]
     pub error: Option<String>,
     /// How the response is written.
-    #[schemars(extend("default" = "json", "enum" = ["json", "form"]))]
-    pub format: Option<String>,
+    pub format: Word<ResponseFormat>,
     /// Token types that are accepted, in any case.
-    #[schemars(extend("default" = ["Bearer"], "x-errors" = "empty"))]
+    #[schemars(extend("default" = [Self::TOKEN_TYPE], "x-errors" = "empty"))]
     pub token_types: Option<Vec<String>>,
     /// Statuses of a response with a token.
-    #[schemars(extend("default" = [200], "x-errors" = "empty; not 200 to 599"))]
+    #[schemars(extend("default" = [Self::STATUS], "x-errors" = "empty; not 200 to 599"))]
     pub statuses: Option<Vec<u16>>,
+}
+
+/// RFC 6749 section 5.1; `expires_on` is what Azure's managed identities add.
+impl RawResponse {
+    pub(crate) const TOKEN: &str = "/access_token";
+    pub(crate) const TYPE: &str = "/token_type";
+    pub(crate) const EXPIRES_IN: &str = "/expires_in";
+    pub(crate) const EXPIRES_AT: &str = "/expires_on";
+    pub(crate) const ERROR: &str = "/error";
+    pub(crate) const TOKEN_TYPE: &str = "Bearer";
+    pub(crate) const STATUS: u16 = 200;
 }
 
 /// TLS toward an issuer or an upstream.
@@ -250,8 +282,8 @@ pub(crate) struct RawTls {
     /// Certificate authorities, PEM; they stand instead of the system's.
     pub ca: Option<RawReference>,
     /// Which roots count: "ca" (the default with `ca`), "system" (the default without), "both", or "bundled".
-    #[schemars(extend("enum" = ["ca", "system", "both", "bundled"], "x-errors" = "`ca` or `both` without `ca`; `system` with it"))]
-    pub roots: Option<String>,
+    #[schemars(extend("default" = null, "x-errors" = "`ca` or `both` without `ca`; `system` with it"))]
+    pub roots: Word<Roots>,
     /// Our certificate chain, PEM, for servers that ask for one.
     #[schemars(extend("x-errors" = "without `private_key`"))]
     pub certificate: Option<RawReference>,

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::super::model::{CallerAuthorization, HeaderCase, Protocol};
 use super::issuer::RawTls;
-use super::values::{DurationText, RawEgress, RawParams, RawReference, SizeText};
+use super::keys::{Flag, Lasting, Plaintext, Size, Word};
+use super::values::{RawEgress, RawParams, RawReference};
 
 /// What is forwarded where, and with whose token.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -38,11 +40,9 @@ pub(crate) struct RawRoute {
     #[schemars(extend("x-errors" = "missing; a query, a user, a password; a listener of our own; `http://` to another machine"))]
     pub upstream: Option<String>,
     /// HTTP version toward the upstream; "auto" chooses by ALPN, "http2" over http is prior knowledge.
-    #[schemars(extend("default" = "auto", "enum" = ["auto", "http1", "http2"]))]
-    pub protocol: Option<String>,
+    pub protocol: Word<Protocol>,
     /// "allow": http:// to another machine, warned about.
-    #[schemars(extend("default" = "refuse", "enum" = ["refuse", "allow"]))]
-    pub plaintext: Option<String>,
+    pub plaintext: Word<Plaintext>,
     /// Whose token the requests carry. Either this or `anonymous = true`.
     #[schemars(extend("x-errors" = "missing without `anonymous = true`; no such issuer"))]
     pub issuer: Option<String>,
@@ -57,8 +57,7 @@ pub(crate) struct RawRoute {
     #[schemars(extend("x-errors" = "where the issuer makes no JWT"))]
     pub subject: Option<String>,
     /// What happens to an Authorization header of the caller.
-    #[schemars(extend("default" = "replace", "enum" = ["replace", "keep", "reject"]))]
-    pub caller_authorization: Option<String>,
+    pub caller_authorization: Word<CallerAuthorization>,
     /// How the token is put on a request.
     pub inject: Option<RawInject>,
     /// Headers that are set on or removed from requests.
@@ -66,41 +65,39 @@ pub(crate) struct RawRoute {
     /// Headers that are set on or removed from responses.
     pub response_headers: Option<RawHeaderEdits>,
     /// Set X-Forwarded-For, -Proto and -Host.
-    #[schemars(extend("default" = false))]
-    pub forwarded: Option<bool>,
+    pub forwarded: Flag<false>,
     /// A Location under `upstream` points back through the proxy.
-    #[schemars(extend("default" = true))]
-    pub rewrite_location: Option<bool>,
+    pub rewrite_location: Flag<true>,
     /// Statuses of the upstream that mean "get a new token".
-    #[schemars(extend("default" = [401], "x-errors" = "not 300 to 599"))]
+    #[schemars(extend("default" = [Self::REFRESH_ON], "x-errors" = "not 300 to 599"))]
     pub refresh_on: Option<Vec<u16>>,
+    // Enough for most requests of an API; more costs memory for every request under way, since kept bodies are in memory.
     /// Bodies up to this may be replayed; "0B" turns replay off.
-    #[schemars(extend("default" = "64KiB", "x-errors" = "more than `1GiB`"))]
-    pub replay_limit: Option<SizeText>,
+    pub replay_limit: Size<{ 64 << 10 }, 0, { 1 << 30 }>,
     /// Let paths with an escaped slash pass.
-    #[schemars(extend("default" = false))]
-    pub allow_encoded_slash: Option<bool>,
+    pub allow_encoded_slash: Flag<false>,
     /// For DNS, connection and TLS.
-    #[schemars(extend("default" = "5s"))]
-    pub connect_timeout: Option<DurationText>,
+    pub connect_timeout: Lasting<5>,
     /// From the last request byte sent to the response's headers.
-    #[schemars(extend("default" = "60s"))]
-    pub response_timeout: Option<DurationText>,
+    pub response_timeout: Lasting<60>,
     /// Without a byte, on a body or an upgraded connection.
-    #[schemars(extend("default" = "5m"))]
-    pub idle_timeout: Option<DurationText>,
+    pub idle_timeout: Lasting<300>,
+    // A moved name is followed within this time.
     /// After this, a connection to the upstream is not used again, so that DNS changes are seen.
-    #[schemars(extend("default" = "10m"))]
-    pub connection_max_age: Option<DurationText>,
+    pub connection_max_age: Lasting<600>,
     /// How field names are written toward this upstream over HTTP/1.1; "title" (`Content-Type`) is for servers that compare
     /// names letter by letter.
-    #[schemars(extend("default" = "lower", "enum" = ["lower", "title"]))]
-    pub header_case: Option<String>,
+    pub header_case: Word<HeaderCase>,
     /// TLS toward the upstream.
     pub tls: Option<RawTls>,
     /// Proxy to reach the upstream by CONNECT.
     #[schemars(extend("x-errors" = "with a `unix:` upstream"))]
     pub proxy: Option<RawEgress>,
+}
+
+impl RawRoute {
+    /// RFC 6750 section 3.1: `invalid_token` comes as 401.
+    pub(crate) const REFRESH_ON: u16 = 401;
 }
 
 /// How the token is put on a request.
@@ -112,12 +109,17 @@ pub(crate) struct RawInject {
     #[schemars(extend("default" = "authorization", "x-errors" = "a header of the connection"))]
     pub header: Option<String>,
     /// The header's value, with {token} once.
-    #[schemars(extend("default" = "Bearer {token}", "x-errors" = "`{token}` not once"))]
+    #[schemars(extend("default" = Self::FORMAT, "x-errors" = "`{token}` not once"))]
     pub format: Option<String>,
     /// The parameter of the query that carries the token, for upstreams that take it nowhere else. Not together with
     /// the others.
     #[schemars(extend("x-errors" = "beside `header` or `format`; with an issuer that has `dpop`"))]
     pub query: Option<String>,
+}
+
+impl RawInject {
+    /// RFC 6750 section 2.1.
+    pub(crate) const FORMAT: &str = "Bearer {token}";
 }
 
 /// Headers that are set or removed.

@@ -11,50 +11,6 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::secret::Secret;
 
-/// Text of a kind that has its own words for "expected".
-macro_rules! text {
-    ($name:ident, $expected:literal, $schema:tt) => {
-        pub(crate) struct $name(pub String);
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Text;
-                impl Visitor<'_> for Text {
-                    type Value = $name;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str($expected)
-                    }
-                    fn visit_str<E: Error>(self, text: &str) -> Result<$name, E> {
-                        Ok($name(text.to_owned()))
-                    }
-                }
-                deserializer.deserialize_str(Text)
-            }
-        }
-
-        impl JsonSchema for $name {
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($name).into()
-            }
-            fn inline_schema() -> bool {
-                true
-            }
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($schema)
-            }
-        }
-    };
-}
-
-text!(DurationText, "a duration such as \"30s\"", {
-    "type": "string",
-    "pattern": "^([0-9]+(ms|s|m|h|d))+$"
-});
-text!(SizeText, "a size such as \"64KiB\"", {
-    "type": "string",
-    "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"
-});
-
 /// A literal, or where the value stands.
 pub(crate) enum RawReference {
     Literal(Secret),

@@ -14,13 +14,21 @@ use http::{HeaderName, HeaderValue};
 use super::super::document::Place;
 use super::super::environment::OtelVariables;
 use super::super::model::{HttpUrl, OtlpProtocol, Roots, SpanBatches, TlsOptions};
+use super::super::raw::keys::{Word, Words as _};
 use super::super::reference::Source;
 use super::super::report::Report;
 use super::super::types::{self, url};
-use super::defaults;
+use super::tracing::TRACES_PATH;
 
 /// A batch or queue larger than this is a slip of the pen.
 const MOST_SPANS: usize = 1_000_000;
+
+const DEFAULT_BATCHES: SpanBatches = SpanBatches {
+    queue: 4096,
+    most: 512,
+    delay: Duration::from_secs(1),
+    export_timeout: Duration::from_secs(30),
+};
 
 /// Variables of traces that do nothing here.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
@@ -77,17 +85,18 @@ impl<'a> Otel<'a> {
         self.otlp("ENDPOINT").is_some()
     }
 
-    pub(super) fn protocol(&self, report: &mut Report) -> Option<OtlpProtocol> {
-        let Set { name, value } = self.otlp("PROTOCOL")?;
-        match value.to_ascii_lowercase().as_str() {
-            "http/protobuf" => Some(OtlpProtocol::Http),
-            "grpc" => Some(OtlpProtocol::Grpc),
-            _ => {
-                let message = "is neither http/protobuf nor grpc; http/protobuf is taken";
-                self.warn(&name, message, "set one of the two", report);
-                None
-            }
+    /// What the file goes before, if it says it.
+    pub(super) fn protocol(&self, in_file: &Word<OtlpProtocol>, report: &mut Report) -> OtlpProtocol {
+        let default = OtlpProtocol::default();
+        let Some(Set { name, value }) = self.otlp("PROTOCOL").filter(|_| !in_file.is_given()) else {
+            return default;
+        };
+        let written = OtlpProtocol::WORDS.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
+        if written.is_none() {
+            let message = "is neither http/protobuf nor grpc; http/protobuf is taken";
+            self.warn(&name, message, "set one of the two", report);
         }
+        written.map_or(default, |(_, protocol)| *protocol)
     }
 
     /// `plaintext`: the file allows `http://` to another machine.
@@ -125,7 +134,7 @@ impl<'a> Otel<'a> {
         }
         match protocol {
             OtlpProtocol::Http if set.name == "OTEL_EXPORTER_OTLP_ENDPOINT" => {
-                url::http_url(&format!("{}{}", set.value.trim_end_matches('/'), defaults::TRACING_PATH))
+                url::http_url(&format!("{}{}", set.value.trim_end_matches('/'), TRACES_PATH))
             }
             OtlpProtocol::Http => url::http_url(set.value),
             OtlpProtocol::Grpc => {
@@ -186,15 +195,14 @@ impl<'a> Otel<'a> {
     }
 
     pub(super) fn batches(&self, report: &mut Report) -> SpanBatches {
-        let defaults = defaults::SPAN_BATCHES;
-        let queue = self.spans("OTEL_BSP_MAX_QUEUE_SIZE", report).unwrap_or(defaults.queue);
-        let most = self.spans("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", report).unwrap_or(defaults.most);
+        let queue = self.spans("OTEL_BSP_MAX_QUEUE_SIZE", report).unwrap_or(DEFAULT_BATCHES.queue);
+        let most = self.spans("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", report).unwrap_or(DEFAULT_BATCHES.most);
         let mut time = |name: &str, default: Duration| {
             let number = self.get(name).and_then(|set| self.number(set, report));
             number.filter(|number| *number > 0).map_or(default, Duration::from_millis)
         };
-        let delay = time("OTEL_BSP_SCHEDULE_DELAY", defaults.delay);
-        let export_timeout = time("OTEL_BSP_EXPORT_TIMEOUT", defaults.export_timeout);
+        let delay = time("OTEL_BSP_SCHEDULE_DELAY", DEFAULT_BATCHES.delay);
+        let export_timeout = time("OTEL_BSP_EXPORT_TIMEOUT", DEFAULT_BATCHES.export_timeout);
         SpanBatches { queue, most: most.min(queue), delay, export_timeout }
     }
 

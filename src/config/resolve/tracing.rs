@@ -4,11 +4,15 @@ use super::super::document::Place;
 use super::super::environment::OtelVariables;
 use super::super::model::{HttpUrl, OtlpProtocol, Tracing};
 use super::super::raw::RawTracing;
+use super::super::raw::keys::{Plaintext, check};
 use super::super::report::Report;
 use super::super::types::{self, url};
 use super::otel::Otel;
-use super::value::{check, choice, headers, timeout};
-use super::{defaults, peer};
+use super::peer;
+use super::value::headers;
+
+/// Where collectors take traces over HTTP (OTLP specification).
+pub(super) const TRACES_PATH: &str = "/v1/traces";
 
 /// `None`: there is no endpoint, or the environment turns traces off, or there is an error.
 pub(super) fn resolve(
@@ -25,13 +29,9 @@ pub(super) fn resolve(
         report.warning(&place.key("endpoint"), format!("{name} turns traces off"), "unset it to have them");
     }
 
-    let plaintext =
-        choice(place, "plaintext", raw.plaintext, false, &[("refuse", false), ("allow", true)], report);
-    let words = [("http/protobuf", OtlpProtocol::Http), ("grpc", OtlpProtocol::Grpc)];
-    let protocol = match raw.protocol {
-        None if is_on => otel.protocol(report).unwrap_or(OtlpProtocol::Http),
-        written => choice(place, "protocol", written, OtlpProtocol::Http, &words, report),
-    };
+    let plaintext = raw.plaintext.read(place, "plaintext", report) == Plaintext::Allow;
+    let protocol = if is_on { otel.protocol(&raw.protocol, report) } else { OtlpProtocol::default() };
+    let protocol = raw.protocol.read_or(protocol, place, "protocol", report);
     let endpoint = match raw.endpoint {
         None if is_on => otel.endpoint(protocol, plaintext, report),
         None => None,
@@ -45,8 +45,8 @@ pub(super) fn resolve(
     let headers = headers(&place.key("headers"), raw.headers, report);
     let tls_in_file = raw.tls.is_some();
     let tls = peer::tls(&place.key("tls"), raw.tls, report);
-    let timeout_in_file = raw.timeout.is_some();
-    let timeout = timeout(place, "timeout", raw.timeout, defaults::TRACING_TIMEOUT, report);
+    let timeout_in_file = raw.timeout.is_given();
+    let timeout = raw.timeout.timeout(place, "timeout", report);
     let endpoint = endpoint.filter(|_| is_on)?;
 
     otel.check_the_rest(raw.sample.is_some(), report);
@@ -86,7 +86,7 @@ fn endpoint_of(
     }
     match protocol {
         OtlpProtocol::Http if url.path_and_query == "/" => {
-            defaults::TRACING_PATH.clone_into(&mut url.path_and_query);
+            TRACES_PATH.clone_into(&mut url.path_and_query);
         }
         OtlpProtocol::Grpc if url.path_and_query != "/" => {
             let wrong = types::wrong("the URL has a path, which gRPC has no use for", "leave it out");

@@ -33,7 +33,7 @@ impl Known {
         let word = words(&text);
         let text = compact(&word);
         if text.len() >= RUN {
-            let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+            let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).expect("four bits");
             let mut hex = Zeroizing::new(String::with_capacity(secret.len() * 2));
             hex.extend(secret.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
             return Some(Self::Long { text, hex });

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use opentelemetry_http::{HttpClient, HttpError};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Way;
+use super::{Socket, Way};
 use crate::trace::PROGRAM;
 
 /// The most of a response that is read: how many spans were rejected takes a few bytes.
@@ -70,7 +70,8 @@ impl Client {
         let connecting = AbortOnDropHandle::new(tokio::spawn(async move { way.connector.connect().await }));
         let connected = connecting.await.map_err(|error| error.to_string())?;
         let stream = connected.map_err(|error| error.to_string())?.stream;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let socket = Socket { stream, way: Arc::clone(&self.way) };
+        let handshake = http1::handshake(TokioIo::new(socket)).await;
         let (sender, connection) = handshake.map_err(|error| format!("{}: {error}", self.who()))?;
         Ok(Connection { sender, _task: AbortOnDropHandle::new(tokio::spawn(connection)) })
     }
