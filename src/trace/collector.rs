@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use hyper_util::rt::TokioIo;
 use opentelemetry_otlp::{
@@ -127,6 +128,8 @@ fn over_grpc(config: &Tracing, way: &Arc<Way>) -> Result<SpanExporter, ExporterB
     let with_headers = move |mut request: tonic::Request<()>| {
         let mut fields = std::mem::take(request.metadata_mut()).into_headers();
         fields.extend((**headers.headers.load()).clone());
+        // tonic puts ours in its place.
+        fields.remove(USER_AGENT);
         *request.metadata_mut() = MetadataMap::from_headers(fields);
         Ok(request)
     };
