@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-pub use environment::{ProxyVariables, Variable, proxy_variables};
+pub use environment::{ProxyVariables, Variable, proxy_variables, root_paths};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
 pub use problem::{Problem, Problems, Severity};

@@ -1,9 +1,10 @@
-//! What the environment says about proxies and traces, as it is written there: `net` makes sense of the former,
-//! `resolve/otel.rs` of the latter.
+//! What the environment says about proxies, roots and traces, as it is written there: `net` makes sense of it, and for
+//! traces `resolve/otel.rs`.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -66,6 +67,13 @@ impl OtelVariables {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
+}
+
+/// Where `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders, say that the system's roots are.
+pub fn root_paths() -> Vec<PathBuf> {
+    let folders = env::var_os("SSL_CERT_DIR").unwrap_or_default();
+    let folders = env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
+    env::var_os("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(folders).collect()
 }
 
 /// Entries of `NO_PROXY` that match no host: whoever wrote them thinks that they do.

@@ -75,7 +75,7 @@ async fn websockets_does_not_notice_bearerd() {
     Suite::new("websocket.py").await.same_through_bearerd("", 60).await;
 }
 
-const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1";
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 
 /// Runs h2spec, strict tests included, at a listener with these keys, and gives what it printed.
 async fn h2spec(listener: &str, arguments: &[&str]) -> String {
