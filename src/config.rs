@@ -4,6 +4,7 @@
 //! `resolve` makes [`Config`] from those. `report` collects what is wrong on the way, and `confidential` decides what of
 //! the text may be shown.
 
+pub mod client_auth;
 mod confidential;
 mod deserialize;
 mod document;
@@ -28,6 +29,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+pub use client_auth::ClientAuth;
 pub use environment::{ProxyVariables, Variable, proxy_variables, root_paths};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};

@@ -461,11 +461,9 @@ async fn http2_uploads_beside_an_unwanted_body_go_on() {
     let unwanted = [&post("/nowhere")[..], &[("content-length", "60000")]].concat();
     caller.begin_request(1, &unwanted).await;
     caller.frame(DATA, 0, 1, &[b'x'; 1000]).await;
-    while !caller.next(1).await.ends_stream() {}
-    caller.begin_request(3, &post("/api")).await;
-    let (mut windows, mut left) = ([64_535usize, 65_535], 4 * MB);
+    let (mut windows, mut left, mut refused) = ([64_535usize, 65_535], 4 * MB, false);
     loop {
-        let piece = 10_000.min(left);
+        let piece = if refused { 10_000.min(left) } else { 0 };
         if piece > 0 && windows.iter().all(|window| *window >= piece) {
             left -= piece;
             windows = windows.map(|window| window - piece);
@@ -476,6 +474,10 @@ async fn http2_uploads_beside_an_unwanted_body_go_on() {
         match (frame.kind, frame.stream) {
             (WINDOW_UPDATE, 0) => windows[0] += frame.number(0) as usize,
             (WINDOW_UPDATE, 3) => windows[1] += frame.number(0) as usize,
+            (DATA, 1) if frame.ends_stream() => {
+                refused = true;
+                caller.begin_request(3, &post("/api")).await;
+            }
             (HEADERS, 3) => break,
             (RST_STREAM | GOAWAY, _) => panic!("{frame:?} with {left} to be sent"),
             _ => {}

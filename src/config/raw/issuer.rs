@@ -5,20 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::super::client_auth::{self, ClientSecretBasic, Method};
 use super::super::model::{BasicEncoding, Carrier, JwtUse, ResponseFormat, Roots, ScopeIn};
 use super::keys::{Flag, Lasting, Word, Words};
 use super::values::{RawEgress, RawParams, RawReference};
-
-/// What `client_auth` may be.
-pub(crate) const CLIENT_AUTH: [&str; 7] = [
-    "client_secret_basic",
-    "client_secret_post",
-    "client_secret_jwt",
-    "private_key_jwt",
-    "tls_client_auth",
-    "assertion_file",
-    "none",
-];
 
 /// An authorization server that gives tokens.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -54,7 +44,7 @@ pub(crate) struct RawIssuer {
     /// Also send `client_id` as a parameter, in addition to what `client_auth` sends.
     pub send_client_id: Flag<false>,
     /// How the client proves who it is.
-    #[schemars(extend("default" = "client_secret_basic", "enum" = CLIENT_AUTH))]
+    #[schemars(extend("default" = ClientSecretBasic.name(), "enum" = client_auth::names().collect::<Vec<_>>()))]
     pub client_auth: Option<String>,
     /// The client's secret. `""` means an empty secret (RFC 6749, section 2.3.1). An empty file does not.
     #[schemars(extend("x-errors" = "missing with a `client_auth` that uses a secret; set with any other; a literal in a file that others may read"))]
