@@ -122,7 +122,7 @@ impl RawLog {
     pub(crate) const LEVEL: &str = "info";
 }
 
-/// Traces for an OpenTelemetry collector (OTLP). Off without an endpoint, here or in the environment.
+/// Traces for an OpenTelemetry collector (OTLP). Off unless the file or the environment has an endpoint.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Tracing")]
