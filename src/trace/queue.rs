@@ -138,7 +138,7 @@ impl Task {
         }
     }
 
-    async fn send(&mut self, batch: Vec<SpanData>) {
+    async fn send(&self, batch: Vec<SpanData>) {
         let count = batch.len() as u64;
         let sent = self.collector.send(batch).await;
         self.losses.waiting.fetch_sub(count, Ordering::Relaxed);
