@@ -51,6 +51,7 @@ mod oidc;
 mod online;
 mod online_servers;
 mod operation;
+mod otlp;
 mod outage;
 mod page;
 mod paths;
