@@ -16,6 +16,10 @@ lint:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
 
+# Spelling, style and words of the pages (needs Go)
+prose:
+    cargo test --locked --test deploy -- --include-ignored prose::
+
 # Tests, all or those with a name: `just test headers::`
 test *FILTER:
     cargo test --locked -- {{ FILTER }}

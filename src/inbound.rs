@@ -247,6 +247,13 @@ impl Arriving {
     fn note(&self, unread: u64) {
         if self.http1 {
             self.in_flight.0.unread.store(unread, Ordering::Relaxed);
+        }
+        self.note_headway();
+    }
+
+    /// Over HTTP/2, other requests share the connection, and what is read is no sign of how this one gets on.
+    fn note_headway(&self) {
+        if self.http1 {
             self.in_flight.0.headway.made();
         }
     }
@@ -257,7 +264,8 @@ impl Arriving {
         if self.expects_continue {
             self.note(NEVER_READ);
         } else if let Ok(runtime) = Handle::try_current() {
-            let bounds = if self.http1 { DISCARD_HTTP1 } else { DISCARD_HTTP2 };
+            let little = self.incoming.size_hint().exact().is_some_and(|left| left <= WORTH_READING);
+            let bounds = if self.http1 || little { DISCARD_HTTP1 } else { DISCARD_HTTP2 };
             runtime.spawn(self.read_on(bounds));
         }
     }
@@ -270,7 +278,7 @@ impl Arriving {
             match tokio::time::timeout_at(until, self.incoming.frame()).await {
                 Ok(Some(Ok(frame))) => {
                     read += frame.data_ref().map_or(0, |data| data.len() as u64);
-                    self.in_flight.0.headway.made();
+                    self.note_headway();
                 }
                 Ok(None) => return self.note(0),
                 Ok(Some(Err(_))) | Err(_) => return,

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::model::{Callers, LogFormat};
+use super::model::{Callers, LogFormat, OtlpProtocol, Tracing};
 use issuer::{RawIssuer, RawTls};
 use keys::{Count, Flag, Lasting, Plaintext, Size, Word};
 use route::RawRoute;
@@ -30,32 +30,32 @@ use values::RawReference;
 pub(crate) struct RawFile {
     // One thread serves some ten thousand requests a second; a sidecar should not take more unasked. More than the bound
     // are a slip.
-    /// Threads that serve calls; they share each bound socket. A change needs a restart.
+    /// Threads that serve requests. They share each bound socket. A change needs a restart.
     pub workers: Count<1, 1024>,
-    /// More files with issuers and routes, so that teams own theirs. `*` may stand in the last part of a path.
+    /// More files with issuers and routes, for example one for each team. The last part of a path may contain `*`.
     #[schemars(extend("default" = [], "x-errors" = "`*` before the last part; a named file that is missing; anything but issuers and routes in it"))]
     pub include: Option<Vec<String>>,
     // Kubernetes sends SIGTERM and takes the endpoint away at once; who needs more says so.
-    /// After SIGTERM: how long calls are still accepted while /readyz says 503 already.
+    /// How long bearerd still accepts requests after SIGTERM, while /readyz already returns 503.
     pub drain_delay: Lasting<0>,
     // Kubernetes' own grace period.
-    /// How long running calls may take to end after SIGTERM; "0s" waits without end.
+    /// How long running requests may take to end after SIGTERM. "0s" means no limit.
     pub shutdown_timeout: Lasting<30>,
     pub limits: Option<RawLimits>,
     pub log: Option<RawLog>,
     pub tracing: Option<RawTracing>,
     pub admin: Option<RawAdmin>,
-    /// Where calls are accepted, by name.
+    /// Addresses where bearerd accepts requests, by name.
     pub listener: BTreeMap<String, RawListener>,
-    /// Authorization servers that tokens are asked of, by name.
+    /// Authorization servers that give tokens, by name.
     pub issuer: BTreeMap<String, RawIssuer>,
-    /// What is forwarded where, and with whose token.
+    /// Which requests bearerd forwards, where to, and with whose token.
     pub route: Vec<RawRoute>,
-    /// Receivers that learn a value from signed calls, by name.
+    /// Receivers that learn a value from signed requests, by name.
     pub webhook: BTreeMap<String, RawWebhook>,
 }
 
-/// A receiver that learns a value from signed calls.
+/// A receiver that learns a value from signed requests.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Webhook")]
@@ -63,16 +63,16 @@ pub(crate) struct RawWebhook {
     /// IP address and port, or "unix:" and a path.
     #[schemars(extend("x-errors" = "missing; used twice"))]
     pub address: Option<String>,
-    /// The path that requests come to, exactly.
+    /// The exact path of the requests.
     #[schemars(extend("x-errors" = "missing; a query"))]
     pub path: Option<String>,
-    /// The header with the hex HMAC-SHA256 of the body; the header of the same name with "-old" counts too.
+    /// The header field with the hex HMAC-SHA256 of the body. The field of this name with "-old" appended counts too.
     #[schemars(extend("x-errors" = "missing"))]
     pub signature_header: Option<String>,
     /// Signing secrets: the current one and the previous one.
     #[schemars(extend("x-errors" = "missing; empty; a literal in a file that others may read"))]
     pub secrets: Option<Vec<RawReference>>,
-    /// Where the value stands in the payload (RFC 6901).
+    /// JSON pointer to the value in the payload (RFC 6901).
     #[schemars(extend("x-errors" = "missing; not a JSON pointer"))]
     pub value: Option<String>,
     /// The file that keeps the value.
@@ -80,7 +80,7 @@ pub(crate) struct RawWebhook {
     pub store: Option<String>,
 }
 
-/// Limits toward callers.
+/// Limits for callers.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Limits")]
@@ -90,7 +90,7 @@ pub(crate) struct RawLimits {
     /// Size of a request's header section.
     pub header_bytes: Size<{ 32 << 10 }, { 1 << 10 }, { 1 << 20 }>,
     // hyper has a table of so many for each request, and `http` can't hold more than twice of it.
-    /// Number of header lines of a request.
+    /// Number of header fields of a request.
     pub header_count: Count<100, 10_000>,
     /// How long a caller may take to send a request's header section.
     pub header_timeout: Lasting<10>,
@@ -98,9 +98,9 @@ pub(crate) struct RawLimits {
     /// How long a connection may stay idle between two requests.
     pub keep_alive: Lasting<75>,
     // The bound is as many descriptors as Linux gives a process.
-    /// Connections of callers, over all listeners; fewer where the limit of open files has no room for so many.
+    /// Connections of callers, for all listeners together. Fewer if the limit of open files does not allow so many.
     pub connections: Count<10_000, 1_000_000>,
-    /// Callers that wait for one token.
+    /// Requests that wait for one token.
     pub waiters: Count<10_000, 1_000_000>,
 }
 
@@ -111,10 +111,10 @@ pub(crate) struct RawLimits {
 pub(crate) struct RawLog {
     /// "text" for people, "json" for machines.
     pub format: Word<LogFormat>,
-    /// What is logged, in env-filter syntax without its brackets: "info", "debug", "info,bearerd::token=debug".
-    #[schemars(extend("default" = Self::LEVEL, "x-errors" = "a word that is no level, brackets"))]
+    /// What to log, in env-filter syntax without its brackets: "info", "debug", "info,bearerd::token=debug".
+    #[schemars(extend("default" = Self::LEVEL, "x-errors" = "a word that is not a level; brackets"))]
     pub level: Option<String>,
-    /// A line per request.
+    /// Log a line for each request.
     pub access: Flag<true>,
 }
 
@@ -122,34 +122,41 @@ impl RawLog {
     pub(crate) const LEVEL: &str = "info";
 }
 
-/// Traces, sent to an OpenTelemetry collector (OTLP over HTTP). Without `endpoint` there are none.
+/// Traces for an OpenTelemetry collector (OTLP). Off unless the file or the environment has an endpoint.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Tracing")]
 pub(crate) struct RawTracing {
-    /// The collector, as "http://127.0.0.1:4318"; /v1/traces is added where the URL has no path.
-    #[schemars(extend("x-errors" = "not an absolute URL; a query; `http://` to another machine"))]
+    /// The URL of the collector, such as "http://127.0.0.1:4318". A URL without a path gets /v1/traces. Unset:
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    #[schemars(extend(
+        "x-errors" = "not an absolute URL; a query; `http://` to another machine; a path, over gRPC"
+    ))]
     pub endpoint: Option<String>,
-    /// `service.name` of the spans.
+    /// How spans are sent. Unset: `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    pub protocol: Word<OtlpProtocol>,
+    /// `service.name` of the spans. Unset: `OTEL_SERVICE_NAME`.
     #[schemars(extend("default" = Self::SERVICE_NAME, "x-errors" = "empty"))]
     pub service_name: Option<String>,
-    /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision goes before it.
-    #[schemars(extend("default" = Self::SAMPLE, "minimum" = 0, "maximum" = 1, "x-errors" = "below 0, above 1"))]
+    /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision overrides it. Unset:
+    /// `OTEL_TRACES_SAMPLER`.
+    #[schemars(extend("default" = Self::SAMPLE, "minimum" = 0, "maximum" = 1, "x-errors" = "less than 0; more than 1"))]
     pub sample: Option<f64>,
-    /// Headers of each request to the collector; values may be references.
-    #[schemars(extend("x-errors" = "not a header that may be set"))]
+    /// Header fields of each request to the collector. Values may be references.
+    #[schemars(extend("x-errors" = "not a header field that may be set"))]
     pub headers: Option<BTreeMap<String, RawReference>>,
     // OTLP's own default.
-    /// For one request to the collector, connecting included.
+    /// Timeout of a batch of spans, including repeated requests. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
     pub timeout: Lasting<10>,
-    /// "allow": an http:// URL to another machine, which is warned about.
+    /// "allow": an http:// URL to another machine, with a warning.
     pub plaintext: Word<Plaintext>,
-    /// TLS toward the collector.
+    /// TLS for connections to the collector.
     pub tls: Option<RawTls>,
 }
 
 impl RawTracing {
-    pub(crate) const SERVICE_NAME: &str = "bearerd";
+    pub(crate) const SERVICE_NAME: &str = Tracing::SERVICE_NAME;
+    // What the library does where nobody says anything.
     pub(crate) const SAMPLE: f64 = 1.0;
 }
 
@@ -161,7 +168,7 @@ pub(crate) struct RawAdmin {
     /// IP address and port, or "unix:" and a path.
     #[schemars(extend("default" = Self::ADDRESS, "x-errors" = "not an IP address and port, nor `unix:`"))]
     pub address: Option<String>,
-    /// "network": /status and / answer other machines too.
+    /// "network": other machines may read /status and / too.
     pub callers: Word<Callers>,
 }
 
@@ -169,7 +176,7 @@ impl RawAdmin {
     pub(crate) const ADDRESS: &str = "127.0.0.1:9180";
 }
 
-/// Where calls are accepted.
+/// An address where bearerd accepts requests.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Listener")]
@@ -177,31 +184,31 @@ pub(crate) struct RawListener {
     /// IP address and port, or "unix:" and a path. Only the listener `main` has a default.
     #[schemars(extend("default" = Self::ADDRESS, "x-errors" = "missing on any listener but `main`; used twice; other than loopback with `callers = \"local\"`"))]
     pub address: Option<String>,
-    /// Host names it answers to beside localhost, loopback literals and its own address. Warned about where pages could
-    /// ride: over plain http without `require_header`.
+    /// Host names besides localhost, loopback literals, and the listener's own address. A warning says if browser pages
+    /// of other sites could use them: over plain http without `require_header`.
     #[schemars(extend("default" = [], "x-errors" = "a URL, a port, a wildcard"))]
     pub names: Option<Vec<String>>,
-    /// Origins of other sites whose browser pages may call, as "https://app.example".
+    /// Origins of other sites whose browser pages may send requests, such as "https://app.example".
     #[schemars(extend("default" = [], "x-errors" = "`*`, a path"))]
     pub origins: Option<Vec<String>>,
-    /// "network" allows an address that other machines can reach; then one of `allow`, `require_header`,
-    /// `tls.client_ca` must be given.
-    #[schemars(extend("x-errors" = "`\"network\"` without `allow`, `require_header` or `tls.client_ca`"))]
+    /// "network" allows an address that other machines can reach. It requires `allow`, `require_header`, or
+    /// `tls.client_ca`.
+    #[schemars(extend("x-errors" = "`\"network\"` without `allow`, `require_header`, or `tls.client_ca`"))]
     pub callers: Word<Callers>,
-    /// Peer addresses that may call: addresses or networks as "10.0.0.0/8". Not given: any.
+    /// Addresses of callers that may send requests: addresses or networks such as "10.0.0.0/8". Default: any.
     #[schemars(extend("x-errors" = "not an address or network; empty; on `unix:`"))]
     pub allow: Option<Vec<String>>,
-    /// A header that every request must carry.
+    /// A header field that every request must have.
     pub require_header: Option<RawRequireHeader>,
-    /// TLS toward callers.
+    /// TLS for connections from callers.
     pub tls: Option<RawListenerTls>,
-    /// File mode of a unix socket, in octal.
+    /// File mode of a Unix socket, in octal.
     #[schemars(extend("default" = Self::MODE, "x-errors" = "not octal; on TCP"))]
     pub mode: Option<String>,
-    /// Group of a unix socket: a name or a number.
+    /// Group of a Unix socket: a name or a number.
     #[schemars(extend("x-errors" = "unknown on this machine; on TCP"))]
     pub group: Option<String>,
-    /// Users that may call over a unix socket. Empty: any that the file mode lets in.
+    /// Users that may send requests over a Unix socket. Empty: every user that the file mode allows.
     #[schemars(extend("default" = [], "x-errors" = "on TCP"))]
     pub allow_uids: Option<Vec<u32>>,
 }
@@ -213,20 +220,20 @@ impl RawListener {
     pub(crate) const MODE: &str = "0600";
 }
 
-/// A header that every request must carry.
+/// A header field that every request must have.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "RequireHeader")]
 pub(crate) struct RawRequireHeader {
-    /// The header's name.
+    /// The field's name.
     #[schemars(extend("x-errors" = "missing"))]
     pub name: Option<String>,
-    /// The value that it must have.
+    /// The value that the field must have.
     #[schemars(extend("x-errors" = "missing; a literal in a file that others may read"))]
     pub value: Option<RawReference>,
 }
 
-/// TLS toward callers.
+/// TLS for connections from callers.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "ListenerTls")]
@@ -237,6 +244,6 @@ pub(crate) struct RawListenerTls {
     /// Its private key, PEM.
     #[schemars(extend("x-errors" = "missing; a literal in a file that others may read"))]
     pub private_key: Option<RawReference>,
-    /// Callers must show a certificate of this authority, PEM.
+    /// Callers must present a certificate of this authority, PEM.
     pub client_ca: Option<RawReference>,
 }

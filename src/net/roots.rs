@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{env, fmt, io};
+use std::{fmt, io};
 
 use arc_swap::ArcSwapOption;
 use rustls::RootCertStore;
@@ -10,7 +10,7 @@ use rustls::RootCertStore;
 use super::file_state::FileState;
 use super::pem;
 use super::tls::TlsSettingsError;
-use crate::config::{Roots, Source, TlsOptions, files};
+use crate::config::{self, Roots, Source, TlsOptions, files};
 
 /// All connectors share one reading, which takes milliseconds and half a megabyte, until the files change.
 struct SystemRoots {
@@ -44,9 +44,7 @@ pub(super) fn files(options: &TlsOptions) -> Vec<PathBuf> {
 
 /// Where rustls-native-certs looks too.
 fn system_files() -> Vec<PathBuf> {
-    let folders = env::var_os("SSL_CERT_DIR").unwrap_or_default();
-    let folders = env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
-    let named: Vec<_> = env::var_os("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(folders).collect();
+    let named = config::root_paths();
     if !named.is_empty() {
         return named;
     }

@@ -77,7 +77,7 @@ pub(super) async fn handle(
 fn unsent_length<B>(response: &Response<B>) -> Option<u64> {
     let is_304 = response.status() == StatusCode::NOT_MODIFIED;
     let length = response.headers().get(header::CONTENT_LENGTH).filter(|_| is_304)?;
-    length.to_str().ok()?.parse().ok()
+    length.to_str().ok()?.trim().parse().ok()
 }
 
 /// A request that may go on.
@@ -222,7 +222,10 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
 /// HTTP/2 says the host in `:authority`.
 fn host_as_given(request: &Request<CallerBody>) -> Option<HeaderValue> {
     let line = request.headers().get(header::HOST).cloned();
-    line.or_else(|| HeaderValue::from_str(request.uri().authority()?.as_str()).ok())
+    line.or_else(|| {
+        let authority = request.uri().authority()?;
+        Some(HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII"))
+    })
 }
 
 /// Refuses what cannot be passed on: a switch of protocols that nobody asked for, a body in a coding that we do not undo.

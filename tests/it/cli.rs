@@ -1,10 +1,10 @@
 //! The verbs and their exit codes.
 
-use std::process::Stdio;
+use std::collections::BTreeSet;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::support::cli::{command, run, run_with};
 use crate::support::{Answer, Call, Client, Setup, within};
@@ -345,8 +345,9 @@ async fn healthcheck_is_1_where_nothing_runs() {
 #[tokio::test]
 async fn demo_serves_between_its_own_issuer_and_upstream() {
     let folder = tempfile::tempdir().unwrap();
-    let mut child = command(folder.path(), &["demo"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command(folder.path(), &["demo"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut logged = child.stderr.take().unwrap();
     let mut shown = String::new();
     let curl = within("the curl line", async {
         loop {
@@ -359,6 +360,14 @@ async fn demo_serves_between_its_own_issuer_and_upstream() {
     })
     .await;
     assert!(shown.contains("[[route]]") && shown.contains("[issuer."), "the file is shown: {shown}");
+    assert!(shown.starts_with("Status page: http://127.0.0.1:"), "{shown}");
+    // Without bearerd, with it, after a refusal that nobody notices, after a renewal.
+    let mut said =
+        shown.lines().map(str::trim).filter(|line| line.starts_with("401 ") || line.starts_with("200 "));
+    assert!(said.next().unwrap().starts_with("401 no token"), "{shown}");
+    let tokens: BTreeSet<&str> = said.map(|line| line.split("Bearer ").nth(1).expect("a token")).collect();
+    assert_eq!(tokens.len(), 3, "{shown}");
+    assert!(shown.contains("renewed after "), "{shown}");
     let url =
         curl.split_whitespace().find(|word| word.contains("http://")).unwrap().trim_matches(['\'', '"']);
     let uri: http::Uri = url.parse().unwrap();
@@ -371,6 +380,9 @@ async fn demo_serves_between_its_own_issuer_and_upstream() {
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     let status = within("demo to end", child.wait()).await.unwrap();
     assert_eq!(status.code(), Some(0));
+    let mut log = String::new();
+    logged.read_to_string(&mut log).await.unwrap();
+    assert_eq!(log, "", "no line of the log falls between");
 }
 
 #[tokio::test]

@@ -454,6 +454,41 @@ async fn http2_callers_with_little_left_to_send_are_not_reset() {
     }
 }
 
+/// What still comes of one request that nobody wants is no limit for the others of its connection.
+#[tokio::test]
+async fn http2_uploads_beside_an_unwanted_body_go_on() {
+    let world = Setup::new().await.route("path_prefix = \"/api\"").start().await;
+    let mut caller = Frames::connect(world.address("main")).await;
+    let post =
+        |path| [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
+    let unwanted = [&post("/nowhere")[..], &[("content-length", "60000")]].concat();
+    caller.begin_request(1, &unwanted).await;
+    caller.frame(DATA, 0, 1, &[b'x'; 1000]).await;
+    let (mut windows, mut left, mut refused) = ([64_535usize, 65_535], 4 * MB, false);
+    loop {
+        let piece = if refused { 10_000.min(left) } else { 0 };
+        if piece > 0 && windows.iter().all(|window| *window >= piece) {
+            left -= piece;
+            windows = windows.map(|window| window - piece);
+            caller.frame(DATA, if left == 0 { END_STREAM } else { 0 }, 3, &vec![b'x'; piece]).await;
+            continue;
+        }
+        let frame = caller.any().await;
+        match (frame.kind, frame.stream) {
+            (WINDOW_UPDATE, 0) => windows[0] += frame.number(0) as usize,
+            (WINDOW_UPDATE, 3) => windows[1] += frame.number(0) as usize,
+            (DATA, 1) if frame.ends_stream() => {
+                refused = true;
+                caller.begin_request(3, &post("/api")).await;
+            }
+            (HEADERS, 3) => break,
+            (RST_STREAM | GOAWAY, _) => panic!("{frame:?} with {left} to be sent"),
+            _ => {}
+        }
+    }
+    assert_eq!((left, world.upstream().last().body.data.len()), (0, 4 * MB));
+}
+
 /// Some take a reset without error for the loss of the response: curl before 8.
 #[tokio::test]
 async fn http2_callers_may_send_all_before_they_read() {

@@ -13,6 +13,7 @@ use super::super::recent::Recent;
 use super::super::view::{CredentialView, Traffic, View, WebhookView};
 use super::super::{Admin, Health, LastReload};
 use crate::clock::SystemClock;
+use crate::config::client_auth::ClientSecretBasic;
 use crate::config::{self, Scopes, fixture, *};
 use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Snapshot, SnapshotCell};
@@ -51,7 +52,7 @@ pub(super) fn issuer(name: &str, required: bool) -> Arc<IssuerConfig> {
     Arc::new(IssuerConfig {
         digest: [7; 32],
         required,
-        client_auth: ClientAuth::Basic { secret: canary(), encoding: BasicEncoding::Form },
+        client_auth: ClientAuth::with_secret(&ClientSecretBasic, canary()),
         client_id: Some(canary()),
         scopes: Scopes::from(["billing.read"]),
         params: Params::from([("audience".to_owned(), ParamValue::Value(canary()))]),

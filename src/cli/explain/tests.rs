@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
+use crate::config::client_auth::ClientSecretPost;
 use crate::config::{
     self, Address, ClientAuth, Credential, CredentialKey, DpopConfig, HttpUrl, IssuerConfig, ListenerConfig,
     ParamValue, RouteConfig, Scopes, Source, TokenEndpoint, fixture,
@@ -40,7 +41,7 @@ fn issuer(url: &str) -> IssuerConfig {
         path_and_query: "/token".to_owned(),
     };
     IssuerConfig {
-        client_auth: ClientAuth::Post { secret: Source::literal("hunter2") },
+        client_auth: ClientAuth::with_secret(&ClientSecretPost, Source::literal("hunter2")),
         client_id: Some(Source::literal("legacy-billing")),
         ..IssuerConfig::with_defaults("corp", TokenEndpoint::Url(url))
     }

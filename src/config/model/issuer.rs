@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::super::client_auth::ClientAuth;
 use super::super::reference::Source;
 use super::super::types::scopes::Scopes;
 use super::{Egress, HttpUrl, TlsOptions};
@@ -59,6 +60,19 @@ pub struct IssuerConfig {
     /// With `tls_client_auth`, certificate and key stand here too.
     pub tls: TlsOptions,
     pub egress: Egress,
+}
+
+impl IssuerConfig {
+    /// The key of the file that says where tokens are asked for.
+    pub fn endpoint_key(&self) -> &'static str {
+        match (&self.endpoint, &self.preset) {
+            (TokenEndpoint::Discovery(_), None) => "issuer_url",
+            (TokenEndpoint::Url(_), None) => "token_url",
+            // A preset makes it out of what the file says in `vars`.
+            (TokenEndpoint::Discovery(_), Some(_)) => "vars (or issuer_url)",
+            (TokenEndpoint::Url(_), Some(_)) => "vars (or token_url)",
+        }
+    }
 }
 
 /// How the parameters of a token request travel.
@@ -181,54 +195,6 @@ pub enum TokenEndpoint {
     Discovery(HttpUrl),
     /// `token_url`, byte for byte.
     Url(HttpUrl),
-}
-
-/// How the client proves who it is (RFC 6749 section 2.3, RFC 8414's names).
-#[derive(Debug, Clone)]
-pub enum ClientAuth {
-    /// `client_secret_basic`
-    Basic {
-        secret: Source,
-        encoding: BasicEncoding,
-    },
-    /// `client_secret_post`
-    Post {
-        secret: Source,
-    },
-    /// `client_secret_jwt`: [`IssuerConfig::jwt`] is there.
-    SecretJwt {
-        secret: Source,
-    },
-    /// `private_key_jwt`: [`IssuerConfig::jwt`] and [`IssuerConfig::private_key`] are there.
-    PrivateKeyJwt,
-    /// `tls_client_auth` and `self_signed_tls_client_auth` (RFC 8705 section 2).
-    TlsClientAuth,
-    /// `assertion_file`: [`IssuerConfig::assertion`] is there.
-    AssertionFile,
-    None,
-}
-
-impl ClientAuth {
-    /// Its name in the config.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Basic { .. } => "client_secret_basic",
-            Self::Post { .. } => "client_secret_post",
-            Self::SecretJwt { .. } => "client_secret_jwt",
-            Self::PrivateKeyJwt => "private_key_jwt",
-            Self::TlsClientAuth => "tls_client_auth",
-            Self::AssertionFile => "assertion_file",
-            Self::None => "none",
-        }
-    }
-
-    /// The secret that client and issuer share.
-    pub fn secret(&self) -> Option<&Source> {
-        match self {
-            Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret } => Some(secret),
-            Self::PrivateKeyJwt | Self::TlsClientAuth | Self::AssertionFile | Self::None => None,
-        }
-    }
 }
 
 /// How id and secret are written before base64.

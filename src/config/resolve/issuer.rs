@@ -1,7 +1,8 @@
 //! `[issuer.NAME]`.
 
+use super::super::client_auth::{ClientAuth, Proof};
 use super::super::document::Place;
-use super::super::model::{Carrier, ClientAuth, HttpUrl, IssuerConfig, JwtUse, ResponseShape, TokenEndpoint};
+use super::super::model::{Carrier, HttpUrl, IssuerConfig, JwtUse, ResponseShape, TokenEndpoint};
 use super::super::raw::issuer::{RawIssuer, RawResponse, TokenMethod};
 use super::super::raw::keys::{Word, check};
 use super::super::raw::values::RawReference;
@@ -33,6 +34,7 @@ pub(super) fn resolve(
     let usage = jwt::usage(place, raw.jwt.as_ref(), report);
     let beside = Beside { encoding, usage };
     let client_auth = client_auth(place, raw.client_auth, raw.client_secret, &beside, report);
+    let proof = client_auth.as_ref().map(ClientAuth::proof);
     let issuer_named = raw.jwt.as_ref().is_some_and(|jwt| jwt.issuer.is_some());
     let written = jwt::Written {
         jwt: raw.jwt,
@@ -44,7 +46,7 @@ pub(super) fn resolve(
     let signing = jwt::signing(place, written, usage, client_auth.as_ref(), report);
     let grant_type = grant_type(raw.grant_type, usage);
     let client_id = raw.client_id.and_then(|raw| client_id(&place.key("client_id"), raw, report));
-    if send_client_id || needs_client_id(client_auth.as_ref(), issuer_named) {
+    if send_client_id || client_auth.as_ref().is_none_or(|auth| auth.method.needs_client_id(issuer_named)) {
         report.missing(
             &place.key("client_id"),
             "is missing",
@@ -52,7 +54,7 @@ pub(super) fn resolve(
         );
     }
     let basic = basic(&place.key("basic"), raw.basic, encoding, report);
-    let uses_basic = matches!(client_auth, None | Some(ClientAuth::Basic { .. })) || basic.is_some();
+    let uses_basic = matches!(proof, None | Some(Proof::Basic)) || basic.is_some();
     if !uses_basic && place.key("basic_encoding").is_written() {
         let message = "is about HTTP Basic, and none is sent";
         report.error(
@@ -71,7 +73,7 @@ pub(super) fn resolve(
         refuse_tables(&place.key("params"), &params, report);
     }
     let mut tls = peer::tls(&place.key("tls"), raw.tls, report);
-    if matches!(client_auth, Some(ClientAuth::TlsClientAuth)) && tls.certificate.is_none() {
+    if proof == Some(Proof::Certificate) && tls.certificate.is_none() {
         tls.certificate.clone_from(&signing.certificate);
         tls.private_key = signing.private_key.clone().or_else(|| signing.certificate.clone());
     }
@@ -228,16 +230,6 @@ fn carrier(
 fn grant_type(written: Option<String>, usage: JwtUse) -> Option<String> {
     let default = if usage == JwtUse::Assertion { JWT_BEARER_GRANT } else { RawIssuer::GRANT_TYPE };
     Some(written.unwrap_or_else(|| default.to_owned())).filter(|grant| !grant.is_empty())
-}
-
-/// Where a key's file may name the client, or an assertion does, it need not be written.
-fn needs_client_id(auth: Option<&ClientAuth>, issuer_named: bool) -> bool {
-    match auth {
-        Some(ClientAuth::Basic { .. } | ClientAuth::Post { .. } | ClientAuth::TlsClientAuth) => true,
-        Some(ClientAuth::SecretJwt { .. }) => !issuer_named,
-        Some(ClientAuth::PrivateKeyJwt | ClientAuth::AssertionFile | ClientAuth::None) => false,
-        None => true,
-    }
 }
 
 fn client_id(place: &Place<'_>, raw: RawReference, report: &mut Report) -> Option<Source> {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::super::client_auth::{ClientAuth, Proof};
 use super::super::document::Place;
-use super::super::model::{CertificateHeader, ClientAuth, DpopConfig, JwtConfig, JwtUse};
+use super::super::model::{CertificateHeader, DpopConfig, JwtConfig, JwtUse};
 use super::super::raw::issuer::{RawDpop, RawIssuer, RawJwt};
 use super::super::raw::values::RawReference;
 use super::super::reference::Source;
@@ -55,10 +56,11 @@ pub(super) fn signing(
     let certificate = read("certificate", certificate, ValueKind::Certificate);
     let assertion = read("assertion", assertion, ValueKind::Secret);
 
-    let by_key = matches!(auth, Some(ClientAuth::PrivateKeyJwt)) || usage != JwtUse::ClientAssertion;
-    let by_secret = matches!(auth, Some(ClientAuth::SecretJwt { .. }));
-    let by_tls = matches!(auth, Some(ClientAuth::TlsClientAuth));
-    let by_file = matches!(auth, Some(ClientAuth::AssertionFile));
+    let proof = auth.map(ClientAuth::proof);
+    let by_key = proof == Some(Proof::SignedByKey) || usage != JwtUse::ClientAssertion;
+    let by_secret = proof == Some(Proof::SignedBySecret);
+    let by_tls = proof == Some(Proof::Certificate);
+    let by_file = proof == Some(Proof::ReadyMade);
     let needs = Needs { place, by_key, by_secret, by_tls };
     needs.check_key(key_given, certificate_given, auth, report);
     let named = jwt.as_ref().and_then(|jwt| jwt.certificate_headers.as_deref());

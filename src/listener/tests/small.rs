@@ -20,7 +20,7 @@ impl Answerer for Library {
 
 fn start() -> (SocketAddr, Stop) {
     let address = Address::Tcp("127.0.0.1:0".parse().unwrap());
-    let bound = Bound::bind(&Arc::from("small"), &address, &unix_options()).unwrap();
+    let bound = Bound::bind(&Arc::from("small"), &address, &UnixOptions::OWNER_ALONE).unwrap();
     let (local, stop) = (bound.local_addr().unwrap(), Stop::default());
     let limits = SmallLimits {
         connections: PLACES,
