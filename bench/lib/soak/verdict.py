@@ -111,7 +111,7 @@ class Judge:
         if any(at >= attempt.at for attempt in attempts for at in request.route.resets()):
             return "reset right after the response, which was lost with it"
         if not attempts and request.method not in callers.IDEMPOTENT:
-            since = request.start - 0.1 - self.ledger.lag()
+            since = request.start - self.ledger.slack / 4 - self.ledger.lag()
             if request.start <= self.ledger.frozen_until:       # what was closed meanwhile is seen with what came meanwhile
                 since = min(since, self.ledger.frozen_from)
             if any(since <= at <= request.end for at in request.route.closings()):
