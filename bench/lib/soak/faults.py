@@ -119,8 +119,6 @@ class Faults:
         finally:
             await issuer.open()
             self.ledger.end(trouble)
-            if revoked:         # its successor counts from now at the earliest
-                self.last_revoked[name] = self.ledger.now() + 2
 
     def hangs(self, name):
         return self.mode(name, "hang", None, "hangs", {TIMEOUT}, AFTER_HANG, self.some_time(12))
