@@ -31,6 +31,8 @@ pub struct Watch {
     arming: Option<Arming>,
     /// To be watched once `arming` has ended.
     next: Option<BTreeSet<PathBuf>>,
+    /// It was told that folders cannot be given to the kernel.
+    told: bool,
 }
 
 type Arming = Pin<Box<dyn Future<Output = Result<Armed, AsideError>> + Send>>;
@@ -58,7 +60,8 @@ impl Watch {
             }
         };
         let poll = if events.is_some() { POLL } else { POLL_WITHOUT_EVENTS };
-        Self { events, debounce: Debounce::new(Instant::now(), poll), poll, arming: None, next: None }
+        let debounce = Debounce::new(Instant::now(), poll);
+        Self { events, debounce, poll, arming: None, next: None, told: false }
     }
 
     /// Watches exactly these folders from a moment later on; they are looked at once more then, where one was not watched
@@ -90,6 +93,7 @@ impl Watch {
         match armed {
             Ok(armed) => {
                 events.folders = Some(armed.folders);
+                self.told = false;
                 self.look_every(if armed.all { POLL } else { POLL_WITHOUT_EVENTS });
                 if armed.new {
                     self.debounce.event(Instant::now());
@@ -97,10 +101,12 @@ impl Watch {
             }
             Err(error) => {
                 events.folders = events.again();
-                tracing::warn!(
-                    event = "watch.unavailable", %error,
-                    "file changes are not reported by the system; looking every second instead"
-                );
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(
+                        event = "watch.unavailable", %error,
+                        "file changes are not reported by the system; looking every second instead"
+                    );
+                }
             }
         }
         if let Some(folders) = self.next.take() {

@@ -425,8 +425,11 @@ async fn http2_callers_are_told_that_their_body_is_not_wanted() {
 /// curl 7 fails where a reset without error comes between the head of its request and the body.
 #[tokio::test]
 async fn http2_callers_with_little_left_to_send_are_not_reset() {
-    let world = to(&refusing(Then::SaysCloseAndCloses).await, "path_prefix = \"/api\"").await;
-    for path in ["/nowhere", "/api"] {
+    let upstreams = to(&refusing(Then::SaysCloseAndCloses).await, "path_prefix = \"/api\"").await;
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    let without_token = setup.start().await;
+    for (world, path) in [(&upstreams, "/nowhere"), (&upstreams, "/api"), (&without_token, "/api")] {
         let mut caller = Frames::connect(world.address("main")).await;
         let length = ("content-length", "10");
         let fields =
@@ -461,11 +464,9 @@ async fn http2_uploads_beside_an_unwanted_body_go_on() {
     let unwanted = [&post("/nowhere")[..], &[("content-length", "60000")]].concat();
     caller.begin_request(1, &unwanted).await;
     caller.frame(DATA, 0, 1, &[b'x'; 1000]).await;
-    while !caller.next(1).await.ends_stream() {}
-    caller.begin_request(3, &post("/api")).await;
-    let (mut windows, mut left) = ([64_535usize, 65_535], 4 * MB);
+    let (mut windows, mut left, mut refused) = ([64_535usize, 65_535], 4 * MB, false);
     loop {
-        let piece = 10_000.min(left);
+        let piece = if refused { 10_000.min(left) } else { 0 };
         if piece > 0 && windows.iter().all(|window| *window >= piece) {
             left -= piece;
             windows = windows.map(|window| window - piece);
@@ -476,6 +477,10 @@ async fn http2_uploads_beside_an_unwanted_body_go_on() {
         match (frame.kind, frame.stream) {
             (WINDOW_UPDATE, 0) => windows[0] += frame.number(0) as usize,
             (WINDOW_UPDATE, 3) => windows[1] += frame.number(0) as usize,
+            (DATA, 1) if frame.ends_stream() => {
+                refused = true;
+                caller.begin_request(3, &post("/api")).await;
+            }
             (HEADERS, 3) => break,
             (RST_STREAM | GOAWAY, _) => panic!("{frame:?} with {left} to be sent"),
             _ => {}
