@@ -34,6 +34,7 @@ pub use environment::{ProxyVariables, Variable, proxy_variables, root_paths};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
 pub use problem::{Problem, Problems, Severity};
+pub(crate) use raw::keys::Words;
 pub use reference::{ReferenceError, Source};
 pub(crate) use report::nearest;
 pub use schema::schema;

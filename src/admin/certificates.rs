@@ -90,7 +90,7 @@ fn read(config: &Config) -> Vec<CertificateExpiry> {
         add("issuer", &issuer.name, "tls.certificate", tls);
     }
     for route in &config.routes {
-        add("route", &route.name, "tls.certificate", route.tls.certificate.as_ref());
+        add("route", &route.name, "tls.certificate", route.connection.tls.certificate.as_ref());
     }
     for listener in &config.listeners {
         let tls = listener.tls.as_ref().map(|tls| &tls.certificate);

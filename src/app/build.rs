@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, Credential, Egress, RouteConfig, Source};
+use crate::config::{Config, Credential, RouteConfig};
 use crate::metrics::Metrics;
 use crate::proxy::{RouteService, Snapshot};
 use crate::token::{TokenCache, TokenSlot};
@@ -53,23 +53,13 @@ pub(super) fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
 
 /// Whether the route's connections are made with one of these files.
 pub(super) fn connects_with(route: &RouteConfig, files: &BTreeSet<PathBuf>) -> bool {
-    connection_sources(route).any(|source| source.path().is_some_and(|path| files.contains(path)))
-}
-
-/// What connections to the upstream are made with.
-fn connection_sources(route: &RouteConfig) -> impl Iterator<Item = &Source> {
-    let userinfo = match &route.egress {
-        Egress::Proxy { userinfo, .. } => userinfo.as_ref(),
-        Egress::Direct | Egress::Env => None,
-    };
-    let tls = &route.tls;
-    [tls.ca.as_ref(), tls.certificate.as_ref(), tls.private_key.as_ref(), userinfo].into_iter().flatten()
+    route.connection.sources().any(|source| source.path().is_some_and(|path| files.contains(path)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{TlsOptions, fixture};
+    use crate::config::{Source, fixture};
 
     fn file(path: &str) -> Source {
         Source::file(PathBuf::from(path), None)
@@ -77,10 +67,8 @@ mod tests {
 
     #[test]
     fn a_changed_file_touches_only_routes_that_use_it() {
-        let route = RouteConfig {
-            tls: TlsOptions { ca: Some(file("/ca.pem")), ..TlsOptions::default() },
-            ..fixture::route()
-        };
+        let mut route = fixture::route();
+        route.connection.tls.ca = Some(file("/ca.pem"));
         assert!(connects_with(&route, &[PathBuf::from("/ca.pem")].into()));
         assert!(!connects_with(&route, &[PathBuf::from("/other.pem")].into()));
     }

@@ -146,7 +146,7 @@ fn check_upstream_tls(config: &Config, changed: &BTreeSet<PathBuf>) -> Result<()
         .iter()
         .filter(|route| connects_with(route, changed))
         .filter_map(|route| {
-            let error = tls::client_config(&route.tls, Offer::Both).err()?;
+            let error = tls::client_config(&route.connection.tls, Offer::Both).err()?;
             Some(format!("route {}: {}", route.name, error.0))
         })
         .collect();

@@ -92,7 +92,7 @@ fn wanted_by_presets(config: &Config) -> Vec<Problem> {
 /// Files of a route's `tls` that keep its upstream from being reached.
 fn route_findings(config: &Config) -> impl Iterator<Item = Problem> {
     config.routes.iter().enumerate().filter_map(|(index, route)| {
-        let error = tls::unusable(&route.tls)?;
+        let error = tls::unusable(&route.connection.tls)?;
         Some(problem_at(config, &format!("route[{index}]"), "tls", error.0, None))
     })
 }

@@ -312,7 +312,7 @@ pub struct RouteConfig {
     /// All must be there with this value.
     pub match_headers: Vec<(HeaderName, String)>,
     pub upstream: UpstreamUrl,
-    pub protocol: Protocol,
+    pub connection: ConnectionConfig,
     pub credential: Credential,
     pub caller_authorization: CallerAuthorization,
     pub inject: Inject,
@@ -323,13 +323,32 @@ pub struct RouteConfig {
     pub refresh_on: Vec<StatusCode>,
     pub replay_limit: usize,
     pub allow_encoded_slash: bool,
-    pub connect_timeout: Option<Duration>,
     pub response_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub connection_max_age: Option<Duration>,
+}
+
+/// How connections to an upstream are made. Routes that agree in all of it, and in where they lead, share their connections;
+/// a reload that changes any of it opens new ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionConfig {
+    pub protocol: Protocol,
     pub header_case: HeaderCase,
+    pub connect_timeout: Option<Duration>,
     pub tls: TlsOptions,
     pub egress: Egress,
+}
+
+impl ConnectionConfig {
+    /// What it reads from elsewhere.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        let userinfo = match &self.egress {
+            Egress::Proxy { userinfo, .. } => userinfo.as_ref(),
+            Egress::Direct | Egress::Env => None,
+        };
+        let TlsOptions { ca, certificate, private_key, .. } = &self.tls;
+        [ca.as_ref(), certificate.as_ref(), private_key.as_ref(), userinfo].into_iter().flatten()
+    }
 }
 
 /// `host`, lower case.

@@ -20,7 +20,7 @@ use super::stream::Stream;
 use super::tls::{ClientTls, NoTls};
 use super::tunnel::{EgressProxy, ProxyCredentials, authority};
 use super::turns;
-use crate::config::{Egress, TlsOptions};
+use crate::config::{ConnectionConfig, Egress, Protocol, TlsOptions, UpstreamTarget};
 
 /// What is connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,16 @@ pub enum Offer {
     Http1,
     Http2,
     Both,
+}
+
+impl From<Protocol> for Offer {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Auto => Self::Both,
+            Protocol::Http1 => Self::Http1,
+            Protocol::Http2 => Self::Http2,
+        }
+    }
 }
 
 /// Makes connections to one target. TLS settings are read from disk at the first use, off the start path, and again
@@ -130,6 +140,18 @@ impl Connector {
         };
         let tls = ClientTls::new(tls, offer);
         Self { target, who, tls, via, offer, timeout, names: Names::of_the_system(), room: Room::Turns }
+    }
+
+    /// To an upstream, as its routes say.
+    pub fn to_upstream(target: &UpstreamTarget, connection: &ConnectionConfig, offer: Offer) -> Self {
+        let target = match target {
+            UpstreamTarget::Tcp { https, host, port } => {
+                Target::Tcp { host: host.clone(), port: *port, tls: *https }
+            }
+            UpstreamTarget::Unix(path) => Target::Unix(path.clone()),
+        };
+        let ConnectionConfig { tls, egress, connect_timeout, .. } = connection;
+        Self::new(target, tls.clone(), egress.clone(), offer, *connect_timeout)
     }
 
     /// Each connection takes one of `places`, and is refused where there is none.

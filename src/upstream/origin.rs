@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use http::uri::{Authority, Scheme};
 
-use crate::config::{Egress, HeaderCase, Protocol, RouteConfig, TlsOptions, UpstreamTarget};
+use crate::config::{ConnectionConfig, HeaderCase, Protocol, RouteConfig, UpstreamTarget};
 use crate::net::connect::Offer;
-use crate::net::{Connector, Target, UPSTREAMS};
+use crate::net::{Connector, UPSTREAMS};
 
 /// See the module.
 pub struct Origin {
@@ -37,11 +36,7 @@ pub struct Origin {
 struct Key {
     target: UpstreamTarget,
     authority: String,
-    protocol: Protocol,
-    header_case: HeaderCase,
-    tls: TlsOptions,
-    egress: Egress,
-    connect_timeout: Option<Duration>,
+    connection: ConnectionConfig,
 }
 
 impl Key {
@@ -49,11 +44,7 @@ impl Key {
         Self {
             target: route.upstream.target.clone(),
             authority: route.upstream.authority.clone(),
-            protocol: route.protocol,
-            header_case: route.header_case,
-            tls: route.tls.clone(),
-            egress: route.egress.clone(),
-            connect_timeout: route.connect_timeout,
+            connection: route.connection.clone(),
         }
     }
 }
@@ -61,24 +52,12 @@ impl Key {
 impl Origin {
     fn new(key: Key) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let (target, https) = match &key.target {
-            UpstreamTarget::Tcp { https, host, port } => {
-                (Target::Tcp { host: host.clone(), port: *port, tls: *https }, *https)
-            }
-            UpstreamTarget::Unix(path) => (Target::Unix(path.clone()), false),
-        };
-        let connector = |offer| {
-            Connector::new(target.clone(), key.tls.clone(), key.egress.clone(), offer, key.connect_timeout)
-                .within(&UPSTREAMS)
-        };
-        let offer = match key.protocol {
-            Protocol::Auto => Offer::Both,
-            Protocol::Http1 => Offer::Http1,
-            Protocol::Http2 => Offer::Http2,
-        };
+        let https = matches!(key.target, UpstreamTarget::Tcp { https: true, .. });
+        let connector =
+            |offer| Connector::to_upstream(&key.target, &key.connection, offer).within(&UPSTREAMS);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            connector: connector(offer),
+            connector: connector(key.connection.protocol.into()),
             http1_connector: connector(Offer::Http1),
             scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
             authority: key.authority.parse().expect("the config has checked the upstream's host"),
@@ -101,12 +80,12 @@ impl Origin {
     }
 
     pub(super) fn title_case(&self) -> bool {
-        self.key.header_case == HeaderCase::Title
+        self.key.connection.header_case == HeaderCase::Title
     }
 
     /// Whether a connection with this outcome of ALPN speaks HTTP/2.
     pub(super) fn speaks_http2(&self, negotiated: bool) -> bool {
-        match self.key.protocol {
+        match self.key.connection.protocol {
             Protocol::Http1 => false,
             Protocol::Auto => negotiated,
             Protocol::Http2 => true,
@@ -115,7 +94,7 @@ impl Origin {
 
     /// Whether the next connection may speak HTTP/2: then one dial serves all who wait.
     pub(super) fn may_speak_http2(&self) -> bool {
-        match self.key.protocol {
+        match self.key.connection.protocol {
             Protocol::Http1 => false,
             Protocol::Http2 => true,
             Protocol::Auto => {
@@ -136,7 +115,7 @@ impl Origin {
 
     /// Where the route allows it, HTTP/1.1 from now on; whether it does.
     pub(super) fn require_http1(&self) -> bool {
-        let allowed = self.key.protocol == Protocol::Auto;
+        let allowed = self.key.connection.protocol == Protocol::Auto;
         if allowed && !self.requires_http1.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 event = "upstream.http1_required",

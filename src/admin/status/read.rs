@@ -10,8 +10,8 @@ use super::{
 use crate::admin::recent::{History, Point, Recent};
 use crate::admin::view::{CredentialView, Traffic, View, WebhookView};
 use crate::config::{
-    self, Address, Callers, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern,
-    Problem, RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl,
+    self, Address, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem,
+    RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
 };
 use crate::metrics::Failure;
 
@@ -83,10 +83,7 @@ fn listener(config: &ListenerConfig, connections: u64) -> ListenerStatus {
     ListenerStatus {
         name: config.name.to_string(),
         address: address(&config.address),
-        callers: match config.callers {
-            Callers::Local => "local",
-            Callers::Network => "network",
-        },
+        callers: config.callers.word(),
         tls: config.tls.is_some(),
         connections,
     }

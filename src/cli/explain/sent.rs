@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::request::ExplainedRequest;
 use crate::config::{
-    CallerAuthorization, Credential, CredentialKey, HeaderEdits, Inject, IssuerConfig, ParamValue, Protocol,
-    RouteConfig, TokenEndpoint, UpstreamTarget,
+    Credential, CredentialKey, HeaderEdits, Inject, IssuerConfig, ParamValue, RouteConfig, TokenEndpoint,
+    UpstreamTarget, Words,
 };
 use crate::route::path::upstream_target;
 
@@ -92,24 +92,16 @@ impl Sent {
             url,
             query: asked.query.is_some(),
             host: route.upstream.authority.clone(),
-            protocol: match route.protocol {
-                Protocol::Auto => "auto",
-                Protocol::Http1 => "http1",
-                Protocol::Http2 => "http2",
-            },
+            protocol: route.connection.protocol.word(),
             credential: match &route.credential {
                 Credential::Anonymous => None,
                 Credential::Issuer { issuer, key } => Some(CredentialFacts::new(route, issuer, key)),
             },
-            caller_authorization: match route.caller_authorization {
-                CallerAuthorization::Replace => "replace",
-                CallerAuthorization::Keep => "keep",
-                CallerAuthorization::Reject => "reject",
-            },
+            caller_authorization: route.caller_authorization.word(),
             request_headers: HeaderNames::new(&route.request_headers),
             response_headers: HeaderNames::new(&route.response_headers),
             timeouts: Timeouts {
-                connect: duration(route.connect_timeout),
+                connect: duration(route.connection.connect_timeout),
                 response: duration(route.response_timeout),
                 idle: duration(route.idle_timeout),
                 connection_max_age: duration(route.connection_max_age),

@@ -1,10 +1,7 @@
 //! What is asked: each credential once, each upstream once.
 
-use std::time::Duration;
-
 use crate::config::{
-    Config, Credential, CredentialKey, Egress, IssuerConfig, Protocol, TlsOptions, UpstreamTarget,
-    UpstreamUrl,
+    Config, ConnectionConfig, Credential, CredentialKey, IssuerConfig, UpstreamTarget, UpstreamUrl,
 };
 
 /// A token that the proxy would ask for.
@@ -47,33 +44,23 @@ pub(super) struct Planned {
     /// Scheme, host and port.
     pub(super) upstream: String,
     pub(super) target: UpstreamTarget,
-    pub(super) protocol: Protocol,
-    pub(super) tls: TlsOptions,
-    pub(super) egress: Egress,
-    pub(super) timeout: Option<Duration>,
+    pub(super) connection: ConnectionConfig,
 }
 
 /// Routes that connect alike share a connection.
 pub(super) fn upstreams(config: &Config) -> Vec<Planned> {
     let mut planned: Vec<Planned> = Vec::new();
     for route in &config.routes {
-        let same = planned.iter_mut().find(|known| {
-            known.target == route.upstream.target
-                && known.protocol == route.protocol
-                && known.tls == route.tls
-                && known.egress == route.egress
-                && known.timeout == route.connect_timeout
-        });
+        let same = planned
+            .iter_mut()
+            .find(|known| known.target == route.upstream.target && known.connection == route.connection);
         match same {
             Some(known) => known.routes.push(route.name.to_string()),
             None => planned.push(Planned {
                 routes: vec![route.name.to_string()],
                 upstream: shown(&route.upstream),
                 target: route.upstream.target.clone(),
-                protocol: route.protocol,
-                tls: route.tls.clone(),
-                egress: route.egress.clone(),
-                timeout: route.connect_timeout,
+                connection: route.connection.clone(),
             }),
         }
     }

@@ -8,15 +8,14 @@ use tokio::time::Instant;
 use super::plan::Planned;
 use super::report::{TlsReport, UpstreamReport, ms};
 use super::{Bounds, keys, out_of_time};
-use crate::config::{Protocol, UpstreamTarget};
-use crate::net::connect::Offer;
-use crate::net::{Connected, Connector, Facts, Target, tls_cause};
+use crate::net::{Connected, Connector, Facts, tls_cause};
 
 /// With TLS 1.3 a server refuses our certificate, or misses it, only after the handshake: so long is listened for that.
 const REFUSAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(1);
 
 pub(super) async fn connect(planned: Planned, bounds: Bounds) -> UpstreamReport {
-    let connector = connector(&planned);
+    let connector =
+        Connector::to_upstream(&planned.target, &planned.connection, planned.connection.protocol.into());
     let started = Instant::now();
     let outcome = bounds.hold(connector.connect()).await;
     let took = started.elapsed();
@@ -52,21 +51,6 @@ pub(super) async fn connect(planned: Planned, bounds: Bounds) -> UpstreamReport 
 pub(super) fn tls(facts: &Facts, bounds: Bounds) -> Option<TlsReport> {
     let ends = facts.certificate.as_deref().and_then(|der| keys::end_of(der, bounds.now));
     Some(TlsReport { version: facts.tls?.to_owned(), ends })
-}
-
-fn connector(planned: &Planned) -> Connector {
-    let target = match &planned.target {
-        UpstreamTarget::Tcp { https, host, port } => {
-            Target::Tcp { host: host.clone(), port: *port, tls: *https }
-        }
-        UpstreamTarget::Unix(path) => Target::Unix(path.clone()),
-    };
-    let offer = match planned.protocol {
-        Protocol::Auto => Offer::Both,
-        Protocol::Http1 => Offer::Http1,
-        Protocol::Http2 => Offer::Http2,
-    };
-    Connector::new(target, planned.tls.clone(), planned.egress.clone(), offer, planned.timeout)
 }
 
 /// What the server says to our certificate. One that wants to answer needs as long as the connection took.

@@ -188,6 +188,11 @@ inline_schema!([const DEFAULT: bool] Flag<DEFAULT>, json_schema!({ "type": "bool
 pub(crate) trait Words: Copy + Default + PartialEq + 'static {
     /// Every word that may be written.
     const WORDS: &'static [(&'static str, Self)];
+
+    /// As it is written.
+    fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
+    }
 }
 
 /// `plaintext`: whether http:// to another machine is allowed.
@@ -233,10 +238,6 @@ impl<T: Words> Word<T> {
         report.error(&place, format!("{} is not one of {words}", place.describe()), hint);
         default
     }
-
-    fn default_word() -> Option<&'static str> {
-        T::WORDS.iter().find(|(_, value)| *value == T::default()).map(|(word, _)| *word)
-    }
 }
 
 impl<'de, T> Deserialize<'de> for Word<T> {
@@ -248,5 +249,5 @@ impl<'de, T> Deserialize<'de> for Word<T> {
 inline_schema!([T: Words] Word<T>, json_schema!({
     "type": "string",
     "enum": T::WORDS.iter().map(|(word, _)| *word).collect::<Vec<_>>(),
-    "default": Self::default_word()
+    "default": T::default().word()
 }));

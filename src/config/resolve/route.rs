@@ -6,7 +6,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::super::document::Place;
 use super::super::model::{
-    Address, Credential, Egress, HeaderEdits, Inject, RouteConfig, UpstreamTarget, UpstreamUrl,
+    Address, ConnectionConfig, Credential, Egress, HeaderEdits, Inject, RouteConfig, UpstreamTarget,
+    UpstreamUrl,
 };
 use super::super::raw::keys::{Plaintext, Word, check};
 use super::super::raw::route::{RawHeaderEdits, RawInject, RawRoute};
@@ -44,8 +45,13 @@ pub(super) fn resolve(
     }
     let route = RouteConfig {
         name: name.into(),
-        header_case: raw.header_case.read(place, "header_case", report),
-        protocol: raw.protocol.read(place, "protocol", report),
+        connection: ConnectionConfig {
+            protocol: raw.protocol.read(place, "protocol", report),
+            header_case: raw.header_case.read(place, "header_case", report),
+            connect_timeout: raw.connect_timeout.timeout(place, "connect_timeout", report),
+            tls: peer::tls(&place.key("tls"), raw.tls, report),
+            egress,
+        },
         caller_authorization: raw.caller_authorization.read(place, "caller_authorization", report),
         request_headers,
         response_headers: edits(&place.key("response_headers"), raw.response_headers, report),
@@ -54,12 +60,9 @@ pub(super) fn resolve(
         refresh_on: refresh_on(&place.key("refresh_on"), raw.refresh_on, report),
         replay_limit: raw.replay_limit.read(place, "replay_limit", report),
         allow_encoded_slash: raw.allow_encoded_slash.0,
-        connect_timeout: raw.connect_timeout.timeout(place, "connect_timeout", report),
         response_timeout: raw.response_timeout.timeout(place, "response_timeout", report),
         idle_timeout: raw.idle_timeout.timeout(place, "idle_timeout", report),
         connection_max_age: raw.connection_max_age.timeout(place, "connection_max_age", report),
-        tls: peer::tls(&place.key("tls"), raw.tls, report),
-        egress,
         upstream: upstream?,
         credential: credential?,
         inject: inject?,
