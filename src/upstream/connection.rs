@@ -40,7 +40,8 @@ const ABANDONED: Duration = Duration::from_secs(1);
 
 /// A connection that is ready for a request.
 pub(super) enum Connection {
-    Http1(Http1),
+    /// Boxed: it goes from hand to hand with its request and its response.
+    Http1(Box<Http1>),
     Http2(Http2),
 }
 
@@ -227,7 +228,7 @@ impl Origin {
                 .map(Connection::Http2)
                 .map_err(|error| tls.told(self.name()).map_or(error, UpstreamError::connect))
         } else {
-            self.open_http1(wire, traffic).await.map(Connection::Http1)
+            self.open_http1(wire, traffic).await.map(|connection| Connection::Http1(Box::new(connection)))
         }
     }
 
