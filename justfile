@@ -16,6 +16,10 @@ lint:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
 
+# Spelling, style and words of the pages (needs Go)
+prose:
+    cargo test --locked --test deploy -- --include-ignored prose::
+
 # Tests, all or those with a name: `just test headers::`
 test *FILTER:
     cargo test --locked -- {{ FILTER }}
@@ -38,6 +42,11 @@ fuzz TARGET SECONDS="60":
 bench *OPTIONS:
     cargo build --release --locked
     bench/run {{ OPTIONS }}
+
+# Load and random faults for 30 minutes: `just soak --minutes 5`
+soak *OPTIONS:
+    cargo build --release --locked
+    bench/soak {{ OPTIONS }}
 
 # The container image
 image:

@@ -8,10 +8,10 @@
     reason = "held for the moment that it takes to start or share work that blocks"
 )]
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{fmt, io};
 
 use tokio::sync::{oneshot, watch};
@@ -145,7 +145,8 @@ impl Aside {
 /// Work of which there is one at a time for each key: whoever wants it meanwhile shares its outcome.
 pub struct Flights<T> {
     aside: &'static Aside,
-    running: Mutex<HashMap<Arc<str>, Flight<T>>>,
+    /// The oldest first; seldom more than one.
+    running: Mutex<HashMap<Arc<str>, Vec<Flight<T>>>>,
 }
 
 /// Work under way; clones are the same work.
@@ -163,15 +164,44 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 
     /// The work under way for `key`, else `work`. It goes on to its end, whoever waits for it.
     pub fn join(self: &Arc<Self>, key: &str, work: impl FnOnce() -> T + Send + 'static) -> Flight<T> {
+        self.join_or_begin(key, work, |running| running.first())
+    }
+
+    /// The latest work for `key`, else `work`: also where all that is under way is older than `spacing`, as long as fewer
+    /// than `most` are, and others have threads left.
+    pub fn join_recent(
+        self: &Arc<Self>,
+        key: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+        spacing: Duration,
+        most: usize,
+    ) -> Flight<T> {
+        let crowded = self.aside.state().threads >= self.aside.most / 2;
+        self.join_or_begin(key, work, |running| {
+            let full = crowded || running.len() >= most;
+            running.last().filter(|latest| full || latest.began.elapsed() < spacing)
+        })
+    }
+
+    fn join_or_begin(
+        self: &Arc<Self>,
+        key: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+        choose: impl FnOnce(&[Flight<T>]) -> Option<&Flight<T>>,
+    ) -> Flight<T> {
         let (outcome_to, outcome) = watch::channel(None);
         let key: Arc<str> = key.into();
-        let new = Flight { began: Instant::now(), outcome, name: self.aside.name };
-        match self.running().entry(Arc::clone(&key)) {
-            Entry::Occupied(running) => return running.get().clone(),
-            Entry::Vacant(free) => free.insert(new.clone()),
-        };
         let outcome_to = Arc::new(outcome_to);
-        let landing = Landing { flights: Arc::clone(self), key };
+        let new = Flight { began: Instant::now(), outcome, name: self.aside.name };
+        {
+            let mut all = self.running();
+            let running = all.entry(Arc::clone(&key)).or_default();
+            if let Some(chosen) = choose(running) {
+                return chosen.clone();
+            }
+            running.push(new.clone());
+        }
+        let landing = Landing { flights: Arc::clone(self), key, outcome: new.outcome.clone() };
         let result_to = Arc::clone(&outcome_to);
         let job = move || {
             let outcome = work();
@@ -185,7 +215,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         new
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Arc<str>, Flight<T>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Flight<T>>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -194,11 +224,17 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 struct Landing<T: Clone + Send + Sync + 'static> {
     flights: Arc<Flights<T>>,
     key: Arc<str>,
+    outcome: watch::Receiver<Option<Result<T, AsideError>>>,
 }
 
 impl<T: Clone + Send + Sync + 'static> Drop for Landing<T> {
     fn drop(&mut self) {
-        self.flights.running().remove(&self.key);
+        let mut all = self.flights.running();
+        let Some(running) = all.get_mut(&self.key) else { return };
+        running.retain(|flight| !flight.outcome.same_channel(&self.outcome));
+        if running.is_empty() {
+            all.remove(&self.key);
+        }
     }
 }
 
@@ -222,7 +258,6 @@ impl<T: Clone> Flight<T> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 

@@ -94,7 +94,7 @@ fn suggesting(mut error: clap::Error) -> clap::Error {
         && error.get(ContextKind::SuggestedSubcommand).is_none()
     {
         let verbs = command();
-        let meant = output::nearest(written, verbs.get_subcommands().map(clap::Command::get_name));
+        let meant = config::nearest(written, verbs.get_subcommands().map(clap::Command::get_name));
         if let Some(meant) = meant.map(str::to_owned) {
             error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![meant]));
         }
@@ -131,7 +131,9 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
         }
         Verb::Demo { output } => demo::demo(common, output, refused),
         Verb::Healthcheck { output } => healthcheck::healthcheck(common, output),
-        Verb::Init { preset, output } => init::init(preset.as_deref(), output),
+        Verb::Init { preset, issuer_url, output } => {
+            init::init(preset.as_deref(), issuer_url.as_deref(), output)
+        }
         Verb::Completions { shell } => {
             completions::completions(shell);
             Ok(Exit::Fine)

@@ -4,11 +4,14 @@
 //! `resolve` makes [`Config`] from those. `report` collects what is wrong on the way, and `confidential` decides what of
 //! the text may be shown.
 
+pub mod client_auth;
 mod confidential;
 mod deserialize;
 mod document;
 mod environment;
 pub mod files;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod include;
 pub mod model;
 mod preset;
@@ -26,18 +29,24 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-pub use environment::{ProxyVariables, Variable, proxy_variables};
+pub use client_auth::ClientAuth;
+pub use environment::{ProxyVariables, Variable, proxy_variables, root_paths};
 pub use model::*;
-pub use preset::{Preset, PresetKey, PresetVar, preset, presets};
+pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
 pub use problem::{Problem, Problems, Severity};
 pub use reference::{ReferenceError, Source};
+pub(crate) use report::nearest;
 pub use schema::schema;
 pub use types::scopes::Scopes;
 
 use tracing_subscriber::filter::Targets;
 
-use document::{Access, Document, FileText};
+use document::{Document, FileText};
 use report::Report;
+
+/// What to do without a config file.
+const NO_CONFIG: &str =
+    "correct the path, write one with `bearerd init`, or see bearerd work without one: `bearerd demo`";
 
 /// Loads the file and all that it includes. Touches no network and reads no secret.
 ///
@@ -48,7 +57,8 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     let text = match FileText::read_main(path) {
         Ok(text) => text,
         Err(error) => {
-            report.file(path, error.line, error.reason);
+            let hint = (!path.exists()).then(|| NO_CONFIG.to_owned());
+            report.file_with_hint(path, error.line, error.reason, hint);
             return Err(Problems(report.problems));
         }
     };
@@ -67,10 +77,8 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_text(text: &str) -> Result<(), Problems> {
-    let name = PathBuf::from("/bearerd.toml");
-    let access = Access { owner_only: true, writable_by_others: false };
-    load_file(&FileText::new(name.clone(), name, text.to_owned(), access), Report::default()).map(drop)
+pub fn load_text(text: &str) -> Result<Config, Problems> {
+    load_file(&FileText::nowhere(text), Report::default())
 }
 
 fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {

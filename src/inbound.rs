@@ -14,12 +14,22 @@ use tokio::time::Instant;
 
 use crate::idle::Headway;
 
-/// What is read and thrown away of a body that nobody wants, so that its caller gets to read the response: many clients
-/// send all of a body before they read.
-const DISCARD_BYTES: u64 = 1024 * 1024 * 1024;
-const DISCARD_TIME: Duration = Duration::from_secs(120);
-/// A caller that sends nothing for this long has stopped, or waits for the response.
-const DISCARD_PAUSE: Duration = Duration::from_secs(10);
+/// How much is read and thrown away of what nobody wants, so that its sender gets to read the response: many clients send
+/// all of a body before they read.
+#[derive(Debug, Clone, Copy)]
+pub struct Discard {
+    pub bytes: u64,
+    pub time: Duration,
+    /// A sender that sends nothing for this long has stopped, or waits for the response.
+    pub pause: Duration,
+}
+
+/// Over HTTP/1, where nothing tells a caller in the middle of its body that it may stop.
+pub const DISCARD_HTTP1: Discard =
+    Discard { bytes: 1024 * 1024 * 1024, time: Duration::from_secs(120), pause: Duration::from_secs(10) };
+/// Over HTTP/2, where a reset tells it; but some clients take even one without error for the loss of the response.
+const DISCARD_HTTP2: Discard =
+    Discard { bytes: 64 * 1024 * 1024, time: Duration::from_secs(30), pause: Duration::from_secs(1) };
 
 /// The rest of a body that is worth reading to keep a connection. Where more is left, the response says
 /// `Connection: close`, and a client that listens stops sending.
@@ -237,31 +247,38 @@ impl Arriving {
     fn note(&self, unread: u64) {
         if self.http1 {
             self.in_flight.0.unread.store(unread, Ordering::Relaxed);
+        }
+        self.note_headway();
+    }
+
+    /// Over HTTP/2, other requests share the connection, and what is read is no sign of how this one gets on.
+    fn note_headway(&self) {
+        if self.http1 {
             self.in_flight.0.headway.made();
         }
     }
 
-    /// Over HTTP/2, a reset without error says that the rest is not wanted (RFC 9113 section 8.1). A caller that was not
-    /// asked for its body may have taken the response for a reason to keep it.
+    /// A caller that was not asked for its body may have taken the response for a reason to keep it. Over HTTP/2, a reset
+    /// without error says in the end that the rest is not wanted (RFC 9113 section 8.1).
     fn discard(self: Box<Self>) {
         if self.expects_continue {
             self.note(NEVER_READ);
-        } else if self.http1
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(self.read_on());
+        } else if let Ok(runtime) = Handle::try_current() {
+            let little = self.incoming.size_hint().exact().is_some_and(|left| left <= WORTH_READING);
+            let bounds = if self.http1 || little { DISCARD_HTTP1 } else { DISCARD_HTTP2 };
+            runtime.spawn(self.read_on(bounds));
         }
     }
 
-    async fn read_on(mut self: Box<Self>) {
-        let end = Instant::now() + DISCARD_TIME;
+    async fn read_on(mut self: Box<Self>, bounds: Discard) {
+        let end = Instant::now() + bounds.time;
         let mut read = 0;
-        while read < DISCARD_BYTES {
-            let until = end.min(Instant::now() + DISCARD_PAUSE);
+        while read < bounds.bytes {
+            let until = end.min(Instant::now() + bounds.pause);
             match tokio::time::timeout_at(until, self.incoming.frame()).await {
                 Ok(Some(Ok(frame))) => {
                     read += frame.data_ref().map_or(0, |data| data.len() as u64);
-                    self.in_flight.0.headway.made();
+                    self.note_headway();
                 }
                 Ok(None) => return self.note(0),
                 Ok(Some(Err(_))) | Err(_) => return,

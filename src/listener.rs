@@ -5,6 +5,7 @@ pub mod bind;
 mod connection;
 mod drive;
 mod limit;
+mod linger;
 mod refusal;
 mod small;
 mod stream;

@@ -6,6 +6,7 @@
 mod counts;
 mod encode;
 mod failure;
+mod families;
 mod histogram;
 mod named;
 mod per_worker;
@@ -16,9 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use counts::Counts;
-pub use encode::{CertificateExpiry, ProcessStats, Running, TokenFailures};
-pub use encode::{Exposition, Extra, FAMILIES, Family, TokenExpiry};
+pub use encode::{CertificateExpiry, Exposition, Extra, ProcessStats, Running, TokenExpiry, TokenFailures};
 pub use failure::{Failure, UpstreamRefusal};
+pub use families::{FAMILIES, Family, Kind};
 pub use per_worker::this_thread_is_worker;
 
 use failure::Last;

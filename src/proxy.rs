@@ -22,6 +22,7 @@ mod respond;
 pub mod snapshot;
 mod target;
 mod traced;
+mod unrouted;
 mod upgrade;
 
 use std::future::Future;
@@ -30,13 +31,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 
 pub use body::{Body, BodyError};
 pub use caller::{Caller, ListenerRules, Peer};
 use crowd::Crowd;
 pub use error::{Code, ProxyError};
 use field_set::FieldSet;
+pub(crate) use headers::max_forwards;
 use record::Record;
 pub use snapshot::{RouteService, Snapshot, SnapshotCell};
 use traced::Traced;
@@ -63,6 +65,7 @@ impl Proxy {
         let request_id = headers::request_id(request.headers(), seen);
         let grpc = seen.any(FieldSet::CONTENT_TYPE) && respond::is_grpc(request.headers());
         let mut record = Box::new(Record::begin(caller, request_id, grpc, &snapshot.unrouted));
+        let head_only = request.method() == Method::HEAD;
         if request.version() == Version::HTTP_2 {
             record.place = Some(self.over_http2.enter());
         }
@@ -78,6 +81,7 @@ impl Proxy {
             caught(Box::pin(handle::handle(&snapshot, caller, &mut record, request, seen)).as_mut()).await;
         let mut response = match outcome {
             Ok(response) => response,
+            Err(error) if head_only => respond::without_body(failed(error, &mut record)),
             Err(error) => failed(error, &mut record),
         };
         response.headers_mut().insert(headers::X_REQUEST_ID, record.request_id.clone());
@@ -97,24 +101,24 @@ fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content>
     if level_is_ours {
         tell(&error, record);
     } else {
-        record.log_refusal(&error.detail);
+        record.log_refusal(error.told());
     }
     record.metrics().note_failure(Failure {
         at: SystemClock.wall(),
         status: error.code.status().as_u16(),
         code: error.code.as_str(),
-        detail: error.detail.to_string(),
-        request_id: record.request_id.to_str().unwrap_or_default().to_owned(),
+        detail: error.told().to_owned(),
+        request_id: record.request_id().to_owned(),
     });
     if record.grpc && level_is_ours {
         record.metrics().note_grpc_failure();
     }
-    respond::respond(&error, record.grpc, &record.request_id)
+    respond::respond(&error, record.grpc, record.request_id())
 }
 
 /// A line a minute for each route and code; a fault of ours is told each time.
 fn tell(error: &ProxyError, record: &Record) {
-    let request_id = record.request_id.to_str().unwrap_or_default();
+    let request_id = record.request_id();
     let (route, issuer) = (error.route.as_deref(), error.issuer.as_deref());
     let (code, detail) = (error.code.as_str(), &error.detail);
     let repeats = record.route.as_ref().filter(|_| error.code != Code::Internal);
@@ -129,11 +133,19 @@ fn tell(error: &ProxyError, record: &Record) {
                 code,
                 more,
                 detail,
-                "call failed"
+                "request failed"
             );
         }
         None => {
-            tracing::debug!(event = "request.failed", request_id, route, issuer, code, detail, "call failed");
+            tracing::debug!(
+                event = "request.failed",
+                request_id,
+                route,
+                issuer,
+                code,
+                detail,
+                "request failed"
+            );
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod criteria;
 pub(crate) mod fixture;
 mod group;
 pub mod host;
+pub mod near;
 pub mod path;
 pub mod table;
 mod tree;

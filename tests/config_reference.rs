@@ -18,6 +18,9 @@ use serde_json::Value;
 
 const END: &str = "<!-- end -->";
 
+/// What stands before the table of methods of client authentication.
+const METHODS: &str = "<!-- methods -->";
+
 /// What the file as a whole is called among the schema's definitions.
 const FILE: &str = "File";
 
@@ -161,6 +164,16 @@ fn rendered(tables: &Tables, name: &str, anchors: &Anchors) -> String {
     text
 }
 
+/// The methods of client authentication.
+fn methods() -> String {
+    let mut text = "| `client_auth` | what is sent | needs |\n|---|---|---|\n".to_owned();
+    for method in bearerd::config::client_auth::METHODS {
+        let [sent, needs] = method.about();
+        writeln!(text, "| `{}` | {sent} | {needs} |", method.name()).unwrap();
+    }
+    text
+}
+
 /// The document with each table made anew.
 fn made_anew(document: &str, tables: &Tables) -> String {
     let anchors = Anchors::of(document);
@@ -174,6 +187,9 @@ fn made_anew(document: &str, tables: &Tables) -> String {
         if let Some(name) = marker(line) {
             inside = true;
             text.push_str(&rendered(tables, name, &anchors));
+        } else if line == METHODS {
+            inside = true;
+            text.push_str(&methods());
         }
     }
     text

@@ -98,14 +98,34 @@ fn links_between_documents_lead_somewhere() {
     for document in documents {
         let text = fs::read_to_string(&document).expect("a document");
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = target.split('#').next().unwrap_or_default();
-            if target.is_empty() || target.contains("://") {
+            if target.contains("://") {
                 continue;
             }
-            let path = document.parent().expect("a folder").join(target);
+            let (file, anchor) = target.split_once('#').map_or((target, None), |(file, it)| (file, Some(it)));
+            let path = match file {
+                "" => document.clone(),
+                file => document.parent().expect("a folder").join(file),
+            };
             assert!(path.exists(), "{} links to {target}, which is not there", document.display());
+            let known = |anchor: &str| anchors(&fs::read_to_string(&path).expect("a page")).contains(anchor);
+            assert!(anchor.is_none_or(known), "{} links to {target}: no such heading", document.display());
         }
     }
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut fenced = false;
+    let headings = page.lines().filter(|line| {
+        fenced ^= line.starts_with("```");
+        !fenced && line.starts_with('#')
+    });
+    headings
+        .map(|line| {
+            let text = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+            text.chars().filter(|char| char.is_alphanumeric() || matches!(char, '-' | '_')).collect()
+        })
+        .collect()
 }
 
 /// What nobody links to is not found.

@@ -28,6 +28,22 @@ def make_token():
 TOKEN = make_token()
 
 
+def certificates(tools, folder):
+    """A CA, ca.pem, and server.pem with server.key for localhost."""
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    with open(os.path.join(folder, "names"), "w") as file:
+        file.write("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n")
+    for args in (
+        ["req", "-x509", *key, "-days", "30", "-subj", "/CN=bearerd bench", "-keyout", "ca.key", "-out", "ca.pem"],
+        ["req", *key, "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"],
+        ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30",
+         "-extfile", "names", "-out", "server.pem"],
+    ):
+        done = subprocess.run([tools["openssl"], *args], cwd=folder, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise procs.Failed(f"openssl: {done.stderr[-300:]}")
+
+
 class Bed:
     def __init__(self, tools):
         self.tools = tools
@@ -36,7 +52,7 @@ class Bed:
         self.ca = os.path.join(self.dir, "ca.pem")
         self.plain_port, self.tls_port, self.h2_port, self.issuer_port = (procs.free_port() for _ in range(4))
         try:
-            self.certificates()
+            certificates(self.tools, self.dir)
             self.big = self.write("big", os.urandom(BIG))
             self.posted = self.write("posted", POSTED)
             self.upstream = self.start()
@@ -54,20 +70,6 @@ class Bed:
         path = tempfile.mkdtemp(prefix=f"{name}.", dir=self.dir)
         os.chmod(path, 0o755)
         return path
-
-    def certificates(self):
-        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        self.write("names", b"subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n"
-                            b"extendedKeyUsage=serverAuth\n")
-        for args in (
-            ["req", "-x509", *key, "-days", "30", "-subj", "/CN=bearerd bench", "-keyout", "ca.key", "-out", "ca.pem"],
-            ["req", *key, "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"],
-            ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30",
-             "-extfile", "names", "-out", "server.pem"],
-        ):
-            done = subprocess.run([self.tools["openssl"], *args], cwd=self.dir, capture_output=True, text=True)
-            if done.returncode != 0:
-                raise procs.Failed(f"openssl: {done.stderr[-300:]}")
 
     def start(self):
         with open(os.path.join(PEERS, "upstream.conf")) as file:

@@ -1,6 +1,7 @@
 """Programs that a run starts, and what the kernel says they cost."""
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -118,6 +119,17 @@ def pss_kib(pid):
         except PermissionError:
             raise Failed("its memory may not be read (root may)") from None
     return total
+
+
+def raise_file_limit(wanted):
+    """Lets this process open so many files, or as many as it may; returns how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY in (soft, hard):
+        soft, hard = (wanted if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    if soft < min(wanted, hard):
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return soft
 
 
 _given = set()

@@ -48,7 +48,7 @@ impl Admin {
             "/readyz" => self.readyz(request.uri().query()),
             "/metrics" => self.metrics(request),
             _ => self.refusal(asker, request).unwrap_or_else(|| match path {
-                "/status" => self.status(),
+                "/status" => self.status(request.uri().query()),
                 _ => page(),
             }),
         }
@@ -56,9 +56,7 @@ impl Admin {
 
     fn readyz(&self, query: Option<&str>) -> Answer {
         let view = View::take(self);
-        let verbose = query.is_some_and(|query| {
-            query.split('&').any(|pair| pair == "verbose" || pair.starts_with("verbose="))
-        });
+        let verbose = asks_for(query, "verbose");
         let status = if view.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         answer(status, TEXT, ready::text(&view, verbose))
     }
@@ -75,8 +73,9 @@ impl Admin {
         answer(StatusCode::OK, format.content_type(), self.metrics.render(format, extra))
     }
 
-    fn status(&self) -> Answer {
-        match serde_json::to_vec(&status::status(&View::take(self))) {
+    fn status(&self, query: Option<&str>) -> Answer {
+        let view = if asks_for(query, "history") { View::with_history(self) } else { View::take(self) };
+        match serde_json::to_vec(&status::status(&view)) {
             Ok(json) => answer(StatusCode::OK, "application/json", json),
             Err(error) => {
                 tracing::error!(event = "admin.status_failed", %error, "the status cannot be written as JSON");
@@ -93,6 +92,12 @@ impl Admin {
         let why = guard::refusal(asker.peer, asker.own, request.uri(), request.headers())?;
         Some(problem(StatusCode::FORBIDDEN, "caller_refused", why))
     }
+}
+
+/// `?name` or `?name=…`.
+fn asks_for(query: Option<&str>, name: &str) -> bool {
+    let mut pairs = query.unwrap_or_default().split('&');
+    pairs.any(|pair| pair.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
 }
 
 fn page() -> Answer {

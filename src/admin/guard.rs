@@ -25,7 +25,7 @@ pub(super) fn refusal(
     };
     if !is_this_machine(peer.ip(), own) {
         return Some(
-            "this responses callers on the same machine; [admin] callers = \"network\" allows others",
+            "only callers on the same machine may ask for this; [admin] callers = \"network\" allows others",
         );
     }
     let mut hosts = headers.get_all(HOST).iter();

@@ -11,7 +11,11 @@ const NAMES: usize = 5;
 
 /// The body: what is missing, or with `verbose` everything, missing or not.
 pub(super) fn text(view: &View, verbose: bool) -> String {
-    let mut out = String::from(if view.ready() { "ready\n" } else { "not ready\n" });
+    let mut out = String::from(match (view.ready(), view.degraded()) {
+        (false, _) => "not ready\n",
+        (true, true) => "ready, degraded\n",
+        (true, false) => "ready\n",
+    });
     if view.draining {
         out.push_str("[-] shutdown: the process is ending\n");
     } else if verbose {
@@ -28,8 +32,12 @@ pub(super) fn text(view: &View, verbose: bool) -> String {
         let _ = writeln!(out, "[-] and {more} more that are missing; the log and `bearerd check` name them");
     }
     for credential in &view.credentials {
-        if verbose || credential.missing() {
-            let mark = if credential.missing() { '-' } else { '+' };
+        let mark = match (credential.missing(), credential.degraded()) {
+            (true, _) => '-',
+            (false, true) => '!',
+            (false, false) => '+',
+        };
+        if verbose || mark != '+' {
             let _ = writeln!(out, "[{mark}] {}", one_line(&line(credential)));
         }
     }
@@ -45,12 +53,11 @@ fn line(credential: &CredentialView) -> String {
     match (status.fetched_once, status.expires_at) {
         (false, _) if credential.issuer.required => out.push_str(": not fetched yet"),
         (false, _) => out.push_str(": not fetched yet, not required"),
-        (true, Some(at)) => {
-            let _ = write!(out, ": {}, expires at {}", status.state, rfc3339(at));
+        (true, Some(at)) if status.state == "valid" => {
+            let _ = write!(out, ": valid, expires at {}", rfc3339(at));
         }
-        (true, None) => {
-            let _ = write!(out, ": was fetched, {} now", status.state);
-        }
+        (true, _) if status.last_error.is_some() => out.push_str(": no valid token, requests fail"),
+        (true, _) => out.push_str(": expired while no request used it; the next request fetches another"),
     }
     if let Some(error) = &status.last_error {
         let _ = write!(out, "; last error at {}: {}", rfc3339(error.at), error.summary);

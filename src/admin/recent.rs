@@ -16,6 +16,49 @@ pub(super) const EVERY: Duration = Duration::from_secs(10);
 /// How far back `recent` reaches, where the process has run so long.
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// One point of a route's history.
+const STEP: Duration = Duration::from_secs(60);
+/// So many points, the one under way included.
+const STEPS: u64 = 60;
+/// Routes that have a history, in the order of the config: an hour of one takes 1.5 KiB.
+const ROUTES_WITH_HISTORY: usize = 1_000;
+
+/// What a route did in the last hour, oldest first; shorter just after the start.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct History {
+    pub(super) points: Vec<Point>,
+    /// How long the last one has been under way.
+    pub(super) last: Duration,
+}
+
+impl History {
+    pub(super) const STEP: Duration = STEP;
+}
+
+/// What a route did in one minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Point {
+    pub(super) requests: u32,
+    pub(super) errors: u32,
+    /// Seconds, without requests none.
+    pub(super) p50: Option<f32>,
+    pub(super) p99: Option<f32>,
+}
+
+impl Point {
+    #[expect(clippy::cast_possible_truncation, reason = "a quantile is at most 10 s, and is drawn")]
+    fn of(counts: &Counts) -> Self {
+        let number = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let quantile = |share| counts.quantile(share).map(|seconds| seconds as f32);
+        Self {
+            requests: number(counts.requests),
+            errors: number(counts.errors),
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+        }
+    }
+}
+
 /// What a route did in the window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Recent {
@@ -31,6 +74,8 @@ struct State {
     started: Duration,
     /// When counters were read, oldest first; by the clock that runs in suspend.
     readings: VecDeque<Duration>,
+    /// The minute of the last reading, counted from the start.
+    minute: u64,
     routes: HashMap<Arc<str>, Track>,
 }
 
@@ -40,11 +85,15 @@ struct Track {
     metrics: Arc<RouteMetrics>,
     /// Oldest first; a reading that found nothing new left none.
     marks: VecDeque<(Duration, Counts)>,
+    /// Minutes with requests, by their number, oldest first.
+    minutes: VecDeque<(u64, Point)>,
+    /// When the minute under way began.
+    at_minute: Counts,
 }
 
 impl Readings {
     pub(super) fn new(started: Duration) -> Self {
-        Self(Lock::new(State { started, readings: VecDeque::new(), routes: HashMap::new() }))
+        Self(Lock::new(State { started, readings: VecDeque::new(), minute: 0, routes: HashMap::new() }))
     }
 
     /// Reads all counters, unless somebody just did: while the admin address moves, it is served twice.
@@ -59,6 +108,14 @@ impl Readings {
             let since = state.begin(now);
             let routes = snapshot.routes.iter();
             routes.map(|route| state.recent(now, since, &route.config.name, &route.metrics)).collect()
+        })
+    }
+
+    /// In the order of the snapshot's routes; shorter where there are very many.
+    pub(super) fn history(&self, now: Duration, snapshot: &Snapshot) -> Vec<History> {
+        self.with(|state| {
+            let routes = snapshot.routes.iter().take(ROUTES_WITH_HISTORY);
+            routes.map(|route| state.history(now, &route.config.name, &route.metrics)).collect()
         })
     }
 
@@ -82,18 +139,47 @@ impl State {
         while self.readings.front().is_some_and(|first| *first < since) {
             self.readings.pop_front();
         }
+        let (ended, minute) = (self.minute, self.minute_of(now));
+        self.minute = minute;
         let mut before = std::mem::take(&mut self.routes);
-        for (name, metrics) in routes {
+        for (index, (name, metrics)) in routes.enumerate() {
             let counts = metrics.counts();
             let track = before.remove(name).filter(|track| Arc::ptr_eq(&track.metrics, metrics));
             if counts == Counts::default() {
                 continue;
             }
-            let mut track =
-                track.unwrap_or_else(|| Track { metrics: Arc::clone(metrics), marks: VecDeque::new() });
+            let mut track = track.unwrap_or_else(|| Track::new(metrics));
             track.mark(now, counts, since);
+            if ended < minute && index < ROUTES_WITH_HISTORY {
+                track.end_minute(ended, counts);
+            }
             self.routes.insert(Arc::clone(name), track);
         }
+    }
+
+    fn minute_of(&self, now: Duration) -> u64 {
+        now.saturating_sub(self.started).as_secs() / STEP.as_secs()
+    }
+
+    fn history(&self, now: Duration, name: &str, metrics: &Arc<RouteMetrics>) -> History {
+        let track = self.routes.get(name).filter(|track| Arc::ptr_eq(&track.metrics, metrics));
+        let (minutes, before) = match track {
+            Some(track) => (Some(&track.minutes), track.at_minute),
+            None => (None, Counts::default()),
+        };
+        let under_way = self.minute_of(now);
+        let mut known = minutes.into_iter().flatten().peekable();
+        let mut points: Vec<Point> = (under_way.saturating_sub(STEPS - 1)..under_way)
+            .map(|minute| {
+                while known.next_if(|(number, _)| *number < minute).is_some() {}
+                known
+                    .next_if(|(number, _)| *number == minute)
+                    .map_or_else(Point::default, |(_, point)| *point)
+            })
+            .collect();
+        points.push(Point::of(&metrics.counts().since(&before)));
+        let began = self.started + STEP * u32::try_from(under_way).unwrap_or(u32::MAX);
+        History { points, last: now.saturating_sub(began) }
     }
 
     /// The oldest reading within the window, else the newest one, else the start.
@@ -114,6 +200,26 @@ impl State {
 }
 
 impl Track {
+    fn new(metrics: &Arc<RouteMetrics>) -> Self {
+        Self {
+            metrics: Arc::clone(metrics),
+            marks: VecDeque::new(),
+            minutes: VecDeque::new(),
+            at_minute: Counts::default(),
+        }
+    }
+
+    fn end_minute(&mut self, number: u64, counts: Counts) {
+        let point = Point::of(&counts.since(&self.at_minute));
+        self.at_minute = counts;
+        if point.requests > 0 {
+            self.minutes.push_back((number, point));
+        }
+        while self.minutes.front().is_some_and(|(first, _)| first + STEPS <= number) {
+            self.minutes.pop_front();
+        }
+    }
+
     /// Forgets what nobody will ask for: of the marks before the window, the last one says what it began with.
     fn mark(&mut self, now: Duration, counts: Counts, since: Duration) {
         if self.marks.back().is_none_or(|(_, last)| *last != counts) {
@@ -147,7 +253,7 @@ mod tests {
     }
 
     fn scene() -> Scene {
-        let state = State { started: at(0), readings: VecDeque::new(), routes: HashMap::new() };
+        let state = State { started: at(0), readings: VecDeque::new(), minute: 0, routes: HashMap::new() };
         Scene { state, name: Arc::from("billing"), metrics: Arc::default() }
     }
 
@@ -248,5 +354,30 @@ mod tests {
         scene.read(10);
         scene.read(11);
         assert_eq!(scene.state.readings.len(), 1);
+    }
+
+    #[test]
+    fn an_hour_is_kept_minute_by_minute_and_no_more() {
+        let mut scene = scene();
+        scene.read(0);
+        let history = |scene: &Scene, seconds: u64| {
+            let history = scene.state.history(at(seconds), &scene.name, &scene.metrics);
+            history.points.iter().map(|point| (point.requests, point.errors)).collect::<Vec<_>>()
+        };
+        assert_eq!(history(&scene, 5), [(0, 0)], "the minute under way alone");
+        scene.calls(3, 200);
+        scene.read(30);
+        scene.calls(1, 503);
+        scene.read(60);
+        scene.calls(2, 200);
+        assert_eq!(history(&scene, 65), [(4, 1), (2, 0)]);
+        assert_eq!(scene.state.history(at(65), &scene.name, &scene.metrics).last, Duration::from_secs(5));
+        (7..=600).for_each(|reading| scene.read(reading * 10));
+        let after = history(&scene, 6_005);
+        assert_eq!(after.len(), 60);
+        assert_eq!(after.iter().map(|(requests, _)| requests).sum::<u32>(), 0, "both are over an hour ago");
+        assert_eq!(scene.state.routes[&scene.name].minutes.len(), 0, "nothing is kept of what nobody sees");
+        let quantiles = scene.state.history(at(65), "other", &Arc::default()).points[0];
+        assert_eq!(quantiles, Point::default());
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Status {
     uptime_seconds: u64,
     /// What `/readyz` answers by.
     ready: bool,
+    /// Ready, but some routes have no valid token and get none: their requests fail.
+    degraded: bool,
     /// The process is ending.
     draining: bool,
     config: ConfigStatus,
@@ -93,6 +95,9 @@ struct RouteStatus {
     /// Open connections to the upstream.
     upstream_connections: u64,
     recent: RecentStatus,
+    /// Only in `/status?history`, and for the first 1,000 routes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<HistoryStatus>,
     /// The last request that bearerd answered with an error of its own, since the start.
     last_error: Option<CallErrorStatus>,
     /// The last time that the upstream refused a token that was only just granted, since the start.
@@ -115,6 +120,22 @@ struct RecentStatus {
     p50_ms: Option<f64>,
     /// The same for 99 of 100 requests.
     p99_ms: Option<f64>,
+}
+
+/// What a route did in the last hour, minute by minute, oldest first; shorter just after the start. All lists are of one
+/// length.
+#[derive(Debug, Serialize, JsonSchema)]
+struct HistoryStatus {
+    /// Seconds that a point stands for.
+    step_seconds: u64,
+    /// The same for the last point, which is under way.
+    last_seconds: u64,
+    requests: Vec<u32>,
+    /// As in `recent`.
+    errors: Vec<u32>,
+    /// Milliseconds; `null`: no requests.
+    p50_ms: Vec<Option<f64>>,
+    p99_ms: Vec<Option<f64>>,
 }
 
 /// A request that bearerd answered itself.

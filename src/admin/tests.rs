@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::config::{Address, Callers};
+use crate::config::{Address, Callers, UnixOptions};
 use crate::listener::{Asker, Bound, Stop};
 use crate::proxy::Peer;
 use fixture::{CANARY, Process, issuer, local, process, refused, valid, view};
@@ -54,6 +54,33 @@ fn t53_a_failed_renewal_does_not_end_readiness() {
     let view = view(vec![credential]);
     assert!(view.ready());
     assert!(ready::text(&view, true).contains("valid, expires at 2027-01-15T08:50:00Z; last error at"));
+}
+
+/// The probe stays green, for no other replica fares better; people see it all the same.
+#[test]
+fn without_a_valid_token_it_is_ready_and_degraded() {
+    let mut credential = valid(issuer("corp", true), &["billing"]);
+    credential.status.last_error = refused(issuer("corp", true), &[]).status.last_error;
+    credential.status.state = "expired";
+    let view = view(vec![credential]);
+    assert!(view.ready() && view.degraded());
+    let text = ready::text(&view, false);
+    let wanted = "ready, degraded\n[!] token of issuer corp for route billing (scopes billing.read): no valid token, \
+                  requests fail; last error at ";
+    assert!(text.starts_with(wanted), "{text}");
+}
+
+#[test]
+fn an_idle_token_that_expired_is_no_error() {
+    let mut credential = valid(issuer("corp", true), &["billing"]);
+    credential.status.state = "expired";
+    let view = view(vec![credential]);
+    assert_eq!(ready::text(&view, false), "ready\n");
+    let text = ready::text(&view, true);
+    assert!(
+        text.contains(": expired while no request used it; the next request fetches another\n"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -253,7 +280,7 @@ struct Served {
 }
 
 fn served() -> Served {
-    let bound = Bound::bind(&Arc::from("admin"), &Address::Tcp(local(0)), &fixture::unix()).unwrap();
+    let bound = Bound::bind(&Arc::from("admin"), &Address::Tcp(local(0)), &UnixOptions::OWNER_ALONE).unwrap();
     let address = bound.local_addr().unwrap();
     let stop = Stop { accepting: CancellationToken::new(), now: CancellationToken::new() };
     let task = tokio::spawn(serve(bound, process().admin, stop.clone()));

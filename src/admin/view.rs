@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Admin;
 use super::health::Loads;
-use super::recent::Recent;
+use super::recent::{History, Recent};
 use crate::config::{Config, Credential, IssuerConfig, WebhookConfig};
 use crate::metrics::{Failure, RouteMetrics, TokenExpiry, UpstreamRefusal};
 use crate::token::SlotStatus;
@@ -59,6 +59,8 @@ pub(super) struct Traffic {
     pub(super) requests: u64,
     pub(super) upstream_connections: u64,
     pub(super) recent: Option<Recent>,
+    /// Where it was asked for.
+    pub(super) history: Option<History>,
     pub(super) last_failure: Option<Arc<Failure>>,
     pub(super) last_refusal: Option<Arc<UpstreamRefusal>>,
 }
@@ -67,6 +69,7 @@ impl Traffic {
     fn of(metrics: &RouteMetrics, recent: Option<Recent>) -> Self {
         Self {
             recent,
+            history: None,
             requests: metrics.requests(),
             upstream_connections: metrics.upstream_connections(),
             last_failure: metrics.last_failure(),
@@ -120,6 +123,16 @@ impl View {
         }
     }
 
+    /// With what each route did in the last hour.
+    pub(super) fn with_history(admin: &Admin) -> Self {
+        let mut view = Self::take(admin);
+        let history = admin.readings.history(admin.clock.boot(), &admin.snapshot.load());
+        for (traffic, history) in view.traffic.iter_mut().zip(history) {
+            traffic.history = Some(history);
+        }
+        view
+    }
+
     /// For the metric: one for each route whose token is there.
     pub(super) fn token_expiries(&self) -> Vec<TokenExpiry> {
         let with_token = self.credentials.iter().filter_map(|it| Some((it, it.status.expires_at?)));
@@ -140,7 +153,20 @@ impl View {
     }
 }
 
+impl View {
+    /// Ready, and requests of some routes fail for want of a token.
+    pub(super) fn degraded(&self) -> bool {
+        self.ready() && self.credentials.iter().any(CredentialView::degraded)
+    }
+}
+
 impl CredentialView {
+    /// Requests fail because there is no valid token and none can be had, and `/readyz` is 200 all the same: taking every
+    /// replica out of service would not bring the issuer back.
+    pub(super) fn degraded(&self) -> bool {
+        self.status.fetched_once && self.status.state != "valid" && self.status.last_error.is_some()
+    }
+
     /// Holds `/readyz` up.
     pub(super) fn missing(&self) -> bool {
         self.issuer.required && !self.status.fetched_once

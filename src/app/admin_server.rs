@@ -21,7 +21,7 @@ pub(super) struct AdminServer {
 /// What a passed socket is named that is for this address.
 pub(super) const NAME: &str = "admin";
 /// The admin socket is for its owner alone where it is a file.
-pub(super) static ACCESS: UnixOptions = UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() };
+pub(super) static ACCESS: UnixOptions = UnixOptions::OWNER_ALONE;
 
 pub(super) fn bind(address: &Address, passed: &Passed) -> Result<Bound, BindError> {
     listeners::bind_or_take(&Arc::from(NAME), address, &ACCESS, passed)

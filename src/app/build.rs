@@ -69,50 +69,7 @@ fn connection_sources(route: &RouteConfig) -> impl Iterator<Item = &Source> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{
-        CallerAuthorization, HeaderCase, HeaderEdits, Inject, PathPattern, Protocol, TlsOptions,
-        UpstreamTarget, UpstreamUrl,
-    };
-
-    fn route() -> RouteConfig {
-        RouteConfig {
-            name: "billing".into(),
-            listener: None,
-            host: None,
-            path: PathPattern::Prefix(String::new()),
-            methods: None,
-            match_headers: Vec::new(),
-            upstream: UpstreamUrl {
-                text: "http://127.0.0.1:1".to_owned(),
-                target: UpstreamTarget::Tcp { https: false, host: "127.0.0.1".to_owned(), port: 1 },
-                authority: "127.0.0.1:1".to_owned(),
-                path: String::new(),
-            },
-            protocol: Protocol::Auto,
-            credential: Credential::Anonymous,
-            caller_authorization: CallerAuthorization::Replace,
-            inject: Inject::Header {
-                name: http::header::AUTHORIZATION,
-                before: "Bearer ".to_owned(),
-                after: String::new(),
-                by_type: true,
-            },
-            request_headers: HeaderEdits::default(),
-            response_headers: HeaderEdits::default(),
-            forwarded: false,
-            rewrite_location: true,
-            refresh_on: Vec::new(),
-            replay_limit: 0,
-            allow_encoded_slash: false,
-            connect_timeout: None,
-            response_timeout: None,
-            idle_timeout: None,
-            connection_max_age: None,
-            header_case: HeaderCase::Lower,
-            tls: TlsOptions::default(),
-            egress: Egress::Direct,
-        }
-    }
+    use crate::config::{TlsOptions, fixture};
 
     fn file(path: &str) -> Source {
         Source::file(PathBuf::from(path), None)
@@ -120,8 +77,10 @@ mod tests {
 
     #[test]
     fn a_changed_file_touches_only_routes_that_use_it() {
-        let route =
-            RouteConfig { tls: TlsOptions { ca: Some(file("/ca.pem")), ..TlsOptions::default() }, ..route() };
+        let route = RouteConfig {
+            tls: TlsOptions { ca: Some(file("/ca.pem")), ..TlsOptions::default() },
+            ..fixture::route()
+        };
         assert!(connects_with(&route, &[PathBuf::from("/ca.pem")].into()));
         assert!(!connects_with(&route, &[PathBuf::from("/other.pem")].into()));
     }

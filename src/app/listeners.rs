@@ -331,7 +331,7 @@ mod tests {
     fn a_kept_socket_file_gets_another_mode() {
         let path = std::env::temp_dir().join(format!("bearerd-mode-{:016x}", fastrand::u64(..)));
         std::fs::write(&path, "").unwrap();
-        set_access(&path, &UnixOptions { mode: 0o640, group: None, allow_uids: Vec::new() }).unwrap();
+        set_access(&path, &UnixOptions { mode: 0o640, ..UnixOptions::OWNER_ALONE }).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(mode & 0o777, 0o640);

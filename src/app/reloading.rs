@@ -42,7 +42,6 @@ pub(super) struct Reloading {
     seen: Option<LookedAt>,
     /// See [`LookedAt::workers`].
     workers: usize,
-    folders: BTreeSet<PathBuf>,
     looking: Option<Looking>,
     /// When the look under way is given up.
     deadline: Instant,
@@ -60,7 +59,6 @@ impl Reloading {
             watch: None,
             workers: seen.workers,
             seen: Some(seen),
-            folders: BTreeSet::new(),
             looking: None,
             deadline: Instant::now(),
             again: None,
@@ -113,14 +111,10 @@ impl Reloading {
     /// Takes back what is known of the files; says whether they must be looked at again at once.
     pub(super) fn looked(&mut self, seen: LookedAt, folders: BTreeSet<PathBuf>) -> Option<Cause> {
         self.seen = Some(seen);
-        let moved = folders != self.folders;
         if let Some(watch) = &mut self.watch {
-            watch.arm(&folders);
+            watch.arm(folders);
         }
-        self.folders = folders;
-        // What happened in a folder before it was watched went unnoticed.
-        let unnoticed = if moved && self.watch.is_some() { Some(Cause::Files) } else { None };
-        self.again.take().or(unnoticed)
+        self.again.take()
     }
 
     /// After a look that broke down.

@@ -20,11 +20,7 @@ use crate::webhook::{self, Door, Report, Told, Webhook};
 
 /// A socket file is for its owner alone.
 pub(super) fn bind(webhook: &WebhookConfig) -> Result<Bound, BindError> {
-    Bound::bind(
-        &webhook.name,
-        &webhook.address,
-        &UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() },
-    )
+    Bound::bind(&webhook.name, &webhook.address, &UnixOptions::OWNER_ALONE)
 }
 
 /// How one webhook of the new config comes about.

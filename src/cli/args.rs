@@ -1,4 +1,4 @@
-//! What may be typed.
+//! The command line.
 
 use std::path::PathBuf;
 
@@ -10,20 +10,20 @@ use crate::config::LogFormat;
 
 const EXAMPLES: &str = "\
 Examples:
-  bearerd demo                           see it work, without a config
-  bearerd init                           the issuers that there is a preset for
-  bearerd init keycloak > bearerd.toml   a config to start from
-  bearerd check                          every error in the config at once
-  bearerd check --online                 what issuers and upstreams say to it
+  bearerd demo                           see it work without a config
+  bearerd init                           list the presets for issuers
+  bearerd init keycloak > bearerd.toml   write a config to start from
+  bearerd check                          report every error in the config
+  bearerd check --online                 also try issuers and upstreams
   bearerd explain GET localhost:8080/billing/invoices
   bearerd                                serve
 
 The config is the file of --config, else of $BEARERD_CONFIG, else
 ./bearerd.toml, else /etc/bearerd/bearerd.toml.
 
-Exit codes: 0 fine; 1 failed while running, or \"no\" as a response;
-64 bad usage; 69 an address is taken or may not be bound; 78 bad config,
-or none.";
+Exit codes: 0 success; 1 failed while running, or the result is \"no\";
+64 bad usage; 69 an address is in use or not allowed; 78 bad or missing
+config.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -31,8 +31,8 @@ Examples:
   bearerd run --config /etc/bearerd/bearerd.toml
   bearerd run --log-format json --log-level info,bearerd=debug
 
-Exit codes: 0 ended when asked to; 1 failed while running; 69 an address is
-taken or may not be bound; 78 bad config, or none.";
+Exit codes: 0 stopped by a signal; 1 failed while running; 69 an address is
+in use or not allowed; 78 bad or missing config.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -41,8 +41,8 @@ Examples:
   bearerd check --online
   bearerd check --online --output json | jq '.issuers[] | select(.ok | not)'
 
-Exit codes: 0 fine, warnings included; 1 an issuer or upstream said no
-(--online); 78 bad config, or none.";
+Exit codes: 0 no errors, maybe warnings; 1 an issuer or upstream failed
+(--online); 78 bad or missing config.";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
@@ -50,8 +50,8 @@ Examples:
   bearerd explain POST http://billing.internal/ -H 'x-tenant: acme'
   bearerd explain GET /billing --output json | jq '.answers[].route'
 
-Exit codes: 0 a route serves the request; 1 none does; 64 what was given is no
-call; 78 bad config, or none.";
+Exit codes: 0 a route serves the request; 1 no route does; 64 not a valid
+request; 78 bad or missing config.";
 
 const TOKEN_EXAMPLES: &str = "\
 Examples:
@@ -60,35 +60,38 @@ Examples:
   curl -H \"Authorization: Bearer $(bearerd token corp)\" https://api.example.com/
   bearerd token mail --xoauth2 user@example.com
 
-Exit codes: 0 here it is; 1 the issuer gave none; 64 no such issuer or route;
-78 bad config, or none.";
+Exit codes: 0 success; 1 the issuer gave no token; 64 no such issuer or
+route; 78 bad or missing config.";
 
 const INIT_EXAMPLES: &str = "\
 Examples:
   bearerd init
   bearerd init keycloak > bearerd.toml
+  bearerd init generic
+  bearerd init --issuer-url https://idp.example.com/realms/acme
   bearerd init --output json | jq -r '.presets[].name'
 
-Exit codes: 0 fine; 64 no such preset.";
+Exit codes: 0 success; 1 the issuer has no discovery document; 64 no such
+preset.";
 
 const SCHEMA_EXAMPLES: &str = "\
 Example:
   bearerd schema > bearerd.schema.json
 
-and as the first line of the config, for editors that know it:
+Editors that support it read this first line of the config:
   #:schema ./bearerd.schema.json";
 
 const DEMO_EXAMPLES: &str = "\
 Examples:
   bearerd demo
-  bearerd demo --output json             one line, then it serves until it is ended";
+  bearerd demo --output json             print one line, then serve";
 
 const HEALTHCHECK_EXAMPLES: &str = "\
 Examples:
   bearerd healthcheck
   HEALTHCHECK CMD [\"bearerd\", \"healthcheck\"]
 
-Exit codes: 0 ready; 1 not ready, or no response; 78 bad config, or none.";
+Exit codes: 0 ready; 1 not ready, or no response; 78 bad or missing config.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -96,43 +99,43 @@ Examples:
   bearerd completions zsh > \"${fpath[1]}/_bearerd\"
   bearerd completions fish > ~/.config/fish/completions/bearerd.fish";
 
-/// The heading of options that stand at each verb.
+/// The heading of options that every verb has.
 const EVERY_VERB: &str = "Options of every verb";
 
-/// Lines of help are no longer than this, so that they fit a terminal as it opens.
+/// The longest line of help, so that it fits a terminal of the usual width.
 const WIDTH: usize = 80;
 
-/// Puts OAuth 2.0 bearer tokens on outbound calls.
+/// Adds OAuth 2.0 bearer tokens to outbound requests.
 ///
-/// A reverse proxy beside your program: it calls plain HTTP on this machine, and bearerd forwards the request with a
-/// token that it gets, keeps and renews.
+/// bearerd is a reverse proxy that runs beside your program. The program sends plain HTTP on this machine, and bearerd
+/// forwards the requests with a token, which it fetches, caches and renews.
 #[derive(Debug, Parser)]
 #[command(name = "bearerd", version, propagate_version = true, max_term_width = WIDTH, after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) common: Common,
-    /// Without one: run.
+    /// The default is run.
     #[command(subcommand)]
     pub(super) verb: Option<Verb>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
-    /// The config file.
+    /// The config file. The default is $BEARERD_CONFIG, else ./bearerd.toml, else /etc/bearerd/bearerd.toml.
     #[arg(long, short = 'c', global = true, value_name = "FILE", help_heading = EVERY_VERB)]
     pub(super) config: Option<PathBuf>,
-    /// How log lines are written to stderr, whatever [log] says.
+    /// Format of the log lines on stderr; overrides [log].
     #[arg(long, global = true, value_name = "FORMAT", help_heading = EVERY_VERB)]
     pub(super) log_format: Option<Format>,
-    /// What is logged, as an env-filter (info, bearerd=debug) without brackets, whatever [log] says.
+    /// What to log, in env-filter syntax without brackets (info,bearerd=debug); overrides [log].
     #[arg(long, global = true, value_name = "FILTER", env = "BEARERD_LOG", hide_env_values = true, help_heading = EVERY_VERB)]
     pub(super) log_level: Option<String>,
-    /// Colours in answers for people: on a terminal (where NO_COLOR is not set), always or never.
+    /// When to use colors in text output: on a terminal (unless NO_COLOR is set), always or never.
     #[arg(long, global = true, value_name = "WHEN", default_value_t = Color::Auto, hide_default_value = true, help_heading = EVERY_VERB)]
     pub(super) color: Color,
 }
 
-/// When there are colours.
+/// When to use colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Color {
     Auto,
@@ -151,7 +154,7 @@ impl std::fmt::Display for Color {
 }
 
 impl Color {
-    /// As typed, for help and errors in usage, which are printed before the rest is understood.
+    /// The value on the command line, for help and usage errors, which are printed before the rest is parsed.
     pub(super) fn typed(args: &[std::ffi::OsString]) -> Self {
         let mut words = args.iter().filter_map(|arg| arg.to_str());
         while let Some(word) = words.next() {
@@ -203,7 +206,7 @@ impl From<Format> for LogFormat {
     }
 }
 
-/// Who reads the response.
+/// Who reads the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
     /// For people.
@@ -216,41 +219,42 @@ pub(super) enum Output {
 pub(super) enum Verb {
     /// Serve (the default).
     ///
-    /// SIGHUP and changed files load the config again; SIGTERM and SIGINT let calls end first.
+    /// bearerd reloads the config after SIGHUP and when a file changes. After SIGTERM and SIGINT it finishes its
+    /// requests and exits.
     #[command(after_help = RUN_EXAMPLES)]
     Run,
 
-    /// Report every error in the config at once.
+    /// Report every error in the config.
     ///
-    /// Touches no network unless asked to. A secret file that is missing is a warning.
+    /// Uses no network without --online. A missing secret file is a warning.
     #[command(after_help = CHECK_EXAMPLES)]
     Check {
-        /// Also get a token from every issuer, connect to every upstream, and say what was learned. Sends no request to
+        /// Also fetch a token from every issuer, connect to every upstream, and report the results. Sends no request to
         /// an upstream, and shows no secret.
         #[arg(long)]
         online: bool,
-        /// With --online: where an issuer refuses, don't send the few more requests that find out what it takes.
+        /// With --online: if an issuer refuses, send no more requests to find out what it accepts.
         #[arg(long, requires = "online")]
         no_guess: bool,
-        /// How the response is written.
+        /// Output format.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
-    /// Show which route serves a request and why, what is sent upstream, and whose token goes with it.
+    /// Show which route serves a request and why, what bearerd sends upstream, and with whose token.
     ///
-    /// Sends nothing. Exit code 1 where no route serves the request.
+    /// Sends nothing. The exit code is 1 if no route serves the request.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain {
         #[arg(value_name = "METHOD")]
         method: String,
-        /// As the caller writes it.
+        /// The URL that the caller uses.
         #[arg(value_name = "URL")]
         url: String,
-        /// A header of the request; may be given several times.
+        /// A header field of the request; can be repeated.
         #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
         headers: Vec<(String, String)>,
-        /// How the response is written.
+        /// Output format.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
@@ -270,20 +274,23 @@ pub(super) enum Verb {
         /// Print the SASL XOAUTH2 string for this mailbox (IMAP, POP, SMTP) instead of the token.
         #[arg(long, value_name = "USER", conflicts_with = "decode", value_parser = super::xoauth2::user)]
         xoauth2: Option<String>,
-        /// How the response is written.
+        /// Output format.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
     /// Print a commented config to start from; without a preset, list the presets.
     ///
-    /// A preset holds what a vendor fixes, so that only what is yours is left to fill in.
+    /// A preset contains what a vendor defines, so that you fill in only your own values.
     #[command(after_help = INIT_EXAMPLES)]
     Init {
-        /// A name of the list.
+        /// A preset's name, or `generic` for any issuer.
         #[arg(value_name = "PRESET")]
         preset: Option<String>,
-        /// How the response is written.
+        /// Read this issuer's discovery document, and print a config with what it accepts.
+        #[arg(long, value_name = "URL", conflicts_with = "preset")]
+        issuer_url: Option<String>,
+        /// Output format.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
@@ -298,25 +305,25 @@ pub(super) enum Verb {
 
     /// See it work without a config: an issuer, an upstream and the proxy, all on this machine.
     ///
-    /// Writes a config file and shows it, and prints the curl line to try. Ctrl-C ends it.
+    /// Writes a config file and shows it, and prints a curl command to try. Ctrl-C stops it.
     #[command(after_help = DEMO_EXAMPLES)]
     Demo {
-        /// How the response is written.
+        /// Output format.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
-    /// Ask a running bearerd whether it is ready, at the config's admin address.
+    /// Ask a running bearerd, at the config's admin address, whether it is ready.
     ///
-    /// Exit code 0 where it is, 1 where it is not; for exec probes and HEALTHCHECK.
+    /// The exit code is 0 if it is ready and 1 if it is not. For exec probes and HEALTHCHECK.
     #[command(after_help = HEALTHCHECK_EXAMPLES)]
     Healthcheck {
-        /// How the response is written.
+        /// Output format.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,
     },
 
-    /// Print the completion script of a shell.
+    /// Print the completion script for a shell.
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
         #[arg(value_name = "SHELL", value_enum)]
@@ -324,7 +331,7 @@ pub(super) enum Verb {
     },
 }
 
-/// `Name: value`, as curl takes it.
+/// `Name: value`, in curl's syntax.
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("write it as `Name: value`")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))

@@ -4,9 +4,9 @@ mod echo;
 mod files;
 mod issuer;
 mod server;
+mod story;
 mod tokens;
 
-use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::config;
 use echo::Echo;
 use files::Files;
 use issuer::Issuer;
+use story::Story;
 use tokens::Tokens;
 
 /// The client that the built-in issuer knows.
@@ -35,7 +36,7 @@ pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Resul
     let issuer = Issuer::new(CLIENT_ID, &secret, Arc::clone(&tokens));
     let issuer = server::start("demo-issuer", move |request| issuer.answer(request))
         .map_err(|error| failed("cannot start the issuer", error))?;
-    let echo = Echo::new(tokens);
+    let echo = Echo::new(Arc::clone(&tokens));
     let echo = server::start("demo-echo", move |request| echo.answer(request))
         .map_err(|error| failed("cannot start the echo upstream", error))?;
 
@@ -50,7 +51,10 @@ pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Resul
     let log = start_log(common, &config.log)?;
     let running = run::serve(config, Options { log: Some(log), ..Options::default() }, refused)?;
     match format {
-        Output::Text => output::answer(&welcome(&files, &text, proxy, admin)),
+        Output::Text => {
+            let story = Story { config: files.config().to_owned(), text, proxy, admin, api: echo, tokens };
+            story.begin().map_err(|error| failed("cannot start a thread", error))?;
+        }
         // On one line, so that a program can read it while the demo goes on.
         Output::Json => output::answer_json_line(&json!({
             "config": files.config().to_string_lossy(),
@@ -82,7 +86,7 @@ fn free_ports<const N: usize>() -> std::io::Result<[SocketAddr; N]> {
 fn config_text(proxy: SocketAddr, admin: SocketAddr, issuer: SocketAddr, echo: SocketAddr) -> String {
     format!(
         "\
-# Your program calls this address in plain HTTP …
+# Your program sends plain HTTP to this address …
 [listener.main]
 address = \"{proxy}\"
 
@@ -93,41 +97,22 @@ client_id = \"{CLIENT_ID}\"
 client_secret = {{ file = \"client-secret\" }}
 scopes = [\"echo.read\"]
 
-# … and forwards calls below /echo with it.
+# … and forwards requests below /echo with it.
 [[route]]
 name = \"echo\"
 path_prefix = \"/echo\"
 upstream = \"http://{echo}\"
 issuer = \"demo\"
 
-# Health, metrics and status.
+# Health, metrics and the status page.
 [admin]
 address = \"{admin}\"
+
+# \"info\" also writes a line for each request.
+[log]
+level = \"error\"
 "
     )
-}
-
-fn welcome(files: &Files, text: &str, proxy: SocketAddr, admin: SocketAddr) -> String {
-    let mut welcome = format!("This config was written to {}:\n\n", files.config().display());
-    for line in text.lines() {
-        // Writing to a String cannot fail.
-        let _ = writeln!(welcome, "{}", format!("    {line}").trim_end());
-    }
-    let _ = write!(
-        welcome,
-        "
-Try a request; it carries no token, and arrives with one:
-
-    curl http://{proxy}{TRY}
-
-The proxy's own view of routes and tokens:
-
-    curl http://{admin}/status
-
-Edit the file and it is loaded again. Ctrl-C ends the demo and removes it.
-"
-    );
-    welcome
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub struct Explanation {
 pub struct Answer {
     pub listeners: Vec<String>,
     pub route: Option<String>,
-    /// The proxy's own response, where no route serves the request.
+    /// The proxy's own response, where nothing goes up.
     pub status: Option<u16>,
     pub code: Option<&'static str>,
     pub why: Vec<String>,
@@ -109,10 +109,17 @@ fn serve(
 ) -> Result<Answer, (Refusal, Vec<String>)> {
     asked.method_refused().map_err(|refusal| (refusal, Vec::new()))?;
     let name = asked.host().map_err(|refusal| (refusal, Vec::new()))?;
-    let bad_path = |error: path::PathError| (Refusal(400, "bad_request", error.to_string()), Vec::new());
-    let match_path = path::parse(&asked.path).map_err(bad_path)?;
     let settings = config.listeners.get(listener);
     let own_name = settings.is_some_and(|settings| host::is_own_name(settings, asked.connected, &name));
+    let is_misdirected = !own_name && !table.names_host(listener, &name);
+    if asked.is_for_the_server() {
+        asked.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
+        let answer = answered_here(None, "`OPTIONS *` is about the server as a whole, which is bearerd");
+        return if is_misdirected { Err((misdirected(&name), Vec::new())) } else { Ok(answer) };
+    }
+    let bad_path = |error: path::PathError| (Refusal(400, "bad_request", error.to_string()), Vec::new());
+    let match_path = path::parse(&asked.path).map_err(bad_path)?;
+    let ends_here = asked.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
     let call = Call {
         listener,
         own_name,
@@ -124,7 +131,7 @@ fn serve(
     let miss = |refusal| (refusal, reasons::nearest(config, &call));
     let found = match table.find(&call) {
         Err(Miss::EncodedSlash) => return Err(miss(escaped_slash())),
-        _ if !own_name && !table.names_host(listener, &name) => return Err(miss(misdirected(&name))),
+        _ if is_misdirected => return Err(miss(misdirected(&name))),
         Err(Miss::Path) => return Err(miss(no_route("no route serves this host and path".to_owned()))),
         Err(Miss::Method(methods)) => return Err(miss(other_methods(&methods))),
         Ok(found) => found,
@@ -132,6 +139,10 @@ fn serve(
     let Some(route) = config.routes.get(found.route) else {
         return Err(miss(no_route("the table names a route that is not there".to_owned())));
     };
+    if ends_here {
+        let name = Some(route.name.to_string());
+        return Ok(answered_here(name, "Max-Forwards is 0: an OPTIONS goes no further than here"));
+    }
     Ok(Answer {
         listeners: Vec::new(),
         route: Some(route.name.to_string()),
@@ -142,6 +153,20 @@ fn serve(
         notes: reasons::notes(settings, route, asked),
         sent: Some(Sent::new(route, asked, found.prefix_segments)),
     })
+}
+
+/// An OPTIONS to which bearerd tells the methods itself.
+fn answered_here(route: Option<String>, why: &str) -> Answer {
+    Answer {
+        listeners: Vec::new(),
+        route,
+        status: Some(204),
+        code: None,
+        why: vec![format!("{why}; the response says in Allow which methods there are, and nothing goes up")],
+        nearest: Vec::new(),
+        notes: Vec::new(),
+        sent: None,
+    }
 }
 
 fn escaped_slash() -> Refusal {

@@ -81,7 +81,7 @@ fn parse_admin_address(text: &str, folder: &Path) -> Option<Address> {
 
 fn text(address: &Address, answer: &io::Result<Answer>) -> String {
     match answer {
-        Ok(Answer { status: 200, .. }) => "ready".to_owned(),
+        Ok(Answer { status: 200, body }) => body.trim_end().to_owned(),
         Ok(Answer { status, body }) => match body.strip_prefix("not ready") {
             Some(reasons) => format!("not ready ({status}){reasons}"),
             None => format!("not ready ({status}): {body}"),

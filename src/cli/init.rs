@@ -1,5 +1,6 @@
 //! `bearerd init`: the presets there are, and a config to start from.
 
+mod generic;
 mod text;
 
 use std::fmt::Write;
@@ -15,31 +16,44 @@ const GO_ON: &str = "\
 bearerd init NAME > bearerd.toml     writes a config for NAME, with comments on where each value is found
 bearerd check --online               then says what is still wrong with it
 
-An issuer that is not here needs no preset: config.example.toml shows every key, and `bearerd schema`
-tells your editor about them.";
+An issuer that is not in the list:
+bearerd init --issuer-url URL        reads its discovery document and writes a config that fits
+bearerd init generic                 writes a config for any issuer
+config.example.toml shows every key, and `bearerd schema` tells your editor about them.";
 
-pub(super) fn init(name: Option<&str>, format: Output) -> Result<Exit, Failure> {
+/// Any issuer, as if it were a preset.
+const GENERIC: &str = "generic";
+
+pub(super) fn init(name: Option<&str>, issuer_url: Option<&str>, format: Output) -> Result<Exit, Failure> {
+    if let Some(url) = issuer_url {
+        print(GENERIC, &generic::discovered(url)?, format);
+        return Ok(Exit::Fine);
+    }
     match (name, format) {
+        (Some(GENERIC), format) => print(GENERIC, &generic::template(), format),
         (None, Output::Text) => output::answer(&list(config::presets())),
         (None, Output::Json) => output::answer_json(&json!({
             "presets": config::presets().map(described).collect::<Vec<_>>(),
         })),
         (Some(name), format) => {
             let preset = config::preset(name).ok_or_else(|| unknown(name))?;
-            let text = text::config(preset);
-            match format {
-                Output::Text => output::answer(&text),
-                Output::Json => output::answer_json(&json!({ "preset": name, "config": text })),
-            }
+            print(name, &text::config(preset), format);
         }
     }
     Ok(Exit::Fine)
 }
 
+fn print(name: &str, text: &str, format: Output) {
+    match format {
+        Output::Text => output::answer(text),
+        Output::Json => output::answer_json(&json!({ "preset": name, "config": text })),
+    }
+}
+
 fn unknown(name: &str) -> Failure {
-    let hint = match output::nearest(name, config::presets().map(|preset| preset.name)) {
+    let hint = match config::nearest_preset(name) {
         Some(meant) => format!("did you mean `{meant}`? `bearerd init` lists them all"),
-        None => "`bearerd init` lists them".to_owned(),
+        None => "`bearerd init` lists them; `bearerd init generic` fits any issuer".to_owned(),
     };
     Failure::new(Exit::Usage, format!("no preset `{name}`; {hint}"))
 }
@@ -109,10 +123,10 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_bad_usage_with_the_nearest() {
-        let failure = init(Some("keyclock"), Output::Text).unwrap_err();
+        let failure = init(Some("keyclock"), None, Output::Text).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
         assert!(failure.message.contains("did you mean `keycloak`?"), "{}", failure.message);
-        let failure = init(Some("zzzzzzzzzz"), Output::Text).unwrap_err();
+        let failure = init(Some("zzzzzzzzzz"), None, Output::Text).unwrap_err();
         assert!(failure.message.contains("`bearerd init` lists them"), "{}", failure.message);
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::style;
+use crate::config;
 
 /// A response, to stdout, with a line end.
 pub(super) fn answer(text: &str) {
@@ -93,20 +94,11 @@ fn steers(character: char) -> bool {
 /// `did you mean …?`, or the names that there are.
 pub(super) fn suggestion<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
-    match nearest(written, names.iter().copied()) {
+    match config::nearest(written, names.iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),
         None if names.is_empty() => "there are none in the config".to_owned(),
         None => format!("there are: {}", names.join(", ")),
     }
-}
-
-/// The name that was probably meant.
-pub(super) fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    names
-        .map(|name| (strsim::damerau_levenshtein(written, name), name))
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
-        .min()
-        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

@@ -71,6 +71,13 @@ impl FileText {
         Ok(Self::new(display.to_owned(), absolute, text, Access::of(&state)))
     }
 
+    /// A text that stands in no file; the owner's alone.
+    pub(super) fn nowhere(text: &str) -> Self {
+        let name = PathBuf::from("/bearerd.toml");
+        let access = Access { owner_only: true, writable_by_others: false };
+        Self::new(name.clone(), name, text.to_owned(), access)
+    }
+
     pub(super) fn new(display: PathBuf, absolute: PathBuf, text: String, access: Access) -> Self {
         let folder = absolute.parent().unwrap_or_else(|| Path::new("/")).to_owned();
         let line_starts = std::iter::once(0)

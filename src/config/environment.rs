@@ -1,6 +1,10 @@
-//! What the environment says about proxies, as it is written there: `net` makes sense of it.
+//! What the environment says about proxies and roots, as it is written there: `net` makes sense of it.
 
 use std::env;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
 
 /// A variable and its value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,4 +42,62 @@ fn first(names: &[&'static str]) -> Option<Variable> {
     let (name, value) = set?;
     let value = value.to_string_lossy().into_owned();
     (!value.is_empty()).then_some(Variable { name, value })
+}
+
+/// Where `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders, say that the system's roots are.
+pub fn root_paths() -> Vec<PathBuf> {
+    let folders = env::var_os("SSL_CERT_DIR").unwrap_or_default();
+    let folders = env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
+    env::var_os("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(folders).collect()
+}
+
+/// Entries of `NO_PROXY` that match no host: whoever wrote them thinks that they do.
+pub(super) fn meaningless_entries(no_proxy: &str) -> Vec<&str> {
+    let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
+    entries.filter(|entry| !entry.is_empty() && *entry != "*" && !names_hosts(entry)).collect()
+}
+
+/// A name and what is below it, an address or a network; each but the last with or without a port.
+fn names_hosts(entry: &str) -> bool {
+    let host = match entry.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            if port.parse::<u16>().is_err() {
+                return false;
+            }
+            host
+        }
+        _ => entry,
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let name = bare.strip_prefix("*.").or_else(|| bare.strip_prefix('.')).unwrap_or(bare);
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') || !byte.is_ascii();
+    bare.parse::<IpNet>().is_ok()
+        || bare.parse::<IpAddr>().is_ok()
+        || (!name.is_empty() && name.bytes().all(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_match_nothing_are_found() {
+        let fine = "localhost,.corp.example *.corp.example,idp.example:443,10.0.0.0/8, 192.0.2.1,[2001:db8::1]:443,\
+                    2001:db8::/32,*,fd00::1,";
+        assert_eq!(meaningless_entries(fine), [""; 0]);
+        let odd = [
+            "10.*",
+            "192.168.1.*",
+            "*corp.example",
+            "a*.example",
+            "<local>",
+            "https://idp.example",
+            "idp.example:https",
+            "idp.example/x",
+            "*.",
+            "10.0.0.0/33",
+        ];
+        assert_eq!(meaningless_entries(&odd.join(",")), odd);
+    }
 }

@@ -9,8 +9,9 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -29,6 +30,7 @@ static THREADS: Aside = Aside::new("files", 64);
 static READS: Bounded<Arc<Contents>> = Bounded::new();
 static STATES: Bounded<Metadata> = Bounded::new();
 static LISTS: Bounded<Vec<String>> = Bounded::new();
+static FOLDERS: Bounded<u64> = Bounded::new();
 
 /// How long a thread waits that has nothing else to do.
 const PATIENT: Duration = Duration::from_secs(2);
@@ -87,6 +89,26 @@ pub fn names(folder: &Path) -> io::Result<Vec<String>> {
     })
 }
 
+/// A number that changes with the files in a folder: which there are, and what each was written last.
+///
+/// # Errors
+/// There is no such folder, or the response does not come in time.
+pub fn folder_state(folder: &Path) -> io::Result<u64> {
+    FOLDERS.get(folder, |folder| {
+        let state = |entry: std::fs::DirEntry| {
+            let found = std::fs::metadata(entry.path()).ok()?;
+            let [written, changed] =
+                [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())];
+            Some((entry.file_name(), written, changed, found.ino(), found.size()))
+        };
+        let mut states: Vec<_> = std::fs::read_dir(folder)?.filter_map(|entry| state(entry.ok()?)).collect();
+        states.sort();
+        let mut hasher = DefaultHasher::new();
+        states.hash(&mut hasher);
+        Ok(hasher.finish())
+    })
+}
+
 /// Whether a file of this folder was asked for and has not come yet.
 pub fn hangs(folder: &Path) -> bool {
     READS.hanging_in(folder) + STATES.hanging_in(folder) > 0
@@ -95,7 +117,7 @@ pub fn hangs(folder: &Path) -> bool {
 fn read_regular(path: &Path, limit: u64) -> io::Result<Contents> {
     // Before it is opened: to open a device may do something. After it: what stands there may be another by then.
     regular(&std::fs::metadata(path)?)?;
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("open(2) takes its flags as an int");
     let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
         // Somebody has a lease on it, and is asked to give it up.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path),

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
 use super::problem::Problem;
+use super::raw::keys::Words;
 use super::reference::Source;
 use super::types::scopes::Scopes;
 
@@ -80,10 +81,15 @@ pub struct Limits {
     pub waiters: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
+    #[default]
     Text,
     Json,
+}
+
+impl Words for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
 /// `[log]`.
@@ -123,10 +129,15 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Callers {
+    #[default]
     Local,
     Network,
+}
+
+impl Words for Callers {
+    const WORDS: &'static [(&'static str, Self)] = &[("local", Self::Local), ("network", Self::Network)];
 }
 
 /// `[listener.NAME]`.
@@ -162,10 +173,14 @@ impl ListenerTls {
     }
 }
 
+impl UnixOptions {
+    /// The owner alone may connect.
+    pub const OWNER_ALONE: Self = Self { mode: 0o600, group: None, allow_uids: Vec::new() };
+}
+
 /// What applies to `unix:` addresses alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnixOptions {
-    /// Default 0o600.
     pub mode: u32,
     /// The group's id, looked up at load.
     pub group: Option<u32>,
@@ -212,6 +227,11 @@ pub enum Roots {
     Both,
     /// Mozilla's list, built in (and `ca`, where given).
     Bundled,
+}
+
+impl Words for Roots {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("ca", Self::Ca), ("system", Self::System), ("both", Self::Both), ("bundled", Self::Bundled)];
 }
 
 /// How connections leave this machine.
@@ -313,18 +333,29 @@ pub enum UpstreamTarget {
 }
 
 /// How field names are written over HTTP/1.1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HeaderCase {
+    #[default]
     Lower,
     /// `Content-Type`.
     Title,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+impl Words for HeaderCase {
+    const WORDS: &'static [(&'static str, Self)] = &[("lower", Self::Lower), ("title", Self::Title)];
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Protocol {
+    #[default]
     Auto,
     Http1,
     Http2,
+}
+
+impl Words for Protocol {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2)];
 }
 
 /// Whose token a route's calls carry.
@@ -344,11 +375,17 @@ pub struct CredentialKey {
     pub subject: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CallerAuthorization {
+    #[default]
     Replace,
     Keep,
     Reject,
+}
+
+impl Words for CallerAuthorization {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("replace", Self::Replace), ("keep", Self::Keep), ("reject", Self::Reject)];
 }
 
 /// `inject`: how the token is put on a request.

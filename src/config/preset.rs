@@ -78,6 +78,18 @@ impl Preset {
 static PRESETS: LazyLock<Vec<Preset>> =
     LazyLock::new(|| FILES.iter().filter_map(|(name, text)| read(name, text).ok()).collect());
 
+/// What people write where they mean no vendor.
+const NO_VENDOR: [&str; 8] =
+    ["generic", "oauth", "oauth2", "oidc", "openid", "openid-connect", "custom", "other"];
+
+/// The preset that was probably meant by a name that is none; `generic` for any issuer, which has none.
+pub fn nearest_preset(written: &str) -> Option<&'static str> {
+    if NO_VENDOR.contains(&written.to_ascii_lowercase().as_str()) {
+        return Some("generic");
+    }
+    super::report::nearest(written, presets().map(|preset| preset.name))
+}
+
 /// Every preset, in the order of their names.
 pub fn presets() -> impl Iterator<Item = &'static Preset> {
     PRESETS.iter()

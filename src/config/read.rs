@@ -8,7 +8,7 @@ use super::deserialize::{Reader, Refused, Track};
 use super::document::{Document, PathStep, Place};
 use super::preset::{Presets, issuer_with_preset, route_with_preset};
 use super::raw::RawFile;
-use super::report::{Report, did_you_mean, nearest};
+use super::report::{Report, did_you_mean, misspelt};
 use super::schema;
 
 /// Reads the main file: everything that is right in it.
@@ -184,7 +184,7 @@ fn unknown(table: &Place<'_>, steps: &[PathStep], report: &mut Report) {
     let place = table.join(steps);
     let Some((PathStep::Key(written), parent)) = place.path.0.split_last() else { return };
     let keys = schema::keys_at(parent);
-    let meant = nearest(written, keys.iter().copied());
+    let meant = misspelt(written, keys.iter().copied());
     let elsewhere = match parent {
         [] => {
             "listeners, issuers and routes are written [listener.NAME], [issuer.NAME], [[route]]".to_owned()

@@ -264,11 +264,27 @@ fn read_bytes(path: &Path) -> io::Result<Arc<files::Contents>> {
 fn read_file(path: &Path) -> Result<Found, String> {
     let contents = read_bytes(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => NO_FILE.to_owned(),
-        io::ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
+        io::ErrorKind::PermissionDenied => denied(path),
         io::ErrorKind::IsADirectory => "is a folder; name the file in it".to_owned(),
         _ => error.to_string(),
     })?;
     Ok(Found { secret: Secret::new(without_line_end(&contents.bytes)), written: contents.modified })
+}
+
+/// To read a file, a user must also be allowed to enter each folder above it, which is another right.
+fn denied(path: &Path) -> String {
+    let is_closed = |folder: &&Path| {
+        folder.metadata().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    // The outermost of those that cannot be looked at: the folder around it is the closed one.
+    let hidden = path.ancestors().take_while(is_closed).last();
+    match hidden.and_then(Path::parent) {
+        Some(folder) => format!(
+            "this user may not enter the folder {0}: it needs the execute right, as by `chmod o+x {0}`",
+            folder.display()
+        ),
+        None => "may not be read by this user".to_owned(),
+    }
 }
 
 fn read_store(path: &Path) -> Result<Secret, String> {

@@ -8,6 +8,9 @@ use super::model::ReferenceUse;
 use super::problem::{Problem, Severity};
 use super::reference::Source;
 
+/// Fewer letters at its beginning do not tell what a word was meant to be.
+const SHORTEST_STEM: usize = 3;
+
 /// Collects everything, so that one run tells every error.
 #[derive(Default)]
 pub(crate) struct Report {
@@ -92,6 +95,16 @@ impl Report {
 
     /// An error of the file as a whole, or at a bare line.
     pub(super) fn file(&mut self, file: &std::path::Path, line: usize, message: impl Into<String>) {
+        self.file_with_hint(file, line, message, None);
+    }
+
+    pub(super) fn file_with_hint(
+        &mut self,
+        file: &std::path::Path,
+        line: usize,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
         self.incomplete = true;
         self.problems.push(Problem {
             severity: Severity::Error,
@@ -100,7 +113,7 @@ impl Report {
             column: usize::from(line > 0),
             key: String::new(),
             message: message.into(),
-            hint: None,
+            hint,
             source_line: None,
         });
     }
@@ -151,12 +164,24 @@ impl Report {
     }
 }
 
-/// The candidate that was probably meant.
+/// The candidate that was probably meant: a misspelt one, or one with more or less at its end (`logging` for `log`,
+/// `client_secret_file` for `client_secret`).
 pub(crate) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    let begins_so = |candidate: &&str| {
+        let shorter = candidate.len().min(written.len());
+        shorter >= SHORTEST_STEM && (written.starts_with(*candidate) || candidate.starts_with(written))
+    };
+    misspelt(written, candidates.iter().copied())
+        .or_else(|| candidates.into_iter().filter(begins_so).max_by_key(|candidate| candidate.len()))
+}
+
+/// The candidate with a letter or two wrong.
+pub(crate) fn misspelt<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(written, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(written.len()) / 4)
+        .filter(|(distance, candidate)| *distance <= (candidate.len().min(written.len()) / 4).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -180,6 +205,9 @@ mod tests {
         assert_eq!(nearest("isuer", ["issuer", "upstream"]), Some("issuer"));
         assert_eq!(nearest("upsteam", ["issuer", "upstream"]), Some("upstream"));
         assert_eq!(nearest("client_secrt", ["client_id", "client_secret"]), Some("client_secret"));
+        assert_eq!(nearest("logging", ["log", "limits", "listener"]), Some("log"));
+        assert_eq!(nearest("client_secret_file", ["client_id", "client_secret"]), Some("client_secret"));
         assert_eq!(nearest("frobnicate", ["issuer", "upstream"]), None);
+        assert_eq!(nearest("oauth2", ["auth0", "okta"]), None, "two letters of six are another word");
     }
 }

@@ -2,7 +2,6 @@
 
 mod client_auth;
 mod credential;
-mod defaults;
 mod issuer;
 mod jwt;
 mod listener;
@@ -18,11 +17,12 @@ mod webhook;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::document::{Document, Place};
+use super::document::{Document, FileText, Place};
 use super::model::{Address, Admin, Config, IssuerConfig, RouteConfig};
 use super::problem::Severity;
 use super::raw::RawFile;
 use super::raw::issuer::RawIssuer;
+use super::raw::keys::check;
 use super::raw::route::RawRoute;
 use super::read::elsewhere;
 use super::report::Report;
@@ -59,14 +59,15 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
         webhook,
     } = raw;
     let top = main.root();
-    let settings = settings::resolve(
-        &top,
-        settings::Written { workers, drain_delay, shutdown_timeout, limits, log, admin },
-        report,
-    );
-    let listeners = listener::resolve(&top, listener, &settings.admin, report);
+    let workers = workers.read(&top, "workers", report);
+    let shutdown_timeout = settings::shutdown(&top, shutdown_timeout, report);
+    let drain_delay = drain_delay.read(&top, "drain_delay", report);
+    let limits = settings::limits(&top.key("limits"), limits.unwrap_or_default(), report);
+    let log = settings::log(&top.key("log"), log.unwrap_or_default(), report);
+    let admin = settings::admin(&top.key("admin"), admin.unwrap_or_default(), report);
+    let listeners = listener::resolve(&top, listener, &admin, report);
     // Before the issuers: their references name webhooks.
-    let webhooks = webhook::resolve(&top, webhook, taken(&settings.admin, &listeners), report);
+    let webhooks = webhook::resolve(&top, webhook, taken(&admin, &listeners), report);
     let tracing = tracing.and_then(|raw| tracing::resolve(&top.key("tracing"), raw, report));
 
     let mut issuers = vec![(main, issuer)];
@@ -86,13 +87,13 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
         path: main.file.absolute.clone(),
         files,
         include_folders,
-        workers: settings.workers,
-        drain_delay: settings.drain_delay,
-        shutdown_timeout: settings.shutdown_timeout,
-        limits: settings.limits,
-        log: settings.log,
+        workers,
+        drain_delay,
+        shutdown_timeout,
+        limits,
+        log: log?,
         tracing: tracing.map(Arc::new),
-        admin: settings.admin.unwrap_or_else(defaults::admin),
+        admin: admin?,
         listeners: known.listeners.configs.into_iter().flatten().collect(),
         issuers: known.issuers.into_iter().filter_map(|(name, issuer)| Some((name, issuer?))).collect(),
         routes,
@@ -100,6 +101,13 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
         warnings: Vec::new(),
         references: Vec::new(),
     })
+}
+
+/// What `resolve` makes of a file in which nothing is written: the defaults.
+fn unwritten<T>(resolve: impl FnOnce(&Place<'_>, &mut Report) -> T) -> T {
+    let text = FileText::nowhere("");
+    let (document, _) = Document::parse(&text);
+    resolve(&document.root(), &mut Report::default())
 }
 
 /// Addresses that nobody else may have.
@@ -177,7 +185,7 @@ fn unique_name<'t>(
         report.missing(&at, "is missing", "every route has a name: name = \"billing\"");
         return None;
     };
-    value::check(&at, super::types::name(&name), report)?;
+    check(&at, super::types::name(&name), report)?;
     if let Some(first) = names.get(&name) {
         let message = format!("there is a route of this name already, at {}", elsewhere(first));
         report.error(&at, message, "give one of them another name");

@@ -12,8 +12,7 @@ const COMMITTED: &str = include_str!("../../docs/config.schema.json");
 
 /// The JSON Schema (draft 2020-12) of the config file: what this release can do, with defaults and descriptions.
 pub fn schema() -> Value {
-    // A test reads it too: it is JSON.
-    serde_json::from_str(COMMITTED).unwrap_or_default()
+    serde_json::from_str(COMMITTED).expect("the schema was made as JSON, and a test reads it")
 }
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(schema);
@@ -60,7 +59,7 @@ pub(crate) fn keys_at(path: &[PathStep]) -> Vec<&'static str> {
 fn alternatives(node: &'static Value) -> Vec<&'static Value> {
     let mut all = vec![node];
     if let Some(target) = node.get("$ref").and_then(Value::as_str).and_then(|name| name.strip_prefix('#')) {
-        all.extend(SCHEMA.pointer(target).map(alternatives).unwrap_or_default());
+        all.extend(alternatives(SCHEMA.pointer(target).expect("the schema refers to its own parts")));
     }
     for choice in ["anyOf", "oneOf", "allOf"] {
         if let Some(Value::Array(choices)) = node.get(choice) {

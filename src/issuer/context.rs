@@ -10,7 +10,7 @@ use super::headers::Skew;
 use super::redact::Redactor;
 use super::reported::{self, Reported};
 use super::{FailureKind, IssuerError, Unreached};
-use crate::config::{HttpUrl, IssuerConfig, TokenEndpoint};
+use crate::config::{HttpUrl, IssuerConfig};
 use crate::net::{ConnectErrorKind, Connector, dpop};
 
 /// The most bytes of an issuer's `error_description` that are shown.
@@ -141,13 +141,7 @@ impl<'a> Context<'a> {
 
     /// The key of the file that says where tokens are asked for.
     pub(super) fn endpoint_key(&self) -> &'static str {
-        match (&self.config.endpoint, &self.config.preset) {
-            (TokenEndpoint::Discovery(_), None) => "issuer_url",
-            (TokenEndpoint::Url(_), None) => "token_url",
-            // A preset makes it out of what the file says in `vars`.
-            (TokenEndpoint::Discovery(_), Some(_)) => "vars (or issuer_url)",
-            (TokenEndpoint::Url(_), Some(_)) => "vars (or token_url)",
-        }
+        self.config.endpoint_key()
     }
 
     /// No response of what `connector` leads to, or not the whole of one.

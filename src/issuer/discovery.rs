@@ -15,7 +15,8 @@ use super::redact::Redactor;
 use super::repeat::{Again, Repeats, Versions};
 use super::{FailureKind, IssuerError, connector_to, headers, request};
 use crate::clock::Clock;
-use crate::config::{ClientAuth, HttpUrl, IssuerConfig};
+use crate::config::client_auth::Proof;
+use crate::config::{HttpUrl, IssuerConfig};
 use crate::secret::MASK;
 
 /// The largest document, in bytes: some list hundreds of scopes and claims.
@@ -40,7 +41,7 @@ pub struct Metadata {
 }
 
 fn shows_certificate(config: &IssuerConfig) -> bool {
-    matches!(config.client_auth, ClientAuth::TlsClientAuth)
+    config.client_auth.proof() == Proof::Certificate
         || config.tls.certificate.is_some()
         || config.tls.private_key.is_some()
 }

@@ -6,7 +6,8 @@ use super::assertion;
 use super::client::{Client, Which};
 use super::keys::{self, Files};
 use crate::clock::rfc3339;
-use crate::config::{ClientAuth, IssuerConfig, JwtConfig, JwtUse, Source};
+use crate::config::client_auth::Proof;
+use crate::config::{IssuerConfig, JwtConfig, JwtUse, Source};
 use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::tls;
 
@@ -79,13 +80,13 @@ fn signing_key(config: &IssuerConfig, client: &Client<'_>, now: SystemTime, find
 }
 
 fn signs_with_pair(config: &IssuerConfig, jwt: &JwtConfig) -> bool {
-    !matches!(config.client_auth, ClientAuth::SecretJwt { .. }) || jwt.usage != JwtUse::ClientAssertion
+    config.client_auth.proof() != Proof::SignedBySecret || jwt.usage != JwtUse::ClientAssertion
 }
 
 /// RFC 7518 section 3.2 wants a secret as long as the hash; issuers choose shorter ones all the same.
 fn shared_secret(config: &IssuerConfig, jwt: &JwtConfig, findings: &mut Vec<Finding>) {
-    let ClientAuth::SecretJwt { secret } = &config.client_auth else { return };
-    let Ok(secret) = secret.read() else { return };
+    let secret = config.client_auth.secret().filter(|_| config.client_auth.proof() == Proof::SignedBySecret);
+    let Some(Ok(secret)) = secret.map(Source::read) else { return };
     let wanted = match jwt.alg {
         Some(Alg::Hs512) => 64,
         Some(Alg::Hs384) => 48,
@@ -108,10 +109,7 @@ fn shared_secret(config: &IssuerConfig, jwt: &JwtConfig, findings: &mut Vec<Find
 
 /// Whether the certificate was found to be of another key.
 fn tls_certificate(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding>) -> bool {
-    let key = match &config.client_auth {
-        ClientAuth::TlsClientAuth if config.certificate.is_some() => "certificate",
-        _ => "tls.certificate",
-    };
+    let key = if shows_own_certificate(config) { "certificate" } else { "tls.certificate" };
     let Some((chain, place)) = keys::tls_chain(config) else { return false };
     ends(key, &chain, &place, now, findings);
     let Some(leaf) = chain.first() else { return false };
@@ -129,10 +127,15 @@ fn tls_certificate(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Fi
     true
 }
 
+/// The issuer's own `certificate` is that of its connections, and not the one of `tls`.
+fn shows_own_certificate(config: &IssuerConfig) -> bool {
+    config.client_auth.proof() == Proof::Certificate && config.certificate.is_some()
+}
+
 /// What keeps every connection to the issuer from being opened.
 fn tls_files(config: &IssuerConfig) -> Option<Finding> {
     let error = tls::unusable(&config.tls)?;
-    let own = matches!(config.client_auth, ClientAuth::TlsClientAuth) && config.certificate.is_some();
+    let own = shows_own_certificate(config);
     let keys = [("tls.ca", "tls.ca"), ("tls.certificate", "certificate"), ("tls.private_key", "private_key")];
     let at = keys.into_iter().find(|(key, _)| error.0.starts_with(key));
     let key = at.map_or("tls", |(key, of_client)| if own { of_client } else { key });

@@ -91,7 +91,7 @@ fn collect<'a>(value: &'a ParamValue, out: &mut Vec<&'a Source>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ClientAuth;
+    use crate::config::client_auth::{ClientAuth, ClientSecretPost};
     use crate::config::files::write_settled;
     use crate::issuer::fuzz;
 
@@ -100,7 +100,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
         let mut config = fuzz::config();
-        config.client_auth = ClientAuth::Post { secret: Source::file(file.clone(), None) };
+        config.client_auth = ClientAuth::with_secret(&ClientSecretPost, Source::file(file.clone(), None));
         let absent = credential(&config);
         write_settled(&file, "one");
         let one = credential(&config);
@@ -158,7 +158,8 @@ mod tests {
         write_settled(&store, r#"{"value":"one"}"#);
         let learned = ParamValue::Value(Source::webhook("seismic".to_owned(), store));
         let mut config = fuzz::config();
-        config.client_auth = ClientAuth::Post { secret: written(folder.path(), "secret", "before") };
+        config.client_auth =
+            ClientAuth::with_secret(&ClientSecretPost, written(folder.path(), "secret", "before"));
         config.tls.certificate = Some(written(folder.path(), "certificate", "before"));
         let dpop = written(folder.path(), "dpop", "before");
         config.dpop = Some(crate::config::DpopConfig { private_key: dpop, alg: None });

@@ -2,6 +2,7 @@
 
 use super::fuzz;
 use super::{FailureKind, IssuerError};
+use crate::config::client_auth::PrivateKeyJwt;
 use crate::config::{ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Scopes, Source};
 
 /// A file of the folder of test keys.
@@ -13,7 +14,7 @@ pub(super) fn key_file(name: &str) -> Source {
 /// `private_key_jwt` with a key of the folder of test keys.
 pub(super) fn signing(key: &str) -> IssuerConfig {
     IssuerConfig {
-        client_auth: ClientAuth::PrivateKeyJwt,
+        client_auth: ClientAuth::new(&PrivateKeyJwt),
         private_key: Some(key_file(key)),
         jwt: Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
         ..fuzz::config()

@@ -18,7 +18,7 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn hex(nibble: u8) -> u8 {
-    HEX.get(usize::from(nibble)).copied().unwrap_or(b'0')
+    *HEX.get(usize::from(nibble)).expect("four bits")
 }
 
 /// The pairs of a form, decoded; `None` where an escape is broken or the text is not UTF-8.
@@ -61,7 +61,7 @@ fn nibble(digit: u8) -> Option<u8> {
 pub(super) fn encoded(text: &[u8]) -> String {
     let mut out = Vec::with_capacity(text.len() * GROWTH);
     encode(text, &mut out);
-    String::from_utf8(out).unwrap_or_default()
+    String::from_utf8(out).unwrap()
 }
 
 #[cfg(test)]

@@ -12,9 +12,8 @@ use super::context::Context;
 use super::exchange::{Answer, Lost};
 use super::redact::Redactor;
 use super::response::{SentRequest, judge};
-use crate::config::{
-    BasicEncoding, ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Scopes, Source, TokenEndpoint,
-};
+use crate::config::client_auth::ClientSecretBasic;
+use crate::config::{ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Scopes, Source, TokenEndpoint};
 use crate::secret::Secret;
 
 /// The first byte chooses the status, the format and the headers, the rest is the body.
@@ -137,7 +136,7 @@ pub(super) fn echoed(text: &str, step: u8) -> String {
 /// `client_secret_basic` with every default.
 pub(super) fn config() -> IssuerConfig {
     IssuerConfig {
-        client_auth: ClientAuth::Basic { secret: Source::literal("s3:c+r t"), encoding: BasicEncoding::Form },
+        client_auth: ClientAuth::with_secret(&ClientSecretBasic, Source::literal("s3:c+r t")),
         client_id: Some(Source::literal("svc")),
         ..IssuerConfig::with_defaults("corp", TokenEndpoint::Url(url()))
     }

@@ -12,9 +12,8 @@ use super::client::{Client, Which};
 use super::keys::{self, Keys, read};
 use super::redact::Redactor;
 use super::request::{self, Fresh};
-use crate::config::{
-    ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source,
-};
+use crate::config::client_auth::Proof;
+use crate::config::{CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source};
 use crate::secret::Secret;
 
 /// Parts of names whose literal values are masked too, as references are.
@@ -122,19 +121,18 @@ impl Inputs {
             self.remarks.extend(keys::expired(&material.chain, &material.chain_place, now));
         }
         let pair = pair.map(SigningKey::Pair);
-        let shared = match config.client_auth {
-            ClientAuth::SecretJwt { .. } => self.client_secret.clone().map(SigningKey::Shared),
-            _ => None,
-        };
+        let proof = config.client_auth.proof();
+        let shared = self.client_secret.clone().filter(|_| proof == Proof::SignedBySecret);
+        let shared = shared.map(SigningKey::Shared);
         let missing =
             || NotReady(format!("{}: is missing, and the JWT needs a key", client.key("private_key")));
         let mut template = |key_pair: Option<SigningKey>| {
             let words = reader.words(jwt, client, key, self.client_id.as_deref())?;
             Template::new(config, jwt, client, key_pair.ok_or_else(missing)?, words).map_err(NotReady)
         };
-        match config.client_auth {
-            ClientAuth::SecretJwt { .. } => self.client_jwt = Some(template(shared.clone())?),
-            ClientAuth::PrivateKeyJwt => self.client_jwt = Some(template(pair.clone())?),
+        match proof {
+            Proof::SignedBySecret => self.client_jwt = Some(template(shared.clone())?),
+            Proof::SignedByKey => self.client_jwt = Some(template(pair.clone())?),
             _ => {}
         }
         if jwt.usage != JwtUse::ClientAssertion {
@@ -168,8 +166,8 @@ impl Inputs {
             Some((_, jwt)) => (Some(jwt), None),
             None => (None, None),
         };
-        match config.client_auth {
-            ClientAuth::AssertionFile => client_assertion = self.assertion.clone(),
+        match config.client_auth.proof() {
+            Proof::ReadyMade => client_assertion = self.assertion.clone(),
             _ => assertion = assertion.or_else(|| self.assertion.clone()),
         }
         Ok(Fresh { client_assertion, assertion, bearer, proof: None })

@@ -72,10 +72,10 @@ impl Redactor {
     /// An OAuth `error` code or another short name, printable ASCII alone, at most 64 bytes; `None` where nothing of it
     /// may be shown.
     pub(super) fn show_code(&self, code: &str) -> Option<String> {
-        let mut shown = self.show(code, EXAMINED)?;
-        shown.retain(|character| matches!(character, ' '..='~'));
-        shown.truncate(CODE_LIMIT);
-        Some(shown.trim().to_owned()).filter(|shown| !shown.is_empty())
+        self.show(code, EXAMINED)?;
+        // Once more: what is left may be a secret that only the characters between hid.
+        let plain: String = code.chars().filter(|character| matches!(character, ' '..='~')).collect();
+        self.show(&plain, CODE_LIMIT).filter(|shown| !shown.is_empty())
     }
 }
 

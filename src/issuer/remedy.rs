@@ -5,7 +5,8 @@ use http::StatusCode;
 use super::FailureKind;
 use super::context::Context;
 use super::reported::Reported;
-use crate::config::{BasicEncoding, ClientAuth, JwtUse};
+use crate::config::JwtUse;
+use crate::config::client_auth::{check_assertion, check_jwt};
 use crate::net::dpop;
 
 /// RFC 8693 section 2.1.
@@ -179,92 +180,23 @@ impl Context<'_> {
     /// The client was refused: which keys say who it is.
     fn check_client(&self) -> String {
         let config = self.config;
-        let name = &config.name;
-        let mut text = match &config.client_auth {
-            ClientAuth::Basic { encoding, .. } => {
-                let other = match encoding {
-                    BasicEncoding::Form => "raw",
-                    BasicEncoding::Raw => "form",
-                };
-                self.check_secret(&format!(
-                    "basic_encoding = \"{other}\" or client_auth = \"client_secret_post\""
-                ))
-            }
-            ClientAuth::Post { .. } => self.check_secret("client_auth = \"client_secret_basic\""),
-            ClientAuth::SecretJwt { .. } => format!(
-                "check client_id, client_secret, jwt.alg and jwt.audience of [issuer.{name}], and whether the \
-                 client is registered for client_secret_jwt"
-            ),
-            ClientAuth::PrivateKeyJwt => format!(
-                "check client_id, jwt.key_id, jwt.alg and jwt.audience of [issuer.{name}], and whether the key or \
-                 certificate that belongs to private_key is registered for this client"
-            ),
-            ClientAuth::TlsClientAuth => format!(
-                "check client_id of [issuer.{name}], whether its certificate is the one registered for this client \
-                 and still valid, and whether {} is the address that asks for certificates",
-                self.endpoint_key()
-            ),
-            ClientAuth::AssertionFile => self.check_assertion(),
-            ClientAuth::None => self.check_anonymous_client(),
-        };
+        let mut text = config.client_auth.method.remedy(config);
         if config.basic.is_some() {
             text.push_str(", and the user and password of basic");
         }
         text
     }
 
-    fn check_secret(&self, alternative: &str) -> String {
-        let name = &self.config.name;
-        let place = match self.config.client_auth.secret() {
-            Some(secret) if !secret.is_literal() => format!(" ({})", secret.place()),
-            _ => String::new(),
-        };
-        // A process sees its environment as it was at the start.
-        let restart =
-            if place.contains("environment variable") { "; a changed variable needs a restart" } else { "" };
-        format!(
-            "check client_id and client_secret of [issuer.{name}]{place}, and whether the server wants \
-             {alternative}{restart}"
-        )
-    }
-
-    fn check_assertion(&self) -> String {
-        format!(
-            "check assertion, assertion_type and client_id of [issuer.{}]: the assertion must not be expired, and its \
-             issuer, subject and audience must be those that the issuer expects of this client",
-            self.config.name
-        )
-    }
-
-    fn check_anonymous_client(&self) -> String {
-        let name = &self.config.name;
-        match &self.config.jwt {
-            Some(jwt) if jwt.usage != JwtUse::ClientAssertion => self.check_jwt(),
-            _ if self.config.assertion.is_some() => self.check_assertion(),
-            _ => {
-                format!("check client_id of [issuer.{name}], and whether the server wants a client_secret")
-            }
-        }
-    }
-
-    fn check_jwt(&self) -> String {
-        format!(
-            "check jwt.issuer, jwt.subject, jwt.audience, jwt.key_id, jwt.alg and jwt.lifetime of [issuer.{}], and \
-             whether the key that belongs to private_key is registered there",
-            self.config.name
-        )
-    }
-
     /// `invalid_grant`: what the token was asked for with.
     fn check_grant(&self) -> String {
         let (name, config) = (&self.config.name, self.config);
         match &config.jwt {
-            Some(jwt) if jwt.usage == JwtUse::Assertion => self.check_jwt(),
+            Some(jwt) if jwt.usage == JwtUse::Assertion => check_jwt(config),
             _ if config.grant_type.as_deref() == Some(TOKEN_EXCHANGE) => format!(
                 "check subject_token and subject_token_type in params of [issuer.{name}] and of the route: the \
                  token must not be expired, and be meant for this issuer"
             ),
-            _ if config.assertion.is_some() => self.check_assertion(),
+            _ if config.assertion.is_some() => check_assertion(config),
             _ => format!("check params, scopes and client_auth of [issuer.{name}], and params of the route"),
         }
     }
@@ -340,11 +272,7 @@ impl Context<'_> {
 
     /// It shows who it is by an assertion alone, and RFC 7521 section 4.2 lets it leave out `client_id`.
     pub(super) fn may_miss_the_client_id(&self) -> bool {
-        let by_assertion = matches!(
-            self.config.client_auth,
-            ClientAuth::SecretJwt { .. } | ClientAuth::PrivateKeyJwt | ClientAuth::AssertionFile
-        );
-        by_assertion && !self.config.send_client_id
+        self.config.client_auth.proof().is_assertion() && !self.config.send_client_id
     }
 
     /// Entra ID numbers its causes. A hint for people alone: nothing else is decided by it.

@@ -14,9 +14,8 @@ use http_body_util::Full;
 use super::carrier::{self, Value};
 use super::client_auth;
 use super::inputs::Inputs;
-use crate::config::{
-    BasicEncoding, Carrier, ClientAuth, CredentialKey, HttpUrl, IssuerConfig, JwtUse, ScopeIn,
-};
+use crate::config::client_auth::Proof;
+use crate::config::{BasicEncoding, Carrier, CredentialKey, HttpUrl, IssuerConfig, ScopeIn};
 use crate::net::dpop::DPOP;
 use crate::secret::Secret;
 
@@ -108,11 +107,11 @@ fn authorization(
             .map(Some)
             .ok_or_else(|| "the client's id and secret are too long".to_owned())
     };
-    match (&config.basic, &inputs.basic, &config.client_auth) {
+    match (&config.basic, &inputs.basic, config.client_auth.proof()) {
         (Some(of), Some((user, password)), _) => basic(user, password, of.encoding),
-        (_, _, ClientAuth::Basic { encoding, .. }) => {
+        (_, _, Proof::Basic) => {
             let id = inputs.client_id.as_deref().unwrap_or(&empty);
-            basic(id, inputs.client_secret.as_deref().unwrap_or(&empty), *encoding)
+            basic(id, inputs.client_secret.as_deref().unwrap_or(&empty), config.client_auth.encoding)
         }
         _ => bearer.map(client_auth::bearer).transpose(),
     }
@@ -178,13 +177,20 @@ fn pairs(inputs: &Inputs, fresh: &Fresh, config: &IssuerConfig, key: &Credential
                 .filter(|scope| !scope.is_empty() && scope_in == ScopeIn::Parameter)
                 .map(Value::text),
         ),
-        ("client_id", inputs.client_id.as_ref().filter(|_| sends_client_id(config)).map(text)),
+        (
+            "client_id",
+            inputs
+                .client_id
+                .as_ref()
+                .filter(|_| config.send_client_id || config.client_auth.method.sends_client_id(config))
+                .map(text),
+        ),
         (
             "client_secret",
             inputs
                 .client_secret
                 .as_ref()
-                .filter(|_| matches!(config.client_auth, ClientAuth::Post { .. }))
+                .filter(|_| config.client_auth.proof() == Proof::Parameter)
                 .map(text),
         ),
         ("client_assertion_type", client_assertion.map(|_| Value::text(&config.assertion_type))),
@@ -205,22 +211,6 @@ fn pairs(inputs: &Inputs, fresh: &Fresh, config: &IssuerConfig, key: &Credential
 /// The scopes as one text (RFC 6749 section 3.3).
 pub(super) fn joined(key: &CredentialKey) -> String {
     key.scopes.joined()
-}
-
-/// RFC 6749 section 2.3.1 and RFC 8705 section 2 want the parameter. With an assertion it says nothing new (RFC 7521
-/// section 4.2), and some servers refuse it.
-fn sends_client_id(config: &IssuerConfig) -> bool {
-    let by_itself = match config.client_auth {
-        ClientAuth::Post { .. } | ClientAuth::TlsClientAuth => true,
-        ClientAuth::None => {
-            !matches!(config.jwt.as_ref().map(|jwt| jwt.usage), Some(JwtUse::Assertion | JwtUse::Bearer))
-        }
-        ClientAuth::Basic { .. }
-        | ClientAuth::SecretJwt { .. }
-        | ClientAuth::PrivateKeyJwt
-        | ClientAuth::AssertionFile => false,
-    };
-    by_itself || config.send_client_id
 }
 
 #[cfg(test)]

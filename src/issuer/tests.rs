@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock::SystemClock;
+use crate::config::client_auth::ClientSecretPost;
 use crate::config::{ClientAuth, Scopes, Source};
 
 const TOKEN: &str = r#"{"access_token":"t","token_type":"Bearer","expires_in":60}"#;
@@ -248,7 +249,8 @@ async fn t38_silence_is_a_timeout_discovery_included() {
 async fn an_unreadable_secret_is_told_and_nobody_is_asked() {
     let server = Server::start(|_, _| Some((200, TOKEN.to_owned()))).await;
     let issuer = issuer(TokenEndpoint::Url(url(&format!("{}/token", server.origin))), |config| {
-        config.client_auth = ClientAuth::Post { secret: Source::file("/nowhere/secret".into(), None) };
+        config.client_auth =
+            ClientAuth::with_secret(&ClientSecretPost, Source::file("/nowhere/secret".into(), None));
     });
     let error = issuer.fetch(&key()).await.unwrap_err();
     assert_eq!(error.kind, FailureKind::Credential);

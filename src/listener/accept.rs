@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -16,9 +17,11 @@ use super::bind::{BACKLOG, Bound, Listening};
 use super::connection::{self, Accepted, Shared};
 use super::drive::Drain;
 use super::limit::{ConnectionLimit, TakenPlace};
+use super::linger::{self, Linger};
 use super::stream::Raw;
 use super::{Handler, SettingsCell, Stop};
 use crate::proxy::{Code, Peer};
+use crate::telemetry::Repeated;
 
 /// How long accepting pauses after an error that is not one connection's, such as too many open files.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -49,7 +52,12 @@ pub(super) async fn serve<H: Handler>(
             return tracing::error!(event = "listener.failed", %address, %error, "can't listen");
         }
     };
-    let shared = Arc::new(Shared { handler, drain: Drain::default(), now: stop.now.clone() });
+    let shared = Arc::new(Shared {
+        handler,
+        drain: Drain::default(),
+        now: stop.now.clone(),
+        tls_complaints: Repeated::default(),
+    });
     let mut acceptor = Acceptor {
         settings,
         connections,
@@ -164,7 +172,7 @@ impl<H: Handler> Acceptor<H> {
         }
         let refusals = Arc::clone(&self.refusals);
         self.tasks.spawn(async move {
-            let _ = tokio::time::timeout(REFUSAL_TIME, tell_overloaded(raw)).await;
+            tell_overloaded(raw).await;
             refusals.fetch_sub(1, Ordering::Relaxed);
         });
     }
@@ -234,12 +242,14 @@ fn report(ended: Result<(), JoinError>) {
 }
 
 async fn tell_overloaded(mut raw: Raw) {
-    if raw.write_all(overloaded(&request_id()).as_bytes()).await.is_err() || raw.shutdown().await.is_err() {
-        return;
+    let told = async {
+        raw.write_all(overloaded(&request_id()).as_bytes()).await?;
+        raw.shutdown().await
+    };
+    if let Ok(Ok(())) = tokio::time::timeout(REFUSAL_TIME, told).await {
+        let mut linger = Linger::new(linger::REFUSED);
+        poll_fn(|cx| linger.poll(cx, |cx, buffer| Pin::new(&mut raw).poll_read(cx, buffer))).await;
     }
-    // Unread bytes would make the kernel reset the connection before the response is read.
-    let mut scrap = [0; 1024];
-    while matches!(raw.read(&mut scrap).await, Ok(1..)) {}
 }
 
 fn request_id() -> String {

@@ -25,6 +25,7 @@ use crate::config::Limits;
 use crate::flow::Window;
 use crate::inbound::CallerBody;
 use crate::proxy::{Caller, Peer};
+use crate::telemetry::Repeated;
 
 /// hyper's number of header fields for which it needs no heap.
 const FIELDS_ON_STACK: usize = 100;
@@ -46,6 +47,8 @@ pub(super) struct Shared<H> {
     pub(super) handler: Arc<H>,
     pub(super) drain: Drain,
     pub(super) now: CancellationToken,
+    /// Callers that speak TLS where none is spoken.
+    pub(super) tls_complaints: Repeated,
 }
 
 /// A connection as it was accepted.
@@ -60,7 +63,7 @@ pub(super) struct Accepted {
 struct Requests<H> {
     watch: Arc<Watch>,
     shared: Arc<Shared<H>>,
-    header_count: usize,
+    settings: Arc<ListenerSettings>,
 }
 
 /// Serves the connection to its end; failures are the caller's, and told at debug level.
@@ -121,7 +124,7 @@ async fn handshake(
 fn serve_http<H: Handler>(
     stream: CallerStream,
     known: Option<Protocol>,
-    settings: &ListenerSettings,
+    settings: &Arc<ListenerSettings>,
     watch: Arc<Watch>,
     shared: Arc<Shared<H>>,
 ) -> impl Future<Output = ()> {
@@ -133,11 +136,11 @@ fn serve_http<H: Handler>(
             None => drive(&mut first, Pace::http1(limits), &watch, &shared.drain).await.flatten(),
         };
         let (Some(protocol), Some(stream)) = (protocol, first.0) else { return };
-        let requests = Requests { watch, shared, header_count: limits.header_count };
+        let requests = Arc::new(Requests { watch, shared, settings: Arc::clone(settings) });
         match protocol {
-            Protocol::Http1 => serve_http1(stream, settings, Arc::new(requests)).await,
+            Protocol::Http1 => serve_http1(stream, settings, requests).await,
             // Boxed, so that an HTTP/1 connection does not have the size of an HTTP/2 one.
-            Protocol::Http2 => Box::pin(serve_http2(stream, limits, Arc::new(requests))).await,
+            Protocol::Http2 => Box::pin(serve_http2(stream, settings, requests)).await,
         }
     }
 }
@@ -149,6 +152,7 @@ fn serve_http1<H: Handler>(
 ) -> impl Future<Output = ()> {
     let limits = &settings.limits;
     let (watch, shared) = (Arc::clone(&requests.watch), Arc::clone(&requests.shared));
+    let begins_as_tls = stream.begins_as_tls();
     let service = service_fn(move |request| requests.clone().respond_http1(request));
     let mut connection =
         http1_builder(limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
@@ -156,6 +160,14 @@ fn serve_http1<H: Handler>(
         let ended = drive(&mut connection, Pace::http1(limits), &watch, &shared.drain).await;
         watch.becomes_tunnel();
         let Some(Err(error)) = ended else { return };
+        if begins_as_tls {
+            return refusal::tell_tls(
+                &watch.caller.listener,
+                watch.caller.peer,
+                &settings.metrics,
+                &shared.tls_complaints,
+            );
+        }
         if refusal::tell(&watch.caller.listener, watch.caller.peer, &settings.metrics, &error) {
             return;
         }
@@ -169,14 +181,21 @@ fn serve_http1<H: Handler>(
     }
 }
 
-async fn serve_http2<H: Handler>(stream: CallerStream, limits: &Limits, requests: Arc<Requests<H>>) {
+async fn serve_http2<H: Handler>(
+    stream: CallerStream,
+    settings: &ListenerSettings,
+    requests: Arc<Requests<H>>,
+) {
+    let limits = &settings.limits;
     let (watch, shared) = (Arc::clone(&requests.watch), Arc::clone(&requests.shared));
     let service = service_fn(move |request| requests.clone().respond_http2(request));
     watch.speaks_http2();
     let window = Window::of_caller(HTTP2_WINDOW);
     let connection = http2_builder(limits, &window).serve_connection(TokioIo::new(stream), service);
     let mut connection = Box::pin(connection);
-    if let Some(Err(error)) = drive(&mut connection, Pace::http2(limits), &watch, &shared.drain).await {
+    if let Some(Err(error)) = drive(&mut connection, Pace::http2(limits), &watch, &shared.drain).await
+        && !refusal::tell(&watch.caller.listener, watch.caller.peer, &settings.metrics, &error)
+    {
         tracing::debug!(
             event = "caller.disconnected", peer = ?watch.caller.peer, %error,
             "an HTTP/2 connection of a caller broke off"
@@ -218,11 +237,13 @@ impl<H: Handler> Requests<H> {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<H::Body>, Infallible>> {
         // hyper counts the fields of HTTP/1 itself, but not those of HTTP/2.
-        let too_many = request.headers().len() > self.header_count;
+        let too_many = request.headers().len() > self.settings.limits.header_count;
         let activity = &self.watch.caller.activity;
         let mut request = request.map(|body| CallerBody::new(body, activity, false, false));
         async move {
             if too_many {
+                let caller = &self.watch.caller;
+                refusal::tell_too_many_fields(&caller.listener, caller.peer, &self.settings.metrics);
                 let mut response = Response::new(H::Body::default());
                 *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok(response);

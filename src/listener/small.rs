@@ -2,12 +2,15 @@
 //! request.
 
 mod answer;
+mod outward;
 mod room;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
@@ -15,15 +18,17 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
 use super::accept::{Logged, is_of_one_connection};
+use super::linger::{self, Linger};
 use super::stream::Raw;
 use super::{Bound, Stop, refusal};
 use crate::metrics::ListenerMetrics;
 use crate::proxy::Peer;
 pub use answer::{Answer, answer, problem};
+use outward::Outward;
 use room::{Progress, Room, Stage};
 
 /// The most that a request's head may take; ours are short.
@@ -32,10 +37,6 @@ const HEADER_BYTES: usize = 16 * 1024;
 const REQUEST_BYTES: u64 = 1024 * 1024;
 /// After a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// See [`linger`].
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1024 * 1024;
 
 /// Whose request it is.
 #[derive(Debug, Clone)]
@@ -154,6 +155,7 @@ impl<A: Answerer> Server<A> {
     async fn connection(self: Arc<Self>, stream: Raw, asker: Asker) {
         let service = service_fn(|request| self.respond(asker.clone(), request));
         let (request, answer) = tokio::io::split(stream);
+        let answer = Outward::new(answer, asker.progress.clone());
         let io = TokioIo::new(tokio::io::join(request.take(REQUEST_BYTES), answer));
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -170,7 +172,7 @@ impl<A: Answerer> Server<A> {
                 () = self.stop.now.cancelled() => return,
                 () = self.stop.accepting.cancelled(), if !ending => {
                     ending = true;
-                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                    Pin::new(&mut connection).graceful_shutdown();
                 }
                 ended = &mut connection => break ended,
                 () = age.as_mut() => return,
@@ -188,7 +190,7 @@ impl<A: Answerer> Server<A> {
         }
         let owes_body = asker.progress.stage() == Stage::EarlyAnswer;
         let (request, answer) = connection.into_parts().io.into_inner().into_inner();
-        linger(request.into_inner().unsplit(answer), refused || owes_body).await;
+        see_off(request.into_inner().unsplit(answer.into_inner()), refused || owes_body).await;
     }
 
     async fn respond(&self, asker: Asker, request: Request<Incoming>) -> Result<Answer, Infallible> {
@@ -202,16 +204,20 @@ impl<A: Answerer> Server<A> {
 
 /// Throws away what the caller still sends: after a refused head, and else only where something waits to be read, since
 /// the caller of a clean `Connection: close` is not waited for.
-async fn linger(mut stream: Raw, refused: bool) {
-    let mut scrap = vec![0; 16 * 1024];
-    let until = Instant::now() + LINGER;
-    let mut total = 0;
-    let mut patience = if refused { until } else { Instant::now() };
-    while let Ok(Ok(read @ 1..)) = tokio::time::timeout_at(patience, stream.read(&mut scrap)).await {
-        total += read;
-        if total > LINGER_BYTES {
-            return;
-        }
-        patience = until;
-    }
+async fn see_off(mut stream: Raw, refused: bool) {
+    let mut linger = Linger::new(linger::SHORT);
+    let mut waits = refused;
+    let ended = poll_fn(|cx| {
+        linger.poll(cx, |cx, buffer| {
+            let polled = Pin::new(&mut stream).poll_read(cx, buffer);
+            match polled {
+                Poll::Pending if !waits => Poll::Ready(Ok(())),
+                polled => {
+                    waits = true;
+                    polled
+                }
+            }
+        })
+    });
+    ended.await;
 }

@@ -11,15 +11,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::connection::Protocol;
 use super::limit::TakenPlace;
+use super::linger::{self, Linger};
 use super::watch::Watch;
 use crate::flow::{self, Reading};
-use crate::idle::{Alarm, Idle};
+use crate::idle::Idle;
+use crate::inbound::InFlight;
 
 /// HTTP/2's connection preface (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,14 +56,10 @@ pub(super) struct CallerStream {
 
 /// All is said and the write side is closed; what still comes is thrown away.
 struct Closing {
-    until: Instant,
-    left: usize,
-    alarm: Alarm,
+    linger: Linger,
+    /// The connection has something to do until its end.
+    _busy: InFlight,
 }
-
-/// How long a caller may take to close its side.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1024 * 1024;
 
 impl CallerStream {
     pub(super) fn new(
@@ -95,6 +92,13 @@ impl CallerStream {
             }
             self.watch.bytes_read();
         }
+    }
+
+    /// Whether what [`Self::poll_protocol`] read is the beginning of a TLS handshake (RFC 8446 section 5.1).
+    pub(super) fn begins_as_tls(&self) -> bool {
+        const HANDSHAKE: u8 = 22;
+        const MAJOR_VERSION: u8 = 3;
+        self.prefix.starts_with(&[HANDSHAKE, MAJOR_VERSION])
     }
 
     /// Judges a write's outcome: progress is noted, and standing still is allowed for the route's `idle_timeout` alone.
@@ -131,30 +135,6 @@ impl Drop for CallerStream {
             // Where it cannot be set, the connection ends in the ordinary way.
             let _ = stream.set_zero_linger();
         }
-    }
-}
-
-impl Closing {
-    fn new() -> Self {
-        Self { until: Instant::now() + LINGER, left: LINGER_BYTES, alarm: Alarm::default() }
-    }
-
-    /// Reads until the caller has closed its side, so that the kernel does not reset the connection over unread bytes
-    /// before the caller has read the last response (RFC 9112 section 9.6).
-    fn poll(&mut self, transport: &mut Transport, cx: &mut Context<'_>) -> Poll<()> {
-        let mut scrap = [0; 4096];
-        while self.left > 0 {
-            let mut buffer = ReadBuf::new(&mut scrap);
-            match transport.poll_read(cx, &mut buffer, Reading::Body) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    self.left = self.left.saturating_sub(buffer.filled().len());
-                }
-                Poll::Ready(_) => break,
-                Poll::Pending if self.alarm.poll(self.until, cx) => break,
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(())
     }
 }
 
@@ -231,12 +211,22 @@ impl AsyncWrite for CallerStream {
                 // TLS has something to say at the end, and a caller that does not read is not waited for here either.
                 Poll::Pending => return this.judge_write(context, Poll::Pending),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) => this.closing = Some(Closing::new()),
+                Poll::Ready(Ok(())) => {
+                    let bounds = if this.watch.is_http2() { linger::SHORT } else { linger::HTTP1 };
+                    let busy = InFlight::new(&this.watch.caller.activity);
+                    this.closing = Some(Closing { linger: Linger::new(bounds), _busy: busy });
+                }
             }
         }
         // An upgraded connection is closed in one direction alone: its other one is still to be read.
         match &mut this.closing {
-            Some(closing) if !this.watch.is_tunnel() => closing.poll(&mut this.transport, context).map(Ok),
+            Some(closing) if !this.watch.is_tunnel() => {
+                let transport = &mut this.transport;
+                let read = |cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>| {
+                    transport.poll_read(cx, buffer, Reading::Body)
+                };
+                closing.linger.poll(context, read).map(Ok)
+            }
             Some(_) | None => Poll::Ready(Ok(())),
         }
     }

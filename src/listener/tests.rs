@@ -3,6 +3,7 @@
 mod bodies;
 mod ending;
 mod serving;
+mod small;
 mod timing;
 
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::config::{Address, Callers, ListenerTls, Source, UnixOptions};
+use crate::config::{Address, ListenerTls, Source, UnixOptions, fixture};
 use crate::inbound::InFlight;
 use crate::metrics::Metrics;
 use crate::proxy::{BodyError, Peer};
@@ -198,23 +199,9 @@ fn limits() -> Limits {
 
 fn settings(address: Address, limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Arc<SettingsCell> {
     let name: Arc<str> = Arc::from("main");
-    let config = Arc::new(ListenerConfig {
-        name: Arc::clone(&name),
-        address,
-        names: Vec::new(),
-        origins: Vec::new(),
-        callers: Callers::Local,
-        allow: Vec::new(),
-        require_header: None,
-        tls: None,
-        unix: unix_options(),
-    });
+    let config = Arc::new(ListenerConfig { address, ..fixture::listener() });
     let metrics = Metrics::default().listener(&name);
     Arc::new(SettingsCell::from_pointee(ListenerSettings { config, limits, tls, metrics }))
-}
-
-fn unix_options() -> UnixOptions {
-    UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() }
 }
 
 impl Server {
@@ -224,7 +211,7 @@ impl Server {
 
     fn start_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>, write_stall_ms: u64) -> Self {
         let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
-        let bound = Bound::bind(&Arc::from("main"), &any, &unix_options()).unwrap();
+        let bound = Bound::bind(&Arc::from("main"), &any, &UnixOptions::OWNER_ALONE).unwrap();
         let address = bound.local_addr().unwrap();
         let handler = Arc::new(Fake { release: Semaphore::new(0), write_stall_ms });
         let connections = Arc::new(ConnectionLimit::new());

@@ -78,7 +78,7 @@ impl Watch {
 
     /// What is being read.
     pub(super) fn reading(&self) -> Reading {
-        if self.http2.load(Ordering::Relaxed) {
+        if self.is_http2() {
             Reading::Http2
         } else if (self.activity().is_busy() && !self.activity().headway.is_doubtful()) || self.is_tunnel() {
             Reading::Body
@@ -89,6 +89,10 @@ impl Watch {
 
     pub(super) fn speaks_http2(&self) {
         self.http2.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
     }
 
     /// A head is complete; whether it came together with the one before (pipelining).

@@ -160,7 +160,19 @@ impl Connector {
     /// `timeout` covers all of it.
     pub async fn connect(&self) -> Result<Connected, ConnectError> {
         // Boxed: connecting is rare, and every request's future would else be larger by this one.
-        Box::pin(self.connect_in_time()).await
+        Box::pin(self.connect_in_time()).await.map_err(|error| self.with_unused_proxy(error))
+    }
+
+    /// Behind a firewall, programs find the way out in the environment, and this one does so only where it is told to.
+    fn with_unused_proxy(&self, mut error: ConnectError) -> ConnectError {
+        use ConnectErrorKind::{Dns, Timeout, Unreachable};
+        if let (Via::Direct, Target::Tcp { host, port, tls }) = (&self.via, &self.target)
+            && matches!(error.kind, Dns | Timeout | Unreachable)
+            && let Some(variable) = environment::proxy_for(host, *port, *tls)
+        {
+            error.message.push_str(&format!("; {variable} is set, and only obeyed with proxy = \"env\""));
+        }
+        error
     }
 
     async fn connect_in_time(&self) -> Result<Connected, ConnectError> {

@@ -22,6 +22,18 @@ pub(super) fn via(host: &str, port: u16, tls: bool) -> Via {
     by(&proxy_variables(), host, port, tls)
 }
 
+/// The variable that names a proxy for `host`, by the environment as it is now.
+pub(super) fn proxy_for(host: &str, port: u16, tls: bool) -> Option<&'static str> {
+    let variables = proxy_variables();
+    let named = match by(&variables, host, port, tls) {
+        Via::Proxy(_) => {
+            if tls { &variables.https } else { &variables.http }.as_ref().or(variables.all.as_ref())
+        }
+        Via::Direct | Via::Unsupported(_) => None,
+    };
+    named.map(|variable| variable.name)
+}
+
 fn by(variables: &ProxyVariables, host: &str, port: u16, tls: bool) -> Via {
     let local = is_near(host, tls);
     let variable = if tls { &variables.https } else { &variables.http };

@@ -69,8 +69,34 @@ fn explain(error: &Error, who: &str) -> ConnectError {
         Error::PeerIncompatible(PeerIncompatible::ExtendedMasterSecretExtensionRequired) => {
             tls_failed(who, "it lacks the extended master secret (RFC 7627); its TLS software is too old")
         }
-        other => tls_failed(who, &other.to_string()),
+        other => tls_failed(who, &in_words(&other.to_string())),
     }
+}
+
+/// Names of Rust values, which rustls puts into its sentences, as words.
+fn in_words(text: &str) -> String {
+    let is_name = |word: &str| {
+        let has = |wanted: fn(&u8) -> bool| word.bytes().any(|byte| wanted(&byte));
+        word.starts_with(|first: char| first.is_ascii_uppercase())
+            && word.bytes().filter(u8::is_ascii_uppercase).count() > 1
+            && has(u8::is_ascii_lowercase)
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    let mut words = String::with_capacity(text.len() + 16);
+    for part in text.split_inclusive(|char: char| !char.is_ascii_alphanumeric()) {
+        let word = part.trim_end_matches(|char: char| !char.is_ascii_alphanumeric());
+        if !is_name(word) {
+            words.push_str(part);
+            continue;
+        }
+        for (at, letter) in part.char_indices() {
+            if at > 0 && letter.is_ascii_uppercase() {
+                words.push(' ');
+            }
+            words.push(letter.to_ascii_lowercase());
+        }
+    }
+    words
 }
 
 /// The peer broke off, with an alert (RFC 8446 section 6.2).
@@ -102,7 +128,7 @@ fn refused(alert: AlertDescription, who: &str) -> ConnectError {
         Alert::NoApplicationProtocol => {
             tls_failed(who, "it speaks none of the HTTP versions it was offered (ALPN); see `protocol`")
         }
-        other => tls_failed(who, &format!("it broke off with the alert {other:?}")),
+        other => tls_failed(who, &in_words(&format!("it broke off with the alert {other:?}"))),
     }
 }
 
@@ -140,10 +166,15 @@ pub(super) fn distrust(error: &CertificateError) -> String {
             "it, or one above it, is not valid before {} (is this machine's clock right?)",
             date(not_before.as_secs())
         ),
-        CertificateError::NotValidForNameContext { expected, presented } if presented.is_empty() => format!(
-            "it has no subjectAltName, which is where names count; have it issued again with {} in it",
-            expected.to_str()
-        ),
+        CertificateError::NotValidForNameContext { expected, presented }
+            if !presented.iter().any(|name| is_of_a_server(name)) =>
+        {
+            format!(
+                "it has no server's name in its subjectAltName, which is where names count; have it issued again with {} \
+                 in it",
+                expected.to_str()
+            )
+        }
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "it is for {}, not for {}; set tls.server_name if that is meant",
             names(presented),
@@ -160,7 +191,7 @@ pub(super) fn distrust(error: &CertificateError) -> String {
         CertificateError::Revoked => "it is revoked".to_owned(),
         CertificateError::BadEncoding => "it is not valid X.509".to_owned(),
         CertificateError::Other(other) => unusual(&other.to_string()),
-        other => other.to_string(),
+        other => in_words(&other.to_string()),
     }
 }
 
@@ -197,11 +228,17 @@ fn innermost(name: &str) -> &str {
 
 /// webpki writes names as `DnsName("a.example")` and `IpAddress(10.0.0.1)`.
 fn names(presented: &[String]) -> String {
+    let presented: Vec<&String> = presented.iter().filter(|name| is_of_a_server(name)).collect();
     let mut told: Vec<String> = presented.iter().take(NAMES_TOLD).map(|name| plain_name(name)).collect();
     if presented.len() > NAMES_TOLD {
         told.push(format!("{} more", presented.len() - NAMES_TOLD));
     }
     told.join(", ")
+}
+
+/// A mail address or a URI is none.
+fn is_of_a_server(name: &str) -> bool {
+    name.starts_with("DnsName") || name.starts_with("IpAddress")
 }
 
 fn plain_name(name: &str) -> String {
@@ -226,6 +263,34 @@ mod tests {
         assert_eq!(names(&presented), "a.example, 10.0.0.1");
         let many = vec!["DnsName(\"a\x1b[2J\")".to_owned(); 9];
         assert!(names(&many).ends_with("a[2J, 3 more"));
+    }
+
+    #[test]
+    fn what_names_no_server_is_not_told_as_a_name() {
+        let expected = rustls::pki_types::ServerName::try_from("idp.example").unwrap();
+        let said = |presented: &[&str]| {
+            let presented = presented.iter().map(|name| (*name).to_owned()).collect();
+            distrust(&CertificateError::NotValidForNameContext { expected: expected.to_owned(), presented })
+        };
+        for none in [&[][..], &["Unsupported(0x01)"]] {
+            assert!(said(none).contains("no server's name in its subjectAltName"), "{}", said(none));
+        }
+        let other = said(&["Unsupported(0x01)", "DnsName(\"a.example\")"]);
+        assert!(other.starts_with("it is for a.example, not for idp.example;"), "{other}");
+    }
+
+    #[test]
+    fn names_of_rust_are_words() {
+        for (text, words) in [
+            ("peer misbehaved: SelectedUnofferedKxGroup", "peer misbehaved: selected unoffered kx group"),
+            ("received HTTP/1.1 from API (TLS)", "received HTTP/1.1 from API (TLS)"),
+            ("x: Unknown(112), IllegalParameter", "x: Unknown(112), illegal parameter"),
+        ] {
+            assert_eq!(in_words(text), words);
+        }
+        let other =
+            explain(&Error::PeerMisbehaved(rustls::PeerMisbehaved::SelectedUnofferedKxGroup), "idp:443");
+        assert!(other.message.contains("selected unoffered kx group"), "{}", other.message);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use super::names::{Names, WITHOUT_TLS};
 /// back, because further packets come at ever longer intervals.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// A look-up that takes longer goes on, and the next one may come before it.
+const FOR_A_NAME: Duration = Duration::from_secs(1);
+
 /// Where TCP goes first on its way to a target: the target itself, or the egress proxy before it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Hop {
@@ -32,8 +35,9 @@ impl Hop {
 
     /// Whether a connection comes about, which is closed at once. Nothing is sent on it.
     pub async fn answers(&self) -> bool {
-        let addresses = Names::of_the_system().addresses(&self.host, self.port, WITHOUT_TLS).await;
-        let Ok(addresses) = addresses.map(interleave) else { return false };
+        let found = Names::of_the_system().addresses(&self.host, self.port, WITHOUT_TLS);
+        let Ok(Ok(addresses)) = timeout(FOR_A_NAME, found).await else { return false };
+        let addresses = interleave(addresses);
         let knock = |address| async move { TcpStream::connect(address).await.map(drop) };
         let mut failures = Vec::new();
         timeout(PATIENCE, race(addresses, knock, &mut failures)).await.is_ok_and(|first| first.is_some())

@@ -1,18 +1,19 @@
 //! The addresses of a name, from the system's resolver, which obeys the machine's settings.
 //!
-//! The whole process has one look-up for a name at a time, so that a name whose look-up hangs costs one thread. The last
-//! addresses that were found serve meanwhile.
+//! The whole process has one look-up for a name at a time, so that a name whose look-up hangs costs one thread, or a
+//! few while nothing is known of it. The last addresses that were found serve meanwhile.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, SockType};
 use moka::sync::Cache;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::aside::{Aside, AsideError, Flights};
+use crate::aside::{Aside, AsideError, Flight, Flights};
 
 /// One for each name that is looked up at this moment.
 static THREADS: Aside = Aside::new("lookup", 64);
@@ -22,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) const WITH_TLS: Duration = Duration::from_secs(3600);
 /// And where nothing does: an address may be another machine's by now. Caching resolvers keep as long.
 pub(super) const WITHOUT_TLS: Duration = Duration::from_secs(60);
+/// A look-up that hangs for longer is not the only one of its name.
+const SPACING: Duration = Duration::from_millis(1250);
+/// So many of one name: resolvers give one up after 10 s.
+const AT_ONCE: usize = 8;
 /// Names whose last addresses are kept; a config has fewer.
 const KEPT: u64 = 16 * 1024;
 
@@ -95,7 +100,7 @@ impl Names {
         let last_good = self.last_good.get(host).filter(|known| known.found.elapsed() < oldest);
         let flight = self.running.join(host, self.look_up(host));
         let Some(last_good) = last_good else {
-            return match flight.landed().await.map_err(Unresolved::Machine)? {
+            return match self.first_of(host, flight).await.map_err(Unresolved::Machine)? {
                 Ok(found) => Ok(found),
                 Err(NotFound::Gone(why) | NotFound::Failed(why)) => Err(Unresolved::Dns(why)),
             };
@@ -106,6 +111,20 @@ impl Names {
             Ok(Ok(Err(NotFound::Failed(why)))) => Ok(last_good.instead(host, &why)),
             Ok(Err(error)) => Ok(last_good.instead(host, &error.to_string())),
             Err(_) => Ok(last_good.instead(host, "the look-up takes long")),
+        }
+    }
+
+    /// What this look-up finds, or one that is begun meanwhile: a resolver that is silent and comes back does not know of
+    /// what it was asked before, and is asked again by the same look-up after seconds only.
+    async fn first_of(&self, host: &str, flight: Flight<Found>) -> Result<Found, AsideError> {
+        let mut first = pin!(flight.landed());
+        loop {
+            let latest = self.running.join_recent(host, self.look_up(host), SPACING, AT_ONCE);
+            tokio::select! {
+                found = &mut first => return found,
+                found = latest.landed() => return found,
+                () = sleep(SPACING) => {}
+            }
         }
     }
 
@@ -192,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_hangs_costs_one_look_up_and_stops_no_other_name() {
+    async fn a_name_that_hangs_costs_few_look_ups_and_stops_no_other_name() {
         let (open, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
         let hanging = Arc::new(AtomicUsize::new(0));
@@ -214,11 +233,37 @@ mod tests {
             let found = soon(names.addresses(&format!("{number}.example"), 80, WITH_TLS)).await;
             assert_eq!(found, Ok(vec!["192.0.2.1:80".parse().unwrap()]));
         }
-        open.send(()).unwrap();
+        drop(open);
         for found in soon(callers.join_all()).await {
             assert_eq!(found, Ok(vec!["192.0.2.1:443".parse().unwrap()]));
         }
-        assert_eq!(hanging.load(Ordering::SeqCst), 1);
+        let begun = hanging.load(Ordering::SeqCst);
+        assert!(begun <= AT_ONCE, "not one for each caller: {begun}");
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_is_back_is_noticed_although_the_look_up_of_before_hangs() {
+        let (_open, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let (away, begun) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+        let (is_away, counted) = (Arc::clone(&away), Arc::clone(&begun));
+        let names = Arc::new(names(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            if is_away.load(Ordering::SeqCst) {
+                let _ = gate.lock().unwrap().recv();
+            }
+            Ok(vec![address()])
+        }));
+        let waits = Arc::clone(&names);
+        let waits = tokio::spawn(async move { waits.addresses("a.example", 1, WITH_TLS).await });
+        while begun.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        away.store(false, Ordering::SeqCst);
+        assert!(soon(waits).await.unwrap().is_ok());
+        assert!(soon(names.addresses("a.example", 1, WITH_TLS)).await.is_ok());
+        let begun = begun.load(Ordering::SeqCst);
+        assert!((2..=3).contains(&begun), "{begun}");
     }
 
     #[tokio::test]

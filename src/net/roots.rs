@@ -1,7 +1,8 @@
 //! Which certificate authorities are trusted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, io};
 
 use arc_swap::ArcSwapOption;
 use rustls::RootCertStore;
@@ -9,7 +10,7 @@ use rustls::RootCertStore;
 use super::file_state::FileState;
 use super::pem;
 use super::tls::TlsSettingsError;
-use crate::config::{Roots, Source, TlsOptions};
+use crate::config::{self, Roots, Source, TlsOptions, files};
 
 /// All connectors share one reading, which takes milliseconds and half a megabyte, until the files change.
 struct SystemRoots {
@@ -43,6 +44,10 @@ pub(super) fn files(options: &TlsOptions) -> Vec<PathBuf> {
 
 /// Where rustls-native-certs looks too.
 fn system_files() -> Vec<PathBuf> {
+    let named = config::root_paths();
+    if !named.is_empty() {
+        return named;
+    }
     let found = openssl_probe::probe();
     found.cert_file.into_iter().chain(found.cert_dir).collect()
 }
@@ -79,6 +84,7 @@ fn system() -> Result<Arc<RootCertStore>, TlsSettingsError> {
     {
         return Ok(Arc::clone(&known.store));
     }
+    system_files().iter().try_for_each(|path| readable(path))?;
     let read = rustls_native_certs::load_native_certs();
     let mut store = RootCertStore::empty();
     let (added, _) = store.add_parsable_certificates(read.certs);
@@ -88,6 +94,27 @@ fn system() -> Result<Arc<RootCertStore>, TlsSettingsError> {
     let store = Arc::new(store);
     SYSTEM_ROOTS.store(Some(Arc::new(SystemRoots { files, store: Arc::clone(&store) })));
     Ok(store)
+}
+
+/// rustls-native-certs opens whatever it is told to, and reads it to its end.
+fn readable(path: &Path) -> Result<(), TlsSettingsError> {
+    let refused = |why: &dyn fmt::Display| {
+        let path = path.display();
+        TlsSettingsError(format!(
+            "the CA certificates of this machine in {path} cannot be read: {why}; SSL_CERT_FILE and SSL_CERT_DIR say \
+             where they are"
+        ))
+    };
+    match files::state(path) {
+        Ok(found) if found.is_dir() || found.is_file() && found.len() <= files::LARGEST_CONFIG => Ok(()),
+        Ok(found) if found.is_file() => {
+            Err(refused(&format_args!("it is larger than {} MiB", files::LARGEST_CONFIG >> 20)))
+        }
+        Ok(_) => Err(refused(&"it is neither a regular file nor a folder")),
+        // One of several; where none is there, that is told.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(refused(&error)),
+    }
 }
 
 fn no_system_roots(error: Option<&rustls_native_certs::Error>) -> TlsSettingsError {

@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
@@ -21,6 +22,8 @@ use crate::secret::Secret;
 
 /// The longest answer head that is read.
 const HEAD_LIMIT: usize = 16 * 1024;
+/// All that is read before the tunnel is open: the parser takes interim responses without end.
+const ANSWER_LIMIT: u64 = 256 * 1024;
 
 /// The egress proxy of one connector.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,11 +56,13 @@ impl EgressProxy {
         authority: &str,
     ) -> Result<(TcpStream, Bytes), ConnectError> {
         let request = self.request(authority).await?;
+        let (answer, question) = stream.into_split();
+        let io = TokioIo::new(tokio::io::join(answer.take(ANSWER_LIMIT), question));
         let (mut sender, connection) = http1::Builder::new()
             // Old proxies compare names letter by letter.
             .title_case_headers(true)
             .max_buf_size(HEAD_LIMIT)
-            .handshake(TokioIo::new(stream))
+            .handshake(io)
             .await
             .map_err(|error| self.broken(&error))?;
         let asked = async {
@@ -66,7 +71,9 @@ impl EgressProxy {
         };
         let driven = async { connection.without_shutdown().await.map_err(|error| self.broken(&error)) };
         let ((), parts) = tokio::try_join!(biased; asked, driven)?;
-        Ok((parts.io.into_inner(), parts.read_buf))
+        let (answer, question) = parts.io.into_inner().into_inner();
+        let stream = answer.into_inner().reunite(question).expect("the halves of one stream");
+        Ok((stream, parts.read_buf))
     }
 
     fn judge(&self, status: StatusCode, authority: &str) -> Result<(), ConnectError> {

@@ -142,6 +142,8 @@ pub struct ProxyError {
     pub code: Code,
     /// What happened, to whom, what to do; for the caller to read. No secret is in it.
     pub detail: Box<str>,
+    /// The same for operators, where they should know more than the caller: for the log, `/status` and the page.
+    pub for_operators: Option<Box<str>>,
     pub proxy_status: &'static str,
     pub retry_after: Option<Duration>,
     /// The issuer refused us: gRPC status 16 instead of 14.
@@ -156,12 +158,18 @@ impl ProxyError {
         Self {
             code,
             detail: detail.into().into_boxed_str(),
+            for_operators: None,
             proxy_status: code.proxy_status(),
             retry_after: None,
             issuer_refused: false,
             route: None,
             issuer: None,
         }
+    }
+
+    /// What the log and `/status` say of it.
+    pub(super) fn told(&self) -> &str {
+        self.for_operators.as_deref().unwrap_or(&self.detail)
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {

@@ -6,14 +6,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use hyper::body::Body as _;
 
 use super::body::Content;
-use super::caller::{Caller, ListenerRules};
+use super::caller::Caller;
 use super::error::{Code, ProxyError};
 use super::field_set::FieldSet;
 use super::record::Record;
 use super::snapshot::{RouteService, Snapshot};
 use super::target::{self, RequestTarget, Target};
 use super::traced::{self, Traced};
-use super::{forward, headers, respond, upgrade};
+use super::{forward, headers, respond, unrouted, upgrade};
 use crate::config::CallerAuthorization;
 use crate::inbound::CallerBody;
 use crate::route::host::is_own_name;
@@ -77,7 +77,7 @@ pub(super) async fn handle(
 fn unsent_length<B>(response: &Response<B>) -> Option<u64> {
     let is_304 = response.status() == StatusCode::NOT_MODIFIED;
     let length = response.headers().get(header::CONTENT_LENGTH).filter(|_| is_304)?;
-    length.to_str().ok()?.parse().ok()
+    length.to_str().ok()?.trim().parse().ok()
 }
 
 /// A request that may go on.
@@ -104,27 +104,28 @@ fn admit<'a>(
     };
     let host = authority.as_ref().map_or("", |authority| &*authority.host);
     let own_name = authority.is_none() || is_own_name(&rules.config, caller.local, host);
-    let found = match &asked {
+    let call = match &asked {
         RequestTarget::Server => None,
-        RequestTarget::Path(path) => Some(snapshot.table.find(&Call {
+        RequestTarget::Path(path) => Some(Call {
             listener: index,
             own_name,
             host,
             path,
             method: request.method(),
             headers: request.headers(),
-        })),
+        }),
     };
+    let found = call.as_ref().map(|call| snapshot.table.find(call));
     // Malformed before misdirected: only a route that says so takes an escaped slash.
     if let Some(Err(Miss::EncodedSlash)) = found {
-        return Err(encoded_slash());
+        return Err(unrouted::encoded_slash());
     }
     if !own_name && !snapshot.table.names_host(index, host) {
-        return Err(misdirected(rules));
+        return Err(unrouted::misdirected(snapshot, rules, call.as_ref()));
     }
     rules.admit(caller, authority.as_ref(), request.headers(), seen)?;
-    let Some(found) = found else { return Ok(None) };
-    let found = found.map_err(|miss| no_route(request.method(), miss))?;
+    let (Some(call), Some(found)) = (call, found) else { return Ok(None) };
+    let found = found.map_err(|miss| unrouted::no_route(snapshot, &call, miss))?;
     match snapshot.routes.get(found.route) {
         Some(service) => {
             let service = Arc::clone(service);
@@ -132,39 +133,6 @@ fn admit<'a>(
         }
         None => Err(ProxyError::new(Code::Internal, "the route table and the routes do not fit together")),
     }
-}
-
-fn encoded_slash() -> ProxyError {
-    ProxyError::bad_request(
-        "the path has an escaped slash (%2F), which could be one thing here and another upstream; where the \
-         upstream needs it, set allow_encoded_slash = true on the route",
-    )
-}
-
-fn misdirected(rules: &ListenerRules) -> ProxyError {
-    let name = &rules.config.name;
-    ProxyError::new(
-        Code::Misdirected,
-        format!(
-            "neither listener {name} nor any of its routes has this Host; call it as localhost, or add the name to \
-             `names` of [listener.{name}] or to `host` of a route"
-        ),
-    )
-}
-
-fn no_route(method: &Method, miss: Miss) -> ProxyError {
-    let detail = match miss {
-        Miss::EncodedSlash => return encoded_slash(),
-        Miss::Path => {
-            "no route serves this path on this host; `bearerd explain METHOD URL` tells which routes come near"
-                .to_owned()
-        }
-        Miss::Method(methods) => {
-            let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
-            format!("this path is not served for {method}, only for {}", methods.join(", "))
-        }
-    };
-    ProxyError::new(Code::NoRoute, detail)
 }
 
 /// Takes away what stays on this hop, and adds what a gateway adds. Gives what `Connection` named.
@@ -254,7 +222,10 @@ fn set_edits(headers: &mut HeaderMap, service: &RouteService) -> Result<(), Prox
 /// HTTP/2 says the host in `:authority`.
 fn host_as_given(request: &Request<CallerBody>) -> Option<HeaderValue> {
     let line = request.headers().get(header::HOST).cloned();
-    line.or_else(|| HeaderValue::from_str(request.uri().authority()?.as_str()).ok())
+    line.or_else(|| {
+        let authority = request.uri().authority()?;
+        Some(HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII"))
+    })
 }
 
 /// Refuses what cannot be passed on: a switch of protocols that nobody asked for, a body in a coding that we do not undo.

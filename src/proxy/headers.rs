@@ -56,10 +56,9 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
     let joined = lines.iter().map(|line| line.as_bytes()).collect::<Vec<_>>().join(&b"; "[..]);
     let sensitive = lines.iter().any(|line| line.is_sensitive());
-    if let Ok(mut joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
-        joined.set_sensitive(sensitive);
-        headers.insert(header::COOKIE, joined);
-    }
+    let mut joined = HeaderValue::try_from(joined).expect("values with a separator between them");
+    joined.set_sensitive(sensitive);
+    headers.insert(header::COOKIE, joined);
 }
 
 /// Whether `Content-Length` is one number, said once.
@@ -109,17 +108,16 @@ pub(super) fn settle_length(status: StatusCode, headers: &mut HeaderMap) {
     if second.is_none() && !first.as_bytes().contains(&b',') {
         return;
     }
-    let one = tokens(first).next().and_then(|length| HeaderValue::from_bytes(length).ok());
-    if let Some(one) = one {
-        headers.insert(header::CONTENT_LENGTH, one);
-    }
+    let one = tokens(first).next().expect("a list without a length was refused");
+    let one = HeaderValue::from_bytes(one).expect("a part of a field's value");
+    headers.insert(header::CONTENT_LENGTH, one);
 }
 
 /// How often a request may still be forwarded (RFC 9110 section 7.6.2); `None` where it does not say.
 ///
 /// # Errors
 /// What it says is no number.
-pub(super) fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, ()> {
+pub(crate) fn max_forwards(headers: &HeaderMap) -> Result<Option<u64>, ()> {
     let mut lines = headers.get_all(header::MAX_FORWARDS).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return if headers.contains_key(header::MAX_FORWARDS) { Err(()) } else { Ok(None) };
@@ -278,7 +276,7 @@ fn new_request_id() -> HeaderValue {
         ids.extend_from_slice(&digits);
         ids.split().freeze()
     });
-    let mut id = HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("0"));
+    let mut id = HeaderValue::from_maybe_shared(id).expect("hexadecimal digits");
     // No secret, but what never comes again has no place in HTTP/2's tables (RFC 7541 section 6.2.3).
     id.set_sensitive(true);
     id
@@ -315,10 +313,10 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, caller: &Caller, host: Opti
         headers.remove(name);
     }
     headers.remove(header::FORWARDED);
-    if let Peer::Tcp(peer) = caller.peer
-        && let Ok(value) = HeaderValue::from_str(&address(peer.ip()))
-    {
-        headers.insert(X_FORWARDED_FOR, value);
+    if let Peer::Tcp(peer) = caller.peer {
+        let address =
+            HeaderValue::from_str(&address(peer.ip())).expect("an address is digits, dots and colons");
+        headers.insert(X_FORWARDED_FOR, address);
     }
     let proto = if caller.tls { "https" } else { "http" };
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));

@@ -73,7 +73,7 @@ impl Record {
             request_id,
             grpc,
             route: None,
-            status: StatusCode::from_u16(CALLER_LEFT).unwrap_or(StatusCode::BAD_REQUEST),
+            status: StatusCode::from_u16(CALLER_LEFT).expect("499 has three digits"),
             code: None,
             upstream_took: None,
             place: None,
@@ -89,6 +89,11 @@ impl Record {
             held: false,
             lies: false,
         }
+    }
+
+    /// As it stands in the log and in errors.
+    pub(super) fn request_id(&self) -> &str {
+        self.request_id.to_str().expect("an id is made of hexadecimal digits, or was looked at")
     }
 
     pub(super) fn log_access(&mut self, method: &Method, path: &str) {
@@ -173,7 +178,7 @@ impl Drop for Record {
             tracing::info!(
                 target: "bearerd::access",
                 event = "access",
-                request_id = self.request_id.to_str().unwrap_or_default(),
+                request_id = self.request_id(),
                 listener = %self.caller.listener,
                 method = %line.method,
                 path = line.path,
@@ -185,7 +190,7 @@ impl Drop for Record {
                 upstream_ms = self.upstream_took.map(milliseconds),
                 bytes = self.sent,
                 broken = self.broken.then_some(true),
-                "call"
+                "request"
             );
         }
     }

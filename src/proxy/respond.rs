@@ -25,7 +25,7 @@ struct Problem<'a> {
 }
 
 /// The answer for an error. `request_id` is what the log has.
-pub(super) fn respond(error: &ProxyError, grpc: bool, request_id: &HeaderValue) -> Response<Content> {
+pub(super) fn respond(error: &ProxyError, grpc: bool, request_id: &str) -> Response<Content> {
     let mut response = if grpc { grpc_trailers_only(error) } else { problem(error, request_id) };
     let headers = response.headers_mut();
     headers.insert(PROXY_STATUS, proxy_status(error));
@@ -37,6 +37,16 @@ pub(super) fn respond(error: &ProxyError, grpc: bool, request_id: &HeaderValue) 
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// The same to HEAD: the length stands, the body does not. hyper sees to that over HTTP/1 alone, and a body over HTTP/2
+/// is an error there.
+pub(super) fn without_body(mut response: Response<Content>) -> Response<Content> {
+    if let Content::Full(body) = response.body() {
+        let length = HeaderValue::from(body.len());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
+    response.map(|_| Content::Empty)
 }
 
 /// The response to an OPTIONS that ends here: of the server as a whole, or with no hop left for its route.
@@ -60,7 +70,7 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     }
 }
 
-fn problem(error: &ProxyError, request_id: &HeaderValue) -> Response<Content> {
+fn problem(error: &ProxyError, request_id: &str) -> Response<Content> {
     let code = error.code.as_str();
     let problem = Problem {
         r#type: format!("urn:bearerd:error:{code}"),
@@ -70,9 +80,9 @@ fn problem(error: &ProxyError, request_id: &HeaderValue) -> Response<Content> {
         code,
         route: error.route.as_deref(),
         issuer: error.issuer.as_deref(),
-        request_id: request_id.to_str().unwrap_or_default(),
+        request_id,
     };
-    let mut body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut body = serde_json::to_vec(&problem).expect("text and a number can be written");
     body.push(b'\n');
     let mut response = Response::new(Content::Full(body.into()));
     *response.status_mut() = error.code.status();
@@ -96,7 +106,7 @@ fn grpc_trailers_only(error: &ProxyError) -> Response<Content> {
 
 fn proxy_status(error: &ProxyError) -> HeaderValue {
     let text = format!("bearerd; error={}; details=\"{}\"", error.proxy_status, error.code.as_str());
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static("bearerd"))
+    HeaderValue::try_from(text).expect("error types and codes are words")
 }
 
 /// Whole seconds, at least one; every 503 says when to come again.

@@ -140,7 +140,7 @@ impl<W: Write, N: Fn(u64) -> String> Writer<W, N> {
         while !rest.is_empty() {
             match self.out.write(rest) {
                 Ok(0) => return,
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Ok(written) => rest = rest.get(written..).expect("no more was written than there was"),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(RETRY),
                 Err(_) => return,

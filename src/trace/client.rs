@@ -1,6 +1,9 @@
 //! The way to the collector: one connection, kept while it lives.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,11 +12,13 @@ use http::{HeaderName, HeaderValue, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::aside::Aside;
 use crate::config::{Egress, Source, Tracing};
-use crate::net::{Connector, Offer, Target};
+use crate::idle::Headway;
+use crate::net::{Connector, Offer, Stream, Target};
 
 /// The most of a response that is read; what is in it is of no interest.
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -29,6 +34,7 @@ pub(super) struct Client {
 
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
+    headway: Arc<Headway>,
     /// A collector that takes nothing in must not keep a connection, and a batch with it, for each one given up.
     _task: AbortOnDropHandle<hyper::Result<()>>,
 }
@@ -63,6 +69,7 @@ impl Client {
             None => self.connect().await?,
         };
         let broken = |error: hyper::Error| format!("{} broke off: {error}", self.connector.who());
+        connection.headway.made();
         connection.sender.ready().await.map_err(broken)?;
         let response = connection.sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
@@ -77,10 +84,12 @@ impl Client {
 
     async fn connect(&self) -> Result<Connection, String> {
         let connected = self.connector.connect().await.map_err(|error| error.to_string())?;
-        let (sender, connection) = http1::handshake(TokioIo::new(connected.stream))
+        let headway = Arc::new(Headway::default());
+        let stream = Collector { stream: connected.stream, headway: Arc::clone(&headway) };
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| format!("{}: {error}", self.connector.who()))?;
-        Ok(Connection { sender, _task: AbortOnDropHandle::new(tokio::spawn(connection)) })
+        Ok(Connection { sender, headway, _task: AbortOnDropHandle::new(tokio::spawn(connection)) })
     }
 
     async fn request(&self, body: Vec<u8>) -> Result<Request<Full<Bytes>>, String> {
@@ -101,6 +110,39 @@ impl Client {
             }
         }
         Ok(request)
+    }
+}
+
+/// The collector's socket: what it sends without an end to its response ends the connection.
+struct Collector {
+    stream: Stream,
+    headway: Arc<Headway>,
+}
+
+impl AsyncRead for Collector {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.headway.read(buf.filled().len() - before)?;
+        polled
+    }
+}
+
+impl AsyncWrite for Collector {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -95,7 +95,7 @@ impl Context {
                 }
             }
         }
-        HeaderValue::from_maybe_shared(::bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
+        HeaderValue::try_from(text).expect("hexadecimal digits and dashes")
     }
 }
 

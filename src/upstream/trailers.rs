@@ -49,15 +49,16 @@ impl TrailerRules {
 /// Fields that decide how a message is framed, routed, authorised, cached or understood (RFC 9110 section 6.5.1), that
 /// belong to one hop, or that a gateway answers for.
 fn never_trails(squeezed: &str) -> bool {
-    matches!(
+    // All of them: `-Port`, `-Prefix`, `-User` and what proxies make up besides.
+    let tells_of_the_caller = squeezed.starts_with("xforwarded");
+    let is_known = matches!(
         squeezed,
         // Framing and the hop.
         "connection" | "contentlength" | "host" | "http2settings" | "keepalive" | "proxyconnection" | "te" | "trailer"
             | "transferencoding" | "upgrade"
             // Who calls, and by which way.
             | "authorization" | "cookie" | "dpop" | "forwarded" | "origin" | "proxyauthorization" | "referer"
-            | "secfetchsite" | "traceparent" | "tracestate" | "via" | "xforwardedfor" | "xforwardedhost"
-            | "xforwardedproto" | "xrequestid"
+            | "secfetchsite" | "traceparent" | "tracestate" | "via" | "xrealip" | "xrequestid"
             // What is to be done with it.
             | "cachecontrol" | "expect" | "ifmatch" | "ifmodifiedsince" | "ifnonematch" | "ifrange"
             | "ifunmodifiedsince" | "maxforwards" | "pragma" | "range"
@@ -66,7 +67,8 @@ fn never_trails(squeezed: &str) -> bool {
             // What a response says of itself.
             | "age" | "date" | "expires" | "location" | "proxyauthenticate" | "retryafter" | "setcookie" | "vary"
             | "warning" | "wwwauthenticate"
-    )
+    );
+    tells_of_the_caller || is_known
 }
 
 /// A header's name without what servers take for one another.

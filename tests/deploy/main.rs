@@ -19,6 +19,7 @@ mod man;
 mod manifests;
 mod monitoring;
 mod packages;
+mod prose;
 mod release;
 mod systemd;
 mod tools;

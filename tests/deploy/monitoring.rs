@@ -51,7 +51,8 @@ fn parse_all<'a>(file: &str, queries: impl IntoIterator<Item = (&'a str, String)
 /// The metrics that a query names; the ends that a histogram's samples have are cut.
 fn names(query: &str) -> BTreeSet<String> {
     let words = query.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_' || char == ':'));
-    let families: BTreeMap<&str, &str> = FAMILIES.iter().map(|family| (family.name, family.kind)).collect();
+    let families: BTreeMap<&str, &str> =
+        FAMILIES.iter().map(|family| (family.name, family.kind.as_str())).collect();
     words
         .filter(|word| word.starts_with("bearerd_") || word.starts_with("process_"))
         .map(|word| {

@@ -58,6 +58,13 @@ pub fn actionlint() -> PathBuf {
     FOLDER.get_or_init(|| go("actionlint", &sources, package)).join("actionlint")
 }
 
+/// What reads prose.
+pub fn vale() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let sources = ["vale/go.mod", "vale/go.sum"];
+    FOLDER.get_or_init(|| go("vale", &sources, "github.com/vale-cli/vale/v3/cmd/vale")).join("vale")
+}
+
 /// A folder with the program of this Go package, of the module in `tests/tools/NAME`.
 fn go(name: &str, sources: &[&str], package: &str) -> PathBuf {
     once(name, sources, |folder| {

@@ -123,11 +123,12 @@ impl<'a> Session<'a> {
             before.interrupt();
         }
         let running = Running::start(self.shell(&format!("exec {command}")));
-        running.wait(&format!("{block}: {command} to serve"), |lines| {
-            lines.iter().any(|line| line.contains("bearerd is serving"))
-        });
-        if command.ends_with("demo") {
-            // It prints the line to try; that is typed too.
+        if !command.ends_with("demo") {
+            running.wait(&format!("{block}: {command} to serve"), |lines| {
+                lines.iter().any(|line| line.contains("bearerd is serving"))
+            });
+        } else {
+            // At the end of its story it prints the lines to try; they are typed too.
             let lines = running.wait("the demo's curl line", |lines| {
                 lines.iter().any(|line| line.trim_start().starts_with("curl ") && line.contains("/status"))
             });

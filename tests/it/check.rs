@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::cli::{Output, run};
-use crate::support::{Setup, World};
+use crate::support::cli::{Output, command, run};
+use crate::support::{Setup, World, eventually};
 
 async fn checked(setup: Setup) -> (Setup, Output) {
     setup.write();
@@ -467,4 +467,199 @@ async fn zero_turns_a_timeout_off() {
         .route("connect_timeout = \"0s\"\nresponse_timeout = \"0s\"\nidle_timeout = \"0s\"\nconnection_max_age = \"0s\"");
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
+}
+
+/// Wildcards and templates of other proxies are ordinary characters here.
+#[tokio::test]
+async fn a_wildcard_in_a_path_is_warned_about() {
+    for (key, prefix) in [
+        ("path = \"/billing/*\"", "/billing"),
+        ("path_prefix = \"/billing/*\"", "/billing"),
+        ("path = \"/billing/{id}/lines\"", "/billing"),
+        ("path = \"/*\"", "/"),
+        ("path_prefix = \"/billing*\"", "/"),
+    ] {
+        let setup = Setup::new().await.route(key);
+        setup.write();
+        let output = run(setup.folder(), &["check"]).await;
+        output.expect_code(0);
+        let wanted = format!("write path_prefix = \"{prefix}\", which serves every path below it");
+        assert!(
+            output.all().contains("warning: route[0].path") && output.all().contains(&wanted),
+            "{}",
+            output.all()
+        );
+    }
+}
+
+/// Values that each key may be given, good and bad.
+const LINES: &[(&str, &[&str])] = &[
+    (
+        "[log]",
+        &[
+            "level = \"verbose\"",
+            "level = \"off\"",
+            "level = \"warn,bearerd=debug\"",
+            "level = \"info,bearerd=loud\"",
+            "format = \"xml\"",
+            "access = false",
+            "level = \"[span]=info\"",
+        ],
+    ),
+    (
+        "[limits]",
+        &[
+            "header_bytes = \"512B\"",
+            "header_bytes = \"1MiB\"",
+            "header_count = 100000",
+            "header_count = 10000",
+            "connections = 1",
+            "connections = 1000000",
+            "waiters = 0",
+            "keep_alive = \"0s\"",
+            "header_timeout = \"999999d\"",
+        ],
+    ),
+    (
+        "[admin]",
+        &[
+            "address = \"unix:admin.sock\"",
+            "address = \"127.0.0.1:99999\"",
+            "address = \"[::1]:0\"",
+            "address = \"unix:no/such/folder/admin.sock\"",
+        ],
+    ),
+    (
+        "[listener.main]",
+        &[
+            "names = [\"api.internal\"]",
+            "names = [\"*\"]",
+            "origins = [\"https://a.example\"]",
+            "mode = \"0660\"",
+            "mode = \"9\"",
+            "group = \"no-such-group\"",
+            "require_header = { name = \"x-key\", value = { file = \"missing\" } }",
+            "tls = { certificate = { file = \"missing\" }, private_key = { file = \"missing\" } }",
+        ],
+    ),
+    (
+        "[issuer.corp]",
+        &[
+            "refresh_at = 1.0",
+            "refresh_at = 0.0",
+            "timeout = \"0s\"",
+            "tls = { ca = { file = \"missing\" } }",
+            "tls = { roots = \"bundled\" }",
+            "proxy = \"env\"",
+            "proxy = \"ftp://x\"",
+            "params = { a = { env = \"MISSING\" } }",
+            "scopes = [\"a b\"]",
+            "headers = { \"bad name\" = \"x\" }",
+        ],
+    ),
+    (
+        "[[route]]",
+        &[
+            "path = \"/a/../b\"",
+            "path_prefix = \"/a%2fb\"",
+            "methods = [\"get\"]",
+            "header_case = \"title\"",
+            "replay_limit = \"2GiB\"",
+            "inject = { query = \"access_token\" }",
+            "request_headers = { set = { host = \"x\" } }",
+            "request_headers = { set = { x-a = { file = \"missing\" } } }",
+            "refresh_on = [200]",
+            "match_headers = { host = \"x\" }",
+        ],
+    ),
+    (
+        "[tracing]",
+        &[
+            "endpoint = \"http://127.0.0.1:1/v1/traces\"",
+            "endpoint = \"collector\"",
+            "endpoint = \"http://127.0.0.1:1\"\nsample = 2.0",
+        ],
+    ),
+];
+
+fn any_config(random: &mut fastrand::Rng) -> String {
+    let mut text = "workers = 1\n".to_owned();
+    for (table, lines) in LINES {
+        let needed = match *table {
+            "[listener.main]" => "address = \"unix:main.sock\"",
+            "[issuer.corp]" => {
+                "token_url = \"http://127.0.0.1:1/token\"\nclient_id = \"a\"\nclient_secret = { file = \"missing\" }"
+            }
+            "[[route]]" => "name = \"api\"\nupstream = \"http://127.0.0.1:1\"\nissuer = \"corp\"",
+            "[admin]" | "[tracing]" if random.bool() => continue,
+            "[admin]" => "callers = \"local\"",
+            _ => "",
+        };
+        let chosen = if random.u8(..3) == 0 { lines[random.usize(..lines.len())] } else { "" };
+        if *table == "[tracing]" && chosen.is_empty() {
+            continue;
+        }
+        text.push_str(&format!("{table}\n{needed}\n{chosen}\n"));
+    }
+    text
+}
+
+/// What `check` takes, `run` takes; what it refuses, `run` refuses with the same code.
+#[tokio::test]
+async fn run_takes_what_check_takes_and_nothing_else() {
+    let mut random = fastrand::Rng::with_seed(12);
+    let (mut taken, mut refused) = (0, 0);
+    for _ in 0..40 {
+        let text = any_config(&mut random);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bearerd.toml");
+        std::fs::write(&file, &text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let checked = run(folder.path(), &["check"]).await;
+        let mut child = command(folder.path(), &["run"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let socket = folder.path().join("main.sock");
+        let ended = eventually("it to serve or to end", || {
+            let serves = std::os::unix::net::UnixStream::connect(&socket).is_ok();
+            let ended = child.try_wait().unwrap();
+            async move { if serves { Some(None) } else { ended.map(|status| Some(status.code())) } }
+        })
+        .await;
+        match checked.code {
+            // 69: an address may be refused by this machine, which no file says.
+            0 => assert!(matches!(ended, None | Some(Some(69))), "{ended:?} though check took it:\n{text}"),
+            code => assert_eq!(ended, Some(Some(code)), "{}\n{text}", checked.all()),
+        }
+        if ended.is_none() { taken += 1 } else { refused += 1 }
+    }
+    assert!(taken >= 5 && refused >= 5, "{taken} {refused}: too much of one kind shows nothing");
+}
+
+/// The file may be read, and the folder around it may not be entered.
+#[tokio::test]
+async fn a_folder_without_the_execute_right_is_named() {
+    let setup = Setup::new().await.issuer("client_secret = { file = \"secrets/corp\" }");
+    setup.write();
+    let (folder, secrets) = (setup.folder().to_owned(), setup.folder().join("secrets"));
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::write(secrets.join("corp"), "hunter2").unwrap();
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(&folder, 0o755);
+    mode(&folder.join("bearerd.toml"), 0o644);
+    mode(&secrets, 0o644);
+    let mut check = command(&folder, &["check"]);
+    // Root may enter every folder, and others perhaps not the one that the program is built in.
+    if rustix::process::geteuid().is_root() {
+        let program = folder.join("bearerd");
+        std::fs::copy(env!("CARGO_BIN_EXE_bearerd"), &program).unwrap();
+        check = tokio::process::Command::new(program);
+        check.arg("check").current_dir(&folder).uid(65534).gid(65534);
+    }
+    let output = check.output().await.unwrap();
+    mode(&secrets, 0o755);
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let wanted =
+        format!("this user may not enter the folder {}: it needs the execute right", secrets.display());
+    assert!(said.contains(&wanted), "{said}");
 }

@@ -1,10 +1,10 @@
 //! The verbs and their exit codes.
 
-use std::process::Stdio;
+use std::collections::BTreeSet;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::support::cli::{command, run, run_with};
 use crate::support::{Answer, Call, Client, Setup, within};
@@ -164,6 +164,32 @@ async fn explain_says_route_upstream_issuer_and_scopes() {
     assert_eq!(setup.issuer.count(), 0);
 }
 
+/// What nothing goes up for is said as the proxy answers it.
+#[tokio::test]
+async fn explain_says_what_is_answered_here() {
+    let setup = Setup::new().await.route("path_prefix = \"/billing\"\nmethods = [\"GET\", \"OPTIONS\"]");
+    setup.write();
+    for (args, code, status) in [
+        (&["explain", "OPTIONS", "*"][..], 1, 204),
+        (&["explain", "OPTIONS", "/billing", "-H", "Max-Forwards: 0"], 0, 204),
+        (&["explain", "OPTIONS", "/billing", "-H", "Max-Forwards: x"], 1, 400),
+        (&["explain", "OPTIONS", "*", "-H", "Host: elsewhere.example"], 1, 421),
+        (&["explain", "GET", "*"], 1, 400),
+    ] {
+        let output = run(setup.folder(), args).await;
+        output.expect_code(code);
+        assert!(output.stdout.contains(&status.to_string()), "{args:?}: {}", output.stdout);
+        let output = run(setup.folder(), &[args, &["--output", "json"]].concat()).await;
+        assert_eq!(output.json()["answers"][0]["status"], status, "{args:?}");
+        assert!(output.json()["answers"][0]["sent"].is_null(), "{args:?}");
+    }
+    // As the proxy does.
+    let world = setup.start().await;
+    world.connect().await.call(&Call::new("OPTIONS", "*")).await.expect_status(204);
+    let call = Call::new("OPTIONS", "/billing").header("Max-Forwards", "0");
+    world.connect().await.call(&call).await.expect_status(204);
+}
+
 #[tokio::test]
 async fn explain_is_1_where_no_route_serves() {
     let setup = written(Setup::new().await.route("path_prefix = \"/billing\"\nmethods = [\"POST\"]")).await;
@@ -319,8 +345,9 @@ async fn healthcheck_is_1_where_nothing_runs() {
 #[tokio::test]
 async fn demo_serves_between_its_own_issuer_and_upstream() {
     let folder = tempfile::tempdir().unwrap();
-    let mut child = command(folder.path(), &["demo"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command(folder.path(), &["demo"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut logged = child.stderr.take().unwrap();
     let mut shown = String::new();
     let curl = within("the curl line", async {
         loop {
@@ -333,6 +360,14 @@ async fn demo_serves_between_its_own_issuer_and_upstream() {
     })
     .await;
     assert!(shown.contains("[[route]]") && shown.contains("[issuer."), "the file is shown: {shown}");
+    assert!(shown.starts_with("Status page: http://127.0.0.1:"), "{shown}");
+    // Without bearerd, with it, after a refusal that nobody notices, after a renewal.
+    let mut said =
+        shown.lines().map(str::trim).filter(|line| line.starts_with("401 ") || line.starts_with("200 "));
+    assert!(said.next().unwrap().starts_with("401 no token"), "{shown}");
+    let tokens: BTreeSet<&str> = said.map(|line| line.split("Bearer ").nth(1).expect("a token")).collect();
+    assert_eq!(tokens.len(), 3, "{shown}");
+    assert!(shown.contains("renewed after "), "{shown}");
     let url =
         curl.split_whitespace().find(|word| word.contains("http://")).unwrap().trim_matches(['\'', '"']);
     let uri: http::Uri = url.parse().unwrap();
@@ -345,6 +380,9 @@ async fn demo_serves_between_its_own_issuer_and_upstream() {
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     let status = within("demo to end", child.wait()).await.unwrap();
     assert_eq!(status.code(), Some(0));
+    let mut log = String::new();
+    logged.read_to_string(&mut log).await.unwrap();
+    assert_eq!(log, "", "no line of the log falls between");
 }
 
 #[tokio::test]

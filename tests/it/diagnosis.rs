@@ -57,7 +57,7 @@ async fn no_token(world: &World, status: u16, code: &str, facts: &[&str], remedy
     let logged = event(world, "no token from the issuer").await;
     assert_eq!((text_at(&logged, "/level"), text_at(&logged, "/issuer")), ("WARN", "corp"));
     holds("the log", text_at(&logged, "/detail"), &all);
-    let call = event(world, "call failed").await;
+    let call = event(world, "request failed").await;
     assert_eq!((text_at(&call, "/route"), text_at(&call, "/code")), ("api", code));
     holds("the log of the request", text_at(&call, "/detail"), &all);
 
@@ -81,10 +81,10 @@ async fn no_answer(world: &World, status: u16, code: &str, words: &[&str]) {
     let problem = response.json();
     assert_eq!(text_at(&problem, "/route"), "api");
     holds("the error", text_at(&problem, "/detail"), words);
-    let call = event(world, "call failed").await;
+    let call = event(world, "request failed").await;
     assert_eq!((text_at(&call, "/route"), text_at(&call, "/code")), ("api", code));
     holds("the log", text_at(&call, "/detail"), words);
-    let access = event(world, "call").await;
+    let access = event(world, "request").await;
     assert_eq!((access["status"].as_u64(), text_at(&access, "/code")), (Some(status.into()), code));
     last_error(world, "/routes/0/last_error", status, code, words).await;
 }

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::support::client::Client;
+use crate::support::frames::{Frames, HEADERS};
 use crate::support::h2::{H2Client, whole};
 use crate::support::manual::nobody;
 use crate::support::setup::SECRET;
@@ -46,6 +47,34 @@ async fn error_without_a_route_names_none() {
     let response = world.get("/elsewhere").await;
     expect_form(&response, 404, "no_route");
     assert!(response.json().get("route").is_none_or(serde_json::Value::is_null), "{}", response.text());
+}
+
+/// Over HTTP/2 a body after the head of a response to HEAD is an error of the protocol.
+#[tokio::test]
+async fn errors_of_ours_have_no_body_in_a_response_to_head() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    let world = setup.route("path_prefix = \"/api\"").start().await;
+    for (path, status) in [("/nowhere", 404), ("/api", 502), ("/a/../b", 400)] {
+        let response = world.call(Call::new("HEAD", path)).await;
+        response.expect_status(status);
+        let length = response.header("content-length").expect("the length of the body").to_owned();
+
+        let mut frames = Frames::connect(world.address("main")).await;
+        let fields = [(":method", "HEAD"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
+        frames.request(1, &fields, None).await;
+        let head = frames.next(1).await;
+        assert_eq!((head.kind, head.ends_stream()), (HEADERS, true), "{path}");
+
+        let mut client = H2Client::plain(world.address("main")).await;
+        let request = client.request("HEAD", path).body(whole("")).unwrap();
+        let response = client.call(request).await;
+        assert_eq!(
+            (response.status, response.header("content-length")),
+            (status, Some(length.as_str())),
+            "{path}"
+        );
+    }
 }
 
 #[tokio::test]

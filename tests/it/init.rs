@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::cli::run;
+use crate::support::{Answer, Scripted};
 
 async fn presets(folder: &Path) -> Vec<Value> {
     let output = run(folder, &["init", "--output", "json"]).await;
@@ -90,4 +91,89 @@ async fn an_unknown_preset_is_64_with_the_nearest() {
     output.expect_code(64);
     assert_eq!(output.stdout, "");
     assert!(output.stderr.contains("did you mean `keycloak`?"), "{}", output.stderr);
+}
+
+async fn checked(folder: &Path, printed: &str) -> Value {
+    let file = folder.join("bearerd.toml");
+    std::fs::write(&file, printed).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let checked = run(folder, &["check", "--output", "json"]).await;
+    assert_eq!(checked.code, 0, "{}\n{printed}", checked.all());
+    checked.json()
+}
+
+#[tokio::test]
+async fn generic_is_a_config_for_any_issuer() {
+    let folder = tempfile::tempdir().unwrap();
+    let printed = run(folder.path(), &["init", "generic"]).await;
+    printed.expect_code(0);
+    for method in ["client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth"] {
+        assert!(printed.stdout.contains(&format!("client_auth = \"{method}\"")), "{}", printed.stdout);
+    }
+    checked(folder.path(), &printed.stdout).await;
+    for written in ["oauth2", "oidc", "OAuth"] {
+        let refused = run(folder.path(), &["init", written]).await;
+        refused.expect_code(64);
+        assert!(refused.stderr.contains("did you mean `generic`?"), "{}", refused.stderr);
+    }
+}
+
+/// An issuer that says this of itself, with its own URL.
+async fn issuer_that_says(mut said: Value) -> (Scripted, String) {
+    let issuer = Scripted::issuer().await;
+    let url = issuer.url.clone();
+    said["issuer"] = Value::from(url.as_str());
+    said["token_endpoint"] = Value::from(format!("{url}/token"));
+    issuer.always(move |request, _| match request.target() {
+        "/.well-known/openid-configuration" => Answer::json(&said),
+        _ => Answer::status(404),
+    });
+    (issuer, url)
+}
+
+#[tokio::test]
+async fn an_issuers_document_makes_a_config_with_what_it_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = json!({
+        "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_post", "magic"],
+        "token_endpoint_auth_signing_alg_values_supported": ["ES256", "PS256"],
+        "scopes_supported": ["billing.read", "billing.write"],
+        "grant_types_supported": ["authorization_code"],
+        "dpop_signing_alg_values_supported": ["ES256"],
+    });
+    let (issuer, url) = issuer_that_says(said).await;
+    let printed = run(folder.path(), &["init", "--issuer-url", &url]).await;
+    printed.expect_code(0);
+    let text = &printed.stdout;
+    assert!(text.contains(&format!("\nissuer_url = \"{url}\"\n")), "{text}");
+    assert!(text.contains("\nclient_auth = \"client_secret_post\"\n"), "what most have, first: {text}");
+    assert!(text.contains("\n# client_auth = \"private_key_jwt\"\n"), "{text}");
+    for wanted in ["ES256, PS256", "billing.read, billing.write", "does not list the grant", "# dpop = "] {
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+    assert!(!text.contains("client_secret_basic") && !text.contains("magic"), "{text}");
+    checked(folder.path(), text).await;
+    assert_eq!(issuer.count(), 1, "nothing but its document is asked for");
+}
+
+#[tokio::test]
+async fn an_issuer_without_a_document_is_told_with_the_way_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let issuer = Scripted::issuer().await;
+    issuer.always_this(Answer::status(404));
+    let printed = run(folder.path(), &["init", "--issuer-url", &issuer.url]).await;
+    printed.expect_code(1);
+    assert!(printed.stdout.is_empty(), "{}", printed.all());
+    assert!(
+        printed.stderr.contains("404") && printed.stderr.contains("bearerd init generic"),
+        "{}",
+        printed.stderr
+    );
+    let printed = run(folder.path(), &["init", "--issuer-url", "http://idp.example.com"]).await;
+    printed.expect_code(64);
+    assert!(
+        printed.stderr.contains("--issuer-url: ") && printed.stderr.contains("https://"),
+        "{}",
+        printed.stderr
+    );
 }

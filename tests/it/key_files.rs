@@ -1,9 +1,12 @@
 //! Keys in every form in which they are handed out, from the config file to the signature at the issuer.
 
-use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 
-use crate::support::Setup;
+use serde_json::{Value, json};
+
 use crate::support::jwt::{PASSWORD, key, key_bytes, verify};
+use crate::support::tls::{ca, localhost};
+use crate::support::{Answer, Call, Client, Scripted, Setup};
 
 /// The signed assertion that a key file leads to: its header and claims.
 async fn signed(file: &str, password: bool, public: &str, alg: &str) -> (Value, Value) {
@@ -49,5 +52,53 @@ async fn key_files_that_name_their_key_say_kid() {
         ("ed25519.jwk.json", "ed25519.public.pem", "EdDSA", "ed25519-1"),
     ] {
         assert_eq!(signed(file, false, public, alg).await.0["kid"], kid, "{file}");
+    }
+}
+
+const LISTENER: &str = "tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" }, \
+                        client_ca = { file = \"ca.pem\" } }";
+const TOWARD: &str = "tls = { ca = { file = \"ca.pem\" }, certificate = { file = \"own.pem\" }, private_key = { file = \"own.key\" } }";
+const ISSUER: &str = "# client_secret\nclient_auth = \"private_key_jwt\"\nprivate_key = { file = \"own.key\" }\n\
+                      certificate = { file = \"own.pem\" }\njwt = { certificate_headers = [\"x5t#S256\"] }\n\
+                      dpop = { private_key = { file = \"own.key\" } }";
+
+/// What variables, editors and pipelines make of PEM.
+const MADE_OF_IT: [fn(&str) -> String; 5] = [
+    |pem| format!("\u{feff}{pem}"),
+    |pem| pem.lines().map(|line| format!("    {line}\n")).collect(),
+    |pem| pem.replace('\n', "\\n"),
+    |pem| pem.replace('\n', " "),
+    |pem| pem.replace('\n', "\r\n"),
+];
+
+#[tokio::test]
+async fn keys_and_certificates_are_read_alike_wherever_they_stand() {
+    for change in MADE_OF_IT {
+        let asking = || Scripted::start(Some(ca().server_asking(&localhost(), &["http/1.1"])));
+        let setup = Setup::with(asking().await, asking().await);
+        let grant = json!({ "access_token": "t", "token_type": "DPoP", "expires_in": 600 });
+        setup.issuer.always_this(Answer::json(&grant));
+        let (server, own) = (localhost(), ca().issue(&["client-1"]));
+        setup.file("ca.pem", change(&ca().pem));
+        for (name, identity) in [("server", &server), ("own", &own)] {
+            setup.file(&format!("{name}.pem"), change(&identity.certificate_pem));
+            let key = setup.file(&format!("{name}.key"), change(&identity.key_pem));
+            std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let shown = change("-----BEGIN\nx");
+        let world =
+            setup.listener(LISTENER).issuer(&format!("{ISSUER}\n{TOWARD}")).route(TOWARD).start().await;
+        let client = Client::tls(world.address("main"), ca().client(&["http/1.1"], Some(&own))).await;
+        let response = client.expect(&shown).call(&Call::get("/")).await;
+        assert_eq!(response.status, 200, "{shown}: {}", response.text());
+        let asked = world.issuer().request(1).await;
+        assert_eq!(asked.params("client_assertion").len(), 1, "{shown}");
+        assert!(
+            asked.header("dpop").is_some() && world.upstream().last().header("dpop").is_some(),
+            "{shown}"
+        );
+        let checked = crate::support::cli::run(world.folder(), &["check", "--config", "bearerd.toml"]).await;
+        checked.expect_code(0);
+        assert!(!checked.all().contains("warning"), "{shown}: {}", checked.all());
     }
 }

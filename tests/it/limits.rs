@@ -64,6 +64,31 @@ async fn header_limits_hold_over_http2() {
 }
 
 #[tokio::test]
+async fn http2_refusals_are_logged_with_their_reason_and_counted() {
+    let world = scene("header_count = 10").await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "localhost")];
+    let with = |name, count| [&fields[..], &vec![(name, "1"); count]].concat();
+    let mut frames = Frames::connect(world.address("main")).await;
+    frames.request(1, &with("x-a", 10), None).await;
+    assert!(frames.outcome(1).await.is_ok());
+    frames.request(3, &with("x-a", 11), None).await;
+    assert!(matches!(frames.outcome(3).await, Outcome::Headers(_)));
+    // A name in upper case ends the connection.
+    frames.request(5, &with("X-A", 1), None).await;
+    assert!(matches!(frames.outcome(5).await, Outcome::GoAway(_)));
+    assert_eq!(world.upstream().count(), 1);
+    for reason in ["head_too_large", "http2_protocol"] {
+        let labels = [("listener", "main"), ("reason", reason)];
+        eventually("the count", || async {
+            (world.metric("bearerd_requests_refused_total", &labels).await == Some(1.0)).then_some(())
+        })
+        .await;
+        let told = |line: &str| line.contains("caller.request_refused") && line.contains(reason);
+        world.log().wait("the line", told).await;
+    }
+}
+
+#[tokio::test]
 async fn streams_that_are_reset_at_once_end_their_connection_alone() {
     let world = scene("").await;
     let mut frames = Frames::connect(world.address("main")).await;

@@ -1,7 +1,7 @@
 //! `/metrics` of a program that is busy, fails and reloads, read by tools of the field.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt;
@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use bearerd::metrics::FAMILIES;
 
+use crate::support::python::python;
 use crate::support::tls::localhost;
 use crate::support::{Answer, Call, Client, Setup, World, eventually, within};
 
@@ -82,8 +83,7 @@ async fn openmetrics_is_read_by_its_reference_parser() {
     let call = Call::get("/metrics").header("accept", "application/openmetrics-text; version=1.0.0");
     let response = Client::tcp(world.address("admin")).await.call(&call).await;
     assert!(response.header("content-type").unwrap().starts_with("application/openmetrics-text"));
-    let python = tokio::task::spawn_blocking(python).await.unwrap();
-    let mut parser = Command::new(python);
+    let mut parser = Command::new(python("openmetrics").await);
     parser.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openmetrics/parse.py"));
     let (fine, said) = piped(parser, &response.text(), "install python3").await;
     assert!(fine, "{said}");
@@ -93,8 +93,10 @@ async fn openmetrics_is_read_by_its_reference_parser() {
         .filter(|(_, samples)| *samples != "0")
         .map(|(family, _)| family.split_once(' ').unwrap())
         .collect();
-    let wanted: BTreeMap<&str, &str> =
-        FAMILIES.iter().map(|family| (family.name.trim_end_matches("_total"), family.kind)).collect();
+    let wanted: BTreeMap<&str, &str> = FAMILIES
+        .iter()
+        .map(|family| (family.name.trim_end_matches("_total"), family.kind.as_str()))
+        .collect();
     assert_eq!(parsed, wanted);
 }
 
@@ -131,29 +133,4 @@ async fn readiness_failures_and_throttling_are_counted() {
     world.ready().await;
     assert_eq!(world.metric("bearerd_ready", &[]).await, Some(1.0));
     assert_eq!(world.metric("bearerd_token_consecutive_failures", &api).await, Some(0.0));
-}
-
-/// A Python with the parser: installed once a checkout, however many tests and test runs want it at the same time.
-fn python() -> PathBuf {
-    let wanted = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openmetrics/requirements.txt");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("openmetrics");
-    std::fs::create_dir_all(&folder).unwrap();
-    let lock = std::fs::File::create(folder.join(".lock")).unwrap();
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let python = folder.join("venv/bin/python");
-    let (wanted_text, done) = (std::fs::read(&wanted).unwrap(), folder.join(".installed"));
-    if std::fs::read(&done).is_ok_and(|found| found == wanted_text) {
-        return python;
-    }
-    let run = |command: &mut std::process::Command| {
-        let output =
-            command.output().unwrap_or_else(|error| panic!("{command:?}: {error}: install python3-venv"));
-        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        assert!(output.status.success(), "{command:?} failed: {said:?}");
-    };
-    run(std::process::Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder.join("venv")));
-    let pip = ["-m", "pip", "install", "--quiet", "--require-hashes", "--disable-pip-version-check", "-r"];
-    run(std::process::Command::new(&python).args(pip).arg(&wanted));
-    std::fs::write(done, wanted_text).unwrap();
-    python
 }

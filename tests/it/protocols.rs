@@ -218,6 +218,49 @@ async fn system_roots_that_were_rotated_are_seen_without_a_restart() {
 }
 
 #[tokio::test]
+async fn roots_in_each_folder_of_ssl_cert_dir_are_seen_as_they_change() {
+    let upstream = Scripted::start(Some(ca().issue(&["localhost"]).server(&[]))).await;
+    let setup = Setup::with(Scripted::issuer().await, upstream);
+    let (first, second) = (setup.folder().join("roots-1"), setup.folder().join("roots-2"));
+    for (folder, name) in [(&first, "one"), (&second, "two")] {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("ca.pem"), Ca::new(name).pem).unwrap();
+    }
+    let bundle = first.join("ca.pem");
+    let folders = format!("{}:{}", first.display(), second.display());
+    let world = setup.env("SSL_CERT_FILE", bundle.to_str().unwrap()).env("SSL_CERT_DIR", &folders);
+    let world = world.start().await;
+    world.get("/").await.expect_problem(502, "upstream_unreachable");
+    // In its place, as an editor does it: the folder itself stays as it was.
+    std::fs::write(second.join("ca.pem"), &ca().pem).unwrap();
+    eventually("the changed root", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn roots_that_have_no_end_or_never_come_hold_up_nothing() {
+    for name in ["endless", "pipe"] {
+        let upstream = Scripted::start(Some(ca().issue(&["localhost"]).server(&[]))).await;
+        let setup = Setup::with(Scripted::issuer().await, upstream);
+        let path = setup.folder().join(name);
+        match name {
+            "pipe" => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap(),
+            _ => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+        }
+        let own = "\n[[route]]\nname = \"own\"\npath_prefix = \"/own\"\nupstream = \"{upstream}\"\nissuer = \"corp\"\n\
+                   tls = { ca = { file = \"ca.pem\" } }\n";
+        setup.file("ca.pem", &ca().pem);
+        let world = setup.env("SSL_CERT_FILE", path.to_str().unwrap()).more(own).start().await;
+        for _ in 0..10 {
+            let refused = world.get("/").await;
+            refused.expect_problem(502, "upstream_unreachable");
+            let said = "it is neither a regular file nor a folder; SSL_CERT_FILE and SSL_CERT_DIR say where they are";
+            assert!(refused.text().contains(said), "{}", refused.text());
+        }
+        world.get("/own").await.expect_status(200);
+    }
+}
+
+#[tokio::test]
 async fn plain_http_to_a_port_that_speaks_tls_asks_whether_it_is_https() {
     let upstream = Scripted::start(Some(ca().issue(&["localhost"]).server(&[]))).await;
     let port = upstream.address.unwrap().port();

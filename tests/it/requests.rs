@@ -308,6 +308,20 @@ async fn proxy_env_obeys_the_environment() {
 }
 
 #[tokio::test]
+async fn entries_of_no_proxy_that_match_nothing_are_told_at_the_start_and_by_check() {
+    let odd = "10.*,corp.example,<local>";
+    let world = Setup::new().await.env("NO_PROXY", odd).issuer("proxy = \"env\"").start().await;
+    let words = "the environment's NO_PROXY names `10.*`, `<local>`, which matches no host";
+    eventually("the warning", || async { world.log().text().contains(words).then_some(()) }).await;
+    let check = ["check", "--config", "bearerd.toml"];
+    let told = cli::run_with(world.folder(), &check, &[("NO_PROXY", odd)]).await;
+    told.expect_code(0);
+    assert!(told.all().contains(words) && told.all().contains("networks (10.0.0.0/8)"), "{}", told.all());
+    let fine = cli::run_with(world.folder(), &check, &[("NO_PROXY", "*.corp.example")]).await;
+    assert!(!fine.all().contains("NO_PROXY"), "{}", fine.all());
+}
+
+#[tokio::test]
 async fn a_proxy_variable_that_is_not_understood_is_refused_and_nothing_is_dialled() {
     let egress = Egress::refusing("403 Forbidden").await;
     let issuer = Scripted::start(Some(ca().issue(&["localhost"]).server(&[]))).await;

@@ -757,6 +757,46 @@ async fn issuers_that_send_without_end_hold_nobody_up() {
 }
 
 #[tokio::test]
+async fn egress_proxies_that_send_without_end_hold_nobody_up() {
+    let proxy = Manual::start().await;
+    let route = format!(
+        "upstream = \"https://api.example\"\nproxy = \"http://{}\"\nconnect_timeout = \"60s\"",
+        proxy.address
+    );
+    let world = Setup::new().await.route(&route).start().await;
+    let mut client = world.connect().await;
+    client.send(&Call::get("/")).await;
+    let mut wire = proxy.accept().await;
+    within("the request for a tunnel", wire.head()).await.unwrap().unwrap();
+    let piece = "HTTP/1.1 102 Processing\r\n\r\n";
+    let sent = within("the flood to be refused", flood(&mut wire, "", "", piece)).await;
+    assert!(sent < 32 << 20, "{sent} bytes were taken");
+    client.response().await.expect_problem(502, "upstream_unreachable");
+    assert!(world.processor_time() < Duration::from_secs(5), "{:?}", world.processor_time());
+}
+
+#[tokio::test]
+async fn collectors_that_send_without_end_hold_nobody_up() {
+    for (head, piece) in [
+        ("", "HTTP/1.1 102 Processing\r\n\r\n"),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0", "0"),
+    ] {
+        let collector = Manual::start().await;
+        let table = format!("[tracing]\nendpoint = \"{}\"\ntimeout = \"60s\"", collector.url);
+        let world = Setup::new().await.more(&table).start().await;
+        world.get("/").await.expect_status(200);
+        let mut wire = collector.accept().await;
+        within("the spans", wire.head()).await.unwrap().unwrap();
+        let sent = within("the flood to be refused", flood(&mut wire, head, "", piece)).await;
+        assert!(sent < 32 << 20, "{sent} bytes of {piece:?} were taken");
+        assert!(world.processor_time() < Duration::from_secs(5), "{:?}", world.processor_time());
+        // The next spans go over another connection.
+        world.get("/").await.expect_status(200);
+        collector.accept().await;
+    }
+}
+
+#[tokio::test]
 async fn chunks_with_a_few_zeros_and_extensions_pass() {
     let world = answering(
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0000005;a=b;c=\"d\"\r\nhello\r\n000;x\r\n\r\n",

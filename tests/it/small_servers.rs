@@ -103,11 +103,11 @@ async fn bodies_that_do_not_come_keep_no_webhook_out() {
 async fn an_early_refusal_of_a_webhook_is_read_by_who_still_sends() {
     let world = start().await;
     let mut stream = TcpStream::connect(address_of(&world, "learned").await).await.unwrap();
-    let body = vec![b'x'; 600 * 1024];
+    let body = vec![b'x'; 4 << 20];
     let call = Call::new("POST", "/seismic").header("content-length", &body.len().to_string());
     stream.write_all(&call.bytes("localhost")).await.unwrap();
     within("the response to come", stream.readable()).await.unwrap();
-    for piece in body.chunks(200 * 1024) {
+    for piece in body.chunks(512 * 1024) {
         // So that the server is done with the response, and waits or does not.
         tokio::time::sleep(Duration::from_millis(50)).await;
         within("a piece of the body to go out", stream.write_all(piece))

@@ -72,7 +72,7 @@ fn names(trailers: &HeaderMap) -> Vec<&str> {
 }
 
 /// Every one of these has an owner, or decides how the message is read.
-const NOT_UP: [&str; 37] = [
+const NOT_UP: [&str; 40] = [
     "authorization",
     "authorization_",
     "proxy-authorization",
@@ -87,6 +87,9 @@ const NOT_UP: [&str; 37] = [
     "x-forwarded-proto",
     "x-forwarded-host",
     "x_forwarded_for",
+    "x-forwarded-port",
+    "x-forwarded-user",
+    "x-real-ip",
     "forwarded",
     "via",
     "cookie",

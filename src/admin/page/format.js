@@ -4,12 +4,14 @@
 const MOST_ROWS = 300;
 const at = (id) => document.getElementById(id);
 
+// As people say it: 45 s, 12 min, 1 h 5 min, 3 d.
 function duration(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   if (whole < 120) return whole + " s";
-  if (whole < 7200) return Math.floor(whole / 60) + " min";
-  if (whole < 172800) return Math.floor(whole / 3600) + " h";
-  return Math.floor(whole / 86400) + " d";
+  const [minutes, hours] = [Math.floor(whole / 60), Math.floor(whole / 3600)];
+  if (hours < 1) return minutes + " min";
+  if (hours < 10) return hours + " h" + (minutes % 60 ? " " + (minutes % 60) + " min" : "");
+  return hours < 48 ? hours + " h" : Math.floor(hours / 24) + " d";
 }
 
 function milliseconds(value) {
@@ -31,8 +33,13 @@ function names(all) {
   return all.slice(0, MOST_NAMES).join(", ") + " and " + (all.length - MOST_NAMES) + " more";
 }
 
-function calls(count) {
-  return count + (count === 1 ? " call" : " calls");
+function counted(count, what) {
+  return grouped(count) + " " + what + (count === 1 ? "" : "s");
+}
+
+// 12 345 678, so that large numbers are read at a glance.
+function grouped(count) {
+  return String(count).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
 function node(tag, kind, text) {

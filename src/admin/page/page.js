@@ -9,8 +9,14 @@ let gone = false;
 
 const elapsed = () => (heard === null ? 0 : (performance.now() - heard) / 1000);
 
+// An hour of each route, by its name; asked for less often than the rest.
+const histories = new Map();
+const HISTORY_EVERY = 15000;
+let historyAt = -HISTORY_EVERY;
+let last = null;
+
 const shown = {
-  routes: table("routes", ["route", "serves", "upstream", "rate", "errors", "latency"]),
+  routes: table("routes", ["route", "serves", "upstream", "requests", "errors", "latency"]),
   tokens: table("tokens", ["issuer", "scopes", "time left", "fetched", "renewal"]),
   issuers: table("issuers", ["issuer", "state", "url", "preset", "grant", "client auth", "credential", "required"]),
   listeners: table("listeners", ["listener", "address", "callers", "connections"]),
@@ -18,11 +24,61 @@ const shown = {
   warnings: table("warnings", ["where", "key", "what", "hint"]),
 };
 
-// Where not all can be shown, those with something to see.
-function busiestFirst(routes) {
-  if (routes.length <= MOST_ROWS) return routes;
-  const weight = (route) => route.recent.errors * 1e9 + route.recent.requests;
-  return [...routes].sort((a, b) => weight(b) - weight(a));
+const SEVERITY = { bad: 0, warn: 1, good: 2, idle: 2 };
+const ORDERS = {
+  trouble: (a, b) => SEVERITY[routeState(a)[0]] - SEVERITY[routeState(b)[0]],
+  rate: (a, b) => b.recent.per_second - a.recent.per_second,
+  errors: (a, b) => b.recent.errors - a.recent.errors,
+  slow: (a, b) => (b.recent.p99_ms || 0) - (a.recent.p99_ms || 0),
+  name: (a, b) => a.name.localeCompare(b.name),
+};
+
+// Where not all can be shown, those with something to see. Sorting is stable: among equals the config's order stays.
+function chosen(routes) {
+  const words = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const text = (route) => [route.name, matches(route.match), route.upstream, route.issuer || "anonymous"].join(" ").toLowerCase();
+  const found = words.length ? routes.filter((route) => words.every((word) => text(route).includes(word))) : [...routes];
+  put(at("matching"), words.length ? found.length + " of " + counted(routes.length, "route") + " match" : "");
+  if (found.length > MOST_ROWS) found.sort((a, b) => b.recent.requests - a.recent.requests);
+  return found.sort(ORDERS[at("sort").value]);
+}
+
+function showRoutes(status) {
+  fill(shown.routes, chosen(status.routes.map((route) => ({ key: route.name, now: status.now, ...route }))), routeRow);
+}
+
+function tile() {
+  const made = node("li", "tile");
+  const [label, value, more] = [node("span", "label"), node("div", "value"), node("span", "sub")];
+  made.append(label, value, more);
+  made.update = (item) => {
+    put(label, item.key);
+    put(value, item.value);
+    dress(value, item.kind ? "value " + item.kind : "value");
+    put(more, item.more);
+  };
+  return made;
+}
+
+function tiles(status) {
+  const sum = (of) => status.routes.reduce((all, route) => all + of(route), 0);
+  const [requests, errors] = [sum((route) => route.recent.requests), sum((route) => route.recent.errors)];
+  const slowest = status.routes.reduce((a, b) => ((b.recent.p99_ms || 0) > ((a && a.recent.p99_ms) || 0) ? b : a), null);
+  const valid = status.tokens.filter((token) => token.state === "valid").length;
+  const failing = status.tokens.filter((token) => token.last_error).length;
+  const open = status.listeners.reduce((all, listener) => all + listener.connections, 0);
+  return [
+    { key: "Requests", value: rate(sum((route) => route.recent.per_second)), more: counted(sum((route) => route.requests), "request") + " in all" },
+    { key: "Errors", value: requests ? percent(errors / requests) : "–", kind: errors ? "bad" : "", more: errors ? errors + " of " + counted(requests, "request") : "none in the last minute" },
+    { key: "Slowest p99", value: slowest ? milliseconds(slowest.recent.p99_ms) : "–", more: slowest ? "route " + slowest.name : "no requests in the last minute" },
+    { key: "Valid tokens", value: valid + " of " + status.tokens.length, kind: failing ? "bad" : "", more: failing ? failing + " cannot be fetched" : "all can be renewed" },
+    { key: "Connections", value: grouped(open), more: "from callers, at " + counted(status.listeners.length, "listener") },
+  ];
+}
+
+function percent(share) {
+  const value = 100 * share;
+  return (value > 0 && value < 10 ? value.toFixed(1) : Math.round(value)) + " %";
 }
 
 function show(status) {
@@ -33,13 +89,16 @@ function show(status) {
   none.hidden = found.length > 0;
   put(none, "None. Every route, token and the config are fine.");
   const bad = found.filter((problem) => problem.kind === "bad").length;
-  state(status.draining ? "ending" : !status.ready ? "not ready" : bad ? "ready, with problems" : "ready", status.ready && !bad ? "good" : "bad");
+  const words = status.draining ? "ending" : !status.ready ? "not ready" : status.degraded ? "degraded" : bad ? "ready, with problems" : "ready";
+  state(words, status.ready && !bad ? "good" : "bad");
+  put(at("health"), status.listeners.map((listener) => listener.address + (listener.tls ? " (TLS)" : "")).join(", "));
+  sync(at("tiles"), tiles(status), tile);
   document.title = (bad ? "(" + bad + ") " : "") + "bearerd";
   put(at("facts"), "version " + status.version + " · up " + duration(status.uptime_seconds) + " · config version " + status.config.version);
 
   const seconds = status.routes.length ? Math.round(status.routes[0].recent.seconds) : 60;
-  heading("routes", "calls of the last " + seconds + " s");
-  fill(shown.routes, busiestFirst(status.routes).map((route) => ({ key: route.name, now: status.now, ...route })), routeRow);
+  heading("routes", "numbers of the last " + seconds + " s, graphs of the last hour");
+  showRoutes(status);
   const tokens = status.tokens.map((token) => ({ key: token.routes[0], ...token }));
   const kept = new Set(tokens.map((token) => token.key));
   for (const key of bars.keys()) if (!kept.has(key)) bars.delete(key);
@@ -94,11 +153,18 @@ function setGone(now, why) {
 async function refresh() {
   if (!document.hidden) {
     try {
-      const answer = await fetch("/status", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+      const history = performance.now() - historyAt >= HISTORY_EVERY;
+      const answer = await fetch(history ? "/status?history" : "/status", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
       if (!answer.ok) throw new Error("status " + answer.status);
       const status = await answer.json();
       heard = performance.now();
+      if (history) {
+        historyAt = heard;
+        histories.clear();
+        for (const route of status.routes) if (route.history) histories.set(route.name, route.history);
+      }
       setGone(false, "");
+      last = status;
       show(status);
     } catch (failure) {
       setGone(true, failure instanceof TypeError ? "no connection" : failure.name === "TimeoutError" ? "no response in time" : failure.message);
@@ -112,6 +178,19 @@ async function again() {
   setTimeout(again, EVERY);
 }
 
+at("filter").addEventListener("input", () => last && showRoutes(last));
+at("sort").addEventListener("change", () => last && showRoutes(last));
+// As on many such pages: a slash goes to the filter, Escape empties it.
+document.addEventListener("keydown", (event) => {
+  const filter = at("filter");
+  if (event.key === "/" && !["INPUT", "SELECT"].includes(document.activeElement.tagName)) {
+    event.preventDefault();
+    filter.focus();
+  } else if (event.key === "Escape" && document.activeElement === filter) {
+    filter.value = "";
+    if (last) showRoutes(last);
+  }
+});
 document.addEventListener("visibilitychange", refresh);
 setInterval(tick, 1000);
 again();

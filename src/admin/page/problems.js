@@ -22,7 +22,7 @@ function tokenProblem(token) {
   const routes = names(token.routes);
   const what = holds
     ? "The token of issuer " + token.issuer + " cannot be renewed; the one that is there still serves " + routes
-    : "There is no token of issuer " + token.issuer + ": calls on " + routes + " fail";
+    : "There is no token of issuer " + token.issuer + ": requests on " + routes + " fail";
   const foot = [last.failures_in_a_row + (last.failures_in_a_row === 1 ? " failure" : " failures in a row")];
   if (last.trace) foot.push(last.trace);
   return {
@@ -38,13 +38,38 @@ function routeProblem(route, now, without) {
   const fresh = last !== null && last.status >= 500 && since(now, last.at) < RECENT;
   if (errors === 0 && !fresh) return null;
   if (fresh && last.code.startsWith("token_") && without.has(route.name)) return null;
-  const counted = errors > 0 ? errors + " of " + calls(requests) + " failed recently" : "a request failed";
+  const said = errors > 0 ? errors + " of " + counted(requests, "request") + " failed recently" : "a request failed";
   return {
-    key: "route " + route.name, kind: errors * 2 >= requests ? "bad" : "warn", what: "Route " + route.name + ": " + counted,
+    key: "route " + route.name, kind: errors * 2 >= requests ? "bad" : "warn", what: "Route " + route.name + ": " + said,
     why: fresh ? last.detail : "the upstream " + route.upstream + " answered with a 5xx itself; see its log",
     remedy: "", code: fresh ? last.code : null, at: fresh ? last.at : null, next: null,
     foot: fresh ? "request " + last.request_id : "",
+    group: (fresh ? last.code : "5xx") + " " + origin(route.upstream), route: route.name, upstream: origin(route.upstream),
+    together: "requests fail",
   };
+}
+
+function origin(upstream) {
+  const found = /^\w+:\/\/[^/]+/.exec(upstream);
+  return found ? found[0] : upstream;
+}
+
+// One upstream that is down is one problem, however many routes lead to it.
+function joined(found) {
+  const groups = new Map();
+  for (const problem of found) {
+    const key = problem.group || problem.key;
+    groups.set(key, [...(groups.get(key) || []), problem]);
+  }
+  return [...groups.values()].map((group) => {
+    const [first] = group;
+    if (group.length === 1) return first;
+    const newest = group.reduce((a, b) => (Date.parse(b.at || 0) > Date.parse(a.at || 0) ? b : a));
+    return {
+      ...newest, key: "group " + first.group, kind: group.some((problem) => problem.kind === "bad") ? "bad" : "warn",
+      what: "Upstream " + first.upstream + ": " + first.together + " on " + group.length + " routes: " + names(group.map((problem) => problem.route)),
+    };
+  });
 }
 
 function isRefused(route, now) {
@@ -57,6 +82,8 @@ function refusalProblem(route, now) {
   return {
     key: "refusal " + route.name, kind: "bad", what: "Route " + route.name + ": its upstream refuses good tokens",
     why: refusal.detail, remedy: "", code: String(refusal.status), at: refusal.at, next: null, foot: "",
+    group: "refusal " + route.issuer + " " + origin(route.upstream), route: route.name, upstream: origin(route.upstream),
+    together: "good tokens are refused",
   };
 }
 
@@ -71,7 +98,7 @@ function otherProblems(status) {
     });
   }
   if (status.draining) {
-    found.push({ ...plain, key: "ending", kind: "warn", what: "The process is ending", why: "It was asked to; calls under way are served to their end." });
+    found.push({ ...plain, key: "ending", kind: "warn", what: "The process is ending", why: "It was asked to; requests under way are served to their end." });
   }
   for (const webhook of status.webhooks.filter((webhook) => webhook.problem)) {
     found.push({ ...plain, key: "webhook " + webhook.name, kind: "bad", what: "Webhook " + webhook.name, why: webhook.problem });
@@ -98,7 +125,7 @@ function problems(status) {
   const tokens = status.tokens.map(tokenProblem).filter(Boolean);
   const without = new Set(status.tokens.filter((token) => token.last_error).flatMap((token) => token.routes));
   const routes = status.routes.flatMap((route) => [refusalProblem(route, status.now), routeProblem(route, status.now, without)]);
-  const all = [...otherProblems(status), ...tokens, ...routes, unroutedProblem(status)].filter(Boolean);
+  const all = [...otherProblems(status), ...tokens, ...joined(routes.filter(Boolean)), unroutedProblem(status)].filter(Boolean);
   const unready = !status.ready && !status.draining && !all.some((problem) => problem.kind === "bad");
   if (unready) {
     all.push({

@@ -104,6 +104,7 @@ function routeRow(cells, note) {
   const issuer = [node("span"), sub(to)];
   to.prepend(issuer[0]);
   const numbers = [traffic, errors, latency].map((cell) => [sub(cell, "number"), sub(cell)]);
+  const graphs = [trafficGraph(traffic), latencyGraph(latency)];
   const tell = noting(note);
   return (route) => {
     const recent = route.recent;
@@ -113,12 +114,13 @@ function routeRow(cells, note) {
     put(issuer[0], route.upstream);
     put(issuer[1], route.issuer ? "token of " + route.issuer : "no token (anonymous)");
     put(numbers[0][0], rate(recent.per_second));
-    put(numbers[0][1], calls(route.requests) + " in all");
+    put(numbers[0][1], counted(route.requests, "request") + " in all");
     put(numbers[1][0], String(recent.errors));
     dress(numbers[1][0], recent.errors > 0 ? "number bad" : "number");
     put(numbers[1][1], recent.errors > 0 ? Math.round((100 * recent.errors) / Math.max(1, recent.requests)) + " %" : "");
     put(numbers[2][0], milliseconds(recent.p50_ms));
     put(numbers[2][1], recent.p99_ms === null ? "" : "p99 " + milliseconds(recent.p99_ms));
+    graphs.forEach((draw) => draw(histories.get(route.name)));
     tell(routeNote(route));
   };
 }
@@ -177,7 +179,7 @@ function setEnd(bar, token) {
 
 // It came a moment after it was asked for, and its life counts from there: an hour is not 59 minutes.
 function whole(life) {
-  return duration(life < 120 ? life : life + 30);
+  return duration(life < 120 ? life : Math.round(life / 60) * 60);
 }
 
 function moveBar(bar) {
@@ -186,7 +188,7 @@ function moveBar(bar) {
   const share = bar.life > 0 ? Math.min(1, left / bar.life) : 0;
   bar.inner.style.width = 100 * share + "%";
   dress(bar.inner, "fill " + (left === 0 ? "bad" : bar.kind));
-  const words = bar.end === null ? "no token" : left === 0 ? "ended" : duration(left) + " left of " + whole(bar.life);
+  const words = bar.end === null ? "no token" : left === 0 ? "expired" : duration(left) + " left of " + whole(bar.life);
   put(bar.words, words);
   bar.made.setAttribute("aria-valuemax", String(Math.round(bar.life)));
   bar.made.setAttribute("aria-valuenow", String(Math.round(left)));
@@ -212,7 +214,7 @@ function tokenRow(cells, note, first) {
   return (token) => {
     put(parts.name, token.issuer);
     mark(parts.state, ...tokenState(token));
-    put(parts.routes, "for " + names(token.routes) + (token.waiters ? "; " + calls(token.waiters) + " waiting" : ""));
+    put(parts.routes, "for " + names(token.routes) + (token.waiters ? "; " + counted(token.waiters, "request") + " waiting" : ""));
     put(granted, (token.granted_scope || token.scopes.join(" ")) || "no scopes");
     put(parameters, token.parameters.length ? "with " + token.parameters.join(", ") : "");
     ago.hidden = token.fetched_at === null;

@@ -3,11 +3,11 @@
 use std::time::SystemTime;
 
 use super::{
-    CallErrorStatus, ConfigStatus, IssuerStatus, ListenerStatus, MatchStatus, RecentStatus, RefusalStatus,
-    ReloadStatus, RouteStatus, Status, Time, TokenErrorStatus, TokenStatus, UnroutedStatus,
+    CallErrorStatus, ConfigStatus, HistoryStatus, IssuerStatus, ListenerStatus, MatchStatus, RecentStatus,
+    RefusalStatus, ReloadStatus, RouteStatus, Status, Time, TokenErrorStatus, TokenStatus, UnroutedStatus,
     UpstreamRefusalStatus, WarningStatus, WebhookStatus,
 };
-use crate::admin::recent::Recent;
+use crate::admin::recent::{History, Point, Recent};
 use crate::admin::view::{CredentialView, Traffic, View, WebhookView};
 use crate::config::{
     self, Address, Callers, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern,
@@ -25,6 +25,7 @@ pub(in crate::admin) fn status(view: &View) -> Status {
         started_at: Time(view.started_at),
         uptime_seconds: view.uptime.as_secs(),
         ready: view.ready(),
+        degraded: view.degraded(),
         draining: view.draining,
         config: config_status(view),
         listeners: config.listeners.iter().zip(connections).map(|(it, open)| listener(it, open)).collect(),
@@ -148,6 +149,7 @@ fn route(
         requests: traffic.requests,
         upstream_connections: traffic.upstream_connections,
         recent: traffic.recent.as_ref().map(recent).unwrap_or_default(),
+        history: traffic.history.as_ref().map(history),
         last_error: traffic.last_failure.as_deref().map(call_error),
         upstream_refusal: traffic.last_refusal.as_deref().map(|refusal| UpstreamRefusalStatus {
             at: Time(refusal.at),
@@ -168,6 +170,20 @@ fn recent(recent: &Recent) -> RecentStatus {
         per_second: rounded(counts.requests as f64 / seconds.max(1.0)),
         p50_ms: quantile(0.5),
         p99_ms: quantile(0.99),
+    }
+}
+
+fn history(history: &History) -> HistoryStatus {
+    let milliseconds = |of: fn(&Point) -> Option<f32>| -> Vec<Option<f64>> {
+        history.points.iter().map(|it| of(it).map(|seconds| rounded(f64::from(seconds) * 1_000.0))).collect()
+    };
+    HistoryStatus {
+        step_seconds: History::STEP.as_secs(),
+        last_seconds: history.last.as_secs(),
+        requests: history.points.iter().map(|point| point.requests).collect(),
+        errors: history.points.iter().map(|point| point.errors).collect(),
+        p50_ms: milliseconds(|point| point.p50),
+        p99_ms: milliseconds(|point| point.p99),
     }
 }
 

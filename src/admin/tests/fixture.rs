@@ -13,7 +13,8 @@ use super::super::recent::Recent;
 use super::super::view::{CredentialView, Traffic, View, WebhookView};
 use super::super::{Admin, Health, LastReload};
 use crate::clock::SystemClock;
-use crate::config::{self, Scopes, *};
+use crate::config::client_auth::ClientSecretBasic;
+use crate::config::{self, Scopes, fixture, *};
 use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Snapshot, SnapshotCell};
 use crate::secret::Secret;
@@ -51,7 +52,7 @@ pub(super) fn issuer(name: &str, required: bool) -> Arc<IssuerConfig> {
     Arc::new(IssuerConfig {
         digest: [7; 32],
         required,
-        client_auth: ClientAuth::Basic { secret: canary(), encoding: BasicEncoding::Form },
+        client_auth: ClientAuth::with_secret(&ClientSecretBasic, canary()),
         client_id: Some(canary()),
         scopes: Scopes::from(["billing.read"]),
         params: Params::from([("audience".to_owned(), ParamValue::Value(canary()))]),
@@ -83,51 +84,20 @@ fn route(name: &str, credential: Credential) -> Arc<RouteConfig> {
             authority: "api.example.com".to_owned(),
             path: "/v2".to_owned(),
         },
-        protocol: Protocol::Auto,
         credential,
-        caller_authorization: CallerAuthorization::Replace,
-        inject: Inject::Header {
-            name: http::header::AUTHORIZATION,
-            before: "Bearer ".to_owned(),
-            after: String::new(),
-            by_type: true,
-        },
         request_headers: HeaderEdits {
             set: vec![(http::HeaderName::from_static("x-key"), canary())],
             remove: Vec::new(),
         },
-        response_headers: HeaderEdits::default(),
-        forwarded: false,
-        rewrite_location: true,
-        refresh_on: vec![http::StatusCode::UNAUTHORIZED],
-        replay_limit: 65_536,
-        allow_encoded_slash: false,
-        connect_timeout: None,
-        response_timeout: None,
-        idle_timeout: None,
-        connection_max_age: None,
-        header_case: HeaderCase::Lower,
-        tls: TlsOptions::default(),
-        egress: Egress::Direct,
+        ..fixture::route()
     })
 }
 
 fn listener() -> Arc<ListenerConfig> {
     Arc::new(ListenerConfig {
-        name: Arc::from("main"),
-        address: Address::Tcp("127.0.0.1:8080".parse().unwrap()),
-        names: Vec::new(),
-        origins: Vec::new(),
-        callers: Callers::Local,
-        allow: Vec::new(),
         require_header: Some((http::HeaderName::from_static("x-caller-key"), canary())),
-        tls: None,
-        unix: unix(),
+        ..fixture::listener()
     })
-}
-
-pub(super) fn unix() -> UnixOptions {
-    UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() }
 }
 
 fn config(callers: Callers, routes: Vec<Arc<RouteConfig>>) -> Config {
@@ -135,25 +105,10 @@ fn config(callers: Callers, routes: Vec<Arc<RouteConfig>>) -> Config {
     Config {
         files: vec![path.clone()],
         path: path.clone(),
-        include_folders: Vec::new(),
-        workers: 1,
-        drain_delay: Duration::ZERO,
-        shutdown_timeout: Duration::from_secs(30),
-        limits: Limits {
-            header_bytes: 32_768,
-            header_count: 100,
-            header_timeout: None,
-            keep_alive: None,
-            connections: 10_000,
-            waiters: 10_000,
-        },
-        tracing: None,
-        log: Log { format: LogFormat::Text, level: log_filter("info").unwrap(), access: true },
         admin: config::Admin { address: Address::Tcp(([127, 0, 0, 1], 0).into()), callers },
         listeners: vec![listener()],
         issuers: BTreeMap::from([("corp".to_owned(), issuer("corp", true))]),
         routes,
-        webhooks: Vec::new(),
         warnings: vec![Problem {
             severity: Severity::Warning,
             file: path,
@@ -164,7 +119,7 @@ fn config(callers: Callers, routes: Vec<Arc<RouteConfig>>) -> Config {
             hint: None,
             source_line: None,
         }],
-        references: Vec::new(),
+        ..fixture::config("")
     }
 }
 
@@ -239,6 +194,7 @@ pub(super) fn view(credentials: Vec<CredentialView>) -> View {
 
 fn busy() -> Traffic {
     Traffic {
+        history: None,
         requests: 12,
         upstream_connections: 1,
         recent: Some(recent()),

@@ -1,5 +1,6 @@
 //! The demo's tokens: opaque to everybody but the demo, which can tell whether one is its own without keeping a list.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::error::Unspecified;
@@ -9,38 +10,60 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// Short, so that a renewal can be watched.
-pub(super) const LIFETIME: Duration = Duration::from_secs(60);
+pub(super) const LIFETIME: Duration = Duration::from_secs(10);
 
-/// Bytes of a token: a nonce, when it ends, and a MAC over both.
+/// Bytes of a token: a nonce, its number, when it expires, and a MAC over all.
 const NONCE: usize = 16;
-const SIGNED: usize = NONCE + 8;
+const SIGNED: usize = NONCE + 8 + 8;
 
 pub(super) struct Tokens {
     key: hmac::Key,
+    issued: AtomicU64,
+    /// Those up to this number are refused.
+    revoked: AtomicU64,
 }
 
 impl Tokens {
     pub(super) fn new() -> Result<Self, Unspecified> {
         let mut key = [0; 32];
         rand::fill(&mut key)?;
-        Ok(Self { key: hmac::Key::new(HMAC_SHA256, &key) })
+        Ok(Self {
+            key: hmac::Key::new(HMAC_SHA256, &key),
+            issued: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+        })
     }
 
     pub(super) fn issue(&self, now: SystemTime) -> Result<String, Unspecified> {
         let mut bytes = vec![0; NONCE];
         rand::fill(&mut bytes)?;
+        let number = self.issued.fetch_add(1, Ordering::SeqCst) + 1;
+        bytes.extend_from_slice(&number.to_be_bytes());
         bytes.extend_from_slice(&seconds(now + LIFETIME).to_be_bytes());
         let mac = hmac::sign(&self.key, &bytes);
         bytes.extend_from_slice(mac.as_ref());
         Ok(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// Whether it was issued here and has not ended.
+    /// How many there have been.
+    pub(super) fn issued(&self) -> u64 {
+        self.issued.load(Ordering::SeqCst)
+    }
+
+    /// Every token that there is; those that come later are valid.
+    pub(super) fn revoke(&self) {
+        self.revoked.store(self.issued(), Ordering::SeqCst);
+    }
+
+    /// Whether it was issued here, was not revoked and has not expired.
     pub(super) fn is_valid(&self, token: &str, now: SystemTime) -> bool {
         let Ok(bytes) = URL_SAFE_NO_PAD.decode(token) else { return false };
         let Some((signed, mac)) = bytes.split_at_checked(SIGNED) else { return false };
-        let ends = signed.last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-        hmac::verify(&self.key, signed, mac).is_ok() && ends.is_some_and(|ends| seconds(now) < ends)
+        let Some((rest, expires)) = signed.split_last_chunk() else { return false };
+        let Some((_, number)) = rest.split_last_chunk() else { return false };
+        hmac::verify(&self.key, signed, mac).is_ok()
+            && u64::from_be_bytes(*number) > self.revoked.load(Ordering::SeqCst)
+            && seconds(now) < u64::from_be_bytes(*expires)
     }
 }
 
@@ -69,5 +92,8 @@ mod tests {
         assert!(!tokens.is_valid(&token, now + LIFETIME));
         assert!(!tokens.is_valid("", now) && !tokens.is_valid("AAAA", now));
         assert_ne!(token, tokens.issue(now).unwrap());
+        tokens.revoke();
+        assert!(!tokens.is_valid(&token, now), "revoked");
+        assert!(tokens.is_valid(&tokens.issue(now).unwrap(), now));
     }
 }

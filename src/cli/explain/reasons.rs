@@ -1,6 +1,6 @@
 //! Why a route won, which nearly did, and what else decides.
 
-use http::{HeaderMap, Method, header};
+use http::{Method, header};
 
 use super::request::ExplainedRequest;
 use crate::config::{
@@ -9,7 +9,7 @@ use crate::config::{
 };
 use crate::proxy::query;
 use crate::route::Call;
-use crate::route::criteria::{self, Met};
+use crate::route::{criteria, near};
 
 /// More lines than this help nobody.
 const NEAREST: usize = 10;
@@ -69,87 +69,9 @@ fn advantage(winner: &RouteConfig, other: &RouteConfig) -> &'static str {
     }
 }
 
-/// Routes that one condition kept from the request, or that have its host and path; the nearest first.
+/// Routes that come near to serving the request.
 pub(super) fn nearest(config: &Config, call: &Call<'_>) -> Vec<String> {
-    let mut near: Vec<(usize, &RouteConfig, Met)> = config
-        .routes
-        .iter()
-        .filter_map(|route| {
-            let met = criteria::met(route, call);
-            let unmet = [met.listener, met.host, met.path, met.method, met.headers]
-                .iter()
-                .filter(|met| !**met)
-                .count();
-            let distance = match met {
-                Met { host: true, path: true, .. } => 0,
-                Met { host: true, .. } if unmet == 1 => 1,
-                _ if unmet == 1 => 2,
-                _ => return None,
-            };
-            Some((distance, &**route, met))
-        })
-        .collect();
-    near.sort_by(|left, right| (left.0, &left.1.name).cmp(&(right.0, &right.1.name)));
-    let more = near.len().saturating_sub(NEAREST);
-    let mut lines: Vec<_> =
-        near.iter().take(NEAREST).map(|(_, route, met)| near_line(config, route, *met, call)).collect();
-    if more > 0 {
-        lines.push(format!("and {more} more routes"));
-    }
-    lines
-}
-
-fn near_line(config: &Config, route: &RouteConfig, met: Met, call: &Call<'_>) -> String {
-    let mut lacking = Vec::new();
-    if !met.host {
-        lacking.push(match &route.host {
-            None => "it answers to the listener's own names only".to_owned(),
-            Some(HostPattern::Exact(host)) => format!("its host is `{host}`"),
-            Some(HostPattern::Wildcard(suffix)) => format!("its host is `*{suffix}`"),
-        });
-    }
-    if !met.path {
-        lacking.push(match &route.path {
-            PathPattern::Exact(path) => format!("its path is `{path}`"),
-            PathPattern::Prefix(prefix) => format!("its path prefix is `{prefix}`"),
-        });
-    }
-    if !met.listener {
-        lacking.push(format!("it serves at listener `{}` only", listener_name(config, route)));
-    }
-    if !met.method {
-        lacking.push(format!("it serves {} only", join(route.methods.as_deref().unwrap_or_default())));
-    }
-    if !met.headers {
-        lacking.extend(lacking_headers(route, call.headers));
-    }
-    if lacking.is_empty() && call.path.encoded_slash {
-        lacking.push(match route.allow_encoded_slash {
-            true => "a route that goes before it does not allow an escaped slash".to_owned(),
-            false => "it does not allow an escaped slash".to_owned(),
-        });
-    }
-    let shared = match (met.host, met.path) {
-        (true, true) => "has this host and path",
-        (true, false) => "has this host",
-        _ => "has this path",
-    };
-    format!("route `{}` {shared}, but {}", route.name, lacking.join(", and "))
-}
-
-/// Names only: what the header holds, and what it should hold, may both be confidential.
-fn lacking_headers<'a>(route: &'a RouteConfig, headers: &'a HeaderMap) -> impl Iterator<Item = String> + 'a {
-    route.match_headers.iter().filter_map(|(name, value)| {
-        let mut sent = headers.get_all(name).iter();
-        match (sent.next(), sent.next()) {
-            (None, _) => Some(format!("it wants a header `{name}`")),
-            (Some(_), Some(_)) => Some(format!("header `{name}` was sent in several lines")),
-            (Some(found), None) if found.as_bytes() != value.as_bytes() => {
-                Some(format!("it wants another value of header `{name}`"))
-            }
-            _ => None,
-        }
-    })
+    near::nearest(&config.routes, |index| Some(&*config.listeners.get(index)?.name), call, NEAREST)
 }
 
 /// What the caller's rules and the caller's own credential do to this request.

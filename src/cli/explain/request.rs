@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
 use super::Refusal;
 use crate::config::{Address, Config};
+use crate::proxy::max_forwards;
 use crate::route::{RouteTable, host};
 
 pub(super) struct ExplainedRequest {
@@ -43,7 +44,8 @@ impl ExplainedRequest {
         };
         match url.parse::<Uri>() {
             Ok(uri) if uri.scheme().is_some() => asked.absolute(&uri)?,
-            Ok(uri) if url.starts_with('/') => asked.take_path(&uri),
+            // `*` stands for the server as a whole.
+            Ok(uri) if url.starts_with('/') || url == "*" => asked.take_path(&uri),
             // What no HTTP request line may hold is still a path that someone may send.
             Err(_) if url.starts_with('/') => {
                 asked.unreadable = true;
@@ -91,6 +93,21 @@ impl ExplainedRequest {
             return Err(Refusal(405, "method_refused", format!("{} is never served", self.method)));
         }
         Ok(())
+    }
+
+    /// `OPTIONS *` (RFC 9110 section 7.1).
+    pub(super) fn is_for_the_server(&self) -> bool {
+        self.method == Method::OPTIONS && self.path == "*" && self.query.is_none()
+    }
+
+    /// An OPTIONS that may go no further (RFC 9110 section 7.6.2).
+    pub(super) fn ends_here(&self) -> Result<bool, Refusal> {
+        if self.method != Method::OPTIONS {
+            return Ok(false);
+        }
+        let left = max_forwards(&self.headers);
+        left.map(|left| left == Some(0))
+            .map_err(|()| Refusal(400, "bad_request", "Max-Forwards is not one number".to_owned()))
     }
 
     /// The host that the request names.

@@ -1,13 +1,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::*;
+use crate::config::client_auth::ClientSecretPost;
 use crate::config::{
-    self, Address, Admin, Callers, ClientAuth, Credential, CredentialKey, DpopConfig, HttpUrl, IssuerConfig,
-    Limits, ListenerConfig, Log, LogFormat, ParamValue, RouteConfig, Scopes, Source, TokenEndpoint,
-    UnixOptions,
+    self, Address, ClientAuth, Credential, CredentialKey, DpopConfig, HttpUrl, IssuerConfig, ListenerConfig,
+    ParamValue, RouteConfig, Scopes, Source, TokenEndpoint, fixture,
 };
 use crate::route::fixture::route;
 
@@ -16,40 +15,15 @@ fn listener(name: &str, address: &str, names: &[&str]) -> ListenerConfig {
         name: Arc::from(name),
         address: Address::Tcp(address.parse().unwrap()),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
-        origins: Vec::new(),
-        callers: Callers::Local,
-        allow: Vec::new(),
-        require_header: None,
-        tls: None,
-        unix: UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() },
+        ..fixture::listener()
     }
 }
 
 fn config(listeners: Vec<ListenerConfig>, routes: Vec<RouteConfig>) -> Config {
     Config {
-        path: PathBuf::from("/etc/bearerd/bearerd.toml"),
-        files: Vec::new(),
-        include_folders: Vec::new(),
-        workers: 1,
-        drain_delay: Duration::ZERO,
-        shutdown_timeout: Duration::from_secs(30),
-        limits: Limits {
-            header_bytes: 32 * 1024,
-            header_count: 100,
-            header_timeout: None,
-            keep_alive: None,
-            connections: 1,
-            waiters: 1,
-        },
-        tracing: None,
-        log: Log { format: LogFormat::Text, level: config::log_filter("info").unwrap(), access: true },
-        admin: Admin { address: Address::Tcp("127.0.0.1:9180".parse().unwrap()), callers: Callers::Local },
         listeners: listeners.into_iter().map(Arc::new).collect(),
-        issuers: BTreeMap::new(),
         routes: routes.into_iter().map(Arc::new).collect(),
-        webhooks: Vec::new(),
-        warnings: Vec::new(),
-        references: Vec::new(),
+        ..fixture::config("")
     }
 }
 
@@ -67,7 +41,7 @@ fn issuer(url: &str) -> IssuerConfig {
         path_and_query: "/token".to_owned(),
     };
     IssuerConfig {
-        client_auth: ClientAuth::Post { secret: Source::literal("hunter2") },
+        client_auth: ClientAuth::with_secret(&ClientSecretPost, Source::literal("hunter2")),
         client_id: Some(Source::literal("legacy-billing")),
         ..IssuerConfig::with_defaults("corp", TokenEndpoint::Url(url))
     }

@@ -37,13 +37,19 @@ pub(super) fn render(explanation: &Explanation) -> String {
         // A path that no request line may hold may hold what a terminal would obey.
         let path = explanation.path.escape_debug();
         let _ = match (&answer.route, answer.status, answer.code) {
-            (Some(route), _, _) => {
+            (Some(route), Some(status), _) => {
+                writeln!(page.0, "{} {path}: answered here for route `{route}`, {status}", explanation.method)
+            }
+            (Some(route), None, _) => {
                 writeln!(page.0, "{} {path}: route `{route}` serves it", explanation.method)
             }
             (None, Some(status), Some(code)) => {
                 writeln!(page.0, "{} {path}: no route serves it, {status} `{code}`", explanation.method)
             }
-            (None, _, _) => writeln!(page.0, "{} {path}: no route serves it", explanation.method),
+            (None, Some(status), None) => {
+                writeln!(page.0, "{} {path}: answered here, {status}", explanation.method)
+            }
+            (None, None, _) => writeln!(page.0, "{} {path}: no route serves it", explanation.method),
         };
         render_answer(&mut page, answer);
     }

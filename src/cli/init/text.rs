@@ -15,14 +15,8 @@ pub(super) fn config(preset: &Preset) -> String {
         text.push_str("#\n");
         comment(&mut text, &preset.about);
     }
-    text.push_str("#\n");
-    comment(
-        &mut text,
-        "Put your values in the place of the examples. Then: bearerd check, bearerd check --online, bearerd run.",
-    );
-    text.push_str(
-        "\n[listener.main]\naddress = \"127.0.0.1:8080\"              # where your program calls, over plain http\n",
-    );
+    how_to_go_on(&mut text);
+    listener(&mut text);
     issuer(&mut text, preset);
     route(&mut text, preset.name);
     if !preset.extra.trim().is_empty() {
@@ -30,6 +24,20 @@ pub(super) fn config(preset: &Preset) -> String {
         let _ = write!(text, "\n{}\n", preset.extra.trim());
     }
     text
+}
+
+pub(super) fn how_to_go_on(text: &mut String) {
+    text.push_str("#\n");
+    comment(
+        text,
+        "Put your values in the place of the examples. Then: bearerd check, bearerd check --online, bearerd run.",
+    );
+}
+
+pub(super) fn listener(text: &mut String) {
+    text.push_str(
+        "\n[listener.main]\naddress = \"127.0.0.1:8080\"              # where your program sends its requests, over plain http\n",
+    );
 }
 
 fn issuer(text: &mut String, preset: &Preset) {
@@ -81,15 +89,15 @@ fn option(text: &mut String, key: &PresetKey) {
     }
 }
 
-fn route(text: &mut String, issuer: &str) {
+pub(super) fn route(text: &mut String, issuer: &str) {
     let _ = write!(
         text,
-        "\n# One for each API that is called with this token.\n[[route]]\nname = \"api\"\npath_prefix = \"/api\"                    # http://127.0.0.1:8080/api/x goes to\nupstream = \"https://api.example.com\"    # https://api.example.com/x\nissuer = \"{issuer}\"\n"
+        "\n# One for each API that this token is for.\n[[route]]\nname = \"api\"\npath_prefix = \"/api\"                    # http://127.0.0.1:8080/api/x goes to\nupstream = \"https://api.example.com\"    # https://api.example.com/x\nissuer = \"{issuer}\"\n"
     );
 }
 
 /// Text as comment lines of at most [`WIDTH`] characters; an empty line parts paragraphs.
-fn comment(text: &mut String, words: &str) {
+pub(super) fn comment(text: &mut String, words: &str) {
     for (index, paragraph) in words.trim().split("\n\n").enumerate() {
         if index > 0 {
             text.push_str("#\n");
@@ -110,7 +118,7 @@ fn comment(text: &mut String, words: &str) {
 }
 
 /// A TOML basic string.
-fn quoted(value: &str) -> String {
+pub(super) fn quoted(value: &str) -> String {
     let mut quoted = String::from("\"");
     for character in value.chars() {
         match character {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Bounds;
 use crate::clock::SystemClock;
+use crate::config::client_auth::{ClientSecretBasic, ClientSecretJwt, ClientSecretPost, Proof};
 use crate::config::{
     BasicEncoding, ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Scopes, Source, TokenEndpoint,
 };
@@ -49,8 +50,7 @@ pub(super) fn may_be_the_method(error: &IssuerError, config: &IssuerConfig) -> b
                 || (code == Some("unauthorized_client") && says("authenticating client"))
                 || says("'client_secret' is missing")
                 || (code.is_none() && error.http_status == Some(403))
-                // A server that reads the body alone finds no client at all.
-                || (code == Some("invalid_request") && matches!(config.client_auth, ClientAuth::Basic { .. }))
+                || code.is_some_and(|code| config.client_auth.method.may_be_unseen(code))
         }
         Some(Shown::Signature) => {
             refused || matches!(code, Some("invalid_request" | "invalid_grant" | "unauthorized_client"))
@@ -67,12 +67,10 @@ enum Shown {
 }
 
 fn shown_by(config: &IssuerConfig) -> Option<Shown> {
-    match config.client_auth {
-        ClientAuth::Basic { .. } | ClientAuth::Post { .. } => Some(Shown::Secret),
-        ClientAuth::SecretJwt { .. } | ClientAuth::PrivateKeyJwt | ClientAuth::AssertionFile => {
-            Some(Shown::Signature)
-        }
-        ClientAuth::TlsClientAuth | ClientAuth::None => config.jwt.as_ref().map(|_| Shown::Signature),
+    match config.client_auth.proof() {
+        proof if proof.sends_secret() => Some(Shown::Secret),
+        proof if proof.is_assertion() => Some(Shown::Signature),
+        _ => config.jwt.as_ref().map(|_| Shown::Signature),
     }
 }
 
@@ -92,12 +90,12 @@ impl Change {
         let mut config = IssuerConfig { standby: None, ..config.clone() };
         let written = match self {
             Self::Method(client_auth) => {
-                config.jwt = match client_auth {
-                    ClientAuth::SecretJwt { .. } => Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
+                config.jwt = match client_auth.proof() {
+                    Proof::SignedBySecret => Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
                     _ => config.jwt.filter(|jwt| jwt.usage != JwtUse::ClientAssertion),
                 };
                 config.client_auth = client_auth.clone();
-                written(client_auth).to_owned()
+                written(client_auth)
             }
             Self::SendClientId => {
                 config.send_client_id = true;
@@ -188,8 +186,7 @@ fn changes(error: &IssuerError, config: &IssuerConfig) -> Vec<Change> {
 
 fn changes_of_signed(config: &IssuerConfig) -> Vec<Change> {
     let mut changes = Vec::new();
-    let by_assertion = !matches!(config.client_auth, ClientAuth::TlsClientAuth | ClientAuth::None);
-    if by_assertion && !config.send_client_id && config.client_id.is_some() {
+    if config.client_auth.proof().is_assertion() && !config.send_client_id && config.client_id.is_some() {
         changes.push(Change::SendClientId);
     }
     let discovered = matches!(config.endpoint, TokenEndpoint::Discovery(_));
@@ -208,37 +205,33 @@ fn other_methods(error: &IssuerError, config: &IssuerConfig) -> Vec<Change> {
     }
     // The issuer says which one the client is registered for.
     if error.detail.contains("client_assertion") {
-        return vec![Change::Method(ClientAuth::SecretJwt { secret })];
+        return vec![Change::Method(ClientAuth::with_secret(&ClientSecretJwt, secret))];
     }
-    let is_basic = matches!(config.client_auth, ClientAuth::Basic { .. });
+    let is_basic = config.client_auth.proof() == Proof::Basic;
     let encodings_differ =
         [config.client_id.as_ref(), Some(&secret)].into_iter().flatten().any(changes_in_a_form);
-    let basic = |encoding| ClientAuth::Basic { secret: secret.clone(), encoding };
-    let post = ClientAuth::Post { secret: secret.clone() };
+    let basic =
+        |encoding| ClientAuth { encoding, ..ClientAuth::with_secret(&ClientSecretBasic, secret.clone()) };
+    let post = ClientAuth::with_secret(&ClientSecretPost, secret.clone());
     let all = [post, basic(BasicEncoding::Form), basic(BasicEncoding::Raw)];
     let current = written(&config.client_auth);
     all.into_iter()
         .filter(|other| written(other) != current)
         // The same bytes would go up again.
-        .filter(|other| match other {
-            ClientAuth::Basic { encoding: BasicEncoding::Raw, .. } => encodings_differ,
-            ClientAuth::Basic { .. } => encodings_differ || !is_basic,
+        .filter(|other| match (other.proof(), other.encoding) {
+            (Proof::Basic, BasicEncoding::Raw) => encodings_differ,
+            (Proof::Basic, BasicEncoding::Form) => encodings_differ || !is_basic,
             _ => true,
         })
         .map(Change::Method)
         .collect()
 }
 
-fn written(client_auth: &ClientAuth) -> &'static str {
-    match client_auth {
-        ClientAuth::Basic { encoding: BasicEncoding::Form, .. } => r#"client_auth = "client_secret_basic""#,
-        ClientAuth::Basic { encoding: BasicEncoding::Raw, .. } => {
-            r#"client_auth = "client_secret_basic" with basic_encoding = "raw""#
-        }
-        ClientAuth::Post { .. } => r#"client_auth = "client_secret_post""#,
-        ClientAuth::SecretJwt { .. } => r#"client_auth = "client_secret_jwt""#,
-        _ => "another client_auth",
-    }
+/// As it is written in the config.
+fn written(client_auth: &ClientAuth) -> String {
+    let raw = client_auth.proof() == Proof::Basic && client_auth.encoding == BasicEncoding::Raw;
+    let encoding = if raw { " with basic_encoding = \"raw\"" } else { "" };
+    format!("client_auth = \"{}\"{encoding}", client_auth.as_str())
 }
 
 /// Whether RFC 6749's encoding before base64 changes it.
@@ -335,6 +328,7 @@ fn scopes_told(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::client_auth::{NoProof, PrivateKeyJwt, TlsClientAuth};
     use crate::config::{HttpUrl, TokenEndpoint};
 
     fn config(client_auth: ClientAuth, id: &str) -> IssuerConfig {
@@ -354,19 +348,19 @@ mod tests {
     }
 
     fn basic(secret: &str, encoding: BasicEncoding) -> ClientAuth {
-        ClientAuth::Basic { secret: Source::literal(secret), encoding }
+        ClientAuth { encoding, ..ClientAuth::with_secret(&ClientSecretBasic, Source::literal(secret)) }
     }
 
-    fn tried(client_auth: ClientAuth) -> Vec<&'static str> {
+    fn tried(client_auth: ClientAuth) -> Vec<String> {
         changes_after("", &config(client_auth, "client-1"))
     }
 
-    fn changes_after(detail: &str, config: &IssuerConfig) -> Vec<&'static str> {
+    fn changes_after(detail: &str, config: &IssuerConfig) -> Vec<String> {
         let error = IssuerError::new(FailureKind::ClientRefused, detail.to_owned());
         let written = |change: &Change| match change {
             Change::Method(client_auth) => written(client_auth),
-            Change::SendClientId => "send_client_id",
-            Change::Audience => "audience",
+            Change::SendClientId => "send_client_id".to_owned(),
+            Change::Audience => "audience".to_owned(),
         };
         changes(&error, config).iter().map(written).collect()
     }
@@ -380,9 +374,11 @@ mod tests {
         assert_eq!(tried(basic("plain", BasicEncoding::Form)), [POST]);
         assert_eq!(tried(basic("a+b", BasicEncoding::Form)), [POST, RAW]);
         assert_eq!(tried(basic("a+b", BasicEncoding::Raw)), [POST, BASIC]);
-        assert_eq!(tried(ClientAuth::Post { secret: Source::literal("a+b") }), [BASIC, RAW]);
-        assert_eq!(tried(ClientAuth::Post { secret: Source::literal("plain") }), [BASIC]);
-        assert!(tried(ClientAuth::None).is_empty() && tried(ClientAuth::TlsClientAuth).is_empty());
+        assert_eq!(tried(ClientAuth::with_secret(&ClientSecretPost, Source::literal("a+b"))), [BASIC, RAW]);
+        assert_eq!(tried(ClientAuth::with_secret(&ClientSecretPost, Source::literal("plain"))), [BASIC]);
+        assert!(
+            tried(ClientAuth::new(&NoProof)).is_empty() && tried(ClientAuth::new(&TlsClientAuth)).is_empty()
+        );
     }
 
     #[test]
@@ -394,7 +390,7 @@ mod tests {
 
     #[test]
     fn what_signs_may_name_its_client_and_another_audience() {
-        let mut config = config(ClientAuth::PrivateKeyJwt, "c");
+        let mut config = config(ClientAuth::new(&PrivateKeyJwt), "c");
         config.jwt = Some(JwtConfig::with_defaults(JwtUse::ClientAssertion));
         assert_eq!(changes_after("", &config), ["send_client_id"], "no other audience is known");
         let TokenEndpoint::Url(url) = config.endpoint.clone() else { panic!("a URL") };
@@ -416,9 +412,9 @@ mod tests {
     #[test]
     fn only_a_refused_client_makes_us_guess_the_method() {
         let form = config(basic("s", BasicEncoding::Form), "c");
-        let post = config(ClientAuth::Post { secret: Source::literal("s") }, "c");
-        let signed = config(ClientAuth::SecretJwt { secret: Source::literal("s") }, "c");
-        let nobody = config(ClientAuth::None, "c");
+        let post = config(ClientAuth::with_secret(&ClientSecretPost, Source::literal("s")), "c");
+        let signed = config(ClientAuth::with_secret(&ClientSecretJwt, Source::literal("s")), "c");
+        let nobody = config(ClientAuth::new(&NoProof), "c");
         for (code, status, (by_form, by_post, by_signed)) in [
             (Some("invalid_client"), 400, (true, true, true)),
             (Some("unauthorized_client"), 401, (true, true, true)),

@@ -9,6 +9,7 @@ use super::plan::Wanted;
 use super::report::{Advertised, CredentialReport, ErrorReport, IssuerReport, TlsReport, ms};
 use super::{Bounds, guess, keys, out_of_time, token, upstream};
 use crate::clock::{Clock, SystemClock};
+use crate::config::client_auth::Method;
 use crate::config::{CredentialKey, IssuerConfig, TokenEndpoint};
 use crate::issuer::{FailureKind, Grant, Issuer, IssuerError, examine};
 use crate::net::connect::Offer;
@@ -62,7 +63,7 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
     }
     report.ok = report.credentials.iter().all(|credential| credential.ok || !credential.needed);
     report.warnings = warnings(&report, &config, bounds);
-    hints_of_what_is_known(&mut report);
+    hints_of_what_is_known(&mut report, config.client_auth.method);
     report
 }
 
@@ -257,23 +258,23 @@ pub(super) fn whose(credential: &CredentialReport) -> String {
 }
 
 /// What needs no request, where no token came.
-fn hints_of_what_is_known(report: &mut IssuerReport) {
+fn hints_of_what_is_known(report: &mut IssuerReport, method: &dyn Method) {
     if report.ok {
         return;
     }
     let mut hints = Vec::new();
     if let Some(advertised) = &report.advertised {
-        let against = |list: &Option<Vec<String>>, ours: &str, hints: &mut Vec<String>| {
-            if let Some(list) = list.as_ref().filter(|list| !list.iter().any(|name| is_ours(name, ours))) {
+        let mut against = |list: &Option<Vec<String>>, ours: &str, is_ours: &dyn Fn(&str) -> bool| {
+            if let Some(list) = list.as_ref().filter(|list| !list.iter().any(|name| is_ours(name))) {
                 hints.push(format!("the issuer advertises {}, and not {ours}", list.join(", ")));
             }
         };
-        against(&advertised.auth_methods, &report.client_auth, &mut hints);
+        against(&advertised.auth_methods, method.name(), &|name| method.is_advertised_as(name));
         for key in &report.keys {
             let Some(alg) = &key.alg else { continue };
             let list =
                 if key.key.starts_with("dpop") { &advertised.dpop_algs } else { &advertised.signing_algs };
-            against(list, alg, &mut hints);
+            against(list, alg, &|name| name == alg.as_str());
         }
     }
     let signs = report.keys.iter().any(|key| key.alg.is_some());
@@ -284,14 +285,4 @@ fn hints_of_what_is_known(report: &mut IssuerReport) {
         );
     }
     report.hints.extend(hints);
-}
-
-/// The issuer's name for what we do: two of our methods stand for more than one of its.
-fn is_ours(advertised: &str, ours: &str) -> bool {
-    match ours {
-        "tls_client_auth" => matches!(advertised, "tls_client_auth" | "self_signed_tls_client_auth"),
-        // A ready-made assertion is signed by whoever made it.
-        "assertion_file" => advertised == "private_key_jwt",
-        ours => advertised == ours,
-    }
 }

@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use super::report::{Ends, KeyReport};
-use crate::config::{ClientAuth, IssuerConfig, Source};
+use crate::config::client_auth::Proof;
+use crate::config::{IssuerConfig, Source};
 use crate::issuer;
 use crate::jose::{Alg, Certificate, PrivateKey};
 
@@ -18,7 +19,7 @@ pub(super) fn end_of(der: &[u8], now: SystemTime) -> Option<Ends> {
 
 /// Every key and certificate with which the client shows who it is.
 pub(super) fn report(config: &IssuerConfig, now: SystemTime) -> Vec<KeyReport> {
-    let signs = !matches!(config.client_auth, ClientAuth::TlsClientAuth);
+    let signs = config.client_auth.proof() != Proof::Certificate;
     let jwt_alg = config.jwt.as_ref().and_then(|jwt| jwt.alg);
     let standby = config.standby.as_ref();
     let keys = [

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::super::client_auth::ClientAuth;
 use super::super::reference::Source;
 use super::super::types::scopes::Scopes;
 use super::{Egress, HttpUrl, TlsOptions};
+use crate::config::raw::keys::Words;
 use crate::jose::Alg;
 
 /// `[issuer.NAME]`, its preset filled in.
@@ -60,10 +62,24 @@ pub struct IssuerConfig {
     pub egress: Egress,
 }
 
+impl IssuerConfig {
+    /// The key of the file that says where tokens are asked for.
+    pub fn endpoint_key(&self) -> &'static str {
+        match (&self.endpoint, &self.preset) {
+            (TokenEndpoint::Discovery(_), None) => "issuer_url",
+            (TokenEndpoint::Url(_), None) => "token_url",
+            // A preset makes it out of what the file says in `vars`.
+            (TokenEndpoint::Discovery(_), Some(_)) => "vars (or issuer_url)",
+            (TokenEndpoint::Url(_), Some(_)) => "vars (or token_url)",
+        }
+    }
+}
+
 /// How the parameters of a token request travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Carrier {
     /// POST, `application/x-www-form-urlencoded`.
+    #[default]
     Form,
     /// POST, `application/json` with typed values.
     Json,
@@ -71,6 +87,11 @@ pub enum Carrier {
     Query,
     /// GET, parameters in the query.
     Get,
+}
+
+impl Words for Carrier {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("form", Self::Form), ("json", Self::Json), ("query", Self::Query)];
 }
 
 /// `basic`.
@@ -92,9 +113,10 @@ pub struct Standby {
 }
 
 /// What a JWT that we make is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum JwtUse {
     /// `client_assertion` (RFC 7523 section 2.2).
+    #[default]
     ClientAssertion,
     /// `assertion` of the jwt-bearer grant (RFC 7523 section 2.1).
     Assertion,
@@ -102,15 +124,29 @@ pub enum JwtUse {
     Bearer,
 }
 
+impl Words for JwtUse {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("client_assertion", Self::ClientAssertion),
+        ("assertion", Self::Assertion),
+        ("bearer", Self::Bearer),
+    ];
+}
+
 /// Where the scopes are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ScopeIn {
     /// The `scope` parameter.
+    #[default]
     Parameter,
     /// The JWT's `scope`, joined by spaces; no parameter.
     Claim,
     /// The JWT's `scope`, as an array; no parameter.
     ClaimArray,
+}
+
+impl Words for ScopeIn {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("parameter", Self::Parameter), ("claim", Self::Claim), ("claim_array", Self::ClaimArray)];
 }
 
 /// How the certificate stands in a JWT's header (RFC 7515 sections 4.1.6 to 4.1.8).
@@ -161,61 +197,18 @@ pub enum TokenEndpoint {
     Url(HttpUrl),
 }
 
-/// How the client proves who it is (RFC 6749 section 2.3, RFC 8414's names).
-#[derive(Debug, Clone)]
-pub enum ClientAuth {
-    /// `client_secret_basic`
-    Basic {
-        secret: Source,
-        encoding: BasicEncoding,
-    },
-    /// `client_secret_post`
-    Post {
-        secret: Source,
-    },
-    /// `client_secret_jwt`: [`IssuerConfig::jwt`] is there.
-    SecretJwt {
-        secret: Source,
-    },
-    /// `private_key_jwt`: [`IssuerConfig::jwt`] and [`IssuerConfig::private_key`] are there.
-    PrivateKeyJwt,
-    /// `tls_client_auth` and `self_signed_tls_client_auth` (RFC 8705 section 2).
-    TlsClientAuth,
-    /// `assertion_file`: [`IssuerConfig::assertion`] is there.
-    AssertionFile,
-    None,
-}
-
-impl ClientAuth {
-    /// Its name in the config.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Basic { .. } => "client_secret_basic",
-            Self::Post { .. } => "client_secret_post",
-            Self::SecretJwt { .. } => "client_secret_jwt",
-            Self::PrivateKeyJwt => "private_key_jwt",
-            Self::TlsClientAuth => "tls_client_auth",
-            Self::AssertionFile => "assertion_file",
-            Self::None => "none",
-        }
-    }
-
-    /// The secret that client and issuer share.
-    pub fn secret(&self) -> Option<&Source> {
-        match self {
-            Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret } => Some(secret),
-            Self::PrivateKeyJwt | Self::TlsClientAuth | Self::AssertionFile | Self::None => None,
-        }
-    }
-}
-
 /// How id and secret are written before base64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BasicEncoding {
     /// `application/x-www-form-urlencoded` first: RFC 6749 section 2.3.1.
+    #[default]
     Form,
     /// As they are, for servers that do not decode.
     Raw,
+}
+
+impl Words for BasicEncoding {
+    const WORDS: &'static [(&'static str, Self)] = &[("form", Self::Form), ("raw", Self::Raw)];
 }
 
 /// Request parameters by name: a `BTreeMap`, so that equal sets are equal keys.
@@ -249,8 +242,13 @@ pub struct ResponseShape {
     pub statuses: Vec<u16>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ResponseFormat {
+    #[default]
     Json,
     Form,
+}
+
+impl Words for ResponseFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("json", Self::Json), ("form", Self::Form)];
 }

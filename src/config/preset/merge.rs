@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Preset, preset, presets, urls, vars};
+use super::{Preset, preset, urls, vars};
 use crate::config::document::{Document, Place};
-use crate::config::report::{Report, did_you_mean};
+use crate::config::report::Report;
 
 /// The preset of each issuer that has one, by the issuer's name, over all files.
 pub(crate) type Presets = BTreeMap<String, &'static Preset>;
@@ -48,8 +48,11 @@ pub(crate) fn issuer_with_preset<'t>(
     };
     let Some(preset) = preset(&named) else {
         let at = place.key("preset");
-        let names = presets().map(|preset| preset.name);
-        let hint = did_you_mean(&named, names, "`bearerd init` lists them");
+        let hint = match super::nearest_preset(&named) {
+            Some("generic") => "leave `preset` out: an issuer needs none; `bearerd init generic`".to_owned(),
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "`bearerd init` lists them; leave it out for any other issuer".to_owned(),
+        };
         report.error(&at, format!("there is no preset {}", at.describe()), hint);
         report.presetless.push(place.path.to_string());
         return value;

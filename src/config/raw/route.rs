@@ -5,130 +5,132 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::super::model::{CallerAuthorization, HeaderCase, Protocol};
 use super::issuer::RawTls;
-use super::values::{DurationText, RawEgress, RawParams, RawReference, SizeText};
+use super::keys::{Flag, Lasting, Plaintext, Size, Word};
+use super::values::{RawEgress, RawParams, RawReference};
 
-/// What is forwarded where, and with whose token.
+/// Which requests bearerd forwards, where to, and with whose token.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Route")]
 pub(crate) struct RawRoute {
-    /// The route's name in logs, metrics and errors.
+    /// The route's name in logs, metrics, and errors.
     #[schemars(extend("x-errors" = "missing; used twice"))]
     pub name: Option<String>,
-    /// The listener it answers on. Not given: any.
+    /// The listener of the route. Default: any.
     #[schemars(extend("x-errors" = "no such listener"))]
     pub listener: Option<String>,
-    /// The host that callers ask for; "*.example.com" matches one label or more. Not given: the listener's own names.
-    #[schemars(extend("x-errors" = "a port, a URL, `*` elsewhere than first"))]
+    /// The host of the request. "*.example.com" matches one label or more. Default: the listener's own names.
+    #[schemars(extend("x-errors" = "a port, a URL, `*` anywhere but first"))]
     pub host: Option<String>,
-    /// An exact path. Not together with `path_prefix`.
+    /// An exact path. Cannot be combined with `path_prefix`.
     #[schemars(extend("x-errors" = "beside `path_prefix`; a dot segment, a backslash, a query; an escaped slash without `allow_encoded_slash`"))]
     pub path: Option<String>,
     /// A prefix of whole path segments.
     #[schemars(extend("default" = "/", "x-errors" = "as `path`"))]
     pub path_prefix: Option<String>,
-    /// Methods it serves. Not given: any.
+    /// Methods that the route serves. Default: any.
     #[schemars(extend("x-errors" = "empty; lower case; CONNECT, TRACE"))]
     pub methods: Option<Vec<String>>,
-    /// Headers that a request must carry, with these values.
+    /// Header fields that a request must have, with these values.
     #[schemars(extend("x-errors" = "`host`"))]
     pub match_headers: Option<BTreeMap<String, String>>,
-    /// Where calls go: a URL, or "unix:" and a socket's path.
-    #[schemars(extend("x-errors" = "missing; a query, a user, a password; a listener of our own; `http://` to another machine"))]
+    /// Where requests go: a URL, or "unix:" and a socket's path.
+    #[schemars(extend("x-errors" = "missing; a query, a user, a password; one of bearerd's own listeners; `http://` to another machine"))]
     pub upstream: Option<String>,
-    /// HTTP version toward the upstream; "auto" chooses by ALPN, "http2" over http is prior knowledge.
-    #[schemars(extend("default" = "auto", "enum" = ["auto", "http1", "http2"]))]
-    pub protocol: Option<String>,
-    /// "allow": http:// to another machine, warned about.
-    #[schemars(extend("default" = "refuse", "enum" = ["refuse", "allow"]))]
-    pub plaintext: Option<String>,
-    /// Whose token the requests carry. Either this or `anonymous = true`.
+    /// HTTP version for the upstream. "auto" chooses by ALPN. "http2" over http uses prior knowledge.
+    pub protocol: Word<Protocol>,
+    /// "allow": http:// to another machine, with a warning.
+    pub plaintext: Word<Plaintext>,
+    /// The issuer whose token the requests carry. Either this or `anonymous = true`.
     #[schemars(extend("x-errors" = "missing without `anonymous = true`; no such issuer"))]
     pub issuer: Option<String>,
     /// Forward without a token.
     #[schemars(extend("default" = false, "x-errors" = "beside `issuer`, `scopes`, `params`, `subject`, `inject`"))]
     pub anonymous: Option<bool>,
-    /// Scopes instead of the issuer's.
+    /// Scopes that replace the issuer's.
     pub scopes: Option<Vec<String>>,
     /// Parameters of the token request, added to the issuer's.
     pub params: Option<RawParams>,
-    /// The `sub` of the JWT that the issuer's token request carries, instead of the issuer's.
-    #[schemars(extend("x-errors" = "where the issuer makes no JWT"))]
+    /// The `sub` of the JWT in the token request. Replaces the issuer's.
+    #[schemars(extend("x-errors" = "if the issuer's token request has no JWT"))]
     pub subject: Option<String>,
-    /// What happens to an Authorization header of the caller.
-    #[schemars(extend("default" = "replace", "enum" = ["replace", "keep", "reject"]))]
-    pub caller_authorization: Option<String>,
-    /// How the token is put on a request.
+    /// What happens to an `Authorization` header field of the caller.
+    pub caller_authorization: Word<CallerAuthorization>,
+    /// How bearerd adds the token to a request.
     pub inject: Option<RawInject>,
-    /// Headers that are set on or removed from requests.
+    /// Header fields to set on or remove from requests.
     pub request_headers: Option<RawHeaderEdits>,
-    /// Headers that are set on or removed from responses.
+    /// Header fields to set on or remove from responses.
     pub response_headers: Option<RawHeaderEdits>,
-    /// Set X-Forwarded-For, -Proto and -Host.
-    #[schemars(extend("default" = false))]
-    pub forwarded: Option<bool>,
-    /// A Location under `upstream` points back through the proxy.
-    #[schemars(extend("default" = true))]
-    pub rewrite_location: Option<bool>,
-    /// Statuses of the upstream that mean "get a new token".
-    #[schemars(extend("default" = [401], "x-errors" = "not 300 to 599"))]
+    /// Set X-Forwarded-For, X-Forwarded-Proto, and X-Forwarded-Host.
+    pub forwarded: Flag<false>,
+    /// Rewrite a `Location` under `upstream` to point through the proxy.
+    pub rewrite_location: Flag<true>,
+    /// Statuses of the upstream that lead to a new token.
+    #[schemars(extend("default" = [Self::REFRESH_ON], "x-errors" = "not 300 to 599"))]
     pub refresh_on: Option<Vec<u16>>,
-    /// Bodies up to this may be replayed; "0B" turns replay off.
-    #[schemars(extend("default" = "64KiB", "x-errors" = "more than `1GiB`"))]
-    pub replay_limit: Option<SizeText>,
-    /// Let paths with an escaped slash pass.
-    #[schemars(extend("default" = false))]
-    pub allow_encoded_slash: Option<bool>,
-    /// For DNS, connection and TLS.
-    #[schemars(extend("default" = "5s"))]
-    pub connect_timeout: Option<DurationText>,
-    /// From the last request byte sent to the response's headers.
-    #[schemars(extend("default" = "60s"))]
-    pub response_timeout: Option<DurationText>,
-    /// Without a byte, on a body or an upgraded connection.
-    #[schemars(extend("default" = "5m"))]
-    pub idle_timeout: Option<DurationText>,
-    /// After this, a connection to the upstream is not used again, so that DNS changes are seen.
-    #[schemars(extend("default" = "10m"))]
-    pub connection_max_age: Option<DurationText>,
-    /// How field names are written toward this upstream over HTTP/1.1; "title" (`Content-Type`) is for servers that compare
-    /// names letter by letter.
-    #[schemars(extend("default" = "lower", "enum" = ["lower", "title"]))]
-    pub header_case: Option<String>,
-    /// TLS toward the upstream.
+    // Enough for most requests of an API; more costs memory for every request under way, since kept bodies are in memory.
+    /// The largest body that bearerd keeps for a replay. "0B" turns replays off.
+    pub replay_limit: Size<{ 64 << 10 }, 0, { 1 << 30 }>,
+    /// Accept paths with an escaped slash.
+    pub allow_encoded_slash: Flag<false>,
+    /// Timeout for DNS, connection, and TLS.
+    pub connect_timeout: Lasting<5>,
+    /// Timeout from the last byte of the request to the head of the response.
+    pub response_timeout: Lasting<60>,
+    /// Timeout without a byte, on a body or an upgraded connection.
+    pub idle_timeout: Lasting<300>,
+    // A moved name is followed within this time.
+    /// How long bearerd uses a connection to the upstream, so that it sees DNS changes.
+    pub connection_max_age: Lasting<600>,
+    /// Case of field names for this upstream over HTTP/1.1. "title" (`Content-Type`) is for servers with case-sensitive
+    /// names.
+    pub header_case: Word<HeaderCase>,
+    /// TLS for connections to the upstream.
     pub tls: Option<RawTls>,
-    /// Proxy to reach the upstream by CONNECT.
+    /// Proxy to reach the upstream, with CONNECT.
     #[schemars(extend("x-errors" = "with a `unix:` upstream"))]
     pub proxy: Option<RawEgress>,
 }
 
-/// How the token is put on a request.
+impl RawRoute {
+    /// RFC 6750 section 3.1: `invalid_token` comes as 401.
+    pub(crate) const REFRESH_ON: u16 = 401;
+}
+
+/// How bearerd adds the token to a request.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Inject")]
 pub(crate) struct RawInject {
-    /// The header that carries the token.
-    #[schemars(extend("default" = "authorization", "x-errors" = "a header of the connection"))]
+    /// The header field that carries the token.
+    #[schemars(extend("default" = "authorization", "x-errors" = "a header field of the connection"))]
     pub header: Option<String>,
-    /// The header's value, with {token} once.
-    #[schemars(extend("default" = "Bearer {token}", "x-errors" = "`{token}` not once"))]
+    /// The field's value, with {token} once.
+    #[schemars(extend("default" = Self::FORMAT, "x-errors" = "`{token}` missing or repeated"))]
     pub format: Option<String>,
-    /// The parameter of the query that carries the token, for upstreams that take it nowhere else. Not together with
-    /// the others.
+    /// The query parameter that carries the token, for upstreams that accept it only there. Cannot be combined with the
+    /// others.
     #[schemars(extend("x-errors" = "beside `header` or `format`; with an issuer that has `dpop`"))]
     pub query: Option<String>,
 }
 
-/// Headers that are set or removed.
+impl RawInject {
+    /// RFC 6750 section 2.1.
+    pub(crate) const FORMAT: &str = "Bearer {token}";
+}
+
+/// Header fields to set or remove.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "HeaderEdits")]
 pub(crate) struct RawHeaderEdits {
-    /// Headers to set, instead of any of that name.
-    #[schemars(extend("x-errors" = "the header that carries the token; headers of the connection"))]
+    /// Header fields to set. They replace all fields of the same name.
+    #[schemars(extend("x-errors" = "the header field that carries the token; header fields of the connection"))]
     pub set: Option<BTreeMap<String, RawReference>>,
-    /// Names of headers to remove.
-    #[schemars(extend("default" = [], "x-errors" = "one that is set, too; headers of the connection"))]
+    /// Names of header fields to remove.
+    #[schemars(extend("default" = [], "x-errors" = "a name that is also set; header fields of the connection"))]
     pub remove: Option<Vec<String>>,
 }

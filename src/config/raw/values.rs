@@ -11,75 +11,31 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::secret::Secret;
 
-/// Text of a kind that has its own words for "expected".
-macro_rules! text {
-    ($name:ident, $expected:literal, $schema:tt) => {
-        pub(crate) struct $name(pub String);
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Text;
-                impl Visitor<'_> for Text {
-                    type Value = $name;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str($expected)
-                    }
-                    fn visit_str<E: Error>(self, text: &str) -> Result<$name, E> {
-                        Ok($name(text.to_owned()))
-                    }
-                }
-                deserializer.deserialize_str(Text)
-            }
-        }
-
-        impl JsonSchema for $name {
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($name).into()
-            }
-            fn inline_schema() -> bool {
-                true
-            }
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($schema)
-            }
-        }
-    };
-}
-
-text!(DurationText, "a duration such as \"30s\"", {
-    "type": "string",
-    "pattern": "^([0-9]+(ms|s|m|h|d))+$"
-});
-text!(SizeText, "a size such as \"64KiB\"", {
-    "type": "string",
-    "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"
-});
-
-/// A literal, or where the value stands.
+/// A literal, or a reference to the value.
 pub(crate) enum RawReference {
     Literal(Secret),
     Elsewhere(RawElsewhere),
 }
 
-/// A value that stands elsewhere: in a file, in the environment, or learned by a webhook.
+/// A value from elsewhere: from a file, from the environment, or learned by a webhook.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Elsewhere")]
 pub(crate) struct RawElsewhere {
-    /// A file with the value; one trailing line end is cut. Relative paths start at the config file's folder.
+    /// A file with the value. One trailing line end is removed. Relative paths start at the config file's folder.
     #[schemars(extend("x-errors" = "beside `env`"))]
     pub file: Option<String>,
     /// An environment variable with the value.
     #[schemars(extend("x-errors" = "beside `file`"))]
     pub env: Option<String>,
-    /// The name of a [webhook.NAME] that learns the value.
-    #[schemars(extend("x-errors" = "not a webhook; beside `file`, `env` or `pointer`"))]
+    /// The name of a `[webhook.NAME]` that learns the value.
+    #[schemars(extend("x-errors" = "not a webhook; beside `file`, `env`, or `pointer`"))]
     pub webhook: Option<String>,
-    /// Where the value stands in JSON (RFC 6901), such as "/a/b".
+    /// JSON pointer to the value (RFC 6901), such as "/a/b".
     #[schemars(extend("x-errors" = "not a JSON pointer"))]
     pub pointer: Option<String>,
     /// The password of a PKCS#12 file.
-    #[schemars(extend("x-errors" = "beside `webhook`; on what is no key or certificate"))]
+    #[schemars(extend("x-errors" = "beside `webhook`; on a value that is not a key or certificate"))]
     pub password: Option<Box<RawReference>>,
 }
 
@@ -239,18 +195,18 @@ impl JsonSchema for RawParam {
 /// More request parameters by name.
 pub(crate) type RawParams = BTreeMap<String, RawParam>;
 
-/// `proxy`: `"env"`, a URL, or a URL with its user and password apart.
+/// `proxy`: `"env"`, a URL, or a URL with a separate user and password.
 pub(crate) enum RawEgress {
     Text(Secret),
     Table(RawProxy),
 }
 
-/// A proxy with its user and password apart.
+/// A proxy with a separate user and password.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Proxy")]
 pub(crate) struct RawProxy {
-    /// The proxy, as "http://egress:3128".
+    /// The URL of the proxy, such as "http://egress:3128".
     #[schemars(extend("x-errors" = "missing; https; a path"))]
     pub url: Option<String>,
     /// "user:password" for the proxy.

@@ -1,8 +1,9 @@
 //! How the client proves who it is: `client_auth` and the keys that go with it.
 
+use super::super::client_auth::{self, ClientAuth, ClientSecretBasic, METHODS, Method, NoProof, Proof};
 use super::super::document::Place;
-use super::super::model::{BasicEncoding, BasicUser, ClientAuth, JwtUse, Standby};
-use super::super::raw::issuer::{CLIENT_AUTH, RawBasic, RawStandby};
+use super::super::model::{BasicEncoding, BasicUser, JwtUse, Standby};
+use super::super::raw::issuer::{RawBasic, RawStandby};
 use super::super::raw::values::RawReference;
 use super::super::reference::Source;
 use super::super::report::{Report, did_you_mean};
@@ -25,41 +26,35 @@ pub(super) fn client_auth(
     let (at, secret_at) = (place.key("client_auth"), place.key("client_secret"));
     // The grant's own assertion proves who asks: a secret beside it is the exception.
     let proved_by_jwt = beside.usage != JwtUse::ClientAssertion && secret.is_none();
-    let default = if proved_by_jwt { "none" } else { "client_secret_basic" };
-    let method = written.as_deref().unwrap_or(default);
-    let kind = if method == "client_secret_jwt" { ValueKind::Secret } else { ValueKind::MaybeEmpty };
-    let secret = secret.map(|raw| reference(&secret_at, raw, kind, report));
-    if !CLIENT_AUTH.contains(&method) {
-        let message = format!("{} is not one of \"{}\"", at.describe(), CLIENT_AUTH.join("\", \""));
-        let hint = match method {
-            "self_signed_tls_client_auth" => "write \"tls_client_auth\", which serves both".to_owned(),
-            _ => did_you_mean(method, CLIENT_AUTH.iter().copied(), ""),
+    let default: &dyn Method = if proved_by_jwt { &NoProof } else { &ClientSecretBasic };
+    let found = written.as_deref().map_or(Some(default), client_auth::method);
+    let signs_by_secret = found.is_some_and(|method| method.proof() == Proof::SignedBySecret);
+    let secret = secret.map(|raw| reference(&secret_at, raw, secret_kind(signs_by_secret), report));
+    let Some(method) = found else {
+        let written = written.unwrap_or_default();
+        let names = client_auth::names().collect::<Vec<_>>().join("\", \"");
+        let hint = match METHODS.iter().find(|method| method.is_advertised_as(&written)) {
+            Some(same) => format!("write \"{}\", which serves both", same.name()),
+            None => did_you_mean(&written, client_auth::names(), ""),
         };
-        report.error(&at, message, hint);
+        report.error(&at, format!("{} is not one of \"{names}\"", at.describe()), hint);
         return None;
-    }
-    let takes_secret = matches!(method, "client_secret_basic" | "client_secret_post" | "client_secret_jwt");
-    if !takes_secret {
+    };
+    if !method.proof().has_secret() {
         if secret_at.is_written() {
-            let message = format!("is not sent with client_auth = \"{method}\"");
+            let message = format!("is not sent with client_auth = \"{}\"", method.name());
             report.error(&secret_at, message, "leave out one of them");
         }
-        return Some(match method {
-            "private_key_jwt" => ClientAuth::PrivateKeyJwt,
-            "tls_client_auth" => ClientAuth::TlsClientAuth,
-            "assertion_file" => ClientAuth::AssertionFile,
-            _ => ClientAuth::None,
-        });
+        return Some(ClientAuth::new(method));
     }
     if secret.is_none() {
         report.missing(&secret_at, "is missing", secret_hint(place));
     }
-    let secret = secret??;
-    Some(match method {
-        "client_secret_post" => ClientAuth::Post { secret },
-        "client_secret_jwt" => ClientAuth::SecretJwt { secret },
-        _ => ClientAuth::Basic { secret, encoding: beside.encoding },
-    })
+    Some(ClientAuth { encoding: beside.encoding, ..ClientAuth::with_secret(method, secret??) })
+}
+
+fn secret_kind(signs: bool) -> ValueKind {
+    if signs { ValueKind::Secret } else { ValueKind::MaybeEmpty }
 }
 
 fn secret_hint(place: &Place<'_>) -> &'static str {
@@ -110,12 +105,11 @@ pub(super) fn standby(
         }
         reference(&place, raw, kind, report)
     };
-    let secret = auth.is_none_or(|auth| auth.secret().is_some());
-    let by_key = |auth: &ClientAuth| matches!(auth, ClientAuth::PrivateKeyJwt);
+    let secret = auth.is_none_or(|auth| auth.proof().has_secret());
+    let by_key = |auth: &ClientAuth| auth.proof() == Proof::SignedByKey;
     let key = usage != JwtUse::ClientAssertion || auth.is_none_or(by_key);
     let signs = secret || key;
-    let signs_by_secret = matches!(auth, Some(ClientAuth::SecretJwt { .. }));
-    let secret_kind = if signs_by_secret { ValueKind::Secret } else { ValueKind::MaybeEmpty };
+    let secret_kind = secret_kind(auth.is_some_and(|auth| auth.proof() == Proof::SignedBySecret));
     let standby = Standby {
         client_id: read("client_id", client_id, ValueKind::Public, signs),
         client_secret: read("client_secret", client_secret, secret_kind, secret),
@@ -145,9 +139,7 @@ pub(super) fn refuse_second_authorization(
     let sets_header = headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION);
     let basic = place.key("basic").is_written();
     let mut takers = Vec::new();
-    if matches!(auth, Some(ClientAuth::Basic { .. })) {
-        takers.push("client_secret_basic");
-    }
+    takers.extend(auth.filter(|auth| auth.proof() == Proof::Basic).map(ClientAuth::as_str));
     if usage == Some(JwtUse::Bearer) {
         takers.push("jwt.use = \"bearer\"");
     }

@@ -1,22 +1,22 @@
 //! `[issuer.NAME]`.
 
-use std::time::Duration;
-
+use super::super::client_auth::{ClientAuth, Proof};
 use super::super::document::Place;
-use super::super::model::{
-    BasicEncoding, Carrier, ClientAuth, HttpUrl, IssuerConfig, JwtUse, ResponseFormat, ResponseShape,
-    TokenEndpoint,
-};
-use super::super::raw::issuer::{RawIssuer, RawResponse};
+use super::super::model::{Carrier, HttpUrl, IssuerConfig, JwtUse, ResponseShape, TokenEndpoint};
+use super::super::raw::issuer::{RawIssuer, RawResponse, TokenMethod};
+use super::super::raw::keys::{Word, check};
 use super::super::raw::values::RawReference;
 use super::super::reference::Source;
 use super::super::report::Report;
 use super::super::types::{self, url};
 use super::client_auth::{Beside, basic, client_auth, refuse_second_authorization, standby};
-use super::value::{
-    ValueKind, check, choice, duration, headers, params, reference, refuse_tables, scopes, timeout,
-};
-use super::{credential, defaults, jwt, peer};
+use super::value::{ValueKind, headers, params, reference, refuse_tables, scopes};
+use super::{credential, jwt, peer, unwritten};
+
+/// RFC 7523 section 2.1.
+const JWT_BEARER_GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+/// RFC 9449 section 5.
+const DPOP_TOKEN_TYPE: &str = "dpop";
 
 pub(super) fn resolve(
     place: &Place<'_>,
@@ -29,13 +29,12 @@ pub(super) fn resolve(
     let endpoint = endpoint(place, raw.issuer_url, raw.token_url, report);
     let carrier = carrier(place, raw.method, raw.body, report);
 
-    let send_client_id = raw.send_client_id.unwrap_or(false);
-    let encodings = [("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)];
-    let encoding =
-        choice(place, "basic_encoding", raw.basic_encoding, BasicEncoding::Form, &encodings, report);
+    let send_client_id = raw.send_client_id.0;
+    let encoding = raw.basic_encoding.read(place, "basic_encoding", report);
     let usage = jwt::usage(place, raw.jwt.as_ref(), report);
     let beside = Beside { encoding, usage };
     let client_auth = client_auth(place, raw.client_auth, raw.client_secret, &beside, report);
+    let proof = client_auth.as_ref().map(ClientAuth::proof);
     let issuer_named = raw.jwt.as_ref().is_some_and(|jwt| jwt.issuer.is_some());
     let written = jwt::Written {
         jwt: raw.jwt,
@@ -47,7 +46,7 @@ pub(super) fn resolve(
     let signing = jwt::signing(place, written, usage, client_auth.as_ref(), report);
     let grant_type = grant_type(raw.grant_type, usage);
     let client_id = raw.client_id.and_then(|raw| client_id(&place.key("client_id"), raw, report));
-    if send_client_id || needs_client_id(client_auth.as_ref(), issuer_named) {
+    if send_client_id || client_auth.as_ref().is_none_or(|auth| auth.method.needs_client_id(issuer_named)) {
         report.missing(
             &place.key("client_id"),
             "is missing",
@@ -55,7 +54,7 @@ pub(super) fn resolve(
         );
     }
     let basic = basic(&place.key("basic"), raw.basic, encoding, report);
-    let uses_basic = matches!(client_auth, None | Some(ClientAuth::Basic { .. })) || basic.is_some();
+    let uses_basic = matches!(proof, None | Some(Proof::Basic)) || basic.is_some();
     if !uses_basic && place.key("basic_encoding").is_written() {
         let message = "is about HTTP Basic, and none is sent";
         report.error(
@@ -74,11 +73,11 @@ pub(super) fn resolve(
         refuse_tables(&place.key("params"), &params, report);
     }
     let mut tls = peer::tls(&place.key("tls"), raw.tls, report);
-    if matches!(client_auth, Some(ClientAuth::TlsClientAuth)) && tls.certificate.is_none() {
+    if proof == Some(Proof::Certificate) && tls.certificate.is_none() {
         tls.certificate.clone_from(&signing.certificate);
         tls.private_key = signing.private_key.clone().or_else(|| signing.certificate.clone());
     }
-    let refresh_at = raw.refresh_at.unwrap_or(defaults::REFRESH_AT);
+    let refresh_at = raw.refresh_at.unwrap_or(RawIssuer::REFRESH_AT);
     if !(refresh_at > 0.0 && refresh_at <= 1.0) {
         report.error(
             &place.key("refresh_at"),
@@ -86,8 +85,7 @@ pub(super) fn resolve(
             "it is a share of the lifetime: 0.8",
         );
     }
-    let default_lifetime =
-        duration(place, "default_lifetime", raw.default_lifetime, defaults::DEFAULT_LIFETIME, report);
+    let default_lifetime = raw.default_lifetime.read(place, "default_lifetime", report);
     if default_lifetime.is_zero() {
         report.error(&place.key("default_lifetime"), "must be longer than \"0s\"", "");
     }
@@ -101,14 +99,14 @@ pub(super) fn resolve(
         name: name.into(),
         digest: credential::issuer_digest(place, report),
         preset: raw.preset.map(Into::into),
-        required: raw.required.unwrap_or(defaults::REQUIRED),
+        required: raw.required.0,
         grant_type,
         carrier,
         basic,
         send_client_id,
         client_id,
         standby,
-        credential_grace: duration(place, "credential_grace", raw.credential_grace, Duration::ZERO, report),
+        credential_grace: raw.credential_grace.read(place, "credential_grace", report),
         scopes: scopes(&place.key("scopes"), raw.scopes.unwrap_or_default(), report),
         params,
         headers,
@@ -120,13 +118,13 @@ pub(super) fn resolve(
         response: response(
             &place.key("response"),
             raw.response.unwrap_or_default(),
-            if dpop.is_some() { defaults::DPOP_TOKEN_TYPE } else { defaults::TOKEN_TYPE },
+            if dpop.is_some() { DPOP_TOKEN_TYPE } else { RawResponse::TOKEN_TYPE },
             report,
         ),
         dpop,
         refresh_at,
         default_lifetime,
-        timeout: timeout(place, "timeout", raw.timeout, defaults::TOKEN_TIMEOUT, report),
+        timeout: raw.timeout.timeout(place, "timeout", report),
         tls,
         egress,
         // Both are there, or an error was reported above.
@@ -136,6 +134,19 @@ pub(super) fn resolve(
     let mistakes =
         report.problems.iter().skip(found).any(|problem| problem.severity == super::Severity::Error);
     (!mistakes).then_some(issuer)
+}
+
+impl IssuerConfig {
+    /// An issuer of which only name and endpoint are given: no client authentication, every default.
+    pub fn with_defaults(name: &str, endpoint: TokenEndpoint) -> Self {
+        let raw = RawIssuer {
+            token_url: Some("http://localhost/".to_owned()),
+            client_auth: Some("none".to_owned()),
+            ..RawIssuer::default()
+        };
+        let issuer = unwritten(|place, report| resolve(place, "defaults", raw, report));
+        Self { name: name.into(), digest: [0; 32], endpoint, ..issuer.expect("defaults have no errors") }
+    }
 }
 
 fn endpoint(
@@ -193,12 +204,16 @@ fn issuer_endpoint(place: &Place<'_>, text: &str, report: &mut Report) -> Option
     Some(url)
 }
 
-fn carrier(place: &Place<'_>, method: Option<String>, body: Option<String>, report: &mut Report) -> Carrier {
-    let get = choice(place, "method", method, false, &[("POST", false), ("GET", true)], report);
-    let given = body.is_some();
-    let bodies = [("form", Carrier::Form), ("json", Carrier::Json), ("query", Carrier::Query)];
-    let body = choice(place, "body", body, Carrier::Form, &bodies, report);
-    if !get {
+fn carrier(
+    place: &Place<'_>,
+    method: Word<TokenMethod>,
+    body: Word<Carrier>,
+    report: &mut Report,
+) -> Carrier {
+    let method = method.read(place, "method", report);
+    let given = body.is_given();
+    let body = body.read(place, "body", report);
+    if method == TokenMethod::Post {
         return body;
     }
     if given && body != Carrier::Query {
@@ -213,18 +228,8 @@ fn carrier(place: &Place<'_>, method: Option<String>, body: Option<String>, repo
 
 /// A JWT that is the grant asks for the jwt-bearer grant, unless something else is written.
 fn grant_type(written: Option<String>, usage: JwtUse) -> Option<String> {
-    let default = if usage == JwtUse::Assertion { defaults::JWT_BEARER_GRANT } else { defaults::GRANT_TYPE };
+    let default = if usage == JwtUse::Assertion { JWT_BEARER_GRANT } else { RawIssuer::GRANT_TYPE };
     Some(written.unwrap_or_else(|| default.to_owned())).filter(|grant| !grant.is_empty())
-}
-
-/// Where a key's file may name the client, or an assertion does, it need not be written.
-fn needs_client_id(auth: Option<&ClientAuth>, issuer_named: bool) -> bool {
-    match auth {
-        Some(ClientAuth::Basic { .. } | ClientAuth::Post { .. } | ClientAuth::TlsClientAuth) => true,
-        Some(ClientAuth::SecretJwt { .. }) => !issuer_named,
-        Some(ClientAuth::PrivateKeyJwt | ClientAuth::AssertionFile | ClientAuth::None) => false,
-        None => true,
-    }
 }
 
 fn client_id(place: &Place<'_>, raw: RawReference, report: &mut Report) -> Option<Source> {
@@ -248,19 +253,18 @@ fn response(
         }
         None => default.to_owned(),
     };
-    let token = pointer("token", raw.token, defaults::RESPONSE_TOKEN);
-    let token_type = pointer("type", raw.token_type, defaults::RESPONSE_TYPE);
-    let expires_in = pointer("expires_in", raw.expires_in, defaults::RESPONSE_EXPIRES_IN);
-    let expires_at = pointer("expires_at", raw.expires_at, defaults::RESPONSE_EXPIRES_AT);
-    let error = pointer("error", raw.error, defaults::RESPONSE_ERROR);
-    let formats = [("json", ResponseFormat::Json), ("form", ResponseFormat::Form)];
-    let format = choice(at, "format", raw.format, ResponseFormat::Json, &formats, report);
+    let token = pointer("token", raw.token, RawResponse::TOKEN);
+    let token_type = pointer("type", raw.token_type, RawResponse::TYPE);
+    let expires_in = pointer("expires_in", raw.expires_in, RawResponse::EXPIRES_IN);
+    let expires_at = pointer("expires_at", raw.expires_at, RawResponse::EXPIRES_AT);
+    let error = pointer("error", raw.error, RawResponse::ERROR);
+    let format = raw.format.read(at, "format", report);
 
     let token_types = raw.token_types.unwrap_or_else(|| vec![token_type_default.to_owned()]);
     if token_types.is_empty() || token_types.iter().any(String::is_empty) {
         report.error(&at.key("token_types"), "names no type", "[\"Bearer\"] is the default");
     }
-    let statuses = raw.statuses.unwrap_or_else(|| vec![defaults::TOKEN_STATUS]);
+    let statuses = raw.statuses.unwrap_or_else(|| vec![RawResponse::STATUS]);
     if statuses.is_empty() {
         report.error(&at.key("statuses"), "names no status", "[200] is the default");
     }

@@ -1,25 +1,24 @@
 //! `jwt`, `private_key`, `certificate`, `assertion`, `dpop`: what an issuer's token requests sign and assert.
 
+use std::time::Duration;
+
+use super::super::client_auth::{ClientAuth, Proof};
 use super::super::document::Place;
-use super::super::model::{CertificateHeader, ClientAuth, DpopConfig, JwtConfig, JwtUse, ScopeIn};
-use super::super::raw::issuer::{RawDpop, RawJwt};
+use super::super::model::{CertificateHeader, DpopConfig, JwtConfig, JwtUse};
+use super::super::raw::issuer::{RawDpop, RawIssuer, RawJwt};
 use super::super::raw::values::RawReference;
 use super::super::reference::Source;
 use super::super::report::{Report, did_you_mean};
-use super::defaults;
-use super::value::{ValueKind, choice, claims, duration, reference};
+use super::unwritten;
+use super::value::{ValueKind, claims, reference};
 use crate::jose::Alg;
 
-const USES: [(&str, JwtUse); 3] = [
-    ("client_assertion", JwtUse::ClientAssertion),
-    ("assertion", JwtUse::Assertion),
-    ("bearer", JwtUse::Bearer),
-];
+/// Less, and it may have expired by the issuer's clock when it comes there.
+const LEAST_LIFETIME: Duration = Duration::from_secs(10);
 
 /// What a JWT of this issuer would be for.
 pub(super) fn usage(place: &Place<'_>, raw: Option<&RawJwt>, report: &mut Report) -> JwtUse {
-    let written = raw.and_then(|raw| raw.usage.clone());
-    choice(&place.key("jwt"), "use", written, JwtUse::ClientAssertion, &USES, report)
+    raw.map(|raw| raw.usage.read(&place.key("jwt"), "use", report)).unwrap_or_default()
 }
 
 /// The keys about signing, as they are written.
@@ -57,17 +56,18 @@ pub(super) fn signing(
     let certificate = read("certificate", certificate, ValueKind::Certificate);
     let assertion = read("assertion", assertion, ValueKind::Secret);
 
-    let by_key = matches!(auth, Some(ClientAuth::PrivateKeyJwt)) || usage != JwtUse::ClientAssertion;
-    let by_secret = matches!(auth, Some(ClientAuth::SecretJwt { .. }));
-    let by_tls = matches!(auth, Some(ClientAuth::TlsClientAuth));
-    let by_file = matches!(auth, Some(ClientAuth::AssertionFile));
+    let proof = auth.map(ClientAuth::proof);
+    let by_key = proof == Some(Proof::SignedByKey) || usage != JwtUse::ClientAssertion;
+    let by_secret = proof == Some(Proof::SignedBySecret);
+    let by_tls = proof == Some(Proof::Certificate);
+    let by_file = proof == Some(Proof::ReadyMade);
     let needs = Needs { place, by_key, by_secret, by_tls };
     needs.check_key(key_given, certificate_given, auth, report);
     let named = jwt.as_ref().and_then(|jwt| jwt.certificate_headers.as_deref());
     needs.check_certificate(certificate_given, named, report);
     needs.check_assertion(assertion_given, by_file, usage, report);
     let typed = by_key || by_secret || by_file;
-    if assertion_type.as_deref().is_some_and(|written| written != defaults::ASSERTION_TYPE)
+    if assertion_type.as_deref().is_some_and(|written| written != RawIssuer::ASSERTION_TYPE)
         && auth.is_some()
         && (!typed || usage != JwtUse::ClientAssertion)
     {
@@ -94,7 +94,7 @@ pub(super) fn signing(
         private_key,
         certificate,
         assertion,
-        assertion_type: assertion_type.unwrap_or_else(|| defaults::ASSERTION_TYPE.to_owned()),
+        assertion_type: assertion_type.unwrap_or_else(|| RawIssuer::ASSERTION_TYPE.to_owned()),
     }
 }
 
@@ -202,6 +202,13 @@ impl Needs<'_, '_> {
     }
 }
 
+impl JwtConfig {
+    /// A JWT of which only the use is given.
+    pub fn with_defaults(usage: JwtUse) -> Self {
+        unwritten(|place, report| builder(place, RawJwt::default(), usage, (false, false), report))
+    }
+}
+
 fn builder(
     at: &Place<'_>,
     raw: RawJwt,
@@ -210,8 +217,6 @@ fn builder(
     report: &mut Report,
 ) -> JwtConfig {
     let alg = alg(at, raw.alg, by_secret, report);
-    let scopes =
-        [("parameter", ScopeIn::Parameter), ("claim", ScopeIn::Claim), ("claim_array", ScopeIn::ClaimArray)];
     let certificate_headers = match raw.certificate_headers {
         Some(written) => certificate_headers(&at.key("certificate_headers"), &written, report),
         None if has_certificate => vec![CertificateHeader::X5tS256],
@@ -222,21 +227,21 @@ fn builder(
     };
     let (key_id, issuer) = (read("key_id", raw.key_id), read("issuer", raw.issuer));
     let (subject, audience) = (read("subject", raw.subject), read("audience", raw.audience));
-    let lifetime = duration(at, "lifetime", raw.lifetime, defaults::JWT_LIFETIME, report);
+    let lifetime = raw.lifetime.read(at, "lifetime", report);
     // It counts from some seconds ago, for clocks that differ.
-    if lifetime < defaults::JWT_LIFETIME_LEAST {
+    if lifetime < LEAST_LIFETIME {
         report.error(&at.key("lifetime"), "must be at least \"10s\"", "\"60s\" is the default");
     }
     JwtConfig {
         usage,
         alg,
         key_id,
-        typ: raw.typ.unwrap_or_else(|| defaults::JWT_TYPE.to_owned()),
+        typ: raw.typ.unwrap_or_else(|| RawJwt::TYPE.to_owned()),
         issuer,
         subject,
         audience,
         lifetime,
-        scope: choice(at, "scope", raw.scope, ScopeIn::Parameter, &scopes, report),
+        scope: raw.scope.read(at, "scope", report),
         certificate_headers,
         claims: claims(&at.key("claims"), raw.claims, report),
     }

@@ -9,13 +9,12 @@ use ipnet::IpNet;
 
 use super::super::document::{Place, io_reason};
 use super::super::model::{Address, Admin, Callers, ListenerConfig, ListenerTls, UnixOptions};
+use super::super::raw::keys::check;
 use super::super::raw::{RawListener, RawListenerTls, RawRequireHeader};
 use super::super::reference::Source;
 use super::super::report::Report;
 use super::super::types::{self, Wrong, pattern, quoted, wrong};
-use super::defaults;
-use super::settings::CALLERS;
-use super::value::{ValueKind, check, choice, reference};
+use super::value::{ValueKind, reference};
 
 /// All listeners, in the order of their names.
 pub(crate) struct Listeners {
@@ -76,13 +75,18 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
     let found = report.problems.len();
     check(place, types::name(name), report);
     let address = address(place, name, raw.address, report);
-    let callers = choice(place, "callers", raw.callers, Callers::Local, CALLERS, report);
+    let callers = raw.callers.read(place, "callers", report);
     let allow_given = raw.allow.is_some();
     let allow = each(&place.key("allow"), raw.allow, network, report);
     let require_header =
         raw.require_header.and_then(|raw| require_header(&place.key("require_header"), raw, report));
     let tls = raw.tls.and_then(|raw| tls(&place.key("tls"), raw, report));
-    let unix = unix_options(place, raw.mode, raw.group, raw.allow_uids, report);
+    let mode = raw.mode.as_deref().unwrap_or(RawListener::MODE);
+    let unix = UnixOptions {
+        mode: check(&place.key("mode"), file_mode(mode), report).unwrap_or_default(),
+        group: raw.group.and_then(|name| check(&place.key("group"), group_id(&name), report)),
+        allow_uids: raw.allow_uids.unwrap_or_default(),
+    };
     if allow_given && allow.is_empty() && report.problems.len() == found {
         report.error(
             &place.key("allow"),
@@ -112,18 +116,12 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
 
 fn address(place: &Place<'_>, name: &str, written: Option<String>, report: &mut Report) -> Option<Address> {
     let at = place.key("address");
-    match written {
-        Some(text) => check(&at, types::address(&text, &place.document.file.folder), report),
-        None if name == MAIN => Some(Address::Tcp(defaults::LISTENER)),
-        None => {
-            report.missing(
-                &at,
-                "is missing",
-                "address = \"127.0.0.1:8081\" or \"unix:/run/bearerd/proxy.sock\"",
-            );
-            None
-        }
-    }
+    let default = (name == MAIN).then_some(RawListener::ADDRESS);
+    let Some(text) = written.as_deref().or(default) else {
+        report.missing(&at, "is missing", "address = \"127.0.0.1:8081\" or \"unix:/run/bearerd/proxy.sock\"");
+        return None;
+    };
+    check(&at, types::address(text, &place.document.file.folder), report)
 }
 
 /// Who can connect can use the credentials, so an open address needs a check of the caller.
@@ -248,22 +246,6 @@ fn tls(place: &Place<'_>, raw: RawListenerTls, report: &mut Report) -> Option<Li
         private_key: private_key?,
         client_ca: client_ca.map_or(Some(None), |source| source.map(Some))?,
     })
-}
-
-fn unix_options(
-    place: &Place<'_>,
-    mode: Option<String>,
-    group: Option<String>,
-    allow_uids: Option<Vec<u32>>,
-    report: &mut Report,
-) -> UnixOptions {
-    let mode = mode.and_then(|text| check(&place.key("mode"), file_mode(&text), report));
-    let group = group.and_then(|name| check(&place.key("group"), group_id(&name), report));
-    UnixOptions {
-        mode: mode.unwrap_or(defaults::UNIX_MODE),
-        group,
-        allow_uids: allow_uids.unwrap_or_default(),
-    }
 }
 
 fn file_mode(text: &str) -> Result<u32, Wrong> {

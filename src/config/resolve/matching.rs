@@ -6,10 +6,10 @@ use http::{HeaderName, Method};
 
 use super::super::document::Place;
 use super::super::model::{HostPattern, PathPattern};
+use super::super::raw::keys::check;
 use super::super::raw::route::RawRoute;
 use super::super::report::{Report, did_you_mean};
 use super::super::types::{self, Wrong, pattern, quoted, wrong};
-use super::value::check;
 use super::{Known, listener};
 
 /// What a request must be like for a route to serve it.
@@ -42,7 +42,7 @@ pub(super) fn resolve(
     let lost = written.iter().any(|(key, read)| !read && place.key(key).is_written());
     let listener = raw.listener.take().map(|name| listener_index(place, &name, known, report));
     let host = raw.host.take().map(|text| check(&place.key("host"), pattern::host(&text), report));
-    let encoded_slash = raw.allow_encoded_slash.unwrap_or(false);
+    let encoded_slash = raw.allow_encoded_slash.0;
     let path = path(place, raw.path.take(), raw.path_prefix.take(), encoded_slash, report);
     let methods = raw.methods.take().map(|names| methods(&place.key("methods"), &names, report));
     let headers =
@@ -114,6 +114,7 @@ fn path(
         (None, None) => return Some(PathPattern::Prefix(String::new())),
     };
     let pattern = check(&at, pattern, report)?;
+    warn_of_wildcard(&at, &pattern, report);
     if pattern::has_encoded_slash(&pattern) && !encoded_slash {
         report.error(
             &at,
@@ -123,6 +124,20 @@ fn path(
         return None;
     }
     Some(pattern)
+}
+
+/// Other proxies have `/billing/*`, or `{id}` in a path; here each character is itself.
+fn warn_of_wildcard(at: &Place<'_>, pattern: &PathPattern, report: &mut Report) {
+    let (PathPattern::Exact(text) | PathPattern::Prefix(text)) = pattern;
+    let Some(end) = text.find(['*', '{']) else { return };
+    let before = text.get(..end).unwrap_or_default();
+    let whole = before.rsplit_once('/').map_or("", |(whole, _)| whole);
+    let prefix = if whole.is_empty() { "/" } else { whole };
+    report.warning(
+        at,
+        "has a wildcard, which matches only itself: a path has no wildcards",
+        format!("write path_prefix = \"{prefix}\", which serves every path below it"),
+    );
 }
 
 fn methods(at: &Place<'_>, names: &[String], report: &mut Report) -> Option<Vec<Method>> {

@@ -1,24 +1,26 @@
 //! What issuers and upstreams have in common: TLS and the way out of this machine.
 
 use super::super::document::Place;
+use super::super::environment;
 use super::super::model::{Egress, Roots, TlsOptions};
 use super::super::raw::issuer::RawTls;
+use super::super::raw::keys::check;
 use super::super::raw::values::{RawEgress, RawProxy, RawReference};
 use super::super::reference::Source;
 use super::super::report::Report;
 use super::super::types::{url, wrong};
-use super::defaults;
-use super::value::{ValueKind, check, choice, literal_allowed, reference};
+use super::value::{ValueKind, literal_allowed, reference};
+
+/// What proxies listen on where the URL does not say is no standard; http's own port is what it reads like.
+const PROXY_PORT: u16 = 80;
 
 pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -> TlsOptions {
     let Some(RawTls { ca, roots, certificate, private_key, server_name }) = raw else {
         return TlsOptions::default();
     };
-    let (ca_given, roots_given) = (ca.is_some(), roots.is_some());
-    let words =
-        [("ca", Roots::Ca), ("system", Roots::System), ("both", Roots::Both), ("bundled", Roots::Bundled)];
+    let (ca_given, roots_given) = (ca.is_some(), roots.is_given());
     let default = if ca_given { Roots::Ca } else { Roots::System };
-    let roots = choice(place, "roots", roots, default, &words, report);
+    let roots = roots.read_or(default, place, "roots", report);
     let roots_at = place.key("roots");
     match roots {
         Roots::Ca | Roots::Both if !ca_given && !place.key("ca").is_written() => {
@@ -62,7 +64,10 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
 pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Report) -> Egress {
     match raw {
         None => Egress::Direct,
-        Some(RawEgress::Text(text)) if text.expose() == b"env" => Egress::Env,
+        Some(RawEgress::Text(text)) if text.expose() == b"env" => {
+            warn_of_the_environment(place, report);
+            Egress::Env
+        }
         Some(RawEgress::Text(text)) => {
             proxy(place, text.expose_str().unwrap_or_default(), None, report).unwrap_or_default()
         }
@@ -76,6 +81,21 @@ pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Rep
                 userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, ValueKind::Secret, report));
             proxy(&at, &url, userinfo, report).unwrap_or_default()
         }
+    }
+}
+
+/// What the environment says is in force or told of.
+fn warn_of_the_environment(place: &Place<'_>, report: &mut Report) {
+    let no_proxy = environment::proxy_variables().no_proxy;
+    let meaningless = environment::meaningless_entries(&no_proxy);
+    if !meaningless.is_empty() {
+        let shown: String =
+            meaningless.join("`, `").chars().filter(|char| !char.is_control()).take(200).collect();
+        report.warning(
+            place,
+            format!("the environment's NO_PROXY names `{shown}`, which matches no host"),
+            "write names (corp.example, with all below it), addresses or networks (10.0.0.0/8), with a port or without",
+        );
     }
 }
 
@@ -125,5 +145,5 @@ fn proxy(place: &Place<'_>, text: &str, userinfo: Option<Source>, report: &mut R
         }
         (None, userinfo) => userinfo,
     };
-    Some(Egress::Proxy { host: parts.host, port: parts.port.unwrap_or(defaults::PROXY_PORT), userinfo })
+    Some(Egress::Proxy { host: parts.host, port: parts.port.unwrap_or(PROXY_PORT), userinfo })
 }

@@ -1,25 +1,21 @@
 //! `[[route]]`: everything but what it matches.
 
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::super::document::Place;
 use super::super::model::{
-    Address, CallerAuthorization, Credential, Egress, HeaderCase, HeaderEdits, Inject, Protocol, RouteConfig,
-    UpstreamTarget, UpstreamUrl,
+    Address, Credential, Egress, HeaderEdits, Inject, RouteConfig, UpstreamTarget, UpstreamUrl,
 };
+use super::super::raw::keys::{Plaintext, Word, check};
 use super::super::raw::route::{RawHeaderEdits, RawInject, RawRoute};
 use super::super::raw::values::RawParams;
 use super::super::report::{Report, did_you_mean};
 use super::super::types::{self, url};
 use super::matching::Matching;
-use super::value::{check, choice, headers, settable_header, size, timeout};
-use super::{Known, credential, defaults, peer};
-
-/// More than this is a slip: kept bodies are in memory.
-const REPLAY_LIMIT: RangeInclusive<usize> = 0..=1 << 30;
+use super::value::{headers, settable_header};
+use super::{Known, credential, peer};
 
 /// Checks the whole route; `None` where it has errors, or `matching` has.
 pub(super) fn resolve(
@@ -40,13 +36,6 @@ pub(super) fn resolve(
     if let (Some(Inject::Header { name, .. }), Some(Credential::Issuer { .. })) = (&inject, &credential) {
         refuse_second_credential(&place.key("request_headers").key("set"), &request_headers, name, report);
     }
-    let authorizations = [
-        ("replace", CallerAuthorization::Replace),
-        ("keep", CallerAuthorization::Keep),
-        ("reject", CallerAuthorization::Reject),
-    ];
-    let protocols = [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("http2", Protocol::Http2)];
-    let cases = [("lower", HeaderCase::Lower), ("title", HeaderCase::Title)];
     let egress = peer::egress(&place.key("proxy"), raw.proxy, report);
     check_unix(place, upstream.as_ref(), &egress, report);
     if let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.as_ref().map(|known| &known.target)
@@ -55,52 +44,20 @@ pub(super) fn resolve(
     }
     let route = RouteConfig {
         name: name.into(),
-        header_case: choice(place, "header_case", raw.header_case, HeaderCase::Lower, &cases, report),
-        protocol: choice(place, "protocol", raw.protocol, Protocol::Auto, &protocols, report),
-        caller_authorization: choice(
-            place,
-            "caller_authorization",
-            raw.caller_authorization,
-            CallerAuthorization::Replace,
-            &authorizations,
-            report,
-        ),
+        header_case: raw.header_case.read(place, "header_case", report),
+        protocol: raw.protocol.read(place, "protocol", report),
+        caller_authorization: raw.caller_authorization.read(place, "caller_authorization", report),
         request_headers,
         response_headers: edits(&place.key("response_headers"), raw.response_headers, report),
-        forwarded: raw.forwarded.unwrap_or(false),
-        rewrite_location: raw.rewrite_location.unwrap_or(defaults::REWRITE_LOCATION),
+        forwarded: raw.forwarded.0,
+        rewrite_location: raw.rewrite_location.0,
         refresh_on: refresh_on(&place.key("refresh_on"), raw.refresh_on, report),
-        replay_limit: size(
-            place,
-            "replay_limit",
-            raw.replay_limit,
-            defaults::REPLAY_LIMIT,
-            REPLAY_LIMIT,
-            report,
-        ),
-        allow_encoded_slash: raw.allow_encoded_slash.unwrap_or(false),
-        connect_timeout: timeout(
-            place,
-            "connect_timeout",
-            raw.connect_timeout,
-            defaults::CONNECT_TIMEOUT,
-            report,
-        ),
-        response_timeout: timeout(
-            place,
-            "response_timeout",
-            raw.response_timeout,
-            defaults::RESPONSE_TIMEOUT,
-            report,
-        ),
-        idle_timeout: timeout(place, "idle_timeout", raw.idle_timeout, defaults::IDLE_TIMEOUT, report),
-        connection_max_age: timeout(
-            place,
-            "connection_max_age",
-            raw.connection_max_age,
-            defaults::CONNECTION_MAX_AGE,
-            report,
-        ),
+        replay_limit: raw.replay_limit.read(place, "replay_limit", report),
+        allow_encoded_slash: raw.allow_encoded_slash.0,
+        connect_timeout: raw.connect_timeout.timeout(place, "connect_timeout", report),
+        response_timeout: raw.response_timeout.timeout(place, "response_timeout", report),
+        idle_timeout: raw.idle_timeout.timeout(place, "idle_timeout", report),
+        connection_max_age: raw.connection_max_age.timeout(place, "connection_max_age", report),
         tls: peer::tls(&place.key("tls"), raw.tls, report),
         egress,
         upstream: upstream?,
@@ -165,10 +122,10 @@ fn is_address(target: &UpstreamTarget, address: &Address) -> bool {
 fn check_plaintext(
     place: &Place<'_>,
     upstream: Option<&UpstreamUrl>,
-    written: Option<String>,
+    written: Word<Plaintext>,
     report: &mut Report,
 ) {
-    let allowed = choice(place, "plaintext", written, false, &[("refuse", false), ("allow", true)], report);
+    let allowed = written.read(place, "plaintext", report) == Plaintext::Allow;
     let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.map(|upstream| &upstream.target)
     else {
         return;
@@ -262,8 +219,8 @@ fn inject(at: &Place<'_>, raw: RawInject, bound: bool, report: &mut Report) -> O
         Some(name) => settable_header(&at.key("header"), &name, report),
         None => Some(http::header::AUTHORIZATION),
     };
-    let by_type = raw.format.as_deref().is_none_or(|format| format == defaults::INJECT_FORMAT);
-    let format = raw.format.unwrap_or_else(|| defaults::INJECT_FORMAT.to_owned());
+    let by_type = raw.format.as_deref().is_none_or(|format| format == RawInject::FORMAT);
+    let format = raw.format.unwrap_or_else(|| RawInject::FORMAT.to_owned());
     let format_at = at.key("format");
     let parts = format.split_once(TOKEN).filter(|(_, after)| !after.contains(TOKEN));
     let Some((before, after)) = parts else {
@@ -340,7 +297,7 @@ fn refuse_second_credential(at: &Place<'_>, edits: &HeaderEdits, header: &Header
 }
 
 fn refresh_on(at: &Place<'_>, written: Option<Vec<u16>>, report: &mut Report) -> Vec<StatusCode> {
-    let Some(written) = written else { return vec![defaults::REFRESH_ON] };
+    let written = written.unwrap_or_else(|| vec![RawRoute::REFRESH_ON]);
     let mut statuses = Vec::new();
     for (index, number) in written.into_iter().enumerate() {
         let status =

@@ -1,8 +1,6 @@
 //! Single values: checks, references, parameters, headers.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use http::HeaderName;
 use toml::de::{DeTable, DeValue};
@@ -10,12 +8,13 @@ use toml::de::{DeTable, DeValue};
 use super::super::confidential::names_a_secret;
 use super::super::document::Place;
 use super::super::model::{ParamValue, Params};
-use super::super::raw::values::{DurationText, RawElsewhere, RawParam, RawParams, RawReference, SizeText};
+use super::super::raw::keys::check;
+use super::super::raw::values::{RawElsewhere, RawParam, RawParams, RawReference};
 use super::super::reference::Source;
 use super::super::report::{Report, did_you_mean};
 use super::super::slips;
+use super::super::types;
 use super::super::types::scopes::Scopes;
-use super::super::types::{self, Wrong};
 
 /// What a reference leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,95 +44,6 @@ impl ValueKind {
     pub(super) fn named(name: &str) -> Self {
         if names_a_secret(name) { Self::Secret } else { Self::Public }
     }
-}
-
-/// The value, or the error reported.
-pub(super) fn check<T>(place: &Place<'_>, result: Result<T, Wrong>, report: &mut Report) -> Option<T> {
-    result.map_err(|wrong| report.error(place, wrong.message, wrong.hint)).ok()
-}
-
-pub(super) fn duration(
-    at: &Place<'_>,
-    key: &str,
-    text: Option<DurationText>,
-    default: Duration,
-    report: &mut Report,
-) -> Duration {
-    text.and_then(|text| check(&at.key(key), types::duration(&text.0), report)).unwrap_or(default)
-}
-
-/// A timeout; `"0s"` turns it off.
-pub(super) fn timeout(
-    at: &Place<'_>,
-    key: &str,
-    text: Option<DurationText>,
-    default: Duration,
-    report: &mut Report,
-) -> Option<Duration> {
-    Some(duration(at, key, text, default, report)).filter(|duration| !duration.is_zero())
-}
-
-/// A size within `bounds`.
-pub(super) fn size(
-    at: &Place<'_>,
-    key: &str,
-    text: Option<SizeText>,
-    default: usize,
-    bounds: RangeInclusive<usize>,
-    report: &mut Report,
-) -> usize {
-    let size = text.and_then(|text| check(&at.key(key), types::size(&text.0), report)).unwrap_or(default);
-    if size < *bounds.start() {
-        report.error(&at.key(key), format!("must be at least \"{}\"", size_text(*bounds.start())), "");
-    } else if size > *bounds.end() {
-        report.error(&at.key(key), format!("must be at most \"{}\"", size_text(*bounds.end())), "");
-    }
-    size
-}
-
-/// As it is written in a file.
-fn size_text(bytes: usize) -> String {
-    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = units.into_iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
-    unit.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
-}
-
-/// A count from 1 to `most`.
-pub(super) fn count(
-    at: &Place<'_>,
-    key: &str,
-    number: Option<usize>,
-    default: usize,
-    most: usize,
-    report: &mut Report,
-) -> usize {
-    let number = number.unwrap_or(default);
-    if number == 0 {
-        report.error(&at.key(key), "must be at least 1", "");
-    } else if number > most {
-        report.error(&at.key(key), format!("must be at most {most}"), "");
-    }
-    number
-}
-
-/// One of a few words; the first is the default.
-pub(super) fn choice<T: Copy>(
-    at: &Place<'_>,
-    key: &str,
-    written: Option<String>,
-    first: T,
-    choices: &[(&str, T)],
-    report: &mut Report,
-) -> T {
-    let Some(written) = written else { return first };
-    if let Some((_, value)) = choices.iter().find(|(word, _)| *word == written) {
-        return *value;
-    }
-    let place = at.key(key);
-    let words = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
-    let hint = did_you_mean(&written, choices.iter().map(|(word, _)| *word), "");
-    report.error(&place, format!("{} is not one of {words}", place.describe()), hint);
-    first
 }
 
 /// A literal or where the value stands.

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use super::super::document::Place;
 use super::super::model::{Address, WebhookConfig};
 use super::super::raw::RawWebhook;
+use super::super::raw::keys::check;
 use super::super::raw::values::RawReference;
 use super::super::report::Report;
 use super::super::types;
 use super::listener::refuse_same_address;
-use super::value::{ValueKind, check, reference};
+use super::value::{ValueKind, reference};
 
 /// All webhooks, in the order of their names; leaves their names behind for the references to them.
 pub(super) fn resolve(

@@ -194,7 +194,10 @@ fn missing_references_are_warnings_and_do_not_stop_the_load() {
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     let told = |path: &str| config::load(Path::new(path)).unwrap_err().to_string();
-    assert_eq!(told("/nonexistent/bearerd.toml"), "/nonexistent/bearerd.toml: error: no such file");
+    assert_eq!(
+        told("/nonexistent/bearerd.toml"),
+        format!("/nonexistent/bearerd.toml: error: no such file\n  help: {}", config::NO_CONFIG)
+    );
     assert_eq!(told("/tmp"), "/tmp: error: is a folder");
     let folder = Folder::new("utf8");
     std::fs::write(folder.0.join("bearerd.toml"), b"workers = 1\n# \xff\n").unwrap();

@@ -1,7 +1,7 @@
 //! What is wrong with the ways to prove who asks: keys, JWTs, presets, webhooks.
 
 use super::*;
-use crate::config::{Carrier, ClientAuth, Credential, Inject, IssuerConfig, JwtUse, ParamValue};
+use crate::config::{Carrier, Credential, Inject, IssuerConfig, JwtUse, ParamValue};
 
 /// Keys of an issuer (token_url is given), what is wrong with them, and a part of the hint.
 fn expect(rows: &[(&str, &str, &str, &str)]) {
@@ -199,7 +199,7 @@ fn carriers() {
 fn defaults_follow_what_the_jwt_is_for() {
     let grant = issuer(&format!("{KEY}\njwt = {{ use = \"assertion\" }}"));
     assert_eq!(grant.grant_type.as_deref(), Some("urn:ietf:params:oauth:grant-type:jwt-bearer"));
-    assert!(matches!(grant.client_auth, ClientAuth::None));
+    assert_eq!(grant.client_auth.as_str(), "none");
     assert_eq!(grant.jwt.as_ref().map(|jwt| jwt.usage), Some(JwtUse::Assertion));
     let assertion = issuer(&format!("client_auth = \"private_key_jwt\"\n{KEY}"));
     assert_eq!(assertion.jwt.as_ref().map(|jwt| jwt.lifetime.as_secs()), Some(60));
@@ -240,12 +240,12 @@ fn presets_are_laid_under_what_is_written() {
     let plain = issuer(keys);
     let crate::config::TokenEndpoint::Url(url) = &plain.endpoint else { panic!() };
     assert_eq!(url.text, "https://idp/realms/acme/protocol/openid-connect/token");
-    assert!(matches!(plain.client_auth, ClientAuth::Post { .. }));
+    assert_eq!(plain.client_auth.as_str(), "client_secret_post");
     assert_eq!(plain.preset.as_deref(), Some("keycloak"));
     let own = issuer(&format!(
         "{keys}\nclient_auth = \"client_secret_basic\"\nissuer_url = \"https://idp/realms/acme\""
     ));
-    assert!(matches!(own.client_auth, ClientAuth::Basic { .. }));
+    assert_eq!(own.client_auth.as_str(), "client_secret_basic");
     assert!(matches!(own.endpoint, crate::config::TokenEndpoint::Discovery(_)));
     assert_ne!(own.digest, plain.digest);
     // A var that only an overridden value needs is not asked for.

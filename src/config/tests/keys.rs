@@ -29,12 +29,103 @@ fn keys() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_key_stands_in_the_example_and_in_the_reference() {
-    let words: BTreeSet<&str> = EXAMPLE.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+fn every_key_stands_in_the_reference() {
     for key in keys() {
-        assert!(words.contains(key.as_str()), "config.example.toml lacks {key}");
         assert!(REFERENCE.contains(&format!("`{key}`")), "docs/config.md lacks `{key}`");
     }
+}
+
+/// The definition of the schema that a section of the example is of, by its heading: `[issuer.corp]`, `[[route]]`.
+fn definition(heading: &str) -> Option<&'static str> {
+    let path: Vec<&str> = heading.split(['[', ']', '.']).filter(|part| !part.is_empty()).collect();
+    match path[..] {
+        ["limits"] => Some("Limits"),
+        ["log"] => Some("Log"),
+        ["tracing"] => Some("Tracing"),
+        ["admin"] => Some("Admin"),
+        ["listener", _] => Some("Listener"),
+        ["issuer", _] => Some("Issuer"),
+        ["issuer", _, "response"] => Some("Response"),
+        ["issuer", _, "jwt"] => Some("Jwt"),
+        ["webhook", _] => Some("Webhook"),
+        ["route"] => Some("Route"),
+        _ => None,
+    }
+}
+
+/// The example with a line for each key that it lacks: in the first section of its table, with the default where there is
+/// one, and its description.
+fn completed(example: &str) -> String {
+    let schema = schema();
+    let blocks: Vec<&str> = example.split_inclusive("\n\n").collect();
+    let heading = |block: &str| {
+        block.lines().find_map(|line| definition(line.trim_start_matches("# ").split('#').next()?.trim()))
+    };
+    let mut done = BTreeSet::new();
+    let mut text = String::new();
+    for block in &blocks {
+        text.push_str(block.trim_end_matches('\n'));
+        text.push('\n');
+        if let Some(table) = heading(block).filter(|table| done.insert(*table)) {
+            let of_table: Vec<&str> =
+                blocks.iter().copied().filter(|block| heading(block) == Some(table)).collect();
+            for (key, node) in schema["$defs"][table]["properties"].as_object().unwrap() {
+                let written = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+                let has_section =
+                    example.contains(&format!(".{key}]\n")) || example.contains(&format!(".{key}] "));
+                if !has_section && !of_table.iter().flat_map(|block| block.lines()).any(written) {
+                    let about = node["description"].as_str().unwrap_or_default().replace('\n', " ");
+                    let line = match node.get("default") {
+                        Some(default) => format!("{key} = {default}"),
+                        None => format!("# {key} = "),
+                    };
+                    text.push_str(&format!("{line:<39} # {about}\n"));
+                }
+            }
+        }
+        text.push('\n');
+    }
+    text.trim_end().to_owned() + "\n"
+}
+
+#[test]
+fn the_example_has_every_key_of_each_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path, completed(EXAMPLE)).unwrap();
+    }
+    let example = std::fs::read_to_string(path).unwrap();
+    let words: BTreeSet<&str> = example.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    for key in keys() {
+        assert!(words.contains(key.as_str()), "config.example.toml lacks {key}");
+    }
+    for (line, wanted) in example.lines().zip(completed(&example).lines()) {
+        assert_eq!(line, wanted, "config.example.toml lacks a key: run this test with BLESS=1");
+    }
+}
+
+/// A value is the default, or its comment says what the default is.
+#[test]
+fn the_example_shows_defaults() {
+    let schema = schema();
+    let (mut node, mut seen, mut compared) = (&schema, BTreeSet::new(), 0);
+    for line in EXAMPLE.lines() {
+        if line.starts_with('[') {
+            let table = definition(line.split('#').next().unwrap().trim());
+            // What a table of its kind has was shown by the first one.
+            node = table
+                .filter(|table| seen.insert(*table))
+                .map_or(&Value::Null, |table| &schema["$defs"][table]);
+        }
+        let Ok(written) = toml::from_str::<toml::Table>(line) else { continue };
+        for (key, value) in written {
+            let Some(default) = node["properties"][&key].get("default") else { continue };
+            compared += 1;
+            let value = serde_json::to_value(value).unwrap();
+            assert!(value == *default || line.contains("(default: "), "{line}: the default is {default}");
+        }
+    }
+    assert!(compared > 50, "{compared}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::config::client_auth::ClientSecretJwt;
 use crate::config::files::write_settled;
 use crate::config::{ClientAuth, CredentialKey, JwtUse, ParamValue, Params, Source};
 use crate::issuer::client::Which;
@@ -208,7 +209,7 @@ fn keys_that_do_not_fit_are_told_with_their_place() {
 fn a_shared_secret_signs_with_hmac_alone() {
     let secret = Source::literal("0123456789abcdef0123456789abcdef");
     let mut config = IssuerConfig {
-        client_auth: ClientAuth::SecretJwt { secret },
+        client_auth: ClientAuth::with_secret(&ClientSecretJwt, secret),
         jwt: Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
         ..fuzz::config()
     };

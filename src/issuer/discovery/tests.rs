@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::client_auth::{ClientAuth, TlsClientAuth};
 
 fn issuer(text: &str) -> HttpUrl {
     let loose = HttpUrl {
@@ -104,7 +105,7 @@ fn clients_with_a_certificate_go_to_the_alias() {
     config.tls.certificate = Some(crate::config::Source::literal("…"));
     assert!(shows_certificate(&config));
     config.tls.certificate = None;
-    config.client_auth = ClientAuth::TlsClientAuth;
+    config.client_auth = ClientAuth::new(&TlsClientAuth);
     assert!(shows_certificate(&config));
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::client_auth::{ClientAuth, ClientSecretJwt, TlsClientAuth};
 use crate::config::{CertificateHeader, DpopConfig, Source, Standby};
 use crate::issuer::fixture::{key_file, signing};
 use crate::issuer::fuzz;
@@ -81,7 +82,7 @@ fn certificates_are_told_of_before_and_after_their_end() {
 
 #[test]
 fn a_certificate_of_tls_is_looked_at_too() {
-    let mut config = IssuerConfig { client_auth: ClientAuth::TlsClientAuth, ..fuzz::config() };
+    let mut config = IssuerConfig { client_auth: ClientAuth::new(&TlsClientAuth), ..fuzz::config() };
     config.tls.certificate = Some(key_file("rsa.expired-certificate.pem"));
     config.tls.private_key = Some(key_file("ec-p256.pkcs8.pem"));
     let findings = examine(&config, now());
@@ -99,7 +100,7 @@ fn a_certificate_of_tls_is_looked_at_too() {
 fn a_short_secret_and_an_assertion_of_no_use_are_told_of() {
     let secret = Source::literal("canary");
     let config = IssuerConfig {
-        client_auth: ClientAuth::SecretJwt { secret },
+        client_auth: ClientAuth::with_secret(&ClientSecretJwt, secret),
         jwt: Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
         ..fuzz::config()
     };

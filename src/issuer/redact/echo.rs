@@ -8,6 +8,8 @@ use zeroize::Zeroizing;
 
 /// A run of so many bytes of a secret must not be seen.
 const RUN: usize = 8;
+/// A secret that is shorter may be a part of words that have nothing to do with it.
+const TELLING: usize = 5;
 /// What eight characters of base64 hold, wherever they begin.
 const RUN_IN_BASE64: usize = 5;
 /// Shorter runs of an alphabet's characters are not decoded.
@@ -22,6 +24,8 @@ const BUDGET: usize = 128 * 1024;
 pub(super) enum Known {
     /// Any [`RUN`] of it counts. Hex is compared as such: at an odd digit, eight of them hold three whole bytes.
     Long { text: Zeroizing<String>, hex: Zeroizing<String> },
+    /// It counts wherever it stands as a whole.
+    Whole(Zeroizing<String>),
     /// It counts as a whole word alone: a secret of two letters stands in many a word.
     Short(Zeroizing<String>),
 }
@@ -33,10 +37,13 @@ impl Known {
         let word = words(&text);
         let text = compact(&word);
         if text.len() >= RUN {
-            let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+            let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).expect("four bits");
             let mut hex = Zeroizing::new(String::with_capacity(secret.len() * 2));
             hex.extend(secret.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
             return Some(Self::Long { text, hex });
+        }
+        if text.len() >= TELLING {
+            return Some(Self::Whole(text));
         }
         (!word.is_empty()).then_some(Self::Short(word))
     }
@@ -87,13 +94,15 @@ impl View {
                 runs(text, self.run).any(|run| decoded.binary_search(&run).is_ok())
                     || runs(hex, RUN).any(|run| written.binary_search(&run).is_ok())
             }
-            Known::Short(_) => false,
+            Known::Whole(_) | Known::Short(_) => false,
         })
     }
 
     fn holds_word(&self, known: &[Known]) -> bool {
         let text = words(&self.text);
+        let together = compact(&text);
         known.iter().any(|known| match known {
+            Known::Whole(secret) => together.contains(secret.as_str()),
             Known::Short(word) => is_word_of(&text, word),
             Known::Long { .. } => false,
         })

@@ -3,6 +3,9 @@ use std::collections::BTreeMap;
 use http_body_util::BodyExt;
 
 use super::*;
+use crate::config::client_auth::{
+    AssertionFile, ClientAuth, ClientSecretBasic, ClientSecretPost, NoProof, TlsClientAuth,
+};
 use crate::config::files::write_settled;
 use crate::config::{BasicUser, ParamValue, Scopes, Source};
 use crate::issuer::client::{Client, Which};
@@ -114,7 +117,7 @@ fn parameters_stand_in_a_fixed_order() {
 fn t106_post_form_encodes_id_and_secret_in_the_body() {
     let mut config = fuzz::config();
     config.client_id = Some(Source::literal("svc a"));
-    config.client_auth = ClientAuth::Post { secret: Source::literal(SECRET) };
+    config.client_auth = ClientAuth::with_secret(&ClientSecretPost, Source::literal(SECRET));
     assert_eq!(
         sent_body(&config),
         "grant_type=client_credentials&client_id=svc+a&client_secret=a%3Ab+%2B%25%C3%A9%22"
@@ -130,7 +133,8 @@ fn t106_basic_raw_and_form_differ() {
         (BasicEncoding::Form, "Basic c3ZjOmElM0FiKyUyQiUyNSVDMyVBOSUyMg=="),
         (BasicEncoding::Raw, "Basic c3ZjOmE6YiArJcOpIg=="),
     ] {
-        config.client_auth = ClientAuth::Basic { secret: Source::literal(SECRET), encoding };
+        config.client_auth =
+            ClientAuth { encoding, ..ClientAuth::with_secret(&ClientSecretBasic, Source::literal(SECRET)) };
         assert_eq!(request(&config).headers()[AUTHORIZATION], value);
         assert_eq!(sent_body(&config), "grant_type=client_credentials");
     }
@@ -139,7 +143,7 @@ fn t106_basic_raw_and_form_differ() {
 #[test]
 fn without_authentication_the_id_goes_along_where_there_is_one() {
     let mut config = fuzz::config();
-    config.client_auth = ClientAuth::None;
+    config.client_auth = ClientAuth::new(&NoProof);
     assert_eq!(sent_body(&config), "grant_type=client_credentials&client_id=svc");
     config.client_id = None;
     assert_eq!(sent_body(&config), "grant_type=client_credentials");
@@ -195,7 +199,8 @@ fn headers_are_set_sensitive_and_may_not_frame() {
 #[test]
 fn an_unreadable_source_names_its_place() {
     let mut config = fuzz::config();
-    config.client_auth = ClientAuth::Post { secret: Source::file("/nowhere/secret".into(), None) };
+    config.client_auth =
+        ClientAuth::with_secret(&ClientSecretPost, Source::file("/nowhere/secret".into(), None));
     let NotReady(error) = inputs(&config).err().unwrap();
     assert_eq!(error, "client_secret cannot be read: file /nowhere/secret: no such file");
 }
@@ -205,7 +210,7 @@ fn sources_are_read_for_every_request() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     let mut config = fuzz::config();
-    config.client_auth = ClientAuth::Post { secret: Source::file(file.clone(), None) };
+    config.client_auth = ClientAuth::with_secret(&ClientSecretPost, Source::file(file.clone(), None));
     for secret in ["one", "two"] {
         write_settled(&file, secret);
         assert!(sent_body(&config).ends_with(&format!("client_secret={secret}")));
@@ -242,7 +247,7 @@ fn params() -> BTreeMap<String, ParamValue> {
 fn json_has_typed_values_in_the_same_order() {
     let mut config = fuzz::config();
     config.carrier = Carrier::Json;
-    config.client_auth = ClientAuth::Post { secret: Source::literal("\"s3:c+r t") };
+    config.client_auth = ClientAuth::with_secret(&ClientSecretPost, Source::literal("\"s3:c+r t"));
     config.scopes = Scopes::from(["read"]);
     config.params = params();
     let request = request(&config);
@@ -258,7 +263,7 @@ fn query_and_get_add_to_the_urls_own_query() {
     for (carrier, name) in [(Carrier::Query, "POST"), (Carrier::Get, "GET")] {
         let mut config = fuzz::config();
         config.carrier = carrier;
-        config.client_auth = ClientAuth::Post { secret: Source::literal("a&b") };
+        config.client_auth = ClientAuth::with_secret(&ClientSecretPost, Source::literal("a&b"));
         config.params = params();
         let added =
             "grant_type=client_credentials&client_id=svc&client_secret=a%26b&account_id=7&list=a+b&list=c";
@@ -276,7 +281,8 @@ fn query_and_get_add_to_the_urls_own_query() {
 fn what_does_not_fit_a_query_is_told_without_it() {
     let mut config = fuzz::config();
     config.carrier = Carrier::Get;
-    config.client_auth = ClientAuth::Post { secret: Source::literal("hunter2".repeat(20_000)) };
+    config.client_auth =
+        ClientAuth::with_secret(&ClientSecretPost, Source::literal("hunter2".repeat(20_000)));
     let refused = to(&config, &url("/t?k=v")).unwrap_err();
     assert_eq!(refused, "the parameters are too long for the query of idp.example:8443/t");
 }
@@ -285,7 +291,7 @@ fn what_does_not_fit_a_query_is_told_without_it() {
 fn json_takes_no_bytes_that_are_no_text() {
     let mut config = fuzz::config();
     config.carrier = Carrier::Json;
-    config.client_auth = ClientAuth::Post { secret: Source::literal(Secret::new(vec![0xC3])) };
+    config.client_auth = ClientAuth::with_secret(&ClientSecretPost, Source::literal(Secret::new(vec![0xC3])));
     assert!(to(&config, &url("/")).unwrap_err().contains("not UTF-8"));
 }
 
@@ -303,7 +309,7 @@ fn the_grant_type_is_free_and_may_be_left_out() {
 #[test]
 fn another_basic_user_goes_beside_credentials_in_the_body() {
     let mut config = fuzz::config();
-    config.client_auth = ClientAuth::Post { secret: Source::literal(SECRET) };
+    config.client_auth = ClientAuth::with_secret(&ClientSecretPost, Source::literal(SECRET));
     config.basic = Some(BasicUser {
         user: Source::literal("gate"),
         password: Source::literal("p:w"),
@@ -322,14 +328,14 @@ fn a_ready_made_assertion_is_the_clients_or_the_grants() {
     config.client_id = Some(Source::literal("svc"));
     config.assertion = Some(Source::literal(" \n a.b.c \r\n"));
     config.assertion_type = "urn:x:jwt-bearer".to_owned();
-    config.client_auth = ClientAuth::AssertionFile;
+    config.client_auth = ClientAuth::new(&AssertionFile);
     assert_eq!(
         sent_body(&config),
         "grant_type=client_credentials&client_assertion_type=urn%3Ax%3Ajwt-bearer&client_assertion=a.b.c"
     );
     config.send_client_id = true;
     assert!(sent_body(&config).contains("&client_id=svc&client_assertion_type="));
-    config.client_auth = ClientAuth::None;
+    config.client_auth = ClientAuth::new(&NoProof);
     config.send_client_id = false;
     assert_eq!(sent_body(&config), "grant_type=client_credentials&client_id=svc&assertion=a.b.c");
 }
@@ -337,7 +343,7 @@ fn a_ready_made_assertion_is_the_clients_or_the_grants() {
 #[test]
 fn a_saml_assertion_goes_as_it_is() {
     let mut config = fuzz::config();
-    config.client_auth = ClientAuth::AssertionFile;
+    config.client_auth = ClientAuth::new(&AssertionFile);
     config.assertion = Some(Source::literal(" PHNhbWw+ "));
     config.assertion_type = "urn:ietf:params:oauth:client-assertion-type:saml2-bearer".to_owned();
     assert!(sent_body(&config).ends_with("saml2-bearer&client_assertion=+PHNhbWw%2B+"));
@@ -346,7 +352,7 @@ fn a_saml_assertion_goes_as_it_is() {
 #[test]
 fn an_empty_assertion_is_told() {
     let mut config = fuzz::config();
-    config.client_auth = ClientAuth::AssertionFile;
+    config.client_auth = ClientAuth::new(&AssertionFile);
     config.assertion = Some(Source::literal(" \n"));
     assert_eq!(inputs(&config).err(), Some(NotReady("assertion: the config file is empty".to_owned())));
 }
@@ -354,6 +360,6 @@ fn an_empty_assertion_is_told() {
 #[test]
 fn a_certificate_in_tls_wants_the_client_id() {
     let mut config = fuzz::config();
-    config.client_auth = ClientAuth::TlsClientAuth;
+    config.client_auth = ClientAuth::new(&TlsClientAuth);
     assert_eq!(sent_body(&config), "grant_type=client_credentials&client_id=svc");
 }

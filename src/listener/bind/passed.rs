@@ -192,7 +192,7 @@ impl PassedSocket {
 mod tests {
     use super::*;
 
-    static OWNER: UnixOptions = UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() };
+    static OWNER: UnixOptions = UnixOptions::OWNER_ALONE;
 
     fn passed(name: &str) -> (Passed, Address) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

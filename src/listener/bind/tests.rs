@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use super::*;
 
 fn options(mode: u32) -> UnixOptions {
-    UnixOptions { mode, group: None, allow_uids: Vec::new() }
+    UnixOptions { mode, ..UnixOptions::OWNER_ALONE }
 }
 
 fn bind(address: &Address, mode: u32) -> Result<Bound, BindError> {

@@ -2,13 +2,13 @@
 //! webhook out.
 //!
 //! A place is kept free for the next connection. Where that takes the end of another one, it is one of those whose request
-//! has come least far: first those without a whole head, then those without a whole body, and never one that is being
-//! answered. Among these it is the oldest of whoever holds most, but none that had no time yet to say what it wants. As long
-//! as nobody can go, the next connection waits in the kernel's queue.
+//! has come least far: first those without a whole head, then those without a whole body, then those that do not take their
+//! response, and never one that is being answered. Among these it is the oldest of whoever holds most, but none that had no
+//! time yet to say what it wants. As long as nobody can go, the next connection waits in the kernel's queue.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
@@ -43,19 +43,64 @@ impl Stage {
     }
 }
 
+/// For how long a response may wait for its caller in any case.
+const UNREAD: Duration = Duration::from_secs(1);
+
 /// The stage that the request of one connection has reached.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress(Arc<AtomicU8>);
+pub(super) struct Progress(Arc<Reached>);
+
+#[derive(Debug)]
+struct Reached {
+    stage: AtomicU8,
+    since: Instant,
+    /// When the response began to wait for its caller: ms from `since`, plus 1; 0: it does not.
+    unread: AtomicU64,
+}
+
+impl Default for Reached {
+    fn default() -> Self {
+        Self { stage: AtomicU8::new(0), since: Instant::now(), unread: AtomicU64::new(0) }
+    }
+}
 
 impl Progress {
     /// There is no way back.
     pub(super) fn reach(&self, stage: Stage) {
-        self.0.fetch_max(stage as u8, Ordering::Relaxed);
+        self.0.stage.fetch_max(stage as u8, Ordering::Relaxed);
     }
 
     pub(super) fn stage(&self) -> Stage {
-        STAGES.get(usize::from(self.0.load(Ordering::Relaxed))).copied().unwrap_or(Stage::Answer)
+        *STAGES.get(usize::from(self.0.stage.load(Ordering::Relaxed))).expect("only stages are stored")
     }
+
+    /// Whether a part of the response could not be written.
+    pub(super) fn waits_for_reader(&self, waits: bool) {
+        let now =
+            u64::try_from(self.0.since.elapsed().as_millis()).map_or(u64::MAX, |ms| ms.saturating_add(1));
+        if !waits {
+            self.0.unread.store(0, Ordering::Relaxed);
+        } else if self.0.unread.load(Ordering::Relaxed) == 0 {
+            self.0.unread.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// When its connection may go, and before which others; `None`: it stays.
+    fn out(&self) -> Option<(Rank, Instant)> {
+        let stage = self.stage();
+        if let Some(patience) = stage.patience() {
+            return Some((Rank::Sends(stage), self.0.since + patience));
+        }
+        let ms = self.0.unread.load(Ordering::Relaxed).checked_sub(1)?;
+        Some((Rank::DoesNotRead, self.0.since + Duration::from_millis(ms) + UNREAD))
+    }
+}
+
+/// Who goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Sends(Stage),
+    DoesNotRead,
 }
 
 /// All open connections of one address.
@@ -94,15 +139,18 @@ impl Room {
         self.open.push(Open { peer, since: Instant::now(), progress, handle });
     }
 
-    /// Waits until a connection has ended or may be ended for another one, which then happens; whether it did.
+    /// Waits until a connection has ended or may be ended for another one, which then happens, or until it is time to look
+    /// again; whether one was ended.
     pub(super) async fn made(&mut self) -> bool {
         let due = self.next_out().map(|(_, due)| due);
+        // Where nobody may go, somebody may stop reading.
+        let look_at = due.unwrap_or_else(|| Instant::now() + UNREAD);
         tokio::select! {
             Some(_) = self.tasks.join_next() => {
                 self.open.retain(|open| !open.handle.is_finished());
                 false
             }
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.end_one(),
+            () = sleep_until(look_at) => self.end_one(),
         }
     }
 
@@ -118,12 +166,14 @@ impl Room {
 
     /// The connection that is to go next, and when.
     fn next_out(&self) -> Option<(usize, Instant)> {
-        let stage = self.open.iter().map(|open| open.progress.stage()).min()?;
-        let patience = stage.patience()?;
-        let there = || self.open.iter().enumerate().filter(|(_, open)| open.progress.stage() == stage);
-        let held = |peer: &Peer| there().filter(|(_, open)| is_same(&open.peer, peer)).count();
-        let (at, open) = there().max_by_key(|(_, open)| (held(&open.peer), Reverse(open.since)))?;
-        Some((at, open.since + patience))
+        let out =
+            self.open.iter().enumerate().filter_map(|(at, open)| Some((at, open, open.progress.out()?)));
+        let out: Vec<_> = out.collect();
+        let first = out.iter().map(|(.., (rank, _))| *rank).min()?;
+        let there = || out.iter().filter(|(.., (rank, _))| *rank == first);
+        let held = |peer: &Peer| there().filter(|(_, open, _)| is_same(&open.peer, peer)).count();
+        let (at, _, (_, due)) = there().max_by_key(|(_, open, _)| (held(&open.peer), Reverse(open.since)))?;
+        Some((*at, *due))
     }
 
     /// Waits for the end of all.
@@ -192,6 +242,26 @@ mod tests {
         assert_eq!(left(&room).len(), 2);
         let never = tokio::time::timeout(Duration::from_secs(3600), one_is_ended(&mut room)).await;
         assert!(never.is_err(), "who is being answered stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_its_response_goes_after_those_who_send_nothing() {
+        let mut room = room(&[(1, Stage::Answer), (1, Stage::Answer), (1, Stage::Head)]).await;
+        room.open[1].progress.waits_for_reader(true);
+        one_is_ended(&mut room).await;
+        assert_eq!(left(&room), [(peer(1), Stage::Answer), (peer(1), Stage::Answer)]);
+        let began = Instant::now();
+        one_is_ended(&mut room).await;
+        assert!(began.elapsed() >= Duration::from_millis(800), "it had its time");
+        assert!(room.open[0].progress.out().is_none(), "the other one has");
+        // It begins to read, and stops again.
+        room.open[0].progress.waits_for_reader(true);
+        room.open[0].progress.waits_for_reader(false);
+        let never = tokio::time::timeout(Duration::from_secs(3600), one_is_ended(&mut room)).await;
+        assert!(never.is_err());
+        room.open[0].progress.waits_for_reader(true);
+        one_is_ended(&mut room).await;
+        assert!(left(&room).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Versions, transports, limits.
 
 use super::*;
+use crate::telemetry::Repeated;
 
 #[tokio::test]
 async fn http1_calls_are_answered_and_the_connection_is_kept() {
@@ -143,7 +144,7 @@ async fn unix_callers_are_known_by_their_uid() {
     let folder = std::env::temp_dir().join(format!("bearerd-listener-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let address = Address::Unix(folder.join("s"));
-    let bound = Bound::bind(&Arc::from("main"), &address, &unix_options()).unwrap();
+    let bound = Bound::bind(&Arc::from("main"), &address, &UnixOptions::OWNER_ALONE).unwrap();
     let stop = Stop::default();
     let task = tokio::spawn(accept::serve(
         bound,
@@ -194,6 +195,7 @@ async fn a_connection_that_waits_is_small() {
         handler: Arc::clone(&server.handler),
         drain: drive::Drain::default(),
         now: server.stop.now.clone(),
+        tls_complaints: Repeated::default(),
     });
     let size = size_of_val(&connection::serve(accepted, settings, shared));
     assert!(size < 2560, "{size} bytes for a connection's future");

@@ -1,8 +1,7 @@
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::*;
-use crate::config::{Callers, UnixOptions};
+use crate::config::fixture;
 
 fn listener(address: &str, names: &[&str]) -> ListenerConfig {
     let address = match address.strip_prefix("unix:") {
@@ -10,15 +9,9 @@ fn listener(address: &str, names: &[&str]) -> ListenerConfig {
         None => Address::Tcp(address.parse().unwrap()),
     };
     ListenerConfig {
-        name: Arc::from("main"),
         address,
         names: names.iter().map(|name| (*name).to_owned()).collect(),
-        origins: Vec::new(),
-        callers: Callers::Local,
-        allow: Vec::new(),
-        require_header: None,
-        tls: None,
-        unix: UnixOptions { mode: 0o600, group: None, allow_uids: Vec::new() },
+        ..fixture::listener()
     }
 }
 

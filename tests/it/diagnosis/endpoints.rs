@@ -143,6 +143,19 @@ async fn issuer_whose_name_is_not_resolved() {
     no_token(&world, 503, "token_unavailable", &facts, &remedy).await;
 }
 
+/// Programs around it find the way out by the environment; this one wants to be told to.
+#[tokio::test]
+async fn egress_proxy_of_the_environment_that_is_not_obeyed() {
+    let unresolved = "token_url = \"https://issuer.invalid/token\"";
+    let world = Setup::new().await.issuer(unresolved).env("HTTPS_PROXY", "http://127.0.0.1:1").start().await;
+    let facts = ["; HTTPS_PROXY is set, and only obeyed with proxy = \"env\""];
+    no_token(&world, 503, "token_unavailable", &facts, &["see token_url of [issuer.corp]"]).await;
+    let exempt = Setup::new().await.issuer(unresolved).env("HTTPS_PROXY", "http://127.0.0.1:1");
+    let world = exempt.env("NO_PROXY", ".invalid").start().await;
+    let told = world.get("/").await;
+    assert!(!told.text().contains("HTTPS_PROXY"), "{}", told.text());
+}
+
 #[tokio::test]
 async fn issuer_that_is_mended_is_noticed() {
     let setup = Setup::new().await;

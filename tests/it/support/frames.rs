@@ -138,16 +138,23 @@ impl Frames {
         let _sent = self.wire.send(Frame::new(kind, flags, stream, payload).bytes()).await;
     }
 
-    /// The next frame of this stream; the proxy's SETTINGS are acknowledged.
+    /// The next frame of this stream.
     pub async fn next(&mut self, stream: u32) -> Frame {
         loop {
-            let frame = within("a frame", Frame::read(&mut self.wire)).await.expect("a whole frame");
-            match frame.kind {
-                SETTINGS if frame.flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]).await,
-                _ if frame.stream == stream => return frame,
-                _ => {}
+            let frame = self.any().await;
+            if frame.kind != SETTINGS && frame.stream == stream {
+                return frame;
             }
         }
+    }
+
+    /// The next frame of any stream; the proxy's SETTINGS are acknowledged.
+    pub async fn any(&mut self) -> Frame {
+        let frame = within("a frame", Frame::read(&mut self.wire)).await.expect("a whole frame");
+        if frame.kind == SETTINGS && frame.flags & ACK == 0 {
+            self.frame(SETTINGS, ACK, 0, &[]).await;
+        }
+        frame
     }
 
     /// Sends a request with exactly these fields, pseudo fields included, and an optional body.

@@ -61,12 +61,16 @@ fn other_texts_are_let_through() {
 }
 
 #[test]
-fn a_short_secret_is_found_as_a_word_alone() {
+fn a_short_secret_is_found_as_a_whole_and_a_very_short_one_as_a_word() {
     for (secret, text, expected) in [
         ("hunter2", "no hunter2!", true),
-        ("hunter2", "no hunter22", false),
+        ("hunter2", "no hunter22", true),
+        ("hunter2", "hun\r\nter2x", true),
+        ("hunt", "no hunter", false),
+        ("hunt", "no_hunt", false),
+        ("hunt", "no hunt!", true),
         ("hunter2", "client_secret=hunter2&x=y", true),
-        ("hunter2", "no_hunter2", false),
+        ("hunter2", "no_hunter2", true),
         ("hunter2", "%20hunter2%20", true),
         ("hunter2", "HUNTER2", true),
         ("hunter2", "Basic c3ZjOmh1bnRlcjI=", true),

@@ -1,6 +1,9 @@
 //! What an operator is told to do about a refusal.
 
 use super::*;
+use crate::config::client_auth::{
+    AssertionFile, ClientSecretJwt, ClientSecretPost, NoProof, PrivateKeyJwt, TlsClientAuth,
+};
 use crate::config::{BasicUser, ClientAuth, DpopConfig, JwtConfig, JwtUse, Source};
 
 fn jwt(usage: JwtUse) -> Option<JwtConfig> {
@@ -29,29 +32,33 @@ fn expect(case: &Case, code: &str, words: &[&str]) {
 fn a_refused_client_is_told_which_keys_say_who_it_is() {
     let secret = || Source::literal("x");
     let both = ["client_id and client_secret", "client_auth = \"client_secret_basic\""];
-    expect(&configured(|c| c.client_auth = ClientAuth::Post { secret: secret() }), "invalid_client", &both);
+    expect(
+        &configured(|c| c.client_auth = ClientAuth::with_secret(&ClientSecretPost, secret())),
+        "invalid_client",
+        &both,
+    );
     let with_jwt = |auth| {
         configured(|config| {
             config.client_auth = auth;
             config.jwt = jwt(JwtUse::ClientAssertion);
         })
     };
-    let case = with_jwt(ClientAuth::SecretJwt { secret: secret() });
+    let case = with_jwt(ClientAuth::with_secret(&ClientSecretJwt, secret()));
     expect(&case, "invalid_client", &["client_secret, jwt.alg and jwt.audience", "client_secret_jwt"]);
-    let case = with_jwt(ClientAuth::PrivateKeyJwt);
+    let case = with_jwt(ClientAuth::new(&PrivateKeyJwt));
     let words = ["jwt.key_id, jwt.alg and jwt.audience of [issuer.corp]", "registered for this client"];
     expect(&case, "invalid_client", &words);
-    let case = configured(|config| config.client_auth = ClientAuth::TlsClientAuth);
+    let case = configured(|config| config.client_auth = ClientAuth::new(&TlsClientAuth));
     expect(&case, "invalid_client", &["certificate", "token_url"]);
     let case = configured(|config| {
-        config.client_auth = ClientAuth::AssertionFile;
+        config.client_auth = ClientAuth::new(&AssertionFile);
         config.assertion = Some(secret());
     });
     expect(&case, "invalid_client", &["check assertion, assertion_type", "expired", "audience"]);
-    let case = configured(|config| config.client_auth = ClientAuth::None);
+    let case = configured(|config| config.client_auth = ClientAuth::new(&NoProof));
     assert!(case.error(refused("invalid_client")).detail.ends_with("wants a client_secret"));
     let case = configured(|config| {
-        config.client_auth = ClientAuth::None;
+        config.client_auth = ClientAuth::new(&NoProof);
         config.jwt = jwt(JwtUse::Bearer);
     });
     expect(&case, "invalid_client", &["jwt.issuer", "jwt.key_id", "private_key"]);
@@ -202,7 +209,7 @@ fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
         assert!(error.detail.contains("params = { audience = "), "{error}");
     }
     let mut file = configured(|config| config.assertion = Some(Source::literal("a")));
-    file.config.client_auth = ClientAuth::AssertionFile;
+    file.config.client_auth = ClientAuth::new(&AssertionFile);
     let error = file.error(said("invalid_client", "Invalid token audience"));
     assert!(error.detail.contains("in assertion of [issuer.corp]: see to whatever writes it"), "{error}");
 }
@@ -210,12 +217,12 @@ fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
 #[test]
 fn a_server_that_may_want_the_client_id_beside_an_assertion() {
     let case = configured(|config| {
-        config.client_auth = ClientAuth::PrivateKeyJwt;
+        config.client_auth = ClientAuth::new(&PrivateKeyJwt);
         config.jwt = jwt(JwtUse::ClientAssertion);
     });
     expect(&case, "invalid_request", &["set send_client_id = true in [issuer.corp]", "Spring"]);
     let sends = configured(|config| {
-        config.client_auth = ClientAuth::PrivateKeyJwt;
+        config.client_auth = ClientAuth::new(&PrivateKeyJwt);
         config.send_client_id = true;
     });
     assert!(!sends.error(refused("invalid_request")).detail.contains("send_client_id"));

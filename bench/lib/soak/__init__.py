@@ -1,0 +1,1 @@
+"""What bench/soak is made of; bench/soak puts it together."""
