@@ -134,6 +134,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         .map_err(|error| system("cannot listen to signals", &error))?;
 
     let tracer = config.tracing.as_ref().map(|tracing| Tracer::start(tracing, runtime.handle(), &metrics));
+    let tracer = tracer.transpose().map_err(|error| StartError::Settings(vec![error]))?;
     let tracers = Arc::new(TracerCell::from(tracer.clone()));
     let control_runtime = runtime.handle().clone();
     let tokens =

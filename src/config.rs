@@ -42,13 +42,15 @@ pub use types::scopes::Scopes;
 use tracing_subscriber::filter::Targets;
 
 use document::{Document, FileText};
+use environment::OtelVariables;
 use report::Report;
 
 /// What to do without a config file.
 const NO_CONFIG: &str =
     "correct the path, write one with `bearerd init`, or see bearerd work without one: `bearerd demo`";
 
-/// Loads the file and all that it includes. Touches no network and reads no secret.
+/// Loads the file and all that it includes, and what the `OTEL_…` variables add to it. Touches no network and reads no
+/// secret that stands elsewhere.
 ///
 /// # Errors
 /// Every error that was found, and the warnings beside them, in the order of the files.
@@ -62,7 +64,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
             return Err(Problems(report.problems));
         }
     };
-    load_file(&text, report)
+    load_file(&text, report, &OtelVariables::of_the_process())
 }
 
 /// Reads what stands in `[log] level`, `--log-level` and `$BEARERD_LOG`.
@@ -78,10 +80,10 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
 /// # Errors
 /// As [`load`].
 pub fn load_text(text: &str) -> Result<Config, Problems> {
-    load_file(&FileText::nowhere(text), Report::default())
+    load_file(&FileText::nowhere(text), Report::default(), &OtelVariables::default())
 }
 
-fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {
+fn load_file(text: &FileText, mut report: Report, otel: &OtelVariables) -> Result<Config, Problems> {
     let main = parse(text, &mut report);
     let include = include::find(&main.root().key("include"), &mut report);
     let documents: Vec<Document<'_>> = include.texts.iter().map(|text| parse(text, &mut report)).collect();
@@ -92,7 +94,7 @@ fn load_file(text: &FileText, mut report: Report) -> Result<Config, Problems> {
         .map(|document| (document, read::included_file(document, &presets, &mut report)))
         .collect();
     let input = resolve::Input { main: (&main, raw), included, include_folders: include.folders };
-    let config = resolve::resolve(input, &mut report);
+    let config = resolve::resolve(input, otel, &mut report);
 
     let order: Vec<&Path> =
         std::iter::once(text).chain(&include.texts).map(|file| file.display.as_path()).collect();

@@ -137,10 +137,13 @@ impl Filter {
     }
 }
 
-/// HTTP/2's own library logs what peers say (a refused path with its query, the words of a GOAWAY): nobody can vouch for
-/// what is in that, so no filter lets it out.
+/// HTTP/2's own library logs what peers say (a refused path with its query, the words of a GOAWAY), and OpenTelemetry's what
+/// a collector says: nobody can vouch for what is in that, so no filter lets it out.
 fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
+    if target.starts_with("opentelemetry") {
+        return false;
+    }
     *metadata.level() <= Level::WARN || !(target == "h2" || target.starts_with("h2::"))
 }
 

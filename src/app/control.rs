@@ -67,7 +67,7 @@ impl Control {
         let ended = runtime.block_on(async {
             let ended = self.run().await;
             if let Some(tracer) = self.shared.tracers.load_full() {
-                tracer.flush(LAST_SPANS).await;
+                tracer.finish(LAST_SPANS).await;
             }
             ended
         });
@@ -200,14 +200,15 @@ impl Control {
         let admin = self.admin.bind_for(&config.admin.address, &self.shared.passed)?;
         let webhooks = self.webhooks.bind_for(&config.webhooks)?;
         let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
+        let before = self.shared.snapshot.load_full();
+        let tracer = tracer(config, before.tracer.as_ref(), &self.shared.metrics)?;
 
         // From here on nothing fails.
         let room = Room::of(config);
         room.take();
-        let before = self.shared.snapshot.load_full();
         let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
         let mut snapshot = build::build(config, Some(&before), &parts);
-        snapshot.tracer = tracer(config, before.tracer.as_ref(), &self.shared.metrics);
+        snapshot.tracer = tracer;
         self.shared.tracers.store(snapshot.tracer.clone());
         let snapshot = Arc::new(snapshot);
         // Before the listeners: a request that comes in by a new one must find it in the snapshot.
@@ -285,10 +286,16 @@ impl Control {
 }
 
 /// The one that runs, where its table is as it was: spans that it still holds go on their way in any case.
-fn tracer(config: &Config, running: Option<&Arc<Tracer>>, metrics: &Arc<Metrics>) -> Option<Arc<Tracer>> {
-    let wanted = config.tracing.as_ref()?;
-    let same = running.filter(|running| running.config() == wanted).cloned();
-    Some(same.unwrap_or_else(|| Tracer::start(wanted, &Handle::current(), metrics)))
+fn tracer(
+    config: &Config,
+    running: Option<&Arc<Tracer>>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<Tracer>>, String> {
+    let Some(wanted) = &config.tracing else { return Ok(None) };
+    match running.filter(|running| running.config() == wanted) {
+        Some(same) => Ok(Some(Arc::clone(same))),
+        None => Tracer::start(wanted, &Handle::current(), metrics).map(Some),
+    }
 }
 
 fn retry_cause(cause: Cause) -> RetryCause {

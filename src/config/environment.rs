@@ -1,5 +1,7 @@
-//! What the environment says about proxies and roots, as it is written there: `net` makes sense of it.
+//! What the environment says about proxies, roots and traces, as it is written there: `net` makes sense of it, and for
+//! traces `resolve/otel.rs`.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -42,6 +44,29 @@ fn first(names: &[&'static str]) -> Option<Variable> {
     let (name, value) = set?;
     let value = value.to_string_lossy().into_owned();
     (!value.is_empty()).then_some(Variable { name, value })
+}
+
+/// The variables of OpenTelemetry (`OTEL_…`). Some hold secrets, so nothing prints them.
+#[derive(Default)]
+pub(crate) struct OtelVariables(BTreeMap<String, String>);
+
+impl OtelVariables {
+    /// The variables as they are now.
+    pub(crate) fn of_the_process() -> Self {
+        let named = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        let ours = named.filter(|(name, _)| name.starts_with("OTEL_"));
+        Self(ours.map(|(name, value)| (name, value.to_string_lossy().into_owned())).collect())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
+        Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    /// The value; an empty one counts as none (OpenTelemetry's specification).
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
 }
 
 /// Where `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders, say that the system's roots are.

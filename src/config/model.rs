@@ -104,14 +104,48 @@ pub struct Log {
 /// `[tracing]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tracing {
-    /// With its path.
+    pub protocol: OtlpProtocol,
+    /// With its path; over gRPC it has none.
     pub endpoint: HttpUrl,
-    pub service_name: String,
-    /// 0.0 to 1.0.
-    pub sample: f64,
+    /// `None`: what `OTEL_RESOURCE_ATTRIBUTES` has, else [`Tracing::SERVICE_NAME`].
+    pub service_name: Option<String>,
+    /// 0.0 to 1.0. `None`: `OTEL_TRACES_SAMPLER` may say it.
+    pub sample: Option<f64>,
     pub headers: Vec<(HeaderName, Source)>,
     pub timeout: Option<Duration>,
     pub tls: TlsOptions,
+    pub batches: SpanBatches,
+}
+
+impl Tracing {
+    /// Where nobody gives another.
+    pub const SERVICE_NAME: &str = "bearerd";
+}
+
+/// How spans travel to the collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OtlpProtocol {
+    /// Of OTLP over HTTP, the one encoding that every collector takes.
+    #[default]
+    Http,
+    Grpc,
+}
+
+impl Words for OtlpProtocol {
+    const WORDS: &'static [(&'static str, Self)] = &[("http/protobuf", Self::Http), ("grpc", Self::Grpc)];
+}
+
+/// How spans are gathered before they are sent (`OTEL_BSP_…`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanBatches {
+    /// Spans that may wait; more are dropped.
+    pub queue: usize,
+    /// The most spans in one request.
+    pub most: usize,
+    /// How long the first span of a batch waits for others.
+    pub delay: Duration,
+    /// For one batch, repeated requests included.
+    pub export_timeout: Duration,
 }
 
 /// `[admin]`.

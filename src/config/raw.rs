@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::model::{Callers, LogFormat};
+use super::model::{Callers, LogFormat, OtlpProtocol, Tracing};
 use issuer::{RawIssuer, RawTls};
 use keys::{Count, Flag, Lasting, Plaintext, Size, Word};
 use route::RawRoute;
@@ -122,25 +122,31 @@ impl RawLog {
     pub(crate) const LEVEL: &str = "info";
 }
 
-/// Traces for an OpenTelemetry collector (OTLP over HTTP). Off without `endpoint`.
+/// Traces for an OpenTelemetry collector (OTLP). Off unless the file or the environment has an endpoint.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Tracing")]
 pub(crate) struct RawTracing {
-    /// The URL of the collector, such as "http://127.0.0.1:4318". A URL without a path gets /v1/traces.
-    #[schemars(extend("x-errors" = "not an absolute URL; a query; `http://` to another machine"))]
+    /// The URL of the collector, such as "http://127.0.0.1:4318". A URL without a path gets /v1/traces. Unset:
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    #[schemars(extend(
+        "x-errors" = "not an absolute URL; a query; `http://` to another machine; a path, over gRPC"
+    ))]
     pub endpoint: Option<String>,
-    /// `service.name` of the spans.
+    /// How spans are sent. Unset: `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    pub protocol: Word<OtlpProtocol>,
+    /// `service.name` of the spans. Unset: `OTEL_SERVICE_NAME`.
     #[schemars(extend("default" = Self::SERVICE_NAME, "x-errors" = "empty"))]
     pub service_name: Option<String>,
-    /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision overrides it.
+    /// The share of new traces that is recorded, 0.0 to 1.0. A caller's own decision overrides it. Unset:
+    /// `OTEL_TRACES_SAMPLER`.
     #[schemars(extend("default" = Self::SAMPLE, "minimum" = 0, "maximum" = 1, "x-errors" = "less than 0; more than 1"))]
     pub sample: Option<f64>,
     /// Header fields of each request to the collector. Values may be references.
     #[schemars(extend("x-errors" = "not a header field that may be set"))]
     pub headers: Option<BTreeMap<String, RawReference>>,
     // OTLP's own default.
-    /// Timeout of one request to the collector, including the connection.
+    /// Timeout of a batch of spans, including repeated requests. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
     pub timeout: Lasting<10>,
     /// "allow": an http:// URL to another machine, with a warning.
     pub plaintext: Word<Plaintext>,
@@ -149,7 +155,8 @@ pub(crate) struct RawTracing {
 }
 
 impl RawTracing {
-    pub(crate) const SERVICE_NAME: &str = "bearerd";
+    pub(crate) const SERVICE_NAME: &str = Tracing::SERVICE_NAME;
+    // What the library does where nobody says anything.
     pub(crate) const SAMPLE: f64 = 1.0;
 }
 

@@ -6,6 +6,7 @@ mod issuer;
 mod jwt;
 mod listener;
 mod matching;
+mod otel;
 mod peer;
 mod route;
 mod settings;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::document::{Document, FileText, Place};
+use super::environment::OtelVariables;
 use super::model::{Address, Admin, Config, IssuerConfig, RouteConfig};
 use super::problem::Severity;
 use super::raw::RawFile;
@@ -42,7 +44,7 @@ pub(crate) struct Known {
 }
 
 /// The config, or `None` where there is an error.
-pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
+pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Report) -> Option<Config> {
     let Input { main: (main, raw), included, include_folders } = input;
     let RawFile {
         workers,
@@ -68,7 +70,7 @@ pub(crate) fn resolve(input: Input<'_>, report: &mut Report) -> Option<Config> {
     let listeners = listener::resolve(&top, listener, &admin, report);
     // Before the issuers: their references name webhooks.
     let webhooks = webhook::resolve(&top, webhook, taken(&admin, &listeners), report);
-    let tracing = tracing.and_then(|raw| tracing::resolve(&top.key("tracing"), raw, report));
+    let tracing = tracing::resolve(&top.key("tracing"), tracing, otel, report);
 
     let mut issuers = vec![(main, issuer)];
     let mut routes = vec![(main, route)];

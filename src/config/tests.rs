@@ -10,6 +10,7 @@ mod tracing;
 use std::path::PathBuf;
 
 use super::document::{Access, FileText};
+use super::environment::OtelVariables;
 use super::{Config, Problems, load_file};
 use crate::config::report::Report;
 
@@ -22,10 +23,17 @@ pub(super) fn load(text: &str) -> Result<Config, Problems> {
     load_as(text, READABLE)
 }
 
+/// Beside these variables.
+pub(super) fn load_beside(text: &str, otel: &OtelVariables) -> Result<Config, Problems> {
+    let path = PathBuf::from("/etc/bearerd/bearerd.toml");
+    let file = FileText::new("bearerd.toml".into(), path, text.to_owned(), READABLE);
+    load_file(&file, Report::default(), otel)
+}
+
 pub(super) fn load_as(text: &str, access: Access) -> Result<Config, Problems> {
     let path = PathBuf::from("/etc/bearerd/bearerd.toml");
     let file = FileText::new("bearerd.toml".into(), path, text.to_owned(), access);
-    load_file(&file, Report::default())
+    load_file(&file, Report::default(), &OtelVariables::default())
 }
 
 /// The first lines of what is printed, one per problem.

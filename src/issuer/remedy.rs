@@ -6,7 +6,7 @@ use super::FailureKind;
 use super::context::Context;
 use super::reported::Reported;
 use crate::config::JwtUse;
-use crate::config::client_auth::{check_assertion, check_jwt};
+use crate::config::client_auth::{Proof, check_assertion, check_jwt};
 use crate::net::dpop;
 
 /// RFC 8693 section 2.1.
@@ -156,8 +156,8 @@ impl Context<'_> {
             404 | 410 => format!("check {key} of [issuer.{name}]"),
             415 => format!("check body and method of [issuer.{name}]"),
             _ if reported.html => self.web_page(),
-            // glewlwyd has no more to say of a wrong secret.
-            403 if !reported.says_something() && self.config.client_auth.secret().is_some() => format!(
+            // glewlwyd has no more to say of a wrong secret or signature.
+            403 if !reported.says_something() && self.config.client_auth.proof() != Proof::Nothing => format!(
                 "{}; or see at the issuer whether this client and this machine's address may ask",
                 self.check_client()
             ),

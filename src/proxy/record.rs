@@ -171,7 +171,7 @@ impl Drop for Record {
         }
         let took = self.started.elapsed();
         self.metrics().request(self.status.as_u16(), took);
-        if let Some(traced) = &self.traced {
+        if let Some(traced) = self.traced.take() {
             traced.end(&self.caller.listener, self.route.as_deref(), self.status.as_u16(), self.code);
         }
         if let Some(line) = self.line.take() {

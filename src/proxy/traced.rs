@@ -3,63 +3,64 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::{HeaderMap, Method};
+use opentelemetry::Context;
 
 use super::error::Code;
 use super::snapshot::RouteService;
 use crate::config::UpstreamTarget;
 use crate::token::{Token, TokenError, TokenSlot};
-use crate::trace::{self, Context, Span, SpanKind, TRACEPARENT, Tracer};
+use crate::trace::{Parent, Span, SpanKind, TRACEPARENT, Tracer, traceparent};
 use crate::upstream::{Answer, Head, UpstreamError};
 
 /// The span of a request.
 pub(super) struct Traced {
     tracer: Arc<Tracer>,
-    context: Context,
-    parent: Option<[u8; 8]>,
-    started: SystemTime,
+    span: Span,
+    /// What the spans of its steps begin from.
+    below: Context,
+    /// A flag of its trace id ([`Parent::random`]).
+    random: bool,
     method: &'static str,
 }
 
 impl Traced {
     /// Reads the caller's context, and takes it out of the headers where it cannot be read.
     pub(super) fn begin(tracer: &Arc<Tracer>, method: &Method, headers: &mut HeaderMap) -> Self {
-        let (context, parent) = tracer.join(headers);
-        Self { tracer: Arc::clone(tracer), context, parent, started: trace::now(), method: known(method) }
+        let Parent { context, random } = Parent::take_from(headers);
+        let method = known(method);
+        let span = tracer.start_below(&context, method, SpanKind::Server);
+        Self { tracer: Arc::clone(tracer), below: span.below(), span, random, method }
     }
 
     /// The request has ended. `code`: an error of ours.
     pub(super) fn end(
-        &self,
+        mut self,
         listener: &str,
         route: Option<&RouteService>,
         status: u16,
         code: Option<&'static str>,
     ) {
-        if !self.context.is_sampled() {
+        let span = &mut self.span;
+        if !span.is_recorded() {
             return;
         }
-        let name = match route {
-            Some(route) => format!("{} {}", self.method, route.config.name),
-            None => self.method.to_owned(),
-        };
-        let mut span = Span::new(self.context, self.parent, name, SpanKind::Server, self.started);
         span.set("http.request.method", self.method);
-        span.set("http.response.status_code", status);
+        span.set("http.response.status_code", i64::from(status));
         span.set("bearerd.listener", listener.to_owned());
         if let Some(route) = route {
+            span.rename(format!("{} {}", self.method, route.config.name));
             span.set("http.route", route.config.name.to_string());
-            name_route(&mut span, route);
+            name_route(span, route);
         }
-        span.error = match code {
+        let error = match code {
             Some(code) => Some(Cow::Borrowed(code)),
             None if status == super::record::CALLER_LEFT => Some(Cow::Borrowed("caller_left")),
             None if status >= 500 => Some(Cow::Owned(status.to_string())),
             None => None,
         };
-        self.tracer.end(span);
+        error.into_iter().for_each(|error| span.fail(error));
     }
 
     /// An attempt upstream begins, and tells the upstream of its span.
@@ -97,8 +98,7 @@ pub(super) struct StepSpan<'a> {
     call: &'a Traced,
     service: &'a RouteService,
     kind: SpanKind,
-    context: Context,
-    started: SystemTime,
+    span: Span,
     status: Option<u16>,
     /// Until it has ended: nobody waited for that.
     error: Option<Cow<'static, str>>,
@@ -106,15 +106,10 @@ pub(super) struct StepSpan<'a> {
 
 impl<'a> StepSpan<'a> {
     fn new(call: &'a Traced, service: &'a RouteService, kind: SpanKind) -> Self {
-        Self {
-            call,
-            service,
-            kind,
-            context: call.context.child(),
-            started: trace::now(),
-            status: None,
-            error: Some(Cow::Borrowed("caller_left")),
-        }
+        let name = if kind == SpanKind::Client { call.method } else { "wait for token" };
+        let span = call.tracer.start_below(&call.below, name, kind.clone());
+        let error = Some(Cow::Borrowed("caller_left"));
+        Self { call, service, kind, span, status: None, error }
     }
 
     /// A route that edits the header itself has its way.
@@ -123,14 +118,14 @@ impl<'a> StepSpan<'a> {
         let edited =
             edits.remove.contains(&TRACEPARENT) || edits.set.iter().any(|(name, _)| *name == TRACEPARENT);
         if !edited {
-            head.headers.insert(TRACEPARENT, self.context.header());
+            head.headers.insert(TRACEPARENT, traceparent(self.span.context(), self.call.random));
         }
     }
 
     /// The request is sent once more, because its pooled connection was dead: that is an attempt of its own.
     pub(super) fn again(&mut self, head: &mut Head) {
         self.error = Some(Cow::Borrowed("connection_terminated"));
-        *self = StepSpan::new(self.call, self.service, self.kind);
+        *self = StepSpan::new(self.call, self.service, self.kind.clone());
         self.announce(head);
     }
 
@@ -145,33 +140,28 @@ impl<'a> StepSpan<'a> {
         };
     }
 
-    fn span(&self) -> Span {
-        let (call, route) = (self.call, &self.service.config);
-        let name = match self.kind {
-            SpanKind::Client => format!("{} {}", call.method, route.name),
-            SpanKind::Internal | SpanKind::Server => "wait for token".to_owned(),
-        };
-        let mut span = Span::new(self.context, Some(call.context.span_id), name, self.kind, self.started);
+    fn describe(&mut self) {
+        let (span, call, route) = (&mut self.span, self.call, &self.service.config);
         if self.kind == SpanKind::Client {
+            span.rename(format!("{} {}", call.method, route.name));
             span.set("http.request.method", call.method);
             if let UpstreamTarget::Tcp { host, port, .. } = &route.upstream.target {
                 span.set("server.address", host.clone());
-                span.set("server.port", *port);
+                span.set("server.port", i64::from(*port));
             }
         }
         if let Some(status) = self.status {
-            span.set("http.response.status_code", status);
+            span.set("http.response.status_code", i64::from(status));
         }
-        name_route(&mut span, self.service);
-        span.error.clone_from(&self.error);
-        span
+        name_route(span, self.service);
+        self.error.take().into_iter().for_each(|error| span.fail(error));
     }
 }
 
 impl Drop for StepSpan<'_> {
     fn drop(&mut self) {
-        if self.context.is_sampled() {
-            self.call.tracer.end(self.span());
+        if self.span.is_recorded() {
+            self.describe();
         }
     }
 }
@@ -184,7 +174,8 @@ pub(super) async fn token(
     call: Option<&Traced>,
 ) -> Result<Arc<Token>, TokenError> {
     let step = call.map(|call| StepSpan::new(call, service, SpanKind::Internal));
-    let waiter = step.as_ref().map(|step| step.context).filter(Context::is_sampled);
+    let recorded = step.as_ref().map(|step| &step.span).filter(|span| span.is_recorded());
+    let waiter = recorded.map(|span| span.context().clone());
     let outcome = Arc::clone(slot).newer_than(than, waiter).await;
     if let Some(mut step) = step {
         step.error = outcome.as_ref().err().map(|error| Cow::Borrowed(Code::from(error.kind).as_str()));

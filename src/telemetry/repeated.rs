@@ -16,6 +16,11 @@ pub struct Repeated {
 impl Repeated {
     /// `Some(n)`: it is time to say it, and that it came `n` times more since it was said last. `now` never goes back.
     pub fn due(&self, now: Duration) -> Option<u64> {
+        self.due_for(now, 1)
+    }
+
+    /// As [`Self::due`], where it came `times` at once.
+    pub fn due_for(&self, now: Duration, times: u64) -> Option<u64> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let next = self.next.load(Ordering::Relaxed);
         let later = millis(now.saturating_add(EVERY));
@@ -24,7 +29,7 @@ impl Repeated {
         if won {
             return Some(self.held_back.swap(0, Ordering::Relaxed));
         }
-        self.held_back.fetch_add(1, Ordering::Relaxed);
+        self.held_back.fetch_add(times, Ordering::Relaxed);
         None
     }
 }

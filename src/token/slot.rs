@@ -18,7 +18,7 @@ use super::state::{HeldToken, Trouble};
 pub use super::state::{LastError, Rejected, RetryCause, SlotStatus, Token};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
-use crate::trace::Context;
+use crate::trace::SpanContext;
 
 /// A token fetched because of a 401 is kept this long, whatever the upstream says.
 const KEPT_AFTER_REJECTION: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ pub struct TokenSlot {
     waiting: AtomicUsize,
     waiters_limit: AtomicUsize,
     /// The first traced call that waits for the fetch under way, or for the next one.
-    pub(super) first_waiter: ArcSwapOption<Context>,
+    pub(super) first_waiter: ArcSwapOption<SpanContext>,
 }
 
 /// What the slot's task listens to; it outlives the slot, and so tells the task of its end.
@@ -172,7 +172,7 @@ impl TokenSlot {
     pub async fn newer_than(
         self: Arc<Self>,
         generation: u64,
-        waiter: Option<Context>,
+        waiter: Option<SpanContext>,
     ) -> Result<Arc<Token>, TokenError> {
         self.obtain(generation, waiter).await
     }
@@ -232,7 +232,7 @@ impl TokenSlot {
         self.clock.wall()
     }
 
-    async fn obtain(&self, than: u64, waiter: Option<Context>) -> Result<Arc<Token>, TokenError> {
+    async fn obtain(&self, than: u64, waiter: Option<SpanContext>) -> Result<Arc<Token>, TokenError> {
         if let Some(answer) = self.answer_at_once(than) {
             return answer;
         }

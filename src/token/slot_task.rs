@@ -44,6 +44,12 @@ struct Fetch {
 }
 
 impl Fetch {
+    /// Whether only the refusal was the reason: a refused token that had expired as well would have been replaced anyhow,
+    /// and its successor is a token like any other.
+    fn replaces_a_refused_token(&self) -> bool {
+        self.forced && self.before.as_ref().is_some_and(|before| before.life.may_be_sent(self.asked))
+    }
+
     /// `held` is no longer what it was at the start, or was refused since.
     fn is_superseded(&self, held: Option<&Arc<HeldToken>>) -> bool {
         let refused = held.is_some_and(|held| held.is_refused());
@@ -331,7 +337,7 @@ impl SlotTask {
             token: Arc::new(token),
             life,
             fetched: now,
-            forced: fetch.forced,
+            forced: fetch.replaces_a_refused_token(),
             granted_scope: grant.scope,
             binding: fetch.binding,
             used: false.into(),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 use crate::config::{IssuerConfig, TokenEndpoint};
-use crate::trace::{Context, Span, SpanKind, Tracer};
+use crate::trace::{SpanContext, SpanKind, Tracer};
 
 /// Many requests may wait for one request, so it is a trace of its own, with a link to the first that did.
 pub(super) fn request(
@@ -13,24 +13,22 @@ pub(super) fn request(
     started: SystemTime,
     outcome: &'static str,
     status: Option<u16>,
-    waiter: Option<&Context>,
+    waiter: Option<&SpanContext>,
 ) {
-    let context = tracer.root();
-    if !context.is_sampled() {
+    let mut span = tracer.start_root("token", SpanKind::Client, started, waiter.cloned());
+    if !span.is_recorded() {
         return;
     }
-    let mut span = Span::new(context, None, format!("token {}", issuer.name), SpanKind::Client, started);
-    span.link = waiter.copied();
+    span.rename(format!("token {}", issuer.name));
     let (TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &issuer.endpoint;
     span.set("server.address", url.host.clone());
-    span.set("server.port", url.port);
+    span.set("server.port", i64::from(url.port));
     span.set("bearerd.issuer", issuer.name.to_string());
     span.set("bearerd.outcome", outcome);
     if let Some(status) = status {
-        span.set("http.response.status_code", status);
+        span.set("http.response.status_code", i64::from(status));
     }
     if !matches!(outcome, "ok" | "superseded") {
-        span.error = Some(Cow::Borrowed(outcome));
+        span.fail(Cow::Borrowed(outcome));
     }
-    tracer.end(span);
 }

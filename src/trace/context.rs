@@ -1,13 +1,17 @@
 //! W3C Trace Context: what says which trace a request belongs to.
 
+use std::fmt::Write as _;
+
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::Context;
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 
 /// Trace, parent and flags (section 3.2).
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What vendors add (section 3.3); passed on as it came.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-const SAMPLED: u8 = 0b01;
 /// The trace id is random (level 2 of the recommendation).
 const RANDOM: u8 = 0b10;
 
@@ -16,131 +20,75 @@ const LENGTH: usize = 55;
 /// Section 3.3.1.1.
 const MOST_STATES: usize = 32;
 
-/// One span's place: its trace, its id, and whether it is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Context {
-    pub trace_id: [u8; 16],
-    pub span_id: [u8; 8],
-    flags: u8,
+/// What a request's own span is below of.
+#[derive(Debug)]
+pub struct Parent {
+    /// Empty where the request begins a trace.
+    pub context: Context,
+    /// The flags that the library does not keep: a trace id of ours is random.
+    pub random: bool,
 }
 
-impl Context {
-    /// A new trace; of all of them the share `sample` is recorded.
-    pub(super) fn root(sample: f64) -> Self {
-        let trace_id = non_zero(|| fastrand::u128(..).to_be_bytes());
-        let flags = if is_sampled(trace_id, sample) { SAMPLED | RANDOM } else { RANDOM };
-        Self { trace_id, span_id: span_id(), flags }
-    }
-
-    /// A span below this one.
-    pub fn child(&self) -> Self {
-        Self { span_id: span_id(), ..*self }
-    }
-
-    /// Whether spans of this trace are recorded.
-    pub fn is_sampled(&self) -> bool {
-        self.flags & SAMPLED != 0
-    }
-
+impl Parent {
     /// The context that a caller sent. One that cannot be read is taken out of the headers, with the state that
     /// belongs to it (section 4.3).
-    pub(super) fn take_from(headers: &mut HeaderMap) -> Option<Self> {
+    ///
+    /// The library's propagator is more lenient than the recommendation: it takes short ids, blanks, a sign, a `-` at the
+    /// end, the first of two fields, and the first line of a state.
+    pub fn take_from(headers: &mut HeaderMap) -> Self {
         let mut values = headers.get_all(TRACEPARENT).iter();
         let given = match (values.next(), values.next()) {
-            (Some(value), None) => Self::parse(value.as_bytes()),
+            (Some(value), None) => parse(value.as_bytes()),
             _ => None,
         };
-        if given.is_none() {
+        let Some((context, random)) = given else {
             headers.remove(TRACEPARENT);
             headers.remove(TRACESTATE);
-        } else if !is_state(headers) {
+            return Self { context: Context::new(), random: true };
+        };
+        if !is_state(headers) {
             headers.remove(TRACESTATE);
         }
-        given
-    }
-
-    fn parse(text: &[u8]) -> Option<Self> {
-        let version = *bytes::<1>(text.get(..2)?)?.first()?;
-        let (known, rest) = (text.get(..LENGTH)?, text.get(LENGTH..)?);
-        // A later version may say more, after another dash.
-        let fits = match version {
-            0 => rest.is_empty(),
-            0xff => false,
-            _ => rest.is_empty() || rest.starts_with(b"-"),
-        };
-        let dashed = [2, 35, 52].iter().all(|&at| known.get(at) == Some(&b'-'));
-        if !fits || !dashed {
-            return None;
-        }
-        let trace_id = bytes::<16>(known.get(3..35)?)?;
-        let span_id = bytes::<8>(known.get(36..52)?)?;
-        let flags = *bytes::<1>(known.get(53..)?)?.first()?;
-        let whole = trace_id != [0; 16] && span_id != [0; 8];
-        // Of other flags nobody knows whether they hold for what is below.
-        whole.then_some(Self { trace_id, span_id, flags: flags & (SAMPLED | RANDOM) })
-    }
-
-    /// As it goes up.
-    pub fn header(&self) -> HeaderValue {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = Vec::with_capacity(LENGTH);
-        let parts: [&[u8]; 4] = [&[0], &self.trace_id, &self.span_id, &[self.flags]];
-        for part in parts {
-            if !text.is_empty() {
-                text.push(b'-');
-            }
-            for byte in part {
-                for digit in [byte >> 4, byte & 0xf] {
-                    text.extend(DIGITS.get(usize::from(digit)));
-                }
-            }
-        }
-        HeaderValue::try_from(text).expect("hexadecimal digits and dashes")
+        Self { context: Context::new().with_remote_span_context(context), random }
     }
 }
 
-/// As OpenTelemetry's `TraceIdRatioBased`, so that all who see a trace id come to the same response.
-fn is_sampled(trace_id: [u8; 16], sample: f64) -> bool {
-    let low = u128::from_be_bytes(trace_id) & u128::from(u64::MAX >> 8);
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "56 bits; what is lost is far below any share that is written"
-    )]
-    let share = low as f64 / (u64::MAX >> 8) as f64;
-    sample >= 1.0 || share < sample
+/// The context, and whether its trace id is random.
+fn parse(text: &[u8]) -> Option<(SpanContext, bool)> {
+    let (known, rest) = text.split_at_checked(LENGTH)?;
+    let mut parts = std::str::from_utf8(known).ok()?.split('-');
+    let mut next = |length| parts.next().filter(|part| part.len() == length && part.bytes().all(is_digit));
+    let (version, trace_id, span_id, flags) = (next(2)?, next(32)?, next(16)?, next(2)?);
+    // A later version may say more, after another dash.
+    let fits = match version {
+        "00" => rest.is_empty(),
+        "ff" => false,
+        _ => rest.is_empty() || rest.starts_with(b"-"),
+    };
+    let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);
+    // Of other flags nobody knows whether they hold for what is below. The state goes up in its field, as it came; no span
+    // has it, since a caller wrote it.
+    let context = SpanContext::new(
+        TraceId::from_hex(trace_id).ok()?,
+        SpanId::from_hex(span_id).ok()?,
+        flags & TraceFlags::SAMPLED,
+        true,
+        TraceState::NONE,
+    );
+    (fits && context.is_valid()).then_some((context, flags.to_u8() & RANDOM != 0))
 }
 
-fn span_id() -> [u8; 8] {
-    non_zero(|| fastrand::u64(..).to_be_bytes())
+fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// All zeros means "none".
-fn non_zero<const N: usize>(make: impl Fn() -> [u8; N]) -> [u8; N] {
-    loop {
-        let made = make();
-        if made != [0; N] {
-            return made;
-        }
-    }
-}
-
-/// Lower-case digits of so many bytes.
-fn bytes<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    if digits.len() != 2 * N {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        for digit in pair {
-            let value = match digit {
-                b'0'..=b'9' => digit - b'0',
-                b'a'..=b'f' => digit - b'a' + 10,
-                _ => return None,
-            };
-            *byte = *byte << 4 | value;
-        }
-    }
-    Some(bytes)
+/// A span as it goes up.
+pub fn traceparent(span: &SpanContext, random: bool) -> HeaderValue {
+    let flags = (span.trace_flags() & TraceFlags::SAMPLED).to_u8() | if random { RANDOM } else { 0 };
+    let mut text = BytesMut::with_capacity(LENGTH);
+    // Writing to a buffer that grows does not fail.
+    let _ = write!(text, "00-{}-{}-{flags:02x}", span.trace_id(), span.span_id());
+    HeaderValue::from_maybe_shared(text.freeze()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Whether every list member of the state is a key and a value (section 3.3.1).
@@ -179,22 +127,26 @@ mod tests {
 
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
+    fn taken(headers: &mut HeaderMap) -> bool {
+        Parent::take_from(headers).context.has_active_span()
+    }
+
     #[test]
     fn what_is_read_is_written_again() {
-        let context = Context::parse(GOOD.as_bytes()).unwrap();
-        assert!(context.is_sampled());
-        assert_eq!(context.header(), GOOD);
-        let unsampled = GOOD.replace("-01", "-00");
-        let context = Context::parse(unsampled.as_bytes()).unwrap();
-        assert!(!context.is_sampled());
-        assert_eq!(context.header(), unsampled);
+        for (flags, sampled) in [("-01", true), ("-00", false), ("-03", true), ("-02", false)] {
+            let text = GOOD.replace("-01", flags);
+            let (context, random) = parse(text.as_bytes()).unwrap();
+            assert_eq!(context.is_sampled(), sampled);
+            assert!(context.is_remote());
+            assert_eq!(traceparent(&context, random), text);
+        }
     }
 
     #[test]
     fn a_later_version_is_read_as_far_as_it_is_known() {
         let later = format!("cc{}-what-the-future-brings", &GOOD[2..]);
-        assert_eq!(Context::parse(later.as_bytes()), Context::parse(GOOD.as_bytes()));
-        assert!(Context::parse(format!("cc{}.what", &GOOD[2..]).as_bytes()).is_none());
+        assert_eq!(parse(later.as_bytes()), parse(GOOD.as_bytes()));
+        assert!(parse(format!("cc{}.what", &GOOD[2..]).as_bytes()).is_none());
     }
 
     #[test]
@@ -214,7 +166,7 @@ mod tests {
             no_parent,
         ];
         for text in bad {
-            assert!(Context::parse(text.as_bytes()).is_none(), "{text}");
+            assert!(parse(text.as_bytes()).is_none(), "{text}");
         }
     }
 
@@ -223,22 +175,14 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(TRACEPARENT, HeaderValue::from_static(GOOD));
         headers.insert(TRACESTATE, HeaderValue::from_static("rojo=00f067aa0ba902b7, congo=t61rcWkgMzE,,"));
-        assert!(Context::take_from(&mut headers).is_some());
+        assert!(taken(&mut headers));
         assert_eq!(headers.len(), 2);
         headers.insert(TRACESTATE, HeaderValue::from_static("UPPER=1"));
-        assert!(Context::take_from(&mut headers).is_some());
+        assert!(taken(&mut headers));
         assert!(!headers.contains_key(TRACESTATE));
         headers.insert(TRACESTATE, HeaderValue::from_static("a=1"));
         headers.append(TRACEPARENT, HeaderValue::from_static(GOOD));
-        assert!(Context::take_from(&mut headers).is_none());
+        assert!(!taken(&mut headers));
         assert!(headers.is_empty(), "two of them are none");
-    }
-
-    #[test]
-    fn the_share_of_new_traces_is_the_one_asked_for() {
-        let sampled = |sample: f64| (0..2000).filter(|_| Context::root(sample).is_sampled()).count();
-        assert_eq!((sampled(0.0), sampled(1.0)), (0, 2000));
-        let half = sampled(0.5);
-        assert!((800..1200).contains(&half), "{half}");
     }
 }

@@ -36,6 +36,9 @@ mod world;
 mod support {
     #[path = "support/oidc.rs"]
     pub(crate) mod oidc;
+    #[allow(dead_code, reason = "it is theirs, and they use all of it")]
+    #[path = "support/server.rs"]
+    pub(crate) mod server;
 
     /// Waits for the future, and fails naming `what` where it takes too long.
     pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

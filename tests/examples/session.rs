@@ -19,7 +19,7 @@ use super::toml_blocks;
 use super::world::{Replacement, World};
 
 /// Commands that are typed otherwise: a release build takes minutes and is the same program.
-const COMMANDS: [(&str, &str); 1] = [("cargo run --release --", "bearerd")];
+const COMMANDS: [(&str, &str); 1] = [("cargo run --", "bearerd")];
 
 /// Commands that a session leaves out: they are about the repository, and one of them runs this.
 const LEFT_OUT: [&str; 3] = ["cargo test", "cargo test -- --include-ignored", ".ci/run"];

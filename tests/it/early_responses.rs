@@ -425,8 +425,11 @@ async fn http2_callers_are_told_that_their_body_is_not_wanted() {
 /// curl 7 fails where a reset without error comes between the head of its request and the body.
 #[tokio::test]
 async fn http2_callers_with_little_left_to_send_are_not_reset() {
-    let world = to(&refusing(Then::SaysCloseAndCloses).await, "path_prefix = \"/api\"").await;
-    for path in ["/nowhere", "/api"] {
+    let upstreams = to(&refusing(Then::SaysCloseAndCloses).await, "path_prefix = \"/api\"").await;
+    let setup = Setup::new().await;
+    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    let without_token = setup.start().await;
+    for (world, path) in [(&upstreams, "/nowhere"), (&upstreams, "/api"), (&without_token, "/api")] {
         let mut caller = Frames::connect(world.address("main")).await;
         let length = ("content-length", "10");
         let fields =

@@ -93,6 +93,32 @@ async fn hydra_that_wants_its_token_endpoint_as_audience_is_told() {
 }
 
 #[tokio::test]
+async fn glewlwyd_that_refuses_an_audience_without_a_word_is_told() {
+    let setup = signing("").await;
+    let wanted = format!("{}/token", setup.issuer.url);
+    let endpoint = wanted.clone();
+    discovered(&setup, json!({}), move |request| match audience(request) == wanted {
+        true => Answer::token(TOKEN),
+        false => Answer::status(403),
+    });
+    let takes = format!("the issuer takes jwt = {{ audience = \"{endpoint}\" }}");
+    has(&shown(&setup, 1).await, &["jwt.audience of [issuer.corp]", &takes]);
+}
+
+/// The same of a key: the remedy names the keys of the config that decide.
+#[tokio::test]
+async fn a_signature_that_is_refused_without_a_word_is_told_with_its_keys() {
+    let key = crate::support::jwt::key_path("rsa.pkcs8.pem");
+    let setup = Setup::new().await.issuer(&format!(
+        "issuer_url = \"{{issuer}}\"\nclient_auth = \"private_key_jwt\"\n# client_secret\n\
+         private_key = {{ file = \"{}\" }}",
+        key.display()
+    ));
+    discovered(&setup, json!({}), |_| Answer::status(403));
+    has(&shown(&setup, 1).await, &["jwt.key_id, jwt.alg and jwt.audience of [issuer.corp]"]);
+}
+
+#[tokio::test]
 async fn keycloak_that_has_the_client_registered_for_an_assertion_is_told() {
     let setup = Setup::new().await;
     setup.issuer.always(|request, _| match request.params("client_assertion").as_slice() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::support::browser::Browser;
-use crate::support::npm_installed;
+use crate::support::server::npm_installed;
 use crate::support::{Answer, Call, Client, Setup, World};
 
 /// A name as an attacker would choose it; `scopes` may hold no space.

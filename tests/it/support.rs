@@ -11,7 +11,6 @@ pub mod h2;
 pub mod h2_issuer;
 pub mod in_process;
 pub mod jwt;
-pub mod keycloak;
 pub mod manual;
 pub mod message;
 pub mod metrics;
@@ -21,6 +20,7 @@ pub mod peer;
 pub mod prometheus;
 pub mod python;
 pub mod scripted;
+pub mod server;
 pub mod setup;
 pub mod tls;
 pub mod wire;
@@ -72,18 +72,4 @@ pub async fn stays<T: PartialEq + std::fmt::Debug>(duration: Duration, mut value
 /// Seconds since 1970.
 pub fn unix_now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
-}
-
-/// Installs the npm package of this folder of `tests`, once a checkout.
-pub fn npm_installed(name: &str) -> std::path::PathBuf {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::create_dir_all(&folder).unwrap();
-    for file in ["package.json", "package-lock.json"] {
-        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name).join(file);
-        std::fs::copy(source, folder.join(file)).unwrap();
-    }
-    let status =
-        std::process::Command::new("npm").args(["ci", "--ignore-scripts"]).current_dir(&folder).status();
-    assert!(status.expect("npm").success());
-    folder
 }

@@ -111,7 +111,8 @@ class Faults:
         issuer = self.issuers[name]
         trouble = self.ledger.begin(name, "away (refused)", {UNAVAILABLE}, AFTER_UNREACHED)
         issuer.shut()
-        if self.dice.random() < 0.2:
+        revoked = self.dice.random() < 0.2
+        if revoked:
             self.mark_revoked(name)
         try:
             await asyncio.sleep(self.some_time(20))
@@ -309,6 +310,7 @@ class Faults:
     async def frozen(self):
         """As a suspended machine: SIGSTOP."""
         seconds = self.dice.uniform(0.1, 1.5)
+        self.ledger.frozen_from = self.ledger.now()
         self.ledger.frozen_until = self.ledger.now() + seconds + 0.5
         self.program.signal(signal.SIGSTOP)
         try:

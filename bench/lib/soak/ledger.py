@@ -88,7 +88,7 @@ class Ledger:
         self.findings = []                              # what is ours
         self.finding_kinds = collections.Counter()
         self.faults = collections.Counter()
-        self.frozen_until = 0.0
+        self.frozen_from = self.frozen_until = 0.0
         self.lags = collections.deque(maxlen=200)
         self.worst_lag = self.time_lost = 0.0
         self.late_at = []

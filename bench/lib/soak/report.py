@@ -1,7 +1,8 @@
 """What a soak prints at its end."""
 import os
 
-GROWTH_KIB = 24 << 10       # what the process may hold more at the end than when the load had begun
+GROWTH_KIB = 32 << 10       # what the process may hold more at the end than when the load had begun: allocators keep some
+LEAK_KIB = 8 << 10          # and more than at half-time, when everything has happened once
 MORE_FILES, MORE_THREADS = 40, 12
 
 
@@ -11,6 +12,9 @@ def judge_vitals(book, run):
     _, resident_now, files_now, threads_now = run.vitals[-1]
     if resident_now - resident > GROWTH_KIB:
         book.ours("memory", f"{resident} KiB before the faults, {resident_now} KiB after")
+    half = run.vitals[len(run.vitals) // 2][1]
+    if len(run.vitals) > 300 and resident_now - half > LEAK_KIB:
+        book.ours("memory", f"{half} KiB at half-time, {resident_now} KiB at the end")
     if files_now - files > MORE_FILES:
         book.ours("descriptors", f"{files} before the faults, {files_now} after")
     if threads_now - threads > MORE_THREADS:

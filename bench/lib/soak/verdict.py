@@ -71,9 +71,9 @@ class Judge:
                  if request.code in trouble.codes]
         if not right:
             return None
-        for trouble in right:
-            if trouble.end is not None and request.start > trouble.end:
-                trouble.last_failure = max(trouble.last_failure or 0, request.start - trouble.end)
+        if all(trouble.end is not None and trouble.end < request.start for trouble in right):
+            last = max(right, key=lambda trouble: trouble.end)
+            last.last_failure = max(last.last_failure or 0, request.start - last.end)
         return f"issuer: {right[-1].kind}"
 
     def timeout(self, request, attempts):
@@ -111,8 +111,10 @@ class Judge:
         if any(at >= attempt.at for attempt in attempts for at in request.route.resets()):
             return "reset right after the response, which was lost with it"
         if not attempts and request.method not in callers.IDEMPOTENT:
-            slack = 0.1 + self.ledger.lag()
-            if any(request.start - slack <= at <= request.end for at in request.route.closings()):
+            since = request.start - self.ledger.slack / 4 - self.ledger.lag()
+            if request.start <= self.ledger.frozen_until:       # what was closed meanwhile is seen with what came meanwhile
+                since = min(since, self.ledger.frozen_from)
+            if any(since <= at <= request.end for at in request.route.closings()):
                 return "pooled connection closed at that moment, not idempotent, perhaps written"
         if not attempts and self.troubles_of_upstream(request):
             return "upstream restart: connections reset"
@@ -125,6 +127,8 @@ class Judge:
             return "body that breaks off, as asked for"
         if any(attempt.fate == "aborted" and attempt.responded for attempt in attempts):
             return "upstream reset amid the body"
+        if any(at >= attempt.at for attempt in attempts if attempt.responded for at in request.route.resets()):
+            return "upstream reset right after the body, whose end was lost with it"
         if request.route.behind_nginx and any(t.kind == "nginx restart" for t in self.troubles_of_upstream(request)):
             return "nginx restart amid the body"
         return None

@@ -42,18 +42,22 @@ pub(super) fn may_be_the_method(error: &IssuerError, config: &IssuerConfig) -> b
     }
     let refused = code == Some("invalid_client") || error.http_status == Some(401);
     let says = |words: &str| error.detail.contains(words);
+    // glewlwyd says no more, whatever it does not like.
+    let wordless = code.is_none() && error.http_status == Some(403);
     match shown_by(config) {
         // Keycloak answers 400 unauthorized_client where it stumbles over an encoding, Rauthy calls the secret missing
-        // where it looks elsewhere, and glewlwyd answers 403 without a word.
+        // where it looks elsewhere.
         Some(Shown::Secret) => {
             refused
+                || wordless
                 || (code == Some("unauthorized_client") && says("authenticating client"))
                 || says("'client_secret' is missing")
-                || (code.is_none() && error.http_status == Some(403))
                 || code.is_some_and(|code| config.client_auth.method.may_be_unseen(code))
         }
         Some(Shown::Signature) => {
-            refused || matches!(code, Some("invalid_request" | "invalid_grant" | "unauthorized_client"))
+            let code_of_it =
+                matches!(code, Some("invalid_request" | "invalid_grant" | "unauthorized_client"));
+            refused || wordless || code_of_it
         }
         None => false,
     }
@@ -424,7 +428,7 @@ mod tests {
             (Some("invalid_scope"), 400, (false, false, false)),
             (Some("invalid_dpop_proof"), 401, (false, false, false)),
             (None, 401, (true, true, true)),
-            (None, 403, (true, true, false)),
+            (None, 403, (true, true, true)),
             (None, 500, (false, false, false)),
         ] {
             let error = error(code, status);

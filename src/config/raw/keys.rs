@@ -58,6 +58,10 @@ pub(crate) struct Lasting<const SECONDS: u64>(Option<String>);
 impl<const SECONDS: u64> Lasting<SECONDS> {
     pub(crate) const DEFAULT: Duration = Duration::from_secs(SECONDS);
 
+    pub(crate) fn is_given(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(crate) fn read(self, at: &Place<'_>, key: &str, report: &mut Report) -> Duration {
         self.0.and_then(|text| check(&at.key(key), types::duration(&text), report)).unwrap_or(Self::DEFAULT)
     }

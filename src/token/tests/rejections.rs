@@ -264,6 +264,26 @@ async fn a_refused_token_ends_when_its_life_does() {
     assert!(rig.call().await.is_err());
 }
 
+/// What comes after an outage in which a refused token expired was not fetched because of the 401.
+#[tokio::test(start_paused = true)]
+async fn the_successor_of_a_refused_token_that_expired_is_dropped_by_its_first_401() {
+    let rig = Rig::new();
+    rig.idp.answer(|number| Ok(grant(number, 20)));
+    rig.call_text().await;
+    rig.idp.vanish();
+    assert_eq!(rig.slot.reject(1), Rejected::Dropped);
+    rig.pass(30.0).await;
+    rig.idp.come_back(3600);
+    let mut next = rig.call().await;
+    while next.is_err() {
+        rig.pass(0.1).await;
+        next = rig.call().await;
+    }
+    let generation = next.unwrap().generation;
+    assert_eq!(rig.slot.reject(generation), Rejected::Dropped);
+    assert!(rig.newer_than(generation).await.is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_wait_for_the_successor_and_get_the_refused_token_where_it_does_not_come() {
     let rig = Rig::new();

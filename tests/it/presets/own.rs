@@ -280,9 +280,10 @@ async fn glewlwyd() {
         preset: "glewlwyd",
         vars: r#"base_url = "https://glewlwyd.example.com""#,
         issuer: "client_id = \"billing\"\nclient_secret = { file = \"secret\" }\nscopes = [\"billing\"]",
+        files: &[("secret", "p@ss:w&rd+/%20")],
         exchanges: &[Exchange {
             line: "POST /api/oidc/token HTTP/1.1",
-            headers: &["host: glewlwyd.example.com", BASIC, FORM],
+            headers: &["host: glewlwyd.example.com", "authorization: Basic YmlsbGluZzpwQHNzOncmcmQrLyUyMA==", FORM],
             body: "grant_type=client_credentials&scope=billing",
             answer: Reply {
                 status: 200,
