@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::task::coop::poll_proceed;
 
 pub use outlet::Outlet;
@@ -74,15 +74,8 @@ pub fn poll_read<R: AsyncRead>(
 ) -> Poll<io::Result<()>> {
     let before = buffer.filled().len();
     let most = piece().min(reading.most());
-    let polled = if buffer.remaining() <= most {
-        io.poll_read(cx, buffer)
-    } else {
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
-        let polled = io.poll_read(cx, &mut part);
-        let read = part.filled().len();
-        buffer.advance(read);
-        polled
-    };
+    // `Take` does not fill with zeros what it lends, as `initialize_unfilled_to` would: 8 KiB for each head.
+    let polled = Pin::new(&mut io.take(most as u64)).poll_read(cx, buffer);
     let read = buffer.filled().len() - before;
     for _ in 0..read / reading.bytes_for_an_operation() {
         match poll_proceed(cx) {

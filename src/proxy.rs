@@ -27,7 +27,7 @@ mod upgrade;
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -76,8 +76,9 @@ impl Proxy {
             let method = request.method().clone();
             record.traced = Some(Traced::begin(tracer, &method, request.headers_mut()).into());
         }
-        // Pinned here, and lent from here on: a future that is handed on is copied, and so is all that it holds.
-        let outcome = caught(pin!(handle::handle(&snapshot, caller, &mut record, request, seen))).await;
+        // Boxed, so that a connection that rests has no room for it, and hyper copies none.
+        let outcome =
+            caught(Box::pin(handle::handle(&snapshot, caller, &mut record, request, seen)).as_mut()).await;
         let mut response = match outcome {
             Ok(response) => response,
             Err(error) if head_only => respond::without_body(failed(error, &mut record)),
@@ -172,6 +173,8 @@ pub fn fuzz_texts(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test]

@@ -109,10 +109,11 @@ impl Upstream {
             None => Box::pin(self.open(head.upgrade, false)).await?,
         };
         let pooled = taken.pooled;
-        match self.attempt(taken.connection, head, body).await {
-            Ok(answer) => Ok(answer),
-            Err(failed) => Box::pin(self.send_again(head, *failed, pooled, anew)).await,
-        }
+        let failed = match self.attempt(taken.connection, head, body).await {
+            Ok(answer) => return Ok(answer),
+            Err(failed) => failed,
+        };
+        Box::pin(self.send_again(head, *failed, pooled, anew)).await
     }
 
     /// Once more on another connection, where that is safe.

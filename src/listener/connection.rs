@@ -119,61 +119,66 @@ async fn handshake(
     Ok((Transport::Tls(Box::new(stream)), protocol))
 }
 
-/// `known`: what ALPN chose; without TLS, the first bytes tell.
-async fn serve_http<H: Handler>(
+/// `known`: what ALPN chose; without TLS, the first bytes tell. No `async fn`, which keeps its arguments twice, for as
+/// long as the connection rests; neither is [`serve_http1`].
+fn serve_http<H: Handler>(
     stream: CallerStream,
     known: Option<Protocol>,
     settings: &Arc<ListenerSettings>,
     watch: Arc<Watch>,
     shared: Arc<Shared<H>>,
-) {
+) -> impl Future<Output = ()> {
     let limits = &settings.limits;
     let mut first = Sniff(Some(stream));
-    let protocol = match known {
-        Some(protocol) => Some(protocol),
-        None => drive(&mut first, Pace::http1(limits), &watch, &shared.drain).await.flatten(),
-    };
-    let (Some(protocol), Some(stream)) = (protocol, first.0) else { return };
-    let requests = Arc::new(Requests { watch, shared, settings: Arc::clone(settings) });
-    match protocol {
-        Protocol::Http1 => serve_http1(stream, settings, requests).await,
-        // Boxed, so that an HTTP/1 connection does not have the size of an HTTP/2 one.
-        Protocol::Http2 => Box::pin(serve_http2(stream, settings, requests)).await,
+    async move {
+        let protocol = match known {
+            Some(protocol) => Some(protocol),
+            None => drive(&mut first, Pace::http1(limits), &watch, &shared.drain).await.flatten(),
+        };
+        let (Some(protocol), Some(stream)) = (protocol, first.0) else { return };
+        let requests = Arc::new(Requests { watch, shared, settings: Arc::clone(settings) });
+        match protocol {
+            Protocol::Http1 => serve_http1(stream, settings, requests).await,
+            // Boxed, so that an HTTP/1 connection does not have the size of an HTTP/2 one.
+            Protocol::Http2 => Box::pin(serve_http2(stream, settings, requests)).await,
+        }
     }
 }
 
-async fn serve_http1<H: Handler>(
+fn serve_http1<H: Handler>(
     stream: CallerStream,
     settings: &ListenerSettings,
     requests: Arc<Requests<H>>,
-) {
+) -> impl Future<Output = ()> {
     let limits = &settings.limits;
     let (watch, shared) = (Arc::clone(&requests.watch), Arc::clone(&requests.shared));
     let begins_as_tls = stream.begins_as_tls();
     let service = service_fn(move |request| requests.clone().respond_http1(request));
     let mut connection =
         http1_builder(limits).serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let ended = drive(&mut connection, Pace::http1(limits), &watch, &shared.drain).await;
-    watch.becomes_tunnel();
-    let Some(Err(error)) = ended else { return };
-    if begins_as_tls {
-        return refusal::tell_tls(
-            &watch.caller.listener,
-            watch.caller.peer,
-            &settings.metrics,
-            &shared.tls_complaints,
+    async move {
+        let ended = drive(&mut connection, Pace::http1(limits), &watch, &shared.drain).await;
+        watch.becomes_tunnel();
+        let Some(Err(error)) = ended else { return };
+        if begins_as_tls {
+            return refusal::tell_tls(
+                &watch.caller.listener,
+                watch.caller.peer,
+                &settings.metrics,
+                &shared.tls_complaints,
+            );
+        }
+        if refusal::tell(&watch.caller.listener, watch.caller.peer, &settings.metrics, &error) {
+            return;
+        }
+        if error.is_user() {
+            watch.response_broke();
+        }
+        tracing::debug!(
+            event = "caller.disconnected", peer = ?watch.caller.peer, %error,
+            "an HTTP/1 connection of a caller broke off"
         );
     }
-    if refusal::tell(&watch.caller.listener, watch.caller.peer, &settings.metrics, &error) {
-        return;
-    }
-    if error.is_user() {
-        watch.response_broke();
-    }
-    tracing::debug!(
-        event = "caller.disconnected", peer = ?watch.caller.peer, %error,
-        "an HTTP/1 connection of a caller broke off"
-    );
 }
 
 async fn serve_http2<H: Handler>(
@@ -198,45 +203,53 @@ async fn serve_http2<H: Handler>(
     }
 }
 
+/// What is handed on is copied as a whole, and an `async fn` keeps its arguments twice: these are none.
 impl<H: Handler> Requests<H> {
-    async fn respond_http1(
+    fn respond_http1(
         self: Arc<Self>,
         request: Request<Incoming>,
-    ) -> Result<Response<H::Body>, Infallible> {
+    ) -> impl Future<Output = Result<Response<H::Body>, Infallible>> {
         let http10 = request.version() < Version::HTTP_11;
-        if self.watch.request_begins(http10) {
-            // hyper would answer the next one in the same turn, and the next ones before anything is heard of others.
-            tokio::task::yield_now().await;
-        }
+        let pipelined = self.watch.request_begins(http10);
         let expects_continue = !http10 && expects_continue(request.headers());
         let activity = &self.watch.caller.activity;
         let mut request = request.map(|body| CallerBody::new(body, activity, true, expects_continue));
-        let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
-        drop(request);
-        let refused = response.status().is_client_error() || response.status().is_server_error();
-        // hyper says so itself only where it was told of the stop before the response.
-        let closes = self.shared.drain.has_begun() || activity.ends_with_response(refused);
-        if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        async move {
+            if pipelined {
+                // hyper would answer the next one in the same turn, and the next ones before anything is heard of others.
+                tokio::task::yield_now().await;
+            }
+            let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
+            drop(request);
+            let refused = response.status().is_client_error() || response.status().is_server_error();
+            // hyper says so itself only where it was told of the stop before the response.
+            let activity = &self.watch.caller.activity;
+            let closes = self.shared.drain.has_begun() || activity.ends_with_response(refused);
+            if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
         }
-        Ok(response)
     }
 
-    async fn respond_http2(
+    fn respond_http2(
         self: Arc<Self>,
         request: Request<Incoming>,
-    ) -> Result<Response<H::Body>, Infallible> {
+    ) -> impl Future<Output = Result<Response<H::Body>, Infallible>> {
         // hyper counts the fields of HTTP/1 itself, but not those of HTTP/2.
-        if request.headers().len() > self.settings.limits.header_count {
-            let caller = &self.watch.caller;
-            refusal::tell_too_many_fields(&caller.listener, caller.peer, &self.settings.metrics);
-            let mut response = Response::new(H::Body::default());
-            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            return Ok(response);
-        }
+        let too_many = request.headers().len() > self.settings.limits.header_count;
         let activity = &self.watch.caller.activity;
         let mut request = request.map(|body| CallerBody::new(body, activity, false, false));
-        Ok(self.shared.handler.call(&self.watch.caller, &mut request).await)
+        async move {
+            if too_many {
+                let caller = &self.watch.caller;
+                refusal::tell_too_many_fields(&caller.listener, caller.peer, &self.settings.metrics);
+                let mut response = Response::new(H::Body::default());
+                *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                return Ok(response);
+            }
+            Ok(self.shared.handler.call(&self.watch.caller, &mut request).await)
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! A caller's socket: what goes through it is noted, and a write that stalls too long ends it.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -22,6 +24,9 @@ use crate::inbound::InFlight;
 
 /// HTTP/2's connection preface (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What is read to tell the protocols apart: most heads, so that they need no second read.
+const FIRST_READ: usize = 1024;
 
 /// An accepted socket.
 pub enum Raw {
@@ -40,7 +45,7 @@ pub(super) struct CallerStream {
     transport: Transport,
     watch: Arc<Watch>,
     /// What was read to tell HTTP/2 from HTTP/1, and is still to be handed out.
-    prefix: Prefix,
+    prefix: Bytes,
     /// Expires where the caller does not take what is written.
     stall: Idle,
     closing: Option<Closing>,
@@ -56,13 +61,6 @@ struct Closing {
     _busy: InFlight,
 }
 
-#[derive(Default)]
-struct Prefix {
-    bytes: [u8; PREFACE.len()],
-    start: usize,
-    end: usize,
-}
-
 impl CallerStream {
     pub(super) fn new(
         transport: Transport,
@@ -70,27 +68,27 @@ impl CallerStream {
         now: CancellationToken,
         held: TakenPlace,
     ) -> Self {
-        let (prefix, stall) = (Prefix::default(), Idle::new(None));
+        let (prefix, stall) = (Bytes::new(), Idle::new(None));
         Self { transport, watch, prefix, stall, closing: None, now, cancelled: None, _held: held }
     }
 
     /// Reads until it is plain whether the caller speaks HTTP/2 with prior knowledge; `None`: it went away. What was
     /// read is handed out again.
     pub(super) fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Protocol>>> {
+        let mut space = [MaybeUninit::uninit(); FIRST_READ];
         loop {
-            let seen = self.prefix.bytes.get(..self.prefix.end).expect("no more is read than there is room");
-            if !PREFACE.starts_with(seen) {
+            if self.prefix.starts_with(PREFACE) {
+                return Poll::Ready(Ok(Some(Protocol::Http2)));
+            }
+            if !PREFACE.starts_with(&self.prefix) {
                 return Poll::Ready(Ok(Some(Protocol::Http1)));
             }
-            let Some(room @ [_, ..]) = self.prefix.bytes.get_mut(self.prefix.end..) else {
-                return Poll::Ready(Ok(Some(Protocol::Http2)));
-            };
-            let mut buffer = ReadBuf::new(room);
+            let mut buffer = ReadBuf::uninit(&mut space);
             ready!(self.transport.poll_read(cx, &mut buffer, Reading::Head))?;
-            match buffer.filled().len() {
-                0 if self.prefix.end == 0 => return Poll::Ready(Ok(None)),
-                0 => return Poll::Ready(Ok(Some(Protocol::Http1))),
-                read => self.prefix.end += read,
+            match buffer.filled() {
+                [] if self.prefix.is_empty() => return Poll::Ready(Ok(None)),
+                [] => return Poll::Ready(Ok(Some(Protocol::Http1))),
+                read => self.prefix = [&self.prefix, read].concat().into(),
             }
             self.watch.bytes_read();
         }
@@ -100,10 +98,7 @@ impl CallerStream {
     pub(super) fn begins_as_tls(&self) -> bool {
         const HANDSHAKE: u8 = 22;
         const MAJOR_VERSION: u8 = 3;
-        self.prefix
-            .bytes
-            .get(..self.prefix.end)
-            .is_some_and(|seen| seen.starts_with(&[HANDSHAKE, MAJOR_VERSION]))
+        self.prefix.starts_with(&[HANDSHAKE, MAJOR_VERSION])
     }
 
     /// Judges a write's outcome: progress is noted, and standing still is allowed for the route's `idle_timeout` alone.
@@ -150,13 +145,9 @@ impl AsyncRead for CallerStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.prefix.start < this.prefix.end {
-            let rest =
-                this.prefix.bytes.get(this.prefix.start..this.prefix.end).expect("within what was read");
-            let (handed, _) = rest.split_at(rest.len().min(buffer.remaining()));
-            buffer.put_slice(handed);
-            let handed = handed.len();
-            this.prefix.start += handed;
+        if !this.prefix.is_empty() {
+            let handed = this.prefix.len().min(buffer.remaining());
+            buffer.put_slice(&this.prefix.split_to(handed));
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();

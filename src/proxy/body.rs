@@ -25,7 +25,6 @@ pub struct Body {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "almost every body is the upstream's")]
 pub(super) enum Content {
     Empty,
     Full(Bytes),

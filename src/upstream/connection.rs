@@ -23,9 +23,9 @@ use crate::idle::Idle;
 use crate::metrics::RouteMetrics;
 use crate::net::ConnectErrorKind;
 
-/// The largest response head that is read, in bytes and in fields.
+/// The largest response head that is read, in bytes. In fields it is hyper's 100: for more, hyper fills two tables on the
+/// heap for each response.
 const HEAD: u32 = 128 * 1024;
-const FIELDS: usize = 256;
 /// What an HTTP/2 peer may have under way to us; each stream may have a part of it.
 const HTTP2_WINDOW: u32 = 16 * 1024 * 1024;
 /// Of one request's body, what waits in memory to be sent.
@@ -40,7 +40,8 @@ const ABANDONED: Duration = Duration::from_secs(1);
 
 /// A connection that is ready for a request.
 pub(super) enum Connection {
-    Http1(Http1),
+    /// Boxed: it goes from hand to hand with its request and its response.
+    Http1(Box<Http1>),
     Http2(Http2),
 }
 
@@ -227,7 +228,7 @@ impl Origin {
                 .map(Connection::Http2)
                 .map_err(|error| tls.told(self.name()).map_or(error, UpstreamError::connect))
         } else {
-            self.open_http1(wire, traffic).await.map(Connection::Http1)
+            self.open_http1(wire, traffic).await.map(|connection| Connection::Http1(Box::new(connection)))
         }
     }
 
@@ -235,7 +236,6 @@ impl Origin {
         let mut builder = http1::Builder::new();
         builder
             .max_buf_size(usize::try_from(HEAD).expect("128 KiB is a size"))
-            .max_headers(FIELDS)
             // RFC 9112 sections 5.1 and 5.2: a proxy takes these out of a response, and does not refuse it.
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true)

@@ -1,12 +1,12 @@
 //! One request and its response over one connection.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
@@ -58,29 +58,28 @@ impl Upstream {
         &self,
         connection: Connection,
         head: &Head,
-        mut body: RequestBody,
+        body: RequestBody,
     ) -> Result<Answer, Box<Failed>> {
-        let link = body.link();
         match connection {
-            Connection::Http1(connection) => self.attempt_http1(connection, head, body, link).await,
+            Connection::Http1(connection) => self.attempt_http1(connection, head, body).await,
             // Boxed: it is no part of a request over HTTP/1.1.
-            Connection::Http2(connection) => Box::pin(self.attempt_http2(connection, head, body, link)).await,
+            Connection::Http2(connection) => Box::pin(self.attempt_http2(connection, head, body)).await,
         }
     }
 
     async fn attempt_http1(
         &self,
-        mut connection: Http1,
+        mut connection: Box<Http1>,
         head: &Head,
-        body: RequestBody,
-        mut link: Option<Link>,
+        mut body: RequestBody,
     ) -> Result<Answer, Box<Failed>> {
+        let mut link = body.link();
         let request = self.request_http1(head, body);
         let read = connection.traffic.read();
         connection.traffic.request_begins();
         connection.traffic.headway.made();
-        let sending = connection.sender.try_send_request(request);
-        match self.response(sending, &mut link, &mut connection.patience).await {
+        let sending = Box::pin(connection.sender.try_send_request(request));
+        let failure = match self.response(sending, &mut link, &mut connection.patience).await {
             Ok(response) => {
                 connection.kept = kept(response.headers());
                 connection.traffic.headway.made();
@@ -89,29 +88,28 @@ impl Upstream {
                     connection.traffic.headway.unlimited();
                 }
                 let lease = Lease::http1(connection, &self.origin, self.route.connection_max_age);
-                Ok(self.answer(response, lease, link))
+                return Ok(self.answer(response, lease, link));
             }
-            Err(failure) => {
-                let died = Cause::Died { written: !connection.traffic.is_unwritten() };
-                let answered = connection.traffic.read() > read;
-                let judged = failure.judge(&self.origin, |_| if answered { Cause::Final } else { died });
-                Err(self.failed(judged, link).await)
-            }
-        }
+            Err(failure) => failure,
+        };
+        let died = Cause::Died { written: !connection.traffic.is_unwritten() };
+        let answered = connection.traffic.read() > read;
+        let judged = failure.judge(&self.origin, |_| if answered { Cause::Final } else { died });
+        Err(Box::pin(self.failed(judged, link)).await)
     }
 
     async fn attempt_http2(
         &self,
         mut connection: Http2,
         head: &Head,
-        body: RequestBody,
-        mut link: Option<Link>,
+        mut body: RequestBody,
     ) -> Result<Answer, Box<Failed>> {
+        let mut link = body.link();
         let stream = connection.stream();
         let _silence = Silence::new(&connection.state, self.route.response_timeout);
         let request = self.request_http2(head, body);
         let written = connection.state.traffic.written();
-        let sending = connection.sender.try_send_request(request);
+        let sending = Box::pin(connection.sender.try_send_request(request));
         match self.response(sending, &mut link, &mut Idle::new(None)).await {
             Ok(response) => Ok(self.answer(response, Lease::Http2(stream), link)),
             Err(failure) => {
@@ -135,21 +133,20 @@ impl Upstream {
     }
 
     /// Waits for the head of the response: `response_timeout` from the last byte of the body sent, and `idle_timeout`
-    /// while the body does not move.
-    async fn response<F>(
+    /// while the body does not move. `sending` is boxed: what is awaited is copied from level to level.
+    fn response<F>(
         &self,
-        sending: F,
+        mut sending: Pin<Box<F>>,
         link: &mut Option<Link>,
         patience: &mut Idle,
-    ) -> Result<Response<Incoming>, Failure>
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>>
     where
         F: Future<Output = Result<Response<Incoming>, Unsent>>,
     {
-        let mut sending = pin!(sending);
         let mut stall = Idle::new(self.route.idle_timeout);
         patience.set_limit(self.route.response_timeout);
         patience.moved();
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
                 return Poll::Ready(outcome.map_err(Failure::from));
             }
@@ -160,7 +157,6 @@ impl Upstream {
             }
             if patience.expired(cx) { Poll::Ready(Err(self.no_response())) } else { Poll::Pending }
         })
-        .await
     }
 
     fn poll_body_stuck<T>(
@@ -287,10 +283,12 @@ impl Drop for Silence {
     }
 }
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
 /// `Keep-Alive: timeout=5` says for how many seconds the upstream keeps the connection. A second less, for the way there;
 /// of a single second, half.
 fn kept(headers: &HeaderMap) -> Option<Duration> {
-    let line = headers.get("keep-alive")?.to_str().ok()?;
+    let line = headers.get(KEEP_ALIVE)?.to_str().ok()?;
     let parameter = |item: &str| {
         let (name, value) = item.trim().split_once('=')?;
         let seconds = value.trim().trim_matches('"').parse::<u32>().ok()?;

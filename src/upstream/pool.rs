@@ -63,7 +63,7 @@ struct Pool {
 }
 
 struct Idle1 {
-    connection: Http1,
+    connection: Box<Http1>,
     /// Then it is too old, or the upstream closes it.
     until: Instant,
 }
@@ -104,7 +104,7 @@ pub(super) fn room(origin: &Arc<Origin>) -> Arc<Notify> {
 }
 
 /// The response is at its end: the connection may serve another request.
-pub(super) fn put_http1(origin: &Arc<Origin>, connection: Http1, max_age: Option<Duration>) {
+pub(super) fn put_http1(origin: &Arc<Origin>, connection: Box<Http1>, max_age: Option<Duration>) {
     let now = Instant::now();
     let idle = now + connection.kept.map_or(IDLE, |kept| kept.min(IDLE));
     let until = max_age.map_or(idle, |max| idle.min(connection.born + max));
@@ -233,7 +233,7 @@ impl Pool {
     }
 
     /// The one that was used last and is fit for use.
-    fn take_http1(&mut self, max_age: Option<Duration>, now: Instant) -> Option<Http1> {
+    fn take_http1(&mut self, max_age: Option<Duration>, now: Instant) -> Option<Box<Http1>> {
         let fit = |idle: &Idle1| {
             let connection = &idle.connection;
             connection.sender.is_ready() && idle.until > now && !is_too_old(connection.born, max_age, now)

@@ -40,7 +40,7 @@ pub struct ResponseBody {
 
 /// A connection in use by one request.
 pub(super) enum Lease {
-    Http1 { connection: Http1, origin: Weak<Origin>, max_age: Option<Duration> },
+    Http1 { connection: Box<Http1>, origin: Weak<Origin>, max_age: Option<Duration> },
     Http2(StreamInUse),
 }
 
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Lease {
 }
 
 impl Lease {
-    pub(super) fn http1(connection: Http1, origin: &Arc<Origin>, max_age: Option<Duration>) -> Self {
+    pub(super) fn http1(connection: Box<Http1>, origin: &Arc<Origin>, max_age: Option<Duration>) -> Self {
         Self::Http1 { connection, origin: Arc::downgrade(origin), max_age }
     }
 

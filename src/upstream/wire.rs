@@ -28,6 +28,7 @@ pub(super) struct Traffic {
     http2: AtomicBool,
     /// Over HTTP/1, the head of a response is what comes next.
     head: AtomicBool,
+    /// Over HTTP/2, something was read.
     pub(super) arrived: Notify,
     /// Of a response over HTTP/1.
     pub(super) headway: Headway,
@@ -156,7 +157,9 @@ impl AsyncRead for Wire {
         let read = buf.filled().len() - before;
         if read > 0 {
             self.traffic.read.fetch_add(read as u64, Ordering::Relaxed);
-            self.traffic.arrived.notify_one();
+            if reading == Reading::Http2 {
+                self.traffic.arrived.notify_one();
+            }
             self.traffic.headway.read(read)?;
         }
         polled
