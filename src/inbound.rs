@@ -25,7 +25,7 @@ pub struct Discard {
 }
 
 /// Over HTTP/1, where nothing tells a caller in the middle of its body that it may stop.
-pub const DISCARD_HTTP1: Discard =
+const DISCARD_HTTP1: Discard =
     Discard { bytes: 1024 * 1024 * 1024, time: Duration::from_secs(120), pause: Duration::from_secs(10) };
 /// Over HTTP/2, where a reset tells it; but some clients take even one without error for the loss of the response.
 const DISCARD_HTTP2: Discard =

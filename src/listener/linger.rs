@@ -8,14 +8,16 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use crate::idle::Alarm;
-use crate::inbound::{DISCARD_HTTP1, Discard};
+use crate::inbound::Discard;
 
 /// How long a caller may take to close its side, or to send more.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// After the last response over HTTP/1: what was refused may have a body behind it.
-pub(super) const HTTP1: Discard = Discard { pause: PAUSE, ..DISCARD_HTTP1 };
-/// After the last frame over HTTP/2, and where connections are few.
+/// After the last response over HTTP/1: what the parser refused may have a body behind it. What was served has read its
+/// body before ([`crate::inbound`]).
+pub(super) const HTTP1: Discard =
+    Discard { bytes: 128 * 1024 * 1024, time: Duration::from_secs(10), pause: PAUSE };
+/// After the last frame over HTTP/2, after a flood of what means nothing, and where connections are few.
 pub(super) const SHORT: Discard = Discard { bytes: 16 * 1024 * 1024, time: PAUSE, pause: PAUSE };
 /// Of a caller that was told that there is no place for it.
 pub(super) const REFUSED: Discard =

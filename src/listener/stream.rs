@@ -212,7 +212,9 @@ impl AsyncWrite for CallerStream {
                 Poll::Pending => return this.judge_write(context, Poll::Pending),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) => {
-                    let bounds = if this.watch.is_http2() { linger::SHORT } else { linger::HTTP1 };
+                    // Whoever sends what means nothing is not about to read a response.
+                    let short = this.watch.is_http2() || this.watch.caller.activity.headway.is_doubtful();
+                    let bounds = if short { linger::SHORT } else { linger::HTTP1 };
                     let busy = InFlight::new(&this.watch.caller.activity);
                     this.closing = Some(Closing { linger: Linger::new(bounds), _busy: busy });
                 }
