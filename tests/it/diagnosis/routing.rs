@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{event, holds, last_error, line, text_at};
-use crate::support::{Call, Setup, World, within};
+use crate::support::{Call, Setup, World, eventually, within};
 
 /// The caller, the access log and `/status`.
 async fn refused(world: &World, call: Call, status: u16, code: &str, words: &[&str]) {
@@ -151,7 +151,11 @@ async fn tls_to_a_plain_listener() {
         assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
     }
     let labels = [("listener", "main"), ("reason", "tls")];
-    assert_eq!(world.metric("bearerd_requests_refused_total", &labels).await, Some(3.0));
+    eventually("all three to be counted", || async {
+        let counted = world.metric("bearerd_requests_refused_total", &labels).await;
+        (counted == Some(3.0)).then_some(())
+    })
+    .await;
     let words = ["WARN", "a caller speaks TLS to a listener without TLS", "http://", "[listener.main] tls"];
     line(&world, &words).await;
     let count =
