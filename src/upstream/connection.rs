@@ -23,9 +23,9 @@ use crate::idle::Idle;
 use crate::metrics::RouteMetrics;
 use crate::net::ConnectErrorKind;
 
-/// The largest response head that is read, in bytes. In fields it is hyper's 100: for more, hyper fills two tables on the
-/// heap for each response.
+/// The largest response head that is read, in bytes and in fields.
 const HEAD: u32 = 128 * 1024;
+const FIELDS: usize = 256;
 /// What an HTTP/2 peer may have under way to us; each stream may have a part of it.
 const HTTP2_WINDOW: u32 = 16 * 1024 * 1024;
 /// Of one request's body, what waits in memory to be sent.
@@ -236,6 +236,7 @@ impl Origin {
         let mut builder = http1::Builder::new();
         builder
             .max_buf_size(usize::try_from(HEAD).expect("128 KiB is a size"))
+            .max_headers(FIELDS)
             // RFC 9112 sections 5.1 and 5.2: a proxy takes these out of a response, and does not refuse it.
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true)
