@@ -173,7 +173,8 @@ fn the_project_has_no_machine_paths() {
     for file in all {
         let text = fs::read_to_string(&file).expect("a file");
         assert!(
-            home.len() < 3 || !text.contains(&format!("{home}/")),
+            // Every machine has a folder for temporary files.
+            home.len() < 3 || home == "/tmp" || !text.contains(&format!("{home}/")),
             "{} has a machine path",
             file.display()
         );

@@ -284,7 +284,7 @@ async fn one_cause_is_one_problem_and_routes_are_filtered_and_sorted() {
     browser.expect_content().await;
 }
 
-/// An hour of traffic as it may have been, for the picture in the README: `cp target/tmp/status-page.png docs/`.
+/// An hour of traffic as it may have been, for the picture in the README, which is copied from the folder that tests write to.
 const AN_HOUR: &str = r"{
     const wave = (of, mean, swing) => Array.from({ length: 60 }, (_, i) =>
         Math.max(0, mean + swing * Math.sin((i + of) / 6) + swing * 0.4 * Math.sin((i * 7 + of) % 5)));
