@@ -93,7 +93,7 @@ impl Upstream {
     }
 
     /// Sends one request and waits for the head of its response. Where it has to be sent once more, `anew` is called
-    /// before, for what may be sent only once.
+    /// before, for what may be sent only once; `false`: it may not be sent any more.
     ///
     /// # Errors
     /// Where there was no response: see [`UpstreamErrorKind`].
@@ -101,7 +101,7 @@ impl Upstream {
         &self,
         head: &mut Head,
         body: RequestBody,
-        anew: impl FnOnce(&mut Head),
+        anew: impl FnOnce(&mut Head) -> bool,
     ) -> Result<Answer, UpstreamError> {
         let pooled = if head.upgrade { None } else { self.pooled(self.route.connection_max_age) };
         let taken = match pooled {
@@ -122,7 +122,7 @@ impl Upstream {
         head: &mut Head,
         failed: Failed,
         pooled: bool,
-        anew: impl FnOnce(&mut Head),
+        anew: impl FnOnce(&mut Head) -> bool,
     ) -> Result<Answer, UpstreamError> {
         let Failed { error, body, cause } = failed;
         let safe = match cause {
@@ -140,7 +140,9 @@ impl Upstream {
         // Where one has died, whatever else is pooled may have died as well.
         let fresh = matches!(cause, Cause::Died { .. });
         let taken = self.open(head.upgrade, fresh).await?;
-        anew(head);
+        if !anew(head) {
+            return Err(error);
+        }
         self.attempt(taken.connection, head, body).await.map_err(|failed| failed.error)
     }
 

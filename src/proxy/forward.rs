@@ -75,14 +75,21 @@ async fn attempt(
 ) -> Result<Answer, ProxyError> {
     let started = Instant::now();
     let mut step = record.traced.as_deref().map(|call| call.attempt(service, head));
-    // A proof is for one request, and the one that was lost may have arrived. Where no other can be made, it stays.
+    // A proof is for one request, and the one that was lost may have arrived. Where no other can be made, it stays. A token
+    // that expired while the lost request was under way is not sent again.
     let anew = |head: &mut Head| {
+        if let (Some(token), Some(slot)) = (token, &service.slot)
+            && !slot.may_send(token)
+        {
+            return false;
+        }
         if let Some(token) = token.filter(|token| token.prover.is_some()) {
             let _ = service.put_on(head, token);
         }
         if let Some(step) = &mut step {
             step.again(head);
         }
+        true
     };
     let answer = service.upstream.send(head, body, anew).await;
     let took = started.elapsed();

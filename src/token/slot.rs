@@ -227,6 +227,11 @@ impl TokenSlot {
         self.issuer.timeout
     }
 
+    /// Whether this token, which was taken some time ago, may still be sent.
+    pub fn may_send(&self, token: &Token) -> bool {
+        token.life.may_be_sent(self.now())
+    }
+
     /// The time of day, by the clock that tokens live by.
     pub fn time_of_day(&self) -> SystemTime {
         self.clock.wall()

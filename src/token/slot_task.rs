@@ -329,7 +329,7 @@ impl SlotTask {
             ))
             .advise("have it give longer lives, or respond faster"));
         }
-        let token = Token::new(grant.token, grant.prover, grant.audience, self.generation + 1);
+        let token = Token::new(grant.token, grant.prover, grant.audience, self.generation + 1, life);
         let token = token.map_err(|_| {
             unusable(format!("issuer {} gave a token with characters that no header may hold", issuer.name))
         })?;

@@ -31,6 +31,7 @@ pub struct Token {
     pub generation: u64,
     /// `Some` where the token is bound to a key: makes the proof that goes with each request.
     pub prover: Option<Arc<Prover>>,
+    pub(super) life: Life,
 }
 
 impl Token {
@@ -40,6 +41,7 @@ impl Token {
         prover: Option<Arc<Prover>>,
         audience: Audience,
         generation: u64,
+        life: Life,
     ) -> Result<Self, InvalidHeaderValue> {
         let scheme: &[u8] = if prover.is_some() { b"DPoP " } else { b"Bearer " };
         // In one allocation: a vector that grows leaves an unwiped copy behind.
@@ -49,7 +51,7 @@ impl Token {
         let wiped: Bytes = Secret::new(text).into_bytes();
         let mut authorization = HeaderValue::from_maybe_shared(wiped)?;
         authorization.set_sensitive(true);
-        Ok(Self { authorization, secret, audience, generation, prover })
+        Ok(Self { authorization, secret, audience, generation, prover, life })
     }
 }
 

@@ -313,6 +313,19 @@ async fn t82_idempotent_call_is_sent_once_more_when_its_pooled_connection_died()
     }
 }
 
+/// The connection dies late, and meanwhile the token has expired: a second one would carry it all the same.
+#[tokio::test]
+async fn an_expired_token_is_not_sent_once_more() {
+    let setup = Setup::new().await;
+    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 2));
+    setup.upstream.next(Answer::ok("ok"));
+    setup.upstream.next(Answer::drop().delayed(Duration::from_secs(3)));
+    let world = setup.start().await;
+    world.get("/first").await.expect_status(200);
+    world.get("/second").await.expect_status(502);
+    assert_eq!(world.upstream().count(), 2);
+}
+
 #[tokio::test]
 async fn t82_other_methods_are_not_sent_twice() {
     let world = dying_connection().await;
