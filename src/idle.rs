@@ -93,6 +93,11 @@ impl Headway {
         self.0.store(u64::MAX, Ordering::Relaxed);
     }
 
+    /// What came is not what was announced: nothing more can come of it.
+    pub fn lost(&self) {
+        self.0.store(IN_VAIN - DOUBTFUL - 1, Ordering::Relaxed);
+    }
+
     /// Whether much has come of which nothing came.
     pub fn is_doubtful(&self) -> bool {
         let left = self.0.load(Ordering::Relaxed);
@@ -160,5 +165,7 @@ mod tests {
         assert!(headway.read(1).is_ok());
         headway.unlimited();
         assert!(headway.read(usize::MAX).is_ok() && !headway.is_doubtful());
+        headway.lost();
+        assert!(headway.read(1).is_ok() && headway.is_doubtful());
     }
 }

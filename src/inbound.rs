@@ -234,6 +234,9 @@ impl Arriving {
         if first || matches!(polled, Poll::Ready(Some(Ok(_)))) {
             self.note_unread();
         }
+        if self.http1 && matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.in_flight.0.headway.lost();
+        }
         polled
     }
 
