@@ -6,6 +6,11 @@ LEAK_KIB = 8 << 10          # and more than at half-time, when everything has ha
 MORE_FILES, MORE_THREADS = 40, 12
 
 
+def has_given_back(run):
+    """Whether the descriptors that the load took are closed: an idle connection may stay for `keep_alive`."""
+    return run.vitals[-1][2] - run.vitals[0][2] <= MORE_FILES
+
+
 def judge_vitals(book, run):
     """What was taken must have been given back."""
     _, resident, files, threads = run.vitals[0]
@@ -15,8 +20,7 @@ def judge_vitals(book, run):
     half = run.vitals[len(run.vitals) // 2][1]
     if len(run.vitals) > 300 and resident_now - half > LEAK_KIB:
         book.ours("memory", f"{half} KiB at half-time, {resident_now} KiB at the end")
-    # An idle connection may stay for 75 s.
-    if len(run.vitals) > 300 and files_now - files > MORE_FILES:
+    if files_now - files > MORE_FILES:
         book.ours("descriptors", f"{files} before the faults, {files_now} after")
     if threads_now - threads > MORE_THREADS:
         book.ours("threads", f"{threads} before the faults, {threads_now} after")

@@ -11,6 +11,8 @@ import procs
 
 from . import callers, faults, issuers, ledger, nginx, program, report, upstreams, verdict
 
+KEEP_ALIVE = 80             # seconds after which no idle connection is left
+
 
 class Route:
     def __init__(self, name, upstream, issuer=None, scope="", more="", behind_nginx=False, served_by=None):
@@ -144,4 +146,8 @@ async def rounds(options, book, run, load, trouble, tally):
     if run.alive():
         await asyncio.sleep(min(5, seconds / 4))
         await run.look()
+        over = book.now() + KEEP_ALIVE
+        while run.alive() and not report.has_given_back(run) and book.now() < over:
+            await asyncio.sleep(1)
+            await run.look()
         report.judge_vitals(book, run)
