@@ -10,8 +10,6 @@ use crate::config::{HostPattern, PathPattern, RouteConfig};
 
 /// Routes that are looked at, so that a request that is refused costs little however many there are.
 const LOOKED_AT: usize = 1_000;
-/// Characters of a path that are compared.
-const COMPARED: usize = 64;
 
 /// Routes that one condition kept from the request, or that have its host and path; the nearest first, at most `most`.
 /// `listener_name` gives the name of the listener at an index.
@@ -21,16 +19,12 @@ pub fn nearest<'a>(
     call: &Call<'_>,
     most: usize,
 ) -> Vec<String> {
-    let path: String = call.path.canonical.chars().take(COMPARED).collect();
-    let mut near: Vec<((u8, usize), &RouteConfig, Met)> = routes
+    let mut near: Vec<(Distance, &RouteConfig, Met)> = routes
         .iter()
         .take(LOOKED_AT)
         .filter_map(|route| {
             let met = criteria::met(route, call);
-            let kind = kind(met)?;
-            let differs =
-                if kind == 1 { strsim::damerau_levenshtein(&path, pattern(&route.path)) } else { 0 };
-            Some(((kind, differs), &**route, met))
+            Some((Distance::of(route, met, &call.path.canonical)?, &**route, met))
         })
         .collect();
     near.sort_by(|left, right| (left.0, &left.1.name).cmp(&(right.0, &right.1.name)));
@@ -46,15 +40,29 @@ pub fn nearest<'a>(
     lines
 }
 
-/// How near a route is, the nearest first; `None`: not near.
-fn kind(met: Met) -> Option<u8> {
-    let conditions = [met.listener, met.host, met.path, met.method, met.headers];
-    let unmet = conditions.into_iter().filter(|met| !met).count();
-    match met {
-        Met { host: true, path: true, .. } => Some(0),
-        Met { host: true, .. } if unmet == 1 => Some(1),
-        _ if unmet == 1 => Some(2),
-        _ => None,
+/// How far a route is from serving a request. A look at bytes alone, for whoever asks for what is not there may ask often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Distance {
+    /// 0: host and path fit; 1: only the path does not; 2: only another condition.
+    kind: u8,
+    /// Bytes of the two paths behind their common beginning.
+    apart: usize,
+}
+
+impl Distance {
+    /// `None`: the route is not near.
+    fn of(route: &RouteConfig, met: Met, path: &str) -> Option<Self> {
+        let conditions = [met.listener, met.host, met.path, met.method, met.headers];
+        let unmet = conditions.into_iter().filter(|met| !met).count();
+        let kind = match met {
+            Met { host: true, path: true, .. } => 0,
+            Met { host: true, .. } if unmet == 1 => 1,
+            _ if unmet == 1 => 2,
+            _ => return None,
+        };
+        let pattern = pattern(&route.path);
+        let common = path.bytes().zip(pattern.bytes()).take_while(|(left, right)| left == right).count();
+        Some(Self { kind, apart: path.len() + pattern.len() - 2 * common })
     }
 }
 

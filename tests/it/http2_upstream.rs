@@ -42,6 +42,15 @@ async fn at_once(world: &World, calls: impl IntoIterator<Item = Call>) -> Vec<Re
     answers.into_iter().map(|(_, response)| response).collect()
 }
 
+/// Waits until so many callers are there.
+async fn all_connected(world: &World, callers: u32) {
+    eventually("all callers to be connected", || async {
+        let open = world.metric("bearerd_connections", &[("listener", "main")]).await;
+        (open == Some(f64::from(callers))).then_some(())
+    })
+    .await;
+}
+
 fn gets(count: usize) -> Vec<Call> {
     vec![Call::get("/"); count]
 }
@@ -527,8 +536,7 @@ async fn dial_that_fails_fails_all_who_wait_and_nobody_else() {
     let world = to(&upstream, "").await;
     let opener = async {
         eventually("the dial", || async { (upstream.accepted() == 1).then_some(()) }).await;
-        world.metric("bearerd_build_info", &[]).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        all_connected(&world, 20).await;
         gate.open();
     };
     let (answers, ()) = tokio::join!(at_once(&world, gets(20)), opener);
@@ -559,7 +567,7 @@ async fn caller_that_began_the_dial_may_leave() {
     eventually("the dial", || async { (upstream.accepted() == 1).then_some(()) }).await;
     let opener = async {
         drop(first);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        all_connected(&world, 5).await;
         gate.open();
     };
     let (answers, ()) = tokio::join!(at_once(&world, posts(5, 100)), opener);
