@@ -41,6 +41,11 @@ pub trait Method: fmt::Debug + Sync {
     /// What is sent, and the keys that it needs, as docs/config.md tells them.
     fn about(&self) -> [&'static str; 2];
 
+    /// The key that `bearerd init` writes for it, as TOML; empty where it suits one issuer alone.
+    fn example(&self) -> &'static str {
+        ""
+    }
+
     fn proof(&self) -> Proof;
 
     /// Whether `client_id` has to be written; `jwt_issuer`: `jwt.issuer` names the client. Where a key's file may name it,
@@ -146,6 +151,9 @@ pub(super) fn method(name: &str) -> Option<&'static dyn Method> {
 pub(super) fn names() -> impl Iterator<Item = &'static str> + Clone {
     METHODS.iter().map(|method| method.name())
 }
+
+/// [`Method::example`] of the methods with a secret.
+const A_SECRET: &str = "client_secret = { file = \"client-secret\" }     # or { env = \"…\" }";
 
 /// `alternative`: what else the server may want.
 fn check_secret(issuer: &IssuerConfig, alternative: &str) -> String {

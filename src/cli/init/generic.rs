@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::{Exit, Failure};
 use super::text::{self, comment, quoted};
 use crate::clock::SystemClock;
+use crate::config::client_auth::{METHODS, Method, Proof};
 use crate::config::{self, IssuerConfig};
 use crate::issuer::{Issuer, Metadata};
 
@@ -13,26 +14,6 @@ use crate::issuer::{Issuer, Metadata};
 const NAME: &str = "corp";
 /// The most scopes of a document that are written down.
 const SCOPES: usize = 20;
-
-/// A method of client authentication, and the keys that it needs.
-struct Method {
-    name: &'static str,
-    keys: &'static [&'static str],
-}
-
-const SECRET: &str = "client_secret = { file = \"client-secret\" }     # or { env = \"…\" }";
-const KEY: &str = "private_key = { file = \"key.pem\" }             # PKCS#8, PKCS#1, SEC1, JWK or PKCS#12";
-const CERTIFICATE: &str =
-    "tls = { certificate = { file = \"cert.pem\" }, private_key = { file = \"key.pem\" } }";
-
-/// In the order in which they are taken where the issuer leaves the choice: first what every issuer has.
-const METHODS: [Method; 5] = [
-    Method { name: "client_secret_basic", keys: &[SECRET] },
-    Method { name: "client_secret_post", keys: &[SECRET] },
-    Method { name: "private_key_jwt", keys: &[KEY] },
-    Method { name: "tls_client_auth", keys: &[CERTIFICATE] },
-    Method { name: "client_secret_jwt", keys: &[SECRET] },
-];
 
 /// For any issuer: what has to be known, and where to ask for it.
 pub(super) fn template() -> String {
@@ -51,7 +32,7 @@ pub(super) fn template() -> String {
          reads that document and writes a config that fits. Where the issuer has none: token_url = \"https://…/token\"",
     );
     text.push_str("issuer_url = \"https://idp.example.com\"\n");
-    method(&mut text, &METHODS, None);
+    methods(&mut text, offered(), None);
     scopes(&mut text, None);
     text::route(&mut text, NAME);
     text
@@ -124,20 +105,21 @@ fn config(url: &str, metadata: &Metadata) -> String {
     // RFC 8414 section 2: without a list it is client_secret_basic.
     let basic = ["client_secret_basic".to_owned()];
     let listed = metadata.token_endpoint_auth_methods_supported.as_deref().unwrap_or(&basic);
-    let mut taken: Vec<&Method> = METHODS.iter().filter(|method| has(listed, method.name)).collect();
+    let is_taken = |method: &&dyn Method| listed.iter().any(|name| method.is_advertised_as(name));
+    let mut taken: Vec<&dyn Method> = offered().filter(is_taken).collect();
     if taken.is_empty() {
         text.push('\n');
         comment(
             &mut text,
             &format!(
-                "The document lists only methods of client authentication that bearerd does not have: {}.",
+                "The document lists only methods of client authentication that are not offered here: {}.",
                 listed.join(", ")
             ),
         );
-        taken.extend(&METHODS);
+        taken.extend(offered());
     }
     let algs = metadata.token_endpoint_auth_signing_alg_values_supported.as_deref();
-    method(&mut text, taken, algs);
+    methods(&mut text, taken, algs);
     if let Some(algs) = &metadata.dpop_signing_alg_values_supported {
         text.push('\n');
         comment(
@@ -155,19 +137,25 @@ fn has(list: &[String], name: &str) -> bool {
     list.iter().any(|listed| listed == name)
 }
 
+/// The methods that suit any issuer, in the order in which they are preferred: first what every issuer has.
+fn offered() -> impl Iterator<Item = &'static dyn Method> {
+    METHODS.into_iter().filter(|method| !method.example().is_empty())
+}
+
 /// The first method, and the others commented out.
-fn method<'a>(text: &mut String, methods: impl IntoIterator<Item = &'a Method>, algs: Option<&[String]>) {
+fn methods(
+    text: &mut String,
+    methods: impl IntoIterator<Item = &'static dyn Method>,
+    algs: Option<&[String]>,
+) {
     text.push_str("\nclient_id = \"legacy-billing\"\n");
     for (index, method) in methods.into_iter().enumerate() {
         let off = if index == 0 { "" } else { "# " };
         if index == 1 {
             comment(text, "Or, in the place of these lines, one of:");
         }
-        let _ = writeln!(text, "{off}client_auth = \"{}\"", method.name);
-        for key in method.keys {
-            let _ = writeln!(text, "{off}{key}");
-        }
-        if let ("private_key_jwt", Some(algs)) = (method.name, algs) {
+        let _ = writeln!(text, "{off}client_auth = \"{}\"\n{off}{}", method.name(), method.example());
+        if let (Proof::SignedByKey, Some(algs)) = (method.proof(), algs) {
             comment(
                 text,
                 &format!("The issuer takes signatures by {}: jwt = {{ alg = \"…\" }}", algs.join(", ")),
@@ -203,9 +191,9 @@ mod tests {
 
     #[test]
     fn each_method_with_its_keys_is_a_config() {
-        for one in &METHODS {
+        for one in offered() {
             let mut text = format!("[issuer.{NAME}]\nissuer_url = \"https://idp.example.com\"\n");
-            method(&mut text, [one], None);
+            methods(&mut text, [one], None);
             text::route(&mut text, NAME);
             config::load_text(&text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
         }

@@ -14,6 +14,10 @@ impl Method for ClientSecretBasic {
         ["id and secret in an Authorization header (RFC 6749 section 2.3.1)", "`client_id`, `client_secret`"]
     }
 
+    fn example(&self) -> &'static str {
+        super::A_SECRET
+    }
+
     fn proof(&self) -> Proof {
         Proof::Basic
     }

@@ -14,6 +14,10 @@ impl Method for ClientSecretJwt {
         ["a JWT signed with the secret (RFC 7523 section 2.2)", "`client_id`, `client_secret`"]
     }
 
+    fn example(&self) -> &'static str {
+        super::A_SECRET
+    }
+
     fn proof(&self) -> Proof {
         Proof::SignedBySecret
     }

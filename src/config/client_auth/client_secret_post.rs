@@ -14,6 +14,10 @@ impl Method for ClientSecretPost {
         ["id and secret as parameters", "`client_id`, `client_secret`"]
     }
 
+    fn example(&self) -> &'static str {
+        super::A_SECRET
+    }
+
     fn proof(&self) -> Proof {
         Proof::Parameter
     }

@@ -17,6 +17,10 @@ impl Method for PrivateKeyJwt {
         ]
     }
 
+    fn example(&self) -> &'static str {
+        "private_key = { file = \"key.pem\" }             # PKCS#8, PKCS#1, SEC1, JWK or PKCS#12"
+    }
+
     fn proof(&self) -> Proof {
         Proof::SignedByKey
     }

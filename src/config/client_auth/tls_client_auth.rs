@@ -17,6 +17,10 @@ impl Method for TlsClientAuth {
         ]
     }
 
+    fn example(&self) -> &'static str {
+        "tls = { certificate = { file = \"cert.pem\" }, private_key = { file = \"key.pem\" } }"
+    }
+
     fn proof(&self) -> Proof {
         Proof::Certificate
     }
