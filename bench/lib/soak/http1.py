@@ -107,3 +107,20 @@ class Port:
 
     async def serve(self, handler):
         return await asyncio.start_server(handler, sock=self.bound(self.number), limit=LIMIT, backlog=1024)
+
+
+class Served:
+    """A server whose port stays its own while it is away."""
+
+    def __init__(self):
+        self.port = Port()
+        self.server = None
+
+    async def open(self):
+        if self.server is None:
+            self.server = await self.port.serve(self.connection)
+
+    def shut(self):
+        if self.server is not None:
+            self.server.close()
+            self.server = None

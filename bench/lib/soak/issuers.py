@@ -11,16 +11,15 @@ from . import http1
 TIMEOUT = 3.0       # `timeout` of each issuer in the config
 
 
-class Issuer:
+class Issuer(http1.Served):
     def __init__(self, ledger, dice, name, life, folder, discovery=False):
+        super().__init__()
         self.ledger, self.dice, self.name, self.life, self.discovery = ledger, dice, name, life, discovery
-        self.port = http1.Port()
         self.url = f"http://127.0.0.1:{self.port.number}"
         self.secret_file = os.path.join(folder, f"secret-{name}")
         self.secrets = []                   # all that were ever whole in the file
         self.accepted = set()
         self.mode, self.detail = None, None
-        self.server = None
         self.requests = 0
         self.recent = collections.defaultdict(collections.deque)
         self.torn_until = 0.0               # a half-written value may have been sent honestly until then
@@ -39,15 +38,6 @@ class Issuer:
             file.write(text)
         os.chmod(self.secret_file + ".new", 0o600)
         os.rename(self.secret_file + ".new", self.secret_file)
-
-    async def open(self):
-        if self.server is None:
-            self.server = await self.port.serve(self.connection)
-
-    def shut(self):
-        if self.server is not None:
-            self.server.close()
-            self.server = None
 
     async def connection(self, reader, writer):
         try:

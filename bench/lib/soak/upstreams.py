@@ -11,24 +11,17 @@ from .ledger import Attempt
 BLOCK = bytes(range(256)) * 256
 
 
-class Upstream:
+class Upstream(http1.Served):
     def __init__(self, ledger, dice, name, slots):
+        super().__init__()
         self.ledger, self.dice, self.name, self.slots = ledger, dice, name, slots
-        self.port = http1.Port()
-        self.server = None
         self.connections = {}           # writer: the attempt under way, or None
         self.delay = 0.0
         self.resets = collections.deque(maxlen=200)
         self.closings = collections.deque(maxlen=200)              # when idle connections were closed without a word
 
-    async def open(self):
-        if self.server is None:
-            self.server = await self.port.serve(self.connection)
-
     def shut(self):
-        if self.server is not None:
-            self.server.close()
-            self.server = None
+        super().shut()
         self.reset_all()
 
     def reset_all(self):
