@@ -19,7 +19,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 
-use crate::support::wire::Stream;
+use crate::support::wire::accepted;
 use crate::support::{Answer, Call, Scripted, Setup, World, eventually, tls, within};
 use crate::traces::{PARENT, TRACE, attribute, attributes, hex, named, spans, table, traced, w3c};
 
@@ -77,13 +77,7 @@ impl GrpcCollector {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (routes, acceptor) = (routes.clone(), acceptor.clone());
                 tokio::spawn(async move {
-                    let stream: Box<dyn Stream> = match acceptor {
-                        None => Box::new(stream),
-                        Some(acceptor) => match acceptor.accept(stream).await {
-                            Ok(stream) => Box::new(stream),
-                            Err(_) => return,
-                        },
-                    };
+                    let Some(stream) = accepted(stream, acceptor).await else { return };
                     let service = TowerToHyperService::new(routes);
                     let _ended = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(stream), service)

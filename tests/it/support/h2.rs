@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::wire::Stream;
+use super::wire::{Stream, accepted};
 use super::within;
 
 pub type SentBody = BoxBody<Bytes, Infallible>;
@@ -154,13 +154,7 @@ impl EchoUpstream {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (record, acceptor) = (Arc::clone(&record), acceptor.clone());
                 tokio::spawn(async move {
-                    let stream: Box<dyn Stream> = match acceptor {
-                        None => Box::new(stream),
-                        Some(acceptor) => match acceptor.accept(stream).await {
-                            Ok(stream) => Box::new(stream),
-                            Err(_) => return,
-                        },
-                    };
+                    let Some(stream) = accepted(stream, acceptor).await else { return };
                     serve_echo(stream, connection, record).await;
                 });
             }

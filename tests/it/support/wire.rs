@@ -5,11 +5,21 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
 use super::message::{Body, Head};
 
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A connection as it is served, with TLS where the server has it; `None`: the handshake failed.
+pub async fn accepted(stream: TcpStream, tls: Option<TlsAcceptor>) -> Option<Box<dyn Stream>> {
+    match tls {
+        None => Some(Box::new(stream)),
+        Some(acceptor) => Some(Box::new(acceptor.accept(stream).await.ok()?)),
+    }
+}
 
 pub struct Wire {
     stream: Box<dyn Stream>,
@@ -23,7 +33,7 @@ impl Wire {
     }
 
     pub async fn tcp(address: SocketAddr) -> Result<Self> {
-        let stream = tokio::net::TcpStream::connect(address).await?;
+        let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self::new(stream))
     }
