@@ -18,16 +18,16 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// One point of a route's history.
 const STEP: Duration = Duration::from_secs(60);
-/// So many points, the one under way included.
+/// The number of points, including the one under way.
 const STEPS: u64 = 60;
-/// Routes that have a history, in the order of the config: an hour of one takes 1.5 KiB.
+/// The routes that have a history, in the order of the config. An hour of one route takes 1.5 KiB.
 const ROUTES_WITH_HISTORY: usize = 1_000;
 
 /// What a route did in the last hour, oldest first; shorter just after the start.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct History {
     pub(super) points: Vec<Point>,
-    /// How long the last one has been under way.
+    /// How long the last point has been under way.
     pub(super) last: Duration,
 }
 
@@ -40,7 +40,7 @@ impl History {
 pub(super) struct Point {
     pub(super) requests: u32,
     pub(super) errors: u32,
-    /// Seconds, without requests none.
+    /// In seconds; `None` without requests.
     pub(super) p50: Option<f32>,
     pub(super) p99: Option<f32>,
 }

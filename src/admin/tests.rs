@@ -56,7 +56,7 @@ fn t53_a_failed_renewal_does_not_end_readiness() {
     assert!(ready::text(&view, true).contains("valid, expires at 2027-01-15T08:50:00Z; last error at"));
 }
 
-/// The probe stays green, for no other replica fares better; people see it all the same.
+/// The probe stays green, because no other replica has a token either; people see the word.
 #[test]
 fn without_a_valid_token_it_is_ready_and_degraded() {
     let mut credential = valid(issuer("corp", true), &["billing"]);

@@ -154,15 +154,15 @@ impl View {
 }
 
 impl View {
-    /// Ready, and requests of some routes fail for want of a token.
+    /// Whether it is ready although requests of some routes fail because there is no token for them.
     pub(super) fn degraded(&self) -> bool {
         self.ready() && self.credentials.iter().any(CredentialView::degraded)
     }
 }
 
 impl CredentialView {
-    /// Requests fail because there is no valid token and none can be had, and `/readyz` is 200 all the same: taking every
-    /// replica out of service would not bring the issuer back.
+    /// Whether requests fail because there is no valid token and the issuer gives none. `/readyz` stays 200: taking every
+    /// replica out of service does not bring the issuer back.
     pub(super) fn degraded(&self) -> bool {
         self.status.fetched_once && self.status.state != "valid" && self.status.last_error.is_some()
     }

@@ -8,7 +8,7 @@ use super::Call;
 use super::criteria::{self, Met};
 use crate::config::{HostPattern, PathPattern, RouteConfig};
 
-/// Routes that are looked at, so that a request that is refused costs little however many there are.
+/// The number of routes that are compared, so that a refused request costs little however many routes there are.
 const LOOKED_AT: usize = 1_000;
 
 /// Routes that one condition kept from the request, or that have its host and path; the nearest first, at most `most`.
@@ -40,7 +40,7 @@ pub fn nearest<'a>(
     lines
 }
 
-/// How far a route is from serving a request. A look at bytes alone, for whoever asks for what is not there may ask often.
+/// How far a route is from serving a request. It compares bytes only: a caller may ask often for what is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Distance {
     /// 0: host and path fit; 1: only the path does not; 2: only another condition.

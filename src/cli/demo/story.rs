@@ -20,7 +20,7 @@ use super::super::output;
 use super::TRY;
 use super::tokens::{LIFETIME, Tokens};
 
-/// How often the demo looks whether the token was renewed.
+/// How often the demo checks whether the token was renewed.
 const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) struct Story {
@@ -33,7 +33,7 @@ pub(super) struct Story {
 }
 
 impl Story {
-    /// Tells it on a thread of its own, so that the demo ends in the middle of it where it is told to.
+    /// Runs on its own thread, so that a signal ends the demo at any time.
     pub(super) fn begin(self) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         std::thread::Builder::new().name("demo-story".to_owned()).spawn(move || {
@@ -76,7 +76,7 @@ impl Story {
         Ok(())
     }
 
-    /// One request, told with what came of it.
+    /// Sends one request, and prints the request and its response.
     async fn step(&self, words: &str, address: SocketAddr, path: &str) -> Result<Said, Failed> {
         output::answer(&format!("\n{words}\n\n    GET http://{address}{path}"));
         let said = get(address, path).await?;
@@ -84,8 +84,7 @@ impl Story {
         Ok(said)
     }
 
-    /// The first response with another token, and how long that took. Only the last request uses the token that is
-    /// waited for.
+    /// Waits for the renewal. Returns the first response with the new token, and how long the renewal took.
     async fn renewed(&self, before: &Said) -> Result<(Said, Duration), Failed> {
         let (began, issued) = (Instant::now(), self.tokens.issued());
         while self.tokens.issued() == issued && began.elapsed() < LIFETIME {
@@ -118,7 +117,7 @@ demo and removes its files.
     }
 }
 
-/// What came of one request.
+/// The response to one request.
 struct Said {
     status: u16,
     body: Value,

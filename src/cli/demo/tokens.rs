@@ -19,7 +19,7 @@ const SIGNED: usize = NONCE + 8 + 8;
 pub(super) struct Tokens {
     key: hmac::Key,
     issued: AtomicU64,
-    /// Those up to this number are refused.
+    /// Tokens up to this number are refused.
     revoked: AtomicU64,
 }
 
@@ -45,12 +45,12 @@ impl Tokens {
         Ok(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// How many there have been.
+    /// The number of tokens so far.
     pub(super) fn issued(&self) -> u64 {
         self.issued.load(Ordering::SeqCst)
     }
 
-    /// Every token that there is; those that come later are valid.
+    /// Refuses every token issued so far.
     pub(super) fn revoke(&self) {
         self.revoked.store(self.issued(), Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! A config for an issuer that has no preset: with what its discovery document says it takes, or with every method.
+//! A config for an issuer without a preset: with the methods that its discovery document lists, or with every method.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use crate::config::client_auth::{METHODS, Method, Proof};
 use crate::config::{self, IssuerConfig};
 use crate::issuer::{Issuer, Metadata};
 
-/// The name that the issuer and its comments get.
+/// The issuer's name in the config.
 const NAME: &str = "corp";
-/// The most scopes of a document that are written down.
+/// The largest number of scopes that the config lists.
 const SCOPES: usize = 20;
 
-/// For any issuer: what has to be known, and where to ask for it.
+/// A config for any issuer, with what to ask the people who run it.
 pub(super) fn template() -> String {
     let mut text = String::new();
     comment(
@@ -38,13 +38,13 @@ pub(super) fn template() -> String {
     text
 }
 
-/// What the issuer's discovery document says, as a config.
+/// A config made from the issuer's discovery document.
 pub(super) fn discovered(url: &str) -> Result<String, Failure> {
     let metadata = ask(probe(url)?)?;
     Ok(config(url, &metadata))
 }
 
-/// A client of this issuer that can do nothing but read its document.
+/// A client that only reads this issuer's document.
 fn probe(url: &str) -> Result<Arc<IssuerConfig>, Failure> {
     let text = format!(
         "[issuer.{NAME}]\nissuer_url = {}\nclient_id = \"bearerd\"\nclient_auth = \"none\"\nproxy = \"env\"\n\
@@ -77,7 +77,7 @@ fn ask(config: Arc<IssuerConfig>) -> Result<Metadata, Failure> {
         .map_err(|error| Failure::new(Exit::No, format!("cannot start a runtime: {error}")))?;
     let issuer = Issuer::new(config, Arc::new(SystemClock));
     let asked = runtime.block_on(issuer.metadata());
-    // A name that is still being looked up must not hold up the end.
+    // A pending name look-up must not delay the exit.
     runtime.shutdown_background();
     let metadata = asked.map_err(|error| {
         let what = error.detail.replacen(&format!("issuer {NAME}: "), "", 1);
