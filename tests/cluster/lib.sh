@@ -19,13 +19,12 @@ start_servers() {
   cd "$REPOSITORY/tests/cluster"
 }
 
-# A new namespace, and kubectl in it alone. One that an earlier run has left is deleted first.
+# A new namespace, and kubectl in it alone.
 enter() {
   local config=$WORK/$1.kubeconfig
   kubectl config view --raw --flatten --minify > "$config"
   export KUBECONFIG=$config NAMESPACE
   NAMESPACE=$(namespace_of "$1")
-  kubectl delete namespace "$NAMESPACE" --ignore-not-found --timeout=120s
   kubectl create namespace "$NAMESPACE"
   kubectl config set-context --current --namespace="$NAMESPACE" >/dev/null
 }
@@ -104,6 +103,12 @@ sent() { # COUNT
   read -r requests _ < <(servers summary)
   [ "$requests" -ge "$1" ]
 }
+# sends COUNT: applications send so many requests from now on.
+sends() {
+  local requests
+  read -r requests _ < <(servers summary)
+  eventually 60 "$1 requests are sent" sent $((requests + $1))
+}
 
 export APPLICATION=app.kubernetes.io/name=legacy-billing
 pods() { kubectl get pods --selector "$APPLICATION" --field-selector status.phase=Running --output jsonpath='{.items[*].metadata.name}'; }
@@ -122,6 +127,21 @@ install_base() {
   kubectl apply --kustomize deploy/kubernetes/base
   kubectl rollout status deployment/legacy-billing --timeout=120s
 }
+
+# variant NAME PATCHES: the base once more, with one pod, under another name and with these patches.
+variant() {
+  mkdir "$1"
+  cat > "$1/kustomization.yaml" <<YAML
+resources: [../deploy/kubernetes/base]
+nameSuffix: -$1
+labels: [{ pairs: { variant: $1 }, includeSelectors: true }]
+replicas: [{ name: legacy-billing, count: 1 }]
+patches:
+$2
+YAML
+  kubectl apply --kustomize "$1"
+}
+pod_of() { kubectl get pods --selector "variant=$1" --output jsonpath='{.items[0].metadata.name}'; }
 
 explain_failure() { # STATUS
   [ "$1" != 0 ] || return

@@ -30,7 +30,7 @@ type application struct {
 }
 
 func app() error {
-	workers, rate := number("WORKERS", 4), number("RATE", 60)
+	workers, rate := number("WORKERS", 4), number("RATE", 30)
 	header := strings.SplitN(os.Getenv("HEADER"), ":", 2)
 	a := &application{
 		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: workers + 1}},

@@ -124,7 +124,7 @@ func (s *state) api(w http.ResponseWriter, r *http.Request) {
 	}
 	chunks, _ := strconv.Atoi(r.URL.Query().Get("chunks"))
 	for range max(chunks, 1) {
-		w.Write(make([]byte, 1024))
+		io.WriteString(w, strings.Repeat("x", 1023)+"\n")
 		if chunks > 0 {
 			w.(http.Flusher).Flush()
 			time.Sleep(100 * time.Millisecond)

@@ -20,13 +20,13 @@ sed -i 's/^issuer = "corp"/issuer = "corpp"/' bearerd.toml
 kubectl apply --kustomize .
 eventually 180 "an error is reported, and the old config stays" in_each_pod 'bearerd_config_last_reload_successful 0'
 for pod in $before; do
-  kubectl logs "$pod" --container bearerd | grep -q 'bearerd.toml:.*corpp' || fail "the log of $pod does not say what is wrong"
+  kubectl logs "$pod" --container bearerd | grep 'bearerd.toml:.*corpp' >/dev/null || fail "the log of $pod does not say what is wrong"
 done
 
 kubectl rollout restart deployment/legacy-billing
-shown() { kubectl describe pods | grep -A 8 'Last State' | grep -q 'bearerd.toml:.*corpp'; }
+shown() { kubectl describe pods | grep -A 8 'Last State' | grep 'bearerd.toml:.*corpp' >/dev/null; }
 eventually 90 "a new pod cannot start, and its description says why" shown
-kubectl get pods --output jsonpath='{.items[*].status.initContainerStatuses[*].lastState.terminated.exitCode}' | grep -qw 78 || fail "the exit code is not 78"
+kubectl get pods --output jsonpath='{.items[*].status.initContainerStatuses[*].lastState.terminated.exitCode}' | grep -w 78 >/dev/null || fail "the exit code is not 78"
 kubectl rollout undo deployment/legacy-billing
 cp good.toml bearerd.toml
 kubectl apply --kustomize .

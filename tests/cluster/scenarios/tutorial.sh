@@ -15,7 +15,7 @@ type_in() {
       local pod
       pod=$(pods | cut --delimiter ' ' --fields 1)
       (sleep 5; echo 'cat /proc/1/root/etc/bearerd/bearerd.toml; exit') |
-        eval "${1/legacy-billing-*-????? /$pod }" | tee debug.log
+        eval "$(sed -E "s/legacy-billing-[0-9a-z]+-[0-9a-z]{5}/$pod/" <<< "$1")" | tee debug.log
       grep -q 'listener.main' debug.log || fail "the shell does not see bearerd's files"
       ;;
     *) eval "$1" ;;
@@ -37,8 +37,11 @@ before() {
 
 after() {
   case "$1" in
-    '3. '*) eventually 60 "the application has sent requests" sent 100 ;;
-    '4. '*) curl --silent --fail http://localhost:9180/ | grep -q billing || fail "the status page does not name the route" ;;
+    '3. '*) sends 100 ;;
+    '4. '*)
+      [ "$(curl --silent --output /dev/null --write-out '%{http_code}' http://localhost:8080/other)" = 404 ] || fail "a path without a route is not 404"
+      curl --silent --fail http://localhost:9180/status | grep '"name":"billing"' >/dev/null || fail "the status page shows no route"
+      ;;
     'Rotate the secret') eventually 180 "the new secret is used" by_the_second ;;
   esac
 }
