@@ -11,11 +11,9 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::TokenError;
-use super::life::Moment;
-use super::source::TokenSource;
-use super::state::{HeldToken, Trouble};
-pub use super::state::{LastError, Rejected, RetryCause, SlotStatus, Token};
+use super::cache::TokenSource;
+use super::schedule::Moment;
+use super::state::{HeldToken, Rejected, RetryCause, SlotStatus, Token, TokenError, Trouble};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
 use crate::trace::SpanContext;
