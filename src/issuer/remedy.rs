@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::FailureKind;
-use super::context::Context;
+use super::error::Context;
 use super::reported::Reported;
 use crate::config::JwtUse;
 use crate::config::client_auth::{Proof, check_assertion, check_jwt};
