@@ -163,7 +163,7 @@ fn scope_claim(scope_in: ScopeIn, scope: &str) -> Option<Value> {
 }
 
 /// When a ready-made JWT ends (`exp`), where it can be read; its signature is the issuer's to check.
-pub(super) fn expiry(assertion: &Secret) -> Option<SystemTime> {
+fn expiry(assertion: &Secret) -> Option<SystemTime> {
     let mut parts = assertion.expose_str()?.split('.');
     let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
     if parts.next().is_some() {

@@ -271,7 +271,7 @@ impl Context<'_> {
     }
 
     /// It shows who it is by an assertion alone, and RFC 7521 section 4.2 lets it leave out `client_id`.
-    pub(super) fn may_miss_the_client_id(&self) -> bool {
+    fn may_miss_the_client_id(&self) -> bool {
         self.config.client_auth.proof().is_assertion() && !self.config.send_client_id
     }
 

@@ -537,7 +537,7 @@ pub(super) struct Skew {
 
 impl Skew {
     /// What the issuer calls `theirs`, by our clock.
-    pub(super) fn by_our_clock(&self, theirs: SystemTime) -> Option<SystemTime> {
+    fn by_our_clock(&self, theirs: SystemTime) -> Option<SystemTime> {
         match theirs.duration_since(self.theirs) {
             Ok(ahead) => self.ours.checked_add(ahead),
             Err(behind) => self.ours.checked_sub(behind.duration()),
@@ -587,12 +587,12 @@ pub(super) fn coding(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Its content type says that it is JSON.
-pub(super) fn called_json(headers: &HeaderMap) -> bool {
+fn called_json(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|kind| kind.ends_with("/json") || kind.ends_with("+json"))
 }
 
 /// Its content type says that it is a form.
-pub(super) fn called_form(headers: &HeaderMap) -> bool {
+fn called_form(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|kind| kind == "application/x-www-form-urlencoded")
 }
 

@@ -157,10 +157,10 @@ pub(super) trait TokenSource: Send + Sync + 'static {
 }
 
 /// A real issuer, and where it is counted.
-pub(super) struct MeteredIssuer {
+struct MeteredIssuer {
     pub(super) issuer: Issuer,
     pub(super) metrics: Arc<IssuerMetrics>,
-    pub(super) tracers: Arc<TracerCell>,
+    tracers: Arc<TracerCell>,
 }
 
 impl TokenSource for MeteredIssuer {

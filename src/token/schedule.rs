@@ -80,7 +80,7 @@ impl Life {
     }
 
     /// How long until [`Self::is_due`], if the wall clock does not jump.
-    pub(super) fn due_in(&self, now: Moment) -> Duration {
+    fn due_in(&self, now: Moment) -> Duration {
         self.renew_after.saturating_sub(now.boot.saturating_sub(self.asked.boot))
     }
 

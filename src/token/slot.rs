@@ -72,7 +72,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn poke(&self) {
+    fn poke(&self) {
         if !self.awake.swap(true, Ordering::SeqCst) {
             self.poked.notify_one();
         }
@@ -366,7 +366,7 @@ impl TokenSlot {
         millis(now) < self.quiet_until.load(Ordering::SeqCst)
     }
 
-    pub(super) fn is_in_flight(&self) -> bool {
+    fn is_in_flight(&self) -> bool {
         self.quiet_until.load(Ordering::SeqCst) == IN_FLIGHT
     }
 
