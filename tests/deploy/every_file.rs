@@ -7,7 +7,7 @@ use std::process::Command;
 use super::tools::{installed, root, succeed};
 
 /// Files, by how their path ends or begins; the tool; the test. The first that fits counts.
-const CHECKED: [(&str, &str, &str); 24] = [
+const CHECKED: [(&str, &str, &str); 27] = [
     ("debian/build", "shellcheck, run by", "debian.rs"),
     ("debian/postinst", "shellcheck, lintian", "debian.rs"),
     ("debian/postrm", "shellcheck, lintian", "debian.rs"),
@@ -24,10 +24,13 @@ const CHECKED: [(&str, &str, &str); 24] = [
     ("docker/bearerd/bearerd.toml", "bearerd run", "docker.rs"),
     ("helm/bearerd/README.md", "the chart's schema and values", "helm.rs"),
     ("helm/", "helm lint, helm template, kubernetes-validate", "helm.rs"),
+    ("kubernetes/injection/", "the API server's admission, kubernetes-validate", "injection.rs"),
     ("kubernetes/patch.yaml", "compared with the component", "kubernetes.rs"),
     ("kubernetes/", "kustomize, kubernetes-validate, bearerd check", "kubernetes.rs"),
     ("monitoring/alerts.yaml", "promtool check rules", "monitoring.rs"),
     ("monitoring/alerts.test.yaml", "promtool test rules", "monitoring.rs"),
+    ("monitoring/prometheus-rule.yaml", "compared with alerts.yaml", "monitoring.rs"),
+    ("monitoring/kustomization.yaml", "kustomize", "kubernetes.rs"),
     ("monitoring/dashboard.json", "promtool promql", "monitoring.rs"),
     ("systemd/bearerd.service", "systemd-analyze", "systemd.rs"),
     ("systemd/bearerd.socket", "systemd-analyze", "systemd.rs"),
