@@ -178,7 +178,7 @@ async fn t108_large_and_redirected_documents_are_refused() {
     .await;
     let error = discovered(&server.origin).fetch(&key()).await.unwrap_err();
     assert_eq!(error.kind, FailureKind::Unusable);
-    for part in ["262144 bytes", "302, and redirects are not followed", "check issuer_url"] {
+    for part in ["262144 bytes", "302, and bearerd does not follow redirects", "check issuer_url"] {
         assert!(error.detail.contains(part), "{error}");
     }
     assert_eq!(server.seen(), [OPENID, RFC8414]);
@@ -300,7 +300,7 @@ fn the_difference_of_clocks_has_a_sign() {
     let answer = |date: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(DATE, date.parse().unwrap());
-        LastAnswer::of(http::StatusCode::OK, &headers, at).clock_difference()
+        LastResponse::of(http::StatusCode::OK, &headers, at).clock_difference()
     };
     assert_eq!(answer("Sun, 09 Sep 2001 01:46:40 GMT"), Some(0));
     assert_eq!(answer("Sun, 09 Sep 2001 01:47:40 GMT"), Some(60));

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::cache::{Fetching, TokenSource};
-use super::lookout::Knock;
+use super::probe::Connect;
 use super::schedule::Moment;
 use super::{Token, TokenCache, TokenError, TokenSlot};
 use crate::clock::{Clock, SharedClock};
@@ -78,8 +78,8 @@ struct Scripted {
     asked_moments: crossing::List<Moment>,
     clock: Option<SharedClock>,
     /// Bare connects are answered.
-    answers: AtomicBool,
-    knocks: crossing::List<(Hop, Duration)>,
+    reachable: AtomicBool,
+    connects: crossing::List<(Hop, Duration)>,
     fingerprint: AtomicU8,
     binding: AtomicU8,
     fingerprints_read: AtomicUsize,
@@ -124,8 +124,8 @@ impl Scripted {
             overlapped: AtomicBool::new(false),
             asked_moments: crossing::List::default(),
             clock: None,
-            answers: AtomicBool::new(true),
-            knocks: crossing::List::default(),
+            reachable: AtomicBool::new(true),
+            connects: crossing::List::default(),
             fingerprint: AtomicU8::new(0),
             binding: AtomicU8::new(0),
             fingerprints_read: AtomicUsize::new(0),
@@ -133,7 +133,7 @@ impl Scripted {
     }
 
     /// From now on: `script` gets the number of the request, from 1.
-    fn answer(&self, script: impl Fn(usize) -> Outcome + Send + Sync + 'static) {
+    fn respond(&self, script: impl Fn(usize) -> Outcome + Send + Sync + 'static) {
         self.script.store(Arc::new(Box::new(script)));
     }
 
@@ -170,23 +170,23 @@ impl Scripted {
 
     /// Nothing answers, not even a bare connect.
     fn vanish(&self) {
-        self.answers.store(false, SeqCst);
-        self.answer(|_| Err(away("idp.example")));
+        self.reachable.store(false, SeqCst);
+        self.respond(|_| Err(away("idp.example")));
     }
 
     /// Grants tokens again.
     fn come_back(&self, lifetime: u64) {
-        self.answer(move |number| Ok(grant(number, lifetime)));
-        self.answers.store(true, SeqCst);
+        self.respond(move |number| Ok(grant(number, lifetime)));
+        self.reachable.store(true, SeqCst);
     }
 
     /// When bare connects came, in seconds since the start of the test.
-    fn knocked_at(&self) -> Vec<f64> {
-        self.knocks.all().iter().map(|(_, at)| at.as_secs_f64()).collect()
+    fn probed_at(&self) -> Vec<f64> {
+        self.connects.all().iter().map(|(_, at)| at.as_secs_f64()).collect()
     }
 
-    fn knocked_hops(&self) -> Vec<Hop> {
-        self.knocks.all().into_iter().map(|(hop, _)| hop).collect()
+    fn probed_hops(&self) -> Vec<Hop> {
+        self.connects.all().into_iter().map(|(hop, _)| hop).collect()
     }
 
     fn waiting_now(&self) -> i64 {
@@ -303,16 +303,16 @@ fn key(issuer: &IssuerConfig, scopes: &[&str]) -> CredentialKey {
 fn cache(clock: SharedClock, idp: &Arc<Scripted>) -> TokenCache {
     let source = Arc::clone(idp);
     let make_source = move |_: &Arc<IssuerConfig>| Arc::clone(&source) as Arc<dyn TokenSource>;
-    TokenCache::with_sources(Handle::current(), clock, Box::new(make_source), knock(idp))
+    TokenCache::with_sources(Handle::current(), clock, Box::new(make_source), connect(idp))
 }
 
-fn knock(idp: &Arc<Scripted>) -> Knock {
+fn connect(idp: &Arc<Scripted>) -> Connect {
     let idp = Arc::clone(idp);
     Box::new(move |hop| {
         let idp = Arc::clone(&idp);
         Box::pin(async move {
-            idp.knocks.push((hop, idp.start.elapsed()));
-            idp.answers.load(SeqCst)
+            idp.connects.push((hop, idp.start.elapsed()));
+            idp.reachable.load(SeqCst)
         })
     })
 }

@@ -56,7 +56,7 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
     if !matches!(settled, Settled::Gone) {
         report.tls = tls(&config, report.endpoint.as_deref(), bounds).await;
     }
-    report.clock_difference = issuer.last_answer().and_then(|answer| answer.clock_difference());
+    report.clock_difference = issuer.last_response().and_then(|answer| answer.clock_difference());
     report.standby_in_use = issuer.standby_in_use();
     if !matches!(settled, Settled::Gone) {
         report.advertised = advertised(&issuer, &report, bounds).await;
@@ -114,7 +114,7 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
     match outcome {
         Ok(grant) => {
             report.ok = true;
-            report.status = issuer.last_answer().map(|answer| answer.status);
+            report.status = issuer.last_response().map(|answer| answer.status);
             report.token = Some(token::report(&grant, &wanted.key, issuer.config(), requested));
             (report, None)
         }

@@ -26,7 +26,7 @@ pub(super) fn report(
     TokenReport {
         kind: kind(&grant.token_type),
         expires_in: grant.lifetime(config.default_lifetime, requested).as_secs(),
-        expires_in_assumed: grant.told_lifetime(requested).is_none(),
+        expires_in_assumed: grant.stated_lifetime(requested).is_none(),
         not_granted: granted.map(|granted| missing(&key.scopes, &granted)).unwrap_or_default(),
         scope: grant.scope.clone(),
         claims,

@@ -4,10 +4,10 @@ use super::*;
 use crate::config::client_auth::ClientSecretJwt;
 use crate::config::files::write_settled;
 use crate::config::{ClientAuth, CredentialKey, JwtUse, ParamValue, Params, Source};
-use crate::issuer::credential::Which;
+use crate::issuer::credential::WhichCredential;
 use crate::issuer::fuzz;
 use crate::issuer::inputs::{Inputs, NotReady};
-use crate::issuer::keys::Keys;
+use crate::issuer::keys::KeyCache;
 use crate::issuer::tests::{key_file, key_of, signing};
 use crate::jose::Certificate;
 
@@ -28,9 +28,9 @@ fn now() -> SystemTime {
     NOW + Duration::from_secs(1_800_000_000)
 }
 
-fn read(config: &IssuerConfig, key: &CredentialKey, which: Which) -> Result<Inputs, String> {
-    let client = Client::of(config, which).unwrap();
-    Inputs::read(config, &client, key, &Keys::new("corp".into()), now()).map_err(|NotReady(what)| what)
+fn read(config: &IssuerConfig, key: &CredentialKey, which: WhichCredential) -> Result<Inputs, String> {
+    let client = ClientCredential::of(config, which).unwrap();
+    Inputs::read(config, &client, key, &KeyCache::new("corp".into()), now()).map_err(|NotReady(what)| what)
 }
 
 fn parts(token: &Secret) -> (Value, Value) {
@@ -43,7 +43,7 @@ fn parts(token: &Secret) -> (Value, Value) {
 }
 
 /// Header and claims, without the times and the `jti` that no two share.
-fn signed_as(config: &IssuerConfig, key: &CredentialKey, which: Which) -> (Value, Value) {
+fn signed_as(config: &IssuerConfig, key: &CredentialKey, which: WhichCredential) -> (Value, Value) {
     let fresh = read(config, key, which).unwrap().sign(config, now()).unwrap();
     let token = [fresh.client_assertion, fresh.assertion, fresh.bearer].into_iter().flatten().next().unwrap();
     let (header, mut claims) = parts(&token);
@@ -54,17 +54,17 @@ fn signed_as(config: &IssuerConfig, key: &CredentialKey, which: Which) -> (Value
 }
 
 fn signed(config: &IssuerConfig) -> (Value, Value) {
-    signed_as(config, &key_of(config), Which::Current)
+    signed_as(config, &key_of(config), WhichCredential::Current)
 }
 
 fn refusal(config: &IssuerConfig) -> String {
-    read(config, &key_of(config), Which::Current).err().unwrap()
+    read(config, &key_of(config), WhichCredential::Current).err().unwrap()
 }
 
 #[test]
 fn t103_times_allow_for_a_clock_behind_and_no_jti_comes_twice() {
     let config = signing("ec-p256.pkcs8.pem");
-    let mut inputs = read(&config, &key_of(&config), Which::Current).unwrap();
+    let mut inputs = read(&config, &key_of(&config), WhichCredential::Current).unwrap();
     let mut ids = std::collections::BTreeSet::new();
     for _ in 0..3 {
         let token = inputs.sign(&config, now()).unwrap().client_assertion.unwrap();
@@ -82,7 +82,7 @@ fn t103_times_allow_for_a_clock_behind_and_no_jti_comes_twice() {
 fn t103_a_short_life_is_still_one() {
     let mut config = signing("ec-p256.pkcs8.pem");
     config.jwt.as_mut().unwrap().lifetime = Duration::from_secs(2);
-    let mut inputs = read(&config, &key_of(&config), Which::Current).unwrap();
+    let mut inputs = read(&config, &key_of(&config), WhichCredential::Current).unwrap();
     let (_, claims) = parts(&inputs.sign(&config, now()).unwrap().client_assertion.unwrap());
     assert_eq!((&claims["iat"], &claims["exp"]), (&json!(1_799_999_999), &json!(1_800_000_001)));
 }
@@ -124,7 +124,7 @@ fn a_routes_subject_goes_before_the_issuers() {
     let mut config = signing("google.json");
     config.jwt.as_mut().unwrap().subject = Some(Source::literal("s"));
     let route = CredentialKey { subject: Some("mailbox@example.com".to_owned()), ..key_of(&config) };
-    let (_, claims) = signed_as(&config, &route, Which::Current);
+    let (_, claims) = signed_as(&config, &route, WhichCredential::Current);
     assert_eq!((&claims["iss"], &claims["sub"]), (&json!("svc"), &json!("mailbox@example.com")));
 }
 
@@ -156,7 +156,7 @@ fn scope_as_a_claim_is_no_parameter() {
     config.jwt.as_mut().unwrap().scope = ScopeIn::ClaimArray;
     assert_eq!(signed(&config).1["scope"], json!(["read", "write"]));
     let none = CredentialKey { scopes: Default::default(), ..key_of(&config) };
-    assert_eq!(signed_as(&config, &none, Which::Current).1.get("scope"), None);
+    assert_eq!(signed_as(&config, &none, WhichCredential::Current).1.get("scope"), None);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn an_expired_certificate_is_told_and_used() {
     let mut config = signing("rsa.pkcs8.pem");
     config.certificate = Some(key_file("rsa.expired-certificate.pem"));
     config.jwt.as_mut().unwrap().certificate_headers = vec![CertificateHeader::X5t];
-    let inputs = read(&config, &key_of(&config), Which::Current).unwrap();
+    let inputs = read(&config, &key_of(&config), WhichCredential::Current).unwrap();
     let [remark] = inputs.remarks.as_slice() else { panic!("{:?}", inputs.remarks) };
     assert!(remark.contains("expired on 2021-01-01T00:00:00Z"), "{remark}");
 }
@@ -242,7 +242,7 @@ fn standby_has_a_key_of_its_own_and_what_goes_with_it() {
         certificate: None,
         key_id: None,
     });
-    let standby = |config: &IssuerConfig| signed_as(config, &key_of(config), Which::Standby);
+    let standby = |config: &IssuerConfig| signed_as(config, &key_of(config), WhichCredential::Standby);
     let (header, claims) = standby(&config);
     assert_eq!((&header["alg"], &header["kid"]), (&json!("ES256"), &json!("ec-p256-1")));
     assert_eq!(claims["iss"], "svc");
@@ -268,7 +268,10 @@ fn a_ready_made_jwt_says_when_it_ends() {
         assert_eq!(expiry(&Secret::from(other)), None, "{other}");
     }
     let told = expired(&token(r#"{"exp":1800000000}"#), "file /t", end).unwrap();
-    assert_eq!(told, "the assertion in file /t expired on 2027-01-15T08:00:00Z: see to whatever writes it");
+    assert_eq!(
+        told,
+        "the assertion in file /t expired on 2027-01-15T08:00:00Z: check the program that writes it"
+    );
     assert_eq!(expired(&token(r#"{"exp":1800000000}"#), "file /t", end - Duration::from_secs(1)), None);
 }
 
@@ -282,8 +285,8 @@ fn a_half_written_key_does_not_take_the_good_one_away() {
     write_settled(&file, whole);
     let mut config = signing("ec-p256.pkcs8.pem");
     config.private_key = Some(Source::file(file.clone(), None));
-    let keys = Keys::new("corp".into());
-    let client = || Client::of(&config, Which::Current).unwrap();
+    let keys = KeyCache::new("corp".into());
+    let client = || ClientCredential::of(&config, WhichCredential::Current).unwrap();
     let first = keys.signing(&config, &client()).unwrap().unwrap();
     assert!(Arc::ptr_eq(&first, &keys.signing(&config, &client()).unwrap().unwrap()), "parsed once");
     for broken in [&whole[..whole.len() / 2], b"", b"\n"] {

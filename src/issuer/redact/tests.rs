@@ -79,7 +79,7 @@ fn short_values_and_urls_are_no_secrets() {
 }
 
 fn found(secret: &str, text: &str) -> bool {
-    holds_any(text, &Vec::from_iter(Known::new(secret.as_bytes())))
+    holds_any(text, &Vec::from_iter(KnownSecret::new(secret.as_bytes())))
 }
 
 #[test]

@@ -8,10 +8,10 @@ use crate::config::client_auth::{
 };
 use crate::config::files::write_settled;
 use crate::config::{BasicUser, ParamValue, Scopes, Source};
-use crate::issuer::credential::{Client, Which};
+use crate::issuer::credential::{ClientCredential, WhichCredential};
 use crate::issuer::fuzz;
 use crate::issuer::inputs::NotReady;
-use crate::issuer::keys::Keys;
+use crate::issuer::keys::KeyCache;
 
 fn pairs() -> Vec<(String, Value)> {
     let table = Value::Table(vec![("b".to_owned(), Value::text("\"x\""))]);
@@ -139,8 +139,8 @@ fn url(path_and_query: &str) -> HttpUrl {
 }
 
 fn inputs(config: &IssuerConfig) -> Result<Inputs, NotReady> {
-    let client = Client::of(config, Which::Current).unwrap();
-    let keys = Keys::new(config.name.clone());
+    let client = ClientCredential::of(config, WhichCredential::Current).unwrap();
+    let keys = KeyCache::new(config.name.clone());
     Inputs::read(config, &client, &key(config), &keys, std::time::UNIX_EPOCH)
 }
 

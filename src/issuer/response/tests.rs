@@ -161,7 +161,7 @@ fn with(name: &'static str, value: &'static str) -> HeaderMap {
 fn clocks_are_compared_with_room_for_a_slow_answer() {
     let asked = httpdate::parse_http_date("Tue, 01 Jan 2030 00:10:00 GMT").unwrap();
     let timeout = Some(Duration::from_secs(10));
-    let seen = |date, timeout| skew(&with("date", date), asked, timeout).map(|skew| skew.of_ours());
+    let seen = |date, timeout| skew(&with("date", date), asked, timeout).map(|skew| skew.describe());
     assert_eq!(seen("Tue, 01 Jan 2030 00:15:00 GMT", timeout).as_deref(), Some("5m behind"));
     assert_eq!(seen("Tue, 01 Jan 2030 00:08:58 GMT", timeout).as_deref(), Some("1m 2s ahead of"));
     for near in ["Tue, 01 Jan 2030 00:11:10 GMT", "Tue, 01 Jan 2030 00:09:00 GMT", "yesterday"] {
@@ -175,7 +175,7 @@ fn clocks_are_compared_with_room_for_a_slow_answer() {
 fn a_time_of_the_issuers_clock_is_told_by_ours() {
     let asked = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
     let hour = Duration::from_secs(3600);
-    let skew = Skew { ours: asked, theirs: asked - hour };
+    let skew = ClockSkew { ours: asked, theirs: asked - hour };
     assert_eq!(skew.by_our_clock(asked), Some(asked + hour));
     assert_eq!(skew.by_our_clock(asked - hour * 2), Some(asked - hour));
 }
@@ -227,16 +227,19 @@ impl Case {
         self
     }
 
-    fn judge(&self, body: impl AsRef<[u8]>) -> Result<(Grant, Vec<Note>), IssuerError> {
+    fn judge(&self, body: impl AsRef<[u8]>) -> Result<(Grant, Vec<ResponseWarning>), IssuerError> {
         self.judge_read(Ok(Zeroizing::new(body.as_ref().to_vec())))
     }
 
-    fn judge_read(&self, body: Result<Zeroizing<Vec<u8>>, Lost>) -> Result<(Grant, Vec<Note>), IssuerError> {
+    fn judge_read(
+        &self,
+        body: Result<Zeroizing<Vec<u8>>, BodyError>,
+    ) -> Result<(Grant, Vec<ResponseWarning>), IssuerError> {
         let mut redactor = Redactor::default();
         redactor.add(&Secret::from("s3:c+r t"));
-        let context = Context {
+        let context = ErrorContext {
             endpoint: "idp.example/token".to_owned(),
-            ..Context::new(&self.config, &fuzz::url(), &redactor)
+            ..ErrorContext::new(&self.config, &fuzz::url(), &redactor)
         };
         let headers = self
             .headers
@@ -244,15 +247,15 @@ impl Case {
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
         let scopes = self.scopes.iter().map(|&scope| scope.to_owned()).collect();
-        let answer = Answer { status: StatusCode::from_u16(self.status).unwrap(), headers, body };
-        judge(answer, &context, &SentRequest { at: now(), scopes: &scopes })
+        let response = IssuerResponse { status: StatusCode::from_u16(self.status).unwrap(), headers, body };
+        judge(response, &context, &SentRequest { at: now(), scopes: &scopes })
     }
 
     fn grant(&self, body: &str) -> Grant {
         self.judge(body).unwrap_or_else(|error| panic!("{body}: {error}")).0
     }
 
-    fn notes(&self, body: &str) -> Vec<Note> {
+    fn notes(&self, body: &str) -> Vec<ResponseWarning> {
         self.judge(body).unwrap().1
     }
 
@@ -286,7 +289,7 @@ fn t02_token_types_in_any_case() {
 #[test]
 fn t03_a_missing_type_counts_as_bearer() {
     for body in [r#"{"access_token":"t"}"#, r#"{"access_token":"t","token_type":null}"#] {
-        assert!(case().notes(body).contains(&Note::TypeMissing));
+        assert!(case().notes(body).contains(&ResponseWarning::TypeMissing));
     }
 }
 
@@ -309,11 +312,11 @@ fn t04_other_types_are_refused() {
 fn t05_t10_a_lifetime_that_is_missing_or_unreadable_is_left_to_the_default() {
     let lifetime = |value: &str| format!(r#"{{"access_token":"t","token_type":"Bearer"{value}}}"#);
     for (value, note) in [
-        ("", Note::LifetimeMissing),
-        (r#","expires_in":null"#, Note::LifetimeMissing),
-        (r#","expires_in":"soon""#, Note::LifetimeUnreadable),
-        (r#","expires_in":[]"#, Note::LifetimeUnreadable),
-        (r#","expires_in":true"#, Note::LifetimeUnreadable),
+        ("", ResponseWarning::LifetimeMissing),
+        (r#","expires_in":null"#, ResponseWarning::LifetimeMissing),
+        (r#","expires_in":"soon""#, ResponseWarning::LifetimeUnreadable),
+        (r#","expires_in":[]"#, ResponseWarning::LifetimeUnreadable),
+        (r#","expires_in":true"#, ResponseWarning::LifetimeUnreadable),
     ] {
         let (grant, notes) = case().judge(lifetime(value)).unwrap();
         assert_eq!((grant.expires_in, notes), (None, vec![note]), "{value}");
@@ -377,7 +380,7 @@ fn t13_an_empty_body() {
 #[test]
 fn t14_a_body_that_breaks_off() {
     assert!(case().error(r#"{"access_token":"abc"#).detail.contains("cut off"));
-    let error = case().judge_read(Err(Lost::CutOff)).err().unwrap();
+    let error = case().judge_read(Err(BodyError::CutOff)).err().unwrap();
     assert_eq!((error.kind, error.http_status), (FailureKind::Unavailable, Some(200)));
 }
 
@@ -406,7 +409,7 @@ fn t15_a_form_is_read_only_where_the_config_says_so() {
 fn t16_another_content_type_is_noted() {
     for (name, value) in [("content-type", "text/plain"), ("x-other", "y")] {
         let case = Case { headers: vec![(name, value)], ..case() };
-        assert_eq!(case.notes(GOOD), [Note::NotCalledJson]);
+        assert_eq!(case.notes(GOOD), [ResponseWarning::NotCalledJson]);
     }
     assert_eq!(case().header("content-type", "application/token+json").notes(GOOD), []);
 }
@@ -476,7 +479,7 @@ fn t22_a_token_up_to_16_kib() {
     case().grant(&token(1));
     case().grant(&token(16 * 1024));
     assert_eq!(case().error(token(16 * 1024 + 1)).kind, FailureKind::Unusable);
-    let error = case().judge_read(Err(Lost::TooLarge(65_536))).err().unwrap();
+    let error = case().judge_read(Err(BodyError::TooLarge(65_536))).err().unwrap();
     assert_eq!(error.kind, FailureKind::Unusable);
     assert!(error.detail.contains("65536"), "{error}");
 }
@@ -491,7 +494,7 @@ fn t27_a_refresh_token_is_dropped() {
 fn t28_narrower_scopes_are_accepted_and_noted() {
     let asked = Case { scopes: &["read", "write"], ..case() };
     let body = |scope: &str| GOOD.replace('}', &format!(r#","scope":{scope}}}"#));
-    assert_eq!(asked.notes(&body(r#""read""#)), [Note::Narrower(vec!["write".to_owned()])]);
+    assert_eq!(asked.notes(&body(r#""read""#)), [ResponseWarning::Narrower(vec!["write".to_owned()])]);
     assert_eq!(asked.notes(&body(r#""write  extra read""#)), []);
     assert_eq!(asked.notes(&body(r#"["write","read"]"#)), []);
     assert_eq!(asked.notes(GOOD), [], "without `scope` all was granted");
@@ -625,7 +628,7 @@ fn issued_at_is_never_a_lifetime() {
     let salesforce = r#"{"access_token":"t","signature":"s","scope":"api","instance_url":"https://d.example","id":"https://l.example/id","token_type":"Bearer","issued_at":"1699999999999"}"#;
     let (grant, notes) = case().judge(salesforce).unwrap();
     assert_eq!((grant.expires_in, grant.expires_at), (None, None));
-    assert_eq!(notes, [Note::LifetimeMissing]);
+    assert_eq!(notes, [ResponseWarning::LifetimeMissing]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::token::{RetryCause, TokenErrorKind};
 async fn t30_backs_off_1_2_4_up_to_10_s_however_often_it_is_called() {
     let rig = Rig::new();
     rig.idp.delay(0);
-    rig.idp.answer(|_| Err(failure(FailureKind::Unavailable)));
+    rig.idp.respond(|_| Err(failure(FailureKind::Unavailable)));
     keep_calling(&rig, 90).await;
     let asked_at = rig.idp.asked_at();
     let pauses: Vec<f64> = asked_at.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -30,7 +30,7 @@ async fn t30_backs_off_1_2_4_up_to_10_s_however_often_it_is_called() {
 async fn t30_backs_off_up_to_60_s_while_a_valid_token_is_left_and_to_10_s_from_then_on() {
     let rig = Rig::new();
     rig.idp.delay(0);
-    rig.idp.answer(|number| match number {
+    rig.idp.respond(|number| match number {
         1 => Ok(grant(1, 2_000)),
         _ => Err(failure(FailureKind::Unavailable)),
     });
@@ -53,14 +53,14 @@ async fn t30_backs_off_up_to_60_s_while_a_valid_token_is_left_and_to_10_s_from_t
 async fn a_try_before_the_end_leaves_a_slow_issuer_the_time_to_answer() {
     for took_ms in [100, 1_000, 2_000] {
         let rig = Rig::new();
-        rig.idp.answer(|number| match number {
+        rig.idp.respond(|number| match number {
             1 => Ok(grant(1, 60)),
             _ => Err(failure(FailureKind::Unavailable)),
         });
         rig.call_text().await;
         // It fails up to shortly before the end, and responds from then on.
         rig.pass(50.0).await;
-        rig.idp.answer(|number| Ok(grant(number, 60)));
+        rig.idp.respond(|number| Ok(grant(number, 60)));
         rig.idp.delay(took_ms);
         for _ in 0..300 {
             assert!(rig.slot.current().is_some(), "no request waits: {took_ms} {:?}", rig.idp.asked_at());
@@ -73,7 +73,7 @@ async fn a_try_before_the_end_leaves_a_slow_issuer_the_time_to_answer() {
 async fn t31_retry_after_is_kept_and_told_and_then_all_flows_again() {
     let rig = Rig::new();
     rig.idp.delay(0);
-    rig.idp.answer(|number| match number {
+    rig.idp.respond(|number| match number {
         1 => Err(IssuerError {
             retry_after: Some(Duration::from_secs(30)),
             ..failure(FailureKind::Unavailable)
@@ -96,7 +96,7 @@ async fn t31_retry_after_is_kept_and_told_and_then_all_flows_again() {
 async fn t31_retry_after_holds_for_a_slot_with_a_valid_token_too() {
     let rig = Rig::new();
     rig.idp.delay(0);
-    rig.idp.answer(|number| match number {
+    rig.idp.respond(|number| match number {
         2 => Err(IssuerError {
             retry_after: Some(Duration::from_secs(15)),
             ..failure(FailureKind::Unavailable)
@@ -124,7 +124,7 @@ async fn t34_a_refused_client_is_asked_again_after_60_s() {
     ] {
         let rig = Rig::new();
         rig.idp.delay(0);
-        rig.idp.answer(move |_| Err(failure(kind)));
+        rig.idp.respond(move |_| Err(failure(kind)));
         keep_calling(&rig, 59).await;
         let error = rig.call().await.err().unwrap();
         assert_eq!((error.kind, error.issuer_refused), (TokenErrorKind::Refused, issuer_refused));
@@ -142,7 +142,7 @@ async fn kinds_of_failure_become_kinds_of_answers() {
         (FailureKind::Timeout, TokenErrorKind::Timeout),
     ] {
         let rig = Rig::new();
-        rig.idp.answer(move |_| Err(failure(kind)));
+        rig.idp.respond(move |_| Err(failure(kind)));
         let error = rig.call().await.err().unwrap();
         assert_eq!((error.kind, error.issuer_refused), (expected, false));
         let again = rig.call().await.err().unwrap();
@@ -157,7 +157,7 @@ const REFUSALS: [(FailureKind, &str); 2] =
 async fn t34_sighup_asks_again_at_once_after_a_refusal() {
     for (kind, _) in REFUSALS {
         let rig = Rig::new();
-        rig.idp.answer(move |_| Err(failure(kind)));
+        rig.idp.respond(move |_| Err(failure(kind)));
         assert!(rig.call().await.is_err());
         rig.pass(5.0).await;
         rig.slot.retry_now(RetryCause::FilesChanged);
@@ -177,7 +177,7 @@ async fn t34_sighup_asks_again_at_once_after_a_refusal() {
 async fn t34_a_changed_secret_is_tried_at_once() {
     for (kind, outcome) in REFUSALS {
         let rig = Rig::new();
-        rig.idp.answer(move |number| match number {
+        rig.idp.respond(move |number| match number {
             1 => Err(failure(kind)),
             _ => Ok(grant(number, 3600)),
         });
@@ -195,7 +195,7 @@ async fn t34_a_changed_secret_is_tried_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_secret_is_looked_at_once_more_when_its_file_has_settled() {
     let rig = Rig::new();
-    rig.idp.answer(|number| match number {
+    rig.idp.respond(|number| match number {
         1 | 2 => Err(failure(FailureKind::ClientRefused)),
         _ => Ok(grant(number, 3600)),
     });
@@ -215,7 +215,7 @@ async fn a_secret_is_looked_at_once_more_when_its_file_has_settled() {
 #[tokio::test(start_paused = true)]
 async fn t34_calls_find_a_changed_secret_but_read_files_once_a_second_at_most() {
     let rig = Rig::new();
-    rig.idp.answer(|number| match number {
+    rig.idp.respond(|number| match number {
         1 => Err(failure(FailureKind::RequestRefused)),
         _ => Ok(grant(number, 3600)),
     });
@@ -233,7 +233,7 @@ async fn t34_calls_find_a_changed_secret_but_read_files_once_a_second_at_most() 
 #[tokio::test(start_paused = true)]
 async fn a_changed_file_does_not_shorten_other_pauses() {
     let rig = Rig::new();
-    rig.idp.answer(|_| {
+    rig.idp.respond(|_| {
         Err(IssuerError { retry_after: Some(Duration::from_secs(60)), ..failure(FailureKind::Unavailable) })
     });
     assert!(rig.call().await.is_err());
@@ -257,7 +257,7 @@ async fn retry_now_leaves_a_healthy_slot_alone() {
 #[tokio::test(start_paused = true)]
 async fn t45_a_flapping_issuer_is_not_noticed_while_a_token_is_valid() {
     let rig = Rig::new();
-    rig.idp.answer(|number| {
+    rig.idp.respond(|number| {
         if number % 2 == 0 { Err(failure(FailureKind::Unavailable)) } else { Ok(grant(number, 60)) }
     });
     rig.call_text().await;
@@ -271,7 +271,7 @@ async fn t45_a_flapping_issuer_is_not_noticed_while_a_token_is_valid() {
 #[tokio::test(start_paused = true)]
 async fn t53_t54_a_failing_renewal_serves_the_valid_token_on_and_never_the_expired_one() {
     let rig = Rig::new();
-    rig.idp.answer(|number| match number {
+    rig.idp.respond(|number| match number {
         1 => Ok(grant(1, 100)),
         _ => Err(failure(FailureKind::Unavailable)),
     });
@@ -291,7 +291,7 @@ async fn t53_t54_a_failing_renewal_serves_the_valid_token_on_and_never_the_expir
 
     // The request before may have been the one that asked again.
     assert!(rig.call().await.is_err());
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.pass(61.0).await;
     assert!(rig.slot.current().is_some(), "t55: by itself within the longest pause, since a request came");
 }
@@ -299,7 +299,7 @@ async fn t53_t54_a_failing_renewal_serves_the_valid_token_on_and_never_the_expir
 #[tokio::test(start_paused = true)]
 async fn an_outage_that_nobody_notices_is_not_probed_after_the_token_ended() {
     let rig = Rig::new();
-    rig.idp.answer(|number| match number {
+    rig.idp.respond(|number| match number {
         1 => Ok(grant(1, 100)),
         _ => Err(failure(FailureKind::Unavailable)),
     });
@@ -313,7 +313,7 @@ async fn an_outage_that_nobody_notices_is_not_probed_after_the_token_ended() {
 #[tokio::test(start_paused = true)]
 async fn a_call_after_the_pause_waits_for_the_next_try() {
     let rig = Rig::new();
-    rig.idp.answer(|number| match number {
+    rig.idp.respond(|number| match number {
         1 => Err(failure(FailureKind::Unavailable)),
         _ => Ok(grant(number, 3600)),
     });
@@ -326,7 +326,7 @@ async fn a_call_after_the_pause_waits_for_the_next_try() {
 #[tokio::test(start_paused = true)]
 async fn status_tells_the_failure_and_the_next_try() {
     let rig = Rig::new();
-    rig.idp.answer(|_| {
+    rig.idp.respond(|_| {
         Err(IssuerError {
             code: Some("invalid_client".to_owned()),
             trace: Some("trace_id=7".to_owned()),
@@ -371,19 +371,19 @@ async fn an_issuer_that_was_silent_is_asked_as_soon_as_it_answers() {
         keep_calling(&rig, seconds).await;
         let asked = rig.idp.asked();
         assert!(asked <= 2 + seconds as usize / 45, "left alone meanwhile: {:?}", rig.idp.asked_at());
-        let knocks = gaps(&rig.idp.knocked_at());
-        let regular = knocks.iter().filter(|gap| (0.89..=1.11).contains(*gap)).count();
+        let connects = gaps(&rig.idp.probed_at());
+        let regular = connects.iter().filter(|gap| (0.89..=1.11).contains(*gap)).count();
         // Each token request begins the row anew.
-        assert!(regular + 2 * asked >= knocks.len(), "each second, jittered: {knocks:?}");
-        assert!(regular + 4 * asked >= seconds as usize, "all the time: {knocks:?}");
+        assert!(regular + 2 * asked >= connects.len(), "each second, jittered: {connects:?}");
+        assert!(regular + 4 * asked >= seconds as usize, "all the time: {connects:?}");
 
         rig.idp.come_back(3600);
         let took = served_after(&rig).await;
         assert!(took <= 1.4, "{took} s after {seconds} s");
         assert_eq!(rig.idp.asked(), asked + 1);
-        let knocked = rig.idp.knocked_at().len();
+        let probed = rig.idp.probed_at().len();
         rig.pass(10.0).await;
-        assert_eq!(rig.idp.knocked_at().len(), knocked, "no longer looked out for");
+        assert_eq!(rig.idp.probed_at().len(), probed, "no longer looked out for");
     }
 }
 
@@ -391,11 +391,11 @@ async fn an_issuer_that_was_silent_is_asked_as_soon_as_it_answers() {
 async fn an_issuer_that_takes_connections_and_does_not_answer_is_asked_again_within_a_second() {
     let rig = Rig::new();
     rig.idp.delay(10_000);
-    rig.idp.answer(|_| Err(failure(FailureKind::Timeout)));
+    rig.idp.respond(|_| Err(failure(FailureKind::Timeout)));
     keep_calling(&rig, 75).await;
     let asked_at = rig.idp.asked_at();
     assert!(gaps(&asked_at).iter().all(|gap| (10.9..=11.5).contains(gap)), "{asked_at:?}");
-    assert!(rig.idp.knocked_at().is_empty());
+    assert!(rig.idp.probed_at().is_empty());
     rig.idp.delay(100);
     rig.idp.come_back(3600);
     // The request that was under way still ends as it began.
@@ -407,12 +407,12 @@ async fn an_issuer_that_takes_connections_and_does_not_answer_is_asked_again_wit
 async fn an_issuer_that_answers_5xx_is_asked_again_within_11_s() {
     for seconds in [20, 75, 300] {
         let rig = Rig::new();
-        rig.idp.answer(|_| Err(IssuerError { http_status: Some(503), ..failure(FailureKind::Unavailable) }));
+        rig.idp.respond(|_| Err(IssuerError { http_status: Some(503), ..failure(FailureKind::Unavailable) }));
         keep_calling(&rig, seconds).await;
         rig.idp.come_back(3600);
         let took = served_after(&rig).await;
         assert!(took <= 10.4, "{took} s after {seconds} s");
-        assert!(rig.idp.knocked_at().is_empty(), "it is there: no connect tells more than that");
+        assert!(rig.idp.probed_at().is_empty(), "it is there: no connect tells more than that");
     }
 }
 
@@ -420,7 +420,7 @@ async fn an_issuer_that_answers_5xx_is_asked_again_within_11_s() {
 async fn an_address_that_answers_all_the_time_is_no_sign_that_the_issuer_does() {
     let rig = Rig::new();
     rig.idp.delay(0);
-    rig.idp.answer(|_| Err(unreached("proxy.example", false)));
+    rig.idp.respond(|_| Err(unreached("proxy.example", false)));
     keep_calling(&rig, 60).await;
     let pauses = gaps(&rig.idp.asked_at());
     for (pause, expected) in pauses.iter().zip([1.0, 2.0, 4.0, 8.0, 8.0, 8.0]) {
@@ -431,7 +431,7 @@ async fn an_address_that_answers_all_the_time_is_no_sign_that_the_issuer_does() 
     while rig.idp.asked() == asked {
         keep_calling(&rig, 1).await;
     }
-    rig.idp.answers.store(false, SeqCst);
+    rig.idp.reachable.store(false, SeqCst);
     keep_calling(&rig, 3).await;
     rig.idp.come_back(3600);
     let took = served_after(&rig).await;
@@ -458,7 +458,7 @@ async fn calls_are_answered_at_once_and_told_to_come_again_in_a_second() {
 #[tokio::test(start_paused = true)]
 async fn a_valid_token_is_renewed_as_soon_as_the_issuer_is_back_and_no_call_notices_the_outage() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 300)));
+    rig.idp.respond(|number| Ok(grant(number, 300)));
     rig.call_text().await;
     rig.idp.vanish();
     for _ in 0..2_900 {
@@ -475,12 +475,12 @@ async fn a_valid_token_is_renewed_as_soon_as_the_issuer_is_back_and_no_call_noti
 #[tokio::test(start_paused = true)]
 async fn an_outage_that_nobody_notices_is_not_looked_out_for() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.call_text().await;
     rig.idp.vanish();
     rig.pass(200.0).await;
-    let knocked = rig.idp.knocked_at();
-    assert!(knocked.last().is_some_and(|last| *last < 100.0), "until the token ended: {knocked:?}");
+    let probed = rig.idp.probed_at();
+    assert!(probed.last().is_some_and(|last| *last < 100.0), "until the token ended: {probed:?}");
 
     // The next request sees that the pause is over, and asks; once calls come again it is looked out for again.
     let asked = rig.idp.asked();
@@ -488,7 +488,7 @@ async fn an_outage_that_nobody_notices_is_not_looked_out_for() {
     assert_eq!(rig.idp.asked(), asked + 1);
     assert!(rig.call().await.is_err());
     rig.pass(5.0).await;
-    assert!(rig.idp.knocked_at().len() >= knocked.len() + 3);
+    assert!(rig.idp.probed_at().len() >= probed.len() + 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -537,8 +537,8 @@ async fn one_address_is_tried_once_a_second_however_many_issuers_and_slots_wait(
         }
     }
     rig.pass(30.0).await;
-    let knocks = gaps(&rig.idp.knocked_at());
-    assert!(knocks.len() <= 33 && knocks.iter().all(|gap| *gap >= 0.89), "{knocks:?}");
+    let connects = gaps(&rig.idp.probed_at());
+    assert!(connects.len() <= 33 && connects.iter().all(|gap| *gap >= 0.89), "{connects:?}");
     assert_eq!(rig.idp.asked(), slots.len(), "each once");
     rig.idp.come_back(3600);
     rig.pass(1.3).await;
@@ -549,17 +549,17 @@ async fn one_address_is_tried_once_a_second_however_many_issuers_and_slots_wait(
 #[tokio::test(start_paused = true)]
 async fn two_addresses_are_told_apart() {
     let rig = Rig::new();
-    rig.idp.answers.store(false, SeqCst);
+    rig.idp.reachable.store(false, SeqCst);
     rig.idp.serve_many_slots();
-    rig.idp.answer(|number| Err(away(if number % 2 == 0 { "one.example" } else { "two.example" })));
+    rig.idp.respond(|number| Err(away(if number % 2 == 0 { "one.example" } else { "two.example" })));
     for scope in ["a", "b"] {
         let config = Arc::new(issuer("corp", 1));
         rig.cache.slot(&key(&config, &[scope]), &config, 10).prefetch();
         settle().await;
     }
     rig.pass(10.0).await;
-    assert_eq!(rig.idp.knocked_hops().into_iter().collect::<HashSet<_>>().len(), 2);
-    assert!(rig.idp.knocked_at().len() >= 16);
+    assert_eq!(rig.idp.probed_hops().into_iter().collect::<HashSet<_>>().len(), 2);
+    assert!(rig.idp.probed_at().len() >= 16);
 }
 
 #[tokio::test(start_paused = true)]
@@ -568,12 +568,12 @@ async fn a_lookout_ends_with_its_slots() {
     idp.vanish();
     slot.prefetch();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let knocked = idp.knocked_at().len();
-    assert!(knocked >= 8);
+    let probed = idp.probed_at().len();
+    assert!(probed >= 8);
     drop(slot);
     cache.retain(&[]);
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!(idp.knocked_at().len() <= knocked + 1);
+    assert!(idp.probed_at().len() <= probed + 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -597,7 +597,7 @@ async fn no_call_waits_while_the_issuer_is_looked_out_for() {
     for lifetime in [1, 2, 5, 30] {
         let rig = Rig::new();
         rig.idp.delay(1);
-        rig.idp.answer(move |number| Ok(grant(number, lifetime)));
+        rig.idp.respond(move |number| Ok(grant(number, lifetime)));
         rig.call_text().await;
         rig.idp.vanish();
         for _ in 0..60_000 {
@@ -671,7 +671,7 @@ async fn a_thousand_replicas_come_through_an_issuer_that_takes_a_hundred_a_secon
     let taken = Arc::new(std::sync::atomic::AtomicU64::new(0));
     for rig in &herd.rigs {
         let taken = Arc::clone(&taken);
-        rig.idp.answer(move |number| {
+        rig.idp.respond(move |number| {
             // The upper half is the second, the lower what it has taken in it.
             let second = from.elapsed().as_secs();
             let now = taken.fetch_update(SeqCst, SeqCst, |taken| {
@@ -684,7 +684,7 @@ async fn a_thousand_replicas_come_through_an_issuer_that_takes_a_hundred_a_secon
                 Err(IssuerError { http_status: Some(503), ..failure(FailureKind::Unavailable) })
             }
         });
-        rig.idp.answers.store(true, SeqCst);
+        rig.idp.reachable.store(true, SeqCst);
     }
     let back = from.elapsed().as_secs_f64();
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -700,7 +700,7 @@ async fn a_thousand_replicas_come_through_an_issuer_that_takes_a_hundred_a_secon
 async fn waiting_calls_are_bounded_in_an_outage_too() {
     let rig = Rig::with(3, |_| {});
     rig.idp.delay(10_000);
-    rig.idp.answer(|_| Err(failure(FailureKind::Timeout)));
+    rig.idp.respond(|_| Err(failure(FailureKind::Timeout)));
     let mut calls = JoinSet::new();
     for _ in 0..50 {
         let slot = Arc::clone(&rig.slot);

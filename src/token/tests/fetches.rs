@@ -25,8 +25,8 @@ async fn t50_a_thousand_cold_calls_are_served_by_one_request() {
     let tasks = many(&rig, 1_000);
     settle().await;
     assert_eq!((rig.slot.status().waiters, rig.idp.waiting_now()), (1_000, 1_000));
-    let answers = tasks.join_all().await;
-    assert_eq!(answers, vec![Ok("t1".to_owned()); 1_000]);
+    let results = tasks.join_all().await;
+    assert_eq!(results, vec![Ok("t1".to_owned()); 1_000]);
     assert_eq!(rig.idp.asked(), 1);
     assert_eq!((rig.slot.status().waiters, rig.idp.waiting_now()), (0, 0));
     assert_eq!(rig.idp.outcomes(), ["ok"]);
@@ -35,12 +35,12 @@ async fn t50_a_thousand_cold_calls_are_served_by_one_request() {
 #[tokio::test(start_paused = true)]
 async fn t51_a_failed_flight_fails_all_who_waited_and_starts_no_stampede() {
     let rig = Rig::new();
-    rig.idp.answer(|_| Err(failure(FailureKind::Unavailable)));
-    let answers = many(&rig, 1_000).join_all().await;
-    assert_eq!(answers, vec![Err(TokenErrorKind::Unavailable); 1_000]);
+    rig.idp.respond(|_| Err(failure(FailureKind::Unavailable)));
+    let results = many(&rig, 1_000).join_all().await;
+    assert_eq!(results, vec![Err(TokenErrorKind::Unavailable); 1_000]);
     assert_eq!(rig.idp.asked(), 1);
-    let answers = many(&rig, 1_000).join_all().await;
-    assert_eq!(answers, vec![Err(TokenErrorKind::Unavailable); 1_000]);
+    let results = many(&rig, 1_000).join_all().await;
+    assert_eq!(results, vec![Err(TokenErrorKind::Unavailable); 1_000]);
     assert_eq!(rig.idp.asked(), 1, "answered at once");
 }
 
@@ -112,11 +112,9 @@ async fn prefetch_asks_without_a_call_until_it_has_one_token() {
     let rig = Rig::new();
     rig.pass(100.0).await;
     assert_eq!(rig.idp.asked(), 0, "nobody wants it yet");
-    rig.idp.answer(
-        |number| {
-            if number < 4 { Err(failure(FailureKind::Unavailable)) } else { Ok(grant(number, 3600)) }
-        },
-    );
+    rig.idp.respond(|number| {
+        if number < 4 { Err(failure(FailureKind::Unavailable)) } else { Ok(grant(number, 3600)) }
+    });
     rig.slot.prefetch();
     rig.pass(30.0).await;
     assert_eq!(rig.idp.asked(), 4);
@@ -129,7 +127,7 @@ async fn prefetch_asks_without_a_call_until_it_has_one_token() {
 #[tokio::test(start_paused = true)]
 async fn a_fault_in_a_request_is_a_failure_like_others() {
     let rig = Rig::new();
-    rig.idp.answer(|number| if number == 1 { panic!("scripted") } else { Ok(grant(number, 60)) });
+    rig.idp.respond(|number| if number == 1 { panic!("scripted") } else { Ok(grant(number, 60)) });
     assert_eq!(rig.call().await.err().unwrap().kind, TokenErrorKind::Unavailable);
     rig.pass(1.5).await;
     assert_eq!(rig.call_text().await, "t2");
@@ -150,7 +148,7 @@ async fn a_request_ends_with_its_slot() {
 #[tokio::test(start_paused = true)]
 async fn t52_a_used_token_is_renewed_once_behind_the_scenes() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 1000)));
+    rig.idp.respond(|number| Ok(grant(number, 1000)));
     rig.idp.delay(5_000);
     assert_eq!(rig.call_text().await, "t1");
     rig.pass(690.0).await;
@@ -173,7 +171,7 @@ async fn t52_a_used_token_is_renewed_once_behind_the_scenes() {
 #[tokio::test(start_paused = true)]
 async fn a_used_token_is_renewed_without_another_call() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.call_text().await;
     rig.pass(85.0).await;
     assert_eq!(rig.idp.asked(), 2);
@@ -184,7 +182,7 @@ async fn a_used_token_is_renewed_without_another_call() {
 #[tokio::test(start_paused = true)]
 async fn t57_an_unused_token_is_not_renewed_and_the_next_call_fetches_again() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.slot.prefetch();
     rig.pass(5_000.0).await;
     assert_eq!(rig.idp.asked(), 1);
@@ -198,7 +196,7 @@ async fn t57_an_unused_token_is_not_renewed_and_the_next_call_fetches_again() {
 #[tokio::test(start_paused = true)]
 async fn a_late_first_use_gets_the_valid_token_and_starts_the_renewal() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.slot.prefetch();
     rig.pass(90.0).await;
     assert_eq!(rig.idp.asked(), 1);
@@ -213,7 +211,7 @@ async fn t06_lifetimes_of_a_second_serve_and_cause_no_hot_loop() {
     for said in [0, 1] {
         let rig = Rig::new();
         rig.idp.delay(10);
-        rig.idp.answer(move |number| Ok(grant(number, said)));
+        rig.idp.respond(move |number| Ok(grant(number, said)));
         let mut served = 0;
         for _ in 0..1_000 {
             served += usize::from(rig.call().await.is_ok());
@@ -228,7 +226,7 @@ async fn t06_lifetimes_of_a_second_serve_and_cause_no_hot_loop() {
 #[tokio::test(start_paused = true)]
 async fn t11_a_lifetime_of_5_s_is_renewed_in_time() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 5)));
+    rig.idp.respond(|number| Ok(grant(number, 5)));
     rig.call_text().await;
     for _ in 0..300 {
         assert!(rig.slot.current().is_some());
@@ -241,7 +239,7 @@ async fn t11_a_lifetime_of_5_s_is_renewed_in_time() {
 async fn t63_the_lifetime_counts_from_when_the_token_was_asked_for() {
     let rig = Rig::new();
     rig.idp.delay(9_000);
-    rig.idp.answer(|number| Ok(grant(number, 10)));
+    rig.idp.respond(|number| Ok(grant(number, 10)));
     assert_eq!(rig.call_text().await, "t1");
     rig.pass(0.4).await;
     assert!(rig.slot.current().is_some());
@@ -253,7 +251,7 @@ async fn t63_the_lifetime_counts_from_when_the_token_was_asked_for() {
 async fn t63_a_token_that_ended_before_it_came_is_never_sent() {
     let rig = Rig::new();
     rig.idp.delay(5_000);
-    rig.idp.answer(|number| Ok(grant(number, 5)));
+    rig.idp.respond(|number| Ok(grant(number, 5)));
     let error = rig.call().await.err().unwrap();
     assert_eq!(error.kind, TokenErrorKind::Refused);
     assert!(error.detail.contains("corp"), "{}", error.detail);
@@ -264,7 +262,7 @@ async fn t63_a_token_that_ended_before_it_came_is_never_sent() {
 #[tokio::test(start_paused = true)]
 async fn t05_without_a_lifetime_the_default_counts() {
     let rig = Rig::with(10, |issuer| issuer.default_lifetime = Duration::from_secs(40));
-    rig.idp.answer(|number| Ok(Grant { expires_in: None, ..grant(number, 0) }));
+    rig.idp.respond(|number| Ok(Grant { expires_in: None, ..grant(number, 0) }));
     rig.slot.prefetch();
     rig.pass(37.9).await;
     assert_eq!(rig.slot.status().state, "valid");
@@ -306,7 +304,7 @@ async fn t61_a_wall_clock_two_hours_back_renews_behind_the_scenes_and_makes_noth
 #[tokio::test(start_paused = true)]
 async fn t62_a_token_that_ended_in_suspend_is_fetched_again_before_it_is_used() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 60)));
+    rig.idp.respond(|number| Ok(grant(number, 60)));
     rig.call_text().await;
     rig.clock.suspend(90);
     assert!(rig.slot.current().is_none());
@@ -317,7 +315,7 @@ async fn t62_a_token_that_ended_in_suspend_is_fetched_again_before_it_is_used() 
 #[tokio::test(start_paused = true)]
 async fn t62_a_suspend_past_the_renewal_renews_at_the_next_call() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.call_text().await;
     rig.clock.suspend(85);
     assert_eq!(rig.call_text().await, "t1");
@@ -328,7 +326,7 @@ async fn t62_a_suspend_past_the_renewal_renews_at_the_next_call() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_is_held_back_is_not_poked_by_every_call() {
     let rig = Rig::new();
-    rig.idp.answer(
+    rig.idp.respond(
         |number| {
             if number == 1 { Ok(grant(1, 2000)) } else { Err(failure(FailureKind::ClientRefused)) }
         },

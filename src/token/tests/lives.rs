@@ -135,9 +135,9 @@ impl Story {
         }
         let idp = &self.rig.idp;
         idp.delay(if mode == Mode::Hangs { 10_000 } else { 100 });
-        idp.answers.store(mode != Mode::Away, SeqCst);
+        idp.reachable.store(mode != Mode::Away, SeqCst);
         let lifetime = if let Mode::Well(lifetime) = mode { lifetime } else { 0 };
-        idp.answer(move |number| mode.failure().map_or_else(|| Ok(grant(number, lifetime)), Err));
+        idp.respond(move |number| mode.failure().map_or_else(|| Ok(grant(number, lifetime)), Err));
     }
 
     async fn act(&mut self, act: Act) {
@@ -188,7 +188,7 @@ impl Story {
         let (asked, now) = (self.rig.idp.asked_moment(number), Moment::now(&*self.rig.clock));
         let held = self.rig.slot.held.load();
         // A token that was held when the request came; its successor's life is longer.
-        let lifetime = held.as_ref().map_or(Duration::ZERO, |held| held.life.lifetime());
+        let lifetime = held.as_ref().map_or(Duration::ZERO, |held| held.validity.lifetime());
         let age = (now.boot - asked.boot).max(now.wall.duration_since(asked.wall).unwrap_or_default());
         assert!(age < lifetime, "{number} is sent {age:?} after it was asked for, and lives {lifetime:?}");
     }
@@ -235,9 +235,9 @@ async fn last_try_before_the_end(lifetime: u64, mode: Mode) -> (f64, Vec<f64>) {
     story.becomes(mode);
     story.rig.pass(lifetime as f64 * 1.2).await;
     let held = story.rig.slot.held.load_full().unwrap();
-    let end = held.life.left(story.rig.idp.asked_moment(1)).as_secs_f64();
+    let end = held.validity.left(story.rig.idp.asked_moment(1)).as_secs_f64();
     let mut tries = story.rig.idp.asked_at_exactly();
-    tries.extend(story.rig.idp.knocked_at());
+    tries.extend(story.rig.idp.probed_at());
     tries.sort_by(f64::total_cmp);
     (end, tries)
 }

@@ -75,7 +75,7 @@ impl std::io::Write for Lines {
 #[tokio::test(start_paused = true)]
 async fn t71_a_renewed_token_is_dropped_by_its_first_401() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.call_text().await;
     rig.pass(81.0).await;
     assert_eq!(rig.slot.current().unwrap().generation, 2);
@@ -101,7 +101,7 @@ async fn t72_a_thousand_401s_cause_one_request() {
 #[tokio::test(start_paused = true)]
 async fn t72_a_401_on_an_older_token_leaves_the_newer_one_alone() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.call_text().await;
     rig.pass(81.0).await;
     assert_eq!(rig.slot.reject(1), Rejected::Replace);
@@ -123,13 +123,13 @@ async fn t73_a_refused_token_is_replaced_even_if_nobody_waits() {
 async fn t75_a_failed_replacement_tells_all_who_wait() {
     let rig = Rig::new();
     rig.call_text().await;
-    rig.idp.answer(|_| Err(failure(FailureKind::Unavailable)));
+    rig.idp.respond(|_| Err(failure(FailureKind::Unavailable)));
     assert_eq!(rig.slot.reject(1), Rejected::Dropped);
     assert_eq!(rig.newer_than(1).await.err().unwrap().kind, TokenErrorKind::Unavailable);
     assert_eq!(rig.newer_than(1).await.err().unwrap().kind, TokenErrorKind::Unavailable);
     assert_eq!(rig.idp.asked(), 2, "the failure is in force");
 
-    rig.idp.answer(|number| Ok(grant(number, 3600)));
+    rig.idp.respond(|number| Ok(grant(number, 3600)));
     rig.pass(1.5).await;
     let token = rig.slot.current().unwrap();
     assert_eq!((token.generation, rig.slot.reject(2)), (2, Rejected::Keep), "still because of that 401");
@@ -138,7 +138,7 @@ async fn t75_a_failed_replacement_tells_all_who_wait() {
 #[tokio::test(start_paused = true)]
 async fn what_was_asked_for_before_the_401_does_not_answer_it() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.call_text().await;
     rig.idp.delay(30_000);
     rig.pass(81.0).await;
@@ -168,7 +168,7 @@ async fn t72_storms_from_many_threads_cause_one_request_each() {
     let clock = Arc::new(ShiftedClock::default());
     let idp = Arc::new(Scripted::new());
     idp.delay(0);
-    idp.answer(|number| Ok(grant(number, 86_400)));
+    idp.respond(|number| Ok(grant(number, 86_400)));
     let cache = cache(Arc::clone(&clock) as SharedClock, &idp);
     let config = Arc::new(issuer("corp", 1));
     let slot = cache.slot(&key(&config, &[]), &config, 10_000);
@@ -201,7 +201,7 @@ async fn refused_meanwhile(failure: impl Fn() -> IssuerError + Send + Sync + 'st
     rig.idp.delay(0);
     rig.call_text().await;
     rig.pass(60.0).await;
-    rig.idp.answer(move |_| Err(failure()));
+    rig.idp.respond(move |_| Err(failure()));
     assert_eq!(rig.slot.reject(1), Rejected::Dropped);
     settle().await;
     rig
@@ -253,7 +253,7 @@ async fn a_refused_token_serves_no_more_where_the_issuer_refuses_as_well() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_token_ends_when_its_life_does() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.call_text().await;
     rig.idp.vanish();
     assert_eq!(rig.slot.reject(1), Rejected::Dropped);
@@ -271,7 +271,7 @@ async fn a_refused_token_ends_when_its_life_does() {
 #[tokio::test(start_paused = true)]
 async fn the_successor_of_a_refused_token_that_expired_is_dropped_by_its_first_401() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 20)));
+    rig.idp.respond(|number| Ok(grant(number, 20)));
     rig.call_text().await;
     rig.idp.vanish();
     assert_eq!(rig.slot.reject(1), Rejected::Dropped);
@@ -292,7 +292,7 @@ async fn calls_wait_for_the_successor_and_get_the_refused_token_where_it_does_no
     let rig = Rig::new();
     rig.call_text().await;
     rig.idp.delay(9_000);
-    rig.idp.answer(|_| Err(failure(FailureKind::Timeout)));
+    rig.idp.respond(|_| Err(failure(FailureKind::Timeout)));
     assert_eq!(rig.slot.reject(1), Rejected::Dropped);
     let from = tokio::time::Instant::now();
     let refused = rig.newer_than(1);
@@ -326,9 +326,9 @@ async fn who_waited_in_vain_gets_the_refused_token_that_is_still_valid() {
 async fn a_token_that_is_refused_in_an_outage_is_served_without_a_gap_and_asked_for_within_ten_seconds() {
     let rig = Rig::new();
     rig.idp.delay(0);
-    rig.idp.answer(|number| Ok(grant(number, 3_600)));
+    rig.idp.respond(|number| Ok(grant(number, 3_600)));
     rig.call_text().await;
-    rig.idp.answer(|_| Err(failure(FailureKind::Unavailable)));
+    rig.idp.respond(|_| Err(failure(FailureKind::Unavailable)));
     // The renewal fails for so long that the pauses are long.
     rig.pass(3_300.0).await;
     let asked = rig.idp.asked();
@@ -437,7 +437,7 @@ async fn t104_what_was_asked_for_with_the_old_binding_is_not_used() {
 #[tokio::test(start_paused = true)]
 async fn t104_a_renewal_with_the_old_binding_is_not_used() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.call_text().await;
     // The renewal begins between 70 s and 80 s.
     rig.idp.delay(30_000);
@@ -470,11 +470,11 @@ async fn t104_several_changes_end_with_the_last_binding() {
 async fn t104_a_failed_successor_is_a_failure_like_others() {
     let rig = Rig::new();
     rig.call_text().await;
-    rig.idp.answer(|_| Err(failure(FailureKind::Unavailable)));
+    rig.idp.respond(|_| Err(failure(FailureKind::Unavailable)));
     rig.rebind(RetryCause::FilesChanged);
     settle().await;
     assert!(rig.call().await.is_err(), "the old token would be of no use");
-    rig.idp.answer(|number| Ok(grant(number, 3600)));
+    rig.idp.respond(|number| Ok(grant(number, 3600)));
     rig.pass(2.0).await;
     let token = rig.call().await.unwrap();
     assert_eq!((token.generation, rig.slot.reject(2)), (2, Rejected::Dropped));
@@ -484,7 +484,7 @@ async fn t104_a_failed_successor_is_a_failure_like_others() {
 async fn t104_a_refusal_of_the_client_that_came_during_the_flight_is_asked_again_with_the_new_credential() {
     let rig = Rig::new();
     rig.idp.delay(2_000);
-    rig.idp.answer(|number| match number {
+    rig.idp.respond(|number| match number {
         1 => Err(failure(FailureKind::ClientRefused)),
         _ => Ok(grant(number, 3600)),
     });

@@ -35,7 +35,7 @@ fn t25_redirects_are_named_and_not_followed() {
             (error.kind, error.http_status, error.code.as_deref()),
             (FailureKind::Unusable, Some(code), None)
         );
-        assert!(error.detail.contains("evil.example, and redirects are not followed"), "{error}");
+        assert!(error.detail.contains("evil.example, and bearerd does not follow redirects"), "{error}");
         assert!(!error.detail.contains("secret=1"), "{error}");
     }
     assert!(status(302).header("location", "/login").error("").detail.contains("a redirect, and"));
@@ -86,13 +86,13 @@ fn the_detail_says_what_happened_to_whom_and_what_to_do() {
     let error = status(401).error(r#"{"error":"invalid_client","error_description":"Bad\ncredentials"}"#);
     assert_eq!(
         error.detail,
-        "issuer corp: idp.example/token answered 401 invalid_client (Bad credentials); check client_id and \
+        "issuer corp: idp.example/token responded 401 invalid_client (Bad credentials); check client_id and \
          client_secret of [issuer.corp], and whether the server wants basic_encoding = \"raw\" or \
          client_auth = \"client_secret_post\""
     );
     assert_eq!(
         status(404).error("").detail,
-        "issuer corp: idp.example/token answered 404; check token_url of [issuer.corp]"
+        "issuer corp: idp.example/token responded 404; check token_url of [issuer.corp]"
     );
     assert!(status(400).error(r#"{"error":"invalid_scope"}"#).detail.contains("check scopes"));
 }
@@ -140,7 +140,7 @@ fn no_error_shows_the_secret_in_any_form() {
 #[test]
 fn a_plain_text_is_quoted_with_secrets_masked_first() {
     let entra = status(429).header("content-type", "text/plain; charset=utf-8").error("Too Many Requests");
-    assert!(entra.detail.contains("answered 429 (Too Many Requests); it limits"), "{entra}");
+    assert!(entra.detail.contains("responded 429 (Too Many Requests); it limits"), "{entra}");
     let padded = format!("{} s3:c+r t and a=b", "word ".repeat(29));
     let error = status(400).header("content-type", "text/plain").error(padded);
     assert!(!error.detail.contains("s3:c"), "{error}");
@@ -304,7 +304,7 @@ fn a_missing_proof_means_that_dpop_is_to_be_set() {
     let keycloak = r#"{"error":"invalid_request","error_description":"DPoP proof is missing"}"#;
     let error = status(400).error(keycloak);
     assert!(
-        error.detail.ends_with("this client has to prove a key of its own; set dpop of [issuer.corp]"),
+        error.detail.ends_with("this client has to prove possession of a key; set dpop of [issuer.corp]"),
         "{error}"
     );
 }
@@ -322,7 +322,7 @@ fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
         (
             401,
             "invalid_client",
-            "Client authentication failed. Claim 'audience' from 'client_assertion' must match the authorization server's \
+            "ClientCredential authentication failed. Claim 'audience' from 'client_assertion' must match the authorization server's \
              token endpoint 'https://idp.example/oauth2/token'.",
         ),
         (400, "invalid_client", "Invalid token audience"),
@@ -340,7 +340,7 @@ fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
     let hydra = "Requested audience 'https://api' has not been whitelisted by the OAuth 2.0 Client.";
     for case in [signing(), status(400)] {
         let error = case.error(said("invalid_request", hydra));
-        assert!(error.detail.contains("let this client have that audience at the issuer"), "{error}");
+        assert!(error.detail.contains("allow this client that audience at the issuer"), "{error}");
         assert!(
             error.detail.contains("params.audience") && !error.detail.contains("jwt.audience"),
             "{error}"
@@ -351,7 +351,10 @@ fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
     let mut file = configured(|config| config.assertion = Some(Source::literal("a")));
     file.config.client_auth = ClientAuth::new(&AssertionFile);
     let error = file.error(said("invalid_client", "Invalid token audience"));
-    assert!(error.detail.contains("in assertion of [issuer.corp]: see to whatever writes it"), "{error}");
+    assert!(
+        error.detail.contains("in assertion of [issuer.corp]: check the program that writes it"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -406,7 +409,7 @@ fn a_clock_that_differs_is_told_where_it_can_be_the_cause() {
     for code in ["invalid_client", "invalid_grant", "invalid_dpop_proof"] {
         let error = signing().header("date", ahead).error(refused(code));
         assert!(
-            error.detail.ends_with("; this machine's clock is 5m 20s behind the issuer's, set it right"),
+            error.detail.ends_with("; this machine's clock is 5m 20s behind the issuer's; correct it"),
             "{error}"
         );
     }
@@ -431,7 +434,7 @@ fn a_clock_that_differs_is_told_where_it_can_be_the_cause() {
         signing().error(refused("invalid_client")),
     ];
     for error in silent {
-        assert!(!error.detail.contains("the issuer's, set it right"), "{error}");
+        assert!(!error.detail.contains("the issuer's; correct it"), "{error}");
     }
 }
 
