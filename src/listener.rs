@@ -26,7 +26,7 @@ use crate::inbound::CallerBody;
 use crate::metrics::ListenerMetrics;
 use crate::proxy::{Body, BodyError, Caller, Proxy};
 pub use accept::{Logged, REFUSALS};
-pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted};
+pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted, overlap};
 pub use limit::ConnectionLimit;
 pub use small::{Answer, Answerer, Asker, SmallLimits, answer, problem, serve_small};
 pub use stream::Raw as SocketStream;

@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::bind::{BACKLOG, Bound, Listening};
+use super::bind::{BACKLOG, Bound, Listening, ListeningSocket};
 use super::connection::{self, Accepted, Shared};
 use super::drive::Drain;
 use super::limit::{ConnectionLimit, TakenPlace};
@@ -204,12 +204,14 @@ pub(super) type NewCaller = (Raw, Peer, Option<std::net::SocketAddr>);
 
 impl Listening {
     pub(super) fn poll_accept(&self, context: &mut std::task::Context<'_>) -> Poll<io::Result<NewCaller>> {
-        match self {
-            Self::Tcp(listener, local) => listener.poll_accept(context).map_ok(|(stream, peer)| {
-                let local = local.or_else(|| stream.local_addr().ok());
-                (Raw::Tcp(stream), Peer::Tcp(peer), local)
-            }),
-            Self::Unix(listener, _) => listener.poll_accept(context).map(|accepted| {
+        match &self.socket {
+            ListeningSocket::Tcp(listener, local) => {
+                listener.poll_accept(context).map_ok(|(stream, peer)| {
+                    let local = local.or_else(|| stream.local_addr().ok());
+                    (Raw::Tcp(stream), Peer::Tcp(peer), local)
+                })
+            }
+            ListeningSocket::Unix(listener, _) => listener.poll_accept(context).map(|accepted| {
                 let (stream, _) = accepted?;
                 let uid = stream.peer_cred()?.uid();
                 Ok((Raw::Unix(stream), Peer::Unix { uid }, None))

@@ -189,7 +189,7 @@ async fn no_secret_and_no_token_is_in_any_log_error_metric_status_or_page() {
         let log = world.log().text();
         expect_none("the log", &log);
         for told in
-            ["the upstream refuses a token that was only just granted", "spans did not reach the collector"]
+            ["the upstream refuses a token that was just issued", "spans did not reach the collector"]
         {
             assert!(log.contains(told), "{told}");
         }

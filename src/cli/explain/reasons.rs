@@ -7,7 +7,7 @@ use crate::config::{
     CallerAuthorization, Callers, Config, Credential, HostPattern, Inject, ListenerConfig, PathPattern,
     RouteConfig,
 };
-use crate::proxy::query;
+use crate::proxy::credential;
 use crate::route::Call;
 use crate::route::{criteria, near};
 
@@ -107,7 +107,11 @@ pub(super) fn notes(
 /// A parameter of the caller's counts as `Authorization` does, where the token goes in the query.
 fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
     let Inject::Query { name } = &route.inject else { return };
-    if !asked.query.as_ref().is_some_and(|found| query::has(found, &query::escaped(name))) {
+    if !asked
+        .query
+        .as_ref()
+        .is_some_and(|found| credential::has_parameter(found, &credential::escape_name(name)))
+    {
         return;
     }
     notes.push(match route.caller_authorization {
