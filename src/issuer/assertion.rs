@@ -141,14 +141,15 @@ fn alg(jwt: &JwtConfig, client: &ClientCredential<'_>, key: &SigningKey) -> Resu
     match key {
         SigningKey::Pair(material) => {
             let alg = jwt.alg.unwrap_or_else(|| material.key.default_alg());
-            material.key.check_alg(alg).map_err(|error| {
-                format!("jwt.alg does not go with {}: {error}", client.key("private_key"))
-            })?;
+            material
+                .key
+                .check_alg(alg)
+                .map_err(|error| format!("jwt.alg does not fit {}: {error}", client.key("private_key")))?;
             Ok(alg)
         }
         SigningKey::Shared(_) => match jwt.alg.unwrap_or(Alg::Hs256) {
             alg if alg.is_symmetric() => Ok(alg),
-            alg => Err(format!("jwt.alg {alg} does not go with client_secret; use HS256, HS384 or HS512")),
+            alg => Err(format!("jwt.alg {alg} does not fit client_secret; use HS256, HS384 or HS512")),
         },
     }
 }

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn two_failures_are_both_told() {
+    fn two_failures_are_both_reported() {
         let first = || (WhichCredential::Current, failure(FailureKind::ClientRefused, "one"));
         for (kind, result) in [
             (FailureKind::ClientRefused, FailureKind::ClientRefused),

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_lets_the_next_place_be_asked() {
+    fn an_unusable_document_lets_the_next_location_be_tried() {
         for text in ["", "<html>", "[]", "{}", r#"{"issuer":"https://idp.example/t/a"}"#] {
             assert!(matches!(endpoint(text), Err(Refusal::Unusable(_))), "{text}");
         }
@@ -409,12 +409,12 @@ mod tests {
         let local = HttpUrl { https: false, ..issuer("https://localhost:1") };
         let text = r#"{"issuer":"https://localhost:1","token_endpoint":"http://localhost:1/t","mtls_endpoint_aliases":{"token_endpoint":"http://localhost:1/t"}}"#;
         let refused = read_document(text.as_bytes(), &local, true, &Redactor::default()).unwrap_err();
-        assert!(matches!(refused, Refusal::Mismatch(why) if why.contains("no certificate")));
+        assert!(matches!(refused, Refusal::Mismatch(why) if why.contains("cannot be used")));
         assert!(read_document(text.as_bytes(), &local, false, &Redactor::default()).is_ok());
     }
 
     #[test]
-    fn what_the_issuer_offers_is_kept_fit_to_be_shown() {
+    fn metadata_is_kept_in_a_form_fit_to_be_shown() {
         let text = format!(
             r#"{BEGIN},"token_endpoint_auth_methods_supported":["private_key_jwt","a\nb",7],"scopes_supported":"read","dpop_signing_alg_values_supported":[]}}"#
         );

@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn what_shows_that_nothing_answers() {
+    fn which_failures_show_that_the_address_is_unreachable() {
         use ConnectErrorKind as Kind;
         let proxy = || Egress::Proxy { host: "egress".to_owned(), port: 3128, userinfo: None };
         for (kind, direct, behind_a_proxy) in [

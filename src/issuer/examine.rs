@@ -78,7 +78,7 @@ fn signing_key(
     if let Some(alg) = jwt.alg.filter(|_| signs_with_pair(config, jwt))
         && let Err(error) = material.key.check_alg(alg)
     {
-        let hint = format!("jwt.alg = \"{}\" goes with this key", material.key.default_alg());
+        let hint = format!("jwt.alg = \"{}\" fits this key", material.key.default_alg());
         findings.push(finding("jwt.alg", format!("{error} ({key} in {})", source.place()), Some(hint)));
     }
     check_dates(client.key("certificate"), &material.chain, &material.chain_place, now, findings);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_what_is_good_or_missing() {
+    fn good_and_missing_files_give_no_findings() {
         assert_eq!(examine(&fuzz::config(), now()), []);
         assert_eq!(examine(&signing("rsa.pkcs1.pem"), now()), []);
         assert_eq!(examine(&with_certificate("rsa.pkcs8.pem", "rsa.certificate.pem"), now()), []);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_no_use_are_told_of() {
+    fn unusable_keys_are_reported() {
         let (key, message) = only(&signing("rsa.encrypted.pem"));
         assert!(
             key == "private_key" && message.starts_with("file /") && message.contains("encrypted"),
@@ -256,7 +256,7 @@ mod tests {
         config.jwt.as_mut().unwrap().alg = Some(Alg::Rs256);
         let findings = examine(&config, now());
         assert_eq!((findings.len(), findings[0].key), (1, "jwt.alg"));
-        assert_eq!(findings[0].hint.as_deref(), Some("jwt.alg = \"ES256\" goes with this key"));
+        assert_eq!(findings[0].hint.as_deref(), Some("jwt.alg = \"ES256\" fits this key"));
 
         let mut config = signing("rsa.pkcs8.pem");
         config.standby = Some(Standby {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_told_of_before_and_after_their_end() {
+    fn certificates_are_reported_before_and_after_they_expire() {
         let expired = only(&with_certificate("rsa.pkcs8.pem", "rsa.expired-certificate.pem"));
         assert!(
             expired.0 == "certificate" && expired.1.contains("expired on 2021-01-01T00:00:00Z"),
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_of_tls_is_looked_at_too() {
+    fn a_certificate_of_tls_is_examined_too() {
         let mut config = IssuerConfig { client_auth: ClientAuth::new(&TlsClientAuth), ..fuzz::config() };
         config.tls.certificate = Some(key_file("rsa.expired-certificate.pem"));
         config.tls.private_key = Some(key_file("ec-p256.pkcs8.pem"));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_and_an_assertion_of_no_use_are_told_of() {
+    fn a_short_secret_and_an_unusable_assertion_are_reported() {
         let secret = Source::literal("canary");
         let config = IssuerConfig {
             client_auth: ClientAuth::with_secret(&ClientSecretJwt, secret),

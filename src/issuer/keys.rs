@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_content_is_parsed_once_and_the_last_good_one_serves_on() {
+    fn each_content_is_parsed_once_and_the_last_good_one_stays_in_use() {
         let cached = Cached::default();
         let never = || -> Result<u8, String> { panic!("parsed again") };
         let bad = |why: &str| Err::<u8, _>(why.to_owned());

@@ -127,7 +127,7 @@ impl ErrorContext<'_> {
             "invalid_grant" => self.check_grant(),
             "unsupported_grant_type" => {
                 format!(
-                    "the issuer does not offer {}; check grant_type and {} of [issuer.{name}]",
+                    "the issuer does not accept {}; check grant_type and {} of [issuer.{name}]",
                     self.the_grant(),
                     self.endpoint_key()
                 )

@@ -42,7 +42,7 @@ fn parts(token: &Secret) -> (Value, Value) {
     (part(0), part(1))
 }
 
-/// Header and claims, without the times and the `jti` that no two share.
+/// Header and claims, without the times and the unique `jti`.
 fn signed_as(config: &IssuerConfig, key: &CredentialKey, which: WhichCredential) -> (Value, Value) {
     let fresh = read(config, key, which).unwrap().sign(config, now()).unwrap();
     let token = [fresh.client_assertion, fresh.assertion, fresh.bearer].into_iter().flatten().next().unwrap();
@@ -79,7 +79,7 @@ fn t103_times_allow_for_a_clock_behind_and_no_jti_comes_twice() {
 }
 
 #[test]
-fn t103_a_short_life_is_still_one() {
+fn t103_a_short_lifetime_is_still_one() {
     let mut config = signing("ec-p256.pkcs8.pem");
     config.jwt.as_mut().unwrap().lifetime = Duration::from_secs(2);
     let mut inputs = read(&config, &key_of(&config), WhichCredential::Current).unwrap();
@@ -142,7 +142,7 @@ fn a_vendors_key_file_says_whose_it_is() {
 }
 
 #[test]
-fn nobody_to_speak_for_is_told() {
+fn a_missing_issuer_claim_is_reported() {
     let mut config = signing("rsa.pkcs8.pem");
     config.client_id = None;
     assert!(refusal(&config).contains("client_id or jwt.issuer"));
@@ -160,7 +160,7 @@ fn scope_as_a_claim_is_no_parameter() {
 }
 
 #[test]
-fn certificates_stand_in_the_header() {
+fn certificates_are_in_the_header() {
     let mut config = signing("rsa.pkcs8.pem");
     config.certificate = Some(key_file("rsa.certificate.pem"));
     config.jwt.as_mut().unwrap().certificate_headers =
@@ -171,14 +171,14 @@ fn certificates_stand_in_the_header() {
     assert_eq!(header["x5t#S256"], leaf[0].x5t_s256());
     assert_eq!(header["x5c"], json!([leaf[0].x5c()]));
 
-    // The one beside the key does as well.
+    // The certificate in the key's file is also accepted.
     config.private_key = Some(key_file("rsa.modern.p12").with_password(Source::literal("test-password")));
     config.certificate = None;
     assert_eq!(signed(&config).0["x5t"], leaf[0].x5t());
 }
 
 #[test]
-fn a_certificate_of_another_key_is_told() {
+fn a_certificate_of_another_key_is_reported() {
     let mut config = signing("rsa.pkcs8.pem");
     config.certificate = Some(key_file("ec-p256.certificate.pem"));
     config.jwt.as_mut().unwrap().certificate_headers = vec![CertificateHeader::X5t];
@@ -189,7 +189,7 @@ fn a_certificate_of_another_key_is_told() {
 }
 
 #[test]
-fn an_expired_certificate_is_told_and_used() {
+fn an_expired_certificate_is_reported_and_used() {
     let mut config = signing("rsa.pkcs8.pem");
     config.certificate = Some(key_file("rsa.expired-certificate.pem"));
     config.jwt.as_mut().unwrap().certificate_headers = vec![CertificateHeader::X5t];
@@ -199,7 +199,7 @@ fn an_expired_certificate_is_told_and_used() {
 }
 
 #[test]
-fn keys_that_do_not_fit_are_told_with_their_place() {
+fn keys_that_do_not_fit_are_reported_with_their_place() {
     for (file, words) in [
         ("rsa.encrypted.pem", "encrypted"),
         ("rsa.public.pem", "public"),
@@ -211,7 +211,7 @@ fn keys_that_do_not_fit_are_told_with_their_place() {
     }
     let mut config = signing("ec-p256.pkcs8.pem");
     config.jwt.as_mut().unwrap().alg = Some(Alg::Rs256);
-    assert!(refusal(&config).starts_with("jwt.alg does not go with private_key: "), "{}", refusal(&config));
+    assert!(refusal(&config).starts_with("jwt.alg does not fit private_key: "), "{}", refusal(&config));
     config.private_key = Some(Source::file("/nowhere/key".into(), None));
     assert_eq!(refusal(&config), "private_key: file /nowhere/key: no such file");
 }
@@ -256,7 +256,7 @@ fn standby_has_a_key_of_its_own_and_what_goes_with_it() {
 }
 
 #[test]
-fn a_ready_made_jwt_says_when_it_ends() {
+fn the_expiry_of_a_prepared_jwt_is_read() {
     let token = |claims: &str| Secret::from(format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(claims)));
     let end = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     assert_eq!(expiry(&token(r#"{"exp":1800000000}"#)), Some(end));
@@ -276,7 +276,7 @@ fn a_ready_made_jwt_says_when_it_ends() {
 }
 
 #[test]
-fn a_half_written_key_does_not_take_the_good_one_away() {
+fn an_incomplete_key_file_leaves_the_last_good_key_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key.pem");
     let of = |name| key_file(name).read().unwrap();

@@ -15,7 +15,7 @@ fn request() -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-/// Sends the request, hands the response's bytes back, and gives what the server read.
+/// Sends the request and returns the response's bytes. Returns what the server read.
 async fn exchange(response: &[u8], close: bool) -> (Result<IssuerResponse, ExchangeError>, String) {
     let (ours, mut theirs) = duplex(1024 * 1024);
     let bytes = response.to_vec();
@@ -25,7 +25,7 @@ async fn exchange(response: &[u8], close: bool) -> (Result<IssuerResponse, Excha
         if close {
             drop(theirs);
         } else {
-            // Ends when the client lets go.
+            // Ends when the client closes the connection.
             let _ = theirs.read_to_end(&mut Vec::new()).await;
         }
         seen
@@ -74,7 +74,7 @@ async fn t22_reading_stops_at_the_limit() {
     for _ in 0..17 {
         endless.extend(format!("1000\r\n{}\r\n", "x".repeat(0x1000)).bytes());
     }
-    // The server goes on holding the connection: reading ended by itself.
+    // The server keeps the connection open: reading ended by itself.
     let (response, _) = exchange(&endless, false).await;
     assert_eq!(body(response.ok().unwrap()), Err(BodyError::TooLarge(LIMIT)));
 
@@ -92,7 +92,7 @@ async fn t26_interim_answers_are_skipped() {
 }
 
 #[tokio::test]
-async fn t37_a_connection_that_closes_or_talks_nonsense() {
+async fn t37_a_connection_that_closes_or_is_not_http() {
     let (response, _) = exchange(b"", true).await;
     assert!(matches!(response, Err(ExchangeError::Closed(_))));
     let (response, _) = exchange(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", false).await;
@@ -140,7 +140,7 @@ async fn the_connection_is_closed_afterwards() {
     let server = tokio::spawn(async move {
         read_request(&mut theirs).await;
         theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
-        // Without an end this would wait for ever.
+        // Without a limit, this would wait for ever.
         theirs.read_to_end(&mut Vec::new()).await.unwrap()
     });
     let response = over(ours, false, request(), LIMIT, Deadline::after(None)).await;
@@ -168,7 +168,7 @@ async fn http2_sends_the_authority_and_no_host() {
         body(response.ok().unwrap()),
         Ok("POST https://idp.example/token?k=v false grant_type=client_credentials".to_owned())
     );
-    // The client let go, so the server's side check_dates too.
+    // The client closed the connection, so the server's side ends too.
     server.await.unwrap();
 }
 

@@ -167,7 +167,7 @@ fn the_pointer_of_the_config_goes_before_all_else() {
 }
 
 #[test]
-fn unknown_json_is_told_by_its_names_alone() {
+fn unknown_json_is_described_by_its_names_alone() {
     let long = "n".repeat(60);
     let body = format!(r#"{{"ok":false,"why":"value-canary","{long}":1,"a b":2}}"#);
     let (code, description) = said(400, &body);

@@ -15,7 +15,7 @@ fn seconds(value: &Value) -> Option<u64> {
 }
 
 #[test]
-fn a_life_is_what_the_issuer_says_or_the_default() {
+fn a_lifetime_is_what_the_issuer_says_or_the_default() {
     let asked = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let secs = Duration::from_secs;
     let grant = |expires_in, expires_at| Grant {
@@ -158,7 +158,7 @@ fn with(name: &'static str, value: &'static str) -> HeaderMap {
 }
 
 #[test]
-fn clocks_are_compared_with_room_for_a_slow_answer() {
+fn clocks_are_compared_with_room_for_a_slow_response() {
     let asked = httpdate::parse_http_date("Tue, 01 Jan 2030 00:10:00 GMT").unwrap();
     let timeout = Some(Duration::from_secs(10));
     let seen = |date, timeout| skew(&with("date", date), asked, timeout).map(|skew| skew.describe());
@@ -172,7 +172,7 @@ fn clocks_are_compared_with_room_for_a_slow_answer() {
 }
 
 #[test]
-fn a_time_of_the_issuers_clock_is_told_by_ours() {
+fn a_time_of_the_issuers_clock_is_converted_to_ours() {
     let asked = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
     let hour = Duration::from_secs(3600);
     let skew = ClockSkew { ours: asked, theirs: asked - hour };
@@ -271,7 +271,7 @@ impl Case {
 const GOOD: &str = r#"{"access_token":"abc.DEF-1_2~3+/=","token_type":"Bearer","expires_in":3600}"#;
 
 #[test]
-fn t01_a_plain_answer() {
+fn t01_a_plain_response() {
     let (grant, notes) = case().judge(GOOD).unwrap();
     assert_eq!(grant.token, Secret::from("abc.DEF-1_2~3+/="));
     assert_eq!(grant.expires_in, Some(Duration::from_secs(3600)));
@@ -324,7 +324,7 @@ fn t05_t10_a_lifetime_that_is_missing_or_unreadable_is_left_to_the_default() {
 }
 
 #[test]
-fn t06_t07_t08_t09_t11_lifetimes_in_an_answer() {
+fn t06_t07_t08_t09_t11_lifetimes_in_a_response() {
     for (value, seconds) in [
         ("0", 1),
         ("-1", 1),
@@ -342,7 +342,7 @@ fn t06_t07_t08_t09_t11_lifetimes_in_an_answer() {
 }
 
 #[test]
-fn an_end_alone_gives_the_lifetime_too() {
+fn an_expiry_alone_gives_the_lifetime() {
     let (grant, notes) =
         case().judge(r#"{"access_token":"t","token_type":"Bearer","expires_on":"1900000600"}"#).unwrap();
     assert_eq!(grant.expires_at, Some(now() + Duration::from_secs(600)));
@@ -379,7 +379,7 @@ fn t13_an_empty_body() {
 
 #[test]
 fn t14_a_body_that_breaks_off() {
-    assert!(case().error(r#"{"access_token":"abc"#).detail.contains("cut off"));
+    assert!(case().error(r#"{"access_token":"abc"#).detail.contains("incomplete JSON"));
     let error = case().judge_read(Err(BodyError::CutOff)).err().unwrap();
     assert_eq!((error.kind, error.http_status), (FailureKind::Unavailable, Some(200)));
 }
@@ -395,7 +395,7 @@ fn t15_a_form_is_read_only_where_the_config_says_so() {
     assert_eq!(grant.token, Secret::from("a+b"));
     assert_eq!((grant.expires_in, grant.scope), (Some(Duration::from_secs(60)), Some("x y".to_owned())));
     assert_eq!(form.error("access_token=a&access_token=b").kind, FailureKind::Unusable);
-    assert_eq!(form.grant(GOOD).token, Secret::from("abc.DEF-1_2~3+/="), "newer versions answer with JSON");
+    assert_eq!(form.grant(GOOD).token, Secret::from("abc.DEF-1_2~3+/="), "newer versions respond with JSON");
     assert_eq!(form.error(r#"{"access_token":"#).kind, FailureKind::Unusable);
     let error =
         case().header("content-type", "application/x-www-form-urlencoded").error("expires=1&access_token=t");
@@ -448,7 +448,7 @@ fn t19_an_error_in_a_200_is_an_error() {
 }
 
 #[test]
-fn t20_a_token_that_is_none() {
+fn t20_missing_empty_and_mistyped_tokens_are_refused() {
     for token in [
         r#","access_token":"""#,
         "",
@@ -465,7 +465,7 @@ fn t20_a_token_that_is_none() {
 }
 
 #[test]
-fn t21_a_token_with_characters_that_no_header_may_carry() {
+fn t21_a_token_with_characters_that_a_header_field_must_not_contain() {
     for bad in [r"a\rb", r"a\nb", r"a\u0000b", "a b", r"a\u007fb", "aéb", r"a\tb", " a", r"a\n"] {
         let error = case().error(format!(r#"{{"access_token":"{bad}"}}"#));
         assert_eq!(error.kind, FailureKind::Unusable, "{bad}");
@@ -503,12 +503,12 @@ fn t28_narrower_scopes_are_accepted_and_noted() {
 }
 
 #[test]
-fn t29_cookies_are_nothing_to_us() {
+fn t29_cookies_are_ignored() {
     case().header("set-cookie", "a=b").grant(GOOD);
 }
 
 #[test]
-fn pointers_lead_into_nested_answers() {
+fn pointers_lead_into_nested_responses() {
     let nested = case().with(|shape| {
         shape.token = "/data/0/jwt".to_owned();
         shape.expires_in = "/data/0/ttl".to_owned();
@@ -543,7 +543,7 @@ proptest! {
     }
 
     #[test]
-    fn no_answer_makes_a_text_show_a_secret(
+    fn no_response_makes_a_message_show_a_secret(
         member in "(error|Error|errors|message|error_description|detail|fault|code|trace_id|x)",
         inner in "(message|code|errorcode|type|request_id|detail|x)",
         nested in any::<bool>(), plain in any::<bool>(), status_code in 200u16..600,
@@ -577,7 +577,7 @@ fn lives(case: &Case, body: &str) -> Option<u64> {
 }
 
 #[test]
-fn plain_answers() {
+fn plain_responses() {
     for (vendor, body, life) in [
         (
             "zitadel",
@@ -652,7 +652,7 @@ fn azure_ad_b2c_names_length_and_end() {
 }
 
 #[test]
-fn an_end_by_a_clock_that_differs_is_told_by_ours() {
+fn an_expiry_by_a_different_clock_is_converted_to_ours() {
     // now() is Sun, 17 Mar 2030 17:46:40 GMT; the issuer's clock is an hour behind.
     let late = case().header("date", "Sun, 17 Mar 2030 16:46:40 GMT");
     let grant = late.grant(r#"{"access_token":"t","expires_on":1899996700}"#);
@@ -664,7 +664,7 @@ fn an_end_by_a_clock_that_differs_is_told_by_ours() {
 }
 
 #[test]
-fn github_answers_201_with_another_shape() {
+fn github_responds_201_with_another_shape() {
     let body = r#"{"token":"t","expires_at":"2030-03-17T18:46:40Z","permissions":{}}"#;
     let github = status(201).with(|shape| {
         shape.token = "/token".to_owned();
@@ -685,7 +685,7 @@ fn github_answers_201_with_another_shape() {
 }
 
 #[test]
-fn other_names_and_nested_answers() {
+fn other_names_and_nested_responses() {
     let cognito = case().with(|shape| {
         shape.token = "/AccessToken".to_owned();
         shape.token_type = "/TokenType".to_owned();
@@ -709,7 +709,7 @@ fn other_names_and_nested_answers() {
 }
 
 #[test]
-fn facebook_answers_with_a_form_or_with_json() {
+fn facebook_responds_with_a_form_or_with_json() {
     let facebook = case().header("content-type", "text/plain; charset=UTF-8").with(|shape| {
         shape.format = ResponseFormat::Form;
         shape.expires_in = "/expires".to_owned();
@@ -727,7 +727,7 @@ fn facebook_answers_with_a_form_or_with_json() {
 }
 
 #[test]
-fn t105_a_token_of_no_type_is_taken_only_where_it_is_named() {
+fn t105_another_token_type_is_accepted_only_if_the_config_names_it() {
     let body = r#"{"access_token":"t","issued_token_type":"urn:ietf:params:oauth:token-type:saml2","token_type":"N_A","expires_in":60}"#;
     let error = case().error(body);
     assert_eq!(error.kind, FailureKind::Unusable);
@@ -737,7 +737,7 @@ fn t105_a_token_of_no_type_is_taken_only_where_it_is_named() {
 }
 
 #[test]
-fn the_accepted_type_is_told_in_lower_case() {
+fn the_accepted_type_is_in_lower_case() {
     assert_eq!(case().grant(r#"{"access_token":"t","token_type":"BEARER"}"#).token_type, "bearer");
     assert_eq!(case().grant(r#"{"access_token":"t"}"#).token_type, "bearer");
     let dpop = case().with(|shape| shape.token_types = vec!["dpop".to_owned()]);

@@ -37,7 +37,7 @@ fn t61_a_wall_clock_that_goes_back_makes_no_token_immortal() {
 }
 
 #[test]
-fn is_due_at_its_share_of_the_life_on_either_clock() {
+fn is_due_at_its_share_of_the_lifetime_on_either_clock() {
     let validity = validity(100.0);
     assert!(!validity.is_due(moment(79.9, 79.9)));
     assert!(validity.is_due(moment(80.0, 0.0)));
@@ -60,7 +60,7 @@ fn t56_jitter_spreads_renewals_over_a_tenth_and_only_earlier() {
 
 proptest! {
     #[test]
-    fn an_ended_life_is_never_sent(
+    fn an_expired_token_is_never_sent(
         lifetime in 1.0f64..90_000.0, refresh_at in 0.01f64..=1.0, chance in 0.0f64..=1.0,
         boot in 0.0f64..100_000.0, wall in -100_000.0f64..100_000.0,
     ) {
@@ -134,14 +134,14 @@ fn t34_a_refusal_waits_a_minute_whatever_came_before_and_no_longer_where_it_is_f
 }
 
 #[test]
-fn an_issuer_that_took_all_of_its_time_is_asked_again_soon_unless_a_token_serves() {
+fn an_issuer_that_timed_out_is_asked_again_soon_unless_there_is_a_token() {
     let pause = Pause::after(&failure(FailureKind::Timeout), 9, HOUR, 0.5);
     assert_eq!(pause.length(false, false), Duration::from_secs(1));
     assert_eq!(pause.length(true, false), Duration::from_secs(48));
 }
 
 #[test]
-fn only_a_silent_issuer_is_left_to_the_bare_connects_and_only_while_there_are_any() {
+fn only_an_unreachable_issuer_waits_for_its_probe_and_only_while_there_is_one() {
     let of = |silent, watched| {
         let unreached = Some(Unreached { hop: Hop::new("idp.example", 443, false), silent });
         let error = IssuerError { unreached, ..failure(FailureKind::Unavailable) };

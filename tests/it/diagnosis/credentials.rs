@@ -121,7 +121,7 @@ async fn secret_file_empty() {
 async fn variable_missing() {
     let world = Setup::new().await.issuer("client_secret = { env = \"CORP_SECRET\" }").start().await;
     let fact = "because client_secret cannot be read: environment variable CORP_SECRET: is not set";
-    let remedy = ["set it where bearerd is started, and start it again"];
+    let remedy = ["set it where bearerd is started, and restart bearerd"];
     no_token(&world, 503, "token_unavailable", &[fact], &remedy).await;
 }
 
@@ -147,7 +147,7 @@ async fn clock_off_where_a_jwt_is_refused() {
         setup.issuer.always_this(vendor(401, words).header("date", &clock_at(offset)));
         let world = setup.issuer("client_auth = \"client_secret_jwt\"").start().await;
         let facts = ["responded 401 invalid_client (assertion is expired or not valid yet)"];
-        let remedy = ["this machine's clock is ", side, ", set it right"];
+        let remedy = ["this machine's clock is ", side, "; correct it"];
         no_token(&world, 502, "token_refused", &facts, &remedy).await;
     }
 }

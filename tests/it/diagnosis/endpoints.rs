@@ -111,7 +111,7 @@ async fn throttled() {
     let world = setup.start().await;
     let facts = ["responded 429 (Too Many Requests)"];
     let remedy = [
-        "it limits how often it may be asked, and is asked again once it allows",
+        "it limits the rate of requests, and bearerd asks again when it allows",
         "see that not many clients or replicas ask with the same client_id",
     ];
     let response = no_token(&world, 503, "token_unavailable", &facts, &remedy).await;

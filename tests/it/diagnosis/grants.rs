@@ -45,7 +45,7 @@ async fn fewer_scopes_granted_than_asked_for() {
     let words = [
         "WARN",
         "corp",
-        "the issuer's response grants less than bearerd requested, without the scopes write: let this client have them at \
+        "the issuer's response grants less than bearerd requested, without the scopes write: allow this client these scopes at \
          the issuer, or remove them from scopes",
     ];
     line(&world, &words).await;

@@ -18,7 +18,7 @@ fn t23_a_compressed_body_is_refused() {
 }
 
 #[test]
-fn t24_only_the_statuses_of_the_config_carry_a_token() {
+fn t24_only_the_statuses_of_the_config_may_have_a_token() {
     for code in [201, 202, 204, 206] {
         let error = status(code).error(GOOD);
         assert_eq!((error.kind, error.http_status), (FailureKind::Unusable, Some(code)));
@@ -169,7 +169,7 @@ fn expect(case: &Case, code: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_refused_client_is_told_which_keys_say_who_it_is() {
+fn advice_for_a_refused_client_names_the_keys_that_identify_it() {
     let secret = || Source::literal("x");
     let both = ["client_id and client_secret", "client_auth = \"client_secret_basic\""];
     expect(
@@ -220,21 +220,21 @@ fn a_basic_user_beside_the_client_is_named() {
 }
 
 #[test]
-fn other_codes_name_what_decides_about_them() {
+fn advice_for_other_codes_names_the_keys_that_decide() {
     let case = configured(|config| config.grant_type = Some("delegation".to_owned()));
     expect(
         &case,
         "unsupported_grant_type",
-        &["the grant `delegation` is not offered there; check grant_type"],
+        &["the issuer does not accept the grant `delegation`; check grant_type"],
     );
-    expect(&case, "unauthorized_client", &["let this client use the grant `delegation`", "client_id"]);
+    expect(&case, "unauthorized_client", &["allow this client the grant `delegation`", "client_id"]);
     expect(&case, "invalid_scope", &["check scopes"]);
     expect(&case, "invalid_target", &["params (audience, resource)"]);
     expect(&case, "invalid_request", &["params, scopes and client_auth"]);
-    expect(&case, "access_denied", &["let this client have such tokens"]);
+    expect(&case, "access_denied", &["allow this client such tokens"]);
     expect(&case, "invalid_grant", &["params, scopes and client_auth"]);
     let none = configured(|config| config.grant_type = None);
-    expect(&none, "unsupported_grant_type", &["a request without grant_type is not offered"]);
+    expect(&none, "unsupported_grant_type", &["does not accept a request without grant_type"]);
     let unsure = r#"{"error":"unauthorized_client","error_description":"Unexpected error when authenticating client"}"#;
     assert!(
         case.error(unsure).detail.contains("check client_id and client_secret"),
@@ -260,13 +260,13 @@ fn a_refused_grant_names_the_assertion() {
 }
 
 #[test]
-fn t36_dpop_refusals_are_told_apart() {
+fn t36_dpop_refusals_are_distinguished() {
     let with = configured(|config| {
         config.dpop = Some(DpopConfig { private_key: Source::literal("k"), alg: None });
     });
     let error = with.error(refused("use_dpop_nonce"));
     assert_eq!(error.kind, FailureKind::Unusable);
-    expect(&with, "use_dpop_nonce", &["with the nonce that it gave", "the issuer's"]);
+    expect(&with, "use_dpop_nonce", &["with the issuer's nonce", "the issuer's"]);
     assert!(!error.detail.contains("dpop.private_key"), "{}", error.detail);
     expect(&with, "invalid_dpop_proof", &["dpop.private_key", "clock"]);
     assert_eq!(with.error(refused("invalid_dpop_proof")).kind, FailureKind::Unusable);
@@ -310,7 +310,7 @@ fn a_missing_proof_means_that_dpop_is_to_be_set() {
 }
 
 #[test]
-fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
+fn the_audience_of_an_assertion_and_that_of_a_token_are_distinguished() {
     let signing = || configured(|config| config.jwt = jwt(JwtUse::ClientAssertion));
     let said = |code: &str, text: &str| format!(r#"{{"error":"{code}","error_description":"{text}"}}"#);
     for (status, code, text) in [
@@ -375,12 +375,12 @@ fn a_server_that_may_want_the_client_id_beside_an_assertion() {
 fn servers_with_little_to_say() {
     let glewlwyd = status(403).error("");
     assert!(glewlwyd.detail.contains("check client_id and client_secret"), "{glewlwyd}");
-    assert!(glewlwyd.detail.contains("whether this client and this machine's address may ask"), "{glewlwyd}");
+    assert!(glewlwyd.detail.contains("whether this client and this machine's address may request tokens"), "{glewlwyd}");
     let lemonldap = status(401).error(r#"{"error":"9","result":0}"#);
-    assert!(lemonldap.detail.contains("that is no token endpoint"), "{lemonldap}");
+    assert!(lemonldap.detail.contains("it is not a token endpoint"), "{lemonldap}");
     assert!(lemonldap.detail.contains("check token_url of [issuer.corp]"), "{lemonldap}");
     let lemonldap = status(401).error(r#"{"error":9,"result":0}"#);
-    assert!(lemonldap.detail.contains("that is no token endpoint"), "{lemonldap}");
+    assert!(lemonldap.detail.contains("it is not a token endpoint"), "{lemonldap}");
     let rauthy = status(400).error(r#"{"error":"BadRequest","message":"'client_secret' is missing"}"#);
     assert!(rauthy.detail.contains("client_auth = \"client_secret_post\""), "{rauthy}");
     let keycloak = status(400).error(
@@ -393,17 +393,17 @@ fn servers_with_little_to_say() {
 }
 
 #[test]
-fn an_issuer_that_cannot_answer_for_now_is_unavailable() {
+fn an_issuer_that_is_temporarily_unavailable_is_unavailable() {
     for code in [200, 400] {
         let error = status(code).header("retry-after", "7").error(refused("temporarily_unavailable"));
         assert_eq!(error.kind, FailureKind::Unavailable);
         assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
-        assert!(error.detail.ends_with("it is asked again"), "{error}");
+        assert!(error.detail.ends_with("bearerd asks again"), "{error}");
     }
 }
 
 #[test]
-fn a_clock_that_differs_is_told_where_it_can_be_the_cause() {
+fn a_different_clock_is_reported_if_it_may_be_the_cause() {
     let signing = || configured(|config| config.jwt = jwt(JwtUse::ClientAssertion));
     let ahead = "Sun, 17 Mar 2030 17:52:00 GMT";
     for code in ["invalid_client", "invalid_grant", "invalid_dpop_proof"] {
