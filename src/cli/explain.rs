@@ -12,7 +12,7 @@ use serde::Serialize;
 use self::request::ExplainedRequest;
 pub use self::sent::{CredentialFacts, HeaderNames, Parameter, Sent, Timeouts};
 use crate::config::Config;
-use crate::route::{Call, Miss, RouteTable, host, path};
+use crate::route::{Lookup, NoMatch, RouteTable, host, path};
 
 /// What becomes of one request. Holds names from the config and the request's method and path; no header value, no query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -120,7 +120,7 @@ fn serve(
     let bad_path = |error: path::PathError| (Refusal(400, "bad_request", error.to_string()), Vec::new());
     let match_path = path::parse(&asked.path).map_err(bad_path)?;
     let ends_here = asked.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
-    let call = Call {
+    let call = Lookup {
         listener,
         own_name,
         host: &name,
@@ -130,10 +130,10 @@ fn serve(
     };
     let miss = |refusal| (refusal, reasons::nearest(config, &call));
     let found = match table.find(&call) {
-        Err(Miss::EncodedSlash) => return Err(miss(escaped_slash())),
+        Err(NoMatch::EncodedSlash) => return Err(miss(escaped_slash())),
         _ if is_misdirected => return Err(miss(misdirected(&name))),
-        Err(Miss::Path) => return Err(miss(no_route("no route serves this host and path".to_owned()))),
-        Err(Miss::Method(methods)) => return Err(miss(other_methods(&methods))),
+        Err(NoMatch::Path) => return Err(miss(no_route("no route serves this host and path".to_owned()))),
+        Err(NoMatch::Method(methods)) => return Err(miss(other_methods(&methods))),
         Ok(found) => found,
     };
     let Some(route) = config.routes.get(found.route) else {

@@ -8,14 +8,14 @@ use crate::config::{
     RouteConfig,
 };
 use crate::proxy::credential;
-use crate::route::Call;
-use crate::route::{criteria, near};
+use crate::route::Lookup;
+use crate::route::near;
 
 /// More lines than this help nobody.
 const NEAREST: usize = 10;
 
 /// What matched, condition by condition, then the routes that it goes before.
-pub(super) fn won(config: &Config, route: &RouteConfig, call: &Call<'_>) -> Vec<String> {
+pub(super) fn won(config: &Config, route: &RouteConfig, call: &Lookup<'_>) -> Vec<String> {
     let mut lines = vec![host_line(route), path_line(route)];
     if route.listener.is_some() {
         lines.push(format!("listener: only `{}`", listener_name(config, route)));
@@ -27,8 +27,10 @@ pub(super) fn won(config: &Config, route: &RouteConfig, call: &Call<'_>) -> Vec<
         let names: Vec<_> = route.match_headers.iter().map(|(name, _)| name.as_str()).collect();
         lines.push(format!("headers: {} as the route wants", names.join(", ")));
     }
-    let others =
-        config.routes.iter().filter(|other| other.name != route.name && criteria::met(other, call).all());
+    let others = config
+        .routes
+        .iter()
+        .filter(|other| other.name != route.name && near::met_conditions(other, call).all());
     lines.extend(
         others.map(|other| format!("goes before route `{}`: {}", other.name, advantage(route, other))),
     );
@@ -70,7 +72,7 @@ fn advantage(winner: &RouteConfig, other: &RouteConfig) -> &'static str {
 }
 
 /// Routes that come near to serving the request.
-pub(super) fn nearest(config: &Config, call: &Call<'_>) -> Vec<String> {
+pub(super) fn nearest(config: &Config, call: &Lookup<'_>) -> Vec<String> {
     near::nearest(&config.routes, |index| Some(&*config.listeners.get(index)?.name), call, NEAREST)
 }
 
