@@ -15,7 +15,7 @@ use crate::config::{
     PathPattern, RouteConfig,
 };
 use crate::proxy::{credential, max_forwards};
-use crate::route::{Call, Miss, RouteTable, criteria, host, near, path};
+use crate::route::{Lookup, NoMatch, RouteTable, host, near, path};
 
 pub use crate::cli::explain::sent::{CredentialFacts, HeaderNames, Parameter, Sent, Timeouts};
 
@@ -125,7 +125,7 @@ fn serve(
     let bad_path = |error: path::PathError| (Refusal(400, "bad_request", error.to_string()), Vec::new());
     let match_path = path::parse(&asked.path).map_err(bad_path)?;
     let ends_here = asked.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
-    let call = Call {
+    let call = Lookup {
         listener,
         own_name,
         host: &name,
@@ -135,10 +135,10 @@ fn serve(
     };
     let miss = |refusal| (refusal, nearest_routes(config, &call));
     let found = match table.find(&call) {
-        Err(Miss::EncodedSlash) => return Err(miss(escaped_slash())),
+        Err(NoMatch::EncodedSlash) => return Err(miss(escaped_slash())),
         _ if is_misdirected => return Err(miss(misdirected(&name))),
-        Err(Miss::Path) => return Err(miss(no_route("no route serves this host and path".to_owned()))),
-        Err(Miss::Method(methods)) => return Err(miss(other_methods(&methods))),
+        Err(NoMatch::Path) => return Err(miss(no_route("no route serves this host and path".to_owned()))),
+        Err(NoMatch::Method(methods)) => return Err(miss(other_methods(&methods))),
         Ok(found) => found,
     };
     let Some(route) = config.routes.get(found.route) else {
@@ -369,7 +369,7 @@ fn shown_url(url: &str) -> String {
 const NEAREST: usize = 10;
 
 /// What matched, condition by condition, then the routes that it goes before.
-fn reasons(config: &Config, route: &RouteConfig, call: &Call<'_>) -> Vec<String> {
+fn reasons(config: &Config, route: &RouteConfig, call: &Lookup<'_>) -> Vec<String> {
     let mut lines = vec![host_line(route), path_line(route)];
     if route.listener.is_some() {
         lines.push(format!("listener: only `{}`", listener_name(config, route)));
@@ -381,8 +381,10 @@ fn reasons(config: &Config, route: &RouteConfig, call: &Call<'_>) -> Vec<String>
         let names: Vec<_> = route.match_headers.iter().map(|(name, _)| name.as_str()).collect();
         lines.push(format!("headers: {} as the route wants", names.join(", ")));
     }
-    let others =
-        config.routes.iter().filter(|other| other.name != route.name && criteria::met(other, call).all());
+    let others = config
+        .routes
+        .iter()
+        .filter(|other| other.name != route.name && near::met_conditions(other, call).all());
     lines.extend(
         others.map(|other| format!("goes before route `{}`: {}", other.name, advantage(route, other))),
     );
@@ -424,7 +426,7 @@ fn advantage(winner: &RouteConfig, other: &RouteConfig) -> &'static str {
 }
 
 /// Routes that come near to serving the request.
-fn nearest_routes(config: &Config, call: &Call<'_>) -> Vec<String> {
+fn nearest_routes(config: &Config, call: &Lookup<'_>) -> Vec<String> {
     near::nearest(&config.routes, |index| Some(&*config.listeners.get(index)?.name), call, NEAREST)
 }
 

@@ -20,7 +20,7 @@ use crate::config::{Address, UnixOptions};
 use crate::net::keep_alive;
 use crate::proxy::Peer;
 
-use super::stream::Raw;
+use super::SocketStream;
 
 pub use passed::{Passed, Unfit, Wanted};
 
@@ -167,7 +167,7 @@ impl SocketListener {
     ///
     /// # Errors
     /// accept(2)'s; the next request may go well.
-    pub async fn accept(&mut self) -> io::Result<(Raw, Peer, Option<SocketAddr>)> {
+    pub async fn accept(&mut self) -> io::Result<(SocketStream, Peer, Option<SocketAddr>)> {
         std::future::poll_fn(|context| self.0.poll_accept(context)).await
     }
 }

@@ -209,7 +209,7 @@ fn the_nearest_misses_are_told_a_line_each() {
     assert_eq!(
         explanation.answers[0].nearest,
         [
-            "route `other header` has this host and path, but it wants another value of header `x-tenant`, and it wants \
+            "route `other header` has this host and path, but it requires another value of header `x-tenant`, and it requires \
              a header `x-env`",
             "route `other path` has this host, but its path prefix is `/b`",
             "route `other host` has this path, but its host is `a.test`",

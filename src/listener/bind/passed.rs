@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_for_the_listener_of_its_name_and_address() {
+    fn a_passed_socket_belongs_to_the_listener_of_its_name_and_address() {
         let (passed, address) = passed("main");
         assert_eq!(passed.unfit(&[wanted("admin", &address), wanted("main", &address)]), Unfit::default());
         let bound = passed.socket(&Arc::from("main"), &address).unwrap().unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_listener_is_told_with_those_there_are() {
+    fn a_name_without_a_listener_is_reported_with_the_known_names() {
         let (passed, address) = passed("bearerd.socket");
         let unfit = passed.unfit(&[wanted("main", &address), wanted("admin", &address)]);
         assert_eq!(unfit.errors, [""; 0]);
@@ -235,7 +235,7 @@ mod tests {
 
     /// The config's rules for callers are about the address that it names.
     #[test]
-    fn a_socket_that_is_elsewhere_is_an_error() {
+    fn a_passed_socket_at_another_address_is_an_error() {
         let (passed, _) = passed("main");
         let elsewhere = Address::Tcp("127.0.0.2:0".parse().unwrap());
         let unfit = passed.unfit(&[wanted("main", &elsewhere)]);

@@ -27,7 +27,7 @@ fn a_taken_tcp_address_is_refused_with_advice() {
 }
 
 #[test]
-fn an_address_of_another_machine_is_told() {
+fn an_address_of_another_machine_is_reported() {
     let error = bind(&Address::Tcp("192.0.2.1:0".parse().unwrap()), 0).unwrap_err();
     assert_eq!(error.message, "it is no address of this machine");
 }
@@ -64,7 +64,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 }
 
 #[test]
-fn what_is_no_socket_is_never_removed() {
+fn a_file_that_is_not_a_socket_is_never_removed() {
     let folder = scratch("other");
     let path = folder.join("s");
     let target = folder.join("target");
@@ -80,7 +80,7 @@ fn what_is_no_socket_is_never_removed() {
 }
 
 #[test]
-fn a_file_that_took_its_place_outlives_it() {
+fn a_file_in_place_of_the_socket_stays() {
     let folder = scratch("replaced");
     let path = folder.join("s");
     let bound = bind(&Address::Unix(path.clone()), 0o600).unwrap();
@@ -94,7 +94,7 @@ fn a_file_that_took_its_place_outlives_it() {
 }
 
 #[test]
-fn a_missing_folder_and_a_long_path_are_told() {
+fn a_missing_folder_and_a_long_path_are_reported() {
     let folder = scratch("missing");
     let error = bind(&Address::Unix(folder.join("no/s")), 0o600).unwrap_err();
     assert!(error.message.ends_with("/no does not exist"), "{error}");

@@ -86,7 +86,7 @@ async fn wrong_host() {
     );
     refused(&world, call, 421, "misdirected", &words).await;
     told_with_its_target(&world, "GET billing.internal/invoices: neither listener main").await;
-    let near = "route `api` has this path, but it answers to the listener's own names only";
+    let near = "route `api` has this path, but it serves the listener's own names only";
     holds("/status", text_at(&world.status().await, "/unrouted/last_error/detail"), &[near]);
     assert!(!world.log().text().contains("secret=1"));
 }
