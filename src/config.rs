@@ -1,8 +1,7 @@
-//! From TOML to [`Config`]: read, check everything, report every error at once.
+//! From TOML to [`Config`]: this module reads the files, checks everything, and reports every error at once.
 //!
-//! `document` knows the text and where each key stands, `read` makes the structs of `raw` from it by `deserialize`,
-//! `resolve` makes [`Config`] from those. `report` collects what is wrong on the way, and `confidential` decides what of
-//! the text may be shown.
+//! `document` knows the text and the place of each key. `read` makes the structs of `raw` from it, and `resolve` makes
+//! [`Config`] from those. `report` collects the problems, and `schema` decides which parts of the text they may show.
 
 pub mod client_auth;
 mod document;

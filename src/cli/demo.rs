@@ -173,11 +173,11 @@ impl Story {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         std::thread::Builder::new().name("demo-story".to_owned()).spawn(move || {
             runtime.block_on(async {
-                output::answer(&self.setting());
+                output::answer_people(&self.setting());
                 if let Err(error) = self.requests().await {
-                    output::answer(&format!("    {error}"));
+                    output::answer_people(&format!("    {error}"));
                 }
-                output::answer(&self.what_next());
+                output::answer_people(&self.what_next());
             });
         })?;
         Ok(())
@@ -186,8 +186,8 @@ impl Story {
     fn setting(&self) -> String {
         let lines = self.text.lines().map(|line| format!("    {line}").trim_end().to_owned());
         format!(
-            "Status page: http://{}/\n\n1. An issuer, an API that requires its tokens, and bearerd now run on this machine. \
-             bearerd's config\n   is {}:\n\n{}\n",
+            "Status page: http://{}/\n\n1. An issuer, an API that requires its tokens, and bearerd now run on this\n   \
+             machine. bearerd's config is {}:\n\n{}\n",
             self.admin,
             self.config.display(),
             lines.collect::<Vec<_>>().join("\n")
@@ -198,24 +198,24 @@ impl Story {
         self.step("2. A request to the API without bearerd:", self.api, "/hello").await?;
         self.step("3. The same through bearerd, which gets a token and adds it:", self.proxy, TRY).await?;
         self.tokens.revoke();
-        let refused = "4. The API now refuses that token. bearerd gets another, sends the request again, and the\n   \
-                       caller sees no error:";
+        let refused = "4. The API now refuses that token. bearerd gets another, sends the request\n   \
+                       again, and the caller sees no error:";
         let before = self.step(refused, self.proxy, TRY).await?;
-        output::answer(&format!(
-            "\n5. A token expires after {} s here. bearerd renews one that is used before that, and no request\n   \
-             waits for it …\n",
+        output::answer_people(&format!(
+            "\n5. A token expires after {} s here. bearerd renews one that is used before\n   \
+             that, and no request waits for it …\n",
             LIFETIME.as_secs()
         ));
         let (after, took) = self.renewed(&before).await?;
-        output::answer(&format!("\n    renewed after {:.1} s\n    {after}", took.as_secs_f64()));
+        output::answer_people(&format!("\n    renewed after {:.1} s\n    {after}", took.as_secs_f64()));
         Ok(())
     }
 
     /// Sends one request, and prints the request and its response.
     async fn step(&self, words: &str, address: SocketAddr, path: &str) -> Result<Said, Failed> {
-        output::answer(&format!("\n{words}\n\n    GET http://{address}{path}"));
+        output::answer_people(&format!("\n{words}\n\n    GET http://{address}{path}"));
         let said = get(address, path).await?;
-        output::answer(&format!("    {said}"));
+        output::answer_people(&format!("    {said}"));
         Ok(said)
     }
 
@@ -242,11 +242,12 @@ impl Story {
 Now you:
 
     curl http://{proxy}{TRY}
-    bearerd explain GET http://{proxy}{TRY} --config {config}
+    bearerd explain GET http://{proxy}{TRY} \\
+      --config {config}
     curl http://{admin}/status
 
-Edit the config, and bearerd loads it again. `bearerd init` writes one for your issuer. Ctrl-C ends the
-demo and removes its files.
+Edit the config, and bearerd loads it again. `bearerd init` writes one for your
+issuer. Ctrl-C ends the demo and removes its files.
 "
         )
     }

@@ -15,13 +15,13 @@ use crate::issuer::{Issuer, Metadata};
 
 /// What follows the list.
 const GO_ON: &str = "\
-bearerd init NAME > bearerd.toml     writes a config for NAME, with comments on where each value is found
-bearerd check --online               then says what is still wrong with it
+bearerd init NAME > bearerd.toml  writes a config for NAME, with comments
+bearerd check --online            then says what is still wrong with it
 
-An issuer that is not in the list:
-bearerd init --issuer-url URL        reads its discovery document and writes a config that fits
-bearerd init generic                 writes a config for any issuer
-config.example.toml shows every key, and `bearerd schema` tells your editor about them.";
+For an issuer that is not in the list:
+bearerd init --issuer-url URL     reads its discovery document
+bearerd init generic              writes a config for any issuer
+config.example.toml shows every key. `bearerd schema` is for editors.";
 
 /// Any issuer, as if it were a preset.
 const GENERIC: &str = "generic";
@@ -33,7 +33,7 @@ pub(super) fn init(name: Option<&str>, issuer_url: Option<&str>, format: Output)
     }
     match (name, format) {
         (Some(GENERIC), format) => print(GENERIC, &template(), format),
-        (None, Output::Text) => output::answer(&list(config::presets())),
+        (None, Output::Text) => output::answer_people(&list(config::presets())),
         (None, Output::Json) => output::answer_json(&json!({
             "presets": config::presets().map(described).collect::<Vec<_>>(),
         })),
@@ -60,25 +60,17 @@ fn unknown(name: &str) -> Failure {
     Failure::new(Exit::Usage, format!("no preset `{name}`; {hint}"))
 }
 
-/// Every preset on a line of its own, in columns.
+/// Every preset on a line of its own, with its vars in brackets.
 fn list<'a>(presets: impl Iterator<Item = &'a Preset>) -> String {
-    let mut rows: Vec<[String; 3]> = presets
-        .map(|preset| {
-            let vars: Vec<&str> = preset.vars.iter().map(|var| &*var.name).collect();
-            [preset.name.to_owned(), preset.title.clone(), vars.join(", ")]
-        })
-        .collect();
-    rows.sort();
-    let width = |column: usize, head: &str| {
-        let longest = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-        longest.unwrap_or_default().max(head.len())
-    };
-    let (name, title) = (width(0, "PRESET"), width(1, "FOR"));
-    let mut text = format!("{:name$}  {:title$}  VARS\n", "PRESET", "FOR");
-    for [preset, of, vars] in &rows {
-        let line = format!("{preset:name$}  {of:title$}  {vars}");
+    let mut presets: Vec<&Preset> = presets.collect();
+    presets.sort_by_key(|preset| preset.name);
+    let name = presets.iter().map(|preset| preset.name.len()).max().unwrap_or_default();
+    let mut text = format!("{:name$}  FOR [VARS]\n", "PRESET");
+    for preset in presets {
+        let vars: Vec<&str> = preset.vars.iter().map(|var| &*var.name).collect();
+        let vars = if vars.is_empty() { String::new() } else { format!(" [{}]", vars.join(", ")) };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{}", line.trim_end());
+        let _ = writeln!(text, "{:name$}  {}{vars}", preset.name, preset.title);
     }
     format!("{text}\n{GO_ON}")
 }

@@ -45,7 +45,7 @@ pub(super) fn token(common: &Common, asked: &TokenOptions) -> Result<Exit, Failu
     let shown = Shown::new(&asked.issuer, &grant, default_lifetime, requested);
     match (asked.output, asked.decode) {
         (Output::Text, false) => output::answer_bytes(grant.token.expose()),
-        (Output::Text, true) => output::answer(&output::harmless(&shown.text(requested))),
+        (Output::Text, true) => output::answer_people(&output::harmless(&shown.text(requested))),
         (Output::Json, decode) => {
             let mut answer = shown.json();
             if !decode && let Some(object) = answer.as_object_mut() {

@@ -66,6 +66,12 @@ pub trait Method: fmt::Debug + Sync {
         name == self.name()
     }
 
+    /// The encodings in which `check --online` tries this method with a client's secret, after the issuer refused another
+    /// way of sending it. Empty: the method sends no secret.
+    fn encodings(&self) -> &'static [BasicEncoding] {
+        &[]
+    }
+
     /// Whether a refusal with this code says that the issuer did not even see the client.
     fn may_be_unseen(&self, _code: &str) -> bool {
         false

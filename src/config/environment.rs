@@ -1,5 +1,5 @@
 //! What the environment says about proxies, roots and traces, as it is written there: `net` makes sense of it, and for
-//! traces `resolve/otel.rs`.
+//! traces `resolve/tracing.rs`.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
 use crate::config::client_auth::ClientAuth;
-use crate::config::raw::values::Words;
+use crate::config::raw::values::{Words, size_text};
 use crate::config::reference::Source;
 use crate::config::report::Problem;
 use crate::config::types::Scopes;
@@ -324,6 +324,53 @@ pub struct RouteConfig {
     pub response_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub connection_max_age: Option<Duration>,
+}
+
+impl RouteConfig {
+    /// The settings that `bearerd explain` shows by their keys, as they are written in the file. What a request must match,
+    /// the upstream's URL, the credential, header fields, and timeouts have lines of their own there.
+    pub fn settings(&self) -> BTreeMap<&'static str, String> {
+        // No `..`: a new key compiles only when it is decided whether `explain` shows it here.
+        let Self {
+            name: _,
+            listener: _,
+            host: _,
+            path: _,
+            methods: _,
+            match_headers: _,
+            upstream: _,
+            connection,
+            credential: _,
+            caller_authorization: _,
+            inject: _,
+            request_headers: _,
+            response_headers: _,
+            forwarded,
+            rewrite_location,
+            refresh_on,
+            replay_limit,
+            allow_encoded_slash,
+            response_timeout: _,
+            idle_timeout: _,
+            connection_max_age: _,
+        } = self;
+        let ConnectionConfig { protocol: _, header_case, connect_timeout: _, tls: _, egress } = connection;
+        let statuses: Vec<&str> = refresh_on.iter().map(StatusCode::as_str).collect();
+        let egress = match egress {
+            Egress::Direct => "none".to_owned(),
+            Egress::Env => "env".to_owned(),
+            Egress::Proxy { host, port, userinfo: _ } => format!("{host}:{port}"),
+        };
+        BTreeMap::from([
+            ("allow_encoded_slash", allow_encoded_slash.to_string()),
+            ("forwarded", forwarded.to_string()),
+            ("header_case", header_case.word().to_owned()),
+            ("proxy", egress),
+            ("refresh_on", format!("[{}]", statuses.join(", "))),
+            ("replay_limit", size_text(*replay_limit)),
+            ("rewrite_location", rewrite_location.to_string()),
+        ])
+    }
 }
 
 /// How connections to an upstream are made. Routes that agree in all of it, and in where they lead, share their connections;

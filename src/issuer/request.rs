@@ -285,7 +285,7 @@ impl Value {
 
 /// A value that JSON cannot carry: it is not UTF-8.
 #[derive(Debug, PartialEq, Eq)]
-struct NotText;
+pub(super) struct NotText;
 
 /// TOML allows `+1.5` and `1_000.5`, JSON does not.
 fn bare_json(text: &str) -> String {

@@ -36,7 +36,7 @@ const DEPTH: usize = 4;
 
 /// What stands in a file.
 #[derive(Default)]
-struct Store {
+pub(super) struct Store {
     /// PKCS#8.
     pub keys: Vec<Zeroizing<Vec<u8>>>,
     /// X.509, in the order of the file.

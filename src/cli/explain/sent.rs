@@ -1,5 +1,6 @@
 //! What goes to the upstream, by name and without any value of a parameter or header field, and an explanation as text for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Sent {
     pub request_headers: HeaderNames,
     pub response_headers: HeaderNames,
     pub timeouts: Timeouts,
+    /// Other settings of the route, by their keys, as they are written in the file.
+    pub settings: BTreeMap<&'static str, String>,
 }
 
 /// Whose token, and what is asked for.
@@ -108,6 +111,7 @@ impl Sent {
                 idle: duration(route.idle_timeout),
                 connection_max_age: duration(route.connection_max_age),
             },
+            settings: route.settings(),
         }
     }
 }
@@ -255,6 +259,8 @@ fn render_sent(page: &mut Page, sent: &Sent) {
             timeouts.connect, timeouts.response, timeouts.idle, timeouts.connection_max_age
         ),
     );
+    let settings: Vec<String> = sent.settings.iter().map(|(key, value)| format!("{key} {value}")).collect();
+    page.list("settings", &settings);
 }
 
 fn render_credential(page: &mut Page, credential: &CredentialFacts) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Bounds;
 use crate::clock::SystemClock;
-use crate::config::client_auth::{ClientSecretBasic, ClientSecretJwt, ClientSecretPost, Proof};
+use crate::config::client_auth::{METHODS, Method, Proof};
 use crate::config::{
     BasicEncoding, ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Scopes, Source, TokenEndpoint,
 };
@@ -207,28 +207,33 @@ fn other_methods(error: &IssuerError, config: &IssuerConfig) -> Vec<Change> {
     if config.basic.is_some() {
         return Vec::new();
     }
-    // The issuer says which one the client is registered for.
+    let with = |method: &'static dyn Method, encoding| ClientAuth {
+        encoding,
+        ..ClientAuth::with_secret(method, secret.clone())
+    };
+    // The issuer says that the client is registered for an assertion. The secret signs it, and need not be sent.
     if error.detail.contains("client_assertion") {
-        return vec![Change::Method(ClientAuth::with_secret(&ClientSecretJwt, secret))];
+        let signed = METHODS.into_iter().filter(|method| method.proof() == Proof::SignedBySecret);
+        return signed.map(|method| Change::Method(with(method, BasicEncoding::Form))).collect();
     }
-    let is_basic = config.client_auth.proof() == Proof::Basic;
+    let current = &config.client_auth;
+    let is_basic = current.proof() == Proof::Basic;
     let encodings_differ =
         [config.client_id.as_ref(), Some(&secret)].into_iter().flatten().any(changes_in_a_form);
-    let basic =
-        |encoding| ClientAuth { encoding, ..ClientAuth::with_secret(&ClientSecretBasic, secret.clone()) };
-    let post = ClientAuth::with_secret(&ClientSecretPost, secret.clone());
-    let all = [post, basic(BasicEncoding::Form), basic(BasicEncoding::Raw)];
-    let current = written(&config.client_auth);
-    all.into_iter()
-        .filter(|other| written(other) != current)
-        // The same bytes would go up again.
-        .filter(|other| match (other.proof(), other.encoding) {
-            (Proof::Basic, BasicEncoding::Raw) => encodings_differ,
-            (Proof::Basic, BasicEncoding::Form) => encodings_differ || !is_basic,
-            _ => true,
-        })
-        .map(Change::Method)
-        .collect()
+    let ways =
+        |method: &'static dyn Method| method.encodings().iter().map(move |encoding| (method, *encoding));
+    let mut others: Vec<ClientAuth> =
+        METHODS.into_iter().flat_map(ways).map(|(method, encoding)| with(method, encoding)).collect();
+    others.retain(|other| written(other) != written(current));
+    // Without the same bytes once more.
+    others.retain(|other| match (other.proof(), other.encoding) {
+        (Proof::Basic, BasicEncoding::Raw) => encodings_differ,
+        (Proof::Basic, BasicEncoding::Form) => encodings_differ || !is_basic,
+        _ => true,
+    });
+    // Another method is a more usual error than another encoding.
+    others.sort_by_key(|other| other.as_str() == current.as_str());
+    others.into_iter().map(Change::Method).collect()
 }
 
 /// As it is written in the config.
@@ -332,7 +337,9 @@ fn scopes_told(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::client_auth::{NoProof, PrivateKeyJwt, TlsClientAuth};
+    use crate::config::client_auth::{
+        ClientSecretBasic, ClientSecretJwt, ClientSecretPost, NoProof, PrivateKeyJwt, TlsClientAuth,
+    };
     use crate::config::{HttpUrl, TokenEndpoint};
 
     fn config(client_auth: ClientAuth, id: &str) -> IssuerConfig {

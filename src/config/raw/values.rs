@@ -14,6 +14,7 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::config::document::Place;
 use crate::config::report::{Report, did_you_mean};
+use crate::config::schema::names_a_secret;
 use crate::config::types::{self, Wrong};
 use crate::secret::Secret;
 
@@ -118,7 +119,7 @@ impl<const DEFAULT: usize, const LEAST: usize, const MOST: usize> Size<DEFAULT, 
 }
 
 /// As it is written in a file.
-fn size_text(bytes: usize) -> String {
+pub(crate) fn size_text(bytes: usize) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let unit = units.into_iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
@@ -255,6 +256,114 @@ inline_schema!([T: Words] Word<T>, json_schema!({
     "default": T::default().word()
 }));
 
+/// What a literal or a reference gives. A key's type states it, and all that depends on it follows from there: whether the
+/// value is masked and wiped, whether a literal needs a file that only its owner may read, and whether an error may show
+/// the line (`x-secret` in the schema).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ValueKind {
+    /// A literal requires a file that only its owner may read.
+    Secret,
+    /// The same, and an empty literal means an empty secret (RFC 6749 section 2.3.1). An empty file means nothing, because
+    /// it may be half written.
+    MaybeEmpty,
+    Public,
+    /// A secret that may be PKCS#12, with a password.
+    Key,
+    /// Public, and may also be PKCS#12.
+    Certificate,
+}
+
+impl ValueKind {
+    pub(crate) fn is_secret(self) -> bool {
+        matches!(self, Self::Secret | Self::MaybeEmpty | Self::Key)
+    }
+
+    pub(crate) fn may_be_pkcs12(self) -> bool {
+        matches!(self, Self::Key | Self::Certificate)
+    }
+
+    /// The kind of a parameter or header field, by its name.
+    pub(crate) fn named(name: &str) -> Self {
+        if names_a_secret(name) { Self::Secret } else { Self::Public }
+    }
+}
+
+/// A [`ValueKind`] as a type.
+pub(crate) trait Kind {
+    const KIND: ValueKind;
+}
+
+/// A literal, or a reference to the value, of the kind that the key's type states.
+pub(crate) struct Typed<K>(pub(crate) RawReference, PhantomData<K>);
+
+/// The kinds of [`Typed`].
+pub(crate) mod kind {
+    use super::{Kind, ValueKind};
+
+    pub(crate) struct Secret;
+    pub(crate) struct Public;
+    pub(crate) struct Key;
+    pub(crate) struct Certificate;
+
+    impl Kind for Secret {
+        const KIND: ValueKind = ValueKind::Secret;
+    }
+    impl Kind for Public {
+        const KIND: ValueKind = ValueKind::Public;
+    }
+    impl Kind for Key {
+        const KIND: ValueKind = ValueKind::Key;
+    }
+    impl Kind for Certificate {
+        const KIND: ValueKind = ValueKind::Certificate;
+    }
+}
+
+pub(crate) type RawSecret = Typed<kind::Secret>;
+pub(crate) type RawPublic = Typed<kind::Public>;
+pub(crate) type RawKey = Typed<kind::Key>;
+pub(crate) type RawCertificate = Typed<kind::Certificate>;
+
+impl<K> From<RawReference> for Typed<K> {
+    fn from(raw: RawReference) -> Self {
+        Self(raw, PhantomData)
+    }
+}
+
+impl<'de, K> Deserialize<'de> for Typed<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        RawReference::deserialize(deserializer).map(Self::from)
+    }
+}
+
+impl<K: Kind> JsonSchema for Typed<K> {
+    fn schema_name() -> Cow<'static, str> {
+        RawReference::schema_name()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = generator.subschema_for::<RawReference>();
+        if K::KIND.is_secret() {
+            schema.insert("x-secret".to_owned(), true.into());
+        }
+        schema
+    }
+}
+
+/// A literal or a reference, and what it gives.
+pub(crate) struct RawValue {
+    pub raw: RawReference,
+    pub kind: ValueKind,
+}
+
+impl<K: Kind> From<Typed<K>> for RawValue {
+    fn from(typed: Typed<K>) -> Self {
+        Self { raw: typed.0, kind: K::KIND }
+    }
+}
+
 /// A literal, or a reference to the value.
 pub(crate) enum RawReference {
     Literal(Secret),
@@ -280,7 +389,7 @@ pub(crate) struct RawElsewhere {
     pub pointer: Option<String>,
     /// The password of a PKCS#12 file.
     #[schemars(extend("x-errors" = "beside `webhook`; on a value that is not a key or certificate"))]
-    pub password: Option<Box<RawReference>>,
+    pub password: Option<Box<RawSecret>>,
 }
 
 impl RawElsewhere {
@@ -411,7 +520,7 @@ fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
             "env" => elsewhere.env = text,
             "webhook" => elsewhere.webhook = text,
             "pointer" => elsewhere.pointer = text,
-            _ => elsewhere.password = Some(Box::new(value)),
+            _ => elsewhere.password = Some(Box::new(value.into())),
         }
     }
     RawParam::Reference(RawReference::Elsewhere(elsewhere))
@@ -455,7 +564,7 @@ pub(crate) struct RawProxy {
     pub url: Option<String>,
     /// "user:password" for the proxy.
     #[schemars(extend("x-errors" = "beside a user in `url`; a literal in a file that others may read"))]
-    pub userinfo: Option<RawReference>,
+    pub userinfo: Option<RawSecret>,
 }
 
 impl<'de> Deserialize<'de> for RawEgress {

@@ -14,14 +14,14 @@ use crate::config::model::{
     BasicEncoding, BasicUser, Carrier, CertificateHeader, DpopConfig, HttpUrl, IssuerConfig, JwtConfig,
     JwtUse, ResponseShape, Standby, TokenEndpoint,
 };
-use crate::config::raw::values::{RawReference, Word, check};
+use crate::config::raw::values::{
+    RawCertificate, RawKey, RawPublic, RawReference, RawSecret, RawValue, ValueKind, Word, check,
+};
 use crate::config::raw::{RawBasic, RawDpop, RawIssuer, RawJwt, RawResponse, RawStandby, TokenMethod};
 use crate::config::reference::Source;
 use crate::config::report::{Report, Severity, did_you_mean};
 use crate::config::resolve::unwritten;
-use crate::config::resolve::value::{
-    self, ValueKind, claims, headers, params, reference, refuse_tables, scopes,
-};
+use crate::config::resolve::value::{self, claims, headers, params, reference, refuse_tables, scopes};
 use crate::config::types::{self, url};
 use crate::jose::Alg;
 
@@ -243,12 +243,12 @@ fn grant_type(written: Option<String>, usage: JwtUse) -> Option<String> {
     Some(written.unwrap_or_else(|| default.to_owned())).filter(|grant| !grant.is_empty())
 }
 
-fn client_id(place: &Place<'_>, raw: RawReference, report: &mut Report) -> Option<Source> {
-    if matches!(&raw, RawReference::Literal(text) if text.is_empty()) {
+fn client_id(place: &Place<'_>, raw: RawPublic, report: &mut Report) -> Option<Source> {
+    if matches!(&raw.0, RawReference::Literal(text) if text.is_empty()) {
         report.error(place, "is empty", "");
         return None;
     }
-    reference(place, raw, ValueKind::Public, report)
+    reference(place, raw, report)
 }
 
 fn response(
@@ -302,7 +302,7 @@ struct Beside {
 fn client_auth(
     place: &Place<'_>,
     written: Option<String>,
-    secret: Option<RawReference>,
+    secret: Option<RawSecret>,
     beside: &Beside,
     report: &mut Report,
 ) -> Option<ClientAuth> {
@@ -312,7 +312,7 @@ fn client_auth(
     let default: &dyn Method = if proved_by_jwt { &NoProof } else { &ClientSecretBasic };
     let found = written.as_deref().map_or(Some(default), client_auth::method);
     let signs_by_secret = found.is_some_and(|method| method.proof() == Proof::SignedBySecret);
-    let secret = secret.map(|raw| reference(&secret_at, raw, secret_kind(signs_by_secret), report));
+    let secret = secret.map(|raw| reference(&secret_at, client_secret(raw, signs_by_secret), report));
     let Some(method) = found else {
         let written = written.unwrap_or_default();
         let names = client_auth::names().collect::<Vec<_>>().join("\", \"");
@@ -336,8 +336,9 @@ fn client_auth(
     Some(ClientAuth { encoding: beside.encoding, ..ClientAuth::with_secret(method, secret??) })
 }
 
-fn secret_kind(signs: bool) -> ValueKind {
-    if signs { ValueKind::Secret } else { ValueKind::MaybeEmpty }
+/// A secret that is sent may be empty. One that signs may not.
+fn client_secret(secret: RawSecret, signs: bool) -> RawValue {
+    RawValue { raw: secret.0, kind: if signs { ValueKind::Secret } else { ValueKind::MaybeEmpty } }
 }
 
 fn secret_hint(place: &Place<'_>) -> &'static str {
@@ -358,15 +359,15 @@ fn basic(
     report: &mut Report,
 ) -> Option<BasicUser> {
     let RawBasic { user, password } = raw?;
-    let mut read = |key: &str, raw: Option<RawReference>, kind, example: &str| match raw {
-        Some(raw) => reference(&at.key(key), raw, kind, report),
+    let mut read = |key: &str, raw: Option<RawValue>, example: &str| match raw {
+        Some(raw) => reference(&at.key(key), raw, report),
         None => {
             report.missing(&at.key(key), "is missing", example);
             None
         }
     };
-    let user = read("user", user, ValueKind::Public, "user = \"…\"");
-    let password = read("password", password, ValueKind::Secret, "password = { file = \"…\" }");
+    let user = read("user", user.map(Into::into), "user = \"…\"");
+    let password = read("password", password.map(Into::into), "password = { file = \"…\" }");
     Some(BasicUser { user: user?, password: password?, encoding })
 }
 
@@ -379,26 +380,27 @@ fn standby(
     report: &mut Report,
 ) -> Option<Standby> {
     let RawStandby { client_id, client_secret, private_key, certificate, key_id } = raw?;
-    let mut read = |key: &str, raw: Option<RawReference>, kind, used: bool| {
+    let mut read = |key: &str, raw: Option<RawValue>, used: bool| {
         let raw = raw?;
         let place = at.key(key);
         if let Some(auth) = auth.filter(|_| !used) {
             let message = format!("is not used with client_auth = \"{}\"", auth.as_str());
             report.error(&place, message, "leave it out");
         }
-        reference(&place, raw, kind, report)
+        reference(&place, raw, report)
     };
     let secret = auth.is_none_or(|auth| auth.proof().has_secret());
     let by_key = |auth: &ClientAuth| auth.proof() == Proof::SignedByKey;
     let key = usage != JwtUse::ClientAssertion || auth.is_none_or(by_key);
     let signs = secret || key;
-    let secret_kind = secret_kind(auth.is_some_and(|auth| auth.proof() == Proof::SignedBySecret));
+    let signs_by_secret = auth.is_some_and(|auth| auth.proof() == Proof::SignedBySecret);
+    let client_secret = client_secret.map(|secret| self::client_secret(secret, signs_by_secret));
     let standby = Standby {
-        client_id: read("client_id", client_id, ValueKind::Public, signs),
-        client_secret: read("client_secret", client_secret, secret_kind, secret),
-        private_key: read("private_key", private_key, ValueKind::Key, key),
-        certificate: read("certificate", certificate, ValueKind::Certificate, key),
-        key_id: read("key_id", key_id, ValueKind::Public, key),
+        client_id: read("client_id", client_id.map(Into::into), signs),
+        client_secret: read("client_secret", client_secret, secret),
+        private_key: read("private_key", private_key.map(Into::into), key),
+        certificate: read("certificate", certificate.map(Into::into), key),
+        key_id: read("key_id", key_id.map(Into::into), key),
     };
     if standby.client_id.is_none() && standby.client_secret.is_none() && standby.private_key.is_none() {
         report.error(
@@ -453,9 +455,9 @@ fn jwt_usage(place: &Place<'_>, raw: Option<&RawJwt>, report: &mut Report) -> Jw
 /// The keys about signing, as they are written.
 struct WrittenSigning {
     jwt: Option<RawJwt>,
-    private_key: Option<RawReference>,
-    certificate: Option<RawReference>,
-    assertion: Option<RawReference>,
+    private_key: Option<RawKey>,
+    certificate: Option<RawCertificate>,
+    assertion: Option<RawSecret>,
     assertion_type: Option<String>,
 }
 
@@ -476,14 +478,11 @@ fn signing(
     report: &mut Report,
 ) -> Signing {
     let WrittenSigning { jwt, private_key, certificate, assertion, assertion_type } = written;
-    let mut read = |key: &str, raw: Option<RawReference>, kind| {
-        raw.and_then(|raw| reference(&place.key(key), raw, kind, report))
-    };
     let key_given = private_key.is_some();
     let (certificate_given, assertion_given) = (certificate.is_some(), assertion.is_some());
-    let private_key = read("private_key", private_key, ValueKind::Key);
-    let certificate = read("certificate", certificate, ValueKind::Certificate);
-    let assertion = read("assertion", assertion, ValueKind::Secret);
+    let private_key = private_key.and_then(|raw| reference(&place.key("private_key"), raw, report));
+    let certificate = certificate.and_then(|raw| reference(&place.key("certificate"), raw, report));
+    let assertion = assertion.and_then(|raw| reference(&place.key("assertion"), raw, report));
 
     let proof = auth.map(ClientAuth::proof);
     let by_key = proof == Some(Proof::SignedByKey) || usage != JwtUse::ClientAssertion;
@@ -651,9 +650,8 @@ fn jwt_config(
         None if has_certificate => vec![CertificateHeader::X5tS256],
         None => Vec::new(),
     };
-    let mut read = |key: &str, raw: Option<RawReference>| {
-        raw.and_then(|raw| reference(&at.key(key), raw, ValueKind::Public, report))
-    };
+    let mut read =
+        |key: &str, raw: Option<RawPublic>| raw.and_then(|raw| reference(&at.key(key), raw, report));
     let (key_id, issuer) = (read("key_id", raw.key_id), read("issuer", raw.issuer));
     let (subject, audience) = (read("subject", raw.subject), read("audience", raw.audience));
     let lifetime = raw.lifetime.read(at, "lifetime", report);
@@ -729,7 +727,7 @@ fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) -> Option<Dpo
         report.missing(&at.key("private_key"), "is missing", "private_key = { file = \"dpop.pem\" }");
         return None;
     };
-    let private_key = reference(&at.key("private_key"), raw, ValueKind::Key, report)?;
+    let private_key = reference(&at.key("private_key"), raw, report)?;
     Some(DpopConfig { private_key, alg })
 }
 

@@ -11,11 +11,11 @@ use crate::config::document::{Place, io_reason};
 use crate::config::model::{
     Address, Admin, Callers, ListenerConfig, ListenerTls, UnixOptions, WebhookConfig,
 };
-use crate::config::raw::values::{RawReference, check};
+use crate::config::raw::values::{RawSecret, check};
 use crate::config::raw::{RawListener, RawListenerTls, RawRequireHeader, RawWebhook};
 use crate::config::reference::Source;
 use crate::config::report::Report;
-use crate::config::resolve::value::{ValueKind, reference};
+use crate::config::resolve::value::reference;
 use crate::config::types::{self, Wrong, quoted, url, wrong};
 
 /// All listeners, in the order of their names.
@@ -226,7 +226,7 @@ fn require_header(
         report.missing(&value_at, "is missing", "value = { file = \"…\" }");
     }
     let name = raw.name.and_then(|name| check(&name_at, types::header_name(&name), report));
-    let value = raw.value.and_then(|raw| reference(&value_at, raw, ValueKind::Secret, report));
+    let value = raw.value.and_then(|raw| reference(&value_at, raw, report));
     Some((name?, value?))
 }
 
@@ -238,11 +238,9 @@ fn tls(place: &Place<'_>, raw: RawListenerTls, report: &mut Report) -> Option<Li
     if raw.private_key.is_none() {
         report.missing(&key_at, "is missing", "private_key = { file = \"key.pem\" }");
     }
-    let certificate =
-        raw.certificate.and_then(|raw| reference(&certificate_at, raw, ValueKind::Certificate, report));
-    let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, ValueKind::Key, report));
-    let client_ca =
-        raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, ValueKind::Certificate, report));
+    let certificate = raw.certificate.and_then(|raw| reference(&certificate_at, raw, report));
+    let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, report));
+    let client_ca = raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, report));
     Some(ListenerTls {
         certificate: certificate?,
         private_key: private_key?,
@@ -371,7 +369,7 @@ fn request_path(place: &Place<'_>, path: String, report: &mut Report) -> Option<
 
 fn signing_secrets(
     place: &Place<'_>,
-    written: Option<Vec<RawReference>>,
+    written: Option<Vec<RawSecret>>,
     report: &mut Report,
 ) -> Option<Vec<Source>> {
     let hint = "secrets = [{ file = \"…\" }], and the previous one beside it while it changes";
@@ -386,7 +384,7 @@ fn signing_secrets(
     let read: Vec<_> = written
         .into_iter()
         .enumerate()
-        .map(|(index, raw)| reference(&place.index(index), raw, ValueKind::Secret, report))
+        .map(|(index, raw)| reference(&place.index(index), raw, report))
         .collect();
     read.into_iter().collect()
 }

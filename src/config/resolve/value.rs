@@ -9,51 +9,16 @@ use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
 use crate::config::raw::RawTls;
 use crate::config::raw::values::{
-    RawEgress, RawElsewhere, RawParam, RawParams, RawProxy, RawReference, check,
+    RawEgress, RawElsewhere, RawParam, RawParams, RawProxy, RawReference, RawValue, ValueKind, check,
 };
 use crate::config::reference::Source;
 use crate::config::report::{Report, did_you_mean};
-use crate::config::schema::names_a_secret;
 use crate::config::types::{self, Scopes, url, wrong};
 use crate::config::{environment, inspect};
 
-/// What a reference leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ValueKind {
-    /// A literal needs a file that its owner alone may read.
-    Secret,
-    /// The same, and the empty text says that there is none (RFC 6749 section 2.3.1). An empty file says nothing: it
-    /// may be half written.
-    MaybeEmpty,
-    Public,
-    /// A secret that may be PKCS#12, with a password.
-    Key,
-    /// Public, and may be PKCS#12 all the same.
-    Certificate,
-}
-
-impl ValueKind {
-    fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::MaybeEmpty | Self::Key)
-    }
-
-    fn may_be_pkcs12(self) -> bool {
-        matches!(self, Self::Key | Self::Certificate)
-    }
-
-    /// Of a parameter or header, by its name.
-    fn named(name: &str) -> Self {
-        if names_a_secret(name) { Self::Secret } else { Self::Public }
-    }
-}
-
 /// A literal or where the value stands.
-pub(super) fn reference(
-    place: &Place<'_>,
-    raw: RawReference,
-    kind: ValueKind,
-    report: &mut Report,
-) -> Option<Source> {
+pub(super) fn reference(place: &Place<'_>, raw: impl Into<RawValue>, report: &mut Report) -> Option<Source> {
+    let RawValue { raw, kind } = raw.into();
     match raw {
         RawReference::Literal(secret) => {
             if kind.is_secret() && secret.is_empty() {
@@ -124,7 +89,7 @@ fn from_elsewhere(
                 report.error(&at, message, "leave it out");
                 return None;
             }
-            let password = reference(&at, *raw, ValueKind::Secret, report)?;
+            let password = reference(&at, *raw, report)?;
             Some(source.with_password(password))
         }
     }
@@ -280,7 +245,7 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> O
             Some(ParamValue::Float(written.unwrap_or_else(|| number.to_string())))
         }
         RawParam::Reference(raw) => {
-            reference(place, raw, ValueKind::named(name), report).map(ParamValue::Value)
+            reference(place, RawValue { raw, kind: ValueKind::named(name) }, report).map(ParamValue::Value)
         }
         RawParam::Array(items) => {
             let items = items.into_iter().enumerate();
@@ -354,7 +319,7 @@ pub(super) fn headers(
         {
             continue;
         }
-        if let Some(source) = reference(&place, raw, ValueKind::named(&written), report) {
+        if let Some(source) = reference(&place, RawValue { raw, kind: ValueKind::named(&written) }, report) {
             headers.push((name, source));
         }
     }
@@ -399,14 +364,11 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
         let result = if is_address { Ok(()) } else { url::host_name(name) };
         check(&place.key("server_name"), result, report);
     }
-    let mut read = |key: &str, raw: Option<RawReference>, kind| {
-        raw.and_then(|raw| reference(&place.key(key), raw, kind, report))
-    };
     TlsOptions {
-        ca: read("ca", ca, ValueKind::Certificate),
+        ca: ca.and_then(|raw| reference(&place.key("ca"), raw, report)),
         roots,
-        certificate: read("certificate", certificate, ValueKind::Certificate),
-        private_key: read("private_key", private_key, ValueKind::Key),
+        certificate: certificate.and_then(|raw| reference(&place.key("certificate"), raw, report)),
+        private_key: private_key.and_then(|raw| reference(&place.key("private_key"), raw, report)),
         server_name,
     }
 }
@@ -427,8 +389,7 @@ pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Rep
                 report.missing(&at, "is missing", "url = \"http://egress:3128\"");
                 return Egress::Direct;
             };
-            let userinfo =
-                userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, ValueKind::Secret, report));
+            let userinfo = userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, report));
             proxy(&at, &url, userinfo, report).unwrap_or_default()
         }
     }
