@@ -1,4 +1,4 @@
-//! bearerd puts bearer tokens on outbound calls.
+//! bearerd puts bearer tokens on outbound requests.
 //!
 //! Modules in reading order, each using only those before it: [`secret`], [`clock`], [`idle`] and [`aside`], work that
 //! blocks; [`config`], from TOML to checked values; [`inbound`], a caller's side of a request, [`net`], sockets and TLS

@@ -28,7 +28,7 @@ use crate::config;
 
 /// The client that the built-in issuer knows.
 const CLIENT_ID: &str = "demo-client";
-/// A path that the demo's route serves.
+/// A path that the demo's route serves, for the reader to try.
 const TRY: &str = "/echo/hello";
 
 pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Result<Exit, Failure> {
@@ -59,7 +59,7 @@ pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Resul
             let story = Story { config: files.config().to_owned(), text, proxy, admin, api: echo, tokens };
             story.begin().map_err(|error| failed("cannot start a thread", error))?;
         }
-        // On one line, so that a program can read it while the demo goes on.
+        // On one line, so that a program can read it while the demo continues.
         Output::Json => output::answer_json_line(&json!({
             "config": files.config().to_string_lossy(),
             "proxy": format!("http://{proxy}"),
@@ -74,10 +74,10 @@ fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::No, format!("{what}: {error}"))
 }
 
-/// Ports that were free a moment ago: the file is to show real ones, so that it can be copied and used.
+/// Ports that were free a moment ago. The file shows real ports, so that it can be copied and used.
 fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
     let mut found = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    // All are held until the last is found, so that no two are the same.
+    // All are kept open until the last is found, so that no two are the same.
     let mut held = Vec::with_capacity(N);
     for address in &mut found {
         let listener = TcpListener::bind(*address)?;
@@ -127,7 +127,7 @@ struct Files {
 impl Files {
     fn write(config: &str, secret: &str) -> io::Result<Self> {
         let folder = std::env::temp_dir().join(format!("bearerd-demo-{:08x}", fastrand::u32(..)));
-        // Fails where it is there already: nobody else's folder or link is used.
+        // Fails if the folder exists, so that nobody else's folder or link is used.
         DirBuilder::new().mode(0o700).create(&folder)?;
         let files = Self { config: folder.join("bearerd.toml"), folder };
         write_private(&files.config, config)?;

@@ -19,41 +19,44 @@ use crate::route::{Call, Miss, RouteTable, criteria, host, near, path};
 
 pub use crate::cli::explain::sent::{CredentialFacts, HeaderNames, Parameter, Sent, Timeouts};
 
-/// What becomes of one request. Holds names from the config and the request's method and path; no header value, no query.
+/// What happens to one request. It contains names from the config and the request's method and path, but no header
+/// value and no query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// A route serves the request at one listener at least.
+    /// A route serves the request on at least one listener.
     pub found: bool,
     pub method: String,
     /// Without the query.
     pub path: String,
-    /// One for each response that the listeners give.
+    /// One for each different result of the listeners.
     pub answers: Vec<Answer>,
 }
 
-/// What the listeners named answer.
+/// What the named listeners do with the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
     pub listeners: Vec<String>,
     pub route: Option<String>,
-    /// The proxy's own response, where nothing goes up.
+    /// The status of the proxy's own response, if it sends nothing upstream.
     pub status: Option<u16>,
     pub code: Option<&'static str>,
     pub why: Vec<String>,
-    /// Routes that nearly served it, a line each.
+    /// Routes that nearly matched, one line each.
     pub nearest: Vec<String>,
-    /// What else would decide about this very call.
+    /// What else affects this request.
     pub notes: Vec<String>,
     pub sent: Option<Sent>,
 }
 
-/// A request that no route serves: status, code, reason.
+/// Why no route serves a request: status, code, reason.
 struct Refusal(u16, &'static str, String);
 
-/// Explains one request. `url` is a path (then the host is `localhost`) or absolute (then its host counts, and one that
-/// names a listener's address asks that listener alone; without a scheme it is http). A `Host` among `headers` goes before the URL's.
+/// Explains one request. `url` is a path, and then the host is `localhost`, or an absolute URL. If its host names a
+/// listener's address, only that listener counts. Without a scheme it is http. A `Host` among `headers` overrides the
+/// URL's.
 ///
-/// Errors are bad usage: what is no method, URL or header.
+/// # Errors
+/// Bad usage: an invalid method, URL, or header field.
 pub fn explain(
     config: &Config,
     method: &str,
@@ -88,7 +91,7 @@ impl Explanation {
     }
 }
 
-/// The response of one listener, without its name.
+/// The result of one listener, without its name.
 fn answer(config: &Config, table: &RouteTable, asked: &ExplainedRequest, listener: usize) -> Answer {
     match serve(config, table, asked, listener) {
         Ok(answer) => answer,
@@ -105,7 +108,7 @@ fn answer(config: &Config, table: &RouteTable, asked: &ExplainedRequest, listene
     }
 }
 
-/// The checks in the proxy's order: method, 400, 421, (403 is only noted,) 404.
+/// The checks in the proxy's order: method, 400, 421, 404. A possible 403 is only a note.
 fn serve(
     config: &Config,
     table: &RouteTable,
@@ -160,14 +163,16 @@ fn serve(
     })
 }
 
-/// An OPTIONS to which bearerd tells the methods itself.
+/// An OPTIONS request to which bearerd itself responds.
 fn answered_here(route: Option<String>, why: &str) -> Answer {
     Answer {
         listeners: Vec::new(),
         route,
         status: Some(204),
         code: None,
-        why: vec![format!("{why}; the response says in Allow which methods there are, and nothing goes up")],
+        why: vec![format!(
+            "{why}; the response says in Allow which methods there are, and nothing goes upstream"
+        )],
         nearest: Vec::new(),
         notes: Vec::new(),
         sent: None,
@@ -199,16 +204,16 @@ fn other_methods(methods: &[Method]) -> Refusal {
 struct ExplainedRequest {
     method: Method,
     path: String,
-    /// Never shown: only looked at for the parameter that a route's token goes in.
+    /// Never shown, and only searched for the parameter that carries a route's token.
     query: Option<String>,
     headers: HeaderMap,
-    /// The address that the URL names as a literal: the one that a caller of this URL connects to.
+    /// The IP address in the URL, to which a caller of this URL connects.
     connected: Option<SocketAddr>,
-    /// As it would stand in `Host`.
+    /// The value of `Host`.
     authority: String,
-    /// Of an absolute URL; else nothing tells listeners apart.
+    /// Host and port of an absolute URL. Without them, every listener could get the request.
     target: Option<(String, u16)>,
-    /// What the HTTP parser says of the path.
+    /// The HTTP parser refuses the path.
     unreadable: bool,
 }
 
@@ -229,9 +234,9 @@ impl ExplainedRequest {
         };
         match url.parse::<Uri>() {
             Ok(uri) if uri.scheme().is_some() => asked.absolute(&uri)?,
-            // `*` stands for the server as a whole.
+            // `*` means the server as a whole.
             Ok(uri) if url.starts_with('/') || url == "*" => asked.take_path(&uri),
-            // What no HTTP request line may hold is still a path that someone may send.
+            // A path that no request line may contain can still be sent.
             Err(_) if url.starts_with('/') => {
                 asked.unreadable = true;
                 asked.path = url.split('?').next().unwrap_or_default().to_owned();
@@ -268,7 +273,7 @@ impl ExplainedRequest {
         Ok(())
     }
 
-    /// CONNECT and TRACE are answered before anything else is looked at; so is what the HTTP parser refuses.
+    /// CONNECT, TRACE, and whatever the HTTP parser refuses get a response before all other checks.
     fn method_refused(&self) -> Result<(), Refusal> {
         if self.unreadable {
             let why = "no HTTP request line may hold this path; the HTTP parser answers without a body";
@@ -285,7 +290,7 @@ impl ExplainedRequest {
         self.method == Method::OPTIONS && self.path == "*" && self.query.is_none()
     }
 
-    /// An OPTIONS that may go no further (RFC 9110 section 7.6.2).
+    /// An OPTIONS request that may not be forwarded (RFC 9110 section 7.6.2).
     fn ends_here(&self) -> Result<bool, Refusal> {
         if self.method != Method::OPTIONS {
             return Ok(false);
@@ -308,7 +313,7 @@ impl ExplainedRequest {
         name.map(Cow::into_owned).ok_or_else(|| refused("the Host is no valid host name"))
     }
 
-    /// The listeners that could take the request: those at the URL's address, where it names one, else all.
+    /// The listeners that could get the request: those at the URL's address if it has one, else all.
     fn listeners(&self, config: &Config, table: &RouteTable) -> Vec<usize> {
         let all = || (0..config.listeners.len()).collect();
         let Some((name, port)) = &self.target else { return all() };
@@ -335,7 +340,7 @@ impl ExplainedRequest {
     }
 }
 
-/// `localhost:8080/x` without a scheme. A bare word would rather be a path that lacks its slash.
+/// `localhost:8080/x` without a scheme. A bare word is more likely a path without its slash.
 fn as_curl_reads_it(url: &str) -> Option<Uri> {
     let host = url.split(['/', '?']).next().unwrap_or_default();
     let is_host = host.contains(['.', ':']) || host == "localhost";
@@ -349,7 +354,7 @@ fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, String> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let parsed = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("`{}` is no header name", name.escape_debug()))?;
+            .map_err(|_| format!("`{}` is not the name of a header field", name.escape_debug()))?;
         let value = HeaderValue::from_str(value)
             .map_err(|_| format!("the value of header `{parsed}` is none that HTTP allows"))?;
         map.append(parsed, value);
@@ -357,7 +362,7 @@ fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, String> {
     Ok(map)
 }
 
-/// A wrong URL for an error, without what may be secret in it.
+/// An invalid URL for an error, without parts that may be secret.
 fn shown_url(url: &str) -> String {
     match url.contains(['?', '@']) {
         true => "this".to_owned(),
@@ -365,10 +370,10 @@ fn shown_url(url: &str) -> String {
     }
 }
 
-/// More lines than this help nobody.
+/// The most lines that help a reader.
 const NEAREST: usize = 10;
 
-/// What matched, condition by condition, then the routes that it goes before.
+/// The conditions that matched, and then the routes that this one wins over.
 fn reasons(config: &Config, route: &RouteConfig, call: &Call<'_>) -> Vec<String> {
     let mut lines = vec![host_line(route), path_line(route)];
     if route.listener.is_some() {
@@ -379,13 +384,12 @@ fn reasons(config: &Config, route: &RouteConfig, call: &Call<'_>) -> Vec<String>
     }
     if !route.match_headers.is_empty() {
         let names: Vec<_> = route.match_headers.iter().map(|(name, _)| name.as_str()).collect();
-        lines.push(format!("headers: {} as the route wants", names.join(", ")));
+        lines.push(format!("headers: {} as the route requires", names.join(", ")));
     }
     let others =
         config.routes.iter().filter(|other| other.name != route.name && criteria::met(other, call).all());
-    lines.extend(
-        others.map(|other| format!("goes before route `{}`: {}", other.name, advantage(route, other))),
-    );
+    lines
+        .extend(others.map(|other| format!("wins over route `{}`: {}", other.name, advantage(route, other))));
     lines
 }
 
@@ -423,12 +427,12 @@ fn advantage(winner: &RouteConfig, other: &RouteConfig) -> &'static str {
     }
 }
 
-/// Routes that come near to serving the request.
+/// Routes that nearly match the request.
 fn nearest_routes(config: &Config, call: &Call<'_>) -> Vec<String> {
     near::nearest(&config.routes, |index| Some(&*config.listeners.get(index)?.name), call, NEAREST)
 }
 
-/// What the caller's rules and the caller's own credential do to this request.
+/// How the rules for callers and the caller's own credential affect this request.
 fn notes(
     listener: Option<&std::sync::Arc<ListenerConfig>>,
     route: &RouteConfig,
@@ -443,14 +447,14 @@ fn notes(
     if asked.headers.contains_key(header::AUTHORIZATION) {
         notes.push(match route.caller_authorization {
             CallerAuthorization::Reject => {
-                "this request has an Authorization header: it is answered with 400 `authorization_refused`"
-                    .to_owned()
+                "this request has an Authorization header: it gets 400 `authorization_refused`".to_owned()
             }
             CallerAuthorization::Keep => {
-                "this request has an Authorization header: that goes up, and no token is added".to_owned()
+                "this request has an Authorization header: that goes upstream, and no token is added"
+                    .to_owned()
             }
             CallerAuthorization::Replace if anonymous => {
-                "this request's Authorization header does not go up".to_owned()
+                "this request's Authorization header does not go upstream".to_owned()
             }
             CallerAuthorization::Replace => "this request's Authorization header is replaced".to_owned(),
         });
@@ -458,7 +462,7 @@ fn notes(
     notes
 }
 
-/// A parameter of the caller's counts as `Authorization` does, where the token goes in the query.
+/// If the token goes into the query, the caller's own parameter counts like `Authorization`.
 fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
     let Inject::Query { name } = &route.inject else { return };
     if !asked.query.as_ref().is_some_and(|found| query::has(found, &query::escaped(name))) {
@@ -466,10 +470,10 @@ fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<
     }
     notes.push(match route.caller_authorization {
         CallerAuthorization::Reject => {
-            format!("this request has `{name}` in its query: it is answered with 400 `authorization_refused`")
+            format!("this request has `{name}` in its query: it gets 400 `authorization_refused`")
         }
         CallerAuthorization::Keep => {
-            format!("this request has `{name}` in its query: that goes up, and no token is added")
+            format!("this request has `{name}` in its query: that goes upstream, and no token is added")
         }
         CallerAuthorization::Replace => format!("this request's `{name}` in the query is replaced"),
     });
@@ -484,7 +488,8 @@ fn caller_rules(listener: &ListenerConfig, asked: &ExplainedRequest, notes: &mut
         );
     }
     if let Some((name, _)) = &listener.require_header {
-        notes.push(format!("the listener wants header `{name}` with its value, else 403 `caller_refused`"));
+        notes
+            .push(format!("the listener requires header `{name}` with its value, else 403 `caller_refused`"));
     }
     if listener.callers == Callers::Network && !listener.allow.is_empty() {
         notes.push(

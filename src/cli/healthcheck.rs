@@ -13,11 +13,11 @@ use super::args::{Common, Output};
 use super::{Exit, Failure, check, find, output};
 use crate::config::{self, Address};
 
-/// A probe that takes longer than this is a "no".
+/// A probe that takes longer than this means "no".
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Where the admin address is when the config does not say.
+/// The default of `admin.address`.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9180";
-/// The most that is read of a response.
+/// The largest response that is read.
 const MAX_ANSWER: u64 = 64 * 1024;
 /// HTTP/1.0, so that the response ends with the connection and is not chunked.
 const REQUEST: &[u8] = b"GET /readyz HTTP/1.0\r\nHost: localhost\r\nUser-Agent: bearerd-healthcheck\r\n\r\n";
@@ -47,8 +47,8 @@ pub(super) fn healthcheck(common: &Common, format: Output) -> Result<Exit, Failu
     Ok(if ready { Exit::Fine } else { Exit::No })
 }
 
-/// Of a config that is good, or of what can be read of one that is not: an error in the file leaves the running
-/// program as it was, and must not make its probes fail.
+/// The admin address of a valid config, or of the readable part of an invalid one. An error in the file does not affect
+/// the running program, so it must not make its probes fail.
 fn admin_address(path: &Path) -> Result<Address, Failure> {
     match config::load(path) {
         Ok(config) => Ok(config.admin.address),
@@ -101,7 +101,7 @@ fn place(address: &Address) -> String {
     }
 }
 
-/// What listens everywhere is asked on loopback.
+/// A server that listens on every address is reached on loopback.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

@@ -13,7 +13,7 @@ use crate::config::client_auth::{METHODS, Method, Proof};
 use crate::config::{self, IssuerConfig, Preset, PresetKey, PresetVar};
 use crate::issuer::{Issuer, Metadata};
 
-/// What follows the list.
+/// The text after the list.
 const GO_ON: &str = "\
 bearerd init NAME > bearerd.toml  writes a config for NAME, with comments
 bearerd check --online            then says what is still wrong with it
@@ -23,7 +23,7 @@ bearerd init --issuer-url URL     reads its discovery document
 bearerd init generic              writes a config for any issuer
 config.example.toml shows every key. `bearerd schema` is for editors.";
 
-/// Any issuer, as if it were a preset.
+/// Stands for any issuer, as if it were a preset.
 const GENERIC: &str = "generic";
 
 pub(super) fn init(name: Option<&str>, issuer_url: Option<&str>, format: Output) -> Result<Exit, Failure> {
@@ -94,7 +94,7 @@ fn described(preset: &Preset) -> Value {
     })
 }
 
-/// How wide comments are, in characters.
+/// The longest line of a comment, in characters.
 const WIDTH: usize = 100;
 
 /// The whole file.
@@ -145,7 +145,7 @@ fn issuer(text: &mut String, preset: &Preset) {
     }
 }
 
-/// What has a default is told, and left out.
+/// Vars with a default are explained in a comment and left out.
 fn vars(text: &mut String, vars: &[PresetVar]) {
     if vars.is_empty() {
         return;
@@ -170,7 +170,7 @@ fn vars(text: &mut String, vars: &[PresetVar]) {
     };
 }
 
-/// Commented out, every line of it.
+/// Every line is commented out.
 fn option(text: &mut String, key: &PresetKey) {
     comment(text, &format!("Optional. {}", key.about));
     let written = format!("{} = {}", key.key, key.example.trim());
@@ -186,7 +186,7 @@ fn route(text: &mut String, issuer: &str) {
     );
 }
 
-/// Text as comment lines of at most [`WIDTH`] characters; an empty line parts paragraphs.
+/// Writes text as comment lines of at most [`WIDTH`] characters. An empty line separates paragraphs.
 fn comment(text: &mut String, words: &str) {
     for (index, paragraph) in words.trim().split("\n\n").enumerate() {
         if index > 0 {
@@ -231,7 +231,7 @@ const NAME: &str = "corp";
 /// The largest number of scopes that the config lists.
 const SCOPES: usize = 20;
 
-/// A config for any issuer, with what to ask the people who run it.
+/// A config for any issuer, with the questions for the people who run it.
 fn template() -> String {
     let mut text = String::new();
     comment(
@@ -353,7 +353,7 @@ fn has(list: &[String], name: &str) -> bool {
     list.iter().any(|listed| listed == name)
 }
 
-/// The methods that suit any issuer, in the order in which they are preferred: first what every issuer has.
+/// The methods that suit any issuer, the most common first.
 fn offered() -> impl Iterator<Item = &'static dyn Method> {
     METHODS.into_iter().filter(|method| !method.example().is_empty())
 }

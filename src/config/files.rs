@@ -1,8 +1,8 @@
-//! Files are read so that none of them can hold up or fill the program: regular ones alone, up to a size, and not on the
-//! thread that wants them, because a mount (NFS, FUSE, a CSI volume) may hang for ever.
+//! Reads files in a way that none of them can block the program or fill its memory: only regular files, up to a size
+//! limit, and on another thread, because a mount (NFS, FUSE, a CSI volume) may hang for ever.
 //!
-//! Whoever reads waits for a moment only. A file that does not come in time is not waited for again until it has come:
-//! then the next reader gets what came.
+//! A reader waits only for a moment. After a timeout nobody waits for that file again until it has been read, and the
+//! next reader gets the late content.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment by those who wait for the same file")]
 
@@ -32,22 +32,23 @@ static STATES: Bounded<Metadata> = Bounded::new();
 static LISTS: Bounded<Vec<String>> = Bounded::new();
 static FOLDERS: Bounded<u64> = Bounded::new();
 
-/// How long a thread waits that has nothing else to do.
+/// How long a thread waits that does not serve requests.
 const PATIENT: Duration = Duration::from_secs(2);
-/// How long one waits that serves.
+/// How long a thread waits that serves requests.
 const HURRIED: Duration = Duration::from_millis(250);
-/// How long either waits where another file of the folder hangs.
+/// How long either waits if another file of the folder hangs.
 const SUSPICIOUS: Duration = Duration::from_millis(20);
-/// So many files of one folder may hang; more are not tried, so that other folders' have threads left.
+/// At most this many files of one folder may hang. No more are tried, so that the files of other folders have threads
+/// left.
 const HANGING_AT_MOST: usize = 4;
-/// What came too late for one reader is of use to another for so long.
+/// How long content that came too late for one reader may be given to another.
 const OF_USE: Duration = Duration::from_secs(10);
 
 thread_local! {
     static PATIENCE: Cell<Duration> = const { Cell::new(PATIENT) };
 }
 
-/// This thread serves, and must not wait for a file.
+/// Says that this thread serves requests and must not wait long for a file.
 pub fn hurry() {
     PATIENCE.set(HURRIED);
 }
@@ -55,30 +56,30 @@ pub fn hurry() {
 /// A regular file at one moment.
 pub struct Contents {
     pub bytes: Zeroizing<Vec<u8>>,
-    /// When it was last written, where the file system knows.
+    /// When it was last written, if the file system knows.
     pub modified: Option<SystemTime>,
 }
 
 /// Reads a regular file of at most `limit` bytes.
 ///
 /// # Errors
-/// There is none, it is something else, it is larger, or it does not come in time.
+/// There is no such file, it is not a regular file, it is larger, or reading it takes too long.
 pub fn read(path: &Path, limit: u64) -> io::Result<Arc<Contents>> {
     READS.get(path, move |path| read_regular(path, limit).map(Arc::new))
 }
 
-/// What the file system says of a path, links followed.
+/// The metadata of a path, with links followed.
 ///
 /// # Errors
-/// There is nothing, or the response does not come in time.
+/// There is no such path, or the file system does not respond in time.
 pub fn state(path: &Path) -> io::Result<Metadata> {
     STATES.get(path, |path| std::fs::metadata(path))
 }
 
-/// The names in a folder that are no folders themselves, sorted.
+/// The names of a folder's entries, except folders, sorted.
 ///
 /// # Errors
-/// There is no such folder, or the response does not come in time.
+/// There is no such folder, or the file system does not respond in time.
 pub fn names(folder: &Path) -> io::Result<Vec<String>> {
     LISTS.get(folder, |folder| {
         let entries =
@@ -89,10 +90,10 @@ pub fn names(folder: &Path) -> io::Result<Vec<String>> {
     })
 }
 
-/// A number that changes with the files in a folder: which there are, and what each was written last.
+/// A number that changes when a file of the folder is added, removed, or written.
 ///
 /// # Errors
-/// There is no such folder, or the response does not come in time.
+/// There is no such folder, or the file system does not respond in time.
 pub fn folder_state(folder: &Path) -> io::Result<u64> {
     FOLDERS.get(folder, |folder| {
         let state = |entry: std::fs::DirEntry| {
@@ -109,7 +110,7 @@ pub fn folder_state(folder: &Path) -> io::Result<u64> {
     })
 }
 
-/// Whether a file of this folder was asked for and has not come yet.
+/// Whether a file of this folder is still being read after a timeout.
 pub fn hangs(folder: &Path) -> bool {
     READS.hanging_in(folder) + STATES.hanging_in(folder) > 0
 }
@@ -143,17 +144,18 @@ pub(super) fn is_on_private_mount(_: &Path, _: &Metadata) -> bool {
 }
 
 fn read_regular(path: &Path, limit: u64) -> io::Result<Contents> {
-    // Before it is opened: to open a device may do something. After it: what stands there may be another by then.
+    // Checked before it is opened, because opening a device may have effects, and again afterwards, because the file
+    // may have been replaced.
     regular(&std::fs::metadata(path)?)?;
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("open(2) takes its flags as an int");
     let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
-        // Somebody has a lease on it, and is asked to give it up.
+        // Another process has a lease on it, and the kernel asks it to release the lease.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path),
         opened => opened,
     }?;
     let found = file.metadata()?;
     regular(&found)?;
-    // Room for all of it from the start: a buffer that grows leaves an unwiped copy behind.
+    // Room for all of it from the start, because a buffer that grows leaves an unwiped copy.
     let expected = usize::try_from(found.len().min(limit)).unwrap_or_default();
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected.saturating_add(64)));
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -179,7 +181,7 @@ fn regular(found: &Metadata) -> io::Result<()> {
     Err(io::Error::other(format!("is {what}; name a regular file")))
 }
 
-/// For tests: writes a file whose last write seems long ago, so that nobody takes it for half written.
+/// For tests: writes a file whose last write seems long ago, so that it does not count as half written.
 #[cfg(test)]
 pub fn write_settled(path: &Path, content: impl AsRef<[u8]>) {
     use crate::clock::{Clock as _, SystemClock};
@@ -188,9 +190,9 @@ pub fn write_settled(path: &Path, content: impl AsRef<[u8]>) {
     File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
 }
 
-/// One kind of question about paths.
+/// One kind of request to the file system.
 struct Bounded<T> {
-    /// What did not come in time.
+    /// Requests that took too long.
     late: Mutex<BTreeMap<PathBuf, Arc<Answer<T>>>>,
 }
 
@@ -218,13 +220,13 @@ impl<T: Send + 'static> Bounded<T> {
         if hanging >= HANGING_AT_MOST {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "is not read while others of its folder hang",
+                "is not read while other files of its folder hang",
             ));
         }
         let answer = Arc::new(Answer::new());
         let (asked, place, same) = (Arc::clone(&answer), path.to_owned(), ask.clone());
         if THREADS.spawn(move || asked.come(same(&place))).is_err() {
-            // A machine without a thread to spare is no reason to do without the file.
+            // Without a spare thread, this thread reads the file itself.
             return ask(path);
         }
         let patience = if hanging > 0 { SUSPICIOUS } else { PATIENCE.get() };
@@ -236,7 +238,7 @@ impl<T: Send + 'static> Bounded<T> {
         Err(late)
     }
 
-    /// What is known of an earlier question.
+    /// What is known from an earlier request.
     fn before(&self, path: &Path) -> Before<T> {
         let mut late = locked(&self.late);
         if let Some(answer) = late.get(path) {
@@ -258,10 +260,10 @@ impl<T: Send + 'static> Bounded<T> {
 
 enum Before<T> {
     Nothing {
-        /// Others of its folder.
+        /// Other files of its folder.
         hanging: usize,
     },
-    /// Too late for whoever asked.
+    /// It came too late for the reader who asked.
     Came(io::Result<T>),
     Hangs(io::Error),
 }
@@ -296,7 +298,7 @@ fn hangs_since<T>(answer: &Answer<T>) -> io::Error {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while it was held leaves a value that is still whole.
+    // A panic while the lock was held leaves a valid value.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

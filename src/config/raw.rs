@@ -30,14 +30,14 @@ use crate::config::raw::values::{
 #[serde(default)]
 #[schemars(deny_unknown_fields, title = "bearerd config")]
 pub(crate) struct RawFile {
-    // One thread serves some ten thousand requests a second; a sidecar should not take more unasked. More than the bound
-    // are a slip.
+    // One thread serves some ten thousand requests a second, and a sidecar should not use more by default. More than
+    // the bound is an error.
     /// Threads that serve requests. They share each bound socket. A change needs a restart.
     pub workers: Count<1, 1024>,
     /// More files with issuers and routes, for example one for each team. The last part of a path may contain `*`.
     #[schemars(extend("default" = [], "x-errors" = "`*` before the last part; a named file that is missing; anything but issuers and routes in it"))]
     pub include: Option<Vec<String>>,
-    // Kubernetes sends SIGTERM and takes the endpoint away at once; who needs more says so.
+    // Kubernetes sends SIGTERM and removes the endpoint at once.
     /// How long bearerd still accepts requests after SIGTERM, while /readyz already returns 503.
     pub drain_delay: Lasting<0>,
     // Kubernetes' own grace period.
@@ -88,19 +88,19 @@ pub(crate) struct RawWebhook {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Limits")]
 pub(crate) struct RawLimits {
-    // Four times what common servers take, because tokens of callers can be large. Less than the bound holds no ordinary
-    // request, and more is held for each connection.
+    // Four times the limit of common servers, because tokens of callers can be large. Ordinary requests need more than
+    // the lower bound. The upper bound limits the memory of each connection.
     /// Size of a request's header section.
     pub header_bytes: Size<{ 32 << 10 }, { 1 << 10 }, { 1 << 20 }>,
-    // hyper has a table of so many for each request, and `http` can't hold more than twice of it.
+    // hyper has a table of this size for each request, and `http` cannot hold more than twice as many.
     /// Number of header fields of a request.
     pub header_count: Count<100, 10_000>,
     /// How long a caller may take to send a request's header section.
     pub header_timeout: Lasting<10>,
-    // Longer than the 60 s for which load balancers keep theirs, so that they close first.
+    // Longer than the 60 s of common load balancers, so that they close first.
     /// How long a connection may stay idle between two requests.
     pub keep_alive: Lasting<75>,
-    // The bound is as many descriptors as Linux gives a process.
+    // The bound is the number of descriptors that Linux gives a process.
     /// Connections of callers, for all listeners together. Fewer if the limit of open files does not allow so many.
     pub connections: Count<10_000, 1_000_000>,
     /// Requests that wait for one token.
@@ -159,7 +159,7 @@ pub(crate) struct RawTracing {
 
 impl RawTracing {
     pub(crate) const SERVICE_NAME: &str = Tracing::SERVICE_NAME;
-    // What the library does where nobody says anything.
+    // The library's default.
     const SAMPLE: f64 = 1.0;
 }
 
@@ -218,9 +218,9 @@ pub(crate) struct RawListener {
 }
 
 impl RawListener {
-    /// This machine alone: the credentials are whoever's that can connect.
+    /// Only this machine, because whoever can connect can use the credentials.
     pub(crate) const ADDRESS: &str = "127.0.0.1:8080";
-    /// The owner alone.
+    /// Only the owner.
     pub(crate) const MODE: &str = "0600";
 }
 
@@ -337,7 +337,7 @@ pub(crate) struct RawIssuer {
     /// The share of a token's lifetime after which bearerd renews it.
     #[schemars(extend("default" = Self::REFRESH_AT, "exclusiveMinimum" = 0, "maximum" = 1, "x-errors" = "0 or less; more than 1"))]
     pub refresh_at: Option<f64>,
-    // Shorter than what common issuers give, so that a wrong guess does little harm.
+    // Shorter than the lifetime that common issuers grant, so that a wrong guess does little harm.
     /// A token's lifetime if the issuer does not say.
     #[schemars(extend("x-errors" = "`0s`"))]
     pub default_lifetime: Lasting<300>,
@@ -355,7 +355,7 @@ impl RawIssuer {
     pub(crate) const GRANT_TYPE: &str = "client_credentials";
     /// RFC 7523 section 2.2.
     pub(crate) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-    /// Late enough to use a token well, early enough to try again a few times before it ends.
+    /// Late enough to use a token well, and early enough for a few more attempts before it expires.
     pub(crate) const REFRESH_AT: f64 = 0.8;
 }
 
@@ -430,7 +430,7 @@ pub(crate) struct RawJwt {
     pub subject: Option<RawPublic>,
     /// `aud`. Default: the discovered issuer, else the token URL.
     pub audience: Option<RawPublic>,
-    // Servers refuse long-lived assertions; one is made for each request.
+    // Servers refuse long-lived assertions, and bearerd makes a new one for each request.
     /// The time from `iat` to `exp`.
     #[schemars(extend("x-errors" = "less than `10s`"))]
     pub lifetime: Lasting<60>,
@@ -497,7 +497,7 @@ pub(crate) struct RawResponse {
     pub statuses: Option<Vec<u16>>,
 }
 
-/// RFC 6749 section 5.1; `expires_on` is what Azure's managed identities add.
+/// RFC 6749 section 5.1. `expires_on` is a field of Azure's managed identities.
 impl RawResponse {
     pub(crate) const TOKEN: &str = "/access_token";
     pub(crate) const TYPE: &str = "/token_type";
@@ -592,7 +592,7 @@ pub(crate) struct RawRoute {
     /// Statuses of the upstream that lead to a new token.
     #[schemars(extend("default" = [Self::REFRESH_ON], "x-errors" = "not 300 to 599"))]
     pub refresh_on: Option<Vec<u16>>,
-    // Enough for most requests of an API; more costs memory for every request under way, since kept bodies are in memory.
+    // Enough for most requests of an API. Kept bodies are in memory, so more costs memory for every running request.
     /// The largest body that bearerd keeps for a replay. "0B" turns replays off.
     pub replay_limit: Size<{ 64 << 10 }, 0, { 1 << 30 }>,
     /// Accept paths with an escaped slash.
@@ -603,7 +603,7 @@ pub(crate) struct RawRoute {
     pub response_timeout: Lasting<60>,
     /// Timeout without a byte, on a body or an upgraded connection.
     pub idle_timeout: Lasting<300>,
-    // A moved name is followed within this time.
+    // bearerd follows a changed DNS name within this time.
     /// How long bearerd uses a connection to the upstream, so that it sees DNS changes.
     pub connection_max_age: Lasting<600>,
     /// Case of field names for this upstream over HTTP/1.1. "title" (`Content-Type`) is for servers with case-sensitive

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::config::document::PathStep;
 
-/// As the structs of `raw` say it; a test compares, and makes it with `BLESS=1 cargo test --lib config::schema`.
+/// Made from the structs of `raw`. A test compares it, and writes it with `BLESS=1 cargo test --lib config::schema`.
 const COMMITTED: &str = include_str!("../../docs/config.schema.json");
 
 /// The JSON Schema (draft 2020-12) of the config file: what this release can do, with defaults and descriptions.
@@ -94,7 +94,7 @@ static SECRET_KEYS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     keys
 });
 
-/// Words in the name of a parameter or header whose literal value is taken to be a secret.
+/// Words in the name of a parameter or header field whose literal value counts as a secret.
 const SECRET_WORDS: &[&str] = &[
     "secret",
     "password",
@@ -120,7 +120,7 @@ pub(crate) fn may_hold_secret(name: &str) -> bool {
 /// Whether a parameter or header of this name carries a secret: `client_secret`, `X-Api-Key`.
 pub(crate) fn names_a_secret(name: &str) -> bool {
     let plain: String = name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
-    // Not anywhere in the name: `requested_token_use` and the like are plain.
+    // Only at the end of the name: `requested_token_use` and similar names are plain.
     SECRET_WORDS.iter().any(|word| plain.contains(word)) || SECRET_ENDS.iter().any(|end| plain.ends_with(end))
 }
 
@@ -129,8 +129,8 @@ pub(crate) fn text_may_be_shown(text: &str) -> bool {
     text.chars().count() <= 80 && !text.contains(['@', '?']) && !text.chars().any(char::is_control)
 }
 
-/// Whether a line can hold no secret: every key assigned on it is a known one that takes none (or `known`), and no
-/// string can have begun on an earlier line.
+/// Whether a line cannot contain a secret: every key that is assigned on it is known and takes none (or is `known`),
+/// and no string can have begun on an earlier line.
 pub(crate) fn line_may_be_shown(line: &str, known: Option<&str>) -> bool {
     if line.contains(['@', '?']) || line.contains("\"\"\"") || line.contains("'''") {
         return false;
@@ -149,7 +149,7 @@ pub(crate) fn line_may_be_shown(line: &str, known: Option<&str>) -> bool {
     })
 }
 
-/// The dotted key at the end of what stands before a `=`.
+/// The dotted key at the end of the text before a `=`.
 fn last_key(before: &str) -> &str {
     let before = before.trim_end();
     let start =

@@ -241,7 +241,7 @@ fn quoted(text: &str, redactor: &Redactor) -> String {
 fn endpoint_url(text: &str, issuer: &HttpUrl) -> Result<HttpUrl, &'static str> {
     let uri: Uri = text.parse().map_err(|_| "which is no URL")?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err("which is no absolute URL");
+        return Err("which is not an absolute URL");
     };
     if text.contains('#') || authority.as_str().contains('@') {
         return Err("which holds a fragment or a user name");

@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 
 use crate::clock::{Clock, SystemClock};
 
-/// The most of a request's body that is read.
+/// The largest body of a request.
 const MAX_BODY: usize = 64 * 1024;
 
 /// A request with its whole body.
@@ -55,7 +55,7 @@ where
 {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of files, most likely: others must get the time to close theirs.
+            // Probably no descriptor is left: wait until others are closed.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -90,7 +90,7 @@ fn json_response(status: StatusCode, value: &Value) -> Answer {
 }
 
 pub(super) struct Issuer {
-    /// The `Authorization` value that its client sends. Id and secret are plain, so encoding them changes nothing.
+    /// The `Authorization` value that its client sends. Form encoding would not change ID and secret.
     authorization: String,
     tokens: Arc<Tokens>,
 }
@@ -128,7 +128,7 @@ impl Issuer {
     }
 }
 
-/// So much of a token is shown: enough to see that it changes.
+/// How many characters of a token are shown: enough to see that it changes.
 const SHOWN: usize = 6;
 
 pub(super) struct Echo {
@@ -168,7 +168,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
-/// The headers as they came, but for the token.
+/// The header fields as they arrived, with the token masked.
 fn shown_headers(headers: &HeaderMap) -> Map<String, Value> {
     headers
         .keys()
@@ -188,7 +188,7 @@ fn masked_credential(headers: &HeaderMap) -> String {
     format!("Bearer {start}… ({} characters)", token.len())
 }
 
-/// Short, so that a renewal can be watched.
+/// Short, so that a reader can watch a renewal.
 pub(super) const LIFETIME: Duration = Duration::from_secs(10);
 
 /// Bytes of a token: a nonce, its number, when it expires, and a MAC over all.
@@ -250,7 +250,7 @@ fn seconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Text of so many random bytes.
+/// Random bytes as text.
 pub(super) fn random_text(bytes: usize) -> Result<String, Unspecified> {
     let mut random = vec![0; bytes];
     rand::fill(&mut random)?;

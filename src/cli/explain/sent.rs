@@ -19,7 +19,7 @@ use crate::secret::MASK;
 pub struct Sent {
     /// Without the query.
     pub url: String,
-    /// The request has a query; it goes up byte for byte.
+    /// The request has a query, which goes upstream byte for byte.
     pub query: bool,
     pub host: String,
     /// `auto`, `http1` or `http2`.
@@ -35,23 +35,23 @@ pub struct Sent {
     pub settings: BTreeMap<&'static str, String>,
 }
 
-/// Whose token, and what is asked for.
+/// Whose token, and what the token request asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CredentialFacts {
     pub issuer: String,
     /// The preset that fills in the issuer's table.
     pub preset: Option<String>,
-    /// The token endpoint, or where it is found; without a query.
+    /// The token endpoint, or the URL where discovery starts; without a query.
     pub token_endpoint: String,
-    /// `token_endpoint` is the issuer's URL, and discovery finds the endpoint.
+    /// `token_endpoint` is the issuer's URL, from which discovery finds the endpoint.
     pub discovery: bool,
     pub scopes: Vec<String>,
     pub parameters: Vec<Parameter>,
-    /// The route's own, which stands instead of the issuer's `jwt.subject`.
+    /// The route's own, which replaces the issuer's `jwt.subject`.
     pub subject: Option<String>,
-    /// The header as it is set, with `{token}` in the token's place; or `query parameter NAME`.
+    /// The header field, with `{token}` in place of the token; or `query parameter NAME`.
     pub inject: String,
-    /// The query parameter that carries the token, where one does.
+    /// The query parameter that carries the token, if one does.
     pub inject_query: Option<String>,
     /// Tokens are bound to a key: each request carries a proof in `DPoP` (RFC 9449).
     pub dpop: bool,
@@ -61,7 +61,7 @@ pub struct CredentialFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Parameter {
     pub name: String,
-    /// It stands in a file or in the environment.
+    /// It comes from a file, the environment, or a webhook.
     pub reference: bool,
 }
 
@@ -72,7 +72,7 @@ pub struct HeaderNames {
     pub remove: Vec<String>,
 }
 
-/// As in the config file; `off` where there is none.
+/// As in the config file; `off` if there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     pub connect: String,
@@ -201,7 +201,7 @@ pub(super) fn render(explanation: &Explanation) -> String {
         if !page.0.is_empty() {
             page.0.push('\n');
         }
-        // A path that no request line may hold may hold what a terminal would obey.
+        // A path that no request line may contain may contain control characters.
         let path = explanation.path.escape_debug();
         let _ = match (&answer.route, answer.status, answer.code) {
             (Some(route), Some(status), _) => {

@@ -241,9 +241,9 @@ fn why_a_route_won_is_told() {
             "path: prefix `/a/b`, 2 segments",
             "listener: only `main`",
             "method: one of GET",
-            "goes before route `plain`: it names the listener",
-            "goes before route `short`: its path is the more exact one",
-            "goes before route `wildcard`: its host is the more exact one",
+            "wins over route `plain`: it names the listener",
+            "wins over route `short`: its path is the more exact one",
+            "wins over route `wildcard`: its host is the more exact one",
         ]
     );
 }

@@ -39,7 +39,7 @@ impl Method for ClientSecretBasic {
         &[BasicEncoding::Form, BasicEncoding::Raw]
     }
 
-    /// A server that reads the body alone finds no client at all.
+    /// A server that reads only the body finds no client at all.
     fn may_be_unseen(&self, code: &str) -> bool {
         code == "invalid_request"
     }

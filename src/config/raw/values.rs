@@ -18,12 +18,12 @@ use crate::config::schema::names_a_secret;
 use crate::config::types::{self, Wrong};
 use crate::secret::Secret;
 
-/// The value, or the error reported.
+/// The value, or `None` after the error was reported.
 pub(crate) fn check<T>(place: &Place<'_>, result: Result<T, Wrong>, report: &mut Report) -> Option<T> {
     result.map_err(|wrong| report.error(place, wrong.message, wrong.hint)).ok()
 }
 
-/// A schema that stands where the key stands, as those of plain types do.
+/// A schema that is written inline, like those of plain types.
 macro_rules! inline_schema {
     ([$($generics:tt)*] $name:ty, $schema:expr) => {
         impl<$($generics)*> JsonSchema for $name {
@@ -40,7 +40,7 @@ macro_rules! inline_schema {
     };
 }
 
-/// A text of a kind that has its own words for what is expected.
+/// A text whose type says in its own words what is expected.
 fn text<'de, D: Deserializer<'de>>(deserializer: D, expected: &'static str) -> Result<String, D::Error> {
     struct Text(&'static str);
     impl Visitor<'_> for Text {
@@ -55,7 +55,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D, expected: &'static str) -> R
     deserializer.deserialize_str(Text(expected))
 }
 
-/// A duration; so many seconds where it is not written.
+/// A duration. The default is `SECONDS`.
 #[derive(Default)]
 pub(crate) struct Lasting<const SECONDS: u64>(Option<String>);
 
@@ -96,7 +96,7 @@ inline_schema!([const SECONDS: u64] Lasting<SECONDS>, json_schema!({
     "default": Self::written()
 }));
 
-/// A size in bytes within bounds; `DEFAULT` where it is not written.
+/// A size in bytes within bounds. The default is `DEFAULT`.
 #[derive(Default)]
 pub(crate) struct Size<const DEFAULT: usize, const LEAST: usize, const MOST: usize>(Option<String>);
 
@@ -140,7 +140,7 @@ inline_schema!([const DEFAULT: usize, const LEAST: usize, const MOST: usize] Siz
     "x-errors": Self::errors()
 }));
 
-/// A count from 1 to `MOST`; `DEFAULT` where it is not written.
+/// A count from 1 to `MOST`. The default is `DEFAULT`.
 #[derive(Default)]
 pub(crate) struct Count<const DEFAULT: usize, const MOST: usize>(Option<usize>);
 
@@ -171,7 +171,7 @@ inline_schema!([const DEFAULT: usize, const MOST: usize] Count<DEFAULT, MOST>, j
     "x-errors": format!("0; more than {MOST}")
 }));
 
-/// `true` or `false`; `DEFAULT` where it is not written.
+/// `true` or `false`. The default is `DEFAULT`.
 pub(crate) struct Flag<const DEFAULT: bool>(pub(crate) bool);
 
 impl<const DEFAULT: bool> Default for Flag<DEFAULT> {
@@ -188,7 +188,7 @@ impl<'de, const DEFAULT: bool> Deserialize<'de> for Flag<DEFAULT> {
 
 inline_schema!([const DEFAULT: bool] Flag<DEFAULT>, json_schema!({ "type": "boolean", "default": DEFAULT }));
 
-/// What one of a few words means. Its `Default` is that of the key.
+/// A value that is written as one of a few words. Its `Default` is the key's.
 pub(crate) trait Words: Copy + Default + PartialEq + 'static {
     /// Every word that may be written.
     const WORDS: &'static [(&'static str, Self)];
@@ -229,7 +229,7 @@ impl<T: Words> Word<T> {
         self.read_or(T::default(), at, key, report)
     }
 
-    /// With a default that depends on other keys.
+    /// As [`Self::read`], with a default that depends on other keys.
     pub(crate) fn read_or(&self, default: T, at: &Place<'_>, key: &str, report: &mut Report) -> T {
         let Some(written) = &self.0 else { return default };
         if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| word == written) {
@@ -437,7 +437,7 @@ impl JsonSchema for RawReference {
 /// A request parameter's value.
 pub(crate) enum RawParam {
     Integer(i64),
-    /// Its text is taken from the document, as it was written.
+    /// The document has its text as it was written.
     Float(f64),
     Boolean(bool),
     Reference(RawReference),
@@ -496,7 +496,7 @@ impl<'de> Visitor<'de> for ParamVisitor {
     }
 }
 
-/// A table that says where a value stands, with no key beside, is a reference; any other is a table of values.
+/// A table that says where a value is, and has no other key, is a reference. Any other is a table of values.
 fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
     let refers = ["file", "env", "webhook"].iter().any(|key| members.contains_key(*key));
     let is_reference = refers

@@ -18,14 +18,14 @@ use crate::config::report::Report;
 use crate::config::resolve::value::reference;
 use crate::config::types::{self, Wrong, quoted, url, wrong};
 
-/// All listeners, in the order of their names.
+/// All listeners, sorted by name.
 pub(crate) struct Listeners {
     pub names: Vec<String>,
     /// `None` where it has errors.
     pub configs: Vec<Option<Arc<ListenerConfig>>>,
 }
 
-/// The listener that there is without a table.
+/// The listener that exists without a table.
 const MAIN: &str = "main";
 
 pub(super) fn resolve(
@@ -60,7 +60,7 @@ fn refuse_same_address(
     taken: &[(Address, String)],
     report: &mut Report,
 ) {
-    // Port 0 asks for any free port.
+    // Port 0 means any free port.
     if matches!(address, Address::Tcp(address) if address.port() == 0) {
         return;
     }
@@ -92,7 +92,7 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
     if allow_given && allow.is_empty() && report.problems.len() == found {
         report.error(
             &place.key("allow"),
-            "lets nobody in",
+            "allows no caller",
             "name networks such as \"10.0.0.0/8\", or leave it out",
         );
     }
@@ -126,7 +126,7 @@ fn address(place: &Place<'_>, name: &str, written: Option<String>, report: &mut 
     check(&at, types::address(text, &place.document.file.folder), report)
 }
 
-/// Who can connect can use the credentials, so an open address needs a check of the caller.
+/// Whoever can connect can use the credentials, so an open address requires a check of the caller.
 fn check_reach(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) {
     let client_ca = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let checked = !config.allow.is_empty() || config.require_header.is_some() || client_ca;
@@ -136,7 +136,7 @@ fn check_reach(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) 
             format!("{address} can be reached by other machines, and `callers` is \"local\""),
             "listen on 127.0.0.1 or [::1], or set callers = \"network\" and one of allow, require_header, tls.client_ca",
         ),
-        // An error in the check itself was reported; it counts as given.
+        // A check that has an error was reported and counts as given.
         (Address::Tcp(_), Callers::Network) if !checked && !written_check(place) => report.error(
             &place.key("callers"),
             "\"network\" lets every machine use the credentials",
@@ -151,7 +151,7 @@ fn written_check(place: &Place<'_>) -> bool {
         || place.key("tls").key("client_ca").is_written()
 }
 
-/// Whether pages of other sites can send requests to this name of a listener without a sign of it: to one that is not
+/// Whether pages of other sites can send requests to this name of a listener unnoticed. If the origin is not
 /// trustworthy (W3C Secure Contexts, section 3.1), browsers send neither `Sec-Fetch-Site` nor, with GET, `Origin`.
 pub(super) fn pages_could_ride(config: &ListenerConfig, host: &str) -> bool {
     let plain = matches!(config.address, Address::Tcp(_)) && config.tls.is_none();
@@ -165,8 +165,7 @@ fn is_trustworthy(host: &str) -> bool {
 }
 
 pub(super) fn warn_of_pages(at: &Place<'_>, report: &mut Report) {
-    let message = "over plain http, a page of any site can send GETs here with nothing that tells them from a \
-                   program's, and they would carry the credential";
+    let message = "over plain http, a page of any site can send GET requests here that look like a program's, and they would carry the credential";
     report.warning(at, message, "give the listener require_header or tls, or let programs call localhost");
 }
 
@@ -182,7 +181,7 @@ fn check_pages(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) 
     }
 }
 
-/// Keys that mean nothing for this kind of address.
+/// Refuses keys that do not apply to this kind of address.
 fn check_kind(place: &Place<'_>, address: &Address, report: &mut Report) {
     let (keys, kind): (&[&str], _) = match address {
         Address::Tcp(_) => (&["mode", "group", "allow_uids"], "unix: addresses"),
@@ -254,7 +253,7 @@ fn file_mode(text: &str) -> Result<u32, Wrong> {
         .filter(|_| octal)
         .and_then(|text| u32::from_str_radix(text, 8).ok())
         .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| wrong(format!("{} is no file mode", quoted(text)), "write it in octal: \"0660\""))
+        .ok_or_else(|| wrong(format!("{} is not a file mode", quoted(text)), "write it in octal: \"0660\""))
 }
 
 fn group_id(name: &str) -> Result<u32, Wrong> {
@@ -291,7 +290,7 @@ fn read_groups(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-/// All webhooks, in the order of their names; leaves their names behind for the references to them.
+/// All webhooks, sorted by name. Their names stay in the report, for references to them.
 pub(super) fn resolve_webhooks(
     top: &Place<'_>,
     written: BTreeMap<String, RawWebhook>,
@@ -342,7 +341,7 @@ fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) 
     let store = store.and_then(|path| {
         let usable = !path.is_empty() && !path.contains('\0') && !path.ends_with('/');
         if !usable {
-            report.error(&place.key("store"), "is no path of a file", "");
+            report.error(&place.key("store"), "is not the path of a file", "");
         }
         usable.then(|| folder.join(path))
     });
@@ -361,7 +360,7 @@ fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) 
 fn request_path(place: &Place<'_>, path: String, report: &mut Report) -> Option<String> {
     let visible = path.bytes().all(|byte| matches!(byte, 0x21..=0x7E));
     if !path.starts_with('/') || !visible || path.contains(['?', '#']) {
-        report.error(place, "is no path of a request", "such as \"/seismic\", without a query");
+        report.error(place, "is not the path of a request", "such as \"/seismic\", without a query");
         return None;
     }
     Some(path)

@@ -16,7 +16,7 @@ use crate::config::report::{Report, did_you_mean};
 use crate::config::types::{self, Scopes, url, wrong};
 use crate::config::{environment, inspect};
 
-/// A literal or where the value stands.
+/// Reads a literal or a reference.
 pub(super) fn reference(place: &Place<'_>, raw: impl Into<RawValue>, report: &mut Report) -> Option<Source> {
     let RawValue { raw, kind } = raw.into();
     match raw {
@@ -130,7 +130,7 @@ fn from_file_or_env(
         }
         (Some(file), _) => Some(Source::file(place.document.file.folder.join(file), pointer)),
         (None, Some(name)) if name.is_empty() || name.contains(['=', '\0']) => {
-            report.error(&place.key("env"), "is no name of an environment variable", "");
+            report.error(&place.key("env"), "is not the name of an environment variable", "");
             None
         }
         (None, Some(name)) => Some(Source::env(name, pointer)),
@@ -140,7 +140,7 @@ fn from_file_or_env(
             } else if place.value().and_then(DeValue::as_table).is_some_and(says_nothing) {
                 report.error(
                     place,
-                    "does not say where the value stands",
+                    "does not say where the value is",
                     "write { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }",
                 );
             }
@@ -149,12 +149,12 @@ fn from_file_or_env(
     }
 }
 
-/// Any other key was reported by itself.
+/// Any other key was reported separately.
 fn says_nothing(table: &DeTable<'_>) -> bool {
     table.keys().all(|key| matches!(key.get_ref().as_ref(), "pointer" | "password"))
 }
 
-/// Parameters that have a key of their own.
+/// Parameters that have their own keys.
 const OWN_KEYS: &[(&str, &str)] = &[
     ("grant_type", "the grant is set by `grant_type`"),
     ("scope", "use `scopes`"),
@@ -169,11 +169,11 @@ pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report
     let mut params = Params::new();
     for (name, raw) in raw.into_iter().flatten() {
         let place = at.key(&name);
-        // Some servers want the parameter without a value, which an empty `scopes` does not send.
+        // Some servers require the parameter without a value, which an empty `scopes` does not send.
         let empty_scope = name == "scope"
             && matches!(&raw, RawParam::Reference(RawReference::Literal(text)) if text.is_empty());
         if let Some((_, hint)) = OWN_KEYS.iter().find(|(own, _)| *own == name && !empty_scope) {
-            report.error(&place, "has a key of its own", *hint);
+            report.error(&place, "has its own key", *hint);
             continue;
         }
         if name.is_empty() {
@@ -187,7 +187,7 @@ pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report
     params
 }
 
-/// Claims that have a key of their own.
+/// Claims that have their own keys.
 const OWN_CLAIMS: &[(&str, &str)] = &[
     ("iss", "use `issuer`"),
     ("sub", "use `subject`"),
@@ -237,7 +237,7 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> O
         RawParam::Integer(number) => Some(ParamValue::Integer(number)),
         RawParam::Boolean(flag) => Some(ParamValue::Boolean(flag)),
         RawParam::Float(number) if !number.is_finite() => {
-            report.error(place, "is no number that can be sent", "write it as a string");
+            report.error(place, "is not a number that can be sent", "write it as a string");
             None
         }
         RawParam::Float(number) => {
@@ -250,7 +250,7 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> O
         RawParam::Array(items) => {
             let items = items.into_iter().enumerate();
             let values = items.map(|(index, item)| param(&place.index(index), name, item, report));
-            // All are looked at before the first that is wrong decides.
+            // All items are checked before a wrong one decides.
             values.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>().map(ParamValue::Array)
         }
         RawParam::Table(_) if matches!(place.value(), Some(DeValue::Datetime(_))) => {
@@ -274,7 +274,7 @@ pub(super) fn scopes(at: &Place<'_>, raw: Vec<String>, report: &mut Report) -> S
     raw.into_iter().collect()
 }
 
-/// Headers that belong to one connection or to the message's framing (RFC 9110 section 7.6.1): nobody sets them.
+/// Header fields of the connection or of the message's framing (RFC 9110 section 7.6.1), which nobody may set.
 const HOP_BY_HOP: &[&str] = &[
     "connection",
     "content-length",
@@ -294,7 +294,7 @@ const HOP_BY_HOP: &[&str] = &[
 pub(super) fn settable_header(place: &Place<'_>, name: &str, report: &mut Report) -> Option<HeaderName> {
     let name = check(place, types::header_name(name), report)?;
     if HOP_BY_HOP.contains(&name.as_str()) {
-        report.error(place, "belongs to the connection and cannot be set", "leave it out");
+        report.error(place, "belongs to the connection, so it cannot be set", "leave it out");
         return None;
     }
     Some(name)
@@ -326,7 +326,7 @@ pub(super) fn headers(
     headers
 }
 
-/// What proxies listen on where the URL does not say is no standard; http's own port is what it reads like.
+/// There is no standard port for proxies. A URL without a port reads like http's own.
 const PROXY_PORT: u16 = 80;
 
 pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -> TlsOptions {
@@ -395,7 +395,7 @@ pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Rep
     }
 }
 
-/// What the environment says is in force or told of.
+/// Warns about entries of `NO_PROXY` that have no effect.
 fn warn_of_the_environment(place: &Place<'_>, report: &mut Report) {
     let no_proxy = environment::proxy_variables().no_proxy;
     let meaningless = environment::meaningless_entries(&no_proxy);
@@ -410,8 +410,8 @@ fn warn_of_the_environment(place: &Place<'_>, report: &mut Report) {
     }
 }
 
-/// What is plain because it stays on this machine must not leave it: a proxy elsewhere opens its tunnel there, and reads
-/// along.
+/// A plain connection is allowed because it stays on this machine. A proxy elsewhere would open the tunnel there, and
+/// could read it.
 pub(super) fn refuse_plain_tunnel(place: &Place<'_>, host: &str, egress: &Egress, report: &mut Report) {
     let Egress::Proxy { host: proxy, .. } = egress else { return };
     if url::is_this_machine(host) && !url::is_this_machine(proxy) {
@@ -442,11 +442,7 @@ fn proxy(place: &Place<'_>, text: &str, userinfo: Option<Source>, report: &mut R
     }
     let userinfo = match (parts.userinfo, userinfo) {
         (Some(_), Some(_)) => {
-            report.error(
-                place,
-                "user and password stand both in the URL and in `userinfo`",
-                "keep `userinfo`",
-            );
+            report.error(place, "user and password are both in the URL and in `userinfo`", "keep `userinfo`");
             return None;
         }
         (Some(written), None) => {
