@@ -6,7 +6,8 @@ use http::header::HOST;
 use http::{HeaderMap, Uri};
 
 use crate::proxy::Peer;
-use crate::proxy::page::{self, Own};
+use crate::proxy::admit;
+use crate::proxy::admit::OwnOrigin;
 use crate::route::host::Authority;
 
 /// Why this request is not answered, as a phrase for `detail`; `None`: it is.
@@ -42,8 +43,8 @@ pub(super) fn refusal(
         }
         None => None,
     };
-    let here = Own { tls: false, authority: authority.as_ref() };
-    page::foreign(headers, here, &[])
+    let here = OwnOrigin { tls: false, authority: authority.as_ref() };
+    admit::foreign_page(headers, here, &[])
         .map(|_| "a page of another site asked for this; open the address itself")
 }
 

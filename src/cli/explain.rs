@@ -14,7 +14,7 @@ use crate::config::{
     Address, CallerAuthorization, Callers, Config, Credential, HostPattern, Inject, ListenerConfig,
     PathPattern, RouteConfig,
 };
-use crate::proxy::{max_forwards, query};
+use crate::proxy::{credential, max_forwards};
 use crate::route::{Call, Miss, RouteTable, criteria, host, near, path};
 
 pub use crate::cli::explain::sent::{CredentialFacts, HeaderNames, Parameter, Sent, Timeouts};
@@ -465,7 +465,11 @@ fn notes(
 /// If the token goes into the query, the caller's own parameter counts like `Authorization`.
 fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
     let Inject::Query { name } = &route.inject else { return };
-    if !asked.query.as_ref().is_some_and(|found| query::has(found, &query::escaped(name))) {
+    if !asked
+        .query
+        .as_ref()
+        .is_some_and(|found| credential::has_parameter(found, &credential::escape_name(name)))
+    {
         return;
     }
     notes.push(match route.caller_authorization {

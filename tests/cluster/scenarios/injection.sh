@@ -5,12 +5,14 @@ if ! kubectl api-resources --api-group=admissionregistration.k8s.io --no-headers
   ok "skipped: this API server has no MutatingAdmissionPolicy of v1 (Kubernetes 1.36)"
   return
 fi
-# The policies are the cluster's. Where they were before, they stay.
+# The policies are the cluster's, and those that were there before stay as they are.
 policies=$REPOSITORY/deploy/kubernetes/injection
-if ! kubectl get mutatingadmissionpolicy bearerd-inject >/dev/null 2>&1; then
+if kubectl get mutatingadmissionpolicy bearerd-inject >/dev/null 2>&1; then
+  ok "bearerd-inject is in the cluster already"
+else
   trap 'explain_failure $?; kubectl delete --kustomize "$policies" --wait=false' EXIT
+  kubectl apply --kustomize "$policies"
 fi
-kubectl apply --kustomize "$policies"
 
 kubectl label namespace "$NAMESPACE" bearerd.io/inject=enabled pod-security.kubernetes.io/enforce=restricted
 sed -n '/^\[issuer/,$p' deploy/kubernetes/base/bearerd.toml | sed 's#"ca.pem"#"/run/secrets/bearerd/ca.pem"#' > routes.toml

@@ -7,8 +7,7 @@ for _ in 1 2 3; do
   kubectl rollout restart deployment/legacy-billing
   kubectl rollout status deployment/legacy-billing --timeout=120s
 done
-only_the_new() { [ "$(kubectl get pods --output name | wc -l)" = 2 ]; }
-eventually 60 "the old pods have ended" only_the_new
+eventually 60 "the old pods have ended" only_two
 servers summary | grep ' 2 pods running, 6 pods ended' >/dev/null || fail "$(servers summary)"
 lossless 500
 pod=$(pods | cut --delimiter ' ' --fields 1)

@@ -14,8 +14,10 @@ type_in() {
     'kubectl debug '*)
       local pod
       pod=$(pods | cut --delimiter ' ' --fields 1)
-      (sleep 5; echo 'cat /proc/1/root/etc/bearerd/bearerd.toml; exit') |
-        eval "$(sed -E "s/legacy-billing-[0-9a-z]+-[0-9a-z]{5}/$pod/" <<< "$1")" | tee debug.log
+      # A terminal for it, where somebody types as soon as the shell is there.
+      : > debug.log
+      (eventually 60 "the shell is there" grep built-in debug.log >&2; echo 'cat /proc/1/root/etc/bearerd/bearerd.toml; exit') |
+        script --quiet --flush --return --command "$(sed -E "s/legacy-billing-[0-9a-z]+-[0-9a-z]{5}/$pod/" <<< "$1")" debug.log
       grep -q 'listener.main' debug.log || fail "the shell does not see bearerd's files"
       ;;
     *) eval "$1" ;;
