@@ -78,7 +78,7 @@ fn wanted_by_presets(config: &Config) -> Vec<Problem> {
                 _ => true,
             };
             let table = format!("issuer.{}", issuer.name);
-            if given || found.iter().any(|told| told.key == format!("{table}.{}", need.key)) {
+            if given || found.iter().any(|known| known.key == format!("{table}.{}", need.key)) {
                 continue;
             }
             let message = format!("is missing, and preset `{}` wants it: {}", preset.name, need.about);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_errors_are_counted_as_mistakes() {
+    fn only_errors_are_counted() {
         let problems =
             [problem(Severity::Error, "unknown key"), problem(Severity::Warning, "readable by all")];
         assert_eq!(verdict(Path::new("bearerd.toml"), &problems), "bearerd.toml: 1 error");

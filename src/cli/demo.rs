@@ -38,10 +38,10 @@ pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Resul
     let secret = servers::random_text(24).map_err(|error| failed("cannot make a secret", error))?;
     let tokens = Arc::new(Tokens::new().map_err(|error| failed("cannot make a key", error))?);
     let issuer = Issuer::new(CLIENT_ID, &secret, Arc::clone(&tokens));
-    let issuer = servers::start("demo-issuer", move |request| issuer.answer(request))
+    let issuer = servers::start("demo-issuer", move |request| issuer.respond_to(request))
         .map_err(|error| failed("cannot start the issuer", error))?;
     let echo = Echo::new(Arc::clone(&tokens));
-    let echo = servers::start("demo-echo", move |request| echo.answer(request))
+    let echo = servers::start("demo-echo", move |request| echo.respond_to(request))
         .map_err(|error| failed("cannot start the echo upstream", error))?;
 
     let ports = free_ports::<2>().map_err(|error| failed("cannot find a free port", error))?;

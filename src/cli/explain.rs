@@ -29,12 +29,12 @@ pub struct Explanation {
     /// Without the query.
     pub path: String,
     /// One for each different result of the listeners.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<ListenerResult>,
 }
 
 /// What the named listeners do with the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Answer {
+pub struct ListenerResult {
     pub listeners: Vec<String>,
     pub route: Option<String>,
     /// The status of the proxy's own response, if it sends nothing upstream.
@@ -63,23 +63,25 @@ pub fn explain(
     url: &str,
     headers: &[(String, String)],
 ) -> Result<Explanation, String> {
-    let asked = ExplainedRequest::new(method, url, headers)?;
+    let request = ExplainedRequest::new(method, url, headers)?;
     let table = RouteTable::build(&config.routes);
-    let mut answers: Vec<Answer> = Vec::new();
-    for index in asked.listeners(config, &table) {
+    let mut answers: Vec<ListenerResult> = Vec::new();
+    for index in request.listeners(config, &table) {
         let Some(listener) = config.listeners.get(index) else { continue };
-        let answer = answer(config, &table, &asked, index);
+        let answer = result_of(config, &table, &request, index);
         let name = listener.name.to_string();
-        match answers.iter_mut().find(|other| Answer { listeners: Vec::new(), ..(*other).clone() } == answer)
+        match answers
+            .iter_mut()
+            .find(|other| ListenerResult { listeners: Vec::new(), ..(*other).clone() } == answer)
         {
             Some(same) => same.listeners.push(name),
-            None => answers.push(Answer { listeners: vec![name], ..answer }),
+            None => answers.push(ListenerResult { listeners: vec![name], ..answer }),
         }
     }
     Ok(Explanation {
         found: answers.iter().any(|answer| answer.route.is_some()),
-        method: asked.method.to_string(),
-        path: asked.path,
+        method: request.method.to_string(),
+        path: request.path,
         answers,
     })
 }
@@ -92,10 +94,15 @@ impl Explanation {
 }
 
 /// The result of one listener, without its name.
-fn answer(config: &Config, table: &RouteTable, asked: &ExplainedRequest, listener: usize) -> Answer {
-    match serve(config, table, asked, listener) {
+fn result_of(
+    config: &Config,
+    table: &RouteTable,
+    request: &ExplainedRequest,
+    listener: usize,
+) -> ListenerResult {
+    match serve(config, table, request, listener) {
         Ok(answer) => answer,
-        Err((Refusal(status, code, why), nearest)) => Answer {
+        Err((Refusal(status, code, why), nearest)) => ListenerResult {
             listeners: Vec::new(),
             route: None,
             status: Some(status),
@@ -112,29 +119,29 @@ fn answer(config: &Config, table: &RouteTable, asked: &ExplainedRequest, listene
 fn serve(
     config: &Config,
     table: &RouteTable,
-    asked: &ExplainedRequest,
+    request: &ExplainedRequest,
     listener: usize,
-) -> Result<Answer, (Refusal, Vec<String>)> {
-    asked.method_refused().map_err(|refusal| (refusal, Vec::new()))?;
-    let name = asked.host().map_err(|refusal| (refusal, Vec::new()))?;
+) -> Result<ListenerResult, (Refusal, Vec<String>)> {
+    request.method_refused().map_err(|refusal| (refusal, Vec::new()))?;
+    let name = request.host().map_err(|refusal| (refusal, Vec::new()))?;
     let settings = config.listeners.get(listener);
-    let own_name = settings.is_some_and(|settings| host::is_own_name(settings, asked.connected, &name));
+    let own_name = settings.is_some_and(|settings| host::is_own_name(settings, request.connected, &name));
     let is_misdirected = !own_name && !table.names_host(listener, &name);
-    if asked.is_for_the_server() {
-        asked.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
-        let answer = answered_here(None, "`OPTIONS *` is about the server as a whole, which is bearerd");
+    if request.is_for_the_server() {
+        request.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
+        let answer = responded_here(None, "`OPTIONS *` is about the server as a whole, and that is bearerd");
         return if is_misdirected { Err((misdirected(&name), Vec::new())) } else { Ok(answer) };
     }
     let bad_path = |error: path::PathError| (Refusal(400, "bad_request", error.to_string()), Vec::new());
-    let match_path = path::parse(&asked.path).map_err(bad_path)?;
-    let ends_here = asked.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
+    let match_path = path::parse(&request.path).map_err(bad_path)?;
+    let ends_here = request.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
     let call = Call {
         listener,
         own_name,
         host: &name,
         path: &match_path,
-        method: &asked.method,
-        headers: &asked.headers,
+        method: &request.method,
+        headers: &request.headers,
     };
     let miss = |refusal| (refusal, nearest_routes(config, &call));
     let found = match table.find(&call) {
@@ -149,30 +156,28 @@ fn serve(
     };
     if ends_here {
         let name = Some(route.name.to_string());
-        return Ok(answered_here(name, "Max-Forwards is 0: an OPTIONS goes no further than here"));
+        return Ok(responded_here(name, "Max-Forwards is 0: bearerd does not forward the OPTIONS"));
     }
-    Ok(Answer {
+    Ok(ListenerResult {
         listeners: Vec::new(),
         route: Some(route.name.to_string()),
         status: None,
         code: None,
         why: reasons(config, route, &call),
         nearest: Vec::new(),
-        notes: notes(settings, route, asked),
-        sent: Some(Sent::new(route, asked, found.prefix_segments)),
+        notes: notes(settings, route, request),
+        sent: Some(Sent::new(route, request, found.prefix_segments)),
     })
 }
 
 /// An OPTIONS request to which bearerd itself responds.
-fn answered_here(route: Option<String>, why: &str) -> Answer {
-    Answer {
+fn responded_here(route: Option<String>, why: &str) -> ListenerResult {
+    ListenerResult {
         listeners: Vec::new(),
         route,
         status: Some(204),
         code: None,
-        why: vec![format!(
-            "{why}; the response says in Allow which methods there are, and nothing goes upstream"
-        )],
+        why: vec![format!("{why}; the response lists the methods in Allow, and nothing goes upstream")],
         nearest: Vec::new(),
         notes: Vec::new(),
         sent: None,
@@ -222,7 +227,7 @@ impl ExplainedRequest {
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| format!("`{}` is no HTTP method", method.escape_debug()))?;
         let headers = header_map(headers)?;
-        let mut asked = Self {
+        let mut request = Self {
             method,
             path: String::new(),
             query: None,
@@ -233,20 +238,20 @@ impl ExplainedRequest {
             unreadable: false,
         };
         match url.parse::<Uri>() {
-            Ok(uri) if uri.scheme().is_some() => asked.absolute(&uri)?,
+            Ok(uri) if uri.scheme().is_some() => request.absolute(&uri)?,
             // `*` means the server as a whole.
-            Ok(uri) if url.starts_with('/') || url == "*" => asked.take_path(&uri),
+            Ok(uri) if url.starts_with('/') || url == "*" => request.take_path(&uri),
             // A path that no request line may contain can still be sent.
             Err(_) if url.starts_with('/') => {
-                asked.unreadable = true;
-                asked.path = url.split('?').next().unwrap_or_default().to_owned();
+                request.unreadable = true;
+                request.path = url.split('?').next().unwrap_or_default().to_owned();
             }
             _ => match as_curl_reads_it(url) {
-                Some(uri) => asked.absolute(&uri)?,
+                Some(uri) => request.absolute(&uri)?,
                 None => return Err(format!("`{}` is neither a path nor an http(s) URL", shown_url(url))),
             },
         }
-        Ok(asked)
+        Ok(request)
     }
 
     fn take_path(&mut self, uri: &Uri) {
@@ -276,7 +281,7 @@ impl ExplainedRequest {
     /// CONNECT, TRACE, and whatever the HTTP parser refuses get a response before all other checks.
     fn method_refused(&self) -> Result<(), Refusal> {
         if self.unreadable {
-            let why = "no HTTP request line may hold this path; the HTTP parser answers without a body";
+            let why = "no HTTP request line may contain this path; the HTTP parser responds without a body";
             return Err(Refusal(400, "bad_request", why.to_owned()));
         }
         if self.method == Method::CONNECT || self.method == Method::TRACE {
@@ -395,7 +400,7 @@ fn reasons(config: &Config, route: &RouteConfig, call: &Call<'_>) -> Vec<String>
 
 fn host_line(route: &RouteConfig) -> String {
     match &route.host {
-        None => "host: the route names none, and this is one of the listener's own names".to_owned(),
+        None => "host: the route has none, and this is one of the listener's own names".to_owned(),
         Some(HostPattern::Exact(host)) => format!("host: `{host}`, exactly"),
         Some(HostPattern::Wildcard(suffix)) => format!("host: `*{suffix}` matches it"),
     }
@@ -436,15 +441,15 @@ fn nearest_routes(config: &Config, call: &Call<'_>) -> Vec<String> {
 fn notes(
     listener: Option<&std::sync::Arc<ListenerConfig>>,
     route: &RouteConfig,
-    asked: &ExplainedRequest,
+    request: &ExplainedRequest,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(listener) = listener {
-        caller_rules(listener, asked, &mut notes);
+        caller_rules(listener, request, &mut notes);
     }
-    own_parameter(route, asked, &mut notes);
+    own_parameter(route, request, &mut notes);
     let anonymous = matches!(route.credential, Credential::Anonymous);
-    if asked.headers.contains_key(header::AUTHORIZATION) {
+    if request.headers.contains_key(header::AUTHORIZATION) {
         notes.push(match route.caller_authorization {
             CallerAuthorization::Reject => {
                 "this request has an Authorization header: it gets 400 `authorization_refused`".to_owned()
@@ -463,9 +468,9 @@ fn notes(
 }
 
 /// If the token goes into the query, the caller's own parameter counts like `Authorization`.
-fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
+fn own_parameter(route: &RouteConfig, request: &ExplainedRequest, notes: &mut Vec<String>) {
     let Inject::Query { name } = &route.inject else { return };
-    if !asked
+    if !request
         .query
         .as_ref()
         .is_some_and(|found| credential::has_parameter(found, &credential::escape_name(name)))
@@ -483,8 +488,9 @@ fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<
     });
 }
 
-fn caller_rules(listener: &ListenerConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
-    let browser = asked.headers.contains_key(header::ORIGIN) || asked.headers.contains_key("sec-fetch-site");
+fn caller_rules(listener: &ListenerConfig, request: &ExplainedRequest, notes: &mut Vec<String>) {
+    let browser =
+        request.headers.contains_key(header::ORIGIN) || request.headers.contains_key("sec-fetch-site");
     if browser {
         notes.push(
             "this request comes from a browser page: 403 `caller_refused` unless `origins` has its origin"
@@ -501,7 +507,7 @@ fn caller_rules(listener: &ListenerConfig, asked: &ExplainedRequest, notes: &mut
         );
     }
     if listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
-        notes.push("the listener asks for a client certificate".to_owned());
+        notes.push("the listener requires a client certificate".to_owned());
     }
 }
 

@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_is_none_is_told_with_its_reason() {
+    fn an_invalid_url_is_reported_with_its_reason() {
         for (url, why) in [("idp", "URL"), ("http://idp.example", "http://"), ("https://a/?q", "query")] {
             let failure = probe(url).unwrap_err();
             assert!(

@@ -116,7 +116,7 @@ const LONGEST_LABEL: usize = 30;
 
 /// How wide the lines to this stream may be: `$COLUMNS`, else the width of the terminal. `None`: the stream is not a
 /// terminal. A line of a file or a pipe stays whole, so that programs such as grep find a message in it.
-pub(super) fn width(stream: &(impl AsFd + IsTerminal)) -> Option<usize> {
+fn width(stream: &(impl AsFd + IsTerminal)) -> Option<usize> {
     let columns = std::env::var_os("COLUMNS").and_then(|columns| columns.to_str()?.parse().ok());
     let of_terminal = || {
         let size = terminal_size::terminal_size_of(stream);
@@ -268,13 +268,13 @@ fn verdict(line: &str) -> Option<String> {
         .or_else(|| start("failed: ", BAD))
         .or_else(|| start("not ready", BAD))
         .or_else(|| start("no response", BAD))
-        .or_else(|| mistakes(line))
+        .or_else(|| error_count(line))
         .or_else(|| (line == "ready").then(|| styled(GOOD, line)))
         .or_else(|| route(line))
 }
 
 /// `bearerd.toml: 3 errors`.
-fn mistakes(line: &str) -> Option<String> {
+fn error_count(line: &str) -> Option<String> {
     let (place, count) = line.rsplit_once(": ")?;
     let number = count.strip_suffix(" errors").or_else(|| count.strip_suffix(" error"))?;
     number.parse::<usize>().ok()?;

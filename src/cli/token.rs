@@ -177,7 +177,7 @@ impl<'a> Shown<'a> {
         let mut text = format!(
             "issuer      {}\nscope       {}\nexpires in  {}{assumed}\nexpires at  {}\n",
             self.issuer,
-            self.scope.unwrap_or("(not told, so those asked for)"),
+            self.scope.unwrap_or("(not named, so as requested)"),
             humantime::format_duration(Duration::from_secs(self.lifetime.as_secs())),
             rfc3339(self.expires_at),
         );
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_that_was_not_told_is_said_to_be_assumed() {
+    fn a_lifetime_that_was_not_reported_is_said_to_be_assumed() {
         let grant = grant("t", None);
         let shown = Shown::new("corp", &grant, Duration::from_secs(300), NOW);
         assert!(shown.text(NOW).contains("default_lifetime"));

@@ -121,8 +121,8 @@ pub fn hangs(folder: &Path) -> bool {
 /// This is what the kubelet makes of a Secret or a projected token: a tmpfs for each pod, written outside of the container,
 /// and mounted into it read-only. The modes there say little, because the kubelet has no better ones than 0444 for a user
 /// that is neither root nor in `fsGroup`. The three signs hold for a `subPath` too, which has no `..data` link, and for the
-/// secrets of Docker Swarm and the credentials of systemd, which work in the same way. None of them holds for a file that a
-/// user left readable by mistake: who can mount a tmpfs read-only and write to it as root needs no mistake of ours.
+/// secrets of Docker Swarm and the credentials of systemd, which work in the same way. A file that a user left
+/// readable by accident has none of these signs.
 #[cfg(target_os = "linux")]
 pub(super) fn is_on_private_mount(path: &Path, state: &Metadata) -> bool {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -193,13 +193,13 @@ pub fn write_settled(path: &Path, content: impl AsRef<[u8]>) {
 /// One kind of request to the file system.
 struct Bounded<T> {
     /// Requests that took too long.
-    late: Mutex<BTreeMap<PathBuf, Arc<Answer<T>>>>,
+    late: Mutex<BTreeMap<PathBuf, Arc<Pending<T>>>>,
 }
 
-struct Answer<T> {
+struct Pending<T> {
     asked: Instant,
-    came: Mutex<Option<(Instant, io::Result<T>)>>,
-    comes: Condvar,
+    outcome: Mutex<Option<(Instant, io::Result<T>)>>,
+    completed: Condvar,
 }
 
 impl<T: Send + 'static> Bounded<T> {
@@ -212,10 +212,10 @@ impl<T: Send + 'static> Bounded<T> {
         path: &Path,
         ask: impl Fn(&Path) -> io::Result<T> + Clone + Send + 'static,
     ) -> io::Result<T> {
-        let hanging = match self.before(path) {
-            Before::Came(outcome) => return outcome,
-            Before::Hangs(error) => return Err(error),
-            Before::Nothing { hanging } => hanging,
+        let hanging = match self.earlier(path) {
+            Earlier::Came(outcome) => return outcome,
+            Earlier::Hangs(error) => return Err(error),
+            Earlier::Nothing { hanging } => hanging,
         };
         if hanging >= HANGING_AT_MOST {
             return Err(io::Error::new(
@@ -223,34 +223,34 @@ impl<T: Send + 'static> Bounded<T> {
                 "is not read while other files of its folder hang",
             ));
         }
-        let answer = Arc::new(Answer::new());
-        let (asked, place, same) = (Arc::clone(&answer), path.to_owned(), ask.clone());
-        if THREADS.spawn(move || asked.come(same(&place))).is_err() {
+        let pending = Arc::new(Pending::new());
+        let (asked, place, same) = (Arc::clone(&pending), path.to_owned(), ask.clone());
+        if THREADS.spawn(move || asked.complete(same(&place))).is_err() {
             // Without a spare thread, this thread reads the file itself.
             return ask(path);
         }
         let patience = if hanging > 0 { SUSPICIOUS } else { PATIENCE.get() };
-        if let Some(outcome) = answer.wait(patience) {
+        if let Some(outcome) = pending.wait(patience) {
             return outcome;
         }
-        let late = hangs_since(&answer);
-        locked(&self.late).insert(path.to_owned(), answer);
+        let late = hangs_since(&pending);
+        locked(&self.late).insert(path.to_owned(), pending);
         Err(late)
     }
 
     /// What is known from an earlier request.
-    fn before(&self, path: &Path) -> Before<T> {
+    fn earlier(&self, path: &Path) -> Earlier<T> {
         let mut late = locked(&self.late);
-        if let Some(answer) = late.get(path) {
-            let Some((at, outcome)) = locked(&answer.came).take() else {
-                return Before::Hangs(hangs_since(answer));
+        if let Some(pending) = late.get(path) {
+            let Some((at, outcome)) = locked(&pending.outcome).take() else {
+                return Earlier::Hangs(hangs_since(pending));
             };
             late.remove(path);
             if at.elapsed() < OF_USE {
-                return Before::Came(outcome);
+                return Earlier::Came(outcome);
             }
         }
-        Before::Nothing { hanging: count_hanging(&late, path.parent()) }
+        Earlier::Nothing { hanging: count_hanging(&late, path.parent()) }
     }
 
     fn hanging_in(&self, folder: &Path) -> usize {
@@ -258,7 +258,7 @@ impl<T: Send + 'static> Bounded<T> {
     }
 }
 
-enum Before<T> {
+enum Earlier<T> {
     Nothing {
         /// Other files of its folder.
         hanging: usize,
@@ -268,32 +268,32 @@ enum Before<T> {
     Hangs(io::Error),
 }
 
-fn count_hanging<T>(late: &BTreeMap<PathBuf, Arc<Answer<T>>>, folder: Option<&Path>) -> usize {
-    let hangs = |answer: &Answer<T>| locked(&answer.came).is_none();
-    late.iter().filter(|(path, answer)| path.parent() == folder && hangs(answer)).count()
+fn count_hanging<T>(late: &BTreeMap<PathBuf, Arc<Pending<T>>>, folder: Option<&Path>) -> usize {
+    let hangs = |pending: &Pending<T>| locked(&pending.outcome).is_none();
+    late.iter().filter(|(path, pending)| path.parent() == folder && hangs(pending)).count()
 }
 
-impl<T> Answer<T> {
+impl<T> Pending<T> {
     fn new() -> Self {
-        Self { asked: Instant::now(), came: Mutex::new(None), comes: Condvar::new() }
+        Self { asked: Instant::now(), outcome: Mutex::new(None), completed: Condvar::new() }
     }
 
-    fn come(&self, outcome: io::Result<T>) {
-        *locked(&self.came) = Some((Instant::now(), outcome));
-        self.comes.notify_all();
+    fn complete(&self, outcome: io::Result<T>) {
+        *locked(&self.outcome) = Some((Instant::now(), outcome));
+        self.completed.notify_all();
     }
 
     fn wait(&self, patience: Duration) -> Option<io::Result<T>> {
-        let came = locked(&self.came);
-        let waited = self.comes.wait_timeout_while(came, patience, |came| came.is_none());
-        let (mut came, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        came.take().map(|(_, outcome)| outcome)
+        let outcome = locked(&self.outcome);
+        let waited = self.completed.wait_timeout_while(outcome, patience, |outcome| outcome.is_none());
+        let (mut outcome, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        outcome.take().map(|(_, outcome)| outcome)
     }
 }
 
-fn hangs_since<T>(answer: &Answer<T>) -> io::Error {
-    let seconds = answer.asked.elapsed().as_secs_f64();
-    let what = format!("has not come for {seconds:.1} s: the file system that it is on does not answer");
+fn hangs_since<T>(pending: &Pending<T>) -> io::Error {
+    let seconds = pending.asked.elapsed().as_secs_f64();
+    let what = format!("has not come for {seconds:.1} s: the file system that it is on does not pending");
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
@@ -387,7 +387,7 @@ mod tests {
             assert!(from.elapsed() < Duration::from_secs(20));
             std::thread::yield_now();
         }
-        assert_eq!(mount.get("/hung/a").unwrap(), 1, "what came late");
+        assert_eq!(mount.get("/hung/a").unwrap(), 1, "the late content");
         mount.open.send(2).unwrap();
         assert_eq!(mount.get("/hung/a").unwrap(), 2, "asked anew");
     }

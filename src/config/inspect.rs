@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_commonest_slips_are_told_and_not_shown() {
+    fn the_commonest_errors_are_reported_and_not_shown() {
         let utf16: Vec<u8> = "s3cr3t".encode_utf16().flat_map(u16::to_le_bytes).collect();
         for (bytes, words) in [
             (b"\xef\xbb\xbfs3cr3t".to_vec(), "byte order mark"),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_files_name_as_a_literal_is_told() {
+    fn a_files_name_as_a_literal_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), "x").unwrap();
         let told =

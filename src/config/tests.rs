@@ -423,7 +423,7 @@ fn included_files_are_read_in_the_order_of_their_names() {
 }
 
 #[test]
-fn mistakes_in_included_files_are_placed_there() {
+fn errors_in_included_files_are_placed_there() {
     let folder = Folder::new("placed");
     folder.write("bearerd.toml", &format!("{INCLUDE}{}", with("", "")));
     folder.write("conf.d/a.toml", "workers = 2\nfoo = 1\n[[route]]\nname = \"r\"\nupstream = \"https://h\"\nissuer = \"crop\"\n[issuer.corp]\n");
@@ -512,8 +512,8 @@ fn missing_references_are_warnings_and_do_not_stop_the_load() {
     assert_eq!(
         told,
         [
-            "bearerd.toml:4:1: warning: issuer.corp.client_secret: file gone: no such file\n  help: put the file there, or correct its path; what needs it waits for it",
-            "bearerd.toml:5:13: warning: issuer.corp.headers.a: environment variable BEARERD_TEST_NOT_SET: is not set\n  help: set it where the program is started; it is read at the start alone",
+            "bearerd.toml:4:1: warning: issuer.corp.client_secret: file gone: no such file\n  help: create the file, or correct its path; whatever needs the value waits for it",
+            "bearerd.toml:5:13: warning: issuer.corp.headers.a: environment variable BEARERD_TEST_NOT_SET: is not set\n  help: set it where the program is started; bearerd reads it only at the start",
             "bearerd.toml:6:9: warning: issuer.corp.tls.ca: file ca.json at /a: has nothing there",
         ]
     );
@@ -583,7 +583,7 @@ fn is_silent(text: &str) {
 }
 
 #[test]
-fn no_literal_secret_is_told() {
+fn no_literal_secret_is_shown() {
     for issuer in [
         "client_secret = \"hunter2\"",
         "client_secret = \"hunter2",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::explain::{Answer, ExplainedRequest, Explanation};
+use crate::cli::explain::{ExplainedRequest, Explanation, ListenerResult};
 use crate::config::{
     Credential, CredentialKey, HeaderEdits, Inject, IssuerConfig, ParamValue, RouteConfig, TokenEndpoint,
     UpstreamTarget, Words,
@@ -82,8 +82,12 @@ pub struct Timeouts {
 }
 
 impl Sent {
-    pub(super) fn new(route: &RouteConfig, asked: &ExplainedRequest, prefix_segments: Option<usize>) -> Self {
-        let target = upstream_target(&route.upstream.path, &asked.path, None, prefix_segments);
+    pub(super) fn new(
+        route: &RouteConfig,
+        request: &ExplainedRequest,
+        prefix_segments: Option<usize>,
+    ) -> Self {
+        let target = upstream_target(&route.upstream.path, &request.path, None, prefix_segments);
         let url = match &route.upstream.target {
             UpstreamTarget::Tcp { https: true, .. } => {
                 format!("https://{}{target}", route.upstream.authority)
@@ -95,7 +99,7 @@ impl Sent {
         };
         Self {
             url,
-            query: asked.query.is_some(),
+            query: request.query.is_some(),
             host: route.upstream.authority.clone(),
             protocol: route.connection.protocol.word(),
             credential: match &route.credential {
@@ -205,7 +209,11 @@ pub(super) fn render(explanation: &Explanation) -> String {
         let path = explanation.path.escape_debug();
         let _ = match (&answer.route, answer.status, answer.code) {
             (Some(route), Some(status), _) => {
-                writeln!(page.0, "{} {path}: answered here for route `{route}`, {status}", explanation.method)
+                writeln!(
+                    page.0,
+                    "{} {path}: bearerd responds for route `{route}`, {status}",
+                    explanation.method
+                )
             }
             (Some(route), None, _) => {
                 writeln!(page.0, "{} {path}: route `{route}` serves it", explanation.method)
@@ -214,16 +222,16 @@ pub(super) fn render(explanation: &Explanation) -> String {
                 writeln!(page.0, "{} {path}: no route serves it, {status} `{code}`", explanation.method)
             }
             (None, Some(status), None) => {
-                writeln!(page.0, "{} {path}: answered here, {status}", explanation.method)
+                writeln!(page.0, "{} {path}: bearerd responds, {status}", explanation.method)
             }
             (None, None, _) => writeln!(page.0, "{} {path}: no route serves it", explanation.method),
         };
-        render_answer(&mut page, answer);
+        render_result(&mut page, answer);
     }
     page.0
 }
 
-fn render_answer(page: &mut Page, answer: &Answer) {
+fn render_result(page: &mut Page, answer: &ListenerResult) {
     page.list("listeners", &answer.listeners);
     page.lines("why", &answer.why);
     page.lines("nearest", &answer.nearest);

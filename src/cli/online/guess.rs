@@ -17,14 +17,14 @@ const SCOPES: usize = 8;
 
 /// How many requests were sent, and what they showed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Guessed {
+pub(super) struct Guess {
     pub(super) requests: usize,
     pub(super) hints: Vec<String>,
 }
 
-impl Guessed {
+impl Guess {
     /// A hint after this many requests.
-    fn told(requests: usize, hint: String) -> Self {
+    fn after(requests: usize, hint: String) -> Self {
         Self { requests, hints: vec![format!("{hint} ({})", more(requests))] }
     }
 }
@@ -127,7 +127,7 @@ pub(super) async fn methods(
     error: &IssuerError,
     key: &CredentialKey,
     bounds: Bounds,
-) -> Guessed {
+) -> Guess {
     let mut tried = Vec::new();
     for change in changes(error, config) {
         let Some((changed, written)) = change.apply(config, bounds).await else { continue };
@@ -145,9 +145,9 @@ pub(super) async fn methods(
         }
     }
     if tried.is_empty() {
-        return Guessed::default();
+        return Guess::default();
     }
-    Guessed::told(
+    Guess::after(
         tried.len(),
         format!(
             "the method does not seem to be at fault: {} {} refused too. Compare {} of [issuer.{}] with the issuer's, \
@@ -165,13 +165,13 @@ pub(super) async fn methods(
     )
 }
 
-fn taken(config: &IssuerConfig, change: &Change, what: &str, requests: usize, then: &str) -> Guessed {
+fn taken(config: &IssuerConfig, change: &Change, what: &str, requests: usize, then: &str) -> Guess {
     let instead = match change {
         Change::Method(_) => format!(", which says {}", written(&config.client_auth)),
         Change::SendClientId | Change::Audience => String::new(),
     };
     let hint = format!("the issuer accepts {what}{then}: set that in [issuer.{}]{instead}", config.name);
-    Guessed::told(requests, hint)
+    Guess::after(requests, hint)
 }
 
 /// Whether the refusal comes after a successful client authentication.
@@ -261,12 +261,12 @@ async fn fetch(
 }
 
 /// Finds out which scope is refused: requests each one alone, and then none.
-pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: Bounds) -> Guessed {
+pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: Bounds) -> Guess {
     if key.scopes.is_empty() {
         // The refused request already had no scope.
         let name = &config.name;
         let hint = format!("it was asked for no scope; give scopes of [issuer.{name}] or of the route");
-        return Guessed { requests: 0, hints: vec![hint] };
+        return Guess { requests: 0, hints: vec![hint] };
     }
     let config = IssuerConfig { standby: None, ..config.clone() };
     let with = |scopes: Scopes| CredentialKey { scopes, ..key.clone() };
@@ -286,17 +286,17 @@ pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: B
     let none = fetch(config.clone(), &with(Scopes::default()), bounds).await;
     requests += usize::from(none.is_some());
     let none = none.and_then(Result::ok);
-    scopes_told(&config.name, key, requests, &granted, &refused, none.as_ref())
+    scopes_found(&config.name, key, requests, &granted, &refused, none.as_ref())
 }
 
-fn scopes_told(
+fn scopes_found(
     name: &str,
     key: &CredentialKey,
     requests: usize,
     granted: &[&str],
     refused: &[&str],
     none: Option<&Grant>,
-) -> Guessed {
+) -> Guess {
     let mut said = Vec::new();
     let asked_alone = granted.len() + refused.len();
     if asked_alone > 0 {
@@ -325,7 +325,7 @@ fn scopes_told(
     if said.is_empty() {
         said.push("each scope is refused, and so is a request without any".to_owned());
     }
-    Guessed::told(
+    Guess::after(
         requests,
         format!(
             "{}. Correct scopes of [issuer.{name}] or of the route, or let the client have them at the issuer",
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_told_apart() {
+    fn refused_and_granted_scopes_are_distinguished() {
         let scopes = ["a", "b"].map(str::to_owned);
         let key = CredentialKey {
             issuer: "corp".into(),
@@ -468,7 +468,7 @@ mod tests {
             subject: None,
         };
         let told = |granted: &[&str], refused: &[&str]| {
-            scopes_told("corp", &key, 3, granted, refused, None).hints.join("")
+            scopes_found("corp", &key, 3, granted, refused, None).hints.join("")
         };
         assert!(
             told(&["a"], &["b"]).starts_with("refused: b; granted: a. Correct scopes"),

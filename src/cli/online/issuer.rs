@@ -45,8 +45,8 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
             report.credentials.push(not_asked(wanted));
             continue;
         }
-        let (told, error) = one(&issuer, &wanted, bounds).await;
-        report.credentials.push(told);
+        let (credential, error) = one(&issuer, &wanted, bounds).await;
+        report.credentials.push(credential);
         let Some(error) = error else { continue };
         if let Some(wait) = error.retry_after {
             report.hints.push(format!("wait {} s before you ask again: the issuer says so", wait.as_secs()));
@@ -168,7 +168,7 @@ async fn refused(
     }
 }
 
-fn add(report: &mut IssuerReport, guessed: guess::Guessed) {
+fn add(report: &mut IssuerReport, guessed: guess::Guess) {
     report.extra_requests += guessed.requests;
     report.hints.extend(guessed.hints);
 }

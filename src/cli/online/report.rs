@@ -282,8 +282,9 @@ fn claims(out: &mut String, claims: &Map<String, Value>, scope: Option<&str>) ->
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
     for name in ["aud", "scope", "scp", "roles"] {
         let Some(value) = claims.get(name).map(plain) else { continue };
-        let told = SCOPE_CLAIMS.contains(&name) && scope.is_some_and(|scope| words(scope) == words(&value));
-        if !told {
+        let shown_before =
+            SCOPE_CLAIMS.contains(&name) && scope.is_some_and(|scope| words(scope) == words(&value));
+        if !shown_before {
             line(out, &format!("  {name}"), &value)?;
         }
     }

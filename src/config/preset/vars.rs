@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn each_place_in_a_url_is_told() {
+    fn each_part_of_a_url_is_found() {
         assert_eq!(parts("{url}"), [("url", Part::Whole)]);
         assert_eq!(parts("{url}{path}"), [("url", Part::Start), ("path", Part::Path)]);
         assert_eq!(parts("{url}/realms/{realm}/t"), [("url", Part::Start), ("realm", Part::Piece)]);

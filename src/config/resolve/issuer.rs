@@ -143,8 +143,8 @@ pub(super) fn resolve(
         client_auth: client_auth?,
         endpoint: endpoint?,
     };
-    let mistakes = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
-    (!mistakes).then_some(issuer)
+    let has_errors = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
+    (!has_errors).then_some(issuer)
 }
 
 impl IssuerConfig {

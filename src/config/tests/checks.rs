@@ -390,7 +390,7 @@ fn token_urls() {
 }
 
 #[test]
-fn a_missing_key_is_told_at_its_table() {
+fn a_missing_key_is_reported_at_its_table() {
     assert_eq!(
         lines("[issuer.corp]\n\n[[route]]\n"),
         [
@@ -521,20 +521,20 @@ fn a10_an_upstream_that_is_our_own_listener_is_refused() {
             .replace("https://h", upstream);
         assert_eq!(
             only(&text).1,
-            "is our own listener `main`: requests would go round in a circle",
+            "is bearerd's own listener `main`: requests would go round in a circle",
             "{upstream}"
         );
     }
     let any =
         "[listener.main]\naddress = \"0.0.0.0:8080\"\ncallers = \"network\"\nallow = [\"10.0.0.0/8\"]\n";
     let text = format!("{any}{}", with("", "")).replace("https://h", "http://127.0.0.1:8080");
-    assert!(only(&text).1.starts_with("is our own listener"));
+    assert!(only(&text).1.starts_with("is bearerd's own listener"));
     let other = with("", "").replace("https://h", "http://127.0.0.2:8080");
     assert!(load(&other).is_ok());
 }
 
 #[test]
-fn every_mistake_of_a_run_is_told_at_once() {
+fn every_error_of_a_run_is_reported_at_once() {
     let text = "workers = \"a\"\n[limits]\nheader_count = \"b\"\nwaiters = \"c\"\n[issuer.corp]\ntoken_url = 1\nclient_id = 2\nrequired = 3\nclint_secret = 4\n[[route]]\nname = 5\nupstream = 6\n[[route]]\nmethods = 7\nfoo = 8\n";
     let found = lines(text);
     for key in [
@@ -559,7 +559,7 @@ fn every_mistake_of_a_run_is_told_at_once() {
 }
 
 #[test]
-fn all_syntax_errors_are_told() {
+fn all_syntax_errors_are_reported() {
     let found = lines("drain_delay = \nworkers = 1\ninclude = [\n[log]\nlevel = 'x\n");
     for place in ["1:15", "5:9"] {
         let start = format!("bearerd.toml:{place}: error: not TOML: ");
@@ -678,7 +678,7 @@ fn defaults_are_what_the_schema_says() {
 }
 
 #[test]
-fn mistakes_are_told() {
+fn errors_are_reported() {
     for (table, words) in [
         ("endpoint = \"127.0.0.1:4318\"", "is not an absolute URL"),
         ("endpoint = \"http://127.0.0.1:4318?key=1\"", "the URL has a query"),
@@ -830,7 +830,7 @@ fn a_variable_that_cannot_be_used_is_a_warning_and_keeps_nothing_from_starting()
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "is neither gzip nor none"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "key=value,hunter2", "1 of its entries"),
         ("OTEL_TRACES_SAMPLER", "jaeger_remote", "is not a sampler that bearerd has"),
-        ("OTEL_TRACES_SAMPLER", "traceidratio", "OTEL_TRACES_SAMPLER_ARG: is no share"),
+        ("OTEL_TRACES_SAMPLER", "traceidratio", "OTEL_TRACES_SAMPLER_ARG: is not a share"),
         ("OTEL_TRACES_EXPORTER", "zipkin", "is neither otlp nor none"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "is not between 1 and"),
         ("OTEL_BSP_SCHEDULE_DELAY", "-1", "is not a whole number"),

@@ -363,7 +363,7 @@ fn no_var_turns_a_presets_url_to_another_host() {
 }
 
 #[test]
-fn a_var_that_needs_percent_encoding_is_the_only_mistake_told() {
+fn a_var_that_needs_percent_encoding_is_the_only_error_reported() {
     for realm in ["my realm", "Köln", "<acme>", "a?b"] {
         let keys =
             format!("preset = \"keycloak\"\nvars = {{ base_url = \"https://idp\", realm = \"{realm}\" }}");
@@ -377,7 +377,7 @@ fn a_var_that_needs_percent_encoding_is_the_only_mistake_told() {
 }
 
 #[test]
-fn an_unknown_preset_is_the_only_mistake_told() {
+fn an_unknown_preset_is_the_only_error_reported() {
     let keys = "preset = \"keyclock\"\nvars = { realm = \"acme\" }";
     let found = lines_and_hints(&file(keys, ""));
     assert_eq!(found.len(), 1, "{found:#?}");
@@ -385,7 +385,7 @@ fn an_unknown_preset_is_the_only_mistake_told() {
 }
 
 #[test]
-fn vars_that_make_no_url_are_told_where_they_stand() {
+fn vars_that_make_no_url_are_reported_at_the_vars() {
     let secret = "client_id = \"a\"\nclient_secret = { env = \"S\" }";
     let keycloak =
         "do not fit into the preset's token_url \"{base_url}/realms/{realm}/protocol/openid-connect/token\"";
@@ -458,7 +458,7 @@ fn webhooks() {
 }
 
 #[test]
-fn a_webhook_that_is_not_there_is_told_with_its_name() {
+fn a_webhook_that_is_not_there_is_reported_with_its_name() {
     let issuer =
         "preset = \"seismic\"\nvars = { tenant = \"a\" }\nclient_id = \"a\"\nclient_secret = { env = \"S\" }";
     expect(&[(
