@@ -149,7 +149,7 @@ pub fn referenced_files(config: &Config) -> Vec<PathBuf> {
 pub(crate) mod fixture {
     use std::sync::Arc;
 
-    use super::{Config, ListenerConfig, RouteConfig, load_text};
+    use crate::config::{Config, ListenerConfig, RouteConfig, load_text};
 
     /// What the loader makes of `text`, as a file that only its owner may read, with a route without a token added.
     pub(crate) fn config(text: &str) -> Config {

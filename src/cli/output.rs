@@ -107,7 +107,7 @@ pub(super) fn suggestion<'a>(written: &str, names: impl Iterator<Item = &'a str>
     }
 }
 
-/// The width where the terminal does not know its own.
+/// The width if the terminal does not know its own.
 const USUAL_WIDTH: usize = 80;
 /// A narrower terminal gets lines of this width: label and text need some room.
 const LEAST_WIDTH: usize = 40;

@@ -404,7 +404,7 @@ fn names(place: &Place<'_>, folder: &Path, pattern: &str, report: &mut Report) -
     entries.into_iter().filter(|name| !name.starts_with('.') && matches(pattern, name)).collect()
 }
 
-/// `*` stands for any number of characters.
+/// `*` matches any number of characters.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };

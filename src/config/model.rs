@@ -253,7 +253,7 @@ pub enum Roots {
     /// The system's roots (the default without `ca`).
     #[default]
     System,
-    /// `ca` alone (the default with `ca`).
+    /// Only `ca` (the default with `ca`).
     Ca,
     /// The system's and `ca`.
     Both,

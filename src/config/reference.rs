@@ -234,7 +234,7 @@ impl Source {
     }
 }
 
-/// What stands there.
+/// A value that was found.
 struct Found {
     secret: Secret,
     /// When its file was last written; `None`: it was certainly written completely.

@@ -21,7 +21,7 @@ use crate::config::types::{self, Wrong, quoted, url, wrong};
 /// All listeners, sorted by name.
 pub(crate) struct Listeners {
     pub names: Vec<String>,
-    /// `None` where it has errors.
+    /// `None` if it has errors.
     pub configs: Vec<Option<Arc<ListenerConfig>>>,
 }
 
@@ -329,7 +329,7 @@ fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) 
     let address = text("address", address, "\"127.0.0.1:9181\"");
     let path = text("path", path, "\"/seismic\", the path that the sender calls");
     let header = text("signature_header", signature_header, "\"x-seismic-signature\"");
-    let value = text("value", value, "\"/delegationUserId\", where the value stands in the payload");
+    let value = text("value", value, "\"/delegationUserId\", where the value is in the payload");
     let store = text("store", store, "\"/var/lib/bearerd/seismic.json\", a file that bearerd may write");
     let folder = &place.document.file.folder;
     let address =

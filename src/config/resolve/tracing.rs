@@ -270,7 +270,7 @@ impl<'a> Otel<'a> {
         }
     }
 
-    /// Files for TLS, where the file's own table gives none.
+    /// Files for TLS, if the file has no table.
     fn tls(&self, report: &mut Report) -> TlsOptions {
         let mut file = |what: &str, key: &str| {
             let set = self.otlp(what)?;

@@ -417,7 +417,7 @@ pub(super) fn refuse_plain_tunnel(place: &Place<'_>, host: &str, egress: &Egress
     if url::is_this_machine(host) && !url::is_this_machine(proxy) {
         report.error(
             &place.key("proxy"),
-            "http:// is for this machine alone, and a proxy elsewhere takes it over the network in the clear",
+            "http:// is only for this machine, and a proxy elsewhere would take it over the network in the clear",
             "leave `proxy` out",
         );
     }

@@ -378,7 +378,7 @@ fn token_urls() {
             "http:// would send the client's secret in the clear to another machine",
         ),
         ("https://idp/token#canary", "the URL has a fragment"),
-        ("https://u:canary@idp/token", "the URL holds a user or a password"),
+        ("https://u:canary@idp/token", "the URL contains a user or a password"),
         ("idp/token", "is not an absolute URL"),
     ] {
         let text = with("", "").replace("https://idp/token", url);
@@ -487,7 +487,7 @@ fn upstreams() {
         ("http://h", "http:// to another machine: anyone on the way can read the requests and their token"),
         ("https://h/?a=canary", "an upstream has no query"),
         ("https://h/a/../b", "the path has a dot segment"),
-        ("https://u:canary@h", "the URL holds a user or a password"),
+        ("https://u:canary@h", "the URL contains a user or a password"),
         ("h", "is not an absolute URL"),
     ] {
         assert_eq!(only(&with("", "").replace("https://h", url)).1, message, "{url}");

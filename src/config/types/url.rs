@@ -122,7 +122,7 @@ pub(crate) fn is_this_machine(host: &str) -> bool {
 pub(crate) fn http_url(text: &str) -> Result<HttpUrl, Wrong> {
     let parts = parts(text)?;
     if parts.userinfo.is_some() {
-        return Err(wrong("the URL holds a user or a password", "take out what stands before `@`"));
+        return Err(wrong("the URL contains a user or a password", "remove the part before `@`"));
     }
     let path_and_query = match parts.path_and_query {
         "" => "/".to_owned(),
@@ -155,7 +155,10 @@ pub(crate) fn upstream(text: &str, folder: &Path) -> Result<UpstreamUrl, Wrong> 
     }
     let parts = parts(text)?;
     if parts.userinfo.is_some() {
-        return Err(wrong("the URL holds a user or a password", "set a header with request_headers instead"));
+        return Err(wrong(
+            "the URL contains a user or a password",
+            "set a header with request_headers instead",
+        ));
     }
     check_path(parts.path_and_query)?;
     Ok(UpstreamUrl {
@@ -169,7 +172,7 @@ pub(crate) fn upstream(text: &str, folder: &Path) -> Result<UpstreamUrl, Wrong> 
 /// The path is put before the caller's path, so it must be unambiguous.
 fn check_path(path: &str) -> Result<(), Wrong> {
     if path.contains('?') {
-        return Err(wrong("an upstream has no query", "the caller's query goes up as it is"));
+        return Err(wrong("an upstream has no query", "the caller's query goes upstream as it is"));
     }
     canonical_path(path).map(drop)
 }
