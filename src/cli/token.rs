@@ -151,7 +151,7 @@ impl<'a> Shown<'a> {
             issuer,
             scope: grant.scope.as_deref(),
             lifetime,
-            assumed: grant.told_lifetime(requested).is_none(),
+            assumed: grant.stated_lifetime(requested).is_none(),
             expires_at: requested + lifetime,
             jwt: grant.token.expose_str().and_then(decode_jwt),
         }

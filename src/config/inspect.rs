@@ -97,6 +97,7 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
     }
     if let Some(path) = reference.source.path().filter(|_| reference.secret)
         && let Ok(state) = files::state(path)
+        && state.is_file()
         && let Some(fix) = Reader::of_the_process().fix_of_mode(path, &FileMode::of(path, &state))
     {
         let message = format!("file {}: other users may read or write this secret", path.display());

@@ -670,6 +670,7 @@ async fn checked_in_a_pod(setup: &Setup) -> String {
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.join("bearerd");
     std::fs::copy(env!("CARGO_BIN_EXE_bearerd"), &program).unwrap();
+    std::fs::set_permissions(folder.join("bearerd.toml"), std::fs::Permissions::from_mode(0o644)).unwrap();
     let mut check = tokio::process::Command::new(program);
     check.arg("check").current_dir(&folder);
     if rustix::process::geteuid().is_root() {

@@ -75,7 +75,7 @@ async fn says_in_one_screen_what_was_granted_and_what_is_connected() {
         "/token, client_secret_basic",
         "for route api",
         "HTTP 200",
-        "lives 5m",
+        "valid for 5m",
         "a JWT",
         "https://api.example",
         "billing.read",

@@ -63,7 +63,7 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
     if !matches!(settled, Settled::Gone) {
         report.tls = tls(&config, report.endpoint.as_deref(), bounds).await;
     }
-    report.clock_difference = issuer.last_answer().and_then(|answer| answer.clock_difference());
+    report.clock_difference = issuer.last_response().and_then(|answer| answer.clock_difference());
     report.standby_in_use = issuer.standby_in_use();
     if !matches!(settled, Settled::Gone) {
         report.advertised = advertised(&issuer, &report, bounds).await;
@@ -121,7 +121,7 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
     match outcome {
         Ok(grant) => {
             report.ok = true;
-            report.status = issuer.last_answer().map(|answer| answer.status);
+            report.status = issuer.last_response().map(|answer| answer.status);
             report.token = Some(token_report(&grant, &wanted.key, issuer.config(), requested));
             (report, None)
         }
@@ -432,7 +432,7 @@ fn token_report(
     TokenReport {
         kind: token_type_name(&grant.token_type),
         expires_in: grant.lifetime(config.default_lifetime, requested).as_secs(),
-        expires_in_assumed: grant.told_lifetime(requested).is_none(),
+        expires_in_assumed: grant.stated_lifetime(requested).is_none(),
         not_granted: granted.map(|granted| missing(&key.scopes, &granted)).unwrap_or_default(),
         scope: grant.scope.clone(),
         claims,
