@@ -17,6 +17,7 @@ mod room;
 mod running;
 mod service_manager;
 mod signals;
+mod sockets;
 mod watchdog;
 mod webhooks;
 mod worker;
@@ -31,7 +32,7 @@ use crate::admin::{Admin, Health};
 use crate::aside::Aside;
 use crate::clock::SharedClock;
 use crate::config::{self, Config};
-use crate::listener::{BindError, Bound, Passed};
+use crate::listener::{BindError, Passed};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, Snapshot, SnapshotCell};
 use crate::telemetry::LogControl;
@@ -52,6 +53,7 @@ use reloading::Reloading;
 use room::Room;
 use service_manager::ServiceManager;
 use signals::Signals;
+use sockets::Sources;
 use webhooks::Webhooks;
 use worker::Workers;
 
@@ -117,8 +119,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let metrics = Arc::new(Metrics::new(config.workers));
     let passed = Arc::new(options.passed);
     fits(&passed, &config)?;
-    let Sockets { listeners: sockets, webhooks: webhook_sockets, admin: admin_socket } =
-        bind_all(&config, &passed)?;
+    let sources = Sources::bind(&config, &passed).map_err(StartError::Address)?;
     let settings = listeners::settings(&config, None, &metrics).map_err(StartError::Settings)?;
     let room = Room::of(&config);
     room.take();
@@ -152,20 +153,19 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let (reports_to, reports) = mpsc::unbounded_channel();
     let workers = Workers::start(config.workers, &proxy, &reports_to)
         .map_err(|error| system("cannot start a worker thread", &error))?;
-    let mut listeners = Listeners::new(Arc::clone(&passed), CancellationToken::new());
-    let sockets = listeners::for_workers(sockets, workers.count())
-        .map_err(|error| system("cannot share a listening socket with the workers", &error))?;
-    listeners.apply(&settings, listeners::all_new(sockets), &workers);
+    let mut listeners = Listeners::new(CancellationToken::new());
+    let shares = listeners.prepare(&settings, sources.listeners, &workers).map_err(StartError::System)?;
+    listeners.apply(&settings, shares, &workers);
 
     let mut webhooks = Webhooks::new(Arc::clone(&clock), metrics.webhooks(), Arc::clone(&snapshot));
-    webhooks.apply(&config.webhooks, webhooks::all_new(webhook_sockets));
+    webhooks.apply(&config.webhooks, sources.webhooks);
     let views = webhooks.views();
     let admin = Admin::new(Arc::clone(&metrics), Arc::clone(&snapshot), Arc::clone(&health), clock, views);
     let admin = Arc::new(admin);
-    let admin = AdminServer::start(admin, admin_socket, &config.admin.address);
+    let admin = AdminServer::start(admin, sources.admin, &config.admin.address);
     let addresses = Arc::new(ArcSwap::from_pointee(Addresses {
         listeners: listeners.addresses(),
-        admin: admin.local().to_owned(),
+        admin: admin.held().local.clone(),
         webhooks: webhooks.addresses(),
     }));
     announce(&config);
@@ -205,40 +205,11 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     Ok(Running::new(addresses, orders_to, thread))
 }
 
-/// Every socket of a config; listeners and webhooks in its order.
-struct Sockets {
-    listeners: Vec<Bound>,
-    webhooks: Vec<Bound>,
-    admin: Bound,
-}
-
 /// A socket that nobody would accept on takes connections in and never answers: better not to start.
 fn fits(passed: &Passed, config: &Config) -> Result<(), StartError> {
-    let unfit = listeners::unfit(passed, config);
+    let unfit = sockets::unfit(passed, config);
     let messages: Vec<String> = unfit.errors.into_iter().chain(unfit.strays).collect();
     if messages.is_empty() { Ok(()) } else { Err(StartError::Settings(messages)) }
-}
-
-/// Every refused address is told.
-fn bind_all(config: &Config, passed: &Passed) -> Result<Sockets, StartError> {
-    let mut errors = Vec::new();
-    let mut take = |sockets: &mut Vec<Bound>, bound: Result<Bound, BindError>| match bound {
-        Ok(socket) => sockets.push(socket),
-        Err(error) => errors.push(error),
-    };
-    let (mut listeners, mut webhooks) = (Vec::new(), Vec::new());
-    for listener in &config.listeners {
-        take(&mut listeners, listeners::bind(listener, passed));
-    }
-    for webhook in &config.webhooks {
-        take(&mut webhooks, webhooks::bind(webhook));
-    }
-    match admin_server::bind(&config.admin.address, passed) {
-        Ok(admin) if errors.is_empty() => return Ok(Sockets { listeners, webhooks, admin }),
-        Ok(_) => {}
-        Err(error) => errors.push(error),
-    }
-    Err(StartError::Address(errors))
 }
 
 /// Each credential is fetched now, so that the first request finds a token.

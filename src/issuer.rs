@@ -1,59 +1,42 @@
 //! One token request: discovery, client authentication, the request, the response. No cache and no retry here.
 
 mod assertion;
-mod audience;
-mod carrier;
-mod client;
-mod client_auth;
-mod context;
+mod credential;
 mod discovery;
 mod document;
-mod dpop;
-pub mod error;
+mod error;
 mod examine;
 mod exchange;
-mod fingerprint;
-#[cfg(test)]
-mod fixture;
-mod form;
 mod fuzz;
-mod grace;
-mod headers;
 mod inputs;
 mod keys;
-mod lifetime;
-mod probe;
 mod redact;
 mod remedy;
-mod repeat;
 mod reported;
 mod request;
 mod response;
-mod standby;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use http::HeaderMap;
+use http::header::DATE;
 
-pub use audience::Audience;
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError, Unreached};
 pub use examine::{Finding, SOON_DAYS, examine};
-pub use probe::LastAnswer;
+pub use response::Audience;
 
-use self::client::{Client, Which};
-use self::context::Context;
-use self::dpop::Nonce;
-use self::exchange::Deadline;
-use self::grace::Grace;
+use self::assertion::Nonce;
+use self::credential::{Client, Grace, Preference, Which};
+use self::error::{Context, host_and_path};
+use self::exchange::{Again, Answer, Deadline, Repeats, Versions};
 use self::inputs::{Inputs, NotReady};
 use self::keys::Keys;
 use self::redact::Redactor;
-use self::repeat::{Again, Repeats, Versions};
 use self::response::{Note, SentRequest};
-use self::standby::Preference;
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
 use crate::jose::Prover;
@@ -133,8 +116,8 @@ impl Issuer {
     /// Host and path of the token endpoint, without its query; `None` while discovery has not found it.
     pub fn endpoint(&self) -> Option<String> {
         match (&*self.endpoint.load(), &self.config.endpoint) {
-            (Some(endpoint), _) => Some(context::shown(&endpoint.url)),
-            (None, TokenEndpoint::Url(url)) => Some(context::shown(url)),
+            (Some(endpoint), _) => Some(host_and_path(&endpoint.url)),
+            (None, TokenEndpoint::Url(url)) => Some(host_and_path(url)),
             (None, TokenEndpoint::Discovery(_)) => None,
         }
     }
@@ -167,8 +150,8 @@ impl Issuer {
         if grace.is_zero() {
             return self.ask_either(key, deadline).await;
         }
-        let age = self.grace.age(fingerprint::client(&self.config), self.clock.boot());
-        self.ask_either(key, deadline).await.map_err(|error| grace::forgive(error, age, grace))
+        let age = self.grace.age(credential::client_fingerprint(&self.config), self.clock.boot());
+        self.ask_either(key, deadline).await.map_err(|error| credential::forgive(error, age, grace))
     }
 
     /// Asks with the credential that worked last, and where that is refused with the other.
@@ -184,7 +167,7 @@ impl Issuer {
                 self.preference.fell_over_to(second, &self.config.name);
                 Ok(grant)
             }
-            Err(error) => Err(standby::both(&self.config.name, (first, refused), (second, error))),
+            Err(error) => Err(credential::both_refused(&self.config.name, (first, refused), (second, error))),
         }
     }
 
@@ -249,7 +232,7 @@ impl Issuer {
                     notes.iter().for_each(|note| self.note(note));
                     grant
                 });
-                let wants_nonce = nonce_given && outcome.as_ref().is_err_and(dpop::wants_nonce);
+                let wants_nonce = nonce_given && outcome.as_ref().is_err_and(assertion::wants_nonce);
                 Judged { outcome, again: wants_nonce.then_some(Again::WithNonce) }
             }
         }
@@ -362,16 +345,53 @@ impl Issuer {
         }
     }
 
+    /// What the token endpoint answered last; `None`: it never did.
+    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
+        self.last_answer.load_full()
+    }
+
+    fn saw(&self, answer: &Answer) {
+        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
+        self.last_answer.store(Some(Arc::new(seen)));
+    }
+
     /// A digest over what the client's credential reads as now (ids, secrets, keys, assertion, parameters): another
     /// value means that a refused client may be asked again at once. Unreadable sources count as a value of their own.
     pub fn credential_fingerprint(&self) -> [u8; 32] {
-        fingerprint::credential(&self.config)
+        credential::credential_fingerprint(&self.config)
     }
 
     /// A digest over what a token of this key was made for: learned values, the client's certificate, the DPoP key.
     /// Another value means that a token granted before it is of no more use.
     pub fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
-        fingerprint::binding(&self.config, key)
+        credential::binding_fingerprint(&self.config, key)
+    }
+}
+
+/// Of one response, whatever it said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastAnswer {
+    pub status: u16,
+    /// When it had come, by our clock.
+    pub at: SystemTime,
+    /// The issuer's clock (`Date`), to the second.
+    pub date: Option<SystemTime>,
+}
+
+impl LastAnswer {
+    fn of(status: http::StatusCode, headers: &HeaderMap, at: SystemTime) -> Self {
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        Self { status: status.as_u16(), at, date: date.and_then(|date| httpdate::parse_http_date(date).ok()) }
+    }
+
+    /// How far the issuer's clock is ahead of ours, in seconds; negative where it is behind. `None`: it does not say.
+    pub fn clock_difference(&self) -> Option<i64> {
+        let whole = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        Some(match self.date?.duration_since(self.at) {
+            Ok(ahead) => whole(ahead),
+            // `Date` is cut to the second before it, so that up to one second behind is none.
+            Err(behind) => -whole(behind.duration()),
+        })
     }
 }
 

@@ -1,6 +1,5 @@
 //! Signed JSON Web Tokens (RFC 7515, 7519), the keys that sign them, and DPoP proofs (RFC 9449).
 
-mod alg;
 mod asn1;
 mod certificate;
 pub mod dpop;
@@ -10,10 +9,9 @@ mod pair;
 mod pem;
 mod pkcs12;
 
-pub use alg::Alg;
 pub use certificate::Certificate;
 pub use dpop::{Proof, Prover};
-pub use jws::{Header, Signer, sign, unique_id};
+pub use jws::{Alg, Header, Signer, sign, unique_id};
 pub use key::{Identity, KeyError, PrivateKey};
 
 /// Keys of every form, and verification by other code than signs.

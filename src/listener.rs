@@ -35,8 +35,8 @@ use crate::inbound::CallerBody;
 use crate::metrics::ListenerMetrics;
 use crate::proxy::{Body, BodyError, Caller, Code, Peer, Proxy};
 use crate::telemetry::Repeated;
-use bind::{BACKLOG, Listening};
-pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted};
+use bind::{BACKLOG, Listening, ListeningSocket};
+pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted, overlap};
 pub use connection::SocketStream;
 use connection::{AcceptedConnection, Linger, REFUSED};
 pub use small::{Answer, Answerer, Asker, SmallLimits, answer, problem, serve_small};
@@ -278,12 +278,14 @@ type NewCaller = (SocketStream, Peer, Option<SocketAddr>);
 
 impl Listening {
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<NewCaller>> {
-        match self {
-            Self::Tcp(listener, local) => listener.poll_accept(context).map_ok(|(stream, peer)| {
-                let local = local.or_else(|| stream.local_addr().ok());
-                (SocketStream::Tcp(stream), Peer::Tcp(peer), local)
-            }),
-            Self::Unix(listener, _) => listener.poll_accept(context).map(|accepted| {
+        match &self.socket {
+            ListeningSocket::Tcp(listener, local) => {
+                listener.poll_accept(context).map_ok(|(stream, peer)| {
+                    let local = local.or_else(|| stream.local_addr().ok());
+                    (SocketStream::Tcp(stream), Peer::Tcp(peer), local)
+                })
+            }
+            ListeningSocket::Unix(listener, _) => listener.poll_accept(context).map(|accepted| {
                 let (stream, _) = accepted?;
                 let uid = stream.peer_cred()?.uid();
                 Ok((SocketStream::Unix(stream), Peer::Unix { uid }, None))

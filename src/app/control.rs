@@ -12,12 +12,13 @@ use tokio::sync::oneshot;
 use super::admin_server::AdminServer;
 use super::build::{self, Parts};
 use super::drain;
-use super::listeners::{self, Listeners};
+use super::listeners::{Listeners, Shares};
 use super::prepare::{Cause, NewConfig, Outcome, Prepared, one_line};
 use super::reloading::{ReloadStep, Reloading};
 use super::room::Room;
 use super::service_manager::{self, ServiceManager};
 use super::signals::{self, Received, Signals};
+use super::sockets::{self, Held, Kind, Source, Sources, Undone};
 use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
 use super::{Addresses, Ended, Shared};
@@ -97,7 +98,7 @@ impl Control {
                 Event::Order(Order::Stop) => return drain::cut(self).await,
                 Event::Worker(report) => return drain::fail(self, &report).await,
                 Event::Reloading(ReloadStep::Look) => self.look(Cause::Files),
-                Event::Reloading(ReloadStep::Prepared(prepared)) => self.prepared(*prepared),
+                Event::Reloading(ReloadStep::Prepared(prepared)) => self.prepared(*prepared).await,
                 Event::Reloading(ReloadStep::Broken(error)) => self.broken(&error),
             }
         }
@@ -124,13 +125,14 @@ impl Control {
     }
 
     /// The files were looked at.
-    fn prepared(&mut self, prepared: Prepared) {
+    async fn prepared(&mut self, prepared: Prepared) {
         let Prepared { cause, mut seen, folders, outcome } = prepared;
         let result = match outcome {
             Outcome::Unchanged => None,
             Outcome::New(new) => {
                 self.service.reloading();
-                Some(self.commit(cause, &new, &seen.unapplied.files).map_err(|error| vec![error]))
+                let done = self.commit(cause, &new, &seen.unapplied.files).await;
+                Some(done.map_err(|error| vec![error]))
             }
             Outcome::Refused(messages) => {
                 self.service.reloading();
@@ -190,18 +192,20 @@ impl Control {
     }
 
     /// Puts a config in force, or leaves everything as it is.
-    fn commit(&mut self, cause: Cause, new: &NewConfig, changed: &BTreeSet<PathBuf>) -> Result<(), String> {
+    async fn commit(
+        &mut self,
+        cause: Cause,
+        new: &NewConfig,
+        changed: &BTreeSet<PathBuf>,
+    ) -> Result<(), String> {
         let config = &new.config;
-        let unfit = listeners::unfit(&self.shared.passed, config);
+        let unfit = sockets::unfit(&self.shared.passed, config);
         if let Some(error) = unfit.errors.into_iter().next() {
             return Err(error);
         }
-        // Before the listeners: only what they bind can be taken back, not the mode of a socket that stays.
-        let admin = self.admin.bind_for(&config.admin.address, &self.shared.passed)?;
-        let webhooks = self.webhooks.bind_for(&config.webhooks)?;
-        let sources = self.listeners.bind_for(&new.settings, self.workers.count())?;
         let before = self.shared.snapshot.load_full();
         let tracer = tracer(config, before.tracer.as_ref(), &self.shared.metrics)?;
+        let (listeners, webhooks, admin) = self.new_sockets(new).await?;
 
         // From here on nothing fails.
         let room = Room::of(config);
@@ -213,14 +217,14 @@ impl Control {
         let snapshot = Arc::new(snapshot);
         // Before the listeners: a request that comes in by a new one must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
-        self.listeners.apply(&new.settings, sources, &self.workers);
+        self.listeners.apply(&new.settings, listeners, &self.workers);
         self.webhooks.apply(&config.webhooks, webhooks);
-        if let Some(socket) = admin {
+        if let Source::New(socket) = admin {
             self.admin.move_to(socket, &config.admin.address);
         }
         self.shared.addresses.store(Arc::new(Addresses {
             listeners: self.listeners.addresses(),
-            admin: self.admin.local().to_owned(),
+            admin: self.admin.held().local.clone(),
             webhooks: self.webhooks.addresses(),
         }));
         if let Some(log) = &self.log {
@@ -237,6 +241,40 @@ impl Control {
         self.tell(new, &before, &snapshot);
         room.tell(config);
         Ok(())
+    }
+
+    /// The sockets of a config. Where one fails, those that were closed for it are served again.
+    async fn new_sockets(
+        &mut self,
+        new: &NewConfig,
+    ) -> Result<(Vec<Source<Shares>>, Vec<Source>, Source), String> {
+        let held = self.listeners.held().chain(self.webhooks.held()).chain([self.admin.held()]);
+        let held: Vec<&Held> = held.collect();
+        let undone = match sockets::exchange(&new.config, &held, &self.shared.passed).await {
+            Ok((Sources { listeners, webhooks, admin }, closed)) => {
+                match self.listeners.prepare(&new.settings, listeners, &self.workers) {
+                    Ok(listeners) => return Ok((listeners, webhooks, admin)),
+                    Err(why) => {
+                        drop((webhooks, admin));
+                        closed.undo(why)
+                    }
+                }
+            }
+            Err(undone) => undone,
+        };
+        let Undone { mut why, again } = undone;
+        for (kind, socket) in again {
+            match kind {
+                Kind::Webhook => self.webhooks.serve_again(socket),
+                Kind::Admin => self.admin.serve_again(socket),
+                Kind::Listener => {
+                    if let Err(error) = self.listeners.serve_again(socket, &self.workers) {
+                        why = format!("{why}; its socket cannot be shared with the workers: {error}");
+                    }
+                }
+            }
+        }
+        Err(why)
     }
 
     fn retry_refused(&self, cause: Cause) {

@@ -8,38 +8,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::build;
-use super::listeners::same_sockets;
+use super::sockets::{Held, Place, Source};
 use crate::admin::{self, WebhookView};
 use crate::clock::SharedClock;
-use crate::config::{Address, UnixOptions, WebhookConfig};
-use crate::listener::{BindError, Bound, Stop};
+use crate::config::WebhookConfig;
+use crate::listener::Bound;
 use crate::metrics::ListenerMetrics;
 use crate::proxy::SnapshotCell;
 use crate::token::RetryCause;
 use crate::webhook::{self, Door, Report, Told, Webhook};
 
-/// A socket file is for its owner alone.
-pub(super) fn bind(webhook: &WebhookConfig) -> Result<Bound, BindError> {
-    Bound::bind(&webhook.name, &webhook.address, &UnixOptions::OWNER_ALONE)
-}
-
-/// How one webhook of the new config comes about.
-pub(super) enum Source {
-    /// The socket of the webhook that is at this place now.
-    Kept(usize),
-    New(Bound),
-}
-
-pub(super) fn all_new(sockets: Vec<Bound>) -> Vec<Source> {
-    sockets.into_iter().map(Source::New).collect()
-}
-
 struct Live {
-    name: Arc<str>,
-    address: Address,
-    local: String,
+    held: Held,
     door: Arc<Door>,
-    accepting: CancellationToken,
 }
 
 /// All webhooks that take calls.
@@ -77,37 +58,33 @@ impl Webhooks {
         }
     }
 
-    /// Everything that can fail on the way to `configs`; nothing is served differently yet.
-    pub(super) fn bind_for(&self, configs: &[Arc<WebhookConfig>]) -> Result<Vec<Source>, String> {
-        let old: Vec<_> = self.live.iter().map(|live| (&*live.name, &live.address)).collect();
-        let new: Vec<_> = configs.iter().map(|new| (&*new.name, &new.address)).collect();
-        let sockets = configs.iter().zip(same_sockets(&old, &new)).map(|(config, kept)| match kept {
-            Some(place) => Ok(Source::Kept(place)),
-            None => {
-                bind(config).map(Source::New).map_err(|error| format!("webhook.{}: {error}", config.name))
-            }
-        });
-        sockets.collect()
-    }
-
     /// Serves exactly these from now on; calls of those that go are still answered. Needs a runtime around it.
     pub(super) fn apply(&mut self, configs: &[Arc<WebhookConfig>], sources: Vec<Source>) {
         let running: Vec<Arc<Webhook>> = configs.iter().map(|config| self.webhook(config)).collect();
-        let mut old: Vec<Option<Live>> = std::mem::take(&mut self.live).into_iter().map(Some).collect();
+        let mut old = std::mem::take(&mut self.live);
         for (webhook, source) in running.iter().zip(sources) {
             let live = match source {
-                Source::Kept(place) => old.get_mut(place).and_then(Option::take).map(|live| {
-                    live.door.store(Arc::clone(webhook));
-                    Live { name: Arc::clone(&webhook.config().name), ..live }
-                }),
-                Source::New(socket) => Some(self.serve(webhook, socket)),
+                Source::Kept(name) => {
+                    let place = old.iter().position(|live| live.held.name == name);
+                    place.map(|place| old.swap_remove(place)).map(|mut live| {
+                        live.door.store(Arc::clone(webhook));
+                        live.held.name = Arc::clone(&webhook.config().name);
+                        live
+                    })
+                }
+                Source::New(socket) => {
+                    let held = Held::new(&Place::webhook(webhook.config()), &socket);
+                    let live = Live { held, door: Arc::new(Door::new(Arc::clone(webhook))) };
+                    self.serve(&live, socket);
+                    Some(live)
+                }
             };
             self.live.extend(live);
         }
         self.running.store(Arc::new(running));
-        for gone in old.into_iter().flatten() {
-            tracing::info!(event = "webhook.closed", webhook = %gone.name, address = %gone.local, "closed a webhook");
-            gone.accepting.cancel();
+        for Live { held, .. } in old {
+            tracing::info!(event = "webhook.closed", webhook = %held.name, address = %held.local, "closed a webhook");
+            held.stop_accepting();
         }
     }
 
@@ -124,18 +101,29 @@ impl Webhooks {
         }
     }
 
-    fn serve(&self, webhook: &Arc<Webhook>, socket: Bound) -> Live {
-        let config = webhook.config();
-        let local = socket.local();
+    fn serve(&self, live: &Live, socket: Bound) {
+        let Live { held, door } = live;
         tracing::info!(
-            event = "webhook.opened", webhook = %config.name, address = %local, path = %config.path,
+            event = "webhook.opened", webhook = %held.name, address = %held.local, path = %door.load().config().path,
             "listening"
         );
-        let door = Arc::new(Door::new(Arc::clone(webhook)));
-        let accepting = CancellationToken::new();
-        let stop = Stop { accepting: accepting.clone(), now: self.now.clone() };
-        self.serving.spawn(webhook::serve(socket, Arc::clone(&door), Arc::clone(&self.metrics), stop));
-        Live { name: Arc::clone(&config.name), address: config.address.clone(), local, door, accepting }
+        let (metrics, stop) = (Arc::clone(&self.metrics), held.stop(&self.now));
+        self.serving.spawn(webhook::serve(socket, Arc::clone(door), metrics, stop));
+    }
+
+    /// Serves a webhook on a socket that was bound again. Needs a runtime around it.
+    pub(super) fn serve_again(&mut self, socket: Bound) {
+        let mut live = std::mem::take(&mut self.live);
+        if let Some(live) = live.iter_mut().find(|live| live.held.name == *socket.name()) {
+            live.held = live.held.with_socket(&socket);
+            self.serve(live, socket);
+        }
+        self.live = live;
+    }
+
+    /// The sockets in use.
+    pub(super) fn held(&self) -> impl Iterator<Item = &Held> {
+        self.live.iter().map(|live| &live.held)
     }
 
     /// What the admin address shows of them, whichever are running when it is asked.
@@ -146,14 +134,12 @@ impl Webhooks {
 
     /// Real addresses by webhook name.
     pub(super) fn addresses(&self) -> BTreeMap<String, String> {
-        self.live.iter().map(|live| (live.name.to_string(), live.local.clone())).collect()
+        self.held().map(|held| (held.name.to_string(), held.local.clone())).collect()
     }
 
     /// No new requests; those under way are answered.
     pub(super) fn stop_accepting(&self) {
-        for live in &self.live {
-            live.accepting.cancel();
-        }
+        self.held().for_each(Held::stop_accepting);
         self.serving.close();
     }
 

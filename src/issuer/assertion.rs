@@ -4,14 +4,19 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, Method};
 use serde_json::{Map, Value};
 
-use super::client::Client;
+use super::IssuerError;
+use super::credential::Client;
+use super::error::host_and_path;
 use super::keys::Material;
-use crate::config::{CertificateHeader, IssuerConfig, JwtConfig, ScopeIn, TokenEndpoint};
-use crate::jose::{Alg, Header, Signer, sign, unique_id};
+use crate::config::{CertificateHeader, HttpUrl, IssuerConfig, JwtConfig, ScopeIn, TokenEndpoint};
+use crate::jose::{Alg, Header, Proof, Prover, Signer, sign, unique_id};
+use crate::net::dpop;
 use crate::secret::Secret;
 
 /// So much earlier than now it is dated, for issuers whose clock is behind ours.
@@ -158,7 +163,7 @@ fn scope_claim(scope_in: ScopeIn, scope: &str) -> Option<Value> {
 }
 
 /// When a ready-made JWT ends (`exp`), where it can be read; its signature is the issuer's to check.
-pub(super) fn expiry(assertion: &Secret) -> Option<SystemTime> {
+fn expiry(assertion: &Secret) -> Option<SystemTime> {
     let mut parts = assertion.expose_str()?.split('.');
     let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
     if parts.next().is_some() {
@@ -180,6 +185,40 @@ pub(super) fn expired(assertion: &Secret, place: &str, now: SystemTime) -> Optio
             crate::clock::rfc3339(end)
         )
     })
+}
+
+/// The nonce that the issuer gave last (section 8.2: it may give a new one with any response).
+#[derive(Default)]
+pub(super) struct Nonce(ArcSwapOption<String>);
+
+impl Nonce {
+    /// Keeps the nonce of a response, and says whether there is one.
+    pub(super) fn keep(&self, headers: &HeaderMap) -> bool {
+        let Some(nonce) = dpop::nonce(headers) else { return false };
+        self.0.store(Some(Arc::new(nonce.to_owned())));
+        true
+    }
+
+    /// A proof for one request to `url`; a new one for each.
+    pub(super) fn proof(
+        &self,
+        prover: &Prover,
+        method: &Method,
+        url: &HttpUrl,
+        now: SystemTime,
+    ) -> Result<Secret, String> {
+        let scheme = if url.https { "https" } else { "http" };
+        let target = format!("{scheme}://{}", host_and_path(url));
+        let nonce = self.0.load_full();
+        let nonce = nonce.as_ref().map(|nonce| nonce.as_str());
+        let proof = Proof { method: method.as_str(), url: &target, issued_at: now, nonce, token: None };
+        prover.proof(&proof).map_err(|error| format!("dpop: {error}"))
+    }
+}
+
+/// The issuer wants another nonce in the proof (section 8).
+pub(super) fn wants_nonce(error: &IssuerError) -> bool {
+    matches!(error.http_status, Some(400 | 401)) && error.code.as_deref() == Some(dpop::USE_NONCE)
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
-use super::form;
 use crate::secret::Secret;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
@@ -97,7 +96,7 @@ impl Document {
         }
         let names = names_in(pointers);
         let mut members = Map::new();
-        for (name, value) in form::decode(bytes).ok_or(Malformed::NotForm)? {
+        for (name, value) in decode_form(bytes).ok_or(Malformed::NotForm)? {
             if names.contains(&name) && members.insert(name, Value::String(value)).is_some() {
                 return Err(Malformed::Duplicate);
             }
@@ -148,6 +147,41 @@ fn names_in(pointers: &[&str]) -> Vec<String> {
 /// A member's name without what vendors disagree in: `errorCode`, `error_code` and `ErrorCode` are one.
 pub(super) fn fold(name: &str) -> String {
     name.chars().filter(|character| !matches!(character, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// The pairs of a form, decoded; `None` where an escape is broken or the text is not UTF-8.
+fn decode_form(bytes: &[u8]) -> Option<Vec<(String, String)>> {
+    bytes
+        .split(|&byte| byte == b'&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let split = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
+            let (name, value) = pair.split_at_checked(split)?;
+            Some((decode_part(name)?, decode_part(value.strip_prefix(b"=").unwrap_or(value))?))
+        })
+        .collect()
+}
+
+fn decode_part(part: &[u8]) -> Option<String> {
+    let mut decoded = Vec::with_capacity(part.len());
+    let mut rest = part;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let (digits, after) = rest.split_at_checked(2)?;
+                rest = after;
+                digits.iter().try_fold(0, |value, &digit| Some(value << 4 | nibble(digit)?))?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 /// The names of a JSON object's members, without any value: at most 10.
@@ -281,6 +315,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::issuer::request::form_encoded;
 
     fn json(text: &str) -> Result<Document, Malformed> {
         Document::json(text.as_bytes(), &["/a/b~1c", "/t"])
@@ -340,5 +375,27 @@ mod tests {
         assert_eq!(beside("/data/token", "scope"), "/data/scope");
         assert_eq!(beside("/error", "error_description"), "/error_description");
         assert_eq!(beside("", "scope"), "/scope");
+    }
+
+    #[test]
+    fn decodes_what_it_encoded() {
+        let text = "a:b +%é\"&=";
+        let form = format!("{}={}&x=1", form_encoded(text.as_bytes()), form_encoded(text.as_bytes()));
+        assert_eq!(
+            decode_form(form.as_bytes()),
+            Some(vec![(text.to_owned(), text.to_owned()), ("x".to_owned(), "1".to_owned())])
+        );
+    }
+
+    #[test]
+    fn refuses_broken_escapes() {
+        for form in ["a=%", "a=%4", "a=%zz", "a=%+1", "a=%ff"] {
+            assert_eq!(decode_form(form.as_bytes()), None, "{form}");
+        }
+        assert_eq!(decode_form(b"a&b=&=c&&"), Some(vec![pair("a", ""), pair("b", ""), pair("", "c")]));
+    }
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
     }
 }

@@ -1,8 +1,16 @@
 //! Why no token came.
 
+use std::fmt::Display;
 use std::time::Duration;
 
-use crate::net::Hop;
+use http::StatusCode;
+
+use super::exchange::{self, ExchangeError};
+use super::redact::Redactor;
+use super::reported::{self, Reported};
+use super::response::Skew;
+use crate::config::{HttpUrl, IssuerConfig};
+use crate::net::{ConnectErrorKind, Connector, Hop, dpop};
 
 /// What kind of failure: decides the status, and when the issuer is asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,10 +140,334 @@ impl IssuerError {
     }
 }
 
-impl std::fmt::Display for IssuerError {
+impl Display for IssuerError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.detail)
     }
 }
 
 impl std::error::Error for IssuerError {}
+
+/// The most bytes of an issuer's `error_description` that are shown.
+const DESCRIPTION_LIMIT: usize = 512;
+/// What is said in the place of words that hold a secret.
+const WITHHELD: &str = "what it says holds a secret, and is left out";
+/// RFC 6749 section 5.2, RFC 8707 section 2, RFC 9449 sections 5 and 8.
+const CODES: [&str; 9] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "invalid_target",
+    "invalid_dpop_proof",
+    "use_dpop_nonce",
+];
+/// So many bytes of a plain text are looked at.
+const TEXT_LIMIT: usize = 2048;
+
+/// What every error text of one request needs.
+#[derive(Clone)]
+pub(super) struct Context<'a> {
+    pub(super) config: &'a IssuerConfig,
+    /// Host and path of what is asked, without the query.
+    pub(super) endpoint: String,
+    /// It is asked over TLS.
+    pub(super) https: bool,
+    pub(super) redactor: &'a Redactor,
+    /// Ids of the request that stand in the response's headers, by name.
+    pub(super) traces: Vec<(String, String)>,
+    /// The issuer's clock, where the response shows that it differs from ours.
+    pub(super) skew: Option<Skew>,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(config: &'a IssuerConfig, url: &HttpUrl, redactor: &'a Redactor) -> Self {
+        Self {
+            config,
+            endpoint: host_and_path(url),
+            https: url.https,
+            redactor,
+            traces: Vec::new(),
+            skew: None,
+        }
+    }
+
+    /// `what` follows the endpoint's name.
+    pub(super) fn fail(&self, kind: FailureKind, what: impl Display) -> IssuerError {
+        self.fail_quoting(kind, &what, &what)
+    }
+
+    /// `what` holds the issuer's own words, `plain` says the same without them.
+    fn fail_quoting(&self, kind: FailureKind, what: impl Display, plain: impl Display) -> IssuerError {
+        let sentence = |what: &dyn Display| format!("issuer {}: {} {what}", self.config.name, self.endpoint);
+        IssuerError {
+            trace: self.trace(&[]),
+            ..IssuerError::quoting(kind, sentence(&what), sentence(&plain))
+        }
+    }
+
+    /// Those that a response's body names, then those of its headers.
+    pub(super) fn trace(&self, named: &[(String, String)]) -> Option<String> {
+        self.redactor.show_traces(named.iter().chain(&self.traces))
+    }
+
+    /// A response of an accepted status that holds no usable token.
+    pub(super) fn unusable(&self, status: StatusCode, what: impl Display) -> IssuerError {
+        let code = status.as_u16();
+        let error = self.fail_quoting(
+            FailureKind::Unusable,
+            format_args!("answered {code} with {what}"),
+            format_args!("answered {code} with something of no use"),
+        );
+        IssuerError { http_status: Some(status.as_u16()), ..error }
+    }
+
+    /// A response that says no: by its status, its `error`, or both.
+    pub(super) fn refused(
+        &self,
+        status: StatusCode,
+        reported: &Reported,
+        retry_after: Option<Duration>,
+    ) -> IssuerError {
+        let kind = classify(status, reported.code.as_deref());
+        let code = reported.code.as_deref().and_then(|code| self.redactor.show_code(code));
+        let status_alone = format!("answered {}", status.as_u16());
+        let mut what = status_alone.clone();
+        if let Some(code) = &code {
+            what.push(' ');
+            what.push_str(code);
+        }
+        // What a standard writes is no word of this issuer.
+        let plain = if code.as_deref().is_some_and(|code| CODES.contains(&code)) {
+            what.clone()
+        } else {
+            status_alone
+        };
+        what.push_str(&self.quoted(reported));
+        let error = IssuerError {
+            code,
+            http_status: Some(status.as_u16()),
+            retry_after: retry_after.filter(|_| !kind.is_refusal()),
+            trace: self.trace(&reported.traces),
+            ..self.fail_quoting(kind, what, plain).advise(&self.remedy(status, reported))
+        };
+        match self.clock_hint(status, kind, reported) {
+            Some(apart) => error.advise(&apart),
+            None => error,
+        }
+    }
+
+    /// What a response says, in parentheses.
+    fn quoted(&self, reported: &Reported) -> String {
+        let shown = match (&reported.description, &reported.text) {
+            (Some(text), _) => self.redactor.show(text, DESCRIPTION_LIMIT),
+            (None, Some(text)) => self.redactor.show(text, TEXT_LIMIT).map(|text| reported::excerpt(&text)),
+            (None, None) => return String::new(),
+        };
+        match shown {
+            Some(nothing) if nothing.is_empty() => nothing,
+            Some(shown) => format!(" ({shown})"),
+            None => format!(" ({WITHHELD})"),
+        }
+    }
+
+    pub(super) fn web_page(&self) -> String {
+        format!(
+            "that is a web page, as of a login or a gateway; check {} of [issuer.{}]",
+            self.endpoint_key(),
+            self.config.name
+        )
+    }
+
+    /// The key of the file that says where tokens are asked for.
+    pub(super) fn endpoint_key(&self) -> &'static str {
+        self.config.endpoint_key()
+    }
+
+    /// No response of what `connector` leads to, or not the whole of one.
+    pub(super) fn broken(&self, broken: &ExchangeError, connector: &Connector) -> IssuerError {
+        IssuerError { unreached: unreached(broken, connector), ..self.told(broken) }
+    }
+
+    fn told(&self, broken: &ExchangeError) -> IssuerError {
+        let (name, key) = (&self.config.name, self.endpoint_key());
+        match broken {
+            ExchangeError::Timeout { doing } => {
+                let timeout = humantime::format_duration(self.config.timeout.unwrap_or_default());
+                let what = format!("did not answer within {timeout} (while {doing})");
+                self.fail(FailureKind::Timeout, what)
+                    .advise(&format!("check the issuer, or raise timeout of [issuer.{name}]"))
+            }
+            ExchangeError::Connect(error) => {
+                let kind = match error.kind {
+                    ConnectErrorKind::Timeout => FailureKind::Timeout,
+                    ConnectErrorKind::Settings => FailureKind::Credential,
+                    _ => FailureKind::Unavailable,
+                };
+                // The message names keys of `tls` where they help; a server chose some of its words.
+                let message = self.redactor.show(&error.message, DESCRIPTION_LIMIT);
+                let message = message.as_deref().unwrap_or(WITHHELD);
+                let what = format!("cannot be reached: {message}");
+                // Names that a certificate is for are the issuer's own words.
+                let plain = match what.split_once(": it is for ") {
+                    Some((before, _)) if error.kind == ConnectErrorKind::Certificate => before,
+                    _ => &what,
+                };
+                let failed = self.fail_quoting(kind, &what, plain);
+                match self.settings_of(error.kind) {
+                    Some(settings) => failed
+                        .advise(&format!("see {settings} of [issuer.{name}]{}", beside_the_file(error.kind))),
+                    None => failed,
+                }
+            }
+            ExchangeError::NotHttp(error) => self
+                .fail_quoting(
+                    FailureKind::Unusable,
+                    format_args!("did not answer as an HTTP server{}", self.cause(error)),
+                    "did not answer as an HTTP server",
+                )
+                .advise(&format!("check {key} of [issuer.{name}]{}", self.or_https())),
+            ExchangeError::NotProcessed(error) => self
+                .fail_quoting(
+                    FailureKind::Unavailable,
+                    format_args!("twice did not process the request{}", self.cause(error)),
+                    "twice did not process the request",
+                )
+                .advise("it is asked again; the issuer may be starting, stopping or overloaded"),
+            ExchangeError::NeedsHttp1(error) => self
+                .fail_quoting(
+                    FailureKind::Unavailable,
+                    format_args!("wants HTTP/1.1{}", self.cause(error)),
+                    "wants HTTP/1.1",
+                )
+                .advise("it is asked over HTTP/1.1 from now on"),
+            ExchangeError::Closed(error) => self
+                .fail_quoting(
+                    FailureKind::Unavailable,
+                    format_args!("closed the connection without a whole response{}", self.cause(error)),
+                    "closed the connection without a whole response",
+                )
+                .advise("it is asked again; see the issuer's own log, and what stands between it and this machine"),
+        }
+    }
+
+    /// What a TLS server makes of a plain request is no HTTP.
+    pub(super) fn or_https(&self) -> &'static str {
+        if self.https { "" } else { "; is it https://?" }
+    }
+
+    /// A peer may choose some of these words, as in the reason of a GOAWAY.
+    fn cause(&self, error: &hyper::Error) -> String {
+        let cause = self.redactor.show(&exchange::reason(error), DESCRIPTION_LIMIT);
+        format!(" ({})", cause.as_deref().unwrap_or(WITHHELD))
+    }
+
+    /// The keys of the file that decide whether a connection comes about; `None`: the error says what does.
+    fn settings_of(&self, kind: ConnectErrorKind) -> Option<String> {
+        let key = self.endpoint_key();
+        Some(match kind {
+            ConnectErrorKind::Dns | ConnectErrorKind::Refused => key.to_owned(),
+            ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout => format!("{key}, proxy and timeout"),
+            ConnectErrorKind::Certificate | ConnectErrorKind::Tls => {
+                format!("{key} and tls (ca, server_name, certificate)")
+            }
+            ConnectErrorKind::Proxy => "proxy".to_owned(),
+            ConnectErrorKind::Settings => "tls and proxy".to_owned(),
+            ConnectErrorKind::Full => return None,
+        })
+    }
+}
+
+/// Where the connection was not made, if that was the cause.
+fn unreached(broken: &ExchangeError, connector: &Connector) -> Option<Unreached> {
+    let kind = match broken {
+        ExchangeError::Timeout { doing: exchange::CONNECTING } => ConnectErrorKind::Timeout,
+        ExchangeError::Connect(error) => error.kind,
+        _ => return None,
+    };
+    let hop = connector.hop()?;
+    let silent = match kind {
+        ConnectErrorKind::Dns | ConnectErrorKind::Refused | ConnectErrorKind::Unreachable => true,
+        // A proxy may have taken the connection.
+        ConnectErrorKind::Timeout => !hop.is_proxy(),
+        ConnectErrorKind::Certificate | ConnectErrorKind::Tls | ConnectErrorKind::Proxy => false,
+        ConnectErrorKind::Settings | ConnectErrorKind::Full => return None,
+    };
+    Some(Unreached { hop, silent })
+}
+
+/// Where else to look, where the file may be right.
+fn beside_the_file(kind: ConnectErrorKind) -> &'static str {
+    match kind {
+        ConnectErrorKind::Dns => ", and this machine's DNS",
+        ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout => {
+            ", and whether this machine may go there (routes, firewall)"
+        }
+        _ => "",
+    }
+}
+
+/// RFC 6749 section 5.2, with the status first: whoever answers 429 or 5xx is not able to judge our client.
+fn classify(status: StatusCode, code: Option<&str>) -> FailureKind {
+    match (status.as_u16(), code) {
+        // The proof is refused, and nothing is said of the client.
+        (401, Some(dpop::USE_NONCE | dpop::INVALID_PROOF)) => FailureKind::RequestRefused,
+        (401, _) => FailureKind::ClientRefused,
+        (429 | 500.., _) => FailureKind::Unavailable,
+        (300..=399, _) => FailureKind::Unusable,
+        (_, Some("invalid_client" | "unauthorized_client")) => FailureKind::ClientRefused,
+        (_, Some("invalid_scope" | "invalid_request" | "invalid_grant" | "unsupported_grant_type")) => {
+            FailureKind::RequestRefused
+        }
+        (_, Some("temporarily_unavailable")) => FailureKind::Unavailable,
+        _ => FailureKind::Unusable,
+    }
+}
+
+/// Host and path: what may be shown of a URL, whose query may hold secrets.
+pub(super) fn host_and_path(url: &HttpUrl) -> String {
+    format!("{}{}", url.authority, path_of(url))
+}
+
+pub(super) fn path_of(url: &HttpUrl) -> &str {
+    url.path_and_query.split('?').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Egress, TlsOptions};
+    use crate::net::connect::Offer;
+    use crate::net::{ConnectError, Target};
+
+    fn unreached_by(egress: Egress, broken: &ExchangeError) -> Option<bool> {
+        let target = Target::Tcp { host: "idp.example".to_owned(), port: 443, tls: true };
+        let connector = Connector::new(target, TlsOptions::default(), egress, Offer::Both, None);
+        unreached(broken, &connector).map(|unreached| unreached.silent)
+    }
+
+    #[test]
+    fn what_shows_that_nothing_answers() {
+        use ConnectErrorKind as Kind;
+        let proxy = || Egress::Proxy { host: "egress".to_owned(), port: 3128, userinfo: None };
+        for (kind, direct, behind_a_proxy) in [
+            (Kind::Dns, Some(true), Some(true)),
+            (Kind::Refused, Some(true), Some(true)),
+            (Kind::Unreachable, Some(true), Some(true)),
+            (Kind::Timeout, Some(true), Some(false)),
+            (Kind::Certificate, Some(false), Some(false)),
+            (Kind::Tls, Some(false), Some(false)),
+            (Kind::Proxy, Some(false), Some(false)),
+            (Kind::Settings, None, None),
+            (Kind::Full, None, None),
+        ] {
+            let broken = ExchangeError::Connect(ConnectError { kind, message: String::new() });
+            assert_eq!(unreached_by(Egress::Direct, &broken), direct, "{kind:?}");
+            assert_eq!(unreached_by(proxy(), &broken), behind_a_proxy, "{kind:?}");
+        }
+        let timeout = |doing| unreached_by(Egress::Direct, &ExchangeError::Timeout { doing });
+        assert_eq!([timeout("connecting"), timeout("waiting for the response")], [Some(true), None]);
+    }
+}

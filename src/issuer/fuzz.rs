@@ -8,9 +8,10 @@ use http::header::{CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use zeroize::Zeroizing;
 
-use super::context::Context;
+use super::error::Context;
 use super::exchange::{Answer, Lost};
 use super::redact::Redactor;
+use super::request::form_encode;
 use super::response::{SentRequest, judge};
 use crate::config::client_auth::ClientSecretBasic;
 use crate::config::{ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Scopes, Source, TokenEndpoint};
@@ -110,7 +111,7 @@ pub(super) fn echoed(text: &str, step: u8) -> String {
         1 => percent(|_| false),
         2 => {
             let mut form = Vec::new();
-            super::form::encode(text.as_bytes(), &mut form);
+            form_encode(text.as_bytes(), &mut form);
             String::from_utf8(form).unwrap_or_default()
         }
         3 => {

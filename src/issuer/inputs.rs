@@ -7,11 +7,10 @@ use http::HeaderName;
 use serde_json::Map;
 
 use super::assertion::{self, SigningKey, Template, Words};
-use super::carrier::Value;
-use super::client::{Client, Which};
+use super::credential::{Client, Which};
 use super::keys::{self, Keys, read};
 use super::redact::Redactor;
-use super::request::{self, Fresh};
+use super::request::{self, Fresh, Value};
 use crate::config::client_auth::Proof;
 use crate::config::{CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source};
 use crate::secret::Secret;

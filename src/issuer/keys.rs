@@ -5,8 +5,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 
-use super::client::{Client, Which};
-use super::fingerprint::{self, Digest};
+use super::credential::{self, Client, Digest, Which};
 use crate::config::{DpopConfig, IssuerConfig, Source};
 use crate::jose::{Certificate, PrivateKey, Prover};
 use crate::secret::Secret;
@@ -122,7 +121,7 @@ impl<'a> Files<'a> {
             chain.map(|chain| &chain.bytes),
             chain.and_then(|chain| chain.password.as_ref()),
         ];
-        fingerprint::digest(parts.into_iter().map(|part| part.map(|secret| secret.expose())))
+        credential::digest(parts.into_iter().map(|part| part.map(|secret| secret.expose())))
     }
 
     fn parse_key(&self) -> Result<PrivateKey, String> {
@@ -215,7 +214,7 @@ impl TlsFile {
 
     fn digest(&self) -> Digest {
         let parts = [Some(&self.bytes), self.password.as_ref()];
-        fingerprint::digest(parts.into_iter().map(|part| part.map(|secret| secret.expose())))
+        credential::digest(parts.into_iter().map(|part| part.map(|secret| secret.expose())))
     }
 
     fn chain(&self) -> Option<Vec<Certificate>> {

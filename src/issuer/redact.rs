@@ -1,11 +1,10 @@
 //! An issuer's own words, made fit to be shown: no control characters, not too long, and none at all where a secret is
 //! in them.
 
-mod echo;
-
 use std::borrow::Cow;
 
-use self::echo::Known;
+use zeroize::Zeroizing;
+
 use crate::secret::Secret;
 
 /// A shorter value of a parameter or header is no secret.
@@ -40,7 +39,7 @@ impl Redactor {
     /// `text` without control characters, at most `limit` bytes. `None`: a secret is in it, in whatever form.
     pub(super) fn show(&self, text: &str, limit: usize) -> Option<String> {
         let text = cut(text, EXAMINED);
-        if echo::holds(text, &self.0) {
+        if holds_any(text, &self.0) {
             return None;
         }
         Some(cut(clean(text).trim(), limit).to_owned())
@@ -98,6 +97,303 @@ fn unfit(character: char) -> bool {
         || matches!(character,
             '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// A run of so many bytes of a secret must not be seen.
+const RUN: usize = 8;
+/// A secret that is shorter may be a part of words that have nothing to do with it.
+const TELLING: usize = 5;
+/// What eight characters of base64 hold, wherever they begin.
+const RUN_IN_BASE64: usize = 5;
+/// Shorter runs of an alphabet's characters are not decoded.
+const ENCODED: usize = 8;
+/// Encodings inside each other.
+const DEPTH: usize = 5;
+/// The most bytes that are looked at for one text. A text that needs more is taken for one that holds a secret.
+const BUDGET: usize = 128 * 1024;
+
+/// One secret, as texts are compared with it.
+#[derive(Clone, PartialEq)]
+enum Known {
+    /// Any [`RUN`] of it counts. Hex is compared as such: at an odd digit, eight of them hold three whole bytes.
+    Long { text: Zeroizing<String>, hex: Zeroizing<String> },
+    /// It counts wherever it stands as a whole.
+    Whole(Zeroizing<String>),
+    /// It counts as a whole word alone: a secret of two letters stands in many a word.
+    Short(Zeroizing<String>),
+}
+
+impl Known {
+    /// `None`: there is nothing to look for.
+    fn new(secret: &[u8]) -> Option<Self> {
+        let text = Zeroizing::new(String::from_utf8_lossy(secret).into_owned());
+        let word = words(&text);
+        let text = compact(&word);
+        if text.len() >= RUN {
+            let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).expect("four bits");
+            let mut hex = Zeroizing::new(String::with_capacity(secret.len() * 2));
+            hex.extend(secret.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
+            return Some(Self::Long { text, hex });
+        }
+        if text.len() >= TELLING {
+            return Some(Self::Whole(text));
+        }
+        (!word.is_empty()).then_some(Self::Short(word))
+    }
+}
+
+/// A text, or what was decoded of it.
+struct View {
+    text: Zeroizing<String>,
+    /// So long a run of a secret counts here.
+    run: usize,
+    depth: usize,
+}
+
+/// Whether any form of one of the secrets is in `text`.
+fn holds_any(text: &str, known: &[Known]) -> bool {
+    if known.is_empty() {
+        return false;
+    }
+    let mut views = vec![View { text: Zeroizing::new(text.to_owned()), run: RUN, depth: 0 }];
+    let (mut next, mut looked_at) = (0, 0);
+    while let Some(view) = views.get(next) {
+        looked_at += view.text.len();
+        if looked_at > BUDGET || view.holds_run(known) || view.holds_word(known) {
+            return true;
+        }
+        for inner in view.inner() {
+            let seen = views.iter().any(|seen| seen.run <= inner.run && seen.text == inner.text);
+            if !seen && !inner.text.is_empty() {
+                views.push(inner);
+            }
+        }
+        next += 1;
+    }
+    false
+}
+
+impl View {
+    fn holds_run(&self, known: &[Known]) -> bool {
+        let text = compact(&self.text.to_lowercase());
+        let sorted = |length| {
+            let mut runs = Zeroizing::new(runs(&text, length).collect::<Vec<_>>());
+            runs.sort_unstable();
+            runs
+        };
+        let (decoded, written) = (sorted(self.run), sorted(RUN));
+        known.iter().any(|known| match known {
+            Known::Long { text, hex } => {
+                runs(text, self.run).any(|run| decoded.binary_search(&run).is_ok())
+                    || runs(hex, RUN).any(|run| written.binary_search(&run).is_ok())
+            }
+            Known::Whole(_) | Known::Short(_) => false,
+        })
+    }
+
+    fn holds_word(&self, known: &[Known]) -> bool {
+        let text = words(&self.text);
+        let together = compact(&text);
+        known.iter().any(|known| match known {
+            Known::Whole(secret) => together.contains(secret.as_str()),
+            Known::Short(word) => is_word_of(&text, word),
+            Known::Long { .. } => false,
+        })
+    }
+
+    /// What is written in this text by one encoding.
+    fn inner(&self) -> Vec<Self> {
+        if self.depth == DEPTH {
+            return Vec::new();
+        }
+        let compact = compact(&self.text);
+        let escapes = [&self.text, &compact].into_iter().flat_map(|text| {
+            let of_a_form = Zeroizing::new(text.replace('+', " "));
+            let decoded = [unescaped(text, url), unescaped(&of_a_form, url), unescaped(text, json)];
+            decoded.into_iter().chain([unescaped(text, html)]).filter(move |decoded| decoded != text)
+        });
+        let escapes = escapes.map(|text| (text, self.run));
+        let digits = hex(&compact).into_iter().chain(base64(&compact)).map(|text| (text, RUN_IN_BASE64));
+        escapes.chain(digits).map(|(text, run)| Self { text, run, depth: self.depth + 1 }).collect()
+    }
+}
+
+/// Each run of `length` bytes, at most 8, as a number.
+fn runs(text: &str, length: usize) -> impl Iterator<Item = u64> {
+    text.as_bytes()
+        .windows(length)
+        .map(|bytes| bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+}
+
+fn is_word_of(text: &str, word: &str) -> bool {
+    if word.is_empty() {
+        return false;
+    }
+    let in_word = |character: Option<char>| character.is_some_and(|it| it.is_alphanumeric() || it == '_');
+    text.match_indices(word).any(|(at, _)| {
+        let (before, rest) = text.split_at_checked(at).unwrap_or_default();
+        let after = rest.strip_prefix(word).unwrap_or_default();
+        let begins_inside = in_word(before.chars().next_back()) && in_word(word.chars().next());
+        let ends_inside = in_word(after.chars().next()) && in_word(word.chars().next_back());
+        !begins_inside && !ends_inside
+    })
+}
+
+/// In lower case, each white space one space.
+fn words(text: &str) -> Zeroizing<String> {
+    let mut words = Zeroizing::new(String::with_capacity(text.len()));
+    for word in text.split(is_space).filter(|word| !word.is_empty()) {
+        if !words.is_empty() {
+            words.push(' ');
+        }
+        words.push_str(word);
+    }
+    Zeroizing::new(words.to_lowercase())
+}
+
+fn compact(text: &str) -> Zeroizing<String> {
+    let mut compact = Zeroizing::new(String::with_capacity(text.len()));
+    compact.extend(text.split(is_space));
+    compact
+}
+
+fn is_space(character: char) -> bool {
+    character.is_whitespace() || unfit(character)
+}
+
+/// `text` with each escape replaced by what it stands for.
+fn unescaped(text: &str, escape: fn(&str) -> Option<(usize, Escaped)>) -> Zeroizing<String> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let mut buffer = [0; 4];
+        let length = match escape(rest) {
+            Some((length, Escaped::Byte(byte))) => {
+                bytes.push(byte);
+                length
+            }
+            Some((length, Escaped::Character(character))) => {
+                bytes.extend_from_slice(character.encode_utf8(&mut buffer).as_bytes());
+                length
+            }
+            None => {
+                bytes.extend_from_slice(next.encode_utf8(&mut buffer).as_bytes());
+                next.len_utf8()
+            }
+        };
+        rest = rest.split_at_checked(length).map_or("", |(_, rest)| rest);
+    }
+    Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What an escape stands for.
+enum Escaped {
+    Byte(u8),
+    Character(char),
+}
+
+/// The escape at the start of `text` (RFC 3986 section 2.1), and its length.
+fn url(text: &str) -> Option<(usize, Escaped)> {
+    let digits = text.strip_prefix('%').and_then(|text| hex_digits(text, 0, 2))?;
+    Some((3, Escaped::Byte(u8::try_from(digits).ok()?)))
+}
+
+/// The same of JSON (RFC 8259 section 7), and of what else writes a backslash.
+fn json(text: &str) -> Option<(usize, Escaped)> {
+    let next = text.strip_prefix('\\')?.chars().next()?;
+    let character = match next {
+        'u' => return utf16(text),
+        'x' => return Some((4, Escaped::Byte(u8::try_from(hex_digits(text, 2, 2)?).ok()?))),
+        'n' | 'r' | 't' | 'b' | 'f' => ' ',
+        protected if protected.is_ascii_punctuation() => protected,
+        _ => return None,
+    };
+    Some((2, Escaped::Character(character)))
+}
+
+fn hex_digits(text: &str, at: usize, count: usize) -> Option<u32> {
+    let digits = text.get(at..at + count)?;
+    digits.chars().try_fold(0, |value, digit| Some(value << 4 | digit.to_digit(16)?))
+}
+
+/// `\uXXXX`, or two of them that are one character.
+fn utf16(text: &str) -> Option<(usize, Escaped)> {
+    let first = hex_digits(text, 2, 4)?;
+    let second = text.get(6..8).filter(|next| *next == "\\u").and_then(|_| hex_digits(text, 8, 4));
+    let (length, value) = match (first, second) {
+        (0xd800..=0xdbff, Some(low @ 0xdc00..=0xdfff)) => {
+            (12, 0x1_0000 + ((first - 0xd800) << 10) + (low - 0xdc00))
+        }
+        _ => (6, first),
+    };
+    Some((length, Escaped::Character(char::from_u32(value)?)))
+}
+
+/// The same of HTML: the entities that escaping makes.
+fn html(text: &str) -> Option<(usize, Escaped)> {
+    const LONGEST: usize = 10;
+    let (name, _) = text.strip_prefix('&')?.split_once(';').filter(|(name, _)| name.len() <= LONGEST)?;
+    let character = match name {
+        "amp" => '&',
+        "lt" => '<',
+        "gt" => '>',
+        "quot" => '"',
+        "apos" => '\'',
+        _ => {
+            let number = name.strip_prefix('#')?;
+            let value = match number.strip_prefix(['x', 'X']) {
+                Some(hex) => u32::from_str_radix(hex, 16),
+                None => number.parse(),
+            };
+            char::from_u32(value.ok()?)?
+        }
+    };
+    Some((name.len() + 2, Escaped::Character(character)))
+}
+
+/// What hex digits in `text` decode to, from either digit on.
+fn hex(text: &str) -> [Zeroizing<String>; 2] {
+    let value = |byte: u8| char::from(byte).to_digit(16);
+    [0, 4].map(|skipped| decoded(text, 4, skipped, value))
+}
+
+/// What base64 in `text` decodes to, from each bit on at which a byte can begin.
+fn base64(text: &str) -> [Zeroizing<String>; 4] {
+    let value = |byte: u8| {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        };
+        Some(u32::from(value))
+    };
+    [0, 2, 4, 6].map(|skipped| decoded(text, 6, skipped, value))
+}
+
+/// Each run of digits of `bits` bits as bytes, without the first `skipped` bits. Of bytes that are text by chance
+/// little is left: only stretches of some length count.
+fn decoded(text: &str, bits: u32, skipped: u32, value: impl Fn(u8) -> Option<u32>) -> Zeroizing<String> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
+    for run in text.as_bytes().split(|&byte| value(byte).is_none()).filter(|run| run.len() >= ENCODED) {
+        let (mut collected, mut count, mut wanted) = (0_u32, 0, skipped + 8);
+        for digit in run.iter().filter_map(|&byte| value(byte)) {
+            collected = collected << bits | digit;
+            count += bits;
+            if count >= wanted {
+                count -= wanted;
+                wanted = 8;
+                bytes.extend(u8::try_from(collected >> count & 0xff));
+            }
+        }
+        // No UTF-8.
+        bytes.push(0xff);
+    }
+    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+    let stretches = text.split(char::REPLACEMENT_CHARACTER).filter(|part| part.len() >= RUN_IN_BASE64);
+    Zeroizing::new(stretches.collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

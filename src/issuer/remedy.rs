@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::FailureKind;
-use super::context::Context;
+use super::error::Context;
 use super::reported::Reported;
 use crate::config::JwtUse;
 use crate::config::client_auth::{Proof, check_assertion, check_jwt};
@@ -271,7 +271,7 @@ impl Context<'_> {
     }
 
     /// It shows who it is by an assertion alone, and RFC 7521 section 4.2 lets it leave out `client_id`.
-    pub(super) fn may_miss_the_client_id(&self) -> bool {
+    fn may_miss_the_client_id(&self) -> bool {
         self.config.client_auth.proof().is_assertion() && !self.config.send_client_id
     }
 

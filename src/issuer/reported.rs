@@ -4,7 +4,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
 use super::document::{self, Document, beside};
-use super::headers::{called_plain_text, is_html};
+use super::response::{called_plain_text, is_html};
 use crate::config::ResponseShape;
 
 /// Where vendors write a code, folded, the better first.

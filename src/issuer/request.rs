@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE,
@@ -10,9 +12,9 @@ use http::header::{
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
+use zeroize::Zeroizing;
 
-use super::carrier::{self, Value};
-use super::client_auth;
+use super::error::host_and_path;
 use super::inputs::Inputs;
 use crate::config::client_auth::Proof;
 use crate::config::{BasicEncoding, Carrier, CredentialKey, HttpUrl, IssuerConfig, ScopeIn};
@@ -56,8 +58,8 @@ pub(super) fn build(
     let pairs = pairs(inputs, &fresh, config, key);
     let not_text = |_| "a value that is not UTF-8 cannot stand in a JSON text; check params".to_owned();
     let (uri, body, kind) = match config.carrier {
-        Carrier::Form => (target(url)?, carrier::form("", &pairs).map_err(not_text)?, Some(FORM)),
-        Carrier::Json => (target(url)?, carrier::json(&pairs).map_err(not_text)?, Some(JSON)),
+        Carrier::Form => (target(url)?, form_body("", &pairs).map_err(not_text)?, Some(FORM)),
+        Carrier::Json => (target(url)?, json_body(&pairs).map_err(not_text)?, Some(JSON)),
         Carrier::Query | Carrier::Get if pairs.is_empty() => (target(url)?, Secret::new(Vec::new()), None),
         Carrier::Query | Carrier::Get => {
             (target_with(url, &pairs).map_err(not_text)??, Secret::new(Vec::new()), None)
@@ -87,11 +89,11 @@ pub(super) fn build(
         if FRAMING.contains(name) {
             return Err(format!("`headers` may not set {name}"));
         }
-        let value = client_auth::sensitive(Secret::clone(value))
+        let value = sensitive(Secret::clone(value))
             .ok_or_else(|| format!("the value of `headers` {name} holds a character that no header may"))?;
         headers.insert(name.clone(), value);
     }
-    headers.extend(fresh.proof.and_then(client_auth::sensitive).map(|proof| (DPOP.clone(), proof)));
+    headers.extend(fresh.proof.and_then(sensitive).map(|proof| (DPOP.clone(), proof)));
     Ok(request)
 }
 
@@ -103,7 +105,7 @@ fn authorization(
 ) -> Result<Option<HeaderValue>, String> {
     let empty = Secret::new(Vec::new());
     let basic = |user: &Secret, password: &Secret, encoding: BasicEncoding| {
-        client_auth::basic(user, password, encoding)
+        basic_value(user, password, encoding)
             .map(Some)
             .ok_or_else(|| "the client's id and secret are too long".to_owned())
     };
@@ -113,7 +115,7 @@ fn authorization(
             let id = inputs.client_id.as_deref().unwrap_or(&empty);
             basic(id, inputs.client_secret.as_deref().unwrap_or(&empty), config.client_auth.encoding)
         }
-        _ => bearer.map(client_auth::bearer).transpose(),
+        _ => bearer.map(bearer_value).transpose(),
     }
 }
 
@@ -143,7 +145,7 @@ where
         .authority(url.authority.as_str())
         .path_and_query(path_and_query)
         .build()
-        .map_err(|_| format!("{} is no URL to call", super::context::shown(url)))
+        .map_err(|_| format!("{} is no URL to call", host_and_path(url)))
 }
 
 fn host(url: &HttpUrl) -> Result<HeaderValue, String> {
@@ -151,13 +153,13 @@ fn host(url: &HttpUrl) -> Result<HeaderValue, String> {
 }
 
 /// The request's own path and query, then the parameters.
-fn target_with(url: &HttpUrl, pairs: &[(String, Value)]) -> Result<Result<Uri, String>, carrier::NotText> {
+fn target_with(url: &HttpUrl, pairs: &[(String, Value)]) -> Result<Result<Uri, String>, NotText> {
     let path = url.path_and_query.as_str();
     let before = if path.contains('?') { path.to_owned() } else { format!("{path}?") };
-    let text = carrier::form(&before, pairs)?;
+    let text = form_body(&before, pairs)?;
     // The query may hold a secret: its memory is wiped with the request.
     Ok(PathAndQuery::from_maybe_shared(text.into_bytes())
-        .map_err(|_| format!("the parameters are too long for the query of {}", super::context::shown(url)))
+        .map_err(|_| format!("the parameters are too long for the query of {}", host_and_path(url)))
         .and_then(|path| uri(url, path)))
 }
 
@@ -211,6 +213,231 @@ fn pairs(inputs: &Inputs, fresh: &Fresh, config: &IssuerConfig, key: &Credential
 /// The scopes as one text (RFC 6749 section 3.3).
 pub(super) fn joined(key: &CredentialKey) -> String {
     key.scopes.joined()
+}
+
+/// The most bytes that JSON writes for one byte of text (`\u0000`).
+const JSON_GROWTH: usize = 6;
+
+/// A parameter's value, read from its sources.
+#[derive(Clone)]
+pub(super) enum Value {
+    /// A string in JSON.
+    Text(Arc<Secret>),
+    /// A number or boolean, as it was written.
+    Bare(String),
+    Array(Vec<Self>),
+    Table(Vec<(String, Self)>),
+}
+
+impl Value {
+    pub(super) fn text(text: &str) -> Self {
+        Self::Text(Arc::new(Secret::from(text)))
+    }
+
+    /// As a claim. `Err`: a text in it is not UTF-8.
+    pub(super) fn to_json(&self) -> Result<serde_json::Value, NotText> {
+        Ok(match self {
+            Self::Text(text) => text.expose_str().ok_or(NotText)?.into(),
+            Self::Bare(text) => bare_json(text).parse().unwrap_or_else(|_| text.as_str().into()),
+            Self::Array(items) => items.iter().map(Self::to_json).collect::<Result<Vec<_>, _>>()?.into(),
+            Self::Table(members) => {
+                let members = members.iter().map(|(name, value)| Ok((name.clone(), value.to_json()?)));
+                serde_json::Value::Object(members.collect::<Result<_, _>>()?)
+            }
+        })
+    }
+
+    /// The most bytes that it takes as JSON.
+    fn json_size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.expose().len() * JSON_GROWTH + 2,
+            Self::Bare(text) => text.len() + 2,
+            Self::Array(items) => items.iter().map(|item| item.json_size() + 1).sum::<usize>() + 2,
+            Self::Table(members) => object_size(members),
+        }
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>) -> Result<(), NotText> {
+        match self {
+            Self::Text(text) => write_string(text.expose_str().ok_or(NotText)?, out),
+            Self::Bare(text) => {
+                let number = bare_json(text);
+                match serde_json::from_str::<serde_json::Value>(&number) {
+                    Ok(_) => out.extend_from_slice(number.as_bytes()),
+                    Err(_) => write_string(text, out),
+                }
+            }
+            Self::Array(items) => {
+                out.push(b'[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    item.write_json(out)?;
+                }
+                out.push(b']');
+            }
+            Self::Table(members) => write_object(members, out)?,
+        }
+        Ok(())
+    }
+}
+
+/// A value that JSON cannot carry: it is not UTF-8.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NotText;
+
+/// TOML allows `+1.5` and `1_000.5`, JSON does not.
+fn bare_json(text: &str) -> String {
+    text.trim_start_matches('+').replace('_', "")
+}
+
+fn object_size(members: &[(String, Value)]) -> usize {
+    members.iter().map(|(name, value)| name.len() * JSON_GROWTH + value.json_size() + 4).sum::<usize>() + 2
+}
+
+fn write_object(members: &[(String, Value)], out: &mut Vec<u8>) -> Result<(), NotText> {
+    out.push(b'{');
+    for (index, (name, value)) in members.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_string(name, out);
+        out.push(b':');
+        value.write_json(out)?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn write_string(text: &str, out: &mut Vec<u8>) {
+    // Writing text into memory cannot fail.
+    _ = serde_json::to_writer(out, text);
+}
+
+/// A JSON object with the members in their order.
+fn json_body(pairs: &[(String, Value)]) -> Result<Secret, NotText> {
+    // Large enough from the start: a buffer that grows leaves an unwiped copy behind.
+    let mut body = Zeroizing::new(Vec::with_capacity(object_size(pairs)));
+    write_object(pairs, &mut body)?;
+    Ok(Secret::new(std::mem::take(&mut *body)))
+}
+
+/// `application/x-www-form-urlencoded` after `before`, joined to it by `&` where it is not empty. Arrays are repeated
+/// parameters, tables JSON text.
+fn form_body(before: &str, pairs: &[(String, Value)]) -> Result<Secret, NotText> {
+    let mut flat = Vec::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        flatten(name, value, &mut flat)?;
+    }
+    let size: usize =
+        flat.iter().map(|(name, value)| (name.len() + value.bytes().len()) * FORM_GROWTH + 2).sum();
+    let mut body = Zeroizing::new(Vec::with_capacity(before.len() + size));
+    body.extend_from_slice(before.as_bytes());
+    for (name, value) in &flat {
+        if !body.is_empty() && !body.ends_with(b"?") && !body.ends_with(b"&") {
+            body.push(b'&');
+        }
+        form_encode(name.as_bytes(), &mut body);
+        body.push(b'=');
+        form_encode(value.bytes(), &mut body);
+    }
+    Ok(Secret::new(std::mem::take(&mut *body)))
+}
+
+enum Flat<'a> {
+    Borrowed(&'a [u8]),
+    Made(Secret),
+}
+
+impl Flat<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Made(secret) => secret.expose(),
+        }
+    }
+}
+
+fn flatten<'a>(name: &'a str, value: &'a Value, out: &mut Vec<(&'a str, Flat<'a>)>) -> Result<(), NotText> {
+    match value {
+        Value::Text(text) => out.push((name, Flat::Borrowed(text.expose()))),
+        Value::Bare(text) => out.push((name, Flat::Borrowed(text.as_bytes()))),
+        Value::Array(items) => items.iter().try_for_each(|item| flatten(name, item, out))?,
+        Value::Table(members) => out.push((name, Flat::Made(json_body(members)?))),
+    }
+    Ok(())
+}
+
+const SCHEME: &str = "Basic ";
+
+/// The `Authorization` value of HTTP Basic (RFC 7617), marked sensitive; its memory is wiped when it is dropped.
+fn basic_value(id: &Secret, secret: &Secret, encoding: BasicEncoding) -> Option<HeaderValue> {
+    let (id, secret) = (id.expose(), secret.expose());
+    // Large enough from the start: a buffer that grows leaves an unwiped copy behind.
+    let mut pair = Zeroizing::new(Vec::with_capacity((id.len() + secret.len()) * FORM_GROWTH + 1));
+    match encoding {
+        BasicEncoding::Form => {
+            form_encode(id, &mut pair);
+            pair.push(b':');
+            form_encode(secret, &mut pair);
+        }
+        BasicEncoding::Raw => {
+            pair.extend_from_slice(id);
+            pair.push(b':');
+            pair.extend_from_slice(secret);
+        }
+    }
+    let length = base64::encoded_len(pair.len(), true)?;
+    let mut value = String::with_capacity(SCHEME.len() + length);
+    value.push_str(SCHEME);
+    STANDARD.encode_string(pair.as_slice(), &mut value);
+    sensitive(Secret::from(value))
+}
+
+/// The `Authorization` value with a JWT of our own.
+fn bearer_value(jwt: &Secret) -> Result<HeaderValue, String> {
+    let mut value = Vec::with_capacity(jwt.expose().len() + 7);
+    value.extend_from_slice(b"Bearer ");
+    value.extend_from_slice(jwt.expose());
+    sensitive(Secret::new(value)).ok_or_else(|| "the JWT may not stand in a header".to_owned())
+}
+
+/// A header value that owns its secret: kept out of HPACK's tables and of `Debug`. `None`: it may not stand in
+/// a header.
+fn sensitive(secret: Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_maybe_shared(secret.into_bytes()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
+
+/// The most bytes that `form_encode` writes for one byte: buffers of secrets are made large enough at once,
+/// because a buffer that grows leaves an unwiped copy behind.
+const FORM_GROWTH: usize = 3;
+
+/// Appends `bytes` encoded: letters, digits and `*-._` as they are, a space as `+`, all else as `%XX`.
+pub(super) fn form_encode(bytes: &[u8], out: &mut Vec<u8>) {
+    for &byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => out.push(byte),
+            b' ' => out.push(b'+'),
+            _ => out.extend([b'%', hex(byte >> 4), hex(byte & 15)]),
+        }
+    }
+}
+
+fn hex(nibble: u8) -> u8 {
+    *HEX.get(usize::from(nibble)).expect("four bits")
+}
+
+/// `form_encode` as text.
+#[cfg(test)]
+pub(super) fn form_encoded(text: &[u8]) -> String {
+    let mut out = Vec::with_capacity(text.len() * FORM_GROWTH);
+    form_encode(text, &mut out);
+    String::from_utf8(out).unwrap()
 }
 
 #[cfg(test)]

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::StatusCode;
-use http::header::{HeaderMap, LOCATION};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, StatusCode, Uri};
 use serde_json::Value;
 
-use super::audience::{self, Audience};
-use super::context::Context;
 use super::document::{Document, Malformed, beside};
+use super::error::Context;
 use super::exchange::{Answer, Lost};
-use super::headers::{self, called_form, called_json, coding, is_html, retry_after};
 use super::redact::Redactor;
 use super::reported::{self, Reported};
-use super::{FailureKind, Grant, IssuerError, lifetime};
+use super::{FailureKind, Grant, IssuerError};
 use crate::config::{ResponseFormat, ResponseShape, Scopes};
 use crate::net::dpop;
 use crate::secret::{MASK, Secret};
@@ -94,8 +94,8 @@ pub(super) fn judge(
     asked: &SentRequest<'_>,
 ) -> Result<(Grant, Vec<Note>), IssuerError> {
     let context = &Context {
-        traces: headers::traces(&answer.headers),
-        skew: headers::skew(&answer.headers, asked.at, context.config.timeout),
+        traces: traces(&answer.headers),
+        skew: skew(&answer.headers, asked.at, context.config.timeout),
         ..context.clone()
     };
     let status = answer.status;
@@ -211,14 +211,14 @@ fn grant(
     notes: &mut Vec<Note>,
 ) -> Grant {
     let shape = &context.config.response;
-    let expires_at = document.get(&shape.expires_at).and_then(lifetime::expires_at);
+    let expires_at = document.get(&shape.expires_at).and_then(parse_expires_at);
     // The issuer's clock chose that time: where ours differs, it means another one here.
     let expires_at = match context.skew {
         Some(skew) => expires_at.and_then(|at| skew.by_our_clock(at)),
         None => expires_at,
     };
     let claimed = document.get(&shape.expires_in);
-    let expires_in = claimed.and_then(lifetime::expires_in);
+    let expires_in = claimed.and_then(parse_expires_in);
     if expires_in.is_none() && (claimed.is_some() || expires_at.is_none()) {
         notes.push(if claimed.is_some() { Note::LifetimeUnreadable } else { Note::LifetimeMissing });
     }
@@ -233,14 +233,13 @@ fn grant(
             notes.push(Note::Narrower(missing));
         }
     }
-    let audience =
-        token.expose_str().map_or(Audience::Unknown, |token| audience::of(token, context.redactor));
+    let audience = token.expose_str().map_or(Audience::Unknown, |token| audience_of(token, context.redactor));
     Grant {
         token,
         token_type,
         prover: None,
         // Where the response names only the end, the lifetime follows from when it was asked for.
-        expires_in: expires_in.or_else(|| expires_at.map(|at| lifetime::until(at, asked.at))),
+        expires_in: expires_in.or_else(|| expires_at.map(|at| time_left(at, asked.at))),
         expires_at,
         scope,
         audience,
@@ -347,7 +346,7 @@ fn scope_in(document: &Document, shape: &ResponseShape) -> Option<String> {
 fn redirected(status: StatusCode, headers: &HeaderMap, context: &Context<'_>) -> IssuerError {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let host = location
-        .and_then(|location| location.parse::<http::Uri>().ok())
+        .and_then(|location| location.parse::<Uri>().ok())
         .and_then(|uri| uri.host().and_then(|host| context.redactor.show_code(host)));
     let to = host.map(|host| format!(" to {host}")).unwrap_or_default();
     let what = format!("a redirect{to}, and redirects are not followed, because the secret would go along");
@@ -368,6 +367,250 @@ fn unread(malformed: Malformed, body: &[u8], headers: &HeaderMap, context: &Cont
         format!("check {} of [issuer.{}]", context.endpoint_key(), context.config.name)
     };
     (malformed.to_string(), Some(hint))
+}
+
+/// A token that claims to live no longer than now still serves those who wait for it.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
+/// No token is kept longer: a lifetime beyond it is more often an error of units than a wish.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest that an issuer may send us away.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
+/// Epoch times above this are milliseconds: as seconds it lies in the year 5138, as milliseconds in 1973.
+const MILLISECONDS_FROM: f64 = 1e11;
+
+impl Grant {
+    /// How long the token lives from when it was asked for, where the response says so: the earlier where it does twice.
+    pub fn told_lifetime(&self, asked: SystemTime) -> Option<Duration> {
+        let until = self.expires_at.map(|end| end.duration_since(asked).unwrap_or_default());
+        match (self.expires_in, until) {
+            (Some(length), Some(until)) => Some(length.min(until)),
+            (length, until) => length.or(until),
+        }
+    }
+
+    /// The same, or else `default`; within 1 s and 24 h.
+    pub fn lifetime(&self, default: Duration, asked: SystemTime) -> Duration {
+        self.told_lifetime(asked).unwrap_or(default).clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME)
+    }
+}
+
+/// Seconds from a number, or from a string that holds one, rounded down; clamped to 1 s ..= 24 h.
+fn parse_expires_in(value: &Value) -> Option<Duration> {
+    let seconds =
+        number(value)?.floor().clamp(SHORTEST_LIFETIME.as_secs_f64(), LONGEST_LIFETIME.as_secs_f64());
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// A point in time from epoch seconds or milliseconds (number or string) or an RFC 3339 date.
+fn parse_expires_at(value: &Value) -> Option<SystemTime> {
+    if let Some(epoch) = number(value) {
+        let seconds = if epoch > MILLISECONDS_FROM { epoch / 1000.0 } else { epoch };
+        // 0 and below are how some servers write "unknown".
+        let since = Duration::try_from_secs_f64(seconds).ok().filter(|since| !since.is_zero())?;
+        return UNIX_EPOCH.checked_add(since);
+    }
+    parse_date(value.as_str()?.trim())
+}
+
+/// What is left from `now` to `at`, clamped as [`parse_expires_in`] is.
+fn time_left(at: SystemTime, now: SystemTime) -> Duration {
+    at.duration_since(now).unwrap_or_default().clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME)
+}
+
+/// `Retry-After` (RFC 9110 section 10.2.3): seconds or a date, clamped to 1 s ..= 5 min.
+fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Digits that do not fit are a very long time.
+        value.parse().map_or(LONGEST_RETRY_AFTER, Duration::from_secs)
+    } else {
+        httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()
+    };
+    Some(wait.clamp(SHORTEST_LIFETIME, LONGEST_RETRY_AFTER))
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => {
+            let text = text.trim();
+            // Rust's own parser also takes "inf" and "nan".
+            let plain =
+                text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
+            if plain { text.parse().ok() } else { None }
+        }
+        _ => None,
+    }
+}
+
+fn parse_date(text: &str) -> Option<SystemTime> {
+    // humantime knows UTC only.
+    let Some(split) = text.len().checked_sub(6).filter(|_| !text.ends_with(['Z', 'z'])) else {
+        return humantime::parse_rfc3339_weak(text.trim_end_matches('z')).ok();
+    };
+    let (local, offset) = text.split_at_checked(split)?;
+    let Some((hours, minutes)) = offset.strip_prefix(['+', '-']).and_then(|offset| offset.split_once(':'))
+    else {
+        return humantime::parse_rfc3339_weak(text).ok();
+    };
+    let minutes = hours.parse::<u64>().ok()? * 60 + minutes.parse::<u64>().ok()?;
+    let shift = Duration::from_secs(minutes * 60);
+    let local = humantime::parse_rfc3339_weak(local).ok()?;
+    if offset.starts_with('-') { local.checked_add(shift) } else { local.checked_sub(shift) }
+}
+
+/// The most bytes of names that are shown.
+const NAMES_LIMIT: usize = 128;
+/// A longer part of a token is not looked into.
+const CLAIMS_LIMIT: usize = 8 * 1024;
+
+/// `aud` of a JWT (RFC 7519 section 4.1.3), which nobody checked.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub enum Audience {
+    /// The token is opaque.
+    #[default]
+    Unknown,
+    /// A JWT that is meant for nobody in particular.
+    None,
+    /// At most 128 printable characters.
+    Named(String),
+}
+
+/// For whom the token is meant, as far as it may be shown.
+fn audience_of(token: &str, redactor: &Redactor) -> Audience {
+    let mut parts = token.split('.');
+    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Audience::Unknown;
+    };
+    if claims.len() > CLAIMS_LIMIT {
+        return Audience::Unknown;
+    }
+    let claims = URL_SAFE_NO_PAD.decode(claims).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let Some(Value::Object(claims)) = claims else { return Audience::Unknown };
+    let names = match claims.get("aud") {
+        Some(Value::String(name)) => name.clone(),
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+        _ => String::new(),
+    };
+    // What a secret has to do in there only its issuer knows.
+    // What is left out may be what hid it: looked for with and without.
+    let plain: String = names.chars().filter(|letter| matches!(letter, ' '..='~')).collect();
+    let shown = redactor.show(&names, NAMES_LIMIT).and_then(|_| redactor.show(&plain, NAMES_LIMIT));
+    let Some(shown) = shown else { return Audience::Unknown };
+    // An issuer that writes a token there does not get it shown.
+    if token.split('.').any(|part| part.len() > 8 && shown.contains(part)) {
+        return Audience::Unknown;
+    }
+    if shown.is_empty() { Audience::None } else { Audience::Named(shown) }
+}
+
+/// Where vendors and gateways say under which id their own log has a request.
+const TRACE_FIELDS: [&str; 17] = [
+    "x-ms-request-id",
+    "client-request-id",
+    "x-okta-request-id",
+    "x-amzn-requestid",
+    "x-amzn-trace-id",
+    "x-amz-cf-id",
+    "x-github-request-id",
+    "x-fb-trace-id",
+    "x-vcap-request-id",
+    "x-oracle-dms-ecid",
+    "x-azure-ref",
+    "x-request-id",
+    "x-correlation-id",
+    "request-id",
+    "correlation-id",
+    "x-b3-traceid",
+    "cf-ray",
+];
+/// Clocks that differ by less are no cause of a refusal.
+const TOLERATED_SKEW: Duration = Duration::from_secs(60);
+
+/// The issuer's clock, where it differs from ours by more than a request can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Skew {
+    ours: SystemTime,
+    theirs: SystemTime,
+}
+
+impl Skew {
+    /// What the issuer calls `theirs`, by our clock.
+    fn by_our_clock(&self, theirs: SystemTime) -> Option<SystemTime> {
+        match theirs.duration_since(self.theirs) {
+            Ok(ahead) => self.ours.checked_add(ahead),
+            Err(behind) => self.ours.checked_sub(behind.duration()),
+        }
+    }
+
+    /// `5m 2s behind`.
+    pub(super) fn of_ours(&self) -> String {
+        let (apart, side) = match self.theirs.duration_since(self.ours) {
+            Ok(ahead) => (ahead, "behind"),
+            Err(behind) => (behind.duration(), "ahead of"),
+        };
+        format!("{} {side}", humantime::format_duration(Duration::from_secs(apart.as_secs())))
+    }
+}
+
+/// Compares `Date` (RFC 9110 section 6.6.1) with our clock, which said `asked` before the request was sent.
+/// `timeout`: the longest that the request can have taken; `None`: any time.
+pub(super) fn skew(headers: &HeaderMap, asked: SystemTime, timeout: Option<Duration>) -> Option<Skew> {
+    let theirs = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    let apart = match theirs.duration_since(asked) {
+        Ok(ahead) => ahead.saturating_sub(timeout?),
+        Err(behind) => behind.duration(),
+    };
+    (apart > TOLERATED_SKEW).then_some(Skew { ours: asked, theirs })
+}
+
+/// Names and values, the vendors' own first.
+pub(super) fn traces(headers: &HeaderMap) -> Vec<(String, String)> {
+    let value = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
+    TRACE_FIELDS.iter().filter_map(|&name| Some((name.to_owned(), value(name)?))).collect()
+}
+
+/// When the issuer wants to be asked again.
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)
+}
+
+/// The first content coding that is not `identity`.
+pub(super) fn coding(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .map(|coding| String::from_utf8_lossy(coding.trim_ascii()).into_owned())
+        .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
+}
+
+/// Its content type says that it is JSON.
+fn called_json(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|kind| kind.ends_with("/json") || kind.ends_with("+json"))
+}
+
+/// Its content type says that it is a form.
+fn called_form(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|kind| kind == "application/x-www-form-urlencoded")
+}
+
+/// Its content type says that it is plain text.
+pub(super) fn called_plain_text(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|kind| kind == "text/plain")
+}
+
+/// It is a web page, by its content type or its looks.
+pub(super) fn is_html(body: &[u8], headers: &HeaderMap) -> bool {
+    let named =
+        media_type(headers).is_some_and(|kind| kind == "text/html" || kind == "application/xhtml+xml");
+    named || body.trim_ascii_start().starts_with(b"<")
+}
+
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next()?.trim().to_ascii_lowercase())
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::config::client_auth::ClientSecretPost;
-use crate::config::{ClientAuth, Scopes, Source};
+use crate::config::client_auth::{ClientSecretPost, PrivateKeyJwt};
+use crate::config::{ClientAuth, JwtConfig, JwtUse, Scopes, Source};
 
 const TOKEN: &str = r#"{"access_token":"t","token_type":"Bearer","expires_in":60}"#;
 
@@ -262,4 +262,48 @@ async fn an_unreadable_secret_is_told_and_nobody_is_asked() {
 fn a_fetch_can_move_between_threads() {
     fn check<T: Send>(_: &T) {}
     check(&at("http://127.0.0.1:1/token").fetch(&key()));
+}
+
+/// A file of the folder of test keys.
+pub(super) fn key_file(name: &str) -> Source {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/keys");
+    Source::file(folder.join(name), None)
+}
+
+/// `private_key_jwt` with a key of the folder of test keys.
+pub(super) fn signing(key: &str) -> IssuerConfig {
+    IssuerConfig {
+        client_auth: ClientAuth::new(&PrivateKeyJwt),
+        private_key: Some(key_file(key)),
+        jwt: Some(JwtConfig::with_defaults(JwtUse::ClientAssertion)),
+        ..fuzz::config()
+    }
+}
+
+pub(super) fn key_of(config: &IssuerConfig) -> CredentialKey {
+    CredentialKey {
+        issuer: config.name.clone(),
+        issuer_digest: config.digest,
+        scopes: Scopes::from(["read", "write"]),
+        params: config.params.clone(),
+        subject: None,
+    }
+}
+
+pub(super) fn failure(kind: FailureKind, detail: &str) -> IssuerError {
+    IssuerError { http_status: Some(401), ..IssuerError::new(kind, format!("issuer corp: {detail}")) }
+}
+
+#[test]
+fn the_difference_of_clocks_has_a_sign() {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let answer = |date: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(DATE, date.parse().unwrap());
+        LastAnswer::of(http::StatusCode::OK, &headers, at).clock_difference()
+    };
+    assert_eq!(answer("Sun, 09 Sep 2001 01:46:40 GMT"), Some(0));
+    assert_eq!(answer("Sun, 09 Sep 2001 01:47:40 GMT"), Some(60));
+    assert_eq!(answer("Sun, 09 Sep 2001 01:46:10 GMT"), Some(-30));
+    assert_eq!(answer("yesterday"), None);
 }

@@ -95,4 +95,90 @@ impl Prover {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::jose::other;
+
+    fn prover(file: &str, alg: Option<Alg>) -> Prover {
+        Prover::new(PrivateKey::parse(&Secret::new(other::key_bytes(file)), None).unwrap(), alg).unwrap()
+    }
+
+    fn proof<'a>(nonce: Option<&'a str>, token: Option<&'a Secret>) -> Proof<'a> {
+        Proof {
+            method: "POST",
+            url: "https://server.example.com/token",
+            issued_at: UNIX_EPOCH + Duration::from_millis(1_562_262_616_900),
+            nonce,
+            token,
+        }
+    }
+
+    #[test]
+    fn a_proof_has_what_rfc_9449_asks_for_and_no_more() {
+        let prover = prover("ec-p256.pkcs8.pem", None);
+        let made = prover.proof(&proof(None, None)).unwrap();
+        let public: Value = serde_json::from_str(&other::key("ec-p256.public.jwk.json")).unwrap();
+        let (header, mut claims) =
+            other::verify(made.expose_str().unwrap(), &other::key("ec-p256.public.pem"), "ES256");
+        assert_eq!(header, json!({ "alg": "ES256", "typ": "dpop+jwt", "jwk": public }));
+        let jti = claims.as_object_mut().unwrap().remove("jti").unwrap();
+        assert_eq!(URL_SAFE_NO_PAD.decode(jti.as_str().unwrap()).unwrap().len(), 16);
+        assert_eq!(
+            claims,
+            json!({ "htm": "POST", "htu": "https://server.example.com/token", "iat": 1_562_262_616 })
+        );
+    }
+
+    #[test]
+    fn rfc_9449_7_1_hash_of_the_token() {
+        let token = Secret::from("Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU");
+        let made = prover("ec-p256.jwk.json", None).proof(&proof(Some("eyJ7S_zG"), Some(&token))).unwrap();
+        let (_, claims) =
+            other::verify(made.expose_str().unwrap(), &other::key("ec-p256.public.jwk.json"), "ES256");
+        assert_eq!(claims["ath"], "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo");
+        assert_eq!(claims["nonce"], "eyJ7S_zG");
+    }
+
+    #[test]
+    fn no_two_proofs_are_alike() {
+        let prover = prover("ed25519.pkcs8.pem", Some(Alg::Ed25519));
+        let made: BTreeSet<Vec<u8>> =
+            (0..100).map(|_| prover.proof(&proof(None, None)).unwrap().expose().to_vec()).collect();
+        assert_eq!(made.len(), 100);
+    }
+
+    #[test]
+    fn every_type_of_key_proves() {
+        for (file, alg) in [("rsa", "RS256"), ("rsa", "PS256"), ("ec-p384", "ES384"), ("ec-p521", "ES512")] {
+            let prover = prover(&format!("{file}.pkcs8.pem"), Some(alg.parse().unwrap()));
+            let made = prover.proof(&proof(None, None)).unwrap();
+            let (header, _) =
+                other::verify(made.expose_str().unwrap(), &other::key(&format!("{file}.public.pem")), alg);
+            let public: Value =
+                serde_json::from_str(&other::key(&format!("{file}.public.jwk.json"))).unwrap();
+            assert_eq!(header["jwk"], public);
+        }
+    }
+
+    #[test]
+    fn a_symmetric_algorithm_and_a_wrong_one_are_refused() {
+        for alg in [Alg::Hs256, Alg::Rs256] {
+            let key = PrivateKey::parse(&Secret::new(other::key_bytes("ec-p256.jwk.json")), None).unwrap();
+            assert!(Prover::new(key, Some(alg)).is_err());
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let prover = prover("ec-p256.pkcs8.pem", None);
+        assert_eq!(
+            format!("{prover:?}"),
+            format!("Prover {{ alg: Es256, thumbprint: {:?} }}", prover.thumbprint())
+        );
+    }
+}

@@ -4,7 +4,7 @@ mod passed;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::{Address, UnixOptions};
 use crate::net::keep_alive;
@@ -31,6 +33,8 @@ pub struct Bound {
     name: Arc<str>,
     address: Address,
     socket: Socket,
+    /// Dropped after the socket.
+    open: TaskTrackerToken,
 }
 
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub struct BindError {
     /// As configured.
     pub address: String,
     pub message: String,
+    /// Another socket has the address, or a part of it.
+    pub in_use: bool,
 }
 
 impl fmt::Display for BindError {
@@ -66,9 +72,13 @@ impl Bound {
             }
         };
         match socket {
-            Ok(socket) => Ok(Self { name: Arc::clone(name), address: address.clone(), socket }),
-            Err(message) => Err(BindError { address: display(address), message }),
+            Ok(socket) => Ok(Self::new(name, address, socket)),
+            Err(Refused { message, in_use }) => Err(BindError { address: display(address), message, in_use }),
         }
+    }
+
+    fn new(name: &Arc<str>, address: &Address, socket: Socket) -> Self {
+        Self { name: Arc::clone(name), address: address.clone(), socket, open: TaskTracker::new().token() }
     }
 
     /// Another handle on the same socket.
@@ -77,7 +87,15 @@ impl Bound {
             Socket::Tcp(socket) => Socket::Tcp(socket.try_clone()?),
             Socket::Unix(socket, file) => Socket::Unix(socket.try_clone()?, file.clone()),
         };
-        Ok(Self { name: Arc::clone(&self.name), address: self.address.clone(), socket })
+        let (name, address) = (Arc::clone(&self.name), self.address.clone());
+        Ok(Self { name, address, socket, open: self.open.clone() })
+    }
+
+    /// Becomes empty when the socket is closed: when its last clone is dropped, also one inside a runtime.
+    pub fn open(&self) -> TaskTracker {
+        let tracker = self.open.task_tracker().clone();
+        tracker.close();
+        tracker
     }
 
     /// The listener's name in the config.
@@ -103,6 +121,11 @@ impl Bound {
         }
     }
 
+    /// [`Self::local`], to bind it again.
+    pub fn real_address(&self) -> Address {
+        self.local_addr().map_or_else(|| self.address.clone(), Address::Tcp)
+    }
+
     /// `None` for a Unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.socket {
@@ -120,16 +143,19 @@ impl Bound {
     }
 
     pub(super) fn into_listening(self) -> io::Result<Listening> {
-        Ok(match self.socket {
+        let socket = match self.socket {
             Socket::Tcp(socket) => {
                 // Accepted sockets have these from here: one system call for all of them. A failure costs latency alone.
                 let _ = sockopt::set_tcp_nodelay(&socket, true);
                 keep_alive(&socket);
                 let local = socket.local_addr().ok().filter(|local| !local.ip().is_unspecified());
-                Listening::Tcp(tokio::net::TcpListener::from_std(socket)?, local)
+                ListeningSocket::Tcp(tokio::net::TcpListener::from_std(socket)?, local)
             }
-            Socket::Unix(socket, file) => Listening::Unix(tokio::net::UnixListener::from_std(socket)?, file),
-        })
+            Socket::Unix(socket, file) => {
+                ListeningSocket::Unix(tokio::net::UnixListener::from_std(socket)?, file)
+            }
+        };
+        Ok(Listening { socket, _open: self.open })
     }
 }
 
@@ -147,7 +173,13 @@ impl SocketListener {
 }
 
 /// A [`Bound`] inside a runtime.
-pub(super) enum Listening {
+pub(super) struct Listening {
+    pub(super) socket: ListeningSocket,
+    /// Dropped after the socket.
+    _open: TaskTrackerToken,
+}
+
+pub(super) enum ListeningSocket {
     /// With the address that all of its connections come to, where it listens on one.
     Tcp(tokio::net::TcpListener, Option<SocketAddr>),
     Unix(
@@ -163,7 +195,42 @@ fn display(address: &Address) -> String {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> Result<TcpListener, String> {
+/// Whether a socket on one of these addresses keeps the other from being bound.
+pub fn overlap(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Tcp(one), Address::Tcp(other)) => {
+            let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
+            // `[::]` takes in IPv4 as well.
+            let takes_in = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+            one.port() == other.port()
+                && one.port() != 0
+                && (first == second || takes_in(first, second) || takes_in(second, first))
+        }
+        (Address::Unix(one), Address::Unix(other)) => {
+            let file = |path| rustix::fs::lstat(path).ok();
+            one == other || file(one).zip(file(other)).is_some_and(|(one, other)| same_file(&one, &other))
+        }
+        _ => false,
+    }
+}
+
+/// Why a socket cannot be made.
+struct Refused {
+    message: String,
+    in_use: bool,
+}
+
+impl From<String> for Refused {
+    fn from(message: String) -> Self {
+        Self { message, in_use: false }
+    }
+}
+
+fn in_use(message: &str) -> Refused {
+    Refused { message: message.to_owned(), in_use: true }
+}
+
+fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Refused> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = socket(family)?;
     // Else a restart would wait for the last run's connections to leave TIME_WAIT. A live listener still refuses.
@@ -178,8 +245,8 @@ fn socket(family: AddressFamily) -> Result<OwnedFd, String> {
     rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(words)
 }
 
-fn tcp_words(address: SocketAddr, error: Errno) -> String {
-    match error {
+fn tcp_words(address: SocketAddr, error: Errno) -> Refused {
+    let message = match error {
         Errno::ADDRINUSE => format!(
             "another program listens there; stop it (`ss -ltnp 'sport = {}'` names it), or choose another port",
             address.port()
@@ -190,7 +257,8 @@ fn tcp_words(address: SocketAddr, error: Errno) -> String {
         }
         Errno::ADDRNOTAVAIL => "it is no address of this machine".to_owned(),
         other => words(other),
-    }
+    };
+    Refused { message, in_use: error == Errno::ADDRINUSE }
 }
 
 fn words(error: Errno) -> String {
@@ -198,7 +266,7 @@ fn words(error: Errno) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
-fn bind_unix(path: &Path, options: &UnixOptions) -> Result<(UnixListener, Arc<SocketFile>), String> {
+fn bind_unix(path: &Path, options: &UnixOptions) -> Result<(UnixListener, Arc<SocketFile>), Refused> {
     clear_stale(path)?;
     let address = SocketAddrUnix::new(path)
         .map_err(|_| "the path is too long for a Unix socket (107 bytes at most)".to_owned())?;
@@ -236,11 +304,11 @@ fn unix_words(path: &Path, error: Errno) -> String {
 }
 
 /// Removes what an earlier run left behind: a socket of this user's that nobody answers on. Never follows a symlink.
-fn clear_stale(path: &Path) -> Result<(), String> {
+fn clear_stale(path: &Path) -> Result<(), Refused> {
     let found = match rustix::fs::lstat(path) {
         Ok(found) => found,
         Err(Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(unix_words(path, error)),
+        Err(error) => return Err(unix_words(path, error).into()),
     };
     let kind = FileType::from_raw_mode(found.st_mode);
     if kind != FileType::Socket {
@@ -250,27 +318,28 @@ fn clear_stale(path: &Path) -> Result<(), String> {
             FileType::RegularFile => "a file",
             _ => "something else than a socket",
         };
-        return Err(format!("{kind} is in its place; remove it, or choose another path"));
+        return Err(format!("{kind} is in its place; remove it, or choose another path").into());
     }
     if found.st_uid != rustix::process::geteuid().as_raw() {
         return Err(format!(
             "a socket of user {} is in its place; remove it, or choose another path",
             found.st_uid
-        ));
+        )
+        .into());
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         // A full backlog, too, is somebody's.
         Ok(_) | Err(_) => {
-            return Err("another program listens there; stop it, or choose another path".to_owned());
+            return Err(in_use("another program listens there; stop it, or choose another path"));
         }
     }
     match rustix::fs::lstat(path) {
         Ok(now) if same_file(&now, &found) => {
-            rustix::fs::unlink(path).map_err(|error| unix_words(path, error))
+            rustix::fs::unlink(path).map_err(|error| unix_words(path, error).into())
         }
-        Ok(_) => Err("another program took it meanwhile".to_owned()),
+        Ok(_) => Err(in_use("another program took it meanwhile")),
         Err(_) => Ok(()),
     }
 }

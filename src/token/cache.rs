@@ -4,7 +4,10 @@
 //! use, and bounds the memory. Its own clock stands still in suspend, and cannot be moved by a test.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use moka::policy::EvictionPolicy;
@@ -13,12 +16,11 @@ use tokio::runtime::Handle;
 use super::lookout::{Knock, Lookouts};
 use super::slot::TokenSlot;
 use super::slot_task::SlotTask;
-use super::source::{MeteredIssuer, TokenSource};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
-use crate::issuer::Issuer;
-use crate::metrics::Metrics;
-use crate::trace::TracerCell;
+use crate::issuer::{Grant, Issuer, IssuerError};
+use crate::metrics::{IssuerMetrics, Metrics};
+use crate::trace::{Tracer, TracerCell};
 
 /// Far above any sane config; what a mistaken one can cost.
 const CAPACITY: u64 = 10_000;
@@ -128,5 +130,68 @@ impl TokenCache {
     fn locked_issuers(&self) -> std::sync::MutexGuard<'_, HashMap<IssuerId, Weak<dyn TokenSource>>> {
         // A panic while it was held leaves a map that is still whole.
         self.issuers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Grant, IssuerError>> + Send + 'a>>;
+
+pub(super) trait TokenSource: Send + Sync + 'static {
+    /// One token request, ending within the issuer's timeout. Dropping it ends it.
+    fn fetch<'a>(&'a self, key: &'a CredentialKey) -> Fetching<'a>;
+    /// See [`Issuer::credential_fingerprint`]. Reads files.
+    fn credential_fingerprint(&self) -> [u8; 32];
+    /// See [`Issuer::binding_fingerprint`]. Reads files.
+    fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32];
+    /// See [`Issuer::standby_in_use`].
+    fn standby_in_use(&self) -> bool;
+    /// A token request ended.
+    fn requested(&self, outcome: &'static str, took: Duration);
+    /// A request began to wait.
+    fn waiting(&self);
+    /// A request waits no longer.
+    fn waited(&self);
+    /// Who records token requests now.
+    fn tracer(&self) -> Option<Arc<Tracer>> {
+        None
+    }
+}
+
+/// A real issuer, and where it is counted.
+struct MeteredIssuer {
+    pub(super) issuer: Issuer,
+    pub(super) metrics: Arc<IssuerMetrics>,
+    tracers: Arc<TracerCell>,
+}
+
+impl TokenSource for MeteredIssuer {
+    fn fetch<'a>(&'a self, key: &'a CredentialKey) -> Fetching<'a> {
+        Box::pin(self.issuer.fetch(key))
+    }
+
+    fn credential_fingerprint(&self) -> [u8; 32] {
+        self.issuer.credential_fingerprint()
+    }
+
+    fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
+        self.issuer.binding_fingerprint(key)
+    }
+
+    fn standby_in_use(&self) -> bool {
+        self.issuer.standby_in_use()
+    }
+
+    fn requested(&self, outcome: &'static str, took: Duration) {
+        self.metrics.token_request(outcome, took);
+    }
+
+    fn waiting(&self) {
+        self.metrics.waiting();
+    }
+
+    fn waited(&self) {
+        self.metrics.waited();
+    }
+    fn tracer(&self) -> Option<Arc<Tracer>> {
+        self.tracers.load_full()
     }
 }

@@ -11,11 +11,9 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::TokenError;
-use super::life::Moment;
-use super::source::TokenSource;
-use super::state::{HeldToken, Trouble};
-pub use super::state::{LastError, Rejected, RetryCause, SlotStatus, Token};
+use super::cache::TokenSource;
+use super::schedule::Moment;
+use super::state::{HeldToken, Rejected, RetryCause, SlotStatus, Token, TokenError, Trouble};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
 use crate::trace::SpanContext;
@@ -74,7 +72,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn poke(&self) {
+    fn poke(&self) {
         if !self.awake.swap(true, Ordering::SeqCst) {
             self.poked.notify_one();
         }
@@ -368,7 +366,7 @@ impl TokenSlot {
         millis(now) < self.quiet_until.load(Ordering::SeqCst)
     }
 
-    pub(super) fn is_in_flight(&self) -> bool {
+    fn is_in_flight(&self) -> bool {
         self.quiet_until.load(Ordering::SeqCst) == IN_FLIGHT
     }
 

@@ -4,21 +4,22 @@
 //! the slot weakly. One request at a time is under way, in a task of its own, so that not even a fault in there
 //! leaves the slot without its task.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::life::{Life, Moment};
 use super::lookout::{Lookouts, Watch};
+use super::schedule::{HeldView, Life, Moment, NextStep, View};
 use super::slot::{Signals, TokenSlot};
 use super::state::{HeldToken, Token, Trouble};
-use super::step::{HeldView, NextStep, View};
-use super::{told, traced};
+use crate::config::{IssuerConfig, TokenEndpoint};
 use crate::issuer::{FailureKind, Grant, IssuerError};
 use crate::telemetry::Repeated;
+use crate::trace::{SpanContext, SpanKind, Tracer};
 
 /// A file that changed is believed after a second ([`crate::config::Source::to_send`]).
 const SETTLED: Duration = Duration::from_millis(1_100);
@@ -200,7 +201,7 @@ impl SlotTask {
             let before = slot.held.compare_and_swap(&held, None);
             if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &held)) {
                 slot.demand(slot.ended() + 1);
-                told::rebound(slot);
+                log_binding_change(slot);
             }
         }
         fetch.is_some_and(|fetch| fetch.binding != binding)
@@ -217,16 +218,16 @@ impl SlotTask {
         let mut status = None;
         let outcome = match end {
             FetchEnd::SlotGone => return,
-            FetchEnd::Superseded => told::superseded(&slot),
+            FetchEnd::Superseded => log_superseded(&slot),
             FetchEnd::Answered(answer) => {
-                let answer = answer.unwrap_or_else(|fault| Err(told::internal_fault(&slot, &fault)));
+                let answer = answer.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
                 status = answer.as_ref().err().and_then(|error| error.http_status);
                 self.publish(&slot, &fetch, answer, now)
             }
         };
         slot.source.requested(outcome, now.boot.saturating_sub(fetch.asked.boot));
         if let Some(tracer) = slot.source.tracer() {
-            traced::request(&tracer, &slot.issuer, fetch.asked.wall, outcome, status, waiter.as_deref());
+            record_span(&tracer, &slot.issuer, fetch.asked.wall, outcome, status, waiter.as_deref());
         }
     }
 
@@ -280,21 +281,21 @@ impl SlotTask {
         match answer.and_then(|grant| self.hold(slot, fetch, grant, now)) {
             Ok(held) => {
                 if fetch.is_superseded(slot.held.load().as_ref()) {
-                    return told::superseded(slot);
+                    return log_superseded(slot);
                 }
                 let before = slot.held.compare_and_swap(&fetch.before, Some(Arc::clone(&held)));
                 if !is_same(fetch.before.as_ref(), before.as_ref()) {
-                    return told::superseded(slot);
+                    return log_superseded(slot);
                 }
                 self.generation = held.token.generation;
                 let recovered = slot.trouble.swap(None);
                 slot.fetched_once.store(true, Ordering::SeqCst);
                 slot.finish(fetch.number);
-                told::success(slot, &held, recovered.as_deref());
+                log_success(slot, &held, recovered.as_deref());
                 "ok"
             }
             Err(error) => {
-                let outcome = told::outcome(&error);
+                let outcome = outcome_of(&error);
                 let before = slot.trouble.load();
                 if before.as_ref().is_none_or(|before| !before.is_told_by(&error)) {
                     self.complaints = Repeated::default();
@@ -305,7 +306,7 @@ impl SlotTask {
                 let trouble = Arc::new(trouble);
                 slot.trouble.store(Some(Arc::clone(&trouble)));
                 slot.finish(fetch.number);
-                told::failure(slot, &trouble, now, self.complaints.due(now.boot));
+                log_failure(slot, &trouble, now, self.complaints.due(now.boot));
                 outcome
             }
         }
@@ -382,4 +383,134 @@ async fn sleep(pause: Option<Duration>) {
 
 fn unusable(detail: String) -> IssuerError {
     IssuerError::new(FailureKind::Unusable, detail)
+}
+
+/// What superseded the fetch has demanded the next one already, under the same number. Gives the outcome's name.
+fn log_superseded(slot: &TokenSlot) -> &'static str {
+    tracing::debug!(
+        event = "token.superseded",
+        issuer = %slot.issuer.name,
+        scopes = %scopes(slot),
+        "token was refused, or what it is bound to changed, while another was asked for: asking again"
+    );
+    "superseded"
+}
+
+fn log_binding_change(slot: &TokenSlot) {
+    tracing::info!(
+        event = "token.binding_changed",
+        issuer = %slot.issuer.name,
+        scopes = %scopes(slot),
+        "what the token is bound to (a learned value, the client's certificate, the DPoP key) changed: fetching a new one"
+    );
+}
+
+/// A fault of ours must not keep a token away for good: it is a failure like others, and tried again.
+fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
+    tracing::error!(
+        event = "token.panicked", issuer = %slot.issuer.name, panicked = fault.is_panic(),
+        "fault while asking for a token"
+    );
+    let detail = format!("a fault of bearerd's own while asking issuer {}", slot.issuer.name);
+    IssuerError::new(FailureKind::Unavailable, detail).advise("see the log")
+}
+
+/// The outcome's name, for metrics.
+fn outcome_of(error: &IssuerError) -> &'static str {
+    match error.kind {
+        // Whoever is asked too often is well: that calls for another remedy than an issuer that is down.
+        FailureKind::Unavailable if error.http_status == Some(429) => "throttled",
+        kind => kind.as_str(),
+    }
+}
+
+fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&Trouble>) {
+    let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.life.lifetime().as_secs());
+    if let Some(trouble) = recovered {
+        let failures = trouble.in_a_row;
+        tracing::info!(
+            event = "token.recovered", %issuer, %scopes, lifetime_s, failures,
+            "issuer gives tokens again"
+        );
+    } else if held.forced {
+        // An upstream that refuses every token would else leave no mark but its own 401s.
+        tracing::warn!(
+            event = "token.replaced",
+            %issuer, %scopes, lifetime_s,
+            "an upstream refused the token, so a new one was fetched; if that goes on, check which audience and scopes \
+             the upstream wants"
+        );
+    } else if held.token.generation == 1 {
+        tracing::info!(event = "token.fetched", %issuer, %scopes, lifetime_s, "token fetched");
+    } else {
+        tracing::debug!(event = "token.renewed", %issuer, %scopes, lifetime_s, "token renewed");
+    }
+}
+
+/// `due`: whether the same was not said for a minute.
+fn log_failure(slot: &TokenSlot, trouble: &Trouble, now: Moment, due: Option<u64>) {
+    let held = slot.held.load();
+    let still_valid = held.as_ref().is_some_and(|held| slot.serves(held, now));
+    let sound = held.as_ref().is_some_and(|held| held.is_sound(now));
+    let (issuer, scopes, failures) = (&*slot.issuer.name, scopes(slot), trouble.in_a_row);
+    let IssuerError { detail, code, trace, .. } = &trouble.error;
+    let next_try_in_s = trouble.next_try_in(now, sound).as_secs();
+    if due.is_some() {
+        tracing::warn!(
+            event = "token.failed",
+            issuer,
+            scopes,
+            detail,
+            code,
+            trace,
+            failures,
+            next_try_in_s,
+            still_valid,
+            "no token from the issuer"
+        );
+    } else {
+        tracing::debug!(
+            event = "token.failed",
+            issuer,
+            scopes,
+            detail,
+            code,
+            trace,
+            failures,
+            next_try_in_s,
+            still_valid,
+            "no token from the issuer"
+        );
+    }
+}
+
+fn scopes(slot: &TokenSlot) -> String {
+    slot.key.scopes.joined()
+}
+
+/// Many requests may wait for one request, so it is a trace of its own, with a link to the first that did.
+fn record_span(
+    tracer: &Tracer,
+    issuer: &IssuerConfig,
+    started: SystemTime,
+    outcome: &'static str,
+    status: Option<u16>,
+    waiter: Option<&SpanContext>,
+) {
+    let mut span = tracer.start_root("token", SpanKind::Client, started, waiter.cloned());
+    if !span.is_recorded() {
+        return;
+    }
+    span.rename(format!("token {}", issuer.name));
+    let (TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &issuer.endpoint;
+    span.set("server.address", url.host.clone());
+    span.set("server.port", i64::from(url.port));
+    span.set("bearerd.issuer", issuer.name.to_string());
+    span.set("bearerd.outcome", outcome);
+    if let Some(status) = status {
+        span.set("http.response.status_code", i64::from(status));
+    }
+    if !matches!(outcome, "ok" | "superseded") {
+        span.fail(Cow::Borrowed(outcome));
+    }
 }

@@ -65,10 +65,66 @@ fn the_image_says_what_it_is_and_runs_as_nobody_else() {
     ] {
         assert!(labels.contains(&format!("org.opencontainers.image.{name}=\"{value}\"")), "{name}: {labels}");
     }
-    let base =
-        read(DOCKERFILE).lines().find_map(|line| line.strip_prefix("FROM rust:").map(str::to_owned)).unwrap();
+    let base = read(DOCKERFILE)
+        .lines()
+        .find_map(|line| line.strip_prefix("FROM --platform=$BUILDPLATFORM rust:").map(str::to_owned))
+        .unwrap();
     let minor = |version: &str| version.split(['.', '-']).nth(1).unwrap().parse::<u32>().unwrap();
     assert!(minor(&base) >= minor(env!("CARGO_PKG_RUST_VERSION")), "{base} is too old");
+}
+
+/// buildah with what it keeps in a folder of the test, so that a second build finds nothing of the first: neither layers nor
+/// the caches of compiled code. The base comes from buildah's own storage, or from its registry.
+fn buildah(folder: &Path) -> Command {
+    let mut command = Command::new(installed("buildah", "buildah"));
+    command.env("TMPDIR", folder);
+    command
+}
+
+/// The digest of what `Dockerfile` builds here, as an image named `name`.
+fn build(name: &str) -> String {
+    let folder = scratch(&format!("buildah-{name}"));
+    let options = ["build", "--isolation", "chroot", "--no-cache", "--timestamp", "0", "--quiet"];
+    let mut command = buildah(&folder);
+    command.args(options).args(["--tag", name, "--file", DOCKERFILE, "."]).current_dir(root());
+    let output = succeed(&mut command);
+    fs::remove_dir_all(folder).unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The Dockerfile builds, the image runs, and a second build has the same digest.
+#[test]
+#[ignore = "needs buildah"]
+fn the_dockerfile_builds_the_same_image_twice() {
+    let first = build("bearerd-test-first");
+    let folder = scratch("buildah-run");
+    // The image is mounted, so its program runs with its own libraries alone.
+    let run = "set -e; container=$(buildah from --pull-never bearerd-test-first); root=$(buildah mount $container)\n\
+               chroot --userspec=65532:65532 $root /usr/local/bin/bearerd --version\n\
+               find $root -mindepth 1 -newermt 1970-01-02 >&2; buildah rm $container > /dev/null";
+    let mut command = Command::new(installed("sh", "dash"));
+    if !rustix::process::geteuid().is_root() {
+        command = buildah(&folder);
+        command.args(["unshare", "sh"]);
+    }
+    let output = succeed(command.args(["-c", run]));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.trim(), format!("bearerd {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "files that are newer than SOURCE_DATE_EPOCH");
+
+    let inspected = succeed(buildah(&folder).args(["inspect", "--type", "image", "bearerd-test-first"]));
+    let image: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    let config = &image["OCIv1"]["config"];
+    assert_eq!(config["User"].as_str(), Some(instruction("USER").as_str()));
+    assert_eq!(config["Labels"]["org.opencontainers.image.version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        image["OCIv1"]["rootfs"]["diff_ids"].as_array().unwrap().len(),
+        1,
+        "FROM scratch, and one layer"
+    );
+
+    assert_eq!(build("bearerd-test-second"), first, "a second build is another image");
+    succeed(buildah(&folder).args(["rmi", "bearerd-test-first", "bearerd-test-second"]));
 }
 
 /// A folder with what is sent to the engine.
@@ -153,6 +209,21 @@ fn image(test: &str) -> PathBuf {
         Command::new(root().join("deploy/docker/rootfs.sh")).arg(env!("CARGO_BIN_EXE_bearerd")).arg(&folder),
     );
     folder
+}
+
+#[test]
+#[ignore = "needs readelf, dpkg and tar"]
+fn the_image_has_the_same_files_every_time() {
+    let archive = |test: &str| {
+        let folder = image(test);
+        let mut command = Command::new(installed("tar", "tar"));
+        command.args(["--create", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "."]);
+        succeed(command.current_dir(folder)).stdout
+    };
+    let first = archive("same-first");
+    // The clock goes on between the two; a file with its time would differ.
+    thread::sleep(Duration::from_millis(1100));
+    assert!(archive("same-second") == first, "two runs of rootfs.sh differ");
 }
 
 /// Inside, as the image's user where that is allowed.

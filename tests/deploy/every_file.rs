@@ -7,7 +7,7 @@ use std::process::Command;
 use super::tools::{installed, root, succeed};
 
 /// Files, by how their path ends or begins; the tool; the test. The first that fits counts.
-const CHECKED: [(&str, &str, &str); 23] = [
+const CHECKED: [(&str, &str, &str); 27] = [
     ("debian/build", "shellcheck, run by", "debian.rs"),
     ("debian/postinst", "shellcheck, lintian", "debian.rs"),
     ("debian/postrm", "shellcheck, lintian", "debian.rs"),
@@ -19,14 +19,18 @@ const CHECKED: [(&str, &str, &str); 23] = [
     ("docker/Dockerfile", "hadolint", "docker.rs"),
     ("docker/Dockerfile.dockerignore", "cargo metadata in what it lets through", "docker.rs"),
     ("docker/compose.yaml", "compose-go", "docker.rs"),
+    ("docker/cross.sh", "shellcheck", "docker.rs"),
     ("docker/rootfs.sh", "shellcheck, run by", "docker.rs"),
     ("docker/bearerd/bearerd.toml", "bearerd run", "docker.rs"),
     ("helm/bearerd/README.md", "the chart's schema and values", "helm.rs"),
     ("helm/", "helm lint, helm template, kubernetes-validate", "helm.rs"),
+    ("kubernetes/injection/", "the API server's admission, kubernetes-validate", "injection.rs"),
     ("kubernetes/patch.yaml", "compared with the component", "kubernetes.rs"),
     ("kubernetes/", "kustomize, kubernetes-validate, bearerd check", "kubernetes.rs"),
     ("monitoring/alerts.yaml", "promtool check rules", "monitoring.rs"),
     ("monitoring/alerts.test.yaml", "promtool test rules", "monitoring.rs"),
+    ("monitoring/prometheus-rule.yaml", "compared with alerts.yaml", "monitoring.rs"),
+    ("monitoring/kustomization.yaml", "kustomize", "kubernetes.rs"),
     ("monitoring/dashboard.json", "promtool promql", "monitoring.rs"),
     ("systemd/bearerd.service", "systemd-analyze", "systemd.rs"),
     ("systemd/bearerd.socket", "systemd-analyze", "systemd.rs"),
@@ -74,7 +78,7 @@ fn each_file_has_its_tool() {
     }
 }
 
-/// Beside those of `deploy/`, the ones that run all checks.
+/// Beside those of `deploy/`, the ones that run all checks, and the tests in a cluster.
 #[test]
 #[ignore = "needs shellcheck"]
 fn scripts_are_without_reproach() {
@@ -83,13 +87,22 @@ fn scripts_are_without_reproach() {
         "deploy/debian/postinst",
         "deploy/debian/postrm",
         "deploy/debian/prerm",
+        "deploy/docker/cross.sh",
         "deploy/docker/rootfs.sh",
+        "tests/cluster/images",
+        "tests/cluster/run",
         ".ci/install",
         ".ci/release",
         ".ci/run",
     ];
+    let scenarios: Vec<_> = std::fs::read_dir(root().join("tests/cluster/scenarios"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     let shellcheck = installed("shellcheck", "shellcheck");
-    succeed(Command::new(&shellcheck).args(["--norc", "--severity=style"]).args(scripts).current_dir(root()));
+    let mut command = Command::new(&shellcheck);
+    command.args(["--norc", "--severity=style", "--external-sources", "--source-path=SCRIPTDIR"]);
+    succeed(command.args(scripts).args(scenarios).current_dir(root()));
     let bad = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unquoted.sh");
     std::fs::write(&bad, "#!/bin/sh\nrm -r $1/x\n").unwrap();
     let output = Command::new(shellcheck).arg(&bad).output().unwrap();

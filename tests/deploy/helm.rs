@@ -17,6 +17,8 @@ use super::tools::{root, succeed};
 
 const CHART: &str = "deploy/helm/bearerd";
 const EXAMPLES: [&str; 4] = ["openshift", "sidecar", "standalone", "standalone-mtls"];
+/// Admission policies alone, which older versions do not have: `injection.rs` looks at them.
+const INJECTION: &str = "injection";
 
 /// Helm, with a home of its own.
 fn helm() -> Command {
@@ -34,7 +36,7 @@ fn template(values: &Path) -> Output {
     helm().args(["template", "it", CHART, "--namespace", "apps", "--values"]).arg(values).output().unwrap()
 }
 
-fn rendered(name: &str) -> String {
+pub fn rendered(name: &str) -> String {
     let output = template(&example(name));
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -58,7 +60,7 @@ fn rendered_values(test: &str, values: &str) -> Vec<Value> {
 /// The application's chart with bearerd's beside it, as `helm dependency update` leaves it.
 fn application(test: &str) -> PathBuf {
     let folder = scratch(test);
-    succeed(Command::new("cp").args(["-R"]).arg(root().join("deploy/helm")).arg(&folder));
+    succeed(Command::new("cp").args(["-RL"]).arg(root().join("deploy/helm")).arg(&folder));
     let chart = folder.join("helm/legacy-billing");
     succeed(helm().args(["dependency", "update"]).arg(&chart));
     chart
@@ -68,11 +70,11 @@ fn application(test: &str) -> PathBuf {
 #[ignore = "needs helm or python3"]
 fn the_charts_are_without_reproach() {
     succeed(helm().args(["lint", "--strict", CHART, "--values"]).arg(example("standalone")));
-    for name in EXAMPLES {
+    for name in EXAMPLES.into_iter().chain([INJECTION]) {
         succeed(helm().args(["lint", "--strict", CHART, "--values"]).arg(example(name)));
     }
     succeed(helm().args(["lint", "--strict"]).arg(application("lint")));
-    assert_eq!(fs::read_dir(root().join(CHART).join("examples")).unwrap().count(), EXAMPLES.len());
+    assert_eq!(fs::read_dir(root().join(CHART).join("examples")).unwrap().count(), EXAMPLES.len() + 1);
 }
 
 #[test]
@@ -144,7 +146,8 @@ fn each_pod_of_the_charts_meets_pod_securitys_restricted() {
         assert!(pods.len() >= 2, "{name}: the check and the test");
         pods.into_iter().for_each(assert_restricted);
         // The label that Prometheus selects a PodMonitor by is whatever its operator was told.
-        let ours = documents.into_iter().filter(|document| document["kind"] != "PodMonitor");
+        let operators = ["PodMonitor", "PrometheusRule"];
+        let ours = documents.into_iter().filter(|it| !operators.iter().any(|kind| it["kind"] == *kind));
         assert_labels_have_a_domain(&ours.collect::<Vec<Value>>());
     }
 }
@@ -388,6 +391,10 @@ fn a_pod_monitor_asks_a_port_that_is_there() {
     let ports = bearerd(pod(deployment))["ports"].as_array().unwrap();
     assert!(ports.iter().any(|port| port["name"] == endpoint["port"]), "{endpoint}");
     assert_eq!(endpoint["path"], "/metrics");
+    // By this name the alerts know it, which would else fire for ever.
+    assert_eq!(endpoint["relabelings"], json!([{ "targetLabel": "job", "replacement": "bearerd" }]));
+    let alerts = &super::manifests::documents("helm-alerts", &read("deploy/monitoring/alerts.yaml"))[0];
+    assert_eq!(find(&documents, "PrometheusRule", "tokens")["spec"], *alerts);
 }
 
 #[test]

@@ -8,23 +8,30 @@ use serde_json::{Value, json};
 
 use super::manifests::{
     assert_fits_config, assert_harmless, assert_labels_have_a_domain, assert_restricted, assert_valid,
-    bearerd, checked_config, documents, find, pod, read, scratch, seconds_to_end, validate, workloads,
+    bearerd, checked_config, documents, files_named, find, pod, read, scratch, seconds_to_end, validate,
+    workloads,
 };
 use super::packages::kubectl;
 use super::tools::{root, succeed};
 
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 14] = [
     "base",
+    "overlays/azure",
     "overlays/dual-stack",
+    "overlays/eks",
     "overlays/existing",
     "overlays/exec-probes",
+    "overlays/external-secrets",
+    "overlays/gke",
     "overlays/job",
+    "overlays/monitoring",
+    "overlays/mtls",
     "overlays/network-policy",
     "overlays/private-ca",
     "overlays/workload-identity",
 ];
 
-fn rendered(folder: &str) -> String {
+pub fn rendered(folder: &str) -> String {
     let folder = root().join("deploy/kubernetes").join(folder);
     let output = succeed(Command::new(kubectl()).arg("kustomize").arg(folder));
     String::from_utf8(output.stdout).unwrap()
@@ -244,27 +251,80 @@ fn a_job_waits_for_its_own_containers_alone() {
     }
 }
 
+/// Any issuer, Entra ID, one that trusts EKS, Google's token service: the token has the audience that it wants, and is all there is.
 #[test]
 #[ignore = "needs kubectl and python3"]
 fn a_pods_own_identity_takes_the_place_of_the_secret() {
-    let documents = rendered_documents("identity", "overlays/workload-identity");
-    let deployment = find(&documents, "Deployment", "legacy-billing");
-    let pod = pod(deployment);
-    let volume =
-        pod["volumes"].as_array().unwrap().iter().find(|it| it["name"] == "bearerd-secrets").unwrap();
-    let sources = volume["projected"]["sources"].as_array().unwrap();
-    assert_eq!(sources.len(), 1, "the Secret is gone: {sources:?}");
-    let config = checked_config("identity", find(&documents, "ConfigMap", "bearerd"));
-    let issuer = &config["issuer"]["corp"];
-    let token = &sources[0]["serviceAccountToken"];
-    assert_eq!(token["audience"].as_str(), issuer["issuer_url"].as_str());
-    assert!(token["expirationSeconds"].as_u64().unwrap() >= 600, "the API server takes no less");
-    assert_eq!(issuer["client_auth"].as_str(), Some("assertion_file"));
-    let file = format!("/run/secrets/bearerd/{}", token["path"].as_str().unwrap());
-    assert_eq!(issuer["assertion"]["file"].as_str(), Some(file.as_str()));
-    let account = find(&documents, "ServiceAccount", pod["serviceAccountName"].as_str().unwrap());
-    assert_eq!(account["automountServiceAccountToken"], json!(false));
-    assert_eq!(pod["automountServiceAccountToken"], json!(false));
+    for (overlay, audience) in [
+        ("workload-identity", "https://idp.example.com"),
+        ("azure", "api://AzureADTokenExchange"),
+        ("eks", "https://idp.example.com"),
+        ("gke", "PROJECT.svc.id.goog"),
+    ] {
+        let documents = rendered_documents("identity", &format!("overlays/{overlay}"));
+        let pod = pod(find(&documents, "Deployment", "legacy-billing"));
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|it| it["name"] == "bearerd-secrets").unwrap();
+        let sources = volume["projected"]["sources"].as_array().unwrap();
+        assert_eq!(sources.len(), 1, "{overlay}: the Secret is gone: {sources:?}");
+        let token = &sources[0]["serviceAccountToken"];
+        assert_eq!(token["audience"], audience, "{overlay}");
+        assert!(token["expirationSeconds"].as_u64().unwrap() >= 600, "the API server takes no less");
+        let name = format!("identity-{overlay}");
+        let config = checked_config(&name, find(&documents, "ConfigMap", "bearerd"));
+        let file = format!("/run/secrets/bearerd/{}", token["path"].as_str().unwrap());
+        assert_eq!(files_named(&toml::Value::Table(config.clone())), [file], "{overlay}");
+        let issuer = config["issuer"].as_table().unwrap().values().next().unwrap();
+        match overlay {
+            "workload-identity" | "eks" => assert_eq!(issuer["issuer_url"].as_str(), Some(audience)),
+            "azure" => assert_eq!(issuer["preset"].as_str(), Some("entra-federated")),
+            _ => {
+                let exchanged = issuer["params"]["audience"].as_str().unwrap();
+                assert!(exchanged.starts_with(&format!("identitynamespace:{audience}:")), "{exchanged}");
+            }
+        }
+        let account = find(&documents, "ServiceAccount", pod["serviceAccountName"].as_str().unwrap());
+        assert_eq!(account["automountServiceAccountToken"], json!(false));
+        assert_eq!(pod["automountServiceAccountToken"], json!(false));
+    }
+}
+
+/// What operators write is where the sidecar reads it.
+#[test]
+#[ignore = "needs kubectl and python3"]
+fn operators_fill_the_secret_that_is_mounted() {
+    for (overlay, kind, place, keys) in [
+        ("mtls", "Certificate", "/spec/secretName", ["tls.crt", "tls.key"].as_slice()),
+        ("external-secrets", "ExternalSecret", "/spec/target/name", &["client-secret"]),
+    ] {
+        let documents = rendered_documents("operators", &format!("overlays/{overlay}"));
+        let made = find(&documents, kind, "bearerd").pointer(place).unwrap();
+        let pod = pod(find(&documents, "Deployment", "legacy-billing"));
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|it| it["name"] == "bearerd-secrets").unwrap();
+        assert_eq!(volume["projected"]["sources"][0]["secret"]["name"], *made, "{overlay}");
+        let name = format!("operators-{overlay}");
+        let config = checked_config(&name, find(&documents, "ConfigMap", "bearerd"));
+        for file in files_named(&toml::Value::Table(config)) {
+            let key = file.strip_prefix("/run/secrets/bearerd/").unwrap();
+            assert!(keys.contains(&key), "{overlay}: nothing writes {file}");
+        }
+    }
+}
+
+/// It selects the pods, asks the port that they have, and calls the job what the alerts call it.
+#[test]
+#[ignore = "needs kubectl and python3"]
+fn a_pod_monitor_finds_the_pods() {
+    let documents = rendered_documents("monitoring", "overlays/monitoring");
+    let monitor = &find(&documents, "PodMonitor", "bearerd")["spec"];
+    let template = &find(&documents, "Deployment", "legacy-billing")["spec"]["template"];
+    assert_eq!(monitor["selector"]["matchLabels"], template["metadata"]["labels"]);
+    let endpoint = &monitor["podMetricsEndpoints"][0];
+    assert_eq!(endpoint["port"], bearerd(&template["spec"])["ports"][0]["name"]);
+    assert_eq!(endpoint["relabelings"], json!([{ "targetLabel": "job", "replacement": "bearerd" }]));
+    assert!(read("deploy/monitoring/alerts.yaml").contains("up{job=~\"(.*/)?bearerd\"}"));
+    assert!(find(&documents, "PrometheusRule", "bearerd")["spec"]["groups"].is_array());
 }
 
 #[test]

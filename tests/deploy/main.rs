@@ -14,6 +14,7 @@ mod docker;
 mod every_file;
 mod github;
 mod helm;
+mod injection;
 mod kubernetes;
 mod man;
 mod manifests;

@@ -46,11 +46,19 @@ pub fn validate(name: &str, yaml: &str, version: &str) -> Output {
         .unwrap()
 }
 
-/// Each document passes, but for kinds that Kubernetes itself does not know.
+/// Of operators, whose schemas the tool does not have.
+const FOREIGN: [&str; 4] = ["Certificate", "ExternalSecret", "PodMonitor", "PrometheusRule"];
+
 pub fn assert_valid(name: &str, yaml: &str) {
-    let known = documents(name, yaml).iter().filter(|document| document["kind"] != "PodMonitor").count();
+    assert_valid_for(&VERSIONS, name, yaml);
+}
+
+/// Each document passes, but for kinds that Kubernetes itself does not know.
+pub fn assert_valid_for(versions: &[&str], name: &str, yaml: &str) {
+    let foreign = |document: &&Value| FOREIGN.iter().any(|kind| document["kind"] == *kind);
+    let known = documents(name, yaml).iter().filter(|document| !foreign(document)).count();
     assert!(known > 0, "{name} renders to nothing");
-    for version in VERSIONS {
+    for version in versions {
         let output = validate(name, yaml, version);
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{name}, Kubernetes {version}:\n{said}");

@@ -81,6 +81,26 @@ fn alert_rules_are_valid() {
     assert_known("alerts.yaml", &rules.replace('`', " "));
 }
 
+/// For the Prometheus operator: `BLESS=1` writes it.
+#[test]
+fn the_operators_rule_has_the_same_alerts() {
+    let rules = read(&monitoring("alerts.yaml"));
+    let groups = &rules[rules.find("groups:\n").unwrap()..];
+    let indented: String = groups
+        .lines()
+        .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") })
+        .collect();
+    let file = monitoring("prometheus-rule.yaml");
+    let found = read(&file);
+    let head = &found[..found.find("  groups:\n").unwrap()];
+    let wanted = format!("{head}{indented}");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&file, wanted).unwrap();
+    } else {
+        assert_eq!(found, wanted, "`BLESS=1 cargo test --test deploy` writes it");
+    }
+}
+
 #[test]
 #[ignore = "needs promtool"]
 fn each_alert_fires_when_it_should_and_not_in_health() {

@@ -65,6 +65,13 @@ pub fn vale() -> PathBuf {
     FOLDER.get_or_init(|| go("vale", &sources, "github.com/vale-cli/vale/v3/cmd/vale")).join("vale")
 }
 
+/// What admits objects as the API server does.
+pub fn admission() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let sources = ["admission/main.go", "admission/go.mod", "admission/go.sum"];
+    FOLDER.get_or_init(|| go("admission", &sources, ".")).join("admission")
+}
+
 /// A folder with the program of this Go package, of the module in `tests/tools/NAME`.
 fn go(name: &str, sources: &[&str], package: &str) -> PathBuf {
     once(name, sources, |folder| {

@@ -7,20 +7,22 @@ use super::manifests::scratch;
 use super::packages;
 use super::tools::root;
 
-/// The README and its neighbours, and `docs` without the decisions, which are kept as they were made.
+/// The README and its neighbours, and `docs`.
 const PAGES: &[&str] = &[
     "README.md",
+    "CHANGELOG.md",
     "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "llms.txt",
     "deploy/helm/bearerd/README.md",
+    "bench/README.md",
     "docs",
 ];
 
 fn vale(pages: &[&str]) -> Output {
     Command::new(packages::vale())
-        .args(["--no-exit", "--output=line", "--minAlertLevel=warning", "--glob=!**/docs/decisions/**"])
+        .args(["--no-exit", "--output=line", "--minAlertLevel=warning"])
         .arg("--config")
         .arg(root().join(".vale.ini"))
         .args(pages)

@@ -1,27 +1,30 @@
-//! What `docs/tutorial-kubernetes.md` shows is what `deploy/kubernetes` has, and what it types is known to the programs.
+//! What `docs/tutorial-kubernetes.md` and `docs/kubernetes-injection.md` show is what `deploy/kubernetes` has, and what it types is known to the programs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
 use super::manifests::read;
-use super::packages::kubectl;
+use super::packages::{helm, kubectl};
 use super::tools::{root, succeed};
 
-const TUTORIAL: &str = "docs/tutorial-kubernetes.md";
+const PAGES: [&str; 2] = ["docs/tutorial-kubernetes.md", "docs/kubernetes-injection.md"];
 
 /// The blocks of a language.
 fn blocks(language: &str) -> Vec<String> {
-    let text = read(TUTORIAL);
     let fence = format!("\n```{language}\n");
-    let parts = text.split(&fence).skip(1).map(|rest| rest.split("\n```\n").next());
-    parts.map(|block| block.unwrap().to_owned()).collect()
+    let mut found = Vec::new();
+    for text in PAGES.map(read) {
+        let parts = text.split(&fence).skip(1).map(|rest| rest.split("\n```\n").next());
+        found.extend(parts.map(|block| block.unwrap().to_owned()));
+    }
+    found
 }
 
 #[test]
 fn each_manifest_is_a_piece_of_its_file() {
     let quoted: Vec<String> = ["yaml", "toml"].iter().flat_map(|language| blocks(language)).collect();
-    assert!(quoted.len() >= 7, "{} blocks", quoted.len());
+    assert!(quoted.len() >= 9, "{} blocks", quoted.len());
     for block in quoted {
         let (head, piece) = block.split_once('\n').unwrap();
         let path = head.strip_prefix("# ").unwrap_or_else(|| panic!("which file is this of?\n{block}"));
@@ -40,6 +43,7 @@ fn each_command_is_known_to_its_program() {
         let program = match words[0] {
             "kubectl" => kubectl(),
             "bearerd" => PathBuf::from(env!("CARGO_BIN_EXE_bearerd")),
+            "helm" => helm(),
             "curl" => continue,
             other => panic!("{other} is not checked: {line}"),
         };
@@ -60,14 +64,14 @@ fn each_command_is_known_to_its_program() {
             assert!(root().join(path).exists(), "{line}: {path} is not there");
         }
     }
-    assert!(commands >= 15, "{commands} commands");
+    assert!(commands >= 22, "{commands} commands");
 }
 
 /// `kubectl create secret generic`, `kubectl rollout status`, `bearerd check`.
 fn verbs_of(words: &[&str]) -> usize {
     match words[1] {
         "create" if words[2] == "secret" => 3,
-        "create" | "rollout" => 2,
+        "create" | "rollout" | "set" => 2,
         _ => 1,
     }
 }

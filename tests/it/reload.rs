@@ -1,5 +1,6 @@
 //! SIGHUP and files that change: rows T90 to T97.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -390,4 +391,207 @@ async fn log_level_changes_with_a_reload() {
     world.reload().await;
     world.call(Call::get("/").header("X-Request-Id", "after-the-reload")).await.expect_status(200);
     world.log().wait("the request", |line| line.contains("after-the-reload")).await;
+}
+
+/// Every kind of listener, by its table.
+const TABLES: [&str; 3] = ["listener.main", "admin", "webhook.hook"];
+
+const HOOK: &str = r#"
+[webhook.hook]
+address = "127.0.0.1:0"
+path = "/hook"
+signature_header = "x-signature"
+secrets = [{ file = "signing" }]
+value = "/value"
+store = "hook.json"
+"#;
+
+/// A listener of each kind, which may move to any address.
+async fn all_kinds() -> World {
+    let setup = Setup::new().await.listener("callers = \"network\"\nallow = [\"127.0.0.0/8\"]").more(HOOK);
+    setup.file("signing", "signing-secret");
+    setup.start().await
+}
+
+/// The config with another `address` in that table.
+fn moved(text: &str, table: &str, address: &str) -> String {
+    let (before, after) = text.split_once(&format!("[{table}]\n")).expect("the table");
+    let start = after.find("address = ").unwrap();
+    let end = start + after[start..].find('\n').unwrap();
+    format!("{before}[{table}]\n{}address = \"{address}\"{}", &after[..start], &after[end..])
+}
+
+async fn port_of(world: &World, table: &str) -> u16 {
+    match table {
+        "listener.main" => world.address("main").port(),
+        "admin" => world.address("admin").port(),
+        _ => crate::webhook::address_of(world, "hook").await.port(),
+    }
+}
+
+/// Over IPv4 loopback, which every address of these tests takes in.
+async fn is_served(table: &str, port: u16) {
+    let (call, status) = match table {
+        "listener.main" => (Call::get("/"), 200),
+        "admin" => (Call::get("/livez"), 200),
+        _ => (Call::post("/hook", "{}"), 401),
+    };
+    let mut client = Client::tcp(SocketAddr::from(([127, 0, 0, 1], port))).await;
+    client.call(&call).await.expect_status(status);
+}
+
+/// Changes the config, and waits until it was taken or refused; gives the reasons of a refusal.
+async fn reloaded(world: &mut World, change: impl FnOnce(String) -> String) -> Result<(), String> {
+    let outcomes = |world: &World| {
+        let events = world.log().events();
+        let of = |name: &str| events.iter().filter(|event| event["event"] == name).count();
+        (of("config.reloaded"), of("config.reload_failed"))
+    };
+    let before = outcomes(world);
+    world.change(change);
+    eventually("the reload", || async { (outcomes(world) != before).then_some(()) }).await;
+    if outcomes(world).0 > before.0 {
+        return Ok(());
+    }
+    let events = world.log().events().into_iter().rev();
+    let problem = events.into_iter().find(|event| event["event"] == "config.problem").unwrap();
+    Err(problem["message"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn an_address_may_change_to_one_that_overlaps_it() {
+    let mut world = all_kinds().await;
+    for table in TABLES {
+        let port = port_of(&world, table).await;
+        for ip in ["0.0.0.0", "127.0.0.1", "[::]", "0.0.0.0", "[::]", "127.0.0.1"] {
+            let address = format!("{ip}:{port}");
+            assert_eq!(
+                reloaded(&mut world, |text| moved(&text, table, &address)).await,
+                Ok(()),
+                "{table} {address}"
+            );
+            is_served(table, port).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_overlapping_address_of_another_program_leaves_the_old_one_in_use() {
+    let mut world = all_kinds().await;
+    for table in TABLES {
+        let port = port_of(&world, table).await;
+        let other = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
+        let config = world.config();
+        let wildcard = format!("0.0.0.0:{port}");
+        let why = reloaded(&mut world, |text| moved(&text, table, &wildcard)).await.unwrap_err();
+        for part in [
+            format!("{table}: can't listen on {wildcard}: another program listens there"),
+            format!("bearerd closed 127.0.0.1:{port} ({table}) to bind it, and listens there again"),
+        ] {
+            assert!(why.contains(&part), "{part:?} in {why}");
+        }
+        is_served(table, port).await;
+        drop(other);
+        assert_eq!(reloaded(&mut world, |_| config.clone() + "# as before\n").await, Ok(()));
+        is_served(table, port).await;
+        assert_eq!(reloaded(&mut world, |text| moved(&text, table, &wildcard)).await, Ok(()));
+        is_served(table, port).await;
+    }
+}
+
+#[tokio::test]
+async fn listeners_of_any_kind_swap_their_addresses() {
+    let mut world = all_kinds().await;
+    for ip in ["127.0.0.1", "0.0.0.0", "[::]", "127.0.0.1"] {
+        for (one, other) in [("listener.main", "admin"), ("webhook.hook", "listener.main")] {
+            let addresses = current_addresses(&world);
+            let port = |table: &str| addresses.iter().find(|(of, _)| *of == table).unwrap().1;
+            let (first, second) = (port(other), port(one));
+            let swap = |text: String| {
+                let text = moved(&text, one, &format!("{ip}:{first}"));
+                moved(&text, other, &format!("127.0.0.1:{second}"))
+            };
+            assert_eq!(reloaded(&mut world, swap).await, Ok(()), "{one} and {other} on {ip}");
+            is_served(one, first).await;
+            is_served(other, second).await;
+        }
+    }
+}
+
+/// The port of each table, from what the log said last.
+fn current_addresses(world: &World) -> Vec<(&'static str, u16)> {
+    let events = world.log().events();
+    let port = |table: &&'static str| {
+        let name = table.rsplit('.').next().unwrap();
+        let of = |event: &&serde_json::Value| {
+            event["message"] == "listening" && (event["listener"] == name || event["webhook"] == name)
+        };
+        let address = events.iter().rev().find(of).unwrap()["address"].as_str().unwrap();
+        (*table, address.parse::<SocketAddr>().unwrap().port())
+    };
+    TABLES.iter().map(port).collect()
+}
+
+#[tokio::test]
+async fn an_address_that_moves_is_served_but_for_a_moment_and_its_requests_end_well() {
+    let mut world = all_kinds().await;
+    let port = port_of(&world, "listener.main").await;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let gate = Gate::new();
+    world.upstream().next(Answer::ok("slow").gated(&gate));
+    let mut slow = Client::tcp(address).await;
+    slow.send(&Call::get("/slow")).await;
+    world.upstream().request(1).await;
+    let stop = Gate::new();
+    let stopped = stop.clone();
+    let calls = tokio::spawn(async move {
+        let (mut served, mut longest, mut unserved_since) = (0, Duration::ZERO, None);
+        while !stopped.is_open() {
+            if served_at(address).await {
+                (served, unserved_since) = (served + 1, None);
+            } else {
+                let since = *unserved_since.get_or_insert_with(Instant::now);
+                longest = longest.max(since.elapsed());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        (served, longest)
+    });
+    for ip in ["0.0.0.0", "127.0.0.1", "[::]", "127.0.0.1"] {
+        let address = format!("{ip}:{port}");
+        assert_eq!(reloaded(&mut world, |text| moved(&text, "listener.main", &address)).await, Ok(()));
+    }
+    stop.open();
+    let (served, longest) = calls.await.unwrap();
+    assert!(served > 10, "{served} requests");
+    assert!(longest < Duration::from_secs(1), "not served for {longest:?}");
+    gate.open();
+    let response = slow.response().await;
+    assert_eq!(response.text(), "slow");
+}
+
+/// One request on a connection of its own. The kernel refuses the connection where nobody listens, and resets one that it
+/// took at the moment when the socket was closed; a response that has begun is whole.
+async fn served_at(address: SocketAddr) -> bool {
+    let Ok(mut client) = Client::try_tcp(address).await else { return false };
+    if client.wire.send(Call::get("/x").bytes("localhost")).await.is_err() {
+        return false;
+    }
+    let Ok(Some(head)) = client.wire.head().await else { return false };
+    assert_eq!(head.word(1), "200");
+    client.wire.body(&head, true).await.expect("a whole body");
+    true
+}
+
+#[tokio::test]
+async fn a_socket_file_goes_from_one_kind_of_listener_to_another() {
+    let mut world = all_kinds().await;
+    let path = world.folder().join("s");
+    let unix = |name: &str| format!("unix:{}", world.folder().join(name).display());
+    let (first, second) = (unix("s"), unix("t"));
+    assert_eq!(reloaded(&mut world, |text| moved(&text, "webhook.hook", &first)).await, Ok(()));
+    Client::unix(&path).await.call(&Call::post("/hook", "{}")).await.expect_status(401);
+    let swap = |text: String| moved(&moved(&text, "webhook.hook", &second), "admin", &first);
+    assert_eq!(reloaded(&mut world, swap).await, Ok(()));
+    Client::unix(&path).await.call(&Call::get("/livez")).await.expect_status(200);
 }

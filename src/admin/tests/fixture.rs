@@ -18,8 +18,7 @@ use crate::config::{self, Scopes, fixture, *};
 use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Snapshot, SnapshotCell};
 use crate::secret::Secret;
-use crate::token::SlotStatus;
-use crate::token::slot::LastError;
+use crate::token::{LastError, SlotStatus};
 
 /// Stands in every place of the config that may be secret: no page may show it.
 pub(super) const CANARY: &str = "canary-5f1d";

@@ -4,12 +4,23 @@ use super::*;
 use crate::config::client_auth::ClientSecretJwt;
 use crate::config::files::write_settled;
 use crate::config::{ClientAuth, CredentialKey, JwtUse, ParamValue, Params, Source};
-use crate::issuer::client::Which;
-use crate::issuer::fixture::{key, key_file, signing};
+use crate::issuer::credential::Which;
 use crate::issuer::fuzz;
 use crate::issuer::inputs::{Inputs, NotReady};
 use crate::issuer::keys::Keys;
+use crate::issuer::tests::{key_file, key_of, signing};
 use crate::jose::Certificate;
+
+#[test]
+fn an_unfit_nonce_leaves_the_last_one_in_place() {
+    let nonce = Nonce::default();
+    for (value, kept) in [("n-1", true), ("a b", false)] {
+        let headers = HeaderMap::from_iter([(dpop::NONCE, value.parse().unwrap())]);
+        assert_eq!(nonce.keep(&headers), kept, "{value}");
+    }
+    assert!(!nonce.keep(&HeaderMap::new()));
+    assert_eq!(nonce.0.load_full().unwrap().as_str(), "n-1");
+}
 
 const NOW: SystemTime = UNIX_EPOCH;
 
@@ -43,17 +54,17 @@ fn signed_as(config: &IssuerConfig, key: &CredentialKey, which: Which) -> (Value
 }
 
 fn signed(config: &IssuerConfig) -> (Value, Value) {
-    signed_as(config, &key(config), Which::Current)
+    signed_as(config, &key_of(config), Which::Current)
 }
 
 fn refusal(config: &IssuerConfig) -> String {
-    read(config, &key(config), Which::Current).err().unwrap()
+    read(config, &key_of(config), Which::Current).err().unwrap()
 }
 
 #[test]
 fn t103_times_allow_for_a_clock_behind_and_no_jti_comes_twice() {
     let config = signing("ec-p256.pkcs8.pem");
-    let mut inputs = read(&config, &key(&config), Which::Current).unwrap();
+    let mut inputs = read(&config, &key_of(&config), Which::Current).unwrap();
     let mut ids = std::collections::BTreeSet::new();
     for _ in 0..3 {
         let token = inputs.sign(&config, now()).unwrap().client_assertion.unwrap();
@@ -71,7 +82,7 @@ fn t103_times_allow_for_a_clock_behind_and_no_jti_comes_twice() {
 fn t103_a_short_life_is_still_one() {
     let mut config = signing("ec-p256.pkcs8.pem");
     config.jwt.as_mut().unwrap().lifetime = Duration::from_secs(2);
-    let mut inputs = read(&config, &key(&config), Which::Current).unwrap();
+    let mut inputs = read(&config, &key_of(&config), Which::Current).unwrap();
     let (_, claims) = parts(&inputs.sign(&config, now()).unwrap().client_assertion.unwrap());
     assert_eq!((&claims["iat"], &claims["exp"]), (&json!(1_799_999_999), &json!(1_800_000_001)));
 }
@@ -112,7 +123,7 @@ fn every_claim_may_be_given() {
 fn a_routes_subject_goes_before_the_issuers() {
     let mut config = signing("google.json");
     config.jwt.as_mut().unwrap().subject = Some(Source::literal("s"));
-    let route = CredentialKey { subject: Some("mailbox@example.com".to_owned()), ..key(&config) };
+    let route = CredentialKey { subject: Some("mailbox@example.com".to_owned()), ..key_of(&config) };
     let (_, claims) = signed_as(&config, &route, Which::Current);
     assert_eq!((&claims["iss"], &claims["sub"]), (&json!("svc"), &json!("mailbox@example.com")));
 }
@@ -144,7 +155,7 @@ fn scope_as_a_claim_is_no_parameter() {
     assert_eq!(signed(&config).1["scope"], "read write");
     config.jwt.as_mut().unwrap().scope = ScopeIn::ClaimArray;
     assert_eq!(signed(&config).1["scope"], json!(["read", "write"]));
-    let none = CredentialKey { scopes: Default::default(), ..key(&config) };
+    let none = CredentialKey { scopes: Default::default(), ..key_of(&config) };
     assert_eq!(signed_as(&config, &none, Which::Current).1.get("scope"), None);
 }
 
@@ -182,7 +193,7 @@ fn an_expired_certificate_is_told_and_used() {
     let mut config = signing("rsa.pkcs8.pem");
     config.certificate = Some(key_file("rsa.expired-certificate.pem"));
     config.jwt.as_mut().unwrap().certificate_headers = vec![CertificateHeader::X5t];
-    let inputs = read(&config, &key(&config), Which::Current).unwrap();
+    let inputs = read(&config, &key_of(&config), Which::Current).unwrap();
     let [remark] = inputs.remarks.as_slice() else { panic!("{:?}", inputs.remarks) };
     assert!(remark.contains("expired on 2021-01-01T00:00:00Z"), "{remark}");
 }
@@ -231,7 +242,7 @@ fn standby_has_a_key_of_its_own_and_what_goes_with_it() {
         certificate: None,
         key_id: None,
     });
-    let standby = |config: &IssuerConfig| signed_as(config, &key(config), Which::Standby);
+    let standby = |config: &IssuerConfig| signed_as(config, &key_of(config), Which::Standby);
     let (header, claims) = standby(&config);
     assert_eq!((&header["alg"], &header["kid"]), (&json!("ES256"), &json!("ec-p256-1")));
     assert_eq!(claims["iss"], "svc");

@@ -8,10 +8,108 @@ use crate::config::client_auth::{
 };
 use crate::config::files::write_settled;
 use crate::config::{BasicUser, ParamValue, Scopes, Source};
-use crate::issuer::client::{Client, Which};
+use crate::issuer::credential::{Client, Which};
 use crate::issuer::fuzz;
 use crate::issuer::inputs::NotReady;
 use crate::issuer::keys::Keys;
+
+fn pairs() -> Vec<(String, Value)> {
+    let table = Value::Table(vec![("b".to_owned(), Value::text("\"x\""))]);
+    [
+        ("account_id", Value::Bare("12345".to_owned())),
+        ("ratio", Value::Bare("1.50".to_owned())),
+        ("odd", Value::Bare("+1_000.5".to_owned())),
+        ("strict", Value::Bare("true".to_owned())),
+        ("number as text", Value::text("7")),
+        ("list", Value::Array(vec![Value::text("a b"), Value::Bare("2".to_owned())])),
+        ("t", table),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+#[test]
+fn json_keeps_types_and_order() {
+    let text = json_body(&pairs()).unwrap();
+    assert_eq!(
+        text.expose_str().unwrap(),
+        r#"{"account_id":12345,"ratio":1.50,"odd":1000.5,"strict":true,"number as text":"7","list":["a b",2],"t":{"b":"\"x\""}}"#
+    );
+    assert_eq!(json_body(&[]).unwrap(), Secret::from("{}"));
+}
+
+#[test]
+fn a_form_repeats_arrays_and_writes_tables_as_json() {
+    assert_eq!(
+        form_body("", &pairs()).unwrap().expose_str().unwrap(),
+        "account_id=12345&ratio=1.50&odd=%2B1_000.5&strict=true&number+as+text=7&list=a+b&list=2\
+         &t=%7B%22b%22%3A%22%5C%22x%5C%22%22%7D"
+    );
+}
+
+#[test]
+fn a_query_is_added_to() {
+    let pairs = [("a".to_owned(), Value::text("1"))];
+    for (before, after) in
+        [("/t?", "/t?a=1"), ("/t?x=y", "/t?x=y&a=1"), ("/t?x=y&", "/t?x=y&a=1"), ("", "a=1")]
+    {
+        assert_eq!(form_body(before, &pairs).unwrap(), Secret::from(after));
+    }
+    assert_eq!(form_body("/t?x", &[]).unwrap(), Secret::from("/t?x"));
+}
+
+#[test]
+fn no_buffer_grows() {
+    let worst = vec![("\u{1}".repeat(50), Value::text(&"\u{1}".repeat(500)))];
+    assert!(object_size(&worst) >= json_body(&worst).unwrap().expose().len());
+    assert!(object_size(&pairs()) >= json_body(&pairs()).unwrap().expose().len());
+}
+
+#[test]
+fn claims_have_their_types() {
+    let value = Value::Table(pairs()).to_json().unwrap();
+    assert_eq!(value["account_id"], 12345);
+    assert_eq!(value["ratio"], 1.5);
+    assert_eq!(value["strict"], true);
+    assert_eq!(value["list"], serde_json::json!(["a b", 2]));
+    assert_eq!(Value::Text(Arc::new(Secret::new(vec![0xFF]))).to_json(), Err(NotText));
+}
+
+fn decoded(id: &str, secret: &str, encoding: BasicEncoding) -> String {
+    let value = basic_value(&Secret::from(id), &Secret::from(secret), encoding).unwrap();
+    assert!(value.is_sensitive());
+    let encoded = value.to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
+    String::from_utf8(STANDARD.decode(encoded).unwrap()).unwrap()
+}
+
+#[test]
+fn t106_basic_form_encodes_before_base64() {
+    assert_eq!(decoded("svc a", "a:b +%é\"", BasicEncoding::Form), "svc+a:a%3Ab+%2B%25%C3%A9%22");
+    let value = basic_value(&Secret::from("s6BhdRkqt3"), &Secret::from("gX1fBat3bV"), BasicEncoding::Form);
+    // The example of RFC 6749 section 2.3.1.
+    assert_eq!(value.unwrap(), "Basic czZCaGRSa3F0MzpnWDFmQmF0M2JW");
+}
+
+#[test]
+fn t106_basic_raw_sends_the_bytes_as_they_are() {
+    assert_eq!(decoded("svc a", "a:b +%é\"", BasicEncoding::Raw), "svc a:a:b +%é\"");
+}
+
+#[test]
+fn the_value_is_not_shown() {
+    let value = basic_value(&Secret::from("a"), &Secret::from("b"), BasicEncoding::Raw).unwrap();
+    assert_eq!(format!("{value:?}"), "Sensitive");
+}
+
+#[test]
+fn encodes_the_example_of_rfc_6749() {
+    assert_eq!(form_encoded(" %&+£€".as_bytes()), "+%25%26%2B%C2%A3%E2%82%AC");
+}
+
+#[test]
+fn leaves_what_the_form_standard_leaves() {
+    assert_eq!(form_encoded(b"aZ09*-._~:/\""), "aZ09*-._%7E%3A%2F%22");
+}
 
 const SECRET: &str = "a:b +%é\"";
 

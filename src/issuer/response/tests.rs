@@ -2,15 +2,193 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::config::IssuerConfig;
 use crate::issuer::fuzz;
+use crate::secret::Secret;
+
+fn seconds(value: &Value) -> Option<u64> {
+    parse_expires_in(value).map(|lifetime| lifetime.as_secs())
+}
+
+#[test]
+fn a_life_is_what_the_issuer_says_or_the_default() {
+    let asked = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let secs = Duration::from_secs;
+    let grant = |expires_in, expires_at| Grant {
+        token: Secret::from("t"),
+        token_type: "bearer".to_owned(),
+        prover: None,
+        expires_in,
+        expires_at,
+        scope: None,
+        audience: Audience::Unknown,
+    };
+    let at = |seconds| Some(asked + secs(seconds));
+    for ((expires_in, expires_at), expected) in [
+        ((None, None), 300),
+        ((Some(secs(3600)), None), 3600),
+        ((Some(secs(3600)), at(60)), 60),
+        ((Some(secs(60)), at(3600)), 60),
+        ((None, at(3600)), 3600),
+        ((Some(Duration::ZERO), None), 1),
+        ((Some(Duration::MAX), None), 86_400),
+        ((None, Some(UNIX_EPOCH)), 1),
+    ] {
+        assert_eq!(grant(expires_in, expires_at).lifetime(secs(300), asked), secs(expected), "{expected}");
+    }
+    let day = grant(None, None).lifetime(secs(1_000_000_000), asked);
+    assert_eq!(day, secs(86_400), "a default has the same bounds");
+}
+
+#[test]
+fn t06_zero_and_negative_count_as_one_second() {
+    for value in [json!(0), json!(-1), json!("-3600"), json!("0"), json!(0.5), json!(-1e30)] {
+        assert_eq!(parse_expires_in(&value), Some(Duration::from_secs(1)), "{value}");
+    }
+}
+
+#[test]
+fn t07_expires_in_string() {
+    assert_eq!(seconds(&json!("3600")), Some(3600));
+    assert_eq!(seconds(&json!(" 3599.9 ")), Some(3599));
+}
+
+#[test]
+fn t08_expires_in_float_is_rounded_down() {
+    assert_eq!(parse_expires_in(&json!(3599.9)), Some(Duration::from_secs(3599)));
+    assert_eq!(seconds(&json!(3.6e3)), Some(3600));
+    assert_eq!(seconds(&json!("3.6e3")), Some(3600));
+}
+
+#[test]
+fn t09_huge_lifetimes_are_a_day() {
+    let day = Some(24 * 60 * 60);
+    for value in [json!(1e30), json!(9_223_372_036_854_775_808_u64), json!(99_999_999_999_u64), json!("1e30")]
+    {
+        assert_eq!(seconds(&value), day, "{value}");
+    }
+    assert_eq!(seconds(&json!(86_400)), day);
+    assert_eq!(seconds(&json!(86_399)), Some(86_399));
+}
+
+#[test]
+fn t10_unreadable_lifetimes_are_none() {
+    for value in [json!("soon"), json!([]), json!(true), json!({}), json!(""), json!("inf"), json!("nan")] {
+        assert_eq!(parse_expires_in(&value), None, "{value}");
+    }
+}
+
+#[test]
+fn epochs_in_seconds_milliseconds_and_strings() {
+    let at = UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    for value in [
+        json!(1_900_000_000),
+        json!(1_900_000_000.0),
+        json!("1900000000"),
+        json!(1_900_000_000_000_u64),
+        json!("1900000000000"),
+        json!("2030-03-17T17:46:40Z"),
+        json!("2030-03-17T19:46:40+02:00"),
+        json!("2030-03-17T12:16:40-05:30"),
+    ] {
+        assert_eq!(parse_expires_at(&value), Some(at), "{value}");
+    }
+}
+
+#[test]
+fn no_point_in_time() {
+    for value in [json!(0), json!(-5), json!(1e300), json!("tomorrow"), json!([]), json!("+1:é"), json!("")]
+    {
+        assert_eq!(parse_expires_at(&value), None, "{value}");
+    }
+}
+
+#[test]
+fn t32_retry_after_in_both_forms() {
+    let now = httpdate::parse_http_date("Tue, 01 Jan 2030 00:00:00 GMT").unwrap();
+    let wait = |value| parse_retry_after(value, now).map(|wait| wait.as_secs());
+    assert_eq!(wait("30"), Some(30));
+    assert_eq!(wait("0"), Some(1));
+    assert_eq!(wait("1000000000"), Some(300));
+    assert_eq!(wait("99999999999999999999999"), Some(300));
+    assert_eq!(wait("Tue, 01 Jan 2030 00:01:30 GMT"), Some(90));
+    assert_eq!(wait("Tue, 01 Jan 2030 09:00:00 GMT"), Some(300));
+    assert_eq!(wait("Mon, 31 Dec 2029 00:00:00 GMT"), Some(1));
+    for garbage in ["-5", "soon", "", "1.5", "\u{e9}"] {
+        assert_eq!(wait(garbage), None, "{garbage}");
+    }
+}
+
+fn jwt(claims: &str) -> Audience {
+    let mut redactor = Redactor::default();
+    redactor.add(&Secret::from("s3cr3t-of-the-client"));
+    audience_of(&format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims)), &redactor)
+}
+
+#[test]
+fn the_audience_of_a_jwt() {
+    let named = |names: &str| Audience::Named(names.to_owned());
+    assert_eq!(jwt(r#"{"aud":"https://api"}"#), named("https://api"));
+    assert_eq!(jwt(r#"{"aud":["a","b",7]}"#), named("a, b"));
+    assert_eq!(jwt(r#"{"aud":"a\u001b[2J\n"}"#), named("a[2J"));
+    assert_eq!(jwt(r#"{"aud":"s3écér3ét-éof-éthée-cliéent"}"#), Audience::Unknown);
+    assert_eq!(jwt(r#"{"aud":"for s3cr3t-of-the-client"}"#), Audience::Unknown);
+    for nobody in [r#"{"sub":"x"}"#, r#"{"aud":""}"#, r#"{"aud":[]}"#, r#"{"aud":7}"#] {
+        assert_eq!(jwt(nobody), Audience::None, "{nobody}");
+    }
+    assert_eq!(jwt(&format!(r#"{{"aud":"{}"}}"#, "x".repeat(500))), named(&"x".repeat(128)));
+}
+
+#[test]
+fn everything_else_is_unknown() {
+    for token in ["", "opaque", "a.b", "a.b.c", "a.b.c.d.e", "e30.W10.x"] {
+        assert_eq!(audience_of(token, &Redactor::default()), Audience::Unknown, "{token}");
+    }
+    let claims = URL_SAFE_NO_PAD.encode(r#"{"aud":"header-of-it"}"#);
+    let token = format!("header-of-it.{claims}.x");
+    assert_eq!(audience_of(&token, &Redactor::default()), Audience::Unknown);
+}
+
+fn with(name: &'static str, value: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
+}
+
+#[test]
+fn clocks_are_compared_with_room_for_a_slow_answer() {
+    let asked = httpdate::parse_http_date("Tue, 01 Jan 2030 00:10:00 GMT").unwrap();
+    let timeout = Some(Duration::from_secs(10));
+    let seen = |date, timeout| skew(&with("date", date), asked, timeout).map(|skew| skew.of_ours());
+    assert_eq!(seen("Tue, 01 Jan 2030 00:15:00 GMT", timeout).as_deref(), Some("5m behind"));
+    assert_eq!(seen("Tue, 01 Jan 2030 00:08:58 GMT", timeout).as_deref(), Some("1m 2s ahead of"));
+    for near in ["Tue, 01 Jan 2030 00:11:10 GMT", "Tue, 01 Jan 2030 00:09:00 GMT", "yesterday"] {
+        assert_eq!(seen(near, timeout), None, "{near}");
+    }
+    assert_eq!(seen("Tue, 01 Jan 2030 09:00:00 GMT", None), None, "it may have taken that long");
+    assert_eq!(skew(&HeaderMap::new(), asked, timeout), None);
+}
+
+#[test]
+fn a_time_of_the_issuers_clock_is_told_by_ours() {
+    let asked = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    let hour = Duration::from_secs(3600);
+    let skew = Skew { ours: asked, theirs: asked - hour };
+    assert_eq!(skew.by_our_clock(asked), Some(asked + hour));
+    assert_eq!(skew.by_our_clock(asked - hour * 2), Some(asked - hour));
+}
+
+#[test]
+fn traces_of_vendors_and_gateways() {
+    let mut headers = with("cf-ray", "7a1-LHR");
+    headers.extend(with("x-okta-request-id", "Yx"));
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(traces(&headers), [pair("x-okta-request-id", "Yx"), pair("cf-ray", "7a1-LHR")]);
+}
 
 mod refusals;
-mod remedies;
-mod vendors;
 
 /// The time of day in these tests.
 fn now() -> SystemTime {
@@ -384,4 +562,181 @@ proptest! {
         let shown = error.code.unwrap_or_default();
         prop_assert!(shown.len() <= 64 && shown.bytes().all(|byte| (0x20..=0x7E).contains(&byte)));
     }
+}
+
+/// Lifetime in seconds (`None`: the default applies) of the token `t`.
+#[track_caller]
+fn lives(case: &Case, body: &str) -> Option<u64> {
+    let grant = case.grant(body);
+    assert_eq!(grant.token, Secret::from("t"), "{body}");
+    assert!(grant.prover.is_none());
+    grant.expires_in.map(|life| life.as_secs())
+}
+
+#[test]
+fn plain_answers() {
+    for (vendor, body, life) in [
+        (
+            "zitadel",
+            r#"{"access_token":"t","token_type":"Bearer","expires_in":43199,"id_token":"x"}"#,
+            Some(43_199),
+        ),
+        ("entra", r#"{"token_type":"Bearer","expires_in":3599,"access_token":"t"}"#, Some(3599)),
+        ("auth0", r#"{"access_token":"t","token_type":"Bearer","expires_in":86400}"#, Some(86_400)),
+        (
+            "okta",
+            r#"{"token_type":"Bearer","expires_in":3600,"access_token":"t","scope":"okta.users.read"}"#,
+            Some(3600),
+        ),
+        (
+            "keycloak",
+            r#"{"access_token":"t","expires_in":300,"refresh_expires_in":0,"token_type":"Bearer","not-before-policy":0,"scope":"profile email"}"#,
+            Some(300),
+        ),
+        ("spotify", r#"{"access_token":"t","token_type":"bearer","expires_in":3600}"#, Some(3600)),
+        (
+            "marketing cloud",
+            r#"{"access_token":"t","token_type":"Bearer","expires_in":1079,"scope":"email_read","soap_instance_url":"https://s.example/","rest_instance_url":"https://r.example/"}"#,
+            Some(1079),
+        ),
+        ("netsuite", r#"{"access_token":"t","expires_in":"3600","token_type":"bearer"}"#, Some(3600)),
+        ("linkedin", r#"{"access_token":"t","expires_in":"1800"}"#, Some(1800)),
+        (
+            "wp-oauth",
+            r#"{"access_token":"t","expires_in":9087654,"token_type":"Bearer","scope":"basic","refresh_token":"r"}"#,
+            Some(86_400),
+        ),
+        (
+            "verint",
+            r#"{"access_token":"t","token_type":"bearer","expires_in":899,"scope":"r_basic"}"#,
+            Some(899),
+        ),
+        ("seismic", r#"{"access_token":"t","token_type":"Bearer","expires_in":21600}"#, Some(21_600)),
+        ("percolate", r#"{"access_token":"t"}"#, None),
+    ] {
+        assert_eq!(lives(&case(), body), life, "{vendor}");
+    }
+}
+
+#[test]
+fn issued_at_is_never_a_lifetime() {
+    let ups = r#"{"token_type":"Bearer","issued_at":"1699999999999","client_id":"c","access_token":"t","expires_in":"14399","status":"approved"}"#;
+    assert_eq!(lives(&case(), ups), Some(14_399));
+    let salesforce = r#"{"access_token":"t","signature":"s","scope":"api","instance_url":"https://d.example","id":"https://l.example/id","token_type":"Bearer","issued_at":"1699999999999"}"#;
+    let (grant, notes) = case().judge(salesforce).unwrap();
+    assert_eq!((grant.expires_in, grant.expires_at), (None, None));
+    assert_eq!(notes, [Note::LifetimeMissing]);
+}
+
+#[test]
+fn apigee_calls_its_type_bearer_token() {
+    let body = r#"{"refresh_token_expires_in":"0","api_product_list":"[p1]","organization_name":"ext","developer.email":"x@y","token_type":"BearerToken","issued_at":"1698050494594","client_id":"c","access_token":"t","scope":"","expires_in":"3599","refresh_count":"0","status":"approved"}"#;
+    assert!(case().error(body).detail.contains("`BearerToken`"));
+    let apigee = case().with(|shape| shape.token_types = vec!["bearer".to_owned(), "bearertoken".to_owned()]);
+    assert_eq!(lives(&apigee, body), Some(3599));
+    assert_eq!(apigee.grant(body).token_type, "bearertoken");
+    let renamed = apigee.with(|shape| shape.expires_in = "/access_token_expires_in".to_owned());
+    let body = body.replace("expires_in", "access_token_expires_in");
+    assert_eq!(lives(&renamed, &body), Some(3599));
+}
+
+#[test]
+fn azure_ad_b2c_names_length_and_end() {
+    let body = r#"{"access_token":"t","token_type":"Bearer","not_before":1899999990,"expires_in":3600,"expires_on":1900003590,"resource":"r"}"#;
+    let grant = case().grant(body);
+    assert_eq!(grant.expires_in, Some(Duration::from_secs(3600)));
+    assert_eq!(grant.expires_at, None, "the length is free of the issuer's clock");
+}
+
+#[test]
+fn an_end_by_a_clock_that_differs_is_told_by_ours() {
+    // now() is Sun, 17 Mar 2030 17:46:40 GMT; the issuer's clock is an hour behind.
+    let late = case().header("date", "Sun, 17 Mar 2030 16:46:40 GMT");
+    let grant = late.grant(r#"{"access_token":"t","expires_on":1899996700}"#);
+    assert_eq!(grant.expires_at, Some(now() + Duration::from_secs(300)));
+    assert_eq!(grant.expires_in, Some(Duration::from_secs(300)));
+    let near = case().header("date", "Sun, 17 Mar 2030 17:46:00 GMT");
+    let grant = near.grant(r#"{"access_token":"t","expires_on":1900000300}"#);
+    assert_eq!(grant.expires_at, Some(now() + Duration::from_secs(300)), "small differences change nothing");
+}
+
+#[test]
+fn github_answers_201_with_another_shape() {
+    let body = r#"{"token":"t","expires_at":"2030-03-17T18:46:40Z","permissions":{}}"#;
+    let github = status(201).with(|shape| {
+        shape.token = "/token".to_owned();
+        shape.expires_at = "/expires_at".to_owned();
+        shape.statuses = vec![201];
+    });
+    assert_eq!(lives(&github, body), Some(3600));
+    let error = status(201).error(body);
+    assert!(error.detail.contains("JSON with the members token, expires_at, permissions"), "{error}");
+    assert!(error.detail.contains("response.statuses"), "{error}");
+    let error = case().error(body);
+    assert!(
+        error.detail.contains(
+            "no token at /access_token (the response has the members token, expires_at, permissions)"
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn other_names_and_nested_answers() {
+    let cognito = case().with(|shape| {
+        shape.token = "/AccessToken".to_owned();
+        shape.token_type = "/TokenType".to_owned();
+        shape.expires_in = "/ExpiresIn".to_owned();
+    });
+    assert_eq!(lives(&cognito, r#"{"AccessToken":"t","ExpiresIn":3600,"TokenType":"Bearer"}"#), Some(3600));
+    let destination = case().with(|shape| {
+        shape.token = "/authTokens/0/value".to_owned();
+        shape.token_type = "/authTokens/0/type".to_owned();
+        shape.expires_in = "/authTokens/0/expires_in".to_owned();
+    });
+    let body = r#"{"authTokens":[{"type":"Bearer","value":"t","expires_in":"43199","http_header":{"key":"Authorization","value":"Bearer t"}}]}"#;
+    assert_eq!(lives(&destination, body), Some(43_199));
+    let kubernetes = status(201).with(|shape| {
+        shape.token = "/status/token".to_owned();
+        shape.expires_at = "/status/expirationTimestamp".to_owned();
+        shape.statuses = vec![201];
+    });
+    let body = r#"{"kind":"TokenRequest","spec":{"audiences":["a"]},"status":{"token":"t","expirationTimestamp":"2030-03-17T17:56:40Z"}}"#;
+    assert_eq!(lives(&kubernetes, body), Some(600));
+}
+
+#[test]
+fn facebook_answers_with_a_form_or_with_json() {
+    let facebook = case().header("content-type", "text/plain; charset=UTF-8").with(|shape| {
+        shape.format = ResponseFormat::Form;
+        shape.expires_in = "/expires".to_owned();
+    });
+    assert_eq!(lives(&facebook, "access_token=t"), None);
+    assert_eq!(lives(&facebook, "access_token=t&expires=5183"), Some(5183));
+    assert_eq!(lives(&facebook, "access_token=t&expires=5183999"), Some(86_400));
+    assert_eq!(facebook.grant("access_token=123%7Cabc").token, Secret::from("123|abc"));
+    assert_eq!(lives(&facebook, r#"{"access_token":"t","token_type":"bearer"}"#), None);
+    let refused = Case { status: 400, ..facebook }
+        .error(r#"{"error":{"message":"Missing client_id parameter.","type":"OAuthException","code":101,"fbtrace_id":"A7x"}}"#);
+    assert_eq!(refused.code.as_deref(), Some("OAuthException"));
+    assert_eq!(refused.trace.as_deref(), Some("fbtrace_id=A7x"));
+    assert!(refused.detail.contains("(101: Missing client_id parameter.)"), "{refused}");
+}
+
+#[test]
+fn t105_a_token_of_no_type_is_taken_only_where_it_is_named() {
+    let body = r#"{"access_token":"t","issued_token_type":"urn:ietf:params:oauth:token-type:saml2","token_type":"N_A","expires_in":60}"#;
+    let error = case().error(body);
+    assert_eq!(error.kind, FailureKind::Unusable);
+    assert!(error.detail.contains("`N_A`") && error.detail.contains("response.token_types"), "{error}");
+    let named = case().with(|shape| shape.token_types = vec!["n_a".to_owned()]);
+    assert_eq!(named.grant(body).token_type, "n_a");
+}
+
+#[test]
+fn the_accepted_type_is_told_in_lower_case() {
+    assert_eq!(case().grant(r#"{"access_token":"t","token_type":"BEARER"}"#).token_type, "bearer");
+    assert_eq!(case().grant(r#"{"access_token":"t"}"#).token_type, "bearer");
+    let dpop = case().with(|shape| shape.token_types = vec!["dpop".to_owned()]);
+    assert_eq!(dpop.grant(r#"{"access_token":"t","token_type":"DPoP"}"#).token_type, "dpop");
 }

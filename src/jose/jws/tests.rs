@@ -1,7 +1,16 @@
 use serde_json::json;
 
-use super::super::other;
 use super::*;
+use crate::jose::other;
+
+#[test]
+fn names_go_both_ways_and_case_counts() {
+    for name in Alg::names() {
+        assert_eq!(name.parse::<Alg>().unwrap().as_str(), name);
+    }
+    assert_eq!("rs256".parse::<Alg>(), Err(UnknownAlg));
+    assert_eq!("none".parse::<Alg>(), Err(UnknownAlg));
+}
 
 fn key(name: &str) -> PrivateKey {
     PrivateKey::parse(&Secret::new(other::key_bytes(name)), None).unwrap()

@@ -1,7 +1,7 @@
 use serde_json::json;
 
-use super::super::other::{self, PASSWORD};
 use super::*;
+use crate::jose::other::{self, PASSWORD};
 
 fn parse(bytes: impl Into<Vec<u8>>) -> Result<PrivateKey, KeyError> {
     PrivateKey::parse(&Secret::new(bytes), None)
@@ -23,11 +23,11 @@ fn public(name: &str) -> Map<String, Value> {
 }
 
 fn der(pem: &str) -> Vec<u8> {
-    super::super::pem::blocks(pem).unwrap().last().unwrap().der().unwrap().to_vec()
+    pem::blocks(pem).unwrap().last().unwrap().der().unwrap().to_vec()
 }
 
 fn base64(bytes: &[u8]) -> String {
-    base64::engine::general_purpose::STANDARD.encode(bytes)
+    STANDARD.encode(bytes)
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn numbers_that_do_not_fit_together_are_told() {
 
 #[test]
 fn short_numbers_of_a_jwk_are_filled_up() {
-    let number = super::super::pair::Curve::P256.len();
+    let number = Curve::P256.len();
     let key = (0..)
         .map(|_| {
             aws_lc_rs::signature::EcdsaKeyPair::generate(

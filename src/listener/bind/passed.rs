@@ -9,7 +9,7 @@ use std::sync::Arc;
 use listenfd::ListenFd;
 use rustix::net::sockopt;
 
-use super::{Bound, Socket, display};
+use super::{Bound, Socket, display, overlap};
 use crate::config::{Address, UnixOptions};
 
 /// What was passed. It is kept as long as the program runs: a listener that a reload takes away and another one brings
@@ -120,7 +120,12 @@ impl Passed {
             SocketKind::Tcp(listener) => Socket::Tcp(listener.try_clone()?),
             SocketKind::Unix(listener) => Socket::Unix(listener.try_clone()?, None),
         };
-        Ok(Some(Bound { name: Arc::clone(name), address: address.clone(), socket }))
+        Ok(Some(Bound::new(name, address, socket)))
+    }
+
+    /// The name of the socket that has this address or a part of it: none of ours can be bound there.
+    pub fn holder_of(&self, address: &Address) -> Option<&str> {
+        self.sockets.iter().find(|socket| overlap(&socket.address, address)).map(|socket| &*socket.name)
     }
 }
 

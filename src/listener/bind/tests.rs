@@ -104,3 +104,41 @@ fn a_missing_folder_and_a_long_path_are_reported() {
     assert!(error.message.contains("too long"), "{error}");
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn addresses_overlap_on_one_port_where_one_takes_in_the_other() {
+    let overlaps = |one: &str, other: &str| {
+        let (one, other) = (Address::Tcp(one.parse().unwrap()), Address::Tcp(other.parse().unwrap()));
+        assert_eq!(overlap(&one, &other), overlap(&other, &one));
+        overlap(&one, &other)
+    };
+    for (one, other) in [
+        ("127.0.0.1:80", "127.0.0.1:80"),
+        ("127.0.0.1:80", "0.0.0.0:80"),
+        ("127.0.0.1:80", "[::]:80"),
+        ("127.0.0.1:80", "[::ffff:127.0.0.1]:80"),
+        ("[::1]:80", "[::]:80"),
+        ("0.0.0.0:80", "[::]:80"),
+    ] {
+        assert!(overlaps(one, other), "{one} and {other}");
+    }
+    for (one, other) in [
+        ("127.0.0.1:80", "127.0.0.2:80"),
+        ("127.0.0.1:80", "0.0.0.0:81"),
+        ("[::1]:80", "0.0.0.0:80"),
+        ("127.0.0.1:0", "0.0.0.0:0"),
+    ] {
+        assert!(!overlaps(one, other), "{one} and {other}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_counts_as_open_until_its_last_clone_is_dropped() {
+    let bound = bind(&Address::Tcp("127.0.0.1:0".parse().unwrap()), 0).unwrap();
+    let (open, clone) = (bound.open(), bound.try_clone().unwrap());
+    let listening = bound.into_listening().unwrap();
+    drop(clone);
+    assert!(!open.is_empty());
+    drop(listening);
+    open.wait().await;
+}

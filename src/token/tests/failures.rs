@@ -1,17 +1,16 @@
+//! Failed fetches, and how soon an issuer that was away is asked again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use super::support::{Rig, failure, grant, settle};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{Rig, away, call, failure, grant, issuer, key, settle, unreached};
 use crate::issuer::{FailureKind, IssuerError};
 use crate::token::{RetryCause, TokenErrorKind};
-
-/// Requests every tenth of a second for so long.
-async fn keep_calling(rig: &Rig, seconds: u32) {
-    for _ in 0..seconds * 10 {
-        let _ = rig.call().await;
-        rig.pass(0.1).await;
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn t30_backs_off_1_2_4_up_to_10_s_however_often_it_is_called() {
@@ -341,4 +340,373 @@ async fn status_tells_the_failure_and_the_next_try() {
     assert_eq!((error.code.as_deref(), error.failures_in_a_row), (Some("invalid_client"), 1));
     assert_eq!(error.trace.as_deref(), Some("trace_id=7"));
     assert_eq!(error.next_try, Some(error.at + Duration::from_secs(60)));
+}
+
+/// Requests every tenth of a second until one is served; how long that took.
+async fn served_after(rig: &Rig) -> f64 {
+    let from = Instant::now();
+    while rig.call().await.is_err() {
+        rig.pass(0.1).await;
+        assert!(from.elapsed() < Duration::from_secs(120), "never");
+    }
+    from.elapsed().as_secs_f64()
+}
+
+async fn keep_calling(rig: &Rig, seconds: u32) {
+    for _ in 0..seconds * 10 {
+        let _ = rig.call().await;
+        rig.pass(0.1).await;
+    }
+}
+
+fn gaps(moments: &[f64]) -> Vec<f64> {
+    moments.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_was_silent_is_asked_as_soon_as_it_answers() {
+    for seconds in [3, 20, 75, 300] {
+        let rig = Rig::new();
+        rig.idp.vanish();
+        keep_calling(&rig, seconds).await;
+        let asked = rig.idp.asked();
+        assert!(asked <= 2 + seconds as usize / 45, "left alone meanwhile: {:?}", rig.idp.asked_at());
+        let knocks = gaps(&rig.idp.knocked_at());
+        let regular = knocks.iter().filter(|gap| (0.89..=1.11).contains(*gap)).count();
+        // Each token request begins the row anew.
+        assert!(regular + 2 * asked >= knocks.len(), "each second, jittered: {knocks:?}");
+        assert!(regular + 4 * asked >= seconds as usize, "all the time: {knocks:?}");
+
+        rig.idp.come_back(3600);
+        let took = served_after(&rig).await;
+        assert!(took <= 1.4, "{took} s after {seconds} s");
+        assert_eq!(rig.idp.asked(), asked + 1);
+        let knocked = rig.idp.knocked_at().len();
+        rig.pass(10.0).await;
+        assert_eq!(rig.idp.knocked_at().len(), knocked, "no longer looked out for");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_takes_connections_and_does_not_answer_is_asked_again_within_a_second() {
+    let rig = Rig::new();
+    rig.idp.delay(10_000);
+    rig.idp.answer(|_| Err(failure(FailureKind::Timeout)));
+    keep_calling(&rig, 75).await;
+    let asked_at = rig.idp.asked_at();
+    assert!(gaps(&asked_at).iter().all(|gap| (10.9..=11.5).contains(gap)), "{asked_at:?}");
+    assert!(rig.idp.knocked_at().is_empty());
+    rig.idp.delay(100);
+    rig.idp.come_back(3600);
+    // The request that was under way still ends as it began.
+    let took = served_after(&rig).await;
+    assert!(took <= 11.4, "{took}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_answers_5xx_is_asked_again_within_11_s() {
+    for seconds in [20, 75, 300] {
+        let rig = Rig::new();
+        rig.idp.answer(|_| Err(IssuerError { http_status: Some(503), ..failure(FailureKind::Unavailable) }));
+        keep_calling(&rig, seconds).await;
+        rig.idp.come_back(3600);
+        let took = served_after(&rig).await;
+        assert!(took <= 10.4, "{took} s after {seconds} s");
+        assert!(rig.idp.knocked_at().is_empty(), "it is there: no connect tells more than that");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_answers_all_the_time_is_no_sign_that_the_issuer_does() {
+    let rig = Rig::new();
+    rig.idp.delay(0);
+    rig.idp.answer(|_| Err(unreached("proxy.example", false)));
+    keep_calling(&rig, 60).await;
+    let pauses = gaps(&rig.idp.asked_at());
+    for (pause, expected) in pauses.iter().zip([1.0, 2.0, 4.0, 8.0, 8.0, 8.0]) {
+        assert!((pause - expected).abs() <= expected * 0.25 + 0.2, "the usual pauses: {pauses:?}");
+    }
+    // Now the address itself goes away, and comes back, both within one pause of at least 6 s.
+    let asked = rig.idp.asked();
+    while rig.idp.asked() == asked {
+        keep_calling(&rig, 1).await;
+    }
+    rig.idp.answers.store(false, SeqCst);
+    keep_calling(&rig, 3).await;
+    rig.idp.come_back(3600);
+    let took = served_after(&rig).await;
+    assert!(took <= 1.4, "{took}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_answered_at_once_and_told_to_come_again_in_a_second() {
+    let rig = Rig::new();
+    rig.idp.vanish();
+    assert!(rig.call().await.is_err());
+    for _ in 0..100 {
+        let before = Instant::now();
+        let error = rig.call().await.err().unwrap();
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert_eq!(
+            (error.kind, error.retry_after),
+            (TokenErrorKind::Unavailable, Some(Duration::from_secs(1)))
+        );
+        rig.pass(0.05).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_valid_token_is_renewed_as_soon_as_the_issuer_is_back_and_no_call_notices_the_outage() {
+    let rig = Rig::new();
+    rig.idp.answer(|number| Ok(grant(number, 300)));
+    rig.call_text().await;
+    rig.idp.vanish();
+    for _ in 0..2_900 {
+        assert!(rig.slot.current().is_some());
+        rig.pass(0.1).await;
+    }
+    rig.idp.come_back(300);
+    for _ in 0..300 {
+        assert!(rig.slot.current().is_some());
+        rig.pass(0.1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_nobody_notices_is_not_looked_out_for() {
+    let rig = Rig::new();
+    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.call_text().await;
+    rig.idp.vanish();
+    rig.pass(200.0).await;
+    let knocked = rig.idp.knocked_at();
+    assert!(knocked.last().is_some_and(|last| *last < 100.0), "until the token ended: {knocked:?}");
+
+    // The next request sees that the pause is over, and asks; once calls come again it is looked out for again.
+    let asked = rig.idp.asked();
+    assert!(rig.call().await.is_err());
+    assert_eq!(rig.idp.asked(), asked + 1);
+    assert!(rig.call().await.is_err());
+    rig.pass(5.0).await;
+    assert!(rig.idp.knocked_at().len() >= knocked.len() + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_come_seldom_find_an_issuer_that_is_back() {
+    let rig = Rig::new();
+    rig.idp.vanish();
+    for _ in 0..5 {
+        assert!(rig.call().await.is_err());
+        rig.pass(30.0).await;
+    }
+    rig.idp.come_back(3600);
+    rig.pass(30.0).await;
+    rig.call_text().await;
+
+    let rig = Rig::new();
+    rig.idp.vanish();
+    assert!(rig.call().await.is_err());
+    rig.idp.come_back(3600);
+    rig.pass(5.0).await;
+    rig.call_text().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_since_the_start_is_fetched_as_soon_as_the_issuer_is_there() {
+    let rig = Rig::new();
+    rig.idp.vanish();
+    rig.slot.prefetch();
+    rig.pass(75.0).await;
+    rig.idp.come_back(3600);
+    rig.pass(1.4).await;
+    assert!(rig.slot.status().fetched_once);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_address_is_tried_once_a_second_however_many_issuers_and_slots_wait() {
+    let rig = Rig::new();
+    rig.idp.vanish();
+    rig.idp.serve_many_slots();
+    let configs: Vec<_> = (0..5).map(|n| Arc::new(issuer(&format!("i{n}"), n))).collect();
+    let mut slots = Vec::new();
+    for config in &configs {
+        for scope in ["a", "b", "c", "d"] {
+            let slot = rig.cache.slot(&key(config, &[scope]), config, 10);
+            slot.prefetch();
+            slots.push(slot);
+        }
+    }
+    rig.pass(30.0).await;
+    let knocks = gaps(&rig.idp.knocked_at());
+    assert!(knocks.len() <= 33 && knocks.iter().all(|gap| *gap >= 0.89), "{knocks:?}");
+    assert_eq!(rig.idp.asked(), slots.len(), "each once");
+    rig.idp.come_back(3600);
+    rig.pass(1.3).await;
+    assert!(slots.iter().all(|slot| slot.current().is_some()));
+    assert_eq!(rig.idp.asked(), 2 * slots.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_addresses_are_told_apart() {
+    let rig = Rig::new();
+    rig.idp.answers.store(false, SeqCst);
+    rig.idp.serve_many_slots();
+    rig.idp.answer(|number| Err(away(if number % 2 == 0 { "one.example" } else { "two.example" })));
+    for scope in ["a", "b"] {
+        let config = Arc::new(issuer("corp", 1));
+        rig.cache.slot(&key(&config, &[scope]), &config, 10).prefetch();
+        settle().await;
+    }
+    rig.pass(10.0).await;
+    assert_eq!(rig.idp.knocked_hops().into_iter().collect::<HashSet<_>>().len(), 2);
+    assert!(rig.idp.knocked_at().len() >= 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookout_ends_with_its_slots() {
+    let Rig { idp, cache, slot, .. } = Rig::new();
+    idp.vanish();
+    slot.prefetch();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let knocked = idp.knocked_at().len();
+    assert!(knocked >= 8);
+    drop(slot);
+    cache.retain(&[]);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(idp.knocked_at().len() <= knocked + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sighup_asks_an_issuer_that_is_away_at_once() {
+    let rig = Rig::new();
+    rig.idp.vanish();
+    assert!(rig.call().await.is_err());
+    rig.pass(5.0).await;
+    let asked = rig.idp.asked();
+    rig.slot.retry_now(RetryCause::Operator);
+    settle().await;
+    assert_eq!(rig.idp.asked(), asked + 1);
+    rig.slot.retry_now(RetryCause::FilesChanged);
+    rig.pass(0.5).await;
+    assert_eq!(rig.idp.asked(), asked + 1, "a changed secret does not bring the issuer back");
+}
+
+/// A request must never wait for a fetch that is held back: it would wait in vain.
+#[tokio::test(start_paused = true)]
+async fn no_call_waits_while_the_issuer_is_looked_out_for() {
+    for lifetime in [1, 2, 5, 30] {
+        let rig = Rig::new();
+        rig.idp.delay(1);
+        rig.idp.answer(move |number| Ok(grant(number, lifetime)));
+        rig.call_text().await;
+        rig.idp.vanish();
+        for _ in 0..60_000 {
+            let before = Instant::now();
+            let _ = rig.call().await;
+            assert!(before.elapsed() < Duration::from_millis(200), "{:?}", before.elapsed());
+            // Without letting the slot's task run first: a request may come before it.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// What replicas of one service send to their issuer.
+struct Herd {
+    rigs: Vec<Rig>,
+}
+
+impl Herd {
+    /// All of them lost the issuer at the same moment.
+    async fn waiting(size: usize) -> Self {
+        let rigs: Vec<Rig> = (0..size).map(|_| Rig::new()).collect();
+        for rig in &rigs {
+            rig.idp.vanish();
+            rig.slot.prefetch();
+        }
+        tokio::time::sleep(Duration::from_secs(75)).await;
+        Self { rigs }
+    }
+
+    /// When token requests came since then, in seconds from it.
+    fn asked_since(&self, moment: f64) -> Vec<f64> {
+        let all = self.rigs.iter().flat_map(|rig| rig.idp.asked_at_exactly());
+        let mut since: Vec<f64> = all.map(|at| at - moment).filter(|after| *after >= 0.0).collect();
+        since.sort_by(f64::total_cmp);
+        since
+    }
+
+    fn served(&self) -> usize {
+        self.rigs.iter().filter(|rig| rig.slot.status().state == "valid").count()
+    }
+}
+
+/// The most that come within so many seconds.
+fn busiest(asked: &[f64], span: f64) -> usize {
+    let within = |first: usize| asked.iter().skip(first).take_while(|at| **at < asked[first] + span).count();
+    (0..asked.len()).map(within).max().unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_replicas_send_a_recovering_issuer_one_request_each_spread_over_a_second() {
+    let from = Instant::now();
+    let herd = Herd::waiting(1_000).await;
+    let asked_before: usize = herd.rigs.iter().map(|rig| rig.idp.asked()).sum();
+    assert!(asked_before <= 3_000, "in 75 s without it: {asked_before}");
+    herd.rigs.iter().for_each(|rig| rig.idp.come_back(3600));
+    let back = from.elapsed().as_secs_f64();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let asked = herd.asked_since(back);
+    assert_eq!(herd.served(), 1_000);
+    // One or the other was just asking when it came back.
+    assert!((950..=1_000).contains(&asked.len()), "in the minute after: {}", asked.len());
+    assert!(*asked.last().unwrap() <= 1.2, "{asked:?}");
+    assert!(busiest(&asked, 0.1) <= 200, "and not at once: {}", busiest(&asked, 0.1));
+}
+
+/// It is back, and can answer a hundred requests a second; all others get 503.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_replicas_come_through_an_issuer_that_takes_a_hundred_a_second() {
+    let from = Instant::now();
+    let herd = Herd::waiting(1_000).await;
+    let taken = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    for rig in &herd.rigs {
+        let taken = Arc::clone(&taken);
+        rig.idp.answer(move |number| {
+            // The upper half is the second, the lower what it has taken in it.
+            let second = from.elapsed().as_secs();
+            let now = taken.fetch_update(SeqCst, SeqCst, |taken| {
+                Some(if taken >> 32 == second { taken + 1 } else { (second << 32) + 1 })
+            });
+            let now = now.map(|before| if before >> 32 == second { before & 0xFFFF_FFFF } else { 0 });
+            if now.unwrap() < 100 {
+                Ok(grant(number, 3600))
+            } else {
+                Err(IssuerError { http_status: Some(503), ..failure(FailureKind::Unavailable) })
+            }
+        });
+        rig.idp.answers.store(true, SeqCst);
+    }
+    let back = from.elapsed().as_secs_f64();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let asked = herd.asked_since(back);
+    assert_eq!(herd.served(), 1_000, "in a minute");
+    // 2,400 as a rule, and the last one is served after 25 s.
+    assert!(asked.len() <= 4_000, "requests in that minute: {}", asked.len());
+    let busiest = busiest(&asked, 1.0);
+    assert!(busiest <= 1_100, "never more than one from each in a second: {busiest}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_calls_are_bounded_in_an_outage_too() {
+    let rig = Rig::with(3, |_| {});
+    rig.idp.delay(10_000);
+    rig.idp.answer(|_| Err(failure(FailureKind::Timeout)));
+    let mut calls = JoinSet::new();
+    for _ in 0..50 {
+        let slot = Arc::clone(&rig.slot);
+        calls.spawn(async move { call(&slot).await.err().map(|error| error.kind) });
+    }
+    let ended = calls.join_all().await;
+    let count = |kind| ended.iter().filter(|ended| **ended == Some(kind)).count();
+    assert_eq!((count(TokenErrorKind::Timeout), count(TokenErrorKind::Overloaded)), (3, 47));
 }

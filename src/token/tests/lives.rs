@@ -6,9 +6,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::support::{Rig, away, failure, grant, settle, unreached};
+use super::{Rig, away, failure, grant, settle, unreached};
 use crate::issuer::{FailureKind, IssuerError};
-use crate::token::life::Moment;
+use crate::token::schedule::Moment;
 use crate::token::{RetryCause, Token};
 
 /// How the issuer is.

@@ -96,8 +96,13 @@ pub struct Client {
 
 impl Client {
     pub async fn tcp(address: SocketAddr) -> Self {
-        let wire = within("a connection to the proxy", Wire::tcp(address)).await.unwrap();
-        Self { wire, host: address.to_string() }
+        Self::try_tcp(address).await.unwrap()
+    }
+
+    /// For an address where perhaps nobody listens.
+    pub async fn try_tcp(address: SocketAddr) -> std::io::Result<Self> {
+        let wire = within("a connection to the proxy", Wire::tcp(address)).await?;
+        Ok(Self { wire, host: address.to_string() })
     }
 
     pub async fn unix(path: &Path) -> Self {

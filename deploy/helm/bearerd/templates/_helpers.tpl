@@ -56,10 +56,15 @@ annotations:
 {{- default (printf "%s-config" (include "bearerd.fullname" .)) .Values.existingConfigMap }}
 {{- end }}
 
+{{/* Empty where the release makes the injection alone, and no config. */}}
+{{- define "bearerd.hasConfig" -}}
+{{- if or .Values.routes (not .Values.injection.enabled) (eq .Values.mode "standalone") }}true{{ end }}
+{{- end }}
+
 {{/* What a schema cannot say in plain words. */}}
 {{- define "bearerd.validate" -}}
 {{- $v := .Values }}
-{{- if and (not $v.existingConfigMap) (not (trim $v.routes)) }}
+{{- if and (include "bearerd.hasConfig" .) (not $v.existingConfigMap) (not (trim $v.routes)) }}
 {{- fail "bearerd: `routes` is empty: write issuers and routes there as TOML, or name an `existingConfigMap`" }}
 {{- end }}
 {{- range $key := list "routes" "settings" }}
@@ -98,10 +103,13 @@ annotations:
 {{- fail "bearerd: anybody in the network could use the credentials: give `listener.allow`, `listener.requireHeader` or `listener.tls.clientCa`" }}
 {{- end }}
 {{- end }}
+{{- if and $v.injection.enabled (eq $v.probes.type "exec") }}
+{{- fail "bearerd: `injection` probes over HTTP: set `probes.type` to \"http\"" }}
+{{- end }}
 {{- if and $v.podMonitor.enabled (eq $v.probes.type "exec") }}
 {{- fail "bearerd: `podMonitor` cannot reach an admin address on loopback: set `probes.type` to \"http\"" }}
 {{- end }}
-{{- if and $v.podMonitor.enabled (eq $v.mode "sidecar") (not $v.podMonitor.selector) }}
+{{- if and $v.podMonitor.enabled (eq $v.mode "sidecar") (not $v.podMonitor.selector) (not $v.injection.enabled) }}
 {{- fail "bearerd: `podMonitor.selector` is empty: give the labels of the pods that bearerd is in" }}
 {{- end }}
 {{- end }}

@@ -1,6 +1,10 @@
-//! Answers that say no, and the words for them.
+//! Responses that report an error, and what bearerd advises.
 
 use super::*;
+use crate::config::client_auth::{
+    AssertionFile, ClientSecretJwt, ClientSecretPost, NoProof, PrivateKeyJwt, TlsClientAuth,
+};
+use crate::config::{BasicUser, ClientAuth, DpopConfig, JwtConfig, JwtUse, Source};
 
 #[test]
 fn t23_a_compressed_body_is_refused() {
@@ -140,4 +144,344 @@ fn a_plain_text_is_quoted_with_secrets_masked_first() {
     let padded = format!("{} s3:c+r t and a=b", "word ".repeat(29));
     let error = status(400).header("content-type", "text/plain").error(padded);
     assert!(!error.detail.contains("s3:c"), "{error}");
+}
+
+fn jwt(usage: JwtUse) -> Option<JwtConfig> {
+    Some(JwtConfig::with_defaults(usage))
+}
+
+fn configured(change: impl FnOnce(&mut IssuerConfig)) -> Case {
+    let mut case = status(400);
+    change(&mut case.config);
+    case
+}
+
+fn refused(code: &str) -> String {
+    format!(r#"{{"error":"{code}"}}"#)
+}
+
+#[track_caller]
+fn expect(case: &Case, code: &str, words: &[&str]) {
+    let error = case.error(refused(code));
+    for word in words {
+        assert!(error.detail.contains(word), "{word}: {error}");
+    }
+}
+
+#[test]
+fn a_refused_client_is_told_which_keys_say_who_it_is() {
+    let secret = || Source::literal("x");
+    let both = ["client_id and client_secret", "client_auth = \"client_secret_basic\""];
+    expect(
+        &configured(|c| c.client_auth = ClientAuth::with_secret(&ClientSecretPost, secret())),
+        "invalid_client",
+        &both,
+    );
+    let with_jwt = |auth| {
+        configured(|config| {
+            config.client_auth = auth;
+            config.jwt = jwt(JwtUse::ClientAssertion);
+        })
+    };
+    let case = with_jwt(ClientAuth::with_secret(&ClientSecretJwt, secret()));
+    expect(&case, "invalid_client", &["client_secret, jwt.alg and jwt.audience", "client_secret_jwt"]);
+    let case = with_jwt(ClientAuth::new(&PrivateKeyJwt));
+    let words = ["jwt.key_id, jwt.alg and jwt.audience of [issuer.corp]", "registered for this client"];
+    expect(&case, "invalid_client", &words);
+    let case = configured(|config| config.client_auth = ClientAuth::new(&TlsClientAuth));
+    expect(&case, "invalid_client", &["certificate", "token_url"]);
+    let case = configured(|config| {
+        config.client_auth = ClientAuth::new(&AssertionFile);
+        config.assertion = Some(secret());
+    });
+    expect(&case, "invalid_client", &["check assertion, assertion_type", "expired", "audience"]);
+    let case = configured(|config| config.client_auth = ClientAuth::new(&NoProof));
+    assert!(case.error(refused("invalid_client")).detail.ends_with("wants a client_secret"));
+    let case = configured(|config| {
+        config.client_auth = ClientAuth::new(&NoProof);
+        config.jwt = jwt(JwtUse::Bearer);
+    });
+    expect(&case, "invalid_client", &["jwt.issuer", "jwt.key_id", "private_key"]);
+    for other in ["client_secret", "client_auth"] {
+        assert!(!case.error(refused("invalid_client")).detail.contains(other), "{other}");
+    }
+}
+
+#[test]
+fn a_basic_user_beside_the_client_is_named() {
+    let case = configured(|config| {
+        config.basic = Some(BasicUser {
+            user: Source::literal("u"),
+            password: Source::literal("p"),
+            encoding: crate::config::BasicEncoding::Form,
+        });
+    });
+    expect(&case, "invalid_client", &["client_secret", "the user and password of basic"]);
+}
+
+#[test]
+fn other_codes_name_what_decides_about_them() {
+    let case = configured(|config| config.grant_type = Some("delegation".to_owned()));
+    expect(
+        &case,
+        "unsupported_grant_type",
+        &["the grant `delegation` is not offered there; check grant_type"],
+    );
+    expect(&case, "unauthorized_client", &["let this client use the grant `delegation`", "client_id"]);
+    expect(&case, "invalid_scope", &["check scopes"]);
+    expect(&case, "invalid_target", &["params (audience, resource)"]);
+    expect(&case, "invalid_request", &["params, scopes and client_auth"]);
+    expect(&case, "access_denied", &["let this client have such tokens"]);
+    expect(&case, "invalid_grant", &["params, scopes and client_auth"]);
+    let none = configured(|config| config.grant_type = None);
+    expect(&none, "unsupported_grant_type", &["a request without grant_type is not offered"]);
+    let unsure = r#"{"error":"unauthorized_client","error_description":"Unexpected error when authenticating client"}"#;
+    assert!(
+        case.error(unsure).detail.contains("check client_id and client_secret"),
+        "{}",
+        case.error(unsure)
+    );
+    let wrong_secret = Case { status: 401, ..case };
+    expect(&wrong_secret, "unauthorized_client", &["client_secret", "may use the grant `delegation`"]);
+    assert!(status(415).error("").detail.contains("check body and method"));
+    assert!(status(405).error("").detail.contains("check token_url and method"));
+}
+
+#[test]
+fn a_refused_grant_names_the_assertion() {
+    let case = configured(|config| config.jwt = jwt(JwtUse::Assertion));
+    expect(&case, "invalid_grant", &["jwt.audience", "jwt.lifetime", "registered"]);
+    let case = configured(|config| config.assertion = Some(Source::literal("a")));
+    expect(&case, "invalid_grant", &["check assertion", "audience"]);
+    let case = configured(|config| {
+        config.grant_type = Some("urn:ietf:params:oauth:grant-type:token-exchange".to_owned());
+    });
+    expect(&case, "invalid_grant", &["subject_token"]);
+}
+
+#[test]
+fn t36_dpop_refusals_are_told_apart() {
+    let with = configured(|config| {
+        config.dpop = Some(DpopConfig { private_key: Source::literal("k"), alg: None });
+    });
+    let error = with.error(refused("use_dpop_nonce"));
+    assert_eq!(error.kind, FailureKind::Unusable);
+    expect(&with, "use_dpop_nonce", &["with the nonce that it gave", "the issuer's"]);
+    assert!(!error.detail.contains("dpop.private_key"), "{}", error.detail);
+    expect(&with, "invalid_dpop_proof", &["dpop.private_key", "clock"]);
+    assert_eq!(with.error(refused("invalid_dpop_proof")).kind, FailureKind::Unusable);
+    expect(&status(400), "use_dpop_nonce", &["set dpop of [issuer.corp]"]);
+    let bound = r#"{"access_token":"t","token_type":"DPoP"}"#;
+    assert!(case().error(bound).detail.contains("set dpop"));
+    let mut unbound = Case { status: 200, ..with };
+    unbound.config.response.token_types = vec!["dpop".to_owned()];
+    assert!(unbound.error(GOOD).detail.contains("bound it to no key"));
+}
+
+#[test]
+fn t36_a_dpop_challenge_counts_as_much_as_a_body() {
+    let rauthy = r#"{"timestamp":1900000000,"error":"UseDpopNonce","message":"A nonce is required"}"#;
+    for body in [rauthy, "", "<html>"] {
+        for (code, header) in [
+            ("use_dpop_nonce", r#"DPoP error="use_dpop_nonce", error_description="nonce""#),
+            ("invalid_dpop_proof", r#"Bearer, DPoP error="invalid_dpop_proof""#),
+        ] {
+            let error = status(400).header("www-authenticate", header).error(body);
+            assert_eq!(error.code.as_deref(), Some(code), "{error}");
+            assert!(error.detail.contains("set dpop of [issuer.corp]"), "{error}");
+            let error = status(401).header("www-authenticate", header).error(body);
+            assert_eq!(error.kind, FailureKind::RequestRefused, "{error}");
+            assert!(!error.detail.contains("client_secret"), "{error}");
+        }
+    }
+    let other = r#"DPoP algs="ES256", error="invalid_token""#;
+    let error = status(401).header("www-authenticate", other).error(refused("invalid_client"));
+    assert_eq!(error.code.as_deref(), Some("invalid_client"));
+}
+
+#[test]
+fn a_missing_proof_means_that_dpop_is_to_be_set() {
+    let keycloak = r#"{"error":"invalid_request","error_description":"DPoP proof is missing"}"#;
+    let error = status(400).error(keycloak);
+    assert!(
+        error.detail.ends_with("this client has to prove a key of its own; set dpop of [issuer.corp]"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
+    let signing = || configured(|config| config.jwt = jwt(JwtUse::ClientAssertion));
+    let said = |code: &str, text: &str| format!(r#"{{"error":"{code}","error_description":"{text}"}}"#);
+    for (status, code, text) in [
+        (
+            400,
+            "invalid_request",
+            "audience is not valid: Audience must contain client_id 'https://idp.example'",
+        ),
+        (
+            401,
+            "invalid_client",
+            "Client authentication failed. Claim 'audience' from 'client_assertion' must match the authorization server's \
+             token endpoint 'https://idp.example/oauth2/token'.",
+        ),
+        (400, "invalid_client", "Invalid token audience"),
+        (
+            401,
+            "invalid_client",
+            "The audience claim for client_assertion must be the endpoint invoked for the request.",
+        ),
+    ] {
+        let case = Case { status, ..signing() };
+        let error = case.error(said(code, &text.replace("\\\n", "")));
+        assert!(error.detail.contains("set jwt.audience of [issuer.corp]"), "{error}");
+        assert!(!error.detail.contains("params"), "{error}");
+    }
+    let hydra = "Requested audience 'https://api' has not been whitelisted by the OAuth 2.0 Client.";
+    for case in [signing(), status(400)] {
+        let error = case.error(said("invalid_request", hydra));
+        assert!(error.detail.contains("let this client have that audience at the issuer"), "{error}");
+        assert!(
+            error.detail.contains("params.audience") && !error.detail.contains("jwt.audience"),
+            "{error}"
+        );
+        let error = case.error(said("invalid_request", "Missing required parameter: audience"));
+        assert!(error.detail.contains("params = { audience = "), "{error}");
+    }
+    let mut file = configured(|config| config.assertion = Some(Source::literal("a")));
+    file.config.client_auth = ClientAuth::new(&AssertionFile);
+    let error = file.error(said("invalid_client", "Invalid token audience"));
+    assert!(error.detail.contains("in assertion of [issuer.corp]: see to whatever writes it"), "{error}");
+}
+
+#[test]
+fn a_server_that_may_want_the_client_id_beside_an_assertion() {
+    let case = configured(|config| {
+        config.client_auth = ClientAuth::new(&PrivateKeyJwt);
+        config.jwt = jwt(JwtUse::ClientAssertion);
+    });
+    expect(&case, "invalid_request", &["set send_client_id = true in [issuer.corp]", "Spring"]);
+    let sends = configured(|config| {
+        config.client_auth = ClientAuth::new(&PrivateKeyJwt);
+        config.send_client_id = true;
+    });
+    assert!(!sends.error(refused("invalid_request")).detail.contains("send_client_id"));
+}
+
+#[test]
+fn servers_with_little_to_say() {
+    let glewlwyd = status(403).error("");
+    assert!(glewlwyd.detail.contains("check client_id and client_secret"), "{glewlwyd}");
+    assert!(glewlwyd.detail.contains("whether this client and this machine's address may ask"), "{glewlwyd}");
+    let lemonldap = status(401).error(r#"{"error":"9","result":0}"#);
+    assert!(lemonldap.detail.contains("that is no token endpoint"), "{lemonldap}");
+    assert!(lemonldap.detail.contains("check token_url of [issuer.corp]"), "{lemonldap}");
+    let lemonldap = status(401).error(r#"{"error":9,"result":0}"#);
+    assert!(lemonldap.detail.contains("that is no token endpoint"), "{lemonldap}");
+    let rauthy = status(400).error(r#"{"error":"BadRequest","message":"'client_secret' is missing"}"#);
+    assert!(rauthy.detail.contains("client_auth = \"client_secret_post\""), "{rauthy}");
+    let keycloak = status(400).error(
+        r#"{"error":"invalid_client","error_description":"Parameter client_assertion_type is missing"}"#,
+    );
+    assert!(
+        keycloak.detail.contains("client_auth = \"client_secret_jwt\" or \"private_key_jwt\""),
+        "{keycloak}"
+    );
+}
+
+#[test]
+fn an_issuer_that_cannot_answer_for_now_is_unavailable() {
+    for code in [200, 400] {
+        let error = status(code).header("retry-after", "7").error(refused("temporarily_unavailable"));
+        assert_eq!(error.kind, FailureKind::Unavailable);
+        assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
+        assert!(error.detail.ends_with("it is asked again"), "{error}");
+    }
+}
+
+#[test]
+fn a_clock_that_differs_is_told_where_it_can_be_the_cause() {
+    let signing = || configured(|config| config.jwt = jwt(JwtUse::ClientAssertion));
+    let ahead = "Sun, 17 Mar 2030 17:52:00 GMT";
+    for code in ["invalid_client", "invalid_grant", "invalid_dpop_proof"] {
+        let error = signing().header("date", ahead).error(refused(code));
+        assert!(
+            error.detail.ends_with("; this machine's clock is 5m 20s behind the issuer's, set it right"),
+            "{error}"
+        );
+    }
+    for (code, said) in
+        [("invalid_client", "Token is not active"), ("invalid_dpop_proof", "DPoP proof is not active")]
+    {
+        let body = format!(r#"{{"error":"{code}","error_description":"{said}"}}"#);
+        let error = signing().error(body);
+        assert!(
+            error.detail.ends_with("by the issuer's clock: compare this machine's clock with it"),
+            "{error}"
+        );
+    }
+    let stumbled = Case { status: 500, ..signing() }.header("date", ahead).error("");
+    assert!(stumbled.detail.contains("clock is 5m 20s behind the issuer's"), "{stumbled}");
+    let behind = signing().header("date", "Sun, 17 Mar 2030 16:46:40 GMT").error(refused("invalid_client"));
+    assert!(behind.detail.contains("clock is 1h ahead of the issuer's"), "{behind}");
+    let silent = [
+        signing().header("date", "Sun, 17 Mar 2030 17:47:30 GMT").error(refused("invalid_client")),
+        signing().header("date", ahead).error(refused("server_error")),
+        status(400).header("date", ahead).error(refused("invalid_client")),
+        signing().error(refused("invalid_client")),
+    ];
+    for error in silent {
+        assert!(!error.detail.contains("the issuer's, set it right"), "{error}");
+    }
+}
+
+#[test]
+fn entra_causes_become_hints() {
+    for (number, hint) in [
+        ("7000215", "secret's value"),
+        ("7000222", "has expired"),
+        ("700016", "no such application"),
+        ("90002", "no such tenant"),
+        ("50012", "does not know this certificate"),
+        ("700027", "does not know this certificate"),
+        ("500011", "no such resource"),
+        ("1002012", "/.default"),
+        ("70011", "/.default"),
+        ("700213", "no federated credential"),
+        ("70021", "no federated credential"),
+    ] {
+        let body = format!(
+            r#"{{"error":"invalid_client","error_description":"AADSTS{number}: Words. Trace ID: 1 Correlation ID: 2"}}"#
+        );
+        let error = status(401).error(body);
+        assert!(error.detail.contains(hint), "{number}: {error}");
+        assert!(error.detail.contains(&format!("(AADSTS{number}: Words.")), "{error}");
+        assert_eq!(error.kind, FailureKind::ClientRefused);
+    }
+    let other = r#"{"error":"invalid_client","error_description":"AADSTS70002159: x"}"#;
+    assert!(status(401).error(other).detail.contains("check client_id and client_secret"));
+}
+
+#[test]
+fn traces_come_from_the_body_and_the_headers_once_each() {
+    let entra = r#"{"error":"invalid_scope","error_description":"AADSTS70011: x","error_codes":[70011],"timestamp":"2016-01-09 02:02:12Z","trace_id":"255d1aef-8c98-452f-ac51-23d051240864","correlation_id":"fb3d2015-bc17-4bb9-bb85-30c5cf1aaaa7"}"#;
+    let error = status(400).header("x-ms-request-id", "255d1aef-8c98-452f-ac51-23d051240864").error(entra);
+    assert_eq!(
+        error.trace.as_deref(),
+        Some(
+            "trace_id=255d1aef-8c98-452f-ac51-23d051240864 correlation_id=fb3d2015-bc17-4bb9-bb85-30c5cf1aaaa7"
+        )
+    );
+    assert!(!error.detail.contains("255d1aef"), "{error}");
+    for (name, code) in
+        [("x-okta-request-id", 401), ("cf-ray", 502), ("x-amzn-requestid", 200), ("x-request-id", 302)]
+    {
+        let error = status(code).header(name, "Zq7").error("<html>");
+        assert_eq!(error.trace, Some(format!("{name}=Zq7")), "{code}");
+    }
+    let echo = status(200)
+        .header("x-request-id", "s3cret-token")
+        .error(r#"{"access_token":"s3cret-token","token_type":"mac"}"#);
+    assert_eq!(echo.trace, None);
+    assert_eq!(status(401).error("").trace, None);
 }

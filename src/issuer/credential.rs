@@ -1,0 +1,430 @@
+//! The client's credential: the one of the issuer's table or `standby`, `credential_grace` after a change, and digests
+//! that show whether a value behind a reference changed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::{Context, SHA256};
+
+use super::{FailureKind, IssuerError};
+use crate::config::{CredentialKey, IssuerConfig, ParamValue, Source};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    Current,
+    Standby,
+}
+
+impl Which {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Current => Self::Standby,
+            Self::Standby => Self::Current,
+        }
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Current => "the current credential",
+            Self::Standby => "the standby credential",
+        })
+    }
+}
+
+/// Where a credential is read from. What `standby` does not give is as in the issuer's table.
+#[derive(Clone, Copy)]
+pub(super) struct Client<'a> {
+    pub(super) which: Which,
+    pub(super) id: Option<&'a Source>,
+    pub(super) secret: Option<&'a Source>,
+    pub(super) private_key: Option<&'a Source>,
+    pub(super) certificate: Option<&'a Source>,
+    /// `jwt.key_id`.
+    pub(super) key_id: Option<&'a Source>,
+    /// What another key of `standby` is given where neither it nor its file says: the issuer's.
+    inherited_certificate: Option<&'a Source>,
+    pub(super) inherited_key_id: Option<&'a Source>,
+}
+
+impl<'a> Client<'a> {
+    /// `None`: there is no such credential.
+    pub(super) fn of(config: &'a IssuerConfig, which: Which) -> Option<Self> {
+        let current = Self {
+            which,
+            id: config.client_id.as_ref(),
+            secret: config.client_auth.secret(),
+            private_key: config.private_key.as_ref(),
+            certificate: config.certificate.as_ref(),
+            key_id: config.jwt.as_ref().and_then(|jwt| jwt.key_id.as_ref()),
+            inherited_certificate: None,
+            inherited_key_id: None,
+        };
+        if which == Which::Current {
+            return Some(current);
+        }
+        let standby = config.standby.as_ref()?;
+        let shares_key = standby.private_key.is_none();
+        Some(Self {
+            which,
+            id: standby.client_id.as_ref().or(current.id),
+            secret: current.secret.map(|current| standby.client_secret.as_ref().unwrap_or(current)),
+            private_key: standby.private_key.as_ref().or(current.private_key),
+            certificate: standby.certificate.as_ref().or_else(|| current.certificate.filter(|_| shares_key)),
+            key_id: standby.key_id.as_ref().or_else(|| current.key_id.filter(|_| shares_key)),
+            inherited_certificate: current.certificate,
+            inherited_key_id: current.key_id,
+        })
+    }
+
+    /// Where the certificate of a JWT's header stands, when it is not in the file of the key.
+    pub(super) fn certificate_elsewhere(&self) -> Option<&'a Source> {
+        self.certificate.or(self.inherited_certificate)
+    }
+
+    /// A key of the config, as this credential has it.
+    pub(super) fn key(&self, name: &'static str) -> &'static str {
+        match (self.which, name) {
+            (Which::Current, name) => name,
+            (Which::Standby, "private_key") => "standby.private_key",
+            (Which::Standby, "certificate") => "standby.certificate",
+            (Which::Standby, other) => other,
+        }
+    }
+}
+
+/// The credential that worked last is tried first.
+#[derive(Default)]
+pub(super) struct Preference {
+    standby: AtomicBool,
+}
+
+impl Preference {
+    pub(super) fn first(&self) -> Which {
+        if self.standby.load(Ordering::Relaxed) { Which::Standby } else { Which::Current }
+    }
+
+    /// The issuer accepted `which` after it had refused the other. Said once each way.
+    pub(super) fn fell_over_to(&self, which: Which, issuer: &str) {
+        let standby = which == Which::Standby;
+        if self.standby.swap(standby, Ordering::Relaxed) == standby {
+            return;
+        }
+        if standby {
+            tracing::warn!(
+                event = "issuer.standby_used",
+                issuer,
+                "the issuer refuses the current credential and accepts standby, which is used from now on"
+            );
+        } else {
+            tracing::info!(
+                event = "issuer.standby_ended",
+                issuer,
+                "the issuer accepts the current credential again, which is used from now on"
+            );
+        }
+    }
+}
+
+/// Both were refused, or the second could not be tried.
+pub(super) fn both_refused(
+    issuer: &str,
+    first: (Which, IssuerError),
+    second: (Which, IssuerError),
+) -> IssuerError {
+    let ((which, first), (other, second)) = (first, second);
+    let prefix = format!("issuer {issuer}: ");
+    let both = |first: &str, second: &str| {
+        let words = |text: &str| text.strip_prefix(&prefix).unwrap_or(text).to_owned();
+        format!("{prefix}with {which}, {}; with {other}, {}", words(first), words(second))
+    };
+    let (detail, summary) = (both(&first.detail, &second.detail), both(&first.summary, &second.summary));
+    let remedy_of_first = first.remedy.clone();
+    // A second one that nobody judged leaves open whether it works.
+    let kind = match second.kind {
+        FailureKind::Credential => FailureKind::ClientRefused,
+        kind => kind,
+    };
+    let refused = if second.kind == FailureKind::Credential { first } else { second };
+    // Where both say the same, once is enough.
+    let remedies = [remedy_of_first, refused.remedy.clone()].into_iter().flatten();
+    let mut remedies: Vec<Box<str>> = remedies.collect();
+    remedies.dedup();
+    let remedy = (!remedies.is_empty()).then(|| remedies.join("; ").into());
+    IssuerError { kind, detail, summary, remedy, ..refused }
+}
+
+/// When the credential that is there now was first seen.
+#[derive(Default)]
+pub(super) struct Grace(ArcSwapOption<(Digest, Duration)>);
+
+impl Grace {
+    /// How long ago the credential with this digest was first seen; `now` runs in suspend.
+    pub(super) fn age(&self, digest: Digest, now: Duration) -> Duration {
+        match self.0.load().as_deref() {
+            Some((known, since)) if *known == digest => now.saturating_sub(*since),
+            _ => {
+                self.0.store(Some(Arc::new((digest, now))));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// See [`IssuerError::forgiven`].
+pub(super) fn forgive(error: IssuerError, age: Duration, grace: Duration) -> IssuerError {
+    if error.kind != FailureKind::ClientRefused || age >= grace {
+        return error;
+    }
+    let shown = humantime::format_duration(grace);
+    let error = error.and(&format!(
+        "the credential is new or changed {} s ago, so it is asked again within credential_grace ({shown})",
+        age.as_secs()
+    ));
+    IssuerError { forgiven: true, ..error }
+}
+
+pub(super) type Digest = [u8; 32];
+
+/// Over all that a token request says of the client: its credentials, assertion, parameters and headers.
+pub(super) fn credential_fingerprint(config: &IssuerConfig) -> Digest {
+    let mut sources = secrets(config);
+    sources.extend(&config.assertion);
+    config.params.values().for_each(|value| collect(value, &mut sources));
+    sources.extend(config.headers.iter().map(|(_, source)| source));
+    if let Some(jwt) = &config.jwt {
+        sources.extend(jwt.issuer.iter().chain(&jwt.subject).chain(&jwt.audience));
+        jwt.claims.values().for_each(|value| collect(value, &mut sources));
+    }
+    sources.extend(config.dpop.as_ref().map(|dpop| &dpop.private_key));
+    digest_of(&sources)
+}
+
+/// Over what the client proves itself with, and what an operator changes to give it another credential. Without the
+/// assertion's file, which changes by itself.
+pub(super) fn client_fingerprint(config: &IssuerConfig) -> Digest {
+    digest_of(&secrets(config))
+}
+
+/// Over what a token is bound to or was made for: learned values, the client's certificate, the DPoP key. A file that is
+/// gone for a moment binds as it did before.
+pub(super) fn binding_fingerprint(config: &IssuerConfig, key: &CredentialKey) -> Digest {
+    let mut sources = Vec::new();
+    config.params.values().chain(key.params.values()).for_each(|value| collect(value, &mut sources));
+    if let Some(jwt) = &config.jwt {
+        sources.extend(jwt.issuer.iter().chain(&jwt.subject).chain(&jwt.audience));
+        jwt.claims.values().for_each(|value| collect(value, &mut sources));
+    }
+    sources.extend(config.client_id.iter().chain(config.headers.iter().map(|(_, source)| source)));
+    sources.retain(|source| source.learned_by().is_some());
+    sources.extend(&config.tls.certificate);
+    sources.extend(config.dpop.as_ref().map(|dpop| &dpop.private_key));
+    let last_good = |source: &Source| source.to_send().ok().map(|(value, _)| value);
+    let values: Vec<_> = sources.into_iter().map(last_good).collect();
+    digest(values.iter().map(|value| value.as_ref().map(|value| value.expose())))
+}
+
+fn secrets(config: &IssuerConfig) -> Vec<&Source> {
+    let mut sources = Vec::new();
+    for which in [Which::Current, Which::Standby] {
+        let Some(client) = Client::of(config, which) else { continue };
+        let all = [client.id, client.secret, client.private_key, client.certificate, client.key_id];
+        sources.extend(all.into_iter().flatten());
+    }
+    sources.extend(config.basic.iter().flat_map(|basic| [&basic.user, &basic.password]));
+    sources.extend(config.tls.certificate.iter().chain(&config.tls.private_key));
+    sources
+}
+
+/// Sources that cannot be read count as a value of their own: a last good one does not hide that.
+fn digest_of(sources: &[&Source]) -> Digest {
+    let passwords = sources.iter().filter_map(|source| source.password());
+    let values: Vec<_> =
+        sources.iter().copied().chain(passwords).map(|source| source.read_settled().ok()).collect();
+    digest(values.iter().map(|value| value.as_ref().map(|value| value.expose())))
+}
+
+/// Over values in their order, absent ones included.
+pub(super) fn digest<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> Digest {
+    let mut digest = Context::new(&SHA256);
+    for value in values {
+        // With its length, so that no two lists of values look alike.
+        let length = value.map_or(usize::MAX, <[u8]>::len);
+        digest.update(&length.to_be_bytes());
+        digest.update(value.unwrap_or_default());
+    }
+    let mut bytes = [0; 32];
+    bytes.iter_mut().zip(digest.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    bytes
+}
+
+fn collect<'a>(value: &'a ParamValue, out: &mut Vec<&'a Source>) {
+    match value {
+        ParamValue::Value(source) => out.push(source),
+        ParamValue::Array(items) => items.iter().for_each(|item| collect(item, out)),
+        ParamValue::Table(members) => members.values().for_each(|member| collect(member, out)),
+        ParamValue::Integer(_) | ParamValue::Float(_) | ParamValue::Boolean(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::client_auth::{ClientAuth, ClientSecretPost};
+    use crate::config::files::write_settled;
+    use crate::issuer::fuzz;
+    use crate::issuer::tests::{failure, key_of, signing};
+
+    #[test]
+    fn the_one_that_worked_is_first_from_then_on() {
+        let preference = Preference::default();
+        assert_eq!(preference.first(), Which::Current);
+        preference.fell_over_to(Which::Standby, "corp");
+        assert_eq!(preference.first(), Which::Standby);
+        preference.fell_over_to(Which::Current, "corp");
+        assert_eq!(preference.first(), Which::Current);
+    }
+
+    #[test]
+    fn two_failures_are_both_told() {
+        let first = || (Which::Current, failure(FailureKind::ClientRefused, "one"));
+        for (kind, result) in [
+            (FailureKind::ClientRefused, FailureKind::ClientRefused),
+            (FailureKind::Credential, FailureKind::ClientRefused),
+            (FailureKind::Unavailable, FailureKind::Unavailable),
+            (FailureKind::RequestRefused, FailureKind::RequestRefused),
+        ] {
+            let error = both_refused("corp", first(), (Which::Standby, failure(kind, "two")));
+            assert_eq!(error.kind, result);
+            assert_eq!(
+                error.detail,
+                "issuer corp: with the current credential, one; with the standby credential, two"
+            );
+        }
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn refused(kind: FailureKind) -> IssuerError {
+        failure(kind, "no")
+    }
+
+    #[test]
+    fn age_counts_from_when_a_credential_was_first_seen() {
+        let grace = Grace::default();
+        assert_eq!(grace.age([1; 32], MINUTE), Duration::ZERO);
+        assert_eq!(grace.age([1; 32], MINUTE * 3), MINUTE * 2);
+        assert_eq!(grace.age([2; 32], MINUTE * 4), Duration::ZERO);
+        assert_eq!(grace.age([2; 32], MINUTE * 5), MINUTE);
+    }
+
+    #[test]
+    fn a_refused_client_alone_is_forgiven_and_only_meanwhile() {
+        let forgiven = forgive(refused(FailureKind::ClientRefused), MINUTE, MINUTE * 15);
+        assert_eq!((forgiven.kind, forgiven.http_status), (FailureKind::ClientRefused, Some(401)));
+        assert!(forgiven.forgiven && !forgiven.is_final());
+        assert!(
+            forgiven.detail.ends_with("changed 60 s ago, so it is asked again within credential_grace (15m)")
+        );
+        for (kind, age, grace) in [
+            (FailureKind::ClientRefused, MINUTE, MINUTE),
+            (FailureKind::ClientRefused, Duration::ZERO, Duration::ZERO),
+            (FailureKind::RequestRefused, Duration::ZERO, MINUTE),
+        ] {
+            assert!(forgive(refused(kind), age, grace).is_final());
+        }
+    }
+
+    #[test]
+    fn changes_with_the_file_and_only_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        let mut config = fuzz::config();
+        config.client_auth = ClientAuth::with_secret(&ClientSecretPost, Source::file(file.clone(), None));
+        let absent = credential_fingerprint(&config);
+        write_settled(&file, "one");
+        let one = credential_fingerprint(&config);
+        assert_eq!(one, credential_fingerprint(&config));
+        write_settled(&file, "two");
+        let two = credential_fingerprint(&config);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(
+            absent,
+            credential_fingerprint(&config),
+            "a last good value does not hide that the file is gone"
+        );
+        assert!(absent != one && one != two && two != absent);
+    }
+
+    fn written(folder: &std::path::Path, name: &str, text: &str) -> Source {
+        let file = folder.join(name);
+        write_settled(&file, text);
+        Source::file(file, None)
+    }
+
+    #[test]
+    fn every_part_of_a_credential_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = |name: &str| written(folder.path(), name, "before");
+        let mut config = signing("rsa.pkcs8.pem");
+        config.private_key = Some(source("key").with_password(source("password")));
+        config.certificate = Some(source("certificate"));
+        config.standby = Some(crate::config::Standby {
+            client_id: Some(source("standby-id")),
+            client_secret: None,
+            private_key: Some(source("standby-key")),
+            certificate: Some(source("standby-certificate")),
+            key_id: Some(source("standby-key-id")),
+        });
+        config.basic = Some(crate::config::BasicUser {
+            user: source("user"),
+            password: source("user-password"),
+            encoding: crate::config::BasicEncoding::Raw,
+        });
+        config.assertion = Some(source("assertion"));
+        config.dpop = Some(crate::config::DpopConfig { private_key: source("dpop"), alg: None });
+        let (mut all, mut own) = (credential_fingerprint(&config), client_fingerprint(&config));
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let file = entry.unwrap();
+            write_settled(&file.path(), "after");
+            let (all_now, own_now) = (credential_fingerprint(&config), client_fingerprint(&config));
+            assert_ne!(all, all_now, "{:?}", file.file_name());
+            let about_the_request = ["assertion", "dpop"].iter().any(|name| file.file_name() == *name);
+            assert_eq!(own == own_now, about_the_request, "{:?}", file.file_name());
+            (all, own) = (all_now, own_now);
+        }
+    }
+
+    #[test]
+    fn a_token_is_bound_to_certificate_key_and_learned_values_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store.json");
+        write_settled(&store, r#"{"value":"one"}"#);
+        let learned = ParamValue::Value(Source::webhook("seismic".to_owned(), store));
+        let mut config = fuzz::config();
+        config.client_auth =
+            ClientAuth::with_secret(&ClientSecretPost, written(folder.path(), "secret", "before"));
+        config.tls.certificate = Some(written(folder.path(), "certificate", "before"));
+        let dpop = written(folder.path(), "dpop", "before");
+        config.dpop = Some(crate::config::DpopConfig { private_key: dpop, alg: None });
+        let mut key = key_of(&config);
+        key.params.insert("user_id".to_owned(), ParamValue::Array(vec![learned]));
+
+        let before = binding_fingerprint(&config, &key);
+        write_settled(&folder.path().join("secret"), "after");
+        assert_eq!(before, binding_fingerprint(&config, &key), "a rotated secret leaves tokens as they are");
+        std::fs::remove_file(folder.path().join("certificate")).unwrap();
+        assert_eq!(before, binding_fingerprint(&config, &key), "a file that is gone binds as it did before");
+        let mut seen = std::collections::BTreeSet::from([before]);
+        for (file, text) in
+            [("certificate", "after"), ("dpop", "after"), ("store.json", r#"{"value":"two"}"#)]
+        {
+            write_settled(&folder.path().join(file), text);
+            assert!(seen.insert(binding_fingerprint(&config, &key)), "{file}");
+        }
+    }
+}

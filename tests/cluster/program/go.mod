@@ -1,0 +1,3 @@
+module bearerd/tests/cluster
+
+go 1.25
