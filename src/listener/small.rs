@@ -81,7 +81,7 @@ pub trait Answerer: Send + Sync + 'static {
 /// Limits on the connections of one address.
 #[derive(Debug, Clone, Copy)]
 pub struct SmallLimits {
-    /// OpenConnection ones; see [`room`] for what happens beyond.
+    /// Open connections. See the module for what happens beyond this number.
     pub connections: usize,
     /// For a request's head.
     pub header_timeout: Duration,
