@@ -59,7 +59,7 @@ pub struct Outgoing {
 pub struct Activity {
     pub born: Instant,
     /// Requests that began on this connection.
-    pub calls: AtomicU64,
+    pub requests: AtomicU64,
     /// Responses of upstreams.
     pub passed: Outgoing,
     /// Responses of ours.
@@ -79,7 +79,7 @@ impl Default for Activity {
     fn default() -> Self {
         Self {
             born: Instant::now(),
-            calls: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             passed: Outgoing::default(),
             own: Outgoing::default(),
             write_stall_ms: AtomicU64::new(OWN_STALL_MS),

@@ -1,191 +1,398 @@
 //! The request path: what happens to one request between its listener and its upstream.
 //!
-//! [`Proxy::call`] is the only way in, and the only place where a failure becomes a response. The steps are in
-//! `handle`, one after the other, each in a file of its own.
+//! [`Proxy::call`] is the only entry, and the only place where an error becomes a response. [`serve`] lists the steps.
+//! Each step is a function of the file of its subject.
 
-mod body;
-pub mod caller;
-mod crowd;
-mod dpop;
+pub mod admit;
+pub mod credential;
 pub mod error;
-mod field_set;
 mod forward;
-mod fuzz;
-mod handle;
 mod headers;
-mod inject;
-mod location;
-pub mod page;
-pub mod query;
 mod record;
-mod respond;
-pub mod snapshot;
-mod target;
-mod traced;
-mod unrouted;
-mod upgrade;
+mod response;
 
-use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
-use http::{Method, Request, Response, Version};
+use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 
-pub use body::{Body, BodyError};
-pub use caller::{Caller, ListenerRules, Peer};
-use crowd::Crowd;
+pub use admit::{Caller, ListenerRules, Peer};
+pub use credential::fuzz_texts;
 pub use error::{Code, ProxyError};
-use field_set::FieldSet;
 pub(crate) use headers::max_forwards;
-use record::Record;
-pub use snapshot::{RouteService, Snapshot, SnapshotCell};
-use traced::Traced;
+pub use response::{Body, BodyError};
 
 use crate::clock::{Clock as _, SystemClock};
+use crate::config::{Config, Credential, HeaderEdits, Limits, RouteConfig, Source};
 use crate::inbound::CallerBody;
-use crate::metrics::Failure;
+use crate::metrics::{Metrics, RouteMetrics};
+use crate::route::RouteTable;
+use crate::telemetry::Repeated;
+use crate::token::TokenSlot;
+use crate::trace::Tracer;
+use crate::upstream::{RequestBody, TrailerRules, Upstream};
+use admit::Admission;
+use credential::Injection;
+use headers::FieldSet;
+use record::{Record, RequestTrace};
+use response::{Content, LocationRule};
 
-/// Serves calls; shared by all listeners and workers.
+/// The proxy that all listeners and workers of a process share.
 pub struct Proxy {
     snapshot: Arc<SnapshotCell>,
-    over_http2: Arc<Crowd>,
+    http2_requests: Arc<Http2Requests>,
 }
 
 impl Proxy {
     pub fn new(snapshot: Arc<SnapshotCell>) -> Self {
-        Self { snapshot, over_http2: Arc::default() }
+        Self { snapshot, http2_requests: Arc::default() }
     }
 
-    /// Serves one request; every failure becomes a response.
+    /// Serves one request. Every error becomes a response.
     pub async fn call(&self, caller: &Arc<Caller>, request: &mut Request<CallerBody>) -> Response<Body> {
         let snapshot = self.snapshot.load_full();
-        let seen = FieldSet::of(request.headers());
-        let request_id = headers::request_id(request.headers(), seen);
-        let grpc = seen.any(FieldSet::CONTENT_TYPE) && respond::is_grpc(request.headers());
-        let mut record = Box::new(Record::begin(caller, request_id, grpc, &snapshot.unrouted));
+        let fields = FieldSet::of(request.headers());
         let head_only = request.method() == Method::HEAD;
+        let mut record = self.begin_record(&snapshot, caller, request, fields);
+        // Boxed, so that an idle connection reserves no space for it and hyper does not copy it.
+        let steps = Box::pin(serve(&snapshot, caller, &mut record, request, fields));
+        let mut response = match catch_panic(steps).await {
+            Ok(response) => response,
+            Err(error) => error::fail(error, &mut record, head_only),
+        };
+        response.headers_mut().insert(headers::X_REQUEST_ID, record.request_id.clone());
+        record.status = response.status();
+        response.map(|content| Body::new(content, record))
+    }
+
+    /// Starts what bearerd counts, logs, and traces about this request.
+    fn begin_record(
+        &self,
+        snapshot: &Snapshot,
+        caller: &Arc<Caller>,
+        request: &mut Request<CallerBody>,
+        fields: FieldSet,
+    ) -> Box<Record> {
+        let request_id = headers::request_id(request.headers(), fields);
+        let grpc = fields.any(FieldSet::CONTENT_TYPE) && error::is_grpc(request.headers());
+        let mut record = Box::new(Record::begin(caller, request_id, grpc, &snapshot.unrouted));
         if request.version() == Version::HTTP_2 {
-            record.place = Some(self.over_http2.enter());
+            record.http2 = Some(self.http2_requests.enter());
         }
         if snapshot.config.log.access {
             record.log_access(request.method(), request.uri().path());
         }
         if let Some(tracer) = &snapshot.tracer {
             let method = request.method().clone();
-            record.traced = Some(Traced::begin(tracer, &method, request.headers_mut()).into());
+            record.trace = Some(RequestTrace::begin(tracer, &method, request.headers_mut()).into());
         }
-        // Boxed, so that a connection that rests has no room for it, and hyper copies none.
-        let outcome =
-            caught(Box::pin(handle::handle(&snapshot, caller, &mut record, request, seen)).as_mut()).await;
-        let mut response = match outcome {
-            Ok(response) => response,
-            Err(error) if head_only => respond::without_body(failed(error, &mut record)),
-            Err(error) => failed(error, &mut record),
-        };
-        response.headers_mut().insert(headers::X_REQUEST_ID, record.request_id.clone());
-        record.status = response.status();
-        response.map(|content| Body::new(content, record))
+        record
     }
 }
 
-fn failed(mut error: ProxyError, record: &mut Record) -> Response<body::Content> {
-    record.code = Some(error.code.as_str());
-    record.metrics().failed(error.code.as_str());
-    if let Some(route) = &record.route {
-        error.route = Some(Arc::clone(&route.config.name));
-        error.issuer = route.issuer().cloned();
+/// The steps of one request, in order.
+async fn serve(
+    snapshot: &Snapshot,
+    caller: &Arc<Caller>,
+    record: &mut Record,
+    request: &mut Request<CallerBody>,
+    fields: FieldSet,
+) -> Result<Response<Content>, ProxyError> {
+    // May this request go on, and to which route?
+    if let Some(http2) = &record.http2 {
+        http2.check(&snapshot.config.limits)?;
     }
-    let level_is_ours = error.code.status().is_server_error();
-    if level_is_ours {
-        tell(&error, record);
-    } else {
-        record.log_refusal(error.told());
+    let Some(admission) = admit::admit(snapshot, caller, request, fields)? else {
+        return Ok(response::options_response(None));
+    };
+    let Admission { service, route_match, key_header, ends_here } = admission;
+    record.route = Some(Arc::clone(&service));
+    if ends_here {
+        return Ok(response::options_response(Some(&service.config)));
     }
-    record.metrics().note_failure(Failure {
-        at: SystemClock.wall(),
-        status: error.code.status().as_u16(),
-        code: error.code.as_str(),
-        detail: error.told().to_owned(),
-        request_id: record.request_id().to_owned(),
-    });
-    if record.grpc && level_is_ours {
-        record.metrics().note_grpc_failure();
+
+    // What does the upstream get?
+    let upgrade = if fields.any(FieldSet::UPGRADE) { forward::begin_upgrade(request) } else { None };
+    if let Some(name) = key_header {
+        request.headers_mut().remove(name);
     }
-    respond::respond(&error, record.grpc, record.request_id())
+    let nominated = headers::prepare_request(request, caller, &service, record, fields)?;
+    let token = credential::obtain_token(request, &service, record.trace.as_deref(), fields).await?;
+    service.edit_request(request.headers_mut())?;
+    let target = forward::upstream_target(&service.config, request.uri(), route_match)?;
+    if let Some(upgrade) = &upgrade {
+        upgrade.announce(request.headers_mut());
+    }
+    let mut head = forward::take_head(request, target, upgrade.is_some());
+    if let Some(token) = &token {
+        credential::set_credential(&service, &mut head, token)?;
+    }
+    let (keep, idle) = (service.config.replay_limit, service.config.idle_timeout);
+    let trailers = || service.request_trailers.with(key_header.into_iter().chain(&nominated));
+    let body = RequestBody::new(std::mem::take(request.body_mut()), keep, idle, trailers);
+
+    // Send it, a second time if the upstream refuses the token.
+    let mut response = forward::send(&service, &mut head, body, token, record).await?;
+
+    // What does the caller get?
+    let fields = FieldSet::of(response.headers());
+    response::check_response(&response, upgrade.is_some(), &service, fields)?;
+    if let Some(upgrade) = upgrade {
+        upgrade.complete(&mut response, caller, idle);
+    }
+    let nominated = response::prepare_response(&mut response, &service, fields);
+    Ok(response::to_content(response, request.version(), service.response_trailers.with(&nominated)))
 }
 
-/// A line a minute for each route and code; a fault of ours is told each time.
-fn tell(error: &ProxyError, record: &Record) {
-    let request_id = record.request_id();
-    let (route, issuer) = (error.route.as_deref(), error.issuer.as_deref());
-    let (code, detail) = (error.code.as_str(), &error.detail);
-    let repeats = record.route.as_ref().filter(|_| error.code != Code::Internal);
-    match repeats.map_or(Some(0), |route| route.complains(error.code)) {
-        Some(more) => {
-            let more = (more > 0).then_some(more);
-            tracing::warn!(
-                event = "request.failed",
-                request_id,
-                route,
-                issuer,
-                code,
-                more,
-                detail,
-                "request failed"
-            );
-        }
-        None => {
-            tracing::debug!(
-                event = "request.failed",
-                request_id,
-                route,
-                issuer,
-                code,
-                detail,
-                "request failed"
-            );
-        }
-    }
-}
-
-/// One bad call must not take the others down: a panic becomes 500 `internal`.
-async fn caught<T>(
-    mut future: Pin<&mut impl Future<Output = Result<T, ProxyError>>>,
+/// Turns a panic into 500 `internal`, so that one faulty request does not end the others of its connection.
+async fn catch_panic<T>(
+    mut future: Pin<Box<impl Future<Output = Result<T, ProxyError>>>>,
 ) -> Result<T, ProxyError> {
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(polled) => polled,
-        // The panic hook has logged where; the payload could hold anything.
+        // The panic hook has logged the place. The payload is not used, because it could hold anything.
         Err(_) => Poll::Ready(Err(ProxyError::new(
             Code::Internal,
-            "a fault in bearerd; the log has this request id and the place",
+            "bearerd failed by its own fault; its log has the place, next to this request ID",
         ))),
     })
     .await
 }
 
-/// Takes arbitrary lines apart as a target, a challenge with its nonce, and a `Location`. For the fuzz target and the
-/// replay of its corpus: it must not panic.
-pub fn fuzz_texts(bytes: &[u8]) {
-    fuzz::texts(bytes);
+/// Bounds the requests over HTTP/2 in the whole process. `limits.connections` alone does not, because each connection
+/// carries up to a hundred.
+#[derive(Debug, Default)]
+struct Http2Requests(AtomicUsize);
+
+/// This many are always allowed, even with fewer connections.
+const LEAST_HTTP2_REQUESTS: usize = 1000;
+
+/// One request over HTTP/2, counted until it is dropped.
+#[derive(Debug)]
+struct Http2Request {
+    all: Arc<Http2Requests>,
+    before: usize,
+}
+
+impl Http2Requests {
+    fn enter(self: &Arc<Self>) -> Http2Request {
+        Http2Request { all: Arc::clone(self), before: self.0.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Http2Request {
+    /// # Errors
+    /// 503 `overloaded` if the limit was reached before this request.
+    fn check(&self, limits: &Limits) -> Result<(), ProxyError> {
+        let most = limits.connections.max(LEAST_HTTP2_REQUESTS);
+        if self.before < most {
+            return Ok(());
+        }
+        let detail = format!(
+            "{most} requests over HTTP/2 are in progress, which is the limit (limits.connections, but at least \
+             {LEAST_HTTP2_REQUESTS}); find out what they wait for, or raise limits.connections"
+        );
+        Err(ProxyError::new(Code::Overloaded, detail))
+    }
+}
+
+impl Drop for Http2Request {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The running snapshot. A reload swaps it.
+pub type SnapshotCell = ArcSwap<Snapshot>;
+
+/// Everything that one config produces, as one value. A request loads it once and keeps it until it ends.
+pub struct Snapshot {
+    /// Grows with every load.
+    pub version: u64,
+    pub config: Arc<Config>,
+    pub table: RouteTable,
+    /// In the order of `Config::routes`.
+    pub routes: Vec<Arc<RouteService>>,
+    /// In the order of `Config::listeners`.
+    pub listeners: Vec<Arc<ListenerRules>>,
+    /// Listeners of the previous snapshot that the config no longer has. Their last requests may still arrive.
+    removed_listeners: Vec<Arc<ListenerRules>>,
+    /// For requests without a route.
+    pub unrouted: Arc<RouteMetrics>,
+    /// `None` if `[tracing]` is off. Set by whoever builds the snapshot.
+    pub tracer: Option<Arc<Tracer>>,
+}
+
+/// The listener index of a removed listener. No route names it.
+const NO_LISTENER: usize = usize::MAX;
+
+impl Snapshot {
+    /// Builds the route table and the listeners' rules.
+    pub fn new(
+        version: u64,
+        config: Arc<Config>,
+        routes: Vec<Arc<RouteService>>,
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Self {
+        let table = RouteTable::build(&config.routes);
+        let listeners =
+            config.listeners.iter().map(|listener| Arc::new(ListenerRules::new(listener))).collect();
+        let stays = |old: &ListenerRules| config.listeners.iter().any(|new| new.name == old.config.name);
+        let before = previous.iter().flat_map(|previous| &previous.listeners);
+        let removed_listeners = before.filter(|old| !stays(old)).cloned().collect();
+        let unrouted = metrics.unrouted();
+        Self { version, config, table, routes, listeners, removed_listeners, unrouted, tracer: None }
+    }
+
+    /// The index and the rules of the listener that accepted a caller's connection. If the listener has been renamed, it
+    /// is found by its address. If it has been removed, its last rules apply until the connection ends.
+    fn listener(&self, caller: &Caller) -> Option<(usize, &ListenerRules)> {
+        let named = |rules: &Arc<ListenerRules>| rules.config.name == caller.listener;
+        let placed = |rules: &Arc<ListenerRules>| rules.config.address == caller.address;
+        let known = &self.listeners;
+        if let Some(index) = known.iter().position(named).or_else(|| known.iter().position(placed)) {
+            return Some((index, known.get(index)?));
+        }
+        let removed = self.removed_listeners.iter().find(|rules| named(rules) || placed(rules))?;
+        Some((NO_LISTENER, removed))
+    }
+}
+
+/// A route with everything that it needs to serve requests.
+pub struct RouteService {
+    pub config: Arc<RouteConfig>,
+    /// `None` for an anonymous route.
+    pub slot: Option<Arc<TokenSlot>>,
+    pub upstream: Arc<Upstream>,
+    pub metrics: Arc<RouteMetrics>,
+    injection: Injection,
+    request_edits: Edits,
+    response_edits: Edits,
+    location: LocationRule,
+    request_trailers: TrailerRules,
+    response_trailers: TrailerRules,
+    /// Indexed by [`Code`], because an outage fails every request with the same words.
+    warnings: [Repeated; Code::ALL.len()],
+}
+
+impl RouteService {
+    /// Reads the values of the header edits. Each reload reads them again.
+    pub fn new(
+        config: &Arc<RouteConfig>,
+        slot: Option<Arc<TokenSlot>>,
+        upstream: Arc<Upstream>,
+        metrics: Arc<RouteMetrics>,
+    ) -> Self {
+        let injection = Injection::new(config);
+        let request_edits = Edits::new(&config.request_headers);
+        let response_edits = Edits::new(&config.response_headers);
+        Self {
+            slot,
+            upstream,
+            metrics,
+            request_trailers: TrailerRules::new(injection.headers().chain(request_edits.names())),
+            response_trailers: TrailerRules::new(response_edits.names()),
+            injection,
+            request_edits,
+            response_edits,
+            location: LocationRule::new(config),
+            warnings: Default::default(),
+            config: Arc::clone(config),
+        }
+    }
+
+    /// The issuer's name, for errors and pages.
+    pub fn issuer(&self) -> Option<&Arc<str>> {
+        match &self.config.credential {
+            Credential::Anonymous => None,
+            Credential::Issuer { issuer, .. } => Some(&issuer.name),
+        }
+    }
+
+    /// `Some(n)` if a failure with this code is to be logged as a warning now: `n` others were not since the last one.
+    fn warning_due(&self, code: Code) -> Option<u64> {
+        self.warnings.get(code as usize).map_or(Some(0), |warning| warning.due(SystemClock.boot()))
+    }
+
+    /// Applies `request_headers`.
+    ///
+    /// # Errors
+    /// 503 if one of its values cannot be read, and 500 if one of `response_headers` cannot: the upstream must not act on
+    /// a request whose response bearerd cannot return.
+    fn edit_request(&self, headers: &mut HeaderMap) -> Result<(), ProxyError> {
+        if let Some(why) = &self.request_edits.unreadable {
+            return Err(ProxyError::new(Code::TokenUnavailable, why.clone()));
+        }
+        if let Some(why) = &self.response_edits.unreadable {
+            return Err(ProxyError::new(Code::Internal, why.clone()));
+        }
+        self.request_edits.apply(headers);
+        Ok(())
+    }
+}
+
+/// `request_headers` or `response_headers` of a route, with their values read.
+#[derive(Debug)]
+struct Edits {
+    set: Vec<(HeaderName, HeaderValue)>,
+    remove: Vec<HeaderName>,
+    /// Why a value could not be read. Requests fail then, because they must not go without it.
+    unreadable: Option<String>,
+}
+
+impl Edits {
+    fn new(edits: &HeaderEdits) -> Self {
+        let mut unreadable = None;
+        let mut set = Vec::new();
+        for (name, source) in &edits.set {
+            match read_header_value(source) {
+                Ok(value) => set.push((name.clone(), value)),
+                Err(why) => unreadable = Some(format!("the value of header {name} cannot be used: {why}")),
+            }
+        }
+        Self { set, remove: edits.remove.clone(), unreadable }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.set.iter().map(|(name, _)| name).chain(&self.remove)
+    }
+
+    fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+    }
+}
+
+fn read_header_value(source: &Source) -> Result<HeaderValue, String> {
+    let (secret, _) = source.read_or_last_good().map_err(|error| error.to_string())?;
+    let mut value = HeaderValue::from_bytes(secret.expose())
+        .map_err(|_| format!("{} has characters that no header may have", source.place()))?;
+    value.set_sensitive(!source.is_literal());
+    Ok(value)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
     use super::*;
 
     #[tokio::test]
     async fn a_panic_becomes_internal() {
-        let error = caught::<()>(pin!(async { panic!("secret-in-a-panic") })).await.unwrap_err();
+        let error = catch_panic::<()>(Box::pin(async { panic!("secret-in-a-panic") })).await.unwrap_err();
         assert_eq!(error.code, Code::Internal);
         assert!(!error.detail.contains("secret-in-a-panic"), "{}", error.detail);
     }
 
     #[tokio::test]
-    async fn what_does_not_panic_passes() {
-        assert_eq!(caught(pin!(async { Ok(7) })).await.unwrap(), 7);
+    async fn without_a_panic_the_outcome_passes() {
+        assert_eq!(catch_panic(Box::pin(async { Ok(7) })).await.unwrap(), 7);
     }
 }

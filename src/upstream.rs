@@ -21,14 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, Response};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use connection::Connection;
 pub use error::{UpstreamError, UpstreamErrorKind};
-pub use exchange::Answer;
 use exchange::{Cause, Failed};
 pub use origin::{Origin, Origins};
 use pool::Dialled;
@@ -92,7 +91,7 @@ impl Upstream {
         self.origin.set_nonce(nonce);
     }
 
-    /// Sends one request and waits for the head of its response. Where it has to be sent once more, `anew` is called
+    /// Sends one request and waits for the head of its response. Where it has to be sent once more, `before_repeat` is called
     /// before, for what may be sent only once; `false`: it may not be sent any more.
     ///
     /// # Errors
@@ -101,8 +100,8 @@ impl Upstream {
         &self,
         head: &mut Head,
         body: RequestBody,
-        anew: impl FnOnce(&mut Head) -> bool,
-    ) -> Result<Answer, UpstreamError> {
+        before_repeat: impl FnOnce(&mut Head) -> bool,
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
         let pooled = if head.upgrade { None } else { self.pooled(self.route.connection_max_age) };
         let taken = match pooled {
             Some(taken) => taken,
@@ -110,10 +109,10 @@ impl Upstream {
         };
         let pooled = taken.pooled;
         let failed = match self.attempt(taken.connection, head, body).await {
-            Ok(answer) => return Ok(answer),
+            Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
-        Box::pin(self.send_again(head, *failed, pooled, anew)).await
+        Box::pin(self.send_again(head, *failed, pooled, before_repeat)).await
     }
 
     /// Once more on another connection, where that is safe.
@@ -122,8 +121,8 @@ impl Upstream {
         head: &mut Head,
         failed: Failed,
         pooled: bool,
-        anew: impl FnOnce(&mut Head) -> bool,
-    ) -> Result<Answer, UpstreamError> {
+        before_repeat: impl FnOnce(&mut Head) -> bool,
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
         let Failed { error, body, cause } = failed;
         let safe = match cause {
             Cause::NotProcessed => true,
@@ -140,7 +139,7 @@ impl Upstream {
         // Where one has died, whatever else is pooled may have died as well.
         let fresh = matches!(cause, Cause::Died { .. });
         let taken = self.open(head.upgrade, fresh).await?;
-        if !anew(head) {
+        if !before_repeat(head) {
             return Err(error);
         }
         self.attempt(taken.connection, head, body).await.map_err(|failed| failed.error)

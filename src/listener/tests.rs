@@ -37,7 +37,7 @@ struct Fake {
 }
 
 fn in_flight(caller: &Arc<Caller>) -> InFlight {
-    caller.activity.calls.fetch_add(1, Ordering::Relaxed);
+    caller.activity.requests.fetch_add(1, Ordering::Relaxed);
     InFlight::new(&caller.activity)
 }
 

@@ -124,7 +124,7 @@ impl Watch {
     }
 
     fn has_served(&self) -> bool {
-        self.activity().calls.load(Ordering::Relaxed) > 0
+        self.activity().requests.load(Ordering::Relaxed) > 0
     }
 
     /// When the last response was written, or the connection's start.
@@ -301,7 +301,7 @@ mod tests {
     fn request(watch: &Watch) -> InFlight {
         watch.bytes_read();
         watch.request_begins(false);
-        watch.activity().calls.fetch_add(1, Ordering::Relaxed);
+        watch.activity().requests.fetch_add(1, Ordering::Relaxed);
         InFlight::new(&watch.caller.activity)
     }
 

@@ -1,14 +1,23 @@
-//! Every way that a request ends without the upstream's response: one code each, one status each.
+//! Every way in which a request ends without the upstream's response: a code, a status, and the response for the caller.
+//!
+//! The response is problem+json (RFC 9457), or the trailers-only form of gRPC.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
 
+use super::record::Record;
+use super::response::{Content, METHODS};
+use crate::clock::{Clock as _, SystemClock};
+use crate::metrics::Failure;
 use crate::token::{TokenError, TokenErrorKind};
 use crate::upstream::{UpstreamError, UpstreamErrorKind};
 
-/// The codes of `docs/errors.md`: people script against them.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// The codes of `docs/errors.md`. People write scripts that depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     BadRequest,
@@ -28,7 +37,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// All of them, in the order of the documentation.
+    /// All codes, in the order of the documentation.
     pub const ALL: [Self; 14] = [
         Self::BadRequest,
         Self::AuthorizationRefused,
@@ -46,7 +55,7 @@ impl Code {
         Self::UpstreamTimeout,
     ];
 
-    /// As it stands in `code`.
+    /// The value of `code` in responses, logs and metrics.
     pub fn as_str(self) -> &'static str {
         self.row().1
     }
@@ -55,17 +64,17 @@ impl Code {
         self.row().0
     }
 
-    /// As it stands in `title`.
+    /// The value of `title` in responses.
     pub fn title(self) -> &'static str {
         self.row().2
     }
 
-    /// The error type of RFC 9209 section 2.3, where the cause does not know better.
+    /// The error type of RFC 9209 section 2.3, unless the cause has a more precise one.
     pub fn proxy_status(self) -> &'static str {
         self.row().3
     }
 
-    /// The one table.
+    /// The one table: status, code, title, error type.
     fn row(self) -> (StatusCode, &'static str, &'static str, &'static str) {
         use StatusCode as S;
         match self {
@@ -105,7 +114,7 @@ impl Code {
             Self::TokenUnavailable => (
                 S::SERVICE_UNAVAILABLE,
                 "token_unavailable",
-                "No token can be had at the moment",
+                "No token is available at the moment",
                 "proxy_internal_response",
             ),
             Self::TokenTimeout => {
@@ -120,7 +129,7 @@ impl Code {
             Self::UpstreamInvalid => (
                 S::BAD_GATEWAY,
                 "upstream_invalid",
-                "The upstream gave no valid answer",
+                "The upstream sent no valid response",
                 "http_protocol_error",
             ),
             Self::Overloaded => {
@@ -129,26 +138,27 @@ impl Code {
             Self::UpstreamTimeout => (
                 S::GATEWAY_TIMEOUT,
                 "upstream_timeout",
-                "The upstream did not answer in time",
+                "The upstream did not respond in time",
                 "http_response_timeout",
             ),
         }
     }
 }
 
-/// A request that ends here.
+/// The error of a request that ends in bearerd.
 #[derive(Debug, Clone)]
 pub struct ProxyError {
     pub code: Code,
-    /// What happened, to whom, what to do; for the caller to read. No secret is in it.
+    /// What happened, to whom, and what to do, for the caller. Contains no secret.
     pub detail: Box<str>,
-    /// The same for operators, where they should know more than the caller: for the log, `/status` and the page.
+    /// The same for operators, if they should know more than the caller: for the log, `/status` and the page.
     pub for_operators: Option<Box<str>>,
+    /// The error type of RFC 9209 section 2.3.
     pub proxy_status: &'static str,
     pub retry_after: Option<Duration>,
-    /// The issuer refused us: gRPC status 16 instead of 14.
+    /// The issuer refused bearerd: gRPC status 16 instead of 14.
     pub issuer_refused: bool,
-    /// Filled in where the route is known.
+    /// Set once the route is known.
     pub route: Option<Arc<str>>,
     pub issuer: Option<Arc<str>>,
 }
@@ -167,13 +177,28 @@ impl ProxyError {
         }
     }
 
-    /// What the log and `/status` say of it.
-    pub(super) fn told(&self) -> &str {
-        self.for_operators.as_deref().unwrap_or(&self.detail)
-    }
-
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(Code::BadRequest, detail)
+    }
+
+    /// The error of a request to which `route`'s upstream sent no response.
+    pub(super) fn at_upstream(error: UpstreamError, route: &str) -> Self {
+        let code = match error.kind {
+            UpstreamErrorKind::Unreachable => Code::UpstreamUnreachable,
+            UpstreamErrorKind::Invalid => Code::UpstreamInvalid,
+            UpstreamErrorKind::Timeout => Code::UpstreamTimeout,
+            UpstreamErrorKind::Full => Code::Overloaded,
+            UpstreamErrorKind::CallerBody => Code::BadRequest,
+        };
+        let detail = match upstream_remedy(error.proxy_status) {
+            Some((keys, more)) => format!("{}; see {keys} of route {route}{more}", error.detail),
+            None => error.detail,
+        };
+        Self { proxy_status: error.proxy_status, ..Self::new(code, detail) }
+    }
+
+    fn operator_detail(&self) -> &str {
+        self.for_operators.as_deref().unwrap_or(&self.detail)
     }
 }
 
@@ -199,25 +224,7 @@ impl From<TokenError> for ProxyError {
     }
 }
 
-impl ProxyError {
-    /// A request that `route`'s upstream gave no response to.
-    pub(super) fn at_upstream(error: UpstreamError, route: &str) -> Self {
-        let code = match error.kind {
-            UpstreamErrorKind::Unreachable => Code::UpstreamUnreachable,
-            UpstreamErrorKind::Invalid => Code::UpstreamInvalid,
-            UpstreamErrorKind::Timeout => Code::UpstreamTimeout,
-            UpstreamErrorKind::Full => Code::Overloaded,
-            UpstreamErrorKind::CallerBody => Code::BadRequest,
-        };
-        let detail = match upstream_remedy(error.proxy_status) {
-            Some((keys, more)) => format!("{}; see {keys} of route {route}{more}", error.detail),
-            None => error.detail,
-        };
-        Self { proxy_status: error.proxy_status, ..Self::new(code, detail) }
-    }
-}
-
-/// Which keys of the route decide about such a failure, and where else to look.
+/// The keys of the route that such a failure depends on, and where else to look.
 fn upstream_remedy(proxy_status: &str) -> Option<(&'static str, &'static str)> {
     Some(match proxy_status {
         "dns_error" => ("upstream", ", and this machine's DNS"),
@@ -234,4 +241,195 @@ fn upstream_remedy(proxy_status: &str) -> Option<(&'static str, &'static str)> {
         "http_protocol_error" => ("upstream and protocol", ", and the upstream's own log"),
         _ => return None,
     })
+}
+
+/// Counts and logs an error, and returns the response for it. `head_only`: the request's method is HEAD.
+pub(super) fn fail(mut error: ProxyError, record: &mut Record, head_only: bool) -> Response<Content> {
+    let code = error.code.as_str();
+    record.code = Some(code);
+    record.metrics().failed(code);
+    if let Some(route) = &record.route {
+        error.route = Some(Arc::clone(&route.config.name));
+        error.issuer = route.issuer().cloned();
+    }
+    let is_server_error = error.code.status().is_server_error();
+    if is_server_error {
+        log_failure(&error, record);
+    } else {
+        record.log_refusal(error.operator_detail());
+    }
+    record.metrics().note_failure(Failure {
+        at: SystemClock.wall(),
+        status: error.code.status().as_u16(),
+        code,
+        detail: error.operator_detail().to_owned(),
+        request_id: record.request_id().to_owned(),
+    });
+    if record.grpc && is_server_error {
+        record.metrics().note_grpc_failure();
+    }
+    let response = error_response(&error, record.grpc, record.request_id());
+    if head_only { without_body(response) } else { response }
+}
+
+/// Logs one warning a minute for each route and code, and every fault of bearerd.
+fn log_failure(error: &ProxyError, record: &Record) {
+    let request_id = record.request_id();
+    let (route, issuer) = (error.route.as_deref(), error.issuer.as_deref());
+    let (code, detail) = (error.code.as_str(), &error.detail);
+    let repeats = record.route.as_ref().filter(|_| error.code != Code::Internal);
+    match repeats.map_or(Some(0), |route| route.warning_due(error.code)) {
+        Some(more) => {
+            let more = (more > 0).then_some(more);
+            tracing::warn!(
+                event = "request.failed",
+                request_id,
+                route,
+                issuer,
+                code,
+                more,
+                detail,
+                "request failed"
+            );
+        }
+        None => {
+            tracing::debug!(
+                event = "request.failed",
+                request_id,
+                route,
+                issuer,
+                code,
+                detail,
+                "request failed"
+            );
+        }
+    }
+}
+
+/// The members of an error's body, in this order.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    route: Option<&'a str>,
+    issuer: Option<&'a str>,
+    request_id: &'a str,
+}
+
+fn error_response(error: &ProxyError, grpc: bool, request_id: &str) -> Response<Content> {
+    let mut response = if grpc { grpc_trailers_only(error) } else { problem_response(error, request_id) };
+    let headers = response.headers_mut();
+    headers.insert(PROXY_STATUS, proxy_status(error));
+    if error.code == Code::MethodRefused {
+        // Required by RFC 9110 section 15.5.6.
+        headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    }
+    if let Some(seconds) = retry_after(error) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// The response to HEAD: it keeps the length and loses the body. hyper does this over HTTP/1 only, and a body over HTTP/2
+/// would be an error.
+fn without_body(mut response: Response<Content>) -> Response<Content> {
+    if let Content::Full(body) = response.body() {
+        let length = HeaderValue::from(body.len());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
+    response.map(|_| Content::Empty)
+}
+
+/// Whether a request is gRPC, whose clients do not read problem documents.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
+    match value.as_bytes().strip_prefix(b"application/grpc") {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';' | b' ')),
+        None => false,
+    }
+}
+
+fn problem_response(error: &ProxyError, request_id: &str) -> Response<Content> {
+    let code = error.code.as_str();
+    let problem = Problem {
+        r#type: format!("urn:bearerd:error:{code}"),
+        title: error.code.title(),
+        status: error.code.status().as_u16(),
+        detail: &error.detail,
+        code,
+        route: error.route.as_deref(),
+        issuer: error.issuer.as_deref(),
+        request_id,
+    };
+    let mut body = serde_json::to_vec(&problem).expect("text and a number can be written");
+    body.push(b'\n');
+    let mut response = Response::new(Content::Full(body.into()));
+    *response.status_mut() = error.code.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// gRPC's "Trailers-Only": status and message are in the head, and there is no body.
+fn grpc_trailers_only(error: &ProxyError) -> Response<Content> {
+    let status = if error.issuer_refused { "16" } else { "14" };
+    let mut response = Response::new(Content::Empty);
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(status));
+    headers.insert("grpc-message", HeaderValue::from_static(error.code.as_str()));
+    response
+}
+
+fn proxy_status(error: &ProxyError) -> HeaderValue {
+    let text = format!("bearerd; error={}; details=\"{}\"", error.proxy_status, error.code.as_str());
+    HeaderValue::try_from(text).expect("error types and codes are words")
+}
+
+/// Whole seconds, at least one. Every 503 has a value.
+fn retry_after(error: &ProxyError) -> Option<u64> {
+    match (error.retry_after, error.code) {
+        (Some(wait), _) => Some(wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)),
+        (None, Code::TokenUnavailable | Code::Overloaded) => Some(1),
+        (None, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_unique() {
+        let codes: std::collections::HashSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(codes.len(), Code::ALL.len());
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_to_whole_seconds() {
+        let mut error = ProxyError::new(Code::TokenUnavailable, "x");
+        assert_eq!(retry_after(&error), Some(1));
+        error.retry_after = Some(Duration::from_millis(1_001));
+        assert_eq!(retry_after(&error), Some(2));
+        error.retry_after = Some(Duration::ZERO);
+        assert_eq!(retry_after(&error), Some(1));
+    }
+
+    #[test]
+    fn grpc_is_recognized_by_its_content_type() {
+        let is = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
+            is_grpc(&headers)
+        };
+        assert!(is("application/grpc") && is("application/grpc+proto") && is("application/grpc;x=1"));
+        assert!(!is("application/grpcish") && !is("application/json"));
+    }
 }

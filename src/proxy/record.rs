@@ -1,24 +1,29 @@
-//! What is remembered of a request: counted and logged once, when its response has ended.
+//! What bearerd counts, logs, and traces about a request: once, when its response has ended.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Frame;
+use opentelemetry::Context;
 
-use super::body::BodyError;
-use super::caller::Caller;
-use super::crowd::Place;
-use super::snapshot::RouteService;
-use super::traced::Traced;
+use super::admit::Caller;
+use super::error::Code;
+use super::response::BodyError;
+use super::{Http2Request, RouteService};
+use crate::config::UpstreamTarget;
 use crate::inbound::{InFlight, OWN_STALL_MS, Outgoing};
 use crate::metrics::RouteMetrics;
+use crate::token::{Token, TokenError, TokenSlot};
+use crate::trace::{Parent, Span, SpanKind, TRACEPARENT, Tracer, traceparent};
+use crate::upstream::{Head, ResponseBody, UpstreamError};
 
-/// The status of a request whose caller went away before there was a response; never sent.
-pub(super) const CALLER_LEFT: u16 = 499;
+/// The status of a request whose caller left before there was a response. It is never sent.
+const CALLER_LEFT: u16 = 499;
 
 /// One request, from its head to the end of its response.
 pub(super) struct Record {
@@ -26,37 +31,37 @@ pub(super) struct Record {
     pub(super) grpc: bool,
     pub(super) route: Option<Arc<RouteService>>,
     pub(super) status: StatusCode,
-    /// The code of an error of ours.
+    /// The code of bearerd's own error.
     pub(super) code: Option<&'static str>,
     pub(super) upstream_took: Option<Duration>,
-    /// `None`: it came over HTTP/1.
-    pub(super) place: Option<Place>,
-    /// `None`: `[tracing]` is off.
-    pub(super) traced: Option<Box<Traced>>,
+    /// `None` over HTTP/1.
+    pub(super) http2: Option<Http2Request>,
+    /// `None` if `[tracing]` is off.
+    pub(super) trace: Option<Box<RequestTrace>>,
     _in_flight: InFlight,
     caller: Arc<Caller>,
     started: Instant,
     unrouted: Arc<RouteMetrics>,
-    /// What only the access log needs; `None` where it is off.
-    line: Option<Line>,
+    /// `None` if the access log is off.
+    access: Option<AccessLine>,
     sent: u64,
     broken: bool,
     /// The response has begun.
-    responds: bool,
-    /// It is one of ours.
+    responding: bool,
+    /// The response is bearerd's own.
     own: bool,
-    /// See [`crate::inbound::Outgoing::held`].
+    /// See [`Outgoing::held`].
     held: bool,
-    /// A frame was handed to the connection, and nobody has asked for the next one.
-    lies: bool,
+    /// The connection has a frame and has not requested the next one.
+    frame_out: bool,
 }
 
-/// What of the request stands in its access line: never its query, nor a header's value.
+/// What the access log says about a request. Never the query or the value of a header field.
 #[derive(Debug)]
-struct Line {
+struct AccessLine {
     method: Method,
     path: String,
-    /// Why the request was turned away, where it was: failures of 5xx have a line of their own.
+    /// Why bearerd refused the request. Failures with a 5xx status have a line of their own.
     detail: Option<Box<str>>,
 }
 
@@ -67,7 +72,7 @@ impl Record {
         grpc: bool,
         unrouted: &Arc<RouteMetrics>,
     ) -> Self {
-        caller.activity.calls.fetch_add(1, Ordering::Relaxed);
+        caller.activity.requests.fetch_add(1, Ordering::Relaxed);
         Self {
             _in_flight: InFlight::new(&caller.activity),
             request_id,
@@ -76,38 +81,42 @@ impl Record {
             status: StatusCode::from_u16(CALLER_LEFT).expect("499 has three digits"),
             code: None,
             upstream_took: None,
-            place: None,
-            traced: None,
+            http2: None,
+            trace: None,
             caller: Arc::clone(caller),
             started: Instant::now(),
             unrouted: Arc::clone(unrouted),
-            line: None,
+            access: None,
             sent: 0,
             broken: false,
-            responds: false,
+            responding: false,
             own: true,
             held: false,
-            lies: false,
+            frame_out: false,
         }
     }
 
-    /// As it stands in the log and in errors.
     pub(super) fn request_id(&self) -> &str {
-        self.request_id.to_str().expect("an id is made of hexadecimal digits, or was looked at")
+        self.request_id.to_str().expect("an acceptable ID, or hexadecimal digits")
     }
 
     pub(super) fn log_access(&mut self, method: &Method, path: &str) {
-        self.line = Some(Line { method: method.clone(), path: path.to_owned(), detail: None });
+        self.access = Some(AccessLine { method: method.clone(), path: path.to_owned(), detail: None });
     }
 
     pub(super) fn log_refusal(&mut self, detail: &str) {
-        if let Some(line) = &mut self.line {
-            line.detail = Some(detail.into());
+        if let Some(access) = &mut self.access {
+            access.detail = Some(detail.into());
         }
     }
 
-    /// A response begins: one of ours, or the upstream's.
-    pub(super) fn respond(&mut self, own: bool) {
+    /// The metrics of the route, or of requests without a route.
+    pub(super) fn metrics(&self) -> &RouteMetrics {
+        self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics)
+    }
+
+    /// A response begins: bearerd's own, or the upstream's.
+    pub(super) fn begin_response(&mut self, own: bool) {
         self.own = own;
         let limit_ms = match &self.route {
             Some(route) if !own => {
@@ -117,17 +126,17 @@ impl Record {
         };
         self.caller.activity.respond_within(limit_ms);
         self.outgoing().open.fetch_add(1, Ordering::Relaxed);
-        self.responds = true;
+        self.responding = true;
         // An HTTP/2 caller that opens no window takes nothing.
-        self.hold(true);
+        self.set_held(true);
     }
 
     fn outgoing(&self) -> &Outgoing {
         if self.own { &self.caller.activity.own } else { &self.caller.activity.passed }
     }
 
-    /// Whether the next move is the caller's.
-    fn hold(&mut self, held: bool) {
+    /// Whether the response waits for the caller.
+    fn set_held(&mut self, held: bool) {
         if std::mem::replace(&mut self.held, held) != held {
             let count = &self.outgoing().held;
             if held {
@@ -138,54 +147,49 @@ impl Record {
         }
     }
 
-    /// The connection asks for a frame: it has room for more than it had before.
-    pub(super) fn asked(&mut self) {
-        if std::mem::replace(&mut self.lies, false) {
+    /// The connection requests a frame, so it has room again.
+    pub(super) fn frame_requested(&mut self) {
+        if std::mem::replace(&mut self.frame_out, false) {
             self.outgoing().taken.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Of its route, or of requests without one.
-    pub(super) fn metrics(&self) -> &RouteMetrics {
-        self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics)
-    }
-
-    /// What it gets.
-    pub(super) fn frame(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+    /// What the connection got.
+    pub(super) fn frame_polled(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
         match polled {
             Poll::Ready(Some(Ok(frame))) => self.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
             Poll::Ready(Some(Err(_))) => self.broken = true,
             Poll::Ready(None) | Poll::Pending => {}
         }
-        self.lies = matches!(polled, Poll::Ready(Some(Ok(_))));
-        self.hold(self.lies);
+        self.frame_out = matches!(polled, Poll::Ready(Some(Ok(_))));
+        self.set_held(self.frame_out);
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.asked();
-        self.hold(false);
-        if self.responds {
+        self.frame_requested();
+        self.set_held(false);
+        if self.responding {
             self.outgoing().open.fetch_sub(1, Ordering::Relaxed);
         }
         let took = self.started.elapsed();
         self.metrics().request(self.status.as_u16(), took);
-        if let Some(traced) = self.traced.take() {
-            traced.end(&self.caller.listener, self.route.as_deref(), self.status.as_u16(), self.code);
+        if let Some(trace) = self.trace.take() {
+            trace.end(&self.caller.listener, self.route.as_deref(), self.status.as_u16(), self.code);
         }
-        if let Some(line) = self.line.take() {
+        if let Some(access) = self.access.take() {
             tracing::info!(
                 target: "bearerd::access",
                 event = "access",
                 request_id = self.request_id(),
                 listener = %self.caller.listener,
-                method = %line.method,
-                path = line.path,
+                method = %access.method,
+                path = access.path,
                 route = self.route.as_ref().map(|route| &*route.config.name),
                 status = self.status.as_u16(),
                 code = self.code,
-                detail = line.detail,
+                detail = access.detail,
                 ms = milliseconds(took),
                 upstream_ms = self.upstream_took.map(milliseconds),
                 bytes = self.sent,
@@ -198,4 +202,173 @@ impl Drop for Record {
 
 fn milliseconds(took: Duration) -> f64 {
     (took.as_secs_f64() * 1_000_000.0).round() / 1_000.0
+}
+
+/// The span of a request, if `[tracing]` is on. Spans of its steps are below it: each attempt to send it, each wait for a
+/// token. Names come from the config and from a short list of methods. Spans contain nothing else of a request.
+pub(super) struct RequestTrace {
+    tracer: Arc<Tracer>,
+    span: Span,
+    /// The parent of the spans of its steps.
+    below: Context,
+    /// See [`Parent::random`].
+    random: bool,
+    method: &'static str,
+}
+
+impl RequestTrace {
+    /// Reads the caller's trace context, and removes it from the header section if it cannot be read.
+    pub(super) fn begin(tracer: &Arc<Tracer>, method: &Method, headers: &mut HeaderMap) -> Self {
+        let Parent { context, random } = Parent::take_from(headers);
+        let method = span_method(method);
+        let span = tracer.start_below(&context, method, SpanKind::Server);
+        Self { tracer: Arc::clone(tracer), below: span.below(), span, random, method }
+    }
+
+    /// The request has ended. `code`: bearerd's own error.
+    fn end(mut self, listener: &str, route: Option<&RouteService>, status: u16, code: Option<&'static str>) {
+        let span = &mut self.span;
+        if !span.is_recorded() {
+            return;
+        }
+        span.set("http.request.method", self.method);
+        span.set("http.response.status_code", i64::from(status));
+        span.set("bearerd.listener", listener.to_owned());
+        if let Some(route) = route {
+            span.rename(format!("{} {}", self.method, route.config.name));
+            span.set("http.route", route.config.name.to_string());
+            name_route(span, route);
+        }
+        let error = match code {
+            Some(code) => Some(Cow::Borrowed(code)),
+            None if status == CALLER_LEFT => Some(Cow::Borrowed("caller_left")),
+            None if status >= 500 => Some(Cow::Owned(status.to_string())),
+            None => None,
+        };
+        error.into_iter().for_each(|error| span.fail(error));
+    }
+
+    /// Begins the span of an attempt, and tells the upstream about it.
+    pub(super) fn begin_attempt<'a>(
+        &'a self,
+        service: &'a RouteService,
+        head: &mut Head,
+    ) -> Box<StepSpan<'a>> {
+        let step = StepSpan::new(self, service, SpanKind::Client);
+        step.announce(head);
+        Box::new(step)
+    }
+}
+
+/// The method's name in spans. The semantic conventions for HTTP give all other methods one name.
+fn span_method(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "QUERY" => "QUERY",
+        _ => "_OTHER",
+    }
+}
+
+fn name_route(span: &mut Span, route: &RouteService) {
+    span.set("bearerd.route", route.config.name.to_string());
+    if let Some(issuer) = route.issuer() {
+        span.set("bearerd.issuer", issuer.to_string());
+    }
+}
+
+/// The span of one step. Dropping it records it, so that a step whose caller left is recorded too.
+pub(super) struct StepSpan<'a> {
+    trace: &'a RequestTrace,
+    service: &'a RouteService,
+    kind: SpanKind,
+    span: Span,
+    status: Option<u16>,
+    /// `caller_left` until the step has ended.
+    error: Option<Cow<'static, str>>,
+}
+
+impl<'a> StepSpan<'a> {
+    fn new(trace: &'a RequestTrace, service: &'a RouteService, kind: SpanKind) -> Self {
+        let name = if kind == SpanKind::Client { trace.method } else { "wait for token" };
+        let span = trace.tracer.start_below(&trace.below, name, kind.clone());
+        let error = Some(Cow::Borrowed("caller_left"));
+        Self { trace, service, kind, span, status: None, error }
+    }
+
+    /// Sets `traceparent`, unless the route edits the field itself.
+    fn announce(&self, head: &mut Head) {
+        let edited = self.service.request_edits.names().any(|name| *name == TRACEPARENT);
+        if !edited {
+            head.headers.insert(TRACEPARENT, traceparent(self.span.context(), self.trace.random));
+        }
+    }
+
+    /// The request is sent once more because its pooled connection was dead. This is an attempt of its own.
+    pub(super) fn begin_again(&mut self, head: &mut Head) {
+        self.error = Some(Cow::Borrowed("connection_terminated"));
+        *self = StepSpan::new(self.trace, self.service, self.kind.clone());
+        self.announce(head);
+    }
+
+    pub(super) fn end(mut self, outcome: &Result<Response<ResponseBody>, UpstreamError>) {
+        self.error = match outcome {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                self.status = Some(status);
+                (status >= 400).then(|| Cow::Owned(status.to_string()))
+            }
+            Err(error) => Some(Cow::Borrowed(error.proxy_status)),
+        };
+    }
+
+    fn describe(&mut self) {
+        let (span, trace, route) = (&mut self.span, self.trace, &self.service.config);
+        if self.kind == SpanKind::Client {
+            span.rename(format!("{} {}", trace.method, route.name));
+            span.set("http.request.method", trace.method);
+            if let UpstreamTarget::Tcp { host, port, .. } = &route.upstream.target {
+                span.set("server.address", host.clone());
+                span.set("server.port", i64::from(*port));
+            }
+        }
+        if let Some(status) = self.status {
+            span.set("http.response.status_code", i64::from(status));
+        }
+        name_route(span, self.service);
+        self.error.take().into_iter().for_each(|error| span.fail(error));
+    }
+}
+
+impl Drop for StepSpan<'_> {
+    fn drop(&mut self) {
+        if self.span.is_recorded() {
+            self.describe();
+        }
+    }
+}
+
+/// Waits for a token of a later generation than `than`.
+///
+/// # Errors
+/// The token fetch failed, or took too long.
+pub(super) async fn wait_for_token(
+    slot: &Arc<TokenSlot>,
+    than: u64,
+    service: &RouteService,
+    trace: Option<&RequestTrace>,
+) -> Result<Arc<Token>, TokenError> {
+    let step = trace.map(|trace| StepSpan::new(trace, service, SpanKind::Internal));
+    let recorded = step.as_ref().map(|step| &step.span).filter(|span| span.is_recorded());
+    let waiter = recorded.map(|span| span.context().clone());
+    let outcome = Arc::clone(slot).newer_than(than, waiter).await;
+    if let Some(mut step) = step {
+        step.error = outcome.as_ref().err().map(|error| Cow::Borrowed(Code::from(error.kind).as_str()));
+    }
+    outcome
 }

@@ -19,12 +19,6 @@ use super::{Head, Upstream};
 use crate::idle::Idle;
 use crate::net::{Http2Failure, http2_failure};
 
-/// An upstream's response.
-#[derive(Debug)]
-pub struct Answer {
-    pub response: Response<ResponseBody>,
-}
-
 /// An attempt without a response, and what is needed for another one.
 pub(super) struct Failed {
     pub(super) error: UpstreamError,
@@ -46,20 +40,13 @@ pub(super) enum Cause {
     Final,
 }
 
-impl Answer {
-    /// The request's body once more, where it was sent whole and is kept whole.
-    pub fn body_again(&mut self, idle: Option<Duration>) -> Option<RequestBody> {
-        self.response.body_mut().request_again(idle)
-    }
-}
-
 impl Upstream {
     pub(super) async fn attempt(
         &self,
         connection: Connection,
         head: &Head,
         body: RequestBody,
-    ) -> Result<Answer, Box<Failed>> {
+    ) -> Result<Response<ResponseBody>, Box<Failed>> {
         match connection {
             Connection::Http1(connection) => self.attempt_http1(connection, head, body).await,
             // Boxed: it is no part of a request over HTTP/1.1.
@@ -72,7 +59,7 @@ impl Upstream {
         mut connection: Box<Http1>,
         head: &Head,
         mut body: RequestBody,
-    ) -> Result<Answer, Box<Failed>> {
+    ) -> Result<Response<ResponseBody>, Box<Failed>> {
         let mut link = body.link();
         let request = self.request_http1(head, body);
         let read = connection.traffic.read();
@@ -103,7 +90,7 @@ impl Upstream {
         mut connection: Http2,
         head: &Head,
         mut body: RequestBody,
-    ) -> Result<Answer, Box<Failed>> {
+    ) -> Result<Response<ResponseBody>, Box<Failed>> {
         let mut link = body.link();
         let stream = connection.stream();
         let _silence = Silence::new(&connection.state, self.route.response_timeout);
@@ -128,8 +115,13 @@ impl Upstream {
         }
     }
 
-    fn answer(&self, response: Response<Incoming>, lease: Lease, link: Option<Link>) -> Answer {
-        Answer { response: ResponseBody::new(response, lease, self.route.idle_timeout, link) }
+    fn answer(
+        &self,
+        response: Response<Incoming>,
+        lease: Lease,
+        link: Option<Link>,
+    ) -> Response<ResponseBody> {
+        ResponseBody::new(response, lease, self.route.idle_timeout, link)
     }
 
     /// Waits for the head of the response: `response_timeout` from the last byte of the body sent, and `idle_timeout`

@@ -107,7 +107,7 @@ impl ResponseBody {
     }
 
     /// The request's body once more, where it was sent whole and is kept whole.
-    pub(super) fn request_again(&mut self, idle: Option<Duration>) -> Option<RequestBody> {
+    pub fn request_again(&mut self, idle: Option<Duration>) -> Option<RequestBody> {
         match &mut self.link {
             None => Some(RequestBody::empty()),
             Some(link) => link.again_whole(idle),

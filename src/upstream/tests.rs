@@ -46,14 +46,14 @@ impl Scene {
         self.listener.accept().await.unwrap().0
     }
 
-    async fn get(&self) -> Result<Answer, UpstreamError> {
+    async fn get(&self) -> Result<Response<ResponseBody>, UpstreamError> {
         let (method, target) = (Method::GET, PathAndQuery::from_static("/"));
         let mut head = Head { method, target, headers: HeaderMap::new(), upgrade: false };
         self.upstream.send(&mut head, RequestBody::empty(), |_| true).await
     }
 
     async fn text(&self) -> String {
-        let body = self.get().await.unwrap().response.into_body();
+        let body = self.get().await.unwrap().into_body();
         String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
     }
 

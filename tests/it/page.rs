@@ -195,7 +195,7 @@ async fn what_fails_is_at_the_top_with_its_cause_and_markup_is_text() {
         "invalid_client",
         "unknown client <img src=x onerror=",
         "Route payments: its upstream refuses good tokens",
-        "answers 401 to a token that issuer corp had only just granted",
+        "responds 401 to a token that issuer corp has just issued",
         "Route rates: 5 of 5 requests failed recently",
         "A request reached no route",
     ] {

@@ -74,7 +74,7 @@ async fn method_not_served() {
 async fn wrong_host() {
     let world = Setup::new().await.start().await;
     let words = [
-        "neither listener main nor any of its routes has this Host; call it as localhost, or add the name to `names` of \
+        "neither listener main nor any of its routes has this Host; use localhost in the URL, or add the name to `names` of \
          [listener.main] or to `host` of a route",
     ];
     let call = Call::get("/invoices?secret=1").host("billing.internal");
@@ -123,7 +123,7 @@ async fn caller_not_allowed() {
     refused(&world, Call::get("/"), 403, "caller_refused", &["the header x-caller-key is missing"]).await;
     let world = Setup::new().await.listener(key).start().await;
     let wrong = Call::get("/").header("x-caller-key", "wrong");
-    refused(&world, wrong, 403, "caller_refused", &["the header x-caller-key is not the right one"]).await;
+    refused(&world, wrong, 403, "caller_refused", &["the header x-caller-key has a wrong value"]).await;
 }
 
 #[tokio::test]

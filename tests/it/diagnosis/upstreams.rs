@@ -79,7 +79,7 @@ async fn refusing(token: &str, challenge: &str) -> World {
 }
 
 async fn told(world: &World, words: &[&str]) {
-    let logged = event(world, "the upstream refuses a token that was only just granted").await;
+    let logged = event(world, "the upstream refuses a token that was just issued").await;
     assert_eq!((text_at(&logged, "/level"), text_at(&logged, "/route")), ("WARN", "api"));
     holds("the log", text_at(&logged, "/detail"), words);
     let shown = world.status().await;
@@ -93,7 +93,7 @@ async fn told(world: &World, words: &[&str]) {
 async fn upstream_401_with_a_good_token() {
     let world = refusing("opaque-token", "Bearer error=\"invalid_token\"").await;
     let words = [
-        "answers 401 to a token that issuer corp had only just granted",
+        "responds 401 to a token that issuer corp has just issued",
         "`bearerd token corp --route api --decode`",
         "set scopes or params of route api",
     ];

@@ -1,0 +1,581 @@
+//! Decides whether a request may go on, and to which route.
+//!
+//! The checks, in their order: 405 and 400 for what is malformed or ambiguous ([`read_target`]), 421 for a host that is
+//! not served here, 403 for a caller or a browser page that the listener does not allow ([`ListenerRules`],
+//! [`foreign_page`]), 404 if no route matches.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
+
+use super::error::{Code, ProxyError};
+use super::headers::{self, FieldSet};
+use super::{RouteService, Snapshot};
+use crate::config::{Address, ListenerConfig};
+use crate::inbound::{Activity, CallerBody};
+use crate::route::host::{Authority, is_own_name};
+use crate::route::path::MatchPath;
+use crate::route::{Call, Found, Miss, near, path};
+use crate::secret::Secret;
+
+/// What bearerd knows about a caller's connection. One for each connection.
+#[derive(Debug)]
+pub struct Caller {
+    /// The name of the listener that accepted it.
+    pub listener: Arc<str>,
+    /// The listener's configured address.
+    pub address: Address,
+    pub peer: Peer,
+    /// The address that the caller connected to; `None` on a Unix socket.
+    pub local: Option<SocketAddr>,
+    pub tls: bool,
+    pub activity: Arc<Activity>,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    Unix { uid: u32 },
+}
+
+/// A request that may go on.
+pub(super) struct Admission<'a> {
+    pub(super) service: Arc<RouteService>,
+    pub(super) route_match: Found,
+    /// The header field that let the caller in. bearerd does not forward it.
+    pub(super) key_header: Option<&'a HeaderName>,
+    /// An OPTIONS with `Max-Forwards: 0`, to which bearerd responds itself.
+    pub(super) ends_here: bool,
+}
+
+/// Runs all checks. `None`: the request is for this server as a whole (`OPTIONS *`).
+///
+/// # Errors
+/// See the module.
+pub(super) fn admit<'a>(
+    snapshot: &'a Snapshot,
+    caller: &Caller,
+    request: &Request<CallerBody>,
+    fields: FieldSet,
+) -> Result<Option<Admission<'a>>, ProxyError> {
+    let Target { authority, resource, ends_here } = read_target(request, fields)?;
+    let Some((index, rules)) = snapshot.listener(caller) else {
+        let detail = format!("listener {} is no longer in the config", caller.listener);
+        return Err(ProxyError::new(Code::Overloaded, detail));
+    };
+    let host = authority.as_ref().map_or("", |authority| &*authority.host);
+    let own_name = authority.is_none() || is_own_name(&rules.config, caller.local, host);
+    let question = match &resource {
+        Resource::Server => None,
+        Resource::Path(path) => Some(Call {
+            listener: index,
+            own_name,
+            host,
+            path,
+            method: request.method(),
+            headers: request.headers(),
+        }),
+    };
+    let found = question.as_ref().map(|question| snapshot.table.find(question));
+    // Before 421: whether an escaped slash is malformed depends on the route alone.
+    if let Some(Err(Miss::EncodedSlash)) = found {
+        return Err(encoded_slash());
+    }
+    if !own_name && !snapshot.table.names_host(index, host) {
+        return Err(misdirected(snapshot, rules, question.as_ref()));
+    }
+    rules.admit(caller, authority.as_ref(), request.headers(), fields)?;
+    let (Some(question), Some(found)) = (question, found) else { return Ok(None) };
+    let route_match = found.map_err(|miss| no_route(snapshot, &question, miss))?;
+    let Some(service) = snapshot.routes.get(route_match.route) else {
+        return Err(ProxyError::new(Code::Internal, "the route table and the routes do not fit together"));
+    };
+    let service = Arc::clone(service);
+    Ok(Some(Admission { service, route_match, key_header: rules.key_header(), ends_here }))
+}
+
+// The request's target, read strictly (400, 405)
+
+/// The host that a request is for, and what it requests there.
+#[derive(Debug)]
+struct Target<'a> {
+    /// `None` for HTTP/1.0 without Host.
+    authority: Option<Authority<'a>>,
+    resource: Resource<'a>,
+    /// An OPTIONS with no hop left (RFC 9110 section 7.6.2).
+    ends_here: bool,
+}
+
+#[derive(Debug)]
+enum Resource<'a> {
+    Path(MatchPath<'a>),
+    /// `OPTIONS *` is for the server as a whole (RFC 9110 section 7.1), which is bearerd.
+    Server,
+}
+
+/// Reads the target. Whatever two parsers could read in two ways is an error.
+///
+/// # Errors
+/// 405 for methods that are not proxied, 400 for everything malformed or ambiguous.
+fn read_target<B>(request: &Request<B>, fields: FieldSet) -> Result<Target<'_>, ProxyError> {
+    check_method(request.method())?;
+    check_framing(request, fields)?;
+    check_form(request)?;
+    let authority = authority(request)?;
+    let resource = match (request.method(), request.uri().path()) {
+        (&Method::OPTIONS, "*") if request.uri().query().is_none() => Resource::Server,
+        (_, path) => {
+            Resource::Path(path::parse(path).map_err(|error| ProxyError::bad_request(error.to_string()))?)
+        }
+    };
+    Ok(Target { authority, resource, ends_here: ends_here(request, fields)? })
+}
+
+fn check_method(method: &Method) -> Result<(), ProxyError> {
+    if *method == Method::CONNECT || *method == Method::TRACE {
+        let detail = format!("{method} is not proxied: bearerd is a gateway to configured upstreams");
+        return Err(ProxyError::new(Code::MethodRefused, detail));
+    }
+    Ok(())
+}
+
+/// Refuses framing that two parsers could read as bodies of different lengths.
+fn check_framing<B>(request: &Request<B>, fields: FieldSet) -> Result<(), ProxyError> {
+    if fields.any(FieldSet::TRANSFER_ENCODING) && !headers::is_only_chunked(request.headers()) {
+        return Err(ProxyError::bad_request(
+            "the body has a transfer coding other than chunked, or more than one; send it plain or chunked",
+        ));
+    }
+    // Over HTTP/2, the frames say where the body ends. But the library accepts "" and "0, 0" as lengths.
+    if fields.any(FieldSet::CONTENT_LENGTH) && !headers::has_one_length(request.headers()) {
+        return Err(ProxyError::bad_request("Content-Length is not one number"));
+    }
+    Ok(())
+}
+
+/// Checks what neither the authority nor the path parser looks at: the scheme, and a path without a leading slash.
+fn check_form<B>(request: &Request<B>) -> Result<(), ProxyError> {
+    let uri = request.uri();
+    let is_http = |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    if uri.scheme_str().is_some_and(|scheme| !is_http(scheme)) {
+        return Err(ProxyError::bad_request("the scheme of the request's target is neither http nor https"));
+    }
+    // In HTTP/1.1, `http://host?query` has an empty path, which means `/`. HTTP/2 has no empty `:path`.
+    let path = uri.path_and_query().map_or("", |path| path.as_str());
+    if request.version() == Version::HTTP_2 && path.starts_with('?') {
+        return Err(ProxyError::bad_request("the path does not begin with a slash"));
+    }
+    Ok(())
+}
+
+/// Exactly one Host in HTTP/1.1, with one meaning (RFC 9112 section 3.2).
+fn authority<B>(request: &Request<B>) -> Result<Option<Authority<'_>>, ProxyError> {
+    let mut lines = request.headers().get_all(header::HOST).iter();
+    let line = lines.next();
+    if lines.next().is_some() {
+        return Err(ProxyError::bad_request("the request has more than one Host line"));
+    }
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    let same =
+        |authority: &str, line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
+    let given = match (authority, line) {
+        (Some(authority), Some(line)) if !same(authority, line) => {
+            return Err(ProxyError::bad_request("Host and the request's target name different hosts"));
+        }
+        // RFC 9112 section 3.2 requires the line in every HTTP/1.1 request, in this form too.
+        (Some(_), None) if request.version() == Version::HTTP_11 => None,
+        (Some(authority), _) => Some(authority),
+        (None, Some(line)) => {
+            let text = line.to_str().map_err(|_| ProxyError::bad_request("Host is not plain ASCII"))?;
+            Some(text)
+        }
+        (None, None) => None,
+    };
+    match given {
+        Some(given) => match Authority::parse(given) {
+            Some(authority) => Ok(Some(authority)),
+            None => Err(ProxyError::bad_request("Host is not a host name with an optional port")),
+        },
+        None if request.version() == Version::HTTP_10 => Ok(None),
+        None => Err(ProxyError::bad_request("the request has no Host")),
+    }
+}
+
+fn ends_here<B>(request: &Request<B>, fields: FieldSet) -> Result<bool, ProxyError> {
+    if request.method() != Method::OPTIONS || !fields.any(FieldSet::MAX_FORWARDS) {
+        return Ok(false);
+    }
+    let left = headers::max_forwards(request.headers())
+        .map_err(|()| ProxyError::bad_request("Max-Forwards is not one number"))?;
+    Ok(left == Some(0))
+}
+
+// The listener's rules (403)
+
+/// A listener's rules, with the value of `require_header` read.
+#[derive(Debug)]
+pub struct ListenerRules {
+    pub config: Arc<ListenerConfig>,
+    require_header: Option<RequiredHeader>,
+}
+
+#[derive(Debug)]
+struct RequiredHeader {
+    name: HeaderName,
+    /// The error says why the value cannot be read. The listener then refuses every caller.
+    value: Result<Arc<Secret>, String>,
+}
+
+impl ListenerRules {
+    /// Reads the value of `require_header`. Each reload reads it again.
+    pub fn new(config: &Arc<ListenerConfig>) -> Self {
+        let require_header = config.require_header.as_ref().map(|(name, source)| RequiredHeader {
+            name: name.clone(),
+            value: source.read_or_last_good().map(|(value, _)| value).map_err(|error| error.to_string()),
+        });
+        Self { config: Arc::clone(config), require_header }
+    }
+
+    /// Checks the caller's address, the browser page that sent the request, and the required header field. `authority` is
+    /// the host that the request is for.
+    ///
+    /// # Errors
+    /// 403 `caller_refused`.
+    fn admit(
+        &self,
+        caller: &Caller,
+        authority: Option<&Authority<'_>>,
+        headers: &HeaderMap,
+        fields: FieldSet,
+    ) -> Result<(), ProxyError> {
+        self.check_peer(caller)?;
+        let own = OwnOrigin { tls: caller.tls, authority };
+        if fields.any(FieldSet::PAGE)
+            && let Some(why) = foreign_page(headers, own, &self.config.origins)
+        {
+            return Err(self.refused(why));
+        }
+        self.check_required_header(headers)
+    }
+
+    fn check_peer(&self, caller: &Caller) -> Result<(), ProxyError> {
+        let refused = match caller.peer {
+            Peer::Tcp(peer) => {
+                let ip = peer.ip().to_canonical();
+                let allow = &self.config.allow;
+                (!allow.is_empty() && !allow.iter().any(|net| net.contains(&ip)))
+                    .then(|| format!("the address {ip} is not in `allow`"))
+            }
+            Peer::Unix { uid } => {
+                let allow = &self.config.unix.allow_uids;
+                let refused = !allow.is_empty() && !allow.contains(&uid);
+                refused.then(|| format!("the user id {uid} is not in `allow_uids`"))
+            }
+        };
+        match refused {
+            Some(why) => Err(self.refused(&why)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_required_header(&self, headers: &HeaderMap) -> Result<(), ProxyError> {
+        let Some(required) = &self.require_header else { return Ok(()) };
+        let name = &required.name;
+        let value = match &required.value {
+            Ok(value) => value,
+            Err(why) => {
+                return Err(self.refused(&format!("the value of `require_header` cannot be read: {why}")));
+            }
+        };
+        let mut given = headers.get_all(name).iter();
+        let is_right = |given: &HeaderValue| {
+            aws_lc_rs::constant_time::verify_slices_are_equal(given.as_bytes(), value.expose()).is_ok()
+        };
+        match (given.next(), given.next()) {
+            (Some(given), None) if is_right(given) => Ok(()),
+            (None, _) => Err(self.refused(&format!("the header {name} is missing"))),
+            (Some(_), _) => Err(self.refused(&format!("the header {name} has a wrong value"))),
+        }
+    }
+
+    /// The header field that lets a caller in. bearerd does not forward it.
+    fn key_header(&self) -> Option<&HeaderName> {
+        self.require_header.as_ref().map(|required| &required.name)
+    }
+
+    fn refused(&self, why: &str) -> ProxyError {
+        let at = match &self.config.address {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(path) => format!("unix:{}", path.display()),
+        };
+        let name = &self.config.name;
+        ProxyError::new(Code::CallerRefused, format!("listener {name} ({at}) refused this request: {why}"))
+    }
+}
+
+// Browser pages of other sites (403)
+//
+// A browser lets any page send simple requests to any address that its machine reaches. If bearerd adds the credential on
+// the way, such a request would carry it.
+
+/// Fetch Metadata: says which site started a request. Browsers send it only to trustworthy addresses: `https`,
+/// `localhost`, and loopback addresses.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The origin that a request is for. Pages of the same origin are served from here.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnOrigin<'a> {
+    pub tls: bool,
+    /// `None` if the request names no host.
+    pub authority: Option<&'a Authority<'a>>,
+}
+
+/// Why a request comes from a page of another site, as a phrase, according to `Origin`, `Sec-Fetch-Site` and `Referer`.
+/// `None` if nothing says so.
+///
+/// `allowed`: origins whose pages may send requests although they belong to another site.
+pub fn foreign_page(headers: &HeaderMap, own: OwnOrigin<'_>, allowed: &[String]) -> Option<&'static str> {
+    let is_allowed =
+        |origin: &[u8]| allowed.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin));
+    let origins = headers.get_all(header::ORIGIN);
+    let mut lines = origins.iter().peekable();
+    if lines.peek().is_some() && lines.all(|origin| is_allowed(origin.as_bytes())) {
+        // The other fields rightly say that it is another site.
+        return None;
+    }
+    if !origins.iter().all(|origin| is_allowed(origin.as_bytes()) || own.is(origin.as_bytes())) {
+        return Some("a browser page sent it, and its Origin is neither this address's own nor in `origins`");
+    }
+    if headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "same-origin" && site != "none") {
+        return Some("a browser page of another site sent it (Sec-Fetch-Site)");
+    }
+    let is_from_here = |referer: &HeaderValue| match referer_source(referer.as_bytes()) {
+        RefererSource::NoOtherSite => true,
+        RefererSource::Origin(origin) => is_allowed(origin) || own.is(origin),
+        RefererSource::Unclear => false,
+    };
+    if !headers.get_all(header::REFERER).iter().all(is_from_here) {
+        return Some("a browser page of another site sent it (Referer)");
+    }
+    None
+}
+
+impl OwnOrigin<'_> {
+    fn is(self, origin: &[u8]) -> bool {
+        self.equals(origin).unwrap_or(false)
+    }
+
+    fn equals(self, origin: &[u8]) -> Option<bool> {
+        let (scheme, authority) = std::str::from_utf8(origin).ok()?.split_once("://")?;
+        let (own_scheme, default_port) = if self.tls { ("https", 443) } else { ("http", 80) };
+        let (theirs, ours) = (Authority::parse(authority)?, self.authority?);
+        let port = |authority: &Authority<'_>| authority.port.unwrap_or(default_port);
+        Some(
+            scheme.eq_ignore_ascii_case(own_scheme)
+                && theirs.host == ours.host
+                && port(&theirs) == port(ours),
+        )
+    }
+}
+
+/// The page that a `Referer` names (RFC 9110 section 10.1.3).
+enum RefererSource<'a> {
+    /// It is a path on this host, or says that there was no page.
+    NoOtherSite,
+    Origin(&'a [u8]),
+    Unclear,
+}
+
+fn referer_source(referer: &[u8]) -> RefererSource<'_> {
+    match referer {
+        b"" | b"about:blank" | b"/" => return RefererSource::NoOtherSite,
+        [b'/', next, ..] if !matches!(next, b'/' | b'\\') => return RefererSource::NoOtherSite,
+        _ => {}
+    }
+    let Some(colon) = referer.windows(3).position(|window| window == b"://") else {
+        return RefererSource::Unclear;
+    };
+    let host = colon + 3;
+    let end = referer.iter().skip(host).position(|byte| matches!(byte, b'/' | b'\\' | b'?' | b'#'));
+    let origin = referer.get(..end.map_or(referer.len(), |end| host + end));
+    origin.map_or(RefererSource::Unclear, RefererSource::Origin)
+}
+
+// No route (404), or a host that is not served here (421)
+
+/// At most this many near routes are named.
+const NEAREST: usize = 3;
+/// At most this many characters of a path are shown to operators.
+const SHOWN: usize = 200;
+
+fn misdirected(snapshot: &Snapshot, rules: &ListenerRules, question: Option<&Call<'_>>) -> ProxyError {
+    let name = &rules.config.name;
+    let detail = format!(
+        "neither listener {name} nor any of its routes has this Host; use localhost in the URL, or add the name to \
+         `names` of [listener.{name}] or to `host` of a route"
+    );
+    // The caller does not learn which hosts exist: it may be any web page.
+    let for_operators =
+        question.map(|question| operator_detail(question, &detail, &nearest(snapshot, question)));
+    ProxyError { for_operators, ..ProxyError::new(Code::Misdirected, detail) }
+}
+
+fn no_route(snapshot: &Snapshot, question: &Call<'_>, miss: Miss) -> ProxyError {
+    let (detail, near) = match miss {
+        Miss::EncodedSlash => return encoded_slash(),
+        Miss::Path => ("no route serves this path on this host".to_owned(), nearest(snapshot, question)),
+        Miss::Method(methods) => {
+            let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            let method = question.method;
+            (format!("this path is not served for {method}, only for {}", methods.join(", ")), Vec::new())
+        }
+    };
+    let for_operators = Some(operator_detail(question, &detail, &near));
+    let explain = "`bearerd explain METHOD URL` tells more";
+    let detail = [&[detail], &near[..], &[explain.to_owned()]].concat().join("; ");
+    ProxyError { for_operators, ..ProxyError::new(Code::NoRoute, detail) }
+}
+
+fn encoded_slash() -> ProxyError {
+    ProxyError::bad_request(
+        "the path has an escaped slash (%2F), which may mean one thing to bearerd and another to the upstream; if the \
+         upstream needs it, set allow_encoded_slash = true on the route",
+    )
+}
+
+fn nearest(snapshot: &Snapshot, question: &Call<'_>) -> Vec<String> {
+    let config = &snapshot.config;
+    near::nearest(&config.routes, |index| Some(&*config.listeners.get(index)?.name), question, NEAREST)
+}
+
+/// The detail with method, host and path, and never the query. The host was read strictly, and the path has no raw control
+/// characters.
+fn operator_detail(question: &Call<'_>, detail: &str, near: &[String]) -> Box<str> {
+    let path = &question.path.canonical;
+    let shown: String = path.chars().take(SHOWN).collect();
+    let cut = if shown.len() < path.len() { "…" } else { "" };
+    let what = format!("{} {}{shown}{cut}: {detail}", question.method, question.host);
+    [&[what], near].concat().join("; ").into_boxed_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const APP: &str = "https://app.test";
+
+    fn refused(own: (bool, &str), fields: &[(&'static str, &str)]) -> bool {
+        let authority = Authority::parse(own.1);
+        let own = OwnOrigin { tls: own.0, authority: authority.as_ref() };
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        foreign_page(&headers, own, &[APP.to_owned()]).is_some()
+    }
+
+    const PLAIN: (bool, &str) = (false, "api.internal:8080");
+
+    #[test]
+    fn without_a_page_a_request_passes() {
+        assert!(!refused(PLAIN, &[]));
+        assert!(!refused((false, ""), &[]));
+    }
+
+    #[test]
+    fn an_origin_must_be_listed_or_the_requests_own() {
+        for (own, origin) in [
+            (PLAIN, "http://api.internal:8080"),
+            (PLAIN, "HTTP://API.internal:8080"),
+            (PLAIN, APP),
+            ((false, "api.internal"), "http://api.internal"),
+            ((false, "api.internal:80"), "http://api.internal"),
+            ((true, "api.internal"), "https://api.internal:443"),
+            ((false, "[::1]:8080"), "http://[::1]:8080"),
+        ] {
+            assert!(!refused(own, &[("origin", origin)]), "{own:?} {origin}");
+        }
+        for (own, origin) in [
+            (PLAIN, "https://api.internal:8080"),
+            (PLAIN, "http://api.internal"),
+            (PLAIN, "http://api.internal:8081"),
+            (PLAIN, "http://api.internal.evil.test:8080"),
+            (PLAIN, "http://x@api.internal:8080"),
+            (PLAIN, "api.internal:8080"),
+            (PLAIN, "null"),
+            (PLAIN, ""),
+            ((true, "api.internal"), "http://api.internal:443"),
+            ((false, ""), "http://api.internal"),
+            ((false, ""), "http://"),
+        ] {
+            assert!(refused(own, &[("origin", origin)]), "{own:?} {origin}");
+        }
+    }
+
+    #[test]
+    fn several_origins_must_all_be_known() {
+        assert!(!refused(PLAIN, &[("origin", APP), ("origin", "http://api.internal:8080")]));
+        assert!(refused(PLAIN, &[("origin", APP), ("origin", "http://evil.test")]));
+    }
+
+    #[test]
+    fn a_listed_origin_is_another_site_and_may_be() {
+        let cross = [("origin", APP), ("sec-fetch-site", "cross-site"), ("referer", "https://app.test/x")];
+        assert!(!refused(PLAIN, &cross));
+        let own = [("origin", "http://api.internal:8080"), ("sec-fetch-site", "cross-site")];
+        assert!(refused(PLAIN, &own), "the two fields contradict each other");
+    }
+
+    #[test]
+    fn a_site_other_than_the_same_origin_is_another() {
+        for (site, is_refused) in [
+            ("none", false),
+            ("same-origin", false),
+            ("same-site", true),
+            ("cross-site", true),
+            ("", true),
+            ("new-word", true),
+        ] {
+            assert_eq!(refused(PLAIN, &[("sec-fetch-site", site)]), is_refused, "{site}");
+        }
+        assert!(refused(PLAIN, &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")]));
+    }
+
+    #[test]
+    fn a_referer_must_be_this_origin() {
+        for referer in [
+            "http://api.internal:8080/x?y#z",
+            "http://api.internal:8080",
+            "https://app.test/page",
+            "/x",
+            "/",
+            "about:blank",
+            "",
+        ] {
+            assert!(!refused(PLAIN, &[("referer", referer)]), "{referer}");
+        }
+        for referer in [
+            "http://evil.test/",
+            "http://api.internal/",
+            "https://api.internal:8080/",
+            "http://api.internal:8080@evil.test/",
+            "http://evil.test/?http://api.internal:8080",
+            "http://evil.test\\.api.internal:8080/",
+            "//evil.test/",
+            "/\\evil.test/",
+            "evil",
+            "data:text/html,x",
+            "http://",
+            "://",
+        ] {
+            assert!(refused(PLAIN, &[("referer", referer)]), "{referer}");
+        }
+        let latin = HeaderMap::from_iter([(
+            header::REFERER,
+            HeaderValue::from_bytes(b"http://evil\xe9.test/").unwrap(),
+        )]);
+        assert!(foreign_page(&latin, OwnOrigin { tls: false, authority: None }, &[]).is_some());
+    }
+}
