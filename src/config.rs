@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use client_auth::ClientAuth;
-pub use environment::{ProxyVariables, Variable, proxy_variables, root_paths};
+pub use environment::{ProxyVariables, Variable, proxy_target, proxy_variables, root_paths};
 pub use inspect::{check_references, missing_values, problem_near};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};

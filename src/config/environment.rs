@@ -6,6 +6,8 @@ use std::env;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use http::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
 use ipnet::IpNet;
 
 /// A variable and its value.
@@ -23,6 +25,116 @@ pub struct ProxyVariables {
     /// Used if the variable for the scheme is not set.
     pub all: Option<Variable>,
     pub no_proxy: String,
+}
+
+impl ProxyVariables {
+    /// The variable that names the proxy for `host`. `None`: the connection is direct, because no variable is set, `NO_PROXY`
+    /// exempts the host, or the host is never reached through a proxy.
+    pub fn named_for(&self, host: &str, port: u16, tls: bool) -> Option<&Variable> {
+        let variable = if tls { &self.https } else { &self.http };
+        let variable = variable.as_ref().or(self.all.as_ref())?;
+        (!is_near(host, tls) && !self.exempts(host, port, tls)).then_some(variable)
+    }
+
+    fn exempts(&self, host: &str, port: u16, tls: bool) -> bool {
+        let no_proxy = no_proxy_for(port, &self.no_proxy);
+        let matcher = Matcher::builder().all("http://proxy.invalid").no(no_proxy).build();
+        proxy_target(host, port, tls).is_some_and(|target| matcher.intercept(&target).is_none())
+    }
+}
+
+impl Variable {
+    /// What to do about an unusable variable.
+    pub const REMEDY: &str =
+        "write http://HOST:PORT (a proxy that takes CONNECT), or set `proxy` in the file";
+
+    /// Why the value does not name a usable proxy, as a sentence without any secret. `None`: it does.
+    pub fn unusable(&self) -> Option<String> {
+        let why = match misleading(&self.value) {
+            Some(why) => why.to_owned(),
+            None => unsupported(&self.value)?,
+        };
+        Some(format!("the environment's {} {why}", self.name))
+    }
+}
+
+/// The URL of a target as `hyper_util`'s matcher takes it. `None`: the host cannot be part of a URL.
+pub fn proxy_target(host: &str, port: u16, tls: bool) -> Option<Uri> {
+    let scheme = if tls { "https" } else { "http" };
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    Uri::builder().scheme(scheme).authority(format!("{host}:{port}")).path_and_query("/").build().ok()
+}
+
+/// Targets that are never reached through a proxy: this machine, because a token for loopback would go to another machine,
+/// in plain text; and the metadata services of clouds, for the same reason.
+fn is_near(host: &str, tls: bool) -> bool {
+    let names: &[_] = if tls { &["localhost"] } else { &["localhost", "metadata.google.internal"] };
+    names.iter().any(|name| host.eq_ignore_ascii_case(name))
+        || host.parse().is_ok_and(|address: IpAddr| {
+            let link_local = match address {
+                IpAddr::V4(address) => address.is_link_local(),
+                IpAddr::V6(address) => address.is_unicast_link_local(),
+            };
+            address.is_loopback() || (link_local && !tls)
+        })
+}
+
+/// Forms that a URL parser would misread as another host or as none.
+fn misleading(value: &str) -> Option<&'static str> {
+    if value.contains(|char: char| char.is_whitespace() || char.is_control() || matches!(char, '"' | '\'')) {
+        return Some("has blanks or quotes in it");
+    }
+    let rest = value.split_once("://").map_or(value, |(_, rest)| rest);
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+    if !matches!(behind, "" | "/") {
+        return Some(
+            "goes on behind the port (in a user or password, write / as %2F, ? as %3F and # as %23)",
+        );
+    }
+    if authority.matches('@').count() > 1 {
+        return Some("has more than one @ (in a user or password, write it as %40)");
+    }
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let port = if host.ends_with(']') { None } else { host.rsplit_once(':').map(|(_, port)| port) };
+    // The parser accepts any port and drops an invalid one.
+    port.is_some_and(|port| port.parse::<u16>().is_err()).then_some("has a port that is no number")
+}
+
+/// What bearerd cannot use as a proxy, although it is written as a URL should be.
+fn unsupported(value: &str) -> Option<String> {
+    const NO_URL: &str = "is not the URL of a proxy";
+    let any = proxy_target("proxied.invalid", 443, true)?;
+    let Some(intercept) = Matcher::builder().all(value.to_owned()).build().intercept(&any) else {
+        return Some(NO_URL.to_owned());
+    };
+    let uri = intercept.uri();
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    match uri.scheme_str() {
+        _ if host.is_empty() => Some(NO_URL.to_owned()),
+        Some("http") => None,
+        scheme => {
+            let scheme = scheme.unwrap_or_default();
+            Some(format!("names a proxy of the scheme {scheme} ({host}), which bearerd does not support"))
+        }
+    }
+}
+
+/// Rewrites `NO_PROXY` for hyper-util, which does not know some forms that other programs do: `*.example.com`, `host:port`,
+/// and blanks between entries.
+fn no_proxy_for(port: u16, no_proxy: &str) -> String {
+    let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
+    let entries = entries.filter_map(|entry| {
+        let host = match entry.rsplit_once(':') {
+            Some((host, of)) if !host.contains(':') || host.ends_with(']') => {
+                // The entry is for another port, or for an invalid one.
+                of.parse().is_ok_and(|of: u16| of == port).then_some(host)?
+            }
+            _ => entry,
+        };
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Some(if host.starts_with("*.") { host.trim_start_matches('*') } else { host })
+    });
+    entries.collect::<Vec<_>>().join(",")
 }
 
 /// The variables as they are now.

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::cli::{Output, command, run};
+use crate::support::cli::{Output, command, run, run_with};
 use crate::support::{Setup, World, eventually};
 
 async fn checked(setup: Setup) -> (Setup, Output) {
@@ -78,6 +78,47 @@ async fn output_json_is_for_programs() {
     let output = run(setup.folder(), &["check", "--output", "json"]).await;
     output.expect_code(0);
     output.json();
+}
+
+#[tokio::test]
+async fn a_proxy_variable_that_cannot_be_used_is_an_error_where_it_is_obeyed() {
+    let keys = "token_url = \"https://idp.example/token\"\nproxy = \"env\"";
+    let route = "upstream = \"https://api.example\"\nproxy = \"env\"";
+    for (value, why) in [
+        ("\"http://egress:3128\"", "the environment's HTTPS_PROXY has blanks or quotes in it"),
+        ("http://user:127/s3cret@egress:3128", "the environment's HTTPS_PROXY goes on behind the port"),
+        ("http://egress:99999", "the environment's HTTPS_PROXY has a port that is no number"),
+        (
+            "socks5://user:s3cret@egress",
+            "the environment's HTTPS_PROXY names a proxy of the scheme socks5 (egress)",
+        ),
+        ("http://", "the environment's HTTPS_PROXY is not the URL of a proxy"),
+    ] {
+        let setup = Setup::new().await.issuer(keys).route(route);
+        setup.write();
+        let lines = setup.config();
+        let env = [("HTTPS_PROXY", value)];
+        let (check, run) = (["check"], ["run"]);
+        let output = run_with(setup.folder(), &check, &env).await;
+        output.expect_code(78);
+        for key in ["issuer.corp.proxy", "route[0].proxy"] {
+            let place = output.all().lines().any(|line| line.contains(key) && line.contains(why));
+            assert!(place, "{key}: {why} in {}", output.all());
+        }
+        let at = lines.lines().position(|line| line.starts_with("proxy = ")).unwrap() + 1;
+        assert!(output.all().contains(&format!("bearerd.toml:{at}:")), "line {at} in {}", output.all());
+        let started = run_with(setup.folder(), &run, &env).await;
+        started.expect_code(78);
+        assert!(started.stderr.contains(why), "{}", started.stderr);
+        assert!(!output.all().contains("s3cret") && !started.all().contains("s3cret"));
+        for exempt in ["idp.example,api.example", "*"] {
+            let env = [("HTTPS_PROXY", value), ("NO_PROXY", exempt)];
+            run_with(setup.folder(), &check, &env).await.expect_code(0);
+        }
+    }
+    let setup = Setup::new().await.issuer("token_url = \"https://localhost/token\"\nproxy = \"env\"");
+    setup.write();
+    run_with(setup.folder(), &["check"], &[("HTTPS_PROXY", "http://egress:port")]).await.expect_code(0);
 }
 
 #[tokio::test]

@@ -102,10 +102,8 @@ pub(super) fn resolve(
         report.error(&place.key("default_lifetime"), "must be longer than \"0s\"", "");
     }
     let egress = value::egress(&place.key("proxy"), raw.proxy, report);
-    if let Some(TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &endpoint
-        && !url.https
-    {
-        value::refuse_plain_tunnel(place, &url.host, &egress, report);
+    if let Some(TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &endpoint {
+        value::check_egress(place, (url.https, &url.host, url.port), &egress, report);
     }
     let issuer = IssuerConfig {
         name: name.into(),

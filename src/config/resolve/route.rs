@@ -41,9 +41,8 @@ pub(super) fn resolve(
     }
     let egress = value::egress(&place.key("proxy"), raw.proxy, report);
     check_unix(place, upstream.as_ref(), &egress, report);
-    if let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.as_ref().map(|known| &known.target)
-    {
-        value::refuse_plain_tunnel(place, host, &egress, report);
+    if let Some(UpstreamTarget::Tcp { https, host, port }) = upstream.as_ref().map(|known| &known.target) {
+        value::check_egress(place, (*https, host, *port), &egress, report);
     }
     let route = RouteConfig {
         name: name.into(),

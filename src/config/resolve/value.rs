@@ -14,7 +14,7 @@ use crate::config::raw::values::{
 use crate::config::reference::Source;
 use crate::config::report::{Report, did_you_mean};
 use crate::config::types::{self, Scopes, url, wrong};
-use crate::config::{environment, inspect};
+use crate::config::{Variable, environment, inspect};
 
 /// Reads a literal or a reference.
 pub(super) fn reference(place: &Place<'_>, raw: impl Into<RawValue>, report: &mut Report) -> Option<Source> {
@@ -410,16 +410,32 @@ fn warn_of_the_environment(place: &Place<'_>, report: &mut Report) {
     }
 }
 
-/// A plain connection is allowed because it stays on this machine. A proxy elsewhere would open the tunnel there, and
-/// could read it.
-pub(super) fn refuse_plain_tunnel(place: &Place<'_>, host: &str, egress: &Egress, report: &mut Report) {
-    let Egress::Proxy { host: proxy, .. } = egress else { return };
-    if url::is_this_machine(host) && !url::is_this_machine(proxy) {
-        report.error(
-            &place.key("proxy"),
-            "http:// is only for this machine, and a proxy elsewhere would take it over the network in the clear",
-            "leave `proxy` out",
-        );
+/// Checks the way to a target. A proxy must not carry what is plain because it stays on this machine: a proxy elsewhere opens
+/// its tunnel there, and could read it. A proxy of the environment must be usable.
+pub(super) fn check_egress(
+    place: &Place<'_>,
+    (https, host, port): (bool, &str, u16),
+    egress: &Egress,
+    report: &mut Report,
+) {
+    match egress {
+        Egress::Proxy { host: proxy, .. }
+            if !https && url::is_this_machine(host) && !url::is_this_machine(proxy) =>
+        {
+            report.error(
+                &place.key("proxy"),
+                "http:// is only for this machine, and a proxy elsewhere would take it over the network in the clear",
+                "leave `proxy` out",
+            );
+        }
+        Egress::Env => {
+            let variables = environment::proxy_variables();
+            let unusable = variables.named_for(host, port, https).and_then(Variable::unusable);
+            if let Some(why) = unusable {
+                report.error(&place.key("proxy"), why, Variable::REMEDY);
+            }
+        }
+        Egress::Direct | Egress::Proxy { .. } => {}
     }
 }
 
