@@ -188,8 +188,7 @@ async fn no_secret_and_no_token_is_in_any_log_error_metric_status_or_page() {
         assert_eq!(world.proxy.stop().await.code(), Some(0));
         let log = world.log().text();
         expect_none("the log", &log);
-        for told in
-            ["the upstream refuses a token that was just issued", "spans did not reach the collector"]
+        for told in ["the upstream refuses a token that was just issued", "spans did not reach the collector"]
         {
             assert!(log.contains(told), "{told}");
         }
