@@ -1,5 +1,5 @@
-//! What the environment says about proxies, roots and traces, as it is written there: `net` makes sense of it, and for
-//! traces `resolve/otel.rs`.
+//! Environment variables about proxies, roots, and traces, with their values as they are. `net` interprets them, and
+//! `resolve/tracing.rs` those about traces.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -17,12 +17,12 @@ pub struct Variable {
     pub value: String,
 }
 
-/// `HTTPS_PROXY` and its kin; the first spelling that is set counts.
+/// `HTTPS_PROXY` and similar variables. The first spelling that is set counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProxyVariables {
     pub http: Option<Variable>,
     pub https: Option<Variable>,
-    /// Where the one for the scheme is missing.
+    /// Used if the variable for the scheme is not set.
     pub all: Option<Variable>,
     pub no_proxy: String,
 }
@@ -139,7 +139,7 @@ fn no_proxy_for(port: u16, no_proxy: &str) -> String {
 
 /// The variables as they are now.
 pub fn proxy_variables() -> ProxyVariables {
-    // Under CGI the upper-case one is a header of whoever asks (CVE-2016-5385, "httpoxy").
+    // Under CGI the upper-case variable is a header field of the request (CVE-2016-5385, "httpoxy").
     let http: &[_] =
         if env::var_os("REQUEST_METHOD").is_some() { &["http_proxy"] } else { &["HTTP_PROXY", "http_proxy"] };
     ProxyVariables {
@@ -150,7 +150,7 @@ pub fn proxy_variables() -> ProxyVariables {
     }
 }
 
-/// An empty one says that there is no proxy; it still counts before the other spelling.
+/// An empty variable means that there is no proxy. It still takes precedence over the other spelling.
 fn first(names: &[&'static str]) -> Option<Variable> {
     let set = names.iter().find_map(|name| Some((*name, env::var_os(name)?)));
     let (name, value) = set?;
@@ -175,26 +175,26 @@ impl OtelVariables {
         Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 
-    /// The value; an empty one counts as none (OpenTelemetry's specification).
+    /// The value; an empty one counts as unset (OpenTelemetry's specification).
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 }
 
-/// Where `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders, say that the system's roots are.
+/// The system's roots according to `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders.
 pub fn root_paths() -> Vec<PathBuf> {
     let folders = env::var_os("SSL_CERT_DIR").unwrap_or_default();
     let folders = env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
     env::var_os("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(folders).collect()
 }
 
-/// Entries of `NO_PROXY` that match no host: whoever wrote them thinks that they do.
+/// Entries of `NO_PROXY` that match no host, although whoever wrote them probably thinks that they do.
 pub(super) fn meaningless_entries(no_proxy: &str) -> Vec<&str> {
     let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
     entries.filter(|entry| !entry.is_empty() && *entry != "*" && !names_hosts(entry)).collect()
 }
 
-/// A name and what is below it, an address or a network; each but the last with or without a port.
+/// A name (with all names below it), an address, or a network. All but a network may have a port.
 fn names_hosts(entry: &str) -> bool {
     let host = match entry.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => {

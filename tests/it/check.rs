@@ -704,3 +704,66 @@ async fn a_folder_without_the_execute_right_is_named() {
         format!("this user may not enter the folder {}: it needs the execute right", secrets.display());
     assert!(said.contains(&wanted), "{said}");
 }
+
+/// What `check` says in this folder, run by user and group 65532 where the test is root; else by the test's own user.
+async fn checked_in_a_pod(setup: &Setup) -> String {
+    let folder = setup.folder().to_owned();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.join("bearerd");
+    std::fs::copy(env!("CARGO_BIN_EXE_bearerd"), &program).unwrap();
+    std::fs::set_permissions(folder.join("bearerd.toml"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut check = tokio::process::Command::new(program);
+    check.arg("check").current_dir(&folder);
+    if rustix::process::geteuid().is_root() {
+        check.uid(65532).gid(65532);
+    }
+    let output = check.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn a_secrets_mode_is_warned_about_where_a_stricter_one_would_do() {
+    let setup = Setup::new().await;
+    setup.write();
+    let secret = setup.folder().join("secret");
+    let warning = "other users may read or write this secret";
+    let mode = |mode| std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o640);
+    let own = run(setup.folder(), &["check"]).await;
+    assert!(own.stdout.contains(warning) && own.stdout.contains("`chmod 600 "), "{}", own.stdout);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // As the kubelet mounts a Secret with `fsGroup: 65532` and `defaultMode: 0440`.
+    std::os::unix::fs::chown(&secret, Some(0), Some(65532)).unwrap();
+    mode(0o440);
+    let said = checked_in_a_pod(&setup).await;
+    assert!(!said.contains(warning), "{said}");
+    mode(0o444);
+    let said = checked_in_a_pod(&setup).await;
+    assert!(said.contains(warning) && said.contains("bearerd runs as user 65532: run `chmod 640 "), "{said}");
+}
+
+/// The mount of a Secret, as the kubelet makes it: a tmpfs with `..data`, files of root that everybody may read, mounted
+/// read-only.
+#[tokio::test]
+#[ignore = "needs unshare"]
+async fn the_kubelets_mount_of_a_secret_is_not_warned_about() {
+    let setup = Setup::new().await.issuer("client_secret = { file = \"mounted/corp\" }");
+    setup.write();
+    std::fs::create_dir(setup.folder().join("mounted")).unwrap();
+    let mount = "mount -t tmpfs tmpfs mounted && mkdir mounted/..1 && printf s3cr3t > mounted/..1/corp && \
+                 chmod 444 mounted/..1/corp && ln -s ..1 mounted/..data && ln -s ..data/corp mounted/corp";
+    for (then, warned) in [("true", true), ("mount -o remount,ro mounted", false)] {
+        let script = format!("{mount} && {then} && {} check", env!("CARGO_BIN_EXE_bearerd"));
+        let mut command = tokio::process::Command::new("unshare");
+        command.args(["--mount", "--map-root-user", "sh", "-c", &script]).current_dir(setup.folder());
+        let output = command.output().await;
+        let output =
+            output.expect("`unshare` is needed for this test: install it (Debian: apt install util-linux)");
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains("other users may read or write this secret"), warned, "{then}: {said}");
+    }
+}

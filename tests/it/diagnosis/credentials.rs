@@ -82,8 +82,9 @@ async fn secret_file_that_is_none() {
         }
         let world = setup.issuer(&format!("client_secret = {{ file = \"{name}\" }}")).start().await;
         let fact = format!("because client_secret cannot be read: file {}: {fact}", path.display());
-        let remedy =
-            ["fix the file, which bearerd reads again as soon as it changes, or name another in [issuer.corp]"];
+        let remedy = [
+            "fix the file, which bearerd reads again as soon as it changes, or name another in [issuer.corp]",
+        ];
         no_token(&world, 503, "token_unavailable", &[&fact], &remedy).await;
     }
 }
