@@ -16,8 +16,8 @@ use super::{Admin, health, page, recent, status};
 use crate::config::Callers;
 use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, answer, problem, serve_small};
 use crate::metrics::{Exposition, Extra};
-use crate::proxy::{Peer, admit};
 use crate::proxy::admit::OwnOrigin;
+use crate::proxy::{Peer, admit};
 use crate::route::host::Authority;
 
 /// The most open connections.

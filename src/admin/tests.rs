@@ -28,7 +28,6 @@ use crate::proxy::{Peer, Snapshot, SnapshotCell};
 use crate::secret::Secret;
 use crate::token::{LastError, SlotStatus};
 
-
 #[test]
 fn ready_says_which_token_is_missing_and_why() {
     let view = view(vec![
