@@ -1,19 +1,22 @@
-//! `bearerd token`: one token, fetched as the proxy would.
+//! `bearerd token`: one token, fetched as the proxy would, printed as it is, decoded, or as a SASL XOAUTH2 string.
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
-use super::args::{Common, Output};
-use super::jwt::{self, Jwt};
-use super::{Exit, Failure, load, output, xoauth2};
+use crate::cli::args::{Common, Output};
+use crate::cli::{Exit, Failure, load, output};
 use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::config::{Config, Credential, CredentialKey, IssuerConfig};
 use crate::issuer::{Grant, Issuer};
+use crate::secret::Secret;
 
-/// What was typed.
+/// The options of the command line.
 pub(super) struct TokenOptions {
     pub(super) issuer: String,
     pub(super) route: Option<String>,
@@ -42,11 +45,11 @@ pub(super) fn token(common: &Common, asked: &TokenOptions) -> Result<Exit, Failu
     let shown = Shown::new(&asked.issuer, &grant, default_lifetime, requested);
     match (asked.output, asked.decode) {
         (Output::Text, false) => output::answer_bytes(grant.token.expose()),
-        (Output::Text, true) => output::answer(&output::harmless(&shown.text(requested))),
+        (Output::Text, true) => output::answer_people(&output::harmless(&shown.text(requested))),
         (Output::Json, decode) => {
             let mut answer = shown.json();
             if !decode && let Some(object) = answer.as_object_mut() {
-                // The one place besides the line above that is asked to show a token.
+                // Only here and in the text output above is a token shown.
                 object.insert("token".to_owned(), json!(grant.token.expose_str()));
             }
             output::answer_json(&answer);
@@ -66,22 +69,22 @@ fn print_xoauth2(user: &str, issuer: &IssuerConfig, grant: &Grant, format: Outpu
             ),
         ));
     }
-    let response = xoauth2::response(user, &grant.token)
+    let response = xoauth2_response(user, &grant.token)
         .ok_or_else(|| Failure::new(Exit::No, "the XOAUTH2 string would be too long"))?;
     match format {
         Output::Text => output::answer_bytes(response.expose()),
-        // Written by hand: base64 needs no escape, and no other copy of it is made.
+        // Written by hand, so that no copy is made. base64 needs no escapes.
         Output::Json => output::answer_parts(&[b"{\n  \"xoauth2\": \"", response.expose(), b"\"\n}"]),
     }
     Ok(Exit::Fine)
 }
 
-/// Sender-constrained (RFC 9449): whoever holds the token alone can do nothing with it.
+/// Whether the token is sender-constrained (RFC 9449), and so useless without its key.
 fn is_bound(grant: &Grant) -> bool {
     grant.prover.is_some()
 }
 
-/// Whose token, with which scopes and parameters: a route's, or the issuer's own.
+/// The credential of a route, or the issuer's own.
 fn credential(config: &Config, asked: &TokenOptions) -> Result<(Arc<IssuerConfig>, CredentialKey), Failure> {
     let issuer = config.issuers.get(&asked.issuer).ok_or_else(|| {
         let hint = output::suggestion(&asked.issuer, config.issuers.keys().map(String::as_str));
@@ -135,7 +138,7 @@ struct Shown<'a> {
     issuer: &'a str,
     scope: Option<&'a str>,
     lifetime: Duration,
-    /// The issuer did not say: `default_lifetime`.
+    /// The issuer did not say, so it is `default_lifetime`.
     assumed: bool,
     expires_at: SystemTime,
     jwt: Option<Jwt>,
@@ -148,9 +151,9 @@ impl<'a> Shown<'a> {
             issuer,
             scope: grant.scope.as_deref(),
             lifetime,
-            assumed: grant.told_lifetime(requested).is_none(),
+            assumed: grant.stated_lifetime(requested).is_none(),
             expires_at: requested + lifetime,
-            jwt: grant.token.expose_str().and_then(jwt::decode),
+            jwt: grant.token.expose_str().and_then(decode_jwt),
         }
     }
 
@@ -174,7 +177,7 @@ impl<'a> Shown<'a> {
         let mut text = format!(
             "issuer      {}\nscope       {}\nexpires in  {}{assumed}\nexpires at  {}\n",
             self.issuer,
-            self.scope.unwrap_or("(not told, so those asked for)"),
+            self.scope.unwrap_or("(not named, so as requested)"),
             humantime::format_duration(Duration::from_secs(self.lifetime.as_secs())),
             rfc3339(self.expires_at),
         );
@@ -194,7 +197,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// A NumericDate (RFC 7519 section 2), where it is one that a calendar has.
+/// A NumericDate (RFC 7519 section 2), if it is a date up to the year 9999.
 pub(super) fn time(value: &Value) -> Option<SystemTime> {
     let seconds = value.as_f64().filter(|seconds| (0.0..253_402_300_799.0).contains(seconds))?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds))
@@ -208,10 +211,56 @@ fn distance(at: SystemTime, now: SystemTime) -> String {
     }
 }
 
+/// The content of a JWT. Its signature was not verified.
+#[derive(Debug, PartialEq)]
+pub(super) struct Jwt {
+    header: Value,
+    pub(super) claims: Value,
+}
+
+/// `None`: the token is not a JWT in compact form (RFC 7515), so it is opaque.
+pub(super) fn decode_jwt(token: &str) -> Option<Jwt> {
+    let mut parts = token.split('.');
+    let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    Some(Jwt { header: json_object(header)?, claims: json_object(claims)? })
+}
+
+fn json_object(part: &str) -> Option<Value> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
+    serde_json::from_slice(&bytes).ok().filter(Value::is_object)
+}
+
+/// `base64("user=" USER ^A "auth=Bearer " TOKEN ^A ^A)`, without line breaks. `None`: it would be too long for memory.
+fn xoauth2_response(user: &str, token: &Secret) -> Option<Secret> {
+    let parts: [&[u8]; 5] = [b"user=", user.as_bytes(), b"\x01auth=Bearer ", token.expose(), b"\x01\x01"];
+    // Large enough from the start, because a buffer that grows leaves an unwiped copy.
+    let mut plain = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
+    for part in parts {
+        plain.extend_from_slice(part);
+    }
+    let length = base64::encoded_len(plain.len(), true)?;
+    let mut encoded = String::with_capacity(length);
+    STANDARD.encode_string(plain.as_slice(), &mut encoded);
+    Some(Secret::from(encoded))
+}
+
+/// Checks a user name for the response. `^A` would end it early.
+pub(super) fn xoauth2_user(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("name the mailbox, as in user@example.com".to_owned());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a user name holds no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
 
     fn grant(token: &str, expires_in: Option<u64>) -> Grant {
         Grant {
@@ -237,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_that_was_not_told_is_said_to_be_assumed() {
+    fn a_lifetime_that_was_not_reported_is_said_to_be_assumed() {
         let grant = grant("t", None);
         let shown = Shown::new("corp", &grant, Duration::from_secs(300), NOW);
         assert!(shown.text(NOW).contains("default_lifetime"));
@@ -266,5 +315,46 @@ mod tests {
         assert_eq!(time(&json!(1e300)), None);
         assert_eq!(time(&json!(-1)), None);
         assert_eq!(time(&json!("60")), None);
+    }
+
+    #[test]
+    fn shows_header_and_claims() {
+        // RFC 7519 section 3.1.
+        let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
+                     eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
+                     dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+        let jwt = decode_jwt(token).unwrap();
+        assert_eq!(jwt.header, json!({"typ": "JWT", "alg": "HS256"}));
+        assert_eq!(jwt.claims.get("exp"), Some(&json!(1_300_819_380)));
+    }
+
+    #[test]
+    fn everything_else_is_opaque() {
+        for token in ["", "abc", "a.b.c", "e30.e30", "e30.e30.x.y", "W10.e30.x", "e30.e30.x.y.z"] {
+            assert_eq!(decode_jwt(token), None, "{token}");
+        }
+        assert!(decode_jwt("e30.e30.").is_some(), "an unsigned one is a JWT too");
+    }
+
+    #[test]
+    fn the_vendors_example_comes_out() {
+        let token = Secret::from("EwBAAl3BAAUFFpUAo7J3Ve0bjLBWZWCclRC3EoAA");
+        let response = xoauth2_response("test@contoso.onmicrosoft.com", &token).unwrap();
+        assert_eq!(
+            response.expose_str(),
+            Some(
+                "dXNlcj10ZXN0QGNvbnRvc28ub25taWNyb3NvZnQuY29tAWF1dGg9QmVhcmVyIEV3QkFBbDNCQUFVRkZwVUFvN0ozVmUwYmpMQldaV0NjbFJDM0VvQUEBAQ=="
+            )
+        );
+    }
+
+    #[test]
+    fn a_user_may_not_end_the_field() {
+        assert!(
+            xoauth2_user("a\u{1}auth=Bearer x").is_err()
+                && xoauth2_user("").is_err()
+                && xoauth2_user("a\n").is_err()
+        );
+        assert_eq!(xoauth2_user("user@example.com").as_deref(), Ok("user@example.com"));
     }
 }

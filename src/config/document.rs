@@ -1,5 +1,6 @@
-//! One file of the config: its text, its TOML, and where each key stands in it.
+//! A file of the config: its text, its TOML, and the place of each key. `include` names more files.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
@@ -10,11 +11,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
-use super::{confidential, files};
+use crate::config::report::Report;
+use crate::config::{files, schema};
 
-/// A config file's text. It may hold literal secrets, so it is wiped when dropped.
+/// The text of a config file. It may contain literal secrets, so it is wiped when it is dropped.
 pub(crate) struct FileText {
-    /// As an operator knows it.
+    /// The path as the operator wrote it.
     pub display: PathBuf,
     pub absolute: PathBuf,
     /// Where relative paths in it start.
@@ -27,13 +29,13 @@ pub(crate) struct FileText {
 /// What the file's mode lets others do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Access {
-    /// Nobody but the owner may read it: literal secrets are accepted.
+    /// Only the owner may read it, so literal secrets are accepted.
     pub owner_only: bool,
     /// Group or others may write it.
     pub writable_by_others: bool,
 }
 
-/// Why a file could not be read, and where in it (byte offset) where that is known.
+/// Why a file could not be read, and its line if that is known (from 1; 0: the whole file).
 pub(crate) struct Unreadable {
     pub reason: String,
     pub line: usize,
@@ -71,7 +73,7 @@ impl FileText {
         Ok(Self::new(display.to_owned(), absolute, text, Access::of(&state)))
     }
 
-    /// A text that stands in no file; the owner's alone.
+    /// A text that is not in a file. It counts as readable only by its owner.
     pub(super) fn nowhere(text: &str) -> Self {
         let name = PathBuf::from("/bearerd.toml");
         let access = Access { owner_only: true, writable_by_others: false };
@@ -86,7 +88,7 @@ impl FileText {
         Self { display, absolute, folder, text: Zeroizing::new(text), access, line_starts }
     }
 
-    /// Line and column (in characters), both from 1.
+    /// Line and column (in characters), both counted from 1.
     pub(super) fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.line_starts.partition_point(|&start| start <= offset);
         let start = self.line_start(offset);
@@ -99,7 +101,7 @@ impl FileText {
         next.checked_sub(1).and_then(|index| self.line_starts.get(index)).copied().unwrap_or(0)
     }
 
-    /// A line without its end, from 1.
+    /// A line without its line end, counted from 1.
     pub(super) fn line(&self, line: usize) -> Option<&str> {
         let start = *self.line_starts.get(line.checked_sub(1)?)?;
         self.text.get(start..)?.lines().next()
@@ -107,7 +109,7 @@ impl FileText {
 }
 
 impl Access {
-    /// Of what symbolic links lead to: the mode of what is read counts.
+    /// The mode of the file that is read counts, not that of a symbolic link to it.
     fn of(state: &Metadata) -> Self {
         let mode = state.permissions().mode();
         Self { owner_only: mode & 0o077 == 0, writable_by_others: mode & 0o022 != 0 }
@@ -120,7 +122,7 @@ fn read_pipe(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// In plain words, without the number of the error.
+/// The reason in plain words, without the error number.
 pub(crate) fn io_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file".to_owned(),
@@ -134,19 +136,19 @@ pub(crate) fn io_reason(error: &io::Error) -> String {
 pub(crate) struct Document<'t> {
     pub file: &'t FileText,
     pub root: Spanned<DeValue<'t>>,
-    /// Where the line of the first syntax error starts. From there on nothing is sure: what is missing may only have
-    /// been lost, and a string without its end may hold whatever followed it.
+    /// Where the line of the first syntax error starts. Nothing is certain after it: a missing key may only have been
+    /// lost, and an unterminated string may contain whatever follows it.
     pub broken: Option<usize>,
 }
 
 /// A syntax error's byte offset and message; the message never quotes the text.
-pub(crate) struct SyntaxError {
+pub(super) struct SyntaxError {
     pub offset: usize,
     pub message: String,
 }
 
 impl<'t> Document<'t> {
-    /// Parses as much as can be; the errors are in the order of the text.
+    /// Parses as much as possible. The errors are in the order of the text.
     pub(super) fn parse(file: &'t FileText) -> (Self, Vec<SyntaxError>) {
         let (table, errors) = DeTable::parse_recoverable(&file.text);
         let mut errors: Vec<SyntaxError> = errors
@@ -177,7 +179,7 @@ pub(crate) enum PathStep {
 
 /// A key's path; printed as `issuer.corp.params."a b"`, `route[2].issuer`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct KeyPath(pub Vec<PathStep>);
+pub(super) struct KeyPath(pub Vec<PathStep>);
 
 impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -229,7 +231,7 @@ impl<'t> Place<'t> {
         Self { document: self.document, path }
     }
 
-    /// What is written there.
+    /// The value that is written there.
     pub(super) fn value(&self) -> Option<&'t DeValue<'t>> {
         let mut value = self.document.root.get_ref();
         for step in &self.path.0 {
@@ -238,7 +240,7 @@ impl<'t> Place<'t> {
         Some(value)
     }
 
-    /// Whether what stands here was read as it was meant: no syntax error comes before its end.
+    /// Whether this value was read as it was meant: no syntax error precedes its end.
     pub(super) fn is_sure(&self) -> bool {
         let Some(broken) = self.document.broken else { return true };
         let mut value = &self.document.root;
@@ -249,7 +251,7 @@ impl<'t> Place<'t> {
         value.span().end <= broken
     }
 
-    /// The steps up to which something is written: what [`Place::position`] points at.
+    /// The steps of the path that exist in the document: [`Place::position`] points at the last one.
     fn written(&self) -> impl Iterator<Item = &PathStep> {
         let mut value = Some(self.document.root.get_ref());
         self.path.0.iter().take_while(move |step| {
@@ -262,7 +264,7 @@ impl<'t> Place<'t> {
         self.value().is_some()
     }
 
-    /// Line and column of the key, or of the nearest table around it where it is not written.
+    /// Line and column of the key, or of the nearest enclosing table if the key is not written.
     pub(super) fn position(&self) -> (usize, usize) {
         let mut value = &self.document.root;
         let mut offset = value.span().start;
@@ -274,22 +276,28 @@ impl<'t> Place<'t> {
         self.document.file.position(offset)
     }
 
-    /// The source line at [`Place::position`], where it can hold no secret. `known`: a key that is safe to show.
+    /// `file:line:col` of the key, for messages that name another place.
+    pub(super) fn label(&self) -> String {
+        let (line, column) = self.position();
+        format!("{}:{line}:{column}", self.document.file.display.display())
+    }
+
+    /// The source line at [`Place::position`], if it cannot contain a secret. `known`: a key that is safe to show.
     pub(super) fn source_line(&self, known: Option<&str>) -> Option<String> {
-        if self.written().any(|step| matches!(step, PathStep::Key(key) if confidential::key(key))) {
+        if self.written().any(|step| matches!(step, PathStep::Key(key) if schema::may_hold_secret(key))) {
             return None;
         }
         let line = self.document.file.line(self.position().0)?;
-        confidential::line_may_be_shown(line, known).then(|| line.to_owned())
+        schema::line_may_be_shown(line, known).then(|| line.to_owned())
     }
 
-    /// A value in words, without its content where it could be secret.
+    /// The value in words, without its content if it may be secret.
     pub(super) fn describe(&self) -> String {
         let secret =
-            self.path.0.iter().any(|step| matches!(step, PathStep::Key(key) if confidential::key(key)));
+            self.path.0.iter().any(|step| matches!(step, PathStep::Key(key) if schema::may_hold_secret(key)));
         match self.value() {
             None => "nothing".to_owned(),
-            Some(DeValue::String(text)) if !secret && confidential::text_may_be_shown(text) => {
+            Some(DeValue::String(text)) if !secret && schema::text_may_be_shown(text) => {
                 format!("{text:?}")
             }
             Some(DeValue::String(_)) => "a string".to_owned(),
@@ -315,5 +323,127 @@ fn child<'a, 't>(value: &'a DeValue<'t>, step: &PathStep) -> Option<(usize, &'a 
             let value = value.as_array()?.get(*index)?;
             Some((value.span().start, value))
         }
+    }
+}
+
+/// The files that the patterns matched.
+#[derive(Default)]
+pub(super) struct Included {
+    /// In the order of the patterns, and of the names within one.
+    pub texts: Vec<FileText>,
+    /// Folders in which another match could appear, absolute.
+    pub folders: Vec<PathBuf>,
+}
+
+/// Finds and reads the files. A pattern without `*` must match a file; one with `*` may match none. Wrong types are
+/// reported when the file is read.
+pub(crate) fn find_included(at: &Place<'_>, report: &mut Report) -> Included {
+    let patterns = at.value().and_then(DeValue::as_array).into_iter().flatten();
+    let patterns = patterns.filter_map(|pattern| pattern.get_ref().as_str());
+    let main = at.document.file;
+    let shown_folder = main.display.parent().unwrap_or_else(|| Path::new(""));
+    let mut included = Included::default();
+    let mut seen = BTreeSet::from([main.absolute.clone()]);
+    for (index, pattern) in patterns.enumerate() {
+        let place = at.index(index);
+        let (folder, name) = match split(pattern) {
+            Ok(parts) => parts,
+            Err(hint) => {
+                report.error(&place, "is not a usable pattern", hint);
+                continue;
+            }
+        };
+        let absolute_folder = main.folder.join(folder);
+        if !included.folders.contains(&absolute_folder) {
+            included.folders.push(absolute_folder.clone());
+        }
+        for name in names(&place, &absolute_folder, name, report) {
+            if !seen.insert(absolute_folder.join(&name)) {
+                continue;
+            }
+            let shown = shown_folder.join(folder).join(&name);
+            match FileText::read(&shown) {
+                Ok(text) => included.texts.push(text),
+                Err(error) => report.file(&shown, error.line, error.reason),
+            }
+        }
+    }
+    included
+}
+
+fn split(pattern: &str) -> Result<(&Path, &str), &'static str> {
+    let (folder, name) = pattern.rsplit_once('/').map_or(("", pattern), |(folder, name)| {
+        // "/x.toml" is in the root folder.
+        (if folder.is_empty() { "/" } else { folder }, name)
+    });
+    if name.is_empty() || pattern.contains('\0') {
+        return Err("end it with a file's name: \"conf.d/*.toml\"");
+    }
+    if folder.contains('*') {
+        return Err("`*` may stand only in the last part: \"conf.d/*.toml\"");
+    }
+    Ok((Path::new(folder), name))
+}
+
+/// Names in the folder that the last part matches, sorted. Hidden files are left out, as shells do.
+fn names(place: &Place<'_>, folder: &Path, pattern: &str, report: &mut Report) -> Vec<String> {
+    if !pattern.contains('*') {
+        return vec![pattern.to_owned()];
+    }
+    let entries = match files::names(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            report.warning(place, "the folder does not exist, so nothing is included", "");
+            return Vec::new();
+        }
+        Err(error) => {
+            report.error(place, format!("the folder {}", io_reason(&error)), "");
+            return Vec::new();
+        }
+    };
+    entries.into_iter().filter(|name| !name.starts_with('.') && matches(pattern, name)).collect()
+}
+
+/// `*` matches any number of characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let mut parts = parts.peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        let Some(at) = rest.find(part) else { return false };
+        rest = rest.get(at + part.len()..).unwrap_or_default();
+    }
+    rest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars() {
+        for (pattern, name, expected) in [
+            ("*.toml", "a.toml", true),
+            ("*.toml", "a.toml.bak", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c", false),
+            ("a*a", "a", false),
+            ("**", "x", true),
+            ("x", "x", true),
+            ("x", "xy", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn patterns() {
+        assert_eq!(split("conf.d/*.toml"), Ok((Path::new("conf.d"), "*.toml")));
+        assert_eq!(split("/x.toml"), Ok((Path::new("/"), "x.toml")));
+        assert_eq!(split("x.toml"), Ok((Path::new(""), "x.toml")));
+        assert!(split("a*/x").is_err() && split("a/").is_err() && split("").is_err());
     }
 }

@@ -1,6 +1,6 @@
-//! The config as the rest of the program uses it: every default filled in, every name resolved.
+//! The config as the rest of the program uses it: every default is filled in, and every name is resolved.
 //!
-//! Nothing here is an `Option` that "must be set": what is absent is absent because the operator left it out.
+//! A field is an `Option` only if the operator may leave its key out, and never if it "must be set".
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,14 +12,12 @@ use http::{HeaderName, Method, StatusCode};
 use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
-use super::problem::Problem;
-use super::raw::keys::Words;
-use super::reference::Source;
-use super::types::scopes::Scopes;
-
-mod issuer;
-
-pub use issuer::*;
+use crate::config::client_auth::ClientAuth;
+use crate::config::raw::values::{Words, size_text};
+use crate::config::reference::Source;
+use crate::config::report::Problem;
+use crate::config::types::Scopes;
+use crate::jose::Alg;
 
 /// One loaded, checked config.
 #[derive(Debug)]
@@ -28,9 +26,9 @@ pub struct Config {
     pub path: PathBuf,
     /// Every config file that was read, absolute, the main one first.
     pub files: Vec<PathBuf>,
-    /// Folders in which a file could appear that `include` would match, absolute.
+    /// Folders in which a new file could match `include`, absolute.
     pub include_folders: Vec<PathBuf>,
-    /// Threads that serve calls.
+    /// Threads that serve requests.
     pub workers: usize,
     pub drain_delay: Duration,
     pub shutdown_timeout: Duration,
@@ -42,13 +40,13 @@ pub struct Config {
     /// In the order of their names.
     pub listeners: Vec<Arc<ListenerConfig>>,
     pub issuers: BTreeMap<String, Arc<IssuerConfig>>,
-    /// In the order of the files; the order never matters for routing.
+    /// In the order of the files. The order does not affect routing.
     pub routes: Vec<Arc<RouteConfig>>,
     /// In the order of their names.
     pub webhooks: Vec<Arc<WebhookConfig>>,
-    /// What was noticed that does not stop the program.
+    /// Problems that do not stop the program.
     pub warnings: Vec<Problem>,
-    /// Every value that stands outside the config, with the place that names it.
+    /// Every value outside the config, with the place that names it.
     pub references: Vec<ReferenceUse>,
 }
 
@@ -56,9 +54,9 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct ReferenceUse {
     pub source: Source,
-    /// What stands there must not be readable by others.
+    /// Other users must not be able to read the value.
     pub secret: bool,
-    /// It was read when the config was loaded, and is a part of it (`vars`).
+    /// It was read when the config was loaded, and is part of it (`vars`).
     pub part_of_config: bool,
     /// The config file that names it.
     pub file: PathBuf,
@@ -107,7 +105,7 @@ pub struct Tracing {
     pub protocol: OtlpProtocol,
     /// With its path; over gRPC it has none.
     pub endpoint: HttpUrl,
-    /// `None`: what `OTEL_RESOURCE_ATTRIBUTES` has, else [`Tracing::SERVICE_NAME`].
+    /// `None`: the name in `OTEL_RESOURCE_ATTRIBUTES`, else [`Tracing::SERVICE_NAME`].
     pub service_name: Option<String>,
     /// 0.0 to 1.0. `None`: `OTEL_TRACES_SAMPLER` may say it.
     pub sample: Option<f64>,
@@ -118,14 +116,14 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// Where nobody gives another.
+    /// The default.
     pub const SERVICE_NAME: &str = "bearerd";
 }
 
 /// How spans travel to the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OtlpProtocol {
-    /// Of OTLP over HTTP, the one encoding that every collector takes.
+    /// The encoding of OTLP over HTTP that every collector accepts.
     #[default]
     Http,
     Grpc,
@@ -138,7 +136,7 @@ impl Words for OtlpProtocol {
 /// How spans are gathered before they are sent (`OTEL_BSP_…`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanBatches {
-    /// Spans that may wait; more are dropped.
+    /// The most spans that may wait. More are dropped.
     pub queue: usize,
     /// The most spans in one request.
     pub most: usize,
@@ -152,7 +150,7 @@ pub struct SpanBatches {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     pub address: Address,
-    /// `callers = "network"`: `/status` and `/` answer other machines too.
+    /// `callers = "network"`: `/status` and `/` respond to other machines too.
     pub callers: Callers,
 }
 
@@ -181,7 +179,7 @@ pub struct ListenerConfig {
     pub address: Address,
     /// Lower case, without a port.
     pub names: Vec<String>,
-    /// Browser origins that may call, as `scheme://host[:port]`, lower case.
+    /// Browser origins that may send requests, as `scheme://host[:port]`, lower case.
     pub origins: Vec<String>,
     pub callers: Callers,
     pub allow: Vec<IpNet>,
@@ -198,7 +196,7 @@ pub struct ListenerTls {
 }
 
 impl ListenerTls {
-    /// A file that it names gives nothing now, and never did.
+    /// Whether a file that it names has no content now, and never had any.
     pub fn is_missing(&self) -> bool {
         [Some(&self.certificate), Some(&self.private_key), self.client_ca.as_ref()]
             .into_iter()
@@ -208,11 +206,11 @@ impl ListenerTls {
 }
 
 impl UnixOptions {
-    /// The owner alone may connect.
+    /// Only the owner may connect.
     pub const OWNER_ALONE: Self = Self { mode: 0o600, group: None, allow_uids: Vec::new() };
 }
 
-/// What applies to `unix:` addresses alone.
+/// What applies only to `unix:` addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnixOptions {
     pub mode: u32,
@@ -222,14 +220,14 @@ pub struct UnixOptions {
     pub allow_uids: Vec<u32>,
 }
 
-/// `[webhook.NAME]`: a receiver that learns a value from signed calls.
+/// `[webhook.NAME]`: a receiver that learns a value from signed requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookConfig {
     pub name: Arc<str>,
     pub address: Address,
     /// Exact.
     pub path: String,
-    /// Hex HMAC-SHA256 of the raw body; the header of the same name with `-old` counts too.
+    /// The field with the hex HMAC-SHA256 of the raw body. The field of the same name with `-old` appended counts too.
     pub signature_header: HeaderName,
     /// Current and previous.
     pub secrets: Vec<Source>,
@@ -249,17 +247,17 @@ pub struct TlsOptions {
     pub server_name: Option<String>,
 }
 
-/// Which roots count.
+/// Which roots are trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Roots {
     /// The system's roots (the default without `ca`).
     #[default]
     System,
-    /// `ca` alone (the default with `ca`).
+    /// Only `ca` (the default with `ca`).
     Ca,
     /// The system's and `ca`.
     Both,
-    /// Mozilla's list, built in (and `ca`, where given).
+    /// Mozilla's list, which is built in (and `ca`, if given).
     Bundled,
 }
 
@@ -309,7 +307,7 @@ pub struct RouteConfig {
     pub path: PathPattern,
     /// `None`: any method.
     pub methods: Option<Vec<Method>>,
-    /// All must be there with this value.
+    /// All must be present with this value.
     pub match_headers: Vec<(HeaderName, String)>,
     pub upstream: UpstreamUrl,
     pub connection: ConnectionConfig,
@@ -328,8 +326,55 @@ pub struct RouteConfig {
     pub connection_max_age: Option<Duration>,
 }
 
-/// How connections to an upstream are made. Routes that agree in all of it, and in where they lead, share their connections;
-/// a reload that changes any of it opens new ones.
+impl RouteConfig {
+    /// The settings that `bearerd explain` shows by their keys, as they are written in the file. What a request must match,
+    /// the upstream's URL, the credential, header fields, and timeouts have lines of their own there.
+    pub fn settings(&self) -> BTreeMap<&'static str, String> {
+        // No `..`: a new key compiles only when it is decided whether `explain` shows it here.
+        let Self {
+            name: _,
+            listener: _,
+            host: _,
+            path: _,
+            methods: _,
+            match_headers: _,
+            upstream: _,
+            connection,
+            credential: _,
+            caller_authorization: _,
+            inject: _,
+            request_headers: _,
+            response_headers: _,
+            forwarded,
+            rewrite_location,
+            refresh_on,
+            replay_limit,
+            allow_encoded_slash,
+            response_timeout: _,
+            idle_timeout: _,
+            connection_max_age: _,
+        } = self;
+        let ConnectionConfig { protocol: _, header_case, connect_timeout: _, tls: _, egress } = connection;
+        let statuses: Vec<&str> = refresh_on.iter().map(StatusCode::as_str).collect();
+        let egress = match egress {
+            Egress::Direct => "none".to_owned(),
+            Egress::Env => "env".to_owned(),
+            Egress::Proxy { host, port, userinfo: _ } => format!("{host}:{port}"),
+        };
+        BTreeMap::from([
+            ("allow_encoded_slash", allow_encoded_slash.to_string()),
+            ("forwarded", forwarded.to_string()),
+            ("header_case", header_case.word().to_owned()),
+            ("proxy", egress),
+            ("refresh_on", format!("[{}]", statuses.join(", "))),
+            ("replay_limit", size_text(*replay_limit)),
+            ("rewrite_location", rewrite_location.to_string()),
+        ])
+    }
+}
+
+/// How connections to an upstream are made. Routes that agree in all of it and in their upstream share connections. A
+/// reload that changes any of it opens new ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionConfig {
     pub protocol: Protocol,
@@ -340,7 +385,7 @@ pub struct ConnectionConfig {
 }
 
 impl ConnectionConfig {
-    /// What it reads from elsewhere.
+    /// The values that it reads from elsewhere.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         let userinfo = match &self.egress {
             Egress::Proxy { userinfo, .. } => userinfo.as_ref(),
@@ -367,7 +412,7 @@ pub enum PathPattern {
     Prefix(String),
 }
 
-/// Where a route's calls go.
+/// Where a route's requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamUrl {
     /// As it was written.
@@ -411,7 +456,7 @@ impl Words for Protocol {
         &[("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2)];
 }
 
-/// Whose token a route's calls carry.
+/// Whose token a route's requests carry.
 #[derive(Debug)]
 pub enum Credential {
     Anonymous,
@@ -449,10 +494,10 @@ pub enum Inject {
         name: HeaderName,
         before: String,
         after: String,
-        /// No format was given: the scheme is the token's own (`Bearer`, `DPoP`).
+        /// No format was given, so the scheme is the token's own (`Bearer`, `DPoP`).
         by_type: bool,
     },
-    /// A parameter of the query, for upstreams that take the token nowhere else.
+    /// A query parameter, for upstreams that accept the token only there.
     Query { name: String },
 }
 
@@ -461,4 +506,245 @@ pub enum Inject {
 pub struct HeaderEdits {
     pub set: Vec<(HeaderName, Source)>,
     pub remove: Vec<HeaderName>,
+}
+
+/// `[issuer.NAME]`, its preset filled in.
+#[derive(Debug, Clone)]
+pub struct IssuerConfig {
+    pub name: Arc<str>,
+    /// SHA-256 over the whole table as written (after includes), and the values of `vars`: a changed table is another
+    /// issuer.
+    pub digest: [u8; 32],
+    pub preset: Option<Arc<str>>,
+    pub endpoint: TokenEndpoint,
+    pub required: bool,
+    /// `None`: the parameter is left out.
+    pub grant_type: Option<String>,
+    pub carrier: Carrier,
+    pub client_auth: ClientAuth,
+    /// Another HTTP Basic user, beside credentials in the body.
+    pub basic: Option<BasicUser>,
+    /// As a parameter, beside what `client_auth` sends.
+    pub send_client_id: bool,
+    /// `None` only if nothing needs one.
+    pub client_id: Option<Source>,
+    /// Tried on `invalid_client`.
+    pub standby: Option<Standby>,
+    /// For this long after the credential changed, bearerd asks again after a refusal of the client, with the usual
+    /// pauses.
+    pub credential_grace: Duration,
+    pub scopes: Scopes,
+    pub params: Params,
+    pub headers: Vec<(HeaderName, Source)>,
+    /// Signs JWTs; the client's key of `tls_client_auth`.
+    pub private_key: Option<Source>,
+    /// For `x5t`, `x5t#S256`, `x5c`; the client's certificate of `tls_client_auth`.
+    pub certificate: Option<Source>,
+    /// The JWT that is made for each request, if any.
+    pub jwt: Option<JwtConfig>,
+    /// A ready-made assertion: the client's with `assertion_file`, else the grant's (`assertion`).
+    pub assertion: Option<Source>,
+    /// `client_assertion_type` (RFC 7521 section 4.2).
+    pub assertion_type: String,
+    pub dpop: Option<DpopConfig>,
+    pub response: ResponseShape,
+    /// Share of the lifetime after which a used token is renewed, above 0 and at most 1.
+    pub refresh_at: f64,
+    pub default_lifetime: Duration,
+    /// For a whole token request, and the longest that a request waits for a token; `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// With `tls_client_auth`, certificate and key are here too.
+    pub tls: TlsOptions,
+    pub egress: Egress,
+}
+
+impl IssuerConfig {
+    /// The key of the file that says where tokens come from.
+    pub fn endpoint_key(&self) -> &'static str {
+        match (&self.endpoint, &self.preset) {
+            (TokenEndpoint::Discovery(_), None) => "issuer_url",
+            (TokenEndpoint::Url(_), None) => "token_url",
+            // A preset makes the URL from `vars`.
+            (TokenEndpoint::Discovery(_), Some(_)) => "vars (or issuer_url)",
+            (TokenEndpoint::Url(_), Some(_)) => "vars (or token_url)",
+        }
+    }
+}
+
+/// How the parameters of a token request travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Carrier {
+    /// POST, `application/x-www-form-urlencoded`.
+    #[default]
+    Form,
+    /// POST, `application/json` with typed values.
+    Json,
+    /// POST with an empty body, parameters in the query.
+    Query,
+    /// GET, parameters in the query.
+    Get,
+}
+
+impl Words for Carrier {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("form", Self::Form), ("json", Self::Json), ("query", Self::Query)];
+}
+
+/// `basic`.
+#[derive(Debug, Clone)]
+pub struct BasicUser {
+    pub user: Source,
+    pub password: Source,
+    pub encoding: BasicEncoding,
+}
+
+/// `standby`: keys that are not given are as in the issuer's table.
+#[derive(Debug, Clone)]
+pub struct Standby {
+    pub client_id: Option<Source>,
+    pub client_secret: Option<Source>,
+    pub private_key: Option<Source>,
+    pub certificate: Option<Source>,
+    pub key_id: Option<Source>,
+}
+
+/// What a JWT of a token request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum JwtUse {
+    /// `client_assertion` (RFC 7523 section 2.2).
+    #[default]
+    ClientAssertion,
+    /// `assertion` of the jwt-bearer grant (RFC 7523 section 2.1).
+    Assertion,
+    /// `Authorization: Bearer` on the token request.
+    Bearer,
+}
+
+impl Words for JwtUse {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("client_assertion", Self::ClientAssertion),
+        ("assertion", Self::Assertion),
+        ("bearer", Self::Bearer),
+    ];
+}
+
+/// Where the scopes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ScopeIn {
+    /// The `scope` parameter.
+    #[default]
+    Parameter,
+    /// The JWT's `scope`, joined by spaces; no parameter.
+    Claim,
+    /// The JWT's `scope`, as an array; no parameter.
+    ClaimArray,
+}
+
+impl Words for ScopeIn {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("parameter", Self::Parameter), ("claim", Self::Claim), ("claim_array", Self::ClaimArray)];
+}
+
+/// How a JWT's header names the certificate (RFC 7515 sections 4.1.6 to 4.1.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateHeader {
+    X5t,
+    X5tS256,
+    X5c,
+}
+
+/// `jwt`: how the JWT of a token request is made. A new `jti` every time.
+#[derive(Debug, Clone)]
+pub struct JwtConfig {
+    pub usage: JwtUse,
+    /// `None`: by the key's type (HS256 for `client_secret_jwt`).
+    pub alg: Option<Alg>,
+    /// `None`: the key file's own, if it names one.
+    pub key_id: Option<Source>,
+    /// `typ`; empty leaves it out.
+    pub typ: String,
+    /// `None`: the client id, else what the key file names.
+    pub issuer: Option<Source>,
+    /// `None`: as `issuer`. A literal that is empty leaves it out.
+    pub subject: Option<Source>,
+    /// `None`: the discovered issuer, else the token URL.
+    pub audience: Option<Source>,
+    pub lifetime: Duration,
+    pub scope: ScopeIn,
+    pub certificate_headers: Vec<CertificateHeader>,
+    /// More claims, with their JSON types.
+    pub claims: Params,
+}
+
+/// `dpop` (RFC 9449).
+#[derive(Debug, Clone)]
+pub struct DpopConfig {
+    pub private_key: Source,
+    /// `None`: by the key's type.
+    pub alg: Option<Alg>,
+}
+
+/// Where token requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenEndpoint {
+    /// `issuer_url`: found by discovery (OpenID's path, then RFC 8414's).
+    Discovery(HttpUrl),
+    /// `token_url`, byte for byte.
+    Url(HttpUrl),
+}
+
+/// How id and secret are written before base64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BasicEncoding {
+    /// `application/x-www-form-urlencoded` first: RFC 6749 section 2.3.1.
+    #[default]
+    Form,
+    /// As they are, for servers that do not decode.
+    Raw,
+}
+
+impl Words for BasicEncoding {
+    const WORDS: &'static [(&'static str, Self)] = &[("form", Self::Form), ("raw", Self::Raw)];
+}
+
+/// Request parameters by name: a `BTreeMap`, so that equal sets are equal keys.
+pub type Params = BTreeMap<String, ParamValue>;
+
+/// A parameter's value. Arrays are sent as repeated parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ParamValue {
+    Integer(i64),
+    /// The float as it was written.
+    Float(String),
+    Boolean(bool),
+    /// A literal or a reference.
+    Value(Source),
+    Array(Vec<Self>),
+    /// Only for JSON bodies and claims.
+    Table(BTreeMap<String, Self>),
+}
+
+/// `response`: where the values are in the response (RFC 6901 pointers).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseShape {
+    pub token: String,
+    pub token_type: String,
+    pub expires_in: String,
+    pub expires_at: String,
+    pub error: String,
+    pub format: ResponseFormat,
+    /// Accepted token types, lower case.
+    pub token_types: Vec<String>,
+    pub statuses: Vec<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResponseFormat {
+    #[default]
+    Json,
+    Form,
+}
+
+impl Words for ResponseFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("json", Self::Json), ("form", Self::Form)];
 }

@@ -1,15 +1,16 @@
-//! Presets: what a vendor fixes, as data. Each is a file of `presets/`, embedded by the build.
+//! Presets: what a vendor defines, as data. Each preset is a file of `presets/`, which the build embeds. What the operator
+//! writes is merged over the preset.
 
+mod vars;
+
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-mod merge;
-mod urls;
-mod vars;
-
-pub(crate) use merge::{Presets, issuer_with_preset, presets_of, route_with_preset};
+use crate::config::document::{Document, Place};
+use crate::config::report::{Report, nearest};
 
 const FILES: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/presets.rs"));
 
@@ -19,7 +20,7 @@ pub struct Preset {
     pub name: &'static str,
     /// The system, in a few words.
     pub title: String,
-    /// What an operator should know of it; may be empty.
+    /// What an operator should know about it; may be empty.
     pub about: String,
     /// In the order of their names.
     pub vars: Vec<PresetVar>,
@@ -27,7 +28,7 @@ pub struct Preset {
     pub needs: Vec<PresetKey>,
     /// Keys of `[issuer.NAME]` that the operator may give.
     pub options: Vec<PresetKey>,
-    /// TOML that belongs beside the issuer, such as a `[webhook.NAME]`; may be empty.
+    /// More TOML that an issuer of this kind needs, such as a `[webhook.NAME]`; may be empty.
     pub extra: String,
     /// Keys of `[issuer.NAME]`.
     issuer: DeTable<'static>,
@@ -35,20 +36,21 @@ pub struct Preset {
     route: DeTable<'static>,
 }
 
-/// A value that a preset asks for.
+/// A value that a preset requires.
 #[derive(Debug)]
 pub struct PresetVar {
     pub name: String,
     pub about: String,
     pub example: String,
-    /// Where there is one, the operator need not give it.
+    /// If there is one, the operator may leave the value out.
     pub default: Option<String>,
-    /// It is a host name or a part of one: lower case, `-` for `_`, and taken out of `https://HOST/`.
+    /// It is a host name or a part of one. It becomes lower case, with `-` for `_`, and is taken out of
+    /// `https://HOST/`.
     pub host: bool,
 }
 
 impl PresetVar {
-    /// As an operator could write it.
+    /// An example of how an operator could write it.
     fn written(&self) -> String {
         format!("{} = \"{}\"", self.name, self.example)
     }
@@ -64,12 +66,12 @@ pub struct PresetKey {
 }
 
 impl Preset {
-    /// Keys of `[issuer.NAME]` that it sets.
+    /// Keys of `[issuer.NAME]` that the preset sets.
     pub fn issuer_keys(&self) -> impl Iterator<Item = &str> {
         self.issuer.keys().map(|key| key.get_ref().as_ref())
     }
 
-    /// Keys of `[[route]]` that it sets.
+    /// Keys of `[[route]]` that the preset sets.
     pub fn route_keys(&self) -> impl Iterator<Item = &str> {
         self.route.keys().map(|key| key.get_ref().as_ref())
     }
@@ -78,16 +80,16 @@ impl Preset {
 static PRESETS: LazyLock<Vec<Preset>> =
     LazyLock::new(|| FILES.iter().filter_map(|(name, text)| read(name, text).ok()).collect());
 
-/// What people write where they mean no vendor.
+/// What people write if they mean no particular vendor.
 const NO_VENDOR: [&str; 8] =
     ["generic", "oauth", "oauth2", "oidc", "openid", "openid-connect", "custom", "other"];
 
-/// The preset that was probably meant by a name that is none; `generic` for any issuer, which has none.
+/// The preset that was probably meant by an unknown name; `generic` if any issuer was meant.
 pub fn nearest_preset(written: &str) -> Option<&'static str> {
     if NO_VENDOR.contains(&written.to_ascii_lowercase().as_str()) {
         return Some("generic");
     }
-    super::report::nearest(written, presets().map(|preset| preset.name))
+    nearest(written, presets().map(|preset| preset.name))
 }
 
 /// Every preset, in the order of their names.
@@ -132,7 +134,7 @@ fn key(key: String, mut parts: Parts) -> Result<PresetKey, String> {
     parts.end().map(|()| PresetKey { key, about, example })
 }
 
-/// A table that is taken apart; what is left at the end is unknown.
+/// A table that is taken apart. Keys that are left at the end are unknown.
 struct Parts(DeTable<'static>);
 
 impl Parts {
@@ -182,6 +184,124 @@ impl Parts {
         match self.0.keys().next() {
             None => Ok(()),
             Some(key) => Err(format!("unknown key {}", key.get_ref())),
+        }
+    }
+}
+
+/// The preset of each issuer that has one, by the issuer's name, over all files.
+pub(crate) type Presets = BTreeMap<String, &'static Preset>;
+
+/// Which issuers have a preset. Errors are reported when the issuer is read.
+pub(crate) fn presets_of<'d, 't: 'd>(documents: impl Iterator<Item = &'d Document<'t>>) -> Presets {
+    let mut found = Presets::new();
+    for document in documents {
+        let issuers = document.root.get_ref().as_table().and_then(|root| root.get("issuer"));
+        let issuers = issuers.and_then(|issuers| issuers.get_ref().as_table());
+        for (name, issuer) in issuers.into_iter().flat_map(DeTable::iter) {
+            let named = issuer.get_ref().as_table().and_then(|table| table.get("preset"));
+            let named = named.and_then(|named| named.get_ref().as_str()).and_then(preset);
+            found.extend(named.map(|preset| (name.get_ref().to_string(), preset)));
+        }
+    }
+    found
+}
+
+/// Fills the preset into the issuer's table.
+pub(crate) fn issuer_with_preset<'t>(
+    place: &Place<'t>,
+    mut value: Spanned<DeValue<'t>>,
+    report: &mut Report,
+) -> Spanned<DeValue<'t>> {
+    let DeValue::Table(table) = value.get_mut() else { return value };
+    let vars_at = place.key("vars");
+    let Some(named) = table.get("preset").and_then(|named| named.get_ref().as_str().map(str::to_owned))
+    else {
+        if vars_at.is_written() && !place.key("preset").is_written() {
+            report.error(
+                &vars_at,
+                "are for a preset, but no preset is named",
+                "preset = \"…\"; `bearerd init` lists them",
+            );
+        }
+        return value;
+    };
+    let Some(preset) = preset(&named) else {
+        let at = place.key("preset");
+        let hint = match nearest_preset(&named) {
+            Some("generic") => "leave `preset` out: an issuer needs none; `bearerd init generic`".to_owned(),
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "`bearerd init` lists them; leave it out for any other issuer".to_owned(),
+        };
+        report.error(&at, format!("there is no preset {}", at.describe()), hint);
+        report.presetless.push(place.path.to_string());
+        return value;
+    };
+    let mut below = preset.issuer.clone();
+    // There is only one way to the token endpoint: the operator's replaces the preset's.
+    if table.contains_key("token_url") || table.contains_key("issuer_url") {
+        below.remove("token_url");
+        below.remove("issuer_url");
+    }
+    drop_overridden(&mut below, table);
+    let used = vars::used_in(preset, &below);
+    let mut values = vars::values(&vars_at, preset, &used, report);
+    let wrong = vars::check_urls(&vars_at, &below, &values, report);
+    if wrong.is_empty() {
+        vars::refuse_no_url(&vars_at, preset, &below, &mut values, report);
+    }
+    // A refused value must cause no second error.
+    for var in preset.vars.iter().filter(|var| wrong.contains(&var.name)) {
+        values.insert(var.name.clone(), var.example.clone());
+    }
+    vars::fill(&mut below, &values);
+    lay_under(table, below);
+    value
+}
+
+/// Fills what the issuer's preset says about routes into the route's table.
+pub(crate) fn route_with_preset<'t>(
+    mut value: Spanned<DeValue<'t>>,
+    known: &Presets,
+) -> Spanned<DeValue<'t>> {
+    let DeValue::Table(table) = value.get_mut() else { return value };
+    let issuer = table.get("issuer").and_then(|issuer| issuer.get_ref().as_str());
+    let Some(preset) = issuer.and_then(|issuer| known.get(issuer)) else { return value };
+    let mut below = preset.route.clone();
+    // If the operator chose how to add the token, the preset's way is not mixed in.
+    if table.contains_key("inject") {
+        below.remove("inject");
+    }
+    lay_under(table, below);
+    value
+}
+
+/// Removes the values that the operator overrides, so that a var that only they need is not required.
+fn drop_overridden(below: &mut DeTable<'_>, above: &DeTable<'_>) {
+    for (key, value) in above.iter() {
+        let Some(other) = below.get_mut(key.get_ref().as_ref()) else { continue };
+        match (value.get_ref(), other.get_mut()) {
+            (DeValue::Table(above), DeValue::Table(below)) if !refers(above) => drop_overridden(below, above),
+            _ => _ = below.remove(key.get_ref().as_ref()),
+        }
+    }
+}
+
+/// A table that says where a value is counts as a value.
+fn refers(table: &DeTable<'_>) -> bool {
+    ["file", "env", "webhook"].iter().any(|key| table.contains_key(*key))
+}
+
+fn lay_under<'t>(above: &mut DeTable<'t>, below: DeTable<'t>) {
+    for (key, value) in below {
+        match above.get_mut(key.get_ref().as_ref()) {
+            None => _ = above.insert(key, value),
+            Some(there) => {
+                if let (DeValue::Table(above), DeValue::Table(below)) = (there.get_mut(), value.into_inner())
+                    && !refers(above)
+                {
+                    lay_under(above, below);
+                }
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The addresses of a name, from the system's resolver, which obeys the machine's settings.
+//! Resolves names with the system's resolver, which obeys the machine's settings.
 //!
-//! The whole process has one look-up for a name at a time, so that a name whose look-up hangs costs one thread, or a
-//! few while nothing is known of it. The last addresses that were found serve meanwhile.
+//! The process has at most one look-up of a name at a time, so that a look-up that hangs costs one thread, or a few if there
+//! are no known addresses. Meanwhile, the last known addresses are used.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -13,46 +13,47 @@ use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, SockType};
 use moka::sync::Cache;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::aside::{Aside, AsideError, Flight, Flights};
+use crate::aside::{Aside, AsideError, SharedWork, WorkInProgress};
 
-/// One for each name that is looked up at this moment.
+/// The threads of look-ups, one for each name that is being resolved.
 static THREADS: Aside = Aside::new("lookup", 64);
-/// How long a look-up is waited for where the last addresses are known.
+/// How long to wait for a look-up if the last addresses are known.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long the last addresses of a name may serve where TLS shows who answers there.
+/// How long the last addresses may be used with TLS, which shows who responds.
 pub(super) const WITH_TLS: Duration = Duration::from_secs(3600);
-/// And where nothing does: an address may be another machine's by now. Caching resolvers keep as long.
+/// How long they may be used without TLS, because an address may belong to another machine by then. Caching resolvers keep
+/// them as long.
 pub(super) const WITHOUT_TLS: Duration = Duration::from_secs(60);
-/// A look-up that hangs for longer is not the only one of its name.
+/// After this time, another look-up of the name may start.
 const SPACING: Duration = Duration::from_millis(1250);
-/// So many of one name: resolvers give one up after 10 s.
+/// The most look-ups of one name, because resolvers time out after 10 s.
 const AT_ONCE: usize = 8;
-/// Names whose last addresses are kept; a config has fewer.
+/// The most names in the cache. A config has fewer.
 const KEPT: u64 = 16 * 1024;
 
-/// What looks a name up; blocks. The port of the addresses is of no meaning.
-pub(super) type Lookup = dyn Fn(&str) -> Result<Vec<SocketAddr>, NotFound> + Send + Sync;
+/// A function that resolves a name, and blocks. The port of the addresses has no meaning.
+type Lookup = dyn Fn(&str) -> Result<Vec<SocketAddr>, NotFound> + Send + Sync;
 
-/// Why a name has no addresses, in the resolver's words.
+/// Why a look-up failed, in the resolver's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotFound {
-    /// There is no such name, or it has no address.
+    /// The name does not exist, or has no address.
     Gone(String),
-    /// The resolver can't tell now.
+    /// The resolver could not find out now.
     Failed(String),
 }
 
-/// Why there are no addresses.
+/// Why there are no addresses for a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unresolved {
     Dns(String),
     Machine(AsideError),
 }
 
-/// The names of a process.
+/// The look-ups and known addresses of a process.
 pub(super) struct Names {
     lookup: Arc<Lookup>,
-    running: Arc<Flights<Found>>,
+    running: Arc<SharedWork<Found>>,
     last_good: Cache<Arc<str>, Arc<LastGood>>,
 }
 
@@ -61,12 +62,12 @@ type Found = Result<Arc<[SocketAddr]>, NotFound>;
 struct LastGood {
     addresses: Arc<[SocketAddr]>,
     found: Instant,
-    /// That they serve in the place of newer ones is told once.
+    /// Limits the log lines about the use of old addresses.
     told: AtomicBool,
 }
 
 impl Names {
-    /// Those of the system, which all of the process shares.
+    /// The names of the system's resolver, shared by the whole process.
     pub(super) fn of_the_system() -> &'static Self {
         static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(Arc::new(getaddrinfo), &THREADS));
         &NAMES
@@ -74,10 +75,10 @@ impl Names {
 
     pub(super) fn new(lookup: Arc<Lookup>, threads: &'static Aside) -> Self {
         let last_good = Cache::builder().max_capacity(KEPT).time_to_live(WITH_TLS).build();
-        Self { lookup, running: Arc::new(Flights::new(threads)), last_good }
+        Self { lookup, running: Arc::new(SharedWork::new(threads)), last_good }
     }
 
-    /// Every address of `host`, at least one. The last good ones may serve up to an age of `oldest`.
+    /// Every address of `host`, at least one. Known addresses may be used up to an age of `oldest`.
     pub(super) async fn addresses(
         &self,
         host: &str,
@@ -105,7 +106,7 @@ impl Names {
                 Err(NotFound::Gone(why) | NotFound::Failed(why)) => Err(Unresolved::Dns(why)),
             };
         };
-        match timeout_at(flight.began() + PATIENCE, flight.landed()).await {
+        match timeout_at(flight.began() + PATIENCE, flight.outcome()).await {
             Ok(Ok(Ok(found))) => Ok(found),
             Ok(Ok(Err(NotFound::Gone(why)))) => Err(Unresolved::Dns(why)),
             Ok(Ok(Err(NotFound::Failed(why)))) => Ok(last_good.instead(host, &why)),
@@ -116,13 +117,13 @@ impl Names {
 
     /// What this look-up finds, or one that is begun meanwhile: a resolver that is silent and comes back does not know of
     /// what it was asked before, and is asked again by the same look-up after seconds only.
-    async fn first_of(&self, host: &str, flight: Flight<Found>) -> Result<Found, AsideError> {
-        let mut first = pin!(flight.landed());
+    async fn first_of(&self, host: &str, flight: WorkInProgress<Found>) -> Result<Found, AsideError> {
+        let mut first = pin!(flight.outcome());
         loop {
             let latest = self.running.join_recent(host, self.look_up(host), SPACING, AT_ONCE);
             tokio::select! {
                 found = &mut first => return found,
-                found = latest.landed() => return found,
+                found = latest.outcome() => return found,
                 () = sleep(SPACING) => {}
             }
         }
@@ -173,7 +174,7 @@ impl LastGood {
 fn getaddrinfo(host: &str) -> Result<Vec<SocketAddr>, NotFound> {
     let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
     let found = dns_lookup::getaddrinfo(Some(host), None, Some(hints)).map_err(not_found)?;
-    // An address of another family than IP can't be connected to.
+    // Other address families cannot be used.
     Ok(found.filter_map(Result::ok).map(|found| found.sockaddr).collect())
 }
 

@@ -1,22 +1,25 @@
-//! What goes up, by name: no value of a parameter or header.
+//! What goes to the upstream, by name and without any value of a parameter or header field, and an explanation as text for people.
 
+use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::request::ExplainedRequest;
+use crate::cli::explain::{ExplainedRequest, Explanation, ListenerResult};
 use crate::config::{
     Credential, CredentialKey, HeaderEdits, Inject, IssuerConfig, ParamValue, RouteConfig, TokenEndpoint,
     UpstreamTarget, Words,
 };
 use crate::route::path::upstream_target;
+use crate::secret::MASK;
 
 /// The upstream's side of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sent {
     /// Without the query.
     pub url: String,
-    /// The request has a query; it goes up byte for byte.
+    /// The request has a query, which goes upstream byte for byte.
     pub query: bool,
     pub host: String,
     /// `auto`, `http1` or `http2`.
@@ -28,25 +31,27 @@ pub struct Sent {
     pub request_headers: HeaderNames,
     pub response_headers: HeaderNames,
     pub timeouts: Timeouts,
+    /// Other settings of the route, by their keys, as they are written in the file.
+    pub settings: BTreeMap<&'static str, String>,
 }
 
-/// Whose token, and what is asked for.
+/// Whose token, and what the token request asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CredentialFacts {
     pub issuer: String,
     /// The preset that fills in the issuer's table.
     pub preset: Option<String>,
-    /// The token endpoint, or where it is found; without a query.
+    /// The token endpoint, or the URL where discovery starts; without a query.
     pub token_endpoint: String,
-    /// `token_endpoint` is the issuer's URL, and discovery finds the endpoint.
+    /// `token_endpoint` is the issuer's URL, from which discovery finds the endpoint.
     pub discovery: bool,
     pub scopes: Vec<String>,
     pub parameters: Vec<Parameter>,
-    /// The route's own, which stands instead of the issuer's `jwt.subject`.
+    /// The route's own, which replaces the issuer's `jwt.subject`.
     pub subject: Option<String>,
-    /// The header as it is set, with `{token}` in the token's place; or `query parameter NAME`.
+    /// The header field, with `{token}` in place of the token; or `query parameter NAME`.
     pub inject: String,
-    /// The query parameter that carries the token, where one does.
+    /// The query parameter that carries the token, if one does.
     pub inject_query: Option<String>,
     /// Tokens are bound to a key: each request carries a proof in `DPoP` (RFC 9449).
     pub dpop: bool,
@@ -56,7 +61,7 @@ pub struct CredentialFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Parameter {
     pub name: String,
-    /// It stands in a file or in the environment.
+    /// It comes from a file, the environment, or a webhook.
     pub reference: bool,
 }
 
@@ -67,7 +72,7 @@ pub struct HeaderNames {
     pub remove: Vec<String>,
 }
 
-/// As in the config file; `off` where there is none.
+/// As in the config file; `off` if there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     pub connect: String,
@@ -77,8 +82,12 @@ pub struct Timeouts {
 }
 
 impl Sent {
-    pub(super) fn new(route: &RouteConfig, asked: &ExplainedRequest, prefix_segments: Option<usize>) -> Self {
-        let target = upstream_target(&route.upstream.path, &asked.path, None, prefix_segments);
+    pub(super) fn new(
+        route: &RouteConfig,
+        request: &ExplainedRequest,
+        prefix_segments: Option<usize>,
+    ) -> Self {
+        let target = upstream_target(&route.upstream.path, &request.path, None, prefix_segments);
         let url = match &route.upstream.target {
             UpstreamTarget::Tcp { https: true, .. } => {
                 format!("https://{}{target}", route.upstream.authority)
@@ -90,7 +99,7 @@ impl Sent {
         };
         Self {
             url,
-            query: asked.query.is_some(),
+            query: request.query.is_some(),
             host: route.upstream.authority.clone(),
             protocol: route.connection.protocol.word(),
             credential: match &route.credential {
@@ -106,6 +115,7 @@ impl Sent {
                 idle: duration(route.idle_timeout),
                 connection_max_age: duration(route.connection_max_age),
             },
+            settings: route.settings(),
         }
     }
 }
@@ -164,4 +174,127 @@ impl HeaderNames {
 
 fn duration(duration: Option<Duration>) -> String {
     duration.map_or_else(|| "off".to_owned(), |duration| humantime::format_duration(duration).to_string())
+}
+
+/// Lines of `label  value`, the labels in one column.
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, label: &str, value: impl std::fmt::Display) {
+        // Writing into a string does not fail.
+        let _ = writeln!(self.0, "  {label:<15}{value}");
+    }
+
+    fn lines(&mut self, label: &str, values: &[String]) {
+        let labels = std::iter::once(label).chain(std::iter::repeat(""));
+        for (label, value) in labels.zip(values) {
+            self.line(label, value);
+        }
+    }
+
+    fn list(&mut self, label: &str, values: &[String]) {
+        if !values.is_empty() {
+            self.line(label, values.join(", "));
+        }
+    }
+}
+
+pub(super) fn render(explanation: &Explanation) -> String {
+    let mut page = Page(String::new());
+    for answer in &explanation.answers {
+        if !page.0.is_empty() {
+            page.0.push('\n');
+        }
+        // A path that no request line may contain may contain control characters.
+        let path = explanation.path.escape_debug();
+        let _ = match (&answer.route, answer.status, answer.code) {
+            (Some(route), Some(status), _) => {
+                writeln!(
+                    page.0,
+                    "{} {path}: bearerd responds for route `{route}`, {status}",
+                    explanation.method
+                )
+            }
+            (Some(route), None, _) => {
+                writeln!(page.0, "{} {path}: route `{route}` serves it", explanation.method)
+            }
+            (None, Some(status), Some(code)) => {
+                writeln!(page.0, "{} {path}: no route serves it, {status} `{code}`", explanation.method)
+            }
+            (None, Some(status), None) => {
+                writeln!(page.0, "{} {path}: bearerd responds, {status}", explanation.method)
+            }
+            (None, None, _) => writeln!(page.0, "{} {path}: no route serves it", explanation.method),
+        };
+        render_result(&mut page, answer);
+    }
+    page.0
+}
+
+fn render_result(page: &mut Page, answer: &ListenerResult) {
+    page.list("listeners", &answer.listeners);
+    page.lines("why", &answer.why);
+    page.lines("nearest", &answer.nearest);
+    page.lines("note", &answer.notes);
+    if let Some(sent) = &answer.sent {
+        render_sent(page, sent);
+    }
+}
+
+fn render_sent(page: &mut Page, sent: &Sent) {
+    let own = sent.credential.as_ref().and_then(|credential| credential.inject_query.as_ref());
+    let query = match (sent.query, own) {
+        (false, None) => String::new(),
+        (true, None) => ", then the query as it came".to_owned(),
+        (false, Some(name)) => format!(", then `{name}` in the query"),
+        (true, Some(name)) => format!(", then the query with our `{name}` instead of any other"),
+    };
+    page.line("upstream", format_args!("{}{query}", sent.url));
+    page.line("Host", &sent.host);
+    page.line("protocol", sent.protocol);
+    match &sent.credential {
+        None => page.line("token", "none, the route is anonymous"),
+        Some(credential) => render_credential(page, credential),
+    }
+    page.line("Authorization", format_args!("the caller's: {}", sent.caller_authorization));
+    render_edits(page, "request", &sent.request_headers);
+    render_edits(page, "response", &sent.response_headers);
+    let timeouts = &sent.timeouts;
+    page.line(
+        "timeouts",
+        format_args!(
+            "connect {}, response {}, idle {}; connections live {}",
+            timeouts.connect, timeouts.response, timeouts.idle, timeouts.connection_max_age
+        ),
+    );
+    let settings: Vec<String> = sent.settings.iter().map(|(key, value)| format!("{key} {value}")).collect();
+    page.list("settings", &settings);
+}
+
+fn render_credential(page: &mut Page, credential: &CredentialFacts) {
+    let how = if credential.discovery { "found by discovery at" } else { "from" };
+    let preset = credential.preset.as_ref().map(|preset| format!(" (preset `{preset}`)")).unwrap_or_default();
+    let (issuer, endpoint) = (&credential.issuer, &credential.token_endpoint);
+    page.line("token", format_args!("issuer `{issuer}`{preset}, {how} {endpoint}"));
+    if credential.scopes.is_empty() {
+        page.line("scopes", "none");
+    }
+    page.list("scopes", &credential.scopes);
+    let parameter = |parameter: &Parameter| match parameter.reference {
+        true => format!("{} = {MASK}", parameter.name),
+        false => parameter.name.clone(),
+    };
+    page.list("parameters", &credential.parameters.iter().map(parameter).collect::<Vec<_>>());
+    if let Some(subject) = &credential.subject {
+        page.line("subject", subject.escape_debug());
+    }
+    page.line("sent as", &credential.inject);
+    if credential.dpop {
+        page.line("proof", "in DPoP, a new one for each request (RFC 9449)");
+    }
+}
+
+fn render_edits(page: &mut Page, which: &str, names: &HeaderNames) {
+    page.list(&format!("{which} set"), &names.set);
+    page.list(&format!("{which} remove"), &names.remove);
 }

@@ -1,4 +1,5 @@
-//! The values of a preset's `vars`, and putting them in.
+//! The values of a preset's `vars`: reading them, filling them in, and checking what they do to a URL. A secret is sent to
+//! that URL, so no value may lead to another host.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Preset, PresetVar};
 use crate::config::document::Place;
+use crate::config::preset::{Preset, PresetVar};
 use crate::config::reference::Source;
 use crate::config::report::{Report, did_you_mean};
 use crate::config::types::url;
@@ -15,7 +16,7 @@ use crate::config::types::url;
 /// Values by name.
 pub(super) type Values = BTreeMap<String, String>;
 
-/// Reads `vars`: each a string, a number, or where it stands in a file or the environment.
+/// Reads `vars`: each is a string, a number, or a reference to a file or the environment.
 pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, report: &mut Report) -> Values {
     let mut values = Values::new();
     let written = at.value().and_then(DeValue::as_table);
@@ -29,7 +30,7 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
                 known => format!("preset `{}` takes {}", preset.name, known.join(", ")),
             };
             let hint = did_you_mean(name, known.iter().copied(), &otherwise);
-            report.error(&place, "no var of this preset", hint);
+            report.error(&place, "is not a var of this preset", hint);
             continue;
         };
         let Some(text) = value_of(&place, value.get_ref(), var, report) else { continue };
@@ -38,7 +39,7 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
         }
         match if var.host { host(&text) } else { Some(text) } {
             Some(text) => _ = values.insert(name.to_owned(), text),
-            None => report.error(&place, "is no host name", format!("write it as \"{}\"", var.example)),
+            None => report.error(&place, "is not a host name", format!("write it as \"{}\"", var.example)),
         }
     }
     for var in &preset.vars {
@@ -52,14 +53,14 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
                 format!("vars = {{ {} }}", var.written()),
             );
         }
-        // Where it is missing that was told: what would come of a URL without it is no further error.
+        // A missing var was reported above. Its example prevents a second error about the URL.
         values.insert(var.name.clone(), var.default.as_ref().unwrap_or(&var.example).clone());
     }
     values
 }
 
-/// Tells of vars that make no URL of the preset's endpoint, where they stand: of the URL nothing is written. Its
-/// template is quoted and the values are not, since one may hold a password.
+/// Reports vars that make no valid URL of the preset's endpoint, at the vars, because the file has no URL. The message
+/// quotes the template and not the values, which may contain a password.
 pub(super) fn refuse_no_url(
     at: &Place<'_>,
     preset: &Preset,
@@ -71,7 +72,7 @@ pub(super) fn refuse_no_url(
         let Some(template) = below.get(key).and_then(|value| value.get_ref().as_str()) else { continue };
         let text = filled(template, values);
         let reason = match url::parts(&text) {
-            _ if text.matches("://").count() > 1 => "a whole URL stands inside it".to_owned(),
+            _ if text.matches("://").count() > 1 => "it contains a whole URL".to_owned(),
             Err(wrong) => wrong.message,
             Ok(_) => continue,
         };
@@ -83,7 +84,7 @@ pub(super) fn refuse_no_url(
             format!("do not fit into the preset's {key} \"{template}\": {reason}"),
             format!("as in vars = {{ {} }}", examples.join(", ")),
         );
-        // What else would come of such a URL is no further error.
+        // Such a URL must cause no second error.
         let examples = named().map(|var| (var.name.clone(), var.example.clone()));
         values.extend(examples);
     }
@@ -108,13 +109,13 @@ fn value_of(place: &Place<'_>, value: &DeValue<'_>, var: &PresetVar, report: &mu
     };
     let text = text.trim();
     if text.is_empty() || text.chars().any(char::is_control) {
-        report.error(place, "is empty or holds a control character", var.written());
+        report.error(place, "is empty or contains a control character", var.written());
         return None;
     }
     Some(text.to_owned())
 }
 
-/// A host's name, out of the URL where that was given: consoles show the one or the other.
+/// A host name, taken out of a URL if one was given. Consoles show the one or the other.
 fn host(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase().replace('_', "-");
     let text = text.strip_prefix("https://").unwrap_or(&text).trim_end_matches('/');
@@ -122,7 +123,7 @@ fn host(text: &str) -> Option<String> {
     (!text.is_empty() && text.bytes().all(fits)).then(|| text.to_owned())
 }
 
-/// A var is part of the issuer's table, so it is read when the table is.
+/// Reads a referenced var. It is part of the issuer's table, so it is read together with the table.
 fn elsewhere(place: &Place<'_>, table: &DeTable<'_>, report: &mut Report) -> Option<String> {
     let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str()).map(str::to_owned);
     let pointer = text("pointer");
@@ -133,7 +134,7 @@ fn elsewhere(place: &Place<'_>, table: &DeTable<'_>, report: &mut Report) -> Opt
         _ => {
             report.error(
                 place,
-                "does not say where the value stands",
+                "does not say where the value is",
                 "write { file = \"…\" } or { env = \"…\" }",
             );
             return None;
@@ -178,7 +179,7 @@ fn note_used<'p>(preset: &'p Preset, value: &DeValue<'_>, used: &mut BTreeSet<&'
     }
 }
 
-/// Puts the values in the place of `{name}`.
+/// Replaces `{name}` by the values.
 pub(super) fn fill(table: &mut DeTable<'_>, values: &Values) {
     table.iter_mut().for_each(|(_, value)| fill_value(value, values));
 }
@@ -192,7 +193,7 @@ fn fill_value(value: &mut Spanned<DeValue<'_>>, values: &Values) {
     }
 }
 
-/// In one pass: a value is not searched for names again. Of two `/` that meet where a value ends or starts one is
+/// Works in one pass: a value is not searched for names again. If two `/` meet at the start or end of a value, one is
 /// dropped, so that `https://idp/` and `https://idp` mean the same.
 fn filled(template: &str, values: &Values) -> String {
     let mut text = String::with_capacity(template.len());
@@ -219,6 +220,123 @@ fn filled(template: &str, values: &Values) -> String {
     text
 }
 
+const HTTPS: &str = "https://";
+
+/// The part of a URL that a value becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// All of it.
+    Whole,
+    /// Its beginning: scheme and host, maybe a path.
+    Start,
+    /// Everything between `https://` and the path. A folder may follow the host.
+    Host,
+    /// One or more labels of a host. The preset has the rest.
+    Label,
+    /// The beginning of the path, directly after a value that ends with the host.
+    Path,
+    /// A piece of the path or query.
+    Piece,
+}
+
+impl Part {
+    /// `Err` says what the value must be.
+    fn check(self, value: &str) -> Result<(), &'static str> {
+        let splits = value.contains(['?', '#', '\\']);
+        let climbs = value.split('/').any(|segment| matches!(segment, "." | ".."));
+        match self {
+            Self::Whole => Ok(()),
+            Self::Start | Self::Path | Self::Piece if !value.chars().all(is_of_a_url) => Err(UNFIT),
+            Self::Start if !splits => Ok(()),
+            Self::Start => Err("must be a URL without a query"),
+            Self::Host if !splits && !climbs && !value.contains('@') && value.chars().all(is_of_a_url) => {
+                Ok(())
+            }
+            Self::Host => Err("must be a host, such as \"idp.example.com\""),
+            Self::Label if value.bytes().all(is_of_a_host) => Ok(()),
+            Self::Label => Err("becomes part of a host name: letters, digits, `-` and dots alone"),
+            Self::Path if !value.starts_with('/') => Err("must be a path, such as \"/token\""),
+            Self::Path | Self::Piece if !splits && !climbs && !value.contains('@') => Ok(()),
+            Self::Path | Self::Piece => {
+                Err("becomes part of a path: without `?`, `#`, `@`, `\\` and segments of dots")
+            }
+        }
+    }
+}
+
+const UNFIT: &str = "becomes part of a URL, and holds a character that no URL may have";
+
+/// Whether a URL may contain it: see `types::url`.
+fn is_of_a_url(character: char) -> bool {
+    matches!(character, '!'..='~') && !matches!(character, '"' | '<' | '>' | '^' | '`')
+}
+
+fn is_of_a_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+/// Reports each value that does not fit where `below` puts it, once each. Returns their names.
+pub(super) fn check_urls(
+    at: &Place<'_>,
+    below: &DeTable<'_>,
+    values: &Values,
+    report: &mut Report,
+) -> Vec<String> {
+    let mut wrong = BTreeMap::new();
+    below.values().for_each(|value| look(value.get_ref(), values, &mut wrong));
+    for (name, what) in &wrong {
+        let hint = if *what == UNFIT { "percent-encode it: a space is %20" } else { "" };
+        report.error(&at.key(name), *what, hint);
+    }
+    wrong.into_keys().map(str::to_owned).collect()
+}
+
+fn look<'v>(value: &DeValue<'_>, values: &'v Values, wrong: &mut BTreeMap<&'v str, &'static str>) {
+    match value {
+        DeValue::String(text) => {
+            for (name, part) in parts(text) {
+                let Some((name, value)) = values.get_key_value(name) else { continue };
+                if let Err(what) = part.check(value) {
+                    wrong.entry(name).or_insert(what);
+                }
+            }
+        }
+        DeValue::Array(items) => items.iter().for_each(|item| look(item.get_ref(), values, wrong)),
+        DeValue::Table(table) => table.values().for_each(|value| look(value.get_ref(), values, wrong)),
+        _ => {}
+    }
+}
+
+/// The names in a preset's URL, and the part that each becomes. Empty if the text is not a URL.
+fn parts(template: &str) -> Vec<(&str, Part)> {
+    let behind_scheme = template.strip_prefix(HTTPS);
+    if behind_scheme.is_none() && !template.starts_with('{') {
+        return Vec::new();
+    }
+    let authority_end = behind_scheme.map_or(0, |rest| HTTPS.len() + rest.find('/').unwrap_or(rest.len()));
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(open) = template.get(at..).and_then(|rest| rest.find('{')).map(|open| at + open) {
+        let Some(close) = template.get(open..).and_then(|rest| rest.find('}')).map(|close| open + close)
+        else {
+            break;
+        };
+        let after = close + 1;
+        let part = if open == 0 {
+            if after == template.len() { Part::Whole } else { Part::Start }
+        } else if open < authority_end {
+            if open == HTTPS.len() && after == authority_end { Part::Host } else { Part::Label }
+        } else if open == at {
+            Part::Path
+        } else {
+            Part::Piece
+        };
+        found.extend(template.get(open + 1..close).map(|name| (name, part)));
+        at = after;
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,5 +353,53 @@ mod tests {
         assert_eq!(filled("{base}{path}", &values), "https://idp/token");
         assert_eq!(filled("Bearer {token}", &values), "Bearer {token}");
         assert_eq!(filled("{ {base", &values), "{ {base");
+    }
+
+    #[test]
+    fn each_part_of_a_url_is_found() {
+        assert_eq!(parts("{url}"), [("url", Part::Whole)]);
+        assert_eq!(parts("{url}{path}"), [("url", Part::Start), ("path", Part::Path)]);
+        assert_eq!(parts("{url}/realms/{realm}/t"), [("url", Part::Start), ("realm", Part::Piece)]);
+        assert_eq!(parts("https://{site}/?oauth=token"), [("site", Part::Host)]);
+        assert_eq!(
+            parts("https://{a}.auth.{b}.example.com/{a}.x/{c}"),
+            [("a", Part::Label), ("b", Part::Label), ("a", Part::Piece), ("c", Part::Piece)]
+        );
+        assert_eq!(parts("https://login.{region}/t"), [("region", Part::Label)]);
+        assert!(parts("Bearer {token}").is_empty() && parts("api://{id}").is_empty());
+    }
+
+    #[test]
+    fn no_value_turns_a_url_to_another_host() {
+        for (part, good, bad) in [
+            (
+                Part::Start,
+                &["https://idp", "http://localhost:8080/auth/"][..],
+                &["https://idp?", "https://idp#"][..],
+            ),
+            (
+                Part::Host,
+                &["a.example", "a.example:8443", "a.example/blog"],
+                &["a@b", "a?", "a#", "a/../b", "a\\b"],
+            ),
+            (
+                Part::Label,
+                &["acme", "1234567-sb1", "mypurecloud.de"],
+                &["a/", "a:1", "a?", "a#", "a@b", "a%2f", "é"],
+            ),
+            (Part::Path, &["/token", "/a/b/"], &["token", ".b.example/t", "@b/t", ":1/t", "/t?a", "/a/../b"]),
+            (
+                Part::Piece,
+                &["acme", "contoso.onmicrosoft.com", "a/b"],
+                &["..", "a/../b", "a?b", "a#b", "x@b", "my realm", "é", "<a>"],
+            ),
+        ] {
+            for value in good {
+                assert_eq!(part.check(value), Ok(()), "{part:?} {value}");
+            }
+            for value in bad {
+                assert!(part.check(value).is_err(), "{part:?} {value}");
+            }
+        }
     }
 }

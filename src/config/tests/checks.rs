@@ -1,7 +1,12 @@
-//! Tables of wrong values with their exact messages.
+//! Wrong values of every table but issuers', with their exact messages.
 
-use super::*;
-use crate::config::Severity;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::environment::OtelVariables;
+use crate::config::tests::*;
+use crate::config::{Severity, Source, Tracing};
 
 /// The message and the hint of the only problem; where there is an error, of the only error.
 fn only(text: &str) -> (String, String, String) {
@@ -39,7 +44,7 @@ fn top_level() {
         ),
         ("drain_delay = \"5\"", "drain_delay", "\"5\" is not a duration", "a unit"),
         ("include = \"conf.d/*.toml\"", "include", "expected an array, found \"conf.d/*.toml\"", "brackets"),
-        ("include = [\"*/a.toml\"]", "include[0]", "is no pattern that works here", "last part"),
+        ("include = [\"*/a.toml\"]", "include[0]", "is not a usable pattern", "last part"),
         ("worker = 1", "worker", "unknown key", "did you mean `workers`?"),
         ("frobnicate = 1", "frobnicate", "unknown key", "[[route]]"),
         ("webhook = 1", "webhook", "expected a table, found a number", "[webhook.NAME]"),
@@ -106,7 +111,7 @@ fn listeners() {
         (
             "[listener.main]\naddress = \"10.0.0.1:8080\"\ncallers = \"network\"\nallow = []",
             "listener.main.allow",
-            "lets nobody in",
+            "allows no caller",
             "leave it out",
         ),
         (
@@ -133,13 +138,13 @@ fn listeners() {
         (
             "[listener.main]\naddress = \"unix:/run/p\"\nmode = \"rw\"",
             "listener.main.mode",
-            "\"rw\" is no file mode",
+            "\"rw\" is not a file mode",
             "octal",
         ),
         (
             "[listener.main]\naddress = \"unix:/run/p\"\nmode = \"1777\"",
             "listener.main.mode",
-            "\"1777\" is no file mode",
+            "\"1777\" is not a file mode",
             "octal",
         ),
         (
@@ -181,7 +186,7 @@ fn listeners() {
         (
             "[listener.main]\nrequire_header = { name = \"x key\", value = { env = \"K\" } }",
             "listener.main.require_header.name",
-            "is no header name",
+            "is not the name of a header field",
             "",
         ),
         (
@@ -216,7 +221,12 @@ fn issuers() {
              \"private_key_jwt\", \"tls_client_auth\", \"assertion_file\", \"none\"",
             "did you mean `client_secret_post`?",
         ),
-        ("issuer_url = \"https://idp\"", "issuer.corp.issuer_url", "stands beside `token_url`", "keep one"),
+        (
+            "issuer_url = \"https://idp\"",
+            "issuer.corp.issuer_url",
+            "cannot be combined with `token_url`",
+            "keep one",
+        ),
         ("scope = [\"a\"]", "issuer.corp.scope", "unknown key", "did you mean `scopes`?"),
         ("scopes = [\"a b\"]", "issuer.corp.scopes[0]", "\"a b\" is more than one scope", "of its own"),
         ("scopes = \"a\"", "issuer.corp.scopes", "expected an array, found \"a\"", "[\"…\"]"),
@@ -224,7 +234,7 @@ fn issuers() {
         ("refresh_at = nan", "issuer.corp.refresh_at", "must be above 0 and at most 1", ""),
         ("refresh_at = 1.5", "issuer.corp.refresh_at", "must be above 0 and at most 1", ""),
         ("default_lifetime = \"0s\"", "issuer.corp.default_lifetime", "must be longer than \"0s\"", ""),
-        ("params = { scope = \"a\" }", "issuer.corp.params.scope", "has a key of its own", "use `scopes`"),
+        ("params = { scope = \"a\" }", "issuer.corp.params.scope", "has its own key", "use `scopes`"),
         (
             "params = { a = { b = 1 } }",
             "issuer.corp.params.a",
@@ -244,11 +254,16 @@ fn issuers() {
             "a secret as a literal, in a file that others may read",
             "chmod",
         ),
-        ("headers = { \"x y\" = \"1\" }", "issuer.corp.headers.\"x y\"", "is no header name", ""),
+        (
+            "headers = { \"x y\" = \"1\" }",
+            "issuer.corp.headers.\"x y\"",
+            "is not the name of a header field",
+            "",
+        ),
         (
             "headers = { host = \"h\" }",
             "issuer.corp.headers.host",
-            "belongs to the connection and cannot be set",
+            "belongs to the connection, so it cannot be set",
             "",
         ),
         (
@@ -260,14 +275,14 @@ fn issuers() {
         (
             "headers = { a = \"1\\n2\" }",
             "issuer.corp.headers.a",
-            "is no header value: it has control characters",
+            "is not the value of a header field: it has control characters",
             "",
         ),
-        ("response = { token = \"a\" }", "issuer.corp.response.token", "\"a\" is no JSON pointer", "/a/b"),
+        ("response = { token = \"a\" }", "issuer.corp.response.token", "\"a\" is not a JSON pointer", "/a/b"),
         (
             "response = { statuses = [99] }",
             "issuer.corp.response.statuses[0]",
-            "99 is no status of a response",
+            "99 is not the status of a response",
             "",
         ),
         ("response = { token_types = [] }", "issuer.corp.response.token_types", "names no type", ""),
@@ -284,14 +299,14 @@ fn issuers() {
             "is missing beside `certificate`",
             "",
         ),
-        ("tls = { server_name = \"a b\" }", "issuer.corp.tls.server_name", "is no host name", ""),
+        ("tls = { server_name = \"a b\" }", "issuer.corp.tls.server_name", "is not a host name", ""),
         (
             "proxy = \"https://egress\"",
             "issuer.corp.proxy",
             "TLS to the proxy itself is not built yet",
             "http://",
         ),
-        ("proxy = \"egress:3128\"", "issuer.corp.proxy", "is no absolute URL", "\"env\""),
+        ("proxy = \"egress:3128\"", "issuer.corp.proxy", "is not an absolute URL", "\"env\""),
         ("proxy = { userinfo = { env = \"U\" } }", "issuer.corp.proxy.url", "is missing", "http://egress"),
         (
             "proxy = \"http://u:canary@egress\"",
@@ -305,7 +320,7 @@ fn issuers() {
             "a secret as a literal, in a file that others may read",
             "run `chmod 600 bearerd.toml`, or write { file = \"…\" } or { env = \"…\" }",
         ),
-        ("client_secret = {}", "issuer.corp.client_secret", "does not say where the value stands", "file"),
+        ("client_secret = {}", "issuer.corp.client_secret", "does not say where the value is", "file"),
         (
             "client_secret = { file = \"a\", env = \"b\" }",
             "issuer.corp.client_secret",
@@ -315,7 +330,7 @@ fn issuers() {
         (
             "client_secret = { file = \"a\", pointer = \"b\" }",
             "issuer.corp.client_secret.pointer",
-            "\"b\" is no JSON pointer",
+            "\"b\" is not a JSON pointer",
             "",
         ),
         (
@@ -341,7 +356,7 @@ fn t107_a_second_way_to_authenticate_is_refused() {
             (
                 "params = { client_secret = \"canary\" }",
                 "issuer.corp.params.client_secret",
-                "has a key of its own",
+                "has its own key",
                 "client_secret_post",
             ),
             (
@@ -363,8 +378,8 @@ fn token_urls() {
             "http:// would send the client's secret in the clear to another machine",
         ),
         ("https://idp/token#canary", "the URL has a fragment"),
-        ("https://u:canary@idp/token", "the URL holds a user or a password"),
-        ("idp/token", "is no absolute URL"),
+        ("https://u:canary@idp/token", "the URL contains a user or a password"),
+        ("idp/token", "is not an absolute URL"),
     ] {
         let text = with("", "").replace("https://idp/token", url);
         assert_eq!(only(&text).1, message, "{url}");
@@ -375,7 +390,7 @@ fn token_urls() {
 }
 
 #[test]
-fn a_missing_key_is_told_at_its_table() {
+fn a_missing_key_is_reported_at_its_table() {
     assert_eq!(
         lines("[issuer.corp]\n\n[[route]]\n"),
         [
@@ -399,7 +414,7 @@ fn routes() {
         ("listener = \"mian\"", "route[0].listener", "there is no listener \"mian\"", "did you mean `main`?"),
         ("host = \"a:80\"", "route[0].host", "a host is matched without its port", "\"a\""),
         ("host = \"*\"", "route[0].host", "\"*\" matches no host", "leave"),
-        ("path = \"/a\"\npath_prefix = \"/b\"", "route[0].path", "stands beside `path_prefix`", ""),
+        ("path = \"/a\"\npath_prefix = \"/b\"", "route[0].path", "cannot be combined with `path_prefix`", ""),
         ("path_prefix = \"a\"", "route[0].path_prefix", "\"a\" does not begin with a slash", "\"/a\""),
         ("path_prefix = \"/a/../b\"", "route[0].path_prefix", "the path has a dot segment", ""),
         (
@@ -429,7 +444,7 @@ fn routes() {
         (
             "inject = { header = \"te\" }",
             "route[0].inject.header",
-            "belongs to the connection and cannot be set",
+            "belongs to the connection, so it cannot be set",
             "",
         ),
         (
@@ -454,11 +469,11 @@ fn routes() {
         ("refresh_on = [200]", "route[0].refresh_on[0]", "200 does not say that a request failed", "300"),
         ("refresh_on = 401", "route[0].refresh_on", "expected an array, found the number 401", ""),
         ("replay_limit = \"-1B\"", "route[0].replay_limit", "\"-1B\" is not a size", ""),
-        ("anonymous = true\nissuer = \"corp\"", "route[0].anonymous", "stands beside `issuer`", ""),
+        ("anonymous = true\nissuer = \"corp\"", "route[0].anonymous", "cannot be combined with `issuer`", ""),
         (
             "anonymous = true\nscopes = [\"a\"]",
             "route[0].scopes",
-            "is about a token, and this route sends none",
+            "is about a token, but this route sends none",
             "",
         ),
         ("isuer = \"corp\"", "route[0].isuer", "unknown key", "did you mean `issuer`?"),
@@ -469,14 +484,11 @@ fn routes() {
 #[test]
 fn upstreams() {
     for (url, message) in [
-        (
-            "http://h",
-            "http:// to another machine: everybody on the way can read the requests and their token",
-        ),
+        ("http://h", "http:// to another machine: anyone on the way can read the requests and their token"),
         ("https://h/?a=canary", "an upstream has no query"),
         ("https://h/a/../b", "the path has a dot segment"),
-        ("https://u:canary@h", "the URL holds a user or a password"),
-        ("h", "is no absolute URL"),
+        ("https://u:canary@h", "the URL contains a user or a password"),
+        ("h", "is not an absolute URL"),
     ] {
         assert_eq!(only(&with("", "").replace("https://h", url)).1, message, "{url}");
     }
@@ -509,20 +521,20 @@ fn a10_an_upstream_that_is_our_own_listener_is_refused() {
             .replace("https://h", upstream);
         assert_eq!(
             only(&text).1,
-            "is our own listener `main`: calls would go round in a circle",
+            "is bearerd's own listener `main`: requests would go round in a circle",
             "{upstream}"
         );
     }
     let any =
         "[listener.main]\naddress = \"0.0.0.0:8080\"\ncallers = \"network\"\nallow = [\"10.0.0.0/8\"]\n";
     let text = format!("{any}{}", with("", "")).replace("https://h", "http://127.0.0.1:8080");
-    assert!(only(&text).1.starts_with("is our own listener"));
+    assert!(only(&text).1.starts_with("is bearerd's own listener"));
     let other = with("", "").replace("https://h", "http://127.0.0.2:8080");
     assert!(load(&other).is_ok());
 }
 
 #[test]
-fn every_mistake_of_a_run_is_told_at_once() {
+fn every_error_of_a_run_is_reported_at_once() {
     let text = "workers = \"a\"\n[limits]\nheader_count = \"b\"\nwaiters = \"c\"\n[issuer.corp]\ntoken_url = 1\nclient_id = 2\nrequired = 3\nclint_secret = 4\n[[route]]\nname = 5\nupstream = 6\n[[route]]\nmethods = 7\nfoo = 8\n";
     let found = lines(text);
     for key in [
@@ -547,7 +559,7 @@ fn every_mistake_of_a_run_is_told_at_once() {
 }
 
 #[test]
-fn all_syntax_errors_are_told() {
+fn all_syntax_errors_are_reported() {
     let found = lines("drain_delay = \nworkers = 1\ninclude = [\n[log]\nlevel = 'x\n");
     for place in ["1:15", "5:9"] {
         let start = format!("bearerd.toml:{place}: error: not TOML: ");
@@ -609,8 +621,7 @@ fn routes_that_cannot_meet_or_rank_differently_do_not_tie() {
 
 #[test]
 fn names_that_pages_could_ride_on_are_warned_about() {
-    const WARNING: &str = "over plain http, a page of any site can send GETs here with nothing that tells them from a \
-                           program's, and they would carry the credential";
+    const WARNING: &str = "over plain http, a page of any site can send GET requests here that look like a program's, and they would carry the credential";
     let warned = |listener: &str, route: &str| -> Vec<String> {
         let config = load(&format!("{listener}\n{}", with("", route))).unwrap();
         config
@@ -640,4 +651,195 @@ fn names_that_pages_could_ride_on_are_warned_about() {
     let two = format!("[listener.main]\n[listener.keyed]\naddress = \"127.0.0.1:1\"\n{key}");
     assert_eq!(warned(&two, host), ["route[0].host"]);
     assert!(warned(&two, &format!("{host}\nlistener = \"keyed\"")).is_empty());
+}
+
+fn tracing(table: &str) -> Option<Arc<Tracing>> {
+    let text = format!("[tracing]\n{table}\n{}", with("", ""));
+    load(&text).unwrap_or_else(|problems| panic!("{problems}")).tracing
+}
+
+#[test]
+fn without_an_endpoint_there_are_no_traces() {
+    assert_eq!(load(&with("", "")).unwrap().tracing, None);
+    assert_eq!(tracing("sample = 0.5"), None);
+}
+
+#[test]
+fn defaults_are_what_the_schema_says() {
+    let plain = tracing("endpoint = \"http://127.0.0.1:4318\"").unwrap();
+    assert_eq!(plain.endpoint.path_and_query, "/v1/traces");
+    // What the environment may say is left to it; else these are "bearerd" and 1.0.
+    assert_eq!((&plain.service_name, plain.sample), (&None, None));
+    let written = "endpoint = \"http://127.0.0.1:4318\"\nprotocol = \"http/protobuf\"\ntimeout = \"10s\"\n\
+                   plaintext = \"refuse\"\nheaders = {}";
+    assert_eq!(tracing(written), Some(plain));
+    let own = tracing("endpoint = \"https://c.example/otlp/v1/traces\"\ntimeout = \"0s\"").unwrap();
+    assert_eq!((own.endpoint.path_and_query.as_str(), own.timeout), ("/otlp/v1/traces", None));
+}
+
+#[test]
+fn errors_are_reported() {
+    for (table, words) in [
+        ("endpoint = \"127.0.0.1:4318\"", "is not an absolute URL"),
+        ("endpoint = \"http://127.0.0.1:4318?key=1\"", "the URL has a query"),
+        ("endpoint = \"http://collector.example:4318\"", "http:// to another machine"),
+        ("endpoint = \"http://127.0.0.1:4318\"\nsample = 1.5", "is no share"),
+        ("endpoint = \"http://127.0.0.1:4318\"\nservice_name = \"\"", "is no name"),
+        ("endpoint = \"http://127.0.0.1:4318\"\nheaders = { host = \"x\" }", "belongs to the connection"),
+        (
+            "endpoint = \"http://u:p@127.0.0.1:4318\"",
+            "bearerd.toml:2:1: error: tracing.endpoint: the URL holds a user",
+        ),
+        (
+            "endpoint = \"http://127.0.0.1:4318\"\nsample = nan",
+            "bearerd.toml:3:1: error: tracing.sample: is no share",
+        ),
+        ("endpoint = \"http://127.0.0.1:4318\"\nservice_name = \"a\\nb\"", "is no name"),
+        ("endpoint = \"http://127.0.0.1:4318\"\ntimeout = \"soon\"", "is not a duration"),
+        (
+            "endpoint = \"http://127.0.0.1:4318\"\nplaintext = \"maybe\"",
+            "is not one of \"refuse\", \"allow\"",
+        ),
+        ("endpoint = \"http://127.0.0.1:4318\"\ntls = { sever_name = \"x\" }", "did you mean `server_name`?"),
+        (
+            "endpoint = \"http://127.0.0.1:4318\"\nprotocol = \"http/json\"",
+            "is not one of \"http/protobuf\", \"grpc\"",
+        ),
+        ("endpoint = \"http://127.0.0.1:4317/v1/traces\"\nprotocol = \"grpc\"", "the URL has a path"),
+        ("endpont = \"http://127.0.0.1:4318\"", "did you mean `endpoint`?"),
+    ] {
+        let Err(problems) = load(&format!("[tracing]\n{table}\n{}", with("", ""))) else { panic!("{table}") };
+        assert!(problems.to_string().contains(words), "{table}: {problems}");
+    }
+    let allowed = format!(
+        "[tracing]\nendpoint = \"http://collector.example:4318\"\nplaintext = \"allow\"\n{}",
+        with("", "")
+    );
+    assert_eq!(load(&allowed).unwrap().warnings.len(), 1);
+    assert_eq!(lines(&with("", "")), [""; 0]);
+}
+
+/// The table and the variables together, and what is warned about.
+fn together(table: &str, variables: &[(&str, &str)]) -> (Option<Arc<Tracing>>, Vec<String>) {
+    let table = if table.is_empty() { String::new() } else { format!("[tracing]\n{table}\n") };
+    let config = load_beside(&format!("{table}{}", with("", "")), &OtelVariables::of(variables));
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    (config.tracing, config.warnings.iter().map(|warning| warning.message.clone()).collect())
+}
+
+/// As [`together`], where nothing is warned about and there are traces.
+fn on(table: &str, variables: &[(&str, &str)]) -> Arc<Tracing> {
+    let (tracing, warnings) = together(table, variables);
+    assert_eq!(warnings, [""; 0], "{variables:?}");
+    tracing.unwrap_or_else(|| panic!("no traces with {variables:?}"))
+}
+
+const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+
+#[test]
+fn the_environment_says_what_the_file_does_not() {
+    for (variables, host, port, path) in [
+        (vec![ENDPOINT], "127.0.0.1", 4318, "/v1/traces"),
+        (
+            vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c.example:1/otlp/")],
+            "c.example",
+            1,
+            "/otlp/v1/traces",
+        ),
+        (
+            vec![ENDPOINT, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://c.example/own")],
+            "c.example",
+            443,
+            "/own",
+        ),
+        (
+            vec![("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "c.example:4317")],
+            "c.example",
+            4317,
+            "/",
+        ),
+        (
+            vec![
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c.example:4318"),
+                ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
+            ],
+            "c.example",
+            4318,
+            "/v1/traces",
+        ),
+    ] {
+        let url = &on("", &variables).endpoint;
+        assert_eq!((url.host.as_str(), url.port, url.path_and_query.as_str()), (host, port, path));
+    }
+    let tracing = on(
+        "sample = 0.5",
+        &[
+            ENDPOINT,
+            ("OTEL_SERVICE_NAME", "billing"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+            ("OTEL_TRACES_SAMPLER", "always_off"),
+        ],
+    );
+    assert_eq!((tracing.service_name.as_deref(), tracing.sample), (Some("billing"), Some(0.5)));
+    assert_eq!(tracing.timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(tracing.tls.ca.as_ref().and_then(Source::path), Some(Path::new("/etc/ca.pem")));
+    assert_eq!((tracing.batches.queue, tracing.batches.most), (100, 100));
+    assert_eq!(tracing.batches.delay, Duration::from_millis(50));
+}
+
+#[test]
+fn the_file_goes_before_the_environment() {
+    let written = "endpoint = \"http://127.0.0.1:1\"\nprotocol = \"grpc\"\nservice_name = \"own\"\n\
+                   timeout = \"3s\"\ntls = {}";
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:2"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_SERVICE_NAME", "other"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem"),
+    ];
+    assert_eq!(on(written, &variables), on(written, &[]));
+}
+
+#[test]
+fn the_environment_turns_traces_off() {
+    for off in [("OTEL_SDK_DISABLED", "True"), ("OTEL_TRACES_EXPORTER", "none")] {
+        assert_eq!(together("", &[ENDPOINT, off]), (None, Vec::new()));
+        let (tracing, warnings) = together("endpoint = \"http://127.0.0.1:4318\"", &[off]);
+        assert_eq!((tracing, warnings), (None, vec![format!("{} turns traces off", off.0)]));
+    }
+    assert_eq!(together("", &[("OTEL_SERVICE_NAME", "a"), ("OTEL_PROPAGATORS", "b3")]), (None, Vec::new()));
+    assert_eq!(together("", &[("OTEL_EXPORTER_OTLP_ENDPOINT", " ")]), (None, Vec::new()));
+}
+
+#[test]
+fn a_variable_that_cannot_be_used_is_a_warning_and_keeps_nothing_from_starting() {
+    for (name, value, words) in [
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "127.0.0.1:4318",
+            "is not an absolute URL, so there are no traces",
+        ),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c.example:4318", "http:// to another machine"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1?a=b", "the URL has a query"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "is neither http/protobuf nor grpc"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "is not a whole number"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "is neither gzip nor none"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "key=value,hunter2", "1 of its entries"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "is not a sampler that bearerd has"),
+        ("OTEL_TRACES_SAMPLER", "traceidratio", "OTEL_TRACES_SAMPLER_ARG: is not a share"),
+        ("OTEL_TRACES_EXPORTER", "zipkin", "is neither otlp nor none"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "is not between 1 and"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1", "is not a whole number"),
+        ("OTEL_PROPAGATORS", "b3", "has no effect"),
+    ] {
+        let (tracing, warnings) = together("", &[ENDPOINT, (name, value)]);
+        assert_eq!(tracing.is_none(), name.contains("ENDPOINT"), "{name}");
+        let [warning] = warnings.as_slice() else { panic!("{name}: {warnings:?}") };
+        assert!(warning.contains(words) && warning.starts_with("OTEL_"), "{warning}");
+        assert!(!warning.contains("hunter2"), "{warning}");
+    }
 }
