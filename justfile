@@ -52,6 +52,11 @@ soak *OPTIONS:
 image:
     docker build -f deploy/docker/Dockerfile -t bearerd:$(.ci/release version) .
 
+# The deployment files and the tutorial in the cluster that kubectl points at, with kind's nodes
+cluster *SCENARIOS:
+    tests/cluster/images
+    tests/cluster/run {{ SCENARIOS }}
+
 # The Debian package of this machine's architecture, in target/
 deb:
     cargo build --release --locked

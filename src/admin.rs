@@ -1,17 +1,10 @@
-//! The admin address: is it alive, is it ready, what does it count, what is it doing. Read only, and never a secret.
+//! The admin address: liveness, readiness, metrics, and status. It is read-only and shows no secret.
 //!
-//! [`server`] accepts, [`answer`] answers, from a [`view::View`] that is taken anew for each request; so what a reload
-//! changed shows at once.
+//! [`server`] serves it. Every response is made from a [`view::View`] that is read for that request, so a reload shows at once.
 
-mod answer;
-mod certificates;
-mod guard;
 mod health;
 mod page;
-mod process;
-mod ready;
 mod recent;
-mod running;
 mod server;
 mod status;
 mod view;
@@ -23,17 +16,17 @@ pub use health::{Health, LastReload};
 pub use server::{CONNECTIONS, serve};
 pub use view::WebhookView;
 
-use certificates::Certificates;
 use recent::Readings;
+use view::Certificates;
 
 use crate::clock::SharedClock;
 use crate::metrics::Metrics;
 use crate::proxy::SnapshotCell;
 
-/// Asks each running webhook what it has learned; reads files.
+/// Reads what each running webhook has learned, from files.
 pub type Webhooks = Box<dyn Fn() -> Vec<WebhookView> + Send + Sync>;
 
-/// What the admin address answers from.
+/// What the responses of the admin address are made from.
 pub struct Admin {
     metrics: Arc<Metrics>,
     snapshot: Arc<SnapshotCell>,

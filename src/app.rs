@@ -1,74 +1,63 @@
-//! Wires everything: the only place where a config becomes a running proxy.
+//! Wires everything: the only module that turns a config into a running proxy.
 //!
-//! [`start`] binds every address first, so that nothing else happens where an address is taken. Each worker thread has
-//! a runtime of its own and serves every listener; one control thread fetches tokens, answers on the admin address,
-//! reloads and ends the program.
+//! [`start`] binds every address first, so that nothing else happens if an address is taken. Each worker thread has its own
+//! runtime and serves every listener. One control thread fetches tokens, serves the admin address and webhooks, reloads, and
+//! ends the program. [`build`] makes the snapshot that requests read, at the start and for each reload.
 
-mod admin_server;
-mod build;
 mod control;
-mod drain;
-mod harden;
 mod listeners;
-mod notify;
-mod prepare;
 mod reloading;
 mod room;
-mod running;
 mod service_manager;
-mod signals;
 mod sockets;
-mod watchdog;
 mod webhooks;
 mod worker;
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use control::{Control, Order, Signals};
+use listeners::Listeners;
+use reloading::{LookedAt, Reloading};
+use room::Room;
+use service_manager::ServiceManager;
+use sockets::Sources;
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use webhooks::{AdminServer, Webhooks};
+use worker::Workers;
 
 use crate::admin::{Admin, Health};
 use crate::aside::Aside;
 use crate::clock::SharedClock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Credential, RouteConfig};
 use crate::listener::{BindError, Passed};
 use crate::metrics::Metrics;
-use crate::proxy::{Proxy, Snapshot, SnapshotCell};
+use crate::proxy::{Proxy, RouteService, Snapshot, SnapshotCell};
 use crate::telemetry::LogControl;
-use crate::token::TokenCache;
+use crate::token::{TokenCache, TokenSlot};
 use crate::trace::{Tracer, TracerCell};
-
-pub use build::{Parts, build};
-pub use harden::{harden, install_panic_hook};
+use crate::upstream::{Origins, Upstream};
 pub use listeners::settings as listener_settings;
-pub use notify::NotifySocket;
-pub use running::{Addresses, Ended, Running};
+pub use room::{harden, install_panic_hook};
+pub use service_manager::NotifySocket;
 
-use admin_server::AdminServer;
-use control::Control;
-use listeners::Listeners;
-use prepare::LookedAt;
-use reloading::Reloading;
-use room::Room;
-use service_manager::ServiceManager;
-use signals::Signals;
-use sockets::Sources;
-use webhooks::Webhooks;
-use worker::Workers;
-
-/// What the program does around serving; a test that runs the proxy inside itself wants neither.
+/// What the program does besides serving. A test that runs the proxy in its own process needs none of it.
 #[derive(Default)]
 pub struct Options {
     /// SIGHUP reloads; SIGTERM and SIGINT end the program.
     pub signals: bool,
-    /// A change of a file reloads.
+    /// A changed file reloads.
     pub watch: bool,
-    /// Where a reload puts another `[log]`.
+    /// Applies the `[log]` of a reload.
     pub log: Option<LogControl>,
-    /// A service manager listens (`NOTIFY_SOCKET`): it is told how the program stands.
+    /// The service manager's socket (`NOTIFY_SOCKET`), which gets the program's state.
     pub notify: Option<NotifySocket>,
-    /// Sockets that it passed.
+    /// Sockets that the service manager passed.
     pub passed: Passed,
 }
 
@@ -77,9 +66,9 @@ pub struct Options {
 pub enum StartError {
     /// Addresses that are taken or may not be bound.
     Address(Vec<BindError>),
-    /// What only shows once files are read: a listener's certificate that does not fit its key.
+    /// Errors that show only once files are read, such as a listener's certificate that does not fit its key.
     Settings(Vec<String>),
-    /// The machine refuses a thread, a socket or the like.
+    /// The machine refuses a thread, a socket, or the like.
     System(String),
 }
 
@@ -104,16 +93,21 @@ struct Shared {
     health: Arc<Health>,
     snapshot: Arc<SnapshotCell>,
     tokens: TokenCache,
-    /// What the snapshot has, for token requests: their slots outlive it.
+    /// The snapshot's tracer, for token requests, whose slots outlive the snapshot.
     tracers: Arc<TracerCell>,
     addresses: Arc<ArcSwap<Addresses>>,
     passed: Arc<Passed>,
 }
 
-/// Binds all addresses, then serves. Returns as soon as every listener accepts calls; tokens are still being fetched.
+/// Binds all addresses, then serves. Returns as soon as every listener accepts connections. The first tokens may still be on
+
+/// their way.
+
 ///
+
 /// # Errors
-/// Nothing is left behind where it fails.
+
+/// Nothing keeps running if the start fails.
 pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Running, StartError> {
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new(config.workers));
@@ -127,7 +121,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let runtime =
         worker::runtime().map_err(|error| system("cannot start the control thread's runtime", &error))?;
     let entered = runtime.enter();
-    // Asked for before the first request is accepted: from then on a signal must not kill calls.
+    // Before the first request is accepted, because from then on a signal must not interrupt requests.
     let signals = options
         .signals
         .then(Signals::new)
@@ -173,7 +167,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     service.started(&snapshot.load());
     let watched = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
     if let Some((timeout, tell)) = watched.zip(service.keep_alive()) {
-        tokio::spawn(watchdog::run(timeout, workers.questions(), tell));
+        tokio::spawn(worker::tell_while_healthy(timeout, workers.questions(), tell));
     }
     prefetch(&snapshot.load());
     warn_beside(&config);
@@ -205,27 +199,27 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     Ok(Running::new(addresses, orders_to, thread))
 }
 
-/// A socket that nobody would accept on takes connections in and never answers: better not to start.
+/// Refuses passed sockets without a listener: they would accept connections that nothing serves.
 fn fits(passed: &Passed, config: &Config) -> Result<(), StartError> {
     let unfit = sockets::unfit(passed, config);
     let messages: Vec<String> = unfit.errors.into_iter().chain(unfit.strays).collect();
     if messages.is_empty() { Ok(()) } else { Err(StartError::Settings(messages)) }
 }
 
-/// Each credential is fetched now, so that the first request finds a token.
+/// Fetches every credential now, so that the first request finds a token.
 fn prefetch(snapshot: &Snapshot) {
-    for slot in build::slots(snapshot) {
+    for slot in slots(snapshot) {
         slot.prefetch();
     }
 }
 
-/// Missing secrets and the like do not hold up the start: they are looked for beside it.
+/// Checks references, such as missing secrets, on another thread, so that they do not delay the start.
 fn warn_beside(config: &Arc<Config>) {
     static CHECKING: Aside = Aside::new("references", 4);
     let config = Arc::clone(config);
     let checking = CHECKING.spawn(move || {
         for problem in config.warnings.iter().chain(&config::check_references(&config)) {
-            tracing::warn!(event = "config.warning", "{}", prepare::one_line(problem));
+            tracing::warn!(event = "config.warning", "{}", reloading::one_line(problem));
         }
     });
     if let Err(error) = checking {
@@ -247,4 +241,140 @@ fn announce(config: &Config) {
 
 fn system(what: &str, error: &std::io::Error) -> StartError {
     StartError::System(format!("{what}: {error}"))
+}
+
+/// What a snapshot is built from, besides the config.
+pub struct Parts<'a> {
+    pub tokens: &'a TokenCache,
+    pub metrics: &'a Metrics,
+    /// Referenced files whose content changed since `previous` was built.
+    pub changed: &'a BTreeSet<PathBuf>,
+}
+
+/// Builds the snapshot of `config`. Tokens whose key did not change stay, and so do connections whose settings and files did
+
+/// not change.
+pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_>) -> Snapshot {
+    let old = previous.iter().flat_map(|previous| &previous.routes);
+    let kept = old.filter(|old| !connects_with(&old.config, parts.changed));
+    let mut origins = Origins::known(kept.map(|old| Arc::clone(old.upstream.origin())));
+    let routes = config.routes.iter().map(|route| service(config, route, &mut origins, parts)).collect();
+    let version = previous.map_or(1, |previous| previous.version + 1);
+    Snapshot::new(version, Arc::clone(config), routes, parts.metrics, previous)
+}
+
+fn service(
+    config: &Config,
+    route: &Arc<RouteConfig>,
+    origins: &mut Origins,
+    parts: &Parts<'_>,
+) -> Arc<RouteService> {
+    let slot = match &route.credential {
+        Credential::Anonymous => None,
+        Credential::Issuer { issuer, key } => Some(parts.tokens.slot(key, issuer, config.limits.waiters)),
+    };
+    let metrics = parts.metrics.route(&route.name);
+    let upstream = Upstream::new(route, origins.of(route), Arc::clone(&metrics));
+    Arc::new(RouteService::new(route, slot, Arc::new(upstream), metrics))
+}
+
+/// Every slot once, even if several routes share it.
+fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
+    let mut met = HashSet::new();
+    let slots = snapshot.routes.iter().filter_map(|route| route.slot.as_ref());
+    slots.filter(|slot| met.insert(Arc::as_ptr(slot))).cloned().collect()
+}
+
+/// Whether the route's connections depend on one of these files.
+fn connects_with(route: &RouteConfig, files: &BTreeSet<PathBuf>) -> bool {
+    route.connection.sources().any(|source| source.path().is_some_and(|path| files.contains(path)))
+}
+
+/// The real addresses, such as `127.0.0.1:43211` or `unix:/run/x.sock`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// By the listener's name.
+    pub listeners: BTreeMap<String, String>,
+    pub admin: String,
+    /// By the webhook's name.
+    pub webhooks: BTreeMap<String, String>,
+}
+
+/// How the proxy ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// Every request ended by itself.
+    Drained,
+    /// Requests were cut off by `shutdown_timeout`, a second signal, or [`Running::stop`].
+    Cut,
+    /// Something failed. The log has it too.
+    Failed(String),
+}
+
+/// A handle on a running proxy. Dropping it stops the proxy at once, without waiting.
+pub struct Running {
+    addresses: Arc<ArcSwap<Addresses>>,
+    orders: UnboundedSender<Order>,
+    control: JoinHandle<Ended>,
+}
+
+impl Running {
+    fn new(
+        addresses: Arc<ArcSwap<Addresses>>,
+        orders: UnboundedSender<Order>,
+        control: JoinHandle<Ended>,
+    ) -> Self {
+        Self { addresses, orders, control }
+    }
+
+    /// The current addresses.
+    pub fn addresses(&self) -> Arc<Addresses> {
+        self.addresses.load_full()
+    }
+
+    /// Loads the config again, as SIGHUP does, and returns once the new one is in use.
+
+    ///
+
+    /// # Errors
+
+    /// The reason why the old config stays in use.
+    pub async fn reload(&self) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.orders.send(Order::Reload(reply));
+        answer.await.unwrap_or_else(|_| Err("it is ending".to_owned()))
+    }
+
+    /// Ends as SIGTERM does: waits for `drain_delay`, accepts no more connections, and lets requests end.
+    pub fn drain(&self) {
+        let _ = self.orders.send(Order::Drain);
+    }
+
+    /// Ends at once and cuts off requests.
+    pub fn stop(&self) {
+        let _ = self.orders.send(Order::Stop);
+    }
+
+    /// Blocks until the proxy has ended.
+    pub fn join(self) -> Ended {
+        self.control.join().unwrap_or_else(|_| Ended::Failed("the control thread panicked".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Source, fixture};
+
+    fn file(path: &str) -> Source {
+        Source::file(PathBuf::from(path), None)
+    }
+
+    #[test]
+    fn a_changed_file_touches_only_routes_that_use_it() {
+        let mut route = fixture::route();
+        route.connection.tls.ca = Some(file("/ca.pem"));
+        assert!(connects_with(&route, &[PathBuf::from("/ca.pem")].into()));
+        assert!(!connects_with(&route, &[PathBuf::from("/other.pem")].into()));
+    }
 }

@@ -1,32 +1,31 @@
-//! The command: its verbs, and what each exit code means.
+//! The command: its verbs, and the meaning of each exit code.
 //!
-//! Answers go to stdout, everything else to stderr, so that scripts can read the one and people the other.
+//! Results go to stdout and everything else to stderr, so that scripts can read the one and people the other.
 
 mod args;
 mod check;
-mod completions;
 mod demo;
 pub mod explain;
 mod healthcheck;
 mod init;
-mod jwt;
 mod online;
 mod output;
-mod run;
-mod style;
 mod token;
-mod xoauth2;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
+use clap_complete::Shell;
 
-use crate::app;
+use crate::app::{self, Ended, NotifySocket, Options, Running, StartError};
+use crate::cli::args::{Args, Color, Common, Output, Verb};
+use crate::clock::SystemClock;
 use crate::config::{self, Config};
+use crate::listener::Passed;
 use crate::telemetry::{self, LogControl, Overrides};
-use args::{Args, Color, Common, Output, Verb};
 
 /// How the command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +113,7 @@ fn clap_exit(error: &clap::Error) -> Exit {
 fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
     let common = &args.common;
     match args.verb.unwrap_or(Verb::Run) {
-        Verb::Run => run::run(common, refused),
+        Verb::Run => run(common, refused),
         Verb::Check { online: true, no_guess, output } => {
             online::check(common, online::OnlineOptions { guess: !no_guess, output })
         }
@@ -135,7 +134,7 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
             init::init(preset.as_deref(), issuer_url.as_deref(), output)
         }
         Verb::Completions { shell } => {
-            completions::completions(shell);
+            completions(shell);
             Ok(Exit::Fine)
         }
     }
@@ -192,5 +191,149 @@ fn start_log(common: &Common, log: &config::Log) -> Result<LogControl, Failure> 
     telemetry::init(overrides, log).map_err(|message| Failure::new(Exit::No, message))
 }
 
+fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
+    // Before any thread is started, and before other files take the numbers that were not passed after all.
+    let passed = Passed::take().map_err(|message| Failure::new(Exit::Config, message))?;
+    let config = load(common)?;
+    let log = start_log(common, &config.log)?;
+    let notify = std::env::var_os("NOTIFY_SOCKET").map(NotifySocket::new);
+    let running = serve(config, Options { log: Some(log), notify, passed, ..Options::default() }, refused)?;
+    Ok(exit_after(&running.join()))
+}
+
+/// Starts the proxy as a process of its own. `refused` is what the kernel did not grant.
+fn serve(config: Config, options: Options, refused: &[String]) -> Result<Running, Failure> {
+    app::install_panic_hook();
+    for refused in refused {
+        tracing::warn!(event = "process.not_hardened", "{refused}");
+    }
+    let options = Options { signals: true, watch: true, ..options };
+    app::start(config, Arc::new(SystemClock), options)
+        .map_err(|error| Failure::new(start_exit(&error), error.to_string()))
+}
+
+fn start_exit(error: &StartError) -> Exit {
+    match error {
+        StartError::Address(_) => Exit::Address,
+        StartError::Settings(_) => Exit::Config,
+        StartError::System(_) => Exit::No,
+    }
+}
+
+/// Requests that were cut off are no failure: the operator set the time they had, or asked twice.
+fn exit_after(ended: &Ended) -> Exit {
+    match ended {
+        Ended::Drained | Ended::Cut => Exit::Fine,
+        Ended::Failed(_) => Exit::No,
+    }
+}
+
+pub(super) fn completions(shell: Shell) {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "bearerd", &mut script);
+    output::answer_bytes(script.trim_ascii_end());
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn exit_of(words: &[&str]) -> Exit {
+        let words = std::iter::once("bearerd").chain(words.iter().copied()).map(OsString::from);
+        match Args::try_parse_from(words) {
+            Ok(args) => dispatch(args, &[]).unwrap_or_else(|failure| failure.exit),
+            Err(error) => clap_exit(&error),
+        }
+    }
+
+    fn parsed(words: &[&str]) -> Args {
+        Args::try_parse_from(std::iter::once("bearerd").chain(words.iter().copied())).unwrap()
+    }
+
+    #[test]
+    fn the_definition_of_the_command_holds_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_verb_is_run() {
+        assert!(parsed(&[]).verb.is_none());
+        assert!(matches!(parsed(&["run"]).verb, Some(Verb::Run)));
+    }
+
+    #[test]
+    fn options_for_all_verbs_stand_before_or_after_them() {
+        for words in [["--config", "x.toml", "check"], ["check", "--config", "x.toml"]] {
+            assert_eq!(parsed(&words).common.config, Some("x.toml".into()));
+        }
+    }
+
+    #[test]
+    fn bad_usage_is_64() {
+        for words in [
+            &["chek"][..],
+            &["--frobnicate"],
+            &["explain", "GET"],
+            &["check", "--output", "yaml"],
+            &["demo", "--config", "x.toml"],
+            &["init", "keycloak", "okta"],
+            &["check", "--no-guess"],
+            &["token", "corp", "--decode", "--xoauth2", "user@example.com"],
+            &["token", "corp", "--xoauth2", "user\u{1}x"],
+        ] {
+            assert_eq!(exit_of(words), Exit::Usage, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_answers_everywhere() {
+        for words in [&["--help"][..], &["--version"], &["token", "--help"], &["check", "--version"]] {
+            assert_eq!(exit_of(words), Exit::Fine, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_verb_gets_a_suggestion() {
+        let error = Args::try_parse_from(["bearerd", "chek"]).unwrap_err();
+        assert!(error.to_string().contains("'check'"), "{error}");
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_the_interface() {
+        let codes = [Exit::Fine, Exit::No, Exit::Usage, Exit::Address, Exit::Config].map(|exit| exit as u8);
+        assert_eq!(codes, [0, 1, 64, 69, 78]);
+    }
+
+    #[test]
+    fn text_from_elsewhere_cannot_steer_a_terminal() {
+        assert_eq!(output::harmless("a\u{1b}[2Jb\u{9b}\r\n"), "a\\u{1b}[2Jb\\u{9b}\\u{d}\n");
+    }
+
+    #[test]
+    fn names_are_suggested() {
+        let names = || ["corp", "legacy"].into_iter();
+        assert_eq!(output::suggestion("crop", names()), "did you mean `corp`?");
+        assert_eq!(output::suggestion("zzzzzz", names()), "there are: corp, legacy");
+    }
+
+    #[test]
+    fn headers_are_written_as_for_curl() {
+        let args = parsed(&["explain", "GET", "/x", "-H", "x-tenant: acme", "-H", "x-time:10:30"]);
+        let Some(Verb::Explain { headers, .. }) = args.verb else { panic!("another verb") };
+        let wanted = [("x-tenant", "acme"), ("x-time", "10:30")];
+        assert_eq!(headers, wanted.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(exit_of(&["explain", "GET", "/x", "-H", "x-tenant"]), Exit::Usage);
+    }
+
+    #[test]
+    fn ends_with_the_code_of_what_happened() {
+        assert_eq!(exit_after(&Ended::Drained), Exit::Fine);
+        assert_eq!(exit_after(&Ended::Cut), Exit::Fine);
+        assert_eq!(exit_after(&Ended::Failed("worker-0 is gone".to_owned())), Exit::No);
+        assert_eq!(start_exit(&StartError::Address(Vec::new())), Exit::Address);
+        assert_eq!(start_exit(&StartError::Settings(Vec::new())), Exit::Config);
+        assert_eq!(start_exit(&StartError::System(String::new())), Exit::No);
+    }
+}

@@ -5,40 +5,34 @@
 //! the text may be shown.
 
 pub mod client_auth;
-mod confidential;
-mod deserialize;
 mod document;
 mod environment;
 pub mod files;
-#[cfg(test)]
-pub(crate) mod fixture;
-mod include;
+mod inspect;
 pub mod model;
 mod preset;
-pub mod problem;
 mod raw;
 mod read;
 pub mod reference;
 mod report;
 mod resolve;
 mod schema;
-mod slips;
 mod types;
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use client_auth::ClientAuth;
 pub use environment::{ProxyVariables, Variable, proxy_variables, root_paths};
+pub use inspect::{check_references, missing_values, problem_near};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
-pub use problem::{Problem, Problems, Severity};
-pub(crate) use raw::keys::Words;
+pub(crate) use raw::values::Words;
 pub use reference::{ReferenceError, Source};
 pub(crate) use report::nearest;
+pub use report::{Problem, Problems, Severity};
 pub use schema::schema;
-pub use types::scopes::Scopes;
+pub use types::Scopes;
 
 use tracing_subscriber::filter::Targets;
 
@@ -73,7 +67,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// # Errors
 /// What is wrong with it, and what to write instead.
 pub fn log_filter(text: &str) -> Result<Targets, String> {
-    types::log_filter::log_filter(text).map_err(|wrong| format!("{}; {}", wrong.message, wrong.hint))
+    types::log_filter(text).map_err(|wrong| format!("{}; {}", wrong.message, wrong.hint))
 }
 
 /// Checks a config that stands in no file; what it includes is looked for from the root folder.
@@ -86,7 +80,7 @@ pub fn load_text(text: &str) -> Result<Config, Problems> {
 
 fn load_file(text: &FileText, mut report: Report, otel: &OtelVariables) -> Result<Config, Problems> {
     let main = parse(text, &mut report);
-    let include = include::find(&main.root().key("include"), &mut report);
+    let include = document::find_included(&main.root().key("include"), &mut report);
     let documents: Vec<Document<'_>> = include.texts.iter().map(|text| parse(text, &mut report)).collect();
     let presets = preset::presets_of(std::iter::once(&main).chain(&documents));
     let raw = read::main_file(&main, &presets, &mut report);
@@ -152,113 +146,29 @@ pub fn referenced_files(config: &Config) -> Vec<PathBuf> {
     files.into_iter().map(Path::to_owned).collect()
 }
 
-/// Reads every reference now and tells, as warnings, what gives no value, which secret others may read, and which learned
-/// value could not be kept.
-/// [`load`] does none of it, since a missing secret must not keep the program from starting.
-pub fn check_references(config: &Config) -> Vec<Problem> {
-    let mut found: Vec<Problem> = config.references.iter().flat_map(check_reference).collect();
-    found.extend(config.webhooks.iter().filter_map(|webhook| check_store(config, webhook)));
-    found
-}
+/// Configs for tests. What a test does not set has its default, and no test lists keys.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use std::sync::Arc;
 
-/// The file itself need not be there: it comes with the first request.
-fn check_store(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
-    let folder = webhook.store.parent().filter(|folder| !folder.is_dir())?;
-    // Near enough: it has secrets, and those are references.
-    let table = format!("webhook.{}.", webhook.name);
-    let near = config.references.iter().find(|reference| reference.key.starts_with(&table));
-    Some(Problem {
-        severity: Severity::Warning,
-        file: near.map_or(&config.path, |near| &near.file).clone(),
-        line: near.map_or(0, |near| near.line),
-        column: near.map_or(0, |near| near.column),
-        key: format!("webhook.{}.store", webhook.name),
-        message: format!(
-            "the folder {} does not exist, so a learned value could not be kept",
-            folder.display()
-        ),
-        hint: Some(format!("run `mkdir -m 700 -p {}` as the user that bearerd runs as", folder.display())),
-        source_line: None,
-    })
-}
+    use super::{Config, ListenerConfig, RouteConfig, load_text};
 
-/// Values of listeners and routes that their references do not give, as `key: place: why`. Those of issuers are not
-/// among them: whether they are there shows in the tokens. Nor are a webhook's secrets, of which one is enough, nor a
-/// collector's: no request waits for them.
-pub fn missing_values(config: &Config) -> Vec<String> {
-    let others = config.references.iter().filter(|reference| {
-        !["issuer.", "webhook.", "tracing."].iter().any(|table| reference.key.starts_with(table))
-    });
-    others
-        .filter_map(|reference| {
-            let error = reference.source.read_or_last_good().err()?;
-            Some(format!("{}: {error}", reference.key))
-        })
-        .collect()
-}
-
-fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
-    let warning = |message: String, hint: Option<String>| Problem {
-        severity: Severity::Warning,
-        file: reference.file.clone(),
-        line: reference.line,
-        column: reference.column,
-        key: reference.key.clone(),
-        message,
-        hint,
-        source_line: None,
-    };
-    let mut found = Vec::new();
-    match reference.source.read() {
-        Err(error) => found.push(warning(error.to_string(), brought_by(&error))),
-        Ok(secret) if reference.secret && slips::is_plain(&reference.key) => {
-            let slip = slips::in_secret(secret.expose());
-            let at = reference.source.place();
-            found.extend(
-                slip.map(|slip| warning(format!("{at}: {}", slip.message), Some(slip.hint.to_owned()))),
-            );
-        }
-        Ok(_) => {}
+    /// What the loader makes of `text`, as a file that only its owner may read, with a route without a token added.
+    pub(crate) fn config(text: &str) -> Config {
+        let route = "[[route]]\nname = \"r\"\nupstream = \"https://up.example/api/v2\"\nanonymous = true\n";
+        load_text(&format!("{text}\n{route}")).unwrap_or_else(|problems| panic!("{problems}"))
     }
-    if let Some(path) = reference.source.path().filter(|_| reference.secret)
-        && let Ok(metadata) = std::fs::metadata(path)
-        && metadata.is_file()
-        && metadata.mode() & 0o077 != 0
-    {
-        let message = format!("file {}: others than the owner may read or write this secret", path.display());
-        let user = rustix::process::geteuid().as_raw();
-        found.push(warning(message, Some(closed_by(path, user, metadata.uid(), metadata.mode()))));
-    }
-    found
-}
 
-/// What to do about a value that is not there, where the reason does not say it.
-fn brought_by(error: &ReferenceError) -> Option<String> {
-    let what = match error.reason.as_str() {
-        reference::NO_FILE => "put the file there, or correct its path; what needs it waits for it",
-        reference::NOT_SET => "set it where the program is started; it is read at the start alone",
-        _ => return None,
-    };
-    Some(what.to_owned())
-}
-
-/// What to do about a secret that others may read. Mode 600 would shut out a user that is not the owner, as bearerd is in a
-/// pod, where mounted files are root's.
-fn closed_by(path: &Path, user: u32, owner: u32, mode: u32) -> String {
-    let path = path.display();
-    if user == owner || user == 0 {
-        return format!("run `chmod 600 {path}`");
+    /// A route without a token that serves every path.
+    pub(crate) fn route() -> RouteConfig {
+        let route = config("").routes.pop().and_then(Arc::into_inner);
+        route.expect("the route exists, and nothing else holds it")
     }
-    let own = format!("run `chown {user} {path} && chmod 600 {path}`");
-    let why = format!("user {user} is not its owner, user {owner}, and needs the right to read it");
-    if mode & 0o027 == 0 {
-        format!(
-            "{why}: leave it so where nobody else has its group, as with `fsGroup` in a pod; elsewhere {own}"
-        )
-    } else {
-        format!(
-            "{why}: in a pod, mount it into this container alone, or set `defaultMode: 0440` and `fsGroup`; elsewhere {own}"
-        )
+
+    /// The listener `main`.
+    pub(crate) fn listener() -> ListenerConfig {
+        let listener = config("").listeners.pop().and_then(Arc::into_inner);
+        listener.expect("the listener exists, and nothing else holds it")
     }
 }
 

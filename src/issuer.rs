@@ -1,4 +1,5 @@
-//! One token request: discovery, client authentication, the request, the response. No cache and no retry here.
+//! One token request: discovery, client authentication, the request, and the response. This module caches nothing and
+//! does not retry later.
 
 mod assertion;
 mod credential;
@@ -30,65 +31,65 @@ pub use examine::{Finding, SOON_DAYS, examine};
 pub use response::Audience;
 
 use self::assertion::Nonce;
-use self::credential::{Client, Grace, Preference, Which};
-use self::error::{Context, host_and_path};
-use self::exchange::{Again, Answer, Deadline, Repeats, Versions};
+use self::credential::{ClientCredential, Grace, Preference, WhichCredential};
+use self::error::{ErrorContext, host_and_path};
+use self::exchange::{Deadline, HttpVersions, IssuerResponse, RepeatReason, Repeats};
 use self::inputs::{Inputs, NotReady};
-use self::keys::Keys;
+use self::keys::KeyCache;
 use self::redact::Redactor;
-use self::response::{Note, SentRequest};
+use self::response::{ResponseWarning, SentRequest};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
 use crate::jose::Prover;
 use crate::net::{Connector, Offer, Target};
 use crate::secret::Secret;
 
-/// The largest answer of a token endpoint, in bytes.
-const ANSWER_LIMIT: usize = 64 * 1024;
+/// The largest response of a token endpoint, in bytes.
+const RESPONSE_LIMIT: usize = 64 * 1024;
 
-/// An authorization server that tokens are asked of.
+/// An authorization server that issues tokens.
 pub struct Issuer {
     config: Arc<IssuerConfig>,
     clock: SharedClock,
-    /// Where tokens are asked for, once it is known.
+    /// The token endpoint, once it is known.
     endpoint: ArcSwapOption<Endpoint>,
-    keys: Keys,
+    keys: KeyCache,
     preference: Preference,
     grace: Grace,
     nonce: Nonce,
-    versions: Versions,
-    /// One bit for each kind of note: what was said once as a warning is said quietly from then on.
+    versions: HttpVersions,
+    /// One bit for each kind of [`ResponseWarning`] that was logged as a warning. From then on it is logged at debug.
     noted: AtomicU8,
-    /// What was said last of a certificate or assertion that has ended.
+    /// The last warnings about expired certificates and assertions.
     remarked: ArcSwapOption<Vec<String>>,
-    last_answer: ArcSwapOption<LastAnswer>,
+    last_response: ArcSwapOption<LastResponse>,
 }
 
 struct Endpoint {
     url: HttpUrl,
     connector: Connector,
-    /// What the connector offers.
+    /// The HTTP versions that the connector offers.
     offer: Offer,
-    /// It was discovered, and asking it failed: it may have moved.
-    doubted: AtomicBool,
+    /// The endpoint was discovered and a request to it failed, so it may have moved.
+    may_have_moved: AtomicBool,
 }
 
-/// What the issuer granted. A usable token: 1 byte to 16 KiB of 0x21–0x7E, of an accepted type.
+/// What the issuer granted, with a usable token: 1 byte to 16 KiB of 0x21–0x7E, of an accepted type.
 #[derive(Debug)]
 pub struct Grant {
     pub token: Secret,
-    /// The accepted type, lower case; `bearer` where the response names none.
+    /// The accepted type in lower case; `bearer` if the response names none.
     pub token_type: String,
-    /// Proves the key that the token is bound to, where it is bound to one (RFC 9449).
+    /// Proves possession of the key that the token is bound to, if it is bound to one (RFC 9449).
     pub prover: Option<Arc<Prover>>,
-    /// `expires_in`, or else what is left until `expires_at`; clamped to 1 s ..= 24 h. `None`: both are missing
-    /// or unreadable, `default_lifetime` applies.
+    /// `expires_in`, or else the time until `expires_at`; clamped to 1 s ..= 24 h. `None`: the response has neither in
+    /// a readable form, so `default_lifetime` applies.
     pub expires_in: Option<Duration>,
-    /// `expires_at`, where the response has that alone.
+    /// `expires_at`, if the response has only that.
     pub expires_at: Option<SystemTime>,
-    /// The scopes granted, where the response names them.
+    /// The granted scopes, if the response names them.
     pub scope: Option<String>,
-    /// For whom the token is, where it says that.
+    /// The token's audience, as far as it can be read.
     pub audience: Audience,
 }
 
@@ -97,14 +98,14 @@ impl Issuer {
         Self {
             clock,
             endpoint: ArcSwapOption::empty(),
-            keys: Keys::new(Arc::clone(&config.name)),
+            keys: KeyCache::new(Arc::clone(&config.name)),
             preference: Preference::default(),
             grace: Grace::default(),
             nonce: Nonce::default(),
-            versions: Versions::default(),
+            versions: HttpVersions::default(),
             noted: AtomicU8::new(0),
             remarked: ArcSwapOption::empty(),
-            last_answer: ArcSwapOption::empty(),
+            last_response: ArcSwapOption::empty(),
             config,
         }
     }
@@ -113,7 +114,7 @@ impl Issuer {
         &self.config
     }
 
-    /// Host and path of the token endpoint, without its query; `None` while discovery has not found it.
+    /// Host and path of the token endpoint, without its query. `None` until discovery has found it.
     pub fn endpoint(&self) -> Option<String> {
         match (&*self.endpoint.load(), &self.config.endpoint) {
             (Some(endpoint), _) => Some(host_and_path(&endpoint.url)),
@@ -122,7 +123,11 @@ impl Issuer {
         }
     }
 
-    /// Asks for one token with the key's scopes and parameters. Ends within the issuer's `timeout`.
+    /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`.
+    ///
+    /// # Errors
+    /// The issuer cannot be reached, refuses the request, or responds without a usable token; or a credential cannot be
+    /// read.
     pub async fn fetch(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
         let started = self.clock.boot();
         let outcome = self.attempt(key).await;
@@ -139,7 +144,7 @@ impl Issuer {
             outcome = what,
             trace,
             ms,
-            "asked for a token"
+            "requested a token"
         );
         outcome
     }
@@ -148,33 +153,39 @@ impl Issuer {
         let deadline = Deadline::after(self.config.timeout);
         let grace = self.config.credential_grace;
         if grace.is_zero() {
-            return self.ask_either(key, deadline).await;
+            return self.fetch_with_either(key, deadline).await;
         }
         let age = self.grace.age(credential::client_fingerprint(&self.config), self.clock.boot());
-        self.ask_either(key, deadline).await.map_err(|error| credential::forgive(error, age, grace))
+        self.fetch_with_either(key, deadline).await.map_err(|error| credential::forgive(error, age, grace))
     }
 
-    /// Asks with the credential that worked last, and where that is refused with the other.
-    async fn ask_either(&self, key: &CredentialKey, deadline: Deadline) -> Result<Grant, IssuerError> {
+    /// Uses the credential that worked last, and if the issuer refuses it, the other one.
+    async fn fetch_with_either(&self, key: &CredentialKey, deadline: Deadline) -> Result<Grant, IssuerError> {
         let first = self.preference.first();
-        let refused = match self.ask(first, key, deadline).await {
+        let refused = match self.fetch_with(first, key, deadline).await {
             Err(error) if error.kind == FailureKind::ClientRefused && self.config.standby.is_some() => error,
             outcome => return outcome,
         };
         let second = first.other();
-        match self.ask(second, key, deadline).await {
+        match self.fetch_with(second, key, deadline).await {
             Ok(grant) => {
-                self.preference.fell_over_to(second, &self.config.name);
+                self.preference.switch_to(second, &self.config.name);
                 Ok(grant)
             }
             Err(error) => Err(credential::both_refused(&self.config.name, (first, refused), (second, error))),
         }
     }
 
-    async fn ask(&self, which: Which, key: &CredentialKey, deadline: Deadline) -> Result<Grant, IssuerError> {
+    async fn fetch_with(
+        &self,
+        which: WhichCredential,
+        key: &CredentialKey,
+        deadline: Deadline,
+    ) -> Result<Grant, IssuerError> {
         let now = self.clock.wall();
-        // Without `standby` there is the current one alone, and it is always there.
-        let client = Client::of(&self.config, which).or_else(|| Client::of(&self.config, Which::Current));
+        // Without `standby` there is only the current credential, which always exists.
+        let client = ClientCredential::of(&self.config, which)
+            .or_else(|| ClientCredential::of(&self.config, WhichCredential::Current));
         let client = client.ok_or_else(|| self.not_ready(NotReady("there is no credential".to_owned())))?;
         let prover = self.config.dpop.as_ref().map(|dpop| self.keys.prover(dpop)).transpose();
         let prover = prover.map_err(|what| self.not_ready(NotReady(what)))?;
@@ -184,14 +195,14 @@ impl Issuer {
         let mut repeats = Repeats::default();
         let outcome = loop {
             let endpoint = self.known_endpoint(&inputs.redactor, deadline).await?;
-            let asking = Asking { key, endpoint: &endpoint, prover: prover.as_ref(), deadline };
-            let judged = self.once(&asking, &mut inputs).await;
+            let asking = Attempt { key, endpoint: &endpoint, prover: prover.as_ref(), deadline };
+            let judged = self.send_once(&asking, &mut inputs).await;
             let Some(again) = repeats.allow(judged.again) else { break judged.outcome };
             self.versions.learn(again, &self.config.name);
         };
         let mut grant = outcome.map_err(|mut error| {
-            self.doubt_endpoint_after(&error);
-            // What comes of time alone says nothing of the credential.
+            self.recheck_endpoint_after(&error);
+            // A timeout says nothing about the credential.
             if error.kind != FailureKind::Timeout {
                 error = inputs.remarks.iter().fold(error, |error, remark| error.advise(remark));
             }
@@ -201,8 +212,8 @@ impl Issuer {
         Ok(grant)
     }
 
-    /// One request and its response. Nothing of it is sent twice: it has its own JWT and its own proof.
-    async fn once(&self, asking: &Asking<'_>, inputs: &mut Inputs) -> Judged {
+    /// Sends one request and judges its response. Nothing in it is sent twice: it has its own JWT and its own proof.
+    async fn send_once(&self, asking: &Attempt<'_>, inputs: &mut Inputs) -> AttemptResult {
         let now = self.clock.wall();
         let asked = SentRequest { at: now, scopes: &asking.key.scopes };
         let url = &asking.endpoint.url;
@@ -212,28 +223,28 @@ impl Issuer {
             fresh.proof = proof.transpose()?;
             request::build(inputs, fresh, &self.config, asking.key, url)
         });
-        let context = Context::new(&self.config, url, &inputs.redactor);
+        let context = ErrorContext::new(&self.config, url, &inputs.redactor);
         let request = match request {
             Ok(request) => request,
             Err(what) => {
                 let error = context.fail(FailureKind::Credential, format_args!("was not asked: {what}"));
-                return Judged { outcome: Err(error), again: None };
+                return AttemptResult { outcome: Err(error), again: None };
             }
         };
-        match exchange::send(&asking.endpoint.connector, request, ANSWER_LIMIT, asking.deadline).await {
+        match exchange::send(&asking.endpoint.connector, request, RESPONSE_LIMIT, asking.deadline).await {
             Err(broken) => {
                 let error = context.broken(&broken, &asking.endpoint.connector);
-                Judged { outcome: Err(error), again: Again::after(&broken) }
+                AttemptResult { outcome: Err(error), again: RepeatReason::after(&broken) }
             }
-            Ok(answer) => {
-                self.saw(&answer);
-                let nonce_given = asking.prover.is_some() && self.nonce.keep(&answer.headers);
-                let outcome = response::judge(answer, &context, &asked).map(|(grant, notes)| {
+            Ok(response) => {
+                self.record_response(&response);
+                let nonce_given = asking.prover.is_some() && self.nonce.keep(&response.headers);
+                let outcome = response::judge(response, &context, &asked).map(|(grant, notes)| {
                     notes.iter().for_each(|note| self.note(note));
                     grant
                 });
                 let wants_nonce = nonce_given && outcome.as_ref().is_err_and(assertion::wants_nonce);
-                Judged { outcome, again: wants_nonce.then_some(Again::WithNonce) }
+                AttemptResult { outcome, again: wants_nonce.then_some(RepeatReason::WithNonce) }
             }
         }
     }
@@ -247,11 +258,11 @@ impl Issuer {
         let url = self.endpoint_url(known.as_deref(), redactor, deadline).await?;
         let offer = self.versions.offer();
         if let Some(known) = known.filter(|known| known.offer == offer && known.url == url) {
-            known.doubted.store(false, Ordering::Relaxed);
+            known.may_have_moved.store(false, Ordering::Relaxed);
             return Ok(known);
         }
         let connector = connector_to(&url, &self.config, offer);
-        let endpoint = Arc::new(Endpoint { connector, offer, url, doubted: AtomicBool::new(false) });
+        let endpoint = Arc::new(Endpoint { connector, offer, url, may_have_moved: AtomicBool::new(false) });
         self.endpoint.store(Some(Arc::clone(&endpoint)));
         Ok(endpoint)
     }
@@ -263,15 +274,17 @@ impl Issuer {
         deadline: Deadline,
     ) -> Result<HttpUrl, IssuerError> {
         let issuer = match (known, &self.config.endpoint) {
-            (Some(known), _) if !known.doubted.load(Ordering::Relaxed) => return Ok(known.url.clone()),
+            (Some(known), _) if !known.may_have_moved.load(Ordering::Relaxed) => {
+                return Ok(known.url.clone());
+            }
             (_, TokenEndpoint::Url(url)) => return Ok(url.clone()),
             (_, TokenEndpoint::Discovery(issuer)) => issuer,
         };
-        // What is left is for asking at the place that is known.
+        // The remaining time is for a request to the known endpoint.
         let deadline = if known.is_some() { deadline.halved() } else { deadline };
         match (self.discover(issuer, redactor, deadline).await, known) {
             (Ok(found), _) => Ok(found.token_endpoint),
-            (Err(error), Some(known)) if says_nothing(&error) => Ok(known.url.clone()),
+            (Err(error), Some(known)) if is_outage(&error) => Ok(known.url.clone()),
             (Err(error), _) => Err(error),
         }
     }
@@ -285,8 +298,8 @@ impl Issuer {
         discovery::find(issuer, &self.config, &self.versions, redactor, &*self.clock, deadline).await
     }
 
-    /// Asks the issuer what it offers; `None` where only `token_url` is given, since where its document stands would be
-    /// a guess. For people who look for a fault: the response is not kept.
+    /// Fetches the issuer's metadata, for diagnosis; it is not kept. `None` if the config has only `token_url`, because
+    /// the location of the document would be a guess.
     ///
     /// # Errors
     /// There is no such document, or it is not the issuer's.
@@ -297,14 +310,14 @@ impl Issuer {
         self.discover(issuer, &redactor, deadline).await.map(Some)
     }
 
-    /// The issuer refused the current credential and accepted `standby`, which is tried first now.
+    /// The issuer refused the current credential and accepted `standby`, which bearerd now tries first.
     pub fn standby_in_use(&self) -> bool {
-        self.preference.first() == Which::Standby
+        self.preference.first() == WhichCredential::Standby
     }
 
-    /// A discovered endpoint that is not there (any more) is looked up again next time, and asked again where the
-    /// document cannot be had.
-    fn doubt_endpoint_after(&self, error: &IssuerError) {
+    /// After a failure that suggests a moved endpoint, the next fetch repeats discovery, and uses the known endpoint if
+    /// discovery fails.
+    fn recheck_endpoint_after(&self, error: &IssuerError) {
         let moved = match error.http_status {
             Some(status) => matches!(status, 300..=399 | 404 | 405 | 410),
             None => matches!(error.kind, FailureKind::Unavailable | FailureKind::Timeout),
@@ -313,7 +326,7 @@ impl Issuer {
             && moved
             && matches!(self.config.endpoint, TokenEndpoint::Discovery(_))
         {
-            endpoint.doubted.store(true, Ordering::Relaxed);
+            endpoint.may_have_moved.store(true, Ordering::Relaxed);
         }
     }
 
@@ -323,7 +336,7 @@ impl Issuer {
         error.advise(&remedy::unreadable(&self.config.name, &what))
     }
 
-    /// Each is said once, as long as it is true.
+    /// Logs each warning once, as long as it is true.
     fn remark(&self, remarks: &[String]) {
         let before = self.remarked.load_full();
         if before.as_ref().map_or(&[][..], |before| before.as_slice()) == remarks {
@@ -334,7 +347,7 @@ impl Issuer {
         self.remarked.store(Some(Arc::new(remarks.to_vec())));
     }
 
-    fn note(&self, note: &Note) {
+    fn note(&self, note: &ResponseWarning) {
         let bit = note.bit();
         let first = self.noted.fetch_or(bit, Ordering::Relaxed) & bit == 0;
         let issuer = &*self.config.name;
@@ -345,72 +358,73 @@ impl Issuer {
         }
     }
 
-    /// What the token endpoint answered last; `None`: it never did.
-    pub fn last_answer(&self) -> Option<Arc<LastAnswer>> {
-        self.last_answer.load_full()
+    /// The last response of the token endpoint. `None`: it never responded.
+    pub fn last_response(&self) -> Option<Arc<LastResponse>> {
+        self.last_response.load_full()
     }
 
-    fn saw(&self, answer: &Answer) {
-        let seen = LastAnswer::of(answer.status, &answer.headers, self.clock.wall());
-        self.last_answer.store(Some(Arc::new(seen)));
+    fn record_response(&self, response: &IssuerResponse) {
+        let seen = LastResponse::of(response.status, &response.headers, self.clock.wall());
+        self.last_response.store(Some(Arc::new(seen)));
     }
 
-    /// A digest over what the client's credential reads as now (ids, secrets, keys, assertion, parameters): another
-    /// value means that a refused client may be asked again at once. Unreadable sources count as a value of their own.
+    /// A digest of the client's credential as it reads now (IDs, secrets, keys, assertion, parameters). Another value
+    /// means that a refused client may be tried again at once. An unreadable source counts as a value of its own.
     pub fn credential_fingerprint(&self) -> [u8; 32] {
         credential::credential_fingerprint(&self.config)
     }
 
-    /// A digest over what a token of this key was made for: learned values, the client's certificate, the DPoP key.
-    /// Another value means that a token granted before it is of no more use.
+    /// A digest of what a token of this key is bound to: learned values, the client's certificate, the DPoP key.
+    /// Another value means that a token granted before is of no more use.
     pub fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
         credential::binding_fingerprint(&self.config, key)
     }
 }
 
-/// Of one response, whatever it said.
+/// Status and time of one response, whatever it said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LastAnswer {
+pub struct LastResponse {
     pub status: u16,
-    /// When it had come, by our clock.
+    /// When the response arrived, by this machine's clock.
     pub at: SystemTime,
     /// The issuer's clock (`Date`), to the second.
     pub date: Option<SystemTime>,
 }
 
-impl LastAnswer {
+impl LastResponse {
     fn of(status: http::StatusCode, headers: &HeaderMap, at: SystemTime) -> Self {
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         Self { status: status.as_u16(), at, date: date.and_then(|date| httpdate::parse_http_date(date).ok()) }
     }
 
-    /// How far the issuer's clock is ahead of ours, in seconds; negative where it is behind. `None`: it does not say.
+    /// How far the issuer's clock is ahead of this machine's, in seconds; negative if it is behind. `None`: the
+    /// response has no `Date`.
     pub fn clock_difference(&self) -> Option<i64> {
         let whole = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
         Some(match self.date?.duration_since(self.at) {
             Ok(ahead) => whole(ahead),
-            // `Date` is cut to the second before it, so that up to one second behind is none.
+            // `Date` is rounded down to the second, so up to one second behind counts as none.
             Err(behind) => -whole(behind.duration()),
         })
     }
 }
 
-/// What the attempts of one request share.
-struct Asking<'a> {
+/// What the requests of one fetch share.
+struct Attempt<'a> {
     key: &'a CredentialKey,
     endpoint: &'a Endpoint,
     prover: Option<&'a Arc<Prover>>,
     deadline: Deadline,
 }
 
-struct Judged {
+struct AttemptResult {
     outcome: Result<Grant, IssuerError>,
-    /// The request may be made anew at once.
-    again: Option<Again>,
+    /// Why the request may be repeated at once.
+    again: Option<RepeatReason>,
 }
 
-/// Whoever has the document is away: that leaves open where the token endpoint is.
-fn says_nothing(error: &IssuerError) -> bool {
+/// The server of the metadata is not available, which says nothing about the token endpoint.
+fn is_outage(error: &IssuerError) -> bool {
     matches!(error.kind, FailureKind::Unavailable | FailureKind::Timeout)
 }
 
@@ -419,14 +433,14 @@ fn connector_to(url: &HttpUrl, config: &IssuerConfig, offer: Offer) -> Connector
     Connector::new(target, config.tls.clone(), config.egress.clone(), offer, config.timeout)
 }
 
-/// Judges arbitrary bytes as a response of a token endpoint. The first byte chooses the status, the format and
-/// the headers, the rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
+/// Judges arbitrary bytes as a response of a token endpoint. The first byte selects the status, the format and the
+/// header fields; the rest is the body. For the fuzz target and the replay of its corpus: it must not panic.
 pub fn fuzz_response(bytes: &[u8]) {
     fuzz::response(bytes);
 }
 
-/// Echoes a secret in a text, and looks at what would be shown of it. Lines: the secret; how it is encoded, one step a
-/// byte; the text around it. For the fuzz target and the replay of its corpus.
+/// Echoes a secret in a text, and checks what would be shown of it. The lines are the secret, its encodings (one for
+/// each byte), and the text around it. For the fuzz target and the replay of its corpus.
 pub fn fuzz_masked(bytes: &[u8]) {
     fuzz::masked(bytes);
 }

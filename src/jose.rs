@@ -14,7 +14,7 @@ pub use dpop::{Proof, Prover};
 pub use jws::{Alg, Header, Signer, sign, unique_id};
 pub use key::{Identity, KeyError, PrivateKey};
 
-/// Keys of every form, and verification by other code than signs.
+/// Test keys in every format, and verification by code other than that which signs.
 #[cfg(test)]
 #[path = "../tests/it/support/jwt.rs"]
 #[allow(unreachable_pub, clippy::disallowed_methods, reason = "shared with the front-door tests")]

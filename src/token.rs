@@ -2,10 +2,10 @@
 //!
 //! [`cache`] maps what identifies a token to its [`slot`]. Requests read the slot. Only the slot's task ([`slot_task`])
 //! asks the issuer, so there is never more than one token request under way for a slot, and a caller that leaves cancels
-//! nothing. [`schedule`] decides *when*, without input or output. [`lookout`] notices that an issuer is reachable again.
+//! nothing. [`schedule`] decides *when*, without input or output. [`probe`] notices that an issuer is reachable again.
 
 mod cache;
-mod lookout;
+mod probe;
 mod schedule;
 mod slot;
 mod slot_task;

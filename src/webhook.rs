@@ -1,16 +1,11 @@
-//! Values that are learned from signed calls: a vendor tells by a webhook what belongs into token requests.
+//! Learned values: a vendor sends a signed request to a webhook, and its value becomes a parameter of token requests.
 //!
-//! A request is believed by its signature alone ([`signature`]); what it tells is taken from its JSON ([`payload`]) and kept
-//! in a file ([`store`]), from which [`crate::config::Source`] reads it for each token request.
+//! Only the signature authenticates a request ([`signature`]). The value comes from its JSON body ([`value`]) and is kept in a
+//! file ([`store`]), which [`crate::config::Source`] reads for each token request.
 
 mod fuzz;
-mod payload;
-mod refusal;
 mod signature;
-mod state;
 mod store;
-#[cfg(test)]
-mod tests;
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,9 +13,12 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use http::header::ALLOW;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use serde_json::Value;
+use signature::Signatures;
+use store::{State, Store, Stored};
 use tokio::time::timeout_at;
 
 use crate::aside::{Aside, AsideError};
@@ -29,53 +27,49 @@ use crate::config::WebhookConfig;
 use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, problem, serve_small};
 use crate::metrics::ListenerMetrics;
 use crate::secret::Secret;
-use refusal::Refusal;
-use signature::Signatures;
-use state::State;
-use store::{Store, Stored};
 
-/// The most that a request's body may have, in bytes.
+/// The longest body of a request, in bytes.
 const BODY: usize = 64 * 1024;
-/// For a whole request, from the moment its connection was accepted.
+/// The time for a whole request, from the moment its connection was accepted.
 const CALL_TIME: Duration = Duration::from_secs(10);
-/// Open ones at most, for each webhook.
+/// The most open connections of each webhook.
 pub const CONNECTIONS: usize = 64;
 const LIMITS: SmallLimits =
     SmallLimits { connections: CONNECTIONS, header_timeout: CALL_TIME, age: Duration::from_secs(20) };
 
-/// Where secrets are read and values stored.
+/// The threads that read secrets and store values.
 static KEEPING: Aside = Aside::new("webhook", 8);
 
-/// Called after a value was kept: whoever holds a token looks whether it was asked for with another one.
+/// Called after a value was stored, so that token slots check whether their token was requested with another value.
 pub type Told = Arc<dyn Fn() + Send + Sync>;
 
-/// What answers on one address: a reload puts another webhook in.
+/// The webhook that responds on one address. A reload replaces it.
 pub type Door = ArcSwap<Webhook>;
 
 /// One `[webhook.NAME]`.
 pub struct Webhook {
     config: Arc<WebhookConfig>,
     store: Store,
-    /// Outlives a reload.
+    /// Stays across reloads.
     state: Arc<State>,
     clock: SharedClock,
     told: Told,
 }
 
-/// What is known of a webhook; never the value.
+/// What the admin address shows of a webhook; never the value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// When a value last came, from an earlier run of the program too.
+    /// When the last value arrived, also in an earlier process.
     pub received_at: Option<SystemTime>,
-    /// There is one that token requests can use.
+    /// Whether there is a value that token requests can use.
     pub has_value: bool,
-    /// Why there is none, though one was kept.
+    /// Why the stored value cannot be used.
     pub problem: Option<String>,
     /// The last request that was refused, and why.
     pub last_refusal: Option<(SystemTime, String)>,
 }
 
-/// Answers on this socket until `stop`; returns when every request has ended. Needs a runtime around it.
+/// Serves this socket until `stop`, and returns when every request has ended. Must be called within a runtime.
 pub async fn serve(bound: Bound, door: Arc<Door>, metrics: Arc<ListenerMetrics>, stop: Stop) {
     serve_small(bound, door, LIMITS, metrics, stop).await;
 }
@@ -87,13 +81,13 @@ impl Answerer for Door {
 }
 
 impl Webhook {
-    /// `told` is called after each value that came, known or not.
+    /// `told` is called after each accepted value, even if it is the stored one.
     pub fn new(config: Arc<WebhookConfig>, clock: SharedClock, told: Told) -> Self {
         let store = Store::new(&config);
         Self { config, store, state: Arc::default(), clock, told }
     }
 
-    /// The same under other rules, which count from the next request on.
+    /// The same webhook with another config, which applies from the next request on.
     #[must_use]
     pub fn with_config(&self, config: Arc<WebhookConfig>) -> Self {
         let state = Arc::clone(&self.state);
@@ -104,7 +98,7 @@ impl Webhook {
         &self.config
     }
 
-    /// Reads the store; blocks.
+    /// Reads the store, and blocks.
     pub fn report(&self) -> Report {
         let seen = self.state.lock();
         let (received_at, last_refusal) = (seen.received_at, seen.last_refusal.clone());
@@ -127,7 +121,7 @@ impl Webhook {
         }
         if *request.method() != Method::POST {
             let mut answer =
-                problem(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "a webhook takes POST alone");
+                problem(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "a webhook accepts only POST");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return answer;
         }
@@ -148,14 +142,14 @@ impl Webhook {
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
-        // Before the body: what is not even signed is not worth reading.
+        // Before reading the body, because an unsigned body is not needed.
         let signatures = Signatures::of(&self.config.signature_header, request.headers())?;
         let body = timeout_at(asker.since + CALL_TIME, read(request.into_body()))
             .await
             .unwrap_or_else(|_| Err(Refusal::too_slow(CALL_TIME)))?;
         asker.has_sent_all();
         let this = Arc::clone(self);
-        // A sender that leaves does not undo half of it: what has begun goes on to its end.
+        // If the sender disconnects, storing still completes.
         KEEPING.run(move || this.learn(&signatures, &body)).await.unwrap_or_else(|error| match error {
             AsideError::NoThread(..) => Err(Refusal::no_thread(error.to_string())),
             AsideError::Panicked(_) => Err(Refusal::internal()),
@@ -164,7 +158,7 @@ impl Webhook {
 
     fn learn(&self, signatures: &Signatures, body: &[u8]) -> Result<(), Refusal> {
         signatures.check(&self.config.secrets, body)?;
-        let value = payload::value(body, &self.config.value)?;
+        let value = value(body, &self.config.value)?;
         self.keep(&value)
     }
 
@@ -174,20 +168,18 @@ impl Webhook {
         let stored = self.store.put(value, now).map_err(Refusal::not_stored)?;
         drop(one_at_a_time);
         self.state.lock().received_at = Some(now);
-        // A known value too: where the first time ended between keeping and telling, the sender has come again.
+        // Also for a known value: if the process ended after storing it, the sender sends it again.
         (self.told)();
         let webhook = &*self.config.name;
         match stored {
             Stored::New => tracing::info!(
                 event = "webhook.stored",
                 webhook,
-                "a new value came and was stored; tokens that were asked for with another one are dropped"
+                "a new value was stored; tokens that were requested with another one are dropped"
             ),
-            Stored::Known => tracing::debug!(
-                event = "webhook.unchanged",
-                webhook,
-                "the value that came is the one that is stored"
-            ),
+            Stored::Known => {
+                tracing::debug!(event = "webhook.unchanged", webhook, "the value is already stored")
+            }
         }
         Ok(())
     }
@@ -215,8 +207,139 @@ where
     Ok(read.freeze())
 }
 
-/// Judges arbitrary bytes as a request to a webhook: a line with the signature, one with the pointer, and the body. For the
-/// fuzz target and the replay of its corpus: it must not panic.
+/// Handles arbitrary bytes as a request to a webhook: a line with the signature, one with the pointer, and the body. For the
+
+/// fuzz target and the replay of its corpus. It must not panic.
 pub fn fuzz_call(bytes: &[u8]) {
     fuzz::call(bytes);
 }
+
+/// The longest value, in bytes.
+const LONGEST: usize = 4 * 1024;
+
+/// The string at `pointer` (RFC 6901) in a JSON body.
+fn value(body: &[u8], pointer: &str) -> Result<Secret, Refusal> {
+    // serde_json's message could quote the body, so the error has only the place.
+    let json: Value = serde_json::from_slice(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        Refusal::no_value(format!("the body is not JSON (line {line}, column {column})"))
+    })?;
+    let refuse = |what: &str| Err(Refusal::no_value(format!("the body {what} at {pointer}")));
+    let value = match json.pointer(pointer) {
+        Some(Value::String(text)) => Secret::from(text.as_str()),
+        Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Secret::from(number.to_string()),
+        Some(Value::Number(_)) => return refuse("has a number that cannot be kept digit by digit"),
+        Some(_) => return refuse("has neither a string nor a number"),
+        None => return refuse("has nothing"),
+    };
+    if value.is_empty() {
+        return refuse("has an empty string");
+    }
+    if value.expose().len() > LONGEST {
+        return refuse(&format!("has more than {LONGEST} bytes"));
+    }
+    if value.expose_str().is_none_or(|text| text.contains(char::is_control)) {
+        return refuse("has a control character");
+    }
+    Ok(value)
+}
+
+/// Why a request was refused: the response for the sender, and the details for the log and `/status`.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    /// For the operator only, because it names files of this machine.
+    note: Option<String>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), note: None }
+    }
+
+    fn with_note(mut self, note: String) -> Self {
+        self.note = Some(note);
+        self
+    }
+
+    fn answer(&self) -> Answer {
+        problem(self.status, self.code, &self.detail)
+    }
+
+    /// For the operator.
+    fn words(&self) -> String {
+        match &self.note {
+            Some(note) => format!("{}: {note}", self.detail),
+            None => self.detail.clone(),
+        }
+    }
+
+    fn unsigned(header: &HeaderName) -> Self {
+        Self::signature(format!("the header {header} is missing; it holds the hex HMAC-SHA256 of the body"))
+    }
+
+    fn no_hex(header: &HeaderName) -> Self {
+        Self::signature(format!(
+            "the header {header} does not hold 64 hex digits, the HMAC-SHA256 of the body"
+        ))
+    }
+
+    /// `unread` says which secrets could not be read.
+    fn no_secret_fits(header: &HeaderName, unread: &[String]) -> Self {
+        let refusal = Self::signature(format!(
+            "the signature in {header} fits none of the secrets; it must be made over the raw body"
+        ));
+        if unread.is_empty() {
+            return refusal;
+        }
+        refusal.with_note(format!("not tried, since it cannot be read: {}", unread.join("; ")))
+    }
+
+    fn signature(detail: String) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "signature_refused", detail)
+    }
+
+    fn no_secret(unread: &[String]) -> Self {
+        let detail = "no secret can be read to check the signature with; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_secret", detail)
+            .with_note(format!("fix what `secrets` names: {}", unread.join("; ")))
+    }
+
+    fn too_large(most: usize) -> Self {
+        let detail = format!("the body has more than {most} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    }
+
+    fn too_slow(time: Duration) -> Self {
+        let detail = format!("the request was not complete within {}", humantime::format_duration(time));
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", detail)
+    }
+
+    fn broken_off() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", "the body is incomplete")
+    }
+
+    fn no_value(detail: String) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "no_value", detail)
+    }
+
+    fn not_stored(why: String) -> Self {
+        let detail = "the value could not be stored; try again later";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "not_stored", detail).with_note(why)
+    }
+
+    fn no_thread(why: String) -> Self {
+        let detail = "this machine cannot handle the request now; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).with_note(why)
+    }
+
+    fn internal() -> Self {
+        let detail = "a bug in bearerd; its place is in the log";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+}
+
+#[cfg(test)]
+mod tests;

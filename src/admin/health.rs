@@ -1,14 +1,17 @@
-//! What only the running process knows of itself: is it ending, did the last reload work.
+//! The state of the process (whether it is ending, and how the last reload ended), and the text of `/readyz`. The text has
+//! only bearerd's own words, because everybody may request it.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use crate::clock::{Clock as _, SystemClock};
+use super::view::{CredentialView, View};
+use crate::clock::{Clock as _, SystemClock, rfc3339};
 
-/// Set by whoever reloads and ends the process; read by the admin address.
+/// Set by the control thread, and read by the admin address.
 #[derive(Debug)]
 pub struct Health {
     draining: AtomicBool,
@@ -16,25 +19,25 @@ pub struct Health {
     loads: ArcSwap<Loads>,
 }
 
-/// The config's history, as far as it is told.
+/// When the config was loaded, and the last reload.
 #[derive(Debug, Clone)]
 pub(super) struct Loads {
-    /// When the config that serves was loaded.
+    /// When the running config was loaded.
     pub(super) loaded_at: SystemTime,
     /// `None` before the first reload.
     pub(super) last: Option<LastReload>,
 }
 
-/// How the last reload ended.
+/// The result of the last reload.
 #[derive(Debug, Clone)]
 pub struct LastReload {
     pub at: SystemTime,
-    /// Why the file was not taken; the config before it serves on.
+    /// Why the file was refused. The previous config stays in use.
     pub error: Option<String>,
 }
 
 impl Health {
-    /// For a process whose config was loaded just now.
+    /// The state of a process that just loaded its config.
     pub fn new() -> Self {
         let loads = Loads { loaded_at: SystemClock.wall(), last: None };
         Self {
@@ -44,7 +47,7 @@ impl Health {
         }
     }
 
-    /// The process is ending: `/readyz` answers 503 from now on.
+    /// Marks the process as ending, so that `/readyz` responds 503 from now on.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Release);
     }
@@ -54,7 +57,7 @@ impl Health {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// What the config in force names and is not there, one line each: `/readyz` answers 503 while there is any.
+    /// Sets the missing values of the running config, one line each. `/readyz` responds 503 while there are any.
     pub fn set_missing(&self, missing: Vec<String>) {
         self.missing.store(Arc::new(missing));
     }
@@ -63,7 +66,7 @@ impl Health {
         self.missing.load_full()
     }
 
-    /// A reload came to its end; `Err` says what is wrong with the file, without any secret.
+    /// Remembers the result of a reload. `Err` says what is wrong with the file, without any secret.
     pub fn reloaded(&self, outcome: Result<(), String>) {
         let at = SystemClock.wall();
         let before = self.loads.load();
@@ -80,6 +83,83 @@ impl Default for Health {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The most names in one line. The rest is counted, because probes cut long bodies.
+const NAMES: usize = 5;
+
+/// The body: what is missing, or everything with `verbose`.
+pub(super) fn text(view: &View, verbose: bool) -> String {
+    let mut out = String::from(match (view.ready(), view.degraded()) {
+        (false, _) => "not ready\n",
+        (true, true) => "ready, degraded\n",
+        (true, false) => "ready\n",
+    });
+    if view.draining {
+        out.push_str("[-] shutdown: the process is ending\n");
+    } else if verbose {
+        out.push_str("[+] shutdown: the process is not ending\n");
+    }
+    if verbose {
+        let (version, at) = (view.config_version, rfc3339(view.loads.loaded_at));
+        let _ = writeln!(out, "[+] config: version {version}, loaded at {at}");
+    }
+    for missing in view.missing.iter().take(NAMES) {
+        let _ = writeln!(out, "[-] {}", one_line(missing));
+    }
+    if let Some(more @ 1..) = view.missing.len().checked_sub(NAMES) {
+        let _ = writeln!(out, "[-] and {more} more that are missing; the log and `bearerd check` name them");
+    }
+    for credential in &view.credentials {
+        let mark = match (credential.missing(), credential.degraded()) {
+            (true, _) => '-',
+            (false, true) => '!',
+            (false, false) => '+',
+        };
+        if verbose || mark != '+' {
+            let _ = writeln!(out, "[{mark}] {}", one_line(&line(credential)));
+        }
+    }
+    out
+}
+
+fn line(credential: &CredentialView) -> String {
+    let status = &credential.status;
+    let mut out = format!("token of issuer {} for {}", credential.issuer.name, routes(&credential.routes));
+    if !status.key.scopes.is_empty() {
+        let _ = write!(out, " (scopes {})", status.key.scopes.joined());
+    }
+    match (status.fetched_once, status.expires_at) {
+        (false, _) if credential.issuer.required => out.push_str(": not fetched yet"),
+        (false, _) => out.push_str(": not fetched yet, not required"),
+        (true, Some(at)) if status.state == "valid" => {
+            let _ = write!(out, ": valid, expires at {}", rfc3339(at));
+        }
+        (true, _) if status.last_error.is_some() => out.push_str(": no valid token, requests fail"),
+        (true, _) => out.push_str(": expired while no request used it; the next request fetches another"),
+    }
+    if let Some(error) = &status.last_error {
+        let _ = write!(out, "; last error at {}: {}", rfc3339(error.at), error.summary);
+        if let Some(next) = error.next_try {
+            let _ = write!(out, "; next try at {}", rfc3339(next));
+        }
+    } else if status.fetching {
+        out.push_str("; being fetched");
+    }
+    out
+}
+
+fn routes(names: &[Arc<str>]) -> String {
+    let shown: Vec<&str> = names.iter().take(NAMES).map(|name| &**name).collect();
+    let rest = names.len() - shown.len();
+    let word = if names.len() == 1 { "route" } else { "routes" };
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    format!("{word} {}{more}", shown.join(", "))
+}
+
+/// Replaces line ends in an error's text.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 #[cfg(test)]

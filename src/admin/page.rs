@@ -1,5 +1,5 @@
-//! `/`: the status for people. One page without anything from elsewhere; its script asks `/status` and writes what it
-//! gets as text, never as markup.
+//! `/`: the status page. It loads nothing from elsewhere. Its script requests `/status` and inserts the values as text, never as
+//! markup.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use http::HeaderValue;
 
 const HTML: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-/// One script, written in parts.
+/// One script from several files.
 const SCRIPT: &str = concat!(
     include_str!("page/format.js"),
     include_str!("page/graph.js"),
@@ -20,10 +20,10 @@ const SCRIPT: &str = concat!(
     include_str!("page/page.js"),
 );
 
-/// The page and the policy that it is sent with.
+/// The page and its `Content-Security-Policy`.
 pub(super) struct Page {
     pub(super) html: Bytes,
-    /// Only the page's own script and style run, and they may only ask this address.
+    /// Allows only the page's own script and style, and requests only to this address.
     pub(super) policy: HeaderValue,
 }
 
@@ -54,7 +54,7 @@ fn sha256(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What stands between the tags, as a browser hashes it.
+    /// The content between the tags, which browsers hash.
     fn between<'a>(html: &'a str, open: &str, close: &str) -> &'a str {
         html.split_once(open).unwrap().1.split_once(close).unwrap().0
     }

@@ -1,5 +1,5 @@
-//! What routes did recently, from counters that are there anyway: they are read every ten seconds beside the request
-//! path, and compared with what they say when somebody asks.
+//! What routes did recently, from the counters of [`crate::metrics`]: they are read every ten seconds, outside the request path,
+//! and compared with their values at the time of a request to `/status`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
@@ -13,21 +13,21 @@ type Lock<T> = std::sync::Mutex<T>;
 
 /// How often counters are read.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
-/// How far back `recent` reaches, where the process has run so long.
+/// How far back `recent` reaches.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// One point of a route's history.
 const STEP: Duration = Duration::from_secs(60);
-/// The number of points, including the one under way.
+/// The number of points, including the current one.
 const STEPS: u64 = 60;
-/// The routes that have a history, in the order of the config. An hour of one route takes 1.5 KiB.
+/// The most routes with a history, in the order of the config. An hour of one route takes 1.5 KiB.
 const ROUTES_WITH_HISTORY: usize = 1_000;
 
 /// What a route did in the last hour, oldest first; shorter just after the start.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct History {
     pub(super) points: Vec<Point>,
-    /// How long the last point has been under way.
+    /// The length of the last point so far.
     pub(super) last: Duration,
 }
 
@@ -70,9 +70,9 @@ pub(super) struct Recent {
 pub(super) struct Readings(Lock<State>);
 
 struct State {
-    /// When the process began to count: everything was zero then.
+    /// When the process started, with all counters at zero.
     started: Duration,
-    /// When counters were read, oldest first; by the clock that runs in suspend.
+    /// When counters were read, oldest first, by the clock that runs in suspend.
     readings: VecDeque<Duration>,
     /// The minute of the last reading, counted from the start.
     minute: u64,
@@ -81,13 +81,13 @@ struct State {
 
 /// One route's counters. A route without requests has none.
 struct Track {
-    /// Kept, so that a route of the same name that came later is known to be another.
+    /// Kept to recognize a later route of the same name.
     metrics: Arc<RouteMetrics>,
-    /// Oldest first; a reading that found nothing new left none.
+    /// Oldest first. A reading without changes adds none.
     marks: VecDeque<(Duration, Counts)>,
     /// Minutes with requests, by their number, oldest first.
     minutes: VecDeque<(u64, Point)>,
-    /// When the minute under way began.
+    /// The counters at the start of the current minute.
     at_minute: Counts,
 }
 
@@ -96,7 +96,7 @@ impl Readings {
         Self(Lock::new(State { started, readings: VecDeque::new(), minute: 0, routes: HashMap::new() }))
     }
 
-    /// Reads all counters, unless somebody just did: while the admin address moves, it is served twice.
+    /// Reads all counters, unless they were just read: while the admin address moves, two servers run.
     pub(super) fn read(&self, now: Duration, snapshot: &Snapshot) {
         let routes = snapshot.routes.iter().map(|route| (&route.config.name, &route.metrics));
         self.with(|state| state.read(now, routes));
@@ -111,7 +111,7 @@ impl Readings {
         })
     }
 
-    /// In the order of the snapshot's routes; shorter where there are very many.
+    /// In the order of the snapshot's routes, for at most the first of them that have a history.
     pub(super) fn history(&self, now: Duration, snapshot: &Snapshot) -> Vec<History> {
         self.with(|state| {
             let routes = snapshot.routes.iter().take(ROUTES_WITH_HISTORY);
@@ -220,7 +220,7 @@ impl Track {
         }
     }
 
-    /// Forgets what nobody will ask for: of the marks before the window, the last one says what it began with.
+    /// Drops all marks before the window except the last one, which has the values at its start.
     fn mark(&mut self, now: Duration, counts: Counts, since: Duration) {
         if self.marks.back().is_none_or(|(_, last)| *last != counts) {
             self.marks.push_back((now, counts));
@@ -230,7 +230,7 @@ impl Track {
         }
     }
 
-    /// Before the first mark there was nothing.
+    /// The values of a moment. Before the first mark, they are zero.
     fn counts_at(&self, at: Duration) -> Counts {
         let mark = self.marks.iter().rev().find(|(read, _)| *read <= at);
         mark.map_or_else(Counts::default, |(_, counts)| *counts)

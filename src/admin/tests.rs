@@ -1,9 +1,12 @@
-mod fixture;
-mod schema;
+//! Pages of plain data, a process without routes to ask over HTTP, and `docs/status.schema.json`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -11,11 +14,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::*;
-use crate::config::{Address, Callers, UnixOptions};
+use super::health::Loads;
+use super::recent::Recent;
+use super::status::{Status, status};
+use super::view::{CredentialView, Traffic, View, WebhookView};
+use super::{Admin, Health, LastReload, *};
+use crate::clock::SystemClock;
+use crate::config::client_auth::ClientSecretBasic;
+use crate::config::{self, Address, Callers, Scopes, UnixOptions, fixture, *};
 use crate::listener::{Asker, Bound, Stop};
-use crate::proxy::Peer;
-use fixture::{CANARY, Process, issuer, local, process, refused, valid, view};
+use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
+use crate::proxy::{Peer, Snapshot, SnapshotCell};
+use crate::secret::Secret;
+use crate::token::{LastError, SlotStatus};
 
 #[test]
 fn ready_says_which_token_is_missing_and_why() {
@@ -25,12 +36,12 @@ fn ready_says_which_token_is_missing_and_why() {
     ]);
     assert!(!view.ready());
     assert_eq!(
-        ready::text(&view, false),
+        health::text(&view, false),
         "not ready\n[-] token of issuer other for routes a, b, c, d, e and 2 more (scopes billing.read): not \
          fetched yet; last error at 2027-01-15T07:59:55Z: issuer corp refused the client [+] all is well; next try \
          at 2027-01-15T08:00:55Z\n"
     );
-    let verbose = ready::text(&view, true);
+    let verbose = health::text(&view, true);
     assert_eq!(verbose.lines().count(), 5, "{verbose}");
     assert!(
         verbose.contains("[+] token of issuer corp for route billing (scopes billing.read): valid"),
@@ -42,8 +53,8 @@ fn ready_says_which_token_is_missing_and_why() {
 fn a_token_that_is_not_required_holds_nothing_up() {
     let view = view(vec![refused(issuer("other", false), &["a"])]);
     assert!(view.ready());
-    assert_eq!(ready::text(&view, false), "ready\n");
-    assert!(ready::text(&view, true).contains("[+] token of issuer other for route a"));
+    assert_eq!(health::text(&view, false), "ready\n");
+    assert!(health::text(&view, true).contains("[+] token of issuer other for route a"));
 }
 
 /// Catalogue T53: what was fetched once stays ready, whatever its renewal says.
@@ -53,7 +64,7 @@ fn t53_a_failed_renewal_does_not_end_readiness() {
     credential.status.last_error = refused(issuer("corp", true), &[]).status.last_error;
     let view = view(vec![credential]);
     assert!(view.ready());
-    assert!(ready::text(&view, true).contains("valid, expires at 2027-01-15T08:50:00Z; last error at"));
+    assert!(health::text(&view, true).contains("valid, expires at 2027-01-15T08:50:00Z; last error at"));
 }
 
 /// The probe stays green, because no other replica has a token either; people see the word.
@@ -64,7 +75,7 @@ fn without_a_valid_token_it_is_ready_and_degraded() {
     credential.status.state = "expired";
     let view = view(vec![credential]);
     assert!(view.ready() && view.degraded());
-    let text = ready::text(&view, false);
+    let text = health::text(&view, false);
     let wanted = "ready, degraded\n[!] token of issuer corp for route billing (scopes billing.read): no valid token, \
                   requests fail; last error at ";
     assert!(text.starts_with(wanted), "{text}");
@@ -75,8 +86,8 @@ fn an_idle_token_that_expired_is_no_error() {
     let mut credential = valid(issuer("corp", true), &["billing"]);
     credential.status.state = "expired";
     let view = view(vec![credential]);
-    assert_eq!(ready::text(&view, false), "ready\n");
-    let text = ready::text(&view, true);
+    assert_eq!(health::text(&view, false), "ready\n");
+    let text = health::text(&view, true);
     assert!(
         text.contains(": expired while no request used it; the next request fetches another\n"),
         "{text}"
@@ -89,19 +100,19 @@ fn ending_is_not_ready() {
     assert!(view.ready());
     view.draining = true;
     assert!(!view.ready());
-    assert_eq!(ready::text(&view, false), "not ready\n[-] shutdown: the process is ending\n");
+    assert_eq!(health::text(&view, false), "not ready\n[-] shutdown: the process is ending\n");
 }
 
 #[test]
 fn status_tells_which_credential_an_issuer_takes() {
     let mut credential = valid(issuer("corp", true), &["billing"]);
-    let told = |credential: &view::CredentialView| {
-        let view = view(vec![view::CredentialView {
+    let told = |credential: &CredentialView| {
+        let view = view(vec![CredentialView {
             issuer: Arc::clone(&credential.issuer),
             routes: credential.routes.clone(),
             status: credential.status.clone(),
         }]);
-        let status = serde_json::to_value(status::status(&view)).unwrap();
+        let status = serde_json::to_value(status(&view)).unwrap();
         assert_eq!(status["issuers"][0]["grant_type"], "client_credentials");
         assert_eq!(status["issuers"][0]["preset"], Value::Null);
         status["issuers"][0]["credential"].as_str().unwrap().to_owned()
@@ -114,7 +125,7 @@ fn status_tells_which_credential_an_issuer_takes() {
 #[test]
 fn status_tells_each_tokens_life() {
     let view = view(vec![valid(issuer("corp", true), &["billing"]), refused(issuer("other", false), &["a"])]);
-    let status = serde_json::to_value(status::status(&view)).unwrap();
+    let status = serde_json::to_value(status(&view)).unwrap();
     let token = &status["tokens"][0];
     assert_eq!(token["state"], "valid");
     assert_eq!(token["age_seconds"], 600);
@@ -139,7 +150,7 @@ fn status_tells_each_tokens_life() {
 
 #[test]
 fn status_tells_what_each_route_did_recently_and_what_went_wrong_last() {
-    let status = serde_json::to_value(status::status(&view(Vec::new()))).unwrap();
+    let status = serde_json::to_value(status(&view(Vec::new()))).unwrap();
     let (busy, quiet) = (&status["routes"][0], &status["routes"][1]);
     let recent = &busy["recent"];
     assert_eq!((&recent["requests"], &recent["errors"]), (&3.into(), &1.into()));
@@ -157,7 +168,7 @@ fn status_tells_what_each_route_did_recently_and_what_went_wrong_last() {
 
 #[test]
 fn status_tells_what_each_webhook_has_learned() {
-    let status = serde_json::to_value(status::status(&view(Vec::new()))).unwrap();
+    let status = serde_json::to_value(status(&view(Vec::new()))).unwrap();
     let (good, bad) = (&status["webhooks"][0], &status["webhooks"][1]);
     assert_eq!(good["name"], "seismic");
     assert_eq!(good["address"], "127.0.0.1:9181");
@@ -172,9 +183,9 @@ fn status_tells_what_each_webhook_has_learned() {
 #[test]
 fn c10_no_page_shows_a_secret() {
     let view = view(vec![valid(issuer("corp", true), &["billing"]), refused(issuer("corp", true), &["a"])]);
-    let status = serde_json::to_string(&status::status(&view)).unwrap();
+    let status = serde_json::to_string(&status(&view)).unwrap();
     assert!(!status.contains(CANARY), "{status}");
-    assert!(!ready::text(&view, true).contains(CANARY));
+    assert!(!health::text(&view, true).contains(CANARY));
 }
 
 #[test]
@@ -266,7 +277,7 @@ async fn others_see_the_probes_alone_until_a_reload_lets_them_in() {
         assert_eq!(got.status, 403, "{path}");
         assert!(got.body.contains("caller_refused"), "{}", got.body);
     }
-    process.snapshot.store(Arc::new(fixture::snapshot(Callers::Network)));
+    process.snapshot.store(Arc::new(snapshot(Callers::Network)));
     for path in ["/status", "/"] {
         assert_eq!(ask(&process, Method::GET, path, "10.1.2.3").await.status, 200, "{path}");
     }
@@ -351,4 +362,347 @@ async fn stop_ends_idle_connections_and_returns() {
     served.stop.accepting.cancel();
     tokio::time::timeout(Duration::from_secs(20), served.task).await.unwrap().unwrap();
     assert!(TcpStream::connect(served.address).await.is_err());
+}
+
+/// Stands in every place of the config that may be secret: no page may show it.
+const CANARY: &str = "canary-5f1d";
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+fn ago(seconds: u64) -> SystemTime {
+    now() - Duration::from_secs(seconds)
+}
+
+fn ahead(seconds: u64) -> SystemTime {
+    now() + Duration::from_secs(seconds)
+}
+
+fn canary() -> Source {
+    Source::literal(Secret::from(CANARY))
+}
+
+fn issuer(name: &str, required: bool) -> Arc<IssuerConfig> {
+    let endpoint = TokenEndpoint::Url(HttpUrl {
+        text: format!("https://idp.example/token?key={CANARY}"),
+        https: true,
+        host: "idp.example".to_owned(),
+        port: 443,
+        authority: "idp.example".to_owned(),
+        path_and_query: format!("/token?key={CANARY}"),
+    });
+    Arc::new(IssuerConfig {
+        digest: [7; 32],
+        required,
+        client_auth: ClientAuth::with_secret(&ClientSecretBasic, canary()),
+        client_id: Some(canary()),
+        scopes: Scopes::from(["billing.read"]),
+        params: Params::from([("audience".to_owned(), ParamValue::Value(canary()))]),
+        ..IssuerConfig::with_defaults(name, endpoint)
+    })
+}
+
+fn key(issuer: &IssuerConfig) -> CredentialKey {
+    CredentialKey {
+        issuer: Arc::clone(&issuer.name),
+        issuer_digest: issuer.digest,
+        scopes: issuer.scopes.clone(),
+        params: issuer.params.clone(),
+        subject: Some(CANARY.to_owned()),
+    }
+}
+
+fn route(name: &str, credential: Credential) -> Arc<RouteConfig> {
+    Arc::new(RouteConfig {
+        name: Arc::from(name),
+        listener: Some(0),
+        host: Some(HostPattern::Wildcard(".example.com".to_owned())),
+        path: PathPattern::Prefix(String::new()),
+        methods: Some(vec![Method::GET]),
+        match_headers: vec![(http::HeaderName::from_static("x-tenant"), CANARY.to_owned())],
+        upstream: UpstreamUrl {
+            text: format!("https://user:{CANARY}@api.example.com/v2"),
+            target: UpstreamTarget::Tcp { https: true, host: "api.example.com".to_owned(), port: 443 },
+            authority: "api.example.com".to_owned(),
+            path: "/v2".to_owned(),
+        },
+        credential,
+        request_headers: HeaderEdits {
+            set: vec![(http::HeaderName::from_static("x-key"), canary())],
+            remove: Vec::new(),
+        },
+        ..fixture::route()
+    })
+}
+
+fn listener() -> Arc<ListenerConfig> {
+    Arc::new(ListenerConfig {
+        require_header: Some((http::HeaderName::from_static("x-caller-key"), canary())),
+        ..fixture::listener()
+    })
+}
+
+fn config(callers: Callers, routes: Vec<Arc<RouteConfig>>) -> Config {
+    let path = PathBuf::from("/etc/bearerd/bearerd.toml");
+    Config {
+        files: vec![path.clone()],
+        path: path.clone(),
+        admin: config::Admin { address: Address::Tcp(([127, 0, 0, 1], 0).into()), callers },
+        listeners: vec![listener()],
+        issuers: BTreeMap::from([("corp".to_owned(), issuer("corp", true))]),
+        routes,
+        warnings: vec![Problem {
+            severity: Severity::Warning,
+            file: path,
+            line: 3,
+            column: 7,
+            key: "issuer.corp.client_secret.file".to_owned(),
+            message: "no such file".to_owned(),
+            hint: None,
+            source_line: None,
+        }],
+        ..fixture::config("")
+    }
+}
+
+/// Fetched ten minutes ago, good for another fifty.
+fn valid(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialView {
+    let status = SlotStatus {
+        key: key(&issuer),
+        state: "valid",
+        granted_scope: Some("billing.read".to_owned()),
+        fetched_at: Some(ago(600)),
+        expires_at: Some(ahead(3000)),
+        renew_at: Some(ahead(2280)),
+        fetching: false,
+        waiters: 0,
+        last_error: None,
+        fetched_once: true,
+        standby: false,
+    };
+    CredentialView { issuer, routes: routes.iter().map(|name| Arc::from(*name)).collect(), status }
+}
+
+/// Never fetched; the issuer refuses the client.
+fn refused(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialView {
+    let mut credential = valid(issuer, routes);
+    credential.status = SlotStatus {
+        state: "none",
+        granted_scope: None,
+        fetched_at: None,
+        expires_at: None,
+        renew_at: None,
+        waiters: 2,
+        fetched_once: false,
+        last_error: Some(LastError {
+            at: ago(5),
+            detail: "issuer corp refused the client (its own words)".to_owned(),
+            summary: "issuer corp refused the client\n[+] all is well".to_owned(),
+            remedy: Some("check client_secret".to_owned()),
+            code: Some("invalid_client".to_owned()),
+            trace: Some("trace_id=7".to_owned()),
+            next_try: Some(ahead(55)),
+            failures_in_a_row: 1,
+        }),
+        ..credential.status
+    };
+    credential
+}
+
+fn view(credentials: Vec<CredentialView>) -> View {
+    let corp = issuer("corp", true);
+    let credential = Credential::Issuer { key: key(&corp), issuer: corp };
+    let routes = vec![route("billing", credential), route("open", Credential::Anonymous)];
+    View {
+        now: now(),
+        started_at: ago(3600),
+        uptime: Duration::from_secs(3600),
+        config: Arc::new(config(Callers::Local, routes)),
+        config_version: 2,
+        loads: Loads {
+            loaded_at: ago(3600),
+            last: Some(LastReload { at: ago(60), error: Some("line 3: unknown key".to_owned()) }),
+        },
+        draining: false,
+        missing: Arc::default(),
+        credentials,
+        traffic: vec![busy(), Traffic::default()],
+        unrouted: Traffic { requests: 3, last_failure: Some(failure(404, "no_route")), ..Traffic::default() },
+        connections: vec![4],
+        webhooks: vec![webhook(None), webhook(Some("webhook seismic: its store is not JSON"))],
+        log_lines_dropped: 0,
+    }
+}
+
+fn busy() -> Traffic {
+    Traffic {
+        history: None,
+        requests: 12,
+        upstream_connections: 1,
+        recent: Some(recent()),
+        last_failure: Some(failure(502, "token_refused")),
+        last_refusal: Some(Arc::new(UpstreamRefusal {
+            at: ago(15),
+            status: 401,
+            detail: "api.example.com answers 401 to a good token".to_owned(),
+        })),
+    }
+}
+
+fn recent() -> Recent {
+    let route = RouteMetrics::default();
+    for status in [200, 200, 502] {
+        route.request(status, Duration::from_millis(30));
+    }
+    Recent { window: Duration::from_secs(60), counts: route.counts() }
+}
+
+fn failure(status: u16, code: &'static str) -> Arc<Failure> {
+    Arc::new(Failure {
+        at: ago(10),
+        status,
+        code,
+        detail: "what to do".to_owned(),
+        request_id: "id-1".to_owned(),
+    })
+}
+
+fn webhook(problem: Option<&str>) -> WebhookView {
+    WebhookView {
+        config: Arc::new(WebhookConfig {
+            name: Arc::from("seismic"),
+            address: Address::Tcp(local(9181)),
+            path: "/seismic".to_owned(),
+            signature_header: http::HeaderName::from_static("x-seismic-signature"),
+            secrets: vec![canary()],
+            value: "/delegationUserId".to_owned(),
+            store: PathBuf::from("/var/lib/bearerd/seismic.json"),
+        }),
+        has_value: problem.is_none(),
+        received_at: problem.is_none().then(|| ago(30)),
+        problem: problem.map(str::to_owned),
+        last_refusal: problem.map(|_| (ago(20), "the header x-seismic-signature is missing".to_owned())),
+    }
+}
+
+/// A process without routes.
+struct Process {
+    admin: Arc<Admin>,
+    health: Arc<Health>,
+    snapshot: Arc<SnapshotCell>,
+}
+
+fn snapshot(callers: Callers) -> Snapshot {
+    let config = config(callers, Vec::new());
+    Snapshot::new(1, Arc::new(config), Vec::new(), &Metrics::default(), None)
+}
+
+fn process() -> Process {
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(Callers::Local)));
+    let health = Arc::new(Health::new());
+    let metrics = Arc::new(Metrics::default());
+    let admin = Admin::new(
+        metrics,
+        Arc::clone(&snapshot),
+        Arc::clone(&health),
+        Arc::new(SystemClock),
+        Box::new(Vec::new),
+    );
+    Process { admin: Arc::new(admin), health, snapshot }
+}
+
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+const COMMITTED: &str = include_str!("../../docs/status.schema.json");
+
+#[test]
+fn the_schema_in_docs_is_that_of_the_types() {
+    let generator = schemars::generate::SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let mut made = generator.into_root_schema_for::<Status>();
+    made.insert("title".to_owned(), "bearerd /status".into());
+    let made = serde_json::to_value(&made).unwrap();
+    if serde_json::from_str::<Value>(COMMITTED).ok().as_ref() != Some(&made) {
+        let path = std::env::temp_dir().join("status.schema.json");
+        std::fs::write(&path, serde_json::to_string_pretty(&made).unwrap() + "\n").unwrap();
+        panic!("docs/status.schema.json is not what the types say; the new one is in {}", path.display());
+    }
+}
+
+#[test]
+fn a_rendered_status_keeps_to_the_schema() {
+    let schema: Value = serde_json::from_str(COMMITTED).unwrap();
+    for credentials in [
+        Vec::new(),
+        vec![valid(issuer("corp", true), &["billing"])],
+        vec![refused(issuer("corp", true), &["billing"])],
+    ] {
+        let rendered = serde_json::to_value(status(&view(credentials))).unwrap();
+        let mut problems = Vec::new();
+        check(&schema, &schema, &rendered, "", &mut problems);
+        assert_eq!(problems, [""; 0]);
+    }
+}
+
+#[test]
+fn the_check_finds_what_is_wrong() {
+    let schema: Value = serde_json::from_str(COMMITTED).unwrap();
+    let mut rendered = serde_json::to_value(status(&view(Vec::new()))).unwrap();
+    rendered["ready"] = "yes".into();
+    rendered["config"]["version"] = Value::Null;
+    rendered["routes"][0].as_object_mut().unwrap().remove("match");
+    let mut problems = Vec::new();
+    check(&schema, &schema, &rendered, "", &mut problems);
+    assert_eq!(problems.len(), 3, "{problems:?}");
+}
+
+/// As much of JSON Schema as the committed one uses: type, required, properties, items, `$ref`, anyOf.
+fn check(root: &Value, schema: &Value, value: &Value, at: &str, problems: &mut Vec<String>) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target =
+            root.pointer(reference.trim_start_matches('#')).expect("a reference that leads somewhere");
+        return check(root, target, value, at, problems);
+    }
+    if let Some(any) = schema["anyOf"].as_array() {
+        let fits = any.iter().any(|schema| {
+            let mut found = Vec::new();
+            check(root, schema, value, at, &mut found);
+            found.is_empty()
+        });
+        if !fits {
+            problems.push(format!("{at}: fits none"));
+        }
+        return;
+    }
+    let types = match &schema["type"] {
+        Value::Array(all) => all.clone(),
+        one => vec![one.clone()],
+    };
+    let named = |kind: &str| types.iter().any(|it| it == kind);
+    let fits = match value {
+        Value::Null => named("null"),
+        Value::Bool(_) => named("boolean"),
+        Value::Number(number) => named("number") || (named("integer") && !number.is_f64()),
+        Value::String(_) => named("string"),
+        Value::Array(_) => named("array"),
+        Value::Object(_) => named("object"),
+    };
+    if !fits {
+        problems.push(format!("{at}: {value} is none of {types:?}"));
+    }
+    if let Value::Array(items) = value {
+        items.iter().for_each(|item| check(root, &schema["items"], item, &format!("{at}[]"), problems));
+    }
+    if let Value::Object(object) = value {
+        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if !object.contains_key(name) {
+                problems.push(format!("{at}/{name}: missing"));
+            }
+        }
+        for (name, value) in object {
+            check(root, &schema["properties"][name], value, &format!("{at}/{name}"), problems);
+        }
+    }
 }

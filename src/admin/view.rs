@@ -1,17 +1,29 @@
-//! Everything that the pages are made of, read once for a request, as plain data.
+//! The data of all pages, read once for each request: tokens and routes ([`View`]), the kernel's numbers about the process, and
+//! when certificates expire ([`Certificates`]).
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::Admin;
 use super::health::Loads;
 use super::recent::{History, Recent};
-use crate::config::{Config, Credential, IssuerConfig, WebhookConfig};
-use crate::metrics::{Failure, RouteMetrics, TokenExpiry, UpstreamRefusal};
+use crate::aside::Aside;
+use crate::config::{Config, Credential, IssuerConfig, Source, WebhookConfig};
+use crate::jose::Certificate;
+use crate::metrics::{
+    CertificateExpiry, Failure, ProcessStats, RouteMetrics, Running, TokenExpiry, TokenFailures,
+    UpstreamRefusal,
+};
 use crate::token::SlotStatus;
 
-/// The process at one moment.
+/// The state of the process at one moment.
 pub(super) struct View {
     pub(super) now: SystemTime,
     pub(super) started_at: SystemTime,
@@ -20,12 +32,12 @@ pub(super) struct View {
     pub(super) config_version: u64,
     pub(super) loads: Loads,
     pub(super) draining: bool,
-    /// Values of listeners and routes that are not there.
+    /// Missing values of listeners and routes.
     pub(super) missing: Arc<Vec<String>>,
     pub(super) credentials: Vec<CredentialView>,
     /// In the order of `Config::routes`.
     pub(super) traffic: Vec<Traffic>,
-    /// Requests that no route served.
+    /// Requests that matched no route.
     pub(super) unrouted: Traffic,
     /// Open connections, in the order of `Config::listeners`.
     pub(super) connections: Vec<u64>,
@@ -33,33 +45,33 @@ pub(super) struct View {
     pub(super) log_lines_dropped: u64,
 }
 
-/// What a webhook has learned; never the value.
+/// What a webhook has learned, without the value.
 pub struct WebhookView {
     pub config: Arc<WebhookConfig>,
-    /// There is a value that token requests can use.
+    /// Whether there is a value that token requests can use.
     pub has_value: bool,
-    /// When one last came.
+    /// When the last value arrived.
     pub received_at: Option<SystemTime>,
     /// Why the stored value cannot be used.
     pub problem: Option<String>,
-    /// The last request that was not taken, and why.
+    /// The last refused request, and why.
     pub last_refusal: Option<(SystemTime, String)>,
 }
 
-/// One token's place, and who uses it.
+/// One token slot, and the routes that use it.
 pub(super) struct CredentialView {
     pub(super) issuer: Arc<IssuerConfig>,
     pub(super) routes: Vec<Arc<str>>,
     pub(super) status: SlotStatus,
 }
 
-/// What went through a route.
+/// The traffic of a route.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Traffic {
     pub(super) requests: u64,
     pub(super) upstream_connections: u64,
     pub(super) recent: Option<Recent>,
-    /// Where it was asked for.
+    /// The history, if it was requested.
     pub(super) history: Option<History>,
     pub(super) last_failure: Option<Arc<Failure>>,
     pub(super) last_refusal: Option<Arc<UpstreamRefusal>>,
@@ -123,7 +135,7 @@ impl View {
         }
     }
 
-    /// With what each route did in the last hour.
+    /// Adds what each route did in the last hour.
     pub(super) fn with_history(admin: &Admin) -> Self {
         let mut view = Self::take(admin);
         let history = admin.readings.history(admin.clock.boot(), &admin.snapshot.load());
@@ -133,7 +145,7 @@ impl View {
         view
     }
 
-    /// For the metric: one for each route whose token is there.
+    /// For the metric: one for each route that has a token.
     pub(super) fn token_expiries(&self) -> Vec<TokenExpiry> {
         let with_token = self.credentials.iter().filter_map(|it| Some((it, it.status.expires_at?)));
         with_token
@@ -147,28 +159,207 @@ impl View {
             .collect()
     }
 
-    /// Not ending, nothing that requests need is missing, and every credential of a required issuer was fetched once.
+    /// Whether the process is not ending, nothing that requests need is missing, and every credential of a required issuer was
+
+    /// fetched once.
     pub(super) fn ready(&self) -> bool {
         !self.draining && self.missing.is_empty() && self.credentials.iter().all(|it| !it.missing())
     }
 }
 
 impl View {
-    /// Whether it is ready although requests of some routes fail because there is no token for them.
+    /// Whether the process is ready, but requests of some routes fail because they have no token.
     pub(super) fn degraded(&self) -> bool {
         self.ready() && self.credentials.iter().any(CredentialView::degraded)
     }
 }
 
 impl CredentialView {
-    /// Whether requests fail because there is no valid token and the issuer gives none. `/readyz` stays 200: taking every
-    /// replica out of service does not bring the issuer back.
+    /// Whether requests fail because there is no valid token and the issuer grants none. `/readyz` stays 200, because taking
+    /// every replica out of service does not help.
     pub(super) fn degraded(&self) -> bool {
         self.status.fetched_once && self.status.state != "valid" && self.status.last_error.is_some()
     }
 
-    /// Holds `/readyz` up.
+    /// Whether `/readyz` waits for this token.
     pub(super) fn missing(&self) -> bool {
         self.issuer.required && !self.status.fetched_once
+    }
+}
+
+impl Admin {
+    pub(super) fn running(&self, view: &View) -> Running {
+        Running {
+            ready: view.ready(),
+            loaded_at: Some(view.loads.loaded_at),
+            started_at: Some(view.started_at),
+            most_connections: u64::try_from(view.config.limits.connections).unwrap_or(u64::MAX),
+            token_failures: token_failures(view),
+            certificates: self.certificates.ends(&view.config, view.config_version, self.clock.boot()),
+            process: stats(),
+        }
+    }
+}
+
+fn token_failures(view: &View) -> Vec<TokenFailures> {
+    let of = |route: &Arc<str>, issuer: &Arc<str>, in_a_row| TokenFailures {
+        issuer: Arc::clone(issuer),
+        route: Arc::clone(route),
+        in_a_row,
+    };
+    view.credentials
+        .iter()
+        .flat_map(|credential| {
+            let in_a_row = credential.status.last_error.as_ref().map_or(0, |error| error.failures_in_a_row);
+            credential.routes.iter().map(move |route| of(route, &credential.issuer.name, in_a_row))
+        })
+        .collect()
+}
+
+const STATUS: &str = "/proc/self/status";
+const FILES: &str = "/proc/self/fd";
+
+fn stats() -> ProcessStats {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    let cpu =
+        Duration::new(u64::try_from(used.tv_sec).unwrap_or(0), u32::try_from(used.tv_nsec).unwrap_or(0));
+    // If `/proc` is not mounted, the samples are left out.
+    let status = File::open(STATUS).and_then(std::io::read_to_string).unwrap_or_default();
+    ProcessStats {
+        cpu,
+        resident: kibibytes(&status, "VmRSS:"),
+        virtual_memory: kibibytes(&status, "VmSize:"),
+        open_files: open_files(),
+        most_files: getrlimit(Resource::Nofile).current,
+    }
+}
+
+/// The value of a line like `VmRSS:     8192 kB`, in bytes.
+fn kibibytes(status: &str, name: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn open_files() -> Option<u64> {
+    let listed = std::fs::read_dir(FILES).ok()?.count();
+    // Without the descriptor of this listing.
+    u64::try_from(listed).ok()?.checked_sub(1)
+}
+
+/// How long the result is kept. A reload shows at once, a replaced file after this time.
+const KEPT: Duration = Duration::from_secs(300);
+
+static READING: Aside = Aside::new("certificates", 4);
+
+#[derive(Default)]
+pub(super) struct Certificates {
+    known: ArcSwapOption<Known>,
+    reading: AtomicBool,
+}
+
+struct Known {
+    at: Duration,
+    config_version: u64,
+    ends: Vec<CertificateExpiry>,
+}
+
+impl Certificates {
+    /// The last result. If it is old, this starts to read the files again. `now` is of the clock that runs in suspend.
+    pub(super) fn ends(
+        self: &Arc<Self>,
+        config: &Arc<Config>,
+        version: u64,
+        now: Duration,
+    ) -> Vec<CertificateExpiry> {
+        let known = self.known.load_full();
+        let fresh = known
+            .as_ref()
+            .is_some_and(|known| known.config_version == version && now.saturating_sub(known.at) < KEPT);
+        if !fresh {
+            self.read(config, version, now);
+        }
+        known.map(|known| known.ends.clone()).unwrap_or_default()
+    }
+
+    fn read(self: &Arc<Self>, config: &Arc<Config>, version: u64, now: Duration) {
+        if self.reading.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (reading, config) = (Reading(Arc::clone(self)), Arc::clone(config));
+        // Without a thread, the last result stays until the next request.
+        let _ = READING.spawn(move || {
+            let known = Known { at: now, config_version: version, ends: read(&config) };
+            reading.0.known.store(Some(Arc::new(known)));
+        });
+    }
+}
+
+/// Allows the next read, however this one ends.
+struct Reading(Arc<Certificates>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.reading.store(false, Ordering::Release);
+    }
+}
+
+/// Leaves out files that cannot be read or contain no certificate. The code that uses them reports it.
+fn read(config: &Config) -> Vec<CertificateExpiry> {
+    let mut ends = Vec::new();
+    let mut add = |kind, name: &Arc<str>, key, source: Option<&Source>| {
+        let at = source.and_then(end);
+        ends.extend(at.map(|at| CertificateExpiry { kind, name: Arc::clone(name), key, at }));
+    };
+    for issuer in config.issuers.values() {
+        let standby = issuer.standby.as_ref().and_then(|standby| standby.certificate.as_ref());
+        // With `tls_client_auth`, both keys name the same certificate.
+        let tls = issuer.tls.certificate.as_ref().filter(|tls| issuer.certificate.as_ref() != Some(*tls));
+        // A PKCS#12 file may contain both. A file with only a key has no certificate.
+        let (key, own) = match &issuer.certificate {
+            Some(certificate) => ("certificate", Some(certificate)),
+            None => ("private_key", issuer.private_key.as_ref()),
+        };
+        add("issuer", &issuer.name, key, own);
+        add("issuer", &issuer.name, "standby.certificate", standby);
+        add("issuer", &issuer.name, "tls.certificate", tls);
+    }
+    for route in &config.routes {
+        add("route", &route.name, "tls.certificate", route.connection.tls.certificate.as_ref());
+    }
+    for listener in &config.listeners {
+        let tls = listener.tls.as_ref().map(|tls| &tls.certificate);
+        add("listener", &listener.name, "tls.certificate", tls);
+    }
+    ends
+}
+
+fn end(source: &Source) -> Option<SystemTime> {
+    let (bytes, _) = source.read_or_last_good().ok()?;
+    let password = source.password().map(Source::read_or_last_good).transpose().ok()?;
+    let password = password.as_ref().map(|(password, _)| &**password);
+    let chain = Certificate::parse_chain_with(bytes.expose(), password).ok()?;
+    chain.first().map(Certificate::not_after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_kernel_is_read() {
+        let status = "VmPeak:\t  99 kB\nVmSize:\t  12 kB\nVmRSS:\t       8 kB\nThreads:\t3\n";
+        assert_eq!(kibibytes(status, "VmRSS:"), Some(8192));
+        assert_eq!(kibibytes(status, "VmSize:"), Some(12_288));
+        assert_eq!(kibibytes(status, "VmSwap:"), None);
+        assert_eq!(kibibytes("VmRSS: many kB", "VmRSS:"), None);
+    }
+
+    #[test]
+    fn this_process_is_seen() {
+        let before = stats();
+        let (resident, mapped) = (before.resident.unwrap(), before.virtual_memory.unwrap());
+        assert!(resident > 100_000 && mapped >= resident, "{before:?}");
+        assert!(before.open_files.unwrap() >= 3, "{before:?}");
+        assert!(stats().cpu >= before.cpu);
     }
 }

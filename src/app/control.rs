@@ -1,27 +1,27 @@
-//! The control thread: orders, signals, changed files, workers that break down.
+//! The control thread: orders, signals, reloads, workers that fail, and the end of the program.
 
 use std::collections::{BTreeSet, HashSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::admin_server::AdminServer;
-use super::build::{self, Parts};
-use super::drain;
 use super::listeners::{Listeners, Shares};
-use super::prepare::{Cause, NewConfig, Outcome, Prepared, one_line};
+use super::reloading::{Cause, NewConfig, Outcome, Prepared, one_line};
 use super::reloading::{ReloadStep, Reloading};
 use super::room::Room;
 use super::service_manager::{self, ServiceManager};
-use super::signals::{self, Received, Signals};
 use super::sockets::{self, Held, Kind, Source, Sources, Undone};
+use super::webhooks::AdminServer;
 use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
-use super::{Addresses, Ended, Shared};
+use super::{Addresses, Ended, Parts, Shared, build, slots};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::proxy::Snapshot;
@@ -29,10 +29,10 @@ use crate::telemetry::LogControl;
 use crate::token::RetryCause;
 use crate::trace::Tracer;
 
-/// How long the end of the process waits for the collector to take the last spans.
+/// How long the process waits at its end for the collector to accept the last spans.
 const LAST_SPANS: Duration = Duration::from_secs(1);
 
-/// What a [`super::Running`] asks for.
+/// What a [`super::Running`] requests.
 pub(super) enum Order {
     Reload(oneshot::Sender<Result<(), String>>),
     Drain,
@@ -58,12 +58,12 @@ enum Event {
     Signal(Received),
     Worker(Report),
     Reloading(ReloadStep),
-    /// It is time to see what the service manager is told.
+    /// It is time to update the service manager's status line.
     Look,
 }
 
 impl Control {
-    /// Runs to the end of the program. A file system that hangs does not hold that up.
+    /// Runs until the end of the program. A file system that hangs does not delay the end.
     pub(super) fn run_on(mut self, runtime: Runtime) -> Ended {
         let ended = runtime.block_on(async {
             let ended = self.run().await;
@@ -93,10 +93,10 @@ impl Control {
                     tracing::info!(event = "config.reload_requested", "SIGHUP: loading the config again");
                     self.look(Cause::Operator);
                 }
-                Event::Order(Order::Drain) => return drain::drain(self, "asked to end").await,
-                Event::Signal(Received::End(signal)) => return drain::drain(self, signal).await,
-                Event::Order(Order::Stop) => return drain::cut(self).await,
-                Event::Worker(report) => return drain::fail(self, &report).await,
+                Event::Order(Order::Drain) => return drain(self, "asked to end").await,
+                Event::Signal(Received::End(signal)) => return drain(self, signal).await,
+                Event::Order(Order::Stop) => return cut(self).await,
+                Event::Worker(report) => return fail(self, &report).await,
                 Event::Reloading(ReloadStep::Look) => self.look(Cause::Files),
                 Event::Reloading(ReloadStep::Prepared(prepared)) => self.prepared(*prepared).await,
                 Event::Reloading(ReloadStep::Broken(error)) => self.broken(&error),
@@ -107,9 +107,9 @@ impl Control {
     async fn next(&mut self, looks: &mut tokio::time::Interval) -> Event {
         let listens = self.service.listens();
         tokio::select! {
-            // A handle that is gone cannot ask for anything any more.
+            // The handle was dropped, so no other order can come.
             order = self.orders.recv() => Event::Order(order.unwrap_or(Order::Stop)),
-            received = signals::next_of(&mut self.signals) => Event::Signal(received),
+            received = next_of(&mut self.signals) => Event::Signal(received),
             Some(report) = self.reports.recv() => Event::Worker(report),
             step = self.reloading.next() => Event::Reloading(step),
             _ = looks.tick(), if listens => Event::Look,
@@ -124,7 +124,7 @@ impl Control {
         self.reloading.look(cause, &config, &self.shared.metrics);
     }
 
-    /// The files were looked at.
+    /// Takes the result of reading the files.
     async fn prepared(&mut self, prepared: Prepared) {
         let Prepared { cause, mut seen, folders, outcome } = prepared;
         let result = match outcome {
@@ -142,10 +142,10 @@ impl Control {
         if let Some(result) = result {
             match &result {
                 Ok(()) => seen.unapplied = crate::reload::Change::default(),
-                // A config that is broken says nothing of the secrets that the running one names.
+                // A broken config says nothing about the secrets that the running one names.
                 Err(_) => {
                     self.retry_refused(cause);
-                    // Of listeners that will not be.
+                    // Removes the series of listeners that were not created.
                     self.shared.metrics.retain(&self.shared.snapshot.load().config);
                 }
             }
@@ -155,7 +155,7 @@ impl Control {
         self.look_again(again);
     }
 
-    /// An operator who asked meanwhile still waits for a response.
+    /// An operator who requested a reload in the meantime still waits for a result.
     fn look_again(&mut self, again: Option<Cause>) {
         if again != Some(Cause::Operator) {
             self.service.reloaded(&self.shared.snapshot.load());
@@ -166,7 +166,7 @@ impl Control {
     }
 
     fn broken(&mut self, error: &str) {
-        self.reloaded(Err(vec![format!("the files were not looked at: {error}")]));
+        self.reloaded(Err(vec![format!("the files were not read: {error}")]));
         let config = Arc::clone(&self.shared.snapshot.load().config);
         let again = self.reloading.start_over(&config);
         self.look_again(again);
@@ -191,7 +191,7 @@ impl Control {
         self.reloading.reply(&result);
     }
 
-    /// Puts a config in force, or leaves everything as it is.
+    /// Puts a config into use, or leaves everything as it is.
     async fn commit(
         &mut self,
         cause: Cause,
@@ -211,11 +211,11 @@ impl Control {
         let room = Room::of(config);
         room.take();
         let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
-        let mut snapshot = build::build(config, Some(&before), &parts);
+        let mut snapshot = build(config, Some(&before), &parts);
         snapshot.tracer = tracer;
         self.shared.tracers.store(snapshot.tracer.clone());
         let snapshot = Arc::new(snapshot);
-        // Before the listeners: a request that comes in by a new one must find it in the snapshot.
+        // Before the listeners, because a request through a new listener must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
         self.listeners.apply(&new.settings, listeners, &self.workers);
         self.webhooks.apply(&config.webhooks, webhooks);
@@ -235,7 +235,10 @@ impl Control {
         self.service.set_missing(&missing);
         self.shared.health.set_missing(missing);
         for stray in unfit.strays {
-            tracing::warn!(event = "listener.socket_unused", "{stray}; until then nobody answers on it");
+            tracing::warn!(
+                event = "listener.socket_unused",
+                "{stray}; until then, nothing serves its connections"
+            );
         }
         self.shared.metrics.retain(config);
         self.tell(new, &before, &snapshot);
@@ -243,7 +246,7 @@ impl Control {
         Ok(())
     }
 
-    /// The sockets of a config. Where one fails, those that were closed for it are served again.
+    /// Binds the sockets of a config. If one fails, those that were closed for it are served again.
     async fn new_sockets(
         &mut self,
         new: &NewConfig,
@@ -278,15 +281,15 @@ impl Control {
     }
 
     fn retry_refused(&self, cause: Cause) {
-        for slot in build::slots(&self.shared.snapshot.load()) {
+        for slot in slots(&self.shared.snapshot.load()) {
             slot.retry_now(retry_cause(cause));
         }
     }
 
     fn renew_slots(&self, cause: Cause, before: &Snapshot, after: &Snapshot) {
-        let slots = build::slots(after);
+        let known: HashSet<_> = slots(before).iter().map(Arc::as_ptr).collect();
+        let slots = slots(after);
         self.shared.tokens.retain(&slots);
-        let known: HashSet<_> = build::slots(before).iter().map(Arc::as_ptr).collect();
         for slot in &slots {
             if known.contains(&Arc::as_ptr(slot)) {
                 slot.retry_now(retry_cause(cause));
@@ -323,7 +326,7 @@ impl Control {
     }
 }
 
-/// The one that runs, where its table is as it was: spans that it still holds go on their way in any case.
+/// The running tracer if its table did not change, else a new one. The old one still sends the spans that it holds.
 fn tracer(
     config: &Config,
     running: Option<&Arc<Tracer>>,
@@ -349,6 +352,198 @@ fn summary(messages: &[String]) -> String {
         [] => "unknown".to_owned(),
         [only] => only.clone(),
         [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+    }
+}
+
+/// How long workers have to close connections that were cut off, before the process ends.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+
+/// Why the wait for the last requests ended.
+enum Waited {
+    AllEnded,
+    Failed(String),
+    TooLong,
+    Hurried,
+}
+
+/// Lets requests end: `/readyz` responds 503 at once, no connections are accepted after `drain_delay`, and requests have
+
+/// `shutdown_timeout` to end (zero: no limit). A second signal ends the process at once.
+pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
+    let config = Arc::clone(&control.shared.snapshot.load().config);
+    control.shared.health.set_draining();
+    control.service.stopping(config.drain_delay, config.shutdown_timeout);
+    tracing::info!(
+        event = "shutdown.started",
+        delay = %humantime::format_duration(config.drain_delay),
+        timeout = %humantime::format_duration(config.shutdown_timeout),
+        "{why}: ending when all requests have ended"
+    );
+    if !config.drain_delay.is_zero() {
+        tokio::select! {
+            () = sleep(config.drain_delay) => {}
+            () = hurried(control) => return cut_by_wish(control).await,
+        }
+    }
+    control.listeners.stop_accepting();
+    control.webhooks.stop_accepting();
+    control.workers.close();
+    let deadline = (!config.shutdown_timeout.is_zero()).then(|| Instant::now() + config.shutdown_timeout);
+    let ended = match all_ended(control, deadline).await {
+        Waited::AllEnded => {
+            tracing::info!(event = "shutdown.finished", "ended: every request got its response");
+            Ended::Drained
+        }
+        Waited::Failed(message) => Ended::Failed(message),
+        Waited::TooLong => {
+            tracing::warn!(
+                event = "shutdown.timed_out",
+                "shutdown_timeout is over: cutting off the remaining requests"
+            );
+            return cut(control).await;
+        }
+        Waited::Hurried => return cut_by_wish(control).await,
+    };
+    control.admin.stop();
+    ended
+}
+
+async fn cut_by_wish(control: &mut Control) -> Ended {
+    tracing::warn!(
+        event = "shutdown.forced",
+        "told to end a second time: cutting off the remaining requests"
+    );
+    cut(control).await
+}
+
+/// Drops all connections.
+pub(super) async fn cut(control: &mut Control) -> Ended {
+    control.listeners.stop_now();
+    control.webhooks.stop_now();
+    control.workers.close();
+    // The workers close sockets and remove their files. The process does not wait for a worker that hangs.
+    let ended = all_ended_or_grace(control).await;
+    control.admin.stop();
+    ended
+}
+
+/// Ends the program because a worker is gone. With fewer workers it would look healthy, so it ends and can be restarted.
+pub(super) async fn fail(control: &mut Control, report: &Report) -> Ended {
+    let message = describe(report);
+    tracing::error!(event = "process.failed", "{message}; ending, so that the program can be started again");
+    cut(control).await;
+    Ended::Failed(message)
+}
+
+async fn all_ended_or_grace(control: &mut Control) -> Ended {
+    let grace = sleep(CUT_GRACE);
+    tokio::pin!(grace);
+    loop {
+        tokio::select! {
+            report = control.reports.recv() => if report.is_none() { return Ended::Cut },
+            () = &mut grace => return Ended::Cut,
+        }
+    }
+}
+
+async fn all_ended(control: &mut Control, deadline: Option<Instant>) -> Waited {
+    loop {
+        tokio::select! {
+            // Each worker reports once and drops its sender. The channel closes with the last one.
+            report = control.reports.recv() => match report {
+                None => return webhooks_ended(control, deadline).await,
+                Some(report) if report.outcome.is_err() => {
+                    let message = describe(&report);
+                    tracing::error!(event = "process.failed", "{message}");
+                    return Waited::Failed(message);
+                }
+                Some(_) => {}
+            },
+            () = until(deadline) => return Waited::TooLong,
+            () = second_order(&mut control.orders, &mut control.signals) => return Waited::Hurried,
+        }
+    }
+}
+
+/// Waits for webhooks, so that a sender whose value is being stored gets its response.
+async fn webhooks_ended(control: &mut Control, deadline: Option<Instant>) -> Waited {
+    tokio::select! {
+        () = control.webhooks.ended() => Waited::AllEnded,
+        () = until(deadline) => Waited::TooLong,
+        () = second_order(&mut control.orders, &mut control.signals) => Waited::Hurried,
+    }
+}
+
+fn describe(report: &Report) -> String {
+    let why = report.outcome.as_ref().err().map_or("ended by itself", String::as_str);
+    format!("worker-{} is gone: {why}", report.worker)
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hurried(control: &mut Control) {
+    second_order(&mut control.orders, &mut control.signals).await;
+}
+
+/// Returns when the program is told to end a second time. It ignores requests to reload.
+async fn second_order(orders: &mut UnboundedReceiver<Order>, signals: &mut Option<Signals>) {
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Reload(_)) => {}
+                Some(Order::Drain | Order::Stop) | None => return,
+            },
+            received = next_of(signals) => match received {
+                Received::Reload => {}
+                Received::End(_) => return,
+            },
+        }
+    }
+}
+
+/// Handlers of SIGHUP, SIGTERM, and SIGINT.
+pub(super) struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Must be called within a runtime.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) -> Received {
+        tokio::select! {
+            _ = self.hangup.recv() => Received::Reload,
+            _ = self.terminate.recv() => Received::End("SIGTERM"),
+            _ = self.interrupt.recv() => Received::End("SIGINT"),
+        }
+    }
+}
+
+/// The meaning of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Received {
+    Reload,
+    End(&'static str),
+}
+
+/// [`Signals::next`], or for ever pending if there are no handlers.
+async fn next_of(signals: &mut Option<Signals>) -> Received {
+    match signals {
+        Some(signals) => signals.next().await,
+        None => std::future::pending().await,
     }
 }
 

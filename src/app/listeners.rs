@@ -1,4 +1,4 @@
-//! The listeners that are being served, and how they become those of another config.
+//! The running listeners, and how a reload exchanges them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,13 +16,19 @@ use crate::listener::{Bound, ConnectionLimit, ListenerSettings, SettingsCell};
 use crate::metrics::Metrics;
 use crate::net::tls;
 
-/// Every listener's settings, in the order of the config. Reads certificates and keys; blocks.
+/// Every listener's settings, in the order of the config. Reads certificates and keys, and blocks.
+
 ///
-/// A file that is missing does not keep the program from starting: until it is there, the listener ends every
-/// handshake. `running` is the config in force: a listener that works does not give up its certificate for that.
+
+/// If a file is missing, the program starts anyway, and the listener refuses every handshake until the file is there.
+
+/// `running` is the running config: a listener that works keeps its certificate when a file goes missing.
+
 ///
+
 /// # Errors
-/// One message for each listener whose certificate, key or CA cannot be used.
+
+/// One message for each listener whose certificate, key, or CA cannot be used.
 pub fn settings(
     config: &Config,
     running: Option<&Config>,
@@ -52,7 +58,7 @@ pub fn settings(
     if errors.is_empty() { Ok(all) } else { Err(errors) }
 }
 
-/// At the start, and for a listener that has waited since then.
+/// Whether the listener may wait for its files: at the start, or if it has waited since then.
 fn may_wait(listener: &str, running: Option<&Config>) -> bool {
     running.is_none_or(|running| {
         let same = running.listeners.iter().find(|running| &*running.name == listener);
@@ -65,7 +71,7 @@ pub(super) type Shares = Vec<Bound>;
 
 fn share(socket: Bound, workers: usize) -> io::Result<Shares> {
     let mut shares = (1..workers).map(|_| socket.try_clone()).collect::<io::Result<Shares>>()?;
-    // The last one is the socket itself: what no worker holds would go on taking in connections.
+    // The last share is the socket itself. A handle that no worker holds would keep accepting connections.
     shares.push(socket);
     Ok(shares)
 }
@@ -75,7 +81,7 @@ struct Live {
     settings: Arc<SettingsCell>,
 }
 
-/// All listeners that accept calls.
+/// All running listeners.
 pub(super) struct Listeners {
     live: Vec<Live>,
     connections: Arc<ConnectionLimit>,
@@ -83,12 +89,12 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// `now` drops every connection of every listener.
+    /// Cancelling `now` drops every connection of every listener.
     pub(super) fn new(now: CancellationToken) -> Self {
         Self { live: Vec::new(), connections: Arc::new(ConnectionLimit::default()), now }
     }
 
-    /// Everything that can still fail on the way to `settings`; nothing is served differently yet.
+    /// Does everything that can still fail before [`Self::apply`]. Nothing is served differently yet.
     pub(super) fn prepare(
         &self,
         settings: &[Arc<ListenerSettings>],
@@ -102,7 +108,7 @@ impl Listeners {
             }),
         });
         let sources = shared.collect::<Result<Vec<_>, String>>()?;
-        // Last, because it cannot be taken back by dropping something.
+        // Last, because dropping something does not undo it.
         for (settings, source) in settings.iter().zip(&sources) {
             if let Source::Kept(name) = source {
                 self.adopt_unix_options(name, &settings.config)?;
@@ -111,7 +117,7 @@ impl Listeners {
         Ok(sources)
     }
 
-    /// A socket file that stays may get another mode or group.
+    /// Sets the mode and the group of a socket file that stays.
     fn adopt_unix_options(&self, name: &str, new: &ListenerConfig) -> Result<(), String> {
         let live = self.live.iter().find(|live| *live.held.name == *name);
         let (Address::Unix(path), Some(Live { held, .. })) = (&new.address, live) else { return Ok(()) };
@@ -122,8 +128,9 @@ impl Listeners {
             .map_err(|error| format!("{}: cannot set mode and group: {error}", path.display()))
     }
 
-    /// Serves exactly these listeners from now on. New ones begin before old ones end; the requests of those that go
-    /// end in their own time.
+    /// Serves exactly these listeners from now on. New ones start before old ones stop. Requests of removed listeners still get
+
+    /// their response.
     pub(super) fn apply(
         &mut self,
         settings: &[Arc<ListenerSettings>],
@@ -156,7 +163,7 @@ impl Listeners {
         for Live { held, .. } in old {
             tracing::info!(
                 event = "listener.closed", listener = %held.name, address = %held.local,
-                "closed a listener; its requests end in their time"
+                "closed a listener; its requests may end"
             );
             held.stop_accepting();
         }
@@ -197,12 +204,12 @@ impl Listeners {
         self.held().map(|held| (held.name.to_string(), held.local.clone())).collect()
     }
 
-    /// No new connections; calls under way go on.
+    /// Accepts no new connections. Requests that have begun still get their response.
     pub(super) fn stop_accepting(&self) {
         self.held().for_each(Held::stop_accepting);
     }
 
-    /// Drops every connection.
+    /// Drops all connections.
     pub(super) fn stop_now(&self) {
         self.stop_accepting();
         self.now.cancel();

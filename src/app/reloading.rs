@@ -1,4 +1,5 @@
-//! Where a reload stands: nothing to do, files being looked at, or to be looked at once more.
+//! The part of a reload that may take long: reading files, checking them, and building TLS settings. It runs beside the
+//! control thread and changes nothing. [`Reloading`] is its state, and [`prepare`] does the work.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,45 +10,48 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::prepare::{Cause, LookedAt, Prepared, prepare};
+use super::connects_with;
+use super::listeners;
 use crate::aside::{Aside, AsideError};
-use crate::config::Config;
+use crate::config::{self, Config, Problem, Severity};
+use crate::listener::ListenerSettings;
 use crate::metrics::Metrics;
-use crate::reload::Watch;
+use crate::net::connect::Offer;
+use crate::net::tls;
+use crate::reload::{Change, Contents, Watch, Watched, folders_to_watch};
 
-/// Where files are looked at: one thread for each running proxy of the process.
+/// The threads that read files: one for each running proxy of the process.
 static LOOKING: Aside = Aside::new("reload", 64);
 
-/// Single files that hang are given up much sooner.
+/// The time limit for reading all files. Single files that hang time out much sooner.
 const LONGEST_LOOK: Duration = Duration::from_secs(20);
-const STUCK: &str =
-    "a file system did not answer in time; see which of the folders that the config names hangs";
+const STUCK: &str = "a file system did not respond in time; check which folder of the config hangs";
 
 type Looking = Pin<Box<dyn Future<Output = Result<Prepared, AsideError>> + Send>>;
 type Reply = oneshot::Sender<Result<(), String>>;
 
 pub(super) enum ReloadStep {
-    /// It is time to look at the files.
+    /// It is time to read the files.
     Look,
-    /// They were looked at.
+    /// The files were read.
     Prepared(Box<Prepared>),
-    /// The look broke down, or does not come to an end: why.
+    /// Reading failed or did not end in time, for this reason.
     Broken(String),
 }
 
 pub(super) struct Reloading {
     wanted: bool,
     watch: Option<Watch>,
-    /// Not here while a look is under way.
+    /// `None` while files are being read.
     seen: Option<LookedAt>,
     /// See [`LookedAt::workers`].
     workers: usize,
     looking: Option<Looking>,
-    /// When the look under way is given up.
+    /// When the current read times out.
     deadline: Instant,
-    /// Asked for while a look was under way, which may have read the files before.
+    /// A read that was requested during the current one, which may have read the files too early.
     again: Option<Cause>,
-    /// Who waits for the look under way, and for the one after it.
+    /// The requesters that wait for the current read, and for the one after it.
     replies: Vec<Reply>,
     next_replies: Vec<Reply>,
 }
@@ -67,22 +71,22 @@ impl Reloading {
         }
     }
 
-    /// Begins to watch, where that is wanted. Needs a runtime around it.
+    /// Starts to watch files if that is wanted. Must be called within a runtime.
     pub(super) fn watch(&mut self) {
         if self.wanted {
             self.watch = Some(Watch::new());
         }
     }
 
-    /// Answers once the next look has come to an end.
+    /// Replies when the next read has ended.
     pub(super) fn answer_to(&mut self, reply: Reply) {
         self.next_replies.push(reply);
     }
 
-    /// Looks at the files, beside the control thread; now, or once the look under way has ended.
+    /// Reads the files beside the control thread: now, or after the current read.
     pub(super) fn look(&mut self, cause: Cause, config: &Arc<Config>, metrics: &Arc<Metrics>) {
         let Some(seen) = self.seen.take() else {
-            // An operator's wish goes before a file's: it loads the config in any case.
+            // An operator's request has priority, because it loads the config in any case.
             self.again = if self.again == Some(Cause::Operator) { self.again } else { Some(cause) };
             return;
         };
@@ -92,7 +96,7 @@ impl Reloading {
         self.looking = Some(Box::pin(LOOKING.run(move || prepare(cause, &config, seen, &metrics))));
     }
 
-    /// The next thing to do. May be dropped and called again.
+    /// Waits for the next step. The future may be dropped and created again.
     pub(super) async fn next(&mut self) -> ReloadStep {
         let Self { watch, looking, deadline, .. } = self;
         let under_way = looking.is_some();
@@ -108,7 +112,7 @@ impl Reloading {
         step
     }
 
-    /// Takes back what is known of the files; says whether they must be looked at again at once.
+    /// Keeps the result of a read. Returns whether the files must be read again at once, and why.
     pub(super) fn looked(&mut self, seen: LookedAt, folders: BTreeSet<PathBuf>) -> Option<Cause> {
         self.seen = Some(seen);
         if let Some(watch) = &mut self.watch {
@@ -117,7 +121,7 @@ impl Reloading {
         self.again.take()
     }
 
-    /// After a look that broke down.
+    /// Starts again after a read that failed.
     pub(super) fn start_over(&mut self, config: &Config) -> Option<Cause> {
         self.seen = Some(LookedAt::unknown(config, self.workers));
         self.again.take()
@@ -125,7 +129,7 @@ impl Reloading {
 
     pub(super) fn reply(&mut self, result: &Result<(), String>) {
         for reply in self.replies.drain(..) {
-            // Whoever asked may have left.
+            // The requester may be gone.
             let _ = reply.send(result.clone());
         }
     }
@@ -142,5 +146,187 @@ async fn looked(looking: &mut Option<Looking>) -> Result<Prepared, AsideError> {
     match looking {
         Some(looking) => looking.await,
         None => std::future::pending().await,
+    }
+}
+
+/// The only key that a reload does not apply.
+const WORKERS: &str = "workers";
+
+/// Why the files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// SIGHUP: load the config even if it did not change.
+    Operator,
+    /// Something happened to a file, or it is time for a regular check.
+    Files,
+}
+
+/// What is known about the files, from one read to the next.
+pub(super) struct LookedAt {
+    pub(super) watched: Watched,
+    contents: Contents,
+    /// What changed since the running config was loaded. A refused reload leaves it for the next one.
+    pub(super) unapplied: Change,
+    /// The number of threads that serve requests, which never changes.
+    pub(super) workers: usize,
+}
+
+impl LookedAt {
+    pub(super) fn of(config: &Config) -> Self {
+        let watched = Watched::of(config);
+        let contents = Contents::read(&watched);
+        Self { watched, contents, unapplied: Change::default(), workers: config.workers }
+    }
+
+    /// After a read that failed. The next one treats everything as changed.
+    pub(super) fn unknown(config: &Config, workers: usize) -> Self {
+        let watched = Watched::of(config);
+        Self { watched, contents: Contents::default(), unapplied: Change::default(), workers }
+    }
+}
+
+/// A config that is ready for use.
+pub(super) struct NewConfig {
+    pub(super) config: Arc<Config>,
+    pub(super) settings: Vec<Arc<ListenerSettings>>,
+    pub(super) warnings: Vec<Problem>,
+}
+
+pub(super) enum Outcome {
+    /// No file changed.
+    Unchanged,
+    New(NewConfig),
+    /// The errors, one line each.
+    Refused(Vec<String>),
+}
+
+pub(super) struct Prepared {
+    pub(super) cause: Cause,
+    pub(super) seen: LookedAt,
+    pub(super) folders: BTreeSet<PathBuf>,
+    pub(super) outcome: Outcome,
+}
+
+/// Reads the files and loads what changed. Blocks.
+pub(super) fn prepare(cause: Cause, config: &Arc<Config>, mut seen: LookedAt, metrics: &Metrics) -> Prepared {
+    let contents = Contents::read(&seen.watched).or_as_in(&seen.contents);
+    let change = contents.changed_since(&seen.contents);
+    let unchanged = change.is_empty() && cause == Cause::Files;
+    seen.unapplied.merge(change);
+    seen.contents = contents;
+    let outcome = if unchanged {
+        Outcome::Unchanged
+    } else {
+        match load(cause, config, &mut seen, metrics) {
+            Ok(new) => Outcome::New(new),
+            Err(messages) => Outcome::Refused(messages),
+        }
+    };
+    // Files that are new with this load are read now. The others keep what was read before the load.
+    seen.contents = seen.contents.extended(&seen.watched);
+    Prepared { cause, folders: folders_to_watch(&seen.watched), seen, outcome }
+}
+
+fn load(
+    cause: Cause,
+    running: &Arc<Config>,
+    seen: &mut LookedAt,
+    metrics: &Metrics,
+) -> Result<NewConfig, Vec<String>> {
+    // If only secrets or certificates changed, the config stays, and with it the last good values of its references. So a
+    // half-written file does no harm.
+    let config = if cause == Cause::Operator || seen.unapplied.config {
+        let mut config = config::load(&running.path).map_err(|problems| {
+            for problem in &problems.0 {
+                seen.watched.add_config_file(&problem.file);
+            }
+            // Only errors are a reason to refuse a file.
+            problems.errors().map(one_line).collect::<Vec<_>>()
+        })?;
+        seen.watched.merge(Watched::of(&config));
+        config.warnings.extend(not_taken(&config, seen.workers));
+        Arc::new(config)
+    } else {
+        check_upstream_tls(running, &seen.unapplied.files)?;
+        Arc::clone(running)
+    };
+    let settings = listeners::settings(&config, Some(running), metrics)?;
+    let mut warnings = config::check_references(&config);
+    if !Arc::ptr_eq(&config, running) {
+        seen.watched = Watched::of(&config);
+        // The log has a separate line for `workers`.
+        warnings.extend(config.warnings.iter().filter(|warning| warning.key != WORKERS).cloned());
+    }
+    Ok(NewConfig { config, settings, warnings })
+}
+
+/// What takes effect only after a restart, for `/status`.
+fn not_taken(config: &Config, workers: usize) -> Option<Problem> {
+    (config.workers != workers).then(|| Problem {
+        severity: Severity::Warning,
+        file: config.path.clone(),
+        line: 0,
+        column: 0,
+        key: WORKERS.to_owned(),
+        message: format!("the file says {}, and the running program has {workers}", config.workers),
+        hint: Some("it is read at start only: restart to change it".to_owned()),
+        source_line: None,
+    })
+}
+
+/// Checks that a certificate whose key is not written yet does not replace a working pair.
+fn check_upstream_tls(config: &Config, changed: &BTreeSet<PathBuf>) -> Result<(), Vec<String>> {
+    let errors: Vec<String> = config
+        .routes
+        .iter()
+        .filter(|route| connects_with(route, changed))
+        .filter_map(|route| {
+            let error = tls::client_config(&route.connection.tls, Offer::Both).err()?;
+            Some(format!("route {}: {}", route.name, error.0))
+        })
+        .collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// A problem as one line of the log.
+pub(super) fn one_line(problem: &Problem) -> String {
+    let mut line = format!("{}:", problem.file.display());
+    if problem.line > 0 {
+        line.push_str(&format!("{}:{}:", problem.line, problem.column));
+    }
+    line.push(' ');
+    if !problem.key.is_empty() {
+        line.push_str(&problem.key);
+        line.push_str(": ");
+    }
+    line.push_str(&problem.message);
+    if let Some(hint) = &problem.hint {
+        line.push_str(" (");
+        line.push_str(hint);
+        line.push(')');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_line_with_place_key_and_hint() {
+        let problem = Problem {
+            severity: Severity::Error,
+            file: "/etc/bearerd/bearerd.toml".into(),
+            line: 3,
+            column: 1,
+            key: "route[0].isuer".to_owned(),
+            message: "unknown key".to_owned(),
+            hint: Some("did you mean `issuer`?".to_owned()),
+            source_line: Some("isuer = \"corp\"".to_owned()),
+        };
+        assert_eq!(
+            one_line(&problem),
+            "/etc/bearerd/bearerd.toml:3:1: route[0].isuer: unknown key (did you mean `issuer`?)"
+        );
     }
 }

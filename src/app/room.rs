@@ -1,57 +1,56 @@
-//! Who gets how much of the descriptors that the machine gives this process, so that no kind of connection takes those
-//! that everything else needs: token requests, reloads, the admin address.
+//! What the kernel gives this process: [`harden`] at the start, and the division of file descriptors, so that no kind of
+//! connection takes those that token requests, reloads, and the admin address need.
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
-use crate::admin;
 use crate::config::Config;
 use crate::listener::REFUSALS;
-use crate::net;
-use crate::webhook;
+use crate::{admin, net, webhook};
 
-/// Files of the config, libraries, the log, sockets that a reload binds beside those that it replaces.
+/// Descriptors for files of the config, libraries, the log, and sockets that a reload binds beside those that it replaces.
 const FILES: usize = 48;
-/// A runtime's own.
+/// Descriptors of a runtime.
 const FOR_EACH_THREAD: usize = 6;
-/// Issuers for whose connections there is room at the same time.
+/// The number of issuers whose connections fit at the same time.
 const ISSUERS: usize = 8;
 
-/// How many connections there may be, however many the config wants.
+/// How many connections fit, however many the config wants.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Room {
     /// The limit of open files.
     files: usize,
     pub(super) callers: usize,
-    pub(super) upstreams: usize,
+    upstreams: usize,
     /// Connections to one issuer.
     issuer: usize,
 }
 
 impl Room {
-    /// By the limit of this process.
+    /// Divides the limit of this process.
     pub(super) fn of(config: &Config) -> Self {
         let limit = getrlimit(Resource::Nofile).current;
         let files = limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-        // Enough for a start with thousands of tokens where there are descriptors for that.
+        // Enough for a start with thousands of tokens, if there are enough descriptors.
         let issuer = (files / 64).clamp(4, 1024);
         Self { issuer, ..Self::within(files, config.limits.connections, reserve(config, issuer)) }
     }
 
-    /// A caller's call may need a connection to its upstream, so those get at least a quarter. Where that leaves too
-    /// little for `connections`, both get the same.
+    /// A caller's request may need a connection to its upstream, so upstreams get at least a quarter. If too little is left for
+
+    /// `connections`, callers and upstreams get the same.
     fn within(files: usize, connections: usize, reserve: usize) -> Self {
         let rest = files - reserve.min(files / 2);
         let callers = if connections <= rest - rest / 4 { connections } else { (rest / 2).max(1) };
         Self { files, callers, upstreams: rest.saturating_sub(callers).max(1), issuer: 0 }
     }
 
-    /// From now on there are no more connections than this.
+    /// Applies these limits from now on.
     pub(super) fn take(&self) {
         net::UPSTREAMS.set_most(self.upstreams);
         net::set_turns(self.issuer);
     }
 
-    /// Tells where the config wants more than there is.
+    /// Logs a warning if the config wants more than there is.
     pub(super) fn tell(&self, config: &Config) {
         let Self { files, callers, upstreams, issuer: _ } = *self;
         if callers < config.limits.connections {
@@ -68,7 +67,7 @@ impl Room {
     }
 }
 
-/// What is kept for everything but calls.
+/// The descriptors that are reserved for everything except requests.
 fn reserve(config: &Config, issuer: usize) -> usize {
     let listeners = config.listeners.len();
     FILES
@@ -77,6 +76,39 @@ fn reserve(config: &Config, issuer: usize) -> usize {
         + admin::CONNECTIONS
         + config.webhooks.len() * (1 + webhook::CONNECTIONS)
         + config.issuers.len().min(ISSUERS) * issuer
+}
+
+/// Turns off core dumps, hides memory from other processes of this user, and raises the limit of open files. Returns what the
+
+/// system refused, which is no reason to stop the program.
+pub fn harden() -> Vec<String> {
+    let mut refused = Vec::new();
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        refused.push(format!("core dumps cannot be turned off (RLIMIT_CORE): {error}"));
+    }
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        refused.push(format!("memory cannot be hidden from debuggers (PR_SET_DUMPABLE): {error}"));
+    }
+    let files = getrlimit(Resource::Nofile);
+    if files.current != files.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
+    {
+        refused.push(format!("the limit of open files cannot be raised (RLIMIT_NOFILE): {error}"));
+    }
+    refused
+}
+
+/// Logs a panic with its place and thread, but without its message, which could contain a caller's data.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        tracing::error!(
+            event = "process.panicked", %thread, %place,
+            "a bug in bearerd: it panicked; please report this place"
+        );
+    }));
 }
 
 #[cfg(test)]

@@ -1,34 +1,39 @@
-//! What the service manager is told (sd_notify): ready, reloading, ending, and how it stands in one line.
+//! Reports the program's state to the service manager (sd_notify(3)): ready, reloading, ending, and a status line.
 
 use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use super::notify::NotifySocket;
 use crate::config::Credential;
 use crate::proxy::Snapshot;
 
-/// How often the line is looked at again.
+/// How often the status line is updated.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
-/// The longest status line, in characters: `systemctl status` shows one line.
+/// The longest status line, in characters, because `systemctl status` shows one line.
 const LONGEST: usize = 160;
-/// Beyond what the end may take by the config.
+/// Extra time for the end, besides what the config allows.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Says nothing where no service manager listens.
+/// Sends nothing if there is no service manager.
 #[derive(Debug)]
 pub(super) struct ServiceManager {
     socket: Option<NotifySocket>,
-    /// READY=1 did not get through: it is said again.
+    /// READY=1 was not delivered and must be sent again.
     owed: bool,
-    /// It could not be reached; that is told once.
+    /// The last message was not delivered. The log says so once.
     deaf: Cell<bool>,
-    /// READY=1 is owed for a RELOADING=1.
+    /// RELOADING=1 was sent, and READY=1 must follow.
     reloading: bool,
     /// The last reload was refused.
     refused: bool,
-    /// The first of the config's values that are not there.
+    /// The first missing value of the config.
     missing: Option<String>,
     said: String,
 }
@@ -46,30 +51,30 @@ impl ServiceManager {
         }
     }
 
-    /// Whether anybody listens.
+    /// Whether there is a service manager.
     pub(super) fn listens(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// What tells that all is well with the control thread and the workers.
+    /// A function that reports to the watchdog that the program works.
     pub(super) fn keep_alive(&self) -> Option<impl Fn() + Send + use<>> {
         let socket = self.socket.clone()?;
-        // A service manager that does not take this does what it does without it: it starts the program again.
+        // If the message is not delivered, the service manager restarts the program, as without it.
         Some(move || _ = socket.send(&[NotifyState::Watchdog]))
     }
 
-    /// What `/readyz` waits for beside tokens.
+    /// Sets what `/readyz` waits for besides tokens.
     pub(super) fn set_missing(&mut self, missing: &[String]) {
         self.missing = missing.first().cloned();
     }
 
-    /// Every address is bound.
+    /// Reports that every address is bound.
     pub(super) fn started(&mut self, snapshot: &Snapshot) {
         self.said = self.line(snapshot);
         self.owed = !self.tell(&[NotifyState::Ready, NotifyState::Status(&self.said)]);
     }
 
-    /// A reload begins.
+    /// Reports that a reload begins.
     pub(super) fn reloading(&mut self) {
         if self.reloading || !self.listens() {
             return;
@@ -81,19 +86,19 @@ impl ServiceManager {
         };
     }
 
-    /// Whether the last reload was refused.
+    /// Sets whether the last reload was refused.
     pub(super) fn set_refused(&mut self, refused: bool) {
         self.refused = refused;
     }
 
-    /// No reload is left to wait for.
+    /// Reports that no reload is left to wait for.
     pub(super) fn reloaded(&mut self, snapshot: &Snapshot) {
         if std::mem::take(&mut self.reloading) {
             self.started(snapshot);
         }
     }
 
-    /// Tells how it stands, where that is another line than before.
+    /// Sends the status line if it changed.
     pub(super) fn look(&mut self, snapshot: &Snapshot) {
         let line = self.line(snapshot);
         if self.owed {
@@ -104,23 +109,23 @@ impl ServiceManager {
         }
     }
 
-    /// The end begins, and may take as long as this.
+    /// Reports that the end begins, and how long it may take.
     pub(super) fn stopping(&self, drain_delay: Duration, shutdown_timeout: Duration) {
         let longest = if shutdown_timeout.is_zero() {
             Duration::MAX
         } else {
             drain_delay.saturating_add(shutdown_timeout).saturating_add(SLACK)
         };
-        // It counts only beyond the unit's own TimeoutStopSec.
+        // It has an effect only if it is longer than the unit's TimeoutStopSec.
         let micros = u32::try_from(longest.as_micros()).unwrap_or(u32::MAX);
         self.tell(&[
             NotifyState::Stopping,
-            NotifyState::Status("ending: calls under way are answered"),
+            NotifyState::Status("ending: waiting for requests to end"),
             NotifyState::ExtendTimeoutUsec(micros),
         ]);
     }
 
-    /// Whether that got through.
+    /// Sends a message. Returns whether it was delivered.
     fn tell(&self, states: &[NotifyState<'_>]) -> bool {
         let sent = self.socket.as_ref().map_or(Ok(()), |socket| socket.send(states));
         let deaf = self.deaf.replace(sent.is_err());
@@ -160,7 +165,7 @@ fn awaited(snapshot: &Snapshot) -> Option<String> {
     })
 }
 
-/// A line end would begin another message to the service manager.
+/// Replaces line ends, which would begin another message to the service manager.
 fn one_line(text: &str) -> String {
     let mut line: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
     if let Some((end, _)) = line.char_indices().nth(LONGEST) {
@@ -168,6 +173,34 @@ fn one_line(text: &str) -> String {
         line.push('…');
     }
     line
+}
+
+/// The name of the service manager's socket (`NOTIFY_SOCKET`): a path, or `@` and a name of the abstract namespace.
+#[derive(Debug, Clone)]
+pub struct NotifySocket(OsString);
+
+impl NotifySocket {
+    pub fn new(name: OsString) -> Self {
+        Self(name)
+    }
+
+    /// Never blocks: a service manager that stopped reading must not stop the thread that fetches tokens.
+    pub(super) fn send(&self, states: &[NotifyState<'_>]) -> io::Result<()> {
+        let mut message = String::new();
+        for state in states {
+            let _infallible = writeln!(message, "{state}");
+        }
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.send_to_addr(message.as_bytes(), &address(&self.0)?).map(drop)
+    }
+}
+
+fn address(name: &OsStr) -> io::Result<SocketAddr> {
+    match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(name),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The webhooks that are being served, by the control thread, and how they become those of another config.
+//! What the control thread serves: webhooks and the admin address, and how a reload exchanges them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::build;
+use super::slots;
 use super::sockets::{Held, Place, Source};
-use crate::admin::{self, WebhookView};
+use crate::admin::{self, Admin, WebhookView};
 use crate::clock::SharedClock;
-use crate::config::WebhookConfig;
+use crate::config::{Address, WebhookConfig};
 use crate::listener::Bound;
 use crate::metrics::ListenerMetrics;
 use crate::proxy::SnapshotCell;
@@ -23,10 +23,10 @@ struct Live {
     door: Arc<Door>,
 }
 
-/// All webhooks that take calls.
+/// All running webhooks.
 pub(super) struct Webhooks {
     live: Vec<Live>,
-    /// For the admin address.
+    /// The webhooks that the admin address shows.
     running: Arc<ArcSwap<Vec<Arc<Webhook>>>>,
     serving: TaskTracker,
     now: CancellationToken,
@@ -36,14 +36,14 @@ pub(super) struct Webhooks {
 }
 
 impl Webhooks {
-    /// A value that came is told to every slot of the snapshot in force.
+    /// A new value makes every slot of the running snapshot check its files.
     pub(super) fn new(
         clock: SharedClock,
         metrics: Arc<ListenerMetrics>,
         snapshot: Arc<SnapshotCell>,
     ) -> Self {
         let told = Arc::new(move || {
-            for slot in build::slots(&snapshot.load()) {
+            for slot in slots(&snapshot.load()) {
                 slot.retry_now(RetryCause::FilesChanged);
             }
         });
@@ -58,7 +58,9 @@ impl Webhooks {
         }
     }
 
-    /// Serves exactly these from now on; calls of those that go are still answered. Needs a runtime around it.
+    /// Serves exactly these from now on. Requests to removed webhooks still get their response. Must be called within a
+
+    /// runtime.
     pub(super) fn apply(&mut self, configs: &[Arc<WebhookConfig>], sources: Vec<Source>) {
         let running: Vec<Arc<Webhook>> = configs.iter().map(|config| self.webhook(config)).collect();
         let mut old = std::mem::take(&mut self.live);
@@ -88,10 +90,10 @@ impl Webhooks {
         }
     }
 
-    /// The one of the same name, under other rules where they are other.
+    /// The running webhook of the same name, with the new config.
     fn webhook(&self, config: &Arc<WebhookConfig>) -> Arc<Webhook> {
         match self.running.load().iter().find(|old| old.config().name == config.name) {
-            // Its secrets know their last good values.
+            // Keeps the last good values of its secrets.
             Some(same) if same.config() == config => Arc::clone(same),
             Some(old) => Arc::new(old.with_config(Arc::clone(config))),
             None => {
@@ -111,7 +113,7 @@ impl Webhooks {
         self.serving.spawn(webhook::serve(socket, Arc::clone(door), metrics, stop));
     }
 
-    /// Serves a webhook on a socket that was bound again. Needs a runtime around it.
+    /// Serves a webhook on a socket that was bound again. Must be called within a runtime.
     pub(super) fn serve_again(&mut self, socket: Bound) {
         let mut live = std::mem::take(&mut self.live);
         if let Some(live) = live.iter_mut().find(|live| live.held.name == *socket.name()) {
@@ -126,7 +128,7 @@ impl Webhooks {
         self.live.iter().map(|live| &live.held)
     }
 
-    /// What the admin address shows of them, whichever are running when it is asked.
+    /// What the admin address shows, read from the webhooks that run at the time of the request.
     pub(super) fn views(&self) -> admin::Webhooks {
         let running = Arc::clone(&self.running);
         Box::new(move || running.load().iter().map(|webhook| view(webhook)).collect())
@@ -137,19 +139,19 @@ impl Webhooks {
         self.held().map(|held| (held.name.to_string(), held.local.clone())).collect()
     }
 
-    /// No new requests; those under way are answered.
+    /// Accepts no new connections. Requests that have begun still get their response.
     pub(super) fn stop_accepting(&self) {
         self.held().for_each(Held::stop_accepting);
         self.serving.close();
     }
 
-    /// Drops every connection.
+    /// Drops all connections.
     pub(super) fn stop_now(&self) {
         self.stop_accepting();
         self.now.cancel();
     }
 
-    /// After [`Self::stop_accepting`]: waits until every request was answered.
+    /// Waits until every request has ended, after [`Self::stop_accepting`].
     pub(super) async fn ended(&self) {
         self.serving.wait().await;
     }
@@ -158,4 +160,49 @@ impl Webhooks {
 fn view(webhook: &Webhook) -> WebhookView {
     let Report { received_at, has_value, problem, last_refusal } = webhook.report();
     WebhookView { config: Arc::clone(webhook.config()), has_value, received_at, problem, last_refusal }
+}
+
+/// The server of the admin address.
+pub(super) struct AdminServer {
+    admin: Arc<Admin>,
+    held: Held,
+    now: CancellationToken,
+}
+
+impl AdminServer {
+    /// Must be called within a runtime.
+    pub(super) fn start(admin: Arc<Admin>, socket: Bound, address: &Address) -> Self {
+        let held = Held::new(&Place::admin(address), &socket);
+        let this = Self { admin, held, now: CancellationToken::new() };
+        this.serve(socket);
+        this
+    }
+
+    fn serve(&self, socket: Bound) {
+        tracing::info!(event = "listener.opened", listener = "admin", address = %self.held.local, "listening");
+        tokio::spawn(admin::serve(socket, Arc::clone(&self.admin), self.held.stop(&self.now)));
+    }
+
+    /// The socket in use.
+    pub(super) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Moves to another address. Requests at the old one still get their response.
+    pub(super) fn move_to(&mut self, socket: Bound, address: &Address) {
+        self.held.stop_accepting();
+        self.held = Held::new(&Place::admin(address), &socket);
+        self.serve(socket);
+    }
+
+    /// Serves on a socket that was bound again.
+    pub(super) fn serve_again(&mut self, socket: Bound) {
+        self.held = self.held.with_socket(&socket);
+        self.serve(socket);
+    }
+
+    pub(super) fn stop(&self) {
+        self.held.stop_accepting();
+        self.now.cancel();
+    }
 }

@@ -1,20 +1,21 @@
-//! The threads that serve calls.
+//! The worker threads, which serve requests, and the watchdog that checks them.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
-use super::watchdog::Ask;
 use crate::config::files;
 use crate::listener::{self, Bound, ConnectionLimit, SettingsCell, Stop};
 use crate::metrics;
 use crate::proxy::Proxy;
 
-/// One listener that a worker is to serve too.
+/// A worker's share of a listener.
 pub(super) struct Serve {
     pub(super) bound: Bound,
     pub(super) settings: Arc<SettingsCell>,
@@ -22,21 +23,21 @@ pub(super) struct Serve {
     pub(super) stop: Stop,
 }
 
-/// What a worker is told.
+/// A message to a worker.
 enum Command {
     Serve(Serve),
-    /// Answer, to show that requests are being served.
+    /// Reply, to show that the worker is not stuck.
     Answer(oneshot::Sender<()>),
 }
 
-/// A worker has ended: `Err` where it should not have.
+/// The end of a worker. `outcome` is `Err` if it should not have ended.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) worker: usize,
     pub(super) outcome: Result<(), String>,
 }
 
-/// The way to all workers.
+/// The channels to all workers.
 pub(super) struct Workers {
     senders: Vec<UnboundedSender<Command>>,
     count: usize,
@@ -50,7 +51,7 @@ impl Workers {
     ) -> io::Result<Self> {
         let mut senders = Vec::with_capacity(count);
         for worker in 0..count {
-            // Made here, so that a machine out of files or memory refuses the start and not a request.
+            // Created here, so that a machine without free files or memory refuses the start and not a request.
             let runtime = runtime()?;
             let (sender, commands) = mpsc::unbounded_channel();
             let proxy = Arc::clone(proxy);
@@ -69,15 +70,15 @@ impl Workers {
         self.count
     }
 
-    /// Gives each worker its share of a new listener; `shares` holds one for each.
+    /// Gives each worker its share of a new listener.
     pub(super) fn serve(&self, shares: impl IntoIterator<Item = Serve>) {
         for (sender, share) in self.senders.iter().zip(shares) {
-            // A worker that is gone has reported so, and that ends the program.
+            // A worker that is gone has reported it, which ends the program.
             let _ = sender.send(Command::Serve(share));
         }
     }
 
-    /// A question for each worker, whether it still serves. None of them keeps a worker from ending.
+    /// One function for each worker that asks whether it still serves. They do not keep a worker from ending.
     pub(super) fn questions(&self) -> Vec<Ask> {
         let question = |sender: &UnboundedSender<Command>| -> Ask {
             let sender = sender.downgrade();
@@ -90,18 +91,18 @@ impl Workers {
         self.senders.iter().map(question).collect()
     }
 
-    /// No more listeners will come: each worker ends with its last connection.
+    /// Sends no more listeners, so that each worker ends with its last connection.
     pub(super) fn close(&mut self) {
         self.senders.clear();
     }
 }
 
-/// The runtime of one thread.
+/// A runtime for one thread.
 pub(super) fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_io().enable_time().thread_name("blocking").build()
 }
 
-/// Reports when it is dropped, so that a thread that panics reports too.
+/// Sends the report when it is dropped, so that a thread that panics reports too.
 struct Reporter {
     worker: usize,
     reports: UnboundedSender<Report>,
@@ -126,7 +127,7 @@ async fn work(proxy: Arc<Proxy>, mut commands: UnboundedReceiver<Command>) -> Re
         tokio::select! {
             command = commands.recv(), if open => match command {
                 Some(Command::Answer(answer)) => {
-                    // Whoever asked may have left.
+                    // The requester may be gone.
                     let _ = answer.send(());
                 }
                 Some(Command::Serve(Serve { bound, settings, connections, stop })) => {
@@ -135,8 +136,8 @@ async fn work(proxy: Arc<Proxy>, mut commands: UnboundedReceiver<Command>) -> Re
                 None => open = false,
             },
             Some(ended) = serving.join_next(), if !serving.is_empty() => {
-                // A listener that nobody accepts on any more would look healthy: better to end loudly.
-                ended.map_err(|error| format!("a listener broke down ({})", broken(&error)))?;
+                // A listener that accepts nothing would look healthy, so the program ends with an error instead.
+                ended.map_err(|error| format!("a listener failed ({})", broken(&error)))?;
             }
             else => return Ok(()),
         }
@@ -148,8 +149,45 @@ fn broken(error: &tokio::task::JoinError) -> &'static str {
     if error.is_panic() { "panicked" } else { "cancelled" }
 }
 
+/// Asks one worker to reply. `None` once the worker accepts no more messages, as at the end.
+type Ask = Box<dyn Fn() -> Option<oneshot::Receiver<()>> + Send>;
+
+/// The watchdog: calls `tell` three times in each `timeout` of the service manager, as long as the control thread's runtime
+
+/// runs and every worker replies. A stuck worker serves no requests, so the service manager restarts the program.
+pub(super) async fn tell_while_healthy(timeout: Duration, workers: Vec<Ask>, tell: impl Fn()) {
+    let pause = timeout / 3;
+    loop {
+        // Ask all before waiting for any.
+        let asked: Vec<_> =
+            workers.iter().enumerate().filter_map(|(worker, ask)| Some((worker, ask()?))).collect();
+        for (worker, answer) in asked {
+            answered(worker, answer, pause).await;
+        }
+        tell();
+        sleep(pause).await;
+    }
+}
+
+/// Waits for the reply, however long it takes. A worker that has ended is no concern here, because it sends a [`Report`].
+async fn answered(worker: usize, mut answer: oneshot::Receiver<()>, patience: Duration) {
+    tokio::select! {
+        _ = &mut answer => return,
+        () = sleep(patience) => {}
+    }
+    tracing::error!(
+        event = "worker.stuck",
+        worker,
+        "a worker does not respond; if it stays so, the service manager's watchdog ends the program"
+    );
+    let _ = answer.await;
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -163,5 +201,45 @@ mod tests {
         assert!(thread.join().is_err());
         let report = received.try_recv().unwrap();
         assert_eq!((report.worker, report.outcome), (3, Err("panicked".to_owned())));
+    }
+
+    fn healthy() -> Ask {
+        Box::new(|| {
+            let (answer, receiver) = oneshot::channel();
+            answer.send(()).unwrap();
+            Some(receiver)
+        })
+    }
+
+    async fn told_within(span: Duration, workers: Vec<Ask>) -> usize {
+        let told = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&told);
+        let tell = move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        };
+        let _ = tokio::time::timeout(span, tell_while_healthy(Duration::from_secs(30), workers, tell)).await;
+        told.load(Ordering::SeqCst)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tells_three_times_in_each_timeout() {
+        assert_eq!(told_within(Duration::from_secs(59), vec![healthy(), healthy()]).await, 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_has_ended_is_not_waited_for() {
+        assert_eq!(told_within(Duration::from_secs(5), vec![Box::new(|| None)]).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_stuck_worker_silences_it() {
+        let (holds_on_to, questions) = std::sync::mpsc::channel();
+        let stuck: Ask = Box::new(move || {
+            let (answer, receiver) = oneshot::channel::<()>();
+            holds_on_to.send(answer).unwrap();
+            Some(receiver)
+        });
+        assert_eq!(told_within(Duration::from_secs(3600), vec![healthy(), stuck]).await, 0);
+        assert_eq!(questions.into_iter().count(), 1, "it is asked once, not again and again");
     }
 }

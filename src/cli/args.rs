@@ -272,7 +272,7 @@ pub(super) enum Verb {
         #[arg(long)]
         decode: bool,
         /// Print the SASL XOAUTH2 string for this mailbox (IMAP, POP, SMTP) instead of the token.
-        #[arg(long, value_name = "USER", conflicts_with = "decode", value_parser = super::xoauth2::user)]
+        #[arg(long, value_name = "USER", conflicts_with = "decode", value_parser = super::token::xoauth2_user)]
         xoauth2: Option<String>,
         /// Output format.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]

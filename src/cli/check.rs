@@ -83,7 +83,13 @@ fn wanted_by_presets(config: &Config) -> Vec<Problem> {
             }
             let message = format!("is missing, and preset `{}` wants it: {}", preset.name, need.about);
             let hint = format!("{} = {}, here or in the route", need.key, need.example);
-            found.push(problem_at(config, &table, &need.key, message, Some(hint)));
+            found.push(config::problem_near(
+                config,
+                Severity::Warning,
+                (&table, &need.key),
+                message,
+                Some(hint),
+            ));
         }
     }
     found
@@ -93,33 +99,15 @@ fn wanted_by_presets(config: &Config) -> Vec<Problem> {
 fn route_findings(config: &Config) -> impl Iterator<Item = Problem> {
     config.routes.iter().enumerate().filter_map(|(index, route)| {
         let error = tls::unusable(&route.connection.tls)?;
-        Some(problem_at(config, &format!("route[{index}]"), "tls", error.0, None))
+        let table = format!("route[{index}]");
+        Some(config::problem_near(config, Severity::Warning, (&table, "tls"), error.0, None))
     })
 }
 
 /// At the key that it is about; where that names no file or variable, at the first one of the issuer that does.
 fn finding_problem(config: &Config, issuer: &str, finding: Finding) -> Problem {
-    problem_at(config, &format!("issuer.{issuer}"), finding.key, finding.message, finding.hint)
-}
-
-fn problem_at(config: &Config, table: &str, key: &str, message: String, hint: Option<String>) -> Problem {
-    let key = format!("{table}.{key}");
-    let written = |wanted: &str| {
-        config.references.iter().find(|used| {
-            used.key.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
-    };
-    let place = written(&key).or_else(|| written(table));
-    Problem {
-        severity: Severity::Warning,
-        file: place.map_or(&config.path, |place| &place.file).clone(),
-        line: place.map_or(0, |place| place.line),
-        column: place.map_or(0, |place| place.column),
-        key,
-        message,
-        hint,
-        source_line: None,
-    }
+    let table = format!("issuer.{issuer}");
+    config::problem_near(config, Severity::Warning, (&table, finding.key), finding.message, finding.hint)
 }
 
 /// A listener's certificate and key, where they are there to be read: what is missing is a warning already.
@@ -129,19 +117,8 @@ fn tls_problem(config: &Config, listener: &ListenerConfig) -> Option<Problem> {
         return None;
     }
     let error = tls::server_config(tls).err()?;
-    let key = format!("listener.{}.tls", listener.name);
-    let certificate = format!("{key}.certificate");
-    let place = config.references.iter().find(|reference| reference.key == certificate);
-    Some(Problem {
-        severity: Severity::Error,
-        file: place.map_or(&config.path, |place| &place.file).clone(),
-        line: place.map_or(0, |place| place.line),
-        column: place.map_or(0, |place| place.column),
-        key,
-        message: error.0,
-        hint: None,
-        source_line: None,
-    })
+    let table = format!("listener.{}", listener.name);
+    Some(config::problem_near(config, Severity::Error, (&table, "tls"), error.0, None))
 }
 
 fn sources(tls: &ListenerTls) -> impl Iterator<Item = &Source> {

@@ -1,18 +1,23 @@
-//! `bearerd explain`: which route serves a request and why, what goes up, whose token.
+//! `bearerd explain`: which route serves a request and why, what bearerd sends upstream, and with whose token.
 //!
-//! Nothing is sent and no secret is read. The choice is made by the same table and path rules as in the proxy.
+//! Nothing is sent, and no secret is read. The route is chosen with the same table and path rules as in the proxy.
 
-mod reasons;
-mod request;
 mod sent;
-mod text;
 
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use serde::Serialize;
 
-use self::request::ExplainedRequest;
-pub use self::sent::{CredentialFacts, HeaderNames, Parameter, Sent, Timeouts};
-use crate::config::Config;
-use crate::route::{Lookup, NoMatch, RouteTable, host, path};
+use crate::config::{
+    Address, CallerAuthorization, Callers, Config, Credential, HostPattern, Inject, ListenerConfig,
+    PathPattern, RouteConfig,
+};
+use crate::proxy::{credential, max_forwards};
+use crate::route::{Lookup, NoMatch, RouteTable, host, near, path};
+
+pub use crate::cli::explain::sent::{CredentialFacts, HeaderNames, Parameter, Sent, Timeouts};
 
 /// What becomes of one request. Holds names from the config and the request's method and path; no header value, no query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,7 +84,7 @@ pub fn explain(
 impl Explanation {
     /// For people.
     pub fn to_text(&self) -> String {
-        text::render(self)
+        sent::render(self)
     }
 }
 
@@ -128,7 +133,7 @@ fn serve(
         method: &asked.method,
         headers: &asked.headers,
     };
-    let miss = |refusal| (refusal, reasons::nearest(config, &call));
+    let miss = |refusal| (refusal, nearest_routes(config, &call));
     let found = match table.find(&call) {
         Err(NoMatch::EncodedSlash) => return Err(miss(escaped_slash())),
         _ if is_misdirected => return Err(miss(misdirected(&name))),
@@ -148,9 +153,9 @@ fn serve(
         route: Some(route.name.to_string()),
         status: None,
         code: None,
-        why: reasons::won(config, route, &call),
+        why: reasons(config, route, &call),
         nearest: Vec::new(),
-        notes: reasons::notes(settings, route, asked),
+        notes: notes(settings, route, asked),
         sent: Some(Sent::new(route, asked, found.prefix_segments)),
     })
 }
@@ -186,9 +191,324 @@ fn no_route(why: String) -> Refusal {
     Refusal(404, "no_route", why)
 }
 
-fn other_methods(methods: &[http::Method]) -> Refusal {
-    let names: Vec<_> = methods.iter().map(http::Method::as_str).collect();
+fn other_methods(methods: &[Method]) -> Refusal {
+    let names: Vec<_> = methods.iter().map(Method::as_str).collect();
     no_route(format!("this path is served for other methods only: {}", names.join(", ")))
+}
+
+struct ExplainedRequest {
+    method: Method,
+    path: String,
+    /// Never shown: only looked at for the parameter that a route's token goes in.
+    query: Option<String>,
+    headers: HeaderMap,
+    /// The address that the URL names as a literal: the one that a caller of this URL connects to.
+    connected: Option<SocketAddr>,
+    /// As it would stand in `Host`.
+    authority: String,
+    /// Of an absolute URL; else nothing tells listeners apart.
+    target: Option<(String, u16)>,
+    /// What the HTTP parser says of the path.
+    unreadable: bool,
+}
+
+impl ExplainedRequest {
+    fn new(method: &str, url: &str, headers: &[(String, String)]) -> Result<Self, String> {
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_| format!("`{}` is no HTTP method", method.escape_debug()))?;
+        let headers = header_map(headers)?;
+        let mut asked = Self {
+            method,
+            path: String::new(),
+            query: None,
+            headers,
+            connected: None,
+            authority: "localhost".to_owned(),
+            target: None,
+            unreadable: false,
+        };
+        match url.parse::<Uri>() {
+            Ok(uri) if uri.scheme().is_some() => asked.absolute(&uri)?,
+            // `*` stands for the server as a whole.
+            Ok(uri) if url.starts_with('/') || url == "*" => asked.take_path(&uri),
+            // What no HTTP request line may hold is still a path that someone may send.
+            Err(_) if url.starts_with('/') => {
+                asked.unreadable = true;
+                asked.path = url.split('?').next().unwrap_or_default().to_owned();
+            }
+            _ => match as_curl_reads_it(url) {
+                Some(uri) => asked.absolute(&uri)?,
+                None => return Err(format!("`{}` is neither a path nor an http(s) URL", shown_url(url))),
+            },
+        }
+        Ok(asked)
+    }
+
+    fn take_path(&mut self, uri: &Uri) {
+        self.path = uri.path().to_owned();
+        self.query = uri.query().map(str::to_owned);
+    }
+
+    fn absolute(&mut self, uri: &Uri) -> Result<(), String> {
+        let default_port = match uri.scheme_str() {
+            Some("http") => 80,
+            Some("https") => 443,
+            _ => return Err("the URL's scheme must be http or https".to_owned()),
+        };
+        let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+        if authority.contains('@') {
+            return Err("the URL must not hold a user name or password".to_owned());
+        }
+        let name = host::split_host(authority).ok_or("the URL names no valid host and port")?;
+        let port = uri.port_u16().unwrap_or(default_port);
+        self.connected = name.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+        self.target = Some((name.into_owned(), port));
+        self.authority = authority.to_owned();
+        self.take_path(uri);
+        Ok(())
+    }
+
+    /// CONNECT and TRACE are answered before anything else is looked at; so is what the HTTP parser refuses.
+    fn method_refused(&self) -> Result<(), Refusal> {
+        if self.unreadable {
+            let why = "no HTTP request line may hold this path; the HTTP parser answers without a body";
+            return Err(Refusal(400, "bad_request", why.to_owned()));
+        }
+        if self.method == Method::CONNECT || self.method == Method::TRACE {
+            return Err(Refusal(405, "method_refused", format!("{} is never served", self.method)));
+        }
+        Ok(())
+    }
+
+    /// `OPTIONS *` (RFC 9110 section 7.1).
+    fn is_for_the_server(&self) -> bool {
+        self.method == Method::OPTIONS && self.path == "*" && self.query.is_none()
+    }
+
+    /// An OPTIONS that may go no further (RFC 9110 section 7.6.2).
+    fn ends_here(&self) -> Result<bool, Refusal> {
+        if self.method != Method::OPTIONS {
+            return Ok(false);
+        }
+        let left = max_forwards(&self.headers);
+        left.map(|left| left == Some(0))
+            .map_err(|()| Refusal(400, "bad_request", "Max-Forwards is not one number".to_owned()))
+    }
+
+    /// The host that the request names.
+    fn host(&self) -> Result<String, Refusal> {
+        let refused = |why: &str| Refusal(400, "bad_request", why.to_owned());
+        let mut hosts = self.headers.get_all(header::HOST).iter();
+        let authority = match (hosts.next(), hosts.next()) {
+            (Some(_), Some(_)) => return Err(refused("the request has more than one Host")),
+            (Some(host), None) => host.to_str().unwrap_or_default(),
+            (None, _) => &self.authority,
+        };
+        let name = host::split_host(authority);
+        name.map(Cow::into_owned).ok_or_else(|| refused("the Host is no valid host name"))
+    }
+
+    /// The listeners that could take the request: those at the URL's address, where it names one, else all.
+    fn listeners(&self, config: &Config, table: &RouteTable) -> Vec<usize> {
+        let all = || (0..config.listeners.len()).collect();
+        let Some((name, port)) = &self.target else { return all() };
+        let at_port: Vec<_> = config
+            .listeners
+            .iter()
+            .enumerate()
+            .filter(
+                |(_, listener)| matches!(listener.address, Address::Tcp(address) if address.port() == *port),
+            )
+            .collect();
+        let known: Vec<_> = at_port
+            .iter()
+            .filter(|(index, listener)| {
+                host::is_own_name(listener, self.connected, name) || table.names_host(*index, name)
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        match (known.is_empty(), at_port.is_empty()) {
+            (false, _) => known,
+            (true, false) => at_port.iter().map(|(index, _)| *index).collect(),
+            (true, true) => all(),
+        }
+    }
+}
+
+/// `localhost:8080/x` without a scheme. A bare word would rather be a path that lacks its slash.
+fn as_curl_reads_it(url: &str) -> Option<Uri> {
+    let host = url.split(['/', '?']).next().unwrap_or_default();
+    let is_host = host.contains(['.', ':']) || host == "localhost";
+    if !is_host || url.contains("://") {
+        return None;
+    }
+    format!("http://{url}").parse().ok()
+}
+
+fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let parsed = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| format!("`{}` is no header name", name.escape_debug()))?;
+        let value = HeaderValue::from_str(value)
+            .map_err(|_| format!("the value of header `{parsed}` is none that HTTP allows"))?;
+        map.append(parsed, value);
+    }
+    Ok(map)
+}
+
+/// A wrong URL for an error, without what may be secret in it.
+fn shown_url(url: &str) -> String {
+    match url.contains(['?', '@']) {
+        true => "this".to_owned(),
+        false => url.escape_debug().to_string(),
+    }
+}
+
+/// More lines than this help nobody.
+const NEAREST: usize = 10;
+
+/// What matched, condition by condition, then the routes that it goes before.
+fn reasons(config: &Config, route: &RouteConfig, call: &Lookup<'_>) -> Vec<String> {
+    let mut lines = vec![host_line(route), path_line(route)];
+    if route.listener.is_some() {
+        lines.push(format!("listener: only `{}`", listener_name(config, route)));
+    }
+    if let Some(methods) = &route.methods {
+        lines.push(format!("method: one of {}", names_of(methods)));
+    }
+    if !route.match_headers.is_empty() {
+        let names: Vec<_> = route.match_headers.iter().map(|(name, _)| name.as_str()).collect();
+        lines.push(format!("headers: {} as the route wants", names.join(", ")));
+    }
+    let others = config
+        .routes
+        .iter()
+        .filter(|other| other.name != route.name && near::met_conditions(other, call).all());
+    lines.extend(
+        others.map(|other| format!("goes before route `{}`: {}", other.name, advantage(route, other))),
+    );
+    lines
+}
+
+fn host_line(route: &RouteConfig) -> String {
+    match &route.host {
+        None => "host: the route names none, and this is one of the listener's own names".to_owned(),
+        Some(HostPattern::Exact(host)) => format!("host: `{host}`, exactly"),
+        Some(HostPattern::Wildcard(suffix)) => format!("host: `*{suffix}` matches it"),
+    }
+}
+
+fn path_line(route: &RouteConfig) -> String {
+    match &route.path {
+        PathPattern::Exact(path) => format!("path: `{path}`, exactly"),
+        PathPattern::Prefix(prefix) if prefix.is_empty() => "path: prefix `/`, any path".to_owned(),
+        PathPattern::Prefix(prefix) => match prefix.matches('/').count() {
+            1 => format!("path: prefix `{prefix}`, 1 segment"),
+            segments => format!("path: prefix `{prefix}`, {segments} segments"),
+        },
+    }
+}
+
+/// The first of the compared properties in which two matching routes differ.
+fn advantage(winner: &RouteConfig, other: &RouteConfig) -> &'static str {
+    if winner.host != other.host {
+        "its host is the more exact one"
+    } else if winner.path != other.path {
+        "its path is the more exact one"
+    } else if winner.listener.is_some() != other.listener.is_some() {
+        "it names the listener"
+    } else if winner.methods.is_some() != other.methods.is_some() {
+        "it lists methods"
+    } else {
+        "it matches more headers"
+    }
+}
+
+/// Routes that come near to serving the request.
+fn nearest_routes(config: &Config, call: &Lookup<'_>) -> Vec<String> {
+    near::nearest(&config.routes, |index| Some(&*config.listeners.get(index)?.name), call, NEAREST)
+}
+
+/// What the caller's rules and the caller's own credential do to this request.
+fn notes(
+    listener: Option<&std::sync::Arc<ListenerConfig>>,
+    route: &RouteConfig,
+    asked: &ExplainedRequest,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(listener) = listener {
+        caller_rules(listener, asked, &mut notes);
+    }
+    own_parameter(route, asked, &mut notes);
+    let anonymous = matches!(route.credential, Credential::Anonymous);
+    if asked.headers.contains_key(header::AUTHORIZATION) {
+        notes.push(match route.caller_authorization {
+            CallerAuthorization::Reject => {
+                "this request has an Authorization header: it is answered with 400 `authorization_refused`"
+                    .to_owned()
+            }
+            CallerAuthorization::Keep => {
+                "this request has an Authorization header: that goes up, and no token is added".to_owned()
+            }
+            CallerAuthorization::Replace if anonymous => {
+                "this request's Authorization header does not go up".to_owned()
+            }
+            CallerAuthorization::Replace => "this request's Authorization header is replaced".to_owned(),
+        });
+    }
+    notes
+}
+
+/// A parameter of the caller's counts as `Authorization` does, where the token goes in the query.
+fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
+    let Inject::Query { name } = &route.inject else { return };
+    if !asked
+        .query
+        .as_ref()
+        .is_some_and(|found| credential::has_parameter(found, &credential::escape_name(name)))
+    {
+        return;
+    }
+    notes.push(match route.caller_authorization {
+        CallerAuthorization::Reject => {
+            format!("this request has `{name}` in its query: it is answered with 400 `authorization_refused`")
+        }
+        CallerAuthorization::Keep => {
+            format!("this request has `{name}` in its query: that goes up, and no token is added")
+        }
+        CallerAuthorization::Replace => format!("this request's `{name}` in the query is replaced"),
+    });
+}
+
+fn caller_rules(listener: &ListenerConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
+    let browser = asked.headers.contains_key(header::ORIGIN) || asked.headers.contains_key("sec-fetch-site");
+    if browser {
+        notes.push(
+            "this request comes from a browser page: 403 `caller_refused` unless `origins` has its origin"
+                .to_owned(),
+        );
+    }
+    if let Some((name, _)) = &listener.require_header {
+        notes.push(format!("the listener wants header `{name}` with its value, else 403 `caller_refused`"));
+    }
+    if listener.callers == Callers::Network && !listener.allow.is_empty() {
+        notes.push(
+            "the listener serves the peer addresses in `allow` only, else 403 `caller_refused`".to_owned(),
+        );
+    }
+    if listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
+        notes.push("the listener asks for a client certificate".to_owned());
+    }
+}
+
+fn listener_name(config: &Config, route: &RouteConfig) -> String {
+    let listener = route.listener.and_then(|index| config.listeners.get(index));
+    listener.map(|listener| listener.name.to_string()).unwrap_or_default()
+}
+
+fn names_of(methods: &[Method]) -> String {
+    methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

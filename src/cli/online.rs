@@ -1,32 +1,33 @@
-//! `bearerd check --online`: what issuers and upstreams say to a config, in one screen.
+//! `bearerd check --online`: what issuers and upstreams say about a config, on one screen.
 //!
-//! Tokens are asked for as the proxy asks for them, and connections to upstreams are opened as it opens them; no request
-//! is sent over those. Nothing that is shown holds a secret.
+//! It requests tokens and opens connections to upstreams exactly as the proxy does, and sends no request over those. Nothing
+//! that it shows contains a secret.
 
 mod guess;
 mod issuer;
-mod keys;
-mod plan;
-mod progress;
 mod report;
-mod text;
-mod token;
-mod upstream;
 
 use std::future::Future;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::args::{Common, Output};
-use super::{Exit, Failure, check as offline, find, output};
+use crate::cli::args::{Common, Output};
+use crate::cli::online::report::{IssuerReport, Report, TlsReport, UpstreamReport, ms};
+use crate::cli::token::own_key;
+use crate::cli::{Exit, Failure, check as offline, find, output};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, Problem};
-use progress::Progress;
-use report::{IssuerReport, Report, UpstreamReport};
+use crate::config::{
+    self, Config, ConnectionConfig, Credential, CredentialKey, IssuerConfig, Problem, UpstreamTarget,
+    UpstreamUrl,
+};
+use crate::net::{Connected, Connector, Facts, tls_cause};
 
 /// For all of it: what has not ended by then is reported as such.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -60,7 +61,7 @@ pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failu
     match asked.output {
         Output::Json => output::answer_json(&serde_json::json!(report)),
         Output::Text => {
-            let shown = format!("{}{}", offline::report(&problems), text::of(&report));
+            let shown = format!("{}{}", offline::report(&problems), report::to_text(&report));
             output::answer_people(&output::harmless(&shown));
         }
     }
@@ -81,13 +82,13 @@ fn ask(config: &Config, guess: bool) -> Result<(Vec<IssuerReport>, Vec<UpstreamR
 
 async fn ask_all(config: &Config, guess: bool) -> (Vec<IssuerReport>, Vec<UpstreamReport>) {
     let bounds = Bounds { end: Instant::now() + LIMIT, now: SystemClock.wall(), guess };
-    let planned = plan::upstreams(config);
+    let planned = planned_upstreams(config);
     let progress = Progress::new(config.issuers.len() + planned.len());
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut issuers = JoinSet::new();
     for (index, issuer) in config.issuers.values().enumerate() {
         let (room, issuer, progress) = (Arc::clone(&room), Arc::clone(issuer), Arc::clone(&progress));
-        let wanted = plan::credentials(config, &issuer);
+        let wanted = wanted_credentials(config, &issuer);
         issuers.spawn(async move {
             let _permit = room.acquire_owned().await;
             let report = issuer::ask(issuer, wanted, bounds).await;
@@ -100,7 +101,7 @@ async fn ask_all(config: &Config, guess: bool) -> (Vec<IssuerReport>, Vec<Upstre
         let (room, progress) = (Arc::clone(&room), Arc::clone(&progress));
         upstreams.spawn(async move {
             let _permit = room.acquire_owned().await;
-            let report = upstream::connect(planned, bounds).await;
+            let report = connect_upstream(planned, bounds).await;
             progress.done("upstream", &report.upstream, report.ok);
             (index, report)
         });
@@ -143,4 +144,201 @@ fn out_of_time() -> String {
         "no response within the {} that all of check --online may take",
         humantime::format_duration(LIMIT)
     )
+}
+
+/// A token that the proxy would ask for.
+#[derive(Debug, Clone)]
+struct Wanted {
+    key: CredentialKey,
+    /// Who uses it; empty: the issuer's own, which no route uses.
+    routes: Vec<String>,
+    /// The proxy asks for it, or nobody asks this issuer for anything.
+    needed: bool,
+}
+
+/// The tokens of one issuer: those of its routes, in the order of the file, and its own.
+fn wanted_credentials(config: &Config, issuer: &IssuerConfig) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for route in &config.routes {
+        let Credential::Issuer { key, .. } = &route.credential else { continue };
+        if key.issuer != issuer.name {
+            continue;
+        }
+        match wanted.iter_mut().find(|known| known.key == *key) {
+            Some(known) => known.routes.push(route.name.to_string()),
+            None => {
+                wanted.push(Wanted { key: key.clone(), routes: vec![route.name.to_string()], needed: true });
+            }
+        }
+    }
+    let own = own_key(issuer);
+    if !wanted.iter().any(|known| known.key == own) {
+        let needed = wanted.is_empty();
+        wanted.push(Wanted { key: own, routes: Vec::new(), needed });
+    }
+    wanted
+}
+
+/// An upstream, and how it is reached.
+#[derive(Debug, Clone)]
+struct Planned {
+    routes: Vec<String>,
+    /// Scheme, host and port.
+    upstream: String,
+    target: UpstreamTarget,
+    connection: ConnectionConfig,
+}
+
+/// Routes that connect alike share a connection.
+fn planned_upstreams(config: &Config) -> Vec<Planned> {
+    let mut planned: Vec<Planned> = Vec::new();
+    for route in &config.routes {
+        let same = planned
+            .iter_mut()
+            .find(|known| known.target == route.upstream.target && known.connection == route.connection);
+        match same {
+            Some(known) => known.routes.push(route.name.to_string()),
+            None => planned.push(Planned {
+                routes: vec![route.name.to_string()],
+                upstream: upstream_address(&route.upstream),
+                target: route.upstream.target.clone(),
+                connection: route.connection.clone(),
+            }),
+        }
+    }
+    planned
+}
+
+/// Where the connection goes: what the paths of its routes are does not count here.
+fn upstream_address(upstream: &UpstreamUrl) -> String {
+    match &upstream.target {
+        UpstreamTarget::Tcp { https, .. } => {
+            format!("{}://{}", if *https { "https" } else { "http" }, upstream.authority)
+        }
+        UpstreamTarget::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// Longer lines would wrap, and a wrapped line is not erased whole.
+const PROGRESS_WIDTH: usize = 78;
+/// To the start of the line, and nothing in it.
+const ERASE: &str = "\r\x1b[2K";
+
+#[derive(Debug)]
+struct Progress {
+    shown: bool,
+    all: usize,
+    done: AtomicUsize,
+}
+
+impl Progress {
+    /// Of `all` issuers and upstreams.
+    fn new(all: usize) -> Arc<Self> {
+        let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+        let this = Self { shown: std::io::stderr().is_terminal() && !dumb, all, done: AtomicUsize::new(0) };
+        this.say("");
+        Arc::new(this)
+    }
+
+    fn done(&self, what: &str, name: &str, ok: bool) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.say(&format!(" ({what} {name}: {})", if ok { "ok" } else { "failed" }));
+    }
+
+    /// Before the report.
+    fn end(&self) {
+        self.write("");
+    }
+
+    fn say(&self, last: &str) {
+        let (done, all) = (self.done.load(Ordering::Relaxed), self.all);
+        self.write(&progress_line(done, all, last));
+    }
+
+    fn write(&self, text: &str) {
+        if self.shown {
+            let mut stderr = std::io::stderr().lock();
+            let _ = write!(stderr, "{ERASE}{text}").and_then(|()| stderr.flush());
+        }
+    }
+}
+
+fn progress_line(done: usize, all: usize, last: &str) -> String {
+    let line = format!("asking issuers and upstreams: {done} of {all} answered{}", output::harmless(last));
+    let line = line.replace(['\n', '\t'], " ");
+    match line.char_indices().nth(PROGRESS_WIDTH) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
+}
+
+/// With TLS 1.3 a server refuses our certificate, or misses it, only after the handshake: so long is listened for that.
+const REFUSAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(1);
+
+async fn connect_upstream(planned: Planned, bounds: Bounds) -> UpstreamReport {
+    let connector =
+        Connector::to_upstream(&planned.target, &planned.connection, planned.connection.protocol.into());
+    let started = Instant::now();
+    let outcome = bounds.hold(connector.connect()).await;
+    let took = started.elapsed();
+    let mut report = UpstreamReport {
+        upstream: planned.upstream,
+        routes: planned.routes,
+        ok: false,
+        address: None,
+        protocol: None,
+        ms: None,
+        tls: None,
+        error: None,
+    };
+    let mut connected = match outcome {
+        Some(Ok(connected)) => connected,
+        Some(Err(error)) => return UpstreamReport { error: Some(error.message), ..report },
+        None => return UpstreamReport { error: Some(out_of_time()), ..report },
+    };
+    let facts = connected.stream.facts();
+    let refused = match facts.tls {
+        Some(_) => refusal(&mut connected, &connector, took).await,
+        None => None,
+    };
+    report.ok = refused.is_none();
+    report.error = refused;
+    report.address = facts.address.map(|address| address.to_string());
+    report.protocol = Some(if connected.http2 { "h2" } else { "http/1.1" });
+    report.ms = Some(ms(took));
+    report.tls = tls_report(&facts, bounds);
+    report
+}
+
+fn tls_report(facts: &Facts, bounds: Bounds) -> Option<TlsReport> {
+    let ends = facts.certificate.as_deref().and_then(|der| issuer::certificate_end(der, bounds.now));
+    Some(TlsReport { version: facts.tls?.to_owned(), ends })
+}
+
+/// What the server says to our certificate. One that wants to answer needs as long as the connection took.
+async fn refusal(connected: &mut Connected, connector: &Connector, took: Duration) -> Option<String> {
+    let mut byte = [0; 1];
+    let patience = took.clamp(*REFUSAL.start(), *REFUSAL.end());
+    let read = tokio::time::timeout(patience, connected.stream.read(&mut byte)).await;
+    match read {
+        Ok(Err(error)) => tls_cause(&error, connector.who()).map(|cause| cause.message),
+        // It speaks first (HTTP/2 does), has closed, or waits for a request.
+        Ok(Ok(_)) | Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_never_wraps_and_steers_nothing() {
+        assert_eq!(
+            progress_line(1, 3, " (issuer a: ok)"),
+            "asking issuers and upstreams: 1 of 3 answered (issuer a: ok)"
+        );
+        let long = progress_line(1, 3, &format!(" (upstream {}\u{1b}[2J", "é".repeat(200)));
+        assert_eq!(long.chars().count(), PROGRESS_WIDTH + 1);
+        assert!(!long.contains('\u{1b}'));
+    }
 }

@@ -1,8 +1,10 @@
-//! Where the command writes. A reader that has left (`bearerd schema | head`) is no failure.
+//! Where the command writes, and how: text for people is wrapped to the terminal's width and colored on a terminal, and nothing in it
+//! steers the terminal. A reader that has left (`bearerd schema | head`) is not a failure.
 
 use std::io::Write;
 
-use super::style;
+use anstyle::{AnsiColor, Style};
+
 use crate::config;
 
 /// A response, to stdout, with a line end.
@@ -13,7 +15,7 @@ pub(super) fn answer(text: &str) {
 /// A response for people, in colours where they are wanted.
 pub(super) fn answer_people(text: &str) {
     let mut stdout = anstream::stdout().lock();
-    let _ = writeln!(stdout, "{}", style::paint(text.trim_end_matches('\n'))).and_then(|()| stdout.flush());
+    let _ = writeln!(stdout, "{}", paint(text.trim_end_matches('\n'))).and_then(|()| stdout.flush());
 }
 
 /// A response that must not be copied about, to stdout, with a line end.
@@ -57,7 +59,7 @@ fn harmless_json(json: &str) -> String {
 /// Anything else, to stderr, with a line end.
 pub(super) fn tell(text: &str) {
     let mut stderr = anstream::stderr().lock();
-    let _ = writeln!(stderr, "{}", style::paint(text.trim_end_matches('\n')));
+    let _ = writeln!(stderr, "{}", paint(text.trim_end_matches('\n')));
 }
 
 /// What clap has to say: help is a response, an error is not. It leaves out the last line end now and then.
@@ -101,6 +103,125 @@ pub(super) fn suggestion<'a>(written: &str, names: impl Iterator<Item = &'a str>
     }
 }
 
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const CARE: Style = AnsiColor::Yellow.on_default().bold();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const HELP: Style = AnsiColor::Cyan.on_default();
+const PLACE: Style = Style::new().bold();
+const ASIDE: Style = Style::new().dimmed();
+
+/// The label column of reports.
+const LABELS: &[(&str, Style)] = &[
+    ("error", BAD),
+    ("no token", BAD),
+    ("not asked", ASIDE),
+    ("warning", CARE),
+    ("note", CARE),
+    ("nearest", CARE),
+    ("try", HELP),
+];
+
+/// The whole text, coloured.
+fn paint(text: &str) -> String {
+    text.split_inclusive('\n').map(painted).collect()
+}
+
+fn painted(line: &str) -> String {
+    let end = line.len() - line.trim_end_matches('\n').len();
+    let (text, end) = line.split_at(line.len() - end);
+    problem(text)
+        .or_else(|| source(text))
+        .or_else(|| labelled(text))
+        .or_else(|| verdict(text))
+        .map_or_else(|| line.to_owned(), |painted| format!("{painted}{end}"))
+}
+
+fn styled(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// `bearerd.toml:12:3: error: …`, and `bearerd: …` of a verb that failed.
+fn problem(line: &str) -> Option<String> {
+    if let Some(rest) = line.strip_prefix("bearerd: warning: ") {
+        return Some(format!("{} {rest}", styled(CARE, "bearerd: warning:")));
+    }
+    if let Some(rest) = line.strip_prefix("bearerd: ") {
+        return Some(format!("{} {rest}", styled(BAD, "bearerd:")));
+    }
+    if line.starts_with(' ') {
+        return None;
+    }
+    let found = |severity: &'static str, style| {
+        let (place, rest) = line.split_once(severity)?;
+        place
+            .ends_with(':')
+            .then(|| format!("{} {}{rest}", styled(PLACE, place), styled(style, severity.trim_start())))
+    };
+    found(" error:", BAD).or_else(|| found(" warning:", CARE))
+}
+
+/// The line of the file, the carets below it, and the hint.
+fn source(line: &str) -> Option<String> {
+    if let Some(hint) = line.strip_prefix("  help: ") {
+        return Some(format!("  {} {hint}", styled(HELP, "help:")));
+    }
+    let (number, text) = line.split_once(" | ")?;
+    if !number.starts_with("  ") || !number.trim().chars().all(|char| char.is_ascii_digit()) {
+        return None;
+    }
+    let carets = number.trim().is_empty() && text.chars().all(|char| matches!(char, '^' | ' ' | '\t'));
+    let text = if carets { styled(BAD, text) } else { text.to_owned() };
+    Some(format!("{}{text}", styled(ASIDE, &format!("{number} | "))))
+}
+
+/// `  label        value`.
+fn labelled(line: &str) -> Option<String> {
+    let text = line.strip_prefix("  ").filter(|text| !text.starts_with(' '))?;
+    let (label, value) = text.split_once("  ")?;
+    let style = LABELS.iter().find(|(known, _)| *known == label).map_or(ASIDE, |(_, style)| *style);
+    Some(format!("  {}  {value}", styled(style, label)))
+}
+
+/// Lines that say how it went.
+fn verdict(line: &str) -> Option<String> {
+    let of = |word: &str, style| {
+        line.strip_suffix(word)
+            .filter(|rest| rest.ends_with(": "))
+            .map(|rest| format!("{rest}{}", styled(style, word)))
+    };
+    let start =
+        |word: &str, style| line.strip_prefix(word).map(|rest| format!("{}{rest}", styled(style, word)));
+    of("ok", GOOD)
+        .or_else(|| of("FAILED", BAD))
+        .or_else(|| start("ok: ", GOOD))
+        .or_else(|| start("failed: ", BAD))
+        .or_else(|| start("not ready", BAD))
+        .or_else(|| start("no response", BAD))
+        .or_else(|| mistakes(line))
+        .or_else(|| (line == "ready").then(|| styled(GOOD, line)))
+        .or_else(|| route(line))
+}
+
+/// `bearerd.toml: 3 errors`.
+fn mistakes(line: &str) -> Option<String> {
+    let (place, count) = line.rsplit_once(": ")?;
+    let number = count.strip_suffix(" errors").or_else(|| count.strip_suffix(" error"))?;
+    number.parse::<usize>().ok()?;
+    Some(format!("{place}: {}", styled(BAD, count)))
+}
+
+/// The first line of an explanation.
+fn route(line: &str) -> Option<String> {
+    for (words, style) in [("no route serves it", BAD), (" serves it", GOOD)] {
+        if let Some((head, tail)) = line.rsplit_once(": ")
+            && (tail.starts_with(words) || tail.starts_with("route `") && tail.ends_with(words))
+        {
+            return Some(format!("{}: {}", styled(PLACE, head), styled(style, tail)));
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +237,55 @@ mod tests {
             value,
             "the value is the same"
         );
+    }
+
+    const TEXT: &str = "\
+/etc/bearerd.toml:12:3: error: route[0].isuer: unknown key
+  12 | isuer = \"corp\"
+     | ^^^^^
+  help: did you mean `issuer`?
+bearerd.toml: warning: late
+issuer corp: ok
+issuer shop: FAILED
+  error        HTTP 401: error: no
+  asked        idp.example/token, error: | none
+GET /x: route `api` serves it
+GET /y: no route serves it, 404 `no_route`
+  why            a
+ok: 1 issuer
+failed: 1 of 2 issuers
+bearerd.toml: 3 errors
+ready
+plain words | and more
+bearerd: no config file
+";
+
+    #[test]
+    fn without_its_colours_the_text_is_the_same() {
+        let painted = paint(TEXT);
+        assert_ne!(painted, TEXT);
+        assert_eq!(anstream::adapter::strip_str(&painted).to_string(), TEXT);
+        assert_eq!(paint(""), "");
+        assert_eq!(paint("no line end"), "no line end");
+    }
+
+    #[test]
+    fn what_is_bad_is_red_and_what_is_good_is_green() {
+        let painted = paint(TEXT);
+        let line = |of: &str| painted.lines().find(|line| line.contains(of)).unwrap().to_owned();
+        for red in
+            ["unknown key", "^^^^^", "HTTP 401", "no_route", "failed", "no config file", "FAILED", "3 errors"]
+        {
+            assert!(
+                line(red).contains("\u{1b}[31m") || line(red).contains("\u{1b}[1m\u{1b}[31m"),
+                "{red}: {:?}",
+                line(red)
+            );
+        }
+        for green in ["issuer corp", "`api`", "1 issuer", "ready"] {
+            assert!(line(green).contains("\u{1b}[32m"), "{green}: {:?}", line(green));
+        }
+        assert!(line("late").contains("\u{1b}[33m"));
+        assert_eq!(line("plain words"), "plain words | and more");
     }
 }

@@ -1,17 +1,20 @@
-//! `bearerd token`: one token, fetched as the proxy would.
+//! `bearerd token`: one token, fetched as the proxy would, printed as it is, decoded, or as a SASL XOAUTH2 string.
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
-use super::args::{Common, Output};
-use super::jwt::{self, Jwt};
-use super::{Exit, Failure, load, output, xoauth2};
+use crate::cli::args::{Common, Output};
+use crate::cli::{Exit, Failure, load, output};
 use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::config::{Config, Credential, CredentialKey, IssuerConfig};
 use crate::issuer::{Grant, Issuer};
+use crate::secret::Secret;
 
 /// What was typed.
 pub(super) struct TokenOptions {
@@ -66,7 +69,7 @@ fn print_xoauth2(user: &str, issuer: &IssuerConfig, grant: &Grant, format: Outpu
             ),
         ));
     }
-    let response = xoauth2::response(user, &grant.token)
+    let response = xoauth2_response(user, &grant.token)
         .ok_or_else(|| Failure::new(Exit::No, "the XOAUTH2 string would be too long"))?;
     match format {
         Output::Text => output::answer_bytes(response.expose()),
@@ -148,9 +151,9 @@ impl<'a> Shown<'a> {
             issuer,
             scope: grant.scope.as_deref(),
             lifetime,
-            assumed: grant.told_lifetime(requested).is_none(),
+            assumed: grant.stated_lifetime(requested).is_none(),
             expires_at: requested + lifetime,
-            jwt: grant.token.expose_str().and_then(jwt::decode),
+            jwt: grant.token.expose_str().and_then(decode_jwt),
         }
     }
 
@@ -208,10 +211,56 @@ fn distance(at: SystemTime, now: SystemTime) -> String {
     }
 }
 
+/// What stands in a JWT. Its signature was not checked.
+#[derive(Debug, PartialEq)]
+pub(super) struct Jwt {
+    header: Value,
+    pub(super) claims: Value,
+}
+
+/// `None`: not a signed JWT (RFC 7515 compact form), so an opaque token.
+pub(super) fn decode_jwt(token: &str) -> Option<Jwt> {
+    let mut parts = token.split('.');
+    let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    Some(Jwt { header: json_object(header)?, claims: json_object(claims)? })
+}
+
+fn json_object(part: &str) -> Option<Value> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
+    serde_json::from_slice(&bytes).ok().filter(Value::is_object)
+}
+
+/// `base64("user=" USER ^A "auth=Bearer " TOKEN ^A ^A)`, without line breaks. `None`: it would be too long for memory.
+fn xoauth2_response(user: &str, token: &Secret) -> Option<Secret> {
+    let parts: [&[u8]; 5] = [b"user=", user.as_bytes(), b"\x01auth=Bearer ", token.expose(), b"\x01\x01"];
+    // Large enough from the start: a buffer that grows leaves an unwiped copy behind.
+    let mut plain = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
+    for part in parts {
+        plain.extend_from_slice(part);
+    }
+    let length = base64::encoded_len(plain.len(), true)?;
+    let mut encoded = String::with_capacity(length);
+    STANDARD.encode_string(plain.as_slice(), &mut encoded);
+    Some(Secret::from(encoded))
+}
+
+/// A user name as it may stand in the response: `^A` would end it early.
+pub(super) fn xoauth2_user(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("name the mailbox, as in user@example.com".to_owned());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a user name holds no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
 
     fn grant(token: &str, expires_in: Option<u64>) -> Grant {
         Grant {
@@ -266,5 +315,46 @@ mod tests {
         assert_eq!(time(&json!(1e300)), None);
         assert_eq!(time(&json!(-1)), None);
         assert_eq!(time(&json!("60")), None);
+    }
+
+    #[test]
+    fn shows_header_and_claims() {
+        // RFC 7519 section 3.1.
+        let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
+                     eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
+                     dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+        let jwt = decode_jwt(token).unwrap();
+        assert_eq!(jwt.header, json!({"typ": "JWT", "alg": "HS256"}));
+        assert_eq!(jwt.claims.get("exp"), Some(&json!(1_300_819_380)));
+    }
+
+    #[test]
+    fn everything_else_is_opaque() {
+        for token in ["", "abc", "a.b.c", "e30.e30", "e30.e30.x.y", "W10.e30.x", "e30.e30.x.y.z"] {
+            assert_eq!(decode_jwt(token), None, "{token}");
+        }
+        assert!(decode_jwt("e30.e30.").is_some(), "an unsigned one is a JWT too");
+    }
+
+    #[test]
+    fn the_vendors_example_comes_out() {
+        let token = Secret::from("EwBAAl3BAAUFFpUAo7J3Ve0bjLBWZWCclRC3EoAA");
+        let response = xoauth2_response("test@contoso.onmicrosoft.com", &token).unwrap();
+        assert_eq!(
+            response.expose_str(),
+            Some(
+                "dXNlcj10ZXN0QGNvbnRvc28ub25taWNyb3NvZnQuY29tAWF1dGg9QmVhcmVyIEV3QkFBbDNCQUFVRkZwVUFvN0ozVmUwYmpMQldaV0NjbFJDM0VvQUEBAQ=="
+            )
+        );
+    }
+
+    #[test]
+    fn a_user_may_not_end_the_field() {
+        assert!(
+            xoauth2_user("a\u{1}auth=Bearer x").is_err()
+                && xoauth2_user("").is_err()
+                && xoauth2_user("a\n").is_err()
+        );
+        assert_eq!(xoauth2_user("user@example.com").as_deref(), Ok("user@example.com"));
     }
 }

@@ -114,6 +114,34 @@ pub fn hangs(folder: &Path) -> bool {
     READS.hanging_in(folder) + STATES.hanging_in(folder) > 0
 }
 
+/// Whether only the containers that mount this file system can reach the file, whatever the file's mode says: it is on a
+/// tmpfs that is mounted read-only, and it belongs to root.
+///
+/// This is what the kubelet makes of a Secret or a projected token: a tmpfs for each pod, written outside of the container,
+/// and mounted into it read-only. The modes there say little, because the kubelet has no better ones than 0444 for a user
+/// that is neither root nor in `fsGroup`. The three signs hold for a `subPath` too, which has no `..data` link, and for the
+/// secrets of Docker Swarm and the credentials of systemd, which work in the same way. None of them holds for a file that a
+/// user left readable by mistake: who can mount a tmpfs read-only and write to it as root needs no mistake of ours.
+#[cfg(target_os = "linux")]
+pub(super) fn is_on_private_mount(path: &Path, state: &Metadata) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    let is_tmpfs = || {
+        rustix::fs::statfs(path)
+            .is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
+    };
+    let is_read_only = || {
+        rustix::fs::statvfs(path)
+            .is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    };
+    state.uid() == 0 && is_tmpfs() && is_read_only()
+}
+
+/// Other systems have no such mounts.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_on_private_mount(_: &Path, _: &Metadata) -> bool {
+    false
+}
+
 fn read_regular(path: &Path, limit: u64) -> io::Result<Contents> {
     // Before it is opened: to open a device may do something. After it: what stands there may be another by then.
     regular(&std::fs::metadata(path)?)?;

@@ -1,33 +1,23 @@
-//! From what is written to what is used: defaults, cross-references, and every check that needs more than one key.
+//! From what is written to what is used: defaults, references between tables, and every check that needs more than one
+//! key. This file has the top level, `[limits]`, `[log]`, and `[admin]`.
 
-mod client_auth;
-mod credential;
 mod issuer;
-mod jwt;
 mod listener;
-mod matching;
-mod otel;
-mod peer;
 mod route;
-mod settings;
-mod ties;
 mod tracing;
 mod value;
-mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::document::{Document, FileText, Place};
-use super::environment::OtelVariables;
-use super::model::{Address, Admin, Config, IssuerConfig, RouteConfig};
-use super::problem::Severity;
-use super::raw::RawFile;
-use super::raw::issuer::RawIssuer;
-use super::raw::keys::check;
-use super::raw::route::RawRoute;
-use super::read::elsewhere;
-use super::report::Report;
+use crate::config::document::{Document, FileText, Place};
+use crate::config::environment::OtelVariables;
+use crate::config::model::{Address, Admin, Config, IssuerConfig, Limits, Log, RouteConfig};
+use crate::config::raw::values::{Lasting, check};
+use crate::config::raw::{RawAdmin, RawFile, RawIssuer, RawLimits, RawLog, RawRoute};
+use crate::config::report::{Report, Severity};
+use crate::config::types;
 
 /// The main file and what it includes, with the files' paths.
 pub(crate) struct Input<'t> {
@@ -62,14 +52,14 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     } = raw;
     let top = main.root();
     let workers = workers.read(&top, "workers", report);
-    let shutdown_timeout = settings::shutdown(&top, shutdown_timeout, report);
+    let shutdown_timeout = read_shutdown(&top, shutdown_timeout, report);
     let drain_delay = drain_delay.read(&top, "drain_delay", report);
-    let limits = settings::limits(&top.key("limits"), limits.unwrap_or_default(), report);
-    let log = settings::log(&top.key("log"), log.unwrap_or_default(), report);
-    let admin = settings::admin(&top.key("admin"), admin.unwrap_or_default(), report);
+    let limits = read_limits(&top.key("limits"), limits.unwrap_or_default(), report);
+    let log = read_log(&top.key("log"), log.unwrap_or_default(), report);
+    let admin = read_admin(&top.key("admin"), admin.unwrap_or_default(), report);
     let listeners = listener::resolve(&top, listener, &admin, report);
     // Before the issuers: their references name webhooks.
-    let webhooks = webhook::resolve(&top, webhook, taken(&admin, &listeners), report);
+    let webhooks = listener::resolve_webhooks(&top, webhook, taken(&admin, &listeners), report);
     let tracing = tracing::resolve(&top.key("tracing"), tracing, otel, report);
 
     let mut issuers = vec![(main, issuer)];
@@ -131,7 +121,7 @@ fn all_issuers<'t>(
         for (name, raw) in tables {
             let place = document.root().key("issuer").key(&name);
             if let Some(first) = places.get(&name) {
-                let message = format!("there is an issuer of this name already, at {}", elsewhere(first));
+                let message = format!("there is an issuer of this name already, at {}", first.label());
                 report.error(&place, message, "give one of them another name");
                 continue;
             }
@@ -157,14 +147,14 @@ fn all_routes<'t>(
         for (index, mut raw) in tables.into_iter().enumerate() {
             let place = all.index(index);
             let name = unique_name(&place, raw.name.take(), &mut names, report);
-            let matching = matching::resolve(&place, &mut raw, known, report);
+            let matching = route::matching(&place, &mut raw, known, report);
             let label = name.clone().unwrap_or_default();
             routes
                 .extend(route::resolve(&place, &label, raw, matching.as_ref(), known, report).map(Arc::new));
-            matches.extend(matching.map(|matching| ties::Candidate { place, name: label, matching }));
+            matches.extend(matching.map(|matching| route::Candidate { place, name: label, matching }));
         }
     }
-    ties::check(&matches, report);
+    route::refuse_ties(&matches, report);
     if let Some(main) = main.filter(|_| names.is_empty() && matches.is_empty() && !report.incomplete) {
         let place = main.root().key("route");
         report.missing(
@@ -187,12 +177,51 @@ fn unique_name<'t>(
         report.missing(&at, "is missing", "every route has a name: name = \"billing\"");
         return None;
     };
-    check(&at, super::types::name(&name), report)?;
+    check(&at, types::name(&name), report)?;
     if let Some(first) = names.get(&name) {
-        let message = format!("there is a route of this name already, at {}", elsewhere(first));
+        let message = format!("there is a route of this name already, at {}", first.label());
         report.error(&at, message, "give one of them another name");
     } else {
         names.insert(name.clone(), at);
     }
     Some(name)
+}
+
+/// What "without end" is where a time must be added: longer than any process runs, short enough for every clock.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// `shutdown_timeout`.
+fn read_shutdown<const SECONDS: u64>(
+    top: &Place<'_>,
+    written: Lasting<SECONDS>,
+    report: &mut Report,
+) -> Duration {
+    written.timeout(top, "shutdown_timeout", report).unwrap_or(NEVER)
+}
+
+fn read_limits(at: &Place<'_>, raw: RawLimits, report: &mut Report) -> Limits {
+    Limits {
+        header_bytes: raw.header_bytes.read(at, "header_bytes", report),
+        header_count: raw.header_count.read(at, "header_count", report),
+        header_timeout: raw.header_timeout.timeout(at, "header_timeout", report),
+        keep_alive: raw.keep_alive.timeout(at, "keep_alive", report),
+        connections: raw.connections.read(at, "connections", report),
+        waiters: raw.waiters.read(at, "waiters", report),
+    }
+}
+
+/// `None`: its level is wrong.
+fn read_log(at: &Place<'_>, raw: RawLog, report: &mut Report) -> Option<Log> {
+    let level = raw.level.as_deref().unwrap_or(RawLog::LEVEL);
+    let level = check(&at.key("level"), types::log_filter(level), report);
+    let format = raw.format.read(at, "format", report);
+    Some(Log { format, level: level?, access: raw.access.0 })
+}
+
+/// `None`: its address is wrong.
+fn read_admin(at: &Place<'_>, raw: RawAdmin, report: &mut Report) -> Option<Admin> {
+    let callers = raw.callers.read(at, "callers", report);
+    let address = raw.address.as_deref().unwrap_or(RawAdmin::ADDRESS);
+    let address = check(&at.key("address"), types::address(address, &at.document.file.folder), report)?;
+    Some(Admin { address, callers })
 }

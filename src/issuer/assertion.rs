@@ -1,5 +1,5 @@
-//! The JWT that a token request carries (RFC 7523 section 3): built once for the client's assertion, for the grant's,
-//! and for `Authorization: Bearer`.
+//! The JWTs of a token request (RFC 7523 section 3): one builder for the client's assertion, the grant's, and
+//! `Authorization: Bearer`. Also the DPoP proofs for the issuer (RFC 9449 sections 5 and 8).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,41 +11,41 @@ use http::{HeaderMap, Method};
 use serde_json::{Map, Value};
 
 use super::IssuerError;
-use super::credential::Client;
+use super::credential::ClientCredential;
 use super::error::host_and_path;
-use super::keys::Material;
+use super::keys::KeyMaterial;
 use crate::config::{CertificateHeader, HttpUrl, IssuerConfig, JwtConfig, ScopeIn, TokenEndpoint};
 use crate::jose::{Alg, Header, Proof, Prover, Signer, sign, unique_id};
 use crate::net::dpop;
 use crate::secret::Secret;
 
-/// So much earlier than now it is dated, for issuers whose clock is behind ours.
+/// JWTs are backdated by this much, for issuers whose clock is behind.
 const BACKDATED: Duration = Duration::from_secs(5);
 
-/// What signs.
+/// What signs a JWT.
 #[derive(Clone)]
 pub(super) enum SigningKey {
-    Pair(Arc<Material>),
+    Pair(Arc<KeyMaterial>),
     /// HMAC with the secret that client and issuer share.
     Shared(Arc<Secret>),
 }
 
-/// What a JWT says, its sources read; signed anew for each attempt.
-pub(super) struct Template {
+/// The contents of a JWT with its sources read. Signed anew for each attempt.
+pub(super) struct JwtTemplate {
     key: SigningKey,
     alg: Alg,
     typ: String,
     key_id: Option<String>,
     certificate_headers: Vec<CertificateHeader>,
-    /// All but the times and the `jti`.
+    /// All claims except the times and the `jti`.
     claims: Map<String, Value>,
-    /// More claims: they stand instead of ours of the same name.
+    /// `jwt.claims`, which replace the claims above.
     more: Map<String, Value>,
     lifetime: Duration,
 }
 
-/// What the config says of the claims, read. An empty text leaves its claim out.
-pub(super) struct Words {
+/// What the config says about the claims, read from its sources. An empty text omits its claim.
+pub(super) struct ClaimInputs {
     pub(super) issuer: Option<String>,
     pub(super) subject: Option<String>,
     pub(super) audience: Option<String>,
@@ -56,14 +56,14 @@ pub(super) struct Words {
     pub(super) more: Map<String, Value>,
 }
 
-impl Template {
-    /// `Err` says which key of the config is missing or does not fit.
+impl JwtTemplate {
+    /// `Err` names the config key that is missing or does not fit.
     pub(super) fn new(
         config: &IssuerConfig,
         jwt: &JwtConfig,
-        client: &Client<'_>,
+        client: &ClientCredential<'_>,
         key: SigningKey,
-        words: Words,
+        words: ClaimInputs,
     ) -> Result<Self, String> {
         let alg = alg(jwt, client, &key)?;
         let identity = match &key {
@@ -79,7 +79,7 @@ impl Template {
         })?;
         let subject = words.subject.unwrap_or_else(|| issuer.clone());
         let audience = words.audience.unwrap_or_else(|| match &config.endpoint {
-            // A document that names another issuer is not accepted, so this is the discovered one.
+            // A document that names another issuer is not accepted, so this is also the discovered one.
             TokenEndpoint::Discovery(issuer) => issuer.text.clone(),
             TokenEndpoint::Url(url) => url.text.clone(),
         });
@@ -104,7 +104,7 @@ impl Template {
         })
     }
 
-    /// A new JWT: no two have the same `jti`.
+    /// Signs a new JWT with its own `jti`.
     pub(super) fn sign(&self, now: SystemTime) -> Result<Secret, String> {
         let issued = now.checked_sub(BACKDATED.min(self.lifetime / 2)).unwrap_or(now);
         let issued = issued.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -136,19 +136,20 @@ impl Template {
     }
 }
 
-/// The algorithm, where it goes with the key.
-fn alg(jwt: &JwtConfig, client: &Client<'_>, key: &SigningKey) -> Result<Alg, String> {
+/// The algorithm, if it fits the key.
+fn alg(jwt: &JwtConfig, client: &ClientCredential<'_>, key: &SigningKey) -> Result<Alg, String> {
     match key {
         SigningKey::Pair(material) => {
             let alg = jwt.alg.unwrap_or_else(|| material.key.default_alg());
-            material.key.check_alg(alg).map_err(|error| {
-                format!("jwt.alg does not go with {}: {error}", client.key("private_key"))
-            })?;
+            material
+                .key
+                .check_alg(alg)
+                .map_err(|error| format!("jwt.alg does not fit {}: {error}", client.key("private_key")))?;
             Ok(alg)
         }
         SigningKey::Shared(_) => match jwt.alg.unwrap_or(Alg::Hs256) {
             alg if alg.is_symmetric() => Ok(alg),
-            alg => Err(format!("jwt.alg {alg} does not go with client_secret; use HS256, HS384 or HS512")),
+            alg => Err(format!("jwt.alg {alg} does not fit client_secret; use HS256, HS384 or HS512")),
         },
     }
 }
@@ -162,7 +163,7 @@ fn scope_claim(scope_in: ScopeIn, scope: &str) -> Option<Value> {
     }
 }
 
-/// When a ready-made JWT ends (`exp`), where it can be read; its signature is the issuer's to check.
+/// The expiry (`exp`) of a prepared JWT, if it can be read. The issuer checks the signature.
 fn expiry(assertion: &Secret) -> Option<SystemTime> {
     let mut parts = assertion.expose_str()?.split('.');
     let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
@@ -176,30 +177,30 @@ fn expiry(assertion: &Secret) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
-/// In words, where a ready-made assertion has ended.
+/// A message if a prepared assertion has expired.
 pub(super) fn expired(assertion: &Secret, place: &str, now: SystemTime) -> Option<String> {
     let end = expiry(assertion)?;
     (end <= now).then(|| {
         format!(
-            "the assertion in {place} expired on {}: see to whatever writes it",
+            "the assertion in {place} expired on {}: check the program that writes it",
             crate::clock::rfc3339(end)
         )
     })
 }
 
-/// The nonce that the issuer gave last (section 8.2: it may give a new one with any response).
+/// The last nonce of the issuer, which may give a new one with any response (RFC 9449 section 8.2).
 #[derive(Default)]
 pub(super) struct Nonce(ArcSwapOption<String>);
 
 impl Nonce {
-    /// Keeps the nonce of a response, and says whether there is one.
+    /// Keeps the nonce of a response. Returns whether there is one.
     pub(super) fn keep(&self, headers: &HeaderMap) -> bool {
         let Some(nonce) = dpop::nonce(headers) else { return false };
         self.0.store(Some(Arc::new(nonce.to_owned())));
         true
     }
 
-    /// A proof for one request to `url`; a new one for each.
+    /// A new proof for one request to `url`.
     pub(super) fn proof(
         &self,
         prover: &Prover,
@@ -216,7 +217,7 @@ impl Nonce {
     }
 }
 
-/// The issuer wants another nonce in the proof (section 8).
+/// The issuer requires another nonce in the proof (RFC 9449 section 8).
 pub(super) fn wants_nonce(error: &IssuerError) -> bool {
     matches!(error.http_status, Some(400 | 401)) && error.code.as_deref() == Some(dpop::USE_NONCE)
 }

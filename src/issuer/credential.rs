@@ -13,12 +13,12 @@ use super::{FailureKind, IssuerError};
 use crate::config::{CredentialKey, IssuerConfig, ParamValue, Source};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum WhichCredential {
     Current,
     Standby,
 }
 
-impl Which {
+impl WhichCredential {
     pub(super) fn other(self) -> Self {
         match self {
             Self::Current => Self::Standby,
@@ -27,7 +27,7 @@ impl Which {
     }
 }
 
-impl fmt::Display for Which {
+impl fmt::Display for WhichCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Current => "the current credential",
@@ -36,24 +36,25 @@ impl fmt::Display for Which {
     }
 }
 
-/// Where a credential is read from. What `standby` does not give is as in the issuer's table.
+/// The sources of a credential. What `standby` does not set comes from the issuer's table.
 #[derive(Clone, Copy)]
-pub(super) struct Client<'a> {
-    pub(super) which: Which,
+pub(super) struct ClientCredential<'a> {
+    pub(super) which: WhichCredential,
     pub(super) id: Option<&'a Source>,
     pub(super) secret: Option<&'a Source>,
     pub(super) private_key: Option<&'a Source>,
     pub(super) certificate: Option<&'a Source>,
     /// `jwt.key_id`.
     pub(super) key_id: Option<&'a Source>,
-    /// What another key of `standby` is given where neither it nor its file says: the issuer's.
+    /// The issuer's `certificate` and `jwt.key_id`, if `standby` has another key and neither it nor its key file sets
+    /// them.
     inherited_certificate: Option<&'a Source>,
     pub(super) inherited_key_id: Option<&'a Source>,
 }
 
-impl<'a> Client<'a> {
+impl<'a> ClientCredential<'a> {
     /// `None`: there is no such credential.
-    pub(super) fn of(config: &'a IssuerConfig, which: Which) -> Option<Self> {
+    pub(super) fn of(config: &'a IssuerConfig, which: WhichCredential) -> Option<Self> {
         let current = Self {
             which,
             id: config.client_id.as_ref(),
@@ -64,7 +65,7 @@ impl<'a> Client<'a> {
             inherited_certificate: None,
             inherited_key_id: None,
         };
-        if which == Which::Current {
+        if which == WhichCredential::Current {
             return Some(current);
         }
         let standby = config.standby.as_ref()?;
@@ -81,36 +82,36 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Where the certificate of a JWT's header stands, when it is not in the file of the key.
+    /// The certificate for a JWT's header, if it is not in the key's file.
     pub(super) fn certificate_elsewhere(&self) -> Option<&'a Source> {
         self.certificate.or(self.inherited_certificate)
     }
 
-    /// A key of the config, as this credential has it.
+    /// The name of a config key in this credential's table.
     pub(super) fn key(&self, name: &'static str) -> &'static str {
         match (self.which, name) {
-            (Which::Current, name) => name,
-            (Which::Standby, "private_key") => "standby.private_key",
-            (Which::Standby, "certificate") => "standby.certificate",
-            (Which::Standby, other) => other,
+            (WhichCredential::Current, name) => name,
+            (WhichCredential::Standby, "private_key") => "standby.private_key",
+            (WhichCredential::Standby, "certificate") => "standby.certificate",
+            (WhichCredential::Standby, other) => other,
         }
     }
 }
 
-/// The credential that worked last is tried first.
+/// Which credential to try first: the one that worked last.
 #[derive(Default)]
 pub(super) struct Preference {
     standby: AtomicBool,
 }
 
 impl Preference {
-    pub(super) fn first(&self) -> Which {
-        if self.standby.load(Ordering::Relaxed) { Which::Standby } else { Which::Current }
+    pub(super) fn first(&self) -> WhichCredential {
+        if self.standby.load(Ordering::Relaxed) { WhichCredential::Standby } else { WhichCredential::Current }
     }
 
-    /// The issuer accepted `which` after it had refused the other. Said once each way.
-    pub(super) fn fell_over_to(&self, which: Which, issuer: &str) {
-        let standby = which == Which::Standby;
+    /// The issuer accepted `which` after it refused the other one. Logged once for each switch.
+    pub(super) fn switch_to(&self, which: WhichCredential, issuer: &str) {
+        let standby = which == WhichCredential::Standby;
         if self.standby.swap(standby, Ordering::Relaxed) == standby {
             return;
         }
@@ -118,23 +119,23 @@ impl Preference {
             tracing::warn!(
                 event = "issuer.standby_used",
                 issuer,
-                "the issuer refuses the current credential and accepts standby, which is used from now on"
+                "the issuer refuses the current credential and accepts standby, which bearerd uses from now on"
             );
         } else {
             tracing::info!(
                 event = "issuer.standby_ended",
                 issuer,
-                "the issuer accepts the current credential again, which is used from now on"
+                "the issuer accepts the current credential again, which bearerd uses from now on"
             );
         }
     }
 }
 
-/// Both were refused, or the second could not be tried.
+/// The error if the issuer refused both, or if the second could not be tried.
 pub(super) fn both_refused(
     issuer: &str,
-    first: (Which, IssuerError),
-    second: (Which, IssuerError),
+    first: (WhichCredential, IssuerError),
+    second: (WhichCredential, IssuerError),
 ) -> IssuerError {
     let ((which, first), (other, second)) = (first, second);
     let prefix = format!("issuer {issuer}: ");
@@ -144,13 +145,13 @@ pub(super) fn both_refused(
     };
     let (detail, summary) = (both(&first.detail, &second.detail), both(&first.summary, &second.summary));
     let remedy_of_first = first.remedy.clone();
-    // A second one that nobody judged leaves open whether it works.
+    // If the second was not judged, whether it works is open.
     let kind = match second.kind {
         FailureKind::Credential => FailureKind::ClientRefused,
         kind => kind,
     };
     let refused = if second.kind == FailureKind::Credential { first } else { second };
-    // Where both say the same, once is enough.
+    // If both remedies are the same, one is enough.
     let remedies = [remedy_of_first, refused.remedy.clone()].into_iter().flatten();
     let mut remedies: Vec<Box<str>> = remedies.collect();
     remedies.dedup();
@@ -158,12 +159,12 @@ pub(super) fn both_refused(
     IssuerError { kind, detail, summary, remedy, ..refused }
 }
 
-/// When the credential that is there now was first seen.
+/// When the current credential was first seen.
 #[derive(Default)]
 pub(super) struct Grace(ArcSwapOption<(Digest, Duration)>);
 
 impl Grace {
-    /// How long ago the credential with this digest was first seen; `now` runs in suspend.
+    /// How long ago the credential with this digest was first seen. `now` is by the clock that runs during a suspend.
     pub(super) fn age(&self, digest: Digest, now: Duration) -> Duration {
         match self.0.load().as_deref() {
             Some((known, since)) if *known == digest => now.saturating_sub(*since),
@@ -175,14 +176,14 @@ impl Grace {
     }
 }
 
-/// See [`IssuerError::forgiven`].
+/// Marks a refusal within `credential_grace`. See [`IssuerError::forgiven`].
 pub(super) fn forgive(error: IssuerError, age: Duration, grace: Duration) -> IssuerError {
     if error.kind != FailureKind::ClientRefused || age >= grace {
         return error;
     }
     let shown = humantime::format_duration(grace);
     let error = error.and(&format!(
-        "the credential is new or changed {} s ago, so it is asked again within credential_grace ({shown})",
+        "the credential is new or changed {} s ago, so bearerd asks again within credential_grace ({shown})",
         age.as_secs()
     ));
     IssuerError { forgiven: true, ..error }
@@ -190,7 +191,8 @@ pub(super) fn forgive(error: IssuerError, age: Duration, grace: Duration) -> Iss
 
 pub(super) type Digest = [u8; 32];
 
-/// Over all that a token request says of the client: its credentials, assertion, parameters and headers.
+/// A digest of everything in a token request that concerns the client: its credentials, assertion, parameters and
+/// header fields.
 pub(super) fn credential_fingerprint(config: &IssuerConfig) -> Digest {
     let mut sources = secrets(config);
     sources.extend(&config.assertion);
@@ -204,14 +206,14 @@ pub(super) fn credential_fingerprint(config: &IssuerConfig) -> Digest {
     digest_of(&sources)
 }
 
-/// Over what the client proves itself with, and what an operator changes to give it another credential. Without the
+/// A digest of what authenticates the client, which an operator changes to give it another credential. Excludes the
 /// assertion's file, which changes by itself.
 pub(super) fn client_fingerprint(config: &IssuerConfig) -> Digest {
     digest_of(&secrets(config))
 }
 
-/// Over what a token is bound to or was made for: learned values, the client's certificate, the DPoP key. A file that is
-/// gone for a moment binds as it did before.
+/// A digest of what a token is bound to: learned values, the client's certificate, the DPoP key. While a file is
+/// missing, its last good value counts.
 pub(super) fn binding_fingerprint(config: &IssuerConfig, key: &CredentialKey) -> Digest {
     let mut sources = Vec::new();
     config.params.values().chain(key.params.values()).for_each(|value| collect(value, &mut sources));
@@ -230,8 +232,8 @@ pub(super) fn binding_fingerprint(config: &IssuerConfig, key: &CredentialKey) ->
 
 fn secrets(config: &IssuerConfig) -> Vec<&Source> {
     let mut sources = Vec::new();
-    for which in [Which::Current, Which::Standby] {
-        let Some(client) = Client::of(config, which) else { continue };
+    for which in [WhichCredential::Current, WhichCredential::Standby] {
+        let Some(client) = ClientCredential::of(config, which) else { continue };
         let all = [client.id, client.secret, client.private_key, client.certificate, client.key_id];
         sources.extend(all.into_iter().flatten());
     }
@@ -240,7 +242,7 @@ fn secrets(config: &IssuerConfig) -> Vec<&Source> {
     sources
 }
 
-/// Sources that cannot be read count as a value of their own: a last good one does not hide that.
+/// An unreadable source counts as a value of its own, which its last good value does not hide.
 fn digest_of(sources: &[&Source]) -> Digest {
     let passwords = sources.iter().filter_map(|source| source.password());
     let values: Vec<_> =
@@ -248,7 +250,7 @@ fn digest_of(sources: &[&Source]) -> Digest {
     digest(values.iter().map(|value| value.as_ref().map(|value| value.expose())))
 }
 
-/// Over values in their order, absent ones included.
+/// A digest of values in their order, absent ones included.
 pub(super) fn digest<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> Digest {
     let mut digest = Context::new(&SHA256);
     for value in values {
@@ -282,23 +284,23 @@ mod tests {
     #[test]
     fn the_one_that_worked_is_first_from_then_on() {
         let preference = Preference::default();
-        assert_eq!(preference.first(), Which::Current);
-        preference.fell_over_to(Which::Standby, "corp");
-        assert_eq!(preference.first(), Which::Standby);
-        preference.fell_over_to(Which::Current, "corp");
-        assert_eq!(preference.first(), Which::Current);
+        assert_eq!(preference.first(), WhichCredential::Current);
+        preference.switch_to(WhichCredential::Standby, "corp");
+        assert_eq!(preference.first(), WhichCredential::Standby);
+        preference.switch_to(WhichCredential::Current, "corp");
+        assert_eq!(preference.first(), WhichCredential::Current);
     }
 
     #[test]
-    fn two_failures_are_both_told() {
-        let first = || (Which::Current, failure(FailureKind::ClientRefused, "one"));
+    fn two_failures_are_both_reported() {
+        let first = || (WhichCredential::Current, failure(FailureKind::ClientRefused, "one"));
         for (kind, result) in [
             (FailureKind::ClientRefused, FailureKind::ClientRefused),
             (FailureKind::Credential, FailureKind::ClientRefused),
             (FailureKind::Unavailable, FailureKind::Unavailable),
             (FailureKind::RequestRefused, FailureKind::RequestRefused),
         ] {
-            let error = both_refused("corp", first(), (Which::Standby, failure(kind, "two")));
+            let error = both_refused("corp", first(), (WhichCredential::Standby, failure(kind, "two")));
             assert_eq!(error.kind, result);
             assert_eq!(
                 error.detail,
@@ -328,7 +330,9 @@ mod tests {
         assert_eq!((forgiven.kind, forgiven.http_status), (FailureKind::ClientRefused, Some(401)));
         assert!(forgiven.forgiven && !forgiven.is_final());
         assert!(
-            forgiven.detail.ends_with("changed 60 s ago, so it is asked again within credential_grace (15m)")
+            forgiven
+                .detail
+                .ends_with("changed 60 s ago, so bearerd asks again within credential_grace (15m)")
         );
         for (kind, age, grace) in [
             (FailureKind::ClientRefused, MINUTE, MINUTE),

@@ -1,7 +1,7 @@
-//! Finds the token endpoint from `issuer_url`: OpenID Connect Discovery 1.0's document, then RFC 8414's.
+//! Finds the token endpoint from `issuer_url`: first the document of OpenID Connect Discovery 1.0, then RFC 8414's.
 //!
-//! The document decides where the client's secret goes, so it has to come from the issuer itself: over TLS
-//! (or this machine), without a redirect, and naming exactly the issuer that was asked for (RFC 8414 section 3.3).
+//! The document decides where the client's secret goes, so it must come from the issuer itself: over TLS (or from this
+//! machine), without a redirect, and with exactly the configured issuer in it (RFC 8414 section 3.3).
 
 use std::net::IpAddr;
 
@@ -9,8 +9,8 @@ use http::{StatusCode, Uri};
 use serde_json::Value;
 
 use super::document::Document;
-use super::error::{Context, path_of};
-use super::exchange::{self, Again, Answer, Deadline, Lost, Repeats, Versions};
+use super::error::{ErrorContext, path_of};
+use super::exchange::{self, BodyError, Deadline, HttpVersions, IssuerResponse, RepeatReason, Repeats};
 use super::redact::Redactor;
 use super::{FailureKind, IssuerError, connector_to, request, response};
 use crate::clock::Clock;
@@ -18,19 +18,18 @@ use crate::config::client_auth::Proof;
 use crate::config::{HttpUrl, IssuerConfig};
 use crate::secret::MASK;
 
-/// The largest document, in bytes: some list hundreds of scopes and claims.
+/// The largest document, in bytes. Some list hundreds of scopes and claims.
 const DOCUMENT_LIMIT: usize = 256 * 1024;
-/// The most bytes of a document's words that are shown.
+/// The most bytes of a value in a document that are shown.
 const SHOWN_LIMIT: usize = 200;
 /// The most members of a list that are kept.
 const LIST_LIMIT: usize = 200;
 
-/// What an issuer says of itself (RFC 8414 section 2). A list that it does not give is `None`; names in lists are fit
-/// to be shown.
+/// An issuer's metadata (RFC 8414 section 2). A missing list is `None`. Names in lists are fit to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
-    /// Where this client asks for tokens: one with a certificate has a place of its own, where the issuer names one in
-    /// `mtls_endpoint_aliases` (RFC 8705 section 5).
+    /// The token endpoint for this client. With a certificate it is the one in `mtls_endpoint_aliases`, if the issuer
+    /// names one (RFC 8705 section 5).
     pub token_endpoint: HttpUrl,
     pub token_endpoint_auth_methods_supported: Option<Vec<String>>,
     pub token_endpoint_auth_signing_alg_values_supported: Option<Vec<String>>,
@@ -48,17 +47,18 @@ fn shows_certificate(config: &IssuerConfig) -> bool {
 /// Why a document was not accepted.
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
-    /// Another place may have it.
+    /// The other location may have a usable one.
     Unusable(String),
-    /// It names another issuer, or an endpoint that must not get a secret: looking on would only hide that.
+    /// It names another issuer, or an endpoint that must not get a secret. A look at the other location would only hide
+    /// that.
     Mismatch(String),
 }
 
-/// Asks for the documents in turn.
+/// Requests the documents in turn.
 pub(super) async fn find(
     issuer: &HttpUrl,
     config: &IssuerConfig,
-    versions: &Versions,
+    versions: &HttpVersions,
     redactor: &Redactor,
     clock: &dyn Clock,
     deadline: Deadline,
@@ -66,10 +66,10 @@ pub(super) async fn find(
     let mut failures: Vec<IssuerError> = Vec::new();
     for path in well_known_paths(issuer) {
         let place = HttpUrl { path_and_query: path, ..issuer.clone() };
-        let context = Context::new(config, &place, redactor);
-        // No response from one path is none from the other.
-        let answer = get(&place, &context, versions, deadline).await?;
-        match judge(answer, issuer, &context, clock) {
+        let context = ErrorContext::new(config, &place, redactor);
+        // If one path gets no response, the other will get none either.
+        let response = get(&place, &context, versions, deadline).await?;
+        match judge(response, issuer, &context, clock) {
             Ok(metadata) => return Ok(metadata),
             Err((error, true)) => failures.push(error),
             Err((error, false)) => return Err(error),
@@ -78,42 +78,42 @@ pub(super) async fn find(
     Err(combined(config, failures))
 }
 
-/// Asks for one document.
+/// Requests one document.
 async fn get(
     place: &HttpUrl,
-    context: &Context<'_>,
-    versions: &Versions,
+    context: &ErrorContext<'_>,
+    versions: &HttpVersions,
     deadline: Deadline,
-) -> Result<Answer, IssuerError> {
+) -> Result<IssuerResponse, IssuerError> {
     let mut repeats = Repeats::default();
     loop {
         let connector = connector_to(place, context.config, versions.offer());
         let request =
             request::build_get(place).map_err(|what| context.fail(FailureKind::Credential, what))?;
         let broken = match exchange::send(&connector, request, DOCUMENT_LIMIT, deadline).await {
-            Ok(answer) => return Ok(answer),
+            Ok(response) => return Ok(response),
             Err(broken) => broken,
         };
-        match repeats.allow(Again::after(&broken)) {
+        match repeats.allow(RepeatReason::after(&broken)) {
             Some(again) => versions.learn(again, &context.config.name),
             None => return Err(context.broken(&broken, &connector)),
         }
     }
 }
 
-/// What a document says, or the error and whether another place may be asked.
+/// The metadata in a document, or the error and whether to try the other location.
 fn judge(
-    answer: Answer,
+    response: IssuerResponse,
     issuer: &HttpUrl,
-    context: &Context<'_>,
+    context: &ErrorContext<'_>,
     clock: &dyn Clock,
 ) -> Result<Metadata, (IssuerError, bool)> {
-    let Answer { status, headers: fields, body } = answer;
+    let IssuerResponse { status, headers: fields, body } = response;
     if status != StatusCode::OK {
         let busy = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
         let kind = if busy { FailureKind::Unavailable } else { FailureKind::Unusable };
-        let redirect = if status.is_redirection() { ", and redirects are not followed" } else { "" };
-        let what = format!("answered {}{redirect}", status.as_u16());
+        let redirect = if status.is_redirection() { ", and bearerd does not follow redirects" } else { "" };
+        let what = format!("responded {}{redirect}", status.as_u16());
         let error = IssuerError {
             http_status: Some(status.as_u16()),
             retry_after: response::retry_after(&fields, clock.wall()),
@@ -124,14 +124,16 @@ fn judge(
     }
     let read = match body {
         _ if response::coding(&fields).is_some() => {
-            Err(Refusal::Unusable("a compressed body, though identity was asked for".to_owned()))
+            Err(Refusal::Unusable("a compressed body, although bearerd asks for identity".to_owned()))
         }
-        Err(Lost::TooLarge(limit)) => Err(Refusal::Unusable(format!("a body of more than {limit} bytes"))),
-        Err(Lost::CutOff) => Err(Refusal::Unusable("a body that was cut off".to_owned())),
+        Err(BodyError::TooLarge(limit)) => {
+            Err(Refusal::Unusable(format!("a body of more than {limit} bytes")))
+        }
+        Err(BodyError::CutOff) => Err(Refusal::Unusable("a body that was cut off".to_owned())),
         Ok(body) => read_document(&body, issuer, shows_certificate(context.config), context.redactor),
     };
     let mismatch = format!(
-        "set issuer_url of [issuer.{}] to what the document says if it is the one you mean, or set token_url",
+        "set issuer_url of [issuer.{}] to the issuer in the document if it is the one you mean, or set token_url",
         context.config.name
     );
     read.map_err(|refusal| match refusal {
@@ -163,7 +165,7 @@ fn combined(config: &IssuerConfig, failures: Vec<IssuerError>) -> IssuerError {
     }
 }
 
-/// OpenID Connect Discovery appends to the issuer's path, RFC 8414 section 3.1 puts its name before it.
+/// OpenID Connect Discovery appends its name to the issuer's path; RFC 8414 section 3.1 puts it before the path.
 fn well_known_paths(issuer: &HttpUrl) -> [String; 2] {
     let path = path_of(issuer);
     let path = path.strip_suffix('/').unwrap_or(path);
@@ -204,12 +206,12 @@ fn read_document(
     let refused = |name: &str, endpoint: &str, why: &str| {
         Refusal::Mismatch(format!("the {name} `{}`, {why}", quoted(endpoint, redactor)))
     };
-    // An alias that is not used is nobody's business: an issuer on this machine has one without https.
+    // An alias that this client does not use is not checked: an issuer on this machine has one without https.
     let token_endpoint = match text(MTLS_ALIAS).filter(|_| shows_certificate) {
         Some(alias) => {
             let url = endpoint_url(alias, issuer).and_then(|url| match url.https {
                 true => Ok(url),
-                false => Err("which is not https, where no certificate can be shown"),
+                false => Err("which is not https, so a client certificate cannot be used"),
             });
             url.map_err(|why| refused("token_endpoint of mtls_endpoint_aliases", alias, why))?
         }
@@ -237,27 +239,27 @@ fn quoted(text: &str, redactor: &Redactor) -> String {
     redactor.show(text, SHOWN_LIMIT).unwrap_or_else(|| MASK.to_owned())
 }
 
-/// Plain HTTP only from an issuer that is itself plain, and only to this machine.
+/// Allows plain HTTP only from an issuer that itself uses it, and only to this machine.
 fn endpoint_url(text: &str, issuer: &HttpUrl) -> Result<HttpUrl, &'static str> {
-    let uri: Uri = text.parse().map_err(|_| "which is no URL")?;
+    let uri: Uri = text.parse().map_err(|_| "which is not a URL")?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err("which is no absolute URL");
+        return Err("which is not an absolute URL");
     };
     if text.contains('#') || authority.as_str().contains('@') {
-        return Err("which holds a fragment or a user name");
+        return Err("which contains a fragment or a user name");
     }
     let host =
         uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     let https = match scheme {
         "https" => true,
         "http" if !issuer.https && is_this_machine(&host) => false,
-        _ => return Err("which is not https, so that the secret would be readable on its way"),
+        _ => return Err("which is not https, so the secret would be readable in transit"),
     };
     let default_port = if https { 443 } else { 80 };
-    // `Uri::port` is silent on a port that is out of range.
+    // `Uri::port` returns `None` for a port that is out of range.
     let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
         "" | ":" => default_port,
-        port => port.trim_start_matches(':').parse().map_err(|_| "whose port is none")?,
+        port => port.trim_start_matches(':').parse().map_err(|_| "whose port is not valid")?,
     };
     if host.is_empty() || port == 0 {
         return Err("which names no host");
@@ -366,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_lets_the_next_place_be_asked() {
+    fn an_unusable_document_lets_the_next_location_be_tried() {
         for text in ["", "<html>", "[]", "{}", r#"{"issuer":"https://idp.example/t/a"}"#] {
             assert!(matches!(endpoint(text), Err(Refusal::Unusable(_))), "{text}");
         }
@@ -407,12 +409,12 @@ mod tests {
         let local = HttpUrl { https: false, ..issuer("https://localhost:1") };
         let text = r#"{"issuer":"https://localhost:1","token_endpoint":"http://localhost:1/t","mtls_endpoint_aliases":{"token_endpoint":"http://localhost:1/t"}}"#;
         let refused = read_document(text.as_bytes(), &local, true, &Redactor::default()).unwrap_err();
-        assert!(matches!(refused, Refusal::Mismatch(why) if why.contains("no certificate")));
+        assert!(matches!(refused, Refusal::Mismatch(why) if why.contains("cannot be used")));
         assert!(read_document(text.as_bytes(), &local, false, &Redactor::default()).is_ok());
     }
 
     #[test]
-    fn what_the_issuer_offers_is_kept_fit_to_be_shown() {
+    fn metadata_is_kept_in_a_form_fit_to_be_shown() {
         let text = format!(
             r#"{BEGIN},"token_endpoint_auth_methods_supported":["private_key_jwt","a\nb",7],"scopes_supported":"read","dpop_signing_alg_values_supported":[]}}"#
         );

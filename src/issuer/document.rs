@@ -1,7 +1,7 @@
-//! A response as a document of members: JSON, or a form.
+//! A response body as a document of members: JSON or a form.
 //!
-//! Only the members that somebody asks for are kept. What an issuer sends beside (a refresh token, an ID token)
-//! is never copied, and so cannot leak.
+//! Only the requested members are kept. What else an issuer sends (a refresh token, an ID token) is never copied, and
+//! so cannot leak.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use crate::secret::Secret;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
-/// So many members of a response are named in a text.
+/// The most members of a response that an error names.
 const NAMES_LIMIT: usize = 10;
 
-/// Why a response is no document. Says nothing of its content.
+/// Why a body is not a document. Says nothing about its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Malformed {
     Empty,
@@ -25,9 +25,9 @@ pub(super) enum Malformed {
         line: usize,
         column: usize,
     },
-    /// The JSON ends too early.
+    /// The JSON is incomplete.
     Truncated,
-    /// A member that counts stands there twice: which one holds would be a guess.
+    /// A member that counts is there twice, and which one is meant would be a guess.
     Duplicate,
     NotForm,
 }
@@ -37,45 +37,45 @@ impl fmt::Display for Malformed {
         match self {
             Self::Empty => f.write_str("an empty body"),
             Self::NotUtf8 => f.write_str("a body that is not UTF-8"),
-            Self::Syntax { line, column } => write!(f, "no JSON (line {line}, column {column})"),
-            Self::Truncated => f.write_str("JSON that is cut off"),
-            Self::Duplicate => f.write_str("JSON in which a member of the token stands twice"),
-            Self::NotForm => f.write_str("no form in which each member of the token stands once"),
+            Self::Syntax { line, column } => write!(f, "invalid JSON (line {line}, column {column})"),
+            Self::Truncated => f.write_str("incomplete JSON"),
+            Self::Duplicate => f.write_str("JSON that has a member of the token response twice"),
+            Self::NotForm => f.write_str("no form that has each member of the token response once"),
         }
     }
 }
 
-/// The members of a response that were asked for. Not `Debug`: they hold a token.
+/// The requested members of a response. Not `Debug`, because they include a token.
 #[cfg_attr(test, derive(Debug))]
 pub(super) struct Document(Value);
 
 impl Document {
-    /// Reads JSON (RFC 8259), with or without a byte order mark, at most 128 levels deep. Keeps members whose
-    /// name is a segment of one of `pointers` (RFC 6901), wherever they stand.
+    /// Reads JSON (RFC 8259), with or without a byte order mark, at most 128 levels deep. Keeps members whose name is a
+    /// segment of one of `pointers` (RFC 6901), at any level.
     pub(super) fn json(bytes: &[u8], pointers: &[&str]) -> Result<Self, Malformed> {
         let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
         if bytes.trim_ascii().is_empty() {
             return Err(Malformed::Empty);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| Malformed::NotUtf8)?;
-        Self::keeping(text, &Names::Exact(names_in(pointers))).map_err(|error| match error.classify() {
-            // The visitor itself complains about nothing else.
+        Self::keeping(text, &KeptNames::Exact(names_in(pointers))).map_err(|error| match error.classify() {
+            // Our visitor reports no other error.
             serde_json::error::Category::Data => Malformed::Duplicate,
             serde_json::error::Category::Eof => Malformed::Truncated,
             _ => Malformed::Syntax { line: error.line(), column: error.column() },
         })
     }
 
-    /// Reads JSON as a report, which nothing depends on: member names are kept as [`fold`] writes them, where they
-    /// are of `names` (folded) or a segment of `pointer`; of two of one name the first counts.
+    /// Reads JSON as an error report, on which nothing depends. Keeps members whose folded name (see [`fold`]) is in
+    /// `names` or a segment of `pointer`, under that name. If there are two, keeps the first.
     pub(super) fn report(bytes: &[u8], names: &[&str], pointer: &str) -> Option<Self> {
         let text = std::str::from_utf8(bytes.strip_prefix(BOM).unwrap_or(bytes)).ok()?;
         let mut folded: Vec<String> = names_in(&[pointer]).iter().map(|name| fold(name)).collect();
         folded.extend(names.iter().map(|&name| name.to_owned()));
-        Self::keeping(text, &Names::Folded(folded)).ok()
+        Self::keeping(text, &KeptNames::Folded(folded)).ok()
     }
 
-    fn keeping(text: &str, names: &Names) -> serde_json::Result<Self> {
+    fn keeping(text: &str, names: &KeptNames) -> serde_json::Result<Self> {
         let mut json = serde_json::Deserializer::from_str(text);
         let value = Node { names, keep: true }.deserialize(&mut json)?;
         json.end().map(|()| match value {
@@ -90,7 +90,7 @@ impl Document {
         if bytes.is_empty() {
             return Err(Malformed::Empty);
         }
-        // Any text can be read as a form; this one means JSON.
+        // Any text can be read as a form, but this one is JSON.
         if bytes.starts_with(b"{") {
             return Err(Malformed::NotForm);
         }
@@ -104,24 +104,24 @@ impl Document {
         Ok(Self(Value::Object(members)))
     }
 
-    /// What stands at `pointer`; `null` counts as nothing.
+    /// The value at `pointer`. `null` counts as missing.
     pub(super) fn get(&self, pointer: &str) -> Option<&Value> {
         self.0.pointer(pointer).filter(|value| !value.is_null())
     }
 
-    /// All of it.
+    /// The whole document.
     pub(super) fn root(&self) -> &Value {
         &self.0
     }
 
-    /// What stands at `pointer` in a [`Self::report`].
+    /// The value at `pointer` in a [`Self::report`].
     pub(super) fn get_folded(&self, pointer: &str) -> Option<&Value> {
         let folded: String =
             pointer.split('/').skip(1).map(|segment| format!("/{}", fold(segment))).collect();
         self.0.pointer(&folded)
     }
 
-    /// Moves the text at `pointer` out, so that it is wiped with the secret. `None`: no text is there.
+    /// Moves the text at `pointer` out, so that it is wiped with the secret. `None`: there is no text.
     pub(super) fn take_secret(&mut self, pointer: &str) -> Option<Secret> {
         match self.0.pointer_mut(pointer)? {
             Value::String(text) => Some(Secret::from(std::mem::take(text))),
@@ -130,7 +130,7 @@ impl Document {
     }
 }
 
-/// The pointer to the member `name` beside the one at `pointer`.
+/// The pointer to the member `name` next to the one at `pointer`.
 pub(super) fn beside(pointer: &str, name: &str) -> String {
     let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
     format!("{parent}/{name}")
@@ -144,12 +144,12 @@ fn names_in(pointers: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// A member's name without what vendors disagree in: `errorCode`, `error_code` and `ErrorCode` are one.
+/// A member's name without the differences between vendors: `errorCode`, `error_code` and `ErrorCode` are the same.
 pub(super) fn fold(name: &str) -> String {
     name.chars().filter(|character| !matches!(character, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// The pairs of a form, decoded; `None` where an escape is broken or the text is not UTF-8.
+/// The decoded pairs of a form. `None`: an escape is broken, or the text is not UTF-8.
 fn decode_form(bytes: &[u8]) -> Option<Vec<(String, String)>> {
     bytes
         .split(|&byte| byte == b'&')
@@ -184,32 +184,32 @@ fn nibble(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-/// The names of a JSON object's members, without any value: at most 10.
+/// The names of a JSON object's members without their values, at most 10.
 pub(super) fn member_names(bytes: &[u8]) -> Vec<String> {
     serde_json::from_slice(bytes.strip_prefix(BOM).unwrap_or(bytes))
-        .map_or_else(|_| Vec::new(), |Keys(names)| names)
+        .map_or_else(|_| Vec::new(), |MemberNames(names)| names)
 }
 
-struct Keys(Vec<String>);
+struct MemberNames(Vec<String>);
 
-impl<'de> serde::Deserialize<'de> for Keys {
+impl<'de> serde::Deserialize<'de> for MemberNames {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
         impl<'de> Visitor<'de> for Members {
-            type Value = Keys;
+            type Value = MemberNames;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Keys, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<MemberNames, A::Error> {
                 let mut names = Vec::new();
                 while let Some((name, IgnoredAny)) = members.next_entry::<String, IgnoredAny>()? {
                     if names.len() < NAMES_LIMIT {
                         names.push(name);
                     }
                 }
-                Ok(Keys(names))
+                Ok(MemberNames(names))
             }
         }
         deserializer.deserialize_map(Members)
@@ -217,13 +217,13 @@ impl<'de> serde::Deserialize<'de> for Keys {
 }
 
 /// Which members are kept.
-enum Names {
+enum KeptNames {
     Exact(Vec<String>),
-    /// As [`fold`] writes them.
+    /// Names as [`fold`] writes them.
     Folded(Vec<String>),
 }
 
-impl Names {
+impl KeptNames {
     /// The name under which a member is kept, if it is.
     fn kept(&self, name: String) -> Option<String> {
         match self {
@@ -237,9 +237,9 @@ impl Names {
     }
 }
 
-/// Visits every value, so that serde_json's depth limit holds for all of the document, and keeps some.
+/// Visits every value, so that serde_json's depth limit holds for the whole document, and keeps some of them.
 struct Node<'a> {
-    names: &'a Names,
+    names: &'a KeptNames,
     keep: bool,
 }
 
@@ -307,7 +307,7 @@ impl<'de> Visitor<'de> for Node<'_> {
                 Entry::Occupied(_) => return Err(A::Error::custom("duplicate member")),
             }
         }
-        // An object that is not empty must not look so: `"error": {}` is none.
+        // A non-empty object must not look empty, because an empty `"error": {}` counts as no error.
         Ok(if kept.is_empty() && !empty { Value::Bool(true) } else { Value::Object(kept) })
     }
 }

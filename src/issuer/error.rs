@@ -1,4 +1,4 @@
-//! Why no token came.
+//! Why there is no token, and the error messages: what happened, to whom, and what to do.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -7,31 +7,32 @@ use http::StatusCode;
 
 use super::exchange::{self, ExchangeError};
 use super::redact::Redactor;
-use super::reported::{self, Reported};
-use super::response::Skew;
+use super::reported::{self, ReportedError};
+use super::response::ClockSkew;
 use crate::config::{HttpUrl, IssuerConfig};
 use crate::net::{ConnectErrorKind, Connector, Hop, dpop};
 
-/// What kind of failure: decides the status, and when the issuer is asked again.
+/// The kind of a failure. Decides the response's status, and when bearerd asks the issuer again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// `invalid_client`, `unauthorized_client`, or any 401 of the token endpoint: asked again after 60 s,
-    /// or at once when the credential changed or SIGHUP came. See [`IssuerError::forgiven`].
+    /// `invalid_client`, `unauthorized_client`, or any 401 of the token endpoint. bearerd asks again after 60 s, or at
+    /// once if the credential changed or SIGHUP came. See [`IssuerError::forgiven`].
     ClientRefused,
-    /// `invalid_scope`, `invalid_request`, `invalid_grant`, `unsupported_grant_type`: likewise.
+    /// `invalid_scope`, `invalid_request`, `invalid_grant`, `unsupported_grant_type`. Handled like a refused client.
     RequestRefused,
-    /// It answered, and it was no usable token: backs off.
+    /// The issuer responded without a usable token. bearerd backs off.
     Unusable,
-    /// DNS, connection, TLS, 5xx or 429: backs off.
+    /// DNS, connection, TLS, 5xx or 429. bearerd backs off.
     Unavailable,
-    /// No response in time: backs off.
+    /// No response in time. bearerd backs off.
     Timeout,
-    /// Our own credential cannot be read (a file is missing): backs off; at once when it changed.
+    /// bearerd's own credential cannot be read, for example because a file is missing. bearerd backs off, and asks at
+    /// once when it changes.
     Credential,
 }
 
 impl FailureKind {
-    /// The issuer judged our client or our request, and refused it.
+    /// The issuer judged the client or the request, and refused it.
     pub fn is_refusal(self) -> bool {
         match self {
             Self::ClientRefused | Self::RequestRefused => true,
@@ -39,7 +40,7 @@ impl FailureKind {
         }
     }
 
-    /// A short word for logs and metrics.
+    /// The name for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ClientRefused => "client_refused",
@@ -52,42 +53,44 @@ impl FailureKind {
     }
 }
 
-/// A failed token request. No secret and no body is in it.
+/// A failed token request. Contains no secret and no response body.
 #[derive(Debug, Clone)]
 pub struct IssuerError {
     pub kind: FailureKind,
-    /// A sentence for `detail` and the log: what happened, to whom, what to do. The issuer's `error_description`
-    /// stands in it without control characters, at most 512 bytes, and not at all where a known secret is in it.
+    /// A sentence for `detail` and the log: what happened, to whom, and what to do. Quotes the issuer's
+    /// `error_description` without control characters and up to 512 bytes, but not if it contains a known secret.
     pub detail: String,
-    /// The same without a word that the issuer chose.
+    /// The same without any words of the issuer.
     pub summary: String,
-    /// What of `detail` says what to do, where it does.
+    /// The part of `detail` that says what to do.
     pub remedy: Option<Box<str>>,
     /// The OAuth `error` code, at most 64 printable characters.
     pub code: Option<String>,
     pub http_status: Option<u16>,
-    /// From `Retry-After`, seconds or date, at most 5 min.
+    /// From `Retry-After` (seconds or a date), at most 5 min.
     pub retry_after: Option<Duration>,
-    /// Under which ids the issuer knows the request, for its support: `trace_id=… x-request-id=…`, at most 128
+    /// The IDs under which the issuer knows the request, for its support: `trace_id=… x-request-id=…`, at most 128
     /// printable characters. For the log and `/status`, not for callers.
     pub trace: Option<String>,
-    /// Refused so soon after its credential changed (`credential_grace`) that it is asked again with the usual pauses.
+    /// Refused so soon after a change of the credential (`credential_grace`) that bearerd asks again with the usual
+    /// pauses.
     pub forgiven: bool,
-    /// No connection came about, or no response in time.
+    /// Where the connection failed or timed out.
     pub unreached: Option<Unreached>,
 }
 
-/// Where an issuer was not reached.
+/// Where an issuer could not be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreached {
     pub hop: Hop,
-    /// Nothing answered: as soon as the hop does, the issuer is worth asking. Else the hop answers, and what is behind
-    /// it does not (TLS failed, an egress proxy opened no tunnel), so that a connection to it proves nothing.
+    /// Nothing responds at `hop`: as soon as it accepts a connection, bearerd asks the issuer again. If `false`, the
+    /// hop accepts connections, but what is behind it does not work (TLS failed, an egress proxy opened no tunnel), so
+    /// a connection proves nothing.
     pub silent: bool,
 }
 
 impl IssuerError {
-    /// A failure of which no more is known than the sentence.
+    /// A failure of which only this sentence is known.
     pub(crate) fn new(kind: FailureKind, detail: String) -> Self {
         Self {
             kind,
@@ -103,7 +106,7 @@ impl IssuerError {
         }
     }
 
-    /// The issuer said no to our client or request, and asking again is pointless until somebody changes something.
+    /// The issuer refused the client or the request, and another request is pointless until somebody changes something.
     pub fn is_final(&self) -> bool {
         self.kind.is_refusal() && !self.forgiven
     }
@@ -113,12 +116,12 @@ impl IssuerError {
         self.unreached.as_ref().is_some_and(|unreached| unreached.silent)
     }
 
-    /// A failure whose `detail` quotes the issuer.
+    /// A failure whose `detail` quotes the issuer; `summary` says the same without the quote.
     pub(crate) fn quoting(kind: FailureKind, detail: String, summary: String) -> Self {
         Self { summary, ..Self::new(kind, detail) }
     }
 
-    /// Adds to the end of both sentences.
+    /// Appends `more` to both sentences.
     #[must_use]
     pub(crate) fn and(mut self, more: &str) -> Self {
         for sentence in [&mut self.detail, &mut self.summary] {
@@ -128,7 +131,7 @@ impl IssuerError {
         self
     }
 
-    /// Says what to do as well: at the end of the sentence, and by itself.
+    /// Appends `remedy` to both sentences, and also keeps it separately.
     #[must_use]
     pub(crate) fn advise(self, remedy: &str) -> Self {
         let mut this = self.and(remedy);
@@ -150,8 +153,8 @@ impl std::error::Error for IssuerError {}
 
 /// The most bytes of an issuer's `error_description` that are shown.
 const DESCRIPTION_LIMIT: usize = 512;
-/// What is said in the place of words that hold a secret.
-const WITHHELD: &str = "what it says holds a secret, and is left out";
+/// Replaces words that contain a secret.
+const WITHHELD: &str = "its text contains a secret and is not shown";
 /// RFC 6749 section 5.2, RFC 8707 section 2, RFC 9449 sections 5 and 8.
 const CODES: [&str; 9] = [
     "invalid_request",
@@ -164,25 +167,25 @@ const CODES: [&str; 9] = [
     "invalid_dpop_proof",
     "use_dpop_nonce",
 ];
-/// So many bytes of a plain text are looked at.
+/// The most bytes of a plain text that are examined.
 const TEXT_LIMIT: usize = 2048;
 
-/// What every error text of one request needs.
+/// What all error messages of one request need.
 #[derive(Clone)]
-pub(super) struct Context<'a> {
+pub(super) struct ErrorContext<'a> {
     pub(super) config: &'a IssuerConfig,
-    /// Host and path of what is asked, without the query.
+    /// Host and path of the requested URL, without its query.
     pub(super) endpoint: String,
-    /// It is asked over TLS.
+    /// The request goes over TLS.
     pub(super) https: bool,
     pub(super) redactor: &'a Redactor,
-    /// Ids of the request that stand in the response's headers, by name.
+    /// Request IDs in the response's header fields, by name.
     pub(super) traces: Vec<(String, String)>,
-    /// The issuer's clock, where the response shows that it differs from ours.
-    pub(super) skew: Option<Skew>,
+    /// The issuer's clock, if the response shows that it differs from this machine's.
+    pub(super) skew: Option<ClockSkew>,
 }
 
-impl<'a> Context<'a> {
+impl<'a> ErrorContext<'a> {
     pub(super) fn new(config: &'a IssuerConfig, url: &HttpUrl, redactor: &'a Redactor) -> Self {
         Self {
             config,
@@ -194,12 +197,12 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// `what` follows the endpoint's name.
+    /// `what` follows the endpoint's name in the sentence.
     pub(super) fn fail(&self, kind: FailureKind, what: impl Display) -> IssuerError {
         self.fail_quoting(kind, &what, &what)
     }
 
-    /// `what` holds the issuer's own words, `plain` says the same without them.
+    /// `what` quotes the issuer; `plain` says the same without the quote.
     fn fail_quoting(&self, kind: FailureKind, what: impl Display, plain: impl Display) -> IssuerError {
         let sentence = |what: &dyn Display| format!("issuer {}: {} {what}", self.config.name, self.endpoint);
         IssuerError {
@@ -208,38 +211,38 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Those that a response's body names, then those of its headers.
+    /// The IDs in a response's body, then those in its header fields.
     pub(super) fn trace(&self, named: &[(String, String)]) -> Option<String> {
         self.redactor.show_traces(named.iter().chain(&self.traces))
     }
 
-    /// A response of an accepted status that holds no usable token.
+    /// A response with an accepted status but without a usable token.
     pub(super) fn unusable(&self, status: StatusCode, what: impl Display) -> IssuerError {
         let code = status.as_u16();
         let error = self.fail_quoting(
             FailureKind::Unusable,
-            format_args!("answered {code} with {what}"),
-            format_args!("answered {code} with something of no use"),
+            format_args!("responded {code} with {what}"),
+            format_args!("responded {code} without a usable token"),
         );
         IssuerError { http_status: Some(status.as_u16()), ..error }
     }
 
-    /// A response that says no: by its status, its `error`, or both.
+    /// A response that refuses by its status, its `error`, or both.
     pub(super) fn refused(
         &self,
         status: StatusCode,
-        reported: &Reported,
+        reported: &ReportedError,
         retry_after: Option<Duration>,
     ) -> IssuerError {
         let kind = classify(status, reported.code.as_deref());
         let code = reported.code.as_deref().and_then(|code| self.redactor.show_code(code));
-        let status_alone = format!("answered {}", status.as_u16());
+        let status_alone = format!("responded {}", status.as_u16());
         let mut what = status_alone.clone();
         if let Some(code) = &code {
             what.push(' ');
             what.push_str(code);
         }
-        // What a standard writes is no word of this issuer.
+        // A code from a standard does not count as the issuer's own words.
         let plain = if code.as_deref().is_some_and(|code| CODES.contains(&code)) {
             what.clone()
         } else {
@@ -259,8 +262,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// What a response says, in parentheses.
-    fn quoted(&self, reported: &Reported) -> String {
+    /// The response's own words, in parentheses.
+    fn quoted(&self, reported: &ReportedError) -> String {
         let shown = match (&reported.description, &reported.text) {
             (Some(text), _) => self.redactor.show(text, DESCRIPTION_LIMIT),
             (None, Some(text)) => self.redactor.show(text, TEXT_LIMIT).map(|text| reported::excerpt(&text)),
@@ -275,28 +278,28 @@ impl<'a> Context<'a> {
 
     pub(super) fn web_page(&self) -> String {
         format!(
-            "that is a web page, as of a login or a gateway; check {} of [issuer.{}]",
+            "it is a web page, perhaps of a login or a gateway; check {} of [issuer.{}]",
             self.endpoint_key(),
             self.config.name
         )
     }
 
-    /// The key of the file that says where tokens are asked for.
+    /// The config key of the token endpoint.
     pub(super) fn endpoint_key(&self) -> &'static str {
         self.config.endpoint_key()
     }
 
-    /// No response of what `connector` leads to, or not the whole of one.
+    /// The error for a failed exchange with `connector`'s target.
     pub(super) fn broken(&self, broken: &ExchangeError, connector: &Connector) -> IssuerError {
-        IssuerError { unreached: unreached(broken, connector), ..self.told(broken) }
+        IssuerError { unreached: unreached(broken, connector), ..self.describe(broken) }
     }
 
-    fn told(&self, broken: &ExchangeError) -> IssuerError {
+    fn describe(&self, broken: &ExchangeError) -> IssuerError {
         let (name, key) = (&self.config.name, self.endpoint_key());
         match broken {
             ExchangeError::Timeout { doing } => {
                 let timeout = humantime::format_duration(self.config.timeout.unwrap_or_default());
-                let what = format!("did not answer within {timeout} (while {doing})");
+                let what = format!("did not respond within {timeout} (while {doing})");
                 self.fail(FailureKind::Timeout, what)
                     .advise(&format!("check the issuer, or raise timeout of [issuer.{name}]"))
             }
@@ -306,66 +309,68 @@ impl<'a> Context<'a> {
                     ConnectErrorKind::Settings => FailureKind::Credential,
                     _ => FailureKind::Unavailable,
                 };
-                // The message names keys of `tls` where they help; a server chose some of its words.
+                // The message names keys of `tls` where they help. The server chose some of its words.
                 let message = self.redactor.show(&error.message, DESCRIPTION_LIMIT);
                 let message = message.as_deref().unwrap_or(WITHHELD);
                 let what = format!("cannot be reached: {message}");
-                // Names that a certificate is for are the issuer's own words.
+                // The names in a certificate are the issuer's own words.
                 let plain = match what.split_once(": it is for ") {
                     Some((before, _)) if error.kind == ConnectErrorKind::Certificate => before,
                     _ => &what,
                 };
                 let failed = self.fail_quoting(kind, &what, plain);
-                match self.settings_of(error.kind) {
+                match self.config_keys_for(error.kind) {
                     Some(settings) => failed
-                        .advise(&format!("see {settings} of [issuer.{name}]{}", beside_the_file(error.kind))),
+                        .advise(&format!("check {settings} of [issuer.{name}]{}", other_causes(error.kind))),
                     None => failed,
                 }
             }
             ExchangeError::NotHttp(error) => self
                 .fail_quoting(
                     FailureKind::Unusable,
-                    format_args!("did not answer as an HTTP server{}", self.cause(error)),
-                    "did not answer as an HTTP server",
+                    format_args!("did not respond as an HTTP server{}", self.cause(error)),
+                    "did not respond as an HTTP server",
                 )
-                .advise(&format!("check {key} of [issuer.{name}]{}", self.or_https())),
+                .advise(&format!("check {key} of [issuer.{name}]{}", self.https_hint())),
             ExchangeError::NotProcessed(error) => self
                 .fail_quoting(
                     FailureKind::Unavailable,
                     format_args!("twice did not process the request{}", self.cause(error)),
                     "twice did not process the request",
                 )
-                .advise("it is asked again; the issuer may be starting, stopping or overloaded"),
+                .advise("bearerd asks again; the issuer may be starting, stopping or overloaded"),
             ExchangeError::NeedsHttp1(error) => self
                 .fail_quoting(
                     FailureKind::Unavailable,
-                    format_args!("wants HTTP/1.1{}", self.cause(error)),
-                    "wants HTTP/1.1",
+                    format_args!("requires HTTP/1.1{}", self.cause(error)),
+                    "requires HTTP/1.1",
                 )
-                .advise("it is asked over HTTP/1.1 from now on"),
+                .advise("bearerd uses HTTP/1.1 from now on"),
             ExchangeError::Closed(error) => self
                 .fail_quoting(
                     FailureKind::Unavailable,
-                    format_args!("closed the connection without a whole response{}", self.cause(error)),
-                    "closed the connection without a whole response",
+                    format_args!("closed the connection without a complete response{}", self.cause(error)),
+                    "closed the connection without a complete response",
                 )
-                .advise("it is asked again; see the issuer's own log, and what stands between it and this machine"),
+                .advise(
+                    "bearerd asks again; check the issuer's own log, and what is between it and this machine",
+                ),
         }
     }
 
-    /// What a TLS server makes of a plain request is no HTTP.
-    pub(super) fn or_https(&self) -> &'static str {
+    /// A TLS server's response to a plain request is not HTTP.
+    pub(super) fn https_hint(&self) -> &'static str {
         if self.https { "" } else { "; is it https://?" }
     }
 
-    /// A peer may choose some of these words, as in the reason of a GOAWAY.
+    /// The peer may choose some of these words, as in the reason of a GOAWAY.
     fn cause(&self, error: &hyper::Error) -> String {
         let cause = self.redactor.show(&exchange::reason(error), DESCRIPTION_LIMIT);
         format!(" ({})", cause.as_deref().unwrap_or(WITHHELD))
     }
 
-    /// The keys of the file that decide whether a connection comes about; `None`: the error says what does.
-    fn settings_of(&self, kind: ConnectErrorKind) -> Option<String> {
+    /// The config keys that decide about the connection. `None`: the error already names the cause.
+    fn config_keys_for(&self, kind: ConnectErrorKind) -> Option<String> {
         let key = self.endpoint_key();
         Some(match kind {
             ConnectErrorKind::Dns | ConnectErrorKind::Refused => key.to_owned(),
@@ -380,7 +385,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Where the connection was not made, if that was the cause.
+/// Where the connection failed, if that was the cause.
 fn unreached(broken: &ExchangeError, connector: &Connector) -> Option<Unreached> {
     let kind = match broken {
         ExchangeError::Timeout { doing: exchange::CONNECTING } => ConnectErrorKind::Timeout,
@@ -390,7 +395,7 @@ fn unreached(broken: &ExchangeError, connector: &Connector) -> Option<Unreached>
     let hop = connector.hop()?;
     let silent = match kind {
         ConnectErrorKind::Dns | ConnectErrorKind::Refused | ConnectErrorKind::Unreachable => true,
-        // A proxy may have taken the connection.
+        // A proxy may have accepted the connection.
         ConnectErrorKind::Timeout => !hop.is_proxy(),
         ConnectErrorKind::Certificate | ConnectErrorKind::Tls | ConnectErrorKind::Proxy => false,
         ConnectErrorKind::Settings | ConnectErrorKind::Full => return None,
@@ -398,21 +403,21 @@ fn unreached(broken: &ExchangeError, connector: &Connector) -> Option<Unreached>
     Some(Unreached { hop, silent })
 }
 
-/// Where else to look, where the file may be right.
-fn beside_the_file(kind: ConnectErrorKind) -> &'static str {
+/// Other causes, if the config is right.
+fn other_causes(kind: ConnectErrorKind) -> &'static str {
     match kind {
         ConnectErrorKind::Dns => ", and this machine's DNS",
         ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout => {
-            ", and whether this machine may go there (routes, firewall)"
+            ", and whether this machine may connect to it (routes, firewall)"
         }
         _ => "",
     }
 }
 
-/// RFC 6749 section 5.2, with the status first: whoever answers 429 or 5xx is not able to judge our client.
+/// RFC 6749 section 5.2. The status goes first: a server that responds 429 or 5xx cannot judge the client.
 fn classify(status: StatusCode, code: Option<&str>) -> FailureKind {
     match (status.as_u16(), code) {
-        // The proof is refused, and nothing is said of the client.
+        // The proof is refused, which says nothing about the client.
         (401, Some(dpop::USE_NONCE | dpop::INVALID_PROOF)) => FailureKind::RequestRefused,
         (401, _) => FailureKind::ClientRefused,
         (429 | 500.., _) => FailureKind::Unavailable,
@@ -426,7 +431,7 @@ fn classify(status: StatusCode, code: Option<&str>) -> FailureKind {
     }
 }
 
-/// Host and path: what may be shown of a URL, whose query may hold secrets.
+/// Host and path of a URL. Its query may contain secrets, so it is never shown.
 pub(super) fn host_and_path(url: &HttpUrl) -> String {
     format!("{}{}", url.authority, path_of(url))
 }
@@ -449,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn what_shows_that_nothing_answers() {
+    fn which_failures_show_that_the_address_is_unreachable() {
         use ConnectErrorKind as Kind;
         let proxy = || Egress::Proxy { host: "egress".to_owned(), port: 3128, userinfo: None };
         for (kind, direct, behind_a_proxy) in [

@@ -1,55 +1,60 @@
-//! What can be said of an issuer's keys, certificates and assertion without asking anyone: for `check`.
+//! Findings about an issuer's keys, certificates and assertion that need no request, for `check`.
 
 use std::time::{Duration, SystemTime};
 
 use super::assertion;
-use super::credential::{Client, Which};
-use super::keys::{self, Files};
+use super::credential::{ClientCredential, WhichCredential};
+use super::keys::{self, KeyFiles};
 use crate::clock::rfc3339;
 use crate::config::client_auth::Proof;
 use crate::config::{IssuerConfig, JwtConfig, JwtUse, Source};
 use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::tls;
 
-/// A certificate that ends within so many days is told of.
+/// `check` warns if a certificate expires within this many days.
 pub const SOON_DAYS: u32 = 14;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Something that is there and cannot be used, or soon no more. No secret is in it.
+/// Something that cannot be used, or soon cannot be used. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The key of `[issuer.NAME]` that it is about.
+    /// The key of `[issuer.NAME]` that the finding is about.
     pub key: &'static str,
     pub message: String,
     pub hint: Option<String>,
 }
 
-/// Looks at every key, certificate and assertion that `config` names. What cannot be read is left out: `check` tells of
-/// missing files itself.
+/// Examines every key, certificate and assertion that `config` names. Skips what cannot be read, because `check`
+/// reports missing files itself.
 pub fn examine(config: &IssuerConfig, now: SystemTime) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for which in [Which::Current, Which::Standby] {
-        if let Some(client) = Client::of(config, which) {
+    for which in [WhichCredential::Current, WhichCredential::Standby] {
+        if let Some(client) = ClientCredential::of(config, which) {
             signing_key(config, &client, now, &mut findings);
         }
     }
-    // Of a pair that does not belong together, the TLS library would only say the same again.
+    // If a pair does not match, the TLS library would only report the same again.
     if !tls_certificate(config, now, &mut findings) {
         findings.extend(tls_files(config));
     }
     if let Some(dpop) = &config.dpop
         && dpop.private_key.read().is_ok()
-        && let Ok(files) = Files::read(&config.name, &dpop.private_key, None)
+        && let Ok(files) = KeyFiles::read(&config.name, &dpop.private_key, None)
         && let Err(error) = keys::prover(&files, dpop)
     {
         findings.push(finding("dpop", error, None));
     }
-    ready_made(config, now, &mut findings);
+    prepared_assertion(config, now, &mut findings);
     findings.dedup();
     findings
 }
 
-fn signing_key(config: &IssuerConfig, client: &Client<'_>, now: SystemTime, findings: &mut Vec<Finding>) {
+fn signing_key(
+    config: &IssuerConfig,
+    client: &ClientCredential<'_>,
+    now: SystemTime,
+    findings: &mut Vec<Finding>,
+) {
     let Some(jwt) = &config.jwt else { return };
     let key = client.key("private_key");
     let Some(source) = client.private_key else {
@@ -60,11 +65,11 @@ fn signing_key(config: &IssuerConfig, client: &Client<'_>, now: SystemTime, find
     if source.read().is_err() || elsewhere.is_some_and(|source| source.read().is_err()) {
         return;
     }
-    let Ok(files) = Files::read(&config.name, source, elsewhere) else { return };
+    let Ok(files) = KeyFiles::read(&config.name, source, elsewhere) else { return };
     let material = match keys::material(&files, client, wants_chain) {
         Ok(material) => material,
         Err(error) => {
-            // A pair has two halves, and the error begins with the one that is at fault.
+            // Either half of a pair may be wrong. The error begins with the one that is.
             let halves = [client.key("certificate"), key];
             let about = halves.into_iter().find(|half| error.starts_with(half)).unwrap_or(key);
             return findings.push(finding(about, error, None));
@@ -73,17 +78,17 @@ fn signing_key(config: &IssuerConfig, client: &Client<'_>, now: SystemTime, find
     if let Some(alg) = jwt.alg.filter(|_| signs_with_pair(config, jwt))
         && let Err(error) = material.key.check_alg(alg)
     {
-        let hint = format!("jwt.alg = \"{}\" goes with this key", material.key.default_alg());
+        let hint = format!("jwt.alg = \"{}\" fits this key", material.key.default_alg());
         findings.push(finding("jwt.alg", format!("{error} ({key} in {})", source.place()), Some(hint)));
     }
-    ends(client.key("certificate"), &material.chain, &material.chain_place, now, findings);
+    check_dates(client.key("certificate"), &material.chain, &material.chain_place, now, findings);
 }
 
 fn signs_with_pair(config: &IssuerConfig, jwt: &JwtConfig) -> bool {
     config.client_auth.proof() != Proof::SignedBySecret || jwt.usage != JwtUse::ClientAssertion
 }
 
-/// RFC 7518 section 3.2 wants a secret as long as the hash; issuers choose shorter ones all the same.
+/// RFC 7518 section 3.2 requires a secret as long as the hash, but some issuers choose shorter ones.
 fn shared_secret(config: &IssuerConfig, jwt: &JwtConfig, findings: &mut Vec<Finding>) {
     let secret = config.client_auth.secret().filter(|_| config.client_auth.proof() == Proof::SignedBySecret);
     let Some(Ok(secret)) = secret.map(Source::read) else { return };
@@ -102,37 +107,45 @@ fn shared_secret(config: &IssuerConfig, jwt: &JwtConfig, findings: &mut Vec<Find
         findings.push(finding(
             "client_secret",
             message,
-            Some("have the issuer make a longer one".to_owned()),
+            Some("create a longer one at the issuer".to_owned()),
         ));
     }
 }
 
-/// Whether the certificate was found to be of another key.
+/// Returns whether the certificate belongs to another key.
 fn tls_certificate(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding>) -> bool {
     let key = if shows_own_certificate(config) { "certificate" } else { "tls.certificate" };
     let Some((chain, place)) = keys::tls_chain(config) else { return false };
-    ends(key, &chain, &place, now, findings);
+    check_dates(key, &chain, &place, now, findings);
     let Some(leaf) = chain.first() else { return false };
-    let private = config.tls.private_key.as_ref().or(config.tls.certificate.as_ref());
-    let Some(private) = private.and_then(|source| parse(source).ok()) else { return false };
+    let tls = &config.tls;
+    let name = if shows_own_certificate(config) { "private_key" } else { "tls.private_key" };
+    let private = tls.private_key.as_ref().map(|source| (name, source));
+    let private = private.or_else(|| tls.certificate.as_ref().map(|source| (key, source)));
+    let Some((private_key, source)) = private else { return false };
+    let Ok(private) = parse(source) else { return false };
     if leaf.is_of(&private) {
         return false;
     }
-    let message = format!("the certificate {} in {place} does not belong to its private key", leaf.subject());
+    let message = format!(
+        "the certificate {} in {place} does not belong to {private_key} in {}",
+        leaf.subject(),
+        source.place()
+    );
     findings.push(finding(
         key,
         message,
-        Some("give the pair that was made together, the leaf first".to_owned()),
+        Some("use the certificate that was issued for this key, the leaf first".to_owned()),
     ));
     true
 }
 
-/// The issuer's own `certificate` is that of its connections, and not the one of `tls`.
+/// The issuer's connections use its own `certificate`, and not the one of `tls`.
 fn shows_own_certificate(config: &IssuerConfig) -> bool {
     config.client_auth.proof() == Proof::Certificate && config.certificate.is_some()
 }
 
-/// What keeps every connection to the issuer from being opened.
+/// What prevents every connection to the issuer.
 fn tls_files(config: &IssuerConfig) -> Option<Finding> {
     let error = tls::unusable(&config.tls)?;
     let own = shows_own_certificate(config);
@@ -149,7 +162,13 @@ fn parse(source: &Source) -> Result<PrivateKey, String> {
     PrivateKey::parse(&bytes, password.as_deref()).map_err(|error| error.to_string())
 }
 
-fn ends(key: &'static str, chain: &[Certificate], place: &str, now: SystemTime, findings: &mut Vec<Finding>) {
+fn check_dates(
+    key: &'static str,
+    chain: &[Certificate],
+    place: &str,
+    now: SystemTime,
+    findings: &mut Vec<Finding>,
+) {
     let Some(leaf) = chain.first() else { return };
     let hint = Some("have a new one issued; a changed file is used without a restart".to_owned());
     let at = rfc3339;
@@ -157,10 +176,10 @@ fn ends(key: &'static str, chain: &[Certificate], place: &str, now: SystemTime, 
     let message = if leaf.not_after() <= now {
         format!("the certificate {subject} ({place}) expired on {}", at(leaf.not_after()))
     } else if leaf.not_before() > now {
-        format!("the certificate {subject} ({place}) holds only from {} on", at(leaf.not_before()))
+        format!("the certificate {subject} ({place}) is not valid before {}", at(leaf.not_before()))
     } else if leaf.not_after() <= now + DAY * SOON_DAYS {
         format!(
-            "the certificate {subject} ({place}) ends within {SOON_DAYS} days, on {}",
+            "the certificate {subject} ({place}) expires within {SOON_DAYS} days, on {}",
             at(leaf.not_after())
         )
     } else {
@@ -169,11 +188,11 @@ fn ends(key: &'static str, chain: &[Certificate], place: &str, now: SystemTime, 
     findings.push(finding(key, message, hint));
 }
 
-fn ready_made(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding>) {
+fn prepared_assertion(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding>) {
     let Some(source) = &config.assertion else { return };
     let Ok(text) = source.read() else { return };
     if text.expose().trim_ascii().is_empty() {
-        findings.push(finding("assertion", format!("{} holds white space alone", source.place()), None));
+        findings.push(finding("assertion", format!("{} contains only white space", source.place()), None));
     }
     let trimmed = crate::secret::Secret::new(text.expose().trim_ascii());
     if let Some(message) = assertion::expired(&trimmed, &source.place(), now) {
@@ -182,7 +201,7 @@ fn ready_made(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding
 }
 
 fn finding(key: &'static str, message: String, hint: Option<String>) -> Finding {
-    // Shared with errors of a request, which have to name the key themselves.
+    // The messages are shared with errors of a request, which have to name the key themselves.
     let without_key = message.strip_prefix(key).and_then(|rest| rest.strip_prefix(": ")).map(str::to_owned);
     Finding { key, message: without_key.unwrap_or(message), hint }
 }
@@ -216,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_what_is_good_or_missing() {
+    fn good_and_missing_files_give_no_findings() {
         assert_eq!(examine(&fuzz::config(), now()), []);
         assert_eq!(examine(&signing("rsa.pkcs1.pem"), now()), []);
         assert_eq!(examine(&with_certificate("rsa.pkcs8.pem", "rsa.certificate.pem"), now()), []);
@@ -227,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_no_use_are_told_of() {
+    fn unusable_keys_are_reported() {
         let (key, message) = only(&signing("rsa.encrypted.pem"));
         assert!(
             key == "private_key" && message.starts_with("file /") && message.contains("encrypted"),
@@ -237,7 +256,7 @@ mod tests {
         config.jwt.as_mut().unwrap().alg = Some(Alg::Rs256);
         let findings = examine(&config, now());
         assert_eq!((findings.len(), findings[0].key), (1, "jwt.alg"));
-        assert_eq!(findings[0].hint.as_deref(), Some("jwt.alg = \"ES256\" goes with this key"));
+        assert_eq!(findings[0].hint.as_deref(), Some("jwt.alg = \"ES256\" fits this key"));
 
         let mut config = signing("rsa.pkcs8.pem");
         config.standby = Some(Standby {
@@ -254,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_told_of_before_and_after_their_end() {
+    fn certificates_are_reported_before_and_after_they_expire() {
         let expired = only(&with_certificate("rsa.pkcs8.pem", "rsa.expired-certificate.pem"));
         assert!(
             expired.0 == "certificate" && expired.1.contains("expired on 2021-01-01T00:00:00Z"),
@@ -264,16 +283,16 @@ mod tests {
         let chain =
             Certificate::parse_chain(key_file("rsa.certificate.pem").read().unwrap().expose()).unwrap();
         let [soon] = &examine(&good, chain[0].not_after() - DAY * SOON_DAYS)[..] else { panic!() };
-        assert!(soon.message.contains("ends within 14 days"), "{soon:?}");
+        assert!(soon.message.contains("expires within 14 days"), "{soon:?}");
         assert_eq!(examine(&good, chain[0].not_after() - DAY * SOON_DAYS - Duration::from_secs(1)), []);
         let [early] = &examine(&good, chain[0].not_before() - Duration::from_secs(1))[..] else { panic!() };
-        assert!(early.message.contains("holds only from"), "{early:?}");
+        assert!(early.message.contains("is not valid before"), "{early:?}");
         let other = only(&with_certificate("rsa.pkcs8.pem", "ec-p256.certificate.pem")).1;
         assert!(other.contains("does not belong to"), "{other}");
     }
 
     #[test]
-    fn a_certificate_of_tls_is_looked_at_too() {
+    fn a_certificate_of_tls_is_examined_too() {
         let mut config = IssuerConfig { client_auth: ClientAuth::new(&TlsClientAuth), ..fuzz::config() };
         config.tls.certificate = Some(key_file("rsa.expired-certificate.pem"));
         config.tls.private_key = Some(key_file("ec-p256.pkcs8.pem"));
@@ -289,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_and_an_assertion_of_no_use_are_told_of() {
+    fn a_short_secret_and_an_unusable_assertion_are_reported() {
         let secret = Source::literal("canary");
         let config = IssuerConfig {
             client_auth: ClientAuth::with_secret(&ClientSecretJwt, secret),
@@ -303,7 +322,7 @@ mod tests {
         );
         let mut config = fuzz::config();
         config.assertion = Some(Source::literal(" \n"));
-        assert_eq!(only(&config), ("assertion", "the config file holds white space alone".to_owned()));
+        assert_eq!(only(&config), ("assertion", "the config file contains only white space".to_owned()));
         // {"exp":1}
         config.assertion = Some(Source::literal("e30.eyJleHAiOjF9.canary"));
         let (_, message) = only(&config);

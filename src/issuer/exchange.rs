@@ -1,7 +1,7 @@
 //! One request over one new connection, bounded in time and size.
 //!
-//! Token requests are rare, so none shares a connection: there is no stale one to fall over, and nothing of an
-//! exchange outlives it.
+//! Token requests are rare, so they share no connections: no connection can be stale, and nothing of an exchange
+//! outlives it.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -22,25 +22,25 @@ use zeroize::Zeroizing;
 
 use crate::net::{ConnectError, Connector, Http2Failure, Offer, http2_failure};
 
-/// The largest head of a response, in bytes.
+/// The largest header section of a response, in bytes.
 const HEAD_LIMIT: u32 = 32 * 1024;
 pub(super) const CONNECTING: &str = "connecting";
-/// All that is read of a response over HTTP/1.1, far more than any has: the parser takes interim responses and the zeros
-/// before a chunk's size without end.
-const ANSWER_LIMIT: u64 = 1024 * 1024;
+/// The most bytes of a response over HTTP/1.1, far more than any needs. Without it, the parser accepts an endless
+/// sequence of interim responses, or of zeros before a chunk's size.
+const RESPONSE_LIMIT: u64 = 1024 * 1024;
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-/// When all of a token request has to be over.
+/// When a token request has to be finished.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// `None`: never.
+    /// `None`: no deadline.
     pub(super) fn after(timeout: Option<Duration>) -> Self {
         Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
-    /// Half of what is left.
+    /// The deadline after half of the remaining time.
     pub(super) fn halved(self) -> Self {
         Self(self.0.map(|at| {
             let now = Instant::now();
@@ -48,7 +48,7 @@ impl Deadline {
         }))
     }
 
-    /// A connector has a timeout of its own, and knows better than this one what it waits for.
+    /// The connector has a timeout of its own, and its error says better what it waits for.
     fn after_the_connector(self) -> Self {
         Self(self.0.and_then(|at| at.checked_add(Duration::from_millis(10))))
     }
@@ -70,45 +70,46 @@ pub(super) enum ExchangeError {
         doing: &'static str,
     },
     Connect(ConnectError),
-    /// What came is no HTTP.
+    /// The response is not HTTP.
     NotHttp(hyper::Error),
-    /// The connection ended before the response's headers.
+    /// The connection ended before the response's header section.
     Closed(hyper::Error),
-    /// Over HTTP/2, and the server says that it has not processed the request.
+    /// Over HTTP/2, the server says that it has not processed the request.
     NotProcessed(hyper::Error),
-    /// Over HTTP/2, and the server wants HTTP/1.1.
+    /// Over HTTP/2, the server requires HTTP/1.1.
     NeedsHttp1(hyper::Error),
 }
 
-/// A response, its body read as far as it may be. Not `Debug`: the body holds a token.
-pub(super) struct Answer {
+/// A response with the readable part of its body. Not `Debug`, because the body contains a token.
+pub(super) struct IssuerResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    pub(super) body: Result<Zeroizing<Vec<u8>>, Lost>,
+    pub(super) body: Result<Zeroizing<Vec<u8>>, BodyError>,
 }
 
-/// Why a response has no body. Its status may still say enough.
+/// Why the body could not be read. The status may still say enough.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Lost {
-    /// Larger than the limit, in bytes.
+pub(super) enum BodyError {
+    /// Larger than this limit, in bytes.
     TooLarge(usize),
-    /// The connection ended in the middle.
+    /// The connection ended before the end of the body.
     CutOff,
 }
 
-/// Connects and sends `request`, whose target is absolute. The connection is dropped at the end, whatever it is.
+/// Connects, sends `request`, whose target is absolute, and reads the response. The connection is closed afterwards in
+/// any case.
 pub(super) async fn send(
     connector: &Connector,
     request: Request<Full<Bytes>>,
     limit: usize,
     deadline: Deadline,
-) -> Result<Answer, ExchangeError> {
+) -> Result<IssuerResponse, ExchangeError> {
     let connecting = deadline.after_the_connector().hold(CONNECTING, connector.connect());
     let connected = connecting.await?.map_err(ExchangeError::Connect)?;
     let tls = connected.stream.tls_failure();
     over(connected.stream, connected.http2, request, limit, deadline).await.map_err(|broken| match broken {
         ExchangeError::Timeout { .. } | ExchangeError::Connect(_) => broken,
-        // With TLS 1.3 our certificate is refused only now.
+        // With TLS 1.3, the server refuses the client certificate only now.
         broken => tls.told(connector.who()).map_or(broken, ExchangeError::Connect),
     })
 }
@@ -119,7 +120,7 @@ async fn over<S>(
     request: Request<Full<Bytes>>,
     limit: usize,
     deadline: Deadline,
-) -> Result<Answer, ExchangeError>
+) -> Result<IssuerResponse, ExchangeError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -135,13 +136,13 @@ where
     let response = deadline
         .hold("waiting for the response", exchange)
         .await?
-        .map_err(|error| no_answer(error, http2))?;
+        .map_err(|error| exchange_error(error, http2))?;
     let (head, body) = response.into_parts();
     let body = deadline.hold("reading the response", read(body, limit)).await?;
-    Ok(Answer { status: head.status, headers: head.headers, body })
+    Ok(IssuerResponse { status: head.status, headers: head.headers, body })
 }
 
-fn no_answer(error: hyper::Error, http2: bool) -> ExchangeError {
+fn exchange_error(error: hyper::Error, http2: bool) -> ExchangeError {
     match http2.then(|| http2_failure(&error)) {
         Some(Http2Failure::NotProcessed) => ExchangeError::NotProcessed(error),
         Some(Http2Failure::NeedsHttp1) => ExchangeError::NeedsHttp1(error),
@@ -163,8 +164,8 @@ where
         *request.uri_mut() = Uri::from(path);
     }
     request.headers_mut().insert(CONNECTION, CLOSE);
-    let (answer, question) = tokio::io::split(stream);
-    let io = TokioIo::new(tokio::io::join(answer.take(ANSWER_LIMIT), question));
+    let (reader, writer) = tokio::io::split(stream);
+    let io = TokioIo::new(tokio::io::join(reader.take(RESPONSE_LIMIT), writer));
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(HEAD_LIMIT as usize).handshake(io).await?;
     tasks.spawn(connection);
@@ -179,7 +180,7 @@ async fn over_http2<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    // RFC 9113 section 8.3.1: `:authority` says it.
+    // RFC 9113 section 8.3.1: `:authority` replaces `Host`.
     request.headers_mut().remove(HOST);
     *request.version_mut() = Version::HTTP_2;
     let (mut sender, connection) = http2::Builder::new(tasks.clone())
@@ -191,23 +192,23 @@ where
 }
 
 /// Reads at most `limit` bytes.
-async fn read(mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Lost> {
+async fn read(mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
     let announced = body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
     if announced > limit {
-        return Err(Lost::TooLarge(limit));
+        return Err(BodyError::TooLarge(limit));
     }
     let mut read = Zeroizing::new(Vec::with_capacity(announced));
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Lost::CutOff)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| BodyError::CutOff)?.into_data() else { continue };
         if read.len() + data.len() > limit {
-            return Err(Lost::TooLarge(limit));
+            return Err(BodyError::TooLarge(limit));
         }
         append(&mut read, &data);
     }
     Ok(read)
 }
 
-/// Grows into a new buffer, so that the old one is wiped: the bytes hold a token.
+/// Grows into a new buffer and wipes the old one, because the bytes contain a token.
 fn append(buffer: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
     let needed = buffer.len() + data.len();
     if needed > buffer.capacity() {
@@ -218,7 +219,7 @@ fn append(buffer: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
     buffer.extend_from_slice(data);
 }
 
-/// hyper's own words and the cause below them (`Connection reset by peer`, a TLS alert).
+/// hyper's message and the innermost cause (`Connection reset by peer`, a TLS alert).
 pub(super) fn reason(error: &hyper::Error) -> String {
     let mut cause = error.source();
     while let Some(deeper) = cause.and_then(std::error::Error::source) {
@@ -227,7 +228,7 @@ pub(super) fn reason(error: &hyper::Error) -> String {
     cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
-/// The tasks of one connection: they end with the exchange.
+/// The tasks of one connection, which end with the exchange.
 #[derive(Clone)]
 struct Tasks(CancellationToken);
 
@@ -249,18 +250,18 @@ where
     }
 }
 
-/// Why a request may be sent once more at once: nothing came of the first one.
+/// Why a request may be repeated at once: the first one had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Again {
-    /// The issuer gave the nonce that it wants in the DPoP proof.
+pub(super) enum RepeatReason {
+    /// The issuer sent the nonce that it requires in the DPoP proof.
     WithNonce,
     /// Over HTTP/2, the issuer says that it has not processed the request.
     NotProcessed,
-    /// Over HTTP/2, the issuer wants HTTP/1.1.
+    /// Over HTTP/2, the issuer requires HTTP/1.1.
     OverHttp1,
 }
 
-impl Again {
+impl RepeatReason {
     pub(super) fn after(broken: &ExchangeError) -> Option<Self> {
         match broken {
             ExchangeError::NotProcessed(_) => Some(Self::NotProcessed),
@@ -273,36 +274,36 @@ impl Again {
     }
 }
 
-/// Each reason counts once for a token, so that no issuer can keep a request going.
+/// Allows each reason once for a token, so that no issuer can keep a fetch going for ever.
 #[derive(Default)]
-pub(super) struct Repeats(Vec<Again>);
+pub(super) struct Repeats(Vec<RepeatReason>);
 
 impl Repeats {
-    pub(super) fn allow(&mut self, again: Option<Again>) -> Option<Again> {
+    pub(super) fn allow(&mut self, again: Option<RepeatReason>) -> Option<RepeatReason> {
         let again = again.filter(|again| !self.0.contains(again))?;
         self.0.push(again);
         Some(again)
     }
 }
 
-/// The versions of HTTP that an issuer takes.
+/// The HTTP versions that an issuer accepts.
 #[derive(Default)]
-pub(super) struct Versions {
+pub(super) struct HttpVersions {
     http1_alone: AtomicBool,
 }
 
-impl Versions {
+impl HttpVersions {
     pub(super) fn offer(&self) -> Offer {
         if self.http1_alone.load(Ordering::Relaxed) { Offer::Http1 } else { Offer::Both }
     }
 
-    /// The issuer wants HTTP/1.1: it gets nothing else from now on. Said once.
-    pub(super) fn learn(&self, again: Again, issuer: &str) {
-        if again == Again::OverHttp1 && !self.http1_alone.swap(true, Ordering::Relaxed) {
+    /// After the issuer required HTTP/1.1, bearerd offers nothing else. Logged once.
+    pub(super) fn learn(&self, again: RepeatReason, issuer: &str) {
+        if again == RepeatReason::OverHttp1 && !self.http1_alone.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 event = "issuer.http1_required",
                 issuer,
-                "the issuer answers HTTP_1_1_REQUIRED over HTTP/2; it is asked over HTTP/1.1 from now on"
+                "the issuer responds HTTP_1_1_REQUIRED over HTTP/2; bearerd uses HTTP/1.1 from now on"
             );
         }
     }

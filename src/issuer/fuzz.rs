@@ -1,4 +1,4 @@
-//! The way in for fuzzing: an issuer's config with every default, and arbitrary answers to it.
+//! The entry points for fuzzing: an issuer's config with every default, and arbitrary responses to it.
 
 use std::time::UNIX_EPOCH;
 
@@ -8,8 +8,8 @@ use http::header::{CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use zeroize::Zeroizing;
 
-use super::error::Context;
-use super::exchange::{Answer, Lost};
+use super::error::ErrorContext;
+use super::exchange::{BodyError, IssuerResponse};
 use super::redact::Redactor;
 use super::request::form_encode;
 use super::response::{SentRequest, judge};
@@ -17,7 +17,7 @@ use crate::config::client_auth::ClientSecretBasic;
 use crate::config::{ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Scopes, Source, TokenEndpoint};
 use crate::secret::Secret;
 
-/// The first byte chooses the status, the format and the headers, the rest is the body.
+/// The first byte selects the status, the format and the header fields; the rest is the body.
 pub(super) fn response(bytes: &[u8]) {
     let (&choice, body) = bytes.split_first().unwrap_or((&0, &[]));
     let mut config = config();
@@ -31,13 +31,13 @@ pub(super) fn response(bytes: &[u8]) {
         6 => StatusCode::FOUND,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let body = if choice & 16 == 16 { Err(Lost::CutOff) } else { Ok(Zeroizing::new(body.to_vec())) };
+    let body = if choice & 16 == 16 { Err(BodyError::CutOff) } else { Ok(Zeroizing::new(body.to_vec())) };
     let mut redactor = Redactor::default();
     redactor.add(&Secret::from("s3:c+r t"));
-    let context = Context::new(&config, &url(), &redactor);
+    let context = ErrorContext::new(&config, &url(), &redactor);
     let scopes = Scopes::from(["read"]);
-    let answer = Answer { status, headers: headers(choice), body };
-    match judge(answer, &context, &SentRequest { at: UNIX_EPOCH, scopes: &scopes }) {
+    let response = IssuerResponse { status, headers: headers(choice), body };
+    match judge(response, &context, &SentRequest { at: UNIX_EPOCH, scopes: &scopes }) {
         Ok((grant, _)) => {
             let token = grant.token.expose();
             debug_assert!((1..=16 * 1024).contains(&token.len()));
@@ -67,7 +67,7 @@ fn headers(choice: u8) -> HeaderMap {
     headers
 }
 
-/// Whatever text holds eight characters of a secret is not shown.
+/// A text that contains eight characters of a secret is not shown.
 pub(super) fn masked(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut lines = text.splitn(3, '\n');
@@ -84,16 +84,16 @@ pub(super) fn masked(bytes: &[u8]) {
     let (before, after) = around.split_at_checked(around.len() / 2).unwrap_or_default();
     let echo = format!("{before} {encoded} {after}");
     let long = secret.split(char::is_whitespace).map(str::len).sum::<usize>() >= 16;
-    // More than is examined is not shown either.
+    // A text that is too long to be examined is not shown either.
     debug_assert!(!long || echo.len() > 4096 || redactor.show(&echo, SHOWN).is_none());
 }
 
 const SHOWN: usize = 512;
-/// How many ways of [`echoed`] there are.
+/// The number of ways in [`echoed`].
 #[cfg(test)]
 pub(super) const STEPS: u8 = 14;
 
-/// What a server may make of a text that it echoes.
+/// What a server may turn a text into when it echoes it.
 pub(super) fn echoed(text: &str, step: u8) -> String {
     let percent = |plain: fn(u8) -> bool| {
         let escaped = |byte| match plain(byte) {

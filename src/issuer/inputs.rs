@@ -1,4 +1,4 @@
-//! What one token request says, read from its sources now.
+//! The values of one token request, read from their sources.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,26 +6,26 @@ use std::time::SystemTime;
 use http::HeaderName;
 use serde_json::Map;
 
-use super::assertion::{self, SigningKey, Template, Words};
-use super::credential::{Client, Which};
-use super::keys::{self, Keys, read};
+use super::assertion::{self, ClaimInputs, JwtTemplate, SigningKey};
+use super::credential::{ClientCredential, WhichCredential};
+use super::keys::{self, KeyCache, read};
 use super::redact::Redactor;
-use super::request::{self, Fresh, Value};
+use super::request::{self, SignedParts, Value};
 use crate::config::client_auth::Proof;
 use crate::config::{CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source};
 use crate::secret::Secret;
 
-/// Parts of names whose literal values are masked too, as references are.
+/// If a name contains one of these, its literal values are masked too. References are always masked.
 const SECRET_NAMES: [&str; 9] =
     ["secret", "pass", "pwd", "token", "key", "auth", "assertion", "credential", "cookie"];
 
-/// … unless the name ends so, as `subject_token_type` does.
+/// … unless the name ends with one of these, as in `subject_token_type`.
 const PLAIN_ENDINGS: [&str; 5] = ["type", "use", "url", "uri", "method"];
 
-/// The grant and assertion types of SAML (RFC 7522), whose text is not ours to change.
+/// The end of SAML's grant and assertion types (RFC 7522). bearerd does not change SAML assertions.
 const SAML: &str = "saml2-bearer";
 
-/// The values of one request by one credential.
+/// The values of one request with one credential.
 pub(super) struct Inputs {
     pub(super) client_id: Option<Arc<Secret>>,
     pub(super) client_secret: Option<Arc<Secret>>,
@@ -33,17 +33,17 @@ pub(super) struct Inputs {
     /// Sorted by name.
     pub(super) params: Vec<(String, Value)>,
     pub(super) headers: Vec<(HeaderName, Arc<Secret>)>,
-    /// Ready-made.
+    /// The prepared assertion of the config.
     assertion: Option<Arc<Secret>>,
-    client_jwt: Option<Template>,
-    used_jwt: Option<(JwtUse, Template)>,
-    /// What an operator should know where the issuer refuses: an end that has passed.
+    client_jwt: Option<JwtTemplate>,
+    used_jwt: Option<(JwtUse, JwtTemplate)>,
+    /// What an operator should know if the issuer refuses: expired certificates and assertions.
     pub(super) remarks: Vec<String>,
-    /// Knows every secret among them.
+    /// Knows every secret in these values.
     pub(super) redactor: Redactor,
 }
 
-/// Why there is nothing to send: names the key of the config or the place, and never a value.
+/// Why no request can be sent. Names the config key or the place, never a value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotReady(pub(super) String);
 
@@ -60,13 +60,13 @@ impl From<String> for NotReady {
 }
 
 impl Inputs {
-    /// Reads every source. One that cannot be read gives its last good value, with a warning; one that never
-    /// could is the error.
+    /// Reads every source. If one cannot be read, its last good value is used with a warning; if there is none, that is
+    /// the error.
     pub(super) fn read(
         config: &IssuerConfig,
-        client: &Client<'_>,
+        client: &ClientCredential<'_>,
         key: &CredentialKey,
-        keys: &Keys,
+        keys: &KeyCache,
         now: SystemTime,
     ) -> Result<Self, NotReady> {
         let mut reader = Reader { issuer: &config.name, redactor: known_secrets(config) };
@@ -108,9 +108,9 @@ impl Inputs {
     fn read_jwts(
         &mut self,
         config: &IssuerConfig,
-        client: &Client<'_>,
+        client: &ClientCredential<'_>,
         key: &CredentialKey,
-        keys: &Keys,
+        keys: &KeyCache,
         reader: &mut Reader<'_>,
         now: SystemTime,
     ) -> Result<(), NotReady> {
@@ -127,7 +127,7 @@ impl Inputs {
             || NotReady(format!("{}: is missing, and the JWT needs a key", client.key("private_key")));
         let mut template = |key_pair: Option<SigningKey>| {
             let words = reader.words(jwt, client, key, self.client_id.as_deref())?;
-            Template::new(config, jwt, client, key_pair.ok_or_else(missing)?, words).map_err(NotReady)
+            JwtTemplate::new(config, jwt, client, key_pair.ok_or_else(missing)?, words).map_err(NotReady)
         };
         match proof {
             Proof::SignedBySecret => self.client_jwt = Some(template(shared.clone())?),
@@ -140,10 +140,10 @@ impl Inputs {
         Ok(())
     }
 
-    fn remark(&mut self, config: &IssuerConfig, keys: &Keys, now: SystemTime) {
+    fn remark(&mut self, config: &IssuerConfig, keys: &KeyCache, now: SystemTime) {
         if let Some((chain, place)) = keys.tls_chain(config) {
             let expired = keys::expired(&chain, &place, now);
-            // A certificate that stands in the JWT's header too was told of already.
+            // A certificate that is also in the JWT's header is in the list already.
             self.remarks.extend(expired.filter(|_| self.remarks.is_empty()));
         }
         if let (Some(source), Some(assertion)) = (&config.assertion, &self.assertion) {
@@ -151,9 +151,9 @@ impl Inputs {
         }
     }
 
-    /// Signs what this attempt needs. Whatever is made is known to the redactor from then on.
-    pub(super) fn sign(&mut self, config: &IssuerConfig, now: SystemTime) -> Result<Fresh, String> {
-        let mut make = |template: &Template| {
+    /// Signs what this attempt needs. The redactor knows the results from then on.
+    pub(super) fn sign(&mut self, config: &IssuerConfig, now: SystemTime) -> Result<SignedParts, String> {
+        let mut make = |template: &JwtTemplate| {
             let jwt = template.sign(now)?;
             self.redactor.add(&jwt);
             Ok::<_, String>(Arc::new(jwt))
@@ -169,16 +169,16 @@ impl Inputs {
             Proof::ReadyMade => client_assertion = self.assertion.clone(),
             _ => assertion = assertion.or_else(|| self.assertion.clone()),
         }
-        Ok(Fresh { client_assertion, assertion, bearer, proof: None })
+        Ok(SignedParts { client_assertion, assertion, bearer, proof: None })
     }
 }
 
-/// Secrets that a server may know of another request: the other credential's.
+/// The secrets of both credentials: a server may echo the other one's from an earlier request.
 pub(super) fn known_secrets(config: &IssuerConfig) -> Redactor {
     let mut redactor = Redactor::default();
-    for which in [Which::Current, Which::Standby] {
-        let secret = Client::of(config, which).and_then(|client| client.secret);
-        // Also the one that is not sent yet, because it may be half written.
+    for which in [WhichCredential::Current, WhichCredential::Standby] {
+        let secret = ClientCredential::of(config, which).and_then(|client| client.secret);
+        // Includes a value that is not sent yet because it may be incomplete.
         let known = secret.map(|secret| [secret.read(), secret.to_send().map(|(secret, _)| secret)]);
         known.into_iter().flatten().flatten().for_each(|secret| redactor.add(&secret));
     }
@@ -230,7 +230,7 @@ impl Reader<'_> {
             let value = self.plain(source)?;
             if may_be_secret(name.as_str(), source) {
                 self.redactor.add_value(&value);
-                // `Bearer x`: the server may quote `x` alone.
+                // Of `Bearer x`, the server may quote only `x`.
                 if let Some(last) = value.expose().rsplit(|&byte| byte == b' ').next() {
                     self.redactor.add_value(&Secret::new(last));
                 }
@@ -240,7 +240,7 @@ impl Reader<'_> {
         Ok(read)
     }
 
-    /// The ready-made assertion, without the white space that tools leave around it.
+    /// The prepared assertion without the white space that tools leave around it.
     fn assertion(&mut self, config: &IssuerConfig) -> Result<Option<Arc<Secret>>, NotReady> {
         let Some(source) = &config.assertion else { return Ok(None) };
         let read = self.plain(source)?;
@@ -259,13 +259,13 @@ impl Reader<'_> {
     fn words(
         &mut self,
         jwt: &JwtConfig,
-        client: &Client<'_>,
+        client: &ClientCredential<'_>,
         key: &CredentialKey,
         client_id: Option<&Secret>,
-    ) -> Result<Words, NotReady> {
+    ) -> Result<ClaimInputs, NotReady> {
         let text = |at: &str, secret: &Secret| {
             let text = secret.expose_str().map(str::to_owned);
-            text.ok_or_else(|| NotReady(format!("{at}: is not UTF-8, so that no JWT can hold it")))
+            text.ok_or_else(|| NotReady(format!("{at}: is not UTF-8, so it cannot be part of a JWT")))
         };
         let read = |at: &str, source: Option<&Source>| match source {
             None => Ok(None),
@@ -289,7 +289,7 @@ impl Reader<'_> {
             );
         }
         let scope = request::joined(key);
-        Ok(Words { issuer, subject, audience, key_id, inherited_key_id, client_id, scope, more })
+        Ok(ClaimInputs { issuer, subject, audience, key_id, inherited_key_id, client_id, scope, more })
     }
 }
 

@@ -5,30 +5,30 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 
-use super::credential::{self, Client, Digest, Which};
+use super::credential::{self, ClientCredential, Digest, WhichCredential};
 use crate::config::{DpopConfig, IssuerConfig, Source};
 use crate::jose::{Certificate, PrivateKey, Prover};
 use crate::secret::Secret;
 
-/// A key that signs, and the certificate that says whose it is.
-pub(super) struct Material {
+/// A signing key, and the certificate that belongs to it.
+pub(super) struct KeyMaterial {
     pub(super) key: PrivateKey,
-    /// Leaf first; empty where none was asked for.
+    /// Leaf first. Empty if no certificate is needed.
     pub(super) chain: Vec<Certificate>,
-    /// Where the chain stands, in words.
+    /// The source of the chain, for messages.
     pub(super) chain_place: String,
 }
 
-/// What was read last: it serves on while a file is being written.
-pub(super) struct Keys {
+/// The last good keys and certificates, which stay in use while a file is being written.
+pub(super) struct KeyCache {
     issuer: Arc<str>,
-    current: Cached<Material>,
-    standby: Cached<Material>,
+    current: Cached<KeyMaterial>,
+    standby: Cached<KeyMaterial>,
     dpop: Cached<Prover>,
     tls: Cached<Vec<Certificate>>,
 }
 
-impl Keys {
+impl KeyCache {
     pub(super) fn new(issuer: Arc<str>) -> Self {
         Self {
             issuer,
@@ -39,56 +39,56 @@ impl Keys {
         }
     }
 
-    /// The key of `client`, where it has one. `Err` says what is wrong with it and where it stands.
+    /// The signing key of `client`, if it has one. `Err` says what is wrong with it and where it is.
     pub(super) fn signing(
         &self,
         config: &IssuerConfig,
-        client: &Client<'_>,
-    ) -> Result<Option<Arc<Material>>, String> {
+        client: &ClientCredential<'_>,
+    ) -> Result<Option<Arc<KeyMaterial>>, String> {
         let Some(source) = client.private_key else { return Ok(None) };
         let wants_chain = config.jwt.as_ref().is_some_and(|jwt| !jwt.certificate_headers.is_empty());
         let elsewhere = client.certificate_elsewhere().filter(|_| wants_chain);
-        let files = Files::read(&self.issuer, source, elsewhere)
+        let files = KeyFiles::read(&self.issuer, source, elsewhere)
             .map_err(|(at, error)| format!("{}: {error}", client.key(at)))?;
         let cached = match client.which {
-            Which::Current => &self.current,
-            Which::Standby => &self.standby,
+            WhichCredential::Current => &self.current,
+            WhichCredential::Standby => &self.standby,
         };
         let make = || material(&files, client, wants_chain);
         cached.get(&self.issuer, files.digest(), make).map(Some)
     }
 
-    /// The key that DPoP proofs are made with.
+    /// The key for DPoP proofs.
     pub(super) fn prover(&self, dpop: &DpopConfig) -> Result<Arc<Prover>, String> {
-        let files = Files::read(&self.issuer, &dpop.private_key, None)
+        let files = KeyFiles::read(&self.issuer, &dpop.private_key, None)
             .map_err(|(_, error)| format!("dpop.private_key: {error}"))?;
         self.dpop.get(&self.issuer, files.digest(), || prover(&files, dpop))
     }
 
     /// As [`tls_chain`], parsed once.
     pub(super) fn tls_chain(&self, config: &IssuerConfig) -> Option<(Arc<Vec<Certificate>>, String)> {
-        let file = TlsFile::read(config)?;
+        let file = TlsCertificate::read(config)?;
         let chain = self.tls.parsed(file.digest(), || file.chain().ok_or_else(String::new)).ok()?;
         Some((chain, file.place))
     }
 }
 
-/// The bytes of a key and, where it is wanted, a certificate.
-pub(super) struct Files<'a> {
+/// The bytes of a key and, if needed, a certificate.
+pub(super) struct KeyFiles<'a> {
     key: &'a Source,
     key_bytes: Arc<Secret>,
     password: Option<Arc<Secret>>,
     certificate: Option<(&'a Source, Chain)>,
 }
 
-/// The bytes of a certificate's file, and what opens it.
+/// The bytes of a certificate's file, and its password.
 struct Chain {
     bytes: Arc<Secret>,
     password: Option<Arc<Secret>>,
 }
 
-impl<'a> Files<'a> {
-    /// `Err` names the config's key, and what is wrong.
+impl<'a> KeyFiles<'a> {
+    /// `Err` names the config key and the problem.
     pub(super) fn read(
         issuer: &str,
         key: &'a Source,
@@ -130,7 +130,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// Reads a value anew, or gives the one read last with a warning.
+/// The current value of a source, or its last good value with a warning.
 pub(super) fn read(issuer: &str, source: &Source) -> Result<Arc<Secret>, crate::config::ReferenceError> {
     let (value, failed) = source.to_send()?;
     if let Some(failed) = failed {
@@ -140,20 +140,20 @@ pub(super) fn read(issuer: &str, source: &Source) -> Result<Arc<Secret>, crate::
             issuer,
             place,
             reason,
-            "cannot read a value anew, the one read last serves on"
+            "cannot read a value, so the last good one stays in use"
         );
     }
     Ok(value)
 }
 
-/// `Err` begins with the config's key.
+/// `Err` begins with the config key.
 pub(super) fn material(
-    files: &Files<'_>,
-    client: &Client<'_>,
+    files: &KeyFiles<'_>,
+    client: &ClientCredential<'_>,
     wants_chain: bool,
-) -> Result<Material, String> {
+) -> Result<KeyMaterial, String> {
     let key = files.parse_key().map_err(|error| format!("{}: {error}", client.key("private_key")))?;
-    // A certificate of this credential goes before the one in the key's file, and that before an inherited one.
+    // The credential's own certificate goes first, then the one in the key's file, then an inherited one.
     let beside = key.certificates().to_vec();
     let (chain, chain_place) = match &files.certificate {
         _ if !wants_chain => (Vec::new(), String::new()),
@@ -168,7 +168,7 @@ pub(super) fn material(
     if wants_chain {
         let Some(leaf) = chain.first() else {
             return Err(format!(
-                "{}: is missing, and the file of private_key holds no certificate either; \
+                "{}: is missing, and the file of private_key contains no certificate either; \
                  jwt.certificate_headers needs one",
                 client.key("certificate")
             ));
@@ -176,35 +176,35 @@ pub(super) fn material(
         if !leaf.is_of(&key) {
             return Err(format!(
                 "{chain_place}: the certificate ({}) does not belong to {} in {}; \
-                 give the pair that was made together, the leaf first",
+                 use the certificate that was issued for this key, the leaf first",
                 leaf.subject(),
                 client.key("private_key"),
                 files.key.place()
             ));
         }
     }
-    Ok(Material { key, chain, chain_place })
+    Ok(KeyMaterial { key, chain, chain_place })
 }
 
-pub(super) fn prover(files: &Files<'_>, dpop: &DpopConfig) -> Result<Prover, String> {
+pub(super) fn prover(files: &KeyFiles<'_>, dpop: &DpopConfig) -> Result<Prover, String> {
     let key = files.parse_key().map_err(|error| format!("dpop.private_key: {error}"))?;
     Prover::new(key, dpop.alg).map_err(|error| format!("dpop: {error}"))
 }
 
-/// The chain that TLS shows the issuer, where it can be read: what is wrong with it, TLS says itself.
+/// The chain of the client's TLS certificate, if it can be read. TLS reports what is wrong with it.
 pub(super) fn tls_chain(config: &IssuerConfig) -> Option<(Vec<Certificate>, String)> {
-    let file = TlsFile::read(config)?;
+    let file = TlsCertificate::read(config)?;
     Some((file.chain()?, file.place))
 }
 
-/// Where the chain that TLS shows stands.
-struct TlsFile {
+/// The file of the client's TLS certificate.
+struct TlsCertificate {
     bytes: Arc<Secret>,
     password: Option<Arc<Secret>>,
     place: String,
 }
 
-impl TlsFile {
+impl TlsCertificate {
     fn read(config: &IssuerConfig) -> Option<Self> {
         let source = config.tls.certificate.as_ref().or(config.tls.private_key.as_ref())?;
         let (bytes, _) = source.to_send().ok()?;
@@ -223,7 +223,7 @@ impl TlsFile {
     }
 }
 
-/// In words, where the leaf has expired.
+/// A message if the leaf has expired.
 pub(super) fn expired(chain: &[Certificate], place: &str, now: SystemTime) -> Option<String> {
     let leaf = chain.first()?;
     (leaf.not_after() <= now).then(|| {
@@ -232,7 +232,7 @@ pub(super) fn expired(chain: &[Certificate], place: &str, now: SystemTime) -> Op
     })
 }
 
-/// Parsed once for each content, well or not: a file may ask for a lot of work. The last good one serves on.
+/// Parses each content once, good or bad, because a file may need a lot of work. The last good value stays in use.
 struct Cached<T> {
     good: ArcSwapOption<(Digest, Arc<T>)>,
     bad: ArcSwapOption<(Digest, String)>,
@@ -258,7 +258,7 @@ impl<T> Cached<T> {
                     event = "issuer.stale_key_used",
                     issuer,
                     error,
-                    "a changed key cannot be used, the last good one serves on"
+                    "a changed key cannot be used, so the last good one stays in use"
                 );
                 Ok(Arc::clone(&held.1))
             }
@@ -266,7 +266,7 @@ impl<T> Cached<T> {
         }
     }
 
-    /// What this content comes to, and no other.
+    /// The value of this content and no other.
     fn parsed(&self, digest: Digest, make: impl FnOnce() -> Result<T, String>) -> Result<Arc<T>, String> {
         if let Some((_, value)) = self.good.load_full().as_deref().filter(|(of, _)| *of == digest) {
             return Ok(Arc::clone(value));
@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_content_is_parsed_once_and_the_last_good_one_serves_on() {
+    fn each_content_is_parsed_once_and_the_last_good_one_stays_in_use() {
         let cached = Cached::default();
         let never = || -> Result<u8, String> { panic!("parsed again") };
         let bad = |why: &str| Err::<u8, _>(why.to_owned());

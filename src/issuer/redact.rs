@@ -1,5 +1,10 @@
-//! An issuer's own words, made fit to be shown: no control characters, not too long, and none at all where a secret is
-//! in them.
+//! Makes an issuer's words fit to be shown: no control characters, limited length, and nothing at all if they contain a
+//! secret in any form, for example with other white space, escaped, in hex or base64, encoded more than once, or cut
+//! short.
+//!
+//! No list of encodings is complete, so [`holds_any`] decodes the text instead: it decodes everything that may be an
+//! encoding, one step at a time, and examines the results in the same way. It compares text and secret without white
+//! space and case.
 
 use std::borrow::Cow;
 
@@ -7,25 +12,25 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// A shorter value of a parameter or header is no secret.
+/// A parameter or header field with a shorter value is not a secret.
 const SHORTEST_VALUE: usize = 4;
-/// The most bytes of ids for an issuer's support.
+/// The most bytes of IDs for an issuer's support.
 const TRACE_LIMIT: usize = 128;
 /// The most bytes of a code.
 const CODE_LIMIT: usize = 64;
-/// What is longer is cut before it is looked through: nothing of the rest is shown.
-const EXAMINED: usize = 4 * 1024;
+/// A longer text is cut to this many bytes before it is examined, and nothing of the rest is shown.
+const EXAMINED_LIMIT: usize = 4 * 1024;
 
-/// Every secret that a server could hand back to us.
+/// Every secret that a server could echo.
 #[derive(Default, Clone)]
-pub(super) struct Redactor(Vec<Known>);
+pub(super) struct Redactor(Vec<KnownSecret>);
 
 impl Redactor {
     pub(super) fn add(&mut self, secret: &Secret) {
-        self.0.extend(Known::new(secret.expose()).filter(|known| !self.0.contains(known)));
+        self.0.extend(KnownSecret::new(secret.expose()).filter(|known| !self.0.contains(known)));
     }
 
-    /// A value that may be secret but need not be. The URL of an API, which servers quote in what they say, is none.
+    /// Adds a value that may be secret. The URL of an API, which servers quote in their errors, is not.
     pub(super) fn add_value(&mut self, value: &Secret) {
         let after_scheme = value.expose_str().and_then(|text| Some(text.split_once("://")?.1));
         match after_scheme {
@@ -36,16 +41,16 @@ impl Redactor {
         }
     }
 
-    /// `text` without control characters, at most `limit` bytes. `None`: a secret is in it, in whatever form.
+    /// `text` without control characters, at most `limit` bytes. `None`: it contains a secret in some form.
     pub(super) fn show(&self, text: &str, limit: usize) -> Option<String> {
-        let text = cut(text, EXAMINED);
+        let text = cut(text, EXAMINED_LIMIT);
         if holds_any(text, &self.0) {
             return None;
         }
         Some(cut(clean(text).trim(), limit).to_owned())
     }
 
-    /// Ids for an issuer's support as `name=value`, each value once and whole; printable ASCII alone, at most 128
+    /// IDs for an issuer's support as `name=value`, each value once and complete, in printable ASCII, at most 128
     /// bytes.
     pub(super) fn show_traces<'a>(
         &self,
@@ -68,23 +73,23 @@ impl Redactor {
         (!shown.is_empty()).then_some(shown)
     }
 
-    /// An OAuth `error` code or another short name, printable ASCII alone, at most 64 bytes; `None` where nothing of it
-    /// may be shown.
+    /// An OAuth `error` code or another short name, in printable ASCII, at most 64 bytes. `None`: nothing of it may be
+    /// shown.
     pub(super) fn show_code(&self, code: &str) -> Option<String> {
-        self.show(code, EXAMINED)?;
-        // Once more: what is left may be a secret that only the characters between hid.
+        self.show(code, EXAMINED_LIMIT)?;
+        // Once more, because the removed characters may have hidden a secret.
         let plain: String = code.chars().filter(|character| matches!(character, ' '..='~')).collect();
         self.show(&plain, CODE_LIMIT).filter(|shown| !shown.is_empty())
     }
 }
 
-/// The beginning of `text`, no longer than `limit` bytes and no part of a character.
+/// The beginning of `text`, at most `limit` bytes, cut between characters.
 fn cut(text: &str, limit: usize) -> &str {
     let end = (0..=limit.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
-/// Control characters, and those that reorder or hide text, become spaces.
+/// Replaces control characters, and those that reorder or hide text, with spaces.
 fn clean(text: &str) -> Cow<'_, str> {
     if !text.contains(unfit) {
         return Cow::Borrowed(text);
@@ -99,63 +104,65 @@ fn unfit(character: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// A run of so many bytes of a secret must not be seen.
-const RUN: usize = 8;
-/// A secret that is shorter may be a part of words that have nothing to do with it.
-const TELLING: usize = 5;
-/// What eight characters of base64 hold, wherever they begin.
-const RUN_IN_BASE64: usize = 5;
+/// A match of this many bytes of a secret counts.
+const SHORTEST_MATCH: usize = 8;
+/// A shorter secret may be part of unrelated words.
+const SHORTEST_WHOLE: usize = 5;
+/// The bytes in eight characters of base64, wherever they begin.
+const SHORTEST_DECODED_MATCH: usize = 5;
 /// Shorter runs of an alphabet's characters are not decoded.
-const ENCODED: usize = 8;
-/// Encodings inside each other.
+const SHORTEST_ENCODING: usize = 8;
+/// The most encodings inside each other.
 const DEPTH: usize = 5;
-/// The most bytes that are looked at for one text. A text that needs more is taken for one that holds a secret.
+/// The most bytes that are examined for one text. A text that needs more counts as one with a secret.
 const BUDGET: usize = 128 * 1024;
 
-/// One secret, as texts are compared with it.
+/// One secret in the form in which texts are compared with it.
 #[derive(Clone, PartialEq)]
-enum Known {
-    /// Any [`RUN`] of it counts. Hex is compared as such: at an odd digit, eight of them hold three whole bytes.
+enum KnownSecret {
+    /// Any [`SHORTEST_MATCH`] of it counts. Hex is compared in its written form, because eight digits from an odd one
+    /// on contain only three whole bytes.
     Long { text: Zeroizing<String>, hex: Zeroizing<String> },
-    /// It counts wherever it stands as a whole.
+    /// It counts anywhere, but only as a whole.
     Whole(Zeroizing<String>),
-    /// It counts as a whole word alone: a secret of two letters stands in many a word.
+    /// It counts only as a whole word, because many words contain a secret of two letters.
     Short(Zeroizing<String>),
 }
 
-impl Known {
+impl KnownSecret {
     /// `None`: there is nothing to look for.
     fn new(secret: &[u8]) -> Option<Self> {
         let text = Zeroizing::new(String::from_utf8_lossy(secret).into_owned());
         let word = words(&text);
         let text = compact(&word);
-        if text.len() >= RUN {
+        if text.len() >= SHORTEST_MATCH {
             let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).expect("four bits");
             let mut hex = Zeroizing::new(String::with_capacity(secret.len() * 2));
             hex.extend(secret.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
             return Some(Self::Long { text, hex });
         }
-        if text.len() >= TELLING {
+        if text.len() >= SHORTEST_WHOLE {
             return Some(Self::Whole(text));
         }
         (!word.is_empty()).then_some(Self::Short(word))
     }
 }
 
-/// A text, or what was decoded of it.
-struct View {
+/// The text itself, or what one of its encodings contains.
+struct DecodedText {
     text: Zeroizing<String>,
-    /// So long a run of a secret counts here.
+    /// A match of this many bytes counts here.
     run: usize,
     depth: usize,
 }
 
-/// Whether any form of one of the secrets is in `text`.
-fn holds_any(text: &str, known: &[Known]) -> bool {
+/// Whether `text` contains one of the secrets in any form.
+fn holds_any(text: &str, known: &[KnownSecret]) -> bool {
     if known.is_empty() {
         return false;
     }
-    let mut views = vec![View { text: Zeroizing::new(text.to_owned()), run: RUN, depth: 0 }];
+    let mut views =
+        vec![DecodedText { text: Zeroizing::new(text.to_owned()), run: SHORTEST_MATCH, depth: 0 }];
     let (mut next, mut looked_at) = (0, 0);
     while let Some(view) = views.get(next) {
         looked_at += view.text.len();
@@ -173,35 +180,35 @@ fn holds_any(text: &str, known: &[Known]) -> bool {
     false
 }
 
-impl View {
-    fn holds_run(&self, known: &[Known]) -> bool {
+impl DecodedText {
+    fn holds_run(&self, known: &[KnownSecret]) -> bool {
         let text = compact(&self.text.to_lowercase());
         let sorted = |length| {
             let mut runs = Zeroizing::new(runs(&text, length).collect::<Vec<_>>());
             runs.sort_unstable();
             runs
         };
-        let (decoded, written) = (sorted(self.run), sorted(RUN));
+        let (decoded, written) = (sorted(self.run), sorted(SHORTEST_MATCH));
         known.iter().any(|known| match known {
-            Known::Long { text, hex } => {
+            KnownSecret::Long { text, hex } => {
                 runs(text, self.run).any(|run| decoded.binary_search(&run).is_ok())
-                    || runs(hex, RUN).any(|run| written.binary_search(&run).is_ok())
+                    || runs(hex, SHORTEST_MATCH).any(|run| written.binary_search(&run).is_ok())
             }
-            Known::Whole(_) | Known::Short(_) => false,
+            KnownSecret::Whole(_) | KnownSecret::Short(_) => false,
         })
     }
 
-    fn holds_word(&self, known: &[Known]) -> bool {
+    fn holds_word(&self, known: &[KnownSecret]) -> bool {
         let text = words(&self.text);
         let together = compact(&text);
         known.iter().any(|known| match known {
-            Known::Whole(secret) => together.contains(secret.as_str()),
-            Known::Short(word) => is_word_of(&text, word),
-            Known::Long { .. } => false,
+            KnownSecret::Whole(secret) => together.contains(secret.as_str()),
+            KnownSecret::Short(word) => is_word_of(&text, word),
+            KnownSecret::Long { .. } => false,
         })
     }
 
-    /// What is written in this text by one encoding.
+    /// The results of decoding each encoding in this text once.
     fn inner(&self) -> Vec<Self> {
         if self.depth == DEPTH {
             return Vec::new();
@@ -213,12 +220,13 @@ impl View {
             decoded.into_iter().chain([unescaped(text, html)]).filter(move |decoded| decoded != text)
         });
         let escapes = escapes.map(|text| (text, self.run));
-        let digits = hex(&compact).into_iter().chain(base64(&compact)).map(|text| (text, RUN_IN_BASE64));
+        let digits =
+            hex(&compact).into_iter().chain(base64(&compact)).map(|text| (text, SHORTEST_DECODED_MATCH));
         escapes.chain(digits).map(|(text, run)| Self { text, run, depth: self.depth + 1 }).collect()
     }
 }
 
-/// Each run of `length` bytes, at most 8, as a number.
+/// Each run of `length` bytes (at most 8) as a number.
 fn runs(text: &str, length: usize) -> impl Iterator<Item = u64> {
     text.as_bytes()
         .windows(length)
@@ -239,7 +247,7 @@ fn is_word_of(text: &str, word: &str) -> bool {
     })
 }
 
-/// In lower case, each white space one space.
+/// The words in lower case, separated by single spaces.
 fn words(text: &str) -> Zeroizing<String> {
     let mut words = Zeroizing::new(String::with_capacity(text.len()));
     for word in text.split(is_space).filter(|word| !word.is_empty()) {
@@ -261,7 +269,7 @@ fn is_space(character: char) -> bool {
     character.is_whitespace() || unfit(character)
 }
 
-/// `text` with each escape replaced by what it stands for.
+/// `text` with each escape replaced by what it means.
 fn unescaped(text: &str, escape: fn(&str) -> Option<(usize, Escaped)>) -> Zeroizing<String> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
     let mut rest = text;
@@ -292,13 +300,13 @@ enum Escaped {
     Character(char),
 }
 
-/// The escape at the start of `text` (RFC 3986 section 2.1), and its length.
+/// The escape of URLs (RFC 3986 section 2.1) at the start of `text`, with its length.
 fn url(text: &str) -> Option<(usize, Escaped)> {
     let digits = text.strip_prefix('%').and_then(|text| hex_digits(text, 0, 2))?;
     Some((3, Escaped::Byte(u8::try_from(digits).ok()?)))
 }
 
-/// The same of JSON (RFC 8259 section 7), and of what else writes a backslash.
+/// The escape of JSON (RFC 8259 section 7), and of other formats with a backslash.
 fn json(text: &str) -> Option<(usize, Escaped)> {
     let next = text.strip_prefix('\\')?.chars().next()?;
     let character = match next {
@@ -316,7 +324,7 @@ fn hex_digits(text: &str, at: usize, count: usize) -> Option<u32> {
     digits.chars().try_fold(0, |value, digit| Some(value << 4 | digit.to_digit(16)?))
 }
 
-/// `\uXXXX`, or two of them that are one character.
+/// `\uXXXX`, or two of them that form one character.
 fn utf16(text: &str) -> Option<(usize, Escaped)> {
     let first = hex_digits(text, 2, 4)?;
     let second = text.get(6..8).filter(|next| *next == "\\u").and_then(|_| hex_digits(text, 8, 4));
@@ -329,7 +337,7 @@ fn utf16(text: &str) -> Option<(usize, Escaped)> {
     Some((length, Escaped::Character(char::from_u32(value)?)))
 }
 
-/// The same of HTML: the entities that escaping makes.
+/// The entity of HTML, as far as escaping produces it.
 fn html(text: &str) -> Option<(usize, Escaped)> {
     const LONGEST: usize = 10;
     let (name, _) = text.strip_prefix('&')?.split_once(';').filter(|(name, _)| name.len() <= LONGEST)?;
@@ -351,13 +359,13 @@ fn html(text: &str) -> Option<(usize, Escaped)> {
     Some((name.len() + 2, Escaped::Character(character)))
 }
 
-/// What hex digits in `text` decode to, from either digit on.
+/// The decoded hex digits in `text`, from either digit on.
 fn hex(text: &str) -> [Zeroizing<String>; 2] {
     let value = |byte: u8| char::from(byte).to_digit(16);
     [0, 4].map(|skipped| decoded(text, 4, skipped, value))
 }
 
-/// What base64 in `text` decodes to, from each bit on at which a byte can begin.
+/// The decoded base64 in `text`, from each bit on at which a byte can begin.
 fn base64(text: &str) -> [Zeroizing<String>; 4] {
     let value = |byte: u8| {
         let value = match byte {
@@ -373,11 +381,13 @@ fn base64(text: &str) -> [Zeroizing<String>; 4] {
     [0, 2, 4, 6].map(|skipped| decoded(text, 6, skipped, value))
 }
 
-/// Each run of digits of `bits` bits as bytes, without the first `skipped` bits. Of bytes that are text by chance
-/// little is left: only stretches of some length count.
+/// Each run of digits of `bits` bits as bytes, without the first `skipped` bits. Short stretches are dropped, because
+/// random bytes contain some text by chance.
 fn decoded(text: &str, bits: u32, skipped: u32, value: impl Fn(u8) -> Option<u32>) -> Zeroizing<String> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
-    for run in text.as_bytes().split(|&byte| value(byte).is_none()).filter(|run| run.len() >= ENCODED) {
+    for run in
+        text.as_bytes().split(|&byte| value(byte).is_none()).filter(|run| run.len() >= SHORTEST_ENCODING)
+    {
         let (mut collected, mut count, mut wanted) = (0_u32, 0, skipped + 8);
         for digit in run.iter().filter_map(|&byte| value(byte)) {
             collected = collected << bits | digit;
@@ -388,11 +398,12 @@ fn decoded(text: &str, bits: u32, skipped: u32, value: impl Fn(u8) -> Option<u32
                 bytes.extend(u8::try_from(collected >> count & 0xff));
             }
         }
-        // No UTF-8.
+        // A byte that is not UTF-8 separates the runs.
         bytes.push(0xff);
     }
     let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
-    let stretches = text.split(char::REPLACEMENT_CHARACTER).filter(|part| part.len() >= RUN_IN_BASE64);
+    let stretches =
+        text.split(char::REPLACEMENT_CHARACTER).filter(|part| part.len() >= SHORTEST_DECODED_MATCH);
     Zeroizing::new(stretches.collect::<Vec<_>>().join(" "))
 }
 

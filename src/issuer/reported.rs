@@ -1,15 +1,15 @@
-//! What a failed response says of itself: RFC 6749 section 5.2's members, or a vendor's own.
+//! What a failed response says about itself: the members of RFC 6749 section 5.2, or a vendor's own.
 
 use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
 use super::document::{self, Document, beside};
-use super::response::{called_plain_text, is_html};
+use super::response::{is_html, is_plain_text};
 use crate::config::ResponseShape;
 
-/// Where vendors write a code, folded, the better first.
+/// Where vendors put a code, folded, the best first.
 const CODES: [&str; 7] = ["error", "errorcode", "code", "faultcode", "type", "reason", "status"];
-/// Where vendors write a sentence, folded, in the order of reading.
+/// Where vendors put a description, folded, in the order of reading.
 const TEXTS: [&str; 10] = [
     "errordescription",
     "errorsummary",
@@ -22,12 +22,12 @@ const TEXTS: [&str; 10] = [
     "detail",
     "details",
 ];
-/// What holds the above one level deeper.
+/// Members that contain the above one level deeper.
 const CONTAINERS: [&str; 7] = ["error", "errors", "fault", "response", "detail", "details", "errorcauses"];
 /// Members that only a failure has.
 const FAULTS: [&str; 7] =
     ["error", "errors", "fault", "errorcode", "errormessage", "errordescription", "errorsummary"];
-/// Ids for the vendor's support: folded, and as they are shown.
+/// IDs for the vendor's support: the folded name, and the name that is shown.
 const TRACES: [(&str, &str); 6] = [
     ("traceid", "trace_id"),
     ("correlationid", "correlation_id"),
@@ -36,39 +36,39 @@ const TRACES: [(&str, &str); 6] = [
     ("errorid", "error_id"),
     ("incidentid", "incident_id"),
 ];
-/// A status that says no more than that there is an error.
+/// Codes that say only that there is an error.
 const EMPTY_CODES: [&str; 5] = ["failure", "failed", "fail", "error", "about:blank"];
 
-/// So many sentences are kept.
+/// The most sentences that are kept.
 const TEXTS_LIMIT: usize = 3;
-/// So many entries of a list are looked at.
+/// The most entries of a list that are examined.
 const ENTRIES_LIMIT: usize = 3;
 const DEPTH_LIMIT: usize = 5;
-/// The longest code, in bytes: what is longer is a sentence.
+/// The longest code, in bytes. A longer text is a sentence.
 const CODE_LIMIT: usize = 128;
-/// The most bytes of a text that nobody promised to be an error's description.
+/// The most bytes of a text that need not be an error's description.
 const EXCERPT_LIMIT: usize = 160;
 /// A longer word may be a token.
 const WORD_LIMIT: usize = 32;
 /// The longest title of a web page that is shown, in bytes.
 const TITLE_LIMIT: usize = 80;
 
-/// What a response itself says of its failure.
+/// What a response says about its failure.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Reported {
-    /// As it came: classified by, never shown.
+pub(super) struct ReportedError {
+    /// As received: decides the kind of failure, and is never shown.
     pub(super) code: Option<String>,
     pub(super) description: Option<String>,
-    /// Ids of the request in the issuer's log, by name.
+    /// IDs of the request in the issuer's log, by name.
     pub(super) traces: Vec<(String, String)>,
-    /// A plain text that is no document: only its [`excerpt`] may be shown, made once secrets are masked.
+    /// A plain text. Only its [`excerpt`] may be shown, after secrets are masked.
     pub(super) text: Option<String>,
-    /// It is a web page.
+    /// The body is a web page.
     pub(super) html: bool,
 }
 
-impl Reported {
-    /// Reads the body of a response of an error's `status`. `exact`: what the config's pointers find there.
+impl ReportedError {
+    /// Reads the body of a response with an error's `status`. `exact`: what the config's pointers find in it.
     pub(super) fn read(
         status: StatusCode,
         headers: &HeaderMap,
@@ -78,19 +78,20 @@ impl Reported {
     ) -> Self {
         let mut reported = Self::of_document(status, body, exact, shape);
         reported.html = is_html(body, headers);
-        if !reported.says_something() {
+        if !reported.has_details() {
             let failed = status.is_client_error() || status.is_server_error();
-            if failed && !reported.html && called_plain_text(headers) {
+            if failed && !reported.html && is_plain_text(headers) {
                 reported.text = plain_text(body);
             }
             let titled = title(body).filter(|_| failed && reported.html);
-            reported.description = titled.or_else(|| named(body).map(|named| format!("JSON with {named}")));
+            reported.description =
+                titled.or_else(|| member_list(body).map(|member_list| format!("JSON with {member_list}")));
         }
         reported
     }
 
-    /// What a document says. `response.error` goes first; a vendor's own members count in a response of a good
-    /// `status` only where one of them is an error's.
+    /// Reads what a document says. `response.error` goes first. In a response with a successful `status`, a vendor's
+    /// members count only if one of them is an error's.
     pub(super) fn of_document(
         status: StatusCode,
         body: &[u8],
@@ -101,15 +102,15 @@ impl Reported {
         let description = exact.and_then(|exact| exact.get(&beside(&shape.error, "error_description")));
         let description =
             description.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
-        let mut found = Found { status: status.as_u16(), ..Found::default() };
+        let mut found = ErrorScan { status: status.as_u16(), ..ErrorScan::default() };
         let pointed = exact.is_some_and(|exact| error_in(exact, shape).is_some());
         let report = report(body, shape).filter(|it| !status.is_success() || pointed || is_fault(it));
         if let Some(report) = report {
             if let Some(fault) = report.get_folded(&shape.error).filter(|it| it.is_object() || it.is_array())
             {
-                found.look(fault, 0);
+                found.scan(fault, 0);
             }
-            found.look_at_root(report.root());
+            found.scan_root(report.root());
         }
         found.texts.retain(|text| Some(text) != code.as_ref());
         let said = found.description(code.is_none());
@@ -122,23 +123,23 @@ impl Reported {
         }
     }
 
-    /// It has words for the failure.
-    pub(super) fn says_something(&self) -> bool {
+    /// There is a code or a description.
+    pub(super) fn has_details(&self) -> bool {
         self.code.is_some() || self.description.is_some()
     }
 }
 
-/// `Some` where the response reports an error at `response.error`, with its code where that is a text or a number.
+/// `Some` if the response reports an error at `response.error`, with its code if that is a text or a number.
 pub(super) fn error_in(document: &Document, shape: &ResponseShape) -> Option<Option<String>> {
-    match document.get(&shape.error).filter(|error| !is_none(error))? {
+    match document.get(&shape.error).filter(|error| !is_no_error(error))? {
         Value::String(code) => Some(Some(code.clone())),
         Value::Number(code) => Some(Some(code.to_string())),
         _ => Some(None),
     }
 }
 
-/// What servers write where there is no error.
-fn is_none(value: &Value) -> bool {
+/// What servers write if there is no error.
+fn is_no_error(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(there) => !there,
@@ -149,9 +150,10 @@ fn is_none(value: &Value) -> bool {
     }
 }
 
-/// It reports a failure in one of the ways of vendors.
+/// The document reports a failure in the way of some vendor.
 fn is_fault(report: &Document) -> bool {
-    let any = |value: &Value| FAULTS.iter().any(|&name| value.get(name).is_some_and(|fault| !is_none(fault)));
+    let any =
+        |value: &Value| FAULTS.iter().any(|&name| value.get(name).is_some_and(|fault| !is_no_error(fault)));
     any(report.root()) || report.root().get("response").is_some_and(any)
 }
 
@@ -168,7 +170,7 @@ fn report(body: &[u8], shape: &ResponseShape) -> Option<Document> {
 
 /// What was found so far, the outermost first.
 #[derive(Default)]
-struct Found {
+struct ErrorScan {
     status: u16,
     code: Option<String>,
     number: Option<String>,
@@ -176,44 +178,44 @@ struct Found {
     traces: Vec<(String, String)>,
 }
 
-impl Found {
-    /// A bare text, or a list of such, is no report: it may be a token.
-    fn look_at_root(&mut self, root: &Value) {
+impl ErrorScan {
+    /// A bare text or a list of texts is not a report: it may be a token.
+    fn scan_root(&mut self, root: &Value) {
         match root {
             Value::Array(items) => {
                 items
                     .iter()
                     .take(ENTRIES_LIMIT)
                     .filter(|item| item.is_object())
-                    .for_each(|item| self.look(item, 0));
+                    .for_each(|item| self.scan(item, 0));
             }
-            Value::Object(members) => self.look_into(members, 0),
+            Value::Object(members) => self.scan_object(members, 0),
             _ => {}
         }
     }
 
-    fn look(&mut self, value: &Value, depth: usize) {
+    fn scan(&mut self, value: &Value, depth: usize) {
         match value {
-            Value::Object(members) if depth < DEPTH_LIMIT => self.look_into(members, depth),
+            Value::Object(members) if depth < DEPTH_LIMIT => self.scan_object(members, depth),
             Value::Array(items) if depth < DEPTH_LIMIT => {
-                items.iter().take(ENTRIES_LIMIT).for_each(|item| self.look(item, depth + 1));
+                items.iter().take(ENTRIES_LIMIT).for_each(|item| self.scan(item, depth + 1));
             }
-            Value::String(text) => self.say(text),
+            Value::String(text) => self.add_text(text),
             _ => {}
         }
     }
 
-    fn look_into(&mut self, members: &Map<String, Value>, depth: usize) {
+    fn scan_object(&mut self, members: &Map<String, Value>, depth: usize) {
         for name in CODES {
             match members.get(name) {
-                Some(Value::String(text)) => self.name(name, text),
-                Some(Value::Number(number)) => self.count(&number.to_string()),
+                Some(Value::String(text)) => self.add_code(name, text),
+                Some(Value::Number(number)) => self.add_number(&number.to_string()),
                 _ => {}
             }
         }
         for name in TEXTS {
             if let Some(Value::String(text)) = members.get(name) {
-                self.say(text);
+                self.add_text(text);
             }
         }
         for (folded, name) in TRACES {
@@ -226,18 +228,18 @@ impl Found {
         }
         for name in CONTAINERS {
             if let Some(deeper @ (Value::Object(_) | Value::Array(_))) = members.get(name) {
-                self.look(deeper, depth + 1);
+                self.scan(deeper, depth + 1);
             }
         }
     }
 
-    fn name(&mut self, member: &str, text: &str) {
+    fn add_code(&mut self, member: &str, text: &str) {
         let text = text.trim();
         let is_code = !text.contains(char::is_whitespace) && text.len() <= CODE_LIMIT;
         if !is_code {
-            // Apigee's `Error` is a sentence, and its `ErrorCode` the code.
+            // Apigee's `Error` is a sentence, and its `ErrorCode` is the code.
             if member == "error" {
-                self.say(text);
+                self.add_text(text);
             }
             return;
         }
@@ -251,14 +253,14 @@ impl Found {
         }
     }
 
-    /// Numbers that only repeat the status say nothing.
-    fn count(&mut self, number: &str) {
+    /// A number that only repeats the status is ignored.
+    fn add_number(&mut self, number: &str) {
         if self.number.is_none() && number != self.status.to_string() {
             self.number = Some(number.to_owned());
         }
     }
 
-    fn say(&mut self, text: &str) {
+    fn add_text(&mut self, text: &str) {
         let text = text.trim();
         let known = self.texts.iter().any(|known| known.contains(text)) || self.code.as_deref() == Some(text);
         if !text.is_empty() && !known && self.texts.len() < TEXTS_LIMIT {
@@ -266,7 +268,7 @@ impl Found {
         }
     }
 
-    /// The sentences; before them the number that stands beside a code. A number alone is the code.
+    /// The sentences, after the number if there is also a code. A number alone becomes the code.
     fn description(&mut self, want_code: bool) -> Option<String> {
         let mut texts = std::mem::take(&mut self.texts);
         if let Some(number) = self.number.take() {
@@ -280,8 +282,8 @@ impl Found {
     }
 }
 
-/// `the members a, b` of unknown JSON, without a value; names that could be values are left out.
-pub(super) fn named(body: &[u8]) -> Option<String> {
+/// `the members a, b` of unknown JSON, without values. Omits names that could be values.
+pub(super) fn member_list(body: &[u8]) -> Option<String> {
     let fit = |name: &String| {
         let plain = |byte: u8| {
             byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'@' | b'$' | b':')
@@ -294,11 +296,11 @@ pub(super) fn named(body: &[u8]) -> Option<String> {
 
 fn plain_text(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?.trim();
-    // What was meant as JSON is not quoted, broken or not.
+    // Broken JSON is not quoted.
     (!text.is_empty() && !text.starts_with(['{', '[', '"'])).then(|| text.to_owned())
 }
 
-/// The beginning of a plain text, words that may be values left out. At most 160 bytes.
+/// The beginning of a plain text, without words that may be values. At most 160 bytes.
 pub(super) fn excerpt(text: &str) -> String {
     let mut shown = String::new();
     for word in text.split_whitespace() {
@@ -315,10 +317,10 @@ pub(super) fn excerpt(text: &str) -> String {
     shown
 }
 
-/// A web page's title, where it is a few plain words.
+/// A web page's title, if it consists of a few plain words.
 fn title(body: &[u8]) -> Option<String> {
     let page = String::from_utf8_lossy(body);
-    // Same length: only ASCII letters change.
+    // The length stays the same, because only ASCII letters change.
     let lower = page.to_ascii_lowercase();
     let tag = lower.find("<title")?;
     let start = tag + lower.get(tag..)?.find('>')? + 1;

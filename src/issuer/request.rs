@@ -1,4 +1,4 @@
-//! The token request (RFC 6749 section 4.4.2), as it is written.
+//! The token request (RFC 6749 section 4.4.2): its parameters, its body, and its header section.
 
 use std::sync::Arc;
 
@@ -27,19 +27,19 @@ const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const NOTHING: HeaderValue = HeaderValue::from_static("0");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("bearerd/", env!("CARGO_PKG_VERSION")));
 
-/// Headers that say where a message goes and where it ends: only the connection may write them.
+/// Header fields about the connection and the message's length, which only the connection may set.
 const FRAMING: [HeaderName; 7] = [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE];
 
-/// What was made for one attempt alone, and is never sent twice.
-pub(super) struct Fresh {
+/// What was signed for one attempt, and is never sent twice.
+pub(super) struct SignedParts {
     pub(super) client_assertion: Option<Arc<Secret>>,
-    /// The grant's.
+    /// The assertion of the grant.
     pub(super) assertion: Option<Arc<Secret>>,
     pub(super) bearer: Option<Arc<Secret>>,
     pub(super) proof: Option<Secret>,
 }
 
-/// The method that the parameters travel by.
+/// The HTTP method for the parameters.
 pub(super) fn method(config: &IssuerConfig) -> Method {
     match config.carrier {
         Carrier::Form | Carrier::Json | Carrier::Query => Method::POST,
@@ -47,16 +47,16 @@ pub(super) fn method(config: &IssuerConfig) -> Method {
     }
 }
 
-/// The request to `url`, its target absolute, with `Host`. `Err` says what of the config may not be sent.
+/// Builds the request to `url` with an absolute target and `Host`. `Err` says what in the config cannot be sent.
 pub(super) fn build(
     inputs: &Inputs,
-    fresh: Fresh,
+    fresh: SignedParts,
     config: &IssuerConfig,
     key: &CredentialKey,
     url: &HttpUrl,
 ) -> Result<Request<Full<Bytes>>, String> {
     let pairs = pairs(inputs, &fresh, config, key);
-    let not_text = |_| "a value that is not UTF-8 cannot stand in a JSON text; check params".to_owned();
+    let not_text = |_| "JSON cannot contain a value that is not UTF-8; check params".to_owned();
     let (uri, body, kind) = match config.carrier {
         Carrier::Form => (target(url)?, form_body("", &pairs).map_err(not_text)?, Some(FORM)),
         Carrier::Json => (target(url)?, json_body(&pairs).map_err(not_text)?, Some(JSON)),
@@ -66,7 +66,7 @@ pub(super) fn build(
         }
     };
     let method = method(config);
-    // RFC 9110 section 8.6: some servers refuse a POST that does not say so (411).
+    // RFC 9110 section 8.6: some servers refuse a POST without `Content-Length` (411).
     let empty = (method == Method::POST && body.is_empty()).then_some((CONTENT_LENGTH, NOTHING));
     let mut request = Request::new(Full::new(body.into_bytes()));
     *request.method_mut() = method;
@@ -75,12 +75,12 @@ pub(super) fn build(
     headers.insert(HOST, host(url)?);
     headers.extend(empty);
     headers.insert(ACCEPT, JSON);
-    // A compressed answer could be far larger than its limit.
+    // A compressed response could be far larger than its limit.
     headers.insert(ACCEPT_ENCODING, IDENTITY);
     headers.insert(USER_AGENT, AGENT);
     headers.extend(kind.map(|kind| (CONTENT_TYPE, kind)));
     if config.carrier == Carrier::Query {
-        // RFC 9110 section 8.6: a POST says that it has no content, and some servers insist on it.
+        // RFC 9110 section 8.6: some servers refuse a POST without `Content-Length`.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     headers
@@ -89,8 +89,9 @@ pub(super) fn build(
         if FRAMING.contains(name) {
             return Err(format!("`headers` may not set {name}"));
         }
-        let value = sensitive(Secret::clone(value))
-            .ok_or_else(|| format!("the value of `headers` {name} holds a character that no header may"))?;
+        let value = sensitive(Secret::clone(value)).ok_or_else(|| {
+            format!("the value of `headers` {name} contains a character that a header field must not contain")
+        })?;
         headers.insert(name.clone(), value);
     }
     headers.extend(fresh.proof.and_then(sensitive).map(|proof| (DPOP.clone(), proof)));
@@ -119,7 +120,7 @@ fn authorization(
     }
 }
 
-/// A request for a discovery document: no credential goes with it.
+/// A request for a discovery document, without any credential.
 pub(super) fn build_get(url: &HttpUrl) -> Result<Request<Full<Bytes>>, String> {
     let mut request = Request::new(Full::default());
     *request.uri_mut() = target(url)?;
@@ -145,28 +146,32 @@ where
         .authority(url.authority.as_str())
         .path_and_query(path_and_query)
         .build()
-        .map_err(|_| format!("{} is no URL to call", host_and_path(url)))
+        .map_err(|_| format!("{} is not a valid URL", host_and_path(url)))
 }
 
 fn host(url: &HttpUrl) -> Result<HeaderValue, String> {
-    HeaderValue::from_str(&url.authority).map_err(|_| format!("{} is no host", url.authority))
+    HeaderValue::from_str(&url.authority).map_err(|_| format!("{} is not a host", url.authority))
 }
 
-/// The request's own path and query, then the parameters.
+/// The URL's own path and query, then the parameters.
 fn target_with(url: &HttpUrl, pairs: &[(String, Value)]) -> Result<Result<Uri, String>, NotText> {
     let path = url.path_and_query.as_str();
     let before = if path.contains('?') { path.to_owned() } else { format!("{path}?") };
     let text = form_body(&before, pairs)?;
-    // The query may hold a secret: its memory is wiped with the request.
+    // The query may contain a secret, so its memory is wiped with the request.
     Ok(PathAndQuery::from_maybe_shared(text.into_bytes())
         .map_err(|_| format!("the parameters are too long for the query of {}", host_and_path(url)))
         .and_then(|path| uri(url, path)))
 }
 
-/// `grant_type`, `scope`, `client_id`, `client_secret`, the assertions, then `params` by name: always in this order.
-/// One of `params` stands instead of ours of the same name, since a parameter may be there once (RFC 6749 section
-/// 3.2).
-fn pairs(inputs: &Inputs, fresh: &Fresh, config: &IssuerConfig, key: &CredentialKey) -> Vec<(String, Value)> {
+/// `grant_type`, `scope`, `client_id`, `client_secret`, the assertions, then `params` by name, always in this order.
+/// One of `params` replaces ours of the same name, because a parameter must not be repeated (RFC 6749 section 3.2).
+fn pairs(
+    inputs: &Inputs,
+    fresh: &SignedParts,
+    config: &IssuerConfig,
+    key: &CredentialKey,
+) -> Vec<(String, Value)> {
     let scope_in = config.jwt.as_ref().map_or(ScopeIn::Parameter, |jwt| jwt.scope);
     let scope = joined(key);
     let text = |secret: &Arc<Secret>| Value::Text(Arc::clone(secret));
@@ -199,7 +204,7 @@ fn pairs(inputs: &Inputs, fresh: &Fresh, config: &IssuerConfig, key: &Credential
         ("client_assertion", client_assertion.map(text)),
         ("assertion", fresh.assertion.as_ref().map(text)),
     ];
-    // Some servers want `scope` without a value where none is asked for: that one gives way to scopes.
+    // Some servers require an empty `scope` if no scope is requested. Scopes replace it.
     let gives_way = |name: &str, value: &Value| {
         name == "scope" && !scope.is_empty() && matches!(value, Value::Text(text) if text.expose().is_empty())
     };
@@ -215,7 +220,7 @@ pub(super) fn joined(key: &CredentialKey) -> String {
     key.scopes.joined()
 }
 
-/// The most bytes that JSON writes for one byte of text (`\u0000`).
+/// The most bytes of JSON for one byte of text (`\u0000`).
 const JSON_GROWTH: usize = 6;
 
 /// A parameter's value, read from its sources.
@@ -223,7 +228,7 @@ const JSON_GROWTH: usize = 6;
 pub(super) enum Value {
     /// A string in JSON.
     Text(Arc<Secret>),
-    /// A number or boolean, as it was written.
+    /// A number or boolean, as written in the config.
     Bare(String),
     Array(Vec<Self>),
     Table(Vec<(String, Self)>),
@@ -234,7 +239,7 @@ impl Value {
         Self::Text(Arc::new(Secret::from(text)))
     }
 
-    /// As a claim. `Err`: a text in it is not UTF-8.
+    /// The value as a claim. `Err`: a text in it is not UTF-8.
     pub(super) fn to_json(&self) -> Result<serde_json::Value, NotText> {
         Ok(match self {
             Self::Text(text) => text.expose_str().ok_or(NotText)?.into(),
@@ -247,7 +252,7 @@ impl Value {
         })
     }
 
-    /// The most bytes that it takes as JSON.
+    /// The most bytes of this value in JSON.
     fn json_size(&self) -> usize {
         match self {
             Self::Text(text) => text.expose().len() * JSON_GROWTH + 2,
@@ -283,7 +288,7 @@ impl Value {
     }
 }
 
-/// A value that JSON cannot carry: it is not UTF-8.
+/// The value is not UTF-8, so JSON cannot contain it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotText;
 
@@ -311,19 +316,19 @@ fn write_object(members: &[(String, Value)], out: &mut Vec<u8>) -> Result<(), No
 }
 
 fn write_string(text: &str, out: &mut Vec<u8>) {
-    // Writing text into memory cannot fail.
+    // Writing to memory cannot fail.
     _ = serde_json::to_writer(out, text);
 }
 
 /// A JSON object with the members in their order.
 fn json_body(pairs: &[(String, Value)]) -> Result<Secret, NotText> {
-    // Large enough from the start: a buffer that grows leaves an unwiped copy behind.
+    // Large enough from the start, because a buffer that grows leaves an unwiped copy behind.
     let mut body = Zeroizing::new(Vec::with_capacity(object_size(pairs)));
     write_object(pairs, &mut body)?;
     Ok(Secret::new(std::mem::take(&mut *body)))
 }
 
-/// `application/x-www-form-urlencoded` after `before`, joined to it by `&` where it is not empty. Arrays are repeated
+/// `before` and the parameters as `application/x-www-form-urlencoded`, joined by `&`. Arrays become repeated
 /// parameters, tables JSON text.
 fn form_body(before: &str, pairs: &[(String, Value)]) -> Result<Secret, NotText> {
     let mut flat = Vec::with_capacity(pairs.len());
@@ -345,12 +350,12 @@ fn form_body(before: &str, pairs: &[(String, Value)]) -> Result<Secret, NotText>
     Ok(Secret::new(std::mem::take(&mut *body)))
 }
 
-enum Flat<'a> {
+enum FlatValue<'a> {
     Borrowed(&'a [u8]),
     Made(Secret),
 }
 
-impl Flat<'_> {
+impl FlatValue<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
@@ -359,22 +364,27 @@ impl Flat<'_> {
     }
 }
 
-fn flatten<'a>(name: &'a str, value: &'a Value, out: &mut Vec<(&'a str, Flat<'a>)>) -> Result<(), NotText> {
+fn flatten<'a>(
+    name: &'a str,
+    value: &'a Value,
+    out: &mut Vec<(&'a str, FlatValue<'a>)>,
+) -> Result<(), NotText> {
     match value {
-        Value::Text(text) => out.push((name, Flat::Borrowed(text.expose()))),
-        Value::Bare(text) => out.push((name, Flat::Borrowed(text.as_bytes()))),
+        Value::Text(text) => out.push((name, FlatValue::Borrowed(text.expose()))),
+        Value::Bare(text) => out.push((name, FlatValue::Borrowed(text.as_bytes()))),
         Value::Array(items) => items.iter().try_for_each(|item| flatten(name, item, out))?,
-        Value::Table(members) => out.push((name, Flat::Made(json_body(members)?))),
+        Value::Table(members) => out.push((name, FlatValue::Made(json_body(members)?))),
     }
     Ok(())
 }
 
 const SCHEME: &str = "Basic ";
 
-/// The `Authorization` value of HTTP Basic (RFC 7617), marked sensitive; its memory is wiped when it is dropped.
+/// The `Authorization` value of HTTP Basic (RFC 7617, RFC 6749 section 2.3.1). Marked sensitive; its memory is wiped
+/// when it is dropped.
 fn basic_value(id: &Secret, secret: &Secret, encoding: BasicEncoding) -> Option<HeaderValue> {
     let (id, secret) = (id.expose(), secret.expose());
-    // Large enough from the start: a buffer that grows leaves an unwiped copy behind.
+    // Large enough from the start, because a buffer that grows leaves an unwiped copy behind.
     let mut pair = Zeroizing::new(Vec::with_capacity((id.len() + secret.len()) * FORM_GROWTH + 1));
     match encoding {
         BasicEncoding::Form => {
@@ -395,16 +405,16 @@ fn basic_value(id: &Secret, secret: &Secret, encoding: BasicEncoding) -> Option<
     sensitive(Secret::from(value))
 }
 
-/// The `Authorization` value with a JWT of our own.
+/// The `Authorization` value with a JWT that bearerd signed (RFC 6750 section 2.1).
 fn bearer_value(jwt: &Secret) -> Result<HeaderValue, String> {
     let mut value = Vec::with_capacity(jwt.expose().len() + 7);
     value.extend_from_slice(b"Bearer ");
     value.extend_from_slice(jwt.expose());
-    sensitive(Secret::new(value)).ok_or_else(|| "the JWT may not stand in a header".to_owned())
+    sensitive(Secret::new(value)).ok_or_else(|| "a header field cannot contain the JWT".to_owned())
 }
 
-/// A header value that owns its secret: kept out of HPACK's tables and of `Debug`. `None`: it may not stand in
-/// a header.
+/// A header value that owns its secret and stays out of HPACK's tables and of `Debug`. `None`: it contains characters
+/// that a header field must not contain.
 fn sensitive(secret: Secret) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_maybe_shared(secret.into_bytes()).ok()?;
     value.set_sensitive(true);
@@ -413,11 +423,12 @@ fn sensitive(secret: Secret) -> Option<HeaderValue> {
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
-/// The most bytes that `form_encode` writes for one byte: buffers of secrets are made large enough at once,
-/// because a buffer that grows leaves an unwiped copy behind.
+/// The most bytes that `form_encode` writes for one byte. Buffers of secrets get their full size at once, because a
+/// buffer that grows leaves an unwiped copy behind.
 const FORM_GROWTH: usize = 3;
 
-/// Appends `bytes` encoded: letters, digits and `*-._` as they are, a space as `+`, all else as `%XX`.
+/// Appends `bytes` in the encoding of forms (RFC 6749 appendix B): letters, digits and `*-._` unchanged, a space as
+/// `+`, everything else as `%XX`.
 pub(super) fn form_encode(bytes: &[u8], out: &mut Vec<u8>) {
     for &byte in bytes {
         match byte {

@@ -11,10 +11,10 @@ use http::{HeaderMap, StatusCode, Uri};
 use serde_json::Value;
 
 use super::document::{Document, Malformed, beside};
-use super::error::Context;
-use super::exchange::{Answer, Lost};
+use super::error::ErrorContext;
+use super::exchange::{BodyError, IssuerResponse};
 use super::redact::Redactor;
-use super::reported::{self, Reported};
+use super::reported::{self, ReportedError};
 use super::{FailureKind, Grant, IssuerError};
 use crate::config::{ResponseFormat, ResponseShape, Scopes};
 use crate::net::dpop;
@@ -27,27 +27,27 @@ const NAMED_LIMIT: usize = 256;
 /// The longest `scope` of a response that is kept, in bytes.
 const SCOPE_LIMIT: usize = 4 * 1024;
 
-/// What the request was.
+/// What the response is judged against.
 pub(super) struct SentRequest<'a> {
-    /// Before the request was sent.
+    /// The time before the request was sent.
     pub(super) at: SystemTime,
     pub(super) scopes: &'a Scopes,
 }
 
-/// What an operator should know of a response that is usable all the same.
+/// What an operator should know about a response that is usable nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Note {
+pub(super) enum ResponseWarning {
     TypeMissing,
     LifetimeMissing,
     LifetimeUnreadable,
     NotCalledJson,
-    /// These scopes were asked for and not granted.
+    /// Scopes that were requested and not granted.
     Narrower(Vec<String>),
-    /// This machine's clock is so far off the issuer's: `5m 2s behind`.
+    /// How far this machine's clock is from the issuer's: `5m 2s behind`.
     ClockOff(String),
 }
 
-impl Note {
+impl ResponseWarning {
     /// One bit for each kind.
     pub(super) fn bit(&self) -> u8 {
         match self {
@@ -61,141 +61,143 @@ impl Note {
     }
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for ResponseWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::TypeMissing => "names no token type, taken as Bearer",
-            Self::LifetimeMissing => "names no lifetime, default_lifetime applies",
-            Self::LifetimeUnreadable => "names a lifetime that cannot be read",
-            Self::NotCalledJson => "is JSON under another content type",
+            Self::TypeMissing => "has no token type, so Bearer is assumed",
+            Self::LifetimeMissing => "has no lifetime, so default_lifetime applies",
+            Self::LifetimeUnreadable => "has a lifetime that cannot be read",
+            Self::NotCalledJson => "is JSON with another content type",
             Self::Narrower(scopes) => {
                 return write!(
                     f,
-                    "grants less than was asked for, without the scopes {}: let this client have them at the issuer, \
-                     or take them out of scopes",
+                    "grants less than bearerd requested, without the scopes {}: allow this client these scopes at the issuer, \
+                     or remove them from scopes",
                     scopes.join(" ")
                 );
             }
             Self::ClockOff(apart) => {
                 return write!(
                     f,
-                    "shows that this machine's clock is {apart} the issuer's: set it right (NTP), or JWTs and \
-                     lifetimes will not hold"
+                    "shows that this machine's clock is {apart} the issuer's: correct it (NTP), or JWTs and \
+                     lifetimes will be wrong"
                 );
             }
         })
     }
 }
 
-/// The token of a response, or why it holds none.
+/// The token in a response, or why there is none.
 pub(super) fn judge(
-    answer: Answer,
-    context: &Context<'_>,
+    response: IssuerResponse,
+    context: &ErrorContext<'_>,
     asked: &SentRequest<'_>,
-) -> Result<(Grant, Vec<Note>), IssuerError> {
-    let context = &Context {
-        traces: traces(&answer.headers),
-        skew: skew(&answer.headers, asked.at, context.config.timeout),
+) -> Result<(Grant, Vec<ResponseWarning>), IssuerError> {
+    let context = &ErrorContext {
+        traces: traces(&response.headers),
+        skew: skew(&response.headers, asked.at, context.config.timeout),
         ..context.clone()
     };
-    let status = answer.status;
+    let status = response.status;
     if context.config.response.statuses.contains(&status.as_u16()) {
-        return accepted(answer, context, asked);
+        return accepted(response, context, asked);
     }
     if status.is_redirection() {
-        return Err(redirected(status, &answer.headers, context));
+        return Err(redirected(status, &response.headers, context));
     }
-    Err(refused(&answer, context, asked))
+    Err(refused(&response, context, asked))
 }
 
-/// A response whose status says no, or is none that the config reads for a token.
-fn refused(answer: &Answer, context: &Context<'_>, asked: &SentRequest<'_>) -> IssuerError {
-    let (status, shape) = (answer.status, &context.config.response);
-    let retry_after = retry_after(&answer.headers, asked.at);
-    let body = match &answer.body {
-        Ok(body) if coding(&answer.headers).is_none() => body.as_slice(),
+/// The error for a response whose status is not one that the config accepts for a token.
+fn refused(response: &IssuerResponse, context: &ErrorContext<'_>, asked: &SentRequest<'_>) -> IssuerError {
+    let (status, shape) = (response.status, &context.config.response);
+    let retry_after = retry_after(&response.headers, asked.at);
+    let body = match &response.body {
+        Ok(body) if coding(&response.headers).is_none() => body.as_slice(),
         _ => &[],
     };
-    // Servers that answer with forms still report errors as JSON.
+    // Servers that respond with forms still report errors as JSON.
     let as_json = ResponseShape { format: ResponseFormat::Json, ..shape.clone() };
     let mut document = parse(body, &as_json).or_else(|_| parse(body, shape)).ok();
     let token = document.as_mut().and_then(|document| document.take_secret(&shape.token));
-    let mut reported = Reported::read(status, &answer.headers, body, document.as_ref(), shape);
-    // Servers with bodies of their own say it in the header as RFC 9449 section 8 has it.
-    let challenge = dpop::challenge_error(&answer.headers);
+    let mut reported = ReportedError::read(status, &response.headers, body, document.as_ref(), shape);
+    // Servers with their own error bodies report it in the header field of RFC 9449 section 8.
+    let challenge = dpop::challenge_error(&response.headers);
     if let Some(code) =
         challenge.filter(|code| [dpop::USE_NONCE, dpop::INVALID_PROOF].contains(&code.as_str()))
     {
         reported.code = Some(code);
     }
-    let context = &Context { redactor: &knowing(context.redactor, token.as_ref()), ..context.clone() };
+    let context =
+        &ErrorContext { redactor: &with_token(context.redactor, token.as_ref()), ..context.clone() };
     context.refused(status, &reported, retry_after)
 }
 
-/// A response whose status says that it holds a token.
+/// Judges a response whose status is accepted for a token.
 fn accepted(
-    answer: Answer,
-    context: &Context<'_>,
+    response: IssuerResponse,
+    context: &ErrorContext<'_>,
     asked: &SentRequest<'_>,
-) -> Result<(Grant, Vec<Note>), IssuerError> {
+) -> Result<(Grant, Vec<ResponseWarning>), IssuerError> {
     let shape = &context.config.response;
-    let Answer { status, headers, body } = answer;
+    let IssuerResponse { status, headers, body } = response;
     let retry_after = retry_after(&headers, asked.at);
-    let unusable = |unfit: Unfit| tokenless(status, unfit, retry_after, context);
+    let unusable = |unfit: UnusableReason| unusable_response(status, unfit, retry_after, context);
     if let Some(coding) = coding(&headers) {
         let coding = context.redactor.show_code(&coding).unwrap_or_default();
-        let what = format!("a body in content-encoding {coding}, though identity was asked for");
-        return Err(unusable((what, Some("the fault is the issuer's".to_owned()))));
+        let what = format!("a body in content-encoding {coding}, although bearerd asks for identity");
+        return Err(unusable((what, Some("the error is the issuer's".to_owned()))));
     }
     let body = body.map_err(|lost| match lost {
-        Lost::TooLarge(limit) => {
+        BodyError::TooLarge(limit) => {
             let remedy = format!("check {} of [issuer.{}]", context.endpoint_key(), context.config.name);
             unusable((format!("a body of more than {limit} bytes"), Some(remedy)))
         }
-        Lost::CutOff => {
+        BodyError::CutOff => {
             let code = status.as_u16();
-            let what = format!("answered {code} and closed the connection in the middle of the body");
+            let what = format!("responded {code} and closed the connection in the middle of the body");
             let error = context.fail(FailureKind::Unavailable, what);
             IssuerError {
                 http_status: Some(code),
-                ..error.advise("the fault is the issuer's, and it is asked again")
+                ..error.advise("the error is the issuer's, and bearerd asks again")
             }
         }
     })?;
-    let mut document =
-        parse(&body, shape).map_err(|malformed| unusable(unread(malformed, &body, &headers, context)))?;
-    // Taken first: whatever comes of the response, the token's memory is wiped, and no text shows it.
+    let mut document = parse(&body, shape)
+        .map_err(|malformed| unusable(unreadable_body(malformed, &body, &headers, context)))?;
+    // Taken first: whatever the result, the token's memory is wiped, and no message shows it.
     let token = document.take_secret(&shape.token);
-    let context = &Context { redactor: &knowing(context.redactor, token.as_ref()), ..context.clone() };
+    let context =
+        &ErrorContext { redactor: &with_token(context.redactor, token.as_ref()), ..context.clone() };
     if token.is_none() || reported::error_in(&document, shape).is_some() {
-        let reported = Reported::of_document(status, &body, Some(&document), shape);
-        if reported::error_in(&document, shape).is_some() || reported.says_something() {
+        let reported = ReportedError::of_document(status, &body, Some(&document), shape);
+        if reported::error_in(&document, shape).is_some() || reported.has_details() {
             return Err(context.refused(status, &reported, retry_after));
         }
     }
-    let unusable = |unfit: Unfit| tokenless(status, unfit, retry_after, context);
+    let unusable = |unfit: UnusableReason| unusable_response(status, unfit, retry_after, context);
     let token = usable_token(token, &body, context).map_err(&unusable)?;
     let mut notes = Vec::new();
     let token_type = usable_type(&document, context, &mut notes).map_err(&unusable)?;
-    if shape.format == ResponseFormat::Json && !called_json(&headers) {
-        notes.push(Note::NotCalledJson);
+    if shape.format == ResponseFormat::Json && !is_json(&headers) {
+        notes.push(ResponseWarning::NotCalledJson);
     }
-    notes.extend(context.skew.map(|skew| Note::ClockOff(skew.of_ours())));
+    notes.extend(context.skew.map(|skew| ResponseWarning::ClockOff(skew.describe())));
     Ok((grant(token, token_type, &document, context, asked, &mut notes), notes))
 }
 
-/// What a response holds that is of no use, and what to do about it.
-type Unfit = (String, Option<String>);
+/// What is wrong with a response, and what to do about it.
+type UnusableReason = (String, Option<String>);
 
-/// A refusal needs no body: 401 and 5xx keep their meaning even where they are read for a token.
-fn tokenless(
+/// A refusal needs no body: 401 and 5xx keep their meaning even if the config accepts them for a token.
+fn unusable_response(
     status: StatusCode,
-    (what, remedy): Unfit,
+    (what, remedy): UnusableReason,
     retry_after: Option<Duration>,
-    context: &Context<'_>,
+    context: &ErrorContext<'_>,
 ) -> IssuerError {
     if status.is_client_error() || status.is_server_error() {
-        context.refused(status, &Reported::default(), retry_after)
+        context.refused(status, &ReportedError::default(), retry_after)
     } else {
         let error = context.unusable(status, what);
         remedy.iter().fold(error, |error, remedy| error.advise(remedy))
@@ -206,13 +208,13 @@ fn grant(
     token: Secret,
     token_type: String,
     document: &Document,
-    context: &Context<'_>,
+    context: &ErrorContext<'_>,
     asked: &SentRequest<'_>,
-    notes: &mut Vec<Note>,
+    notes: &mut Vec<ResponseWarning>,
 ) -> Grant {
     let shape = &context.config.response;
     let expires_at = document.get(&shape.expires_at).and_then(parse_expires_at);
-    // The issuer's clock chose that time: where ours differs, it means another one here.
+    // The issuer's clock chose that time, so if the clocks differ, it is converted.
     let expires_at = match context.skew {
         Some(skew) => expires_at.and_then(|at| skew.by_our_clock(at)),
         None => expires_at,
@@ -220,9 +222,13 @@ fn grant(
     let claimed = document.get(&shape.expires_in);
     let expires_in = claimed.and_then(parse_expires_in);
     if expires_in.is_none() && (claimed.is_some() || expires_at.is_none()) {
-        notes.push(if claimed.is_some() { Note::LifetimeUnreadable } else { Note::LifetimeMissing });
+        notes.push(if claimed.is_some() {
+            ResponseWarning::LifetimeUnreadable
+        } else {
+            ResponseWarning::LifetimeMissing
+        });
     }
-    // How long goes before until when: only the one is free of the issuer's clock.
+    // A duration goes before a point in time, because it does not depend on the issuer's clock.
     let expires_at = expires_at.filter(|_| expires_in.is_none());
     let scope = scope_in(document, shape).and_then(|scope| context.redactor.show(&scope, SCOPE_LIMIT));
     if let Some(scope) = &scope {
@@ -230,7 +236,7 @@ fn grant(
         let missing: Vec<_> =
             asked.scopes.iter().filter(|scope| !granted.contains(scope.as_str())).cloned().collect();
         if !missing.is_empty() {
-            notes.push(Note::Narrower(missing));
+            notes.push(ResponseWarning::Narrower(missing));
         }
     }
     let audience = token.expose_str().map_or(Audience::Unknown, |token| audience_of(token, context.redactor));
@@ -238,7 +244,7 @@ fn grant(
         token,
         token_type,
         prover: None,
-        // Where the response names only the end, the lifetime follows from when it was asked for.
+        // If the response names only the expiry, the lifetime follows from the time of the request.
         expires_in: expires_in.or_else(|| expires_at.map(|at| time_left(at, asked.at))),
         expires_at,
         scope,
@@ -246,8 +252,8 @@ fn grant(
     }
 }
 
-/// What a server says beside a token may hold that token.
-fn knowing(redactor: &Redactor, token: Option<&Secret>) -> Redactor {
+/// Other parts of a response may repeat the token.
+fn with_token(redactor: &Redactor, token: Option<&Secret>) -> Redactor {
     let mut redactor = redactor.clone();
     token.into_iter().for_each(|token| redactor.add(token));
     redactor
@@ -266,7 +272,7 @@ fn parse(body: &[u8], shape: &ResponseShape) -> Result<Document, Malformed> {
     ]
     .map(String::as_str);
     match shape.format {
-        // Servers that once answered with forms answer with JSON in newer versions.
+        // Newer versions of servers that used forms respond with JSON.
         ResponseFormat::Form if !is_object(body) => Document::form(body, &pointers),
         ResponseFormat::Json | ResponseFormat::Form => Document::json(body, &pointers),
     }
@@ -276,43 +282,50 @@ fn is_object(body: &[u8]) -> bool {
     body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii_start().starts_with(b"{")
 }
 
-fn usable_token(token: Option<Secret>, body: &[u8], context: &Context<'_>) -> Result<Secret, Unfit> {
+fn usable_token(
+    token: Option<Secret>,
+    body: &[u8],
+    context: &ErrorContext<'_>,
+) -> Result<Secret, UnusableReason> {
     let at = &context.config.response.token;
     let remedy = || Some(format!("check response.token of [issuer.{}]", context.config.name));
     let token = token.ok_or_else(|| {
-        let named = reported::named(body).and_then(|named| context.redactor.show(&named, NAMED_LIMIT));
+        let named = reported::member_list(body).and_then(|named| context.redactor.show(&named, NAMED_LIMIT));
         let named = named.map(|named| format!(" (the response has {named})")).unwrap_or_default();
         (format!("no token at {at}{named}"), remedy())
     })?;
     match token.expose() {
         [] => Err((format!("an empty token at {at}"), remedy())),
         bytes if bytes.len() > TOKEN_LIMIT => {
-            let what =
-                format!("a token of {} bytes, and {TOKEN_LIMIT} is the most that is sent on", bytes.len());
-            Err((what, Some("have the issuer put less into it (groups, roles)".to_owned())))
+            let what = format!("a token of {} bytes, and bearerd sends at most {TOKEN_LIMIT}", bytes.len());
+            Err((what, Some("configure fewer claims (groups, roles) at the issuer".to_owned())))
         }
         bytes if !bytes.iter().all(|byte| matches!(byte, 0x21..=0x7E)) => {
             let what =
-                "a token that holds a space, a control character or one outside ASCII, so it was not used";
+                "a token with a space, a control character or a character outside ASCII, so it was not used";
             Err((what.to_owned(), remedy()))
         }
         _ => Ok(token),
     }
 }
 
-/// The accepted type, lower case.
-fn usable_type(document: &Document, context: &Context<'_>, notes: &mut Vec<Note>) -> Result<String, Unfit> {
+/// The accepted type in lower case.
+fn usable_type(
+    document: &Document,
+    context: &ErrorContext<'_>,
+    notes: &mut Vec<ResponseWarning>,
+) -> Result<String, UnusableReason> {
     let shape = &context.config.response;
     let accepted = |kind: &str| shape.token_types.iter().any(|accepted| accepted.eq_ignore_ascii_case(kind));
     let found = match document.get(&shape.token_type) {
         None => {
-            notes.push(Note::TypeMissing);
+            notes.push(ResponseWarning::TypeMissing);
             "Bearer"
         }
         Some(Value::String(found)) => found,
         Some(_) => {
             let remedy = format!("check response.type of [issuer.{}]", context.config.name);
-            return Err((format!("a token type at {} that is no text", shape.token_type), Some(remedy)));
+            return Err((format!("a token type at {} that is not a text", shape.token_type), Some(remedy)));
         }
     };
     if accepted(found) {
@@ -321,10 +334,10 @@ fn usable_type(document: &Document, context: &Context<'_>, notes: &mut Vec<Note>
     let name = &context.config.name;
     let hint = match found.to_ascii_lowercase().as_str() {
         "dpop" if context.config.dpop.is_none() => {
-            format!("set dpop of [issuer.{name}], it is bound to a key")
+            format!("set dpop of [issuer.{name}], because it is bound to a key")
         }
         "bearer" if context.config.dpop.is_some() => {
-            "the issuer bound it to no key, so have the client require DPoP there".to_owned()
+            "the issuer bound it to no key, so require DPoP for the client there".to_owned()
         }
         _ => "add it there if the upstream takes such tokens".to_owned(),
     };
@@ -343,13 +356,15 @@ fn scope_in(document: &Document, shape: &ResponseShape) -> Option<String> {
     }
 }
 
-fn redirected(status: StatusCode, headers: &HeaderMap, context: &Context<'_>) -> IssuerError {
+fn redirected(status: StatusCode, headers: &HeaderMap, context: &ErrorContext<'_>) -> IssuerError {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let host = location
         .and_then(|location| location.parse::<Uri>().ok())
         .and_then(|uri| uri.host().and_then(|host| context.redactor.show_code(host)));
     let to = host.map(|host| format!(" to {host}")).unwrap_or_default();
-    let what = format!("a redirect{to}, and redirects are not followed, because the secret would go along");
+    let what = format!(
+        "a redirect{to}, and bearerd does not follow redirects, because it would send the secret along"
+    );
     context.unusable(status, what).advise(&format!(
         "check {} of [issuer.{}]",
         context.endpoint_key(),
@@ -357,30 +372,35 @@ fn redirected(status: StatusCode, headers: &HeaderMap, context: &Context<'_>) ->
     ))
 }
 
-fn unread(malformed: Malformed, body: &[u8], headers: &HeaderMap, context: &Context<'_>) -> Unfit {
+fn unreadable_body(
+    malformed: Malformed,
+    body: &[u8],
+    headers: &HeaderMap,
+    context: &ErrorContext<'_>,
+) -> UnusableReason {
     let format = context.config.response.format;
     let hint = if is_html(body, headers) {
         context.web_page()
-    } else if format == ResponseFormat::Json && (called_form(headers) || body.starts_with(b"access_token=")) {
-        r#"that is a form; set response.format = "form""#.to_owned()
+    } else if format == ResponseFormat::Json && (is_form(headers) || body.starts_with(b"access_token=")) {
+        r#"it is a form; set response.format = "form""#.to_owned()
     } else {
         format!("check {} of [issuer.{}]", context.endpoint_key(), context.config.name)
     };
     (malformed.to_string(), Some(hint))
 }
 
-/// A token that claims to live no longer than now still serves those who wait for it.
+/// A token without any lifetime left still serves the requests that wait for it.
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
-/// No token is kept longer: a lifetime beyond it is more often an error of units than a wish.
+/// No token is kept longer. A longer lifetime is more likely a wrong unit than a wish.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// The longest that an issuer may send us away.
+/// The longest pause that an issuer may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
-/// Epoch times above this are milliseconds: as seconds it lies in the year 5138, as milliseconds in 1973.
+/// A larger epoch time is in milliseconds: in seconds it would be the year 5138, in milliseconds it is 1973.
 const MILLISECONDS_FROM: f64 = 1e11;
 
 impl Grant {
-    /// How long the token lives from when it was asked for, where the response says so: the earlier where it does twice.
-    pub fn told_lifetime(&self, asked: SystemTime) -> Option<Duration> {
+    /// The token's lifetime from the request on, as the response says. If it says so twice, the shorter one.
+    pub fn stated_lifetime(&self, asked: SystemTime) -> Option<Duration> {
         let until = self.expires_at.map(|end| end.duration_since(asked).unwrap_or_default());
         match (self.expires_in, until) {
             (Some(length), Some(until)) => Some(length.min(until)),
@@ -388,31 +408,31 @@ impl Grant {
         }
     }
 
-    /// The same, or else `default`; within 1 s and 24 h.
+    /// The stated lifetime, or else `default`; clamped to 1 s ..= 24 h.
     pub fn lifetime(&self, default: Duration, asked: SystemTime) -> Duration {
-        self.told_lifetime(asked).unwrap_or(default).clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME)
+        self.stated_lifetime(asked).unwrap_or(default).clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME)
     }
 }
 
-/// Seconds from a number, or from a string that holds one, rounded down; clamped to 1 s ..= 24 h.
+/// Seconds from a number, or from a text that contains one, rounded down; clamped to 1 s ..= 24 h.
 fn parse_expires_in(value: &Value) -> Option<Duration> {
     let seconds =
         number(value)?.floor().clamp(SHORTEST_LIFETIME.as_secs_f64(), LONGEST_LIFETIME.as_secs_f64());
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// A point in time from epoch seconds or milliseconds (number or string) or an RFC 3339 date.
+/// A point in time from epoch seconds or milliseconds (number or text) or an RFC 3339 date.
 fn parse_expires_at(value: &Value) -> Option<SystemTime> {
     if let Some(epoch) = number(value) {
         let seconds = if epoch > MILLISECONDS_FROM { epoch / 1000.0 } else { epoch };
-        // 0 and below are how some servers write "unknown".
+        // Some servers write 0 or a negative number for "unknown".
         let since = Duration::try_from_secs_f64(seconds).ok().filter(|since| !since.is_zero())?;
         return UNIX_EPOCH.checked_add(since);
     }
     parse_date(value.as_str()?.trim())
 }
 
-/// What is left from `now` to `at`, clamped as [`parse_expires_in`] is.
+/// The time from `now` until `at`, clamped like [`parse_expires_in`].
 fn time_left(at: SystemTime, now: SystemTime) -> Duration {
     at.duration_since(now).unwrap_or_default().clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME)
 }
@@ -434,7 +454,7 @@ fn number(value: &Value) -> Option<f64> {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => {
             let text = text.trim();
-            // Rust's own parser also takes "inf" and "nan".
+            // Rust's own parser also accepts "inf" and "nan".
             let plain =
                 text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
             if plain { text.parse().ok() } else { None }
@@ -444,7 +464,7 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 fn parse_date(text: &str) -> Option<SystemTime> {
-    // humantime knows UTC only.
+    // humantime knows only UTC.
     let Some(split) = text.len().checked_sub(6).filter(|_| !text.ends_with(['Z', 'z'])) else {
         return humantime::parse_rfc3339_weak(text.trim_end_matches('z')).ok();
     };
@@ -459,24 +479,24 @@ fn parse_date(text: &str) -> Option<SystemTime> {
     if offset.starts_with('-') { local.checked_add(shift) } else { local.checked_sub(shift) }
 }
 
-/// The most bytes of names that are shown.
+/// The most bytes of an audience that are shown.
 const NAMES_LIMIT: usize = 128;
-/// A longer part of a token is not looked into.
+/// A longer part of a token is not read.
 const CLAIMS_LIMIT: usize = 8 * 1024;
 
-/// `aud` of a JWT (RFC 7519 section 4.1.3), which nobody checked.
+/// The `aud` of a JWT (RFC 7519 section 4.1.3), without a check of its signature.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub enum Audience {
     /// The token is opaque.
     #[default]
     Unknown,
-    /// A JWT that is meant for nobody in particular.
+    /// A JWT without an audience.
     None,
     /// At most 128 printable characters.
     Named(String),
 }
 
-/// For whom the token is meant, as far as it may be shown.
+/// The token's audience, as far as it may be shown.
 fn audience_of(token: &str, redactor: &Redactor) -> Audience {
     let mut parts = token.split('.');
     let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
@@ -493,19 +513,18 @@ fn audience_of(token: &str, redactor: &Redactor) -> Audience {
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         _ => String::new(),
     };
-    // What a secret has to do in there only its issuer knows.
-    // What is left out may be what hid it: looked for with and without.
+    // Checked with and without the characters that are not shown, because they may hide a secret.
     let plain: String = names.chars().filter(|letter| matches!(letter, ' '..='~')).collect();
     let shown = redactor.show(&names, NAMES_LIMIT).and_then(|_| redactor.show(&plain, NAMES_LIMIT));
     let Some(shown) = shown else { return Audience::Unknown };
-    // An issuer that writes a token there does not get it shown.
+    // An issuer may repeat the token there.
     if token.split('.').any(|part| part.len() > 8 && shown.contains(part)) {
         return Audience::Unknown;
     }
     if shown.is_empty() { Audience::None } else { Audience::Named(shown) }
 }
 
-/// Where vendors and gateways say under which id their own log has a request.
+/// Header fields in which vendors and gateways send the ID of the request in their own log.
 const TRACE_FIELDS: [&str; 17] = [
     "x-ms-request-id",
     "client-request-id",
@@ -525,18 +544,18 @@ const TRACE_FIELDS: [&str; 17] = [
     "x-b3-traceid",
     "cf-ray",
 ];
-/// Clocks that differ by less are no cause of a refusal.
+/// A smaller difference between clocks does not cause a refusal.
 const TOLERATED_SKEW: Duration = Duration::from_secs(60);
 
-/// The issuer's clock, where it differs from ours by more than a request can take.
+/// The two clocks, if they differ by more than a request can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Skew {
+pub(super) struct ClockSkew {
     ours: SystemTime,
     theirs: SystemTime,
 }
 
-impl Skew {
-    /// What the issuer calls `theirs`, by our clock.
+impl ClockSkew {
+    /// The time of the issuer's clock `theirs` by this machine's clock.
     fn by_our_clock(&self, theirs: SystemTime) -> Option<SystemTime> {
         match theirs.duration_since(self.theirs) {
             Ok(ahead) => self.ours.checked_add(ahead),
@@ -544,8 +563,8 @@ impl Skew {
         }
     }
 
-    /// `5m 2s behind`.
-    pub(super) fn of_ours(&self) -> String {
+    /// How far this machine's clock is off: `5m 2s behind`.
+    pub(super) fn describe(&self) -> String {
         let (apart, side) = match self.theirs.duration_since(self.ours) {
             Ok(ahead) => (ahead, "behind"),
             Err(behind) => (behind.duration(), "ahead of"),
@@ -554,29 +573,29 @@ impl Skew {
     }
 }
 
-/// Compares `Date` (RFC 9110 section 6.6.1) with our clock, which said `asked` before the request was sent.
-/// `timeout`: the longest that the request can have taken; `None`: any time.
-pub(super) fn skew(headers: &HeaderMap, asked: SystemTime, timeout: Option<Duration>) -> Option<Skew> {
+/// Compares `Date` (RFC 9110 section 6.6.1) with this machine's clock, which read `asked` before the request was sent.
+/// `timeout` is the longest time that the request can have taken; `None`: any time.
+pub(super) fn skew(headers: &HeaderMap, asked: SystemTime, timeout: Option<Duration>) -> Option<ClockSkew> {
     let theirs = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
     let apart = match theirs.duration_since(asked) {
         Ok(ahead) => ahead.saturating_sub(timeout?),
         Err(behind) => behind.duration(),
     };
-    (apart > TOLERATED_SKEW).then_some(Skew { ours: asked, theirs })
+    (apart > TOLERATED_SKEW).then_some(ClockSkew { ours: asked, theirs })
 }
 
-/// Names and values, the vendors' own first.
+/// Names and values, the vendors' own header fields first.
 pub(super) fn traces(headers: &HeaderMap) -> Vec<(String, String)> {
     let value = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
     TRACE_FIELDS.iter().filter_map(|&name| Some((name.to_owned(), value(name)?))).collect()
 }
 
-/// When the issuer wants to be asked again.
+/// How long the issuer wants bearerd to wait.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)
 }
 
-/// The first content coding that is not `identity`.
+/// The first content coding other than `identity`.
 pub(super) fn coding(headers: &HeaderMap) -> Option<String> {
     headers
         .get_all(CONTENT_ENCODING)
@@ -586,22 +605,22 @@ pub(super) fn coding(headers: &HeaderMap) -> Option<String> {
         .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
 }
 
-/// Its content type says that it is JSON.
-fn called_json(headers: &HeaderMap) -> bool {
+/// The content type is JSON.
+fn is_json(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|kind| kind.ends_with("/json") || kind.ends_with("+json"))
 }
 
-/// Its content type says that it is a form.
-fn called_form(headers: &HeaderMap) -> bool {
+/// The content type is a form.
+fn is_form(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|kind| kind == "application/x-www-form-urlencoded")
 }
 
-/// Its content type says that it is plain text.
-pub(super) fn called_plain_text(headers: &HeaderMap) -> bool {
+/// The content type is plain text.
+pub(super) fn is_plain_text(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|kind| kind == "text/plain")
 }
 
-/// It is a web page, by its content type or its looks.
+/// A web page by its content type or by its beginning.
 pub(super) fn is_html(body: &[u8], headers: &HeaderMap) -> bool {
     let named =
         media_type(headers).is_some_and(|kind| kind == "text/html" || kind == "application/xhtml+xml");

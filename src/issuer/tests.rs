@@ -1,4 +1,4 @@
-//! The whole way, over loopback, against a server that is told what to say.
+//! Token requests over loopback to a scripted server, and what the other tests of this module share.
 
 use std::sync::mpsc;
 
@@ -12,7 +12,7 @@ use crate::config::{ClientAuth, JwtConfig, JwtUse, Scopes, Source};
 
 const TOKEN: &str = r#"{"access_token":"t","token_type":"Bearer","expires_in":60}"#;
 
-/// A response: status and body. `None`: none ever comes.
+/// A response: status and body. `None`: there is none.
 type Answer = Option<(u16, String)>;
 
 struct Server {
@@ -21,7 +21,7 @@ struct Server {
 }
 
 impl Server {
-    /// `answer` maps the server's origin and a path to what is said there.
+    /// `answer` maps the server's origin and a path to the response.
     async fn start(answer: impl Fn(&str, &str) -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
@@ -43,7 +43,7 @@ impl Server {
                         let text = format!(
                             "HTTP/1.1 {status} x\r\nlocation: /elsewhere\r\ncontent-length: {length}\r\n\r\n{body}"
                         );
-                        // Whoever has read enough may leave.
+                        // A client that has read enough may leave.
                         let _ = stream.write_all(text.as_bytes()).await;
                     }
                     None => unanswered.push(stream),
@@ -118,7 +118,7 @@ async fn t01_a_token_is_asked_of_the_url_as_written() {
 }
 
 #[tokio::test]
-async fn t25_nobody_calls_where_a_redirect_points() {
+async fn t25_redirects_are_not_followed() {
     let server = Server::start(|_, _| Some((307, String::new()))).await;
     let error = at(&format!("{}/token", server.origin)).fetch(&key()).await.unwrap_err();
     assert_eq!((error.kind, error.http_status), (FailureKind::Unusable, Some(307)));
@@ -178,7 +178,7 @@ async fn t108_large_and_redirected_documents_are_refused() {
     .await;
     let error = discovered(&server.origin).fetch(&key()).await.unwrap_err();
     assert_eq!(error.kind, FailureKind::Unusable);
-    for part in ["262144 bytes", "302, and redirects are not followed", "check issuer_url"] {
+    for part in ["262144 bytes", "302, and bearerd does not follow redirects", "check issuer_url"] {
         assert!(error.detail.contains(part), "{error}");
     }
     assert_eq!(server.seen(), [OPENID, RFC8414]);
@@ -246,7 +246,7 @@ async fn t38_silence_is_a_timeout_discovery_included() {
 }
 
 #[tokio::test]
-async fn an_unreadable_secret_is_told_and_nobody_is_asked() {
+async fn an_unreadable_secret_is_reported_and_no_request_is_sent() {
     let server = Server::start(|_, _| Some((200, TOKEN.to_owned()))).await;
     let issuer = issuer(TokenEndpoint::Url(url(&format!("{}/token", server.origin))), |config| {
         config.client_auth =
@@ -264,13 +264,13 @@ fn a_fetch_can_move_between_threads() {
     check(&at("http://127.0.0.1:1/token").fetch(&key()));
 }
 
-/// A file of the folder of test keys.
+/// A file in the folder of test keys.
 pub(super) fn key_file(name: &str) -> Source {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/keys");
     Source::file(folder.join(name), None)
 }
 
-/// `private_key_jwt` with a key of the folder of test keys.
+/// `private_key_jwt` with a key in the folder of test keys.
 pub(super) fn signing(key: &str) -> IssuerConfig {
     IssuerConfig {
         client_auth: ClientAuth::new(&PrivateKeyJwt),
@@ -300,7 +300,7 @@ fn the_difference_of_clocks_has_a_sign() {
     let answer = |date: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(DATE, date.parse().unwrap());
-        LastAnswer::of(http::StatusCode::OK, &headers, at).clock_difference()
+        LastResponse::of(http::StatusCode::OK, &headers, at).clock_difference()
     };
     assert_eq!(answer("Sun, 09 Sep 2001 01:46:40 GMT"), Some(0));
     assert_eq!(answer("Sun, 09 Sep 2001 01:47:40 GMT"), Some(60));

@@ -1,7 +1,6 @@
-//! The little of ASN.1 that tells key files apart and opens PKCS#12: tag, length, value, in DER and in BER.
+//! The parts of ASN.1 that recognize key files and open PKCS#12: tag, length and value, in DER and BER.
 //!
-//! Windows, Java and NSS write PKCS#12 with lengths that are not given and strings in pieces (BER), which DER parsers
-//! refuse.
+//! Windows, Java and NSS write PKCS#12 with indefinite lengths and segmented strings (BER), which DER parsers refuse.
 
 use std::borrow::Cow;
 
@@ -12,15 +11,15 @@ pub(super) const OID: u8 = 0x06;
 pub(super) const SEQUENCE: u8 = 0x30;
 /// `[0]`, constructed.
 pub(super) const CONTEXT_0: u8 = 0xa0;
-/// `[0]` of a string that is not in pieces.
+/// `[0]` of a string that is not segmented.
 pub(super) const CONTEXT_0_PRIMITIVE: u8 = 0x80;
 
 const CONSTRUCTED: u8 = 0x20;
 
-/// Deeper than any file that is meant to be read; bounds the work on one that is not.
+/// Bounds the work on a malicious file. No real file is nested this deep.
 const DEPTH: usize = 16;
 
-/// The bytes are no ASN.1, or end too early.
+/// The bytes are not ASN.1, or incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
@@ -29,12 +28,12 @@ pub(super) struct Malformed;
 pub(super) struct Tlv<'a> {
     pub tag: u8,
     pub content: &'a [u8],
-    /// With tag and length.
+    /// Tag, length and content.
     pub whole: &'a [u8],
 }
 
 impl<'a> Tlv<'a> {
-    /// The one value that `bytes` are; what follows it is refused.
+    /// The single value in `bytes`, with nothing after it.
     pub(super) fn only(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let tlv = reader.next()?;
@@ -49,7 +48,7 @@ impl<'a> Tlv<'a> {
         Reader::new(self.content)
     }
 
-    /// The bytes of a string, its pieces joined where it has any.
+    /// The bytes of a string, with its segments joined.
     pub(super) fn octets(self) -> Result<Cow<'a, [u8]>, Malformed> {
         if self.tag & CONSTRUCTED == 0 {
             return Ok(Cow::Borrowed(self.content));
@@ -59,7 +58,7 @@ impl<'a> Tlv<'a> {
         Ok(Cow::Owned(joined))
     }
 
-    /// A number that is not negative, without leading zeros.
+    /// A non-negative number without leading zeros.
     pub(super) fn unsigned(self) -> Result<&'a [u8], Malformed> {
         let bytes = self.expect(INTEGER)?.content;
         match bytes.first() {
@@ -94,7 +93,7 @@ fn join(string: Tlv<'_>, joined: &mut Vec<u8>, depth: usize) -> Result<(), Malfo
     Ok(())
 }
 
-/// Reads one value after the other.
+/// Reads one value after another.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
@@ -120,7 +119,7 @@ impl<'a> Reader<'a> {
         self.next()?.expect(tag)
     }
 
-    /// The next value where it has this tag; else nothing is read.
+    /// The next value if it has this tag. Otherwise reads nothing.
     pub(super) fn optional(&mut self, tag: u8) -> Result<Option<Tlv<'a>>, Malformed> {
         if self.rest.first() == Some(&tag) { self.next().map(Some) } else { Ok(None) }
     }
@@ -152,7 +151,7 @@ fn length(first: u8, after: &[u8]) -> Result<(usize, &[u8]), Malformed> {
     Ok((digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), after))
 }
 
-/// A value that ends with two zero bytes at its own level (X.690 section 8.1.3.6).
+/// A value of indefinite length, which ends with two zero bytes at its own level (X.690 section 8.1.3.6).
 fn indefinite<'a>(
     bytes: &'a [u8],
     tag: u8,
@@ -168,7 +167,7 @@ fn indefinite<'a>(
     }
 }
 
-/// What stands in `bytes` before its tail `rest`.
+/// The part of `bytes` before its tail `rest`.
 fn up_to<'a>(bytes: &'a [u8], rest: &[u8]) -> Result<&'a [u8], Malformed> {
     bytes.len().checked_sub(rest.len()).and_then(|length| bytes.get(..length)).ok_or(Malformed)
 }
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_string_in_pieces_of_no_given_length_is_joined() {
+    fn a_segmented_string_of_indefinite_length_is_joined() {
         let bytes = [0x24, 0x80, 4, 1, b'a', 0x24, 3, 4, 1, b'b', 4, 2, b'c', b'd', 0, 0];
         let tlv = Tlv::only(&bytes).unwrap();
         assert_eq!(&*tlv.octets().unwrap(), b"abcd");

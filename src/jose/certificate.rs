@@ -1,4 +1,4 @@
-//! X.509 certificates: what a JWT's header and an operator want to know of them.
+//! X.509 certificates, as far as a JWT's header and an operator need them.
 
 use std::time::SystemTime;
 
@@ -28,23 +28,23 @@ pub struct Certificate {
 const SUBJECT_CHARS: usize = 200;
 
 impl Certificate {
-    /// How PEM calls it; the second is an old name.
+    /// The PEM labels. The second one is an old name.
     pub(super) const LABELS: [&'static str; 2] = ["CERTIFICATE", "X509 CERTIFICATE"];
 
-    /// Reads PEM (one or more, other blocks ignored), one DER certificate, or PKCS#12 that needs no password; leaf
-    /// first, at least one.
+    /// Reads PEM (one or more certificates; other blocks are ignored), one DER certificate, or PKCS#12 without a
+    /// password. Returns at least one certificate, the leaf first.
     ///
     /// # Errors
-    /// What it is instead.
+    /// What `bytes` are instead.
     pub fn parse_chain(bytes: &[u8]) -> Result<Vec<Self>, KeyError> {
         Self::parse_chain_with(bytes, None)
     }
 
-    /// As [`Self::parse_chain`], from PKCS#12 with its password too: the chain of its private key, or every
-    /// certificate where it has no key.
+    /// Like [`Self::parse_chain`], and also opens PKCS#12 with its password: returns the chain of its private key, or
+    /// every certificate if it has no key.
     ///
     /// # Errors
-    /// What it is instead; the password is missing or wrong.
+    /// What `bytes` are instead; the password is missing or wrong.
     pub fn parse_chain_with(bytes: &[u8], password: Option<&Secret>) -> Result<Vec<Self>, KeyError> {
         let bytes = unwrapped(bytes);
         if bytes.trim_ascii().is_empty() {
@@ -69,11 +69,11 @@ impl Certificate {
         }
     }
 
-    /// As [`Self::parse_chain_with`], each as DER. What stands in PEM is not looked into: of a bundle of CAs, one may be
-    /// of no use.
+    /// Like [`Self::parse_chain_with`], but returns each certificate as DER. Does not parse certificates in PEM,
+    /// because one in a bundle of CAs may be invalid.
     ///
     /// # Errors
-    /// As [`Self::parse_chain_with`].
+    /// Like those of [`Self::parse_chain_with`].
     pub fn ders(bytes: &[u8], password: Option<&Secret>) -> Result<Vec<Vec<u8>>, KeyError> {
         match pem_in(&unwrapped(bytes)) {
             Some(text) => certificates_in(text)?.iter().map(|block| Ok(block.der()?.to_vec())).collect(),
@@ -83,7 +83,7 @@ impl Certificate {
 
     pub(super) fn from_der(der: &[u8]) -> Result<Self, KeyError> {
         let broken = |_| KeyError("a certificate in it is damaged or cut off".to_owned());
-        // Serial numbers longer than RFC 5280 allows are in use.
+        // Some certificates have longer serial numbers than RFC 5280 allows.
         let parsed = CertificateInner::<Raw>::from_der(der).map_err(broken)?;
         let body = parsed.tbs_certificate();
         Ok(Self {
@@ -97,7 +97,7 @@ impl Certificate {
         })
     }
 
-    /// Of certificates in any order, those that lead from the one of this key to its root.
+    /// Of certificates in any order, the chain from the one of this key to its root.
     pub(super) fn chain_to(mut found: Vec<Self>, public: &[u8]) -> Vec<Self> {
         let mut chain: Vec<Self> = Vec::new();
         while let Some(at) = found.iter().position(|next| match chain.last() {
@@ -123,7 +123,7 @@ impl Certificate {
         URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &self.der))
     }
 
-    /// Standard base64 of the DER, one member of `x5c`.
+    /// Standard base64 of the DER: one member of `x5c`.
     pub fn x5c(&self) -> String {
         STANDARD.encode(&self.der)
     }
@@ -136,12 +136,12 @@ impl Certificate {
         self.not_after
     }
 
-    /// Its subject, in words for an operator.
+    /// The subject in a form for people.
     pub fn subject(&self) -> String {
         self.subject.clone()
     }
 
-    /// Whether it certifies the public half of this key.
+    /// Whether the certificate is for this key.
     pub fn is_of(&self, key: &PrivateKey) -> bool {
         self.public == key.public()
     }
@@ -151,12 +151,12 @@ impl Certificate {
     }
 }
 
-/// Whatever is a text is meant as PEM.
+/// Any text is treated as PEM.
 fn pem_in(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok().filter(|text| !text.trim().is_empty())
 }
 
-/// The blocks that hold certificates, at least one.
+/// The blocks with certificates, at least one.
 fn certificates_in(text: &str) -> Result<Vec<pem::Block<'_>>, KeyError> {
     let (found, blocks): (Vec<_>, Vec<_>) =
         pem::blocks(text)?.into_iter().partition(|block| Certificate::LABELS.contains(&block.label));
@@ -188,7 +188,7 @@ fn from_pkcs12(bytes: &[u8], password: Option<&Secret>) -> Result<Vec<Certificat
     }
 }
 
-/// Names are written by whoever asked for the certificate.
+/// Cleans a name, which the applicant for the certificate chose.
 fn shown(name: &str) -> String {
     if name.is_empty() {
         return "no subject".to_owned();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn life_and_subject_are_told() {
+    fn validity_and_subject_are_read() {
         let expired = first("rsa.expired-certificate.pem");
         assert_eq!(expired.not_before(), UNIX_EPOCH + Duration::from_secs(1_577_836_800));
         assert_eq!(expired.not_after(), UNIX_EPOCH + Duration::from_secs(1_609_459_200));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_file_is_told_in_its_own_words() {
+    fn each_wrong_file_has_its_own_message() {
         let der = first("rsa.certificate.pem").der().to_vec();
         let half = &der[..der.len() / 2];
         for (bytes, expected) in [

@@ -12,11 +12,11 @@ use super::jws::{self, Header, Signer};
 use super::{Alg, KeyError, PrivateKey};
 use crate::secret::Secret;
 
-/// Makes the proofs of one key. Cheap to use for each request: the key is parsed once, and so is the header.
+/// Makes the proofs of one key. Cheap enough for each request, because the key and the header are prepared once.
 pub struct Prover {
     key: PrivateKey,
     alg: Alg,
-    /// base64url; the same for every proof.
+    /// base64url. The same for every proof.
     header: String,
     thumbprint: String,
 }
@@ -27,15 +27,15 @@ impl fmt::Debug for Prover {
     }
 }
 
-/// What one proof is for.
+/// The contents of one proof.
 #[derive(Debug, Clone, Copy)]
 pub struct Proof<'a> {
     pub method: &'a str,
-    /// `htu`: the target without query and fragment.
+    /// `htu`: the target URL without query and fragment.
     pub url: &'a str,
     pub issued_at: SystemTime,
     pub nonce: Option<&'a str>,
-    /// The access token, whose hash is `ath`; `None` at the token endpoint.
+    /// The access token, whose hash becomes `ath`. `None` at the token endpoint.
     pub token: Option<&'a Secret>,
 }
 
@@ -53,7 +53,7 @@ struct Claims<'a> {
 
 impl Prover {
     /// # Errors
-    /// The algorithm does not go with the key, or is symmetric.
+    /// The algorithm does not fit the key, or is symmetric.
     pub fn new(key: PrivateKey, alg: Option<Alg>) -> Result<Self, KeyError> {
         let alg = alg.unwrap_or_else(|| key.default_alg());
         key.check_alg(alg)?;
@@ -75,10 +75,10 @@ impl Prover {
         &self.thumbprint
     }
 
-    /// The value of the `DPoP` header; a new `jti` every time.
+    /// The value of the `DPoP` header field, each time with a new `jti`.
     ///
     /// # Errors
-    /// The signature fails, or the system gives no randomness.
+    /// The signature fails, or the system provides no random bytes.
     pub fn proof(&self, proof: &Proof<'_>) -> Result<Secret, KeyError> {
         let claims = Claims {
             jti: jws::unique_id()?,

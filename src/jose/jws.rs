@@ -1,4 +1,4 @@
-//! JWS compact serialization (RFC 7515 section 7.1).
+//! JWS compact serialization (RFC 7515 section 7.1), and its signature algorithms.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::{KeyError, PrivateKey};
 use crate::secret::Secret;
 
-/// What signs.
+/// The key of a signature.
 #[derive(Debug, Clone, Copy)]
 pub enum Signer<'a> {
     Key(&'a PrivateKey),
@@ -21,7 +21,7 @@ pub enum Signer<'a> {
     Secret(&'a Secret),
 }
 
-/// The header; members that are `None` are left out.
+/// The JOSE header. Members that are `None` are omitted.
 #[derive(Debug, Clone, Serialize)]
 pub struct Header<'a> {
     #[serde(serialize_with = "name")]
@@ -47,18 +47,18 @@ fn name<S: serde::Serializer>(alg: &Alg, serializer: S) -> Result<S::Ok, S::Erro
 /// A value for `jti` (RFC 7519 section 4.1.7): 128 random bits, base64url.
 ///
 /// # Errors
-/// The system gives no randomness.
+/// The system provides no random bytes.
 pub fn unique_id() -> Result<String, KeyError> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError("the system gives no random bytes".to_owned()))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The signed JWT.
+/// Returns the signed JWT.
 ///
 /// # Errors
-/// The algorithm does not go with the signer; an HMAC secret that is too short for it (RFC 7518 section 3.2) is *not*
-/// refused, since the issuer chose it.
+/// The algorithm does not fit the signer. An HMAC secret that is too short (RFC 7518 section 3.2) is *not* refused,
+/// because the issuer chose it.
 pub fn sign(
     header: &Header<'_>,
     claims: &Map<String, Value>,
@@ -67,7 +67,7 @@ pub fn sign(
     sign_encoded(&encode(header)?, claims, header.alg, signer)
 }
 
-/// One part of a JWT: base64url of the JSON.
+/// One part of a JWT: the base64url of its JSON.
 pub(super) fn encode(part: &impl Serialize) -> Result<Zeroizing<String>, KeyError> {
     let json = serde_json::to_vec(part)
         .map(Zeroizing::new)
@@ -75,7 +75,7 @@ pub(super) fn encode(part: &impl Serialize) -> Result<Zeroizing<String>, KeyErro
     Ok(Zeroizing::new(URL_SAFE_NO_PAD.encode(&json)))
 }
 
-/// [`sign`] with a header that is encoded already.
+/// [`sign`] with an encoded header.
 pub(super) fn sign_encoded(
     header: &str,
     claims: &impl Serialize,
@@ -107,7 +107,7 @@ fn mac(alg: Alg, secret: &Secret, message: &[u8]) -> Result<Vec<u8>, KeyError> {
     Ok(hmac::sign(&key, message).as_ref().to_vec())
 }
 
-/// A signature algorithm, as `alg` names it.
+/// A signature algorithm, as `alg` names it (RFC 7518 section 3.1, RFC 8037, RFC 9864).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Alg {
     Hs256,
@@ -122,9 +122,9 @@ pub enum Alg {
     Es256,
     Es384,
     Es512,
-    /// Ed25519 keys, under the older name.
+    /// Ed25519 keys, with the older name.
     EdDsa,
-    /// The same under RFC 9864's name.
+    /// Ed25519 keys, with RFC 9864's name.
     Ed25519,
 }
 
@@ -155,13 +155,13 @@ impl Alg {
         NAMES.iter().find(|(_, alg)| *alg == self).map_or("none", |(name, _)| name)
     }
 
-    /// Signs with a shared secret (HMAC) and not with a key pair.
+    /// Whether it signs with a shared secret (HMAC) instead of a key pair.
     pub fn is_symmetric(self) -> bool {
         matches!(self, Self::Hs256 | Self::Hs384 | Self::Hs512)
     }
 }
 
-/// The text names no algorithm that is known here.
+/// The text names no known algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownAlg;
 

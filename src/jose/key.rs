@@ -1,4 +1,4 @@
-//! Private keys, in every form in which they are handed out.
+//! Private keys in every format in which they are handed out: PEM, DER, JWK, PKCS#12, and vendors' JSON files.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use super::pem::{self, Block};
 use super::{Alg, Certificate, pkcs12};
 use crate::secret::Secret;
 
-/// What is wrong with a key or certificate, and what to do. Never the content.
+/// What is wrong with a key or certificate, and what to do. Never contains key material.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyError(pub String);
 
@@ -29,12 +29,12 @@ impl fmt::Display for KeyError {
 
 impl std::error::Error for KeyError {}
 
-/// What a key's file says beside the key.
+/// What a key's file says about the key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// `kid` of a JWK, `private_key_id` of Google, `keyId` of ZITADEL.
     pub key_id: Option<String>,
-    /// Whose key it is: `client_email` of Google; `userId` or `clientId` of ZITADEL.
+    /// The key's owner: `client_email` of Google; `userId` or `clientId` of ZITADEL.
     pub subject: Option<String>,
     /// `alg` of a JWK.
     pub alg: Option<Alg>,
@@ -56,15 +56,15 @@ impl fmt::Debug for PrivateKey {
 
 impl PrivateKey {
     /// Reads PEM or DER (PKCS#8, PKCS#1, SEC1), a JWK (RFC 7517), PKCS#12 with its password, or a vendor's key JSON;
-    /// the binary forms in base64 too. A password also opens PKCS#8 that is encrypted with it.
+    /// binary formats also in base64. The password also decrypts PKCS#8.
     ///
     /// # Errors
-    /// What it is instead (a public key, a certificate alone, an encrypted PEM …) and how to make it fit.
+    /// What `bytes` are instead (a public key, a certificate alone, an encrypted PEM …), and how to convert them.
     pub fn parse(bytes: &Secret, password: Option<&Secret>) -> Result<Self, KeyError> {
         read(bytes.expose(), password)
     }
 
-    /// `found` may hold certificates of others; those that lead from the key's own upward are kept.
+    /// `found` may contain other certificates. Only the chain from the key's own certificate upward is kept.
     fn new(pair: Pair, identity: Identity, found: Vec<Certificate>) -> Result<Self, KeyError> {
         if let Some(alg) = identity.alg {
             pair.check_alg(alg)?;
@@ -74,13 +74,13 @@ impl PrivateKey {
         Ok(Self { pair, identity, certificates, jwk })
     }
 
-    /// The usual algorithm of a key of this type: RS256, ES256/384/512 by curve, EdDSA; a JWK's own `alg` goes before.
+    /// The default algorithm: a JWK's own `alg`, or else RS256, ES256/384/512 by curve, or EdDSA.
     pub fn default_alg(&self) -> Alg {
         self.identity.alg.unwrap_or_else(|| self.pair.default_alg())
     }
 
     /// # Errors
-    /// The algorithm does not go with this type of key; says which do.
+    /// The algorithm does not fit this type of key. The error names those that do.
     pub fn check_alg(&self, alg: Alg) -> Result<(), KeyError> {
         self.pair.check_alg(alg)
     }
@@ -89,29 +89,29 @@ impl PrivateKey {
         &self.identity
     }
 
-    /// The chain that stands beside the key (PKCS#12, a PEM file with both, `x5c` of a JWK), leaf first; may be empty.
+    /// The certificate chain in the key's file (PKCS#12, PEM, or `x5c` of a JWK), leaf first. May be empty.
     pub fn certificates(&self) -> &[Certificate] {
         &self.certificates
     }
 
-    /// The public key as a JWK with its required members alone.
+    /// The public key as a JWK with only its required members.
     pub fn public_jwk(&self) -> Map<String, Value> {
         self.jwk.clone()
     }
 
     /// The JWK thumbprint with SHA-256 (RFC 7638), base64url.
     pub fn thumbprint(&self) -> String {
-        // Members are in lexical order and have no character that JSON escapes.
+        // The members are in lexical order and contain no character that JSON escapes.
         let members: Vec<String> =
             self.jwk.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
         let canonical = format!("{{{}}}", members.join(","));
         URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes()))
     }
 
-    /// PKCS#8 DER, for TLS.
+    /// The key as PKCS#8 DER, for TLS.
     ///
     /// # Errors
-    /// The key cannot be written so.
+    /// The key cannot be encoded.
     pub fn pkcs8(&self) -> Result<Secret, KeyError> {
         self.pair.pkcs8()
     }
@@ -120,7 +120,7 @@ impl PrivateKey {
         self.pair.sign(alg, message)
     }
 
-    /// What a certificate of this key holds as its `subjectPublicKey`.
+    /// The `subjectPublicKey` of a certificate for this key.
     pub(super) fn public(&self) -> &[u8] {
         self.pair.public()
     }
@@ -129,7 +129,7 @@ impl PrivateKey {
 const DECRYPT: &str = "decrypt it (openssl pkcs8 -topk8 -nocrypt -in key.pem -out plain.pem) and protect the file \
                        by its mode";
 
-/// The key in `bytes`, in any form.
+/// Reads a key in any format.
 fn read(bytes: &[u8], password: Option<&Secret>) -> Result<PrivateKey, KeyError> {
     let bytes = unwrapped(bytes);
     if bytes.trim_ascii().is_empty() {
@@ -142,11 +142,11 @@ fn read(bytes: &[u8], password: Option<&Secret>) -> Result<PrivateKey, KeyError>
     }
 }
 
-/// Without a byte order mark, and without base64 around the whole: vaults hand out PKCS#12 so.
+/// Removes a byte order mark, and base64 around the whole file, in which vaults hand out PKCS#12.
 pub(super) fn unwrapped(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match std::str::from_utf8(bytes).ok().and_then(pem::decode) {
-        // Plain words may be base64 too: only what then begins as a key or certificate does is taken for it.
+        // Plain words may be valid base64, so the result counts only if it begins like a key or certificate.
         Some(inner) if [&b"\x30"[..], b"-----BEGIN ", b"{"].iter().any(|start| inner.starts_with(start)) => {
             inner
         }
@@ -154,7 +154,7 @@ pub(super) fn unwrapped(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     }
 }
 
-/// A reference cuts one line end off; of a binary file this may have been its last byte.
+/// Restores a line break at the end of a binary file, which a reference cuts off.
 pub(super) fn with_its_last_byte(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     if bytes.first() == Some(&0x30) && form(&bytes).is_none() {
         for cut in [&b"\n"[..], b"\r\n"] {
@@ -212,7 +212,7 @@ fn decrypted(der: &[u8], password: Option<&Secret>) -> Result<Zeroizing<Vec<u8>>
     }
 }
 
-/// The first private key among the blocks, with the certificates beside it.
+/// The first private key among the blocks, with the certificates in the same file.
 fn from_pem(text: &str, identity: Identity, password: Option<&Secret>) -> Result<PrivateKey, KeyError> {
     let blocks = pem::blocks(text)?;
     let Some(block) = blocks.iter().find(|block| block.label.ends_with("PRIVATE KEY")) else {
@@ -277,7 +277,7 @@ fn certificate_alone() -> KeyError {
     KeyError("it holds a certificate and no private key".to_owned())
 }
 
-/// Neither PEM nor JSON nor a form of DER.
+/// The error for bytes that are neither PEM nor JSON nor a known kind of DER.
 fn unknown(bytes: &[u8]) -> KeyError {
     let starts = |prefix: &[u8]| bytes.starts_with(prefix);
     KeyError(
@@ -298,7 +298,7 @@ fn unknown(bytes: &[u8]) -> KeyError {
     )
 }
 
-/// What a DER file is, as far as its outermost tags tell.
+/// The kind of a DER file, judged by its outermost tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Pkcs8,
@@ -308,11 +308,11 @@ pub(super) enum Form {
     Pkcs12,
     PublicKey,
     Certificate,
-    /// PKCS#7, which holds certificates and no key.
+    /// PKCS#7, which contains certificates and no key.
     Pkcs7,
 }
 
-/// The form of `der`, or `None` where it is none of these or cut off.
+/// The kind of `der`. `None`: none of these, or incomplete.
 pub(super) fn form(der: &[u8]) -> Option<Form> {
     let outer = Tlv::only(der).and_then(|tlv| tlv.expect(SEQUENCE)).ok()?;
     let mut reader = outer.children();
@@ -347,7 +347,7 @@ const RSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10];
 const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
-/// Key types that cannot sign a JWT here, to be named.
+/// Names of key types that cannot sign a JWT here, for the error.
 const OTHER_KEYS: [(&[u8], &str); 5] = [
     (&[0x2b, 0x65, 0x6e], "X25519"),
     (&[0x2b, 0x65, 0x6f], "X448"),
@@ -392,7 +392,7 @@ fn pair_from_pkcs8(der: &[u8]) -> Result<Pair, KeyError> {
     }
 }
 
-/// A `PrivateKeyInfo` taken apart.
+/// The parts of a `PrivateKeyInfo`.
 struct Pkcs8<'a> {
     algorithm: &'a [u8],
     parameters: Option<Tlv<'a>>,
@@ -408,7 +408,7 @@ fn pkcs8_parts(der: &[u8]) -> Result<Pkcs8<'_>, Malformed> {
     Ok(Pkcs8 { algorithm, parameters, key: info.expect(OCTET_STRING)?.content })
 }
 
-/// An `ECPrivateKey` (RFC 5915). `named` is the content of a PEM file's `EC PARAMETERS`, where it has such a block.
+/// An `ECPrivateKey` (RFC 5915). `named` is the content of the `EC PARAMETERS` block of a PEM file, if it has one.
 fn pair_from_sec1(der: &[u8], named: Option<&[u8]>) -> Result<Pair, KeyError> {
     let (private, own) = sec1_parts(der).map_err(damaged)?;
     let named = named.and_then(|block| Tlv::only(block).ok());
@@ -433,7 +433,7 @@ fn sec1_parts(der: &[u8]) -> Result<(&[u8], Option<Tlv<'_>>), Malformed> {
     Ok((private, parameters))
 }
 
-/// The curve is written out instead of named: the parser knows which one it is.
+/// The key contains the curve's parameters instead of its name, so the parser tries each curve.
 fn of_any_curve(der: &[u8]) -> Result<Pair, KeyError> {
     Curve::ALL
         .into_iter()
@@ -460,14 +460,14 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Wiped when it is dropped.
+/// Wiped when dropped.
 type Hidden = Zeroizing<String>;
 
 fn hidden<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Hidden>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(Zeroizing::new))
 }
 
-/// Every member that any of the known files has.
+/// The members of all known key files.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Document {
@@ -519,7 +519,7 @@ fn refuse<T>(text: impl Into<String>) -> Result<T, KeyError> {
 
 fn from_json(text: &str) -> Result<PrivateKey, KeyError> {
     let document: Document = serde_json::from_str(text).map_err(|found| {
-        // serde's own words may quote a value.
+        // serde's own message may quote a value.
         let place = format!("line {}, column {}", found.line(), found.column());
         KeyError(match found.classify() {
             serde_json::error::Category::Eof => "it is JSON that is cut off (half written?)".to_owned(),
@@ -676,14 +676,14 @@ fn base64url(text: Option<&str>, name: &str) -> Result<Zeroizing<Vec<u8>>, KeyEr
     }
 }
 
-/// Without leading zeros.
+/// Decodes a number and removes its leading zeros.
 fn number(text: Option<&str>, name: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let bytes = base64url(text, name)?;
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     Ok(Zeroizing::new(bytes.iter().skip(zeros).copied().collect()))
 }
 
-/// At the length that RFC 7518 section 6.2 asks for, which not every writer keeps to.
+/// Decodes a number at the length that RFC 7518 section 6.2 requires, which not every writer observes.
 fn padded(text: Option<&str>, name: &str, length: usize) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let number = number(text, name)?;
     let Some(zeros) = length.checked_sub(number.len()) else {

@@ -1,4 +1,4 @@
-//! Key pairs that aws-lc-rs has parsed: what they sign with and what their public half looks like.
+//! Key pairs, parsed by aws-lc-rs: their signatures and public keys.
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
@@ -12,7 +12,7 @@ use super::asn1::{INTEGER, Malformed, SEQUENCE, Tlv};
 use super::{Alg, KeyError};
 use crate::secret::Secret;
 
-/// Below this a signature can be forged; aws-lc-rs takes no shorter key either.
+/// Signatures of shorter keys can be forged, and aws-lc-rs accepts no shorter key.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 const DAMAGED: &str = "the key is damaged: its parts do not fit together";
@@ -20,7 +20,7 @@ const DAMAGED: &str = "the key is damaged: its parts do not fit together";
 pub(super) enum Pair {
     Rsa {
         key: RsaKeyPair,
-        /// Its type is id-RSASSA-PSS (RFC 4055), which forbids the older padding.
+        /// The key's type is id-RSASSA-PSS (RFC 4055), which forbids the older padding.
         pss_only: bool,
     },
     Ec {
@@ -40,7 +40,7 @@ pub(super) enum Curve {
 impl Curve {
     pub(super) const ALL: [Self; 3] = [Self::P256, Self::P384, Self::P521];
 
-    /// As JWK names it (RFC 7518 section 6.2.1.1).
+    /// The name in a JWK (RFC 7518 section 6.2.1.1).
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::P256 => "P-256",
@@ -49,7 +49,7 @@ impl Curve {
         }
     }
 
-    /// Bytes of a coordinate and of the private number.
+    /// The bytes of a coordinate and of the private number.
     pub(super) fn len(self) -> usize {
         match self {
             Self::P256 => 32,
@@ -163,10 +163,10 @@ impl Pair {
             return Ok(());
         }
         let names: Vec<&str> = fitting.iter().map(|alg| alg.as_str()).collect();
-        Err(KeyError(format!("{alg} does not go with this {kind}; use {}", names.join(", "))))
+        Err(KeyError(format!("{alg} does not fit this {kind}; use {}", names.join(", "))))
     }
 
-    /// In the form of JWS: for ECDSA both numbers at their full length (RFC 7518 section 3.4).
+    /// The signature in the form of JWS: for ECDSA, both numbers at their full length (RFC 7518 section 3.4).
     pub(super) fn sign(&self, alg: Alg, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         self.check_alg(alg)?;
         let failed = |_| KeyError(format!("signing with {alg} failed"));
@@ -183,7 +183,8 @@ impl Pair {
         }
     }
 
-    /// What a certificate's `subjectPublicKey` holds: PKCS#1 for RSA, the uncompressed point, the bare bytes.
+    /// The `subjectPublicKey` of a certificate: PKCS#1 for RSA, the uncompressed point for EC, the bare bytes for
+    /// Ed25519.
     pub(super) fn public(&self) -> &[u8] {
         match self {
             Self::Rsa { key, .. } => key.public_key().as_ref(),
@@ -192,7 +193,7 @@ impl Pair {
         }
     }
 
-    /// The required members alone, in the order in which a thumbprint takes them (RFC 7638 section 3.2).
+    /// The required members alone, in the order of a thumbprint (RFC 7638 section 3.2).
     pub(super) fn public_jwk(&self) -> Result<Map<String, Value>, KeyError> {
         let public = self.public();
         let members: Vec<(&str, String)> = match self {

@@ -1,5 +1,5 @@
-//! PEM blocks (RFC 7468), read leniently: text between them, line ends of every kind, and the two characters `\n` in
-//! place of a line end, as variables often hold them.
+//! A lenient reader of PEM blocks (RFC 7468): allows text between them, all kinds of line breaks, and the two
+//! characters `\n` instead of a line break, as in many variables.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -26,13 +26,13 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// It has the header lines of OpenSSL's older encryption (RFC 1421 section 4.6).
+    /// The block has the header lines of OpenSSL's older encryption (RFC 1421 section 4.6).
     pub(super) fn is_encrypted(&self) -> bool {
         self.body.contains("Proc-Type:") && self.body.contains("ENCRYPTED")
     }
 
     /// # Errors
-    /// It is no base64.
+    /// The block is not base64.
     pub(super) fn der(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         decode(self.body).ok_or_else(|| {
             KeyError(format!("its {} block is not base64; was it copied whole?", known(self.label)))
@@ -40,7 +40,7 @@ impl Block<'_> {
     }
 }
 
-/// Base64 with line ends and spaces anywhere; `None` where it is something else.
+/// Decodes base64 with line breaks and spaces anywhere. `None`: it is something else.
 pub(super) fn decode(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut plain = Zeroizing::new(String::with_capacity(text.len()));
     for line in text.split("\\n") {
@@ -49,10 +49,10 @@ pub(super) fn decode(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     LENIENT.decode(plain.as_bytes()).map(Zeroizing::new).ok()
 }
 
-/// Every block, in order.
+/// All blocks in their order.
 ///
 /// # Errors
-/// One begins and does not end.
+/// A block has no end.
 pub(super) fn blocks(text: &str) -> Result<Vec<Block<'_>>, KeyError> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -72,7 +72,7 @@ pub(super) fn blocks(text: &str) -> Result<Vec<Block<'_>>, KeyError> {
     Ok(found)
 }
 
-/// A label that may be shown: what stands in a file is not quoted unless it is one of these.
+/// A label that may be shown. An unknown one is not quoted, because it may be anything.
 pub(super) fn known(label: &str) -> &'static str {
     const KNOWN: [&str; 18] = [
         "PRIVATE KEY",
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_told_and_not_quoted() {
+    fn broken_blocks_are_reported_and_not_quoted() {
         let of = |text: &str| match blocks(text) {
             Ok(found) => found[0].der().unwrap_err().0,
             Err(error) => error.0,

@@ -1,7 +1,8 @@
-//! PKCS#12 files (RFC 7292): the keys and certificates in one, with its password.
+//! PKCS#12 files (RFC 7292) with their password-based encryption: PBES2 (RFC 8018) in recent files, and PKCS#12's own
+//! (RFC 7292 appendices B and C) in older ones.
 //!
-//! Written here, on the ciphers of aws-lc-rs and RustCrypto: the crates that read PKCS#12 stand on pre-releases, bring
-//! seventy others, and refuse the BER that Windows, Java and NSS write.
+//! Written here, on the ciphers of aws-lc-rs and RustCrypto: the crates that read PKCS#12 depend on pre-releases and
+//! seventy other crates, and refuse the BER that Windows, Java and NSS write.
 
 use std::cell::Cell;
 use std::num::NonZeroU32;
@@ -24,17 +25,17 @@ const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 2];
 const ENCRYPTED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 6];
 const X509_CERTIFICATE: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 22, 1];
 
-/// All kinds of bag but for the last number.
+/// The OID of every kind of bag, except its last number.
 const BAG: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 12, 10, 1];
 const KEY_BAG: u8 = 1;
 const SHROUDED_KEY_BAG: u8 = 2;
 const CERTIFICATE_BAG: u8 = 3;
 const SAFE_CONTENTS_BAG: u8 = 6;
 
-/// Bags may hold bags.
+/// The most bags inside each other.
 const DEPTH: usize = 4;
 
-/// What stands in a file.
+/// The contents of a file.
 #[derive(Default)]
 pub(super) struct Store {
     /// PKCS#8.
@@ -43,10 +44,11 @@ pub(super) struct Store {
     pub certificates: Vec<Vec<u8>>,
 }
 
-/// Opens a file that [`super::key::form`] took for PKCS#12. Without a password, the two that mean "none" are tried.
+/// Opens a file that [`super::key::form`] recognized as PKCS#12. Without a password, tries the two encodings of the
+/// empty one.
 ///
 /// # Errors
-/// The password is missing or wrong; the file is damaged, or encrypted in a way that is not known here.
+/// The password is missing or wrong; the file is damaged, or its encryption is not supported.
 pub(super) fn open(der: &[u8], password: Option<&Secret>) -> Result<Store, KeyError> {
     let mut last = Failed::Password;
     for candidate in Password::candidates(password)? {
@@ -58,10 +60,10 @@ pub(super) fn open(der: &[u8], password: Option<&Secret>) -> Result<Store, KeyEr
     Err(words(last, password, "PKCS#12"))
 }
 
-/// The PKCS#8 key in an `EncryptedPrivateKeyInfo` (RFC 5958 section 3).
+/// Decrypts the PKCS#8 key in an `EncryptedPrivateKeyInfo` (RFC 5958 section 3).
 ///
 /// # Errors
-/// As [`open`].
+/// Like those of [`open`].
 pub(super) fn decrypt_pkcs8(der: &[u8], password: &Secret) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let mut last = Failed::Password;
     for candidate in Password::candidates(Some(password))? {
@@ -105,7 +107,7 @@ fn read(der: &[u8], password: &Password) -> Result<Store, Failed> {
     if has_mac && !mac_fits(pfx.next()?, &safe, password)? {
         return Err(Failed::Password);
     }
-    // A MAC that fits proves the password; what then can't be read is the file's own fault.
+    // A correct MAC proves the password, so any later error is the file's.
     contents(&safe, password).map_err(|failed| match failed {
         Failed::Password if has_mac => Failed::Malformed,
         failed => failed,
@@ -161,7 +163,7 @@ fn encrypted_data(tlv: Tlv<'_>, password: &Password) -> Result<Zeroizing<Vec<u8>
 }
 
 fn bags(safe: &[u8], password: &Password, store: &mut Store, depth: usize) -> Result<(), Failed> {
-    // A wrong password can leave padding that looks right; what is inside then is nonsense.
+    // A wrong password may produce valid padding, but not valid contents.
     let whole = Tlv::only(safe).and_then(|tlv| tlv.expect(SEQUENCE)).map_err(|_| Failed::Password)?;
     bags_of(whole.children(), password, store, depth)
 }
@@ -197,7 +199,7 @@ fn shrouded(der: &[u8], password: &Password) -> Result<Zeroizing<Vec<u8>>, Faile
     Ok(key)
 }
 
-/// `None` for a certificate of another kind than X.509.
+/// `None`: a certificate of another kind than X.509.
 fn certificate(bag: Tlv<'_>) -> Result<Option<Vec<u8>>, Malformed> {
     let mut bag = bag.expect(SEQUENCE)?.children();
     if bag.expect(OID)?.content != X509_CERTIFICATE {
@@ -207,11 +209,11 @@ fn certificate(bag: Tlv<'_>) -> Result<Option<Vec<u8>>, Malformed> {
     Ok(Some(der.into_owned()))
 }
 
-/// Files ask for thousands, password managers for some hundred thousand, and that for each part of a file. Bounds the
-/// time that a whole file can take, however many parts it has.
+/// Limits the time for a whole file, however many parts it has. Files use thousands of iterations, those of password
+/// managers some hundred thousand, for each part.
 const ITERATIONS: u32 = 4_000_000;
 
-/// Why a file does not open.
+/// Why a file cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failed {
     Password,
@@ -227,9 +229,9 @@ impl From<Malformed> for Failed {
     }
 }
 
-/// A password in the two forms that are in use, for one file.
+/// A password in the two encodings that files use, for one file.
 struct Password {
-    /// Iterations that may still be spent on the file.
+    /// The iterations that may still be spent on the file.
     left: Cell<u32>,
     /// For PBES2.
     utf8: Zeroizing<Vec<u8>>,
@@ -238,7 +240,7 @@ struct Password {
 }
 
 impl Password {
-    /// The empty password is written as an empty text by some and as nothing at all by others.
+    /// Some programs encode the empty password as an empty text, others as no bytes at all.
     fn candidates(password: Option<&Secret>) -> Result<Vec<Self>, KeyError> {
         let text = match password {
             Some(password) => password
@@ -259,7 +261,7 @@ impl Password {
         Ok(candidates)
     }
 
-    /// Allows `iterations` for each of `blocks` blocks of a derived key.
+    /// Takes `iterations` for each of `blocks` blocks of a derived key from the budget.
     fn spend(&self, iterations: u32, blocks: usize) -> Result<NonZeroU32, Failed> {
         let count = NonZeroU32::new(iterations).ok_or(Failed::Malformed)?;
         let blocks = u32::try_from(blocks).map_err(|_| Failed::Iterations)?;
@@ -291,7 +293,7 @@ impl Hash {
         (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 2, 11], Self::Sha512),
     ];
 
-    /// Of an `AlgorithmIdentifier`.
+    /// The hash that an `AlgorithmIdentifier` names.
     fn of(algorithm: Tlv<'_>, known: &[(&[u8], Self)]) -> Result<Self, Failed> {
         let oid = algorithm.expect(SEQUENCE)?.children().expect(OID)?.content;
         known.iter().find(|(name, _)| *name == oid).map(|(_, hash)| *hash).ok_or(Failed::Unknown)
@@ -327,7 +329,7 @@ impl Hash {
 
 const PBMAC1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 14];
 
-/// Whether the MAC of a file is one of this password: RFC 7292 section 4, or PBMAC1 (RFC 9579).
+/// Whether the MAC of a file was made with this password: RFC 7292 section 4, or PBMAC1 (RFC 9579).
 fn mac_is_made_by(
     algorithm: Tlv<'_>,
     salt: &[u8],
@@ -353,7 +355,7 @@ fn mac_is_made_by(
 
 const PBES2: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 13];
 const PBKDF2: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 12];
-/// All of PKCS#12's own schemes but for the last number.
+/// The OID of PKCS#12's own schemes, except its last number.
 const PKCS12_PBE: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 12, 1];
 
 #[derive(Debug, Clone, Copy)]
@@ -370,7 +372,7 @@ const CIPHERS: [(&[u8], Cipher, usize); 4] = [
     (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 3, 7], Cipher::TripleDes, 24),
 ];
 
-/// Decrypts what this `AlgorithmIdentifier` describes.
+/// Decrypts `data` as this `AlgorithmIdentifier` describes.
 fn decrypt(algorithm: Tlv<'_>, data: &[u8], password: &Password) -> Result<Zeroizing<Vec<u8>>, Failed> {
     let mut parts = algorithm.expect(SEQUENCE)?.children();
     let scheme = parts.expect(OID)?.content;
@@ -386,7 +388,7 @@ fn decrypt(algorithm: Tlv<'_>, data: &[u8], password: &Password) -> Result<Zeroi
         return decrypt_with(cipher, &key, &iv, data);
     }
     let (cipher, length) = match scheme.strip_prefix(PKCS12_PBE) {
-        // With two keys for 3DES, the first is the third.
+        // 3DES with two keys uses the first one also as the third.
         Some([3]) => (Cipher::TripleDes, 24),
         Some([4]) => (Cipher::TripleDes, 16),
         Some([5]) => (Cipher::Rc2, 16),
@@ -403,7 +405,7 @@ fn decrypt(algorithm: Tlv<'_>, data: &[u8], password: &Password) -> Result<Zeroi
     decrypt_with(cipher, &key, &iv, data)
 }
 
-/// `length` is what the use needs; a file that says another is refused.
+/// `length` is the needed key length. A file that specifies another is refused.
 fn pbkdf2_key(algorithm: Tlv<'_>, length: usize, password: &Password) -> Result<Zeroizing<Vec<u8>>, Failed> {
     let mut parts = algorithm.expect(SEQUENCE)?.children();
     if parts.expect(OID)?.content != PBKDF2 {
@@ -427,7 +429,7 @@ fn pbkdf2_key(algorithm: Tlv<'_>, length: usize, password: &Password) -> Result<
     Ok(key)
 }
 
-/// What a derived value is for (RFC 7292 appendix B.3).
+/// The use of a derived value (RFC 7292 appendix B.3).
 #[derive(Debug, Clone, Copy)]
 enum Purpose {
     Key = 1,
@@ -435,7 +437,7 @@ enum Purpose {
     Mac = 3,
 }
 
-/// PKCS#12's own derivation (RFC 7292 appendix B.2), whose names are kept.
+/// PKCS#12's own derivation (RFC 7292 appendix B.2). The variable names are the RFC's.
 fn own_key(
     hash: Hash,
     purpose: Purpose,
@@ -472,7 +474,7 @@ fn own_key(
     Ok(key)
 }
 
-/// `block + b + 1`, where `b` is `a` repeated to its length; big-endian, without what overflows.
+/// Computes `block + b + 1`, where `b` is `a` repeated to the block's length; big-endian, without overflow.
 fn add_with_one(block: &mut [u8], a: &[u8]) {
     let mut carry = 1;
     let length = block.len();
@@ -569,13 +571,13 @@ mod tests {
     }
 
     #[test]
-    fn a_password_beyond_ascii_opens() {
+    fn a_password_beyond_ascii_opens_the_file() {
         let store = open_file("p12/unicode.p12", Some("pässwörd 🔑")).unwrap();
         assert_eq!(store.keys.len(), 1);
     }
 
     #[test]
-    fn a_wrong_and_a_missing_password_are_told() {
+    fn a_wrong_and_a_missing_password_are_reported() {
         for name in ["rsa.modern.p12", "rsa.legacy.p12", "p12/no-mac.p12"] {
             assert_eq!(
                 refusal(name, Some("hunter2")),
@@ -596,14 +598,14 @@ mod tests {
     }
 
     #[test]
-    fn a_password_that_is_no_text_is_told() {
+    fn a_password_that_is_not_text_is_reported() {
         let password = Secret::new([0xff, 0xfe]);
         let error = open(&other::key_bytes("rsa.modern.p12"), Some(&password)).map(|_| ()).unwrap_err();
         assert_eq!(error.0, "its password is not UTF-8; set another one");
     }
 
     #[test]
-    fn several_keys_none_and_a_chain_are_told_apart() {
+    fn several_keys_none_and_a_chain_are_distinguished() {
         let parse = |name: &str| {
             super::super::PrivateKey::parse(
                 &Secret::new(other::key_bytes(name)),
@@ -660,7 +662,7 @@ mod tests {
         let password = Password::candidates(Some(&Secret::from(PASSWORD))).unwrap().remove(0);
         let decrypt = |iterations| {
             let algorithm = pbes2(iterations);
-            // Nothing is padded as it should be.
+            // The padding is not valid.
             decrypt(Tlv::only(&algorithm).unwrap(), &[0; 15], &password).unwrap_err()
         };
         assert_eq!(decrypt(u32::MAX), Failed::Iterations);

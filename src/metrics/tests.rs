@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use proptest::prelude::*;
@@ -228,4 +229,40 @@ proptest! {
             prop_assert_eq!(wanted.get(status), Some(count));
         }
     }
+}
+
+#[test]
+fn the_two_lists_of_bounds_agree() {
+    for (seconds, nanos) in BOUNDS.iter().zip(BOUNDS_NANOS) {
+        assert_eq!(Duration::from_secs_f64(*seconds), Duration::from_nanos(nanos));
+    }
+}
+
+#[test]
+fn a_bound_belongs_to_its_bucket() {
+    let histogram = Histogram::default();
+    histogram.observe(Duration::from_millis(1));
+    histogram.observe(Duration::from_nanos(1_000_001));
+    histogram.observe(Duration::from_secs(11));
+    let observed = Histogram::sum([&histogram].into_iter());
+    assert_eq!(observed.count, 3);
+    let counts: Vec<u64> = observed.buckets.iter().map(|(_, count)| *count).collect();
+    assert_eq!(counts, [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+}
+
+#[test]
+fn each_worker_has_its_own_and_others_share_the_first() {
+    let counters: PerWorker<AtomicU64> = PerWorker::new(3);
+    std::thread::scope(|threads| {
+        for worker in [1, 2, 2, 7] {
+            let counters = &counters;
+            threads.spawn(move || {
+                this_thread_is_worker(worker);
+                counters.own().unwrap().fetch_add(1, Ordering::Relaxed);
+            });
+        }
+    });
+    let all: Vec<u64> = counters.all().map(|count| count.load(Ordering::Relaxed)).collect();
+    assert_eq!(all, [1, 1, 2]);
+    assert_eq!(PerWorker::<AtomicU64>::new(0).all().count(), 1);
 }

@@ -1,20 +1,20 @@
-//! What servers say of DPoP in the header fields of their responses (RFC 9449).
+//! Parses DPoP header fields of responses (RFC 9449).
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// The header field of a proof (section 4.1).
+/// The request header field of a proof (section 4.1).
 pub static DPOP: HeaderName = HeaderName::from_static("dpop");
-/// The header field of a nonce (section 8.1).
+/// The response header field of a nonce (section 8.1).
 pub const NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
-/// The error of a server that wants its nonce in the proof (sections 8 and 9).
+/// The error of a server that requires its nonce in the proof (sections 8 and 9).
 pub const USE_NONCE: &str = "use_dpop_nonce";
-/// The error of a server that does not take the proof (section 5).
+/// The error of a server that refuses the proof (section 5).
 pub const INVALID_PROOF: &str = "invalid_dpop_proof";
 
-/// A nonce goes into every proof, so what a server may have us remember is bounded; in bytes.
+/// The longest nonce, in bytes. It goes into every proof, so it must be bounded.
 const LONGEST_NONCE: usize = 1024;
 
-/// The nonce that a response gives for the next proof, where it gives one (section 8.2).
+/// The nonce for the next proof, if the response has one (section 8.2).
 pub fn nonce(headers: &HeaderMap) -> Option<&str> {
     let mut lines = headers.get_all(NONCE).iter();
     let (line, None) = (lines.next()?.to_str().ok()?, lines.next()) else { return None };
@@ -33,7 +33,7 @@ fn error_of(line: &HeaderValue) -> Option<String> {
     let mut ours = false;
     items(&line).find_map(|item| {
         let parameter = match item.split_once([' ', '\t']) {
-            // A scheme, and its first parameter.
+            // A scheme and its first parameter.
             Some((scheme, rest)) if !scheme.contains('=') && !rest.trim_start().starts_with('=') => {
                 ours = scheme.eq_ignore_ascii_case("dpop");
                 rest
@@ -49,7 +49,7 @@ fn error_of(line: &HeaderValue) -> Option<String> {
     })
 }
 
-/// What stands between the commas of a list; those within quotes do not count.
+/// Splits a list at its commas, except those within quotes.
 fn items(list: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let parts = list.split(move |letter| {

@@ -1,4 +1,4 @@
-//! What `HTTPS_PROXY`, `NO_PROXY` and their kin say about one target.
+//! What `HTTPS_PROXY`, `NO_PROXY`, and related variables say about a target.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,23 +6,23 @@ use std::sync::Arc;
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 
-use super::tunnel::{EgressProxy, ProxyCredentials, authority};
+use super::connect::{EgressProxy, ProxyCredentials, authority};
 use crate::config::{ProxyVariables, Variable, proxy_variables};
 
-/// The way out of this machine, settled once.
+/// How to reach a target.
 pub(super) enum Via {
     Direct,
     Proxy(Arc<EgressProxy>),
-    /// The environment names a proxy in a way that is not understood, or of a kind that is not spoken here.
+    /// The environment names a proxy in an unknown form or of an unsupported kind.
     Unsupported(String),
 }
 
-/// The way to `host`, by the environment as it is now.
+/// How to reach `host`, by the current environment.
 pub(super) fn via(host: &str, port: u16, tls: bool) -> Via {
     by(&proxy_variables(), host, port, tls)
 }
 
-/// The variable that names a proxy for `host`, by the environment as it is now.
+/// The variable that names a proxy for `host` in the current environment.
 pub(super) fn proxy_for(host: &str, port: u16, tls: bool) -> Option<&'static str> {
     let variables = proxy_variables();
     let named = match by(&variables, host, port, tls) {
@@ -46,8 +46,9 @@ fn by(variables: &ProxyVariables, host: &str, port: u16, tls: bool) -> Via {
     }
 }
 
-/// This machine itself is never reached through a proxy: that would end on another machine, and a token meant for
-/// loopback would cross the network in the clear. So would what a cloud's metadata service says.
+/// Targets that are never reached through a proxy: this machine, because the request would end on another machine and send a
+
+/// token in the clear, and metadata services of clouds, for the same reason.
 fn is_near(host: &str, tls: bool) -> bool {
     let names: &[_] = if tls { &["localhost"] } else { &["localhost", "metadata.google.internal"] };
     names.iter().any(|name| host.eq_ignore_ascii_case(name))
@@ -103,7 +104,7 @@ fn refused(variable: &Variable, why: &str) -> Via {
     ))
 }
 
-/// What a parser of URLs would take for something else than was meant, and dial another host or none.
+/// Forms that a URL parser would misread as another host or as none.
 fn misleading(value: &str) -> Option<&'static str> {
     if value.contains(|char: char| char.is_whitespace() || char.is_control() || matches!(char, '"' | '\'')) {
         return Some("has blanks or quotes in it");
@@ -120,18 +121,19 @@ fn misleading(value: &str) -> Option<&'static str> {
     }
     let host = authority.rsplit('@').next().unwrap_or_default();
     let port = if host.ends_with(']') { None } else { host.rsplit_once(':').map(|(_, port)| port) };
-    // The parser takes any port, and makes none of it.
+    // The parser accepts any port and drops an invalid one.
     port.is_some_and(|port| port.parse::<u16>().is_err()).then_some("has a port that is no number")
 }
 
-/// `NO_PROXY` as hyper-util reads it: forms that it does not know and others do (`*.example.com`, `host:port`, blanks
-/// between entries) are written in its own.
+/// Rewrites `NO_PROXY` for hyper-util, which does not know some forms that other programs do: `*.example.com`, `host:port`, and
+
+/// blanks between entries.
 fn no_proxy_for(port: u16, no_proxy: &str) -> String {
     let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
     let entries = entries.filter_map(|entry| {
         let host = match entry.rsplit_once(':') {
             Some((host, of)) if !host.contains(':') || host.ends_with(']') => {
-                // Of another port, or of none that there is.
+                // The entry is for another port, or for an invalid one.
                 of.parse().is_ok_and(|of: u16| of == port).then_some(host)?
             }
             _ => entry,

@@ -1,4 +1,4 @@
-//! TLS failures in an operator's words.
+//! Explains TLS failures to operators.
 
 use std::error::Error as StdError;
 use std::io;
@@ -8,18 +8,19 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 
 use super::connect::{ConnectError, ConnectErrorKind};
 
-/// Names of a certificate told in an error.
+/// The most names of a certificate in an error.
 const NAMES_TOLD: usize = 6;
 
-/// Finds the TLS failure behind `error`, where there is one. With TLS 1.3 a peer refuses our client certificate only
-/// after the handshake, so that it surfaces as a read error of the HTTP connection. `who` stands in the message.
+/// Finds the TLS failure behind `error`, if there is one. With TLS 1.3, a peer refuses a client certificate only after the
+
+/// handshake, so the failure appears as a read error of the HTTP connection. The message names `who`.
 pub fn tls_cause(error: &(dyn StdError + 'static), who: &str) -> Option<ConnectError> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref::<Error>() {
             return Some(explain(tls, who));
         }
-        // An `io::Error` hands out the source of what it wraps, not the thing itself.
+        // `io::Error::source` returns the source of the wrapped error, not that error.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         if let Some(tls) = wrapped.and_then(|inner| inner.downcast_ref::<Error>()) {
             return Some(explain(tls, who));
@@ -32,12 +33,12 @@ pub fn tls_cause(error: &(dyn StdError + 'static), who: &str) -> Option<ConnectE
     None
 }
 
-/// A handshake that failed.
+/// Explains a handshake that failed.
 pub(super) fn handshake(error: &io::Error, who: &str) -> ConnectError {
     tls_cause(error, who).unwrap_or_else(|| {
         let why = match error.kind() {
             io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
-            _ => super::dial::os_words(error),
+            _ => super::connect::os_words(error),
         };
         tls_failed(who, &why)
     })
@@ -58,10 +59,9 @@ fn explain(error: &Error, who: &str) -> ConnectError {
         }
         Error::NoCertificatesPresented => not_accepted(format!("{who} sent no certificate")),
         Error::AlertReceived(alert) => refused(*alert, who),
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => tls_failed(
-            who,
-            "it answered with something that is not TLS; is the port right, or is it http://?",
-        ),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            tls_failed(who, "its response is not TLS; is the port right, or is it http://?")
+        }
         Error::PeerIncompatible(
             PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
@@ -73,7 +73,7 @@ fn explain(error: &Error, who: &str) -> ConnectError {
     }
 }
 
-/// Names of Rust values, which rustls puts into its sentences, as words.
+/// Replaces names of Rust values in rustls's messages with words.
 fn in_words(text: &str) -> String {
     let is_name = |word: &str| {
         let has = |wanted: fn(&u8) -> bool| word.bytes().any(|byte| wanted(&byte));
@@ -99,7 +99,7 @@ fn in_words(text: &str) -> String {
     words
 }
 
-/// The peer broke off, with an alert (RFC 8446 section 6.2).
+/// Explains an alert of the peer (RFC 8446 section 6.2).
 fn refused(alert: AlertDescription, who: &str) -> ConnectError {
     use AlertDescription as Alert;
     match alert {
@@ -132,7 +132,7 @@ fn refused(alert: AlertDescription, who: &str) -> ConnectError {
     }
 }
 
-/// Why our certificate was not taken, as far as an alert tells.
+/// Why the peer refused the client certificate, as far as its alert says.
 fn disliked(alert: AlertDescription) -> &'static str {
     use AlertDescription as Alert;
     match alert {
@@ -195,7 +195,7 @@ pub(super) fn distrust(error: &CertificateError) -> String {
     }
 }
 
-/// What rustls passes on from its verifier comes as the name of a Rust value.
+/// Explains an error of the verifier, which rustls passes on as the name of a Rust value.
 fn unusual(name: &str) -> String {
     let known = [
         (

@@ -1,4 +1,4 @@
-//! What the failure of an HTTP/2 request says about sending it again.
+//! Whether a failed HTTP/2 request may be sent again.
 
 use std::error::Error;
 
@@ -7,20 +7,21 @@ use h2::Reason;
 /// Why a request over HTTP/2 got no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Http2Failure {
-    /// The request was never written, or the peer says that it has not processed it (RFC 9113 section 8.7): by
-    /// RST_STREAM with REFUSED_STREAM, or by a GOAWAY whose last stream id is below the request's. Any method may be
-    /// sent again, on another connection.
+    /// The request was never written, or the peer says that it did not process it (RFC 9113 section 8.7): with RST_STREAM and
+    /// REFUSED_STREAM, or with a GOAWAY whose last stream ID is below the request's. Any method may be sent again, on another
+    /// connection.
     NotProcessed,
-    /// HTTP_1_1_REQUIRED (RFC 9113 section 7): the peer wants this request over HTTP/1.1.
+    /// HTTP_1_1_REQUIRED (RFC 9113 section 7): the peer requires HTTP/1.1 for this request.
     NeedsHttp1,
-    /// This stream alone was reset, by the peer or because of what the peer sent on it. The connection goes on.
+    /// Only this stream was reset, by the peer or because of what the peer sent on it. The connection stays open.
     Reset(Reason),
-    /// The connection failed, or the error is not one of HTTP/2. The request may have been processed.
+    /// The connection failed, or the error is not of HTTP/2. The peer may have processed the request.
     Other,
 }
 
-/// Reads `error`, which hyper gave in the place of a response. An error in the middle of a response's body says nothing
-/// about whether the request was processed; do not ask about those.
+/// Classifies `error`, which hyper returned instead of a response. Do not use it for errors of a response's body, which say
+
+/// nothing about whether the request was processed.
 ///
 /// h2 fails a stream with a GOAWAY of the peer only where the stream's id is above the frame's last one
 /// (`Streams::recv_go_away`), or where the stream was to be opened after the frame had come (`ensure_no_conn_error`). A
@@ -28,7 +29,7 @@ pub enum Http2Failure {
 /// `is_remote` together mean "not processed"; the tests below hold h2 to that.
 pub fn http2_failure(error: &(dyn Error + 'static)) -> Http2Failure {
     if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
-        // hyper gives the request back: it was still waiting to be written.
+        // hyper returns the request, so it was still waiting to be written.
         return Http2Failure::NotProcessed;
     }
     let Some(error) = find(error) else { return Http2Failure::Other };

@@ -1,21 +1,22 @@
-//! The first hop toward a target, and whether it answers at all.
+//! The first hop toward a target, and whether it accepts connections.
 
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::dial::{interleave, race};
+use super::connect::{interleave, race};
 use super::names::{Names, WITHOUT_TLS};
 
-/// A lost packet is sent again after a second: shorter would be impatient, longer would miss the moment when the hop is
-/// back, because further packets come at ever longer intervals.
+/// How long to wait for a connection. A lost packet is sent again after a second, and further packets at growing intervals, so
+
+/// a shorter time would miss the second packet, and a longer one the moment when the hop is back.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A look-up that takes longer goes on, and the next one may come before it.
+/// How long to wait for a look-up, which continues in the background.
 const FOR_A_NAME: Duration = Duration::from_secs(1);
 
-/// Where TCP goes first on its way to a target: the target itself, or the egress proxy before it.
+/// The first hop of TCP: the target itself, or the egress proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Hop {
     host: String,
@@ -28,12 +29,12 @@ impl Hop {
         Self { host: host.to_ascii_lowercase(), port, is_proxy }
     }
 
-    /// That it answers says nothing about what is behind it.
+    /// Whether the hop is a proxy, whose responses say nothing about the target.
     pub fn is_proxy(&self) -> bool {
         self.is_proxy
     }
 
-    /// Whether a connection comes about, which is closed at once. Nothing is sent on it.
+    /// Opens a connection and closes it at once, without sending data. Returns whether that succeeded.
     pub async fn answers(&self) -> bool {
         let found = Names::of_the_system().addresses(&self.host, self.port, WITHOUT_TLS);
         let Ok(Ok(addresses)) = timeout(FOR_A_NAME, found).await else { return false };

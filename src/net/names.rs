@@ -1,7 +1,7 @@
-//! The addresses of a name, from the system's resolver, which obeys the machine's settings.
+//! Resolves names with the system's resolver, which obeys the machine's settings.
 //!
-//! The whole process has one look-up for a name at a time, so that a name whose look-up hangs costs one thread, or a
-//! few while nothing is known of it. The last addresses that were found serve meanwhile.
+//! The process has at most one look-up of a name at a time, so that a look-up that hangs costs one thread, or a few if there
+//! are no known addresses. Meanwhile, the last known addresses are used.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -15,41 +15,42 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::aside::{Aside, AsideError, SharedWork, WorkInProgress};
 
-/// One for each name that is looked up at this moment.
+/// The threads of look-ups, one for each name that is being resolved.
 static THREADS: Aside = Aside::new("lookup", 64);
-/// How long a look-up is waited for where the last addresses are known.
+/// How long to wait for a look-up if the last addresses are known.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long the last addresses of a name may serve where TLS shows who answers there.
+/// How long the last addresses may be used with TLS, which shows who responds.
 pub(super) const WITH_TLS: Duration = Duration::from_secs(3600);
-/// And where nothing does: an address may be another machine's by now. Caching resolvers keep as long.
+/// How long they may be used without TLS, because an address may belong to another machine by then. Caching resolvers keep
+/// them as long.
 pub(super) const WITHOUT_TLS: Duration = Duration::from_secs(60);
-/// A look-up that hangs for longer is not the only one of its name.
+/// After this time, another look-up of the name may start.
 const SPACING: Duration = Duration::from_millis(1250);
-/// So many of one name: resolvers give one up after 10 s.
+/// The most look-ups of one name, because resolvers time out after 10 s.
 const AT_ONCE: usize = 8;
-/// Names whose last addresses are kept; a config has fewer.
+/// The most names in the cache. A config has fewer.
 const KEPT: u64 = 16 * 1024;
 
-/// What looks a name up; blocks. The port of the addresses is of no meaning.
-pub(super) type Lookup = dyn Fn(&str) -> Result<Vec<SocketAddr>, NotFound> + Send + Sync;
+/// A function that resolves a name, and blocks. The port of the addresses has no meaning.
+type Lookup = dyn Fn(&str) -> Result<Vec<SocketAddr>, NotFound> + Send + Sync;
 
-/// Why a name has no addresses, in the resolver's words.
+/// Why a look-up failed, in the resolver's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotFound {
-    /// There is no such name, or it has no address.
+    /// The name does not exist, or has no address.
     Gone(String),
-    /// The resolver can't tell now.
+    /// The resolver could not find out now.
     Failed(String),
 }
 
-/// Why there are no addresses.
+/// Why there are no addresses for a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unresolved {
     Dns(String),
     Machine(AsideError),
 }
 
-/// The names of a process.
+/// The look-ups and known addresses of a process.
 pub(super) struct Names {
     lookup: Arc<Lookup>,
     running: Arc<SharedWork<Found>>,
@@ -61,12 +62,12 @@ type Found = Result<Arc<[SocketAddr]>, NotFound>;
 struct LastGood {
     addresses: Arc<[SocketAddr]>,
     found: Instant,
-    /// That they serve in the place of newer ones is told once.
+    /// Limits the log lines about the use of old addresses.
     told: AtomicBool,
 }
 
 impl Names {
-    /// Those of the system, which all of the process shares.
+    /// The names of the system's resolver, shared by the whole process.
     pub(super) fn of_the_system() -> &'static Self {
         static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(Arc::new(getaddrinfo), &THREADS));
         &NAMES
@@ -77,7 +78,7 @@ impl Names {
         Self { lookup, running: Arc::new(SharedWork::new(threads)), last_good }
     }
 
-    /// Every address of `host`, at least one. The last good ones may serve up to an age of `oldest`.
+    /// Every address of `host`, at least one. Known addresses may be used up to an age of `oldest`.
     pub(super) async fn addresses(
         &self,
         host: &str,
@@ -173,7 +174,7 @@ impl LastGood {
 fn getaddrinfo(host: &str) -> Result<Vec<SocketAddr>, NotFound> {
     let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
     let found = dns_lookup::getaddrinfo(Some(host), None, Some(hints)).map_err(not_found)?;
-    // An address of another family than IP can't be connected to.
+    // Other address families cannot be used.
     Ok(found.filter_map(Result::ok).map(|found| found.sockaddr).collect())
 }
 

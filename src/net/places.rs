@@ -1,17 +1,22 @@
-//! How many connections to upstreams the whole process may have, so that descriptors are left for everything else.
+//! Limits of outbound connections, so that no target takes the descriptors that others need: [`Places`] for all connections to
+//! upstreams together, and turns ([`turns_at`]) for each other target, such as an issuer or a collector.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
 
 use super::connect::{ConnectError, ConnectErrorKind};
 
-/// Places for connections; a limit of the machine's is the whole process' limit.
+/// Places for connections of the whole process.
 #[derive(Debug)]
 pub struct Places {
     most: AtomicUsize,
     taken: AtomicUsize,
 }
 
-/// For connections to upstreams. Issuers, collectors and checks need no place: they live on what is kept in reserve.
+/// The places of connections to upstreams. Other connections use the reserve.
 pub static UPSTREAMS: Places = Places::new(usize::MAX);
 
 impl Places {
@@ -19,7 +24,7 @@ impl Places {
         Self { most: AtomicUsize::new(most), taken: AtomicUsize::new(0) }
     }
 
-    /// Another number of them; what is taken stays taken.
+    /// Changes the limit. Places that are taken stay taken.
     pub fn set_most(&self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
     }
@@ -32,7 +37,7 @@ impl Places {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Whether none is left: whoever has a connection that nobody uses closes it.
+    /// Whether no place is left. Then idle connections are closed.
     pub fn are_taken(&self) -> bool {
         self.taken() >= self.most()
     }
@@ -42,7 +47,7 @@ impl Places {
         (self.taken.fetch_add(1, Ordering::Relaxed) < self.most()).then_some(place)
     }
 
-    /// One for a connection to `who`.
+    /// Takes a place for a connection to `who`.
     pub(super) fn place_for(&'static self, who: &str) -> Result<Place, ConnectError> {
         self.take().ok_or_else(|| ConnectError {
             kind: ConnectErrorKind::Full,
@@ -55,7 +60,7 @@ impl Places {
     }
 }
 
-/// One connection's place, for as long as it lives.
+/// The place of a connection, which is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Place(&'static Places);
 
@@ -68,6 +73,24 @@ impl Drop for Place {
 #[cfg(test)]
 pub(super) fn leaked(most: usize) -> &'static Places {
     Box::leak(Box::new(Places::new(most)))
+}
+
+/// The most targets in the cache. A config has fewer.
+const TARGETS_KEPT: u64 = 16 * 1024;
+
+static AT_ONCE: AtomicUsize = AtomicUsize::new(64);
+
+static TARGETS: LazyLock<Cache<String, Arc<Semaphore>>> =
+    LazyLock::new(|| Cache::builder().max_capacity(TARGETS_KEPT).build());
+
+/// Sets the number of turns for new targets. Known targets keep theirs.
+pub fn set_turns(most: usize) {
+    AT_ONCE.store(most, Ordering::Relaxed);
+}
+
+/// The turns at one target, shared by the whole process.
+pub(super) fn turns_at(who: &str) -> Arc<Semaphore> {
+    TARGETS.get_with_by_ref(who, || Arc::new(Semaphore::new(AT_ONCE.load(Ordering::Relaxed))))
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
-//! One byte stream, whatever it runs over.
+//! A byte stream over TCP, a Unix socket, or TLS, and TCP keep-alive.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, recv, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -17,19 +19,19 @@ use super::connect::ConnectError;
 use super::explain::tls_cause;
 use super::places::Place;
 
-/// TCP, Unix or TLS over TCP; implements tokio's `AsyncRead` and `AsyncWrite` (vectored writes passed on).
+/// TCP, a Unix socket, or TLS over TCP. It implements tokio's `AsyncRead` and `AsyncWrite`, and passes vectored writes on.
 #[derive(Debug)]
 pub struct Stream {
     inner: Inner,
-    /// What came right behind an egress proxy's answer: it is read first.
+    /// The bytes that followed an egress proxy's response. They are read first.
     early: Bytes,
     failure: TlsFailure,
-    /// Both are held until the connection is closed.
+    /// Held until the connection is closed.
     _place: Option<Place>,
     _turn: Option<OwnedSemaphorePermit>,
 }
 
-/// The TLS state is about 1 KiB, so it is boxed: every future that holds a stream would else have its size.
+/// The TLS state is about 1 KiB, so it is boxed. Otherwise it would enlarge every future that holds a stream.
 #[derive(Debug)]
 enum Inner {
     Tcp(TcpStream),
@@ -37,21 +39,21 @@ enum Inner {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// More than an alert needs, and less than a session takes at a time; in bytes.
+/// In bytes: more than an alert needs, and less than a session accepts at a time.
 const ALERT: usize = 4096;
 
-/// What an open connection tells of its other end.
+/// What is known about the other end of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The other end's, or that of the proxy on the way. `None`: a Unix socket.
+    /// The address of the other end, or of the proxy. `None` for a Unix socket.
     pub address: Option<SocketAddr>,
     /// `TLS 1.2`, `TLS 1.3`. `None`: without TLS.
     pub tls: Option<&'static str>,
-    /// The certificate that it showed, as DER.
+    /// The other end's certificate, in DER.
     pub certificate: Option<Vec<u8>>,
 }
 
-/// How TLS failed while a stream was read, for whoever has no error that says it: h2 keeps only the text of one.
+/// How TLS failed while a stream was read. h2 keeps only the text of such an error, so this remembers it.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFailure(Arc<OnceLock<rustls::Error>>);
 
@@ -62,30 +64,32 @@ impl TlsFailure {
         }
     }
 
-    /// The failure in an operator's words, where there was one. `who` stands in the message.
+    /// Explains the failure to operators, if there was one. The message names `who`.
     pub fn told(&self, who: &str) -> Option<ConnectError> {
         tls_cause(self.0.get()?, who)
     }
 }
 
 impl Stream {
-    /// Stays readable when the stream has been given away.
+    /// The failure, which stays readable after the stream was moved.
     pub fn tls_failure(&self) -> TlsFailure {
         self.failure.clone()
     }
 
-    /// A peer that refuses our certificate closes at once, so that a write may fail before its alert was read.
+    /// Reads the alert of a peer that refused the client certificate. It closes at once, so a write may fail before its alert
+
+    /// was read.
     fn written<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let (Poll::Ready(Err(_)), Inner::Tls(stream)) = (&polled, &mut self.inner) {
             let (tcp, session) = stream.get_mut();
             let mut bytes = [0; ALERT];
-            // Asked of the socket itself: tokio may not have heard yet that there is something.
+            // Directly from the socket, because tokio may not know yet that there is data.
             let read = match session.wants_read() {
                 true => recv(&*tcp, &mut bytes[..], RecvFlags::DONTWAIT).map_or(0, |(read, _)| read),
                 false => 0,
             };
             let mut received = bytes.get(..read).unwrap_or_default();
-            // What is not an alert stays with the session, for whoever reads on.
+            // Other data stays in the session for later reads.
             if session.read_tls(&mut received).is_ok()
                 && let Err(error) = session.process_new_packets()
             {
@@ -95,12 +99,12 @@ impl Stream {
         polled
     }
 
-    /// Over TLS, some of what a failed write was given may have gone out; elsewhere nothing of it has.
+    /// Whether a part of a failed write may have been sent. Only TLS buffers data.
     pub fn is_tls(&self) -> bool {
         matches!(self.inner, Inner::Tls(_))
     }
 
-    /// As it is after a tunnel was opened: `early` was read already.
+    /// The stream after a tunnel was opened. `early` was read already.
     pub(super) fn with_early(self, early: Bytes) -> Self {
         Self { early, ..self }
     }
@@ -223,5 +227,48 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, inner => Pin::new(inner).poll_shutdown(context))
+    }
+}
+
+/// The time without data before the first keep-alive packet.
+const QUIET: Duration = Duration::from_secs(60);
+/// The interval between keep-alive packets without a response.
+const AGAIN: Duration = Duration::from_secs(15);
+/// The number of packets without a response after which the peer is considered gone.
+const TIMES: u32 = 4;
+
+/// Turns on TCP keep-alive, so that a NAT keeps quiet connections and a dead peer is noticed. The socket works without it, so
+
+/// failures are ignored.
+
+///
+
+/// `TCP_USER_TIMEOUT` is not set: on Linux it also closes a connection whose peer is alive but does not read for that time,
+
+/// which `idle_timeout` decides.
+pub fn keep_alive(socket: impl AsFd) {
+    let socket = socket.as_fd();
+    let _ = sockopt::set_socket_keepalive(socket, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(socket, QUIET))
+        .and_then(|()| sockopt::set_tcp_keepintvl(socket, AGAIN))
+        .and_then(|()| sockopt::set_tcp_keepcnt(socket, TIMES));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_has_what_was_set() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(!sockopt::socket_keepalive(&socket).unwrap());
+        keep_alive(&socket);
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&socket).unwrap(), QUIET);
+        assert_eq!(sockopt::tcp_keepintvl(&socket).unwrap(), AGAIN);
+        assert_eq!(sockopt::tcp_keepcnt(&socket).unwrap(), TIMES);
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        keep_alive(&one);
     }
 }

@@ -1,18 +1,21 @@
-//! Real sockets, real certificates.
+//! Connections with real sockets and certificates: TLS, tunnels through egress proxies, and names with several addresses.
 
-mod addresses;
-mod egress;
-
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::tls::server_config;
 use super::*;
+use crate::aside::Aside;
 use crate::config::{Egress, ListenerTls, Roots, Source, TlsOptions};
+use crate::net::names::{Names, NotFound};
+use crate::net::places;
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
@@ -267,7 +270,7 @@ async fn unix_sockets_are_connected_to() {
     drop(listener);
     let error = connector(&path).connect().await.err().unwrap();
     assert_eq!(error.kind, ConnectErrorKind::Refused);
-    assert!(error.message.starts_with("nobody listens on unix:/"), "{}", error.message);
+    assert!(error.message.starts_with("nothing listens on unix:/"), "{}", error.message);
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -276,4 +279,337 @@ fn scratch(name: &str) -> std::path::PathBuf {
     let folder = std::env::temp_dir().join(format!("bearerd-net-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     folder
+}
+
+/// An egress proxy that reads one head, answers with `answer`, then relays to where CONNECT pointed. The head.
+async fn egress(answer: &'static str) -> (u16, tokio::task::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        let to = head.split(' ').nth(1).unwrap().to_owned();
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        if answer.contains("200") {
+            let mut onward = TcpStream::connect(to).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut onward).await });
+        }
+        head
+    });
+    (port, task)
+}
+
+fn through(port: u16, userinfo: Option<&str>, target: Target, tls: TlsOptions) -> Connector {
+    let userinfo = userinfo.map(Source::literal);
+    let egress = Egress::Proxy { host: "127.0.0.1".to_owned(), port, userinfo };
+    Connector::new(target, tls, egress, Offer::Both, Some(Duration::from_secs(10)))
+}
+
+#[tokio::test]
+async fn tls_goes_through_the_egress_proxy_with_credentials() {
+    let ca = ca();
+    let port = serve(listener_tls(issue(&ca, &["localhost"], |_| {}), None)).await;
+    let (proxy, head) = egress("HTTP/1.1 200 Connection established\r\nX: y\r\n\r\n").await;
+    let target = Target::Tcp { host: "localhost".to_owned(), port, tls: true };
+    let mut connected = through(proxy, Some("user:p@ss"), target, trusting(&ca)).connect().await.unwrap();
+    assert_eq!(connected.stream.read_u8().await.unwrap(), b'!');
+    assert_eq!(
+        head.await.unwrap(),
+        format!(
+            "CONNECT localhost:{port} HTTP/1.1\r\nHost: localhost:{port}\r\n\
+             Proxy-Authorization: Basic dXNlcjpwQHNz\r\n\r\n"
+        )
+    );
+}
+
+#[tokio::test]
+async fn bytes_right_behind_the_proxys_answer_belong_to_the_tunnel() {
+    let (proxy, _) = egress("HTTP/1.1 200 OK\r\n\r\nearly").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let target = Target::Tcp { host: "127.0.0.1".to_owned(), port, tls: false };
+    let mut connected = through(proxy, None, target, TlsOptions::default()).connect().await.unwrap();
+    let mut early = [0; 5];
+    connected.stream.read_exact(&mut early).await.unwrap();
+    assert_eq!(&early, b"early");
+}
+
+#[tokio::test]
+async fn a_refusing_or_babbling_proxy_is_told() {
+    let target = Target::Tcp { host: "idp.example".to_owned(), port: 443, tls: false };
+    let cases = [
+        ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "responded 407 to CONNECT idp.example:443"),
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", "responded 403 to CONNECT"),
+        ("SSH-2.0-OpenSSH_9\r\n\r\n", "not HTTP"),
+        ("", "closed the connection"),
+    ];
+    for (answer, expected) in cases {
+        let (proxy, _) = egress(answer).await;
+        let connector = through(proxy, Some("user:hunter2"), target.clone(), TlsOptions::default());
+        let error = connector.connect().await.err().unwrap();
+        assert_eq!(error.kind, ConnectErrorKind::Proxy, "{answer}");
+        assert!(error.message.contains(expected), "{}", error.message);
+        assert!(
+            error.message.starts_with(&format!("the egress proxy 127.0.0.1:{proxy}")),
+            "{}",
+            error.message
+        );
+        assert!(!error.message.contains("hunter2"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn an_endless_answer_of_the_proxy_is_cut() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+        while stream.write_all(b"X-More: and more\r\n").await.is_ok() {}
+    });
+    let target = Target::Tcp { host: "idp.example".to_owned(), port: 443, tls: true };
+    let error = through(port, None, target, trusting(&ca())).connect().await.err().unwrap();
+    assert_eq!(error.kind, ConnectErrorKind::Proxy);
+    assert!(error.message.contains("more than 16 KiB"), "{}", error.message);
+}
+
+/// A response that comes in these pieces, each after the one before was taken in.
+async fn answering(pieces: Vec<Vec<u8>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        for piece in pieces {
+            stream.write_all(&piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    });
+    port
+}
+
+#[tokio::test]
+async fn every_answer_that_means_yes_opens_the_tunnel() {
+    let many_fields =
+        format!("HTTP/1.1 200 OK\r\n{}\r\n", format!("x-long: {}\r\n", "a".repeat(1000)).repeat(9));
+    for answer in [
+        "HTTP/1.1 200 Connection established\r\n\r\n",
+        "HTTP/1.0 200 Connection established\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nConnection: close\r\nProxy-Connection: close\r\n\r\n",
+        "HTTP/1.1 200\r\n\r\n",
+        "HTTP/1.1 201 Created\r\n\r\n",
+        "HTTP/1.1 200 OK\nX: y\n\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 102 Processing\nX: y\n\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\n\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+        many_fields.as_str(),
+    ] {
+        let whole = [answer.as_bytes(), b"early"].concat();
+        for pieces in [vec![whole.clone()], whole.iter().map(|byte| vec![*byte]).collect()] {
+            let proxy = answering(pieces).await;
+            let target = Target::Tcp { host: "2001:db8::1".to_owned(), port: 443, tls: false };
+            let connected = through(proxy, None, target, TlsOptions::default()).connect().await;
+            let mut stream = connected.unwrap_or_else(|error| panic!("{answer:?}: {error}")).stream;
+            let mut early = [0; 5];
+            stream.read_exact(&mut early).await.unwrap();
+            assert_eq!(&early, b"early", "{answer:?}");
+            stream.write_all(b"x").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_before_the_handshake_is_told() {
+    let proxy = answering(vec![b"HTTP/1.1 200 OK\r\n\r\nSSH-2.0".to_vec()]).await;
+    let target = Target::Tcp { host: "idp.example".to_owned(), port: 443, tls: true };
+    let error = through(proxy, None, target, trusting(&ca())).connect().await.err().unwrap();
+    assert_eq!(error.kind, ConnectErrorKind::Tls);
+    assert!(error.message.contains("idp.example:443 failed: it spoke before the handshake"), "{error}");
+}
+
+const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
+const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// Every name has these addresses, in this order.
+fn names(addresses: &[IpAddr]) -> &'static Names {
+    let addresses: Vec<_> = addresses.iter().map(|address| SocketAddr::new(*address, 0)).collect();
+    let threads = Box::leak(Box::new(Aside::new("test", 1)));
+    Box::leak(Box::new(Names::new(Arc::new(move |_: &str| Ok::<_, NotFound>(addresses.clone())), threads)))
+}
+
+/// Listeners on one port of both addresses.
+async fn both() -> (TcpListener, TcpListener, u16) {
+    loop {
+        let first = TcpListener::bind((FIRST, 0)).await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        // Another test may have that port of the other address.
+        if let Ok(second) = TcpListener::bind((SECOND, port)).await {
+            return (first, second, port);
+        }
+    }
+}
+
+fn to(port: u16, ca: &Ca, limit: Duration) -> Connector {
+    let target = Target::Tcp { host: "idp.example".to_owned(), port, tls: true };
+    Connector::new(target, trusting(ca), Egress::Direct, Offer::Both, Some(limit))
+        .with_names(names(&[FIRST, SECOND]))
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_first_address_whose_tls_fails_is_passed_over() {
+    let ca = ca();
+    // Of another CA; for another name; no TLS at all.
+    for bad in 0..3 {
+        let (first, second, port) = both().await;
+        match bad {
+            0 => serve_on(first, listener_tls(issue(&self::ca(), &["idp.example"], |_| {}), None)),
+            1 => serve_on(first, listener_tls(issue(&ca, &["other.example"], |_| {}), None)),
+            _ => greet_on(first, b"SSH-2.0-OpenSSH_9\r\n"),
+        }
+        serve_on(second, listener_tls(issue(&ca, &["idp.example"], |_| {}), None));
+        let mut connected = to(port, &ca, LONG).connect().await.unwrap();
+        assert_eq!(connected.stream.facts().address, Some(SocketAddr::new(SECOND, port)));
+        assert_eq!(connected.stream.read_u8().await.unwrap(), b'!');
+    }
+}
+
+#[tokio::test]
+async fn a_first_address_whose_tls_hangs_does_not_hold_up_the_second() {
+    let ca = ca();
+    let (_accepts_alone, second, port) = both().await;
+    serve_on(second, listener_tls(issue(&ca, &["idp.example"], |_| {}), None));
+    let begin = Instant::now();
+    let connected = to(port, &ca, LONG).connect().await.unwrap();
+    assert_eq!(connected.stream.facts().address, Some(SocketAddr::new(SECOND, port)));
+    assert!(begin.elapsed() < LONG / 2, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_accepted_is_told_rather_than_a_refusal_or_a_silence() {
+    let ca = ca();
+    let bad = || listener_tls(issue(&self::ca(), &["idp.example"], |_| {}), None);
+    let (first, second, port) = both().await;
+    drop(first);
+    serve_on(second, bad());
+    let error = to(port, &ca, LONG).connect().await.err().unwrap();
+    assert_eq!(error.kind, ConnectErrorKind::Certificate);
+    let others = format!("(this is {SECOND}:{port}; {FIRST}:{port}: connection refused)");
+    assert!(error.message.ends_with(&others), "{error}");
+
+    let (first, _accepts_alone, port) = both().await;
+    serve_on(first, bad());
+    let error = to(port, &ca, Duration::from_secs(2)).connect().await.err().unwrap();
+    assert_eq!(error.kind, ConnectErrorKind::Certificate, "{error}");
+}
+
+#[tokio::test]
+async fn a_silence_tells_what_failed_before() {
+    let (first, _accepts_alone, port) = both().await;
+    drop(first);
+    let error = to(port, &ca(), Duration::from_secs(2)).connect().await.err().unwrap();
+    assert_eq!(error.kind, ConnectErrorKind::Timeout);
+    assert!(error.message.contains("the TLS handshake did not end (and before: "), "{error}");
+    assert!(error.message.contains(&format!("{FIRST}:{port}")), "{error}");
+}
+
+#[tokio::test]
+async fn refusals_name_every_address() {
+    let (first, second, port) = both().await;
+    drop((first, second));
+    let error = to(port, &ca(), LONG).connect().await.err().unwrap();
+    assert_eq!(error.kind, ConnectErrorKind::Refused);
+    let expected = format!("idp.example:{port} refused the connection ({FIRST}:{port}, {SECOND}:{port})");
+    assert!(error.message.starts_with(&expected), "{error}");
+}
+
+#[tokio::test]
+async fn every_address_of_an_egress_proxy_is_tried() {
+    let ca = ca();
+    let upstream = serve(listener_tls(issue(&ca, &["localhost"], |_| {}), None)).await;
+    for hangs in [false, true] {
+        let (first, second, port) = both().await;
+        let _silent = if hangs {
+            Some(first)
+        } else {
+            greet_on(first, b"HTTP/1.1 503 Busy\r\n\r\n");
+            None
+        };
+        tokio::spawn(async move {
+            let (mut stream, _) = second.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut onward = TcpStream::connect(("127.0.0.1", upstream)).await.unwrap();
+            tokio::io::copy_bidirectional(&mut stream, &mut onward).await
+        });
+        let egress = Egress::Proxy { host: "egress.example".to_owned(), port, userinfo: None };
+        let target = Target::Tcp { host: "localhost".to_owned(), port: upstream, tls: true };
+        let connector = Connector::new(target, trusting(&ca), egress, Offer::Both, Some(LONG))
+            .with_names(names(&[FIRST, SECOND]));
+        let mut connected = connector.connect().await.unwrap();
+        assert_eq!(connected.stream.read_u8().await.unwrap(), b'!');
+    }
+}
+
+#[tokio::test]
+async fn a_connection_has_a_place_while_it_is_open() {
+    let ca = ca();
+    let port = serve(listener_tls(issue(&ca, &["localhost"], |_| {}), None)).await;
+    let places = places::leaked(2);
+    let within = |tls| {
+        let target = Target::Tcp { host: "localhost".to_owned(), port, tls };
+        Connector::new(target, trusting(&ca), Egress::Direct, Offer::Both, Some(LONG)).within(places)
+    };
+    let first = within(true).connect().await.unwrap();
+    let second = within(false).connect().await.unwrap();
+    assert_eq!(places.taken(), 2);
+    let error = within(true).connect().await.err().unwrap();
+    assert_eq!(error.kind, ConnectErrorKind::Full);
+    assert!(error.message.contains("2 connections to upstreams are open"), "{error}");
+    drop(first);
+    assert_eq!(places.taken(), 1);
+    assert!(within(true).connect().await.is_ok());
+    drop(second);
+    assert_eq!(places.taken(), 0, "a refused or closed connection has none");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_for_no_caller_waits_for_its_turn() {
+    let ca = ca();
+    let port = serve(listener_tls(issue(&ca, &["localhost"], |_| {}), None)).await;
+    let patient = connector(port, trusting(&ca), Offer::Both);
+    let turns = places::turns_at(patient.who());
+    let all = turns.available_permits();
+    let mut connected = patient.connect().await.unwrap();
+    assert_eq!(turns.available_permits(), all - 1, "held while it is open");
+    assert_eq!(connected.stream.read_u8().await.unwrap(), b'!');
+    drop(connected);
+    assert_eq!(turns.available_permits(), all);
+
+    let others = Arc::clone(&turns).acquire_many_owned(u32::try_from(all).unwrap()).await.unwrap();
+    let target = Target::Tcp { host: "localhost".to_owned(), port, tls: true };
+    let limit = Some(Duration::from_millis(300));
+    let hasty = Connector::new(target, trusting(&ca), Egress::Direct, Offer::Both, limit);
+    let error = hasty.connect().await.err().unwrap();
+    assert_eq!(error.kind, ConnectErrorKind::Timeout);
+    assert!(error.message.contains("as many as may at the same time"), "{error}");
+    let waiting = tokio::spawn(async move { patient.connect().await.is_ok() });
+    drop(others);
+    assert!(waiting.await.unwrap());
 }

@@ -1,11 +1,16 @@
-//! The only file that builds rustls configs.
+//! The only file that builds rustls configs: trusted roots, certificates, and keys, and rebuilding them when their files
+//! change. Certificates and keys may have every form that `jose` reads, with the same error messages.
 
-use std::fmt;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -13,12 +18,13 @@ use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use tokio::sync::Semaphore;
 
 use super::connect::Offer;
-use super::file_state::FileState;
-use super::{explain, pem, roots};
+use super::explain;
 use crate::aside::{Aside, AsideError};
-use crate::config::{ListenerTls, Source, TlsOptions};
+use crate::config::{self, ListenerTls, Roots, Source, TlsOptions, files};
+use crate::jose::{Certificate, KeyError, PrivateKey};
+use crate::secret::Secret;
 
-/// What is wrong with a CA, certificate or key: names the place and the fix, never the content.
+/// What is wrong with a CA, certificate, or key. It names the place and the fix, never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettingsError(pub String);
 
@@ -30,24 +36,25 @@ impl fmt::Display for TlsSettingsError {
 
 impl std::error::Error for TlsSettingsError {}
 
-/// Given to every builder, so that no process-wide default is needed.
+/// The crypto provider for every builder, so that no process-wide default is needed.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
 
-/// Reads the files that `options` name and builds a client config: TLS 1.2 and 1.3, ALPN by `offer`, session
-/// resumption on. Blocks for some milliseconds where the system's roots are read.
+/// Reads the files that `options` name and builds a client config with TLS 1.2 and 1.3, ALPN by `offer`, and session
+
+/// resumption. Blocks for some milliseconds if it reads the system's roots.
 pub fn client_config(options: &TlsOptions, offer: Offer) -> Result<Arc<ClientConfig>, TlsSettingsError> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsSettingsError(error.to_string()))?
-        .with_root_certificates(roots::store(options)?);
+        .with_root_certificates(store(options)?);
     let mut config = match (&options.certificate, &options.private_key) {
         (None, None) => builder.with_no_client_auth(),
         (None, Some(_)) => {
             return Err(TlsSettingsError("tls.private_key needs tls.certificate beside it".to_owned()));
         }
         (Some(certificate), key) => {
-            // Many tools write both into one file.
+            // Many tools write certificate and key into one file.
             let key = key.as_ref().unwrap_or(certificate);
             let (chain, private_key) = identity(certificate, key)?;
             builder
@@ -63,7 +70,7 @@ pub fn client_config(options: &TlsOptions, offer: Offer) -> Result<Arc<ClientCon
     Ok(Arc::new(config))
 }
 
-/// Why a CA, certificate or key that `options` name is there and cannot be used. What cannot be read is no concern here.
+/// Why a CA, certificate, or key of `options` cannot be used although it can be read.
 pub fn unusable(options: &TlsOptions) -> Option<TlsSettingsError> {
     let named = [&options.ca, &options.certificate, &options.private_key];
     let named: Vec<&Source> = named.into_iter().flatten().collect();
@@ -75,7 +82,7 @@ pub fn unusable(options: &TlsOptions) -> Option<TlsSettingsError> {
     client_config(options, Offer::Both).err()
 }
 
-/// ALPN offers `h2` and `http/1.1`; with `client_ca` a client certificate is required.
+/// Builds a server config. ALPN offers `h2` and `http/1.1`. With `client_ca`, clients must have a certificate.
 pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettingsError> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
@@ -92,7 +99,7 @@ pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettings
     Ok(Arc::new(config))
 }
 
-/// For a listener whose certificate or key is not there yet: every handshake ends with an alert.
+/// A server config for a listener whose certificate or key is missing: it refuses every handshake with an alert.
 pub fn closed_server_config() -> Result<Arc<ServerConfig>, TlsSettingsError> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
@@ -110,7 +117,7 @@ impl ResolvesServerCert for NoCertificate {
 }
 
 fn client_verifier(ca: &Source) -> Result<Arc<dyn ClientCertVerifier>, TlsSettingsError> {
-    let roots = roots::with(RootCertStore::empty(), ca, "tls.client_ca")?;
+    let roots = with(RootCertStore::empty(), ca, "tls.client_ca")?;
     WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&PROVIDER))
         .build()
         .map_err(|error| TlsSettingsError(format!("tls.client_ca: {}: {error}", ca.place())))
@@ -119,7 +126,7 @@ fn client_verifier(ca: &Source) -> Result<Arc<dyn ClientCertVerifier>, TlsSettin
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn identity(certificate: &Source, key: &Source) -> Result<Identity, TlsSettingsError> {
-    Ok((pem::certificates(certificate, "tls.certificate")?, pem::private_key(key, "tls.private_key")?))
+    Ok((certificates(certificate, "tls.certificate")?, private_key(key, "tls.private_key")?))
 }
 
 fn unusable_identity(error: &rustls::Error, certificate: &Source, key: &Source) -> TlsSettingsError {
@@ -140,7 +147,7 @@ fn unusable_identity(error: &rustls::Error, certificate: &Source, key: &Source) 
     ))
 }
 
-/// Threads on which files are read and configs built.
+/// The threads that read files and build configs.
 static BUILDING: Aside = Aside::new("tls", 8);
 
 /// Why there is no client config.
@@ -159,18 +166,18 @@ impl fmt::Display for NoTls {
     }
 }
 
-/// A client config that is built at its first use, off the start path, and again when a file it came from changes.
+/// A client config that is built at its first use, and again when one of its files changes.
 pub(super) struct ClientTls {
     options: TlsOptions,
     offer: Offer,
     built: ArcSwapOption<Built>,
-    /// One build at a time: at the first burst of connections the others wait for it.
+    /// Allows one build at a time. At a first burst of connections, the others wait for it.
     building: Semaphore,
 }
 
 struct Built {
     config: Arc<ClientConfig>,
-    /// The state of the files at the last attempt to build, successful or not.
+    /// The state of the files at the last attempt to build.
     files: Vec<FileState>,
 }
 
@@ -184,7 +191,9 @@ impl ClientTls {
         self.options.server_name.as_deref().unwrap_or(host)
     }
 
-    /// After an error, the next request tries again; a config that worked serves on while its files are broken.
+    /// The current config. After an error, the next request tries again. A config that works stays in use while its files are
+
+    /// broken.
     pub(super) async fn config(&self) -> Result<Arc<ClientConfig>, NoTls> {
         if let Some(config) = self.current() {
             return Ok(config);
@@ -222,6 +231,290 @@ impl ClientTls {
     fn files(&self) -> Vec<FileState> {
         let named = [&self.options.ca, &self.options.certificate, &self.options.private_key];
         let named = named.into_iter().filter_map(|source| Some(source.as_ref()?.path()?.to_owned()));
-        FileState::of_all(named.chain(roots::files(&self.options)))
+        FileState::of_all(named.chain(files(&self.options)))
+    }
+}
+
+/// The system's roots, which all connectors share until the files change. Reading them takes milliseconds and half a megabyte.
+struct SystemRoots {
+    files: Vec<FileState>,
+    store: Arc<RootCertStore>,
+}
+
+static SYSTEM_ROOTS: ArcSwapOption<SystemRoots> = ArcSwapOption::const_empty();
+
+/// The roots that `options` name.
+pub(super) fn store(options: &TlsOptions) -> Result<Arc<RootCertStore>, TlsSettingsError> {
+    match (options.roots, &options.ca) {
+        (Roots::System, _) | (Roots::Both, None) => system(),
+        (Roots::Ca, Some(ca)) => with(RootCertStore::empty(), ca, "tls.ca"),
+        (Roots::Ca, None) => Err(TlsSettingsError(
+            "tls.roots = \"ca\" needs tls.ca: the file with the CA certificate".to_owned(),
+        )),
+        (Roots::Both, Some(ca)) => with(system()?.as_ref().clone(), ca, "tls.ca"),
+        (Roots::Bundled, None) => Ok(Arc::new(bundled())),
+        (Roots::Bundled, Some(ca)) => with(bundled(), ca, "tls.ca"),
+    }
+}
+
+/// The files and folders of roots besides `tls.ca`.
+pub(super) fn files(options: &TlsOptions) -> Vec<PathBuf> {
+    match (options.roots, &options.ca) {
+        (Roots::System, _) | (Roots::Both, _) => system_files(),
+        (Roots::Ca | Roots::Bundled, _) => Vec::new(),
+    }
+}
+
+/// The places where rustls-native-certs also looks.
+fn system_files() -> Vec<PathBuf> {
+    let named = config::root_paths();
+    if !named.is_empty() {
+        return named;
+    }
+    let found = openssl_probe::probe();
+    found.cert_file.into_iter().chain(found.cert_dir).collect()
+}
+
+fn bundled() -> RootCertStore {
+    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
+}
+
+/// Adds every certificate of `ca` to `store`.
+pub(super) fn with(
+    mut store: RootCertStore,
+    ca: &Source,
+    key: &str,
+) -> Result<Arc<RootCertStore>, TlsSettingsError> {
+    let certificates = certificates(ca, key)?;
+    let (added, ignored) = store.add_parsable_certificates(certificates);
+    if added == 0 {
+        return Err(TlsSettingsError(format!("{key}: {} holds no valid X.509 certificate", ca.place())));
+    }
+    if ignored > 0 {
+        tracing::warn!(
+            event = "tls.certificates_skipped", key, place = %ca.place(), ignored,
+            "certificates that are not valid X.509 were left out"
+        );
+    }
+    Ok(Arc::new(store))
+}
+
+/// The system's roots. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace them.
+fn system() -> Result<Arc<RootCertStore>, TlsSettingsError> {
+    let files = FileState::of_all(system_files());
+    if let Some(known) = SYSTEM_ROOTS.load_full()
+        && known.files == files
+    {
+        return Ok(Arc::clone(&known.store));
+    }
+    system_files().iter().try_for_each(|path| readable(path))?;
+    let read = rustls_native_certs::load_native_certs();
+    let mut store = RootCertStore::empty();
+    let (added, _) = store.add_parsable_certificates(read.certs);
+    if added == 0 {
+        return Err(no_system_roots(read.errors.first()));
+    }
+    let store = Arc::new(store);
+    SYSTEM_ROOTS.store(Some(Arc::new(SystemRoots { files, store: Arc::clone(&store) })));
+    Ok(store)
+}
+
+/// Checks the paths first, because rustls-native-certs opens any path and reads it to its end.
+fn readable(path: &Path) -> Result<(), TlsSettingsError> {
+    let refused = |why: &dyn fmt::Display| {
+        let path = path.display();
+        TlsSettingsError(format!(
+            "the CA certificates of this machine in {path} cannot be read: {why}; SSL_CERT_FILE and SSL_CERT_DIR say \
+             where they are"
+        ))
+    };
+    match files::state(path) {
+        Ok(found) if found.is_dir() || found.is_file() && found.len() <= files::LARGEST_CONFIG => Ok(()),
+        Ok(found) if found.is_file() => {
+            Err(refused(&format_args!("it is larger than {} MiB", files::LARGEST_CONFIG >> 20)))
+        }
+        Ok(_) => Err(refused(&"it is neither a regular file nor a folder")),
+        // One of several; where none is there, that is told.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+fn no_system_roots(error: Option<&rustls_native_certs::Error>) -> TlsSettingsError {
+    let why = error.map(|error| format!(" ({error})")).unwrap_or_default();
+    TlsSettingsError(format!(
+        "no CA certificates were found on this machine{why}: install the package ca-certificates, point \
+         SSL_CERT_FILE at a bundle, or set tls.roots = \"bundled\""
+    ))
+}
+
+/// Every certificate in `source`, at least one. For PKCS#12 with a key, the chain of that key.
+pub(super) fn certificates(
+    source: &Source,
+    key: &str,
+) -> Result<Vec<CertificateDer<'static>>, TlsSettingsError> {
+    let (bytes, password) = (read(source, key)?, password(source, key)?);
+    let found = Certificate::ders(bytes.expose(), password.as_deref()).map_err(told(source, key))?;
+    Ok(found.into_iter().map(CertificateDer::from).collect())
+}
+
+/// The first private key in `source`.
+pub(super) fn private_key(source: &Source, key: &str) -> Result<PrivateKeyDer<'static>, TlsSettingsError> {
+    let (bytes, password) = (read(source, key)?, password(source, key)?);
+    let found = PrivateKey::parse(&bytes, password.as_deref()).and_then(|found| found.pkcs8());
+    Ok(PrivatePkcs8KeyDer::from(found.map_err(told(source, key))?.expose().to_vec()).into())
+}
+
+fn told(source: &Source, key: &str) -> impl Fn(KeyError) -> TlsSettingsError {
+    move |why| TlsSettingsError(format!("{key}: {}: {why}", source.place()))
+}
+
+fn read(source: &Source, key: &str) -> Result<Arc<Secret>, TlsSettingsError> {
+    source.read().map_err(|error| TlsSettingsError(format!("{key}: {error}")))
+}
+
+/// The password of `source`, if the config has one.
+fn password(source: &Source, key: &str) -> Result<Option<Arc<Secret>>, TlsSettingsError> {
+    source.password().map(|password| read(password, &format!("{key}.password"))).transpose()
+}
+
+/// The shortest interval between two scans of a folder, because every new connection checks it.
+const LOOKED_THROUGH_EVERY: Duration = Duration::from_secs(1);
+
+/// The last scans of folders.
+static FOLDERS: LazyLock<ArcSwap<BTreeMap<PathBuf, (Instant, u64)>>> = LazyLock::new(ArcSwap::default);
+
+/// The state of a file or folder, to notice that a file was written or replaced (also through symlinks, as Kubernetes does),
+
+/// and that a folder has another, a missing, or a changed file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FileState(Option<[i64; 4]>, u64);
+
+impl FileState {
+    fn of_all(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Vec<Self> {
+        paths.into_iter().map(|path| Self::of(path.as_ref())).collect()
+    }
+
+    fn of(path: &Path) -> Self {
+        let Ok(found) = files::state(path) else { return Self(None, 0) };
+        let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+        let more = if found.is_dir() { inside(path) } else { found.ino() ^ found.size().rotate_left(32) };
+        Self(Some(times), more)
+    }
+}
+
+fn inside(folder: &Path) -> u64 {
+    let known = FOLDERS.load();
+    if let Some((at, state)) = known.get(folder)
+        && at.elapsed() < LOOKED_THROUGH_EVERY
+    {
+        return *state;
+    }
+    let state = files::folder_state(folder).unwrap_or_default();
+    FOLDERS.rcu(|known| {
+        let mut known = BTreeMap::clone(known);
+        known.insert(folder.to_owned(), (Instant::now(), state));
+        known
+    });
+    state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal<T: fmt::Debug>(result: Result<T, TlsSettingsError>) -> String {
+        result.unwrap_err().0
+    }
+
+    #[test]
+    fn a_key_where_a_certificate_belongs_is_told() {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let message = refusal(certificates(&Source::literal(key.as_str()), "tls.ca"));
+        assert_eq!(message, "tls.ca: the config file: it holds no certificate but PRIVATE KEY");
+    }
+
+    #[test]
+    fn an_encrypted_key_is_told() {
+        let text = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let message = refusal(private_key(&Source::literal(text), "tls.private_key"));
+        assert!(message.contains("encrypted with a passphrase; name it beside the file"), "{message}");
+    }
+
+    #[test]
+    fn binary_and_text_that_are_no_pem_are_told() {
+        let message = refusal(private_key(&Source::literal("hunter2"), "tls.private_key"));
+        assert!(message.contains("it is no key in a known form: PEM, DER, JWK"), "{message}");
+        let der = Source::literal(Secret::new(vec![0x30, 0x82, 1, 2]));
+        assert!(refusal(certificates(&der, "tls.certificate")).contains("DER or PKCS#12"));
+    }
+
+    fn fixture(name: &str) -> Source {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/keys");
+        Source::file(folder.join(name), None)
+    }
+
+    #[test]
+    fn pkcs12_gives_key_and_certificate_with_its_password() {
+        let pem = certificates(&fixture("rsa.certificate.pem"), "certificate").unwrap();
+        for name in ["rsa.modern.p12", "rsa.legacy.p12"] {
+            let source = fixture(name).with_password(Source::literal("test-password"));
+            assert_eq!(certificates(&source, "certificate").unwrap(), pem, "{name}");
+            assert!(matches!(private_key(&source, "private_key"), Ok(PrivateKeyDer::Pkcs8(_))), "{name}");
+        }
+        let encrypted = fixture("rsa.encrypted.pem").with_password(Source::literal("test-password"));
+        assert!(private_key(&encrypted, "private_key").is_ok());
+    }
+
+    #[test]
+    fn der_and_jwk_are_taken_too() {
+        assert!(private_key(&fixture("ec-p256.jwk.json"), "private_key").is_ok());
+        let pem = certificates(&fixture("rsa.certificate.pem"), "certificate").unwrap();
+        let der = Source::literal(Secret::new(pem[0].to_vec()));
+        assert_eq!(certificates(&der, "certificate").unwrap(), pem);
+    }
+
+    #[test]
+    fn a_missing_and_a_wrong_password_are_told() {
+        let source = fixture("rsa.modern.p12");
+        let message = refusal(certificates(&source, "certificate"));
+        assert!(message.contains("rsa.modern.p12: it is PKCS#12 with a password; name it"), "{message}");
+        let message = refusal(private_key(&source.with_password(Source::literal("hunter2")), "private_key"));
+        assert!(message.ends_with("its password does not open it (PKCS#12): wrong, or the file is damaged"));
+        let nowhere = fixture("rsa.modern.p12").with_password(fixture("no-such-file"));
+        let message = refusal(private_key(&nowhere, "private_key"));
+        assert!(message.starts_with("private_key.password: file "), "{message}");
+    }
+
+    #[test]
+    fn broken_pem_is_not_quoted() {
+        let text = "-----BEGIN PRIVATE KEY-----\nhunter2!\n-----END PRIVATE KEY-----\n";
+        let message = refusal(private_key(&Source::literal(text), "tls.private_key"));
+        let expected =
+            "tls.private_key: the config file: its PRIVATE KEY block is not base64; was it copied whole?";
+        assert_eq!(message, expected);
+    }
+
+    /// What variables, editors and pipelines make of a file.
+    #[test]
+    fn pem_is_read_as_leniently_as_a_key_that_signs() {
+        let read = |name: &str| fixture(name).read().unwrap().expose_str().unwrap().to_owned();
+        let (key, certificate) = (read("rsa.pkcs8.pem"), read("rsa.certificate.pem"));
+        let wanted = certificates(&fixture("rsa.certificate.pem"), "tls.certificate").unwrap();
+        for change in [
+            |pem: &str| format!("\u{feff}{pem}"),
+            |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect(),
+            |pem: &str| pem.replace('\n', "\\n"),
+            |pem: &str| pem.replace('\n', " "),
+            |pem: &str| pem.replace('\n', "\r\n"),
+            |pem: &str| format!("Bag Attributes: none\n{pem}"),
+        ] as [fn(&str) -> String; 6]
+        {
+            let (key, certificate) = (change(&key), change(&certificate));
+            let found = private_key(&Source::literal(key.as_str()), "tls.private_key");
+            assert!(found.is_ok(), "{key}: {:?}", found.err().map(|why| why.0));
+            let found = certificates(&Source::literal(certificate.as_str()), "tls.certificate");
+            assert_eq!(found.map_err(|why| why.0).as_ref(), Ok(&wanted), "{certificate}");
+        }
     }
 }

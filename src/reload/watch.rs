@@ -1,4 +1,4 @@
-//! Waits until it is worth looking at the files.
+//! Waits until it is time to read the files. Many events in a row lead to one read ([`Debounce`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,50 +11,50 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::Instant;
 
-use super::debounce::Debounce;
 use crate::aside::{Aside, AsideError};
 
-/// Network file systems and lost events: the files are looked at now and then anyway.
+/// The interval of reads without events, because network file systems have none, and events may be lost.
 const POLL: Duration = Duration::from_secs(30);
-/// Where the system gives no events, a change must still be seen in time.
+/// The interval of reads if the system gives no events.
 const POLL_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 
-/// Where folders are given to the kernel to watch: a mount that hangs may hang that too.
+/// The threads that ask the kernel to watch folders, because a mount may hang.
 static ARMING: Aside = Aside::new("watch", 4);
 
-/// Watches folders. Without the system's help (no inotify watches left, or a folder that does not answer) it falls back to
-/// looking every second.
+/// Watches folders. If the system cannot help (no inotify watches left, or a folder that does not respond), the files are read
+
+/// every second.
 pub struct Watch {
     events: Option<Events>,
     debounce: Debounce,
     poll: Duration,
     arming: Option<Arming>,
-    /// To be watched once `arming` has ended.
+    /// The folders to watch after `arming` has ended.
     next: Option<BTreeSet<PathBuf>>,
-    /// It was told that folders cannot be given to the kernel.
+    /// Whether the log says that the kernel cannot watch folders.
     told: bool,
 }
 
 type Arming = Pin<Box<dyn Future<Output = Result<Armed, AsideError>> + Send>>;
 
-/// What came of giving folders to the kernel.
+/// The result of asking the kernel to watch folders.
 struct Armed {
     folders: Folders,
-    /// All of them are watched.
+    /// Whether all of them are watched.
     all: bool,
-    /// Some were not watched before: what happened there went unnoticed.
+    /// Whether some were not watched before, so that changes there were not noticed.
     new: bool,
 }
 
 impl Watch {
-    /// Watches nothing yet, see [`Self::arm`]. Needs a runtime around it.
+    /// Watches nothing yet; see [`Self::arm`]. Must be called within a runtime.
     pub fn new() -> Self {
         let events = match Events::new() {
             Ok(events) => Some(events),
             Err(error) => {
                 tracing::warn!(
                     event = "watch.unavailable", %error,
-                    "file changes are not reported by the system; looking every second instead"
+                    "the system does not report file changes; checking every second instead"
                 );
                 None
             }
@@ -64,10 +64,11 @@ impl Watch {
         Self { events, debounce, poll, arming: None, next: None, told: false }
     }
 
-    /// Watches exactly these folders from a moment later on; they are looked at once more then, where one was not watched
-    /// before.
+    /// Starts to watch exactly these folders. If one was not watched before, the files are read once more then.
+
     ///
-    /// A folder that is watched already is asked for again: another one may have taken its name.
+
+    /// Folders that are watched already are requested again, because another folder may have the name now.
     pub fn arm(&mut self, folders: BTreeSet<PathBuf>) {
         let Some(events) = &mut self.events else { return };
         if self.arming.is_some() {
@@ -104,7 +105,7 @@ impl Watch {
                 if !std::mem::replace(&mut self.told, true) {
                     tracing::warn!(
                         event = "watch.unavailable", %error,
-                        "file changes are not reported by the system; looking every second instead"
+                        "the system does not report file changes; checking every second instead"
                     );
                 }
             }
@@ -114,7 +115,7 @@ impl Watch {
         }
     }
 
-    /// Waits for the next moment to look at the files. May be dropped and called again without losing an event.
+    /// Waits until it is time to read the files. The future may be dropped and created again without losing an event.
     pub async fn touched(&mut self) {
         loop {
             tokio::select! {
@@ -149,24 +150,25 @@ async fn ended(arming: &mut Option<Arming>) -> Result<Armed, AsideError> {
     }
 }
 
-/// What the kernel tells of folders. Read on the thread that waits for it: a thread for that alone could be refused.
+/// The kernel's events. They are read on the waiting thread, because the system could refuse a separate one.
 struct Events {
     /// No pipe, but read as one is.
     inotify: Receiver,
-    /// Not here while they are being armed.
+    /// `None` while a thread uses them.
     folders: Option<Folders>,
 }
 
-/// The folders that the kernel watches.
+/// The watched folders.
 struct Folders {
     inotify: OwnedFd,
-    /// What each folder is known by (two paths may lead to one); `None`: it can't be watched, which was told.
+    /// The kernel's ID of each folder (two paths may lead to one). `None` if it cannot be watched, which the log says.
     watches: BTreeMap<PathBuf, Option<i32>>,
     add: fn(&OwnedFd, &Path) -> rustix::io::Result<i32>,
 }
 
-/// After which a file may have another content, or a name lead to another file. That a file was opened or read does
-/// not count: looking at the files would cause the next look.
+/// The events after which a file may have another content, or a name may lead to another file. Opening and reading do not
+
+/// count, because reading the files would cause the next read.
 const MATTERS: WatchFlags = WatchFlags::ATTRIB
     .union(WatchFlags::CLOSE_WRITE)
     .union(WatchFlags::CREATE)
@@ -185,14 +187,14 @@ impl Folders {
         Self { inotify, watches: BTreeMap::new(), add }
     }
 
-    /// Watches these and no others; whether all of them are, and whether one was not before.
+    /// Watches exactly these folders.
     fn watch(&mut self, folders: &BTreeSet<PathBuf>) -> (bool, bool) {
         let new = folders.iter().any(|folder| !self.watches.contains_key(folder));
         let watches: BTreeMap<_, _> =
             folders.iter().map(|folder| (folder.clone(), self.watch_one(folder))).collect();
         let kept: BTreeSet<i32> = watches.values().flatten().copied().collect();
         for gone in self.watches.values().flatten().filter(|watch| !kept.contains(watch)) {
-            // A removed folder has lost its watch already.
+            // The watch of a removed folder is gone already.
             let _ = inotify::remove_watch(&self.inotify, *gone);
         }
         self.watches = watches;
@@ -204,7 +206,7 @@ impl Folders {
         if let (Err(error), false) = (&watched, self.watches.contains_key(folder)) {
             tracing::warn!(
                 event = "watch.folder_failed", folder = %folder.display(), %error,
-                "cannot watch a folder; looking every second instead"
+                "cannot watch a folder; checking every second instead"
             );
         }
         watched.ok()
@@ -223,10 +225,10 @@ impl Events {
         self.inotify.as_fd().try_clone_to_owned().ok().map(Folders::new)
     }
 
-    /// Waits until something happened. May be dropped and called again: what has happened stays to be read.
+    /// Waits until something happened. The future may be dropped and created again, because events stay in the queue.
     async fn happened(&self) {
         loop {
-            // What it was is no matter, and neither is an error: each is a reason to look.
+            // Any event, and any error, is a reason to read the files.
             let ready = self.inotify.readable().await;
             match self.inotify.try_read(&mut [0; 4096]) {
                 Err(error) if ready.is_ok() && error.kind() == io::ErrorKind::WouldBlock => {}
@@ -236,12 +238,53 @@ impl Events {
     }
 }
 
+/// How long there must be no event before a read, because a write or a swap of links causes several events.
+const QUIET: Duration = Duration::from_millis(150);
+/// The longest time from the first event to a read, for folders with constant events.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Decides when to read the files.
+#[derive(Debug)]
+struct Debounce {
+    /// The first and the last event since the last read.
+    pending: Option<(Instant, Instant)>,
+    next_poll: Instant,
+}
+
+impl Debounce {
+    pub(super) fn new(now: Instant, poll: Duration) -> Self {
+        Self { pending: None, next_poll: now + poll }
+    }
+
+    fn event(&mut self, now: Instant) {
+        let first = self.pending.map_or(now, |(first, _)| first);
+        self.pending = Some((first, now));
+    }
+
+    /// The time of the next read.
+    fn due(&self) -> Instant {
+        match self.pending {
+            Some((first, last)) => (last + QUIET).min(first + LONGEST),
+            None => self.next_poll,
+        }
+    }
+
+    /// Changes the interval of reads without events.
+    fn set_poll(&mut self, now: Instant, poll: Duration) {
+        self.next_poll = now + poll;
+    }
+
+    pub(super) fn looked(&mut self, now: Instant, poll: Duration) {
+        *self = Self::new(now, poll);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
-    use crate::reload::folders::tests::Folder;
+    use crate::reload::tests::Folder;
 
     /// Watches the folder, and has had its first look at it.
     async fn armed(folder: &Folder) -> Watch {
@@ -307,5 +350,40 @@ mod tests {
         fs::File::open(folder.path("a.toml")).unwrap();
         let again = tokio::time::timeout(Duration::from_millis(600), watch.touched()).await;
         assert!(again.is_err(), "a look caused a look");
+    }
+
+    const POLL: Duration = Duration::from_secs(30);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn events_in_a_row_are_looked_at_once_it_is_quiet() {
+        let start = Instant::now();
+        let mut debounce = Debounce::new(start, POLL);
+        debounce.event(start);
+        debounce.event(start + ms(100));
+        assert_eq!(debounce.due(), start + ms(100) + QUIET);
+    }
+
+    #[test]
+    fn a_folder_that_is_never_quiet_is_looked_at_too() {
+        let start = Instant::now();
+        let mut debounce = Debounce::new(start, POLL);
+        for at in 0..40 {
+            debounce.event(start + ms(at * 50));
+        }
+        assert_eq!(debounce.due(), start + LONGEST);
+    }
+
+    #[test]
+    fn without_events_the_files_are_polled() {
+        let start = Instant::now();
+        let mut debounce = Debounce::new(start, POLL);
+        assert_eq!(debounce.due(), start + POLL);
+        debounce.event(start);
+        debounce.looked(start + ms(200), POLL);
+        assert_eq!(debounce.due(), start + ms(200) + POLL);
     }
 }

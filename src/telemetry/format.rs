@@ -1,6 +1,5 @@
-//! One event as one line. Whatever a caller or an issuer managed to get into a value, it stays one line of plain
-//! characters and of a bounded length: control characters, and those that reorder text, are escaped in both formats, and
-//! what is too long is cut.
+//! Formats one event as one line. Whatever a caller or an issuer put into a value, the result is one line of plain characters
+//! and bounded length: both formats escape control characters and those that reorder text, and cut what is too long.
 
 use std::error::Error;
 use std::fmt::{self, Write};
@@ -17,21 +16,21 @@ use tracing_subscriber::registry::LookupSpan;
 use super::Settings;
 use crate::config::LogFormat;
 
-/// The field that names what a line of ours is about.
+/// The field that names the event of bearerd's own lines.
 const EVENT: &str = "event";
 
-/// What one value may take in a line, in bytes.
+/// The most bytes of one value in a line.
 const VALUE_BYTES: usize = 4 * 1024;
-/// What all values of a line may take together.
+/// The most bytes of all values of a line together.
 const LINE_BYTES: usize = 16 * 1024;
-/// Stands at the end of what was cut.
+/// Marks the end of a value that was cut.
 const CUT: char = '…';
 
-/// How lines look now.
+/// The current format of lines.
 #[derive(Clone)]
 pub(super) struct OneLine {
     pub(super) settings: Arc<ArcSwap<Settings>>,
-    /// Whether text lines may hold terminal colours.
+    /// Whether text lines may have terminal colours.
     pub(super) colours: bool,
 }
 
@@ -47,7 +46,7 @@ where
 }
 
 impl OneLine {
-    /// The line that tells of lines that are missing.
+    /// The line that reports missing lines.
     pub(super) fn lines_dropped(&self, dropped: u64) -> String {
         let mut line = String::new();
         // Writing to a string does not fail.
@@ -61,7 +60,7 @@ impl OneLine {
         line
     }
 
-    /// The whole line with its end; `fill` gives the fields.
+    /// The whole line with its line end. `fill` adds the fields.
     fn line(
         &self,
         mut out: Writer<'_>,
@@ -100,21 +99,21 @@ fn colour(level: Level) -> &'static str {
     }
 }
 
-/// Takes the fields of one event.
+/// Writes the fields of one event.
 struct Fields<'a> {
-    /// The layer's buffer, to which writing does not fail.
+    /// The layer's buffer. Writing to it does not fail.
     out: &'a mut dyn Write,
     json: bool,
-    /// The line is one of this program's, so that a field `event` is its name; a library may mean anything by it.
+    /// Whether the line is bearerd's own, so that the field `event` is its name. In a library's line it may mean anything.
     ours: bool,
     /// A message was seen.
     message: bool,
-    /// What values may still take.
+    /// The bytes that are left for values.
     left: usize,
 }
 
 impl Fields<'_> {
-    /// The line's name, and then its fields: `tracing` gives the message first, whatever stands where in the source.
+    /// Writes the line's name, then its fields. `tracing` gives the message first, wherever it is in the source.
     fn event(&mut self, event: &Event<'_>) {
         if self.ours && self.json {
             event.record(&mut Name(self));
@@ -122,14 +121,14 @@ impl Fields<'_> {
         event.record(self);
     }
 
-    /// The stable name of what happened. It is for programs: text lines, whose message says it, do without.
+    /// Writes the stable name of the event, for programs. Text lines omit it, because their message says the same.
     fn name(&mut self, name: &str) {
         if self.json {
             let _ = write!(self.out, r#","{EVENT}":"{name}""#);
         }
     }
 
-    /// A field whose value is text.
+    /// Writes a field whose value is text.
     fn text(&mut self, name: &str, value: fmt::Arguments<'_>) {
         if self.ours && name == EVENT {
             return;
@@ -157,7 +156,7 @@ impl Fields<'_> {
         self.left -= most - unused;
     }
 
-    /// A field whose value needs no quotes in either format.
+    /// Writes a field whose value needs no quotes in either format.
     fn bare(&mut self, field: &Field, value: impl fmt::Display) {
         if field.name() == "message" {
             return self.text("message", format_args!("{value}"));
@@ -172,7 +171,7 @@ impl Fields<'_> {
             let _ = write!(self.out, " {name}=");
             return;
         }
-        // A second `level` in one object is read differently by every parser.
+        // Parsers disagree about a second `level` in one object.
         let prefix = if matches!(name, "timestamp" | "level" | "target" | EVENT) { "field_" } else { "" };
         let _ = write!(self.out, ",\"{prefix}");
         escape(self.out, VALUE_BYTES, true, format_args!("{name}"));
@@ -180,7 +179,7 @@ impl Fields<'_> {
     }
 }
 
-/// Looks for the name of a line and for nothing else.
+/// Finds the name of a line.
 struct Name<'a, 'b>(&'a mut Fields<'b>);
 
 impl Visit for Name<'_, '_> {
@@ -247,19 +246,20 @@ impl Visit for Fields<'_> {
     }
 }
 
-/// Whether an escaped value can stand in a text line without quotes.
+/// Whether an escaped value needs no quotes in a text line.
 fn is_plain(value: &str) -> bool {
     !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '=' | '\\'))
 }
 
-/// Control characters (C0, DEL, C1), line and paragraph separators, and what reorders text.
+/// Control characters (C0, DEL, C1), line and paragraph separators, and characters that reorder text.
 fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Writes the value as JSON escapes it (RFC 8259 section 7), and beyond that all that [`is_hostile`] names, for a terminal
-/// shows JSON lines too; at most so many bytes and a mark. Gives back how many of them were not needed.
+/// Writes the value with JSON's escapes (RFC 8259 section 7), and also escapes what [`is_hostile`] names, because terminals
+
+/// show JSON lines too. Writes at most `most` bytes and a mark, and returns how many of them are left.
 fn escape(out: &mut dyn Write, most: usize, quoted: bool, value: fmt::Arguments<'_>) -> usize {
     let mut escaped = Escaped { out, left: most, quoted };
     if escaped.write_fmt(value).is_err() {
@@ -276,13 +276,13 @@ struct Escaped<'a> {
 }
 
 impl Escaped<'_> {
-    /// Fails where it has no room.
+    /// Fails if there is no room.
     fn put(&mut self, piece: &str) -> fmt::Result {
         self.left = self.left.checked_sub(piece.len()).ok_or(fmt::Error)?;
         self.out.write_str(piece)
     }
 
-    /// As much of it as there is room for.
+    /// Writes as much as there is room for.
     fn put_what_fits(&mut self, run: &str) -> fmt::Result {
         let end = (0..=run.len().min(self.left)).rev().find(|at| run.is_char_boundary(*at)).unwrap_or(0);
         let (fits, rest) = run.split_at(end);

@@ -201,7 +201,7 @@ fn t102_a_blocked_pipe_stops_nobody() {
     assert!(began.elapsed() < Duration::from_secs(20), "logging waited for the pipe");
     let dropped = control.lines.dropped_counter().load(Ordering::Relaxed);
     let kept = 50_000 - usize::try_from(dropped).unwrap();
-    assert!(kept * 64 < writer::WAITING + 256 * 1024, "{kept} lines wait");
+    assert!(kept * 64 < WAITING + 256 * 1024, "{kept} lines wait");
 
     let read = std::thread::spawn(move || {
         let mut text = String::new();
@@ -270,4 +270,28 @@ fn what_just_fits_is_not_cut() {
     let fits = "x".repeat(4 * 1024);
     let out = logging(Overrides::default(), &log(LogFormat::Json, "info"), |_| tracing::info!(fits, "call"));
     assert_eq!(out.json()[0]["fits"], fits);
+}
+
+#[test]
+fn is_due_once_a_minute_and_counts_what_came_between() {
+    let repeated = Repeated::default();
+    let due = |seconds| repeated.due(Duration::from_secs(seconds));
+    assert_eq!(due(1_000), Some(0), "at once");
+    assert_eq!([due(1_000), due(1_030), due(1_059)], [None; 3]);
+    assert_eq!([due(1_060), due(1_060), due(1_061)], [Some(3), None, None]);
+    assert_eq!(due(9_000), Some(2));
+    assert_eq!(due(9_060), Some(0));
+}
+
+#[test]
+fn is_said_once_however_many_threads_want_to_say_it() {
+    let repeated = Repeated::default();
+    let said = std::thread::scope(|scope| {
+        let say = || (0..1_000).filter_map(|_| repeated.due(Duration::from_secs(7))).count();
+        #[expect(clippy::needless_collect, reason = "all threads start before one is waited for")]
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(say)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+    });
+    assert_eq!(said, 1);
+    assert_eq!(repeated.due(Duration::from_secs(67)), Some(3_999));
 }

@@ -1,7 +1,7 @@
-//! moka maps what identifies a token to its slot.
+//! Maps what identifies a token to its slot, with moka.
 //!
-//! moka decides nothing about a token's freshness: it is keyed by what identifies a token, evicts by least recent
-//! use, and bounds the memory. Its own clock stands still in suspend, and cannot be moved by a test.
+//! moka decides nothing about a token's freshness: it evicts by least recent use and bounds the memory. Its clock
+//! stands still during a suspend, and tests cannot move it.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use moka::policy::EvictionPolicy;
 use tokio::runtime::Handle;
 
-use super::lookout::{Knock, Lookouts};
+use super::probe::{Connect, Probes};
 use super::slot::TokenSlot;
 use super::slot_task::SlotTask;
 use crate::clock::SharedClock;
@@ -22,14 +22,14 @@ use crate::issuer::{Grant, Issuer, IssuerError};
 use crate::metrics::{IssuerMetrics, Metrics};
 use crate::trace::{Tracer, TracerCell};
 
-/// Far above any sane config; what a mistaken one can cost.
+/// Far above any sensible config. Bounds the memory that a wrong one can use.
 const CAPACITY: u64 = 10_000;
 
-/// moka gives up evicted entries late (it reclaims by epochs), so what must go at once stands in a cell that can be
+/// moka releases evicted entries late (it reclaims by epochs), so a slot that must go at once is in a cell that can be
 /// emptied.
 type Cell = Arc<ArcSwapOption<TokenSlot>>;
 
-/// An issuer's table: the same table is the same issuer, across reloads.
+/// Identifies an issuer's table: the same table is the same issuer, across reloads.
 type IssuerId = (Arc<str>, [u8; 32]);
 
 type MakeSource = Box<dyn Fn(&Arc<IssuerConfig>) -> Arc<dyn TokenSource> + Send + Sync>;
@@ -37,12 +37,12 @@ type MakeSource = Box<dyn Fn(&Arc<IssuerConfig>) -> Arc<dyn TokenSource> + Send 
 #[expect(clippy::disallowed_types, reason = "taken when a config is loaded; no request comes here")]
 type IssuerMap = std::sync::Mutex<HashMap<IssuerId, Weak<dyn TokenSource>>>;
 
-/// All slots of the process: outlives every config, so that a reload keeps the tokens whose key did not change.
+/// All slots of the process. It outlives every config, so that a reload keeps the tokens whose key did not change.
 pub struct TokenCache {
     pub(super) slots: moka::sync::Cache<CredentialKey, Cell>,
-    /// Slots of one issuer share its connections and what was discovered.
+    /// Slots of one issuer share its connections and its metadata.
     issuers: IssuerMap,
-    lookouts: Arc<Lookouts>,
+    probes: Arc<Probes>,
     make_source: MakeSource,
     control: Handle,
     clock: SharedClock,
@@ -59,15 +59,15 @@ impl TokenCache {
                 tracers: Arc::clone(&tracers),
             })
         };
-        let knock: Knock = Box::new(|hop| Box::pin(async move { hop.answers().await }));
-        Self::with_sources(control, clock, Box::new(make_source), knock)
+        let connect: Connect = Box::new(|hop| Box::pin(async move { hop.answers().await }));
+        Self::with_sources(control, clock, Box::new(make_source), connect)
     }
 
     pub(super) fn with_sources(
         control: Handle,
         clock: SharedClock,
         make_source: MakeSource,
-        knock: Knock,
+        connect: Connect,
     ) -> Self {
         let slots = moka::sync::Cache::builder()
             .max_capacity(CAPACITY)
@@ -75,24 +75,24 @@ impl TokenCache {
             .eviction_policy(EvictionPolicy::lru())
             .eviction_listener(|_key, cell: Cell, _cause| cell.store(None))
             .build();
-        let lookouts = Arc::new(Lookouts::new(control.clone(), knock));
-        Self { slots, issuers: IssuerMap::default(), lookouts, make_source, control, clock }
+        let probes = Arc::new(Probes::new(control.clone(), connect));
+        Self { slots, issuers: IssuerMap::default(), probes, make_source, control, clock }
     }
 
-    /// The slot of this key: the one that is there, or a new one. `waiters` is `[limits] waiters`.
-    /// A configured route holds its slot; a slot that nobody holds and nobody uses ends by itself.
+    /// The slot of this key: the existing one or a new one. `waiters` is `[limits] waiters`. A configured route holds
+    /// its slot. A slot that nobody holds and nobody uses ends by itself.
     ///
-    /// A new slot asks for nothing until it is used, or [`TokenSlot::prefetch`] is called.
+    /// A new slot requests no token until it is used or [`TokenSlot::prefetch`] is called.
     pub fn slot(&self, key: &CredentialKey, issuer: &Arc<IssuerConfig>, waiters: usize) -> Arc<TokenSlot> {
         let new = || self.new_slot(key, issuer, waiters);
         let cell = self.slots.get_with_by_ref(key, || Arc::new(ArcSwapOption::from(Some(new()))));
-        // Empty only where it was evicted just now: more keys than there is room for.
+        // Empty only if it was evicted just now: there are more keys than room.
         let slot = cell.load_full().unwrap_or_else(new);
         slot.set_waiters(waiters);
         slot
     }
 
-    /// Forgets every slot that is not among `keep`: their tokens are wiped once no request holds them.
+    /// Removes every slot that is not in `keep`. Their tokens are wiped when no request holds them any more.
     pub fn retain(&self, keep: &[Arc<TokenSlot>]) {
         let keep: HashSet<*const TokenSlot> = keep.iter().map(Arc::as_ptr).collect();
         for (key, cell) in &self.slots {
@@ -112,7 +112,7 @@ impl TokenCache {
         let source = self.source(issuer);
         let clock = Arc::clone(&self.clock);
         let slot = Arc::new(TokenSlot::new(key.clone(), Arc::clone(issuer), source, clock, waiters));
-        self.control.spawn(SlotTask::new(&slot, Arc::clone(&self.lookouts)).run());
+        self.control.spawn(SlotTask::new(&slot, Arc::clone(&self.probes)).run());
         slot
     }
 
@@ -128,7 +128,7 @@ impl TokenCache {
     }
 
     fn locked_issuers(&self) -> std::sync::MutexGuard<'_, HashMap<IssuerId, Weak<dyn TokenSource>>> {
-        // A panic while it was held leaves a map that is still whole.
+        // A panic under the lock leaves a complete map.
         self.issuers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -136,7 +136,7 @@ impl TokenCache {
 pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Grant, IssuerError>> + Send + 'a>>;
 
 pub(super) trait TokenSource: Send + Sync + 'static {
-    /// One token request, ending within the issuer's timeout. Dropping it ends it.
+    /// Makes one token request, within the issuer's timeout. Dropping the future cancels it.
     fn fetch<'a>(&'a self, key: &'a CredentialKey) -> Fetching<'a>;
     /// See [`Issuer::credential_fingerprint`]. Reads files.
     fn credential_fingerprint(&self) -> [u8; 32];
@@ -144,19 +144,19 @@ pub(super) trait TokenSource: Send + Sync + 'static {
     fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32];
     /// See [`Issuer::standby_in_use`].
     fn standby_in_use(&self) -> bool;
-    /// A token request ended.
+    /// Counts a finished token request. `outcome` is a metric label.
     fn requested(&self, outcome: &'static str, took: Duration);
-    /// A request began to wait.
+    /// Counts a request that starts to wait.
     fn waiting(&self);
-    /// A request waits no longer.
+    /// Counts a request that stops waiting.
     fn waited(&self);
-    /// Who records token requests now.
+    /// The tracer that records token requests now, if there is one.
     fn tracer(&self) -> Option<Arc<Tracer>> {
         None
     }
 }
 
-/// A real issuer, and where it is counted.
+/// A real issuer with its metrics.
 struct MeteredIssuer {
     pub(super) issuer: Issuer,
     pub(super) metrics: Arc<IssuerMetrics>,

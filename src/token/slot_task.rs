@@ -1,8 +1,8 @@
-//! A slot's task: the only one that asks the issuer for the slot's token.
+//! A slot's task, the only one that asks the issuer for the slot's token.
 //!
-//! It sleeps until something is to be done or somebody pokes it, and ends with the slot: between its steps it holds
-//! the slot weakly. One request at a time is under way, in a task of its own, so that not even a fault in there
-//! leaves the slot without its task.
+//! It sleeps until there is something to do or somebody pokes it, and ends with the slot, which it holds weakly between
+//! its steps. It makes one token request at a time, in a task of its own, so that not even a panic in there ends the
+//! slot's task.
 
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
@@ -12,23 +12,22 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::lookout::{Lookouts, Watch};
-use super::schedule::{HeldView, Life, Moment, NextStep, View};
+use super::probe::{ProbeWatch, Probes};
+use super::schedule::{HeldTokenView, Moment, NextStep, SlotView, Validity};
 use super::slot::{Signals, TokenSlot};
-use super::state::{HeldToken, Token, Trouble};
+use super::state::{FetchFailure, HeldToken, Token};
 use crate::config::{IssuerConfig, TokenEndpoint};
 use crate::issuer::{FailureKind, Grant, IssuerError};
 use crate::telemetry::Repeated;
 use crate::trace::{SpanContext, SpanKind, Tracer};
 
-/// A file that changed is believed after a second ([`crate::config::Source::to_send`]).
+/// When a changed file counts as complete ([`crate::config::Source::to_send`]).
 const SETTLED: Duration = Duration::from_millis(1_100);
 
 /// How a fetch ended.
 enum FetchEnd {
-    Answered(Result<Result<Grant, IssuerError>, JoinError>),
-    /// The token that was held at its start was refused meanwhile, or what it is bound to changed: what was asked for
-    /// before that is of no use.
+    Completed(Result<Result<Grant, IssuerError>, JoinError>),
+    /// Meanwhile the token that was held at the start was refused or its binding changed, so the result is of no use.
     Superseded,
     SlotGone,
 }
@@ -38,20 +37,20 @@ struct Fetch {
     number: u64,
     asked: Moment,
     before: Option<Arc<HeldToken>>,
-    /// An upstream had refused the token before.
+    /// An upstream had refused the held token before.
     forced: bool,
     fingerprint: [u8; 32],
     binding: [u8; 32],
 }
 
 impl Fetch {
-    /// Whether only the refusal was the reason: a refused token that had expired as well would have been replaced anyhow,
-    /// and its successor is a token like any other.
+    /// Whether the refusal was the only reason for the fetch. A refused token that had expired as well would have been
+    /// replaced anyway, and its successor is a token like any other.
     fn replaces_a_refused_token(&self) -> bool {
-        self.forced && self.before.as_ref().is_some_and(|before| before.life.may_be_sent(self.asked))
+        self.forced && self.before.as_ref().is_some_and(|before| before.validity.may_be_sent(self.asked))
     }
 
-    /// `held` is no longer what it was at the start, or was refused since.
+    /// The held token changed since the start, or was refused since.
     fn is_superseded(&self, held: Option<&Arc<HeldToken>>) -> bool {
         let refused = held.is_some_and(|held| held.is_refused());
         !is_same(self.before.as_ref(), held) || (refused && !self.forced)
@@ -61,22 +60,22 @@ impl Fetch {
 pub(super) struct SlotTask {
     slot: Weak<TokenSlot>,
     signals: Arc<Signals>,
-    /// Of the last token.
+    /// The generation of the last token.
     generation: u64,
     asked_at: Option<Duration>,
-    /// Reasons to try again that came during a fetch.
+    /// Reasons to ask again that came during a fetch.
     causes: Causes,
-    /// When files are looked at once more that may have been half written before, by the boot clock.
-    look_again: Option<Duration>,
-    lookouts: Arc<Lookouts>,
-    /// Sees when the issuer is back that the present failure's fetch did not reach.
-    watch: Option<(u64, Watch)>,
+    /// By the boot clock: when to check files again that may have been incomplete before.
+    recheck_files_at: Option<Duration>,
+    probes: Arc<Probes>,
+    /// Watches the issuer that the fetch of this number could not reach.
+    watch: Option<(u64, ProbeWatch)>,
     is_back: bool,
-    /// About the present failure.
-    complaints: Repeated,
+    /// Limits the warnings about the current failure.
+    repeated: Repeated,
 }
 
-/// What [`TokenSlot::retry_now`] was called with.
+/// The arguments of [`TokenSlot::retry_now`] since the last step.
 #[derive(Debug, Clone, Copy, Default)]
 struct Causes {
     operator: bool,
@@ -84,18 +83,18 @@ struct Causes {
 }
 
 impl SlotTask {
-    pub(super) fn new(slot: &Arc<TokenSlot>, lookouts: Arc<Lookouts>) -> Self {
+    pub(super) fn new(slot: &Arc<TokenSlot>, probes: Arc<Probes>) -> Self {
         Self {
             slot: Arc::downgrade(slot),
             signals: Arc::clone(&slot.signals),
             generation: 0,
             asked_at: None,
             causes: Causes::default(),
-            look_again: None,
-            lookouts,
+            recheck_files_at: None,
+            probes,
             watch: None,
             is_back: false,
-            complaints: Repeated::default(),
+            repeated: Repeated::default(),
         }
     }
 
@@ -104,26 +103,26 @@ impl SlotTask {
         while let Some(step) = self.next_step() {
             let pause = match step {
                 NextStep::Fetch => {
-                    self.fly().await;
+                    self.fetch().await;
                     continue;
                 }
-                NextStep::Hold { pause, worth_it_for } => Some(pause.min(worth_it_for)),
+                NextStep::Hold { pause, useful_for } => Some(pause.min(useful_for)),
                 NextStep::Sleep(pause) => pause,
             };
-            let pause = self.until_look(pause);
+            let pause = self.until_recheck(pause);
             tokio::select! {
                 () = self.signals.closed.cancelled() => return,
                 () = self.signals.poked.notified() => {}
-                () = answered(&mut self.watch), if !self.is_back => self.is_back = true,
+                () = became_reachable(&mut self.watch), if !self.is_back => self.is_back = true,
                 () = sleep(pause) => {}
             }
         }
     }
 
-    /// The pause, or what is left until files are looked at once more.
-    fn until_look(&self, pause: Option<Duration>) -> Option<Duration> {
+    /// The pause, or the time until files are checked again if that is shorter.
+    fn until_recheck(&self, pause: Option<Duration>) -> Option<Duration> {
         let now = self.slot.upgrade()?.now().boot;
-        let look = self.look_again.map(|at| at.saturating_sub(now));
+        let look = self.recheck_files_at.map(|at| at.saturating_sub(now));
         pause.into_iter().chain(look).min()
     }
 
@@ -133,28 +132,28 @@ impl SlotTask {
         self.take_causes(&slot, None);
         end_pause(&slot, std::mem::take(&mut self.causes));
         let now = slot.now();
-        let (held, trouble) = (slot.held.load(), slot.trouble.load());
+        let (held, failure) = (slot.held.load(), slot.failure.load());
         let sound = held.as_ref().is_some_and(|held| held.is_sound(now));
-        let mut view = View {
+        let mut view = SlotView {
             now,
             demanded: slot.is_demanded(),
             owed: slot.prefetched.load(Ordering::SeqCst) && self.generation == 0,
-            held: held.as_ref().map(|held| HeldView {
-                life: held.life,
+            held: held.as_ref().map(|held| HeldTokenView {
+                validity: held.validity,
                 used: held.used.load(Ordering::Relaxed),
                 refused: held.is_refused(),
             }),
-            retry_at: trouble.as_ref().map(|trouble| trouble.retry_at(sound, self.watches(trouble))),
+            retry_at: failure.as_ref().map(|failure| failure.retry_at(sound, self.watches(failure))),
             is_back: self.is_back,
             asked_at: self.asked_at,
             lost: self.generation > 0 && held.as_ref().is_none_or(|held| held.is_refused()),
             retired: slot.retired.load(Ordering::SeqCst),
         };
         let mut step = view.step();
-        self.look_out(&step, trouble.as_deref());
-        if let (NextStep::Hold { .. }, Some(trouble)) = (&step, &*trouble) {
-            // That it is looked out for now may make the pause longer.
-            view.retry_at = Some(trouble.retry_at(sound, self.watches(trouble)));
+        self.probe_if_needed(&step, failure.as_deref());
+        if let (NextStep::Hold { .. }, Some(failure)) = (&step, &*failure) {
+            // A probe that started just now may make the pause longer.
+            view.retry_at = Some(failure.retry_at(sound, self.watches(failure)));
             step = view.step();
         }
         slot.set_quiet_until(match step {
@@ -164,30 +163,30 @@ impl SlotTask {
         Some(step)
     }
 
-    fn watches(&self, trouble: &Trouble) -> bool {
-        self.watch.as_ref().is_some_and(|(of, _)| *of == trouble.fetch)
+    fn watches(&self, failure: &FetchFailure) -> bool {
+        self.watch.as_ref().is_some_and(|(of, _)| *of == failure.fetch)
     }
 
-    /// As long as a token is wanted of an issuer that was not reached.
-    fn look_out(&mut self, step: &NextStep, trouble: Option<&Trouble>) {
-        let wanted = trouble.filter(|_| matches!(step, NextStep::Hold { .. }));
-        let unreached = wanted.and_then(|trouble| Some((trouble.fetch, trouble.error.unreached.as_ref()?)));
+    /// Probes an issuer that could not be reached, as long as a token is wanted.
+    fn probe_if_needed(&mut self, step: &NextStep, failure: Option<&FetchFailure>) {
+        let wanted = failure.filter(|_| matches!(step, NextStep::Hold { .. }));
+        let unreached = wanted.and_then(|failure| Some((failure.fetch, failure.error.unreached.as_ref()?)));
         self.watch = match (unreached, self.watch.take()) {
             (Some((fetch, _)), Some((of, watch))) if of == fetch => Some((of, watch)),
-            // The watch before ends after this one has begun, so that the lookout goes on.
-            (Some((fetch, unreached)), _before) => Some((fetch, self.lookouts.watch(unreached))),
+            // The old watch ends after the new one has started, so that the probe goes on.
+            (Some((fetch, unreached)), _before) => Some((fetch, self.probes.watch(unreached))),
             (None, _) => None,
         };
     }
 
-    /// Takes the wishes left by [`TokenSlot::retry_now`], and drops a token that is bound to what has changed since.
-    /// `true`: what `fetch` asks for is bound to it as well.
+    /// Takes what [`TokenSlot::retry_now`] left, and drops a token whose binding changed since. Returns `true` if the
+    /// binding of the current `fetch` changed as well.
     fn take_causes(&mut self, slot: &TokenSlot, fetch: Option<&Fetch>) -> bool {
         let (operator, files) = slot.take_retry_causes();
         let now = slot.now().boot;
         if operator || files {
-            self.look_again = Some(now + SETTLED);
-        } else if self.look_again.take_if(|at| *at <= now).is_none() {
+            self.recheck_files_at = Some(now + SETTLED);
+        } else if self.recheck_files_at.take_if(|at| *at <= now).is_none() {
             return false;
         }
         self.causes.operator |= operator;
@@ -207,22 +206,22 @@ impl SlotTask {
         fetch.is_some_and(|fetch| fetch.binding != binding)
     }
 
-    /// Asks the issuer once, and puts what came of it into the slot.
-    async fn fly(&mut self) {
+    /// Asks the issuer once, and puts the result into the slot.
+    async fn fetch(&mut self) {
         let Some((fetch, request)) = self.start_fetch() else { return };
         let end = self.await_end(request, &fetch).await;
         let Some(slot) = self.slot.upgrade() else { return };
         let now = slot.now();
-        // Before it lands: who waits from then on waits for another one.
+        // Taken before the fetch ends: a request that waits from then on waits for the next one.
         let waiter = slot.first_waiter.swap(None);
         let mut status = None;
         let outcome = match end {
             FetchEnd::SlotGone => return,
             FetchEnd::Superseded => log_superseded(&slot),
-            FetchEnd::Answered(answer) => {
-                let answer = answer.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
-                status = answer.as_ref().err().and_then(|error| error.http_status);
-                self.publish(&slot, &fetch, answer, now)
+            FetchEnd::Completed(result) => {
+                let result = result.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
+                status = result.as_ref().err().and_then(|error| error.http_status);
+                self.publish(&slot, &fetch, result, now)
             }
         };
         slot.source.requested(outcome, now.boot.saturating_sub(fetch.asked.boot));
@@ -235,7 +234,7 @@ impl SlotTask {
         let slot = self.slot.upgrade()?;
         slot.start_fetch();
         let before = slot.held.load_full();
-        // Read before the request reads it: a change in between costs one request, but is not missed.
+        // Read before the request reads them: a change in between costs one request, but is not missed.
         let fingerprint = slot.source.credential_fingerprint();
         let binding = slot.source.binding_fingerprint(&slot.key);
         let asked = slot.now();
@@ -255,7 +254,7 @@ impl SlotTask {
     ) -> FetchEnd {
         loop {
             tokio::select! {
-                answer = &mut request => return FetchEnd::Answered(answer),
+                result = &mut request => return FetchEnd::Completed(result),
                 () = self.signals.closed.cancelled() => return FetchEnd::SlotGone,
                 () = self.signals.poked.notified() => self.signals.look(),
             }
@@ -270,15 +269,15 @@ impl SlotTask {
         }
     }
 
-    /// Gives the outcome's name, for metrics.
+    /// Puts the result of a fetch into the slot. Returns the outcome's name, for metrics.
     fn publish(
         &mut self,
         slot: &TokenSlot,
         fetch: &Fetch,
-        answer: Result<Grant, IssuerError>,
+        result: Result<Grant, IssuerError>,
         now: Moment,
     ) -> &'static str {
-        match answer.and_then(|grant| self.hold(slot, fetch, grant, now)) {
+        match result.and_then(|grant| self.hold(slot, fetch, grant, now)) {
             Ok(held) => {
                 if fetch.is_superseded(slot.held.load().as_ref()) {
                     return log_superseded(slot);
@@ -288,7 +287,7 @@ impl SlotTask {
                     return log_superseded(slot);
                 }
                 self.generation = held.token.generation;
-                let recovered = slot.trouble.swap(None);
+                let recovered = slot.failure.swap(None);
                 slot.fetched_once.store(true, Ordering::SeqCst);
                 slot.finish(fetch.number);
                 log_success(slot, &held, recovered.as_deref());
@@ -296,17 +295,17 @@ impl SlotTask {
             }
             Err(error) => {
                 let outcome = outcome_of(&error);
-                let before = slot.trouble.load();
-                if before.as_ref().is_none_or(|before| !before.is_told_by(&error)) {
-                    self.complaints = Repeated::default();
+                let before = slot.failure.load();
+                if before.as_ref().is_none_or(|before| !before.is_same_as(&error)) {
+                    self.repeated = Repeated::default();
                 }
                 let in_a_row = before.as_ref().map_or(0, |before| before.in_a_row).saturating_add(1);
-                let left = slot.held.load().as_ref().map_or(Duration::ZERO, |held| held.life.left(now));
-                let trouble = Trouble::new(error, now, in_a_row, left, fetch.fingerprint, fetch.number);
-                let trouble = Arc::new(trouble);
-                slot.trouble.store(Some(Arc::clone(&trouble)));
+                let left = slot.held.load().as_ref().map_or(Duration::ZERO, |held| held.validity.left(now));
+                let failure = FetchFailure::new(error, now, in_a_row, left, fetch.fingerprint, fetch.number);
+                let failure = Arc::new(failure);
+                slot.failure.store(Some(Arc::clone(&failure)));
                 slot.finish(fetch.number);
-                log_failure(slot, &trouble, now, self.complaints.due(now.boot));
+                log_failure(slot, &failure, now, self.repeated.due(now.boot));
                 outcome
             }
         }
@@ -321,22 +320,25 @@ impl SlotTask {
     ) -> Result<Arc<HeldToken>, IssuerError> {
         let issuer = &slot.issuer;
         let lifetime = grant.lifetime(issuer.default_lifetime, fetch.asked.wall);
-        let life = Life::new(fetch.asked, lifetime, issuer.refresh_at, fastrand::f64());
-        if !life.may_be_sent(now) {
+        let validity = Validity::new(fetch.asked, lifetime, issuer.refresh_at, fastrand::f64());
+        if !validity.may_be_sent(now) {
             return Err(unusable(format!(
-                "issuer {} gave a token that lives {} s from when it was asked for, and took longer to answer",
+                "issuer {} granted a token with a lifetime of {} s from the request on, and took longer than that to respond",
                 issuer.name,
                 lifetime.as_secs()
             ))
-            .advise("have it give longer lives, or respond faster"));
+            .advise("configure a longer lifetime at the issuer, or make it respond faster"));
         }
-        let token = Token::new(grant.token, grant.prover, grant.audience, self.generation + 1, life);
+        let token = Token::new(grant.token, grant.prover, grant.audience, self.generation + 1, validity);
         let token = token.map_err(|_| {
-            unusable(format!("issuer {} gave a token with characters that no header may hold", issuer.name))
+            unusable(format!(
+                "issuer {} granted a token with characters that a header field must not contain",
+                issuer.name
+            ))
         })?;
         Ok(Arc::new(HeldToken {
             token: Arc::new(token),
-            life,
+            validity,
             fetched: now,
             forced: fetch.replaces_a_refused_token(),
             granted_scope: grant.scope,
@@ -347,15 +349,15 @@ impl SlotTask {
     }
 }
 
-/// Ends the present failure's pause where an operator or a changed file gives reason to.
+/// Ends the pause of the current failure if an operator asks for it or a changed file may fix the failure.
 fn end_pause(slot: &TokenSlot, Causes { operator, files }: Causes) {
-    let trouble = slot.trouble.load();
-    let Some(trouble) = trouble.as_ref().filter(|_| operator || files) else { return };
-    let mended =
-        || trouble.is_about_the_credential() && slot.source.credential_fingerprint() != trouble.fingerprint;
-    if operator || mended() {
-        slot.trouble.store(Some(Arc::new(trouble.ended(slot.now()))));
-        slot.demand(trouble.fetch + 1);
+    let failure = slot.failure.load();
+    let Some(failure) = failure.as_ref().filter(|_| operator || files) else { return };
+    let is_fixed =
+        || failure.is_about_the_credential() && slot.source.credential_fingerprint() != failure.fingerprint;
+    if operator || is_fixed() {
+        slot.failure.store(Some(Arc::new(failure.ended(slot.now()))));
+        slot.demand(failure.fetch + 1);
     }
 }
 
@@ -367,9 +369,9 @@ fn is_same(one: Option<&Arc<HeldToken>>, other: Option<&Arc<HeldToken>>) -> bool
     }
 }
 
-async fn answered(watch: &mut Option<(u64, Watch)>) {
+async fn became_reachable(watch: &mut Option<(u64, ProbeWatch)>) {
     match watch {
-        Some((_, watch)) => watch.answered().await,
+        Some((_, watch)) => watch.became_reachable().await,
         None => std::future::pending().await,
     }
 }
@@ -385,13 +387,14 @@ fn unusable(detail: String) -> IssuerError {
     IssuerError::new(FailureKind::Unusable, detail)
 }
 
-/// What superseded the fetch has demanded the next one already, under the same number. Gives the outcome's name.
+/// Logs a superseded fetch. What superseded it has demanded the next one already, under the same number. Returns the
+/// outcome's name.
 fn log_superseded(slot: &TokenSlot) -> &'static str {
     tracing::debug!(
         event = "token.superseded",
         issuer = %slot.issuer.name,
         scopes = %scopes(slot),
-        "token was refused, or what it is bound to changed, while another was asked for: asking again"
+        "the token was refused or its binding changed during a fetch: asking again"
     );
     "superseded"
 }
@@ -401,43 +404,43 @@ fn log_binding_change(slot: &TokenSlot) {
         event = "token.binding_changed",
         issuer = %slot.issuer.name,
         scopes = %scopes(slot),
-        "what the token is bound to (a learned value, the client's certificate, the DPoP key) changed: fetching a new one"
+        "the token's binding (a learned value, the client's certificate, the DPoP key) changed: fetching a new one"
     );
 }
 
-/// A fault of ours must not keep a token away for good: it is a failure like others, and tried again.
+/// A panic must not keep a token away for good: it is a failure like others, and retried.
 fn internal_fault(slot: &TokenSlot, fault: &JoinError) -> IssuerError {
     tracing::error!(
         event = "token.panicked", issuer = %slot.issuer.name, panicked = fault.is_panic(),
-        "fault while asking for a token"
+        "internal error during a token request"
     );
-    let detail = format!("a fault of bearerd's own while asking issuer {}", slot.issuer.name);
+    let detail = format!("an internal error of bearerd during a request to issuer {}", slot.issuer.name);
     IssuerError::new(FailureKind::Unavailable, detail).advise("see the log")
 }
 
 /// The outcome's name, for metrics.
 fn outcome_of(error: &IssuerError) -> &'static str {
     match error.kind {
-        // Whoever is asked too often is well: that calls for another remedy than an issuer that is down.
+        // A rate limit needs another remedy than an issuer that is down.
         FailureKind::Unavailable if error.http_status == Some(429) => "throttled",
         kind => kind.as_str(),
     }
 }
 
-fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&Trouble>) {
-    let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.life.lifetime().as_secs());
-    if let Some(trouble) = recovered {
-        let failures = trouble.in_a_row;
+fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailure>) {
+    let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.validity.lifetime().as_secs());
+    if let Some(failure) = recovered {
+        let failures = failure.in_a_row;
         tracing::info!(
             event = "token.recovered", %issuer, %scopes, lifetime_s, failures,
-            "issuer gives tokens again"
+            "the issuer grants tokens again"
         );
     } else if held.forced {
-        // An upstream that refuses every token would else leave no mark but its own 401s.
+        // Otherwise an upstream that refuses every token would leave no trace except its own 401s.
         tracing::warn!(
             event = "token.replaced",
             %issuer, %scopes, lifetime_s,
-            "an upstream refused the token, so a new one was fetched; if that goes on, check which audience and scopes \
+            "an upstream refused the token, so a new one was fetched; if this continues, check which audience and scopes \
              the upstream wants"
         );
     } else if held.token.generation == 1 {
@@ -447,14 +450,14 @@ fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&Trouble>) 
     }
 }
 
-/// `due`: whether the same was not said for a minute.
-fn log_failure(slot: &TokenSlot, trouble: &Trouble, now: Moment, due: Option<u64>) {
+/// `due`: the same warning was not logged for a minute.
+fn log_failure(slot: &TokenSlot, failure: &FetchFailure, now: Moment, due: Option<u64>) {
     let held = slot.held.load();
     let still_valid = held.as_ref().is_some_and(|held| slot.serves(held, now));
     let sound = held.as_ref().is_some_and(|held| held.is_sound(now));
-    let (issuer, scopes, failures) = (&*slot.issuer.name, scopes(slot), trouble.in_a_row);
-    let IssuerError { detail, code, trace, .. } = &trouble.error;
-    let next_try_in_s = trouble.next_try_in(now, sound).as_secs();
+    let (issuer, scopes, failures) = (&*slot.issuer.name, scopes(slot), failure.in_a_row);
+    let IssuerError { detail, code, trace, .. } = &failure.error;
+    let next_try_in_s = failure.next_try_in(now, sound).as_secs();
     if due.is_some() {
         tracing::warn!(
             event = "token.failed",
@@ -488,7 +491,8 @@ fn scopes(slot: &TokenSlot) -> String {
     slot.key.scopes.joined()
 }
 
-/// Many requests may wait for one request, so it is a trace of its own, with a link to the first that did.
+/// Records the span of a token request, discovery included. Many requests may wait for one token request, so it is a
+/// trace of its own with a link to the first of them.
 fn record_span(
     tracer: &Tracer,
     issuer: &IssuerConfig,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::header::InvalidHeaderValue;
 
-use super::schedule::{Life, Moment, Pause};
+use super::schedule::{Moment, Pause, Validity};
 use crate::config::CredentialKey;
 use crate::issuer::{Audience, FailureKind, IssuerError};
 use crate::jose::Prover;
@@ -19,118 +19,118 @@ const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A fetched token, ready to be sent.
 pub struct Token {
-    /// `Bearer …` (RFC 6750 section 2.1), or `DPoP …` (RFC 9449 section 7.1) where it is bound to a key; marked
-    /// sensitive, and its memory is wiped when the last clone is dropped.
+    /// `Bearer …` (RFC 6750 section 2.1), or `DPoP …` (RFC 9449 section 7.1) if the token is bound to a key. Marked
+    /// sensitive; its memory is wiped when the last clone is dropped.
     pub authorization: HeaderValue,
-    /// The bare token, for other forms.
+    /// The bare token, for other ways to send it.
     pub secret: Secret,
-    /// For whom it is, for people who look for the reason of a refusal.
+    /// The token's audience, to explain why an upstream refuses it.
     pub audience: Audience,
-    /// Grows with every token of the slot, from 1.
+    /// Increases with every token of the slot, from 1.
     pub generation: u64,
-    /// `Some` where the token is bound to a key: makes the proof that goes with each request.
+    /// Makes the proof that goes with each request, if the token is bound to a key.
     pub prover: Option<Arc<Prover>>,
-    pub(super) life: Life,
+    pub(super) validity: Validity,
 }
 
 impl Token {
-    /// Fails where the token holds bytes that no header may hold.
+    /// Fails if the token contains bytes that a header field must not contain.
     pub(super) fn new(
         secret: Secret,
         prover: Option<Arc<Prover>>,
         audience: Audience,
         generation: u64,
-        life: Life,
+        validity: Validity,
     ) -> Result<Self, InvalidHeaderValue> {
         let scheme: &[u8] = if prover.is_some() { b"DPoP " } else { b"Bearer " };
-        // In one allocation: a vector that grows leaves an unwiped copy behind.
+        // In one allocation, because a vector that grows leaves an unwiped copy behind.
         let mut text = Vec::with_capacity(scheme.len() + secret.expose().len());
         text.extend_from_slice(scheme);
         text.extend_from_slice(secret.expose());
         let wiped: Bytes = Secret::new(text).into_bytes();
         let mut authorization = HeaderValue::from_maybe_shared(wiped)?;
         authorization.set_sensitive(true);
-        Ok(Self { authorization, secret, audience, generation, prover, life })
+        Ok(Self { authorization, secret, audience, generation, prover, validity })
     }
 }
 
 /// What to do with an upstream's response that means "get a new token".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
-    /// This request is the first that says so: wait for a newer one and replay.
+    /// This request is the first that reports it: wait for a newer token and replay.
     Dropped,
-    /// Another request has said so already: wait for a newer one and replay.
+    /// Another request has reported it already: wait for a newer token and replay.
     Replace,
     /// The token was itself fetched because of a 401, less than 10 s ago: pass the response on.
     Keep,
 }
 
-/// Why a failed credential is worth another try.
+/// Why a failed credential is worth another request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryCause {
-    /// SIGHUP: ask again whatever the failure was.
+    /// SIGHUP: ask again, whatever the failure was.
     Operator,
-    /// Files or learned values changed: ask again where this credential's fingerprint changed.
+    /// Files or learned values changed: ask again if this credential's fingerprint changed.
     FilesChanged,
 }
 
-/// For `/status`; never a value.
+/// The state of a slot for `/status`. Never contains a secret.
 #[derive(Debug, Clone)]
 pub struct SlotStatus {
     pub key: CredentialKey,
-    /// `valid`, `none`, `expired` (its last min(5 s, 5 %) of life included).
+    /// `valid`, `none`, or `expired` (which includes the last min(5 s, 5 %) of the lifetime).
     pub state: &'static str,
     pub granted_scope: Option<String>,
     pub fetched_at: Option<SystemTime>,
     pub expires_at: Option<SystemTime>,
     pub renew_at: Option<SystemTime>,
     pub fetching: bool,
-    /// Requests that wait for this token now.
+    /// The number of requests that wait for this token now.
     pub waiters: usize,
-    /// The failure that the slot is in; none once a fetch succeeded.
+    /// The current failure. `None` once a fetch succeeded.
     pub last_error: Option<LastError>,
-    /// Was fetched at least once.
+    /// A token was fetched at least once.
     pub fetched_once: bool,
-    /// The issuer takes its standby credential, and not the first one.
+    /// The issuer accepts the standby credential and refuses the current one.
     pub standby: bool,
 }
 
-/// See [`SlotStatus::last_error`].
+/// The current failure of a slot. See [`SlotStatus::last_error`].
 #[derive(Debug, Clone)]
 pub struct LastError {
     pub at: SystemTime,
     pub detail: String,
-    /// The same without a word that the issuer chose.
+    /// The same without any words of the issuer.
     pub summary: String,
-    /// What of `detail` says what to do, where it does.
+    /// The part of `detail` that says what to do.
     pub remedy: Option<String>,
     /// The OAuth `error` code.
     pub code: Option<String>,
-    /// Under which ids the issuer knows the request.
+    /// The IDs under which the issuer knows the request.
     pub trace: Option<String>,
     pub next_try: Option<SystemTime>,
     pub failures_in_a_row: u32,
 }
 
-/// The current token with all that decides about it.
+/// The current token with everything that decides about it.
 pub(super) struct HeldToken {
     pub(super) token: Arc<Token>,
-    pub(super) life: Life,
+    pub(super) validity: Validity,
     pub(super) fetched: Moment,
-    /// Fetched because an upstream refused the one before.
+    /// Fetched because an upstream refused the token before it.
     pub(super) forced: bool,
     pub(super) granted_scope: Option<String>,
-    /// What the token is bound to, as it read when the token was asked for.
+    /// The fingerprint of what the token is bound to, from when it was requested.
     pub(super) binding: [u8; 32],
-    /// Sent at least once: only such a token is renewed unasked.
+    /// Sent at least once. Only such a token is renewed without a request.
     pub(super) used: AtomicBool,
-    /// An upstream refused it: a new one is wanted, and it serves on only where none can be had.
+    /// An upstream refused the token. It stays in use only if no new one is available.
     pub(super) refused: AtomicBool,
 }
 
 impl HeldToken {
     pub(super) fn note_use(&self) {
-        // The load keeps the cache line shared between workers: it is written once in a token's life.
+        // The load keeps the cache line shared between workers. It is written once for each token.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
@@ -140,27 +140,27 @@ impl HeldToken {
         self.refused.load(Ordering::SeqCst)
     }
 
-    /// Neither ended nor refused.
+    /// Neither expired nor refused.
     pub(super) fn is_sound(&self, now: Moment) -> bool {
-        self.life.may_be_sent(now) && !self.is_refused()
+        self.validity.may_be_sent(now) && !self.is_refused()
     }
 }
 
 /// The failure that a slot is in.
 #[derive(Debug, Clone)]
-pub(super) struct Trouble {
+pub(super) struct FetchFailure {
     pub(super) error: IssuerError,
     at: Moment,
-    /// From `at`: until it is over, calls are answered with this failure.
+    /// From `at` on. During this time, requests get this failure.
     pause: Pause,
     pub(super) in_a_row: u32,
-    /// What the credential read as when it was refused.
+    /// The credential's fingerprint at the time of the failure.
     pub(super) fingerprint: [u8; 32],
-    /// The number of the fetch that failed.
+    /// The number of the failed fetch.
     pub(super) fetch: u64,
 }
 
-impl Trouble {
+impl FetchFailure {
     /// `left`: see [`Pause::after`].
     pub(super) fn new(
         error: IssuerError,
@@ -174,8 +174,8 @@ impl Trouble {
         Self { error, at, pause, in_a_row, fingerprint, fetch }
     }
 
-    /// When the pause is over, by the clock that runs in suspend. `served`: a sound token serves on; `watched`: the
-    /// issuer is looked out for.
+    /// When the pause ends, by the clock that runs during a suspend. `served`: there is a valid token that no upstream
+    /// refused; `watched`: a probe watches the issuer.
     pub(super) fn retry_at(&self, served: bool, watched: bool) -> Duration {
         self.at.boot.saturating_add(self.pause.length(served, watched))
     }
@@ -184,23 +184,23 @@ impl Trouble {
         now.boot < self.retry_at(false, false)
     }
 
-    /// Who was told of this one knows of `other` too.
-    pub(super) fn is_told_by(&self, other: &IssuerError) -> bool {
+    /// `other` is the same failure to whoever reads the log.
+    pub(super) fn is_same_as(&self, other: &IssuerError) -> bool {
         let IssuerError { kind, code, http_status, .. } = &self.error;
         (kind, code, http_status) == (&other.kind, &other.code, &other.http_status)
     }
 
-    /// Another secret may fix it.
+    /// A changed credential may fix the failure.
     pub(super) fn is_about_the_credential(&self) -> bool {
         self.error.kind.is_refusal() || self.error.kind == FailureKind::Credential
     }
 
-    /// The same failure, no longer in force.
+    /// The same failure with its pause over.
     pub(super) fn ended(&self, now: Moment) -> Self {
         Self { pause: Pause::of(now.boot.saturating_sub(self.at.boot)), ..self.clone() }
     }
 
-    /// How long until the issuer is tried again. One that was silent is tried each second.
+    /// How long until bearerd asks the issuer again. It probes an unreachable one each second.
     pub(super) fn next_try_in(&self, now: Moment, served: bool) -> Duration {
         if self.error.is_silent() {
             SHORTEST_RETRY_AFTER
@@ -232,7 +232,7 @@ impl Trouble {
     }
 }
 
-/// Which of the proxy's own errors it becomes.
+/// Which of the proxy's errors a missing token becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenErrorKind {
     /// 502 `token_refused`.
@@ -241,7 +241,7 @@ pub enum TokenErrorKind {
     Unavailable,
     /// 504 `token_timeout`.
     Timeout,
-    /// 503 `overloaded`: too many callers wait for this token.
+    /// 503 `overloaded`: too many requests wait for this token.
     Overloaded,
 }
 
@@ -255,15 +255,15 @@ impl From<FailureKind> for TokenErrorKind {
     }
 }
 
-/// Why there is no token for a request. Cloned to every request that waited. No secret is in it.
+/// Why there is no token for a request. Every request that waited gets a clone. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenError {
     pub kind: TokenErrorKind,
-    /// For `detail`: what happened, to whom, what to do.
+    /// For `detail`: what happened, to whom, and what to do.
     pub detail: String,
-    /// The issuer refused our client or request: gRPC status 16 instead of 14.
+    /// The issuer refused the client or the request: gRPC status 16 instead of 14.
     pub issuer_refused: bool,
-    /// When the issuer is asked again, at least 1 s; `None` where that is not known.
+    /// When bearerd asks the issuer again, at least 1 s. `None`: unknown.
     pub retry_after: Option<Duration>,
 }
 
@@ -272,7 +272,7 @@ impl TokenError {
         Self {
             kind: TokenErrorKind::Overloaded,
             detail: format!(
-                "{waiters} calls wait for a token of issuer {issuer} already: see why it is slow, or raise waiters in [limits]"
+                "{waiters} requests already wait for a token of issuer {issuer}: find out why it is slow, or raise waiters in [limits]"
             ),
             issuer_refused: false,
             retry_after: Some(Duration::from_secs(1)),
@@ -283,7 +283,7 @@ impl TokenError {
         Self {
             kind: TokenErrorKind::Timeout,
             detail: format!(
-                "issuer {issuer} gave no token within {}: see why it is slow, or raise its timeout",
+                "issuer {issuer} granted no token within {}: find out why it is slow, or raise its timeout",
                 humantime::format_duration(limit)
             ),
             issuer_refused: false,

@@ -1,4 +1,4 @@
-//! A slot against a scripted issuer, and clocks that tests move.
+//! Tests of a slot with a scripted issuer and clocks that the tests move.
 
 mod failures;
 mod fetches;
@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::cache::{Fetching, TokenSource};
-use super::lookout::Knock;
+use super::probe::Connect;
 use super::schedule::Moment;
 use super::{Token, TokenCache, TokenError, TokenSlot};
 use crate::clock::{Clock, SharedClock};
@@ -28,7 +28,7 @@ use crate::secret::Secret;
 type Outcome = Result<Grant, IssuerError>;
 type Script = Box<dyn Fn(usize) -> Outcome + Send + Sync>;
 
-/// tokio's paused clock, and what a suspend or an operator adds to it.
+/// tokio's paused clock, plus what a suspend or an operator adds to it.
 struct TestClock {
     start: Instant,
     boot_ms: AtomicU64,
@@ -36,7 +36,7 @@ struct TestClock {
 }
 
 impl TestClock {
-    /// The machine sleeps: timers stand still, both clocks go on.
+    /// A suspend: timers stop, both clocks go on.
     fn suspend(&self, seconds: u64) {
         self.boot_ms.fetch_add(seconds * 1000, SeqCst);
         self.jump_wall(i64::try_from(seconds).unwrap());
@@ -60,7 +60,7 @@ impl Clock for TestClock {
     }
 }
 
-/// An issuer that answers by a script, after `delay_ms`.
+/// An issuer that responds by a script, after `delay_ms`.
 struct Scripted {
     script: ArcSwap<Script>,
     delay_ms: AtomicU64,
@@ -70,16 +70,16 @@ struct Scripted {
     outcomes: crossing::List<&'static str>,
     waiting: AtomicI64,
     under_way: Arc<AtomicUsize>,
-    /// Asked by several slots.
+    /// Several slots use this issuer.
     shared: AtomicBool,
-    /// A slot asked while its last request was under way.
+    /// A slot sent a request during its last one.
     overlapped: AtomicBool,
-    /// Both clocks when the requests began.
+    /// Both clocks at the start of each request.
     asked_moments: crossing::List<Moment>,
     clock: Option<SharedClock>,
-    /// Bare connects are answered.
-    answers: AtomicBool,
-    knocks: crossing::List<(Hop, Duration)>,
+    /// Whether bare connection attempts succeed.
+    reachable: AtomicBool,
+    connects: crossing::List<(Hop, Duration)>,
     fingerprint: AtomicU8,
     binding: AtomicU8,
     fingerprints_read: AtomicUsize,
@@ -124,16 +124,16 @@ impl Scripted {
             overlapped: AtomicBool::new(false),
             asked_moments: crossing::List::default(),
             clock: None,
-            answers: AtomicBool::new(true),
-            knocks: crossing::List::default(),
+            reachable: AtomicBool::new(true),
+            connects: crossing::List::default(),
             fingerprint: AtomicU8::new(0),
             binding: AtomicU8::new(0),
             fingerprints_read: AtomicUsize::new(0),
         }
     }
 
-    /// From now on: `script` gets the number of the request, from 1.
-    fn answer(&self, script: impl Fn(usize) -> Outcome + Send + Sync + 'static) {
+    /// From now on, `script` makes the responses. It gets the number of the request, from 1.
+    fn respond(&self, script: impl Fn(usize) -> Outcome + Send + Sync + 'static) {
         self.script.store(Arc::new(Box::new(script)));
     }
 
@@ -155,7 +155,7 @@ impl Scripted {
         self.asked_at.all().iter().map(Duration::as_secs_f64).collect()
     }
 
-    /// Both clocks when the request of this number began; for issuers of a [`Rig`].
+    /// Both clocks at the start of the request of this number; for issuers of a [`Rig`].
     fn asked_moment(&self, number: usize) -> Moment {
         self.asked_moments.all()[number - 1]
     }
@@ -168,25 +168,25 @@ impl Scripted {
         self.shared.store(true, SeqCst);
     }
 
-    /// Nothing answers, not even a bare connect.
+    /// Nothing responds, and no connection succeeds.
     fn vanish(&self) {
-        self.answers.store(false, SeqCst);
-        self.answer(|_| Err(away("idp.example")));
+        self.reachable.store(false, SeqCst);
+        self.respond(|_| Err(away("idp.example")));
     }
 
     /// Grants tokens again.
     fn come_back(&self, lifetime: u64) {
-        self.answer(move |number| Ok(grant(number, lifetime)));
-        self.answers.store(true, SeqCst);
+        self.respond(move |number| Ok(grant(number, lifetime)));
+        self.reachable.store(true, SeqCst);
     }
 
-    /// When bare connects came, in seconds since the start of the test.
-    fn knocked_at(&self) -> Vec<f64> {
-        self.knocks.all().iter().map(|(_, at)| at.as_secs_f64()).collect()
+    /// The times of bare connection attempts, in seconds since the start of the test.
+    fn probed_at(&self) -> Vec<f64> {
+        self.connects.all().iter().map(|(_, at)| at.as_secs_f64()).collect()
     }
 
-    fn knocked_hops(&self) -> Vec<Hop> {
-        self.knocks.all().into_iter().map(|(hop, _)| hop).collect()
+    fn probed_hops(&self) -> Vec<Hop> {
+        self.connects.all().into_iter().map(|(hop, _)| hop).collect()
     }
 
     fn waiting_now(&self) -> i64 {
@@ -267,7 +267,7 @@ fn failure(kind: FailureKind) -> IssuerError {
     IssuerError::new(kind, detail)
 }
 
-/// The address did not answer.
+/// The address did not respond.
 fn away(host: &str) -> IssuerError {
     unreached(host, true)
 }
@@ -299,25 +299,25 @@ fn key(issuer: &IssuerConfig, scopes: &[&str]) -> CredentialKey {
     }
 }
 
-/// All its issuers are `idp`.
+/// All of its issuers are `idp`.
 fn cache(clock: SharedClock, idp: &Arc<Scripted>) -> TokenCache {
     let source = Arc::clone(idp);
     let make_source = move |_: &Arc<IssuerConfig>| Arc::clone(&source) as Arc<dyn TokenSource>;
-    TokenCache::with_sources(Handle::current(), clock, Box::new(make_source), knock(idp))
+    TokenCache::with_sources(Handle::current(), clock, Box::new(make_source), connect(idp))
 }
 
-fn knock(idp: &Arc<Scripted>) -> Knock {
+fn connect(idp: &Arc<Scripted>) -> Connect {
     let idp = Arc::clone(idp);
     Box::new(move |hop| {
         let idp = Arc::clone(&idp);
         Box::pin(async move {
-            idp.knocks.push((hop, idp.start.elapsed()));
-            idp.answers.load(SeqCst)
+            idp.connects.push((hop, idp.start.elapsed()));
+            idp.reachable.load(SeqCst)
         })
     })
 }
 
-/// One slot, its issuer and its clock.
+/// One slot with its issuer and its clock.
 struct Rig {
     clock: Arc<TestClock>,
     idp: Arc<Scripted>,
@@ -345,28 +345,28 @@ impl Rig {
         Self { clock, idp, cache, slot }
     }
 
-    /// What a request does: the current token, or else it waits.
-    async fn call(&self) -> Result<Arc<Token>, TokenError> {
-        call(&self.slot).await
+    /// What a request does: takes the current token, or else waits.
+    async fn request(&self) -> Result<Arc<Token>, TokenError> {
+        request(&self.slot).await
     }
 
     /// The text of the token that a request gets.
-    async fn call_text(&self) -> String {
-        text(&self.call().await.unwrap())
+    async fn request_text(&self) -> String {
+        text(&self.request().await.unwrap())
     }
 
     async fn newer_than(&self, generation: u64) -> Result<Arc<Token>, TokenError> {
         Arc::clone(&self.slot).newer_than(generation, None).await
     }
 
-    /// Time passes; everything that is ready runs.
+    /// Lets time pass, and everything run that is ready.
     async fn pass(&self, seconds: f64) {
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         settle().await;
     }
 }
 
-async fn call(slot: &Arc<TokenSlot>) -> Result<Arc<Token>, TokenError> {
+async fn request(slot: &Arc<TokenSlot>) -> Result<Arc<Token>, TokenError> {
     match slot.current() {
         Some(token) => Ok(token),
         None => Arc::clone(slot).newer_than(0, None).await,

@@ -1,8 +1,8 @@
-//! From spans that have ended to the collector, in batches.
+//! The queue of finished spans, and the task that sends them to the collector in batches.
 //!
-//! The library's own batch processors will not do (`docs/decisions/0007-tracing.md`): one has a thread for each tracer,
-//! panics if the system refuses the thread, and does not say how many spans it lost; the other is experimental. Both block
-//! whoever drops the last span.
+//! The library's own batch processors do not fit (`docs/decisions/0007-tracing.md`): one needs a thread for each tracer,
+//! panics if the system refuses the thread, and does not report how many spans it lost. The other is experimental. Both
+//! block the thread that drops the last span.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct Queue {
     losses: Arc<Losses>,
 }
 
-/// The other end of the queue, for whoever ends the process.
+/// The other end of the queue, for the end of the process.
 pub(super) struct Sending {
     task: TaskTracker,
     end: CancellationToken,
@@ -43,7 +43,7 @@ struct Task {
     losses: Arc<Losses>,
 }
 
-/// `collector` gets what comes into the queue, from a task that ends once the queue is dropped and empty.
+/// Starts the task that sends the queue's spans to `collector`. It ends once the queue is dropped and empty.
 pub(super) fn start(collector: Collector, batches: SpanBatches, metrics: &Arc<Metrics>) -> (Queue, Sending) {
     let (spans, queued) = mpsc::channel(batches.queue);
     let losses = Arc::new(Losses {
@@ -78,7 +78,7 @@ impl SpanProcessor for Queue {
         Ok(())
     }
 
-    /// Called by whoever drops the last span: the task sends what is left.
+    /// The thread that drops the last span calls this. The task sends what is left.
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
         Ok(())
     }
@@ -91,7 +91,7 @@ impl fmt::Debug for Queue {
 }
 
 impl Sending {
-    /// Waits until what ended so far was sent, at most `limit`. What was not sent by then is lost with the process.
+    /// Waits up to `limit` until all finished spans are sent. Spans that are not sent by then are lost.
     pub(super) async fn finish(&self, limit: Duration) {
         self.end.cancel();
         let in_time = tokio::time::timeout(limit, self.task.wait()).await.is_ok();
@@ -113,18 +113,20 @@ impl Task {
         }
     }
 
-    /// Waits for spans, and from the first one on for more. None: there will be no more.
+    /// Waits for a first span, then collects more until the batch is full or `delay` is over. An empty batch means that no
+
+    /// more spans will come.
     async fn gather(&mut self) -> Vec<SpanData> {
         let (most, delay) = (self.batches.most, self.batches.delay);
         let mut batch = Vec::new();
         while batch.is_empty() && self.take(&mut batch).await {}
         let fill = async { while batch.len() < most && self.take(&mut batch).await {} };
-        // What was taken by then is a batch.
+        // The batch is what arrived within `delay`.
         let _ = tokio::time::timeout(delay, fill).await;
         batch
     }
 
-    /// Whether there may be more. At the end that is what is in the queue already.
+    /// Returns whether more spans may come. Once the process ends, only the spans in the queue count.
     async fn take(&mut self, batch: &mut Vec<SpanData>) -> bool {
         let ends = self.end.is_cancelled();
         if ends {
@@ -150,16 +152,16 @@ impl Task {
     }
 }
 
-/// What got lost, and what still may.
+/// Counts lost spans, and spans that may still be lost.
 struct Losses {
     metrics: Arc<Metrics>,
-    /// Spans that were not sent yet.
+    /// Spans that are not sent yet.
     waiting: AtomicU64,
     told: Repeated,
 }
 
 impl Losses {
-    /// Counts them, and tells of it once a minute.
+    /// Counts lost spans, and logs them once a minute.
     fn add(&self, spans: u64, why: &str) {
         self.metrics.spans_lost(spans);
         if let Some(others) = self.told.due_for(SystemClock.boot(), spans) {

@@ -1,9 +1,8 @@
-//! The way in for fuzzing: arbitrary calls to a webhook.
+//! The entry point for fuzzing: arbitrary requests to a webhook.
 
 use aws_lc_rs::hmac;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::payload;
 use super::signature::Signatures;
 use crate::config::Source;
 
@@ -25,7 +24,7 @@ pub(super) fn call(bytes: &[u8]) {
         debug_assert!(!taken || said.contains(&right), "a request is taken that nobody signed");
     }
     let Ok(pointer) = std::str::from_utf8(pointer) else { return };
-    match payload::value(body, pointer) {
+    match super::value(body, pointer) {
         Ok(value) => {
             let text = value.expose_str().unwrap_or_default();
             debug_assert!((1..=4096).contains(&text.len()) && !text.contains(char::is_control));

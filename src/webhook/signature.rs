@@ -1,16 +1,16 @@
-//! Who signed a request: HMAC-SHA256 (RFC 2104) of its raw body, in hex.
+//! Verifies the signature of a request: HMAC-SHA256 (RFC 2104) of its raw body, in hex.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
 use http::{HeaderMap, HeaderName};
 
-use super::refusal::Refusal;
+use super::Refusal;
 use crate::config::Source;
 
 const LENGTH: usize = 32;
 type Tag = [u8; LENGTH];
 
-/// All signatures that a request carries: while a vendor changes its secret, one made with each.
+/// All signatures of a request. While a vendor changes its secret, there is one for each secret.
 #[derive(Debug)]
 pub(super) struct Signatures {
     header: HeaderName,
@@ -18,7 +18,7 @@ pub(super) struct Signatures {
 }
 
 impl Signatures {
-    /// Those in `header`, and in its twin with `-old`.
+    /// The signatures in `header` and in the field of the same name with `-old`.
     pub(super) fn of(header: &HeaderName, headers: &HeaderMap) -> Result<Self, Refusal> {
         let twin = HeaderName::try_from(format!("{header}-old")).ok();
         let names = std::iter::once(header).chain(&twin);
@@ -26,7 +26,7 @@ impl Signatures {
         if values.peek().is_none() {
             return Err(Refusal::unsigned(header));
         }
-        // Something on the way may have joined fields of the same name (RFC 9110 section 5.3).
+        // An intermediary may have joined fields of the same name (RFC 9110 section 5.3).
         let tags: Vec<Tag> = values
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
@@ -38,12 +38,12 @@ impl Signatures {
         Ok(Self { header: header.clone(), tags })
     }
 
-    /// Whether any of them was made with any of the secrets. Reads the secrets; blocks.
+    /// Checks whether one of the signatures was made with one of the secrets. Reads the secrets, and blocks.
     pub(super) fn check(&self, secrets: &[Source], body: &[u8]) -> Result<(), Refusal> {
         let mut unread = Vec::new();
         for source in secrets {
             match source.read_or_last_good() {
-                // Anybody can sign with nothing.
+                // Everybody can sign with an empty secret.
                 Ok((secret, _)) if secret.is_empty() => unread.push(format!("{}: is empty", source.place())),
                 Ok((secret, _)) if self.is_made_with(secret.expose(), body) => return Ok(()),
                 Ok(_) => {}
@@ -62,7 +62,7 @@ impl Signatures {
     }
 }
 
-/// 64 hex digits of either case.
+/// Parses 64 hex digits of either case.
 fn tag(text: &str) -> Option<Tag> {
     if text.len() != 2 * LENGTH {
         return None;

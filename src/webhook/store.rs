@@ -1,29 +1,38 @@
-//! The file that keeps a learned value across restarts.
+//! What a webhook remembers: the learned value, in a file that survives restarts, and the requests since the start.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "off the request path: webhooks get few requests, and use separate threads"
+)]
+
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::Refusal;
 use crate::clock::rfc3339;
 use crate::config::{Source, WebhookConfig};
+use crate::listener::Logged;
 use crate::secret::Secret;
 
-/// The end of a temporary file's name.
+/// The suffix of temporary files.
 const NEW: &str = ".new";
-/// A temporary file this old was left behind by a run that ended while it wrote.
+/// A temporary file of this age was left by a process that ended while it wrote.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);
 
-/// What putting a value there came to.
+/// The result of storing a value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     New,
-    /// It was there already.
+    /// The same value was stored already.
     Known,
 }
 
@@ -33,7 +42,7 @@ struct Content<'a> {
     received_at: &'a str,
 }
 
-/// The file, as token requests read it.
+/// The file that token requests read.
 pub(super) struct Store {
     path: PathBuf,
     value: Source,
@@ -50,7 +59,7 @@ impl Store {
         }
     }
 
-    /// `None`: nothing was ever stored. Else when it was, where the file says so.
+    /// `None` if nothing was ever stored. Else when it was stored, if the file system knows.
     pub(super) fn read(&self) -> Result<Option<Option<SystemTime>>, String> {
         if matches!(self.path.try_exists(), Ok(false)) {
             return Ok(None);
@@ -60,9 +69,9 @@ impl Store {
         Ok(Some(at.and_then(|at| humantime::parse_rfc3339(at.expose_str()?).ok())))
     }
 
-    /// Stores `value` so that it outlives a crash at any moment; an error says what to do.
+    /// Stores `value` so that a crash at any moment leaves the old value or the new one. The error says what to do.
     pub(super) fn put(&self, value: &Secret, now: SystemTime) -> Result<Stored, String> {
-        // A link may lead to where it is to outlive this machine's disk.
+        // The path may be a link to another disk.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let folder = path.parent().unwrap_or_else(|| Path::new("/"));
         let words = |error: io::Error| words(&path, folder, &error);
@@ -72,13 +81,13 @@ impl Store {
             let temporary = temporary(&path);
             let replaced = write_new(&temporary, &content).and_then(|()| fs::rename(&temporary, &path));
             if let Err(error) = replaced {
-                // It may not be there, and what is left is removed later.
+                // The file may be missing. If not, a later run removes it.
                 let _ = fs::remove_file(&temporary);
                 return Err(words(error));
             }
             clear(&path, folder, now);
         }
-        // A known one too: the first time may have ended here.
+        // Also for a known value, because the first time may have ended here.
         sync(folder).map_err(words)?;
         Ok(if known { Stored::Known } else { Stored::New })
     }
@@ -91,7 +100,7 @@ fn content(value: &Secret, now: SystemTime) -> Result<Zeroizing<Vec<u8>>, String
         .map_err(|_| "the value cannot be written as JSON".to_owned())
 }
 
-/// `.NAME.0123456789abcdef.new`, beside the file, since a rename works within one file system.
+/// `.NAME.0123456789abcdef.new`, beside the file, because a rename works only within one file system.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = prefix(path);
     name.push(format!("{:016x}{NEW}", fastrand::u64(..)));
@@ -111,16 +120,16 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes the rename outlive a crash.
+/// Makes the rename survive a crash.
 fn sync(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
-        // Some file systems have no such thing for folders.
+        // Some file systems cannot sync folders.
         Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
         result => result,
     }
 }
 
-/// Removes temporary files of runs that ended while they wrote. What cannot be removed harms nobody.
+/// Removes temporary files of processes that ended while they wrote. A file that cannot be removed does no harm.
 fn clear(path: &Path, folder: &Path, now: SystemTime) {
     let prefix = prefix(path);
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -153,6 +162,57 @@ fn words(path: &Path, folder: &Path, error: &io::Error) -> String {
         }
         ErrorKind::IsADirectory => format!("`store` {path} is a folder; name a file"),
         _ => format!("`store` {path}: {error}"),
+    }
+}
+
+/// The state of a webhook, which stays across reloads.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Held while a value is compared with the stored one and replaces it.
+    pub(super) keeping: Mutex<()>,
+    seen: Mutex<Receipt>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Receipt {
+    pub(super) received_at: Option<SystemTime>,
+    pub(super) last_refusal: Option<(SystemTime, String)>,
+    /// One for each status, so that many refusals of one kind do not hide another.
+    logged: BTreeMap<u16, Logged>,
+    unlogged: u64,
+}
+
+#[cfg(test)]
+impl Receipt {
+    pub(super) fn unlogged(&self) -> u64 {
+        self.unlogged
+    }
+}
+
+impl State {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Receipt> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a refused request, and logs it unless a similar one was just logged.
+    pub(super) fn refuse(&self, webhook: &str, refusal: &Refusal, now: SystemTime) {
+        let words = refusal.words();
+        let status = refusal.status.as_u16();
+        let mut seen = self.lock();
+        let due = seen.logged.entry(status).or_default().is_due();
+        let unlogged = if due { std::mem::take(&mut seen.unlogged) } else { seen.unlogged + 1 };
+        if due {
+            tracing::warn!(
+                event = "webhook.refused",
+                webhook,
+                status,
+                unlogged,
+                "refused a request: {words}"
+            );
+        } else {
+            seen.unlogged = unlogged;
+        }
+        seen.last_refusal = Some((now, words));
     }
 }
 

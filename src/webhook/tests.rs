@@ -29,7 +29,7 @@ fn config(folder: &Path) -> WebhookConfig {
         name: Arc::from("seismic"),
         address: Address::Tcp(([127, 0, 0, 1], 0).into()),
         path: "/seismic".to_owned(),
-        signature_header: http::HeaderName::from_static("x-seismic-signature"),
+        signature_header: HeaderName::from_static("x-seismic-signature"),
         secrets: vec![Source::literal(SECRET)],
         value: "/delegationUserId".to_owned(),
         store: folder.join("seismic.json"),
@@ -248,4 +248,54 @@ fn a_flood_of_refusals_is_logged_once_and_counted() {
     assert_eq!(count(), 999);
     state.refuse("seismic", &Refusal::internal(), now);
     assert_eq!(count(), 0, "another kind is logged, with what was not");
+}
+
+/// The vendor's documented payload, its keys in this order.
+const SEISMIC: &str = r#"{"userId":"admin-1","userEmail":"a@example.com","delegationUserId":"7f3c-Ünï+/= ",
+    "appId":"app","tenant":"acme","version":1,"timestamp":1700000000}"#;
+
+fn words(body: &str, pointer: &str) -> String {
+    let refusal = value(body.as_bytes(), pointer).unwrap_err();
+    assert_eq!(refusal.status.as_u16(), 422);
+    refusal.words()
+}
+
+#[test]
+fn the_delegated_user_is_taken_byte_for_byte_and_not_the_admin() {
+    let value = value(SEISMIC.as_bytes(), "/delegationUserId").unwrap();
+    assert_eq!(value.expose_str(), Some("7f3c-Ünï+/= "));
+}
+
+#[test]
+fn a_whole_number_keeps_its_digits() {
+    for digits in ["18446744073709551615", "-7", "0"] {
+        let body = format!("{{\"a\":{{\"b/c\":[{digits}]}}}}");
+        let value = value(body.as_bytes(), "/a/b~1c/0").unwrap();
+        assert_eq!(value.expose_str(), Some(digits));
+    }
+    assert!(words("{\"a\":18446744073709551616}", "/a").contains("digit by digit"));
+    assert!(words("{\"a\":1.50}", "/a").contains("digit by digit"));
+}
+
+#[test]
+fn what_is_no_value_is_refused_in_words() {
+    assert!(words("{\"a\":\"\"}", "/a").contains("an empty string at /a"));
+    assert!(words("{\"b\":1}", "/a").contains("nothing at /a"));
+    for other in ["null", "true", "[]", "{}"] {
+        assert!(words(&format!("{{\"a\":{other}}}"), "/a").contains("neither"), "{other}");
+    }
+    for control in ["\\u0000", "x\\n", "\\u0085", "\\u007f"] {
+        assert!(words(&format!("{{\"a\":\"{control}\"}}"), "/a").contains("control character"));
+    }
+    let long = format!("{{\"a\":\"{}\"}}", "x".repeat(LONGEST + 1));
+    assert!(words(&long, "/a").contains("4096 bytes"));
+    assert!(value(long.replace("xx\"", "x\"").as_bytes(), "/a").is_ok(), "the longest");
+}
+
+#[test]
+fn a_broken_body_is_not_quoted() {
+    let text = words("{\"a\":hunter2}", "/a");
+    assert!(text.contains("line 1, column 6") && !text.contains("hunter2"), "{text}");
+    let deep = format!("{}1{}", "[".repeat(30_000), "]".repeat(30_000));
+    assert!(words(&deep, "/a").contains("not JSON"));
 }

@@ -75,7 +75,7 @@ pub fn admission() -> PathBuf {
 /// A folder with the program of this Go package, of the module in `tests/tools/NAME`.
 fn go(name: &str, sources: &[&str], package: &str) -> PathBuf {
     once(name, sources, |folder| {
-        let go = installed("go", "Go 1.25 or later");
+        let go = installed("go", "Go 1.26 or later");
         succeed(
             Command::new(go)
                 .args(["build", "-mod=readonly", "-o"])

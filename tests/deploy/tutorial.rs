@@ -56,7 +56,9 @@ fn each_command_is_known_to_its_program() {
         for flag in words.iter().filter(|word| word.starts_with("--")) {
             let flag = flag.split('=').next().unwrap();
             let known = help.split(|letter: char| letter.is_whitespace() || "=,;'[".contains(letter));
-            assert!(known.into_iter().any(|word| word == flag), "{line}: {flag} is not in the help");
+            // `kubectl options` has it, and the help of no verb.
+            let known = flag == "--namespace" || known.into_iter().any(|word| word == flag);
+            assert!(known, "{line}: {flag} is not in the help");
         }
         for path in
             words.iter().filter_map(|word| word.split('=').next_back()).filter(|it| it.starts_with("deploy/"))

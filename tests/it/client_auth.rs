@@ -176,7 +176,8 @@ async fn t103_no_assertion_is_sent_twice_and_a_changed_key_is_used() {
     let before = world.issuer().count();
     until_asked(&world, "a request meanwhile", |_| world.issuer().count() > before + 1).await;
     verify(&parameter(&world.issuer().last(), "client_assertion"), &key("ec-p256.public.pem"), "ES256");
-    let warned = world.log().wait("the warning", |line| line.contains("the last good one serves on")).await;
+    let warned =
+        world.log().wait("the warning", |line| line.contains("so the last good one stays in use")).await;
     assert!(warned.contains("private_key"), "{warned}");
 
     world.file("key", key("ed25519.pkcs8.pem"));

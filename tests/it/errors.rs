@@ -258,7 +258,7 @@ async fn issuers_description_is_in_detail_without_control_characters_and_cut() {
     assert!(!detail.chars().any(char::is_control), "{detail:?}");
     assert!(detail.matches('x').count() <= 512, "{detail}");
     let ready = world.admin("/readyz").await.text();
-    assert!(ready.contains("answered 400 invalid_scope; check scopes of [issuer.corp]"), "{ready}");
+    assert!(ready.contains("responded 400 invalid_scope; check scopes of [issuer.corp]"), "{ready}");
     assert!(!ready.contains("xxxx"), "{ready}");
 }
 
@@ -267,7 +267,7 @@ async fn a_description_that_holds_any_form_of_the_secret_is_left_out_as_a_whole(
     let encoded = STANDARD.encode(format!("client-1:{SECRET}"));
     for form in [SECRET.to_owned(), SECRET.replace('-', "%252D"), SECRET.replace('-', " -\n"), encoded] {
         let (world, detail) = described(&format!("you sent {form}, which is wrong")).await;
-        let expected = "answered 400 invalid_scope (what it says holds a secret, and is left out); check";
+        let expected = "responded 400 invalid_scope (its text contains a secret and is not shown); check";
         assert!(detail.contains(expected), "{detail}");
         let everything = world.log().text() + &world.admin("/status").await.text();
         assert!(!everything.contains("which is wrong"), "{everything}");

@@ -186,7 +186,7 @@ async fn the_endpoint_that_discovery_found_is_named_where_it_fails() {
     let setup = Setup::new().await.issuer("issuer_url = \"{issuer}\"");
     discovered(&setup, json!({}), |_| Answer::status(404));
     let shown = shown(&setup, 1).await;
-    has(&shown, &["/token, client_secret_basic", "answered 404"]);
+    has(&shown, &["/token, client_secret_basic", "responded 404"]);
     assert!(!shown.contains("discovery did not find it"), "{shown}");
 }
 

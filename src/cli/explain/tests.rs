@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::config::client_auth::ClientSecretPost;
 use crate::config::{
-    self, Address, ClientAuth, Credential, CredentialKey, DpopConfig, HttpUrl, IssuerConfig, ListenerConfig,
+    Address, ClientAuth, Credential, CredentialKey, DpopConfig, HttpUrl, IssuerConfig, ListenerConfig,
     ParamValue, RouteConfig, Scopes, Source, TokenEndpoint, fixture,
 };
 use crate::route::fixture::route;
@@ -301,7 +301,7 @@ fn rules_about_callers_are_noted() {
     let mut strict = listener("main", "127.0.0.1:8080", &[]);
     strict.require_header = Some(("x-caller-key".parse().unwrap(), Source::literal("canary")));
     let mut reject = route("own", "", "/*");
-    reject.caller_authorization = config::CallerAuthorization::Reject;
+    reject.caller_authorization = CallerAuthorization::Reject;
     let config = config(vec![strict], vec![reject]);
     let call = [("origin", "https://evil.test"), ("authorization", "x")];
     let notes = ask(&config, "GET", "/", &call).answers[0].notes.join("\n");

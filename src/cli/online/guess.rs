@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn a_server_that_wants_an_assertion_gets_one_and_no_secret() {
         let jwt = [r#"client_auth = "client_secret_jwt""#];
-        let said = "answered 400 invalid_client (Parameter client_assertion_type is missing)";
+        let said = "responded 400 invalid_client (Parameter client_assertion_type is missing)";
         assert_eq!(changes_after(said, &config(basic("a+b", BasicEncoding::Form), "c")), jwt);
     }
 

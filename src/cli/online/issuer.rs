@@ -1,17 +1,24 @@
-//! One issuer: a token for each credential that the proxy would ask with, and what else shows on the way.
+//! One issuer: a token for each credential that the proxy would request, the client's own keys and certificates, and what may be
+//! shown of a token.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::uri::Authority;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::plan::Wanted;
-use super::report::{Advertised, CredentialReport, ErrorReport, IssuerReport, TlsReport, ms};
-use super::{Bounds, guess, keys, out_of_time, token, upstream};
+use crate::cli::online::report::{
+    Advertised, CredentialReport, Ends, ErrorReport, IssuerReport, KeyReport, TlsReport, TokenReport, ms,
+};
+use crate::cli::online::{Bounds, Wanted, guess, out_of_time, tls_report};
+use crate::cli::token::decode_jwt;
 use crate::clock::{Clock, SystemClock};
-use crate::config::client_auth::Method;
-use crate::config::{CredentialKey, IssuerConfig, TokenEndpoint};
-use crate::issuer::{FailureKind, Grant, Issuer, IssuerError, examine};
+use crate::config::client_auth::{Method, Proof};
+use crate::config::{CredentialKey, IssuerConfig, Source, TokenEndpoint};
+use crate::issuer::{self, FailureKind, Grant, Issuer, IssuerError, examine};
+use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::connect::Offer;
 use crate::net::{Connector, Target};
 
@@ -56,7 +63,7 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
     if !matches!(settled, Settled::Gone) {
         report.tls = tls(&config, report.endpoint.as_deref(), bounds).await;
     }
-    report.clock_difference = issuer.last_answer().and_then(|answer| answer.clock_difference());
+    report.clock_difference = issuer.last_response().and_then(|answer| answer.clock_difference());
     report.standby_in_use = issuer.standby_in_use();
     if !matches!(settled, Settled::Gone) {
         report.advertised = advertised(&issuer, &report, bounds).await;
@@ -77,7 +84,7 @@ fn blank(config: &IssuerConfig, bounds: Bounds) -> IssuerReport {
         standby_in_use: false,
         clock_difference: None,
         credentials: Vec::new(),
-        keys: keys::report(config, bounds.now),
+        keys: key_reports(config, bounds.now),
         advertised: None,
         extra_requests: 0,
         warnings: Vec::new(),
@@ -114,8 +121,8 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
     match outcome {
         Ok(grant) => {
             report.ok = true;
-            report.status = issuer.last_answer().map(|answer| answer.status);
-            report.token = Some(token::report(&grant, &wanted.key, issuer.config(), requested));
+            report.status = issuer.last_response().map(|answer| answer.status);
+            report.token = Some(token_report(&grant, &wanted.key, issuer.config(), requested));
             (report, None)
         }
         Err(error) => {
@@ -178,7 +185,7 @@ async fn tls(config: &IssuerConfig, endpoint: Option<&str>, bounds: Bounds) -> O
     let connector =
         Connector::new(target, config.tls.clone(), config.egress.clone(), Offer::Both, config.timeout);
     let connected = bounds.hold(connector.connect()).await?.ok()?;
-    upstream::tls(&connected.stream.facts(), bounds)
+    tls_report(&connected.stream.facts(), bounds)
 }
 
 async fn advertised(issuer: &Issuer, report: &IssuerReport, bounds: Bounds) -> Option<Advertised> {
@@ -216,7 +223,7 @@ fn warnings(report: &IssuerReport, config: &IssuerConfig, bounds: Bounds) -> Vec
             format!("{}: {}{hint}", finding.key, finding.message)
         })
         .collect();
-    warnings.extend(keys::warnings(&report.keys));
+    warnings.extend(expiry_warnings(&report.keys));
     if report.standby_in_use {
         warnings.push(format!(
             "the current credential is refused, and standby is used: see client_id and the credential of [issuer.{}]",
@@ -285,4 +292,227 @@ fn hints_of_what_is_known(report: &mut IssuerReport, method: &dyn Method) {
         );
     }
     report.hints.extend(hints);
+}
+
+/// A certificate that ends in fewer days is warned about.
+const SOON: i64 = 30;
+
+/// The end of a server's certificate, as it came.
+pub(super) fn certificate_end(der: &[u8], now: SystemTime) -> Option<Ends> {
+    let chain = Certificate::parse_chain(der).ok()?;
+    chain.first().map(|leaf| Ends::new(leaf.not_after(), now))
+}
+
+/// Every key and certificate with which the client shows who it is.
+fn key_reports(config: &IssuerConfig, now: SystemTime) -> Vec<KeyReport> {
+    let signs = config.client_auth.proof() != Proof::Certificate;
+    let jwt_alg = config.jwt.as_ref().and_then(|jwt| jwt.alg);
+    let standby = config.standby.as_ref();
+    let keys = [
+        ("private_key", config.private_key.as_ref(), signs.then_some(jwt_alg)),
+        (
+            "standby.private_key",
+            standby.and_then(|standby| standby.private_key.as_ref()),
+            signs.then_some(jwt_alg),
+        ),
+        (
+            "dpop.private_key",
+            config.dpop.as_ref().map(|dpop| &dpop.private_key),
+            config.dpop.as_ref().map(|dpop| dpop.alg),
+        ),
+    ];
+    // With tls_client_auth the certificate stands in both places.
+    let tls = config.tls.certificate.as_ref().filter(|tls| config.certificate.as_ref() != Some(*tls));
+    let certificates = [
+        ("certificate", config.certificate.as_ref()),
+        ("standby.certificate", standby.and_then(|standby| standby.certificate.as_ref())),
+        ("tls.certificate", tls),
+    ];
+    let keys = keys.into_iter().filter_map(|(name, source, alg)| Some(key_report(name, source?, alg, now)));
+    let certificates =
+        certificates.into_iter().filter_map(|(name, source)| Some(certificate_report(name, source?, now)));
+    keys.chain(certificates).collect()
+}
+
+/// `signs` holds the algorithm that the config asks for, `None` in it where the key's type decides.
+fn key_report(name: &str, source: &Source, signs: Option<Option<Alg>>, now: SystemTime) -> KeyReport {
+    let blank = blank_key(name, source);
+    match read_key(source) {
+        Err(error) => KeyReport { error: Some(error), ..blank },
+        Ok(key) => {
+            let leaf = key.certificates().first();
+            KeyReport {
+                kind: key_kind(&key),
+                alg: signs.map(|alg| alg.unwrap_or_else(|| key.default_alg()).to_string()),
+                subject: leaf.map(Certificate::subject),
+                ends: leaf.map(|leaf| Ends::new(leaf.not_after(), now)),
+                ..blank
+            }
+        }
+    }
+}
+
+fn certificate_report(name: &str, source: &Source, now: SystemTime) -> KeyReport {
+    let blank = blank_key(name, source);
+    match read_chain(source) {
+        Err(error) => KeyReport { error: Some(error), ..blank },
+        Ok(chain) => {
+            let leaf = chain.first();
+            KeyReport {
+                subject: leaf.map(Certificate::subject),
+                ends: leaf.map(|leaf| Ends::new(leaf.not_after(), now)),
+                ..blank
+            }
+        }
+    }
+}
+
+fn blank_key(name: &str, source: &Source) -> KeyReport {
+    KeyReport {
+        key: name.to_owned(),
+        place: source.place(),
+        kind: None,
+        alg: None,
+        subject: None,
+        ends: None,
+        error: None,
+    }
+}
+
+fn read_key(source: &Source) -> Result<PrivateKey, String> {
+    let bytes = source.read().map_err(|error| error.reason)?;
+    let password = source.password().map(Source::read).transpose().map_err(|error| error.to_string())?;
+    PrivateKey::parse(&bytes, password.as_deref()).map_err(|error| error.to_string())
+}
+
+fn read_chain(source: &Source) -> Result<Vec<Certificate>, String> {
+    let bytes = source.read().map_err(|error| error.reason)?;
+    let password = source.password().map(Source::read).transpose().map_err(|error| error.to_string())?;
+    Certificate::parse_chain_with(bytes.expose(), password.as_deref()).map_err(|error| error.to_string())
+}
+
+/// From the members of the public half.
+fn key_kind(key: &PrivateKey) -> Option<String> {
+    let jwk = key.public_jwk();
+    let member = |name: &str| jwk.get(name).and_then(Value::as_str);
+    let kind = member("kty")?;
+    Some(match member("crv") {
+        Some(curve) => format!("{kind} {curve}"),
+        None => kind.to_owned(),
+    })
+}
+
+/// Certificates whose end is near. Of one that has ended, or is about to, the offline check tells already.
+fn expiry_warnings(keys: &[KeyReport]) -> Vec<String> {
+    keys.iter()
+        .filter_map(|key| {
+            let ends = key
+                .ends
+                .as_ref()
+                .filter(|ends| (i64::from(issuer::SOON_DAYS)..SOON).contains(&ends.in_days))?;
+            let (key, place, days, at) = (&key.key, &key.place, ends.in_days, &ends.at);
+            Some(format!(
+                "{key}: the certificate ({place}) ends in {days} days, on {at}: have a new one issued"
+            ))
+        })
+        .collect()
+}
+
+/// Claims that say for whom and for what a token is. None of them is a secret, or about a person.
+const CLAIMS: [&str; 9] = ["iss", "aud", "azp", "client_id", "scp", "scope", "roles", "iat", "exp"];
+/// The claims in which issuers write scopes.
+pub(super) const SCOPE_CLAIMS: [&str; 2] = ["scope", "scp"];
+
+fn token_report(
+    grant: &Grant,
+    key: &CredentialKey,
+    config: &IssuerConfig,
+    requested: SystemTime,
+) -> TokenReport {
+    let claims = grant.token.expose_str().and_then(decode_jwt).map(|jwt| shown_claims(&jwt.claims));
+    let granted = grant.scope.clone().or_else(|| claims.as_ref().and_then(scopes_claimed));
+    TokenReport {
+        kind: token_type_name(&grant.token_type),
+        expires_in: grant.lifetime(config.default_lifetime, requested).as_secs(),
+        expires_in_assumed: grant.stated_lifetime(requested).is_none(),
+        not_granted: granted.map(|granted| missing(&key.scopes, &granted)).unwrap_or_default(),
+        scope: grant.scope.clone(),
+        claims,
+    }
+}
+
+/// As RFC 6750 and RFC 9449 write it; the grant has it in lower case.
+fn token_type_name(token_type: &str) -> String {
+    match token_type {
+        "bearer" => "Bearer".to_owned(),
+        "dpop" => "DPoP".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn shown_claims(claims: &Value) -> Map<String, Value> {
+    CLAIMS.iter().filter_map(|name| Some(((*name).to_owned(), claims.get(name)?.clone()))).collect()
+}
+
+/// The scopes that the token itself names: a text or a list.
+fn scopes_claimed(claims: &Map<String, Value>) -> Option<String> {
+    match SCOPE_CLAIMS.iter().find_map(|name| claims.get(*name))? {
+        Value::String(scopes) => Some(scopes.clone()),
+        Value::Array(scopes) => Some(scopes.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")),
+        _ => None,
+    }
+}
+
+/// What was asked for and not granted. `…/.default` asks for whatever the client has, and is never named again;
+/// some issuers name a scope without the resource that it was asked with.
+fn missing(asked: &[String], granted: &str) -> Vec<String> {
+    let granted: BTreeSet<&str> = granted.split_whitespace().collect();
+    let short = |scope: &str| scope.rsplit('/').next().unwrap_or(scope).to_owned();
+    asked
+        .iter()
+        .filter(|scope| !scope.ends_with("/.default"))
+        .filter(|scope| !granted.contains(scope.as_str()) && !granted.contains(short(scope).as_str()))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_ends_soon_is_warned_about_once() {
+        let told = |in_days| {
+            let ends = Ends { at: "2026-01-01T00:00:00Z".to_owned(), in_days };
+            let key = blank_key("certificate", &Source::file("/cert.pem".into(), None));
+            expiry_warnings(&[KeyReport { ends: Some(ends), ..key }]).join("")
+        };
+        assert!(told(29).contains("(file /cert.pem) ends in 29 days"));
+        assert_eq!((told(30), told(13), told(-1)), (String::new(), String::new(), String::new()));
+    }
+
+    fn asked(scopes: &[&str]) -> Vec<String> {
+        scopes.iter().map(|scope| (*scope).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_was_not_granted_is_named() {
+        assert_eq!(missing(&asked(&["a", "b"]), "b c"), ["a"]);
+        assert!(missing(&asked(&["api://x/.default"]), "").is_empty());
+        assert!(missing(&asked(&["https://api/read"]), "read").is_empty());
+    }
+
+    #[test]
+    fn other_claims_are_not_shown() {
+        let claims = shown_claims(&json!({ "aud": "a", "email": "user@example.com", "sub": "x", "exp": 5 }));
+        assert_eq!(claims.keys().collect::<Vec<_>>(), ["aud", "exp"]);
+    }
+
+    #[test]
+    fn scopes_in_a_token_may_be_a_list() {
+        let claims = shown_claims(&json!({ "scp": ["a", "b"] }));
+        assert_eq!(scopes_claimed(&claims).as_deref(), Some("a b"));
+    }
 }

@@ -1,17 +1,29 @@
-//! `[issuer.NAME]`.
+//! `[issuer.NAME]`: where tokens come from, how the client proves who it is (`client_auth` and the keys that go with it), and
+//! what a token request signs and asserts (`jwt`, `private_key`, `certificate`, `assertion`, `dpop`).
 
-use super::super::client_auth::{ClientAuth, Proof};
-use super::super::document::Place;
-use super::super::model::{Carrier, HttpUrl, IssuerConfig, JwtUse, ResponseShape, TokenEndpoint};
-use super::super::raw::issuer::{RawIssuer, RawResponse, TokenMethod};
-use super::super::raw::keys::{Word, check};
-use super::super::raw::values::RawReference;
-use super::super::reference::Source;
-use super::super::report::Report;
-use super::super::types::{self, url};
-use super::client_auth::{Beside, basic, client_auth, refuse_second_authorization, standby};
-use super::value::{ValueKind, headers, params, reference, refuse_tables, scopes};
-use super::{credential, jwt, peer, unwritten};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::client_auth::{self, ClientAuth, ClientSecretBasic, METHODS, Method, NoProof, Proof};
+use crate::config::document::Place;
+use crate::config::model::{
+    BasicEncoding, BasicUser, Carrier, CertificateHeader, DpopConfig, HttpUrl, IssuerConfig, JwtConfig,
+    JwtUse, ResponseShape, Standby, TokenEndpoint,
+};
+use crate::config::raw::values::{RawReference, Word, check};
+use crate::config::raw::{RawBasic, RawDpop, RawIssuer, RawJwt, RawResponse, RawStandby, TokenMethod};
+use crate::config::reference::Source;
+use crate::config::report::{Report, Severity, did_you_mean};
+use crate::config::resolve::unwritten;
+use crate::config::resolve::value::{
+    self, ValueKind, claims, headers, params, reference, refuse_tables, scopes,
+};
+use crate::config::types::{self, url};
+use crate::jose::Alg;
 
 /// RFC 7523 section 2.1.
 const JWT_BEARER_GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -31,19 +43,19 @@ pub(super) fn resolve(
 
     let send_client_id = raw.send_client_id.0;
     let encoding = raw.basic_encoding.read(place, "basic_encoding", report);
-    let usage = jwt::usage(place, raw.jwt.as_ref(), report);
+    let usage = jwt_usage(place, raw.jwt.as_ref(), report);
     let beside = Beside { encoding, usage };
     let client_auth = client_auth(place, raw.client_auth, raw.client_secret, &beside, report);
     let proof = client_auth.as_ref().map(ClientAuth::proof);
     let issuer_named = raw.jwt.as_ref().is_some_and(|jwt| jwt.issuer.is_some());
-    let written = jwt::Written {
+    let written = WrittenSigning {
         jwt: raw.jwt,
         private_key: raw.private_key,
         certificate: raw.certificate,
         assertion: raw.assertion,
         assertion_type: raw.assertion_type,
     };
-    let signing = jwt::signing(place, written, usage, client_auth.as_ref(), report);
+    let signing = signing(place, written, usage, client_auth.as_ref(), report);
     let grant_type = grant_type(raw.grant_type, usage);
     let client_id = raw.client_id.and_then(|raw| client_id(&place.key("client_id"), raw, report));
     if send_client_id || client_auth.as_ref().is_none_or(|auth| auth.method.needs_client_id(issuer_named)) {
@@ -67,12 +79,12 @@ pub(super) fn resolve(
     let headers = headers(&place.key("headers"), raw.headers, report);
     let signed = signing.jwt.as_ref().map(|jwt| jwt.usage);
     refuse_second_authorization(place, client_auth.as_ref(), signed, &headers, report);
-    let dpop = jwt::dpop(&place.key("dpop"), raw.dpop, report);
+    let dpop = dpop(&place.key("dpop"), raw.dpop, report);
     let params = params(&place.key("params"), raw.params, report);
     if carrier != Carrier::Json {
         refuse_tables(&place.key("params"), &params, report);
     }
-    let mut tls = peer::tls(&place.key("tls"), raw.tls, report);
+    let mut tls = value::tls(&place.key("tls"), raw.tls, report);
     if proof == Some(Proof::Certificate) && tls.certificate.is_none() {
         tls.certificate.clone_from(&signing.certificate);
         tls.private_key = signing.private_key.clone().or_else(|| signing.certificate.clone());
@@ -89,15 +101,15 @@ pub(super) fn resolve(
     if default_lifetime.is_zero() {
         report.error(&place.key("default_lifetime"), "must be longer than \"0s\"", "");
     }
-    let egress = peer::egress(&place.key("proxy"), raw.proxy, report);
+    let egress = value::egress(&place.key("proxy"), raw.proxy, report);
     if let Some(TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &endpoint
         && !url.https
     {
-        peer::refuse_plain_tunnel(place, &url.host, &egress, report);
+        value::refuse_plain_tunnel(place, &url.host, &egress, report);
     }
     let issuer = IssuerConfig {
         name: name.into(),
-        digest: credential::issuer_digest(place, report),
+        digest: issuer_digest(place, report),
         preset: raw.preset.map(Into::into),
         required: raw.required.0,
         grant_type,
@@ -131,8 +143,7 @@ pub(super) fn resolve(
         client_auth: client_auth?,
         endpoint: endpoint?,
     };
-    let mistakes =
-        report.problems.iter().skip(found).any(|problem| problem.severity == super::Severity::Error);
+    let mistakes = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
     (!mistakes).then_some(issuer)
 }
 
@@ -279,4 +290,519 @@ fn response(
     }
     let token_types = token_types.iter().map(|name| name.to_ascii_lowercase()).collect();
     ResponseShape { token, token_type, expires_in, expires_at, error, format, token_types, statuses }
+}
+
+/// What is written beside `client_auth`, and changes what it is where it is not written itself.
+struct Beside {
+    encoding: BasicEncoding,
+    usage: JwtUse,
+}
+
+/// The method, or the error reported.
+fn client_auth(
+    place: &Place<'_>,
+    written: Option<String>,
+    secret: Option<RawReference>,
+    beside: &Beside,
+    report: &mut Report,
+) -> Option<ClientAuth> {
+    let (at, secret_at) = (place.key("client_auth"), place.key("client_secret"));
+    // The grant's own assertion proves who asks: a secret beside it is the exception.
+    let proved_by_jwt = beside.usage != JwtUse::ClientAssertion && secret.is_none();
+    let default: &dyn Method = if proved_by_jwt { &NoProof } else { &ClientSecretBasic };
+    let found = written.as_deref().map_or(Some(default), client_auth::method);
+    let signs_by_secret = found.is_some_and(|method| method.proof() == Proof::SignedBySecret);
+    let secret = secret.map(|raw| reference(&secret_at, raw, secret_kind(signs_by_secret), report));
+    let Some(method) = found else {
+        let written = written.unwrap_or_default();
+        let names = client_auth::names().collect::<Vec<_>>().join("\", \"");
+        let hint = match METHODS.iter().find(|method| method.is_advertised_as(&written)) {
+            Some(same) => format!("write \"{}\", which serves both", same.name()),
+            None => did_you_mean(&written, client_auth::names(), ""),
+        };
+        report.error(&at, format!("{} is not one of \"{names}\"", at.describe()), hint);
+        return None;
+    };
+    if !method.proof().has_secret() {
+        if secret_at.is_written() {
+            let message = format!("is not sent with client_auth = \"{}\"", method.name());
+            report.error(&secret_at, message, "leave out one of them");
+        }
+        return Some(ClientAuth::new(method));
+    }
+    if secret.is_none() {
+        report.missing(&secret_at, "is missing", secret_hint(place));
+    }
+    Some(ClientAuth { encoding: beside.encoding, ..ClientAuth::with_secret(method, secret??) })
+}
+
+fn secret_kind(signs: bool) -> ValueKind {
+    if signs { ValueKind::Secret } else { ValueKind::MaybeEmpty }
+}
+
+fn secret_hint(place: &Place<'_>) -> &'static str {
+    if place.key("private_key").is_written() && !place.key("client_auth").is_written() {
+        "to sign with private_key, set client_auth = \"private_key_jwt\""
+    } else if place.key("assertion").is_written() && !place.key("client_auth").is_written() {
+        "to send `assertion` as the client's, set client_auth = \"assertion_file\"; as the grant's, client_auth = \"none\""
+    } else {
+        "client_secret = { file = \"…\" } or { env = \"…\" }; for a public client, client_auth = \"none\""
+    }
+}
+
+/// `basic`.
+fn basic(
+    at: &Place<'_>,
+    raw: Option<RawBasic>,
+    encoding: BasicEncoding,
+    report: &mut Report,
+) -> Option<BasicUser> {
+    let RawBasic { user, password } = raw?;
+    let mut read = |key: &str, raw: Option<RawReference>, kind, example: &str| match raw {
+        Some(raw) => reference(&at.key(key), raw, kind, report),
+        None => {
+            report.missing(&at.key(key), "is missing", example);
+            None
+        }
+    };
+    let user = read("user", user, ValueKind::Public, "user = \"…\"");
+    let password = read("password", password, ValueKind::Secret, "password = { file = \"…\" }");
+    Some(BasicUser { user: user?, password: password?, encoding })
+}
+
+/// `standby`, for what `client_auth` sends.
+fn standby(
+    at: &Place<'_>,
+    raw: Option<RawStandby>,
+    auth: Option<&ClientAuth>,
+    usage: JwtUse,
+    report: &mut Report,
+) -> Option<Standby> {
+    let RawStandby { client_id, client_secret, private_key, certificate, key_id } = raw?;
+    let mut read = |key: &str, raw: Option<RawReference>, kind, used: bool| {
+        let raw = raw?;
+        let place = at.key(key);
+        if let Some(auth) = auth.filter(|_| !used) {
+            let message = format!("is not used with client_auth = \"{}\"", auth.as_str());
+            report.error(&place, message, "leave it out");
+        }
+        reference(&place, raw, kind, report)
+    };
+    let secret = auth.is_none_or(|auth| auth.proof().has_secret());
+    let by_key = |auth: &ClientAuth| auth.proof() == Proof::SignedByKey;
+    let key = usage != JwtUse::ClientAssertion || auth.is_none_or(by_key);
+    let signs = secret || key;
+    let secret_kind = secret_kind(auth.is_some_and(|auth| auth.proof() == Proof::SignedBySecret));
+    let standby = Standby {
+        client_id: read("client_id", client_id, ValueKind::Public, signs),
+        client_secret: read("client_secret", client_secret, secret_kind, secret),
+        private_key: read("private_key", private_key, ValueKind::Key, key),
+        certificate: read("certificate", certificate, ValueKind::Certificate, key),
+        key_id: read("key_id", key_id, ValueKind::Public, key),
+    };
+    if standby.client_id.is_none() && standby.client_secret.is_none() && standby.private_key.is_none() {
+        report.error(
+            at,
+            "names no other credential",
+            "give client_secret, client_id or private_key, whichever differs",
+        );
+        return None;
+    }
+    Some(standby)
+}
+
+/// Where HTTP's `Authorization` is taken already.
+fn refuse_second_authorization(
+    place: &Place<'_>,
+    auth: Option<&ClientAuth>,
+    usage: Option<JwtUse>,
+    headers: &[(http::HeaderName, Source)],
+    report: &mut Report,
+) {
+    let sets_header = headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION);
+    let basic = place.key("basic").is_written();
+    let mut takers = Vec::new();
+    takers.extend(auth.filter(|auth| auth.proof() == Proof::Basic).map(ClientAuth::as_str));
+    if usage == Some(JwtUse::Bearer) {
+        takers.push("jwt.use = \"bearer\"");
+    }
+    if basic {
+        takers.push("`basic`");
+    }
+    let (at, what) = match takers.as_slice() {
+        [taker, ..] if sets_header => {
+            (place.key("headers"), format!("sets `authorization`, which {taker} sends too"))
+        }
+        [first, second, ..] => {
+            let at = place.key(if basic { "basic" } else { "jwt" });
+            (at, format!("{first} and {second} would both send `authorization`"))
+        }
+        _ => return,
+    };
+    report.error(&at, what, "use one way to authenticate: RFC 6749 section 2.3 allows no second");
+}
+
+/// Less, and it may have expired by the issuer's clock when it comes there.
+const LEAST_LIFETIME: Duration = Duration::from_secs(10);
+
+/// What a JWT of this issuer would be for.
+fn jwt_usage(place: &Place<'_>, raw: Option<&RawJwt>, report: &mut Report) -> JwtUse {
+    raw.map(|raw| raw.usage.read(&place.key("jwt"), "use", report)).unwrap_or_default()
+}
+
+/// The keys about signing, as they are written.
+struct WrittenSigning {
+    jwt: Option<RawJwt>,
+    private_key: Option<RawReference>,
+    certificate: Option<RawReference>,
+    assertion: Option<RawReference>,
+    assertion_type: Option<String>,
+}
+
+/// What comes of them.
+struct Signing {
+    jwt: Option<JwtConfig>,
+    private_key: Option<Source>,
+    certificate: Option<Source>,
+    assertion: Option<Source>,
+    assertion_type: String,
+}
+
+fn signing(
+    place: &Place<'_>,
+    written: WrittenSigning,
+    usage: JwtUse,
+    auth: Option<&ClientAuth>,
+    report: &mut Report,
+) -> Signing {
+    let WrittenSigning { jwt, private_key, certificate, assertion, assertion_type } = written;
+    let mut read = |key: &str, raw: Option<RawReference>, kind| {
+        raw.and_then(|raw| reference(&place.key(key), raw, kind, report))
+    };
+    let key_given = private_key.is_some();
+    let (certificate_given, assertion_given) = (certificate.is_some(), assertion.is_some());
+    let private_key = read("private_key", private_key, ValueKind::Key);
+    let certificate = read("certificate", certificate, ValueKind::Certificate);
+    let assertion = read("assertion", assertion, ValueKind::Secret);
+
+    let proof = auth.map(ClientAuth::proof);
+    let by_key = proof == Some(Proof::SignedByKey) || usage != JwtUse::ClientAssertion;
+    let by_secret = proof == Some(Proof::SignedBySecret);
+    let by_tls = proof == Some(Proof::Certificate);
+    let by_file = proof == Some(Proof::ReadyMade);
+    let needs = SigningNeeds { place, by_key, by_secret, by_tls };
+    needs.check_key(key_given, certificate_given, auth, report);
+    let named = jwt.as_ref().and_then(|jwt| jwt.certificate_headers.as_deref());
+    needs.check_certificate(certificate_given, named, report);
+    needs.check_assertion(assertion_given, by_file, usage, report);
+    let typed = by_key || by_secret || by_file;
+    if assertion_type.as_deref().is_some_and(|written| written != RawIssuer::ASSERTION_TYPE)
+        && auth.is_some()
+        && (!typed || usage != JwtUse::ClientAssertion)
+    {
+        report.error(
+            &place.key("assertion_type"),
+            "is the type of a client assertion, and none is sent",
+            "leave it out, or set client_auth to \"assertion_file\", \"private_key_jwt\" or \"client_secret_jwt\"",
+        );
+    }
+    let jwt_at = place.key("jwt");
+    let used = by_key || by_secret;
+    if jwt.is_some() && !used && auth.is_some() {
+        report.error(
+            &jwt_at,
+            "says how a JWT is made, and none is",
+            "set client_auth = \"private_key_jwt\" or \"client_secret_jwt\", or jwt.use = \"assertion\" or \"bearer\"",
+        );
+    }
+    let has_certificate = certificate_given;
+    let jwt = (used || jwt.is_some())
+        .then(|| jwt_config(&jwt_at, jwt.unwrap_or_default(), usage, (by_secret, has_certificate), report));
+    Signing {
+        jwt: jwt.filter(|_| used),
+        private_key,
+        certificate,
+        assertion,
+        assertion_type: assertion_type.unwrap_or_else(|| RawIssuer::ASSERTION_TYPE.to_owned()),
+    }
+}
+
+struct SigningNeeds<'a, 't> {
+    place: &'a Place<'t>,
+    by_key: bool,
+    by_secret: bool,
+    by_tls: bool,
+}
+
+impl SigningNeeds<'_, '_> {
+    fn check_key(&self, key: bool, certificate: bool, auth: Option<&ClientAuth>, report: &mut Report) {
+        let Some(auth) = auth else { return };
+        let (key_at, certificate_at) = (self.place.key("private_key"), self.place.key("certificate"));
+        if self.by_key && !key {
+            report.missing(&key_at, "is missing", "private_key = { file = \"key.pem\" }");
+        }
+        if self.by_secret && key {
+            report.error(
+                &key_at,
+                "is not used with client_secret_jwt",
+                "leave it out, or set client_auth = \"private_key_jwt\"",
+            );
+        }
+        let unused = !self.by_key && !self.by_secret && !self.by_tls;
+        for (at, given) in [(&key_at, key), (&certificate_at, certificate)] {
+            if given && unused {
+                report.error(
+                    at,
+                    format!("is not used with client_auth = \"{}\"", auth.as_str()),
+                    "set client_auth = \"private_key_jwt\" or \"tls_client_auth\", or leave it out",
+                );
+            }
+        }
+        if self.by_tls {
+            self.check_tls(key, certificate, report);
+        }
+    }
+
+    /// What a JWT's header says of the certificate (`jwt.certificate_headers`, where it is written).
+    fn check_certificate(&self, given: bool, named: Option<&[String]>, report: &mut Report) {
+        let at = self.place.key("certificate");
+        if self.by_secret {
+            if given {
+                report.error(
+                    &at,
+                    "is not used with client_secret_jwt",
+                    "leave it out, or set client_auth = \"private_key_jwt\"",
+                );
+            }
+            if named.is_some_and(|named| !named.is_empty()) {
+                report.error(
+                    &self.place.key("jwt").key("certificate_headers"),
+                    "is about the certificate of a private key, and client_secret_jwt has none",
+                    "leave it out, or set client_auth = \"private_key_jwt\"",
+                );
+            }
+        } else if self.by_key && !self.by_tls && given && named.is_some_and(<[String]>::is_empty) {
+            report.error(
+                &at,
+                "is not used: jwt.certificate_headers names no header for it",
+                "leave it out, or name \"x5t#S256\", \"x5t\" or \"x5c\" there",
+            );
+        }
+    }
+
+    /// `certificate` and `private_key` here, or both in `tls`.
+    fn check_tls(&self, key: bool, certificate: bool, report: &mut Report) {
+        let tls = self.place.key("tls").key("certificate");
+        match (certificate || key, tls.is_written()) {
+            (true, true) => {
+                report.error(&tls, "stands beside the issuer's `certificate`", "keep one of them")
+            }
+            (false, false) => {
+                report.missing(
+                    &self.place.key("certificate"),
+                    "is missing, and tls_client_auth shows it to the issuer",
+                    "certificate = { file = \"cert.pem\" } and private_key = { file = \"key.pem\" }; one file may hold both",
+                );
+            }
+            (true, false) if !certificate => {
+                // PKCS#12, or a PEM file with both, may stand in one place.
+                report.missing(
+                    &self.place.key("certificate"),
+                    "is missing beside `private_key`",
+                    "certificate = { file = \"cert.pem\" }; the same file where it holds both",
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn check_assertion(&self, given: bool, by_file: bool, usage: JwtUse, report: &mut Report) {
+        let at = self.place.key("assertion");
+        if by_file && !given {
+            report.missing(&at, "is missing", "assertion = { file = \"/var/run/secrets/tokens/idp\" }");
+        }
+        if given && usage == JwtUse::Assertion {
+            report.error(
+                &at,
+                "stands beside jwt.use = \"assertion\"",
+                "keep one: a ready-made assertion, or one that is signed here",
+            );
+        }
+    }
+}
+
+impl JwtConfig {
+    /// A JWT of which only the use is given.
+    pub fn with_defaults(usage: JwtUse) -> Self {
+        unwritten(|place, report| jwt_config(place, RawJwt::default(), usage, (false, false), report))
+    }
+}
+
+fn jwt_config(
+    at: &Place<'_>,
+    raw: RawJwt,
+    usage: JwtUse,
+    (by_secret, has_certificate): (bool, bool),
+    report: &mut Report,
+) -> JwtConfig {
+    let alg = alg(at, raw.alg, by_secret, report);
+    let certificate_headers = match raw.certificate_headers {
+        Some(written) => certificate_headers(&at.key("certificate_headers"), &written, report),
+        None if has_certificate => vec![CertificateHeader::X5tS256],
+        None => Vec::new(),
+    };
+    let mut read = |key: &str, raw: Option<RawReference>| {
+        raw.and_then(|raw| reference(&at.key(key), raw, ValueKind::Public, report))
+    };
+    let (key_id, issuer) = (read("key_id", raw.key_id), read("issuer", raw.issuer));
+    let (subject, audience) = (read("subject", raw.subject), read("audience", raw.audience));
+    let lifetime = raw.lifetime.read(at, "lifetime", report);
+    // It counts from some seconds ago, for clocks that differ.
+    if lifetime < LEAST_LIFETIME {
+        report.error(&at.key("lifetime"), "must be at least \"10s\"", "\"60s\" is the default");
+    }
+    JwtConfig {
+        usage,
+        alg,
+        key_id,
+        typ: raw.typ.unwrap_or_else(|| RawJwt::TYPE.to_owned()),
+        issuer,
+        subject,
+        audience,
+        lifetime,
+        scope: raw.scope.read(at, "scope", report),
+        certificate_headers,
+        claims: claims(&at.key("claims"), raw.claims, report),
+    }
+}
+
+fn alg(at: &Place<'_>, written: Option<String>, symmetric: bool, report: &mut Report) -> Option<Alg> {
+    let written = written?;
+    let place = at.key("alg");
+    let Ok(alg) = written.parse::<Alg>() else {
+        let names: Vec<&str> = Alg::names().collect();
+        let message = format!("{} is not one of \"{}\"", place.describe(), names.join("\", \""));
+        report.error(&place, message, did_you_mean(&written, names, ""));
+        return None;
+    };
+    if alg.is_symmetric() != symmetric {
+        let (what, hint) = if symmetric {
+            ("signs with a private key, and client_secret_jwt has a secret", "HS256, HS384 or HS512")
+        } else {
+            (
+                "signs with a shared secret, and this is about a private key",
+                "RS256, PS256, ES256, EdDSA and so on, by the key's type",
+            )
+        };
+        report.error(&place, format!("\"{alg}\" {what}"), hint);
+        return None;
+    }
+    Some(alg)
+}
+
+fn certificate_headers(at: &Place<'_>, written: &[String], report: &mut Report) -> Vec<CertificateHeader> {
+    let known = [
+        ("x5t", CertificateHeader::X5t),
+        ("x5t#S256", CertificateHeader::X5tS256),
+        ("x5c", CertificateHeader::X5c),
+    ];
+    let mut headers = Vec::new();
+    for (index, name) in written.iter().enumerate() {
+        match known.iter().find(|(word, _)| word == name) {
+            Some((_, header)) if !headers.contains(header) => headers.push(*header),
+            Some(_) => {}
+            None => {
+                let place = at.index(index);
+                let message = format!("{} is not one of \"x5t\", \"x5t#S256\", \"x5c\"", place.describe());
+                report.error(&place, message, did_you_mean(name, known.iter().map(|(word, _)| *word), ""));
+            }
+        }
+    }
+    headers
+}
+
+/// `dpop`.
+fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) -> Option<DpopConfig> {
+    let RawDpop { private_key, alg: written } = raw?;
+    let alg = alg(at, written, false, report);
+    let Some(raw) = private_key else {
+        report.missing(&at.key("private_key"), "is missing", "private_key = { file = \"dpop.pem\" }");
+        return None;
+    };
+    let private_key = reference(&at.key("private_key"), raw, ValueKind::Key, report)?;
+    Some(DpopConfig { private_key, alg })
+}
+
+/// SHA-256 over the table in one canonical form: keys in order, every part with its type and length, paths of files
+/// absolute. Comments, order and spelling do not matter; every value does.
+fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
+    let mut hasher = digest::Context::new(&digest::SHA256);
+    if let Some(value) = place.value() {
+        value_into(&mut hasher, value, &place.document.file.folder, true);
+    }
+    let vars = report.elsewhere.get(&place.key("vars").path.to_string());
+    vars.into_iter().flatten().for_each(|value| part(&mut hasher, b'v', value.as_bytes()));
+    // Where a learned value stands is written elsewhere too.
+    let mut learned = BTreeSet::new();
+    place.value().into_iter().for_each(|value| webhooks_in(value, &mut learned));
+    for store in learned.into_iter().filter_map(|name| report.webhooks.get(name)?.as_ref()) {
+        part(&mut hasher, b'w', store.as_os_str().as_encoded_bytes());
+    }
+    let mut bytes = [0; 32];
+    bytes.iter_mut().zip(hasher.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    bytes
+}
+
+fn webhooks_in<'v>(value: &'v DeValue<'_>, found: &mut BTreeSet<&'v str>) {
+    match value {
+        DeValue::Table(table) => {
+            found.extend(table.get("webhook").and_then(|name| name.get_ref().as_str()));
+            table.values().for_each(|value| webhooks_in(value.get_ref(), found));
+        }
+        DeValue::Array(items) => items.iter().for_each(|item| webhooks_in(item.get_ref(), found)),
+        _ => {}
+    }
+}
+
+/// `may_refer`: a table here may be a reference, whose `file` is a path.
+fn value_into(hasher: &mut digest::Context, value: &DeValue<'_>, folder: &Path, may_refer: bool) {
+    match value {
+        DeValue::String(text) => part(hasher, b's', text.as_bytes()),
+        DeValue::Integer(number) => part(hasher, b'i', number.to_string().as_bytes()),
+        DeValue::Float(number) => part(hasher, b'f', number.as_str().as_bytes()),
+        DeValue::Boolean(flag) => part(hasher, b'b', &[u8::from(*flag)]),
+        DeValue::Datetime(date) => part(hasher, b'd', date.to_string().as_bytes()),
+        DeValue::Array(items) => {
+            part(hasher, b'a', &(items.len() as u64).to_be_bytes());
+            for item in items {
+                value_into(hasher, item.get_ref(), folder, true);
+            }
+        }
+        DeValue::Table(table) => {
+            part(hasher, b't', &(table.len() as u64).to_be_bytes());
+            table_into(hasher, table, folder, may_refer);
+        }
+    }
+}
+
+fn table_into(hasher: &mut digest::Context, table: &DeTable<'_>, folder: &Path, may_refer: bool) {
+    let is_reference = may_refer
+        && table.keys().all(|key| matches!(key.get_ref().as_ref(), "file" | "pointer" | "password"));
+    for (key, value) in table.iter() {
+        let key = key.get_ref().as_ref();
+        part(hasher, b'k', key.as_bytes());
+        match value.get_ref() {
+            DeValue::String(path) if is_reference && key == "file" => {
+                part(hasher, b'p', folder.join(path.as_ref()).as_os_str().as_encoded_bytes());
+            }
+            // A parameter or header may be called `file` without being one.
+            value => value_into(hasher, value, folder, !matches!(key, "params" | "headers")),
+        }
+    }
+}
+
+fn part(hasher: &mut digest::Context, tag: u8, bytes: &[u8]) {
+    hasher.update(&[tag]);
+    hasher.update(&(bytes.len() as u64).to_be_bytes());
+    hasher.update(bytes);
 }

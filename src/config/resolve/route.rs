@@ -1,22 +1,24 @@
-//! `[[route]]`: everything but what it matches.
+//! `[[route]]`: which requests it serves, where they go, and with whose token. Two routes of equal rank that can both match
+//! one request are an error.
 
+use std::collections::BTreeMap;
+use std::collections::hash_map::{Entry, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::super::document::Place;
-use super::super::model::{
-    Address, ConnectionConfig, Credential, Egress, HeaderEdits, Inject, RouteConfig, UpstreamTarget,
-    UpstreamUrl,
+use crate::config::document::Place;
+use crate::config::model::{
+    Address, Carrier, ConnectionConfig, Credential, CredentialKey, Egress, HeaderEdits, HostPattern, Inject,
+    IssuerConfig, Params, PathPattern, RouteConfig, UpstreamTarget, UpstreamUrl,
 };
-use super::super::raw::keys::{Plaintext, Word, check};
-use super::super::raw::route::{RawHeaderEdits, RawInject, RawRoute};
-use super::super::raw::values::RawParams;
-use super::super::report::{Report, did_you_mean};
-use super::super::types::{self, url};
-use super::matching::Matching;
-use super::value::{headers, settable_header};
-use super::{Known, credential, peer};
+use crate::config::raw::values::{Plaintext, RawParams, Word, check};
+use crate::config::raw::{RawHeaderEdits, RawInject, RawRoute};
+use crate::config::report::{Report, did_you_mean};
+use crate::config::resolve::value::{self, headers, params, refuse_tables, scopes, settable_header};
+use crate::config::resolve::{Known, listener};
+use crate::config::types::{self, Wrong, quoted, url, wrong};
 
 /// Checks the whole route; `None` where it has errors, or `matching` has.
 pub(super) fn resolve(
@@ -37,11 +39,11 @@ pub(super) fn resolve(
     if let (Some(Inject::Header { name, .. }), Some(Credential::Issuer { .. })) = (&inject, &credential) {
         refuse_second_credential(&place.key("request_headers").key("set"), &request_headers, name, report);
     }
-    let egress = peer::egress(&place.key("proxy"), raw.proxy, report);
+    let egress = value::egress(&place.key("proxy"), raw.proxy, report);
     check_unix(place, upstream.as_ref(), &egress, report);
     if let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.as_ref().map(|known| &known.target)
     {
-        peer::refuse_plain_tunnel(place, host, &egress, report);
+        value::refuse_plain_tunnel(place, host, &egress, report);
     }
     let route = RouteConfig {
         name: name.into(),
@@ -49,7 +51,7 @@ pub(super) fn resolve(
             protocol: raw.protocol.read(place, "protocol", report),
             header_case: raw.header_case.read(place, "header_case", report),
             connect_timeout: raw.connect_timeout.timeout(place, "connect_timeout", report),
-            tls: peer::tls(&place.key("tls"), raw.tls, report),
+            tls: value::tls(&place.key("tls"), raw.tls, report),
             egress,
         },
         caller_authorization: raw.caller_authorization.read(place, "caller_authorization", report),
@@ -188,7 +190,7 @@ fn credential(
                     "issuer = \"NAME\", or anonymous = true to forward without a token",
                 );
             }
-            credential::key(place, None, scopes, params, subject, report);
+            credential_key(place, None, scopes, params, subject, report);
             None
         }
         (Some(name), false) => {
@@ -205,8 +207,8 @@ fn credential(
                 report.error(&issuer_at, format!("there is no issuer {}", issuer_at.describe()), hint);
             }
             let issuer = issuer.and_then(Option::as_ref);
-            let key = credential::key(place, issuer, scopes, params, subject, report)?;
-            Some(Credential::Issuer { issuer: std::sync::Arc::clone(issuer?), key })
+            let key = credential_key(place, issuer, scopes, params, subject, report)?;
+            Some(Credential::Issuer { issuer: Arc::clone(issuer?), key })
         }
     }
 }
@@ -306,12 +308,368 @@ fn refresh_on(at: &Place<'_>, written: Option<Vec<u16>>, report: &mut Report) ->
         let status =
             StatusCode::from_u16(number).ok().filter(|status| (300..=599).contains(&status.as_u16()));
         let result = status.ok_or_else(|| {
-            types::wrong(
-                format!("{number} does not say that a request failed"),
-                "use a status from 300 to 599",
-            )
+            wrong(format!("{number} does not say that a request failed"), "use a status from 300 to 599")
         });
         statuses.extend(check(&at.index(index), result, report));
     }
     statuses
+}
+
+/// What a request must be like for a route to serve it.
+#[derive(Clone)]
+pub(super) struct Matching {
+    pub listener: Option<usize>,
+    pub host: Option<HostPattern>,
+    pub path: PathPattern,
+    pub methods: Option<Vec<Method>>,
+    /// In the order of the names.
+    pub headers: Vec<(HeaderName, String)>,
+}
+
+/// Takes its keys out of `raw`. `None`: an error was reported.
+pub(super) fn matching(
+    place: &Place<'_>,
+    raw: &mut RawRoute,
+    known: &Known,
+    report: &mut Report,
+) -> Option<Matching> {
+    // What had a wrong type was reported and is gone from `raw`; without it the route would match other requests.
+    let written = [
+        ("listener", raw.listener.is_some()),
+        ("host", raw.host.is_some()),
+        ("path", raw.path.is_some()),
+        ("path_prefix", raw.path_prefix.is_some()),
+        ("methods", raw.methods.is_some()),
+        ("match_headers", raw.match_headers.is_some()),
+    ];
+    let lost = written.iter().any(|(key, read)| !read && place.key(key).is_written());
+    let listener = raw.listener.take().map(|name| listener_index(place, &name, known, report));
+    let host = raw.host.take().map(|text| check(&place.key("host"), url::host(&text), report));
+    let encoded_slash = raw.allow_encoded_slash.0;
+    let path = path(place, raw.path.take(), raw.path_prefix.take(), encoded_slash, report);
+    let methods = raw.methods.take().map(|names| methods(&place.key("methods"), &names, report));
+    let headers =
+        match_headers(&place.key("match_headers"), raw.match_headers.take().unwrap_or_default(), report);
+    if lost {
+        return None;
+    }
+    if let (Some(Some(host)), Some(listener)) = (&host, transposed(listener)) {
+        check_pages(&place.key("host"), host, listener, known, report);
+    }
+    Some(Matching {
+        listener: transposed(listener)?,
+        host: transposed(host)?,
+        path: path?,
+        methods: transposed(methods)?,
+        headers: headers?,
+    })
+}
+
+/// Absent is fine, wrong is not.
+fn transposed<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+    value.map_or(Some(None), |value| value.map(Some))
+}
+
+fn listener_index(place: &Place<'_>, name: &str, known: &Known, report: &mut Report) -> Option<usize> {
+    let names = &known.listeners.names;
+    let index = names.iter().position(|other| other == name);
+    if index.is_none() {
+        let at = place.key("listener");
+        let otherwise = format!("listeners: {}", names.join(", "));
+        let hint = did_you_mean(name, names.iter().map(String::as_str), &otherwise);
+        report.error(&at, format!("there is no listener {}", at.describe()), hint);
+    }
+    index
+}
+
+/// See [`listener::pages_could_ride`].
+fn check_pages(
+    at: &Place<'_>,
+    host: &HostPattern,
+    listener: Option<usize>,
+    known: &Known,
+    report: &mut Report,
+) {
+    let (HostPattern::Exact(host) | HostPattern::Wildcard(host)) = host;
+    let listeners = known.listeners.configs.iter().enumerate();
+    let mut serving = listeners
+        .filter(|(index, _)| listener.is_none_or(|only| only == *index))
+        .filter_map(|(_, config)| config.as_ref());
+    if serving.any(|config| listener::pages_could_ride(config, host)) {
+        listener::warn_of_pages(at, report);
+    }
+}
+
+fn path(
+    place: &Place<'_>,
+    exact: Option<String>,
+    prefix: Option<String>,
+    encoded_slash: bool,
+    report: &mut Report,
+) -> Option<PathPattern> {
+    let (at, pattern) = match (exact, prefix) {
+        (Some(_), Some(_)) => {
+            report.error(&place.key("path"), "stands beside `path_prefix`", "keep one of them");
+            return None;
+        }
+        (Some(text), None) => (place.key("path"), url::exact_path(&text)),
+        (None, Some(text)) => (place.key("path_prefix"), url::path_prefix(&text)),
+        (None, None) => return Some(PathPattern::Prefix(String::new())),
+    };
+    let pattern = check(&at, pattern, report)?;
+    warn_of_wildcard(&at, &pattern, report);
+    if url::has_encoded_slash(&pattern) && !encoded_slash {
+        report.error(
+            &at,
+            "has an escaped slash, which no request may have here",
+            "set allow_encoded_slash = true",
+        );
+        return None;
+    }
+    Some(pattern)
+}
+
+/// Other proxies have `/billing/*`, or `{id}` in a path; here each character is itself.
+fn warn_of_wildcard(at: &Place<'_>, pattern: &PathPattern, report: &mut Report) {
+    let (PathPattern::Exact(text) | PathPattern::Prefix(text)) = pattern;
+    let Some(end) = text.find(['*', '{']) else { return };
+    let before = text.get(..end).unwrap_or_default();
+    let whole = before.rsplit_once('/').map_or("", |(whole, _)| whole);
+    let prefix = if whole.is_empty() { "/" } else { whole };
+    report.warning(
+        at,
+        "has a wildcard, which matches only itself: a path has no wildcards",
+        format!("write path_prefix = \"{prefix}\", which serves every path below it"),
+    );
+}
+
+fn methods(at: &Place<'_>, names: &[String], report: &mut Report) -> Option<Vec<Method>> {
+    if names.is_empty() {
+        report.error(at, "names no method", "leave it out to serve every method");
+        return None;
+    }
+    let mut methods = Vec::new();
+    let mut all_right = true;
+    for (index, name) in names.iter().enumerate() {
+        match check(&at.index(index), method_named(name), report) {
+            Some(method) if !methods.contains(&method) => methods.push(method),
+            Some(_) => {}
+            None => all_right = false,
+        }
+    }
+    all_right.then_some(methods)
+}
+
+fn method_named(name: &str) -> Result<Method, Wrong> {
+    let method = Method::from_bytes(name.as_bytes())
+        .map_err(|_| wrong(format!("{} is no method", quoted(name)), "such as \"GET\""))?;
+    let upper = name.to_ascii_uppercase();
+    let standard = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].contains(&upper.as_str());
+    match upper.as_str() {
+        "CONNECT" | "TRACE" => Err(wrong(format!("{upper} is never forwarded"), "leave it out")),
+        _ if standard && upper != name => Err(wrong(
+            format!("{} is no method: methods are in upper case", quoted(name)),
+            format!("write \"{upper}\""),
+        )),
+        _ => Ok(method),
+    }
+}
+
+fn match_headers(
+    at: &Place<'_>,
+    written: BTreeMap<String, String>,
+    report: &mut Report,
+) -> Option<Vec<(HeaderName, String)>> {
+    let mut headers: Vec<(HeaderName, String)> = Vec::new();
+    let mut all_right = true;
+    for (name, value) in written {
+        let place = at.key(&name);
+        let value_fits = check(&place, types::header_value(value.as_bytes()), report).is_some();
+        let Some(name) = check(&place, types::header_name(&name), report).filter(|_| value_fits) else {
+            all_right = false;
+            continue;
+        };
+        if name == http::header::HOST {
+            report.error(&place, "is matched by `host`", "write host = \"…\"");
+            all_right = false;
+        } else if headers.iter().any(|(other, _)| *other == name) {
+            report.error(&place, "is given twice, in two spellings", "keep one");
+            all_right = false;
+        } else {
+            headers.push((name, value));
+        }
+    }
+    headers.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    all_right.then_some(headers)
+}
+
+pub(super) struct Candidate<'t> {
+    pub place: Place<'t>,
+    pub name: String,
+    pub matching: Matching,
+}
+
+/// More than this tells nothing new.
+const MOST_REPORTED: usize = 20;
+
+/// What must be equal for two routes to rank equally and to meet: two different listeners never share a request.
+type Rank<'a> = (Option<&'a HostPattern>, &'a PathPattern, Option<usize>, bool, usize);
+
+/// Reports every route that ties with an earlier one (in the order of the files), up to a bound.
+/// Near linear in the number of routes: candidates are looked up by what they match, not compared pair by pair.
+pub(super) fn refuse_ties(routes: &[Candidate<'_>], report: &mut Report) {
+    let mut groups: HashMap<Rank<'_>, Vec<usize>> = HashMap::new();
+    for (index, Candidate { matching, .. }) in routes.iter().enumerate() {
+        let rank = (
+            matching.host.as_ref(),
+            &matching.path,
+            matching.listener,
+            matching.methods.is_some(),
+            matching.headers.len(),
+        );
+        groups.entry(rank).or_default().push(index);
+    }
+    let mut ties = Vec::new();
+    for group in groups.values().filter(|group| group.len() > 1) {
+        ties_of_group(routes, group, &mut ties);
+    }
+    ties.sort_unstable();
+    ties.dedup_by_key(|(later, _)| *later);
+    for (later, earlier) in ties.into_iter().take(MOST_REPORTED) {
+        if let (Some(later), Some(earlier)) = (routes.get(later), routes.get(earlier)) {
+            report_tie(later, earlier, report);
+        }
+    }
+}
+
+fn report_tie(later: &Candidate<'_>, earlier: &Candidate<'_>, report: &mut Report) {
+    let name = |route: &Candidate<'_>| {
+        if route.name.is_empty() { route.place.path.to_string() } else { format!("`{}`", route.name) }
+    };
+    report.error(
+        &later.place,
+        format!(
+            "route {} ties with route {} ({}): one request can match both",
+            name(later),
+            name(earlier),
+            earlier.place.label()
+        ),
+        "tell them apart by host, path, listener, methods or match_headers; the order never decides",
+    );
+}
+
+/// A table from values and method to the route that has them.
+type Taken<'a> = HashMap<(Vec<&'a str>, Option<&'a Method>), usize>;
+
+/// All routes here have the same rank. Those with the same header names meet where the values are equal; those with
+/// other names meet where the values of the names that both have are equal.
+fn ties_of_group(routes: &[Candidate<'_>], group: &[usize], ties: &mut Vec<(usize, usize)>) {
+    let mut by_names: BTreeMap<Vec<&str>, Vec<usize>> = BTreeMap::new();
+    for &index in group {
+        let Some(route) = routes.get(index) else { continue };
+        let names = route.matching.headers.iter().map(|(name, _)| name.as_str()).collect();
+        by_names.entry(names).or_default().push(index);
+    }
+    let sets: Vec<(Vec<&str>, Vec<usize>)> = by_names.into_iter().collect();
+    for (position, (names, members)) in sets.iter().enumerate() {
+        let mut taken = Taken::new();
+        meet(routes, members, names, &mut taken, ties);
+        for (other_names, others) in sets.iter().skip(position + 1) {
+            if ties.len() >= MOST_REPORTED * MOST_REPORTED {
+                return;
+            }
+            let shared: Vec<&str> = names.iter().filter(|name| other_names.contains(name)).copied().collect();
+            let mut taken = Taken::new();
+            let mut own = Vec::new();
+            meet(routes, members, &shared, &mut taken, &mut own);
+            look_up(routes, others, &shared, &taken, ties);
+        }
+    }
+}
+
+/// Enters each route under its values of `names` and each of its methods; one that finds its place taken ties.
+fn meet<'a>(
+    routes: &'a [Candidate<'_>],
+    members: &[usize],
+    names: &[&str],
+    taken: &mut Taken<'a>,
+    ties: &mut Vec<(usize, usize)>,
+) {
+    for &index in members {
+        for key in match_keys(routes, index, names) {
+            match taken.entry(key) {
+                Entry::Occupied(first) => ties.push((index.max(*first.get()), index.min(*first.get()))),
+                Entry::Vacant(free) => {
+                    free.insert(index);
+                }
+            }
+        }
+    }
+}
+
+fn look_up(
+    routes: &[Candidate<'_>],
+    members: &[usize],
+    names: &[&str],
+    taken: &Taken<'_>,
+    ties: &mut Vec<(usize, usize)>,
+) {
+    for &index in members {
+        for key in match_keys(routes, index, names) {
+            if let Some(&first) = taken.get(&key) {
+                ties.push((index.max(first), index.min(first)));
+            }
+        }
+    }
+}
+
+fn match_keys<'a>(
+    routes: &'a [Candidate<'_>],
+    index: usize,
+    names: &[&str],
+) -> Vec<(Vec<&'a str>, Option<&'a Method>)> {
+    let Some(Candidate { matching, .. }) = routes.get(index) else { return Vec::new() };
+    let values: Vec<&str> = matching
+        .headers
+        .iter()
+        .filter(|(name, _)| names.contains(&name.as_str()))
+        .map(|(_, value)| value.as_str())
+        .collect();
+    match &matching.methods {
+        None => vec![(values, None)],
+        Some(methods) => methods.iter().map(|method| (values.clone(), Some(method))).collect(),
+    }
+}
+
+/// The key of a route's token; its scopes stand instead of the issuer's, its parameters are added.
+fn credential_key(
+    place: &Place<'_>,
+    issuer: Option<&Arc<IssuerConfig>>,
+    own_scopes: Option<Vec<String>>,
+    own_params: Option<RawParams>,
+    subject: Option<String>,
+    report: &mut Report,
+) -> Option<CredentialKey> {
+    let own_scopes = own_scopes.map(|raw| scopes(&place.key("scopes"), raw, report));
+    let own_params = params(&place.key("params"), own_params, report);
+    let issuer = issuer?;
+    if issuer.carrier != Carrier::Json {
+        refuse_tables(&place.key("params"), &own_params, report);
+    }
+    if subject.is_some() && issuer.jwt.is_none() {
+        report.error(
+            &place.key("subject"),
+            format!("is the `sub` of a JWT, and issuer `{}` makes none", issuer.name),
+            "leave it out, or sign with private_key: see `jwt`",
+        );
+    }
+    let mut all: Params = issuer.params.clone();
+    all.extend(own_params);
+    Some(CredentialKey {
+        issuer: Arc::clone(&issuer.name),
+        issuer_digest: issuer.digest,
+        scopes: own_scopes.unwrap_or_else(|| issuer.scopes.clone()),
+        params: all,
+        subject,
+    })
 }

@@ -19,7 +19,7 @@ fn lines_and_hints(text: &str) -> Vec<(String, String, String)> {
         Ok(config) => config.warnings,
         Err(Problems(problems)) => problems,
     };
-    let parts = |problem: &crate::config::Problem| {
+    let parts = |problem: &config::Problem| {
         (problem.key.clone(), problem.message.clone(), problem.hint.clone().unwrap_or_default())
     };
     problems.iter().map(parts).collect()
@@ -238,7 +238,7 @@ fn a_route_says_where_the_token_goes_and_for_whom() {
 fn presets_are_laid_under_what_is_written() {
     let keys = "preset = \"keycloak\"\nvars = { base_url = \"https://idp/\", realm = \"acme\" }\nclient_id = \"a\"\nclient_secret = { env = \"S\" }";
     let plain = issuer(keys);
-    let crate::config::TokenEndpoint::Url(url) = &plain.endpoint else { panic!() };
+    let config::TokenEndpoint::Url(url) = &plain.endpoint else { panic!() };
     assert_eq!(url.text, "https://idp/realms/acme/protocol/openid-connect/token");
     assert_eq!(plain.client_auth.as_str(), "client_secret_post");
     assert_eq!(plain.preset.as_deref(), Some("keycloak"));
@@ -246,7 +246,7 @@ fn presets_are_laid_under_what_is_written() {
         "{keys}\nclient_auth = \"client_secret_basic\"\nissuer_url = \"https://idp/realms/acme\""
     ));
     assert_eq!(own.client_auth.as_str(), "client_secret_basic");
-    assert!(matches!(own.endpoint, crate::config::TokenEndpoint::Discovery(_)));
+    assert!(matches!(own.endpoint, config::TokenEndpoint::Discovery(_)));
     assert_ne!(own.digest, plain.digest);
     // A var that only an overridden value needs is not asked for.
     issuer(
@@ -296,7 +296,7 @@ fn a_var_that_is_a_host_is_taken_out_of_a_url_and_holds_nothing_else() {
     let secret = "client_id = \"a\"\nclient_secret = { env = \"S\" }";
     for written in ["acme.zitadel.cloud", "https://acme.zitadel.cloud", "https://ACME.zitadel.cloud/"] {
         let issuer = issuer(&format!("preset = \"zitadel\"\nvars = {{ domain = \"{written}\" }}\n{secret}"));
-        let crate::config::TokenEndpoint::Url(url) = &issuer.endpoint else { panic!() };
+        let config::TokenEndpoint::Url(url) = &issuer.endpoint else { panic!() };
         assert_eq!(url.text, "https://acme.zitadel.cloud/oauth/v2/token");
     }
     for wrong in ["acme.zitadel.cloud/path", "a.b?x=", "http://a.b", "u@a.b", "a b", "https://", "ä.b"] {
@@ -433,7 +433,7 @@ fn webhooks() {
     assert_eq!(config.webhooks[0].store, PathBuf::from("/etc/bearerd/seismic.json"));
     let ParamValue::Value(source) = &config.issuers["corp"].params["user_id"] else { panic!() };
     assert_eq!(source.learned_by(), Some("seismic"));
-    assert!(crate::config::referenced_files(&config).contains(&PathBuf::from("/etc/bearerd/seismic.json")));
+    assert!(config::referenced_files(&config).contains(&PathBuf::from("/etc/bearerd/seismic.json")));
 
     for (from, to, key, message) in [
         ("9181", "8080", "webhook.seismic.address", "is the same as that of listener `main`"),

@@ -4,10 +4,10 @@ use super::*;
 use crate::config::client_auth::ClientSecretJwt;
 use crate::config::files::write_settled;
 use crate::config::{ClientAuth, CredentialKey, JwtUse, ParamValue, Params, Source};
-use crate::issuer::credential::Which;
+use crate::issuer::credential::WhichCredential;
 use crate::issuer::fuzz;
 use crate::issuer::inputs::{Inputs, NotReady};
-use crate::issuer::keys::Keys;
+use crate::issuer::keys::KeyCache;
 use crate::issuer::tests::{key_file, key_of, signing};
 use crate::jose::Certificate;
 
@@ -28,9 +28,9 @@ fn now() -> SystemTime {
     NOW + Duration::from_secs(1_800_000_000)
 }
 
-fn read(config: &IssuerConfig, key: &CredentialKey, which: Which) -> Result<Inputs, String> {
-    let client = Client::of(config, which).unwrap();
-    Inputs::read(config, &client, key, &Keys::new("corp".into()), now()).map_err(|NotReady(what)| what)
+fn read(config: &IssuerConfig, key: &CredentialKey, which: WhichCredential) -> Result<Inputs, String> {
+    let client = ClientCredential::of(config, which).unwrap();
+    Inputs::read(config, &client, key, &KeyCache::new("corp".into()), now()).map_err(|NotReady(what)| what)
 }
 
 fn parts(token: &Secret) -> (Value, Value) {
@@ -42,8 +42,8 @@ fn parts(token: &Secret) -> (Value, Value) {
     (part(0), part(1))
 }
 
-/// Header and claims, without the times and the `jti` that no two share.
-fn signed_as(config: &IssuerConfig, key: &CredentialKey, which: Which) -> (Value, Value) {
+/// Header and claims, without the times and the unique `jti`.
+fn signed_as(config: &IssuerConfig, key: &CredentialKey, which: WhichCredential) -> (Value, Value) {
     let fresh = read(config, key, which).unwrap().sign(config, now()).unwrap();
     let token = [fresh.client_assertion, fresh.assertion, fresh.bearer].into_iter().flatten().next().unwrap();
     let (header, mut claims) = parts(&token);
@@ -54,17 +54,17 @@ fn signed_as(config: &IssuerConfig, key: &CredentialKey, which: Which) -> (Value
 }
 
 fn signed(config: &IssuerConfig) -> (Value, Value) {
-    signed_as(config, &key_of(config), Which::Current)
+    signed_as(config, &key_of(config), WhichCredential::Current)
 }
 
 fn refusal(config: &IssuerConfig) -> String {
-    read(config, &key_of(config), Which::Current).err().unwrap()
+    read(config, &key_of(config), WhichCredential::Current).err().unwrap()
 }
 
 #[test]
 fn t103_times_allow_for_a_clock_behind_and_no_jti_comes_twice() {
     let config = signing("ec-p256.pkcs8.pem");
-    let mut inputs = read(&config, &key_of(&config), Which::Current).unwrap();
+    let mut inputs = read(&config, &key_of(&config), WhichCredential::Current).unwrap();
     let mut ids = std::collections::BTreeSet::new();
     for _ in 0..3 {
         let token = inputs.sign(&config, now()).unwrap().client_assertion.unwrap();
@@ -79,10 +79,10 @@ fn t103_times_allow_for_a_clock_behind_and_no_jti_comes_twice() {
 }
 
 #[test]
-fn t103_a_short_life_is_still_one() {
+fn t103_a_short_lifetime_is_still_one() {
     let mut config = signing("ec-p256.pkcs8.pem");
     config.jwt.as_mut().unwrap().lifetime = Duration::from_secs(2);
-    let mut inputs = read(&config, &key_of(&config), Which::Current).unwrap();
+    let mut inputs = read(&config, &key_of(&config), WhichCredential::Current).unwrap();
     let (_, claims) = parts(&inputs.sign(&config, now()).unwrap().client_assertion.unwrap());
     assert_eq!((&claims["iat"], &claims["exp"]), (&json!(1_799_999_999), &json!(1_800_000_001)));
 }
@@ -124,7 +124,7 @@ fn a_routes_subject_goes_before_the_issuers() {
     let mut config = signing("google.json");
     config.jwt.as_mut().unwrap().subject = Some(Source::literal("s"));
     let route = CredentialKey { subject: Some("mailbox@example.com".to_owned()), ..key_of(&config) };
-    let (_, claims) = signed_as(&config, &route, Which::Current);
+    let (_, claims) = signed_as(&config, &route, WhichCredential::Current);
     assert_eq!((&claims["iss"], &claims["sub"]), (&json!("svc"), &json!("mailbox@example.com")));
 }
 
@@ -142,7 +142,7 @@ fn a_vendors_key_file_says_whose_it_is() {
 }
 
 #[test]
-fn nobody_to_speak_for_is_told() {
+fn a_missing_issuer_claim_is_reported() {
     let mut config = signing("rsa.pkcs8.pem");
     config.client_id = None;
     assert!(refusal(&config).contains("client_id or jwt.issuer"));
@@ -156,11 +156,11 @@ fn scope_as_a_claim_is_no_parameter() {
     config.jwt.as_mut().unwrap().scope = ScopeIn::ClaimArray;
     assert_eq!(signed(&config).1["scope"], json!(["read", "write"]));
     let none = CredentialKey { scopes: Default::default(), ..key_of(&config) };
-    assert_eq!(signed_as(&config, &none, Which::Current).1.get("scope"), None);
+    assert_eq!(signed_as(&config, &none, WhichCredential::Current).1.get("scope"), None);
 }
 
 #[test]
-fn certificates_stand_in_the_header() {
+fn certificates_are_in_the_header() {
     let mut config = signing("rsa.pkcs8.pem");
     config.certificate = Some(key_file("rsa.certificate.pem"));
     config.jwt.as_mut().unwrap().certificate_headers =
@@ -171,14 +171,14 @@ fn certificates_stand_in_the_header() {
     assert_eq!(header["x5t#S256"], leaf[0].x5t_s256());
     assert_eq!(header["x5c"], json!([leaf[0].x5c()]));
 
-    // The one beside the key does as well.
+    // The certificate in the key's file is also accepted.
     config.private_key = Some(key_file("rsa.modern.p12").with_password(Source::literal("test-password")));
     config.certificate = None;
     assert_eq!(signed(&config).0["x5t"], leaf[0].x5t());
 }
 
 #[test]
-fn a_certificate_of_another_key_is_told() {
+fn a_certificate_of_another_key_is_reported() {
     let mut config = signing("rsa.pkcs8.pem");
     config.certificate = Some(key_file("ec-p256.certificate.pem"));
     config.jwt.as_mut().unwrap().certificate_headers = vec![CertificateHeader::X5t];
@@ -189,17 +189,17 @@ fn a_certificate_of_another_key_is_told() {
 }
 
 #[test]
-fn an_expired_certificate_is_told_and_used() {
+fn an_expired_certificate_is_reported_and_used() {
     let mut config = signing("rsa.pkcs8.pem");
     config.certificate = Some(key_file("rsa.expired-certificate.pem"));
     config.jwt.as_mut().unwrap().certificate_headers = vec![CertificateHeader::X5t];
-    let inputs = read(&config, &key_of(&config), Which::Current).unwrap();
+    let inputs = read(&config, &key_of(&config), WhichCredential::Current).unwrap();
     let [remark] = inputs.remarks.as_slice() else { panic!("{:?}", inputs.remarks) };
     assert!(remark.contains("expired on 2021-01-01T00:00:00Z"), "{remark}");
 }
 
 #[test]
-fn keys_that_do_not_fit_are_told_with_their_place() {
+fn keys_that_do_not_fit_are_reported_with_their_place() {
     for (file, words) in [
         ("rsa.encrypted.pem", "encrypted"),
         ("rsa.public.pem", "public"),
@@ -211,7 +211,7 @@ fn keys_that_do_not_fit_are_told_with_their_place() {
     }
     let mut config = signing("ec-p256.pkcs8.pem");
     config.jwt.as_mut().unwrap().alg = Some(Alg::Rs256);
-    assert!(refusal(&config).starts_with("jwt.alg does not go with private_key: "), "{}", refusal(&config));
+    assert!(refusal(&config).starts_with("jwt.alg does not fit private_key: "), "{}", refusal(&config));
     config.private_key = Some(Source::file("/nowhere/key".into(), None));
     assert_eq!(refusal(&config), "private_key: file /nowhere/key: no such file");
 }
@@ -242,7 +242,7 @@ fn standby_has_a_key_of_its_own_and_what_goes_with_it() {
         certificate: None,
         key_id: None,
     });
-    let standby = |config: &IssuerConfig| signed_as(config, &key_of(config), Which::Standby);
+    let standby = |config: &IssuerConfig| signed_as(config, &key_of(config), WhichCredential::Standby);
     let (header, claims) = standby(&config);
     assert_eq!((&header["alg"], &header["kid"]), (&json!("ES256"), &json!("ec-p256-1")));
     assert_eq!(claims["iss"], "svc");
@@ -256,7 +256,7 @@ fn standby_has_a_key_of_its_own_and_what_goes_with_it() {
 }
 
 #[test]
-fn a_ready_made_jwt_says_when_it_ends() {
+fn the_expiry_of_a_prepared_jwt_is_read() {
     let token = |claims: &str| Secret::from(format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(claims)));
     let end = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     assert_eq!(expiry(&token(r#"{"exp":1800000000}"#)), Some(end));
@@ -268,12 +268,15 @@ fn a_ready_made_jwt_says_when_it_ends() {
         assert_eq!(expiry(&Secret::from(other)), None, "{other}");
     }
     let told = expired(&token(r#"{"exp":1800000000}"#), "file /t", end).unwrap();
-    assert_eq!(told, "the assertion in file /t expired on 2027-01-15T08:00:00Z: see to whatever writes it");
+    assert_eq!(
+        told,
+        "the assertion in file /t expired on 2027-01-15T08:00:00Z: check the program that writes it"
+    );
     assert_eq!(expired(&token(r#"{"exp":1800000000}"#), "file /t", end - Duration::from_secs(1)), None);
 }
 
 #[test]
-fn a_half_written_key_does_not_take_the_good_one_away() {
+fn an_incomplete_key_file_leaves_the_last_good_key_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key.pem");
     let of = |name| key_file(name).read().unwrap();
@@ -282,8 +285,8 @@ fn a_half_written_key_does_not_take_the_good_one_away() {
     write_settled(&file, whole);
     let mut config = signing("ec-p256.pkcs8.pem");
     config.private_key = Some(Source::file(file.clone(), None));
-    let keys = Keys::new("corp".into());
-    let client = || Client::of(&config, Which::Current).unwrap();
+    let keys = KeyCache::new("corp".into());
+    let client = || ClientCredential::of(&config, WhichCredential::Current).unwrap();
     let first = keys.signing(&config, &client()).unwrap().unwrap();
     assert!(Arc::ptr_eq(&first, &keys.signing(&config, &client()).unwrap().unwrap()), "parsed once");
     for broken in [&whole[..whole.len() / 2], b"", b"\n"] {

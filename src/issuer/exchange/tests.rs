@@ -15,24 +15,24 @@ fn request() -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-/// Sends the request, hands the response's bytes back, and gives what the server read.
-async fn exchange(answer: &[u8], close: bool) -> (Result<Answer, ExchangeError>, String) {
+/// Sends the request and returns the response's bytes. Returns what the server read.
+async fn exchange(response: &[u8], close: bool) -> (Result<IssuerResponse, ExchangeError>, String) {
     let (ours, mut theirs) = duplex(1024 * 1024);
-    let answer = answer.to_vec();
+    let bytes = response.to_vec();
     let server = tokio::spawn(async move {
         let seen = read_request(&mut theirs).await;
-        theirs.write_all(&answer).await.unwrap();
+        theirs.write_all(&bytes).await.unwrap();
         if close {
             drop(theirs);
         } else {
-            // Ends when the client lets go.
+            // Ends when the client closes the connection.
             let _ = theirs.read_to_end(&mut Vec::new()).await;
         }
         seen
     });
     let deadline = Deadline::after(Some(Duration::from_secs(10)));
-    let answer = over(ours, false, request(), LIMIT, deadline).await;
-    (answer, server.await.unwrap())
+    let response = over(ours, false, request(), LIMIT, deadline).await;
+    (response, server.await.unwrap())
 }
 
 async fn read_request(stream: &mut DuplexStream) -> String {
@@ -43,15 +43,15 @@ async fn read_request(stream: &mut DuplexStream) -> String {
     String::from_utf8(seen).unwrap()
 }
 
-fn body(answer: Answer) -> Result<String, Lost> {
-    answer.body.map(|body| String::from_utf8(body.to_vec()).unwrap())
+fn body(response: IssuerResponse) -> Result<String, BodyError> {
+    response.body.map(|body| String::from_utf8(body.to_vec()).unwrap())
 }
 
 #[tokio::test]
 async fn t01_http1_sends_the_origin_form() {
-    let (answer, seen) = exchange(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", false).await;
-    let answer = answer.ok().unwrap();
-    assert_eq!((answer.status, body(answer)), (StatusCode::OK, Ok("{}".to_owned())));
+    let (response, seen) = exchange(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", false).await;
+    let response = response.ok().unwrap();
+    assert_eq!((response.status, body(response)), (StatusCode::OK, Ok("{}".to_owned())));
     assert!(seen.starts_with("POST /token?k=v HTTP/1.1\r\n"), "{seen}");
     assert!(seen.contains("host: idp.example\r\n") && seen.contains("connection: close\r\n"), "{seen}");
     assert!(seen.contains("content-length: 29\r\n"), "{seen}");
@@ -59,47 +59,47 @@ async fn t01_http1_sends_the_origin_form() {
 
 #[tokio::test]
 async fn t14_a_body_that_breaks_off_is_lost_but_its_status_is_not() {
-    let (answer, _) = exchange(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"acc", true).await;
-    let answer = answer.ok().unwrap();
-    assert_eq!((answer.status, body(answer)), (StatusCode::OK, Err(Lost::CutOff)));
+    let (response, _) = exchange(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"acc", true).await;
+    let response = response.ok().unwrap();
+    assert_eq!((response.status, body(response)), (StatusCode::OK, Err(BodyError::CutOff)));
 }
 
 #[tokio::test]
 async fn t22_reading_stops_at_the_limit() {
     let announced = b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n".to_vec();
-    let (answer, _) = exchange(&announced, false).await;
-    assert_eq!(body(answer.ok().unwrap()), Err(Lost::TooLarge(LIMIT)));
+    let (response, _) = exchange(&announced, false).await;
+    assert_eq!(body(response.ok().unwrap()), Err(BodyError::TooLarge(LIMIT)));
 
     let mut endless = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
     for _ in 0..17 {
         endless.extend(format!("1000\r\n{}\r\n", "x".repeat(0x1000)).bytes());
     }
-    // The server goes on holding the connection: reading ended by itself.
-    let (answer, _) = exchange(&endless, false).await;
-    assert_eq!(body(answer.ok().unwrap()), Err(Lost::TooLarge(LIMIT)));
+    // The server keeps the connection open: reading ended by itself.
+    let (response, _) = exchange(&endless, false).await;
+    assert_eq!(body(response.ok().unwrap()), Err(BodyError::TooLarge(LIMIT)));
 
     let exact = format!("HTTP/1.1 200 OK\r\ncontent-length: {LIMIT}\r\n\r\n{}", "x".repeat(LIMIT));
-    let (answer, _) = exchange(exact.as_bytes(), false).await;
-    assert_eq!(body(answer.ok().unwrap()).map(|body| body.len()), Ok(LIMIT));
+    let (response, _) = exchange(exact.as_bytes(), false).await;
+    assert_eq!(body(response.ok().unwrap()).map(|body| body.len()), Ok(LIMIT));
 }
 
 #[tokio::test]
 async fn t26_interim_answers_are_skipped() {
-    let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
+    let response = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
                    HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-    let (answer, _) = exchange(answer, false).await;
-    assert_eq!(body(answer.ok().unwrap()), Ok("{}".to_owned()));
+    let (response, _) = exchange(response, false).await;
+    assert_eq!(body(response.ok().unwrap()), Ok("{}".to_owned()));
 }
 
 #[tokio::test]
-async fn t37_a_connection_that_closes_or_talks_nonsense() {
-    let (answer, _) = exchange(b"", true).await;
-    assert!(matches!(answer, Err(ExchangeError::Closed(_))));
-    let (answer, _) = exchange(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", false).await;
-    assert!(matches!(answer, Err(ExchangeError::NotHttp(_))));
+async fn t37_a_connection_that_closes_or_is_not_http() {
+    let (response, _) = exchange(b"", true).await;
+    assert!(matches!(response, Err(ExchangeError::Closed(_))));
+    let (response, _) = exchange(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", false).await;
+    assert!(matches!(response, Err(ExchangeError::NotHttp(_))));
     let huge = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(2 * HEAD_LIMIT as usize));
-    let (answer, _) = exchange(huge.as_bytes(), false).await;
-    assert!(matches!(answer, Err(ExchangeError::NotHttp(_))));
+    let (response, _) = exchange(huge.as_bytes(), false).await;
+    assert!(matches!(response, Err(ExchangeError::NotHttp(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,8 +110,8 @@ async fn t38_t39_t40_the_deadline_covers_every_step() {
         ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "reading the response"),
     ] {
         let begun = Instant::now();
-        let (answer, _) = exchange(head.as_bytes(), false).await;
-        let Err(ExchangeError::Timeout { doing: found }) = answer else { panic!("no timeout") };
+        let (response, _) = exchange(head.as_bytes(), false).await;
+        let Err(ExchangeError::Timeout { doing: found }) = response else { panic!("no timeout") };
         assert_eq!(found, doing);
         assert_eq!(begun.elapsed().as_secs(), 10);
     }
@@ -129,8 +129,8 @@ async fn t40_a_dripping_body_does_not_move_the_deadline() {
     });
     let begun = Instant::now();
     let deadline = Deadline::after(Some(Duration::from_secs(12)));
-    let answer = over(ours, false, request(), LIMIT, deadline).await;
-    assert!(matches!(answer, Err(ExchangeError::Timeout { .. })));
+    let response = over(ours, false, request(), LIMIT, deadline).await;
+    assert!(matches!(response, Err(ExchangeError::Timeout { .. })));
     assert_eq!(begun.elapsed().as_secs(), 12);
 }
 
@@ -140,11 +140,11 @@ async fn the_connection_is_closed_afterwards() {
     let server = tokio::spawn(async move {
         read_request(&mut theirs).await;
         theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
-        // Without an end this would wait for ever.
+        // Without a limit, this would wait for ever.
         theirs.read_to_end(&mut Vec::new()).await.unwrap()
     });
-    let answer = over(ours, false, request(), LIMIT, Deadline::after(None)).await;
-    assert_eq!(body(answer.ok().unwrap()), Ok("{}".to_owned()));
+    let response = over(ours, false, request(), LIMIT, Deadline::after(None)).await;
+    assert_eq!(body(response.ok().unwrap()), Ok("{}".to_owned()));
     assert_eq!(server.await.unwrap(), 0);
 }
 
@@ -163,12 +163,12 @@ async fn http2_sends_the_authority_and_no_host() {
             .serve_connection(TokioIo::new(theirs), service)
             .await;
     });
-    let answer = over(ours, true, request(), LIMIT, Deadline::after(None)).await;
+    let response = over(ours, true, request(), LIMIT, Deadline::after(None)).await;
     assert_eq!(
-        body(answer.ok().unwrap()),
+        body(response.ok().unwrap()),
         Ok("POST https://idp.example/token?k=v false grant_type=client_credentials".to_owned())
     );
-    // The client let go, so the server's side ends too.
+    // The client closed the connection, so the server's side ends too.
     server.await.unwrap();
 }
 

@@ -21,7 +21,7 @@ fn words_without_a_secret_are_shown_without_control_characters() {
 }
 
 #[test]
-fn words_with_a_secret_are_left_out_as_a_whole() {
+fn texts_with_a_secret_are_not_shown_at_all() {
     let redactor = knows("correct-horse");
     for text in ["the secret correct-horse is wrong", "CORRECT-HORSE", "orrect-h", "cor\nrect \u{200b}-horse"]
     {
@@ -30,7 +30,7 @@ fn words_with_a_secret_are_left_out_as_a_whole() {
 }
 
 #[test]
-fn cuts_between_characters_and_looks_at_more_than_it_shows() {
+fn cuts_between_characters_and_examines_more_than_it_shows() {
     let redactor = knows("correct-horse");
     assert_eq!(redactor.show("éé", 3), Some("é".to_owned()));
     assert_eq!(redactor.show(&"é".repeat(1000), 511).map(|shown| shown.len()), Some(510));
@@ -79,7 +79,7 @@ fn short_values_and_urls_are_no_secrets() {
 }
 
 fn found(secret: &str, text: &str) -> bool {
-    holds_any(text, &Vec::from_iter(Known::new(secret.as_bytes())))
+    holds_any(text, &Vec::from_iter(KnownSecret::new(secret.as_bytes())))
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn eight_characters_of_any_encoding_are_found() {
     let secret = "Zq7-kP0_vW3.mN9";
     let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     for encoded in [secret.to_owned(), hex, STANDARD.encode(secret), STANDARD.encode(format!("ab{secret}"))] {
-        // What surrounds the secret in base64 is not its own.
+        // The characters around the secret in base64 contain parts of its neighbors.
         let own = &encoded[4..20.min(encoded.len())];
         for at in 0..=own.len() - 8 {
             assert!(found(secret, &format!("it was {}!", &own[at..at + 8])), "{own} from {at}");
@@ -165,7 +165,7 @@ fn a_short_secret_is_found_as_a_whole_and_a_very_short_one_as_a_word() {
 }
 
 proptest! {
-    /// Whatever a server does with it, a run of eight characters of a secret is found.
+    /// However a server encodes it, a run of eight characters of a secret is found.
     #[test]
     fn no_composition_hides_a_secret(
         secret in "[!-~é€😀]{8,40}",

@@ -8,14 +8,20 @@ fn shape() -> ResponseShape {
     fuzz::config().response
 }
 
-fn read_as(status: u16, kind: &'static str, body: &str, shape: &ResponseShape) -> Reported {
+fn read_as(status: u16, kind: &'static str, body: &str, shape: &ResponseShape) -> ReportedError {
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
     let description = beside(&shape.error, "error_description");
     let exact = Document::json(body.as_bytes(), &[&shape.error, &description]).ok();
-    Reported::read(StatusCode::from_u16(status).unwrap(), &headers, body.as_bytes(), exact.as_ref(), shape)
+    ReportedError::read(
+        StatusCode::from_u16(status).unwrap(),
+        &headers,
+        body.as_bytes(),
+        exact.as_ref(),
+        shape,
+    )
 }
 
-fn read(status: u16, body: &str) -> Reported {
+fn read(status: u16, body: &str) -> ReportedError {
     read_as(status, "application/json", body, &shape())
 }
 
@@ -161,7 +167,7 @@ fn the_pointer_of_the_config_goes_before_all_else() {
 }
 
 #[test]
-fn unknown_json_is_told_by_its_names_alone() {
+fn unknown_json_is_described_by_its_names_alone() {
     let long = "n".repeat(60);
     let body = format!(r#"{{"ok":false,"why":"value-canary","{long}":1,"a b":2}}"#);
     let (code, description) = said(400, &body);
@@ -176,13 +182,13 @@ fn a_good_status_is_a_failure_only_where_a_member_says_so() {
     let shape = shape();
     let of = |body: &str| {
         let exact = Document::json(body.as_bytes(), &[&shape.error]).ok();
-        Reported::of_document(StatusCode::OK, body.as_bytes(), exact.as_ref(), &shape)
+        ReportedError::of_document(StatusCode::OK, body.as_bytes(), exact.as_ref(), &shape)
     };
     for body in [
         r#"{"token":"t","type":"Bearer","status":"approved","code":"c","message":"m"}"#,
         r#"{"token":"t","errors":[],"error":null,"fault":{},"errorMessage":""}"#,
     ] {
-        assert!(!of(body).says_something(), "{body}");
+        assert!(!of(body).has_details(), "{body}");
     }
     for body in [
         r#"{"Error":"no such client"}"#,
@@ -190,7 +196,7 @@ fn a_good_status_is_a_failure_only_where_a_member_says_so() {
         r#"{"error":{"message":"no"}}"#,
         r#"{"errorCode":5}"#,
     ] {
-        assert!(of(body).says_something(), "{body}");
+        assert!(of(body).has_details(), "{body}");
     }
 }
 

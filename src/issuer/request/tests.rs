@@ -8,10 +8,10 @@ use crate::config::client_auth::{
 };
 use crate::config::files::write_settled;
 use crate::config::{BasicUser, ParamValue, Scopes, Source};
-use crate::issuer::credential::{Client, Which};
+use crate::issuer::credential::{ClientCredential, WhichCredential};
 use crate::issuer::fuzz;
 use crate::issuer::inputs::NotReady;
-use crate::issuer::keys::Keys;
+use crate::issuer::keys::KeyCache;
 
 fn pairs() -> Vec<(String, Value)> {
     let table = Value::Table(vec![("b".to_owned(), Value::text("\"x\""))]);
@@ -139,8 +139,8 @@ fn url(path_and_query: &str) -> HttpUrl {
 }
 
 fn inputs(config: &IssuerConfig) -> Result<Inputs, NotReady> {
-    let client = Client::of(config, Which::Current).unwrap();
-    let keys = Keys::new(config.name.clone());
+    let client = ClientCredential::of(config, WhichCredential::Current).unwrap();
+    let keys = KeyCache::new(config.name.clone());
     Inputs::read(config, &client, &key(config), &keys, std::time::UNIX_EPOCH)
 }
 
@@ -166,7 +166,7 @@ fn futures_body(body: Full<Bytes>) -> Bytes {
 }
 
 #[test]
-fn the_least_request() {
+fn the_smallest_request() {
     let request = request(&fuzz::config());
     assert_eq!(request.method(), "POST");
     assert_eq!(request.uri(), "https://idp.example:8443/token");
@@ -239,7 +239,7 @@ fn t106_basic_raw_and_form_differ() {
 }
 
 #[test]
-fn without_authentication_the_id_goes_along_where_there_is_one() {
+fn without_authentication_the_client_id_is_sent_if_there_is_one() {
     let mut config = fuzz::config();
     config.client_auth = ClientAuth::new(&NoProof);
     assert_eq!(sent_body(&config), "grant_type=client_credentials&client_id=svc");
@@ -376,7 +376,7 @@ fn query_and_get_add_to_the_urls_own_query() {
 }
 
 #[test]
-fn what_does_not_fit_a_query_is_told_without_it() {
+fn an_invalid_query_is_reported_without_its_content() {
     let mut config = fuzz::config();
     config.carrier = Carrier::Get;
     config.client_auth =
@@ -421,7 +421,7 @@ fn another_basic_user_goes_beside_credentials_in_the_body() {
 }
 
 #[test]
-fn a_ready_made_assertion_is_the_clients_or_the_grants() {
+fn a_prepared_assertion_is_the_clients_or_the_grants() {
     let mut config = fuzz::config();
     config.client_id = Some(Source::literal("svc"));
     config.assertion = Some(Source::literal(" \n a.b.c \r\n"));
@@ -448,7 +448,7 @@ fn a_saml_assertion_goes_as_it_is() {
 }
 
 #[test]
-fn an_empty_assertion_is_told() {
+fn an_empty_assertion_is_reported() {
     let mut config = fuzz::config();
     config.client_auth = ClientAuth::new(&AssertionFile);
     config.assertion = Some(Source::literal(" \n"));

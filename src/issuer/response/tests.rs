@@ -15,7 +15,7 @@ fn seconds(value: &Value) -> Option<u64> {
 }
 
 #[test]
-fn a_life_is_what_the_issuer_says_or_the_default() {
+fn a_lifetime_is_what_the_issuer_says_or_the_default() {
     let asked = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let secs = Duration::from_secs;
     let grant = |expires_in, expires_at| Grant {
@@ -158,10 +158,10 @@ fn with(name: &'static str, value: &'static str) -> HeaderMap {
 }
 
 #[test]
-fn clocks_are_compared_with_room_for_a_slow_answer() {
+fn clocks_are_compared_with_room_for_a_slow_response() {
     let asked = httpdate::parse_http_date("Tue, 01 Jan 2030 00:10:00 GMT").unwrap();
     let timeout = Some(Duration::from_secs(10));
-    let seen = |date, timeout| skew(&with("date", date), asked, timeout).map(|skew| skew.of_ours());
+    let seen = |date, timeout| skew(&with("date", date), asked, timeout).map(|skew| skew.describe());
     assert_eq!(seen("Tue, 01 Jan 2030 00:15:00 GMT", timeout).as_deref(), Some("5m behind"));
     assert_eq!(seen("Tue, 01 Jan 2030 00:08:58 GMT", timeout).as_deref(), Some("1m 2s ahead of"));
     for near in ["Tue, 01 Jan 2030 00:11:10 GMT", "Tue, 01 Jan 2030 00:09:00 GMT", "yesterday"] {
@@ -172,10 +172,10 @@ fn clocks_are_compared_with_room_for_a_slow_answer() {
 }
 
 #[test]
-fn a_time_of_the_issuers_clock_is_told_by_ours() {
+fn a_time_of_the_issuers_clock_is_converted_to_ours() {
     let asked = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
     let hour = Duration::from_secs(3600);
-    let skew = Skew { ours: asked, theirs: asked - hour };
+    let skew = ClockSkew { ours: asked, theirs: asked - hour };
     assert_eq!(skew.by_our_clock(asked), Some(asked + hour));
     assert_eq!(skew.by_our_clock(asked - hour * 2), Some(asked - hour));
 }
@@ -227,16 +227,19 @@ impl Case {
         self
     }
 
-    fn judge(&self, body: impl AsRef<[u8]>) -> Result<(Grant, Vec<Note>), IssuerError> {
+    fn judge(&self, body: impl AsRef<[u8]>) -> Result<(Grant, Vec<ResponseWarning>), IssuerError> {
         self.judge_read(Ok(Zeroizing::new(body.as_ref().to_vec())))
     }
 
-    fn judge_read(&self, body: Result<Zeroizing<Vec<u8>>, Lost>) -> Result<(Grant, Vec<Note>), IssuerError> {
+    fn judge_read(
+        &self,
+        body: Result<Zeroizing<Vec<u8>>, BodyError>,
+    ) -> Result<(Grant, Vec<ResponseWarning>), IssuerError> {
         let mut redactor = Redactor::default();
         redactor.add(&Secret::from("s3:c+r t"));
-        let context = Context {
+        let context = ErrorContext {
             endpoint: "idp.example/token".to_owned(),
-            ..Context::new(&self.config, &fuzz::url(), &redactor)
+            ..ErrorContext::new(&self.config, &fuzz::url(), &redactor)
         };
         let headers = self
             .headers
@@ -244,15 +247,15 @@ impl Case {
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
         let scopes = self.scopes.iter().map(|&scope| scope.to_owned()).collect();
-        let answer = Answer { status: StatusCode::from_u16(self.status).unwrap(), headers, body };
-        judge(answer, &context, &SentRequest { at: now(), scopes: &scopes })
+        let response = IssuerResponse { status: StatusCode::from_u16(self.status).unwrap(), headers, body };
+        judge(response, &context, &SentRequest { at: now(), scopes: &scopes })
     }
 
     fn grant(&self, body: &str) -> Grant {
         self.judge(body).unwrap_or_else(|error| panic!("{body}: {error}")).0
     }
 
-    fn notes(&self, body: &str) -> Vec<Note> {
+    fn notes(&self, body: &str) -> Vec<ResponseWarning> {
         self.judge(body).unwrap().1
     }
 
@@ -268,7 +271,7 @@ impl Case {
 const GOOD: &str = r#"{"access_token":"abc.DEF-1_2~3+/=","token_type":"Bearer","expires_in":3600}"#;
 
 #[test]
-fn t01_a_plain_answer() {
+fn t01_a_plain_response() {
     let (grant, notes) = case().judge(GOOD).unwrap();
     assert_eq!(grant.token, Secret::from("abc.DEF-1_2~3+/="));
     assert_eq!(grant.expires_in, Some(Duration::from_secs(3600)));
@@ -286,7 +289,7 @@ fn t02_token_types_in_any_case() {
 #[test]
 fn t03_a_missing_type_counts_as_bearer() {
     for body in [r#"{"access_token":"t"}"#, r#"{"access_token":"t","token_type":null}"#] {
-        assert!(case().notes(body).contains(&Note::TypeMissing));
+        assert!(case().notes(body).contains(&ResponseWarning::TypeMissing));
     }
 }
 
@@ -309,11 +312,11 @@ fn t04_other_types_are_refused() {
 fn t05_t10_a_lifetime_that_is_missing_or_unreadable_is_left_to_the_default() {
     let lifetime = |value: &str| format!(r#"{{"access_token":"t","token_type":"Bearer"{value}}}"#);
     for (value, note) in [
-        ("", Note::LifetimeMissing),
-        (r#","expires_in":null"#, Note::LifetimeMissing),
-        (r#","expires_in":"soon""#, Note::LifetimeUnreadable),
-        (r#","expires_in":[]"#, Note::LifetimeUnreadable),
-        (r#","expires_in":true"#, Note::LifetimeUnreadable),
+        ("", ResponseWarning::LifetimeMissing),
+        (r#","expires_in":null"#, ResponseWarning::LifetimeMissing),
+        (r#","expires_in":"soon""#, ResponseWarning::LifetimeUnreadable),
+        (r#","expires_in":[]"#, ResponseWarning::LifetimeUnreadable),
+        (r#","expires_in":true"#, ResponseWarning::LifetimeUnreadable),
     ] {
         let (grant, notes) = case().judge(lifetime(value)).unwrap();
         assert_eq!((grant.expires_in, notes), (None, vec![note]), "{value}");
@@ -321,7 +324,7 @@ fn t05_t10_a_lifetime_that_is_missing_or_unreadable_is_left_to_the_default() {
 }
 
 #[test]
-fn t06_t07_t08_t09_t11_lifetimes_in_an_answer() {
+fn t06_t07_t08_t09_t11_lifetimes_in_a_response() {
     for (value, seconds) in [
         ("0", 1),
         ("-1", 1),
@@ -339,7 +342,7 @@ fn t06_t07_t08_t09_t11_lifetimes_in_an_answer() {
 }
 
 #[test]
-fn an_end_alone_gives_the_lifetime_too() {
+fn an_expiry_alone_gives_the_lifetime() {
     let (grant, notes) =
         case().judge(r#"{"access_token":"t","token_type":"Bearer","expires_on":"1900000600"}"#).unwrap();
     assert_eq!(grant.expires_at, Some(now() + Duration::from_secs(600)));
@@ -376,8 +379,8 @@ fn t13_an_empty_body() {
 
 #[test]
 fn t14_a_body_that_breaks_off() {
-    assert!(case().error(r#"{"access_token":"abc"#).detail.contains("cut off"));
-    let error = case().judge_read(Err(Lost::CutOff)).err().unwrap();
+    assert!(case().error(r#"{"access_token":"abc"#).detail.contains("incomplete JSON"));
+    let error = case().judge_read(Err(BodyError::CutOff)).err().unwrap();
     assert_eq!((error.kind, error.http_status), (FailureKind::Unavailable, Some(200)));
 }
 
@@ -392,7 +395,7 @@ fn t15_a_form_is_read_only_where_the_config_says_so() {
     assert_eq!(grant.token, Secret::from("a+b"));
     assert_eq!((grant.expires_in, grant.scope), (Some(Duration::from_secs(60)), Some("x y".to_owned())));
     assert_eq!(form.error("access_token=a&access_token=b").kind, FailureKind::Unusable);
-    assert_eq!(form.grant(GOOD).token, Secret::from("abc.DEF-1_2~3+/="), "newer versions answer with JSON");
+    assert_eq!(form.grant(GOOD).token, Secret::from("abc.DEF-1_2~3+/="), "newer versions respond with JSON");
     assert_eq!(form.error(r#"{"access_token":"#).kind, FailureKind::Unusable);
     let error =
         case().header("content-type", "application/x-www-form-urlencoded").error("expires=1&access_token=t");
@@ -406,7 +409,7 @@ fn t15_a_form_is_read_only_where_the_config_says_so() {
 fn t16_another_content_type_is_noted() {
     for (name, value) in [("content-type", "text/plain"), ("x-other", "y")] {
         let case = Case { headers: vec![(name, value)], ..case() };
-        assert_eq!(case.notes(GOOD), [Note::NotCalledJson]);
+        assert_eq!(case.notes(GOOD), [ResponseWarning::NotCalledJson]);
     }
     assert_eq!(case().header("content-type", "application/token+json").notes(GOOD), []);
 }
@@ -445,7 +448,7 @@ fn t19_an_error_in_a_200_is_an_error() {
 }
 
 #[test]
-fn t20_a_token_that_is_none() {
+fn t20_missing_empty_and_mistyped_tokens_are_refused() {
     for token in [
         r#","access_token":"""#,
         "",
@@ -462,7 +465,7 @@ fn t20_a_token_that_is_none() {
 }
 
 #[test]
-fn t21_a_token_with_characters_that_no_header_may_carry() {
+fn t21_a_token_with_characters_that_a_header_field_must_not_contain() {
     for bad in [r"a\rb", r"a\nb", r"a\u0000b", "a b", r"a\u007fb", "aéb", r"a\tb", " a", r"a\n"] {
         let error = case().error(format!(r#"{{"access_token":"{bad}"}}"#));
         assert_eq!(error.kind, FailureKind::Unusable, "{bad}");
@@ -476,7 +479,7 @@ fn t22_a_token_up_to_16_kib() {
     case().grant(&token(1));
     case().grant(&token(16 * 1024));
     assert_eq!(case().error(token(16 * 1024 + 1)).kind, FailureKind::Unusable);
-    let error = case().judge_read(Err(Lost::TooLarge(65_536))).err().unwrap();
+    let error = case().judge_read(Err(BodyError::TooLarge(65_536))).err().unwrap();
     assert_eq!(error.kind, FailureKind::Unusable);
     assert!(error.detail.contains("65536"), "{error}");
 }
@@ -491,7 +494,7 @@ fn t27_a_refresh_token_is_dropped() {
 fn t28_narrower_scopes_are_accepted_and_noted() {
     let asked = Case { scopes: &["read", "write"], ..case() };
     let body = |scope: &str| GOOD.replace('}', &format!(r#","scope":{scope}}}"#));
-    assert_eq!(asked.notes(&body(r#""read""#)), [Note::Narrower(vec!["write".to_owned()])]);
+    assert_eq!(asked.notes(&body(r#""read""#)), [ResponseWarning::Narrower(vec!["write".to_owned()])]);
     assert_eq!(asked.notes(&body(r#""write  extra read""#)), []);
     assert_eq!(asked.notes(&body(r#"["write","read"]"#)), []);
     assert_eq!(asked.notes(GOOD), [], "without `scope` all was granted");
@@ -500,12 +503,12 @@ fn t28_narrower_scopes_are_accepted_and_noted() {
 }
 
 #[test]
-fn t29_cookies_are_nothing_to_us() {
+fn t29_cookies_are_ignored() {
     case().header("set-cookie", "a=b").grant(GOOD);
 }
 
 #[test]
-fn pointers_lead_into_nested_answers() {
+fn pointers_lead_into_nested_responses() {
     let nested = case().with(|shape| {
         shape.token = "/data/0/jwt".to_owned();
         shape.expires_in = "/data/0/ttl".to_owned();
@@ -540,7 +543,7 @@ proptest! {
     }
 
     #[test]
-    fn no_answer_makes_a_text_show_a_secret(
+    fn no_response_makes_a_message_show_a_secret(
         member in "(error|Error|errors|message|error_description|detail|fault|code|trace_id|x)",
         inner in "(message|code|errorcode|type|request_id|detail|x)",
         nested in any::<bool>(), plain in any::<bool>(), status_code in 200u16..600,
@@ -574,7 +577,7 @@ fn lives(case: &Case, body: &str) -> Option<u64> {
 }
 
 #[test]
-fn plain_answers() {
+fn plain_responses() {
     for (vendor, body, life) in [
         (
             "zitadel",
@@ -625,7 +628,7 @@ fn issued_at_is_never_a_lifetime() {
     let salesforce = r#"{"access_token":"t","signature":"s","scope":"api","instance_url":"https://d.example","id":"https://l.example/id","token_type":"Bearer","issued_at":"1699999999999"}"#;
     let (grant, notes) = case().judge(salesforce).unwrap();
     assert_eq!((grant.expires_in, grant.expires_at), (None, None));
-    assert_eq!(notes, [Note::LifetimeMissing]);
+    assert_eq!(notes, [ResponseWarning::LifetimeMissing]);
 }
 
 #[test]
@@ -649,7 +652,7 @@ fn azure_ad_b2c_names_length_and_end() {
 }
 
 #[test]
-fn an_end_by_a_clock_that_differs_is_told_by_ours() {
+fn an_expiry_by_a_different_clock_is_converted_to_ours() {
     // now() is Sun, 17 Mar 2030 17:46:40 GMT; the issuer's clock is an hour behind.
     let late = case().header("date", "Sun, 17 Mar 2030 16:46:40 GMT");
     let grant = late.grant(r#"{"access_token":"t","expires_on":1899996700}"#);
@@ -661,7 +664,7 @@ fn an_end_by_a_clock_that_differs_is_told_by_ours() {
 }
 
 #[test]
-fn github_answers_201_with_another_shape() {
+fn github_responds_201_with_another_shape() {
     let body = r#"{"token":"t","expires_at":"2030-03-17T18:46:40Z","permissions":{}}"#;
     let github = status(201).with(|shape| {
         shape.token = "/token".to_owned();
@@ -682,7 +685,7 @@ fn github_answers_201_with_another_shape() {
 }
 
 #[test]
-fn other_names_and_nested_answers() {
+fn other_names_and_nested_responses() {
     let cognito = case().with(|shape| {
         shape.token = "/AccessToken".to_owned();
         shape.token_type = "/TokenType".to_owned();
@@ -706,7 +709,7 @@ fn other_names_and_nested_answers() {
 }
 
 #[test]
-fn facebook_answers_with_a_form_or_with_json() {
+fn facebook_responds_with_a_form_or_with_json() {
     let facebook = case().header("content-type", "text/plain; charset=UTF-8").with(|shape| {
         shape.format = ResponseFormat::Form;
         shape.expires_in = "/expires".to_owned();
@@ -724,7 +727,7 @@ fn facebook_answers_with_a_form_or_with_json() {
 }
 
 #[test]
-fn t105_a_token_of_no_type_is_taken_only_where_it_is_named() {
+fn t105_another_token_type_is_accepted_only_if_the_config_names_it() {
     let body = r#"{"access_token":"t","issued_token_type":"urn:ietf:params:oauth:token-type:saml2","token_type":"N_A","expires_in":60}"#;
     let error = case().error(body);
     assert_eq!(error.kind, FailureKind::Unusable);
@@ -734,7 +737,7 @@ fn t105_a_token_of_no_type_is_taken_only_where_it_is_named() {
 }
 
 #[test]
-fn the_accepted_type_is_told_in_lower_case() {
+fn the_accepted_type_is_in_lower_case() {
     assert_eq!(case().grant(r#"{"access_token":"t","token_type":"BEARER"}"#).token_type, "bearer");
     assert_eq!(case().grant(r#"{"access_token":"t"}"#).token_type, "bearer");
     let dpop = case().with(|shape| shape.token_types = vec!["dpop".to_owned()]);

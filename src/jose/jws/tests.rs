@@ -24,7 +24,7 @@ fn claims() -> Map<String, Value> {
     json!({ "iss": "me", "exp": 1, "nested": { "a": [true, null, 1.5] } }).as_object().unwrap().clone()
 }
 
-/// RFC 7515 appendix A's claims, whose line ends no JSON writer makes.
+/// The claims of RFC 7515 appendix A, with line breaks that no JSON writer makes.
 const RFC_CLAIMS: &str =
     "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
 
@@ -103,7 +103,7 @@ fn rfc_7515_a2_rsa() {
 
 #[test]
 fn rfc_7515_a3_and_a4_ecdsa() {
-    // These are random: the verifier takes the RFC's own, and ours under the same key.
+    // These signatures are random: the verifier accepts the RFC's and ours with the same key.
     let rfc = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
     for (file, name) in [("rfc7515-a3.jwk.json", "ES256"), ("rfc7515-a4.jwk.json", "ES512")] {
         let key = key(file);
@@ -148,7 +148,7 @@ fn the_header_has_its_members_in_order_and_no_others() {
 }
 
 #[test]
-fn an_algorithm_that_does_not_go_with_the_signer_is_told() {
+fn an_algorithm_that_does_not_fit_the_signer_is_reported() {
     let secret = Secret::from("s");
     fn of(name: &str, signer: Signer<'_>) -> String {
         sign(&header(name.parse().unwrap()), &claims(), signer).unwrap_err().0
@@ -159,11 +159,11 @@ fn an_algorithm_that_does_not_go_with_the_signer_is_told() {
     );
     assert_eq!(
         of("ES384", Signer::Key(&key("ec-p256.pkcs8.pem"))),
-        "ES384 does not go with this P-256 key; use ES256"
+        "ES384 does not fit this P-256 key; use ES256"
     );
     assert_eq!(
         of("RS256", Signer::Key(&key("ed25519.pkcs8.pem"))),
-        "RS256 does not go with this Ed25519 key; use EdDSA, Ed25519"
+        "RS256 does not fit this Ed25519 key; use EdDSA, Ed25519"
     );
     assert_eq!(
         of("HS256", Signer::Key(&key("rsa.pkcs8.pem"))),
@@ -171,6 +171,6 @@ fn an_algorithm_that_does_not_go_with_the_signer_is_told() {
     );
     assert_eq!(
         of("RS256", Signer::Key(&key("rsa-pss.pkcs8.pem"))),
-        "RS256 does not go with this RSA-PSS key; use PS256, PS384, PS512"
+        "RS256 does not fit this RSA-PSS key; use PS256, PS384, PS512"
     );
 }

@@ -72,8 +72,8 @@ fn what_it_writes_for_tls_is_the_same_key_again() {
 }
 
 #[test]
-fn a_last_byte_that_was_cut_as_a_line_end_is_put_back() {
-    // SEC1 ends with the public point, whose last byte is anything.
+fn a_last_byte_that_was_cut_as_a_line_break_is_restored() {
+    // SEC1 ends with the public point, whose last byte may be anything.
     let whole = (0..).map(|_| {
         aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING)
     });
@@ -118,7 +118,7 @@ fn the_default_algorithm_goes_by_type_and_a_jwks_own_before() {
     let key = parse(Value::Object(jwk.clone()).to_string()).unwrap();
     assert_eq!(key.default_alg(), Alg::Ps384);
     jwk.insert("alg".to_owned(), json!("ES256"));
-    assert!(refusal(Value::Object(jwk).to_string()).starts_with("ES256 does not go with this RSA key"));
+    assert!(refusal(Value::Object(jwk).to_string()).starts_with("ES256 does not fit this RSA key"));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn pkcs12_and_encrypted_pkcs8_open_with_their_password() {
 }
 
 #[test]
-fn each_wrong_file_is_told_in_its_own_words() {
+fn each_wrong_file_has_its_own_message() {
     let bytes = other::key_bytes;
     let plain = "decrypt it (openssl pkcs8 -topk8 -nocrypt -in key.pem -out plain.pem)";
     for (what, wrong, expected) in [
@@ -237,7 +237,7 @@ fn each_wrong_file_is_told_in_its_own_words() {
 }
 
 #[test]
-fn a_jwk_without_the_numbers_that_speed_rsa_up_is_told() {
+fn a_jwk_without_the_numbers_that_speed_rsa_up_is_reported() {
     let mut jwk = public("rsa.jwk.json");
     jwk.remove("dp");
     let error = refusal(Value::Object(jwk).to_string());
@@ -245,7 +245,7 @@ fn a_jwk_without_the_numbers_that_speed_rsa_up_is_told() {
 }
 
 #[test]
-fn numbers_that_do_not_fit_together_are_told() {
+fn numbers_that_do_not_fit_together_are_reported() {
     let mut jwk = public("rsa.jwk.json");
     jwk.insert("d".to_owned(), jwk["n"].clone());
     assert_eq!(refusal(Value::Object(jwk).to_string()), "the key is damaged: its parts do not fit together");

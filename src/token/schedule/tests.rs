@@ -12,45 +12,45 @@ fn moment(boot: f64, wall: f64) -> Moment {
     Moment { boot: secs(1_000.0 + boot), wall: SystemTime::UNIX_EPOCH + secs(1_700_000_000.0 + wall) }
 }
 
-fn life(lifetime: f64) -> Life {
-    Life::new(moment(0.0, 0.0), secs(lifetime), 0.8, 0.0)
+fn validity(lifetime: f64) -> Validity {
+    Validity::new(moment(0.0, 0.0), secs(lifetime), 0.8, 0.0)
 }
 
 #[test]
 fn is_not_sent_in_its_last_five_seconds_or_five_percent() {
     for (lifetime, last) in [(3600.0, 3595.0), (100.0, 95.0), (60.0, 57.0), (5.0, 4.75), (1.0, 0.95)] {
-        let life = life(lifetime);
-        assert!(life.may_be_sent(moment(last - 0.001, 0.0)), "{lifetime}: {last} by boot");
-        assert!(life.may_be_sent(moment(0.0, last - 0.001)), "{lifetime}: {last} by wall");
-        assert!(!life.may_be_sent(moment(last, 0.0)), "{lifetime}: {last} by boot");
-        assert!(!life.may_be_sent(moment(0.0, last)), "{lifetime}: {last} by wall");
+        let validity = validity(lifetime);
+        assert!(validity.may_be_sent(moment(last - 0.001, 0.0)), "{lifetime}: {last} by boot");
+        assert!(validity.may_be_sent(moment(0.0, last - 0.001)), "{lifetime}: {last} by wall");
+        assert!(!validity.may_be_sent(moment(last, 0.0)), "{lifetime}: {last} by boot");
+        assert!(!validity.may_be_sent(moment(0.0, last)), "{lifetime}: {last} by wall");
     }
 }
 
 #[test]
 fn t61_a_wall_clock_that_goes_back_makes_no_token_immortal() {
-    let life = life(3600.0);
-    assert!(life.may_be_sent(moment(10.0, -7200.0)), "it is as young as before");
-    assert!(life.is_due(moment(10.0, -7200.0)), "but not to be trusted for long");
-    assert!(!life.may_be_sent(moment(3595.0, -7200.0)));
-    assert!(!life.is_due(moment(0.0, -4.0)), "a small step is no jump");
+    let validity = validity(3600.0);
+    assert!(validity.may_be_sent(moment(10.0, -7200.0)), "it is as young as before");
+    assert!(validity.is_due(moment(10.0, -7200.0)), "but not to be trusted for long");
+    assert!(!validity.may_be_sent(moment(3595.0, -7200.0)));
+    assert!(!validity.is_due(moment(0.0, -4.0)), "a small step is no jump");
 }
 
 #[test]
-fn is_due_at_its_share_of_the_life_on_either_clock() {
-    let life = life(100.0);
-    assert!(!life.is_due(moment(79.9, 79.9)));
-    assert!(life.is_due(moment(80.0, 0.0)));
-    assert!(life.is_due(moment(0.0, 80.0)));
-    assert_eq!(life.due_in(moment(30.0, 0.0)), secs(50.0));
-    assert_eq!(life.due_in(moment(90.0, 0.0)), Duration::ZERO);
+fn is_due_at_its_share_of_the_lifetime_on_either_clock() {
+    let validity = validity(100.0);
+    assert!(!validity.is_due(moment(79.9, 79.9)));
+    assert!(validity.is_due(moment(80.0, 0.0)));
+    assert!(validity.is_due(moment(0.0, 80.0)));
+    assert_eq!(validity.due_in(moment(30.0, 0.0)), secs(50.0));
+    assert_eq!(validity.due_in(moment(90.0, 0.0)), Duration::ZERO);
 }
 
 #[test]
 fn t56_jitter_spreads_renewals_over_a_tenth_and_only_earlier() {
     let due_in = |refresh_at: f64, chance: f64| {
         let asked = moment(0.0, 0.0);
-        Life::new(asked, secs(100.0), refresh_at, chance).due_in(asked).as_secs_f64().round()
+        Validity::new(asked, secs(100.0), refresh_at, chance).due_in(asked).as_secs_f64().round()
     };
     assert_eq!((due_in(0.8, 0.0), due_in(0.8, 1.0)), (80.0, 70.0));
     assert_eq!((due_in(0.55, 0.0), due_in(0.55, 1.0)), (55.0, 50.0));
@@ -60,15 +60,15 @@ fn t56_jitter_spreads_renewals_over_a_tenth_and_only_earlier() {
 
 proptest! {
     #[test]
-    fn an_ended_life_is_never_sent(
+    fn an_expired_token_is_never_sent(
         lifetime in 1.0f64..90_000.0, refresh_at in 0.01f64..=1.0, chance in 0.0f64..=1.0,
         boot in 0.0f64..100_000.0, wall in -100_000.0f64..100_000.0,
     ) {
-        let life = Life::new(moment(0.0, 0.0), secs(lifetime), refresh_at, chance);
+        let validity = Validity::new(moment(0.0, 0.0), secs(lifetime), refresh_at, chance);
         let now = moment(boot, wall);
-        prop_assert!(!(life.may_be_sent(now) && (boot >= lifetime || wall >= lifetime)));
-        prop_assert!(life.due_in(moment(0.0, 0.0)) <= secs(lifetime * refresh_at) + Duration::from_micros(1));
-        prop_assert!(life.is_due(now) || life.may_be_sent(now), "what may not be sent is due");
+        prop_assert!(!(validity.may_be_sent(now) && (boot >= lifetime || wall >= lifetime)));
+        prop_assert!(validity.due_in(moment(0.0, 0.0)) <= secs(lifetime * refresh_at) + Duration::from_micros(1));
+        prop_assert!(validity.is_due(now) || validity.may_be_sent(now), "what may not be sent is due");
     }
 }
 
@@ -134,14 +134,14 @@ fn t34_a_refusal_waits_a_minute_whatever_came_before_and_no_longer_where_it_is_f
 }
 
 #[test]
-fn an_issuer_that_took_all_of_its_time_is_asked_again_soon_unless_a_token_serves() {
+fn an_issuer_that_timed_out_is_asked_again_soon_unless_there_is_a_token() {
     let pause = Pause::after(&failure(FailureKind::Timeout), 9, HOUR, 0.5);
     assert_eq!(pause.length(false, false), Duration::from_secs(1));
     assert_eq!(pause.length(true, false), Duration::from_secs(48));
 }
 
 #[test]
-fn only_a_silent_issuer_is_left_to_the_bare_connects_and_only_while_there_are_any() {
+fn only_an_unreachable_issuer_waits_for_its_probe_and_only_while_there_is_one() {
     let of = |silent, watched| {
         let unreached = Some(Unreached { hop: Hop::new("idp.example", 443, false), silent });
         let error = IssuerError { unreached, ..failure(FailureKind::Unavailable) };

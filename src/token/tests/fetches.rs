@@ -5,52 +5,53 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::{Rig, call, failure, grant, issuer, key, settle, text};
+use super::{Rig, failure, grant, issuer, key, request, settle, text};
 use crate::config::{ParamValue, Source};
 use crate::issuer::{FailureKind, Grant};
 use crate::token::{Rejected, TokenErrorKind};
 
-fn many(rig: &Rig, calls: usize) -> JoinSet<Result<String, TokenErrorKind>> {
+fn many(rig: &Rig, requests: usize) -> JoinSet<Result<String, TokenErrorKind>> {
     let mut tasks = JoinSet::new();
-    for _ in 0..calls {
+    for _ in 0..requests {
         let slot = Arc::clone(&rig.slot);
-        tasks.spawn(async move { call(&slot).await.map(|token| text(&token)).map_err(|error| error.kind) });
+        tasks
+            .spawn(async move { request(&slot).await.map(|token| text(&token)).map_err(|error| error.kind) });
     }
     tasks
 }
 
 #[tokio::test(start_paused = true)]
-async fn t50_a_thousand_cold_calls_are_served_by_one_request() {
+async fn t50_a_thousand_cold_requests_are_served_by_one_request() {
     let rig = Rig::new();
     let tasks = many(&rig, 1_000);
     settle().await;
     assert_eq!((rig.slot.status().waiters, rig.idp.waiting_now()), (1_000, 1_000));
-    let answers = tasks.join_all().await;
-    assert_eq!(answers, vec![Ok("t1".to_owned()); 1_000]);
+    let results = tasks.join_all().await;
+    assert_eq!(results, vec![Ok("t1".to_owned()); 1_000]);
     assert_eq!(rig.idp.asked(), 1);
     assert_eq!((rig.slot.status().waiters, rig.idp.waiting_now()), (0, 0));
     assert_eq!(rig.idp.outcomes(), ["ok"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn t51_a_failed_flight_fails_all_who_waited_and_starts_no_stampede() {
+async fn t51_a_failed_fetch_fails_all_who_waited_and_starts_no_stampede() {
     let rig = Rig::new();
-    rig.idp.answer(|_| Err(failure(FailureKind::Unavailable)));
-    let answers = many(&rig, 1_000).join_all().await;
-    assert_eq!(answers, vec![Err(TokenErrorKind::Unavailable); 1_000]);
+    rig.idp.respond(|_| Err(failure(FailureKind::Unavailable)));
+    let results = many(&rig, 1_000).join_all().await;
+    assert_eq!(results, vec![Err(TokenErrorKind::Unavailable); 1_000]);
     assert_eq!(rig.idp.asked(), 1);
-    let answers = many(&rig, 1_000).join_all().await;
-    assert_eq!(answers, vec![Err(TokenErrorKind::Unavailable); 1_000]);
-    assert_eq!(rig.idp.asked(), 1, "answered at once");
+    let results = many(&rig, 1_000).join_all().await;
+    assert_eq!(results, vec![Err(TokenErrorKind::Unavailable); 1_000]);
+    assert_eq!(rig.idp.asked(), 1, "failed at once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn t41_a_slow_answer_serves_all_and_a_caller_that_leaves_cancels_nothing() {
+async fn t41_a_slow_response_serves_all_and_a_caller_that_leaves_cancels_nothing() {
     let rig = Rig::new();
     rig.idp.delay(8_000);
     let first = tokio::spawn({
         let slot = Arc::clone(&rig.slot);
-        async move { call(&slot).await.map(|_| ()) }
+        async move { request(&slot).await.map(|_| ()) }
     });
     settle().await;
     let others = many(&rig, 500);
@@ -67,7 +68,7 @@ async fn t41_callers_that_all_give_up_one_after_another_share_one_request() {
     let rig = Rig::new();
     rig.idp.delay(200);
     for _ in 0..5 {
-        let impatient = tokio::time::timeout(Duration::from_millis(30), rig.call()).await;
+        let impatient = tokio::time::timeout(Duration::from_millis(30), rig.request()).await;
         assert!(impatient.is_err());
     }
     rig.pass(0.1).await;
@@ -76,7 +77,7 @@ async fn t41_callers_that_all_give_up_one_after_another_share_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t42_a_call_waits_at_most_the_issuers_timeout_and_the_flight_goes_on() {
+async fn t42_a_request_waits_at_most_the_issuers_timeout_and_the_fetch_goes_on() {
     let rig = Rig::new();
     rig.idp.delay(12_000);
     let tasks = many(&rig, 1);
@@ -88,10 +89,10 @@ async fn t42_a_call_waits_at_most_the_issuers_timeout_and_the_flight_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_of_zero_lets_calls_wait_on() {
+async fn a_timeout_of_zero_lets_requests_wait_on() {
     let rig = Rig::with(10, |issuer| issuer.timeout = None);
     rig.idp.delay(100_000);
-    assert_eq!(rig.call_text().await, "t1");
+    assert_eq!(rig.request_text().await, "t1");
     assert_eq!(rig.slot.timeout(), None);
 }
 
@@ -100,23 +101,21 @@ async fn more_waiters_than_allowed_are_turned_away_at_once() {
     let rig = Rig::with(3, |_| {});
     let tasks = many(&rig, 3);
     settle().await;
-    let error = rig.call().await.err().unwrap();
+    let error = rig.request().await.err().unwrap();
     assert_eq!(error.kind, TokenErrorKind::Overloaded);
     assert!(error.retry_after.is_some() && !error.issuer_refused);
     assert_eq!(tasks.join_all().await, vec![Ok("t1".to_owned()); 3], "those who were there first are served");
-    assert_eq!(rig.call_text().await, "t1");
+    assert_eq!(rig.request_text().await, "t1");
 }
 
 #[tokio::test(start_paused = true)]
-async fn prefetch_asks_without_a_call_until_it_has_one_token() {
+async fn prefetch_asks_without_a_request_until_it_has_one_token() {
     let rig = Rig::new();
     rig.pass(100.0).await;
     assert_eq!(rig.idp.asked(), 0, "nobody wants it yet");
-    rig.idp.answer(
-        |number| {
-            if number < 4 { Err(failure(FailureKind::Unavailable)) } else { Ok(grant(number, 3600)) }
-        },
-    );
+    rig.idp.respond(|number| {
+        if number < 4 { Err(failure(FailureKind::Unavailable)) } else { Ok(grant(number, 3600)) }
+    });
     rig.slot.prefetch();
     rig.pass(30.0).await;
     assert_eq!(rig.idp.asked(), 4);
@@ -127,12 +126,12 @@ async fn prefetch_asks_without_a_call_until_it_has_one_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fault_in_a_request_is_a_failure_like_others() {
+async fn a_panic_in_a_fetch_is_a_failure_like_others() {
     let rig = Rig::new();
-    rig.idp.answer(|number| if number == 1 { panic!("scripted") } else { Ok(grant(number, 60)) });
-    assert_eq!(rig.call().await.err().unwrap().kind, TokenErrorKind::Unavailable);
+    rig.idp.respond(|number| if number == 1 { panic!("scripted") } else { Ok(grant(number, 60)) });
+    assert_eq!(rig.request().await.err().unwrap().kind, TokenErrorKind::Unavailable);
     rig.pass(1.5).await;
-    assert_eq!(rig.call_text().await, "t2");
+    assert_eq!(rig.request_text().await, "t2");
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,11 +147,11 @@ async fn a_request_ends_with_its_slot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t52_a_used_token_is_renewed_once_behind_the_scenes() {
+async fn t52_a_used_token_is_renewed_once_in_the_background() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 1000)));
+    rig.idp.respond(|number| Ok(grant(number, 1000)));
     rig.idp.delay(5_000);
-    assert_eq!(rig.call_text().await, "t1");
+    assert_eq!(rig.request_text().await, "t1");
     rig.pass(690.0).await;
     assert_eq!(rig.idp.asked(), 1);
     let mut seen = Vec::new();
@@ -171,10 +170,10 @@ async fn t52_a_used_token_is_renewed_once_behind_the_scenes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_used_token_is_renewed_without_another_call() {
+async fn a_used_token_is_renewed_without_another_request() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
-    rig.call_text().await;
+    rig.idp.respond(|number| Ok(grant(number, 100)));
+    rig.request_text().await;
     rig.pass(85.0).await;
     assert_eq!(rig.idp.asked(), 2);
     let token = rig.slot.held.load_full().unwrap();
@@ -182,15 +181,15 @@ async fn a_used_token_is_renewed_without_another_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t57_an_unused_token_is_not_renewed_and_the_next_call_fetches_again() {
+async fn t57_an_unused_token_is_not_renewed_and_the_next_request_fetches_again() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.slot.prefetch();
     rig.pass(5_000.0).await;
     assert_eq!(rig.idp.asked(), 1);
-    assert_eq!(rig.call_text().await, "t2");
+    assert_eq!(rig.request_text().await, "t2");
 
-    // Used once: renewed once, and no more.
+    // Used once, so renewed once and no more.
     rig.pass(5_000.0).await;
     assert_eq!(rig.idp.asked(), 3);
 }
@@ -198,13 +197,13 @@ async fn t57_an_unused_token_is_not_renewed_and_the_next_call_fetches_again() {
 #[tokio::test(start_paused = true)]
 async fn a_late_first_use_gets_the_valid_token_and_starts_the_renewal() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
+    rig.idp.respond(|number| Ok(grant(number, 100)));
     rig.slot.prefetch();
     rig.pass(90.0).await;
     assert_eq!(rig.idp.asked(), 1);
-    assert_eq!(rig.call_text().await, "t1");
+    assert_eq!(rig.request_text().await, "t1");
     rig.pass(0.2).await;
-    assert_eq!(rig.call_text().await, "t2");
+    assert_eq!(rig.request_text().await, "t2");
     assert_eq!(rig.idp.asked(), 2);
 }
 
@@ -213,10 +212,10 @@ async fn t06_lifetimes_of_a_second_serve_and_cause_no_hot_loop() {
     for said in [0, 1] {
         let rig = Rig::new();
         rig.idp.delay(10);
-        rig.idp.answer(move |number| Ok(grant(number, said)));
+        rig.idp.respond(move |number| Ok(grant(number, said)));
         let mut served = 0;
         for _ in 0..1_000 {
-            served += usize::from(rig.call().await.is_ok());
+            served += usize::from(rig.request().await.is_ok());
             rig.pass(0.01).await;
         }
         assert_eq!(served, 1_000, "every request is served, if late");
@@ -228,8 +227,8 @@ async fn t06_lifetimes_of_a_second_serve_and_cause_no_hot_loop() {
 #[tokio::test(start_paused = true)]
 async fn t11_a_lifetime_of_5_s_is_renewed_in_time() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 5)));
-    rig.call_text().await;
+    rig.idp.respond(|number| Ok(grant(number, 5)));
+    rig.request_text().await;
     for _ in 0..300 {
         assert!(rig.slot.current().is_some());
         rig.pass(0.1).await;
@@ -238,11 +237,11 @@ async fn t11_a_lifetime_of_5_s_is_renewed_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t63_the_lifetime_counts_from_when_the_token_was_asked_for() {
+async fn t63_the_lifetime_counts_from_the_token_request() {
     let rig = Rig::new();
     rig.idp.delay(9_000);
-    rig.idp.answer(|number| Ok(grant(number, 10)));
-    assert_eq!(rig.call_text().await, "t1");
+    rig.idp.respond(|number| Ok(grant(number, 10)));
+    assert_eq!(rig.request_text().await, "t1");
     rig.pass(0.4).await;
     assert!(rig.slot.current().is_some());
     rig.pass(0.2).await;
@@ -250,11 +249,11 @@ async fn t63_the_lifetime_counts_from_when_the_token_was_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t63_a_token_that_ended_before_it_came_is_never_sent() {
+async fn t63_a_token_that_expired_before_it_came_is_never_sent() {
     let rig = Rig::new();
     rig.idp.delay(5_000);
-    rig.idp.answer(|number| Ok(grant(number, 5)));
-    let error = rig.call().await.err().unwrap();
+    rig.idp.respond(|number| Ok(grant(number, 5)));
+    let error = rig.request().await.err().unwrap();
     assert_eq!(error.kind, TokenErrorKind::Refused);
     assert!(error.detail.contains("corp"), "{}", error.detail);
     assert!(rig.slot.current().is_none());
@@ -264,7 +263,7 @@ async fn t63_a_token_that_ended_before_it_came_is_never_sent() {
 #[tokio::test(start_paused = true)]
 async fn t05_without_a_lifetime_the_default_counts() {
     let rig = Rig::with(10, |issuer| issuer.default_lifetime = Duration::from_secs(40));
-    rig.idp.answer(|number| Ok(Grant { expires_in: None, ..grant(number, 0) }));
+    rig.idp.respond(|number| Ok(Grant { expires_in: None, ..grant(number, 0) }));
     rig.slot.prefetch();
     rig.pass(37.9).await;
     assert_eq!(rig.slot.status().state, "valid");
@@ -275,65 +274,65 @@ async fn t05_without_a_lifetime_the_default_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t60_a_wall_clock_two_hours_ahead_ends_the_token_and_is_refetched_once() {
+async fn t60_a_wall_clock_two_hours_ahead_expires_the_token_and_is_refetched_once() {
     let rig = Rig::new();
-    rig.call_text().await;
+    rig.request_text().await;
     rig.pass(10.0).await;
     rig.clock.jump_wall(7_200);
-    assert!(rig.slot.current().is_none(), "never sent once the wall clock says that it ended");
+    assert!(rig.slot.current().is_none(), "never sent once the wall clock says that it expired");
     for _ in 0..100 {
-        assert_eq!(rig.call_text().await, "t2");
+        assert_eq!(rig.request_text().await, "t2");
         rig.pass(0.1).await;
     }
     assert_eq!(rig.idp.asked(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn t61_a_wall_clock_two_hours_back_renews_behind_the_scenes_and_makes_nothing_immortal() {
+async fn t61_a_wall_clock_two_hours_back_renews_in_the_background_and_makes_nothing_immortal() {
     let rig = Rig::new();
-    rig.call_text().await;
+    rig.request_text().await;
     rig.pass(10.0).await;
     rig.clock.jump_wall(-7_200);
-    assert_eq!(rig.call_text().await, "t1", "no request waits");
+    assert_eq!(rig.request_text().await, "t1", "no request waits");
     rig.pass(0.2).await;
     for _ in 0..100 {
-        assert_eq!(rig.call_text().await, "t2");
+        assert_eq!(rig.request_text().await, "t2");
         rig.pass(0.1).await;
     }
     assert_eq!(rig.idp.asked(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn t62_a_token_that_ended_in_suspend_is_fetched_again_before_it_is_used() {
+async fn t62_a_token_that_expired_in_suspend_is_fetched_again_before_it_is_used() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 60)));
-    rig.call_text().await;
+    rig.idp.respond(|number| Ok(grant(number, 60)));
+    rig.request_text().await;
     rig.clock.suspend(90);
     assert!(rig.slot.current().is_none());
-    assert_eq!(rig.call_text().await, "t2");
+    assert_eq!(rig.request_text().await, "t2");
     assert_eq!(rig.idp.asked(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn t62_a_suspend_past_the_renewal_renews_at_the_next_call() {
+async fn t62_a_suspend_past_the_renewal_renews_at_the_next_request() {
     let rig = Rig::new();
-    rig.idp.answer(|number| Ok(grant(number, 100)));
-    rig.call_text().await;
+    rig.idp.respond(|number| Ok(grant(number, 100)));
+    rig.request_text().await;
     rig.clock.suspend(85);
-    assert_eq!(rig.call_text().await, "t1");
+    assert_eq!(rig.request_text().await, "t1");
     settle().await;
     assert_eq!(rig.idp.asked(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_is_held_back_is_not_poked_by_every_call() {
+async fn requests_do_not_poke_a_renewal_that_has_to_wait() {
     let rig = Rig::new();
-    rig.idp.answer(
+    rig.idp.respond(
         |number| {
             if number == 1 { Ok(grant(1, 2000)) } else { Err(failure(FailureKind::ClientRefused)) }
         },
     );
-    rig.call_text().await;
+    rig.request_text().await;
     rig.pass(1_700.0).await;
     assert!((2..=7).contains(&rig.idp.asked()), "{}", rig.idp.asked());
     assert!(rig.slot.current().is_some());
@@ -408,13 +407,13 @@ async fn two_issuers_never_share_nor_two_tables_of_one_name() {
 #[tokio::test(start_paused = true)]
 async fn t95_a_reload_keeps_the_token_and_takes_the_new_limit() {
     let rig = Rig::new();
-    assert_eq!(rig.call_text().await, "t1");
+    assert_eq!(rig.request_text().await, "t1");
     let again = Arc::new(issuer("corp", 1));
     let slot = rig.cache.slot(&key(&again, &["read"]), &again, 0);
     rig.cache.retain(&[Arc::clone(&slot)]);
     assert_eq!(slot.current().map(|token| text(&token)), Some("t1".to_owned()));
     assert_eq!(slot.reject(1), Rejected::Dropped);
-    assert!(rig.call().await.is_err(), "no request may wait now");
+    assert!(rig.request().await.is_err(), "no request may wait now");
 }
 
 #[tokio::test(start_paused = true)]
@@ -435,20 +434,20 @@ async fn t97_what_is_not_kept_is_gone_at_once_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t97_a_retired_slot_serves_its_calls_but_asks_for_nothing_unasked() {
+async fn t97_a_retired_slot_serves_its_requests_but_renews_nothing() {
     let rig = Rig::new();
     rig.slot.prefetch();
-    rig.call_text().await;
+    rig.request_text().await;
     rig.cache.retain(&[]);
     rig.pass(10_000.0).await;
     assert_eq!(rig.idp.asked(), 1, "no renewal");
-    assert_eq!(rig.call_text().await, "t2", "a request of the old config that still runs");
+    assert_eq!(rig.request_text().await, "t2", "a request of the old config that still runs");
 }
 
 #[tokio::test(start_paused = true)]
 async fn t65_ten_thousand_slots_are_the_bound_and_a_route_keeps_its_own() {
     let rig = Rig::new();
-    rig.call_text().await;
+    rig.request_text().await;
     let config = Arc::new(issuer("corp", 1));
     for number in 0..10_500 {
         let scope = number.to_string();
@@ -457,7 +456,7 @@ async fn t65_ten_thousand_slots_are_the_bound_and_a_route_keeps_its_own() {
     rig.cache.slots.run_pending_tasks();
     let slots = rig.cache.slots.entry_count();
     assert!((9_000..=10_000).contains(&slots), "{slots}");
-    assert_eq!(rig.call_text().await, "t1", "evicted, but held");
+    assert_eq!(rig.request_text().await, "t1", "evicted, but held");
     let newest = rig.cache.slot(&key(&config, &["10499"]), &config, 10);
     assert!(Arc::ptr_eq(&newest, &rig.cache.slot(&key(&config, &["10499"]), &config, 10)), "new keys get in");
 }

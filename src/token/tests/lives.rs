@@ -1,4 +1,4 @@
-//! Whole lives of a slot, made up at random: what holds in all of them.
+//! Property tests: random histories of a slot, and what holds in all of them.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::issuer::{FailureKind, IssuerError};
 use crate::token::schedule::Moment;
 use crate::token::{RetryCause, Token};
 
-/// How the issuer is.
+/// The state of the issuer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
     /// Grants tokens for so many seconds.
     Well(u64),
-    /// No connection comes about.
+    /// No connection succeeds.
     Away,
-    /// Takes connections, and does not answer.
+    /// Accepts connections and does not respond.
     Hangs,
-    /// Its address answers, and TLS with it fails.
+    /// Accepts connections, but TLS fails.
     NoTls,
     /// 503.
     Busy,
@@ -48,12 +48,12 @@ impl Mode {
         })
     }
 
-    /// How long it may take from when the issuer is well again until a request is served.
+    /// The longest time from the issuer's recovery until a request gets a token.
     fn served_within(self) -> f64 {
         match self {
             Self::Well(_) => 1.2,
             Self::Away => 1.5,
-            // The request that is under way.
+            // The current request.
             Self::Hangs => 12.0,
             Self::NoTls | Self::Busy | Self::Garbage => 10.5,
             Self::Throttles(seconds) => seconds as f64 + 0.5,
@@ -65,12 +65,12 @@ impl Mode {
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Becomes(Mode),
-    /// So long nothing happens but calls, every so many milliseconds.
+    /// For so long nothing happens except requests, one every so many milliseconds.
     Passes {
         seconds: u64,
         between_ms: u64,
     },
-    /// So long not even calls.
+    /// For so long nothing happens, not even requests.
     Rests(u64),
     /// The upstream refuses the token that is held.
     Refused,
@@ -111,10 +111,10 @@ fn acts() -> impl Strategy<Value = Act> {
 struct Story {
     rig: Rig,
     mode: Mode,
-    /// The mode since the last success from which the issuer takes longest to be asked again.
+    /// The mode since the last success after which the issuer is asked latest.
     worst: Mode,
     seen: u64,
-    /// Whatever may cause a request outside of the usual pace.
+    /// Whatever may cause a request outside the usual pace.
     causes: usize,
     started: Instant,
 }
@@ -135,9 +135,9 @@ impl Story {
         }
         let idp = &self.rig.idp;
         idp.delay(if mode == Mode::Hangs { 10_000 } else { 100 });
-        idp.answers.store(mode != Mode::Away, SeqCst);
+        idp.reachable.store(mode != Mode::Away, SeqCst);
         let lifetime = if let Mode::Well(lifetime) = mode { lifetime } else { 0 };
-        idp.answer(move |number| mode.failure().map_or_else(|| Ok(grant(number, lifetime)), Err));
+        idp.respond(move |number| mode.failure().map_or_else(|| Ok(grant(number, lifetime)), Err));
     }
 
     async fn act(&mut self, act: Act) {
@@ -146,7 +146,7 @@ impl Story {
             Act::Passes { seconds, between_ms } => {
                 let until = Instant::now() + Duration::from_secs(seconds);
                 while Instant::now() < until {
-                    self.call().await;
+                    self.request().await;
                     tokio::time::sleep(Duration::from_millis(between_ms)).await;
                     settle().await;
                 }
@@ -172,9 +172,9 @@ impl Story {
         }
     }
 
-    /// Whether a request is served; never by a token that has ended.
-    async fn call(&mut self) -> bool {
-        let Ok(token) = self.rig.call().await else { return false };
+    /// Whether a request gets a token, which must never be an expired one.
+    async fn request(&mut self) -> bool {
+        let Ok(token) = self.rig.request().await else { return false };
         self.check(&token);
         if token.generation > self.seen {
             self.seen = token.generation;
@@ -187,8 +187,8 @@ impl Story {
         let number: usize = token.secret.expose_str().unwrap()[1..].parse().unwrap();
         let (asked, now) = (self.rig.idp.asked_moment(number), Moment::now(&*self.rig.clock));
         let held = self.rig.slot.held.load();
-        // A token that was held when the request came; its successor's life is longer.
-        let lifetime = held.as_ref().map_or(Duration::ZERO, |held| held.life.lifetime());
+        // The token that was held when the request came. Its successor's lifetime is longer.
+        let lifetime = held.as_ref().map_or(Duration::ZERO, |held| held.validity.lifetime());
         let age = (now.boot - asked.boot).max(now.wall.duration_since(asked.wall).unwrap_or_default());
         assert!(age < lifetime, "{number} is sent {age:?} after it was asked for, and lives {lifetime:?}");
     }
@@ -203,13 +203,13 @@ impl Story {
         }
     }
 
-    /// Tells what is not as it has to be.
+    /// Checks everything that must hold.
     async fn end(mut self) {
         let worst = self.worst;
         self.becomes(Mode::Well(3600));
         let back = Instant::now();
         let allowed = worst.served_within() + 1.2;
-        while !self.call().await {
+        while !self.request().await {
             let waited = back.elapsed().as_secs_f64();
             assert!(waited <= allowed, "after {worst:?} not served within {waited} s");
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -227,17 +227,18 @@ fn tell(story: impl Future<Output = ()>) {
     runtime.unwrap().block_on(story);
 }
 
-/// Rests while an issuer fails in the mode, from when the token is due to its end; when the last try came before that.
+/// Lets time pass without requests while the issuer fails in this mode, from when the token is due until it expires.
+/// Returns when the last try before that was.
 async fn last_try_before_the_end(lifetime: u64, mode: Mode) -> (f64, Vec<f64>) {
     let mut story = Story::new();
     story.becomes(Mode::Well(lifetime));
-    assert!(story.call().await);
+    assert!(story.request().await);
     story.becomes(mode);
     story.rig.pass(lifetime as f64 * 1.2).await;
     let held = story.rig.slot.held.load_full().unwrap();
-    let end = held.life.left(story.rig.idp.asked_moment(1)).as_secs_f64();
+    let end = held.validity.left(story.rig.idp.asked_moment(1)).as_secs_f64();
     let mut tries = story.rig.idp.asked_at_exactly();
-    tries.extend(story.rig.idp.knocked_at());
+    tries.extend(story.rig.idp.probed_at());
     tries.sort_by(f64::total_cmp);
     (end, tries)
 }
@@ -257,7 +258,7 @@ proptest! {
     }
 
     #[test]
-    fn there_is_always_a_try_before_a_token_ends(
+    fn there_is_always_a_try_before_a_token_expires(
         lifetime in 20u64..4_000,
         mode in prop_oneof![Just(Mode::Away), Just(Mode::NoTls), Just(Mode::Busy), Just(Mode::Garbage)],
     ) {
@@ -266,13 +267,13 @@ proptest! {
             let last = tries.iter().rfind(|at| **at < end).unwrap();
             assert!(end - last <= 2.6, "{mode:?} {lifetime} s: {end} {tries:?}");
             let after = tries.iter().filter(|at| **at > end + 1.0).count();
-            assert_eq!(after, 0, "nobody calls: {end} {tries:?}");
+            assert_eq!(after, 0, "no request comes: {end} {tries:?}");
         });
     }
 }
 
 #[test]
-fn a_slot_comes_through_a_day_of_short_outages() {
+fn a_slot_survives_a_day_of_short_outages() {
     tell(async {
         let mut story = Story::new();
         for round in 0..200 {
@@ -287,18 +288,19 @@ fn a_slot_comes_through_a_day_of_short_outages() {
     });
 }
 
-/// 743 of 743 requests were lost so: one request to a path that answers 401, in an outage, with an hour of life left.
+/// This once lost 743 of 743 requests: one request to a path that responds 401, in an outage, with an hour of lifetime
+/// left.
 #[test]
-fn one_refusal_in_an_outage_costs_no_other_call() {
+fn one_refusal_in_an_outage_costs_no_other_request() {
     for mode in [Mode::Away, Mode::Busy, Mode::Hangs, Mode::NoTls] {
         tell(async move {
             let mut story = Story::new();
             story.becomes(Mode::Well(3600));
-            assert!(story.call().await);
+            assert!(story.request().await);
             story.becomes(mode);
             story.refuse().await;
             for _ in 0..743 {
-                assert!(story.call().await, "{mode:?}");
+                assert!(story.request().await, "{mode:?}");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
             story.end().await;

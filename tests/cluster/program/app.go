@@ -97,6 +97,9 @@ func (a *application) download(stop chan struct{}) {
 
 func (a *application) request(method, url string, body []byte, wanted int) {
 	err := a.try(method, url, body, wanted)
+	if err != nil {
+		defer time.Sleep(100 * time.Millisecond)
+	}
 	a.Lock()
 	defer a.Unlock()
 	a.Requests++

@@ -3,6 +3,7 @@
 
 page=docs/tutorial-kubernetes.md
 printf first > corp.secret
+servers 'set?lifetime=10'
 
 # Two commands do not end by themselves, and one names a pod.
 type_in() {
@@ -16,9 +17,14 @@ type_in() {
       pod=$(pods | cut --delimiter ' ' --fields 1)
       # A terminal for it, where somebody types as soon as the shell is there.
       : > debug.log
-      (eventually 60 "the shell is there" grep built-in debug.log >&2; echo 'cat /proc/1/root/etc/bearerd/bearerd.toml; exit') |
+      (eventually 60 "the shell is there" grep '/ \$' debug.log >&2; echo 'wget -q -O - http://localhost:9180/status; exit') |
         script --quiet --flush --return --command "$(sed -E "s/legacy-billing-[0-9a-z]+-[0-9a-z]{5}/$pod/" <<< "$1")" debug.log
-      grep -q 'listener.main' debug.log || fail "the shell does not see bearerd's files"
+      grep -q '"name":"billing"' debug.log || fail "the shell does not see the status"
+      ;;
+    *patch.yaml)
+      eval "$1"
+      kubectl rollout status deployment/legacy-billing --timeout=120s
+      sends 20
       ;;
     *) eval "$1" ;;
   esac
@@ -27,12 +33,16 @@ type_in() {
 by_the_second() { servers tokens | grep '^second '; }
 before() {
   case "$1" in
-    'Rotate the secret') printf second > corp.secret; servers 'set?secrets=first,second&lifetime=10' ;;
+    'Rotate the secret') printf second > corp.secret; servers 'set?secrets=first,second' ;;
     'Without kustomize')
       lossless 200
       kubectl delete --kustomize deploy/kubernetes/base
       kubectl wait --for=delete pod --selector "$APPLICATION" --timeout=60s
       kubectl apply --filename deploy/kubernetes/base/application.yaml
+      # The page's ConfigMap has one file alone, so the CA of these tests goes into the Secret.
+      sed -i 's#"ca.pem"#"/run/secrets/bearerd/ca.pem"#' deploy/kubernetes/base/bearerd.toml
+      kubectl create secret generic bearerd --from-file=client-secret=corp.secret --from-file="$WORK/ca.pem" --dry-run=client --output=yaml |
+        kubectl replace --filename -
       ;;
   esac
 }

@@ -23,7 +23,7 @@ async fn wrong_secret() {
     let file = setup.file("secret", "not-the-right-one");
     let world = setup.issuer(&format!("token_url = \"{}/token\"", provider.issuer)).start().await;
     let secret = format!("check client_id and client_secret of [issuer.corp] (file {})", file.display());
-    let facts = ["/token answered 401 invalid_client (client authentication failed)"];
+    let facts = ["/token responded 401 invalid_client (client authentication failed)"];
     let remedy = [&*secret, "and whether the server wants", "client_auth = \"client_secret_post\""];
     no_token(&world, 502, "token_refused", &facts, &remedy).await;
     world.file("secret", "the-right-one");
@@ -62,7 +62,7 @@ async fn wrong_secret_in_the_words_of_vendors() {
         let setup = Setup::new().await;
         setup.issuer.always_this(vendor(status, body));
         let world = setup.start().await;
-        no_token(&world, 502, "token_refused", &["answered 401 "], &[facts]).await;
+        no_token(&world, 502, "token_refused", &["responded 401 "], &[facts]).await;
     }
 }
 
@@ -121,7 +121,7 @@ async fn secret_file_empty() {
 async fn variable_missing() {
     let world = Setup::new().await.issuer("client_secret = { env = \"CORP_SECRET\" }").start().await;
     let fact = "because client_secret cannot be read: environment variable CORP_SECRET: is not set";
-    let remedy = ["set it where bearerd is started, and start it again"];
+    let remedy = ["set it where bearerd is started, and restart bearerd"];
     no_token(&world, 503, "token_unavailable", &[fact], &remedy).await;
 }
 
@@ -134,7 +134,7 @@ async fn variable_changed() {
         "check client_id and client_secret of [issuer.corp] (environment variable CORP_SECRET)",
         "a changed variable needs a restart",
     ];
-    no_token(&world, 502, "token_refused", &["answered 401 invalid_client"], &remedy).await;
+    no_token(&world, 502, "token_refused", &["responded 401 invalid_client"], &remedy).await;
 }
 
 #[tokio::test]
@@ -146,8 +146,8 @@ async fn clock_off_where_a_jwt_is_refused() {
             r#"{"error":"invalid_client","error_description":"assertion is expired or not valid yet"}"#;
         setup.issuer.always_this(vendor(401, words).header("date", &clock_at(offset)));
         let world = setup.issuer("client_auth = \"client_secret_jwt\"").start().await;
-        let facts = ["answered 401 invalid_client (assertion is expired or not valid yet)"];
-        let remedy = ["this machine's clock is ", side, ", set it right"];
+        let facts = ["responded 401 invalid_client (assertion is expired or not valid yet)"];
+        let remedy = ["this machine's clock is ", side, "; correct it"];
         no_token(&world, 502, "token_refused", &facts, &remedy).await;
     }
 }
@@ -158,7 +158,7 @@ async fn clock_off_where_tokens_come_all_the_same() {
     setup.issuer.always_this(Answer::token("t").header("date", &clock_at(7200)));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
-    let words = ["WARN", "corp", "this machine's clock is ", "behind the issuer's: set it right (NTP)"];
+    let words = ["WARN", "corp", "this machine's clock is ", "behind the issuer's: correct it (NTP)"];
     line(&world, &words).await;
 }
 
@@ -174,7 +174,7 @@ async fn assertion_expired() {
     let place = file.display().to_string();
     let remedy =
         ["the assertion is too old or from the future; check this machine's clock", &place, "expired"];
-    no_token(&world, 502, "token_refused", &["answered 401 invalid_client (AADSTS700024"], &remedy).await;
+    no_token(&world, 502, "token_refused", &["responded 401 invalid_client (AADSTS700024"], &remedy).await;
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn a_file_that_vanishes_later_does_no_harm_and_is_told() {
     let world = setup.issuer("refresh_at = 0.3").start().await;
     world.get("/").await.expect_status(200);
     std::fs::remove_file(world.folder().join("secret")).unwrap();
-    let words = "cannot read a value anew, the one read last serves on";
+    let words = "cannot read a value anew, so the last good one stays in use";
     crate::support::eventually("a renewal", || async {
         world.get("/").await.expect_status(200);
         world.log().text().contains(words).then_some(())
@@ -205,7 +205,7 @@ async fn signing(body: &str) -> World {
 async fn assertion_for_another_audience() {
     let world = signing(r#"{"error":"invalid_client","error_description":"Invalid token audience"}"#).await;
     let remedy = [
-        "the issuer wants another audience (`aud`) in the JWT: set jwt.audience of [issuer.corp] to the one that it names",
+        "the issuer requires another audience (`aud`) in the JWT: set jwt.audience of [issuer.corp] to the one that it names",
     ];
     no_token(&world, 502, "token_refused", &["(Invalid token audience)"], &remedy).await;
 }
@@ -227,7 +227,7 @@ async fn client_id_missed_beside_an_assertion() {
 async fn clock_off_by_an_issuer_that_does_not_tell_its_own() {
     let world = signing(r#"{"error":"invalid_client","error_description":"Token is not active"}"#).await;
     let remedy = [
-        "what was signed is not valid yet or no more by the issuer's clock: compare this machine's clock with it",
+        "by the issuer's clock, what bearerd signed is not valid yet or has expired: compare this machine's clock with it",
     ];
     no_token(&world, 502, "token_refused", &["(Token is not active)"], &remedy).await;
 }
@@ -240,6 +240,6 @@ async fn dpop_wanted() {
         r#"{"error":"invalid_request","error_description":"DPoP proof is missing"}"#,
     ));
     let world = setup.start().await;
-    let remedy = ["this client has to prove a key of its own; set dpop of [issuer.corp]"];
+    let remedy = ["this client has to prove possession of a key; set dpop of [issuer.corp]"];
     no_token(&world, 502, "token_refused", &["(DPoP proof is missing)"], &remedy).await;
 }

@@ -12,7 +12,7 @@ async fn token_url_that_is_not_there() {
     let setup = Setup::new().await;
     setup.issuer.always_this(Answer::status(404).body("Not Found").header("content-type", "text/plain"));
     let world = setup.start().await;
-    let facts = ["/token answered 404 (Not Found)"];
+    let facts = ["/token responded 404 (Not Found)"];
     no_token(&world, 502, "token_refused", &facts, &["check token_url of [issuer.corp]"]).await;
 }
 
@@ -23,8 +23,8 @@ async fn token_url_that_is_a_web_page() {
         Answer::ok("<html><title>Sign in</title></html>").header("content-type", "text/html; charset=utf-8"),
     );
     let world = setup.start().await;
-    let remedy = ["that is a web page, as of a login or a gateway; check token_url of [issuer.corp]"];
-    no_token(&world, 502, "token_refused", &["/token answered 200 with"], &remedy).await;
+    let remedy = ["it is a web page, perhaps of a login or a gateway; check token_url of [issuer.corp]"];
+    no_token(&world, 502, "token_refused", &["/token responded 200 with"], &remedy).await;
 }
 
 #[tokio::test]
@@ -33,12 +33,12 @@ async fn token_url_that_is_http_where_tls_is_spoken() {
     let url = tls.url.replace("https://", "http://");
     let world = Setup::new().await.issuer(&format!("token_url = \"{url}/token\"")).start().await;
     let remedy = ["check token_url of [issuer.corp]; is it https://?"];
-    no_token(&world, 502, "token_refused", &["did not answer as an HTTP server"], &remedy).await;
+    no_token(&world, 502, "token_refused", &["did not respond as an HTTP server"], &remedy).await;
 
     let setup = Setup::new().await;
     let words = "Client sent an HTTP request to an HTTPS server.\n";
     setup.issuer.always_this(Answer::status(400).header("content-type", "text/plain").body(words));
-    no_token(&setup.start().await, 502, "token_refused", &["answered 400"], &remedy).await;
+    no_token(&setup.start().await, 502, "token_refused", &["responded 400"], &remedy).await;
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn token_url_that_redirects() {
     let setup = Setup::new().await;
     setup.issuer.always_this(Answer::status(302).header("location", "https://login.example/start"));
     let world = setup.start().await;
-    let facts = ["answered 302 with a redirect to login.example, and redirects are not followed"];
+    let facts = ["responded 302 with a redirect to login.example, and bearerd does not follow redirects"];
     no_token(&world, 502, "token_refused", &facts, &["check token_url of [issuer.corp]"]).await;
 }
 
@@ -58,7 +58,7 @@ async fn wrong_tenant_of_entra() {
         r#"{"error":"invalid_request","error_description":"AADSTS90002: Tenant 'acme' not found. Check to make sure you have the correct tenant ID."}"#,
     ));
     let world = setup.start().await;
-    let facts = ["answered 400 invalid_request (AADSTS90002: Tenant 'acme' not found."];
+    let facts = ["responded 400 invalid_request (AADSTS90002: Tenant 'acme' not found."];
     let remedy = ["there is no such tenant; check token_url of [issuer.corp]"];
     no_token(&world, 502, "token_refused", &facts, &remedy).await;
 }
@@ -72,7 +72,7 @@ async fn wrong_realm_of_keycloak() {
         setup.issuer.url
     );
     let world = setup.issuer(&keys).start().await;
-    let facts = ["/realms/acme/", "answered 404"];
+    let facts = ["/realms/acme/", "responded 404"];
     no_token(&world, 502, "token_refused", &facts, &["check vars"]).await;
 }
 
@@ -85,7 +85,7 @@ async fn discovery_of_another_issuer() {
     let keys = format!("issuer_url = \"{}\"", setup.issuer.url);
     let world = setup.issuer(&keys).start().await;
     let facts = [
-        "/.well-known/openid-configuration answered 200 with a document of the issuer `https://elsewhere.example`, \
+        "/.well-known/openid-configuration responded 200 with a document of the issuer `https://elsewhere.example`, \
          which is not byte for byte issuer_url",
     ];
     let remedy = ["set issuer_url of [issuer.corp] to what the document says if it is the one you mean"];
@@ -98,7 +98,7 @@ async fn discovery_that_finds_nothing() {
     setup.issuer.always_this(Answer::status(404));
     let keys = format!("issuer_url = \"{}/tenant\"", setup.issuer.url);
     let world = setup.issuer(&keys).start().await;
-    let facts = ["no discovery document: ", "/tenant/.well-known/openid-configuration answered 404"];
+    let facts = ["no discovery document: ", "/tenant/.well-known/openid-configuration responded 404"];
     let remedy = ["check issuer_url (the part before /.well-known/) of [issuer.corp], or set token_url"];
     no_token(&world, 502, "token_refused", &facts, &remedy).await;
 }
@@ -109,9 +109,9 @@ async fn throttled() {
     let answer = Answer::status(429).header("retry-after", "40").header("content-type", "text/plain");
     setup.issuer.always_this(answer.body("Too Many Requests"));
     let world = setup.start().await;
-    let facts = ["answered 429 (Too Many Requests)"];
+    let facts = ["responded 429 (Too Many Requests)"];
     let remedy = [
-        "it limits how often it may be asked, and is asked again once it allows",
+        "it limits the rate of requests, and bearerd asks again when it allows",
         "see that not many clients or replicas ask with the same client_id",
     ];
     let response = no_token(&world, 503, "token_unavailable", &facts, &remedy).await;
@@ -162,5 +162,5 @@ async fn issuer_that_is_mended_is_noticed() {
     setup.issuer.next(Answer::status(503));
     let world = setup.start().await;
     served(&world).await;
-    super::event(&world, "issuer gives tokens again").await;
+    super::event(&world, "the issuer grants tokens again").await;
 }

@@ -27,9 +27,9 @@ async fn real(keys: &str) -> (OidcProvider, World) {
 #[ignore = "needs node and npm"]
 async fn scope_not_granted() {
     let (_provider, world) = real("scopes = [\"write\"]").await;
-    let facts = ["answered 400 invalid_scope ("];
+    let facts = ["responded 400 invalid_scope ("];
     let remedy =
-        ["check scopes of [issuer.corp] and of the route, and let this client have them at the issuer"];
+        ["check scopes of [issuer.corp] and of the route, and allow this client these scopes at the issuer"];
     no_token(&world, 502, "token_refused", &facts, &remedy).await;
     assert_eq!(world.status().await["tokens"][0]["scopes"], json!(["write"]));
     line(&world, &["WARN", "no token from the issuer", "write"]).await;
@@ -45,8 +45,8 @@ async fn fewer_scopes_granted_than_asked_for() {
     let words = [
         "WARN",
         "corp",
-        "the issuer's response grants less than was asked for, without the scopes write: let this client have them at \
-         the issuer, or take them out of scopes",
+        "the issuer's response grants less than bearerd requested, without the scopes write: allow this client these scopes at \
+         the issuer, or remove them from scopes",
     ];
     line(&world, &words).await;
     let token = &world.status().await["tokens"][0];
@@ -62,8 +62,8 @@ async fn scope_missing_in_the_words_of_vendors() {
         let setup = Setup::new().await;
         setup.issuer.always_this(vendor(400, body));
         let world = setup.start().await;
-        let remedy = ["the issuer wants a scope; give scopes of [issuer.corp] or of the route"];
-        no_token(&world, 502, "token_refused", &["answered 400 invalid_"], &remedy).await;
+        let remedy = ["the issuer requires a scope; set scopes of [issuer.corp] or of the route"];
+        no_token(&world, 502, "token_refused", &["responded 400 invalid_"], &remedy).await;
     }
 }
 
@@ -71,7 +71,7 @@ async fn scope_missing_in_the_words_of_vendors() {
 #[ignore = "needs node and npm"]
 async fn resource_unknown_to_the_issuer() {
     let (_provider, world) = real("params = { resource = \"https://other.example/\" }").await;
-    let facts = ["answered 400 invalid_target ("];
+    let facts = ["responded 400 invalid_target ("];
     let remedy =
         ["give the API's URI as resource: params = { resource = \"…\" } of [issuer.corp] or of the route"];
     no_token(&world, 502, "token_refused", &facts, &remedy).await;
@@ -92,7 +92,7 @@ async fn audience_missing() {
         let remedy = [
             "give the API's identifier as audience: params = { audience = \"…\" } of [issuer.corp] or of the route",
         ];
-        no_token(&world, 502, "token_refused", &["answered 40"], &remedy).await;
+        no_token(&world, 502, "token_refused", &["responded 40"], &remedy).await;
     }
 }
 
@@ -105,9 +105,9 @@ async fn audience_not_allowed() {
     ));
     let world = setup.start().await;
     let remedy = [
-        "let this client have that audience at the issuer, or check params.audience of [issuer.corp] and of the route",
+        "allow this client that audience at the issuer, or check params.audience of [issuer.corp] and of the route",
     ];
-    no_token(&world, 502, "token_refused", &["answered 400 invalid_request (Requested"], &remedy).await;
+    no_token(&world, 502, "token_refused", &["responded 400 invalid_request (Requested"], &remedy).await;
 }
 
 #[tokio::test]
@@ -119,5 +119,5 @@ async fn resource_of_entra_unknown() {
     ));
     let world = setup.start().await;
     let remedy = ["the tenant has no such resource; check scopes of [issuer.corp] and of the route"];
-    no_token(&world, 502, "token_refused", &["answered 400 invalid_resource (AADSTS500011"], &remedy).await;
+    no_token(&world, 502, "token_refused", &["responded 400 invalid_resource (AADSTS500011"], &remedy).await;
 }

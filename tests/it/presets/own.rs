@@ -266,7 +266,7 @@ async fn lemonldap_whose_portal_answers_where_no_endpoint_is() {
         refused: Some(Refused {
             status: 502,
             code: "token_refused",
-            detail: &["answered 401 9", "that is no token endpoint", "check vars"],
+            detail: &["responded 401 9", "it is not a token endpoint", "check vars"],
             logged: &[],
         }),
         ..ROW
@@ -313,7 +313,7 @@ async fn glewlwyd_refuses_without_a_word() {
         refused: Some(Refused {
             status: 502,
             code: "token_refused",
-            detail: &["answered 403", "check client_id and client_secret"],
+            detail: &["responded 403", "check client_id and client_secret"],
             logged: &[],
         }),
         ..ROW
@@ -362,7 +362,7 @@ async fn openbao_says_that_its_own_token_is_not_right() {
         refused: Some(Refused {
             status: 502,
             code: "token_refused",
-            detail: &["answered 403 (permission denied)"],
+            detail: &["responded 403 (permission denied)"],
             logged: &[],
         }),
         ..ROW

@@ -18,6 +18,7 @@ import (
 	"reflect"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/meta/testrestmapper"
@@ -40,6 +41,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/openapi"
 	"k8s.io/client-go/openapi/openapitest"
+	"k8s.io/utils/ptr"
 )
 
 type outcome struct {
@@ -49,6 +51,8 @@ type outcome struct {
 }
 
 func main() {
+	// The fake client does not stream its lists.
+	os.Setenv("KUBE_FEATURE_WatchListClient", "false")
 	outcomes, err := run(os.Args[1], os.Args[2])
 	if err == nil {
 		err = json.NewEncoder(os.Stdout).Encode(outcomes)
@@ -101,7 +105,35 @@ func read(path string) ([]runtime.Object, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
+		setDefaults(object)
 		objects = append(objects, object)
+	}
+}
+
+// The API server sets these before it stores a policy.
+func setDefaults(object runtime.Object) {
+	var resources *admissionv1.MatchResources
+	switch policy := object.(type) {
+	case *admissionv1.MutatingAdmissionPolicy:
+		resources = policy.Spec.MatchConstraints
+	case *admissionv1.MutatingAdmissionPolicyBinding:
+		resources = policy.Spec.MatchResources
+	case *admissionv1.ValidatingAdmissionPolicy:
+		resources = policy.Spec.MatchConstraints
+	case *admissionv1.ValidatingAdmissionPolicyBinding:
+		resources = policy.Spec.MatchResources
+	}
+	if resources == nil {
+		return
+	}
+	if resources.MatchPolicy == nil {
+		resources.MatchPolicy = ptr.To(admissionv1.Equivalent)
+	}
+	if resources.NamespaceSelector == nil {
+		resources.NamespaceSelector = &metav1.LabelSelector{}
+	}
+	if resources.ObjectSelector == nil {
+		resources.ObjectSelector = &metav1.LabelSelector{}
 	}
 }
 
@@ -201,11 +233,11 @@ func (r *recorder) AddWarning(_, text string) { r.texts = append(r.texts, text) 
 // A fake client has no schemas of its own.
 type clientWithSchemas struct{ kubernetes.Interface }
 
-func (c clientWithSchemas) Discovery() discovery.DiscoveryInterface {
+func (c clientWithSchemas) Discovery() discovery.DiscoveryInterfaces {
 	return discoveryWithSchemas{c.Interface.Discovery()}
 }
 
-type discoveryWithSchemas struct{ discovery.DiscoveryInterface }
+type discoveryWithSchemas struct{ discovery.DiscoveryInterfaces }
 
 func (discoveryWithSchemas) OpenAPIV3() openapi.Client { return openapitest.NewEmbeddedFileClient() }
 

@@ -18,7 +18,7 @@ fn t23_a_compressed_body_is_refused() {
 }
 
 #[test]
-fn t24_only_the_statuses_of_the_config_carry_a_token() {
+fn t24_only_the_statuses_of_the_config_may_have_a_token() {
     for code in [201, 202, 204, 206] {
         let error = status(code).error(GOOD);
         assert_eq!((error.kind, error.http_status), (FailureKind::Unusable, Some(code)));
@@ -35,7 +35,7 @@ fn t25_redirects_are_named_and_not_followed() {
             (error.kind, error.http_status, error.code.as_deref()),
             (FailureKind::Unusable, Some(code), None)
         );
-        assert!(error.detail.contains("evil.example, and redirects are not followed"), "{error}");
+        assert!(error.detail.contains("evil.example, and bearerd does not follow redirects"), "{error}");
         assert!(!error.detail.contains("secret=1"), "{error}");
     }
     assert!(status(302).header("location", "/login").error("").detail.contains("a redirect, and"));
@@ -86,13 +86,13 @@ fn the_detail_says_what_happened_to_whom_and_what_to_do() {
     let error = status(401).error(r#"{"error":"invalid_client","error_description":"Bad\ncredentials"}"#);
     assert_eq!(
         error.detail,
-        "issuer corp: idp.example/token answered 401 invalid_client (Bad credentials); check client_id and \
+        "issuer corp: idp.example/token responded 401 invalid_client (Bad credentials); check client_id and \
          client_secret of [issuer.corp], and whether the server wants basic_encoding = \"raw\" or \
          client_auth = \"client_secret_post\""
     );
     assert_eq!(
         status(404).error("").detail,
-        "issuer corp: idp.example/token answered 404; check token_url of [issuer.corp]"
+        "issuer corp: idp.example/token responded 404; check token_url of [issuer.corp]"
     );
     assert!(status(400).error(r#"{"error":"invalid_scope"}"#).detail.contains("check scopes"));
 }
@@ -140,7 +140,7 @@ fn no_error_shows_the_secret_in_any_form() {
 #[test]
 fn a_plain_text_is_quoted_with_secrets_masked_first() {
     let entra = status(429).header("content-type", "text/plain; charset=utf-8").error("Too Many Requests");
-    assert!(entra.detail.contains("answered 429 (Too Many Requests); it limits"), "{entra}");
+    assert!(entra.detail.contains("responded 429 (Too Many Requests); it limits"), "{entra}");
     let padded = format!("{} s3:c+r t and a=b", "word ".repeat(29));
     let error = status(400).header("content-type", "text/plain").error(padded);
     assert!(!error.detail.contains("s3:c"), "{error}");
@@ -169,7 +169,7 @@ fn expect(case: &Case, code: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_refused_client_is_told_which_keys_say_who_it_is() {
+fn advice_for_a_refused_client_names_the_keys_that_identify_it() {
     let secret = || Source::literal("x");
     let both = ["client_id and client_secret", "client_auth = \"client_secret_basic\""];
     expect(
@@ -220,21 +220,21 @@ fn a_basic_user_beside_the_client_is_named() {
 }
 
 #[test]
-fn other_codes_name_what_decides_about_them() {
+fn advice_for_other_codes_names_the_keys_that_decide() {
     let case = configured(|config| config.grant_type = Some("delegation".to_owned()));
     expect(
         &case,
         "unsupported_grant_type",
-        &["the grant `delegation` is not offered there; check grant_type"],
+        &["the issuer does not accept the grant `delegation`; check grant_type"],
     );
-    expect(&case, "unauthorized_client", &["let this client use the grant `delegation`", "client_id"]);
+    expect(&case, "unauthorized_client", &["allow this client the grant `delegation`", "client_id"]);
     expect(&case, "invalid_scope", &["check scopes"]);
     expect(&case, "invalid_target", &["params (audience, resource)"]);
     expect(&case, "invalid_request", &["params, scopes and client_auth"]);
-    expect(&case, "access_denied", &["let this client have such tokens"]);
+    expect(&case, "access_denied", &["allow this client such tokens"]);
     expect(&case, "invalid_grant", &["params, scopes and client_auth"]);
     let none = configured(|config| config.grant_type = None);
-    expect(&none, "unsupported_grant_type", &["a request without grant_type is not offered"]);
+    expect(&none, "unsupported_grant_type", &["does not accept a request without grant_type"]);
     let unsure = r#"{"error":"unauthorized_client","error_description":"Unexpected error when authenticating client"}"#;
     assert!(
         case.error(unsure).detail.contains("check client_id and client_secret"),
@@ -260,13 +260,13 @@ fn a_refused_grant_names_the_assertion() {
 }
 
 #[test]
-fn t36_dpop_refusals_are_told_apart() {
+fn t36_dpop_refusals_are_distinguished() {
     let with = configured(|config| {
         config.dpop = Some(DpopConfig { private_key: Source::literal("k"), alg: None });
     });
     let error = with.error(refused("use_dpop_nonce"));
     assert_eq!(error.kind, FailureKind::Unusable);
-    expect(&with, "use_dpop_nonce", &["with the nonce that it gave", "the issuer's"]);
+    expect(&with, "use_dpop_nonce", &["with the issuer's nonce", "the issuer's"]);
     assert!(!error.detail.contains("dpop.private_key"), "{}", error.detail);
     expect(&with, "invalid_dpop_proof", &["dpop.private_key", "clock"]);
     assert_eq!(with.error(refused("invalid_dpop_proof")).kind, FailureKind::Unusable);
@@ -304,13 +304,13 @@ fn a_missing_proof_means_that_dpop_is_to_be_set() {
     let keycloak = r#"{"error":"invalid_request","error_description":"DPoP proof is missing"}"#;
     let error = status(400).error(keycloak);
     assert!(
-        error.detail.ends_with("this client has to prove a key of its own; set dpop of [issuer.corp]"),
+        error.detail.ends_with("this client has to prove possession of a key; set dpop of [issuer.corp]"),
         "{error}"
     );
 }
 
 #[test]
-fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
+fn the_audience_of_an_assertion_and_that_of_a_token_are_distinguished() {
     let signing = || configured(|config| config.jwt = jwt(JwtUse::ClientAssertion));
     let said = |code: &str, text: &str| format!(r#"{{"error":"{code}","error_description":"{text}"}}"#);
     for (status, code, text) in [
@@ -322,7 +322,7 @@ fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
         (
             401,
             "invalid_client",
-            "Client authentication failed. Claim 'audience' from 'client_assertion' must match the authorization server's \
+            "ClientCredential authentication failed. Claim 'audience' from 'client_assertion' must match the authorization server's \
              token endpoint 'https://idp.example/oauth2/token'.",
         ),
         (400, "invalid_client", "Invalid token audience"),
@@ -340,7 +340,7 @@ fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
     let hydra = "Requested audience 'https://api' has not been whitelisted by the OAuth 2.0 Client.";
     for case in [signing(), status(400)] {
         let error = case.error(said("invalid_request", hydra));
-        assert!(error.detail.contains("let this client have that audience at the issuer"), "{error}");
+        assert!(error.detail.contains("allow this client that audience at the issuer"), "{error}");
         assert!(
             error.detail.contains("params.audience") && !error.detail.contains("jwt.audience"),
             "{error}"
@@ -351,7 +351,10 @@ fn the_audience_of_an_assertion_and_that_of_a_token_are_told_apart() {
     let mut file = configured(|config| config.assertion = Some(Source::literal("a")));
     file.config.client_auth = ClientAuth::new(&AssertionFile);
     let error = file.error(said("invalid_client", "Invalid token audience"));
-    assert!(error.detail.contains("in assertion of [issuer.corp]: see to whatever writes it"), "{error}");
+    assert!(
+        error.detail.contains("in assertion of [issuer.corp]: check the program that writes it"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -372,12 +375,15 @@ fn a_server_that_may_want_the_client_id_beside_an_assertion() {
 fn servers_with_little_to_say() {
     let glewlwyd = status(403).error("");
     assert!(glewlwyd.detail.contains("check client_id and client_secret"), "{glewlwyd}");
-    assert!(glewlwyd.detail.contains("whether this client and this machine's address may ask"), "{glewlwyd}");
+    assert!(
+        glewlwyd.detail.contains("whether this client and this machine's address may request tokens"),
+        "{glewlwyd}"
+    );
     let lemonldap = status(401).error(r#"{"error":"9","result":0}"#);
-    assert!(lemonldap.detail.contains("that is no token endpoint"), "{lemonldap}");
+    assert!(lemonldap.detail.contains("it is not a token endpoint"), "{lemonldap}");
     assert!(lemonldap.detail.contains("check token_url of [issuer.corp]"), "{lemonldap}");
     let lemonldap = status(401).error(r#"{"error":9,"result":0}"#);
-    assert!(lemonldap.detail.contains("that is no token endpoint"), "{lemonldap}");
+    assert!(lemonldap.detail.contains("it is not a token endpoint"), "{lemonldap}");
     let rauthy = status(400).error(r#"{"error":"BadRequest","message":"'client_secret' is missing"}"#);
     assert!(rauthy.detail.contains("client_auth = \"client_secret_post\""), "{rauthy}");
     let keycloak = status(400).error(
@@ -390,23 +396,23 @@ fn servers_with_little_to_say() {
 }
 
 #[test]
-fn an_issuer_that_cannot_answer_for_now_is_unavailable() {
+fn an_issuer_that_is_temporarily_unavailable_is_unavailable() {
     for code in [200, 400] {
         let error = status(code).header("retry-after", "7").error(refused("temporarily_unavailable"));
         assert_eq!(error.kind, FailureKind::Unavailable);
         assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
-        assert!(error.detail.ends_with("it is asked again"), "{error}");
+        assert!(error.detail.ends_with("bearerd asks again"), "{error}");
     }
 }
 
 #[test]
-fn a_clock_that_differs_is_told_where_it_can_be_the_cause() {
+fn a_different_clock_is_reported_if_it_may_be_the_cause() {
     let signing = || configured(|config| config.jwt = jwt(JwtUse::ClientAssertion));
     let ahead = "Sun, 17 Mar 2030 17:52:00 GMT";
     for code in ["invalid_client", "invalid_grant", "invalid_dpop_proof"] {
         let error = signing().header("date", ahead).error(refused(code));
         assert!(
-            error.detail.ends_with("; this machine's clock is 5m 20s behind the issuer's, set it right"),
+            error.detail.ends_with("; this machine's clock is 5m 20s behind the issuer's; correct it"),
             "{error}"
         );
     }
@@ -415,10 +421,7 @@ fn a_clock_that_differs_is_told_where_it_can_be_the_cause() {
     {
         let body = format!(r#"{{"error":"{code}","error_description":"{said}"}}"#);
         let error = signing().error(body);
-        assert!(
-            error.detail.ends_with("by the issuer's clock: compare this machine's clock with it"),
-            "{error}"
-        );
+        assert!(error.detail.ends_with("or has expired: compare this machine's clock with it"), "{error}");
     }
     let stumbled = Case { status: 500, ..signing() }.header("date", ahead).error("");
     assert!(stumbled.detail.contains("clock is 5m 20s behind the issuer's"), "{stumbled}");
@@ -431,7 +434,7 @@ fn a_clock_that_differs_is_told_where_it_can_be_the_cause() {
         signing().error(refused("invalid_client")),
     ];
     for error in silent {
-        assert!(!error.detail.contains("the issuer's, set it right"), "{error}");
+        assert!(!error.detail.contains("the issuer's; correct it"), "{error}");
     }
 }
 

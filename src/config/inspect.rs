@@ -1,0 +1,396 @@
+//! What `check` and a start say about values outside the config file: references that give no value, secrets that others may
+//! read, and common slips in a secret, found from its bytes without showing them.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::config::files;
+use crate::config::model::{Config, ReferenceUse, WebhookConfig};
+use crate::config::reference::{self, ReferenceError};
+use crate::config::report::{Problem, Severity};
+
+/// Reads every reference now. The warnings say what gives no value, which secrets other users may read, and which learned
+/// values could not be kept.
+///
+/// [`super::load`] does none of this, because a missing secret must not keep the program from starting.
+pub fn check_references(config: &Config) -> Vec<Problem> {
+    let mut found: Vec<Problem> = config.references.iter().flat_map(check_reference).collect();
+    found.extend(config.webhooks.iter().filter_map(|webhook| check_store(config, webhook)));
+    found
+}
+
+/// Values of listeners and routes that their references do not give, as `key: place: reason`. Values of issuers are not
+/// listed, because their tokens show whether they exist. Neither are a webhook's secrets, of which one is enough, nor a
+/// collector's, for which no request waits.
+pub fn missing_values(config: &Config) -> Vec<String> {
+    let others = config.references.iter().filter(|reference| {
+        !["issuer.", "webhook.", "tracing."].iter().any(|table| reference.key.starts_with(table))
+    });
+    others
+        .filter_map(|reference| {
+            let error = reference.source.read_or_last_good().err()?;
+            Some(format!("{}: {error}", reference.key))
+        })
+        .collect()
+}
+
+/// A problem of `table.key` that was found after the load. It is placed at the reference of that key, or else at the first
+/// reference of the table, or else at the config file.
+pub fn problem_near(
+    config: &Config,
+    severity: Severity,
+    (table, key): (&str, &str),
+    message: String,
+    hint: Option<String>,
+) -> Problem {
+    let key = format!("{table}.{key}");
+    let reference_of = |wanted: &str| {
+        config.references.iter().find(|used| {
+            used.key.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    let place = reference_of(&key).or_else(|| reference_of(table));
+    Problem {
+        severity,
+        file: place.map_or(&config.path, |place| &place.file).clone(),
+        line: place.map_or(0, |place| place.line),
+        column: place.map_or(0, |place| place.column),
+        key,
+        message,
+        hint,
+        source_line: None,
+    }
+}
+
+/// The file need not exist: the first request brings it.
+fn check_store(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
+    let folder = webhook.store.parent().filter(|folder| !folder.is_dir())?.display();
+    let table = format!("webhook.{}", webhook.name);
+    let message = format!("the folder {folder} does not exist, so bearerd cannot keep a learned value");
+    let hint = format!("run `mkdir -m 700 -p {folder}` as the user that bearerd runs as");
+    Some(problem_near(config, Severity::Warning, (&table, "store"), message, Some(hint)))
+}
+
+fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
+    let warning = |message: String, hint: Option<String>| Problem {
+        severity: Severity::Warning,
+        file: reference.file.clone(),
+        line: reference.line,
+        column: reference.column,
+        key: reference.key.clone(),
+        message,
+        hint,
+        source_line: None,
+    };
+    let mut found = Vec::new();
+    match reference.source.read() {
+        Err(error) => found.push(warning(error.to_string(), fix_of_missing(&error))),
+        Ok(secret) if reference.secret && is_plain_secret(&reference.key) => {
+            let slip = slip_in_secret(secret.expose());
+            let at = reference.source.place();
+            found.extend(
+                slip.map(|slip| warning(format!("{at}: {}", slip.message), Some(slip.hint.to_owned()))),
+            );
+        }
+        Ok(_) => {}
+    }
+    if let Some(path) = reference.source.path().filter(|_| reference.secret)
+        && let Ok(state) = files::state(path)
+        && let Some(fix) = Reader::of_the_process().fix_of_mode(path, &FileMode::of(path, &state))
+    {
+        let message = format!("file {}: other users may read or write this secret", path.display());
+        found.push(warning(message, Some(fix)));
+    }
+    found
+}
+
+/// How to provide a missing value, if the reason does not say it.
+fn fix_of_missing(error: &ReferenceError) -> Option<String> {
+    let fix = match error.reason.as_str() {
+        reference::NO_FILE => "create the file, or correct its path; whatever needs the value waits for it",
+        reference::NOT_SET => "set it where the program is started; bearerd reads it only at the start",
+        _ => return None,
+    };
+    Some(fix.to_owned())
+}
+
+/// The user and groups that this process reads files as.
+struct Reader {
+    user: u32,
+    groups: Vec<u32>,
+}
+
+/// Who may use a secret file.
+struct FileMode {
+    mode: u32,
+    owner: u32,
+    group: u32,
+    /// See [`files::is_on_private_mount`].
+    private_mount: bool,
+}
+
+impl FileMode {
+    fn of(path: &Path, state: &Metadata) -> Self {
+        // Only a file that others may use needs the second look.
+        let private_mount = state.mode() & OTHERS != 0 && files::is_on_private_mount(path, state);
+        Self { mode: state.mode(), owner: state.uid(), group: state.gid(), private_mount }
+    }
+}
+
+/// The bits of a mode that give rights to others than the owner.
+const OTHERS: u32 = 0o077;
+const READABLE_BY_GROUP: u32 = 0o040;
+
+impl Reader {
+    fn of_the_process() -> Self {
+        let supplementary = rustix::process::getgroups().unwrap_or_default();
+        let groups = supplementary.into_iter().chain([rustix::process::getegid()]);
+        let user = rustix::process::geteuid().as_raw();
+        Self { user, groups: groups.map(rustix::process::Gid::as_raw).collect() }
+    }
+
+    /// What to do about a secret that other users may read or write. `None`: nobody else may, or this mode is as strict as
+    /// it can be.
+    ///
+    /// A process that does not own the file reads it by a right of its group or of everybody. The group's right to read is
+    /// the narrowest that works, so a warning about it could never be silenced. The owner, and root, do without that right:
+    /// for them the warning stays, and `chmod 600` silences it.
+    fn fix_of_mode(&self, path: &Path, file: &FileMode) -> Option<String> {
+        let path = path.display();
+        if file.mode & OTHERS == 0 || file.private_mount {
+            return None;
+        }
+        if self.user == file.owner || self.user == 0 {
+            return Some(format!("run `chmod 600 {path}`"));
+        }
+        let by_our_group = self.groups.contains(&file.group);
+        if by_our_group && file.mode & OTHERS == READABLE_BY_GROUP {
+            return None;
+        }
+        let (user, owner) = (self.user, file.owner);
+        let chgrp = match self.groups.first() {
+            Some(group) if !by_our_group => format!("chgrp {group} {path} && "),
+            _ => String::new(),
+        };
+        Some(format!(
+            "the file belongs to user {owner}, and bearerd runs as user {user}: run `{chgrp}chmod 640 {path}`, or \
+             `chown {user} {path} && chmod 600 {path}`"
+        ))
+    }
+}
+
+/// A slip, and what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slip {
+    pub(super) message: &'static str,
+    pub(super) hint: &'static str,
+}
+
+/// Names that a line of a shell or of an `.env` file sets a secret under, in lower case; and their ends.
+const NAMES: [&str; 6] = ["secret", "password", "token", "key", "pass", "pwd"];
+/// Folders that secrets are mounted in.
+const FOLDERS: [&str; 6] = ["/run/", "/var/", "/etc/", "/mnt/", "/secrets/", "/vault/"];
+
+/// Whether the value of this key is a secret in one piece: keys and assertions are read more leniently.
+pub(super) fn is_plain_secret(key: &str) -> bool {
+    !["private_key", "certificate", "assertion"].iter().any(|other| key.ends_with(other))
+}
+
+/// Looks at a secret as it would be sent.
+fn slip_in_secret(bytes: &[u8]) -> Option<Slip> {
+    let slip = |message, hint| Some(Slip { message, hint });
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        return slip(
+            "the secret begins with a byte order mark, which is sent too",
+            "save the file as UTF-8 without BOM",
+        );
+    }
+    if is_utf16(bytes) {
+        return slip(
+            "the secret is UTF-16, and its zero bytes are sent too",
+            "save the file as UTF-8; PowerShell's `>` and Out-File write UTF-16: take `Set-Content -Encoding ascii -NoNewline`",
+        );
+    }
+    let text = std::str::from_utf8(bytes).ok()?;
+    if text.trim() != text {
+        return slip(
+            "the secret begins or ends with white space, which is sent too (one line end at its end is not)",
+            "write it without, as by `printf %s`",
+        );
+    }
+    if text.contains(['\n', '\r']) {
+        return slip("the secret has several lines", "keep the one that is the secret");
+    }
+    let quoted = |quote: char| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
+    if ['"', '\'', '`'].into_iter().any(quoted) {
+        return slip("the secret stands in quotes, which are sent too", "write it without them");
+    }
+    if is_placeholder(text) {
+        return slip(
+            "the secret is the name of a variable that nobody has filled in",
+            "name the variable: { env = \"…\" }",
+        );
+    }
+    if is_assignment(text) {
+        return slip(
+            "the secret begins with a name and `=`, as a line of an .env file does",
+            "keep what follows the `=`; of an .env file, write each secret into a file of its own",
+        );
+    }
+    None
+}
+
+/// Looks at a secret that stands in the config file itself.
+pub(super) fn slip_in_literal(bytes: &[u8], folder: &Path) -> Option<Slip> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let looks_so = FOLDERS.iter().any(|start| text.starts_with(start)) || text.starts_with("file:");
+    let names_a_file = text.contains('/') && !text.contains('\0') && folder.join(text).is_file();
+    if looks_so || names_a_file {
+        return Some(Slip {
+            message: "the secret is the name of a file, which is sent as it stands",
+            hint: "name the file: { file = \"…\" }",
+        });
+    }
+    slip_in_secret(bytes)
+}
+
+/// With its mark, or as ASCII is written without one.
+fn is_utf16(bytes: &[u8]) -> bool {
+    let zero = |at: usize| bytes.iter().skip(at).step_by(2).all(|byte| *byte == 0);
+    bytes.starts_with(b"\xff\xfe")
+        || bytes.starts_with(b"\xfe\xff")
+        || (bytes.len() >= 4 && bytes.len().is_multiple_of(2) && (zero(0) || zero(1)))
+}
+
+/// `$NAME`, `${NAME}`, `$(NAME)`, `%NAME%`, `{{ … }}`, `<…>`, and nothing else.
+fn is_placeholder(text: &str) -> bool {
+    let between = |start, end| text.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let shell = [("${", "}"), ("$(", ")"), ("%", "%"), ("$", "")];
+    shell.into_iter().any(|(start, end)| between(start, end).is_some_and(is_name))
+        || between("{{", "}}").is_some()
+        || between("<", ">").is_some_and(|name| name.contains(' ') || is_name(&name.replace('-', "_")))
+}
+
+fn is_assignment(text: &str) -> bool {
+    let Some((name, value)) = text.split_once('=') else { return false };
+    let name = name.trim().strip_prefix("export ").unwrap_or(name).trim().to_ascii_lowercase();
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
+    !value.trim_matches('=').is_empty() && is_name && NAMES.iter().any(|known| name.ends_with(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fix(reader: (u32, &[u32]), file: (u32, u32, u32)) -> Option<String> {
+        let (owner, group, mode) = file;
+        let reader = Reader { user: reader.0, groups: reader.1.to_vec() };
+        let file = FileMode { mode: 0o100_000 | mode, owner, group, private_mount: false };
+        reader.fix_of_mode(Path::new("/s"), &file)
+    }
+
+    #[test]
+    fn a_mode_is_warned_about_only_where_a_stricter_one_would_do() {
+        let bearerd = (65532, &[65532, 2000][..]);
+        for (owner, group, mode) in
+            [(65532, 65532, 0o600), (0, 65532, 0o440), (0, 2000, 0o640), (1000, 2000, 0o040)]
+        {
+            assert_eq!(fix(bearerd, (owner, group, mode)), None, "{owner} {group} {mode:o}");
+        }
+        for user in [65532, 0] {
+            assert_eq!(fix((user, &[65532]), (65532, 65532, 0o640)).as_deref(), Some("run `chmod 600 /s`"));
+        }
+        for (group, mode, command) in [
+            (65532, 0o444, "`chmod 640 /s`"),
+            (65532, 0o660, "`chmod 640 /s`"),
+            (65532, 0o441, "`chmod 640 /s`"),
+            (0, 0o444, "`chgrp 65532 /s && chmod 640 /s`"),
+            (0, 0o440, "`chgrp 65532 /s && chmod 640 /s`"),
+        ] {
+            let told = fix(bearerd, (0, group, mode)).unwrap();
+            assert!(told.contains(command) && told.contains("`chown 65532 /s && chmod 600 /s`"), "{told}");
+        }
+        let mounted = FileMode { mode: 0o100_444, owner: 0, group: 0, private_mount: true };
+        assert_eq!(Reader { user: 65532, groups: vec![] }.fix_of_mode(Path::new("/s"), &mounted), None);
+    }
+
+    fn told(bytes: impl AsRef<[u8]>) -> &'static str {
+        slip_in_secret(bytes.as_ref()).map_or("", |slip| slip.message)
+    }
+
+    #[test]
+    fn the_commonest_slips_are_told_and_not_shown() {
+        let utf16: Vec<u8> = "s3cr3t".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for (bytes, words) in [
+            (b"\xef\xbb\xbfs3cr3t".to_vec(), "byte order mark"),
+            ([b"\xff\xfe".as_slice(), &utf16].concat(), "UTF-16"),
+            (utf16.clone(), "UTF-16"),
+            (b" s3cr3t".to_vec(), "white space"),
+            (b"s3cr3t\n".to_vec(), "white space"),
+            (b"s3cr3t\r".to_vec(), "white space"),
+            ("s3cr3t\u{a0}".into(), "white space"),
+            (b"one\ntwo".to_vec(), "several lines"),
+            (b"\"s3cr3t\"".to_vec(), "quotes"),
+            (b"'s3cr3t'".to_vec(), "quotes"),
+            (b"client_secret=s3cr3t".to_vec(), "a name and `=`"),
+            (b"export CORP_SECRET = s3cr3t".to_vec(), "a name and `=`"),
+            (b"${CORP_SECRET}".to_vec(), "a variable"),
+            (b"$CORP_SECRET".to_vec(), "a variable"),
+            (b"%CORP_SECRET%".to_vec(), "a variable"),
+            (b"{{ .Values.secret }}".to_vec(), "a variable"),
+            (b"<your-client-secret>".to_vec(), "a variable"),
+        ] {
+            assert!(told(&bytes).contains(words), "{}: {}", String::from_utf8_lossy(&bytes), told(&bytes));
+        }
+    }
+
+    #[test]
+    fn what_generators_make_is_taken_as_it_is() {
+        for secret in [
+            "s3cr3t",
+            "a b",
+            "Zq7-kP0_vW3.mN9",
+            "c2VjcmV0LWtleQ==",
+            "abckey==",
+            "$2b$10$abc",
+            "100%",
+            "<3",
+            "'",
+            "\"x",
+            "key",
+            "",
+            "=",
+            "%41%42",
+        ] {
+            assert_eq!(told(secret), "", "{secret}");
+        }
+        assert_eq!(told([0x9f, 0x00, 0x20, 0x0a]), "", "binary");
+    }
+
+    #[test]
+    fn a_files_name_as_a_literal_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), "x").unwrap();
+        let told =
+            |text: &str| slip_in_literal(text.as_bytes(), folder.path()).map_or("", |slip| slip.message);
+        for text in ["/run/secrets/corp", "file:secret", "./secret"] {
+            assert!(told(text).contains("the name of a file"), "{text}");
+        }
+        assert!(told("'s'").contains("quotes"));
+        for text in ["secret", "a/b", "/x"] {
+            assert_eq!(told(text), "", "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_and_assertions_have_readers_of_their_own() {
+        assert!(
+            is_plain_secret("issuer.corp.client_secret") && is_plain_secret("issuer.corp.params.api_key")
+        );
+        assert!(!is_plain_secret("issuer.corp.private_key") && !is_plain_secret("issuer.corp.assertion"));
+    }
+}
