@@ -3,9 +3,11 @@
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
+use crate::admin;
 use crate::config::Config;
 use crate::listener::REFUSALS;
-use crate::{admin, net, webhook};
+use crate::net;
+use crate::webhook;
 
 /// Descriptors for files of the config, libraries, the log, and sockets that a reload binds beside those that it replaces.
 const FILES: usize = 48;

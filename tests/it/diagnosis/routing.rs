@@ -134,8 +134,7 @@ async fn names_that_pages_could_ride_on() {
     checked.expect_code(0);
     let words = [
         "listener.main.names",
-        "over plain http, a page of any site can send GETs here with nothing that tells them from a program's, and they \
-         would carry the credential",
+        "over plain http, a page of any site can send GET requests here that look like a program's, and they would carry the credential",
     ];
     holds("bearerd check", &checked.all(), &words);
 }
