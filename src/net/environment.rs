@@ -47,7 +47,6 @@ fn by(variables: &ProxyVariables, host: &str, port: u16, tls: bool) -> Via {
 }
 
 /// Targets that are never reached through a proxy: this machine, because the request would end on another machine and send a
-
 /// token in the clear, and metadata services of clouds, for the same reason.
 fn is_near(host: &str, tls: bool) -> bool {
     let names: &[_] = if tls { &["localhost"] } else { &["localhost", "metadata.google.internal"] };
@@ -126,7 +125,6 @@ fn misleading(value: &str) -> Option<&'static str> {
 }
 
 /// Rewrites `NO_PROXY` for hyper-util, which does not know some forms that other programs do: `*.example.com`, `host:port`, and
-
 /// blanks between entries.
 fn no_proxy_for(port: u16, no_proxy: &str) -> String {
     let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
