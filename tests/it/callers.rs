@@ -151,7 +151,7 @@ async fn words_of_fetch_metadata_that_nobody_knows_are_refused() {
 
 #[tokio::test]
 async fn check_warns_about_names_that_pages_could_ride_on() {
-    const WARNING: &str = "a page of any site can send GETs here";
+    const WARNING: &str = "a page of any site can send GET requests here";
     let setup = Setup::new().await.listener("names = [\"api.internal\"]").route("host = \"b.internal\"");
     setup.write();
     let output = cli::run(setup.folder(), &["check"]).await;
