@@ -7,7 +7,7 @@ use std::process::Command;
 use super::tools::{installed, root, succeed};
 
 /// Files, by how their path ends or begins; the tool; the test. The first that fits counts.
-const CHECKED: [(&str, &str, &str); 27] = [
+const CHECKED: [(&str, &str, &str); 28] = [
     ("debian/build", "shellcheck, run by", "debian.rs"),
     ("debian/postinst", "shellcheck, lintian", "debian.rs"),
     ("debian/postrm", "shellcheck, lintian", "debian.rs"),
