@@ -41,10 +41,10 @@ const LIMITS: SmallLimits =
 static KEEPING: Aside = Aside::new("webhook", 8);
 
 /// Called after a value was stored, so that token slots check whether their token was requested with another value.
-pub type Told = Arc<dyn Fn() + Send + Sync>;
+pub type OnValue = Arc<dyn Fn() + Send + Sync>;
 
 /// The webhook that responds on one address. A reload replaces it.
-pub type Door = ArcSwap<Webhook>;
+pub type Endpoint = ArcSwap<Webhook>;
 
 /// One `[webhook.NAME]`.
 pub struct Webhook {
@@ -53,7 +53,7 @@ pub struct Webhook {
     /// Stays across reloads.
     state: Arc<State>,
     clock: SharedClock,
-    told: Told,
+    on_value: OnValue,
 }
 
 /// What the admin address shows of a webhook; never the value.
@@ -70,28 +70,28 @@ pub struct Report {
 }
 
 /// Serves this socket until `stop`, and returns when every request has ended. Must be called within a runtime.
-pub async fn serve(bound: Bound, door: Arc<Door>, metrics: Arc<ListenerMetrics>, stop: Stop) {
-    serve_small(bound, door, LIMITS, metrics, stop).await;
+pub async fn serve(bound: Bound, endpoint: Arc<Endpoint>, metrics: Arc<ListenerMetrics>, stop: Stop) {
+    serve_small(bound, endpoint, LIMITS, metrics, stop).await;
 }
 
-impl Answerer for Door {
+impl Answerer for Endpoint {
     async fn answer(self: Arc<Self>, asker: Asker, request: Request<Incoming>) -> Answer {
         self.load_full().receive(&asker, request).await
     }
 }
 
 impl Webhook {
-    /// `told` is called after each accepted value, even if it is the stored one.
-    pub fn new(config: Arc<WebhookConfig>, clock: SharedClock, told: Told) -> Self {
+    /// `on_value` is called after each accepted value, even if it is the stored one.
+    pub fn new(config: Arc<WebhookConfig>, clock: SharedClock, on_value: OnValue) -> Self {
         let store = Store::new(&config);
-        Self { config, store, state: Arc::default(), clock, told }
+        Self { config, store, state: Arc::default(), clock, on_value }
     }
 
     /// The same webhook with another config, which applies from the next request on.
     #[must_use]
     pub fn with_config(&self, config: Arc<WebhookConfig>) -> Self {
         let state = Arc::clone(&self.state);
-        Self { state, ..Self::new(config, Arc::clone(&self.clock), Arc::clone(&self.told)) }
+        Self { state, ..Self::new(config, Arc::clone(&self.clock), Arc::clone(&self.on_value)) }
     }
 
     pub fn config(&self) -> &Arc<WebhookConfig> {
@@ -169,7 +169,7 @@ impl Webhook {
         drop(one_at_a_time);
         self.state.lock().received_at = Some(now);
         // Also for a known value: if the process ended after storing it, the sender sends it again.
-        (self.told)();
+        (self.on_value)();
         let webhook = &*self.config.name;
         match stored {
             Stored::New => tracing::info!(
@@ -208,7 +208,6 @@ where
 }
 
 /// Handles arbitrary bytes as a request to a webhook: a line with the signature, one with the pointer, and the body. For the
-
 /// fuzz target and the replay of its corpus. It must not panic.
 pub fn fuzz_call(bytes: &[u8]) {
     fuzz::call(bytes);

@@ -29,7 +29,6 @@ const LIMITS: SmallLimits = SmallLimits {
 };
 
 /// Serves this socket until `stop`, and returns when every connection has ended. Meanwhile it reads the routes' counters
-
 /// regularly, for the recent values of `/status`.
 pub async fn serve(bound: Bound, admin: Arc<Admin>, stop: Stop) {
     let (reading, metrics) = (read_on(Arc::clone(&admin)), admin.metrics.admin());
@@ -153,11 +152,8 @@ fn page() -> Answer {
 }
 
 /// Why this request is refused, as a sentence for `detail`. `None` if it is not.
-
 ///
-
 /// `own` is the address that the connection came to. `Host` is checked because a page whose own name resolves to 127.0.0.1 has
-
 /// the same origin as bearerd (DNS rebinding).
 pub(super) fn refusal(
     peer: Peer,

@@ -143,9 +143,13 @@ fn an_injected_pod_has_what_the_component_adds() {
 
 /// Go writes an empty `resources` and `status` where the manifest has none.
 fn without_empty(value: &mut Value) {
-    if let Some(object) = value.as_object_mut() {
-        object.retain(|_, inner| *inner != json!({}) && !inner.is_null());
-        object.values_mut().for_each(without_empty);
+    match value {
+        Value::Object(object) => {
+            object.retain(|_, inner| *inner != json!({}) && !inner.is_null());
+            object.values_mut().for_each(without_empty);
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_empty),
+        _ => {}
     }
 }
 
