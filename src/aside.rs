@@ -1,12 +1,9 @@
-//! Work that blocks (a name look-up, a file on a mount that hangs), away from the threads that serve.
+//! Work that blocks (a name look-up, a file on a mount that hangs), away from the threads that serve requests.
 //!
-//! Each kind of work has its own few threads. They are started when they are wanted and end when nothing is left to do.
-//! A thread that the system refuses is an error for whoever wanted it: tokio's `spawn_blocking` panics there.
+//! Each kind of work has a few threads of its own. They start when there is work and end when there is none. If the system
+//! refuses a thread, the work fails with an error. tokio's `spawn_blocking` panics in this case.
 
-#![expect(
-    clippy::disallowed_types,
-    reason = "held for the moment that it takes to start or share work that blocks"
-)]
+#![expect(clippy::disallowed_types, reason = "held only for the moment that it takes to start or share work")]
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +14,7 @@ use std::{fmt, io};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-/// Threads for one kind of work, made for a `static`.
+/// The threads for one kind of work, made for a `static`.
 pub struct Aside {
     name: &'static str,
     most: usize,
@@ -27,21 +24,21 @@ pub struct Aside {
 
 struct State {
     threads: usize,
-    /// Waits for a thread; empty unless `most` threads are at work.
+    /// Work that waits for a thread. Empty unless `most` threads are busy.
     queue: VecDeque<Job>,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// As std has it; name services of the system are plug-ins, which may want much.
+/// As in std. The system's name services are plug-ins, which may need much.
 const STACK: usize = 2 << 20;
 
 /// Why work was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AsideError {
-    /// The system refuses a thread: the name of the kind of work, and the system's words.
+    /// The system refuses a thread: the name of the kind of work, and the system's error.
     NoThread(&'static str, String),
-    /// A fault of ours; its place is in the log.
+    /// A fault of bearerd. Its place is in the log.
     Panicked(&'static str),
 }
 
@@ -61,13 +58,13 @@ impl fmt::Display for AsideError {
 impl std::error::Error for AsideError {}
 
 impl Aside {
-    /// At most `most` threads called `name` (15 bytes at most are shown); more work than that waits for one of them.
+    /// At most `most` threads called `name` (tools show 15 bytes of it). Further work waits for one of them.
     pub const fn new(name: &'static str, most: usize) -> Self {
         let state = Mutex::new(State { threads: 0, queue: VecDeque::new() });
         Self { name, most, stack: STACK, state }
     }
 
-    /// For tests of what comes of it: every thread is refused, because no address space holds its stack.
+    /// For tests: the system refuses every thread, because no address space holds its stack.
     #[cfg(test)]
     pub(crate) const fn refused(name: &'static str) -> Self {
         let mut this = Self::new(name, 1);
@@ -75,8 +72,8 @@ impl Aside {
         this
     }
 
-    /// Does `work` on a thread of its own, which begins at once: whoever waits may set a deadline. Where the future is
-    /// dropped, work that has begun goes on to its end, and work that waits for a thread is not begun.
+    /// Does `work` on a thread, which starts at once, so that the future may have a deadline. If the future is dropped, work
+    /// that has begun continues to its end, and work that waits for a thread does not begin.
     ///
     /// # Errors
     /// See [`AsideError`].
@@ -88,7 +85,7 @@ impl Aside {
         let (outcome_to, outcome) = oneshot::channel();
         let started = self.start(Box::new(move || {
             if !outcome_to.is_closed() {
-                // Whoever wanted it may have left meanwhile.
+                // The future may have been dropped meanwhile.
                 let _ = outcome_to.send(work());
             }
         }));
@@ -98,10 +95,10 @@ impl Aside {
         }
     }
 
-    /// Does `work`, with nobody waiting for it.
+    /// Does `work` without returning its result.
     ///
     /// # Errors
-    /// Where the system refuses a thread.
+    /// The system refuses a thread.
     pub fn spawn(&'static self, work: impl FnOnce() + Send + 'static) -> Result<(), AsideError> {
         self.start(Box::new(work)).map_err(|error| self.no_thread(&error))
     }
@@ -117,17 +114,17 @@ impl Aside {
             return Ok(());
         }
         let thread = std::thread::Builder::new().name(self.name.to_owned()).stack_size(self.stack);
-        // Under the lock: a queue never waits for a thread that did not come about.
+        // Under the lock, so that no work waits for a thread that was not started.
         thread.spawn(move || self.work(job))?;
         state.threads += 1;
         Ok(())
     }
 
-    /// One thread's life.
+    /// What a thread does until there is no work.
     fn work(&self, first: Job) {
         let mut next = Some(first);
         while let Some(job) = next {
-            // The panic hook tells the place; whoever waits sees its channel closed.
+            // The panic hook logs the place. The receiver sees that its channel is closed.
             let _ = catch_unwind(AssertUnwindSafe(job));
             let mut state = self.state();
             next = state.queue.pop_front();
@@ -142,40 +139,40 @@ impl Aside {
     }
 }
 
-/// Work of which there is one at a time for each key: whoever wants it meanwhile shares its outcome.
-pub struct Flights<T> {
+/// Work that runs once at a time for each key. Whoever requests it meanwhile shares its outcome.
+pub struct SharedWork<T> {
     aside: &'static Aside,
-    /// The oldest first; seldom more than one.
-    running: Mutex<HashMap<Arc<str>, Vec<Flight<T>>>>,
+    /// The oldest first. Usually there is only one.
+    running: Mutex<HashMap<Arc<str>, Vec<WorkInProgress<T>>>>,
 }
 
-/// Work under way; clones are the same work.
+/// Work in progress. Clones share the same work.
 #[derive(Clone)]
-pub struct Flight<T> {
+pub struct WorkInProgress<T> {
     began: Instant,
     outcome: watch::Receiver<Option<Result<T, AsideError>>>,
     name: &'static str,
 }
 
-impl<T: Clone + Send + Sync + 'static> Flights<T> {
+impl<T: Clone + Send + Sync + 'static> SharedWork<T> {
     pub fn new(aside: &'static Aside) -> Self {
         Self { aside, running: Mutex::default() }
     }
 
-    /// The work under way for `key`, else `work`. It goes on to its end, whoever waits for it.
-    pub fn join(self: &Arc<Self>, key: &str, work: impl FnOnce() -> T + Send + 'static) -> Flight<T> {
+    /// Joins the work in progress for `key`, or begins `work`. It continues to its end, even if nobody waits for it.
+    pub fn join(self: &Arc<Self>, key: &str, work: impl FnOnce() -> T + Send + 'static) -> WorkInProgress<T> {
         self.join_or_begin(key, work, |running| running.first())
     }
 
-    /// The latest work for `key`, else `work`: also where all that is under way is older than `spacing`, as long as fewer
-    /// than `most` are, and others have threads left.
+    /// Joins the latest work for `key`, or begins `work`. It also begins `work` if all work in progress for the key is older than
+    /// `spacing`, as long as fewer than `most` are in progress and threads are left for other keys.
     pub fn join_recent(
         self: &Arc<Self>,
         key: &str,
         work: impl FnOnce() -> T + Send + 'static,
         spacing: Duration,
         most: usize,
-    ) -> Flight<T> {
+    ) -> WorkInProgress<T> {
         let crowded = self.aside.state().threads >= self.aside.most / 2;
         self.join_or_begin(key, work, |running| {
             let full = crowded || running.len() >= most;
@@ -187,12 +184,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         self: &Arc<Self>,
         key: &str,
         work: impl FnOnce() -> T + Send + 'static,
-        choose: impl FnOnce(&[Flight<T>]) -> Option<&Flight<T>>,
-    ) -> Flight<T> {
+        choose: impl FnOnce(&[WorkInProgress<T>]) -> Option<&WorkInProgress<T>>,
+    ) -> WorkInProgress<T> {
         let (outcome_to, outcome) = watch::channel(None);
         let key: Arc<str> = key.into();
         let outcome_to = Arc::new(outcome_to);
-        let new = Flight { began: Instant::now(), outcome, name: self.aside.name };
+        let new = WorkInProgress { began: Instant::now(), outcome, name: self.aside.name };
         {
             let mut all = self.running();
             let running = all.entry(Arc::clone(&key)).or_default();
@@ -201,12 +198,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             }
             running.push(new.clone());
         }
-        let landing = Landing { flights: Arc::clone(self), key, outcome: new.outcome.clone() };
+        let finished = Finished { work_by_key: Arc::clone(self), key, outcome: new.outcome.clone() };
         let result_to = Arc::clone(&outcome_to);
         let job = move || {
             let outcome = work();
-            // First: whoever comes after the outcome begins anew.
-            drop(landing);
+            // First, so that a request after the outcome begins new work.
+            drop(finished);
             result_to.send_replace(Some(Ok(outcome)));
         };
         if let Err(error) = self.aside.start(Box::new(job)) {
@@ -215,40 +212,40 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         new
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Flight<T>>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<WorkInProgress<T>>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes a flight off the list, however its work ends.
-struct Landing<T: Clone + Send + Sync + 'static> {
-    flights: Arc<Flights<T>>,
+/// Removes work from the list, however it ends.
+struct Finished<T: Clone + Send + Sync + 'static> {
+    work_by_key: Arc<SharedWork<T>>,
     key: Arc<str>,
     outcome: watch::Receiver<Option<Result<T, AsideError>>>,
 }
 
-impl<T: Clone + Send + Sync + 'static> Drop for Landing<T> {
+impl<T: Clone + Send + Sync + 'static> Drop for Finished<T> {
     fn drop(&mut self) {
-        let mut all = self.flights.running();
+        let mut all = self.work_by_key.running();
         let Some(running) = all.get_mut(&self.key) else { return };
-        running.retain(|flight| !flight.outcome.same_channel(&self.outcome));
+        running.retain(|work| !work.outcome.same_channel(&self.outcome));
         if running.is_empty() {
             all.remove(&self.key);
         }
     }
 }
 
-impl<T: Clone> Flight<T> {
-    /// When it was first asked for.
+impl<T: Clone> WorkInProgress<T> {
+    /// When it began.
     pub fn began(&self) -> Instant {
         self.began
     }
 
-    /// Waits for the end.
+    /// Waits for its end.
     ///
     /// # Errors
     /// See [`AsideError`].
-    pub async fn landed(mut self) -> Result<T, AsideError> {
+    pub async fn outcome(mut self) -> Result<T, AsideError> {
         let outcome = self.outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         outcome.unwrap_or(Err(AsideError::Panicked(self.name)))
     }
@@ -284,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_work_than_threads_waits_and_what_nobody_waits_for_is_not_begun() {
+    async fn work_waits_for_a_thread_and_dropped_work_does_not_begin() {
         let aside = aside(2);
         let (open, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
@@ -320,8 +317,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thousand_who_want_the_same_share_one_thread() {
-        let flights = Arc::new(Flights::new(aside(8)));
+    async fn a_thousand_requests_for_the_same_work_share_one_thread() {
+        let work_by_key = Arc::new(SharedWork::new(aside(8)));
         let runs = Arc::new(AtomicUsize::new(0));
         let (open, gate) = mpsc::channel::<()>();
         let mut gate = Some(gate);
@@ -332,26 +329,26 @@ mod tests {
                 let _ = gate.expect("the first alone is begun").recv();
                 runs.fetch_add(1, Ordering::SeqCst)
             };
-            waiting.push(flights.join("a.example", work));
+            waiting.push(work_by_key.join("a.example", work));
         }
-        assert_eq!(flights.aside.state().threads, 1);
-        let other = flights.join("b.example", || 7);
-        assert_eq!(soon(other.landed()).await, Ok(7), "another key does not wait");
+        assert_eq!(work_by_key.aside.state().threads, 1);
+        let other = work_by_key.join("b.example", || 7);
+        assert_eq!(soon(other.outcome()).await, Ok(7), "another key does not wait");
         open.send(()).unwrap();
-        for flight in waiting {
-            assert_eq!(soon(flight.landed()).await, Ok(0));
+        for work in waiting {
+            assert_eq!(soon(work.outcome()).await, Ok(0));
         }
         let again = Arc::clone(&runs);
-        let next = flights.join("a.example", move || again.fetch_add(1, Ordering::SeqCst));
-        assert_eq!(soon(next.landed()).await, Ok(1), "what has ended is not shared");
+        let next = work_by_key.join("a.example", move || again.fetch_add(1, Ordering::SeqCst));
+        assert_eq!(soon(next.outcome()).await, Ok(1), "what has ended is not shared");
     }
 
     #[tokio::test]
-    async fn a_flight_that_panics_is_over() {
-        let flights = Arc::new(Flights::<u8>::new(aside(1)));
-        let flight = flights.join("a", || panic!("on purpose"));
-        assert_eq!(soon(flight.landed()).await, Err(AsideError::Panicked("test")));
-        assert_eq!(soon(flights.join("a", || 3).landed()).await, Ok(3));
+    async fn shared_work_that_panics_is_over() {
+        let work_by_key = Arc::new(SharedWork::<u8>::new(aside(1)));
+        let work = work_by_key.join("a", || panic!("on purpose"));
+        assert_eq!(soon(work.outcome()).await, Err(AsideError::Panicked("test")));
+        assert_eq!(soon(work_by_key.join("a", || 3).outcome()).await, Ok(3));
     }
 
     #[tokio::test]
@@ -360,10 +357,10 @@ mod tests {
         let error = soon(NONE.run(|| 1)).await.unwrap_err();
         assert!(matches!(error, AsideError::NoThread("test", _)), "{error:?}");
         assert!(error.to_string().contains("raise the limit of processes and threads"), "{error}");
-        let flights = Arc::new(Flights::new(&NONE));
+        let work_by_key = Arc::new(SharedWork::new(&NONE));
         for _ in 0..2 {
-            assert_eq!(soon(flights.join("a", || 1).landed()).await, Err(error.clone()));
+            assert_eq!(soon(work_by_key.join("a", || 1).outcome()).await, Err(error.clone()));
         }
-        assert!(flights.running().is_empty());
+        assert!(work_by_key.running().is_empty());
     }
 }

@@ -27,15 +27,15 @@ use crate::config::{self, Config};
 use crate::listener::Passed;
 use crate::telemetry::{self, LogControl, Overrides};
 
-/// How the command ends.
+/// The exit codes of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {
     Fine = 0,
-    /// Failed while running, or "no" as a response.
+    /// Failed while running, or the result is "no".
     No = 1,
     /// Bad usage (sysexits' `EX_USAGE`).
     Usage = 64,
-    /// An address is taken or may not be bound (`EX_UNAVAILABLE`).
+    /// An address is in use or may not be bound (`EX_UNAVAILABLE`).
     Address = 69,
     /// A bad config, or none (`EX_CONFIG`).
     Config = 78,
@@ -47,7 +47,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a verb gave no response; the message is for stderr.
+/// Why a verb has no result. The message is for stderr.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,
@@ -60,12 +60,12 @@ impl Failure {
     }
 }
 
-/// What may be typed, for whoever describes it: man pages, completions.
+/// The definition of the command line, for man pages and completions.
 pub fn command() -> clap::Command {
     Args::command()
 }
 
-/// Runs the command with the process' arguments.
+/// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
     run_command(std::env::args_os()).into()
 }
@@ -87,7 +87,7 @@ fn run_command(args: impl IntoIterator<Item = OsString>) -> Exit {
     })
 }
 
-/// `bearerd help chekc` is left without a suggestion by clap, unlike `bearerd chekc`.
+/// clap has a suggestion for `bearerd chekc`, but not for `bearerd help chekc`.
 fn suggesting(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(written)) = error.get(ContextKind::InvalidSubcommand)
         && error.get(ContextKind::SuggestedSubcommand).is_none()
@@ -101,7 +101,7 @@ fn suggesting(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Help and version are answers; everything else that clap says is bad usage.
+/// Help and version are results. Everything else that clap says is bad usage.
 fn clap_exit(error: &clap::Error) -> Exit {
     output::usage(error);
     match error.kind() {
@@ -157,7 +157,7 @@ fn explain_call(
     Ok(if explanation.found { Exit::Fine } else { Exit::No })
 }
 
-/// The config of a verb that needs a good one: otherwise the whole report goes to stderr.
+/// Loads the config for a verb that needs a valid one. Otherwise the whole report goes to stderr.
 fn load(common: &Common) -> Result<Config, Failure> {
     let path = find(common)?;
     config::load(&path).map_err(|problems| {
@@ -181,7 +181,7 @@ fn find(common: &Common) -> Result<std::path::PathBuf, Failure> {
 }
 
 fn start_log(common: &Common, log: &config::Log) -> Result<LogControl, Failure> {
-    // Blank, as the variable may be, counts as not given.
+    // A blank value, as the variable may have, counts as not given.
     let level = common.log_level.as_deref().filter(|level| !level.trim().is_empty());
     let level = level
         .map(config::log_filter)
@@ -192,7 +192,7 @@ fn start_log(common: &Common, log: &config::Log) -> Result<LogControl, Failure> 
 }
 
 fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
-    // Before any thread is started, and before other files take the numbers that were not passed after all.
+    // Before any thread starts, and before other files get the numbers of passed descriptors.
     let passed = Passed::take().map_err(|message| Failure::new(Exit::Config, message))?;
     let config = load(common)?;
     let log = start_log(common, &config.log)?;
@@ -201,7 +201,7 @@ fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
     Ok(exit_after(&running.join()))
 }
 
-/// Starts the proxy as a process of its own. `refused` is what the kernel did not grant.
+/// Starts the proxy as its own process. `refused`: the protections that the kernel refused.
 fn serve(config: Config, options: Options, refused: &[String]) -> Result<Running, Failure> {
     app::install_panic_hook();
     for refused in refused {
@@ -220,7 +220,7 @@ fn start_exit(error: &StartError) -> Exit {
     }
 }
 
-/// Requests that were cut off are no failure: the operator set the time they had, or asked twice.
+/// Requests that were cut off are not a failure: the operator set their time limit, or sent a second signal.
 fn exit_after(ended: &Ended) -> Exit {
     match ended {
         Ended::Drained | Ended::Cut => Exit::Fine,

@@ -1,17 +1,17 @@
-//! Time, as something that tests can move.
+//! Clocks that tests can move.
 //!
-//! A token's life is counted on two clocks at once: one that also runs while the machine is suspended
-//! (`CLOCK_BOOTTIME`), and the wall clock, which may jump. See [`crate::token`].
+//! A token's lifetime is measured by two clocks: one that also runs while the machine is suspended (`CLOCK_BOOTTIME`),
+//! and the wall clock, which may jump. See [`crate::token`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where the time comes from.
+/// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// Time since some fixed moment; never goes back, and goes on in suspend.
+    /// The time since a fixed moment. It never goes back, and continues during suspend.
     fn boot(&self) -> Duration;
-    /// The time of day; may jump either way.
+    /// The time of day. It may jump in either direction.
     fn wall(&self) -> SystemTime;
 }
 
@@ -34,7 +34,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// The machine's clocks, moved by hand: what a test uses to jump.
+/// The machine's clocks, which a test can move.
 #[derive(Debug, Default)]
 pub struct ShiftedClock {
     boot_ms: AtomicU64,
@@ -42,14 +42,14 @@ pub struct ShiftedClock {
 }
 
 impl ShiftedClock {
-    /// Moves both clocks forward, as waiting (or a suspend) would.
+    /// Moves both clocks forward, as waiting or a suspend does.
     pub fn advance(&self, by: Duration) {
         let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.boot_ms.fetch_add(ms, Ordering::SeqCst);
         self.wall_ms.fetch_add(i64::try_from(ms).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
-    /// Moves the wall clock alone, as an operator or NTP would; milliseconds, either way.
+    /// Moves only the wall clock, as an operator or NTP does, by milliseconds in either direction.
     pub fn jump_wall(&self, by_ms: i64) {
         self.wall_ms.fetch_add(by_ms, Ordering::SeqCst);
     }
@@ -69,7 +69,7 @@ impl Clock for ShiftedClock {
 
 /// The time of day as RFC 3339, UTC, to the second.
 pub fn rfc3339(at: SystemTime) -> String {
-    // The formatter panics outside of 1970 to 9999, and a wall clock may say anything.
+    // The formatter panics outside of 1970 to 9999, and a wall clock may have any time.
     let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     humantime::format_rfc3339_seconds(at.clamp(UNIX_EPOCH, last)).to_string()
 }

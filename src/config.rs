@@ -1,8 +1,7 @@
-//! From TOML to [`Config`]: read, check everything, report every error at once.
+//! From TOML to [`Config`]: this module reads the files, checks everything, and reports every error at once.
 //!
-//! `document` knows the text and where each key stands, `read` makes the structs of `raw` from it by `deserialize`,
-//! `resolve` makes [`Config`] from those. `report` collects what is wrong on the way, and `confidential` decides what of
-//! the text may be shown.
+//! `document` knows the text and the place of each key. `read` makes the structs of `raw` from it, and `resolve` makes
+//! [`Config`] from those. `report` collects the problems, and `schema` decides which parts of the text they may show.
 
 pub mod client_auth;
 mod document;
@@ -23,7 +22,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use client_auth::ClientAuth;
-pub use environment::{ProxyVariables, Variable, proxy_variables, root_paths};
+pub use environment::{ProxyVariables, Variable, proxy_target, proxy_variables, root_paths};
 pub use inspect::{check_references, missing_values, problem_near};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
@@ -40,15 +39,15 @@ use document::{Document, FileText};
 use environment::OtelVariables;
 use report::Report;
 
-/// What to do without a config file.
+/// What the hint says without a config file.
 const NO_CONFIG: &str =
     "correct the path, write one with `bearerd init`, or see bearerd work without one: `bearerd demo`";
 
-/// Loads the file and all that it includes, and what the `OTEL_…` variables add to it. Touches no network and reads no
-/// secret that stands elsewhere.
+/// Loads the file and all that it includes, and what the `OTEL_…` variables add to it. Uses no network, and reads no
+/// secret from another place.
 ///
 /// # Errors
-/// Every error that was found, and the warnings beside them, in the order of the files.
+/// All errors and warnings, in the order of the files.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let mut report = Report::default();
     let text = match FileText::read_main(path) {
@@ -62,7 +61,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     load_file(&text, report, &OtelVariables::of_the_process())
 }
 
-/// Reads what stands in `[log] level`, `--log-level` and `$BEARERD_LOG`.
+/// Reads the value of `[log] level`, `--log-level`, or `$BEARERD_LOG`.
 ///
 /// # Errors
 /// What is wrong with it, and what to write instead.
@@ -70,7 +69,7 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
     types::log_filter(text).map_err(|wrong| format!("{}; {}", wrong.message, wrong.hint))
 }
 
-/// Checks a config that stands in no file; what it includes is looked for from the root folder.
+/// Checks a config that is not in a file. Paths in `include` start at the root folder.
 ///
 /// # Errors
 /// As [`load`].
@@ -115,8 +114,7 @@ fn parse<'t>(text: &'t FileText, report: &mut Report) -> Document<'t> {
             line: 0,
             column: 0,
             key: String::new(),
-            message: "others than the owner may write this file, and so send the credentials where they like"
-                .to_owned(),
+            message: "other users may write this file, and could send the credentials anywhere".to_owned(),
             hint: Some(format!("run `chmod go-w {}`", text.display.display())),
             source_line: None,
         });
@@ -124,11 +122,11 @@ fn parse<'t>(text: &'t FileText, report: &mut Report) -> Document<'t> {
     document
 }
 
-/// Where the config is looked for when nobody says.
+/// Where bearerd looks for the config if no path is given.
 const PLACES: [&str; 2] = ["./bearerd.toml", "/etc/bearerd/bearerd.toml"];
 
-/// `--config`, else `$BEARERD_CONFIG`, else `./bearerd.toml`, else `/etc/bearerd/bearerd.toml`.
-/// `Err` holds what was tried. A file that was named but is not there is [`load`]'s to report.
+/// `--config`, else `$BEARERD_CONFIG`, else `./bearerd.toml`, else `/etc/bearerd/bearerd.toml`. `Err` has the paths
+/// that were tried. [`load`] reports a given file that does not exist.
 pub fn find(given: Option<PathBuf>) -> Result<PathBuf, Vec<PathBuf>> {
     let named = given
         .or_else(|| std::env::var_os("BEARERD_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from));
@@ -139,7 +137,7 @@ pub fn find(given: Option<PathBuf>) -> Result<PathBuf, Vec<PathBuf>> {
     places.iter().find(|path| path.exists()).cloned().ok_or_else(|| places.to_vec())
 }
 
-/// Every file that references name, for the watcher: absolute, each once.
+/// Every file that references name, for the watcher: absolute paths without duplicates.
 pub fn referenced_files(config: &Config) -> Vec<PathBuf> {
     let files: BTreeSet<&Path> =
         config.references.iter().filter_map(|reference| reference.source.path()).collect();
@@ -151,7 +149,7 @@ pub fn referenced_files(config: &Config) -> Vec<PathBuf> {
 pub(crate) mod fixture {
     use std::sync::Arc;
 
-    use super::{Config, ListenerConfig, RouteConfig, load_text};
+    use crate::config::{Config, ListenerConfig, RouteConfig, load_text};
 
     /// What the loader makes of `text`, as a file that only its owner may read, with a route without a token added.
     pub(crate) fn config(text: &str) -> Config {

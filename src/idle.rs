@@ -1,5 +1,5 @@
-//! Limits on how long nothing may move, and on what may move in vain. A timer is set only while something waits, and set
-//! again only when it fires: what moves all the time costs nothing.
+//! Limits on how long nothing may move, and on how much may arrive without effect. A timer is set only while something waits,
+//! and set again only when it fires, so constant movement costs nothing.
 
 use std::future::Future;
 use std::io;
@@ -15,14 +15,14 @@ use tokio::time::{Instant, Sleep};
 pub struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
-    /// Whether the deadline has passed; where it has not, the task is woken when it has.
+    /// Whether the deadline has passed. If not, the task is woken when it has.
     pub fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
         let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
         loop {
-            // Unconstrained: a task that has done much in one go would be told to wait, and its timer would not be set.
+            // Unconstrained, because tokio would make a task that has done much wait, and its timer would not be set.
             if pin!(tokio::task::unconstrained(sleep.as_mut())).poll(cx).is_pending() {
                 return false;
             }
@@ -43,12 +43,12 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// `None`: no limit.
+    /// `None` means no limit.
     pub fn new(limit: Option<Duration>) -> Self {
         Self { limit, since: None, alarm: Alarm::default() }
     }
 
-    /// From now on, another limit.
+    /// Changes the limit from now on.
     pub fn set_limit(&mut self, limit: Option<Duration>) {
         self.limit = limit;
     }
@@ -58,7 +58,7 @@ impl Idle {
         self.since = None;
     }
 
-    /// Nothing moves now: `true` once that has lasted for the limit; wakes the task when it will have.
+    /// Nothing moves now. Returns `true` once this has lasted for the limit. Wakes the task at that time.
     pub fn expired(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(limit) = self.limit else { return false };
         let deadline = *self.since.get_or_insert_with(Instant::now) + limit;
@@ -66,14 +66,14 @@ impl Idle {
     }
 }
 
-/// How many bytes an HTTP/1 peer may still send of which nothing comes: a chunk size with zeros before it and no end, one
-/// interim response after the other. The parser takes them all, and would do nothing else.
+/// How many more bytes an HTTP/1 peer may send without effect: endless zeros before a chunk size, one interim response after
+/// the other. The parser accepts all of them, and would do nothing else.
 #[derive(Debug)]
 pub struct Headway(AtomicU64);
 
-/// Far more than any buffer holds, so that what is read ahead is no reason.
-const IN_VAIN: u64 = 1024 * 1024;
-/// More than is read ahead: after these, a peer gets less of our time.
+/// Far more than any buffer holds, so that reading ahead does not reach it.
+const MOST_WITHOUT_EFFECT: u64 = 1024 * 1024;
+/// More than is read ahead. After these bytes, a peer gets less time.
 const DOUBTFUL: u64 = 256 * 1024;
 
 impl Default for Headway {
@@ -83,36 +83,36 @@ impl Default for Headway {
 }
 
 impl Headway {
-    /// Something came of what was read; from now on, that is looked at.
+    /// What was read had an effect. Begins to count from here.
     pub fn made(&self) {
-        self.0.store(IN_VAIN, Ordering::Relaxed);
+        self.0.store(MOST_WITHOUT_EFFECT, Ordering::Relaxed);
     }
 
-    /// From now on, anything may come.
+    /// Stops counting.
     pub fn unlimited(&self) {
         self.0.store(u64::MAX, Ordering::Relaxed);
     }
 
-    /// What came is not what was announced: nothing more can come of it.
+    /// What arrived was invalid, so nothing more can have an effect.
     pub fn lost(&self) {
-        self.0.store(IN_VAIN - DOUBTFUL - 1, Ordering::Relaxed);
+        self.0.store(MOST_WITHOUT_EFFECT - DOUBTFUL - 1, Ordering::Relaxed);
     }
 
-    /// Whether much has come of which nothing came.
+    /// Whether much has arrived without effect.
     pub fn is_doubtful(&self) -> bool {
         let left = self.0.load(Ordering::Relaxed);
-        left < IN_VAIN - DOUBTFUL
+        left < MOST_WITHOUT_EFFECT - DOUBTFUL
     }
 
     /// # Errors
-    /// The peer has sent too much of which nothing came.
+    /// The peer has sent too much without effect.
     pub fn read(&self, bytes: usize) -> io::Result<()> {
         let left = self.0.load(Ordering::Relaxed);
         if left == u64::MAX {
             return Ok(());
         }
         let left = left.checked_sub(bytes as u64).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "a mebibyte came of which nothing can be passed on")
+            io::Error::new(io::ErrorKind::InvalidData, "a mebibyte arrived of which nothing can be passed on")
         })?;
         self.0.store(left, Ordering::Relaxed);
         Ok(())
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_in_vain_have_a_limit_only_where_something_is_to_come_of_them() {
+    fn bytes_without_effect_have_a_limit_only_while_they_are_counted() {
         let headway = Headway::default();
         assert!(headway.read(usize::MAX).is_ok());
         headway.made();

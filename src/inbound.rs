@@ -14,41 +14,41 @@ use tokio::time::Instant;
 
 use crate::idle::Headway;
 
-/// How much is read and thrown away of what nobody wants, so that its sender gets to read the response: many clients send
-/// all of a body before they read.
+/// How much of an unwanted body is read and discarded, so that its sender can read the response. Many clients send a complete
+/// body before they read.
 #[derive(Debug, Clone, Copy)]
 pub struct Discard {
     pub bytes: u64,
     pub time: Duration,
-    /// A sender that sends nothing for this long has stopped, or waits for the response.
+    /// A sender that sends nothing for this long has stopped or waits for the response.
     pub pause: Duration,
 }
 
-/// Over HTTP/1, where nothing tells a caller in the middle of its body that it may stop.
+/// Over HTTP/1, nothing tells a caller in the middle of its body that it may stop.
 const DISCARD_HTTP1: Discard =
     Discard { bytes: 1024 * 1024 * 1024, time: Duration::from_secs(120), pause: Duration::from_secs(10) };
-/// Over HTTP/2, where a reset tells it; but some clients take even one without error for the loss of the response.
+/// Over HTTP/2, a reset tells the caller. But some clients take even a reset without error for the loss of the response.
 const DISCARD_HTTP2: Discard =
     Discard { bytes: 64 * 1024 * 1024, time: Duration::from_secs(30), pause: Duration::from_secs(1) };
 
-/// The rest of a body that is worth reading to keep a connection. Where more is left, the response says
-/// `Connection: close`, and a client that listens stops sending.
+/// The rest of a body that is worth reading to keep a connection. If more is left, the response says `Connection: close`, and
+/// a client that reads it stops sending.
 const WORTH_READING: u64 = 64 * 1024;
 
-/// [`Activity::unread`]: the body was never asked for, and the connection cannot be kept without it.
+/// [`Activity::unread`]: the body was never requested, and the connection cannot be kept without it.
 const NEVER_READ: u64 = u64::MAX;
-/// Nobody knows how much of it will come.
+/// [`Activity::unread`]: nobody knows how much will come.
 const UNKNOWN: u64 = u64::MAX - 1;
 
-/// How long a response of ours may wait for its caller, in ms.
+/// How long bearerd's own response may wait for its caller, in ms.
 pub const OWN_STALL_MS: u64 = 10_000;
 
-/// Responses of one kind, and which of them wait for their caller: over HTTP/2, no write shows that.
+/// The responses of one kind, and how many of them wait for their caller. Over HTTP/2, no write shows this.
 #[derive(Debug, Default)]
 pub struct Outgoing {
-    /// Those that have not ended.
+    /// Responses that have not ended.
     pub open: AtomicU32,
-    /// Those whose next frame waits for the caller to take the one before.
+    /// Responses whose next frame waits for the caller to take the previous one.
     pub held: AtomicU32,
     /// Frames that the caller has taken.
     pub taken: AtomicU64,
@@ -60,18 +60,18 @@ pub struct Activity {
     pub born: Instant,
     /// Requests that began on this connection.
     pub requests: AtomicU64,
-    /// Responses of upstreams.
+    /// The upstreams' responses.
     pub passed: Outgoing,
-    /// Responses of ours.
+    /// bearerd's own responses.
     pub own: Outgoing,
-    /// How long a write to the caller may stall, in ms: [`OWN_STALL_MS`], or the route's `idle_timeout` (0: for ever).
+    /// How long a write to the caller may stall, in ms: [`OWN_STALL_MS`], or the route's `idle_timeout` (0: no limit).
     pub write_stall_ms: AtomicU64,
     in_flight: AtomicU32,
-    /// When the last of those in flight ended: ms from `born`.
+    /// When the last body or response in flight ended: ms from `born`.
     ended: AtomicU64,
-    /// Over HTTP/1: bytes of the request's body that are still to come, [`UNKNOWN`], or [`NEVER_READ`].
+    /// Over HTTP/1: how many bytes of the request's body are still to come, [`UNKNOWN`], or [`NEVER_READ`].
     unread: AtomicU64,
-    /// Of a request's body over HTTP/1.
+    /// The headway of a request's body over HTTP/1.
     pub headway: Headway,
 }
 
@@ -92,22 +92,22 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// Whether a body or a response has not ended yet, that of an upgraded connection included.
+    /// Whether a body or a response has not ended yet, including an upgraded connection.
     pub fn is_busy(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) > 0
     }
 
-    /// When the connection was last busy, or its start.
+    /// When the connection was last busy, or when it began.
     pub fn last_busy(&self) -> Instant {
         self.born + Duration::from_millis(self.ended.load(Ordering::Relaxed))
     }
 
-    /// A response begins whose caller may leave it lying for `limit_ms`. Over HTTP/2, the longest limit of all that are on
-    /// their way holds for what they have in common, the socket.
+    /// A response begins that may wait for its caller for `limit_ms`. Over HTTP/2, the longest limit of all open responses
+    /// applies to the socket that they share.
     pub fn respond_within(&self, limit_ms: u64) {
         let others = self.passed.open.load(Ordering::Relaxed) > 0;
         let before = self.write_stall_ms.load(Ordering::Relaxed);
-        // 0 is the longest of all.
+        // 0 is the longest limit.
         let limit =
             if others && before.wrapping_sub(1) > limit_ms.wrapping_sub(1) { before } else { limit_ms };
         if limit != before {
@@ -115,7 +115,7 @@ impl Activity {
         }
     }
 
-    /// Milliseconds since the connection's start.
+    /// Milliseconds since the connection began.
     pub fn elapsed_ms(&self) -> u64 {
         self.born.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
     }
@@ -125,15 +125,15 @@ impl Activity {
         self.is_busy() && self.unread.load(Ordering::Relaxed) > 0
     }
 
-    /// Over HTTP/1: whether the connection is to end with a response because of what is left of the request's body.
-    /// `refused`: the response says that the body is not wanted.
+    /// Over HTTP/1: whether the connection must end with a response because of the rest of the request's body. `refused`: the
+    /// response says that the body is not wanted.
     pub fn ends_with_response(&self, refused: bool) -> bool {
         let unread = self.unread.load(Ordering::Relaxed);
         unread == NEVER_READ || (refused && unread > WORTH_READING)
     }
 }
 
-/// Something in flight on a connection, for as long as it lives.
+/// A body or a response in flight on a connection, until it is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<Activity>);
 
@@ -141,12 +141,6 @@ impl InFlight {
     pub fn new(activity: &Arc<Activity>) -> Self {
         activity.in_flight.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for Arriving {
-    fn drop(&mut self) {
-        self.in_flight.0.headway.unlimited();
     }
 }
 
@@ -160,7 +154,7 @@ impl Drop for InFlight {
 
 /// The body of a caller's request.
 ///
-/// Its connection counts as busy until the body has ended. Dropped before that, the rest is read and thrown away within
+/// Its connection counts as busy until the body has ended. If it is dropped before, the rest is read and discarded within
 /// bounds, so that the caller can read an early response (RFC 9112 section 9.6).
 #[derive(Debug, Default)]
 pub struct CallerBody(Option<Box<Arriving>>);
@@ -170,8 +164,14 @@ struct Arriving {
     incoming: Incoming,
     in_flight: InFlight,
     http1: bool,
-    /// `Expect: 100-continue`, and the body was not asked for yet.
+    /// `Expect: 100-continue`, and the body was not polled yet.
     expects_continue: bool,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.in_flight.0.headway.unlimited();
+    }
 }
 
 impl CallerBody {
@@ -254,15 +254,15 @@ impl Arriving {
         self.note_headway();
     }
 
-    /// Over HTTP/2, other requests share the connection, and what is read is no sign of how this one gets on.
+    /// Over HTTP/2, other requests share the connection, so what is read says nothing about the progress of this one.
     fn note_headway(&self) {
         if self.http1 {
             self.in_flight.0.headway.made();
         }
     }
 
-    /// A caller that was not asked for its body may have taken the response for a reason to keep it. Over HTTP/2, a reset
-    /// without error says in the end that the rest is not wanted (RFC 9113 section 8.1).
+    /// A caller whose body was never requested may have decided not to send it. Over HTTP/2, a reset without error finally says
+    /// that the rest is not wanted (RFC 9113 section 8.1).
     fn discard(self: Box<Self>) {
         if self.expects_continue {
             self.note(NEVER_READ);

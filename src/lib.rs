@@ -1,12 +1,11 @@
-//! bearerd puts bearer tokens on outbound calls.
+//! bearerd puts bearer tokens on outbound requests.
 //!
-//! Modules in reading order, each using only those before it: [`secret`], [`clock`], [`idle`] and [`aside`], work that
-//! blocks; [`config`], from TOML to checked values; [`inbound`], a caller's side of a request, [`net`], sockets and TLS
-//! toward others, [`metrics`] and [`telemetry`]; [`route`], which route serves a request, and [`issuer`], one token request;
-//! [`token`], a token's life; [`upstream`], connections and sending; [`proxy`], the request path; [`listener`], the way in;
-//! [`admin`], what operators look at, and [`webhook`], values that are learned; [`app`] and [`reload`], which wire and
-//! exchange all of it; [`cli`], the verbs.
-//! `docs/architecture.md` follows a request through them.
+//! The modules in reading order, each of which uses only those before it: [`secret`], [`clock`], [`idle`], and [`aside`] for
+//! work that blocks; [`config`], from TOML to checked values; [`inbound`], a caller's side of a request, [`net`], outbound
+//! sockets and TLS, [`metrics`], and [`telemetry`]; [`route`], which route serves a request, and [`issuer`], one token request;
+//! [`token`], the lifetime of a token; [`upstream`], connections and sending; [`proxy`], the request path; [`listener`], the
+//! way in; [`admin`], what operators look at, and [`webhook`], values that are learned; [`reload`] and [`app`], which wire and
+//! exchange all of it; [`cli`], the verbs. `docs/architecture.md` follows a request through them.
 
 pub mod admin;
 pub mod app;

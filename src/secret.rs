@@ -1,11 +1,11 @@
-//! Secrets as a type: masked wherever they could be printed, wiped when they are dropped.
+//! Secrets as a type: masked wherever they could be printed, and wiped when they are dropped.
 
 use std::fmt;
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-/// What stands in the place of a secret in every log, error and page.
+/// What is shown instead of a secret in every log, error, and page.
 pub const MASK: &str = "[secret]";
 
 /// A value that must not be seen: a client secret, a token, a private key.
@@ -19,12 +19,12 @@ impl Secret {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The one way to the value. Name the reason where it is not plain to see.
+    /// The only way to the value. Give the reason in a comment if it is not obvious.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// The value as text, or `None` where it is not UTF-8.
+    /// The value as text, or `None` if it is not UTF-8.
     pub fn expose_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
     }
@@ -33,8 +33,8 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// Hands the value to a header or a body without leaving an unwiped copy behind:
-    /// the returned `Bytes` owns the memory and wipes it when its last clone is dropped.
+    /// Passes the value to a header field or a body without an unwiped copy: the returned `Bytes` owns the memory and
+    /// wipes it when its last clone is dropped.
     pub fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self)
     }

@@ -70,7 +70,7 @@ fn the_example_in_the_readme_is_a_valid_config() {
 fn each_dependency_has_its_line() {
     let reasons: BTreeSet<String> = rows(&read("docs/decisions/0001-dependencies.md"))
         .iter()
-        .flat_map(|row| row[0].split(", ").map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|row| row[0].split(", ").map(|name| name.trim_matches('`').to_owned()).collect::<Vec<_>>())
         .collect();
     let manifest = read("Cargo.toml");
     let mut dependencies = 0;

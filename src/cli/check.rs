@@ -1,4 +1,4 @@
-//! `bearerd check`: all that can be known about a config without the network.
+//! `bearerd check`: everything that can be known about a config without the network.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -53,8 +53,8 @@ pub(super) fn all_problems(config: &Config) -> Vec<Problem> {
     problems
 }
 
-/// What shows of an issuer's keys, certificates and assertions without asking anyone: warnings, since `run` starts and
-/// the files may be fixed meanwhile.
+/// What an issuer's keys, certificates, and assertions show without any request. These are warnings, because `run`
+/// starts anyway and the files may be fixed later.
 fn findings(config: &Config) -> Vec<Problem> {
     let now = SystemClock.wall();
     let of = |issuer: &Arc<IssuerConfig>| {
@@ -65,7 +65,7 @@ fn findings(config: &Config) -> Vec<Problem> {
     issuers.chain(route_findings(config)).chain(wanted_by_presets(config)).collect()
 }
 
-/// Scopes and parameters that a preset leaves to the operator, where a route's token would be asked for without any.
+/// Scopes and parameters that a preset leaves to the operator, if a token request of a route would have none.
 fn wanted_by_presets(config: &Config) -> Vec<Problem> {
     let mut found: Vec<Problem> = Vec::new();
     for route in &config.routes {
@@ -78,7 +78,7 @@ fn wanted_by_presets(config: &Config) -> Vec<Problem> {
                 _ => true,
             };
             let table = format!("issuer.{}", issuer.name);
-            if given || found.iter().any(|told| told.key == format!("{table}.{}", need.key)) {
+            if given || found.iter().any(|known| known.key == format!("{table}.{}", need.key)) {
                 continue;
             }
             let message = format!("is missing, and preset `{}` wants it: {}", preset.name, need.about);
@@ -95,7 +95,7 @@ fn wanted_by_presets(config: &Config) -> Vec<Problem> {
     found
 }
 
-/// Files of a route's `tls` that keep its upstream from being reached.
+/// Files of a route's `tls` that make its upstream unreachable.
 fn route_findings(config: &Config) -> impl Iterator<Item = Problem> {
     config.routes.iter().enumerate().filter_map(|(index, route)| {
         let error = tls::unusable(&route.connection.tls)?;
@@ -104,13 +104,13 @@ fn route_findings(config: &Config) -> impl Iterator<Item = Problem> {
     })
 }
 
-/// At the key that it is about; where that names no file or variable, at the first one of the issuer that does.
+/// A finding as a problem of its key.
 fn finding_problem(config: &Config, issuer: &str, finding: Finding) -> Problem {
     let table = format!("issuer.{issuer}");
     config::problem_near(config, Severity::Warning, (&table, finding.key), finding.message, finding.hint)
 }
 
-/// A listener's certificate and key, where they are there to be read: what is missing is a warning already.
+/// Checks a listener's certificate and key if they can be read. A missing one already causes a warning.
 fn tls_problem(config: &Config, listener: &ListenerConfig) -> Option<Problem> {
     let tls = listener.tls.as_ref()?;
     if !sources(tls).all(|source| source.read().is_ok()) {
@@ -129,7 +129,7 @@ pub(super) fn is_error(problem: &Problem) -> bool {
     problem.severity == Severity::Error
 }
 
-/// Every problem as it is shown to people, each on lines of its own.
+/// Every problem as text for people, each on its own lines.
 pub(super) fn report(problems: &[Problem]) -> String {
     problems.iter().map(|problem| format!("{problem}\n")).collect()
 }
@@ -143,7 +143,7 @@ fn summary(config: &Config) -> String {
     )
 }
 
-/// How bad it is, in one line.
+/// The number of errors, in one line.
 pub(super) fn verdict(path: &Path, problems: &[Problem]) -> String {
     let errors = problems.iter().filter(|problem| is_error(problem)).count();
     format!("{}: {}", path.display(), count(errors, "error"))
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_errors_are_counted_as_mistakes() {
+    fn only_errors_are_counted() {
         let problems =
             [problem(Severity::Error, "unknown key"), problem(Severity::Warning, "readable by all")];
         assert_eq!(verdict(Path::new("bearerd.toml"), &problems), "bearerd.toml: 1 error");

@@ -28,7 +28,7 @@ use crate::config;
 
 /// The client that the built-in issuer knows.
 const CLIENT_ID: &str = "demo-client";
-/// A path that the demo's route serves.
+/// A path that the demo's route serves, for the reader to try.
 const TRY: &str = "/echo/hello";
 
 pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Result<Exit, Failure> {
@@ -38,10 +38,10 @@ pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Resul
     let secret = servers::random_text(24).map_err(|error| failed("cannot make a secret", error))?;
     let tokens = Arc::new(Tokens::new().map_err(|error| failed("cannot make a key", error))?);
     let issuer = Issuer::new(CLIENT_ID, &secret, Arc::clone(&tokens));
-    let issuer = servers::start("demo-issuer", move |request| issuer.answer(request))
+    let issuer = servers::start("demo-issuer", move |request| issuer.respond_to(request))
         .map_err(|error| failed("cannot start the issuer", error))?;
     let echo = Echo::new(Arc::clone(&tokens));
-    let echo = servers::start("demo-echo", move |request| echo.answer(request))
+    let echo = servers::start("demo-echo", move |request| echo.respond_to(request))
         .map_err(|error| failed("cannot start the echo upstream", error))?;
 
     let ports = free_ports::<2>().map_err(|error| failed("cannot find a free port", error))?;
@@ -59,7 +59,7 @@ pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Resul
             let story = Story { config: files.config().to_owned(), text, proxy, admin, api: echo, tokens };
             story.begin().map_err(|error| failed("cannot start a thread", error))?;
         }
-        // On one line, so that a program can read it while the demo goes on.
+        // On one line, so that a program can read it while the demo continues.
         Output::Json => output::answer_json_line(&json!({
             "config": files.config().to_string_lossy(),
             "proxy": format!("http://{proxy}"),
@@ -74,10 +74,10 @@ fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::No, format!("{what}: {error}"))
 }
 
-/// Ports that were free a moment ago: the file is to show real ones, so that it can be copied and used.
+/// Ports that were free a moment ago. The file shows real ports, so that it can be copied and used.
 fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
     let mut found = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    // All are held until the last is found, so that no two are the same.
+    // All are kept open until the last is found, so that no two are the same.
     let mut held = Vec::with_capacity(N);
     for address in &mut found {
         let listener = TcpListener::bind(*address)?;
@@ -127,7 +127,7 @@ struct Files {
 impl Files {
     fn write(config: &str, secret: &str) -> io::Result<Self> {
         let folder = std::env::temp_dir().join(format!("bearerd-demo-{:08x}", fastrand::u32(..)));
-        // Fails where it is there already: nobody else's folder or link is used.
+        // Fails if the folder exists, so that nobody else's folder or link is used.
         DirBuilder::new().mode(0o700).create(&folder)?;
         let files = Self { config: folder.join("bearerd.toml"), folder };
         write_private(&files.config, config)?;
@@ -173,11 +173,11 @@ impl Story {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         std::thread::Builder::new().name("demo-story".to_owned()).spawn(move || {
             runtime.block_on(async {
-                output::answer(&self.setting());
+                output::answer_people(&self.setting());
                 if let Err(error) = self.requests().await {
-                    output::answer(&format!("    {error}"));
+                    output::answer_people(&format!("    {error}"));
                 }
-                output::answer(&self.what_next());
+                output::answer_people(&self.what_next());
             });
         })?;
         Ok(())
@@ -186,8 +186,8 @@ impl Story {
     fn setting(&self) -> String {
         let lines = self.text.lines().map(|line| format!("    {line}").trim_end().to_owned());
         format!(
-            "Status page: http://{}/\n\n1. An issuer, an API that requires its tokens, and bearerd now run on this machine. \
-             bearerd's config\n   is {}:\n\n{}\n",
+            "Status page: http://{}/\n\n1. An issuer, an API that requires its tokens, and bearerd now run on this\n   \
+             machine. bearerd's config is {}:\n\n{}\n",
             self.admin,
             self.config.display(),
             lines.collect::<Vec<_>>().join("\n")
@@ -198,24 +198,24 @@ impl Story {
         self.step("2. A request to the API without bearerd:", self.api, "/hello").await?;
         self.step("3. The same through bearerd, which gets a token and adds it:", self.proxy, TRY).await?;
         self.tokens.revoke();
-        let refused = "4. The API now refuses that token. bearerd gets another, sends the request again, and the\n   \
-                       caller sees no error:";
+        let refused = "4. The API now refuses that token. bearerd gets another, sends the request\n   \
+                       again, and the caller sees no error:";
         let before = self.step(refused, self.proxy, TRY).await?;
-        output::answer(&format!(
-            "\n5. A token expires after {} s here. bearerd renews one that is used before that, and no request\n   \
-             waits for it …\n",
+        output::answer_people(&format!(
+            "\n5. A token expires after {} s here. bearerd renews one that is used before\n   \
+             that, and no request waits for it …\n",
             LIFETIME.as_secs()
         ));
         let (after, took) = self.renewed(&before).await?;
-        output::answer(&format!("\n    renewed after {:.1} s\n    {after}", took.as_secs_f64()));
+        output::answer_people(&format!("\n    renewed after {:.1} s\n    {after}", took.as_secs_f64()));
         Ok(())
     }
 
     /// Sends one request, and prints the request and its response.
     async fn step(&self, words: &str, address: SocketAddr, path: &str) -> Result<Said, Failed> {
-        output::answer(&format!("\n{words}\n\n    GET http://{address}{path}"));
+        output::answer_people(&format!("\n{words}\n\n    GET http://{address}{path}"));
         let said = get(address, path).await?;
-        output::answer(&format!("    {said}"));
+        output::answer_people(&format!("    {said}"));
         Ok(said)
     }
 
@@ -242,11 +242,12 @@ impl Story {
 Now you:
 
     curl http://{proxy}{TRY}
-    bearerd explain GET http://{proxy}{TRY} --config {config}
+    bearerd explain GET http://{proxy}{TRY} \\
+      --config {config}
     curl http://{admin}/status
 
-Edit the config, and bearerd loads it again. `bearerd init` writes one for your issuer. Ctrl-C ends the
-demo and removes its files.
+Edit the config, and bearerd loads it again. `bearerd init` writes one for your
+issuer. Ctrl-C ends the demo and removes its files.
 "
         )
     }

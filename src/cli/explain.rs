@@ -15,68 +15,73 @@ use crate::config::{
     PathPattern, RouteConfig,
 };
 use crate::proxy::{credential, max_forwards};
-use crate::route::{Call, Miss, RouteTable, criteria, host, near, path};
+use crate::route::{Lookup, NoMatch, RouteTable, host, near, path};
 
 pub use crate::cli::explain::sent::{CredentialFacts, HeaderNames, Parameter, Sent, Timeouts};
 
-/// What becomes of one request. Holds names from the config and the request's method and path; no header value, no query.
+/// What happens to one request. It contains names from the config and the request's method and path, but no header
+/// value and no query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// A route serves the request at one listener at least.
+    /// A route serves the request on at least one listener.
     pub found: bool,
     pub method: String,
     /// Without the query.
     pub path: String,
-    /// One for each response that the listeners give.
-    pub answers: Vec<Answer>,
+    /// One for each different result of the listeners.
+    pub answers: Vec<ListenerResult>,
 }
 
-/// What the listeners named answer.
+/// What the named listeners do with the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Answer {
+pub struct ListenerResult {
     pub listeners: Vec<String>,
     pub route: Option<String>,
-    /// The proxy's own response, where nothing goes up.
+    /// The status of the proxy's own response, if it sends nothing upstream.
     pub status: Option<u16>,
     pub code: Option<&'static str>,
     pub why: Vec<String>,
-    /// Routes that nearly served it, a line each.
+    /// Routes that nearly matched, one line each.
     pub nearest: Vec<String>,
-    /// What else would decide about this very call.
+    /// What else affects this request.
     pub notes: Vec<String>,
     pub sent: Option<Sent>,
 }
 
-/// A request that no route serves: status, code, reason.
+/// Why no route serves a request: status, code, reason.
 struct Refusal(u16, &'static str, String);
 
-/// Explains one request. `url` is a path (then the host is `localhost`) or absolute (then its host counts, and one that
-/// names a listener's address asks that listener alone; without a scheme it is http). A `Host` among `headers` goes before the URL's.
+/// Explains one request. `url` is a path, and then the host is `localhost`, or an absolute URL. If its host names a
+/// listener's address, only that listener counts. Without a scheme it is http. A `Host` among `headers` overrides the
+/// URL's.
 ///
-/// Errors are bad usage: what is no method, URL or header.
+/// # Errors
+/// Bad usage: an invalid method, URL, or header field.
 pub fn explain(
     config: &Config,
     method: &str,
     url: &str,
     headers: &[(String, String)],
 ) -> Result<Explanation, String> {
-    let asked = ExplainedRequest::new(method, url, headers)?;
+    let request = ExplainedRequest::new(method, url, headers)?;
     let table = RouteTable::build(&config.routes);
-    let mut answers: Vec<Answer> = Vec::new();
-    for index in asked.listeners(config, &table) {
+    let mut answers: Vec<ListenerResult> = Vec::new();
+    for index in request.listeners(config, &table) {
         let Some(listener) = config.listeners.get(index) else { continue };
-        let answer = answer(config, &table, &asked, index);
+        let answer = result_of(config, &table, &request, index);
         let name = listener.name.to_string();
-        match answers.iter_mut().find(|other| Answer { listeners: Vec::new(), ..(*other).clone() } == answer)
+        match answers
+            .iter_mut()
+            .find(|other| ListenerResult { listeners: Vec::new(), ..(*other).clone() } == answer)
         {
             Some(same) => same.listeners.push(name),
-            None => answers.push(Answer { listeners: vec![name], ..answer }),
+            None => answers.push(ListenerResult { listeners: vec![name], ..answer }),
         }
     }
     Ok(Explanation {
         found: answers.iter().any(|answer| answer.route.is_some()),
-        method: asked.method.to_string(),
-        path: asked.path,
+        method: request.method.to_string(),
+        path: request.path,
         answers,
     })
 }
@@ -88,11 +93,16 @@ impl Explanation {
     }
 }
 
-/// The response of one listener, without its name.
-fn answer(config: &Config, table: &RouteTable, asked: &ExplainedRequest, listener: usize) -> Answer {
-    match serve(config, table, asked, listener) {
+/// The result of one listener, without its name.
+fn result_of(
+    config: &Config,
+    table: &RouteTable,
+    request: &ExplainedRequest,
+    listener: usize,
+) -> ListenerResult {
+    match serve(config, table, request, listener) {
         Ok(answer) => answer,
-        Err((Refusal(status, code, why), nearest)) => Answer {
+        Err((Refusal(status, code, why), nearest)) => ListenerResult {
             listeners: Vec::new(),
             route: None,
             status: Some(status),
@@ -105,40 +115,40 @@ fn answer(config: &Config, table: &RouteTable, asked: &ExplainedRequest, listene
     }
 }
 
-/// The checks in the proxy's order: method, 400, 421, (403 is only noted,) 404.
+/// The checks in the proxy's order: method, 400, 421, 404. A possible 403 is only a note.
 fn serve(
     config: &Config,
     table: &RouteTable,
-    asked: &ExplainedRequest,
+    request: &ExplainedRequest,
     listener: usize,
-) -> Result<Answer, (Refusal, Vec<String>)> {
-    asked.method_refused().map_err(|refusal| (refusal, Vec::new()))?;
-    let name = asked.host().map_err(|refusal| (refusal, Vec::new()))?;
+) -> Result<ListenerResult, (Refusal, Vec<String>)> {
+    request.method_refused().map_err(|refusal| (refusal, Vec::new()))?;
+    let name = request.host().map_err(|refusal| (refusal, Vec::new()))?;
     let settings = config.listeners.get(listener);
-    let own_name = settings.is_some_and(|settings| host::is_own_name(settings, asked.connected, &name));
+    let own_name = settings.is_some_and(|settings| host::is_own_name(settings, request.connected, &name));
     let is_misdirected = !own_name && !table.names_host(listener, &name);
-    if asked.is_for_the_server() {
-        asked.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
-        let answer = answered_here(None, "`OPTIONS *` is about the server as a whole, which is bearerd");
+    if request.is_for_the_server() {
+        request.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
+        let answer = responded_here(None, "`OPTIONS *` is about the server as a whole, and that is bearerd");
         return if is_misdirected { Err((misdirected(&name), Vec::new())) } else { Ok(answer) };
     }
     let bad_path = |error: path::PathError| (Refusal(400, "bad_request", error.to_string()), Vec::new());
-    let match_path = path::parse(&asked.path).map_err(bad_path)?;
-    let ends_here = asked.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
-    let call = Call {
+    let match_path = path::parse(&request.path).map_err(bad_path)?;
+    let ends_here = request.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
+    let call = Lookup {
         listener,
         own_name,
         host: &name,
         path: &match_path,
-        method: &asked.method,
-        headers: &asked.headers,
+        method: &request.method,
+        headers: &request.headers,
     };
     let miss = |refusal| (refusal, nearest_routes(config, &call));
     let found = match table.find(&call) {
-        Err(Miss::EncodedSlash) => return Err(miss(escaped_slash())),
+        Err(NoMatch::EncodedSlash) => return Err(miss(escaped_slash())),
         _ if is_misdirected => return Err(miss(misdirected(&name))),
-        Err(Miss::Path) => return Err(miss(no_route("no route serves this host and path".to_owned()))),
-        Err(Miss::Method(methods)) => return Err(miss(other_methods(&methods))),
+        Err(NoMatch::Path) => return Err(miss(no_route("no route serves this host and path".to_owned()))),
+        Err(NoMatch::Method(methods)) => return Err(miss(other_methods(&methods))),
         Ok(found) => found,
     };
     let Some(route) = config.routes.get(found.route) else {
@@ -146,28 +156,28 @@ fn serve(
     };
     if ends_here {
         let name = Some(route.name.to_string());
-        return Ok(answered_here(name, "Max-Forwards is 0: an OPTIONS goes no further than here"));
+        return Ok(responded_here(name, "Max-Forwards is 0: bearerd does not forward the OPTIONS"));
     }
-    Ok(Answer {
+    Ok(ListenerResult {
         listeners: Vec::new(),
         route: Some(route.name.to_string()),
         status: None,
         code: None,
         why: reasons(config, route, &call),
         nearest: Vec::new(),
-        notes: notes(settings, route, asked),
-        sent: Some(Sent::new(route, asked, found.prefix_segments)),
+        notes: notes(settings, route, request),
+        sent: Some(Sent::new(route, request, found.prefix_segments)),
     })
 }
 
-/// An OPTIONS to which bearerd tells the methods itself.
-fn answered_here(route: Option<String>, why: &str) -> Answer {
-    Answer {
+/// An OPTIONS request to which bearerd itself responds.
+fn responded_here(route: Option<String>, why: &str) -> ListenerResult {
+    ListenerResult {
         listeners: Vec::new(),
         route,
         status: Some(204),
         code: None,
-        why: vec![format!("{why}; the response says in Allow which methods there are, and nothing goes up")],
+        why: vec![format!("{why}; the response lists the methods in Allow, and nothing goes upstream")],
         nearest: Vec::new(),
         notes: Vec::new(),
         sent: None,
@@ -199,16 +209,16 @@ fn other_methods(methods: &[Method]) -> Refusal {
 struct ExplainedRequest {
     method: Method,
     path: String,
-    /// Never shown: only looked at for the parameter that a route's token goes in.
+    /// Never shown, and only searched for the parameter that carries a route's token.
     query: Option<String>,
     headers: HeaderMap,
-    /// The address that the URL names as a literal: the one that a caller of this URL connects to.
+    /// The IP address in the URL, to which a caller of this URL connects.
     connected: Option<SocketAddr>,
-    /// As it would stand in `Host`.
+    /// The value of `Host`.
     authority: String,
-    /// Of an absolute URL; else nothing tells listeners apart.
+    /// Host and port of an absolute URL. Without them, every listener could get the request.
     target: Option<(String, u16)>,
-    /// What the HTTP parser says of the path.
+    /// The HTTP parser refuses the path.
     unreadable: bool,
 }
 
@@ -217,7 +227,7 @@ impl ExplainedRequest {
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| format!("`{}` is no HTTP method", method.escape_debug()))?;
         let headers = header_map(headers)?;
-        let mut asked = Self {
+        let mut request = Self {
             method,
             path: String::new(),
             query: None,
@@ -228,20 +238,20 @@ impl ExplainedRequest {
             unreadable: false,
         };
         match url.parse::<Uri>() {
-            Ok(uri) if uri.scheme().is_some() => asked.absolute(&uri)?,
-            // `*` stands for the server as a whole.
-            Ok(uri) if url.starts_with('/') || url == "*" => asked.take_path(&uri),
-            // What no HTTP request line may hold is still a path that someone may send.
+            Ok(uri) if uri.scheme().is_some() => request.absolute(&uri)?,
+            // `*` means the server as a whole.
+            Ok(uri) if url.starts_with('/') || url == "*" => request.take_path(&uri),
+            // A path that no request line may contain can still be sent.
             Err(_) if url.starts_with('/') => {
-                asked.unreadable = true;
-                asked.path = url.split('?').next().unwrap_or_default().to_owned();
+                request.unreadable = true;
+                request.path = url.split('?').next().unwrap_or_default().to_owned();
             }
             _ => match as_curl_reads_it(url) {
-                Some(uri) => asked.absolute(&uri)?,
+                Some(uri) => request.absolute(&uri)?,
                 None => return Err(format!("`{}` is neither a path nor an http(s) URL", shown_url(url))),
             },
         }
-        Ok(asked)
+        Ok(request)
     }
 
     fn take_path(&mut self, uri: &Uri) {
@@ -268,10 +278,10 @@ impl ExplainedRequest {
         Ok(())
     }
 
-    /// CONNECT and TRACE are answered before anything else is looked at; so is what the HTTP parser refuses.
+    /// CONNECT, TRACE, and whatever the HTTP parser refuses get a response before all other checks.
     fn method_refused(&self) -> Result<(), Refusal> {
         if self.unreadable {
-            let why = "no HTTP request line may hold this path; the HTTP parser answers without a body";
+            let why = "no HTTP request line may contain this path; the HTTP parser responds without a body";
             return Err(Refusal(400, "bad_request", why.to_owned()));
         }
         if self.method == Method::CONNECT || self.method == Method::TRACE {
@@ -285,7 +295,7 @@ impl ExplainedRequest {
         self.method == Method::OPTIONS && self.path == "*" && self.query.is_none()
     }
 
-    /// An OPTIONS that may go no further (RFC 9110 section 7.6.2).
+    /// An OPTIONS request that may not be forwarded (RFC 9110 section 7.6.2).
     fn ends_here(&self) -> Result<bool, Refusal> {
         if self.method != Method::OPTIONS {
             return Ok(false);
@@ -308,7 +318,7 @@ impl ExplainedRequest {
         name.map(Cow::into_owned).ok_or_else(|| refused("the Host is no valid host name"))
     }
 
-    /// The listeners that could take the request: those at the URL's address, where it names one, else all.
+    /// The listeners that could get the request: those at the URL's address if it has one, else all.
     fn listeners(&self, config: &Config, table: &RouteTable) -> Vec<usize> {
         let all = || (0..config.listeners.len()).collect();
         let Some((name, port)) = &self.target else { return all() };
@@ -335,7 +345,7 @@ impl ExplainedRequest {
     }
 }
 
-/// `localhost:8080/x` without a scheme. A bare word would rather be a path that lacks its slash.
+/// `localhost:8080/x` without a scheme. A bare word is more likely a path without its slash.
 fn as_curl_reads_it(url: &str) -> Option<Uri> {
     let host = url.split(['/', '?']).next().unwrap_or_default();
     let is_host = host.contains(['.', ':']) || host == "localhost";
@@ -349,7 +359,7 @@ fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, String> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let parsed = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("`{}` is no header name", name.escape_debug()))?;
+            .map_err(|_| format!("`{}` is not the name of a header field", name.escape_debug()))?;
         let value = HeaderValue::from_str(value)
             .map_err(|_| format!("the value of header `{parsed}` is none that HTTP allows"))?;
         map.append(parsed, value);
@@ -357,7 +367,7 @@ fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, String> {
     Ok(map)
 }
 
-/// A wrong URL for an error, without what may be secret in it.
+/// An invalid URL for an error, without parts that may be secret.
 fn shown_url(url: &str) -> String {
     match url.contains(['?', '@']) {
         true => "this".to_owned(),
@@ -365,11 +375,11 @@ fn shown_url(url: &str) -> String {
     }
 }
 
-/// More lines than this help nobody.
+/// The most lines that help a reader.
 const NEAREST: usize = 10;
 
-/// What matched, condition by condition, then the routes that it goes before.
-fn reasons(config: &Config, route: &RouteConfig, call: &Call<'_>) -> Vec<String> {
+/// The conditions that matched, and then the routes that this one wins over.
+fn reasons(config: &Config, route: &RouteConfig, call: &Lookup<'_>) -> Vec<String> {
     let mut lines = vec![host_line(route), path_line(route)];
     if route.listener.is_some() {
         lines.push(format!("listener: only `{}`", listener_name(config, route)));
@@ -379,19 +389,20 @@ fn reasons(config: &Config, route: &RouteConfig, call: &Call<'_>) -> Vec<String>
     }
     if !route.match_headers.is_empty() {
         let names: Vec<_> = route.match_headers.iter().map(|(name, _)| name.as_str()).collect();
-        lines.push(format!("headers: {} as the route wants", names.join(", ")));
+        lines.push(format!("headers: {} as the route requires", names.join(", ")));
     }
-    let others =
-        config.routes.iter().filter(|other| other.name != route.name && criteria::met(other, call).all());
-    lines.extend(
-        others.map(|other| format!("goes before route `{}`: {}", other.name, advantage(route, other))),
-    );
+    let others = config
+        .routes
+        .iter()
+        .filter(|other| other.name != route.name && near::met_conditions(other, call).all());
+    lines
+        .extend(others.map(|other| format!("wins over route `{}`: {}", other.name, advantage(route, other))));
     lines
 }
 
 fn host_line(route: &RouteConfig) -> String {
     match &route.host {
-        None => "host: the route names none, and this is one of the listener's own names".to_owned(),
+        None => "host: the route has none, and this is one of the listener's own names".to_owned(),
         Some(HostPattern::Exact(host)) => format!("host: `{host}`, exactly"),
         Some(HostPattern::Wildcard(suffix)) => format!("host: `*{suffix}` matches it"),
     }
@@ -423,34 +434,34 @@ fn advantage(winner: &RouteConfig, other: &RouteConfig) -> &'static str {
     }
 }
 
-/// Routes that come near to serving the request.
-fn nearest_routes(config: &Config, call: &Call<'_>) -> Vec<String> {
+/// Routes that nearly match the request.
+fn nearest_routes(config: &Config, call: &Lookup<'_>) -> Vec<String> {
     near::nearest(&config.routes, |index| Some(&*config.listeners.get(index)?.name), call, NEAREST)
 }
 
-/// What the caller's rules and the caller's own credential do to this request.
+/// How the rules for callers and the caller's own credential affect this request.
 fn notes(
     listener: Option<&std::sync::Arc<ListenerConfig>>,
     route: &RouteConfig,
-    asked: &ExplainedRequest,
+    request: &ExplainedRequest,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(listener) = listener {
-        caller_rules(listener, asked, &mut notes);
+        caller_rules(listener, request, &mut notes);
     }
-    own_parameter(route, asked, &mut notes);
+    own_parameter(route, request, &mut notes);
     let anonymous = matches!(route.credential, Credential::Anonymous);
-    if asked.headers.contains_key(header::AUTHORIZATION) {
+    if request.headers.contains_key(header::AUTHORIZATION) {
         notes.push(match route.caller_authorization {
             CallerAuthorization::Reject => {
-                "this request has an Authorization header: it is answered with 400 `authorization_refused`"
-                    .to_owned()
+                "this request has an Authorization header: it gets 400 `authorization_refused`".to_owned()
             }
             CallerAuthorization::Keep => {
-                "this request has an Authorization header: that goes up, and no token is added".to_owned()
+                "this request has an Authorization header: that goes upstream, and no token is added"
+                    .to_owned()
             }
             CallerAuthorization::Replace if anonymous => {
-                "this request's Authorization header does not go up".to_owned()
+                "this request's Authorization header does not go upstream".to_owned()
             }
             CallerAuthorization::Replace => "this request's Authorization header is replaced".to_owned(),
         });
@@ -458,10 +469,10 @@ fn notes(
     notes
 }
 
-/// A parameter of the caller's counts as `Authorization` does, where the token goes in the query.
-fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
+/// If the token goes into the query, the caller's own parameter counts like `Authorization`.
+fn own_parameter(route: &RouteConfig, request: &ExplainedRequest, notes: &mut Vec<String>) {
     let Inject::Query { name } = &route.inject else { return };
-    if !asked
+    if !request
         .query
         .as_ref()
         .is_some_and(|found| credential::has_parameter(found, &credential::escape_name(name)))
@@ -470,17 +481,18 @@ fn own_parameter(route: &RouteConfig, asked: &ExplainedRequest, notes: &mut Vec<
     }
     notes.push(match route.caller_authorization {
         CallerAuthorization::Reject => {
-            format!("this request has `{name}` in its query: it is answered with 400 `authorization_refused`")
+            format!("this request has `{name}` in its query: it gets 400 `authorization_refused`")
         }
         CallerAuthorization::Keep => {
-            format!("this request has `{name}` in its query: that goes up, and no token is added")
+            format!("this request has `{name}` in its query: that goes upstream, and no token is added")
         }
         CallerAuthorization::Replace => format!("this request's `{name}` in the query is replaced"),
     });
 }
 
-fn caller_rules(listener: &ListenerConfig, asked: &ExplainedRequest, notes: &mut Vec<String>) {
-    let browser = asked.headers.contains_key(header::ORIGIN) || asked.headers.contains_key("sec-fetch-site");
+fn caller_rules(listener: &ListenerConfig, request: &ExplainedRequest, notes: &mut Vec<String>) {
+    let browser =
+        request.headers.contains_key(header::ORIGIN) || request.headers.contains_key("sec-fetch-site");
     if browser {
         notes.push(
             "this request comes from a browser page: 403 `caller_refused` unless `origins` has its origin"
@@ -488,7 +500,8 @@ fn caller_rules(listener: &ListenerConfig, asked: &ExplainedRequest, notes: &mut
         );
     }
     if let Some((name, _)) = &listener.require_header {
-        notes.push(format!("the listener wants header `{name}` with its value, else 403 `caller_refused`"));
+        notes
+            .push(format!("the listener requires header `{name}` with its value, else 403 `caller_refused`"));
     }
     if listener.callers == Callers::Network && !listener.allow.is_empty() {
         notes.push(
@@ -496,7 +509,7 @@ fn caller_rules(listener: &ListenerConfig, asked: &ExplainedRequest, notes: &mut
         );
     }
     if listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
-        notes.push("the listener asks for a client certificate".to_owned());
+        notes.push("the listener requires a client certificate".to_owned());
     }
 }
 

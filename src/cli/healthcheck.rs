@@ -13,33 +13,33 @@ use super::args::{Common, Output};
 use super::{Exit, Failure, check, find, output};
 use crate::config::{self, Address};
 
-/// A probe that takes longer than this is a "no".
+/// A probe that takes longer than this means "no".
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Where the admin address is when the config does not say.
+/// The default of `admin.address`.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9180";
-/// The most that is read of a response.
-const MAX_ANSWER: u64 = 64 * 1024;
+/// The largest response that is read.
+const MAX_RESPONSE: u64 = 64 * 1024;
 /// HTTP/1.0, so that the response ends with the connection and is not chunked.
 const REQUEST: &[u8] = b"GET /readyz HTTP/1.0\r\nHost: localhost\r\nUser-Agent: bearerd-healthcheck\r\n\r\n";
 
 #[derive(Debug, PartialEq, Eq)]
-struct Answer {
+struct ReadyResponse {
     status: u16,
     body: String,
 }
 
 pub(super) fn healthcheck(common: &Common, format: Output) -> Result<Exit, Failure> {
     let address = admin_address(&find(common)?)?;
-    let answer = ask(&address);
-    let ready = answer.as_ref().is_ok_and(|answer| answer.status == 200);
+    let response = ask(&address);
+    let ready = response.as_ref().is_ok_and(|response| response.status == 200);
     match format {
-        Output::Text => output::answer_people(&output::harmless(&text(&address, &answer))),
+        Output::Text => output::answer_people(&output::harmless(&text(&address, &response))),
         Output::Json => output::answer_json(&json!({
             "ready": ready,
             "address": place(&address),
-            "status": answer.as_ref().ok().map(|answer| answer.status),
-            "reason": match &answer {
-                Ok(answer) => answer.body.clone(),
+            "status": response.as_ref().ok().map(|response| response.status),
+            "reason": match &response {
+                Ok(response) => response.body.clone(),
                 Err(error) => error.to_string(),
             },
         })),
@@ -47,8 +47,8 @@ pub(super) fn healthcheck(common: &Common, format: Output) -> Result<Exit, Failu
     Ok(if ready { Exit::Fine } else { Exit::No })
 }
 
-/// Of a config that is good, or of what can be read of one that is not: an error in the file leaves the running
-/// program as it was, and must not make its probes fail.
+/// The admin address of a valid config, or of the readable part of an invalid one. An error in the file does not affect
+/// the running program, so it must not make its probes fail.
 fn admin_address(path: &Path) -> Result<Address, Failure> {
     match config::load(path) {
         Ok(config) => Ok(config.admin.address),
@@ -59,7 +59,10 @@ fn admin_address(path: &Path) -> Result<Address, Failure> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "config::load has told already what is wrong with the file")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "config::load has already reported what is wrong with the file"
+)]
 fn read_admin_address(path: &Path) -> Option<Address> {
     parse_admin_address(&std::fs::read_to_string(path).ok()?, path.parent()?)
 }
@@ -79,10 +82,10 @@ fn parse_admin_address(text: &str, folder: &Path) -> Option<Address> {
     }
 }
 
-fn text(address: &Address, answer: &io::Result<Answer>) -> String {
-    match answer {
-        Ok(Answer { status: 200, body }) => body.trim_end().to_owned(),
-        Ok(Answer { status, body }) => match body.strip_prefix("not ready") {
+fn text(address: &Address, response: &io::Result<ReadyResponse>) -> String {
+    match response {
+        Ok(ReadyResponse { status: 200, body }) => body.trim_end().to_owned(),
+        Ok(ReadyResponse { status, body }) => match body.strip_prefix("not ready") {
             Some(reasons) => format!("not ready ({status}){reasons}"),
             None => format!("not ready ({status}): {body}"),
         },
@@ -101,7 +104,7 @@ fn place(address: &Address) -> String {
     }
 }
 
-/// What listens everywhere is asked on loopback.
+/// A server that listens on every address is reached on loopback.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -111,7 +114,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn ask(address: &Address) -> io::Result<Answer> {
+fn ask(address: &Address) -> io::Result<ReadyResponse> {
     match address {
         Address::Tcp(address) if address.port() == 0 => {
             Err(io::Error::other("the config leaves the port open (port 0): give [admin] address a port"))
@@ -131,20 +134,20 @@ fn ask(address: &Address) -> io::Result<Answer> {
     }
 }
 
-fn exchange(mut stream: impl Read + Write) -> io::Result<Answer> {
+fn exchange(mut stream: impl Read + Write) -> io::Result<ReadyResponse> {
     stream.write_all(REQUEST)?;
     let mut bytes = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut bytes)?;
+    stream.take(MAX_RESPONSE).read_to_end(&mut bytes)?;
     parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::other("it does not speak HTTP"))
 }
 
-fn parse(text: &str) -> Option<Answer> {
+fn parse(text: &str) -> Option<ReadyResponse> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let mut words = head.lines().next()?.split(' ');
     if !words.next()?.starts_with("HTTP/1.") {
         return None;
     }
-    Some(Answer { status: words.next()?.parse().ok()?, body: body.trim().to_owned() })
+    Some(ReadyResponse { status: words.next()?.parse().ok()?, body: body.trim().to_owned() })
 }
 
 #[cfg(test)]
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_in_the_file_does_not_hide_the_admin_address() {
+    fn an_error_in_the_file_does_not_hide_the_admin_address() {
         let address = |text| parse_admin_address(text, Path::new("/etc/bearerd"));
         let tcp = |text: &str| Some(Address::Tcp(text.parse().unwrap()));
         assert_eq!(address("[admin]\naddress = \"127.0.0.1:7\"\n[limits]\nx = \n"), tcp("127.0.0.1:7"));
@@ -178,8 +181,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_status_and_body() {
-        let answer = parse("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 5\r\n\r\nno: x\n").unwrap();
-        assert_eq!(answer, Answer { status: 503, body: "no: x".to_owned() });
+        let response = parse("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 5\r\n\r\nno: x\n").unwrap();
+        assert_eq!(response, ReadyResponse { status: 503, body: "no: x".to_owned() });
         assert_eq!(parse("SSH-2.0-OpenSSH\r\n\r\n"), None);
         assert_eq!(parse("HTTP/1.1 200 OK"), None);
     }
@@ -187,7 +190,10 @@ mod tests {
     #[test]
     fn a_no_is_said_once_and_has_its_reasons() {
         let said = |body: &str| {
-            text(&Address::Unix("/run/admin".into()), &Ok(Answer { status: 503, body: body.to_owned() }))
+            text(
+                &Address::Unix("/run/admin".into()),
+                &Ok(ReadyResponse { status: 503, body: body.to_owned() }),
+            )
         };
         assert_eq!(said("not ready\n[-] token of issuer corp"), "not ready (503)\n[-] token of issuer corp");
         assert_eq!(said("a proxy's own words"), "not ready (503): a proxy's own words");
@@ -204,7 +210,7 @@ mod tests {
             stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nready\n").unwrap();
             request
         });
-        assert_eq!(ask(&address).unwrap(), Answer { status: 200, body: "ready".to_owned() });
+        assert_eq!(ask(&address).unwrap(), ReadyResponse { status: 200, body: "ready".to_owned() });
         assert!(server.join().unwrap().starts_with(b"GET /readyz "));
     }
 
@@ -212,8 +218,8 @@ mod tests {
     fn nobody_there_is_a_no_with_the_address() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let address = Address::Tcp(port);
-        let answer = ask(&address);
-        assert!(answer.is_err());
-        assert!(text(&address, &answer).contains(&port.to_string()));
+        let response = ask(&address);
+        assert!(response.is_err());
+        assert!(text(&address, &response).contains(&port.to_string()));
     }
 }

@@ -13,17 +13,17 @@ use crate::config::client_auth::{METHODS, Method, Proof};
 use crate::config::{self, IssuerConfig, Preset, PresetKey, PresetVar};
 use crate::issuer::{Issuer, Metadata};
 
-/// What follows the list.
+/// The text after the list.
 const GO_ON: &str = "\
-bearerd init NAME > bearerd.toml     writes a config for NAME, with comments on where each value is found
-bearerd check --online               then says what is still wrong with it
+bearerd init NAME > bearerd.toml  writes a config for NAME, with comments
+bearerd check --online            then says what is still wrong with it
 
-An issuer that is not in the list:
-bearerd init --issuer-url URL        reads its discovery document and writes a config that fits
-bearerd init generic                 writes a config for any issuer
-config.example.toml shows every key, and `bearerd schema` tells your editor about them.";
+For an issuer that is not in the list:
+bearerd init --issuer-url URL     reads its discovery document
+bearerd init generic              writes a config for any issuer
+config.example.toml shows every key. `bearerd schema` is for editors.";
 
-/// Any issuer, as if it were a preset.
+/// Stands for any issuer, as if it were a preset.
 const GENERIC: &str = "generic";
 
 pub(super) fn init(name: Option<&str>, issuer_url: Option<&str>, format: Output) -> Result<Exit, Failure> {
@@ -33,7 +33,7 @@ pub(super) fn init(name: Option<&str>, issuer_url: Option<&str>, format: Output)
     }
     match (name, format) {
         (Some(GENERIC), format) => print(GENERIC, &template(), format),
-        (None, Output::Text) => output::answer(&list(config::presets())),
+        (None, Output::Text) => output::answer_people(&list(config::presets())),
         (None, Output::Json) => output::answer_json(&json!({
             "presets": config::presets().map(described).collect::<Vec<_>>(),
         })),
@@ -60,25 +60,17 @@ fn unknown(name: &str) -> Failure {
     Failure::new(Exit::Usage, format!("no preset `{name}`; {hint}"))
 }
 
-/// Every preset on a line of its own, in columns.
+/// Every preset on a line of its own, with its vars in brackets.
 fn list<'a>(presets: impl Iterator<Item = &'a Preset>) -> String {
-    let mut rows: Vec<[String; 3]> = presets
-        .map(|preset| {
-            let vars: Vec<&str> = preset.vars.iter().map(|var| &*var.name).collect();
-            [preset.name.to_owned(), preset.title.clone(), vars.join(", ")]
-        })
-        .collect();
-    rows.sort();
-    let width = |column: usize, head: &str| {
-        let longest = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-        longest.unwrap_or_default().max(head.len())
-    };
-    let (name, title) = (width(0, "PRESET"), width(1, "FOR"));
-    let mut text = format!("{:name$}  {:title$}  VARS\n", "PRESET", "FOR");
-    for [preset, of, vars] in &rows {
-        let line = format!("{preset:name$}  {of:title$}  {vars}");
+    let mut presets: Vec<&Preset> = presets.collect();
+    presets.sort_by_key(|preset| preset.name);
+    let name = presets.iter().map(|preset| preset.name.len()).max().unwrap_or_default();
+    let mut text = format!("{:name$}  FOR [VARS]\n", "PRESET");
+    for preset in presets {
+        let vars: Vec<&str> = preset.vars.iter().map(|var| &*var.name).collect();
+        let vars = if vars.is_empty() { String::new() } else { format!(" [{}]", vars.join(", ")) };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{}", line.trim_end());
+        let _ = writeln!(text, "{:name$}  {}{vars}", preset.name, preset.title);
     }
     format!("{text}\n{GO_ON}")
 }
@@ -102,7 +94,7 @@ fn described(preset: &Preset) -> Value {
     })
 }
 
-/// How wide comments are, in characters.
+/// The longest line of a comment, in characters.
 const WIDTH: usize = 100;
 
 /// The whole file.
@@ -153,7 +145,7 @@ fn issuer(text: &mut String, preset: &Preset) {
     }
 }
 
-/// What has a default is told, and left out.
+/// Vars with a default are explained in a comment and left out.
 fn vars(text: &mut String, vars: &[PresetVar]) {
     if vars.is_empty() {
         return;
@@ -178,7 +170,7 @@ fn vars(text: &mut String, vars: &[PresetVar]) {
     };
 }
 
-/// Commented out, every line of it.
+/// Every line is commented out.
 fn option(text: &mut String, key: &PresetKey) {
     comment(text, &format!("Optional. {}", key.about));
     let written = format!("{} = {}", key.key, key.example.trim());
@@ -194,7 +186,7 @@ fn route(text: &mut String, issuer: &str) {
     );
 }
 
-/// Text as comment lines of at most [`WIDTH`] characters; an empty line parts paragraphs.
+/// Writes text as comment lines of at most [`WIDTH`] characters. An empty line separates paragraphs.
 fn comment(text: &mut String, words: &str) {
     for (index, paragraph) in words.trim().split("\n\n").enumerate() {
         if index > 0 {
@@ -239,7 +231,7 @@ const NAME: &str = "corp";
 /// The largest number of scopes that the config lists.
 const SCOPES: usize = 20;
 
-/// A config for any issuer, with what to ask the people who run it.
+/// A config for any issuer, with the questions for the people who run it.
 fn template() -> String {
     let mut text = String::new();
     comment(
@@ -361,7 +353,7 @@ fn has(list: &[String], name: &str) -> bool {
     list.iter().any(|listed| listed == name)
 }
 
-/// The methods that suit any issuer, in the order in which they are preferred: first what every issuer has.
+/// The methods that suit any issuer, the most common first.
 fn offered() -> impl Iterator<Item = &'static dyn Method> {
     METHODS.into_iter().filter(|method| !method.example().is_empty())
 }
@@ -480,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_is_none_is_told_with_its_reason() {
+    fn an_invalid_url_is_reported_with_its_reason() {
         for (url, why) in [("idp", "URL"), ("http://idp.example", "http://"), ("https://a/?q", "query")] {
             let failure = probe(url).unwrap_err();
             assert!(

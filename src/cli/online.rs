@@ -29,15 +29,15 @@ use crate::config::{
 };
 use crate::net::{Connected, Connector, Facts, tls_cause};
 
-/// For all of it: what has not ended by then is reported as such.
+/// The time limit of the whole run. Whatever has not ended by then is reported as such.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Issuers and upstreams that are asked at the same time.
+/// How many issuers and upstreams are checked at the same time.
 const AT_ONCE: usize = 16;
 
-/// What was typed.
+/// The options of the command line.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OnlineOptions {
-    /// A few more requests may find out what a refusing issuer takes.
+    /// A few more requests may find out what a refusing issuer accepts.
     pub(super) guess: bool,
     pub(super) output: Output,
 }
@@ -75,7 +75,7 @@ fn ask(config: &Config, guess: bool) -> Result<(Vec<IssuerReport>, Vec<UpstreamR
         .build()
         .map_err(|error| Failure::new(Exit::No, format!("cannot start a runtime: {error}")))?;
     let reports = runtime.block_on(ask_all(config, guess));
-    // A name that is still being looked up must not hold up the end.
+    // A pending name look-up must not delay the exit.
     runtime.shutdown_background();
     Ok(reports)
 }
@@ -111,24 +111,24 @@ async fn ask_all(config: &Config, guess: bool) -> (Vec<IssuerReport>, Vec<Upstre
     reports
 }
 
-/// As they stand in the config, however they ended.
+/// In the order of the config.
 async fn in_order<T: 'static>(tasks: JoinSet<(usize, T)>) -> Vec<T> {
     let mut ended = tasks.join_all().await;
     ended.sort_by_key(|(index, _)| *index);
     ended.into_iter().map(|(_, report)| report).collect()
 }
 
-/// What holds for the whole run.
+/// Limits and options of the whole run.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     end: Instant,
-    /// When it began.
+    /// When the run began.
     now: SystemTime,
     guess: bool,
 }
 
 impl Bounds {
-    /// `None`: the time was up.
+    /// `None`: the time limit was reached.
     async fn hold<T>(self, future: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout_at(self.end, future).await.ok()
     }
@@ -138,7 +138,7 @@ impl Bounds {
     }
 }
 
-/// What a failure says where the whole run's time was up.
+/// The message of a failure by the time limit of the whole run.
 fn out_of_time() -> String {
     format!(
         "no response within the {} that all of check --online may take",
@@ -146,17 +146,17 @@ fn out_of_time() -> String {
     )
 }
 
-/// A token that the proxy would ask for.
+/// A token that the proxy would request.
 #[derive(Debug, Clone)]
 struct Wanted {
     key: CredentialKey,
-    /// Who uses it; empty: the issuer's own, which no route uses.
+    /// The routes that use it; empty: the issuer's own scopes, which no route uses.
     routes: Vec<String>,
-    /// The proxy asks for it, or nobody asks this issuer for anything.
+    /// The proxy requests it, or no route uses this issuer.
     needed: bool,
 }
 
-/// The tokens of one issuer: those of its routes, in the order of the file, and its own.
+/// The tokens of one issuer: those of its routes in the order of the file, and its own.
 fn wanted_credentials(config: &Config, issuer: &IssuerConfig) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = Vec::new();
     for route in &config.routes {
@@ -189,7 +189,7 @@ struct Planned {
     connection: ConnectionConfig,
 }
 
-/// Routes that connect alike share a connection.
+/// Routes that connect in the same way share a connection.
 fn planned_upstreams(config: &Config) -> Vec<Planned> {
     let mut planned: Vec<Planned> = Vec::new();
     for route in &config.routes {
@@ -209,7 +209,7 @@ fn planned_upstreams(config: &Config) -> Vec<Planned> {
     planned
 }
 
-/// Where the connection goes: what the paths of its routes are does not count here.
+/// Where the connection goes, without a path.
 fn upstream_address(upstream: &UpstreamUrl) -> String {
     match &upstream.target {
         UpstreamTarget::Tcp { https, .. } => {
@@ -219,9 +219,9 @@ fn upstream_address(upstream: &UpstreamUrl) -> String {
     }
 }
 
-/// Longer lines would wrap, and a wrapped line is not erased whole.
+/// A longer line would wrap, and could not be erased as a whole.
 const PROGRESS_WIDTH: usize = 78;
-/// To the start of the line, and nothing in it.
+/// Moves to the start of the line and erases it.
 const ERASE: &str = "\r\x1b[2K";
 
 #[derive(Debug)]
@@ -232,7 +232,7 @@ struct Progress {
 }
 
 impl Progress {
-    /// Of `all` issuers and upstreams.
+    /// Starts with `all` issuers and upstreams to wait for.
     fn new(all: usize) -> Arc<Self> {
         let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
         let this = Self { shown: std::io::stderr().is_terminal() && !dumb, all, done: AtomicUsize::new(0) };
@@ -245,7 +245,7 @@ impl Progress {
         self.say(&format!(" ({what} {name}: {})", if ok { "ok" } else { "failed" }));
     }
 
-    /// Before the report.
+    /// Erases the line, before the report.
     fn end(&self) {
         self.write("");
     }
@@ -272,7 +272,8 @@ fn progress_line(done: usize, all: usize, last: &str) -> String {
     }
 }
 
-/// With TLS 1.3 a server refuses our certificate, or misses it, only after the handshake: so long is listened for that.
+/// With TLS 1.3 a server refuses the client's certificate, or its absence, only after the handshake. This is how long
+/// to wait for that.
 const REFUSAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(1);
 
 async fn connect_upstream(planned: Planned, bounds: Bounds) -> UpstreamReport {
@@ -315,14 +316,14 @@ fn tls_report(facts: &Facts, bounds: Bounds) -> Option<TlsReport> {
     Some(TlsReport { version: facts.tls?.to_owned(), ends })
 }
 
-/// What the server says to our certificate. One that wants to answer needs as long as the connection took.
+/// What the server says about the client's certificate. It needs about as long as the connection attempt took.
 async fn refusal(connected: &mut Connected, connector: &Connector, took: Duration) -> Option<String> {
     let mut byte = [0; 1];
     let patience = took.clamp(*REFUSAL.start(), *REFUSAL.end());
     let read = tokio::time::timeout(patience, connected.stream.read(&mut byte)).await;
     match read {
         Ok(Err(error)) => tls_cause(&error, connector.who()).map(|cause| cause.message),
-        // It speaks first (HTTP/2 does), has closed, or waits for a request.
+        // The server speaks first (HTTP/2 does), has closed, or waits for a request.
         Ok(Ok(_)) | Err(_) => None,
     }
 }

@@ -1,29 +1,32 @@
-//! Where the command writes, and how: text for people is wrapped to the terminal's width and colored on a terminal, and nothing in it
-//! steers the terminal. A reader that has left (`bearerd schema | head`) is not a failure.
+//! Where the command writes, and how. Text for people is wrapped to the terminal's width and colored on a terminal, and
+//! nothing in it steers the terminal. A reader that has left (`bearerd schema | head`) is not a failure.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use anstyle::{AnsiColor, Style};
+use textwrap::{Options, WordSeparator, WordSplitter};
 
 use crate::config;
 
-/// A response, to stdout, with a line end.
+/// Prints a result that may be piped, to stdout, with a line end. Its lines stay as they are.
 pub(super) fn answer(text: &str) {
     answer_bytes(text.trim_end_matches('\n').as_bytes());
 }
 
-/// A response for people, in colours where they are wanted.
+/// Prints a result for people to stdout: wrapped, and colored if wanted.
 pub(super) fn answer_people(text: &str) {
+    let text = wrapped(text.trim_end_matches('\n'), width(&std::io::stdout()));
     let mut stdout = anstream::stdout().lock();
-    let _ = writeln!(stdout, "{}", paint(text.trim_end_matches('\n'))).and_then(|()| stdout.flush());
+    let _ = writeln!(stdout, "{}", paint(&text)).and_then(|()| stdout.flush());
 }
 
-/// A response that must not be copied about, to stdout, with a line end.
+/// Prints a result of which no copy may be made, to stdout, with a line end.
 pub(super) fn answer_bytes(bytes: &[u8]) {
     answer_parts(&[bytes]);
 }
 
-/// The same in pieces, one behind the other.
+/// Prints a result in parts, one after the other.
 pub(super) fn answer_parts(parts: &[&[u8]]) {
     let mut stdout = std::io::stdout().lock();
     let _ = parts
@@ -33,17 +36,17 @@ pub(super) fn answer_parts(parts: &[&[u8]]) {
         .and_then(|()| stdout.flush());
 }
 
-/// A response for a program, to stdout.
+/// Prints a result for a program to stdout.
 pub(super) fn answer_json(value: &serde_json::Value) {
     answer(&harmless_json(&format!("{value:#}")));
 }
 
-/// The same on one line.
+/// Prints a result for a program to stdout, on one line.
 pub(super) fn answer_json_line(value: &serde_json::Value) {
     answer(&harmless_json(&value.to_string()));
 }
 
-/// The same JSON, where nothing steers a terminal: what serde_json writes as it is can stand in strings alone.
+/// The same JSON, escaped so that nothing steers a terminal. Outside of strings, JSON has no such characters.
 fn harmless_json(json: &str) -> String {
     let mut harmless = String::with_capacity(json.len());
     for character in json.chars() {
@@ -56,17 +59,18 @@ fn harmless_json(json: &str) -> String {
     harmless
 }
 
-/// Anything else, to stderr, with a line end.
+/// Prints anything else to stderr, with a line end: wrapped, and colored if wanted.
 pub(super) fn tell(text: &str) {
+    let text = wrapped(text.trim_end_matches('\n'), width(&std::io::stderr()));
     let mut stderr = anstream::stderr().lock();
-    let _ = writeln!(stderr, "{}", paint(text.trim_end_matches('\n')));
+    let _ = writeln!(stderr, "{}", paint(&text));
 }
 
-/// What clap has to say: help is a response, an error is not. It leaves out the last line end now and then.
+/// Prints what clap says: help to stdout, an error to stderr. clap sometimes omits the last line end.
 pub(super) fn usage(error: &clap::Error) {
     let text = error.render().ansi().to_string();
     let text = text.trim_end_matches('\n');
-    // Nothing is left to be told where stdout or stderr is closed.
+    // If stdout or stderr is closed, nothing can be reported.
     let _ = if error.use_stderr() {
         writeln!(anstream::stderr().lock(), "{text}")
     } else {
@@ -74,8 +78,8 @@ pub(super) fn usage(error: &clap::Error) {
     };
 }
 
-/// Text from elsewhere, so that it cannot steer a terminal: control characters but line ends and tabs are escaped, and
-/// so is what reorders or hides text.
+/// Escapes text from elsewhere so that it cannot steer a terminal: control characters except line ends and tabs, and
+/// characters that reorder or hide text.
 pub(super) fn harmless(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     for character in text.chars() {
@@ -93,13 +97,79 @@ fn steers(character: char) -> bool {
         || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
 }
 
-/// `did you mean …?`, or the names that there are.
+/// `did you mean …?`, or the known names.
 pub(super) fn suggestion<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
     match config::nearest(written, names.iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),
         None if names.is_empty() => "there are none in the config".to_owned(),
         None => format!("there are: {}", names.join(", ")),
+    }
+}
+
+/// The width if the terminal does not know its own.
+const USUAL_WIDTH: usize = 80;
+/// A narrower terminal gets lines of this width: label and text need some room.
+const LEAST_WIDTH: usize = 40;
+/// The longest label that the continued lines of its text are indented for.
+const LONGEST_LABEL: usize = 30;
+
+/// How wide the lines to this stream may be: `$COLUMNS`, else the width of the terminal. `None`: the stream is not a
+/// terminal. A line of a file or a pipe stays whole, so that programs such as grep find a message in it.
+fn width(stream: &(impl AsFd + IsTerminal)) -> Option<usize> {
+    let columns = std::env::var_os("COLUMNS").and_then(|columns| columns.to_str()?.parse().ok());
+    let of_terminal = || {
+        let size = terminal_size::terminal_size_of(stream);
+        stream.is_terminal().then(|| size.map_or(USUAL_WIDTH, |(width, _)| usize::from(width.0)))
+    };
+    columns.filter(|columns| *columns > 0).or_else(of_terminal)
+}
+
+/// Breaks lines that are too long at spaces. A word that is longer than a line stays whole, because it is a URL or a path.
+fn wrapped(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width else { return text.to_owned() };
+    let width = width.max(LEAST_WIDTH);
+    let lines = text.split('\n').map(|line| {
+        if textwrap::core::display_width(line) <= width || is_verbatim(line) {
+            return line.to_owned();
+        }
+        let indent = " ".repeat(continuation_column(line));
+        let options = Options::new(width)
+            .subsequent_indent(&indent)
+            .word_separator(WordSeparator::AsciiSpace)
+            .word_splitter(WordSplitter::NoHyphenation)
+            .break_words(false);
+        textwrap::fill(line, options)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a line is JSON or quotes a file: a line break would change it.
+fn is_verbatim(line: &str) -> bool {
+    line.trim_start().starts_with(['"', '{', '}', '[', ']']) && !is_check(line)
+        || source(line).is_some_and(|_| !line.starts_with("  help:"))
+}
+
+/// `[-] token of issuer corp: …`
+fn is_check(line: &str) -> bool {
+    ["[-] ", "[+] ", "[!] "].iter().any(|mark| line.starts_with(mark))
+}
+
+/// The column where the continuation of a line starts: below its text, which may come after a label.
+fn continuation_column(line: &str) -> usize {
+    let rest = line.trim_start();
+    let indent = line.len() - rest.len();
+    if let Some(at) = rest.find("  ").filter(|at| *at <= LONGEST_LABEL) {
+        let label = rest.get(..at).unwrap_or_default();
+        let gap = rest.len() - label.len() - rest.get(at..).unwrap_or_default().trim_start().len();
+        return indent + textwrap::core::display_width(label) + gap;
+    }
+    let mark = ["help: ", "[-] ", "[+] ", "[!] "].into_iter().find(|mark| rest.starts_with(mark));
+    match mark {
+        Some(mark) => indent + mark.len(),
+        // Below the place of a problem.
+        None if line.contains(": error: ") || line.contains(": warning: ") => 4,
+        None => indent,
     }
 }
 
@@ -121,7 +191,8 @@ const LABELS: &[(&str, Style)] = &[
     ("try", HELP),
 ];
 
-/// The whole text, coloured.
+/// Colors finished text line by line, so that the text without its colors stays the same. Text from elsewhere must be
+/// [`harmless`] before.
 fn paint(text: &str) -> String {
     text.split_inclusive('\n').map(painted).collect()
 }
@@ -197,13 +268,13 @@ fn verdict(line: &str) -> Option<String> {
         .or_else(|| start("failed: ", BAD))
         .or_else(|| start("not ready", BAD))
         .or_else(|| start("no response", BAD))
-        .or_else(|| mistakes(line))
+        .or_else(|| error_count(line))
         .or_else(|| (line == "ready").then(|| styled(GOOD, line)))
         .or_else(|| route(line))
 }
 
 /// `bearerd.toml: 3 errors`.
-fn mistakes(line: &str) -> Option<String> {
+fn error_count(line: &str) -> Option<String> {
     let (place, count) = line.rsplit_once(": ")?;
     let number = count.strip_suffix(" errors").or_else(|| count.strip_suffix(" error"))?;
     number.parse::<usize>().ok()?;
@@ -225,6 +296,24 @@ fn route(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_continue_below_their_text() {
+        let text = "  why            path: prefix `/billing`, 1 segment, and more words that do not fit here\n\
+                    b.toml:1:2: error: workers: expected a whole number, found a string of many words\n  \
+                    help: write a number of threads, such as 4, and not a word for one of them\n\
+                    https://idp.example.com/realms/acme/protocol/openid-connect/token\n  \
+                    12 | a = \"a line of a file is never broken, however long it may be in the end\"";
+        assert_eq!(
+            wrapped(text, Some(50)),
+            "  why            path: prefix `/billing`, 1\n                 segment, and more words that do\n                 \
+             not fit here\nb.toml:1:2: error: workers: expected a whole\n    number, found a string of many words\n  \
+             help: write a number of threads, such as 4, and\n        not a word for one of them\n\
+             https://idp.example.com/realms/acme/protocol/openid-connect/token\n  \
+             12 | a = \"a line of a file is never broken, however long it may be in the end\""
+        );
+        assert_eq!(wrapped(text, None), text);
+    }
 
     #[test]
     fn text_from_elsewhere_cannot_steer_a_terminal() {

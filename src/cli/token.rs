@@ -16,7 +16,7 @@ use crate::config::{Config, Credential, CredentialKey, IssuerConfig};
 use crate::issuer::{Grant, Issuer};
 use crate::secret::Secret;
 
-/// What was typed.
+/// The options of the command line.
 pub(super) struct TokenOptions {
     pub(super) issuer: String,
     pub(super) route: Option<String>,
@@ -45,11 +45,11 @@ pub(super) fn token(common: &Common, asked: &TokenOptions) -> Result<Exit, Failu
     let shown = Shown::new(&asked.issuer, &grant, default_lifetime, requested);
     match (asked.output, asked.decode) {
         (Output::Text, false) => output::answer_bytes(grant.token.expose()),
-        (Output::Text, true) => output::answer(&output::harmless(&shown.text(requested))),
+        (Output::Text, true) => output::answer_people(&output::harmless(&shown.text(requested))),
         (Output::Json, decode) => {
             let mut answer = shown.json();
             if !decode && let Some(object) = answer.as_object_mut() {
-                // The one place besides the line above that is asked to show a token.
+                // Only here and in the text output above is a token shown.
                 object.insert("token".to_owned(), json!(grant.token.expose_str()));
             }
             output::answer_json(&answer);
@@ -73,18 +73,18 @@ fn print_xoauth2(user: &str, issuer: &IssuerConfig, grant: &Grant, format: Outpu
         .ok_or_else(|| Failure::new(Exit::No, "the XOAUTH2 string would be too long"))?;
     match format {
         Output::Text => output::answer_bytes(response.expose()),
-        // Written by hand: base64 needs no escape, and no other copy of it is made.
+        // Written by hand, so that no copy is made. base64 needs no escapes.
         Output::Json => output::answer_parts(&[b"{\n  \"xoauth2\": \"", response.expose(), b"\"\n}"]),
     }
     Ok(Exit::Fine)
 }
 
-/// Sender-constrained (RFC 9449): whoever holds the token alone can do nothing with it.
+/// Whether the token is sender-constrained (RFC 9449), and so useless without its key.
 fn is_bound(grant: &Grant) -> bool {
     grant.prover.is_some()
 }
 
-/// Whose token, with which scopes and parameters: a route's, or the issuer's own.
+/// The credential of a route, or the issuer's own.
 fn credential(config: &Config, asked: &TokenOptions) -> Result<(Arc<IssuerConfig>, CredentialKey), Failure> {
     let issuer = config.issuers.get(&asked.issuer).ok_or_else(|| {
         let hint = output::suggestion(&asked.issuer, config.issuers.keys().map(String::as_str));
@@ -138,7 +138,7 @@ struct Shown<'a> {
     issuer: &'a str,
     scope: Option<&'a str>,
     lifetime: Duration,
-    /// The issuer did not say: `default_lifetime`.
+    /// The issuer did not say, so it is `default_lifetime`.
     assumed: bool,
     expires_at: SystemTime,
     jwt: Option<Jwt>,
@@ -177,7 +177,7 @@ impl<'a> Shown<'a> {
         let mut text = format!(
             "issuer      {}\nscope       {}\nexpires in  {}{assumed}\nexpires at  {}\n",
             self.issuer,
-            self.scope.unwrap_or("(not told, so those asked for)"),
+            self.scope.unwrap_or("(not named, so as requested)"),
             humantime::format_duration(Duration::from_secs(self.lifetime.as_secs())),
             rfc3339(self.expires_at),
         );
@@ -197,7 +197,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// A NumericDate (RFC 7519 section 2), where it is one that a calendar has.
+/// A NumericDate (RFC 7519 section 2), if it is a date up to the year 9999.
 pub(super) fn time(value: &Value) -> Option<SystemTime> {
     let seconds = value.as_f64().filter(|seconds| (0.0..253_402_300_799.0).contains(seconds))?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds))
@@ -211,14 +211,14 @@ fn distance(at: SystemTime, now: SystemTime) -> String {
     }
 }
 
-/// What stands in a JWT. Its signature was not checked.
+/// The content of a JWT. Its signature was not verified.
 #[derive(Debug, PartialEq)]
 pub(super) struct Jwt {
     header: Value,
     pub(super) claims: Value,
 }
 
-/// `None`: not a signed JWT (RFC 7515 compact form), so an opaque token.
+/// `None`: the token is not a JWT in compact form (RFC 7515), so it is opaque.
 pub(super) fn decode_jwt(token: &str) -> Option<Jwt> {
     let mut parts = token.split('.');
     let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -236,7 +236,7 @@ fn json_object(part: &str) -> Option<Value> {
 /// `base64("user=" USER ^A "auth=Bearer " TOKEN ^A ^A)`, without line breaks. `None`: it would be too long for memory.
 fn xoauth2_response(user: &str, token: &Secret) -> Option<Secret> {
     let parts: [&[u8]; 5] = [b"user=", user.as_bytes(), b"\x01auth=Bearer ", token.expose(), b"\x01\x01"];
-    // Large enough from the start: a buffer that grows leaves an unwiped copy behind.
+    // Large enough from the start, because a buffer that grows leaves an unwiped copy.
     let mut plain = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
     for part in parts {
         plain.extend_from_slice(part);
@@ -247,7 +247,7 @@ fn xoauth2_response(user: &str, token: &Secret) -> Option<Secret> {
     Some(Secret::from(encoded))
 }
 
-/// A user name as it may stand in the response: `^A` would end it early.
+/// Checks a user name for the response. `^A` would end it early.
 pub(super) fn xoauth2_user(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("name the mailbox, as in user@example.com".to_owned());
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_that_was_not_told_is_said_to_be_assumed() {
+    fn a_lifetime_that_was_not_reported_is_said_to_be_assumed() {
         let grant = grant("t", None);
         let shown = Shown::new("corp", &grant, Duration::from_secs(300), NOW);
         assert!(shown.text(NOW).contains("default_lifetime"));

@@ -1,5 +1,6 @@
-//! How a client proves who it is (RFC 6749 section 2.3; the names are RFC 8414's). Each method is one file: what it is
-//! called, what proves the client, which keys it needs, and what to check where the issuer refuses it.
+//! Client authentication (RFC 6749 section 2.3; the names are RFC 8414's). Each method is one file: its name, what
+//! proves the client, which keys it needs, how `check --online` tries it, and what to check if the issuer refuses the
+//! client.
 
 mod assertion_file;
 mod client_secret_basic;
@@ -35,44 +36,50 @@ pub const METHODS: [&dyn Method; 7] = [
 
 /// One method of client authentication.
 pub trait Method: fmt::Debug + Sync {
-    /// What `client_auth` calls it.
+    /// The value of `client_auth`.
     fn name(&self) -> &'static str;
 
-    /// What is sent, and the keys that it needs, as docs/config.md tells them.
+    /// What is sent, and which keys it needs, for docs/config.md.
     fn about(&self) -> [&'static str; 2];
 
-    /// The key that `bearerd init` writes for it, as TOML; empty where it suits one issuer alone.
+    /// The key that `bearerd init` writes for it, as TOML; empty if it suits only particular issuers.
     fn example(&self) -> &'static str {
         ""
     }
 
     fn proof(&self) -> Proof;
 
-    /// Whether `client_id` has to be written; `jwt_issuer`: `jwt.issuer` names the client. Where a key's file may name it,
-    /// or an assertion does, it need not be.
+    /// Whether `client_id` is required. `jwt_issuer`: `jwt.issuer` names the client. It is not required if a key file
+    /// or an assertion may name it.
     fn needs_client_id(&self, jwt_issuer: bool) -> bool;
 
-    /// Whether `client_id` is a parameter of the token request without `send_client_id`. With an assertion it says nothing
-    /// new (RFC 7521 section 4.2), and some servers refuse it.
+    /// Whether `client_id` is a parameter of the token request without `send_client_id`. With an assertion it is
+    /// redundant (RFC 7521 section 4.2), and some servers refuse it.
     fn sends_client_id(&self, _: &IssuerConfig) -> bool {
         false
     }
 
-    /// What to check where the issuer refuses the client.
+    /// What to check if the issuer refuses the client.
     fn remedy(&self, issuer: &IssuerConfig) -> String;
 
-    /// Whether an issuer that advertises `name` takes this method.
+    /// Whether an issuer that advertises `name` accepts this method.
     fn is_advertised_as(&self, name: &str) -> bool {
         name == self.name()
     }
 
-    /// Whether a refusal with this code says that the issuer did not even see the client.
+    /// The encodings in which `check --online` tries this method with a client's secret, after the issuer refused another
+    /// way of sending it. Empty: the method sends no secret.
+    fn encodings(&self) -> &'static [BasicEncoding] {
+        &[]
+    }
+
+    /// Whether a refusal with this code means that the issuer did not even see the client.
     fn may_be_unseen(&self, _code: &str) -> bool {
         false
     }
 }
 
-/// What of a token request proves who the client is.
+/// Which part of a token request proves who the client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
     /// `client_id` and `client_secret` by HTTP Basic.
@@ -111,7 +118,7 @@ impl Proof {
 #[derive(Debug, Clone)]
 pub struct ClientAuth {
     pub method: &'static dyn Method,
-    /// `client_secret`; there where [`Proof::has_secret`].
+    /// `client_secret`; present if [`Proof::has_secret`].
     pub secret: Option<Source>,
     /// `basic_encoding`.
     pub encoding: BasicEncoding,
@@ -155,7 +162,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> + Clone {
 /// [`Method::example`] of the methods with a secret.
 const A_SECRET: &str = "client_secret = { file = \"client-secret\" }     # or { env = \"…\" }";
 
-/// `alternative`: what else the server may want.
+/// `alternative`: what else the server may require.
 fn check_secret(issuer: &IssuerConfig, alternative: &str) -> String {
     let name = &issuer.name;
     let place = match issuer.client_auth.secret() {
@@ -171,7 +178,7 @@ fn check_secret(issuer: &IssuerConfig, alternative: &str) -> String {
     )
 }
 
-/// What to check of a ready-made assertion.
+/// What to check about a ready-made assertion.
 pub fn check_assertion(issuer: &IssuerConfig) -> String {
     format!(
         "check assertion, assertion_type and client_id of [issuer.{}]: the assertion must not be expired, and its \
@@ -180,7 +187,7 @@ pub fn check_assertion(issuer: &IssuerConfig) -> String {
     )
 }
 
-/// What to check of a JWT that is the grant, or the Bearer token of the request.
+/// What to check about a JWT that is the grant, or the Bearer token of the request.
 pub fn check_jwt(issuer: &IssuerConfig) -> String {
     format!(
         "check jwt.issuer, jwt.subject, jwt.audience, jwt.key_id, jwt.alg and jwt.lifetime of [issuer.{}], and \

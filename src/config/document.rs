@@ -14,9 +14,9 @@ use zeroize::Zeroizing;
 use crate::config::report::Report;
 use crate::config::{files, schema};
 
-/// A config file's text. It may hold literal secrets, so it is wiped when dropped.
+/// The text of a config file. It may contain literal secrets, so it is wiped when it is dropped.
 pub(crate) struct FileText {
-    /// As an operator knows it.
+    /// The path as the operator wrote it.
     pub display: PathBuf,
     pub absolute: PathBuf,
     /// Where relative paths in it start.
@@ -29,13 +29,13 @@ pub(crate) struct FileText {
 /// What the file's mode lets others do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Access {
-    /// Nobody but the owner may read it: literal secrets are accepted.
+    /// Only the owner may read it, so literal secrets are accepted.
     pub owner_only: bool,
     /// Group or others may write it.
     pub writable_by_others: bool,
 }
 
-/// Why a file could not be read, and where in it (byte offset) where that is known.
+/// Why a file could not be read, and its line if that is known (from 1; 0: the whole file).
 pub(crate) struct Unreadable {
     pub reason: String,
     pub line: usize,
@@ -73,7 +73,7 @@ impl FileText {
         Ok(Self::new(display.to_owned(), absolute, text, Access::of(&state)))
     }
 
-    /// A text that stands in no file; the owner's alone.
+    /// A text that is not in a file. It counts as readable only by its owner.
     pub(super) fn nowhere(text: &str) -> Self {
         let name = PathBuf::from("/bearerd.toml");
         let access = Access { owner_only: true, writable_by_others: false };
@@ -88,7 +88,7 @@ impl FileText {
         Self { display, absolute, folder, text: Zeroizing::new(text), access, line_starts }
     }
 
-    /// Line and column (in characters), both from 1.
+    /// Line and column (in characters), both counted from 1.
     pub(super) fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.line_starts.partition_point(|&start| start <= offset);
         let start = self.line_start(offset);
@@ -101,7 +101,7 @@ impl FileText {
         next.checked_sub(1).and_then(|index| self.line_starts.get(index)).copied().unwrap_or(0)
     }
 
-    /// A line without its end, from 1.
+    /// A line without its line end, counted from 1.
     pub(super) fn line(&self, line: usize) -> Option<&str> {
         let start = *self.line_starts.get(line.checked_sub(1)?)?;
         self.text.get(start..)?.lines().next()
@@ -109,7 +109,7 @@ impl FileText {
 }
 
 impl Access {
-    /// Of what symbolic links lead to: the mode of what is read counts.
+    /// The mode of the file that is read counts, not that of a symbolic link to it.
     fn of(state: &Metadata) -> Self {
         let mode = state.permissions().mode();
         Self { owner_only: mode & 0o077 == 0, writable_by_others: mode & 0o022 != 0 }
@@ -122,7 +122,7 @@ fn read_pipe(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// In plain words, without the number of the error.
+/// The reason in plain words, without the error number.
 pub(crate) fn io_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file".to_owned(),
@@ -136,8 +136,8 @@ pub(crate) fn io_reason(error: &io::Error) -> String {
 pub(crate) struct Document<'t> {
     pub file: &'t FileText,
     pub root: Spanned<DeValue<'t>>,
-    /// Where the line of the first syntax error starts. From there on nothing is sure: what is missing may only have
-    /// been lost, and a string without its end may hold whatever followed it.
+    /// Where the line of the first syntax error starts. Nothing is certain after it: a missing key may only have been
+    /// lost, and an unterminated string may contain whatever follows it.
     pub broken: Option<usize>,
 }
 
@@ -148,7 +148,7 @@ pub(super) struct SyntaxError {
 }
 
 impl<'t> Document<'t> {
-    /// Parses as much as can be; the errors are in the order of the text.
+    /// Parses as much as possible. The errors are in the order of the text.
     pub(super) fn parse(file: &'t FileText) -> (Self, Vec<SyntaxError>) {
         let (table, errors) = DeTable::parse_recoverable(&file.text);
         let mut errors: Vec<SyntaxError> = errors
@@ -231,7 +231,7 @@ impl<'t> Place<'t> {
         Self { document: self.document, path }
     }
 
-    /// What is written there.
+    /// The value that is written there.
     pub(super) fn value(&self) -> Option<&'t DeValue<'t>> {
         let mut value = self.document.root.get_ref();
         for step in &self.path.0 {
@@ -240,7 +240,7 @@ impl<'t> Place<'t> {
         Some(value)
     }
 
-    /// Whether what stands here was read as it was meant: no syntax error comes before its end.
+    /// Whether this value was read as it was meant: no syntax error precedes its end.
     pub(super) fn is_sure(&self) -> bool {
         let Some(broken) = self.document.broken else { return true };
         let mut value = &self.document.root;
@@ -251,7 +251,7 @@ impl<'t> Place<'t> {
         value.span().end <= broken
     }
 
-    /// The steps up to which something is written: what [`Place::position`] points at.
+    /// The steps of the path that exist in the document: [`Place::position`] points at the last one.
     fn written(&self) -> impl Iterator<Item = &PathStep> {
         let mut value = Some(self.document.root.get_ref());
         self.path.0.iter().take_while(move |step| {
@@ -264,7 +264,7 @@ impl<'t> Place<'t> {
         self.value().is_some()
     }
 
-    /// Line and column of the key, or of the nearest table around it where it is not written.
+    /// Line and column of the key, or of the nearest enclosing table if the key is not written.
     pub(super) fn position(&self) -> (usize, usize) {
         let mut value = &self.document.root;
         let mut offset = value.span().start;
@@ -282,7 +282,7 @@ impl<'t> Place<'t> {
         format!("{}:{line}:{column}", self.document.file.display.display())
     }
 
-    /// The source line at [`Place::position`], where it can hold no secret. `known`: a key that is safe to show.
+    /// The source line at [`Place::position`], if it cannot contain a secret. `known`: a key that is safe to show.
     pub(super) fn source_line(&self, known: Option<&str>) -> Option<String> {
         if self.written().any(|step| matches!(step, PathStep::Key(key) if schema::may_hold_secret(key))) {
             return None;
@@ -291,7 +291,7 @@ impl<'t> Place<'t> {
         schema::line_may_be_shown(line, known).then(|| line.to_owned())
     }
 
-    /// A value in words, without its content where it could be secret.
+    /// The value in words, without its content if it may be secret.
     pub(super) fn describe(&self) -> String {
         let secret =
             self.path.0.iter().any(|step| matches!(step, PathStep::Key(key) if schema::may_hold_secret(key)));
@@ -326,7 +326,7 @@ fn child<'a, 't>(value: &'a DeValue<'t>, step: &PathStep) -> Option<(usize, &'a 
     }
 }
 
-/// What the patterns matched.
+/// The files that the patterns matched.
 #[derive(Default)]
 pub(super) struct Included {
     /// In the order of the patterns, and of the names within one.
@@ -335,8 +335,8 @@ pub(super) struct Included {
     pub folders: Vec<PathBuf>,
 }
 
-/// Finds and reads the files. A pattern without `*` must exist; one with it may match none.
-/// What is not written as it should be is reported where the file is read.
+/// Finds and reads the files. A pattern without `*` must match a file; one with `*` may match none. Wrong types are
+/// reported when the file is read.
 pub(crate) fn find_included(at: &Place<'_>, report: &mut Report) -> Included {
     let patterns = at.value().and_then(DeValue::as_array).into_iter().flatten();
     let patterns = patterns.filter_map(|pattern| pattern.get_ref().as_str());
@@ -349,7 +349,7 @@ pub(crate) fn find_included(at: &Place<'_>, report: &mut Report) -> Included {
         let (folder, name) = match split(pattern) {
             Ok(parts) => parts,
             Err(hint) => {
-                report.error(&place, "is no pattern that works here", hint);
+                report.error(&place, "is not a usable pattern", hint);
                 continue;
             }
         };
@@ -373,7 +373,7 @@ pub(crate) fn find_included(at: &Place<'_>, report: &mut Report) -> Included {
 
 fn split(pattern: &str) -> Result<(&Path, &str), &'static str> {
     let (folder, name) = pattern.rsplit_once('/').map_or(("", pattern), |(folder, name)| {
-        // "/x.toml" stands in the root folder.
+        // "/x.toml" is in the root folder.
         (if folder.is_empty() { "/" } else { folder }, name)
     });
     if name.is_empty() || pattern.contains('\0') {
@@ -404,7 +404,7 @@ fn names(place: &Place<'_>, folder: &Path, pattern: &str, report: &mut Report) -
     entries.into_iter().filter(|name| !name.starts_with('.') && matches(pattern, name)).collect()
 }
 
-/// `*` stands for any number of characters.
+/// `*` matches any number of characters.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };

@@ -1,11 +1,13 @@
-//! What the environment says about proxies, roots and traces, as it is written there: `net` makes sense of it, and for
-//! traces `resolve/otel.rs`.
+//! Environment variables about proxies, roots, and traces, with their values as they are. `net` interprets them, and
+//! `resolve/tracing.rs` those about traces.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use http::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
 use ipnet::IpNet;
 
 /// A variable and its value.
@@ -15,19 +17,129 @@ pub struct Variable {
     pub value: String,
 }
 
-/// `HTTPS_PROXY` and its kin; the first spelling that is set counts.
+/// `HTTPS_PROXY` and similar variables. The first spelling that is set counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProxyVariables {
     pub http: Option<Variable>,
     pub https: Option<Variable>,
-    /// Where the one for the scheme is missing.
+    /// Used if the variable for the scheme is not set.
     pub all: Option<Variable>,
     pub no_proxy: String,
 }
 
+impl ProxyVariables {
+    /// The variable that names the proxy for `host`. `None`: the connection is direct, because no variable is set, `NO_PROXY`
+    /// exempts the host, or the host is never reached through a proxy.
+    pub fn named_for(&self, host: &str, port: u16, tls: bool) -> Option<&Variable> {
+        let variable = if tls { &self.https } else { &self.http };
+        let variable = variable.as_ref().or(self.all.as_ref())?;
+        (!is_near(host, tls) && !self.exempts(host, port, tls)).then_some(variable)
+    }
+
+    fn exempts(&self, host: &str, port: u16, tls: bool) -> bool {
+        let no_proxy = no_proxy_for(port, &self.no_proxy);
+        let matcher = Matcher::builder().all("http://proxy.invalid").no(no_proxy).build();
+        proxy_target(host, port, tls).is_some_and(|target| matcher.intercept(&target).is_none())
+    }
+}
+
+impl Variable {
+    /// What to do about an unusable variable.
+    pub const REMEDY: &str =
+        "write http://HOST:PORT (a proxy that takes CONNECT), or set `proxy` in the file";
+
+    /// Why the value does not name a usable proxy, as a sentence without any secret. `None`: it does.
+    pub fn unusable(&self) -> Option<String> {
+        let why = match misleading(&self.value) {
+            Some(why) => why.to_owned(),
+            None => unsupported(&self.value)?,
+        };
+        Some(format!("the environment's {} {why}", self.name))
+    }
+}
+
+/// The URL of a target as `hyper_util`'s matcher takes it. `None`: the host cannot be part of a URL.
+pub fn proxy_target(host: &str, port: u16, tls: bool) -> Option<Uri> {
+    let scheme = if tls { "https" } else { "http" };
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    Uri::builder().scheme(scheme).authority(format!("{host}:{port}")).path_and_query("/").build().ok()
+}
+
+/// Targets that are never reached through a proxy: this machine, because a token for loopback would go to another machine,
+/// in plain text; and the metadata services of clouds, for the same reason.
+fn is_near(host: &str, tls: bool) -> bool {
+    let names: &[_] = if tls { &["localhost"] } else { &["localhost", "metadata.google.internal"] };
+    names.iter().any(|name| host.eq_ignore_ascii_case(name))
+        || host.parse().is_ok_and(|address: IpAddr| {
+            let link_local = match address {
+                IpAddr::V4(address) => address.is_link_local(),
+                IpAddr::V6(address) => address.is_unicast_link_local(),
+            };
+            address.is_loopback() || (link_local && !tls)
+        })
+}
+
+/// Forms that a URL parser would misread as another host or as none.
+fn misleading(value: &str) -> Option<&'static str> {
+    if value.contains(|char: char| char.is_whitespace() || char.is_control() || matches!(char, '"' | '\'')) {
+        return Some("has blanks or quotes in it");
+    }
+    let rest = value.split_once("://").map_or(value, |(_, rest)| rest);
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+    if !matches!(behind, "" | "/") {
+        return Some(
+            "goes on behind the port (in a user or password, write / as %2F, ? as %3F and # as %23)",
+        );
+    }
+    if authority.matches('@').count() > 1 {
+        return Some("has more than one @ (in a user or password, write it as %40)");
+    }
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let port = if host.ends_with(']') { None } else { host.rsplit_once(':').map(|(_, port)| port) };
+    // The parser accepts any port and drops an invalid one.
+    port.is_some_and(|port| port.parse::<u16>().is_err()).then_some("has a port that is no number")
+}
+
+/// What bearerd cannot use as a proxy, although it is written as a URL should be.
+fn unsupported(value: &str) -> Option<String> {
+    const NO_URL: &str = "is not the URL of a proxy";
+    let any = proxy_target("proxied.invalid", 443, true)?;
+    let Some(intercept) = Matcher::builder().all(value.to_owned()).build().intercept(&any) else {
+        return Some(NO_URL.to_owned());
+    };
+    let uri = intercept.uri();
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    match uri.scheme_str() {
+        _ if host.is_empty() => Some(NO_URL.to_owned()),
+        Some("http") => None,
+        scheme => {
+            let scheme = scheme.unwrap_or_default();
+            Some(format!("names a proxy of the scheme {scheme} ({host}), which bearerd does not support"))
+        }
+    }
+}
+
+/// Rewrites `NO_PROXY` for hyper-util, which does not know some forms that other programs do: `*.example.com`, `host:port`,
+/// and blanks between entries.
+fn no_proxy_for(port: u16, no_proxy: &str) -> String {
+    let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
+    let entries = entries.filter_map(|entry| {
+        let host = match entry.rsplit_once(':') {
+            Some((host, of)) if !host.contains(':') || host.ends_with(']') => {
+                // The entry is for another port, or for an invalid one.
+                of.parse().is_ok_and(|of: u16| of == port).then_some(host)?
+            }
+            _ => entry,
+        };
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Some(if host.starts_with("*.") { host.trim_start_matches('*') } else { host })
+    });
+    entries.collect::<Vec<_>>().join(",")
+}
+
 /// The variables as they are now.
 pub fn proxy_variables() -> ProxyVariables {
-    // Under CGI the upper-case one is a header of whoever asks (CVE-2016-5385, "httpoxy").
+    // Under CGI the upper-case variable is a header field of the request (CVE-2016-5385, "httpoxy").
     let http: &[_] =
         if env::var_os("REQUEST_METHOD").is_some() { &["http_proxy"] } else { &["HTTP_PROXY", "http_proxy"] };
     ProxyVariables {
@@ -38,7 +150,7 @@ pub fn proxy_variables() -> ProxyVariables {
     }
 }
 
-/// An empty one says that there is no proxy; it still counts before the other spelling.
+/// An empty variable means that there is no proxy. It still takes precedence over the other spelling.
 fn first(names: &[&'static str]) -> Option<Variable> {
     let set = names.iter().find_map(|name| Some((*name, env::var_os(name)?)));
     let (name, value) = set?;
@@ -63,26 +175,26 @@ impl OtelVariables {
         Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 
-    /// The value; an empty one counts as none (OpenTelemetry's specification).
+    /// The value; an empty one counts as unset (OpenTelemetry's specification).
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 }
 
-/// Where `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders, say that the system's roots are.
+/// The system's roots according to `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders.
 pub fn root_paths() -> Vec<PathBuf> {
     let folders = env::var_os("SSL_CERT_DIR").unwrap_or_default();
     let folders = env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
     env::var_os("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(folders).collect()
 }
 
-/// Entries of `NO_PROXY` that match no host: whoever wrote them thinks that they do.
+/// Entries of `NO_PROXY` that match no host, although whoever wrote them probably thinks that they do.
 pub(super) fn meaningless_entries(no_proxy: &str) -> Vec<&str> {
     let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
     entries.filter(|entry| !entry.is_empty() && *entry != "*" && !names_hosts(entry)).collect()
 }
 
-/// A name and what is below it, an address or a network; each but the last with or without a port.
+/// A name (with all names below it), an address, or a network. All but a network may have a port.
 fn names_hosts(entry: &str) -> bool {
     let host = match entry.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => {

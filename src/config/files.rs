@@ -1,8 +1,8 @@
-//! Files are read so that none of them can hold up or fill the program: regular ones alone, up to a size, and not on the
-//! thread that wants them, because a mount (NFS, FUSE, a CSI volume) may hang for ever.
+//! Reads files in a way that none of them can block the program or fill its memory: only regular files, up to a size
+//! limit, and on another thread, because a mount (NFS, FUSE, a CSI volume) may hang for ever.
 //!
-//! Whoever reads waits for a moment only. A file that does not come in time is not waited for again until it has come:
-//! then the next reader gets what came.
+//! A reader waits only for a moment. After a timeout nobody waits for that file again until it has been read, and the
+//! next reader gets the late content.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment by those who wait for the same file")]
 
@@ -32,22 +32,23 @@ static STATES: Bounded<Metadata> = Bounded::new();
 static LISTS: Bounded<Vec<String>> = Bounded::new();
 static FOLDERS: Bounded<u64> = Bounded::new();
 
-/// How long a thread waits that has nothing else to do.
+/// How long a thread waits that does not serve requests.
 const PATIENT: Duration = Duration::from_secs(2);
-/// How long one waits that serves.
+/// How long a thread waits that serves requests.
 const HURRIED: Duration = Duration::from_millis(250);
-/// How long either waits where another file of the folder hangs.
+/// How long either waits if another file of the folder hangs.
 const SUSPICIOUS: Duration = Duration::from_millis(20);
-/// So many files of one folder may hang; more are not tried, so that other folders' have threads left.
+/// At most this many files of one folder may hang. No more are tried, so that the files of other folders have threads
+/// left.
 const HANGING_AT_MOST: usize = 4;
-/// What came too late for one reader is of use to another for so long.
+/// How long content that came too late for one reader may be given to another.
 const OF_USE: Duration = Duration::from_secs(10);
 
 thread_local! {
     static PATIENCE: Cell<Duration> = const { Cell::new(PATIENT) };
 }
 
-/// This thread serves, and must not wait for a file.
+/// Says that this thread serves requests and must not wait long for a file.
 pub fn hurry() {
     PATIENCE.set(HURRIED);
 }
@@ -55,30 +56,30 @@ pub fn hurry() {
 /// A regular file at one moment.
 pub struct Contents {
     pub bytes: Zeroizing<Vec<u8>>,
-    /// When it was last written, where the file system knows.
+    /// When it was last written, if the file system knows.
     pub modified: Option<SystemTime>,
 }
 
 /// Reads a regular file of at most `limit` bytes.
 ///
 /// # Errors
-/// There is none, it is something else, it is larger, or it does not come in time.
+/// There is no such file, it is not a regular file, it is larger, or reading it takes too long.
 pub fn read(path: &Path, limit: u64) -> io::Result<Arc<Contents>> {
     READS.get(path, move |path| read_regular(path, limit).map(Arc::new))
 }
 
-/// What the file system says of a path, links followed.
+/// The metadata of a path, with links followed.
 ///
 /// # Errors
-/// There is nothing, or the response does not come in time.
+/// There is no such path, or the file system does not respond in time.
 pub fn state(path: &Path) -> io::Result<Metadata> {
     STATES.get(path, |path| std::fs::metadata(path))
 }
 
-/// The names in a folder that are no folders themselves, sorted.
+/// The names of a folder's entries, except folders, sorted.
 ///
 /// # Errors
-/// There is no such folder, or the response does not come in time.
+/// There is no such folder, or the file system does not respond in time.
 pub fn names(folder: &Path) -> io::Result<Vec<String>> {
     LISTS.get(folder, |folder| {
         let entries =
@@ -89,10 +90,10 @@ pub fn names(folder: &Path) -> io::Result<Vec<String>> {
     })
 }
 
-/// A number that changes with the files in a folder: which there are, and what each was written last.
+/// A number that changes when a file of the folder is added, removed, or written.
 ///
 /// # Errors
-/// There is no such folder, or the response does not come in time.
+/// There is no such folder, or the file system does not respond in time.
 pub fn folder_state(folder: &Path) -> io::Result<u64> {
     FOLDERS.get(folder, |folder| {
         let state = |entry: std::fs::DirEntry| {
@@ -109,7 +110,7 @@ pub fn folder_state(folder: &Path) -> io::Result<u64> {
     })
 }
 
-/// Whether a file of this folder was asked for and has not come yet.
+/// Whether a file of this folder is still being read after a timeout.
 pub fn hangs(folder: &Path) -> bool {
     READS.hanging_in(folder) + STATES.hanging_in(folder) > 0
 }
@@ -120,8 +121,8 @@ pub fn hangs(folder: &Path) -> bool {
 /// This is what the kubelet makes of a Secret or a projected token: a tmpfs for each pod, written outside of the container,
 /// and mounted into it read-only. The modes there say little, because the kubelet has no better ones than 0444 for a user
 /// that is neither root nor in `fsGroup`. The three signs hold for a `subPath` too, which has no `..data` link, and for the
-/// secrets of Docker Swarm and the credentials of systemd, which work in the same way. None of them holds for a file that a
-/// user left readable by mistake: who can mount a tmpfs read-only and write to it as root needs no mistake of ours.
+/// secrets of Docker Swarm and the credentials of systemd, which work in the same way. A file that a user left
+/// readable by accident has none of these signs.
 #[cfg(target_os = "linux")]
 pub(super) fn is_on_private_mount(path: &Path, state: &Metadata) -> bool {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -143,17 +144,18 @@ pub(super) fn is_on_private_mount(_: &Path, _: &Metadata) -> bool {
 }
 
 fn read_regular(path: &Path, limit: u64) -> io::Result<Contents> {
-    // Before it is opened: to open a device may do something. After it: what stands there may be another by then.
+    // Checked before it is opened, because opening a device may have effects, and again afterwards, because the file
+    // may have been replaced.
     regular(&std::fs::metadata(path)?)?;
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("open(2) takes its flags as an int");
     let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
-        // Somebody has a lease on it, and is asked to give it up.
+        // Another process has a lease on it, and the kernel asks it to release the lease.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path),
         opened => opened,
     }?;
     let found = file.metadata()?;
     regular(&found)?;
-    // Room for all of it from the start: a buffer that grows leaves an unwiped copy behind.
+    // Room for all of it from the start, because a buffer that grows leaves an unwiped copy.
     let expected = usize::try_from(found.len().min(limit)).unwrap_or_default();
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected.saturating_add(64)));
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -179,7 +181,7 @@ fn regular(found: &Metadata) -> io::Result<()> {
     Err(io::Error::other(format!("is {what}; name a regular file")))
 }
 
-/// For tests: writes a file whose last write seems long ago, so that nobody takes it for half written.
+/// For tests: writes a file whose last write seems long ago, so that it does not count as half written.
 #[cfg(test)]
 pub fn write_settled(path: &Path, content: impl AsRef<[u8]>) {
     use crate::clock::{Clock as _, SystemClock};
@@ -188,16 +190,16 @@ pub fn write_settled(path: &Path, content: impl AsRef<[u8]>) {
     File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
 }
 
-/// One kind of question about paths.
+/// One kind of request to the file system.
 struct Bounded<T> {
-    /// What did not come in time.
-    late: Mutex<BTreeMap<PathBuf, Arc<Answer<T>>>>,
+    /// Requests that took too long.
+    late: Mutex<BTreeMap<PathBuf, Arc<Pending<T>>>>,
 }
 
-struct Answer<T> {
+struct Pending<T> {
     asked: Instant,
-    came: Mutex<Option<(Instant, io::Result<T>)>>,
-    comes: Condvar,
+    outcome: Mutex<Option<(Instant, io::Result<T>)>>,
+    completed: Condvar,
 }
 
 impl<T: Send + 'static> Bounded<T> {
@@ -210,45 +212,45 @@ impl<T: Send + 'static> Bounded<T> {
         path: &Path,
         ask: impl Fn(&Path) -> io::Result<T> + Clone + Send + 'static,
     ) -> io::Result<T> {
-        let hanging = match self.before(path) {
-            Before::Came(outcome) => return outcome,
-            Before::Hangs(error) => return Err(error),
-            Before::Nothing { hanging } => hanging,
+        let hanging = match self.earlier(path) {
+            Earlier::Came(outcome) => return outcome,
+            Earlier::Hangs(error) => return Err(error),
+            Earlier::Nothing { hanging } => hanging,
         };
         if hanging >= HANGING_AT_MOST {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "is not read while others of its folder hang",
+                "is not read while other files of its folder hang",
             ));
         }
-        let answer = Arc::new(Answer::new());
-        let (asked, place, same) = (Arc::clone(&answer), path.to_owned(), ask.clone());
-        if THREADS.spawn(move || asked.come(same(&place))).is_err() {
-            // A machine without a thread to spare is no reason to do without the file.
+        let pending = Arc::new(Pending::new());
+        let (asked, place, same) = (Arc::clone(&pending), path.to_owned(), ask.clone());
+        if THREADS.spawn(move || asked.complete(same(&place))).is_err() {
+            // Without a spare thread, this thread reads the file itself.
             return ask(path);
         }
         let patience = if hanging > 0 { SUSPICIOUS } else { PATIENCE.get() };
-        if let Some(outcome) = answer.wait(patience) {
+        if let Some(outcome) = pending.wait(patience) {
             return outcome;
         }
-        let late = hangs_since(&answer);
-        locked(&self.late).insert(path.to_owned(), answer);
+        let late = hangs_since(&pending);
+        locked(&self.late).insert(path.to_owned(), pending);
         Err(late)
     }
 
-    /// What is known of an earlier question.
-    fn before(&self, path: &Path) -> Before<T> {
+    /// What is known from an earlier request.
+    fn earlier(&self, path: &Path) -> Earlier<T> {
         let mut late = locked(&self.late);
-        if let Some(answer) = late.get(path) {
-            let Some((at, outcome)) = locked(&answer.came).take() else {
-                return Before::Hangs(hangs_since(answer));
+        if let Some(pending) = late.get(path) {
+            let Some((at, outcome)) = locked(&pending.outcome).take() else {
+                return Earlier::Hangs(hangs_since(pending));
             };
             late.remove(path);
             if at.elapsed() < OF_USE {
-                return Before::Came(outcome);
+                return Earlier::Came(outcome);
             }
         }
-        Before::Nothing { hanging: count_hanging(&late, path.parent()) }
+        Earlier::Nothing { hanging: count_hanging(&late, path.parent()) }
     }
 
     fn hanging_in(&self, folder: &Path) -> usize {
@@ -256,47 +258,47 @@ impl<T: Send + 'static> Bounded<T> {
     }
 }
 
-enum Before<T> {
+enum Earlier<T> {
     Nothing {
-        /// Others of its folder.
+        /// Other files of its folder.
         hanging: usize,
     },
-    /// Too late for whoever asked.
+    /// It came too late for the reader who asked.
     Came(io::Result<T>),
     Hangs(io::Error),
 }
 
-fn count_hanging<T>(late: &BTreeMap<PathBuf, Arc<Answer<T>>>, folder: Option<&Path>) -> usize {
-    let hangs = |answer: &Answer<T>| locked(&answer.came).is_none();
-    late.iter().filter(|(path, answer)| path.parent() == folder && hangs(answer)).count()
+fn count_hanging<T>(late: &BTreeMap<PathBuf, Arc<Pending<T>>>, folder: Option<&Path>) -> usize {
+    let hangs = |pending: &Pending<T>| locked(&pending.outcome).is_none();
+    late.iter().filter(|(path, pending)| path.parent() == folder && hangs(pending)).count()
 }
 
-impl<T> Answer<T> {
+impl<T> Pending<T> {
     fn new() -> Self {
-        Self { asked: Instant::now(), came: Mutex::new(None), comes: Condvar::new() }
+        Self { asked: Instant::now(), outcome: Mutex::new(None), completed: Condvar::new() }
     }
 
-    fn come(&self, outcome: io::Result<T>) {
-        *locked(&self.came) = Some((Instant::now(), outcome));
-        self.comes.notify_all();
+    fn complete(&self, outcome: io::Result<T>) {
+        *locked(&self.outcome) = Some((Instant::now(), outcome));
+        self.completed.notify_all();
     }
 
     fn wait(&self, patience: Duration) -> Option<io::Result<T>> {
-        let came = locked(&self.came);
-        let waited = self.comes.wait_timeout_while(came, patience, |came| came.is_none());
-        let (mut came, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        came.take().map(|(_, outcome)| outcome)
+        let outcome = locked(&self.outcome);
+        let waited = self.completed.wait_timeout_while(outcome, patience, |outcome| outcome.is_none());
+        let (mut outcome, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        outcome.take().map(|(_, outcome)| outcome)
     }
 }
 
-fn hangs_since<T>(answer: &Answer<T>) -> io::Error {
-    let seconds = answer.asked.elapsed().as_secs_f64();
-    let what = format!("has not come for {seconds:.1} s: the file system that it is on does not answer");
+fn hangs_since<T>(pending: &Pending<T>) -> io::Error {
+    let seconds = pending.asked.elapsed().as_secs_f64();
+    let what = format!("has not come for {seconds:.1} s: the file system that it is on does not pending");
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while it was held leaves a value that is still whole.
+    // A panic while the lock was held leaves a valid value.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -385,7 +387,7 @@ mod tests {
             assert!(from.elapsed() < Duration::from_secs(20));
             std::thread::yield_now();
         }
-        assert_eq!(mount.get("/hung/a").unwrap(), 1, "what came late");
+        assert_eq!(mount.get("/hung/a").unwrap(), 1, "the late content");
         mount.open.send(2).unwrap();
         assert_eq!(mount.get("/hung/a").unwrap(), 2, "asked anew");
     }

@@ -97,6 +97,7 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
     }
     if let Some(path) = reference.source.path().filter(|_| reference.secret)
         && let Ok(state) = files::state(path)
+        && state.is_file()
         && let Some(fix) = Reader::of_the_process().fix_of_mode(path, &FileMode::of(path, &state))
     {
         let message = format!("file {}: other users may read or write this secret", path.display());
@@ -180,24 +181,24 @@ impl Reader {
     }
 }
 
-/// A slip, and what to do about it.
+/// A common error with a secret, and what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Slip {
     pub(super) message: &'static str,
     pub(super) hint: &'static str,
 }
 
-/// Names that a line of a shell or of an `.env` file sets a secret under, in lower case; and their ends.
+/// How the names of variables for secrets end, in lower case, in shell scripts and `.env` files.
 const NAMES: [&str; 6] = ["secret", "password", "token", "key", "pass", "pwd"];
-/// Folders that secrets are mounted in.
+/// Folders in which secrets are mounted.
 const FOLDERS: [&str; 6] = ["/run/", "/var/", "/etc/", "/mnt/", "/secrets/", "/vault/"];
 
-/// Whether the value of this key is a secret in one piece: keys and assertions are read more leniently.
+/// Whether the value of this key is sent as it is. Private keys and assertions are parsed more leniently.
 pub(super) fn is_plain_secret(key: &str) -> bool {
     !["private_key", "certificate", "assertion"].iter().any(|other| key.ends_with(other))
 }
 
-/// Looks at a secret as it would be sent.
+/// Checks a secret as it would be sent.
 fn slip_in_secret(bytes: &[u8]) -> Option<Slip> {
     let slip = |message, hint| Some(Slip { message, hint });
     if bytes.starts_with(b"\xef\xbb\xbf") {
@@ -224,11 +225,11 @@ fn slip_in_secret(bytes: &[u8]) -> Option<Slip> {
     }
     let quoted = |quote: char| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
     if ['"', '\'', '`'].into_iter().any(quoted) {
-        return slip("the secret stands in quotes, which are sent too", "write it without them");
+        return slip("the secret is in quotes, which are sent too", "write it without them");
     }
     if is_placeholder(text) {
         return slip(
-            "the secret is the name of a variable that nobody has filled in",
+            "the secret is the name of a variable that was not filled in",
             "name the variable: { env = \"…\" }",
         );
     }
@@ -241,21 +242,21 @@ fn slip_in_secret(bytes: &[u8]) -> Option<Slip> {
     None
 }
 
-/// Looks at a secret that stands in the config file itself.
+/// Checks a secret that is in the config file itself.
 pub(super) fn slip_in_literal(bytes: &[u8], folder: &Path) -> Option<Slip> {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let looks_so = FOLDERS.iter().any(|start| text.starts_with(start)) || text.starts_with("file:");
     let names_a_file = text.contains('/') && !text.contains('\0') && folder.join(text).is_file();
     if looks_so || names_a_file {
         return Some(Slip {
-            message: "the secret is the name of a file, which is sent as it stands",
+            message: "the secret is the name of a file, which is sent as it is",
             hint: "name the file: { file = \"…\" }",
         });
     }
     slip_in_secret(bytes)
 }
 
-/// With its mark, or as ASCII is written without one.
+/// With a byte order mark, or ASCII characters without one.
 fn is_utf16(bytes: &[u8]) -> bool {
     let zero = |at: usize| bytes.iter().skip(at).step_by(2).all(|byte| *byte == 0);
     bytes.starts_with(b"\xff\xfe")
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_commonest_slips_are_told_and_not_shown() {
+    fn the_commonest_errors_are_reported_and_not_shown() {
         let utf16: Vec<u8> = "s3cr3t".encode_utf16().flat_map(u16::to_le_bytes).collect();
         for (bytes, words) in [
             (b"\xef\xbb\xbfs3cr3t".to_vec(), "byte order mark"),
@@ -372,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_files_name_as_a_literal_is_told() {
+    fn a_files_name_as_a_literal_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), "x").unwrap();
         let told =

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
 use crate::config::client_auth::ClientAuth;
-use crate::config::raw::values::Words;
+use crate::config::raw::values::{Words, size_text};
 use crate::config::reference::Source;
 use crate::config::report::Problem;
 use crate::config::types::Scopes;
@@ -26,9 +26,9 @@ pub struct Config {
     pub path: PathBuf,
     /// Every config file that was read, absolute, the main one first.
     pub files: Vec<PathBuf>,
-    /// Folders in which a file could appear that `include` would match, absolute.
+    /// Folders in which a new file could match `include`, absolute.
     pub include_folders: Vec<PathBuf>,
-    /// Threads that serve calls.
+    /// Threads that serve requests.
     pub workers: usize,
     pub drain_delay: Duration,
     pub shutdown_timeout: Duration,
@@ -40,13 +40,13 @@ pub struct Config {
     /// In the order of their names.
     pub listeners: Vec<Arc<ListenerConfig>>,
     pub issuers: BTreeMap<String, Arc<IssuerConfig>>,
-    /// In the order of the files; the order never matters for routing.
+    /// In the order of the files. The order does not affect routing.
     pub routes: Vec<Arc<RouteConfig>>,
     /// In the order of their names.
     pub webhooks: Vec<Arc<WebhookConfig>>,
-    /// What was noticed that does not stop the program.
+    /// Problems that do not stop the program.
     pub warnings: Vec<Problem>,
-    /// Every value that stands outside the config, with the place that names it.
+    /// Every value outside the config, with the place that names it.
     pub references: Vec<ReferenceUse>,
 }
 
@@ -54,9 +54,9 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct ReferenceUse {
     pub source: Source,
-    /// What stands there must not be readable by others.
+    /// Other users must not be able to read the value.
     pub secret: bool,
-    /// It was read when the config was loaded, and is a part of it (`vars`).
+    /// It was read when the config was loaded, and is part of it (`vars`).
     pub part_of_config: bool,
     /// The config file that names it.
     pub file: PathBuf,
@@ -105,7 +105,7 @@ pub struct Tracing {
     pub protocol: OtlpProtocol,
     /// With its path; over gRPC it has none.
     pub endpoint: HttpUrl,
-    /// `None`: what `OTEL_RESOURCE_ATTRIBUTES` has, else [`Tracing::SERVICE_NAME`].
+    /// `None`: the name in `OTEL_RESOURCE_ATTRIBUTES`, else [`Tracing::SERVICE_NAME`].
     pub service_name: Option<String>,
     /// 0.0 to 1.0. `None`: `OTEL_TRACES_SAMPLER` may say it.
     pub sample: Option<f64>,
@@ -116,14 +116,14 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// Where nobody gives another.
+    /// The default.
     pub const SERVICE_NAME: &str = "bearerd";
 }
 
 /// How spans travel to the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OtlpProtocol {
-    /// Of OTLP over HTTP, the one encoding that every collector takes.
+    /// The encoding of OTLP over HTTP that every collector accepts.
     #[default]
     Http,
     Grpc,
@@ -136,7 +136,7 @@ impl Words for OtlpProtocol {
 /// How spans are gathered before they are sent (`OTEL_BSP_…`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanBatches {
-    /// Spans that may wait; more are dropped.
+    /// The most spans that may wait. More are dropped.
     pub queue: usize,
     /// The most spans in one request.
     pub most: usize,
@@ -150,7 +150,7 @@ pub struct SpanBatches {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     pub address: Address,
-    /// `callers = "network"`: `/status` and `/` answer other machines too.
+    /// `callers = "network"`: `/status` and `/` respond to other machines too.
     pub callers: Callers,
 }
 
@@ -179,7 +179,7 @@ pub struct ListenerConfig {
     pub address: Address,
     /// Lower case, without a port.
     pub names: Vec<String>,
-    /// Browser origins that may call, as `scheme://host[:port]`, lower case.
+    /// Browser origins that may send requests, as `scheme://host[:port]`, lower case.
     pub origins: Vec<String>,
     pub callers: Callers,
     pub allow: Vec<IpNet>,
@@ -196,7 +196,7 @@ pub struct ListenerTls {
 }
 
 impl ListenerTls {
-    /// A file that it names gives nothing now, and never did.
+    /// Whether a file that it names has no content now, and never had any.
     pub fn is_missing(&self) -> bool {
         [Some(&self.certificate), Some(&self.private_key), self.client_ca.as_ref()]
             .into_iter()
@@ -206,11 +206,11 @@ impl ListenerTls {
 }
 
 impl UnixOptions {
-    /// The owner alone may connect.
+    /// Only the owner may connect.
     pub const OWNER_ALONE: Self = Self { mode: 0o600, group: None, allow_uids: Vec::new() };
 }
 
-/// What applies to `unix:` addresses alone.
+/// What applies only to `unix:` addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnixOptions {
     pub mode: u32,
@@ -220,14 +220,14 @@ pub struct UnixOptions {
     pub allow_uids: Vec<u32>,
 }
 
-/// `[webhook.NAME]`: a receiver that learns a value from signed calls.
+/// `[webhook.NAME]`: a receiver that learns a value from signed requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookConfig {
     pub name: Arc<str>,
     pub address: Address,
     /// Exact.
     pub path: String,
-    /// Hex HMAC-SHA256 of the raw body; the header of the same name with `-old` counts too.
+    /// The field with the hex HMAC-SHA256 of the raw body. The field of the same name with `-old` appended counts too.
     pub signature_header: HeaderName,
     /// Current and previous.
     pub secrets: Vec<Source>,
@@ -247,17 +247,17 @@ pub struct TlsOptions {
     pub server_name: Option<String>,
 }
 
-/// Which roots count.
+/// Which roots are trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Roots {
     /// The system's roots (the default without `ca`).
     #[default]
     System,
-    /// `ca` alone (the default with `ca`).
+    /// Only `ca` (the default with `ca`).
     Ca,
     /// The system's and `ca`.
     Both,
-    /// Mozilla's list, built in (and `ca`, where given).
+    /// Mozilla's list, which is built in (and `ca`, if given).
     Bundled,
 }
 
@@ -307,7 +307,7 @@ pub struct RouteConfig {
     pub path: PathPattern,
     /// `None`: any method.
     pub methods: Option<Vec<Method>>,
-    /// All must be there with this value.
+    /// All must be present with this value.
     pub match_headers: Vec<(HeaderName, String)>,
     pub upstream: UpstreamUrl,
     pub connection: ConnectionConfig,
@@ -326,8 +326,55 @@ pub struct RouteConfig {
     pub connection_max_age: Option<Duration>,
 }
 
-/// How connections to an upstream are made. Routes that agree in all of it, and in where they lead, share their connections;
-/// a reload that changes any of it opens new ones.
+impl RouteConfig {
+    /// The settings that `bearerd explain` shows by their keys, as they are written in the file. What a request must match,
+    /// the upstream's URL, the credential, header fields, and timeouts have lines of their own there.
+    pub fn settings(&self) -> BTreeMap<&'static str, String> {
+        // No `..`: a new key compiles only when it is decided whether `explain` shows it here.
+        let Self {
+            name: _,
+            listener: _,
+            host: _,
+            path: _,
+            methods: _,
+            match_headers: _,
+            upstream: _,
+            connection,
+            credential: _,
+            caller_authorization: _,
+            inject: _,
+            request_headers: _,
+            response_headers: _,
+            forwarded,
+            rewrite_location,
+            refresh_on,
+            replay_limit,
+            allow_encoded_slash,
+            response_timeout: _,
+            idle_timeout: _,
+            connection_max_age: _,
+        } = self;
+        let ConnectionConfig { protocol: _, header_case, connect_timeout: _, tls: _, egress } = connection;
+        let statuses: Vec<&str> = refresh_on.iter().map(StatusCode::as_str).collect();
+        let egress = match egress {
+            Egress::Direct => "none".to_owned(),
+            Egress::Env => "env".to_owned(),
+            Egress::Proxy { host, port, userinfo: _ } => format!("{host}:{port}"),
+        };
+        BTreeMap::from([
+            ("allow_encoded_slash", allow_encoded_slash.to_string()),
+            ("forwarded", forwarded.to_string()),
+            ("header_case", header_case.word().to_owned()),
+            ("proxy", egress),
+            ("refresh_on", format!("[{}]", statuses.join(", "))),
+            ("replay_limit", size_text(*replay_limit)),
+            ("rewrite_location", rewrite_location.to_string()),
+        ])
+    }
+}
+
+/// How connections to an upstream are made. Routes that agree in all of it and in their upstream share connections. A
+/// reload that changes any of it opens new ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionConfig {
     pub protocol: Protocol,
@@ -338,7 +385,7 @@ pub struct ConnectionConfig {
 }
 
 impl ConnectionConfig {
-    /// What it reads from elsewhere.
+    /// The values that it reads from elsewhere.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         let userinfo = match &self.egress {
             Egress::Proxy { userinfo, .. } => userinfo.as_ref(),
@@ -365,7 +412,7 @@ pub enum PathPattern {
     Prefix(String),
 }
 
-/// Where a route's calls go.
+/// Where a route's requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamUrl {
     /// As it was written.
@@ -409,7 +456,7 @@ impl Words for Protocol {
         &[("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2)];
 }
 
-/// Whose token a route's calls carry.
+/// Whose token a route's requests carry.
 #[derive(Debug)]
 pub enum Credential {
     Anonymous,
@@ -447,10 +494,10 @@ pub enum Inject {
         name: HeaderName,
         before: String,
         after: String,
-        /// No format was given: the scheme is the token's own (`Bearer`, `DPoP`).
+        /// No format was given, so the scheme is the token's own (`Bearer`, `DPoP`).
         by_type: bool,
     },
-    /// A parameter of the query, for upstreams that take the token nowhere else.
+    /// A query parameter, for upstreams that accept the token only there.
     Query { name: String },
 }
 
@@ -479,11 +526,12 @@ pub struct IssuerConfig {
     pub basic: Option<BasicUser>,
     /// As a parameter, beside what `client_auth` sends.
     pub send_client_id: bool,
-    /// `None` only where nothing needs one.
+    /// `None` only if nothing needs one.
     pub client_id: Option<Source>,
     /// Tried on `invalid_client`.
     pub standby: Option<Standby>,
-    /// So long after the credential changed, a refused client is asked again with the usual pauses.
+    /// For this long after the credential changed, bearerd asks again after a refusal of the client, with the usual
+    /// pauses.
     pub credential_grace: Duration,
     pub scopes: Scopes,
     pub params: Params,
@@ -492,7 +540,7 @@ pub struct IssuerConfig {
     pub private_key: Option<Source>,
     /// For `x5t`, `x5t#S256`, `x5c`; the client's certificate of `tls_client_auth`.
     pub certificate: Option<Source>,
-    /// The JWT that is made for each request, where one is.
+    /// The JWT that is made for each request, if any.
     pub jwt: Option<JwtConfig>,
     /// A ready-made assertion: the client's with `assertion_file`, else the grant's (`assertion`).
     pub assertion: Option<Source>,
@@ -505,18 +553,18 @@ pub struct IssuerConfig {
     pub default_lifetime: Duration,
     /// For a whole token request, and the longest that a request waits for a token; `None`: no limit.
     pub timeout: Option<Duration>,
-    /// With `tls_client_auth`, certificate and key stand here too.
+    /// With `tls_client_auth`, certificate and key are here too.
     pub tls: TlsOptions,
     pub egress: Egress,
 }
 
 impl IssuerConfig {
-    /// The key of the file that says where tokens are asked for.
+    /// The key of the file that says where tokens come from.
     pub fn endpoint_key(&self) -> &'static str {
         match (&self.endpoint, &self.preset) {
             (TokenEndpoint::Discovery(_), None) => "issuer_url",
             (TokenEndpoint::Url(_), None) => "token_url",
-            // A preset makes it out of what the file says in `vars`.
+            // A preset makes the URL from `vars`.
             (TokenEndpoint::Discovery(_), Some(_)) => "vars (or issuer_url)",
             (TokenEndpoint::Url(_), Some(_)) => "vars (or token_url)",
         }
@@ -550,7 +598,7 @@ pub struct BasicUser {
     pub encoding: BasicEncoding,
 }
 
-/// `standby`: what is not given is as in the issuer's table.
+/// `standby`: keys that are not given are as in the issuer's table.
 #[derive(Debug, Clone)]
 pub struct Standby {
     pub client_id: Option<Source>,
@@ -560,7 +608,7 @@ pub struct Standby {
     pub key_id: Option<Source>,
 }
 
-/// What a JWT that we make is for.
+/// What a JWT of a token request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum JwtUse {
     /// `client_assertion` (RFC 7523 section 2.2).
@@ -597,7 +645,7 @@ impl Words for ScopeIn {
         &[("parameter", Self::Parameter), ("claim", Self::Claim), ("claim_array", Self::ClaimArray)];
 }
 
-/// How the certificate stands in a JWT's header (RFC 7515 sections 4.1.6 to 4.1.8).
+/// How a JWT's header names the certificate (RFC 7515 sections 4.1.6 to 4.1.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertificateHeader {
     X5t,
@@ -611,7 +659,7 @@ pub struct JwtConfig {
     pub usage: JwtUse,
     /// `None`: by the key's type (HS256 for `client_secret_jwt`).
     pub alg: Option<Alg>,
-    /// `None`: the key file's own, where it names one.
+    /// `None`: the key file's own, if it names one.
     pub key_id: Option<Source>,
     /// `typ`; empty leaves it out.
     pub typ: String,
@@ -636,7 +684,7 @@ pub struct DpopConfig {
     pub alg: Option<Alg>,
 }
 
-/// Where tokens are asked for.
+/// Where token requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenEndpoint {
     /// `issuer_url`: found by discovery (OpenID's path, then RFC 8414's).
@@ -672,11 +720,11 @@ pub enum ParamValue {
     /// A literal or a reference.
     Value(Source),
     Array(Vec<Self>),
-    /// JSON bodies and claims alone.
+    /// Only for JSON bodies and claims.
     Table(BTreeMap<String, Self>),
 }
 
-/// `response`: where in the response things stand (RFC 6901 pointers).
+/// `response`: where the values are in the response (RFC 6901 pointers).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseShape {
     pub token: String,

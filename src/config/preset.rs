@@ -20,7 +20,7 @@ pub struct Preset {
     pub name: &'static str,
     /// The system, in a few words.
     pub title: String,
-    /// What an operator should know of it; may be empty.
+    /// What an operator should know about it; may be empty.
     pub about: String,
     /// In the order of their names.
     pub vars: Vec<PresetVar>,
@@ -28,7 +28,7 @@ pub struct Preset {
     pub needs: Vec<PresetKey>,
     /// Keys of `[issuer.NAME]` that the operator may give.
     pub options: Vec<PresetKey>,
-    /// TOML that belongs beside the issuer, such as a `[webhook.NAME]`; may be empty.
+    /// More TOML that an issuer of this kind needs, such as a `[webhook.NAME]`; may be empty.
     pub extra: String,
     /// Keys of `[issuer.NAME]`.
     issuer: DeTable<'static>,
@@ -36,20 +36,21 @@ pub struct Preset {
     route: DeTable<'static>,
 }
 
-/// A value that a preset asks for.
+/// A value that a preset requires.
 #[derive(Debug)]
 pub struct PresetVar {
     pub name: String,
     pub about: String,
     pub example: String,
-    /// Where there is one, the operator need not give it.
+    /// If there is one, the operator may leave the value out.
     pub default: Option<String>,
-    /// It is a host name or a part of one: lower case, `-` for `_`, and taken out of `https://HOST/`.
+    /// It is a host name or a part of one. It becomes lower case, with `-` for `_`, and is taken out of
+    /// `https://HOST/`.
     pub host: bool,
 }
 
 impl PresetVar {
-    /// As an operator could write it.
+    /// An example of how an operator could write it.
     fn written(&self) -> String {
         format!("{} = \"{}\"", self.name, self.example)
     }
@@ -65,12 +66,12 @@ pub struct PresetKey {
 }
 
 impl Preset {
-    /// Keys of `[issuer.NAME]` that it sets.
+    /// Keys of `[issuer.NAME]` that the preset sets.
     pub fn issuer_keys(&self) -> impl Iterator<Item = &str> {
         self.issuer.keys().map(|key| key.get_ref().as_ref())
     }
 
-    /// Keys of `[[route]]` that it sets.
+    /// Keys of `[[route]]` that the preset sets.
     pub fn route_keys(&self) -> impl Iterator<Item = &str> {
         self.route.keys().map(|key| key.get_ref().as_ref())
     }
@@ -79,11 +80,11 @@ impl Preset {
 static PRESETS: LazyLock<Vec<Preset>> =
     LazyLock::new(|| FILES.iter().filter_map(|(name, text)| read(name, text).ok()).collect());
 
-/// What people write where they mean no vendor.
+/// What people write if they mean no particular vendor.
 const NO_VENDOR: [&str; 8] =
     ["generic", "oauth", "oauth2", "oidc", "openid", "openid-connect", "custom", "other"];
 
-/// The preset that was probably meant by a name that is none; `generic` for any issuer, which has none.
+/// The preset that was probably meant by an unknown name; `generic` if any issuer was meant.
 pub fn nearest_preset(written: &str) -> Option<&'static str> {
     if NO_VENDOR.contains(&written.to_ascii_lowercase().as_str()) {
         return Some("generic");
@@ -133,7 +134,7 @@ fn key(key: String, mut parts: Parts) -> Result<PresetKey, String> {
     parts.end().map(|()| PresetKey { key, about, example })
 }
 
-/// A table that is taken apart; what is left at the end is unknown.
+/// A table that is taken apart. Keys that are left at the end are unknown.
 struct Parts(DeTable<'static>);
 
 impl Parts {
@@ -190,7 +191,7 @@ impl Parts {
 /// The preset of each issuer that has one, by the issuer's name, over all files.
 pub(crate) type Presets = BTreeMap<String, &'static Preset>;
 
-/// Which issuers have a preset; what is wrong with it is told where the issuer is read.
+/// Which issuers have a preset. Errors are reported when the issuer is read.
 pub(crate) fn presets_of<'d, 't: 'd>(documents: impl Iterator<Item = &'d Document<'t>>) -> Presets {
     let mut found = Presets::new();
     for document in documents {
@@ -205,7 +206,7 @@ pub(crate) fn presets_of<'d, 't: 'd>(documents: impl Iterator<Item = &'d Documen
     found
 }
 
-/// The issuer's table with its preset filled in.
+/// Fills the preset into the issuer's table.
 pub(crate) fn issuer_with_preset<'t>(
     place: &Place<'t>,
     mut value: Spanned<DeValue<'t>>,
@@ -218,7 +219,7 @@ pub(crate) fn issuer_with_preset<'t>(
         if vars_at.is_written() && !place.key("preset").is_written() {
             report.error(
                 &vars_at,
-                "are for a preset, and none is named",
+                "are for a preset, but no preset is named",
                 "preset = \"…\"; `bearerd init` lists them",
             );
         }
@@ -236,7 +237,7 @@ pub(crate) fn issuer_with_preset<'t>(
         return value;
     };
     let mut below = preset.issuer.clone();
-    // One way to the token endpoint: the operator's stands instead of the preset's, whichever that is.
+    // There is only one way to the token endpoint: the operator's replaces the preset's.
     if table.contains_key("token_url") || table.contains_key("issuer_url") {
         below.remove("token_url");
         below.remove("issuer_url");
@@ -248,7 +249,7 @@ pub(crate) fn issuer_with_preset<'t>(
     if wrong.is_empty() {
         vars::refuse_no_url(&vars_at, preset, &below, &mut values, report);
     }
-    // What comes of a value that was refused is not told again.
+    // A refused value must cause no second error.
     for var in preset.vars.iter().filter(|var| wrong.contains(&var.name)) {
         values.insert(var.name.clone(), var.example.clone());
     }
@@ -257,7 +258,7 @@ pub(crate) fn issuer_with_preset<'t>(
     value
 }
 
-/// A route's table with what the preset of its issuer says of routes.
+/// Fills what the issuer's preset says about routes into the route's table.
 pub(crate) fn route_with_preset<'t>(
     mut value: Spanned<DeValue<'t>>,
     known: &Presets,
@@ -266,7 +267,7 @@ pub(crate) fn route_with_preset<'t>(
     let issuer = table.get("issuer").and_then(|issuer| issuer.get_ref().as_str());
     let Some(preset) = issuer.and_then(|issuer| known.get(issuer)) else { return value };
     let mut below = preset.route.clone();
-    // A way to put the token on that the operator chose is not mixed with another.
+    // If the operator chose how to add the token, the preset's way is not mixed in.
     if table.contains_key("inject") {
         below.remove("inject");
     }
@@ -274,7 +275,7 @@ pub(crate) fn route_with_preset<'t>(
     value
 }
 
-/// Values that the operator wrote, so that a var which only they need is not asked for.
+/// Removes the values that the operator overrides, so that a var that only they need is not required.
 fn drop_overridden(below: &mut DeTable<'_>, above: &DeTable<'_>) {
     for (key, value) in above.iter() {
         let Some(other) = below.get_mut(key.get_ref().as_ref()) else { continue };
@@ -285,7 +286,7 @@ fn drop_overridden(below: &mut DeTable<'_>, above: &DeTable<'_>) {
     }
 }
 
-/// A table that says where one value stands is a value.
+/// A table that says where a value is counts as a value.
 fn refers(table: &DeTable<'_>) -> bool {
     ["file", "env", "webhook"].iter().any(|key| table.contains_key(*key))
 }

@@ -1,7 +1,8 @@
 //! The file as it is written: the values of TOML, of which only the types are checked.
 //!
 //! This is the only place that declares a key: its name, its type with bounds and default (`values`; the default of a text
-//! is a constant of the struct), its description (the doc comment), and typical errors (`x-errors`). The JSON Schema,
+//! is a constant of the struct), whether it is secret (`RawSecret`, `RawKey`, or `x-secret`), its description (the doc comment),
+//! and typical errors (`x-errors`). The JSON Schema,
 //! docs/config.md, config.example.toml, suggestions, and the defaults of the program are made from it.
 //!
 //! Every field is optional, so that one missing key hides no other error. No struct is tagged, untagged, or flattened: these
@@ -20,7 +21,8 @@ use crate::config::model::{
     Protocol, ResponseFormat, Roots, ScopeIn, Tracing,
 };
 use crate::config::raw::values::{
-    Count, Flag, Lasting, Plaintext, RawEgress, RawParams, RawReference, Size, Word, Words,
+    Count, Flag, Lasting, Plaintext, RawCertificate, RawEgress, RawKey, RawParams, RawPublic, RawReference,
+    RawSecret, Size, Word, Words,
 };
 
 /// The config file of bearerd.
@@ -28,14 +30,14 @@ use crate::config::raw::values::{
 #[serde(default)]
 #[schemars(deny_unknown_fields, title = "bearerd config")]
 pub(crate) struct RawFile {
-    // One thread serves some ten thousand requests a second; a sidecar should not take more unasked. More than the bound
-    // are a slip.
+    // One thread serves some ten thousand requests a second, and a sidecar should not use more by default. More than
+    // the bound is an error.
     /// Threads that serve requests. They share each bound socket. A change needs a restart.
     pub workers: Count<1, 1024>,
     /// More files with issuers and routes, for example one for each team. The last part of a path may contain `*`.
     #[schemars(extend("default" = [], "x-errors" = "`*` before the last part; a named file that is missing; anything but issuers and routes in it"))]
     pub include: Option<Vec<String>>,
-    // Kubernetes sends SIGTERM and takes the endpoint away at once; who needs more says so.
+    // Kubernetes sends SIGTERM and removes the endpoint at once.
     /// How long bearerd still accepts requests after SIGTERM, while /readyz already returns 503.
     pub drain_delay: Lasting<0>,
     // Kubernetes' own grace period.
@@ -52,6 +54,7 @@ pub(crate) struct RawFile {
     /// Which requests bearerd forwards, where to, and with whose token.
     pub route: Vec<RawRoute>,
     /// Receivers that learn a value from signed requests, by name.
+    #[schemars(extend("x-secret" = true))]
     pub webhook: BTreeMap<String, RawWebhook>,
 }
 
@@ -71,7 +74,7 @@ pub(crate) struct RawWebhook {
     pub signature_header: Option<String>,
     /// Signing secrets: the current one and the previous one.
     #[schemars(extend("x-errors" = "missing; empty; a literal in a file that others may read"))]
-    pub secrets: Option<Vec<RawReference>>,
+    pub secrets: Option<Vec<RawSecret>>,
     /// JSON pointer to the value in the payload (RFC 6901).
     #[schemars(extend("x-errors" = "missing; not a JSON pointer"))]
     pub value: Option<String>,
@@ -85,19 +88,19 @@ pub(crate) struct RawWebhook {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Limits")]
 pub(crate) struct RawLimits {
-    // Four times what common servers take, because tokens of callers can be large. Less than the bound holds no ordinary
-    // request, and more is held for each connection.
+    // Four times the limit of common servers, because tokens of callers can be large. Ordinary requests need more than
+    // the lower bound. The upper bound limits the memory of each connection.
     /// Size of a request's header section.
     pub header_bytes: Size<{ 32 << 10 }, { 1 << 10 }, { 1 << 20 }>,
-    // hyper has a table of so many for each request, and `http` can't hold more than twice of it.
+    // hyper has a table of this size for each request, and `http` cannot hold more than twice as many.
     /// Number of header fields of a request.
     pub header_count: Count<100, 10_000>,
     /// How long a caller may take to send a request's header section.
     pub header_timeout: Lasting<10>,
-    // Longer than the 60 s for which load balancers keep theirs, so that they close first.
+    // Longer than the 60 s of common load balancers, so that they close first.
     /// How long a connection may stay idle between two requests.
     pub keep_alive: Lasting<75>,
-    // The bound is as many descriptors as Linux gives a process.
+    // The bound is the number of descriptors that Linux gives a process.
     /// Connections of callers, for all listeners together. Fewer if the limit of open files does not allow so many.
     pub connections: Count<10_000, 1_000_000>,
     /// Requests that wait for one token.
@@ -143,7 +146,7 @@ pub(crate) struct RawTracing {
     #[schemars(extend("default" = Self::SAMPLE, "minimum" = 0, "maximum" = 1, "x-errors" = "less than 0; more than 1"))]
     pub sample: Option<f64>,
     /// Header fields of each request to the collector. Values may be references.
-    #[schemars(extend("x-errors" = "not a header field that may be set"))]
+    #[schemars(extend("x-errors" = "not a header field that may be set", "x-secret" = true))]
     pub headers: Option<BTreeMap<String, RawReference>>,
     // OTLP's own default.
     /// Timeout of a batch of spans, including repeated requests. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
@@ -156,7 +159,7 @@ pub(crate) struct RawTracing {
 
 impl RawTracing {
     pub(crate) const SERVICE_NAME: &str = Tracing::SERVICE_NAME;
-    // What the library does where nobody says anything.
+    // The library's default.
     const SAMPLE: f64 = 1.0;
 }
 
@@ -199,6 +202,7 @@ pub(crate) struct RawListener {
     #[schemars(extend("x-errors" = "not an address or network; empty; on `unix:`"))]
     pub allow: Option<Vec<String>>,
     /// A header field that every request must have.
+    #[schemars(extend("x-secret" = true))]
     pub require_header: Option<RawRequireHeader>,
     /// TLS for connections from callers.
     pub tls: Option<RawListenerTls>,
@@ -214,9 +218,9 @@ pub(crate) struct RawListener {
 }
 
 impl RawListener {
-    /// This machine alone: the credentials are whoever's that can connect.
+    /// Only this machine, because whoever can connect can use the credentials.
     pub(crate) const ADDRESS: &str = "127.0.0.1:8080";
-    /// The owner alone.
+    /// Only the owner.
     pub(crate) const MODE: &str = "0600";
 }
 
@@ -230,7 +234,7 @@ pub(crate) struct RawRequireHeader {
     pub name: Option<String>,
     /// The value that the field must have.
     #[schemars(extend("x-errors" = "missing; a literal in a file that others may read"))]
-    pub value: Option<RawReference>,
+    pub value: Option<RawSecret>,
 }
 
 /// TLS for connections from callers.
@@ -240,12 +244,12 @@ pub(crate) struct RawRequireHeader {
 pub(crate) struct RawListenerTls {
     /// The certificate chain, PEM.
     #[schemars(extend("x-errors" = "missing"))]
-    pub certificate: Option<RawReference>,
+    pub certificate: Option<RawCertificate>,
     /// Its private key, PEM.
     #[schemars(extend("x-errors" = "missing; a literal in a file that others may read"))]
-    pub private_key: Option<RawReference>,
+    pub private_key: Option<RawKey>,
     /// Callers must present a certificate of this authority, PEM.
-    pub client_ca: Option<RawReference>,
+    pub client_ca: Option<RawCertificate>,
 }
 
 /// An authorization server that gives tokens.
@@ -257,7 +261,7 @@ pub(crate) struct RawIssuer {
     #[schemars(extend("x-errors" = "not a preset"))]
     pub preset: Option<String>,
     /// Values that the preset requires, by name: a string, a number, or a reference.
-    #[schemars(extend("x-errors" = "missing; unknown to the preset; a value that would change a URL's host; without `preset`"))]
+    #[schemars(extend("x-errors" = "missing; unknown to the preset; a value that would change a URL's host; without `preset`", "x-secret" = true))]
     pub vars: Option<RawParams>,
     /// Where discovery starts: OpenID's path, then RFC 8414's. The document's `issuer` must equal it.
     #[schemars(extend("x-errors" = "beside `token_url`; a query; `http://` to another machine"))]
@@ -278,7 +282,7 @@ pub(crate) struct RawIssuer {
     pub body: Word<Carrier>,
     /// The client ID at the issuer.
     #[schemars(extend("x-errors" = "missing with a secret, with `tls_client_auth`, or with `send_client_id`; empty"))]
-    pub client_id: Option<RawReference>,
+    pub client_id: Option<RawPublic>,
     /// Also send `client_id` as a parameter, in addition to what `client_auth` sends.
     pub send_client_id: Flag<false>,
     /// How the client proves who it is.
@@ -286,16 +290,16 @@ pub(crate) struct RawIssuer {
     pub client_auth: Option<String>,
     /// The client's secret. `""` means an empty secret (RFC 6749, section 2.3.1). An empty file does not.
     #[schemars(extend("x-errors" = "missing with a `client_auth` that uses a secret; set with any other; a literal in a file that others may read"))]
-    pub client_secret: Option<RawReference>,
+    pub client_secret: Option<RawSecret>,
     /// "form": ID and secret are form-encoded before base64 (RFC 6749, section 2.3.1). "raw" is for servers that do not
     /// decode.
     #[schemars(extend("x-errors" = "if bearerd sends no Basic credentials"))]
     pub basic_encoding: Word<BasicEncoding>,
     /// Another HTTP Basic user, in addition to the credentials in the body.
-    #[schemars(extend("x-errors" = "beside `client_secret_basic`"))]
+    #[schemars(extend("x-errors" = "beside `client_secret_basic`", "x-secret" = true))]
     pub basic: Option<RawBasic>,
     /// A second credential, tried if the issuer refuses the first. Missing keys are taken from the issuer's table.
-    #[schemars(extend("x-errors" = "empty; a key that `client_auth` does not use"))]
+    #[schemars(extend("x-errors" = "empty; a key that `client_auth` does not use", "x-secret" = true))]
     pub standby: Option<RawStandby>,
     /// For this long after the credential changed, a refusal of the client is not final: bearerd asks again after the
     /// usual pauses.
@@ -304,24 +308,24 @@ pub(crate) struct RawIssuer {
     #[schemars(extend("default" = [], "x-errors" = "more than one scope in a string"))]
     pub scopes: Option<Vec<String>>,
     /// More parameters of a token request.
-    #[schemars(extend("x-errors" = "`grant_type`, `scope`, `client_id`, `client_secret`, which have their own keys (but `scope = \"\"` is allowed); an array in an array, or a table, without `body = \"json\"`"))]
+    #[schemars(extend("x-errors" = "`grant_type`, `scope`, `client_id`, `client_secret`, which have their own keys (but `scope = \"\"` is allowed); an array in an array, or a table, without `body = \"json\"`", "x-secret" = true))]
     pub params: Option<RawParams>,
     /// More header fields of a token request.
-    #[schemars(extend("x-errors" = "`authorization` beside `client_secret_basic`; header fields of the connection"))]
+    #[schemars(extend("x-errors" = "`authorization` beside `client_secret_basic`; header fields of the connection", "x-secret" = true))]
     pub headers: Option<BTreeMap<String, RawReference>>,
     /// The key that signs JWTs, and the client's key of tls_client_auth: PKCS#8, PKCS#1, SEC1, JWK, PKCS#12, or a
     /// vendor's key JSON.
     #[schemars(extend("x-errors" = "missing with `private_key_jwt`; if nothing uses it"))]
-    pub private_key: Option<RawReference>,
+    pub private_key: Option<RawKey>,
     /// The client's certificate in PEM or PKCS#12, for JWT headers (x5t, x5t#S256, x5c) and for tls_client_auth.
     #[schemars(extend("x-errors" = "if nothing uses it"))]
-    pub certificate: Option<RawReference>,
+    pub certificate: Option<RawCertificate>,
     /// How to make JWTs for token requests.
     #[schemars(extend("x-errors" = "if bearerd makes no JWT"))]
     pub jwt: Option<RawJwt>,
     /// A ready-made assertion, read for every token request.
     #[schemars(extend("x-errors" = "missing with `assertion_file`; beside `jwt.use = \"assertion\"`"))]
-    pub assertion: Option<RawReference>,
+    pub assertion: Option<RawSecret>,
     /// The type of a client assertion (RFC 7521, section 4.2). For a JWT-SVID of SPIFFE, use
     /// `urn:ietf:params:oauth:client-assertion-type:jwt-spiffe`.
     #[schemars(extend("default" = Self::ASSERTION_TYPE, "x-errors" = "if bearerd sends no client assertion"))]
@@ -333,7 +337,7 @@ pub(crate) struct RawIssuer {
     /// The share of a token's lifetime after which bearerd renews it.
     #[schemars(extend("default" = Self::REFRESH_AT, "exclusiveMinimum" = 0, "maximum" = 1, "x-errors" = "0 or less; more than 1"))]
     pub refresh_at: Option<f64>,
-    // Shorter than what common issuers give, so that a wrong guess does little harm.
+    // Shorter than the lifetime that common issuers grant, so that a wrong guess does little harm.
     /// A token's lifetime if the issuer does not say.
     #[schemars(extend("x-errors" = "`0s`"))]
     pub default_lifetime: Lasting<300>,
@@ -342,6 +346,7 @@ pub(crate) struct RawIssuer {
     /// TLS for connections to the issuer.
     pub tls: Option<RawTls>,
     /// Proxy for token requests only.
+    #[schemars(extend("x-secret" = true))]
     pub proxy: Option<RawEgress>,
 }
 
@@ -350,7 +355,7 @@ impl RawIssuer {
     pub(crate) const GRANT_TYPE: &str = "client_credentials";
     /// RFC 7523 section 2.2.
     pub(crate) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-    /// Late enough to use a token well, early enough to try again a few times before it ends.
+    /// Late enough to use a token well, and early enough for a few more attempts before it expires.
     pub(crate) const REFRESH_AT: f64 = 0.8;
 }
 
@@ -373,10 +378,10 @@ impl Words for TokenMethod {
 pub(crate) struct RawBasic {
     /// The user's name.
     #[schemars(extend("x-errors" = "missing"))]
-    pub user: Option<RawReference>,
+    pub user: Option<RawPublic>,
     /// The user's password.
     #[schemars(extend("x-errors" = "missing; a literal in a file that others may read"))]
-    pub password: Option<RawReference>,
+    pub password: Option<RawSecret>,
 }
 
 /// A second credential.
@@ -385,19 +390,19 @@ pub(crate) struct RawBasic {
 #[schemars(deny_unknown_fields, rename = "Standby")]
 pub(crate) struct RawStandby {
     /// The client ID at the issuer.
-    pub client_id: Option<RawReference>,
+    pub client_id: Option<RawPublic>,
     /// The client's secret.
     #[schemars(extend("x-errors" = "if no secret is used"))]
-    pub client_secret: Option<RawReference>,
+    pub client_secret: Option<RawSecret>,
     /// The key that signs JWTs.
     #[schemars(extend("x-errors" = "if no key signs"))]
-    pub private_key: Option<RawReference>,
+    pub private_key: Option<RawKey>,
     /// The certificate of that key.
     #[schemars(extend("x-errors" = "if no key signs"))]
-    pub certificate: Option<RawReference>,
+    pub certificate: Option<RawCertificate>,
     /// The key's ID.
     #[schemars(extend("x-errors" = "if no key signs"))]
-    pub key_id: Option<RawReference>,
+    pub key_id: Option<RawPublic>,
 }
 
 /// How to make JWTs for token requests. Each JWT has a new `jti`.
@@ -414,18 +419,18 @@ pub(crate) struct RawJwt {
     #[schemars(extend("enum" = alg_names(), "x-errors" = "does not go with the key"))]
     pub alg: Option<String>,
     /// `kid`. Default: the one in the key file.
-    pub key_id: Option<RawReference>,
+    pub key_id: Option<RawPublic>,
     /// `typ`. "" omits it.
     #[serde(rename = "type")]
     #[schemars(extend("default" = Self::TYPE))]
     pub typ: Option<String>,
     /// `iss`. Default: the client ID, else the one in the key file.
-    pub issuer: Option<RawReference>,
+    pub issuer: Option<RawPublic>,
     /// `sub`. Default: same as `issuer`. "" omits it.
-    pub subject: Option<RawReference>,
+    pub subject: Option<RawPublic>,
     /// `aud`. Default: the discovered issuer, else the token URL.
-    pub audience: Option<RawReference>,
-    // Servers refuse long-lived assertions; one is made for each request.
+    pub audience: Option<RawPublic>,
+    // Servers refuse long-lived assertions, and bearerd makes a new one for each request.
     /// The time from `iat` to `exp`.
     #[schemars(extend("x-errors" = "less than `10s`"))]
     pub lifetime: Lasting<60>,
@@ -436,7 +441,7 @@ pub(crate) struct RawJwt {
     #[schemars(extend("x-errors" = "other names; with `client_secret_jwt`"))]
     pub certificate_headers: Option<Vec<String>>,
     /// More claims, with their JSON types.
-    #[schemars(extend("x-errors" = "`iss`, `sub`, `aud`, `exp`, `iat`, `nbf`, `jti`"))]
+    #[schemars(extend("x-errors" = "`iss`, `sub`, `aud`, `exp`, `iat`, `nbf`, `jti`", "x-secret" = true))]
     pub claims: Option<RawParams>,
 }
 
@@ -455,7 +460,7 @@ fn alg_names() -> Vec<&'static str> {
 pub(crate) struct RawDpop {
     /// The key. It must differ from the key that authenticates the client.
     #[schemars(extend("x-errors" = "missing"))]
-    pub private_key: Option<RawReference>,
+    pub private_key: Option<RawKey>,
     /// The signature's algorithm. Default: depends on the key's type.
     #[schemars(extend("enum" = alg_names(), "x-errors" = "an HMAC algorithm such as HS256"))]
     pub alg: Option<String>,
@@ -492,7 +497,7 @@ pub(crate) struct RawResponse {
     pub statuses: Option<Vec<u16>>,
 }
 
-/// RFC 6749 section 5.1; `expires_on` is what Azure's managed identities add.
+/// RFC 6749 section 5.1. `expires_on` is a field of Azure's managed identities.
 impl RawResponse {
     pub(crate) const TOKEN: &str = "/access_token";
     pub(crate) const TYPE: &str = "/token_type";
@@ -509,16 +514,16 @@ impl RawResponse {
 #[schemars(deny_unknown_fields, rename = "Tls")]
 pub(crate) struct RawTls {
     /// Certificate authorities, PEM. They replace the system's.
-    pub ca: Option<RawReference>,
+    pub ca: Option<RawCertificate>,
     /// Trusted roots: "ca" (the default with `ca`), "system" (the default without), "both", or "bundled".
     #[schemars(extend("default" = null, "x-errors" = "`ca` or `both` without `ca`; `system` with it"))]
     pub roots: Word<Roots>,
     /// The client certificate chain, PEM, for servers that request one.
     #[schemars(extend("x-errors" = "without `private_key`"))]
-    pub certificate: Option<RawReference>,
+    pub certificate: Option<RawCertificate>,
     /// Its private key, PEM.
     #[schemars(extend("x-errors" = "without `certificate`; a literal in a file that others may read"))]
-    pub private_key: Option<RawReference>,
+    pub private_key: Option<RawKey>,
     /// The server name to request and verify, if it is not the URL's host.
     pub server_name: Option<String>,
 }
@@ -547,7 +552,7 @@ pub(crate) struct RawRoute {
     #[schemars(extend("x-errors" = "empty; lower case; CONNECT, TRACE"))]
     pub methods: Option<Vec<String>>,
     /// Header fields that a request must have, with these values.
-    #[schemars(extend("x-errors" = "`host`"))]
+    #[schemars(extend("x-errors" = "`host`", "x-secret" = true))]
     pub match_headers: Option<BTreeMap<String, String>>,
     /// Where requests go: a URL, or "unix:" and a socket's path.
     #[schemars(extend("x-errors" = "missing; a query, a user, a password; one of bearerd's own listeners; `http://` to another machine"))]
@@ -565,6 +570,7 @@ pub(crate) struct RawRoute {
     /// Scopes that replace the issuer's.
     pub scopes: Option<Vec<String>>,
     /// Parameters of the token request, added to the issuer's.
+    #[schemars(extend("x-secret" = true))]
     pub params: Option<RawParams>,
     /// The `sub` of the JWT in the token request. Replaces the issuer's.
     #[schemars(extend("x-errors" = "if the issuer's token request has no JWT"))]
@@ -574,8 +580,10 @@ pub(crate) struct RawRoute {
     /// How bearerd adds the token to a request.
     pub inject: Option<RawInject>,
     /// Header fields to set on or remove from requests.
+    #[schemars(extend("x-secret" = true))]
     pub request_headers: Option<RawHeaderEdits>,
     /// Header fields to set on or remove from responses.
+    #[schemars(extend("x-secret" = true))]
     pub response_headers: Option<RawHeaderEdits>,
     /// Set X-Forwarded-For, X-Forwarded-Proto, and X-Forwarded-Host.
     pub forwarded: Flag<false>,
@@ -584,7 +592,7 @@ pub(crate) struct RawRoute {
     /// Statuses of the upstream that lead to a new token.
     #[schemars(extend("default" = [Self::REFRESH_ON], "x-errors" = "not 300 to 599"))]
     pub refresh_on: Option<Vec<u16>>,
-    // Enough for most requests of an API; more costs memory for every request under way, since kept bodies are in memory.
+    // Enough for most requests of an API. Kept bodies are in memory, so more costs memory for every running request.
     /// The largest body that bearerd keeps for a replay. "0B" turns replays off.
     pub replay_limit: Size<{ 64 << 10 }, 0, { 1 << 30 }>,
     /// Accept paths with an escaped slash.
@@ -595,7 +603,7 @@ pub(crate) struct RawRoute {
     pub response_timeout: Lasting<60>,
     /// Timeout without a byte, on a body or an upgraded connection.
     pub idle_timeout: Lasting<300>,
-    // A moved name is followed within this time.
+    // bearerd follows a changed DNS name within this time.
     /// How long bearerd uses a connection to the upstream, so that it sees DNS changes.
     pub connection_max_age: Lasting<600>,
     /// Case of field names for this upstream over HTTP/1.1. "title" (`Content-Type`) is for servers with case-sensitive
@@ -604,7 +612,7 @@ pub(crate) struct RawRoute {
     /// TLS for connections to the upstream.
     pub tls: Option<RawTls>,
     /// Proxy to reach the upstream, with CONNECT.
-    #[schemars(extend("x-errors" = "with a `unix:` upstream"))]
+    #[schemars(extend("x-errors" = "with a `unix:` upstream", "x-secret" = true))]
     pub proxy: Option<RawEgress>,
 }
 
@@ -641,7 +649,7 @@ impl RawInject {
 #[schemars(deny_unknown_fields, rename = "HeaderEdits")]
 pub(crate) struct RawHeaderEdits {
     /// Header fields to set. They replace all fields of the same name.
-    #[schemars(extend("x-errors" = "the header field that carries the token; header fields of the connection"))]
+    #[schemars(extend("x-errors" = "the header field that carries the token; header fields of the connection", "x-secret" = true))]
     pub set: Option<BTreeMap<String, RawReference>>,
     /// Names of header fields to remove.
     #[schemars(extend("default" = [], "x-errors" = "a name that is also set; header fields of the connection"))]

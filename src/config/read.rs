@@ -19,7 +19,7 @@ use crate::config::raw::RawFile;
 use crate::config::report::{Report, did_you_mean, misspelt};
 use crate::config::schema;
 
-/// Reads the main file: everything that is right in it.
+/// Reads the main file: everything that is correct in it.
 pub(crate) fn main_file(document: &Document<'_>, presets: &Presets, report: &mut Report) -> RawFile {
     let mut top = document.root.clone();
     if let DeValue::Table(table) = top.get_mut() {
@@ -34,7 +34,7 @@ pub(crate) fn main_file(document: &Document<'_>, presets: &Presets, report: &mut
     file
 }
 
-/// Reads an included file, which holds issuers and routes alone.
+/// Reads an included file, which contains only issuers and routes.
 pub(crate) fn included_file(document: &Document<'_>, presets: &Presets, report: &mut Report) -> RawFile {
     let mut file = RawFile::default();
     let place = document.root();
@@ -76,7 +76,7 @@ fn as_written<'t>(_: &Place<'t>, value: Spanned<DeValue<'t>>, _: &mut Report) ->
     value
 }
 
-/// Reads each `[kind.NAME]` by itself, so that an error in one hides none in another. `prepare` may add to it before.
+/// Reads each `[kind.NAME]` separately, so that an error in one hides none in another. `prepare` may add values first.
 fn named<'t, T: DeserializeOwned + Default>(
     document: &'t Document<'t>,
     kind: &str,
@@ -117,8 +117,8 @@ fn table<T: DeserializeOwned + Default>(
     read
 }
 
-/// What has a wrong type is reported and left out, and the rest is read again, so that every wrong type is found; each
-/// round takes one key away, so that it ends.
+/// Reports a value of a wrong type, leaves it out, and reads the rest again, so that every wrong type is found. Each
+/// round removes one key, so this ends.
 fn in_rounds(
     place: &Place<'_>,
     mut value: Spanned<DeValue<'_>>,
@@ -144,7 +144,7 @@ fn in_rounds(
     }
 }
 
-/// Takes the innermost key of the path away; an array goes as a whole, so that no index moves.
+/// Removes the innermost key of the path. An array is removed as a whole, so that no index changes.
 fn remove(value: &mut Spanned<DeValue<'_>>, steps: &[PathStep]) -> bool {
     let Some(last) = steps.iter().rposition(|step| matches!(step, PathStep::Key(_))) else { return false };
     let mut table = value.get_mut();
@@ -163,7 +163,7 @@ fn remove(value: &mut Spanned<DeValue<'_>>, steps: &[PathStep]) -> bool {
     }
 }
 
-/// `message` is serde's; only what follows "expected" is used, because what goes before quotes the value.
+/// `message` is serde's. Only the part after "expected" is used, because the part before quotes the value.
 fn wrong_type(place: &Place<'_>, message: &str, report: &mut Report) {
     let expected = message.rsplit_once("expected ").map_or("another value", |(_, expected)| expected);
     let expected = match expected {
@@ -205,16 +205,16 @@ fn unknown(table: &Place<'_>, steps: &[PathStep], report: &mut Report) {
 
 type Value<'v> = Spanned<DeValue<'v>>;
 
-/// Where the reading is.
+/// The position of the reader.
 #[derive(Default)]
 pub(super) struct Track {
-    /// After an error: where it is.
+    /// After an error: its path.
     pub path: Vec<PathStep>,
-    /// Keys that nothing reads.
+    /// Keys that no field reads.
     pub unknown: Vec<Vec<PathStep>>,
 }
 
-/// serde's words for what is wrong.
+/// serde's message about an error.
 #[derive(Debug)]
 pub(super) struct Refused(pub String);
 
@@ -253,7 +253,8 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
             DeValue::Integer(number) => integer(number, visitor),
             DeValue::Float(number) => float(number, visitor),
             DeValue::Boolean(flag) => visitor.visit_bool(*flag),
-            // An empty table, which serde has a word for; whoever takes one looks into the document for what it was.
+            // serde has no type for dates, so a date is read as an empty table. Whoever expects a table looks into the
+            // document.
             DeValue::Datetime(_) => visitor.visit_map(Entries::new(None, self.track)),
             DeValue::Array(items) => {
                 visitor.visit_seq(Items { items: items.iter().enumerate(), track: self.track })
@@ -262,7 +263,7 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
         }
     }
 
-    /// A table alone: serde would also take an array, by position.
+    /// Only a table: serde would also accept an array, by position.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -307,7 +308,7 @@ fn float<'de, V: Visitor<'de>>(number: &DeFloat<'_>, visitor: V) -> Result<V::Va
     }
 }
 
-/// Reads what stands one step further; an error leaves the path where it is.
+/// Reads the value one step further. After an error the path stays as it is.
 fn below<'de, S: DeserializeSeed<'de>>(
     step: PathStep,
     value: &Value<'_>,
@@ -342,7 +343,7 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
         self.value.map(|(key, _)| seed.deserialize(StrDeserializer::new(key))).transpose()
     }
 
-    // Called once for each key that there is: inlined, that would be the greater part of the tables' code.
+    // Not inlined, because it is called for each key and would be most of the tables' code.
     #[inline(never)]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Refused> {
         let (key, value) = self.value.take().ok_or_else(|| Refused("a value without its key".to_owned()))?;

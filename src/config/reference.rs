@@ -1,4 +1,4 @@
-//! References: a value that stands in a file, in the environment or in a webhook's store instead of in the config.
+//! References: values in a file, in the environment, or in a webhook's store instead of in the config.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
@@ -16,23 +16,23 @@ use crate::aside::Aside;
 use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
 
-/// A file that changed within this time may be half written.
+/// A file that was written within this time may be incomplete.
 const SETTLES: Duration = Duration::from_secs(1);
-/// Values that are waited for without holding up a thread that serves.
+/// Threads that read values without blocking a thread that serves requests.
 static VALUES: Aside = Aside::new("values", 8);
-/// References of the running configs: that a config is loaded again loses no last good value.
+/// References of the running configs, so that a reload loses no last good value.
 static KNOWN: LazyLock<Mutex<HashMap<Definition, Weak<Inner>>>> = LazyLock::new(Mutex::default);
 
-/// A value of the config that may be secret or come from elsewhere. Clones, and references to one place, share what was
-/// read.
+/// A value of the config that may be secret or come from elsewhere. Clones, and references to the same place, share the
+/// value that was read.
 #[derive(Clone)]
 pub struct Source(Arc<Inner>);
 
 struct Inner {
     definition: Definition,
-    /// What the last good reading gave: it serves on while a file is being written or is gone.
+    /// The last good value. It stays in use while a file is being written or is missing.
     last_good: ArcSwapOption<Secret>,
-    /// Of a PKCS#12 file.
+    /// The password of a PKCS#12 file.
     password: Option<Source>,
 }
 
@@ -54,7 +54,7 @@ enum Definition {
     },
 }
 
-/// Where the value stands in a webhook's store.
+/// The pointer to the value in a webhook's store.
 const STORED_VALUE: &str = "/value";
 
 /// A [`ReferenceError::reason`].
@@ -62,7 +62,7 @@ pub(super) const NO_FILE: &str = "no such file";
 /// A [`ReferenceError::reason`].
 pub(super) const NOT_SET: &str = "is not set";
 
-/// Why a reference gave nothing. Names the place, never the content.
+/// Why a reference gave no value. It names the place and never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReferenceError {
     pub place: String,
@@ -82,7 +82,7 @@ impl Source {
         Self::from_definition(Definition::Literal(value.into()))
     }
 
-    /// `path` is absolute already.
+    /// `path` must be absolute.
     pub fn file(path: PathBuf, pointer: Option<String>) -> Self {
         Self::from_definition(Definition::File { path, pointer })
     }
@@ -91,12 +91,12 @@ impl Source {
         Self::from_definition(Definition::Env { name, pointer })
     }
 
-    /// The value that the webhook `name` learned; `store` is absolute already.
+    /// The value that the webhook `name` learned. `store` must be absolute.
     pub fn webhook(name: String, store: PathBuf) -> Self {
         Self::from_definition(Definition::Webhook { name, store })
     }
 
-    /// The same, with the password of what stands there (PKCS#12).
+    /// The same value, with the password of its PKCS#12 file.
     #[must_use]
     pub fn with_password(&self, password: Self) -> Self {
         let definition = self.0.definition.clone();
@@ -121,7 +121,7 @@ impl Source {
         Self(inner)
     }
 
-    /// The password of what stands there, where the config gives one.
+    /// The password of a PKCS#12 file, if the config has one.
     pub fn password(&self) -> Option<&Self> {
         self.0.password.as_ref()
     }
@@ -134,7 +134,7 @@ impl Source {
         }
     }
 
-    /// The file that this reads, for watching.
+    /// The file that this reads, for the watcher.
     pub fn path(&self) -> Option<&Path> {
         match &self.0.definition {
             Definition::File { path, .. } | Definition::Webhook { store: path, .. } => Some(path),
@@ -146,7 +146,7 @@ impl Source {
         matches!(self.0.definition, Definition::Literal(_))
     }
 
-    /// Where the value stands, in words for an operator.
+    /// The place of the value, in words for an operator.
     pub fn place(&self) -> String {
         let (place, pointer) = match &self.0.definition {
             Definition::Literal(_) => return "the config file".to_owned(),
@@ -160,29 +160,29 @@ impl Source {
         }
     }
 
-    /// Reads the value now. Empty counts as missing: an empty secret is never sent.
+    /// Reads the value now. An empty value counts as missing, so that an empty secret is never sent.
     pub fn read(&self) -> Result<Arc<Secret>, ReferenceError> {
         self.read_now().map(|value| value.secret)
     }
 
-    /// As [`Self::read`], but the last good value as long as another one may be half written.
+    /// As [`Self::read`], but returns the last good value while a newer one may be incomplete.
     pub fn read_settled(&self) -> Result<Arc<Secret>, ReferenceError> {
         let Value { secret, settled } = self.read_now()?;
         let before = if settled { None } else { self.0.last_good.load_full() };
         Ok(before.unwrap_or(secret))
     }
 
-    /// Reads the value now, or else gives the last good one, with what went wrong.
+    /// Reads the value now, or else returns the last good one together with the error.
     pub fn read_or_last_good(&self) -> Result<(Arc<Secret>, Option<ReferenceError>), ReferenceError> {
         self.or_last_good(self.read())
     }
 
-    /// The value that may be sent: as [`Self::read_settled`], or else the last good one, with what went wrong.
+    /// The value to send: as [`Self::read_settled`], or else the last good one together with the error.
     pub fn to_send(&self) -> Result<(Arc<Secret>, Option<ReferenceError>), ReferenceError> {
         self.or_last_good(self.read_settled())
     }
 
-    /// As [`Self::to_send`], without holding up this thread.
+    /// As [`Self::to_send`], without blocking this thread.
     pub async fn to_send_aside(&self) -> Result<(Arc<Secret>, Option<ReferenceError>), ReferenceError> {
         let this = self.clone();
         match VALUES.run(move || this.to_send()).await {
@@ -211,7 +211,7 @@ impl Source {
             self.find().map_err(|reason| ReferenceError { place: self.place(), reason })?;
         let secret = Arc::new(secret);
         let settled = written.is_none_or(is_long_ago);
-        // A first one is better than none, however new.
+        // Without a last good value, a new one is used even if it may be incomplete.
         if settled || self.0.last_good.load().is_none() {
             self.0.last_good.store(Some(Arc::clone(&secret)));
         }
@@ -220,7 +220,7 @@ impl Source {
 
     fn find(&self) -> Result<Found, String> {
         let (whole, pointer) = match &self.0.definition {
-            // A literal may be empty: the operator wrote it so.
+            // A literal may be empty, because the operator wrote it.
             Definition::Literal(secret) => return Ok(secret.clone().into()),
             Definition::File { path, pointer } => (read_file(path)?, pointer),
             Definition::Env { name, pointer } => (read_env(name)?.into(), pointer),
@@ -234,10 +234,10 @@ impl Source {
     }
 }
 
-/// What stands there.
+/// A value that was found.
 struct Found {
     secret: Secret,
-    /// When its file was last written; `None`: whenever that was, it was written whole.
+    /// When its file was last written; `None`: it was certainly written completely.
     written: Option<SystemTime>,
 }
 
@@ -252,7 +252,7 @@ struct Value {
     settled: bool,
 }
 
-/// A time that is ahead of this machine's says nothing.
+/// A time ahead of this machine's clock counts as long ago.
 fn is_long_ago(written: SystemTime) -> bool {
     SystemClock.wall().duration_since(written).map_or(true, |age| age >= SETTLES)
 }
@@ -271,12 +271,12 @@ fn read_file(path: &Path) -> Result<Found, String> {
     Ok(Found { secret: Secret::new(without_line_end(&contents.bytes)), written: contents.modified })
 }
 
-/// To read a file, a user must also be allowed to enter each folder above it, which is another right.
+/// Reading a file also requires the right to enter each folder above it.
 fn denied(path: &Path) -> String {
     let is_closed = |folder: &&Path| {
         folder.metadata().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     };
-    // The outermost of those that cannot be looked at: the folder around it is the closed one.
+    // The outermost folder without accessible metadata: the folder around it may not be entered.
     let hidden = path.ancestors().take_while(is_closed).last();
     match hidden.and_then(Path::parent) {
         Some(folder) => format!(
@@ -290,7 +290,7 @@ fn denied(path: &Path) -> String {
 fn read_store(path: &Path) -> Result<Secret, String> {
     let contents = read_bytes(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
-            "has received no value yet; its sender has to call it once, or check that the sender's calls reach it"
+            "has received no value yet; its sender must send one, or check that the sender's requests reach bearerd"
                 .to_owned()
         }
         io::ErrorKind::PermissionDenied => {
@@ -320,8 +320,8 @@ fn read_env(name: &str) -> Result<Secret, String> {
     }
 }
 
-/// One trailing line end is cut: what an editor or `echo` leaves behind. Binary content (DER begins with a SEQUENCE of
-/// a long length) has no line ends.
+/// Removes one trailing line end, which an editor or `echo` adds. Binary content (DER begins with a SEQUENCE of a long
+/// length) has no line ends.
 fn without_line_end(bytes: &[u8]) -> &[u8] {
     if matches!(bytes, [0x30, 0x80..=0x84, ..]) {
         return bytes;
@@ -330,7 +330,7 @@ fn without_line_end(bytes: &[u8]) -> &[u8] {
 }
 
 fn point_into(whole: &Secret, pointer: &str) -> Result<Secret, String> {
-    // serde_json's own message could quote the text, so only the place is told.
+    // serde_json's message could quote the text, so only the place is named.
     let json: serde_json::Value = serde_json::from_slice(whole.expose())
         .map_err(|error| format!("is not JSON (line {}, column {})", error.line(), error.column()))?;
     match json.pointer(pointer) {

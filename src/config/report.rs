@@ -18,15 +18,15 @@ pub enum Severity {
     Warning,
 }
 
-/// One error: where, which key, what was found, how to fix it. Never holds a secret.
+/// One problem: its place, its key, what was found, and how to fix it. It never contains a secret.
 ///
-/// `Display` prints `path:line:col: error: key: message`, the source line with a caret where it may be shown, and the
-/// hint as `help: …`; no line end at the end. `Serialize` gives the same as an object.
+/// `Display` prints `path:line:col: error: key: message`, the source line with carets if it may be shown, and the hint
+/// as `help: …`, without a line end at the end. `Serialize` gives the same as an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub severity: Severity,
     pub file: PathBuf,
-    /// From 1; 0 where the problem is the file itself.
+    /// From 1; 0 if the problem is the file itself.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
@@ -34,22 +34,22 @@ pub struct Problem {
     pub key: String,
     pub message: String,
     pub hint: Option<String>,
-    /// The source line, where it holds no secret.
+    /// The source line, if it contains no secret.
     pub source_line: Option<String>,
 }
 
-/// All errors of one load, in the order of the files.
+/// All problems of one load, in the order of the files.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// What stops the program.
+    /// The problems that stop the program.
     pub fn errors(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter().filter(|problem| problem.severity == Severity::Error)
     }
 
-    /// What does not.
+    /// The problems that do not stop the program.
     pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter().filter(|problem| problem.severity == Severity::Warning)
     }
@@ -57,7 +57,7 @@ impl Problems {
     /// For `--output json`: an array of objects with `severity`, `file`, `line`, `column`, `key`, `message`, `hint`,
     /// `source_line`.
     pub fn to_json(&self) -> serde_json::Value {
-        // A path that is not UTF-8 is the one thing that serde refuses here.
+        // serde would refuse a path that is not UTF-8.
         serde_json::Value::Array(self.0.iter().map(Problem::to_json).collect())
     }
 }
@@ -108,7 +108,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The source line and, below it, carets under the word at `column`. A tab stays a tab, so that both lines up.
+/// The source line and, below it, carets under the word at `column`. A tab stays a tab, so that both lines align.
 fn write_source(f: &mut fmt::Formatter<'_>, source: &str, line: usize, column: usize) -> fmt::Result {
     let number = line.to_string();
     let before: String = source
@@ -140,38 +140,38 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Fewer letters at its beginning do not tell what a word was meant to be.
+/// A shorter beginning does not show which word was meant.
 const SHORTEST_STEM: usize = 3;
 
-/// Collects everything, so that one run tells every error.
+/// Collects everything, so that one run reports every error.
 #[derive(Default)]
 pub(crate) struct Report {
     pub problems: Vec<Problem>,
     pub references: Vec<ReferenceUse>,
-    /// Webhooks that may be named, with their stores; `None` where one has errors.
+    /// Webhooks that references may name, with their stores; `None` if the webhook has errors.
     pub webhooks: BTreeMap<String, Option<PathBuf>>,
-    /// Values of `vars` that stand elsewhere, by the path of their table: what is written does not tell them.
+    /// Referenced values of `vars`, by the path of their table: the text of the config does not contain them.
     pub elsewhere: BTreeMap<String, Vec<String>>,
-    /// Issuers' tables whose preset is not known: what seems to be missing may stand there.
+    /// Tables of issuers with an unknown preset, which may contain what seems to be missing.
     pub presetless: Vec<String>,
-    /// A file has syntax errors or could not be read: what seems to be missing may stand there.
+    /// A file has syntax errors or could not be read, so it may contain what seems to be missing.
     pub incomplete: bool,
 }
 
 impl Report {
-    /// An error at a key. An empty `hint` is none.
+    /// Reports an error at a key. An empty `hint` counts as none.
     pub(super) fn error(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
         let line = place.source_line(None);
         self.add(Severity::Error, place, message.into(), hint.into(), line);
     }
 
-    /// Something that does not stop the program. An empty `hint` is none.
+    /// Reports a problem that does not stop the program. An empty `hint` counts as none.
     pub(super) fn warning(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
         let line = place.source_line(None);
         self.add(Severity::Warning, place, message.into(), hint.into(), line);
     }
 
-    /// An unknown key; its line is shown where `resembles`, the key that was meant, takes no secret.
+    /// Reports an unknown key. Its line is shown if `resembles`, the key that was probably meant, takes no secret.
     pub(super) fn unknown(
         &mut self,
         place: &Place<'_>,
@@ -186,7 +186,7 @@ impl Report {
         self.add(Severity::Error, place, message.to_owned(), hint.to_owned(), line);
     }
 
-    /// A required key that is not there. Silent where it may only have been lost, or is there and was reported.
+    /// Reports a required key that is missing, but not if it may only have been lost, or if it exists and was reported.
     pub(super) fn missing(&mut self, place: &Place<'_>, message: impl Into<String>, hint: impl Into<String>) {
         if place.document.broken.is_none() && !place.is_written() && !self.lacks_a_preset(place) {
             self.error(place, message, hint);
@@ -202,12 +202,12 @@ impl Report {
         self.presetless.iter().any(own_key)
     }
 
-    /// Notes that a value stands elsewhere.
+    /// Notes a reference to a value.
     pub(super) fn reference(&mut self, place: &Place<'_>, source: &Source, secret: bool) {
         self.note_reference(place, source, secret, false);
     }
 
-    /// Notes a value that stands elsewhere and is read now: another one is another config.
+    /// Notes a reference whose value is read now. Another value makes another config.
     pub(super) fn part_of_config(&mut self, place: &Place<'_>, source: &Source) {
         self.note_reference(place, source, false, true);
     }
@@ -225,7 +225,7 @@ impl Report {
         });
     }
 
-    /// An error of the file as a whole, or at a bare line.
+    /// Reports an error of the whole file, or at a line without a key.
     pub(super) fn file(&mut self, file: &std::path::Path, line: usize, message: impl Into<String>) {
         self.file_with_hint(file, line, message, None);
     }
@@ -295,8 +295,8 @@ impl Report {
     }
 }
 
-/// The candidate that was probably meant: a misspelt one, or one with more or less at its end (`logging` for `log`,
-/// `client_secret_file` for `client_secret`).
+/// The candidate that was probably meant: a misspelled one, or one with more or fewer letters at its end (`logging` for
+/// `log`, `client_secret_file` for `client_secret`).
 pub(crate) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let candidates: Vec<&str> = candidates.into_iter().collect();
     let begins_so = |candidate: &&str| {

@@ -19,21 +19,21 @@ use crate::config::raw::{RawAdmin, RawFile, RawIssuer, RawLimits, RawLog, RawRou
 use crate::config::report::{Report, Severity};
 use crate::config::types;
 
-/// The main file and what it includes, with the files' paths.
+/// The main file and the files that it includes.
 pub(crate) struct Input<'t> {
     pub main: (&'t Document<'t>, RawFile),
     pub included: Vec<(&'t Document<'t>, RawFile)>,
     pub include_folders: Vec<std::path::PathBuf>,
 }
 
-/// What other tables of the config may name.
+/// The tables that other tables may name.
 pub(crate) struct Known {
-    /// Every issuer written; `None` where it has errors.
+    /// Every issuer of the files; `None` if it has errors.
     pub issuers: BTreeMap<String, Option<Arc<IssuerConfig>>>,
     pub listeners: listener::Listeners,
 }
 
-/// The config, or `None` where there is an error.
+/// The config, or `None` if there is an error.
 pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Report) -> Option<Config> {
     let Input { main: (main, raw), included, include_folders } = input;
     let RawFile {
@@ -58,7 +58,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     let log = read_log(&top.key("log"), log.unwrap_or_default(), report);
     let admin = read_admin(&top.key("admin"), admin.unwrap_or_default(), report);
     let listeners = listener::resolve(&top, listener, &admin, report);
-    // Before the issuers: their references name webhooks.
+    // Before the issuers, because their references name webhooks.
     let webhooks = listener::resolve_webhooks(&top, webhook, taken(&admin, &listeners), report);
     let tracing = tracing::resolve(&top.key("tracing"), tracing, otel, report);
 
@@ -95,14 +95,14 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     })
 }
 
-/// What `resolve` makes of a file in which nothing is written: the defaults.
+/// What `resolve` makes of an empty file: the defaults.
 fn unwritten<T>(resolve: impl FnOnce(&Place<'_>, &mut Report) -> T) -> T {
     let text = FileText::nowhere("");
     let (document, _) = Document::parse(&text);
     resolve(&document.root(), &mut Report::default())
 }
 
-/// Addresses that nobody else may have.
+/// Addresses that are already in use.
 fn taken(admin: &Option<Admin>, listeners: &listener::Listeners) -> Vec<(Address, String)> {
     let admin = admin.iter().map(|admin| (admin.address.clone(), "the admin address".to_owned()));
     let listeners = listeners.configs.iter().flatten();
@@ -121,7 +121,7 @@ fn all_issuers<'t>(
         for (name, raw) in tables {
             let place = document.root().key("issuer").key(&name);
             if let Some(first) = places.get(&name) {
-                let message = format!("there is an issuer of this name already, at {}", first.label());
+                let message = format!("another issuer has this name, at {}", first.label());
                 report.error(&place, message, "give one of them another name");
                 continue;
             }
@@ -179,7 +179,7 @@ fn unique_name<'t>(
     };
     check(&at, types::name(&name), report)?;
     if let Some(first) = names.get(&name) {
-        let message = format!("there is a route of this name already, at {}", first.label());
+        let message = format!("another route has this name, at {}", first.label());
         report.error(&at, message, "give one of them another name");
     } else {
         names.insert(name.clone(), at);
@@ -187,7 +187,7 @@ fn unique_name<'t>(
     Some(name)
 }
 
-/// What "without end" is where a time must be added: longer than any process runs, short enough for every clock.
+/// "No limit", where a time must be added: longer than any process runs, and short enough for every clock.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// `shutdown_timeout`.
@@ -210,7 +210,7 @@ fn read_limits(at: &Place<'_>, raw: RawLimits, report: &mut Report) -> Limits {
     }
 }
 
-/// `None`: its level is wrong.
+/// `None` if its level is wrong.
 fn read_log(at: &Place<'_>, raw: RawLog, report: &mut Report) -> Option<Log> {
     let level = raw.level.as_deref().unwrap_or(RawLog::LEVEL);
     let level = check(&at.key("level"), types::log_filter(level), report);
@@ -218,7 +218,7 @@ fn read_log(at: &Place<'_>, raw: RawLog, report: &mut Report) -> Option<Log> {
     Some(Log { format, level: level?, access: raw.access.0 })
 }
 
-/// `None`: its address is wrong.
+/// `None` if its address is wrong.
 fn read_admin(at: &Place<'_>, raw: RawAdmin, report: &mut Report) -> Option<Admin> {
     let callers = raw.callers.read(at, "callers", report);
     let address = raw.address.as_deref().unwrap_or(RawAdmin::ADDRESS);

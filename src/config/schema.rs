@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::config::document::PathStep;
 
-/// As the structs of `raw` say it; a test compares, and makes it with `BLESS=1 cargo test --lib config::schema`.
+/// Made from the structs of `raw`. A test compares it, and writes it with `BLESS=1 cargo test --lib config::schema`.
 const COMMITTED: &str = include_str!("../../docs/config.schema.json");
 
 /// The JSON Schema (draft 2020-12) of the config file: what this release can do, with defaults and descriptions.
@@ -20,7 +20,7 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(schema);
 
 static KEYS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let mut keys = BTreeSet::new();
-    collect_keys(&SCHEMA, &mut keys);
+    each_key(&SCHEMA, &mut |name, _| _ = keys.insert(name.to_owned()));
     keys
 });
 
@@ -29,15 +29,16 @@ fn is_key(name: &str) -> bool {
     KEYS.contains(name)
 }
 
-fn collect_keys(node: &Value, keys: &mut BTreeSet<String>) {
+/// Visits each key of each table, with its declaration.
+fn each_key(node: &Value, visit: &mut impl FnMut(&str, &Value)) {
     match node {
         Value::Object(object) => {
             if let Some(Value::Object(properties)) = object.get("properties") {
-                keys.extend(properties.keys().cloned());
+                properties.iter().for_each(|(name, declared)| visit(name, declared));
             }
-            object.values().for_each(|child| collect_keys(child, keys));
+            object.values().for_each(|child| each_key(child, visit));
         }
-        Value::Array(items) => items.iter().for_each(|child| collect_keys(child, keys)),
+        Value::Array(items) => items.iter().for_each(|child| each_key(child, visit)),
         _ => {}
     }
 }
@@ -80,32 +81,20 @@ fn below(node: &'static Value, step: &PathStep) -> Option<&'static Value> {
     }
 }
 
-/// Keys whose value, or a value below them, may be a literal secret.
-const CONFIDENTIAL: &[&str] = &[
-    "assertion",
-    "basic",
-    "claims",
-    "client_secret",
-    "headers",
-    "match_headers",
-    "params",
-    "password",
-    "private_key",
-    "proxy",
-    "request_headers",
-    "require_header",
-    "response_headers",
-    "secret",
-    "secrets",
-    "set",
-    "standby",
-    "userinfo",
-    "value",
-    "vars",
-    "webhook",
-];
+/// Keys whose value, or a value below them, may be a literal secret: their declarations say so (`x-secret`). A name counts
+/// in every table.
+static SECRET_KEYS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let mut keys = BTreeSet::new();
+    each_key(&SCHEMA, &mut |name, declared| {
+        let says_so = |node: &Value| node.get("x-secret").is_some();
+        if says_so(declared) || declared.get("items").is_some_and(says_so) {
+            keys.insert(name.to_owned());
+        }
+    });
+    keys
+});
 
-/// Words in the name of a parameter or header whose literal value is taken to be a secret.
+/// Words in the name of a parameter or header field whose literal value counts as a secret.
 const SECRET_WORDS: &[&str] = &[
     "secret",
     "password",
@@ -125,13 +114,13 @@ const SECRET_ENDS: &[&str] =
 
 /// Whether a literal below this key may be a secret.
 pub(crate) fn may_hold_secret(name: &str) -> bool {
-    CONFIDENTIAL.contains(&name) || (names_a_secret(name) && !is_key(name))
+    SECRET_KEYS.contains(name) || (names_a_secret(name) && !is_key(name))
 }
 
 /// Whether a parameter or header of this name carries a secret: `client_secret`, `X-Api-Key`.
 pub(crate) fn names_a_secret(name: &str) -> bool {
     let plain: String = name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
-    // Not anywhere in the name: `requested_token_use` and the like are plain.
+    // Only at the end of the name: `requested_token_use` and similar names are plain.
     SECRET_WORDS.iter().any(|word| plain.contains(word)) || SECRET_ENDS.iter().any(|end| plain.ends_with(end))
 }
 
@@ -140,8 +129,8 @@ pub(crate) fn text_may_be_shown(text: &str) -> bool {
     text.chars().count() <= 80 && !text.contains(['@', '?']) && !text.chars().any(char::is_control)
 }
 
-/// Whether a line can hold no secret: every key assigned on it is a known one that takes none (or `known`), and no
-/// string can have begun on an earlier line.
+/// Whether a line cannot contain a secret: every key that is assigned on it is known and takes none (or is `known`),
+/// and no string can have begun on an earlier line.
 pub(crate) fn line_may_be_shown(line: &str, known: Option<&str>) -> bool {
     if line.contains(['@', '?']) || line.contains("\"\"\"") || line.contains("'''") {
         return false;
@@ -160,7 +149,7 @@ pub(crate) fn line_may_be_shown(line: &str, known: Option<&str>) -> bool {
     })
 }
 
-/// The dotted key at the end of what stands before a `=`.
+/// The dotted key at the end of the text before a `=`.
 fn last_key(before: &str) -> &str {
     let before = before.trim_end();
     let start =
@@ -236,6 +225,34 @@ mod tests {
         assert!(keys_at(&path(&["issuer", "corp", "client_secret"])).contains(&"pointer"));
         assert!(keys_at(&[path(&["route"]), vec![PathStep::Index(3)]].concat()).contains(&"upstream"));
         assert!(keys_at(&path(&["limits", "connections"])).is_empty());
+    }
+
+    /// A value whose type states no kind may be a secret, so its key must say what it is.
+    #[test]
+    fn every_key_with_values_of_any_kind_is_declared_secret() {
+        let mut open = 0;
+        each_key(&schema(), &mut |name, declared| {
+            let refers = |node: &Value| {
+                let target = node.get("$ref").and_then(Value::as_str);
+                target.is_some_and(|target| {
+                    ["Reference", "Parameter", "Egress"].iter().any(|kind| target.ends_with(kind))
+                })
+            };
+            let any_kind = declared.get("additionalProperties").is_some_and(refers)
+                || declared.get("$ref").and_then(Value::as_str).is_some_and(|to| to.ends_with("Egress"));
+            if any_kind {
+                open += 1;
+                assert!(may_hold_secret(name), "`{name}` may hold a secret: give it `x-secret`");
+            }
+        });
+        assert!(open > 5, "{open}");
+        for name in ["client_secret", "password", "private_key", "assertion", "secrets", "value", "userinfo"]
+        {
+            assert!(may_hold_secret(name), "{name}");
+        }
+        for name in ["client_id", "certificate", "ca", "key_id", "audience", "upstream", "name"] {
+            assert!(!may_hold_secret(name), "{name}");
+        }
     }
 
     #[test]

@@ -423,7 +423,7 @@ fn included_files_are_read_in_the_order_of_their_names() {
 }
 
 #[test]
-fn mistakes_in_included_files_are_placed_there() {
+fn errors_in_included_files_are_placed_there() {
     let folder = Folder::new("placed");
     folder.write("bearerd.toml", &format!("{INCLUDE}{}", with("", "")));
     folder.write("conf.d/a.toml", "workers = 2\nfoo = 1\n[[route]]\nname = \"r\"\nupstream = \"https://h\"\nissuer = \"crop\"\n[issuer.corp]\n");
@@ -434,9 +434,9 @@ fn mistakes_in_included_files_are_placed_there() {
             "conf.d/a.toml:1:1: error: workers: an included file holds only issuers and routes",
             "conf.d/a.toml:2:1: error: foo: unknown key",
             "conf.d/a.toml:3:1: error: route[0]: route `r` ties with route `r` (bearerd.toml:7:1): one request can match both",
-            "conf.d/a.toml:4:1: error: route[0].name: there is a route of this name already, at bearerd.toml:8:1",
+            "conf.d/a.toml:4:1: error: route[0].name: another route has this name, at bearerd.toml:8:1",
             "conf.d/a.toml:6:1: error: route[0].issuer: there is no issuer \"crop\"",
-            "conf.d/a.toml:7:9: error: issuer.corp: there is an issuer of this name already, at bearerd.toml:2:9",
+            "conf.d/a.toml:7:9: error: issuer.corp: another issuer has this name, at bearerd.toml:2:9",
             "conf.d/b.toml:1:1: error: route[0].upstream: is missing",
             "conf.d/b.toml:1:1: error: route[0].issuer: is missing",
             "conf.d/b.toml:3:1: error: route[0].path: expected a string, found the number 5",
@@ -478,7 +478,7 @@ fn c7_what_others_may_write_or_read_is_warned_about() {
     let config = folder.load().unwrap();
     let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
     assert_eq!(warning.severity, Severity::Warning);
-    assert!(warning.message.starts_with("others than the owner may write this file"), "{warning}");
+    assert!(warning.message.starts_with("other users may write this file"), "{warning}");
     let [warning] = &*config::check_references(&config) else { panic!() };
     assert_eq!(warning.severity, Severity::Warning);
     assert!(warning.to_string().contains("may read or write this secret"), "{warning}");
@@ -512,8 +512,8 @@ fn missing_references_are_warnings_and_do_not_stop_the_load() {
     assert_eq!(
         told,
         [
-            "bearerd.toml:4:1: warning: issuer.corp.client_secret: file gone: no such file\n  help: put the file there, or correct its path; what needs it waits for it",
-            "bearerd.toml:5:13: warning: issuer.corp.headers.a: environment variable BEARERD_TEST_NOT_SET: is not set\n  help: set it where the program is started; it is read at the start alone",
+            "bearerd.toml:4:1: warning: issuer.corp.client_secret: file gone: no such file\n  help: create the file, or correct its path; whatever needs the value waits for it",
+            "bearerd.toml:5:13: warning: issuer.corp.headers.a: environment variable BEARERD_TEST_NOT_SET: is not set\n  help: set it where the program is started; bearerd reads it only at the start",
             "bearerd.toml:6:9: warning: issuer.corp.tls.ca: file ca.json at /a: has nothing there",
         ]
     );
@@ -583,7 +583,7 @@ fn is_silent(text: &str) {
 }
 
 #[test]
-fn no_literal_secret_is_told() {
+fn no_literal_secret_is_shown() {
     for issuer in [
         "client_secret = \"hunter2\"",
         "client_secret = \"hunter2",

@@ -26,12 +26,12 @@ pub(crate) fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Wron
     Wrong { message: message.into(), hint: hint.into() }
 }
 
-/// The text in quotes, where it may be shown.
+/// The text in quotes, if it may be shown.
 pub(crate) fn quoted(text: &str) -> String {
     if text_may_be_shown(text) { format!("{text:?}") } else { "this".to_owned() }
 }
 
-/// More than this is taken for a slip; clocks can still add it to any time.
+/// More than this counts as an error. Clocks can still add it to any time.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// `"30s"`, `"500ms"`, `"1h30m"`; units ms, s, m, h, d.
@@ -141,15 +141,16 @@ pub(crate) fn unix_path(path: &str, folder: &Path) -> Result<PathBuf, Wrong> {
 
 /// A header's name, in lower case.
 pub(crate) fn header_name(text: &str) -> Result<HeaderName, Wrong> {
-    HeaderName::from_bytes(text.as_bytes())
-        .map_err(|_| wrong("is no header name", "use letters, digits and `-`, such as \"x-tenant\""))
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
+        wrong("is not the name of a header field", "use letters, digits and `-`, such as \"x-tenant\"")
+    })
 }
 
 /// Checks a header's literal value without quoting it.
 pub(crate) fn header_value(bytes: &[u8]) -> Result<(), Wrong> {
-    HeaderValue::from_bytes(bytes)
-        .map(drop)
-        .map_err(|_| wrong("is no header value: it has control characters", "a header is one line of text"))
+    HeaderValue::from_bytes(bytes).map(drop).map_err(|_| {
+        wrong("is not the value of a header field: it has control characters", "a header is one line of text")
+    })
 }
 
 /// A scope-token (RFC 6749 section 3.3).
@@ -177,13 +178,13 @@ pub(crate) fn pointer(text: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     Err(wrong(
-        format!("{} is no JSON pointer", quoted(text)),
+        format!("{} is not a JSON pointer", quoted(text)),
         "write \"/a/b\" for {\"a\":{\"b\":…}} (RFC 6901)",
     ))
 }
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// Words that other programs use for levels; as a filter they would be targets that nothing has.
+/// Words that other programs use for levels. In a filter they would be targets that no line has.
 const OTHERS_LEVELS: [&str; 8] =
     ["all", "critical", "fatal", "none", "notice", "silent", "verbose", "warning"];
 const HINT: &str = "write \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\", or TARGET=LEVEL, several with commas \
@@ -215,7 +216,7 @@ fn readable(directive: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// A bare word is a level or a target, so a mistyped level would silence the log without a word.
+/// A bare word is a level or a target, so a mistyped level would silently turn off the log.
 fn bare(word: &str) -> Result<(), Wrong> {
     if word.parse::<LevelFilter>().is_ok() {
         return Ok(());
@@ -235,18 +236,18 @@ fn bare(word: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Whether lines could have this target: the path of a module, as a rule.
+/// Whether lines could have this target, which is usually the path of a module.
 fn is_target(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|char| char.is_alphanumeric() || "_:-.".contains(char))
 }
 
-/// Scopes in the order in which they are written, each once. Two lists with the same scopes are equal, whatever their
-/// order: they stand for the same token.
+/// Scopes in the order in which they are written, without duplicates. Two lists with the same scopes are equal in any
+/// order, because they mean the same token.
 #[derive(Debug, Clone, Default)]
 pub struct Scopes(Vec<String>);
 
 impl Scopes {
-    /// As one text, for a request.
+    /// Joined by spaces, for a request.
     pub fn joined(&self) -> String {
         self.0.join(" ")
     }

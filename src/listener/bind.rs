@@ -1,28 +1,24 @@
-//! Sockets to listen on.
+//! The sockets that bearerd listens on: those that it binds, and those that a service manager bound before the program began
+//! and passed to it (systemd's socket activation).
 
-mod passed;
-
-use std::fmt;
-use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, io};
 
+use listenfd::ListenFd;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::SocketStream;
 use crate::config::{Address, UnixOptions};
 use crate::net::keep_alive;
 use crate::proxy::Peer;
-
-use super::stream::Raw;
-
-pub use passed::{Passed, Unfit, Wanted};
 
 /// Connections that the kernel keeps until they are accepted.
 pub(super) const BACKLOG: i32 = 1024;
@@ -33,18 +29,27 @@ pub struct Bound {
     name: Arc<str>,
     address: Address,
     socket: Socket,
-    /// Dropped after the socket.
+    /// Dropped after the socket, so that [`Self::open`] becomes empty after the socket is closed.
     open: TaskTrackerToken,
 }
 
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    /// The file is removed when the last clone is dropped; one that a service manager made is not.
+    /// The file is removed when the last clone is dropped. `None` if a service manager made the file, which then stays.
     Unix(UnixListener, Option<Arc<SocketFile>>),
 }
 
-/// Why an address can't be listened on: it is taken, or may not be bound.
+impl Socket {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
+            Self::Unix(socket, file) => Self::Unix(socket.try_clone()?, file.clone()),
+        })
+    }
+}
+
+/// Why bearerd can't listen on an address: it is in use, or may not be bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BindError {
     /// As configured.
@@ -63,7 +68,10 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 impl Bound {
-    /// Binds and listens; needs no runtime. A Unix socket's file gets its mode and group before anybody can connect.
+    /// Binds and listens. Needs no runtime. The file of a Unix socket gets its mode and group before anybody can connect.
+    ///
+    /// # Errors
+    /// The message says what to do.
     pub fn bind(name: &Arc<str>, address: &Address, unix: &UnixOptions) -> Result<Self, BindError> {
         let socket = match address {
             Address::Tcp(address) => bind_tcp(*address).map(Socket::Tcp),
@@ -83,15 +91,12 @@ impl Bound {
 
     /// Another handle on the same socket.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let socket = match &self.socket {
-            Socket::Tcp(socket) => Socket::Tcp(socket.try_clone()?),
-            Socket::Unix(socket, file) => Socket::Unix(socket.try_clone()?, file.clone()),
-        };
+        let socket = self.socket.try_clone()?;
         let (name, address) = (Arc::clone(&self.name), self.address.clone());
         Ok(Self { name, address, socket, open: self.open.clone() })
     }
 
-    /// Becomes empty when the socket is closed: when its last clone is dropped, also one inside a runtime.
+    /// A tracker that becomes empty when the socket is closed: when its last clone is dropped, including clones inside a runtime.
     pub fn open(&self) -> TaskTracker {
         let tracker = self.open.task_tracker().clone();
         tracker.close();
@@ -108,12 +113,12 @@ impl Bound {
         &self.address
     }
 
-    /// Whether its file is a service manager's, who also says who may connect.
+    /// Whether a service manager made the socket's file, and decides who may connect.
     pub fn has_foreign_file(&self) -> bool {
         matches!(self.socket, Socket::Unix(_, None))
     }
 
-    /// The real address: with the port that the system chose for port 0.
+    /// The real address, with the port that the system chose for port 0.
     pub fn local(&self) -> String {
         match self.local_addr() {
             Some(address) => address.to_string(),
@@ -134,10 +139,10 @@ impl Bound {
         }
     }
 
-    /// The socket for the runtime that this is called in.
+    /// Registers the socket with the current runtime.
     ///
     /// # Errors
-    /// Where the runtime cannot watch it.
+    /// The runtime cannot watch the socket.
     pub fn into_listener(self) -> io::Result<SocketListener> {
         self.into_listening().map(SocketListener)
     }
@@ -145,7 +150,7 @@ impl Bound {
     pub(super) fn into_listening(self) -> io::Result<Listening> {
         let socket = match self.socket {
             Socket::Tcp(socket) => {
-                // Accepted sockets have these from here: one system call for all of them. A failure costs latency alone.
+                // Accepted sockets inherit these, which saves system calls. A failure costs only latency.
                 let _ = sockopt::set_tcp_nodelay(&socket, true);
                 keep_alive(&socket);
                 let local = socket.local_addr().ok().filter(|local| !local.ip().is_unspecified());
@@ -159,15 +164,15 @@ impl Bound {
     }
 }
 
-/// A [`Bound`] inside a runtime, for a server of its own kind: the admin address.
+/// A [`Bound`] inside a runtime, for another kind of server, such as the admin address.
 pub struct SocketListener(Listening);
 
 impl SocketListener {
-    /// Accepts one connection; with the address that it came to, which a Unix socket has not.
+    /// Accepts one connection. Returns the address that the caller connected to, too, which a Unix socket does not have.
     ///
     /// # Errors
-    /// accept(2)'s; the next request may go well.
-    pub async fn accept(&mut self) -> io::Result<(Raw, Peer, Option<SocketAddr>)> {
+    /// The errors of accept(2). The next attempt may succeed.
+    pub async fn accept(&mut self) -> io::Result<(SocketStream, Peer, Option<SocketAddr>)> {
         std::future::poll_fn(|context| self.0.poll_accept(context)).await
     }
 }
@@ -180,7 +185,7 @@ pub(super) struct Listening {
 }
 
 pub(super) enum ListeningSocket {
-    /// With the address that all of its connections come to, where it listens on one.
+    /// With the address that all callers connect to, unless it listens on all addresses.
     Tcp(tokio::net::TcpListener, Option<SocketAddr>),
     Unix(
         tokio::net::UnixListener,
@@ -195,16 +200,16 @@ fn display(address: &Address) -> String {
     }
 }
 
-/// Whether a socket on one of these addresses keeps the other from being bound.
+/// Whether a socket on one of these addresses prevents binding the other.
 pub fn overlap(one: &Address, other: &Address) -> bool {
     match (one, other) {
         (Address::Tcp(one), Address::Tcp(other)) => {
             let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
-            // `[::]` takes in IPv4 as well.
-            let takes_in = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+            // `[::]` includes IPv4.
+            let includes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
             one.port() == other.port()
                 && one.port() != 0
-                && (first == second || takes_in(first, second) || takes_in(second, first))
+                && (first == second || includes(first, second) || includes(second, first))
         }
         (Address::Unix(one), Address::Unix(other)) => {
             let file = |path| rustix::fs::lstat(path).ok();
@@ -233,7 +238,7 @@ fn in_use(message: &str) -> Refused {
 fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Refused> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = socket(family)?;
-    // Else a restart would wait for the last run's connections to leave TIME_WAIT. A live listener still refuses.
+    // Otherwise a restart would wait for the last run's connections to leave TIME_WAIT. A live listener still prevents binding.
     sockopt::set_socket_reuseaddr(&socket, true).map_err(words)?;
     rustix::net::bind(&socket, &address).map_err(|error| tcp_words(address, error))?;
     rustix::net::listen(&socket, BACKLOG).map_err(|error| tcp_words(address, error))?;
@@ -255,7 +260,7 @@ fn tcp_words(address: SocketAddr, error: Errno) -> Refused {
             "this user may not bind it; ports below 1024 need CAP_NET_BIND_SERVICE, or choose a higher one"
                 .to_owned()
         }
-        Errno::ADDRNOTAVAIL => "it is no address of this machine".to_owned(),
+        Errno::ADDRNOTAVAIL => "this machine does not have this address".to_owned(),
         other => words(other),
     };
     Refused { message, in_use: error == Errno::ADDRINUSE }
@@ -272,7 +277,7 @@ fn bind_unix(path: &Path, options: &UnixOptions) -> Result<(UnixListener, Arc<So
         .map_err(|_| "the path is too long for a Unix socket (107 bytes at most)".to_owned())?;
     let socket = socket(AddressFamily::UNIX)?;
     let mode = Mode::from_raw_mode(options.mode);
-    // Linux gives the file the socket's own mode (less the umask), so that it is never wider than asked for.
+    // Linux gives the file the socket's own mode (minus the umask), so that it never allows more than configured.
     rustix::fs::fchmod(&socket, mode).map_err(words)?;
     rustix::net::bind(&socket, &address).map_err(|error| unix_words(path, error))?;
     let file = SocketFile::made(path)?;
@@ -280,12 +285,12 @@ fn bind_unix(path: &Path, options: &UnixOptions) -> Result<(UnixListener, Arc<So
         rustix::fs::chownat(CWD, path, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| format!("its group can't be set to {group}: {}", words(error)))?;
     }
-    // Not before the group is right, and not where the umask left it as it should be.
+    // Only after the group is right, and only if the umask has changed the mode.
     let made = rustix::fs::lstat(path).map_err(words)?;
     if Mode::from_raw_mode(made.st_mode) != mode {
         rustix::fs::chmod(path, mode).map_err(words)?;
     }
-    // Until now, connecting was refused.
+    // Until now, connections were refused.
     rustix::net::listen(&socket, BACKLOG).map_err(words)?;
     Ok((UnixListener::from(socket), Arc::new(file)))
 }
@@ -294,16 +299,16 @@ fn unix_words(path: &Path, error: Errno) -> String {
     let parent = path.parent().unwrap_or_else(|| Path::new("/"));
     let folder = parent.display();
     match error {
-        // A folder of the kernel's (/proc) says the same of a file that it does not let anybody make.
+        // A folder of the kernel (/proc) returns the same error for a file that nobody may create.
         Errno::NOENT if !parent.is_dir() => format!("the folder {folder} does not exist"),
-        Errno::NOENT => format!("no file can be made in the folder {folder}"),
+        Errno::NOENT => format!("no file can be created in the folder {folder}"),
         Errno::ACCESS | Errno::ROFS => format!("this user may not write to the folder {folder}"),
         Errno::ADDRINUSE => "another program took it meanwhile".to_owned(),
         other => words(other),
     }
 }
 
-/// Removes what an earlier run left behind: a socket of this user's that nobody answers on. Never follows a symlink.
+/// Removes the socket file of an earlier run: it belongs to this user, and nobody listens on it. Never follows a symlink.
 fn clear_stale(path: &Path) -> Result<(), Refused> {
     let found = match rustix::fs::lstat(path) {
         Ok(found) => found,
@@ -316,7 +321,7 @@ fn clear_stale(path: &Path) -> Result<(), Refused> {
             FileType::Symlink => "a symlink",
             FileType::Directory => "a folder",
             FileType::RegularFile => "a file",
-            _ => "something else than a socket",
+            _ => "something other than a socket",
         };
         return Err(format!("{kind} is in its place; remove it, or choose another path").into());
     }
@@ -330,7 +335,7 @@ fn clear_stale(path: &Path) -> Result<(), Refused> {
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        // A full backlog, too, is somebody's.
+        // A full backlog means that somebody listens, too.
         Ok(_) | Err(_) => {
             return Err(in_use("another program listens there; stop it, or choose another path"));
         }
@@ -348,7 +353,7 @@ fn same_file(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
-/// The file of a Unix socket, removed on drop where it is still the one that was made.
+/// The file of a Unix socket. Dropping it removes the file, if it is still the same one.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -370,6 +375,178 @@ impl Drop for SocketFile {
         if rustix::fs::lstat(&self.path).is_ok_and(|now| (now.st_dev, now.st_ino) == self.made) {
             let _ = rustix::fs::unlink(&self.path);
         }
+    }
+}
+
+/// The sockets that a service manager passed. They stay open as long as the program runs, so that a listener that one reload
+/// removes and another one adds finds its socket again. Its address could not be bound a second time.
+#[derive(Debug, Default)]
+pub struct Passed {
+    sockets: Vec<PassedSocket>,
+}
+
+#[derive(Debug)]
+struct PassedSocket {
+    name: String,
+    address: Address,
+    socket: Socket,
+}
+
+/// A listener that a passed socket may belong to.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The listener's name, or `admin`.
+    pub name: &'a str,
+    /// As configured.
+    pub address: &'a Address,
+    /// The options for a socket file.
+    pub unix: &'a UnixOptions,
+}
+
+/// How passed sockets and a config disagree, in words.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Unfit {
+    /// A listener's address in the config is not the address of its socket.
+    pub errors: Vec<String>,
+    /// No listener has the name of a socket.
+    pub strays: Vec<String>,
+}
+
+impl Passed {
+    /// Takes over the sockets. Call it once, before any thread starts, because it removes the variables that name them, so that no
+    /// other process takes the sockets for its own.
+    ///
+    /// # Errors
+    /// A passed socket cannot be used.
+    pub fn take() -> Result<Self, String> {
+        let context = |error: io::Error| {
+            format!("the sockets that the service manager passed (LISTEN_FDS, LISTEN_FDNAMES): {error}")
+        };
+        // First without the names, because sockets for another process are no error.
+        if sd_notify::listen_fds().map_err(context)?.len() == 0 {
+            return Ok(Self::default());
+        }
+        let named = sd_notify::listen_fds_with_names().map_err(context)?;
+        let mut passed = ListenFd::from_env();
+        let sockets = named.enumerate().map(|(index, (_, name))| take_one(&mut passed, index, name));
+        Ok(Self { sockets: sockets.collect::<Result<_, _>>()? })
+    }
+
+    /// The number of passed sockets.
+    pub fn count(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Compares the sockets with a config. A socket without a listener is an error only at start: a reload may remove listeners.
+    pub fn unfit(&self, wanted: &[Wanted<'_>]) -> Unfit {
+        let mut unfit = Unfit::default();
+        for socket in &self.sockets {
+            let of_its_name: Vec<_> = wanted.iter().filter(|wanted| wanted.name == socket.name).collect();
+            if of_its_name.is_empty() {
+                let names: Vec<&str> = wanted.iter().map(|wanted| wanted.name).collect();
+                unfit.strays.push(format!(
+                    "the service manager passed a socket named `{}` ({}), and no listener has that name: set \
+                     FileDescriptorName= of the socket unit to one of {}",
+                    socket.name,
+                    display(&socket.address),
+                    names.join(", ")
+                ));
+            } else if let Some(wanted) = of_its_name.iter().find(|wanted| socket.is_at(wanted.address)) {
+                unfit.errors.extend(socket.too_open(wanted.unix));
+            } else {
+                let configured: Vec<_> = of_its_name.iter().map(|wanted| display(wanted.address)).collect();
+                unfit.errors.push(format!(
+                    "listener `{}`: the service manager passed a socket on {}, and the config says {}: make \
+                     ListenStream= of the socket unit and `address` the same",
+                    socket.name,
+                    display(&socket.address),
+                    configured.join(" and ")
+                ));
+            }
+        }
+        unfit
+    }
+
+    /// A handle on the socket that was passed for this listener, if there is one.
+    ///
+    /// # Errors
+    /// The system refuses another handle.
+    pub fn socket(&self, name: &Arc<str>, address: &Address) -> io::Result<Option<Bound>> {
+        let Some(found) = self.sockets.iter().find(|socket| *socket.name == **name && socket.is_at(address))
+        else {
+            return Ok(None);
+        };
+        let socket = found.socket.try_clone()?;
+        Ok(Some(Bound::new(name, address, socket)))
+    }
+
+    /// The name of the passed socket that overlaps this address. bearerd cannot bind another socket there.
+    pub fn holder_of(&self, address: &Address) -> Option<&str> {
+        self.sockets.iter().find(|socket| overlap(&socket.address, address)).map(|socket| &*socket.name)
+    }
+}
+
+fn take_one(passed: &mut ListenFd, index: usize, name: String) -> Result<PassedSocket, String> {
+    let unusable = || {
+        format!(
+            "the service manager passed `{name}`, which is not a listening stream socket: the socket unit needs \
+             ListenStream= and Accept=no"
+        )
+    };
+    let failed = |error: io::Error| format!("the socket `{name}` that the service manager passed: {error}");
+    if let Ok(Some(listener)) = passed.take_tcp_listener(index) {
+        listens(&listener).then_some(()).ok_or_else(unusable)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = Address::Tcp(listener.local_addr().map_err(failed)?);
+        return Ok(PassedSocket { name, address, socket: Socket::Tcp(listener) });
+    }
+    let listener = passed.take_unix_listener(index).ok().flatten().ok_or_else(unusable)?;
+    listens(&listener).then_some(()).ok_or_else(unusable)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let path = listener.local_addr().map_err(failed)?.as_pathname().map(Path::to_owned);
+    let address = Address::Unix(path.ok_or_else(|| format!("the socket `{name}` has no path"))?);
+    Ok(PassedSocket { name, address, socket: Socket::Unix(listener, None) })
+}
+
+fn listens(socket: impl AsFd) -> bool {
+    sockopt::socket_acceptconn(socket).unwrap_or(false)
+}
+
+impl PassedSocket {
+    /// Whether the socket has the configured address. Port 0 in a config matches any port.
+    fn is_at(&self, wanted: &Address) -> bool {
+        match (&self.address, wanted) {
+            (Address::Tcp(own), Address::Tcp(wanted)) => {
+                own.ip() == wanted.ip() && (wanted.port() == 0 || own.port() == wanted.port())
+            }
+            (own, wanted) => own == wanted,
+        }
+    }
+
+    /// Why the socket file lets in more callers than the config allows, if it does.
+    fn too_open(&self, wanted: &UnixOptions) -> Option<String> {
+        let Address::Unix(path) = &self.address else { return None };
+        let file = rustix::fs::lstat(path).ok()?;
+        let mode = file.st_mode & 0o777;
+        // Only users with write permission can connect.
+        if mode & 0o222 & !wanted.mode != 0 {
+            return Some(format!(
+                "listener `{}`: {} has mode {mode:04o}, and the config says {:04o}: set SocketMode={:04o} in the socket \
+                 unit, or `mode` in the config",
+                self.name,
+                path.display(),
+                wanted.mode,
+                wanted.mode
+            ));
+        }
+        let group = wanted.group.filter(|&group| mode & 0o020 != 0 && file.st_gid != group)?;
+        Some(format!(
+            "listener `{}`: {} lets in the group {}, and the config says {group}: set SocketGroup={group} in the socket \
+             unit, or `group` in the config",
+            self.name,
+            path.display(),
+            file.st_gid
+        ))
     }
 }
 

@@ -1,11 +1,5 @@
 //! Real sockets, against a stand-in for the proxy.
 
-mod bodies;
-mod ending;
-mod serving;
-mod small;
-mod timing;
-
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -29,9 +23,9 @@ use crate::proxy::{BodyError, Peer};
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
 
-/// Stands in for the proxy: keeps `Activity` as it does.
+/// Stands in for the proxy, and updates `Activity` as the proxy does.
 struct Fake {
-    /// One permit lets one `/slow` go on.
+    /// One permit lets one `/slow` continue.
     release: Semaphore,
     write_stall_ms: u64,
 }
@@ -109,7 +103,7 @@ impl Handler for Fake {
     }
 }
 
-/// How much of a body came.
+/// How much of a body arrived.
 fn taken(request: &mut Request<CallerBody>) -> impl Future<Output = usize> + use<> {
     let body = std::mem::take(request.body_mut());
     async move { body.collect().await.map_or(0, |body| body.to_bytes().len()) }
@@ -117,7 +111,7 @@ fn taken(request: &mut Request<CallerBody>) -> impl Future<Output = usize> + use
 
 const MUCH: usize = 32 << 20;
 
-/// Answers with much, as one piece or as many, while it reads what the caller sends.
+/// Sends a large response, as one piece or as many, while it reads what the caller sends.
 fn upload(in_flight: InFlight, request: &mut Request<CallerBody>, whole: bool) -> Response<Body> {
     let sent = std::mem::take(request.body_mut());
     tokio::spawn(async move {
@@ -125,16 +119,16 @@ fn upload(in_flight: InFlight, request: &mut Request<CallerBody>, whole: bool) -
         let _ = sent.collect().await;
     });
     if whole {
-        let answer = Full::new(Bytes::from(vec![b'x'; MUCH]));
-        return Response::new(answer.map_err(|never| match never {}).boxed_unsync());
+        let response = Full::new(Bytes::from(vec![b'x'; MUCH]));
+        return Response::new(response.map_err(|never| match never {}).boxed_unsync());
     }
-    let (feed, answer) = streamed();
+    let (feed, response) = streamed();
     tokio::spawn(async move {
         for _ in 0..MUCH / BLOCK.len() {
             feed.send(Ok(Frame::data(Bytes::from_static(BLOCK)))).await.unwrap();
         }
     });
-    Response::new(answer)
+    Response::new(response)
 }
 
 const BLOCK: &[u8] = &[b'x'; 64 * 1024];
@@ -147,10 +141,10 @@ fn streamed() -> (Feed, Body) {
     (feed, http_body_util::StreamBody::new(frames).boxed_unsync())
 }
 
-/// Begins its response before it wants the caller's body.
+/// Begins its response before it requests the caller's body.
 fn late(in_flight: InFlight, request: &mut Request<CallerBody>) -> Response<Body> {
     let sent = std::mem::take(request.body_mut());
-    let (feed, answer) = streamed();
+    let (feed, response) = streamed();
     tokio::spawn(async move {
         let _in_flight = in_flight;
         let short = Duration::from_millis(100);
@@ -159,10 +153,10 @@ fn late(in_flight: InFlight, request: &mut Request<CallerBody>) -> Response<Body
         let _ = tokio::time::timeout(short, sent.collect()).await;
         feed.send(Ok(Frame::data(Bytes::from_static(b"b")))).await.unwrap();
     });
-    Response::new(answer)
+    Response::new(response)
 }
 
-/// Answers 101, then echoes.
+/// Responds 101, then echoes.
 fn tunnel(in_flight: InFlight, request: &mut Request<CallerBody>) -> Response<Body> {
     let upgrade = hyper::upgrade::on(&mut *request);
     tokio::spawn(async move {
@@ -216,7 +210,7 @@ impl Server {
         let handler = Arc::new(Fake { release: Semaphore::new(0), write_stall_ms });
         let connections = Arc::new(ConnectionLimit::new());
         let stop = Stop::default();
-        let task = tokio::spawn(accept::serve(
+        let task = tokio::spawn(serve(
             bound,
             Arc::clone(&handler),
             settings(any, limits, tls),
@@ -263,7 +257,7 @@ impl Client {
         self.response().await
     }
 
-    /// Head and body of one answer with `content-length`.
+    /// Head and body of one response with `content-length`.
     async fn response(&mut self) -> String {
         soon(async {
             let mut all = Vec::new();
@@ -283,7 +277,7 @@ impl Client {
         .await
     }
 
-    /// What comes until the server closes.
+    /// Everything until the server closes.
     async fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         soon(self.0.read_to_end(&mut rest)).await.unwrap();
@@ -309,4 +303,556 @@ fn tls() -> (Arc<rustls::ServerConfig>, Source) {
     let private_key = Source::literal(issued.signing_key.serialize_pem().as_str());
     let tls = ListenerTls { certificate: certificate.clone(), private_key, client_ca: None };
     (crate::net::tls::server_config(&tls).unwrap(), certificate)
+}
+
+#[test]
+fn no_more_than_the_limit_are_let_in() {
+    let limit = ConnectionLimit::new();
+    assert!(limit.take(1));
+    assert!(!limit.take(1));
+    assert!(limit.take(2), "a raised limit counts at once");
+    assert_eq!(limit.open(), 2);
+}
+
+// Requests and connections
+
+#[tokio::test]
+async fn http1_requests_are_served_and_the_connection_is_kept() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    for _ in 0..3 {
+        assert!(client.get("/ok").await.ends_with("\r\n\r\nok"));
+    }
+    assert!(client.get("/peer").await.contains("Tcp(127.0.0.1:"));
+    client.send("GET /ok HTTP/1.0\r\n\r\n").await;
+    assert!(client.rest().await.starts_with("HTTP/1.0 200"));
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_is_served() {
+    let server = Server::start(limits());
+    let mut sender = http2(&server).await;
+    let response = soon(sender.send_request(request("/ok"))).await.unwrap();
+    assert_eq!(response.version(), http::Version::HTTP_2);
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+}
+
+#[tokio::test]
+async fn too_many_or_too_large_headers_are_431() {
+    let small = Limits { header_count: 10, header_bytes: 8192, ..limits() };
+    let server = Server::start(small);
+    let many: String = (0..11).map(|n| format!("x-{n}: y\r\n")).collect();
+    let large = format!("x: {}\r\n", "y".repeat(9000));
+    let huge = format!("x: {}\r\n", "y".repeat(900_000));
+    for headers in [many, large, huge] {
+        let mut client = server.connect().await;
+        client.send(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")).await;
+        let response = client.rest().await;
+        assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
+    }
+    let mut sender = http2(&server).await;
+    let mut counted = request("/ok");
+    for n in 0..11 {
+        counted
+            .headers_mut()
+            .append(http::HeaderName::try_from(format!("x-{n}")).unwrap(), "y".parse().unwrap());
+    }
+    assert_eq!(soon(sender.send_request(counted)).await.unwrap().status(), 431);
+    let mut sized = request("/ok");
+    sized.headers_mut().insert("x", "y".repeat(9000).parse().unwrap());
+    assert_eq!(soon(sender.send_request(sized)).await.unwrap().status(), 431);
+}
+
+#[tokio::test]
+async fn garbage_is_400() {
+    let server = Server::start(limits());
+    for garbage in
+        ["GARBAGE\r\n\r\n", "GET / HTTP/1.1\r\nno colon\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"]
+    {
+        let mut client = server.connect().await;
+        client.send(garbage).await;
+        let response = client.rest().await;
+        assert!(response.starts_with("HTTP/1.1 400 "), "{garbage:?}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_bytes_may_come_one_by_one() {
+    let server = Server::start(limits());
+    for (text, status) in [
+        ("PRI /ok HTTP/1.1\r\nHost: localhost\r\n\r\n", "200"),
+        ("\r\n\nGET /ok HTTP/1.1\nHost: localhost\n\n", "200"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\nX", "400"),
+    ] {
+        let mut client = server.connect().await;
+        client.0.set_nodelay(true).unwrap();
+        for byte in text.chars() {
+            client.send(&byte.to_string()).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let response = client.response().await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{text:?}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn above_the_connection_limit_callers_get_503() {
+    let server = Server::start(Limits { connections: 1, ..limits() });
+    let mut first = server.connect().await;
+    first.get("/ok").await;
+    let mut second = server.connect().await;
+    second.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let response = second.rest().await;
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.contains("application/problem+json"), "{response}");
+    assert!(response.contains(r#""code":"overloaded""#), "{response}");
+    assert!(
+        response.contains(r#""type":"urn:bearerd:error:overloaded""#),
+        "as every other error: {response}"
+    );
+    assert!(response.contains("proxy-status: bearerd;"), "{response}");
+    drop(first);
+    server.until_open(0).await;
+    assert!(server.connect().await.get("/ok").await.ends_with("ok"), "a place became free");
+}
+
+#[tokio::test]
+async fn a_panic_ends_only_its_connection() {
+    let server = Server::start(limits());
+    let mut other = server.connect().await;
+    other.get("/ok").await;
+    let mut client = server.connect().await;
+    client.send("GET /panic HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(client.rest().await, "");
+    assert!(other.get("/ok").await.ends_with("ok"));
+    server.until_open(1).await;
+}
+
+#[tokio::test]
+async fn tls_serves_the_version_that_alpn_chose() {
+    use crate::config::{Egress, Roots, TlsOptions};
+    use crate::net::{Connector, Offer, Target};
+    let (config, ca) = tls();
+    let server = Server::start_with(limits(), Some(config), 0);
+    let target = Target::Tcp { host: "localhost".to_owned(), port: server.address.port(), tls: true };
+    let options = TlsOptions { ca: Some(ca), roots: Roots::Ca, ..TlsOptions::default() };
+    for offer in [Offer::Http1, Offer::Both] {
+        let connector = Connector::new(target.clone(), options.clone(), Egress::Direct, offer, None);
+        let connected = soon(connector.connect()).await.unwrap();
+        let stream = TokioIo::new(connected.stream);
+        let response = if connected.http2 {
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+            tokio::spawn(connection);
+            soon(sender.send_request(request("/peer"))).await.unwrap()
+        } else {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            soon(sender.send_request(request("/peer"))).await.unwrap()
+        };
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(text.ends_with(b" true"), "{text:?}");
+    }
+}
+
+#[tokio::test]
+async fn unix_callers_are_known_by_their_uid() {
+    let folder = std::env::temp_dir().join(format!("bearerd-listener-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let address = Address::Unix(folder.join("s"));
+    let bound = Bound::bind(&Arc::from("main"), &address, &UnixOptions::OWNER_ALONE).unwrap();
+    let stop = Stop::default();
+    let task = tokio::spawn(serve(
+        bound,
+        Arc::new(Fake { release: Semaphore::new(0), write_stall_ms: 0 }),
+        settings(address, limits(), None),
+        Arc::new(ConnectionLimit::new()),
+        stop.clone(),
+    ));
+    let mut client = tokio::net::UnixStream::connect(folder.join("s")).await.unwrap();
+    client.write_all(b"GET /peer HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut response = String::new();
+    soon(client.read_to_string(&mut response)).await.unwrap();
+    let uid = rustix::process::geteuid().as_raw();
+    assert!(response.ends_with(&format!("{:?} false", Peer::Unix { uid })), "{response}");
+    stop.accepting.cancel();
+    soon(task).await.unwrap();
+    assert!(!folder.join("s").exists());
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_response_before_the_body_was_read_arrives() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    let body = "x".repeat(300_000);
+    client
+        .send(&format!("POST /ok HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n\r\n{body}"))
+        .await;
+    let response = client.response().await;
+    assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("ok"), "{response}");
+    client.send("GET /ok HTTP/1.0\r\n\r\n").await;
+    let response = client.rest().await;
+    assert!(response.ends_with("ok"), "the rest of the body was read: {response}");
+    server.until_open(0).await;
+}
+
+#[tokio::test]
+async fn a_waiting_connection_is_small() {
+    let server = Server::start(limits());
+    let settings = settings(Address::Tcp(server.address), limits(), None).load_full();
+    let (client, stream) =
+        tokio::join!(TcpStream::connect(server.address), TcpStream::connect(server.address));
+    let (stream, peer) = (stream.unwrap(), Peer::Tcp(client.unwrap().peer_addr().unwrap()));
+    let tracker = TaskTracker::new();
+    let place = ConnectionPlace::take(&server.connections, 100, &settings.metrics, tracker.token()).unwrap();
+    let accepted = AcceptedConnection { socket: SocketStream::Tcp(stream), peer, local: None, place };
+    let shared = Arc::new(Shared {
+        handler: Arc::clone(&server.handler),
+        drain: Drain::default(),
+        now: server.stop.now.clone(),
+        tls_warnings: Repeated::default(),
+    });
+    let size = size_of_val(&connection::serve(accepted, settings, shared));
+    assert!(size < 2560, "{size} bytes for a connection's future");
+}
+
+#[tokio::test]
+async fn a_caller_may_send_all_before_it_reads() {
+    let server = Server::start(limits());
+    for path in ["/upload/whole", "/upload/pieces"] {
+        let mut client = server.connect().await;
+        client
+            .send(&format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MUCH}\r\n\r\n"))
+            .await;
+        soon(client.0.write_all(&vec![b'y'; MUCH])).await.unwrap();
+        client.send("GET /ok HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        let responses = client.rest().await;
+        assert!(responses.len() > MUCH && responses.ends_with("\r\n\r\nok"), "{path}: {}", responses.len());
+    }
+}
+
+#[tokio::test]
+async fn no_error_is_sent_in_the_middle_of_a_response() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    client
+        .send("POST /late HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        .await;
+    let response = client.rest().await;
+    assert!(response.ends_with("\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n"), "{response}");
+}
+
+// Request bodies that are large, in many pieces, unwanted, or never sent
+
+const CHUNKED: &str = "Host: localhost\r\nTransfer-Encoding: chunked\r\n";
+
+#[tokio::test]
+async fn a_body_of_many_chunks_is_whole() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    let chunks = "1\r\na\r\n".repeat(2000);
+    client.send(&format!("POST /length HTTP/1.1\r\n{CHUNKED}\r\n{chunks}0\r\n\r\n")).await;
+    assert!(client.response().await.ends_with("\r\n\r\n2000"));
+}
+
+#[tokio::test]
+async fn no_100_is_sent_in_the_middle_of_a_response() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    client.send(&format!("POST /echo HTTP/1.1\r\n{CHUNKED}Expect: 100-continue\r\n\r\n")).await;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(soon(client.0.read_u8()).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.send("5\r\nhello\r\n0\r\n\r\nGET /ok HTTP/1.0\r\n\r\n").await;
+    let rest = client.rest().await;
+    assert!(rest.starts_with("5\r\nhello\r\n0\r\n\r\nHTTP/1.0 200 OK\r\n"), "{rest}");
+}
+
+/// The caller may have decided not to send its body, so what comes next is either a request or the body.
+#[tokio::test]
+async fn a_body_that_was_never_requested_ends_the_connection() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    let lines = "Host: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n";
+    client.send(&format!("POST /unwanted HTTP/1.1\r\n{lines}\r\n")).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.send("GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.handler.release.add_permits(1);
+    let responses = client.rest().await;
+    assert!(responses.starts_with("HTTP/1.1 200") && responses.ends_with("ok"), "{responses}");
+    assert_eq!(responses.matches("HTTP/1.1 ").count(), 1, "{responses}");
+}
+
+#[tokio::test]
+async fn nothing_follows_an_unwanted_body_that_is_broken() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    let mut first = format!("POST /ok HTTP/1.1\r\n{CHUNKED}\r\nno size");
+    // As much as is read at once; what is read next would look like the end of the body.
+    first.push_str(&"x".repeat(16 * 1024 - first.len()));
+    client.send(&format!("{first}0\r\n\r\nGET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+    let responses = client.rest().await;
+    assert!(responses.starts_with("HTTP/1.1 200") && responses.ends_with("ok"), "{responses}");
+    assert_eq!(responses.matches("HTTP/1.1 ").count(), 1, "{responses}");
+}
+
+#[tokio::test]
+async fn a_caller_may_send_all_of_its_body_before_it_reads() {
+    const SIZE: usize = 64 * 1024 * 1024;
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    client.send(&format!("POST /both HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+    // The response, too, is more than the socket takes.
+    soon(client.0.write_all(&vec![b'x'; SIZE])).await.unwrap();
+    client.send("GET /ok HTTP/1.0\r\n\r\n").await;
+    assert!(client.rest().await.ends_with("\r\n\r\nok"));
+}
+
+// Time limits
+
+#[tokio::test]
+async fn a_silent_caller_is_closed_after_the_header_timeout() {
+    let limit = Duration::from_millis(200);
+    let server = Server::start(Limits { header_timeout: Some(limit), ..limits() });
+    let began = Instant::now();
+    let mut client = server.connect().await;
+    assert_eq!(client.rest().await, "");
+    assert!(began.elapsed() >= limit, "{:?}", began.elapsed());
+    server.until_open(0).await;
+}
+
+#[tokio::test]
+async fn a_trickled_head_ends_at_the_header_timeout() {
+    let limit = Duration::from_millis(300);
+    let server = Server::start(Limits { header_timeout: Some(limit), ..limits() });
+    // The second one begins its slow head after a good call.
+    for warm in [false, true] {
+        let mut client = server.connect().await;
+        if warm {
+            client.get("/ok").await;
+        }
+        let began = Instant::now();
+        client.send("GET / HTTP/1.1\r\n").await;
+        let (mut from, mut to) = client.0.into_split();
+        let trickle = tokio::spawn(async move {
+            while to.write_all(b"x: y\r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let _ = soon(from.read_to_end(&mut Vec::new())).await;
+        // The limit began to run on the other side, maybe before the clock here.
+        assert!(began.elapsed() >= limit / 2, "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "not keep_alive");
+        soon(trickle).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keep_alive_is_another_limit_than_the_header_timeout() {
+    let (head, idle) = (Duration::from_millis(100), Duration::from_millis(1500));
+    let server = Server::start(Limits { header_timeout: Some(head), keep_alive: Some(idle), ..limits() });
+    let mut client = server.connect().await;
+    client.get("/ok").await;
+    tokio::time::sleep(head * 4).await;
+    assert!(client.get("/ok").await.starts_with("HTTP/1.1 200"), "idle for longer than header_timeout");
+    let began = Instant::now();
+    assert_eq!(client.rest().await, "");
+    // It was idle from the last byte of the response on, which is before the clock here.
+    assert!(began.elapsed() >= idle / 2, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_long_request_is_not_idle_time() {
+    let short = Some(Duration::from_millis(100));
+    let server = Server::start(Limits { header_timeout: short, keep_alive: short, ..limits() });
+    let mut client = server.connect().await;
+    client.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.handler.release.add_permits(1);
+    assert!(client.response().await.ends_with("ok"));
+    assert_eq!(client.rest().await, "");
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
+    let server = Server::start(Limits { keep_alive: Some(Duration::from_millis(200)), ..limits() });
+    let mut sender = http2(&server).await;
+    let slow = tokio::spawn(sender.send_request(request("/slow")));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    server.handler.release.add_permits(1);
+    let response = soon(slow).await.unwrap().unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+    server.until_open(0).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_stops_reading_is_disconnected() {
+    let server = Server::start_with(limits(), None, 200);
+    let mut client = server.connect().await;
+    client.send("GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    server.until_open(1).await;
+    server.until_open(0).await;
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_hangs_ends_at_the_header_timeout() {
+    let limit = Some(Duration::from_millis(200));
+    let server = Server::start_with(Limits { header_timeout: limit, ..limits() }, Some(tls().0), 0);
+    let mut client = server.connect().await;
+    assert_eq!(client.rest().await, "");
+    server.until_open(0).await;
+}
+
+/// A task that has done much is asked to yield: timers that it polls then do not stand.
+#[tokio::test]
+async fn a_caller_that_was_busy_at_once_is_closed_when_it_is_idle() {
+    let short = Some(Duration::from_millis(200));
+    let server = Server::start(Limits { header_timeout: short, keep_alive: short, ..limits() });
+    // Before the server can look at it.
+    let mut client = std::net::TcpStream::connect(server.address).unwrap();
+    let calls = "GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+    io::Write::write_all(&mut client, calls.as_bytes()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let responses = Client(TcpStream::from_std(client).unwrap()).rest().await;
+    assert_eq!(responses.matches("HTTP/1.1 200").count(), 200);
+}
+
+// How a listener stops
+
+#[tokio::test]
+async fn a_stop_lets_requests_end_and_closes_idle_connections() {
+    let server = Server::start(limits());
+    let (mut idle, mut busy) = (server.connect().await, server.connect().await);
+    idle.get("/ok").await;
+    busy.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let mut sender = http2(&server).await;
+    let slow = tokio::spawn(sender.send_request(request("/slow")));
+    soon(async {
+        while server.handler.release.available_permits() > 0 || server.connections.open() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    server.stop.accepting.cancel();
+    assert_eq!(idle.rest().await, "");
+    assert!(!server.task.is_finished());
+    server.handler.release.add_permits(2);
+    let response = busy.rest().await;
+    assert!(response.contains("\r\nconnection: close\r\n") && response.ends_with("ok"), "{response}");
+    assert_eq!(soon(slow).await.unwrap().unwrap().status(), 200);
+    drop(sender);
+    let address = server.address;
+    server.ended().await;
+    assert!(TcpStream::connect(address).await.is_err(), "the socket is closed");
+}
+
+#[tokio::test]
+async fn a_head_that_is_incomplete_at_the_stop_is_served() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    client.get("/ok").await;
+    client.send("GET /ok HTTP/1.1\r\n").await;
+    let mut fresh = server.connect().await;
+    fresh.send("GE").await;
+    server.until_open(2).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.stop.accepting.cancel();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    client.send("Host: localhost\r\n\r\n").await;
+    assert!(client.rest().await.ends_with("ok"));
+    fresh.send("T /ok HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let response = fresh.rest().await;
+    assert!(response.contains("\r\nconnection: close\r\n") && response.ends_with("ok"), "{response}");
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn the_next_request_of_a_busy_caller_is_served_after_the_stop() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    client.get("/ok").await;
+    server.stop.accepting.cancel();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    client.send("GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let response = client.rest().await;
+    assert!(response.contains("\r\nconnection: close\r\n") && response.ends_with("ok"), "{response}");
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn callers_in_the_backlog_at_the_stop_are_served() {
+    let server = Server::start(limits());
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        // Blocking, so that the server does not get to accept in between.
+        let stream = std::net::TcpStream::connect(server.address).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        clients.push(Client(TcpStream::from_std(stream).unwrap()));
+    }
+    server.stop.accepting.cancel();
+    for client in &mut clients {
+        client.send("GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    }
+    for client in &mut clients {
+        assert!(client.rest().await.ends_with("ok"));
+    }
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn now_drops_requests_in_progress() {
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    client.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    server.until_open(1).await;
+    server.stop.accepting.cancel();
+    server.stop.now.cancel();
+    let _ = soon(client.0.read_to_end(&mut Vec::new())).await;
+    server.ended().await;
+}
+
+async fn open_tunnel(server: &Server) -> Client {
+    let mut client = server.connect().await;
+    client
+        .send("GET /tunnel HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
+        .await;
+    assert!(client.response().await.starts_with("HTTP/1.1 101 "));
+    client
+}
+
+async fn echo(client: &mut Client) {
+    client.send("ping").await;
+    let mut echoed = [0; 4];
+    soon(client.0.read_exact(&mut echoed)).await.unwrap();
+    assert_eq!(&echoed, b"ping");
+}
+
+#[tokio::test]
+async fn a_tunnel_counts_as_a_connection_and_a_stop_waits_for_it() {
+    let short = Some(Duration::from_millis(100));
+    let server = Server::start(Limits { header_timeout: short, keep_alive: short, ..limits() });
+    let mut client = open_tunnel(&server).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(server.connections.open(), 1);
+    server.stop.accepting.cancel();
+    echo(&mut client).await;
+    assert!(!server.task.is_finished());
+    drop(client);
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn now_ends_a_tunnel() {
+    let server = Server::start(limits());
+    let mut client = open_tunnel(&server).await;
+    echo(&mut client).await;
+    server.stop.now.cancel();
+    assert_eq!(client.rest().await, "");
+    server.ended().await;
 }

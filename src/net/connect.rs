@@ -633,6 +633,9 @@ pub(super) enum ProxyCredentials {
     Header(HeaderValue),
 }
 
+/// What to do if a proxy does not understand a plain request.
+const PROXY_PORT_HINT: &str = "if the port speaks TLS, give the proxy's port for http://";
+
 impl EgressProxy {
     /// The proxy's name in errors.
     pub(super) fn who(&self) -> String {
@@ -674,6 +677,8 @@ impl EgressProxy {
             407 => Err(self.failed(&format!(
                 "responded 407 to CONNECT {authority}: it requires credentials, or refuses those in `proxy`"
             ))),
+            // So do nginx and Go's servers to a plain request on a port for TLS.
+            400 => Err(self.failed(&format!("responded 400 to CONNECT {authority}; {PROXY_PORT_HINT}"))),
             code => Err(self.failed(&format!("responded {code} to CONNECT {authority}"))),
         }
     }
@@ -683,7 +688,7 @@ impl EgressProxy {
             return self.failed("responded to CONNECT with a head of more than 16 KiB");
         }
         if error.is_parse() {
-            return self.failed("its response is not HTTP; is it an http:// proxy?");
+            return self.failed(&format!("its response is not HTTP; {PROXY_PORT_HINT}"));
         }
         match error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
             Some(error) => self.failed(&os_words(error)),

@@ -1,13 +1,11 @@
 //! What `HTTPS_PROXY`, `NO_PROXY`, and related variables say about a target.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 
-use super::connect::{EgressProxy, ProxyCredentials, authority};
-use crate::config::{ProxyVariables, Variable, proxy_variables};
+use super::connect::{EgressProxy, ProxyCredentials};
+use crate::config::{ProxyVariables, Variable, proxy_target, proxy_variables};
 
 /// How to reach a target.
 pub(super) enum Via {
@@ -25,121 +23,35 @@ pub(super) fn via(host: &str, port: u16, tls: bool) -> Via {
 /// The variable that names a proxy for `host` in the current environment.
 pub(super) fn proxy_for(host: &str, port: u16, tls: bool) -> Option<&'static str> {
     let variables = proxy_variables();
-    let named = match by(&variables, host, port, tls) {
-        Via::Proxy(_) => {
-            if tls { &variables.https } else { &variables.http }.as_ref().or(variables.all.as_ref())
-        }
-        Via::Direct | Via::Unsupported(_) => None,
-    };
+    let named = variables.named_for(host, port, tls).filter(|variable| variable.unusable().is_none());
     named.map(|variable| variable.name)
 }
 
 fn by(variables: &ProxyVariables, host: &str, port: u16, tls: bool) -> Via {
-    let local = is_near(host, tls);
-    let variable = if tls { &variables.https } else { &variables.http };
-    match variable.as_ref().or(variables.all.as_ref()) {
-        Some(variable) if !local => {
-            let no_proxy = no_proxy_for(port, &variables.no_proxy);
-            through(variable, &no_proxy, host, port, tls).unwrap_or(Via::Direct)
-        }
-        _ => Via::Direct,
+    match variables.named_for(host, port, tls) {
+        Some(variable) => through(variable, host, port, tls),
+        None => Via::Direct,
     }
 }
 
-/// Targets that are never reached through a proxy: this machine, because the request would end on another machine and send a
-/// token in the clear, and metadata services of clouds, for the same reason.
-fn is_near(host: &str, tls: bool) -> bool {
-    let names: &[_] = if tls { &["localhost"] } else { &["localhost", "metadata.google.internal"] };
-    names.iter().any(|name| host.eq_ignore_ascii_case(name))
-        || host.parse().is_ok_and(|address: IpAddr| {
-            let link_local = match address {
-                IpAddr::V4(address) => address.is_link_local(),
-                IpAddr::V6(address) => address.is_unicast_link_local(),
-            };
-            address.is_loopback() || (link_local && !tls)
-        })
-}
-
-/// `None`: the target is exempt.
-fn through(variable: &Variable, no_proxy: &str, host: &str, port: u16, tls: bool) -> Option<Via> {
-    let scheme = if tls { "https" } else { "http" };
-    let target = Uri::builder().scheme(scheme).authority(authority(host, port)).path_and_query("/").build();
-    let Ok(target) = target else {
-        return Some(refused(variable, &format!("says nothing of {host}, which is no host of a URL")));
-    };
-    let matcher = |proxy: &str| Matcher::builder().all(proxy.to_owned()).no(no_proxy.to_owned()).build();
-    matcher("http://proxy.invalid").intercept(&target)?;
-    if let Some(why) = misleading(&variable.value) {
-        return Some(refused(variable, why));
+/// The proxy that this variable names.
+fn through(variable: &Variable, host: &str, port: u16, tls: bool) -> Via {
+    let refused = |why| Via::Unsupported(format!("{why}: {}", Variable::REMEDY));
+    if let Some(why) = variable.unusable() {
+        return refused(why);
     }
-    let Some(intercept) = matcher(&variable.value).intercept(&target) else {
-        return Some(refused(variable, "is not the URL of a proxy"));
+    let matcher = Matcher::builder().all(variable.value.clone()).build();
+    let target = proxy_target(host, port, tls);
+    let Some(intercept) = target.and_then(|target| matcher.intercept(&target)) else {
+        return refused(format!("the environment's {} says nothing of {host}", variable.name));
     };
     let uri = intercept.uri();
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    Some(match uri.scheme_str() {
-        Some("http") => Via::Proxy(Arc::new(EgressProxy {
-            host,
-            port: uri.port_u16().unwrap_or(80),
-            credentials: intercept
-                .basic_auth()
-                .cloned()
-                .map_or(ProxyCredentials::None, ProxyCredentials::Header),
-        })),
-        scheme => {
-            let scheme = scheme.unwrap_or_default();
-            refused(
-                variable,
-                &format!("names a proxy of the scheme {scheme} ({host}), which is not spoken here"),
-            )
-        }
-    })
-}
-
-fn refused(variable: &Variable, why: &str) -> Via {
-    Via::Unsupported(format!(
-        "the environment's {} {why}: write http://HOST:PORT (a proxy that takes CONNECT), or set `proxy` in the file",
-        variable.name
-    ))
-}
-
-/// Forms that a URL parser would misread as another host or as none.
-fn misleading(value: &str) -> Option<&'static str> {
-    if value.contains(|char: char| char.is_whitespace() || char.is_control() || matches!(char, '"' | '\'')) {
-        return Some("has blanks or quotes in it");
-    }
-    let rest = value.split_once("://").map_or(value, |(_, rest)| rest);
-    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
-    if !matches!(behind, "" | "/") {
-        return Some(
-            "goes on behind the port (in a user or password, write / as %2F, ? as %3F and # as %23)",
-        );
-    }
-    if authority.matches('@').count() > 1 {
-        return Some("has more than one @ (in a user or password, write it as %40)");
-    }
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    let port = if host.ends_with(']') { None } else { host.rsplit_once(':').map(|(_, port)| port) };
-    // The parser accepts any port and drops an invalid one.
-    port.is_some_and(|port| port.parse::<u16>().is_err()).then_some("has a port that is no number")
-}
-
-/// Rewrites `NO_PROXY` for hyper-util, which does not know some forms that other programs do: `*.example.com`, `host:port`, and
-/// blanks between entries.
-fn no_proxy_for(port: u16, no_proxy: &str) -> String {
-    let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());
-    let entries = entries.filter_map(|entry| {
-        let host = match entry.rsplit_once(':') {
-            Some((host, of)) if !host.contains(':') || host.ends_with(']') => {
-                // The entry is for another port, or for an invalid one.
-                of.parse().is_ok_and(|of: u16| of == port).then_some(host)?
-            }
-            _ => entry,
-        };
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        Some(if host.starts_with("*.") { host.trim_start_matches('*') } else { host })
-    });
-    entries.collect::<Vec<_>>().join(",")
+    let credentials = intercept.basic_auth().cloned();
+    Via::Proxy(Arc::new(EgressProxy {
+        host: uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
+        port: uri.port_u16().unwrap_or(80),
+        credentials: credentials.map_or(ProxyCredentials::None, ProxyCredentials::Header),
+    }))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, SockType};
 use moka::sync::Cache;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::aside::{Aside, AsideError, Flight, Flights};
+use crate::aside::{Aside, AsideError, SharedWork, WorkInProgress};
 
 /// The threads of look-ups, one for each name that is being resolved.
 static THREADS: Aside = Aside::new("lookup", 64);
@@ -53,7 +53,7 @@ pub(super) enum Unresolved {
 /// The look-ups and known addresses of a process.
 pub(super) struct Names {
     lookup: Arc<Lookup>,
-    running: Arc<Flights<Found>>,
+    running: Arc<SharedWork<Found>>,
     last_good: Cache<Arc<str>, Arc<LastGood>>,
 }
 
@@ -75,7 +75,7 @@ impl Names {
 
     pub(super) fn new(lookup: Arc<Lookup>, threads: &'static Aside) -> Self {
         let last_good = Cache::builder().max_capacity(KEPT).time_to_live(WITH_TLS).build();
-        Self { lookup, running: Arc::new(Flights::new(threads)), last_good }
+        Self { lookup, running: Arc::new(SharedWork::new(threads)), last_good }
     }
 
     /// Every address of `host`, at least one. Known addresses may be used up to an age of `oldest`.
@@ -106,7 +106,7 @@ impl Names {
                 Err(NotFound::Gone(why) | NotFound::Failed(why)) => Err(Unresolved::Dns(why)),
             };
         };
-        match timeout_at(flight.began() + PATIENCE, flight.landed()).await {
+        match timeout_at(flight.began() + PATIENCE, flight.outcome()).await {
             Ok(Ok(Ok(found))) => Ok(found),
             Ok(Ok(Err(NotFound::Gone(why)))) => Err(Unresolved::Dns(why)),
             Ok(Ok(Err(NotFound::Failed(why)))) => Ok(last_good.instead(host, &why)),
@@ -117,13 +117,13 @@ impl Names {
 
     /// What this look-up finds, or one that is begun meanwhile: a resolver that is silent and comes back does not know of
     /// what it was asked before, and is asked again by the same look-up after seconds only.
-    async fn first_of(&self, host: &str, flight: Flight<Found>) -> Result<Found, AsideError> {
-        let mut first = pin!(flight.landed());
+    async fn first_of(&self, host: &str, flight: WorkInProgress<Found>) -> Result<Found, AsideError> {
+        let mut first = pin!(flight.outcome());
         loop {
             let latest = self.running.join_recent(host, self.look_up(host), SPACING, AT_ONCE);
             tokio::select! {
                 found = &mut first => return found,
-                found = latest.landed() => return found,
+                found = latest.outcome() => return found,
                 () = sleep(SPACING) => {}
             }
         }

@@ -16,7 +16,7 @@ use crate::config::{Address, ListenerConfig};
 use crate::inbound::{Activity, CallerBody};
 use crate::route::host::{Authority, is_own_name};
 use crate::route::path::MatchPath;
-use crate::route::{Call, Found, Miss, near, path};
+use crate::route::{Lookup, NoMatch, RouteMatch, near, path};
 use crate::secret::Secret;
 
 /// What bearerd knows about a caller's connection. One for each connection.
@@ -43,7 +43,7 @@ pub enum Peer {
 /// A request that may go on.
 pub(super) struct Admission<'a> {
     pub(super) service: Arc<RouteService>,
-    pub(super) route_match: Found,
+    pub(super) route_match: RouteMatch,
     /// The header field that let the caller in. bearerd does not forward it.
     pub(super) key_header: Option<&'a HeaderName>,
     /// An OPTIONS with `Max-Forwards: 0`, to which bearerd responds itself.
@@ -67,9 +67,9 @@ pub(super) fn admit<'a>(
     };
     let host = authority.as_ref().map_or("", |authority| &*authority.host);
     let own_name = authority.is_none() || is_own_name(&rules.config, caller.local, host);
-    let question = match &resource {
+    let lookup = match &resource {
         Resource::Server => None,
-        Resource::Path(path) => Some(Call {
+        Resource::Path(path) => Some(Lookup {
             listener: index,
             own_name,
             host,
@@ -78,17 +78,17 @@ pub(super) fn admit<'a>(
             headers: request.headers(),
         }),
     };
-    let found = question.as_ref().map(|question| snapshot.table.find(question));
+    let found = lookup.as_ref().map(|lookup| snapshot.table.find(lookup));
     // Before 421: whether an escaped slash is malformed depends on the route alone.
-    if let Some(Err(Miss::EncodedSlash)) = found {
+    if let Some(Err(NoMatch::EncodedSlash)) = found {
         return Err(encoded_slash());
     }
     if !own_name && !snapshot.table.names_host(index, host) {
-        return Err(misdirected(snapshot, rules, question.as_ref()));
+        return Err(misdirected(snapshot, rules, lookup.as_ref()));
     }
     rules.admit(caller, authority.as_ref(), request.headers(), fields)?;
-    let (Some(question), Some(found)) = (question, found) else { return Ok(None) };
-    let route_match = found.map_err(|miss| no_route(snapshot, &question, miss))?;
+    let (Some(lookup), Some(found)) = (lookup, found) else { return Ok(None) };
+    let route_match = found.map_err(|miss| no_route(snapshot, &lookup, miss))?;
     let Some(service) = snapshot.routes.get(route_match.route) else {
         return Err(ProxyError::new(Code::Internal, "the route table and the routes do not fit together"));
     };
@@ -410,29 +410,28 @@ const NEAREST: usize = 3;
 /// At most this many characters of a path are shown to operators.
 const SHOWN: usize = 200;
 
-fn misdirected(snapshot: &Snapshot, rules: &ListenerRules, question: Option<&Call<'_>>) -> ProxyError {
+fn misdirected(snapshot: &Snapshot, rules: &ListenerRules, lookup: Option<&Lookup<'_>>) -> ProxyError {
     let name = &rules.config.name;
     let detail = format!(
         "neither listener {name} nor any of its routes has this Host; use localhost in the URL, or add the name to \
          `names` of [listener.{name}] or to `host` of a route"
     );
     // The caller does not learn which hosts exist: it may be any web page.
-    let for_operators =
-        question.map(|question| operator_detail(question, &detail, &nearest(snapshot, question)));
+    let for_operators = lookup.map(|lookup| operator_detail(lookup, &detail, &nearest(snapshot, lookup)));
     ProxyError { for_operators, ..ProxyError::new(Code::Misdirected, detail) }
 }
 
-fn no_route(snapshot: &Snapshot, question: &Call<'_>, miss: Miss) -> ProxyError {
+fn no_route(snapshot: &Snapshot, lookup: &Lookup<'_>, miss: NoMatch) -> ProxyError {
     let (detail, near) = match miss {
-        Miss::EncodedSlash => return encoded_slash(),
-        Miss::Path => ("no route serves this path on this host".to_owned(), nearest(snapshot, question)),
-        Miss::Method(methods) => {
+        NoMatch::EncodedSlash => return encoded_slash(),
+        NoMatch::Path => ("no route serves this path on this host".to_owned(), nearest(snapshot, lookup)),
+        NoMatch::Method(methods) => {
             let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
-            let method = question.method;
+            let method = lookup.method;
             (format!("this path is not served for {method}, only for {}", methods.join(", ")), Vec::new())
         }
     };
-    let for_operators = Some(operator_detail(question, &detail, &near));
+    let for_operators = Some(operator_detail(lookup, &detail, &near));
     let explain = "`bearerd explain METHOD URL` tells more";
     let detail = [&[detail], &near[..], &[explain.to_owned()]].concat().join("; ");
     ProxyError { for_operators, ..ProxyError::new(Code::NoRoute, detail) }
@@ -445,18 +444,18 @@ fn encoded_slash() -> ProxyError {
     )
 }
 
-fn nearest(snapshot: &Snapshot, question: &Call<'_>) -> Vec<String> {
+fn nearest(snapshot: &Snapshot, lookup: &Lookup<'_>) -> Vec<String> {
     let config = &snapshot.config;
-    near::nearest(&config.routes, |index| Some(&*config.listeners.get(index)?.name), question, NEAREST)
+    near::nearest(&config.routes, |index| Some(&*config.listeners.get(index)?.name), lookup, NEAREST)
 }
 
 /// The detail with method, host and path, and never the query. The host was read strictly, and the path has no raw control
 /// characters.
-fn operator_detail(question: &Call<'_>, detail: &str, near: &[String]) -> Box<str> {
-    let path = &question.path.canonical;
+fn operator_detail(lookup: &Lookup<'_>, detail: &str, near: &[String]) -> Box<str> {
+    let path = &lookup.path.canonical;
     let shown: String = path.chars().take(SHOWN).collect();
     let cut = if shown.len() < path.len() { "…" } else { "" };
-    let what = format!("{} {}{shown}{cut}: {detail}", question.method, question.host);
+    let what = format!("{} {}{shown}{cut}: {detail}", lookup.method, lookup.host);
     [&[what], near].concat().join("; ").into_boxed_str()
 }
 
@@ -521,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_origin_is_another_site_and_may_be() {
+    fn an_allowed_origin_may_be_another_site() {
         let cross = [("origin", APP), ("sec-fetch-site", "cross-site"), ("referer", "https://app.test/x")];
         assert!(!refused(PLAIN, &cross));
         let own = [("origin", "http://api.internal:8080"), ("sec-fetch-site", "cross-site")];

@@ -28,7 +28,7 @@ use crate::inbound::{CallerBody, InFlight};
 use crate::issuer::Audience;
 use crate::metrics::UpstreamRefusal;
 use crate::net::dpop::nonce;
-use crate::route::Found;
+use crate::route::RouteMatch;
 use crate::route::path::upstream_target as join_target;
 use crate::token::{Rejected, Token};
 use crate::upstream::{Head, RequestBody, ResponseBody};
@@ -44,7 +44,7 @@ const REFUSED: &str = "the upstream refuses a token that was just issued";
 pub(super) fn upstream_target(
     route: &RouteConfig,
     uri: &Uri,
-    route_match: Found,
+    route_match: RouteMatch,
 ) -> Result<PathAndQuery, ProxyError> {
     // Nothing is added and nothing is stripped, so the target stays as it is.
     if route.upstream.path.is_empty()

@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_is_told_from_the_others() {
+    fn each_field_is_distinguished_from_the_others() {
         for (name, field) in [
             ("authorization", FieldSet::AUTHORIZATION),
             ("content-length", FieldSet::CONTENT_LENGTH),

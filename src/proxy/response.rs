@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_bytes_blanks_and_quotes_are_rewritten_too() {
+    fn raw_bytes_spaces_and_quotes_are_rewritten_too() {
         let rule = rule("/api/v2", "/billing");
         for (from, to) in [
             ("https://api.example/api/v2/für dich", "/billing/für dich"),

@@ -8,18 +8,18 @@ use crate::config::{Address, ListenerConfig};
 /// The longest name that DNS has (RFC 1035 section 2.3.4), in characters, with its trailing dot.
 const LONGEST_HOST: usize = 254;
 
-/// What a `Host` field or `:authority` says, read in the one way that there is for all of them.
+/// The host and port of a `Host` field or `:authority`, parsed strictly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority<'a> {
-    /// Lower case, an IPv6 address without its brackets. A trailing dot is kept, so that `localhost.` equals no name.
+    /// In lower case, and an IPv6 address without its brackets. A trailing dot stays, so that `localhost.` equals no name.
     pub host: Cow<'a, str>,
     pub port: Option<u16>,
 }
 
 impl<'a> Authority<'a> {
-    /// `None` where it is no host with an optional port (RFC 9112 section 3.2 asks for 400 then): empty, with user
-    /// information, a list, a port that is none, an address with a zone, an empty label, or a character that no host
-    /// name has.
+    /// `None` if it is not a host with an optional port, which is a 400 by RFC 9112 section 3.2: empty, with user
+    /// information, a list, an invalid port, an address with a zone, an empty label, or a character that no host name
+    /// has.
     pub fn parse(text: &'a str) -> Option<Self> {
         if let Some(rest) = text.strip_prefix('[') {
             let (address, port) = rest.split_once(']')?;
@@ -39,12 +39,12 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// The host of an authority, where it is one.
+/// The host of an authority, if it is valid.
 pub fn split_host(authority: &str) -> Option<Cow<'_, str>> {
     Authority::parse(authority).map(|authority| authority.host)
 }
 
-/// What follows a host: nothing, or a colon with digits or nothing (RFC 3986 section 3.2.3).
+/// Reads what follows a host: nothing, or a colon with digits or nothing (RFC 3986 section 3.2.3).
 fn read_port(rest: &str) -> Option<Option<u16>> {
     let digits = match rest.strip_prefix(':') {
         Some(digits) => digits,
@@ -58,14 +58,14 @@ fn read_port(rest: &str) -> Option<Option<u16>> {
     Some(Some(port))
 }
 
-/// What stands before the port.
+/// The name before the port.
 struct Name {
     length: usize,
     has_capitals: bool,
 }
 
-/// Labels of at least one character, and a dot behind the last one or none. Every request comes through here, so the bytes
-/// are looked at once.
+/// Reads labels of at least one character, with or without a dot after the last one. Every request is read here, so each byte
+/// is read once.
 fn name(authority: &str) -> Option<Name> {
     let (mut length, mut in_label, mut has_capitals) = (0, false, false);
     for byte in authority.bytes() {
@@ -81,11 +81,11 @@ fn name(authority: &str) -> Option<Name> {
     (length > 0).then_some(Name { length, has_capitals })
 }
 
-/// Whether the host is one of the listener's own names: `localhost`, a loopback literal, one of `names`, or the
-/// address that it listens on. Where that is the unspecified address, the one that was connected to (`local`).
+/// Whether the host is one of the listener's own names: `localhost`, a loopback literal, one of `names`, or the address that
+/// it listens on. If that is the unspecified address, the one that the caller connected to (`local`).
 ///
-/// Only the one usual spelling of an address counts, so that no `0.0.0.0`, `127.1` or `2130706433` gets through.
-/// `host` is what [`Authority::parse`] gave; letter case does not matter.
+/// Only the usual spelling of an address counts, so that no `0.0.0.0`, `127.1` or `2130706433` gets through. `host` comes from
+/// [`Authority::parse`]. Letter case does not matter.
 pub fn is_own_name(listener: &ListenerConfig, local: Option<SocketAddr>, host: &str) -> bool {
     if host == "127.0.0.1"
         || host.eq_ignore_ascii_case("localhost")
@@ -106,18 +106,18 @@ pub fn is_own_name(listener: &ListenerConfig, local: Option<SocketAddr>, host: &
     loopback || own.is_some_and(|own| own == literal && !own.is_unspecified())
 }
 
-/// A host of the config in the form that [`Authority::parse`] gives: an IPv6 address is written with brackets there.
+/// A host of the config in the form of [`Authority::parse`]: the config writes an IPv6 address with brackets.
 pub(super) fn unbracketed(host: &str) -> &str {
     host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
 }
 
-/// An address in the one spelling that it is printed in (RFC 5952 for IPv6).
+/// An address in the spelling in which it is printed (RFC 5952 for IPv6).
 fn usual_literal(host: &str) -> Option<IpAddr> {
-    // The standard library's parser takes four decimal numbers without leading zeros, which is the usual spelling.
+    // The parser of the standard library accepts four decimal numbers without leading zeros, which is the usual spelling.
     if let Ok(address) = host.parse::<Ipv4Addr>() {
         return Some(IpAddr::V4(address));
     }
-    // Most hosts are names: they are told apart before anything is printed.
+    // Most hosts are names, which are recognized before anything is printed.
     let address = host.contains(':').then(|| host.parse::<Ipv6Addr>().ok())??;
     address.to_string().eq_ignore_ascii_case(host).then_some(IpAddr::V6(address))
 }

@@ -1,26 +1,26 @@
-//! The path as it is matched, and as it goes up.
+//! The path as it is matched, and as it is sent to the upstream.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// A request path that passed the checks: no dot segment, no backslash, no control character, no broken escape.
+/// A valid request path: no dot segment, no backslash, no control character, no broken escape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MatchPath<'a> {
-    /// As it came, without the query.
+    /// As the caller sent it, without the query.
     pub raw: &'a str,
-    /// With escaped unreserved characters decoded, the other escapes in upper case and bytes beyond ASCII escaped
-    /// (RFC 3986 section 6.2.2); what routes are compared with. Borrowed where nothing had to change.
+    /// The form that routes are compared with: escaped unreserved characters are decoded, other escapes are in upper case, and
+    /// bytes beyond ASCII are escaped (RFC 3986 section 6.2.2). Borrowed if nothing had to change.
     ///
-    /// It has as many `/` as `raw`: a segment of one is the same segment of the other.
+    /// It has as many `/` as `raw`, so segments correspond.
     pub canonical: Cow<'a, str>,
-    /// An escaped slash is in it: refused unless the route allows it.
+    /// It contains an escaped slash, which is refused unless the route allows it.
     pub encoded_slash: bool,
 }
 
-/// Why a path is refused; `Display` gives a phrase for `detail`.
+/// Why a path is refused. `Display` writes a phrase for `detail`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathError {
-    /// It does not begin with `/` (`OPTIONS *` among them).
+    /// It does not begin with `/`, such as the `*` of `OPTIONS *`.
     NotAbsolute,
     DotSegment,
     Backslash,
@@ -42,10 +42,13 @@ impl fmt::Display for PathError {
 
 impl std::error::Error for PathError {}
 
-/// Checks the path (without its query) and makes its canonical form. Allocates only where the two differ.
+/// Checks the path (without its query) and makes its canonical form. Allocates only if the two differ.
 ///
-/// Errors are what is answered with 400. An escaped slash is no error here, because a route may allow it; it parts
-/// segments all the same where dot segments are looked for, since the upstream that it is meant for will decode it.
+/// An escaped slash is no error here, because a route may allow it. For the check of dot segments it separates segments,
+/// because the upstream will decode it.
+///
+/// # Errors
+/// The response is 400.
 pub fn parse(raw: &str) -> Result<MatchPath<'_>, PathError> {
     if !raw.starts_with('/') {
         return Err(PathError::NotAbsolute);
@@ -71,7 +74,7 @@ pub fn parse(raw: &str) -> Result<MatchPath<'_>, PathError> {
     Ok(MatchPath { raw, canonical, encoded_slash })
 }
 
-/// The two digits after a `%`: the byte they stand for, and whether the escape is canonical as it is written.
+/// Reads the two digits after a `%`: the byte they represent, and whether the escape is canonical as it is written.
 fn escape(bytes: &mut std::str::Bytes<'_>) -> Result<(u8, bool), PathError> {
     let high = bytes.next().ok_or(PathError::BrokenEscape)?;
     let low = bytes.next().ok_or(PathError::BrokenEscape)?;
@@ -94,7 +97,7 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Watches for dot segments, byte by byte as they are meant.
+/// Finds dot segments, byte by byte as decoded.
 #[derive(Default)]
 enum Dots {
     #[default]
@@ -113,7 +116,7 @@ impl Dots {
                 self.end()?;
                 *self = Self::Start;
             }
-            // Some servers cut path parameters off before they resolve dot segments: `/..;x/` climbs there.
+            // Some servers cut off path parameters before they resolve dot segments. `/..;x/` goes up there.
             b';' => {
                 self.end()?;
                 *self = Self::Other;
@@ -138,7 +141,7 @@ impl Dots {
     }
 }
 
-/// `raw` has no broken escape any more.
+/// `raw` has no broken escape.
 fn canonical(raw: &str) -> String {
     let mut out = String::with_capacity(raw.len());
     let mut bytes = raw.bytes();
@@ -162,11 +165,11 @@ fn upper_hex(nibble: u8) -> char {
     char::from(if nibble < 10 { b'0' + nibble } else { b'A' + nibble - 10 })
 }
 
-/// The target that goes up: `upstream_path` without its trailing slash, then what follows the matched prefix;
-/// where nothing follows, `upstream_path` as written, or `/`; then the query, byte for byte.
+/// The target for the upstream: `upstream_path` without its trailing slash, then what follows the matched prefix. If nothing
+/// follows, `upstream_path` as written, or `/`. Then the query, byte for byte.
 ///
-/// `prefix_segments` is the number of segments of a matched `path_prefix` (0 for `/`: the whole path follows), or
-/// `None` for an exact path, which is replaced whole. A query of `Some("")` keeps its bare `?`.
+/// `prefix_segments` is the number of segments of a matched `path_prefix` (0 for `/`: the whole path follows), or `None` for
+/// an exact path, which is replaced completely. A query of `Some("")` keeps its bare `?`.
 pub fn upstream_target(
     upstream_path: &str,
     raw_path: &str,
@@ -190,7 +193,7 @@ pub fn upstream_target(
     target
 }
 
-/// What follows the first `segments` segments, from its slash on.
+/// What follows the first `segments` segments, beginning with its slash.
 fn after_segments(path: &str, segments: usize) -> &str {
     path.match_indices('/').nth(segments).and_then(|(at, _)| path.get(at..)).unwrap_or("")
 }

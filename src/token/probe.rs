@@ -52,25 +52,25 @@ impl Probes {
     }
 
     pub(super) fn watch(&self, unreached: &Unreached) -> ProbeWatch {
-        let lookout = self.lookout(&unreached.hop);
-        let mut reachable = lookout.reachable.clone();
+        let probe = self.probe(&unreached.hop);
+        let mut reachable = probe.reachable.clone();
         // Earlier results do not count.
         reachable.mark_unchanged();
-        ProbeWatch { reachable, silent: unreached.silent, _probe: lookout }
+        ProbeWatch { reachable, silent: unreached.silent, _probe: probe }
     }
 
-    fn lookout(&self, hop: &Hop) -> Arc<Probe> {
+    fn probe(&self, hop: &Hop) -> Arc<Probe> {
         // A panic under the lock leaves a complete map.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(there) = known.get(hop).and_then(Weak::upgrade) {
             return there;
         }
-        known.retain(|_, lookout| lookout.strong_count() > 0);
+        known.retain(|_, probe| probe.strong_count() > 0);
         let (results, reachable) = watch::channel(false);
         let task = self.control.spawn(probe_forever(hop.clone(), Arc::clone(&self.connect), results));
-        let lookout = Arc::new(Probe { reachable, _task: AbortOnDropHandle::new(task) });
-        known.insert(hop.clone(), Arc::downgrade(&lookout));
-        lookout
+        let probe = Arc::new(Probe { reachable, _task: AbortOnDropHandle::new(task) });
+        known.insert(hop.clone(), Arc::downgrade(&probe));
+        probe
     }
 }
 

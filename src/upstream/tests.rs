@@ -75,7 +75,7 @@ impl Scene {
 
     /// Streams in use on the one HTTP/2 connection.
     fn is_unused(&self) -> bool {
-        let Some(Connection::Http2(known)) = pool::take(&self.upstream.origin, None) else {
+        let Some(Connection::Http2(known)) = connection::take_pooled(&self.upstream.origin, None) else {
             panic!("an HTTP/2 connection is pooled")
         };
         known.unused_since().is_some()
@@ -189,7 +189,7 @@ async fn streams_are_counted_down_however_they_end() {
         assert!(tokio::time::timeout(Duration::from_millis(5), scene.get()).await.is_err());
         assert!(scene.is_unused());
         assert_eq!(scene.get().await.unwrap_err().kind, UpstreamErrorKind::Timeout);
-        assert!(pool::take(&scene.upstream.origin, None).is_none(), "it went silent");
+        assert!(connection::take_pooled(&scene.upstream.origin, None).is_none(), "it went silent");
     };
     tokio::join!(serve, requests);
 }
@@ -197,7 +197,7 @@ async fn streams_are_counted_down_however_they_end() {
 #[tokio::test]
 async fn a_dial_that_panics_does_not_stop_the_next_one() {
     let scene = Scene::http2("").await;
-    pool::dial_that_panics(&scene.upstream.origin);
+    connection::dial_that_panics(&scene.upstream.origin);
     assert_eq!(scene.get().await.unwrap_err().proxy_status, "connection_terminated");
     let serve = async { serve_http2(scene.accept().await, 1).await };
     let request = async {
@@ -220,10 +220,29 @@ async fn connections_of_an_origin_that_is_gone_end() {
 }
 
 #[test]
-fn what_is_sent_is_not_told() {
+fn header_values_are_not_reported() {
     let mut headers = HeaderMap::new();
     headers.insert("cookie", "secret".parse().unwrap());
     let target = PathAndQuery::from_static("/x?secret");
     let head = Head { method: Method::POST, target, headers, upgrade: false };
     assert_eq!(format!("{head:?}"), r#"POST /x ["cookie"]"#);
+}
+
+#[test]
+fn an_upstream_says_how_long_it_keeps_a_connection() {
+    for (line, ms) in [
+        ("timeout=5", Some(4_000)),
+        ("timeout=5, max=100", Some(4_000)),
+        ("max=100 , Timeout = \"30\"", Some(29_000)),
+        ("timeout=1", Some(500)),
+        ("timeout=2", Some(1_000)),
+        ("timeout=0", Some(0)),
+        ("timeout=-1", None),
+        ("timeout", None),
+        ("max=5", None),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("keep-alive", line.parse().unwrap());
+        assert_eq!(keep_alive_timeout(&headers), ms.map(Duration::from_millis), "{line}");
+    }
 }

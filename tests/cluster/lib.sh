@@ -40,6 +40,7 @@ scenario() {
   # shellcheck source=/dev/null
   . "$REPOSITORY/tests/cluster/scenarios/$name.sh"
   ok "done in $((SECONDS - begun)) s"
+  [ -n "${KEEP:-}" ] || kubectl delete namespace "$NAMESPACE" --wait=false
 }
 
 # What a user fills in: the issuer and the API with their CA, and the images.

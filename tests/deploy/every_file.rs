@@ -25,6 +25,7 @@ const CHECKED: [(&str, &str, &str); 27] = [
     ("helm/bearerd/README.md", "the chart's schema and values", "helm.rs"),
     ("helm/", "helm lint, helm template, kubernetes-validate", "helm.rs"),
     ("kubernetes/injection/", "the API server's admission, kubernetes-validate", "injection.rs"),
+    ("kubernetes/injection-kyverno/", "Kyverno's program", "injection.rs"),
     ("kubernetes/patch.yaml", "compared with the component", "kubernetes.rs"),
     ("kubernetes/", "kustomize, kubernetes-validate, bearerd check", "kubernetes.rs"),
     ("monitoring/alerts.yaml", "promtool check rules", "monitoring.rs"),

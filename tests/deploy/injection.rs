@@ -13,7 +13,7 @@ use super::manifests::{
     find, pod, read, scratch,
 };
 use super::packages;
-use super::tools::succeed;
+use super::tools::{root, succeed};
 
 /// The first that has MutatingAdmissionPolicy switched on, and the newest whose schema is known.
 const VERSIONS: [&str; 2] = ["1.36", "1.37"];
@@ -517,4 +517,114 @@ fn the_chart_makes_the_same_policies() {
     let monitor = chart.iter().find(|document| document["kind"] == "PodMonitor").unwrap();
     assert_eq!(monitor["spec"]["selector"]["matchLabels"], json!({ "bearerd.io/injected": "true" }));
     assert_eq!(monitor["spec"]["namespaceSelector"], json!({ "any": true }));
+}
+
+/// Pods of every kind, as Kyverno's own program changes them, and as the API server does.
+#[test]
+#[ignore = "needs go, kubectl and python3"]
+fn kyverno_does_the_same() {
+    let cases: [(&str, &str, &[(&str, &str)], Value); 11] = [
+        ("apps", "", &[], Value::Null),
+        ("apps", "disabled", &[], Value::Null),
+        ("plain", "", &[], Value::Null),
+        ("plain", "enabled", &[], Value::Null),
+        ("off", "enabled", &[], Value::Null),
+        ("kube-system", "enabled", &[], Value::Null),
+        ("apps", "", &[("config", "routes"), ("secret", ""), ("token-audience", "it")], Value::Null),
+        (
+            "apps",
+            "",
+            &[("user", ""), ("ipv6", "true"), ("startup", "process"), ("port", "18080")],
+            Value::Null,
+        ),
+        ("apps", "", &[("port", "none")], Value::Null),
+        ("apps", "", &[], json!({ "initContainers": [{ "name": "bearerd", "image": "mine:1" }] })),
+        (
+            "apps",
+            "",
+            &[],
+            json!({ "initContainers": [
+                { "name": "istio-proxy", "image": "it", "restartPolicy": "Always" },
+                { "name": "migrate", "image": "it" },
+            ] }),
+        ),
+    ];
+    let mut pods: Vec<Value> = Vec::new();
+    for (namespace, label, notes, spec) in cases {
+        let mut pod = a_pod(namespace, label, notes, &spec);
+        pod["metadata"]["name"] = format!("pod-{}", pods.len()).into();
+        pods.push(pod);
+    }
+    let theirs = by_kyverno(&pods);
+    for (outcome, mut theirs) in create("kyverno", &pods).into_iter().zip(theirs) {
+        let mut ours = outcome["object"].clone();
+        without_empty(&mut ours);
+        without_empty(&mut theirs);
+        assert_eq!(ours, theirs);
+    }
+}
+
+/// Each as it is afterwards.
+fn by_kyverno(pods: &[Value]) -> Vec<Value> {
+    let folder = scratch("injection-kyverno");
+    let write = |name: &str, text: String| {
+        let file = folder.join(name);
+        fs::write(&file, text).unwrap();
+        file
+    };
+    let cli = |kind: &str| json!({ "apiVersion": "cli.kyverno.io/v1alpha1", "kind": kind });
+    let mut values = cli("Values");
+    values["namespaceSelector"] = documents("injection-namespaces", &namespaces())
+        .iter()
+        .map(|it| json!({ "name": it["metadata"]["name"], "labels": it["metadata"]["labels"] }))
+        .collect();
+    let mut context = cli("Context");
+    context["metadata"] = json!({ "name": "it" });
+    context["spec"]["resources"] =
+        documents("injection-defaults", &read("deploy/kubernetes/injection/defaults.yaml")).into();
+    let changed = folder.join("changed/");
+    fs::create_dir(&changed).unwrap();
+    let pods: Vec<String> = pods.iter().map(Value::to_string).collect();
+    succeed(
+        Command::new(packages::kyverno())
+            .arg("apply")
+            .arg(root().join("deploy/kubernetes/injection-kyverno/policy.yaml"))
+            .arg("--resource")
+            .arg(write("pods.yaml", pods.join("\n---\n")))
+            .arg("--values-file")
+            .arg(write("values.yaml", values.to_string()))
+            .arg("--context-file")
+            .arg(write("context.yaml", context.to_string()))
+            .arg("--output")
+            .arg(format!("{}/", changed.display())),
+    );
+    (0..pods.len())
+        .map(|number| {
+            let file = changed.join(format!("pod-{number}-mutated.yaml"));
+            // It applies the policy twice, and writes both results.
+            documents("injection-changed", &fs::read_to_string(file).unwrap()).remove(0)
+        })
+        .collect()
+}
+
+/// One text for both, but for where the defaults come from.
+#[test]
+#[ignore = "needs kubectl and python3"]
+fn kyvernos_policy_is_the_same_text() {
+    let kyverno = documents("injection-kyverno-all", &rendered("injection-kyverno"));
+    assert!(!kyverno.iter().any(|it| it["kind"].as_str().unwrap().starts_with("MutatingAdmission")));
+    find(&kyverno, "ValidatingAdmissionPolicy", "bearerd-refuse");
+    let theirs = &find(&kyverno, "MutatingPolicy", "bearerd-inject")["spec"];
+    let all = documents("injection-native", &rendered("injection"));
+    let ours = &find(&all, "MutatingAdmissionPolicy", "bearerd-inject")["spec"];
+    assert_eq!(theirs["mutations"], ours["mutations"]);
+    assert_eq!(
+        theirs["matchConditions"].as_array().unwrap()[1..],
+        ours["matchConditions"].as_array().unwrap()[..]
+    );
+    let text = theirs["variables"].as_array().unwrap()[1..].to_vec();
+    let text = Value::from(text).to_string().replace("dyn(variables.defaults.data)", "params.data");
+    assert_eq!(text, ours["variables"].to_string());
+    // Else it would change the templates of Deployments and Jobs.
+    assert_eq!(theirs["autogen"]["podControllers"]["controllers"], json!([]));
 }

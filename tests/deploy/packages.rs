@@ -72,13 +72,21 @@ pub fn admission() -> PathBuf {
     FOLDER.get_or_init(|| go("admission", &sources, ".")).join("admission")
 }
 
+/// What applies Kyverno's policies without a cluster. Its first build takes a quarter of an hour.
+pub fn kyverno() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let sources = ["kyverno/go.mod", "kyverno/go.sum"];
+    let package = "github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno";
+    FOLDER.get_or_init(|| go("kyverno", &sources, package)).join("kyverno")
+}
+
 /// A folder with the program of this Go package, of the module in `tests/tools/NAME`.
 fn go(name: &str, sources: &[&str], package: &str) -> PathBuf {
     once(name, sources, |folder| {
         let go = installed("go", "Go 1.26 or later");
         succeed(
             Command::new(go)
-                .args(["build", "-mod=readonly", "-o"])
+                .args(["build", "-mod=readonly", "-ldflags=-s -w", "-o"])
                 .arg(folder.join(name))
                 .arg(package)
                 .current_dir(tools().join(name)),

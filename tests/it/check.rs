@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::cli::{Output, command, run};
+use crate::support::cli::{Output, command, run, run_with};
 use crate::support::{Setup, World, eventually};
 
 async fn checked(setup: Setup) -> (Setup, Output) {
@@ -78,6 +78,47 @@ async fn output_json_is_for_programs() {
     let output = run(setup.folder(), &["check", "--output", "json"]).await;
     output.expect_code(0);
     output.json();
+}
+
+#[tokio::test]
+async fn a_proxy_variable_that_cannot_be_used_is_an_error_where_it_is_obeyed() {
+    let keys = "token_url = \"https://idp.example/token\"\nproxy = \"env\"";
+    let route = "upstream = \"https://api.example\"\nproxy = \"env\"";
+    for (value, why) in [
+        ("\"http://egress:3128\"", "the environment's HTTPS_PROXY has blanks or quotes in it"),
+        ("http://user:127/s3cret@egress:3128", "the environment's HTTPS_PROXY goes on behind the port"),
+        ("http://egress:99999", "the environment's HTTPS_PROXY has a port that is no number"),
+        (
+            "socks5://user:s3cret@egress",
+            "the environment's HTTPS_PROXY names a proxy of the scheme socks5 (egress)",
+        ),
+        ("http://", "the environment's HTTPS_PROXY is not the URL of a proxy"),
+    ] {
+        let setup = Setup::new().await.issuer(keys).route(route);
+        setup.write();
+        let lines = setup.config();
+        let env = [("HTTPS_PROXY", value)];
+        let (check, run) = (["check"], ["run"]);
+        let output = run_with(setup.folder(), &check, &env).await;
+        output.expect_code(78);
+        for key in ["issuer.corp.proxy", "route[0].proxy"] {
+            let place = output.all().lines().any(|line| line.contains(key) && line.contains(why));
+            assert!(place, "{key}: {why} in {}", output.all());
+        }
+        let at = lines.lines().position(|line| line.starts_with("proxy = ")).unwrap() + 1;
+        assert!(output.all().contains(&format!("bearerd.toml:{at}:")), "line {at} in {}", output.all());
+        let started = run_with(setup.folder(), &run, &env).await;
+        started.expect_code(78);
+        assert!(started.stderr.contains(why), "{}", started.stderr);
+        assert!(!output.all().contains("s3cret") && !started.all().contains("s3cret"));
+        for exempt in ["idp.example,api.example", "*"] {
+            let env = [("HTTPS_PROXY", value), ("NO_PROXY", exempt)];
+            run_with(setup.folder(), &check, &env).await.expect_code(0);
+        }
+    }
+    let setup = Setup::new().await.issuer("token_url = \"https://localhost/token\"\nproxy = \"env\"");
+    setup.write();
+    run_with(setup.folder(), &["check"], &[("HTTPS_PROXY", "http://egress:port")]).await.expect_code(0);
 }
 
 #[tokio::test]
@@ -662,4 +703,67 @@ async fn a_folder_without_the_execute_right_is_named() {
     let wanted =
         format!("this user may not enter the folder {}: it needs the execute right", secrets.display());
     assert!(said.contains(&wanted), "{said}");
+}
+
+/// What `check` says in this folder, run by user and group 65532 where the test is root; else by the test's own user.
+async fn checked_in_a_pod(setup: &Setup) -> String {
+    let folder = setup.folder().to_owned();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.join("bearerd");
+    std::fs::copy(env!("CARGO_BIN_EXE_bearerd"), &program).unwrap();
+    std::fs::set_permissions(folder.join("bearerd.toml"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut check = tokio::process::Command::new(program);
+    check.arg("check").current_dir(&folder);
+    if rustix::process::geteuid().is_root() {
+        check.uid(65532).gid(65532);
+    }
+    let output = check.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn a_secrets_mode_is_warned_about_where_a_stricter_one_would_do() {
+    let setup = Setup::new().await;
+    setup.write();
+    let secret = setup.folder().join("secret");
+    let warning = "other users may read or write this secret";
+    let mode = |mode| std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o640);
+    let own = run(setup.folder(), &["check"]).await;
+    assert!(own.stdout.contains(warning) && own.stdout.contains("`chmod 600 "), "{}", own.stdout);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // As the kubelet mounts a Secret with `fsGroup: 65532` and `defaultMode: 0440`.
+    std::os::unix::fs::chown(&secret, Some(0), Some(65532)).unwrap();
+    mode(0o440);
+    let said = checked_in_a_pod(&setup).await;
+    assert!(!said.contains(warning), "{said}");
+    mode(0o444);
+    let said = checked_in_a_pod(&setup).await;
+    assert!(said.contains(warning) && said.contains("bearerd runs as user 65532: run `chmod 640 "), "{said}");
+}
+
+/// The mount of a Secret, as the kubelet makes it: a tmpfs with `..data`, files of root that everybody may read, mounted
+/// read-only.
+#[tokio::test]
+#[ignore = "needs unshare"]
+async fn the_kubelets_mount_of_a_secret_is_not_warned_about() {
+    let setup = Setup::new().await.issuer("client_secret = { file = \"mounted/corp\" }");
+    setup.write();
+    std::fs::create_dir(setup.folder().join("mounted")).unwrap();
+    let mount = "mount -t tmpfs tmpfs mounted && mkdir mounted/..1 && printf s3cr3t > mounted/..1/corp && \
+                 chmod 444 mounted/..1/corp && ln -s ..1 mounted/..data && ln -s ..data/corp mounted/corp";
+    for (then, warned) in [("true", true), ("mount -o remount,ro mounted", false)] {
+        let script = format!("{mount} && {then} && {} check", env!("CARGO_BIN_EXE_bearerd"));
+        let mut command = tokio::process::Command::new("unshare");
+        command.args(["--mount", "--map-root-user", "sh", "-c", &script]).current_dir(setup.folder());
+        let output = command.output().await;
+        let output =
+            output.expect("`unshare` is needed for this test: install it (Debian: apt install util-linux)");
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains("other users may read or write this secret"), warned, "{then}: {said}");
+    }
 }

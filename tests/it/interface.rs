@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use crate::support::cli::{command, run, run_with};
 use crate::support::h2::{H2Client, whole};
 use crate::support::tls::{ca, localhost};
-use crate::support::{Call, Setup, within};
+use crate::support::{Answer, Call, Setup, within};
 
 /// Every default that the interface promises, by the schema's definition (empty: the top level).
 const DEFAULTS: &[(&str, &str, &str)] = &[
@@ -275,6 +275,87 @@ async fn grpc_call_is_told_in_its_form_where_no_route_serves_it() {
     assert_eq!(response.header("grpc-status"), Some("14"));
     assert_eq!(response.header("grpc-message"), Some("no_route"));
     assert!(response.header("proxy-status").unwrap().starts_with("bearerd"));
+}
+
+/// Lines that are wider than the terminal, although they have a space to break them at. A line of a file stays whole.
+fn wide_lines(text: &str, columns: usize) -> Vec<&str> {
+    let breakable = |line: &&str| line.split_whitespace().count() > 1 && !line.contains(" | ");
+    text.lines().filter(|line| line.chars().count() > columns).filter(breakable).collect()
+}
+
+#[tokio::test]
+async fn no_line_is_wider_than_the_terminal() {
+    let good = Setup::new().await;
+    good.issuer.always_this(Answer::token("header.payload.signature"));
+    good.write();
+    let refused = Setup::new().await;
+    refused.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    refused.write();
+    let missing = Setup::new().await.issuer("client_secret = { file = \"a-file-that-nobody-has-written\" }");
+    missing.write();
+    let bad = Setup::new()
+        .await
+        .top("worker = 2\ndrain_delay = 5\nshutdown_timeout = \"soon\"\ninclude = [\"*/x\"]");
+    bad.write();
+    let cases: [(&Setup, &[&str]); 16] = [
+        (&good, &["init"]),
+        (&good, &["init", "keycloack"]),
+        (&good, &["check"]),
+        (&good, &["check", "--online"]),
+        (&refused, &["check", "--online"]),
+        (&missing, &["check"]),
+        (&missing, &["check", "--online"]),
+        (&bad, &["check"]),
+        (&bad, &["run"]),
+        (&good, &["explain", "GET", "/", "-H", "authorization: x", "-H", "origin: https://app.example"]),
+        (&good, &["explain", "GET", "http://a-host-that-no-route-and-no-listener-names.example/x"]),
+        (&good, &["explain", "TRACE", "/"]),
+        (&good, &["token", "corp", "--decode"]),
+        (&refused, &["token", "corp"]),
+        (&good, &["token", "somebody-else"]),
+        (&good, &["healthcheck"]),
+    ];
+    for columns in ["80", "50"] {
+        for (setup, args) in cases {
+            let output = run_with(setup.folder(), args, &[("COLUMNS", columns)]).await;
+            let said = output.all();
+            assert!(!said.is_empty(), "{args:?}");
+            assert_eq!(wide_lines(&said, columns.parse().unwrap()), [""; 0], "{args:?}\n{said}");
+        }
+    }
+    // A reader that is a program gets whole lines.
+    let piped = run(bad.folder(), &["check"]).await;
+    assert!(
+        piped.stdout.contains("`*` may stand only in the last part: \"conf.d/*.toml\""),
+        "{}",
+        piped.stdout
+    );
+}
+
+#[tokio::test]
+async fn the_demo_fits_80_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path(), &["demo"]);
+    let mut child = command.env("COLUMNS", "80").stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut shown = String::new();
+    within("the end of the story", async {
+        while !shown.contains("removes its files") {
+            shown += &format!("{}\n", lines.next_line().await.unwrap().expect("demo goes on"));
+        }
+    })
+    .await;
+    assert_eq!(wide_lines(&shown, 80), [""; 0], "{shown}");
+}
+
+#[tokio::test]
+#[ignore = "needs script"]
+async fn a_terminal_says_how_wide_it_is() {
+    let setup = Setup::new().await.top("drain_delay = 5\ninclude = [\"*/x\"]");
+    setup.write();
+    let shown = in_terminal(&setup, "check --color never", &[]).await;
+    assert_eq!(wide_lines(&shown, 80), [""; 0], "{shown}");
+    assert!(shown.lines().any(|line| line.starts_with("    the number 5")), "{shown}");
 }
 
 #[tokio::test]

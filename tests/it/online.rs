@@ -75,7 +75,7 @@ async fn says_in_one_screen_what_was_granted_and_what_is_connected() {
         "/token, client_secret_basic",
         "for route api",
         "HTTP 200",
-        "lives 5m",
+        "valid for 5m",
         "a JWT",
         "https://api.example",
         "billing.read",
@@ -184,7 +184,7 @@ async fn an_issuer_that_takes_the_secret_in_the_body_alone_is_told() {
     for wanted in [
         "issuer corp: FAILED",
         "invalid_client",
-        "the issuer takes client_auth = \"client_secret_post\"",
+        "the issuer accepts client_auth = \"client_secret_post\"",
         "1 more request was made",
     ] {
         assert!(output.stdout.contains(wanted), "{wanted} in {}", output.stdout);

@@ -61,7 +61,7 @@ async fn spring_that_wants_the_client_id_beside_an_assertion_is_told() {
     let shown = shown(&setup, 1).await;
     has(
         &shown,
-        &["set send_client_id = true in [issuer.corp]", "the issuer takes send_client_id = true: set that"],
+        &["set send_client_id = true in [issuer.corp]", "the issuer accepts send_client_id = true: set that"],
     );
     assert_eq!(setup.issuer.requests().iter().filter(|request| request.method() == "POST").count(), 2);
 }
@@ -86,7 +86,7 @@ async fn hydra_that_wants_its_token_endpoint_as_audience_is_told() {
         &shown,
         &[
             "set jwt.audience of [issuer.corp]",
-            &format!("the issuer takes jwt = {{ audience = \"{endpoint}\" }}"),
+            &format!("the issuer accepts jwt = {{ audience = \"{endpoint}\" }}"),
         ],
     );
     has(&shown, &["2 more requests were made"]);
@@ -101,7 +101,7 @@ async fn glewlwyd_that_refuses_an_audience_without_a_word_is_told() {
         true => Answer::token(TOKEN),
         false => Answer::status(403),
     });
-    let takes = format!("the issuer takes jwt = {{ audience = \"{endpoint}\" }}");
+    let takes = format!("the issuer accepts jwt = {{ audience = \"{endpoint}\" }}");
     has(&shown(&setup, 1).await, &["jwt.audience of [issuer.corp]", &takes]);
 }
 
@@ -126,7 +126,7 @@ async fn keycloak_that_has_the_client_registered_for_an_assertion_is_told() {
         _ => refused(400, "invalid_client", "Parameter client_assertion_type is missing"),
     });
     let shown = shown(&setup, 1).await;
-    has(&shown, &["registered for a signed JWT", "the issuer takes client_auth = \"client_secret_jwt\""]);
+    has(&shown, &["registered for a signed JWT", "the issuer accepts client_auth = \"client_secret_jwt\""]);
     assert_eq!(setup.issuer.count(), 2);
 }
 
@@ -141,7 +141,7 @@ async fn keycloak_that_stumbles_over_an_encoding_is_told() {
         }
         refused(400, "unauthorized_client", "Unexpected error when authenticating client")
     });
-    has(&shown(&setup, 1).await, &["the issuer takes client_auth = \"client_secret_basic\": set that"]);
+    has(&shown(&setup, 1).await, &["the issuer accepts client_auth = \"client_secret_basic\": set that"]);
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn rauthy_and_glewlwyd_that_find_no_secret_are_told() {
             [_] => Answer::token(TOKEN),
             _ => refusal(),
         });
-        has(&shown(&setup, 1).await, &["the issuer takes client_auth = \"client_secret_post\""]);
+        has(&shown(&setup, 1).await, &["the issuer accepts client_auth = \"client_secret_post\""]);
     }
 }
 

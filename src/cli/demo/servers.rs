@@ -23,17 +23,17 @@ use serde_json::{Map, Value, json};
 
 use crate::clock::{Clock, SystemClock};
 
-/// The most of a request's body that is read.
+/// The largest body of a request.
 const MAX_BODY: usize = 64 * 1024;
 
 /// A request with its whole body.
 type DemoRequest = Request<Bytes>;
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type DemoResponse = Response<Full<Bytes>>;
 
 /// Serves on a free loopback port, on a thread of its own, until the process ends.
 pub(super) fn start(
     name: &str,
-    answer: impl Fn(&DemoRequest) -> Answer + Send + Sync + 'static,
+    response: impl Fn(&DemoRequest) -> DemoResponse + Send + Sync + 'static,
 ) -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
@@ -45,24 +45,24 @@ pub(super) fn start(
     };
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(move || runtime.block_on(accept(listener, Arc::new(answer))))?;
+        .spawn(move || runtime.block_on(accept(listener, Arc::new(response))))?;
     Ok(address)
 }
 
-async fn accept<F>(listener: tokio::net::TcpListener, answer: Arc<F>)
+async fn accept<F>(listener: tokio::net::TcpListener, response: Arc<F>)
 where
-    F: Fn(&DemoRequest) -> Answer + Send + Sync + 'static,
+    F: Fn(&DemoRequest) -> DemoResponse + Send + Sync + 'static,
 {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of files, most likely: others must get the time to close theirs.
+            // Probably no descriptor is left: wait until others are closed.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let answer = Arc::clone(&answer);
+        let response = Arc::clone(&response);
         let service = service_fn(move |request| {
-            let answer = Arc::clone(&answer);
-            async move { Ok::<_, Infallible>(respond(request, &*answer).await) }
+            let response = Arc::clone(&response);
+            async move { Ok::<_, Infallible>(respond(request, &*response).await) }
         });
         tokio::spawn(
             http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service),
@@ -70,10 +70,13 @@ where
     }
 }
 
-async fn respond(request: Request<Incoming>, answer: &(impl Fn(&DemoRequest) -> Answer + Sync)) -> Answer {
+async fn respond(
+    request: Request<Incoming>,
+    response: &(impl Fn(&DemoRequest) -> DemoResponse + Sync),
+) -> DemoResponse {
     let (head, body) = request.into_parts();
     match Limited::new(body, MAX_BODY).collect().await {
-        Ok(body) => answer(&Request::from_parts(head, body.to_bytes())),
+        Ok(body) => response(&Request::from_parts(head, body.to_bytes())),
         Err(_) => json_response(
             StatusCode::PAYLOAD_TOO_LARGE,
             &serde_json::json!({"error": "the body is too large"}),
@@ -81,16 +84,16 @@ async fn respond(request: Request<Incoming>, answer: &(impl Fn(&DemoRequest) -> 
     }
 }
 
-fn json_response(status: StatusCode, value: &Value) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(format!("{value:#}\n"))));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+fn json_response(status: StatusCode, value: &Value) -> DemoResponse {
+    let mut response = Response::new(Full::new(Bytes::from(format!("{value:#}\n"))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 pub(super) struct Issuer {
-    /// The `Authorization` value that its client sends. Id and secret are plain, so encoding them changes nothing.
+    /// The `Authorization` value that its client sends. Form encoding would not change ID and secret.
     authorization: String,
     tokens: Arc<Tokens>,
 }
@@ -101,7 +104,7 @@ impl Issuer {
         Self { authorization, tokens }
     }
 
-    pub(super) fn answer(&self, request: &DemoRequest) -> Answer {
+    pub(super) fn respond_to(&self, request: &DemoRequest) -> DemoResponse {
         if request.uri().path() != "/token" || request.method() != Method::POST {
             return json_response(
                 StatusCode::NOT_FOUND,
@@ -110,9 +113,9 @@ impl Issuer {
         }
         let given = request.headers().get(header::AUTHORIZATION);
         if given.is_none_or(|given| given.as_bytes() != self.authorization.as_bytes()) {
-            let mut answer = json_response(StatusCode::UNAUTHORIZED, &json!({"error": "invalid_client"}));
-            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
-            return answer;
+            let mut response = json_response(StatusCode::UNAUTHORIZED, &json!({"error": "invalid_client"}));
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
+            return response;
         }
         let mut params = request.body().split(|byte| *byte == b'&');
         if !params.any(|param| param == b"grant_type=client_credentials") {
@@ -128,7 +131,7 @@ impl Issuer {
     }
 }
 
-/// So much of a token is shown: enough to see that it changes.
+/// How many characters of a token are shown: enough to see that it changes.
 const SHOWN: usize = 6;
 
 pub(super) struct Echo {
@@ -140,16 +143,16 @@ impl Echo {
         Self { tokens }
     }
 
-    pub(super) fn answer(&self, request: &DemoRequest) -> Answer {
+    pub(super) fn respond_to(&self, request: &DemoRequest) -> DemoResponse {
         let valid =
             bearer(request.headers()).is_some_and(|token| self.tokens.is_valid(token, SystemClock.wall()));
         if !valid {
-            let mut answer = json_response(
+            let mut response = json_response(
                 StatusCode::UNAUTHORIZED,
                 &json!({"error": "no token of the demo issuer came along"}),
             );
-            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return answer;
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return response;
         }
         json_response(
             StatusCode::OK,
@@ -168,7 +171,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
-/// The headers as they came, but for the token.
+/// The header fields as they arrived, with the token masked.
 fn shown_headers(headers: &HeaderMap) -> Map<String, Value> {
     headers
         .keys()
@@ -188,7 +191,7 @@ fn masked_credential(headers: &HeaderMap) -> String {
     format!("Bearer {start}… ({} characters)", token.len())
 }
 
-/// Short, so that a renewal can be watched.
+/// Short, so that a reader can watch a renewal.
 pub(super) const LIFETIME: Duration = Duration::from_secs(10);
 
 /// Bytes of a token: a nonce, its number, when it expires, and a MAC over all.
@@ -250,7 +253,7 @@ fn seconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Text of so many random bytes.
+/// Random bytes as text.
 pub(super) fn random_text(bytes: usize) -> Result<String, Unspecified> {
     let mut random = vec![0; bytes];
     rand::fill(&mut random)?;
@@ -261,14 +264,14 @@ pub(super) fn random_text(bytes: usize) -> Result<String, Unspecified> {
 mod tests {
     use super::*;
 
-    fn ask(secret: &str, body: &'static str) -> Answer {
+    fn ask(secret: &str, body: &'static str) -> DemoResponse {
         let issuer = Issuer::new("demo-client", "right", Arc::new(Tokens::new().unwrap()));
         let basic = STANDARD.encode(format!("demo-client:{secret}"));
         let request = Request::post("http://localhost/token")
             .header(header::AUTHORIZATION, format!("Basic {basic}"))
             .body(Bytes::from_static(body.as_bytes()))
             .unwrap();
-        issuer.answer(&request)
+        issuer.respond_to(&request)
     }
 
     #[test]
@@ -285,9 +288,9 @@ mod tests {
             .header(header::AUTHORIZATION, format!("Bearer {token}"))
             .body(Bytes::new())
             .unwrap();
-        let answer = Echo::new(Arc::clone(&tokens)).answer(&request);
-        let status = answer.status();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let response = Echo::new(Arc::clone(&tokens)).respond_to(&request);
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
         let body = String::from_utf8(body.to_vec()).unwrap();
         assert!(!body.contains(&token), "the whole token is shown");
         (status, body, tokens)

@@ -1,11 +1,12 @@
 //! What goes to the upstream, by name and without any value of a parameter or header field, and an explanation as text for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::explain::{Answer, ExplainedRequest, Explanation};
+use crate::cli::explain::{ExplainedRequest, Explanation, ListenerResult};
 use crate::config::{
     Credential, CredentialKey, HeaderEdits, Inject, IssuerConfig, ParamValue, RouteConfig, TokenEndpoint,
     UpstreamTarget, Words,
@@ -18,7 +19,7 @@ use crate::secret::MASK;
 pub struct Sent {
     /// Without the query.
     pub url: String,
-    /// The request has a query; it goes up byte for byte.
+    /// The request has a query, which goes upstream byte for byte.
     pub query: bool,
     pub host: String,
     /// `auto`, `http1` or `http2`.
@@ -30,25 +31,27 @@ pub struct Sent {
     pub request_headers: HeaderNames,
     pub response_headers: HeaderNames,
     pub timeouts: Timeouts,
+    /// Other settings of the route, by their keys, as they are written in the file.
+    pub settings: BTreeMap<&'static str, String>,
 }
 
-/// Whose token, and what is asked for.
+/// Whose token, and what the token request asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CredentialFacts {
     pub issuer: String,
     /// The preset that fills in the issuer's table.
     pub preset: Option<String>,
-    /// The token endpoint, or where it is found; without a query.
+    /// The token endpoint, or the URL where discovery starts; without a query.
     pub token_endpoint: String,
-    /// `token_endpoint` is the issuer's URL, and discovery finds the endpoint.
+    /// `token_endpoint` is the issuer's URL, from which discovery finds the endpoint.
     pub discovery: bool,
     pub scopes: Vec<String>,
     pub parameters: Vec<Parameter>,
-    /// The route's own, which stands instead of the issuer's `jwt.subject`.
+    /// The route's own, which replaces the issuer's `jwt.subject`.
     pub subject: Option<String>,
-    /// The header as it is set, with `{token}` in the token's place; or `query parameter NAME`.
+    /// The header field, with `{token}` in place of the token; or `query parameter NAME`.
     pub inject: String,
-    /// The query parameter that carries the token, where one does.
+    /// The query parameter that carries the token, if one does.
     pub inject_query: Option<String>,
     /// Tokens are bound to a key: each request carries a proof in `DPoP` (RFC 9449).
     pub dpop: bool,
@@ -58,7 +61,7 @@ pub struct CredentialFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Parameter {
     pub name: String,
-    /// It stands in a file or in the environment.
+    /// It comes from a file, the environment, or a webhook.
     pub reference: bool,
 }
 
@@ -69,7 +72,7 @@ pub struct HeaderNames {
     pub remove: Vec<String>,
 }
 
-/// As in the config file; `off` where there is none.
+/// As in the config file; `off` if there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     pub connect: String,
@@ -79,8 +82,12 @@ pub struct Timeouts {
 }
 
 impl Sent {
-    pub(super) fn new(route: &RouteConfig, asked: &ExplainedRequest, prefix_segments: Option<usize>) -> Self {
-        let target = upstream_target(&route.upstream.path, &asked.path, None, prefix_segments);
+    pub(super) fn new(
+        route: &RouteConfig,
+        request: &ExplainedRequest,
+        prefix_segments: Option<usize>,
+    ) -> Self {
+        let target = upstream_target(&route.upstream.path, &request.path, None, prefix_segments);
         let url = match &route.upstream.target {
             UpstreamTarget::Tcp { https: true, .. } => {
                 format!("https://{}{target}", route.upstream.authority)
@@ -92,7 +99,7 @@ impl Sent {
         };
         Self {
             url,
-            query: asked.query.is_some(),
+            query: request.query.is_some(),
             host: route.upstream.authority.clone(),
             protocol: route.connection.protocol.word(),
             credential: match &route.credential {
@@ -108,6 +115,7 @@ impl Sent {
                 idle: duration(route.idle_timeout),
                 connection_max_age: duration(route.connection_max_age),
             },
+            settings: route.settings(),
         }
     }
 }
@@ -197,11 +205,15 @@ pub(super) fn render(explanation: &Explanation) -> String {
         if !page.0.is_empty() {
             page.0.push('\n');
         }
-        // A path that no request line may hold may hold what a terminal would obey.
+        // A path that no request line may contain may contain control characters.
         let path = explanation.path.escape_debug();
         let _ = match (&answer.route, answer.status, answer.code) {
             (Some(route), Some(status), _) => {
-                writeln!(page.0, "{} {path}: answered here for route `{route}`, {status}", explanation.method)
+                writeln!(
+                    page.0,
+                    "{} {path}: bearerd responds for route `{route}`, {status}",
+                    explanation.method
+                )
             }
             (Some(route), None, _) => {
                 writeln!(page.0, "{} {path}: route `{route}` serves it", explanation.method)
@@ -210,16 +222,16 @@ pub(super) fn render(explanation: &Explanation) -> String {
                 writeln!(page.0, "{} {path}: no route serves it, {status} `{code}`", explanation.method)
             }
             (None, Some(status), None) => {
-                writeln!(page.0, "{} {path}: answered here, {status}", explanation.method)
+                writeln!(page.0, "{} {path}: bearerd responds, {status}", explanation.method)
             }
             (None, None, _) => writeln!(page.0, "{} {path}: no route serves it", explanation.method),
         };
-        render_answer(&mut page, answer);
+        render_result(&mut page, answer);
     }
     page.0
 }
 
-fn render_answer(page: &mut Page, answer: &Answer) {
+fn render_result(page: &mut Page, answer: &ListenerResult) {
     page.list("listeners", &answer.listeners);
     page.lines("why", &answer.why);
     page.lines("nearest", &answer.nearest);
@@ -255,6 +267,8 @@ fn render_sent(page: &mut Page, sent: &Sent) {
             timeouts.connect, timeouts.response, timeouts.idle, timeouts.connection_max_age
         ),
     );
+    let settings: Vec<String> = sent.settings.iter().map(|(key, value)| format!("{key} {value}")).collect();
+    page.list("settings", &settings);
 }
 
 fn render_credential(page: &mut Page, credential: &CredentialFacts) {

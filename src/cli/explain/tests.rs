@@ -133,7 +133,7 @@ fn a_url_without_a_scheme_is_read_as_curl_reads_it() {
 }
 
 #[test]
-fn listeners_that_answer_alike_are_told_together() {
+fn listeners_that_answer_alike_are_reported_together() {
     let listeners = vec![listener("a", "127.0.0.1:8080", &[]), listener("b", "127.0.0.1:8081", &[])];
     let config = config(listeners, vec![route("own", "", "/*")]);
     let explanation = ask(&config, "GET", "/", &[]);
@@ -197,7 +197,7 @@ fn a_path_of_other_methods_names_them() {
 }
 
 #[test]
-fn the_nearest_misses_are_told_a_line_each() {
+fn the_nearest_misses_are_reported_a_line_each() {
     let config = main_with(vec![
         route("other path", "", "/b/*"),
         route("other host", "a.test", "/a/*"),
@@ -209,7 +209,7 @@ fn the_nearest_misses_are_told_a_line_each() {
     assert_eq!(
         explanation.answers[0].nearest,
         [
-            "route `other header` has this host and path, but it wants another value of header `x-tenant`, and it wants \
+            "route `other header` has this host and path, but it requires another value of header `x-tenant`, and it requires \
              a header `x-env`",
             "route `other path` has this host, but its path prefix is `/b`",
             "route `other host` has this path, but its host is `a.test`",
@@ -226,7 +226,7 @@ fn many_near_misses_are_counted() {
 }
 
 #[test]
-fn why_a_route_won_is_told() {
+fn why_a_route_won_is_reported() {
     let config = main_with(vec![
         route("winner", "a.test", "/a/b/*").methods(&["GET"]).at(0),
         route("plain", "a.test", "/a/b/*"),
@@ -241,9 +241,9 @@ fn why_a_route_won_is_told() {
             "path: prefix `/a/b`, 2 segments",
             "listener: only `main`",
             "method: one of GET",
-            "goes before route `plain`: it names the listener",
-            "goes before route `short`: its path is the more exact one",
-            "goes before route `wildcard`: its host is the more exact one",
+            "wins over route `plain`: it names the listener",
+            "wins over route `short`: its path is the more exact one",
+            "wins over route `wildcard`: its host is the more exact one",
         ]
     );
 }
@@ -254,7 +254,8 @@ fn names_are_shown_and_values_are_not() {
     billing.request_headers.set = vec![("x-key".parse().unwrap(), Source::literal("canary-header"))];
     billing.response_headers.remove = vec!["server".parse().unwrap()];
     let config = main_with(vec![billing]);
-    let explanation = ask(&config, "POST", "/billing/x?canary-asked", &[("authorization", "canary-caller")]);
+    let explanation =
+        ask(&config, "POST", "/billing/x?canary-request", &[("authorization", "canary-caller")]);
     let sent = explanation.answers[0].sent.as_ref().unwrap();
     let credential = sent.credential.as_ref().unwrap();
     assert_eq!(
@@ -335,7 +336,7 @@ fn bad_usage_is_an_error() {
 }
 
 #[test]
-fn subject_preset_and_proof_are_told() {
+fn subject_preset_and_proof_are_reported() {
     let mut route = with_token(route("billing", "", "/*"));
     let Credential::Issuer { issuer, key } = &route.credential else { panic!("a route with a token") };
     let dpop = DpopConfig { private_key: Source::literal("canary-key"), alg: None };

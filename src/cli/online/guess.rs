@@ -1,30 +1,30 @@
-//! A few more requests, to find out what a refusing issuer takes. Few, since an issuer may lock a client that fails
-//! too often.
+//! Sends a few more requests to find out what a refusing issuer accepts. They are few, because an issuer may lock a
+//! client that fails too often.
 
 use std::sync::Arc;
 
 use super::Bounds;
 use crate::clock::SystemClock;
-use crate::config::client_auth::{ClientSecretBasic, ClientSecretJwt, ClientSecretPost, Proof};
+use crate::config::client_auth::{METHODS, Method, Proof};
 use crate::config::{
     BasicEncoding, ClientAuth, CredentialKey, IssuerConfig, JwtConfig, JwtUse, Scopes, Source, TokenEndpoint,
 };
 use crate::issuer::{FailureKind, Grant, Issuer, IssuerError};
 use crate::net::dpop;
 
-/// Scopes that are asked for one by one.
+/// The most scopes that are requested one by one.
 const SCOPES: usize = 8;
 
-/// What was tried, and what it says.
+/// How many requests were sent, and what they showed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Guessed {
+pub(super) struct Guess {
     pub(super) requests: usize,
     pub(super) hints: Vec<String>,
 }
 
-impl Guessed {
-    /// `after` this many requests.
-    fn told(requests: usize, hint: String) -> Self {
+impl Guess {
+    /// A hint after this many requests.
+    fn after(requests: usize, hint: String) -> Self {
         Self { requests, hints: vec![format!("{hint} ({})", more(requests))] }
     }
 }
@@ -34,7 +34,7 @@ fn more(requests: usize) -> String {
     format!("{requests} more request{s} made to find out")
 }
 
-/// The client was refused, or the issuer did not even see who it is.
+/// Whether the issuer refused the client, or did not even see who it is.
 pub(super) fn may_be_the_method(error: &IssuerError, config: &IssuerConfig) -> bool {
     let code = error.code.as_deref();
     if matches!(code, Some(dpop::USE_NONCE | dpop::INVALID_PROOF)) {
@@ -42,11 +42,11 @@ pub(super) fn may_be_the_method(error: &IssuerError, config: &IssuerConfig) -> b
     }
     let refused = code == Some("invalid_client") || error.http_status == Some(401);
     let says = |words: &str| error.detail.contains(words);
-    // glewlwyd says no more, whatever it does not like.
+    // glewlwyd responds like this to every error.
     let wordless = code.is_none() && error.http_status == Some(403);
     match shown_by(config) {
-        // Keycloak answers 400 unauthorized_client where it stumbles over an encoding, Rauthy calls the secret missing
-        // where it looks elsewhere.
+        // Keycloak responds 400 unauthorized_client to an unexpected encoding. Rauthy reports a missing secret if it
+        // expects it elsewhere.
         Some(Shown::Secret) => {
             refused
                 || wordless
@@ -63,7 +63,7 @@ pub(super) fn may_be_the_method(error: &IssuerError, config: &IssuerConfig) -> b
     }
 }
 
-/// What shows who asks.
+/// What proves who the client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shown {
     Secret,
@@ -78,19 +78,19 @@ fn shown_by(config: &IssuerConfig) -> Option<Shown> {
     }
 }
 
-/// Another way to say who asks.
+/// Another way to authenticate the client.
 #[derive(Debug, Clone)]
 enum Change {
     Method(ClientAuth),
     SendClientId,
-    /// `jwt.audience`: the token endpoint in the place of the issuer's URL.
+    /// `jwt.audience`: the token endpoint instead of the issuer's URL.
     Audience,
 }
 
 impl Change {
-    /// The config with it, and how that is written. `None`: it cannot be tried.
+    /// The config with this change, and how to write the change. `None`: it cannot be tried.
     async fn apply(&self, config: &IssuerConfig, bounds: Bounds) -> Option<(IssuerConfig, String)> {
-        // One request each: no other credential stands in.
+        // One request each, so without a second credential.
         let mut config = IssuerConfig { standby: None, ..config.clone() };
         let written = match self {
             Self::Method(client_auth) => {
@@ -116,18 +116,18 @@ impl Change {
     }
 }
 
-/// Whether there is another way to try.
+/// Whether there is another way to authenticate.
 pub(super) fn has_another_way(error: &IssuerError, config: &IssuerConfig) -> bool {
     !changes(error, config).is_empty()
 }
 
-/// The other ways to say who asks, each once.
+/// Tries the other ways to authenticate, each once.
 pub(super) async fn methods(
     config: &IssuerConfig,
     error: &IssuerError,
     key: &CredentialKey,
     bounds: Bounds,
-) -> Guessed {
+) -> Guess {
     let mut tried = Vec::new();
     for change in changes(error, config) {
         let Some((changed, written)) = change.apply(config, bounds).await else { continue };
@@ -139,15 +139,15 @@ pub(super) async fn methods(
                 let then = format!(" (and then answers {})", error.code.unwrap_or_default());
                 return taken(config, &change, &written, tried.len(), &then);
             }
-            // Whoever cannot answer now is not asked on.
+            // An issuer that is not available gets no more requests.
             Err(IssuerError { kind: FailureKind::Unavailable | FailureKind::Timeout, .. }) => break,
             Err(_) => {}
         }
     }
     if tried.is_empty() {
-        return Guessed::default();
+        return Guess::default();
     }
-    Guessed::told(
+    Guess::after(
         tried.len(),
         format!(
             "the method does not seem to be at fault: {} {} refused too. Compare {} of [issuer.{}] with the issuer's, \
@@ -165,16 +165,16 @@ pub(super) async fn methods(
     )
 }
 
-fn taken(config: &IssuerConfig, change: &Change, what: &str, requests: usize, then: &str) -> Guessed {
+fn taken(config: &IssuerConfig, change: &Change, what: &str, requests: usize, then: &str) -> Guess {
     let instead = match change {
         Change::Method(_) => format!(", which says {}", written(&config.client_auth)),
         Change::SendClientId | Change::Audience => String::new(),
     };
-    let hint = format!("the issuer takes {what}{then}: set that in [issuer.{}]{instead}", config.name);
-    Guessed::told(requests, hint)
+    let hint = format!("the issuer accepts {what}{then}: set that in [issuer.{}]{instead}", config.name);
+    Guess::after(requests, hint)
 }
 
-/// A refusal that comes only after the client was let in.
+/// Whether the refusal comes after a successful client authentication.
 fn knows_the_client(error: &IssuerError) -> bool {
     matches!(error.code.as_deref(), Some("invalid_scope" | "invalid_target" | "unsupported_grant_type"))
 }
@@ -182,7 +182,7 @@ fn knows_the_client(error: &IssuerError) -> bool {
 fn changes(error: &IssuerError, config: &IssuerConfig) -> Vec<Change> {
     match shown_by(config) {
         Some(Shown::Secret) => other_methods(error, config),
-        // A secret that signs alone was never to travel, so no other method is tried with it.
+        // A secret that only signs must not be sent, so no other method is tried with it.
         Some(Shown::Signature) => changes_of_signed(config),
         None => Vec::new(),
     }
@@ -200,52 +200,57 @@ fn changes_of_signed(config: &IssuerConfig) -> Vec<Change> {
     changes
 }
 
-/// The secret's, the most usual first.
+/// The other methods that send the secret.
 fn other_methods(error: &IssuerError, config: &IssuerConfig) -> Vec<Change> {
     let Some(secret) = config.client_auth.secret().cloned() else { return Vec::new() };
-    // Basic is taken by another user.
+    // HTTP Basic is used for another user.
     if config.basic.is_some() {
         return Vec::new();
     }
-    // The issuer says which one the client is registered for.
+    let with = |method: &'static dyn Method, encoding| ClientAuth {
+        encoding,
+        ..ClientAuth::with_secret(method, secret.clone())
+    };
+    // The issuer says that the client is registered for an assertion. The secret signs it, and need not be sent.
     if error.detail.contains("client_assertion") {
-        return vec![Change::Method(ClientAuth::with_secret(&ClientSecretJwt, secret))];
+        let signed = METHODS.into_iter().filter(|method| method.proof() == Proof::SignedBySecret);
+        return signed.map(|method| Change::Method(with(method, BasicEncoding::Form))).collect();
     }
-    let is_basic = config.client_auth.proof() == Proof::Basic;
+    let current = &config.client_auth;
+    let is_basic = current.proof() == Proof::Basic;
     let encodings_differ =
         [config.client_id.as_ref(), Some(&secret)].into_iter().flatten().any(changes_in_a_form);
-    let basic =
-        |encoding| ClientAuth { encoding, ..ClientAuth::with_secret(&ClientSecretBasic, secret.clone()) };
-    let post = ClientAuth::with_secret(&ClientSecretPost, secret.clone());
-    let all = [post, basic(BasicEncoding::Form), basic(BasicEncoding::Raw)];
-    let current = written(&config.client_auth);
-    all.into_iter()
-        .filter(|other| written(other) != current)
-        // The same bytes would go up again.
-        .filter(|other| match (other.proof(), other.encoding) {
-            (Proof::Basic, BasicEncoding::Raw) => encodings_differ,
-            (Proof::Basic, BasicEncoding::Form) => encodings_differ || !is_basic,
-            _ => true,
-        })
-        .map(Change::Method)
-        .collect()
+    let ways =
+        |method: &'static dyn Method| method.encodings().iter().map(move |encoding| (method, *encoding));
+    let mut others: Vec<ClientAuth> =
+        METHODS.into_iter().flat_map(ways).map(|(method, encoding)| with(method, encoding)).collect();
+    others.retain(|other| written(other) != written(current));
+    // Without the same bytes once more.
+    others.retain(|other| match (other.proof(), other.encoding) {
+        (Proof::Basic, BasicEncoding::Raw) => encodings_differ,
+        (Proof::Basic, BasicEncoding::Form) => encodings_differ || !is_basic,
+        _ => true,
+    });
+    // Another method is a more usual error than another encoding.
+    others.sort_by_key(|other| other.as_str() == current.as_str());
+    others.into_iter().map(Change::Method).collect()
 }
 
-/// As it is written in the config.
+/// How to write it in the config.
 fn written(client_auth: &ClientAuth) -> String {
     let raw = client_auth.proof() == Proof::Basic && client_auth.encoding == BasicEncoding::Raw;
     let encoding = if raw { " with basic_encoding = \"raw\"" } else { "" };
     format!("client_auth = \"{}\"{encoding}", client_auth.as_str())
 }
 
-/// Whether RFC 6749's encoding before base64 changes it.
+/// Whether the encoding before base64 (RFC 6749 section 2.3.1) changes the value.
 fn changes_in_a_form(source: &Source) -> bool {
     source.read().is_ok_and(|value| {
         value.expose().iter().any(|byte| !byte.is_ascii_alphanumeric() && !b"*-._".contains(byte))
     })
 }
 
-/// `None`: the time of the whole run is up.
+/// `None`: the time limit of the whole run was reached.
 async fn fetch(
     config: IssuerConfig,
     key: &CredentialKey,
@@ -255,18 +260,18 @@ async fn fetch(
     bounds.hold(issuer.fetch(key)).await
 }
 
-/// Which scope is refused: each is asked for alone, and then none.
-pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: Bounds) -> Guessed {
+/// Finds out which scope is refused: requests each one alone, and then none.
+pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: Bounds) -> Guess {
     if key.scopes.is_empty() {
-        // A request without any was the one that it refused.
+        // The refused request already had no scope.
         let name = &config.name;
         let hint = format!("it was asked for no scope; give scopes of [issuer.{name}] or of the route");
-        return Guessed { requests: 0, hints: vec![hint] };
+        return Guess { requests: 0, hints: vec![hint] };
     }
     let config = IssuerConfig { standby: None, ..config.clone() };
     let with = |scopes: Scopes| CredentialKey { scopes, ..key.clone() };
     let (mut requests, mut granted, mut refused) = (0, Vec::new(), Vec::new());
-    // A single one was asked for alone already.
+    // A single scope was already requested alone.
     let alone = if key.scopes.len() > 1 { SCOPES } else { 0 };
     for scope in key.scopes.iter().take(alone) {
         let key = with(Scopes::from([scope.as_str()]));
@@ -281,17 +286,17 @@ pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: B
     let none = fetch(config.clone(), &with(Scopes::default()), bounds).await;
     requests += usize::from(none.is_some());
     let none = none.and_then(Result::ok);
-    scopes_told(&config.name, key, requests, &granted, &refused, none.as_ref())
+    scopes_found(&config.name, key, requests, &granted, &refused, none.as_ref())
 }
 
-fn scopes_told(
+fn scopes_found(
     name: &str,
     key: &CredentialKey,
     requests: usize,
     granted: &[&str],
     refused: &[&str],
     none: Option<&Grant>,
-) -> Guessed {
+) -> Guess {
     let mut said = Vec::new();
     let asked_alone = granted.len() + refused.len();
     if asked_alone > 0 {
@@ -320,7 +325,7 @@ fn scopes_told(
     if said.is_empty() {
         said.push("each scope is refused, and so is a request without any".to_owned());
     }
-    Guessed::told(
+    Guess::after(
         requests,
         format!(
             "{}. Correct scopes of [issuer.{name}] or of the route, or let the client have them at the issuer",
@@ -332,7 +337,9 @@ fn scopes_told(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::client_auth::{NoProof, PrivateKeyJwt, TlsClientAuth};
+    use crate::config::client_auth::{
+        ClientSecretBasic, ClientSecretJwt, ClientSecretPost, NoProof, PrivateKeyJwt, TlsClientAuth,
+    };
     use crate::config::{HttpUrl, TokenEndpoint};
 
     fn config(client_auth: ClientAuth, id: &str) -> IssuerConfig {
@@ -451,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_told_apart() {
+    fn refused_and_granted_scopes_are_distinguished() {
         let scopes = ["a", "b"].map(str::to_owned);
         let key = CredentialKey {
             issuer: "corp".into(),
@@ -461,7 +468,7 @@ mod tests {
             subject: None,
         };
         let told = |granted: &[&str], refused: &[&str]| {
-            scopes_told("corp", &key, 3, granted, refused, None).hints.join("")
+            scopes_found("corp", &key, 3, granted, refused, None).hints.join("")
         };
         assert!(
             told(&["a"], &["b"]).starts_with("refused: b; granted: a. Correct scopes"),

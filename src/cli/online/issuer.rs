@@ -22,20 +22,20 @@ use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::connect::Offer;
 use crate::net::{Connector, Target};
 
-/// Clocks that differ by no more are not worth a word, in seconds.
+/// The largest difference of clocks that is not reported, in seconds.
 const CLOCK_DIFFERENCE: i64 = 5;
 
-/// Why the rest is not asked for.
+/// Why the other tokens are not requested.
 enum Settled {
     No,
-    /// Every other response would be the same, and might lock the client.
+    /// Every other request would fail too, and might lock the client.
     Refused(Box<(IssuerError, CredentialKey)>),
-    /// There is nobody to ask.
+    /// The issuer is not available.
     Gone,
 }
 
 pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: Bounds) -> IssuerReport {
-    // Here a refusal is told as what it is, however new the credential.
+    // A refusal is reported as such, however new the credential is.
     let config = IssuerConfig { credential_grace: std::time::Duration::ZERO, ..IssuerConfig::clone(&config) };
     let issuer = Issuer::new(Arc::new(config.clone()), Arc::new(SystemClock));
     let mut report = blank(&config, bounds);
@@ -45,8 +45,8 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
             report.credentials.push(not_asked(wanted));
             continue;
         }
-        let (told, error) = one(&issuer, &wanted, bounds).await;
-        report.credentials.push(told);
+        let (credential, error) = one(&issuer, &wanted, bounds).await;
+        report.credentials.push(credential);
         let Some(error) = error else { continue };
         if let Some(wait) = error.retry_after {
             report.hints.push(format!("wait {} s before you ask again: the issuer says so", wait.as_secs()));
@@ -141,7 +141,7 @@ fn settle(error: IssuerError, key: CredentialKey, config: &IssuerConfig) -> Sett
     match error.kind {
         FailureKind::Unavailable | FailureKind::Timeout | FailureKind::Credential => Settled::Gone,
         _ if guess::may_be_the_method(&error, config) => Settled::Refused(Box::new((error, key))),
-        // The client is known, and another scope may be open to it.
+        // The issuer knows the client, and may grant it another scope.
         _ if error.code.as_deref() == Some("unauthorized_client") && error.http_status != Some(401) => {
             Settled::No
         }
@@ -168,12 +168,12 @@ async fn refused(
     }
 }
 
-fn add(report: &mut IssuerReport, guessed: guess::Guessed) {
+fn add(report: &mut IssuerReport, guessed: guess::Guess) {
     report.extra_requests += guessed.requests;
     report.hints.extend(guessed.hints);
 }
 
-/// Of a connection of its own: that of a token request is gone with its response.
+/// On a separate connection, because the connection of a token request is closed after its response.
 async fn tls(config: &IssuerConfig, endpoint: Option<&str>, bounds: Bounds) -> Option<TlsReport> {
     let (TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &config.endpoint;
     if !url.https || bounds.over() {
@@ -189,12 +189,12 @@ async fn tls(config: &IssuerConfig, endpoint: Option<&str>, bounds: Bounds) -> O
 }
 
 async fn advertised(issuer: &Issuer, report: &IssuerReport, bounds: Bounds) -> Option<Advertised> {
-    // Where only the token endpoint is known, nothing is advertised; a failure to find the document is told already.
+    // With `token_url` nothing is advertised. A failure to find the document was already reported.
     let metadata = bounds.hold(issuer.metadata()).await?.ok().flatten()?;
     let scopes = metadata.scopes_supported;
     let mut unknown_scopes: Vec<String> = match &scopes {
         Some(known) => {
-            // One that was granted is known there, whatever the document says.
+            // The issuer knows a scope that it granted, whatever the document says.
             let asked = report.credentials.iter().flat_map(|credential| match &credential.token {
                 Some(token) => &token.not_granted,
                 None => &credential.scopes,
@@ -255,7 +255,7 @@ fn warnings(report: &IssuerReport, config: &IssuerConfig, bounds: Bounds) -> Vec
     warnings
 }
 
-/// For which routes, in a sentence.
+/// The routes of a credential, as part of a sentence.
 pub(super) fn whose(credential: &CredentialReport) -> String {
     match credential.routes.as_slice() {
         [] => " for the issuer's own scopes, which no route uses".to_owned(),
@@ -264,7 +264,7 @@ pub(super) fn whose(credential: &CredentialReport) -> String {
     }
 }
 
-/// What needs no request, where no token came.
+/// Hints that need no request, if a token is missing.
 fn hints_of_what_is_known(report: &mut IssuerReport, method: &dyn Method) {
     if report.ok {
         return;
@@ -294,16 +294,16 @@ fn hints_of_what_is_known(report: &mut IssuerReport, method: &dyn Method) {
     report.hints.extend(hints);
 }
 
-/// A certificate that ends in fewer days is warned about.
+/// A certificate that expires in fewer days causes a warning.
 const SOON: i64 = 30;
 
-/// The end of a server's certificate, as it came.
+/// When a server's certificate expires.
 pub(super) fn certificate_end(der: &[u8], now: SystemTime) -> Option<Ends> {
     let chain = Certificate::parse_chain(der).ok()?;
     chain.first().map(|leaf| Ends::new(leaf.not_after(), now))
 }
 
-/// Every key and certificate with which the client shows who it is.
+/// Every key and certificate that authenticates the client.
 fn key_reports(config: &IssuerConfig, now: SystemTime) -> Vec<KeyReport> {
     let signs = config.client_auth.proof() != Proof::Certificate;
     let jwt_alg = config.jwt.as_ref().and_then(|jwt| jwt.alg);
@@ -321,7 +321,7 @@ fn key_reports(config: &IssuerConfig, now: SystemTime) -> Vec<KeyReport> {
             config.dpop.as_ref().map(|dpop| dpop.alg),
         ),
     ];
-    // With tls_client_auth the certificate stands in both places.
+    // With tls_client_auth the certificate is in both places.
     let tls = config.tls.certificate.as_ref().filter(|tls| config.certificate.as_ref() != Some(*tls));
     let certificates = [
         ("certificate", config.certificate.as_ref()),
@@ -334,7 +334,7 @@ fn key_reports(config: &IssuerConfig, now: SystemTime) -> Vec<KeyReport> {
     keys.chain(certificates).collect()
 }
 
-/// `signs` holds the algorithm that the config asks for, `None` in it where the key's type decides.
+/// `signs`: the algorithm in the config, or `Some(None)` if the key's type determines it.
 fn key_report(name: &str, source: &Source, signs: Option<Option<Alg>>, now: SystemTime) -> KeyReport {
     let blank = blank_key(name, source);
     match read_key(source) {
@@ -391,7 +391,7 @@ fn read_chain(source: &Source) -> Result<Vec<Certificate>, String> {
     Certificate::parse_chain_with(bytes.expose(), password.as_deref()).map_err(|error| error.to_string())
 }
 
-/// From the members of the public half.
+/// The type of a key, from the members of its public JWK.
 fn key_kind(key: &PrivateKey) -> Option<String> {
     let jwk = key.public_jwk();
     let member = |name: &str| jwk.get(name).and_then(Value::as_str);
@@ -402,7 +402,7 @@ fn key_kind(key: &PrivateKey) -> Option<String> {
     })
 }
 
-/// Certificates whose end is near. Of one that has ended, or is about to, the offline check tells already.
+/// Certificates that expire soon. The offline check already reports those that have expired or are about to.
 fn expiry_warnings(keys: &[KeyReport]) -> Vec<String> {
     keys.iter()
         .filter_map(|key| {
@@ -411,14 +411,12 @@ fn expiry_warnings(keys: &[KeyReport]) -> Vec<String> {
                 .as_ref()
                 .filter(|ends| (i64::from(issuer::SOON_DAYS)..SOON).contains(&ends.in_days))?;
             let (key, place, days, at) = (&key.key, &key.place, ends.in_days, &ends.at);
-            Some(format!(
-                "{key}: the certificate ({place}) ends in {days} days, on {at}: have a new one issued"
-            ))
+            Some(format!("{key}: the certificate ({place}) expires in {days} days, on {at}: get a new one"))
         })
         .collect()
 }
 
-/// Claims that say for whom and for what a token is. None of them is a secret, or about a person.
+/// Claims that say for whom and for what a token is. None of them is secret or personal.
 const CLAIMS: [&str; 9] = ["iss", "aud", "azp", "client_id", "scp", "scope", "roles", "iat", "exp"];
 /// The claims in which issuers write scopes.
 pub(super) const SCOPE_CLAIMS: [&str; 2] = ["scope", "scp"];
@@ -441,7 +439,7 @@ fn token_report(
     }
 }
 
-/// As RFC 6750 and RFC 9449 write it; the grant has it in lower case.
+/// The type as RFC 6750 and RFC 9449 write it. The grant has it in lower case.
 fn token_type_name(token_type: &str) -> String {
     match token_type {
         "bearer" => "Bearer".to_owned(),
@@ -463,8 +461,8 @@ fn scopes_claimed(claims: &Map<String, Value>) -> Option<String> {
     }
 }
 
-/// What was asked for and not granted. `…/.default` asks for whatever the client has, and is never named again;
-/// some issuers name a scope without the resource that it was asked with.
+/// Scopes that were requested and not granted. `…/.default` requests whatever the client has, and no response names it.
+/// Some issuers name a scope without the resource of the request.
 fn missing(asked: &[String], granted: &str) -> Vec<String> {
     let granted: BTreeSet<&str> = granted.split_whitespace().collect();
     let short = |scope: &str| scope.rsplit('/').next().unwrap_or(scope).to_owned();
@@ -489,7 +487,7 @@ mod tests {
             let key = blank_key("certificate", &Source::file("/cert.pem".into(), None));
             expiry_warnings(&[KeyReport { ends: Some(ends), ..key }]).join("")
         };
-        assert!(told(29).contains("(file /cert.pem) ends in 29 days"));
+        assert!(told(29).contains("(file /cert.pem) expires in 29 days"));
         assert_eq!((told(30), told(13), told(-1)), (String::new(), String::new(), String::new()));
     }
 

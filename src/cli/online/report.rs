@@ -14,7 +14,7 @@ use crate::clock::rfc3339;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    /// Every token that the proxy needs came, and every upstream can be reached.
+    /// The issuers granted every token that the proxy needs, and every upstream can be reached.
     pub(super) ok: bool,
     pub(super) config: String,
     /// The warnings of an offline `check`.
@@ -27,18 +27,18 @@ pub(super) struct Report {
 pub(super) struct IssuerReport {
     pub(super) name: String,
     pub(super) ok: bool,
-    /// Host and path; `null` where discovery did not find it.
+    /// Host and path; `null` if discovery did not find it.
     pub(super) endpoint: Option<String>,
     pub(super) client_auth: String,
-    /// The current credential was refused, and `standby` was taken.
+    /// The issuer refused the current credential and accepted `standby`.
     pub(super) standby_in_use: bool,
     pub(super) tls: Option<TlsReport>,
     /// The issuer's clock minus ours, in seconds, to about one second.
     pub(super) clock_difference: Option<i64>,
     pub(super) credentials: Vec<CredentialReport>,
-    /// Our own keys and certificates.
+    /// The client's keys and certificates.
     pub(super) keys: Vec<KeyReport>,
-    /// What its discovery document says it takes.
+    /// What its discovery document says that it accepts.
     pub(super) advertised: Option<Advertised>,
     /// Token requests beyond one for each credential.
     pub(super) extra_requests: usize,
@@ -54,9 +54,9 @@ pub(super) struct CredentialReport {
     pub(super) routes: Vec<String>,
     pub(super) scopes: Vec<String>,
     pub(super) subject: Option<String>,
-    /// Whether the proxy asks for it.
+    /// Whether the proxy requests it.
     pub(super) needed: bool,
-    /// `false`: it was not asked for, since another response settles it.
+    /// `false`: it was not requested, because another response settles it.
     pub(super) asked: bool,
     pub(super) ok: bool,
     pub(super) status: Option<u16>,
@@ -72,13 +72,13 @@ pub(super) struct TokenReport {
     pub(super) kind: String,
     /// Seconds.
     pub(super) expires_in: u64,
-    /// The issuer did not say: `default_lifetime`.
+    /// The issuer did not say, so it is `default_lifetime`.
     pub(super) expires_in_assumed: bool,
     /// As the response names it; `null`: as asked.
     pub(super) scope: Option<String>,
     /// Asked for and not granted.
     pub(super) not_granted: Vec<String>,
-    /// Some claims, where the token is a JWT; its signature was not checked.
+    /// Some claims, if the token is a JWT. Its signature was not verified.
     pub(super) claims: Option<Map<String, Value>>,
 }
 
@@ -99,11 +99,11 @@ pub(super) struct KeyReport {
     /// Of a private key: `RSA`, `EC P-256`, `OKP Ed25519`.
     #[serde(rename = "type")]
     pub(super) kind: Option<String>,
-    /// With which it signs.
+    /// The algorithm with which it signs.
     pub(super) alg: Option<String>,
     /// Of the certificate.
     pub(super) subject: Option<String>,
-    /// When the certificate ends.
+    /// When the certificate expires.
     pub(super) ends: Option<Ends>,
     /// Why it cannot be used.
     pub(super) error: Option<String>,
@@ -142,16 +142,16 @@ pub(super) struct UpstreamReport {
 #[derive(Debug, Serialize)]
 pub(super) struct TlsReport {
     pub(super) version: String,
-    /// When the server's certificate ends.
+    /// When the server's certificate expires.
     pub(super) ends: Option<Ends>,
 }
 
-/// The end of a certificate.
+/// When a certificate expires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Ends {
     /// RFC 3339.
     pub(super) at: String,
-    /// Whole days from now; negative where it has ended.
+    /// Whole days from now; negative if it has expired.
     pub(super) in_days: i64,
 }
 
@@ -161,7 +161,7 @@ impl Ends {
         let days = |span: Duration| i64::try_from(span.as_secs() / DAY).unwrap_or(i64::MAX);
         let in_days = match at.duration_since(now) {
             Ok(ahead) => days(ahead),
-            // Ended today is ended.
+            // A certificate that expired today has expired.
             Err(behind) => -days(behind.duration()) - 1,
         };
         Self { at: rfc3339(at), in_days }
@@ -173,7 +173,7 @@ pub(super) fn ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Advertised names that are listed.
+/// The most advertised names that are listed.
 const LISTED: usize = 12;
 
 pub(super) fn to_text(report: &Report) -> String {
@@ -274,16 +274,17 @@ fn life(token: &TokenReport) -> String {
     let span = humantime::format_duration(Duration::from_secs(token.expires_in));
     let assumed = if token.expires_in_assumed { " (default_lifetime: the issuer does not say)" } else { "" };
     let form = if token.claims.is_some() { "a JWT" } else { "opaque" };
-    format!("{}, lives {span}{assumed}, {form}", token.kind)
+    format!("{}, valid for {span}{assumed}, {form}", token.kind)
 }
 
-/// `scope`: what the response itself grants, which is not told twice.
+/// `scope`: the scopes in the response itself, which are not shown twice.
 fn claims(out: &mut String, claims: &Map<String, Value>, scope: Option<&str>) -> fmt::Result {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
     for name in ["aud", "scope", "scp", "roles"] {
         let Some(value) = claims.get(name).map(plain) else { continue };
-        let told = SCOPE_CLAIMS.contains(&name) && scope.is_some_and(|scope| words(scope) == words(&value));
-        if !told {
+        let shown_before =
+            SCOPE_CLAIMS.contains(&name) && scope.is_some_and(|scope| words(scope) == words(&value));
+        if !shown_before {
             line(out, &format!("  {name}"), &value)?;
         }
     }
@@ -293,7 +294,7 @@ fn claims(out: &mut String, claims: &Map<String, Value>, scope: Option<&str>) ->
     }
 }
 
-/// A claim without JSON's quotes, where it is a text or a list of texts.
+/// A claim, without JSON's quotes if it is a text or a list of texts.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

@@ -1,7 +1,7 @@
 use super::super::model::IssuerConfig;
 use super::{Method, Proof, check_assertion};
 
-/// `assertion_file` (RFC 7521 section 4.2): [`IssuerConfig::assertion`] is there.
+/// `assertion_file` (RFC 7521 section 4.2): [`IssuerConfig::assertion`] is set.
 #[derive(Debug)]
 pub struct AssertionFile;
 
@@ -26,7 +26,7 @@ impl Method for AssertionFile {
         check_assertion(issuer)
     }
 
-    /// It is signed by whoever made it.
+    /// Whoever made the assertion signed it.
     fn is_advertised_as(&self, name: &str) -> bool {
         name == "private_key_jwt"
     }

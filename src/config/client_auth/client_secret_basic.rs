@@ -35,7 +35,11 @@ impl Method for ClientSecretBasic {
         check_secret(issuer, &alternative)
     }
 
-    /// A server that reads the body alone finds no client at all.
+    fn encodings(&self) -> &'static [BasicEncoding] {
+        &[BasicEncoding::Form, BasicEncoding::Raw]
+    }
+
+    /// A server that reads only the body finds no client at all.
     fn may_be_unseen(&self, code: &str) -> bool {
         code == "invalid_request"
     }

@@ -1,7 +1,7 @@
 use super::super::model::IssuerConfig;
 use super::{Method, Proof};
 
-/// `client_secret_jwt` (RFC 7523 section 2.2): [`IssuerConfig::jwt`] is there.
+/// `client_secret_jwt` (RFC 7523 section 2.2): [`IssuerConfig::jwt`] is set.
 #[derive(Debug)]
 pub struct ClientSecretJwt;
 

@@ -1,4 +1,4 @@
-use super::super::model::IssuerConfig;
+use super::super::model::{BasicEncoding, IssuerConfig};
 use super::{Method, Proof, check_secret};
 
 /// `client_secret_post` (RFC 6749 section 2.3.1).
@@ -28,6 +28,11 @@ impl Method for ClientSecretPost {
 
     fn sends_client_id(&self, _: &IssuerConfig) -> bool {
         true
+    }
+
+    /// A parameter has only one encoding.
+    fn encodings(&self) -> &'static [BasicEncoding] {
+        &[BasicEncoding::Form]
     }
 
     fn remedy(&self, issuer: &IssuerConfig) -> String {

@@ -1,7 +1,7 @@
 use super::super::model::{IssuerConfig, JwtUse};
 use super::{Method, Proof, check_assertion, check_jwt};
 
-/// `none`: a public client, or one that the grant's own assertion names.
+/// `none`: a public client, or a client that the grant's assertion names.
 #[derive(Debug)]
 pub struct NoProof;
 

@@ -1,7 +1,7 @@
 use super::super::model::IssuerConfig;
 use super::{Method, Proof};
 
-/// `private_key_jwt` (RFC 7523 section 2.2): [`IssuerConfig::jwt`] and [`IssuerConfig::private_key`] are there.
+/// `private_key_jwt` (RFC 7523 section 2.2): [`IssuerConfig::jwt`] and [`IssuerConfig::private_key`] are set.
 #[derive(Debug)]
 pub struct PrivateKeyJwt;
 

@@ -16,7 +16,7 @@ use crate::config::types::url;
 /// Values by name.
 pub(super) type Values = BTreeMap<String, String>;
 
-/// Reads `vars`: each a string, a number, or where it stands in a file or the environment.
+/// Reads `vars`: each is a string, a number, or a reference to a file or the environment.
 pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, report: &mut Report) -> Values {
     let mut values = Values::new();
     let written = at.value().and_then(DeValue::as_table);
@@ -30,7 +30,7 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
                 known => format!("preset `{}` takes {}", preset.name, known.join(", ")),
             };
             let hint = did_you_mean(name, known.iter().copied(), &otherwise);
-            report.error(&place, "no var of this preset", hint);
+            report.error(&place, "is not a var of this preset", hint);
             continue;
         };
         let Some(text) = value_of(&place, value.get_ref(), var, report) else { continue };
@@ -39,7 +39,7 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
         }
         match if var.host { host(&text) } else { Some(text) } {
             Some(text) => _ = values.insert(name.to_owned(), text),
-            None => report.error(&place, "is no host name", format!("write it as \"{}\"", var.example)),
+            None => report.error(&place, "is not a host name", format!("write it as \"{}\"", var.example)),
         }
     }
     for var in &preset.vars {
@@ -53,14 +53,14 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
                 format!("vars = {{ {} }}", var.written()),
             );
         }
-        // Where it is missing that was told: what would come of a URL without it is no further error.
+        // A missing var was reported above. Its example prevents a second error about the URL.
         values.insert(var.name.clone(), var.default.as_ref().unwrap_or(&var.example).clone());
     }
     values
 }
 
-/// Tells of vars that make no URL of the preset's endpoint, where they stand: of the URL nothing is written. Its
-/// template is quoted and the values are not, since one may hold a password.
+/// Reports vars that make no valid URL of the preset's endpoint, at the vars, because the file has no URL. The message
+/// quotes the template and not the values, which may contain a password.
 pub(super) fn refuse_no_url(
     at: &Place<'_>,
     preset: &Preset,
@@ -72,7 +72,7 @@ pub(super) fn refuse_no_url(
         let Some(template) = below.get(key).and_then(|value| value.get_ref().as_str()) else { continue };
         let text = filled(template, values);
         let reason = match url::parts(&text) {
-            _ if text.matches("://").count() > 1 => "a whole URL stands inside it".to_owned(),
+            _ if text.matches("://").count() > 1 => "it contains a whole URL".to_owned(),
             Err(wrong) => wrong.message,
             Ok(_) => continue,
         };
@@ -84,7 +84,7 @@ pub(super) fn refuse_no_url(
             format!("do not fit into the preset's {key} \"{template}\": {reason}"),
             format!("as in vars = {{ {} }}", examples.join(", ")),
         );
-        // What else would come of such a URL is no further error.
+        // Such a URL must cause no second error.
         let examples = named().map(|var| (var.name.clone(), var.example.clone()));
         values.extend(examples);
     }
@@ -109,13 +109,13 @@ fn value_of(place: &Place<'_>, value: &DeValue<'_>, var: &PresetVar, report: &mu
     };
     let text = text.trim();
     if text.is_empty() || text.chars().any(char::is_control) {
-        report.error(place, "is empty or holds a control character", var.written());
+        report.error(place, "is empty or contains a control character", var.written());
         return None;
     }
     Some(text.to_owned())
 }
 
-/// A host's name, out of the URL where that was given: consoles show the one or the other.
+/// A host name, taken out of a URL if one was given. Consoles show the one or the other.
 fn host(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase().replace('_', "-");
     let text = text.strip_prefix("https://").unwrap_or(&text).trim_end_matches('/');
@@ -123,7 +123,7 @@ fn host(text: &str) -> Option<String> {
     (!text.is_empty() && text.bytes().all(fits)).then(|| text.to_owned())
 }
 
-/// A var is part of the issuer's table, so it is read when the table is.
+/// Reads a referenced var. It is part of the issuer's table, so it is read together with the table.
 fn elsewhere(place: &Place<'_>, table: &DeTable<'_>, report: &mut Report) -> Option<String> {
     let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str()).map(str::to_owned);
     let pointer = text("pointer");
@@ -134,7 +134,7 @@ fn elsewhere(place: &Place<'_>, table: &DeTable<'_>, report: &mut Report) -> Opt
         _ => {
             report.error(
                 place,
-                "does not say where the value stands",
+                "does not say where the value is",
                 "write { file = \"…\" } or { env = \"…\" }",
             );
             return None;
@@ -179,7 +179,7 @@ fn note_used<'p>(preset: &'p Preset, value: &DeValue<'_>, used: &mut BTreeSet<&'
     }
 }
 
-/// Puts the values in the place of `{name}`.
+/// Replaces `{name}` by the values.
 pub(super) fn fill(table: &mut DeTable<'_>, values: &Values) {
     table.iter_mut().for_each(|(_, value)| fill_value(value, values));
 }
@@ -193,7 +193,7 @@ fn fill_value(value: &mut Spanned<DeValue<'_>>, values: &Values) {
     }
 }
 
-/// In one pass: a value is not searched for names again. Of two `/` that meet where a value ends or starts one is
+/// Works in one pass: a value is not searched for names again. If two `/` meet at the start or end of a value, one is
 /// dropped, so that `https://idp/` and `https://idp` mean the same.
 fn filled(template: &str, values: &Values) -> String {
     let mut text = String::with_capacity(template.len());
@@ -222,18 +222,18 @@ fn filled(template: &str, values: &Values) -> String {
 
 const HTTPS: &str = "https://";
 
-/// Where in a URL a value comes to stand.
+/// The part of a URL that a value becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// All of it.
     Whole,
     /// Its beginning: scheme and host, maybe a path.
     Start,
-    /// All that stands between `https://` and the path; a folder may follow the host.
+    /// Everything between `https://` and the path. A folder may follow the host.
     Host,
-    /// A label or more of a host whose rest the preset gives.
+    /// One or more labels of a host. The preset has the rest.
     Label,
-    /// The beginning of the path, right behind a value that ends with the host.
+    /// The beginning of the path, directly after a value that ends with the host.
     Path,
     /// A piece of the path or query.
     Piece,
@@ -266,7 +266,7 @@ impl Part {
 
 const UNFIT: &str = "becomes part of a URL, and holds a character that no URL may have";
 
-/// As far as a value that fits nowhere else goes: see `types::url`.
+/// Whether a URL may contain it: see `types::url`.
 fn is_of_a_url(character: char) -> bool {
     matches!(character, '!'..='~') && !matches!(character, '"' | '<' | '>' | '^' | '`')
 }
@@ -275,7 +275,7 @@ fn is_of_a_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-/// Reports each value that does not fit where `below` puts it, once each. Gives their names.
+/// Reports each value that does not fit where `below` puts it, once each. Returns their names.
 pub(super) fn check_urls(
     at: &Place<'_>,
     below: &DeTable<'_>,
@@ -307,7 +307,7 @@ fn look<'v>(value: &DeValue<'_>, values: &'v Values, wrong: &mut BTreeMap<&'v st
     }
 }
 
-/// The names in a URL of a preset, and where each stands; none where the text is no URL.
+/// The names in a preset's URL, and the part that each becomes. Empty if the text is not a URL.
 fn parts(template: &str) -> Vec<(&str, Part)> {
     let behind_scheme = template.strip_prefix(HTTPS);
     if behind_scheme.is_none() && !template.starts_with('{') {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn each_place_in_a_url_is_told() {
+    fn each_part_of_a_url_is_found() {
         assert_eq!(parts("{url}"), [("url", Part::Whole)]);
         assert_eq!(parts("{url}{path}"), [("url", Part::Start), ("path", Part::Path)]);
         assert_eq!(parts("{url}/realms/{realm}/t"), [("url", Part::Start), ("realm", Part::Piece)]);

@@ -14,15 +14,16 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::config::document::Place;
 use crate::config::report::{Report, did_you_mean};
+use crate::config::schema::names_a_secret;
 use crate::config::types::{self, Wrong};
 use crate::secret::Secret;
 
-/// The value, or the error reported.
+/// The value, or `None` after the error was reported.
 pub(crate) fn check<T>(place: &Place<'_>, result: Result<T, Wrong>, report: &mut Report) -> Option<T> {
     result.map_err(|wrong| report.error(place, wrong.message, wrong.hint)).ok()
 }
 
-/// A schema that stands where the key stands, as those of plain types do.
+/// A schema that is written inline, like those of plain types.
 macro_rules! inline_schema {
     ([$($generics:tt)*] $name:ty, $schema:expr) => {
         impl<$($generics)*> JsonSchema for $name {
@@ -39,7 +40,7 @@ macro_rules! inline_schema {
     };
 }
 
-/// A text of a kind that has its own words for what is expected.
+/// A text whose type says in its own words what is expected.
 fn text<'de, D: Deserializer<'de>>(deserializer: D, expected: &'static str) -> Result<String, D::Error> {
     struct Text(&'static str);
     impl Visitor<'_> for Text {
@@ -54,7 +55,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D, expected: &'static str) -> R
     deserializer.deserialize_str(Text(expected))
 }
 
-/// A duration; so many seconds where it is not written.
+/// A duration. The default is `SECONDS`.
 #[derive(Default)]
 pub(crate) struct Lasting<const SECONDS: u64>(Option<String>);
 
@@ -95,7 +96,7 @@ inline_schema!([const SECONDS: u64] Lasting<SECONDS>, json_schema!({
     "default": Self::written()
 }));
 
-/// A size in bytes within bounds; `DEFAULT` where it is not written.
+/// A size in bytes within bounds. The default is `DEFAULT`.
 #[derive(Default)]
 pub(crate) struct Size<const DEFAULT: usize, const LEAST: usize, const MOST: usize>(Option<String>);
 
@@ -118,7 +119,7 @@ impl<const DEFAULT: usize, const LEAST: usize, const MOST: usize> Size<DEFAULT, 
 }
 
 /// As it is written in a file.
-fn size_text(bytes: usize) -> String {
+pub(crate) fn size_text(bytes: usize) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let unit = units.into_iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
@@ -139,7 +140,7 @@ inline_schema!([const DEFAULT: usize, const LEAST: usize, const MOST: usize] Siz
     "x-errors": Self::errors()
 }));
 
-/// A count from 1 to `MOST`; `DEFAULT` where it is not written.
+/// A count from 1 to `MOST`. The default is `DEFAULT`.
 #[derive(Default)]
 pub(crate) struct Count<const DEFAULT: usize, const MOST: usize>(Option<usize>);
 
@@ -170,7 +171,7 @@ inline_schema!([const DEFAULT: usize, const MOST: usize] Count<DEFAULT, MOST>, j
     "x-errors": format!("0; more than {MOST}")
 }));
 
-/// `true` or `false`; `DEFAULT` where it is not written.
+/// `true` or `false`. The default is `DEFAULT`.
 pub(crate) struct Flag<const DEFAULT: bool>(pub(crate) bool);
 
 impl<const DEFAULT: bool> Default for Flag<DEFAULT> {
@@ -187,7 +188,7 @@ impl<'de, const DEFAULT: bool> Deserialize<'de> for Flag<DEFAULT> {
 
 inline_schema!([const DEFAULT: bool] Flag<DEFAULT>, json_schema!({ "type": "boolean", "default": DEFAULT }));
 
-/// What one of a few words means. Its `Default` is that of the key.
+/// A value that is written as one of a few words. Its `Default` is the key's.
 pub(crate) trait Words: Copy + Default + PartialEq + 'static {
     /// Every word that may be written.
     const WORDS: &'static [(&'static str, Self)];
@@ -228,7 +229,7 @@ impl<T: Words> Word<T> {
         self.read_or(T::default(), at, key, report)
     }
 
-    /// With a default that depends on other keys.
+    /// As [`Self::read`], with a default that depends on other keys.
     pub(crate) fn read_or(&self, default: T, at: &Place<'_>, key: &str, report: &mut Report) -> T {
         let Some(written) = &self.0 else { return default };
         if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| word == written) {
@@ -255,6 +256,114 @@ inline_schema!([T: Words] Word<T>, json_schema!({
     "default": T::default().word()
 }));
 
+/// What a literal or a reference gives. A key's type states it, and all that depends on it follows from there: whether the
+/// value is masked and wiped, whether a literal needs a file that only its owner may read, and whether an error may show
+/// the line (`x-secret` in the schema).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ValueKind {
+    /// A literal requires a file that only its owner may read.
+    Secret,
+    /// The same, and an empty literal means an empty secret (RFC 6749 section 2.3.1). An empty file means nothing, because
+    /// it may be half written.
+    MaybeEmpty,
+    Public,
+    /// A secret that may be PKCS#12, with a password.
+    Key,
+    /// Public, and may also be PKCS#12.
+    Certificate,
+}
+
+impl ValueKind {
+    pub(crate) fn is_secret(self) -> bool {
+        matches!(self, Self::Secret | Self::MaybeEmpty | Self::Key)
+    }
+
+    pub(crate) fn may_be_pkcs12(self) -> bool {
+        matches!(self, Self::Key | Self::Certificate)
+    }
+
+    /// The kind of a parameter or header field, by its name.
+    pub(crate) fn named(name: &str) -> Self {
+        if names_a_secret(name) { Self::Secret } else { Self::Public }
+    }
+}
+
+/// A [`ValueKind`] as a type.
+pub(crate) trait Kind {
+    const KIND: ValueKind;
+}
+
+/// A literal, or a reference to the value, of the kind that the key's type states.
+pub(crate) struct Typed<K>(pub(crate) RawReference, PhantomData<K>);
+
+/// The kinds of [`Typed`].
+pub(crate) mod kind {
+    use super::{Kind, ValueKind};
+
+    pub(crate) struct Secret;
+    pub(crate) struct Public;
+    pub(crate) struct Key;
+    pub(crate) struct Certificate;
+
+    impl Kind for Secret {
+        const KIND: ValueKind = ValueKind::Secret;
+    }
+    impl Kind for Public {
+        const KIND: ValueKind = ValueKind::Public;
+    }
+    impl Kind for Key {
+        const KIND: ValueKind = ValueKind::Key;
+    }
+    impl Kind for Certificate {
+        const KIND: ValueKind = ValueKind::Certificate;
+    }
+}
+
+pub(crate) type RawSecret = Typed<kind::Secret>;
+pub(crate) type RawPublic = Typed<kind::Public>;
+pub(crate) type RawKey = Typed<kind::Key>;
+pub(crate) type RawCertificate = Typed<kind::Certificate>;
+
+impl<K> From<RawReference> for Typed<K> {
+    fn from(raw: RawReference) -> Self {
+        Self(raw, PhantomData)
+    }
+}
+
+impl<'de, K> Deserialize<'de> for Typed<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        RawReference::deserialize(deserializer).map(Self::from)
+    }
+}
+
+impl<K: Kind> JsonSchema for Typed<K> {
+    fn schema_name() -> Cow<'static, str> {
+        RawReference::schema_name()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = generator.subschema_for::<RawReference>();
+        if K::KIND.is_secret() {
+            schema.insert("x-secret".to_owned(), true.into());
+        }
+        schema
+    }
+}
+
+/// A literal or a reference, and what it gives.
+pub(crate) struct RawValue {
+    pub raw: RawReference,
+    pub kind: ValueKind,
+}
+
+impl<K: Kind> From<Typed<K>> for RawValue {
+    fn from(typed: Typed<K>) -> Self {
+        Self { raw: typed.0, kind: K::KIND }
+    }
+}
+
 /// A literal, or a reference to the value.
 pub(crate) enum RawReference {
     Literal(Secret),
@@ -280,7 +389,7 @@ pub(crate) struct RawElsewhere {
     pub pointer: Option<String>,
     /// The password of a PKCS#12 file.
     #[schemars(extend("x-errors" = "beside `webhook`; on a value that is not a key or certificate"))]
-    pub password: Option<Box<RawReference>>,
+    pub password: Option<Box<RawSecret>>,
 }
 
 impl RawElsewhere {
@@ -328,7 +437,7 @@ impl JsonSchema for RawReference {
 /// A request parameter's value.
 pub(crate) enum RawParam {
     Integer(i64),
-    /// Its text is taken from the document, as it was written.
+    /// The document has its text as it was written.
     Float(f64),
     Boolean(bool),
     Reference(RawReference),
@@ -387,7 +496,7 @@ impl<'de> Visitor<'de> for ParamVisitor {
     }
 }
 
-/// A table that says where a value stands, with no key beside, is a reference; any other is a table of values.
+/// A table that says where a value is, and has no other key, is a reference. Any other is a table of values.
 fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
     let refers = ["file", "env", "webhook"].iter().any(|key| members.contains_key(*key));
     let is_reference = refers
@@ -411,7 +520,7 @@ fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
             "env" => elsewhere.env = text,
             "webhook" => elsewhere.webhook = text,
             "pointer" => elsewhere.pointer = text,
-            _ => elsewhere.password = Some(Box::new(value)),
+            _ => elsewhere.password = Some(Box::new(value.into())),
         }
     }
     RawParam::Reference(RawReference::Elsewhere(elsewhere))
@@ -455,7 +564,7 @@ pub(crate) struct RawProxy {
     pub url: Option<String>,
     /// "user:password" for the proxy.
     #[schemars(extend("x-errors" = "beside a user in `url`; a literal in a file that others may read"))]
-    pub userinfo: Option<RawReference>,
+    pub userinfo: Option<RawSecret>,
 }
 
 impl<'de> Deserialize<'de> for RawEgress {

@@ -14,14 +14,14 @@ use crate::config::model::{
     BasicEncoding, BasicUser, Carrier, CertificateHeader, DpopConfig, HttpUrl, IssuerConfig, JwtConfig,
     JwtUse, ResponseShape, Standby, TokenEndpoint,
 };
-use crate::config::raw::values::{RawReference, Word, check};
+use crate::config::raw::values::{
+    RawCertificate, RawKey, RawPublic, RawReference, RawSecret, RawValue, ValueKind, Word, check,
+};
 use crate::config::raw::{RawBasic, RawDpop, RawIssuer, RawJwt, RawResponse, RawStandby, TokenMethod};
 use crate::config::reference::Source;
 use crate::config::report::{Report, Severity, did_you_mean};
 use crate::config::resolve::unwritten;
-use crate::config::resolve::value::{
-    self, ValueKind, claims, headers, params, reference, refuse_tables, scopes,
-};
+use crate::config::resolve::value::{self, claims, headers, params, reference, refuse_tables, scopes};
 use crate::config::types::{self, url};
 use crate::jose::Alg;
 
@@ -68,7 +68,7 @@ pub(super) fn resolve(
     let basic = basic(&place.key("basic"), raw.basic, encoding, report);
     let uses_basic = matches!(proof, None | Some(Proof::Basic)) || basic.is_some();
     if !uses_basic && place.key("basic_encoding").is_written() {
-        let message = "is about HTTP Basic, and none is sent";
+        let message = "is about HTTP Basic, but bearerd sends no Basic credentials";
         report.error(
             &place.key("basic_encoding"),
             message,
@@ -102,10 +102,8 @@ pub(super) fn resolve(
         report.error(&place.key("default_lifetime"), "must be longer than \"0s\"", "");
     }
     let egress = value::egress(&place.key("proxy"), raw.proxy, report);
-    if let Some(TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &endpoint
-        && !url.https
-    {
-        value::refuse_plain_tunnel(place, &url.host, &egress, report);
+    if let Some(TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &endpoint {
+        value::check_egress(place, (url.https, &url.host, url.port), &egress, report);
     }
     let issuer = IssuerConfig {
         name: name.into(),
@@ -139,16 +137,16 @@ pub(super) fn resolve(
         timeout: raw.timeout.timeout(place, "timeout", report),
         tls,
         egress,
-        // Both are there, or an error was reported above.
+        // Both are set, or an error was reported above.
         client_auth: client_auth?,
         endpoint: endpoint?,
     };
-    let mistakes = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
-    (!mistakes).then_some(issuer)
+    let has_errors = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
+    (!has_errors).then_some(issuer)
 }
 
 impl IssuerConfig {
-    /// An issuer of which only name and endpoint are given: no client authentication, every default.
+    /// An issuer with a name and an endpoint, without client authentication, and otherwise with every default.
     pub fn with_defaults(name: &str, endpoint: TokenEndpoint) -> Self {
         let raw = RawIssuer {
             token_url: Some("http://localhost/".to_owned()),
@@ -171,7 +169,7 @@ fn endpoint(
         (Some(_), Some(_)) => {
             report.error(
                 &issuer_at,
-                "stands beside `token_url`",
+                "cannot be combined with `token_url`",
                 "keep one: `issuer_url` for discovery, `token_url` byte for byte",
             );
             None
@@ -237,18 +235,18 @@ fn carrier(
     Carrier::Get
 }
 
-/// A JWT that is the grant asks for the jwt-bearer grant, unless something else is written.
+/// The default is the jwt-bearer grant if the JWT is the grant.
 fn grant_type(written: Option<String>, usage: JwtUse) -> Option<String> {
     let default = if usage == JwtUse::Assertion { JWT_BEARER_GRANT } else { RawIssuer::GRANT_TYPE };
     Some(written.unwrap_or_else(|| default.to_owned())).filter(|grant| !grant.is_empty())
 }
 
-fn client_id(place: &Place<'_>, raw: RawReference, report: &mut Report) -> Option<Source> {
-    if matches!(&raw, RawReference::Literal(text) if text.is_empty()) {
+fn client_id(place: &Place<'_>, raw: RawPublic, report: &mut Report) -> Option<Source> {
+    if matches!(&raw.0, RawReference::Literal(text) if text.is_empty()) {
         report.error(place, "is empty", "");
         return None;
     }
-    reference(place, raw, ValueKind::Public, report)
+    reference(place, raw, report)
 }
 
 fn response(
@@ -283,7 +281,7 @@ fn response(
         if !(200..=599).contains(status) {
             report.error(
                 &at.key("statuses").index(index),
-                format!("{status} is no status of a response"),
+                format!("{status} is not the status of a response"),
                 "",
             );
         }
@@ -292,27 +290,27 @@ fn response(
     ResponseShape { token, token_type, expires_in, expires_at, error, format, token_types, statuses }
 }
 
-/// What is written beside `client_auth`, and changes what it is where it is not written itself.
+/// Keys that determine the default of `client_auth`.
 struct Beside {
     encoding: BasicEncoding,
     usage: JwtUse,
 }
 
-/// The method, or the error reported.
+/// The method, or `None` after the error was reported.
 fn client_auth(
     place: &Place<'_>,
     written: Option<String>,
-    secret: Option<RawReference>,
+    secret: Option<RawSecret>,
     beside: &Beside,
     report: &mut Report,
 ) -> Option<ClientAuth> {
     let (at, secret_at) = (place.key("client_auth"), place.key("client_secret"));
-    // The grant's own assertion proves who asks: a secret beside it is the exception.
+    // The grant's own assertion proves who the client is. A secret in addition is the exception.
     let proved_by_jwt = beside.usage != JwtUse::ClientAssertion && secret.is_none();
     let default: &dyn Method = if proved_by_jwt { &NoProof } else { &ClientSecretBasic };
     let found = written.as_deref().map_or(Some(default), client_auth::method);
     let signs_by_secret = found.is_some_and(|method| method.proof() == Proof::SignedBySecret);
-    let secret = secret.map(|raw| reference(&secret_at, raw, secret_kind(signs_by_secret), report));
+    let secret = secret.map(|raw| reference(&secret_at, client_secret(raw, signs_by_secret), report));
     let Some(method) = found else {
         let written = written.unwrap_or_default();
         let names = client_auth::names().collect::<Vec<_>>().join("\", \"");
@@ -336,8 +334,9 @@ fn client_auth(
     Some(ClientAuth { encoding: beside.encoding, ..ClientAuth::with_secret(method, secret??) })
 }
 
-fn secret_kind(signs: bool) -> ValueKind {
-    if signs { ValueKind::Secret } else { ValueKind::MaybeEmpty }
+/// A secret that is sent may be empty. One that signs may not.
+fn client_secret(secret: RawSecret, signs: bool) -> RawValue {
+    RawValue { raw: secret.0, kind: if signs { ValueKind::Secret } else { ValueKind::MaybeEmpty } }
 }
 
 fn secret_hint(place: &Place<'_>) -> &'static str {
@@ -358,19 +357,19 @@ fn basic(
     report: &mut Report,
 ) -> Option<BasicUser> {
     let RawBasic { user, password } = raw?;
-    let mut read = |key: &str, raw: Option<RawReference>, kind, example: &str| match raw {
-        Some(raw) => reference(&at.key(key), raw, kind, report),
+    let mut read = |key: &str, raw: Option<RawValue>, example: &str| match raw {
+        Some(raw) => reference(&at.key(key), raw, report),
         None => {
             report.missing(&at.key(key), "is missing", example);
             None
         }
     };
-    let user = read("user", user, ValueKind::Public, "user = \"…\"");
-    let password = read("password", password, ValueKind::Secret, "password = { file = \"…\" }");
+    let user = read("user", user.map(Into::into), "user = \"…\"");
+    let password = read("password", password.map(Into::into), "password = { file = \"…\" }");
     Some(BasicUser { user: user?, password: password?, encoding })
 }
 
-/// `standby`, for what `client_auth` sends.
+/// `standby`. Its keys must be those that `client_auth` uses.
 fn standby(
     at: &Place<'_>,
     raw: Option<RawStandby>,
@@ -379,26 +378,27 @@ fn standby(
     report: &mut Report,
 ) -> Option<Standby> {
     let RawStandby { client_id, client_secret, private_key, certificate, key_id } = raw?;
-    let mut read = |key: &str, raw: Option<RawReference>, kind, used: bool| {
+    let mut read = |key: &str, raw: Option<RawValue>, used: bool| {
         let raw = raw?;
         let place = at.key(key);
         if let Some(auth) = auth.filter(|_| !used) {
             let message = format!("is not used with client_auth = \"{}\"", auth.as_str());
             report.error(&place, message, "leave it out");
         }
-        reference(&place, raw, kind, report)
+        reference(&place, raw, report)
     };
     let secret = auth.is_none_or(|auth| auth.proof().has_secret());
     let by_key = |auth: &ClientAuth| auth.proof() == Proof::SignedByKey;
     let key = usage != JwtUse::ClientAssertion || auth.is_none_or(by_key);
     let signs = secret || key;
-    let secret_kind = secret_kind(auth.is_some_and(|auth| auth.proof() == Proof::SignedBySecret));
+    let signs_by_secret = auth.is_some_and(|auth| auth.proof() == Proof::SignedBySecret);
+    let client_secret = client_secret.map(|secret| self::client_secret(secret, signs_by_secret));
     let standby = Standby {
-        client_id: read("client_id", client_id, ValueKind::Public, signs),
-        client_secret: read("client_secret", client_secret, secret_kind, secret),
-        private_key: read("private_key", private_key, ValueKind::Key, key),
-        certificate: read("certificate", certificate, ValueKind::Certificate, key),
-        key_id: read("key_id", key_id, ValueKind::Public, key),
+        client_id: read("client_id", client_id.map(Into::into), signs),
+        client_secret: read("client_secret", client_secret, secret),
+        private_key: read("private_key", private_key.map(Into::into), key),
+        certificate: read("certificate", certificate.map(Into::into), key),
+        key_id: read("key_id", key_id.map(Into::into), key),
     };
     if standby.client_id.is_none() && standby.client_secret.is_none() && standby.private_key.is_none() {
         report.error(
@@ -411,7 +411,7 @@ fn standby(
     Some(standby)
 }
 
-/// Where HTTP's `Authorization` is taken already.
+/// Refuses a second use of the `Authorization` header field.
 fn refuse_second_authorization(
     place: &Place<'_>,
     auth: Option<&ClientAuth>,
@@ -442,24 +442,24 @@ fn refuse_second_authorization(
     report.error(&at, what, "use one way to authenticate: RFC 6749 section 2.3 allows no second");
 }
 
-/// Less, and it may have expired by the issuer's clock when it comes there.
+/// A JWT with a shorter lifetime may have expired by the issuer's clock when it arrives.
 const LEAST_LIFETIME: Duration = Duration::from_secs(10);
 
-/// What a JWT of this issuer would be for.
+/// The use of this issuer's JWT.
 fn jwt_usage(place: &Place<'_>, raw: Option<&RawJwt>, report: &mut Report) -> JwtUse {
     raw.map(|raw| raw.usage.read(&place.key("jwt"), "use", report)).unwrap_or_default()
 }
 
-/// The keys about signing, as they are written.
+/// The keys about signing, as the file has them.
 struct WrittenSigning {
     jwt: Option<RawJwt>,
-    private_key: Option<RawReference>,
-    certificate: Option<RawReference>,
-    assertion: Option<RawReference>,
+    private_key: Option<RawKey>,
+    certificate: Option<RawCertificate>,
+    assertion: Option<RawSecret>,
     assertion_type: Option<String>,
 }
 
-/// What comes of them.
+/// The checked keys about signing.
 struct Signing {
     jwt: Option<JwtConfig>,
     private_key: Option<Source>,
@@ -476,14 +476,11 @@ fn signing(
     report: &mut Report,
 ) -> Signing {
     let WrittenSigning { jwt, private_key, certificate, assertion, assertion_type } = written;
-    let mut read = |key: &str, raw: Option<RawReference>, kind| {
-        raw.and_then(|raw| reference(&place.key(key), raw, kind, report))
-    };
     let key_given = private_key.is_some();
     let (certificate_given, assertion_given) = (certificate.is_some(), assertion.is_some());
-    let private_key = read("private_key", private_key, ValueKind::Key);
-    let certificate = read("certificate", certificate, ValueKind::Certificate);
-    let assertion = read("assertion", assertion, ValueKind::Secret);
+    let private_key = private_key.and_then(|raw| reference(&place.key("private_key"), raw, report));
+    let certificate = certificate.and_then(|raw| reference(&place.key("certificate"), raw, report));
+    let assertion = assertion.and_then(|raw| reference(&place.key("assertion"), raw, report));
 
     let proof = auth.map(ClientAuth::proof);
     let by_key = proof == Some(Proof::SignedByKey) || usage != JwtUse::ClientAssertion;
@@ -502,7 +499,7 @@ fn signing(
     {
         report.error(
             &place.key("assertion_type"),
-            "is the type of a client assertion, and none is sent",
+            "is the type of a client assertion, but bearerd sends none",
             "leave it out, or set client_auth to \"assertion_file\", \"private_key_jwt\" or \"client_secret_jwt\"",
         );
     }
@@ -511,7 +508,7 @@ fn signing(
     if jwt.is_some() && !used && auth.is_some() {
         report.error(
             &jwt_at,
-            "says how a JWT is made, and none is",
+            "describes a JWT, but bearerd makes none",
             "set client_auth = \"private_key_jwt\" or \"client_secret_jwt\", or jwt.use = \"assertion\" or \"bearer\"",
         );
     }
@@ -563,7 +560,7 @@ impl SigningNeeds<'_, '_> {
         }
     }
 
-    /// What a JWT's header says of the certificate (`jwt.certificate_headers`, where it is written).
+    /// Checks what a JWT's header says about the certificate. `named`: `jwt.certificate_headers`, if written.
     fn check_certificate(&self, given: bool, named: Option<&[String]>, report: &mut Report) {
         let at = self.place.key("certificate");
         if self.by_secret {
@@ -577,7 +574,7 @@ impl SigningNeeds<'_, '_> {
             if named.is_some_and(|named| !named.is_empty()) {
                 report.error(
                     &self.place.key("jwt").key("certificate_headers"),
-                    "is about the certificate of a private key, and client_secret_jwt has none",
+                    "is about the certificate of a private key, but client_secret_jwt has none",
                     "leave it out, or set client_auth = \"private_key_jwt\"",
                 );
             }
@@ -590,12 +587,12 @@ impl SigningNeeds<'_, '_> {
         }
     }
 
-    /// `certificate` and `private_key` here, or both in `tls`.
+    /// Requires `certificate` and `private_key` here, or both in `tls`.
     fn check_tls(&self, key: bool, certificate: bool, report: &mut Report) {
         let tls = self.place.key("tls").key("certificate");
         match (certificate || key, tls.is_written()) {
             (true, true) => {
-                report.error(&tls, "stands beside the issuer's `certificate`", "keep one of them")
+                report.error(&tls, "cannot be combined with the issuer's `certificate`", "keep one of them")
             }
             (false, false) => {
                 report.missing(
@@ -605,7 +602,7 @@ impl SigningNeeds<'_, '_> {
                 );
             }
             (true, false) if !certificate => {
-                // PKCS#12, or a PEM file with both, may stand in one place.
+                // A PKCS#12 or PEM file may contain both.
                 report.missing(
                     &self.place.key("certificate"),
                     "is missing beside `private_key`",
@@ -624,7 +621,7 @@ impl SigningNeeds<'_, '_> {
         if given && usage == JwtUse::Assertion {
             report.error(
                 &at,
-                "stands beside jwt.use = \"assertion\"",
+                "cannot be combined with jwt.use = \"assertion\"",
                 "keep one: a ready-made assertion, or one that is signed here",
             );
         }
@@ -632,7 +629,7 @@ impl SigningNeeds<'_, '_> {
 }
 
 impl JwtConfig {
-    /// A JWT of which only the use is given.
+    /// A JWT with every default but its use.
     pub fn with_defaults(usage: JwtUse) -> Self {
         unwritten(|place, report| jwt_config(place, RawJwt::default(), usage, (false, false), report))
     }
@@ -651,13 +648,12 @@ fn jwt_config(
         None if has_certificate => vec![CertificateHeader::X5tS256],
         None => Vec::new(),
     };
-    let mut read = |key: &str, raw: Option<RawReference>| {
-        raw.and_then(|raw| reference(&at.key(key), raw, ValueKind::Public, report))
-    };
+    let mut read =
+        |key: &str, raw: Option<RawPublic>| raw.and_then(|raw| reference(&at.key(key), raw, report));
     let (key_id, issuer) = (read("key_id", raw.key_id), read("issuer", raw.issuer));
     let (subject, audience) = (read("subject", raw.subject), read("audience", raw.audience));
     let lifetime = raw.lifetime.read(at, "lifetime", report);
-    // It counts from some seconds ago, for clocks that differ.
+    // `iat` is some seconds in the past, because clocks differ.
     if lifetime < LEAST_LIFETIME {
         report.error(&at.key("lifetime"), "must be at least \"10s\"", "\"60s\" is the default");
     }
@@ -687,10 +683,10 @@ fn alg(at: &Place<'_>, written: Option<String>, symmetric: bool, report: &mut Re
     };
     if alg.is_symmetric() != symmetric {
         let (what, hint) = if symmetric {
-            ("signs with a private key, and client_secret_jwt has a secret", "HS256, HS384 or HS512")
+            ("signs with a private key, but client_secret_jwt has a secret", "HS256, HS384 or HS512")
         } else {
             (
-                "signs with a shared secret, and this is about a private key",
+                "signs with a shared secret, but this is about a private key",
                 "RS256, PS256, ES256, EdDSA and so on, by the key's type",
             )
         };
@@ -729,12 +725,12 @@ fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) -> Option<Dpo
         report.missing(&at.key("private_key"), "is missing", "private_key = { file = \"dpop.pem\" }");
         return None;
     };
-    let private_key = reference(&at.key("private_key"), raw, ValueKind::Key, report)?;
+    let private_key = reference(&at.key("private_key"), raw, report)?;
     Some(DpopConfig { private_key, alg })
 }
 
-/// SHA-256 over the table in one canonical form: keys in order, every part with its type and length, paths of files
-/// absolute. Comments, order and spelling do not matter; every value does.
+/// SHA-256 over the table in a canonical form: keys in order, every part with its type and length, and absolute paths
+/// of files. Comments, order, and spelling do not matter. Every value does.
 fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
     let mut hasher = digest::Context::new(&digest::SHA256);
     if let Some(value) = place.value() {
@@ -742,7 +738,7 @@ fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
     }
     let vars = report.elsewhere.get(&place.key("vars").path.to_string());
     vars.into_iter().flatten().for_each(|value| part(&mut hasher, b'v', value.as_bytes()));
-    // Where a learned value stands is written elsewhere too.
+    // The place of a learned value is also written in another table.
     let mut learned = BTreeSet::new();
     place.value().into_iter().for_each(|value| webhooks_in(value, &mut learned));
     for store in learned.into_iter().filter_map(|name| report.webhooks.get(name)?.as_ref()) {
@@ -795,7 +791,7 @@ fn table_into(hasher: &mut digest::Context, table: &DeTable<'_>, folder: &Path, 
             DeValue::String(path) if is_reference && key == "file" => {
                 part(hasher, b'p', folder.join(path.as_ref()).as_os_str().as_encoded_bytes());
             }
-            // A parameter or header may be called `file` without being one.
+            // A parameter or header field may be named `file` without being a reference.
             value => value_into(hasher, value, folder, !matches!(key, "params" | "headers")),
         }
     }

@@ -11,21 +11,21 @@ use crate::config::document::{Place, io_reason};
 use crate::config::model::{
     Address, Admin, Callers, ListenerConfig, ListenerTls, UnixOptions, WebhookConfig,
 };
-use crate::config::raw::values::{RawReference, check};
+use crate::config::raw::values::{RawSecret, check};
 use crate::config::raw::{RawListener, RawListenerTls, RawRequireHeader, RawWebhook};
 use crate::config::reference::Source;
 use crate::config::report::Report;
-use crate::config::resolve::value::{ValueKind, reference};
+use crate::config::resolve::value::reference;
 use crate::config::types::{self, Wrong, quoted, url, wrong};
 
-/// All listeners, in the order of their names.
+/// All listeners, sorted by name.
 pub(crate) struct Listeners {
     pub names: Vec<String>,
-    /// `None` where it has errors.
+    /// `None` if it has errors.
     pub configs: Vec<Option<Arc<ListenerConfig>>>,
 }
 
-/// The listener that there is without a table.
+/// The listener that exists without a table.
 const MAIN: &str = "main";
 
 pub(super) fn resolve(
@@ -60,7 +60,7 @@ fn refuse_same_address(
     taken: &[(Address, String)],
     report: &mut Report,
 ) {
-    // Port 0 asks for any free port.
+    // Port 0 means any free port.
     if matches!(address, Address::Tcp(address) if address.port() == 0) {
         return;
     }
@@ -92,7 +92,7 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
     if allow_given && allow.is_empty() && report.problems.len() == found {
         report.error(
             &place.key("allow"),
-            "lets nobody in",
+            "allows no caller",
             "name networks such as \"10.0.0.0/8\", or leave it out",
         );
     }
@@ -126,7 +126,7 @@ fn address(place: &Place<'_>, name: &str, written: Option<String>, report: &mut 
     check(&at, types::address(text, &place.document.file.folder), report)
 }
 
-/// Who can connect can use the credentials, so an open address needs a check of the caller.
+/// Whoever can connect can use the credentials, so an open address requires a check of the caller.
 fn check_reach(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) {
     let client_ca = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let checked = !config.allow.is_empty() || config.require_header.is_some() || client_ca;
@@ -136,7 +136,7 @@ fn check_reach(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) 
             format!("{address} can be reached by other machines, and `callers` is \"local\""),
             "listen on 127.0.0.1 or [::1], or set callers = \"network\" and one of allow, require_header, tls.client_ca",
         ),
-        // An error in the check itself was reported; it counts as given.
+        // A check that has an error was reported and counts as given.
         (Address::Tcp(_), Callers::Network) if !checked && !written_check(place) => report.error(
             &place.key("callers"),
             "\"network\" lets every machine use the credentials",
@@ -151,7 +151,7 @@ fn written_check(place: &Place<'_>) -> bool {
         || place.key("tls").key("client_ca").is_written()
 }
 
-/// Whether pages of other sites can send requests to this name of a listener without a sign of it: to one that is not
+/// Whether pages of other sites can send requests to this name of a listener unnoticed. If the origin is not
 /// trustworthy (W3C Secure Contexts, section 3.1), browsers send neither `Sec-Fetch-Site` nor, with GET, `Origin`.
 pub(super) fn pages_could_ride(config: &ListenerConfig, host: &str) -> bool {
     let plain = matches!(config.address, Address::Tcp(_)) && config.tls.is_none();
@@ -165,8 +165,7 @@ fn is_trustworthy(host: &str) -> bool {
 }
 
 pub(super) fn warn_of_pages(at: &Place<'_>, report: &mut Report) {
-    let message = "over plain http, a page of any site can send GETs here with nothing that tells them from a \
-                   program's, and they would carry the credential";
+    let message = "over plain http, a page of any site can send GET requests here that look like a program's, and they would carry the credential";
     report.warning(at, message, "give the listener require_header or tls, or let programs call localhost");
 }
 
@@ -182,7 +181,7 @@ fn check_pages(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) 
     }
 }
 
-/// Keys that mean nothing for this kind of address.
+/// Refuses keys that do not apply to this kind of address.
 fn check_kind(place: &Place<'_>, address: &Address, report: &mut Report) {
     let (keys, kind): (&[&str], _) = match address {
         Address::Tcp(_) => (&["mode", "group", "allow_uids"], "unix: addresses"),
@@ -226,7 +225,7 @@ fn require_header(
         report.missing(&value_at, "is missing", "value = { file = \"…\" }");
     }
     let name = raw.name.and_then(|name| check(&name_at, types::header_name(&name), report));
-    let value = raw.value.and_then(|raw| reference(&value_at, raw, ValueKind::Secret, report));
+    let value = raw.value.and_then(|raw| reference(&value_at, raw, report));
     Some((name?, value?))
 }
 
@@ -238,11 +237,9 @@ fn tls(place: &Place<'_>, raw: RawListenerTls, report: &mut Report) -> Option<Li
     if raw.private_key.is_none() {
         report.missing(&key_at, "is missing", "private_key = { file = \"key.pem\" }");
     }
-    let certificate =
-        raw.certificate.and_then(|raw| reference(&certificate_at, raw, ValueKind::Certificate, report));
-    let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, ValueKind::Key, report));
-    let client_ca =
-        raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, ValueKind::Certificate, report));
+    let certificate = raw.certificate.and_then(|raw| reference(&certificate_at, raw, report));
+    let private_key = raw.private_key.and_then(|raw| reference(&key_at, raw, report));
+    let client_ca = raw.client_ca.map(|raw| reference(&place.key("client_ca"), raw, report));
     Some(ListenerTls {
         certificate: certificate?,
         private_key: private_key?,
@@ -256,7 +253,7 @@ fn file_mode(text: &str) -> Result<u32, Wrong> {
         .filter(|_| octal)
         .and_then(|text| u32::from_str_radix(text, 8).ok())
         .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| wrong(format!("{} is no file mode", quoted(text)), "write it in octal: \"0660\""))
+        .ok_or_else(|| wrong(format!("{} is not a file mode", quoted(text)), "write it in octal: \"0660\""))
 }
 
 fn group_id(name: &str) -> Result<u32, Wrong> {
@@ -293,7 +290,7 @@ fn read_groups(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-/// All webhooks, in the order of their names; leaves their names behind for the references to them.
+/// All webhooks, sorted by name. Their names stay in the report, for references to them.
 pub(super) fn resolve_webhooks(
     top: &Place<'_>,
     written: BTreeMap<String, RawWebhook>,
@@ -332,7 +329,7 @@ fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) 
     let address = text("address", address, "\"127.0.0.1:9181\"");
     let path = text("path", path, "\"/seismic\", the path that the sender calls");
     let header = text("signature_header", signature_header, "\"x-seismic-signature\"");
-    let value = text("value", value, "\"/delegationUserId\", where the value stands in the payload");
+    let value = text("value", value, "\"/delegationUserId\", where the value is in the payload");
     let store = text("store", store, "\"/var/lib/bearerd/seismic.json\", a file that bearerd may write");
     let folder = &place.document.file.folder;
     let address =
@@ -344,7 +341,7 @@ fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) 
     let store = store.and_then(|path| {
         let usable = !path.is_empty() && !path.contains('\0') && !path.ends_with('/');
         if !usable {
-            report.error(&place.key("store"), "is no path of a file", "");
+            report.error(&place.key("store"), "is not the path of a file", "");
         }
         usable.then(|| folder.join(path))
     });
@@ -363,7 +360,7 @@ fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) 
 fn request_path(place: &Place<'_>, path: String, report: &mut Report) -> Option<String> {
     let visible = path.bytes().all(|byte| matches!(byte, 0x21..=0x7E));
     if !path.starts_with('/') || !visible || path.contains(['?', '#']) {
-        report.error(place, "is no path of a request", "such as \"/seismic\", without a query");
+        report.error(place, "is not the path of a request", "such as \"/seismic\", without a query");
         return None;
     }
     Some(path)
@@ -371,7 +368,7 @@ fn request_path(place: &Place<'_>, path: String, report: &mut Report) -> Option<
 
 fn signing_secrets(
     place: &Place<'_>,
-    written: Option<Vec<RawReference>>,
+    written: Option<Vec<RawSecret>>,
     report: &mut Report,
 ) -> Option<Vec<Source>> {
     let hint = "secrets = [{ file = \"…\" }], and the previous one beside it while it changes";
@@ -386,7 +383,7 @@ fn signing_secrets(
     let read: Vec<_> = written
         .into_iter()
         .enumerate()
-        .map(|(index, raw)| reference(&place.index(index), raw, ValueKind::Secret, report))
+        .map(|(index, raw)| reference(&place.index(index), raw, report))
         .collect();
     read.into_iter().collect()
 }

@@ -20,7 +20,7 @@ use crate::config::resolve::value::{self, headers, params, refuse_tables, scopes
 use crate::config::resolve::{Known, listener};
 use crate::config::types::{self, Wrong, quoted, url, wrong};
 
-/// Checks the whole route; `None` where it has errors, or `matching` has.
+/// Checks the whole route. `None` if it or `matching` has errors.
 pub(super) fn resolve(
     place: &Place<'_>,
     name: &str,
@@ -41,9 +41,8 @@ pub(super) fn resolve(
     }
     let egress = value::egress(&place.key("proxy"), raw.proxy, report);
     check_unix(place, upstream.as_ref(), &egress, report);
-    if let Some(UpstreamTarget::Tcp { https: false, host, .. }) = upstream.as_ref().map(|known| &known.target)
-    {
-        value::refuse_plain_tunnel(place, host, &egress, report);
+    if let Some(UpstreamTarget::Tcp { https, host, port }) = upstream.as_ref().map(|known| &known.target) {
+        value::check_egress(place, (*https, host, *port), &egress, report);
     }
     let route = RouteConfig {
         name: name.into(),
@@ -98,7 +97,7 @@ fn upstream(
     if let Some(listener) = own {
         report.error(
             &at,
-            format!("is our own listener `{}`: calls would go round in a circle", listener.name),
+            format!("is bearerd's own listener `{}`: requests would go round in a circle", listener.name),
             "name the server that the requests are meant for",
         );
         return None;
@@ -106,7 +105,7 @@ fn upstream(
     Some(upstream)
 }
 
-/// Whether connecting to `target` from this machine reaches a listener at `address`.
+/// Whether a connection from this machine to `target` reaches a listener at `address`.
 fn is_address(target: &UpstreamTarget, address: &Address) -> bool {
     match (target, address) {
         (UpstreamTarget::Unix(path), Address::Unix(own)) => path == own,
@@ -139,7 +138,7 @@ fn check_plaintext(
         return;
     }
     let at = place.key("upstream");
-    let message = "http:// to another machine: everybody on the way can read the requests and their token";
+    let message = "http:// to another machine: anyone on the way can read the requests and their token";
     if allowed {
         report.warning(&at, message, "use https:// where the server has it");
     } else {
@@ -150,7 +149,11 @@ fn check_plaintext(
 fn check_unix(place: &Place<'_>, upstream: Option<&UpstreamUrl>, egress: &Egress, report: &mut Report) {
     let unix = matches!(upstream.map(|upstream| &upstream.target), Some(UpstreamTarget::Unix(_)));
     if unix && *egress != Egress::Direct {
-        report.error(&place.key("proxy"), "no proxy leads to a unix: upstream", "leave it out");
+        report.error(
+            &place.key("proxy"),
+            "a unix: upstream cannot be reached through a proxy",
+            "leave it out",
+        );
     }
 }
 
@@ -165,7 +168,7 @@ fn credential(
     let (issuer_at, anonymous_at) = (place.key("issuer"), place.key("anonymous"));
     match (issuer, anonymous.unwrap_or(false)) {
         (Some(_), true) => {
-            report.error(&anonymous_at, "stands beside `issuer`", "keep one: a token, or none");
+            report.error(&anonymous_at, "cannot be combined with `issuer`", "keep one: a token, or none");
             None
         }
         (None, true) => {
@@ -176,7 +179,7 @@ fn credential(
             {
                 report.error(
                     key,
-                    "is about a token, and this route sends none",
+                    "is about a token, but this route sends none",
                     "leave it out, or name an `issuer`",
                 );
             }
@@ -233,7 +236,11 @@ fn inject(at: &Place<'_>, raw: RawInject, bound: bool, report: &mut Report) -> O
         return None;
     };
     if HeaderValue::from_str(&format).is_err() {
-        report.error(&format_at, "is no header value", "use visible ASCII characters and spaces");
+        report.error(
+            &format_at,
+            "is not the value of a header field",
+            "use visible ASCII characters and spaces",
+        );
         return None;
     }
     let (before, after) = (before.to_owned(), after.to_owned());
@@ -249,11 +256,11 @@ fn inject_query(
 ) -> Option<Inject> {
     let query = at.key("query");
     for (key, given) in [("header", header), ("format", format)] {
-        // A preset's is not the operator's error, but still means two places.
+        // A preset's key is not the operator's error, but still means two places.
         if given {
             report.error(
                 &at.key(key),
-                "stands beside `query`",
+                "cannot be combined with `query`",
                 "keep one: a header, or a parameter of the query",
             );
         }
@@ -266,7 +273,7 @@ fn inject_query(
         );
     }
     if name.is_empty() || name.chars().any(char::is_control) {
-        report.error(&query, "is no name of a parameter", "such as \"access_token\"");
+        report.error(&query, "is not the name of a parameter", "such as \"access_token\"");
         return None;
     }
     Some(Inject::Query { name })
@@ -315,25 +322,25 @@ fn refresh_on(at: &Place<'_>, written: Option<Vec<u16>>, report: &mut Report) ->
     statuses
 }
 
-/// What a request must be like for a route to serve it.
+/// The conditions that a request must meet for a route to serve it.
 #[derive(Clone)]
 pub(super) struct Matching {
     pub listener: Option<usize>,
     pub host: Option<HostPattern>,
     pub path: PathPattern,
     pub methods: Option<Vec<Method>>,
-    /// In the order of the names.
+    /// Sorted by name.
     pub headers: Vec<(HeaderName, String)>,
 }
 
-/// Takes its keys out of `raw`. `None`: an error was reported.
+/// Takes the keys about matching out of `raw`. `None` after an error was reported.
 pub(super) fn matching(
     place: &Place<'_>,
     raw: &mut RawRoute,
     known: &Known,
     report: &mut Report,
 ) -> Option<Matching> {
-    // What had a wrong type was reported and is gone from `raw`; without it the route would match other requests.
+    // A key of a wrong type was reported and is missing from `raw`. Without it the route would match other requests.
     let written = [
         ("listener", raw.listener.is_some()),
         ("host", raw.host.is_some()),
@@ -365,7 +372,7 @@ pub(super) fn matching(
     })
 }
 
-/// Absent is fine, wrong is not.
+/// A key may be absent, but not wrong.
 fn transposed<T>(value: Option<Option<T>>) -> Option<Option<T>> {
     value.map_or(Some(None), |value| value.map(Some))
 }
@@ -409,7 +416,7 @@ fn path(
 ) -> Option<PathPattern> {
     let (at, pattern) = match (exact, prefix) {
         (Some(_), Some(_)) => {
-            report.error(&place.key("path"), "stands beside `path_prefix`", "keep one of them");
+            report.error(&place.key("path"), "cannot be combined with `path_prefix`", "keep one of them");
             return None;
         }
         (Some(text), None) => (place.key("path"), url::exact_path(&text)),
@@ -429,7 +436,7 @@ fn path(
     Some(pattern)
 }
 
-/// Other proxies have `/billing/*`, or `{id}` in a path; here each character is itself.
+/// Other proxies support `/billing/*`, or `{id}` in a path. Here each character matches only itself.
 fn warn_of_wildcard(at: &Place<'_>, pattern: &PathPattern, report: &mut Report) {
     let (PathPattern::Exact(text) | PathPattern::Prefix(text)) = pattern;
     let Some(end) = text.find(['*', '{']) else { return };
@@ -509,14 +516,15 @@ pub(super) struct Candidate<'t> {
     pub matching: Matching,
 }
 
-/// More than this tells nothing new.
+/// More reports than this say nothing new.
 const MOST_REPORTED: usize = 20;
 
-/// What must be equal for two routes to rank equally and to meet: two different listeners never share a request.
+/// What must be equal for two routes to have the same rank and to match one request. Two listeners never share a
+/// request.
 type Rank<'a> = (Option<&'a HostPattern>, &'a PathPattern, Option<usize>, bool, usize);
 
-/// Reports every route that ties with an earlier one (in the order of the files), up to a bound.
-/// Near linear in the number of routes: candidates are looked up by what they match, not compared pair by pair.
+/// Reports every route that ties with an earlier one (in the order of the files), up to a bound. Nearly linear in the
+/// number of routes: candidates are looked up by what they match, and not compared pair by pair.
 pub(super) fn refuse_ties(routes: &[Candidate<'_>], report: &mut Report) {
     let mut groups: HashMap<Rank<'_>, Vec<usize>> = HashMap::new();
     for (index, Candidate { matching, .. }) in routes.iter().enumerate() {
@@ -558,11 +566,11 @@ fn report_tie(later: &Candidate<'_>, earlier: &Candidate<'_>, report: &mut Repor
     );
 }
 
-/// A table from values and method to the route that has them.
+/// Maps values and method to the route that has them.
 type Taken<'a> = HashMap<(Vec<&'a str>, Option<&'a Method>), usize>;
 
-/// All routes here have the same rank. Those with the same header names meet where the values are equal; those with
-/// other names meet where the values of the names that both have are equal.
+/// All routes here have the same rank. Routes with the same header names tie if the values are equal. Routes with
+/// different names tie if the values of their common names are equal.
 fn ties_of_group(routes: &[Candidate<'_>], group: &[usize], ties: &mut Vec<(usize, usize)>) {
     let mut by_names: BTreeMap<Vec<&str>, Vec<usize>> = BTreeMap::new();
     for &index in group {
@@ -587,7 +595,7 @@ fn ties_of_group(routes: &[Candidate<'_>], group: &[usize], ties: &mut Vec<(usiz
     }
 }
 
-/// Enters each route under its values of `names` and each of its methods; one that finds its place taken ties.
+/// Enters each route under its values of `names` and each of its methods. A route whose place is taken ties.
 fn meet<'a>(
     routes: &'a [Candidate<'_>],
     members: &[usize],
@@ -641,7 +649,7 @@ fn match_keys<'a>(
     }
 }
 
-/// The key of a route's token; its scopes stand instead of the issuer's, its parameters are added.
+/// The key of a route's token. The route's scopes replace the issuer's, and its parameters are added.
 fn credential_key(
     place: &Place<'_>,
     issuer: Option<&Arc<IssuerConfig>>,
@@ -659,7 +667,7 @@ fn credential_key(
     if subject.is_some() && issuer.jwt.is_none() {
         report.error(
             &place.key("subject"),
-            format!("is the `sub` of a JWT, and issuer `{}` makes none", issuer.name),
+            format!("is the `sub` of a JWT, but issuer `{}` makes none", issuer.name),
             "leave it out, or sign with private_key: see `jwt`",
         );
     }

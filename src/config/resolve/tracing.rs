@@ -21,7 +21,7 @@ use crate::config::report::Report;
 use crate::config::resolve::value::{self, headers};
 use crate::config::types::{self, url};
 
-/// Where collectors take traces over HTTP (OTLP specification).
+/// The path for traces over HTTP (OTLP specification).
 const TRACES_PATH: &str = "/v1/traces";
 
 /// `None`: there is no endpoint, or the environment turns traces off, or there is an error.
@@ -110,8 +110,7 @@ fn endpoint_of(
 fn check_plaintext(place: &Place<'_>, url: Option<&HttpUrl>, allowed: bool, report: &mut Report) {
     let Some(url) = url.filter(|url| !url.https && !url::is_this_machine(&url.host)) else { return };
     let at = place.key("endpoint");
-    let message =
-        format!("http:// to another machine ({}): everybody on the way can read the spans", url.host);
+    let message = format!("http:// to another machine ({}): anyone on the way can read the spans", url.host);
     if allowed {
         report.warning(&at, message, "use https:// where the collector has it");
     } else {
@@ -119,7 +118,7 @@ fn check_plaintext(place: &Place<'_>, url: Option<&HttpUrl>, allowed: bool, repo
     }
 }
 
-/// A batch or queue larger than this is a slip of the pen.
+/// A larger batch or queue is probably a typing error.
 const MOST_SPANS: usize = 1_000_000;
 
 const DEFAULT_BATCHES: SpanBatches = SpanBatches {
@@ -160,7 +159,7 @@ impl<'a> Otel<'a> {
         Some(Set { name: name.to_owned(), value: self.variables.get(name)? })
     }
 
-    /// The variable of traces, else the one of all signals.
+    /// The variable for traces, else the one for all signals.
     fn otlp(&self, what: &str) -> Option<Set<'a>> {
         self.get(&format!("OTEL_EXPORTER_OTLP_TRACES_{what}"))
             .or_else(|| self.get(&format!("OTEL_EXPORTER_OTLP_{what}")))
@@ -184,7 +183,7 @@ impl<'a> Otel<'a> {
         self.otlp("ENDPOINT").is_some()
     }
 
-    /// What the file goes before, if it says it.
+    /// The protocol, unless the file has one.
     fn protocol(&self, in_file: &Word<OtlpProtocol>, report: &mut Report) -> OtlpProtocol {
         let default = OtlpProtocol::default();
         let Some(Set { name, value }) = self.otlp("PROTOCOL").filter(|_| !in_file.is_given()) else {
@@ -211,7 +210,7 @@ impl<'a> Otel<'a> {
         };
         if !url.https && !url::is_this_machine(&url.host) && !plaintext && !self.is_insecure() {
             let message = format!(
-                "http:// to another machine ({}): everybody on the way could read the spans, so there are no traces",
+                "http:// to another machine ({}): anyone on the way could read the spans, so there are no traces",
                 url.host
             );
             let hint = "write https://…, or accept it with OTEL_EXPORTER_OTLP_INSECURE=true or, in the file, \
@@ -271,11 +270,11 @@ impl<'a> Otel<'a> {
         }
     }
 
-    /// Files for TLS, where the file's own table gives none.
+    /// Files for TLS, if the file has no table.
     fn tls(&self, report: &mut Report) -> TlsOptions {
         let mut file = |what: &str, key: &str| {
             let set = self.otlp(what)?;
-            // As every relative path that a variable names: from the folder that the program was started in.
+            // Relative paths in variables start at the folder in which the program was started.
             let path = std::path::absolute(set.value).unwrap_or_else(|_| PathBuf::from(set.value));
             let source = Source::file(path, None);
             report.reference(&self.place.key("tls").key(key), &source, key == "private_key");
@@ -313,7 +312,7 @@ impl<'a> Otel<'a> {
     fn number<T: FromStr>(&self, set: Set<'_>, report: &mut Report) -> Option<T> {
         let number = set.value.parse().ok();
         if number.is_none() {
-            self.warn(&set.name, "is no whole number; the default is taken", "", report);
+            self.warn(&set.name, "is not a whole number; the default is taken", "", report);
         }
         number
     }
@@ -351,7 +350,7 @@ impl<'a> Otel<'a> {
                 if !share.is_some_and(|share| (0.0..=1.0).contains(&share)) {
                     self.warn(
                         "OTEL_TRACES_SAMPLER_ARG",
-                        "is no share from 0.0 to 1.0",
+                        "is not a share from 0.0 to 1.0",
                         "set 0.1, for example",
                         report,
                     );
@@ -362,7 +361,7 @@ impl<'a> Otel<'a> {
                     "set always_on, always_off, traceidratio, or one of them with parentbased_ before it";
                 self.warn(
                     &name,
-                    "is no sampler that bearerd has, so every new trace is recorded",
+                    "is not a sampler that bearerd has, so every new trace is recorded",
                     hint,
                     report,
                 );
@@ -370,7 +369,7 @@ impl<'a> Otel<'a> {
         }
     }
 
-    /// The values are secret, and so may be what was meant as a name.
+    /// The values are secret, and so may be a wrongly written name.
     fn check_headers(&self, report: &mut Report) {
         let Some(Set { name, value }) = self.otlp("HEADERS") else { return };
         let is_header = |entry: &str| {

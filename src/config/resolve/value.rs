@@ -9,51 +9,16 @@ use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
 use crate::config::raw::RawTls;
 use crate::config::raw::values::{
-    RawEgress, RawElsewhere, RawParam, RawParams, RawProxy, RawReference, check,
+    RawEgress, RawElsewhere, RawParam, RawParams, RawProxy, RawReference, RawValue, ValueKind, check,
 };
 use crate::config::reference::Source;
 use crate::config::report::{Report, did_you_mean};
-use crate::config::schema::names_a_secret;
 use crate::config::types::{self, Scopes, url, wrong};
-use crate::config::{environment, inspect};
+use crate::config::{Variable, environment, inspect};
 
-/// What a reference leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ValueKind {
-    /// A literal needs a file that its owner alone may read.
-    Secret,
-    /// The same, and the empty text says that there is none (RFC 6749 section 2.3.1). An empty file says nothing: it
-    /// may be half written.
-    MaybeEmpty,
-    Public,
-    /// A secret that may be PKCS#12, with a password.
-    Key,
-    /// Public, and may be PKCS#12 all the same.
-    Certificate,
-}
-
-impl ValueKind {
-    fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::MaybeEmpty | Self::Key)
-    }
-
-    fn may_be_pkcs12(self) -> bool {
-        matches!(self, Self::Key | Self::Certificate)
-    }
-
-    /// Of a parameter or header, by its name.
-    fn named(name: &str) -> Self {
-        if names_a_secret(name) { Self::Secret } else { Self::Public }
-    }
-}
-
-/// A literal or where the value stands.
-pub(super) fn reference(
-    place: &Place<'_>,
-    raw: RawReference,
-    kind: ValueKind,
-    report: &mut Report,
-) -> Option<Source> {
+/// Reads a literal or a reference.
+pub(super) fn reference(place: &Place<'_>, raw: impl Into<RawValue>, report: &mut Report) -> Option<Source> {
+    let RawValue { raw, kind } = raw.into();
     match raw {
         RawReference::Literal(secret) => {
             if kind.is_secret() && secret.is_empty() {
@@ -124,7 +89,7 @@ fn from_elsewhere(
                 report.error(&at, message, "leave it out");
                 return None;
             }
-            let password = reference(&at, *raw, ValueKind::Secret, report)?;
+            let password = reference(&at, *raw, report)?;
             Some(source.with_password(password))
         }
     }
@@ -165,7 +130,7 @@ fn from_file_or_env(
         }
         (Some(file), _) => Some(Source::file(place.document.file.folder.join(file), pointer)),
         (None, Some(name)) if name.is_empty() || name.contains(['=', '\0']) => {
-            report.error(&place.key("env"), "is no name of an environment variable", "");
+            report.error(&place.key("env"), "is not the name of an environment variable", "");
             None
         }
         (None, Some(name)) => Some(Source::env(name, pointer)),
@@ -175,7 +140,7 @@ fn from_file_or_env(
             } else if place.value().and_then(DeValue::as_table).is_some_and(says_nothing) {
                 report.error(
                     place,
-                    "does not say where the value stands",
+                    "does not say where the value is",
                     "write { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }",
                 );
             }
@@ -184,12 +149,12 @@ fn from_file_or_env(
     }
 }
 
-/// Any other key was reported by itself.
+/// Any other key was reported separately.
 fn says_nothing(table: &DeTable<'_>) -> bool {
     table.keys().all(|key| matches!(key.get_ref().as_ref(), "pointer" | "password"))
 }
 
-/// Parameters that have a key of their own.
+/// Parameters that have their own keys.
 const OWN_KEYS: &[(&str, &str)] = &[
     ("grant_type", "the grant is set by `grant_type`"),
     ("scope", "use `scopes`"),
@@ -204,11 +169,11 @@ pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report
     let mut params = Params::new();
     for (name, raw) in raw.into_iter().flatten() {
         let place = at.key(&name);
-        // Some servers want the parameter without a value, which an empty `scopes` does not send.
+        // Some servers require the parameter without a value, which an empty `scopes` does not send.
         let empty_scope = name == "scope"
             && matches!(&raw, RawParam::Reference(RawReference::Literal(text)) if text.is_empty());
         if let Some((_, hint)) = OWN_KEYS.iter().find(|(own, _)| *own == name && !empty_scope) {
-            report.error(&place, "has a key of its own", *hint);
+            report.error(&place, "has its own key", *hint);
             continue;
         }
         if name.is_empty() {
@@ -222,7 +187,7 @@ pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report
     params
 }
 
-/// Claims that have a key of their own.
+/// Claims that have their own keys.
 const OWN_CLAIMS: &[(&str, &str)] = &[
     ("iss", "use `issuer`"),
     ("sub", "use `subject`"),
@@ -272,7 +237,7 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> O
         RawParam::Integer(number) => Some(ParamValue::Integer(number)),
         RawParam::Boolean(flag) => Some(ParamValue::Boolean(flag)),
         RawParam::Float(number) if !number.is_finite() => {
-            report.error(place, "is no number that can be sent", "write it as a string");
+            report.error(place, "is not a number that can be sent", "write it as a string");
             None
         }
         RawParam::Float(number) => {
@@ -280,12 +245,12 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> O
             Some(ParamValue::Float(written.unwrap_or_else(|| number.to_string())))
         }
         RawParam::Reference(raw) => {
-            reference(place, raw, ValueKind::named(name), report).map(ParamValue::Value)
+            reference(place, RawValue { raw, kind: ValueKind::named(name) }, report).map(ParamValue::Value)
         }
         RawParam::Array(items) => {
             let items = items.into_iter().enumerate();
             let values = items.map(|(index, item)| param(&place.index(index), name, item, report));
-            // All are looked at before the first that is wrong decides.
+            // All items are checked before a wrong one decides.
             values.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>().map(ParamValue::Array)
         }
         RawParam::Table(_) if matches!(place.value(), Some(DeValue::Datetime(_))) => {
@@ -309,7 +274,7 @@ pub(super) fn scopes(at: &Place<'_>, raw: Vec<String>, report: &mut Report) -> S
     raw.into_iter().collect()
 }
 
-/// Headers that belong to one connection or to the message's framing (RFC 9110 section 7.6.1): nobody sets them.
+/// Header fields of the connection or of the message's framing (RFC 9110 section 7.6.1), which nobody may set.
 const HOP_BY_HOP: &[&str] = &[
     "connection",
     "content-length",
@@ -329,7 +294,7 @@ const HOP_BY_HOP: &[&str] = &[
 pub(super) fn settable_header(place: &Place<'_>, name: &str, report: &mut Report) -> Option<HeaderName> {
     let name = check(place, types::header_name(name), report)?;
     if HOP_BY_HOP.contains(&name.as_str()) {
-        report.error(place, "belongs to the connection and cannot be set", "leave it out");
+        report.error(place, "belongs to the connection, so it cannot be set", "leave it out");
         return None;
     }
     Some(name)
@@ -354,14 +319,14 @@ pub(super) fn headers(
         {
             continue;
         }
-        if let Some(source) = reference(&place, raw, ValueKind::named(&written), report) {
+        if let Some(source) = reference(&place, RawValue { raw, kind: ValueKind::named(&written) }, report) {
             headers.push((name, source));
         }
     }
     headers
 }
 
-/// What proxies listen on where the URL does not say is no standard; http's own port is what it reads like.
+/// There is no standard port for proxies. A URL without a port reads like http's own.
 const PROXY_PORT: u16 = 80;
 
 pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -> TlsOptions {
@@ -399,14 +364,11 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
         let result = if is_address { Ok(()) } else { url::host_name(name) };
         check(&place.key("server_name"), result, report);
     }
-    let mut read = |key: &str, raw: Option<RawReference>, kind| {
-        raw.and_then(|raw| reference(&place.key(key), raw, kind, report))
-    };
     TlsOptions {
-        ca: read("ca", ca, ValueKind::Certificate),
+        ca: ca.and_then(|raw| reference(&place.key("ca"), raw, report)),
         roots,
-        certificate: read("certificate", certificate, ValueKind::Certificate),
-        private_key: read("private_key", private_key, ValueKind::Key),
+        certificate: certificate.and_then(|raw| reference(&place.key("certificate"), raw, report)),
+        private_key: private_key.and_then(|raw| reference(&place.key("private_key"), raw, report)),
         server_name,
     }
 }
@@ -427,14 +389,13 @@ pub(super) fn egress(place: &Place<'_>, raw: Option<RawEgress>, report: &mut Rep
                 report.missing(&at, "is missing", "url = \"http://egress:3128\"");
                 return Egress::Direct;
             };
-            let userinfo =
-                userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, ValueKind::Secret, report));
+            let userinfo = userinfo.and_then(|raw| reference(&place.key("userinfo"), raw, report));
             proxy(&at, &url, userinfo, report).unwrap_or_default()
         }
     }
 }
 
-/// What the environment says is in force or told of.
+/// Warns about entries of `NO_PROXY` that have no effect.
 fn warn_of_the_environment(place: &Place<'_>, report: &mut Report) {
     let no_proxy = environment::proxy_variables().no_proxy;
     let meaningless = environment::meaningless_entries(&no_proxy);
@@ -449,16 +410,32 @@ fn warn_of_the_environment(place: &Place<'_>, report: &mut Report) {
     }
 }
 
-/// What is plain because it stays on this machine must not leave it: a proxy elsewhere opens its tunnel there, and reads
-/// along.
-pub(super) fn refuse_plain_tunnel(place: &Place<'_>, host: &str, egress: &Egress, report: &mut Report) {
-    let Egress::Proxy { host: proxy, .. } = egress else { return };
-    if url::is_this_machine(host) && !url::is_this_machine(proxy) {
-        report.error(
-            &place.key("proxy"),
-            "http:// is for this machine alone, and a proxy elsewhere takes it over the network in the clear",
-            "leave `proxy` out",
-        );
+/// Checks the way to a target. A proxy must not carry what is plain because it stays on this machine: a proxy elsewhere opens
+/// its tunnel there, and could read it. A proxy of the environment must be usable.
+pub(super) fn check_egress(
+    place: &Place<'_>,
+    (https, host, port): (bool, &str, u16),
+    egress: &Egress,
+    report: &mut Report,
+) {
+    match egress {
+        Egress::Proxy { host: proxy, .. }
+            if !https && url::is_this_machine(host) && !url::is_this_machine(proxy) =>
+        {
+            report.error(
+                &place.key("proxy"),
+                "http:// is only for this machine, and a proxy elsewhere would take it over the network in the clear",
+                "leave `proxy` out",
+            );
+        }
+        Egress::Env => {
+            let variables = environment::proxy_variables();
+            let unusable = variables.named_for(host, port, https).and_then(Variable::unusable);
+            if let Some(why) = unusable {
+                report.error(&place.key("proxy"), why, Variable::REMEDY);
+            }
+        }
+        Egress::Direct | Egress::Proxy { .. } => {}
     }
 }
 
@@ -481,11 +458,7 @@ fn proxy(place: &Place<'_>, text: &str, userinfo: Option<Source>, report: &mut R
     }
     let userinfo = match (parts.userinfo, userinfo) {
         (Some(_), Some(_)) => {
-            report.error(
-                place,
-                "user and password stand both in the URL and in `userinfo`",
-                "keep `userinfo`",
-            );
+            report.error(place, "user and password are both in the URL and in `userinfo`", "keep `userinfo`");
             return None;
         }
         (Some(written), None) => {

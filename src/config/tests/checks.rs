@@ -44,7 +44,7 @@ fn top_level() {
         ),
         ("drain_delay = \"5\"", "drain_delay", "\"5\" is not a duration", "a unit"),
         ("include = \"conf.d/*.toml\"", "include", "expected an array, found \"conf.d/*.toml\"", "brackets"),
-        ("include = [\"*/a.toml\"]", "include[0]", "is no pattern that works here", "last part"),
+        ("include = [\"*/a.toml\"]", "include[0]", "is not a usable pattern", "last part"),
         ("worker = 1", "worker", "unknown key", "did you mean `workers`?"),
         ("frobnicate = 1", "frobnicate", "unknown key", "[[route]]"),
         ("webhook = 1", "webhook", "expected a table, found a number", "[webhook.NAME]"),
@@ -111,7 +111,7 @@ fn listeners() {
         (
             "[listener.main]\naddress = \"10.0.0.1:8080\"\ncallers = \"network\"\nallow = []",
             "listener.main.allow",
-            "lets nobody in",
+            "allows no caller",
             "leave it out",
         ),
         (
@@ -138,13 +138,13 @@ fn listeners() {
         (
             "[listener.main]\naddress = \"unix:/run/p\"\nmode = \"rw\"",
             "listener.main.mode",
-            "\"rw\" is no file mode",
+            "\"rw\" is not a file mode",
             "octal",
         ),
         (
             "[listener.main]\naddress = \"unix:/run/p\"\nmode = \"1777\"",
             "listener.main.mode",
-            "\"1777\" is no file mode",
+            "\"1777\" is not a file mode",
             "octal",
         ),
         (
@@ -186,7 +186,7 @@ fn listeners() {
         (
             "[listener.main]\nrequire_header = { name = \"x key\", value = { env = \"K\" } }",
             "listener.main.require_header.name",
-            "is no header name",
+            "is not the name of a header field",
             "",
         ),
         (
@@ -221,7 +221,12 @@ fn issuers() {
              \"private_key_jwt\", \"tls_client_auth\", \"assertion_file\", \"none\"",
             "did you mean `client_secret_post`?",
         ),
-        ("issuer_url = \"https://idp\"", "issuer.corp.issuer_url", "stands beside `token_url`", "keep one"),
+        (
+            "issuer_url = \"https://idp\"",
+            "issuer.corp.issuer_url",
+            "cannot be combined with `token_url`",
+            "keep one",
+        ),
         ("scope = [\"a\"]", "issuer.corp.scope", "unknown key", "did you mean `scopes`?"),
         ("scopes = [\"a b\"]", "issuer.corp.scopes[0]", "\"a b\" is more than one scope", "of its own"),
         ("scopes = \"a\"", "issuer.corp.scopes", "expected an array, found \"a\"", "[\"…\"]"),
@@ -229,7 +234,7 @@ fn issuers() {
         ("refresh_at = nan", "issuer.corp.refresh_at", "must be above 0 and at most 1", ""),
         ("refresh_at = 1.5", "issuer.corp.refresh_at", "must be above 0 and at most 1", ""),
         ("default_lifetime = \"0s\"", "issuer.corp.default_lifetime", "must be longer than \"0s\"", ""),
-        ("params = { scope = \"a\" }", "issuer.corp.params.scope", "has a key of its own", "use `scopes`"),
+        ("params = { scope = \"a\" }", "issuer.corp.params.scope", "has its own key", "use `scopes`"),
         (
             "params = { a = { b = 1 } }",
             "issuer.corp.params.a",
@@ -249,11 +254,16 @@ fn issuers() {
             "a secret as a literal, in a file that others may read",
             "chmod",
         ),
-        ("headers = { \"x y\" = \"1\" }", "issuer.corp.headers.\"x y\"", "is no header name", ""),
+        (
+            "headers = { \"x y\" = \"1\" }",
+            "issuer.corp.headers.\"x y\"",
+            "is not the name of a header field",
+            "",
+        ),
         (
             "headers = { host = \"h\" }",
             "issuer.corp.headers.host",
-            "belongs to the connection and cannot be set",
+            "belongs to the connection, so it cannot be set",
             "",
         ),
         (
@@ -265,14 +275,14 @@ fn issuers() {
         (
             "headers = { a = \"1\\n2\" }",
             "issuer.corp.headers.a",
-            "is no header value: it has control characters",
+            "is not the value of a header field: it has control characters",
             "",
         ),
-        ("response = { token = \"a\" }", "issuer.corp.response.token", "\"a\" is no JSON pointer", "/a/b"),
+        ("response = { token = \"a\" }", "issuer.corp.response.token", "\"a\" is not a JSON pointer", "/a/b"),
         (
             "response = { statuses = [99] }",
             "issuer.corp.response.statuses[0]",
-            "99 is no status of a response",
+            "99 is not the status of a response",
             "",
         ),
         ("response = { token_types = [] }", "issuer.corp.response.token_types", "names no type", ""),
@@ -289,14 +299,14 @@ fn issuers() {
             "is missing beside `certificate`",
             "",
         ),
-        ("tls = { server_name = \"a b\" }", "issuer.corp.tls.server_name", "is no host name", ""),
+        ("tls = { server_name = \"a b\" }", "issuer.corp.tls.server_name", "is not a host name", ""),
         (
             "proxy = \"https://egress\"",
             "issuer.corp.proxy",
             "TLS to the proxy itself is not built yet",
             "http://",
         ),
-        ("proxy = \"egress:3128\"", "issuer.corp.proxy", "is no absolute URL", "\"env\""),
+        ("proxy = \"egress:3128\"", "issuer.corp.proxy", "is not an absolute URL", "\"env\""),
         ("proxy = { userinfo = { env = \"U\" } }", "issuer.corp.proxy.url", "is missing", "http://egress"),
         (
             "proxy = \"http://u:canary@egress\"",
@@ -310,7 +320,7 @@ fn issuers() {
             "a secret as a literal, in a file that others may read",
             "run `chmod 600 bearerd.toml`, or write { file = \"…\" } or { env = \"…\" }",
         ),
-        ("client_secret = {}", "issuer.corp.client_secret", "does not say where the value stands", "file"),
+        ("client_secret = {}", "issuer.corp.client_secret", "does not say where the value is", "file"),
         (
             "client_secret = { file = \"a\", env = \"b\" }",
             "issuer.corp.client_secret",
@@ -320,7 +330,7 @@ fn issuers() {
         (
             "client_secret = { file = \"a\", pointer = \"b\" }",
             "issuer.corp.client_secret.pointer",
-            "\"b\" is no JSON pointer",
+            "\"b\" is not a JSON pointer",
             "",
         ),
         (
@@ -346,7 +356,7 @@ fn t107_a_second_way_to_authenticate_is_refused() {
             (
                 "params = { client_secret = \"canary\" }",
                 "issuer.corp.params.client_secret",
-                "has a key of its own",
+                "has its own key",
                 "client_secret_post",
             ),
             (
@@ -368,8 +378,8 @@ fn token_urls() {
             "http:// would send the client's secret in the clear to another machine",
         ),
         ("https://idp/token#canary", "the URL has a fragment"),
-        ("https://u:canary@idp/token", "the URL holds a user or a password"),
-        ("idp/token", "is no absolute URL"),
+        ("https://u:canary@idp/token", "the URL contains a user or a password"),
+        ("idp/token", "is not an absolute URL"),
     ] {
         let text = with("", "").replace("https://idp/token", url);
         assert_eq!(only(&text).1, message, "{url}");
@@ -380,7 +390,7 @@ fn token_urls() {
 }
 
 #[test]
-fn a_missing_key_is_told_at_its_table() {
+fn a_missing_key_is_reported_at_its_table() {
     assert_eq!(
         lines("[issuer.corp]\n\n[[route]]\n"),
         [
@@ -404,7 +414,7 @@ fn routes() {
         ("listener = \"mian\"", "route[0].listener", "there is no listener \"mian\"", "did you mean `main`?"),
         ("host = \"a:80\"", "route[0].host", "a host is matched without its port", "\"a\""),
         ("host = \"*\"", "route[0].host", "\"*\" matches no host", "leave"),
-        ("path = \"/a\"\npath_prefix = \"/b\"", "route[0].path", "stands beside `path_prefix`", ""),
+        ("path = \"/a\"\npath_prefix = \"/b\"", "route[0].path", "cannot be combined with `path_prefix`", ""),
         ("path_prefix = \"a\"", "route[0].path_prefix", "\"a\" does not begin with a slash", "\"/a\""),
         ("path_prefix = \"/a/../b\"", "route[0].path_prefix", "the path has a dot segment", ""),
         (
@@ -434,7 +444,7 @@ fn routes() {
         (
             "inject = { header = \"te\" }",
             "route[0].inject.header",
-            "belongs to the connection and cannot be set",
+            "belongs to the connection, so it cannot be set",
             "",
         ),
         (
@@ -459,11 +469,11 @@ fn routes() {
         ("refresh_on = [200]", "route[0].refresh_on[0]", "200 does not say that a request failed", "300"),
         ("refresh_on = 401", "route[0].refresh_on", "expected an array, found the number 401", ""),
         ("replay_limit = \"-1B\"", "route[0].replay_limit", "\"-1B\" is not a size", ""),
-        ("anonymous = true\nissuer = \"corp\"", "route[0].anonymous", "stands beside `issuer`", ""),
+        ("anonymous = true\nissuer = \"corp\"", "route[0].anonymous", "cannot be combined with `issuer`", ""),
         (
             "anonymous = true\nscopes = [\"a\"]",
             "route[0].scopes",
-            "is about a token, and this route sends none",
+            "is about a token, but this route sends none",
             "",
         ),
         ("isuer = \"corp\"", "route[0].isuer", "unknown key", "did you mean `issuer`?"),
@@ -474,14 +484,11 @@ fn routes() {
 #[test]
 fn upstreams() {
     for (url, message) in [
-        (
-            "http://h",
-            "http:// to another machine: everybody on the way can read the requests and their token",
-        ),
+        ("http://h", "http:// to another machine: anyone on the way can read the requests and their token"),
         ("https://h/?a=canary", "an upstream has no query"),
         ("https://h/a/../b", "the path has a dot segment"),
-        ("https://u:canary@h", "the URL holds a user or a password"),
-        ("h", "is no absolute URL"),
+        ("https://u:canary@h", "the URL contains a user or a password"),
+        ("h", "is not an absolute URL"),
     ] {
         assert_eq!(only(&with("", "").replace("https://h", url)).1, message, "{url}");
     }
@@ -514,20 +521,20 @@ fn a10_an_upstream_that_is_our_own_listener_is_refused() {
             .replace("https://h", upstream);
         assert_eq!(
             only(&text).1,
-            "is our own listener `main`: calls would go round in a circle",
+            "is bearerd's own listener `main`: requests would go round in a circle",
             "{upstream}"
         );
     }
     let any =
         "[listener.main]\naddress = \"0.0.0.0:8080\"\ncallers = \"network\"\nallow = [\"10.0.0.0/8\"]\n";
     let text = format!("{any}{}", with("", "")).replace("https://h", "http://127.0.0.1:8080");
-    assert!(only(&text).1.starts_with("is our own listener"));
+    assert!(only(&text).1.starts_with("is bearerd's own listener"));
     let other = with("", "").replace("https://h", "http://127.0.0.2:8080");
     assert!(load(&other).is_ok());
 }
 
 #[test]
-fn every_mistake_of_a_run_is_told_at_once() {
+fn every_error_of_a_run_is_reported_at_once() {
     let text = "workers = \"a\"\n[limits]\nheader_count = \"b\"\nwaiters = \"c\"\n[issuer.corp]\ntoken_url = 1\nclient_id = 2\nrequired = 3\nclint_secret = 4\n[[route]]\nname = 5\nupstream = 6\n[[route]]\nmethods = 7\nfoo = 8\n";
     let found = lines(text);
     for key in [
@@ -552,7 +559,7 @@ fn every_mistake_of_a_run_is_told_at_once() {
 }
 
 #[test]
-fn all_syntax_errors_are_told() {
+fn all_syntax_errors_are_reported() {
     let found = lines("drain_delay = \nworkers = 1\ninclude = [\n[log]\nlevel = 'x\n");
     for place in ["1:15", "5:9"] {
         let start = format!("bearerd.toml:{place}: error: not TOML: ");
@@ -614,8 +621,7 @@ fn routes_that_cannot_meet_or_rank_differently_do_not_tie() {
 
 #[test]
 fn names_that_pages_could_ride_on_are_warned_about() {
-    const WARNING: &str = "over plain http, a page of any site can send GETs here with nothing that tells them from a \
-                           program's, and they would carry the credential";
+    const WARNING: &str = "over plain http, a page of any site can send GET requests here that look like a program's, and they would carry the credential";
     let warned = |listener: &str, route: &str| -> Vec<String> {
         let config = load(&format!("{listener}\n{}", with("", route))).unwrap();
         config
@@ -672,9 +678,9 @@ fn defaults_are_what_the_schema_says() {
 }
 
 #[test]
-fn mistakes_are_told() {
+fn errors_are_reported() {
     for (table, words) in [
-        ("endpoint = \"127.0.0.1:4318\"", "is no absolute URL"),
+        ("endpoint = \"127.0.0.1:4318\"", "is not an absolute URL"),
         ("endpoint = \"http://127.0.0.1:4318?key=1\"", "the URL has a query"),
         ("endpoint = \"http://collector.example:4318\"", "http:// to another machine"),
         ("endpoint = \"http://127.0.0.1:4318\"\nsample = 1.5", "is no share"),
@@ -815,19 +821,19 @@ fn a_variable_that_cannot_be_used_is_a_warning_and_keeps_nothing_from_starting()
         (
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
             "127.0.0.1:4318",
-            "is no absolute URL, so there are no traces",
+            "is not an absolute URL, so there are no traces",
         ),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c.example:4318", "http:// to another machine"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1?a=b", "the URL has a query"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "is neither http/protobuf nor grpc"),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "is no whole number"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "is not a whole number"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "is neither gzip nor none"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "key=value,hunter2", "1 of its entries"),
-        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "is no sampler that bearerd has"),
-        ("OTEL_TRACES_SAMPLER", "traceidratio", "OTEL_TRACES_SAMPLER_ARG: is no share"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "is not a sampler that bearerd has"),
+        ("OTEL_TRACES_SAMPLER", "traceidratio", "OTEL_TRACES_SAMPLER_ARG: is not a share"),
         ("OTEL_TRACES_EXPORTER", "zipkin", "is neither otlp nor none"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "is not between 1 and"),
-        ("OTEL_BSP_SCHEDULE_DELAY", "-1", "is no whole number"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1", "is not a whole number"),
         ("OTEL_PROPAGATORS", "b3", "has no effect"),
     ] {
         let (tracing, warnings) = together("", &[ENDPOINT, (name, value)]);

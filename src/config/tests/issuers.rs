@@ -65,7 +65,7 @@ fn client_authentication() {
         (
             "client_auth = \"none\"\nbasic_encoding = \"raw\"",
             "issuer.corp.basic_encoding",
-            "is about HTTP Basic, and none is sent",
+            "is about HTTP Basic, but bearerd sends no Basic credentials",
             "client_secret_basic",
         ),
         (
@@ -89,7 +89,7 @@ fn client_authentication() {
         (
             "client_id = \"a\"\nclient_secret = { env = \"S\" }\njwt = { alg = \"RS256\" }",
             "issuer.corp.jwt",
-            "says how a JWT is made, and none is",
+            "describes a JWT, but bearerd makes none",
             "private_key_jwt",
         ),
         (
@@ -125,7 +125,7 @@ fn tokens_that_are_signed_here() {
         (
             "client_auth = \"private_key_jwt\"\nprivate_key = { file = \"k\" }\njwt = { alg = \"HS256\" }",
             "issuer.corp.jwt.alg",
-            "\"HS256\" signs with a shared secret, and this is about a private key",
+            "\"HS256\" signs with a shared secret, but this is about a private key",
             "RS256",
         ),
         (
@@ -150,7 +150,7 @@ fn tokens_that_are_signed_here() {
         (
             "private_key = { file = \"k\" }\nassertion = { file = \"a\" }\njwt = { use = \"assertion\" }",
             "issuer.corp.assertion",
-            "stands beside jwt.use = \"assertion\"",
+            "cannot be combined with jwt.use = \"assertion\"",
             "",
         ),
         (
@@ -180,7 +180,7 @@ fn carriers() {
         (&get, "issuer.corp.body", "a GET has no body", "query"),
         (&table, "issuer.corp.params.permissions", "is a table, which only a JSON body can hold", "json"),
         (&nested, "issuer.corp.params.a", "an array or a table in an array can only be sent as JSON", "json"),
-        (&scope, "issuer.corp.params.scope", "has a key of its own", "scopes"),
+        (&scope, "issuer.corp.params.scope", "has its own key", "scopes"),
     ]);
     assert_eq!(issuer(&row("method = \"GET\"")).carrier, Carrier::Get);
     assert_eq!(issuer(&row("body = \"query\"")).carrier, Carrier::Query);
@@ -274,7 +274,7 @@ fn presets_and_vars_that_are_not_there() {
             "is missing, and preset `keycloak` needs it: Realm settings > General > Realm name",
             "vars = { realm = \"acme\" }",
         ),
-        (&other, "issuer.corp.vars.realn", "no var of this preset", "did you mean `realm`?"),
+        (&other, "issuer.corp.vars.realn", "is not a var of this preset", "did you mean `realm`?"),
         (
             &number,
             "issuer.corp.vars.realm",
@@ -287,7 +287,7 @@ fn presets_and_vars_that_are_not_there() {
             "environment variable BEARERD_TEST_NOT_SET: is not set",
             "at start",
         ),
-        (&alone, "issuer.corp.vars", "are for a preset, and none is named", "bearerd init"),
+        (&alone, "issuer.corp.vars", "are for a preset, but no preset is named", "bearerd init"),
     ]);
 }
 
@@ -301,7 +301,7 @@ fn a_var_that_is_a_host_is_taken_out_of_a_url_and_holds_nothing_else() {
     }
     for wrong in ["acme.zitadel.cloud/path", "a.b?x=", "http://a.b", "u@a.b", "a b", "https://", "ä.b"] {
         let keys = format!("preset = \"zitadel\"\nvars = {{ domain = \"{wrong}\" }}\n{secret}");
-        expect(&[(&keys, "issuer.corp.vars.domain", "is no host name", "acme-x1y2z3.zitadel.cloud")]);
+        expect(&[(&keys, "issuer.corp.vars.domain", "is not a host name", "acme-x1y2z3.zitadel.cloud")]);
     }
 }
 
@@ -319,7 +319,7 @@ fn what_would_do_nothing_is_refused() {
         (
             &headers,
             "issuer.corp.jwt.certificate_headers",
-            "is about the certificate of a private key, and client_secret_jwt has none",
+            "is about the certificate of a private key, but client_secret_jwt has none",
             "leave it out",
         ),
         (
@@ -352,7 +352,7 @@ fn no_var_turns_a_presets_url_to_another_host() {
     let domain = row("cognito", "domain = \"canary.example/x\", region = \"eu-central-1\"");
     let realm = row("keycloak", "base_url = \"https://idp\", realm = \"a/../../canary\"");
     expect(&[
-        (&domain, "issuer.corp.vars.domain", "is no host name", ""),
+        (&domain, "issuer.corp.vars.domain", "is not a host name", ""),
         (
             &realm,
             "issuer.corp.vars.realm",
@@ -363,7 +363,7 @@ fn no_var_turns_a_presets_url_to_another_host() {
 }
 
 #[test]
-fn a_var_that_needs_percent_encoding_is_the_only_mistake_told() {
+fn a_var_that_needs_percent_encoding_is_the_only_error_reported() {
     for realm in ["my realm", "Köln", "<acme>", "a?b"] {
         let keys =
             format!("preset = \"keycloak\"\nvars = {{ base_url = \"https://idp\", realm = \"{realm}\" }}");
@@ -377,7 +377,7 @@ fn a_var_that_needs_percent_encoding_is_the_only_mistake_told() {
 }
 
 #[test]
-fn an_unknown_preset_is_the_only_mistake_told() {
+fn an_unknown_preset_is_the_only_error_reported() {
     let keys = "preset = \"keyclock\"\nvars = { realm = \"acme\" }";
     let found = lines_and_hints(&file(keys, ""));
     assert_eq!(found.len(), 1, "{found:#?}");
@@ -385,7 +385,7 @@ fn an_unknown_preset_is_the_only_mistake_told() {
 }
 
 #[test]
-fn vars_that_make_no_url_are_told_where_they_stand() {
+fn vars_that_make_no_url_are_reported_at_the_vars() {
     let secret = "client_id = \"a\"\nclient_secret = { env = \"S\" }";
     let keycloak =
         "do not fit into the preset's token_url \"{base_url}/realms/{realm}/protocol/openid-connect/token\"";
@@ -395,13 +395,13 @@ fn vars_that_make_no_url_are_told_where_they_stand() {
         (
             "preset = \"keycloak\"\nvars = { base_url = \"idp.example.com\", realm = \"acme\" }",
             keycloak,
-            "is no absolute URL",
+            "is not an absolute URL",
             "base_url = \"https://idp.example.com\", realm = ",
         ),
         (
             "preset = \"entra\"\nvars = { tenant = \"https://login.microsoftonline.com/acme\" }",
             entra,
-            "a whole URL stands inside it",
+            "it contains a whole URL",
             "vars = { tenant = \"contoso",
         ),
     ] {
@@ -417,7 +417,7 @@ fn vars_that_make_no_url_are_told_where_they_stand() {
     expect(&[(
         &empty,
         "issuer.corp.vars.realm",
-        "is empty or holds a control character",
+        "is empty or contains a control character",
         "realm = \"acme\"",
     )]);
 }
@@ -437,9 +437,9 @@ fn webhooks() {
 
     for (from, to, key, message) in [
         ("9181", "8080", "webhook.seismic.address", "is the same as that of listener `main`"),
-        ("\"/s\"", "\"s\"", "webhook.seismic.path", "is no path of a request"),
+        ("\"/s\"", "\"s\"", "webhook.seismic.path", "is not the path of a request"),
         ("[{ file = \"a\" }]", "[]", "webhook.seismic.secrets", "names no secret, so nobody could sign"),
-        ("\"/id\"", "\"id\"", "webhook.seismic.value", "\"id\" is no JSON pointer"),
+        ("\"/id\"", "\"id\"", "webhook.seismic.value", "\"id\" is not a JSON pointer"),
         ("store = \"seismic.json\"", "", "webhook.seismic.store", "is missing"),
         ("value", "valeu", "webhook.seismic.valeu", "unknown key"),
         (
@@ -458,7 +458,7 @@ fn webhooks() {
 }
 
 #[test]
-fn a_webhook_that_is_not_there_is_told_with_its_name() {
+fn a_webhook_that_is_not_there_is_reported_with_its_name() {
     let issuer =
         "preset = \"seismic\"\nvars = { tenant = \"a\" }\nclient_id = \"a\"\nclient_secret = { env = \"S\" }";
     expect(&[(

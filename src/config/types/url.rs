@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::model::{HostPattern, HttpUrl, PathPattern, UpstreamTarget, UpstreamUrl};
 use crate::config::types::{Wrong, quoted, unix_path, wrong};
 
-/// A URL cut into its parts.
+/// The parts of a URL.
 pub(crate) struct Parts<'a> {
     pub https: bool,
     /// Escaped as it was written. May be a secret.
@@ -34,13 +34,14 @@ impl Parts<'_> {
     }
 }
 
-/// Cuts an `http` or `https` URL; a fragment is refused. No error quotes the text: it may hold a password.
+/// Splits an `http` or `https` URL, and refuses a fragment. No error quotes the text, because it may contain a
+/// password.
 pub(crate) fn parts(text: &str) -> Result<Parts<'_>, Wrong> {
     let (https, rest) = match text.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
         Some(_) => return Err(wrong("the URL's scheme is neither https nor http", "write \"https://…\"")),
-        None => return Err(wrong("is no absolute URL", "write \"https://…\"")),
+        None => return Err(wrong("is not an absolute URL", "write \"https://…\"")),
     };
     if rest.contains('#') {
         return Err(wrong("the URL has a fragment", "leave out `#` and what follows"));
@@ -67,17 +68,18 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Wrong> {
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
         let (inside, after) =
             rest.split_once(']').ok_or_else(|| wrong("the URL's host has no closing bracket", ""))?;
-        let address: Ipv6Addr = inside.parse().map_err(|_| wrong("the URL's host is no IPv6 address", ""))?;
+        let address: Ipv6Addr =
+            inside.parse().map_err(|_| wrong("the URL's host is not an IPv6 address", ""))?;
         match after.strip_prefix(':') {
             Some(port) => (address.to_string(), Some(port)),
             None if after.is_empty() => (address.to_string(), None),
-            None => return Err(wrong("the URL's host is no IPv6 address", "")),
+            None => return Err(wrong("the URL's host is not an IPv6 address", "")),
         }
     } else {
         let (host, port) =
             authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
         host_name(host)
-            .map_err(|_| wrong("the URL's host is no host name", "such as \"https://api.example.com\""))?;
+            .map_err(|_| wrong("the URL's host is not a host name", "such as \"https://api.example.com\""))?;
         (host.to_ascii_lowercase(), port)
     };
     let port = port
@@ -93,7 +95,7 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Wrong> {
     Ok((host, port))
 }
 
-/// A DNS name or an IPv4 address; a trailing dot passes.
+/// Checks a DNS name or an IPv4 address. A trailing dot is allowed.
 pub(crate) fn host_name(text: &str) -> Result<(), Wrong> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
@@ -108,7 +110,7 @@ pub(crate) fn host_name(text: &str) -> Result<(), Wrong> {
     {
         return Ok(());
     }
-    Err(wrong("is no host name", "use ASCII letters, digits, `-` and dots; write other names in punycode"))
+    Err(wrong("is not a host name", "use ASCII letters, digits, `-` and dots; write other names in punycode"))
 }
 
 /// `localhost` and loopback literals: what `http://` is for.
@@ -120,7 +122,7 @@ pub(crate) fn is_this_machine(host: &str) -> bool {
 pub(crate) fn http_url(text: &str) -> Result<HttpUrl, Wrong> {
     let parts = parts(text)?;
     if parts.userinfo.is_some() {
-        return Err(wrong("the URL holds a user or a password", "take out what stands before `@`"));
+        return Err(wrong("the URL contains a user or a password", "remove the part before `@`"));
     }
     let path_and_query = match parts.path_and_query {
         "" => "/".to_owned(),
@@ -153,7 +155,10 @@ pub(crate) fn upstream(text: &str, folder: &Path) -> Result<UpstreamUrl, Wrong> 
     }
     let parts = parts(text)?;
     if parts.userinfo.is_some() {
-        return Err(wrong("the URL holds a user or a password", "set a header with request_headers instead"));
+        return Err(wrong(
+            "the URL contains a user or a password",
+            "set a header with request_headers instead",
+        ));
     }
     check_path(parts.path_and_query)?;
     Ok(UpstreamUrl {
@@ -164,10 +169,10 @@ pub(crate) fn upstream(text: &str, folder: &Path) -> Result<UpstreamUrl, Wrong> 
     })
 }
 
-/// The path is put before what callers ask for, so it must mean the same to everybody.
+/// The path is put before the caller's path, so it must be unambiguous.
 fn check_path(path: &str) -> Result<(), Wrong> {
     if path.contains('?') {
-        return Err(wrong("an upstream has no query", "the caller's query goes up as it is"));
+        return Err(wrong("an upstream has no query", "the caller's query goes upstream as it is"));
     }
     canonical_path(path).map(drop)
 }
@@ -198,7 +203,7 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
 pub(crate) fn listener_name(text: &str) -> Result<String, Wrong> {
     if text.contains('*') {
         return Err(wrong(
-            format!("{} is no host name", quoted(text)),
+            format!("{} is not a host name", quoted(text)),
             "name each host; only a route's `host` takes a wildcard",
         ));
     }
@@ -213,7 +218,7 @@ fn plain_host(text: &str) -> Result<(), Wrong> {
     if let Some(inside) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return match inside.parse::<Ipv6Addr>() {
             Ok(_) => Ok(()),
-            Err(_) => Err(wrong(format!("{} is no IPv6 address", quoted(text)), "")),
+            Err(_) => Err(wrong(format!("{} is not an IPv6 address", quoted(text)), "")),
         };
     }
     if let Some((name, _)) = text.split_once(':') {
@@ -249,7 +254,7 @@ pub(crate) fn origin(text: &str) -> Result<String, Wrong> {
         "http" => ":80",
         _ => return Ok(lower),
     };
-    // Browsers leave the default port out.
+    // Browsers omit the default port.
     Ok(lower.strip_suffix(default).map_or_else(|| lower.clone(), str::to_owned))
 }
 
@@ -278,7 +283,7 @@ fn absolute(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Decodes escaped unreserved characters; refuses what no request may have, and what a URL can't hold.
+/// Decodes escaped unreserved characters. Refuses what no request may have, and what a URL cannot contain.
 fn canonical_path(text: &str) -> Result<String, Wrong> {
     let mut path = String::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -328,7 +333,7 @@ fn escape(high: Option<u8>, low: Option<u8>) -> Option<u8> {
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
-/// Whether a pattern can only match paths with an escaped slash.
+/// Whether a pattern matches only paths with an escaped slash.
 pub(crate) fn has_encoded_slash(path: &PathPattern) -> bool {
     let (PathPattern::Exact(text) | PathPattern::Prefix(text)) = path;
     text.contains("%2F")

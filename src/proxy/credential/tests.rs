@@ -5,7 +5,7 @@ use super::*;
 use crate::net::dpop::NONCE;
 
 #[test]
-fn own_formats_are_sensitive_and_exact() {
+fn custom_formats_are_sensitive_and_exact() {
     let value = formatted("Token token=\"", &Secret::from("abc"), "\"");
     assert_eq!(value.as_bytes(), b"Token token=\"abc\"");
     assert!(value.is_sensitive());
@@ -20,7 +20,7 @@ fn asks(challenge: &'static str) -> bool {
 }
 
 #[test]
-fn t81_a_nonce_is_asked_for_in_every_form_of_a_challenge() {
+fn t81_a_required_nonce_is_found_in_every_form_of_a_challenge() {
     for challenge in [
         r#"DPoP error="use_dpop_nonce""#,
         r#"DPoP error="use_dpop_nonce", error_description="Resource server requires nonce in DPoP proof""#,
@@ -35,7 +35,7 @@ fn t81_a_nonce_is_asked_for_in_every_form_of_a_challenge() {
 }
 
 #[test]
-fn t81_no_other_challenge_asks_for_one() {
+fn t81_no_other_challenge_requires_one() {
     for challenge in [
         r#"DPoP error="invalid_token""#,
         r#"DPoP error="invalid_dpop_proof", error_description="use_dpop_nonce""#,
@@ -64,7 +64,7 @@ fn the_token_is_the_first_parameter_and_escaped() {
 }
 
 #[test]
-fn every_form_of_the_callers_own_is_gone() {
+fn every_spelling_of_the_callers_own_parameter_is_removed() {
     for own in [
         "access_token=mine",
         "access_token",
@@ -108,7 +108,7 @@ fn every_form_of_the_callers_own_is_gone() {
 }
 
 #[test]
-fn all_else_stays_byte_for_byte() {
+fn other_parameters_stay_byte_for_byte() {
     for rest in [
         "access_tokens=1",
         "my_access_token=1",
@@ -129,12 +129,12 @@ fn all_else_stays_byte_for_byte() {
 }
 
 #[test]
-fn a_new_token_stands_instead_of_the_old_one() {
+fn a_new_token_replaces_the_old_one() {
     assert_eq!(put(&put("/x?a=1", "old"), "new"), "/x?access_token=new&a=1");
 }
 
 #[test]
-fn a_member_of_a_list_may_be_meant() {
+fn the_parameter_may_be_a_member_of_a_list() {
     let put = |target: &'static str| {
         let name = escape_name("auth[token]");
         with_token(&PathAndQuery::from_static(target), &name, &Secret::from("t")).unwrap().to_string()
@@ -146,7 +146,7 @@ fn a_member_of_a_list_may_be_meant() {
 }
 
 #[test]
-fn a_url_made_from_ours_loses_the_token_and_no_other_does() {
+fn only_a_url_with_the_token_loses_it() {
     let without = |url| without_token(url, "access_token", &Secret::from("t/1"));
     assert_eq!(without("/x/?a=1&access_token=t%2F1#y").as_deref(), Some("/x/?a=1#y"));
     assert_eq!(without("https://h/x?access_token=t/1").as_deref(), Some("https://h/x"));
@@ -158,7 +158,7 @@ fn a_url_made_from_ours_loses_the_token_and_no_other_does() {
 }
 
 #[test]
-fn a_header_made_from_our_url_loses_the_token_wherever_it_stands() {
+fn a_field_built_from_the_request_url_loses_the_token_everywhere() {
     let clean = |value| scrub(value, "access_token", &Secret::from("eyJ.a/b+c"));
     for (value, cleaned) in [
         ("/x?a=1&access_token=eyJ.a%2Fb%2Bc#y", "/x?a=1#y"),

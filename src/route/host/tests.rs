@@ -39,7 +39,7 @@ fn the_port_in_host_is_ignored() {
 }
 
 #[test]
-fn what_is_no_host_is_refused() {
+fn invalid_hosts_are_refused() {
     let long = "a".repeat(255);
     let ported = format!("{long}:80");
     for authority in [
@@ -114,7 +114,7 @@ fn localhost_and_loopback_literals_are_own_names() {
 }
 
 #[test]
-fn a3_tricks_are_no_own_names() {
+fn a3_lookalikes_are_not_own_names() {
     let listeners = [
         listener("127.0.0.1:8080", &[]),
         listener("0.0.0.0:8080", &[]),
@@ -183,7 +183,7 @@ fn the_own_address_is_an_own_name() {
 }
 
 #[test]
-fn at_the_unspecified_address_the_one_connected_to_is_an_own_name() {
+fn at_the_unspecified_address_the_local_address_is_an_own_name() {
     for any in [listener("0.0.0.0:8080", &[]), listener("[::]:8080", &[])] {
         assert!(own(&any, Some("10.0.0.5:8080"), "10.0.0.5"));
         assert!(own(&any, Some("[::ffff:10.0.0.5]:8080"), "10.0.0.5"));

@@ -130,7 +130,7 @@ fn a_broken_escape_is_refused() {
 }
 
 #[test]
-fn an_escaped_slash_is_told() {
+fn an_escaped_slash_is_reported() {
     for path in ["/a%2fb", "/%2F", "/a/b%2F"] {
         let parsed = parse(path).unwrap();
         assert!(parsed.encoded_slash, "{path}");
@@ -215,7 +215,7 @@ fn has_dot_segment(path: &str) -> bool {
 
 proptest! {
     #[test]
-    fn the_canonical_form_is_its_own(path in nasty_path()) {
+    fn the_canonical_form_is_canonical(path in nasty_path()) {
         if let Ok(first) = parse(&path) {
             let second = parse(&first.canonical).unwrap();
             prop_assert_eq!(&second.canonical, &first.canonical);
@@ -244,7 +244,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_parsed_without_a_fault(path in ".*") {
+    fn any_text_is_parsed_without_a_panic(path in ".*") {
         let _ = parse(&path);
     }
 

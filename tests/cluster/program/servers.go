@@ -26,6 +26,7 @@ type namespace struct {
 	up       bool           // the issuer responds; otherwise 503
 	tokens   map[string]int // "CREDENTIAL ADDRESS" -> tokens issued
 	pods     map[string]report
+	refused  int // requests to the API without a valid token
 }
 
 // What an application says of itself, again and again.
@@ -73,7 +74,7 @@ func (s *state) public(w http.ResponseWriter, r *http.Request) {
 	case rest == "token":
 		s.token(w, r, n, issuer)
 	case strings.HasPrefix(rest, "api/v2/"):
-		s.api(w, r)
+		s.api(w, r, n)
 	default:
 		http.NotFound(w, r)
 	}
@@ -103,7 +104,8 @@ func (s *state) token(w http.ResponseWriter, r *http.Request, n *namespace, issu
 	n.Lock()
 	n.tokens[credential+" "+address]++
 	n.Unlock()
-	expires := strconv.FormatInt(time.Now().Unix()+int64(lifetime), 10)
+	// To the millisecond: rounded down to seconds, a token would end before the time that `expires_in` promises.
+	expires := strconv.FormatInt(time.Now().Add(time.Duration(lifetime)*time.Second).UnixMilli(), 10)
 	respond(w, 200, map[string]any{"access_token": expires + "." + s.sign(expires), "token_type": "Bearer", "expires_in": lifetime})
 }
 
@@ -114,11 +116,14 @@ func (s *state) sign(text string) string {
 }
 
 // 200 for a valid token alone. With `chunks`, the response takes a tenth of a second for each KiB.
-func (s *state) api(w http.ResponseWriter, r *http.Request) {
+func (s *state) api(w http.ResponseWriter, r *http.Request, n *namespace) {
 	io.Copy(io.Discard, r.Body)
 	expires, signature, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("authorization"), "Bearer "), ".")
 	until, _ := strconv.ParseInt(expires, 10, 64)
-	if signature != s.sign(expires) || time.Now().Unix() >= until {
+	if signature != s.sign(expires) || time.Now().UnixMilli() >= until {
+		n.Lock()
+		n.refused++
+		n.Unlock()
 		respond(w, 401, map[string]string{"error": "invalid_token"})
 		return
 	}
@@ -184,7 +189,7 @@ func (n *namespace) summary(w io.Writer) {
 			errors = append(errors, pod+": "+message)
 		}
 	}
-	fmt.Fprintf(w, "%d requests, %d lost, %d pods running, %d pods ended\n", requests, lost, running, ended)
+	fmt.Fprintf(w, "%d requests, %d lost, %d pods running, %d pods ended, %d tokens refused\n", requests, lost, running, ended, n.refused)
 	for _, message := range errors {
 		fmt.Fprintln(w, message)
 	}

@@ -24,7 +24,6 @@ type_in() {
     *patch.yaml)
       eval "$1"
       kubectl rollout status deployment/legacy-billing --timeout=120s
-      sends 20
       ;;
     *) eval "$1" ;;
   esac

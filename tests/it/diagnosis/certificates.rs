@@ -26,7 +26,7 @@ async fn unknown_ca_of_the_issuer() {
         "cannot be reached: the certificate of localhost:",
         "was not accepted: its issuer is not trusted here; set tls.ca to the CA's certificate",
     ];
-    let remedy = ["see token_url and tls (ca, server_name, certificate) of [issuer.corp]"];
+    let remedy = ["check token_url and tls (ca, server_name, certificate) of [issuer.corp]"];
     no_token(&world, 503, "token_unavailable", &facts, &remedy).await;
 }
 
@@ -47,7 +47,7 @@ async fn expired_certificate_of_the_issuer_may_be_our_clock() {
     let setup = issuer_with(&ca().issue_expired(&["localhost"])).await;
     let world = setup.issuer(OURS).start().await;
     let facts = ["expired on Fri, 01 Jan 2021 00:00:00 GMT (is this machine's clock right?)"];
-    no_token(&world, 503, "token_unavailable", &facts, &["see token_url and tls"]).await;
+    no_token(&world, 503, "token_unavailable", &facts, &["check token_url and tls"]).await;
 }
 
 /// A server that asks for a certificate, over this version of HTTP.

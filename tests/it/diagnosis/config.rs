@@ -1,5 +1,7 @@
 //! An edit of the config that was not taken.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::{event, holds, line, text_at};
 use crate::support::Setup;
 
@@ -61,4 +63,17 @@ async fn another_file_than_the_one_that_is_loaded() {
     let path = std::path::Path::new(text_at(&shown, "/config/path"));
     assert!(path.ends_with("bearerd.toml") && path.is_absolute(), "{}", path.display());
     assert_eq!(shown["config"]["version"], 2);
+}
+
+#[tokio::test]
+async fn a_secret_that_others_may_read() {
+    let setup = Setup::new().await;
+    setup.write();
+    let secret = setup.folder().join("secret");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let checked = crate::support::cli::run(setup.folder(), &["check"]).await;
+    checked.expect_code(0);
+    let words =
+        ["issuer.corp.client_secret", "other users may read or write this secret", "help: run `chmod 600 "];
+    holds("bearerd check", &checked.all(), &words);
 }

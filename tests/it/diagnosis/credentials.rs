@@ -82,8 +82,9 @@ async fn secret_file_that_is_none() {
         }
         let world = setup.issuer(&format!("client_secret = {{ file = \"{name}\" }}")).start().await;
         let fact = format!("because client_secret cannot be read: file {}: {fact}", path.display());
-        let remedy =
-            ["fix the file, which is read again as soon as it changes, or name another in [issuer.corp]"];
+        let remedy = [
+            "fix the file, which bearerd reads again as soon as it changes, or name another in [issuer.corp]",
+        ];
         no_token(&world, 503, "token_unavailable", &[&fact], &remedy).await;
     }
 }
@@ -96,7 +97,7 @@ async fn secret_file_missing() {
     let fact =
         format!("was not asked, because client_secret cannot be read: file {}: no such file", file.display());
     let remedy =
-        ["fix the file, which is read again as soon as it changes, or name another in [issuer.corp]"];
+        ["fix the file, which bearerd reads again as soon as it changes, or name another in [issuer.corp]"];
     no_token(&world, 503, "token_unavailable", &[&fact], &remedy).await;
     line(&world, &["WARN", "client_secret", "later", "no such file"]).await;
     assert_eq!(world.issuer().count(), 0);
@@ -111,7 +112,7 @@ async fn secret_file_empty() {
     let world = setup.start().await;
     let fact =
         format!("was not asked, because client_secret cannot be read: file {}: is empty", file.display());
-    no_token(&world, 503, "token_unavailable", &[&fact], &["fix the file, which is read again"]).await;
+    no_token(&world, 503, "token_unavailable", &[&fact], &["fix the file, which bearerd reads again"]).await;
     assert_eq!(world.issuer().count(), 0);
     world.file("secret", "a-secret");
     served(&world).await;
@@ -184,7 +185,7 @@ async fn a_file_that_vanishes_later_does_no_harm_and_is_told() {
     let world = setup.issuer("refresh_at = 0.3").start().await;
     world.get("/").await.expect_status(200);
     std::fs::remove_file(world.folder().join("secret")).unwrap();
-    let words = "cannot read a value anew, so the last good one stays in use";
+    let words = "cannot read a value, so the last good one stays in use";
     crate::support::eventually("a renewal", || async {
         world.get("/").await.expect_status(200);
         world.log().text().contains(words).then_some(())

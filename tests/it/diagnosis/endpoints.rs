@@ -88,7 +88,7 @@ async fn discovery_of_another_issuer() {
         "/.well-known/openid-configuration responded 200 with a document of the issuer `https://elsewhere.example`, \
          which is not byte for byte issuer_url",
     ];
-    let remedy = ["set issuer_url of [issuer.corp] to what the document says if it is the one you mean"];
+    let remedy = ["set issuer_url of [issuer.corp] to the issuer in the document if it is the one you mean"];
     no_token(&world, 502, "token_refused", &facts, &remedy).await;
 }
 
@@ -112,7 +112,7 @@ async fn throttled() {
     let facts = ["responded 429 (Too Many Requests)"];
     let remedy = [
         "it limits the rate of requests, and bearerd asks again when it allows",
-        "see that not many clients or replicas ask with the same client_id",
+        "check that not many clients or replicas use the same client_id",
     ];
     let response = no_token(&world, 503, "token_unavailable", &facts, &remedy).await;
     let wait: u64 = response.header("retry-after").unwrap().parse().unwrap();
@@ -130,7 +130,7 @@ async fn issuer_down() {
     let world = Setup::new().await.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;
     let fact = format!("cannot be reached: {nobody} refused the connection");
     let facts = [&*fact, "is it running, and is the port right?"];
-    no_token(&world, 503, "token_unavailable", &facts, &["see token_url of [issuer.corp]"]).await;
+    no_token(&world, 503, "token_unavailable", &facts, &["check token_url of [issuer.corp]"]).await;
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn issuer_whose_name_is_not_resolved() {
     let facts = [
         "cannot be reached: can't connect to issuer.invalid:443: the name issuer.invalid was not resolved: ",
     ];
-    let remedy = ["see token_url of [issuer.corp], and this machine's DNS"];
+    let remedy = ["check token_url of [issuer.corp], and this machine's DNS"];
     no_token(&world, 503, "token_unavailable", &facts, &remedy).await;
 }
 
@@ -149,7 +149,7 @@ async fn egress_proxy_of_the_environment_that_is_not_obeyed() {
     let unresolved = "token_url = \"https://issuer.invalid/token\"";
     let world = Setup::new().await.issuer(unresolved).env("HTTPS_PROXY", "http://127.0.0.1:1").start().await;
     let facts = ["; HTTPS_PROXY is set, and only obeyed with proxy = \"env\""];
-    no_token(&world, 503, "token_unavailable", &facts, &["see token_url of [issuer.corp]"]).await;
+    no_token(&world, 503, "token_unavailable", &facts, &["check token_url of [issuer.corp]"]).await;
     let exempt = Setup::new().await.issuer(unresolved).env("HTTPS_PROXY", "http://127.0.0.1:1");
     let world = exempt.env("NO_PROXY", ".invalid").start().await;
     let told = world.get("/").await;

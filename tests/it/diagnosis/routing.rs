@@ -86,7 +86,7 @@ async fn wrong_host() {
     );
     refused(&world, call, 421, "misdirected", &words).await;
     told_with_its_target(&world, "GET billing.internal/invoices: neither listener main").await;
-    let near = "route `api` has this path, but it answers to the listener's own names only";
+    let near = "route `api` has this path, but it serves the listener's own names only";
     holds("/status", text_at(&world.status().await, "/unrouted/last_error/detail"), &[near]);
     assert!(!world.log().text().contains("secret=1"));
 }
@@ -134,8 +134,7 @@ async fn names_that_pages_could_ride_on() {
     checked.expect_code(0);
     let words = [
         "listener.main.names",
-        "over plain http, a page of any site can send GETs here with nothing that tells them from a program's, and they \
-         would carry the credential",
+        "over plain http, a page of any site can send GET requests here that look like a program's, and they would carry the credential",
     ];
     holds("bearerd check", &checked.all(), &words);
 }

@@ -45,7 +45,7 @@ async fn upstream_that_wants_http1() {
     let route = format!("upstream = \"{}\"\nprotocol = \"http2\"", upstream.url);
     let world = Setup::new().await.route(&route).start().await;
     let words = [
-        "refuses HTTP/2 and wants HTTP/1.1 (HTTP_1_1_REQUIRED)",
+        "refuses HTTP/2 and requires HTTP/1.1 (HTTP_1_1_REQUIRED)",
         "the route says protocol = \"http2\": set protocol = \"auto\" or \"http1\"",
     ];
     no_answer(&world, 502, "upstream_invalid", &words).await;

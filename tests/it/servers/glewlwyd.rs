@@ -194,7 +194,8 @@ async fn assertions(glewlwyd: &Glewlwyd) {
     }
     // Where discovery is used the audience is the issuer, and it wants its token endpoint, and says nothing.
     let endpoint = format!("audience = \"{}/api/oidc/token\"", glewlwyd.server.url());
-    told(LONG_SECRET, &glewlwyd.keys(hashed), &["403", "jwt.audience", "the issuer takes", &endpoint]).await;
+    told(LONG_SECRET, &glewlwyd.keys(hashed), &["403", "jwt.audience", "the issuer accepts", &endpoint])
+        .await;
 }
 
 async fn certificates(glewlwyd: &Glewlwyd) {

@@ -174,7 +174,7 @@ async fn secrets(keycloak: &Keycloak) {
     told(
         ODD_SECRET,
         &format!("{brief}\nbasic_encoding = \"raw\""),
-        &["the issuer takes client_auth = \"client_secret_post\": set that"],
+        &["the issuer accepts client_auth = \"client_secret_post\": set that"],
     )
     .await;
     told("another secret", &brief, &["unauthorized_client", "client_secret"]).await;
@@ -194,7 +194,7 @@ async fn assertions(keycloak: &Keycloak) {
     let other = format!("{hashed}\njwt = {{ audience = \"https://other.test\" }}");
     told(LONG_SECRET, &other, &["Invalid token audience", "jwt.audience"]).await;
     let posted = keycloak.keys("client_id = \"hasher\"\nclient_auth = \"client_secret_post\"");
-    told(LONG_SECRET, &posted, &["the issuer takes client_auth = \"client_secret_jwt\""]).await;
+    told(LONG_SECRET, &posted, &["the issuer accepts client_auth = \"client_secret_jwt\""]).await;
 }
 
 async fn certificates(keycloak: &Keycloak) {

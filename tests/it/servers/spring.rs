@@ -92,7 +92,7 @@ async fn secrets(spring: &Spring) {
         .await;
     let basic = spring.keys("client_id = \"basic\"");
     let raw = format!("{basic}\nbasic_encoding = \"raw\"");
-    told(ODD_SECRET, &raw, &["invalid_request", "the issuer takes client_auth = \"client_secret_basic\""])
+    told(ODD_SECRET, &raw, &["invalid_request", "the issuer accepts client_auth = \"client_secret_basic\""])
         .await;
     told("another secret", &basic, &["invalid_client", "client_secret"]).await;
     told(ODD_SECRET, &basic.replace("\"read\"", "\"write\""), &["invalid_scope", "scopes"]).await;
@@ -101,7 +101,7 @@ async fn secrets(spring: &Spring) {
 async fn assertions(spring: &Spring) {
     let hashed = "client_id = \"hasher\"\nclient_auth = \"client_secret_jwt\"";
     accepted(LONG_SECRET, &spring.preset(hashed)).await;
-    told(LONG_SECRET, &spring.keys(hashed), &["the issuer takes send_client_id = true: set that"]).await;
+    told(LONG_SECRET, &spring.keys(hashed), &["the issuer accepts send_client_id = true: set that"]).await;
     for (file, alg) in [("rsa.pkcs8.pem", "RS256"), ("ec-p256.sec1.pem", "ES256")] {
         let kid = file.split('.').next().unwrap();
         let signed = format!(

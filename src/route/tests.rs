@@ -3,9 +3,8 @@ use std::cmp::Reverse;
 use http::HeaderValue;
 use proptest::prelude::*;
 
-use super::*;
-use crate::route::fixture::route;
-use crate::route::{criteria, host, path};
+use super::fixture::route;
+use super::{host, near, path, *};
 
 /// A request in the tests' words.
 #[derive(Debug, Clone)]
@@ -40,9 +39,9 @@ impl Ask {
         self
     }
 
-    fn with<R>(&self, use_it: impl FnOnce(&Call<'_>) -> R) -> R {
+    fn with<R>(&self, use_it: impl FnOnce(&Lookup<'_>) -> R) -> R {
         let path = path::parse(&self.path).unwrap();
-        use_it(&Call {
+        use_it(&Lookup {
             listener: self.listener,
             own_name: self.own,
             host: &self.host,
@@ -62,17 +61,17 @@ impl Routes {
         Self(routes, table)
     }
 
-    fn find(&self, ask: &Ask) -> Result<Found, Miss> {
-        ask.with(|call| self.1.find(call))
+    fn find(&self, ask: &Ask) -> Result<RouteMatch, NoMatch> {
+        ask.with(|lookup| self.1.find(lookup))
     }
 
     /// The name of the route that serves, or what is missing.
     fn ask(&self, ask: &Ask) -> String {
         match self.find(ask) {
             Ok(found) => self.0[found.route].name.to_string(),
-            Err(Miss::Path) => "none".to_owned(),
-            Err(Miss::EncodedSlash) => "encoded slash".to_owned(),
-            Err(Miss::Method(methods)) => methods.iter().map(Method::as_str).collect::<Vec<_>>().join(","),
+            Err(NoMatch::Path) => "none".to_owned(),
+            Err(NoMatch::EncodedSlash) => "encoded slash".to_owned(),
+            Err(NoMatch::Method(methods)) => methods.iter().map(Method::as_str).collect::<Vec<_>>().join(","),
         }
     }
 
@@ -113,7 +112,7 @@ fn the_host_goes_before_the_path() {
 }
 
 #[test]
-fn a_route_of_a_lesser_host_serves_what_a_better_host_does_not() {
+fn a_route_of_a_less_specific_host_serves_what_a_more_specific_one_does_not() {
     let routes = Routes::new([
         route("exact", "a.test", "/only"),
         route("wildcard", "*.test", "/wild/*"),
@@ -140,7 +139,7 @@ fn a_wildcard_matches_one_label_or_more() {
 }
 
 #[test]
-fn a_route_without_host_answers_to_the_listeners_own_names_alone() {
+fn a_route_without_host_serves_only_the_listeners_own_names() {
     let routes = Routes::new([route("own", "", "/*")]);
     routes.expect(&get("localhost", "/"), "own");
     routes.expect(&get("other.test", "/"), "none");
@@ -152,11 +151,11 @@ fn an_ipv6_host_is_written_with_brackets_and_matched_without() {
     let six = host::split_host("[fd00::1]:8080").unwrap();
     routes.expect(&get(&six, "/"), "six");
     assert!(routes.1.names_host(0, &six));
-    assert!(get(&six, "/").with(|call| criteria::met(&routes.0[0], call)).all());
+    assert!(get(&six, "/").with(|lookup| near::met_conditions(&routes.0[0], lookup)).all());
 }
 
 #[test]
-fn a_call_without_host_counts_as_an_own_name() {
+fn a_request_without_host_counts_as_an_own_name() {
     let routes = Routes::new([route("own", "", "/*"), route("named", "a.test", "/*")]);
     let mut ask = get("", "/");
     ask.own = false;
@@ -194,7 +193,7 @@ fn a_prefix_matches_whole_segments() {
 }
 
 #[test]
-fn a_found_prefix_tells_its_segments() {
+fn a_matched_prefix_has_its_number_of_segments() {
     let routes = Routes::new([
         route("root", "", "/*"),
         route("two", "", "/a/b/*"),
@@ -267,7 +266,7 @@ fn the_path_goes_before_listener_method_and_headers() {
 }
 
 #[test]
-fn a_route_of_one_listener_serves_there_alone() {
+fn a_route_of_one_listener_serves_only_there() {
     let routes = Routes::new([route("second", "", "/*").at(1), route("named", "a.test", "/*").at(2)]);
     routes.expect(&get("", "/").at(1), "second");
     routes.expect(&get("", "/").at(0), "none");
@@ -318,7 +317,7 @@ fn values_of_several_headers_do_not_run_together() {
 }
 
 #[test]
-fn a_path_that_only_other_methods_serve_names_them() {
+fn no_match_by_method_names_the_served_methods() {
     let routes = Routes::new([
         route("write", "", "/a/*").methods(&["PUT", "DELETE"]),
         route("read", "", "/a/b").methods(&["GET", "PUT"]),
@@ -333,7 +332,7 @@ fn a_path_that_only_other_methods_serve_names_them() {
     routes.expect(&get("", "/a").method("POST").at(1), "DELETE,PURGE,PUT");
     routes.expect(&get("", "/b").method("POST"), "none");
     let found = routes.find(&get("", "/a").method("POST"));
-    assert_eq!(found, Err(Miss::Method(vec![Method::DELETE, Method::PUT])));
+    assert_eq!(found, Err(NoMatch::Method(vec![Method::DELETE, Method::PUT])));
 }
 
 #[test]
@@ -343,13 +342,13 @@ fn head_is_not_implied_by_get() {
 }
 
 #[test]
-fn methods_tell_letter_case() {
+fn methods_are_case_sensitive() {
     let routes = Routes::new([route("read", "", "/*").methods(&["GET"])]);
     routes.expect(&get("", "/").method("get"), "GET");
 }
 
 #[test]
-fn another_method_is_served_by_a_lesser_route() {
+fn another_method_is_served_by_a_less_specific_route() {
     let routes = Routes::new([route("read", "", "/a").methods(&["GET"]), route("rest", "", "/*")]);
     routes.expect(&get("", "/a"), "read");
     routes.expect(&get("", "/a").method("POST"), "rest");
@@ -370,7 +369,7 @@ fn an_escaped_slash_is_refused_unless_the_route_allows_it() {
 }
 
 #[test]
-fn a_stricter_route_is_not_passed_over_for_one_that_allows_an_escaped_slash() {
+fn an_escaped_slash_does_not_skip_a_route_that_refuses_it() {
     let routes = Routes::new([route("strict", "", "/a/*"), route("open", "", "/*").with_encoded_slash()]);
     routes.expect(&get("", "/a/x%2Fy"), "encoded slash");
 }
@@ -387,7 +386,7 @@ fn a_path_of_many_segments_costs_no_more_than_its_length() {
 }
 
 #[test]
-fn thousands_of_routes_find_each_its_own() {
+fn each_of_thousands_of_routes_is_found() {
     let count = 3_000;
     let routes = Routes::new((0..count).flat_map(|n| {
         [
@@ -420,22 +419,22 @@ fn rank(route: &RouteConfig) -> impl Ord + std::fmt::Debug + use<> {
 }
 
 /// One look at every route.
-fn naive(routes: &[Arc<RouteConfig>], call: &Call<'_>) -> Result<usize, Miss> {
-    let met: Vec<_> = routes.iter().map(|route| criteria::met(route, call)).collect();
+fn naive(routes: &[Arc<RouteConfig>], lookup: &Lookup<'_>) -> Result<usize, NoMatch> {
+    let met: Vec<_> = routes.iter().map(|route| near::met_conditions(route, lookup)).collect();
     let mut matching: Vec<_> = (0..routes.len()).filter(|index| met[*index].all()).collect();
     matching.sort_by_key(|index| (Reverse(rank(&routes[*index])), routes[*index].name.clone()));
     match matching.first() {
-        Some(index) if routes[*index].allow_encoded_slash || !call.path.encoded_slash => return Ok(*index),
-        _ if call.path.encoded_slash => return Err(Miss::EncodedSlash),
+        Some(index) if routes[*index].allow_encoded_slash || !lookup.path.encoded_slash => return Ok(*index),
+        _ if lookup.path.encoded_slash => return Err(NoMatch::EncodedSlash),
         _ => {}
     }
     let mut methods: Vec<_> = (0..routes.len())
-        .filter(|index| criteria::Met { method: true, ..met[*index] }.all())
+        .filter(|index| near::MetConditions { method: true, ..met[*index] }.all())
         .flat_map(|index| routes[index].methods.clone().unwrap_or_default())
         .collect();
     methods.sort_by_key(|method| method.as_str().to_owned());
     methods.dedup();
-    Err(if methods.is_empty() { Miss::Path } else { Miss::Method(methods) })
+    Err(if methods.is_empty() { NoMatch::Path } else { NoMatch::Method(methods) })
 }
 
 fn any_route() -> impl Strategy<Value = RouteConfig> {
@@ -522,10 +521,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn the_table_equals_a_look_at_every_route(routes in any_routes(), asks in prop::collection::vec(any_ask(), 8)) {
+    fn the_table_equals_a_linear_search(routes in any_routes(), asks in prop::collection::vec(any_ask(), 8)) {
         let routes = Routes::new(routes);
         for ask in &asks {
-            let expected = ask.with(|call| naive(&routes.0, call));
+            let expected = ask.with(|lookup| naive(&routes.0, lookup));
             let found = routes.find(ask);
             prop_assert_eq!(found.clone().map(|found| found.route), expected, "{:?}", ask);
             if let Ok(found) = found {
