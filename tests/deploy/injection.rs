@@ -15,12 +15,12 @@ use super::manifests::{
 use super::packages;
 use super::tools::{root, succeed};
 
-/// The first that has MutatingAdmissionPolicy switched on, and the newest whose schema is known.
 /// A key and its value.
 type Pair = (&'static str, &'static str);
 /// A container, and whether it is a native sidecar.
 type Ready = (&'static str, bool);
 
+/// The first that has MutatingAdmissionPolicy switched on, and the newest whose schema is known.
 const VERSIONS: [&str; 2] = ["1.36", "1.37"];
 const ROUTES: &str = include_str!("../../deploy/kubernetes/injection/example/routes.toml");
 
