@@ -24,7 +24,9 @@ use tokio::time::timeout_at;
 use crate::aside::{Aside, AsideError};
 use crate::clock::SharedClock;
 use crate::config::WebhookConfig;
-use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, problem, serve_small};
+use crate::listener::{
+    Bound, SmallCaller, SmallHandler, SmallLimits, SmallResponse, Stop, problem_response, serve_small,
+};
 use crate::metrics::ListenerMetrics;
 use crate::secret::Secret;
 
@@ -74,8 +76,8 @@ pub async fn serve(bound: Bound, endpoint: Arc<Endpoint>, metrics: Arc<ListenerM
     serve_small(bound, endpoint, LIMITS, metrics, stop).await;
 }
 
-impl Answerer for Endpoint {
-    async fn answer(self: Arc<Self>, asker: Asker, request: Request<Incoming>) -> Answer {
+impl SmallHandler for Endpoint {
+    async fn serve(self: Arc<Self>, asker: SmallCaller, request: Request<Incoming>) -> SmallResponse {
         self.load_full().receive(&asker, request).await
     }
 }
@@ -112,16 +114,19 @@ impl Webhook {
         }
     }
 
-    async fn receive<B>(self: Arc<Self>, asker: &Asker, request: Request<B>) -> Answer
+    async fn receive<B>(self: Arc<Self>, asker: &SmallCaller, request: Request<B>) -> SmallResponse
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
         if request.uri().path() != self.config.path {
-            return problem(StatusCode::NOT_FOUND, "no_webhook", "there is no webhook at this path");
+            return problem_response(StatusCode::NOT_FOUND, "no_webhook", "there is no webhook at this path");
         }
         if *request.method() != Method::POST {
-            let mut answer =
-                problem(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "a webhook accepts only POST");
+            let mut answer = problem_response(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_refused",
+                "a webhook accepts only POST",
+            );
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return answer;
         }
@@ -138,7 +143,7 @@ impl Webhook {
         }
     }
 
-    async fn take<B>(self: &Arc<Self>, asker: &Asker, request: Request<B>) -> Result<(), Refusal>
+    async fn take<B>(self: &Arc<Self>, asker: &SmallCaller, request: Request<B>) -> Result<(), Refusal>
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
@@ -263,8 +268,8 @@ impl Refusal {
         self
     }
 
-    fn answer(&self) -> Answer {
-        problem(self.status, self.code, &self.detail)
+    fn answer(&self) -> SmallResponse {
+        problem_response(self.status, self.code, &self.detail)
     }
 
     /// For the operator.

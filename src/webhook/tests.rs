@@ -72,7 +72,7 @@ impl Scene {
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
-        let asker = Asker::new(Peer::Unix { uid: 0 }, None);
+        let asker = SmallCaller::new(Peer::Unix { uid: 0 }, None);
         let answer = Arc::clone(&self.webhook).receive(&asker, request).await;
         let (head, body) = answer.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
