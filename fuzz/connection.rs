@@ -2,7 +2,7 @@
 //! listener and the upstream of the real program, on one thread and with a clock that the script moves.
 //!
 //! The bytes are a script. Whatever it says: nothing panics or spins; each request at the upstream carries one credential,
-//! ours, and nothing of its caller's; no caller gets what answers another request; and each connection ends by itself.
+//! ours, and nothing of its caller's; no caller gets the response to another request; and each connection ends by itself.
 //!
 //! Sockets are real (Unix), so the runtime is never let sleep while something is on its way: it would take that for
 //! idleness, and let the clock run. [`World::settle`] polls until all has been said.
@@ -236,7 +236,7 @@ fn accept(path: PathBuf) -> UnboundedReceiver<UnixStream> {
 
 /// What no script can say by itself.
 struct Secrets {
-    /// In the targets of requests, and in what answers them.
+    /// In the targets of requests, and in their responses.
     mark: String,
     /// The callers' own credential.
     stolen: String,

@@ -7,7 +7,7 @@ use bearerd::jose::{Certificate, PrivateKey, Proof, Prover};
 use bearerd::route::{host, path};
 use bearerd::secret::Secret;
 
-/// A config file: it loads, or every error is told.
+/// A config file: it loads, or bearerd reports every error.
 pub(crate) fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Err(problems) = bearerd::config::load_text(text) {

@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use control::{Control, Order, Signals};
 use listeners::Listeners;
-use reloading::{LookedAt, Reloading};
+use reloading::{KnownFiles, Reloading};
 use room::Room;
 use service_manager::ServiceManager;
 use sockets::Sources;
@@ -100,13 +100,9 @@ struct Shared {
 }
 
 /// Binds all addresses, then serves. Returns as soon as every listener accepts connections. The first tokens may still be on
-
 /// their way.
-
 ///
-
 /// # Errors
-
 /// Nothing keeps running if the start fails.
 pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Running, StartError> {
     let config = Arc::new(config);
@@ -163,11 +159,11 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         webhooks: webhooks.addresses(),
     }));
     announce(&config);
-    room.tell(&config);
+    room.warn(&config);
     service.started(&snapshot.load());
     let watched = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
     if let Some((timeout, tell)) = watched.zip(service.keep_alive()) {
-        tokio::spawn(worker::tell_while_healthy(timeout, workers.questions(), tell));
+        tokio::spawn(worker::watchdog(timeout, workers.pings(), tell));
     }
     prefetch(&snapshot.load());
     warn_beside(&config);
@@ -187,7 +183,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         signals,
         log: options.log,
         service,
-        reloading: Reloading::new(LookedAt::of(&config), options.watch),
+        reloading: Reloading::new(KnownFiles::of(&config), options.watch),
     };
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
@@ -252,7 +248,6 @@ pub struct Parts<'a> {
 }
 
 /// Builds the snapshot of `config`. Tokens whose key did not change stay, and so do connections whose settings and files did
-
 /// not change.
 pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_>) -> Snapshot {
     let old = previous.iter().flat_map(|previous| &previous.routes);
@@ -333,11 +328,8 @@ impl Running {
     }
 
     /// Loads the config again, as SIGHUP does, and returns once the new one is in use.
-
     ///
-
     /// # Errors
-
     /// The reason why the old config stays in use.
     pub async fn reload(&self) -> Result<(), String> {
         let (reply, answer) = oneshot::channel();

@@ -39,7 +39,9 @@ use bind::{BACKLOG, Listening, ListeningSocket};
 pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted, overlap};
 pub use connection::SocketStream;
 use connection::{AcceptedConnection, Linger, REFUSED};
-pub use small::{Answer, Answerer, Asker, SmallLimits, answer, problem, serve_small};
+pub use small::{
+    SmallCaller, SmallHandler, SmallLimits, SmallResponse, problem_response, serve_small, small_response,
+};
 use watch::Drain;
 
 /// How long accepting pauses after an error that concerns the whole machine, such as too many open files.

@@ -353,7 +353,6 @@ const BOUNDS_NANOS: [u64; 13] = [
 ];
 
 /// A histogram of durations in fixed buckets. An observation is two atomic additions. It takes 120 bytes, because a config may
-
 /// have ten thousand routes, each with two histograms for each worker.
 #[derive(Debug, Default)]
 struct Histogram {

@@ -114,7 +114,6 @@ impl Contents {
     }
 
     /// Reads the files of `watched` that are not read yet, and drops files that are no longer watched. Files that were read
-
     /// keep their content, so that a change since then still counts.
     #[must_use]
     pub fn extended(mut self, watched: &Watched) -> Self {

@@ -67,11 +67,8 @@ pub struct LogControl {
 }
 
 /// Starts the log of the whole process, on stderr.
-
 ///
-
 /// # Errors
-
 /// A message if the writing thread cannot be started, or if logging was started before.
 pub fn init(overrides: Overrides, log: &Log) -> Result<LogControl, String> {
     let stderr = std::io::stderr();
@@ -140,7 +137,6 @@ impl Filter {
 }
 
 /// The HTTP/2 library logs what peers send (a refused path with its query, the text of a GOAWAY), and OpenTelemetry's what a
-
 /// collector sends. It could contain anything, so no filter shows it.
 fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();

@@ -24,7 +24,9 @@ use tokio::time::timeout_at;
 use crate::aside::{Aside, AsideError};
 use crate::clock::SharedClock;
 use crate::config::WebhookConfig;
-use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, problem, serve_small};
+use crate::listener::{
+    Bound, SmallCaller, SmallHandler, SmallLimits, SmallResponse, Stop, problem_response, serve_small,
+};
 use crate::metrics::ListenerMetrics;
 use crate::secret::Secret;
 
@@ -41,10 +43,10 @@ const LIMITS: SmallLimits =
 static KEEPING: Aside = Aside::new("webhook", 8);
 
 /// Called after a value was stored, so that token slots check whether their token was requested with another value.
-pub type Told = Arc<dyn Fn() + Send + Sync>;
+pub type OnValue = Arc<dyn Fn() + Send + Sync>;
 
 /// The webhook that responds on one address. A reload replaces it.
-pub type Door = ArcSwap<Webhook>;
+pub type Endpoint = ArcSwap<Webhook>;
 
 /// One `[webhook.NAME]`.
 pub struct Webhook {
@@ -53,7 +55,7 @@ pub struct Webhook {
     /// Stays across reloads.
     state: Arc<State>,
     clock: SharedClock,
-    told: Told,
+    on_value: OnValue,
 }
 
 /// What the admin address shows of a webhook; never the value.
@@ -70,28 +72,28 @@ pub struct Report {
 }
 
 /// Serves this socket until `stop`, and returns when every request has ended. Must be called within a runtime.
-pub async fn serve(bound: Bound, door: Arc<Door>, metrics: Arc<ListenerMetrics>, stop: Stop) {
-    serve_small(bound, door, LIMITS, metrics, stop).await;
+pub async fn serve(bound: Bound, endpoint: Arc<Endpoint>, metrics: Arc<ListenerMetrics>, stop: Stop) {
+    serve_small(bound, endpoint, LIMITS, metrics, stop).await;
 }
 
-impl Answerer for Door {
-    async fn answer(self: Arc<Self>, asker: Asker, request: Request<Incoming>) -> Answer {
+impl SmallHandler for Endpoint {
+    async fn serve(self: Arc<Self>, asker: SmallCaller, request: Request<Incoming>) -> SmallResponse {
         self.load_full().receive(&asker, request).await
     }
 }
 
 impl Webhook {
-    /// `told` is called after each accepted value, even if it is the stored one.
-    pub fn new(config: Arc<WebhookConfig>, clock: SharedClock, told: Told) -> Self {
+    /// `on_value` is called after each accepted value, even if it is the stored one.
+    pub fn new(config: Arc<WebhookConfig>, clock: SharedClock, on_value: OnValue) -> Self {
         let store = Store::new(&config);
-        Self { config, store, state: Arc::default(), clock, told }
+        Self { config, store, state: Arc::default(), clock, on_value }
     }
 
     /// The same webhook with another config, which applies from the next request on.
     #[must_use]
     pub fn with_config(&self, config: Arc<WebhookConfig>) -> Self {
         let state = Arc::clone(&self.state);
-        Self { state, ..Self::new(config, Arc::clone(&self.clock), Arc::clone(&self.told)) }
+        Self { state, ..Self::new(config, Arc::clone(&self.clock), Arc::clone(&self.on_value)) }
     }
 
     pub fn config(&self) -> &Arc<WebhookConfig> {
@@ -112,16 +114,19 @@ impl Webhook {
         }
     }
 
-    async fn receive<B>(self: Arc<Self>, asker: &Asker, request: Request<B>) -> Answer
+    async fn receive<B>(self: Arc<Self>, asker: &SmallCaller, request: Request<B>) -> SmallResponse
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
         if request.uri().path() != self.config.path {
-            return problem(StatusCode::NOT_FOUND, "no_webhook", "there is no webhook at this path");
+            return problem_response(StatusCode::NOT_FOUND, "no_webhook", "there is no webhook at this path");
         }
         if *request.method() != Method::POST {
-            let mut answer =
-                problem(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "a webhook accepts only POST");
+            let mut answer = problem_response(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_refused",
+                "a webhook accepts only POST",
+            );
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return answer;
         }
@@ -138,7 +143,7 @@ impl Webhook {
         }
     }
 
-    async fn take<B>(self: &Arc<Self>, asker: &Asker, request: Request<B>) -> Result<(), Refusal>
+    async fn take<B>(self: &Arc<Self>, asker: &SmallCaller, request: Request<B>) -> Result<(), Refusal>
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
@@ -169,7 +174,7 @@ impl Webhook {
         drop(one_at_a_time);
         self.state.lock().received_at = Some(now);
         // Also for a known value: if the process ended after storing it, the sender sends it again.
-        (self.told)();
+        (self.on_value)();
         let webhook = &*self.config.name;
         match stored {
             Stored::New => tracing::info!(
@@ -208,7 +213,6 @@ where
 }
 
 /// Handles arbitrary bytes as a request to a webhook: a line with the signature, one with the pointer, and the body. For the
-
 /// fuzz target and the replay of its corpus. It must not panic.
 pub fn fuzz_call(bytes: &[u8]) {
     fuzz::call(bytes);
@@ -264,8 +268,8 @@ impl Refusal {
         self
     }
 
-    fn answer(&self) -> Answer {
-        problem(self.status, self.code, &self.detail)
+    fn answer(&self) -> SmallResponse {
+        problem_response(self.status, self.code, &self.detail)
     }
 
     /// For the operator.

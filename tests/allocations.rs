@@ -37,12 +37,12 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-l
 #[test]
 fn warm_get_allocates_little_more_than_a_bare_relay() {
     let upstream = serve(ANSWER, b"\r\n\r\n");
-    let relay = per_call(relay(upstream));
+    let relay = per_request(relay(upstream));
     let folder = tempfile::tempdir().unwrap();
     let issuer = serve(TOKEN, b"grant_type=client_credentials");
     let config = config(folder.path(), issuer, upstream);
     let running = app::start(config, Arc::new(SystemClock), Options::default()).expect("the proxy starts");
-    let proxy = per_call(running.addresses().listeners["main"].parse().unwrap());
+    let proxy = per_request(running.addresses().listeners["main"].parse().unwrap());
     running.stop();
     assert!(relay > 1.0, "the counter counts");
     assert!(proxy - relay <= MOST_MORE, "relay {relay}, proxy {proxy}: {} more", proxy - relay);
@@ -80,19 +80,19 @@ fn read_to(stream: &mut TcpStream, end: &[u8]) -> bool {
 }
 
 /// Allocations a request, once everything is warm.
-fn per_call(address: SocketAddr) -> f64 {
+fn per_request(address: SocketAddr) -> f64 {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
     let call = b"GET /x HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nUser-Agent: test\r\n\r\n";
-    let mut calls = || {
+    let mut requests = || {
         for _ in 0..CALLS {
             stream.write_all(call).unwrap();
             assert!(read_to(&mut stream, b"\r\n\r\nok"), "a response");
         }
     };
-    calls();
+    requests();
     let region = Region::new(ALLOCATOR);
-    calls();
+    requests();
     let change = region.change();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let allocations = (change.allocations + change.reallocations) as f64;

@@ -1,5 +1,5 @@
 //! Imports go one way. Reads `src/` as text, by the house's style: a path to another module begins with `crate::` and its
-//! name, tests come last in a file. What may stand where (the environment, files, locks) is held by `clippy.toml`.
+//! name, tests come last in a file. `clippy.toml` says what may be used where (the environment, files, locks).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,5 @@
 //! Config files as users write them. Files in `tests/config/valid` load; each in `tests/config/invalid` is refused with
-//! exactly what stands in the `.stderr` file beside it. `BLESS=1 cargo test --test config_files` writes those files.
+//! exactly the `.stderr` file beside it. `BLESS=1 cargo test --test config_files` writes those files.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 const END: &str = "<!-- end -->";
 
-/// What stands before the table of methods of client authentication.
+/// The text before the table of methods of client authentication.
 const METHODS: &str = "<!-- methods -->";
 
 /// What the file as a whole is called among the schema's definitions.

@@ -161,7 +161,7 @@ pub(super) fn check_requests(mut bytes: &[u8], stolen: &str) {
     }
 }
 
-/// All that a caller got: answers to its own requests, each once, in their order.
+/// All that a caller got: responses to its own requests, each once, in their order.
 pub(super) fn check_responses(bytes: &[u8], caller: usize, mark: &str) {
     assert!(find(bytes, format!("unasked {mark}").as_bytes()).is_none(), "a response that nobody asked for");
     let mut last = 0;
@@ -171,7 +171,7 @@ pub(super) fn check_responses(bytes: &[u8], caller: usize, mark: &str) {
     }
 }
 
-/// The numbers of the requests that are answered in these bytes.
+/// The numbers of the requests whose responses are in these bytes.
 pub(super) fn answers(mut bytes: &[u8], caller: usize, mark: &str) -> Vec<u32> {
     let mut numbers = Vec::new();
     while let Some(at) = find(bytes, b"answer /") {

@@ -44,7 +44,7 @@ pub(super) fn request(script: &mut Script<'_>, target: &str, stolen: &str) -> Ve
     let (kind, stream) = (script.byte(), u32::from(script.byte()) * 2 + 1);
     let method = ["GET", "POST", "HEAD", "PUT", "OPTIONS", "DELETE"][usize::from(kind & 7) % 6];
     let mut block = Vec::new();
-    // The stream's number stands for the request's.
+    // The stream's number is the request's.
     let mut parts = target.splitn(3, '-');
     let mut part = || parts.next().expect("three parts");
     let (whose, _, mark) = (part(), part(), part());
@@ -104,7 +104,7 @@ pub(super) fn check_responses(mut bytes: &[u8], caller: usize, mark: &str) {
     }
 }
 
-/// A real server, that sees to what comes and answers as the script goes on.
+/// A real server that reads what comes and responds as the script says.
 pub(super) fn serve(stream: UnixStream, secrets: &Secrets, script: Vec<u8>) {
     let stolen = secrets.stolen.clone();
     tokio::spawn(async move {

@@ -43,7 +43,7 @@ pub(super) struct Peer {
     /// It does not read.
     pub(super) deaf: bool,
     pub(super) received: Vec<u8>,
-    /// How much of it was answered.
+    /// How much of it got a response.
     pub(super) answered: usize,
     /// What it said may not be the responses that it seems to be.
     pub(super) raw: bool,

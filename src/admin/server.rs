@@ -14,7 +14,10 @@ use tokio::time::MissedTickBehavior;
 use super::view::View;
 use super::{Admin, health, page, recent, status};
 use crate::config::Callers;
-use crate::listener::{Answer, Answerer, Asker, Bound, SmallLimits, Stop, answer, problem, serve_small};
+use crate::listener::{
+    Bound, SmallCaller, SmallHandler, SmallLimits, SmallResponse, Stop, problem_response, serve_small,
+    small_response,
+};
 use crate::metrics::{Exposition, Extra};
 use crate::proxy::admit::OwnOrigin;
 use crate::proxy::{Peer, admit};
@@ -29,7 +32,6 @@ const LIMITS: SmallLimits = SmallLimits {
 };
 
 /// Serves this socket until `stop`, and returns when every connection has ended. Meanwhile it reads the routes' counters
-
 /// regularly, for the recent values of `/status`.
 pub async fn serve(bound: Bound, admin: Arc<Admin>, stop: Stop) {
     let (reading, metrics) = (read_on(Arc::clone(&admin)), admin.metrics.admin());
@@ -48,8 +50,8 @@ async fn read_on(admin: Arc<Admin>) -> Infallible {
     }
 }
 
-impl Answerer for Admin {
-    async fn answer(self: Arc<Self>, asker: Asker, request: Request<Incoming>) -> Answer {
+impl SmallHandler for Admin {
+    async fn serve(self: Arc<Self>, asker: SmallCaller, request: Request<Incoming>) -> SmallResponse {
         self.respond(asker, &request)
     }
 }
@@ -65,7 +67,7 @@ const FOR_BROWSERS: [(HeaderName, &str); 4] = [
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl Admin {
-    pub(super) fn respond<B>(&self, asker: Asker, request: &Request<B>) -> Answer {
+    pub(super) fn respond<B>(&self, asker: SmallCaller, request: &Request<B>) -> SmallResponse {
         let mut answer = self.page_for(asker, request);
         for (name, value) in FOR_BROWSERS {
             answer.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -73,14 +75,14 @@ impl Admin {
         answer
     }
 
-    fn page_for<B>(&self, asker: Asker, request: &Request<B>) -> Answer {
+    fn page_for<B>(&self, asker: SmallCaller, request: &Request<B>) -> SmallResponse {
         let path = request.uri().path();
         if !PATHS.contains(&path) {
             let detail = format!("there is {} here", PATHS.join(", "));
-            return problem(StatusCode::NOT_FOUND, "no_such_page", &detail);
+            return problem_response(StatusCode::NOT_FOUND, "no_such_page", &detail);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = problem(
+            let mut answer = problem_response(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_refused",
                 "this address accepts only GET and HEAD",
@@ -89,7 +91,7 @@ impl Admin {
             return answer;
         }
         match path {
-            "/livez" => answer(StatusCode::OK, TEXT, "ok\n"),
+            "/livez" => small_response(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" => self.readyz(request.uri().query()),
             "/metrics" => self.metrics(request),
             _ => self.refusal(asker, request).unwrap_or_else(|| match path {
@@ -99,14 +101,14 @@ impl Admin {
         }
     }
 
-    fn readyz(&self, query: Option<&str>) -> Answer {
+    fn readyz(&self, query: Option<&str>) -> SmallResponse {
         let view = View::take(self);
         let verbose = asks_for(query, "verbose");
         let status = if view.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        answer(status, TEXT, health::text(&view, verbose))
+        small_response(status, TEXT, health::text(&view, verbose))
     }
 
-    fn metrics<B>(&self, request: &Request<B>) -> Answer {
+    fn metrics<B>(&self, request: &Request<B>) -> SmallResponse {
         let view = View::take(self);
         let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
         let format = Exposition::for_accept(accept);
@@ -115,27 +117,31 @@ impl Admin {
             log_lines_dropped: view.log_lines_dropped,
             running: self.running(&view),
         };
-        answer(StatusCode::OK, format.content_type(), self.metrics.render(format, extra))
+        small_response(StatusCode::OK, format.content_type(), self.metrics.render(format, extra))
     }
 
-    fn status(&self, query: Option<&str>) -> Answer {
+    fn status(&self, query: Option<&str>) -> SmallResponse {
         let view = if asks_for(query, "history") { View::with_history(self) } else { View::take(self) };
         match serde_json::to_vec(&status::status(&view)) {
-            Ok(json) => answer(StatusCode::OK, "application/json", json),
+            Ok(json) => small_response(StatusCode::OK, "application/json", json),
             Err(error) => {
                 tracing::error!(event = "admin.status_failed", %error, "the status cannot be written as JSON");
-                problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the status cannot be written as JSON")
+                problem_response(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "the status cannot be written as JSON",
+                )
             }
         }
     }
 
     /// `[admin] callers` is read for each request, so a reload counts for open connections too.
-    fn refusal<B>(&self, asker: Asker, request: &Request<B>) -> Option<Answer> {
+    fn refusal<B>(&self, asker: SmallCaller, request: &Request<B>) -> Option<SmallResponse> {
         if self.snapshot.load().config.admin.callers == Callers::Network {
             return None;
         }
         let why = refusal(asker.peer, asker.own, request.uri(), request.headers())?;
-        Some(problem(StatusCode::FORBIDDEN, "caller_refused", why))
+        Some(problem_response(StatusCode::FORBIDDEN, "caller_refused", why))
     }
 }
 
@@ -145,19 +151,16 @@ fn asks_for(query: Option<&str>, name: &str) -> bool {
     pairs.any(|pair| pair.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
 }
 
-fn page() -> Answer {
+fn page() -> SmallResponse {
     let page = page::page();
-    let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", page.html.clone());
+    let mut answer = small_response(StatusCode::OK, "text/html; charset=utf-8", page.html.clone());
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page.policy.clone());
     answer
 }
 
 /// Why this request is refused, as a sentence for `detail`. `None` if it is not.
-
 ///
-
 /// `own` is the address that the connection came to. `Host` is checked because a page whose own name resolves to 127.0.0.1 has
-
 /// the same origin as bearerd (DNS rebinding).
 pub(super) fn refusal(
     peer: Peer,

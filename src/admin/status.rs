@@ -15,18 +15,18 @@ use crate::config::{
 };
 use crate::metrics::Failure;
 
-/// What bearerd is doing now. No secret and no token is in it.
+/// The state of bearerd. It contains no secret and no token.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Status {
     /// The program's version.
     version: String,
-    /// When this was written, by the clock of all times here.
+    /// The time of this response. All times here are of the same clock.
     now: Time,
     started_at: Time,
     uptime_seconds: u64,
-    /// What `/readyz` answers by.
+    /// Whether `/readyz` responds 200.
     ready: bool,
-    /// Ready, but some routes have no valid token and get none: their requests fail.
+    /// Ready, but some routes have no valid token and cannot get one, so their requests fail.
     degraded: bool,
     /// The process is ending.
     draining: bool,
@@ -35,14 +35,14 @@ pub(super) struct Status {
     routes: Vec<RouteStatus>,
     unrouted: UnroutedStatus,
     issuers: Vec<IssuerStatus>,
-    /// One for each set of issuer, scopes and parameters that routes use.
+    /// One for each set of issuer, scopes, and parameters that routes use.
     tokens: Vec<TokenStatus>,
     webhooks: Vec<WebhookStatus>,
-    /// Log lines given up because stderr did not take them.
+    /// Log lines that were dropped because stderr did not accept them.
     log_lines_dropped: u64,
 }
 
-/// The config that serves.
+/// The running config.
 #[derive(Debug, Serialize, JsonSchema)]
 struct ConfigStatus {
     path: String,
@@ -58,11 +58,11 @@ struct ConfigStatus {
 struct ReloadStatus {
     ok: bool,
     at: Time,
-    /// Why the new file was not taken.
+    /// Why the new file was refused.
     error: Option<String>,
 }
 
-/// What was noticed in the config that does not stop the program.
+/// A problem of the config that does not stop the program.
 #[derive(Debug, Serialize, JsonSchema)]
 struct WarningStatus {
     file: String,
@@ -91,10 +91,10 @@ struct RouteStatus {
     #[serde(rename = "match")]
     matches: MatchStatus,
     upstream: String,
-    /// `null`: calls are forwarded without a token.
+    /// `null`: requests are forwarded without a token.
     issuer: Option<String>,
     scopes: Vec<String>,
-    /// Requests answered since the start.
+    /// Responses since the start.
     requests: u64,
     /// Open connections to the upstream.
     upstream_connections: u64,
@@ -102,37 +102,37 @@ struct RouteStatus {
     /// Only in `/status?history`, and for the first 1,000 routes.
     #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<HistoryStatus>,
-    /// The last request that bearerd answered with an error of its own, since the start.
-    last_error: Option<CallErrorStatus>,
-    /// The last time that the upstream refused a token that was only just granted, since the start.
+    /// The last request since the start that got an error of bearerd's own.
+    last_error: Option<RequestErrorStatus>,
+    /// The last time since the start that the upstream refused a token that was just fetched.
     upstream_refusal: Option<UpstreamRefusalStatus>,
 }
 
-/// Requests that ended in about the last minute, as told by the metrics.
+/// Requests that ended in about the last minute, from the metrics.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 struct RecentStatus {
-    /// How far it reaches back: 50 to 60 s, less just after the start.
+    /// The length of this window: 50 to 60 s, less just after the start.
     seconds: f64,
     requests: u64,
-    /// Answered with a 5xx, by the upstream or by bearerd, and gRPC calls that bearerd failed itself. What a caller did
-    /// wrong (4xx) is none, nor is an upstream's own gRPC status.
+    /// Responses with a 5xx status, of the upstream or of bearerd, and gRPC requests that bearerd failed. Errors of callers (4xx)
+    /// and an upstream's gRPC status do not count.
     errors: u64,
     /// Requests.
     per_second: f64,
-    /// Milliseconds from a request's head to the end of its answer for half of the requests, as near as the histogram tells;
-    /// 10 000 at most. `null`: no requests.
+    /// The median time from a request's head to the end of its response, in milliseconds, estimated from the histogram; at most
+    /// 10 000. `null`: no requests.
     p50_ms: Option<f64>,
-    /// The same for 99 of 100 requests.
+    /// The same for the 99th percentile.
     p99_ms: Option<f64>,
 }
 
-/// What a route did in the last hour, minute by minute, oldest first; shorter just after the start. All lists are of one
+/// What a route did in the last hour, minute by minute, oldest first; shorter just after the start. All lists have the same
 /// length.
 #[derive(Debug, Serialize, JsonSchema)]
 struct HistoryStatus {
-    /// Seconds that a point stands for.
+    /// The length of a point, in seconds.
     step_seconds: u64,
-    /// The same for the last point, which is under way.
+    /// The length of the last point so far, in seconds.
     last_seconds: u64,
     requests: Vec<u32>,
     /// As in `recent`.
@@ -142,38 +142,38 @@ struct HistoryStatus {
     p99_ms: Vec<Option<f64>>,
 }
 
-/// A request that bearerd answered itself.
+/// A request that got an error of bearerd's own.
 #[derive(Debug, Serialize, JsonSchema)]
-struct CallErrorStatus {
+struct RequestErrorStatus {
     at: Time,
     status: u16,
-    /// As in the problem document that the caller got.
+    /// As in the problem document of the response.
     code: &'static str,
-    /// What happened, to whom, what to do; at most 1 KiB.
+    /// What happened, to whom, and what to do; at most 1 KiB.
     detail: String,
-    /// What the log has.
+    /// The ID in the log.
     request_id: String,
 }
 
-/// An upstream that says no to a good token.
+/// An upstream that refuses a valid token.
 #[derive(Debug, Serialize, JsonSchema)]
 struct UpstreamRefusalStatus {
     at: Time,
-    /// The upstream's.
+    /// The upstream's status.
     status: u16,
     /// What to check; at most 1 KiB.
     detail: String,
 }
 
-/// Requests that reached no route: 400, 403, 404, 405, 421.
+/// Requests that matched no route: 400, 403, 404, 405, 421.
 #[derive(Debug, Serialize, JsonSchema)]
 struct UnroutedStatus {
     /// Since the start.
     requests: u64,
-    last_error: Option<CallErrorStatus>,
+    last_error: Option<RequestErrorStatus>,
 }
 
-/// Which calls a route serves; `null` matches any.
+/// Which requests a route serves. `null` matches any.
 #[derive(Debug, Serialize, JsonSchema)]
 struct MatchStatus {
     listener: Option<String>,
@@ -183,33 +183,33 @@ struct MatchStatus {
     /// Whole segments, else `null`.
     path_prefix: Option<String>,
     methods: Option<Vec<String>>,
-    /// Names of the headers that are looked at.
+    /// Names of the header fields that must match.
     headers: Vec<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct IssuerStatus {
     name: String,
-    /// The token URL, or with `discovery` the issuer's; without a query.
+    /// The token URL, or the issuer's URL with `discovery`. Without the query.
     url: String,
     discovery: bool,
     /// `/readyz` waits for its tokens.
     required: bool,
     client_auth: &'static str,
-    /// What fills in its table, where one does.
+    /// The preset of the issuer's table.
     preset: Option<String>,
-    /// As it is sent; `null`: none is.
+    /// As sent. `null`: not sent.
     grant_type: Option<String>,
-    /// `current`, or `standby` while the issuer takes that one.
+    /// `current`, or `standby` while the issuer accepts only that one.
     credential: &'static str,
     scopes: Vec<String>,
 }
 
-/// One token's life; never its value.
+/// A token, without its value.
 #[derive(Debug, Serialize, JsonSchema)]
 struct TokenStatus {
     issuer: String,
-    /// Names of the routes whose requests carry it.
+    /// Names of the routes that use it.
     routes: Vec<String>,
     scopes: Vec<String>,
     /// Names of further parameters; values may be secret.
@@ -217,20 +217,20 @@ struct TokenStatus {
     required: bool,
     /// `valid`, `none` or `expired`.
     state: &'static str,
-    /// As the issuer named them, where it did.
+    /// The scopes in the issuer's response, if it has any.
     granted_scope: Option<String>,
-    /// A request to the issuer is under way.
+    /// A token request is in progress.
     fetching: bool,
     /// Requests that wait for it.
     waiters: usize,
-    /// Was fetched at least once since the start.
+    /// Whether it was fetched at least once since the start.
     fetched_once: bool,
     fetched_at: Option<Time>,
     age_seconds: Option<u64>,
     expires_at: Option<Time>,
-    /// 0 once it has ended.
+    /// 0 once it has expired.
     seconds_left: Option<u64>,
-    /// From then on the next use renews it behind the scenes.
+    /// From then on, the next use renews it in the background.
     renew_at: Option<Time>,
     last_error: Option<TokenErrorStatus>,
 }
@@ -238,35 +238,35 @@ struct TokenStatus {
 #[derive(Debug, Serialize, JsonSchema)]
 struct TokenErrorStatus {
     at: Time,
-    /// What happened, to whom, what to do.
+    /// What happened, to whom, and what to do.
     detail: String,
-    /// What to do, by itself.
+    /// Only what to do.
     remedy: Option<String>,
-    /// The issuer's OAuth error code, where it gave one.
+    /// The issuer's OAuth error code, if it sent one.
     code: Option<String>,
-    /// Under which ids the issuer knows the request, for its support.
+    /// The issuer's IDs of the request, for its support.
     trace: Option<String>,
     next_try: Option<Time>,
     failures_in_a_row: u32,
 }
 
-/// What a `[webhook]` has learned; never the value.
+/// What a `[webhook]` has learned, without the value.
 #[derive(Debug, Serialize, JsonSchema)]
 struct WebhookStatus {
     name: String,
     /// As configured.
     address: String,
     path: String,
-    /// There is one that token requests can use.
+    /// Whether there is a value that token requests can use.
     has_value: bool,
-    /// When one last came, before a restart too.
+    /// When the last value arrived, also before a restart.
     received_at: Option<Time>,
     /// Why the stored value cannot be used.
     problem: Option<String>,
     last_refusal: Option<RefusalStatus>,
 }
 
-/// The last request of a webhook that was not taken, since the start.
+/// The last refused request of a webhook since the start.
 #[derive(Debug, Serialize, JsonSchema)]
 struct RefusalStatus {
     at: Time,
@@ -319,7 +319,7 @@ pub(in crate::admin) fn status(view: &View) -> Status {
             .collect(),
         unrouted: UnroutedStatus {
             requests: view.unrouted.requests,
-            last_error: view.unrouted.last_failure.as_deref().map(call_error),
+            last_error: view.unrouted.last_failure.as_deref().map(request_error),
         },
         issuers: config.issuers.values().map(|it| issuer(it, &view.credentials)).collect(),
         tokens: view.credentials.iter().map(|it| token(it, view.now)).collect(),
@@ -339,7 +339,7 @@ fn config_status(view: &View) -> ConfigStatus {
         version: view.config_version,
         loaded_at: Time(view.loads.loaded_at),
         last_reload,
-        // References are looked at now: what was missing may have come since.
+        // Checks references now, because a missing file may exist by now.
         warnings: view
             .config
             .warnings
@@ -429,7 +429,7 @@ fn route(
         upstream_connections: traffic.upstream_connections,
         recent: traffic.recent.as_ref().map(recent).unwrap_or_default(),
         history: traffic.history.as_ref().map(history),
-        last_error: traffic.last_failure.as_deref().map(call_error),
+        last_error: traffic.last_failure.as_deref().map(request_error),
         upstream_refusal: traffic.last_refusal.as_deref().map(|refusal| UpstreamRefusalStatus {
             at: Time(refusal.at),
             status: refusal.status,
@@ -445,7 +445,7 @@ fn recent(recent: &Recent) -> RecentStatus {
         seconds: rounded(seconds),
         requests: counts.requests,
         errors: counts.errors,
-        // Just after the start, one request is not a thousand in a second.
+        // Just after the start, one request must not become a rate of a thousand in a second.
         per_second: rounded(counts.requests as f64 / seconds.max(1.0)),
         p50_ms: quantile(0.5),
         p99_ms: quantile(0.99),
@@ -470,8 +470,8 @@ fn rounded(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
-fn call_error(failure: &Failure) -> CallErrorStatus {
-    CallErrorStatus {
+fn request_error(failure: &Failure) -> RequestErrorStatus {
+    RequestErrorStatus {
         at: Time(failure.at),
         status: failure.status,
         code: failure.code,
@@ -480,7 +480,7 @@ fn call_error(failure: &Failure) -> CallErrorStatus {
     }
 }
 
-/// Put together from its parts, so that nothing else that stands in the URL is shown.
+/// Built from the URL's parts, so that nothing else of it is shown.
 fn upstream(url: &UpstreamUrl) -> String {
     match &url.target {
         UpstreamTarget::Tcp { https, .. } => {
@@ -495,7 +495,7 @@ fn issuer(config: &IssuerConfig, credentials: &[CredentialView]) -> IssuerStatus
         TokenEndpoint::Discovery(url) => (url, true),
         TokenEndpoint::Url(url) => (url, false),
     };
-    // All tokens of an issuer are asked for with the same credential.
+    // All token requests of an issuer use the same credential.
     let standby = credentials.iter().any(|it| it.issuer.name == config.name && it.status.standby);
     IssuerStatus {
         name: config.name.to_string(),
@@ -510,7 +510,7 @@ fn issuer(config: &IssuerConfig, credentials: &[CredentialView]) -> IssuerStatus
     }
 }
 
-/// Some issuers take a key in the query, so it is not shown.
+/// The URL without its query, because some issuers have a key there.
 fn endpoint(url: &HttpUrl) -> String {
     format!("{}://{}{}", scheme(url.https), url.authority, without_query(&url.path_and_query))
 }

@@ -22,7 +22,7 @@ use super::{Admin, Health, LastReload, *};
 use crate::clock::SystemClock;
 use crate::config::client_auth::ClientSecretBasic;
 use crate::config::{self, Address, Callers, Scopes, UnixOptions, fixture, *};
-use crate::listener::{Asker, Bound, Stop};
+use crate::listener::{Bound, SmallCaller, Stop};
 use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Peer, Snapshot, SnapshotCell};
 use crate::secret::Secret;
@@ -205,7 +205,7 @@ struct Got {
 async fn ask(process: &Process, method: Method, path: &str, peer: &str) -> Got {
     let request = Request::builder().method(method).uri(path).header("host", "localhost").body(()).unwrap();
     let peer = Peer::Tcp(SocketAddr::new(peer.parse().unwrap(), 1));
-    let asker = Asker::new(peer, Some(local(9180)));
+    let asker = SmallCaller::new(peer, Some(local(9180)));
     let (head, body) = process.admin.respond(asker, &request).into_parts();
     let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
     Got { status: head.status.as_u16(), headers: head.headers, body }

@@ -160,7 +160,6 @@ impl View {
     }
 
     /// Whether the process is not ending, nothing that requests need is missing, and every credential of a required issuer was
-
     /// fetched once.
     pub(super) fn ready(&self) -> bool {
         !self.draining && self.missing.is_empty() && self.credentials.iter().all(|it| !it.missing())

@@ -59,7 +59,7 @@ enum Event {
     Worker(Report),
     Reloading(ReloadStep),
     /// It is time to update the service manager's status line.
-    Look,
+    UpdateStatus,
 }
 
 impl Control {
@@ -79,59 +79,59 @@ impl Control {
 
     async fn run(&mut self) -> Ended {
         self.reloading.watch();
-        self.look(Cause::Files);
-        let mut looks = tokio::time::interval(service_manager::LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.read_files(Cause::Files);
+        let mut updates = tokio::time::interval(service_manager::UPDATE_INTERVAL);
+        updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            match self.next(&mut looks).await {
-                Event::Look => self.service.look(&self.shared.snapshot.load()),
+            match self.next(&mut updates).await {
+                Event::UpdateStatus => self.service.update(&self.shared.snapshot.load()),
                 Event::Order(Order::Reload(reply)) => {
-                    self.reloading.answer_to(reply);
-                    self.look(Cause::Operator);
+                    self.reloading.reply_to(reply);
+                    self.read_files(Cause::Operator);
                 }
                 Event::Signal(Received::Reload) => {
                     tracing::info!(event = "config.reload_requested", "SIGHUP: loading the config again");
-                    self.look(Cause::Operator);
+                    self.read_files(Cause::Operator);
                 }
-                Event::Order(Order::Drain) => return drain(self, "asked to end").await,
+                Event::Order(Order::Drain) => return drain(self, "stop requested").await,
                 Event::Signal(Received::End(signal)) => return drain(self, signal).await,
                 Event::Order(Order::Stop) => return cut(self).await,
                 Event::Worker(report) => return fail(self, &report).await,
-                Event::Reloading(ReloadStep::Look) => self.look(Cause::Files),
+                Event::Reloading(ReloadStep::ReadFiles) => self.read_files(Cause::Files),
                 Event::Reloading(ReloadStep::Prepared(prepared)) => self.prepared(*prepared).await,
-                Event::Reloading(ReloadStep::Broken(error)) => self.broken(&error),
+                Event::Reloading(ReloadStep::Failed(error)) => self.read_failed(&error),
             }
         }
     }
 
-    async fn next(&mut self, looks: &mut tokio::time::Interval) -> Event {
-        let listens = self.service.listens();
+    async fn next(&mut self, updates: &mut tokio::time::Interval) -> Event {
+        let has_service_manager = self.service.is_present();
         tokio::select! {
             // The handle was dropped, so no other order can come.
             order = self.orders.recv() => Event::Order(order.unwrap_or(Order::Stop)),
             received = next_of(&mut self.signals) => Event::Signal(received),
             Some(report) = self.reports.recv() => Event::Worker(report),
             step = self.reloading.next() => Event::Reloading(step),
-            _ = looks.tick(), if listens => Event::Look,
+            _ = updates.tick(), if has_service_manager => Event::UpdateStatus,
         }
     }
 
-    fn look(&mut self, cause: Cause) {
+    fn read_files(&mut self, cause: Cause) {
         if cause == Cause::Operator {
             self.service.reloading();
         }
         let config = Arc::clone(&self.shared.snapshot.load().config);
-        self.reloading.look(cause, &config, &self.shared.metrics);
+        self.reloading.read_files(cause, &config, &self.shared.metrics);
     }
 
     /// Takes the result of reading the files.
     async fn prepared(&mut self, prepared: Prepared) {
-        let Prepared { cause, mut seen, folders, outcome } = prepared;
+        let Prepared { cause, known: mut known_files, folders, outcome } = prepared;
         let result = match outcome {
             Outcome::Unchanged => None,
             Outcome::New(new) => {
                 self.service.reloading();
-                let done = self.commit(cause, &new, &seen.unapplied.files).await;
+                let done = self.commit(cause, &new, &known_files.unapplied.files).await;
                 Some(done.map_err(|error| vec![error]))
             }
             Outcome::Refused(messages) => {
@@ -141,7 +141,7 @@ impl Control {
         };
         if let Some(result) = result {
             match &result {
-                Ok(()) => seen.unapplied = crate::reload::Change::default(),
+                Ok(()) => known_files.unapplied = crate::reload::Change::default(),
                 // A broken config says nothing about the secrets that the running one names.
                 Err(_) => {
                     self.retry_refused(cause);
@@ -151,25 +151,25 @@ impl Control {
             }
             self.reloaded(result);
         }
-        let again = self.reloading.looked(seen, folders);
-        self.look_again(again);
+        let again = self.reloading.files_read(known_files, folders);
+        self.read_again(again);
     }
 
     /// An operator who requested a reload in the meantime still waits for a result.
-    fn look_again(&mut self, again: Option<Cause>) {
+    fn read_again(&mut self, again: Option<Cause>) {
         if again != Some(Cause::Operator) {
             self.service.reloaded(&self.shared.snapshot.load());
         }
         if let Some(cause) = again {
-            self.look(cause);
+            self.read_files(cause);
         }
     }
 
-    fn broken(&mut self, error: &str) {
+    fn read_failed(&mut self, error: &str) {
         self.reloaded(Err(vec![format!("the files were not read: {error}")]));
         let config = Arc::clone(&self.shared.snapshot.load().config);
         let again = self.reloading.start_over(&config);
-        self.look_again(again);
+        self.read_again(again);
     }
 
     fn reloaded(&mut self, result: Result<(), Vec<String>>) {
@@ -241,8 +241,8 @@ impl Control {
             );
         }
         self.shared.metrics.retain(config);
-        self.tell(new, &before, &snapshot);
-        room.tell(config);
+        self.log_reload(new, &before, &snapshot);
+        room.warn(config);
         Ok(())
     }
 
@@ -299,7 +299,7 @@ impl Control {
         }
     }
 
-    fn tell(&self, new: &NewConfig, before: &Snapshot, after: &Snapshot) {
+    fn log_reload(&self, new: &NewConfig, before: &Snapshot, after: &Snapshot) {
         for warning in &new.warnings {
             tracing::warn!(event = "config.warning", "{}", one_line(warning));
         }
@@ -363,11 +363,10 @@ enum Waited {
     AllEnded,
     Failed(String),
     TooLong,
-    Hurried,
+    SecondEnd,
 }
 
 /// Lets requests end: `/readyz` responds 503 at once, no connections are accepted after `drain_delay`, and requests have
-
 /// `shutdown_timeout` to end (zero: no limit). A second signal ends the process at once.
 pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
     let config = Arc::clone(&control.shared.snapshot.load().config);
@@ -382,7 +381,7 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
     if !config.drain_delay.is_zero() {
         tokio::select! {
             () = sleep(config.drain_delay) => {}
-            () = hurried(control) => return cut_by_wish(control).await,
+            () = second_end(&mut control.orders, &mut control.signals) => return cut_on_second_end(control).await,
         }
     }
     control.listeners.stop_accepting();
@@ -402,13 +401,13 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
             );
             return cut(control).await;
         }
-        Waited::Hurried => return cut_by_wish(control).await,
+        Waited::SecondEnd => return cut_on_second_end(control).await,
     };
     control.admin.stop();
     ended
 }
 
-async fn cut_by_wish(control: &mut Control) -> Ended {
+async fn cut_on_second_end(control: &mut Control) -> Ended {
     tracing::warn!(
         event = "shutdown.forced",
         "told to end a second time: cutting off the remaining requests"
@@ -460,7 +459,7 @@ async fn all_ended(control: &mut Control, deadline: Option<Instant>) -> Waited {
                 Some(_) => {}
             },
             () = until(deadline) => return Waited::TooLong,
-            () = second_order(&mut control.orders, &mut control.signals) => return Waited::Hurried,
+            () = second_end(&mut control.orders, &mut control.signals) => return Waited::SecondEnd,
         }
     }
 }
@@ -470,7 +469,7 @@ async fn webhooks_ended(control: &mut Control, deadline: Option<Instant>) -> Wai
     tokio::select! {
         () = control.webhooks.ended() => Waited::AllEnded,
         () = until(deadline) => Waited::TooLong,
-        () = second_order(&mut control.orders, &mut control.signals) => Waited::Hurried,
+        () = second_end(&mut control.orders, &mut control.signals) => Waited::SecondEnd,
     }
 }
 
@@ -486,12 +485,8 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-async fn hurried(control: &mut Control) {
-    second_order(&mut control.orders, &mut control.signals).await;
-}
-
 /// Returns when the program is told to end a second time. It ignores requests to reload.
-async fn second_order(orders: &mut UnboundedReceiver<Order>, signals: &mut Option<Signals>) {
+async fn second_end(orders: &mut UnboundedReceiver<Order>, signals: &mut Option<Signals>) {
     loop {
         tokio::select! {
             order = orders.recv() => match order {

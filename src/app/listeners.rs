@@ -17,17 +17,11 @@ use crate::metrics::Metrics;
 use crate::net::tls;
 
 /// Every listener's settings, in the order of the config. Reads certificates and keys, and blocks.
-
 ///
-
 /// If a file is missing, the program starts anyway, and the listener refuses every handshake until the file is there.
-
 /// `running` is the running config: a listener that works keeps its certificate when a file goes missing.
-
 ///
-
 /// # Errors
-
 /// One message for each listener whose certificate, key, or CA cannot be used.
 pub fn settings(
     config: &Config,
@@ -129,7 +123,6 @@ impl Listeners {
     }
 
     /// Serves exactly these listeners from now on. New ones start before old ones stop. Requests of removed listeners still get
-
     /// their response.
     pub(super) fn apply(
         &mut self,

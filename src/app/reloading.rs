@@ -21,32 +21,32 @@ use crate::net::tls;
 use crate::reload::{Change, Contents, Watch, Watched, folders_to_watch};
 
 /// The threads that read files: one for each running proxy of the process.
-static LOOKING: Aside = Aside::new("reload", 64);
+static READING: Aside = Aside::new("reload", 64);
 
 /// The time limit for reading all files. Single files that hang time out much sooner.
-const LONGEST_LOOK: Duration = Duration::from_secs(20);
+const READ_LIMIT: Duration = Duration::from_secs(20);
 const STUCK: &str = "a file system did not respond in time; check which folder of the config hangs";
 
-type Looking = Pin<Box<dyn Future<Output = Result<Prepared, AsideError>> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = Result<Prepared, AsideError>> + Send>>;
 type Reply = oneshot::Sender<Result<(), String>>;
 
 pub(super) enum ReloadStep {
     /// It is time to read the files.
-    Look,
+    ReadFiles,
     /// The files were read.
     Prepared(Box<Prepared>),
     /// Reading failed or did not end in time, for this reason.
-    Broken(String),
+    Failed(String),
 }
 
 pub(super) struct Reloading {
     wanted: bool,
     watch: Option<Watch>,
     /// `None` while files are being read.
-    seen: Option<LookedAt>,
-    /// See [`LookedAt::workers`].
+    known: Option<KnownFiles>,
+    /// See [`KnownFiles::workers`].
     workers: usize,
-    looking: Option<Looking>,
+    reading: Option<Reading>,
     /// When the current read times out.
     deadline: Instant,
     /// A read that was requested during the current one, which may have read the files too early.
@@ -57,13 +57,13 @@ pub(super) struct Reloading {
 }
 
 impl Reloading {
-    pub(super) fn new(seen: LookedAt, watch: bool) -> Self {
+    pub(super) fn new(known: KnownFiles, watch: bool) -> Self {
         Self {
             wanted: watch,
             watch: None,
-            workers: seen.workers,
-            seen: Some(seen),
-            looking: None,
+            workers: known.workers,
+            known: Some(known),
+            reading: None,
             deadline: Instant::now(),
             again: None,
             replies: Vec::new(),
@@ -79,42 +79,42 @@ impl Reloading {
     }
 
     /// Replies when the next read has ended.
-    pub(super) fn answer_to(&mut self, reply: Reply) {
+    pub(super) fn reply_to(&mut self, reply: Reply) {
         self.next_replies.push(reply);
     }
 
     /// Reads the files beside the control thread: now, or after the current read.
-    pub(super) fn look(&mut self, cause: Cause, config: &Arc<Config>, metrics: &Arc<Metrics>) {
-        let Some(seen) = self.seen.take() else {
+    pub(super) fn read_files(&mut self, cause: Cause, config: &Arc<Config>, metrics: &Arc<Metrics>) {
+        let Some(known) = self.known.take() else {
             // An operator's request has priority, because it loads the config in any case.
             self.again = if self.again == Some(Cause::Operator) { self.again } else { Some(cause) };
             return;
         };
         self.replies.append(&mut self.next_replies);
         let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
-        self.deadline = Instant::now() + LONGEST_LOOK;
-        self.looking = Some(Box::pin(LOOKING.run(move || prepare(cause, &config, seen, &metrics))));
+        self.deadline = Instant::now() + READ_LIMIT;
+        self.reading = Some(Box::pin(READING.run(move || prepare(cause, &config, known, &metrics))));
     }
 
     /// Waits for the next step. The future may be dropped and created again.
     pub(super) async fn next(&mut self) -> ReloadStep {
-        let Self { watch, looking, deadline, .. } = self;
-        let under_way = looking.is_some();
+        let Self { watch, reading, deadline, .. } = self;
+        let under_way = reading.is_some();
         let step = tokio::select! {
-            prepared = looked(looking) => match prepared {
+            prepared = read_result(reading) => match prepared {
                 Ok(prepared) => ReloadStep::Prepared(Box::new(prepared)),
-                Err(error) => ReloadStep::Broken(error.to_string()),
+                Err(error) => ReloadStep::Failed(error.to_string()),
             },
-            () = tokio::time::sleep_until(*deadline), if under_way => ReloadStep::Broken(STUCK.to_owned()),
-            () = touched(watch) => return ReloadStep::Look,
+            () = tokio::time::sleep_until(*deadline), if under_way => ReloadStep::Failed(STUCK.to_owned()),
+            () = touched(watch) => return ReloadStep::ReadFiles,
         };
-        self.looking = None;
+        self.reading = None;
         step
     }
 
     /// Keeps the result of a read. Returns whether the files must be read again at once, and why.
-    pub(super) fn looked(&mut self, seen: LookedAt, folders: BTreeSet<PathBuf>) -> Option<Cause> {
-        self.seen = Some(seen);
+    pub(super) fn files_read(&mut self, known: KnownFiles, folders: BTreeSet<PathBuf>) -> Option<Cause> {
+        self.known = Some(known);
         if let Some(watch) = &mut self.watch {
             watch.arm(folders);
         }
@@ -123,7 +123,7 @@ impl Reloading {
 
     /// Starts again after a read that failed.
     pub(super) fn start_over(&mut self, config: &Config) -> Option<Cause> {
-        self.seen = Some(LookedAt::unknown(config, self.workers));
+        self.known = Some(KnownFiles::unknown(config, self.workers));
         self.again.take()
     }
 
@@ -142,9 +142,9 @@ async fn touched(watch: &mut Option<Watch>) {
     }
 }
 
-async fn looked(looking: &mut Option<Looking>) -> Result<Prepared, AsideError> {
-    match looking {
-        Some(looking) => looking.await,
+async fn read_result(reading: &mut Option<Reading>) -> Result<Prepared, AsideError> {
+    match reading {
+        Some(reading) => reading.await,
         None => std::future::pending().await,
     }
 }
@@ -162,7 +162,7 @@ pub(super) enum Cause {
 }
 
 /// What is known about the files, from one read to the next.
-pub(super) struct LookedAt {
+pub(super) struct KnownFiles {
     pub(super) watched: Watched,
     contents: Contents,
     /// What changed since the running config was loaded. A refused reload leaves it for the next one.
@@ -171,7 +171,7 @@ pub(super) struct LookedAt {
     pub(super) workers: usize,
 }
 
-impl LookedAt {
+impl KnownFiles {
     pub(super) fn of(config: &Config) -> Self {
         let watched = Watched::of(config);
         let contents = Contents::read(&watched);
@@ -202,58 +202,63 @@ pub(super) enum Outcome {
 
 pub(super) struct Prepared {
     pub(super) cause: Cause,
-    pub(super) seen: LookedAt,
+    pub(super) known: KnownFiles,
     pub(super) folders: BTreeSet<PathBuf>,
     pub(super) outcome: Outcome,
 }
 
 /// Reads the files and loads what changed. Blocks.
-pub(super) fn prepare(cause: Cause, config: &Arc<Config>, mut seen: LookedAt, metrics: &Metrics) -> Prepared {
-    let contents = Contents::read(&seen.watched).or_as_in(&seen.contents);
-    let change = contents.changed_since(&seen.contents);
+pub(super) fn prepare(
+    cause: Cause,
+    config: &Arc<Config>,
+    mut known: KnownFiles,
+    metrics: &Metrics,
+) -> Prepared {
+    let contents = Contents::read(&known.watched).or_as_in(&known.contents);
+    let change = contents.changed_since(&known.contents);
     let unchanged = change.is_empty() && cause == Cause::Files;
-    seen.unapplied.merge(change);
-    seen.contents = contents;
+    known.unapplied.merge(change);
+    known.contents = contents;
     let outcome = if unchanged {
         Outcome::Unchanged
     } else {
-        match load(cause, config, &mut seen, metrics) {
+        match load(cause, config, &mut known, metrics) {
             Ok(new) => Outcome::New(new),
             Err(messages) => Outcome::Refused(messages),
         }
     };
     // Files that are new with this load are read now. The others keep what was read before the load.
-    seen.contents = seen.contents.extended(&seen.watched);
-    Prepared { cause, folders: folders_to_watch(&seen.watched), seen, outcome }
+    known.contents = known.contents.extended(&known.watched);
+    Prepared { cause, folders: folders_to_watch(&known.watched), known, outcome }
 }
 
 fn load(
     cause: Cause,
     running: &Arc<Config>,
-    seen: &mut LookedAt,
+    known: &mut KnownFiles,
     metrics: &Metrics,
 ) -> Result<NewConfig, Vec<String>> {
     // If only secrets or certificates changed, the config stays, and with it the last good values of its references. So a
     // half-written file does no harm.
-    let config = if cause == Cause::Operator || seen.unapplied.config {
+    let config = if cause == Cause::Operator || known.unapplied.config {
         let mut config = config::load(&running.path).map_err(|problems| {
             for problem in &problems.0 {
-                seen.watched.add_config_file(&problem.file);
+                known.watched.add_config_file(&problem.file);
             }
             // Only errors are a reason to refuse a file.
             problems.errors().map(one_line).collect::<Vec<_>>()
         })?;
-        seen.watched.merge(Watched::of(&config));
-        config.warnings.extend(not_taken(&config, seen.workers));
+        known.watched.merge(Watched::of(&config));
+        config.warnings.extend(not_taken(&config, known.workers));
         Arc::new(config)
     } else {
-        check_upstream_tls(running, &seen.unapplied.files)?;
+        check_upstream_tls(running, &known.unapplied.files)?;
         Arc::clone(running)
     };
     let settings = listeners::settings(&config, Some(running), metrics)?;
     let mut warnings = config::check_references(&config);
     if !Arc::ptr_eq(&config, running) {
-        seen.watched = Watched::of(&config);
+        known.watched = Watched::of(&config);
         // The log has a separate line for `workers`.
         warnings.extend(config.warnings.iter().filter(|warning| warning.key != WORKERS).cloned());
     }

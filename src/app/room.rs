@@ -38,7 +38,6 @@ impl Room {
     }
 
     /// A caller's request may need a connection to its upstream, so upstreams get at least a quarter. If too little is left for
-
     /// `connections`, callers and upstreams get the same.
     fn within(files: usize, connections: usize, reserve: usize) -> Self {
         let rest = files - reserve.min(files / 2);
@@ -53,7 +52,7 @@ impl Room {
     }
 
     /// Logs a warning if the config wants more than there is.
-    pub(super) fn tell(&self, config: &Config) {
+    pub(super) fn warn(&self, config: &Config) {
         let Self { files, callers, upstreams, issuer: _ } = *self;
         if callers < config.limits.connections {
             tracing::warn!(
@@ -81,7 +80,6 @@ fn reserve(config: &Config, issuer: usize) -> usize {
 }
 
 /// Turns off core dumps, hides memory from other processes of this user, and raises the limit of open files. Returns what the
-
 /// system refused, which is no reason to stop the program.
 pub fn harden() -> Vec<String> {
     let mut refused = Vec::new();

@@ -15,7 +15,7 @@ use crate::config::Credential;
 use crate::proxy::Snapshot;
 
 /// How often the status line is updated.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
+pub(super) const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest status line, in characters, because `systemctl status` shows one line.
 const LONGEST: usize = 160;
 /// Extra time for the end, besides what the config allows.
@@ -26,33 +26,33 @@ const SLACK: Duration = Duration::from_secs(5);
 pub(super) struct ServiceManager {
     socket: Option<NotifySocket>,
     /// READY=1 was not delivered and must be sent again.
-    owed: bool,
+    ready_unsent: bool,
     /// The last message was not delivered. The log says so once.
-    deaf: Cell<bool>,
+    unreachable: Cell<bool>,
     /// RELOADING=1 was sent, and READY=1 must follow.
     reloading: bool,
     /// The last reload was refused.
     refused: bool,
     /// The first missing value of the config.
     missing: Option<String>,
-    said: String,
+    status_line: String,
 }
 
 impl ServiceManager {
     pub(super) fn new(socket: Option<NotifySocket>) -> Self {
         Self {
             socket,
-            owed: false,
-            deaf: Cell::new(false),
+            ready_unsent: false,
+            unreachable: Cell::new(false),
             reloading: false,
             refused: false,
             missing: None,
-            said: String::new(),
+            status_line: String::new(),
         }
     }
 
     /// Whether there is a service manager.
-    pub(super) fn listens(&self) -> bool {
+    pub(super) fn is_present(&self) -> bool {
         self.socket.is_some()
     }
 
@@ -70,19 +70,19 @@ impl ServiceManager {
 
     /// Reports that every address is bound.
     pub(super) fn started(&mut self, snapshot: &Snapshot) {
-        self.said = self.line(snapshot);
-        self.owed = !self.tell(&[NotifyState::Ready, NotifyState::Status(&self.said)]);
+        self.status_line = self.line(snapshot);
+        self.ready_unsent = !self.send(&[NotifyState::Ready, NotifyState::Status(&self.status_line)]);
     }
 
     /// Reports that a reload begins.
     pub(super) fn reloading(&mut self) {
-        if self.reloading || !self.listens() {
+        if self.reloading || !self.is_present() {
             return;
         }
         self.reloading = true;
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-            Err(_) => self.tell(&[NotifyState::Reloading]),
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
+            Err(_) => self.send(&[NotifyState::Reloading]),
         };
     }
 
@@ -99,13 +99,13 @@ impl ServiceManager {
     }
 
     /// Sends the status line if it changed.
-    pub(super) fn look(&mut self, snapshot: &Snapshot) {
+    pub(super) fn update(&mut self, snapshot: &Snapshot) {
         let line = self.line(snapshot);
-        if self.owed {
+        if self.ready_unsent {
             self.started(snapshot);
-        } else if line != self.said {
-            self.said = line;
-            self.tell(&[NotifyState::Status(&self.said)]);
+        } else if line != self.status_line {
+            self.status_line = line;
+            self.send(&[NotifyState::Status(&self.status_line)]);
         }
     }
 
@@ -118,7 +118,7 @@ impl ServiceManager {
         };
         // It has an effect only if it is longer than the unit's TimeoutStopSec.
         let micros = u32::try_from(longest.as_micros()).unwrap_or(u32::MAX);
-        self.tell(&[
+        self.send(&[
             NotifyState::Stopping,
             NotifyState::Status("ending: waiting for requests to end"),
             NotifyState::ExtendTimeoutUsec(micros),
@@ -126,10 +126,10 @@ impl ServiceManager {
     }
 
     /// Sends a message. Returns whether it was delivered.
-    fn tell(&self, states: &[NotifyState<'_>]) -> bool {
+    fn send(&self, states: &[NotifyState<'_>]) -> bool {
         let sent = self.socket.as_ref().map_or(Ok(()), |socket| socket.send(states));
-        let deaf = self.deaf.replace(sent.is_err());
-        if let (Err(error), false) = (&sent, deaf) {
+        let unreachable = self.unreachable.replace(sent.is_err());
+        if let (Err(error), false) = (&sent, unreachable) {
             tracing::warn!(event = "systemd.notify_failed", %error, "cannot reach the service manager (NOTIFY_SOCKET)");
         }
         sent.is_ok()

@@ -16,11 +16,11 @@ use crate::listener::Bound;
 use crate::metrics::ListenerMetrics;
 use crate::proxy::SnapshotCell;
 use crate::token::RetryCause;
-use crate::webhook::{self, Door, Report, Told, Webhook};
+use crate::webhook::{self, Endpoint, OnValue, Report, Webhook};
 
 struct Live {
     held: Held,
-    door: Arc<Door>,
+    endpoint: Arc<Endpoint>,
 }
 
 /// All running webhooks.
@@ -32,7 +32,7 @@ pub(super) struct Webhooks {
     now: CancellationToken,
     clock: SharedClock,
     metrics: Arc<ListenerMetrics>,
-    told: Told,
+    on_value: OnValue,
 }
 
 impl Webhooks {
@@ -42,7 +42,7 @@ impl Webhooks {
         metrics: Arc<ListenerMetrics>,
         snapshot: Arc<SnapshotCell>,
     ) -> Self {
-        let told = Arc::new(move || {
+        let on_value = Arc::new(move || {
             for slot in slots(&snapshot.load()) {
                 slot.retry_now(RetryCause::FilesChanged);
             }
@@ -54,12 +54,11 @@ impl Webhooks {
             now: CancellationToken::new(),
             clock,
             metrics,
-            told,
+            on_value,
         }
     }
 
     /// Serves exactly these from now on. Requests to removed webhooks still get their response. Must be called within a
-
     /// runtime.
     pub(super) fn apply(&mut self, configs: &[Arc<WebhookConfig>], sources: Vec<Source>) {
         let running: Vec<Arc<Webhook>> = configs.iter().map(|config| self.webhook(config)).collect();
@@ -69,14 +68,14 @@ impl Webhooks {
                 Source::Kept(name) => {
                     let place = old.iter().position(|live| live.held.name == name);
                     place.map(|place| old.swap_remove(place)).map(|mut live| {
-                        live.door.store(Arc::clone(webhook));
+                        live.endpoint.store(Arc::clone(webhook));
                         live.held.name = Arc::clone(&webhook.config().name);
                         live
                     })
                 }
                 Source::New(socket) => {
                     let held = Held::new(&Place::webhook(webhook.config()), &socket);
-                    let live = Live { held, door: Arc::new(Door::new(Arc::clone(webhook))) };
+                    let live = Live { held, endpoint: Arc::new(Endpoint::new(Arc::clone(webhook))) };
                     self.serve(&live, socket);
                     Some(live)
                 }
@@ -97,20 +96,20 @@ impl Webhooks {
             Some(same) if same.config() == config => Arc::clone(same),
             Some(old) => Arc::new(old.with_config(Arc::clone(config))),
             None => {
-                let (clock, told) = (Arc::clone(&self.clock), Arc::clone(&self.told));
-                Arc::new(Webhook::new(Arc::clone(config), clock, told))
+                let (clock, on_value) = (Arc::clone(&self.clock), Arc::clone(&self.on_value));
+                Arc::new(Webhook::new(Arc::clone(config), clock, on_value))
             }
         }
     }
 
     fn serve(&self, live: &Live, socket: Bound) {
-        let Live { held, door } = live;
+        let Live { held, endpoint } = live;
         tracing::info!(
-            event = "webhook.opened", webhook = %held.name, address = %held.local, path = %door.load().config().path,
+            event = "webhook.opened", webhook = %held.name, address = %held.local, path = %endpoint.load().config().path,
             "listening"
         );
         let (metrics, stop) = (Arc::clone(&self.metrics), held.stop(&self.now));
-        self.serving.spawn(webhook::serve(socket, Arc::clone(door), metrics, stop));
+        self.serving.spawn(webhook::serve(socket, Arc::clone(endpoint), metrics, stop));
     }
 
     /// Serves a webhook on a socket that was bound again. Must be called within a runtime.

@@ -27,7 +27,7 @@ pub(super) struct Serve {
 enum Command {
     Serve(Serve),
     /// Reply, to show that the worker is not stuck.
-    Answer(oneshot::Sender<()>),
+    Reply(oneshot::Sender<()>),
 }
 
 /// The end of a worker. `outcome` is `Err` if it should not have ended.
@@ -79,16 +79,16 @@ impl Workers {
     }
 
     /// One function for each worker that asks whether it still serves. They do not keep a worker from ending.
-    pub(super) fn questions(&self) -> Vec<Ask> {
-        let question = |sender: &UnboundedSender<Command>| -> Ask {
+    pub(super) fn pings(&self) -> Vec<Ping> {
+        let ping = |sender: &UnboundedSender<Command>| -> Ping {
             let sender = sender.downgrade();
             Box::new(move || {
-                let (answer, receiver) = oneshot::channel();
-                sender.upgrade()?.send(Command::Answer(answer)).ok()?;
+                let (reply, receiver) = oneshot::channel();
+                sender.upgrade()?.send(Command::Reply(reply)).ok()?;
                 Some(receiver)
             })
         };
-        self.senders.iter().map(question).collect()
+        self.senders.iter().map(ping).collect()
     }
 
     /// Sends no more listeners, so that each worker ends with its last connection.
@@ -126,9 +126,9 @@ async fn work(proxy: Arc<Proxy>, mut commands: UnboundedReceiver<Command>) -> Re
     loop {
         tokio::select! {
             command = commands.recv(), if open => match command {
-                Some(Command::Answer(answer)) => {
+                Some(Command::Reply(reply)) => {
                     // The requester may be gone.
-                    let _ = answer.send(());
+                    let _ = reply.send(());
                 }
                 Some(Command::Serve(Serve { bound, settings, connections, stop })) => {
                     serving.spawn(listener::serve(bound, Arc::clone(&proxy), settings, connections, stop));
@@ -150,29 +150,28 @@ fn broken(error: &tokio::task::JoinError) -> &'static str {
 }
 
 /// Asks one worker to reply. `None` once the worker accepts no more messages, as at the end.
-type Ask = Box<dyn Fn() -> Option<oneshot::Receiver<()>> + Send>;
+type Ping = Box<dyn Fn() -> Option<oneshot::Receiver<()>> + Send>;
 
-/// The watchdog: calls `tell` three times in each `timeout` of the service manager, as long as the control thread's runtime
-
+/// The watchdog: calls `report_healthy` three times in each `timeout` of the service manager, as long as the control thread's runtime
 /// runs and every worker replies. A stuck worker serves no requests, so the service manager restarts the program.
-pub(super) async fn tell_while_healthy(timeout: Duration, workers: Vec<Ask>, tell: impl Fn()) {
+pub(super) async fn watchdog(timeout: Duration, workers: Vec<Ping>, report_healthy: impl Fn()) {
     let pause = timeout / 3;
     loop {
-        // Ask all before waiting for any.
-        let asked: Vec<_> =
-            workers.iter().enumerate().filter_map(|(worker, ask)| Some((worker, ask()?))).collect();
-        for (worker, answer) in asked {
-            answered(worker, answer, pause).await;
+        // Ping all before waiting for any.
+        let pinged: Vec<_> =
+            workers.iter().enumerate().filter_map(|(worker, ping)| Some((worker, ping()?))).collect();
+        for (worker, reply) in pinged {
+            wait_for_reply(worker, reply, pause).await;
         }
-        tell();
+        report_healthy();
         sleep(pause).await;
     }
 }
 
 /// Waits for the reply, however long it takes. A worker that has ended is no concern here, because it sends a [`Report`].
-async fn answered(worker: usize, mut answer: oneshot::Receiver<()>, patience: Duration) {
+async fn wait_for_reply(worker: usize, mut reply: oneshot::Receiver<()>, patience: Duration) {
     tokio::select! {
-        _ = &mut answer => return,
+        _ = &mut reply => return,
         () = sleep(patience) => {}
     }
     tracing::error!(
@@ -180,7 +179,7 @@ async fn answered(worker: usize, mut answer: oneshot::Receiver<()>, patience: Du
         worker,
         "a worker does not respond; if it stays so, the service manager's watchdog ends the program"
     );
-    let _ = answer.await;
+    let _ = reply.await;
 }
 
 #[cfg(test)]
@@ -203,43 +202,43 @@ mod tests {
         assert_eq!((report.worker, report.outcome), (3, Err("panicked".to_owned())));
     }
 
-    fn healthy() -> Ask {
+    fn healthy() -> Ping {
         Box::new(|| {
-            let (answer, receiver) = oneshot::channel();
-            answer.send(()).unwrap();
+            let (reply, receiver) = oneshot::channel();
+            reply.send(()).unwrap();
             Some(receiver)
         })
     }
 
-    async fn told_within(span: Duration, workers: Vec<Ask>) -> usize {
-        let told = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&told);
-        let tell = move || {
+    async fn reports_within(span: Duration, workers: Vec<Ping>) -> usize {
+        let reports = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&reports);
+        let report_healthy = move || {
             counted.fetch_add(1, Ordering::SeqCst);
         };
-        let _ = tokio::time::timeout(span, tell_while_healthy(Duration::from_secs(30), workers, tell)).await;
-        told.load(Ordering::SeqCst)
+        let _ = tokio::time::timeout(span, watchdog(Duration::from_secs(30), workers, report_healthy)).await;
+        reports.load(Ordering::SeqCst)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tells_three_times_in_each_timeout() {
-        assert_eq!(told_within(Duration::from_secs(59), vec![healthy(), healthy()]).await, 6);
+    async fn reports_three_times_in_each_timeout() {
+        assert_eq!(reports_within(Duration::from_secs(59), vec![healthy(), healthy()]).await, 6);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_has_ended_is_not_waited_for() {
-        assert_eq!(told_within(Duration::from_secs(5), vec![Box::new(|| None)]).await, 1);
+        assert_eq!(reports_within(Duration::from_secs(5), vec![Box::new(|| None)]).await, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_stuck_worker_silences_it() {
         let (holds_on_to, questions) = std::sync::mpsc::channel();
-        let stuck: Ask = Box::new(move || {
-            let (answer, receiver) = oneshot::channel::<()>();
-            holds_on_to.send(answer).unwrap();
+        let stuck: Ping = Box::new(move || {
+            let (reply, receiver) = oneshot::channel::<()>();
+            holds_on_to.send(reply).unwrap();
             Some(receiver)
         });
-        assert_eq!(told_within(Duration::from_secs(3600), vec![healthy(), stuck]).await, 0);
-        assert_eq!(questions.into_iter().count(), 1, "it is asked once, not again and again");
+        assert_eq!(reports_within(Duration::from_secs(3600), vec![healthy(), stuck]).await, 0);
+        assert_eq!(questions.into_iter().count(), 1, "it is pinged once, not again and again");
     }
 }

@@ -47,7 +47,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who sent a request.
 #[derive(Debug, Clone)]
-pub struct Asker {
+pub struct SmallCaller {
     pub peer: Peer,
     /// The address that the caller connected to; `None` on a Unix socket.
     pub own: Option<SocketAddr>,
@@ -56,7 +56,7 @@ pub struct Asker {
     progress: Progress,
 }
 
-impl Asker {
+impl SmallCaller {
     /// The caller of a connection that was accepted now.
     pub fn new(peer: Peer, own: Option<SocketAddr>) -> Self {
         Self { peer, own, since: Instant::now(), progress: Progress::default() }
@@ -69,13 +69,13 @@ impl Asker {
 }
 
 /// What serves the requests.
-pub trait Answerer: Send + Sync + 'static {
+pub trait SmallHandler: Send + Sync + 'static {
     /// Responds to one request.
-    fn answer(
+    fn serve(
         self: Arc<Self>,
-        asker: Asker,
+        caller: SmallCaller,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Answer> + Send;
+    ) -> impl Future<Output = SmallResponse> + Send;
 }
 
 /// Limits on the connections of one address.
@@ -90,9 +90,9 @@ pub struct SmallLimits {
 }
 
 /// Serves this socket until `stop`. Returns when every connection has ended. Needs a tokio runtime with I/O and time.
-pub async fn serve_small<A: Answerer>(
+pub async fn serve_small<H: SmallHandler>(
     bound: Bound,
-    answerer: Arc<A>,
+    handler: Arc<H>,
     limits: SmallLimits,
     metrics: Arc<ListenerMetrics>,
     stop: Stop,
@@ -107,8 +107,8 @@ pub async fn serve_small<A: Answerer>(
             );
         }
     };
-    let server = Arc::new(Server { name, answerer, limits, metrics, stop });
-    let mut room = Room::new(limits.connections);
+    let server = Arc::new(Server { name, handler, limits, metrics, stop });
+    let mut room = Connections::new(limits.connections);
     let (mut trouble, mut crowd) = (Logged::default(), Logged::default());
     loop {
         let accepted = tokio::select! {
@@ -128,9 +128,9 @@ pub async fn serve_small<A: Answerer>(
         };
         match accepted {
             Ok((stream, peer, own)) => {
-                let asker = Asker::new(peer, own);
-                let progress = asker.progress.clone();
-                room.admit(peer, progress, Arc::clone(&server).connection(stream, asker));
+                let caller = SmallCaller::new(peer, own);
+                let progress = caller.progress.clone();
+                room.admit(peer, progress, Arc::clone(&server).connection(stream, caller));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -149,20 +149,20 @@ pub async fn serve_small<A: Answerer>(
 }
 
 /// What the connections of an address share.
-struct Server<A> {
+struct Server<H> {
     name: Arc<str>,
-    answerer: Arc<A>,
+    handler: Arc<H>,
     limits: SmallLimits,
     metrics: Arc<ListenerMetrics>,
     stop: Stop,
 }
 
-impl<A: Answerer> Server<A> {
-    async fn connection(self: Arc<Self>, stream: SocketStream, asker: Asker) {
-        let service = service_fn(|request| self.respond(asker.clone(), request));
-        let (request, answer) = tokio::io::split(stream);
-        let answer = CallerWriter::new(answer, asker.progress.clone());
-        let io = TokioIo::new(tokio::io::join(request.take(REQUEST_BYTES), answer));
+impl<H: SmallHandler> Server<H> {
+    async fn connection(self: Arc<Self>, stream: SocketStream, caller: SmallCaller) {
+        let service = service_fn(|request| self.respond(caller.clone(), request));
+        let (request, response) = tokio::io::split(stream);
+        let response = CallerWriter::new(response, caller.progress.clone());
+        let io = TokioIo::new(tokio::io::join(request.take(REQUEST_BYTES), response));
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
@@ -170,7 +170,7 @@ impl<A: Answerer> Server<A> {
             .keep_alive(false)
             .max_buf_size(HEADER_BYTES)
             .serve_connection(io, service);
-        let mut age = pin!(sleep_until(asker.since + self.limits.age));
+        let mut age = pin!(sleep_until(caller.since + self.limits.age));
         let mut ending = false;
         let ended = loop {
             tokio::select! {
@@ -185,30 +185,34 @@ impl<A: Answerer> Server<A> {
             }
         };
         let refused =
-            ended.as_ref().is_err_and(|error| note_refusal(&self.name, asker.peer, &self.metrics, error));
+            ended.as_ref().is_err_and(|error| note_refusal(&self.name, caller.peer, &self.metrics, error));
         if let Err(error) = &ended
             && !refused
         {
             return tracing::debug!(
-                event = "caller.disconnected", peer = ?asker.peer, %error,
+                event = "caller.disconnected", peer = ?caller.peer, %error,
                 "a connection of a caller ended early"
             );
         }
-        let owes_body = asker.progress.stage() == RequestStage::EarlyResponse;
-        let (request, answer) = connection.into_parts().io.into_inner().into_inner();
-        discard_rest(request.into_inner().unsplit(answer.into_inner()), refused || owes_body).await;
+        let owes_body = caller.progress.stage() == RequestStage::EarlyResponse;
+        let (request, response) = connection.into_parts().io.into_inner().into_inner();
+        discard_rest(request.into_inner().unsplit(response.into_inner()), refused || owes_body).await;
     }
 
-    async fn respond(&self, asker: Asker, request: Request<Incoming>) -> Result<Answer, Infallible> {
-        let progress = asker.progress.clone();
+    async fn respond(
+        &self,
+        caller: SmallCaller,
+        request: Request<Incoming>,
+    ) -> Result<SmallResponse, Infallible> {
+        let progress = caller.progress.clone();
         progress.reach(if request.body().is_end_stream() {
             RequestStage::Response
         } else {
             RequestStage::Body
         });
-        let answer = Arc::clone(&self.answerer).answer(asker, request).await;
+        let response = Arc::clone(&self.handler).serve(caller, request).await;
         progress.reach(RequestStage::EarlyResponse);
-        Ok(answer)
+        Ok(response)
     }
 }
 
@@ -378,7 +382,7 @@ enum EvictionRank {
 }
 
 /// All open connections of one address.
-struct Room {
+struct Connections {
     tasks: JoinSet<()>,
     open: Vec<OpenConnection>,
     places: usize,
@@ -391,7 +395,7 @@ struct OpenConnection {
     handle: AbortHandle,
 }
 
-impl Room {
+impl Connections {
     pub(super) fn new(places: usize) -> Self {
         Self { tasks: JoinSet::new(), open: Vec::new(), places }
     }
@@ -475,22 +479,26 @@ const ALWAYS: [(HeaderName, &str); 4] = [
 ];
 
 /// A response with a complete body.
-pub type Answer = Response<Full<Bytes>>;
+pub type SmallResponse = Response<Full<Bytes>>;
 
 /// A response with this body.
-pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
+pub fn small_response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> SmallResponse {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     for (name, value) in ALWAYS {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    answer
+    response
 }
 
 /// A problem document (RFC 9457), like the proxy's own errors.
-pub fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {
+pub fn problem_response(status: StatusCode, code: &str, detail: &str) -> SmallResponse {
     let body = serde_json::json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or_default(),
@@ -498,7 +506,7 @@ pub fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {
         "detail": detail,
         "code": code,
     });
-    answer(status, "application/problem+json", body.to_string())
+    small_response(status, "application/problem+json", body.to_string())
 }
 
 #[cfg(test)]

@@ -197,7 +197,6 @@ impl Samples<'_> {
     }
 
     /// Writes a histogram, but nothing before the first observation, so that ten thousand idle routes do not make two hundred
-
     /// thousand lines.
     pub(super) fn histogram(&mut self, labels: &[&str], observed: Observed) -> fmt::Result {
         if observed.count == 0 {

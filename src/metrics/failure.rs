@@ -108,7 +108,6 @@ impl Counts {
     }
 
     /// The quantile: the most seconds that this share of the requests took, estimated from the buckets. `None` without
-
     /// requests. What is above the last bound counts as that bound.
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let all: u64 = self.buckets.iter().sum();

@@ -70,7 +70,6 @@ impl From<Protocol> for Offer {
 }
 
 /// Opens connections to one target. It reads TLS settings from disk at the first connection, and again after one of their
-
 /// files changed.
 pub struct Connector {
     target: Target,
@@ -382,7 +381,6 @@ pub(super) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// Returns the first successful attempt and drops the others. The next attempt starts when one has failed, or after a delay.
-
 /// Failures go to `failures`, so that they are known even if this future is dropped.
 pub(super) async fn race<T, E, F>(
     addresses: Vec<SocketAddr>,
@@ -645,7 +643,6 @@ impl EgressProxy {
     }
 
     /// Opens a tunnel to `authority`. Returns the bytes that followed the response's head, because an HTTP/2 server may send
-
     /// first.
     pub(super) async fn open(
         &self,

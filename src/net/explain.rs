@@ -12,7 +12,6 @@ use super::connect::{ConnectError, ConnectErrorKind};
 const NAMES_TOLD: usize = 6;
 
 /// Finds the TLS failure behind `error`, if there is one. With TLS 1.3, a peer refuses a client certificate only after the
-
 /// handshake, so the failure appears as a read error of the HTTP connection. The message names `who`.
 pub fn tls_cause(error: &(dyn StdError + 'static), who: &str) -> Option<ConnectError> {
     let mut next = Some(error);

@@ -20,7 +20,6 @@ pub enum Http2Failure {
 }
 
 /// Classifies `error`, which hyper returned instead of a response. Do not use it for errors of a response's body, which say
-
 /// nothing about whether the request was processed.
 ///
 /// h2 fails a stream with a GOAWAY of the peer only where the stream's id is above the frame's last one

@@ -9,7 +9,6 @@ use super::connect::{interleave, race};
 use super::names::{Names, WITHOUT_TLS};
 
 /// How long to wait for a connection. A lost packet is sent again after a second, and further packets at growing intervals, so
-
 /// a shorter time would miss the second packet, and a longer one the moment when the hop is back.
 const PATIENCE: Duration = Duration::from_secs(2);
 

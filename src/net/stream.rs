@@ -77,7 +77,6 @@ impl Stream {
     }
 
     /// Reads the alert of a peer that refused the client certificate. It closes at once, so a write may fail before its alert
-
     /// was read.
     fn written<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let (Poll::Ready(Err(_)), Inner::Tls(stream)) = (&polled, &mut self.inner) {
@@ -238,13 +237,9 @@ const AGAIN: Duration = Duration::from_secs(15);
 const TIMES: u32 = 4;
 
 /// Turns on TCP keep-alive, so that a NAT keeps quiet connections and a dead peer is noticed. The socket works without it, so
-
 /// failures are ignored.
-
 ///
-
 /// `TCP_USER_TIMEOUT` is not set: on Linux it also closes a connection whose peer is alive but does not read for that time,
-
 /// which `idle_timeout` decides.
 pub fn keep_alive(socket: impl AsFd) {
     let socket = socket.as_fd();

@@ -41,7 +41,6 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
 
 /// Reads the files that `options` name and builds a client config with TLS 1.2 and 1.3, ALPN by `offer`, and session
-
 /// resumption. Blocks for some milliseconds if it reads the system's roots.
 pub fn client_config(options: &TlsOptions, offer: Offer) -> Result<Arc<ClientConfig>, TlsSettingsError> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
@@ -192,7 +191,6 @@ impl ClientTls {
     }
 
     /// The current config. After an error, the next request tries again. A config that works stays in use while its files are
-
     /// broken.
     pub(super) async fn config(&self) -> Result<Arc<ClientConfig>, NoTls> {
         if let Some(config) = self.current() {
@@ -385,7 +383,6 @@ const LOOKED_THROUGH_EVERY: Duration = Duration::from_secs(1);
 static FOLDERS: LazyLock<ArcSwap<BTreeMap<PathBuf, (Instant, u64)>>> = LazyLock::new(ArcSwap::default);
 
 /// The state of a file or folder, to notice that a file was written or replaced (also through symlinks, as Kubernetes does),
-
 /// and that a folder has another, a missing, or a changed file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FileState(Option<[i64; 4]>, u64);

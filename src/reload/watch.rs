@@ -22,7 +22,6 @@ const POLL_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 static ARMING: Aside = Aside::new("watch", 4);
 
 /// Watches folders. If the system cannot help (no inotify watches left, or a folder that does not respond), the files are read
-
 /// every second.
 pub struct Watch {
     events: Option<Events>,
@@ -65,9 +64,7 @@ impl Watch {
     }
 
     /// Starts to watch exactly these folders. If one was not watched before, the files are read once more then.
-
     ///
-
     /// Folders that are watched already are requested again, because another folder may have the name now.
     pub fn arm(&mut self, folders: BTreeSet<PathBuf>) {
         let Some(events) = &mut self.events else { return };
@@ -167,7 +164,6 @@ struct Folders {
 }
 
 /// The events after which a file may have another content, or a name may lead to another file. Opening and reading do not
-
 /// count, because reading the files would cause the next read.
 const MATTERS: WatchFlags = WatchFlags::ATTRIB
     .union(WatchFlags::CLOSE_WRITE)

@@ -258,7 +258,6 @@ fn is_hostile(c: char) -> bool {
 }
 
 /// Writes the value with JSON's escapes (RFC 8259 section 7), and also escapes what [`is_hostile`] names, because terminals
-
 /// show JSON lines too. Writes at most `most` bytes and a mark, and returns how many of them are left.
 fn escape(out: &mut dyn Write, most: usize, quoted: bool, value: fmt::Arguments<'_>) -> usize {
     let mut escaped = Escaped { out, left: most, quoted };

@@ -90,7 +90,6 @@ impl Collector {
     }
 
     /// Sends a batch, and repeats it if the collector asks for that, within the config's `timeout`. Returns how many spans the
-
     /// collector rejected. The error is for the log and contains nothing that the collector sent.
     pub(super) async fn send(&self, spans: Vec<SpanData>) -> Result<u64, String> {
         self.way.headers.store(Arc::new(read(&self.config).await?));

@@ -114,7 +114,6 @@ impl Task {
     }
 
     /// Waits for a first span, then collects more until the batch is full or `delay` is over. An empty batch means that no
-
     /// more spans will come.
     async fn gather(&mut self) -> Vec<SpanData> {
         let (most, delay) = (self.batches.most, self.batches.delay);

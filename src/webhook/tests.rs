@@ -19,7 +19,7 @@ const BODY: &[u8] = br#"{"userId":"admin","delegationUserId":"user-1"}"#;
 
 struct Scene {
     webhook: Arc<Webhook>,
-    told: Arc<AtomicUsize>,
+    on_value: Arc<AtomicUsize>,
     clock: Arc<ShiftedClock>,
     folder: tempfile::TempDir,
 }
@@ -38,11 +38,11 @@ fn config(folder: &Path) -> WebhookConfig {
 
 fn scene() -> Scene {
     let folder = tempfile::tempdir().unwrap();
-    let (told, clock) = (Arc::new(AtomicUsize::new(0)), Arc::new(ShiftedClock::default()));
-    let count = Arc::clone(&told);
+    let (on_value, clock) = (Arc::new(AtomicUsize::new(0)), Arc::new(ShiftedClock::default()));
+    let count = Arc::clone(&on_value);
     let tell = Arc::new(move || _ = count.fetch_add(1, Ordering::SeqCst));
     let webhook = Webhook::new(Arc::new(config(folder.path())), Arc::clone(&clock) as SharedClock, tell);
-    Scene { webhook: Arc::new(webhook), told, clock, folder }
+    Scene { webhook: Arc::new(webhook), on_value, clock, folder }
 }
 
 fn signature(secret: &str, body: &[u8]) -> String {
@@ -72,7 +72,7 @@ impl Scene {
     where
         B: Body<Data = Bytes> + Send + Unpin,
     {
-        let asker = Asker::new(Peer::Unix { uid: 0 }, None);
+        let asker = SmallCaller::new(Peer::Unix { uid: 0 }, None);
         let answer = Arc::clone(&self.webhook).receive(&asker, request).await;
         let (head, body) = answer.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
@@ -80,8 +80,8 @@ impl Scene {
         Got { status: head.status.as_u16(), headers: head.headers, problem }
     }
 
-    fn told(&self) -> usize {
-        self.told.load(Ordering::SeqCst)
+    fn on_value(&self) -> usize {
+        self.on_value.load(Ordering::SeqCst)
     }
 
     fn stored(&self) -> Option<String> {
@@ -97,7 +97,7 @@ async fn a_signed_value_is_stored_and_told() {
     let got = scene.send(signed(BODY)).await;
     assert_eq!((got.status, got.problem), (204, Value::Null));
     assert_eq!(scene.stored().as_deref(), Some("user-1"));
-    assert_eq!(scene.told(), 1);
+    assert_eq!(scene.on_value(), 1);
     let report = scene.webhook.report();
     assert!(report.has_value && report.received_at.is_some() && report.problem.is_none());
 }
@@ -130,7 +130,7 @@ async fn only_post_to_the_exact_path_is_taken() {
         let got = scene.send(request).await;
         assert_eq!((got.status, &got.headers["allow"]), (405, &"POST".parse().unwrap()), "{method}");
     }
-    assert_eq!((scene.stored(), scene.told()), (None, 0));
+    assert_eq!((scene.stored(), scene.on_value()), (None, 0));
     assert_eq!(scene.webhook.report().last_refusal, None, "a stray call says nothing of the webhook");
     let mut with_query = signed(BODY);
     *with_query.uri_mut() = "/seismic?tenant=acme".parse().unwrap();
@@ -149,7 +149,7 @@ async fn a_forged_call_changes_nothing() {
     );
     assert_eq!((&got.problem["status"], &got.problem["code"]), (&401.into(), &"signature_refused".into()));
     assert_eq!(scene.stored().as_deref(), Some("user-1"));
-    assert_eq!(scene.told(), 1);
+    assert_eq!(scene.on_value(), 1);
     let (_, words) = scene.webhook.report().last_refusal.unwrap();
     assert!(words.contains("fits none of the secrets"), "{words}");
 }
@@ -160,7 +160,7 @@ async fn a_signed_body_without_a_value_is_refused_in_words() {
     let got = scene.send(signed(b"{\"userId\":\"admin\"}")).await;
     assert_eq!(got.status, 422);
     assert_eq!(got.problem["detail"], "the body has nothing at /delegationUserId");
-    assert_eq!((scene.stored(), scene.told()), (None, 0));
+    assert_eq!((scene.stored(), scene.on_value()), (None, 0));
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn the_largest_body_is_taken_and_a_larger_one_is_not() {
     };
     assert_eq!(scene.send(signed(&fill(super::BODY))).await.status, 204);
     assert_eq!(scene.send(signed(&fill(super::BODY + 1))).await.status, 413);
-    // Without a length that is told before.
+    // Without Content-Length.
     let pieces = vec![Bytes::from(vec![b' '; 40_000]); 2];
     let stream =
         futures_util::stream::iter(pieces.into_iter().map(|piece| Ok::<_, hyper::Error>(Frame::data(piece))));
@@ -205,9 +205,9 @@ async fn a_store_that_cannot_be_written_loses_nothing_and_says_what_to_do_to_the
     assert!(!got.problem.to_string().contains(&folder), "{}", got.problem);
     let (_, words) = scene.webhook.report().last_refusal.unwrap();
     assert!(words.contains(&folder) && words.contains("does not exist; make it"), "{words}");
-    assert_eq!((scene.stored().as_deref(), scene.told()), (Some("user-1"), 1));
+    assert_eq!((scene.stored().as_deref(), scene.on_value()), (Some("user-1"), 1));
     assert_eq!(scene.send(signed(other)).await.status, 204, "the sender comes again");
-    assert_eq!((scene.stored().as_deref(), scene.told()), (Some("user-2"), 2));
+    assert_eq!((scene.stored().as_deref(), scene.on_value()), (Some("user-2"), 2));
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ async fn calls_at_the_same_time_leave_one_of_their_values_whole() {
     assert!(answers.iter().all(|got| got.status == 204));
     let stored = scene.stored().unwrap();
     assert!(bodies.iter().any(|body| body.contains(&format!("\"{stored}\""))), "{stored}");
-    assert_eq!(scene.told(), 40);
+    assert_eq!(scene.on_value(), 40);
     assert_eq!(std::fs::read_dir(scene.folder.path()).unwrap().count(), 1, "no temporary file is left");
 }
 

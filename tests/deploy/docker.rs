@@ -307,10 +307,10 @@ fn free_port() -> u16 {
 
 fn get(port: u16, path: &str) -> String {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
-    let mut answer = String::new();
+    let mut response = String::new();
     let _ = write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    let _ = stream.read_to_string(&mut answer);
-    answer
+    let _ = stream.read_to_string(&mut response);
+    response
 }
 
 /// An upstream that says hello, to whoever asks.
@@ -350,8 +350,8 @@ fn bearerd_serves_in_the_image_with_nothing_else_there() {
     let mut running = Running(enter(&image).arg("run").stderr(log).stdin(Stdio::null()).spawn().unwrap());
     let said = || fs::read_to_string(image.join("log")).unwrap();
     eventually("it is healthy", || enter(&image).arg("healthcheck").output().unwrap().status.success());
-    let answer = get(proxy, "/local/");
-    assert!(answer.starts_with("HTTP/1.") && answer.ends_with("hello"), "{answer}\n{}", said());
+    let response = get(proxy, "/local/");
+    assert!(response.starts_with("HTTP/1.") && response.ends_with("hello"), "{response}\n{}", said());
 
     let pid = rustix::process::Pid::from_child(&running.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -410,7 +410,7 @@ fn the_compose_file_is_read_as_docker_reads_it() {
 
 #[test]
 #[ignore = "needs go and python3"]
-fn a_compose_file_with_a_mistake_is_refused() {
+fn a_compose_file_with_an_error_is_refused() {
     let good = read("deploy/docker/compose.yaml");
     assert_eq!(documents("compose", &good).len(), 1);
     let folder = scratch("compose");

@@ -15,14 +15,14 @@ use super::manifests::{
 use super::packages;
 use super::tools::{root, succeed};
 
+/// A key and its value.
+type Pair = (&'static str, &'static str);
+/// A container, and whether it is a native sidecar.
+type Ready = (&'static str, bool);
+
 /// The first that has MutatingAdmissionPolicy switched on, and the newest whose schema is known.
 const VERSIONS: [&str; 2] = ["1.36", "1.37"];
 const ROUTES: &str = include_str!("../../deploy/kubernetes/injection/example/routes.toml");
-
-/// Keys of `bearerd.io/` and their values.
-type Notes<'a> = &'a [(&'a str, &'a str)];
-/// Names of init containers, and which are native sidecars.
-type Containers<'a> = &'a [(&'a str, bool)];
 
 /// A namespace that asks for bearerd, one that says nothing, one that forbids it, and the cluster's own.
 fn namespaces() -> String {
@@ -54,7 +54,7 @@ fn create_in(test: &str, policies: &str, objects: &[Value]) -> Vec<Value> {
 }
 
 /// A pod of one container, in a namespace, with these labels and annotations below `bearerd.io/`, and more of the spec.
-fn a_pod(namespace: &str, label: &str, notes: Notes<'_>, spec: &Value) -> Value {
+fn a_pod(namespace: &str, label: &str, notes: &[(&str, &str)], spec: &Value) -> Value {
     let mut metadata = json!({ "name": "it", "namespace": namespace });
     if !label.is_empty() {
         metadata["labels"] = json!({ "bearerd.io/inject": label });
@@ -184,7 +184,7 @@ fn labels_decide_who_gets_it() {
 #[test]
 #[ignore = "needs go, kubectl and python3"]
 fn it_starts_between_the_mesh_and_the_application() {
-    let cases: [(Containers<'_>, &[&str]); 5] = [
+    let cases: [(&[Ready], &[&str]); 5] = [
         (&[("migrate", false)], &["bearerd", "migrate"]),
         (
             &[("istio-init", false), ("istio-proxy", true), ("migrate", false)],
@@ -362,7 +362,7 @@ fn routes_come_from_the_secret_or_from_a_config_map() {
 fn what_cannot_work_is_refused_in_words() {
     let none = Value::Null;
     let host = json!({ "hostNetwork": true });
-    let cases: [(Notes<'_>, &Value, &str); 10] = [
+    let cases: [(&[Pair], &Value, &str); 10] = [
         (&[], &host, "cannot be added to a pod with hostNetwork"),
         (&[], &json!({ "os": { "name": "windows" } }), "bearerd's image is for Linux"),
         (&[], &json!({ "nodeSelector": { "kubernetes.io/os": "windows" } }), "bearerd's image is for Linux"),
@@ -532,7 +532,7 @@ fn the_chart_makes_the_same_policies() {
 #[test]
 #[ignore = "needs go, kubectl and python3"]
 fn kyverno_does_the_same() {
-    let cases: [(&str, &str, Notes<'_>, Value); 11] = [
+    let cases: [(&str, &str, &[Pair], Value); 11] = [
         ("apps", "", &[], Value::Null),
         ("apps", "disabled", &[], Value::Null),
         ("plain", "", &[], Value::Null),

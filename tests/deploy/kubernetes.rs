@@ -312,7 +312,7 @@ fn operators_fill_the_secret_that_is_mounted() {
     }
 }
 
-/// It selects the pods, asks the port that they have, and calls the job what the alerts call it.
+/// It selects the pods, asks the port that they have, and requests the job what the alerts call it.
 #[test]
 #[ignore = "needs kubectl and python3"]
 fn a_pod_monitor_finds_the_pods() {

@@ -198,7 +198,7 @@ pub fn assert_fits_config(pod: &Value, config: &toml::Table) {
         .map(|mount| mount["mountPath"].as_str().unwrap())
         .collect();
     assert!(mounts.contains(&"/etc/bearerd"));
-    // What is relative stands beside bearerd.toml, where `bearerd check` has found it.
+    // Relative paths are beside bearerd.toml, where `bearerd check` has found it.
     let files = files_named(&toml::Value::Table(config.clone()));
     for file in files.iter().filter(|file| file.starts_with('/')) {
         let mounted = mounts.iter().any(|mount| file.starts_with(&format!("{mount}/")));

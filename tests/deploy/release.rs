@@ -1,4 +1,4 @@
-//! `.ci/release`: what the workflow of a release calls.
+//! `.ci/release`: what the workflow of a release runs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -42,7 +42,7 @@ fn units_are_right() {
 #[test]
 #[should_panic(expected = "Watchdogsec")]
 #[ignore = "needs systemd-analyze"]
-fn a_mistake_in_a_unit_is_found() {
+fn an_error_in_a_unit_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let mistaken = runnable(&unit("bearerd.service")).replace("WatchdogSec", "Watchdogsec");
     fs::write(folder.path().join("bearerd.service"), mistaken).unwrap();

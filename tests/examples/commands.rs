@@ -89,7 +89,7 @@ pub(crate) fn parse(block: &Block, script: &str) {
     }
 }
 
-/// The program takes these arguments: with a config that is not there it says so, and not that it was called wrongly.
+/// The program takes these arguments: with a config that is not there it says so, and not that its arguments are wrong.
 fn taken(block: &Block, arguments: &[String]) {
     let mut arguments = arguments.to_vec();
     if arguments.iter().any(|argument| argument == "demo") {
@@ -108,7 +108,7 @@ fn taken(block: &Block, arguments: &[String]) {
     assert!(matches!(code, Some(0 | 1 | 78)), "{block}: bearerd {}: {code:?}: {said}", arguments.join(" "));
 }
 
-/// The words of each simple command: what stands between `|`, `&&`, `;`, line ends and parentheses, without comments,
+/// The words of each simple command: the text between `|`, `&&`, `;`, line ends and parentheses, without comments,
 /// redirections, variables that are set before it, and the content of here-documents.
 fn simple_commands(script: &str) -> Vec<Vec<String>> {
     let mut commands = vec![Vec::new()];

@@ -7,7 +7,7 @@
 //! | `json`, `yaml`, `ini` | parsed |
 //! | `mermaid` | a sequence diagram whose participants, arrows and frames fit together (`diagrams.rs`) |
 //! | `promql` | tried by the tests of `deploy/monitoring` |
-//! | `text` | free, but below `<!-- log -->` it stands in bearerd's log |
+//! | `text` | free, but below `<!-- log -->` it is in bearerd's log |
 //!
 //! Another language, or none, fails. A block whose first line is `# ` and a path of this repository shows lines of that
 //! file, which must be there, in that order.
@@ -64,7 +64,7 @@ fn root() -> &'static Path {
 fn every_block_is_tried_by_its_language() {
     let blocks: Vec<Block> = documents().iter().flat_map(|document| blocks::of(document)).collect();
     assert!(blocks.len() > 20, "{}", blocks.len());
-    // All that are wrong are told at once.
+    // The test reports all errors at once.
     let wrong = blocks.iter().filter(|block| std::panic::catch_unwind(|| try_it(block)).is_err());
     let wrong: Vec<String> = wrong.map(ToString::to_string).collect();
     assert!(wrong.is_empty(), "see above what is wrong with {}", wrong.join(", "));

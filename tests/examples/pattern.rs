@@ -1,4 +1,4 @@
-//! Output as a document shows it: `…` stands for anything, and for any lines where it stands alone.
+//! Output as a document shows it: `…` matches anything, and alone on a line it matches any lines.
 
 pub(crate) const ANYTHING: &str = "…";
 

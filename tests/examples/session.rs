@@ -1,6 +1,6 @@
 //! A document's commands, typed from the first to the last in one folder, with `bearerd` on the `PATH`.
 //!
-//! - `sh`: each command must end well. `console`: what stands below a `$ ` line must be what it prints.
+//! - `sh`: each command must succeed. `console`: the lines below a `$ ` line must be what it prints.
 //! - `toml` that begins with `# bearerd.toml` is written to that file, once; a second such block only has to load.
 //! - `bearerd run` and `bearerd demo` stay in the background. Typed again, the one before gets Ctrl-C first.
 //! - `text` below `<!-- log -->` must appear in the log of what runs.

@@ -1,4 +1,4 @@
-//! What stands for the hosts that the documents name.
+//! Replacements for the hosts that the documents name.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::support::oidc::OidcProvider;
 
-/// A document's address, and what stands for it here.
+/// A document's address, and its replacement here.
 pub(crate) type Replacement = (&'static str, String);
 
-/// What the API answers.
+/// How the API responds.
 const INVOICES: &str = "{\"invoices\":[{\"number\":42,\"total\":\"19.90\"}]}\n";
 
 /// The issuer `https://idp.example.com`, the API `https://billing.example.com`, and free ports for bearerd.
@@ -76,13 +76,13 @@ fn start_api() -> SocketAddr {
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || drop(answer(&stream)));
+            std::thread::spawn(move || drop(response(&stream)));
         }
     });
     address
 }
 
-fn answer(mut stream: &TcpStream) -> std::io::Result<()> {
+fn response(mut stream: &TcpStream) -> std::io::Result<()> {
     let mut head = String::new();
     let mut lines = BufReader::new(stream);
     while !head.ends_with("\r\n\r\n") {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::support::metrics::{self, Sample};
-use crate::support::{Answer, Call, Client, Gate, Response, Setup, World, eventually, unix_now};
+use crate::support::{Client, Gate, RawRequest, RawResponse, Response, Setup, World, eventually, unix_now};
 
 async fn start() -> World {
     let world = Setup::new().await.issuer("scopes = [\"a\", \"b\"]").start().await;
@@ -11,14 +11,14 @@ async fn start() -> World {
     world
 }
 
-async fn admin_call(world: &World, call: Call) -> Response {
-    Client::tcp(world.address("admin")).await.call(&call).await
+async fn admin_request(world: &World, call: RawRequest) -> Response {
+    Client::tcp(world.address("admin")).await.exchange(&call).await
 }
 
 #[tokio::test]
 async fn livez_is_always_200() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(500));
+    setup.issuer.always_this(RawResponse::status(500));
     let world = setup.start().await;
     assert_eq!(world.admin("/livez").await.status, 200);
 }
@@ -27,7 +27,7 @@ async fn livez_is_always_200() {
 async fn readyz_waits_for_every_required_credential_and_names_the_missing_one() {
     let setup = Setup::new().await;
     let gate = Gate::new();
-    setup.issuer.always_this(Answer::token("t").gated(&gate));
+    setup.issuer.always_this(RawResponse::token("t").gated(&gate));
     let world = setup.start().await;
     let response = world.admin("/readyz").await;
     response.expect_status(503);
@@ -39,7 +39,7 @@ async fn readyz_waits_for_every_required_credential_and_names_the_missing_one() 
 #[tokio::test]
 async fn readyz_does_not_wait_for_an_issuer_that_is_not_required() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(500));
+    setup.issuer.always_this(RawResponse::status(500));
     let world = setup.issuer("required = false").start().await;
     world.ready().await;
 }
@@ -47,7 +47,7 @@ async fn readyz_does_not_wait_for_an_issuer_that_is_not_required() {
 #[tokio::test]
 async fn readyz_does_not_wait_for_an_issuer_without_routes() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(500));
+    setup.issuer.always_this(RawResponse::status(500));
     let world = setup.route("anonymous = true").start().await;
     world.ready().await;
     assert_eq!(world.issuer().count(), 0);
@@ -56,8 +56,8 @@ async fn readyz_does_not_wait_for_an_issuer_without_routes() {
 #[tokio::test]
 async fn readyz_stays_200_once_a_token_was_fetched() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::token_for("t", 1));
-    setup.issuer.always_this(Answer::status(500));
+    setup.issuer.next(RawResponse::token_for("t", 1));
+    setup.issuer.always_this(RawResponse::status(500));
     let world = setup.start().await;
     world.ready().await;
     eventually("the token to expire", || async { (world.get("/").await.status == 503).then_some(()) }).await;
@@ -68,17 +68,17 @@ async fn readyz_stays_200_once_a_token_was_fetched() {
 async fn probes_and_metrics_have_no_host_check_and_status_and_page_have() {
     let world = start().await;
     for target in ["/livez", "/readyz", "/metrics"] {
-        let response = admin_call(&world, Call::get(target).host("10.1.2.3:9180")).await;
+        let response = admin_request(&world, RawRequest::get(target).host("10.1.2.3:9180")).await;
         assert_eq!(response.status, 200, "{target}");
     }
     for target in ["/status", "/"] {
         for host in ["evil.test", "10.1.2.3:9180", "localhost.evil.test"] {
-            let response = admin_call(&world, Call::get(target).host(host)).await;
+            let response = admin_request(&world, RawRequest::get(target).host(host)).await;
             assert!([403, 421].contains(&response.status), "{target} for {host}: {}", response.status);
             assert!(!response.text().contains("corp"));
         }
         for host in ["localhost", "127.0.0.1:9180", "[::1]"] {
-            admin_call(&world, Call::get(target).host(host)).await.expect_status(200);
+            admin_request(&world, RawRequest::get(target).host(host)).await.expect_status(200);
         }
     }
 }
@@ -87,23 +87,24 @@ async fn probes_and_metrics_have_no_host_check_and_status_and_page_have() {
 async fn network_opens_status_and_page_to_other_machines() {
     let world = Setup::new().await.admin("callers = \"network\"").start().await;
     for target in ["/status", "/"] {
-        admin_call(&world, Call::get(target).host("10.1.2.3:9180")).await.expect_status(200);
+        admin_request(&world, RawRequest::get(target).host("10.1.2.3:9180")).await.expect_status(200);
     }
 }
 
 #[tokio::test]
-async fn status_and_page_answer_no_browser_page_of_another_origin() {
+async fn status_and_page_refuse_browser_pages_of_other_origins() {
     let world = start().await;
     for target in ["/status", "/"] {
-        let response = admin_call(&world, Call::get(target).header("Origin", "https://evil.test")).await;
+        let response =
+            admin_request(&world, RawRequest::get(target).header("Origin", "https://evil.test")).await;
         assert_eq!(response.status, 403, "{target}");
         for referer in ["https://evil.test/", "http://127.0.0.1/"] {
-            let response = admin_call(&world, Call::get(target).header("Referer", referer)).await;
+            let response = admin_request(&world, RawRequest::get(target).header("Referer", referer)).await;
             assert_eq!(response.status, 403, "{target} {referer}");
         }
         let own = format!("http://{}", world.address("admin"));
-        let call = Call::get(target).header("Origin", &own).header("Referer", &format!("{own}/"));
-        assert_eq!(admin_call(&world, call).await.status, 200, "{target}");
+        let call = RawRequest::get(target).header("Origin", &own).header("Referer", &format!("{own}/"));
+        assert_eq!(admin_request(&world, call).await.status, 200, "{target}");
     }
 }
 
@@ -119,7 +120,7 @@ async fn hosts_that_are_none_are_no_own_hosts_of_the_admin_address() {
         "[::1",
         "a@localhost",
     ] {
-        let response = admin_call(&world, Call::get("/status").host(host)).await;
+        let response = admin_request(&world, RawRequest::get("/status").host(host)).await;
         let expected = if host == "localhost:" { 200 } else { 403 };
         assert_eq!(response.status, expected, "{host}");
     }
@@ -130,7 +131,7 @@ async fn admin_may_be_a_unix_socket() {
     let world = Setup::new().await.admin("address = \"unix:{folder}/admin.sock\"").start().await;
     for path in ["/livez", "/status"] {
         let mut client = Client::unix(&world.folder().join("admin.sock")).await;
-        client.call(&Call::get(path)).await.expect_status(200);
+        client.exchange(&RawRequest::get(path)).await.expect_status(200);
     }
 }
 
@@ -139,7 +140,7 @@ async fn unknown_page_is_404_and_nothing_is_changed_by_a_method() {
     let world = start().await;
     assert_eq!(world.admin("/nowhere").await.status, 404);
     for method in ["POST", "DELETE", "PUT"] {
-        let response = admin_call(&world, Call::new(method, "/status")).await;
+        let response = admin_request(&world, RawRequest::new(method, "/status")).await;
         assert!([404, 405].contains(&response.status), "{method}: {}", response.status);
     }
 }
@@ -165,7 +166,7 @@ async fn status_tells_routes_issuers_and_tokens_without_a_value() {
 #[tokio::test]
 async fn status_tells_a_tokens_last_error() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    setup.issuer.always_this(RawResponse::oauth_error(400, "invalid_scope"));
     let world = setup.start().await;
     world.get("/").await.expect_problem(502, "token_refused");
     let status = world.status().await.to_string();
@@ -175,12 +176,13 @@ async fn status_tells_a_tokens_last_error() {
 #[tokio::test]
 async fn status_tells_each_routes_last_failure_and_what_reached_none() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    setup.issuer.always_this(RawResponse::oauth_error(400, "invalid_scope"));
     let world = setup.start().await;
     let before = world.status().await;
     assert_eq!(before["unrouted"]["last_error"], serde_json::Value::Null);
-    let answer = world.call(Call::get("/?q=canary-query").header("x-request-id", "call-7")).await.json();
-    world.call(Call::get("/a/../b?q=canary-query")).await.expect_status(400);
+    let answer =
+        world.exchange(RawRequest::get("/?q=canary-query").header("x-request-id", "call-7")).await.json();
+    world.exchange(RawRequest::get("/a/../b?q=canary-query")).await.expect_status(400);
     let status = world.status().await;
     let last = &status["routes"][0]["last_error"];
     assert_eq!((&last["status"], &last["code"]), (&502.into(), &"token_refused".into()));
@@ -196,7 +198,7 @@ async fn status_tells_each_routes_last_failure_and_what_reached_none() {
 #[tokio::test]
 async fn status_tells_that_an_upstream_refuses_good_tokens() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::unauthorized());
+    setup.upstream.always_this(RawResponse::unauthorized());
     let world = setup.start().await;
     world.ready().await;
     world.get("/").await.expect_status(401);
@@ -213,18 +215,21 @@ async fn status_tells_that_an_upstream_refuses_good_tokens() {
 #[tokio::test]
 async fn status_tells_of_no_refusal_where_the_new_token_is_taken() {
     let setup = Setup::new().await;
-    setup.upstream.next(Answer::unauthorized());
+    setup.upstream.next(RawResponse::unauthorized());
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     assert_eq!(world.status().await["routes"][0]["upstream_refusal"], serde_json::Value::Null);
 }
 
 #[tokio::test]
-async fn a_grpc_call_that_failed_here_is_an_error_of_its_route() {
+async fn a_grpc_request_that_failed_here_is_an_error_of_its_route() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    setup.issuer.always_this(RawResponse::oauth_error(400, "invalid_scope"));
     let world = setup.start().await;
-    world.call(Call::post("/", "x").header("content-type", "application/grpc")).await.expect_status(200);
+    world
+        .exchange(RawRequest::post("/", "x").header("content-type", "application/grpc"))
+        .await
+        .expect_status(200);
     let route = &world.status().await["routes"][0];
     assert_eq!((&route["recent"]["requests"], &route["recent"]["errors"]), (&1.into(), &1.into()));
     assert_eq!(route["last_error"]["status"], 502);
@@ -267,7 +272,7 @@ async fn page_for_people_escapes_what_an_issuer_said() {
     let setup = Setup::new().await;
     let body =
         serde_json::json!({ "error": "<b>x</b>", "error_description": "<img src=x onerror=alert(1)>" });
-    setup.issuer.always_this(Answer::status(400).body(body.to_string()));
+    setup.issuer.always_this(RawResponse::status(400).body(body.to_string()));
     let world = setup.start().await;
     let _failed = world.get("/").await;
     let page = world.admin("/").await.text();
@@ -298,7 +303,7 @@ const METRICS: [(&str, &[&str]); 13] = [
 #[tokio::test]
 async fn metrics_have_the_names_and_labels_that_people_alert_on() {
     let setup = Setup::new().await;
-    setup.upstream.next(Answer::unauthorized());
+    setup.upstream.next(RawResponse::unauthorized());
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     world.reload().await;
@@ -334,10 +339,10 @@ async fn metrics_have_help_and_type() {
 async fn labels_come_from_the_config_alone() {
     let world = start().await;
     for target in ["/canary-path", "/x?canary-query=1"] {
-        world.call(Call::get(target).header("x-canary", "canary-header")).await.expect_status(200);
+        world.exchange(RawRequest::get(target).header("x-canary", "canary-header")).await.expect_status(200);
     }
-    world.call(Call::new("CANARY", "/")).await;
-    world.call(Call::get("/").host("canary.test")).await.expect_status(421);
+    world.exchange(RawRequest::new("CANARY", "/")).await;
+    world.exchange(RawRequest::get("/").host("canary.test")).await.expect_status(421);
     let text = world.admin("/metrics").await.text();
     assert!(!text.to_lowercase().contains("canary"), "{text}");
 }

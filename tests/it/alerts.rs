@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::support::manual::nobody;
 use crate::support::prometheus::Prometheus;
 use crate::support::tls::ca;
-use crate::support::{Answer, Call, Client, Setup, World, cli, eventually};
+use crate::support::{Client, RawRequest, RawResponse, Setup, World, cli, eventually};
 
 const RULES: &str = include_str!("../../deploy/monitoring/alerts.yaml");
 
@@ -42,8 +42,8 @@ const DUE: [(&str, &str); 25] = [
     ("BearerdErrors", "broken"),
     ("BearerdSlow", "broken"),
     ("BearerdInternalError", "broken"),
-    ("BearerdCallsUnrouted", "broken"),
-    ("BearerdCallsWait", "waiting"),
+    ("BearerdRequestsUnrouted", "broken"),
+    ("BearerdRequestsWait", "waiting"),
     ("BearerdOverloaded", "waiting"),
     ("BearerdConnectionsNearLimit", "full"),
     ("BearerdFilesNearLimit", "full"),
@@ -85,13 +85,13 @@ async fn each_alert_is_raised_where_it_is_due_and_none_where_all_is_well() {
     let mut raised = Raised::default();
     raised.until(&prometheus, |raised| raised.has("BearerdAbsent", "")).await;
 
-    let mut calls = JoinSet::new();
+    let mut requests = JoinSet::new();
     let well = Setup::new().await.start().await;
-    keep_calling(&mut calls, &well, &["/"]);
+    keep_sending(&mut requests, &well, &["/"]);
     let mut broken = broken().await;
-    let waiting = waiting(&mut calls).await;
+    let waiting = waiting(&mut requests).await;
     let full = full().await;
-    keep_calling(&mut calls, &broken.world, &BROKEN);
+    keep_sending(&mut requests, &broken.world, &BROKEN);
     let admin = |world: &World| world.address("admin");
     let instances = [
         ("well", admin(&well)),
@@ -103,7 +103,7 @@ async fn each_alert_is_raised_where_it_is_due_and_none_where_all_is_well() {
     for (instance, address) in instances {
         prometheus.scrape(instance, address);
     }
-    let _mute = mute(&prometheus, &mut calls).await;
+    let _mute = mute(&prometheus, &mut requests).await;
     let _restarted = restart(&prometheus).await;
 
     let all = BTreeSet::from(DUE);
@@ -162,12 +162,12 @@ impl Raised {
 }
 
 /// Requests each of these without end; what comes back does not matter.
-fn keep_calling(calls: &mut JoinSet<()>, world: &World, targets: &[&'static str]) {
+fn keep_sending(requests: &mut JoinSet<()>, world: &World, targets: &[&'static str]) {
     for target in targets.iter().copied() {
         let address = world.address("main");
-        calls.spawn(async move {
+        requests.spawn(async move {
             loop {
-                Client::tcp(address).await.call(&Call::get(target)).await;
+                Client::tcp(address).await.exchange(&RawRequest::get(target)).await;
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
@@ -226,28 +226,28 @@ async fn broken() -> Broken {
     let header = "response_headers = { set = { x-key = { file = \"missing\" } } }";
     text += &route("faulty", "good", "{upstream}", header);
     setup.upstream.always(|request, _| match request.target() {
-        "/refusing" => Answer::unauthorized(),
-        "/slow" => Answer::ok("late").delayed(SLOW),
-        _ => Answer::ok("ok"),
+        "/refusing" => RawResponse::unauthorized(),
+        "/slow" => RawResponse::ok("late").delayed(SLOW),
+        _ => RawResponse::ok("ok"),
     });
     let ended = AtomicBool::new(false);
     setup.issuer.always(move |request, n| match request.target() {
-        "/refused" => Answer::oauth_error(401, "invalid_client"),
-        "/asking" => Answer::oauth_error(400, "invalid_scope"),
-        "/throttled" => Answer::status(429).header("retry-after", "1"),
-        "/ending" if ended.swap(true, Ordering::SeqCst) => Answer::status(503),
-        "/ending" => Answer::token_for("the-only-one", 200),
-        _ => Answer::token(&format!("token-{n}")),
+        "/refused" => RawResponse::oauth_error(401, "invalid_client"),
+        "/asking" => RawResponse::oauth_error(400, "invalid_scope"),
+        "/throttled" => RawResponse::status(429).header("retry-after", "1"),
+        "/ending" if ended.swap(true, Ordering::SeqCst) => RawResponse::status(503),
+        "/ending" => RawResponse::token_for("the-only-one", 200),
+        _ => RawResponse::token(&format!("token-{n}")),
     });
     Broken { world: setup.whole(&text).start().await }
 }
 
-/// An issuer that never answers, and room for one request that waits for it.
-async fn waiting(calls: &mut JoinSet<()>) -> World {
+/// An issuer that never responds, and room for one request that waits for it.
+async fn waiting(requests: &mut JoinSet<()>) -> World {
     let setup = Setup::new().await.limits("waiters = 1");
-    setup.issuer.always_this(Answer::hang());
+    setup.issuer.always_this(RawResponse::hang());
     let world = setup.start().await;
-    keep_calling(calls, &world, &["/", "/", "/"]);
+    keep_sending(requests, &world, &["/", "/", "/"]);
     world
 }
 
@@ -268,7 +268,7 @@ async fn full() -> Full {
     let mut callers = Vec::new();
     for _ in 0..9 {
         let mut caller = world.connect().await;
-        caller.call(&Call::get("/")).await.expect_status(200);
+        caller.exchange(&RawRequest::get("/")).await.expect_status(200);
         callers.push(caller);
     }
     let open = world.metric("process_open_fds", &[]).await.unwrap();
@@ -282,7 +282,7 @@ async fn full() -> Full {
 }
 
 /// Nobody reads its stderr.
-async fn mute(prometheus: &Prometheus, calls: &mut JoinSet<()>) -> tokio::process::Child {
+async fn mute(prometheus: &Prometheus, requests: &mut JoinSet<()>) -> tokio::process::Child {
     let (admin, main) = (nobody().await, nobody().await);
     let setup = Setup::new()
         .await
@@ -294,11 +294,11 @@ async fn mute(prometheus: &Prometheus, calls: &mut JoinSet<()>) -> tokio::proces
     let child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     listens(main).await;
     let long = format!("/{}", "a".repeat(4000));
-    calls.spawn(async move {
+    requests.spawn(async move {
         let _alive = setup;
         let mut client = Client::tcp(main).await;
         loop {
-            client.call(&Call::get(&long)).await;
+            client.exchange(&RawRequest::get(&long)).await;
         }
     });
     prometheus.scrape("mute", admin);

@@ -31,7 +31,7 @@ async fn good_config_is_0() {
 }
 
 #[tokio::test]
-async fn every_mistake_is_reported_at_once_with_its_place() {
+async fn every_error_is_reported_at_once_with_its_place() {
     let whole = "\
 [issuer.corp]
 token_url = \"{issuer}/token\"
@@ -342,7 +342,7 @@ async fn a_folder_where_a_file_should_be_is_no_file_whose_mode_matters() {
 }
 
 #[tokio::test]
-async fn a_pair_is_told_by_the_half_that_is_at_fault() {
+async fn a_pair_is_reported_by_the_half_that_is_at_fault() {
     let setup = Setup::new().await.issuer(
         "# client_secret\nclient_auth = \"private_key_jwt\"\nprivate_key = { file = \"key.pem\" }\n\
          jwt = { use = \"client_assertion\", certificate_headers = [\"x5t\"] }",
@@ -388,7 +388,7 @@ async fn a_webhooks_store_without_a_folder_is_a_warning_with_its_place() {
 }
 
 #[tokio::test]
-async fn certificate_that_has_ended_is_a_warning() {
+async fn certificate_that_has_expired_is_a_warning() {
     let client = crate::support::tls::ca().issue_expired(&["client"]);
     let setup = Setup::new()
         .await
@@ -448,7 +448,7 @@ async fn tls_that_cannot_be_used_is_a_warning_at_its_place() {
 }
 
 #[tokio::test]
-async fn include_adds_files_and_their_mistakes_are_placed() {
+async fn include_adds_files_and_their_errors_are_placed() {
     let setup = Setup::new().await.top("include = [\"conf.d/*.toml\"]").route("path_prefix = \"/main\"");
     setup.file(
         "conf.d/team.toml",

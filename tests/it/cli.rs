@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::support::cli::{command, run, run_with};
-use crate::support::{Answer, Call, Client, Setup, within};
+use crate::support::{Client, RawRequest, RawResponse, Setup, within};
 
 /// A written config; nothing runs.
 async fn written(setup: Setup) -> Setup {
@@ -160,13 +160,13 @@ async fn explain_says_route_upstream_issuer_and_scopes() {
     }
     let output = run(setup.folder(), &[&args[..], &["--output", "json"]].concat()).await;
     output.expect_code(0);
-    assert_eq!(output.json()["answers"][0]["route"], "api");
+    assert_eq!(output.json()["responses"][0]["route"], "api");
     assert_eq!(setup.issuer.count(), 0);
 }
 
-/// What nothing goes up for is said as the proxy answers it.
+/// For a request that is not forwarded, `explain` shows the proxy's response.
 #[tokio::test]
-async fn explain_says_what_is_answered_here() {
+async fn explain_says_what_bearerd_responds_to() {
     let setup = Setup::new().await.route("path_prefix = \"/billing\"\nmethods = [\"GET\", \"OPTIONS\"]");
     setup.write();
     for (args, code, status) in [
@@ -180,14 +180,14 @@ async fn explain_says_what_is_answered_here() {
         output.expect_code(code);
         assert!(output.stdout.contains(&status.to_string()), "{args:?}: {}", output.stdout);
         let output = run(setup.folder(), &[args, &["--output", "json"]].concat()).await;
-        assert_eq!(output.json()["answers"][0]["status"], status, "{args:?}");
-        assert!(output.json()["answers"][0]["sent"].is_null(), "{args:?}");
+        assert_eq!(output.json()["responses"][0]["status"], status, "{args:?}");
+        assert!(output.json()["responses"][0]["sent"].is_null(), "{args:?}");
     }
     // As the proxy does.
     let world = setup.start().await;
-    world.connect().await.call(&Call::new("OPTIONS", "*")).await.expect_status(204);
-    let call = Call::new("OPTIONS", "/billing").header("Max-Forwards", "0");
-    world.connect().await.call(&call).await.expect_status(204);
+    world.connect().await.exchange(&RawRequest::new("OPTIONS", "*")).await.expect_status(204);
+    let call = RawRequest::new("OPTIONS", "/billing").header("Max-Forwards", "0");
+    world.connect().await.exchange(&call).await.expect_status(204);
 }
 
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn explain_takes_headers() {
 #[tokio::test]
 async fn token_prints_a_token_as_the_proxy_would_fetch_it() {
     let setup = Setup::new().await;
-    setup.issuer.always(|request, _| Answer::token(&format!("t-{}", request.params("scope").join("+"))));
+    setup.issuer.always(|request, _| RawResponse::token(&format!("t-{}", request.params("scope").join("+"))));
     let setup = written(setup.issuer("scopes = [\"own\"]").route("scopes = [\"routes\"]")).await;
     let output = run(setup.folder(), &["token", "corp"]).await;
     output.expect_code(0);
@@ -229,7 +229,7 @@ async fn token_prints_a_token_as_the_proxy_would_fetch_it() {
 async fn token_decode_prints_claims_and_times_and_not_the_token() {
     let jwt = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJqb2UiLCJleHAiOjIwMDAwMDAwMDB9.c2ln";
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::token(jwt));
+    setup.issuer.always_this(RawResponse::token(jwt));
     let setup = written(setup).await;
     let output = run(setup.folder(), &["token", "corp", "--decode"]).await;
     output.expect_code(0);
@@ -237,7 +237,7 @@ async fn token_decode_prints_claims_and_times_and_not_the_token() {
     assert!(!output.all().contains(jwt));
     let output = run(setup.folder(), &["token", "corp", "--decode", "--output", "json"]).await;
     assert!(output.json().to_string().contains("\"joe\""));
-    setup.issuer.always_this(Answer::token("opaque"));
+    setup.issuer.always_this(RawResponse::token("opaque"));
     let output = run(setup.folder(), &["token", "corp", "--decode"]).await;
     output.expect_code(0);
     assert!(!output.all().contains("opaque-token-value"));
@@ -246,7 +246,7 @@ async fn token_decode_prints_claims_and_times_and_not_the_token() {
 #[tokio::test]
 async fn token_is_1_where_the_issuer_refuses() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let setup = written(setup).await;
     let output = run(setup.folder(), &["token", "corp"]).await;
     output.expect_code(1);
@@ -258,7 +258,7 @@ async fn token_is_1_where_the_issuer_refuses() {
 #[tokio::test]
 async fn token_xoauth2_is_the_string_for_mail_on_one_line() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::token("EwBAAl3BAAUFFpUAo7J3Ve0bjLBWZWCclRC3EoAA"));
+    setup.issuer.always_this(RawResponse::token("EwBAAl3BAAUFFpUAo7J3Ve0bjLBWZWCclRC3EoAA"));
     let setup = written(setup).await;
     let wanted = "dXNlcj10ZXN0QGNvbnRvc28ub25taWNyb3NvZnQuY29tAWF1dGg9QmVhcmVyIEV3QkFBbDNCQUFVRkZwVUFvN0ozVmUwYmpMQldaV0NjbFJDM0VvQUEBAQ==";
     let args = ["token", "corp", "--xoauth2", "test@contoso.onmicrosoft.com"];
@@ -290,7 +290,7 @@ async fn token_that_is_bound_to_a_key_is_said_to_be_and_is_no_xoauth2() {
     setup.issuer.always(|request, _| {
         assert!(request.header("dpop").is_some());
         let token = serde_json::json!({ "access_token": "bound", "token_type": "DPoP", "expires_in": 60 });
-        Answer::json(&token)
+        RawResponse::json(&token)
     });
     let setup = written(setup.issuer("dpop = { private_key = { file = \"dpop.pem\" } }")).await;
     let output = run(setup.folder(), &["token", "corp"]).await;
@@ -327,7 +327,7 @@ async fn schema_is_a_json_schema_of_every_table() {
 #[tokio::test]
 async fn healthcheck_asks_readyz() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::status(500));
+    setup.issuer.next(RawResponse::status(500));
     let world = setup.admin("address = \"unix:{folder}/admin.sock\"").start().await;
     world.issuer().request(1).await;
     let check = || run(world.folder(), &["healthcheck"]);
@@ -373,7 +373,7 @@ async fn demo_serves_between_its_own_issuer_and_upstream() {
     let uri: http::Uri = url.parse().unwrap();
     let address = uri.authority().unwrap().as_str().replace("localhost", "127.0.0.1").parse().unwrap();
     let mut client = Client::tcp(address).await;
-    let response = client.call(&Call::get(uri.path_and_query().unwrap().as_str())).await;
+    let response = client.exchange(&RawRequest::get(uri.path_and_query().unwrap().as_str())).await;
     response.expect_status(200);
     assert!(response.text().to_lowercase().contains("authorization"), "{}", response.text());
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::jwt::{key, key_bytes, verify};
-use crate::support::{Answer, Recorded, Setup, World, cli, eventually, unix_now};
+use crate::support::{RawResponse, Recorded, Setup, World, cli, eventually, unix_now};
 
 /// A scene with the test key `file` beside the config as `key`.
 async fn with_key(file: &str) -> Setup {
@@ -93,7 +93,7 @@ async fn jwt_bearer_grant_carries_the_assertion_and_no_client() {
 }
 
 #[tokio::test]
-async fn routes_subject_stands_instead_of_the_issuers() {
+async fn routes_subject_replaces_the_issuers() {
     let setup = with_key("zitadel-user.json").await;
     let keys = "jwt = { use = \"assertion\", subject = \"nobody\" }\nprivate_key = { file = \"key\" }\n# client_secret\n# client_id";
     let world = setup.issuer(keys).route("subject = \"mailbox@example.com\"").start().await;
@@ -102,7 +102,7 @@ async fn routes_subject_stands_instead_of_the_issuers() {
 }
 
 #[tokio::test]
-async fn jwt_as_bearer_stands_in_the_header() {
+async fn jwt_as_bearer_is_in_the_header() {
     let keys = "jwt = { use = \"bearer\" }\nprivate_key = { file = \"key\" }\nbody = \"json\"\ngrant_type = \"\"\nparams = { repositories = [\"a\"] }\n# client_secret";
     let request = asked(with_key("rsa.pkcs8.pem").await, keys).await;
     assert_eq!(request.text(), r#"{"repositories":["a"]}"#);
@@ -124,7 +124,7 @@ async fn client_secret_jwt_is_signed_with_the_secret() {
 }
 
 #[tokio::test]
-async fn certificate_stands_in_the_header_in_three_ways() {
+async fn certificate_is_in_the_header_in_three_ways() {
     let setup = with_key("rsa.modern.p12").await;
     setup.file("certificate", key("rsa.certificate.pem"));
     let keys = "jwt = { certificate_headers = [\"x5t\", \"x5t#S256\", \"x5c\"] }\nclient_auth = \"private_key_jwt\"\nprivate_key = { file = \"key\", password = \"test-password\" }\ncertificate = { file = \"certificate\" }\n# client_secret";
@@ -145,7 +145,7 @@ async fn certificate_stands_in_the_header_in_three_ways() {
 
 /// Tokens of one second, so that the issuer is asked again and again.
 fn short_lived(setup: &Setup) {
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
 }
 
 /// Requests until the issuer was asked like this.
@@ -246,7 +246,7 @@ fn dated(end: i64) -> String {
 async fn refused(setup: Setup, keys: &str) -> (World, String) {
     setup.issuer.always(|request, _| {
         let said = json!({ "error": "invalid_client", "error_description": request.text() });
-        Answer::status(401).body(said.to_string())
+        RawResponse::status(401).body(said.to_string())
     });
     let world = setup.issuer(keys).start().await;
     world.issuer().request(1).await;
@@ -257,7 +257,7 @@ async fn refused(setup: Setup, keys: &str) -> (World, String) {
 }
 
 #[tokio::test]
-async fn expired_assertion_is_told_where_the_issuer_refuses() {
+async fn expired_assertion_is_reported_where_the_issuer_refuses() {
     let setup = Setup::new().await;
     setup.file("assertion", dated(1_600_000_000));
     let keys = "client_auth = \"assertion_file\"\nassertion = { file = \"assertion\" }\n# client_secret";
@@ -269,7 +269,7 @@ async fn expired_assertion_is_told_where_the_issuer_refuses() {
 }
 
 #[tokio::test]
-async fn expired_certificate_is_told_before_and_where_the_issuer_refuses() {
+async fn expired_certificate_is_reported_before_and_where_the_issuer_refuses() {
     let setup = with_key("rsa.pkcs8.pem").await;
     setup.file("certificate", key("rsa.expired-certificate.pem"));
     let keys = format!("certificate = {{ file = \"certificate\" }}\n{SIGNED}");
@@ -282,7 +282,7 @@ async fn expired_certificate_is_told_before_and_where_the_issuer_refuses() {
 }
 
 #[tokio::test]
-async fn keys_of_no_use_are_told_and_nobody_is_asked() {
+async fn keys_of_no_use_are_reported_and_nobody_is_asked() {
     for (file, keys, words) in [
         ("rsa.encrypted.pem", "", "encrypted"),
         ("rsa.public.pem", "", "public key"),
@@ -319,7 +319,7 @@ async fn check_tells_of_keys_of_no_use() {
 }
 
 #[tokio::test]
-async fn missing_variable_of_a_key_is_told_in_readyz() {
+async fn missing_variable_of_a_key_is_reported_in_readyz() {
     let keys = "client_auth = \"private_key_jwt\"\nprivate_key = { env = \"NO_SUCH_KEY\" }\n# client_secret";
     let world = Setup::new().await.issuer(keys).start().await;
     let response = world.get("/").await;
@@ -329,8 +329,8 @@ async fn missing_variable_of_a_key_is_told_in_readyz() {
 
 const DPOP: &str = "dpop = { private_key = { file = \"key\" } }";
 
-fn bound(token: &str, seconds: u32) -> Answer {
-    Answer::json(&json!({ "access_token": token, "token_type": "DPoP", "expires_in": seconds }))
+fn bound(token: &str, seconds: u32) -> RawResponse {
+    RawResponse::json(&json!({ "access_token": token, "token_type": "DPoP", "expires_in": seconds }))
 }
 
 fn proof(request: &Recorded) -> Value {
@@ -339,8 +339,8 @@ fn proof(request: &Recorded) -> Value {
     claims
 }
 
-fn wants_nonce(status: u16, nonce: &str) -> Answer {
-    Answer::oauth_error(status, "use_dpop_nonce").header("DPoP-Nonce", nonce)
+fn wants_nonce(status: u16, nonce: &str) -> RawResponse {
+    RawResponse::oauth_error(status, "use_dpop_nonce").header("DPoP-Nonce", nonce)
 }
 
 #[tokio::test]
@@ -395,7 +395,7 @@ async fn t36_a_nonce_that_is_none_is_not_sent() {
 }
 
 #[tokio::test]
-async fn dpop_with_a_bearer_answer_is_refused() {
+async fn dpop_with_a_bearer_response_is_refused() {
     let world = with_key("ec-p256.pkcs8.pem").await.issuer(DPOP).start().await;
     world.get("/").await.expect_problem(502, "token_refused");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::in_process::InProcess;
-use crate::support::{Answer, Setup, stays};
+use crate::support::{RawResponse, Setup, stays};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -25,7 +25,7 @@ async fn t54_token_is_not_sent_in_its_last_seconds() {
 #[tokio::test]
 async fn t54_expired_token_is_not_sent_while_the_issuer_is_down() {
     let proxy = InProcess::granting(3600, "").await;
-    proxy.issuer().always_this(Answer::status(503));
+    proxy.issuer().always_this(RawResponse::status(503));
     proxy.clock.advance(seconds(3599));
     proxy.get().await.expect_problem(503, "token_unavailable");
     assert_eq!(proxy.upstream().count(), 1);
@@ -88,7 +88,7 @@ async fn renewal_begins_at_refresh_at_and_not_before_its_jitter() {
 async fn t34_refused_client_is_asked_again_after_a_minute() {
     for error in ["invalid_client", "unauthorized_client", "invalid_scope", "invalid_request"] {
         let setup = Setup::new().await;
-        setup.issuer.always_this(Answer::oauth_error(400, error));
+        setup.issuer.always_this(RawResponse::oauth_error(400, error));
         let proxy = InProcess::start(setup).await;
         proxy.get().await.expect_problem(502, "token_refused");
         proxy.clock.advance(seconds(50));
@@ -102,7 +102,7 @@ async fn t34_refused_client_is_asked_again_after_a_minute() {
 #[tokio::test]
 async fn t71_another_401_drops_the_token_after_ten_seconds() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::unauthorized());
+    setup.upstream.always_this(RawResponse::unauthorized());
     let proxy = InProcess::start(setup).await;
     proxy.get().await.expect_status(401);
     assert_eq!((proxy.issuer().count(), proxy.upstream().count()), (2, 2));
@@ -117,7 +117,7 @@ async fn t71_another_401_drops_the_token_after_ten_seconds() {
 #[tokio::test]
 async fn t31_retry_after_ends_when_it_says() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::status(429).header("retry-after", "200"));
+    setup.issuer.next(RawResponse::status(429).header("retry-after", "200"));
     let proxy = InProcess::start(setup).await;
     let response = proxy.get().await;
     response.expect_problem(503, "token_unavailable");

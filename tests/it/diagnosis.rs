@@ -12,14 +12,14 @@ mod upstreams;
 
 use serde_json::Value;
 
-use crate::support::{Call, Response, World, eventually};
+use crate::support::{RawRequest, Response, World, eventually};
 
-/// A JSON answer with a vendor's error.
-fn vendor(status: u16, body: &str) -> crate::support::Answer {
-    crate::support::Answer::status(status).header("content-type", "application/json").body(body)
+/// A JSON response with a vendor's error.
+fn vendor(status: u16, body: &str) -> crate::support::RawResponse {
+    crate::support::RawResponse::status(status).header("content-type", "application/json").body(body)
 }
 
-/// The words that have to stand together in one text.
+/// The words that must be together in one text.
 #[track_caller]
 fn holds(where_: &str, text: &str, words: &[&str]) {
     for word in words {
@@ -75,7 +75,7 @@ async fn no_token(world: &World, status: u16, code: &str, facts: &[&str], remedy
 }
 
 /// No response from the upstream: the caller and the log say what happened, where, and what to do.
-async fn no_answer(world: &World, status: u16, code: &str, words: &[&str]) {
+async fn no_response(world: &World, status: u16, code: &str, words: &[&str]) {
     let response = world.get("/").await;
     response.expect_problem(status, code);
     let problem = response.json();
@@ -99,6 +99,8 @@ async fn last_error(world: &World, pointer: &str, status: u16, code: &str, words
 
 /// Once it is fixed the next request is served, without a restart.
 async fn served(world: &World) {
-    eventually("a served call", || async { (world.call(Call::get("/")).await.status == 200).then_some(()) })
-        .await;
+    eventually("a served call", || async {
+        (world.exchange(RawRequest::get("/")).await.status == 200).then_some(())
+    })
+    .await;
 }

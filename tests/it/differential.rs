@@ -46,7 +46,7 @@ async fn hypers(bytes: &[u8]) -> Vec<Taken> {
     all.lock().unwrap().clone()
 }
 
-/// Sends the bytes, and reads until the proxy ends the connection or has answered all.
+/// Sends the bytes, and reads until the proxy ends the connection or has responded to all.
 async fn send(world: &World, bytes: &[u8]) {
     let mut wire = Wire::tcp(world.address("main")).await.unwrap();
     // It may refuse the beginning and close while the rest is on its way.
@@ -82,7 +82,7 @@ async fn compare(world: &World, bytes: &[u8], late: &mut VecDeque<Vec<Taken>>) {
         check(request);
         let taken: Taken =
             (request.method().to_owned(), request.target().to_owned(), request.body.data.clone());
-        // What lies between was refused, or answered here.
+        // Everything between was refused, or got its response here.
         let known = late.iter().flatten().any(|hypers| same(hypers, &taken));
         assert!(
             expected.clone().any(|hypers| same(hypers, &taken)) || known,

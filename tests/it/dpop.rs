@@ -5,16 +5,18 @@ use serde_json::{Value, json};
 use crate::support::h2::{EchoUpstream, H2Client};
 use crate::support::jwt::{key, verify};
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Recorded, Scripted, Setup, World, eventually, stays, unix_now, within};
+use crate::support::{
+    RawRequest, RawResponse, Recorded, Scripted, Setup, World, eventually, stays, unix_now, within,
+};
 
-/// Of RFC 9449 section 7.1, and its hash as it stands there.
+/// Of RFC 9449 section 7.1, and its hash as written there.
 const TOKEN: &str = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
 const ATH: &str = "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo";
 
 const ISSUER: &str = "dpop = { private_key = { file = \"dpop.pem\" } }";
 
-fn bound(token: &str) -> Answer {
-    Answer::json(&json!({ "access_token": token, "token_type": "DPoP", "expires_in": 3600 }))
+fn bound(token: &str) -> RawResponse {
+    RawResponse::json(&json!({ "access_token": token, "token_type": "DPoP", "expires_in": 3600 }))
 }
 
 /// A scene whose issuer binds [`TOKEN`] to the key, then `token-2`, `token-3` …
@@ -48,17 +50,17 @@ fn proof_in(proof: &str) -> Value {
     claims
 }
 
-fn wants_nonce(nonce: &str) -> Answer {
-    Answer::status(401)
+fn wants_nonce(nonce: &str) -> RawResponse {
+    RawResponse::status(401)
         .header("www-authenticate", "DPoP error=\"use_dpop_nonce\", error_description=\"a nonce, please\"")
         .header("dpop-nonce", nonce)
         .body("nonce")
 }
 
 /// An upstream that wants this nonce in every proof.
-fn strict(nonce: &'static str) -> impl Fn(&Recorded, usize) -> Answer {
+fn strict(nonce: &'static str) -> impl Fn(&Recorded, usize) -> RawResponse {
     move |request, _| match request.header("dpop").map(proof_in) {
-        Some(claims) if claims["nonce"] == nonce => Answer::ok(request.body.data.clone()),
+        Some(claims) if claims["nonce"] == nonce => RawResponse::ok(request.body.data.clone()),
         _ => wants_nonce(nonce),
     }
 }
@@ -68,11 +70,11 @@ fn nonces(world: &World) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn every_call_carries_the_token_and_a_new_proof_for_it() {
+async fn every_request_carries_the_token_and_a_new_proof_for_it() {
     let world = setup().await.start().await;
     let mut seen = std::collections::BTreeSet::new();
     for (method, target) in [("GET", "/x?a=1"), ("GET", "/x?a=1"), ("POST", "/y/%7Ez"), ("DELETE", "/")] {
-        world.call(Call::new(method, target)).await.expect_status(200);
+        world.exchange(RawRequest::new(method, target)).await.expect_status(200);
         let request = world.upstream().last();
         assert_eq!(request.headers("authorization"), [format!("DPoP {TOKEN}")]);
         let claims = proof(&request);
@@ -126,7 +128,7 @@ async fn upgrades_carry_a_proof() {
     let upstream = Manual::start().await;
     let world = setup().await.route(&format!("upstream = \"{}\"", upstream.url)).start().await;
     let mut client = world.connect().await;
-    let call = Call::get("/ws").header("Connection", "Upgrade").header("Upgrade", "websocket");
+    let call = RawRequest::get("/ws").header("Connection", "Upgrade").header("Upgrade", "websocket");
     client.send(&call).await;
     let mut wire = upstream.accept().await;
     let head = within("the handshake", wire.head()).await.unwrap().unwrap();
@@ -142,8 +144,8 @@ async fn upgrades_carry_a_proof() {
 #[tokio::test]
 async fn callers_own_proof_is_taken_out_in_every_form() {
     let world = setup().await.start().await;
-    let call = Call::get("/").header("DPoP", "mine").header("dpop", "mine").header("d_pop", "mine");
-    world.call(call.header("authorization", "DPoP mine")).await.expect_status(200);
+    let call = RawRequest::get("/").header("DPoP", "mine").header("dpop", "mine").header("d_pop", "mine");
+    world.exchange(call.header("authorization", "DPoP mine")).await.expect_status(200);
     let request = world.upstream().last();
     assert_eq!(proof(&request)["ath"], ATH);
     assert_eq!(request.header("d_pop"), None);
@@ -152,21 +154,21 @@ async fn callers_own_proof_is_taken_out_in_every_form() {
 #[tokio::test]
 async fn kept_callers_authorization_keeps_its_own_proof() {
     let world = setup().await.route("caller_authorization = \"keep\"").start().await;
-    let call = Call::get("/").header("authorization", "DPoP mine").header("dpop", "my-proof");
-    world.call(call).await.expect_status(200);
+    let call = RawRequest::get("/").header("authorization", "DPoP mine").header("dpop", "my-proof");
+    world.exchange(call).await.expect_status(200);
     let request = world.upstream().last();
     assert_eq!(
         (request.header("authorization"), request.header("dpop")),
         (Some("DPoP mine"), Some("my-proof"))
     );
-    world.call(Call::get("/").header("dpop", "my-proof")).await.expect_status(200);
+    world.exchange(RawRequest::get("/").header("dpop", "my-proof")).await.expect_status(200);
     assert_eq!(proof(&world.upstream().last())["ath"], ATH);
 }
 
 #[tokio::test]
 async fn other_routes_leave_a_callers_proof_alone() {
     let world = Setup::new().await.start().await;
-    world.call(Call::get("/").header("dpop", "my-proof")).await.expect_status(200);
+    world.exchange(RawRequest::get("/").header("dpop", "my-proof")).await.expect_status(200);
     let request = world.upstream().last();
     assert_eq!(request.bearer(), Some("token-1"));
     assert_eq!(request.header("dpop"), Some("my-proof"));
@@ -187,7 +189,7 @@ async fn t81_nonce_that_is_asked_for_goes_into_a_new_proof_with_the_same_token()
     let setup = setup().await;
     setup.upstream.always(strict("nonce-1"));
     let world = setup.start().await;
-    let response = world.call(Call::post("/x", "kept")).await;
+    let response = world.exchange(RawRequest::post("/x", "kept")).await;
     response.expect_status(200);
     assert_eq!(response.text(), "kept");
     let requests = world.upstream().requests();
@@ -205,19 +207,19 @@ async fn t81_nonce_that_is_asked_for_goes_into_a_new_proof_with_the_same_token()
 }
 
 #[tokio::test]
-async fn t81_nonce_of_any_answer_is_used_from_then_on() {
+async fn t81_nonce_of_any_response_is_used_from_then_on() {
     let setup = setup().await;
-    setup.upstream.always(|_, n| Answer::ok("ok").header("dpop-nonce", &format!("nonce-{n}")));
+    setup.upstream.always(|_, n| RawResponse::ok("ok").header("dpop-nonce", &format!("nonce-{n}")));
     let world = setup.start().await;
     for _ in 0..3 {
         let response = world.get("/").await;
-        assert!(response.header("dpop-nonce").is_some(), "answers pass as they are");
+        assert!(response.header("dpop-nonce").is_some(), "responses pass as they are");
     }
     assert_eq!(nonces(&world), [Value::Null, "nonce-1".into(), "nonce-2".into()]);
 }
 
 #[tokio::test]
-async fn t81_call_is_sent_once_more_for_a_nonce_and_no_further() {
+async fn t81_request_is_sent_once_more_for_a_nonce_and_no_further() {
     let setup = setup().await;
     setup.upstream.always(|_, n| wants_nonce(&format!("nonce-{n}")));
     let world = setup.start().await;
@@ -235,9 +237,9 @@ async fn t81_body_that_is_not_kept_makes_no_second_try_but_the_nonce_is_known() 
     let setup = setup().await;
     setup.upstream.always(strict("nonce-1"));
     let world = setup.route("replay_limit = \"1KiB\"").start().await;
-    world.call(Call::post("/", "x".repeat(1025))).await.expect_status(401);
+    world.exchange(RawRequest::post("/", "x".repeat(1025))).await.expect_status(401);
     assert_eq!(world.upstream().count(), 1);
-    world.call(Call::post("/", "x".repeat(1025))).await.expect_status(200);
+    world.exchange(RawRequest::post("/", "x".repeat(1025))).await.expect_status(200);
     assert_eq!((world.upstream().count(), world.issuer().count()), (2, 1));
 }
 
@@ -245,8 +247,8 @@ async fn t81_body_that_is_not_kept_makes_no_second_try_but_the_nonce_is_known() 
 async fn t70_refused_token_is_replaced_and_the_replay_has_a_proof_of_its_own() {
     let setup = setup().await;
     setup.upstream.always(|request, _| match request.header("authorization") {
-        Some("DPoP token-2") => Answer::ok("ok"),
-        _ => Answer::status(401).header("www-authenticate", "DPoP error=\"invalid_token\""),
+        Some("DPoP token-2") => RawResponse::ok("ok"),
+        _ => RawResponse::status(401).header("www-authenticate", "DPoP error=\"invalid_token\""),
     });
     let world = setup.start().await;
     world.get("/x").await.expect_status(200);
@@ -259,9 +261,9 @@ async fn t70_refused_token_is_replaced_and_the_replay_has_a_proof_of_its_own() {
 }
 
 #[tokio::test]
-async fn t81_new_nonce_and_new_token_may_be_wanted_by_one_call() {
+async fn t81_new_nonce_and_new_token_may_be_wanted_by_one_request() {
     let setup = setup().await;
-    let refused = || Answer::status(401).header("www-authenticate", "DPoP error=\"invalid_token\"");
+    let refused = || RawResponse::status(401).header("www-authenticate", "DPoP error=\"invalid_token\"");
     setup.upstream.next(wants_nonce("nonce-1"));
     setup.upstream.next(refused());
     let world = setup.start().await;
@@ -275,10 +277,10 @@ async fn t81_new_nonce_and_new_token_may_be_wanted_by_one_call() {
 }
 
 #[tokio::test]
-async fn t82_call_whose_connection_died_is_sent_again_with_a_new_proof() {
+async fn t82_request_whose_connection_died_is_sent_again_with_a_new_proof() {
     let setup = setup().await;
-    setup.upstream.next(Answer::ok("ok"));
-    setup.upstream.next(Answer::drop());
+    setup.upstream.next(RawResponse::ok("ok"));
+    setup.upstream.next(RawResponse::drop());
     let world = setup.start().await;
     world.get("/first").await.expect_status(200);
     world.get("/second").await.expect_status(200);

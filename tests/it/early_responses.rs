@@ -8,7 +8,7 @@ use crate::support::frames::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, RST_STRE
 use crate::support::manual::Manual;
 use crate::support::message::Head;
 use crate::support::peer::{NO_ERROR, Peer, PeerServer};
-use crate::support::{Answer, Call, Setup, Wire, World, eventually, within};
+use crate::support::{RawRequest, RawResponse, Setup, Wire, World, eventually, within};
 
 const MB: usize = 1_000_000;
 
@@ -103,7 +103,7 @@ const ALL: [(Framing, usize); 7] = [
 #[tokio::test]
 async fn our_own_refusals_are_read() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(503));
+    setup.issuer.always_this(RawResponse::status(503));
     let world = setup
         .route("path_prefix = \"/api\"\ncaller_authorization = \"reject\"")
         .more("[[route]]\nname = \"free\"\npath = \"/free\"\nanonymous = true\nupstream = \"http://127.0.0.1:1\"\n")
@@ -247,7 +247,7 @@ async fn parsers_refusals_are_read() {
 async fn connection_limits_refusal_is_read() {
     let world = Setup::new().await.limits("connections = 1").start().await;
     let mut first = world.connect().await;
-    first.call(&Call::get("/")).await.expect_status(200);
+    first.exchange(&RawRequest::get("/")).await.expect_status(200);
     for size in [3 * MB / 2, 4 * MB, 64 * MB] {
         expect(world.address("main"), "POST /", Framing::Length, size, "503").await;
     }
@@ -258,22 +258,22 @@ async fn rest_of_a_small_body_is_read_and_the_connection_kept() {
     let world = Setup::new().await.route("path_prefix = \"/api\"").start().await;
     let mut client = world.connect().await;
     for size in [1, 1_000, 50_000] {
-        let response = client.call(&Call::post("/nowhere", vec![b'x'; size])).await;
+        let response = client.exchange(&RawRequest::post("/nowhere", vec![b'x'; size])).await;
         response.expect_problem(404, "no_route");
         assert_eq!(response.header("connection"), None);
-        client.call(&Call::get("/api")).await.expect_status(200);
+        client.exchange(&RawRequest::get("/api")).await.expect_status(200);
     }
     // What follows the unread body is there already.
     for size in [1_000, 50_000] {
-        let mut bytes = Call::post("/nowhere", vec![b'x'; size]).bytes("localhost");
-        bytes.extend(Call::post("/nowhere", vec![b'y'; size]).bytes("localhost"));
-        bytes.extend(Call::get("/api").bytes("localhost"));
+        let mut bytes = RawRequest::post("/nowhere", vec![b'x'; size]).bytes("localhost");
+        bytes.extend(RawRequest::post("/nowhere", vec![b'y'; size]).bytes("localhost"));
+        bytes.extend(RawRequest::get("/api").bytes("localhost"));
         client.wire.send(bytes).await.unwrap();
         for status in [404, 404, 200] {
             client.response().await.expect_status(status);
         }
     }
-    let chunks = Call::new("POST", "/nowhere").header("Transfer-Encoding", "chunked");
+    let chunks = RawRequest::new("POST", "/nowhere").header("Transfer-Encoding", "chunked");
     client.send(&chunks).await;
     client.wire.send("5\r\nhello\r\n0\r\n\r\n").await.unwrap();
     client.response().await.expect_status(404);
@@ -283,7 +283,7 @@ async fn rest_of_a_small_body_is_read_and_the_connection_kept() {
 async fn end_that_follows_a_large_body_is_said_at_once() {
     let world = Setup::new().await.route("path_prefix = \"/api\"").start().await;
     let mut client = world.connect().await;
-    client.send(&Call::new("POST", "/nowhere").header("Content-Length", "100000000")).await;
+    client.send(&RawRequest::new("POST", "/nowhere").header("Content-Length", "100000000")).await;
     let response = client.response().await;
     response.expect_problem(404, "no_route");
     assert_eq!(response.header("connection"), Some("close"));
@@ -299,8 +299,9 @@ async fn body_that_was_not_asked_for_ends_the_connection_and_that_is_said() {
     let world = Setup::new().await.route("path_prefix = \"/api\"").start().await;
     for length in ["5", "100000"] {
         let mut client = world.connect().await;
-        let call =
-            Call::new("POST", "/nowhere").header("Content-Length", length).header("Expect", "100-continue");
+        let call = RawRequest::new("POST", "/nowhere")
+            .header("Content-Length", length)
+            .header("Expect", "100-continue");
         client.send(&call).await;
         let head = within("a response", client.wire.head()).await.unwrap().unwrap();
         assert_eq!((head.word(1), head.header("connection")), ("404", Some("close")));
@@ -318,7 +319,7 @@ async fn upload_goes_on_after_a_complete_response() {
         .route(&format!("upstream = \"{}\"", upstream.url));
     let world = world.start().await;
     let mut client = world.connect().await;
-    client.send(&Call::new("POST", "/").header("Transfer-Encoding", "chunked")).await;
+    client.send(&RawRequest::new("POST", "/").header("Transfer-Encoding", "chunked")).await;
     let mut wire = upstream.accept().await;
     within("the head", wire.head()).await.unwrap().unwrap();
     wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
@@ -333,7 +334,7 @@ async fn upload_goes_on_after_a_complete_response() {
     assert!(within("the end", wire.chunk(&mut Vec::new())).await.unwrap().is_empty());
     within("the trailer section", wire.until(b"\r\n")).await.unwrap();
     // Both connections serve on.
-    client.send(&Call::get("/second")).await;
+    client.send(&RawRequest::get("/second")).await;
     assert_eq!(within("the next request", wire.head()).await.unwrap().unwrap().word(1), "/second");
     wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
     assert_eq!(client.response().await.text(), "ok");
@@ -344,13 +345,13 @@ async fn connection_that_still_sends_a_body_takes_no_other_request() {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, "").await;
     let mut client = world.connect().await;
-    client.send(&Call::new("POST", "/").header("Content-Length", "2")).await;
+    client.send(&RawRequest::new("POST", "/").header("Content-Length", "2")).await;
     let mut wire = upstream.accept().await;
     within("the head", wire.head()).await.unwrap().unwrap();
     wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
     assert_eq!(client.response().await.text(), "ok");
     let mut other = world.connect().await;
-    other.send(&Call::get("/other")).await;
+    other.send(&RawRequest::get("/other")).await;
     let mut second = upstream.accept().await;
     assert_eq!(within("the head", second.head()).await.unwrap().unwrap().word(1), "/other");
     second.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
@@ -427,7 +428,7 @@ async fn http2_callers_are_told_that_their_body_is_not_wanted() {
 async fn http2_callers_with_little_left_to_send_are_not_reset() {
     let upstreams = to(&refusing(Then::SaysCloseAndCloses).await, "path_prefix = \"/api\"").await;
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    setup.issuer.always_this(RawResponse::oauth_error(400, "invalid_scope"));
     let without_token = setup.start().await;
     for (world, path) in [(&upstreams, "/nowhere"), (&upstreams, "/api"), (&without_token, "/api")] {
         let mut caller = Frames::connect(world.address("main")).await;

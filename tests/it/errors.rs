@@ -8,7 +8,7 @@ use crate::support::frames::{Frames, HEADERS};
 use crate::support::h2::{H2Client, whole};
 use crate::support::manual::nobody;
 use crate::support::setup::SECRET;
-use crate::support::{Answer, Call, Gate, Response, Setup, World};
+use crate::support::{Gate, RawRequest, RawResponse, Response, Setup, World};
 
 async fn start() -> World {
     Setup::new().await.start().await
@@ -33,7 +33,7 @@ fn expect_form(response: &Response, status: u16, code: &str) {
 #[tokio::test]
 async fn problem_names_route_and_issuer_where_they_are_known() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    setup.issuer.always_this(RawResponse::oauth_error(400, "invalid_scope"));
     let world = setup.start().await;
     let response = world.get("/").await;
     expect_form(&response, 502, "token_refused");
@@ -53,10 +53,10 @@ async fn error_without_a_route_names_none() {
 #[tokio::test]
 async fn errors_of_ours_have_no_body_in_a_response_to_head() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    setup.issuer.always_this(RawResponse::oauth_error(400, "invalid_scope"));
     let world = setup.route("path_prefix = \"/api\"").start().await;
     for (path, status) in [("/nowhere", 404), ("/api", 502), ("/a/../b", 400)] {
-        let response = world.call(Call::new("HEAD", path)).await;
+        let response = world.exchange(RawRequest::new("HEAD", path)).await;
         response.expect_status(status);
         let length = response.header("content-length").expect("the length of the body").to_owned();
 
@@ -68,7 +68,7 @@ async fn errors_of_ours_have_no_body_in_a_response_to_head() {
 
         let mut client = H2Client::plain(world.address("main")).await;
         let request = client.request("HEAD", path).body(whole("")).unwrap();
-        let response = client.call(request).await;
+        let response = client.exchange(request).await;
         assert_eq!(
             (response.status, response.header("content-length")),
             (status, Some(length.as_str())),
@@ -85,7 +85,7 @@ async fn bad_request_is_400() {
 #[tokio::test]
 async fn authorization_refused_is_400() {
     let world = Setup::new().await.route("caller_authorization = \"reject\"").start().await;
-    let response = world.call(Call::get("/").header("authorization", "Bearer mine")).await;
+    let response = world.exchange(RawRequest::get("/").header("authorization", "Bearer mine")).await;
     expect_form(&response, 400, "authorization_refused");
     assert!(!response.text().contains("mine"));
     world.get("/").await.expect_status(200);
@@ -93,16 +93,17 @@ async fn authorization_refused_is_400() {
 
 #[tokio::test]
 async fn caller_refused_is_403() {
-    let response = start().await.call(Call::get("/").header("origin", "https://evil.test")).await;
+    let response = start().await.exchange(RawRequest::get("/").header("origin", "https://evil.test")).await;
     expect_form(&response, 403, "caller_refused");
 }
 
 #[tokio::test]
 async fn connect_and_trace_are_405() {
     let world = start().await;
-    let connect = Client::tcp(world.address("main")).await.call(&Call::new("CONNECT", "evil.test:443")).await;
+    let connect =
+        Client::tcp(world.address("main")).await.exchange(&RawRequest::new("CONNECT", "evil.test:443")).await;
     expect_form(&connect, 405, "method_refused");
-    let trace = world.call(Call::new("TRACE", "/")).await;
+    let trace = world.exchange(RawRequest::new("TRACE", "/")).await;
     expect_form(&trace, 405, "method_refused");
     assert!(trace.header("allow").unwrap().contains("GET"));
     assert_eq!(world.upstream().count(), 0);
@@ -110,13 +111,13 @@ async fn connect_and_trace_are_405() {
 
 #[tokio::test]
 async fn misdirected_is_421() {
-    expect_form(&start().await.call(Call::get("/").host("evil.test")).await, 421, "misdirected");
+    expect_form(&start().await.exchange(RawRequest::get("/").host("evil.test")).await, 421, "misdirected");
 }
 
 #[tokio::test]
 async fn token_refused_is_502() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let world = setup.start().await;
     expect_form(&world.get("/").await, 502, "token_refused");
     assert_eq!(world.upstream().count(), 0);
@@ -124,7 +125,7 @@ async fn token_refused_is_502() {
 
 #[tokio::test]
 async fn token_unavailable_is_503_with_retry_after() {
-    for answer in [Answer::status(500), Answer::status(503), Answer::status(429)] {
+    for answer in [RawResponse::status(500), RawResponse::status(503), RawResponse::status(429)] {
         let setup = Setup::new().await;
         setup.issuer.always_this(answer);
         let world = setup.start().await;
@@ -149,7 +150,7 @@ async fn issuer_out_of_reach_is_token_unavailable() {
 #[tokio::test]
 async fn token_timeout_is_504() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::hang());
+    setup.issuer.always_this(RawResponse::hang());
     let world = setup.issuer("timeout = \"500ms\"").start().await;
     expect_form(&world.get("/").await, 504, "token_timeout");
 }
@@ -180,18 +181,18 @@ async fn upstream_that_talks_nonsense_is_502() {
         b"HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
     ] {
         let setup = Setup::new().await;
-        setup.upstream.always_this(Answer::raw(nonsense).then_close());
+        setup.upstream.always_this(RawResponse::raw(nonsense).then_close());
         let world = setup.start().await;
         expect_form(&world.get("/").await, 502, "upstream_invalid");
     }
 }
 
 #[tokio::test]
-async fn upstream_that_closes_without_an_answer_is_502() {
+async fn upstream_that_closes_without_a_response_is_502() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::drop());
+    setup.upstream.always_this(RawResponse::drop());
     let world = setup.start().await;
-    let response = world.call(Call::post("/", "x")).await;
+    let response = world.exchange(RawRequest::post("/", "x")).await;
     assert_eq!(response.status, 502, "{}", response.text());
     let code = response.code().unwrap();
     assert!(code == "upstream_invalid" || code == "upstream_unreachable", "{code}");
@@ -200,7 +201,7 @@ async fn upstream_that_closes_without_an_answer_is_502() {
 #[tokio::test]
 async fn upstream_timeout_is_504() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::hang());
+    setup.upstream.always_this(RawResponse::hang());
     let world = setup.route("response_timeout = \"300ms\"").start().await;
     expect_form(&world.get("/").await, 504, "upstream_timeout");
 }
@@ -209,11 +210,11 @@ async fn upstream_timeout_is_504() {
 async fn response_timeout_counts_to_the_headers_alone() {
     let setup = Setup::new().await;
     let gate = Gate::new();
-    let slow = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").then_gated(&gate, "cd");
+    let slow = RawResponse::raw("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").then_gated(&gate, "cd");
     setup.upstream.always_this(slow);
     let world = setup.route("response_timeout = \"200ms\"").start().await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     client.head().await;
     tokio::time::sleep(std::time::Duration::from_millis(400)).await;
     gate.open();
@@ -224,10 +225,10 @@ async fn response_timeout_counts_to_the_headers_alone() {
 async fn overloaded_is_503() {
     let setup = Setup::new().await;
     let gate = Gate::new();
-    setup.issuer.always_this(Answer::token("late").gated(&gate));
+    setup.issuer.always_this(RawResponse::token("late").gated(&gate));
     let world = setup.limits("waiters = 1").start().await;
     let mut first = world.connect().await;
-    first.send(&Call::get("/")).await;
+    first.send(&RawRequest::get("/")).await;
     let waiting = || async { (world.metric("bearerd_token_waiters", &[]).await == Some(1.0)).then_some(()) };
     crate::support::eventually("one waiter", waiting).await;
     expect_form(&world.get("/").await, 503, "overloaded");
@@ -274,11 +275,11 @@ async fn a_description_that_holds_any_form_of_the_secret_is_left_out_as_a_whole(
     }
 }
 
-/// The scene with an issuer that describes its refusal so, and what a caller is told.
+/// The scene with an issuer that describes its refusal so, and what a caller sees.
 async fn described(description: &str) -> (World, String) {
     let setup = Setup::new().await;
     let body = serde_json::json!({ "error": "invalid_scope", "error_description": description });
-    setup.issuer.always_this(Answer::status(400).body(body.to_string()));
+    setup.issuer.always_this(RawResponse::status(400).body(body.to_string()));
     let world = setup.start().await;
     let detail = world.get("/").await.json()["detail"].as_str().unwrap().to_owned();
     (world, detail)
@@ -298,7 +299,7 @@ async fn grpc_error(world: &World) -> crate::support::h2::H2Response {
     let mut client = H2Client::plain(world.address("main")).await;
     let request =
         client.request("POST", "/pkg.Service/Method").header("content-type", "application/grpc+proto");
-    client.call(request.header("te", "trailers").body(whole("\0\0\0\0\0")).unwrap()).await
+    client.exchange(request.header("te", "trailers").body(whole("\0\0\0\0\0")).unwrap()).await
 }
 
 /// Trailers-only: gRPC allows the status in the head where nothing else comes.
@@ -312,24 +313,24 @@ fn expect_grpc(response: &crate::support::h2::H2Response, status: &str, code: &s
 }
 
 #[tokio::test]
-async fn grpc_call_gets_status_14() {
+async fn grpc_request_gets_status_14() {
     let nobody = nobody().await;
     let world = Setup::new().await.route(&format!("upstream = \"http://{nobody}\"")).start().await;
     expect_grpc(&grpc_error(&world).await, "14", "upstream_unreachable");
 }
 
 #[tokio::test]
-async fn grpc_call_gets_status_16_where_the_issuer_refused() {
+async fn grpc_request_gets_status_16_where_the_issuer_refused() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let world = setup.start().await;
     expect_grpc(&grpc_error(&world).await, "16", "token_refused");
 }
 
 #[tokio::test]
-async fn grpc_call_gets_status_14_where_the_issuer_is_down() {
+async fn grpc_request_gets_status_14_where_the_issuer_is_down() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(500));
+    setup.issuer.always_this(RawResponse::status(500));
     let world = setup.start().await;
     expect_grpc(&grpc_error(&world).await, "14", "token_unavailable");
 }

@@ -5,13 +5,13 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{Answer, Call, Scripted, Setup, World, cli, eventually};
+use crate::support::{RawRequest, RawResponse, Scripted, Setup, World, cli, eventually};
 
 fn pipe(path: &Path) {
     rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
 }
 
-/// A second issuer whose secret stands in `other`, and its route.
+/// A second issuer whose secret is in `other`, and its route.
 const OTHER: &str = "[issuer.other]\ntoken_url = \"{issuer}/token\"\nclient_id = \"client-2\"\n\
     client_secret = { file = \"other\" }\n[[route]]\nname = \"other\"\npath_prefix = \"/other\"\n\
     upstream = \"{upstream}\"\nissuer = \"other\"\n";
@@ -46,7 +46,7 @@ async fn secret_that_is_a_pipe_holds_up_nothing() {
 #[tokio::test]
 async fn secret_that_becomes_a_pipe_serves_on_as_it_was() {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     let secret = world.folder().join("secret");
@@ -143,7 +143,7 @@ fn write_slowly(path: &Path, content: &str, pause: Duration) {
 #[tokio::test]
 async fn half_a_secret_is_never_sent() {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     let path = world.folder().join("secret");
@@ -158,7 +158,7 @@ async fn half_a_secret_is_never_sent() {
         written
     });
     while !writer.is_finished() {
-        world.call(Call::get("/")).await.expect_status(200);
+        world.exchange(RawRequest::get("/")).await.expect_status(200);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let written = writer.await.unwrap();
@@ -177,16 +177,16 @@ async fn half_a_secret_is_never_sent() {
 }
 
 #[tokio::test]
-async fn secret_that_was_just_changed_mends_a_refused_client_within_two_seconds() {
+async fn secret_that_was_just_changed_fixes_a_refused_client_within_two_seconds() {
     let issuer = Scripted::issuer().await;
     issuer.always(|request, _| match request.basic().as_deref() {
-        Some("client-1:rotated") => Answer::token("t"),
-        _ => Answer::oauth_error(401, "invalid_client"),
+        Some("client-1:rotated") => RawResponse::token("t"),
+        _ => RawResponse::oauth_error(401, "invalid_client"),
     });
     let world = Setup::with(issuer, Scripted::upstream().await).start().await;
     world.get("/").await.expect_problem(502, "token_refused");
     world.file("secret", "rotated");
-    // Nobody calls, and SIGHUP comes at once: it is found all the same.
+    // Nobody sends a request, and SIGHUP comes at once: bearerd finds it anyway.
     world.reload().await;
     world.issuer().request(2).await;
     let from = Instant::now();

@@ -16,7 +16,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::support::{Answer, Setup, World, within};
+use crate::support::{RawResponse, Setup, World, within};
 
 /// Health and reflection, as tonic ships them.
 struct Grpc {
@@ -66,7 +66,7 @@ fn check(service: &str) -> HealthCheckRequest {
 }
 
 #[tokio::test]
-async fn unary_call_works_and_gets_the_credential() {
+async fn unary_request_works_and_gets_the_credential() {
     let upstream = Grpc::start().await;
     let (_world, channel) = scene(Setup::new().await, &upstream.url).await;
     let mut client = HealthClient::new(channel);
@@ -139,10 +139,10 @@ async fn both_directions_stream_in_lockstep() {
     };
     questions.send(ask("grpc.health.v1.Health")).await.unwrap();
     let mut client = ServerReflectionClient::new(channel);
-    let answers = client.server_reflection_info(ReceiverStream::new(receiver)).await.unwrap();
-    let mut answers = answers.into_inner();
+    let responses = client.server_reflection_info(ReceiverStream::new(receiver)).await.unwrap();
+    let mut responses = responses.into_inner();
     for _ in 0..5 {
-        let answer = within("a response", answers.next()).await.unwrap().unwrap();
+        let answer = within("a response", responses.next()).await.unwrap().unwrap();
         let Some(MessageResponse::FileDescriptorResponse(_)) = answer.message_response else {
             panic!("{answer:?}");
         };
@@ -154,7 +154,7 @@ async fn both_directions_stream_in_lockstep() {
 #[tokio::test]
 async fn refused_client_is_unauthenticated() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let upstream = Grpc::start().await;
     let (_world, channel) = scene(setup, &upstream.url).await;
     let status = HealthClient::new(channel).check(check("")).await.unwrap_err();

@@ -1,22 +1,22 @@
 //! What goes up and what comes down in the header section.
 
 use crate::support::h2::{EchoUpstream, H2Client, whole};
-use crate::support::{Answer, Call, Recorded, Setup, World};
+use crate::support::{RawRequest, RawResponse, Recorded, Setup, World};
 
 async fn scene(route: &str) -> World {
     Setup::new().await.route(route).start().await
 }
 
 /// What the upstream saw of a request that was served.
-async fn sent(world: &World, call: Call) -> std::sync::Arc<Recorded> {
-    world.call(call).await.expect_status(200);
+async fn sent(world: &World, call: RawRequest) -> std::sync::Arc<Recorded> {
+    world.exchange(call).await.expect_status(200);
     world.upstream().last()
 }
 
 #[tokio::test]
 async fn token_is_set_once_whatever_authorization_came() {
     let world = scene("").await;
-    let call = Call::get("/")
+    let call = RawRequest::get("/")
         .header("Authorization", "Bearer mine")
         .header("authorization", "Basic bWluZTptaW5l")
         .header("AUTHORIZATION", "mine")
@@ -33,7 +33,7 @@ async fn names_with_underscores_that_equal_ours_are_dropped() {
         "inject = { header = \"x-api-key\", format = \"{token}\" }\nrequest_headers = { set = { x-set-here = \"1\" } }",
     )
     .await;
-    let call = Call::get("/")
+    let call = RawRequest::get("/")
         .header("x_api_key", "mine")
         .header("X_Api-Key", "mine")
         .header("authorization_", "stays")
@@ -51,7 +51,7 @@ async fn names_with_underscores_that_equal_ours_are_dropped() {
 #[tokio::test]
 async fn inject_says_which_header_and_how() {
     let world = scene("inject = { header = \"x-goog-token\", format = \"Token={token};v=1\" }").await;
-    let request = sent(&world, Call::get("/").header("authorization", "Bearer mine")).await;
+    let request = sent(&world, RawRequest::get("/").header("authorization", "Bearer mine")).await;
     assert_eq!(request.header("x-goog-token"), Some("Token=token-1;v=1"));
     assert_eq!(request.header("authorization"), None);
 }
@@ -59,17 +59,17 @@ async fn inject_says_which_header_and_how() {
 #[tokio::test]
 async fn keep_sends_the_callers_authorization_and_adds_a_token_where_there_is_none() {
     let world = scene("caller_authorization = \"keep\"").await;
-    let request = sent(&world, Call::get("/").header("authorization", "Bearer mine")).await;
+    let request = sent(&world, RawRequest::get("/").header("authorization", "Bearer mine")).await;
     assert_eq!(request.headers("authorization"), ["Bearer mine"]);
-    assert_eq!(sent(&world, Call::get("/")).await.headers("authorization"), ["Bearer token-1"]);
+    assert_eq!(sent(&world, RawRequest::get("/")).await.headers("authorization"), ["Bearer token-1"]);
 }
 
 #[tokio::test]
 async fn callers_own_401_touches_no_token() {
     let world = scene("caller_authorization = \"keep\"").await;
     world.get("/").await.expect_status(200);
-    world.upstream().always_this(Answer::unauthorized());
-    let response = world.call(Call::get("/").header("authorization", "Bearer mine")).await;
+    world.upstream().always_this(RawResponse::unauthorized());
+    let response = world.exchange(RawRequest::get("/").header("authorization", "Bearer mine")).await;
     response.expect_status(401);
     assert_eq!(world.upstream().count(), 2);
     assert_eq!(world.issuer().count(), 1);
@@ -77,7 +77,7 @@ async fn callers_own_401_touches_no_token() {
 
 #[tokio::test]
 async fn anonymous_removes_authorization_unless_keep() {
-    let mine = || Call::get("/").header("authorization", "Bearer mine");
+    let mine = || RawRequest::get("/").header("authorization", "Bearer mine");
     let world = scene("anonymous = true").await;
     assert_eq!(sent(&world, mine()).await.header("authorization"), None);
     let world = scene("anonymous = true\ncaller_authorization = \"keep\"").await;
@@ -87,7 +87,7 @@ async fn anonymous_removes_authorization_unless_keep() {
 #[tokio::test]
 async fn hop_by_hop_headers_stay_on_their_hop() {
     let world = scene("").await;
-    let call = Call::get("/")
+    let call = RawRequest::get("/")
         .header("Connection", "keep-alive, x-private")
         .header("Connection", "X-Also-Private")
         .header("Keep-Alive", "timeout=5")
@@ -127,7 +127,7 @@ async fn nominating_the_credential_does_not_remove_it() {
         "keep-alive ,\tauthorization",
         "x-tenant",
     ] {
-        let response = world.call(Call::get("/").header("Connection", connection)).await;
+        let response = world.exchange(RawRequest::get("/").header("Connection", connection)).await;
         response.expect_status(200);
         let request = world.upstream().last();
         assert_eq!(request.headers("authorization"), ["Bearer token-1"], "{connection}");
@@ -138,8 +138,8 @@ async fn nominating_the_credential_does_not_remove_it() {
 #[tokio::test]
 async fn nominating_host_or_framing_never_breaks_the_upstreams_message() {
     let world = scene("").await;
-    let call = Call::post("/", "hello").header("Connection", "host, content-length, x-request-id, via");
-    let response = world.call(call).await;
+    let call = RawRequest::post("/", "hello").header("Connection", "host, content-length, x-request-id, via");
+    let response = world.exchange(call).await;
     if response.status == 400 {
         assert_eq!(response.code().as_deref(), Some("bad_request"));
         assert_eq!(world.upstream().count(), 0);
@@ -154,9 +154,9 @@ async fn nominating_host_or_framing_never_breaks_the_upstreams_message() {
 #[tokio::test]
 async fn host_is_the_upstreams() {
     let world = scene("host = \"billing.internal\"").await;
-    let request = sent(&world, Call::get("/").host("billing.internal")).await;
+    let request = sent(&world, RawRequest::get("/").host("billing.internal")).await;
     assert_eq!(request.headers("host"), [world.upstream().address.unwrap().to_string()]);
-    let absolute = Call::get("http://billing.internal/x").host("billing.internal");
+    let absolute = RawRequest::get("http://billing.internal/x").host("billing.internal");
     let request = sent(&world, absolute).await;
     assert_eq!(request.target(), "/x");
     assert_eq!(request.headers("host"), [world.upstream().address.unwrap().to_string()]);
@@ -165,10 +165,10 @@ async fn host_is_the_upstreams() {
 #[tokio::test]
 async fn via_is_added() {
     let world = scene("").await;
-    let request = sent(&world, Call::get("/").header("Via", "1.0 fred")).await;
+    let request = sent(&world, RawRequest::get("/").header("Via", "1.0 fred")).await;
     let via = request.headers("via").join(", ");
     assert!(via.starts_with("1.0 fred, 1.1 bearerd"), "{via}");
-    let request = sent(&world, Call::get("/").http10()).await;
+    let request = sent(&world, RawRequest::get("/").http10()).await;
     assert!(request.header("via").unwrap().starts_with("1.0 bearerd"));
     let mut client = H2Client::plain(world.address("main")).await;
     client.get("/").await;
@@ -179,7 +179,7 @@ async fn via_is_added() {
 #[tokio::test]
 async fn request_id_of_the_caller_is_taken_sent_echoed_and_logged() {
     let world = scene("").await;
-    let response = world.call(Call::get("/").header("X-Request-Id", "abc-DEF_1.2:3")).await;
+    let response = world.exchange(RawRequest::get("/").header("X-Request-Id", "abc-DEF_1.2:3")).await;
     assert_eq!(response.header("x-request-id"), Some("abc-DEF_1.2:3"));
     assert_eq!(world.upstream().last().header("x-request-id"), Some("abc-DEF_1.2:3"));
     world.log().wait("the request id", |line| line.contains("abc-DEF_1.2:3")).await;
@@ -190,7 +190,7 @@ async fn request_id_is_made_where_there_is_no_sane_one() {
     let world = scene("").await;
     let long = "x".repeat(5000);
     for insane in ["", "a b", "caf\u{e9}", "<script>", long.as_str()] {
-        let response = world.call(Call::get("/").header("X-Request-Id", insane)).await;
+        let response = world.exchange(RawRequest::get("/").header("X-Request-Id", insane)).await;
         let made = response.header("x-request-id").unwrap().to_owned();
         assert!(!made.is_empty() && made != insane && made.len() < 200, "{insane:?} became {made:?}");
         assert_eq!(world.upstream().last().headers("x-request-id"), [made]);
@@ -205,7 +205,7 @@ async fn traceparent_passes() {
     let world = scene("").await;
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let request =
-        sent(&world, Call::get("/").header("traceparent", parent).header("tracestate", "a=b")).await;
+        sent(&world, RawRequest::get("/").header("traceparent", parent).header("tracestate", "a=b")).await;
     assert_eq!(request.header("traceparent"), Some(parent));
     assert_eq!(request.header("tracestate"), Some("a=b"));
 }
@@ -213,7 +213,7 @@ async fn traceparent_passes() {
 #[tokio::test]
 async fn inbound_forwarded_headers_pass_unless_forwarded() {
     let call = || {
-        Call::get("/")
+        RawRequest::get("/")
             .header("X-Forwarded-For", "203.0.113.7")
             .header("X-Forwarded-Proto", "https")
             .header("X-Forwarded-Host", "front.test")
@@ -223,14 +223,14 @@ async fn inbound_forwarded_headers_pass_unless_forwarded() {
     assert_eq!(request.header("x-forwarded-for"), Some("203.0.113.7"));
     assert_eq!(request.header("x-forwarded-proto"), Some("https"));
     assert_eq!(request.header("x-forwarded-host"), Some("front.test"));
-    let request = sent(&world, Call::get("/")).await;
+    let request = sent(&world, RawRequest::get("/")).await;
     assert_eq!(request.header("x-forwarded-for"), None);
 }
 
 #[tokio::test]
 async fn forwarded_sets_them() {
     let world = scene("forwarded = true").await;
-    let call = Call::get("/")
+    let call = RawRequest::get("/")
         .host("localhost:1234")
         .header("X-Forwarded-For", "203.0.113.7")
         .header("X-Forwarded-Proto", "gopher")
@@ -251,7 +251,8 @@ async fn request_headers_are_set_and_removed() {
         .route("request_headers = { set = { x-key = { file = \"key\" }, user-agent = \"ours\" }, remove = [\"cookie\"] }")
         .start()
         .await;
-    let call = Call::get("/").header("X-Key", "mine").header("User-Agent", "curl").header("Cookie", "a=b");
+    let call =
+        RawRequest::get("/").header("X-Key", "mine").header("User-Agent", "curl").header("Cookie", "a=b");
     let request = sent(&world, call).await;
     assert_eq!(request.header("x-key"), Some("from-a-file"));
     assert_eq!(request.header("user-agent"), Some("ours"));
@@ -263,7 +264,7 @@ async fn response_headers_are_set_and_removed() {
     let setup = Setup::new().await;
     setup
         .upstream
-        .always_this(Answer::ok("x").header("server", "secret/1.0").header("cache-control", "public"));
+        .always_this(RawResponse::ok("x").header("server", "secret/1.0").header("cache-control", "public"));
     let world = setup
         .route("response_headers = { set = { cache-control = \"no-store\" }, remove = [\"server\"] }")
         .start()
@@ -276,7 +277,7 @@ async fn response_headers_are_set_and_removed() {
 #[tokio::test]
 async fn other_headers_go_up_with_their_order_and_values_unchanged() {
     let world = scene("").await;
-    let call = Call::get("/")
+    let call = RawRequest::get("/")
         .header("Accept", "text/html")
         .header("X-Many", "b")
         .header("X-Many", "a")
@@ -294,7 +295,7 @@ async fn other_headers_go_up_with_their_order_and_values_unchanged() {
 #[tokio::test]
 async fn response_headers_come_down_unchanged_but_for_the_hop() {
     let setup = Setup::new().await;
-    let answer = Answer::status(418)
+    let answer = RawResponse::status(418)
         .header("set-cookie", "b=1")
         .header("set-cookie", "a=2; Path=/")
         .header("x-latin", "caf\u{e9}")
@@ -336,7 +337,7 @@ async fn redirects_pass_and_a_location_under_upstream_points_back_through_the_pr
     ];
     for (location, wanted) in cases {
         for status in [201, 301, 302, 303, 307, 308] {
-            world.upstream().next(Answer::status(status).header("location", &location));
+            world.upstream().next(RawResponse::status(status).header("location", &location));
             let response = world.get("/billing/a").await;
             response.expect_status(status);
             let found = response.header("location").unwrap().to_owned();
@@ -368,7 +369,7 @@ async fn location_never_becomes_another_host() {
         "http:/\\evil.test/x".to_owned(),
         "http:///evil.test/x".to_owned(),
     ] {
-        world.upstream().next(Answer::status(302).header("location", &location));
+        world.upstream().next(RawResponse::status(302).header("location", &location));
         let response = world.get("/a").await;
         response.expect_status(302);
         assert_eq!(response.header("location"), Some(&*location), "it stays as it is");
@@ -382,7 +383,7 @@ async fn location_with_dot_segments_does_not_leave_its_route() {
     let world = setup.route("path_prefix = \"/billing\"\nupstream = \"{upstream}/api/v2\"").start().await;
     for path in ["/api/v2/../x", "/api/v2/%2e%2E/x", "/api/v2/..", "/api/v2/..;/x", "/api/v2/.\t./x"] {
         for location in [path.to_owned(), format!("{upstream}{path}")] {
-            world.upstream().next(Answer::status(302).header("location", &location));
+            world.upstream().next(RawResponse::status(302).header("location", &location));
             let found = world.get("/billing/a").await;
             assert_eq!(found.header("location"), Some(&*location), "it stays as it is");
         }
@@ -416,7 +417,7 @@ async fn location_with_raw_bytes_blanks_or_quotes_points_back_too() {
                 format!("HTTP/1.1 302 Found\r\ncontent-length: 0\r\nlocation: {start}/api").into_bytes();
             bytes.extend_from_slice(rest);
             bytes.extend_from_slice(b"\r\n\r\n");
-            world.upstream().next(Answer::raw(bytes.clone())).next(Answer::raw(bytes));
+            world.upstream().next(RawResponse::raw(bytes.clone())).next(RawResponse::raw(bytes));
             let wanted = [b"/billing", rest].concat();
             let response = world.get("/billing/a").await;
             response.expect_status(302);
@@ -431,7 +432,7 @@ async fn location_with_raw_bytes_blanks_or_quotes_points_back_too() {
 async fn location_stays_where_rewriting_is_off() {
     let setup = Setup::new().await;
     let location = format!("{}/x", setup.upstream.url);
-    setup.upstream.always_this(Answer::status(302).header("location", &location));
+    setup.upstream.always_this(RawResponse::status(302).header("location", &location));
     let world = setup.route("rewrite_location = false").start().await;
     assert_eq!(world.get("/").await.header("location"), Some(location.as_str()));
 }
@@ -451,7 +452,7 @@ async fn trailers_do_not_smuggle_what_the_head_may_not_hold() {
         frames.send(hyper::body::Frame::trailers(trailers)).await.unwrap();
         drop(frames);
     };
-    let (response, ()) = tokio::join!(client.call(request), send);
+    let (response, ()) = tokio::join!(client.exchange(request), send);
     let trailers = response.trailers.unwrap_or_default();
     assert_eq!(trailers.get("x-sum").unwrap(), "1");
     assert!(trailers.get("authorization").is_none());
@@ -463,7 +464,7 @@ async fn callers_over_http2_get_the_same_rules() {
     let mut client = H2Client::plain(world.address("main")).await;
     let request =
         client.request("GET", "/").header("authorization", "Bearer mine").header("x_request_id", "mine");
-    let response = client.call(request.body(whole("")).unwrap()).await;
+    let response = client.exchange(request.body(whole("")).unwrap()).await;
     assert_eq!(response.status, 200);
     let request = world.upstream().last();
     assert_eq!(request.headers("authorization"), ["Bearer token-1"]);

@@ -7,18 +7,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Client, Response, Setup, World, eventually, within};
+use crate::support::{Client, RawRequest, RawResponse, Response, Setup, World, eventually, within};
 
 async fn to(upstream: &str, route: &str) -> World {
     Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
 }
 
-async fn at_once(world: &World, call: Call, count: usize) -> Vec<Response> {
+async fn at_once(world: &World, call: RawRequest, count: usize) -> Vec<Response> {
     let address = world.address("main");
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..count {
         let call = call.clone();
-        running.spawn(async move { Client::tcp(address).await.call(&call).await });
+        running.spawn(async move { Client::tcp(address).await.exchange(&call).await });
     }
     running.join_all().await
 }
@@ -33,7 +33,7 @@ fn reads_no_more(path: &std::path::Path) -> Arc<AtomicUsize> {
         let open = Mutex::new(Vec::new());
         for stream in listener.incoming() {
             let stream = stream.unwrap();
-            answer_whole(&stream);
+            respond_whole(&stream);
             stream.shutdown(Shutdown::Read).unwrap();
             count.fetch_add(1, Ordering::SeqCst);
             open.lock().unwrap().push(stream);
@@ -43,7 +43,7 @@ fn reads_no_more(path: &std::path::Path) -> Arc<AtomicUsize> {
 }
 
 /// Reads a request with its `Content-Length`, and responds with how much came.
-fn answer_whole(mut stream: &UnixStream) {
+fn respond_whole(mut stream: &UnixStream) {
     use std::io::{Read, Write};
     let mut head = Vec::new();
     let mut byte = [0];
@@ -68,8 +68,8 @@ async fn request_that_was_never_written_is_sent_again_whatever_its_method() {
         .into_iter()
         .enumerate()
     {
-        let call = Call::new(method, "/").body(vec![b'x'; size]);
-        assert_eq!(world.call(call).await.text(), format!("{method} {size}"));
+        let call = RawRequest::new(method, "/").body(vec![b'x'; size]);
+        assert_eq!(world.exchange(call).await.text(), format!("{method} {size}"));
         assert_eq!(served.load(Ordering::SeqCst), n + 1);
     }
 }
@@ -80,12 +80,12 @@ async fn response_that_began_is_not_asked_for_again() {
     let world = to(&upstream.url, "").await;
     let mut client = world.connect().await;
     for begun in ["HTTP/1.1 200 O", "HTTP/1.1 200 OK\r\ncontent-le", "H"] {
-        client.send(&Call::get("/first")).await;
+        client.send(&RawRequest::get("/first")).await;
         let mut wire = upstream.accept().await;
         within("the request", wire.head()).await.unwrap().unwrap();
         wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
         client.response().await.expect_status(200);
-        client.send(&Call::get("/second")).await;
+        client.send(&RawRequest::get("/second")).await;
         within("the second request", wire.head()).await.unwrap().unwrap();
         wire.send(begun).await.unwrap();
         drop(wire);
@@ -98,17 +98,17 @@ async fn response_that_began_is_not_asked_for_again() {
 async fn however_many_connections_have_died_a_request_is_served() {
     let setup = Setup::new().await;
     let upstream = &setup.upstream;
-    // Each connection answers once, and ends without a byte when it is used again.
+    // Each connection carries one response, and ends without a byte when it is used again.
     let used = Arc::<Mutex<Vec<usize>>>::default();
     upstream.always(move |request, _| {
         let mut used = used.lock().unwrap();
         let again = used.contains(&request.connection);
         used.push(request.connection);
-        if again { Answer::drop() } else { Answer::ok("ok").delayed(Duration::from_millis(100)) }
+        if again { RawResponse::drop() } else { RawResponse::ok("ok").delayed(Duration::from_millis(100)) }
     });
     let world = setup.start().await;
     for _ in 0..2 {
-        for answer in at_once(&world, Call::get("/"), 30).await {
+        for answer in at_once(&world, RawRequest::get("/"), 30).await {
             answer.expect_status(200);
         }
     }
@@ -125,7 +125,7 @@ async fn connections_that_ended_while_they_were_idle_are_not_used() {
     let mut clients = Vec::new();
     for _ in 0..20 {
         let mut client = world.connect().await;
-        client.send(&Call::get("/")).await;
+        client.send(&RawRequest::get("/")).await;
         clients.push((client, upstream.accept().await));
     }
     for (client, wire) in &mut clients {
@@ -140,7 +140,7 @@ async fn connections_that_ended_while_they_were_idle_are_not_used() {
         (open == Some(0.0)).then_some(())
     })
     .await;
-    clients[0].send(&Call::post("/", "x")).await;
+    clients[0].send(&RawRequest::post("/", "x")).await;
     let mut wire = upstream.accept().await;
     wire.head().await.unwrap().unwrap();
     wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
@@ -154,7 +154,7 @@ async fn what_an_upstream_says_out_of_turn_is_nobodys_response() {
     for words in ["HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", "x"]
     {
         let mut client = world.connect().await;
-        client.send(&Call::get("/")).await;
+        client.send(&RawRequest::get("/")).await;
         let mut wire = upstream.accept().await;
         wire.head().await.unwrap().unwrap();
         // Also where both come at once.
@@ -168,7 +168,7 @@ async fn what_an_upstream_says_out_of_turn_is_nobodys_response() {
 async fn connection_is_not_used_when_the_upstream_is_about_to_close_it() {
     let setup = Setup::new().await;
     setup.upstream.always(|request, _| {
-        let answer = Answer::ok("ok");
+        let answer = RawResponse::ok("ok");
         match request.target() {
             "/short" => answer.header("keep-alive", "timeout=1, max=100"),
             "/never" => answer.header("Keep-Alive", "timeout=0"),
@@ -184,10 +184,10 @@ async fn connection_is_not_used_when_the_upstream_is_about_to_close_it() {
     answer.expect_status(200);
     assert_eq!(answer.header("keep-alive"), None, "that was for this hop");
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    world.call(Call::post("/", "x")).await.expect_status(200);
+    world.exchange(RawRequest::post("/", "x")).await.expect_status(200);
     assert_eq!((world.upstream().opened(), world.upstream().last().connection), (2, 1));
     world.get("/never").await.expect_status(200);
-    world.call(Call::post("/", "x")).await.expect_status(200);
+    world.exchange(RawRequest::post("/", "x")).await.expect_status(200);
     assert_eq!(world.upstream().last().connection, 2);
     eventually("the unused ones to end", || async { (world.upstream().closed() == 2).then_some(()) }).await;
 }
@@ -197,7 +197,7 @@ async fn title_case_is_for_upstreams_that_compare_names_letter_by_letter() {
     let title = Setup::new().await.route("header_case = \"title\"\nforwarded = true").start().await;
     let lower = Setup::new().await.start().await;
     for (world, titled) in [(&title, true), (&lower, false)] {
-        let call = Call::new("POST", "/")
+        let call = RawRequest::new("POST", "/")
             .header("x-device-id", "7")
             .header("CONTENT-TYPE", "text/plain")
             .header("TE", "trailers")
@@ -237,7 +237,7 @@ async fn reload_keeps_connections_and_the_requests_on_them() {
     let upstream = Manual::start().await;
     let mut world = to(&upstream.url, "").await;
     let mut client = world.connect().await;
-    client.send(&Call::new("POST", "/").header("Content-Length", "6")).await;
+    client.send(&RawRequest::new("POST", "/").header("Content-Length", "6")).await;
     let mut wire = upstream.accept().await;
     wire.head().await.unwrap().unwrap();
     client.wire.send("abc").await.unwrap();
@@ -252,7 +252,7 @@ async fn reload_keeps_connections_and_the_requests_on_them() {
     world.reload().await;
     wire.send("lf").await.unwrap();
     assert_eq!(within("the response", client.wire.exact(4)).await.unwrap(), b"half");
-    client.send(&Call::get("/next")).await;
+    client.send(&RawRequest::get("/next")).await;
     assert_eq!(within("the next request", wire.head()).await.unwrap().unwrap().word(1), "/next");
 }
 
@@ -316,12 +316,12 @@ async fn responses_are_read_as_their_framing_says_and_no_other_way() {
     setup.upstream.always(|request, _| {
         let at: usize = request.target()[1..].parse().unwrap();
         let bytes: Vec<u8> = RESPONSES[at].0.chars().map(|char| u8::try_from(char).unwrap()).collect();
-        Answer::raw(bytes).then_close()
+        RawResponse::raw(bytes).then_close()
     });
     let world = setup.start().await;
     for (at, (text, expected)) in RESPONSES.iter().enumerate() {
         let mut client = world.connect().await;
-        client.send(&Call::get(&format!("/{at}"))).await;
+        client.send(&RawRequest::get(&format!("/{at}"))).await;
         let head = client.head().await;
         let status: u16 = head.word(1).parse().unwrap();
         let bodiless = [204, 304].contains(&status);
@@ -330,7 +330,7 @@ async fn responses_are_read_as_their_framing_says_and_no_other_way() {
             (Some((wanted, wanted_body)), Ok(body)) => {
                 assert_eq!((status, body.data.as_slice()), (*wanted, wanted_body.as_bytes()), "{text:?}");
                 // The caller's connection is in step.
-                assert_eq!(client.call(&Call::get("/0")).await.text(), "hello", "{text:?}");
+                assert_eq!(client.exchange(&RawRequest::get("/0")).await.text(), "hello", "{text:?}");
             }
             (None, Ok(_)) => assert_eq!(status, 502, "{text:?}"),
             (None, Err(_)) => assert_eq!(status, 200, "broken off: {text:?}"),

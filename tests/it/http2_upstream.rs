@@ -9,7 +9,7 @@ use crate::support::peer::{
     MAX_CONCURRENT_STREAMS, NO_ERROR, Peer, PeerServer, REFUSED_STREAM,
 };
 use crate::support::tls::{ca, localhost};
-use crate::support::{Call, Client, Gate, Response, Setup, World, eventually, stays, within};
+use crate::support::{Client, Gate, RawRequest, Response, Setup, World, eventually, stays, within};
 
 /// Over plain HTTP/2.
 async fn to(upstream: &PeerServer, route: &str) -> World {
@@ -31,15 +31,15 @@ async fn tls<F: Future<Output = ()> + Send>(
 }
 
 /// All at once, each on a connection of its own.
-async fn at_once(world: &World, calls: impl IntoIterator<Item = Call>) -> Vec<Response> {
+async fn at_once(world: &World, calls: impl IntoIterator<Item = RawRequest>) -> Vec<Response> {
     let mut running = tokio::task::JoinSet::new();
     let address = world.address("main");
     for (at, call) in calls.into_iter().enumerate() {
-        running.spawn(async move { (at, Client::tcp(address).await.call(&call).await) });
+        running.spawn(async move { (at, Client::tcp(address).await.exchange(&call).await) });
     }
-    let mut answers = running.join_all().await;
-    answers.sort_by_key(|(at, _)| *at);
-    answers.into_iter().map(|(_, response)| response).collect()
+    let mut responses = running.join_all().await;
+    responses.sort_by_key(|(at, _)| *at);
+    responses.into_iter().map(|(_, response)| response).collect()
 }
 
 /// Waits until so many callers are there.
@@ -51,19 +51,21 @@ async fn all_connected(world: &World, callers: u32) {
     .await;
 }
 
-fn gets(count: usize) -> Vec<Call> {
-    vec![Call::get("/"); count]
+fn gets(count: usize) -> Vec<RawRequest> {
+    vec![RawRequest::get("/"); count]
 }
 
 /// Bodies that differ, so that no caller gets another one's.
-fn posts(count: usize, size: usize) -> Vec<Call> {
-    (0..count).map(|n| Call::post("/", format!("{}{n}", " ".repeat(size - n.to_string().len())))).collect()
+fn posts(count: usize, size: usize) -> Vec<RawRequest> {
+    (0..count)
+        .map(|n| RawRequest::post("/", format!("{}{n}", " ".repeat(size - n.to_string().len()))))
+        .collect()
 }
 
 /// All were served, and each of [`posts`] has its own body back.
 #[track_caller]
-fn all_served(answers: &[Response], size: usize) {
-    for (n, answer) in answers.iter().enumerate() {
+fn all_served(responses: &[Response], size: usize) {
+    for (n, answer) in responses.iter().enumerate() {
         answer.expect_status(200);
         if size > 0 {
             assert_eq!(answer.text().trim(), n.to_string());
@@ -83,7 +85,7 @@ async fn ends_after_three(mut peer: Peer, goodbye: &[u32]) {
         peer.go_away(last, NO_ERROR).await;
     }
     for asked in &asked[..3] {
-        peer.answer(asked).await;
+        peer.respond(asked).await;
     }
     peer.end().await;
 }
@@ -130,7 +132,7 @@ async fn body_that_was_sent_and_not_kept_is_not_sent_again() {
     })
     .await;
     let world = to(&upstream, "replay_limit = \"1KiB\"").await;
-    world.call(Call::post("/", vec![b'x'; 10_000])).await.expect_problem(502, "upstream_invalid");
+    world.exchange(RawRequest::post("/", vec![b'x'; 10_000])).await.expect_problem(502, "upstream_invalid");
     assert_eq!(upstream.all_requests(), [1]);
 }
 
@@ -150,17 +152,17 @@ async fn announced_end_takes_no_new_requests_and_finishes_the_old_ones() {
             begun.open();
             may_answer.wait().await;
             peer.go_away(asked.stream, NO_ERROR).await;
-            peer.answer(&asked).await;
+            peer.respond(&asked).await;
             peer.end().await;
         }
     })
     .await;
     let world = to(&upstream, "").await;
     let mut slow = world.connect().await;
-    slow.send(&Call::post("/", "slow")).await;
+    slow.send(&RawRequest::post("/", "slow")).await;
     old.wait().await;
     for _ in 0..3 {
-        assert_eq!(world.call(Call::post("/", "new")).await.text(), "new");
+        assert_eq!(world.exchange(RawRequest::post("/", "new")).await.text(), "new");
     }
     assert_eq!(upstream.all_requests(), [1, 3]);
     go_on.open();
@@ -177,16 +179,16 @@ async fn connection_that_breaks_its_promise_costs_what_may_have_been_done() {
         }
         // The first request makes it a connection that served before.
         let first = peer.asked().await.unwrap();
-        peer.answer(&first).await;
+        peer.respond(&first).await;
         let both = peer.asked_times(2).await;
         peer.go_away(both[1].stream, NO_ERROR).await;
     })
     .await;
     let world = to(&upstream, "").await;
     world.get("/").await.expect_status(200);
-    let answers = at_once(&world, [Call::get("/"), Call::post("/", "x")]).await;
-    answers[0].expect_status(200);
-    answers[1].expect_problem(502, "upstream_invalid");
+    let responses = at_once(&world, [RawRequest::get("/"), RawRequest::post("/", "x")]).await;
+    responses[0].expect_status(200);
+    responses[1].expect_problem(502, "upstream_invalid");
     assert_eq!(upstream.all_requests(), [3, 1]);
 }
 
@@ -206,7 +208,7 @@ fn narrow(first: Gate) -> impl Fn(Peer) -> std::pin::Pin<Box<dyn Future<Output =
             // The others have been turned away, and wait for their turn on this connection.
             first.wait().await;
             peer.go_away(asked.stream, NO_ERROR).await;
-            peer.answer(&asked).await;
+            peer.respond(&asked).await;
             peer.end().await;
         })
     }
@@ -224,14 +226,14 @@ async fn requests_that_wait_for_their_turn_survive_a_goaway() {
         stays(Duration::from_millis(300), || upstream.requests(0)).await;
         gate.open();
     };
-    let (answers, ()) = tokio::join!(at_once(&world, posts(10, 100)), opener);
-    all_served(&answers, 100);
+    let (responses, ()) = tokio::join!(at_once(&world, posts(10, 100)), opener);
+    all_served(&responses, 100);
     assert_eq!(upstream.requests(0), 1);
 }
 
 #[tokio::test]
 async fn refused_request_is_sent_once_more_on_another_connection() {
-    for call in [Call::get("/"), Call::post("/", "kept"), Call::new("DELETE", "/")] {
+    for call in [RawRequest::get("/"), RawRequest::post("/", "kept"), RawRequest::new("DELETE", "/")] {
         let upstream = PeerServer::plain(|mut peer: Peer| async move {
             peer.begin(&[]).await;
             if peer.number > 0 {
@@ -243,7 +245,7 @@ async fn refused_request_is_sent_once_more_on_another_connection() {
         })
         .await;
         let world = to(&upstream, "").await;
-        world.call(call).await.expect_status(200);
+        world.exchange(call).await.expect_status(200);
         assert_eq!(upstream.all_requests(), [1, 1]);
     }
 }
@@ -263,7 +265,7 @@ async fn refused_request_whose_body_still_comes_goes_on_elsewhere() {
     .await;
     let world = to(&upstream, "").await;
     let mut client = world.connect().await;
-    client.send(&Call::new("POST", "/").header("Content-Length", "12")).await;
+    client.send(&RawRequest::new("POST", "/").header("Content-Length", "12")).await;
     client.wire.send("hello ").await.unwrap();
     upstream.begun(2).await;
     client.wire.send("world!").await.unwrap();
@@ -283,7 +285,7 @@ async fn upstream_that_refuses_everything_is_asked_twice() {
     let world = to(&upstream, "").await;
     world.get("/").await.expect_problem(502, "upstream_invalid");
     assert_eq!(upstream.all_requests(), [1, 1]);
-    world.call(Call::post("/", "x")).await.expect_problem(502, "upstream_invalid");
+    world.exchange(RawRequest::post("/", "x")).await.expect_problem(502, "upstream_invalid");
     assert_eq!(upstream.all_requests(), [1, 1, 1, 1]);
 }
 
@@ -302,16 +304,16 @@ async fn refusal_does_not_harm_the_other_requests_of_its_connection() {
             let refused = usize::from(both[0].body != b"refused");
             peer.reset(both[refused].stream, REFUSED_STREAM).await;
             may_answer.wait().await;
-            peer.answer(&both[1 - refused]).await;
+            peer.respond(&both[1 - refused]).await;
             peer.end().await;
         }
     })
     .await;
     let world = to(&upstream, "").await;
     let mut other = world.connect().await;
-    other.send(&Call::post("/", "other")).await;
+    other.send(&RawRequest::post("/", "other")).await;
     upstream.begun(1).await;
-    assert_eq!(world.call(Call::post("/", "refused")).await.text(), "refused");
+    assert_eq!(world.exchange(RawRequest::post("/", "refused")).await.text(), "refused");
     gate.open();
     assert_eq!(other.response().await.text(), "other");
     assert_eq!(upstream.all_requests(), [2, 1]);
@@ -330,7 +332,7 @@ async fn wants_http1(mut peer: Peer) {
 #[tokio::test]
 async fn upstream_that_wants_http1_gets_it_from_then_on() {
     let (upstream, world) = tls("", wants_http1).await;
-    assert_eq!(world.call(Call::post("/", "sent twice")).await.text(), "sent twice");
+    assert_eq!(world.exchange(RawRequest::post("/", "sent twice")).await.text(), "sent twice");
     for _ in 0..3 {
         assert_eq!(world.get("/").await.text(), "http/1.1");
     }
@@ -340,7 +342,7 @@ async fn upstream_that_wants_http1_gets_it_from_then_on() {
 }
 
 #[tokio::test]
-async fn upstream_that_wants_http1_on_an_http2_route_is_told_so() {
+async fn upstream_that_wants_http1_on_an_http2_route_is_reported_so() {
     let (upstream, world) = tls("protocol = \"http2\"", wants_http1).await;
     let answer = world.get("/").await;
     answer.expect_problem(502, "upstream_invalid");
@@ -356,7 +358,7 @@ async fn other_resets_cost_neither_a_repeat_nor_the_connection() {
         while let Ok(asked) = peer.asked().await {
             match String::from_utf8_lossy(&asked.body).parse() {
                 Ok(code) => peer.reset(asked.stream, code).await,
-                Err(_) => peer.answer(&asked).await,
+                Err(_) => peer.respond(&asked).await,
             }
         }
     })
@@ -365,8 +367,8 @@ async fn other_resets_cost_neither_a_repeat_nor_the_connection() {
     let mut requests = 0;
     for code in [INTERNAL_ERROR, CANCEL, ENHANCE_YOUR_CALM, NO_ERROR, 0xabcd] {
         for method in ["POST", "PUT", "DELETE", "GET"] {
-            let call = Call::new(method, "/").body(code.to_string());
-            world.call(call).await.expect_problem(502, "upstream_invalid");
+            let call = RawRequest::new(method, "/").body(code.to_string());
+            world.exchange(call).await.expect_problem(502, "upstream_invalid");
             world.get("/").await.expect_status(200);
             requests += 2;
             assert_eq!(upstream.all_requests(), [requests], "{method} {code}");
@@ -389,19 +391,19 @@ async fn reset_within_a_response_looks_broken() {
     let world = to(&upstream, "").await;
     for body in ["length", "chunks"] {
         let mut client = world.connect().await;
-        client.send(&Call::post("/", body)).await;
+        client.send(&RawRequest::post("/", body)).await;
         let head = client.head().await;
         assert_eq!(head.word(1), "200");
         assert!(within("the end", client.wire.body(&head, true)).await.is_err(), "{body}");
 
         let mut client = world.connect().await;
-        client.send(&Call::post("/", body).http10()).await;
+        client.send(&RawRequest::post("/", body).http10()).await;
         client.head().await;
         assert!(within("the end", client.wire.rest()).await.is_err(), "a reset, for HTTP/1.0: {body}");
 
         let mut client = H2Client::plain(world.address("main")).await;
         let request = client.request("POST", "/").body(whole(body)).unwrap();
-        assert!(client.try_call(request).await.is_err(), "{body}");
+        assert!(client.try_exchange(request).await.is_err(), "{body}");
     }
     assert_eq!(upstream.all_requests(), [6], "nothing was sent again");
 }
@@ -417,7 +419,7 @@ async fn limited(mut peer: Peer, limit: usize) {
             Ok(Err(_)) => return,
             Err(_) => {
                 for asked in open.drain(..) {
-                    peer.answer(&asked).await;
+                    peer.respond(&asked).await;
                 }
             }
         }
@@ -493,8 +495,8 @@ async fn limit_of_nothing_is_waited_out_on_one_connection() {
         stays(Duration::from_millis(300), || upstream.accepted()).await;
         gate.open();
     };
-    let (answers, ()) = tokio::join!(at_once(&world, posts(200, 100)), opener);
-    all_served(&answers, 100);
+    let (responses, ()) = tokio::join!(at_once(&world, posts(200, 100)), opener);
+    all_served(&responses, 100);
     assert!(upstream.accepted() <= 8, "{:?}", upstream.all_requests());
 }
 
@@ -539,8 +541,8 @@ async fn dial_that_fails_fails_all_who_wait_and_nobody_else() {
         all_connected(&world, 20).await;
         gate.open();
     };
-    let (answers, ()) = tokio::join!(at_once(&world, gets(20)), opener);
-    for answer in &answers {
+    let (responses, ()) = tokio::join!(at_once(&world, gets(20)), opener);
+    for answer in &responses {
         answer.expect_problem(502, "upstream_invalid");
     }
     assert_eq!(upstream.accepted(), 1);
@@ -563,15 +565,15 @@ async fn caller_that_began_the_dial_may_leave() {
     .await;
     let world = to(&upstream, "").await;
     let mut first = world.connect().await;
-    first.send(&Call::get("/")).await;
+    first.send(&RawRequest::get("/")).await;
     eventually("the dial", || async { (upstream.accepted() == 1).then_some(()) }).await;
     let opener = async {
         drop(first);
         all_connected(&world, 5).await;
         gate.open();
     };
-    let (answers, ()) = tokio::join!(at_once(&world, posts(5, 100)), opener);
-    all_served(&answers, 100);
+    let (responses, ()) = tokio::join!(at_once(&world, posts(5, 100)), opener);
+    all_served(&responses, 100);
     assert_eq!(upstream.all_requests(), [5]);
 }
 
@@ -615,7 +617,7 @@ async fn routes_to_one_origin_share_its_connections() {
     for n in 0..30 {
         world.get(&format!("/{n}/x")).await.expect_status(200);
     }
-    all_served(&at_once(&world, (0..30).map(|n| Call::get(&format!("/{n}")))).await, 0);
+    all_served(&at_once(&world, (0..30).map(|n| RawRequest::get(&format!("/{n}")))).await, 0);
     assert_eq!(upstream.all_requests(), [60]);
 }
 
@@ -697,7 +699,7 @@ async fn nothing_is_sent_on_a_connection_that_waits() {
                     }
                     peer.data(asked.stream, b".", true).await;
                 } else {
-                    peer.answer(&asked).await;
+                    peer.respond(&asked).await;
                 }
             }
         }
@@ -706,7 +708,7 @@ async fn nothing_is_sent_on_a_connection_that_waits() {
     let world = to(&upstream, "").await;
     all_served(&at_once(&world, posts(20, 1_000)).await, 1_000);
     let mut client = world.connect().await;
-    client.send(&Call::post("/", "slow")).await;
+    client.send(&RawRequest::post("/", "slow")).await;
     client.head().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     gate.open();
@@ -723,7 +725,7 @@ async fn connection_that_went_silent_gets_no_new_requests() {
             return peer.serve().await;
         }
         let first = peer.asked().await.unwrap();
-        peer.answer(&first).await;
+        peer.respond(&first).await;
         peer.end().await;
     })
     .await;
@@ -744,7 +746,7 @@ async fn connection_that_went_silent_on_callers_who_left_gets_no_new_requests() 
             return peer.serve().await;
         }
         let first = peer.asked().await.unwrap();
-        peer.answer(&first).await;
+        peer.respond(&first).await;
         peer.end().await;
     })
     .await;
@@ -752,7 +754,7 @@ async fn connection_that_went_silent_on_callers_who_left_gets_no_new_requests() 
     world.get("/").await.expect_status(200);
     eventually("another connection", || async {
         let mut client = world.connect().await;
-        client.send(&Call::get("/")).await;
+        client.send(&RawRequest::get("/")).await;
         let answer = tokio::time::timeout(Duration::from_millis(1500), client.response()).await;
         answer.is_ok().then_some(())
     })
@@ -765,14 +767,14 @@ async fn request_that_takes_its_time_does_not_end_a_connection_that_is_alive() {
         peer.begin(&[]).await;
         while let Ok(asked) = peer.asked().await {
             if asked.body != b"never" {
-                peer.answer(&asked).await;
+                peer.respond(&asked).await;
             }
         }
     })
     .await;
     let world = to(&upstream, "response_timeout = \"600ms\"").await;
     let mut slow = world.connect().await;
-    slow.send(&Call::post("/", "never")).await;
+    slow.send(&RawRequest::post("/", "never")).await;
     upstream.begun(1).await;
     world.get("/").await.expect_status(200);
     slow.response().await.expect_problem(504, "upstream_timeout");
@@ -811,7 +813,7 @@ async fn end_of_the_program_lets_http2_requests_end() {
             peer.go_away(asked[1].stream, NO_ERROR).await;
             may_answer.wait().await;
             for asked in &asked[..2] {
-                peer.answer(asked).await;
+                peer.respond(asked).await;
             }
             peer.end().await;
         }
@@ -821,12 +823,12 @@ async fn end_of_the_program_lets_http2_requests_end() {
     let mut clients = Vec::new();
     for n in 0..2 {
         let mut client = world.connect().await;
-        client.send(&Call::post("/", n.to_string())).await;
+        client.send(&RawRequest::post("/", n.to_string())).await;
         clients.push(client);
         upstream.begun(n + 1).await;
     }
     let mut third = world.connect().await;
-    third.send(&Call::post("/", "2")).await;
+    third.send(&RawRequest::post("/", "2")).await;
     upstream.begun(4).await;
     world.signal(rustix::process::Signal::TERM);
     world.log().wait("the end", |line| line.contains("shutdown.started")).await;

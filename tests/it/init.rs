@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::support::cli::run;
-use crate::support::{Answer, Scripted};
+use crate::support::{RawResponse, Scripted};
 
 async fn presets(folder: &Path) -> Vec<Value> {
     let output = run(folder, &["init", "--output", "json"]).await;
@@ -125,8 +125,8 @@ async fn issuer_that_says(mut said: Value) -> (Scripted, String) {
     said["issuer"] = Value::from(url.as_str());
     said["token_endpoint"] = Value::from(format!("{url}/token"));
     issuer.always(move |request, _| match request.target() {
-        "/.well-known/openid-configuration" => Answer::json(&said),
-        _ => Answer::status(404),
+        "/.well-known/openid-configuration" => RawResponse::json(&said),
+        _ => RawResponse::status(404),
     });
     (issuer, url)
 }
@@ -157,10 +157,10 @@ async fn an_issuers_document_makes_a_config_with_what_it_takes() {
 }
 
 #[tokio::test]
-async fn an_issuer_without_a_document_is_told_with_the_way_on() {
+async fn an_issuer_without_a_document_is_reported_with_the_way_on() {
     let folder = tempfile::tempdir().unwrap();
     let issuer = Scripted::issuer().await;
-    issuer.always_this(Answer::status(404));
+    issuer.always_this(RawResponse::status(404));
     let printed = run(folder.path(), &["init", "--issuer-url", &issuer.url]).await;
     printed.expect_code(1);
     assert!(printed.stdout.is_empty(), "{}", printed.all());

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use crate::support::cli::{command, run, run_with};
 use crate::support::h2::{H2Client, whole};
 use crate::support::tls::{ca, localhost};
-use crate::support::{Answer, Call, Setup, within};
+use crate::support::{RawRequest, RawResponse, Setup, within};
 
 /// Every default that the interface promises, by the schema's definition (empty: the top level).
 const DEFAULTS: &[(&str, &str, &str)] = &[
@@ -144,7 +144,7 @@ async fn log_filter_that_cannot_be_read_is_bad_usage() {
     run(setup.folder(), &["run", "--log-format", "xml"]).await.expect_code(64);
 }
 
-/// What `check` takes, `run` takes, and neither blames a flag for what stands in the file.
+/// What `check` takes, `run` takes, and neither blames a flag for what is in the file.
 #[tokio::test]
 async fn a_log_level_of_the_file_is_judged_by_check_as_by_run() {
     for level in ["verbose", "inof", "info,bearerd[call]=debug", "hyper=loud", ""] {
@@ -160,7 +160,7 @@ async fn a_log_level_of_the_file_is_judged_by_check_as_by_run() {
 }
 
 #[tokio::test]
-async fn answers_for_programs_are_json() {
+async fn responses_for_programs_are_json() {
     let setup = Setup::new().await.admin("address = \"unix:{folder}/admin.sock\"");
     setup.write();
     for args in [
@@ -227,32 +227,32 @@ async fn missing_environment_variable_is_a_warning_of_check() {
 async fn method_is_looked_at_before_all_other_checks() {
     let world = Setup::new().await.start().await;
     let wrong = |method: &str, target: &str| {
-        Call::new(method, target).host("evil.test").header("Origin", "https://evil.test")
+        RawRequest::new(method, target).host("evil.test").header("Origin", "https://evil.test")
     };
-    world.call(wrong("TRACE", "/../x")).await.expect_problem(405, "method_refused");
-    world.call(wrong("CONNECT", "evil.test:443")).await.expect_problem(405, "method_refused");
+    world.exchange(wrong("TRACE", "/../x")).await.expect_problem(405, "method_refused");
+    world.exchange(wrong("CONNECT", "evil.test:443")).await.expect_problem(405, "method_refused");
 }
 
 #[tokio::test]
 async fn escaped_slash_is_refused_before_host_caller_and_route() {
     let world = Setup::new().await.route("path = \"/only\"").start().await;
-    let call = Call::get("/a%2Fb").host("evil.test").header("Origin", "https://evil.test");
-    world.call(call).await.expect_problem(400, "bad_request");
+    let call = RawRequest::get("/a%2Fb").host("evil.test").header("Origin", "https://evil.test");
+    world.exchange(call).await.expect_problem(400, "bad_request");
 }
 
 #[tokio::test]
 async fn refused_authorization_comes_after_the_route() {
     let world = Setup::new().await.route("path = \"/only\"\ncaller_authorization = \"reject\"").start().await;
-    let call = |path: &str| Call::get(path).header("Authorization", "Bearer mine");
-    world.call(call("/elsewhere")).await.expect_problem(404, "no_route");
-    world.call(call("/only")).await.expect_problem(400, "authorization_refused");
+    let call = |path: &str| RawRequest::get(path).header("Authorization", "Bearer mine");
+    world.exchange(call("/elsewhere")).await.expect_problem(404, "no_route");
+    world.exchange(call("/only")).await.expect_problem(400, "authorization_refused");
 }
 
 #[tokio::test]
-async fn call_beyond_the_connection_limit_gets_the_form_of_every_error() {
+async fn request_beyond_the_connection_limit_gets_the_form_of_every_error() {
     let world = Setup::new().await.limits("connections = 1").start().await;
     let mut first = world.connect().await;
-    first.call(&Call::get("/")).await.expect_status(200);
+    first.exchange(&RawRequest::get("/")).await.expect_status(200);
     let mut second = world.connect().await;
     let response = second.response().await;
     response.expect_problem(503, "overloaded");
@@ -266,11 +266,11 @@ async fn call_beyond_the_connection_limit_gets_the_form_of_every_error() {
 }
 
 #[tokio::test]
-async fn grpc_call_is_told_in_its_form_where_no_route_serves_it() {
+async fn grpc_request_is_reported_in_its_form_where_no_route_serves_it() {
     let world = Setup::new().await.route("path = \"/only\"").start().await;
     let mut client = H2Client::plain(world.address("main")).await;
     let request = client.request("POST", "/pkg.Service/Method").header("content-type", "application/grpc");
-    let response = client.call(request.body(whole("")).unwrap()).await;
+    let response = client.exchange(request.body(whole("")).unwrap()).await;
     assert_eq!(response.status, 200);
     assert_eq!(response.header("grpc-status"), Some("14"));
     assert_eq!(response.header("grpc-message"), Some("no_route"));
@@ -286,10 +286,10 @@ fn wide_lines(text: &str, columns: usize) -> Vec<&str> {
 #[tokio::test]
 async fn no_line_is_wider_than_the_terminal() {
     let good = Setup::new().await;
-    good.issuer.always_this(Answer::token("header.payload.signature"));
+    good.issuer.always_this(RawResponse::token("header.payload.signature"));
     good.write();
     let refused = Setup::new().await;
-    refused.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    refused.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     refused.write();
     let missing = Setup::new().await.issuer("client_secret = { file = \"a-file-that-nobody-has-written\" }");
     missing.write();
@@ -381,7 +381,7 @@ async fn demo_shows_its_file_and_serves_with_what_it_wrote() {
 
 #[tokio::test]
 async fn connect_timeout_bounds_the_way_to_the_upstream() {
-    // Takes the connection and never answers the TLS handshake.
+    // Accepts the connection and never responds to the TLS handshake.
     let silent = crate::support::manual::Manual::start().await;
     let upstream = format!("upstream = \"https://{}\"\nconnect_timeout = \"300ms\"", silent.address);
     let world = Setup::new().await.route(&upstream).start().await;
@@ -424,7 +424,7 @@ async fn run_refuses_a_certificate_that_check_refuses() {
 const VERBS: &[&str] =
     &["run", "check", "explain", "token", "init", "schema", "demo", "healthcheck", "completions"];
 
-/// `Answer`, as a terminal would get it, from a command line run in a terminal of its own.
+/// `RawResponse`, as a terminal would get it, from a command line run in a terminal of its own.
 async fn in_terminal(setup: &Setup, args: &str, env: &[(&str, &str)]) -> String {
     let line = format!("{} {args}", env!("CARGO_BIN_EXE_bearerd"));
     let mut command = tokio::process::Command::new("script");
@@ -457,7 +457,7 @@ async fn help_has_examples_and_fits_80_columns() {
 }
 
 #[tokio::test]
-async fn mistyped_words_are_told_with_what_was_meant() {
+async fn mistyped_words_are_reported_with_what_was_meant() {
     let setup = Setup::new().await;
     setup.write();
     for (args, meant) in [
@@ -542,5 +542,5 @@ async fn demo_tells_a_program_its_addresses() {
     assert!(told["admin"].as_str().unwrap().starts_with("http://127.0.0.1:"));
     let mut client = crate::support::Client::tcp(address("proxy").parse().unwrap()).await;
     let path = address("try").replace(&address("proxy"), "");
-    client.call(&Call::get(&path)).await.expect_status(200);
+    client.exchange(&RawRequest::get(&path)).await.expect_status(200);
 }

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::python::python;
 use crate::support::tls::localhost;
-use crate::support::{Answer, Setup, within};
+use crate::support::{RawResponse, Setup, within};
 
 struct Suite {
     python: std::path::PathBuf,
@@ -52,7 +52,7 @@ impl Suite {
     async fn same_through_bearerd(&self, route: &str, at_least: usize) {
         let (_server, port) = self.serve().await;
         let setup = Setup::new().await;
-        setup.issuer.always_this(Answer::token("interop"));
+        setup.issuer.always_this(RawResponse::token("interop"));
         let route = format!("upstream = \"http://127.0.0.1:{port}\"\n{route}");
         let world = setup.route(&route).start().await;
         let (direct, without) = self.ask(port).await;
@@ -88,7 +88,7 @@ async fn h2spec(listener: &str, arguments: &[&str]) -> String {
     let identity = localhost();
     setup.file("server.pem", &identity.certificate_pem);
     setup.file("server.key", &identity.key_pem);
-    setup.upstream.always(|_, _| Answer::ok("x".repeat(100)));
+    setup.upstream.always(|_, _| RawResponse::ok("x".repeat(100)));
     let world = setup.listener(listener).start().await;
     let port = world.address("main").port().to_string();
     let running = Command::new(folder.join("h2spec"))

@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::support::manual::{Manual, nobody};
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{Answer, Call, Gate, PATIENCE, Scripted, Setup, World, eventually, stays};
+use crate::support::{Gate, PATIENCE, RawRequest, RawResponse, Scripted, Setup, World, eventually, stays};
 
-async fn failing(answer: Answer) -> World {
+async fn failing(answer: RawResponse) -> World {
     let setup = Setup::new().await;
     setup.issuer.always_this(answer);
     setup.start().await
@@ -30,7 +30,7 @@ async fn served(world: &World) {
 #[tokio::test]
 async fn t30_server_errors_back_off() {
     for status in [500, 502, 503, 504] {
-        let world = failing(Answer::status(status)).await;
+        let world = failing(RawResponse::status(status)).await;
         world.get("/").await.expect_problem(503, "token_unavailable");
         if status == 500 {
             let gaps = gaps(&world, 3).await;
@@ -42,8 +42,8 @@ async fn t30_server_errors_back_off() {
 }
 
 #[tokio::test]
-async fn while_backing_off_calls_get_the_last_failure_at_once() {
-    let world = failing(Answer::oauth_error(500, "server_error").header("retry-after", "100")).await;
+async fn while_backing_off_requests_get_the_last_failure_at_once() {
+    let world = failing(RawResponse::oauth_error(500, "server_error").header("retry-after", "100")).await;
     world.get("/").await.expect_problem(503, "token_unavailable");
     let started = std::time::Instant::now();
     for _ in 0..50 {
@@ -56,7 +56,7 @@ async fn while_backing_off_calls_get_the_last_failure_at_once() {
 #[tokio::test]
 async fn t31_429_with_retry_after_is_obeyed() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::status(429).header("retry-after", "3"));
+    setup.issuer.next(RawResponse::status(429).header("retry-after", "3"));
     let world = setup.start().await;
     let response = world.get("/").await;
     response.expect_problem(503, "token_unavailable");
@@ -70,8 +70,8 @@ async fn t31_429_with_retry_after_is_obeyed() {
 #[tokio::test]
 async fn t31_valid_token_serves_on_through_a_429() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::token_for("first", 20));
-    setup.issuer.always_this(Answer::status(429).header("retry-after", "30"));
+    setup.issuer.next(RawResponse::token_for("first", 20));
+    setup.issuer.always_this(RawResponse::status(429).header("retry-after", "30"));
     let world = setup.issuer("refresh_at = 0.1").start().await;
     eventually("the renewal", || async {
         world.get("/").await.expect_status(200);
@@ -89,7 +89,7 @@ async fn t31_valid_token_serves_on_through_a_429() {
 async fn t32_retry_after_may_be_a_date() {
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(5));
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::status(429).header("retry-after", &date));
+    setup.issuer.next(RawResponse::status(429).header("retry-after", &date));
     let world = setup.start().await;
     let gaps = gaps(&world, 2).await;
     assert!(gaps[0] > 2.5 && gaps[0] < 15.0, "{gaps:?}");
@@ -98,7 +98,7 @@ async fn t32_retry_after_may_be_a_date() {
 #[tokio::test]
 async fn t32_retry_after_counts_at_most_five_minutes() {
     for value in ["1000000000", "Fri, 31 Dec 2100 23:59:59 GMT"] {
-        let world = failing(Answer::status(429).header("retry-after", value)).await;
+        let world = failing(RawResponse::status(429).header("retry-after", value)).await;
         let left: u64 = world.get("/").await.header("retry-after").unwrap().parse().unwrap();
         assert!((200..=300).contains(&left), "{value} gave {left}");
     }
@@ -107,7 +107,7 @@ async fn t32_retry_after_counts_at_most_five_minutes() {
 #[tokio::test]
 async fn t32_unreadable_retry_after_counts_as_none() {
     for value in ["-5", "soon", "1.5.2", ""] {
-        let world = failing(Answer::status(429).header("retry-after", value)).await;
+        let world = failing(RawResponse::status(429).header("retry-after", value)).await;
         let gaps = gaps(&world, 2).await;
         assert!(gaps[0] > 0.4 && gaps[0] < 10.0, "{value}: {gaps:?}");
     }
@@ -115,7 +115,7 @@ async fn t32_unreadable_retry_after_counts_as_none() {
 
 #[tokio::test]
 async fn t33_503_with_retry_after_is_obeyed() {
-    let world = failing(Answer::status(503).header("retry-after", "30")).await;
+    let world = failing(RawResponse::status(503).header("retry-after", "30")).await;
     let left: u64 = world.get("/").await.header("retry-after").unwrap().parse().unwrap();
     assert!((25..=30).contains(&left), "{left}");
     stays(Duration::from_millis(2500), || world.issuer().count()).await;
@@ -125,10 +125,10 @@ async fn t33_503_with_retry_after_is_obeyed() {
 #[tokio::test]
 async fn t34_refused_client_is_not_asked_again_for_a_minute() {
     for answer in [
-        Answer::oauth_error(401, "invalid_client"),
-        Answer::oauth_error(400, "invalid_client"),
-        Answer::oauth_error(400, "unauthorized_client"),
-        Answer::status(401),
+        RawResponse::oauth_error(401, "invalid_client"),
+        RawResponse::oauth_error(400, "invalid_client"),
+        RawResponse::oauth_error(400, "unauthorized_client"),
+        RawResponse::status(401),
     ] {
         let world = failing(answer).await;
         let response = world.get("/").await;
@@ -144,8 +144,8 @@ async fn t34_refused_client_is_not_asked_again_for_a_minute() {
 async fn t34_refused_client_is_asked_again_at_once_when_its_secret_changed() {
     let setup = Setup::new().await;
     setup.issuer.always(|request, _| match request.basic().as_deref() {
-        Some("client-1:rotated") => Answer::token("t"),
-        _ => Answer::oauth_error(401, "invalid_client"),
+        Some("client-1:rotated") => RawResponse::token("t"),
+        _ => RawResponse::oauth_error(401, "invalid_client"),
     });
     let world = setup.start().await;
     world.get("/").await.expect_problem(502, "token_refused");
@@ -157,7 +157,7 @@ async fn t34_refused_client_is_asked_again_at_once_when_its_secret_changed() {
 #[tokio::test]
 async fn t34_refused_client_is_asked_again_at_once_on_sighup() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.next(RawResponse::oauth_error(401, "invalid_client"));
     let world = setup.start().await;
     world.get("/").await.expect_problem(502, "token_refused");
     world.reload_signal();
@@ -166,9 +166,9 @@ async fn t34_refused_client_is_asked_again_at_once_on_sighup() {
 }
 
 #[tokio::test]
-async fn t35_what_asking_again_cannot_mend_is_not_asked_again() {
+async fn t35_what_another_request_cannot_fix_is_not_requested_again() {
     for error in ["invalid_scope", "invalid_request", "invalid_grant", "unsupported_grant_type"] {
-        let world = failing(Answer::oauth_error(400, error)).await;
+        let world = failing(RawResponse::oauth_error(400, error)).await;
         let response = world.get("/").await;
         response.expect_problem(502, "token_refused");
         assert!(response.json()["detail"].as_str().unwrap().contains(error));
@@ -184,7 +184,7 @@ async fn detail(world: &World) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn vendors_own_errors_stand_in_detail() {
+async fn vendors_own_errors_is_in_detail() {
     for (status, body, words) in [
         (
             401,
@@ -219,7 +219,7 @@ async fn vendors_own_errors_stand_in_detail() {
         (400, r#"{"why":"value-canary"}"#, "JSON with the members why"),
     ] {
         let world =
-            failing(Answer::status(status).header("content-type", "application/json").body(body)).await;
+            failing(RawResponse::status(status).header("content-type", "application/json").body(body)).await;
         let (status, detail) = detail(&world).await;
         assert_eq!(status, 502, "{body}");
         assert!(detail.contains(words) && !detail.contains("value-canary"), "{words}: {detail}");
@@ -227,8 +227,8 @@ async fn vendors_own_errors_stand_in_detail() {
 }
 
 #[tokio::test]
-async fn t31_plain_text_of_a_429_stands_in_detail() {
-    let answer = Answer::status(429).header("retry-after", "30").header("content-type", "text/plain");
+async fn t31_plain_text_of_a_429_is_in_detail() {
+    let answer = RawResponse::status(429).header("retry-after", "30").header("content-type", "text/plain");
     let world = failing(answer.body("Too Many Requests")).await;
     let (status, detail) = detail(&world).await;
     assert_eq!(status, 503);
@@ -238,7 +238,7 @@ async fn t31_plain_text_of_a_429_stands_in_detail() {
 #[tokio::test]
 async fn trace_ids_of_the_issuer_are_in_the_log_and_the_status_and_not_in_detail() {
     let body = r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided.","trace_id":"255d1aef","correlation_id":"fb3d2015"}"#;
-    let world = failing(Answer::status(401).header("x-ms-request-id", "7c1").body(body)).await;
+    let world = failing(RawResponse::status(401).header("x-ms-request-id", "7c1").body(body)).await;
     let (_, detail) = detail(&world).await;
     assert!(detail.contains("AADSTS7000215") && detail.contains("the secret's value"), "{detail}");
     assert!(!detail.contains("255d1aef"), "{detail}");
@@ -257,7 +257,8 @@ async fn a_secret_in_a_vendors_error_or_a_trace_is_masked() {
         format!("<title>{secret}</title>"),
     ] {
         for (kind, status) in [("application/json", 400), ("text/plain", 401), ("text/html", 403)] {
-            let answer = Answer::status(status).header("content-type", kind).header("x-request-id", secret);
+            let answer =
+                RawResponse::status(status).header("content-type", kind).header("x-request-id", secret);
             let world = failing(answer.body(body.as_str())).await;
             world.get("/").await.expect_problem(502, "token_refused");
             let said = format!("{}{}", world.log().text(), world.status().await);
@@ -267,11 +268,11 @@ async fn a_secret_in_a_vendors_error_or_a_trace_is_masked() {
 }
 
 #[tokio::test]
-async fn t103_clock_that_differs_from_the_issuers_is_told_where_a_jwt_is_refused() {
+async fn t103_clock_that_differs_from_the_issuers_is_reported_where_a_jwt_is_refused() {
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
     let setup = Setup::new().await;
     setup.file("secret", "a-secret-of-the-scene-that-is-long-enough-for-every-hmac-of-all-sizes");
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client").header("date", &date));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client").header("date", &date));
     let world = setup.issuer("client_auth = \"client_secret_jwt\"").start().await;
     let (status, detail) = detail(&world).await;
     assert_eq!(status, 502);
@@ -281,7 +282,7 @@ async fn t103_clock_that_differs_from_the_issuers_is_told_where_a_jwt_is_refused
 
 #[tokio::test]
 async fn temporarily_unavailable_is_token_unavailable() {
-    let world = failing(Answer::oauth_error(400, "temporarily_unavailable")).await;
+    let world = failing(RawResponse::oauth_error(400, "temporarily_unavailable")).await;
     world.get("/").await.expect_problem(503, "token_unavailable");
 }
 
@@ -291,13 +292,13 @@ async fn t37_refused_connection_backs_off_and_recovers() {
     let world = Setup::new().await.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;
     world.get("/").await.expect_problem(503, "token_unavailable");
     let issuer = Scripted::on(tokio::net::TcpListener::bind(nobody).await.unwrap(), None);
-    issuer.always_this(Answer::json(&serde_json::json!({ "access_token": "t" })));
+    issuer.always_this(RawResponse::json(&serde_json::json!({ "access_token": "t" })));
     served(&world).await;
 }
 
 #[tokio::test]
 async fn t37_reset_connection_is_token_unavailable() {
-    let world = failing(Answer::drop()).await;
+    let world = failing(RawResponse::drop()).await;
     world.get("/").await.expect_problem(503, "token_unavailable");
 }
 
@@ -310,7 +311,7 @@ async fn t37_unknown_name_is_token_unavailable() {
 #[tokio::test]
 async fn t38_silent_issuer_times_out_and_its_connection_is_closed() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::hang());
+    setup.issuer.next(RawResponse::hang());
     let world = setup.issuer("timeout = \"700ms\"").start().await;
     world.get("/").await.expect_problem(504, "token_timeout");
     eventually("the connection to be closed", || async { (world.issuer().closed() == 1).then_some(()) })
@@ -320,8 +321,9 @@ async fn t38_silent_issuer_times_out_and_its_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn t39_answer_that_stops_in_the_middle_times_out() {
-    let half = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"access_token\":").then_hang();
+async fn t39_response_that_stops_in_the_middle_times_out() {
+    let half =
+        RawResponse::raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"access_token\":").then_hang();
     let setup = Setup::new().await;
     setup.issuer.always_this(half);
     let world = setup.issuer("timeout = \"700ms\"").start().await;
@@ -329,8 +331,8 @@ async fn t39_answer_that_stops_in_the_middle_times_out() {
 }
 
 #[tokio::test]
-async fn t40_dripping_answer_times_out_as_a_whole() {
-    let drip = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")
+async fn t40_dripping_response_times_out_as_a_whole() {
+    let drip = RawResponse::raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")
         .then_drip(" ".repeat(500), Duration::from_millis(100));
     let setup = Setup::new().await;
     setup.issuer.always_this(drip);
@@ -344,15 +346,15 @@ async fn t40_dripping_answer_times_out_as_a_whole() {
 async fn t41_everyone_waits_for_one_slow_fetch_and_one_who_leaves_does_not_cancel_it() {
     let setup = Setup::new().await;
     let gate = Gate::new();
-    setup.issuer.always_this(Answer::token("late").gated(&gate));
+    setup.issuer.always_this(RawResponse::token("late").gated(&gate));
     let world = setup.start().await;
     let mut leaver = world.connect().await;
-    leaver.send(&Call::get("/")).await;
+    leaver.send(&RawRequest::get("/")).await;
     world.issuer().request(1).await;
     let mut waiting = Vec::new();
     for _ in 0..500 {
         let mut client = world.connect().await;
-        client.send(&Call::get("/")).await;
+        client.send(&RawRequest::get("/")).await;
         waiting.push(client);
     }
     let waiters = || world.metric("bearerd_token_waiters", &[("issuer", "corp")]);
@@ -384,7 +386,7 @@ async fn t43_issuer_with_a_bad_certificate_gets_no_secret() {
 #[tokio::test]
 async fn t43_issuer_whose_certificate_is_good_works_over_tls() {
     let issuer = Scripted::start(Some(localhost().server(&[]))).await;
-    issuer.always_this(Answer::token("over-tls"));
+    issuer.always_this(RawResponse::token("over-tls"));
     let setup = Setup::with(issuer, Scripted::upstream().await);
     setup.file("ca.pem", &ca().pem);
     let world = setup.issuer("tls = { ca = { file = \"ca.pem\" } }").start().await;
@@ -407,7 +409,7 @@ async fn t43_handshake_that_hangs_times_out() {
 #[tokio::test]
 async fn t44_connection_that_the_issuer_closed_is_not_felt() {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 2).then_close());
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 2).then_close());
     let world = setup.issuer("refresh_at = 0.3").start().await;
     eventually("three token requests", || async {
         world.get("/").await.expect_status(200);
@@ -420,8 +422,8 @@ async fn t44_connection_that_the_issuer_closed_is_not_felt() {
 async fn t45_flapping_issuer_is_not_felt_while_a_token_is_valid() {
     let setup = Setup::new().await;
     setup.issuer.always(|_, n| match n % 2 {
-        1 => Answer::token_for(&format!("token-{n}"), 8),
-        _ => Answer::status(500),
+        1 => RawResponse::token_for(&format!("token-{n}"), 8),
+        _ => RawResponse::status(500),
     });
     let world = setup.issuer("refresh_at = 0.1").start().await;
     eventually("five token requests", || async {

@@ -44,7 +44,7 @@ async fn discovery_learns_of_http1_too() {
 #[tokio::test]
 async fn a_request_that_was_not_processed_is_sent_once_more_on_a_new_connection() {
     for unprocessed in [Act::Reset(Reason::REFUSED_STREAM), Act::GoAway] {
-        let issuer = H2Issuer::start(move |n| if n == 1 { unprocessed } else { Act::Answer }).await;
+        let issuer = H2Issuer::start(move |n| if n == 1 { unprocessed } else { Act::RawResponse }).await;
         let world = world(&issuer, TOKEN_URL).await;
         world.get("/").await.expect_status(200);
         let seen = issuer.seen();
@@ -56,9 +56,9 @@ async fn a_request_that_was_not_processed_is_sent_once_more_on_a_new_connection(
 async fn a_request_that_is_never_processed_is_sent_twice_and_then_waits() {
     let issuer = H2Issuer::start(|_| Act::GoAway).await;
     let world = world(&issuer, TOKEN_URL).await;
-    let answer = world.get("/").await;
-    answer.expect_problem(503, "token_unavailable");
-    assert!(answer.text().contains("twice did not process the request"), "{}", answer.text());
+    let response = world.get("/").await;
+    response.expect_problem(503, "token_unavailable");
+    assert!(response.text().contains("twice did not process the request"), "{}", response.text());
     assert_eq!(issuer.seen().len(), 2);
 }
 

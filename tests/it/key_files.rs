@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::jwt::{PASSWORD, key, key_bytes, verify};
 use crate::support::tls::{ca, localhost};
-use crate::support::{Answer, Call, Client, Scripted, Setup};
+use crate::support::{Client, RawRequest, RawResponse, Scripted, Setup};
 
 /// The signed assertion that a key file leads to: its header and claims.
 async fn signed(file: &str, password: bool, public: &str, alg: &str) -> (Value, Value) {
@@ -72,12 +72,12 @@ const MADE_OF_IT: [fn(&str) -> String; 5] = [
 ];
 
 #[tokio::test]
-async fn keys_and_certificates_are_read_alike_wherever_they_stand() {
+async fn keys_and_certificates_are_read_alike_wherever_they_are() {
     for change in MADE_OF_IT {
         let asking = || Scripted::start(Some(ca().server_asking(&localhost(), &["http/1.1"])));
         let setup = Setup::with(asking().await, asking().await);
         let grant = json!({ "access_token": "t", "token_type": "DPoP", "expires_in": 600 });
-        setup.issuer.always_this(Answer::json(&grant));
+        setup.issuer.always_this(RawResponse::json(&grant));
         let (server, own) = (localhost(), ca().issue(&["client-1"]));
         setup.file("ca.pem", change(&ca().pem));
         for (name, identity) in [("server", &server), ("own", &own)] {
@@ -89,7 +89,7 @@ async fn keys_and_certificates_are_read_alike_wherever_they_stand() {
         let world =
             setup.listener(LISTENER).issuer(&format!("{ISSUER}\n{TOWARD}")).route(TOWARD).start().await;
         let client = Client::tls(world.address("main"), ca().client(&["http/1.1"], Some(&own))).await;
-        let response = client.expect(&shown).call(&Call::get("/")).await;
+        let response = client.expect(&shown).exchange(&RawRequest::get("/")).await;
         assert_eq!(response.status, 200, "{shown}: {}", response.text());
         let asked = world.issuer().request(1).await;
         assert_eq!(asked.params("client_assertion").len(), 1, "{shown}");

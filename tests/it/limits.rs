@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use crate::support::frames::{Frames, Outcome, PREFACE, SETTINGS, frame, request};
 use crate::support::h2::H2Client;
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Setup, World, eventually, within};
+use crate::support::{RawRequest, RawResponse, Setup, World, eventually, within};
 
 async fn scene(limits: &str) -> World {
     Setup::new().await.limits(limits).start().await
@@ -16,9 +16,10 @@ async fn scene(limits: &str) -> World {
 #[tokio::test]
 async fn too_many_headers_are_431_without_a_body() {
     let world = scene("header_count = 10").await;
-    let call = |count: usize| (0..count).fold(Call::get("/"), |call, n| call.header(&format!("x-{n}"), "1"));
-    world.call(call(9)).await.expect_status(200);
-    let response = world.call(call(10)).await;
+    let call =
+        |count: usize| (0..count).fold(RawRequest::get("/"), |call, n| call.header(&format!("x-{n}"), "1"));
+    world.exchange(call(9)).await.expect_status(200);
+    let response = world.exchange(call(10)).await;
     assert_eq!((response.status, response.text().as_str()), (431, ""));
     assert_eq!(world.upstream().count(), 1);
 }
@@ -26,16 +27,17 @@ async fn too_many_headers_are_431_without_a_body() {
 #[tokio::test]
 async fn default_header_count_is_100() {
     let world = scene("").await;
-    let call = |count: usize| (0..count).fold(Call::get("/"), |call, n| call.header(&format!("x-{n}"), "1"));
-    world.call(call(90)).await.expect_status(200);
-    world.call(call(101)).await.expect_status(431);
+    let call =
+        |count: usize| (0..count).fold(RawRequest::get("/"), |call, n| call.header(&format!("x-{n}"), "1"));
+    world.exchange(call(90)).await.expect_status(200);
+    world.exchange(call(101)).await.expect_status(431);
 }
 
 #[tokio::test]
 async fn too_long_a_header_section_is_431() {
     let world = scene("header_bytes = \"16KiB\"").await;
-    world.call(Call::get("/").header("x-long", &"a".repeat(10_000))).await.expect_status(200);
-    let response = world.call(Call::get("/").header("x-long", &"a".repeat(20_000))).await;
+    world.exchange(RawRequest::get("/").header("x-long", &"a".repeat(10_000))).await.expect_status(200);
+    let response = world.exchange(RawRequest::get("/").header("x-long", &"a".repeat(20_000))).await;
     assert_eq!((response.status, response.text().as_str()), (431, ""));
 }
 
@@ -43,7 +45,8 @@ async fn too_long_a_header_section_is_431() {
 async fn too_long_a_target_is_414_or_431() {
     let world = scene("").await;
     let mut client = world.connect().await;
-    let _sent = client.wire.send(Call::get(&format!("/{}", "a".repeat(100_000))).bytes("localhost")).await;
+    let _sent =
+        client.wire.send(RawRequest::get(&format!("/{}", "a".repeat(100_000))).bytes("localhost")).await;
     if let Some(response) = client.response_or_end().await {
         assert!([414, 431].contains(&response.status), "{}", response.head.start);
         assert_eq!(response.text(), "");
@@ -56,7 +59,7 @@ async fn header_limits_hold_over_http2() {
     let world = scene("header_bytes = \"16KiB\"").await;
     let mut client = H2Client::plain(world.address("main")).await;
     let request = client.request("GET", "/").header("x-long", "a".repeat(64_000));
-    let refused = client.try_call(request.body(crate::support::h2::whole("")).unwrap()).await;
+    let refused = client.try_exchange(request.body(crate::support::h2::whole("")).unwrap()).await;
     assert!(refused.is_err() || refused.is_ok_and(|response| response.status == 431));
     assert_eq!(world.upstream().count(), 0);
     let mut client = H2Client::plain(world.address("main")).await;
@@ -108,28 +111,28 @@ async fn connections_beyond_the_limit_are_overloaded_and_room_comes_back() {
     let world = scene("connections = 2").await;
     let mut first = world.connect().await;
     let mut second = world.connect().await;
-    first.call(&Call::get("/")).await.expect_status(200);
-    second.call(&Call::get("/")).await.expect_status(200);
+    first.exchange(&RawRequest::get("/")).await.expect_status(200);
+    second.exchange(&RawRequest::get("/")).await.expect_status(200);
     let mut third = world.connect().await;
-    let _sent = third.wire.send(Call::get("/").bytes("localhost")).await;
+    let _sent = third.wire.send(RawRequest::get("/").bytes("localhost")).await;
     if let Some(response) = third.response_or_end().await {
         response.expect_problem(503, "overloaded");
     }
     drop(first);
     eventually("room for a request", || async {
         let mut client = world.connect().await;
-        let _sent = client.wire.send(Call::get("/").bytes("localhost")).await;
+        let _sent = client.wire.send(RawRequest::get("/").bytes("localhost")).await;
         client.response_or_end().await.filter(|response| response.status == 200)
     })
     .await;
-    second.call(&Call::get("/")).await.expect_status(200);
+    second.exchange(&RawRequest::get("/")).await.expect_status(200);
 }
 
 /// One connection carries a hundred of them.
 #[tokio::test]
 async fn requests_over_http2_are_bounded_too() {
     let setup = Setup::new().await.limits("connections = 20").issuer("timeout = \"5m\"");
-    setup.issuer.always_this(Answer::hang());
+    setup.issuer.always_this(RawResponse::hang());
     let world = setup.start().await;
     let mut crowd = Vec::new();
     for n in 1..=10 {
@@ -164,7 +167,7 @@ async fn connections_are_counted_by_listener() {
     let mut open = Vec::new();
     for _ in 0..3 {
         let mut client = world.connect().await;
-        client.call(&Call::get("/")).await.expect_status(200);
+        client.exchange(&RawRequest::get("/")).await.expect_status(200);
         open.push(client);
     }
     assert_eq!(world.metric("bearerd_connections", &[("listener", "main")]).await, Some(3.0));
@@ -211,14 +214,14 @@ async fn idle_kept_connection_is_closed() {
     let world = scene("keep_alive = \"500ms\"").await;
     let mut client = world.connect().await;
     let started = Instant::now();
-    client.call(&Call::get("/")).await.expect_status(200);
+    client.exchange(&RawRequest::get("/")).await.expect_status(200);
     assert!(within("the end of the idle connection", client.wire.closed()).await);
     let took = started.elapsed();
     assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(8), "{took:?}");
 }
 
 #[tokio::test]
-async fn keep_alive_does_not_end_a_call_that_takes_longer() {
+async fn keep_alive_does_not_end_a_request_that_takes_longer() {
     let upstream = Manual::start().await;
     let world = Setup::new()
         .await
@@ -227,7 +230,7 @@ async fn keep_alive_does_not_end_a_call_that_takes_longer() {
         .start()
         .await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     let mut wire = upstream.accept().await;
     within("the request", wire.head()).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(900)).await;
@@ -241,7 +244,7 @@ async fn body_that_stalls_is_given_up_after_idle_timeout() {
     let route = format!("upstream = \"{}\"\nidle_timeout = \"400ms\"", upstream.url);
     let world = Setup::new().await.route(&route).start().await;
     let mut client = world.connect().await;
-    client.send(&Call::new("POST", "/").header("Content-Length", "100")).await;
+    client.send(&RawRequest::new("POST", "/").header("Content-Length", "100")).await;
     client.wire.send("half").await.unwrap();
     let mut wire = upstream.accept().await;
     within("the head", wire.head()).await.unwrap().unwrap();
@@ -256,7 +259,7 @@ async fn body_that_moves_slowly_is_not_given_up() {
     let world =
         Setup::new().await.route("idle_timeout = \"800ms\"\nresponse_timeout = \"800ms\"").start().await;
     let mut client = world.connect().await;
-    client.send(&Call::new("POST", "/").header("Content-Length", "12")).await;
+    client.send(&RawRequest::new("POST", "/").header("Content-Length", "12")).await;
     for _ in 0..12 {
         client.wire.send("x").await.unwrap();
         tokio::time::sleep(Duration::from_millis(150)).await;
@@ -271,7 +274,7 @@ async fn gigabyte_is_streamed_up_and_down_in_bounded_memory() {
     let world = Setup::new().await.route(&format!("upstream = \"{}\"", upstream.url)).start().await;
     let mut client = world.connect().await;
     let before = world.memory();
-    client.send(&Call::new("POST", "/").header("Content-Length", &TOTAL.to_string())).await;
+    client.send(&RawRequest::new("POST", "/").header("Content-Length", &TOTAL.to_string())).await;
     let mut wire = upstream.accept().await;
     within("the head", wire.head()).await.unwrap().unwrap();
     let block = vec![b'x'; 1 << 20];

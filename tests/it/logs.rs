@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{Answer, Call, Setup};
+use crate::support::{RawRequest, RawResponse, Setup};
 
 /// What is known of an event: levels and fields.
 type Events = BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)>;
@@ -61,13 +61,13 @@ fn in_sources() -> Events {
     let mut events = Events::new();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
-        // Tests that stand in the file itself come last in it.
+        // Tests in the file itself come last.
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         for level in LEVELS {
             let mut rest = text;
             while let Some(at) = rest.find(&format!("{level}!(")) {
                 rest = &rest[at + level.len() + 2..];
-                one_call(&file, level, rest, &mut events);
+                one_request(&file, level, rest, &mut events);
             }
         }
     }
@@ -77,7 +77,7 @@ fn in_sources() -> Events {
     events
 }
 
-fn one_call(file: &Path, level: &str, text: &str, events: &mut Events) {
+fn one_request(file: &Path, level: &str, text: &str, events: &mut Events) {
     let mut arguments = arguments(text).into_iter().filter(|argument| !argument.starts_with("target:"));
     let first = arguments.next().unwrap_or_default();
     let name = first.strip_prefix("event = \"").and_then(|rest| rest.strip_suffix('"'));
@@ -116,7 +116,7 @@ fn unquoted(name: &str) -> String {
 }
 
 #[test]
-fn every_log_call_has_its_event_and_every_event_its_row() {
+fn every_log_line_has_its_event_and_every_event_its_row() {
     let (built, documented) = (in_sources(), in_document());
     assert!(built.len() > 40, "{} events were found", built.len());
     for (name, found) in &built {
@@ -130,9 +130,9 @@ fn every_log_call_has_its_event_and_every_event_its_row() {
 async fn every_json_line_of_a_run_has_its_time_its_level_and_its_event() {
     let mut world = Setup::new().await.log("format = \"json\"\nlevel = \"trace\"").start().await;
     world.get("/fine").await.expect_status(200);
-    world.upstream().next(Answer::unauthorized());
+    world.upstream().next(RawResponse::unauthorized());
     world.get("/refused").await.expect_status(200);
-    world.call(Call::get("/").host("elsewhere.test")).await.expect_status(421);
+    world.exchange(RawRequest::get("/").host("elsewhere.test")).await.expect_status(421);
     world.change(|text| format!("nonsense = 1\n{text}"));
     world.reload().await;
     world.change(|text| text.replacen("nonsense = 1\n", "", 1));
@@ -170,22 +170,22 @@ async fn every_json_line_of_a_run_has_its_time_its_level_and_its_event() {
 #[tokio::test]
 async fn a_level_that_is_changed_in_the_file_holds_from_the_reload_on() {
     let mut world = Setup::new().await.log("level = \"info\"").start().await;
-    let call = |id: &'static str| Call::get("/").header("X-Request-Id", id);
-    world.call(call("loud-before")).await.expect_status(200);
+    let call = |id: &'static str| RawRequest::get("/").header("X-Request-Id", id);
+    world.exchange(call("loud-before")).await.expect_status(200);
     world.log().wait("the first request", |line| line.contains("loud-before")).await;
     assert!(!world.log().text().contains("token.request"), "that is debug");
 
     world.change(|text| text.replace("level = \"info\"", "level = \"error\""));
     world.reload().await;
-    world.call(call("quiet")).await.expect_status(200);
+    world.exchange(call("quiet")).await.expect_status(200);
 
     world.change(|text| {
         text.replace("level = \"error\"", "level = \"warn,bearerd::access=info,bearerd::issuer=debug\"")
     });
     world.reload().await;
     world.file("secret", "another secret, so that another token is asked for");
-    world.upstream().next(Answer::unauthorized());
-    world.call(call("loud-again")).await.expect_status(200);
+    world.upstream().next(RawResponse::unauthorized());
+    world.exchange(call("loud-again")).await.expect_status(200);
     world.log().wait("the last request", |line| line.contains("loud-again")).await;
     world.log().wait("the token request", |line| line.contains("\"event\":\"token.request\"")).await;
     assert!(!world.log().text().contains("\"quiet\""), "{}", world.log().text());

@@ -8,7 +8,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::support::h2::{H2Client, whole};
-use crate::support::{Answer, Bearerd, Call, Gate, Scripted, Setup, World, eventually, within};
+use crate::support::{Bearerd, Gate, RawRequest, RawResponse, Scripted, Setup, World, eventually, within};
 
 /// Runs the written config where the shell has set `limits`.
 fn limited(setup: &Setup, limits: &str, program: &str) -> Command {
@@ -34,21 +34,21 @@ async fn start_limited(setup: Setup, limits: &str) -> World {
 async fn a_flood_of_upstream_connections_leaves_descriptors_for_everything_else() {
     let gate = Gate::new();
     let setup = Setup::new().await.limits("connections = 20");
-    setup.upstream.always_this(Answer::ok("slow").gated(&gate));
+    setup.upstream.always_this(RawResponse::ok("slow").gated(&gate));
     let other = Scripted::upstream().await;
     let mut world = start_limited(setup, "ulimit -n 256").await;
     world.ready().await;
 
-    let mut calls = JoinSet::new();
+    let mut requests = JoinSet::new();
     for _ in 0..3 {
         let client = H2Client::plain(world.address("main")).await;
         for _ in 0..80 {
             let mut client = client.clone();
             let request = client.request("GET", "/").body(whole("")).unwrap();
-            calls.spawn(async move { client.try_call(request).await.unwrap() });
+            requests.spawn(async move { client.try_exchange(request).await.unwrap() });
         }
     }
-    let refused = within("the first refusal", calls.join_next()).await.unwrap().unwrap();
+    let refused = within("the first refusal", requests.join_next()).await.unwrap().unwrap();
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert!(refused.text().contains(r#""code":"overloaded""#), "{}", refused.text());
     assert!(refused.text().contains("limit of open files"), "{}", refused.text());
@@ -67,7 +67,7 @@ async fn a_flood_of_upstream_connections_leaves_descriptors_for_everything_else(
 
     gate.open();
     let mut served = 0;
-    while let Some(response) = within("the rest", calls.join_next()).await {
+    while let Some(response) = within("the rest", requests.join_next()).await {
         served += u32::from(response.unwrap().status == 200);
     }
     assert!(served > 20, "{served}");
@@ -77,7 +77,7 @@ async fn a_flood_of_upstream_connections_leaves_descriptors_for_everything_else(
 }
 
 #[tokio::test]
-async fn a_limit_of_files_that_is_too_low_is_told_at_start() {
+async fn a_limit_of_files_that_is_too_low_is_reported_at_start() {
     let world = start_limited(Setup::new().await, "ulimit -n 256").await;
     world.log().wait("the limit of files", |line| line.contains("limits.files")).await;
     let told = world.log().events().into_iter().find(|event| event["event"] == "limits.files").unwrap();
@@ -146,7 +146,7 @@ async fn a_start_without_threads_ends_with_1_and_says_why() {
     let (program, user) = (copied(&setup), User::of(&setup));
     // The log's thread, the worker's, the control thread.
     for threads in 1..=3 {
-        // Shells call it by either letter.
+        // Shells use either letter for it.
         let limit = format!("ulimit -p {threads} 2>/dev/null || ulimit -u {threads}");
         let mut command = user.runs(limited(&setup, &limit, &program));
         let output = within("the end", command.output()).await.unwrap();
@@ -228,7 +228,7 @@ async fn keep_alive_runs(column: usize, port: u16) {
 async fn connections_on_both_sides_are_kept_alive_by_tcp() {
     let world = Setup::new().await.start().await;
     let mut client = world.connect().await;
-    client.call(&Call::get("/")).await.expect_status(200);
+    client.exchange(&RawRequest::get("/")).await.expect_status(200);
     keep_alive_runs(REMOTE, world.upstream().address.unwrap().port()).await;
     keep_alive_runs(LOCAL, world.address("main").port()).await;
 }
@@ -236,12 +236,12 @@ async fn connections_on_both_sides_are_kept_alive_by_tcp() {
 #[tokio::test]
 async fn the_largest_count_of_headers_is_borne() {
     let world = Setup::new().await.limits("header_count = 10000\nheader_bytes = \"1MiB\"").start().await;
-    let call = (0..9_000).fold(Call::get("/"), |call, n| call.header(&format!("x-{n}"), "1"));
-    world.call(call).await.expect_status(200);
+    let call = (0..9_000).fold(RawRequest::get("/"), |call, n| call.header(&format!("x-{n}"), "1"));
+    world.exchange(call).await.expect_status(200);
     let mut client = H2Client::plain(world.address("main")).await;
     let request =
         (0..9_000).fold(client.request("GET", "/"), |request, n| request.header(format!("x-{n}"), "1"));
-    let response = client.call(request.body(whole("")).unwrap()).await;
+    let response = client.exchange(request.body(whole("")).unwrap()).await;
     assert_eq!(response.status, 200);
     assert_eq!(world.upstream().count(), 2);
 }

@@ -11,9 +11,9 @@ use bearerd::metrics::FAMILIES;
 
 use crate::support::python::python;
 use crate::support::tls::localhost;
-use crate::support::{Answer, Call, Client, Setup, World, eventually, within};
+use crate::support::{Client, RawRequest, RawResponse, Setup, World, eventually, within};
 
-/// Every family has a sample: calls that go well and that fail, tokens, reloads of both kinds, a certificate.
+/// Every family has a sample: requests that succeed and that fail, tokens, reloads of both kinds, a certificate.
 async fn busy() -> World {
     let server = localhost();
     let more = "[listener.tls]\naddress = \"127.0.0.1:0\"\n\
@@ -24,15 +24,15 @@ async fn busy() -> World {
     setup.file("server.pem", &server.certificate_pem);
     setup.file("server.key", &server.key_pem);
     setup.issuer.always(|request, n| match request.target() {
-        "/bad" => Answer::oauth_error(401, "invalid_client"),
-        _ => Answer::token(&format!("token-{n}")),
+        "/bad" => RawResponse::oauth_error(401, "invalid_client"),
+        _ => RawResponse::token(&format!("token-{n}")),
     });
-    setup.upstream.next(Answer::ok("first")).next(Answer::unauthorized());
+    setup.upstream.next(RawResponse::ok("first")).next(RawResponse::unauthorized());
     let mut world = setup.start().await;
     world.get("/").await.expect_status(200);
     world.get("/").await.expect_status(200);
     world.get("/refused").await.expect_problem(502, "token_refused");
-    world.call(Call::get("/").host("nobody.test")).await.expect_problem(421, "misdirected");
+    world.exchange(RawRequest::get("/").host("nobody.test")).await.expect_problem(421, "misdirected");
     let mut stranger = Client::tcp(world.address("admin")).await;
     stranger.wire.send("no request\r\n\r\n").await.unwrap();
     stranger.response().await.expect_status(400);
@@ -80,8 +80,8 @@ async fn promtool_has_no_complaint_about_metrics() {
 #[ignore = "needs python3"]
 async fn openmetrics_is_read_by_its_reference_parser() {
     let world = busy().await;
-    let call = Call::get("/metrics").header("accept", "application/openmetrics-text; version=1.0.0");
-    let response = Client::tcp(world.address("admin")).await.call(&call).await;
+    let call = RawRequest::get("/metrics").header("accept", "application/openmetrics-text; version=1.0.0");
+    let response = Client::tcp(world.address("admin")).await.exchange(&call).await;
     assert!(response.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     let mut parser = Command::new(python("openmetrics").await);
     parser.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openmetrics/parse.py"));
@@ -120,7 +120,7 @@ async fn metrics_of_the_process_are_what_the_kernel_says() {
 #[tokio::test]
 async fn readiness_failures_and_throttling_are_counted() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(429).header("retry-after", "1"));
+    setup.issuer.always_this(RawResponse::status(429).header("retry-after", "1"));
     let world = setup.start().await;
     world.get("/").await.expect_problem(503, "token_unavailable");
     let api = [("route", "api"), ("issuer", "corp")];
@@ -129,7 +129,7 @@ async fn readiness_failures_and_throttling_are_counted() {
     assert!(world.metric("bearerd_token_requests_total", &[("outcome", "throttled")]).await >= Some(1.0));
     let code = [("route", "api"), ("code", "token_unavailable")];
     assert_eq!(world.metric("bearerd_failures_total", &code).await, Some(1.0));
-    world.issuer().always_this(Answer::token("t"));
+    world.issuer().always_this(RawResponse::token("t"));
     world.ready().await;
     assert_eq!(world.metric("bearerd_ready", &[]).await, Some(1.0));
     assert_eq!(world.metric("bearerd_token_consecutive_failures", &api).await, Some(0.0));

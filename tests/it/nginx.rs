@@ -10,7 +10,7 @@ use tokio::process::Child;
 
 use crate::early_responses::{Framing, expect};
 use crate::support::tls::{ca, localhost};
-use crate::support::{Call, Client, Setup, World, eventually};
+use crate::support::{Client, RawRequest, Setup, World, eventually};
 
 /// nginx, serving HTTP/2 and HTTP/1.1 over TLS with its own limits.
 struct Nginx {
@@ -75,8 +75,8 @@ async fn load(world: &World, requests: usize) -> Vec<String> {
             let mut wrong = Vec::new();
             while let Ok(n) = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) {
                 let post = n % 3 == 0;
-                let call = if post { Call::post("/", "a body") } else { Call::get("/") };
-                let response = client.call(&call).await;
+                let request = if post { RawRequest::post("/", "a body") } else { RawRequest::get("/") };
+                let response = client.exchange(&request).await;
                 let expected = if post { "POST" } else { "GET" };
                 if response.status != 200 || response.text() != expected {
                     wrong.push(format!("{expected}: {} {}", response.status, response.text()));

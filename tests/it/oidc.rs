@@ -378,8 +378,8 @@ async fn t36_dpop_with_nonces_is_accepted() {
         let world =
             scene(&provider, &format!("client_id = \"signer\"\n# client_secret\n{keys}\n{dpop}")).await;
         world.get("/").await.expect_status(200);
-        let call = world.upstream().last();
-        assert!(call.header("authorization").unwrap().starts_with("DPoP "), "{:?}", call.head.fields);
-        assert!(call.header("dpop").is_some());
+        let request = world.upstream().last();
+        assert!(request.header("authorization").unwrap().starts_with("DPoP "), "{:?}", request.head.fields);
+        assert!(request.header("dpop").is_some());
     }
 }

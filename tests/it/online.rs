@@ -11,7 +11,7 @@ use crate::support::egress::Egress;
 use crate::support::oidc::OidcProvider;
 use crate::support::setup::SECRET;
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{Answer, Recorded, Scripted, Setup};
+use crate::support::{RawResponse, Recorded, Scripted, Setup};
 
 /// A token that no output may show.
 const TOKEN: &str = "canary-token-of-the-check";
@@ -66,7 +66,7 @@ fn warnings(issuer: &Value) -> String {
 async fn says_in_one_screen_what_was_granted_and_what_is_connected() {
     let setup = Setup::new().await;
     let token = jwt(&json!({ "aud": "https://api.example", "scp": "billing.read", "exp": 2_000_000_000 }));
-    setup.issuer.always_this(Answer::token_for(&token, 300));
+    setup.issuer.always_this(RawResponse::token_for(&token, 300));
     let setup = setup.issuer("scopes = [\"billing.read\"]");
     let output = online(&setup, &[]).await;
     output.expect_code(0);
@@ -93,7 +93,7 @@ async fn says_in_one_screen_what_was_granted_and_what_is_connected() {
 #[tokio::test]
 async fn json_has_its_documented_shape() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::token_for(TOKEN, 300));
+    setup.issuer.always_this(RawResponse::token_for(TOKEN, 300));
     let report = report(&setup, 0, &[]).await;
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&report), ["config", "issuers", "ok", "problems", "upstreams"]);
@@ -165,19 +165,19 @@ async fn each_distinct_credential_is_asked_for_once() {
 async fn what_no_route_asks_for_is_a_warning_where_it_is_refused() {
     let setup = Setup::new().await.route("scopes = [\"a\"]");
     setup.issuer.always(|request, _| match request.params("scope").as_slice() {
-        [] => Answer::oauth_error(400, "invalid_request"),
-        _ => Answer::token(TOKEN),
+        [] => RawResponse::oauth_error(400, "invalid_request"),
+        _ => RawResponse::token(TOKEN),
     });
     let report = report(&setup, 0, &["--no-guess"]).await;
     assert!(warnings(&report["issuers"][0]).contains("which no route uses"), "{report}");
 }
 
 #[tokio::test]
-async fn an_issuer_that_takes_the_secret_in_the_body_alone_is_told() {
+async fn an_issuer_that_takes_the_secret_in_the_body_alone_is_reported() {
     let setup = Setup::new().await;
     setup.issuer.always(|request, _| match request.params("client_secret").as_slice() {
-        [secret] if secret == SECRET => Answer::token(TOKEN),
-        _ => Answer::oauth_error(401, "invalid_client"),
+        [secret] if secret == SECRET => RawResponse::token(TOKEN),
+        _ => RawResponse::oauth_error(401, "invalid_client"),
     });
     let output = online(&setup, &[]).await;
     output.expect_code(1);
@@ -192,20 +192,20 @@ async fn an_issuer_that_takes_the_secret_in_the_body_alone_is_told() {
     assert_eq!(setup.issuer.count(), 2);
     // A server that reads the body alone may also find no client at all.
     setup.issuer.always(|request, _| match request.params("client_secret").as_slice() {
-        [_] => Answer::token(TOKEN),
-        _ => Answer::oauth_error(400, "invalid_request"),
+        [_] => RawResponse::token(TOKEN),
+        _ => RawResponse::oauth_error(400, "invalid_request"),
     });
     let report = report(&setup, 1, &[]).await;
     assert!(hints(&report["issuers"][0]).contains("client_secret_post"), "{report}");
 }
 
 #[tokio::test]
-async fn an_issuer_that_does_not_decode_basic_is_told() {
+async fn an_issuer_that_does_not_decode_basic_is_reported() {
     let setup = Setup::new().await;
     setup.file("secret", "a+b/c=");
     setup.issuer.always(|request, _| match request.basic().as_deref() {
-        Some("client-1:a+b/c=") => Answer::token(TOKEN),
-        _ => Answer::oauth_error(401, "invalid_client"),
+        Some("client-1:a+b/c=") => RawResponse::token(TOKEN),
+        _ => RawResponse::oauth_error(401, "invalid_client"),
     });
     let report = report(&setup, 1, &[]).await;
     let issuer = &report["issuers"][0];
@@ -214,11 +214,15 @@ async fn an_issuer_that_does_not_decode_basic_is_told() {
 }
 
 #[tokio::test]
-async fn a_wrong_secret_is_told_after_at_most_three_more_requests() {
+async fn a_wrong_secret_is_reported_after_at_most_three_more_requests() {
     let setup = Setup::new().await;
     setup.file("secret", "wr+ng");
     setup.issuer.always(|request, _| {
-        if granting(request) { Answer::token(TOKEN) } else { Answer::oauth_error(401, "invalid_client") }
+        if granting(request) {
+            RawResponse::token(TOKEN)
+        } else {
+            RawResponse::oauth_error(401, "invalid_client")
+        }
     });
     let setup = setup.more(
         "[[route]]\nname = \"other\"\npath_prefix = \"/other\"\nupstream = \"{upstream}\"\nissuer = \"corp\"\nscopes = [\"b\"]\n",
@@ -238,7 +242,7 @@ async fn a_wrong_secret_is_told_after_at_most_three_more_requests() {
 #[tokio::test]
 async fn no_guess_sends_no_more_requests() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let report = report(&setup, 1, &["--no-guess"]).await;
     assert_eq!((setup.issuer.count(), &report["issuers"][0]["extra_requests"]), (1, &json!(0)));
     assert!(hints(&report["issuers"][0]).contains("--no-guess"), "{report}");
@@ -249,7 +253,11 @@ async fn the_refused_scope_is_found() {
     let setup = Setup::new().await.issuer("scopes = [\"read\", \"wrong\", \"write\"]");
     setup.issuer.always(|request, _| {
         let scope = request.params("scope").join(" ");
-        if scope.contains("wrong") { Answer::oauth_error(400, "invalid_scope") } else { Answer::token(TOKEN) }
+        if scope.contains("wrong") {
+            RawResponse::oauth_error(400, "invalid_scope")
+        } else {
+            RawResponse::token(TOKEN)
+        }
     });
     let report = report(&setup, 1, &[]).await;
     let told = hints(&report["issuers"][0]);
@@ -263,7 +271,7 @@ async fn the_refused_scope_is_found() {
 #[tokio::test]
 async fn a_refused_request_without_scopes_is_not_sent_again() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    setup.issuer.always_this(RawResponse::oauth_error(400, "invalid_scope"));
     let report = report(&setup, 1, &[]).await;
     let told = hints(&report["issuers"][0]);
     assert!(told.contains("asked for no scope; give scopes of [issuer.corp]"), "{told}");
@@ -271,9 +279,9 @@ async fn a_refused_request_without_scopes_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn how_long_a_busy_issuer_wants_to_be_left_alone_is_told() {
+async fn how_long_a_busy_issuer_wants_to_be_left_alone_is_reported() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(429).header("Retry-After", "17"));
+    setup.issuer.always_this(RawResponse::status(429).header("Retry-After", "17"));
     let report = report(&setup, 1, &[]).await;
     let told = hints(&report["issuers"][0]);
     assert!(told.contains("wait 17 s"), "{told}");
@@ -282,7 +290,7 @@ async fn how_long_a_busy_issuer_wants_to_be_left_alone_is_told() {
 #[tokio::test]
 async fn a_scope_that_is_not_granted_is_a_warning() {
     let setup = Setup::new().await.issuer("scopes = [\"read\", \"write\"]");
-    setup.issuer.always_this(Answer::json(
+    setup.issuer.always_this(RawResponse::json(
         &json!({ "access_token": TOKEN, "token_type": "Bearer", "expires_in": 60, "scope": "read" }),
     ));
     let report = report(&setup, 0, &[]).await;
@@ -290,17 +298,17 @@ async fn a_scope_that_is_not_granted_is_a_warning() {
     assert_eq!(issuer["credentials"][0]["token"]["not_granted"], json!(["write"]));
     assert!(warnings(issuer).contains("asked for and not granted for route api: write"), "{issuer}");
     // The token itself may say it too.
-    setup.issuer.always_this(Answer::token(&jwt(&json!({ "scope": "write" }))));
+    setup.issuer.always_this(RawResponse::token(&jwt(&json!({ "scope": "write" }))));
     let report = self::report(&setup, 0, &[]).await;
     assert_eq!(report["issuers"][0]["credentials"][0]["token"]["not_granted"], json!(["read"]));
 }
 
 #[tokio::test]
-async fn clocks_that_differ_are_told() {
+async fn clocks_that_differ_are_reported() {
     let setup = Setup::new().await;
     let dated = |by: u64| {
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(by));
-        Answer::token(TOKEN).header("date", &date)
+        RawResponse::token(TOKEN).header("date", &date)
     };
     setup.issuer.always_this(dated(120));
     let report = report(&setup, 0, &[]).await;
@@ -316,7 +324,7 @@ async fn clocks_that_differ_are_told() {
 }
 
 #[tokio::test]
-async fn a_dead_issuer_is_told_and_does_not_hide_the_upstream() {
+async fn a_dead_issuer_is_reported_and_does_not_hide_the_upstream() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for (url, wanted) in [
         (format!("http://{closed}/token"), "refused the connection"),
@@ -335,13 +343,13 @@ async fn a_dead_issuer_is_told_and_does_not_hide_the_upstream() {
 #[tokio::test]
 async fn a_silent_issuer_ends_with_its_timeout() {
     let setup = Setup::new().await.issuer("timeout = \"300ms\"");
-    setup.issuer.always_this(Answer::hang());
+    setup.issuer.always_this(RawResponse::hang());
     let report = report(&setup, 1, &[]).await;
     assert_eq!(report["issuers"][0]["credentials"][0]["error"]["kind"], "timeout");
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_down_is_told() {
+async fn an_upstream_that_is_down_is_reported() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let setup = Setup::new().await.route(&format!("upstream = \"http://{closed}\""));
     let output = online(&setup, &[]).await;
@@ -372,12 +380,12 @@ async fn upstreams_are_reached_through_their_proxy() {
 }
 
 #[tokio::test]
-async fn certificates_of_both_ends_are_told() {
+async fn certificates_of_both_ends_are_reported() {
     let (issuer, upstream) = (
         Scripted::start(Some(localhost().server(&["http/1.1"]))).await,
         Scripted::start(Some(localhost().server(&["h2"]))).await,
     );
-    issuer.always_this(Answer::token(TOKEN));
+    issuer.always_this(RawResponse::token(TOKEN));
     let tls = "tls = { ca = { file = \"ca.pem\" } }";
     let setup = Setup::with(issuer, upstream).issuer(tls).route(tls);
     setup.file("ca.pem", &ca().pem);
@@ -390,7 +398,7 @@ async fn certificates_of_both_ends_are_told() {
 }
 
 #[tokio::test]
-async fn an_unknown_ca_is_told() {
+async fn an_unknown_ca_is_reported() {
     let strangers = Ca::new("a stranger's CA").issue(&["localhost"]);
     let issuer = Scripted::start(Some(strangers.server(&[]))).await;
     let upstream = Scripted::start(Some(strangers.server(&[]))).await;
@@ -407,7 +415,7 @@ async fn an_unknown_ca_is_told() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_refuses_our_certificate_is_told() {
+async fn an_upstream_that_refuses_our_certificate_is_reported() {
     let server = ca().server_asking(&localhost(), &["http/1.1"]);
     for (client, wanted) in [
         (Some(ca().issue_expired(&["client"])), "did not accept our client certificate"),
@@ -432,7 +440,7 @@ async fn an_upstream_that_refuses_our_certificate_is_told() {
 }
 
 #[tokio::test]
-async fn our_own_certificate_that_has_ended_is_told() {
+async fn our_own_certificate_that_has_expired_is_reported() {
     let issuer = Scripted::start(Some(ca().server_asking(&localhost(), &["http/1.1"]))).await;
     let client = ca().issue_expired(&["client"]);
     let setup = Setup::with(issuer, Scripted::upstream().await)
@@ -491,11 +499,15 @@ async fn a_wrong_scope_at_a_real_issuer_is_found() {
 }
 
 #[tokio::test]
-async fn the_standby_credential_is_told_where_it_was_taken() {
+async fn the_standby_credential_is_reported_where_it_was_taken() {
     let setup = Setup::new().await;
     setup.file("next", "the-next-one");
     setup.issuer.always(|request, _| {
-        if granting(request) { Answer::oauth_error(401, "invalid_client") } else { Answer::token(TOKEN) }
+        if granting(request) {
+            RawResponse::oauth_error(401, "invalid_client")
+        } else {
+            RawResponse::token(TOKEN)
+        }
     });
     let setup = setup.issuer("standby = { client_secret = { file = \"next\" } }");
     let report = report(&setup, 0, &[]).await;
@@ -506,7 +518,7 @@ async fn the_standby_credential_is_told_where_it_was_taken() {
 }
 
 #[tokio::test]
-async fn what_an_issuer_advertises_is_told_and_compared() {
+async fn what_an_issuer_advertises_is_reported_and_compared() {
     let setup = Setup::new().await;
     let url = setup.issuer.url.clone();
     let document = json!({
@@ -518,9 +530,9 @@ async fn what_an_issuer_advertises_is_told_and_compared() {
     });
     setup.issuer.always(move |request, _| {
         if request.method() == "GET" {
-            Answer::json(&document)
+            RawResponse::json(&document)
         } else {
-            Answer::oauth_error(401, "invalid_client")
+            RawResponse::oauth_error(401, "invalid_client")
         }
     });
     let setup = setup.issuer("issuer_url = \"{issuer}\"\nscopes = [\"raed\", \"write\"]");
@@ -550,7 +562,7 @@ async fn a_bad_config_is_reported_before_anybody_is_asked() {
 }
 
 #[tokio::test]
-async fn a_missing_secret_is_told_without_asking() {
+async fn a_missing_secret_is_reported_without_asking() {
     let setup = Setup::new().await.issuer("client_secret = { file = \"not-there\" }");
     let report = report(&setup, 1, &[]).await;
     assert_eq!(report["issuers"][0]["credentials"][0]["error"]["kind"], "credential");
@@ -564,7 +576,7 @@ async fn an_issuer_that_says_everything_back_makes_no_secret_visible() {
     setup.issuer.always(|request, _| {
         let said =
             format!("{} {} \u{1b}[2J", request.text(), request.header("authorization").unwrap_or_default());
-        Answer::status(401)
+        RawResponse::status(401)
             .body(json!({ "error": "invalid_client", "error_description": said }).to_string())
             .header("content-type", "application/json")
     });

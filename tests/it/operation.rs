@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::support::cli::run;
 use crate::support::tls::{ca, localhost};
-use crate::support::{Answer, Call, Client, Gate, Setup, World, eventually};
+use crate::support::{Client, Gate, RawRequest, RawResponse, Setup, World, eventually};
 
 /// Not ready because of this file; ready once it is there.
 async fn waits_for(world: &World, name: &str, content: &str) {
@@ -19,7 +19,7 @@ async fn waits_for(world: &World, name: &str, content: &str) {
 }
 
 #[tokio::test]
-async fn missing_header_values_keep_calls_out_and_readyz_says_so() {
+async fn missing_header_values_keep_requests_out_and_readyz_says_so() {
     for keys in ["request_headers", "response_headers"] {
         let keys = format!("{keys} = {{ set = {{ x-key = {{ file = \"late\" }} }} }}");
         let setup = Setup::new().await.route(&keys);
@@ -38,10 +38,10 @@ async fn missing_header_values_keep_calls_out_and_readyz_says_so() {
 async fn missing_value_of_require_header_keeps_callers_out_and_readyz_says_so() {
     let keys = "require_header = { name = \"x-caller-key\", value = { file = \"late\" } }";
     let world = Setup::new().await.listener(keys).start().await;
-    let call = || Call::get("/").header("X-Caller-Key", "open sesame");
-    world.call(call()).await.expect_problem(403, "caller_refused");
+    let call = || RawRequest::get("/").header("X-Caller-Key", "open sesame");
+    world.exchange(call()).await.expect_problem(403, "caller_refused");
     waits_for(&world, "late", "open sesame\n").await;
-    world.call(call()).await.expect_status(200);
+    world.exchange(call()).await.expect_status(200);
 }
 
 #[tokio::test]
@@ -57,10 +57,10 @@ async fn missing_certificate_of_a_listener_does_not_keep_run_from_starting() {
     let tls = || ca().client(&["http/1.1"], None);
     assert!(Client::tls(address, tls()).await.is_err(), "no handshake without a key");
     let mut plain = world.connect().await;
-    plain.send(&Call::get("/")).await;
+    plain.send(&RawRequest::get("/")).await;
     assert!(plain.response_or_end().await.is_none(), "nor a request without TLS");
     waits_for(&world, "late.key", &server.key_pem).await;
-    Client::tls(address, tls()).await.unwrap().call(&Call::get("/")).await.expect_status(200);
+    Client::tls(address, tls()).await.unwrap().exchange(&RawRequest::get("/")).await.expect_status(200);
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn certificate_that_goes_missing_leaves_the_old_one_serving() {
     world.reload().await;
     assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(0.0));
     let mut client = Client::tls(world.address("main"), ca().client(&["http/1.1"], None)).await.unwrap();
-    client.call(&Call::get("/")).await.expect_status(200);
+    client.exchange(&RawRequest::get("/")).await.expect_status(200);
     assert_eq!(world.admin("/readyz").await.status, 200);
 }
 
@@ -85,19 +85,19 @@ async fn status_and_page_are_open_where_callers_says_network() {
     let world = Setup::new().await.admin("address = \"127.0.0.1:0\"\ncallers = \"network\"").start().await;
     for target in ["/status", "/"] {
         let mut client = Client::tcp(world.address("admin")).await;
-        client.call(&Call::get(target).host("anywhere.test")).await.expect_status(200);
+        client.exchange(&RawRequest::get(target).host("anywhere.test")).await.expect_status(200);
     }
 }
 
 #[tokio::test]
-async fn readyz_says_503_from_sigterm_on_while_calls_end() {
+async fn readyz_says_503_from_sigterm_on_while_requests_end() {
     let setup = Setup::new().await;
     let gate = Gate::new();
-    setup.upstream.always_this(Answer::ok("slow").gated(&gate));
+    setup.upstream.always_this(RawResponse::ok("slow").gated(&gate));
     let mut world = setup.start().await;
     world.ready().await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     world.upstream().request(1).await;
     world.signal(Signal::TERM);
     eventually("/readyz to say 503", || async {
@@ -116,8 +116,8 @@ async fn readyz_says_503_from_sigterm_on_while_calls_end() {
 async fn readyz_names_the_credential_that_is_missing_and_no_other() {
     let setup = Setup::new().await.route("scopes = [\"good\"]");
     setup.issuer.always(|request, _| match request.params("scope").join(" ").as_str() {
-        "good" => Answer::token("t"),
-        _ => Answer::oauth_error(400, "invalid_scope"),
+        "good" => RawResponse::token("t"),
+        _ => RawResponse::oauth_error(400, "invalid_scope"),
     });
     let second = "[[route]]\nname = \"second\"\npath_prefix = \"/second\"\nupstream = \"{upstream}\"\nissuer = \"corp\"\nscopes = [\"bad\"]\n";
     let world = setup.more(second).start().await;
@@ -139,8 +139,8 @@ fn other_sections(text: &str, admin: &str) -> String {
     format!("drain_delay = \"1s\"\nworkers = 2\n[limits]\nheader_count = 10\n{text}")
 }
 
-fn many_headers() -> Call {
-    (0..20).fold(Call::get("/new").host("new.test"), |call, n| call.header(&format!("x-{n}"), "1"))
+fn many_headers() -> RawRequest {
+    (0..20).fold(RawRequest::get("/new").host("new.test"), |call, n| call.header(&format!("x-{n}"), "1"))
 }
 
 #[tokio::test]
@@ -151,20 +151,22 @@ async fn every_section_is_in_force_under_two_seconds_after_a_reload() {
     world.change(|text| other_sections(&text, &admin.to_string()));
     let changed = Instant::now();
     world.reload_signal();
-    let few = || Call::get("/new").host("new.test");
+    let few = || RawRequest::get("/new").host("new.test");
     eventually("the listener's names and the route", || async {
-        (world.call(few()).await.status == 200).then_some(())
+        (world.exchange(few()).await.status == 200).then_some(())
     })
     .await;
-    world.call(many_headers()).await.expect_status(431);
+    world.exchange(many_headers()).await.expect_status(431);
     eventually("the new admin address", || async { tokio::net::TcpStream::connect(admin).await.ok() }).await;
     assert!(changed.elapsed() < Duration::from_secs(2), "{:?}", changed.elapsed());
-    let asked = |target: &'static str| async move { Client::tcp(admin).await.call(&Call::get(target)).await };
+    let asked = |target: &'static str| async move {
+        Client::tcp(admin).await.exchange(&RawRequest::get(target)).await
+    };
     asked("/readyz").await.expect_status(200);
     assert!(tokio::net::TcpStream::connect(world.address("admin")).await.is_err(), "the old one is closed");
     // Text at level `warn`, the warning about `workers` among it, and no line of requests.
     world.log().wait("the warning", |line| !line.starts_with('{') && line.contains("workers")).await;
-    world.call(few().header("X-Request-Id", "after-the-reload")).await.expect_status(200);
+    world.exchange(few().header("X-Request-Id", "after-the-reload")).await.expect_status(200);
     assert!(!world.log().text().contains("after-the-reload"));
     assert_eq!(world.issuer().count(), 1, "the token is kept");
     let signalled = Instant::now();
@@ -184,12 +186,12 @@ async fn reload_that_fails_at_one_section_changes_no_other() {
         world.change(|_| text);
         world.reload().await;
         assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(0.0));
-        world.call(Call::get("/").header("X-Request-Id", "still-json")).await.expect_status(200);
+        world.exchange(RawRequest::get("/").header("X-Request-Id", "still-json")).await.expect_status(200);
         world.log().wait("the request", |line| line.starts_with('{') && line.contains("still-json")).await;
-        world.call(many_headers().host("localhost")).await.expect_status(200);
+        world.exchange(many_headers().host("localhost")).await.expect_status(200);
         assert_eq!(world.upstream().last().target(), "/new", "the old route");
         world.get("/").await.expect_status(200);
-        world.call(Call::get("/").host("new.test")).await.expect_problem(421, "misdirected");
+        world.exchange(RawRequest::get("/").host("new.test")).await.expect_problem(421, "misdirected");
     }
     assert_eq!(world.issuer().count(), 1);
 }
@@ -214,7 +216,7 @@ async fn status_knows_this_machine_by_its_own_address_too() {
             (format!("203.0.113.7:{port}"), 403),
         ] {
             let mut client = Client::tcp((ip, port).into()).await;
-            client.call(&Call::get("/status").host(&host)).await.expect_status(status);
+            client.exchange(&RawRequest::get("/status").host(&host)).await.expect_status(status);
         }
     }
 }
@@ -222,7 +224,7 @@ async fn status_knows_this_machine_by_its_own_address_too() {
 #[tokio::test]
 async fn sighup_has_a_refused_client_asked_again_even_where_the_file_is_broken() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.next(RawResponse::oauth_error(401, "invalid_client"));
     let mut world = setup.start().await;
     world.issuer().request(1).await;
     eventually("the refusal", || async {

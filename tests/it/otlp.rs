@@ -20,7 +20,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 
 use crate::support::wire::accepted;
-use crate::support::{Answer, Call, Scripted, Setup, World, eventually, tls, within};
+use crate::support::{RawRequest, RawResponse, Scripted, Setup, World, eventually, tls, within};
 use crate::traces::{PARENT, TRACE, attribute, attributes, hex, named, spans, table, traced, w3c};
 
 type Verdict = Result<ExportTraceServiceResponse, tonic::Status>;
@@ -56,8 +56,8 @@ impl TraceService for Service {
 }
 
 impl GrpcCollector {
-    /// `verdict` answers the first request, the second …
-    async fn answering(
+    /// `verdict` responds to the first request, the second …
+    async fn responding(
         tls: Option<Arc<rustls::ServerConfig>>,
         verdict: impl Fn(usize) -> Verdict + Send + Sync + 'static,
     ) -> Self {
@@ -89,7 +89,7 @@ impl GrpcCollector {
     }
 
     async fn start() -> Self {
-        Self::answering(None, |_| Ok(ExportTraceServiceResponse::default())).await
+        Self::responding(None, |_| Ok(ExportTraceServiceResponse::default())).await
     }
 
     fn metadata(&self, name: &str) -> Option<String> {
@@ -145,14 +145,14 @@ async fn spans_go_over_grpc_as_well() {
     setup.file("key", "first-key\n");
     let mut world = setup.start().await;
     world.ready().await;
-    world.call(w3c(Call::get("/invoices"), "01")).await.expect_status(200);
+    world.exchange(w3c(RawRequest::get("/invoices"), "01")).await.expect_status(200);
     let found = collector.named("GET api", 2).await;
     assert!(found.iter().all(|span| hex(&span.trace_id) == TRACE), "{found:?}");
     assert_eq!(collector.metadata("x-collector-key").as_deref(), Some("first-key"));
     assert!(collector.metadata("user-agent").unwrap().starts_with("bearerd/"));
 
     world.file("key", "second-key\n");
-    world.call(Call::get("/last")).await.expect_status(200);
+    world.exchange(RawRequest::get("/last")).await.expect_status(200);
     assert_eq!(world.proxy.stop().await.code(), Some(0));
     collector.named("GET api", 4).await;
     assert_eq!(collector.metadata("x-collector-key").as_deref(), Some("second-key"));
@@ -161,7 +161,7 @@ async fn spans_go_over_grpc_as_well() {
 #[tokio::test]
 async fn over_grpc_too_a_collector_behind_tls_is_known_by_its_certificate() {
     let fine = |_| Ok(ExportTraceServiceResponse::default());
-    let collector = GrpcCollector::answering(Some(tls::localhost().server(&["h2"])), fine).await;
+    let collector = GrpcCollector::responding(Some(tls::localhost().server(&["h2"])), fine).await;
     let setup = Setup::new().await;
     setup.file("ca.pem", &tls::ca().pem);
     let on = over_grpc(&collector.url, "tls = { ca = { file = \"ca.pem\" } }");
@@ -170,7 +170,7 @@ async fn over_grpc_too_a_collector_behind_tls_is_known_by_its_certificate() {
     collector.named("GET api", 2).await;
 
     let stranger = tls::Ca::new("another CA").issue(&["localhost"]);
-    let stranger = GrpcCollector::answering(Some(stranger.server(&["h2"])), fine).await;
+    let stranger = GrpcCollector::responding(Some(stranger.server(&["h2"])), fine).await;
     world.change(|text| text.replace(&collector.url, &stranger.url));
     world.reload().await;
     world.get("/").await.expect_status(200);
@@ -185,7 +185,7 @@ async fn a_grpc_collector_that_hangs_is_gone_or_refuses_costs_spans_and_not_requ
     let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let refuses =
-        GrpcCollector::answering(None, |_| Err(tonic::Status::permission_denied("canary words"))).await;
+        GrpcCollector::responding(None, |_| Err(tonic::Status::permission_denied("canary words"))).await;
     let hanging = format!("http://{}", hangs.local_addr().unwrap());
     for (url, why) in [
         (hanging.as_str(), ""),
@@ -215,7 +215,7 @@ async fn a_grpc_collector_that_hangs_keeps_no_connections() {
     let calling = async {
         let mut client = world.connect().await;
         loop {
-            client.call(&Call::get("/")).await.expect_status(200);
+            client.exchange(&RawRequest::get("/")).await.expect_status(200);
             tokio::task::yield_now().await;
         }
     };
@@ -242,9 +242,11 @@ async fn what_a_collector_rejects_is_counted_and_its_words_are_not_logged() {
             error_message: "canary words".to_owned(),
         }),
     };
-    let grpc = GrpcCollector::answering(None, move |_| Ok(verdict())).await;
+    let grpc = GrpcCollector::responding(None, move |_| Ok(verdict())).await;
     let http = Scripted::upstream().await;
-    http.always_this(Answer::ok(verdict().encode_to_vec()).header("content-type", "application/x-protobuf"));
+    http.always_this(
+        RawResponse::ok(verdict().encode_to_vec()).header("content-type", "application/x-protobuf"),
+    );
     for table in [over_grpc(&grpc.url, ""), table(&http.url, "")] {
         let world = Setup::new().await.more(&table).log("level = \"debug\"").start().await;
         world.get("/").await.expect_status(200);
@@ -258,9 +260,9 @@ async fn what_a_collector_rejects_is_counted_and_its_words_are_not_logged() {
 #[tokio::test]
 async fn a_batch_is_sent_again_when_the_collector_says_so() {
     let (collector, setup) = traced("timeout = \"10s\"").await;
-    collector.next(Answer::status(503).header("retry-after", "1").body("canary"));
+    collector.next(RawResponse::status(503).header("retry-after", "1").body("canary"));
     let world = setup.start().await;
-    world.call(w3c(Call::get("/"), "01")).await.expect_status(200);
+    world.exchange(w3c(RawRequest::get("/"), "01")).await.expect_status(200);
     let first = collector.request(1).await;
     let second = collector.request(2).await;
     assert_eq!(first.body.data, second.body.data);
@@ -269,7 +271,7 @@ async fn a_batch_is_sent_again_when_the_collector_says_so() {
     assert!(!world.log().text().contains("tracing.spans_lost"));
 
     // Over gRPC, UNAVAILABLE says so.
-    let busy = GrpcCollector::answering(None, |count| match count {
+    let busy = GrpcCollector::responding(None, |count| match count {
         1 => Err(tonic::Status::unavailable("canary")),
         _ => Ok(ExportTraceServiceResponse::default()),
     })
@@ -281,11 +283,11 @@ async fn a_batch_is_sent_again_when_the_collector_says_so() {
 }
 
 #[tokio::test]
-async fn what_was_not_sent_at_the_end_is_told_and_the_end_is_not_held_up() {
+async fn what_was_not_sent_at_the_end_is_reported_and_the_end_is_not_held_up() {
     let grpc = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let grpc = over_grpc(&format!("http://{}", grpc.local_addr().unwrap()), "");
     let (collector, _) = traced("").await;
-    collector.always_this(Answer::hang());
+    collector.always_this(RawResponse::hang());
     for table in [grpc, table(&collector.url, "")] {
         let mut world = Setup::new().await.more(&table).start().await;
         world.get("/").await.expect_status(200);
@@ -307,7 +309,7 @@ async fn the_environment_alone_turns_traces_on() {
     ])
     .await;
     let mut world = setup.start().await;
-    world.call(w3c(Call::get("/"), "01")).await.expect_status(200);
+    world.exchange(w3c(RawRequest::get("/"), "01")).await.expect_status(200);
     assert_eq!(world.proxy.stop().await.code(), Some(0));
     let requests = collector.requests();
     let mut names = Vec::new();
@@ -334,7 +336,7 @@ async fn the_environment_alone_turns_traces_on() {
 #[tokio::test]
 async fn the_environment_says_grpc_and_which_certificate() {
     let fine = |_| Ok(ExportTraceServiceResponse::default());
-    let collector = GrpcCollector::answering(Some(tls::localhost().server(&["h2"])), fine).await;
+    let collector = GrpcCollector::responding(Some(tls::localhost().server(&["h2"])), fine).await;
     // Without a scheme TLS is meant.
     let endpoint = collector.url.trim_start_matches("https://");
     let setup = scene(&[
@@ -358,7 +360,7 @@ async fn the_environment_turns_traces_off_and_says_so() {
     let (collector, setup) = traced("").await;
     let mut world = setup.env("OTEL_SDK_DISABLED", "true").start().await;
     let odd = "00-NOT-A-CONTEXT-01";
-    world.call(Call::get("/").header("traceparent", odd)).await.expect_status(200);
+    world.exchange(RawRequest::get("/").header("traceparent", odd)).await.expect_status(200);
     assert_eq!(world.upstream().last().header("traceparent"), Some(odd));
     let line = world.log().wait("the warning", |line| line.contains("config.warning")).await;
     assert!(line.contains("OTEL_SDK_DISABLED turns traces off"), "{line}");
@@ -367,7 +369,7 @@ async fn the_environment_turns_traces_off_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_variable_that_cannot_be_used_is_told_at_the_start() {
+async fn a_variable_that_cannot_be_used_is_reported_at_the_start() {
     let world =
         scene(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.example:4318")]).await.start().await;
     world.get("/").await.expect_status(200);
@@ -396,9 +398,11 @@ async fn samplers_are_those_that_operators_know() {
         world.ready().await;
         let mut expected = 0;
         for (call, recorded) in
-            [Call::get("/"), w3c(Call::get("/"), "01"), w3c(Call::get("/"), "00")].into_iter().zip(recorded)
+            [RawRequest::get("/"), w3c(RawRequest::get("/"), "01"), w3c(RawRequest::get("/"), "00")]
+                .into_iter()
+                .zip(recorded)
         {
-            world.call(call).await.expect_status(200);
+            world.exchange(call).await.expect_status(200);
             let sent = world.upstream().last().header("traceparent").unwrap().to_owned();
             let flags = u8::from_str_radix(&sent[53..], 16).unwrap();
             assert_eq!(flags & 1 == 1, recorded, "{sampler}: {sent}");
@@ -415,12 +419,12 @@ async fn a_tracestate_goes_up_as_it_came_in_every_line_and_no_span_has_it() {
     let (collector, setup) = traced("").await;
     let world = setup.start().await;
     world.ready().await;
-    let call = Call::get("/").header("traceparent", &format!("00-{TRACE}-{PARENT}-03"));
+    let call = RawRequest::get("/").header("traceparent", &format!("00-{TRACE}-{PARENT}-03"));
     let call = call.header("tracestate", "rojo=1 , congo=canary").header("tracestate", "v@z=2");
-    world.call(call).await.expect_status(200);
+    world.exchange(call).await.expect_status(200);
     let up = world.upstream().last();
     assert_eq!(up.headers("tracestate"), ["rojo=1 , congo=canary", "v@z=2"]);
-    // A trace id that its maker calls random stays so.
+    // A trace ID that its maker marks as random stays so.
     assert!(up.header("traceparent").unwrap().ends_with("-03"));
     for span in named(&collector, "GET api", 2).await {
         assert_eq!(span.trace_state, "");
@@ -429,7 +433,7 @@ async fn a_tracestate_goes_up_as_it_came_in_every_line_and_no_span_has_it() {
 
     let many = (0..33).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(",");
     for bad in ["UPPER=1", "a", "a=1=2", &many] {
-        world.call(w3c(Call::get("/"), "01").header("tracestate", bad)).await.expect_status(200);
+        world.exchange(w3c(RawRequest::get("/"), "01").header("tracestate", bad)).await.expect_status(200);
         let up = world.upstream().last();
         assert!(up.header("traceparent").unwrap().contains(TRACE));
         assert_eq!(up.header("tracestate"), None, "{bad}");

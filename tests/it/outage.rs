@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use crate::support::egress::Egress;
 use crate::support::manual::nobody;
 use crate::support::tls::{ca, localhost};
-use crate::support::{Answer, Scripted, Setup, World, eventually};
+use crate::support::{RawResponse, Scripted, Setup, World, eventually};
 
 /// What is promised, and some for a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(3_500);
@@ -18,7 +18,7 @@ const BACKED_OFF: Duration = Duration::from_millis(12_500);
 async fn back_at(address: SocketAddr) -> Scripted {
     let listener = eventually("the address to be free", || async { TcpListener::bind(address).await.ok() });
     let issuer = Scripted::on(listener.await, None);
-    issuer.always(|_, n| Answer::token(&format!("token-{n}")));
+    issuer.always(|_, n| RawResponse::token(&format!("token-{n}")));
     issuer
 }
 
@@ -74,7 +74,7 @@ impl Silent {
         // A short backlog alone would lose some connections of a test that is slow to accept them.
         rustix::net::listen(&self.listener, 128).unwrap();
         let issuer = Scripted::on(self.listener, None);
-        issuer.always(|_, n| Answer::token(&format!("token-{n}")));
+        issuer.always(|_, n| RawResponse::token(&format!("token-{n}")));
         issuer
     }
 }
@@ -98,7 +98,7 @@ async fn issuer_that_refused_connections_is_asked_as_soon_as_it_is_back() {
 #[tokio::test]
 async fn issuer_that_went_away_in_the_middle_is_asked_as_soon_as_it_is_back() {
     let issuer = Scripted::issuer().await;
-    issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 2));
+    issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 2));
     let address = issuer.address.unwrap();
     let world = with_issuer_at(address, "").await.start().await;
     world.get("/").await.expect_status(200);
@@ -122,26 +122,26 @@ async fn issuer_that_took_no_connections_is_asked_as_soon_as_it_does() {
 }
 
 #[tokio::test]
-async fn issuer_that_took_connections_and_answered_nothing_is_asked_again_within_a_second() {
+async fn issuer_that_took_connections_and_never_responded_is_asked_again_within_a_second() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::hang());
+    setup.issuer.always_this(RawResponse::hang());
     let world = setup.issuer("timeout = \"700ms\"").start().await;
     fails_for(&world, 8.0, 504).await;
     let asked = world.issuer().count();
     assert!(asked <= 12, "no more often than its timeout and a second: {asked}");
-    world.issuer().always_this(Answer::token("t"));
+    world.issuer().always_this(RawResponse::token("t"));
     let took = served_after(&world).await;
     assert!(took < AT_ONCE, "{took:?}");
 }
 
 #[tokio::test]
-async fn issuer_that_answered_5xx_is_asked_again_within_ten_seconds() {
+async fn issuer_that_responded_5xx_is_asked_again_within_ten_seconds() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(503));
+    setup.issuer.always_this(RawResponse::status(503));
     let world = setup.start().await;
     // By pauses that double up to a minute the next try would be at 31 s.
     fails_for(&world, 16.0, 503).await;
-    world.issuer().always_this(Answer::token("t"));
+    world.issuer().always_this(RawResponse::token("t"));
     let took = served_after(&world).await;
     assert!(took < BACKED_OFF, "{took:?}");
 }
@@ -149,7 +149,7 @@ async fn issuer_that_answered_5xx_is_asked_again_within_ten_seconds() {
 #[tokio::test]
 async fn egress_proxy_that_was_away_is_tried_each_second() {
     let issuer = Scripted::start(Some(ca().issue(&["idp.example"]).server(&[]))).await;
-    issuer.always_this(Answer::token("tunnelled"));
+    issuer.always_this(RawResponse::token("tunnelled"));
     let address = nobody().await;
     let to = issuer.address.unwrap();
     let setup = Setup::with(issuer, Scripted::upstream().await);
@@ -180,7 +180,7 @@ async fn egress_proxy_that_is_there_does_not_mean_that_the_issuer_is() {
     let asked = egress.seen().len();
     assert!((2..=5).contains(&asked), "after 1, 2, 4 … s: {asked}");
     let issuer = Scripted::on(TcpListener::bind(to).await.unwrap(), Some(localhost().server(&[])));
-    issuer.always_this(Answer::token("tunnelled"));
+    issuer.always_this(RawResponse::token("tunnelled"));
     let took = served_after(&world).await;
     assert!(took < BACKED_OFF, "{took:?}");
 }
@@ -212,13 +212,13 @@ async fn two_issuers_at_one_address_are_looked_out_for_once() {
 }
 
 #[tokio::test]
-async fn refused_token_serves_on_in_an_outage_and_the_refused_call_gets_the_upstreams_answer() {
+async fn refused_token_stays_in_use_in_an_outage_and_the_refused_request_gets_the_upstreams_response() {
     let issuer = Scripted::issuer().await;
     let address = issuer.address.unwrap();
     let setup = with_issuer_at(address, "").await;
     setup.upstream.always(|request, _| match request.target() {
-        "/admin" => Answer::status(401).header("www-authenticate", "Basic realm=\"admin\"").body("no"),
-        _ => Answer::ok("ok"),
+        "/admin" => RawResponse::status(401).header("www-authenticate", "Basic realm=\"admin\"").body("no"),
+        _ => RawResponse::ok("ok"),
     });
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
@@ -240,7 +240,7 @@ async fn refused_token_serves_on_in_an_outage_and_the_refused_call_gets_the_upst
     assert_eq!(world.metric("bearerd_refreshes_forced_total", &[("route", "api")]).await, Some(1.0));
 
     let issuer = back_at(address).await;
-    issuer.always_this(Answer::token("anew"));
+    issuer.always_this(RawResponse::token("anew"));
     eventually("a new token, though nothing asks for it", || async {
         world.get("/").await.expect_status(200);
         (world.upstream().last().bearer() == Some("anew")).then_some(())
@@ -254,9 +254,9 @@ async fn refused_token_serves_on_in_an_outage_and_the_refused_call_gets_the_upst
 #[tokio::test]
 async fn refused_token_is_of_no_more_use_where_the_issuer_refuses_the_client() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::token("token-1"));
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
-    setup.upstream.next(Answer::unauthorized());
+    setup.issuer.next(RawResponse::token("token-1"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
+    setup.upstream.next(RawResponse::unauthorized());
     let world = setup.start().await;
     world.get("/").await.expect_status(401);
     world.get("/").await.expect_problem(502, "token_refused");
@@ -279,7 +279,7 @@ async fn secret_that_changed_in_an_outage_is_the_one_that_is_sent_after_it() {
 #[tokio::test]
 async fn secret_that_is_gone_in_an_outage_is_sent_as_it_was() {
     let issuer = Scripted::issuer().await;
-    issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
     let address = issuer.address.unwrap();
     let world = with_issuer_at(address, "").await.start().await;
     world.get("/").await.expect_status(200);
@@ -296,8 +296,8 @@ async fn secret_that_is_gone_in_an_outage_is_sent_as_it_was() {
 async fn standby_that_was_in_use_is_in_use_after_an_outage() {
     let issuer = Scripted::issuer().await;
     let takes_next = |request: &crate::support::Recorded, n: usize| match request.basic().as_deref() {
-        Some("client-1:next") => Answer::token_for(&format!("token-{n}"), 1),
-        _ => Answer::oauth_error(401, "invalid_client"),
+        Some("client-1:next") => RawResponse::token_for(&format!("token-{n}"), 1),
+        _ => RawResponse::oauth_error(401, "invalid_client"),
     };
     issuer.always(takes_next);
     let address = issuer.address.unwrap();
@@ -320,19 +320,21 @@ async fn discovered(token_endpoint: SocketAddr) -> Setup {
     let url = setup.issuer.url.clone();
     let document =
         format!("{{ \"issuer\": \"{url}\", \"token_endpoint\": \"http://{token_endpoint}/token\" }}");
-    setup.issuer.always(move |_, _| Answer::ok(document.clone()).header("content-type", "application/json"));
+    setup
+        .issuer
+        .always(move |_, _| RawResponse::ok(document.clone()).header("content-type", "application/json"));
     setup.issuer("issuer_url = \"{issuer}\"")
 }
 
 #[tokio::test]
 async fn token_endpoint_that_is_back_is_asked_though_the_document_is_away() {
     let endpoint = Scripted::issuer().await;
-    endpoint.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    endpoint.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
     let address = endpoint.address.unwrap();
     let world = discovered(address).await.start().await;
     world.get("/").await.expect_status(200);
     drop(endpoint);
-    world.issuer().always_this(Answer::status(503));
+    world.issuer().always_this(RawResponse::status(503));
     eventually("the token to end", || async { (world.get("/").await.status == 503).then_some(()) }).await;
     fails_for(&world, 3.0, 503).await;
     let _endpoint = back_at(address).await;
@@ -350,7 +352,7 @@ async fn document_that_is_away_at_the_start_is_asked_for_as_soon_as_its_server_i
     let document =
         format!("{{ \"issuer\": \"http://{address}\", \"token_endpoint\": \"{}/token\" }}", endpoint.url);
     let documents = back_at(address).await;
-    documents.always_this(Answer::ok(document).header("content-type", "application/json"));
+    documents.always_this(RawResponse::ok(document).header("content-type", "application/json"));
     let took = served_after(&world).await;
     assert!(took < AT_ONCE, "{took:?}");
 }
@@ -358,7 +360,7 @@ async fn document_that_is_away_at_the_start_is_asked_for_as_soon_as_its_server_i
 #[tokio::test]
 async fn retry_after_of_the_discovery_document_is_obeyed() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(503).header("retry-after", "30"));
+    setup.issuer.always_this(RawResponse::status(503).header("retry-after", "30"));
     let world = setup.issuer("issuer_url = \"{issuer}\"").start().await;
     let response = world.get("/").await;
     response.expect_problem(503, "token_unavailable");
@@ -370,7 +372,7 @@ async fn retry_after_of_the_discovery_document_is_obeyed() {
 }
 
 #[tokio::test]
-async fn an_outage_is_a_warning_a_minute_and_not_one_a_call() {
+async fn an_outage_is_a_warning_a_minute_and_not_one_a_request() {
     let world = with_issuer_at(nobody().await, "").await.start().await;
     fails_for(&world, 2.0, 503).await;
     let events = world.log().events();
@@ -385,7 +387,7 @@ async fn an_outage_is_a_warning_a_minute_and_not_one_a_call() {
 #[tokio::test]
 async fn a_refusal_within_the_grace_counts_as_one() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let world = setup.issuer("credential_grace = \"15m\"").start().await;
     world.issuer().request(2).await;
     world.get("/").await.expect_problem(502, "token_refused");

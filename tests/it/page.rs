@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::support::browser::Browser;
 use crate::support::server::npm_installed;
-use crate::support::{Answer, Call, Client, Setup, World};
+use crate::support::{Client, RawRequest, RawResponse, Setup, World};
 
 /// A name as an attacker would choose it; `scopes` may hold no space.
 const HOSTILE: &str = "<img/src=x/onerror=window.hit=1>";
@@ -66,42 +66,42 @@ async fn good() -> Setup {
     let setup = Setup::new().await;
     setup.issuer.always(|request, n| {
         let seconds = if request.target().contains("ledger") { 40 } else { 3600 };
-        Answer::token_for(&format!("token-{n}"), seconds)
+        RawResponse::token_for(&format!("token-{n}"), seconds)
     });
     setup.whole(CONFIG)
 }
 
-/// One issuer refuses us and says hostile things, one upstream refuses good tokens, one answers 503.
+/// One issuer refuses the client and says hostile things, one upstream refuses good tokens, one responds 503.
 async fn failing() -> Setup {
     let setup = good().await;
     setup.issuer.always(|request, n| {
         if !request.target().contains("ledger") {
-            return Answer::token(&format!("token-{n}"));
+            return RawResponse::token(&format!("token-{n}"));
         }
         let said = "unknown client <img src=x onerror=\"window.hit = 1\"><script>window.hit = 1</script>";
         let body = serde_json::json!({ "error": "invalid_client", "error_description": said });
-        Answer::status(401).body(body.to_string())
+        RawResponse::status(401).body(body.to_string())
     });
     setup.upstream.always(|request, _| match request.target() {
-        target if target.contains("payments") => Answer::unauthorized(),
-        target if target.contains("rates") => Answer::status(503).body("down"),
-        _ => Answer::ok("ok"),
+        target if target.contains("payments") => RawResponse::unauthorized(),
+        target if target.contains("rates") => RawResponse::status(503).body("down"),
+        _ => RawResponse::ok("ok"),
     });
     setup.whole(&CONFIG.replace("\"orders.write\"", &format!("\"orders.write\", \"{HOSTILE}\"")))
 }
 
-async fn call(world: &World, target: &str, times: usize) {
+async fn send(world: &World, target: &str, times: usize) {
     let mut client = Client::tcp(world.address("main")).await;
     for _ in 0..times {
-        client.call(&Call::get(target)).await;
+        client.exchange(&RawRequest::get(target)).await;
     }
 }
 
 async fn traffic(world: &World) {
-    call(world, "/orders/7", 30).await;
-    call(world, "/payments", 4).await;
-    call(world, "/ledger/entries", 3).await;
-    call(world, "/rates", 5).await;
+    send(world, "/orders/7", 30).await;
+    send(world, "/payments", 4).await;
+    send(world, "/ledger/entries", 3).await;
+    send(world, "/rates", 5).await;
 }
 
 /// A browser with the page open.
@@ -139,7 +139,7 @@ async fn the_page_lives_without_loading_again_and_asks_for_nothing_but_the_statu
     assert!(before > 1.0, "{before}");
     browser.until("the bar to shrink", &format!("{width} < {} - 2", before)).await;
 
-    call(&world, "/orders/7", 60).await;
+    send(&world, "/orders/7", 60).await;
     browser.says("#routes [data-key=orders]", "90 requests in all").await;
     world.change(|text| format!("{text}\n[[route]]\nname = \"added\"\npath = \"/added\"\nupstream = \"{{upstream}}\"\nanonymous = true\n"));
     world.reload().await;
@@ -162,7 +162,7 @@ async fn the_page_lives_without_loading_again_and_asks_for_nothing_but_the_statu
 
 #[tokio::test]
 #[ignore = "needs chromium"]
-async fn the_page_says_so_when_nobody_answers_and_keeps_what_it_knew() {
+async fn the_page_says_so_when_nobody_responds_and_keeps_what_it_knew() {
     let mut world = good().await.start().await;
     world.ready().await;
     let mut browser = open(&world).await;
@@ -181,7 +181,7 @@ async fn the_page_says_so_when_nobody_answers_and_keeps_what_it_knew() {
 async fn what_fails_is_at_the_top_with_its_cause_and_markup_is_text() {
     let mut world = failing().await.start().await;
     traffic(&world).await;
-    call(&world, "/nowhere", 1).await;
+    send(&world, "/nowhere", 1).await;
     wrong_reload(&mut world).await;
     let mut browser = open(&world).await;
     browser.screen(1180, 900, false).await;
@@ -249,8 +249,8 @@ async fn the_page_can_be_read_on_a_phone_and_by_a_screen_reader() {
 async fn one_cause_is_one_problem_and_routes_are_filtered_and_sorted() {
     let setup = good().await;
     setup.upstream.always(|request, _| match request.target() {
-        target if target.contains("orders") => Answer::ok("ok"),
-        _ => Answer::status(503).body("down"),
+        target if target.contains("orders") => RawResponse::ok("ok"),
+        _ => RawResponse::status(503).body("down"),
     });
     let world = setup.start().await;
     world.ready().await;
@@ -305,8 +305,8 @@ const AN_HOUR: &str = r"{
 async fn the_picture_of_the_readme() {
     let setup = good().await;
     setup.upstream.always(|request, _| match request.target() {
-        target if target.contains("rates") => Answer::status(503).body("down"),
-        _ => Answer::ok("ok"),
+        target if target.contains("rates") => RawResponse::status(503).body("down"),
+        _ => RawResponse::ok("ok"),
     });
     let world = setup.start().await;
     world.ready().await;
@@ -330,7 +330,7 @@ async fn axe_finds_nothing() {
     let axe = std::fs::read_to_string(axe.join("node_modules/axe-core/axe.min.js")).unwrap();
     let mut world = failing().await.start().await;
     traffic(&world).await;
-    call(&world, "/nowhere", 1).await;
+    send(&world, "/nowhere", 1).await;
     wrong_reload(&mut world).await;
     let mut browser = open(&world).await;
     browser.says("#problems", "next try in").await;
@@ -348,7 +348,7 @@ async fn axe_finds_nothing() {
 #[ignore = "needs chromium"]
 async fn many_routes_and_long_names_leave_the_page_readable() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let long = "u".repeat(400);
     let route = |n: usize| {
         let path = if n == 0 { long.as_str() } else { "v1" };
@@ -359,7 +359,7 @@ async fn many_routes_and_long_names_leave_the_page_readable() {
     let (head, _) = CONFIG.split_once("[[route]]").unwrap();
     let routes: String = (0..320).map(route).collect();
     let world = setup.whole(&format!("{head}{routes}")).start().await;
-    call(&world, "/0", 3).await;
+    send(&world, "/0", 3).await;
     let mut browser = Browser::start().await;
     browser.open(&format!("http://{}/", world.address("admin"))).await;
     browser.says("#problems", "and 312 more fail").await;

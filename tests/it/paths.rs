@@ -1,6 +1,6 @@
 //! Which paths are refused, and what the upstream's target becomes.
 
-use crate::support::{Call, Setup, World};
+use crate::support::{RawRequest, Setup, World};
 
 async fn scene(route: &str) -> World {
     Setup::new().await.route("anonymous = true").route(route).start().await
@@ -163,7 +163,7 @@ async fn target_is_the_upstreams_path_then_what_follows_the_prefix() {
 }
 
 #[tokio::test]
-async fn upstreams_trailing_slash_stands_only_where_nothing_follows() {
+async fn upstreams_trailing_slash_is_only_where_nothing_follows() {
     let world = scene("path_prefix = \"/billing\"\nupstream = \"{upstream}/api/v2/\"").await;
     assert_eq!(target(&world, "/billing/x").await, "/api/v2/x");
     assert_eq!(target(&world, "/billing").await, "/api/v2/");
@@ -195,7 +195,7 @@ async fn exact_path_is_replaced_whole() {
 async fn target_in_absolute_form_is_routed_by_its_path() {
     let world = scene("path_prefix = \"/a\"").await;
     let host = world.address("main");
-    let response = world.call(Call::get(&format!("http://{host}/a/b?c"))).await;
+    let response = world.exchange(RawRequest::get(&format!("http://{host}/a/b?c"))).await;
     response.expect_status(200);
     assert_eq!(world.upstream().last().target(), "/b?c");
 }

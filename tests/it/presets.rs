@@ -1,6 +1,6 @@
 //! Every preset against its vendor's documented request and response, byte for byte, at the vendor's own address.
 //!
-//! A row says what the operator writes, what must arrive at the token endpoint, what the vendor answers, and what comes
+//! A row says what the operator writes, what must arrive at the token endpoint, how the vendor responds, and what comes
 //! of it. The scripted issuer holds a certificate for the vendor's name and is reached through an egress proxy, so that
 //! the preset's own URL is what is tested. Adding a vendor is one file in `src/config/presets` and one row here.
 
@@ -12,7 +12,7 @@ use crate::support::egress::Egress;
 use crate::support::jwt;
 use crate::support::message::Head;
 use crate::support::tls::ca;
-use crate::support::{Answer, Recorded, Scripted, Setup, World};
+use crate::support::{RawResponse, Recorded, Scripted, Setup, World};
 
 mod catalogue;
 mod gateways;
@@ -30,7 +30,7 @@ pub const JSON: &str = "content-type: application/json";
 /// One preset in one scene. `{keys}` in the texts of the config is the folder of test keys.
 pub struct Row {
     pub preset: &'static str,
-    /// What stands in `vars = { … }`.
+    /// What is in `vars = { … }`.
     pub vars: &'static str,
     /// More keys of the issuer's table: what is the operator's own.
     pub issuer: &'static str,
@@ -78,7 +78,7 @@ pub const ROW: Row = Row {
     refused: None,
 };
 
-/// One request and the vendor's answer to it.
+/// One request and the vendor's response to it.
 pub struct Exchange {
     /// `POST /path?query HTTP/1.1`
     pub line: &'static str,
@@ -86,7 +86,7 @@ pub struct Exchange {
     /// `connection` and `content-length` only what the vendor asks for.
     pub headers: &'static [&'static str],
     pub body: &'static str,
-    pub answer: Reply,
+    pub response: Reply,
 }
 
 pub struct Reply {
@@ -95,7 +95,7 @@ pub struct Reply {
     pub body: &'static str,
 }
 
-/// A JWT that stands as `{name}` in a request.
+/// A JWT that is `{name}` in a request.
 pub struct Jwt {
     pub name: &'static str,
     /// Whose signature it must be: a file in the folder of test keys (`rsa.public.pem`), or the shared secret itself.
@@ -108,7 +108,7 @@ pub struct Jwt {
     pub lifetime: u32,
 }
 
-/// What the caller is told where the issuer refuses.
+/// What the caller sees if the issuer refuses.
 pub struct Refused {
     pub status: u16,
     pub code: &'static str,
@@ -162,9 +162,9 @@ pub async fn start(row: &Row) -> Stage {
     let issuer = Scripted::start(Some(tls)).await;
     let egress = Egress::to(issuer.address.unwrap()).await;
     for exchange in row.exchanges {
-        issuer.next(answer(&exchange.answer));
+        issuer.next(scripted(&exchange.response));
     }
-    issuer.always_this(answer(&row.exchanges.last().unwrap().answer));
+    issuer.always_this(scripted(&row.exchanges.last().unwrap().response));
 
     let mut setup = Setup::with(issuer, Scripted::upstream().await);
     for (name, content) in row.files {
@@ -181,10 +181,10 @@ pub async fn start(row: &Row) -> Stage {
     Stage { world, egress }
 }
 
-fn answer(reply: &Reply) -> Answer {
+fn scripted(reply: &Reply) -> RawResponse {
     let headers = reply.headers.iter().map(|header| header.split_once(": ").expect("name: value"));
     headers
-        .fold(Answer::status(reply.status), |answer, (name, value)| answer.header(name, value))
+        .fold(RawResponse::status(reply.status), |response, (name, value)| response.header(name, value))
         .body(reply.body)
 }
 
@@ -239,7 +239,7 @@ async fn granted(row: &Row, stage: &Stage) {
 async fn renewed(row: &Row, stage: &Stage, status: u16, done: usize) {
     assert_eq!(done, 0, "a token fetched because of a 401 outlives the next one: one status for each row");
     let (world, before) = (&stage.world, stage.world.issuer().count());
-    world.upstream().next(Answer::status(status).body("not with that token"));
+    world.upstream().next(RawResponse::status(status).body("not with that token"));
     world.get("/thing").await.expect_status(200);
     assert!(world.issuer().count() > before, "{status} leads to a new token");
     expect_sent(row, stage, &world.upstream().last());

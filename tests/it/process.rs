@@ -11,24 +11,24 @@ use tokio::process::{Child, ChildStderr};
 
 use crate::support::h2::H2Client;
 use crate::support::{
-    Answer, Bearerd, Call, Client, Gate, PATIENCE, Setup, World, cli, eventually, metrics, within,
+    Bearerd, Client, Gate, PATIENCE, RawRequest, RawResponse, Setup, World, cli, eventually, metrics, within,
 };
 
-/// A request that the upstream has and does not answer yet.
-async fn with_slow_call(setup: Setup) -> (World, Client, Gate) {
+/// A request that the upstream has and does not respond to yet.
+async fn with_slow_request(setup: Setup) -> (World, Client, Gate) {
     let gate = Gate::new();
-    setup.upstream.always_this(Answer::ok("slow").gated(&gate));
+    setup.upstream.always_this(RawResponse::ok("slow").gated(&gate));
     let world = setup.start().await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     world.upstream().request(1).await;
     (world, client, gate)
 }
 
 #[tokio::test]
-async fn t98_sigterm_lets_calls_end_and_exits_0() {
+async fn t98_sigterm_lets_requests_end_and_exits_0() {
     for signal in [Signal::TERM, Signal::INT] {
-        let (mut world, mut client, gate) = with_slow_call(Setup::new().await).await;
+        let (mut world, mut client, gate) = with_slow_request(Setup::new().await).await;
         let address = world.address("main");
         world.signal(signal);
         eventually("no more connections", || async {
@@ -44,7 +44,7 @@ async fn t98_sigterm_lets_calls_end_and_exits_0() {
 }
 
 #[tokio::test]
-async fn t98_no_call_fails_when_sigterm_comes_under_load() {
+async fn t98_no_request_fails_when_sigterm_comes_under_load() {
     let mut world = Setup::new().await.top("drain_delay = \"500ms\"").start().await;
     world.get("/").await.expect_status(200);
     let address = world.address("main");
@@ -55,7 +55,7 @@ async fn t98_no_call_fails_when_sigterm_comes_under_load() {
             while let Ok(stream) = tokio::net::TcpStream::connect(address).await {
                 let mut wire = crate::support::Wire::new(stream);
                 // A connection that was still in the backlog when the listener closed never was a request.
-                if wire.send(Call::get("/").bytes("localhost")).await.is_err() {
+                if wire.send(RawRequest::get("/").bytes("localhost")).await.is_err() {
                     break;
                 }
                 match wire.head().await {
@@ -91,9 +91,9 @@ async fn drain_delay_serves_on_while_readyz_says_503() {
 }
 
 #[tokio::test]
-async fn shutdown_timeout_cuts_calls_that_do_not_end() {
+async fn shutdown_timeout_cuts_requests_that_do_not_end() {
     let (mut world, mut client, _gate) =
-        with_slow_call(Setup::new().await.top("shutdown_timeout = \"500ms\"")).await;
+        with_slow_request(Setup::new().await.top("shutdown_timeout = \"500ms\"")).await;
     let started = Instant::now();
     world.signal(Signal::TERM);
     assert_eq!(world.proxy.exit().await.code(), Some(0));
@@ -103,7 +103,7 @@ async fn shutdown_timeout_cuts_calls_that_do_not_end() {
 
 #[tokio::test]
 async fn second_signal_ends_at_once() {
-    let (mut world, _client, _gate) = with_slow_call(Setup::new().await).await;
+    let (mut world, _client, _gate) = with_slow_request(Setup::new().await).await;
     world.signal(Signal::TERM);
     let address = world.address("main");
     eventually("the drain", || async {
@@ -120,7 +120,7 @@ async fn second_signal_ends_at_once() {
 async fn kept_connections_are_closed_by_the_drain() {
     let mut world = Setup::new().await.start().await;
     let mut client = world.connect().await;
-    client.call(&Call::get("/")).await.expect_status(200);
+    client.exchange(&RawRequest::get("/")).await.expect_status(200);
     let mut h2 = H2Client::plain(world.address("main")).await;
     assert_eq!(h2.get("/").await.status, 200);
     let started = Instant::now();
@@ -132,7 +132,7 @@ async fn kept_connections_are_closed_by_the_drain() {
 #[tokio::test]
 async fn token_fetch_in_flight_does_not_hold_the_end_up() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::hang());
+    setup.issuer.always_this(RawResponse::hang());
     let mut world = setup.start().await;
     world.issuer().request(1).await;
     let started = Instant::now();
@@ -149,7 +149,7 @@ async fn t99_starts_again_after_sigkill() {
     assert!(world.folder().join("proxy.sock").exists(), "SIGKILL leaves the socket behind");
     world.proxy = Bearerd::start(world.shared_folder(), &[]).await;
     let mut client = Client::unix(&world.folder().join("proxy.sock")).await;
-    client.call(&Call::get("/")).await.expect_status(200);
+    client.exchange(&RawRequest::get("/")).await.expect_status(200);
     assert_eq!(world.proxy.stop().await.code(), Some(0));
     assert!(!world.folder().join("proxy.sock").exists(), "a clean end removes the socket");
 }
@@ -160,7 +160,11 @@ async fn unix_socket_that_somebody_serves_is_in_use() {
     let world = setup.start().await;
     let output = cli::run(world.folder(), &["run"]).await;
     output.expect_code(69);
-    Client::unix(&world.folder().join("proxy.sock")).await.call(&Call::get("/")).await.expect_status(200);
+    Client::unix(&world.folder().join("proxy.sock"))
+        .await
+        .exchange(&RawRequest::get("/"))
+        .await
+        .expect_status(200);
 }
 
 #[tokio::test]
@@ -184,9 +188,9 @@ async fn t100_starts_with_the_issuer_down_and_keeps_trying() {
 }
 
 #[tokio::test]
-async fn t100_becomes_ready_without_a_call() {
+async fn t100_becomes_ready_without_a_request() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::status(500));
+    setup.issuer.next(RawResponse::status(500));
     let world = setup.start().await;
     world.ready().await;
     assert_eq!(world.upstream().count(), 0);
@@ -218,7 +222,7 @@ async fn t101_few_file_descriptors_are_survived() {
     clients.clear();
     eventually("a served call", || async {
         let mut client = proxy.connect().await;
-        let _sent = client.wire.send(Call::get("/").bytes("localhost")).await;
+        let _sent = client.wire.send(RawRequest::get("/").bytes("localhost")).await;
         client.response_or_end().await.filter(|response| response.status == 200)
     })
     .await;
@@ -242,11 +246,11 @@ async fn with_unread_log(log: &str) -> (Setup, Child, ChildStderr, Client) {
 }
 
 #[tokio::test]
-async fn t102_blocked_log_does_not_hold_calls_up() {
+async fn t102_blocked_log_does_not_hold_requests_up() {
     let (_setup, _child, _stderr, mut client) = with_unread_log("level = \"trace\"").await;
     let calls = async {
         for n in 0..1000 {
-            client.call(&Call::get(&format!("/{n}/{}", "x".repeat(200)))).await.expect_status(200);
+            client.exchange(&RawRequest::get(&format!("/{n}/{}", "x".repeat(200)))).await.expect_status(200);
         }
     };
     within("a thousand calls beside a blocked log", calls).await;
@@ -258,19 +262,19 @@ async fn t102_blocked_log_takes_a_bounded_memory() {
     const CALLS: usize = 3000;
     let (setup, child, mut stderr, mut client) = with_unread_log("format = \"json\"").await;
     // Refused here, so that no upstream takes part.
-    let call = Call::get(&format!("/{}/../", "x".repeat(6 * 1024)));
+    let call = RawRequest::get(&format!("/{}/../", "x".repeat(6 * 1024)));
     let pid = child.id().unwrap();
-    client.call(&call).await.expect_status(400);
+    client.exchange(&call).await.expect_status(400);
     let before = most_memory(pid);
     for _ in 0..CALLS {
-        client.call(&call).await.expect_status(400);
+        client.exchange(&call).await.expect_status(400);
     }
     let more = most_memory(pid) - before;
     // 4 MiB wait, of 12 that were logged.
     assert!(more < 7 * 1024, "{more} KiB more");
 
     let mut admin = Client::unix(&setup.folder().join("admin.sock")).await;
-    let samples = metrics::parse(&admin.call(&Call::get("/metrics")).await.text());
+    let samples = metrics::parse(&admin.exchange(&RawRequest::get("/metrics")).await.text());
     let missing = metrics::sum(&samples, "bearerd_log_lines_dropped_total", &[]).unwrap();
     assert!(missing > 1000.0, "{missing}");
     // It is read again, and only then the process ends, so that no line of its end is missing.
@@ -304,7 +308,7 @@ fn most_memory(pid: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn t102_full_disk_under_the_log_does_not_hold_calls_up() {
+async fn t102_full_disk_under_the_log_does_not_hold_requests_up() {
     let setup = Setup::new()
         .await
         .listener("address = \"unix:{folder}/proxy.sock\"")
@@ -316,7 +320,7 @@ async fn t102_full_disk_under_the_log_does_not_hold_calls_up() {
     let socket = setup.folder().join("proxy.sock");
     eventually("the socket", || async { tokio::net::UnixStream::connect(&socket).await.ok() }).await;
     for _ in 0..20 {
-        Client::unix(&socket).await.call(&Call::get("/")).await.expect_status(200);
+        Client::unix(&socket).await.exchange(&RawRequest::get("/")).await.expect_status(200);
     }
 }
 
@@ -326,7 +330,7 @@ async fn several_workers_share_each_socket() {
     let address = world.address("main");
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..60 {
-        calls.spawn(async move { Client::tcp(address).await.call(&Call::get("/")).await.status });
+        calls.spawn(async move { Client::tcp(address).await.exchange(&RawRequest::get("/")).await.status });
     }
     assert!(calls.join_all().await.iter().all(|status| *status == 200));
     assert_eq!(world.issuer().count(), 1);
@@ -341,7 +345,7 @@ async fn several_workers_share_each_socket() {
 #[tokio::test]
 async fn start_is_not_held_up_by_a_silent_issuer() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::hang());
+    setup.issuer.always_this(RawResponse::hang());
     let started = Instant::now();
     let world = Arc::new(setup.start().await);
     // A token request may take ten.

@@ -8,7 +8,9 @@ use crate::support::egress::Egress;
 use crate::support::h2::{EchoUpstream, H2Client, streamed, whole};
 use crate::support::manual::Manual;
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{Answer, Call, Client, Gate, Scripted, Setup, Wire, World, eventually, within};
+use crate::support::{
+    Client, Gate, RawRequest, RawResponse, Scripted, Setup, Wire, World, eventually, within,
+};
 
 async fn to(upstream: &str, route: &str) -> World {
     Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
@@ -19,7 +21,7 @@ async fn scene() -> World {
 }
 
 /// A scene whose upstream the test plays, with a request on its way.
-async fn manual(route: &str, call: &Call) -> (World, Client, Wire) {
+async fn manual(route: &str, call: &RawRequest) -> (World, Client, Wire) {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, route).await;
     let mut client = world.connect().await;
@@ -32,12 +34,12 @@ async fn manual(route: &str, call: &Call) -> (World, Client, Wire) {
 #[tokio::test]
 async fn http10_caller_gets_a_body_that_it_can_read() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::raw(
+    setup.upstream.always_this(RawResponse::raw(
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     ));
     let world = setup.start().await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/").http10()).await;
+    client.send(&RawRequest::get("/").http10()).await;
     let response = client.response().await;
     response.expect_status(200);
     assert_eq!(response.header("transfer-encoding"), None);
@@ -46,15 +48,15 @@ async fn http10_caller_gets_a_body_that_it_can_read() {
 }
 
 #[tokio::test]
-async fn http11_connection_is_kept_and_pipelined_calls_are_answered_in_order() {
+async fn http11_connection_is_kept_and_pipelined_requests_get_responses_in_order() {
     let setup = Setup::new().await;
-    setup.upstream.always(|request, _| Answer::ok(request.target().to_owned()));
+    setup.upstream.always(|request, _| RawResponse::ok(request.target().to_owned()));
     let world = setup.start().await;
     let mut client = world.connect().await;
     for n in 0..3 {
-        assert_eq!(client.call(&Call::get(&format!("/{n}"))).await.text(), format!("/{n}"));
+        assert_eq!(client.exchange(&RawRequest::get(&format!("/{n}"))).await.text(), format!("/{n}"));
     }
-    let bytes: Vec<u8> = (0..5).flat_map(|n| Call::get(&format!("/p{n}")).bytes("localhost")).collect();
+    let bytes: Vec<u8> = (0..5).flat_map(|n| RawRequest::get(&format!("/p{n}")).bytes("localhost")).collect();
     client.wire.send(bytes).await.unwrap();
     for n in 0..5 {
         assert_eq!(client.response().await.text(), format!("/p{n}"));
@@ -109,7 +111,7 @@ async fn h2_and_http11_by_alpn_over_tls() {
     assert_eq!(client.get("/").await.status, 200);
     for alpn in [&["http/1.1"][..], &[]] {
         let mut client = Client::tls(address, ca().client(alpn, None)).await.unwrap();
-        client.call(&Call::get("/")).await.expect_status(200);
+        client.exchange(&RawRequest::get("/")).await.expect_status(200);
     }
 }
 
@@ -117,7 +119,7 @@ async fn h2_and_http11_by_alpn_over_tls() {
 async fn h2_over_a_unix_socket_and_http11_too() {
     let world = Setup::new().await.listener("address = \"unix:{folder}/proxy.sock\"").start().await;
     let path = world.folder().join("proxy.sock");
-    Client::unix(&path).await.call(&Call::get("/")).await.expect_status(200);
+    Client::unix(&path).await.exchange(&RawRequest::get("/")).await.expect_status(200);
     let stream = hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(&path).await.unwrap());
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), stream).await.unwrap();
@@ -136,7 +138,7 @@ async fn upstream_protocol_is_chosen_by_alpn() {
         setup.file("ca.pem", &ca().pem);
         let route = format!("upstream = \"{}\"\ntls = {{ ca = {{ file = \"ca.pem\" }} }}", upstream.url);
         let world = setup.route(&route).start().await;
-        assert_eq!(world.call(Call::post("/", "hello")).await.text(), "hello");
+        assert_eq!(world.exchange(RawRequest::post("/", "hello")).await.text(), "hello");
         assert_eq!(upstream.last().version, version);
         assert_eq!(upstream.last().headers["authorization"], "Bearer token-1");
     }
@@ -151,7 +153,7 @@ async fn protocol_says_which_is_used() {
         ("http2", http::Version::HTTP_2),
     ] {
         let world = to(&upstream.url, &format!("protocol = \"{protocol}\"")).await;
-        assert_eq!(world.call(Call::post("/", "hello")).await.text(), "hello");
+        assert_eq!(world.exchange(RawRequest::post("/", "hello")).await.text(), "hello");
         assert_eq!(upstream.last().version, version, "{protocol}");
     }
 }
@@ -171,7 +173,7 @@ async fn http1_upstream_by_choice_over_tls_is_not_offered_h2() {
 }
 
 #[tokio::test]
-async fn http2_calls_share_one_upstream_connection() {
+async fn http2_requests_share_one_upstream_connection() {
     let upstream = EchoUpstream::plain().await;
     let world = to(&upstream.url, "protocol = \"http2\"").await;
     let mut client = H2Client::plain(world.address("main")).await;
@@ -294,7 +296,7 @@ async fn connect_proxy_reaches_the_upstream() {
 }
 
 #[tokio::test]
-async fn connect_proxy_may_answer_in_many_ways() {
+async fn connect_proxy_may_respond_in_many_ways() {
     let long = format!("HTTP/1.1 200 OK\r\n{}\r\n", format!("x-long: {}\r\n", "a".repeat(1000)).repeat(9));
     for answer in [
         "HTTP/1.0 200 Connection established\r\n\r\n",
@@ -304,7 +306,7 @@ async fn connect_proxy_may_answer_in_many_ways() {
         &long,
     ] {
         let upstream = Scripted::start(Some(ca().issue(&["::1"]).server(&[]))).await;
-        let egress = Egress::answering(upstream.address.unwrap(), answer).await;
+        let egress = Egress::responding(upstream.address.unwrap(), answer).await;
         let setup = Setup::with(Scripted::issuer().await, upstream);
         setup.file("ca.pem", &ca().pem);
         let route = format!(
@@ -340,7 +342,7 @@ async fn connect_proxy_that_refuses_is_upstream_unreachable() {
 
 #[tokio::test]
 async fn response_is_streamed_without_buffering() {
-    let (_world, mut client, mut wire) = manual("", &Call::get("/")).await;
+    let (_world, mut client, mut wire) = manual("", &RawRequest::get("/")).await;
     wire.send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         .await
         .unwrap();
@@ -388,7 +390,7 @@ async fn trailers_pass_both_ways() {
         frames.send(Frame::trailers(trailers)).await.unwrap();
         drop(frames);
     };
-    let (response, ()) = tokio::join!(client.call(request), send);
+    let (response, ()) = tokio::join!(client.exchange(request), send);
     assert_eq!(response.trailers.unwrap()["x-checksum"], "abc");
     assert_eq!(upstream.last().headers["te"], "trailers");
 }
@@ -397,10 +399,10 @@ async fn trailers_pass_both_ways() {
 async fn trailers_pass_over_http11() {
     let setup = Setup::new().await;
     let bytes = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n";
-    setup.upstream.always_this(Answer::raw(bytes));
+    setup.upstream.always_this(RawResponse::raw(bytes));
     let world = setup.start().await;
     let mut client = world.connect().await;
-    let call = Call::new("POST", "/")
+    let call = RawRequest::new("POST", "/")
         .header("TE", "trailers")
         .header("Connection", "TE")
         .header("Transfer-Encoding", "chunked")
@@ -413,12 +415,14 @@ async fn trailers_pass_over_http11() {
 }
 
 #[tokio::test]
-async fn expect_100_continue_is_answered_here() {
+async fn expect_100_continue_gets_its_response_here() {
     let setup = Setup::new().await;
-    setup.upstream.always(|request, _| Answer::ok(request.body.data.clone()));
+    setup.upstream.always(|request, _| RawResponse::ok(request.body.data.clone()));
     let world = setup.start().await;
     let mut client = world.connect().await;
-    client.send(&Call::new("POST", "/").header("Content-Length", "5").header("Expect", "100-continue")).await;
+    client
+        .send(&RawRequest::new("POST", "/").header("Content-Length", "5").header("Expect", "100-continue"))
+        .await;
     let interim = within("100", client.wire.head()).await.unwrap().unwrap();
     assert_eq!(interim.word(1), "100");
     client.wire.send("hello").await.unwrap();
@@ -427,10 +431,11 @@ async fn expect_100_continue_is_answered_here() {
 }
 
 #[tokio::test]
-async fn refused_call_that_expects_100_gets_its_refusal() {
+async fn refused_request_that_expects_100_gets_its_refusal() {
     let world = scene().await;
     let mut client = world.connect().await;
-    let call = Call::new("POST", "/../x").header("Content-Length", "5").header("Expect", "100-continue");
+    let call =
+        RawRequest::new("POST", "/../x").header("Content-Length", "5").header("Expect", "100-continue");
     client.send(&call).await;
     client.response().await.expect_problem(400, "bad_request");
 }
@@ -438,35 +443,35 @@ async fn refused_call_that_expects_100_gets_its_refusal() {
 #[tokio::test]
 async fn head_has_the_headers_of_get_and_no_body() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::ok("hello").header("x-upstream", "1"));
+    setup.upstream.always_this(RawResponse::ok("hello").header("x-upstream", "1"));
     let world = setup.start().await;
     let mut client = world.connect().await;
-    let response = client.call(&Call::new("HEAD", "/")).await;
+    let response = client.exchange(&RawRequest::new("HEAD", "/")).await;
     response.expect_status(200);
     assert_eq!(response.header("content-length"), Some("5"));
     assert_eq!(response.header("x-upstream"), Some("1"));
     // The connection is still in step.
-    assert_eq!(client.call(&Call::get("/")).await.text(), "hello");
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.text(), "hello");
 }
 
 #[tokio::test]
 async fn responses_without_a_body_keep_the_connection_in_step() {
     let setup = Setup::new().await;
-    setup.upstream.next(Answer::status(204)).next(Answer::status(304).header("etag", "\"x\""));
+    setup.upstream.next(RawResponse::status(204)).next(RawResponse::status(304).header("etag", "\"x\""));
     let world = setup.start().await;
     let mut client = world.connect().await;
-    let response = client.call(&Call::get("/")).await;
+    let response = client.exchange(&RawRequest::get("/")).await;
     response.expect_status(204);
     assert_eq!((response.header("content-length"), response.header("transfer-encoding")), (None, None));
-    client.call(&Call::get("/")).await.expect_status(304);
-    assert_eq!(client.call(&Call::get("/")).await.text(), "ok");
+    client.exchange(&RawRequest::get("/")).await.expect_status(304);
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.text(), "ok");
 }
 
 #[tokio::test]
 async fn upstreams_length_and_encoding_pass_unchanged() {
     let gzip = [0x1f, 0x8b, 8, 0, 0, 0];
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::ok(gzip).header("content-encoding", "gzip"));
+    setup.upstream.always_this(RawResponse::ok(gzip).header("content-encoding", "gzip"));
     let world = setup.start().await;
     let response = world.get("/").await;
     assert_eq!(response.header("content-length"), Some("6"));
@@ -477,14 +482,14 @@ async fn upstreams_length_and_encoding_pass_unchanged() {
 #[tokio::test]
 async fn body_that_ends_with_the_connection_is_passed() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::raw("HTTP/1.1 200 OK\r\n\r\nto the end").then_close());
+    setup.upstream.always_this(RawResponse::raw("HTTP/1.1 200 OK\r\n\r\nto the end").then_close());
     let world = setup.start().await;
     assert_eq!(world.get("/").await.text(), "to the end");
 }
 
 #[tokio::test]
 async fn response_that_breaks_off_breaks_off_for_the_caller() {
-    let (_world, mut client, mut wire) = manual("", &Call::get("/")).await;
+    let (_world, mut client, mut wire) = manual("", &RawRequest::get("/")).await;
     wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
     drop(wire);
     assert_eq!(client.head().await.header("content-length"), Some("10"));
@@ -493,14 +498,14 @@ async fn response_that_breaks_off_breaks_off_for_the_caller() {
 
 #[tokio::test]
 async fn caller_that_leaves_ends_the_upstreams_call() {
-    let (_world, client, mut wire) = manual("", &Call::get("/")).await;
+    let (_world, client, mut wire) = manual("", &RawRequest::get("/")).await;
     drop(client);
     assert!(within("the upstream's connection to end", wire.closed()).await);
 }
 
 #[tokio::test]
 async fn idle_timeout_ends_a_body_that_stalls() {
-    let (_world, mut client, mut wire) = manual("idle_timeout = \"300ms\"", &Call::get("/")).await;
+    let (_world, mut client, mut wire) = manual("idle_timeout = \"300ms\"", &RawRequest::get("/")).await;
     wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
     client.head().await;
     assert!(within("the end", client.wire.exact(10)).await.is_err());
@@ -517,7 +522,7 @@ async fn all_addresses_of_the_upstreams_name_are_tried() {
 
 #[tokio::test]
 async fn slow_reader_does_not_fill_the_memory() {
-    let (world, mut client, mut wire) = manual("", &Call::get("/")).await;
+    let (world, mut client, mut wire) = manual("", &RawRequest::get("/")).await;
     let before = world.memory();
     let gate = Gate::new();
     let done = gate.clone();

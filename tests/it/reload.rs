@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{Answer, Bearerd, Call, Client, Gate, Setup, World, eventually, stays};
+use crate::support::{Bearerd, Client, Gate, RawRequest, RawResponse, Setup, World, eventually, stays};
 
 /// Short-lived tokens, so that the secret is read again and again.
 async fn short_lived() -> Setup {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
     setup
 }
 
@@ -109,18 +109,18 @@ async fn two_routes() -> World {
 }
 
 #[tokio::test]
-async fn t95_reload_keeps_calls_in_flight_tokens_and_connections() {
+async fn t95_reload_keeps_requests_in_flight_tokens_and_connections() {
     let mut world = two_routes().await;
     let gate = Gate::new();
-    world.upstream().next(Answer::ok("slow").gated(&gate));
+    world.upstream().next(RawResponse::ok("slow").gated(&gate));
     let mut slow = world.connect().await;
-    slow.send(&Call::get("/second/slow")).await;
+    slow.send(&RawRequest::get("/second/slow")).await;
     world.upstream().request(2).await;
     let mut kept = world.connect().await;
-    kept.call(&Call::get("/second")).await.expect_status(200);
+    kept.exchange(&RawRequest::get("/second")).await.expect_status(200);
     world.change(|text| text.replace("/second\"\nissuer", "/third\"\nissuer"));
     world.reload().await;
-    kept.call(&Call::get("/second/new")).await.expect_status(200);
+    kept.exchange(&RawRequest::get("/second/new")).await.expect_status(200);
     assert_eq!(world.upstream().last().target(), "/third/new");
     gate.open();
     assert_eq!(slow.response().await.text(), "slow");
@@ -128,7 +128,7 @@ async fn t95_reload_keeps_calls_in_flight_tokens_and_connections() {
 }
 
 #[tokio::test]
-async fn no_call_is_lost_over_many_reloads() {
+async fn no_request_is_lost_over_many_reloads() {
     let world = two_routes().await;
     let address = world.address("main");
     let stop = Gate::new();
@@ -137,8 +137,8 @@ async fn no_call_is_lost_over_many_reloads() {
         let mut client = Client::tcp(address).await;
         let mut count = 0;
         while tokio::time::timeout(Duration::ZERO, stopped.wait()).await.is_err() {
-            client.call(&Call::get("/second/x")).await.expect_status(200);
-            Client::tcp(address).await.call(&Call::get("/y")).await.expect_status(200);
+            client.exchange(&RawRequest::get("/second/x")).await.expect_status(200);
+            Client::tcp(address).await.exchange(&RawRequest::get("/y")).await.expect_status(200);
             count += 2;
         }
         count
@@ -240,12 +240,12 @@ async fn t96_broken_file_is_reported_and_the_old_config_stays() {
 }
 
 #[tokio::test]
-async fn t97_removed_route_ends_its_calls_well_and_takes_no_new_ones() {
+async fn t97_removed_route_ends_its_requests_well_and_takes_no_new_ones() {
     let mut world = two_routes().await;
     let gate = Gate::new();
-    world.upstream().next(Answer::ok("slow").gated(&gate));
+    world.upstream().next(RawResponse::ok("slow").gated(&gate));
     let mut slow = world.connect().await;
-    slow.send(&Call::get("/second/slow")).await;
+    slow.send(&RawRequest::get("/second/slow")).await;
     world.upstream().request(2).await;
     world.change(|text| {
         let at = text.rfind("[[route]]").unwrap();
@@ -306,31 +306,31 @@ async fn listeners_come_go_and_change_with_a_reload() {
     let mut world = two_routes().await;
     let old = world.address("main");
     let mut kept = world.connect().await;
-    kept.call(&Call::get("/")).await.expect_status(200);
+    kept.exchange(&RawRequest::get("/")).await.expect_status(200);
     world.change(|text| {
         format!("{text}\n[listener.extra]\naddress = \"127.0.0.1:0\"\nnames = [\"extra.test\"]\n")
     });
     world.reload().await;
     let extra = world.proxy.new_address("extra").await;
-    Client::tcp(extra).await.call(&Call::get("/").host("extra.test")).await.expect_status(200);
-    Client::tcp(old).await.call(&Call::get("/")).await.expect_status(200);
+    Client::tcp(extra).await.exchange(&RawRequest::get("/").host("extra.test")).await.expect_status(200);
+    Client::tcp(old).await.exchange(&RawRequest::get("/")).await.expect_status(200);
     world.change(|text| text[..text.find("\n[listener.extra]").unwrap()].to_owned());
     world.reload().await;
     eventually("the listener to go", || async {
         tokio::net::TcpStream::connect(extra).await.is_err().then_some(())
     })
     .await;
-    kept.call(&Call::get("/")).await.expect_status(200);
+    kept.exchange(&RawRequest::get("/")).await.expect_status(200);
 }
 
 #[tokio::test]
 async fn renamed_listener_goes_on_serving_its_open_connections() {
     let mut world = two_routes().await;
     let mut kept = world.connect().await;
-    kept.call(&Call::get("/")).await.expect_status(200);
+    kept.exchange(&RawRequest::get("/")).await.expect_status(200);
     world.change(|text| text.replace("[listener.main]", "[listener.front]"));
     world.reload().await;
-    kept.call(&Call::get("/")).await.expect_status(200);
+    kept.exchange(&RawRequest::get("/")).await.expect_status(200);
 }
 
 #[tokio::test]
@@ -354,7 +354,7 @@ async fn new_listener_that_cannot_be_bound_leaves_everything_as_it_was() {
 async fn callers_rules_change_with_a_reload() {
     let mut world = two_routes().await;
     let mut kept = world.connect().await;
-    kept.call(&Call::get("/")).await.expect_status(200);
+    kept.exchange(&RawRequest::get("/")).await.expect_status(200);
     world.change(|text| text.replace("[listener.main]\n", "[listener.main]\nallow = [\"10.0.0.0/8\"]\n"));
     world.reload().await;
     world.get("/").await.expect_problem(403, "caller_refused");
@@ -389,7 +389,7 @@ async fn log_level_changes_with_a_reload() {
     world.get("/?a").await.expect_status(200);
     world.change(|text| text.replace("access = false", "access = true"));
     world.reload().await;
-    world.call(Call::get("/").header("X-Request-Id", "after-the-reload")).await.expect_status(200);
+    world.exchange(RawRequest::get("/").header("X-Request-Id", "after-the-reload")).await.expect_status(200);
     world.log().wait("the request", |line| line.contains("after-the-reload")).await;
 }
 
@@ -432,12 +432,12 @@ async fn port_of(world: &World, table: &str) -> u16 {
 /// Over IPv4 loopback, which every address of these tests takes in.
 async fn is_served(table: &str, port: u16) {
     let (call, status) = match table {
-        "listener.main" => (Call::get("/"), 200),
-        "admin" => (Call::get("/livez"), 200),
-        _ => (Call::post("/hook", "{}"), 401),
+        "listener.main" => (RawRequest::get("/"), 200),
+        "admin" => (RawRequest::get("/livez"), 200),
+        _ => (RawRequest::post("/hook", "{}"), 401),
     };
     let mut client = Client::tcp(SocketAddr::from(([127, 0, 0, 1], port))).await;
-    client.call(&call).await.expect_status(status);
+    client.exchange(&call).await.expect_status(status);
 }
 
 /// Changes the config, and waits until it was taken or refused; gives the reasons of a refusal.
@@ -538,9 +538,9 @@ async fn an_address_that_moves_is_served_but_for_a_moment_and_its_requests_end_w
     let port = port_of(&world, "listener.main").await;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let gate = Gate::new();
-    world.upstream().next(Answer::ok("slow").gated(&gate));
+    world.upstream().next(RawResponse::ok("slow").gated(&gate));
     let mut slow = Client::tcp(address).await;
-    slow.send(&Call::get("/slow")).await;
+    slow.send(&RawRequest::get("/slow")).await;
     world.upstream().request(1).await;
     let stop = Gate::new();
     let stopped = stop.clone();
@@ -574,7 +574,7 @@ async fn an_address_that_moves_is_served_but_for_a_moment_and_its_requests_end_w
 /// took at the moment when the socket was closed; a response that has begun is whole.
 async fn served_at(address: SocketAddr) -> bool {
     let Ok(mut client) = Client::try_tcp(address).await else { return false };
-    if client.wire.send(Call::get("/x").bytes("localhost")).await.is_err() {
+    if client.wire.send(RawRequest::get("/x").bytes("localhost")).await.is_err() {
         return false;
     }
     let Ok(Some(head)) = client.wire.head().await else { return false };
@@ -590,8 +590,8 @@ async fn a_socket_file_goes_from_one_kind_of_listener_to_another() {
     let unix = |name: &str| format!("unix:{}", world.folder().join(name).display());
     let (first, second) = (unix("s"), unix("t"));
     assert_eq!(reloaded(&mut world, |text| moved(&text, "webhook.hook", &first)).await, Ok(()));
-    Client::unix(&path).await.call(&Call::post("/hook", "{}")).await.expect_status(401);
+    Client::unix(&path).await.exchange(&RawRequest::post("/hook", "{}")).await.expect_status(401);
     let swap = |text: String| moved(&moved(&text, "webhook.hook", &second), "admin", &first);
     assert_eq!(reloaded(&mut world, swap).await, Ok(()));
-    Client::unix(&path).await.call(&Call::get("/livez")).await.expect_status(200);
+    Client::unix(&path).await.exchange(&RawRequest::get("/livez")).await.expect_status(200);
 }

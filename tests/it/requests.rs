@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::support::egress::Egress;
 use crate::support::tls::{ca, localhost};
-use crate::support::{Answer, Recorded, Scripted, Setup, World, cli, eventually};
+use crate::support::{RawResponse, Recorded, Scripted, Setup, World, cli, eventually};
 
 async fn asked(issuer: &str) -> Arc<Recorded> {
     let world = Setup::new().await.issuer(issuer).start().await;
@@ -130,7 +130,7 @@ async fn params_are_strings_numbers_booleans_arrays_and_references() {
 }
 
 #[tokio::test]
-async fn routes_params_are_added_and_its_scopes_stand_instead() {
+async fn routes_params_are_added_and_its_scopes_replace_the_issuers() {
     let world = Setup::new()
         .await
         .issuer("scopes = [\"a\"]\nparams = { audience = \"x\", kept = \"1\" }")
@@ -166,9 +166,14 @@ async fn discoverable(document: &'static str, path: &'static str) -> Setup {
     let url = setup.issuer.url.clone();
     setup.issuer.always(move |request, _| {
         if request.target() == path {
-            return Answer::ok(document.replace("{url}", &url)).header("content-type", "application/json");
+            return RawResponse::ok(document.replace("{url}", &url))
+                .header("content-type", "application/json");
         }
-        if request.target() == "/oauth/token" { Answer::token("found") } else { Answer::status(404) }
+        if request.target() == "/oauth/token" {
+            RawResponse::token("found")
+        } else {
+            RawResponse::status(404)
+        }
     });
     setup
 }
@@ -221,8 +226,8 @@ async fn t108_document_of_another_issuer_is_refused() {
 #[tokio::test]
 async fn t108_document_that_is_too_long_or_elsewhere_is_refused() {
     let elsewhere = Scripted::issuer().await;
-    let redirect = Answer::status(302).header("location", &format!("{}/tenant", elsewhere.url));
-    let long = Answer::ok(" ".repeat(1024 * 1024));
+    let redirect = RawResponse::status(302).header("location", &format!("{}/tenant", elsewhere.url));
+    let long = RawResponse::ok(" ".repeat(1024 * 1024));
     for answer in [redirect, long] {
         let setup = Setup::new().await;
         setup.issuer.always_this(answer);
@@ -235,7 +240,7 @@ async fn t108_document_that_is_too_long_or_elsewhere_is_refused() {
 #[tokio::test]
 async fn issuer_may_ask_for_a_client_certificate() {
     let issuer = Scripted::start(Some(ca().server_asking(&localhost(), &[]))).await;
-    issuer.always_this(Answer::token("mutual"));
+    issuer.always_this(RawResponse::token("mutual"));
     let setup = Setup::with(issuer, Scripted::upstream().await);
     let client = ca().issue(&["client.test"]);
     setup.file("ca.pem", &ca().pem);
@@ -248,7 +253,7 @@ async fn issuer_may_ask_for_a_client_certificate() {
 #[tokio::test]
 async fn server_name_says_whose_certificate_is_wanted() {
     let issuer = Scripted::start(Some(ca().issue(&["issuer.test"]).server(&[]))).await;
-    issuer.always_this(Answer::token("named"));
+    issuer.always_this(RawResponse::token("named"));
     let setup = Setup::with(issuer, Scripted::upstream().await);
     setup.file("ca.pem", &ca().pem);
     let tls = "tls = { ca = { file = \"ca.pem\" }, server_name = \"issuer.test\" }";
@@ -256,7 +261,7 @@ async fn server_name_says_whose_certificate_is_wanted() {
 }
 
 #[tokio::test]
-async fn ca_stands_instead_of_the_systems_roots() {
+async fn ca_replaces_the_systems_roots() {
     let issuer = Scripted::start(Some(localhost().server(&[]))).await;
     let setup = Setup::with(issuer, Scripted::upstream().await);
     let world = setup.issuer("tls = { roots = \"system\" }").start().await;
@@ -266,7 +271,7 @@ async fn ca_stands_instead_of_the_systems_roots() {
 #[tokio::test]
 async fn roots_both_adds_the_ca_to_the_systems() {
     let issuer = Scripted::start(Some(localhost().server(&[]))).await;
-    issuer.always_this(Answer::token("both"));
+    issuer.always_this(RawResponse::token("both"));
     let setup = Setup::with(issuer, Scripted::upstream().await);
     setup.file("ca.pem", &ca().pem);
     let tls = "tls = { ca = { file = \"ca.pem\" }, roots = \"both\" }";
@@ -276,7 +281,7 @@ async fn roots_both_adds_the_ca_to_the_systems() {
 #[tokio::test]
 async fn token_requests_alone_go_through_the_issuers_proxy() {
     let issuer = Scripted::start(Some(ca().issue(&["idp.example"]).server(&[]))).await;
-    issuer.always_this(Answer::token("tunnelled"));
+    issuer.always_this(RawResponse::token("tunnelled"));
     let egress = Egress::to(issuer.address.unwrap()).await;
     let setup = Setup::with(issuer, Scripted::upstream().await);
     setup.file("ca.pem", &ca().pem);
@@ -295,7 +300,7 @@ async fn token_requests_alone_go_through_the_issuers_proxy() {
 #[tokio::test]
 async fn proxy_env_obeys_the_environment() {
     let issuer = Scripted::start(Some(ca().issue(&["idp.example"]).server(&[]))).await;
-    issuer.always_this(Answer::token("tunnelled"));
+    issuer.always_this(RawResponse::token("tunnelled"));
     let egress = Egress::to(issuer.address.unwrap()).await;
     let setup = Setup::with(issuer, Scripted::upstream().await)
         .env("HTTPS_PROXY", &format!("http://{}", egress.address))
@@ -308,7 +313,7 @@ async fn proxy_env_obeys_the_environment() {
 }
 
 #[tokio::test]
-async fn entries_of_no_proxy_that_match_nothing_are_told_at_the_start_and_by_check() {
+async fn entries_of_no_proxy_that_match_nothing_are_reported_at_the_start_and_by_check() {
     let odd = "10.*,corp.example,<local>";
     let world = Setup::new().await.env("NO_PROXY", odd).issuer("proxy = \"env\"").start().await;
     let words = "the environment's NO_PROXY names `10.*`, `<local>`, which matches no host";
@@ -391,7 +396,7 @@ async fn json_bodies_have_typed_values() {
 const QUERY: &str = "grant_type=client_credentials&scope=read+all&client_id=client-1&client_secret=s3cr3t-of-the-scene&r=a&r=b";
 
 #[tokio::test]
-async fn parameters_may_stand_in_the_query_of_a_post() {
+async fn parameters_may_be_in_the_query_of_a_post() {
     let keys = format!(
         "body = \"query\"\ntoken_url = \"{{issuer}}/t?v=1\"\nparams = {{ r = [\"a\", \"b\"] }}\n{POST}"
     );
@@ -414,9 +419,9 @@ async fn secrets_in_a_query_are_never_shown() {
     let setup = Setup::new().await;
     setup.issuer.always(|request, n| match n {
         // An issuer that says everything back.
-        1 => Answer::status(400).body(format!("you sent {}", request.target())),
-        2 => Answer::raw(format!("HTTP/1.1 {} nonsense\r\n\r\n", request.target())).then_close(),
-        _ => Answer::drop(),
+        1 => RawResponse::status(400).body(format!("you sent {}", request.target())),
+        2 => RawResponse::raw(format!("HTTP/1.1 {} nonsense\r\n\r\n", request.target())).then_close(),
+        _ => RawResponse::drop(),
     });
     let world = setup.log("level = \"trace\"").issuer(&format!("method = \"GET\"\n{POST}")).start().await;
     for number in 1..=3 {
@@ -467,9 +472,9 @@ async fn token_exchange_has_a_file_as_its_subject_token() {
     setup.issuer.always(|request, n| {
         if n > 1 {
             let said = serde_json::json!({ "error": "invalid_request", "error_description": request.text() });
-            return Answer::status(400).body(said.to_string());
+            return RawResponse::status(400).body(said.to_string());
         }
-        Answer::json(&serde_json::json!({
+        RawResponse::json(&serde_json::json!({
             "access_token": "exchanged", "token_type": "Bearer", "expires_in": 1,
             "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
         }))

@@ -10,14 +10,14 @@ use crate::support::cli::run;
 use crate::support::frames::Frames;
 use crate::support::h2::{EchoUpstream, H2Client, streamed, whole};
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Client, Setup, Wire, World, eventually, within};
+use crate::support::{Client, RawRequest, RawResponse, Setup, Wire, World, eventually, within};
 
 async fn to(upstream: &str, route: &str) -> World {
     Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
 }
 
 /// A scene whose upstream the test plays, with a request on its way.
-async fn manual(route: &str, call: &Call) -> (World, Client, Wire) {
+async fn manual(route: &str, call: &RawRequest) -> (World, Client, Wire) {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, route).await;
     let mut client = world.connect().await;
@@ -41,15 +41,15 @@ async fn get_with_a_body_of_unknown_length_keeps_it() {
     frames.send(Frame::data(Bytes::from("again"))).await.unwrap();
     drop(frames);
     let request = client.request("GET", "/search").body(body).unwrap();
-    assert_eq!(client.call(request).await.status, 200);
+    assert_eq!(client.exchange(request).await.status, 200);
     assert_eq!(world.upstream().last().text(), "again");
 }
 
 #[tokio::test]
-async fn switch_of_protocols_that_nobody_asked_for_is_no_answer() {
+async fn switch_of_protocols_that_nobody_asked_for_is_no_response() {
     let setup = Setup::new().await;
     let bytes = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
-    setup.upstream.always_this(Answer::raw(bytes));
+    setup.upstream.always_this(RawResponse::raw(bytes));
     let world = setup.start().await;
     world.get("/").await.expect_problem(502, "upstream_invalid");
     let mut client = H2Client::plain(world.address("main")).await;
@@ -60,8 +60,8 @@ async fn switch_of_protocols_that_nobody_asked_for_is_no_answer() {
 async fn h2c_among_other_protocols_is_not_forwarded() {
     let world = Setup::new().await.start().await;
     for protocols in ["websocket, h2c", "x,H2C", "h2c/1"] {
-        let call = Call::get("/").header("Connection", "Upgrade").header("Upgrade", protocols);
-        world.call(call).await.expect_status(200);
+        let call = RawRequest::get("/").header("Connection", "Upgrade").header("Upgrade", protocols);
+        world.exchange(call).await.expect_status(200);
         assert_eq!(world.upstream().last().header("upgrade"), None, "{protocols}");
     }
 }
@@ -69,7 +69,9 @@ async fn h2c_among_other_protocols_is_not_forwarded() {
 #[tokio::test]
 async fn version_of_a_response_is_our_own() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::raw("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok").then_close());
+    setup
+        .upstream
+        .always_this(RawResponse::raw("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok").then_close());
     let world = setup.start().await;
     let response = world.get("/").await;
     assert_eq!((response.head.word(0), response.text().as_str()), ("HTTP/1.1", "ok"));
@@ -80,7 +82,7 @@ async fn cookies_that_http2_split_are_one_line_over_http1() {
     let world = Setup::new().await.start().await;
     let mut client = H2Client::plain(world.address("main")).await;
     let request = client.request("GET", "/").header("cookie", "a=1").header("cookie", "b=2");
-    assert_eq!(client.call(request.body(whole("")).unwrap()).await.status, 200);
+    assert_eq!(client.exchange(request.body(whole("")).unwrap()).await.status, 200);
     assert_eq!(world.upstream().last().headers("cookie"), ["a=1; b=2"]);
 }
 
@@ -122,10 +124,10 @@ async fn transfer_codings_beside_chunked_are_refused() {
 }
 
 #[tokio::test]
-async fn coding_of_a_response_that_is_not_only_chunked_is_no_answer() {
+async fn coding_of_a_response_that_is_not_only_chunked_is_no_response() {
     let setup = Setup::new().await;
     let bytes = "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
-    setup.upstream.always_this(Answer::raw(bytes));
+    setup.upstream.always_this(RawResponse::raw(bytes));
     let world = setup.start().await;
     world.get("/").await.expect_problem(502, "upstream_invalid");
 }
@@ -133,8 +135,10 @@ async fn coding_of_a_response_that_is_not_only_chunked_is_no_answer() {
 #[tokio::test]
 async fn repeated_length_of_a_response_is_said_once() {
     let setup = Setup::new().await;
-    setup.upstream.next(Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok"));
-    setup.upstream.next(Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok"));
+    setup.upstream.next(RawResponse::raw("HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok"));
+    setup
+        .upstream
+        .next(RawResponse::raw("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok"));
     let world = setup.start().await;
     for _ in 0..2 {
         let response = world.get("/").await;
@@ -147,18 +151,18 @@ async fn repeated_length_of_a_response_is_said_once() {
 }
 
 #[tokio::test]
-async fn forwarded_host_is_told_of_http2_calls_too() {
+async fn forwarded_host_is_set_for_http2_requests_too() {
     let world = Setup::new().await.route("forwarded = true").start().await;
     let address = world.address("main");
     let mut client = H2Client::plain(address).await;
     let request = client.request("GET", "/").header("x-forwarded-host", "evil.test");
-    assert_eq!(client.call(request.body(whole("")).unwrap()).await.status, 200);
+    assert_eq!(client.exchange(request.body(whole("")).unwrap()).await.status, 200);
     assert_eq!(world.upstream().last().headers("x-forwarded-host"), [address.to_string()]);
 }
 
 #[tokio::test]
 async fn caller_that_leaves_is_not_counted_as_our_fault() {
-    let (world, client, mut wire) = manual("", &Call::get("/")).await;
+    let (world, client, mut wire) = manual("", &RawRequest::get("/")).await;
     drop(client);
     assert!(within("the upstream's connection to end", wire.closed()).await);
     eventually("the request to be counted", || async {
@@ -218,7 +222,7 @@ async fn last_words_of_an_http2_upstream_are_not_repeated() {
     let setup = Setup::new().await.env("BEARERD_LOG", "trace");
     let world = setup.route(&format!("upstream = \"{}\"\nprotocol = \"http2\"", upstream.url)).start().await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     let mut wire = upstream.accept().await;
     wire.exact(24).await.unwrap();
     let words = b"Bearer token-1";
@@ -254,7 +258,7 @@ async fn refused_http2_target_is_not_logged_with_its_query() {
 #[tokio::test]
 async fn http2_caller_that_never_opens_its_window_is_given_up() {
     let setup = Setup::new().await.limits("keep_alive = \"1s\"");
-    setup.upstream.always_this(Answer::ok(vec![b'x'; 4 << 20]));
+    setup.upstream.always_this(RawResponse::ok(vec![b'x'; 4 << 20]));
     let world = setup.route("idle_timeout = \"1s\"").start().await;
     let mut frames = Frames::connect(world.address("main")).await;
     let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "localhost")];
@@ -268,19 +272,21 @@ async fn http2_caller_that_never_opens_its_window_is_given_up() {
 }
 
 #[tokio::test]
-async fn refreshes_are_counted_by_token_not_by_call() {
+async fn refreshes_are_counted_by_token_not_by_request() {
     let setup = Setup::new().await;
     setup.upstream.always(|request, _| {
-        if request.bearer() == Some("token-1") { Answer::unauthorized() } else { Answer::ok("ok") }
+        if request.bearer() == Some("token-1") { RawResponse::unauthorized() } else { RawResponse::ok("ok") }
     });
     let world = setup.start().await;
     world.ready().await;
-    let mut calls = tokio::task::JoinSet::new();
+    let mut requests = tokio::task::JoinSet::new();
     for _ in 0..30 {
         let address = world.address("main");
-        calls.spawn(async move { Client::tcp(address).await.call(&Call::get("/")).await.expect_status(200) });
+        requests.spawn(async move {
+            Client::tcp(address).await.exchange(&RawRequest::get("/")).await.expect_status(200)
+        });
     }
-    while let Some(call) = calls.join_next().await {
+    while let Some(call) = requests.join_next().await {
         call.unwrap();
     }
     assert_eq!(world.metric("bearerd_refreshes_forced_total", &[("route", "api")]).await, Some(1.0));
@@ -291,7 +297,7 @@ async fn hop_by_hop_fields_in_trailers_stay_on_their_hop() {
     let setup = Setup::new().await;
     let bytes = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\n\
                  x-sum: 7\r\nconnection: x\r\nkeep-alive: 1\r\n\r\n";
-    setup.upstream.always_this(Answer::raw(bytes));
+    setup.upstream.always_this(RawResponse::raw(bytes));
     let world = setup.start().await;
     let mut client = H2Client::plain(world.address("main")).await;
     let response = client.get("/").await;
@@ -300,7 +306,7 @@ async fn hop_by_hop_fields_in_trailers_stay_on_their_hop() {
 }
 
 #[tokio::test]
-async fn plain_calls_to_this_machine_do_not_leave_it_through_a_proxy() {
+async fn plain_requests_to_this_machine_do_not_leave_it_through_a_proxy() {
     for setup in [
         Setup::new().await.route("proxy = \"http://egress.example:3128\""),
         Setup::new().await.issuer("proxy = \"http://egress.example:3128\""),

@@ -1,6 +1,6 @@
 //! Which route serves a request.
 
-use crate::support::{Call, Client, Setup, World, cli};
+use crate::support::{Client, RawRequest, Setup, World, cli};
 
 /// Anonymous routes, each with its name in front of the path that its upstream sees.
 fn config(listeners: &str, routes: &[(&str, &str)]) -> String {
@@ -22,12 +22,12 @@ async fn scene(routes: &[(&str, &str)]) -> World {
 }
 
 /// The name of the route that served the request; the status where none did.
-async fn served(world: &World, call: Call) -> String {
-    served_on(world, "main", call).await
+async fn served(world: &World, request: RawRequest) -> String {
+    served_on(world, "main", request).await
 }
 
-async fn served_on(world: &World, listener: &str, call: Call) -> String {
-    let response = Client::tcp(world.address(listener)).await.call(&call).await;
+async fn served_on(world: &World, listener: &str, request: RawRequest) -> String {
+    let response = Client::tcp(world.address(listener)).await.exchange(&request).await;
     if response.status != 200 {
         return response.status.to_string();
     }
@@ -35,8 +35,8 @@ async fn served_on(world: &World, listener: &str, call: Call) -> String {
     target.split(['/', '?']).nth(1).unwrap_or_default().to_owned()
 }
 
-fn to(host: &str, path: &str) -> Call {
-    Call::get(path).host(host)
+fn to(host: &str, path: &str) -> RawRequest {
+    RawRequest::get(path).host(host)
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn exact_host_goes_before_longer_wildcard_before_none() {
     assert_eq!(served(&world, to("b.api.example.com", "/")).await, "long");
     assert_eq!(served(&world, to("c.b.api.example.com", "/")).await, "long");
     assert_eq!(served(&world, to("api.example.com", "/")).await, "short");
-    assert_eq!(served(&world, Call::get("/")).await, "none");
+    assert_eq!(served(&world, RawRequest::get("/")).await, "none");
 }
 
 #[tokio::test]
@@ -81,33 +81,33 @@ async fn exact_path_goes_before_longer_prefix() {
         ("exact", "path = \"/a/b\""),
     ])
     .await;
-    assert_eq!(served(&world, Call::get("/a/b")).await, "exact");
-    assert_eq!(served(&world, Call::get("/a/b/")).await, "ab");
-    assert_eq!(served(&world, Call::get("/a/b/c")).await, "ab");
-    assert_eq!(served(&world, Call::get("/a/bc")).await, "a");
-    assert_eq!(served(&world, Call::get("/a")).await, "a");
-    assert_eq!(served(&world, Call::get("/ab")).await, "root");
-    assert_eq!(served(&world, Call::get("/a?b=/a/b")).await, "a");
+    assert_eq!(served(&world, RawRequest::get("/a/b")).await, "exact");
+    assert_eq!(served(&world, RawRequest::get("/a/b/")).await, "ab");
+    assert_eq!(served(&world, RawRequest::get("/a/b/c")).await, "ab");
+    assert_eq!(served(&world, RawRequest::get("/a/bc")).await, "a");
+    assert_eq!(served(&world, RawRequest::get("/a")).await, "a");
+    assert_eq!(served(&world, RawRequest::get("/ab")).await, "root");
+    assert_eq!(served(&world, RawRequest::get("/a?b=/a/b")).await, "a");
 }
 
 #[tokio::test]
 async fn prefix_matches_whole_segments_and_its_trailing_slash_is_ignored() {
     let world = scene(&[("billing", "path_prefix = \"/billing/\"")]).await;
-    assert_eq!(served(&world, Call::get("/billing")).await, "billing");
-    assert_eq!(served(&world, Call::get("/billing/")).await, "billing");
-    assert_eq!(served(&world, Call::get("/billing/x")).await, "billing");
-    assert_eq!(served(&world, Call::get("/billingx")).await, "404");
-    assert_eq!(served(&world, Call::get("/Billing")).await, "404");
-    assert_eq!(served(&world, Call::get("/")).await, "404");
+    assert_eq!(served(&world, RawRequest::get("/billing")).await, "billing");
+    assert_eq!(served(&world, RawRequest::get("/billing/")).await, "billing");
+    assert_eq!(served(&world, RawRequest::get("/billing/x")).await, "billing");
+    assert_eq!(served(&world, RawRequest::get("/billingx")).await, "404");
+    assert_eq!(served(&world, RawRequest::get("/Billing")).await, "404");
+    assert_eq!(served(&world, RawRequest::get("/")).await, "404");
 }
 
 #[tokio::test]
 async fn exact_path_matches_nothing_else() {
     let world = scene(&[("exact", "path = \"/exact\"")]).await;
-    assert_eq!(served(&world, Call::get("/exact")).await, "exact");
-    assert_eq!(served(&world, Call::get("/exact?q")).await, "exact");
-    assert_eq!(served(&world, Call::get("/exact/")).await, "404");
-    assert_eq!(served(&world, Call::get("/exact/x")).await, "404");
+    assert_eq!(served(&world, RawRequest::get("/exact")).await, "exact");
+    assert_eq!(served(&world, RawRequest::get("/exact?q")).await, "exact");
+    assert_eq!(served(&world, RawRequest::get("/exact/")).await, "404");
+    assert_eq!(served(&world, RawRequest::get("/exact/x")).await, "404");
 }
 
 #[tokio::test]
@@ -124,10 +124,10 @@ async fn given_listener_goes_before_any() {
     let routes =
         [("any", ""), ("other", "listener = \"other\""), ("only", "listener = \"other\"\npath = \"/only\"")];
     let world = Setup::new().await.whole(&config(&listeners, &routes)).start().await;
-    assert_eq!(served_on(&world, "other", Call::get("/x")).await, "other");
-    assert_eq!(served_on(&world, "main", Call::get("/x")).await, "any");
-    assert_eq!(served_on(&world, "other", Call::get("/only")).await, "only");
-    assert_eq!(served_on(&world, "main", Call::get("/only")).await, "any");
+    assert_eq!(served_on(&world, "other", RawRequest::get("/x")).await, "other");
+    assert_eq!(served_on(&world, "main", RawRequest::get("/x")).await, "any");
+    assert_eq!(served_on(&world, "other", RawRequest::get("/only")).await, "only");
+    assert_eq!(served_on(&world, "main", RawRequest::get("/only")).await, "any");
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn listener_counts_before_methods_before_headers() {
         ("methods-l", "methods = [\"GET\"]\npath_prefix = \"/l\""),
     ])
     .await;
-    let both = |path: &str| Call::get(path).header("x-a", "1").header("x-b", "2");
+    let both = |path: &str| RawRequest::get(path).header("x-a", "1").header("x-b", "2");
     assert_eq!(served(&world, both("/x")).await, "methods");
     assert_eq!(served(&world, both("/l")).await, "listener");
 }
@@ -152,21 +152,21 @@ async fn more_matched_headers_go_first() {
         ("two", "match_headers = { x-tenant = \"acme\", x-tier = \"gold\" }"),
     ])
     .await;
-    let acme = || Call::get("/").header("X-Tenant", "acme");
+    let acme = || RawRequest::get("/").header("X-Tenant", "acme");
     assert_eq!(served(&world, acme().header("x-tier", "gold")).await, "two");
     assert_eq!(served(&world, acme()).await, "one");
-    assert_eq!(served(&world, Call::get("/").header("x-tenant", "ACME")).await, "none");
-    assert_eq!(served(&world, Call::get("/").header("x-tier", "gold")).await, "none");
+    assert_eq!(served(&world, RawRequest::get("/").header("x-tenant", "ACME")).await, "none");
+    assert_eq!(served(&world, RawRequest::get("/").header("x-tier", "gold")).await, "none");
 }
 
 #[tokio::test]
 async fn method_is_matched() {
     let world =
         scene(&[("reads", "methods = [\"GET\", \"HEAD\"]"), ("writes", "methods = [\"POST\"]")]).await;
-    assert_eq!(served(&world, Call::get("/")).await, "reads");
-    assert_eq!(served(&world, Call::new("HEAD", "/")).await, "reads");
-    assert_eq!(served(&world, Call::post("/", "x")).await, "writes");
-    assert_eq!(served(&world, Call::new("DELETE", "/")).await, "404");
+    assert_eq!(served(&world, RawRequest::get("/")).await, "reads");
+    assert_eq!(served(&world, RawRequest::new("HEAD", "/")).await, "reads");
+    assert_eq!(served(&world, RawRequest::post("/", "x")).await, "writes");
+    assert_eq!(served(&world, RawRequest::new("DELETE", "/")).await, "404");
 }
 
 #[tokio::test]
@@ -190,11 +190,11 @@ async fn order_in_the_file_never_matters() {
     ];
     for _ in 0..2 {
         let world = scene(&routes).await;
-        assert_eq!(served(&world, Call::get("/")).await, "none");
-        assert_eq!(served(&world, Call::get("/a/c")).await, "prefix");
-        assert_eq!(served(&world, Call::get("/a/b")).await, "exact");
+        assert_eq!(served(&world, RawRequest::get("/")).await, "none");
+        assert_eq!(served(&world, RawRequest::get("/a/c")).await, "prefix");
+        assert_eq!(served(&world, RawRequest::get("/a/b")).await, "exact");
         assert_eq!(served(&world, to("h.test", "/a/b")).await, "host");
-        assert_eq!(served(&world, Call::post("/a", "")).await, "method");
+        assert_eq!(served(&world, RawRequest::post("/a", "")).await, "method");
         routes.reverse();
     }
 }
@@ -236,7 +236,7 @@ async fn routes_that_tie_but_never_both_match_are_fine() {
 }
 
 #[tokio::test]
-async fn route_without_host_answers_to_the_listeners_own_names_alone() {
+async fn route_without_host_serves_only_the_listeners_own_names() {
     let listener = "[listener.main]\naddress = \"127.0.0.1:0\"\nnames = [\"api.internal\"]\n";
     let routes =
         [("own", "path_prefix = \"/own\""), ("other", "host = \"other.test\"\npath_prefix = \"/other\"")];
@@ -255,17 +255,17 @@ async fn route_without_host_answers_to_the_listeners_own_names_alone() {
 #[tokio::test]
 async fn http10_without_host_counts_as_the_listeners_own_name() {
     let world = scene(&[("own", ""), ("other", "host = \"other.test\"")]).await;
-    assert_eq!(served(&world, Call::get("/").http10().without_host()).await, "own");
-    assert_eq!(served(&world, Call::get("/").http10().host("other.test")).await, "other");
+    assert_eq!(served(&world, RawRequest::get("/").http10().without_host()).await, "own");
+    assert_eq!(served(&world, RawRequest::get("/").http10().host("other.test")).await, "other");
 }
 
 #[tokio::test]
 async fn checks_come_in_the_order_400_421_403_404() {
     let world = scene(&[("some", "path_prefix = \"/some\"")]).await;
-    let all_wrong = || Call::get("/../x").host("evil.test").header("origin", "https://evil.test");
-    world.call(all_wrong()).await.expect_problem(400, "bad_request");
-    let good_path = || Call::get("/nowhere").header("origin", "https://evil.test");
-    world.call(good_path().host("evil.test")).await.expect_problem(421, "misdirected");
-    world.call(good_path()).await.expect_problem(403, "caller_refused");
+    let all_wrong = || RawRequest::get("/../x").host("evil.test").header("origin", "https://evil.test");
+    world.exchange(all_wrong()).await.expect_problem(400, "bad_request");
+    let good_path = || RawRequest::get("/nowhere").header("origin", "https://evil.test");
+    world.exchange(good_path().host("evil.test")).await.expect_problem(421, "misdirected");
+    world.exchange(good_path()).await.expect_problem(403, "caller_refused");
     world.get("/nowhere").await.expect_problem(404, "no_route");
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use base64::Engine;
 
 use crate::support::h2::{H2Client, whole};
-use crate::support::{Answer, Call, Recorded, Response, Scripted, Setup, World, cli, eventually, within};
+use crate::support::{
+    RawRequest, RawResponse, Recorded, Response, Scripted, Setup, World, cli, eventually, within,
+};
 
 /// What no log, page, metric or error may show.
 const CANARIES: [&str; 11] = [
@@ -47,17 +49,17 @@ fn expect_none(place: &str, text: &str) {
 }
 
 /// A JWT whose claims hand the client's own secret back, as an issuer may write them that knows no better.
-fn telltale(request: &Recorded) -> Answer {
+fn telltale(request: &Recorded) -> RawResponse {
     let basic = request.header("authorization").unwrap_or_default().trim_start_matches("Basic ");
     let known = base64::engine::general_purpose::STANDARD.decode(basic).unwrap_or_default();
     let known = String::from_utf8_lossy(&known).replace("client-1:", "");
     let claims =
         serde_json::json!({ "aud": ["https://api.example", known, "canary-param", "canary-token-three"] });
     let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims.to_string());
-    Answer::token_for(&format!("e30.{claims}.canary-token-three"), 1)
+    RawResponse::token_for(&format!("e30.{claims}.canary-token-three"), 1)
 }
 
-/// What a service manager is told, to the end.
+/// What a service manager sees, to the end.
 fn hear(path: &Path) -> tokio::task::JoinHandle<String> {
     let socket = std::os::unix::net::UnixDatagram::bind(path).unwrap();
     tokio::task::spawn_blocking(move || {
@@ -77,23 +79,23 @@ async fn scene(format: &str, collector: &Scripted) -> (World, tokio::task::JoinH
     setup.file("param", "canary-param");
     setup.file("set", "canary-set-header");
     setup.issuer.always(|request, n| match n % 5 {
-        1 => Answer::token_for("canary-token-one", 1),
+        1 => RawResponse::token_for("canary-token-one", 1),
         2 => {
             // An issuer that says everything back.
             let said = format!("{} {}", request.text(), request.header("authorization").unwrap_or_default());
             let body = serde_json::json!({ "error": "server_error", "error_description": said });
-            Answer::status(500).body(body.to_string())
+            RawResponse::status(500).body(body.to_string())
         }
-        3 => Answer::ok("{\"access_token\": \"canary-token-two\", \"token_type\": \"mac\"}"),
-        4 => Answer::token_for("canary-token-two", 1),
+        3 => RawResponse::ok("{\"access_token\": \"canary-token-two\", \"token_type\": \"mac\"}"),
+        4 => RawResponse::token_for("canary-token-two", 1),
         _ => telltale(request),
     });
     setup.upstream.always(|request, n| match n % 6 {
-        0 | 1 => Answer::unauthorized(),
-        2 => Answer::raw("HTTP/1.1 canary nonsense\r\n\r\n").then_close(),
-        3 => Answer::drop(),
-        4 => Answer::status(500).body("oops"),
-        _ => Answer::ok(request.target().len().to_string()),
+        0 | 1 => RawResponse::unauthorized(),
+        2 => RawResponse::raw("HTTP/1.1 canary nonsense\r\n\r\n").then_close(),
+        3 => RawResponse::drop(),
+        4 => RawResponse::status(500).body("oops"),
+        _ => RawResponse::ok(request.target().len().to_string()),
     });
     let notify = setup.folder().join("notify.sock");
     let heard = hear(&notify);
@@ -111,30 +113,30 @@ async fn scene(format: &str, collector: &Scripted) -> (World, tokio::task::JoinH
     (world, heard)
 }
 
-fn call(n: usize) -> Call {
+fn request(n: usize) -> RawRequest {
     let method = ["GET", "POST", "PUT", "DELETE"][n % 4];
     let target =
         if n.is_multiple_of(11) { "/a/../b?q=canary-query-value" } else { "/a?q=canary-query-value" };
-    let mut call = Call::new(method, target)
+    let mut request = RawRequest::new(method, target)
         .header("Authorization", "Bearer canary-caller-authorization")
         .header("X-Private", "canary-header-value")
         .header("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
         .header("Tracestate", "vendor=canary-header-value")
         .header("Cookie", "session=canary-header-value");
     if n.is_multiple_of(13) {
-        call = call.host("evil.test");
+        request = request.host("evil.test");
     }
     if n.is_multiple_of(17) {
-        call = call.header("Origin", "https://evil.test");
+        request = request.header("Origin", "https://evil.test");
     }
-    if method == "POST" { call.body("canary-header-value") } else { call }
+    if method == "POST" { request.body("canary-header-value") } else { request }
 }
 
 async fn storm(world: &World) -> Vec<Response> {
     let mut responses = Vec::new();
     for n in 0..120 {
         let mut client = world.connect().await;
-        client.send(&call(n)).await;
+        client.send(&request(n)).await;
         if let Some(response) = client.response_or_end().await {
             responses.push(response);
         }
@@ -147,7 +149,7 @@ async fn storm(world: &World) -> Vec<Response> {
             .header("content-type", "application/grpc")
             .body(whole(""))
             .unwrap();
-        let response = h2.call(request).await;
+        let response = h2.exchange(request).await;
         expect_none("an HTTP/2 response", &format!("{:?} {}", response.headers, response.text()));
     }
     responses
@@ -161,9 +163,9 @@ async fn no_secret_and_no_token_is_in_any_log_error_metric_status_or_page() {
         collector.always(|request, n| {
             let said = request.header("x-key").unwrap_or_default().to_owned();
             if n.is_multiple_of(2) {
-                Answer::status(400).header("x-said", &said).body(said)
+                RawResponse::status(400).header("x-said", &said).body(said)
             } else {
-                Answer::ok("")
+                RawResponse::ok("")
             }
         });
         let (mut world, heard) = scene(format, &collector).await;
@@ -207,7 +209,7 @@ async fn no_secret_is_in_what_the_verbs_print() {
     let setup = Setup::new().await;
     setup.file("secret", "canary-client-secret");
     setup.file("param", "canary-param");
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let setup = setup.issuer("params = { audience = { file = \"param\" } }");
     setup.write();
     for args in [
@@ -231,9 +233,9 @@ async fn callers_cannot_write_into_the_log() {
     for format in ["json", "text"] {
         let world =
             Setup::new().await.log(&format!("format = \"{format}\"\nlevel = \"trace\"")).start().await;
-        world.call(Call::get("/%1b[2J").header("User-Agent", "x\u{1b}[31m")).await;
-        world.call(Call::get("/").header("X-Request-Id", "a\u{1b}[2J{\"fake\":1}")).await;
-        world.call(Call::get("/a%0a{\"fake\":1}")).await;
+        world.exchange(RawRequest::get("/%1b[2J").header("User-Agent", "x\u{1b}[31m")).await;
+        world.exchange(RawRequest::get("/").header("X-Request-Id", "a\u{1b}[2J{\"fake\":1}")).await;
+        world.exchange(RawRequest::get("/a%0a{\"fake\":1}")).await;
         world.get("/done").await.expect_status(200);
         for line in world.log().lines() {
             assert!(!line.contains('\u{1b}'), "{line:?}");
@@ -243,15 +245,18 @@ async fn callers_cannot_write_into_the_log() {
 }
 
 #[tokio::test]
-async fn access_log_has_a_line_a_call_without_query_and_can_be_turned_off() {
+async fn access_log_has_a_line_a_request_without_query_and_can_be_turned_off() {
     let world = Setup::new().await.start().await;
-    world.call(Call::get("/path?query=1").header("X-Request-Id", "the-call")).await.expect_status(200);
+    world
+        .exchange(RawRequest::get("/path?query=1").header("X-Request-Id", "the-call"))
+        .await
+        .expect_status(200);
     let line =
         world.log().wait("the request", |line| line.contains("the-call") && line.contains("access")).await;
     assert!(line.contains("api") && line.contains("200"), "{line}");
     assert!(!line.contains("query=1"), "{line}");
     let world = Setup::new().await.log("level = \"info\"\naccess = false").start().await;
-    world.call(Call::get("/").header("X-Request-Id", "the-call")).await.expect_status(200);
+    world.exchange(RawRequest::get("/").header("X-Request-Id", "the-call")).await.expect_status(200);
     world.get("/").await.expect_status(200);
     assert!(!world.log().text().contains("the-call"));
 }

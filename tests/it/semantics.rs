@@ -5,16 +5,16 @@ use std::time::Duration;
 use crate::support::frames::{Frames, Outcome};
 use crate::support::h2::{H2Client, H2Upstream, streamed, whole};
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Client, Response, Setup, World, within};
+use crate::support::{Client, RawRequest, RawResponse, Response, Setup, World, within};
 
 async fn to(upstream: &str, route: &str) -> World {
     Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
 }
 
-/// An upstream that answers with exactly these bytes and closes.
-async fn answering(bytes: &str) -> World {
+/// An upstream that responds with exactly these bytes and closes.
+async fn responding(bytes: &str) -> World {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::raw(bytes).then_close());
+    setup.upstream.always_this(RawResponse::raw(bytes).then_close());
     setup.start().await
 }
 
@@ -23,14 +23,14 @@ const CHUNKED: &str = "5\r\nhello\r\n0\r\n\r\n";
 // --- framing is decided before fields are stripped ---
 
 #[tokio::test]
-async fn nominating_the_framing_of_an_answer_does_not_change_its_framing() {
+async fn nominating_the_framing_of_a_response_does_not_change_its_framing() {
     for fields in [
         "connection: transfer-encoding\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n",
         "transfer-encoding: chunked\r\ncontent-length: 3\r\nconnection: close, transfer-encoding\r\n",
         "connection: transfer-encoding\r\ntransfer-encoding: chunked\r\n",
         "connection: transfer-encoding, content-length\r\ntransfer-encoding: chunked\r\ncontent-length: 900\r\n",
     ] {
-        let world = answering(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n{CHUNKED}")).await;
+        let world = responding(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n{CHUNKED}")).await;
         let response = world.get("/").await;
         response.expect_status(200);
         assert_eq!(response.text(), "hello", "{fields}");
@@ -46,10 +46,10 @@ async fn nominating_the_framing_of_an_answer_does_not_change_its_framing() {
 }
 
 #[tokio::test]
-async fn nominating_the_length_of_an_answer_does_not_lose_it() {
+async fn nominating_the_length_of_a_response_does_not_lose_it() {
     for nominated in ["content-length", "Content-Length, close", "keep-alive, content-length"] {
         let bytes = format!("HTTP/1.1 200 OK\r\nconnection: {nominated}\r\ncontent-length: 5\r\n\r\nhello");
-        let world = answering(&bytes).await;
+        let world = responding(&bytes).await;
         let response = world.get("/").await;
         response.expect_status(200);
         assert_eq!(response.text(), "hello");
@@ -60,7 +60,7 @@ async fn nominating_the_length_of_an_answer_does_not_lose_it() {
 #[tokio::test]
 async fn nominating_the_framing_of_a_request_does_not_change_its_framing() {
     let setup = Setup::new().await;
-    setup.upstream.always(|request, _| Answer::ok(request.body.data.clone()));
+    setup.upstream.always(|request, _| RawResponse::ok(request.body.data.clone()));
     let world = setup.start().await;
     for (fields, body) in [
         ("Connection: transfer-encoding\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n", CHUNKED),
@@ -88,9 +88,9 @@ async fn nominating_the_framing_of_a_request_does_not_change_its_framing() {
 async fn nominating_host_te_or_trailer_loses_nothing_that_the_message_needs() {
     let setup = Setup::new().await;
     let trailing = "HTTP/1.1 200 OK\r\nconnection: trailer, close\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n";
-    setup.upstream.always_this(Answer::raw(trailing).then_close());
+    setup.upstream.always_this(RawResponse::raw(trailing).then_close());
     let world = setup.start().await;
-    let call = Call::new("POST", "/")
+    let call = RawRequest::new("POST", "/")
         .header("Connection", "host, te, trailer")
         .header("TE", "trailers")
         .header("Trailer", "x-up")
@@ -108,9 +108,9 @@ async fn nominating_host_te_or_trailer_loses_nothing_that_the_message_needs() {
 }
 
 #[tokio::test]
-async fn connection_in_an_answer_over_http2_is_no_answer() {
+async fn connection_in_a_response_over_http2_is_no_response() {
     for field in ["connection", "transfer-encoding", "keep-alive", "proxy-connection", "upgrade"] {
-        let upstream = H2Upstream::answering(move |_| {
+        let upstream = H2Upstream::responding(move |_| {
             http::Response::builder().header(field, "chunked").body(whole("ok")).unwrap()
         })
         .await;
@@ -168,22 +168,22 @@ async fn http2_lengths_that_are_none_are_400() {
 }
 
 #[tokio::test]
-async fn lengths_of_an_answer_that_are_none_are_no_answer() {
+async fn lengths_of_a_response_that_are_none_are_no_response() {
     let strange: [&[&str]; 6] = [&[""], &["+2"], &["0x2"], &["2", "3"], &["2, 3"], &["2 2"]];
     for lengths in strange {
         let fields: String = lengths.iter().map(|length| format!("content-length: {length}\r\n")).collect();
-        let world = answering(&format!("HTTP/1.1 200 OK\r\n{fields}\r\nok")).await;
+        let world = responding(&format!("HTTP/1.1 200 OK\r\n{fields}\r\nok")).await;
         world.get("/").await.expect_problem(502, "upstream_invalid");
         // Nothing follows these heads, but what they say must still be a length.
         for (method, status) in [("HEAD", 200), ("GET", 304)] {
-            let world = answering(&format!("HTTP/1.1 {status} X\r\n{fields}\r\n")).await;
-            let response = world.connect().await.call(&Call::new(method, "/")).await;
+            let world = responding(&format!("HTTP/1.1 {status} X\r\n{fields}\r\n")).await;
+            let response = world.connect().await.exchange(&RawRequest::new(method, "/")).await;
             assert_eq!(response.status, 502, "{method} {status} {lengths:?}");
         }
     }
     let strange: [&[&str]; 4] = [&[""], &["0", "1"], &["+0"], &["0x0"]];
     for lengths in strange {
-        let upstream = H2Upstream::answering(move |_| {
+        let upstream = H2Upstream::responding(move |_| {
             let mut response = http::Response::new(whole(""));
             for length in lengths {
                 response.headers_mut().append("content-length", length.parse().unwrap());
@@ -209,10 +209,10 @@ async fn posts_without_a_body_say_so() {
         let request = world.upstream().last();
         assert_eq!(request.header("content-length"), Some("0"), "{method} over HTTP/2");
         assert_eq!(request.header("transfer-encoding"), None, "{method} over HTTP/2");
-        world.call(Call::new(method, "/h1")).await.expect_status(200);
+        world.exchange(RawRequest::new(method, "/h1")).await.expect_status(200);
         let request = world.upstream().last();
         assert_eq!(request.header("content-length"), Some("0"), "{method} over HTTP/1.1");
-        world.call(Call::new(method, "/h10").http10()).await.expect_status(200);
+        world.exchange(RawRequest::new(method, "/h10").http10()).await.expect_status(200);
         assert_eq!(world.upstream().last().header("content-length"), Some("0"), "{method} over HTTP/1.0");
     }
     for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {
@@ -228,7 +228,7 @@ async fn posts_without_a_body_say_so() {
 #[tokio::test]
 async fn posts_without_a_body_say_so_when_they_are_replayed() {
     let setup = Setup::new().await;
-    setup.upstream.next(Answer::unauthorized());
+    setup.upstream.next(RawResponse::unauthorized());
     let world = setup.start().await;
     let mut frames = Frames::connect(world.address("main")).await;
     frames.request(1, &h2_post("/"), None).await;
@@ -246,12 +246,14 @@ async fn posts_without_a_body_say_so_when_they_are_replayed() {
 async fn length_of_a_304_and_of_a_head_pass_and_a_204_has_none() {
     let setup = Setup::new().await;
     setup.upstream.always(|request, _| match request.target() {
-        "/304" => Answer::raw("HTTP/1.1 304 Not Modified\r\netag: \"x\"\r\ncontent-length: 1234\r\n\r\n"),
-        "/head" => Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n"),
-        "/head304" => Answer::raw("HTTP/1.1 304 Not Modified\r\ncontent-length: 1234\r\n\r\n"),
-        "/204" => Answer::raw("HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n"),
-        "/204-with" => Answer::raw("HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n").then_close(),
-        _ => Answer::ok("ok"),
+        "/304" => {
+            RawResponse::raw("HTTP/1.1 304 Not Modified\r\netag: \"x\"\r\ncontent-length: 1234\r\n\r\n")
+        }
+        "/head" => RawResponse::raw("HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n"),
+        "/head304" => RawResponse::raw("HTTP/1.1 304 Not Modified\r\ncontent-length: 1234\r\n\r\n"),
+        "/204" => RawResponse::raw("HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n"),
+        "/204-with" => RawResponse::raw("HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n").then_close(),
+        _ => RawResponse::ok("ok"),
     });
     let world = setup.start().await;
     let mut client = world.connect().await;
@@ -264,7 +266,7 @@ async fn length_of_a_304_and_of_a_head_pass_and_a_204_has_none() {
         ("GET", "/204-with", 204, None),
         ("GET", "/in-step", 200, Some("2")),
     ] {
-        let response = client.call(&Call::new(method, target)).await;
+        let response = client.exchange(&RawRequest::new(method, target)).await;
         response.expect_status(status);
         assert_eq!(response.header("content-length"), length, "{method} {target}");
         assert_eq!(response.header("transfer-encoding"), None, "{method} {target}");
@@ -321,11 +323,11 @@ async fn absolute_form_of_another_scheme_is_400() {
         "httpx://localhost/",
         "h://localhost/",
     ] {
-        world.call(Call::get(target).host("localhost")).await.expect_problem(400, "bad_request");
+        world.exchange(RawRequest::get(target).host("localhost")).await.expect_problem(400, "bad_request");
     }
     assert_eq!(world.upstream().count(), 0);
     for target in ["http://localhost/x", "https://localhost/x", "HTTP://localhost/x"] {
-        world.call(Call::get(target).host("localhost")).await.expect_status(200);
+        world.exchange(RawRequest::get(target).host("localhost")).await.expect_status(200);
         assert_eq!(world.upstream().last().target(), "/x");
     }
 }
@@ -347,7 +349,7 @@ async fn other_forms_of_targets_are_400() {
         ("GET", "http://user:pass@localhost/"),
         ("GET", "http://@localhost/"),
     ] {
-        let response = world.call(Call::new(method, target).host("localhost")).await;
+        let response = world.exchange(RawRequest::new(method, target).host("localhost")).await;
         assert_eq!(response.status, 400, "{method} {target}: {}", response.text());
     }
     assert_eq!(world.upstream().count(), 0);
@@ -374,8 +376,8 @@ async fn host_and_authority_that_differ_are_400() {
         frames.request(1, &fields, None).await;
         let outcome = frames.outcome(1).await;
         assert!(outcome.is_refusal(), "{authority:?} {host:?}: {outcome:?}");
-        let call = Call::get(&format!("http://{authority}/")).host(host);
-        world.call(call).await.expect_problem(400, "bad_request");
+        let call = RawRequest::get(&format!("http://{authority}/")).host(host);
+        world.exchange(call).await.expect_problem(400, "bad_request");
     }
     assert_eq!(world.upstream().count(), 0);
     let mut frames = Frames::connect(world.address("main")).await;
@@ -388,13 +390,13 @@ async fn host_and_authority_that_differ_are_400() {
 async fn http10_is_held_open_where_it_asks_for_that() {
     let world = Setup::new().await.start().await;
     let mut client = world.connect().await;
-    let keep = Call::get("/").http10().header("Connection", "keep-alive");
+    let keep = RawRequest::get("/").http10().header("Connection", "keep-alive");
     for _ in 0..3 {
-        let response = client.call(&keep).await;
+        let response = client.exchange(&keep).await;
         response.expect_status(200);
         assert_eq!(response.header("connection").map(str::to_lowercase).as_deref(), Some("keep-alive"));
     }
-    assert_eq!(client.call(&Call::get("/").http10().without_host()).await.text(), "ok");
+    assert_eq!(client.exchange(&RawRequest::get("/").http10().without_host()).await.text(), "ok");
     assert!(client.wire.closed().await);
     for lines in ["Host: localhost\r\nHost: localhost\r\n", "Host: a@localhost\r\n", "Host: \r\n"] {
         let mut client = world.connect().await;
@@ -406,11 +408,12 @@ async fn http10_is_held_open_where_it_asks_for_that() {
 // --- OPTIONS ---
 
 async fn options(world: &World, target: &str, more: &[(&str, &str)]) -> Response {
-    let call = more.iter().fold(Call::new("OPTIONS", target), |call, (name, value)| call.header(name, value));
-    world.connect().await.call(&call).await
+    let call =
+        more.iter().fold(RawRequest::new("OPTIONS", target), |call, (name, value)| call.header(name, value));
+    world.connect().await.exchange(&call).await
 }
 
-fn expect_answered_here(response: &Response) {
+fn expect_response_from_here(response: &Response) {
     response.expect_status(204);
     let allow = response.header("allow").expect("Allow");
     assert!(allow.split(", ").any(|method| method == "OPTIONS"), "{allow}");
@@ -419,18 +422,18 @@ fn expect_answered_here(response: &Response) {
 }
 
 #[tokio::test]
-async fn options_of_the_server_are_answered_here() {
+async fn options_of_the_server_get_their_response_here() {
     let world = Setup::new().await.start().await;
     let asked = world.issuer().request(1).await;
     assert_eq!(asked.method(), "POST");
-    expect_answered_here(&options(&world, "*", &[]).await);
-    expect_answered_here(&options(&world, "*", &[("Max-Forwards", "7")]).await);
-    expect_answered_here(&options(&world, "*", &[("Authorization", "Bearer mine")]).await);
+    expect_response_from_here(&options(&world, "*", &[]).await);
+    expect_response_from_here(&options(&world, "*", &[("Max-Forwards", "7")]).await);
+    expect_response_from_here(&options(&world, "*", &[("Authorization", "Bearer mine")]).await);
     // The connection stays in step, whatever body came.
     let mut client = world.connect().await;
-    client.wire.send(Call::new("OPTIONS", "*").body("hello").bytes("localhost")).await.unwrap();
+    client.wire.send(RawRequest::new("OPTIONS", "*").body("hello").bytes("localhost")).await.unwrap();
     client.response_to("OPTIONS").await.expect_status(204);
-    client.call(&Call::get("/")).await.expect_status(200);
+    client.exchange(&RawRequest::get("/")).await.expect_status(200);
 
     let before = world.upstream().count();
     let mut frames = Frames::connect(world.address("main")).await;
@@ -447,14 +450,14 @@ async fn options_of_the_server_are_answered_here() {
 #[tokio::test]
 async fn options_of_the_server_wait_for_no_token() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let world = setup.start().await;
-    expect_answered_here(&options(&world, "*", &[]).await);
-    expect_answered_here(&options(&world, "/", &[("Max-Forwards", "0")]).await);
+    expect_response_from_here(&options(&world, "*", &[]).await);
+    expect_response_from_here(&options(&world, "/", &[("Max-Forwards", "0")]).await);
 }
 
 #[tokio::test]
-async fn max_forwards_is_counted_down_and_answered_at_zero() {
+async fn max_forwards_is_counted_down_and_responded_to_at_zero() {
     let world = Setup::new().await.start().await;
     options(&world, "/x", &[("Max-Forwards", "5")]).await.expect_status(200);
     assert_eq!(world.upstream().last().header("max-forwards"), Some("4"));
@@ -464,8 +467,8 @@ async fn max_forwards_is_counted_down_and_answered_at_zero() {
     let left = world.upstream().last().header("max-forwards").unwrap().to_owned();
     assert!(left.bytes().all(|byte| byte.is_ascii_digit()), "{left}");
     let before = world.upstream().count();
-    expect_answered_here(&options(&world, "/x", &[("Max-Forwards", "0")]).await);
-    expect_answered_here(&options(&world, "/x", &[("Max-Forwards", "00")]).await);
+    expect_response_from_here(&options(&world, "/x", &[("Max-Forwards", "0")]).await);
+    expect_response_from_here(&options(&world, "/x", &[("Max-Forwards", "00")]).await);
     for strange in ["", "-1", "+1", "1, 2", "x", "0x1"] {
         options(&world, "/x", &[("Max-Forwards", strange)]).await.expect_problem(400, "bad_request");
     }
@@ -473,7 +476,7 @@ async fn max_forwards_is_counted_down_and_answered_at_zero() {
     options(&world, "/x", &twice).await.expect_problem(400, "bad_request");
     assert_eq!(world.upstream().count(), before);
     // It counts for OPTIONS (and TRACE, which is refused) alone.
-    world.call(Call::get("/x").header("Max-Forwards", "0")).await.expect_status(200);
+    world.exchange(RawRequest::get("/x").header("Max-Forwards", "0")).await.expect_status(200);
     assert_eq!(world.upstream().last().header("max-forwards"), Some("0"));
 }
 
@@ -488,7 +491,7 @@ async fn max_forwards_at_zero_tells_what_the_route_takes() {
 
 // --- the order of checks ---
 
-/// What may be wrong with a request, in the order in which it is told.
+/// What may be wrong with a request, in the order in which bearerd reports it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Wrong {
     Malformed,
@@ -511,7 +514,7 @@ impl Wrong {
 }
 
 /// Every way in which a request can be wrong in these points, each with the ways of the others.
-fn wrong_calls(wrong: &[Wrong]) -> Vec<Call> {
+fn wrong_requests(wrong: &[Wrong]) -> Vec<RawRequest> {
     let paths: &[&str] = match (wrong.contains(&Wrong::Malformed), wrong.contains(&Wrong::NoRoute)) {
         (false, false) => &["/a/x"],
         (false, true) => &["/other", "/get-only"],
@@ -533,7 +536,7 @@ fn wrong_calls(wrong: &[Wrong]) -> Vec<Call> {
     for path in paths {
         for host in hosts {
             for page in pages {
-                let call = Call::new("DELETE", path).host(host);
+                let call = RawRequest::new("DELETE", path).host(host);
                 calls.push(page.iter().fold(call, |call, (name, value)| call.header(name, value)));
             }
         }
@@ -542,7 +545,7 @@ fn wrong_calls(wrong: &[Wrong]) -> Vec<Call> {
 }
 
 #[tokio::test]
-async fn of_several_faults_the_first_in_their_order_is_told() {
+async fn of_several_faults_the_first_in_their_order_is_reported() {
     let world = Setup::new()
         .await
         .route("path_prefix = \"/a\"")
@@ -553,46 +556,49 @@ async fn of_several_faults_the_first_in_their_order_is_told() {
         for second in Wrong::ALL {
             let (status, code) =
                 Wrong::ALL.into_iter().find(|wrong| *wrong == first || *wrong == second).unwrap().expected();
-            for call in wrong_calls(&[first, second]) {
-                let response = world.call(call.clone()).await;
+            for call in wrong_requests(&[first, second]) {
+                let response = world.exchange(call.clone()).await;
                 let found = (response.status, response.code());
                 let call = String::from_utf8(call.bytes("")).unwrap();
                 assert_eq!(found, (status, Some(code.to_owned())), "{first:?} and {second:?}: {call}");
             }
         }
     }
-    let all = wrong_calls(&Wrong::ALL);
+    let all = wrong_requests(&Wrong::ALL);
     for call in all {
-        world.call(call).await.expect_problem(400, "bad_request");
+        world.exchange(call).await.expect_problem(400, "bad_request");
     }
     assert_eq!(world.upstream().count(), 0);
-    for call in wrong_calls(&[]) {
-        world.call(call).await.expect_status(200);
+    for call in wrong_requests(&[]) {
+        world.exchange(call).await.expect_status(200);
     }
 }
 
 #[tokio::test]
-async fn options_of_the_server_are_checked_as_other_calls_are() {
+async fn options_of_the_server_are_checked_as_other_requests_are() {
     let world = Setup::new().await.route("path_prefix = \"/a\"").start().await;
     let page = ("Origin", "https://evil.test");
-    world.call(Call::new("OPTIONS", "*").host("evil.test")).await.expect_problem(421, "misdirected");
-    let both = Call::new("OPTIONS", "*").host("evil.test").header(page.0, page.1);
-    world.call(both).await.expect_problem(421, "misdirected");
+    world
+        .exchange(RawRequest::new("OPTIONS", "*").host("evil.test"))
+        .await
+        .expect_problem(421, "misdirected");
+    let both = RawRequest::new("OPTIONS", "*").host("evil.test").header(page.0, page.1);
+    world.exchange(both).await.expect_problem(421, "misdirected");
     options(&world, "*", &[page]).await.expect_problem(403, "caller_refused");
     options(&world, "*", &[("Transfer-Encoding", "gzip, chunked")]).await.expect_status(400);
-    let call = Call::new("OPTIONS", "*").host("a, b");
-    world.call(call).await.expect_problem(400, "bad_request");
+    let call = RawRequest::new("OPTIONS", "*").host("a, b");
+    world.exchange(call).await.expect_problem(400, "bad_request");
 }
 
 #[tokio::test]
 async fn path_that_only_other_methods_serve_names_them_over_both_protocols() {
     let world = Setup::new().await.route("path_prefix = \"/a\"\nmethods = [\"PUT\", \"GET\"]").start().await;
-    let response = world.call(Call::post("/a/x", "hello")).await;
+    let response = world.exchange(RawRequest::post("/a/x", "hello")).await;
     response.expect_problem(404, "no_route");
     assert!(response.text().contains("GET, PUT"), "{}", response.text());
     let mut client = H2Client::plain(world.address("main")).await;
     let request = client.request("POST", "/a/x").body(whole("hello")).unwrap();
-    let response = client.call(request).await;
+    let response = client.exchange(request).await;
     assert_eq!(response.status, 404);
     assert!(response.text().contains("GET, PUT"), "{}", response.text());
 }
@@ -600,8 +606,8 @@ async fn path_that_only_other_methods_serve_names_them_over_both_protocols() {
 // --- what upstreams send that is old or odd ---
 
 #[tokio::test]
-async fn blank_before_the_colon_of_an_answers_field_is_taken_out() {
-    let world = answering("HTTP/1.1 200 OK\r\nX-Foo : bar\r\nContent-Length \t: 2\r\n\r\nok").await;
+async fn blank_before_the_colon_of_a_responses_field_is_taken_out() {
+    let world = responding("HTTP/1.1 200 OK\r\nX-Foo : bar\r\nContent-Length \t: 2\r\n\r\nok").await;
     let response = world.get("/").await;
     response.expect_status(200);
     assert_eq!((response.header("x-foo"), response.text().as_str()), (Some("bar"), "ok"));
@@ -609,8 +615,8 @@ async fn blank_before_the_colon_of_an_answers_field_is_taken_out() {
 }
 
 #[tokio::test]
-async fn folded_lines_of_an_answer_become_one() {
-    let world = answering("HTTP/1.1 200 OK\r\nX-Foo: a\r\n  b\r\n\tc\r\nContent-Length: 2\r\n\r\nok").await;
+async fn folded_lines_of_a_response_become_one() {
+    let world = responding("HTTP/1.1 200 OK\r\nX-Foo: a\r\n  b\r\n\tc\r\nContent-Length: 2\r\n\r\nok").await;
     let response = world.get("/").await;
     response.expect_status(200);
     let value = response.header("x-foo").unwrap();
@@ -621,10 +627,10 @@ async fn folded_lines_of_an_answer_become_one() {
 }
 
 #[tokio::test]
-async fn interim_answers_end_here_however_many_there_are() {
+async fn interim_responses_end_here_however_many_there_are() {
     for interim in ["102 Processing", "103 Early Hints", "100 Continue", "199 Odd"] {
         let interims = format!("HTTP/1.1 {interim}\r\nlink: </a>\r\n\r\n").repeat(300);
-        let world = answering(&format!("{interims}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
+        let world = responding(&format!("{interims}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
         let response = world.get("/").await;
         response.expect_status(200);
         assert_eq!((response.header("link"), response.text().as_str()), (None, "ok"), "{interim}");
@@ -632,11 +638,11 @@ async fn interim_answers_end_here_however_many_there_are() {
 }
 
 #[tokio::test]
-async fn interim_answers_one_by_one_end_here_too() {
+async fn interim_responses_one_by_one_end_here_too() {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, "").await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     let mut wire = upstream.accept().await;
     within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     for _ in 0..40 {
@@ -648,11 +654,11 @@ async fn interim_answers_one_by_one_end_here_too() {
 }
 
 #[tokio::test]
-async fn interim_answers_without_end_are_no_answer() {
+async fn interim_responses_without_end_are_no_response() {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, "").await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     let mut wire = upstream.accept().await;
     within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     let flood = tokio::spawn(async move {
@@ -664,11 +670,11 @@ async fn interim_answers_without_end_are_no_answer() {
 }
 
 #[tokio::test]
-async fn interim_answers_do_not_put_off_response_timeout() {
+async fn interim_responses_do_not_put_off_response_timeout() {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, "response_timeout = \"500ms\"").await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     let mut wire = upstream.accept().await;
     within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     let drip = tokio::spawn(async move {
@@ -707,7 +713,7 @@ async fn chunk_sizes_and_extensions_without_end_are_refused() {
         let upstream = Manual::start().await;
         let world = to(&upstream.url, "").await;
         let mut client = world.connect().await;
-        client.send(&Call::get("/")).await;
+        client.send(&RawRequest::get("/")).await;
         let mut wire = upstream.accept().await;
         within("the request at the upstream", wire.head()).await.unwrap().unwrap();
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -765,7 +771,7 @@ async fn egress_proxies_that_send_without_end_hold_nobody_up() {
     );
     let world = Setup::new().await.route(&route).start().await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     let mut wire = proxy.accept().await;
     within("the request for a tunnel", wire.head()).await.unwrap().unwrap();
     let piece = "HTTP/1.1 102 Processing\r\n\r\n";
@@ -798,7 +804,7 @@ async fn collectors_that_send_without_end_hold_nobody_up() {
 
 #[tokio::test]
 async fn chunks_with_a_few_zeros_and_extensions_pass() {
-    let world = answering(
+    let world = responding(
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0000005;a=b;c=\"d\"\r\nhello\r\n000;x\r\n\r\n",
     )
     .await;
@@ -827,7 +833,7 @@ async fn answer_that_breaks_off_resets_an_http10_caller() {
             let upstream = Manual::start().await;
             let world = to(&upstream.url, "").await;
             let mut client = world.connect().await;
-            let mut call = Call::get("/").http10();
+            let mut call = RawRequest::get("/").http10();
             if keep {
                 call = call.header("Connection", "keep-alive");
             }
@@ -848,7 +854,7 @@ async fn answer_that_stalls_resets_an_http10_caller() {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, "idle_timeout = \"300ms\"").await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/").http10()).await;
+    client.send(&RawRequest::get("/").http10()).await;
     let mut wire = upstream.accept().await;
     within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
@@ -857,25 +863,25 @@ async fn answer_that_stalls_resets_an_http10_caller() {
 }
 
 #[tokio::test]
-async fn whole_answer_to_http10_ends_without_a_reset() {
+async fn whole_response_to_http10_ends_without_a_reset() {
     let world =
-        answering("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").await;
+        responding("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/").http10()).await;
+    client.send(&RawRequest::get("/").http10()).await;
     assert_eq!(client.response().await.text(), "hello");
     let mut client = world.connect().await;
-    client.send(&Call::get("/").http10()).await;
+    client.send(&RawRequest::get("/").http10()).await;
     assert!(!is_reset(&mut client).await);
 }
 
 #[tokio::test]
-async fn answer_that_breaks_off_is_broken_over_http2() {
+async fn response_that_breaks_off_is_broken_over_http2() {
     let upstream = Manual::start().await;
     let world = to(&upstream.url, "").await;
     let mut client = H2Client::plain(world.address("main")).await;
     let (_frames, body) = streamed();
     let request = client.request("GET", "/").body(body).unwrap();
-    let call = tokio::spawn(async move { client.try_call(request).await });
+    let call = tokio::spawn(async move { client.try_exchange(request).await });
     let mut wire = upstream.accept().await;
     within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();

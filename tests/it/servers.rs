@@ -1,4 +1,4 @@
-//! Against authorization servers that nobody here wrote, with what all of them have to stand. `docs/issuers.md` says which
+//! Against authorization servers that nobody here wrote, with what all of them must support. `docs/issuers.md` says which
 //! versions, and what was tried.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,9 @@ use serde_json::Value;
 use crate::support::cli::run;
 use crate::support::jwt::{self, key};
 use crate::support::server::Server;
-use crate::support::{Answer, Call, Client, Recorded, Response, Setup, World, eventually, unix_now};
+use crate::support::{
+    Client, RawRequest, RawResponse, Recorded, Response, Setup, World, eventually, unix_now,
+};
 
 mod glewlwyd;
 mod keycloak;
@@ -82,14 +84,14 @@ fn claims(token: &str) -> Value {
 }
 
 /// Asks the server itself.
-async fn ask(server: SocketAddr, call: Call) -> Response {
-    Client::tcp(server).await.call(&call).await
+async fn ask(server: SocketAddr, call: RawRequest) -> Response {
+    Client::tcp(server).await.exchange(&call).await
 }
 
 /// A form for an endpoint of the server, by the client of this id and secret.
 async fn post(server: SocketAddr, path: &str, (id, secret): (&str, &str), form: &str) -> Response {
     let basic = STANDARD.encode(format!("{id}:{secret}"));
-    let call = Call::post(path, form)
+    let call = RawRequest::post(path, form)
         .header("content-type", "application/x-www-form-urlencoded")
         .header("authorization", &format!("Basic {basic}"));
     ask(server, call).await
@@ -108,7 +110,11 @@ impl Judge {
             let token = request.bearer().unwrap_or_default();
             // Times in tokens are whole seconds.
             let over = token.contains('.') && claims(token)["exp"].as_f64().unwrap() + 1.0 <= unix_now();
-            if over || refuses.lock().unwrap()(token) { Answer::unauthorized() } else { Answer::ok("") }
+            if over || refuses.lock().unwrap()(token) {
+                RawResponse::unauthorized()
+            } else {
+                RawResponse::ok("")
+            }
         });
         this
     }

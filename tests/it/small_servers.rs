@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Call, Client, Setup, World, eventually, within};
+use crate::support::{Client, RawRequest, Setup, World, eventually, within};
 use crate::webhook::{address_of, signed_by};
 
 const SIGNING: &str = "canary-signing-secret";
@@ -24,12 +24,12 @@ async fn start() -> World {
     world
 }
 
-fn learn(user: &str) -> Call {
+fn learn(user: &str) -> RawRequest {
     signed_by(SIGNING, json!({ "user": user }).to_string().into_bytes())
 }
 
 /// Connections that say this and nothing more, and stay open. Each tenth one is followed by one with a request.
-async fn flood(address: SocketAddr, said: &str, request: &Call) -> (Vec<TcpStream>, Vec<Client>) {
+async fn flood(address: SocketAddr, said: &str, request: &RawRequest) -> (Vec<TcpStream>, Vec<Client>) {
     let (mut held, mut clients) = (Vec::new(), Vec::new());
     for n in 0..FLOOD {
         let mut stream = within("a connection", TcpStream::connect(address)).await.unwrap();
@@ -48,7 +48,7 @@ async fn flood(address: SocketAddr, said: &str, request: &Call) -> (Vec<TcpStrea
 async fn a_flood_of_connections_loses_no_probe() {
     let world = start().await;
     for said in ["", "GET /livez HTTP/1.1\r\nhost:"] {
-        let (held, clients) = flood(world.address("admin"), said, &Call::get("/readyz")).await;
+        let (held, clients) = flood(world.address("admin"), said, &RawRequest::get("/readyz")).await;
         for mut client in clients {
             client.response().await.expect_status(200);
         }
@@ -69,8 +69,8 @@ async fn a_flood_of_connections_loses_no_webhook() {
     let request = learn("begun").bytes("localhost");
     let (head, rest) = request.split_at(request.len() - 5);
     begun.write_all(head).await.unwrap();
-    // Its head has come once one that came after it is answered.
-    Client::tcp(address).await.call(&learn("before")).await.expect_status(204);
+    // Its head has arrived once a later one got its response.
+    Client::tcp(address).await.exchange(&learn("before")).await.expect_status(204);
 
     let (held, clients) = flood(address, "", &learn("amid")).await;
     for mut client in clients {
@@ -95,7 +95,7 @@ async fn bodies_that_do_not_come_keep_no_webhook_out() {
         stream.write_all(&request[..request.len() - 1]).await.unwrap();
         held.push(stream);
     }
-    Client::tcp(address).await.call(&learn("real")).await.expect_status(204);
+    Client::tcp(address).await.exchange(&learn("real")).await.expect_status(204);
 }
 
 /// A refusal that comes before the body does: a sender that reads only once all is sent can send all of it.
@@ -104,7 +104,7 @@ async fn an_early_refusal_of_a_webhook_is_read_by_who_still_sends() {
     let world = start().await;
     let mut stream = TcpStream::connect(address_of(&world, "learned").await).await.unwrap();
     let body = vec![b'x'; 4 << 20];
-    let call = Call::new("POST", "/seismic").header("content-length", &body.len().to_string());
+    let call = RawRequest::new("POST", "/seismic").header("content-length", &body.len().to_string());
     stream.write_all(&call.bytes("localhost")).await.unwrap();
     within("the response to come", stream.readable()).await.unwrap();
     for piece in body.chunks(512 * 1024) {
@@ -152,7 +152,7 @@ async fn what_is_no_request_is_logged_with_its_reason_and_counted() {
 async fn a_connection_is_for_one_request() {
     let world = start().await;
     let mut client = Client::tcp(world.address("admin")).await;
-    let response = client.call(&Call::get("/livez")).await;
+    let response = client.exchange(&RawRequest::get("/livez")).await;
     response.expect_status(200);
     assert_eq!(response.header("connection"), Some("close"));
     let closed = tokio::time::timeout(Duration::from_secs(20), client.wire.closed()).await;

@@ -1,11 +1,11 @@
 //! Requests that two parsers could read in two ways.
 
 use crate::support::frames::{Frames, Outcome};
-use crate::support::{Answer, Call, Client, Setup, World};
+use crate::support::{Client, RawRequest, RawResponse, Setup, World};
 
 async fn scene() -> World {
     let setup = Setup::new().await;
-    setup.upstream.always(|request, _| Answer::ok(format!("{} {}", request.target(), request.text())));
+    setup.upstream.always(|request, _| RawResponse::ok(format!("{} {}", request.target(), request.text())));
     setup.start().await
 }
 
@@ -91,7 +91,7 @@ async fn strange_transfer_encodings_are_refused() {
 }
 
 #[tokio::test]
-async fn broken_chunks_never_complete_a_call() {
+async fn broken_chunks_never_complete_a_request() {
     let world = scene().await;
     for body in [
         "5\r\nhelloX\r\n0\r\n\r\n",
@@ -134,7 +134,7 @@ async fn host_is_wanted_once_and_well_formed() {
     ] {
         expect_400(&world, &format!("GET / HTTP/1.1\r\n{lines}\r\n")).await;
     }
-    let response = world.call(Call::get("/").host("")).await;
+    let response = world.exchange(RawRequest::get("/").host("")).await;
     assert!([400, 421].contains(&response.status), "{}", response.head.start);
     assert_eq!(world.upstream().count(), 0);
 }
@@ -143,9 +143,9 @@ async fn host_is_wanted_once_and_well_formed() {
 async fn absolute_form_that_differs_from_host_is_refused() {
     let world = scene().await;
     for target in ["http://evil.test/", "http://localhost@evil.test/", "https://evil.test:443/x"] {
-        let response = world.call(Call::get(target).host("localhost")).await;
+        let response = world.exchange(RawRequest::get(target).host("localhost")).await;
         assert!([400, 421].contains(&response.status), "{target}: {}", response.head.start);
-        let response = world.call(Call::get(target).host("evil.test")).await;
+        let response = world.exchange(RawRequest::get(target).host("evil.test")).await;
         assert!([400, 421].contains(&response.status), "{target}: {}", response.head.start);
     }
     assert_eq!(world.upstream().count(), 0);
@@ -155,13 +155,13 @@ async fn absolute_form_that_differs_from_host_is_refused() {
 async fn upstream_is_the_configs_alone() {
     let world = scene().await;
     for call in [
-        Call::get("/").header("X-Forwarded-Host", "evil.test"),
-        Call::get("//evil.test/"),
-        Call::get("/@evil.test"),
-        Call::get("/http://evil.test/"),
-        Call::get("/").header("X-Original-URL", "/admin").header("X-Rewrite-URL", "/admin"),
+        RawRequest::get("/").header("X-Forwarded-Host", "evil.test"),
+        RawRequest::get("//evil.test/"),
+        RawRequest::get("/@evil.test"),
+        RawRequest::get("/http://evil.test/"),
+        RawRequest::get("/").header("X-Original-URL", "/admin").header("X-Rewrite-URL", "/admin"),
     ] {
-        world.call(call).await.expect_status(200);
+        world.exchange(call).await.expect_status(200);
         let own = world.upstream().address.unwrap().to_string();
         assert_eq!(world.upstream().last().headers("host"), [own]);
     }
@@ -210,18 +210,18 @@ async fn unread_body_never_becomes_the_next_request() {
     let world = scene().await;
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
     // Refused before its body is read.
-    let refused = Call::post("/../x", smuggled).bytes("localhost");
+    let refused = RawRequest::post("/../x", smuggled).bytes("localhost");
     let mut client = world.connect().await;
     client.wire.send(refused).await.unwrap();
     client.response().await.expect_status(400);
     // Either the connection is over, or it is in step.
-    let _sent = client.wire.send(Call::get("/first").bytes("localhost")).await;
+    let _sent = client.wire.send(RawRequest::get("/first").bytes("localhost")).await;
     if let Some(next) = client.response_or_end().await {
         assert_eq!(next.text(), "/first ");
     }
     // GET with a body.
     let mut client = world.connect().await;
-    let response = client.call(&Call::get("/first").body(smuggled)).await;
+    let response = client.exchange(&RawRequest::get("/first").body(smuggled)).await;
     assert!(response.status == 200 || response.status == 400, "{}", response.head.start);
     expect_clean(&world);
 }
@@ -229,7 +229,7 @@ async fn unread_body_never_becomes_the_next_request() {
 #[tokio::test]
 async fn body_that_the_upstream_left_unread_does_not_poison_its_connection() {
     let setup = Setup::new().await;
-    let early = Answer::raw(
+    let early = RawResponse::raw(
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
     );
     setup.upstream.next(early);
@@ -249,7 +249,7 @@ async fn response_with_both_framings_is_reframed() {
     let setup = Setup::new().await;
     let bytes =
         "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
-    setup.upstream.always_this(Answer::raw(bytes).then_close());
+    setup.upstream.always_this(RawResponse::raw(bytes).then_close());
     let world = setup.start().await;
     let response = world.get("/").await;
     if response.status == 200 {
@@ -268,14 +268,14 @@ async fn one_request_in_is_one_request_out() {
         let address = world.address("main");
         calls.spawn(async move {
             let mut client = Client::tcp(address).await;
-            let call = Call::post(&format!("/{n}"), format!("body-{n}"));
+            let call = RawRequest::post(&format!("/{n}"), format!("body-{n}"));
             if n % 7 == 0 {
                 // Leaves in the middle.
                 let bytes = call.bytes("localhost");
                 client.wire.send(&bytes[..bytes.len() - 2]).await.unwrap();
                 return;
             }
-            assert_eq!(client.call(&call).await.text(), format!("/{n} body-{n}"));
+            assert_eq!(client.exchange(&call).await.text(), format!("/{n} body-{n}"));
         });
     }
     calls.join_all().await;
@@ -351,7 +351,7 @@ async fn http2_requests_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test]
-async fn http2_body_that_differs_from_its_length_never_completes_a_call() {
+async fn http2_body_that_differs_from_its_length_never_completes_a_request() {
     let world = scene().await;
     for length in ["3", "9"] {
         let mut frames = Frames::connect(world.address("main")).await;

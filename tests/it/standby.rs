@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use crate::support::jwt::{key, key_bytes, verify};
-use crate::support::{Answer, Recorded, Setup, World, cli, eventually, stays};
+use crate::support::{RawResponse, Recorded, Setup, World, cli, eventually, stays};
 
 const STANDBY: &str = "standby = { client_secret = { file = \"next\" } }";
 
@@ -16,13 +16,13 @@ fn takes(setup: &Setup, secret: &'static str) {
     setup.issuer.always(move |request, n| answer(request, n, secret));
 }
 
-fn answer(request: &Recorded, n: usize, secret: &str) -> Answer {
+fn answer(request: &Recorded, n: usize, secret: &str) -> RawResponse {
     let basic = request.basic().unwrap_or_default();
     if basic.ends_with(&format!(":{secret}")) {
-        return Answer::token_for(&format!("token-{n}"), 1);
+        return RawResponse::token_for(&format!("token-{n}"), 1);
     }
     let said = json!({ "error": "invalid_client", "error_description": format!("no {basic}") });
-    Answer::status(401).body(said.to_string())
+    RawResponse::status(401).body(said.to_string())
 }
 
 async fn scene(secret: &'static str) -> Setup {
@@ -43,7 +43,7 @@ async fn credential(world: &World) -> String {
     status["issuers"][0]["credential"].as_str().unwrap().to_owned()
 }
 
-async fn calls_until_asked(world: &World, times: usize) {
+async fn requests_until_asked(world: &World, times: usize) {
     eventually("the issuer to be asked again", || async {
         world.get("/").await.expect_status(200);
         (world.issuer().count() >= times).then_some(())
@@ -54,7 +54,7 @@ async fn calls_until_asked(world: &World, times: usize) {
 #[tokio::test]
 async fn standby_is_not_tried_while_the_current_one_works() {
     let world = scene("canary-current").await.start().await;
-    calls_until_asked(&world, 3).await;
+    requests_until_asked(&world, 3).await;
     assert!(secrets(&world).iter().all(|secret| secret == "canary-current"));
     assert_eq!(credential(&world).await, "current");
 }
@@ -64,12 +64,12 @@ async fn standby_is_tried_at_once_and_first_from_then_on() {
     let world = scene("canary-next").await.start().await;
     world.get("/").await.expect_status(200);
     assert_eq!(secrets(&world)[..2], ["canary-current", "canary-next"]);
-    calls_until_asked(&world, 4).await;
+    requests_until_asked(&world, 4).await;
     assert!(secrets(&world)[1..].iter().all(|secret| secret == "canary-next"), "{:?}", secrets(&world));
     assert_eq!(credential(&world).await, "standby");
 
     takes_now(&world, "canary-current");
-    calls_until_asked(&world, world.issuer().count() + 2).await;
+    requests_until_asked(&world, world.issuer().count() + 2).await;
     assert_eq!(credential(&world).await, "current");
     let fell: Vec<_> = world.log().lines().into_iter().filter(|line| line.contains("from now on")).collect();
     assert_eq!(fell.len(), 2, "said once each way: {fell:#?}");
@@ -98,7 +98,7 @@ async fn both_refused_names_both_and_waits() {
 #[tokio::test]
 async fn standby_is_for_a_refused_client_alone() {
     let setup = scene("neither").await;
-    setup.issuer.always_this(Answer::oauth_error(400, "invalid_scope"));
+    setup.issuer.always_this(RawResponse::oauth_error(400, "invalid_scope"));
     let world = setup.start().await;
     world.issuer().request(1).await;
     world.get("/").await.expect_problem(502, "token_refused");
@@ -118,7 +118,7 @@ async fn standby_may_be_another_client() {
 }
 
 #[tokio::test]
-async fn missing_standby_is_told_beside_the_refusal() {
+async fn missing_standby_is_reported_beside_the_refusal() {
     let setup = Setup::new().await;
     takes(&setup, "neither");
     let world = setup.issuer("standby = { client_secret = { file = \"nowhere\" } }").start().await;
@@ -132,7 +132,9 @@ async fn missing_standby_is_told_beside_the_refusal() {
 async fn within_the_grace_a_refused_client_is_asked_again_with_the_usual_pauses() {
     let setup = Setup::new().await;
     setup.file("secret", "new");
-    setup.issuer.always(|request, n| if n < 3 { answer(request, n, "other") } else { Answer::token("t") });
+    setup
+        .issuer
+        .always(|request, n| if n < 3 { answer(request, n, "other") } else { RawResponse::token("t") });
     let world = setup.issuer("credential_grace = \"15m\"").start().await;
     world.issuer().request(1).await;
     let response = world.get("/").await;
@@ -161,9 +163,9 @@ async fn standby_key_signs_the_grant_where_the_first_is_refused() {
         let assertion = request.params("assertion");
         let by_second = assertion[0].starts_with(&URL_SAFE_NO_PAD.encode("{\"alg\":\"ES25"));
         if by_second {
-            Answer::token(&format!("token-{n}"))
+            RawResponse::token(&format!("token-{n}"))
         } else {
-            Answer::oauth_error(401, "invalid_client")
+            RawResponse::oauth_error(401, "invalid_client")
         }
     });
     let keys = "# client_secret\nprivate_key = { file = \"first.pem\" }\njwt = { use = \"assertion\" }\n\

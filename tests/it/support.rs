@@ -1,6 +1,5 @@
 //! What the tests are built from.
 
-pub mod answer;
 pub mod bearerd;
 pub mod browser;
 pub mod cli;
@@ -19,6 +18,7 @@ pub mod oidc;
 pub mod peer;
 pub mod prometheus;
 pub mod python;
+pub mod response;
 pub mod scripted;
 pub mod server;
 pub mod setup;
@@ -28,10 +28,10 @@ pub mod wire;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-pub use answer::{Answer, Gate};
 pub use bearerd::Bearerd;
-pub use client::{Call, Client};
+pub use client::{Client, RawRequest};
 pub use message::{Recorded, Response};
+pub use response::{Gate, RawResponse};
 pub use scripted::Scripted;
 pub use setup::{Setup, World};
 pub use wire::Wire;

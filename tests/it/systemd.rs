@@ -1,4 +1,4 @@
-//! What a service manager sees: notifications and passed sockets. A datagram socket of the test's own stands for it.
+//! What a service manager sees: notifications and passed sockets. The test's own datagram socket takes its place.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tokio::net::UnixDatagram;
 use tokio::process::Command;
 
-use crate::support::{Answer, Bearerd, Call, Client, Gate, Setup, World, eventually, within};
+use crate::support::{Bearerd, Client, Gate, RawRequest, RawResponse, Setup, World, eventually, within};
 
 /// Hears what the program says of itself.
 struct Manager {
@@ -61,9 +61,9 @@ fn lines(message: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn is_told_ready_and_how_it_stands() {
+async fn reports_readiness_and_its_status() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::oauth_error(400, "invalid_scope"));
+    setup.issuer.next(RawResponse::oauth_error(400, "invalid_scope"));
     let (world, manager) = started(setup, &[]).await;
     assert_eq!(lines(&manager.message().await)[0], "READY=1");
     let waiting = manager.wait("invalid_scope").await;
@@ -75,7 +75,7 @@ async fn is_told_ready_and_how_it_stands() {
 }
 
 #[tokio::test]
-async fn is_told_of_a_reload_and_of_its_end() {
+async fn reports_a_reload_and_its_end() {
     let (mut world, manager) = started(Setup::new().await, &[]).await;
     manager.wait("READY=1").await;
     world.reload_signal();
@@ -101,13 +101,13 @@ async fn is_told_of_a_reload_and_of_its_end() {
 }
 
 #[tokio::test]
-async fn is_told_of_the_end_and_how_long_it_may_take() {
+async fn reports_the_end_and_how_long_it_may_take() {
     let gate = Gate::new();
     let setup = Setup::new().await.top("shutdown_timeout = \"200s\"");
-    setup.upstream.always_this(Answer::ok("slow").gated(&gate));
+    setup.upstream.always_this(RawResponse::ok("slow").gated(&gate));
     let (mut world, manager) = started(setup, &[]).await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     world.upstream().request(1).await;
     world.signal(Signal::TERM);
     let stopping = manager.wait("STOPPING=1").await;
@@ -121,7 +121,7 @@ async fn is_told_of_the_end_and_how_long_it_may_take() {
 }
 
 #[tokio::test]
-async fn feeds_the_watchdog_of_its_own_process_while_workers_answer() {
+async fn feeds_the_watchdog_of_its_own_process_while_workers_respond() {
     let setup = Setup::new().await.top("workers = 2");
     let (world, manager) = started(setup, &[("WATCHDOG_USEC", "300000")]).await;
     for _ in 0..3 {
@@ -160,7 +160,7 @@ async fn service_manager_that_stops_reading_holds_nothing_up() {
 
 /// The unit starts even so: a message that was lost is sent again.
 #[tokio::test]
-async fn readiness_that_did_not_get_through_is_told_again() {
+async fn readiness_that_did_not_get_through_is_reported_again() {
     let setup = Setup::new().await;
     let path = setup.folder().join("notify.sock");
     let _world = setup.env("NOTIFY_SOCKET", path.to_str().unwrap()).start().await;
@@ -251,7 +251,7 @@ async fn serves_over_sockets_that_were_passed_and_keeps_them_through_reloads() {
     world.log().wait("the stray socket", |line| line.contains("named `main`")).await;
     world.change(|text| text.replace("[listener.other]", "[listener.main]"));
     world.reload().await;
-    Client::tcp(main).await.call(&Call::get("/")).await.expect_status(200);
+    Client::tcp(main).await.exchange(&RawRequest::get("/")).await.expect_status(200);
 }
 
 #[tokio::test]
@@ -262,7 +262,7 @@ async fn callers_who_come_before_the_program_are_served_by_it() {
     let listener = UnixListener::bind(&path).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     let mut early = Client::unix(&path).await;
-    early.send(&Call::get("/early")).await;
+    early.send(&RawRequest::get("/early")).await;
     // A single socket can be passed by a shell: it comes as its standard input.
     let script = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=main; exec \"$0\" run 3<&0 </dev/null";
     let mut command = Command::new("sh");
@@ -274,7 +274,7 @@ async fn callers_who_come_before_the_program_are_served_by_it() {
     assert_eq!(proxy.stop().await.code(), Some(0));
     assert!(path.exists(), "the file is the service manager's");
     // Nobody is refused between two runs.
-    Client::unix(&path).await.send(&Call::get("/late")).await;
+    Client::unix(&path).await.send(&RawRequest::get("/late")).await;
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn socket_file_that_lets_in_more_than_the_config_says_is_refused() {
     assert!(said.contains("mode 0666") && said.contains("SocketMode=0600"), "{said}");
 }
 
-/// Who may write to the file can call: that has to be the group that the config names.
+/// Whoever may write to the file can send requests, so its group must be the one that the config names.
 #[tokio::test]
 #[ignore = "needs python3"]
 async fn socket_file_of_another_group_is_refused() {

@@ -6,54 +6,54 @@ use std::time::Duration;
 use crate::support::h2::{H2Client, whole};
 use crate::support::jwt;
 use crate::support::tls::{ca, localhost};
-use crate::support::{Answer, Call, Gate, Scripted, Setup, World, eventually, stays};
+use crate::support::{Gate, RawRequest, RawResponse, Scripted, Setup, World, eventually, stays};
 
 /// Ten HTTP/2 connections with 100 requests each, all at the same time; their statuses.
-async fn thousand_calls(world: &World) -> Vec<u16> {
+async fn thousand_requests(world: &World) -> Vec<u16> {
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..10 {
         let client = H2Client::plain(world.address("main")).await;
         for _ in 0..100 {
             let mut client = client.clone();
             let request = client.request("GET", "/").body(whole("")).unwrap();
-            calls.spawn(async move { client.call(request).await.status });
+            calls.spawn(async move { client.exchange(request).await.status });
         }
     }
     calls.join_all().await
 }
 
 fn tokens_for(setup: &Setup, seconds: i64) {
-    setup.issuer.always(move |_, n| Answer::token_for(&format!("token-{n}"), seconds));
+    setup.issuer.always(move |_, n| RawResponse::token_for(&format!("token-{n}"), seconds));
 }
 
 #[tokio::test]
-async fn t50_thousand_cold_calls_make_one_token_request() {
+async fn t50_thousand_cold_requests_make_one_token_request() {
     let setup = Setup::new().await;
     let gate = Gate::new();
-    setup.issuer.always_this(Answer::token("t").gated(&gate));
+    setup.issuer.always_this(RawResponse::token("t").gated(&gate));
     let world = setup.start().await;
     let opening = async {
         let waiters = || world.metric("bearerd_token_waiters", &[("issuer", "corp")]);
         eventually("1000 waiters", || async { (waiters().await == Some(1000.0)).then_some(()) }).await;
         gate.open();
     };
-    let (statuses, ()) = tokio::join!(thousand_calls(&world), opening);
+    let (statuses, ()) = tokio::join!(thousand_requests(&world), opening);
     assert!(statuses.iter().all(|status| *status == 200));
     assert_eq!(world.issuer().count(), 1);
     assert_eq!(world.upstream().count(), 1000);
 }
 
 #[tokio::test]
-async fn t51_thousand_cold_calls_fail_together_with_one_token_request() {
+async fn t51_thousand_cold_requests_fail_together_with_one_token_request() {
     let setup = Setup::new().await;
     let gate = Gate::new();
-    setup.issuer.always_this(Answer::status(500).header("retry-after", "60").gated(&gate));
+    setup.issuer.always_this(RawResponse::status(500).header("retry-after", "60").gated(&gate));
     let world = setup.start().await;
     let opening = async {
         world.issuer().request(1).await;
         gate.open();
     };
-    let (statuses, ()) = tokio::join!(thousand_calls(&world), opening);
+    let (statuses, ()) = tokio::join!(thousand_requests(&world), opening);
     assert!(statuses.iter().all(|status| *status == 503));
     assert_eq!(world.issuer().count(), 1);
     assert_eq!(world.upstream().count(), 0);
@@ -63,7 +63,7 @@ async fn t51_thousand_cold_calls_fail_together_with_one_token_request() {
 async fn each_credential_is_fetched_at_start_without_holding_up_the_listeners() {
     let setup = Setup::new().await;
     let gate = Gate::new();
-    setup.issuer.always_this(Answer::token("t").gated(&gate));
+    setup.issuer.always_this(RawResponse::token("t").gated(&gate));
     let world = setup.start().await;
     world.issuer().request(1).await;
     world.get("/../x").await.expect_problem(400, "bad_request");
@@ -74,13 +74,13 @@ async fn each_credential_is_fetched_at_start_without_holding_up_the_listeners() 
 }
 
 #[tokio::test]
-async fn t52_renewal_is_one_request_that_no_call_waits_for() {
+async fn t52_renewal_is_one_request_that_no_request_waits_for() {
     let setup = Setup::new().await;
     let gate = Gate::new();
     let answer = gate.clone();
     setup.issuer.always(move |_, n| match n {
-        1 => Answer::token_for("old", 30),
-        _ => Answer::token("new").gated(&answer),
+        1 => RawResponse::token_for("old", 30),
+        _ => RawResponse::token("new").gated(&answer),
     });
     let world = setup.issuer("refresh_at = 0.05\ntimeout = \"20s\"").start().await;
     eventually("the renewal", || async {
@@ -105,8 +105,8 @@ async fn t52_renewal_is_one_request_that_no_call_waits_for() {
 #[tokio::test]
 async fn t53_failed_renewal_leaves_the_valid_token_serving() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::token_for("old", 30));
-    setup.issuer.always_this(Answer::status(500));
+    setup.issuer.next(RawResponse::token_for("old", 30));
+    setup.issuer.always_this(RawResponse::status(500));
     let world = setup.issuer("refresh_at = 0.05").start().await;
     world.ready().await;
     eventually("a second try of the renewal", || async {
@@ -123,8 +123,8 @@ async fn t53_failed_renewal_leaves_the_valid_token_serving() {
 #[tokio::test]
 async fn t54_expired_token_is_never_sent() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::token_for("short", 2));
-    setup.issuer.always_this(Answer::status(503));
+    setup.issuer.next(RawResponse::token_for("short", 2));
+    setup.issuer.always_this(RawResponse::status(503));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     let failed = eventually("the token to expire", || async {
@@ -148,7 +148,7 @@ async fn t54_expired_token_is_never_sent() {
 #[tokio::test]
 async fn t55_recovery_is_one_request_and_then_all_flow() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::status(500));
+    setup.issuer.next(RawResponse::status(500));
     let world = setup.start().await;
     world.get("/").await.expect_problem(503, "token_unavailable");
     eventually("a served call", || async { (world.get("/").await.status == 200).then_some(()) }).await;
@@ -192,7 +192,7 @@ async fn t56_jitter_spreads_renewals_and_only_makes_them_earlier() {
 }
 
 #[tokio::test]
-async fn t57_unused_token_is_not_renewed_and_the_next_call_fetches_it() {
+async fn t57_unused_token_is_not_renewed_and_the_next_request_fetches_it() {
     let setup = Setup::new().await;
     tokens_for(&setup, 1);
     let world = setup.start().await;
@@ -263,7 +263,9 @@ async fn routes_never_get_each_others_tokens_under_load() {
         route("b", "issuer = \"corp\"\nscopes = [\"b\"]"),
     ];
     let setup = Setup::new().await;
-    setup.issuer.always(|request, n| Answer::token_for(&format!("{}-{n}", request.params("scope")[0]), 1));
+    setup
+        .issuer
+        .always(|request, n| RawResponse::token_for(&format!("{}-{n}", request.params("scope")[0]), 1));
     let world = setup.route("anonymous = true").more(&more.concat()).start().await;
     let mut calls = tokio::task::JoinSet::new();
     let client = H2Client::plain(world.address("main")).await;
@@ -282,9 +284,9 @@ async fn routes_never_get_each_others_tokens_under_load() {
 }
 
 #[tokio::test]
-async fn t63_life_counts_from_when_the_token_was_asked_for() {
+async fn t63_lifetime_counts_from_when_the_token_was_requested() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::token_for("slow", 100).delayed(Duration::from_secs(2)));
+    setup.issuer.always_this(RawResponse::token_for("slow", 100).delayed(Duration::from_secs(2)));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     let asked =
@@ -298,7 +300,7 @@ async fn t64_token_is_opaque() {
     // Says of itself that it expired in 2001.
     let jwt = "eyJhbGciOiJub25lIn0.eyJleHAiOjEwMDAwMDAwMDB9.c2ln";
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::token(jwt));
+    setup.issuer.always_this(RawResponse::token(jwt));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     assert_eq!(world.upstream().last().bearer(), Some(jwt));
@@ -307,12 +309,12 @@ async fn t64_token_is_opaque() {
 }
 
 #[tokio::test]
-async fn call_waits_no_longer_than_the_issuers_timeout() {
+async fn request_waits_no_longer_than_the_issuers_timeout() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::hang());
+    setup.issuer.always_this(RawResponse::hang());
     let world = setup.issuer("timeout = \"800ms\"").start().await;
     let started = std::time::Instant::now();
-    world.call(Call::get("/")).await.expect_problem(504, "token_timeout");
+    world.exchange(RawRequest::get("/")).await.expect_problem(504, "token_timeout");
     // Without the key it would be ten.
     assert!(started.elapsed() < Duration::from_secs(9));
 }
@@ -335,7 +337,7 @@ async fn token_request_is_what_rfc_6749_says() {
 #[tokio::test]
 async fn t104_changed_client_certificate_replaces_the_token_without_a_401() {
     let issuer = Scripted::start(Some(ca().server_asking(&localhost(), &[]))).await;
-    issuer.always(|_, n| Answer::token(&format!("token-{n}")));
+    issuer.always(|_, n| RawResponse::token(&format!("token-{n}")));
     let setup = Setup::with(issuer, Scripted::upstream().await);
     let write = |setup: &dyn Fn(&str, &str)| {
         let client = ca().issue(&["client.test"]);
@@ -363,13 +365,13 @@ async fn t104_changed_client_certificate_replaces_the_token_without_a_401() {
     assert!(forced.unwrap_or(0.0) < 0.5, "no upstream refused anything");
 
     // It was not fetched because of a 401, so a 401 drops it at once.
-    world.upstream().next(Answer::unauthorized());
+    world.upstream().next(RawResponse::unauthorized());
     world.get("/").await.expect_status(200);
     assert_eq!(world.upstream().last().bearer(), Some("token-3"));
 }
 
 #[tokio::test]
-async fn routes_subject_stands_in_the_assertion_and_is_a_token_of_its_own() {
+async fn routes_subject_is_in_the_assertion_and_is_a_token_of_its_own() {
     let setup = Setup::new().await;
     setup.file("key.pem", jwt::key("rsa.pkcs8.pem"));
     let issuer = "client_id = \"app\"\nclient_auth = \"none\"\nprivate_key = { file = \"key.pem\" }\n\
@@ -379,7 +381,7 @@ async fn routes_subject_stands_in_the_assertion_and_is_a_token_of_its_own() {
                   upstream = \"{upstream}\"\nissuer = \"corp\"\nsubject = \"user-7\"";
     setup.issuer.always(|request, _| {
         let (_, claims) = jwt::verify(&request.params("assertion")[0], &jwt::key("rsa.public.pem"), "RS256");
-        Answer::token(&format!("for-{}", claims["sub"].as_str().unwrap()))
+        RawResponse::token(&format!("for-{}", claims["sub"].as_str().unwrap()))
     });
     let world = setup.issuer(issuer).more(routes).start().await;
     for (path, token) in [("/", "for-everybody"), ("/seven", "for-user-7"), ("/again", "for-user-7")] {

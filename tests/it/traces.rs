@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use crate::support::setup::SECRET;
 use crate::support::tls;
-use crate::support::{Answer, Call, PATIENCE, Scripted, Setup, World, eventually, within};
+use crate::support::{PATIENCE, RawRequest, RawResponse, Scripted, Setup, World, eventually, within};
 
 pub(crate) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 pub(crate) const PARENT: &str = "00f067aa0ba902b7";
@@ -70,17 +70,17 @@ pub(crate) fn attribute(span: &Span, name: &str) -> String {
     attributes(&span.attributes).get(name).cloned().unwrap_or_default()
 }
 
-pub(crate) fn w3c(call: Call, flags: &str) -> Call {
+pub(crate) fn w3c(call: RawRequest, flags: &str) -> RawRequest {
     call.header("traceparent", &format!("00-{TRACE}-{PARENT}-{flags}"))
         .header("tracestate", "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE")
 }
 
 #[tokio::test]
-async fn a_call_is_a_span_below_the_callers_and_the_attempt_one_below_it() {
+async fn a_request_is_a_span_below_the_callers_and_the_attempt_one_below_it() {
     let (collector, setup) = traced("service_name = \"billing-sidecar\"").await;
     let world = setup.start().await;
     world.ready().await;
-    world.call(w3c(Call::get("/invoices?q=1"), "01")).await.expect_status(200);
+    world.exchange(w3c(RawRequest::get("/invoices?q=1"), "01")).await.expect_status(200);
 
     let found = named(&collector, "GET api", 2).await;
     let (server, client) = (of_kind(&found, SERVER)[0], of_kind(&found, CLIENT)[0]);
@@ -116,9 +116,9 @@ async fn a_call_is_a_span_below_the_callers_and_the_attempt_one_below_it() {
 }
 
 #[tokio::test]
-async fn the_token_request_is_a_trace_of_its_own_with_a_link_to_the_first_call_that_waited() {
+async fn the_token_request_is_a_trace_of_its_own_with_a_link_to_the_first_request_that_waited() {
     let (collector, setup) = traced("").await;
-    setup.issuer.next(Answer::oauth_error(503, "temporarily_unavailable"));
+    setup.issuer.next(RawResponse::oauth_error(503, "temporarily_unavailable"));
     let world = setup.start().await;
     let failed = named(&collector, "token corp", 1).await;
     assert_eq!((failed[0].kind, failed[0].status.as_ref().unwrap().code), (CLIENT, 2));
@@ -127,12 +127,12 @@ async fn the_token_request_is_a_trace_of_its_own_with_a_link_to_the_first_call_t
     assert!(failed[0].parent_span_id.is_empty());
 
     eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
-    world.upstream().next(Answer::unauthorized());
+    world.upstream().next(RawResponse::unauthorized());
     // Late enough that the request waits for it.
     world
         .issuer()
-        .next(Answer::token("token-after-the-refusal").delayed(std::time::Duration::from_millis(300)));
-    world.call(w3c(Call::get("/replayed"), "01")).await.expect_status(200);
+        .next(RawResponse::token("token-after-the-refusal").delayed(std::time::Duration::from_millis(300)));
+    world.exchange(w3c(RawRequest::get("/replayed"), "01")).await.expect_status(200);
     let waited = eventually("the wait", || async {
         spans(&collector)
             .into_iter()
@@ -155,12 +155,12 @@ async fn the_token_request_is_a_trace_of_its_own_with_a_link_to_the_first_call_t
 }
 
 #[tokio::test]
-async fn a_replay_is_two_attempts_below_one_call() {
+async fn a_replay_is_two_attempts_below_one_request() {
     let (collector, setup) = traced("").await;
     let world = setup.start().await;
     world.ready().await;
-    world.upstream().next(Answer::unauthorized());
-    world.call(w3c(Call::post("/x", "body"), "01")).await.expect_status(200);
+    world.upstream().next(RawResponse::unauthorized());
+    world.exchange(w3c(RawRequest::post("/x", "body"), "01")).await.expect_status(200);
     let found = named(&collector, "POST api", 3).await;
     let (server, clients) = (of_kind(&found, SERVER)[0], of_kind(&found, CLIENT));
     let statuses: Vec<String> =
@@ -176,19 +176,19 @@ async fn a_replay_is_two_attempts_below_one_call() {
 }
 
 #[tokio::test]
-async fn a_failed_call_says_why_by_the_name_of_its_error() {
+async fn a_failed_request_says_why_by_the_name_of_its_error() {
     let (collector, setup) = traced("").await;
     let world = setup.start().await;
     world.ready().await;
-    world.upstream().next(Answer::drop());
-    world.call(Call::post("/", "x")).await.expect_problem(502, "upstream_invalid");
+    world.upstream().next(RawResponse::drop());
+    world.exchange(RawRequest::post("/", "x")).await.expect_problem(502, "upstream_invalid");
     let found = named(&collector, "POST api", 2).await;
     let server = of_kind(&found, SERVER)[0];
     assert_eq!(attribute(server, "error.type"), "upstream_invalid");
     assert_eq!(server.status.as_ref().unwrap().code, 2);
     assert!(!attribute(of_kind(&found, CLIENT)[0], "error.type").is_empty());
 
-    world.call(Call::get("/").host("elsewhere.test")).await.expect_status(421);
+    world.exchange(RawRequest::get("/").host("elsewhere.test")).await.expect_status(421);
     let unrouted = &named(&collector, "GET", 1).await[0];
     assert_eq!(attribute(unrouted, "error.type"), "misdirected");
     assert_eq!(attribute(unrouted, "http.route"), "");
@@ -203,13 +203,13 @@ async fn nothing_is_recorded_where_nobody_samples_but_the_context_goes_on() {
     let sent = world.upstream().last().header("traceparent").unwrap().to_owned();
     assert!(sent.starts_with("00-") && sent.len() == 55, "{sent}");
     assert_eq!(u8::from_str_radix(&sent[53..], 16).unwrap() & 1, 0, "not sampled: {sent}");
-    world.call(w3c(Call::get("/"), "00")).await.expect_status(200);
+    world.exchange(w3c(RawRequest::get("/"), "00")).await.expect_status(200);
     let up = world.upstream().last();
     let sent = up.header("traceparent").unwrap();
     assert!(sent.starts_with(&format!("00-{TRACE}-")) && sent.ends_with("-00"), "{sent}");
     assert!(up.header("tracestate").is_some());
     // A caller that samples is followed.
-    world.call(w3c(Call::get("/"), "01")).await.expect_status(200);
+    world.exchange(w3c(RawRequest::get("/"), "01")).await.expect_status(200);
     assert_eq!(world.proxy.stop().await.code(), Some(0));
     let found = spans(&collector);
     assert_eq!(found.len(), 2, "{found:?}");
@@ -224,7 +224,7 @@ async fn a_context_that_cannot_be_read_is_replaced() {
     let good = format!("00-{TRACE}-{PARENT}-01");
     for bad in [good.to_uppercase(), format!("{good}-x"), good.replace(PARENT, "0000000000000000")] {
         world
-            .call(Call::get("/").header("traceparent", &bad).header("tracestate", "a=1"))
+            .exchange(RawRequest::get("/").header("traceparent", &bad).header("tracestate", "a=1"))
             .await
             .expect_status(200);
         let up = world.upstream().last();
@@ -240,17 +240,20 @@ async fn off_by_default_the_callers_context_passes_untouched_and_none_is_added()
     world.get("/").await.expect_status(200);
     assert_eq!(world.upstream().last().header("traceparent"), None);
     let odd = "00-NOT-A-CONTEXT-01";
-    world.call(Call::get("/").header("traceparent", odd).header("tracestate", "?")).await.expect_status(200);
+    world
+        .exchange(RawRequest::get("/").header("traceparent", odd).header("tracestate", "?"))
+        .await
+        .expect_status(200);
     let up = world.upstream().last();
     assert_eq!((up.header("traceparent"), up.header("tracestate")), (Some(odd), Some("?")));
 }
 
 #[tokio::test]
-async fn a_collector_that_is_gone_or_hangs_costs_spans_and_not_calls() {
+async fn a_collector_that_is_gone_or_hangs_costs_spans_and_not_requests() {
     for hangs in [false, true] {
         let (collector, setup) = traced("timeout = \"1s\"").await;
         let endpoint = collector.url.clone();
-        collector.always_this(Answer::hang());
+        collector.always_this(RawResponse::hang());
         if !hangs {
             drop(collector);
         }
@@ -271,14 +274,14 @@ async fn a_collector_that_is_gone_or_hangs_costs_spans_and_not_calls() {
 }
 
 #[tokio::test]
-async fn a_collector_that_answers_nonsense_costs_spans_and_not_calls() {
+async fn a_collector_that_responds_with_nonsense_costs_spans_and_not_requests() {
     let elsewhere = Scripted::upstream().await;
     for answer in [
-        Answer::status(307).header("location", &format!("{}/v1/traces", elsewhere.url)),
-        Answer::raw("canary nonsense\r\n\r\n"),
-        Answer::raw("HTTP/1.1 200 OK\r\nx: canary").then_close(),
-        Answer::raw(format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "canary".repeat(200_000))),
-        Answer::status(500).body("canary"),
+        RawResponse::status(307).header("location", &format!("{}/v1/traces", elsewhere.url)),
+        RawResponse::raw("canary nonsense\r\n\r\n"),
+        RawResponse::raw("HTTP/1.1 200 OK\r\nx: canary").then_close(),
+        RawResponse::raw(format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "canary".repeat(200_000))),
+        RawResponse::status(500).body("canary"),
     ] {
         let (collector, setup) = traced("timeout = \"2s\"").await;
         collector.always_this(answer);
@@ -297,7 +300,7 @@ async fn a_collector_that_answers_nonsense_costs_spans_and_not_calls() {
 #[tokio::test]
 async fn a_collector_that_talks_without_end_is_cut_off() {
     let (collector, setup) = traced("timeout = \"2s\"").await;
-    collector.always_this(Answer::ok(vec![b'x'; 4 << 20]));
+    collector.always_this(RawResponse::ok(vec![b'x'; 4 << 20]));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     collector.request(1).await;
@@ -321,7 +324,7 @@ async fn a_collector_that_takes_nothing_in_keeps_no_connections() {
     let calling = async {
         let mut client = world.connect().await;
         loop {
-            client.call(&Call::get("/")).await.expect_status(200);
+            client.exchange(&RawRequest::get("/")).await.expect_status(200);
         }
     };
     let accepting = async {
@@ -411,7 +414,7 @@ async fn a_reload_with_a_broken_table_leaves_the_running_one_in_force() {
 async fn a_route_that_removes_the_header_sends_none() {
     let (collector, setup) = traced("").await;
     let world = setup.route("request_headers = { remove = [\"traceparent\"] }").start().await;
-    world.call(w3c(Call::get("/"), "01")).await.expect_status(200);
+    world.exchange(w3c(RawRequest::get("/"), "01")).await.expect_status(200);
     assert_eq!(world.upstream().last().header("traceparent"), None);
     named(&collector, "GET api", 2).await;
 }
@@ -434,17 +437,17 @@ async fn headers_for_the_collector_come_from_a_file_that_is_read_anew() {
 async fn no_token_secret_query_path_or_header_value_is_in_what_is_exported() {
     let (collector, setup) = traced("headers = { x-collector-key = { file = \"key\" } }").await;
     setup.file("key", "canary-collector");
-    setup.issuer.always_this(Answer::token("canary-token"));
-    setup.upstream.always_this(Answer::ok("canary-body").header("x-answer", "canary-answer"));
+    setup.issuer.always_this(RawResponse::token("canary-token"));
+    setup.upstream.always_this(RawResponse::ok("canary-body").header("x-answer", "canary-answer"));
     let mut world = setup.start().await;
-    let call = w3c(Call::post("/canary-path?canary-query=1", "canary-body"), "01")
+    let call = w3c(RawRequest::post("/canary-path?canary-query=1", "canary-body"), "01")
         .header("x-request-id", "canary-id")
         .header("authorization", "Bearer canary-caller")
         .header("x-any", "canary-header");
-    world.call(call).await.expect_status(200);
-    world.call(Call::new("CANARY-METHOD", "/canary-path")).await.expect_status(200);
-    world.upstream().next(Answer::raw("canary-garbage\r\n\r\n"));
-    world.call(Call::post("/canary-path", "x")).await;
+    world.exchange(call).await.expect_status(200);
+    world.exchange(RawRequest::new("CANARY-METHOD", "/canary-path")).await.expect_status(200);
+    world.upstream().next(RawResponse::raw("canary-garbage\r\n\r\n"));
+    world.exchange(RawRequest::post("/canary-path", "x")).await;
     assert_eq!(world.proxy.stop().await.code(), Some(0));
     let found = spans(&collector);
     assert!(found.iter().any(|span| span.name == "_OTHER api"), "{found:?}");

@@ -10,9 +10,9 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::support::h2::{H2Client, streamed};
-use crate::support::{Answer, Call, Setup, World};
+use crate::support::{RawRequest, RawResponse, Setup, World};
 
-/// Reads each request whole, notes its trailers, and answers with `ok` and these trailers.
+/// Reads each request whole, notes its trailers, and responds with `ok` and these trailers.
 struct Upstream {
     url: String,
     seen: Arc<Mutex<Vec<HeaderMap>>>,
@@ -28,7 +28,7 @@ impl Upstream {
             while let Ok((stream, _)) = listener.accept().await {
                 let (record, trailers) = (Arc::clone(&record), trailers.clone());
                 let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                    answer(request, Arc::clone(&record), trailers.clone())
+                    respond(request, Arc::clone(&record), trailers.clone())
                 });
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 tokio::spawn(
@@ -44,7 +44,7 @@ impl Upstream {
     }
 }
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
     record: Arc<Mutex<Vec<HeaderMap>>>,
     trailers: HeaderMap,
@@ -169,7 +169,7 @@ async fn over_http2(world: &World, sent: HeaderMap) -> HeaderMap {
         frames.send(Frame::trailers(sent)).await.unwrap();
         drop(frames);
     };
-    let (response, ()) = tokio::join!(client.call(request), send);
+    let (response, ()) = tokio::join!(client.exchange(request), send);
     assert_eq!((response.status, response.text().as_str()), (200, "ok"));
     response.trailers.unwrap_or_default()
 }
@@ -177,7 +177,7 @@ async fn over_http2(world: &World, sent: HeaderMap) -> HeaderMap {
 /// The same over HTTP/1.1; `more` are more lines of the head.
 async fn over_http1(world: &World, sent: &[&str], more: &[(&str, &str)]) -> HeaderMap {
     let mut client = world.connect().await;
-    let call = Call::new("POST", "/")
+    let call = RawRequest::new("POST", "/")
         .header("TE", "trailers")
         .header("Transfer-Encoding", "chunked")
         .header("Trailer", &sent.join(", "))
@@ -213,7 +213,7 @@ async fn trailers_of_a_request_say_nothing_that_its_fields_may_not() {
 }
 
 #[tokio::test]
-async fn trailers_of_an_answer_say_nothing_that_its_fields_may_not() {
+async fn trailers_of_a_response_say_nothing_that_its_fields_may_not() {
     let sent = [&NOT_DOWN[..], &DOWN].concat();
     let allowed: Vec<&str> = sent.iter().copied().filter(|name| *name != "keep-alive").collect();
     for protocol in ["http1", "http2"] {
@@ -228,7 +228,7 @@ async fn trailers_of_an_answer_say_nothing_that_its_fields_may_not() {
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: {}\r\n\r\n2\r\nok\r\n0\r\n{trailers}\r\n",
         sent.join(", ")
     );
-    setup.upstream.always_this(Answer::raw(bytes));
+    setup.upstream.always_this(RawResponse::raw(bytes));
     let edits = "response_headers = { set = { x-set-here = \"ours\" }, remove = [\"x-removed-here\"] }";
     let world = setup.route(edits).start().await;
     assert_eq!(names(&over_http1(&world, &UP, &[]).await), DOWN);
@@ -244,7 +244,7 @@ async fn trailers_that_connection_names_stay_on_their_hop() {
 
     let setup = Setup::new().await;
     let bytes = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: X-Private\r\ntrailer: x-private, x-sum\r\n\r\n2\r\nok\r\n0\r\nx-private: 1\r\nx-sum: 7\r\n\r\n";
-    setup.upstream.always_this(Answer::raw(bytes));
+    setup.upstream.always_this(RawResponse::raw(bytes));
     let world = setup.start().await;
     assert_eq!(names(&over_http1(&world, &UP, &[]).await), ["x-sum"]);
     assert_eq!(names(&over_http2(&world, map(&UP)).await), ["x-sum"]);
@@ -253,7 +253,7 @@ async fn trailers_that_connection_names_stay_on_their_hop() {
 #[tokio::test]
 async fn trailers_of_a_replay_are_as_clean() {
     let setup = Setup::new().await;
-    setup.upstream.next(Answer::unauthorized());
+    setup.upstream.next(RawResponse::unauthorized());
     let world = setup.start().await;
     over_http1(&world, &["authorization", "x-request-id", "x-sum"], &[]).await;
     let requests = world.upstream().requests();

@@ -3,12 +3,12 @@
 use crate::support::frames::{Frames, Outcome};
 use crate::support::h2::H2Client;
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Response, Setup, World, within};
+use crate::support::{RawRequest, RawResponse, Response, Setup, World, within};
 
 /// The upstream says back which target it was asked for.
 async fn scene() -> World {
     let setup = Setup::new().await;
-    setup.upstream.always(|request, _| Answer::ok(request.target().to_owned()));
+    setup.upstream.always(|request, _| RawResponse::ok(request.target().to_owned()));
     setup.start().await
 }
 
@@ -79,7 +79,7 @@ async fn fragment_of_a_target_is_lost() {
 #[tokio::test]
 async fn options_of_an_empty_path_ask_for_the_root() {
     let world = scene().await;
-    let response = world.call(Call::new("OPTIONS", "http://localhost").host("localhost")).await;
+    let response = world.exchange(RawRequest::new("OPTIONS", "http://localhost").host("localhost")).await;
     assert_eq!((response.status, response.text().as_str()), (200, "/"));
 }
 
@@ -95,9 +95,9 @@ async fn scheme_of_an_http2_request_without_an_authority_is_not_looked_at() {
 #[tokio::test]
 async fn names_go_out_in_lower_case_and_values_of_one_name_in_their_order() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::ok("ok").header("X-Down", "b").header("X-DOWN", "a"));
+    setup.upstream.always_this(RawResponse::ok("ok").header("X-Down", "b").header("X-DOWN", "a"));
     let world = setup.start().await;
-    let response = world.call(Call::get("/").header("X-Up", "2").header("X-UP", "1")).await;
+    let response = world.exchange(RawRequest::get("/").header("X-Up", "2").header("X-UP", "1")).await;
     let fields = |fields: &[(String, String)], name: &str| -> Vec<String> {
         fields.iter().filter(|field| field.0 == name).map(|(_, value)| value.clone()).collect()
     };
@@ -106,15 +106,17 @@ async fn names_go_out_in_lower_case_and_values_of_one_name_in_their_order() {
 }
 
 #[tokio::test]
-async fn heads_of_answers_have_a_limit() {
+async fn heads_of_responses_have_a_limit() {
     let world = scene().await;
     for (fields, status) in [(200, 200), (300, 502)] {
         let lines: String = (0..fields).map(|n| format!("x-{n}: 1\r\n")).collect();
-        world.upstream().next(Answer::raw(format!("HTTP/1.1 200 OK\r\n{lines}content-length: 2\r\n\r\nok")));
+        world
+            .upstream()
+            .next(RawResponse::raw(format!("HTTP/1.1 200 OK\r\n{lines}content-length: 2\r\n\r\nok")));
         assert_eq!(world.get("/").await.status, status, "{fields} fields");
     }
     for (kib, status) in [(100, 200), (200, 502)] {
-        let answer = Answer::ok("ok").header("x-long", &"x".repeat(kib * 1024));
+        let answer = RawResponse::ok("ok").header("x-long", &"x".repeat(kib * 1024));
         world.upstream().next(answer);
         assert_eq!(world.get("/").await.status, status, "{kib} KiB");
     }
@@ -150,12 +152,12 @@ async fn fields_of_a_request_pass_or_are_refused() {
 }
 
 #[tokio::test]
-async fn status_lines_pass_or_are_no_answer() {
+async fn status_lines_pass_or_are_no_response() {
     let world = scene().await;
     let send = async |start: &str| {
         let bytes = start.chars().map(|char| u8::try_from(char).unwrap()).collect::<Vec<u8>>();
         let answer = [&*bytes, b"\r\ncontent-length: 2\r\n\r\nok"].concat();
-        world.upstream().next(Answer::raw(answer).then_close());
+        world.upstream().next(RawResponse::raw(answer).then_close());
         world.get("/").await.head.start
     };
     for (came, went) in [
@@ -173,11 +175,11 @@ async fn status_lines_pass_or_are_no_answer() {
 }
 
 #[tokio::test]
-async fn field_lines_of_an_answer_pass_or_are_no_answer() {
+async fn field_lines_of_a_response_pass_or_are_no_response() {
     let world = scene().await;
     let send = async |line: &[u8]| {
         let answer = [b"HTTP/1.1 200 OK\r\n", line, b"\r\ncontent-length: 2\r\n\r\nok"].concat();
-        world.upstream().next(Answer::raw(answer).then_close());
+        world.upstream().next(RawResponse::raw(answer).then_close());
         world.get("/").await
     };
     assert_eq!(send(b"X-A: caf\xe9").await.header("x-a"), Some("caf\u{e9}"));
@@ -200,7 +202,7 @@ fn status(status: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn interim_answers_over_http2_end_here_too() {
+async fn interim_responses_over_http2_end_here_too() {
     const HEADERS: u8 = 1;
     const END_STREAM: u8 = 1;
     const END_HEADERS: u8 = 4;
@@ -208,7 +210,7 @@ async fn interim_answers_over_http2_end_here_too() {
     let route = format!("upstream = \"{}\"\nprotocol = \"http2\"", upstream.url);
     let world = Setup::new().await.route(&route).start().await;
     let mut client = world.connect().await;
-    client.send(&Call::get("/")).await;
+    client.send(&RawRequest::get("/")).await;
     let mut wire = upstream.accept().await;
     // Empty SETTINGS of stream 0.
     wire.send([0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
@@ -233,13 +235,13 @@ async fn interim_answers_over_http2_end_here_too() {
 async fn trailers_go_to_http1_callers_that_take_them_alone() {
     let setup = Setup::new().await;
     let bytes = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2;ext=1\r\nok\r\n0\r\nx-sum: 7\r\nx-other: 8\r\n\r\n";
-    setup.upstream.always_this(Answer::raw(bytes));
+    setup.upstream.always_this(RawResponse::raw(bytes));
     let world = setup.start().await;
     let response = world.get("/").await;
     assert_eq!(response.text(), "ok");
     assert!(response.body.trailers.is_empty(), "the caller did not say TE: trailers");
-    let call = Call::get("/").header("TE", "trailers").header("Connection", "TE");
-    let response = world.call(call).await;
+    let call = RawRequest::get("/").header("TE", "trailers").header("Connection", "TE");
+    let response = world.exchange(call).await;
     assert_eq!(response.body.trailers, [("x-sum".to_owned(), "7".to_owned())], "x-other was not announced");
     assert!(!String::from_utf8_lossy(&response.body.raw).contains("ext"), "extensions are for one hop");
     let trailers = H2Client::plain(world.address("main")).await.get("/").await.trailers.unwrap();

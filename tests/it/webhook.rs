@@ -1,4 +1,4 @@
-//! Values that are learned from signed calls: Seismic's delegated user, from the vendor's callback to the token request.
+//! Values that are learned from signed requests: Seismic's delegated user, from the vendor's callback to the token request.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::cli::run;
 use crate::support::setup::SECRET;
-use crate::support::{Answer, Bearerd, Call, Client, Response, Setup, World, eventually, stays};
+use crate::support::{Bearerd, Client, RawRequest, RawResponse, Response, Setup, World, eventually, stays};
 
 /// The app's signing secret; no output may hold it.
 const SIGNING: &str = "canary-signing-secret";
@@ -48,16 +48,16 @@ fn payload(user: &str) -> Vec<u8> {
     payload.to_string().into_bytes()
 }
 
-fn unsigned(body: Vec<u8>) -> Call {
-    Call::post("/seismic", body).header("Content-Type", "application/json")
+fn unsigned(body: Vec<u8>) -> RawRequest {
+    RawRequest::post("/seismic", body).header("Content-Type", "application/json")
 }
 
-pub(crate) fn signed_by(secret: &str, body: Vec<u8>) -> Call {
+pub(crate) fn signed_by(secret: &str, body: Vec<u8>) -> RawRequest {
     let signature = hex(secret, &body);
     unsigned(body).header("x-seismic-signature", &signature)
 }
 
-fn chosen(user: &str) -> Call {
+fn chosen(user: &str) -> RawRequest {
     signed_by(SIGNING, payload(user))
 }
 
@@ -71,8 +71,8 @@ pub(crate) async fn address_of(proxy: &Bearerd, name: &str) -> SocketAddr {
     eventually("the webhook to listen", || async { find() }).await
 }
 
-async fn post(proxy: &Bearerd, call: &Call) -> Response {
-    Client::tcp(address_of(proxy, "seismic").await).await.call(call).await
+async fn post(proxy: &Bearerd, call: &RawRequest) -> Response {
+    Client::tcp(address_of(proxy, "seismic").await).await.exchange(call).await
 }
 
 async fn webhook_status(proxy: &Bearerd) -> Value {
@@ -169,7 +169,7 @@ async fn the_learned_user_outlives_a_restart() {
 }
 
 #[tokio::test]
-async fn a_call_with_a_wrong_signature_changes_nothing_and_is_told() {
+async fn a_request_with_a_wrong_signature_changes_nothing_and_is_reported() {
     let world = learned(seismic().await, "user-1").await;
     let body = payload("user-evil");
     let of_another_body = hex(SIGNING, &payload("user-1"));
@@ -204,7 +204,7 @@ async fn only_post_to_the_path_is_taken() {
         [("GET", "/seismic", 405), ("HEAD", "/seismic", 405), ("PUT", "/seismic", 405), ("POST", "/", 404)]
     {
         let address = address_of(&world, "seismic").await;
-        let response = Client::tcp(address).await.call(&Call::new(method, path)).await;
+        let response = Client::tcp(address).await.exchange(&RawRequest::new(method, path)).await;
         assert_eq!(response.status, status, "{method} {path}");
         assert_eq!(response.header("allow"), (status == 405).then_some("POST"));
     }
@@ -243,7 +243,7 @@ async fn while_the_secret_changes_either_one_is_taken_in_either_header() {
 }
 
 #[tokio::test]
-async fn without_a_secret_every_call_is_to_come_again_and_the_log_says_why() {
+async fn without_a_secret_every_request_is_to_come_again_and_the_log_says_why() {
     let setup = seismic().await;
     std::fs::remove_file(setup.folder().join("signing")).unwrap();
     let world = setup.start().await;
@@ -257,7 +257,7 @@ async fn without_a_secret_every_call_is_to_come_again_and_the_log_says_why() {
 }
 
 #[tokio::test]
-async fn a_broken_store_is_told_and_mended_by_the_next_call() {
+async fn a_broken_store_is_reported_and_fixed_by_the_next_request() {
     let setup = seismic().await;
     setup.file("seismic.json", "{\"value\":\"canary-half");
     let world = setup.start().await;
@@ -279,7 +279,7 @@ async fn a_broken_store_is_told_and_mended_by_the_next_call() {
 #[tokio::test]
 async fn a_store_that_breaks_while_it_runs_leaves_the_learned_user_in_use() {
     let setup = seismic().await;
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
     let world = learned(setup, "user-1").await;
     world.file("seismic.json", "");
     let before = world.issuer().count();
@@ -318,7 +318,7 @@ async fn a_body_that_is_too_large_is_refused_and_the_sender_can_read_so() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_not_complete_in_ten_seconds_is_given_up() {
+async fn a_request_that_is_not_complete_in_ten_seconds_is_given_up() {
     let world = seismic().await.start().await;
     let mut client = Client::tcp(address_of(&world, "seismic").await).await;
     let began = Instant::now();
@@ -342,7 +342,7 @@ async fn connections_that_are_held_do_not_keep_the_sender_out() {
 }
 
 #[tokio::test]
-async fn one_connection_carries_one_call() {
+async fn one_connection_carries_one_request() {
     let world = seismic().await.start().await;
     let mut client = Client::tcp(address_of(&world, "seismic").await).await;
     let two = [chosen("user-1").bytes("x"), chosen("user-smuggled").bytes("x")].concat();
@@ -356,12 +356,12 @@ async fn one_connection_carries_one_call() {
 }
 
 #[tokio::test]
-async fn calls_at_the_same_time_leave_one_of_their_users_whole() {
+async fn requests_at_the_same_time_leave_one_of_their_users_whole() {
     let world = seismic().await.start().await;
     let names: Vec<String> = (0..20).map(|n| format!("user-{n}-{}", "x".repeat(n * 50))).collect();
-    let calls: Vec<Call> = names.iter().map(|name| chosen(name)).collect();
-    let answers = futures_util::future::join_all(calls.iter().map(|call| post(&world, call))).await;
-    assert!(answers.iter().all(|answer| answer.status == 204));
+    let calls: Vec<RawRequest> = names.iter().map(|name| chosen(name)).collect();
+    let responses = futures_util::future::join_all(calls.iter().map(|call| post(&world, call))).await;
+    assert!(responses.iter().all(|answer| answer.status == 204));
     world.ready().await;
     let text = std::fs::read_to_string(world.folder().join("seismic.json")).unwrap();
     let stored: Value = serde_json::from_str(&text).unwrap();
@@ -418,8 +418,8 @@ async fn webhooks_come_go_and_change_with_a_reload() {
     world.change(|text| format!("{text}{more}"));
     world.reload().await;
     let other = address_of(&world, "other").await;
-    Client::tcp(other).await.call(&chosen("user-3")).await.expect_status(204);
-    Client::tcp(address).await.call(&chosen("user-3")).await.expect_status(204);
+    Client::tcp(other).await.exchange(&chosen("user-3")).await.expect_status(204);
+    Client::tcp(address).await.exchange(&chosen("user-3")).await.expect_status(204);
     assert_eq!(world.status().await["webhooks"].as_array().unwrap().len(), 2);
     // And gone.
     world.change(|text| text.replace(&more, ""));
@@ -428,7 +428,7 @@ async fn webhooks_come_go_and_change_with_a_reload() {
         tokio::net::TcpStream::connect(other).await.is_err().then_some(())
     })
     .await;
-    Client::tcp(address).await.call(&chosen("user-4")).await.expect_status(204);
+    Client::tcp(address).await.exchange(&chosen("user-4")).await.expect_status(204);
 }
 
 #[tokio::test]
@@ -450,7 +450,7 @@ async fn a_taken_address_is_69_and_leaves_a_reload_without_effect() {
 }
 
 #[tokio::test]
-async fn a_call_under_way_at_sigterm_is_answered() {
+async fn a_request_in_progress_at_sigterm_gets_its_response() {
     let mut world = seismic().await.start().await;
     let mut client = Client::tcp(address_of(&world, "seismic").await).await;
     let call = chosen("user-1").bytes("x");
@@ -458,7 +458,7 @@ async fn a_call_under_way_at_sigterm_is_answered() {
     client.wire.send(first).await.unwrap();
     let address = address_of(&world, "seismic").await;
     // Seen by the server before the end begins: its connections are accepted in order.
-    Client::tcp(address).await.call(&Call::get("/")).await.expect_status(404);
+    Client::tcp(address).await.exchange(&RawRequest::get("/")).await.expect_status(404);
     world.signal(rustix::process::Signal::TERM);
     eventually("the address to close", || async {
         tokio::net::TcpStream::connect(address).await.is_err().then_some(())
@@ -476,7 +476,7 @@ async fn a_webhook_may_listen_on_a_unix_socket() {
     let text = setup.config().replace("127.0.0.1:0\"\npath", "unix:{folder}/hook.sock\"\npath");
     let world = setup.whole(&text).start().await;
     let socket: PathBuf = world.folder().join("hook.sock");
-    Client::unix(&socket).await.call(&chosen("user-1")).await.expect_status(204);
+    Client::unix(&socket).await.exchange(&chosen("user-1")).await.expect_status(204);
     world.ready().await;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
 }

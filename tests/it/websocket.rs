@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Client, Setup, Wire, World, eventually, within};
+use crate::support::{Client, RawRequest, RawResponse, Setup, Wire, World, eventually, within};
 
 /// A WebSocket server that echoes, and refuses every token but the last one given.
 struct Echo {
@@ -88,7 +88,7 @@ async fn websocket_works_and_gets_the_credential() {
 }
 
 #[tokio::test]
-async fn t79_401_on_the_handshake_is_answered_with_a_new_token() {
+async fn t79_401_on_the_handshake_leads_to_a_new_token() {
     let upstream = Echo::start("token-1").await;
     let world = to(&upstream.url, "").await;
     let mut socket = connect(&world, "/").await.unwrap();
@@ -102,7 +102,7 @@ async fn t79_401_on_the_handshake_is_answered_with_a_new_token() {
 async fn t83_open_socket_outlives_its_token() {
     let upstream = Echo::start("none").await;
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
     let world = setup.route(&format!("upstream = \"{}\"", upstream.url)).start().await;
     let mut socket = connect(&world, "/").await.unwrap();
     let until = std::time::Instant::now() + Duration::from_millis(1500);
@@ -122,18 +122,18 @@ async fn upgraded_connection_that_is_idle_ends() {
     assert!(!matches!(end, Some(Ok(Message::Text(_)))), "{end:?}");
 }
 
-fn upgrade(protocol: &str) -> Call {
-    Call::get("/").header("Connection", "Upgrade").header("Upgrade", protocol)
+fn upgrade(protocol: &str) -> RawRequest {
+    RawRequest::get("/").header("Connection", "Upgrade").header("Upgrade", protocol)
 }
 
 #[tokio::test]
 async fn tunnel_opens_only_after_the_upstreams_101() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::ok("no upgrade here"));
+    setup.upstream.always_this(RawResponse::ok("no upgrade here"));
     let world = setup.start().await;
     let mut client = world.connect().await;
     let mut bytes = upgrade("websocket").bytes("localhost");
-    bytes.extend(Call::get("/second").header("Authorization", "Bearer mine").bytes("localhost"));
+    bytes.extend(RawRequest::get("/second").header("Authorization", "Bearer mine").bytes("localhost"));
     client.wire.send(bytes).await.unwrap();
     assert_eq!(client.response().await.text(), "no upgrade here");
     if let Some(second) = client.response_or_end().await {
@@ -171,11 +171,11 @@ async fn bytes_pass_both_ways_after_101() {
 #[tokio::test]
 async fn h2c_upgrade_is_never_forwarded() {
     let world = Setup::new().await.start().await;
-    let call = Call::get("/")
+    let call = RawRequest::get("/")
         .header("Connection", "Upgrade, HTTP2-Settings")
         .header("Upgrade", "h2c")
         .header("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA");
-    world.call(call).await.expect_status(200);
+    world.exchange(call).await.expect_status(200);
     let request = world.upstream().last();
     assert_eq!((request.header("upgrade"), request.header("http2-settings")), (None, None));
 }

@@ -84,7 +84,7 @@ async fn t22_reading_stops_at_the_limit() {
 }
 
 #[tokio::test]
-async fn t26_interim_answers_are_skipped() {
+async fn t26_interim_responses_are_skipped() {
     let response = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
                    HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
     let (response, _) = exchange(response, false).await;

@@ -32,8 +32,8 @@ fn peer(last: u8) -> Peer {
 }
 
 /// A full room of these connections, each a millisecond younger than the previous one.
-async fn full_room(open: &[(u8, RequestStage)]) -> Room {
-    let mut room = Room::new(open.len());
+async fn full_room(open: &[(u8, RequestStage)]) -> Connections {
+    let mut room = Connections::new(open.len());
     for (last, stage) in open {
         let progress = Progress::default();
         progress.reach(*stage);
@@ -45,11 +45,11 @@ async fn full_room(open: &[(u8, RequestStage)]) -> Room {
 }
 
 /// Waits until one was ended for another.
-async fn one_is_ended(room: &mut Room) {
+async fn one_is_ended(room: &mut Connections) {
     while !room.make_room().await {}
 }
 
-fn left(room: &Room) -> Vec<(Peer, RequestStage)> {
+fn left(room: &Connections) -> Vec<(Peer, RequestStage)> {
     let mut open: Vec<_> = room.open.iter().collect();
     open.sort_by_key(|open| open.since);
     open.iter().map(|open| (open.peer, open.progress.stage())).collect()
@@ -119,7 +119,7 @@ async fn the_oldest_connection_of_the_peer_with_most_goes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_ends_makes_room_and_one_with_progress_stays() {
-    let mut room = Room::new(2);
+    let mut room = Connections::new(2);
     let progress = Progress::default();
     room.admit(peer(1), progress.clone(), pending());
     room.admit(peer(1), Progress::default(), sleep(Duration::from_millis(50)));
@@ -141,10 +141,10 @@ const PLACES: usize = 3;
 /// Responds with much for `/large`, and with a word otherwise.
 struct Library;
 
-impl Answerer for Library {
-    async fn answer(self: Arc<Self>, _asker: Asker, request: Request<Incoming>) -> Answer {
+impl SmallHandler for Library {
+    async fn serve(self: Arc<Self>, _caller: SmallCaller, request: Request<Incoming>) -> SmallResponse {
         let length = if request.uri().path() == "/large" { 32 << 20 } else { 2 };
-        answer(StatusCode::OK, "text/plain", vec![b'x'; length])
+        small_response(StatusCode::OK, "text/plain", vec![b'x'; length])
     }
 }
 

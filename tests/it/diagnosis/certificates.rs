@@ -1,6 +1,6 @@
 //! Whom we trust and how we show who we are, over TLS: toward issuers and upstreams.
 
-use super::{line, no_answer, no_token};
+use super::{line, no_response, no_token};
 use crate::support::tls::{Ca, Identity, ca, localhost};
 use crate::support::{Scripted, Setup};
 
@@ -39,7 +39,7 @@ async fn unknown_ca_of_the_upstream() {
         "was not accepted: its issuer is not trusted here; set tls.ca to the CA's certificate",
         "see upstream and tls (ca, server_name, certificate) of route api",
     ];
-    no_answer(&world, 502, "upstream_unreachable", &words).await;
+    no_response(&world, 502, "upstream_unreachable", &words).await;
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn expired_client_certificate_toward_the_upstream() {
              wrong; have a new one issued",
             "see upstream and tls (ca, server_name, certificate) of route api",
         ];
-        no_answer(&world, 502, "upstream_unreachable", &words).await;
+        no_response(&world, 502, "upstream_unreachable", &words).await;
     }
 }
 
@@ -105,6 +105,6 @@ async fn client_certificate_that_is_missing() {
         setup.file("ca.pem", &ca().pem);
         let world = setup.route(OURS).start().await;
         let words = ["wants a client certificate: set tls.certificate and tls.private_key", "of route api"];
-        no_answer(&world, 502, "upstream_unreachable", &words).await;
+        no_response(&world, 502, "upstream_unreachable", &words).await;
     }
 }

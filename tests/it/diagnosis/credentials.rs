@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{event, holds, line, no_token, served, vendor};
 use crate::support::oidc::OidcProvider;
-use crate::support::{Answer, Setup, World};
+use crate::support::{RawResponse, Setup, World};
 
 fn clock_at(offset: i64) -> String {
     let by = Duration::from_secs(offset.unsigned_abs());
@@ -129,7 +129,7 @@ async fn variable_missing() {
 #[tokio::test]
 async fn variable_changed() {
     let setup = Setup::new().await.env("CORP_SECRET", "the-old-one");
-    setup.issuer.always_this(Answer::oauth_error(401, "invalid_client"));
+    setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
     let world = setup.issuer("client_secret = { env = \"CORP_SECRET\" }").start().await;
     let remedy = [
         "check client_id and client_secret of [issuer.corp] (environment variable CORP_SECRET)",
@@ -156,7 +156,7 @@ async fn clock_off_where_a_jwt_is_refused() {
 #[tokio::test]
 async fn clock_off_where_tokens_come_all_the_same() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::token("t").header("date", &clock_at(7200)));
+    setup.issuer.always_this(RawResponse::token("t").header("date", &clock_at(7200)));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     let words = ["WARN", "corp", "this machine's clock is ", "behind the issuer's: correct it (NTP)"];
@@ -179,9 +179,9 @@ async fn assertion_expired() {
 }
 
 #[tokio::test]
-async fn a_file_that_vanishes_later_does_no_harm_and_is_told() {
+async fn a_file_that_vanishes_later_does_no_harm_and_is_reported() {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 2));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 2));
     let world = setup.issuer("refresh_at = 0.3").start().await;
     world.get("/").await.expect_status(200);
     std::fs::remove_file(world.folder().join("secret")).unwrap();

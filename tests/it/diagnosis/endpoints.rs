@@ -5,12 +5,12 @@ use serde_json::json;
 use super::{no_token, served, vendor};
 use crate::support::manual::nobody;
 use crate::support::tls::localhost;
-use crate::support::{Answer, Scripted, Setup};
+use crate::support::{RawResponse, Scripted, Setup};
 
 #[tokio::test]
 async fn token_url_that_is_not_there() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(404).body("Not Found").header("content-type", "text/plain"));
+    setup.issuer.always_this(RawResponse::status(404).body("Not Found").header("content-type", "text/plain"));
     let world = setup.start().await;
     let facts = ["/token responded 404 (Not Found)"];
     no_token(&world, 502, "token_refused", &facts, &["check token_url of [issuer.corp]"]).await;
@@ -20,7 +20,8 @@ async fn token_url_that_is_not_there() {
 async fn token_url_that_is_a_web_page() {
     let setup = Setup::new().await;
     setup.issuer.always_this(
-        Answer::ok("<html><title>Sign in</title></html>").header("content-type", "text/html; charset=utf-8"),
+        RawResponse::ok("<html><title>Sign in</title></html>")
+            .header("content-type", "text/html; charset=utf-8"),
     );
     let world = setup.start().await;
     let remedy = ["it is a web page, perhaps of a login or a gateway; check token_url of [issuer.corp]"];
@@ -37,14 +38,14 @@ async fn token_url_that_is_http_where_tls_is_spoken() {
 
     let setup = Setup::new().await;
     let words = "Client sent an HTTP request to an HTTPS server.\n";
-    setup.issuer.always_this(Answer::status(400).header("content-type", "text/plain").body(words));
+    setup.issuer.always_this(RawResponse::status(400).header("content-type", "text/plain").body(words));
     no_token(&setup.start().await, 502, "token_refused", &["responded 400"], &remedy).await;
 }
 
 #[tokio::test]
 async fn token_url_that_redirects() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(302).header("location", "https://login.example/start"));
+    setup.issuer.always_this(RawResponse::status(302).header("location", "https://login.example/start"));
     let world = setup.start().await;
     let facts = ["responded 302 with a redirect to login.example, and bearerd does not follow redirects"];
     no_token(&world, 502, "token_refused", &facts, &["check token_url of [issuer.corp]"]).await;
@@ -81,7 +82,7 @@ async fn discovery_of_another_issuer() {
     let setup = Setup::new().await;
     let document =
         json!({ "issuer": "https://elsewhere.example", "token_endpoint": "https://elsewhere.example/t" });
-    setup.issuer.always_this(Answer::json(&document));
+    setup.issuer.always_this(RawResponse::json(&document));
     let keys = format!("issuer_url = \"{}\"", setup.issuer.url);
     let world = setup.issuer(&keys).start().await;
     let facts = [
@@ -95,7 +96,7 @@ async fn discovery_of_another_issuer() {
 #[tokio::test]
 async fn discovery_that_finds_nothing() {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::status(404));
+    setup.issuer.always_this(RawResponse::status(404));
     let keys = format!("issuer_url = \"{}/tenant\"", setup.issuer.url);
     let world = setup.issuer(&keys).start().await;
     let facts = ["no discovery document: ", "/tenant/.well-known/openid-configuration responded 404"];
@@ -106,7 +107,7 @@ async fn discovery_that_finds_nothing() {
 #[tokio::test]
 async fn throttled() {
     let setup = Setup::new().await;
-    let answer = Answer::status(429).header("retry-after", "40").header("content-type", "text/plain");
+    let answer = RawResponse::status(429).header("retry-after", "40").header("content-type", "text/plain");
     setup.issuer.always_this(answer.body("Too Many Requests"));
     let world = setup.start().await;
     let facts = ["responded 429 (Too Many Requests)"];
@@ -157,9 +158,9 @@ async fn egress_proxy_of_the_environment_that_is_not_obeyed() {
 }
 
 #[tokio::test]
-async fn issuer_that_is_mended_is_noticed() {
+async fn issuer_that_is_fixed_is_noticed() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::status(503));
+    setup.issuer.next(RawResponse::status(503));
     let world = setup.start().await;
     served(&world).await;
     super::event(&world, "the issuer grants tokens again").await;

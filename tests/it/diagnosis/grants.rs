@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{line, no_token, vendor};
 use crate::support::oidc::OidcProvider;
-use crate::support::{Answer, Setup, World};
+use crate::support::{RawResponse, Setup, World};
 
 async fn real(keys: &str) -> (OidcProvider, World) {
     let client = json!({
@@ -39,7 +39,7 @@ async fn scope_not_granted() {
 async fn fewer_scopes_granted_than_asked_for() {
     let setup = Setup::new().await;
     let grant = json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 600, "scope": "read" });
-    setup.issuer.always_this(Answer::json(&grant));
+    setup.issuer.always_this(RawResponse::json(&grant));
     let world = setup.issuer("scopes = [\"read\", \"write\"]").start().await;
     world.get("/").await.expect_status(200);
     let words = [

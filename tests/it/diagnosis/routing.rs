@@ -4,11 +4,11 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{event, holds, last_error, line, text_at};
-use crate::support::{Call, Setup, World, eventually, within};
+use crate::support::{RawRequest, Setup, World, eventually, within};
 
 /// The caller, the access log and `/status`.
-async fn refused(world: &World, call: Call, status: u16, code: &str, words: &[&str]) {
-    let response = world.call(call).await;
+async fn refused(world: &World, call: RawRequest, status: u16, code: &str, words: &[&str]) {
+    let response = world.exchange(call).await;
     response.expect_problem(status, code);
     let problem = response.json();
     assert_eq!(problem["route"], Value::Null);
@@ -26,7 +26,7 @@ async fn route_not_matching() {
         "no route serves this path on this host",
         "route `api` has this host, but its path prefix is `/billing`",
     ];
-    refused(&world, Call::get("/biling/invoices?secret=1"), 404, "no_route", &words).await;
+    refused(&world, RawRequest::get("/biling/invoices?secret=1"), 404, "no_route", &words).await;
     told_with_its_target(&world, "GET 127.0.0.1/biling/invoices: no route serves this path on this host")
         .await;
     assert!(!world.log().text().contains("secret=1"));
@@ -43,9 +43,9 @@ async fn told_with_its_target(world: &World, words: &str) {
     holds("/status", text_at(&world.status().await, "/unrouted/last_error/detail"), &[words]);
 }
 
-/// Of many routes, those that were probably meant are told; the rest are not.
+/// Of many routes, the response names those that were probably meant, and not the rest.
 #[tokio::test]
-async fn the_nearest_routes_are_told() {
+async fn the_nearest_routes_are_reported() {
     let mut setup = Setup::new().await.route("path_prefix = \"/invoices\"");
     for name in ["users", "orders", "invoice-items", "products"] {
         setup = setup.more(&format!(
@@ -66,7 +66,7 @@ async fn the_nearest_routes_are_told() {
 async fn method_not_served() {
     let world = Setup::new().await.route("methods = [\"GET\", \"POST\"]").start().await;
     let words = ["this path is not served for DELETE, only for GET, POST"];
-    refused(&world, Call::new("DELETE", "/"), 404, "no_route", &words).await;
+    refused(&world, RawRequest::new("DELETE", "/"), 404, "no_route", &words).await;
     told_with_its_target(&world, "DELETE 127.0.0.1/: this path is not served for DELETE").await;
 }
 
@@ -77,8 +77,8 @@ async fn wrong_host() {
         "neither listener main nor any of its routes has this Host; use localhost in the URL, or add the name to `names` of \
          [listener.main] or to `host` of a route",
     ];
-    let call = Call::get("/invoices?secret=1").host("billing.internal");
-    let response = world.call(call.clone()).await;
+    let call = RawRequest::get("/invoices?secret=1").host("billing.internal");
+    let response = world.exchange(call.clone()).await;
     assert!(
         !response.text().contains("route `"),
         "which routes there are is not for every page: {}",
@@ -103,12 +103,12 @@ async fn page_of_another_site() {
         ("Sec-Fetch-Site", "cross-site", "a browser page of another site sent it (Sec-Fetch-Site)"),
         ("Referer", "https://evil.test/", "a browser page of another site sent it (Referer)"),
     ] {
-        let response = world.call(Call::get("/").header(name, value)).await;
+        let response = world.exchange(RawRequest::get("/").header(name, value)).await;
         response.expect_problem(403, "caller_refused");
         holds("the error", text_at(&response.json(), "/detail"), &[words]);
     }
     let words = ["a browser page of another site sent it (Referer)"];
-    let call = Call::get("/").header("Referer", "https://evil.test/secret");
+    let call = RawRequest::get("/").header("Referer", "https://evil.test/secret");
     let world = Setup::new().await.start().await;
     refused(&world, call, 403, "caller_refused", &words).await;
     assert!(!world.log().text().contains("evil.test"), "a header's value is in the log");
@@ -117,12 +117,13 @@ async fn page_of_another_site() {
 #[tokio::test]
 async fn caller_not_allowed() {
     let world = Setup::new().await.listener("allow = [\"10.0.0.0/8\"]").start().await;
-    refused(&world, Call::get("/"), 403, "caller_refused", &["is not in `allow`"]).await;
+    refused(&world, RawRequest::get("/"), 403, "caller_refused", &["is not in `allow`"]).await;
     let key = "require_header = { name = \"x-caller-key\", value = { file = \"secret\" } }";
     let world = Setup::new().await.listener(key).start().await;
-    refused(&world, Call::get("/"), 403, "caller_refused", &["the header x-caller-key is missing"]).await;
+    refused(&world, RawRequest::get("/"), 403, "caller_refused", &["the header x-caller-key is missing"])
+        .await;
     let world = Setup::new().await.listener(key).start().await;
-    let wrong = Call::get("/").header("x-caller-key", "wrong");
+    let wrong = RawRequest::get("/").header("x-caller-key", "wrong");
     refused(&world, wrong, 403, "caller_refused", &["the header x-caller-key has a wrong value"]).await;
 }
 

@@ -1,9 +1,9 @@
 //! The API behind: down, unknown, or not content with a good token.
 
-use super::{event, holds, no_answer, text_at};
+use super::{event, holds, no_response, text_at};
 use crate::support::manual::nobody;
 use crate::support::peer::{HTTP_1_1_REQUIRED, MAX_CONCURRENT_STREAMS, Peer, PeerServer};
-use crate::support::{Answer, Setup, World};
+use crate::support::{RawResponse, Setup, World};
 
 #[tokio::test]
 async fn upstream_down() {
@@ -11,7 +11,7 @@ async fn upstream_down() {
     let world = Setup::new().await.route(&format!("upstream = \"http://{nobody}\"")).start().await;
     let refused = format!("{nobody} refused the connection");
     let words = [&*refused, "is it running, and is the port right?", "see upstream of route api"];
-    no_answer(&world, 502, "upstream_unreachable", &words).await;
+    no_response(&world, 502, "upstream_unreachable", &words).await;
 }
 
 #[tokio::test]
@@ -21,16 +21,16 @@ async fn upstream_whose_name_is_not_resolved() {
         "can't connect to api.invalid:443: the name api.invalid was not resolved: ",
         "see upstream of route api, and this machine's DNS",
     ];
-    no_answer(&world, 502, "upstream_unreachable", &words).await;
+    no_response(&world, 502, "upstream_unreachable", &words).await;
 }
 
 #[tokio::test]
 async fn upstream_that_is_too_slow() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::hang());
+    setup.upstream.always_this(RawResponse::hang());
     let world = setup.route("response_timeout = \"300ms\"").start().await;
     let words = ["sent no response within response_timeout (300ms)"];
-    no_answer(&world, 504, "upstream_timeout", &words).await;
+    no_response(&world, 504, "upstream_timeout", &words).await;
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn upstream_that_wants_http1() {
         "refuses HTTP/2 and requires HTTP/1.1 (HTTP_1_1_REQUIRED)",
         "the route says protocol = \"http2\": set protocol = \"auto\" or \"http1\"",
     ];
-    no_answer(&world, 502, "upstream_invalid", &words).await;
+    no_response(&world, 502, "upstream_invalid", &words).await;
 }
 
 #[tokio::test]
@@ -62,14 +62,14 @@ async fn upstream_that_takes_no_more_requests_at_a_time() {
         format!("upstream = \"{}\"\nprotocol = \"http2\"\nresponse_timeout = \"300ms\"", upstream.url);
     let world = Setup::new().await.route(&route).start().await;
     let words = ["takes no more requests at a time, and none of them ended within response_timeout (300ms)"];
-    no_answer(&world, 504, "upstream_timeout", &words).await;
+    no_response(&world, 504, "upstream_timeout", &words).await;
 }
 
 /// Refuses every token that the issuer gives.
 async fn refusing(token: &str, challenge: &str) -> World {
     let setup = Setup::new().await;
-    setup.issuer.always_this(Answer::token(token));
-    setup.upstream.always_this(Answer::status(401).header("www-authenticate", challenge));
+    setup.issuer.always_this(RawResponse::token(token));
+    setup.upstream.always_this(RawResponse::status(401).header("www-authenticate", challenge));
     let world = setup.start().await;
     world.ready().await;
     let response = world.get("/").await;

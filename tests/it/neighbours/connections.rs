@@ -4,13 +4,13 @@ use tokio::io::AsyncWriteExt;
 
 use super::{MIB, Scene, connect, each};
 use crate::support::tls::localhost;
-use crate::support::{Call, Setup, eventually};
+use crate::support::{RawRequest, Setup, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_opened_and_closed_as_fast_as_can_be() {
     let mut scene = Scene::usual().await;
     let address = scene.address();
-    let request = Call::get("/nowhere").bytes("localhost");
+    let request = RawRequest::get("/nowhere").bytes("localhost");
     scene
         .unharmed("connections", 16 * MIB, async |_| {
             let request = request.clone();

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::connect;
 use crate::support::frames::{INITIAL_WINDOW, PREFACE, request, setting, window_update};
-use crate::support::{Answer, Setup, World, eventually};
+use crate::support::{RawResponse, Setup, World, eventually};
 
 /// Above the 10 s for which a response of ours waits, on a machine that is busy.
 const AT_LAST: Duration = Duration::from_secs(30);
@@ -79,7 +79,7 @@ async fn responses_of_ours_that_a_caller_does_not_take() {
 #[tokio::test]
 async fn responses_that_a_caller_takes_byte_by_byte() {
     let setup = Setup::new().await.limits("keep_alive = \"2s\"");
-    setup.upstream.always_this(Answer::ok(vec![b'x'; 1 << 20]));
+    setup.upstream.always_this(RawResponse::ok(vec![b'x'; 1 << 20]));
     let world = setup.route("path_prefix = \"/api\"\nidle_timeout = \"2s\"").start().await;
     world.ready().await;
     let each = async |target: &str| {
@@ -97,7 +97,7 @@ async fn responses_that_a_caller_takes_byte_by_byte() {
 #[tokio::test]
 async fn responses_that_nobody_takes_do_not_stretch_the_end() {
     let setup = Setup::new().await.top("shutdown_timeout = \"5m\"");
-    setup.upstream.always_this(Answer::ok(vec![b'x'; 100]));
+    setup.upstream.always_this(RawResponse::ok(vec![b'x'; 100]));
     let mut world = setup.route("path_prefix = \"/api\"").start().await;
     world.ready().await;
     let untouched = holding(&world, &["/nowhere"]).await;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 use super::{MIB, Scene, connect, connect_deaf, each};
-use crate::support::{Call, eventually};
+use crate::support::{RawRequest, eventually};
 
 /// Asks for `target` until so many bytes are sent, and reads nothing.
 fn pipeline(address: SocketAddr, target: &str, bytes: usize, connections: usize) -> impl Sized + use<> {
-    let request = Call::get(target).bytes("localhost");
+    let request = RawRequest::get(target).bytes("localhost");
     let requests = request.repeat(bytes / request.len());
     each(connections, move |_| {
         let requests = requests.clone();

@@ -12,7 +12,7 @@ use crate::support::frames::{
     CONTINUATION, DATA, END_HEADERS, HEADERS, PING, PREFACE, PRIORITY, SETTINGS, block, frame, request,
     window_update,
 };
-use crate::support::{Answer, Call, Scripted, Setup, World, eventually};
+use crate::support::{RawRequest, RawResponse, Scripted, Setup, World, eventually};
 
 /// An upstream that sends `first` and then `again` without end, over HTTP/2 or HTTP/1.1.
 struct Endless {
@@ -82,7 +82,7 @@ async fn serve(kind: Endless) -> (String, JoinSet<()>) {
             let (first, again) = (kind.first.clone(), kind.again.clone());
             connections.spawn(async move {
                 let (mut read, mut write) = stream.into_split();
-                // A request must be there before it is answered.
+                // A request must arrive before its response.
                 let mut scrap = vec![0; 64 * 1024];
                 let mut seen = 0;
                 while seen < if kind.http2 { PREFACE.len() + 60 } else { 1 } {
@@ -108,7 +108,7 @@ async fn serve(kind: Endless) -> (String, JoinSet<()>) {
 
 /// Asks again and again, and reads, or (`deaf`) does not.
 async fn ask(address: SocketAddr, deaf: bool) {
-    let request = Call::get("/api").bytes("localhost");
+    let request = RawRequest::get("/api").bytes("localhost");
     loop {
         let mut stream = if deaf { connect_deaf(address).await } else { connect(address).await };
         stream.write_all(&request).await.unwrap();
@@ -174,9 +174,9 @@ async fn many_responses_that_nobody_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn upstream_that_never_answers() {
+async fn upstream_that_never_responds() {
     let setup = Setup::new().await;
-    setup.upstream.always_this(Answer::hang());
+    setup.upstream.always_this(RawResponse::hang());
     let mut scene = Scene::start(setup, "").await;
     let address = scene.address();
     scene
@@ -196,7 +196,7 @@ async fn thousands_who_wait_for_a_token() {
     const WAITERS: u32 = 4000;
     const STREAMS: u32 = 100;
     let hanging = Scripted::issuer().await;
-    hanging.always_this(Answer::hang());
+    hanging.always_this(RawResponse::hang());
     let issuer = format!(
         "[issuer.slow]\ntoken_url = \"{}/token\"\nclient_id = \"c\"\nclient_secret = {{ file = \"secret\" }}\n\
          timeout = \"60s\"\nrequired = false\n\

@@ -15,14 +15,14 @@ use tokio::task::JoinSet;
 use super::{MIB, QUICK, Scene, TIMES, TRIES, at_rest, connect, connect_deaf, each};
 use crate::support::frames::{INITIAL_WINDOW, PREFACE, SETTINGS, frame, request, setting, window_update};
 use crate::support::h2::{Endless, H2Client, whole, without_end};
-use crate::support::{Call, Setup, eventually};
+use crate::support::{RawRequest, Setup, eventually};
 
 pub(super) const LARGEST_WINDOW: u32 = i32::MAX.cast_unsigned();
 
 /// Asks for a body that has no end, and reads nothing.
 async fn http1_download(address: SocketAddr) -> TcpStream {
     let mut stream = connect_deaf(address).await;
-    stream.write_all(&Call::get("/api/endless").bytes("localhost")).await.unwrap();
+    stream.write_all(&RawRequest::get("/api/endless").bytes("localhost")).await.unwrap();
     stream
 }
 
@@ -132,7 +132,7 @@ async fn p97_of_uploads(client: &mut H2Client) -> Duration {
     for _ in 0..100 {
         let upload = client.request("POST", "/other").body(whole(Bytes::from(vec![b'x'; 64 << 10]))).unwrap();
         let started = Instant::now();
-        assert_eq!(client.call(upload).await.status, 200);
+        assert_eq!(client.exchange(upload).await.status, 200);
         took.push(started.elapsed());
     }
     took.sort();

@@ -32,7 +32,7 @@ fn every_preset_has_a_row_of_the_table_in_issuers_md() {
 }
 
 #[test]
-fn every_preset_has_a_test_against_its_vendors_documented_answer() {
+fn every_preset_has_a_test_against_its_vendors_documented_response() {
     let files = std::fs::read_dir(root().join("tests/it/presets")).unwrap();
     let sources: Vec<String> = files.map(|file| read(&file.unwrap().path())).collect();
     let tested: BTreeSet<String> = sources

@@ -19,7 +19,7 @@ params = { audience = "https://api.example.com" }"#,
             line: "POST /oauth2/token HTTP/1.1",
             headers: &["host: hydra.example.com", BASIC, FORM],
             body: "grant_type=client_credentials&scope=billing.read&audience=https%3A%2F%2Fapi.example.com",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"access_token":"ory_at_lRIAJQm0LwRYzCl7O0nQ","expires_in":3599,"scope":"billing.read","token_type":"bearer"}"#,
@@ -42,7 +42,7 @@ async fn hydra_with_a_key_names_its_token_endpoint() {
             line: "POST /oauth2/token HTTP/1.1",
             headers: &["host: hydra.example.com", FORM],
             body: "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={jwt}",
-            answer: Reply {
+            response: Reply {
                 status: 401,
                 headers: &[JSON],
                 body: r#"{"error":"invalid_client","error_description":"Client authentication failed (e.g., unknown client, no client authentication included, or unsupported authentication method). Claim 'audience' from 'client_assertion' must match the authorization server's token endpoint 'https://elsewhere.example.com/oauth2/token'."}"#,
@@ -79,7 +79,7 @@ params = { audience = "https://app.example.com" }"#,
             line: "POST /api/oidc/token HTTP/1.1",
             headers: &["host: auth.example.com", BASIC, FORM],
             body: "grant_type=client_credentials&scope=authelia.bearer.authz&audience=https%3A%2F%2Fapp.example.com",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"access_token":"authelia_at_cr4i4EtTn2F4k","expires_in":3599,"scope":"authelia.bearer.authz","token_type":"bearer"}"#,
@@ -105,7 +105,7 @@ response = { token = "/id_token" }"#,
             line: "POST /dex/token HTTP/1.1",
             headers: &["host: dex.example.com", BASIC, FORM],
             body: "grant_type=client_credentials&scope=openid+groups",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"access_token":"eyJhIn0.e30.c2ln","token_type":"bearer","expires_in":86399,"id_token":"eyJpIn0.e30.c2ln"}"#,
@@ -128,7 +128,7 @@ async fn rauthy() {
             line: "POST /auth/v1/oidc/token HTTP/1.1",
             headers: &["host: auth.example.com", FORM],
             body: "grant_type=client_credentials&client_id=billing&client_secret=s3cr3t-of-the-scene",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"access_token":"eyJyIn0.e30.c2ln","token_type":"Bearer","expires_in":1800}"#,
@@ -141,7 +141,7 @@ async fn rauthy() {
     .await;
 }
 
-/// The challenge stands in the header, the body is Rauthy's own.
+/// The challenge is in the header field, and the body is Rauthy's own.
 #[tokio::test]
 async fn rauthy_asks_for_its_nonce() {
     const PROOF: &str = r#"{"alg":"ES256","typ":"dpop+jwt"}"#;
@@ -154,7 +154,7 @@ async fn rauthy_asks_for_its_nonce() {
                 line: "POST /auth/v1/oidc/token HTTP/1.1",
                 headers: &["host: auth.example.com", "dpop: {first}", FORM],
                 body: "grant_type=client_credentials&client_id=billing&client_secret=s3cr3t-of-the-scene",
-                answer: Reply {
+                response: Reply {
                     status: 400,
                     headers: &[
                         JSON,
@@ -168,7 +168,7 @@ async fn rauthy_asks_for_its_nonce() {
                 line: "POST /auth/v1/oidc/token HTTP/1.1",
                 headers: &["host: auth.example.com", "dpop: {second}", FORM],
                 body: "grant_type=client_credentials&client_id=billing&client_secret=s3cr3t-of-the-scene",
-                answer: Reply {
+                response: Reply {
                     status: 200,
                     headers: &[JSON],
                     body: r#"{"access_token":"eyJyIn0.e30.c2ln","token_type":"DPoP","expires_in":1800}"#,
@@ -215,7 +215,7 @@ async fn casdoor() {
             line: "POST /api/login/oauth/access_token HTTP/1.1",
             headers: &["host: casdoor.example.com", FORM],
             body: "grant_type=client_credentials&client_id=billing&client_secret=s3cr3t-of-the-scene",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"access_token":"eyJjIn0.e30.c2ln","id_token":"eyJjIn0.e30.c2ln","refresh_token":"","token_type":"Bearer","expires_in":604800,"scope":""}"#,
@@ -238,7 +238,7 @@ async fn lemonldap() {
             line: "POST /oauth2/token HTTP/1.1",
             headers: &["host: auth.example.com", FORM],
             body: "grant_type=client_credentials&client_id=billing&client_secret=s3cr3t-of-the-scene",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"access_token":"f0fd4e85000ce35d062f97f5b466fc00abc2fad0e406e03e086605f929ec4249","expires_in":3600,"token_type":"Bearer"}"#,
@@ -252,7 +252,7 @@ async fn lemonldap() {
 }
 
 #[tokio::test]
-async fn lemonldap_whose_portal_answers_where_no_endpoint_is() {
+async fn lemonldap_whose_portal_responds_where_no_endpoint_is() {
     run(&Row {
         preset: "lemonldap",
         vars: r#"portal = "https://auth.example.com/wrong""#,
@@ -261,7 +261,7 @@ async fn lemonldap_whose_portal_answers_where_no_endpoint_is() {
             line: "POST /wrong/oauth2/token HTTP/1.1",
             headers: &["host: auth.example.com", FORM],
             body: "grant_type=client_credentials&client_id=billing&client_secret=s3cr3t-of-the-scene",
-            answer: Reply { status: 401, headers: &[JSON], body: r#"{"error":"9","result":0}"# },
+            response: Reply { status: 401, headers: &[JSON], body: r#"{"error":"9","result":0}"# },
         }],
         refused: Some(Refused {
             status: 502,
@@ -285,7 +285,7 @@ async fn glewlwyd() {
             line: "POST /api/oidc/token HTTP/1.1",
             headers: &["host: glewlwyd.example.com", "authorization: Basic YmlsbGluZzpwQHNzOncmcmQrLyUyMA==", FORM],
             body: "grant_type=client_credentials&scope=billing",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"access_token":"eyJnIn0.e30.c2ln","token_type":"bearer","expires_in":3600,"scope":"billing"}"#,
@@ -308,7 +308,7 @@ async fn glewlwyd_refuses_without_a_word() {
             line: "POST /api/login/token HTTP/1.1",
             headers: &["host: glewlwyd.example.com", BASIC, FORM],
             body: "grant_type=client_credentials&scope=billing",
-            answer: Reply { status: 403, headers: &[], body: "" },
+            response: Reply { status: 403, headers: &[], body: "" },
         }],
         refused: Some(Refused {
             status: 502,
@@ -333,7 +333,7 @@ async fn openbao() {
             line: "GET /v1/identity/oidc/token/billing HTTP/1.1",
             headers: &["host: bao.example.com:8200", "x-vault-token: s.CAESIJlU9JMYEhOPYv4igdhm9PnZDrabYTob"],
             body: "",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"data":{"client_id":"P7A1KyjXwPkSJmNzfnHPDzAdNXd","token":"eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJQN0ExIn0.c2ln","ttl":86400}}"#,
@@ -357,7 +357,7 @@ async fn openbao_says_that_its_own_token_is_not_right() {
             line: "GET /v1/identity/oidc/token/billing HTTP/1.1",
             headers: &["host: bao.example.com:8200", "x-vault-token: s.CAESIJlU9JMYEhOPYv4igdhm9PnZDrabYTob"],
             body: "",
-            answer: Reply { status: 403, headers: &[JSON], body: r#"{"errors":["permission denied"]}"# },
+            response: Reply { status: 403, headers: &[JSON], body: r#"{"errors":["permission denied"]}"# },
         }],
         refused: Some(Refused {
             status: 502,
@@ -384,7 +384,7 @@ async fn openbao_approle() {
             line: "POST /v1/auth/approle/login HTTP/1.1",
             headers: &["host: bao.example.com:8200", JSON],
             body: r#"{"role_id":"59d6d1ca-47bb-4e7e-a40b-8be3bc5a0ba8","secret_id":"84896a0c-1347-aa90-a4f6-aca8b7558780"}"#,
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"auth":{"renewable":true,"lease_duration":1200,"metadata":null,"token_policies":["default"],"accessor":"fd6c9a00-d2dc-3b11-0be5-af7ae0e1d374","client_token":"5b1a0318-679c-9c45-e5c6-d1b9a9035d49"},"warnings":null,"wrap_info":null,"data":null,"lease_duration":0,"renewable":false,"lease_id":""}"#,
@@ -408,7 +408,7 @@ async fn spire() {
             line: "POST /oauth2/token HTTP/1.1",
             headers: &["host: idp.example.com", FORM],
             body: "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-spiffe&client_assertion=eyJhbGciOiJFUzI1NiJ9.eyJhdWQiOlsiaHR0cHM6Ly9pZHAuZXhhbXBsZS5jb20iXX0.c2ln",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &[JSON],
                 body: r#"{"access_token":"2YotnFZFEjr1zCsicMWpAA","token_type":"Bearer","expires_in":300}"#,
@@ -431,7 +431,7 @@ async fn spring() {
             line: "POST /oauth2/token HTTP/1.1",
             headers: &["host: auth.example.com", BASIC, FORM],
             body: "grant_type=client_credentials&scope=billing.read&client_id=billing",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &["content-type: application/json;charset=UTF-8"],
                 body: r#"{"access_token":"eyJzIn0.e30.c2ln","scope":"billing.read","token_type":"Bearer","expires_in":299}"#,
@@ -454,7 +454,7 @@ async fn spring_with_a_key_is_sent_the_client_id_too() {
             line: "POST /oauth2/token HTTP/1.1",
             headers: &["host: auth.example.com", FORM],
             body: "grant_type=client_credentials&client_id=billing&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={jwt}",
-            answer: Reply {
+            response: Reply {
                 status: 200,
                 headers: &["content-type: application/json;charset=UTF-8"],
                 body: r#"{"access_token":"eyJzIn0.e30.c2ln","token_type":"Bearer","expires_in":299}"#,

@@ -7,9 +7,9 @@ pub const fn exchange(
     line: &'static str,
     headers: &'static [&'static str],
     body: &'static str,
-    answer: Reply,
+    response: Reply,
 ) -> Exchange {
-    Exchange { line, headers, body, answer }
+    Exchange { line, headers, body, response }
 }
 
 /// 200 with this JSON.
@@ -550,7 +550,7 @@ async fn facebook() {
 
 #[tokio::test]
 async fn github_app() {
-    let answer = services_more::installation_token("ghs_16C7e42F292c6912E7710c838347Ae178B4a", 3600);
+    let response = services_more::installation_token("ghs_16C7e42F292c6912E7710c838347Ae178B4a", 3600);
     let exchanges = vec![Exchange {
         line: "POST /app/installations/12345678/access_tokens HTTP/1.1",
         headers: &[
@@ -562,7 +562,7 @@ async fn github_app() {
             "x-github-api-version: 2022-11-28",
         ],
         body: r#"{"permissions":{"contents":"read"},"repositories":["billing"]}"#,
-        answer: Reply { status: 201, headers: &[JSON], body: answer },
+        response: Reply { status: 201, headers: &[JSON], body: response },
     }];
     run(&Row {
         preset: "github-app",

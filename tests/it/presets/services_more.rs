@@ -7,7 +7,7 @@ use super::{FORM, JSON, Jwt, ROW, Refused, Row, run};
 use crate::support::tls::ca;
 use crate::support::unix_now;
 
-/// GitHub's answer, with an end so many seconds from now, as RFC 3339.
+/// GitHub's response, which expires so many seconds from now, as RFC 3339.
 pub fn installation_token(token: &str, seconds: i64) -> &'static str {
     #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
     let end = unix_now() as i64 + seconds;
@@ -19,8 +19,8 @@ pub fn installation_token(token: &str, seconds: i64) -> &'static str {
         of_day / 60 % 60,
         of_day % 60
     );
-    let answer = json!({ "token": token, "expires_at": at, "permissions": { "contents": "read" } });
-    answer.to_string().leak()
+    let response = json!({ "token": token, "expires_at": at, "permissions": { "contents": "read" } });
+    response.to_string().leak()
 }
 
 /// The date that is so many days after 1970-01-01.
@@ -111,7 +111,7 @@ async fn salesforce_says_why() {
 }
 
 #[tokio::test]
-async fn appian_answers_403_where_the_token_is_no_longer_good() {
+async fn appian_responds_403_if_the_token_is_no_longer_good() {
     run(&Row {
         preset: "appian",
         vars: r#"site = "acme.appiancloud.com""#,
@@ -136,7 +136,7 @@ async fn appian_answers_403_where_the_token_is_no_longer_good() {
     .await;
 }
 
-/// As it stands on a developer's machine.
+/// As on a developer's machine.
 #[tokio::test]
 async fn sap_xsuaa_reads_default_env_json() {
     run(&Row {
@@ -165,7 +165,7 @@ async fn sap_xsuaa_reads_default_env_json() {
     .await;
 }
 
-/// URL, client, certificate and key all stand in one variable.
+/// URL, client, certificate, and key are all in one variable.
 #[tokio::test]
 async fn sap_xsuaa_x509_takes_everything_from_the_binding() {
     let client = ca().issue(&["client"]);
@@ -367,9 +367,9 @@ async fn linkedin_says_that_the_application_may_not() {
     .await;
 }
 
-/// As the Graph API answers since version 2.3.
+/// As the Graph API responds since version 2.3.
 #[tokio::test]
-async fn facebook_answers_json() {
+async fn facebook_responds_with_json() {
     run(&Row {
         preset: "facebook",
         issuer: r#"
@@ -469,7 +469,7 @@ async fn github_says_that_the_key_is_wrong() {
 }
 
 #[tokio::test]
-async fn servicenow_answers_401_while_the_grant_is_off() {
+async fn servicenow_responds_401_while_the_grant_is_off() {
     run(&Row {
         preset: "servicenow",
         vars: r#"instance = "acme""#,

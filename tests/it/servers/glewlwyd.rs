@@ -105,7 +105,7 @@ fn clients() -> [Value; 8] {
 impl Glewlwyd {
     /// Asks its own API as its administrator.
     async fn administer(&self, method: &str, path: &str, body: &Value) -> Response {
-        let call = Call::new(method, &format!("/api{path}"))
+        let call = RawRequest::new(method, &format!("/api{path}"))
             .header("content-type", "application/json")
             .header("cookie", &self.cookie)
             .body(body.to_string());
@@ -157,7 +157,7 @@ impl Glewlwyd {
 
 #[tokio::test]
 #[ignore = "needs glewlwyd, sqlite3"]
-async fn every_method_of_authentication_is_accepted_and_wrong_settings_are_told() {
+async fn every_method_of_authentication_is_accepted_and_wrong_settings_are_reported() {
     let glewlwyd = start().await;
     secrets(&glewlwyd).await;
     assertions(&glewlwyd).await;
@@ -240,7 +240,7 @@ async fn short_lifetimes_rotations_a_revocation_and_a_restart_are_survived() {
         let changed = glewlwyd.plugin("oidc", 60, "ec-p256");
         glewlwyd.administer("PUT", "/mod/plugin/oidc", &changed).await;
         glewlwyd.administer("PUT", "/mod/plugin/oidc/reset/", &Value::Null).await;
-        ask(address, Call::get("/api/oidc/jwks")).await.json()
+        ask(address, RawRequest::get("/api/oidc/jwks")).await.json()
     })
     .await;
     revoked(with("plain").await, async |token| {

@@ -155,7 +155,7 @@ impl Keycloak {
 
 #[tokio::test]
 #[ignore = "needs java, mvn"]
-async fn every_method_of_authentication_is_accepted_and_wrong_settings_are_told() {
+async fn every_method_of_authentication_is_accepted_and_wrong_settings_are_reported() {
     let keycloak = start().await;
     secrets(&keycloak).await;
     assertions(&keycloak).await;
@@ -255,7 +255,7 @@ async fn short_lifetimes_rotations_a_revocation_and_a_restart_are_survived() {
             "config": { "priority": ["200"], "algorithm": ["RS256"], "keySize": ["2048"] },
         });
         administer(&admin, "POST", "/admin/realms/test/components", &key, 201).await;
-        ask(address, Call::get("/realms/test/protocol/openid-connect/certs")).await.json()
+        ask(address, RawRequest::get("/realms/test/protocol/openid-connect/certs")).await.json()
     })
     .await;
     revoked(plain().await, async |token| {
@@ -274,7 +274,8 @@ async fn short_lifetimes_rotations_a_revocation_and_a_restart_are_survived() {
 
 /// Asks Keycloak's own API, with a token for it that bearerd puts on.
 async fn administer(admin: &World, method: &str, path: &str, body: &Value, status: u16) {
-    let call = Call::new(method, path).header("content-type", "application/json").body(body.to_string());
-    let response = admin.call(call).await;
+    let call =
+        RawRequest::new(method, path).header("content-type", "application/json").body(body.to_string());
+    let response = admin.exchange(call).await;
     assert_eq!(response.status, status, "{}", response.text());
 }

@@ -23,9 +23,9 @@ async fn start(seconds: u64) -> (Server, String) {
 async fn every_method_is_accepted_and_a_restart_with_another_key_is_survived() {
     let (server, keys) = start(60).await;
     for method in ["client_secret_basic", "client_secret_post", "client_secret_jwt"] {
-        let call =
+        let request =
             accepted(LONG_SECRET, &format!("{keys}\nclient_auth = \"{method}\"\nscopes = [\"read\"]")).await;
-        assert_eq!(claims(call.bearer().unwrap())["scope"], "read", "{method}");
+        assert_eq!(claims(request.bearer().unwrap())["scope"], "read", "{method}");
     }
     let (address, setup) = (server.address, scene(LONG_SECRET, &keys).await);
     let mut restarted = None;
@@ -38,7 +38,7 @@ async fn every_method_is_accepted_and_a_restart_with_another_key_is_survived() {
             server
         });
         restarted = Some(starting.await.unwrap());
-        ask(address, Call::get("/jwks")).await.json()
+        ask(address, RawRequest::get("/jwks")).await.json()
     })
     .await;
     drop(restarted);

@@ -73,20 +73,20 @@ impl Spring {
 
 #[tokio::test]
 #[ignore = "needs java, mvn"]
-async fn every_method_of_authentication_is_accepted_and_wrong_settings_are_told() {
+async fn every_method_of_authentication_is_accepted_and_wrong_settings_are_reported() {
     let spring = start().await;
     secrets(&spring).await;
     assertions(&spring).await;
     certificates(&spring).await;
     let dpop = format!("client_id = \"basic\"\ndpop = {{ private_key = {} }}", key_file("ec-p256.pkcs8.pem"));
-    let call = accepted(ODD_SECRET, &spring.preset(&dpop)).await;
-    assert!(call.header("authorization").unwrap().starts_with("DPoP "));
+    let request = accepted(ODD_SECRET, &spring.preset(&dpop)).await;
+    assert!(request.header("authorization").unwrap().starts_with("DPoP "));
 }
 
 async fn secrets(spring: &Spring) {
     let odd = "client_id = \"odd:id\"";
-    let call = accepted(ODD_SECRET, &spring.preset(odd)).await;
-    assert_eq!(claims(call.bearer().unwrap())["sub"], "odd:id");
+    let request = accepted(ODD_SECRET, &spring.preset(odd)).await;
+    assert_eq!(claims(request.bearer().unwrap())["sub"], "odd:id");
     accepted(ODD_SECRET, &spring.keys(odd)).await;
     accepted(ODD_SECRET, &spring.preset("client_id = \"poster\"\nclient_auth = \"client_secret_post\""))
         .await;
@@ -150,12 +150,12 @@ async fn short_lifetimes_rotations_a_revocation_and_a_restart_are_survived() {
 
     rotated_secret(with(SECRETS[0], "rotated").await, async |secret| {
         let path = format!("/rotate-secret?id=rotated&secret={secret}");
-        ask(address, Call::post(&path, "")).await.expect_status(200);
+        ask(address, RawRequest::post(&path, "")).await.expect_status(200);
     })
     .await;
     rotated_signing_key(basic().await, async || {
-        ask(address, Call::post("/rotate-key", "")).await.expect_status(200);
-        ask(address, Call::get("/oauth2/jwks")).await.json()
+        ask(address, RawRequest::post("/rotate-key", "")).await.expect_status(200);
+        ask(address, RawRequest::get("/oauth2/jwks")).await.json()
     })
     .await;
     revoked(with(SECRETS[0], "plain").await, async |token| {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
 use super::metrics::{self, Sample};
-use super::{Call, Client, Response, cli, eventually, within};
+use super::{Client, RawRequest, Response, cli, eventually, within};
 
 pub struct Bearerd {
     child: Child,
@@ -127,16 +127,16 @@ impl Bearerd {
     }
 
     /// One request on a connection of its own.
-    pub async fn call(&self, call: Call) -> Response {
-        self.connect().await.call(&call).await
+    pub async fn exchange(&self, request: RawRequest) -> Response {
+        self.connect().await.exchange(&request).await
     }
 
     pub async fn get(&self, target: &str) -> Response {
-        self.call(Call::get(target)).await
+        self.exchange(RawRequest::get(target)).await
     }
 
     pub async fn admin(&self, target: &str) -> Response {
-        Client::tcp(self.address("admin")).await.call(&Call::get(target)).await
+        Client::tcp(self.address("admin")).await.exchange(&RawRequest::get(target)).await
     }
 
     /// Waits until `/readyz` says yes.

@@ -12,17 +12,17 @@ use super::within;
 
 /// A request, made into bytes without a second thought about its sense.
 #[derive(Clone)]
-pub struct Call {
+pub struct RawRequest {
     method: String,
     target: String,
     version: &'static str,
-    /// `None`: the address that is called.
+    /// `None`: the address that the request goes to.
     host: Option<Option<String>>,
     headers: Vec<(String, String)>,
     body: Option<Vec<u8>>,
 }
 
-impl Call {
+impl RawRequest {
     pub fn new(method: &str, target: &str) -> Self {
         Self {
             method: method.to_owned(),
@@ -117,15 +117,15 @@ impl Client {
         Ok(Self { wire: Wire::new(stream), host: format!("localhost:{}", address.port()) })
     }
 
-    pub async fn send(&mut self, call: &Call) {
-        let bytes = call.bytes(&self.host);
+    pub async fn send(&mut self, request: &RawRequest) {
+        let bytes = request.bytes(&self.host);
         self.wire.send(bytes).await.unwrap();
     }
 
     /// Sends the request and reads the whole response.
-    pub async fn call(&mut self, call: &Call) -> Response {
-        self.send(call).await;
-        self.response_to(&call.method).await
+    pub async fn exchange(&mut self, request: &RawRequest) -> Response {
+        self.send(request).await;
+        self.response_to(&request.method).await
     }
 
     /// The next response's head, interim ones skipped.

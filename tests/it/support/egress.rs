@@ -15,12 +15,12 @@ pub struct Egress {
 impl Egress {
     /// Every tunnel ends at `to`, whatever name was asked for.
     pub async fn to(to: SocketAddr) -> Self {
-        Self::answering(to, "HTTP/1.1 200 Connected\r\n\r\n").await
+        Self::responding(to, "HTTP/1.1 200 Connected\r\n\r\n").await
     }
 
     /// As [`Self::to`], with these bytes for a response.
-    pub async fn answering(to: SocketAddr, answer: &str) -> Self {
-        Self::start(Some(to), answer.to_owned()).await
+    pub async fn responding(to: SocketAddr, response: &str) -> Self {
+        Self::start(Some(to), response.to_owned()).await
     }
 
     /// Refuses every tunnel with this status line.
@@ -34,19 +34,19 @@ impl Egress {
         Self::on(listener, Some(to), "HTTP/1.1 200 Connected\r\n\r\n".to_owned())
     }
 
-    async fn start(to: Option<SocketAddr>, answer: String) -> Self {
-        Self::on(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), to, answer)
+    async fn start(to: Option<SocketAddr>, response: String) -> Self {
+        Self::on(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), to, response)
     }
 
-    fn on(listener: tokio::net::TcpListener, to: Option<SocketAddr>, answer: String) -> Self {
+    fn on(listener: tokio::net::TcpListener, to: Option<SocketAddr>, response: String) -> Self {
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Head>>> = Arc::default();
         let record = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (record, answer) = (Arc::clone(&record), answer.clone());
-                tokio::spawn(async move { _ = tunnel(Wire::new(stream), to, answer, record).await });
+                let (record, response) = (Arc::clone(&record), response.clone());
+                tokio::spawn(async move { _ = tunnel(Wire::new(stream), to, response, record).await });
             }
         });
         Self { address, seen, task }
@@ -67,14 +67,14 @@ impl Drop for Egress {
 async fn tunnel(
     mut wire: Wire,
     to: Option<SocketAddr>,
-    answer: String,
+    response: String,
     record: Arc<Mutex<Vec<Head>>>,
 ) -> std::io::Result<()> {
     let Some(head) = wire.head().await? else { return Ok(()) };
     record.lock().unwrap().push(head);
-    let Some(to) = to else { return wire.send(answer).await };
+    let Some(to) = to else { return wire.send(response).await };
     let mut target = tokio::net::TcpStream::connect(to).await?;
-    wire.send(answer).await?;
+    wire.send(response).await?;
     tokio::io::copy_bidirectional(&mut wire.into_stream(), &mut target).await?;
     Ok(())
 }

@@ -84,14 +84,14 @@ impl H2Client {
 
     pub async fn get(&mut self, target: &str) -> H2Response {
         let request = self.request("GET", target).body(whole("")).unwrap();
-        self.call(request).await
+        self.exchange(request).await
     }
 
-    pub async fn call(&mut self, request: Request<SentBody>) -> H2Response {
-        self.try_call(request).await.expect("a response")
+    pub async fn exchange(&mut self, request: Request<SentBody>) -> H2Response {
+        self.try_exchange(request).await.expect("a response")
     }
 
-    pub async fn try_call(&mut self, request: Request<SentBody>) -> hyper::Result<H2Response> {
+    pub async fn try_exchange(&mut self, request: Request<SentBody>) -> hyper::Result<H2Response> {
         let (parts, body) = self.open(request).await?.into_parts();
         let body = within("an HTTP/2 body", body.collect()).await?;
         let trailers = body.trailers().cloned();
@@ -204,7 +204,7 @@ pub struct H2Upstream {
 }
 
 impl H2Upstream {
-    pub async fn answering(
+    pub async fn responding(
         answer: impl Fn(Request<Incoming>) -> Response<SentBody> + Send + Sync + 'static,
     ) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

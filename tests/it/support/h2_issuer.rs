@@ -14,7 +14,7 @@ use super::wire::Wire;
 /// What becomes of a request over HTTP/2.
 #[derive(Debug, Clone, Copy)]
 pub enum Act {
-    Answer,
+    RawResponse,
     Reset(h2::Reason),
     /// The connection ends, and none of its requests was processed.
     GoAway,
@@ -30,7 +30,7 @@ pub struct H2Issuer {
 }
 
 impl H2Issuer {
-    /// `act` chooses for each connection over HTTP/2, from 1. Over HTTP/1.1 each request is answered.
+    /// `act` chooses for each connection over HTTP/2, from 1. Over HTTP/1.1 each request gets its response.
     pub async fn start(act: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
@@ -92,10 +92,10 @@ impl Served {
         self.saw("http/1.1", head.word(1));
         let body = self.body(head.word(1));
         let length = body.len();
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         );
-        let _sent = wire.send(answer).await;
+        let _sent = wire.send(response).await;
     }
 
     async fn http2(&self, stream: TlsStream<TcpStream>, connection: usize) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bearerd::app::{self, Options, Running};
 use bearerd::clock::ShiftedClock;
 
-use super::{Answer, Call, Client, Response, Scripted, Setup, eventually};
+use super::{Client, RawRequest, RawResponse, Response, Scripted, Setup, eventually};
 
 pub struct InProcess {
     pub clock: Arc<ShiftedClock>,
@@ -30,7 +30,7 @@ impl InProcess {
     /// A scene whose issuer grants `token-1`, `token-2` … for so many seconds each; the first one is there.
     pub async fn granting(seconds: i64, issuer: &str) -> Self {
         let setup = Setup::new().await;
-        setup.issuer.always(move |_, n| Answer::token_for(&format!("token-{n}"), seconds));
+        setup.issuer.always(move |_, n| RawResponse::token_for(&format!("token-{n}"), seconds));
         let this = Self::start(setup.issuer(issuer)).await;
         this.get().await.expect_status(200);
         this
@@ -49,7 +49,7 @@ impl InProcess {
     }
 
     pub async fn get(&self) -> Response {
-        Client::tcp(self.address()).await.call(&Call::get("/")).await
+        Client::tcp(self.address()).await.exchange(&RawRequest::get("/")).await
     }
 
     /// The token that a request carries now; the request is served.

@@ -103,7 +103,7 @@ impl Recorded {
         self.header("authorization").and_then(|value| value.strip_prefix("Bearer "))
     }
 
-    /// What stands in `Authorization: Basic`, base64 taken off.
+    /// The decoded value of `Authorization: Basic`.
     pub fn basic(&self) -> Option<String> {
         let encoded = self.header("authorization")?.strip_prefix("Basic ")?;
         let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;

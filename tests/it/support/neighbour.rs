@@ -1,6 +1,6 @@
 //! Another caller, who has done nothing: how long its requests take while somebody else misbehaves.
 //!
-//! It calls, and its upstream responses, on threads of their own with blocking sockets: what the test's runtime is busy
+//! It sends requests, and its upstream responds, on threads of their own with blocking sockets: what the test's runtime is busy
 //! with does not count.
 
 use std::io::{ErrorKind, Read, Result, Write};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
-/// An upstream that answers `ok` to whatever comes. It lives as long as the test program.
+/// An upstream that responds `ok` to everything. It lives as long as the test program.
 pub fn upstream() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -56,7 +56,7 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    /// How long the slowest of a hundred requests takes; all of them are answered 200.
+    /// How long the slowest of a hundred requests takes; all of them get 200.
     pub async fn p99(&self) -> Duration {
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.measure()).await.unwrap()

@@ -141,7 +141,7 @@ impl PeerServer {
         (0..self.accepted()).map(|connection| self.requests(connection)).collect()
     }
 
-    /// PINGs that were not answers to ours, on all connections.
+    /// PINGs on all connections that did not acknowledge the test's own.
     pub fn pings(&self) -> usize {
         let frames = self.log.frames.lock().unwrap();
         frames.iter().filter(|(_, frame)| frame.kind == PING && frame.flags & ACK == 0).count()
@@ -249,7 +249,7 @@ impl Peer {
     }
 
     /// 200, and the request's body back; for a request without one, the connection's number.
-    pub async fn answer(&mut self, asked: &Asked) {
+    pub async fn respond(&mut self, asked: &Asked) {
         let number = self.number.to_string().into_bytes();
         let body = if asked.body.is_empty() { number } else { asked.body.clone() };
         self.head(asked.stream, 200, &[]).await;
@@ -285,7 +285,7 @@ impl Peer {
     /// Answers everything, until the proxy ends the connection.
     pub async fn serve(&mut self) {
         while let Ok(asked) = self.asked().await {
-            self.answer(&asked).await;
+            self.respond(&asked).await;
         }
     }
 
@@ -294,8 +294,8 @@ impl Peer {
         while let Ok(Some(head)) = self.wire.head().await {
             let body = self.wire.body(&head, false).await.expect("a whole body").data;
             let body = if body.is_empty() { b"http/1.1".to_vec() } else { body };
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
-            self.wire.send([answer.as_bytes(), &body].concat()).await.unwrap();
+            let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            self.wire.send([response.as_bytes(), &body].concat()).await.unwrap();
         }
     }
 

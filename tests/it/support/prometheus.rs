@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::{Call, Client, within};
+use super::{Client, RawRequest, within};
 
 const CONFIG: &str = "\
 global: { scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms }
@@ -88,7 +88,7 @@ impl Prometheus {
     }
 
     async fn ask(&self, target: &str) -> Value {
-        let response = Client::tcp(self.address).await.call(&Call::get(target)).await;
+        let response = Client::tcp(self.address).await.exchange(&RawRequest::get(target)).await;
         response.expect_status(200);
         response.json()["data"].take()
     }

@@ -12,9 +12,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::message::Recorded;
 use super::wire::Wire;
-use super::{Answer, eventually};
+use super::{RawResponse, eventually};
 
-type Default = Arc<dyn Fn(&Recorded, usize) -> Answer + Send + Sync>;
+type Default = Arc<dyn Fn(&Recorded, usize) -> RawResponse + Send + Sync>;
 
 pub struct Scripted {
     pub address: Option<SocketAddr>,
@@ -27,7 +27,7 @@ pub struct Scripted {
 struct Shared {
     recorded: Mutex<Vec<Arc<Recorded>>>,
     /// Each is used once, before the default.
-    queue: Mutex<VecDeque<Answer>>,
+    queue: Mutex<VecDeque<RawResponse>>,
     default: Mutex<Default>,
     /// Accepted, and the TLS handshake done.
     opened: AtomicUsize,
@@ -39,7 +39,7 @@ impl Scripted {
     /// Answers `token-1`, `token-2` … for an hour each, at any path.
     pub async fn issuer() -> Self {
         let this = Self::start(None).await;
-        this.always(|_, n| Answer::token(&format!("token-{n}")));
+        this.always(|_, n| RawResponse::token(&format!("token-{n}")));
         this
     }
 
@@ -96,20 +96,23 @@ impl Scripted {
         Self { address: None, url: format!("unix:{}", path.display()), shared, task }
     }
 
-    /// The next request gets this; called again, the one after it.
-    pub fn next(&self, answer: Answer) -> &Self {
-        self.shared.queue.lock().unwrap().push_back(answer);
+    /// The next request gets this response; another use of this function sets the one after it.
+    pub fn next(&self, response: RawResponse) -> &Self {
+        self.shared.queue.lock().unwrap().push_back(response);
         self
     }
 
     /// What requests get for which nothing else was said; the number counts from 1.
-    pub fn always(&self, answer: impl Fn(&Recorded, usize) -> Answer + Send + Sync + 'static) -> &Self {
-        *self.shared.default.lock().unwrap() = Arc::new(answer);
+    pub fn always(
+        &self,
+        response: impl Fn(&Recorded, usize) -> RawResponse + Send + Sync + 'static,
+    ) -> &Self {
+        *self.shared.default.lock().unwrap() = Arc::new(response);
         self
     }
 
-    pub fn always_this(&self, answer: Answer) -> &Self {
-        self.always(move |_, _| answer.clone())
+    pub fn always_this(&self, response: RawResponse) -> &Self {
+        self.always(move |_, _| response.clone())
     }
 
     /// Every request so far.
@@ -151,7 +154,7 @@ impl Shared {
         Arc::new(Self {
             recorded: Mutex::default(),
             queue: Mutex::default(),
-            default: Mutex::new(Arc::new(|_, _| Answer::ok("ok"))),
+            default: Mutex::new(Arc::new(|_, _| RawResponse::ok("ok"))),
             opened: AtomicUsize::new(0),
             closed: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
@@ -165,22 +168,22 @@ impl Shared {
             let head_only = head.word(0) == "HEAD";
             let request =
                 Recorded { connection: number, at: Instant::now(), wall: SystemTime::now(), head, body };
-            let answer = self.record(request);
-            if !matches!(answer.play(&mut wire, head_only).await, Ok(true)) {
+            let response = self.record(request);
+            if !matches!(response.play(&mut wire, head_only).await, Ok(true)) {
                 break;
             }
         }
         self.closed.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn record(&self, request: Recorded) -> Answer {
+    fn record(&self, request: Recorded) -> RawResponse {
         let request = Arc::new(request);
         let mut recorded = self.recorded.lock().unwrap();
         recorded.push(Arc::clone(&request));
         let number = recorded.len();
         drop(recorded);
-        if let Some(answer) = self.queue.lock().unwrap().pop_front() {
-            return answer;
+        if let Some(response) = self.queue.lock().unwrap().pop_front() {
+            return response;
         }
         let default = Arc::clone(&self.default.lock().unwrap());
         default(&request, number)

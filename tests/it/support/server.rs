@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// How long the start or the end of a server may take on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// How long a package manager may take, so that a registry that does not answer fails the test.
+/// How long a package manager may take, so that a registry that does not respond fails the test.
 const PATIENCE_FOR_PACKAGES: Duration = Duration::from_secs(480);
 
 /// Runs a program that never outlives the test that started it.
@@ -35,7 +35,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts what [`command`] made, and waits in the calling thread until the server has a page at `ready`, or takes
+    /// Starts what [`command`] made, and waits in this thread until the server has a page at `ready`, or takes
     /// connections.
     pub fn start(
         folder: TempDir,
@@ -84,7 +84,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // What stands still is no reason to panic here.
+        // A server that hangs is no reason to panic here.
         if let Some(child) = &mut self.running {
             drop(child.stdin.take());
             let _ = child.wait();

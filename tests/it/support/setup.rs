@@ -34,7 +34,7 @@ enum Part {
     More,
 }
 
-/// Keys that stand for each other: where one is given, the other's line is left out.
+/// Keys that replace each other: if one is given, the other's line is left out.
 const INSTEAD: [(&str, &str); 2] = [("token_url", "issuer_url"), ("issuer", "anonymous")];
 
 const SCENE: [(Part, &str, &[&str]); 5] = [
@@ -217,7 +217,7 @@ impl World {
         self.setup.file(name, content)
     }
 
-    /// The config as it stands now.
+    /// The current config.
     pub fn config(&self) -> String {
         self.setup.config()
     }

@@ -5,27 +5,27 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::manual::Manual;
-use crate::support::{Answer, Call, Setup, World, eventually, stays, unix_now};
+use crate::support::{RawRequest, RawResponse, Setup, World, eventually, stays, unix_now};
 
-/// A scene whose issuer always answers this.
-async fn with_answer(answer: Answer) -> World {
-    with_answer_and(answer, "").await
+/// A scene whose issuer always responds with this.
+async fn with_response(answer: RawResponse) -> World {
+    with_response_and(answer, "").await
 }
 
-async fn with_answer_and(answer: Answer, issuer: &str) -> World {
+async fn with_response_and(answer: RawResponse, issuer: &str) -> World {
     let setup = Setup::new().await;
     setup.issuer.always_this(answer);
     setup.issuer(issuer).start().await
 }
 
 async fn with_json(value: Value) -> World {
-    with_answer(Answer::json(&value)).await
+    with_response(RawResponse::json(&value)).await
 }
 
-/// A good answer with this `expires_in`, as raw JSON.
-fn expiring(expires_in: &str) -> Answer {
+/// A good response with this `expires_in`, as raw JSON.
+fn expiring(expires_in: &str) -> RawResponse {
     let body = format!("{{\"access_token\":\"t\",\"token_type\":\"Bearer\",\"expires_in\":{expires_in}}}");
-    Answer::ok(body).header("content-type", "application/json")
+    RawResponse::ok(body).header("content-type", "application/json")
 }
 
 async fn expect_token(world: &World, token: &str) {
@@ -87,22 +87,22 @@ async fn t04_other_token_types_are_refused() {
 
 #[tokio::test]
 async fn token_types_say_which_are_accepted() {
-    let answer = Answer::json(&json!({ "access_token": "t", "token_type": "JWT", "expires_in": 60 }));
-    let world = with_answer_and(answer, "response = { token_types = [\"Bearer\", \"jwt\"] }").await;
+    let answer = RawResponse::json(&json!({ "access_token": "t", "token_type": "JWT", "expires_in": 60 }));
+    let world = with_response_and(answer, "response = { token_types = [\"Bearer\", \"jwt\"] }").await;
     expect_token(&world, "t").await;
 }
 
 #[tokio::test]
 async fn t05_missing_expires_in_means_default_lifetime() {
-    let answer = || Answer::json(&json!({ "access_token": "t", "token_type": "Bearer" }));
-    expect_near(lifetime(&with_answer(answer()).await).await, 300.0);
-    expect_near(lifetime(&with_answer_and(answer(), "default_lifetime = \"30m\"").await).await, 1800.0);
+    let answer = || RawResponse::json(&json!({ "access_token": "t", "token_type": "Bearer" }));
+    expect_near(lifetime(&with_response(answer()).await).await, 300.0);
+    expect_near(lifetime(&with_response_and(answer(), "default_lifetime = \"30m\"").await).await, 1800.0);
 }
 
 #[tokio::test]
 async fn t06_zero_or_negative_expires_in_counts_as_one_second() {
     for expires_in in ["0", "-1", "-3600", "\"0\""] {
-        let world = with_answer(expiring(expires_in)).await;
+        let world = with_response(expiring(expires_in)).await;
         let left = lifetime(&world).await;
         assert!(left > -1.0 && left <= 1.1, "{expires_in} gave {left}");
         for _ in 0..20 {
@@ -115,40 +115,40 @@ async fn t06_zero_or_negative_expires_in_counts_as_one_second() {
 
 #[tokio::test]
 async fn t07_expires_in_may_be_a_string() {
-    expect_near(lifetime(&with_answer(expiring("\"3600\"")).await).await, 3600.0);
+    expect_near(lifetime(&with_response(expiring("\"3600\"")).await).await, 3600.0);
 }
 
 #[tokio::test]
 async fn t08_expires_in_may_be_a_float() {
-    expect_near(lifetime(&with_answer(expiring("3599.9")).await).await, 3599.9);
-    expect_near(lifetime(&with_answer(expiring("3.6e3")).await).await, 3600.0);
+    expect_near(lifetime(&with_response(expiring("3599.9")).await).await, 3599.9);
+    expect_near(lifetime(&with_response(expiring("3.6e3")).await).await, 3600.0);
 }
 
 #[tokio::test]
 async fn t09_expires_in_beyond_a_day_counts_as_a_day() {
     for expires_in in ["86401", "1e30", "9223372036854775808", "99999999999", "\"99999999999999999999\""] {
-        expect_near(lifetime(&with_answer(expiring(expires_in)).await).await, 86400.0);
+        expect_near(lifetime(&with_response(expiring(expires_in)).await).await, 86400.0);
     }
 }
 
 #[tokio::test]
 async fn t10_unreadable_expires_in_counts_as_missing() {
     for expires_in in ["\"soon\"", "null", "[]", "true", "{}", "\"\""] {
-        expect_near(lifetime(&with_answer(expiring(expires_in)).await).await, 300.0);
+        expect_near(lifetime(&with_response(expiring(expires_in)).await).await, 300.0);
     }
 }
 
 #[tokio::test]
-async fn expires_at_is_read_where_the_answer_has_it() {
-    let answer = Answer::json(&json!({ "access_token": "t", "until": unix_now() + 900.0 }));
-    let world = with_answer_and(answer, "response = { expires_at = \"/until\" }").await;
+async fn expires_at_is_read_where_the_response_has_it() {
+    let answer = RawResponse::json(&json!({ "access_token": "t", "until": unix_now() + 900.0 }));
+    let world = with_response_and(answer, "response = { expires_at = \"/until\" }").await;
     expect_near(lifetime(&world).await, 900.0);
 }
 
 #[tokio::test]
-async fn t11_short_life_is_usable_without_a_refresh_storm() {
+async fn t11_short_lifetime_is_usable_without_a_refresh_storm() {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 5));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 5));
     let world = setup.start().await;
     for _ in 0..50 {
         expect_token(&world, "token-1").await;
@@ -159,15 +159,15 @@ async fn t11_short_life_is_usable_without_a_refresh_storm() {
 #[tokio::test]
 async fn t12_html_page_is_no_token_and_is_not_logged() {
     let page = "<html><body>Please log in: canary-in-the-page</body></html>";
-    let world = with_answer(Answer::ok(page).header("content-type", "text/html")).await;
+    let world = with_response(RawResponse::ok(page).header("content-type", "text/html")).await;
     expect_refused(&world).await;
     assert!(!world.log().text().contains("canary-in-the-page"));
 }
 
 #[tokio::test]
-async fn t13_empty_answer_is_asked_again_after_a_while() {
+async fn t13_empty_response_is_asked_again_after_a_while() {
     let setup = Setup::new().await;
-    setup.issuer.next(Answer::ok(""));
+    setup.issuer.next(RawResponse::ok(""));
     let world = setup.start().await;
     expect_refused(&world).await;
     eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
@@ -175,9 +175,10 @@ async fn t13_empty_answer_is_asked_again_after_a_while() {
 }
 
 #[tokio::test]
-async fn t14_truncated_answer_is_transient() {
-    let truncated =
-        || Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"access_token\":\"t").then_close();
+async fn t14_truncated_response_is_transient() {
+    let truncated = || {
+        RawResponse::raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"access_token\":\"t").then_close()
+    };
     let setup = Setup::new().await;
     setup.issuer.next(truncated()).next(truncated());
     let world = setup.start().await;
@@ -188,19 +189,20 @@ async fn t14_truncated_answer_is_transient() {
 }
 
 #[tokio::test]
-async fn t15_form_answer_is_refused_unless_the_format_says_so() {
+async fn t15_form_response_is_refused_unless_the_format_says_so() {
     let form = || {
-        Answer::ok("access_token=a%2Fb&token_type=bearer&expires_in=900")
+        RawResponse::ok("access_token=a%2Fb&token_type=bearer&expires_in=900")
             .header("content-type", "application/x-www-form-urlencoded")
     };
-    expect_refused(&with_answer(form()).await).await;
-    let world = with_answer_and(form(), "response = { format = \"form\" }").await;
+    expect_refused(&with_response(form()).await).await;
+    let world = with_response_and(form(), "response = { format = \"form\" }").await;
     expect_token(&world, "a/b").await;
     expect_near(lifetime(&world).await, 900.0);
-    // Newer versions of such servers answer with JSON.
-    expect_token(&with_answer_and(expiring("60"), "response = { format = \"form\" }").await, "t").await;
-    let expires = Answer::ok("access_token=1%7Ct&expires=1200").header("content-type", "text/plain");
-    let world = with_answer_and(expires, "response = { format = \"form\", expires_in = \"/expires\" }").await;
+    // Newer versions of such servers respond with JSON.
+    expect_token(&with_response_and(expiring("60"), "response = { format = \"form\" }").await, "t").await;
+    let expires = RawResponse::ok("access_token=1%7Ct&expires=1200").header("content-type", "text/plain");
+    let world =
+        with_response_and(expires, "response = { format = \"form\", expires_in = \"/expires\" }").await;
     expect_token(&world, "1|t").await;
     expect_near(lifetime(&world).await, 1200.0);
 }
@@ -208,8 +210,8 @@ async fn t15_form_answer_is_refused_unless_the_format_says_so() {
 #[tokio::test]
 async fn t16_content_type_does_not_matter() {
     let body = r#"{"access_token":"t","token_type":"Bearer","expires_in":60}"#;
-    for answer in [Answer::ok(body), Answer::ok(body).header("content-type", "text/plain")] {
-        expect_token(&with_answer(answer).await, "t").await;
+    for answer in [RawResponse::ok(body), RawResponse::ok(body).header("content-type", "text/plain")] {
+        expect_token(&with_response(answer).await, "t").await;
     }
 }
 
@@ -221,9 +223,9 @@ async fn t17_strange_json_is_refused_and_a_bom_is_not() {
     for body in
         [deep.into_bytes(), utf16, twice.into(), b"[1]".to_vec(), b"\"t\"".to_vec(), b"{} {}".to_vec()]
     {
-        expect_refused(&with_answer(Answer::ok(body)).await).await;
+        expect_refused(&with_response(RawResponse::ok(body)).await).await;
     }
-    expect_token(&with_answer(Answer::ok("\u{feff}{\"access_token\":\"t\"}")).await, "t").await;
+    expect_token(&with_response(RawResponse::ok("\u{feff}{\"access_token\":\"t\"}")).await, "t").await;
 }
 
 #[tokio::test]
@@ -265,42 +267,43 @@ async fn t22_token_may_have_16_kib_and_no_more() {
 }
 
 #[tokio::test]
-async fn t22_answer_is_read_up_to_64_kib() {
+async fn t22_response_is_read_up_to_64_kib() {
     let padded = |length: usize| {
         let answer = json!({ "access_token": "t", "token_type": "Bearer", "x": "a".repeat(length) });
-        Answer::json(&answer)
+        RawResponse::json(&answer)
     };
-    expect_token(&with_answer(padded(60 * 1024)).await, "t").await;
-    expect_refused(&with_answer(padded(66 * 1024)).await).await;
-    let world = with_answer(padded(1024)).await;
+    expect_token(&with_response(padded(60 * 1024)).await, "t").await;
+    expect_refused(&with_response(padded(66 * 1024)).await).await;
+    let world = with_response(padded(1024)).await;
     let before = world.memory();
     drop(world);
-    let world = with_answer(padded(20 * 1024 * 1024)).await;
+    let world = with_response(padded(20 * 1024 * 1024)).await;
     expect_refused(&world).await;
     let grown = world.memory().saturating_sub(before);
     assert!(grown < 8 * 1024, "{grown} KiB more for a large answer");
 }
 
 #[tokio::test]
-async fn t23_compressed_answer_is_refused_and_none_was_asked_for() {
+async fn t23_compressed_response_is_refused_and_none_was_asked_for() {
     let gzip: &[u8] =
         &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xab, 0xae, 5, 0, 0x43, 0xbf, 0xa6, 0xa3, 2, 0, 0, 0];
-    let world = with_answer(Answer::ok(gzip).header("content-encoding", "gzip")).await;
+    let world = with_response(RawResponse::ok(gzip).header("content-encoding", "gzip")).await;
     expect_refused(&world).await;
     let asked = world.issuer().last().header("accept-encoding").map(str::to_owned);
     assert!(asked.is_none() || asked.as_deref() == Some("identity"), "{asked:?}");
     let body = r#"{"access_token":"t","token_type":"Bearer"}"#;
-    expect_refused(&with_answer(Answer::ok(body).header("content-encoding", "br")).await).await;
+    expect_refused(&with_response(RawResponse::ok(body).header("content-encoding", "br")).await).await;
 }
 
 #[tokio::test]
 async fn t24_only_200_is_success_unless_statuses_say_more() {
     let body = r#"{"access_token":"t","token_type":"Bearer"}"#;
     for status in [201, 202, 203, 206] {
-        expect_refused(&with_answer(Answer::status(status).body(body)).await).await;
+        expect_refused(&with_response(RawResponse::status(status).body(body)).await).await;
     }
-    expect_refused(&with_answer(Answer::status(204)).await).await;
-    let world = with_answer_and(Answer::status(201).body(body), "response = { statuses = [200, 201] }").await;
+    expect_refused(&with_response(RawResponse::status(204)).await).await;
+    let world =
+        with_response_and(RawResponse::status(201).body(body), "response = { statuses = [200, 201] }").await;
     expect_token(&world, "t").await;
 }
 
@@ -309,21 +312,21 @@ async fn t25_redirects_are_not_followed() {
     for status in [301, 302, 303, 307, 308] {
         let evil = Manual::start().await;
         let location = format!("{}/token", evil.url);
-        let world = with_answer(Answer::status(status).header("location", &location)).await;
+        let world = with_response(RawResponse::status(status).header("location", &location)).await;
         expect_refused(&world).await;
         assert!(!evil.has_connection().await, "{status} was followed");
     }
 }
 
 #[tokio::test]
-async fn t26_interim_answers_are_skipped() {
+async fn t26_interim_responses_are_skipped() {
     let body = r#"{"access_token":"t","token_type":"Bearer","expires_in":60}"#;
     let bytes = format!(
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
          HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    expect_token(&with_answer(Answer::raw(bytes)).await, "t").await;
+    expect_token(&with_response(RawResponse::raw(bytes)).await, "t").await;
 }
 
 #[tokio::test]
@@ -331,7 +334,7 @@ async fn t27_refresh_token_is_ignored() {
     let setup = Setup::new().await;
     let answer =
         json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 1, "refresh_token": "again" });
-    setup.issuer.always_this(Answer::json(&answer));
+    setup.issuer.always_this(RawResponse::json(&answer));
     let world = setup.start().await;
     eventually("another fetch", || async {
         world.get("/").await.expect_status(200);
@@ -347,7 +350,7 @@ async fn t27_refresh_token_is_ignored() {
 #[tokio::test]
 async fn t28_narrower_scope_is_accepted_with_a_warning() {
     let answer = json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 60, "scope": "a" });
-    let world = with_answer_and(Answer::json(&answer), "scopes = [\"a\", \"b\"]").await;
+    let world = with_response_and(RawResponse::json(&answer), "scopes = [\"a\", \"b\"]").await;
     expect_token(&world, "t").await;
     world.log().wait("a warning about scopes", |line| line.contains("WARN") && line.contains("scope")).await;
 }
@@ -355,7 +358,9 @@ async fn t28_narrower_scope_is_accepted_with_a_warning() {
 #[tokio::test]
 async fn t29_no_cookie_is_kept() {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| Answer::token_for(&format!("token-{n}"), 1).header("set-cookie", "session=1"));
+    setup
+        .issuer
+        .always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1).header("set-cookie", "session=1"));
     let world = setup.start().await;
     eventually("another fetch", || async {
         world.get("/").await.expect_status(200);
@@ -366,10 +371,10 @@ async fn t29_no_cookie_is_kept() {
 }
 
 #[tokio::test]
-async fn pointers_say_where_the_answer_has_what() {
+async fn pointers_say_where_the_response_has_what() {
     let answer = json!({ "d": { "jeton": "t", "kind": "bearer", "life": [1200] }, "error": null });
-    let world = with_answer_and(
-        Answer::json(&answer),
+    let world = with_response_and(
+        RawResponse::json(&answer),
         "response = { token = \"/d/jeton\", type = \"/d/kind\", expires_in = \"/d/life/0\", error = \"/fault\" }",
     )
     .await;
@@ -381,7 +386,7 @@ async fn pointers_say_where_the_answer_has_what() {
 async fn what_means_no_error_beside_a_token_is_no_error() {
     for none in [json!(null), json!(""), json!(false), json!(0), json!(0.0), json!({}), json!([])] {
         let answer = json!({ "access_token": "t", "token_type": "Bearer", "expires_in": 60, "error": none });
-        expect_token(&with_answer_and(Answer::json(&answer), "").await, "t").await;
+        expect_token(&with_response_and(RawResponse::json(&answer), "").await, "t").await;
     }
 }
 
@@ -393,7 +398,7 @@ async fn issued_at_in_milliseconds_is_no_lifetime() {
         "scope": "", "expires_in": "3599", "developer.email": "x@y", "status": "approved",
     });
     let named = "response = { token_types = [\"Bearer\", \"BearerToken\"] }";
-    expect_near(lifetime(&with_answer_and(Answer::json(&apigee), named).await).await, 3599.0);
+    expect_near(lifetime(&with_response_and(RawResponse::json(&apigee), named).await).await, 3599.0);
     let salesforce = json!({ "access_token": "t", "token_type": "Bearer", "issued_at": issued });
     expect_near(lifetime(&with_json(salesforce).await).await, 300.0);
 }
@@ -401,8 +406,8 @@ async fn issued_at_in_milliseconds_is_no_lifetime() {
 #[tokio::test]
 async fn t08_expires_at_may_be_a_date_with_status_201() {
     let body = json!({ "token": "t", "expires_at": humantime_in(900), "permissions": {} });
-    let world = with_answer_and(
-        Answer::status(201).body(body.to_string()),
+    let world = with_response_and(
+        RawResponse::status(201).body(body.to_string()),
         "response = { token = \"/token\", expires_at = \"/expires_at\", statuses = [201] }",
     )
     .await;
@@ -419,7 +424,7 @@ async fn an_end_by_an_issuers_clock_that_differs_is_no_storm() {
     let setup = Setup::new().await;
     let at = |ago: u64| std::time::SystemTime::now() - Duration::from_secs(ago);
     let epoch = at(3600 - 600).duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let answer = Answer::json(&json!({ "access_token": "t", "expires_on": epoch }));
+    let answer = RawResponse::json(&json!({ "access_token": "t", "expires_on": epoch }));
     setup.issuer.always_this(answer.header("date", &httpdate::fmt_http_date(at(3600))));
     let world = setup.start().await;
     expect_near(lifetime(&world).await, 600.0);
@@ -456,12 +461,12 @@ async fn members_are_named_where_the_token_is_not_found() {
 #[tokio::test]
 async fn t105_token_of_no_type_is_never_sent_as_bearer_by_default() {
     let answer = || {
-        Answer::json(&json!({
+        RawResponse::json(&json!({
             "access_token": "t", "expires_in": 60, "token_type": "N_A",
             "issued_token_type": "urn:ietf:params:oauth:token-type:saml2",
         }))
     };
-    expect_refused(&with_answer(answer()).await).await;
+    expect_refused(&with_response(answer()).await).await;
     let setup = Setup::new().await;
     setup.issuer.always_this(answer());
     let world = setup
@@ -475,10 +480,10 @@ async fn t105_token_of_no_type_is_never_sent_as_bearer_by_default() {
 }
 
 #[tokio::test]
-async fn failed_answers_never_reach_the_upstream_without_a_token() {
-    let world = with_answer(Answer::oauth_error(400, "invalid_request")).await;
+async fn failed_responses_never_reach_the_upstream_without_a_token() {
+    let world = with_response(RawResponse::oauth_error(400, "invalid_request")).await;
     for _ in 0..5 {
-        world.call(Call::post("/", "x")).await.expect_problem(502, "token_refused");
+        world.exchange(RawRequest::post("/", "x")).await.expect_problem(502, "token_refused");
     }
     stays(Duration::from_millis(200), || world.upstream().accepted()).await;
     assert_eq!(world.upstream().count(), 0);

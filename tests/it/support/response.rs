@@ -1,4 +1,4 @@
-//! What a scripted server answers, byte by byte where it matters.
+//! How a scripted server responds, byte by byte where it matters.
 
 use std::io::Result;
 use std::time::Duration;
@@ -45,7 +45,7 @@ enum Step {
 
 /// One response: a plain response, unless its steps say otherwise.
 #[derive(Clone)]
-pub struct Answer {
+pub struct RawResponse {
     before: Vec<Step>,
     status: String,
     headers: Vec<(String, String)>,
@@ -55,7 +55,7 @@ pub struct Answer {
     after: Vec<Step>,
 }
 
-impl Answer {
+impl RawResponse {
     pub fn status(status: u16) -> Self {
         Self {
             before: Vec::new(),
