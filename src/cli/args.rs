@@ -48,7 +48,7 @@ const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   bearerd explain GET localhost:8080/billing/invoices
   bearerd explain POST http://billing.internal/ -H 'x-tenant: acme'
-  bearerd explain GET /billing --output json | jq '.answers[].route'
+  bearerd explain GET /billing --output json | jq '.results[].route'
 
 Exit codes: 0 a route serves the request; 1 no route does; 64 not a valid
 request; 78 bad or missing config.";

@@ -29,7 +29,7 @@ pub struct Explanation {
     /// Without the query.
     pub path: String,
     /// One for each different result of the listeners.
-    pub answers: Vec<ListenerResult>,
+    pub results: Vec<ListenerResult>,
 }
 
 /// What the named listeners do with the request.
@@ -65,24 +65,24 @@ pub fn explain(
 ) -> Result<Explanation, String> {
     let request = ExplainedRequest::new(method, url, headers)?;
     let table = RouteTable::build(&config.routes);
-    let mut answers: Vec<ListenerResult> = Vec::new();
+    let mut results: Vec<ListenerResult> = Vec::new();
     for index in request.listeners(config, &table) {
         let Some(listener) = config.listeners.get(index) else { continue };
         let answer = result_of(config, &table, &request, index);
         let name = listener.name.to_string();
-        match answers
+        match results
             .iter_mut()
             .find(|other| ListenerResult { listeners: Vec::new(), ..(*other).clone() } == answer)
         {
             Some(same) => same.listeners.push(name),
-            None => answers.push(ListenerResult { listeners: vec![name], ..answer }),
+            None => results.push(ListenerResult { listeners: vec![name], ..answer }),
         }
     }
     Ok(Explanation {
-        found: answers.iter().any(|answer| answer.route.is_some()),
+        found: results.iter().any(|answer| answer.route.is_some()),
         method: request.method.to_string(),
         path: request.path,
-        answers,
+        results,
     })
 }
 

@@ -160,7 +160,7 @@ async fn explain_says_route_upstream_issuer_and_scopes() {
     }
     let output = run(setup.folder(), &[&args[..], &["--output", "json"]].concat()).await;
     output.expect_code(0);
-    assert_eq!(output.json()["responses"][0]["route"], "api");
+    assert_eq!(output.json()["results"][0]["route"], "api");
     assert_eq!(setup.issuer.count(), 0);
 }
 
@@ -180,8 +180,8 @@ async fn explain_says_what_bearerd_responds_to() {
         output.expect_code(code);
         assert!(output.stdout.contains(&status.to_string()), "{args:?}: {}", output.stdout);
         let output = run(setup.folder(), &[args, &["--output", "json"]].concat()).await;
-        assert_eq!(output.json()["responses"][0]["status"], status, "{args:?}");
-        assert!(output.json()["responses"][0]["sent"].is_null(), "{args:?}");
+        assert_eq!(output.json()["results"][0]["status"], status, "{args:?}");
+        assert!(output.json()["results"][0]["sent"].is_null(), "{args:?}");
     }
     // As the proxy does.
     let world = setup.start().await;

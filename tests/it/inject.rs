@@ -196,7 +196,7 @@ async fn explain_says_which_parameter_carries_the_token() {
     assert!(explained.stdout.contains("then the query with our `access_token`"), "{}", explained.stdout);
     let explained =
         run(setup.folder(), &["explain", "--output", "json", "GET", "/x?access%5Ftoken=mine"]).await;
-    let answer = &explained.json()["responses"][0];
+    let answer = &explained.json()["results"][0];
     assert_eq!(answer["sent"]["credential"]["inject_query"], "access_token");
     assert_eq!(answer["notes"][0], "this request's `access_token` in the query is replaced");
 }

@@ -201,7 +201,7 @@ impl Page {
 
 pub(super) fn render(explanation: &Explanation) -> String {
     let mut page = Page(String::new());
-    for answer in &explanation.answers {
+    for answer in &explanation.results {
         if !page.0.is_empty() {
             page.0.push('\n');
         }

@@ -72,8 +72,8 @@ fn ask(config: &Config, method: &str, url: &str, headers: &[(&str, &str)]) -> Ex
 
 /// The one response: route, or status and code.
 fn outcome(explanation: &Explanation) -> String {
-    assert_eq!(explanation.answers.len(), 1, "{explanation:?}");
-    let answer = &explanation.answers[0];
+    assert_eq!(explanation.results.len(), 1, "{explanation:?}");
+    let answer = &explanation.results[0];
     match &answer.route {
         Some(route) => route.clone(),
         None => format!("{} {}", answer.status.unwrap(), answer.code.unwrap()),
@@ -86,8 +86,8 @@ fn a_path_is_asked_of_localhost() {
     let explanation = ask(&config, "GET", "/own/x?canary=1", &[]);
     assert!(explanation.found);
     assert_eq!(outcome(&explanation), "own");
-    assert_eq!(explanation.answers[0].listeners, ["main"]);
-    let sent = explanation.answers[0].sent.as_ref().unwrap();
+    assert_eq!(explanation.results[0].listeners, ["main"]);
+    let sent = explanation.results[0].sent.as_ref().unwrap();
     assert_eq!(
         (sent.url.as_str(), sent.query, sent.host.as_str()),
         ("https://up.example/api/v2/x", true, "up.example")
@@ -111,7 +111,7 @@ fn a_url_with_a_listeners_address_asks_that_listener() {
     let names = |url: &str| {
         let explanation = ask(&config, "GET", url, &[]);
         explanation
-            .answers
+            .results
             .iter()
             .map(|answer| (answer.listeners.clone(), answer.route.clone()))
             .collect::<Vec<_>>()
@@ -138,7 +138,7 @@ fn listeners_that_answer_alike_are_reported_together() {
     let config = config(listeners, vec![route("own", "", "/*")]);
     let explanation = ask(&config, "GET", "/", &[]);
     assert_eq!(outcome(&explanation), "own");
-    assert_eq!(explanation.answers[0].listeners, ["a", "b"]);
+    assert_eq!(explanation.results[0].listeners, ["a", "b"]);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn refusals_come_in_the_order_400_then_421_then_404() {
         let explanation = ask(&config, "GET", url, &[]);
         assert_eq!(outcome(&explanation), expected, "{url}");
         assert!(!explanation.found);
-        assert!(!explanation.answers[0].why.is_empty());
+        assert!(!explanation.results[0].why.is_empty());
     }
     assert_eq!(outcome(&ask(&config, "TRACE", "/a", &[])), "405 method_refused");
     assert_eq!(outcome(&ask(&config, "CONNECT", "/a", &[])), "405 method_refused");
@@ -175,11 +175,11 @@ fn an_escaped_slash_is_served_where_the_route_allows_it() {
     let config = main_with(vec![route("open", "", "/a/*").with_encoded_slash(), route("strict", "", "/b/*")]);
     let explanation = ask(&config, "GET", "/a/x%2fy", &[]);
     assert_eq!(outcome(&explanation), "open");
-    assert_eq!(explanation.answers[0].sent.as_ref().unwrap().url, "https://up.example/api/v2/x%2fy");
+    assert_eq!(explanation.results[0].sent.as_ref().unwrap().url, "https://up.example/api/v2/x%2fy");
     let refused = ask(&config, "GET", "/b/x%2fy", &[]);
     assert_eq!(outcome(&refused), "400 bad_request");
     assert_eq!(
-        refused.answers[0].nearest[0],
+        refused.results[0].nearest[0],
         "route `strict` has this host and path, but it does not allow an escaped slash"
     );
 }
@@ -189,9 +189,9 @@ fn a_path_of_other_methods_names_them() {
     let config = main_with(vec![route("write", "", "/a/*").methods(&["PUT", "POST"])]);
     let explanation = ask(&config, "GET", "/a", &[]);
     assert_eq!(outcome(&explanation), "404 no_route");
-    assert_eq!(explanation.answers[0].why, ["this path is served for other methods only: POST, PUT"]);
+    assert_eq!(explanation.results[0].why, ["this path is served for other methods only: POST, PUT"]);
     assert_eq!(
-        explanation.answers[0].nearest,
+        explanation.results[0].nearest,
         ["route `write` has this host and path, but it serves PUT, POST only"]
     );
 }
@@ -207,7 +207,7 @@ fn the_nearest_misses_are_reported_a_line_each() {
     let explanation = ask(&config, "GET", "/a", &[("x-tenant", "canary-sent")]);
     assert_eq!(outcome(&explanation), "404 no_route");
     assert_eq!(
-        explanation.answers[0].nearest,
+        explanation.results[0].nearest,
         [
             "route `other header` has this host and path, but it requires another value of header `x-tenant`, and it requires \
              a header `x-env`",
@@ -221,8 +221,8 @@ fn the_nearest_misses_are_reported_a_line_each() {
 fn many_near_misses_are_counted() {
     let routes = (0..15).map(|n| route(&format!("r{n:02}"), "", &format!("/p{n}/*"))).collect();
     let explanation = ask(&main_with(routes), "GET", "/a", &[]);
-    assert_eq!(explanation.answers[0].nearest.len(), 11);
-    assert_eq!(explanation.answers[0].nearest[10], "and 5 more routes");
+    assert_eq!(explanation.results[0].nearest.len(), 11);
+    assert_eq!(explanation.results[0].nearest[10], "and 5 more routes");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn why_a_route_won_is_reported() {
     ]);
     let explanation = ask(&config, "GET", "http://a.test/a/b", &[]);
     assert_eq!(
-        explanation.answers[0].why,
+        explanation.results[0].why,
         [
             "host: `a.test`, exactly",
             "path: prefix `/a/b`, 2 segments",
@@ -256,7 +256,7 @@ fn names_are_shown_and_values_are_not() {
     let config = main_with(vec![billing]);
     let explanation =
         ask(&config, "POST", "/billing/x?canary-request", &[("authorization", "canary-caller")]);
-    let sent = explanation.answers[0].sent.as_ref().unwrap();
+    let sent = explanation.results[0].sent.as_ref().unwrap();
     let credential = sent.credential.as_ref().unwrap();
     assert_eq!(
         (credential.issuer.as_str(), credential.token_endpoint.as_str()),
@@ -268,7 +268,7 @@ fn names_are_shown_and_values_are_not() {
         (&sent.request_headers.set[..], &sent.response_headers.remove[..]),
         (&["x-key".to_owned()][..], &["server".to_owned()][..])
     );
-    assert_eq!(explanation.answers[0].notes, ["this request's Authorization header is replaced"]);
+    assert_eq!(explanation.results[0].notes, ["this request's Authorization header is replaced"]);
 
     let (text, json) = (explanation.to_text(), serde_json::to_string(&explanation).unwrap());
     for secret in ["canary", "hunter2"] {
@@ -305,7 +305,7 @@ fn rules_about_callers_are_noted() {
     reject.caller_authorization = CallerAuthorization::Reject;
     let config = config(vec![strict], vec![reject]);
     let call = [("origin", "https://evil.test"), ("authorization", "x")];
-    let notes = ask(&config, "GET", "/", &call).answers[0].notes.join("\n");
+    let notes = ask(&config, "GET", "/", &call).results[0].notes.join("\n");
     for part in ["`origins`", "`x-caller-key`", "`authorization_refused`"] {
         assert!(notes.contains(part), "{notes}");
     }
@@ -350,6 +350,6 @@ fn subject_preset_and_proof_are_reported() {
         assert!(text.contains(wanted), "{wanted} in {text}");
     }
     assert!(!text.contains("canary"), "{text}");
-    let sent = explanation.answers[0].sent.as_ref().unwrap();
+    let sent = explanation.results[0].sent.as_ref().unwrap();
     assert!(sent.credential.as_ref().unwrap().dpop);
 }

@@ -136,7 +136,7 @@ pub(super) async fn methods(
         match outcome {
             Ok(_) => return taken(config, &change, &written, tried.len(), ""),
             Err(error) if knows_the_client(&error) => {
-                let then = format!(" (and then answers {})", error.code.unwrap_or_default());
+                let then = format!(" (and then results {})", error.code.unwrap_or_default());
                 return taken(config, &change, &written, tried.len(), &then);
             }
             // An issuer that is not available gets no more requests.
