@@ -305,7 +305,7 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         labels: &["route", "code"],
         unit: "requests",
-        help: "Requests that bearerd answered with an error of its own, by route and code",
+        help: "Requests that got an error response of bearerd itself, by route and code",
         more: " ([errors.md](errors.md)); a 5xx that is not among them came from the upstream. gRPC calls, whose status is \
                200 even so, are among them",
         alert: "`code=~\"upstream_.*\"`, `overloaded`, or `internal` grows",
