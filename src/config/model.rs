@@ -3,7 +3,7 @@
 //! A field is an `Option` only if the operator may leave its key out, and never if it "must be set".
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,6 +159,25 @@ pub struct Admin {
 pub enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl Address {
+    /// Whether a socket on one of these addresses prevents binding the other. Port 0 means any free port, so it never does.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) => {
+                let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
+                // `[::]` includes IPv4.
+                let includes =
+                    |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+                one.port() == other.port()
+                    && one.port() != 0
+                    && (first == second || includes(first, second) || includes(second, first))
+            }
+            (Self::Unix(one), Self::Unix(other)) => one == other,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

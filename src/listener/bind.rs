@@ -1,7 +1,7 @@
 //! The sockets that bearerd listens on: those that it binds, and those that a service manager bound before the program began
 //! and passed to it (systemd's socket activation).
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -202,21 +202,12 @@ fn display(address: &Address) -> String {
 
 /// Whether a socket on one of these addresses prevents binding the other.
 pub fn overlap(one: &Address, other: &Address) -> bool {
-    match (one, other) {
-        (Address::Tcp(one), Address::Tcp(other)) => {
-            let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
-            // `[::]` includes IPv4.
-            let includes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
-            one.port() == other.port()
-                && one.port() != 0
-                && (first == second || includes(first, second) || includes(second, first))
-        }
-        (Address::Unix(one), Address::Unix(other)) => {
-            let file = |path| rustix::fs::lstat(path).ok();
-            one == other || file(one).zip(file(other)).is_some_and(|(one, other)| same_file(&one, &other))
-        }
-        _ => false,
-    }
+    let is_same_file = || {
+        let (Address::Unix(one), Address::Unix(other)) = (one, other) else { return false };
+        let file = |path| rustix::fs::lstat(path).ok();
+        file(one).zip(file(other)).is_some_and(|(one, other)| same_file(&one, &other))
+    };
+    one.overlaps(other) || is_same_file()
 }
 
 /// Why a socket cannot be made.

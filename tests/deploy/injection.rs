@@ -224,7 +224,14 @@ fn a_pod_with_bearerd_is_left_alone() {
     let own = json!({ "name": "bearerd", "image": "mine:1" });
     let as_init = json!({ "initContainers": [own] });
     let as_container = json!({ "containers": [own, { "name": "app", "image": "it" }] });
-    let pods = [as_init, as_container].map(|spec| a_pod("apps", "", &[], &spec));
+    // What would be refused for a pod that gets bearerd is that pod's own affair.
+    let as_host = json!({ "initContainers": [own], "hostNetwork": true });
+    let mut pods =
+        [as_init, as_container, as_host].map(|spec| a_pod("apps", "", &[("port", "80")], &spec)).to_vec();
+    // The API server's copy of a static pod, which the kubelet runs from a file.
+    let mut mirror = a_pod("apps", "", &[], &Value::Null);
+    mirror["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "0123" });
+    pods.push(mirror);
     for (before, outcome) in pods.iter().zip(create("own", &pods)) {
         assert_eq!(outcome["refusal"], "");
         for list in ["initContainers", "containers"] {
@@ -362,7 +369,7 @@ fn routes_come_from_the_secret_or_from_a_config_map() {
 fn what_cannot_work_is_refused_in_words() {
     let none = Value::Null;
     let host = json!({ "hostNetwork": true });
-    let cases: [(&[Pair], &Value, &str); 10] = [
+    let cases: [(&[Pair], &Value, &str); 18] = [
         (&[], &host, "cannot be added to a pod with hostNetwork"),
         (&[], &json!({ "os": { "name": "windows" } }), "bearerd's image is for Linux"),
         (&[], &json!({ "nodeSelector": { "kubernetes.io/os": "windows" } }), "bearerd's image is for Linux"),
@@ -374,6 +381,14 @@ fn what_cannot_work_is_refused_in_words() {
         (&[("admin-port", "70000")], &none, "bearerd.io/admin-port '70000' must be two numbers"),
         (&[("port", "9180")], &none, "must be two numbers"),
         (&[("memory-limit", "lots")], &none, "no amount such as 10m or 32Mi: bearerd.io/memory-limit 'lots'"),
+        (&[("port", "1000")], &none, "must be two numbers from 1024 to 65535"),
+        (&[("cpu-limit", "-5m")], &none, "no amount such as 10m or 32Mi: bearerd.io/cpu-limit '-5m'"),
+        (&[("memory-limit", "16Mi")], &none, "a limit is below its request"),
+        (&[("user", "0")], &none, "bearerd.io/user '0' must be the number of a user other than root"),
+        (&[("user", "99999999999999999999")], &none, "must be the number of a user other than root"),
+        (&[("image", "")], &none, "bearerd.io/image is empty"),
+        (&[("ipv6", "yes")], &none, "bearerd.io/ipv6 'yes' must be true or false"),
+        (&[("ipv6", "True")], &none, "bearerd.io/ipv6 'True' must be true or false"),
         (&[("user", "root")], &none, "bearerd.io/user 'root' must be the number of a user"),
         (&[("startup", "never")], &none, "bearerd.io/startup 'never' must be token or process"),
         (&[("secret", "")], &none, "bearerd.io/config and bearerd.io/secret are both empty"),
@@ -441,6 +456,7 @@ fn what_most_likely_fails_is_warned_of() {
         (hidden, "traffic.sidecar.istio.io/excludeInboundPorts lacks port 9180"),
         (misplaced, "put it into the pod template"),
         (a_pod("apps", "", &[], &json!({ "shareProcessNamespace": true })), "shareProcessNamespace"),
+        (a_pod("apps", "", &[], &json!({ "hostPID": true })), "hostPID"),
         (a_pod("apps", "", &[], &json!({ "terminationGracePeriodSeconds": 5 })), "is less than 15"),
     ];
     let objects = cases.clone().map(|(object, _)| object);
@@ -460,6 +476,9 @@ fn configs_that_no_pod_can_run_with_are_warned_of() {
         json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": { file: text } })
     };
     let literal = ROUTES.replace(r#"{ file = "/run/secrets/bearerd/client-secret" }"#, "\"hunter2\"");
+    let quoted = ROUTES.replace(r#""/run/secrets/bearerd/client-secret""#, "'/vault/client-secret'");
+    let inline = format!("{ROUTES}\n[issuer.other]\nparams = {{ password = \"x\" }}\n");
+    let spaced = ROUTES.replace("[[route]]", "[[ route ]]");
     let elsewhere = ROUTES.replace("/run/secrets/bearerd/", "/vault/");
     let whole = |address: &str| format!("[admin]\naddress = \"{address}\"\n{ROUTES}");
     let cases = [
@@ -470,6 +489,9 @@ fn configs_that_no_pod_can_run_with_are_warned_of() {
         ),
         (map("apps", "routes.toml", &literal), "refuses a secret that is written into its config"),
         (map("apps", "routes.toml", &elsewhere), "the config has file = \"/vault/client-secret\""),
+        (map("apps", "routes.toml", &quoted), "the config has file = '/vault/client-secret'"),
+        (map("apps", "routes.toml", &inline), "refuses a secret that is written into its config"),
+        (map("apps", "routes.toml", &spaced), ""),
         (map("apps", "bearerd.toml", ROUTES), "bearerd.toml has no [admin] address"),
         (map("apps", "bearerd.toml", &whole("127.0.0.1:9180")), "bearerd.toml has no [admin] address"),
         (map("apps", "bearerd.toml", &whole("[::]:9180")), ""),

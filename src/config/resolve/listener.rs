@@ -45,7 +45,7 @@ pub(super) fn resolve(
         let place = all.key(&name);
         let config = listener(&place, &name, raw, report).map(Arc::new);
         if let Some(config) = &config {
-            refuse_same_address(&place.key("address"), &config.address, &taken, report);
+            refuse_taken_address(&place.key("address"), &config.address, &taken, report);
             taken.push((config.address.clone(), format!("listener `{name}`")));
         }
         listeners.names.push(name);
@@ -54,22 +54,15 @@ pub(super) fn resolve(
     listeners
 }
 
-fn refuse_same_address(
+fn refuse_taken_address(
     place: &Place<'_>,
     address: &Address,
     taken: &[(Address, String)],
     report: &mut Report,
 ) {
-    // Port 0 means any free port.
-    if matches!(address, Address::Tcp(address) if address.port() == 0) {
-        return;
-    }
-    if let Some((_, other)) = taken.iter().find(|(other, _)| other == address) {
-        report.error(
-            place,
-            format!("is the same as that of {other}"),
-            "give one of them another port or path",
-        );
+    if let Some((found, other)) = taken.iter().find(|(other, _)| other.overlaps(address)) {
+        let what = if found == address { "is the same as" } else { "overlaps" };
+        report.error(place, format!("{what} that of {other}"), "give one of them another port or path");
     }
 }
 
@@ -305,7 +298,7 @@ pub(super) fn resolve_webhooks(
         let config = webhook(&place, &name, raw, report).map(Arc::new);
         report.webhooks.insert(name.clone(), config.as_ref().map(|config| config.store.clone()));
         let Some(config) = config else { continue };
-        refuse_same_address(&place.key("address"), &config.address, &taken, report);
+        refuse_taken_address(&place.key("address"), &config.address, &taken, report);
         taken.push((config.address.clone(), format!("webhook `{name}`")));
         if let Some((_, other)) = stores.iter().find(|(store, _)| *store == config.store) {
             let message = format!("is the store of webhook `{other}` too");

@@ -133,6 +133,19 @@ fn listeners() {
             "is the same as that of listener `a`",
             "",
         ),
+        (
+            "[listener.a]\naddress = \"127.0.0.1:9180\"\n[admin]\naddress = \"[::]:9180\"",
+            "listener.a.address",
+            "overlaps that of the admin address",
+            "another port",
+        ),
+        (
+            "[listener.a]\naddress = \"127.0.0.1:1\"\n[listener.b]\naddress = \"0.0.0.0:1\"\ncallers = \"network\"\n\
+             allow = [\"10.0.0.0/8\"]",
+            "listener.b.address",
+            "overlaps that of listener `a`",
+            "another port",
+        ),
         ("[listener.\"a b\"]\naddress = \"127.0.0.1:1\"", "listener.\"a b\"", "is no name", "64 letters"),
         ("[listener.main]\nmode = \"0660\"", "listener.main.mode", "is for unix: addresses alone", ""),
         (

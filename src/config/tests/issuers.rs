@@ -436,6 +436,7 @@ fn webhooks() {
     assert!(config::referenced_files(&config).contains(&PathBuf::from("/etc/bearerd/seismic.json")));
 
     for (from, to, key, message) in [
+        ("127.0.0.1:9181", "[::]:8080", "webhook.seismic.address", "overlaps that of listener `main`"),
         ("9181", "8080", "webhook.seismic.address", "is the same as that of listener `main`"),
         ("\"/s\"", "\"s\"", "webhook.seismic.path", "is not the path of a request"),
         ("[{ file = \"a\" }]", "[]", "webhook.seismic.secrets", "names no secret, so nobody could sign"),

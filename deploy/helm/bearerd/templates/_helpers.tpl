@@ -304,6 +304,7 @@ labels:
   app.kubernetes.io/managed-by: {{ .Release.Service }}
   helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   sidecar.istio.io/inject: "false"
+  bearerd.io/inject: disabled
   {{- with .Values.extraLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
