@@ -497,9 +497,15 @@ impl CallerStream {
 
     /// Notes progress of a write. A write may stall for the route's `idle_timeout` at most.
     fn judge_write<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let was_blocked = self.watch.is_blocked();
         self.watch.bytes_written(outcome.is_pending());
         if outcome.is_ready() {
             self.stall.moved();
+            if was_blocked {
+                // While a response waits to be written, hyper does not poll the next request's handler, and it does not return
+                // to it when the flush of its buffer is complete.
+                cx.waker().wake_by_ref();
+            }
             return outcome;
         }
         let limit = self.watch.caller.activity.write_stall_ms.load(Ordering::Relaxed);

@@ -224,7 +224,7 @@ impl Watch {
         self.tunnel.load(Ordering::Relaxed)
     }
 
-    fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
     }
 
