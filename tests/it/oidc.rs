@@ -293,7 +293,7 @@ async fn tls_client_auth_goes_to_the_alias_with_the_certificate() {
     let Identity { certificate_pem, key_pem, .. } = ca().issue(&["client.test"]);
     let world = holder(&provider, &certificate_pem, &key_pem).await;
     assert!(token(&world).await.len() > 20);
-    let url = world.log().wait("where it asked", |line| line.contains("asked for a token")).await;
+    let url = world.log().wait("where it asked", |line| line.contains("requested a token")).await;
     assert!(url.contains(&provider.alias.unwrap()["https://".len()..]), "{url}");
 }
 
