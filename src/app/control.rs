@@ -410,7 +410,7 @@ pub(super) async fn drain(control: &mut Control, why: &str) -> Ended {
 async fn cut_on_second_end(control: &mut Control) -> Ended {
     tracing::warn!(
         event = "shutdown.forced",
-        "told to end a second time: cutting off the remaining requests"
+        "asked a second time to end: cutting off the remaining requests"
     );
     cut(control).await
 }

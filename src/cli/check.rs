@@ -81,7 +81,7 @@ fn wanted_by_presets(config: &Config) -> Vec<Problem> {
             if given || found.iter().any(|known| known.key == format!("{table}.{}", need.key)) {
                 continue;
             }
-            let message = format!("is missing, and preset `{}` wants it: {}", preset.name, need.about);
+            let message = format!("is missing, and preset `{}` requires it: {}", preset.name, need.about);
             let hint = format!("{} = {}, here or in the route", need.key, need.example);
             found.push(config::problem_near(
                 config,

@@ -361,7 +361,7 @@ fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, String> {
         let parsed = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| format!("`{}` is not the name of a header field", name.escape_debug()))?;
         let value = HeaderValue::from_str(value)
-            .map_err(|_| format!("the value of header `{parsed}` is none that HTTP allows"))?;
+            .map_err(|_| format!("the value of header `{parsed}` is not one that HTTP allows"))?;
         map.append(parsed, value);
     }
     Ok(map)

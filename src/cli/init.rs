@@ -390,7 +390,7 @@ fn scopes(text: &mut String, listed: Option<&[String]>) {
         }
         _ => comment(
             text,
-            "What the API wants; some issuers want an audience or a resource instead of scopes.",
+            "What the API requires; some issuers need an audience or a resource instead of scopes.",
         ),
     }
     text.push_str("# scopes = [\"billing.read\"]\n# params = { audience = \"https://api.example.com\" }\n");

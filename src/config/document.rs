@@ -380,7 +380,7 @@ fn split(pattern: &str) -> Result<(&Path, &str), &'static str> {
         return Err("end it with a file's name: \"conf.d/*.toml\"");
     }
     if folder.contains('*') {
-        return Err("`*` may stand only in the last part: \"conf.d/*.toml\"");
+        return Err("`*` may be only in the last part: \"conf.d/*.toml\"");
     }
     Ok((Path::new(folder), name))
 }

@@ -97,7 +97,7 @@ fn misleading(value: &str) -> Option<&'static str> {
     let host = authority.rsplit('@').next().unwrap_or_default();
     let port = if host.ends_with(']') { None } else { host.rsplit_once(':').map(|(_, port)| port) };
     // The parser accepts any port and drops an invalid one.
-    port.is_some_and(|port| port.parse::<u16>().is_err()).then_some("has a port that is no number")
+    port.is_some_and(|port| port.parse::<u16>().is_err()).then_some("has a port that is not a number")
 }
 
 /// What bearerd cannot use as a proxy, although it is written as a URL should be.

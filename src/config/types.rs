@@ -103,7 +103,7 @@ pub(crate) fn name(text: &str) -> Result<(), Wrong> {
     if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
         return Ok(());
     }
-    Err(wrong("is no name", "use 1 to 64 letters, digits, `_`, `.`, `-`"))
+    Err(wrong("is not a valid name", "use 1 to 64 letters, digits, `_`, `.`, `-`"))
 }
 
 /// `"127.0.0.1:8080"`, `"[::1]:8080"`, `"unix:/run/x.sock"`.
@@ -117,7 +117,7 @@ pub(crate) fn address(text: &str, folder: &Path) -> Result<Address, Wrong> {
             Some(("localhost", port)) => format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
             _ => "write an IP address and a port, such as \"127.0.0.1:8080\", or \"unix:/run/bearerd/proxy.sock\"".to_owned(),
         };
-        wrong(format!("{} is no address", quoted(text)), hint)
+        wrong(format!("{} is not an address", quoted(text)), hint)
     })
 }
 
@@ -166,7 +166,7 @@ pub(crate) fn scope(text: &str) -> Result<(), Wrong> {
         ));
     }
     Err(wrong(
-        format!("{} is no scope", quoted(text)),
+        format!("{} is not a scope", quoted(text)),
         "a scope is ASCII without spaces, quotes and backslashes (RFC 6749 section 3.3)",
     ))
 }

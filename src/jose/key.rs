@@ -292,7 +292,7 @@ fn unknown(bytes: &[u8]) -> KeyError {
         } else if starts(&[0x30]) {
             "it is binary, but no whole key or PKCS#12: damaged or cut off (half written?)"
         } else {
-            "it is no key in a known form: PEM, DER, JWK, PKCS#12, or the key JSON of Google or ZITADEL"
+            "it is not a key in a known form: PEM, DER, JWK, PKCS#12, or the key JSON of Google or ZITADEL"
         }
         .to_owned(),
     )

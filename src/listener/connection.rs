@@ -251,6 +251,7 @@ impl<H: Handler> ConnectionService<H> {
         let activity = &self.watch.caller.activity;
         let mut request = request.map(|body| CallerBody::new(body, activity, true, expects_continue));
         async move {
+            self.watch.handler_begins();
             if pipelined {
                 // Otherwise hyper would serve all pipelined requests in one turn, before any other connection.
                 tokio::task::yield_now().await;
@@ -497,13 +498,12 @@ impl CallerStream {
 
     /// Notes progress of a write. A write may stall for the route's `idle_timeout` at most.
     fn judge_write<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        let was_blocked = self.watch.is_blocked();
         self.watch.bytes_written(outcome.is_pending());
         if outcome.is_ready() {
             self.stall.moved();
-            if was_blocked {
-                // While a response waits to be written, hyper does not poll the next request's handler, and it does not return
-                // to it when the flush of its buffer is complete.
+            if self.watch.handler_waits() {
+                // While much of the previous response is not written, hyper does not poll the next request's handler, and it
+                // does not return to it when the flush of its buffer is complete.
                 cx.waker().wake_by_ref();
             }
             return outcome;

@@ -140,6 +140,8 @@ pub(super) struct Watch {
     last_write: AtomicU64,
     /// A write waits for the caller to read.
     blocked: AtomicBool,
+    /// hyper has read a request and has not polled its handler yet.
+    handler_waits: AtomicBool,
     /// The connection was upgraded, so hyper no longer drives it.
     tunnel: AtomicBool,
     /// The caller speaks HTTP/1.0, which takes the end of the connection for the end of a response.
@@ -157,6 +159,7 @@ impl Watch {
             read: AtomicBool::new(false),
             last_write: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
+            handler_waits: AtomicBool::new(false),
             tunnel: AtomicBool::new(false),
             http10: AtomicBool::new(false),
             reset: AtomicBool::new(false),
@@ -204,7 +207,16 @@ impl Watch {
     pub(super) fn request_begins(&self, http10: bool) -> bool {
         self.head_since.store(0, Ordering::Relaxed);
         self.http10.store(http10, Ordering::Relaxed);
+        self.handler_waits.store(true, Ordering::Relaxed);
         !self.read.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn handler_begins(&self) {
+        self.handler_waits.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn handler_waits(&self) -> bool {
+        self.handler_waits.load(Ordering::Relaxed)
     }
 
     /// A response ended early. Only a reset tells this to an HTTP/1.0 caller.
@@ -224,7 +236,7 @@ impl Watch {
         self.tunnel.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_blocked(&self) -> bool {
+    fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
     }
 

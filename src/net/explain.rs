@@ -102,9 +102,9 @@ fn in_words(text: &str) -> String {
 fn refused(alert: AlertDescription, who: &str) -> ConnectError {
     use AlertDescription as Alert;
     match alert {
-        Alert::CertificateRequired | Alert::NoCertificate => {
-            not_accepted(format!("{who} wants a client certificate: set tls.certificate and tls.private_key"))
-        }
+        Alert::CertificateRequired | Alert::NoCertificate => not_accepted(format!(
+            "{who} requires a client certificate: set tls.certificate and tls.private_key"
+        )),
         Alert::BadCertificate
         | Alert::UnsupportedCertificate
         | Alert::CertificateRevoked
@@ -117,13 +117,12 @@ fn refused(alert: AlertDescription, who: &str) -> ConnectError {
         )),
         Alert::HandshakeFailure => tls_failed(
             who,
-            "it broke off the handshake: it shares no cipher or version with us, or wants a client certificate",
+            "it broke off the handshake: it shares no cipher or version with us, or requires a client certificate",
         ),
         Alert::ProtocolVersion => tls_failed(who, "it speaks neither TLS 1.2 nor TLS 1.3"),
-        Alert::UnrecognisedName => tls_failed(
-            who,
-            "it does not know the name it was asked for; set tls.server_name to one it serves",
-        ),
+        Alert::UnrecognisedName => {
+            tls_failed(who, "it does not know the requested name; set tls.server_name to one it serves")
+        }
         Alert::NoApplicationProtocol => {
             tls_failed(who, "it speaks none of the HTTP versions it was offered (ALPN); see `protocol`")
         }
@@ -300,7 +299,7 @@ mod tests {
         assert_eq!(found.kind, ConnectErrorKind::Certificate);
         assert_eq!(
             found.message,
-            "idp:443 wants a client certificate: set tls.certificate and tls.private_key"
+            "idp:443 requires a client certificate: set tls.certificate and tls.private_key"
         );
         assert!(tls_cause(&io::Error::other("x"), "idp:443").is_none());
     }

@@ -188,7 +188,7 @@ async fn a_demanded_client_certificate_is_named() {
     let error = connected.stream.read_u8().await.unwrap_err();
     let error = tls_cause(&error, "the server").expect("a TLS cause");
     assert_eq!(error.kind, ConnectErrorKind::Certificate);
-    assert!(error.message.contains("wants a client certificate"), "{}", error.message);
+    assert!(error.message.contains("requires a client certificate"), "{}", error.message);
 
     let (certificate, private_key) = issue(&client_ca, &["client"], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

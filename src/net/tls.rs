@@ -441,7 +441,7 @@ mod tests {
     #[test]
     fn binary_and_text_that_are_no_pem_are_told() {
         let message = refusal(private_key(&Source::literal("hunter2"), "tls.private_key"));
-        assert!(message.contains("it is no key in a known form: PEM, DER, JWK"), "{message}");
+        assert!(message.contains("it is not a key in a known form: PEM, DER, JWK"), "{message}");
         let der = Source::literal(Secret::new(vec![0x30, 0x82, 1, 2]));
         assert!(refusal(certificates(&der, "tls.certificate")).contains("DER or PKCS#12"));
     }

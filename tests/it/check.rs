@@ -87,7 +87,7 @@ async fn a_proxy_variable_that_cannot_be_used_is_an_error_where_it_is_obeyed() {
     for (value, why) in [
         ("\"http://egress:3128\"", "the environment's HTTPS_PROXY has blanks or quotes in it"),
         ("http://user:127/s3cret@egress:3128", "the environment's HTTPS_PROXY goes on behind the port"),
-        ("http://egress:99999", "the environment's HTTPS_PROXY has a port that is no number"),
+        ("http://egress:99999", "the environment's HTTPS_PROXY has a port that is not a number"),
         (
             "socks5://user:s3cret@egress",
             "the environment's HTTPS_PROXY names a proxy of the scheme socks5 (egress)",
@@ -356,12 +356,12 @@ async fn a_pair_is_reported_by_the_half_that_is_at_fault() {
 async fn scopes_that_a_preset_leaves_to_the_operator_are_asked_for() {
     let entra = "preset = \"entra\"\nvars = { tenant = \"acme\" }";
     for (keys, route, missing) in [
-        (entra, "", Some("issuer.corp.scopes: is missing, and preset `entra` wants it: The API's")),
+        (entra, "", Some("issuer.corp.scopes: is missing, and preset `entra` requires it: The API's")),
         (entra, "scopes = [\"api/.default\"]", None),
         (
             "preset = \"auth0\"\nvars = { domain = \"acme.eu.auth0.com\" }",
             "",
-            Some("issuer.corp.params: is missing, and preset `auth0` wants it"),
+            Some("issuer.corp.params: is missing, and preset `auth0` requires it"),
         ),
     ] {
         let (_setup, output) = checked(Setup::new().await.issuer(keys).route(route)).await;

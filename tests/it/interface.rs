@@ -325,11 +325,7 @@ async fn no_line_is_wider_than_the_terminal() {
     }
     // A reader that is a program gets whole lines.
     let piped = run(bad.folder(), &["check"]).await;
-    assert!(
-        piped.stdout.contains("`*` may stand only in the last part: \"conf.d/*.toml\""),
-        "{}",
-        piped.stdout
-    );
+    assert!(piped.stdout.contains("`*` may be only in the last part: \"conf.d/*.toml\""), "{}", piped.stdout);
 }
 
 #[tokio::test]

@@ -261,7 +261,9 @@ async fn the_refused_scope_is_found() {
     });
     let report = report(&setup, 1, &[]).await;
     let told = hints(&report["issuers"][0]);
-    for wanted in ["refused: wrong", "granted: read, write", "with no scope asked for, it grants a token"] {
+    for wanted in
+        ["refused: wrong", "granted: read, write", "without a scope in the request, it grants a token"]
+    {
         assert!(told.contains(wanted), "{wanted} in {told}");
     }
     assert_eq!(setup.issuer.count(), 5);
@@ -296,7 +298,7 @@ async fn a_scope_that_is_not_granted_is_a_warning() {
     let report = report(&setup, 0, &[]).await;
     let issuer = &report["issuers"][0];
     assert_eq!(issuer["credentials"][0]["token"]["not_granted"], json!(["write"]));
-    assert!(warnings(issuer).contains("asked for and not granted for route api: write"), "{issuer}");
+    assert!(warnings(issuer).contains("requested and not granted for route api: write"), "{issuer}");
     // The token itself may say it too.
     setup.issuer.always_this(RawResponse::token(&jwt(&json!({ "scope": "write" }))));
     let report = self::report(&setup, 0, &[]).await;
@@ -419,7 +421,7 @@ async fn an_upstream_that_refuses_our_certificate_is_reported() {
     let server = ca().server_asking(&localhost(), &["http/1.1"]);
     for (client, wanted) in [
         (Some(ca().issue_expired(&["client"])), "did not accept our client certificate"),
-        (None, "wants a client certificate"),
+        (None, "requires a client certificate"),
     ] {
         let upstream = Scripted::start(Some(Arc::clone(&server))).await;
         let setup = Setup::with(Scripted::issuer().await, upstream);

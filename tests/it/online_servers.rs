@@ -213,7 +213,7 @@ async fn an_empty_grant_is_no_list_of_scopes() {
         [] => RawResponse::json(&json!({ "access_token": TOKEN, "token_type": "Bearer", "scope": "" })),
         _ => RawResponse::oauth_error(400, "invalid_scope"),
     });
-    has(&shown(&setup, 1).await, &["with no scope asked for, it grants a token"]);
+    has(&shown(&setup, 1).await, &["without a scope in the request, it grants a token"]);
 }
 
 #[tokio::test]

@@ -167,7 +167,7 @@ async fn the_page_says_so_when_nobody_responds_and_keeps_what_it_knew() {
     world.ready().await;
     let mut browser = open(&world).await;
     assert_eq!(world.proxy.stop().await.code(), Some(0));
-    browser.says("#gone", "does not answer any more").await;
+    browser.says("#gone", "does not respond any more").await;
     browser.says("#state", "no response").await;
     browser.says("#facts", "old").await;
     browser.says("#tokens", "orders.read").await;

@@ -146,7 +146,7 @@ function setGone(now, why) {
   document.body.classList.toggle("stale", now);
   at("gone").hidden = !now;
   if (!now) return;
-  put(at("gone"), "bearerd does not answer any more (" + why + "): below is what it said last. This page goes on asking.");
+  put(at("gone"), "bearerd does not respond any more (" + why + "): the last known state is below. This page keeps trying.");
   state("no response", "bad");
 }
 
@@ -154,9 +154,9 @@ async function refresh() {
   if (!document.hidden) {
     try {
       const history = performance.now() - historyAt >= HISTORY_EVERY;
-      const answer = await fetch(history ? "/status?history" : "/status", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
-      if (!answer.ok) throw new Error("status " + answer.status);
-      const status = await answer.json();
+      const response = await fetch(history ? "/status?history" : "/status", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+      if (!response.ok) throw new Error("status " + response.status);
+      const status = await response.json();
       heard = performance.now();
       if (history) {
         historyAt = heard;

@@ -41,7 +41,7 @@ function routeProblem(route, now, without) {
   const said = errors > 0 ? errors + " of " + counted(requests, "request") + " failed recently" : "a request failed";
   return {
     key: "route " + route.name, kind: errors * 2 >= requests ? "bad" : "warn", what: "Route " + route.name + ": " + said,
-    why: fresh ? last.detail : "the upstream " + route.upstream + " answered with a 5xx itself; see its log",
+    why: fresh ? last.detail : "the upstream " + route.upstream + " responded with a 5xx itself; see its log",
     remedy: "", code: fresh ? last.code : null, at: fresh ? last.at : null, next: null,
     foot: fresh ? "request " + last.request_id : "",
     group: (fresh ? last.code : "5xx") + " " + origin(route.upstream), route: route.name, upstream: origin(route.upstream),
@@ -94,7 +94,7 @@ function otherProblems(status) {
   if (reload && !reload.ok) {
     found.push({
       ...plain, key: "reload", kind: "bad", at: reload.at, why: reload.error || "",
-      what: "The last reload failed: version " + status.config.version + " of the config serves on",
+      what: "The last reload failed: version " + status.config.version + " of the config stays in use",
     });
   }
   if (status.draining) {

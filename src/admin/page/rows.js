@@ -1,6 +1,6 @@
-// Tables and what stands in them. Each maker gives back a function that writes an item into its nodes.
+// Tables and their rows. Each maker returns a function that writes an item into its nodes.
 
-// --- tables: a body of rows for each item, so that a note can stand below its row ---
+// --- tables: a body of rows for each item, so that a note can be below its row ---
 
 function table(id, labels) {
   const made = node("table");
@@ -45,11 +45,11 @@ function body(labels, item, make) {
     td.append(inner);
     return inner;
   });
-  const told = note.insertCell();
-  told.setAttribute("role", "cell");
-  told.colSpan = labels.length;
+  const detail = note.insertCell();
+  detail.setAttribute("role", "cell");
+  detail.colSpan = labels.length;
   note.hidden = true;
-  made.update = make(cells, { row: note, cell: told }, item);
+  made.update = make(cells, { row: note, cell: detail }, item);
   return made;
 }
 
@@ -125,7 +125,7 @@ function routeRow(cells, note) {
   };
 }
 
-// The newer of its errors; what stands among the problems is not said again.
+// The newer of its errors; what is among the problems already is not repeated.
 function routeNote(route) {
   const refusal = route.upstream_refusal && { ...route.upstream_refusal, code: route.upstream_refusal.status };
   const found = [route.last_error, refusal].filter(Boolean).sort((a, b) => Date.parse(b.at) - Date.parse(a.at));

@@ -265,7 +265,7 @@ pub(super) async fn scopes(config: &IssuerConfig, key: &CredentialKey, bounds: B
     if key.scopes.is_empty() {
         // The refused request already had no scope.
         let name = &config.name;
-        let hint = format!("it was asked for no scope; give scopes of [issuer.{name}] or of the route");
+        let hint = format!("the request had no scope; give scopes of [issuer.{name}] or of the route");
         return Guess { requests: 0, hints: vec![hint] };
     }
     let config = IssuerConfig { standby: None, ..config.clone() };
@@ -317,9 +317,9 @@ fn scopes_found(
     }
     match none {
         Some(Grant { scope: Some(scope), .. }) if !scope.trim().is_empty() => {
-            said.push(format!("with no scope asked for, it grants {scope}"))
+            said.push(format!("without a scope in the request, it grants {scope}"))
         }
-        Some(_) => said.push("with no scope asked for, it grants a token".to_owned()),
+        Some(_) => said.push("without a scope in the request, it grants a token".to_owned()),
         None => {}
     }
     if said.is_empty() {

@@ -237,7 +237,7 @@ fn warnings(report: &IssuerReport, config: &IssuerConfig, bounds: Bounds) -> Vec
     for credential in &report.credentials {
         let missing = credential.token.as_ref().map(|token| token.not_granted.join(", ")).unwrap_or_default();
         if !missing.is_empty() {
-            warnings.push(format!("asked for and not granted{}: {missing}", whose(credential)));
+            warnings.push(format!("requested and not granted{}: {missing}", whose(credential)));
         }
     }
     if let Some(advertised) = report.advertised.as_ref().filter(|known| !known.unknown_scopes.is_empty()) {

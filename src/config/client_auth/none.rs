@@ -35,7 +35,9 @@ impl Method for NoProof {
         match &issuer.jwt {
             Some(jwt) if jwt.usage != JwtUse::ClientAssertion => check_jwt(issuer),
             _ if issuer.assertion.is_some() => check_assertion(issuer),
-            _ => format!("check client_id of [issuer.{name}], and whether the server wants a client_secret"),
+            _ => {
+                format!("check client_id of [issuer.{name}], and whether the server requires a client_secret")
+            }
         }
     }
 }

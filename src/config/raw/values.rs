@@ -428,7 +428,7 @@ impl JsonSchema for RawReference {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let elsewhere = generator.subschema_for::<RawElsewhere>();
         json_schema!({
-            "description": "A value, or where it stands. A secret as a literal needs a file that its owner alone may read.",
+            "description": "A value, or a reference to it. A secret as a literal needs a file that its owner alone may read.",
             "anyOf": [{ "type": "string" }, elsewhere]
         })
     }

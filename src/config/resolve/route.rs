@@ -469,13 +469,13 @@ fn methods(at: &Place<'_>, names: &[String], report: &mut Report) -> Option<Vec<
 
 fn method_named(name: &str) -> Result<Method, Wrong> {
     let method = Method::from_bytes(name.as_bytes())
-        .map_err(|_| wrong(format!("{} is no method", quoted(name)), "such as \"GET\""))?;
+        .map_err(|_| wrong(format!("{} is not a method", quoted(name)), "such as \"GET\""))?;
     let upper = name.to_ascii_uppercase();
     let standard = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].contains(&upper.as_str());
     match upper.as_str() {
         "CONNECT" | "TRACE" => Err(wrong(format!("{upper} is never forwarded"), "leave it out")),
         _ if standard && upper != name => Err(wrong(
-            format!("{} is no method: methods are in upper case", quoted(name)),
+            format!("{} is not a method: methods are in upper case", quoted(name)),
             format!("write \"{upper}\""),
         )),
         _ => Ok(method),

@@ -74,10 +74,14 @@ pub(super) fn resolve(
 
 fn check_values(place: &Place<'_>, sample: Option<f64>, service_name: Option<&str>, report: &mut Report) {
     if sample.is_some_and(|sample| !(0.0..=1.0).contains(&sample)) {
-        report.error(&place.key("sample"), "is no share", "0.0 records nothing, 1.0 everything");
+        report.error(
+            &place.key("sample"),
+            "is not a share between 0 and 1",
+            "0.0 records nothing, 1.0 everything",
+        );
     }
     if service_name.is_some_and(|name| name.is_empty() || name.chars().any(char::is_control)) {
-        report.error(&place.key("service_name"), "is no name", "service_name = \"bearerd\"");
+        report.error(&place.key("service_name"), "is not a valid name", "service_name = \"bearerd\"");
     }
 }
 
@@ -90,8 +94,10 @@ fn endpoint_of(
     let place = place.key("endpoint");
     let mut url = check(&place, url::http_url(text), report)?;
     if url.path_and_query.contains('?') {
-        let wrong =
-            types::wrong("the URL has a query", "leave it out; use `headers` for what the collector wants");
+        let wrong = types::wrong(
+            "the URL has a query",
+            "leave it out; use `headers` for what the collector requires",
+        );
         return check(&place, Err(wrong), report);
     }
     match protocol {

@@ -125,7 +125,7 @@ fn from_file_or_env(
 ) -> Option<Source> {
     match (file, env) {
         (Some(file), _) if file.is_empty() || file.contains('\0') => {
-            report.error(&place.key("file"), "is no path", "");
+            report.error(&place.key("file"), "is not a path", "");
             None
         }
         (Some(file), _) => Some(Source::file(place.document.file.folder.join(file), pointer)),

@@ -85,7 +85,7 @@ fn top_level() {
         (
             "[admin]\naddress = \"localhost:9180\"",
             "admin.address",
-            "\"localhost:9180\" is no address",
+            "\"localhost:9180\" is not an address",
             "127.0.0.1:9180",
         ),
         ("[admin]\ncallers = \"all\"", "admin.callers", "\"all\" is not one of \"local\", \"network\"", ""),
@@ -146,7 +146,12 @@ fn listeners() {
             "overlaps that of listener `a`",
             "another port",
         ),
-        ("[listener.\"a b\"]\naddress = \"127.0.0.1:1\"", "listener.\"a b\"", "is no name", "64 letters"),
+        (
+            "[listener.\"a b\"]\naddress = \"127.0.0.1:1\"",
+            "listener.\"a b\"",
+            "is not a valid name",
+            "64 letters",
+        ),
         ("[listener.main]\nmode = \"0660\"", "listener.main.mode", "is for unix: addresses alone", ""),
         (
             "[listener.main]\naddress = \"unix:/run/p\"\nmode = \"rw\"",
@@ -440,7 +445,7 @@ fn routes() {
         (
             "methods = [\"get\"]",
             "route[0].methods[0]",
-            "\"get\" is no method: methods are in upper case",
+            "\"get\" is not a method: methods are in upper case",
             "\"GET\"",
         ),
         ("methods = [\"CONNECT\"]", "route[0].methods[0]", "CONNECT is never forwarded", ""),
@@ -696,15 +701,15 @@ fn errors_are_reported() {
         ("endpoint = \"127.0.0.1:4318\"", "is not an absolute URL"),
         ("endpoint = \"http://127.0.0.1:4318?key=1\"", "the URL has a query"),
         ("endpoint = \"http://collector.example:4318\"", "http:// to another machine"),
-        ("endpoint = \"http://127.0.0.1:4318\"\nsample = 1.5", "is no share"),
-        ("endpoint = \"http://127.0.0.1:4318\"\nservice_name = \"\"", "is no name"),
+        ("endpoint = \"http://127.0.0.1:4318\"\nsample = 1.5", "is not a share between 0 and 1"),
+        ("endpoint = \"http://127.0.0.1:4318\"\nservice_name = \"\"", "is not a valid name"),
         ("endpoint = \"http://127.0.0.1:4318\"\nheaders = { host = \"x\" }", "belongs to the connection"),
         ("endpoint = \"http://u:p@127.0.0.1:4318\"", "the URL contains a user or a password"),
         (
             "endpoint = \"http://127.0.0.1:4318\"\nsample = nan",
-            "bearerd.toml:3:1: error: tracing.sample: is no share",
+            "bearerd.toml:3:1: error: tracing.sample: is not a share between 0 and 1",
         ),
-        ("endpoint = \"http://127.0.0.1:4318\"\nservice_name = \"a\\nb\"", "is no name"),
+        ("endpoint = \"http://127.0.0.1:4318\"\nservice_name = \"a\\nb\"", "is not a valid name"),
         ("endpoint = \"http://127.0.0.1:4318\"\ntimeout = \"soon\"", "is not a duration"),
         (
             "endpoint = \"http://127.0.0.1:4318\"\nplaintext = \"maybe\"",

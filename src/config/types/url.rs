@@ -192,7 +192,7 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
     if text.contains('*') {
         return Err(wrong(
             format!("{} has its `*` in a wrong place", quoted(text)),
-            "`*` may only stand first: \"*.example.com\"",
+            "`*` may only come first: \"*.example.com\"",
         ));
     }
     plain_host(text)?;
@@ -232,7 +232,7 @@ fn plain_host(text: &str) -> Result<(), Wrong> {
 
 /// A browser origin as browsers write it: `scheme://host[:port]`, lower case.
 pub(crate) fn origin(text: &str) -> Result<String, Wrong> {
-    let wrong_form = |hint: &str| wrong(format!("{} is no origin", quoted(text)), hint);
+    let wrong_form = |hint: &str| wrong(format!("{} is not an origin", quoted(text)), hint);
     if text == "*" {
         return Err(wrong(
             "any page on the web could then use the credentials",

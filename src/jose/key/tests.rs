@@ -190,7 +190,7 @@ fn each_wrong_file_has_its_own_message() {
     let plain = "decrypt it (openssl pkcs8 -topk8 -nocrypt -in key.pem -out plain.pem)";
     for (what, wrong, expected) in [
         ("empty", b" \n".to_vec(), "it is empty"),
-        ("text", b"hunter2 is it".to_vec(), "it is no key in a known form: PEM, DER, JWK, PKCS#12"),
+        ("text", b"hunter2 is it".to_vec(), "it is not a key in a known form: PEM, DER, JWK, PKCS#12"),
         ("public", bytes("rsa.public.pem"), "it holds a public key; the private key is needed"),
         ("public DER", der(&other::key("rsa.public.pem")), "it holds a public key"),
         ("public JWK", bytes("rsa.public.jwk.json"), "it is a public JWK (it has no member d)"),

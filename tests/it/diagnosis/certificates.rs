@@ -104,7 +104,8 @@ async fn client_certificate_that_is_missing() {
         let setup = Setup::with(Scripted::issuer().await, asking(&localhost(), version).await);
         setup.file("ca.pem", &ca().pem);
         let world = setup.route(OURS).start().await;
-        let words = ["wants a client certificate: set tls.certificate and tls.private_key", "of route api"];
+        let words =
+            ["requires a client certificate: set tls.certificate and tls.private_key", "of route api"];
         no_response(&world, 502, "upstream_unreachable", &words).await;
     }
 }

@@ -196,7 +196,7 @@ fn advice_for_a_refused_client_names_the_keys_that_identify_it() {
     });
     expect(&case, "invalid_client", &["check assertion, assertion_type", "expired", "audience"]);
     let case = configured(|config| config.client_auth = ClientAuth::new(&NoProof));
-    assert!(case.error(refused("invalid_client")).detail.ends_with("wants a client_secret"));
+    assert!(case.error(refused("invalid_client")).detail.ends_with("requires a client_secret"));
     let case = configured(|config| {
         config.client_auth = ClientAuth::new(&NoProof);
         config.jwt = jwt(JwtUse::Bearer);
