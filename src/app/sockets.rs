@@ -240,47 +240,24 @@ pub(super) async fn exchange(
         &open.iter().map(|held| (held.kind, &*held.name, &held.address)).collect::<Vec<_>>(),
         &places.iter().map(|place| (place.kind, &*place.name, place.address)).collect::<Vec<_>>(),
     );
-    let (staying, leaving): (Vec<_>, Vec<_>) =
-        open.iter().enumerate().partition(|(at, _)| kept.contains(&Some(*at)));
-    let leaving: Vec<&Held> = leaving.into_iter().map(|(_, held)| *held).collect();
+    let leaves = |at: &usize| !kept.contains(&Some(*at));
+    let leaving: Vec<&Held> =
+        open.iter().enumerate().filter(|(at, _)| leaves(at)).map(|(_, held)| *held).collect();
 
-    let mut sources = Vec::with_capacity(places.len());
-    let mut waiting = Vec::new();
-    for (place, kept) in places.iter().zip(&kept) {
-        let source = match kept.and_then(|at| open.get(at)) {
-            Some(held) => Some(Source::Kept(Arc::clone(&held.name))),
-            None => match place.bind(passed) {
-                Ok(socket) => Some(Source::New(socket)),
-                Err(error) if error.in_use && leaving.iter().any(|held| place.overlaps(held)) => {
-                    waiting.push(place);
-                    None
-                }
-                Err(error) => {
-                    let holder = staying.iter().find(|(_, held)| place.overlaps(held));
-                    let why = refusal(place, error, holder.map(|(_, held)| held.who()), passed);
-                    drop(sources);
-                    return Err(closed.undo(why));
-                }
-            },
-        };
-        sources.push(source);
-    }
-
+    let (sources, waiting) = match bind_beside(&places, &kept, (&open, &leaving), passed) {
+        Ok(bound) => bound,
+        Err(why) => return Err(closed.undo(why)),
+    };
     let in_the_way = leaving.iter().filter(|held| waiting.iter().any(|place| place.overlaps(held)));
     let in_the_way: Vec<Held> = in_the_way.map(|held| (*held).clone()).collect();
     closed.0.extend(in_the_way.iter().cloned());
-    let mut result = close(&in_the_way).await;
-    let mut bound = Vec::with_capacity(waiting.len());
-    for place in waiting {
-        if result.is_ok() {
-            let socket = place.bind(passed).map_err(|error| refusal(place, error, None, passed));
-            result = socket.map(|socket| bound.push(socket));
+    let bound = match bind_in_place(&waiting, &in_the_way, passed).await {
+        Ok(bound) => bound,
+        Err(why) => {
+            drop(sources);
+            return Err(closed.undo(why));
         }
-    }
-    if let Err(why) = result {
-        drop((sources, bound));
-        return Err(closed.undo(why));
-    }
+    };
     let mut bound = bound.into_iter();
     let mut sources =
         sources.into_iter().filter_map(|source| source.or_else(|| bound.next().map(Source::New)));
@@ -288,6 +265,48 @@ pub(super) async fn exchange(
     let webhooks = sources.by_ref().take(config.webhooks.len()).collect();
     let admin = sources.next().expect("the last place is the admin address, and every place has its source");
     Ok((Sources { listeners, webhooks, admin }, closed))
+}
+
+/// The sources of all places, and the places whose address overlaps a socket that leaves: these have no source yet.
+type Beside<'a> = (Vec<Option<Source>>, Vec<&'a Place<'a>>);
+
+/// Takes the sockets that stay, and binds every other address beside the open sockets.
+fn bind_beside<'a>(
+    places: &'a [Place<'a>],
+    kept: &[Option<usize>],
+    (open, leaving): (&[&Held], &[&Held]),
+    passed: &Passed,
+) -> Result<Beside<'a>, String> {
+    let (mut sources, mut waiting) = (Vec::with_capacity(places.len()), Vec::new());
+    for (place, kept) in places.iter().zip(kept) {
+        if let Some(held) = kept.and_then(|at| open.get(at)) {
+            sources.push(Some(Source::Kept(Arc::clone(&held.name))));
+            continue;
+        }
+        match place.bind(passed) {
+            Ok(socket) => sources.push(Some(Source::New(socket))),
+            Err(error) if error.in_use && leaving.iter().any(|held| place.overlaps(held)) => {
+                waiting.push(place);
+                sources.push(None);
+            }
+            Err(error) => {
+                let holder = open.iter().find(|held| place.overlaps(held)).map(|held| held.who());
+                return Err(refusal(place, error, holder, passed));
+            }
+        }
+    }
+    Ok((sources, waiting))
+}
+
+/// Closes the sockets that are in the way, then binds the addresses that wait for it.
+async fn bind_in_place(
+    waiting: &[&Place<'_>],
+    in_the_way: &[Held],
+    passed: &Passed,
+) -> Result<Vec<Bound>, String> {
+    close(in_the_way).await?;
+    let bind = |place: &&Place<'_>| place.bind(passed).map_err(|error| refusal(place, error, None, passed));
+    waiting.iter().map(bind).collect()
 }
 
 impl Place<'_> {
