@@ -276,7 +276,7 @@ async fn a_refused_request_without_scopes_is_not_sent_again() {
     setup.issuer.always_this(RawResponse::oauth_error(400, "invalid_scope"));
     let report = report(&setup, 1, &[]).await;
     let told = hints(&report["issuers"][0]);
-    assert!(told.contains("asked for no scope; give scopes of [issuer.corp]"), "{told}");
+    assert!(told.contains("the request had no scope; give scopes of [issuer.corp]"), "{told}");
     assert_eq!((setup.issuer.count(), &report["issuers"][0]["extra_requests"]), (1, &json!(0)));
 }
 
