@@ -37,6 +37,8 @@ pub struct Config {
     /// `None`: no traces.
     pub tracing: Option<Arc<Tracing>>,
     pub admin: Admin,
+    /// `None`: each process has its own tokens, and forgets them when it ends.
+    pub store: Option<Arc<StoreConfig>>,
     /// In the order of their names.
     pub listeners: Vec<Arc<ListenerConfig>>,
     pub issuers: BTreeMap<String, Arc<IssuerConfig>>,
@@ -152,6 +154,64 @@ pub struct Admin {
     pub address: Address,
     /// `callers = "network"`: `/status` and `/` respond to other machines too.
     pub callers: Callers,
+}
+
+/// `[store]`: where tokens are kept, for all replicas or for this host's next start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    pub place: StorePlace,
+    /// Never empty. The first encrypts, and all decrypt.
+    pub keys: Vec<Source>,
+    /// Begins the name of everything that bearerd writes.
+    pub prefix: String,
+    /// For one operation; never zero.
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorePlace {
+    /// `path`: a folder of this host, absolute.
+    Folder(PathBuf),
+    /// `url` or `urls`.
+    Redis(RedisConfig),
+}
+
+/// A Redis or Valkey server, or several that belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisConfig {
+    /// Never empty. The servers themselves, or with `sentinel` the Sentinels; with `cluster` any of its servers.
+    pub hosts: Vec<StoreHost>,
+    /// `None`: without TLS (`redis://`, `unix:`).
+    pub tls: Option<TlsOptions>,
+    pub mode: RedisMode,
+    /// `None`: the server's user `default`.
+    pub username: Option<Source>,
+    pub password: Option<Source>,
+    /// Always 0 in a cluster.
+    pub database: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum StoreHost {
+    Tcp {
+        /// Without brackets for IPv6; lower case.
+        host: String,
+        port: u16,
+    },
+    /// Absolute.
+    Unix(PathBuf),
+}
+
+/// How the hosts belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisMode {
+    /// One server: there is one host.
+    Single,
+    Cluster,
+    /// The Sentinels know which server is the primary of this service.
+    Sentinel {
+        service: String,
+    },
 }
 
 /// Where a listener listens.
@@ -537,6 +597,10 @@ pub struct IssuerConfig {
     pub preset: Option<Arc<str>>,
     pub endpoint: TokenEndpoint,
     pub required: bool,
+    /// Its tokens are in the store, if there is one.
+    pub shared: bool,
+    /// `None`: no limit.
+    pub budget: Option<Budget>,
     /// `None`: the parameter is left out.
     pub grant_type: Option<String>,
     pub carrier: Carrier,
@@ -588,6 +652,23 @@ impl IssuerConfig {
             (TokenEndpoint::Url(_), Some(_)) => "vars (or token_url)",
         }
     }
+}
+
+/// `budget`: the most token requests in any span of this length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// [`Self::MOST_REQUESTS`] at most, and at least 1.
+    pub requests: u32,
+    /// [`Self::SHORTEST`] to [`Self::LONGEST`].
+    pub per: Duration,
+}
+
+impl Budget {
+    /// The time of each request is kept.
+    pub const MOST_REQUESTS: u32 = 100_000;
+    pub const SHORTEST: Duration = Duration::from_secs(1);
+    /// Issuers count by the month at most.
+    pub const LONGEST: Duration = Duration::from_secs(31 * 24 * 3600);
 }
 
 /// How the parameters of a token request travel.

@@ -86,6 +86,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         log: log?,
         tracing: tracing.map(Arc::new),
         admin: admin?,
+        store: None,
         listeners: known.listeners.configs.into_iter().flatten().collect(),
         issuers: known.issuers.into_iter().filter_map(|(name, issuer)| Some((name, issuer?))).collect(),
         routes,

@@ -110,6 +110,8 @@ pub(super) fn resolve(
         digest: issuer_digest(place, report),
         preset: raw.preset.map(Into::into),
         required: raw.required.0,
+        shared: true,
+        budget: None,
         grant_type,
         carrier,
         basic,
