@@ -49,6 +49,9 @@ pub struct Store {
     breaker: Breaker,
 }
 
+/// The store in use. A reload may replace it.
+pub type StoreCell = ArcSwapOption<Store>;
+
 /// Whether somebody waits for the outcome, so that an operation may take no longer than `timeout`.
 pub type Hurried<'a> = &'a (dyn Fn() -> bool + Send + Sync);
 
@@ -181,7 +184,8 @@ impl Store {
     pub async fn claim(&self, names: &Names, claim: Claim, hurried: Hurried<'_>) -> Result<Claimed, Gone> {
         let (key, id) = names.current();
         for _ in 0..2 {
-            let claimed = self.operation("claim", hurried, RawClaimed::outcome, self.engine.claim(id, claim)).await?;
+            let claimed =
+                self.operation("claim", hurried, RawClaimed::outcome, self.engine.claim(id, claim)).await?;
             let received = self.clock.boot();
             let entry = match claimed {
                 RawClaimed::Held { left } => return Ok(Claimed::Held { left }),
@@ -253,6 +257,49 @@ impl Store {
     pub async fn release(&self, names: &Names, lease: &Lease) {
         let release = self.engine.release(names.current().1, lease.fence);
         let _ = self.operation("release", NOBODY_WAITS, ok, release).await;
+    }
+
+    /// Takes one token request from the budget that `parts` identify, if it is not spent.
+    ///
+    /// # Errors
+    /// The store is of no use now.
+    pub async fn spend(&self, parts: &[&[u8]], budget: Budget, hurried: Hurried<'_>) -> Result<Spent, Gone> {
+        let names = self.names(Purpose::Budget, parts)?;
+        let outcome = |spent: &Spent| if spent.allowed { "ok" } else { "spent" };
+        self.operation("spend", hurried, outcome, self.engine.spend(names.current().1, budget)).await
+    }
+
+    /// The state of a budget.
+    ///
+    /// # Errors
+    /// The store is of no use now.
+    pub async fn balance(&self, parts: &[&[u8]], budget: Budget) -> Result<Spent, Gone> {
+        let names = self.names(Purpose::Budget, parts)?;
+        self.operation("balance", NOBODY_WAITS, ok, self.engine.balance(names.current().1, budget)).await
+    }
+
+    /// Everything that the store holds, without values.
+    ///
+    /// # Errors
+    /// The store is of no use now.
+    pub async fn list(&self) -> Result<Vec<Listed>, Gone> {
+        self.operation("list", NOBODY_WAITS, ok, self.engine.list()).await
+    }
+
+    /// Removes a token's entries, under every key. Returns how many there were.
+    ///
+    /// # Errors
+    /// The store is of no use now.
+    pub async fn forget(&self, names: &Names) -> Result<u64, Gone> {
+        self.operation("remove", NOBODY_WAITS, ok, self.engine.remove(&names.ids)).await
+    }
+
+    /// Writes, reads, and removes an entry of its own, and says what it learned.
+    ///
+    /// # Errors
+    /// Why the store is of no use.
+    pub async fn probe(&self) -> Result<Probed, Gone> {
+        self.operation("probe", NOBODY_WAITS, ok, self.engine.probe()).await
     }
 
     /// Does `operation` within `timeout`, or within [`PATIENCE`] as long as nobody waits; not at all if the store failed
@@ -327,7 +374,12 @@ impl Breaker {
         let before = self.failure.swap(Some(Arc::new(gone.clone())));
         if before.is_none_or(|before| before.kind != gone.kind) || self.repeated.due(now).is_some() {
             let (detail, kind) = (&gone.detail, gone.kind.as_str());
-            tracing::warn!(event = "store.failed", detail, kind, "the store is of no use now; tokens are fetched without it");
+            tracing::warn!(
+                event = "store.failed",
+                detail,
+                kind,
+                "the store is of no use now; tokens are fetched without it"
+            );
         }
     }
 

@@ -383,7 +383,9 @@ pub const FAMILIES: &[Family] = &[
         more: ". A `claim` asks for a token: `hit` (another replica or an earlier start fetched it), `lease` (this bearerd fetches it), or `held` (another one is fetching it). `skipped` means that the store failed less than 5 s before",
         alert: "outcomes other than `ok`, `hit`, `lease`, `held`, and `superseded` grow",
         samples: |all, out| {
-            each(all.store.operations(), |((operation, outcome), count)| out.value(&[operation, outcome], count))
+            each(all.store.operations(), |((operation, outcome), count)| {
+                out.value(&[operation, outcome], count)
+            })
         },
     },
     Family {

@@ -95,12 +95,17 @@ pub struct Claim {
 
 /// The store's response to a [`Claim`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claimed {
+pub(super) enum Claimed {
     Entry(Entry),
     /// The caller shall fetch a token, and publish it with this fencing number.
-    Lease { fence: u64, now: StoreTime },
+    Lease {
+        fence: u64,
+        now: StoreTime,
+    },
     /// Somebody else fetches. `left`: how long until the lease ends, unless it is extended.
-    Held { left: Duration },
+    Held {
+        left: Duration,
+    },
 }
 
 impl Claimed {
@@ -116,7 +121,7 @@ impl Claimed {
 
 /// An entry as the store has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(super) struct Entry {
     pub generation: u64,
     pub sealed: Vec<u8>,
     /// How long until it expires.
