@@ -22,6 +22,7 @@ use view::Certificates;
 use crate::clock::SharedClock;
 use crate::metrics::Metrics;
 use crate::proxy::SnapshotCell;
+use crate::store::StoreCell;
 
 /// Reads what each running webhook has learned, from files.
 pub type Webhooks = Box<dyn Fn() -> Vec<WebhookView> + Send + Sync>;
@@ -33,6 +34,7 @@ pub struct Admin {
     health: Arc<Health>,
     clock: SharedClock,
     webhooks: Webhooks,
+    store: Arc<StoreCell>,
     readings: Readings,
     certificates: Arc<Certificates>,
     started_at: SystemTime,
@@ -48,11 +50,23 @@ impl Admin {
         health: Arc<Health>,
         clock: SharedClock,
         webhooks: Webhooks,
+        store: Arc<StoreCell>,
     ) -> Self {
         let (started_at, started) = (clock.wall(), clock.boot());
         let readings = Readings::new(started);
         let certificates = Arc::default();
-        Self { metrics, snapshot, health, clock, webhooks, readings, certificates, started_at, started }
+        Self {
+            metrics,
+            snapshot,
+            health,
+            clock,
+            webhooks,
+            store,
+            readings,
+            certificates,
+            started_at,
+            started,
+        }
     }
 }
 

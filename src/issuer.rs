@@ -379,6 +379,12 @@ impl Issuer {
     pub fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
         credential::binding_fingerprint(&self.config, key)
     }
+
+    /// A digest of what a token of this key is for and with which credential it is requested. Two replicas may share a
+    /// token only if it is the same.
+    pub fn token_identity(&self, key: &CredentialKey) -> [u8; 32] {
+        credential::token_identity(&self.config, key)
+    }
 }
 
 /// Status and time of one response, whatever it said.

@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod reload;
 pub mod route;
 pub mod secret;
+pub mod store;
 pub mod telemetry;
 pub mod token;
 pub mod trace;

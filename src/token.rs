@@ -7,6 +7,7 @@
 mod cache;
 mod probe;
 mod schedule;
+mod shared;
 mod slot;
 mod slot_task;
 mod state;
@@ -15,4 +16,6 @@ mod tests;
 
 pub use cache::TokenCache;
 pub use slot::TokenSlot;
-pub use state::{LastError, Rejected, RetryCause, SlotStatus, Token, TokenError, TokenErrorKind};
+pub use state::{
+    LastError, Rejected, RetryCause, SharedStatus, SlotStatus, Token, TokenError, TokenErrorKind,
+};

@@ -480,6 +480,7 @@ fn valid(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialView {
         last_error: None,
         fetched_once: true,
         standby: false,
+        shared: None,
     };
     CredentialView { issuer, routes: routes.iter().map(|name| Arc::from(*name)).collect(), status }
 }
@@ -608,6 +609,7 @@ fn process() -> Process {
         Arc::clone(&health),
         Arc::new(SystemClock),
         Box::new(Vec::new),
+        Arc::default(),
     );
     Process { admin: Arc::new(admin), health, snapshot }
 }

@@ -230,6 +230,7 @@ impl Control {
         if let Some(log) = &self.log {
             log.apply(&config.log);
         }
+        self.shared.tokens.use_store(config.store.as_ref());
         self.renew_slots(cause, &before, &snapshot);
         let missing = config::missing_values(config);
         self.service.set_missing(&missing);

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, StatusCode, Uri};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::document::{Document, Malformed, beside};
 use super::error::ErrorContext;
@@ -406,6 +406,13 @@ impl Grant {
         }
     }
 
+    /// The token works only together with a key: a DPoP proof's (RFC 9449), or a client certificate's (RFC 8705).
+    pub fn is_bound(&self) -> bool {
+        let names_a_key =
+            || self.token.expose_str().and_then(claims_of).is_some_and(|claims| claims.contains_key("cnf"));
+        self.prover.is_some() || names_a_key()
+    }
+
     /// The stated lifetime, or else `default`; clamped to 1 s ..= 24 h.
     pub fn lifetime(&self, default: Duration, asked: SystemTime) -> Duration {
         self.stated_lifetime(asked).unwrap_or(default).clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME)
@@ -494,18 +501,19 @@ pub enum Audience {
     Named(String),
 }
 
+/// The claims of a JWT (RFC 7519), without a check of its signature. `None`: it is opaque, or too large to look into.
+pub(super) fn claims_of(token: &str) -> Option<Map<String, Value>> {
+    let mut parts = token.split('.');
+    let (_, claims, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {
+        return None;
+    };
+    let bytes = URL_SAFE_NO_PAD.decode(Some(claims).filter(|claims| claims.len() <= CLAIMS_LIMIT)?).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
 /// The token's audience, as far as it may be shown.
 fn audience_of(token: &str, redactor: &Redactor) -> Audience {
-    let mut parts = token.split('.');
-    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Audience::Unknown;
-    };
-    if claims.len() > CLAIMS_LIMIT {
-        return Audience::Unknown;
-    }
-    let claims = URL_SAFE_NO_PAD.decode(claims).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let Some(Value::Object(claims)) = claims else { return Audience::Unknown };
+    let Some(claims) = claims_of(token) else { return Audience::Unknown };
     let names = match claims.get("aud") {
         Some(Value::String(name)) => name.clone(),
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),

@@ -30,6 +30,11 @@ impl Moment {
         Self { boot: clock.boot(), wall: clock.wall() }
     }
 
+    /// The moment `by` before this one.
+    pub(super) fn before(&self, by: Duration) -> Self {
+        Self { boot: self.boot.saturating_sub(by), wall: self.wall.checked_sub(by).unwrap_or(self.wall) }
+    }
+
     /// The time of day `by` after this moment.
     pub(super) fn wall_in(&self, by: Duration) -> SystemTime {
         self.wall.checked_add(by).unwrap_or(self.wall)

@@ -14,10 +14,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::probe::{ProbeWatch, Probes};
 use super::schedule::{HeldTokenView, Moment, NextStep, SlotView, Validity};
+use super::shared::{Fetched, Want};
 use super::slot::{Signals, TokenSlot};
 use super::state::{FetchFailure, HeldToken, Token};
 use crate::config::{IssuerConfig, TokenEndpoint};
-use crate::issuer::{FailureKind, Grant, IssuerError};
+use crate::issuer::{FailureKind, IssuerError};
 use crate::telemetry::Repeated;
 use crate::trace::{SpanContext, SpanKind, Tracer};
 
@@ -26,7 +27,7 @@ const SETTLED: Duration = Duration::from_millis(1_100);
 
 /// How a fetch ended.
 enum FetchEnd {
-    Completed(Result<Result<Grant, IssuerError>, JoinError>),
+    Completed(Result<Result<Fetched, IssuerError>, JoinError>),
     /// Meanwhile the token that was held at the start was refused or its binding changed, so the result is of no use.
     Superseded,
     SlotGone,
@@ -214,23 +215,27 @@ impl SlotTask {
         let now = slot.now();
         // Taken before the fetch ends: a request that waits from then on waits for the next one.
         let waiter = slot.first_waiter.swap(None);
-        let mut status = None;
+        let (mut status, mut taken) = (None, false);
         let outcome = match end {
             FetchEnd::SlotGone => return,
             FetchEnd::Superseded => log_superseded(&slot),
             FetchEnd::Completed(result) => {
                 let result = result.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
                 status = result.as_ref().err().and_then(|error| error.http_status);
+                taken = result.as_ref().is_ok_and(|fetched| fetched.taken().is_some());
                 self.publish(&slot, &fetch, result, now)
             }
         };
+        if taken {
+            return;
+        }
         slot.source.requested(outcome, now.boot.saturating_sub(fetch.asked.boot));
         if let Some(tracer) = slot.source.tracer() {
             record_span(&tracer, &slot.issuer, fetch.asked.wall, outcome, status, waiter.as_deref());
         }
     }
 
-    fn start_fetch(&mut self) -> Option<(Fetch, AbortOnDropHandle<Result<Grant, IssuerError>>)> {
+    fn start_fetch(&mut self) -> Option<(Fetch, AbortOnDropHandle<Result<Fetched, IssuerError>>)> {
         let slot = self.slot.upgrade()?;
         slot.start_fetch();
         let before = slot.held.load_full();
@@ -242,14 +247,27 @@ impl SlotTask {
         self.is_back = false;
         self.asked_at = Some(asked.boot);
         let (source, key) = (Arc::clone(&slot.source), Arc::clone(&slot.key));
-        let request = tokio::spawn(async move { source.fetch(&key).await });
+        let want = self.want(&slot, before.as_deref(), asked);
+        let request = tokio::spawn(async move { source.fetch(&key, want).await });
         let fetch = Fetch { number: slot.ended() + 1, asked, before, forced, fingerprint, binding };
         Some((fetch, AbortOnDropHandle::new(request)))
     }
 
+    fn want(&self, slot: &TokenSlot, held: Option<&HeldToken>, now: Moment) -> Want {
+        let waiting = Weak::clone(&self.slot);
+        Want {
+            have: held.and_then(|held| held.shared.as_ref()).map_or(0, |shared| shared.generation),
+            refused: held.is_some_and(HeldToken::is_refused),
+            left: held
+                .filter(|held| slot.serves(held, now) && !held.is_refused())
+                .map_or(Duration::ZERO, |held| held.validity.left(now)),
+            hurried: Arc::new(move || waiting.upgrade().is_some_and(|slot| slot.has_waiters())),
+        }
+    }
+
     async fn await_end(
         &mut self,
-        mut request: AbortOnDropHandle<Result<Grant, IssuerError>>,
+        mut request: AbortOnDropHandle<Result<Fetched, IssuerError>>,
         fetch: &Fetch,
     ) -> FetchEnd {
         loop {
@@ -274,10 +292,10 @@ impl SlotTask {
         &mut self,
         slot: &TokenSlot,
         fetch: &Fetch,
-        result: Result<Grant, IssuerError>,
+        result: Result<Fetched, IssuerError>,
         now: Moment,
     ) -> &'static str {
-        match result.and_then(|grant| self.hold(slot, fetch, grant, now)) {
+        match result.and_then(|fetched| self.hold(slot, fetch, fetched, now)) {
             Ok(held) => {
                 if fetch.is_superseded(slot.held.load().as_ref()) {
                     return log_superseded(slot);
@@ -315,12 +333,15 @@ impl SlotTask {
         &self,
         slot: &TokenSlot,
         fetch: &Fetch,
-        grant: Grant,
+        fetched: Fetched,
         now: Moment,
     ) -> Result<Arc<HeldToken>, IssuerError> {
         let issuer = &slot.issuer;
-        let lifetime = grant.lifetime(issuer.default_lifetime, fetch.asked.wall);
-        let validity = Validity::new(fetch.asked, lifetime, issuer.refresh_at, fastrand::f64());
+        let taken = fetched.taken();
+        let Fetched { grant, shared } = fetched;
+        let asked = taken.map_or(fetch.asked, |taken| taken.asked);
+        let lifetime = grant.lifetime(issuer.default_lifetime, asked.wall);
+        let validity = Validity::new(asked, lifetime, issuer.refresh_at, fastrand::f64());
         if !validity.may_be_sent(now) {
             return Err(unusable(format!(
                 "issuer {} granted a token with a lifetime of {} s from the request on, and took longer than that to respond",
@@ -336,12 +357,15 @@ impl SlotTask {
                 issuer.name
             ))
         })?;
+        let replaces = fetch.replaces_a_refused_token();
         Ok(Arc::new(HeldToken {
             token: Arc::new(token),
             validity,
-            fetched: now,
-            forced: fetch.replaces_a_refused_token(),
+            // Of a token that another replica fetched because of a 401, the age counts from then.
+            fetched: if replaces { now } else { taken.map_or(now, |taken| taken.asked) },
+            forced: replaces || taken.is_some_and(|taken| taken.forced),
             granted_scope: grant.scope,
+            shared,
             binding: fetch.binding,
             used: false.into(),
             refused: false.into(),
@@ -434,6 +458,12 @@ fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailu
         tracing::info!(
             event = "token.recovered", %issuer, %scopes, lifetime_s, failures,
             "the issuer grants tokens again"
+        );
+    } else if let Some(shared) = held.shared.as_ref().filter(|shared| shared.taken.is_some()) {
+        let (by, generation) = (&shared.by, shared.generation);
+        tracing::debug!(
+            event = "token.taken", %issuer, %scopes, lifetime_s, %by, generation,
+            "the token was in the store"
         );
     } else if held.forced {
         // Otherwise an upstream that refuses every token would leave no trace except its own 401s.
