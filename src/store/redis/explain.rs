@@ -12,7 +12,7 @@ use crate::net::TlsFailure;
 use crate::store::engine::{Gone, GoneKind};
 
 /// What a user of the server needs the right to run. Its keys begin with `prefix`.
-pub(super) const COMMANDS: &str = "+eval +get +set +del +hmget +hset +pexpire +pexpireat +pttl +time +llen +lindex \
+pub(super) const COMMANDS: &str = "+eval +get +set +del +hget +hmget +hset +pexpire +pexpireat +pttl +time +llen +lindex \
      +lpop +rpop +rpush +scan +info +ping +select +role +asking +cluster|slots";
 
 /// The most characters of a server's own words in an error.
@@ -89,7 +89,8 @@ impl Explain {
         let (kind, what) = match code {
             "NOAUTH" => (GoneKind::Refused, "requires a password: set password in [store]".to_owned()),
             "WRONGPASS" => (GoneKind::Refused, WRONG_PASSWORD.to_owned()),
-            "NOPERM" => (
+            // Inside a script, a server says it so.
+            "NOPERM" | "ERR" if code == "NOPERM" || words.contains("user executing the script") => (
                 GoneKind::Refused,
                 format!(
                     "does not let this user in [store] do what bearerd needs ({words}): ACL SETUSER USER ~PREFIX:* \

@@ -59,6 +59,11 @@ impl Line {
         outcome
     }
 
+    #[cfg(test)]
+    pub(super) fn is_connecting(&self) -> bool {
+        self.attempt.load().as_ref().is_some_and(|attempt| attempt.outcome.borrow().is_none())
+    }
+
     /// The present attempt if it may still be of use, or else a new one. A failure that nobody has heard of is returned once,
     /// while the new attempt goes on.
     fn present_attempt(&self) -> Result<Arc<Attempt>, Gone> {
