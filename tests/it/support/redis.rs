@@ -1,6 +1,8 @@
 //! Real servers of Redis or Valkey: one, a cluster of three, or a primary with its replica and Sentinels. The library's own
 //! tests use this file too, so it uses nothing else of this folder.
 
+#![allow(dead_code, reason = "the front-door tests and the library's own use different parts")]
+
 use std::fmt::Write as _;
 use std::io;
 use std::net::{TcpListener, TcpStream};
