@@ -124,6 +124,14 @@ impl Window {
         Spent { allowed: true, ..self.balance(now, budget) }
     }
 
+    /// Forgets a request that was taken at this time, and not sent.
+    pub fn give_back(&mut self, at: u64) {
+        if let Some(index) = self.0.iter().rposition(|taken| *taken == at) {
+            self.0.remove(index);
+        }
+    }
+
+    /// What could be taken now.
     pub fn balance(&mut self, now: u64, budget: Budget) -> Spent {
         let per = micros(budget.per);
         // A clock that went back must not keep a time of the future for ever.

@@ -184,6 +184,10 @@ impl TokenSource for SharedSource {
         self.direct.standby_in_use()
     }
 
+    fn may_be_asked(&self) -> bool {
+        self.direct.may_be_asked()
+    }
+
     fn requested(&self, outcome: &'static str, took: Duration) {
         self.direct.requested(outcome, took);
     }
