@@ -12,7 +12,6 @@ use crate::secret::{MASK, Secret};
 /// How long a key is, in bytes.
 const LENGTH: usize = 32;
 /// How to make one, for messages.
-#[expect(dead_code)]
 pub(super) const HOW_TO_MAKE: &str = "`openssl rand -base64 32` makes one";
 
 /// A key that encrypts what is in the store. Its bytes are overwritten when it is dropped.

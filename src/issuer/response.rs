@@ -16,7 +16,7 @@ use super::exchange::{BodyError, IssuerResponse};
 use super::redact::Redactor;
 use super::reported::{self, ReportedError};
 use super::{FailureKind, Grant, IssuerError};
-use crate::config::{ResponseFormat, ResponseShape, Scopes};
+use crate::config::{LONGEST_LIFETIME, ResponseFormat, ResponseShape, Scopes};
 use crate::net::dpop;
 use crate::secret::{MASK, Secret};
 
@@ -391,8 +391,6 @@ fn unreadable_body(
 
 /// A token without any lifetime left still serves the requests that wait for it.
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
-/// No token is kept longer. A longer lifetime is more likely a wrong unit than a wish.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest pause that an issuer may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 /// A larger epoch time is in milliseconds: in seconds it would be the year 5138, in milliseconds it is 1973.

@@ -20,8 +20,8 @@ use crate::config::raw::values::{
 use crate::config::raw::{RawBasic, RawDpop, RawIssuer, RawJwt, RawResponse, RawStandby, TokenMethod};
 use crate::config::reference::Source;
 use crate::config::report::{Report, Severity, did_you_mean};
-use crate::config::resolve::unwritten;
 use crate::config::resolve::value::{self, claims, headers, params, reference, refuse_tables, scopes};
+use crate::config::resolve::{budget, unwritten};
 use crate::config::types::{self, url};
 use crate::jose::Alg;
 
@@ -110,8 +110,8 @@ pub(super) fn resolve(
         digest: issuer_digest(place, report),
         preset: raw.preset.map(Into::into),
         required: raw.required.0,
-        shared: true,
-        budget: None,
+        shared: shared(place, raw.shared.0, dpop.is_some() || tls.certificate.is_some(), report),
+        budget: budget::resolve(&place.key("budget"), raw.budget, report),
         grant_type,
         carrier,
         basic,
@@ -158,6 +158,19 @@ impl IssuerConfig {
         let issuer = unwritten(|place, report| resolve(place, "defaults", raw, report));
         Self { name: name.into(), digest: [0; 32], endpoint, ..issuer.expect("defaults have no errors") }
     }
+}
+
+/// Whether tokens go into the store. A bound token is of no use to a replica that has another key.
+fn shared(place: &Place<'_>, wanted: bool, is_bound: bool, report: &mut Report) -> bool {
+    let at = place.key("shared");
+    if wanted && is_bound && at.is_written() {
+        report.warning(
+            &at,
+            "has no effect: tokens that are bound to a key or a certificate are never shared",
+            "leave it out",
+        );
+    }
+    wanted && !is_bound
 }
 
 fn endpoint(
