@@ -380,7 +380,9 @@ impl<'a> ErrorContext<'a> {
             humantime::format_duration(budget.per),
             rfc3339(*at)
         );
-        let remedy = format!("raise budget of [issuer.{name}] if the issuer allows more, or request fewer tokens: fewer {fewer}");
+        let remedy = format!(
+            "raise budget of [issuer.{name}] if the issuer allows more, or request fewer tokens: fewer {fewer}"
+        );
         let error = self.fail(FailureKind::Budget, what).advise(&remedy);
         IssuerError { retry_after: Some(*next), ..error }
     }

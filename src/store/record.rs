@@ -147,3 +147,6 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

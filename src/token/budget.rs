@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::clock::{SharedClock, rfc3339};
+use crate::clock::SharedClock;
 use crate::config::{Budget, IssuerConfig, TokenEndpoint};
 use crate::issuer::{Denied, Gate, Permitting};
 use crate::store::{Spent, StoreCell, Window};
@@ -46,7 +46,8 @@ pub struct Balance {
 }
 
 impl Budgets {
-    pub(super) fn new(store: Arc<StoreCell>, clock: SharedClock) -> Self {
+    /// No issuer has a budget yet.
+    pub fn new(store: Arc<StoreCell>, clock: SharedClock) -> Self {
         Self { issuers: Map::default(), store, clock }
     }
 
@@ -86,7 +87,7 @@ impl Budgets {
             counted.told = spent.map(|spent| (now, spent));
         }
         match spent {
-            Some(Spent { allowed: false, next, .. }) => Err(self.deny(issuer, taken.budget, true, next)),
+            Some(Spent { allowed: false, next, .. }) => Err(self.deny(taken.budget, true, next)),
             Some(_) | None => {
                 taken.keep();
                 Ok(())
@@ -105,29 +106,20 @@ impl Budgets {
             let config = Arc::clone(&counted.config);
             return Ok(Some(Taken { budgets: self, config, budget, at: Some(at) }));
         }
+        let shared = counted.told.is_some();
         drop(all);
-        Err(self.deny(issuer, budget, false, spent.next))
+        Err(self.deny(budget, shared, spent.next))
     }
 
-    fn deny(&self, issuer: &Arc<str>, budget: Budget, shared: bool, next: Duration) -> Denied {
+    fn deny(&self, budget: Budget, shared: bool, next: Duration) -> Denied {
         let at = self.clock.wall().checked_add(next).map_or(SystemTime::UNIX_EPOCH, whole_second);
-        let all = self.locked();
-        let due = all.get(issuer).and_then(|counted| counted.repeated.due(self.clock.boot()));
-        drop(all);
-        if due.is_some() {
-            let (requests, per_s) = (budget.requests, budget.per.as_secs());
-            tracing::warn!(
-                event = "token.budget_spent",
-                %issuer,
-                requests,
-                per_s,
-                all_replicas = shared,
-                next_request_at = rfc3339(at),
-                "the budget of token requests is spent: valid tokens stay in use, and no other token can be fetched until \
-                 then; raise budget, or request fewer tokens"
-            );
-        }
         Denied { budget, shared, next, at }
+    }
+
+    /// Whether to log that the budget is spent: once a minute, however many tokens the issuer has.
+    pub(super) fn warning_due(&self, issuer: &str) -> Option<u64> {
+        let now = self.clock.boot();
+        self.locked().get(issuer).and_then(|counted| counted.repeated.due(now))
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Counted>> {
@@ -215,4 +207,30 @@ fn whole_second(at: SystemTime) -> SystemTime {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGET: Budget = Budget { requests: 5, per: Duration::from_secs(100) };
+
+    fn told(remaining: u32, next: u64) -> Spent {
+        Spent { allowed: true, remaining, next: Duration::from_secs(next) }
+    }
+
+    #[test]
+    fn what_the_store_said_ages() {
+        let after = |told, age| aged(told, Duration::from_secs(age), BUDGET);
+        assert_eq!(after(told(2, 0), 99), Some((2, Duration::ZERO)));
+        assert_eq!(after(told(2, 0), 100), None, "every request has left the span");
+        assert_eq!(after(told(0, 40), 10), Some((0, Duration::from_secs(30))));
+        assert_eq!(after(told(0, 40), 40), Some((1, Duration::ZERO)), "at least one");
+    }
+
+    #[test]
+    fn seconds_are_rounded_up() {
+        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+        assert_eq!([whole_second(at(1_000)), whole_second(at(1_001))], [at(1_000), at(2_000)]);
+    }
 }

@@ -200,6 +200,10 @@ pub(super) trait TokenSource: Send + Sync + 'static {
     fn may_be_asked(&self) -> bool {
         true
     }
+    /// Whether to log that the issuer's budget is spent.
+    fn budget_warning_due(&self) -> Option<u64> {
+        None
+    }
     /// Counts a finished token request. `outcome` is a metric label.
     fn requested(&self, outcome: &'static str, took: Duration);
     /// Counts a request that starts to wait.
@@ -246,6 +250,10 @@ impl TokenSource for MeteredIssuer {
 
     fn may_be_asked(&self) -> bool {
         self.budgets.balance(&self.issuer.config().name).is_none_or(|balance| balance.remaining > 0)
+    }
+
+    fn budget_warning_due(&self) -> Option<u64> {
+        self.budgets.warning_due(&self.issuer.config().name)
     }
 
     fn requested(&self, outcome: &'static str, took: Duration) {

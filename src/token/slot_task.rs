@@ -323,7 +323,12 @@ impl SlotTask {
                 let failure = Arc::new(failure);
                 slot.failure.store(Some(Arc::clone(&failure)));
                 slot.finish(fetch.number);
-                log_failure(slot, &failure, now, self.repeated.due(now.boot));
+                let due = match failure.error.kind {
+                    // All tokens of the issuer have the same budget.
+                    FailureKind::Budget => slot.source.budget_warning_due(),
+                    _ => self.repeated.due(now.boot),
+                };
+                log_failure(slot, &failure, now, due);
                 outcome
             }
         }
@@ -503,8 +508,7 @@ fn log_failure(slot: &TokenSlot, failure: &FetchFailure, now: Moment, due: Optio
     let (issuer, scopes, failures) = (&*slot.issuer.name, scopes(slot), failure.in_a_row);
     let IssuerError { detail, code, trace, .. } = &failure.error;
     let next_try_in_s = failure.next_try_in(now, sound).as_secs();
-    // Logged once for the issuer.
-    if due.is_some() && failure.error.kind != FailureKind::Budget {
+    if due.is_some() {
         tracing::warn!(
             event = "token.failed",
             issuer,
