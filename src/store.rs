@@ -8,6 +8,8 @@
 
 mod engine;
 mod folder;
+#[cfg(test)]
+pub(crate) mod model;
 mod record;
 mod redis;
 mod sealed;

@@ -4,6 +4,7 @@ mod failures;
 mod fetches;
 mod lives;
 mod rejections;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
