@@ -66,6 +66,25 @@ impl Budgets {
         all.retain(|name, _| limited.contains(name));
     }
 
+    /// Asks the store how much other replicas, or an earlier start, spent of the budgets of which this process knows nothing.
+    pub(super) async fn look(&self) {
+        let Some(store) = self.store.load_full() else { return };
+        let unknown: Vec<(Arc<IssuerConfig>, Budget)> = {
+            let all = self.locked();
+            let unknown = all.values().filter(|counted| counted.config.shared && counted.told.is_none());
+            unknown.map(|counted| (Arc::clone(&counted.config), counted.budget)).collect()
+        };
+        for (config, budget) in unknown {
+            let Ok(spent) = store.balance(&slices(&parts(&config)), budget).await else { return };
+            let now = self.clock.boot();
+            if let Some(counted) = self.locked().get_mut(&config.name)
+                && counted.budget == budget
+            {
+                counted.told.get_or_insert((now, spent));
+            }
+        }
+    }
+
     /// What is left for the issuer of this name. `None`: it has no budget.
     pub fn balance(&self, issuer: &str) -> Option<Balance> {
         let now = self.clock.boot();
@@ -81,7 +100,7 @@ impl Budgets {
         };
         let parts = parts(&taken.config);
         // Not longer than its timeout: a connection to the issuer waits.
-        let spent = store.spend(&parts.each_ref().map(Vec::as_slice), taken.budget, &|| true).await.ok();
+        let spent = store.spend(&slices(&parts), taken.budget, &|| true).await.ok();
         let now = self.clock.boot();
         if let Some(counted) = self.locked().get_mut(issuer) {
             counted.told = spent.map(|spent| (now, spent));
@@ -196,6 +215,10 @@ fn parts(config: &IssuerConfig) -> [Vec<u8>; 4] {
     let client = config.client_id.as_ref().and_then(|id| id.to_send().ok());
     let client = client.map_or_else(Vec::new, |(id, _)| id.expose().to_vec());
     [b"budget".to_vec(), config.name.as_bytes().to_vec(), url.text.clone().into_bytes(), client]
+}
+
+fn slices(parts: &[Vec<u8>; 4]) -> [&[u8]; 4] {
+    parts.each_ref().map(Vec::as_slice)
 }
 
 /// Rounded up.

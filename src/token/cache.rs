@@ -110,6 +110,8 @@ impl TokenCache {
     /// Counts token requests by these issuers' budgets from now on.
     pub fn use_budgets<'a>(&self, issuers: impl Iterator<Item = &'a Arc<IssuerConfig>>) {
         self.budgets.apply(issuers);
+        let budgets = Arc::clone(&self.budgets);
+        self.control.spawn(async move { budgets.look().await });
     }
 
     /// What issuers may still be asked.

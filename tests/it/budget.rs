@@ -323,6 +323,28 @@ async fn processes_with_one_store_share_the_budget_and_a_restart_keeps_it() {
 }
 
 #[tokio::test]
+async fn a_start_with_a_store_knows_what_was_spent() {
+    let setup = with_store("store", &budget(5, "1h")).await;
+    setup.issuer.always_this(RawResponse::token("t"));
+    let mut world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    let publish = [("operation", "publish"), ("outcome", "ok")];
+    eventually("the token in the store", || async {
+        world.metric("bearerd_store_operations_total", &publish).await
+    })
+    .await;
+    world.proxy.stop().await;
+    let again = Bearerd::start(world.proxy.shared_folder(), &[]).await;
+    again.get("/").await.expect_status(200);
+    eventually("what is left", || async {
+        let remaining = again.metric("bearerd_token_budget_remaining", &[("issuer", "corp")]).await;
+        (remaining == Some(4.0)).then_some(())
+    })
+    .await;
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
 async fn without_shared_a_process_counts_alone() {
     let keys = format!("shared = false\n{}", budget(1, "1h"));
     let world = with_store("store", &keys).await.start().await;
