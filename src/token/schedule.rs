@@ -134,7 +134,8 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// 60 s after a refusal. Otherwise the issuer's `Retry-After`, clamped to 1 s ..= 5 min (RFC 9110 section 10.2.3).
+    /// 60 s after a refusal. With a spent budget, exactly until the next request is possible. Otherwise the issuer's
+    /// `Retry-After`, clamped to 1 s ..= 5 min (RFC 9110 section 10.2.3).
     /// Otherwise 1, 2, 4 … s, up to 25 % more or less by `chance` in 0 ..= 1, at least 1 s and at most 60 s, or 10 s
     /// without a valid token, or 1 s if the failure took the issuer's timeout.
     ///
@@ -146,6 +147,9 @@ impl Pause {
             return Self::of(PAUSE_AFTER_REFUSAL);
         }
         if let Some(asked_for) = error.retry_after {
+            if error.kind == FailureKind::Budget {
+                return Self::of(asked_for);
+            }
             return Self::of(asked_for.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER));
         }
         let doubled = SHORTEST_PAUSE.saturating_mul(2u32.saturating_pow(in_a_row.saturating_sub(1)));

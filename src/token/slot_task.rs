@@ -215,18 +215,18 @@ impl SlotTask {
         let now = slot.now();
         // Taken before the fetch ends: a request that waits from then on waits for the next one.
         let waiter = slot.first_waiter.swap(None);
-        let (mut status, mut taken) = (None, false);
+        let (mut status, mut asked) = (None, true);
         let outcome = match end {
             FetchEnd::SlotGone => return,
             FetchEnd::Superseded => log_superseded(&slot),
             FetchEnd::Completed(result) => {
                 let result = result.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
                 status = result.as_ref().err().and_then(|error| error.http_status);
-                taken = result.as_ref().is_ok_and(|fetched| fetched.taken().is_some());
+                asked = was_asked(&result);
                 self.publish(&slot, &fetch, result, now)
             }
         };
-        if taken {
+        if !asked {
             return;
         }
         slot.source.requested(outcome, now.boot.saturating_sub(fetch.asked.boot));
@@ -323,7 +323,12 @@ impl SlotTask {
                 let failure = Arc::new(failure);
                 slot.failure.store(Some(Arc::clone(&failure)));
                 slot.finish(fetch.number);
-                log_failure(slot, &failure, now, self.repeated.due(now.boot));
+                let due = match failure.error.kind {
+                    // All tokens of the issuer have the same budget.
+                    FailureKind::Budget => slot.source.budget_warning_due(),
+                    _ => self.repeated.due(now.boot),
+                };
+                log_failure(slot, &failure, now, due);
                 outcome
             }
         }
@@ -379,9 +384,22 @@ fn end_pause(slot: &TokenSlot, Causes { operator, files }: Causes) {
     let Some(failure) = failure.as_ref().filter(|_| operator || files) else { return };
     let is_fixed =
         || failure.is_about_the_credential() && slot.source.credential_fingerprint() != failure.fingerprint;
-    if operator || is_fixed() {
+    let ends = match failure.error.kind {
+        // Only another budget helps.
+        FailureKind::Budget => slot.source.may_be_asked(),
+        _ => operator || is_fixed(),
+    };
+    if ends {
         slot.failure.store(Some(Arc::new(failure.ended(slot.now()))));
         slot.demand(failure.fetch + 1);
+    }
+}
+
+/// Whether the issuer got a token request. It got none if the store had the token, or if the budget was spent.
+fn was_asked(result: &Result<Fetched, IssuerError>) -> bool {
+    match result {
+        Ok(fetched) => fetched.taken().is_none(),
+        Err(error) => error.kind != FailureKind::Budget,
     }
 }
 
@@ -453,6 +471,8 @@ fn outcome_of(error: &IssuerError) -> &'static str {
 
 fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailure>) {
     let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.validity.lifetime().as_secs());
+    // A spent budget is no failure of the issuer.
+    let recovered = recovered.filter(|failure| failure.error.kind != FailureKind::Budget);
     if let Some(failure) = recovered {
         let failures = failure.in_a_row;
         tracing::info!(

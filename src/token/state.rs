@@ -256,6 +256,8 @@ pub enum TokenErrorKind {
     Unavailable,
     /// 504 `token_timeout`.
     Timeout,
+    /// 503 `token_budget`.
+    Budget,
     /// 503 `overloaded`: too many requests wait for this token.
     Overloaded,
 }
@@ -266,6 +268,7 @@ impl From<FailureKind> for TokenErrorKind {
             FailureKind::ClientRefused | FailureKind::RequestRefused | FailureKind::Unusable => Self::Refused,
             FailureKind::Unavailable | FailureKind::Credential => Self::Unavailable,
             FailureKind::Timeout => Self::Timeout,
+            FailureKind::Budget => Self::Budget,
         }
     }
 }

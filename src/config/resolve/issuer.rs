@@ -745,11 +745,16 @@ fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) -> Option<Dpo
 }
 
 /// SHA-256 over the table in a canonical form: keys in order, every part with its type and length, and absolute paths
-/// of files. Comments, order, and spelling do not matter. Every value does.
+/// of files. Comments, order, and spelling do not matter. Every value does, except `budget`: another limit is no reason to
+/// fetch other tokens.
 fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
     let mut hasher = digest::Context::new(&digest::SHA256);
     if let Some(value) = place.value() {
-        value_into(&mut hasher, value, &place.document.file.folder, true);
+        let mut value = value.clone();
+        if let DeValue::Table(table) = &mut value {
+            table.remove("budget");
+        }
+        value_into(&mut hasher, &value, &place.document.file.folder, true);
     }
     let vars = report.elsewhere.get(&place.key("vars").path.to_string());
     vars.into_iter().flatten().for_each(|value| part(&mut hasher, b'v', value.as_bytes()));
