@@ -50,6 +50,13 @@ impl Fetch {
         self.forced && self.before.as_ref().is_some_and(|before| before.validity.may_be_sent(self.asked))
     }
 
+    /// The held token, if the issuer gave out the same one again and it can stay: no upstream refused it.
+    fn same_token(&self, grant: &Grant) -> Option<&Arc<HeldToken>> {
+        let before = self.before.as_ref()?;
+        let same = before.token.secret.expose() == grant.token.expose();
+        (same && !before.is_refused()).then_some(before)
+    }
+
     /// The held token changed since the start, or was refused since.
     fn is_superseded(&self, held: Option<&Arc<HeldToken>>) -> bool {
         let refused = held.is_some_and(|held| held.is_refused());
@@ -290,7 +297,8 @@ impl SlotTask {
                 let recovered = slot.failure.swap(None);
                 slot.fetched_once.store(true, Ordering::SeqCst);
                 slot.finish(fetch.number);
-                log_success(slot, &held, recovered.as_deref());
+                let kept = fetch.before.as_ref().is_some_and(|before| held.is_same_token(before));
+                log_success(slot, &held, recovered.as_deref(), kept);
                 "ok"
             }
             Err(error) => {
@@ -320,7 +328,13 @@ impl SlotTask {
     ) -> Result<Arc<HeldToken>, IssuerError> {
         let issuer = &slot.issuer;
         let lifetime = grant.lifetime(issuer.default_lifetime, fetch.asked.wall);
-        let validity = Validity::new(fetch.asked, lifetime, issuer.refresh_at, fastrand::f64());
+        let (asked, refresh_at, chance) = (fetch.asked, issuer.refresh_at, fastrand::f64());
+        let kept = fetch.same_token(&grant).and_then(|before| {
+            let validity = before.validity.again(asked, lifetime, refresh_at, chance);
+            validity.may_be_sent(now).then_some((before, validity))
+        });
+        let validity =
+            kept.map_or_else(|| Validity::new(asked, lifetime, refresh_at, chance), |(_, validity)| validity);
         if !validity.may_be_sent(now) {
             return Err(unusable(format!(
                 "issuer {} granted a token with a lifetime of {} s from the request on, and took longer than that to respond",
@@ -329,7 +343,9 @@ impl SlotTask {
             ))
             .advise("configure a longer lifetime at the issuer, or make it respond faster"));
         }
-        let token = Token::new(grant.token, grant.prover, grant.audience, self.generation + 1, validity);
+        let before = kept.map(|(before, _)| before);
+        let generation = before.map_or(self.generation + 1, |before| before.token.generation);
+        let token = Token::new(grant.token, grant.prover, grant.audience, generation, validity);
         let token = token.map_err(|_| {
             unusable(format!(
                 "issuer {} granted a token with characters that a header field must not contain",
@@ -339,11 +355,11 @@ impl SlotTask {
         Ok(Arc::new(HeldToken {
             token: Arc::new(token),
             validity,
-            fetched: now,
-            forced: fetch.replaces_a_refused_token(),
+            fetched: before.map_or(now, |before| before.fetched),
+            forced: before.map_or_else(|| fetch.replaces_a_refused_token(), |before| before.forced),
             granted_scope: grant.scope,
             binding: fetch.binding,
-            used: false.into(),
+            used: before.is_some_and(|before| before.used.load(Ordering::Relaxed)).into(),
             refused: false.into(),
         }))
     }
@@ -427,13 +443,18 @@ fn outcome_of(error: &IssuerError) -> &'static str {
     }
 }
 
-fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailure>) {
+fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailure>, kept: bool) {
     let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.validity.lifetime().as_secs());
     if let Some(failure) = recovered {
         let failures = failure.in_a_row;
         tracing::info!(
             event = "token.recovered", %issuer, %scopes, lifetime_s, failures,
             "the issuer grants tokens again"
+        );
+    } else if kept {
+        tracing::debug!(
+            event = "token.kept", %issuer, %scopes, lifetime_s,
+            "the issuer gave out the same token again; bearerd asks again nearer its end"
         );
     } else if held.forced {
         // Otherwise an upstream that refuses every token would leave no trace except its own 401s.
