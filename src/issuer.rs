@@ -2,6 +2,7 @@
 //! does not retry later.
 
 mod assertion;
+mod challenge;
 mod credential;
 mod discovery;
 mod document;
@@ -233,7 +234,7 @@ impl Issuer {
             Ok(request) => request,
             Err(what) => {
                 let error = context.fail(FailureKind::Credential, format_args!("was not asked: {what}"));
-                return AttemptResult { outcome: Err(error), again: None };
+                return AttemptResult::failed(error);
             }
         };
         let Fetch { gate, deadline, .. } = asking.fetch;
@@ -245,15 +246,31 @@ impl Issuer {
             }
             Ok(response) => {
                 self.record_response(&response);
+                let key = self.challenged_key(&response);
                 let nonce_given = asking.prover.is_some() && self.nonce.keep(&response.headers);
                 let outcome = response::judge(response, &context, &asked).map(|(grant, notes)| {
                     notes.iter().for_each(|note| self.note(note));
                     grant
                 });
+                match key {
+                    None => {}
+                    Some(Err(what)) => return AttemptResult::failed(context.no_key_file(&what)),
+                    Some(Ok(key)) => {
+                        inputs.answer_challenge(key);
+                        return AttemptResult { outcome, again: Some(RepeatReason::WithKeyFile) };
+                    }
+                }
                 let wants_nonce = nonce_given && outcome.as_ref().is_err_and(assertion::wants_nonce);
                 AttemptResult { outcome, again: wants_nonce.then_some(RepeatReason::WithNonce) }
             }
         }
+    }
+
+    /// The content of the key file that the response asks for.
+    fn challenged_key(&self, response: &IssuerResponse) -> Option<Result<Secret, String>> {
+        let folder = self.config.challenge_folder.as_deref()?;
+        let named = challenge::key_file(response.status, &response.headers)?;
+        Some(challenge::read_key(&named, folder))
     }
 
     async fn known_endpoint(
@@ -441,6 +458,12 @@ struct AttemptResult {
     outcome: Result<Grant, IssuerError>,
     /// Why the request may be repeated at once.
     again: Option<RepeatReason>,
+}
+
+impl AttemptResult {
+    fn failed(error: IssuerError) -> Self {
+        Self { outcome: Err(error), again: None }
+    }
 }
 
 /// The server of the metadata is not available, which says nothing about the token endpoint.

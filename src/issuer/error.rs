@@ -240,7 +240,14 @@ impl<'a> ErrorContext<'a> {
         reported: &ReportedError,
         retry_after: Option<Duration>,
     ) -> IssuerError {
-        let kind = classify(status, reported.code.as_deref());
+        let kind = if reported.names_no_identity()
+            && status.is_client_error()
+            && status != StatusCode::TOO_MANY_REQUESTS
+        {
+            FailureKind::ClientRefused
+        } else {
+            classify(status, reported.code.as_deref())
+        };
         let code = reported.code.as_deref().and_then(|code| self.redactor.show_code(code));
         let status_alone = format!("responded {}", status.as_u16());
         let mut what = status_alone.clone();
@@ -266,6 +273,22 @@ impl<'a> ErrorContext<'a> {
             Some(apart) => error.advise(&apart),
             None => error,
         }
+    }
+
+    /// The key file of a challenge was not read. `what` names it.
+    pub(super) fn no_key_file(&self, what: &str) -> IssuerError {
+        let said = self.redactor.show(what, DESCRIPTION_LIMIT).unwrap_or_else(|| WITHHELD.to_owned());
+        let name = &self.config.name;
+        let error = self.fail_quoting(
+            FailureKind::Credential,
+            format_args!("responded 401, and {said}"),
+            "responded 401, and the key file that it named was not read",
+        );
+        let remedy = format!(
+            "let the user that runs bearerd read the agent's key files (for Azure Arc, the group himds), or check \
+             challenge_folder of [issuer.{name}]"
+        );
+        IssuerError { http_status: Some(401), ..error.advise(&remedy) }
     }
 
     /// The response's own words, in parentheses.

@@ -260,6 +260,8 @@ where
 pub(super) enum RepeatReason {
     /// The issuer sent the nonce that it requires in the DPoP proof.
     WithNonce,
+    /// The issuer named the key file whose content it requires.
+    WithKeyFile,
     /// Over HTTP/2, the issuer says that it has not processed the request.
     NotProcessed,
     /// Over HTTP/2, the issuer requires HTTP/1.1.

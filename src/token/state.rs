@@ -151,6 +151,11 @@ impl HeldToken {
         }
     }
 
+    /// The issuer gave out this token and `other` as one and the same.
+    pub(super) fn is_same_token(&self, other: &Self) -> bool {
+        self.token.generation == other.token.generation
+    }
+
     pub(super) fn is_refused(&self) -> bool {
         self.refused.load(Ordering::SeqCst)
     }
