@@ -29,7 +29,7 @@ pub use self::engine::{Claim, EntryId, Gone, GoneKind, LIST_LIMIT, Listed, Probe
 pub use self::record::Window;
 pub use self::sealed::StoredToken;
 
-use self::engine::{Claimed as RawClaimed, Engine};
+use self::engine::{Claimed as RawClaimed, Engine, Entry};
 use self::sealed::Purpose;
 use crate::clock::SharedClock;
 use crate::config::{Budget, StoreConfig, StoreKey, StorePlace};
@@ -203,8 +203,8 @@ impl Store {
                 }
                 RawClaimed::Entry(entry) => entry,
             };
-            if let Some(stored) = sealed::open(key, id, entry.generation, &entry.sealed, self.clock.wall()) {
-                return Ok(Claimed::Token(Found { generation: entry.generation, stored, left: entry.left }));
+            if let Some(found) = self.open(key, id, entry) {
+                return Ok(Claimed::Token(found));
             }
             tracing::warn!(
                 event = "store.entry_unreadable",
@@ -224,12 +224,20 @@ impl Store {
         }
         for (key, id) in names.former() {
             let entry = self.operation("read", hurried, ok, self.engine.read(id)).await.ok()??;
-            let opened = sealed::open(key, id, entry.generation, &entry.sealed, self.clock.wall());
-            if let Some(stored) = opened {
-                return Some(Found { generation: entry.generation, stored, left: entry.left });
+            if let Some(found) = self.open(key, id, entry) {
+                return Some(found);
             }
         }
         None
+    }
+
+    /// The token of an entry, if it can be opened and has not certainly expired.
+    fn open(&self, key: &StoreKey, id: &EntryId, entry: Entry) -> Option<Found> {
+        let now = self.clock.wall();
+        let stored = sealed::open(key, id, entry.generation, &entry.sealed, now)?;
+        // The store's clock may have gone back, or somebody may have made the entry last longer.
+        let left = entry.left.min(stored.lasts_at_most(now));
+        Some(Found { generation: entry.generation, stored, left })
     }
 
     /// Stores a token that expires at `ends` by the boot clock. It does not replace a newer one.
