@@ -199,6 +199,19 @@ async fn a_slow_issuer_costs_no_second_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_for_another_replica_longer_than_the_issuers_timeout() {
+    let fleet = Fleet::with(2, |config| config.timeout = Some(Duration::from_secs(3)));
+    fleet.idp.delay(60_000);
+    fleet.slot(0).prefetch();
+    fleet.pass(0.5).await;
+    fleet.idp.delay(100);
+    let began = Instant::now();
+    assert_eq!(fleet.text(1).await, "t2");
+    let took = began.elapsed().as_secs_f64();
+    assert!((3.0..4.0).contains(&took), "{took} s");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_that_was_stopped_past_its_lease_does_not_overwrite_a_newer_token() {
     let fleet = Fleet::of(2);
     fleet.idp.delay(9_000);
@@ -320,6 +333,24 @@ async fn clocks_that_differ_by_half_a_minute_make_no_expired_token_and_no_storm(
         fleet.pass(1.0).await;
     }
     assert!(fleet.idp.asked() <= 16, "{} requests in ten minutes", fleet.idp.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_does_not_prolong_a_token() {
+    let mut fleet = Fleet::of(1);
+    fleet.idp.respond(|number| match number {
+        1 => Ok(grant(number, 600)),
+        _ => Err(failure(FailureKind::Unavailable)),
+    });
+    assert_eq!(fleet.text(0).await, "t1");
+    fleet.pass(500.0).await;
+    fleet.memory.prolong(Duration::from_secs(3_600));
+    fleet.start(&[1], |_| {});
+    fleet.replicas[1].clock.jump_wall(500);
+    assert_eq!(fleet.text(1).await, "t1");
+    // 100 s are left, and 60 s more because clocks may differ.
+    fleet.pass(165.0).await;
+    assert!(request(fleet.slot(1)).await.is_err(), "its own end has passed");
 }
 
 #[tokio::test(start_paused = true)]
