@@ -18,6 +18,7 @@ mod tests;
 
 pub use budget::{Balance, Budgets};
 pub use cache::TokenCache;
+pub use shared::is_shared;
 pub use slot::TokenSlot;
 pub use state::{
     LastError, Rejected, RetryCause, SharedStatus, SlotStatus, Token, TokenError, TokenErrorKind,
