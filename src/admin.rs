@@ -22,6 +22,8 @@ use view::Certificates;
 use crate::clock::SharedClock;
 use crate::metrics::Metrics;
 use crate::proxy::SnapshotCell;
+use crate::store::StoreCell;
+use crate::token::Budgets;
 
 /// Reads what each running webhook has learned, from files.
 pub type Webhooks = Box<dyn Fn() -> Vec<WebhookView> + Send + Sync>;
@@ -33,6 +35,8 @@ pub struct Admin {
     health: Arc<Health>,
     clock: SharedClock,
     webhooks: Webhooks,
+    store: Arc<StoreCell>,
+    budgets: Arc<Budgets>,
     readings: Readings,
     certificates: Arc<Certificates>,
     started_at: SystemTime,
@@ -48,11 +52,25 @@ impl Admin {
         health: Arc<Health>,
         clock: SharedClock,
         webhooks: Webhooks,
+        store: Arc<StoreCell>,
+        budgets: Arc<Budgets>,
     ) -> Self {
         let (started_at, started) = (clock.wall(), clock.boot());
         let readings = Readings::new(started);
         let certificates = Arc::default();
-        Self { metrics, snapshot, health, clock, webhooks, readings, certificates, started_at, started }
+        Self {
+            metrics,
+            snapshot,
+            health,
+            clock,
+            webhooks,
+            store,
+            budgets,
+            readings,
+            certificates,
+            started_at,
+            started,
+        }
     }
 }
 

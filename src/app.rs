@@ -130,6 +130,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let control_runtime = runtime.handle().clone();
     let tokens =
         TokenCache::new(control_runtime, Arc::clone(&clock), Arc::clone(&metrics), Arc::clone(&tracers));
+    tokens.use_store(config.store.as_ref());
+    tokens.use_budgets(config.issuers.values());
     let mut first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &[].into() });
     first.tracer = tracer;
     let snapshot = Arc::new(SnapshotCell::from_pointee(first));
@@ -150,7 +152,15 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let mut webhooks = Webhooks::new(Arc::clone(&clock), metrics.webhooks(), Arc::clone(&snapshot));
     webhooks.apply(&config.webhooks, sources.webhooks);
     let views = webhooks.views();
-    let admin = Admin::new(Arc::clone(&metrics), Arc::clone(&snapshot), Arc::clone(&health), clock, views);
+    let admin = Admin::new(
+        Arc::clone(&metrics),
+        Arc::clone(&snapshot),
+        Arc::clone(&health),
+        clock,
+        views,
+        tokens.store_cell(),
+        tokens.budgets(),
+    );
     let admin = Arc::new(admin);
     let admin = AdminServer::start(admin, sources.admin, &config.admin.address);
     let addresses = Arc::new(ArcSwap::from_pointee(Addresses {

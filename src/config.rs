@@ -16,6 +16,7 @@ pub mod reference;
 mod report;
 mod resolve;
 mod schema;
+mod store_key;
 mod types;
 
 use std::collections::BTreeSet;
@@ -31,6 +32,7 @@ pub use reference::{ReferenceError, Source};
 pub(crate) use report::nearest;
 pub use report::{Problem, Problems, Severity};
 pub use schema::schema;
+pub use store_key::StoreKey;
 pub use types::Scopes;
 
 use tracing_subscriber::filter::Targets;

@@ -17,8 +17,8 @@ use encode::{OutcomeCounts, StatusCounts};
 use failure::Last;
 
 pub use encode::{
-    CertificateExpiry, Exposition, Extra, FAMILIES, Family, Kind, ProcessStats, Running, TokenExpiry,
-    TokenFailures,
+    CertificateExpiry, Exposition, Extra, FAMILIES, Family, Kind, ProcessStats, Running, TokenBudget,
+    TokenExpiry, TokenFailures,
 };
 pub use failure::{Counts, Failure, UpstreamRefusal};
 
@@ -35,6 +35,7 @@ pub struct Metrics {
     reloads_failed: AtomicU64,
     last_reload_successful: AtomicBool,
     spans_lost: AtomicU64,
+    store: Arc<StoreMetrics>,
     workers: usize,
 }
 
@@ -60,6 +61,7 @@ impl Metrics {
             // The config was loaded at the start.
             last_reload_successful: AtomicBool::new(true),
             spans_lost: AtomicU64::new(0),
+            store: Arc::default(),
             workers,
         }
     }
@@ -92,6 +94,11 @@ impl Metrics {
     /// The series of all webhooks together.
     pub fn webhooks(&self) -> Arc<ListenerMetrics> {
         Arc::clone(&self.webhooks)
+    }
+
+    /// The series of the token store.
+    pub fn store(&self) -> Arc<StoreMetrics> {
+        Arc::clone(&self.store)
     }
 
     /// Removes series whose route, issuer, or listener is no longer in the config.
@@ -132,8 +139,41 @@ impl Metrics {
             reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
             last_reload_successful: self.last_reload_successful.load(Ordering::Relaxed),
             spans_lost: self.spans_lost.load(Ordering::Relaxed),
+            store: Arc::clone(&self.store),
             extra,
         }
+    }
+}
+
+/// The counters of the token store (`[store]`). No request comes here.
+#[derive(Debug, Default)]
+pub struct StoreMetrics {
+    operations: StoreOperations,
+    duration: Histogram,
+}
+
+/// How often each operation had each outcome.
+#[expect(clippy::disallowed_types, reason = "operations are rare, and tasks of the control thread do them")]
+type StoreOperations = std::sync::Mutex<BTreeMap<(&'static str, &'static str), u64>>;
+
+impl StoreMetrics {
+    /// Counts an operation. `took` is `None` if it was skipped because the store failed just before.
+    pub fn operation(&self, operation: &'static str, outcome: &'static str, took: Option<Duration>) {
+        let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        *operations.entry((operation, outcome)).or_default() += 1;
+        if let Some(took) = took {
+            self.duration.observe(took);
+        }
+    }
+
+    /// (operation, outcome) and how often, in the order of their names.
+    pub fn operations(&self) -> Vec<((&'static str, &'static str), u64)> {
+        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        operations.iter().map(|(names, count)| (*names, *count)).collect()
+    }
+
+    fn duration(&self) -> Observed {
+        Histogram::sum(std::iter::once(&self.duration))
     }
 }
 

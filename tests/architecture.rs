@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["jose"],
     &["config"],
     &["inbound", "flow", "net", "metrics", "telemetry"],
-    &["issuer", "route", "trace"],
+    &["issuer", "route", "store", "trace"],
     &["token"],
     &["upstream"],
     &["proxy"],

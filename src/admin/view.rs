@@ -1,7 +1,7 @@
 //! The data of all pages, read once for each request: tokens and routes ([`View`]), the kernel's numbers about the process, and
 //! when certificates expire ([`Certificates`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +18,11 @@ use crate::aside::Aside;
 use crate::config::{Config, Credential, IssuerConfig, Source, WebhookConfig};
 use crate::jose::Certificate;
 use crate::metrics::{
-    CertificateExpiry, Failure, ProcessStats, RouteMetrics, Running, TokenExpiry, TokenFailures,
+    CertificateExpiry, Failure, ProcessStats, RouteMetrics, Running, TokenBudget, TokenExpiry, TokenFailures,
     UpstreamRefusal,
 };
-use crate::token::SlotStatus;
+use crate::store::{Failing, Tally};
+use crate::token::{Balance, SlotStatus};
 
 /// The state of the process at one moment.
 pub(super) struct View {
@@ -35,6 +36,8 @@ pub(super) struct View {
     /// Missing values of listeners and routes.
     pub(super) missing: Arc<Vec<String>>,
     pub(super) credentials: Vec<CredentialView>,
+    /// What issuers with a budget may still be asked, by their names.
+    pub(super) balances: BTreeMap<Arc<str>, Balance>,
     /// In the order of `Config::routes`.
     pub(super) traffic: Vec<Traffic>,
     /// Requests that matched no route.
@@ -42,7 +45,17 @@ pub(super) struct View {
     /// Open connections, in the order of `Config::listeners`.
     pub(super) connections: Vec<u64>,
     pub(super) webhooks: Vec<WebhookView>,
+    pub(super) store: Option<StoreView>,
     pub(super) log_lines_dropped: u64,
+}
+
+/// The token store (`[store]`).
+#[derive(Debug)]
+pub(super) struct StoreView {
+    pub(super) place: String,
+    /// `None`: it works, or was not tried.
+    pub(super) failing: Option<Arc<Failing>>,
+    pub(super) tally: Tally,
 }
 
 /// What a webhook has learned, without the value.
@@ -117,6 +130,10 @@ impl View {
             }
         }
         let listeners = snapshot.config.listeners.iter();
+        let issuers = snapshot.config.issuers.values();
+        let balance = |issuer: &Arc<IssuerConfig>| {
+            Some((Arc::clone(&issuer.name), admin.budgets.balance(&issuer.name)?))
+        };
         Self {
             now: admin.clock.wall(),
             started_at: admin.started_at,
@@ -127,10 +144,16 @@ impl View {
             draining: admin.health.is_draining(),
             missing: admin.health.missing(),
             credentials,
+            balances: issuers.filter_map(balance).collect(),
             traffic,
             unrouted: Traffic::of(&snapshot.unrouted, None),
             connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
             webhooks: (admin.webhooks)(),
+            store: admin.store.load().as_ref().map(|store| StoreView {
+                place: store.place(),
+                failing: store.failure(),
+                tally: store.tally(),
+            }),
             log_lines_dropped: crate::telemetry::dropped_lines(),
         }
     }
@@ -157,6 +180,16 @@ impl View {
                 })
             })
             .collect()
+    }
+
+    /// For the metrics: one for each issuer that has a budget.
+    pub(super) fn token_budgets(&self) -> Vec<TokenBudget> {
+        let of = |(issuer, balance): (&Arc<str>, &Balance)| TokenBudget {
+            issuer: Arc::clone(issuer),
+            remaining: balance.remaining,
+            limit: balance.budget.requests,
+        };
+        self.balances.iter().map(of).collect()
     }
 
     /// Whether the process is not ending, nothing that requests need is missing, and every credential of a required issuer was

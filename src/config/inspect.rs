@@ -6,26 +6,28 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::config::files;
-use crate::config::model::{Config, ReferenceUse, WebhookConfig};
+use crate::config::model::{Config, ReferenceUse, StoreConfig, StorePlace, WebhookConfig};
 use crate::config::reference::{self, ReferenceError};
 use crate::config::report::{Problem, Severity};
+use crate::config::store_key::{self, StoreKey};
 
 /// Reads every reference now. The warnings say what gives no value, which secrets other users may read, and which learned
-/// values could not be kept.
+/// values or tokens could not be kept. A key of the store that cannot be one is an error.
 ///
 /// [`super::load`] does none of this, because a missing secret must not keep the program from starting.
 pub fn check_references(config: &Config) -> Vec<Problem> {
     let mut found: Vec<Problem> = config.references.iter().flat_map(check_reference).collect();
-    found.extend(config.webhooks.iter().filter_map(|webhook| check_store(config, webhook)));
+    found.extend(config.webhooks.iter().filter_map(|webhook| check_learned(config, webhook)));
+    found.extend(config.store.iter().flat_map(|store| check_store(config, store)));
     found
 }
 
 /// Values of listeners and routes that their references do not give, as `key: place: reason`. Values of issuers are not
-/// listed, because their tokens show whether they exist. Neither are a webhook's secrets, of which one is enough, nor a
-/// collector's, for which no request waits.
+/// listed, because their tokens show whether they exist. Neither are a webhook's secrets, of which one is enough, nor those of
+/// a collector or a store, which no request needs.
 pub fn missing_values(config: &Config) -> Vec<String> {
     let others = config.references.iter().filter(|reference| {
-        !["issuer.", "webhook.", "tracing."].iter().any(|table| reference.key.starts_with(table))
+        !["issuer.", "webhook.", "tracing.", "store."].iter().any(|table| reference.key.starts_with(table))
     });
     others
         .filter_map(|reference| {
@@ -64,12 +66,47 @@ pub fn problem_near(
 }
 
 /// The file need not exist: the first request brings it.
-fn check_store(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
+fn check_learned(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
     let folder = webhook.store.parent().filter(|folder| !folder.is_dir())?.display();
     let table = format!("webhook.{}", webhook.name);
     let message = format!("the folder {folder} does not exist, so bearerd cannot keep a learned value");
     let hint = format!("run `mkdir -m 700 -p {folder}` as the user that bearerd runs as");
     Some(problem_near(config, Severity::Warning, (&table, "store"), message, Some(hint)))
+}
+
+/// What is wrong with the keys and the folder of a store, as far as they exist.
+fn check_store(config: &Config, store: &StoreConfig) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let mut keys: Vec<(usize, StoreKey)> = Vec::new();
+    for (index, source) in store.keys.iter().enumerate() {
+        let Ok(written) = source.read() else { continue };
+        let problem = |severity, message, hint: &str| {
+            let key = format!("keys[{index}]");
+            problem_near(config, severity, ("store", &key), message, Some(hint.to_owned()))
+        };
+        match StoreKey::parse(&written) {
+            Err(why) => {
+                let message = format!("{}: {why}", source.place());
+                found.push(problem(Severity::Error, message, store_key::HOW_TO_MAKE));
+            }
+            Ok(key) => {
+                if let Some((first, _)) = keys.iter().find(|(_, other)| *other == key) {
+                    let message = format!("{}: is the same key as keys[{first}]", source.place());
+                    found.push(problem(Severity::Warning, message, "leave it out when the rotation is over"));
+                }
+                keys.push((index, key));
+            }
+        }
+    }
+    if let StorePlace::Folder(folder) = &store.place
+        && folder.exists()
+        && !folder.is_dir()
+    {
+        let message = format!("{} is not a folder, so no token can be kept", folder.display());
+        let hint = Some("name a folder that bearerd may write".to_owned());
+        found.push(problem_near(config, Severity::Warning, ("store", "path"), message, hint));
+    }
+    found
 }
 
 fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
@@ -193,9 +230,10 @@ const NAMES: [&str; 6] = ["secret", "password", "token", "key", "pass", "pwd"];
 /// Folders in which secrets are mounted.
 const FOLDERS: [&str; 6] = ["/run/", "/var/", "/etc/", "/mnt/", "/secrets/", "/vault/"];
 
-/// Whether the value of this key is sent as it is. Private keys and assertions are parsed more leniently.
+/// Whether the value of this key is sent as it is. Private keys, keys of a store, and assertions are parsed.
 pub(super) fn is_plain_secret(key: &str) -> bool {
-    !["private_key", "certificate", "assertion"].iter().any(|other| key.ends_with(other))
+    !key.starts_with("store.keys[")
+        && !["private_key", "certificate", "assertion"].iter().any(|other| key.ends_with(other))
 }
 
 /// Checks a secret as it would be sent.

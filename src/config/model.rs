@@ -601,7 +601,7 @@ pub struct IssuerConfig {
     pub preset: Option<Arc<str>>,
     pub endpoint: TokenEndpoint,
     pub required: bool,
-    /// Its tokens are in the store, if there is one.
+    /// Its tokens are in the store, if there is one. Never for tokens that are bound to a key or a certificate.
     pub shared: bool,
     /// `None`: no limit.
     pub budget: Option<Budget>,
@@ -676,6 +676,9 @@ impl Budget {
     /// Issuers count by the month at most.
     pub const LONGEST: Duration = Duration::from_secs(31 * 24 * 3600);
 }
+
+/// No token is kept longer. A longer lifetime is more likely a wrong unit than a wish.
+pub const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// How the parameters of a token request travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

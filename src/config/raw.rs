@@ -17,8 +17,8 @@ use serde::Deserialize;
 
 use crate::config::client_auth::{self, ClientSecretBasic, Method};
 use crate::config::model::{
-    BasicEncoding, CallerAuthorization, Callers, Carrier, HeaderCase, JwtUse, LogFormat, OtlpProtocol,
-    Protocol, ResponseFormat, Roots, ScopeIn, Tracing,
+    BasicEncoding, Budget, CallerAuthorization, Callers, Carrier, HeaderCase, JwtUse, LogFormat,
+    OtlpProtocol, Protocol, ResponseFormat, Roots, ScopeIn, Tracing,
 };
 use crate::config::raw::values::{
     Count, Flag, Lasting, Plaintext, RawCertificate, RawEgress, RawKey, RawParams, RawPublic, RawReference,
@@ -47,6 +47,7 @@ pub(crate) struct RawFile {
     pub log: Option<RawLog>,
     pub tracing: Option<RawTracing>,
     pub admin: Option<RawAdmin>,
+    pub store: Option<RawStore>,
     /// Addresses where bearerd accepts requests, by name.
     pub listener: BTreeMap<String, RawListener>,
     /// Authorization servers that give tokens, by name.
@@ -191,6 +192,52 @@ impl RawAdmin {
     pub(crate) const ADDRESS: &str = "127.0.0.1:9180";
 }
 
+/// Where tokens are kept: in a Redis or Valkey server, for all replicas, or in a folder, for this host's next start.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Store")]
+pub(crate) struct RawStore {
+    /// The server: "redis://HOST:PORT/DATABASE", "rediss://…" for TLS, or "unix:" and a socket's path. Port and database
+    /// may be left out. `url`, `urls`, or `path` is required.
+    #[schemars(extend("x-errors" = "missing; beside `urls` or `path`; another scheme; a user, a password, or a query; a database other than 0 with `cluster`"))]
+    pub url: Option<String>,
+    /// The servers of a cluster, or the Sentinels.
+    #[schemars(extend("x-errors" = "as `url`; empty; several without `cluster` or `sentinel`; different schemes or databases; the same server twice"))]
+    pub urls: Option<Vec<String>>,
+    /// The servers are a Redis Cluster. bearerd finds all of them by the ones that it knows.
+    #[schemars(extend("x-errors" = "beside `sentinel`, `path`, or `unix:`"))]
+    pub cluster: Flag<false>,
+    /// The name of the service that the Sentinels watch. bearerd asks them for its primary server.
+    #[schemars(extend("x-errors" = "beside `cluster`, `path`, or `unix:`; empty"))]
+    pub sentinel: Option<String>,
+    /// The user at the server (ACL). Default: the server's default user.
+    #[schemars(extend("x-errors" = "without `password`; beside `path`; empty"))]
+    pub username: Option<RawPublic>,
+    /// The user's password.
+    #[schemars(extend("x-errors" = "beside `path`; a literal in a file that others may read"))]
+    pub password: Option<RawSecret>,
+    /// A folder of this host, instead of a server: a restart makes no token request.
+    #[schemars(extend("x-errors" = "beside `url`, `urls`, `cluster`, `sentinel`, `username`, `password`, or `tls`; empty"))]
+    pub path: Option<String>,
+    /// Keys of 32 bytes, in base64 or hex. The first encrypts, and all decrypt.
+    #[schemars(extend("x-errors" = "missing; empty; not 32 bytes; the same key twice; a literal in a file that others may read"))]
+    pub keys: Option<Vec<RawSecret>>,
+    /// The start of the name of everything that bearerd writes there, so that several deployments can use one server.
+    #[schemars(extend("default" = Self::PREFIX, "x-errors" = "anything but 1 to 64 letters, digits, `.`, `_`, `:`, `-`"))]
+    pub prefix: Option<String>,
+    // A server in the same network responds in a few milliseconds.
+    /// Timeout of one operation. Then the request continues without the store, and bearerd does not try it for 5 s.
+    #[schemars(extend("x-errors" = "`0s`; more than `5s`"))]
+    pub timeout: Lasting<0, 100>,
+    /// TLS for connections to the server.
+    #[schemars(extend("x-errors" = "without `rediss://`; beside `path`"))]
+    pub tls: Option<RawTls>,
+}
+
+impl RawStore {
+    pub(crate) const PREFIX: &str = "bearerd";
+}
+
 /// An address where bearerd accepts requests.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -283,6 +330,10 @@ pub(crate) struct RawIssuer {
     pub token_url: Option<String>,
     /// false: /readyz does not wait for this issuer.
     pub required: Flag<true>,
+    /// Keep the tokens in `[store]`, if there is one. Tokens that are bound to a key or a certificate are never shared.
+    pub shared: Flag<true>,
+    /// The most token requests in a span of time. Default: no limit.
+    pub budget: Option<RawBudget>,
     /// The grant type: any string. "" omits the parameter. With jwt.use = "assertion", the default is the jwt-bearer
     /// grant.
     #[schemars(extend("default" = Self::GRANT_TYPE))]
@@ -373,6 +424,19 @@ impl RawIssuer {
     pub(crate) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
     /// Late enough to use a token well, and early enough for a few more attempts before it expires.
     pub(crate) const REFRESH_AT: f64 = 0.8;
+}
+
+/// The most token requests in any span of time.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Budget")]
+pub(crate) struct RawBudget {
+    /// The number of token requests.
+    #[schemars(extend("minimum" = 1, "maximum" = Budget::MOST_REQUESTS, "x-errors" = format!("missing; 0; more than {}", Budget::MOST_REQUESTS)))]
+    pub requests: Option<u64>,
+    /// The length of the span.
+    #[schemars(extend("default" = null, "x-errors" = "missing; less than `1s`; more than `31d`"))]
+    pub per: Lasting<0>,
 }
 
 /// `method` of a token request.

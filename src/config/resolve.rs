@@ -1,9 +1,11 @@
 //! From what is written to what is used: defaults, references between tables, and every check that needs more than one
 //! key. This file has the top level, `[limits]`, `[log]`, and `[admin]`.
 
+mod budget;
 mod issuer;
 mod listener;
 mod route;
+mod store;
 mod tracing;
 mod value;
 
@@ -26,10 +28,12 @@ pub(crate) struct Input<'t> {
     pub include_folders: Vec<std::path::PathBuf>,
 }
 
+/// Every issuer of the files; `None` if it has errors.
+type Issuers = BTreeMap<String, Option<Arc<IssuerConfig>>>;
+
 /// The tables that other tables may name.
 pub(crate) struct Known {
-    /// Every issuer of the files; `None` if it has errors.
-    pub issuers: BTreeMap<String, Option<Arc<IssuerConfig>>>,
+    pub issuers: Issuers,
     pub listeners: listener::Listeners,
 }
 
@@ -45,6 +49,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         log,
         tracing,
         admin,
+        store,
         listener,
         issuer,
         route,
@@ -60,6 +65,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     let listeners = listener::resolve(&top, listener, &admin, report);
     // Before the issuers, because their references name webhooks.
     let webhooks = listener::resolve_webhooks(&top, webhook, taken(&admin, &listeners), report);
+    let store = store::resolve(&top.key("store"), store, report);
     let tracing = tracing::resolve(&top.key("tracing"), tracing, otel, report);
 
     let mut issuers = vec![(main, issuer)];
@@ -69,8 +75,10 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         routes.push((document, raw.route));
     }
     let files: Vec<_> = issuers.iter().map(|(document, _)| document.file.absolute.clone()).collect();
-    let known = Known { issuers: all_issuers(issuers, report), listeners };
+    let (issuers, places) = all_issuers(issuers, report);
+    let known = Known { issuers, listeners };
     let routes = all_routes(routes, &known, report);
+    budget::check(&places, &known.issuers, &routes, report);
 
     if report.problems.iter().any(|problem| problem.severity == Severity::Error) {
         return None;
@@ -86,7 +94,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         log: log?,
         tracing: tracing.map(Arc::new),
         admin: admin?,
-        store: None,
+        store: store.map(Arc::new),
         listeners: known.listeners.configs.into_iter().flatten().collect(),
         issuers: known.issuers.into_iter().filter_map(|(name, issuer)| Some((name, issuer?))).collect(),
         routes,
@@ -112,10 +120,11 @@ fn taken(admin: &Option<Admin>, listeners: &listener::Listeners) -> Vec<(Address
     admin.chain(listeners).collect()
 }
 
+/// Every issuer, and where each is written.
 fn all_issuers<'t>(
     written: Vec<(&'t Document<'t>, BTreeMap<String, RawIssuer>)>,
     report: &mut Report,
-) -> BTreeMap<String, Option<Arc<IssuerConfig>>> {
+) -> (Issuers, BTreeMap<String, Place<'t>>) {
     let mut places: BTreeMap<String, Place<'t>> = BTreeMap::new();
     let mut issuers = BTreeMap::new();
     for (document, tables) in written {
@@ -131,7 +140,7 @@ fn all_issuers<'t>(
             issuers.insert(name, issuer);
         }
     }
-    issuers
+    (issuers, places)
 }
 
 fn all_routes<'t>(

@@ -3,6 +3,7 @@
 
 mod checks;
 mod issuers;
+mod store;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -97,6 +98,7 @@ fn definition(heading: &str) -> Option<&'static str> {
         ["log"] => Some("Log"),
         ["tracing"] => Some("Tracing"),
         ["admin"] => Some("Admin"),
+        ["store"] => Some("Store"),
         ["listener", _] => Some("Listener"),
         ["issuer", _] => Some("Issuer"),
         ["issuer", _, "response"] => Some("Response"),
@@ -195,7 +197,9 @@ fn the_example_loads() {
 #[test]
 fn the_examples_other_ways_load_too() {
     let mut tried = 0;
-    for line in EXAMPLE.lines().filter_map(|line| line.strip_prefix("# ")) {
+    let (before, after) = EXAMPLE.split_once("[store]").unwrap();
+    let (_, after) = after.split_once("\n[").unwrap();
+    for line in before.lines().chain(after.lines()).filter_map(|line| line.strip_prefix("# ")) {
         let Some((key, _)) = line.split_once(" = ") else { continue };
         let issuer = match key {
             "tls" if line.contains("client_ca") => continue,
@@ -305,6 +309,8 @@ fn equal_issuers_have_equal_digests_and_others_have_not() {
         digest("client_secret = { file = \"/etc/bearerd/a\" }")
     );
     assert_eq!(digest("tls = { roots = \"bundled\" }"), digest("tls.roots = \"bundled\""));
+    // Tokens stay if their issuer's limit changes.
+    assert_eq!(digest("budget = { requests = 3, per = \"1h\" }"), plain);
     let mut all = vec![
         plain,
         digest("client_secret = { file = \"b\" }"),

@@ -1,6 +1,7 @@
 //! Values with a syntax of their own. One small function reads each. An error says what is wrong, in words that can follow
 //! "key: ", and quotes nothing that may be secret.
 
+pub(crate) mod store_url;
 pub(crate) mod url;
 
 use std::hash::{Hash, Hasher};

@@ -194,8 +194,16 @@ pub(super) type Digest = [u8; 32];
 /// A digest of everything in a token request that concerns the client: its credentials, assertion, parameters and
 /// header fields.
 pub(super) fn credential_fingerprint(config: &IssuerConfig) -> Digest {
+    digest_of(&request_sources(config).into_iter().chain(&config.assertion).collect::<Vec<_>>())
+}
+
+fn request_fingerprint(config: &IssuerConfig) -> Digest {
+    digest_of(&request_sources(config))
+}
+
+/// The sources of a token request, but for a ready-made assertion.
+fn request_sources(config: &IssuerConfig) -> Vec<&Source> {
     let mut sources = secrets(config);
-    sources.extend(&config.assertion);
     config.params.values().for_each(|value| collect(value, &mut sources));
     sources.extend(config.headers.iter().map(|(_, source)| source));
     if let Some(jwt) = &config.jwt {
@@ -203,7 +211,7 @@ pub(super) fn credential_fingerprint(config: &IssuerConfig) -> Digest {
         jwt.claims.values().for_each(|value| collect(value, &mut sources));
     }
     sources.extend(config.dpop.as_ref().map(|dpop| &dpop.private_key));
-    digest_of(&sources)
+    sources
 }
 
 /// A digest of what authenticates the client, which an operator changes to give it another credential. Excludes the
@@ -228,6 +236,58 @@ pub(super) fn binding_fingerprint(config: &IssuerConfig, key: &CredentialKey) ->
     let last_good = |source: &Source| source.to_send().ok().map(|(value, _)| value);
     let values: Vec<_> = sources.into_iter().map(last_good).collect();
     digest(values.iter().map(|value| value.as_ref().map(|value| value.expose())))
+}
+
+/// A digest of everything in a token request, for replicas that share tokens. A ready-made assertion that is a JWT counts by
+/// whom it is for: each replica has its own, which changes by itself.
+pub(super) fn token_identity(config: &IssuerConfig, key: &CredentialKey) -> Digest {
+    let mut scopes = key.scopes.to_vec();
+    scopes.sort_unstable();
+    let mut parts = vec![key.issuer.as_bytes().to_vec(), key.issuer_digest.to_vec()];
+    parts.extend(scopes.into_iter().map(String::into_bytes));
+    parts.push(Vec::new());
+    for (name, value) in &key.params {
+        parts.push(name.clone().into_bytes());
+        flatten(value, &mut parts);
+    }
+    parts.push(key.subject.clone().unwrap_or_default().into_bytes());
+    parts.push(request_fingerprint(config).to_vec());
+    parts.extend(config.assertion.as_ref().map(assertion_identity));
+    digest(parts.iter().map(|part| Some(part.as_slice())))
+}
+
+fn assertion_identity(source: &Source) -> Vec<u8> {
+    let Ok((value, _)) = source.to_send() else { return Vec::new() };
+    let claims = value.expose_str().and_then(super::response::claims_of);
+    let whom = |claims: &serde_json::Map<String, serde_json::Value>| {
+        let of = |name: &str| claims.get(name).filter(|claim| !claim.is_null()).map(ToString::to_string);
+        Some([of("iss")?, of("sub")?, of("aud").unwrap_or_default()].join("\n"))
+    };
+    match claims.as_ref().and_then(whom) {
+        Some(whom) => whom.into_bytes(),
+        None => digest(std::iter::once(Some(value.expose()))).to_vec(),
+    }
+}
+
+/// The value with its type, so that no two values look alike.
+fn flatten(value: &ParamValue, out: &mut Vec<Vec<u8>>) {
+    match value {
+        ParamValue::Integer(number) => out.push(format!("i{number}").into_bytes()),
+        ParamValue::Float(number) => out.push(format!("f{number}").into_bytes()),
+        ParamValue::Boolean(value) => out.push(format!("b{value}").into_bytes()),
+        ParamValue::Value(source) => out.push(digest_of(&[source]).to_vec()),
+        ParamValue::Array(items) => {
+            out.push(format!("a{}", items.len()).into_bytes());
+            items.iter().for_each(|item| flatten(item, out));
+        }
+        ParamValue::Table(members) => {
+            out.push(format!("t{}", members.len()).into_bytes());
+            for (name, member) in members {
+                out.push(name.clone().into_bytes());
+                flatten(member, out);
+            }
+        }
+    }
 }
 
 fn secrets(config: &IssuerConfig) -> Vec<&Source> {

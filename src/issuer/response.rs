@@ -16,7 +16,7 @@ use super::exchange::{BodyError, IssuerResponse};
 use super::redact::Redactor;
 use super::reported::{self, ReportedError};
 use super::{FailureKind, Grant, IssuerError};
-use crate::config::{ExpiresAt, ResponseFormat, ResponseShape, Scopes};
+use crate::config::{ExpiresAt, LONGEST_LIFETIME, ResponseFormat, ResponseShape, Scopes};
 use crate::net::dpop;
 use crate::secret::{MASK, Secret};
 
@@ -426,8 +426,6 @@ fn unreadable_body(
 
 /// A token without any lifetime left still serves the requests that wait for it.
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
-/// No token is kept longer. A longer lifetime is more likely a wrong unit than a wish.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest pause that an issuer may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 /// A larger epoch time is in milliseconds: in seconds it would be the year 5138, in milliseconds it is 1973.
@@ -441,6 +439,13 @@ impl Grant {
             (Some(length), Some(until)) => Some(length.min(until)),
             (length, until) => length.or(until),
         }
+    }
+
+    /// The token works only together with a key: a DPoP proof's (RFC 9449), or a client certificate's (RFC 8705).
+    pub fn is_bound(&self) -> bool {
+        let names_a_key =
+            || self.token.expose_str().and_then(claims_of).is_some_and(|claims| claims.contains_key("cnf"));
+        self.prover.is_some() || names_a_key()
     }
 
     /// The stated lifetime, or else `default`; clamped to 1 s ..= 24 h.
@@ -541,10 +546,9 @@ pub enum Audience {
 }
 
 /// The claims of a JWT in the compact form (RFC 7515 section 3.1), without a check of its signature.
-fn claims_of(token: &str) -> Option<Map<String, Value>> {
+pub(super) fn claims_of(token: &str) -> Option<Map<String, Value>> {
     let mut parts = token.split('.');
-    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    let (_, claims, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {
         return None;
     };
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()

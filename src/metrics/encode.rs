@@ -15,7 +15,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::{Histogram, Observed};
-use super::{IssuerMetrics, ListenerMetrics, RouteMetrics};
+use super::{IssuerMetrics, ListenerMetrics, RouteMetrics, StoreMetrics};
 
 /// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,11 @@ impl Exposition {
 pub struct Extra {
     /// One for each route that has a token.
     pub token_expiries: Vec<TokenExpiry>,
+    /// One for each issuer that has a budget.
+    pub token_budgets: Vec<TokenBudget>,
     pub log_lines_dropped: u64,
+    /// Whether the token store works. `None`: there is none.
+    pub store_up: Option<bool>,
     pub running: Running,
 }
 
@@ -57,6 +61,14 @@ pub struct TokenExpiry {
     pub issuer: Arc<str>,
     pub route: Arc<str>,
     pub at: SystemTime,
+}
+
+/// How many token requests an issuer's budget allows.
+#[derive(Debug, Clone)]
+pub struct TokenBudget {
+    pub issuer: Arc<str>,
+    pub remaining: u32,
+    pub limit: u32,
 }
 
 /// The process as the kernel sees it. `None` if the kernel does not say.
@@ -120,6 +132,7 @@ pub(super) struct Scrape {
     pub(super) reloads_failed: u64,
     pub(super) last_reload_successful: bool,
     pub(super) spans_lost: u64,
+    pub(super) store: Arc<StoreMetrics>,
     pub(super) extra: Extra,
 }
 
@@ -369,6 +382,64 @@ pub const FAMILIES: &[Family] = &[
             each(&all.issuers, |(issuer, metrics)| {
                 out.histogram(&[issuer], Histogram::sum(iter::once(&metrics.duration)))
             })
+        },
+    },
+    Family {
+        name: "bearerd_store_operations_total",
+        kind: Kind::Counter,
+        labels: &["operation", "outcome"],
+        unit: "operations",
+        help: "Operations of the token store (`[store]`)",
+        more: ". A `claim` asks for a token: `hit` (another replica or an earlier start fetched it), `lease` (this bearerd fetches it), or `held` (another one is fetching it). `skipped` means that the store failed less than 5 s before",
+        alert: "outcomes other than `ok`, `hit`, `lease`, `held`, and `superseded` grow",
+        samples: |all, out| {
+            each(all.store.operations(), |((operation, outcome), count)| {
+                out.value(&[operation, outcome], count)
+            })
+        },
+    },
+    Family {
+        name: "bearerd_store_operation_duration_seconds",
+        kind: Kind::Histogram,
+        labels: &[],
+        unit: "seconds",
+        help: "Duration of an operation of the token store",
+        more: "",
+        alert: "p99 approaches `timeout` of `[store]`",
+        samples: |all, out| out.histogram(&[], all.store.duration()),
+    },
+    Family {
+        name: "bearerd_store_up",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: "0 or 1",
+        help: "Whether the last operation of the token store succeeded",
+        more: ". Absent without `[store]`. While it is 0, each replica fetches its own tokens",
+        alert: "it is 0",
+        samples: |all, out| each(all.extra.store_up, |up| out.value(&[], u64::from(up))),
+    },
+    Family {
+        name: "bearerd_token_budget_remaining",
+        kind: Kind::Gauge,
+        labels: &["issuer"],
+        unit: "requests",
+        help: "Token requests that the issuer's `budget` allows now, as far as this process knows",
+        more: ". Absent without `budget`. With `[store]`, as the store said last",
+        alert: "it stays under a tenth of `bearerd_token_budget_limit`",
+        samples: |all, out| {
+            each(&all.extra.token_budgets, |of| out.value(&[&of.issuer], u64::from(of.remaining)))
+        },
+    },
+    Family {
+        name: "bearerd_token_budget_limit",
+        kind: Kind::Gauge,
+        labels: &["issuer"],
+        unit: "requests",
+        help: "`requests` of the issuer's `budget`",
+        more: "",
+        alert: "",
+        samples: |all, out| {
+            each(&all.extra.token_budgets, |of| out.value(&[&of.issuer], u64::from(of.limit)))
         },
     },
     Family {

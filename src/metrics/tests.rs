@@ -33,6 +33,7 @@ fn filled() -> Metrics {
     metrics.config_reload(true);
     metrics.config_reload(false);
     metrics.spans_lost(2);
+    metrics.store().operation("claim", "hit", Some(Duration::from_millis(2)));
     metrics
 }
 
@@ -42,6 +43,8 @@ fn extra() -> Extra {
     Extra {
         token_expiries: vec![TokenExpiry { issuer: Arc::clone(&issuer), route: Arc::clone(&route), at }],
         log_lines_dropped: 3,
+        token_budgets: vec![TokenBudget { issuer: Arc::clone(&issuer), remaining: 7, limit: 1000 }],
+        store_up: Some(true),
         running: Running {
             ready: true,
             loaded_at: Some(at),

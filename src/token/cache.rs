@@ -13,13 +13,16 @@ use arc_swap::ArcSwapOption;
 use moka::policy::EvictionPolicy;
 use tokio::runtime::Handle;
 
+use super::budget::{Budgets, IssuerBudget};
 use super::probe::{Connect, Probes};
+use super::shared::{Fetched, SharedSource, Want};
 use super::slot::TokenSlot;
 use super::slot_task::SlotTask;
 use crate::clock::SharedClock;
-use crate::config::{CredentialKey, IssuerConfig};
-use crate::issuer::{Grant, Issuer, IssuerError};
+use crate::config::{CredentialKey, IssuerConfig, StoreConfig};
+use crate::issuer::{Issuer, IssuerError};
 use crate::metrics::{IssuerMetrics, Metrics};
+use crate::store::{Store, StoreCell};
 use crate::trace::{Tracer, TracerCell};
 
 /// Far above any sensible config. Bounds the memory that a wrong one can use.
@@ -44,6 +47,10 @@ pub struct TokenCache {
     issuers: IssuerMap,
     probes: Arc<Probes>,
     make_source: MakeSource,
+    /// Where tokens are shared, if anywhere.
+    store: Arc<StoreCell>,
+    budgets: Arc<Budgets>,
+    metrics: Arc<Metrics>,
     control: Handle,
     clock: SharedClock,
 }
@@ -52,20 +59,26 @@ impl TokenCache {
     /// Fetches run on `control`'s thread, never on a worker's.
     pub fn new(control: Handle, clock: SharedClock, metrics: Arc<Metrics>, tracers: Arc<TracerCell>) -> Self {
         let issuer_clock = Arc::clone(&clock);
+        let issuer_metrics = Arc::clone(&metrics);
+        let store = Arc::new(StoreCell::empty());
+        let budgets = Arc::new(Budgets::new(Arc::clone(&store), Arc::clone(&clock)));
+        let issuer_budgets = Arc::clone(&budgets);
         let make_source = move |config: &Arc<IssuerConfig>| -> Arc<dyn TokenSource> {
             Arc::new(MeteredIssuer {
                 issuer: Issuer::new(Arc::clone(config), Arc::clone(&issuer_clock)),
-                metrics: metrics.issuer(&config.name),
+                budgets: Arc::clone(&issuer_budgets),
+                metrics: issuer_metrics.issuer(&config.name),
                 tracers: Arc::clone(&tracers),
             })
         };
         let connect: Connect = Box::new(|hop| Box::pin(async move { hop.answers().await }));
-        Self::with_sources(control, clock, Box::new(make_source), connect)
+        Self { store, budgets, ..Self::with_sources(control, clock, metrics, Box::new(make_source), connect) }
     }
 
     pub(super) fn with_sources(
         control: Handle,
         clock: SharedClock,
+        metrics: Arc<Metrics>,
         make_source: MakeSource,
         connect: Connect,
     ) -> Self {
@@ -76,7 +89,41 @@ impl TokenCache {
             .eviction_listener(|_key, cell: Cell, _cause| cell.store(None))
             .build();
         let probes = Arc::new(Probes::new(control.clone(), connect));
-        Self { slots, issuers: IssuerMap::default(), probes, make_source, control, clock }
+        let store = Arc::new(StoreCell::empty());
+        let budgets = Arc::new(Budgets::new(Arc::clone(&store), Arc::clone(&clock)));
+        let issuers = IssuerMap::default();
+        Self { slots, issuers, probes, make_source, store, budgets, metrics, control, clock }
+    }
+
+    /// Shares tokens by this store from now on. The same table is the same store, which keeps its connection.
+    pub fn use_store(&self, config: Option<&Arc<StoreConfig>>) {
+        let now = self.store.load_full();
+        if now.as_ref().map(|store| store.config()) == config.map(|config| &**config) {
+            return;
+        }
+        self.store.store(config.map(|config| {
+            let (clock, metrics) = (Arc::clone(&self.clock), self.metrics.store());
+            let store = Arc::new(Store::new(Arc::clone(config), &self.control, clock, metrics));
+            self.control.spawn(Store::keep_trying(Arc::downgrade(&store)));
+            store
+        }));
+    }
+
+    /// Counts token requests by these issuers' budgets from now on.
+    pub fn use_budgets<'a>(&self, issuers: impl Iterator<Item = &'a Arc<IssuerConfig>>) {
+        self.budgets.apply(issuers);
+        let budgets = Arc::clone(&self.budgets);
+        self.control.spawn(async move { budgets.look().await });
+    }
+
+    /// What issuers may still be asked.
+    pub fn budgets(&self) -> Arc<Budgets> {
+        Arc::clone(&self.budgets)
+    }
+
+    /// Where the store in use is found.
+    pub fn store_cell(&self) -> Arc<StoreCell> {
+        Arc::clone(&self.store)
     }
 
     /// The slot of this key: the existing one or a new one. `waiters` is `[limits] waiters`. A configured route holds
@@ -122,7 +169,13 @@ impl TokenCache {
         if let Some(there) = issuers.get(&id).and_then(Weak::upgrade) {
             return there;
         }
-        let source = (self.make_source)(issuer);
+        let source: Arc<dyn TokenSource> = Arc::new(SharedSource {
+            direct: (self.make_source)(issuer),
+            config: Arc::clone(issuer),
+            store: Arc::clone(&self.store),
+            control: self.control.clone(),
+            clock: Arc::clone(&self.clock),
+        });
         issuers.insert(id, Arc::downgrade(&source));
         source
     }
@@ -133,17 +186,28 @@ impl TokenCache {
     }
 }
 
-pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Grant, IssuerError>> + Send + 'a>>;
+pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Fetched, IssuerError>> + Send + 'a>>;
 
 pub(super) trait TokenSource: Send + Sync + 'static {
-    /// Makes one token request, within the issuer's timeout. Dropping the future cancels it.
-    fn fetch<'a>(&'a self, key: &'a CredentialKey) -> Fetching<'a>;
+    /// Gets one token: by one token request, within the issuer's timeout, or from another replica. Dropping the future
+    /// cancels it.
+    fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a>;
+    /// See [`Issuer::token_identity`]. Reads files.
+    fn token_identity(&self, key: &CredentialKey) -> [u8; 32];
     /// See [`Issuer::credential_fingerprint`]. Reads files.
     fn credential_fingerprint(&self) -> [u8; 32];
     /// See [`Issuer::binding_fingerprint`]. Reads files.
     fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32];
     /// See [`Issuer::standby_in_use`].
     fn standby_in_use(&self) -> bool;
+    /// The issuer's budget, if it has one, allows a token request now.
+    fn may_be_asked(&self) -> bool {
+        true
+    }
+    /// Whether to log that the issuer's budget is spent.
+    fn budget_warning_due(&self) -> Option<u64> {
+        None
+    }
     /// Counts a finished token request. `outcome` is a metric label.
     fn requested(&self, outcome: &'static str, took: Duration);
     /// Counts a request that starts to wait.
@@ -159,13 +223,21 @@ pub(super) trait TokenSource: Send + Sync + 'static {
 /// A real issuer with its metrics.
 struct MeteredIssuer {
     pub(super) issuer: Issuer,
+    budgets: Arc<Budgets>,
     pub(super) metrics: Arc<IssuerMetrics>,
     tracers: Arc<TracerCell>,
 }
 
 impl TokenSource for MeteredIssuer {
-    fn fetch<'a>(&'a self, key: &'a CredentialKey) -> Fetching<'a> {
-        Box::pin(self.issuer.fetch(key))
+    fn fetch<'a>(&'a self, key: &'a CredentialKey, _want: Want) -> Fetching<'a> {
+        Box::pin(async move {
+            let budget = IssuerBudget { budgets: &self.budgets, issuer: &self.issuer.config().name };
+            self.issuer.fetch_through(&budget, key).await.map(Fetched::own)
+        })
+    }
+
+    fn token_identity(&self, key: &CredentialKey) -> [u8; 32] {
+        self.issuer.token_identity(key)
     }
 
     fn credential_fingerprint(&self) -> [u8; 32] {
@@ -178,6 +250,14 @@ impl TokenSource for MeteredIssuer {
 
     fn standby_in_use(&self) -> bool {
         self.issuer.standby_in_use()
+    }
+
+    fn may_be_asked(&self) -> bool {
+        self.budgets.balance(&self.issuer.config().name).is_none_or(|balance| balance.remaining > 0)
+    }
+
+    fn budget_warning_due(&self) -> Option<u64> {
+        self.budgets.warning_due(&self.issuer.config().name)
     }
 
     fn requested(&self, outcome: &'static str, took: Duration) {

@@ -32,6 +32,11 @@ impl Moment {
         Self { boot: clock.boot(), wall: clock.wall() }
     }
 
+    /// The moment `by` before this one.
+    pub(super) fn before(&self, by: Duration) -> Self {
+        Self { boot: self.boot.saturating_sub(by), wall: self.wall.checked_sub(by).unwrap_or(self.wall) }
+    }
+
     /// The time of day `by` after this moment.
     pub(super) fn wall_in(&self, by: Duration) -> SystemTime {
         self.wall.checked_add(by).unwrap_or(self.wall)
@@ -148,7 +153,8 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// 60 s after a refusal. Otherwise the issuer's `Retry-After`, clamped to 1 s ..= 5 min (RFC 9110 section 10.2.3).
+    /// 60 s after a refusal. With a spent budget, exactly until the next request is possible. Otherwise the issuer's
+    /// `Retry-After`, clamped to 1 s ..= 5 min (RFC 9110 section 10.2.3).
     /// Otherwise 1, 2, 4 … s, up to 25 % more or less by `chance` in 0 ..= 1, at least 1 s and at most 60 s, or 10 s
     /// without a valid token, or 1 s if the failure took the issuer's timeout.
     ///
@@ -160,6 +166,9 @@ impl Pause {
             return Self::of(PAUSE_AFTER_REFUSAL);
         }
         if let Some(asked_for) = error.retry_after {
+            if error.kind == FailureKind::Budget {
+                return Self::of(asked_for);
+            }
             return Self::of(asked_for.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER));
         }
         let doubled = SHORTEST_PAUSE.saturating_mul(2u32.saturating_pow(in_a_row.saturating_sub(1)));

@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::TokenSource;
 use super::schedule::Moment;
-use super::state::{FetchFailure, HeldToken, Rejected, RetryCause, SlotStatus, Token, TokenError};
+use super::state::{
+    FetchFailure, HeldToken, Rejected, RetryCause, SharedStatus, SlotStatus, Token, TokenError,
+};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
 use crate::trace::SpanContext;
@@ -205,6 +207,11 @@ impl TokenSlot {
             last_error: self.failure.load().as_ref().map(|failure| failure.for_status(now, served)),
             fetched_once: self.fetched_once.load(Ordering::SeqCst),
             standby: self.source.standby_in_use(),
+            shared: held.and_then(|held| held.shared.as_ref()).map(|shared| SharedStatus {
+                generation: shared.generation,
+                by: Arc::clone(&shared.by),
+                own: shared.taken.is_none(),
+            }),
         }
     }
 
@@ -372,6 +379,11 @@ impl TokenSlot {
     pub(super) fn take_retry_causes(&self) -> (bool, bool) {
         let causes = self.retry_causes.swap(0, Ordering::SeqCst);
         (causes & RETRY_OPERATOR != 0, causes & RETRY_FILES != 0)
+    }
+
+    /// Whether requests wait for a token now.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn set_waiters(&self, waiters: usize) {

@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::probe::{ProbeWatch, Probes};
 use super::schedule::{HeldTokenView, Moment, NextStep, SlotView, Validity};
+use super::shared::{Fetched, Want};
 use super::slot::{Signals, TokenSlot};
 use super::state::{FetchFailure, HeldToken, Token};
 use crate::config::{IssuerConfig, TokenEndpoint};
@@ -26,7 +27,7 @@ const SETTLED: Duration = Duration::from_millis(1_100);
 
 /// How a fetch ended.
 enum FetchEnd {
-    Completed(Result<Result<Grant, IssuerError>, JoinError>),
+    Completed(Result<Result<Fetched, IssuerError>, JoinError>),
     /// Meanwhile the token that was held at the start was refused or its binding changed, so the result is of no use.
     Superseded,
     SlotGone,
@@ -221,23 +222,27 @@ impl SlotTask {
         let now = slot.now();
         // Taken before the fetch ends: a request that waits from then on waits for the next one.
         let waiter = slot.first_waiter.swap(None);
-        let mut status = None;
+        let (mut status, mut asked) = (None, true);
         let outcome = match end {
             FetchEnd::SlotGone => return,
             FetchEnd::Superseded => log_superseded(&slot),
             FetchEnd::Completed(result) => {
                 let result = result.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
                 status = result.as_ref().err().and_then(|error| error.http_status);
+                asked = was_asked(&result);
                 self.publish(&slot, &fetch, result, now)
             }
         };
+        if !asked {
+            return;
+        }
         slot.source.requested(outcome, now.boot.saturating_sub(fetch.asked.boot));
         if let Some(tracer) = slot.source.tracer() {
             record_span(&tracer, &slot.issuer, fetch.asked.wall, outcome, status, waiter.as_deref());
         }
     }
 
-    fn start_fetch(&mut self) -> Option<(Fetch, AbortOnDropHandle<Result<Grant, IssuerError>>)> {
+    fn start_fetch(&mut self) -> Option<(Fetch, AbortOnDropHandle<Result<Fetched, IssuerError>>)> {
         let slot = self.slot.upgrade()?;
         slot.start_fetch();
         let before = slot.held.load_full();
@@ -249,14 +254,27 @@ impl SlotTask {
         self.is_back = false;
         self.asked_at = Some(asked.boot);
         let (source, key) = (Arc::clone(&slot.source), Arc::clone(&slot.key));
-        let request = tokio::spawn(async move { source.fetch(&key).await });
+        let want = self.want(&slot, before.as_deref(), asked);
+        let request = tokio::spawn(async move { source.fetch(&key, want).await });
         let fetch = Fetch { number: slot.ended() + 1, asked, before, forced, fingerprint, binding };
         Some((fetch, AbortOnDropHandle::new(request)))
     }
 
+    fn want(&self, slot: &TokenSlot, held: Option<&HeldToken>, now: Moment) -> Want {
+        let waiting = Weak::clone(&self.slot);
+        Want {
+            have: held.and_then(|held| held.shared.as_ref()).map_or(0, |shared| shared.generation),
+            refused: held.is_some_and(HeldToken::is_refused),
+            left: held
+                .filter(|held| slot.serves(held, now) && !held.is_refused())
+                .map_or(Duration::ZERO, |held| held.validity.left(now)),
+            hurried: Arc::new(move || waiting.upgrade().is_some_and(|slot| slot.has_waiters())),
+        }
+    }
+
     async fn await_end(
         &mut self,
-        mut request: AbortOnDropHandle<Result<Grant, IssuerError>>,
+        mut request: AbortOnDropHandle<Result<Fetched, IssuerError>>,
         fetch: &Fetch,
     ) -> FetchEnd {
         loop {
@@ -281,10 +299,10 @@ impl SlotTask {
         &mut self,
         slot: &TokenSlot,
         fetch: &Fetch,
-        result: Result<Grant, IssuerError>,
+        result: Result<Fetched, IssuerError>,
         now: Moment,
     ) -> &'static str {
-        match result.and_then(|grant| self.hold(slot, fetch, grant, now)) {
+        match result.and_then(|fetched| self.hold(slot, fetch, fetched, now)) {
             Ok(held) => {
                 if fetch.is_superseded(slot.held.load().as_ref()) {
                     return log_superseded(slot);
@@ -313,7 +331,12 @@ impl SlotTask {
                 let failure = Arc::new(failure);
                 slot.failure.store(Some(Arc::clone(&failure)));
                 slot.finish(fetch.number);
-                log_failure(slot, &failure, now, self.repeated.due(now.boot));
+                let due = match failure.error.kind {
+                    // All tokens of the issuer have the same budget.
+                    FailureKind::Budget => slot.source.budget_warning_due(),
+                    _ => self.repeated.due(now.boot),
+                };
+                log_failure(slot, &failure, now, due);
                 outcome
             }
         }
@@ -323,12 +346,15 @@ impl SlotTask {
         &self,
         slot: &TokenSlot,
         fetch: &Fetch,
-        grant: Grant,
+        fetched: Fetched,
         now: Moment,
     ) -> Result<Arc<HeldToken>, IssuerError> {
         let issuer = &slot.issuer;
-        let lifetime = grant.lifetime(issuer.default_lifetime, fetch.asked.wall);
-        let (asked, refresh_at, chance) = (fetch.asked, issuer.refresh_at, fastrand::f64());
+        let taken = fetched.taken();
+        let Fetched { grant, shared } = fetched;
+        let asked = taken.map_or(fetch.asked, |taken| taken.asked);
+        let lifetime = grant.lifetime(issuer.default_lifetime, asked.wall);
+        let (refresh_at, chance) = (issuer.refresh_at, fastrand::f64());
         let kept = fetch.same_token(&grant).and_then(|before| {
             let validity = before.validity.again(asked, lifetime, refresh_at, chance);
             validity.may_be_sent(now).then_some((before, validity))
@@ -352,12 +378,20 @@ impl SlotTask {
                 issuer.name
             ))
         })?;
+        let replaces = fetch.replaces_a_refused_token();
         Ok(Arc::new(HeldToken {
             token: Arc::new(token),
             validity,
-            fetched: before.map_or(now, |before| before.fetched),
-            forced: before.map_or_else(|| fetch.replaces_a_refused_token(), |before| before.forced),
+            // Of a token that another replica fetched because of a 401, the age counts from then.
+            fetched: match (before, taken) {
+                (Some(before), _) => before.fetched,
+                (None, Some(taken)) if !replaces => taken.asked,
+                (None, _) => now,
+            },
+            forced: before
+                .map_or_else(|| replaces || taken.is_some_and(|taken| taken.forced), |before| before.forced),
             granted_scope: grant.scope,
+            shared,
             binding: fetch.binding,
             used: before.is_some_and(|before| before.used.load(Ordering::Relaxed)).into(),
             refused: false.into(),
@@ -371,9 +405,22 @@ fn end_pause(slot: &TokenSlot, Causes { operator, files }: Causes) {
     let Some(failure) = failure.as_ref().filter(|_| operator || files) else { return };
     let is_fixed =
         || failure.is_about_the_credential() && slot.source.credential_fingerprint() != failure.fingerprint;
-    if operator || is_fixed() {
+    let ends = match failure.error.kind {
+        // Only another budget helps.
+        FailureKind::Budget => slot.source.may_be_asked(),
+        _ => operator || is_fixed(),
+    };
+    if ends {
         slot.failure.store(Some(Arc::new(failure.ended(slot.now()))));
         slot.demand(failure.fetch + 1);
+    }
+}
+
+/// Whether the issuer got a token request. It got none if the store had the token, or if the budget was spent.
+fn was_asked(result: &Result<Fetched, IssuerError>) -> bool {
+    match result {
+        Ok(fetched) => fetched.taken().is_none(),
+        Err(error) => error.kind != FailureKind::Budget,
     }
 }
 
@@ -445,11 +492,19 @@ fn outcome_of(error: &IssuerError) -> &'static str {
 
 fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailure>, kept: bool) {
     let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.validity.lifetime().as_secs());
+    // A spent budget is no failure of the issuer.
+    let recovered = recovered.filter(|failure| failure.error.kind != FailureKind::Budget);
     if let Some(failure) = recovered {
         let failures = failure.in_a_row;
         tracing::info!(
             event = "token.recovered", %issuer, %scopes, lifetime_s, failures,
             "the issuer grants tokens again"
+        );
+    } else if let Some(shared) = held.shared.as_ref().filter(|shared| shared.taken.is_some()) {
+        let (by, generation) = (&shared.by, shared.generation);
+        tracing::debug!(
+            event = "token.taken", %issuer, %scopes, lifetime_s, %by, generation,
+            "the token was in the store"
         );
     } else if kept {
         tracing::debug!(

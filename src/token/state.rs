@@ -10,6 +10,7 @@ use http::HeaderValue;
 use http::header::InvalidHeaderValue;
 
 use super::schedule::{Moment, Pause, Validity};
+use super::shared::Shared;
 use crate::config::CredentialKey;
 use crate::issuer::{Audience, FailureKind, IssuerError};
 use crate::jose::Prover;
@@ -93,6 +94,18 @@ pub struct SlotStatus {
     pub fetched_once: bool,
     /// The issuer accepts the standby credential and refuses the current one.
     pub standby: bool,
+    /// Where the token is in the store, if it is.
+    pub shared: Option<SharedStatus>,
+}
+
+/// The place of a token in the store, for `/status`.
+#[derive(Debug, Clone)]
+pub struct SharedStatus {
+    pub generation: u64,
+    /// The host whose bearerd fetched it.
+    pub by: Arc<str>,
+    /// This process requested it itself.
+    pub own: bool,
 }
 
 /// The current failure of a slot. See [`SlotStatus::last_error`].
@@ -120,6 +133,8 @@ pub(super) struct HeldToken {
     /// Fetched because an upstream refused the token before it.
     pub(super) forced: bool,
     pub(super) granted_scope: Option<String>,
+    /// Where it is in the store, if it is.
+    pub(super) shared: Option<Shared>,
     /// The fingerprint of what the token is bound to, from when it was requested.
     pub(super) binding: [u8; 32],
     /// Sent at least once. Only such a token is renewed without a request.
@@ -246,6 +261,8 @@ pub enum TokenErrorKind {
     Unavailable,
     /// 504 `token_timeout`.
     Timeout,
+    /// 503 `token_budget`.
+    Budget,
     /// 503 `overloaded`: too many requests wait for this token.
     Overloaded,
 }
@@ -256,6 +273,7 @@ impl From<FailureKind> for TokenErrorKind {
             FailureKind::ClientRefused | FailureKind::RequestRefused | FailureKind::Unusable => Self::Refused,
             FailureKind::Unavailable | FailureKind::Credential => Self::Unavailable,
             FailureKind::Timeout => Self::Timeout,
+            FailureKind::Budget => Self::Budget,
         }
     }
 }

@@ -5,6 +5,7 @@ mod failures;
 mod fetches;
 mod lives;
 mod rejections;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use super::cache::{Fetching, TokenSource};
 use super::probe::Connect;
 use super::schedule::Moment;
+use super::shared::{Fetched, Want};
 use super::{Token, TokenCache, TokenError, TokenSlot};
 use crate::clock::{Clock, SharedClock};
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
@@ -208,7 +210,7 @@ impl Drop for UnderWay {
 }
 
 impl TokenSource for Scripted {
-    fn fetch<'a>(&'a self, _key: &'a CredentialKey) -> Fetching<'a> {
+    fn fetch<'a>(&'a self, _key: &'a CredentialKey, _want: Want) -> Fetching<'a> {
         Box::pin(async move {
             let number = self.asked.fetch_add(1, SeqCst) + 1;
             self.asked_at.push(self.start.elapsed());
@@ -221,8 +223,12 @@ impl TokenSource for Scripted {
             }
             let _under_way = UnderWay(Arc::clone(&self.under_way));
             tokio::time::sleep(Duration::from_millis(self.delay_ms.load(SeqCst))).await;
-            (self.script.load())(number)
+            (self.script.load())(number).map(Fetched::own)
         })
+    }
+
+    fn token_identity(&self, key: &CredentialKey) -> [u8; 32] {
+        key.issuer_digest
     }
 
     fn credential_fingerprint(&self) -> [u8; 32] {
@@ -304,7 +310,7 @@ fn key(issuer: &IssuerConfig, scopes: &[&str]) -> CredentialKey {
 fn cache(clock: SharedClock, idp: &Arc<Scripted>) -> TokenCache {
     let source = Arc::clone(idp);
     let make_source = move |_: &Arc<IssuerConfig>| Arc::clone(&source) as Arc<dyn TokenSource>;
-    TokenCache::with_sources(Handle::current(), clock, Box::new(make_source), connect(idp))
+    TokenCache::with_sources(Handle::current(), clock, Arc::default(), Box::new(make_source), connect(idp))
 }
 
 fn connect(idp: &Arc<Scripted>) -> Connect {

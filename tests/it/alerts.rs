@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const SLOW: Duration = Duration::from_millis(5500);
 
 /// Which program is broken so that this alert is due.
-const DUE: [(&str, &str); 25] = [
+const DUE: [(&str, &str); 27] = [
     ("BearerdAbsent", ""),
     ("BearerdDown", "gone"),
     ("BearerdRestarts", "restarting"),
@@ -35,6 +35,7 @@ const DUE: [(&str, &str); 25] = [
     ("BearerdClientRefused", "broken"),
     ("BearerdTokenRequestRefused", "broken"),
     ("BearerdIssuerThrottles", "broken"),
+    ("BearerdTokenBudgetLow", "broken"),
     ("BearerdIssuerUnreachable", "broken"),
     ("BearerdCredentialUnreadable", "broken"),
     ("BearerdUpstreamRefusesTokens", "broken"),
@@ -43,6 +44,7 @@ const DUE: [(&str, &str); 25] = [
     ("BearerdSlow", "broken"),
     ("BearerdInternalError", "broken"),
     ("BearerdRequestsUnrouted", "broken"),
+    ("BearerdStoreDown", "broken"),
     ("BearerdRequestsWait", "waiting"),
     ("BearerdOverloaded", "waiting"),
     ("BearerdConnectionsNearLimit", "full"),
@@ -86,7 +88,10 @@ async fn each_alert_is_raised_where_it_is_due_and_none_where_all_is_well() {
     raised.until(&prometheus, |raised| raised.has("BearerdAbsent", "")).await;
 
     let mut requests = JoinSet::new();
-    let well = Setup::new().await.start().await;
+    let store = "[store]\npath = \"tokens\"\nkeys = [{ file = \"store.key\" }]\n";
+    let well = Setup::new().await.more(store);
+    well.file("store.key", "00".repeat(32));
+    let well = well.start().await;
     keep_sending(&mut requests, &well, &["/"]);
     let mut broken = broken().await;
     let waiting = waiting(&mut requests).await;
@@ -215,11 +220,18 @@ async fn broken() -> Broken {
     for name in ["good", "refused", "asking", "throttled", "ending"] {
         text += &issuer(name, &format!("token_url = \"{{issuer}}/{name}\"\n{secret}\nrefresh_at = 0.02"));
     }
+    text += &issuer(
+        "spent",
+        &format!("token_url = \"{{issuer}}/good\"\n{secret}\nbudget = {{ requests = 1, per = \"1h\" }}"),
+    );
+    text += &route("spent", "spent", "{upstream}", "");
     text += &issuer("down", &format!("token_url = \"http://{nobody}/\"\n{secret}"));
     text += &issuer("unreadable", "token_url = \"{issuer}/good\"\nclient_secret = { file = \"missing\" }");
     for name in ["refused", "asking", "throttled", "ending", "down", "unreadable"] {
         text += &route(name, name, "{upstream}", "");
     }
+    text += "[store]\npath = \"no/such/folder\"\nkeys = [{ file = \"store.key\" }]\n";
+    setup.file("store.key", "00".repeat(32));
     text += &route("refusing", "good", "{upstream}/refusing", "");
     text += &route("slow", "good", "{upstream}/slow", "");
     text += &route("unreachable", "good", &format!("http://{nobody}"), "");

@@ -18,6 +18,7 @@
 
 mod admin;
 mod alerts;
+mod budget;
 mod callers;
 mod check;
 mod cli;
@@ -70,6 +71,8 @@ mod small_servers;
 mod smuggling;
 mod soak;
 mod standby;
+mod store_fleet;
+mod store_folder;
 mod support;
 mod systemd;
 mod token_life;

@@ -96,7 +96,7 @@ async fn json_has_its_documented_shape() {
     setup.issuer.always_this(RawResponse::token_for(TOKEN, 300));
     let report = report(&setup, 0, &[]).await;
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&report), ["config", "issuers", "ok", "problems", "upstreams"]);
+    assert_eq!(names(&report), ["config", "issuers", "ok", "problems", "store", "upstreams"]);
     let issuer = &report["issuers"][0];
     assert_eq!(
         names(issuer),
@@ -303,6 +303,19 @@ async fn a_scope_that_is_not_granted_is_a_warning() {
     setup.issuer.always_this(RawResponse::token(&jwt(&json!({ "scope": "write" }))));
     let report = self::report(&setup, 0, &[]).await;
     assert_eq!(report["issuers"][0]["credentials"][0]["token"]["not_granted"], json!(["read"]));
+}
+
+#[tokio::test]
+async fn a_budget_that_is_too_small_for_the_lifetimes_is_a_warning() {
+    for (lifetime, requests, needed) in [(300, 14, Some("about 15")), (300, 15, None), (3600, 2, None)] {
+        let setup = Setup::new().await;
+        setup.issuer.always_this(RawResponse::token_for(TOKEN, lifetime));
+        let keys = format!("budget = {{ requests = {requests}, per = \"1h\" }}");
+        let found = report(&setup.issuer(&keys), 0, &[]).await;
+        let said = warnings(&found["issuers"][0]);
+        assert_eq!(said.contains("the shortest lifetime is 300 s"), needed.is_some(), "{said}");
+        assert!(said.contains(needed.unwrap_or_default()), "{said}");
+    }
 }
 
 #[tokio::test]

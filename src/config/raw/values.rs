@@ -55,12 +55,12 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D, expected: &'static str) -> R
     deserializer.deserialize_str(Text(expected))
 }
 
-/// A duration. The default is `SECONDS`.
+/// A duration. The default is `SECONDS` and `MILLIS`, one of which is 0.
 #[derive(Default)]
-pub(crate) struct Lasting<const SECONDS: u64>(Option<String>);
+pub(crate) struct Lasting<const SECONDS: u64, const MILLIS: u64 = 0>(Option<String>);
 
-impl<const SECONDS: u64> Lasting<SECONDS> {
-    const DEFAULT: Duration = Duration::from_secs(SECONDS);
+impl<const SECONDS: u64, const MILLIS: u64> Lasting<SECONDS, MILLIS> {
+    const DEFAULT: Duration = Duration::from_millis(SECONDS * 1000 + MILLIS);
 
     pub(crate) fn is_given(&self) -> bool {
         self.0.is_some()
@@ -78,19 +78,20 @@ impl<const SECONDS: u64> Lasting<SECONDS> {
     /// The default as it is written in a file.
     fn written() -> String {
         match SECONDS {
+            0 if MILLIS > 0 => format!("{MILLIS}ms"),
             minutes if minutes > 60 && minutes.is_multiple_of(60) => format!("{}m", minutes / 60),
             seconds => format!("{seconds}s"),
         }
     }
 }
 
-impl<'de, const SECONDS: u64> Deserialize<'de> for Lasting<SECONDS> {
+impl<'de, const SECONDS: u64, const MILLIS: u64> Deserialize<'de> for Lasting<SECONDS, MILLIS> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         text(deserializer, "a duration such as \"30s\"").map(|text| Self(Some(text)))
     }
 }
 
-inline_schema!([const SECONDS: u64] Lasting<SECONDS>, json_schema!({
+inline_schema!([const SECONDS: u64, const MILLIS: u64] Lasting<SECONDS, MILLIS>, json_schema!({
     "type": "string",
     "pattern": "^([0-9]+(ms|s|m|h|d))+$",
     "default": Self::written()

@@ -20,8 +20,8 @@ use crate::config::raw::values::{
 use crate::config::raw::{RawBasic, RawDpop, RawIssuer, RawJwt, RawResponse, RawStandby, TokenMethod};
 use crate::config::reference::Source;
 use crate::config::report::{Report, Severity, did_you_mean};
-use crate::config::resolve::unwritten;
 use crate::config::resolve::value::{self, claims, headers, params, reference, refuse_tables, scopes};
+use crate::config::resolve::{budget, unwritten};
 use crate::config::types::{self, url};
 use crate::jose::Alg;
 
@@ -117,8 +117,8 @@ pub(super) fn resolve(
         digest: issuer_digest(place, report),
         preset: raw.preset.map(Into::into),
         required: raw.required.0,
-        shared: true,
-        budget: None,
+        shared: shared(place, raw.shared.0, dpop.is_some() || tls.certificate.is_some(), report),
+        budget: budget::resolve(&place.key("budget"), raw.budget, report),
         grant_type,
         carrier,
         basic,
@@ -166,6 +166,19 @@ impl IssuerConfig {
         let issuer = unwritten(|place, report| resolve(place, "defaults", raw, report));
         Self { name: name.into(), digest: [0; 32], endpoint, ..issuer.expect("defaults have no errors") }
     }
+}
+
+/// Whether tokens go into the store. A bound token is of no use to a replica that has another key.
+fn shared(place: &Place<'_>, wanted: bool, is_bound: bool, report: &mut Report) -> bool {
+    let at = place.key("shared");
+    if wanted && is_bound && at.is_written() {
+        report.warning(
+            &at,
+            "has no effect: tokens that are bound to a key or a certificate are never shared",
+            "leave it out",
+        );
+    }
+    wanted && !is_bound
 }
 
 fn endpoint(
@@ -818,11 +831,16 @@ fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) -> Option<Dpo
 }
 
 /// SHA-256 over the table in a canonical form: keys in order, every part with its type and length, and absolute paths
-/// of files. Comments, order, and spelling do not matter. Every value does.
+/// of files. Comments, order, and spelling do not matter. Every value does, except `budget`: another limit is no reason to
+/// fetch other tokens.
 fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
     let mut hasher = digest::Context::new(&digest::SHA256);
     if let Some(value) = place.value() {
-        value_into(&mut hasher, value, &place.document.file.folder, true);
+        let mut value = value.clone();
+        if let DeValue::Table(table) = &mut value {
+            table.remove("budget");
+        }
+        value_into(&mut hasher, &value, &place.document.file.folder, true);
     }
     let vars = report.elsewhere.get(&place.key("vars").path.to_string());
     vars.into_iter().flatten().for_each(|value| part(&mut hasher, b'v', value.as_bytes()));

@@ -34,6 +34,15 @@ impl Parts<'_> {
     }
 }
 
+/// What follows the scheme of a URL.
+pub(crate) struct AfterScheme<'a> {
+    /// See [`Parts`], as for the others.
+    pub userinfo: Option<&'a str>,
+    pub host: String,
+    pub port: Option<u16>,
+    pub path_and_query: &'a str,
+}
+
 /// Splits an `http` or `https` URL, and refuses a fragment. No error quotes the text, because it may contain a
 /// password.
 pub(crate) fn parts(text: &str) -> Result<Parts<'_>, Wrong> {
@@ -43,6 +52,12 @@ pub(crate) fn parts(text: &str) -> Result<Parts<'_>, Wrong> {
         Some(_) => return Err(wrong("the URL's scheme is neither https nor http", "write \"https://…\"")),
         None => return Err(wrong("is not an absolute URL", "write \"https://…\"")),
     };
+    let AfterScheme { userinfo, host, port, path_and_query } = after_scheme(rest)?;
+    Ok(Parts { https, userinfo, host, port, path_and_query })
+}
+
+/// Splits what follows `://`, and refuses a fragment. No error quotes the text.
+pub(crate) fn after_scheme(rest: &str) -> Result<AfterScheme<'_>, Wrong> {
     if rest.contains('#') {
         return Err(wrong("the URL has a fragment", "leave out `#` and what follows"));
     }
@@ -61,7 +76,7 @@ pub(crate) fn parts(text: &str) -> Result<Parts<'_>, Wrong> {
         None => (None, authority),
     };
     let (host, port) = host_and_port(authority)?;
-    Ok(Parts { https, userinfo, host, port, path_and_query })
+    Ok(AfterScheme { userinfo, host, port, path_and_query })
 }
 
 fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Wrong> {

@@ -1,0 +1,296 @@
+//! A source that shares its tokens with other replicas, or with this host's next start, by the store ([`crate::store`]).
+//!
+//! It asks the store first. The store has a newer token, or gives this replica the right to fetch one (a lease), or says that
+//! another replica is fetching. Whatever happens to the store, the token is fetched from the issuer in the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::cache::{Fetching, TokenSource};
+use super::schedule::Moment;
+use crate::clock::SharedClock;
+use crate::config::{CredentialKey, IssuerConfig};
+use crate::issuer::{Audience, Grant, IssuerError};
+use crate::store::{Claim, Claimed, Found, Hurried, Lease, Names, Store, StoreCell, StoredToken};
+use crate::trace::Tracer;
+
+/// A replica that dies during a fetch keeps the others waiting for this long.
+const LEASE: Duration = Duration::from_secs(3);
+/// How often the lease is extended while the issuer has not responded.
+const EXTEND_EVERY: Duration = Duration::from_secs(1);
+/// The pauses between two looks at the store while callers wait: from the first, growing, up to the longest.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LONGEST_LOOK: Duration = Duration::from_millis(300);
+const LOOKS_GROW: f64 = 1.6;
+/// How long a replica waits for another one if the issuer's timeout is turned off.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What a slot wants of its source.
+#[derive(Clone)]
+pub(super) struct Want {
+    /// The shared generation of the token that the slot holds. 0: none, or a token that is not shared.
+    pub(super) have: u64,
+    /// An upstream refused the held token.
+    pub(super) refused: bool,
+    /// How long the held token may still be sent. Zero: there is none, or it was refused.
+    pub(super) left: Duration,
+    /// Whether callers wait.
+    pub(super) hurried: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// What a source got.
+pub(super) struct Fetched {
+    pub(super) grant: Grant,
+    /// `None`: from the issuer, and only for this process.
+    pub(super) shared: Option<Shared>,
+}
+
+/// A token that is in the store.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) generation: u64,
+    /// The host whose bearerd fetched it.
+    pub(super) by: Arc<str>,
+    /// `None`: this bearerd requested it now.
+    pub(super) taken: Option<Taken>,
+}
+
+/// What is known of a token that another bearerd requested, or an earlier start of this one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) asked: Moment,
+    /// It was fetched because an upstream refused its predecessor.
+    pub(super) forced: bool,
+}
+
+impl Fetched {
+    pub(super) fn own(grant: Grant) -> Self {
+        Self { grant, shared: None }
+    }
+
+    /// The issuer was not asked.
+    pub(super) fn taken(&self) -> Option<Taken> {
+        self.shared.as_ref().and_then(|shared| shared.taken)
+    }
+}
+
+/// An issuer whose tokens are in the store, if there is one.
+pub(super) struct SharedSource {
+    pub(super) direct: Arc<dyn TokenSource>,
+    pub(super) config: Arc<IssuerConfig>,
+    pub(super) store: Arc<StoreCell>,
+    pub(super) control: Handle,
+    pub(super) clock: SharedClock,
+}
+
+/// Whether tokens of this issuer are in the store, if there is one. A token that is bound to a key or a certificate is of no
+/// use to others.
+pub fn is_shared(issuer: &IssuerConfig) -> bool {
+    issuer.shared && issuer.dpop.is_none() && issuer.tls.certificate.is_none()
+}
+
+impl SharedSource {
+    fn store(&self) -> Option<Arc<Store>> {
+        self.store.load_full().filter(|_| is_shared(&self.config))
+    }
+
+    async fn through(
+        &self,
+        store: &Arc<Store>,
+        key: &CredentialKey,
+        want: Want,
+    ) -> Result<Fetched, IssuerError> {
+        let Ok(names) = store.token_names(&self.direct.token_identity(key)) else {
+            return self.direct.fetch(key, want).await;
+        };
+        let mut claim = Claim { have: want.have, refused: want.refused, lease: LEASE };
+        let give_up = self.clock.boot() + self.config.timeout.unwrap_or(LONGEST_WAIT);
+        let mut looks = FIRST_LOOK;
+        loop {
+            let hurried: Hurried<'_> = &*want.hurried;
+            let asked = Moment::now(&*self.clock);
+            match store.claim(&names, claim, hurried).await {
+                Err(_) => return self.direct.fetch(key, want).await,
+                // It does not last longer than the token at hand.
+                Ok(Claimed::Token(found)) if found.left <= want.left => claim.have = found.generation,
+                Ok(Claimed::Token(found)) => return Ok(taken(found, asked)),
+                Ok(Claimed::Lease(lease)) => return self.fetch_for_all(store, names, lease, key, want).await,
+                Ok(Claimed::Held { .. }) if self.clock.boot() >= give_up => {
+                    return self.direct.fetch(key, want).await;
+                }
+                Ok(Claimed::Held { left }) => tokio::time::sleep(pause(&mut looks, left, want.left)).await,
+            }
+        }
+    }
+
+    /// Fetches under the lease, and lets the others have the token.
+    async fn fetch_for_all(
+        &self,
+        store: &Arc<Store>,
+        names: Names,
+        lease: Lease,
+        key: &CredentialKey,
+        want: Want,
+    ) -> Result<Fetched, IssuerError> {
+        let forced = want.refused;
+        let held =
+            HeldLease { store: Arc::clone(store), control: self.control.clone(), it: Some((names, lease)) };
+        let asked = Moment::now(&*self.clock);
+        let fetched = tokio::select! {
+            fetched = self.direct.fetch(key, want) => fetched?,
+            () = held.keep() => unreachable!("a lease is kept until its fetch ends"),
+        };
+        let grant = fetched.grant;
+        if grant.is_bound() {
+            return Ok(Fetched::own(grant));
+        }
+        let lifetime = grant.lifetime(self.config.default_lifetime, asked.wall);
+        let stored = StoredToken {
+            token: grant.token.clone(),
+            token_type: grant.token_type.clone(),
+            asked: asked.wall,
+            lifetime,
+            scope: grant.scope.clone(),
+            audience: audience_text(&grant.audience),
+            forced,
+            by: store.host().to_owned(),
+        };
+        let generation = held.publish(stored, asked.boot + lifetime);
+        Ok(Fetched { grant, shared: Some(Shared { generation, by: store.host().into(), taken: None }) })
+    }
+}
+
+impl TokenSource for SharedSource {
+    fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a> {
+        Box::pin(async move {
+            match self.store() {
+                Some(store) => self.through(&store, key, want).await,
+                None => self.direct.fetch(key, want).await,
+            }
+        })
+    }
+
+    fn token_identity(&self, key: &CredentialKey) -> [u8; 32] {
+        self.direct.token_identity(key)
+    }
+
+    fn credential_fingerprint(&self) -> [u8; 32] {
+        self.direct.credential_fingerprint()
+    }
+
+    fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
+        self.direct.binding_fingerprint(key)
+    }
+
+    fn standby_in_use(&self) -> bool {
+        self.direct.standby_in_use()
+    }
+
+    fn may_be_asked(&self) -> bool {
+        self.direct.may_be_asked()
+    }
+
+    fn budget_warning_due(&self) -> Option<u64> {
+        self.direct.budget_warning_due()
+    }
+
+    fn requested(&self, outcome: &'static str, took: Duration) {
+        self.direct.requested(outcome, took);
+    }
+
+    fn waiting(&self) {
+        self.direct.waiting();
+    }
+
+    fn waited(&self) {
+        self.direct.waited();
+    }
+
+    fn tracer(&self) -> Option<Arc<Tracer>> {
+        self.direct.tracer()
+    }
+}
+
+/// A lease of this process. It is given back if the fetch ends in any other way than with a token for all.
+struct HeldLease {
+    store: Arc<Store>,
+    control: Handle,
+    it: Option<(Names, Lease)>,
+}
+
+impl HeldLease {
+    /// Extends the lease, for ever.
+    async fn keep(&self) {
+        loop {
+            tokio::time::sleep(EXTEND_EVERY).await;
+            if let Some((names, lease)) = &self.it {
+                self.store.extend(names, lease, LEASE).await;
+            }
+        }
+    }
+
+    /// Stores the token in the background, because callers wait for it. Returns its generation.
+    fn publish(mut self, stored: StoredToken, ends: Duration) -> u64 {
+        let (names, lease) = self.it.take().expect("a lease is published once");
+        let generation = lease.fence;
+        let store = Arc::clone(&self.store);
+        self.control.spawn(async move { store.publish(&names, &lease, &stored, ends).await });
+        generation
+    }
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        if let Some((names, lease)) = self.it.take() {
+            let store = Arc::clone(&self.store);
+            self.control.spawn(async move { store.release(&names, &lease).await });
+        }
+    }
+}
+
+/// How long to wait until the next look at the store. `held`: how long the other replica's lease lasts; `left`: how long the
+/// token at hand may be sent.
+fn pause(looks: &mut Duration, held: Duration, left: Duration) -> Duration {
+    let chance = fastrand::f64();
+    // With a valid token there is time: one more look is enough.
+    let patient = (held + EXTEND_EVERY.mul_f64(chance)).min(left / 4);
+    let next = looks.mul_f64(0.5 + chance);
+    *looks = looks.mul_f64(LOOKS_GROW).min(LONGEST_LOOK);
+    patient.max(next)
+}
+
+/// A token of the store, as if it had been granted. `asked` is when the store was asked.
+fn taken(found: Found, asked: Moment) -> Fetched {
+    let Found { generation, stored, left } = found;
+    // The store's clock says how much is left, so that clocks of replicas do not matter.
+    let age = stored.lifetime.saturating_sub(left);
+    let grant = Grant {
+        token: stored.token,
+        token_type: stored.token_type,
+        prover: None,
+        expires_in: Some(stored.lifetime),
+        expires_at: None,
+        scope: stored.scope,
+        audience: audience_of(stored.audience),
+    };
+    let taken = Taken { asked: asked.before(age), forced: stored.forced };
+    Fetched { grant, shared: Some(Shared { generation, by: stored.by.into(), taken: Some(taken) }) }
+}
+
+fn audience_text(audience: &Audience) -> Option<String> {
+    match audience {
+        Audience::Unknown => None,
+        Audience::None => Some(String::new()),
+        Audience::Named(names) => Some(names.clone()),
+    }
+}
+
+fn audience_of(text: Option<String>) -> Audience {
+    match text {
+        None => Audience::Unknown,
+        Some(names) if names.is_empty() => Audience::None,
+        Some(names) => Audience::Named(names),
+    }
+}
