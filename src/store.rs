@@ -49,6 +49,8 @@ pub struct Store {
     metrics: Arc<StoreMetrics>,
     host: String,
     breaker: Breaker,
+    /// Limits the warnings about entries that cannot be opened.
+    unreadable: Repeated,
 }
 
 /// The store in use. A reload may replace it.
@@ -163,7 +165,15 @@ impl Store {
         metrics: Arc<StoreMetrics>,
     ) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self { config, engine, clock, metrics, host, breaker: Breaker::default() }
+        Self {
+            config,
+            engine,
+            clock,
+            metrics,
+            host,
+            breaker: Breaker::default(),
+            unreadable: Repeated::default(),
+        }
     }
 
     pub fn config(&self) -> &StoreConfig {
@@ -253,12 +263,14 @@ impl Store {
             if let Some(stored) = sealed::open(key, id, entry.generation, &entry.sealed, self.clock.wall()) {
                 return Ok(Claimed::Token(Found { generation: entry.generation, stored, left: entry.left }));
             }
-            tracing::warn!(
-                event = "store.entry_unreadable",
-                store = self.place(),
-                "an entry of the store cannot be opened and is removed: another program writes there, or another bearerd \
+            if self.unreadable.due(received).is_some() {
+                tracing::warn!(
+                    event = "store.entry_unreadable",
+                    store = self.place(),
+                    "an entry of the store cannot be opened and is removed: another program writes there, or another bearerd \
                  with the same keys and another version"
-            );
+                );
+            }
             self.operation("remove", hurried, ok, self.engine.remove(std::slice::from_ref(id))).await?;
         }
         Err(Gone::new(GoneKind::Invalid, format!("{}: its entries cannot be opened", self.place())))

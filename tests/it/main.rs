@@ -70,6 +70,7 @@ mod small_servers;
 mod smuggling;
 mod soak;
 mod standby;
+mod store_fleet;
 mod store_folder;
 mod support;
 mod systemd;
