@@ -31,8 +31,9 @@ static FOLDER: Aside = Aside::new("store", 4);
 /// How long an operation tries to get the folder's lock. Another process has it for milliseconds.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(2);
-/// The largest file of a record, in bytes: a token of 16 KiB as base64, with its scopes.
-const LARGEST: u64 = 256 * 1024;
+/// The largest file, in bytes: the times of as many token requests as a budget may have, each with its comma. A token of
+/// 16 KiB with its scopes is far smaller.
+const LARGEST: u64 = Budget::MOST_REQUESTS as u64 * 20;
 const TOKEN: &str = "token";
 const BUDGET: &str = "budget";
 /// A file that is being written. Under the lock there is none, unless a process was killed.
