@@ -18,6 +18,7 @@
 
 mod admin;
 mod alerts;
+mod budget;
 mod callers;
 mod check;
 mod cli;
