@@ -655,6 +655,8 @@ fn webhook(problem: Option<&str>) -> WebhookView {
             signature_header: http::HeaderName::from_static("x-seismic-signature"),
             secrets: vec![canary()],
             value: "/delegationUserId".to_owned(),
+            only: Vec::new(),
+            timestamp: "/timestamp".to_owned(),
             store: PathBuf::from("/var/lib/bearerd/seismic.json"),
         }),
         has_value: problem.is_none(),

@@ -312,6 +312,10 @@ pub struct WebhookConfig {
     pub secrets: Vec<Source>,
     /// Pointer to the value in the payload.
     pub value: String,
+    /// Pointers, and the texts that must be there.
+    pub only: Vec<(String, String)>,
+    /// Pointer to the payload's time.
+    pub timestamp: String,
     /// The file that keeps the value: `{"value": "…", …}`.
     pub store: PathBuf,
 }

@@ -79,9 +79,21 @@ pub(crate) struct RawWebhook {
     /// JSON pointer to the value in the payload (RFC 6901).
     #[schemars(extend("x-errors" = "missing; not a JSON pointer"))]
     pub value: Option<String>,
+    /// JSON pointers with the text, number or boolean that a payload must have there. bearerd acknowledges any other
+    /// payload and keeps nothing of it.
+    #[schemars(extend("x-errors" = "not a JSON pointer"))]
+    pub only: Option<BTreeMap<String, String>>,
+    /// JSON pointer to the time of the payload, in epoch seconds or milliseconds, or as an RFC 3339 date. A payload that is
+    /// older than the stored value does not replace it.
+    #[schemars(extend("default" = Self::TIMESTAMP, "x-errors" = "not a JSON pointer"))]
+    pub timestamp: Option<String>,
     /// The file that keeps the value.
     #[schemars(extend("x-errors" = "missing; the store of another webhook"))]
     pub store: Option<String>,
+}
+
+impl RawWebhook {
+    pub(crate) const TIMESTAMP: &str = "/timestamp";
 }
 
 /// Limits for callers.
