@@ -206,6 +206,9 @@ async fn nobody_waits_for_another_replica_longer_than_the_issuers_timeout() {
     fleet.pass(0.5).await;
     fleet.idp.delay(100);
     let began = Instant::now();
+    // As if the issuer did not respond.
+    let error = request(fleet.slot(1)).await.map(|_| ()).unwrap_err();
+    assert_eq!(error.kind, TokenErrorKind::Timeout);
     assert_eq!(fleet.text(1).await, "t2");
     let took = began.elapsed().as_secs_f64();
     assert!((3.0..4.0).contains(&took), "{took} s");
