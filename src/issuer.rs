@@ -2,6 +2,7 @@
 //! does not retry later.
 
 mod assertion;
+mod challenge;
 mod credential;
 mod discovery;
 mod document;
@@ -9,6 +10,7 @@ mod error;
 mod examine;
 mod exchange;
 mod fuzz;
+mod gate;
 mod inputs;
 mod keys;
 mod redact;
@@ -28,6 +30,7 @@ use http::header::DATE;
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError, Unreached};
 pub use examine::{Finding, SOON_DAYS, examine};
+pub use gate::{Denied, Gate, Permitting};
 pub use response::Audience;
 
 use self::assertion::Nonce;
@@ -123,14 +126,22 @@ impl Issuer {
         }
     }
 
-    /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`.
+    /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`. No budget counts the request.
     ///
     /// # Errors
     /// The issuer cannot be reached, refuses the request, or responds without a usable token; or a credential cannot be
     /// read.
     pub async fn fetch(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
+        self.fetch_through(&gate::Open, key).await
+    }
+
+    /// [`Self::fetch`], but `gate` has to permit each request.
+    ///
+    /// # Errors
+    /// As with [`Self::fetch`], or the gate denied a request ([`FailureKind::Budget`]).
+    pub async fn fetch_through(&self, gate: &dyn Gate, key: &CredentialKey) -> Result<Grant, IssuerError> {
         let started = self.clock.boot();
-        let outcome = self.attempt(key).await;
+        let outcome = self.attempt(gate, key).await;
         let ms = self.clock.boot().saturating_sub(started).as_millis();
         let (status, what, trace) = match &outcome {
             Ok(_) => (None, "granted", None),
@@ -149,25 +160,25 @@ impl Issuer {
         outcome
     }
 
-    async fn attempt(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
-        let deadline = Deadline::after(self.config.timeout);
+    async fn attempt(&self, gate: &dyn Gate, key: &CredentialKey) -> Result<Grant, IssuerError> {
+        let fetch = Fetch { key, gate, deadline: Deadline::after(self.config.timeout) };
         let grace = self.config.credential_grace;
         if grace.is_zero() {
-            return self.fetch_with_either(key, deadline).await;
+            return self.fetch_with_either(fetch).await;
         }
         let age = self.grace.age(credential::client_fingerprint(&self.config), self.clock.boot());
-        self.fetch_with_either(key, deadline).await.map_err(|error| credential::forgive(error, age, grace))
+        self.fetch_with_either(fetch).await.map_err(|error| credential::forgive(error, age, grace))
     }
 
     /// Uses the credential that worked last, and if the issuer refuses it, the other one.
-    async fn fetch_with_either(&self, key: &CredentialKey, deadline: Deadline) -> Result<Grant, IssuerError> {
+    async fn fetch_with_either(&self, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
         let first = self.preference.first();
-        let refused = match self.fetch_with(first, key, deadline).await {
+        let refused = match self.fetch_with(first, fetch).await {
             Err(error) if error.kind == FailureKind::ClientRefused && self.config.standby.is_some() => error,
             outcome => return outcome,
         };
         let second = first.other();
-        match self.fetch_with(second, key, deadline).await {
+        match self.fetch_with(second, fetch).await {
             Ok(grant) => {
                 self.preference.switch_to(second, &self.config.name);
                 Ok(grant)
@@ -176,12 +187,7 @@ impl Issuer {
         }
     }
 
-    async fn fetch_with(
-        &self,
-        which: WhichCredential,
-        key: &CredentialKey,
-        deadline: Deadline,
-    ) -> Result<Grant, IssuerError> {
+    async fn fetch_with(&self, which: WhichCredential, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
         let now = self.clock.wall();
         // Without `standby` there is only the current credential, which always exists.
         let client = ClientCredential::of(&self.config, which)
@@ -189,21 +195,21 @@ impl Issuer {
         let client = client.ok_or_else(|| self.not_ready(NotReady("there is no credential".to_owned())))?;
         let prover = self.config.dpop.as_ref().map(|dpop| self.keys.prover(dpop)).transpose();
         let prover = prover.map_err(|what| self.not_ready(NotReady(what)))?;
-        let inputs = Inputs::read(&self.config, &client, key, &self.keys, now);
+        let inputs = Inputs::read(&self.config, &client, fetch.key, &self.keys, now);
         let mut inputs = inputs.map_err(|what| self.not_ready(what))?;
         self.remark(&inputs.remarks);
         let mut repeats = Repeats::default();
         let outcome = loop {
-            let endpoint = self.known_endpoint(&inputs.redactor, deadline).await?;
-            let asking = Attempt { key, endpoint: &endpoint, prover: prover.as_ref(), deadline };
+            let endpoint = self.known_endpoint(&inputs.redactor, fetch.deadline).await?;
+            let asking = Attempt { fetch, endpoint: &endpoint, prover: prover.as_ref() };
             let judged = self.send_once(&asking, &mut inputs).await;
             let Some(again) = repeats.allow(judged.again) else { break judged.outcome };
             self.versions.learn(again, &self.config.name);
         };
         let mut grant = outcome.map_err(|mut error| {
             self.recheck_endpoint_after(&error);
-            // A timeout says nothing about the credential.
-            if error.kind != FailureKind::Timeout {
+            // These say nothing about the credential.
+            if !matches!(error.kind, FailureKind::Timeout | FailureKind::Budget) {
                 error = inputs.remarks.iter().fold(error, |error, remark| error.advise(remark));
             }
             error
@@ -215,38 +221,56 @@ impl Issuer {
     /// Sends one request and judges its response. Nothing in it is sent twice: it has its own JWT and its own proof.
     async fn send_once(&self, asking: &Attempt<'_>, inputs: &mut Inputs) -> AttemptResult {
         let now = self.clock.wall();
-        let asked = SentRequest { at: now, scopes: &asking.key.scopes };
+        let asked = SentRequest { at: now, scopes: &asking.fetch.key.scopes };
         let url = &asking.endpoint.url;
         let request = inputs.sign(&self.config, now).and_then(|mut fresh| {
             let method = request::method(&self.config);
             let proof = asking.prover.map(|prover| self.nonce.proof(prover, &method, url, now));
             fresh.proof = proof.transpose()?;
-            request::build(inputs, fresh, &self.config, asking.key, url)
+            request::build(inputs, fresh, &self.config, asking.fetch.key, url)
         });
         let context = ErrorContext::new(&self.config, url, &inputs.redactor);
         let request = match request {
             Ok(request) => request,
             Err(what) => {
                 let error = context.fail(FailureKind::Credential, format_args!("was not asked: {what}"));
-                return AttemptResult { outcome: Err(error), again: None };
+                return AttemptResult::failed(error);
             }
         };
-        match exchange::send(&asking.endpoint.connector, request, RESPONSE_LIMIT, asking.deadline).await {
+        let Fetch { gate, deadline, .. } = asking.fetch;
+        let connector = &asking.endpoint.connector;
+        match exchange::send(connector, request, RESPONSE_LIMIT, deadline, gate.permit()).await {
             Err(broken) => {
-                let error = context.broken(&broken, &asking.endpoint.connector);
+                let error = context.broken(&broken, connector);
                 AttemptResult { outcome: Err(error), again: RepeatReason::after(&broken) }
             }
             Ok(response) => {
                 self.record_response(&response);
+                let key = self.challenged_key(&response);
                 let nonce_given = asking.prover.is_some() && self.nonce.keep(&response.headers);
                 let outcome = response::judge(response, &context, &asked).map(|(grant, notes)| {
                     notes.iter().for_each(|note| self.note(note));
                     grant
                 });
+                match key {
+                    None => {}
+                    Some(Err(what)) => return AttemptResult::failed(context.no_key_file(&what)),
+                    Some(Ok(key)) => {
+                        inputs.answer_challenge(key);
+                        return AttemptResult { outcome, again: Some(RepeatReason::WithKeyFile) };
+                    }
+                }
                 let wants_nonce = nonce_given && outcome.as_ref().is_err_and(assertion::wants_nonce);
                 AttemptResult { outcome, again: wants_nonce.then_some(RepeatReason::WithNonce) }
             }
         }
+    }
+
+    /// The content of the key file that the response asks for.
+    fn challenged_key(&self, response: &IssuerResponse) -> Option<Result<Secret, String>> {
+        let folder = self.config.challenge_folder.as_deref()?;
+        let named = challenge::key_file(response.status, &response.headers)?;
+        Some(challenge::read_key(&named, folder))
     }
 
     async fn known_endpoint(
@@ -415,18 +439,31 @@ impl LastResponse {
     }
 }
 
-/// What the requests of one fetch share.
-struct Attempt<'a> {
+/// What a fetch is for, and its bounds.
+#[derive(Clone, Copy)]
+struct Fetch<'a> {
     key: &'a CredentialKey,
+    gate: &'a dyn Gate,
+    deadline: Deadline,
+}
+
+/// What the requests with one credential share.
+struct Attempt<'a> {
+    fetch: Fetch<'a>,
     endpoint: &'a Endpoint,
     prover: Option<&'a Arc<Prover>>,
-    deadline: Deadline,
 }
 
 struct AttemptResult {
     outcome: Result<Grant, IssuerError>,
     /// Why the request may be repeated at once.
     again: Option<RepeatReason>,
+}
+
+impl AttemptResult {
+    fn failed(error: IssuerError) -> Self {
+        Self { outcome: Err(error), again: None }
+    }
 }
 
 /// The server of the metadata is not available, which says nothing about the token endpoint.

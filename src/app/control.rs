@@ -210,6 +210,8 @@ impl Control {
         // From here on nothing fails.
         let room = Room::of(config);
         room.take();
+        self.shared.tokens.use_store(config.store.as_ref());
+        self.shared.tokens.use_budgets(config.issuers.values());
         let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
         let mut snapshot = build(config, Some(&before), &parts);
         snapshot.tracer = tracer;
@@ -230,7 +232,6 @@ impl Control {
         if let Some(log) = &self.log {
             log.apply(&config.log);
         }
-        self.shared.tokens.use_store(config.store.as_ref());
         self.renew_slots(cause, &before, &snapshot);
         let missing = config::missing_values(config);
         self.service.set_missing(&missing);

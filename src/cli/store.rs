@@ -20,7 +20,7 @@ use crate::issuer::Issuer;
 use crate::store::{Entry, Gone, Listed, Store};
 use crate::token::is_shared;
 
-/// What the store holds, as `--output json` shows it (docs/fleet.md).
+/// What the store holds, as `--output json` shows it (docs/store.md).
 #[derive(Debug, Serialize)]
 struct Contents {
     /// Where the store is.

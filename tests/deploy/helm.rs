@@ -415,15 +415,13 @@ fn replicas_share_tokens_by_a_store() {
     .unwrap();
     assert_eq!(one["store"].as_table(), Some(&wanted));
     assert!(mounts.as_array().unwrap().iter().any(|it| it["mountPath"] == "/run/secrets/store"), "{mounts}");
-    for (test, key, value) in [
-        ("helm-store-cluster", "cluster", toml::Value::Boolean(true)),
-        ("helm-store-sentinel", "sentinel", toml::Value::String("tokens".to_owned())),
-    ] {
-        let text = value.as_str().unwrap_or("true");
+    for (test, key, value) in
+        [("helm-store-cluster", "cluster", "true"), ("helm-store-sentinel", "sentinel", "\"tokens\"")]
+    {
         let values =
-            format!("store: {{ urls: [\"redis://a\", \"redis://b\"], secretName: s, {key}: {text} }}\n");
+            format!("store: {{ urls: [\"redis://a\", \"redis://b\"], secretName: s, {key}: {value} }}\n");
         let (several, _) = config(test, &values);
-        assert_eq!(several["store"][key], value);
+        assert_eq!(several["store"][key], format!("it = {value}").parse::<toml::Table>().unwrap()["it"]);
         assert_eq!(several["store"]["urls"].as_array().unwrap().len(), 2);
         assert!(several["store"].get("password").is_none());
     }

@@ -11,9 +11,9 @@ use crate::support::redis::RedisServer;
 use crate::support::setup::SECRET;
 use crate::support::{Bearerd, Gate, RawRequest, RawResponse, Setup, World, eventually};
 
-const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+pub const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-const CANARY: &str = "canary-of-the-shared-token";
+pub const CANARY: &str = "canary-of-the-shared-token";
 
 /// A scene whose issuer grants `CANARY-1`, `CANARY-2` … for so many seconds each.
 async fn scene(redis: &RedisServer, seconds: i64) -> Setup {
@@ -26,12 +26,12 @@ async fn scene(redis: &RedisServer, seconds: i64) -> Setup {
     ))
 }
 
-async fn start(setup: &Setup) -> Bearerd {
+pub async fn start(setup: &Setup) -> Bearerd {
     setup.write();
     Bearerd::start(setup.shared_folder(), &[]).await
 }
 
-async fn start_many(setup: &Setup, count: usize) -> Vec<Bearerd> {
+pub async fn start_many(setup: &Setup, count: usize) -> Vec<Bearerd> {
     setup.write();
     let mut starting = JoinSet::new();
     for _ in 0..count {
@@ -42,7 +42,7 @@ async fn start_many(setup: &Setup, count: usize) -> Vec<Bearerd> {
 }
 
 /// The token that a request through this process carries. The request is served.
-async fn token(setup: &Setup, proxy: &Bearerd) -> String {
+pub async fn token(setup: &Setup, proxy: &Bearerd) -> String {
     let target = format!("/{:016x}", fastrand::u64(..));
     proxy.get(&target).await.expect_status(200);
     let requests = setup.upstream.requests();
@@ -51,7 +51,7 @@ async fn token(setup: &Setup, proxy: &Bearerd) -> String {
 }
 
 /// How the store of this process is, by its metric.
-async fn store_is_up(proxy: &Bearerd) -> bool {
+pub async fn store_is_up(proxy: &Bearerd) -> bool {
     proxy.metric("bearerd_store_up", &[]).await == Some(1.0)
 }
 
@@ -91,14 +91,14 @@ async fn take_port(port: u16) -> tokio::net::TcpListener {
 }
 
 /// Requests without a pause, until it is ended.
-struct Steady {
+pub struct Steady {
     ending: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
     task: JoinHandle<Vec<String>>,
 }
 
 impl Steady {
-    fn start(proxy: &Bearerd) -> Self {
+    pub fn start(proxy: &Bearerd) -> Self {
         let (ending, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (until, count, address) = (Arc::clone(&ending), Arc::clone(&served), proxy.address("main"));
         let task = tokio::spawn(async move {
@@ -117,7 +117,7 @@ impl Steady {
     }
 
     /// Waits for so many more requests.
-    async fn more(&self, requests: usize) {
+    pub async fn more(&self, requests: usize) {
         let wanted = self.served.load(Ordering::SeqCst) + requests;
         eventually("more requests", || async {
             (self.served.load(Ordering::SeqCst) >= wanted).then_some(())
@@ -125,7 +125,7 @@ impl Steady {
         .await;
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.ending.store(true, Ordering::SeqCst);
         let lost = self.task.await.unwrap();
         assert!(lost.is_empty(), "{} lost: {}", lost.len(), lost[0]);

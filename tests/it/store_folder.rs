@@ -183,6 +183,45 @@ async fn a_holder_of_the_lease_that_was_stopped_replaces_no_newer_token() {
     assert_eq!(world.issuer().count(), 2);
 }
 
+/// It does not even give its lease back.
+#[tokio::test]
+async fn a_killed_holder_of_the_lease_holds_the_others_up_for_seconds_alone() {
+    let setup = setup().await;
+    setup.issuer.next(RawResponse::hang());
+    let mut world = setup.start().await;
+    world.issuer().request(1).await;
+    world.signal(Signal::KILL);
+    world.proxy.exit().await;
+    let second = another(&world).await;
+    assert_eq!(token(&world, &second).await, "token-2");
+    let shared = second.status().await["tokens"][0]["shared"].clone();
+    assert_eq!(shared["own"], true, "it got a lease of its own");
+}
+
+#[tokio::test]
+async fn a_process_that_was_stopped_while_it_waited_takes_the_token_of_the_other() {
+    let setup = setup().await;
+    let gate = Gate::new();
+    setup.issuer.always({
+        let gate = gate.clone();
+        move |_, n| RawResponse::token(&format!("token-{n}")).gated(&gate)
+    });
+    let world = setup.start().await;
+    world.issuer().request(1).await;
+    let second = another(&world).await;
+    eventually("to see that another one fetches", || async {
+        (operations(&second, "held").await > 0.0).then_some(())
+    })
+    .await;
+    second.signal(Signal::STOP);
+    gate.open();
+    served(&world).await;
+    second.signal(Signal::CONT);
+    assert_eq!(token(&world, &second).await, "token-1");
+    assert_eq!(second.status().await["tokens"][0]["shared"]["own"], false);
+    assert_eq!(world.issuer().count(), 1);
+}
+
 #[tokio::test]
 async fn files_are_for_their_owner_alone_and_nothing_in_them_can_be_read() {
     let world = setup().await.issuer("scopes = [\"scope-canary\"]").start().await;

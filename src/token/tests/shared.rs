@@ -205,13 +205,11 @@ async fn nobody_waits_for_another_replica_longer_than_the_issuers_timeout() {
     fleet.slot(0).prefetch();
     fleet.pass(0.5).await;
     fleet.idp.delay(100);
-    let began = Instant::now();
-    // As if the issuer did not respond.
-    let error = request(fleet.slot(1)).await.map(|_| ()).unwrap_err();
-    assert_eq!(error.kind, TokenErrorKind::Timeout);
+    fleet.slot(1).prefetch();
+    fleet.pass(2.9).await;
+    assert_eq!(fleet.idp.asked(), 1);
+    fleet.pass(1.1).await;
     assert_eq!(fleet.text(1).await, "t2");
-    let took = began.elapsed().as_secs_f64();
-    assert!((3.0..4.0).contains(&took), "{took} s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,6 +229,8 @@ async fn a_holder_that_was_stopped_past_its_lease_does_not_overwrite_a_newer_tok
     assert_eq!(fleet.memory.generation(), newer);
     // Renewals go on from the newer one.
     fleet.pass(2_950.0).await;
+    fleet.requests().await;
+    fleet.pass(5.0).await;
     assert_eq!(fleet.requests().await, ["t3"]);
     assert_eq!(fleet.idp.asked(), 3);
 }
