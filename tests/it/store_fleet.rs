@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::support::cli::run;
 use crate::support::redis::RedisServer;
 use crate::support::setup::SECRET;
 use crate::support::{Bearerd, Gate, RawRequest, RawResponse, Setup, World, eventually};
@@ -60,6 +61,48 @@ async fn published(redis: &RedisServer) {
         redis.cli(&["--scan", "--pattern", "*:token"]).contains("token").then_some(())
     })
     .await;
+}
+
+/// The verbs and `check --online` with a server; `store_folder` has the rest of what they do.
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn operators_see_what_a_server_holds_and_what_is_wrong_with_it() {
+    let mut redis = RedisServer::start();
+    let setup = scene(&redis, 3600).await;
+    let proxy = start(&setup).await;
+    token(&setup, &proxy).await;
+    published(&redis).await;
+    let listed = run(setup.folder(), &["store", "ls", "--output", "json"]).await;
+    listed.expect_code(0);
+    assert!(!listed.all().contains(CANARY), "{}", listed.all());
+    let listed = listed.json();
+    let shared = proxy.status().await["tokens"][0]["shared"].clone();
+    let shown = &listed["tokens"][0];
+    assert_eq!(
+        (&shown["stored"], &shown["readable"], &shown["key"]),
+        (&true.into(), &true.into(), &0.into())
+    );
+    assert_eq!((&shown["generation"], &shown["by"]), (&shared["generation"], &shared["by"]));
+    assert_eq!(listed["other_entries"], 0);
+    let dropped = run(setup.folder(), &["store", "drop", "corp", "--output", "json"]).await;
+    assert_eq!(dropped.json()["removed"], 1);
+    let listed = run(setup.folder(), &["store", "ls", "--output", "json"]).await.json();
+    assert_eq!(listed["tokens"][0]["stored"], false);
+
+    let online = run(setup.folder(), &["check", "--online"]).await;
+    online.expect_code(0);
+    assert!(online.stdout.contains(": ok\n  works        "), "{}", online.stdout);
+    let report = run(setup.folder(), &["check", "--online", "--output", "json"]).await.json();
+    assert_eq!((&report["ok"], &report["store"]["ok"]), (&true.into(), &true.into()), "{report}");
+    assert!(report["store"]["server"].as_str().unwrap().contains(", primary"), "{report}");
+    redis.kill();
+    for (args, code) in
+        [(&["store", "ls"][..], 1), (&["store", "drop", "corp"], 1), (&["check", "--online"], 0)]
+    {
+        let output = run(setup.folder(), args).await;
+        output.expect_code(code);
+        assert!(output.all().contains(&redis.port.to_string()), "{}", output.all());
+    }
 }
 
 /// Everything that the server is told.
