@@ -16,7 +16,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use budget::{Balance, Budgets};
+pub use budget::{Balance, Budgets, balance_in_store};
 pub use cache::TokenCache;
 pub use shared::is_shared;
 pub use slot::TokenSlot;

@@ -233,3 +233,15 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     }
     found
 }
+
+/// The line that an operator copies has the rights that the engine names in its errors.
+#[test]
+fn fleet_md_has_the_rights_that_bearerd_needs() {
+    let source = read("src/store/redis/explain.rs");
+    let (_, rest) = source.split_once("COMMANDS: &str = \"").expect("the commands");
+    let (commands, _) = rest.split_once('"').expect("the end of the text");
+    let commands: String =
+        commands.split_whitespace().filter(|word| *word != "\\").collect::<Vec<_>>().join(" ");
+    assert!(commands.starts_with("+eval "), "{commands}");
+    assert!(read("docs/fleet.md").contains(&format!("~bearerd:* {commands}\n")), "the line needs {commands}");
+}

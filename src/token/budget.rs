@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock::SharedClock;
 use crate::config::{Budget, IssuerConfig, TokenEndpoint};
 use crate::issuer::{Denied, Gate, Permitting};
-use crate::store::{Spent, StoreCell, Window};
+use crate::store::{Gone, Spent, Store, StoreCell, Window};
 use crate::telemetry::Repeated;
 
 /// All budgets of the process, by the issuer's name.
@@ -75,7 +75,7 @@ impl Budgets {
             unknown.map(|counted| (Arc::clone(&counted.config), counted.budget)).collect()
         };
         for (config, budget) in unknown {
-            let Ok(spent) = store.balance(&slices(&parts(&config)), budget).await else { return };
+            let Ok(spent) = balance_in_store(&store, &config, budget).await else { return };
             let now = self.clock.boot();
             if let Some(counted) = self.locked().get_mut(&config.name)
                 && counted.budget == budget
@@ -207,6 +207,14 @@ impl Gate for IssuerBudget<'_> {
     fn permit(&self) -> Permitting<'_> {
         Box::pin(self.budgets.spend(self.issuer))
     }
+}
+
+/// What all replicas together have left of an issuer's budget.
+///
+/// # Errors
+/// The store is of no use now.
+pub async fn balance_in_store(store: &Store, config: &IssuerConfig, budget: Budget) -> Result<Spent, Gone> {
+    store.balance(&slices(&parts(config)), budget).await
 }
 
 /// What identifies a budget in the store: replicas of another config or client have another one.

@@ -73,6 +73,7 @@ mod soak;
 mod standby;
 mod store_fleet;
 mod store_folder;
+mod store_servers;
 mod support;
 mod systemd;
 mod token_life;

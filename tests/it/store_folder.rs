@@ -649,6 +649,21 @@ async fn ls_knows_a_lease_and_an_entry_that_cannot_be_opened() {
 }
 
 #[tokio::test]
+async fn ls_shows_what_is_left_of_a_budget() {
+    let world = setup().await.issuer("budget = { requests = 2, per = \"1h\" }").start().await;
+    served(&world).await;
+    let listed = run(world.folder(), &["store", "ls", "--output", "json"]).await.json();
+    let wanted = json!([{ "issuer": "corp", "requests": 2, "per": 3600, "remaining": 1, "next_in": 0 }]);
+    assert_eq!(listed["budgets"], wanted);
+    world.upstream().next(RawResponse::unauthorized());
+    world.get("/").await.expect_status(200);
+    let text = run(world.folder(), &["store", "ls"]).await.stdout;
+    let wanted =
+        "budget of issuer corp: 0 of 2 token requests per 1h are left; the next one is possible in ";
+    assert!(text.contains(wanted), "{text}");
+}
+
+#[tokio::test]
 async fn drop_forgets_all_tokens_of_an_issuer_and_running_processes_keep_theirs() {
     let mut world = two_tokens().await;
     let before = world.issuer().count();

@@ -94,34 +94,6 @@ proptest! {
             prop_assert_eq!(window.balance(now, budget), naive.expected(now, budget));
         }
     }
-
-    /// The one thing that an issuer sees: no span of the length has more requests.
-    #[test]
-    fn no_span_has_more_requests_than_the_budget(budget in budget(), pauses in proptest::collection::vec(0..900_000u64, 1..120)) {
-        let (mut window, mut now, mut sent) = (Window::default(), 0, Vec::new());
-        for pause in pauses {
-            now += pause;
-            if window.spend(now, budget).allowed {
-                sent.push(now);
-            }
-        }
-        let per = u64::try_from(budget.per.as_micros()).unwrap();
-        for from in &sent {
-            let within = sent.iter().filter(|at| (*from..from + per).contains(at)).count();
-            prop_assert!(within <= budget.requests as usize);
-        }
-    }
-}
-
-#[test]
-fn a_request_is_possible_again_exactly_when_it_was_said() {
-    let budget = Budget { requests: 2, per: Duration::from_secs(10) };
-    let mut window = Window::default();
-    assert!(window.spend(0, budget).allowed && window.spend(3_000_000, budget).allowed);
-    let refused = window.spend(4_000_001, budget);
-    assert_eq!((refused.allowed, refused.next), (false, Duration::from_micros(5_999_999)));
-    assert!(!window.spend(9_999_999, budget).allowed);
-    assert!(window.spend(10_000_000, budget).allowed);
 }
 
 /// A store's wall clock may go back; what seems to be of the future must not stay for ever.

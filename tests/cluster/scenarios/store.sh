@@ -5,9 +5,8 @@
 # Its image is on the nodes, and the overlay's is not.
 sed -i 's#image: valkey/.*#image: bearerd-cluster-test-store:1#' deploy/kubernetes/overlays/shared-tokens/valkey.yaml
 openssl rand -base64 32 > store.key
-openssl rand -hex 16 > store-password
 printf first > corp.secret
-kubectl create secret generic bearerd --from-file=client-secret=corp.secret --from-file=store.key --from-file=store-password
+kubectl create secret generic bearerd --from-file=client-secret=corp.secret --from-file=store.key
 
 # All of them start together, and the store is there already.
 sed -i 's/^resources:/replicas: [{ name: legacy-billing, count: 5 }]\nresources:/' deploy/kubernetes/overlays/shared-tokens/kustomization.yaml
