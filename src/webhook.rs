@@ -249,7 +249,7 @@ fn other_than<'o>(payload: &Value, only: &'o [(String, String)]) -> Option<&'o s
     let is_there = |pointer: &str, wanted: &str| match payload.pointer(pointer) {
         Some(Value::String(text)) => text == wanted,
         Some(Value::Number(number)) => number.to_string() == wanted,
-        Some(Value::Bool(truth)) => truth.to_string() == wanted,
+        Some(Value::Bool(flag)) => wanted == if *flag { "true" } else { "false" },
         _ => false,
     };
     let other = only.iter().find(|(pointer, wanted)| !is_there(pointer, wanted));
