@@ -658,8 +658,7 @@ async fn ls_shows_what_is_left_of_a_budget() {
     world.upstream().next(RawResponse::unauthorized());
     world.get("/").await.expect_status(200);
     let text = run(world.folder(), &["store", "ls"]).await.stdout;
-    let wanted =
-        "budget of issuer corp: 0 of 2 token requests per 1h are left; the next one is possible in ";
+    let wanted = "budget of issuer corp: 0 of 2 token requests per 1h are left; the next one is possible in ";
     assert!(text.contains(wanted), "{text}");
 }
 

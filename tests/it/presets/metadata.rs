@@ -255,7 +255,8 @@ async fn azure_vm_with_a_user_assigned_identity() {
         let target = world.issuer().last().target().to_owned();
         let mut pairs: Vec<&str> = target.split_once('?').unwrap().1.split('&').collect();
         let mut wanted: Vec<&str> = sent.split('&').collect();
-        (pairs.sort_unstable(), wanted.sort_unstable());
+        pairs.sort_unstable();
+        wanted.sort_unstable();
         assert_eq!(pairs, wanted);
     }
 }
