@@ -40,6 +40,8 @@ use crate::telemetry::Repeated;
 const SKIPPED_FOR: Duration = Duration::from_secs(5);
 /// How long an operation may take that nobody waits for, such as the first one at the start.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an operator waits for a list. A server goes through all that it holds, others' entries too.
+const PATIENCE_FOR_A_LIST: Duration = Duration::from_secs(60);
 
 /// The store of a config.
 pub struct Store {
@@ -242,9 +244,10 @@ impl Store {
     /// The store is of no use now.
     pub async fn claim(&self, names: &Names, claim: Claim, hurried: Hurried<'_>) -> Result<Claimed, Gone> {
         let (key, id) = names.current();
+        let mut ask = claim;
         for _ in 0..2 {
             let claimed =
-                self.operation("claim", hurried, RawClaimed::outcome, self.engine.claim(id, claim)).await?;
+                self.operation("claim", hurried, RawClaimed::outcome, self.engine.claim(id, ask)).await?;
             let received = self.clock.boot();
             let entry = match claimed {
                 RawClaimed::Held { left } => return Ok(Claimed::Held { left }),
@@ -252,7 +255,8 @@ impl Store {
                     let lease = Lease { fence, now, received };
                     return Ok(match self.under_a_former_key(names, claim, hurried).await {
                         Some(found) => {
-                            self.publish(names, &lease, &found.stored, self.clock.boot() + found.left).await;
+                            let ends = self.clock.boot() + found.left;
+                            self.keep(names, &lease, &found.stored, ends, hurried).await;
                             Claimed::Token(Found { generation: lease.fence, ..found })
                         }
                         None => Claimed::Lease(lease),
@@ -260,6 +264,8 @@ impl Store {
                 }
                 RawClaimed::Entry(entry) => entry,
             };
+            // Removes this entry alone: neither a newer one, nor the lease of somebody who fetches meanwhile.
+            ask = Claim { have: entry.generation, refused: true, ..claim };
             if let Some(found) = self.open(key, id, entry) {
                 return Ok(Claimed::Token(found));
             }
@@ -271,19 +277,23 @@ impl Store {
                  with the same keys and another version"
                 );
             }
-            self.operation("remove", hurried, ok, self.engine.remove(std::slice::from_ref(id))).await?;
         }
         Err(Gone::new(GoneKind::Invalid, format!("{}: its entries cannot be opened", self.place())))
     }
 
-    /// The token under a key that was the first before `keys` were rotated.
+    /// The token under a key that was the first before `keys` were rotated. One that an upstream refused is removed there.
     async fn under_a_former_key(&self, names: &Names, claim: Claim, hurried: Hurried<'_>) -> Option<Found> {
-        if claim.refused || claim.have > 0 {
+        if claim.have > 0 && !claim.refused {
             return None;
         }
         for (key, id) in names.former() {
-            let entry = self.operation("read", hurried, ok, self.engine.read(id)).await.ok()??;
-            if let Some(found) = self.open(key, id, entry) {
+            let read = self.operation("read", hurried, ok, self.engine.read(id)).await.ok()?;
+            let Some(entry) = read else { continue };
+            if claim.refused && entry.generation <= claim.have {
+                // It became the refused one when it was stored under the first key.
+                let remove = self.engine.remove(std::slice::from_ref(id));
+                self.operation("remove", hurried, ok, remove).await.ok()?;
+            } else if let Some(found) = self.open(key, id, entry) {
                 return Some(found);
             }
         }
@@ -315,13 +325,24 @@ impl Store {
 
     /// Stores a token that expires at `ends` by the boot clock. It does not replace a newer one.
     pub async fn publish(&self, names: &Names, lease: &Lease, stored: &StoredToken, ends: Duration) {
+        self.keep(names, lease, stored, ends, NOBODY_WAITS).await;
+    }
+
+    async fn keep(
+        &self,
+        names: &Names,
+        lease: &Lease,
+        stored: &StoredToken,
+        ends: Duration,
+        hurried: Hurried<'_>,
+    ) {
         let (key, id) = names.current();
         let sealed = sealed::seal(key, id, lease.fence, stored);
         // By the store's clock, and at most as late: the lease was given before it was received.
         let ends = lease.now.after(ends.saturating_sub(lease.received));
         let publish = self.engine.publish(id, lease.fence, &sealed, ends);
         let outcome = |stored: &bool| if *stored { "ok" } else { "superseded" };
-        if let Ok(false) = self.operation("publish", NOBODY_WAITS, outcome, publish).await {
+        if let Ok(false) = self.operation("publish", hurried, outcome, publish).await {
             tracing::debug!(
                 event = "store.superseded",
                 store = self.place(),
@@ -366,7 +387,8 @@ impl Store {
     /// # Errors
     /// The store is of no use now.
     pub async fn list(&self) -> Result<Vec<Listed>, Gone> {
-        self.operation("list", NOBODY_WAITS, ok, self.engine.list()).await
+        let list = self.engine.list();
+        self.operation_within(PATIENCE_FOR_A_LIST, "list", NOBODY_WAITS, ok, list).await
     }
 
     /// Removes a token's entries, under every key. Returns how many there were.
@@ -399,10 +421,21 @@ impl Store {
         }
     }
 
-    /// Does `operation` within `timeout`, or within [`PATIENCE`] as long as nobody waits; not at all if the store failed
-    /// within the last 5 s. `label` names a success, for metrics.
     async fn operation<T>(
         &self,
+        name: &'static str,
+        hurried: Hurried<'_>,
+        label: impl FnOnce(&T) -> &'static str,
+        operation: impl Future<Output = Result<T, Gone>>,
+    ) -> Result<T, Gone> {
+        self.operation_within(PATIENCE, name, hurried, label, operation).await
+    }
+
+    /// Does `operation` within `timeout`, or within `patience` as long as nobody waits; not at all if the store failed
+    /// within the last 5 s. `label` names a success, for metrics.
+    async fn operation_within<T>(
+        &self,
+        patience: Duration,
         name: &'static str,
         hurried: Hurried<'_>,
         label: impl FnOnce(&T) -> &'static str,
@@ -413,7 +446,7 @@ impl Store {
             self.metrics.operation(name, gone.kind.as_str(), None);
             return Err(gone);
         }
-        let outcome = self.within(hurried, operation).await;
+        let outcome = self.within(patience, hurried, operation).await;
         let now = self.clock.boot();
         let label = outcome.as_ref().map_or_else(|gone| gone.kind.as_str(), label);
         self.metrics.operation(name, label, Some(now.saturating_sub(started)));
@@ -426,6 +459,7 @@ impl Store {
 
     async fn within<T>(
         &self,
+        patience: Duration,
         hurried: Hurried<'_>,
         operation: impl Future<Output = Result<T, Gone>>,
     ) -> Result<T, Gone> {
@@ -437,7 +471,7 @@ impl Store {
                 return outcome;
             }
             waited += timeout;
-            if waited >= PATIENCE || hurried() {
+            if waited >= patience || hurried() {
                 let detail = format!(
                     "{}: no response within {}: find out why it is slow, or raise timeout in [store]",
                     self.place(),

@@ -1,12 +1,16 @@
 //! The rules of an entry, against every order in which messages may arrive.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::engine::{Claim, Claimed, Entry, StoreTime};
+use super::engine::{Claim, Claimed, Entry, GoneKind, StoreTime};
+use super::model::Memory;
 use super::record::{Record, Window};
+use crate::clock::SystemClock;
 use crate::config::Budget;
 
 const LEASE: Duration = Duration::from_millis(3_000);
@@ -249,4 +253,14 @@ fn a_record_survives_its_file() {
     assert!(record.publish(now, fence, b"\x00\xffsealed", now.after(LEASE)));
     let text = serde_json::to_string(&record).unwrap();
     assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+}
+
+/// A server that others use too goes through millions of keys.
+#[tokio::test(start_paused = true)]
+async fn a_list_may_take_longer_than_what_a_token_waits_for() {
+    let memory = Memory::new();
+    memory.delay_ms.store(5_000, SeqCst);
+    let store = memory.store(Arc::new(SystemClock), &[1]);
+    store.list().await.unwrap();
+    assert_eq!(store.probe().await.unwrap_err().kind, GoneKind::Timeout);
 }

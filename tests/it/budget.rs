@@ -363,6 +363,26 @@ async fn while_the_store_is_of_no_use_the_process_counts() {
     assert_eq!(world.issuer().count(), 2);
 }
 
+/// What other replicas spent in a store counts for those that use it.
+#[tokio::test]
+async fn a_store_that_is_not_used_any_more_denies_nothing() {
+    let mut world = with_store("store", &budget(1, "1h")).await.start().await;
+    let other = Bearerd::start(world.proxy.shared_folder(), &[]).await;
+    spent(&other).await;
+    let response = spent(&world.proxy).await;
+    assert!(response.json()["detail"].as_str().unwrap().contains("all replicas together"));
+    assert_eq!(world.issuer().count(), 1);
+    world.change(|text| text.split("[store]").next().unwrap().to_owned());
+    world.reload().await;
+    eventually("a token request", || async {
+        world.get("/").await;
+        (world.issuer().count() == 2).then_some(())
+    })
+    .await;
+    let status = world.status().await;
+    assert_eq!(status["issuers"][0]["budget"]["shared"], json!(false));
+}
+
 /// What a proxy without a store forgets is what it counted before its start.
 #[tokio::test]
 async fn a_start_without_a_store_counts_anew() {
