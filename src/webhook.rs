@@ -248,7 +248,8 @@ fn payload(body: &[u8]) -> Result<Value, Refusal> {
 fn other_than<'o>(payload: &Value, only: &'o [(String, String)]) -> Option<&'o str> {
     let is_there = |pointer: &str, wanted: &str| match payload.pointer(pointer) {
         Some(Value::String(text)) => text == wanted,
-        Some(scalar @ (Value::Number(_) | Value::Bool(_))) => scalar.to_string() == wanted,
+        Some(Value::Number(number)) => number.to_string() == wanted,
+        Some(Value::Bool(flag)) => wanted == if *flag { "true" } else { "false" },
         _ => false,
     };
     let other = only.iter().find(|(pointer, wanted)| !is_there(pointer, wanted));
