@@ -40,6 +40,8 @@ use crate::telemetry::Repeated;
 const SKIPPED_FOR: Duration = Duration::from_secs(5);
 /// How long an operation may take that nobody waits for, such as the first one at the start.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A store that nobody used for this long is looked at.
+const IDLE: Duration = Duration::from_secs(60);
 /// How long an operator waits for a list. A server goes through all that it holds, others' entries too.
 const PATIENCE_FOR_A_LIST: Duration = Duration::from_secs(60);
 
@@ -51,6 +53,8 @@ pub struct Store {
     metrics: Arc<StoreMetrics>,
     host: String,
     breaker: Breaker,
+    /// When the last operation began, by the boot clock, in milliseconds.
+    used_at: AtomicU64,
     /// Limits the warnings about entries that cannot be opened.
     unreadable: Repeated,
 }
@@ -174,6 +178,7 @@ impl Store {
             metrics,
             host,
             breaker: Breaker::default(),
+            used_at: AtomicU64::new(0),
             unreadable: Repeated::default(),
         }
     }
@@ -407,8 +412,8 @@ impl Store {
         self.operation("probe", NOBODY_WAITS, ok, self.engine.probe()).await
     }
 
-    /// Tries a store that failed until it works, so that operators see the truth even if nobody needs a token for hours.
-    /// Ends with the store.
+    /// Tries a store that failed until it works, and looks at one that nobody used for a while, so that operators see the
+    /// truth even if nobody needs a token for hours. Ends with the store.
     pub async fn keep_trying(store: Weak<Self>) {
         loop {
             // Replicas do not try all at once.
@@ -417,8 +422,15 @@ impl Store {
             // Without keys, a store that responds is of no use.
             if store.failure().is_some() && store.token_names(&[0; 32]).is_ok() {
                 let _ = store.probe().await;
+            } else if store.is_idle() {
+                let nothing = EntryId("idle".into());
+                let _ = store.operation("read", NOBODY_WAITS, ok, store.engine.read(&nothing)).await;
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        millis(self.clock.boot()).saturating_sub(self.used_at.load(Ordering::Relaxed)) >= millis(IDLE)
     }
 
     async fn operation<T>(
@@ -442,6 +454,7 @@ impl Store {
         operation: impl Future<Output = Result<T, Gone>>,
     ) -> Result<T, Gone> {
         let started = self.clock.boot();
+        self.used_at.store(millis(started), Ordering::Relaxed);
         if let Some(gone) = self.breaker.is_open(started) {
             self.metrics.operation(name, gone.kind.as_str(), None);
             return Err(gone);

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::Store;
 use super::engine::{Claim, Claimed, Entry, GoneKind, StoreTime};
-use super::model::Memory;
+use super::model::{Fault, Memory};
 use super::record::{Record, Window};
-use crate::clock::SystemClock;
+use crate::clock::{SharedClock, ShiftedClock, SystemClock};
 use crate::config::Budget;
 
 const LEASE: Duration = Duration::from_millis(3_000);
@@ -263,4 +264,22 @@ async fn a_list_may_take_longer_than_what_a_token_waits_for() {
     let store = memory.store(Arc::new(SystemClock), &[1]);
     store.list().await.unwrap();
     assert_eq!(store.probe().await.unwrap_err().kind, GoneKind::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_nobody_uses_is_looked_at() {
+    let (memory, clock) = (Memory::new(), Arc::new(ShiftedClock::default()));
+    let store = memory.store(Arc::clone(&clock) as SharedClock, &[1]);
+    tokio::spawn(Store::keep_trying(Arc::downgrade(&store)));
+    store.probe().await.unwrap();
+    memory.fail(Fault::Broken);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(store.failure().is_none(), "it was used just now");
+    clock.advance(Duration::from_secs(60));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(store.failure().is_some());
+    memory.fail(Fault::None);
+    clock.advance(Duration::from_secs(60));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(store.failure().is_none());
 }
