@@ -409,6 +409,8 @@ impl Store {
     /// # Errors
     /// Why the store is of no use.
     pub async fn probe(&self) -> Result<Probed, Gone> {
+        // Without keys, a store that responds is of no use.
+        self.token_names(&[0; 32])?;
         self.operation("probe", NOBODY_WAITS, ok, self.engine.probe()).await
     }
 
@@ -419,8 +421,7 @@ impl Store {
             // Replicas do not try all at once.
             tokio::time::sleep(SKIPPED_FOR.mul_f64(1.0 + fastrand::f64() / 4.0)).await;
             let Some(store) = store.upgrade() else { return };
-            // Without keys, a store that responds is of no use.
-            if store.failure().is_some() && store.token_names(&[0; 32]).is_ok() {
+            if store.failure().is_some() {
                 let _ = store.probe().await;
             } else if store.is_idle() {
                 let nothing = EntryId("idle".into());
@@ -485,8 +486,10 @@ impl Store {
             }
             waited += timeout;
             if waited >= patience || hurried() {
+                // A longer `timeout` helps only while it is what ends the wait.
+                let hint = if waited < patience { ", or raise timeout in [store]" } else { "" };
                 let detail = format!(
-                    "{}: no response within {}: find out why it is slow, or raise timeout in [store]",
+                    "{}: no response within {}: find out why it is slow{hint}",
                     self.place(),
                     humantime::format_duration(waited)
                 );
@@ -519,7 +522,9 @@ impl Breaker {
         let before = self.failure.load_full();
         let since = before.as_ref().map_or(at, |before| before.since);
         self.failure.store(Some(Arc::new(Failing { gone: gone.clone(), since, at })));
-        if before.is_none_or(|before| before.gone.kind != gone.kind) || self.repeated.due(now).is_some() {
+        // The first line counts, or the second failure would have one too.
+        let is_due = self.repeated.due(now).is_some();
+        if is_due || before.is_none_or(|before| before.gone.kind != gone.kind) {
             let (detail, kind) = (&gone.detail, gone.kind.as_str());
             tracing::warn!(
                 event = "store.failed",

@@ -364,25 +364,35 @@ impl Files {
                 GoneKind::Refused,
                 format!("this user may not write there: `chown` it to the user of bearerd ({error})"),
             ),
-            ErrorKind::NotFound => {
-                (GoneKind::Unreachable, format!("the folder around it does not exist: create it ({error})"))
-            }
+            ErrorKind::NotFound => match self.folder.parent().filter(|parent| !parent.exists()) {
+                Some(parent) => (
+                    GoneKind::Unreachable,
+                    format!(
+                        "its parent folder {} does not exist: create it, or name another path",
+                        parent.display()
+                    ),
+                ),
+                None => (
+                    GoneKind::Unreachable,
+                    format!("it cannot be created there: name another path ({error})"),
+                ),
+            },
             ErrorKind::NotADirectory => (
                 GoneKind::Unreachable,
-                format!(
-                    "it, or what is around it, is not a folder: remove it, or name another path ({error})"
-                ),
+                format!("it, or a parent of it, is a file: remove that file, or name another path"),
             ),
             ErrorKind::ReadOnlyFilesystem => (
                 GoneKind::Unable,
                 "the file system is read-only: mount a volume that may be written".to_owned(),
             ),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                (GoneKind::Unable, format!("there is no room left ({error})"))
-            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (
+                GoneKind::Unable,
+                format!("there is no room left: make room, or name another path ({error})"),
+            ),
             ErrorKind::WouldBlock => (
                 GoneKind::Timeout,
-                "another process has the lock of the folder and does not give it back".to_owned(),
+                "another process has the lock of the folder and does not give it back: `lslocks` names it"
+                    .to_owned(),
             ),
             _ => (GoneKind::Unreachable, error.to_string()),
         };
@@ -597,9 +607,9 @@ mod tests {
             (
                 around.path().join("no/such"),
                 GoneKind::Unreachable,
-                "the folder around it does not exist: create it",
+                "/no does not exist: create it, or name another path",
             ),
-            (file, GoneKind::Unreachable, "is not a folder: remove it, or name another path"),
+            (file, GoneKind::Unreachable, "is a file: remove that file, or name another path"),
         ] {
             let gone = Folder::new(folder, "bearerd", Arc::clone(&clock)).probe().await.unwrap_err();
             assert_eq!(gone.kind, kind);

@@ -17,10 +17,10 @@ fn budget(requests: usize, per: &str) -> String {
     format!("budget = {{ requests = {requests}, per = \"{per}\" }}")
 }
 
-/// A scene whose tokens live for a second.
+/// A scene whose tokens live for three seconds: less than any test, and more than a busy machine takes for a token request.
 async fn brief_tokens(keys: &str) -> Setup {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 3));
     setup.issuer(keys)
 }
 
