@@ -372,7 +372,7 @@ impl Files {
             },
             ErrorKind::NotADirectory => (
                 GoneKind::Unreachable,
-                format!("it, or a parent of it, is a file: remove that file, or name another path"),
+                "it, or a parent of it, is a file: remove that file, or name another path".to_owned(),
             ),
             ErrorKind::ReadOnlyFilesystem => (
                 GoneKind::Unable,
