@@ -502,10 +502,17 @@ fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailu
         );
     } else if let Some(shared) = held.shared.as_ref().filter(|shared| shared.taken.is_some()) {
         let (by, generation) = (&shared.by, shared.generation);
-        tracing::debug!(
-            event = "token.taken", %issuer, %scopes, lifetime_s, %by, generation,
-            "the token was in the store"
-        );
+        if held.token.generation == 1 {
+            tracing::info!(
+                event = "token.taken", %issuer, %scopes, lifetime_s, %by, generation,
+                "the token was in the store"
+            );
+        } else {
+            tracing::debug!(
+                event = "token.taken", %issuer, %scopes, lifetime_s, %by, generation,
+                "the token was in the store"
+            );
+        }
     } else if kept {
         tracing::debug!(
             event = "token.kept", %issuer, %scopes, lifetime_s,
