@@ -8,10 +8,9 @@ mod document;
 mod error;
 mod examine;
 mod exchange;
-mod fuzz;
+pub(crate) mod fuzz;
 mod inputs;
 mod keys;
-mod redact;
 mod remedy;
 mod reported;
 mod request;
@@ -24,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use http::header::DATE;
+use tokio::time::Instant;
 
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError, Unreached};
@@ -36,10 +36,10 @@ use self::error::{ErrorContext, host_and_path};
 use self::exchange::{Deadline, HttpVersions, IssuerResponse, RepeatReason, Repeats};
 use self::inputs::{Inputs, NotReady};
 use self::keys::KeyCache;
-use self::redact::Redactor;
+use crate::redact::Redactor;
 use self::response::{ResponseWarning, SentRequest};
 use crate::clock::SharedClock;
-use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
+use crate::config::{CredentialKey, HttpUrl, IssuerConfig, Source, TokenEndpoint};
 use crate::jose::Prover;
 use crate::net::{Connector, Offer, Target};
 use crate::secret::Secret;
@@ -123,14 +123,36 @@ impl Issuer {
         }
     }
 
-    /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`.
+    /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`. The time that programs take to
+    /// print its values comes on top.
     ///
     /// # Errors
     /// The issuer cannot be reached, refuses the request, or responds without a usable token; or a credential cannot be
     /// read.
     pub async fn fetch(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
+        self.fetch_with_values(key, false).await
+    }
+
+    /// Makes the values of the next token request, as [`Self::token_identity`] needs them. Returns `true` if there are some and
+    /// they are there.
+    pub async fn prepare(&self, key: &CredentialKey) -> bool {
+        let client = self.client(self.preference.first());
+        let values = client.map(|client| credential::made_values(&self.config, &client, key));
+        let values = values.unwrap_or_default();
+        !values.is_empty() && self.make(&values).await.is_ok()
+    }
+
+    /// As [`Self::fetch`], without making the values that [`Self::prepare`] just made.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub async fn fetch_prepared(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
+        self.fetch_with_values(key, true).await
+    }
+
+    async fn fetch_with_values(&self, key: &CredentialKey, prepared: bool) -> Result<Grant, IssuerError> {
         let started = self.clock.boot();
-        let outcome = self.attempt(key).await;
+        let outcome = self.attempt(key, prepared).await;
         let ms = self.clock.boot().saturating_sub(started).as_millis();
         let (status, what, trace) = match &outcome {
             Ok(_) => (None, "granted", None),
@@ -149,25 +171,33 @@ impl Issuer {
         outcome
     }
 
-    async fn attempt(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
+    async fn attempt(&self, key: &CredentialKey, prepared: bool) -> Result<Grant, IssuerError> {
+        let started = self.clock.boot();
         let deadline = Deadline::after(self.config.timeout);
+        let outcome = self.fetch_with_either(key, deadline, prepared).await;
         let grace = self.config.credential_grace;
         if grace.is_zero() {
-            return self.fetch_with_either(key, deadline).await;
+            return outcome;
         }
-        let age = self.grace.age(credential::client_fingerprint(&self.config), self.clock.boot());
-        self.fetch_with_either(key, deadline).await.map_err(|error| credential::forgive(error, age, grace))
+        // Of the values that were used, some of which may be made for this request.
+        let age = self.grace.age(credential::client_fingerprint(&self.config), started);
+        outcome.map_err(|error| credential::forgive(error, age, grace))
     }
 
     /// Uses the credential that worked last, and if the issuer refuses it, the other one.
-    async fn fetch_with_either(&self, key: &CredentialKey, deadline: Deadline) -> Result<Grant, IssuerError> {
+    async fn fetch_with_either(
+        &self,
+        key: &CredentialKey,
+        deadline: Deadline,
+        prepared: bool,
+    ) -> Result<Grant, IssuerError> {
         let first = self.preference.first();
-        let refused = match self.fetch_with(first, key, deadline).await {
+        let refused = match self.fetch_with(first, key, deadline, prepared).await {
             Err(error) if error.kind == FailureKind::ClientRefused && self.config.standby.is_some() => error,
             outcome => return outcome,
         };
         let second = first.other();
-        match self.fetch_with(second, key, deadline).await {
+        match self.fetch_with(second, key, deadline, false).await {
             Ok(grant) => {
                 self.preference.switch_to(second, &self.config.name);
                 Ok(grant)
@@ -176,20 +206,63 @@ impl Issuer {
         }
     }
 
+    /// Makes the values that programs print, and requests a token. If the issuer refuses a value that a program printed for an
+    /// earlier request, the program runs again, and bearerd asks once more.
     async fn fetch_with(
         &self,
         which: WhichCredential,
         key: &CredentialKey,
         deadline: Deadline,
+        prepared: bool,
+    ) -> Result<Grant, IssuerError> {
+        let client = self.client(which);
+        let client = client.ok_or_else(|| self.not_ready(NotReady("there is no credential".to_owned())))?;
+        let values = credential::made_values(&self.config, &client, key);
+        let began = Instant::now();
+        if !prepared {
+            self.make(&values).await?;
+        }
+        let deadline = deadline.without_time_since(began);
+        let outcome = self.request(&client, key, deadline).await;
+        let Err(refused) = &outcome else { return outcome };
+        if !refused.is_about_credential() {
+            return outcome;
+        }
+        // All of them: each may be the wrong one.
+        let kept = values.iter().filter(|(_, source)| source.refuse()).count();
+        if kept == 0 {
+            return outcome;
+        }
+        let began = Instant::now();
+        self.make(&values).await?;
+        self.request(&client, key, deadline.without_time_since(began)).await
+    }
+
+    fn client(&self, which: WhichCredential) -> Option<ClientCredential<'_>> {
+        // Without `standby` there is only the current credential, which always exists.
+        ClientCredential::of(&self.config, which)
+            .or_else(|| ClientCredential::of(&self.config, WhichCredential::Current))
+    }
+
+    /// Makes these values, all at the same time.
+    async fn make(&self, values: &[(String, &Source)]) -> Result<(), IssuerError> {
+        let making: Vec<_> = values.iter().map(|(key, source)| (key, source.refresh())).collect();
+        for (key, making) in making {
+            making.await.map_err(|error| self.not_ready(NotReady(format!("{key} cannot be read: {error}"))))?;
+        }
+        Ok(())
+    }
+
+    async fn request(
+        &self,
+        client: &ClientCredential<'_>,
+        key: &CredentialKey,
+        deadline: Deadline,
     ) -> Result<Grant, IssuerError> {
         let now = self.clock.wall();
-        // Without `standby` there is only the current credential, which always exists.
-        let client = ClientCredential::of(&self.config, which)
-            .or_else(|| ClientCredential::of(&self.config, WhichCredential::Current));
-        let client = client.ok_or_else(|| self.not_ready(NotReady("there is no credential".to_owned())))?;
         let prover = self.config.dpop.as_ref().map(|dpop| self.keys.prover(dpop)).transpose();
         let prover = prover.map_err(|what| self.not_ready(NotReady(what)))?;
-        let inputs = Inputs::read(&self.config, &client, key, &self.keys, now);
+        let inputs = Inputs::read(&self.config, client, key, &self.keys, now);
         let mut inputs = inputs.map_err(|what| self.not_ready(what))?;
         self.remark(&inputs.remarks);
         let mut repeats = Repeats::default();

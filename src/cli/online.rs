@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::cli::args::{Common, Output};
 use crate::cli::online::report::{IssuerReport, Report, TlsReport, UpstreamReport, ms};
 use crate::cli::token::own_key;
-use crate::cli::{Exit, Failure, check as offline, find, output};
+use crate::cli::{Exit, Failure, check as offline, find, output, show_programs};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
     self, Config, ConnectionConfig, Credential, CredentialKey, IssuerConfig, Problem, UpstreamTarget,
@@ -31,6 +31,8 @@ use crate::net::{Connected, Connector, Facts, tls_cause};
 
 /// The time limit of the whole run. Whatever has not ended by then is reported as such.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long programs for others than issuers may take.
+const MAKING: Duration = Duration::from_secs(15);
 /// How many issuers and upstreams are checked at the same time.
 const AT_ONCE: usize = 16;
 
@@ -45,6 +47,8 @@ pub(super) struct OnlineOptions {
 pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failure> {
     let path = find(common)?;
     let Ok(config) = config::load(&path) else { return offline::check(common, asked.output) };
+    let _shown_until_the_end = show_programs(&config);
+    config::make_all(&config.made_values(), MAKING);
     let problems = offline::all_problems(&config);
     if problems.iter().any(offline::is_error) {
         return offline::check(common, asked.output);

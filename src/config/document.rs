@@ -231,6 +231,15 @@ impl<'t> Place<'t> {
         Self { document: self.document, path }
     }
 
+    /// Whether a value at this place is read for each token request.
+    pub(super) fn is_of_token_requests(&self) -> bool {
+        let key = |index: usize| match self.path.0.get(index) {
+            Some(PathStep::Key(key)) => key.as_str(),
+            _ => "",
+        };
+        key(0) == "issuer" || (key(0) == "route" && key(2) == "params")
+    }
+
     /// The value that is written there.
     pub(super) fn value(&self) -> Option<&'t DeValue<'t>> {
         let mut value = self.document.root.get_ref();

@@ -1,4 +1,4 @@
-//! References: values in a file, in the environment, or in a webhook's store instead of in the config.
+//! References: values in a file, in the environment, in a webhook's store, or printed by a program, instead of in the config.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak, mpsc};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
 use super::files;
+use super::program::{self, Program, ProgramConfig, Refreshing};
 use crate::aside::Aside;
 use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
@@ -52,6 +53,11 @@ enum Definition {
         name: String,
         store: PathBuf,
     },
+    /// What a program printed last.
+    Exec {
+        program: Arc<Program>,
+        pointer: Option<String>,
+    },
 }
 
 /// The pointer to the value in a webhook's store.
@@ -61,6 +67,8 @@ const STORED_VALUE: &str = "/value";
 pub(super) const NO_FILE: &str = "no such file";
 /// A [`ReferenceError::reason`].
 pub(super) const NOT_SET: &str = "is not set";
+/// A [`ReferenceError::reason`].
+pub(super) const NOT_RUN: &str = program::NOT_RUN;
 
 /// Why a reference gave no value. It names the place and never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +102,11 @@ impl Source {
     /// The value that the webhook `name` learned. `store` must be absolute.
     pub fn webhook(name: String, store: PathBuf) -> Self {
         Self::from_definition(Definition::Webhook { name, store })
+    }
+
+    /// What this program prints. It runs when [`Self::refresh`] is called, and never by reading the value.
+    pub(super) fn exec(program: ProgramConfig, pointer: Option<String>) -> Self {
+        Self::from_definition(Definition::Exec { program: Program::of(program), pointer })
     }
 
     /// The same value, with the password of its PKCS#12 file.
@@ -138,8 +151,58 @@ impl Source {
     pub fn path(&self) -> Option<&Path> {
         match &self.0.definition {
             Definition::File { path, .. } | Definition::Webhook { store: path, .. } => Some(path),
-            Definition::Literal(_) | Definition::Env { .. } => None,
+            Definition::Literal(_) | Definition::Env { .. } | Definition::Exec { .. } => None,
         }
+    }
+
+    fn program(&self) -> Option<&Arc<Program>> {
+        match &self.0.definition {
+            Definition::Exec { program, .. } => Some(program),
+            _ => None,
+        }
+    }
+
+    /// The value has to be made ([`Self::refresh`]) before it can be read.
+    pub fn is_made(&self) -> bool {
+        self.program().is_some()
+    }
+
+    /// The values that this one is made with.
+    pub fn made_with(&self) -> impl Iterator<Item = &Self> {
+        self.program().into_iter().flat_map(|program| program.config.env.values())
+    }
+
+    /// Why the value cannot be made, as far as that is known without making it.
+    pub fn unmakeable(&self) -> Option<ReferenceError> {
+        let reason = self.program()?.unstartable()?;
+        Some(ReferenceError { place: self.place(), reason })
+    }
+
+    /// Begins to make the value, unless what was made last is kept. The future waits for it.
+    ///
+    /// # Errors
+    /// There is no new value, even if there is a last good one.
+    pub fn refresh(&self) -> impl Future<Output = Result<(), ReferenceError>> + Send + use<> {
+        let refreshing = self.program().map(Program::refresh);
+        let place = self.place();
+        async move {
+            let outcome = match refreshing {
+                Some(refreshing) => Refreshing::outcome(refreshing).await,
+                None => return Ok(()),
+            };
+            outcome.map(drop).map_err(|reason| ReferenceError { place, reason })
+        }
+    }
+
+    /// How long what was made last is used before the value is made again.
+    pub fn kept_for(&self) -> Duration {
+        self.program().map_or(Duration::MAX, |program| program.kept_for())
+    }
+
+    /// Somebody refused the value. Returns whether it was an older one that would have been used again, so that another
+    /// one may help.
+    pub fn refuse(&self) -> bool {
+        self.program().is_some_and(|program| program.refuse())
     }
 
     pub fn is_literal(&self) -> bool {
@@ -153,6 +216,7 @@ impl Source {
             Definition::File { path, pointer } => (format!("file {}", path.display()), pointer),
             Definition::Env { name, pointer } => (format!("environment variable {name}"), pointer),
             Definition::Webhook { name, .. } => return format!("webhook {name}"),
+            Definition::Exec { program, pointer } => (format!("program {}", program.name()), pointer),
         };
         match pointer {
             Some(pointer) => format!("{place} at {pointer}"),
@@ -225,12 +289,37 @@ impl Source {
             Definition::File { path, pointer } => (read_file(path)?, pointer),
             Definition::Env { name, pointer } => (read_env(name)?.into(), pointer),
             Definition::Webhook { store, .. } => return read_store(store).map(Found::from),
+            Definition::Exec { program, pointer } => (Secret::clone(&*program.value()?).into(), pointer),
         };
         let secret = match pointer {
             Some(pointer) => point_into(&whole.secret, pointer)?,
             None => whole.secret,
         };
         if secret.is_empty() { Err("is empty".to_owned()) } else { Ok(Found { secret, ..whole }) }
+    }
+}
+
+/// Makes these values, all at the same time, and waits for at most `limit`. Blocks.
+pub fn make_all(values: &[Source], limit: Duration) {
+    if values.is_empty() {
+        return;
+    }
+    let making: Vec<_> = values.iter().map(Source::refresh).collect();
+    let (done_to, done) = mpsc::channel();
+    let waiting = VALUES.spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
+        let all = async {
+            for making in making {
+                // The reader of the value reports the error.
+                let _ = making.await;
+            }
+        };
+        let _ = runtime.block_on(async { tokio::time::timeout(limit, all).await });
+        // The caller may have given up.
+        let _ = done_to.send(());
+    });
+    if waiting.is_ok() {
+        let _ = done.recv_timeout(limit);
     }
 }
 
@@ -369,6 +458,7 @@ impl Hash for Definition {
             Self::File { path, pointer } => (1u8, path, pointer).hash(state),
             Self::Env { name, pointer } => (2u8, name, pointer).hash(state),
             Self::Webhook { name, store } => (3u8, name, store).hash(state),
+            Self::Exec { program, pointer } => (4u8, &program.config, pointer).hash(state),
         }
     }
 }

@@ -218,6 +218,7 @@ impl Report {
             source: source.clone(),
             secret,
             part_of_config,
+            of_token_requests: place.is_of_token_requests(),
             file: place.document.file.display.clone(),
             line,
             column,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::document::Document;
 use super::error::{ErrorContext, path_of};
 use super::exchange::{self, BodyError, Deadline, HttpVersions, IssuerResponse, RepeatReason, Repeats};
-use super::redact::Redactor;
+use crate::redact::Redactor;
 use super::{FailureKind, IssuerError, connector_to, request, response};
 use crate::clock::Clock;
 use crate::config::client_auth::Proof;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::exchange::{self, ExchangeError};
-use super::redact::Redactor;
+use crate::redact::Redactor;
 use super::reported::{self, ReportedError};
 use super::response::ClockSkew;
 use crate::config::{HttpUrl, IssuerConfig};
@@ -109,6 +109,11 @@ impl IssuerError {
     /// The issuer refused the client or the request, and another request is pointless until somebody changes something.
     pub fn is_final(&self) -> bool {
         self.kind.is_refusal() && !self.forgiven
+    }
+
+    /// The issuer refused who the client is or what it shows, so that a fresh secret or assertion may help.
+    pub fn is_about_credential(&self) -> bool {
+        self.kind == FailureKind::ClientRefused || self.code.as_deref() == Some("invalid_grant")
     }
 
     /// See [`Unreached::silent`].

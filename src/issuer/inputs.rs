@@ -9,7 +9,7 @@ use serde_json::Map;
 use super::assertion::{self, ClaimInputs, JwtTemplate, SigningKey};
 use super::credential::{ClientCredential, WhichCredential};
 use super::keys::{self, KeyCache, read};
-use super::redact::Redactor;
+use crate::redact::Redactor;
 use super::request::{self, SignedParts, Value};
 use crate::config::client_auth::Proof;
 use crate::config::{CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source};

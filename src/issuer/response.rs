@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::document::{Document, Malformed, beside};
 use super::error::ErrorContext;
 use super::exchange::{BodyError, IssuerResponse};
-use super::redact::Redactor;
+use crate::redact::Redactor;
 use super::reported::{self, ReportedError};
 use super::{FailureKind, Grant, IssuerError};
 use crate::config::{LONGEST_LIFETIME, ResponseFormat, ResponseShape, Scopes};

@@ -170,6 +170,10 @@ pub(super) trait TokenSource: Send + Sync + 'static {
     /// Gets one token: by one token request, within the issuer's timeout, or from another replica. Dropping the future
     /// cancels it.
     fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a>;
+    /// See [`Issuer::prepare`].
+    fn prepare<'a>(&'a self, _key: &'a CredentialKey) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
+        Box::pin(std::future::ready(false))
+    }
     /// See [`Issuer::token_identity`]. Reads files.
     fn token_identity(&self, key: &CredentialKey) -> [u8; 32];
     /// See [`Issuer::credential_fingerprint`]. Reads files.
@@ -198,8 +202,18 @@ struct MeteredIssuer {
 }
 
 impl TokenSource for MeteredIssuer {
-    fn fetch<'a>(&'a self, key: &'a CredentialKey, _want: Want) -> Fetching<'a> {
-        Box::pin(async move { self.issuer.fetch(key).await.map(Fetched::own) })
+    fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a> {
+        Box::pin(async move {
+            let grant = match want.prepared {
+                true => self.issuer.fetch_prepared(key).await,
+                false => self.issuer.fetch(key).await,
+            };
+            grant.map(Fetched::own)
+        })
+    }
+
+    fn prepare<'a>(&'a self, key: &'a CredentialKey) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
+        Box::pin(self.issuer.prepare(key))
     }
 
     fn token_identity(&self, key: &CredentialKey) -> [u8; 32] {

@@ -34,6 +34,8 @@ pub(super) struct Want {
     pub(super) have: u64,
     /// An upstream refused the held token.
     pub(super) refused: bool,
+    /// See [`crate::issuer::Issuer::fetch_prepared`].
+    pub(super) prepared: bool,
     /// How long the held token may still be sent. Zero: there is none, or it was refused.
     pub(super) left: Duration,
     /// Whether callers wait.
@@ -96,8 +98,10 @@ impl SharedSource {
         &self,
         store: &Arc<Store>,
         key: &CredentialKey,
-        want: Want,
+        mut want: Want,
     ) -> Result<Fetched, IssuerError> {
+        // What programs print is a part of the token's identity.
+        want.prepared = self.direct.prepare(key).await;
         let Ok(names) = store.token_names(&[&self.direct.token_identity(key)]) else {
             return self.direct.fetch(key, want).await;
         };
@@ -116,7 +120,11 @@ impl SharedSource {
                 Ok(Claimed::Held { .. }) if self.clock.boot() >= give_up => {
                     return self.direct.fetch(key, want).await;
                 }
-                Ok(Claimed::Held { left }) => tokio::time::sleep(pause(&mut looks, left, want.left)).await,
+                Ok(Claimed::Held { left }) => {
+                    tokio::time::sleep(pause(&mut looks, left, want.left)).await;
+                    // What was made before the wait may be too old.
+                    want.prepared = false;
+                }
             }
         }
     }

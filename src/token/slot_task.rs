@@ -258,6 +258,7 @@ impl SlotTask {
         Want {
             have: held.and_then(|held| held.shared.as_ref()).map_or(0, |shared| shared.generation),
             refused: held.is_some_and(HeldToken::is_refused),
+            prepared: false,
             left: held
                 .filter(|held| slot.serves(held, now) && !held.is_refused())
                 .map_or(Duration::ZERO, |held| held.validity.left(now)),

@@ -56,6 +56,7 @@ mod outage;
 mod page;
 mod paths;
 mod presets;
+mod programs;
 mod process;
 mod protocols;
 mod reload;

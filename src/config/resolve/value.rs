@@ -1,6 +1,7 @@
 //! Values that several tables have: references, parameters, header fields, TLS, and egress proxies.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::HeaderName;
 use toml::de::{DeTable, DeValue};
@@ -9,10 +10,11 @@ use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
 use crate::config::raw::RawTls;
 use crate::config::raw::values::{
-    RawEgress, RawElsewhere, RawParam, RawParams, RawProxy, RawReference, RawValue, ValueKind, check,
+    Lasting, RawEgress, RawElsewhere, RawEnv, RawParam, RawParams, RawProxy, RawReference, RawValue, ValueKind, check,
 };
+use crate::config::program::ProgramConfig;
 use crate::config::reference::Source;
-use crate::config::report::{Report, did_you_mean};
+use crate::config::report::{Report, Severity, did_you_mean};
 use crate::config::types::{self, Scopes, url, wrong};
 use crate::config::{Variable, environment, inspect};
 
@@ -66,20 +68,50 @@ fn from_elsewhere(
     kind: ValueKind,
     report: &mut Report,
 ) -> Option<Source> {
-    let RawElsewhere { file, env, webhook, pointer, password } = raw;
+    let RawElsewhere { file, env, webhook, exec, timeout, keep, pointer, password } = raw;
     if let Some(pointer) = &pointer {
         check(&place.key("pointer"), types::pointer(pointer), report)?;
     }
-    let given = [("file", file.is_some()), ("env", env.is_some()), ("webhook", webhook.is_some())];
-    let given: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect();
+    let variables = exec.is_some() && matches!(env, Some(RawEnv::Variables(_)));
+    let given = [file.is_some(), env.is_some() && !variables, webhook.is_some(), exec.is_some()];
+    let given = RawElsewhere::PLACES.into_iter().zip(given).filter(|(_, given)| *given);
+    let given: Vec<&str> = given.map(|(key, _)| key).collect();
     if let [first, second, ..] = given.as_slice() {
-        report.error(place, format!("has both `{first}` and `{second}`"), "keep one of them");
+        let hint = match (*first, *second) {
+            ("env", "exec") => "variables of the program are a table: env = { NAME = … }",
+            _ => "keep one of them",
+        };
+        report.error(place, format!("has both `{first}` and `{second}`"), hint);
         return None;
     }
     if let Some(name) = webhook {
         return learned(place, name, pointer.is_some() || password.is_some(), report);
     }
-    let source = from_file_or_env(place, file, env, pointer, report)?;
+    let source = match (exec, env) {
+        (Some(command), env) => {
+            let env = match env {
+                Some(RawEnv::Variables(variables)) => variables,
+                _ => BTreeMap::new(),
+            };
+            program(place, RawProgram { command, env, timeout, keep, pointer }, report)?
+        }
+        (None, Some(RawEnv::Variables(_))) => {
+            let hint = "write the variable's name: { env = \"NAME\" }; a table belongs to `exec`";
+            report.error(&place.key("env"), "is a table", hint);
+            return None;
+        }
+        (None, env) => {
+            for key in ["timeout", "keep"].map(|key| place.key(key)).iter().filter(|key| key.is_written()) {
+                report.error(key, "belongs to `exec`", "leave it out");
+                return None;
+            }
+            let env = env.and_then(|env| match env {
+                RawEnv::Name(name) => Some(name),
+                RawEnv::Variables(_) => None,
+            });
+            from_file_or_env(place, file, env, pointer, report)?
+        }
+    };
     match password {
         None => Some(source),
         Some(raw) => {
@@ -93,6 +125,90 @@ fn from_elsewhere(
             Some(source.with_password(password))
         }
     }
+}
+
+/// `exec` and the keys beside it.
+struct RawProgram {
+    command: Vec<String>,
+    env: BTreeMap<String, RawReference>,
+    timeout: Lasting<10>,
+    keep: Lasting<0>,
+    pointer: Option<String>,
+}
+
+/// Nobody waits longer for a value.
+const LONGEST_RUN: Duration = Duration::from_secs(300);
+const SHORTEST_KEEP: Duration = Duration::from_secs(1);
+
+/// A value that a program prints.
+fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<Source> {
+    let RawProgram { command, env, timeout, keep, pointer } = raw;
+    let found = report.problems.len();
+    let file = place.document.file;
+    let at = place.key("exec");
+    if file.access.writable_by_others {
+        report.error(
+            &at,
+            "names a program, in a file that other users may write",
+            format!("run `chmod go-w {}`", file.display.display()),
+        );
+    }
+    if command.first().is_none_or(String::is_empty) {
+        report.error(&at, "names no program", "exec = [\"vault\", \"read\", \"…\"]: the program and its arguments");
+    }
+    if command.iter().any(|word| word.contains('\0')) {
+        report.error(&at, "contains a zero byte", "");
+    }
+    let timeout_at = place.key("timeout");
+    let timeout = timeout.read(place, "timeout", report);
+    if timeout.is_zero() || timeout > LONGEST_RUN {
+        report.error(&timeout_at, "must be longer than \"0s\" and at most \"5m\"", "\"10s\" is the default");
+    }
+    let keep = keep.read(place, "keep", report);
+    if !keep.is_zero() && keep < SHORTEST_KEEP {
+        let hint = "leave it out to run the program for each token request";
+        report.error(&place.key("keep"), "must be at least \"1s\"", hint);
+    }
+    if keep.is_zero() && !place.is_of_token_requests() {
+        report.error(
+            place,
+            "does not say when the program is run again: outside of token requests, `keep` says it",
+            "add keep = \"5m\"",
+        );
+    }
+    let env = variables(&place.key("env"), env, report);
+    let has_errors = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
+    let folder = file.folder.clone();
+    (!has_errors).then(|| Source::exec(ProgramConfig { command, folder, env, timeout, keep }, pointer))
+}
+
+/// More variables of a program's environment.
+fn variables(
+    at: &Place<'_>,
+    raw: BTreeMap<String, RawReference>,
+    report: &mut Report,
+) -> BTreeMap<String, Source> {
+    let mut variables = BTreeMap::new();
+    for (name, raw) in raw {
+        let place = at.key(&name);
+        if name.is_empty() || name.contains(['=', '\0']) {
+            report.error(&place, "is not the name of an environment variable", "");
+            continue;
+        }
+        let Some(source) = reference(&place, RawValue { raw, kind: ValueKind::named(&name) }, report) else {
+            continue;
+        };
+        if source.is_made() {
+            report.error(
+                &place,
+                "cannot come from another program",
+                "run both in one script, and name that: exec = [\"./script\"]",
+            );
+            continue;
+        }
+        variables.insert(name, source);
+    }
+    variables
 }
 
 /// A value that a webhook learns.
@@ -141,7 +257,7 @@ fn from_file_or_env(
                 report.error(
                     place,
                     "does not say where the value is",
-                    "write { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }",
+                    "write { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" } or { exec = [\"…\"] }",
                 );
             }
             None
@@ -151,7 +267,7 @@ fn from_file_or_env(
 
 /// Any other key was reported separately.
 fn says_nothing(table: &DeTable<'_>) -> bool {
-    table.keys().all(|key| matches!(key.get_ref().as_ref(), "pointer" | "password"))
+    table.keys().all(|key| !RawElsewhere::PLACES.contains(&key.get_ref().as_ref()))
 }
 
 /// Parameters that have their own keys.
@@ -220,7 +336,7 @@ pub(super) fn refuse_tables(at: &Place<'_>, params: &Params, report: &mut Report
             ParamValue::Table(_) => report.error(
                 &place,
                 "is a table, which only a JSON body can hold",
-                "set body = \"json\"; a reference has no other keys than file, env, webhook, pointer, password",
+                format!("set body = \"json\"; a reference has no other keys than {}", RawElsewhere::KEYS.join(", ")),
             ),
             ParamValue::Array(items)
                 if items.iter().any(|item| matches!(item, ParamValue::Array(_) | ParamValue::Table(_))) =>
