@@ -10,6 +10,7 @@ mod healthcheck;
 mod init;
 mod online;
 mod output;
+mod store;
 mod token;
 
 use std::ffi::OsString;
@@ -21,9 +22,9 @@ use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 
 use crate::app::{self, Ended, NotifySocket, Options, Running, StartError};
-use crate::cli::args::{Args, Color, Common, Output, Verb};
+use crate::cli::args::{Args, Color, Common, Output, StoreVerb, Verb};
 use crate::clock::SystemClock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, IssuerConfig};
 use crate::listener::Passed;
 use crate::telemetry::{self, LogControl, Overrides};
 
@@ -124,6 +125,8 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
         Verb::Token { issuer, route, decode, xoauth2, output } => {
             token::token(common, &token::TokenOptions { issuer, route, decode, xoauth2, output })
         }
+        Verb::Store { verb: StoreVerb::Ls { output } } => store::list(common, output),
+        Verb::Store { verb: StoreVerb::Drop { issuer, output } } => store::forget(common, &issuer, output),
         Verb::Schema { .. } => {
             output::answer_json(&config::schema());
             Ok(Exit::Fine)
@@ -155,6 +158,23 @@ fn explain_call(
         Output::Json => output::answer_json(&serde_json::json!(explanation)),
     }
     Ok(if explanation.found { Exit::Fine } else { Exit::No })
+}
+
+/// A runtime for a verb that makes a few connections.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| Failure::new(Exit::No, format!("cannot start a runtime: {error}")))
+}
+
+/// The issuer of this name, or which one may be meant.
+fn issuer<'a>(config: &'a Config, name: &str) -> Result<&'a Arc<IssuerConfig>, Failure> {
+    config.issuers.get(name).ok_or_else(|| {
+        let hint = output::suggestion(name, config.issuers.keys().map(String::as_str));
+        Failure::new(Exit::Usage, format!("no issuer `{name}` in the config; {hint}"))
+    })
 }
 
 /// Loads the config for a verb that needs a valid one. Otherwise the whole report goes to stderr.

@@ -18,9 +18,9 @@ mod tests;
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
@@ -49,6 +49,8 @@ pub struct Store {
     metrics: Arc<StoreMetrics>,
     host: String,
     breaker: Breaker,
+    /// Limits the warnings about entries that cannot be opened.
+    unreadable: Repeated,
 }
 
 /// The store in use. A reload may replace it.
@@ -99,6 +101,39 @@ pub struct Lease {
     received: Duration,
 }
 
+/// An entry as it is in the store, for operators.
+pub struct Entry {
+    /// The place of its key in `keys`. 0: the one that encrypts.
+    pub key: usize,
+    pub id: EntryId,
+    /// `None`: it cannot be opened.
+    pub found: Option<Found>,
+}
+
+/// A store that is of no use.
+#[derive(Debug, Clone)]
+pub struct Failing {
+    pub gone: Gone,
+    /// When the first operation failed of those that failed in a row.
+    pub since: SystemTime,
+    /// When the last one did.
+    pub at: SystemTime,
+}
+
+/// How often operations had which outcome since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// The token was in the store.
+    pub hits: u64,
+    /// This bearerd got the right to fetch a token for all.
+    pub leases: u64,
+    /// Another one was fetching the token.
+    pub held: u64,
+    pub failures: u64,
+    /// Not tried, because the store failed just before.
+    pub skipped: u64,
+}
+
 /// The store's response to a [`Claim`].
 pub enum Claimed {
     Token(Found),
@@ -130,7 +165,15 @@ impl Store {
         metrics: Arc<StoreMetrics>,
     ) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self { config, engine, clock, metrics, host, breaker: Breaker::default() }
+        Self {
+            config,
+            engine,
+            clock,
+            metrics,
+            host,
+            breaker: Breaker::default(),
+            unreadable: Repeated::default(),
+        }
     }
 
     pub fn config(&self) -> &StoreConfig {
@@ -148,20 +191,34 @@ impl Store {
     }
 
     /// Why it is of no use now. `None`: it works, or was not tried.
-    pub fn failure(&self) -> Option<Arc<Gone>> {
+    pub fn failure(&self) -> Option<Arc<Failing>> {
         self.breaker.failure.load_full()
     }
 
-    pub fn metrics(&self) -> &StoreMetrics {
-        &self.metrics
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for ((operation, outcome), count) in self.metrics.operations() {
+            let counted = match (operation, outcome) {
+                ("claim", "hit") => &mut tally.hits,
+                ("claim", "lease") => &mut tally.leases,
+                ("claim", "held") => &mut tally.held,
+                (_, outcome) if outcome == GoneKind::Skipped.as_str() => &mut tally.skipped,
+                (_, outcome) if GoneKind::ALL.iter().any(|kind| kind.as_str() == outcome) => {
+                    &mut tally.failures
+                }
+                _ => continue,
+            };
+            *counted += count;
+        }
+        tally
     }
 
-    /// The names of the token that `parts` identify. Reads the keys' files.
+    /// The names of the token with this identity (`Issuer::token_identity`). Reads the keys' files.
     ///
     /// # Errors
     /// A key cannot be read, and never could.
-    pub fn token_names(&self, parts: &[&[u8]]) -> Result<Names, Gone> {
-        self.names(Purpose::Token, parts)
+    pub fn token_names(&self, identity: &[u8; 32]) -> Result<Names, Gone> {
+        self.names(Purpose::Token, &[identity])
     }
 
     fn names(&self, purpose: Purpose, parts: &[&[u8]]) -> Result<Names, Gone> {
@@ -172,7 +229,7 @@ impl Store {
         let keys: Result<Vec<StoreKey>, String> = self.config.keys.iter().map(read).collect();
         let keys = keys.map_err(|reason| {
             let gone = Gone::new(GoneKind::Keys, format!("the store's key cannot be used: {reason}"));
-            self.breaker.fail(&gone, self.clock.boot());
+            self.breaker.fail(&gone, &self.clock);
             gone
         })?;
         let ids = keys.iter().map(|key| sealed::name(key, purpose, parts.iter().copied())).collect();
@@ -206,12 +263,14 @@ impl Store {
             if let Some(stored) = sealed::open(key, id, entry.generation, &entry.sealed, self.clock.wall()) {
                 return Ok(Claimed::Token(Found { generation: entry.generation, stored, left: entry.left }));
             }
-            tracing::warn!(
-                event = "store.entry_unreadable",
-                store = self.place(),
-                "an entry of the store cannot be opened and is removed: another program writes there, or another bearerd \
+            if self.unreadable.due(received).is_some() {
+                tracing::warn!(
+                    event = "store.entry_unreadable",
+                    store = self.place(),
+                    "an entry of the store cannot be opened and is removed: another program writes there, or another bearerd \
                  with the same keys and another version"
-            );
+                );
+            }
             self.operation("remove", hurried, ok, self.engine.remove(std::slice::from_ref(id))).await?;
         }
         Err(Gone::new(GoneKind::Invalid, format!("{}: its entries cannot be opened", self.place())))
@@ -230,6 +289,22 @@ impl Store {
             }
         }
         None
+    }
+
+    /// A token's entries under all keys, the current one first.
+    ///
+    /// # Errors
+    /// The store is of no use now.
+    pub async fn look(&self, names: &Names) -> Result<Vec<Entry>, Gone> {
+        let mut entries = Vec::new();
+        for (place, (key, id)) in names.keys.iter().zip(&names.ids).enumerate() {
+            let read = self.operation("read", NOBODY_WAITS, ok, self.engine.read(id)).await?;
+            let Some(engine::Entry { generation, sealed, left }) = read else { continue };
+            let stored = sealed::open(key, id, generation, &sealed, self.clock.wall());
+            let found = stored.map(|stored| Found { generation, stored, left });
+            entries.push(Entry { key: place, id: id.clone(), found });
+        }
+        Ok(entries)
     }
 
     /// Stores a token that expires at `ends` by the boot clock. It does not replace a newer one.
@@ -304,6 +379,20 @@ impl Store {
         self.operation("probe", NOBODY_WAITS, ok, self.engine.probe()).await
     }
 
+    /// Tries a store that failed until it works, so that operators see the truth even if nobody needs a token for hours.
+    /// Ends with the store.
+    pub async fn keep_trying(store: Weak<Self>) {
+        loop {
+            // Replicas do not try all at once.
+            tokio::time::sleep(SKIPPED_FOR.mul_f64(1.0 + fastrand::f64() / 4.0)).await;
+            let Some(store) = store.upgrade() else { return };
+            // Without keys, a store that responds is of no use.
+            if store.failure().is_some() && store.token_names(&[0; 32]).is_ok() {
+                let _ = store.probe().await;
+            }
+        }
+    }
+
     /// Does `operation` within `timeout`, or within [`PATIENCE`] as long as nobody waits; not at all if the store failed
     /// within the last 5 s. `label` names a success, for metrics.
     async fn operation<T>(
@@ -324,7 +413,7 @@ impl Store {
         self.metrics.operation(name, label, Some(now.saturating_sub(started)));
         match &outcome {
             Ok(_) => self.breaker.succeed(&self.place()),
-            Err(gone) => self.breaker.fail(gone, now),
+            Err(gone) => self.breaker.fail(gone, &self.clock),
         }
         outcome
     }
@@ -359,7 +448,7 @@ impl Store {
 struct Breaker {
     /// By the boot clock, in milliseconds.
     skip_until: AtomicU64,
-    failure: ArcSwapOption<Gone>,
+    failure: ArcSwapOption<Failing>,
     repeated: Repeated,
 }
 
@@ -368,13 +457,16 @@ impl Breaker {
     fn is_open(&self, now: Duration) -> Option<Gone> {
         let failure = self.failure.load();
         let failure = failure.as_ref().filter(|_| millis(now) < self.skip_until.load(Ordering::Relaxed))?;
-        Some(Gone { kind: GoneKind::Skipped, detail: failure.detail.clone() })
+        Some(Gone { kind: GoneKind::Skipped, detail: failure.gone.detail.clone() })
     }
 
-    fn fail(&self, gone: &Gone, now: Duration) {
+    fn fail(&self, gone: &Gone, clock: &SharedClock) {
+        let (now, at) = (clock.boot(), clock.wall());
         self.skip_until.store(millis(now + SKIPPED_FOR), Ordering::Relaxed);
-        let before = self.failure.swap(Some(Arc::new(gone.clone())));
-        if before.is_none_or(|before| before.kind != gone.kind) || self.repeated.due(now).is_some() {
+        let before = self.failure.load_full();
+        let since = before.as_ref().map_or(at, |before| before.since);
+        self.failure.store(Some(Arc::new(Failing { gone: gone.clone(), since, at })));
+        if before.is_none_or(|before| before.gone.kind != gone.kind) || self.repeated.due(now).is_some() {
             let (detail, kind) = (&gone.detail, gone.kind.as_str());
             tracing::warn!(
                 event = "store.failed",

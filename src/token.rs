@@ -15,6 +15,7 @@ mod state;
 mod tests;
 
 pub use cache::TokenCache;
+pub use shared::is_shared;
 pub use slot::TokenSlot;
 pub use state::{
     LastError, Rejected, RetryCause, SharedStatus, SlotStatus, Token, TokenError, TokenErrorKind,

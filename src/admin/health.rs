@@ -103,6 +103,7 @@ pub(super) fn text(view: &View, verbose: bool) -> String {
     if verbose {
         let (version, at) = (view.config_version, rfc3339(view.loads.loaded_at));
         let _ = writeln!(out, "[+] config: version {version}, loaded at {at}");
+        store_line(&mut out, view);
     }
     for missing in view.missing.iter().take(NAMES) {
         let _ = writeln!(out, "[-] {}", one_line(missing));
@@ -121,6 +122,18 @@ pub(super) fn text(view: &View, verbose: bool) -> String {
         }
     }
     out
+}
+
+/// The store is never needed, so it never makes anything "not ready".
+fn store_line(out: &mut String, view: &View) {
+    let Some(store) = &view.store else { return };
+    let _ = match &store.failing {
+        None => writeln!(out, "[+] store: in use"),
+        Some(failing) => {
+            let (since, kind) = (rfc3339(failing.since), failing.gone.kind.as_str());
+            writeln!(out, "[!] store: of no use since {since} ({kind}); tokens are fetched without it")
+        }
+    };
 }
 
 fn line(credential: &CredentialView) -> String {

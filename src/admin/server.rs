@@ -115,7 +115,7 @@ impl Admin {
         let extra = Extra {
             token_expiries: view.token_expiries(),
             log_lines_dropped: view.log_lines_dropped,
-            store_up: self.store.load().as_ref().map(|store| store.failure().is_none()),
+            store_up: view.store.as_ref().map(|store| store.failing.is_none()),
             running: self.running(&view),
         };
         small_response(StatusCode::OK, format.content_type(), self.metrics.render(format, extra))

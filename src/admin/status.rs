@@ -7,13 +7,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use crate::admin::recent::{History, Point, Recent};
-use crate::admin::view::{CredentialView, Traffic, View, WebhookView};
+use crate::admin::view::{CredentialView, StoreView, Traffic, View, WebhookView};
 use crate::clock::rfc3339;
 use crate::config::{
     self, Address, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem,
     RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
 };
 use crate::metrics::Failure;
+use crate::store::Tally;
 
 /// The state of bearerd. It contains no secret and no token.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -38,6 +39,8 @@ pub(super) struct Status {
     /// One for each set of issuer, scopes, and parameters that routes use.
     tokens: Vec<TokenStatus>,
     webhooks: Vec<WebhookStatus>,
+    /// The token store. `null`: the config has none.
+    store: Option<StoreStatus>,
     /// Log lines that were dropped because stderr did not accept them.
     log_lines_dropped: u64,
 }
@@ -233,6 +236,51 @@ struct TokenStatus {
     /// From then on, the next use renews it in the background.
     renew_at: Option<Time>,
     last_error: Option<TokenErrorStatus>,
+    /// Its place in the store. `null`: there is no token, or it is only this process's.
+    shared: Option<SharedTokenStatus>,
+}
+
+/// A token that is in the store.
+#[derive(Debug, Serialize, JsonSchema)]
+struct SharedTokenStatus {
+    /// Grows with each token that is fetched for all.
+    generation: u64,
+    /// The host whose bearerd fetched it.
+    by: String,
+    /// This process fetched it.
+    own: bool,
+}
+
+/// The token store (`[store]`). bearerd goes on without it.
+#[derive(Debug, Serialize, JsonSchema)]
+struct StoreStatus {
+    /// Where it is.
+    place: String,
+    /// `false`: the last operation failed, and tokens are fetched without it.
+    up: bool,
+    failure: Option<StoreFailureStatus>,
+    /// Since the start, how often a token that was asked for was in the store.
+    hits: u64,
+    /// How often this bearerd got the right to fetch a token for all.
+    leases: u64,
+    /// How often another bearerd was fetching the token.
+    held: u64,
+    /// Failed operations.
+    failures: u64,
+    /// Operations that were not tried, because the store had failed less than 5 s before.
+    skipped: u64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct StoreFailureStatus {
+    /// When the first operation failed of those that failed in a row.
+    since: Time,
+    /// When the last one failed.
+    at: Time,
+    /// `timeout`, `unreachable`, `refused`, `unable`, `invalid` or `keys`.
+    kind: &'static str,
+    /// What happened, to whom, and what to do.
+    detail: String,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -324,6 +372,7 @@ pub(in crate::admin) fn status(view: &View) -> Status {
         issuers: config.issuers.values().map(|it| issuer(it, &view.credentials)).collect(),
         tokens: view.credentials.iter().map(|it| token(it, view.now)).collect(),
         webhooks: view.webhooks.iter().map(webhook).collect(),
+        store: view.store.as_ref().map(store),
         log_lines_dropped: view.log_lines_dropped,
     }
 }
@@ -390,6 +439,25 @@ fn webhook(view: &WebhookView) -> WebhookStatus {
             .last_refusal
             .as_ref()
             .map(|(at, detail)| RefusalStatus { at: Time(*at), detail: detail.clone() }),
+    }
+}
+
+fn store(view: &StoreView) -> StoreStatus {
+    let Tally { hits, leases, held, failures, skipped } = view.tally;
+    StoreStatus {
+        place: view.place.clone(),
+        up: view.failing.is_none(),
+        failure: view.failing.as_ref().map(|failing| StoreFailureStatus {
+            since: Time(failing.since),
+            at: Time(failing.at),
+            kind: failing.gone.kind.as_str(),
+            detail: failing.gone.detail.clone(),
+        }),
+        hits,
+        leases,
+        held,
+        failures,
+        skipped,
     }
 }
 
@@ -550,6 +618,11 @@ fn token(view: &CredentialView, now: SystemTime) -> TokenStatus {
             trace: error.trace.clone(),
             next_try: error.next_try.map(Time),
             failures_in_a_row: error.failures_in_a_row,
+        }),
+        shared: status.shared.as_ref().map(|shared| SharedTokenStatus {
+            generation: shared.generation,
+            by: shared.by.to_string(),
+            own: shared.own,
         }),
     }
 }

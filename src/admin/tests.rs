@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::health::Loads;
 use super::recent::Recent;
 use super::status::{Status, status};
-use super::view::{CredentialView, Traffic, View, WebhookView};
+use super::view::{CredentialView, StoreView, Traffic, View, WebhookView};
 use super::{Admin, Health, LastReload, *};
 use crate::clock::SystemClock;
 use crate::config::client_auth::ClientSecretBasic;
@@ -26,7 +26,8 @@ use crate::listener::{Bound, SmallCaller, Stop};
 use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Peer, Snapshot, SnapshotCell};
 use crate::secret::Secret;
-use crate::token::{LastError, SlotStatus};
+use crate::store::{Failing, Gone, GoneKind, Tally};
+use crate::token::{LastError, SharedStatus, SlotStatus};
 
 #[test]
 fn ready_says_which_token_is_missing_and_why() {
@@ -120,6 +121,58 @@ fn status_tells_which_credential_an_issuer_takes() {
     assert_eq!(told(&credential), "current");
     credential.status.standby = true;
     assert_eq!(told(&credential), "standby");
+}
+
+fn store(failing: Option<Failing>) -> StoreView {
+    let tally = Tally { hits: 5, leases: 2, held: 1, failures: 3, skipped: 4 };
+    StoreView { place: "folder /var/lib/bearerd/tokens".to_owned(), failing: failing.map(Arc::new), tally }
+}
+
+#[test]
+fn status_tells_of_the_store_and_whose_fetch_each_token_was() {
+    let mut credential = valid(issuer("corp", true), &["billing"]);
+    credential.status.shared =
+        Some(SharedStatus { generation: 1_764_417_000_000_001, by: "host-1".into(), own: false });
+    let mut view = view(vec![credential, valid(issuer("other", true), &["a"])]);
+    let told = serde_json::to_value(status(&view)).unwrap();
+    assert_eq!(told["store"], Value::Null);
+    let wanted = serde_json::json!({ "generation": 1_764_417_000_000_001_u64, "by": "host-1", "own": false });
+    assert_eq!(told["tokens"][0]["shared"], wanted);
+    assert_eq!(told["tokens"][1]["shared"], Value::Null);
+
+    view.store = Some(store(None));
+    let told = serde_json::to_value(status(&view)).unwrap();
+    let wanted = serde_json::json!({
+        "place": "folder /var/lib/bearerd/tokens", "up": true, "failure": null,
+        "hits": 5, "leases": 2, "held": 1, "failures": 3, "skipped": 4,
+    });
+    assert_eq!(told["store"], wanted);
+
+    let gone = Gone { kind: GoneKind::Timeout, detail: "folder /var/lib/bearerd/tokens: slow".to_owned() };
+    view.store = Some(store(Some(Failing { gone, since: ago(60), at: ago(5) })));
+    let told = serde_json::to_value(status(&view)).unwrap();
+    assert_eq!(told["store"]["up"], false);
+    let wanted = serde_json::json!({
+        "since": "2027-01-15T07:59:00Z", "at": "2027-01-15T07:59:55Z", "kind": "timeout",
+        "detail": "folder /var/lib/bearerd/tokens: slow",
+    });
+    assert_eq!(told["store"]["failure"], wanted);
+}
+
+/// It is a help and never a need. The words of the store itself are not for everybody.
+#[test]
+fn readiness_ignores_the_store() {
+    let mut view = view(vec![valid(issuer("corp", true), &["billing"])]);
+    view.store = Some(store(None));
+    assert!(health::text(&view, true).contains("\n[+] store: in use\n"));
+    let gone = Gone { kind: GoneKind::Unreachable, detail: "redis at cache.internal:6379".to_owned() };
+    view.store = Some(store(Some(Failing { gone, since: ago(60), at: ago(5) })));
+    assert!(view.ready() && !view.degraded());
+    assert_eq!(health::text(&view, false), "ready\n");
+    let text = health::text(&view, true);
+    let wanted =
+        "[!] store: of no use since 2027-01-15T07:59:00Z (unreachable); tokens are fetched without it\n";
+    assert!(text.contains(wanted) && !text.contains("cache.internal"), "{text}");
 }
 
 #[test]
@@ -532,6 +585,7 @@ fn view(credentials: Vec<CredentialView>) -> View {
         unrouted: Traffic { requests: 3, last_failure: Some(failure(404, "no_route")), ..Traffic::default() },
         connections: vec![4],
         webhooks: vec![webhook(None), webhook(Some("webhook seismic: its store is not JSON"))],
+        store: None,
         log_lines_dropped: 0,
     }
 }
@@ -641,7 +695,13 @@ fn a_rendered_status_keeps_to_the_schema() {
         vec![valid(issuer("corp", true), &["billing"])],
         vec![refused(issuer("corp", true), &["billing"])],
     ] {
-        let rendered = serde_json::to_value(status(&view(credentials))).unwrap();
+        let mut view = view(credentials);
+        let gone = Gone { kind: GoneKind::Timeout, detail: "slow".to_owned() };
+        view.store = Some(store(Some(Failing { gone, since: ago(60), at: ago(5) })));
+        for credential in &mut view.credentials {
+            credential.status.shared = Some(SharedStatus { generation: 7, by: "host-1".into(), own: true });
+        }
+        let rendered = serde_json::to_value(status(&view)).unwrap();
         let mut problems = Vec::new();
         check(&schema, &schema, &rendered, "", &mut problems);
         assert_eq!(problems, [""; 0]);

@@ -21,6 +21,7 @@ use crate::metrics::{
     CertificateExpiry, Failure, ProcessStats, RouteMetrics, Running, TokenExpiry, TokenFailures,
     UpstreamRefusal,
 };
+use crate::store::{Failing, Tally};
 use crate::token::SlotStatus;
 
 /// The state of the process at one moment.
@@ -42,7 +43,17 @@ pub(super) struct View {
     /// Open connections, in the order of `Config::listeners`.
     pub(super) connections: Vec<u64>,
     pub(super) webhooks: Vec<WebhookView>,
+    pub(super) store: Option<StoreView>,
     pub(super) log_lines_dropped: u64,
+}
+
+/// The token store (`[store]`).
+#[derive(Debug)]
+pub(super) struct StoreView {
+    pub(super) place: String,
+    /// `None`: it works, or was not tried.
+    pub(super) failing: Option<Arc<Failing>>,
+    pub(super) tally: Tally,
 }
 
 /// What a webhook has learned, without the value.
@@ -131,6 +142,11 @@ impl View {
             unrouted: Traffic::of(&snapshot.unrouted, None),
             connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
             webhooks: (admin.webhooks)(),
+            store: admin.store.load().as_ref().map(|store| StoreView {
+                place: store.place(),
+                failing: store.failure(),
+                tally: store.tally(),
+            }),
             log_lines_dropped: crate::telemetry::dropped_lines(),
         }
     }

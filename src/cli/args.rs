@@ -63,6 +63,15 @@ Examples:
 Exit codes: 0 success; 1 the issuer gave no token; 64 no such issuer or
 route; 78 bad or missing config.";
 
+const STORE_EXAMPLES: &str = "\
+Examples:
+  bearerd store ls                       what the store holds
+  bearerd store ls --output json | jq '.tokens[] | select(.stored)'
+  bearerd store drop corp                forget the tokens of issuer corp
+
+Exit codes: 0 success; 1 the store does not work; 64 no such issuer; 78 bad
+or missing config, or no [store] in it.";
+
 const INIT_EXAMPLES: &str = "\
 Examples:
   bearerd init
@@ -279,6 +288,15 @@ pub(super) enum Verb {
         output: Output,
     },
 
+    /// Show what the store of the config holds, or forget an issuer's tokens.
+    ///
+    /// The store is the one of [store]. No value of it is ever shown.
+    #[command(after_help = STORE_EXAMPLES)]
+    Store {
+        #[command(subcommand)]
+        verb: StoreVerb,
+    },
+
     /// Print a commented config to start from; without a preset, list the presets.
     ///
     /// A preset contains what a vendor defines, so that you fill in only your own values.
@@ -328,6 +346,28 @@ pub(super) enum Verb {
     Completions {
         #[arg(value_name = "SHELL", value_enum)]
         shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreVerb {
+    /// Show each token that the config can use, and count what belongs to others.
+    Ls {
+        /// Output format.
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
+        output: Output,
+    },
+
+    /// Remove all tokens of an issuer.
+    ///
+    /// A running bearerd keeps the token that it holds until the token is renewed, expires, or is refused.
+    Drop {
+        /// The NAME of [issuer.NAME].
+        #[arg(value_name = "ISSUER")]
+        issuer: String,
+        /// Output format.
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
+        output: Output,
     },
 }
 

@@ -10,6 +10,7 @@ use super::{Exit, Failure, find, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
     self, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Severity, Source,
+    StorePlace,
 };
 use crate::issuer::{self, Finding};
 use crate::net::tls;
@@ -62,7 +63,11 @@ fn findings(config: &Config) -> Vec<Problem> {
         found.map(|finding| finding_problem(config, &issuer.name, finding)).collect::<Vec<_>>()
     };
     let issuers = config.issuers.values().flat_map(of);
-    issuers.chain(route_findings(config)).chain(wanted_by_presets(config)).collect()
+    issuers
+        .chain(route_findings(config))
+        .chain(store_finding(config))
+        .chain(wanted_by_presets(config))
+        .collect()
 }
 
 /// Scopes and parameters that a preset leaves to the operator, if a token request of a route would have none.
@@ -102,6 +107,13 @@ fn route_findings(config: &Config) -> impl Iterator<Item = Problem> {
         let table = format!("route[{index}]");
         Some(config::problem_near(config, Severity::Warning, (&table, "tls"), error.0, None))
     })
+}
+
+/// A file of the store's `tls` that makes its server unreachable.
+fn store_finding(config: &Config) -> Option<Problem> {
+    let StorePlace::Redis(redis) = &config.store.as_ref()?.place else { return None };
+    let error = tls::unusable(redis.tls.as_ref()?)?;
+    Some(config::problem_near(config, Severity::Warning, ("store", "tls"), error.0, None))
 }
 
 /// A finding as a problem of its key.

@@ -19,15 +19,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cli::args::{Common, Output};
-use crate::cli::online::report::{IssuerReport, Report, TlsReport, UpstreamReport, ms};
+pub(super) use crate::cli::online::report::ms;
+use crate::cli::online::report::{IssuerReport, Report, StoreReport, TlsReport, UpstreamReport};
 use crate::cli::token::own_key;
 use crate::cli::{Exit, Failure, check as offline, find, output, show_programs};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
-    self, Config, ConnectionConfig, Credential, CredentialKey, IssuerConfig, Problem, UpstreamTarget,
-    UpstreamUrl,
+    self, Config, ConnectionConfig, Credential, CredentialKey, IssuerConfig, Problem, StoreConfig,
+    UpstreamTarget, UpstreamUrl,
 };
 use crate::net::{Connected, Connector, Facts, tls_cause};
+use crate::store::Probed;
 
 /// The time limit of the whole run. Whatever has not ended by then is reported as such.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -53,7 +55,7 @@ pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failu
     if problems.iter().any(offline::is_error) {
         return offline::check(common, asked.output);
     }
-    let (issuers, upstreams) = ask(&config, asked.guess)?;
+    let Asked { issuers, upstreams, store } = ask(&config, asked.guess)?;
     let ok = issuers.iter().all(|issuer| issuer.ok) && upstreams.iter().all(|upstream| upstream.ok);
     let report = Report {
         ok,
@@ -61,6 +63,7 @@ pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failu
         problems: problems.iter().map(Problem::to_json).collect(),
         issuers,
         upstreams,
+        store,
     };
     match asked.output {
         Output::Json => output::answer_json(&serde_json::json!(report)),
@@ -72,22 +75,25 @@ pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failu
     Ok(if ok { Exit::Fine } else { Exit::No })
 }
 
-fn ask(config: &Config, guess: bool) -> Result<(Vec<IssuerReport>, Vec<UpstreamReport>), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(|error| Failure::new(Exit::No, format!("cannot start a runtime: {error}")))?;
+struct Asked {
+    issuers: Vec<IssuerReport>,
+    upstreams: Vec<UpstreamReport>,
+    store: Option<StoreReport>,
+}
+
+fn ask(config: &Config, guess: bool) -> Result<Asked, Failure> {
+    let runtime = super::runtime()?;
     let reports = runtime.block_on(ask_all(config, guess));
     // A pending name look-up must not delay the exit.
     runtime.shutdown_background();
     Ok(reports)
 }
 
-async fn ask_all(config: &Config, guess: bool) -> (Vec<IssuerReport>, Vec<UpstreamReport>) {
+async fn ask_all(config: &Config, guess: bool) -> Asked {
     let bounds = Bounds { end: Instant::now() + LIMIT, now: SystemClock.wall(), guess };
     let planned = planned_upstreams(config);
-    let progress = Progress::new(config.issuers.len() + planned.len());
+    let stores = usize::from(config.store.is_some());
+    let progress = Progress::new(config.issuers.len() + planned.len() + stores);
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut issuers = JoinSet::new();
     for (index, issuer) in config.issuers.values().enumerate() {
@@ -110,9 +116,31 @@ async fn ask_all(config: &Config, guess: bool) -> (Vec<IssuerReport>, Vec<Upstre
             (index, report)
         });
     }
-    let reports = (in_order(issuers).await, in_order(upstreams).await);
+    let probing = async {
+        let report = probe_store(config.store.as_ref()?, bounds).await;
+        progress.done("store", &report.store, report.ok);
+        Some(report)
+    };
+    let (issuers, upstreams, store) = tokio::join!(in_order(issuers), in_order(upstreams), probing);
     progress.end();
-    reports
+    Asked { issuers, upstreams, store }
+}
+
+/// Writes, reads, and removes an entry of its own.
+async fn probe_store(config: &Arc<StoreConfig>, bounds: Bounds) -> StoreReport {
+    let store = super::store::open(config);
+    let mut report = StoreReport { store: store.place(), ..StoreReport::default() };
+    match bounds.hold(store.probe()).await {
+        Some(Ok(Probed { latency, server, warnings })) => {
+            report.ok = true;
+            report.server = Some(server);
+            report.ms = Some(latency.as_secs_f64() * 1000.0);
+            report.warnings = warnings;
+        }
+        Some(Err(gone)) => report.error = Some(gone.detail),
+        None => report.error = Some(out_of_time()),
+    }
+    report
 }
 
 /// In the order of the config.
@@ -152,16 +180,16 @@ fn out_of_time() -> String {
 
 /// A token that the proxy would request.
 #[derive(Debug, Clone)]
-struct Wanted {
-    key: CredentialKey,
+pub(super) struct Wanted {
+    pub(super) key: CredentialKey,
     /// The routes that use it; empty: the issuer's own scopes, which no route uses.
-    routes: Vec<String>,
+    pub(super) routes: Vec<String>,
     /// The proxy requests it, or no route uses this issuer.
-    needed: bool,
+    pub(super) needed: bool,
 }
 
 /// The tokens of one issuer: those of its routes in the order of the file, and its own.
-fn wanted_credentials(config: &Config, issuer: &IssuerConfig) -> Vec<Wanted> {
+pub(super) fn wanted_credentials(config: &Config, issuer: &IssuerConfig) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = Vec::new();
     for route in &config.routes {
         let Credential::Issuer { key, .. } = &route.credential else { continue };

@@ -87,10 +87,7 @@ fn is_bound(grant: &Grant) -> bool {
 
 /// The credential of a route, or the issuer's own.
 fn credential(config: &Config, asked: &TokenOptions) -> Result<(Arc<IssuerConfig>, CredentialKey), Failure> {
-    let issuer = config.issuers.get(&asked.issuer).ok_or_else(|| {
-        let hint = output::suggestion(&asked.issuer, config.issuers.keys().map(String::as_str));
-        Failure::new(Exit::Usage, format!("no issuer `{}` in the config; {hint}", asked.issuer))
-    })?;
+    let issuer = super::issuer(config, &asked.issuer)?;
     let Some(name) = &asked.route else {
         return Ok((Arc::clone(issuer), own_key(issuer)));
     };
@@ -123,11 +120,7 @@ pub(super) fn own_key(issuer: &IssuerConfig) -> CredentialKey {
 }
 
 fn fetch(issuer: Arc<IssuerConfig>, key: &CredentialKey) -> Result<Grant, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(|error| Failure::new(Exit::No, format!("cannot start a runtime: {error}")))?;
+    let runtime = super::runtime()?;
     let issuer = Issuer::new(issuer, Arc::new(SystemClock));
     let grant = runtime.block_on(issuer.fetch(key));
     runtime.shutdown_background();

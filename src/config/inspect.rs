@@ -86,12 +86,12 @@ fn check_store(config: &Config, store: &StoreConfig) -> Vec<Problem> {
         };
         match StoreKey::parse(&written) {
             Err(why) => {
-                let message = format!("{} {why}", source.place());
+                let message = format!("{}: {why}", source.place());
                 found.push(problem(Severity::Error, message, store_key::HOW_TO_MAKE));
             }
             Ok(key) => {
                 if let Some((first, _)) = keys.iter().find(|(_, other)| *other == key) {
-                    let message = format!("{} has the same key as keys[{first}]", source.place());
+                    let message = format!("{}: is the same key as keys[{first}]", source.place());
                     found.push(problem(Severity::Warning, message, "leave it out when the rotation is over"));
                 }
                 keys.push((index, key));

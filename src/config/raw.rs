@@ -205,20 +205,20 @@ pub(crate) struct RawStore {
     #[schemars(extend("x-errors" = "beside `path`; a literal in a file that others may read"))]
     pub password: Option<RawSecret>,
     /// A folder of this host, instead of a server: a restart makes no token request.
-    #[schemars(extend("x-errors" = "beside `url`, `urls`, or any key of theirs; empty"))]
+    #[schemars(extend("x-errors" = "beside `url`, `urls`, `cluster`, `sentinel`, `username`, `password`, or `tls`; empty"))]
     pub path: Option<String>,
     /// Keys of 32 bytes, in base64 or hex. The first encrypts, and all decrypt.
     #[schemars(extend("x-errors" = "missing; empty; not 32 bytes; the same key twice; a literal in a file that others may read"))]
     pub keys: Option<Vec<RawSecret>>,
-    /// The start of the name of everything that bearerd writes to the server.
-    #[schemars(extend("default" = Self::PREFIX, "x-errors" = "anything but 1 to 64 letters, digits, `.`, `_`, `:`, `-`; beside `path`"))]
+    /// The start of the name of everything that bearerd writes there, so that several deployments can use one server.
+    #[schemars(extend("default" = Self::PREFIX, "x-errors" = "anything but 1 to 64 letters, digits, `.`, `_`, `:`, `-`"))]
     pub prefix: Option<String>,
     // A server in the same network responds in a few milliseconds.
     /// Timeout of one operation. Then the request continues without the store, and bearerd does not try it for 5 s.
-    #[schemars(extend("x-errors" = "`0s`; more than `5s`; beside `path`"))]
+    #[schemars(extend("x-errors" = "`0s`; more than `5s`"))]
     pub timeout: Lasting<0, 100>,
     /// TLS for connections to the server.
-    #[schemars(extend("x-errors" = "without `rediss://`"))]
+    #[schemars(extend("x-errors" = "without `rediss://`; beside `path`"))]
     pub tls: Option<RawTls>,
 }
 

@@ -28,10 +28,12 @@ pub(crate) struct Input<'t> {
     pub include_folders: Vec<std::path::PathBuf>,
 }
 
+/// Every issuer of the files; `None` if it has errors.
+type Issuers = BTreeMap<String, Option<Arc<IssuerConfig>>>;
+
 /// The tables that other tables may name.
 pub(crate) struct Known {
-    /// Every issuer of the files; `None` if it has errors.
-    pub issuers: BTreeMap<String, Option<Arc<IssuerConfig>>>,
+    pub issuers: Issuers,
     pub listeners: listener::Listeners,
 }
 
@@ -122,7 +124,7 @@ fn taken(admin: &Option<Admin>, listeners: &listener::Listeners) -> Vec<(Address
 fn all_issuers<'t>(
     written: Vec<(&'t Document<'t>, BTreeMap<String, RawIssuer>)>,
     report: &mut Report,
-) -> (BTreeMap<String, Option<Arc<IssuerConfig>>>, BTreeMap<String, Place<'t>>) {
+) -> (Issuers, BTreeMap<String, Place<'t>>) {
     let mut places: BTreeMap<String, Place<'t>> = BTreeMap::new();
     let mut issuers = BTreeMap::new();
     for (document, tables) in written {

@@ -57,6 +57,8 @@ pub enum Offer {
     Http1,
     Http2,
     Both,
+    /// No ALPN, for another protocol than HTTP.
+    Nothing,
 }
 
 impl From<Protocol> for Offer {

@@ -65,6 +65,7 @@ pub fn client_config(options: &TlsOptions, offer: Offer) -> Result<Arc<ClientCon
         Offer::Http1 => vec![b"http/1.1".to_vec()],
         Offer::Http2 => vec![b"h2".to_vec()],
         Offer::Both => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        Offer::Nothing => Vec::new(),
     };
     Ok(Arc::new(config))
 }

@@ -189,6 +189,16 @@ pub enum GoneKind {
 }
 
 impl GoneKind {
+    pub const ALL: [Self; 7] = [
+        Self::Timeout,
+        Self::Skipped,
+        Self::Unreachable,
+        Self::Refused,
+        Self::Unable,
+        Self::Invalid,
+        Self::Keys,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",

@@ -2,15 +2,17 @@
 //!
 //! Each entry is a file of mode 0600 with its [`Record`], replaced as a whole. Every operation takes the folder's lock for
 //! the moment that it needs. A lease is in the record, so a process that is stopped with a lease keeps nobody for long.
+//! From time to time an operation removes the files that are of no use any more.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,7 +24,7 @@ use super::record::{Record, Window};
 use super::sealed::FORMAT;
 use crate::aside::Aside;
 use crate::clock::SharedClock;
-use crate::config::{Budget, files};
+use crate::config::Budget;
 
 /// Files that hang block no other thread.
 static FOLDER: Aside = Aside::new("store", 4);
@@ -33,6 +35,11 @@ const LOCK_AGAIN: Duration = Duration::from_millis(2);
 const LARGEST: u64 = 256 * 1024;
 const TOKEN: &str = "token";
 const BUDGET: &str = "budget";
+/// A file that is being written. Under the lock there is none, unless a process was killed.
+const NEW: &str = "new";
+/// How often files that are of no use any more are looked for, and how many files are looked at then.
+const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
+const SWEPT_AT_ONCE: usize = 500;
 
 pub(super) struct Folder {
     files: Arc<Files>,
@@ -41,7 +48,8 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn new(folder: PathBuf, prefix: &str, clock: SharedClock) -> Self {
-        Self { files: Arc::new(Files { folder, prefix: format!("{prefix}-{FORMAT}-") }), clock }
+        let prefix = format!("{prefix}-{FORMAT}-");
+        Self { files: Arc::new(Files { folder, prefix, sweep_at: AtomicU64::new(0) }), clock }
     }
 
     /// Does `work` under the folder's lock, on a thread of its own.
@@ -50,13 +58,18 @@ impl Folder {
         work: impl FnOnce(&Files, StoreTime) -> io::Result<T> + Send + 'static,
     ) -> Operation<'static, T> {
         let (files, clock) = (Arc::clone(&self.files), Arc::clone(&self.clock));
-        let done = FOLDER.run(move || {
-            let _lock = files.lock()?;
-            let now = clock.wall().duration_since(UNIX_EPOCH).map_or(0, micros);
-            work(&files, StoreTime(now))
-        });
-        let files = Arc::clone(&self.files);
+        // Nothing happens before somebody waits for it: the store may have to be left alone.
         Box::pin(async move {
+            let at_work = Arc::clone(&files);
+            let done = FOLDER.run(move || {
+                let _lock = at_work.lock()?;
+                let now = StoreTime(clock.wall().duration_since(UNIX_EPOCH).map_or(0, micros));
+                let outcome = work(&at_work, now);
+                if at_work.sweep_is_due(clock.boot()) {
+                    at_work.sweep_later(&clock);
+                }
+                outcome
+            });
             let outcome = done.await.map_err(|error| Gone::new(GoneKind::Unable, error.to_string()))?;
             outcome.map_err(|error| files.gone(&error))
         })
@@ -84,7 +97,10 @@ impl Folder {
 
 impl Engine for Folder {
     fn claim<'a>(&'a self, id: &'a EntryId, claim: Claim) -> Operation<'a, Claimed> {
-        self.change(id, move |record, now| record.claim(now, claim))
+        self.change(id, move |record: &mut Record, now| {
+            record.end_lease_after(now.after(claim.lease));
+            record.claim(now, claim)
+        })
     }
 
     fn read<'a>(&'a self, id: &'a EntryId) -> Operation<'a, Option<Entry>> {
@@ -149,19 +165,20 @@ impl Engine for Folder {
     fn probe(&self) -> Operation<'_, Probed> {
         let started = Instant::now();
         let probe = self.locked(move |files, _| {
-            let id = EntryId("probe".into());
-            files.change(&id, TOKEN, |record: &mut Record| *record = Record::default())?;
-            files.read::<Record>(&id, TOKEN)?;
-            fs::remove_file(files.path(&id, TOKEN))
+            let path = files.path(&EntryId("probe".into()), TOKEN);
+            files.write(&path, b"{}")?;
+            files.content(&path)?;
+            fs::remove_file(&path)?;
+            files.warnings()
         });
         Box::pin(async move {
-            probe.await?;
-            Ok(Probed { latency: started.elapsed(), server: self.place(), warnings: Vec::new() })
+            let warnings = probe.await?;
+            Ok(Probed { latency: started.elapsed(), server: self.place(), warnings })
         })
     }
 
     fn place(&self) -> String {
-        format!("folder {}", self.files.folder.display())
+        self.files.place()
     }
 }
 
@@ -169,6 +186,8 @@ struct Files {
     folder: PathBuf,
     /// Begins the name of each file.
     prefix: String,
+    /// When to look for files that are of no use any more, by the boot clock, in seconds.
+    sweep_at: AtomicU64,
 }
 
 impl Files {
@@ -178,8 +197,7 @@ impl Files {
             _ => {}
         }
         let path = self.folder.join(format!("{}lock", self.prefix));
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = options().read(true).write(true).create(true).truncate(false).open(path)?;
         let began = Instant::now();
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -194,13 +212,32 @@ impl Files {
         self.folder.join(format!("{}{id}.{what}", self.prefix))
     }
 
-    /// What cannot be read as a record is as good as none: a crash may have left half a file.
-    fn read<T: DeserializeOwned + Default>(&self, id: &EntryId, what: &str) -> io::Result<T> {
-        match files::read(&self.path(id, what), LARGEST) {
-            Ok(contents) => Ok(serde_json::from_slice(&contents.bytes).unwrap_or_default()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(T::default()),
-            Err(error) => Err(error),
+    /// `None`: there is no such file.
+    fn content(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        let file = match options().read(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        if !file.metadata()?.is_file() {
+            let name = path.file_name().unwrap_or_default().display();
+            return Err(io::Error::other(format!("{name} is not a regular file: remove it")));
         }
+        let mut content = Vec::new();
+        // What is larger cannot be read as a record.
+        file.take(LARGEST).read_to_end(&mut content)?;
+        Ok(Some(content))
+    }
+
+    fn read<T: DeserializeOwned + Default>(&self, id: &EntryId, what: &str) -> io::Result<T> {
+        let Some(content) = self.content(&self.path(id, what))? else { return Ok(T::default()) };
+        Ok(serde_json::from_slice(&content).unwrap_or_else(|_| {
+            tracing::warn!(
+                event = "store.entry_unreadable",
+                store = self.place(),
+                "a file of the store is damaged and counts as none: another program writes there, or the disk was full"
+            );
+            T::default()
+        }))
     }
 
     fn change<T, R>(&self, id: &EntryId, what: &str, change: impl FnOnce(&mut T) -> R) -> io::Result<R>
@@ -219,23 +256,101 @@ impl Files {
     /// Replaces a file as a whole. Not synced: after a crash of the machine, the tokens are fetched again.
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         // One name for each file is enough under the lock.
-        let new = path.with_added_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(content)?;
-        fs::rename(&new, path)
+        let new = path.with_added_extension(NEW);
+        let create = || options().write(true).create_new(true).open(&new);
+        let mut file = match create() {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                fs::remove_file(&new)?;
+                create()?
+            }
+            created => created?,
+        };
+        let written = file.write_all(content).and_then(|()| fs::rename(&new, path));
+        if written.is_err() {
+            // A full disk must not stay full because of it.
+            let _ = fs::remove_file(&new);
+        }
+        written
+    }
+
+    /// The names of our files without the prefix.
+    fn names(&self) -> io::Result<Vec<String>> {
+        let ours = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            name.strip_prefix(&self.prefix).map(str::to_owned)
+        };
+        Ok(fs::read_dir(&self.folder)?.filter_map(ours).collect())
     }
 
     fn ids(&self, what: &str) -> io::Result<Vec<EntryId>> {
-        let names = files::names(&self.folder)?;
-        let id = |name: &str| {
-            let id = name.strip_prefix(&self.prefix)?.strip_suffix(what)?.strip_suffix('.')?;
-            Some(EntryId(id.into()))
-        };
-        Ok(names.iter().filter_map(|name| id(name)).collect())
+        let mut names = self.names()?;
+        names.sort_unstable();
+        let id = |name: &String| Some(EntryId(name.strip_suffix(what)?.strip_suffix('.')?.into()));
+        Ok(names.iter().filter_map(id).collect())
+    }
+
+    fn sweep_is_due(&self, now: Duration) -> bool {
+        let (now, next) = (now.as_secs(), self.sweep_at.load(Ordering::Relaxed));
+        let later = now.saturating_add(SWEEP_EVERY.as_secs());
+        now >= next
+            && self.sweep_at.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Removes files of no use in the background, because somebody may wait for the operation that noticed.
+    fn sweep_later(self: &Arc<Self>, clock: &SharedClock) {
+        let (files, clock) = (Arc::clone(self), Arc::clone(clock));
+        // Without a thread, the next sweep removes them.
+        let _ = FOLDER.spawn(move || {
+            let Ok(_lock) = files.lock() else { return };
+            let now = StoreTime(clock.wall().duration_since(UNIX_EPOCH).map_or(0, micros));
+            files.sweep(now);
+        });
+    }
+
+    /// Looks at some of the files, and removes those of no use.
+    fn sweep(&self, now: StoreTime) {
+        let mut names = self.names().unwrap_or_default();
+        fastrand::shuffle(&mut names);
+        for name in names.into_iter().take(SWEPT_AT_ONCE) {
+            let path = self.folder.join(format!("{}{name}", self.prefix));
+            if self.is_of_no_use(&path, now) {
+                // If it cannot be removed, it costs a little room.
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
+    fn is_of_no_use(&self, path: &Path, now: StoreTime) -> bool {
+        let content = || self.content(path).ok().flatten();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(NEW) => true,
+            Some(TOKEN) => content().is_some_and(|content| {
+                serde_json::from_slice(&content).map_or(true, |record: Record| record.is_over(now))
+            }),
+            Some(BUDGET) => content().is_some_and(|content| {
+                serde_json::from_slice(&content).map_or(true, |window: Window| window.is_over(now.0))
+            }),
+            _ => false,
+        }
+    }
+
+    /// What an operator should change.
+    fn warnings(&self) -> io::Result<Vec<String>> {
+        let mode = fs::metadata(&self.folder)?.permissions().mode() & 0o777;
+        let (folder, open) = (self.folder.display(), mode & 0o077 != 0);
+        let warning = format!(
+            "other users may enter the folder (mode {mode:04o}): `chmod 700 {folder}`; its files are encrypted, but \
+             whoever may write there can remove them"
+        );
+        Ok(open.then_some(warning).into_iter().collect())
+    }
+
+    fn place(&self) -> String {
+        format!("folder {}", self.folder.display())
     }
 
     fn gone(&self, error: &io::Error) -> Gone {
-        let folder = self.folder.display();
+        let place = self.place();
         let (kind, why) = match error.kind() {
             ErrorKind::PermissionDenied => (
                 GoneKind::Refused,
@@ -244,6 +359,12 @@ impl Files {
             ErrorKind::NotFound => {
                 (GoneKind::Unreachable, format!("the folder around it does not exist: create it ({error})"))
             }
+            ErrorKind::NotADirectory => (
+                GoneKind::Unreachable,
+                format!(
+                    "it, or what is around it, is not a folder: remove it, or name another path ({error})"
+                ),
+            ),
             ErrorKind::ReadOnlyFilesystem => (
                 GoneKind::Unable,
                 "the file system is read-only: mount a volume that may be written".to_owned(),
@@ -257,6 +378,216 @@ impl Files {
             ),
             _ => (GoneKind::Unreachable, error.to_string()),
         };
-        Gone::new(kind, format!("folder {folder}: {why}"))
+        Gone::new(kind, format!("{place}: {why}"))
+    }
+}
+
+/// Opens a file of mode 0600, and neither follows a link nor waits for the other end of a pipe.
+fn options() -> OpenOptions {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.mode(0o600).custom_flags(i32::try_from(flags.bits()).expect("open(2) takes its flags as an int"));
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::clock::{Clock as _, ShiftedClock};
+
+    const LEASE: Duration = Duration::from_secs(3);
+    const NOTHING: Claim = Claim { have: 0, refused: false, lease: LEASE };
+
+    struct Scene {
+        around: TempDir,
+        clock: Arc<ShiftedClock>,
+        store: Folder,
+        id: EntryId,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let around = tempfile::tempdir().unwrap();
+            let clock = Arc::new(ShiftedClock::default());
+            let store = Folder::new(around.path().join("tokens"), "bearerd", clock.clone());
+            Self { around, clock, store, id: EntryId("ab".into()) }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.around.path().join("tokens").join(name)
+        }
+
+        async fn claim(&self) -> Claimed {
+            self.store.claim(&self.id, NOTHING).await.unwrap()
+        }
+
+        async fn lease(&self) -> (u64, StoreTime) {
+            match self.claim().await {
+                Claimed::Lease { fence, now } => (fence, now),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn store_for(&self, lasts: Duration) -> u64 {
+            let (fence, now) = self.lease().await;
+            assert!(self.store.publish(&self.id, fence, b"sealed", now.after(lasts)).await.unwrap());
+            fence
+        }
+
+        fn names(&self) -> Vec<String> {
+            self.store.files.names().unwrap()
+        }
+
+        fn sweep(&self) {
+            let now = StoreTime(micros(self.clock.wall().duration_since(UNIX_EPOCH).unwrap()));
+            self.store.files.sweep(now);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_nobody_waits_for_does_nothing() {
+        let scene = Scene::new();
+        drop(scene.store.claim(&scene.id, NOTHING));
+        // The next one comes after it.
+        assert!(matches!(scene.claim().await, Claimed::Lease { .. }));
+        assert!(matches!(scene.claim().await, Claimed::Held { .. }));
+    }
+
+    #[tokio::test]
+    async fn files_are_for_their_owner_alone() {
+        let scene = Scene::new();
+        scene.store_for(LEASE).await;
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(scene.path("")), 0o700);
+        for name in scene.names() {
+            assert_eq!(mode(scene.path(&format!("bearerd-v1-{name}"))), 0o600, "{name}");
+        }
+    }
+
+    /// The time of day went back, perhaps by years, so the token may have expired long ago.
+    #[tokio::test]
+    async fn after_a_clock_went_back_an_entry_is_none_and_a_lease_holds_nobody_up() {
+        let scene = Scene::new();
+        let before = scene.store_for(Duration::from_secs(60)).await;
+        scene.clock.jump_wall(-3_600_000);
+        let (fence, _) = scene.lease().await;
+        assert!(fence > before);
+        scene.clock.jump_wall(-3_600_000);
+        assert!(scene.lease().await.0 > fence, "the lease would have lasted for an hour");
+        assert!(matches!(scene.claim().await, Claimed::Held { .. }));
+    }
+
+    #[tokio::test]
+    async fn damaged_files_count_as_none_and_are_replaced() {
+        let scene = Scene::new();
+        scene.store_for(LEASE).await;
+        let path = scene.store.files.path(&scene.id, TOKEN);
+        for garbage in [&b""[..], b"{", b"null", b"\xff\xfe\0", &[b'['; 300_000]] {
+            fs::write(&path, garbage).unwrap();
+            let generation = scene.store_for(LEASE).await;
+            let entry = scene.store.read(&scene.id).await.unwrap().unwrap();
+            assert_eq!(entry.generation, generation);
+        }
+    }
+
+    /// Another user may have put them there, if the folder is open to all.
+    #[tokio::test]
+    async fn links_are_not_followed_and_pipes_hold_nobody_up() {
+        let scene = Scene::new();
+        scene.store_for(LEASE).await;
+        let path = scene.store.files.path(&scene.id, TOKEN);
+        let victim = scene.around.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        symlink(&victim, path.with_added_extension(NEW)).unwrap();
+        fs::remove_file(&path).unwrap();
+        scene.store_for(LEASE).await;
+        fs::remove_file(&path).unwrap();
+        symlink(&victim, &path).unwrap();
+        assert_eq!(scene.store.claim(&scene.id, NOTHING).await.unwrap_err().kind, GoneKind::Unreachable);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let gone = scene.store.claim(&scene.id, NOTHING).await.unwrap_err();
+        assert!(gone.detail.contains("is not a regular file: remove it"), "{gone}");
+    }
+
+    #[tokio::test]
+    async fn what_is_of_no_use_any_more_is_removed() {
+        let scene = Scene::new();
+        scene.store_for(Duration::from_secs(60)).await;
+        let budget = Budget { requests: 2, per: Duration::from_secs(60) };
+        scene.store.spend(&scene.id, budget).await.unwrap();
+        fs::write(scene.path("bearerd-v1-ab.token.new"), "half").unwrap();
+        fs::write(scene.path("bearerd-v1-cd.token"), "garbage").unwrap();
+        fs::write(scene.path("bearerd-v2-ab.token"), "of a later version").unwrap();
+        fs::write(scene.path("notes.txt"), "mine").unwrap();
+        let left = |scene: &Scene| {
+            let mut names = scene.names();
+            names.sort();
+            names
+        };
+        scene.sweep();
+        assert_eq!(left(&scene), ["ab.budget", "ab.token", "lock"]);
+        // A holder of the lease that was stopped meanwhile must not bring an old token back.
+        scene.clock.advance(Duration::from_secs(24 * 3600));
+        scene.sweep();
+        assert_eq!(left(&scene), ["ab.budget", "ab.token", "lock"]);
+        scene.clock.advance(Duration::from_secs(2 * 3600));
+        scene.sweep();
+        assert_eq!(left(&scene), ["ab.budget", "lock"]);
+        scene.clock.advance(Duration::from_secs(31 * 24 * 3600));
+        scene.sweep();
+        assert_eq!(left(&scene), ["lock"]);
+        assert!(scene.path("bearerd-v2-ab.token").exists() && scene.path("notes.txt").exists());
+    }
+
+    #[tokio::test]
+    async fn operations_sweep_by_themselves_and_not_each_time() {
+        let scene = Scene::new();
+        let left_behind = scene.path("bearerd-v1-ab.token.new");
+        for round in 0..2 {
+            fs::create_dir_all(scene.path("")).unwrap();
+            fs::write(&left_behind, "half").unwrap();
+            scene.store.read(&scene.id).await.unwrap();
+            while left_behind.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert!(!scene.store.files.sweep_is_due(scene.clock.boot()), "round {round}");
+            scene.clock.advance(SWEEP_EVERY);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_probe_leaves_nothing_and_knows_who_may_enter() {
+        let scene = Scene::new();
+        assert_eq!(scene.store.probe().await.unwrap().warnings, Vec::<String>::new());
+        assert_eq!(scene.names(), ["lock"]);
+        fs::set_permissions(scene.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        let warnings = scene.store.probe().await.unwrap().warnings;
+        assert!(warnings.iter().any(|warning| warning.contains("(mode 0755): `chmod 700 ")), "{warnings:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_the_folder_is_said_with_what_to_do() {
+        let around = tempfile::tempdir().unwrap();
+        let clock: SharedClock = Arc::new(ShiftedClock::default());
+        let file = around.path().join("file");
+        fs::write(&file, "").unwrap();
+        for (folder, kind, words) in [
+            (
+                around.path().join("no/such"),
+                GoneKind::Unreachable,
+                "the folder around it does not exist: create it",
+            ),
+            (file, GoneKind::Unreachable, "is not a folder: remove it, or name another path"),
+        ] {
+            let gone = Folder::new(folder, "bearerd", Arc::clone(&clock)).probe().await.unwrap_err();
+            assert_eq!(gone.kind, kind);
+            assert!(gone.detail.contains(words), "{gone}");
+        }
     }
 }

@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::engine::{Claim, Claimed, Entry, Spent, StoreTime, micros};
 use crate::config::Budget;
 
+/// How long a fencing number is remembered after its last use: longer than any token that was fetched under it lasts.
+const FENCE_KEPT: Duration = Duration::from_secs(25 * 3600);
+/// The longest span of a budget.
+const LONGEST_WINDOW: Duration = Duration::from_secs(31 * 24 * 3600);
+
 /// One entry with its lease. `Default` is an entry that nobody asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -24,6 +29,7 @@ struct Kept {
     generation: u64,
     #[serde(with = "base64_text")]
     sealed: Vec<u8>,
+    published: u64,
     ends: u64,
 }
 
@@ -58,7 +64,8 @@ impl Record {
     }
 
     pub(super) fn read(&self, now: StoreTime) -> Option<Entry> {
-        let kept = self.entry.as_ref().filter(|kept| kept.ends > now.0)?;
+        // After a clock went back, nobody knows how long an entry of the future lasts.
+        let kept = self.entry.as_ref().filter(|kept| kept.published <= now.0 && kept.ends > now.0)?;
         let left = now.until(StoreTime(kept.ends));
         Some(Entry { generation: kept.generation, sealed: kept.sealed.clone(), left })
     }
@@ -83,7 +90,8 @@ impl Record {
         if ends <= now {
             return false;
         }
-        self.entry = Some(Kept { generation: fence, sealed: sealed.to_vec(), ends: ends.0 });
+        self.entry =
+            Some(Kept { generation: fence, sealed: sealed.to_vec(), published: now.0, ends: ends.0 });
         true
     }
 
@@ -101,6 +109,17 @@ impl Record {
     /// How long the lease lasts, if somebody has it.
     pub(super) fn leased_for(&self, now: StoreTime) -> Option<Duration> {
         self.lease_ends.filter(|ends| *ends > now.0).map(|ends| now.until(StoreTime(ends)))
+    }
+
+    /// Ends a lease that no claim of now could have got: its clock was ahead of ours.
+    pub(super) fn end_lease_after(&mut self, latest: StoreTime) {
+        self.lease_ends.take_if(|ends| *ends > latest.0);
+    }
+
+    /// Nothing is left but a fencing number that nobody can come back with.
+    pub(super) fn is_over(&self, now: StoreTime) -> bool {
+        let last = self.entry.as_ref().map(|entry| entry.ends).max(self.lease_ends).unwrap_or(self.fence);
+        now.0 > last.max(self.fence).saturating_add(micros(FENCE_KEPT))
     }
 
     fn expire(&mut self, now: StoreTime) {
@@ -122,6 +141,11 @@ impl Window {
         }
         self.0.push_back(now);
         Spent { allowed: true, ..self.balance(now, budget) }
+    }
+
+    /// No budget can count any of its requests any more.
+    pub(super) fn is_over(&self, now: u64) -> bool {
+        self.0.iter().all(|at| now > at.saturating_add(micros(LONGEST_WINDOW)))
     }
 
     pub fn balance(&mut self, now: u64, budget: Budget) -> Spent {

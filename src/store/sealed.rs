@@ -1,13 +1,13 @@
 //! What is written to a store: names that say nothing, and tokens that nobody else can read or make.
 //!
 //! An entry's name is an HMAC-SHA-256 over what the token is for, under the first of `keys`. Its value is sealed with
-//! AES-256-GCM under that key; the associated data are the format, the name and the generation, so that no entry can stand
+//! AES-256-GCM under a key derived from that one; the associated data are the format, the name and the generation, so that no entry can stand
 //! in the place of another.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::hmac;
+use aws_lc_rs::{hkdf, hmac};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -138,8 +138,14 @@ pub(super) fn open(
     })
 }
 
+/// Under a key derived for this purpose (RFC 5869), because the store's key makes names too.
 fn cipher(key: &StoreKey) -> RandomizedNonceKey {
-    RandomizedNonceKey::new(&AES_256_GCM, key.expose()).expect("a store's key has 32 bytes")
+    let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"bearerd store").extract(key.expose());
+    let mut bytes = Zeroizing::new([0; 32]);
+    let filled =
+        derived.expand(&[b"value", FORMAT.as_bytes()], &AES_256_GCM).and_then(|key| key.fill(&mut *bytes));
+    filled.expect("SHA-256 derives up to 8160 bytes");
+    RandomizedNonceKey::new(&AES_256_GCM, &*bytes).expect("a key of AES-256 has 32 bytes")
 }
 
 fn associated(id: &EntryId, generation: u64) -> Vec<u8> {

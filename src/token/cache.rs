@@ -95,7 +95,9 @@ impl TokenCache {
         }
         self.store.store(config.map(|config| {
             let (clock, metrics) = (Arc::clone(&self.clock), self.metrics.store());
-            Arc::new(Store::new(Arc::clone(config), &self.control, clock, metrics))
+            let store = Arc::new(Store::new(Arc::clone(config), &self.control, clock, metrics));
+            self.control.spawn(Store::keep_trying(Arc::downgrade(&store)));
+            store
         }));
     }
 

@@ -87,11 +87,15 @@ pub(super) struct SharedSource {
     pub(super) clock: SharedClock,
 }
 
+/// Whether tokens of this issuer are in the store, if there is one. A token that is bound to a key or a certificate is of no
+/// use to others.
+pub fn is_shared(issuer: &IssuerConfig) -> bool {
+    issuer.shared && issuer.dpop.is_none() && issuer.tls.certificate.is_none()
+}
+
 impl SharedSource {
-    /// The store, unless tokens of this issuer must not be shared.
     fn store(&self) -> Option<Arc<Store>> {
-        let bound = self.config.dpop.is_some() || self.config.tls.certificate.is_some();
-        self.store.load_full().filter(|_| self.config.shared && !bound)
+        self.store.load_full().filter(|_| is_shared(&self.config))
     }
 
     async fn through(
@@ -102,7 +106,7 @@ impl SharedSource {
     ) -> Result<Fetched, IssuerError> {
         // What programs print is a part of the token's identity.
         want.prepared = self.direct.prepare(key).await;
-        let Ok(names) = store.token_names(&[&self.direct.token_identity(key)]) else {
+        let Ok(names) = store.token_names(&self.direct.token_identity(key)) else {
             return self.direct.fetch(key, want).await;
         };
         let mut claim = Claim { have: want.have, refused: want.refused, lease: LEASE };

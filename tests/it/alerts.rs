@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const SLOW: Duration = Duration::from_millis(5500);
 
 /// Which program is broken so that this alert is due.
-const DUE: [(&str, &str); 25] = [
+const DUE: [(&str, &str); 26] = [
     ("BearerdAbsent", ""),
     ("BearerdDown", "gone"),
     ("BearerdRestarts", "restarting"),
@@ -43,6 +43,7 @@ const DUE: [(&str, &str); 25] = [
     ("BearerdSlow", "broken"),
     ("BearerdInternalError", "broken"),
     ("BearerdRequestsUnrouted", "broken"),
+    ("BearerdStoreDown", "broken"),
     ("BearerdRequestsWait", "waiting"),
     ("BearerdOverloaded", "waiting"),
     ("BearerdConnectionsNearLimit", "full"),
@@ -86,7 +87,10 @@ async fn each_alert_is_raised_where_it_is_due_and_none_where_all_is_well() {
     raised.until(&prometheus, |raised| raised.has("BearerdAbsent", "")).await;
 
     let mut requests = JoinSet::new();
-    let well = Setup::new().await.start().await;
+    let store = "[store]\npath = \"tokens\"\nkeys = [{ file = \"store.key\" }]\n";
+    let well = Setup::new().await.more(store);
+    well.file("store.key", "00".repeat(32));
+    let well = well.start().await;
     keep_sending(&mut requests, &well, &["/"]);
     let mut broken = broken().await;
     let waiting = waiting(&mut requests).await;
@@ -220,6 +224,8 @@ async fn broken() -> Broken {
     for name in ["refused", "asking", "throttled", "ending", "down", "unreadable"] {
         text += &route(name, name, "{upstream}", "");
     }
+    text += "[store]\npath = \"no/such/folder\"\nkeys = [{ file = \"store.key\" }]\n";
+    setup.file("store.key", "00".repeat(32));
     text += &route("refusing", "good", "{upstream}/refusing", "");
     text += &route("slow", "good", "{upstream}/slow", "");
     text += &route("unreachable", "good", &format!("http://{nobody}"), "");

@@ -388,6 +388,43 @@ async fn a_webhooks_store_without_a_folder_is_a_warning_with_its_place() {
 }
 
 #[tokio::test]
+async fn a_key_of_the_store_that_cannot_be_one_is_an_error_and_run_starts() {
+    let setup = Setup::new().await.more("[store]\npath = \"tokens\"\nkeys = [{ file = \"store.key\" }]\n");
+    let file = setup.file("store.key", "hunter2");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (setup, output) = checked(setup).await;
+    output.expect_code(78);
+    let said = output.all();
+    let line = said
+        .lines()
+        .find(|line| line.contains("error: store.keys[0]: file "))
+        .unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("bearerd.toml:") && line.contains("is not a key of 32 bytes"), "{line}");
+    assert!(said.contains("openssl rand -base64 32") && !said.contains("hunter2"), "{said}");
+
+    // Nothing needs the store, and the file may be corrected while bearerd runs.
+    let world: World = setup.start().await;
+    world.ready().await;
+    assert_eq!(world.issuer().count(), 1);
+    let warnings = world.status().await["config"]["warnings"].to_string();
+    assert!(warnings.contains("is not a key of 32 bytes") && !warnings.contains("hunter2"), "{warnings}");
+}
+
+#[tokio::test]
+async fn a_stores_tls_that_cannot_be_used_is_a_warning_at_its_place() {
+    let store = "[store]\nurl = \"rediss://127.0.0.1:1\"\nkeys = [{ env = \"MISSING\" }]\n\
+                 tls = { ca = { file = \"ca.pem\" } }\n";
+    let setup = Setup::new().await.more(store);
+    setup.file("ca.pem", &crate::support::tls::localhost().key_pem);
+    let (_setup, output) = checked(setup).await;
+    output.expect_code(0);
+    let said = output.all();
+    let wanted = "warning: store.tls: tls.ca: file ";
+    let line = said.lines().find(|line| line.contains(wanted)).unwrap_or_else(|| panic!("{said}"));
+    assert!(!line.starts_with("bearerd.toml: "), "it has a line: {line}");
+}
+
+#[tokio::test]
 async fn certificate_that_has_expired_is_a_warning() {
     let client = crate::support::tls::ca().issue_expired(&["client"]);
     let setup = Setup::new()
@@ -596,6 +633,9 @@ const LINES: &[(&str, &[&str])] = &[
             "params = { a = { env = \"MISSING\" } }",
             "scopes = [\"a b\"]",
             "headers = { \"bad name\" = \"x\" }",
+            "shared = false",
+            "budget = { requests = 1, per = \"1s\" }",
+            "budget = { requests = 1 }",
         ],
     ),
     (
@@ -611,6 +651,21 @@ const LINES: &[(&str, &[&str])] = &[
             "request_headers = { set = { x-a = { file = \"missing\" } } }",
             "refresh_on = [200]",
             "match_headers = { host = \"x\" }",
+        ],
+    ),
+    (
+        "[store]",
+        &[
+            "path = \"tokens\"",
+            "path = \"/dev/null/tokens\"\nprefix = \"a\"",
+            "path = \"tokens\"\ncluster = true",
+            "url = \"redis://127.0.0.1:1\"\ntimeout = \"1ms\"",
+            "url = \"rediss://127.0.0.1:1/1\"\ntls = { ca = { file = \"missing\" } }",
+            "url = \"http://127.0.0.1:1\"",
+            "url = \"unix:no-such.sock\"\nusername = \"a\"\npassword = { file = \"missing\" }",
+            "urls = [\"redis://127.0.0.1:1\", \"redis://127.0.0.1:2\"]\ncluster = true",
+            "url = \"redis://127.0.0.1:1\"\nsentinel = \"mymaster\"",
+            "url = \"redis://127.0.0.1:1\"\ntimeout = \"0s\"",
         ],
     ),
     (
@@ -632,12 +687,13 @@ fn any_config(random: &mut fastrand::Rng) -> String {
                 "token_url = \"http://127.0.0.1:1/token\"\nclient_id = \"a\"\nclient_secret = { file = \"missing\" }"
             }
             "[[route]]" => "name = \"api\"\nupstream = \"http://127.0.0.1:1\"\nissuer = \"corp\"",
-            "[admin]" | "[tracing]" if random.bool() => continue,
+            "[admin]" | "[store]" | "[tracing]" if random.bool() => continue,
+            "[store]" => "keys = [{ file = \"missing\" }]",
             "[admin]" => "callers = \"local\"",
             _ => "",
         };
         let chosen = if random.u8(..3) == 0 { lines[random.usize(..lines.len())] } else { "" };
-        if *table == "[tracing]" && chosen.is_empty() {
+        if matches!(*table, "[store]" | "[tracing]") && chosen.is_empty() {
             continue;
         }
         text.push_str(&format!("{table}\n{needed}\n{chosen}\n"));

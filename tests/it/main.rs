@@ -71,6 +71,8 @@ mod small_servers;
 mod smuggling;
 mod soak;
 mod standby;
+mod store_fleet;
+mod store_folder;
 mod support;
 mod systemd;
 mod token_life;

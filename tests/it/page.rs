@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::support::browser::Browser;
 use crate::support::server::npm_installed;
-use crate::support::{Client, RawRequest, RawResponse, Setup, World};
+use crate::support::{Bearerd, Client, RawRequest, RawResponse, Setup, World};
 
 /// A name as an attacker would choose it; `scopes` may hold no space.
 const HOSTILE: &str = "<img/src=x/onerror=window.hit=1>";
@@ -240,6 +240,47 @@ async fn the_page_can_be_read_on_a_phone_and_by_a_screen_reader() {
     assert_eq!(browser.evaluate(nameless).await, 0);
     let pressed = "document.querySelectorAll('button, form, textarea, [onclick]').length";
     assert_eq!(browser.evaluate(pressed).await, 0, "nothing to press");
+    browser.expect_content().await;
+}
+
+/// Where the tokens are, whose fetch each one was, and what is wrong when the store fails.
+#[tokio::test]
+#[ignore = "needs chromium"]
+async fn the_page_shows_the_store_and_whose_token_it_is() {
+    let setup = good().await;
+    let setup =
+        setup.whole(&format!("{CONFIG}\n[store]\npath = \"tokens\"\nkeys = [{{ file = \"store.key\" }}]\n"));
+    setup.file("store.key", "00".repeat(32));
+    let mut world = setup.start().await;
+    world.ready().await;
+    let mut browser = open(&world).await;
+    browser.screen(1180, 900, false).await;
+    browser.says("#config", "✓ folder ").await;
+    browser.says("#config", "0 hits, 3 leases, 0 held by others, 0 failures").await;
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    browser.says("#tokens [data-key=orders]", &format!("by {host}, for all")).await;
+    browser.says("#tokens [data-key=orders]", "generation 1").await;
+
+    assert_eq!(world.proxy.stop().await.code(), Some(0));
+    world.proxy = Bearerd::start(world.shared_folder(), &[]).await;
+    world.ready().await;
+    browser.open(&format!("http://{}/", world.address("admin"))).await;
+    browser.says("#tokens [data-key=orders]", &format!("by {host}, from the store")).await;
+    browser.says("#config", "3 hits, 0 leases").await;
+    browser.says("#problems", "None.").await;
+    browser.picture("status-page-store.png").await;
+    phone(&mut browser, "store").await;
+
+    let folder = world.folder().join("tokens");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "in its place").unwrap();
+    world.upstream().always_this(RawResponse::unauthorized());
+    send(&world, "/orders/7", 1).await;
+    browser.says("#problems", "The token store is of no use: tokens are fetched without it").await;
+    browser.says("#problems", "is not a folder: remove it, or name another path").await;
+    browser.says("#config", "of no use now").await;
+    browser.screen(1180, 900, false).await;
+    browser.picture("status-page-store-failing.png").await;
     browser.expect_content().await;
 }
 

@@ -18,6 +18,7 @@ pub mod oidc;
 pub mod peer;
 pub mod prometheus;
 pub mod python;
+pub mod redis;
 pub mod response;
 pub mod scripted;
 pub mod server;

@@ -100,6 +100,13 @@ function otherProblems(status) {
   if (status.draining) {
     found.push({ ...plain, key: "ending", kind: "warn", what: "The process is ending", why: "It was asked to; requests under way are served to their end." });
   }
+  const store = status.store;
+  if (store && store.failure) {
+    found.push({
+      ...plain, key: "store", kind: "warn", what: "The token store is of no use: tokens are fetched without it", why: store.failure.detail,
+      code: store.failure.kind, at: store.failure.since, foot: counted(store.failures, "failure") + " in all",
+    });
+  }
   for (const webhook of status.webhooks.filter((webhook) => webhook.problem)) {
     found.push({ ...plain, key: "webhook " + webhook.name, kind: "bad", what: "Webhook " + webhook.name, why: webhook.problem });
   }

@@ -207,6 +207,7 @@ function tokenRow(cells, note, first) {
   const ago = time("");
   const never = node("span", "dim", "never");
   fetched.append(ago, never);
+  const [whose, generation] = [sub(fetched), sub(fetched)];
   const [granted, due, parameters] = [sub(scopes, ""), node("span"), sub(scopes)];
   const when = time("");
   renewal.append(due, when);
@@ -220,6 +221,9 @@ function tokenRow(cells, note, first) {
     ago.hidden = token.fetched_at === null;
     never.hidden = token.fetched_at !== null;
     setTime(ago, token.fetched_at || "");
+    const shared = token.shared;
+    put(whose, shared ? "by " + shared.by + (shared.own ? ", for all" : ", from the store") : "");
+    put(generation, shared ? "generation " + grouped(shared.generation) : "");
     const next = token.last_error && token.last_error.next_try;
     put(due, next ? "next try " : token.renew_at ? "when used, " : "–");
     when.hidden = !next && !token.renew_at;
@@ -288,12 +292,18 @@ function problemCard() {
   return made;
 }
 
+function storeWords(store) {
+  const counts = [counted(store.hits, "hit"), counted(store.leases, "lease"), store.held + " held by others", counted(store.failures, "failure")];
+  return (store.up ? "✓ " : "✗ ") + store.place + (store.up ? "" : ", of no use now") + " · " + counts.join(", ");
+}
+
 function configFacts(status) {
-  const { config } = status;
+  const { config, store } = status;
   const reload = config.last_reload;
   const facts = [["file", config.path, null], ["version", String(config.version), null], ["loaded", "", config.loaded_at]];
   facts.push(["last reload", reload === null ? "none since the start" : reload.ok ? "✓ taken" : "✗ " + reload.error, reload && reload.at]);
   facts.push(["started", "", status.started_at]);
+  if (store) facts.push(["token store", storeWords(store), store.failure && store.failure.since]);
   if (status.log_lines_dropped) facts.push(["log lines lost", String(status.log_lines_dropped), null]);
   const list = at("config").querySelector("dl");
   sync(list, facts.flatMap(([name, text, when]) => [{ key: "t " + name, text: name }, { key: "d " + name, text, when }]), (item) => {

@@ -21,6 +21,8 @@ pub(super) struct Report {
     pub(super) problems: Vec<Value>,
     pub(super) issuers: Vec<IssuerReport>,
     pub(super) upstreams: Vec<UpstreamReport>,
+    /// `null`: the config has no `[store]`. It counts nothing for `ok`, because bearerd goes on without it.
+    pub(super) store: Option<StoreReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -139,6 +141,22 @@ pub(super) struct UpstreamReport {
     pub(super) error: Option<String>,
 }
 
+/// `[store]`.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct StoreReport {
+    /// Where it is.
+    pub(super) store: String,
+    /// An entry was written, read, and removed.
+    pub(super) ok: bool,
+    /// Product, version and role.
+    pub(super) server: Option<String>,
+    /// How long one operation took.
+    pub(super) ms: Option<f64>,
+    /// What to change.
+    pub(super) warnings: Vec<String>,
+    pub(super) error: Option<String>,
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct TlsReport {
     pub(super) version: String,
@@ -169,7 +187,7 @@ impl Ends {
 }
 
 /// Milliseconds for a report.
-pub(super) fn ms(span: Duration) -> u64 {
+pub(in crate::cli) fn ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -190,9 +208,14 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
     for shown in &report.upstreams {
         upstream(out, shown)?;
     }
+    if let Some(shown) = &report.store {
+        store(out, shown)?;
+    }
     let (issuers, upstreams) = (report.issuers.len(), report.upstreams.len());
     if report.ok {
-        return writeln!(out, "ok: {}, {}", count(issuers, "issuer"), count(upstreams, "upstream"));
+        let alone =
+            if report.store.as_ref().is_some_and(|store| !store.ok) { ", without the store" } else { "" };
+        return writeln!(out, "ok: {}, {}{alone}", count(issuers, "issuer"), count(upstreams, "upstream"));
     }
     let failed =
         |oks: usize, of: usize, what| (oks < of).then(|| format!("{} of {}", of - oks, count(of, what)));
@@ -359,6 +382,25 @@ fn upstream(out: &mut String, upstream: &UpstreamReport) -> fmt::Result {
         let address = upstream.address.as_ref().map(|address| format!("{address}, ")).unwrap_or_default();
         let tls = upstream.tls.as_ref().map(|tls| format!(", {}", self::tls(tls))).unwrap_or_default();
         line(out, "connected", &format!("{address}{protocol}, in {ms} ms{tls}"))?;
+    }
+    out.write_char('\n')
+}
+
+fn store(out: &mut String, store: &StoreReport) -> fmt::Result {
+    head(out, "store", &store.store, store.ok)?;
+    if let Some(error) = &store.error {
+        line(out, "error", error)?;
+        line(
+            out,
+            "warning",
+            "bearerd works without it: each process fetches its own tokens, again after each start",
+        )?;
+    }
+    if let (Some(server), Some(ms)) = (&store.server, store.ms) {
+        line(out, "works", &format!("{server}: an entry was written, read, and removed, in {ms:.1} ms"))?;
+    }
+    for warning in &store.warnings {
+        line(out, "warning", warning)?;
     }
     out.write_char('\n')
 }

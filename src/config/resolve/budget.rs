@@ -8,6 +8,7 @@ use crate::config::document::Place;
 use crate::config::model::{Budget, Credential, CredentialKey, IssuerConfig, LONGEST_LIFETIME, RouteConfig};
 use crate::config::raw::RawBudget;
 use crate::config::report::Report;
+use crate::config::resolve::Issuers;
 
 /// `None`: there is no budget, or it has errors.
 pub(super) fn resolve(at: &Place<'_>, raw: Option<RawBudget>, report: &mut Report) -> Option<Budget> {
@@ -48,7 +49,7 @@ fn span(at: &Place<'_>, per: Duration, report: &mut Report) -> Option<Duration> 
 /// Warns where a budget cannot keep the tokens of an issuer's routes fresh, however long they live.
 pub(super) fn check(
     places: &BTreeMap<String, Place<'_>>,
-    issuers: &BTreeMap<String, Option<Arc<IssuerConfig>>>,
+    issuers: &Issuers,
     routes: &[Arc<RouteConfig>],
     report: &mut Report,
 ) {

@@ -17,7 +17,7 @@ use crate::config::types::{url, wrong};
 /// Keys of which one says where the store is.
 const PLACES: [&str; 3] = ["url", "urls", "path"];
 /// Keys that are about a server.
-const OF_A_SERVER: [&str; 7] = ["cluster", "sentinel", "username", "password", "prefix", "timeout", "tls"];
+const OF_A_SERVER: [&str; 5] = ["cluster", "sentinel", "username", "password", "tls"];
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 /// A request waits for the store at most this long.

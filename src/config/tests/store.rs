@@ -81,6 +81,9 @@ fn every_kind_of_store_is_read() {
     assert_eq!(found.mode, RedisMode::Sentinel { service: "mymaster".to_owned() });
     assert_eq!((found.hosts, found.database), (vec![tcp("a", 26379), tcp("b", 1)], 2));
 
+    let found = store("path = \"tokens\"\nprefix = \"p\"\ntimeout = \"1s\"");
+    assert_eq!((found.prefix.as_str(), found.timeout), ("p", Duration::from_secs(1)));
+
     assert_eq!(redis("urls = [\"redis://a\"]").mode, RedisMode::Single);
     assert_eq!(store("path = \"tokens\"").place, StorePlace::Folder(PathBuf::from("/etc/bearerd/tokens")));
     assert_eq!(store("url = \"redis://a\"\ntimeout = \"5s\"").timeout, Duration::from_secs(5));
@@ -199,8 +202,6 @@ fn keys_of_a_server_are_refused_beside_a_folder() {
         ("sentinel", "\"s\""),
         ("username", "\"u\""),
         ("password", "{ env = \"P\" }"),
-        ("prefix", "\"p\""),
-        ("timeout", "\"1s\""),
         ("tls", "{}"),
     ] {
         let told = told(&text(&format!("path = \"a\"\n{key} = {value}\n{KEYS}")));
@@ -278,8 +279,8 @@ fn a_key_that_can_be_read_is_checked_and_never_shown() {
         found,
         [
             "bearerd.toml:3:46: warning: store.keys[2]: file gone: no such file\n  help: create the file, or correct its path; whatever needs the value waits for it",
-            "bearerd.toml:3:28: error: store.keys[1]: file bad is not a key of 32 bytes in base64 or hex: it is neither hex nor base64\n  help: `openssl rand -base64 32` makes one",
-            "bearerd.toml:3:65: warning: store.keys[3]: file again has the same key as keys[0]\n  help: leave it out when the rotation is over",
+            "bearerd.toml:3:28: error: store.keys[1]: file bad: is not a key of 32 bytes in base64 or hex: it is neither hex nor base64\n  help: `openssl rand -base64 32` makes one",
+            "bearerd.toml:3:65: warning: store.keys[3]: file again: is the same key as keys[0]\n  help: leave it out when the rotation is over",
         ]
     );
     // Nothing waits for a store.

@@ -1,0 +1,75 @@
+//! Finds the primary of a service through its Sentinels.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::{Value, cmd, from_redis_value};
+
+use super::CONNECT_LIMIT;
+use super::connection::{Connection, Login, connector};
+use crate::config::{RedisConfig, StoreHost};
+use crate::store::engine::{Gone, GoneKind};
+
+/// For one Sentinel, or one server that it names. Others may be better.
+const ONE_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Asks one Sentinel after the other, and connects to the primary that it names.
+pub(super) async fn connect(config: Arc<RedisConfig>, service: String) -> Result<Connection, Gone> {
+    let mut failures: Vec<Gone> = Vec::new();
+    for sentinel in &config.hosts {
+        match through(&config, sentinel, &service).await {
+            Ok(connection) => return Ok(connection),
+            Err(gone) => failures.push(gone),
+        }
+    }
+    // What a Sentinel or a server said tells more than that another one is gone.
+    let told = failures.iter().find(|gone| gone.kind != GoneKind::Unreachable).or(failures.first());
+    let kind = told.map_or(GoneKind::Unreachable, |gone| gone.kind);
+    let details: Vec<&str> = failures.iter().map(|gone| gone.detail.as_str()).collect();
+    Err(Gone::new(kind, format!("no primary of the service {service}: {}", details.join("; "))))
+}
+
+pub(super) fn silent(service: &str) -> Gone {
+    let limit = humantime::format_duration(CONNECT_LIMIT);
+    Gone::new(GoneKind::Timeout, format!("no primary of the service {service} was found within {limit}"))
+}
+
+async fn through(config: &RedisConfig, sentinel: &StoreHost, service: &str) -> Result<Connection, Gone> {
+    let primary = primary_of(config, sentinel, service).await?;
+    let connector = connector(config, &primary, ONE_LIMIT);
+    let connection = Connection::open(config, &connector, Login::Now, ONE_LIMIT).await?;
+    let role = connection.ask(&cmd("ROLE")).await?;
+    match role {
+        Value::Array(parts) if parts.first().is_some_and(|role| text(role) == Some(&b"master"[..])) => {
+            Ok(connection)
+        }
+        Value::Array(_) => Err(connection.explain().gone(
+            GoneKind::Unable,
+            "is not yet the primary that a Sentinel says it is; a failover is under way",
+        )),
+        _ => Err(connection.explain().garbage()),
+    }
+}
+
+async fn primary_of(config: &RedisConfig, sentinel: &StoreHost, service: &str) -> Result<StoreHost, Gone> {
+    let connector = connector(config, sentinel, ONE_LIMIT);
+    let connection = Connection::open(config, &connector, Login::OnDemand, ONE_LIMIT).await?;
+    let response = connection.ask(cmd("SENTINEL").arg("get-master-addr-by-name").arg(service)).await?;
+    let address: Option<(String, u16)> =
+        from_redis_value(response).map_err(|_| connection.explain().garbage())?;
+    let (host, port) = address.ok_or_else(|| {
+        connection.explain().gone(
+            GoneKind::Invalid,
+            format_args!("knows no service {service}: set sentinel in [store] to a name that it monitors"),
+        )
+    })?;
+    Ok(StoreHost::Tcp { host, port })
+}
+
+fn text(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(text) => Some(text),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
