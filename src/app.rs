@@ -285,11 +285,18 @@ fn service(
     Arc::new(RouteService::new(route, slot, Arc::new(upstream), metrics))
 }
 
-/// Every slot once, even if several routes share it.
+/// Every slot once, even if several routes share it, with the slots of other issuers that it needs.
 fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
+    let mut slots: Vec<Arc<TokenSlot>> = Vec::new();
     let mut met = HashSet::new();
-    let slots = snapshot.routes.iter().filter_map(|route| route.slot.as_ref());
-    slots.filter(|slot| met.insert(Arc::as_ptr(slot))).cloned().collect()
+    let mut next: Vec<Arc<TokenSlot>> = snapshot.routes.iter().rev().filter_map(|route| route.slot.clone()).collect();
+    while let Some(slot) = next.pop() {
+        if met.insert(Arc::as_ptr(&slot)) {
+            next.extend(slot.inner().iter().cloned());
+            slots.push(slot);
+        }
+    }
+    slots
 }
 
 /// Whether the route's connections depend on what changed.

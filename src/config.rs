@@ -30,7 +30,7 @@ pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
 pub(crate) use raw::values::Words;
 pub use program::end_all as end_programs;
-pub use reference::{ReferenceError, Source, make_all};
+pub use reference::{Chained, ReferenceError, Source, make_all};
 pub(crate) use report::nearest;
 pub use report::{Problem, Problems, Severity};
 pub use schema::schema;

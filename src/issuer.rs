@@ -2,6 +2,7 @@
 //! does not retry later.
 
 mod assertion;
+mod chain;
 mod credential;
 mod discovery;
 mod document;
@@ -25,12 +26,14 @@ use http::HeaderMap;
 use http::header::DATE;
 use tokio::time::Instant;
 
+pub use chain::{ChainedTokens, Taking, chained};
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError, Unreached};
 pub use examine::{Finding, SOON_DAYS, examine};
 pub use response::Audience;
 
 use self::assertion::Nonce;
+use self::chain::FreshTokens;
 use self::credential::{ClientCredential, Grace, Preference, WhichCredential};
 use self::error::{ErrorContext, host_and_path};
 use self::exchange::{Deadline, HttpVersions, IssuerResponse, RepeatReason, Repeats};
@@ -123,36 +126,38 @@ impl Issuer {
         }
     }
 
-    /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`. The time that programs take to
-    /// print its values comes on top.
+    /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`. The time that it takes to make
+    /// values of the request (by programs, or tokens of other issuers) comes on top.
     ///
     /// # Errors
     /// The issuer cannot be reached, refuses the request, or responds without a usable token; or a credential cannot be
     /// read.
     pub async fn fetch(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
-        self.fetch_with_values(key, false).await
+        self.fetch_with_tokens(key, &FreshTokens(Arc::clone(&self.clock)), false).await
     }
 
     /// Makes the values of the next token request, as [`Self::token_identity`] needs them. Returns `true` if there are some and
     /// they are there.
-    pub async fn prepare(&self, key: &CredentialKey) -> bool {
+    pub async fn prepare(&self, key: &CredentialKey, tokens: &dyn ChainedTokens) -> bool {
         let client = self.client(self.preference.first());
         let values = client.map(|client| credential::made_values(&self.config, &client, key));
         let values = values.unwrap_or_default();
-        !values.is_empty() && self.make(&values).await.is_ok()
+        !values.is_empty() && self.make(&values, tokens).await.is_ok()
     }
 
-    /// As [`Self::fetch`], without making the values that [`Self::prepare`] just made.
+    /// As [`Self::fetch`], with tokens of other issuers from `tokens`. `prepared`: without making the values that
+    /// [`Self::prepare`] just made.
     ///
     /// # Errors
     /// As [`Self::fetch`].
-    pub async fn fetch_prepared(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
-        self.fetch_with_values(key, true).await
-    }
-
-    async fn fetch_with_values(&self, key: &CredentialKey, prepared: bool) -> Result<Grant, IssuerError> {
+    pub async fn fetch_with_tokens(
+        &self,
+        key: &CredentialKey,
+        tokens: &dyn ChainedTokens,
+        prepared: bool,
+    ) -> Result<Grant, IssuerError> {
         let started = self.clock.boot();
-        let outcome = self.attempt(key, prepared).await;
+        let outcome = self.attempt(&Fetching { key, tokens, prepared }).await;
         let ms = self.clock.boot().saturating_sub(started).as_millis();
         let (status, what, trace) = match &outcome {
             Ok(_) => (None, "granted", None),
@@ -171,10 +176,10 @@ impl Issuer {
         outcome
     }
 
-    async fn attempt(&self, key: &CredentialKey, prepared: bool) -> Result<Grant, IssuerError> {
+    async fn attempt(&self, fetching: &Fetching<'_>) -> Result<Grant, IssuerError> {
         let started = self.clock.boot();
         let deadline = Deadline::after(self.config.timeout);
-        let outcome = self.fetch_with_either(key, deadline, prepared).await;
+        let outcome = self.fetch_with_either(fetching, deadline).await;
         let grace = self.config.credential_grace;
         if grace.is_zero() {
             return outcome;
@@ -187,17 +192,16 @@ impl Issuer {
     /// Uses the credential that worked last, and if the issuer refuses it, the other one.
     async fn fetch_with_either(
         &self,
-        key: &CredentialKey,
+        fetching: &Fetching<'_>,
         deadline: Deadline,
-        prepared: bool,
     ) -> Result<Grant, IssuerError> {
         let first = self.preference.first();
-        let refused = match self.fetch_with(first, key, deadline, prepared).await {
-            Err(error) if error.kind == FailureKind::ClientRefused && self.config.standby.is_some() => error,
+        let refused = match self.fetch_with(first, fetching, deadline).await {
+            Err(error) if error.is_client_refused() && self.config.standby.is_some() => error,
             outcome => return outcome,
         };
         let second = first.other();
-        match self.fetch_with(second, key, deadline, false).await {
+        match self.fetch_with(second, &Fetching { prepared: false, ..*fetching }, deadline).await {
             Ok(grant) => {
                 self.preference.switch_to(second, &self.config.name);
                 Ok(grant)
@@ -206,21 +210,21 @@ impl Issuer {
         }
     }
 
-    /// Makes the values that programs print, and requests a token. If the issuer refuses a value that a program printed for an
-    /// earlier request, the program runs again, and bearerd asks once more.
+    /// Makes the values that programs print and other issuers grant, and requests a token. If the issuer refuses such a value
+    /// that was made for an earlier request, it is made anew, and bearerd asks once more.
     async fn fetch_with(
         &self,
         which: WhichCredential,
-        key: &CredentialKey,
+        fetching: &Fetching<'_>,
         deadline: Deadline,
-        prepared: bool,
     ) -> Result<Grant, IssuerError> {
+        let Fetching { key, tokens, prepared } = *fetching;
         let client = self.client(which);
         let client = client.ok_or_else(|| self.not_ready(NotReady("there is no credential".to_owned())))?;
         let values = credential::made_values(&self.config, &client, key);
         let began = Instant::now();
         if !prepared {
-            self.make(&values).await?;
+            self.make(&values, tokens).await?;
         }
         let deadline = deadline.without_time_since(began);
         let outcome = self.request(&client, key, deadline).await;
@@ -229,13 +233,18 @@ impl Issuer {
             return outcome;
         }
         // All of them: each may be the wrong one.
-        let kept = values.iter().filter(|(_, source)| source.refuse()).count();
-        if kept == 0 {
+        let older = values.iter().filter(|(_, source)| match source.chained() {
+            Some(chained) => tokens.refuse(chained),
+            None => source.refuse(),
+        });
+        if older.count() == 0 {
             return outcome;
         }
         let began = Instant::now();
-        self.make(&values).await?;
-        self.request(&client, key, deadline.without_time_since(began)).await
+        match self.make(&values, tokens).await {
+            Ok(()) => self.request(&client, key, deadline.without_time_since(began)).await,
+            Err(error) => Err(error),
+        }
     }
 
     fn client(&self, which: WhichCredential) -> Option<ClientCredential<'_>> {
@@ -245,10 +254,17 @@ impl Issuer {
     }
 
     /// Makes these values, all at the same time.
-    async fn make(&self, values: &[(String, &Source)]) -> Result<(), IssuerError> {
-        let making: Vec<_> = values.iter().map(|(key, source)| (key, source.refresh())).collect();
-        for (key, making) in making {
-            making.await.map_err(|error| self.not_ready(NotReady(format!("{key} cannot be read: {error}"))))?;
+    async fn make(&self, values: &[(String, &Source)], tokens: &dyn ChainedTokens) -> Result<(), IssuerError> {
+        let running: Vec<_> = values.iter().map(|(key, source)| (key, source.refresh())).collect();
+        // The other issuers' tokens are usually at hand, and the programs run meanwhile.
+        for (key, source) in values {
+            if let Some(chained) = source.chained() {
+                let token = tokens.take(chained).await;
+                chained.put(token.map_err(|error| chain::leg(&self.config.name, key, &chained.issuer, &error))?);
+            }
+        }
+        for (key, running) in running {
+            running.await.map_err(|error| self.not_ready(NotReady(format!("{key} cannot be read: {error}"))))?;
         }
         Ok(())
     }
@@ -486,6 +502,15 @@ impl LastResponse {
             Err(behind) => -whole(behind.duration()),
         })
     }
+}
+
+/// One fetch.
+#[derive(Clone, Copy)]
+struct Fetching<'a> {
+    key: &'a CredentialKey,
+    tokens: &'a dyn ChainedTokens,
+    /// The values were made already.
+    prepared: bool,
 }
 
 /// What the requests of one fetch share.

@@ -5,6 +5,7 @@
 //! nothing. [`schedule`] decides *when*, without input or output. [`probe`] notices that an issuer is reachable again.
 
 mod cache;
+mod chain;
 mod probe;
 mod schedule;
 mod shared;

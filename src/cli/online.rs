@@ -28,6 +28,7 @@ use crate::config::{
     self, Config, ConnectionConfig, Credential, CredentialKey, IssuerConfig, Problem, StoreConfig,
     UpstreamTarget, UpstreamUrl,
 };
+use crate::issuer::chained;
 use crate::net::{Connected, Connector, Facts, tls_cause};
 use crate::store::Probed;
 
@@ -184,6 +185,8 @@ pub(super) struct Wanted {
     pub(super) key: CredentialKey,
     /// The routes that use it; empty: the issuer's own scopes, which no route uses.
     pub(super) routes: Vec<String>,
+    /// The issuers whose token requests use it.
+    pub(super) outer: Vec<String>,
     /// The proxy requests it, or no route uses this issuer.
     pub(super) needed: bool,
 }
@@ -199,16 +202,50 @@ pub(super) fn wanted_credentials(config: &Config, issuer: &IssuerConfig) -> Vec<
         match wanted.iter_mut().find(|known| known.key == *key) {
             Some(known) => known.routes.push(route.name.to_string()),
             None => {
-                wanted.push(Wanted { key: key.clone(), routes: vec![route.name.to_string()], needed: true });
+                let routes = vec![route.name.to_string()];
+                wanted.push(Wanted { key: key.clone(), routes, outer: Vec::new(), needed: true });
             }
+        }
+    }
+    for (outer, key) in inner_tokens(config) {
+        if *key.issuer != *issuer.name {
+            continue;
+        }
+        match wanted.iter_mut().find(|known| known.key == key) {
+            Some(known) if known.outer.contains(&outer) => {}
+            Some(known) => known.outer.push(outer),
+            None => wanted.push(Wanted { key, routes: Vec::new(), outer: vec![outer], needed: true }),
         }
     }
     let own = own_key(issuer);
     if !wanted.iter().any(|known| known.key == own) {
         let needed = wanted.is_empty();
-        wanted.push(Wanted { key: own, routes: Vec::new(), needed });
+        wanted.push(Wanted { key: own, routes: Vec::new(), outer: Vec::new(), needed });
     }
     wanted
+}
+
+/// Every token of an issuer that token requests of another one use, with the name of the other one.
+fn inner_tokens(config: &Config) -> Vec<(String, CredentialKey)> {
+    let mut next: Vec<(Arc<IssuerConfig>, CredentialKey)> = Vec::new();
+    for route in &config.routes {
+        if let Credential::Issuer { issuer, key } = &route.credential {
+            next.push((Arc::clone(issuer), key.clone()));
+        }
+    }
+    next.extend(config.issuers.values().map(|issuer| (Arc::clone(issuer), own_key(issuer))));
+    let mut found = Vec::new();
+    while let Some((issuer, key)) = next.pop() {
+        for (_, chained) in chained(&issuer, &key) {
+            let (inner, inner_key) = chained.token();
+            let one = (issuer.name.to_string(), inner_key.clone());
+            if !found.contains(&one) {
+                found.push(one);
+                next.push((Arc::clone(inner), inner_key.clone()));
+            }
+        }
+    }
+    found
 }
 
 /// An upstream, and how it is reached.

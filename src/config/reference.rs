@@ -1,4 +1,5 @@
-//! References: values in a file, in the environment, in a webhook's store, or printed by a program, instead of in the config.
+//! References: values in a file, in the environment, in a webhook's store, or printed by a program, or granted by another issuer, instead
+//! of in the config.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
@@ -6,13 +7,15 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
 use super::files;
+use super::model::{CredentialKey, IssuerConfig, Params};
 use super::program::{self, Program, ProgramConfig, Refreshing};
+use super::types::Scopes;
 use crate::aside::Aside;
 use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
@@ -58,7 +61,64 @@ enum Definition {
         program: Arc<Program>,
         pointer: Option<String>,
     },
+    /// The token of another issuer.
+    Issuer(Arc<Chained>),
 }
+
+/// A token of another issuer, as a value.
+pub struct Chained {
+    pub issuer: String,
+    /// Instead of the issuer's own.
+    pub(super) scopes: Option<Scopes>,
+    /// Added to the issuer's own.
+    pub(super) params: Params,
+    /// Whose token it is, once all issuers are known.
+    token: OnceLock<(Arc<IssuerConfig>, CredentialKey)>,
+    /// The token that was taken for the current request. References are not shared between configs, because an issuer of the same
+    /// name may be another one.
+    value: ArcSwapOption<Secret>,
+}
+
+impl Chained {
+    pub(super) fn new(issuer: String, scopes: Option<Scopes>, params: Params) -> Self {
+        Self { issuer, scopes, params, token: OnceLock::new(), value: ArcSwapOption::empty() }
+    }
+
+    /// Says whose token it is.
+    pub(super) fn link(&self, issuer: &Arc<IssuerConfig>) {
+        let mut params = issuer.params.clone();
+        params.extend(self.params.clone());
+        let scopes = self.scopes.clone().unwrap_or_else(|| issuer.scopes.clone());
+        let key = CredentialKey {
+            issuer: Arc::clone(&issuer.name),
+            issuer_digest: issuer.digest,
+            scopes,
+            params,
+            subject: None,
+        };
+        // A config links each of its references once.
+        let _ = self.token.set((Arc::clone(issuer), key));
+    }
+
+    /// The other issuer, and which of its tokens it is.
+    pub fn token(&self) -> (&Arc<IssuerConfig>, &CredentialKey) {
+        let (issuer, key) = self.token.get().expect("a config whose references are not linked is not used");
+        (issuer, key)
+    }
+
+    /// Gives the token to whoever reads the reference.
+    pub fn put(&self, token: Secret) {
+        self.value.store(Some(Arc::new(token)));
+    }
+}
+
+impl PartialEq for Chained {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.issuer, &self.scopes, &self.params) == (&other.issuer, &other.scopes, &other.params)
+    }
+}
+
+impl Eq for Chained {}
 
 /// The pointer to the value in a webhook's store.
 const STORED_VALUE: &str = "/value";
@@ -109,6 +169,19 @@ impl Source {
         Self::from_definition(Definition::Exec { program: Program::of(program), pointer })
     }
 
+    /// The current token of another issuer. Whoever reads it has to put it there first ([`Chained::put`]).
+    pub(super) fn issuer(chained: Chained) -> Self {
+        Self::from_definition(Definition::Issuer(Arc::new(chained)))
+    }
+
+    /// The other issuer's token that this is, if it is one.
+    pub fn chained(&self) -> Option<&Arc<Chained>> {
+        match &self.0.definition {
+            Definition::Issuer(chained) => Some(chained),
+            _ => None,
+        }
+    }
+
     /// The same value, with the password of its PKCS#12 file.
     #[must_use]
     pub fn with_password(&self, password: Self) -> Self {
@@ -119,7 +192,7 @@ impl Source {
 
     fn from_definition(definition: Definition) -> Self {
         let new = |definition| Inner { definition, last_good: ArcSwapOption::empty(), password: None };
-        if let Definition::Literal(_) | Definition::Env { .. } = definition {
+        if let Definition::Literal(_) | Definition::Env { .. } | Definition::Issuer(_) = definition {
             return Self(Arc::new(new(definition)));
         }
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +224,10 @@ impl Source {
     pub fn path(&self) -> Option<&Path> {
         match &self.0.definition {
             Definition::File { path, .. } | Definition::Webhook { store: path, .. } => Some(path),
-            Definition::Literal(_) | Definition::Env { .. } | Definition::Exec { .. } => None,
+            Definition::Literal(_)
+            | Definition::Env { .. }
+            | Definition::Exec { .. }
+            | Definition::Issuer(_) => None,
         }
     }
 
@@ -162,9 +238,10 @@ impl Source {
         }
     }
 
-    /// The value has to be made ([`Self::refresh`]) before it can be read.
+    /// The value has to be made before it can be read: [`Self::refresh`] runs a program, and a token of another issuer is put
+    /// there.
     pub fn is_made(&self) -> bool {
-        self.program().is_some()
+        self.program().is_some() || self.chained().is_some()
     }
 
     /// The values that this one is made with.
@@ -217,6 +294,7 @@ impl Source {
             Definition::Env { name, pointer } => (format!("environment variable {name}"), pointer),
             Definition::Webhook { name, .. } => return format!("webhook {name}"),
             Definition::Exec { program, pointer } => (format!("program {}", program.name()), pointer),
+            Definition::Issuer(chained) => return format!("issuer {}", chained.issuer),
         };
         match pointer {
             Some(pointer) => format!("{place} at {pointer}"),
@@ -290,6 +368,10 @@ impl Source {
             Definition::Env { name, pointer } => (read_env(name)?.into(), pointer),
             Definition::Webhook { store, .. } => return read_store(store).map(Found::from),
             Definition::Exec { program, pointer } => (Secret::clone(&*program.value()?).into(), pointer),
+            Definition::Issuer(chained) => {
+                let token = chained.value.load_full().ok_or("granted no token yet")?;
+                return Ok(Secret::clone(&token).into());
+            }
         };
         let secret = match pointer {
             Some(pointer) => point_into(&whole.secret, pointer)?,
@@ -459,6 +541,7 @@ impl Hash for Definition {
             Self::Env { name, pointer } => (2u8, name, pointer).hash(state),
             Self::Webhook { name, store } => (3u8, name, store).hash(state),
             Self::Exec { program, pointer } => (4u8, &program.config, pointer).hash(state),
+            Self::Issuer(chained) => (5u8, &chained.issuer, &chained.scopes, &chained.params).hash(state),
         }
     }
 }

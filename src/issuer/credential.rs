@@ -178,7 +178,7 @@ impl Grace {
 
 /// Marks a refusal within `credential_grace`. See [`IssuerError::forgiven`].
 pub(super) fn forgive(error: IssuerError, age: Duration, grace: Duration) -> IssuerError {
-    if error.kind != FailureKind::ClientRefused || age >= grace {
+    if !error.is_client_refused() || age >= grace {
         return error;
     }
     let shown = humantime::format_duration(grace);
@@ -311,8 +311,12 @@ pub(super) fn token_identity(config: &IssuerConfig, key: &CredentialKey) -> Dige
 }
 
 /// What identifies a value that changes by itself, such as a ready-made assertion. A JWT counts by whom it is for, because each
-/// replica has its own.
+/// replica has its own. A token of another issuer counts by what is requested there.
 fn made_identity(source: &Source) -> Vec<u8> {
+    if let Some(chained) = source.chained() {
+        let (config, key) = chained.token();
+        return token_identity(config, key).to_vec();
+    }
     let Ok((value, _)) = source.to_send() else { return Vec::new() };
     let claims = value.expose_str().and_then(super::response::claims_of);
     let whom = |claims: &serde_json::Map<String, serde_json::Value>| {

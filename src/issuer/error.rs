@@ -111,6 +111,11 @@ impl IssuerError {
         self.kind.is_refusal() && !self.forgiven
     }
 
+    /// The issuer itself refused the client, and not one whose token it needs.
+    pub(super) fn is_client_refused(&self) -> bool {
+        self.kind == FailureKind::ClientRefused && !self.forgiven
+    }
+
     /// The issuer refused who the client is or what it shows, so that a fresh secret or assertion may help.
     pub fn is_about_credential(&self) -> bool {
         self.kind == FailureKind::ClientRefused || self.code.as_deref() == Some("invalid_grant")

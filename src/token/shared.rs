@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::cache::{Fetching, TokenSource};
+use super::chain::InnerTokens;
 use super::schedule::Moment;
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
@@ -34,7 +35,9 @@ pub(super) struct Want {
     pub(super) have: u64,
     /// An upstream refused the held token.
     pub(super) refused: bool,
-    /// See [`crate::issuer::Issuer::fetch_prepared`].
+    /// The tokens of other issuers that the request needs.
+    pub(super) inner: Arc<InnerTokens>,
+    /// See [`crate::issuer::Issuer::prepare`].
     pub(super) prepared: bool,
     /// How long the held token may still be sent. Zero: there is none, or it was refused.
     pub(super) left: Duration,
@@ -105,7 +108,7 @@ impl SharedSource {
         mut want: Want,
     ) -> Result<Fetched, IssuerError> {
         // What programs print is a part of the token's identity.
-        want.prepared = self.direct.prepare(key).await;
+        want.prepared = self.direct.prepare(key, &want).await;
         let Ok(names) = store.token_names(&self.direct.token_identity(key)) else {
             return self.direct.fetch(key, want).await;
         };

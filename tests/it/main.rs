@@ -19,6 +19,7 @@
 mod admin;
 mod alerts;
 mod callers;
+mod chains;
 mod check;
 mod cli;
 mod client_auth;

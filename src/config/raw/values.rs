@@ -396,6 +396,16 @@ pub(crate) struct RawElsewhere {
     /// How long the output of `exec` is used before the program is run again. `0s`: for one token request.
     #[schemars(extend("x-errors" = "without `exec`; missing outside of token requests; above 0s and below 1s"))]
     pub keep: Lasting<0>,
+    /// The name of another `[issuer.NAME]`, whose current token is the value. Only in `client_secret`, `assertion`, `params`, and
+    /// `headers` of an issuer.
+    #[schemars(extend("x-errors" = "not an issuer; anywhere else; a circle; an issuer with `dpop`; beside `file`, `env`, `webhook`, `exec`, or `pointer`"))]
+    pub issuer: Option<String>,
+    /// The scopes of that token, which replace the other issuer's.
+    #[schemars(extend("x-errors" = "without `issuer`"))]
+    pub scopes: Option<Vec<String>>,
+    /// More parameters of its token request.
+    #[schemars(extend("x-errors" = "without `issuer`; a reference to an issuer"))]
+    pub params: Option<RawParams>,
     /// JSON pointer to the value (RFC 6901), such as "/a/b".
     #[schemars(extend("x-errors" = "not a JSON pointer"))]
     pub pointer: Option<String>,
@@ -406,10 +416,11 @@ pub(crate) struct RawElsewhere {
 
 impl RawElsewhere {
     /// Its keys.
-    pub(crate) const KEYS: [&'static str; 8] =
-        ["file", "env", "webhook", "exec", "timeout", "keep", "pointer", "password"];
+    pub(crate) const KEYS: [&'static str; 11] = [
+        "file", "env", "webhook", "exec", "timeout", "keep", "issuer", "scopes", "params", "pointer", "password",
+    ];
     /// The keys that say where a value is.
-    pub(crate) const PLACES: [&'static str; 4] = ["file", "env", "webhook", "exec"];
+    pub(crate) const PLACES: [&'static str; 5] = ["file", "env", "webhook", "exec", "issuer"];
 }
 
 /// `env`: the name of a variable with the value, or variables of a program.
@@ -453,7 +464,7 @@ impl<'de> Visitor<'de> for ReferenceVisitor {
     type Value = RawReference;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" } or { exec = [\"…\"] }")
+        f.write_str("a string, { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] } or { issuer = \"…\" }")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<RawReference, E> {
@@ -543,14 +554,17 @@ impl<'de> Visitor<'de> for ParamVisitor {
 /// A table that says where a value is, and has no other key, is a reference. Any other is a table of values.
 fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
     let refers = RawElsewhere::PLACES.iter().any(|key| members.contains_key(*key));
-    let runs = members.contains_key("exec");
+    let (runs, chains) = (members.contains_key("exec"), members.contains_key("issuer"));
     let is_reference = refers
         && members.iter().all(|(key, value)| match value {
             RawParam::Reference(RawReference::Literal(_)) => {
                 RawElsewhere::KEYS.contains(&key.as_str()) && key != "exec"
             }
             RawParam::Reference(_) => key == "password",
-            RawParam::Array(words) => key == "exec" && words.iter().all(RawParam::is_text),
+            RawParam::Array(words) => {
+                (key == "exec" || (key == "scopes" && chains)) && words.iter().all(RawParam::is_text)
+            }
+            RawParam::Table(_) if key == "params" && chains => true,
             RawParam::Table(variables) => {
                 key == "env" && runs && variables.values().all(|value| matches!(value, RawParam::Reference(_)))
             }
@@ -570,6 +584,10 @@ fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
                 let values = variables.filter_map(|(name, value)| Some((name, value.into_reference()?)));
                 elsewhere.env = Some(RawEnv::Variables(values.collect()));
             }
+            ("scopes", RawParam::Array(scopes)) => {
+                elsewhere.scopes = Some(scopes.into_iter().filter_map(RawParam::into_text).collect());
+            }
+            ("params", RawParam::Table(params)) => elsewhere.params = Some(params),
             ("password", RawParam::Reference(value)) => elsewhere.password = Some(Box::new(value.into())),
             (key, value) => {
                 let text = value.into_text();
@@ -577,6 +595,7 @@ fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
                     "file" => elsewhere.file = text,
                     "env" => elsewhere.env = text.map(RawEnv::Name),
                     "webhook" => elsewhere.webhook = text,
+                    "issuer" => elsewhere.issuer = text,
                     "timeout" => elsewhere.timeout = Lasting(text),
                     "keep" => elsewhere.keep = Lasting(text),
                     _ => elsewhere.pointer = text,

@@ -13,7 +13,7 @@ use crate::config::raw::values::{
     Lasting, RawEgress, RawElsewhere, RawEnv, RawParam, RawParams, RawProxy, RawReference, RawValue, ValueKind, check,
 };
 use crate::config::program::ProgramConfig;
-use crate::config::reference::Source;
+use crate::config::reference::{Chained, Source};
 use crate::config::report::{Report, Severity, did_you_mean};
 use crate::config::types::{self, Scopes, url, wrong};
 use crate::config::{Variable, environment, inspect};
@@ -39,6 +39,9 @@ pub(super) fn reference(place: &Place<'_>, raw: impl Into<RawValue>, report: &mu
         }
         RawReference::Elsewhere(raw) => {
             let source = from_elsewhere(place, raw, kind, report)?;
+            if source.chained().is_some() {
+                return Some(source);
+            }
             report.reference(place, &source, kind.is_secret());
             Some(source)
         }
@@ -68,12 +71,15 @@ fn from_elsewhere(
     kind: ValueKind,
     report: &mut Report,
 ) -> Option<Source> {
-    let RawElsewhere { file, env, webhook, exec, timeout, keep, pointer, password } = raw;
+    let RawElsewhere {
+        file, env, webhook, exec, timeout, keep, issuer, scopes, params, pointer, password
+    } = raw;
     if let Some(pointer) = &pointer {
         check(&place.key("pointer"), types::pointer(pointer), report)?;
     }
     let variables = exec.is_some() && matches!(env, Some(RawEnv::Variables(_)));
-    let given = [file.is_some(), env.is_some() && !variables, webhook.is_some(), exec.is_some()];
+    let given =
+        [file.is_some(), env.is_some() && !variables, webhook.is_some(), exec.is_some(), issuer.is_some()];
     let given = RawElsewhere::PLACES.into_iter().zip(given).filter(|(_, given)| *given);
     let given: Vec<&str> = given.map(|(key, _)| key).collect();
     if let [first, second, ..] = given.as_slice() {
@@ -86,6 +92,18 @@ fn from_elsewhere(
     }
     if let Some(name) = webhook {
         return learned(place, name, pointer.is_some() || password.is_some(), report);
+    }
+    if let Some(issuer) = issuer {
+        let more = ["timeout", "keep", "pointer", "password"].map(|key| place.key(key));
+        for key in more.iter().filter(|key| key.is_written()) {
+            report.error(key, "does not belong to a token of an issuer", "leave it out");
+            return None;
+        }
+        return chained(place, issuer, scopes, params, report);
+    }
+    for key in ["scopes", "params"].map(|key| place.key(key)).iter().filter(|key| key.is_written()) {
+        report.error(key, "belongs to `issuer`", "leave it out");
+        return None;
     }
     let source = match (exec, env) {
         (Some(command), env) => {
@@ -125,6 +143,30 @@ fn from_elsewhere(
             Some(source.with_password(password))
         }
     }
+}
+
+/// The token of another issuer. Whether there is one of this name shows later, because every issuer must be known.
+fn chained(
+    place: &Place<'_>,
+    issuer: String,
+    own_scopes: Option<Vec<String>>,
+    own_params: Option<RawParams>,
+    report: &mut Report,
+) -> Option<Source> {
+    let at = place.key("issuer");
+    if !place.may_hold_a_token() {
+        report.error(
+            &at,
+            "a token of another issuer may stand only in `client_secret`, `assertion`, `params` and `headers` of an issuer",
+            "for a route, write issuer = \"…\" beside its name; the token then goes to the upstream",
+        );
+        return None;
+    }
+    let scopes = own_scopes.map(|raw| scopes(&place.key("scopes"), raw, report));
+    let params = params(&place.key("params"), own_params, report);
+    let source = Source::issuer(Chained::new(issuer, scopes, params));
+    report.chained.push((place.path.0.clone(), source.clone()));
+    Some(source)
 }
 
 /// `exec` and the keys beside it.
@@ -257,7 +299,7 @@ fn from_file_or_env(
                 report.error(
                     place,
                     "does not say where the value is",
-                    "write { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" } or { exec = [\"…\"] }",
+                    "write { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] } or { issuer = \"…\" }",
                 );
             }
             None
