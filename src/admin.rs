@@ -23,6 +23,7 @@ use crate::clock::SharedClock;
 use crate::metrics::Metrics;
 use crate::proxy::SnapshotCell;
 use crate::store::StoreCell;
+use crate::token::Budgets;
 
 /// Reads what each running webhook has learned, from files.
 pub type Webhooks = Box<dyn Fn() -> Vec<WebhookView> + Send + Sync>;
@@ -35,6 +36,7 @@ pub struct Admin {
     clock: SharedClock,
     webhooks: Webhooks,
     store: Arc<StoreCell>,
+    budgets: Arc<Budgets>,
     readings: Readings,
     certificates: Arc<Certificates>,
     started_at: SystemTime,
@@ -51,6 +53,7 @@ impl Admin {
         clock: SharedClock,
         webhooks: Webhooks,
         store: Arc<StoreCell>,
+        budgets: Arc<Budgets>,
     ) -> Self {
         let (started_at, started) = (clock.wall(), clock.boot());
         let readings = Readings::new(started);
@@ -62,6 +65,7 @@ impl Admin {
             clock,
             webhooks,
             store,
+            budgets,
             readings,
             certificates,
             started_at,

@@ -134,6 +134,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let tokens =
         TokenCache::new(control_runtime, Arc::clone(&clock), Arc::clone(&metrics), Arc::clone(&tracers));
     tokens.use_store(config.store.as_ref());
+    tokens.use_budgets(config.issuers.values());
     let mut first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &Change::default() });
     first.tracer = tracer;
     let snapshot = Arc::new(SnapshotCell::from_pointee(first));
@@ -161,6 +162,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         clock,
         views,
         tokens.store_cell(),
+        tokens.budgets(),
     );
     let admin = Arc::new(admin);
     let admin = AdminServer::start(admin, sources.admin, &config.admin.address);

@@ -3,6 +3,7 @@
 
 mod assertion;
 mod chain;
+mod challenge;
 mod credential;
 mod discovery;
 mod document;
@@ -10,6 +11,7 @@ mod error;
 mod examine;
 mod exchange;
 pub(crate) mod fuzz;
+mod gate;
 mod inputs;
 mod keys;
 mod remedy;
@@ -30,6 +32,7 @@ pub use chain::{ChainedTokens, Taking, chained};
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError, Unreached};
 pub use examine::{Finding, SOON_DAYS, examine};
+pub use gate::{Denied, Gate, Permitting};
 pub use response::Audience;
 
 use self::assertion::Nonce;
@@ -39,12 +42,12 @@ use self::error::{ErrorContext, host_and_path};
 use self::exchange::{Deadline, HttpVersions, IssuerResponse, RepeatReason, Repeats};
 use self::inputs::{Inputs, NotReady};
 use self::keys::KeyCache;
-use crate::redact::Redactor;
 use self::response::{ResponseWarning, SentRequest};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, Source, TokenEndpoint};
 use crate::jose::Prover;
 use crate::net::{Connector, Offer, Target};
+use crate::redact::Redactor;
 use crate::secret::Secret;
 
 /// The largest response of a token endpoint, in bytes.
@@ -127,13 +130,14 @@ impl Issuer {
     }
 
     /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`. The time that it takes to make
-    /// values of the request (by programs, or tokens of other issuers) comes on top.
+    /// values of the request (by programs, or tokens of other issuers) comes on top. No budget counts the request.
     ///
     /// # Errors
     /// The issuer cannot be reached, refuses the request, or responds without a usable token; or a credential cannot be
     /// read.
     pub async fn fetch(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
-        self.fetch_with_tokens(key, &FreshTokens(Arc::clone(&self.clock)), false).await
+        let tokens = FreshTokens(Arc::clone(&self.clock));
+        self.fetch_through(&gate::Open, key, &tokens, false).await
     }
 
     /// Makes the values of the next token request, as [`Self::token_identity`] needs them. Returns `true` if there are some and
@@ -145,19 +149,21 @@ impl Issuer {
         !values.is_empty() && self.make(&values, tokens).await.is_ok()
     }
 
-    /// As [`Self::fetch`], with tokens of other issuers from `tokens`. `prepared`: without making the values that
-    /// [`Self::prepare`] just made.
+    /// [`Self::fetch`], but `gate` has to permit each request, and tokens of other issuers come from `tokens`. `prepared`:
+    /// without making the values that [`Self::prepare`] just made.
     ///
     /// # Errors
-    /// As [`Self::fetch`].
-    pub async fn fetch_with_tokens(
+    /// As with [`Self::fetch`], or the gate denied a request ([`FailureKind::Budget`]).
+    pub async fn fetch_through(
         &self,
+        gate: &dyn Gate,
         key: &CredentialKey,
         tokens: &dyn ChainedTokens,
         prepared: bool,
     ) -> Result<Grant, IssuerError> {
         let started = self.clock.boot();
-        let outcome = self.attempt(&Fetching { key, tokens, prepared }).await;
+        let deadline = Deadline::after(self.config.timeout);
+        let outcome = self.attempt(Fetch { key, gate, tokens, prepared, deadline }).await;
         let ms = self.clock.boot().saturating_sub(started).as_millis();
         let (status, what, trace) = match &outcome {
             Ok(_) => (None, "granted", None),
@@ -176,10 +182,9 @@ impl Issuer {
         outcome
     }
 
-    async fn attempt(&self, fetching: &Fetching<'_>) -> Result<Grant, IssuerError> {
+    async fn attempt(&self, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
         let started = self.clock.boot();
-        let deadline = Deadline::after(self.config.timeout);
-        let outcome = self.fetch_with_either(fetching, deadline).await;
+        let outcome = self.fetch_with_either(fetch).await;
         let grace = self.config.credential_grace;
         if grace.is_zero() {
             return outcome;
@@ -190,18 +195,14 @@ impl Issuer {
     }
 
     /// Uses the credential that worked last, and if the issuer refuses it, the other one.
-    async fn fetch_with_either(
-        &self,
-        fetching: &Fetching<'_>,
-        deadline: Deadline,
-    ) -> Result<Grant, IssuerError> {
+    async fn fetch_with_either(&self, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
         let first = self.preference.first();
-        let refused = match self.fetch_with(first, fetching, deadline).await {
+        let refused = match self.fetch_with(first, fetch).await {
             Err(error) if error.is_client_refused() && self.config.standby.is_some() => error,
             outcome => return outcome,
         };
         let second = first.other();
-        match self.fetch_with(second, &Fetching { prepared: false, ..*fetching }, deadline).await {
+        match self.fetch_with(second, Fetch { prepared: false, ..fetch }).await {
             Ok(grant) => {
                 self.preference.switch_to(second, &self.config.name);
                 Ok(grant)
@@ -212,39 +213,23 @@ impl Issuer {
 
     /// Makes the values that programs print and other issuers grant, and requests a token. If the issuer refuses such a value
     /// that was made for an earlier request, it is made anew, and bearerd asks once more.
-    async fn fetch_with(
-        &self,
-        which: WhichCredential,
-        fetching: &Fetching<'_>,
-        deadline: Deadline,
-    ) -> Result<Grant, IssuerError> {
-        let Fetching { key, tokens, prepared } = *fetching;
+    async fn fetch_with(&self, which: WhichCredential, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
         let client = self.client(which);
         let client = client.ok_or_else(|| self.not_ready(NotReady("there is no credential".to_owned())))?;
-        let values = credential::made_values(&self.config, &client, key);
+        let values = credential::made_values(&self.config, &client, fetch.key);
         let began = Instant::now();
-        if !prepared {
-            self.make(&values, tokens).await?;
+        if !fetch.prepared {
+            self.make(&values, fetch.tokens).await?;
         }
-        let deadline = deadline.without_time_since(began);
-        let outcome = self.request(&client, key, deadline).await;
-        let Err(refused) = &outcome else { return outcome };
-        if !refused.is_about_credential() {
-            return outcome;
-        }
-        // All of them: each may be the wrong one.
-        let older = values.iter().filter(|(_, source)| match source.chained() {
-            Some(chained) => tokens.refuse(chained),
-            None => source.refuse(),
-        });
-        if older.count() == 0 {
+        let fetch = fetch.without_time_since(began);
+        let outcome = self.request(&client, fetch).await;
+        let is_refused = outcome.as_ref().is_err_and(IssuerError::is_about_credential);
+        if !is_refused || !refuse(&values, fetch.tokens) {
             return outcome;
         }
         let began = Instant::now();
-        match self.make(&values, tokens).await {
-            Ok(()) => self.request(&client, key, deadline.without_time_since(began)).await,
-            Err(error) => Err(error),
-        }
+        self.make(&values, fetch.tokens).await?;
+        self.request(&client, fetch.without_time_since(began)).await
     }
 
     fn client(&self, which: WhichCredential) -> Option<ClientCredential<'_>> {
@@ -260,7 +245,8 @@ impl Issuer {
         for (key, source) in values {
             if let Some(chained) = source.chained() {
                 let token = tokens.take(chained).await;
-                chained.put(token.map_err(|error| chain::leg(&self.config.name, key, &chained.issuer, &error))?);
+                chained
+                    .put(token.map_err(|error| chain::leg(&self.config.name, key, &chained.issuer, &error))?);
             }
         }
         for (key, running) in running {
@@ -272,27 +258,26 @@ impl Issuer {
     async fn request(
         &self,
         client: &ClientCredential<'_>,
-        key: &CredentialKey,
-        deadline: Deadline,
+        fetch: Fetch<'_>,
     ) -> Result<Grant, IssuerError> {
         let now = self.clock.wall();
         let prover = self.config.dpop.as_ref().map(|dpop| self.keys.prover(dpop)).transpose();
         let prover = prover.map_err(|what| self.not_ready(NotReady(what)))?;
-        let inputs = Inputs::read(&self.config, client, key, &self.keys, now);
+        let inputs = Inputs::read(&self.config, client, fetch.key, &self.keys, now);
         let mut inputs = inputs.map_err(|what| self.not_ready(what))?;
         self.remark(&inputs.remarks);
         let mut repeats = Repeats::default();
         let outcome = loop {
-            let endpoint = self.known_endpoint(&inputs.redactor, deadline).await?;
-            let asking = Attempt { key, endpoint: &endpoint, prover: prover.as_ref(), deadline };
+            let endpoint = self.known_endpoint(&inputs.redactor, fetch.deadline).await?;
+            let asking = Attempt { fetch, endpoint: &endpoint, prover: prover.as_ref() };
             let judged = self.send_once(&asking, &mut inputs).await;
             let Some(again) = repeats.allow(judged.again) else { break judged.outcome };
             self.versions.learn(again, &self.config.name);
         };
         let mut grant = outcome.map_err(|mut error| {
             self.recheck_endpoint_after(&error);
-            // A timeout says nothing about the credential.
-            if error.kind != FailureKind::Timeout {
+            // These say nothing about the credential.
+            if !matches!(error.kind, FailureKind::Timeout | FailureKind::Budget) {
                 error = inputs.remarks.iter().fold(error, |error, remark| error.advise(remark));
             }
             error
@@ -304,38 +289,56 @@ impl Issuer {
     /// Sends one request and judges its response. Nothing in it is sent twice: it has its own JWT and its own proof.
     async fn send_once(&self, asking: &Attempt<'_>, inputs: &mut Inputs) -> AttemptResult {
         let now = self.clock.wall();
-        let asked = SentRequest { at: now, scopes: &asking.key.scopes };
+        let asked = SentRequest { at: now, scopes: &asking.fetch.key.scopes };
         let url = &asking.endpoint.url;
         let request = inputs.sign(&self.config, now).and_then(|mut fresh| {
             let method = request::method(&self.config);
             let proof = asking.prover.map(|prover| self.nonce.proof(prover, &method, url, now));
             fresh.proof = proof.transpose()?;
-            request::build(inputs, fresh, &self.config, asking.key, url)
+            request::build(inputs, fresh, &self.config, asking.fetch.key, url)
         });
         let context = ErrorContext::new(&self.config, url, &inputs.redactor);
         let request = match request {
             Ok(request) => request,
             Err(what) => {
                 let error = context.fail(FailureKind::Credential, format_args!("was not asked: {what}"));
-                return AttemptResult { outcome: Err(error), again: None };
+                return AttemptResult::failed(error);
             }
         };
-        match exchange::send(&asking.endpoint.connector, request, RESPONSE_LIMIT, asking.deadline).await {
+        let Fetch { gate, deadline, .. } = asking.fetch;
+        let connector = &asking.endpoint.connector;
+        match exchange::send(connector, request, RESPONSE_LIMIT, deadline, gate.permit()).await {
             Err(broken) => {
-                let error = context.broken(&broken, &asking.endpoint.connector);
+                let error = context.broken(&broken, connector);
                 AttemptResult { outcome: Err(error), again: RepeatReason::after(&broken) }
             }
             Ok(response) => {
                 self.record_response(&response);
+                let key = self.challenged_key(&response);
                 let nonce_given = asking.prover.is_some() && self.nonce.keep(&response.headers);
                 let outcome = response::judge(response, &context, &asked).map(|(grant, notes)| {
                     notes.iter().for_each(|note| self.note(note));
                     grant
                 });
+                match key {
+                    None => {}
+                    Some(Err(what)) => return AttemptResult::failed(context.no_key_file(&what)),
+                    Some(Ok(key)) => {
+                        inputs.answer_challenge(key);
+                        return AttemptResult { outcome, again: Some(RepeatReason::WithKeyFile) };
+                    }
+                }
                 let wants_nonce = nonce_given && outcome.as_ref().is_err_and(assertion::wants_nonce);
                 AttemptResult { outcome, again: wants_nonce.then_some(RepeatReason::WithNonce) }
             }
         }
+    }
+
+    /// The content of the key file that the response asks for.
+    fn challenged_key(&self, response: &IssuerResponse) -> Option<Result<Secret, String>> {
+        let folder = self.config.challenge_folder.as_deref()?;
+        let named = challenge::key_file(response.status, &response.headers)?;
+        Some(challenge::read_key(&named, folder))
     }
 
     async fn known_endpoint(
@@ -504,27 +507,50 @@ impl LastResponse {
     }
 }
 
-/// One fetch.
+/// What a fetch is for, and its bounds.
 #[derive(Clone, Copy)]
-struct Fetching<'a> {
+struct Fetch<'a> {
     key: &'a CredentialKey,
+    gate: &'a dyn Gate,
     tokens: &'a dyn ChainedTokens,
     /// The values were made already.
     prepared: bool,
+    deadline: Deadline,
 }
 
-/// What the requests of one fetch share.
+/// What the requests with one credential share.
 struct Attempt<'a> {
-    key: &'a CredentialKey,
+    fetch: Fetch<'a>,
     endpoint: &'a Endpoint,
     prover: Option<&'a Arc<Prover>>,
-    deadline: Deadline,
+}
+
+impl Fetch<'_> {
+    fn without_time_since(self, began: Instant) -> Self {
+        Self { deadline: self.deadline.without_time_since(began), ..self }
+    }
+}
+
+/// The issuer refused these values. Returns whether some were made for an earlier request, so that others may help.
+fn refuse(values: &[(String, &Source)], tokens: &dyn ChainedTokens) -> bool {
+    let older = values.iter().filter(|(_, source)| match source.chained() {
+        Some(chained) => tokens.refuse(chained),
+        None => source.refuse(),
+    });
+    // All of them, because each may be the wrong one.
+    older.count() > 0
 }
 
 struct AttemptResult {
     outcome: Result<Grant, IssuerError>,
     /// Why the request may be repeated at once.
     again: Option<RepeatReason>,
+}
+
+impl AttemptResult {
+    fn failed(error: IssuerError) -> Self {
+        Self { outcome: Err(error), again: None }
+    }
 }
 
 /// The server of the metadata is not available, which says nothing about the token endpoint.

@@ -2,8 +2,8 @@
 //!
 //! The modules in reading order, each of which uses only those before it: [`secret`], [`clock`], [`idle`], and [`aside`] for
 //! work that blocks; [`config`], from TOML to checked values; [`inbound`], a caller's side of a request, [`net`], outbound
-//! sockets and TLS, [`metrics`], and [`telemetry`]; [`route`], which route serves a request, and [`issuer`], one token request;
-//! [`token`], the lifetime of a token; [`upstream`], connections and sending; [`proxy`], the request path; [`listener`], the
+//! sockets and TLS, [`metrics`], and [`telemetry`]; [`route`], which route serves a request, [`issuer`], one token request, and
+//! [`store`], tokens that replicas share; [`token`], the lifetime of a token; [`upstream`], connections and sending; [`proxy`], the request path; [`listener`], the
 //! way in; [`admin`], what operators look at, and [`webhook`], values that are learned; [`reload`] and [`app`], which wire and
 //! exchange all of it; [`cli`], the verbs. `docs/architecture.md` follows a request through them.
 

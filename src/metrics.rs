@@ -17,8 +17,8 @@ use encode::{OutcomeCounts, StatusCounts};
 use failure::Last;
 
 pub use encode::{
-    CertificateExpiry, Exposition, Extra, FAMILIES, Family, Kind, ProcessStats, Running, TokenExpiry,
-    TokenFailures,
+    CertificateExpiry, Exposition, Extra, FAMILIES, Family, Kind, ProcessStats, Running, TokenBudget,
+    TokenExpiry, TokenFailures,
 };
 pub use failure::{Counts, Failure, UpstreamRefusal};
 

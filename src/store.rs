@@ -260,8 +260,8 @@ impl Store {
                 }
                 RawClaimed::Entry(entry) => entry,
             };
-            if let Some(stored) = sealed::open(key, id, entry.generation, &entry.sealed, self.clock.wall()) {
-                return Ok(Claimed::Token(Found { generation: entry.generation, stored, left: entry.left }));
+            if let Some(found) = self.open(key, id, entry) {
+                return Ok(Claimed::Token(found));
             }
             if self.unreadable.due(received).is_some() {
                 tracing::warn!(
@@ -283,12 +283,20 @@ impl Store {
         }
         for (key, id) in names.former() {
             let entry = self.operation("read", hurried, ok, self.engine.read(id)).await.ok()??;
-            let opened = sealed::open(key, id, entry.generation, &entry.sealed, self.clock.wall());
-            if let Some(stored) = opened {
-                return Some(Found { generation: entry.generation, stored, left: entry.left });
+            if let Some(found) = self.open(key, id, entry) {
+                return Some(found);
             }
         }
         None
+    }
+
+    /// The token of an entry, if it can be opened and has not certainly expired.
+    fn open(&self, key: &StoreKey, id: &EntryId, entry: engine::Entry) -> Option<Found> {
+        let now = self.clock.wall();
+        let stored = sealed::open(key, id, entry.generation, &entry.sealed, now)?;
+        // The store's clock may have gone back, or somebody may have made the entry last longer.
+        let left = entry.left.min(stored.lasts_at_most(now));
+        Some(Found { generation: entry.generation, stored, left })
     }
 
     /// A token's entries under all keys, the current one first.
@@ -299,10 +307,8 @@ impl Store {
         let mut entries = Vec::new();
         for (place, (key, id)) in names.keys.iter().zip(&names.ids).enumerate() {
             let read = self.operation("read", NOBODY_WAITS, ok, self.engine.read(id)).await?;
-            let Some(engine::Entry { generation, sealed, left }) = read else { continue };
-            let stored = sealed::open(key, id, generation, &sealed, self.clock.wall());
-            let found = stored.map(|stored| Found { generation, stored, left });
-            entries.push(Entry { key: place, id: id.clone(), found });
+            let Some(entry) = read else { continue };
+            entries.push(Entry { key: place, id: id.clone(), found: self.open(key, id, entry) });
         }
         Ok(entries)
     }

@@ -163,15 +163,24 @@ impl Webhook {
 
     fn learn(&self, signatures: &Signatures, body: &[u8]) -> Result<(), Refusal> {
         signatures.check(&self.config.secrets, body)?;
-        let value = value(body, &self.config.value)?;
-        self.keep(&value)
+        let payload = payload(body)?;
+        if let Some(pointer) = other_than(&payload, &self.config.only) {
+            log_ignored(&self.config.name, &format!("it has another value at {pointer} than `only` says"));
+            return Ok(());
+        }
+        let value = value_at(&payload, &self.config.value)?;
+        self.keep(&value, time_at(&payload, &self.config.timestamp))
     }
 
-    fn keep(&self, value: &Secret) -> Result<(), Refusal> {
+    fn keep(&self, value: &Secret, sent: Option<SystemTime>) -> Result<(), Refusal> {
         let now = self.clock.wall();
         let one_at_a_time = self.state.keeping.lock().unwrap_or_else(PoisonError::into_inner);
-        let stored = self.store.put(value, now).map_err(Refusal::not_stored)?;
+        let stored = self.store.put(value, sent, now).map_err(Refusal::not_stored)?;
         drop(one_at_a_time);
+        if stored == Stored::Newer {
+            log_ignored(&self.config.name, "it is older than the stored value");
+            return Ok(());
+        }
         self.state.lock().received_at = Some(now);
         // Also for a known value: if the process ended after storing it, the sender sends it again.
         (self.on_value)();
@@ -182,7 +191,7 @@ impl Webhook {
                 webhook,
                 "a new value was stored; tokens that were requested with another one are dropped"
             ),
-            Stored::Known => {
+            Stored::Known | Stored::Newer => {
                 tracing::debug!(event = "webhook.unchanged", webhook, "the value is already stored")
             }
         }
@@ -221,13 +230,55 @@ pub fn fuzz_call(bytes: &[u8]) {
 /// The longest value, in bytes.
 const LONGEST: usize = 4 * 1024;
 
-/// The string at `pointer` (RFC 6901) in a JSON body.
-fn value(body: &[u8], pointer: &str) -> Result<Secret, Refusal> {
+/// A signed request that is acknowledged, and of which nothing is kept. At debug, because whoever recorded one can send it
+/// as often as they like.
+fn log_ignored(webhook: &str, why: &str) {
+    tracing::debug!(event = "webhook.ignored", webhook, why, "nothing of a signed request was kept");
+}
+
+fn payload(body: &[u8]) -> Result<Value, Refusal> {
     // serde_json's message could quote the body, so the error has only the place.
-    let json: Value = serde_json::from_slice(body).map_err(|error| {
+    serde_json::from_slice(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         Refusal::no_value(format!("the body is not JSON (line {line}, column {column})"))
-    })?;
+    })
+}
+
+/// The first pointer of `only` where the payload has something else, or nothing.
+fn other_than<'o>(payload: &Value, only: &'o [(String, String)]) -> Option<&'o str> {
+    let is_there = |pointer: &str, wanted: &str| match payload.pointer(pointer) {
+        Some(Value::String(text)) => text == wanted,
+        Some(Value::Number(number)) => number.to_string() == wanted,
+        Some(Value::Bool(flag)) => wanted == if *flag { "true" } else { "false" },
+        _ => false,
+    };
+    let other = only.iter().find(|(pointer, wanted)| !is_there(pointer, wanted));
+    other.map(|(pointer, _)| pointer.as_str())
+}
+
+/// A larger epoch time is in milliseconds: in seconds it would be the year 5138, in milliseconds it is 1973.
+const MILLISECONDS_FROM: u64 = 100_000_000_000;
+
+/// The time at `pointer`. `None`: there is none that can be read.
+fn time_at(payload: &Value, pointer: &str) -> Option<SystemTime> {
+    let found = payload.pointer(pointer)?;
+    let epoch = found.as_u64().or_else(|| found.as_str()?.parse().ok());
+    let since = match epoch {
+        Some(millis) if millis >= MILLISECONDS_FROM => Duration::from_millis(millis),
+        Some(seconds) => Duration::from_secs(seconds),
+        None => return humantime::parse_rfc3339_weak(found.as_str()?).ok(),
+    };
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
+/// The string at `pointer` (RFC 6901) in a JSON body.
+#[cfg(test)]
+fn value(body: &[u8], pointer: &str) -> Result<Secret, Refusal> {
+    value_at(&payload(body)?, pointer)
+}
+
+/// The string at `pointer` (RFC 6901).
+fn value_at(json: &Value, pointer: &str) -> Result<Secret, Refusal> {
     let refuse = |what: &str| Err(Refusal::no_value(format!("the body {what} at {pointer}")));
     let value = match json.pointer(pointer) {
         Some(Value::String(text)) => Secret::from(text.as_str()),

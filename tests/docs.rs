@@ -142,9 +142,9 @@ fn each_document_is_on_both_maps() {
     }
 }
 
-/// Each row of the map names a sentence and the tests that pin it; each name must be a test.
+/// Each row of these pages' tables names in its last column the tests that pin it; each name must be a test.
 #[test]
-fn contract_tests_md_names_tests_that_exist() {
+fn tests_that_pages_name_exist() {
     let mut known = String::new();
     for folder in ["src", "tests"] {
         for file in files(&root().join(folder), "rs") {
@@ -152,7 +152,9 @@ fn contract_tests_md_names_tests_that_exist() {
         }
     }
     let mut named = 0;
-    for row in rows(&read("docs/contract-tests.md")).into_iter().skip(1) {
+    let fleet = read("docs/fleet.md");
+    let fleet = fleet.split("\n## ").find(|part| part.starts_with("What happens when")).expect("the section");
+    for row in rows(&read("docs/contract-tests.md")).into_iter().chain(rows(fleet)).skip(1) {
         let Some(tests) = row.last() else { continue };
         for name in tests.split('`').skip(1).step_by(2) {
             named += 1;
@@ -230,4 +232,16 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// The line that an operator copies has the rights that the engine names in its errors.
+#[test]
+fn fleet_md_has_the_rights_that_bearerd_needs() {
+    let source = read("src/store/redis/explain.rs");
+    let (_, rest) = source.split_once("COMMANDS: &str = \"").expect("the commands");
+    let (commands, _) = rest.split_once('"').expect("the end of the text");
+    let commands: String =
+        commands.split_whitespace().filter(|word| *word != "\\").collect::<Vec<_>>().join(" ");
+    assert!(commands.starts_with("+eval "), "{commands}");
+    assert!(read("docs/fleet.md").contains(&format!("~bearerd:* {commands}\n")), "the line needs {commands}");
 }

@@ -1,6 +1,7 @@
 """From samples to ratios and from ratios to a table."""
 import statistics
 
+import machine
 import rows
 
 OURS = "bearerd"
@@ -143,11 +144,10 @@ def asides(results):
 
 
 def markdown(results):
-    machine = results["machine"]
-    out = [f"Measured {machine['date']} on {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-           f"{machine['system']}, kernel {machine['kernel']}, load average before the run {machine['load']}; {results['rounds']} "
+    facts = results["machine"]
+    out = [f"{machine.sentence(facts)}; {results['rounds']} "
            f"round{'s' if results['rounds'] != 1 else ''}{'' if results['scale'] == 1 else ', scale ' + format(results['scale'], 'g')}, by",
-           "", f"    {results['command']}", "", "Versions: " + "; ".join(machine["versions"]) + ".", ""]
+           "", f"    {results['command']}", "", "Versions: " + "; ".join(facts["versions"]) + ".", ""]
     lines = table(results)
     out.append("| " + " | ".join(lines[0]) + " |")
     out.append("|---|---|" + "---:|" * (len(lines[0]) - 2))

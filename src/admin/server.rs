@@ -114,6 +114,7 @@ impl Admin {
         let format = Exposition::for_accept(accept);
         let extra = Extra {
             token_expiries: view.token_expiries(),
+            token_budgets: view.token_budgets(),
             log_lines_dropped: view.log_lines_dropped,
             store_up: view.store.as_ref().map(|store| store.failing.is_none()),
             running: self.running(&view),

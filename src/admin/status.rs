@@ -15,6 +15,7 @@ use crate::config::{
 };
 use crate::metrics::Failure;
 use crate::store::Tally;
+use crate::token::Balance;
 
 /// The state of bearerd. It contains no secret and no token.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -206,6 +207,22 @@ struct IssuerStatus {
     /// `current`, or `standby` while the issuer accepts only that one.
     credential: &'static str,
     scopes: Vec<String>,
+    /// The limit of token requests. `null`: there is none.
+    budget: Option<BudgetStatus>,
+}
+
+/// How many token requests an issuer may get, and how many are left.
+#[derive(Debug, Serialize, JsonSchema)]
+struct BudgetStatus {
+    /// As configured: the most token requests in any span of `per_seconds`.
+    requests: u32,
+    per_seconds: u64,
+    /// The requests of all replicas count, in the store. `false`: those of this process, since its start.
+    shared: bool,
+    /// Token requests that are possible now, as far as this process knows.
+    remaining: u32,
+    /// When the next one is possible. `null`: now.
+    next_request_at: Option<Time>,
 }
 
 /// A token, without its value.
@@ -373,7 +390,7 @@ pub(in crate::admin) fn status(view: &View) -> Status {
             requests: view.unrouted.requests,
             last_error: view.unrouted.last_failure.as_deref().map(request_error),
         },
-        issuers: config.issuers.values().map(|it| issuer(it, &view.credentials)).collect(),
+        issuers: config.issuers.values().map(|it| issuer(it, view)).collect(),
         tokens: view.credentials.iter().map(|it| token(it, view.now)).collect(),
         webhooks: view.webhooks.iter().map(webhook).collect(),
         store: view.store.as_ref().map(store),
@@ -562,13 +579,13 @@ fn upstream(url: &UpstreamUrl) -> String {
     }
 }
 
-fn issuer(config: &IssuerConfig, credentials: &[CredentialView]) -> IssuerStatus {
+fn issuer(config: &IssuerConfig, view: &View) -> IssuerStatus {
     let (url, discovery) = match &config.endpoint {
         TokenEndpoint::Discovery(url) => (url, true),
         TokenEndpoint::Url(url) => (url, false),
     };
     // All token requests of an issuer use the same credential.
-    let standby = credentials.iter().any(|it| it.issuer.name == config.name && it.status.standby);
+    let standby = view.credentials.iter().any(|it| it.issuer.name == config.name && it.status.standby);
     IssuerStatus {
         name: config.name.to_string(),
         url: endpoint(url),
@@ -579,6 +596,18 @@ fn issuer(config: &IssuerConfig, credentials: &[CredentialView]) -> IssuerStatus
         grant_type: config.grant_type.clone(),
         credential: if standby { "standby" } else { "current" },
         scopes: config.scopes.iter().cloned().collect(),
+        budget: view.balances.get(&config.name).map(|balance| budget(balance, view.now)),
+    }
+}
+
+fn budget(balance: &Balance, now: SystemTime) -> BudgetStatus {
+    let waits = (balance.remaining == 0).then_some(balance.next);
+    BudgetStatus {
+        requests: balance.budget.requests,
+        per_seconds: balance.budget.per.as_secs(),
+        shared: balance.shared,
+        remaining: balance.remaining,
+        next_request_at: waits.and_then(|wait| now.checked_add(wait)).map(Time),
     }
 }
 

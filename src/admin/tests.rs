@@ -27,7 +27,7 @@ use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Peer, Snapshot, SnapshotCell};
 use crate::secret::Secret;
 use crate::store::{Failing, Gone, GoneKind, Tally};
-use crate::token::{LastError, SharedStatus, SlotStatus};
+use crate::token::{Balance, Budgets, LastError, SharedStatus, SlotStatus};
 
 #[test]
 fn ready_says_which_token_is_missing_and_why() {
@@ -102,6 +102,23 @@ fn ending_is_not_ready() {
     view.draining = true;
     assert!(!view.ready());
     assert_eq!(health::text(&view, false), "not ready\n[-] shutdown: the process is ending\n");
+}
+
+#[test]
+fn status_tells_what_is_left_of_a_budget() {
+    let mut view = view(Vec::new());
+    let told = |view: &View| serde_json::to_value(status(view)).unwrap()["issuers"][0]["budget"].clone();
+    assert_eq!(
+        told(&view),
+        serde_json::json!({
+            "requests": 3, "per_seconds": 3600, "shared": true, "remaining": 0,
+            "next_request_at": "2027-01-15T08:01:30Z",
+        })
+    );
+    view.balances.get_mut("corp").unwrap().remaining = 1;
+    assert_eq!((told(&view)["remaining"].as_u64(), &told(&view)["next_request_at"]), (Some(1), &Value::Null));
+    view.balances.clear();
+    assert_eq!(told(&view), Value::Null);
 }
 
 #[test]
@@ -584,6 +601,7 @@ fn view(credentials: Vec<CredentialView>) -> View {
         draining: false,
         missing: Arc::default(),
         credentials,
+        balances: BTreeMap::from([("corp".into(), spent())]),
         traffic: vec![busy(), Traffic::default()],
         unrouted: Traffic { requests: 3, last_failure: Some(failure(404, "no_route")), ..Traffic::default() },
         connections: vec![4],
@@ -591,6 +609,11 @@ fn view(credentials: Vec<CredentialView>) -> View {
         store: None,
         log_lines_dropped: 0,
     }
+}
+
+fn spent() -> Balance {
+    let budget = Budget { requests: 3, per: Duration::from_secs(3600) };
+    Balance { budget, shared: true, remaining: 0, next: Duration::from_secs(90) }
 }
 
 fn busy() -> Traffic {
@@ -635,6 +658,8 @@ fn webhook(problem: Option<&str>) -> WebhookView {
             signature_header: http::HeaderName::from_static("x-seismic-signature"),
             secrets: vec![canary()],
             value: "/delegationUserId".to_owned(),
+            only: Vec::new(),
+            timestamp: "/timestamp".to_owned(),
             store: PathBuf::from("/var/lib/bearerd/seismic.json"),
         }),
         has_value: problem.is_none(),
@@ -667,6 +692,7 @@ fn process() -> Process {
         Arc::new(SystemClock),
         Box::new(Vec::new),
         Arc::default(),
+        Arc::new(Budgets::new(Arc::default(), Arc::new(SystemClock))),
     );
     Process { admin: Arc::new(admin), health, snapshot }
 }

@@ -1,7 +1,7 @@
 //! The data of all pages, read once for each request: tokens and routes ([`View`]), the kernel's numbers about the process, and
 //! when certificates expire ([`Certificates`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +18,11 @@ use crate::aside::Aside;
 use crate::config::{Config, IssuerConfig, Source, WebhookConfig};
 use crate::jose::Certificate;
 use crate::metrics::{
-    CertificateExpiry, Failure, ProcessStats, RouteMetrics, Running, TokenExpiry, TokenFailures,
+    CertificateExpiry, Failure, ProcessStats, RouteMetrics, Running, TokenBudget, TokenExpiry, TokenFailures,
     UpstreamRefusal,
 };
 use crate::store::{Failing, Tally};
-use crate::token::{SlotStatus, TokenSlot};
+use crate::token::{Balance, SlotStatus, TokenSlot};
 
 /// The state of the process at one moment.
 pub(super) struct View {
@@ -36,6 +36,8 @@ pub(super) struct View {
     /// Missing values of listeners and routes.
     pub(super) missing: Arc<Vec<String>>,
     pub(super) credentials: Vec<CredentialView>,
+    /// What issuers with a budget may still be asked, by their names.
+    pub(super) balances: BTreeMap<Arc<str>, Balance>,
     /// In the order of `Config::routes`.
     pub(super) traffic: Vec<Traffic>,
     /// Requests that matched no route.
@@ -153,6 +155,10 @@ impl View {
             }
         }
         let listeners = snapshot.config.listeners.iter();
+        let issuers = snapshot.config.issuers.values();
+        let balance = |issuer: &Arc<IssuerConfig>| {
+            Some((Arc::clone(&issuer.name), admin.budgets.balance(&issuer.name)?))
+        };
         Self {
             now: admin.clock.wall(),
             started_at: admin.started_at,
@@ -163,6 +169,7 @@ impl View {
             draining: admin.health.is_draining(),
             missing: admin.health.missing(),
             credentials: credentials.views,
+            balances: issuers.filter_map(balance).collect(),
             traffic,
             unrouted: Traffic::of(&snapshot.unrouted, None),
             connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
@@ -198,6 +205,16 @@ impl View {
                 })
             })
             .collect()
+    }
+
+    /// For the metrics: one for each issuer that has a budget.
+    pub(super) fn token_budgets(&self) -> Vec<TokenBudget> {
+        let of = |(issuer, balance): (&Arc<str>, &Balance)| TokenBudget {
+            issuer: Arc::clone(issuer),
+            remaining: balance.remaining,
+            limit: balance.budget.requests,
+        };
+        self.balances.iter().map(of).collect()
     }
 
     /// Whether the process is not ending, nothing that requests need is missing, and every credential of a required issuer was

@@ -214,6 +214,8 @@ impl Control {
         // From here on nothing fails.
         let room = Room::of(config);
         room.take();
+        self.shared.tokens.use_store(config.store.as_ref());
+        self.shared.tokens.use_budgets(config.issuers.values());
         let parts = Parts { tokens: &self.shared.tokens, metrics: &self.shared.metrics, changed };
         let mut snapshot = build(config, Some(&before), &parts);
         snapshot.tracer = tracer;
@@ -234,7 +236,6 @@ impl Control {
         if let Some(log) = &self.log {
             log.apply(&config.log);
         }
-        self.shared.tokens.use_store(config.store.as_ref());
         self.programs.keep_fresh(config);
         self.renew_slots(cause, &before, &snapshot);
         let missing = config::missing_values(config);

@@ -88,6 +88,7 @@ fn described(preset: &Preset) -> Value {
             "about": var.about,
             "example": var.example,
             "default": var.default,
+            "env": var.env,
         })).collect::<Vec<_>>(),
         "needs": keys(&preset.needs),
         "options": keys(&preset.options),
@@ -145,22 +146,25 @@ fn issuer(text: &mut String, preset: &Preset) {
     }
 }
 
-/// Vars with a default are explained in a comment and left out.
+/// Vars that may be left out are explained in a comment and left out.
 fn vars(text: &mut String, vars: &[PresetVar]) {
     if vars.is_empty() {
         return;
     }
     text.push('\n');
     for var in vars {
-        let default = match var.default.as_deref() {
-            Some("") => ". Optional".to_owned(),
-            Some(default) => format!(". Optional: {default} where it is left out"),
-            None => String::new(),
+        let variable = var.env.iter().map(|name| format!("the environment variable {name}"));
+        let default = var.default.iter().filter(|default| !default.is_empty()).cloned();
+        let otherwise = variable.chain(default).collect::<Vec<_>>().join(", else ");
+        let default = match otherwise.as_str() {
+            _ if var.is_needed() => String::new(),
+            "" => ". Optional".to_owned(),
+            otherwise => format!(". Optional: {otherwise} where it is left out"),
         };
         comment(text, &format!("{}: {}{default}", var.name, var.about));
     }
     let given = |wanted: bool| -> Vec<String> {
-        let of = vars.iter().filter(|var| var.default.is_none() == wanted);
+        let of = vars.iter().filter(|var| var.is_needed() == wanted);
         of.map(|var| format!("{} = {}", var.name, quoted(&var.example))).collect()
     };
     let (needed, optional) = (given(true), given(false));
@@ -448,7 +452,7 @@ mod tests {
             assert_eq!(issuer["preset"].as_str(), Some(preset.name));
             for var in &preset.vars {
                 let given = issuer.get("vars").is_some_and(|vars| vars.get(&var.name).is_some());
-                assert_eq!(given, var.default.is_none(), "{}: {text}", var.name);
+                assert_eq!(given, var.is_needed(), "{}: {text}", var.name);
             }
             for option in &preset.options {
                 assert!(text.contains(&format!("\n# {} = ", option.key)), "{text}");

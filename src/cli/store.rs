@@ -18,18 +18,32 @@ use crate::clock::{SystemClock, rfc3339};
 use crate::config::{Config, IssuerConfig, StoreConfig};
 use crate::issuer::Issuer;
 use crate::store::{Entry, Gone, Listed, Store};
-use crate::token::is_shared;
+use crate::token::{balance_in_store, is_shared};
 
-/// What the store holds, as `--output json` shows it (docs/fleet.md).
+/// What the store holds, as `--output json` shows it (docs/store.md).
 #[derive(Debug, Serialize)]
 struct Contents {
     /// Where the store is.
     store: String,
     tokens: Vec<Token>,
+    budgets: Vec<Budget>,
     /// Issuers of the config whose tokens are never stored.
     not_shared: Vec<String>,
     /// Entries of another config, key, or version.
     other_entries: usize,
+}
+
+/// What all replicas together have left of an issuer's `budget`.
+#[derive(Debug, Serialize)]
+struct Budget {
+    issuer: String,
+    /// As in the config.
+    requests: u32,
+    /// The span of `requests`, in seconds.
+    per: u64,
+    remaining: u32,
+    /// Seconds until one more request is possible; 0: now.
+    next_in: u64,
 }
 
 /// One token that the config can use.
@@ -129,9 +143,10 @@ fn names(store: &Store, issuer: &Arc<IssuerConfig>, wanted: &Wanted) -> Result<c
 
 async fn contents(config: &Config, store: &Store) -> Result<Contents, Gone> {
     let mut listed = store.list().await?;
-    let (mut tokens, mut not_shared) = (Vec::new(), Vec::new());
+    let (mut tokens, mut budgets, mut not_shared) = (Vec::new(), Vec::new(), Vec::new());
     let mut known = BTreeSet::new();
     for issuer in config.issuers.values() {
+        budgets.extend(budget(store, issuer).await?);
         if !is_shared(issuer) {
             not_shared.push(issuer.name.to_string());
             continue;
@@ -147,7 +162,19 @@ async fn contents(config: &Config, store: &Store) -> Result<Contents, Gone> {
         }
     }
     listed.retain(|listed| listed.generation.is_some() && !known.contains(&listed.id));
-    Ok(Contents { store: store.place(), tokens, not_shared, other_entries: listed.len() })
+    Ok(Contents { store: store.place(), tokens, budgets, not_shared, other_entries: listed.len() })
+}
+
+async fn budget(store: &Store, issuer: &IssuerConfig) -> Result<Option<Budget>, Gone> {
+    let Some(budget) = issuer.budget.filter(|_| issuer.shared) else { return Ok(None) };
+    let balance = balance_in_store(store, issuer, budget).await?;
+    Ok(Some(Budget {
+        issuer: issuer.name.to_string(),
+        requests: budget.requests,
+        per: budget.per.as_secs(),
+        remaining: balance.remaining,
+        next_in: whole_seconds(balance.next),
+    }))
 }
 
 fn token(issuer: &IssuerConfig, wanted: Wanted, entry: Option<&Entry>, lease: Option<&Listed>) -> Token {
@@ -172,6 +199,9 @@ fn token(issuer: &IssuerConfig, wanted: Wanted, entry: Option<&Entry>, lease: Op
 fn write(out: &mut String, contents: &Contents) -> fmt::Result {
     for shown in &contents.tokens {
         write_token(out, shown)?;
+    }
+    for shown in &contents.budgets {
+        write_budget(out, shown)?;
     }
     for issuer in &contents.not_shared {
         writeln!(
@@ -220,6 +250,22 @@ fn write_token(out: &mut String, token: &Token) -> fmt::Result {
         line("leased", &format!("a bearerd fetches the next one; its lease lasts for {leased} ms"))?;
     }
     writeln!(out)
+}
+
+/// Rounded up.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
+fn write_budget(out: &mut String, budget: &Budget) -> fmt::Result {
+    let Budget { issuer, requests, per, remaining, next_in } = budget;
+    let per = humantime::format_duration(Duration::from_secs(*per));
+    write!(out, "budget of issuer {issuer}: {remaining} of {requests} token requests per {per} are left")?;
+    if *remaining == 0 {
+        let next = humantime::format_duration(Duration::from_secs(*next_in));
+        write!(out, "; the next one is possible in {next}")?;
+    }
+    writeln!(out, "\n")
 }
 
 fn state(token: &Token) -> &'static str {

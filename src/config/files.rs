@@ -28,6 +28,7 @@ pub const LARGEST_CONFIG: u64 = 16 << 20;
 
 static THREADS: Aside = Aside::new("files", 64);
 static READS: Bounded<Arc<Contents>> = Bounded::new();
+static READS_BELOW: Bounded<Arc<Contents>> = Bounded::new();
 static STATES: Bounded<Metadata> = Bounded::new();
 static LISTS: Bounded<Vec<String>> = Bounded::new();
 static FOLDERS: Bounded<u64> = Bounded::new();
@@ -66,6 +67,28 @@ pub struct Contents {
 /// There is no such file, it is not a regular file, it is larger, or reading it takes too long.
 pub fn read(path: &Path, limit: u64) -> io::Result<Arc<Contents>> {
     READS.get(path, move |path| read_regular(path, limit).map(Arc::new))
+}
+
+/// Reads a regular file of at most `limit` bytes that somebody else named. With all links followed, it must be below
+/// `folder`, and its name must end with `suffix`.
+///
+/// # Errors
+/// As [`read`], and the file is somewhere else.
+pub fn read_below(folder: &Path, path: &Path, suffix: &str, limit: u64) -> io::Result<Arc<Contents>> {
+    let (folder, suffix) = (folder.to_owned(), suffix.to_owned());
+    READS_BELOW.get(path, move |path| {
+        if !path.is_absolute() {
+            return Err(io::Error::other("is not an absolute path"));
+        }
+        let (real, folder) = (path.canonicalize()?, folder.canonicalize()?);
+        if !real.starts_with(&folder) {
+            return Err(io::Error::other(format!("is not below {}", folder.display())));
+        }
+        if !real.as_os_str().as_encoded_bytes().ends_with(suffix.as_bytes()) {
+            return Err(io::Error::other(format!("has a name that does not end with {suffix}")));
+        }
+        read_regular(&real, limit).map(Arc::new)
+    })
 }
 
 /// The metadata of a path, with links followed.
@@ -160,7 +183,9 @@ fn read_regular(path: &Path, limit: u64) -> io::Result<Contents> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected.saturating_add(64)));
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
-        return Err(io::Error::other(format!("is larger than {} MiB", limit >> 20)));
+        let most =
+            if limit >> 20 > 0 { format!("{} MiB", limit >> 20) } else { format!("{} KiB", limit >> 10) };
+        return Err(io::Error::other(format!("is larger than {most}")));
     }
     Ok(Contents { bytes, modified: found.modified().ok() })
 }

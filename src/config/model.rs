@@ -328,6 +328,10 @@ pub struct WebhookConfig {
     pub secrets: Vec<Source>,
     /// Pointer to the value in the payload.
     pub value: String,
+    /// Pointers, and the texts that must be there.
+    pub only: Vec<(String, String)>,
+    /// Pointer to the payload's time.
+    pub timestamp: String,
     /// The file that keeps the value: `{"value": "…", …}`.
     pub store: PathBuf,
 }
@@ -641,6 +645,8 @@ pub struct IssuerConfig {
     pub scopes: Scopes,
     pub params: Params,
     pub headers: Vec<(HeaderName, Source)>,
+    /// Where the server of the token endpoint may have this machine read a key file, to prove who asks.
+    pub challenge_folder: Option<PathBuf>,
     /// Signs JWTs; the client's key of `tls_client_auth`.
     pub private_key: Option<Source>,
     /// For `x5t`, `x5t#S256`, `x5c`; the client's certificate of `tls_client_auth`.
@@ -855,12 +861,23 @@ pub struct ResponseShape {
     pub token: String,
     pub token_type: String,
     pub expires_in: String,
-    pub expires_at: String,
+    pub expires_at: ExpiresAt,
     pub error: String,
     pub format: ResponseFormat,
     /// Accepted token types, lower case.
     pub token_types: Vec<String>,
     pub statuses: Vec<u16>,
+    /// Header fields, with their values, that a response with a token must have.
+    pub require_headers: Vec<(HeaderName, String)>,
+}
+
+/// `response.expires_at`: what says when the token expires.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExpiresAt {
+    /// The member at this pointer, if there is no `expires_in`.
+    At(String),
+    /// The token's own `exp`, whatever the response says.
+    OwnExp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -868,8 +885,11 @@ pub enum ResponseFormat {
     #[default]
     Json,
     Form,
+    /// The whole body is the token.
+    Text,
 }
 
 impl Words for ResponseFormat {
-    const WORDS: &'static [(&'static str, Self)] = &[("json", Self::Json), ("form", Self::Form)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("json", Self::Json), ("form", Self::Form), ("text", Self::Text)];
 }

@@ -44,12 +44,19 @@ pub struct PresetVar {
     pub example: String,
     /// If there is one, the operator may leave the value out.
     pub default: Option<String>,
+    /// The environment variable that has the value where the operator leaves it out. It goes before the default.
+    pub env: Option<String>,
     /// It is a host name or a part of one. It becomes lower case, with `-` for `_`, and is taken out of
     /// `https://HOST/`.
     pub host: bool,
 }
 
 impl PresetVar {
+    /// The operator must write it.
+    pub fn is_needed(&self) -> bool {
+        self.default.is_none() && self.env.is_none()
+    }
+
     /// An example of how an operator could write it.
     fn written(&self) -> String {
         format!("{} = \"{}\"", self.name, self.example)
@@ -115,6 +122,7 @@ fn read(name: &'static str, text: &'static str) -> Result<Preset, String> {
                 about: parts.text("about")?.ok_or("about is missing")?,
                 example: parts.text("example")?.ok_or("example is missing")?,
                 default: parts.text("default")?,
+                env: parts.text("env")?,
                 host: parts.flag("host")?,
             };
             parts.end().map(|()| var)

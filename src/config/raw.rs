@@ -79,9 +79,21 @@ pub(crate) struct RawWebhook {
     /// JSON pointer to the value in the payload (RFC 6901).
     #[schemars(extend("x-errors" = "missing; not a JSON pointer"))]
     pub value: Option<String>,
+    /// JSON pointers with the text, number or boolean that a payload must have there. bearerd acknowledges any other
+    /// payload and keeps nothing of it.
+    #[schemars(extend("x-errors" = "not a JSON pointer"))]
+    pub only: Option<BTreeMap<String, String>>,
+    /// JSON pointer to the time of the payload, in epoch seconds or milliseconds, or as an RFC 3339 date. A payload that is
+    /// older than the stored value does not replace it.
+    #[schemars(extend("default" = Self::TIMESTAMP, "x-errors" = "not a JSON pointer"))]
+    pub timestamp: Option<String>,
     /// The file that keeps the value.
     #[schemars(extend("x-errors" = "missing; the store of another webhook"))]
     pub store: Option<String>,
+}
+
+impl RawWebhook {
+    pub(crate) const TIMESTAMP: &str = "/timestamp";
 }
 
 /// Limits for callers.
@@ -364,6 +376,10 @@ pub(crate) struct RawIssuer {
     /// More header fields of a token request.
     #[schemars(extend("x-errors" = "`authorization` beside `client_secret_basic`; header fields of the connection", "x-secret" = true))]
     pub headers: Option<BTreeMap<String, RawReference>>,
+    /// The folder of key files of Azure Arc's agent. If a 401 names a file below it (`WWW-Authenticate: Basic
+    /// realm=FILE`), bearerd requests the token again with the file's content.
+    #[schemars(extend("x-errors" = "beside another way to send `authorization`"))]
+    pub challenge_folder: Option<String>,
     /// The key that signs JWTs, and the client's key of tls_client_auth: PKCS#8, PKCS#1, SEC1, JWK, PKCS#12, or a
     /// vendor's key JSON.
     #[schemars(extend("x-errors" = "missing with `private_key_jwt`; if nothing uses it"))]
@@ -389,7 +405,7 @@ pub(crate) struct RawIssuer {
     #[schemars(extend("default" = Self::REFRESH_AT, "exclusiveMinimum" = 0, "maximum" = 1, "x-errors" = "0 or less; more than 1"))]
     pub refresh_at: Option<f64>,
     // Shorter than the lifetime that common issuers grant, so that a wrong guess does little harm.
-    /// A token's lifetime if the issuer does not say.
+    /// A token's lifetime if neither the issuer nor the token (a JWT's `exp`) says it.
     #[schemars(extend("x-errors" = "`0s`"))]
     pub default_lifetime: Lasting<300>,
     /// Timeout of a whole token request, and the longest time that a request waits for a token.
@@ -545,13 +561,14 @@ pub(crate) struct RawResponse {
     /// The token's lifetime in seconds.
     #[schemars(extend("default" = Self::EXPIRES_IN))]
     pub expires_in: Option<String>,
-    /// When the token expires.
+    /// When the token expires, if the response has no lifetime. "jwt": the token's own `exp`, whatever the response says.
     #[schemars(extend("default" = Self::EXPIRES_AT))]
     pub expires_at: Option<String>,
     /// The error code if the issuer refuses.
     #[schemars(extend("default" = Self::ERROR))]
     pub error: Option<String>,
-    /// Format of the response.
+    /// Format of the response. "text": the whole body is the token.
+    #[schemars(extend("x-errors" = "\"text\" beside a pointer to the token, its type, or its lifetime"))]
     pub format: Word<ResponseFormat>,
     /// Accepted token types, case-insensitive.
     #[schemars(extend("default" = [Self::TOKEN_TYPE], "x-errors" = "empty"))]
@@ -559,6 +576,8 @@ pub(crate) struct RawResponse {
     /// Statuses of a response that contains a token.
     #[schemars(extend("default" = [Self::STATUS], "x-errors" = "empty; not 200 to 599"))]
     pub statuses: Option<Vec<u16>>,
+    /// Header fields that a response with a token must have, with their values. Otherwise it is not the issuer's.
+    pub require_headers: Option<BTreeMap<String, String>>,
 }
 
 /// RFC 6749 section 5.1. `expires_on` is a field of Azure's managed identities.
@@ -567,6 +586,8 @@ impl RawResponse {
     pub(crate) const TYPE: &str = "/token_type";
     pub(crate) const EXPIRES_IN: &str = "/expires_in";
     pub(crate) const EXPIRES_AT: &str = "/expires_on";
+    /// The word in `expires_at` for the token's own `exp`.
+    pub(crate) const OWN_EXP: &str = "jwt";
     pub(crate) const ERROR: &str = "/error";
     pub(crate) const TOKEN_TYPE: &str = "Bearer";
     pub(crate) const STATUS: u16 = 200;

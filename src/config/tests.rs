@@ -309,6 +309,8 @@ fn equal_issuers_have_equal_digests_and_others_have_not() {
         digest("client_secret = { file = \"/etc/bearerd/a\" }")
     );
     assert_eq!(digest("tls = { roots = \"bundled\" }"), digest("tls.roots = \"bundled\""));
+    // Tokens stay if their issuer's limit changes.
+    assert_eq!(digest("budget = { requests = 3, per = \"1h\" }"), plain);
     let mut all = vec![
         plain,
         digest("client_secret = { file = \"b\" }"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::credential::{self, ClientCredential, WhichCredential};
-use super::{Issuer, IssuerError};
+use super::{Issuer, IssuerError, gate};
 use crate::clock::SharedClock;
 use crate::config::{Chained, CredentialKey, IssuerConfig};
 use crate::secret::Secret;
@@ -40,7 +40,7 @@ impl ChainedTokens for FreshTokens {
         Box::pin(async move {
             let (config, key) = token.token();
             let issuer = Issuer::new(Arc::clone(config), Arc::clone(&self.0));
-            issuer.fetch_with_tokens(key, self, false).await.map(|grant| grant.token)
+            issuer.fetch_through(&gate::Open, key, self, false).await.map(|grant| grant.token)
         })
     }
 

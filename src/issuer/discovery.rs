@@ -90,7 +90,9 @@ async fn get(
         let connector = connector_to(place, context.config, versions.offer());
         let request =
             request::build_get(place).map_err(|what| context.fail(FailureKind::Credential, what))?;
-        let broken = match exchange::send(&connector, request, DOCUMENT_LIMIT, deadline).await {
+        // A document is no token.
+        let unlimited = std::future::ready(Ok(()));
+        let broken = match exchange::send(&connector, request, DOCUMENT_LIMIT, deadline, unlimited).await {
             Ok(response) => return Ok(response),
             Err(broken) => broken,
         };

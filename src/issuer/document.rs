@@ -30,6 +30,8 @@ pub(super) enum Malformed {
     /// A member that counts is there twice, and which one is meant would be a guess.
     Duplicate,
     NotForm,
+    /// JSON or a page where a bare token was expected.
+    NotText,
 }
 
 impl fmt::Display for Malformed {
@@ -40,6 +42,7 @@ impl fmt::Display for Malformed {
             Self::Syntax { line, column } => write!(f, "invalid JSON (line {line}, column {column})"),
             Self::Truncated => f.write_str("incomplete JSON"),
             Self::Duplicate => f.write_str("JSON that has a member of the token response twice"),
+            Self::NotText => f.write_str("no bare token"),
             Self::NotForm => f.write_str("no form that has each member of the token response once"),
         }
     }
@@ -102,6 +105,19 @@ impl Document {
             }
         }
         Ok(Self(Value::Object(members)))
+    }
+
+    /// Reads a body that is one text, at the pointer "" (RFC 6901 section 5), without the white space around it.
+    pub(super) fn text(bytes: &[u8]) -> Result<Self, Malformed> {
+        let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes).trim_ascii();
+        match bytes.first() {
+            None => return Err(Malformed::Empty),
+            // What begins a page or JSON begins no token.
+            Some(b'<' | b'{' | b'[' | b'"') => return Err(Malformed::NotText),
+            Some(_) => {}
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| Malformed::NotUtf8)?;
+        Ok(Self(Value::String(text.to_owned())))
     }
 
     /// The value at `pointer`. `null` counts as missing.

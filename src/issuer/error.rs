@@ -6,11 +6,13 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::exchange::{self, ExchangeError};
-use crate::redact::Redactor;
+use super::gate::Denied;
 use super::reported::{self, ReportedError};
 use super::response::ClockSkew;
+use crate::clock::rfc3339;
 use crate::config::{HttpUrl, IssuerConfig};
 use crate::net::{ConnectErrorKind, Connector, Hop, dpop};
+use crate::redact::Redactor;
 
 /// The kind of a failure. Decides the response's status, and when bearerd asks the issuer again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub enum FailureKind {
     /// bearerd's own credential cannot be read, for example because a file is missing. bearerd backs off, and asks at
     /// once when it changes.
     Credential,
+    /// The budget of token requests is spent, so the request was not sent. bearerd asks when the next one is possible.
+    Budget,
 }
 
 impl FailureKind {
@@ -36,7 +40,7 @@ impl FailureKind {
     pub fn is_refusal(self) -> bool {
         match self {
             Self::ClientRefused | Self::RequestRefused => true,
-            Self::Unusable | Self::Unavailable | Self::Timeout | Self::Credential => false,
+            Self::Unusable | Self::Unavailable | Self::Timeout | Self::Credential | Self::Budget => false,
         }
     }
 
@@ -49,6 +53,7 @@ impl FailureKind {
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",
             Self::Credential => "credential",
+            Self::Budget => "budget",
         }
     }
 }
@@ -67,7 +72,8 @@ pub struct IssuerError {
     /// The OAuth `error` code, at most 64 printable characters.
     pub code: Option<String>,
     pub http_status: Option<u16>,
-    /// From `Retry-After` (seconds or a date), at most 5 min.
+    /// From `Retry-After` (seconds or a date), at most 5 min. With [`FailureKind::Budget`], how long until the next request is
+    /// possible.
     pub retry_after: Option<Duration>,
     /// The IDs under which the issuer knows the request, for its support: `trace_id=… x-request-id=…`, at most 128
     /// printable characters. For the log and `/status`, not for callers.
@@ -244,7 +250,14 @@ impl<'a> ErrorContext<'a> {
         reported: &ReportedError,
         retry_after: Option<Duration>,
     ) -> IssuerError {
-        let kind = classify(status, reported.code.as_deref());
+        let kind = if reported.names_no_identity()
+            && status.is_client_error()
+            && status != StatusCode::TOO_MANY_REQUESTS
+        {
+            FailureKind::ClientRefused
+        } else {
+            classify(status, reported.code.as_deref())
+        };
         let code = reported.code.as_deref().and_then(|code| self.redactor.show_code(code));
         let status_alone = format!("responded {}", status.as_u16());
         let mut what = status_alone.clone();
@@ -270,6 +283,22 @@ impl<'a> ErrorContext<'a> {
             Some(apart) => error.advise(&apart),
             None => error,
         }
+    }
+
+    /// The key file of a challenge was not read. `what` names it.
+    pub(super) fn no_key_file(&self, what: &str) -> IssuerError {
+        let said = self.redactor.show(what, DESCRIPTION_LIMIT).unwrap_or_else(|| WITHHELD.to_owned());
+        let name = &self.config.name;
+        let error = self.fail_quoting(
+            FailureKind::Credential,
+            format_args!("responded 401, and {said}"),
+            "responded 401, and the key file that it named was not read",
+        );
+        let remedy = format!(
+            "let the user that runs bearerd read the agent's key files (for Azure Arc, the group himds), or check \
+             challenge_folder of [issuer.{name}]"
+        );
+        IssuerError { http_status: Some(401), ..error.advise(&remedy) }
     }
 
     /// The response's own words, in parentheses.
@@ -335,6 +364,7 @@ impl<'a> ErrorContext<'a> {
                     None => failed,
                 }
             }
+            ExchangeError::Denied(denied) => self.over_budget(denied),
             ExchangeError::NotHttp(error) => self
                 .fail_quoting(
                     FailureKind::Unusable,
@@ -366,6 +396,28 @@ impl<'a> ErrorContext<'a> {
                     "bearerd asks again; check the issuer's own log, and what is between it and this machine",
                 ),
         }
+    }
+
+    fn over_budget(&self, denied: &Denied) -> IssuerError {
+        let Denied { budget, shared, next, at } = denied;
+        let name = &self.config.name;
+        let requests = if budget.requests == 1 { "token request" } else { "token requests" };
+        let (who, fewer) = if *shared {
+            ("all replicas together", "scopes, routes, or replicas")
+        } else {
+            ("this process", "scopes or routes, or one [store] for all replicas")
+        };
+        let what = format!(
+            "was not asked, because {who} spent the budget of {} {requests} per {}; the next one is possible at {}",
+            budget.requests,
+            humantime::format_duration(budget.per),
+            rfc3339(*at)
+        );
+        let remedy = format!(
+            "raise budget of [issuer.{name}] if the issuer allows more, or request fewer tokens: fewer {fewer}"
+        );
+        let error = self.fail(FailureKind::Budget, what).advise(&remedy);
+        IssuerError { retry_after: Some(*next), ..error }
     }
 
     /// A TLS server's response to a plain request is not HTTP.

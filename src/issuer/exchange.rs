@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use super::gate::Denied;
 use crate::net::{ConnectError, Connector, Http2Failure, Offer, http2_failure};
 
 /// The largest header section of a response, in bytes.
@@ -75,6 +76,8 @@ pub(super) enum ExchangeError {
         doing: &'static str,
     },
     Connect(ConnectError),
+    /// The connection was there, and the request must not be sent.
+    Denied(Denied),
     /// The response is not HTTP.
     NotHttp(hyper::Error),
     /// The connection ended before the response's header section.
@@ -102,18 +105,20 @@ pub(super) enum BodyError {
 }
 
 /// Connects, sends `request`, whose target is absolute, and reads the response. The connection is closed afterwards in
-/// any case.
+/// any case. `permit` is asked for between connecting and sending, so that an attempt without a connection spends nothing.
 pub(super) async fn send(
     connector: &Connector,
     request: Request<Full<Bytes>>,
     limit: usize,
     deadline: Deadline,
+    permit: impl Future<Output = Result<(), Denied>>,
 ) -> Result<IssuerResponse, ExchangeError> {
     let connecting = deadline.after_the_connector().hold(CONNECTING, connector.connect());
     let connected = connecting.await?.map_err(ExchangeError::Connect)?;
+    deadline.hold("asking whether the budget allows it", permit).await?.map_err(ExchangeError::Denied)?;
     let tls = connected.stream.tls_failure();
     over(connected.stream, connected.http2, request, limit, deadline).await.map_err(|broken| match broken {
-        ExchangeError::Timeout { .. } | ExchangeError::Connect(_) => broken,
+        ExchangeError::Timeout { .. } | ExchangeError::Connect(_) | ExchangeError::Denied(_) => broken,
         // With TLS 1.3, the server refuses the client certificate only now.
         broken => tls.told(connector.who()).map_or(broken, ExchangeError::Connect),
     })
@@ -260,6 +265,8 @@ where
 pub(super) enum RepeatReason {
     /// The issuer sent the nonce that it requires in the DPoP proof.
     WithNonce,
+    /// The issuer named the key file whose content it requires.
+    WithKeyFile,
     /// Over HTTP/2, the issuer says that it has not processed the request.
     NotProcessed,
     /// Over HTTP/2, the issuer requires HTTP/1.1.
@@ -273,6 +280,7 @@ impl RepeatReason {
             ExchangeError::NeedsHttp1(_) => Some(Self::OverHttp1),
             ExchangeError::Timeout { .. }
             | ExchangeError::Connect(_)
+            | ExchangeError::Denied(_)
             | ExchangeError::NotHttp(_)
             | ExchangeError::Closed(_) => None,
         }

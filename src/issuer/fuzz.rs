@@ -24,6 +24,10 @@ pub(super) fn response(bytes: &[u8]) {
     if choice & 1 == 1 {
         config.response.format = ResponseFormat::Form;
     }
+    if choice & 64 == 64 {
+        config.response.format = ResponseFormat::Text;
+        config.response.token = String::new();
+    }
     let status = match (choice >> 1) & 7 {
         0..=3 => StatusCode::OK,
         4 => StatusCode::BAD_REQUEST,

@@ -33,6 +33,8 @@ pub(super) struct Inputs {
     /// Sorted by name.
     pub(super) params: Vec<(String, Value)>,
     pub(super) headers: Vec<(HeaderName, Arc<Secret>)>,
+    /// The content of the key file that the server named.
+    pub(super) challenge_key: Option<Secret>,
     /// The prepared assertion of the config.
     assertion: Option<Arc<Secret>>,
     client_jwt: Option<JwtTemplate>,
@@ -90,6 +92,7 @@ impl Inputs {
         let mut inputs = Self {
             params: reader.members(&key.params)?,
             headers: reader.headers(&config.headers)?,
+            challenge_key: None,
             assertion: reader.assertion(config)?,
             client_id,
             client_secret,
@@ -149,6 +152,12 @@ impl Inputs {
         if let (Some(source), Some(assertion)) = (&config.assertion, &self.assertion) {
             self.remarks.extend(assertion::expired(assertion, &source.place(), now));
         }
+    }
+
+    /// From here on, requests have this key.
+    pub(super) fn answer_challenge(&mut self, key: Secret) {
+        self.redactor.add(&key);
+        self.challenge_key = Some(key);
     }
 
     /// Signs what this attempt needs. The redactor knows the results from then on.

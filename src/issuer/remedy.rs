@@ -12,6 +12,9 @@ use crate::net::dpop;
 /// RFC 8693 section 2.1.
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
+/// Parameters that name one of a machine's identities.
+const IDENTITY_PARAMS: [&str; 4] = ["object_id", "principal_id", "msi_res_id", "mi_res_id"];
+
 /// The advice if a value of our own cannot be read. `what` names the place.
 pub(super) fn unreadable(issuer: &str, what: &str) -> String {
     if what.contains(": program ") {
@@ -33,9 +36,39 @@ impl ErrorContext<'_> {
     pub(super) fn remedy(&self, status: StatusCode, reported: &ReportedError) -> String {
         let description = reported.description.as_deref();
         let known = description.and_then(|text| self.known_cause(text));
+        let known = known.or_else(|| self.identity(reported));
         let known = known.or_else(|| self.by_words(status, reported.code.as_deref(), description?));
         let known = known.or_else(|| self.plain_http_refused(reported));
         known.or_else(|| self.by_code(status, reported)).unwrap_or_else(|| self.by_status(status, reported))
+    }
+
+    /// A metadata service does not know which identity is meant.
+    fn identity(&self, reported: &ReportedError) -> Option<String> {
+        if !reported.names_no_identity() {
+            return None;
+        }
+        let said = reported.description.as_deref()?.to_ascii_lowercase();
+        let issuer = format!("[issuer.{}]", self.config.name);
+        Some(if said.contains("multiple") {
+            format!("choose one of the machine's identities by client_id of {issuer}")
+        } else if said.contains("service account") {
+            "attach a service account to this machine, in its settings at the cloud".to_owned()
+        } else if self.names_identity() {
+            format!(
+                "assign this identity to the machine or app at the cloud, or check the one that client_id or params of \
+                 {issuer} names"
+            )
+        } else {
+            format!(
+                "switch on the machine's or app's own identity at the cloud, or name one that is assigned to it: \
+                 client_id of {issuer}"
+            )
+        })
+    }
+
+    fn names_identity(&self) -> bool {
+        let config = self.config;
+        config.client_id.is_some() || IDENTITY_PARAMS.iter().any(|&name| config.params.contains_key(name))
     }
 
     /// Go's servers and nginx respond in plain HTTP to a plain request on a TLS port.
@@ -182,6 +215,11 @@ impl ErrorContext<'_> {
     /// The keys that identify and authenticate the client.
     fn check_client(&self) -> String {
         let config = self.config;
+        if config.challenge_folder.is_some() {
+            return "check the agent on this machine, which did not accept the content of its own key file (for Azure Arc: \
+                    azcmagent show)"
+                .to_owned();
+        }
         let mut text = config.client_auth.method.remedy(config);
         if config.basic.is_some() {
             text.push_str(", and the user and password of basic");

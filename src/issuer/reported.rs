@@ -39,6 +39,16 @@ const TRACES: [(&str, &str); 6] = [
 /// Codes that say only that there is an error.
 const EMPTY_CODES: [&str; 5] = ["failure", "failed", "fail", "error", "about:blank"];
 
+/// What metadata services say if there is no such identity: Azure's of virtual machines and of App Service, and Google's.
+const NO_IDENTITY: [&str; 6] = [
+    "identity not found",
+    "identity not assigned",
+    "multiple user assigned identities exist",
+    "no user assigned or delegated managed identity found",
+    "no msi found",
+    "service account not enabled",
+];
+
 /// The most sentences that are kept.
 const TEXTS_LIMIT: usize = 3;
 /// The most entries of a list that are examined.
@@ -121,6 +131,12 @@ impl ReportedError {
             text: None,
             html: false,
         }
+    }
+
+    /// A metadata service has no identity for this machine, or not the one that the request names.
+    pub(super) fn names_no_identity(&self) -> bool {
+        let said = self.description.as_deref().unwrap_or_default().to_ascii_lowercase();
+        NO_IDENTITY.iter().any(|words| said.contains(words))
     }
 
     /// There is a code or a description.

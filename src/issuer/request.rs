@@ -116,7 +116,10 @@ fn authorization(
             let id = inputs.client_id.as_deref().unwrap_or(&empty);
             basic(id, inputs.client_secret.as_deref().unwrap_or(&empty), config.client_auth.encoding)
         }
-        _ => bearer.map(bearer_value).transpose(),
+        _ => match (&inputs.challenge_key, bearer) {
+            (Some(key), _) => with_scheme(b"Basic ", key).map(Some),
+            (None, bearer) => bearer.map(|jwt| with_scheme(b"Bearer ", jwt)).transpose(),
+        },
     }
 }
 
@@ -405,12 +408,12 @@ fn basic_value(id: &Secret, secret: &Secret, encoding: BasicEncoding) -> Option<
     sensitive(Secret::from(value))
 }
 
-/// The `Authorization` value with a JWT that bearerd signed (RFC 6750 section 2.1).
-fn bearer_value(jwt: &Secret) -> Result<HeaderValue, String> {
-    let mut value = Vec::with_capacity(jwt.expose().len() + 7);
-    value.extend_from_slice(b"Bearer ");
-    value.extend_from_slice(jwt.expose());
-    sensitive(Secret::new(value)).ok_or_else(|| "a header field cannot contain the JWT".to_owned())
+/// The `Authorization` value with a JWT that bearerd signed (RFC 6750 section 2.1), or with a key file's content.
+fn with_scheme(scheme: &[u8], secret: &Secret) -> Result<HeaderValue, String> {
+    let mut value = Vec::with_capacity(scheme.len() + secret.expose().len());
+    value.extend_from_slice(scheme);
+    value.extend_from_slice(secret.expose());
+    sensitive(Secret::new(value)).ok_or_else(|| "a header field cannot contain the JWT or the key".to_owned())
 }
 
 /// A header value that owns its secret and stays out of HPACK's tables and of `Debug`. `None`: it contains characters

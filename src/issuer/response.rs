@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use serde_json::{Map, Value};
 
 use super::document::{Document, Malformed, beside};
@@ -16,7 +16,7 @@ use super::exchange::{BodyError, IssuerResponse};
 use crate::redact::Redactor;
 use super::reported::{self, ReportedError};
 use super::{FailureKind, Grant, IssuerError};
-use crate::config::{LONGEST_LIFETIME, ResponseFormat, ResponseShape, Scopes};
+use crate::config::{ExpiresAt, LONGEST_LIFETIME, ResponseFormat, ResponseShape, Scopes};
 use crate::net::dpop;
 use crate::secret::{MASK, Secret};
 
@@ -118,7 +118,8 @@ fn refused(response: &IssuerResponse, context: &ErrorContext<'_>, asked: &SentRe
     };
     // Servers that respond with forms still report errors as JSON.
     let as_json = ResponseShape { format: ResponseFormat::Json, ..shape.clone() };
-    let mut document = parse(body, &as_json).or_else(|_| parse(body, shape)).ok();
+    let form = |shape: &&ResponseShape| shape.format == ResponseFormat::Form;
+    let mut document = parse(body, &as_json).ok().or_else(|| parse(body, Some(shape).filter(form)?).ok());
     let token = document.as_mut().and_then(|document| document.take_secret(&shape.token));
     let mut reported = ReportedError::read(status, &response.headers, body, document.as_ref(), shape);
     // Servers with their own error bodies report it in the header field of RFC 9449 section 8.
@@ -147,6 +148,15 @@ fn accepted(
         let coding = context.redactor.show_code(&coding).unwrap_or_default();
         let what = format!("a body in content-encoding {coding}, although bearerd asks for identity");
         return Err(unusable((what, Some("the error is the issuer's".to_owned()))));
+    }
+    if let Some((name, value)) = missing_header(&headers, shape) {
+        let what = format!("no header field {name}: {value}, so it is not the server that bearerd asked");
+        let remedy = format!(
+            "check {} of [issuer.{}], and what is between it and this machine",
+            context.endpoint_key(),
+            context.config.name
+        );
+        return Err(unusable((what, Some(remedy))));
     }
     let body = body.map_err(|lost| match lost {
         BodyError::TooLarge(limit) => {
@@ -186,6 +196,13 @@ fn accepted(
     Ok((grant(token, token_type, &document, context, asked, &mut notes), notes))
 }
 
+/// The first of `response.require_headers` that the response does not have.
+fn missing_header<'s>(headers: &HeaderMap, shape: &'s ResponseShape) -> Option<&'s (HeaderName, String)> {
+    let is_there =
+        |(name, value): &&(HeaderName, String)| headers.get_all(name).iter().any(|there| there == value);
+    shape.require_headers.iter().find(|required| !is_there(required))
+}
+
 /// What is wrong with a response, and what to do about it.
 type UnusableReason = (String, Option<String>);
 
@@ -213,23 +230,8 @@ fn grant(
     notes: &mut Vec<ResponseWarning>,
 ) -> Grant {
     let shape = &context.config.response;
-    let expires_at = document.get(&shape.expires_at).and_then(parse_expires_at);
-    // The issuer's clock chose that time, so if the clocks differ, it is converted.
-    let expires_at = match context.skew {
-        Some(skew) => expires_at.and_then(|at| skew.by_our_clock(at)),
-        None => expires_at,
-    };
-    let claimed = document.get(&shape.expires_in);
-    let expires_in = claimed.and_then(parse_expires_in);
-    if expires_in.is_none() && (claimed.is_some() || expires_at.is_none()) {
-        notes.push(if claimed.is_some() {
-            ResponseWarning::LifetimeUnreadable
-        } else {
-            ResponseWarning::LifetimeMissing
-        });
-    }
-    // A duration goes before a point in time, because it does not depend on the issuer's clock.
-    let expires_at = expires_at.filter(|_| expires_in.is_none());
+    let claims = token.expose_str().and_then(claims_of);
+    let (expires_in, expires_at) = expiry(document, claims.as_ref(), context, notes);
     let scope = scope_in(document, shape).and_then(|scope| context.redactor.show(&scope, SCOPE_LIMIT));
     if let Some(scope) = &scope {
         let granted: BTreeSet<&str> = scope.split_whitespace().collect();
@@ -239,7 +241,9 @@ fn grant(
             notes.push(ResponseWarning::Narrower(missing));
         }
     }
-    let audience = token.expose_str().map_or(Audience::Unknown, |token| audience_of(token, context.redactor));
+    let audience = token.expose_str().zip(claims.as_ref());
+    let audience =
+        audience.map_or(Audience::Unknown, |(token, claims)| audience_of(token, claims, context.redactor));
     Grant {
         token,
         token_type,
@@ -252,6 +256,33 @@ fn grant(
     }
 }
 
+/// The token's lifetime, or else when it expires.
+fn expiry(
+    document: &Document,
+    claims: Option<&Map<String, Value>>,
+    context: &ErrorContext<'_>,
+    notes: &mut Vec<ResponseWarning>,
+) -> (Option<Duration>, Option<SystemTime>) {
+    let shape = &context.config.response;
+    let own_exp = claims.and_then(|claims| parse_exp(claims.get("exp")?));
+    let claimed = document.get(&shape.expires_in);
+    let stated = claimed.and_then(parse_expires_in);
+    let (expires_in, expires_at) = match &shape.expires_at {
+        ExpiresAt::OwnExp => (stated.filter(|_| own_exp.is_none()), own_exp),
+        // A duration goes before a point in time, because it does not depend on the issuer's clock.
+        ExpiresAt::At(_) if stated.is_some() => (stated, None),
+        ExpiresAt::At(pointer) => (None, document.get(pointer).and_then(parse_expires_at).or(own_exp)),
+    };
+    if claimed.is_some() && stated.is_none() {
+        notes.push(ResponseWarning::LifetimeUnreadable);
+    } else if expires_in.is_none() && expires_at.is_none() {
+        notes.push(ResponseWarning::LifetimeMissing);
+    }
+    // The issuer's clock chose that time, so if the clocks differ, it is converted.
+    let by_our_clock = |at| context.skew.map_or(Some(at), |skew| skew.by_our_clock(at));
+    (expires_in, expires_at.and_then(by_our_clock))
+}
+
 /// Other parts of a response may repeat the token.
 fn with_token(redactor: &Redactor, token: Option<&Secret>) -> Redactor {
     let mut redactor = redactor.clone();
@@ -261,20 +292,18 @@ fn with_token(redactor: &Redactor, token: Option<&Secret>) -> Redactor {
 
 fn parse(body: &[u8], shape: &ResponseShape) -> Result<Document, Malformed> {
     let (description, scope) = (beside(&shape.error, "error_description"), beside(&shape.token, "scope"));
-    let pointers = [
-        &shape.token,
-        &shape.token_type,
-        &shape.expires_in,
-        &shape.expires_at,
-        &shape.error,
-        &description,
-        &scope,
-    ]
-    .map(String::as_str);
+    let expires_at = match &shape.expires_at {
+        ExpiresAt::At(pointer) => pointer,
+        ExpiresAt::OwnExp => "",
+    };
+    let pointers =
+        [&shape.token, &shape.token_type, &shape.expires_in, expires_at, &shape.error, &description, &scope];
     match shape.format {
         // Newer versions of servers that used forms respond with JSON.
         ResponseFormat::Form if !is_object(body) => Document::form(body, &pointers),
-        ResponseFormat::Json | ResponseFormat::Form => Document::json(body, &pointers),
+        // JSON here is an error.
+        ResponseFormat::Text if !is_object(body) => Document::text(body),
+        ResponseFormat::Json | ResponseFormat::Form | ResponseFormat::Text => Document::json(body, &pointers),
     }
 }
 
@@ -288,11 +317,14 @@ fn usable_token(
     context: &ErrorContext<'_>,
 ) -> Result<Secret, UnusableReason> {
     let at = &context.config.response.token;
-    let remedy = || Some(format!("check response.token of [issuer.{}]", context.config.name));
+    let whole = context.config.response.format == ResponseFormat::Text;
+    let key = if whole { "format" } else { "token" };
+    let remedy = || Some(format!("check response.{key} of [issuer.{}]", context.config.name));
     let token = token.ok_or_else(|| {
         let named = reported::member_list(body).and_then(|named| context.redactor.show(&named, NAMED_LIMIT));
         let named = named.map(|named| format!(" (the response has {named})")).unwrap_or_default();
-        (format!("no token at {at}{named}"), remedy())
+        let what = if whole { "JSON and no bare token".to_owned() } else { format!("no token at {at}") };
+        (format!("{what}{named}"), remedy())
     })?;
     match token.expose() {
         [] => Err((format!("an empty token at {at}"), remedy())),
@@ -319,7 +351,8 @@ fn usable_type(
     let accepted = |kind: &str| shape.token_types.iter().any(|accepted| accepted.eq_ignore_ascii_case(kind));
     let found = match document.get(&shape.token_type) {
         None => {
-            notes.push(ResponseWarning::TypeMissing);
+            // A bare token has no type beside it.
+            notes.extend((shape.format != ResponseFormat::Text).then_some(ResponseWarning::TypeMissing));
             "Bearer"
         }
         Some(Value::String(found)) => found,
@@ -383,6 +416,8 @@ fn unreadable_body(
         context.web_page()
     } else if format == ResponseFormat::Json && (is_form(headers) || body.starts_with(b"access_token=")) {
         r#"it is a form; set response.format = "form""#.to_owned()
+    } else if malformed == Malformed::NotText {
+        format!("check response.format of [issuer.{}]", context.config.name)
     } else {
         format!("check {} of [issuer.{}]", context.endpoint_key(), context.config.name)
     };
@@ -428,13 +463,25 @@ fn parse_expires_in(value: &Value) -> Option<Duration> {
 
 /// A point in time from epoch seconds or milliseconds (number or text) or an RFC 3339 date.
 fn parse_expires_at(value: &Value) -> Option<SystemTime> {
-    if let Some(epoch) = number(value) {
-        let seconds = if epoch > MILLISECONDS_FROM { epoch / 1000.0 } else { epoch };
+    match number(value) {
         // Some servers write 0 or a negative number for "unknown".
-        let since = Duration::try_from_secs_f64(seconds).ok().filter(|since| !since.is_zero())?;
-        return UNIX_EPOCH.checked_add(since);
+        Some(epoch) => at_epoch(epoch).filter(|&at| at != UNIX_EPOCH),
+        None => parse_date(value.as_str()?.trim()),
     }
-    parse_date(value.as_str()?.trim())
+}
+
+fn at_epoch(epoch: f64) -> Option<SystemTime> {
+    let seconds = if epoch > MILLISECONDS_FROM { epoch / 1000.0 } else { epoch };
+    UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+/// The latest `exp` that is told apart from a later one, in epoch milliseconds: in the year 5138.
+const LATEST_EXP: f64 = 1e14;
+
+/// The `exp` of a JWT (RFC 7519 section 4.1.4). One that is not positive is in the past, and one that is too large in the
+/// future.
+fn parse_exp(value: &Value) -> Option<SystemTime> {
+    at_epoch(number(value)?.clamp(0.0, LATEST_EXP))
 }
 
 /// The time from `now` until `at`, clamped like [`parse_expires_in`].
@@ -486,9 +533,6 @@ fn parse_date(text: &str) -> Option<SystemTime> {
 
 /// The most bytes of an audience that are shown.
 const NAMES_LIMIT: usize = 128;
-/// A longer part of a token is not read.
-const CLAIMS_LIMIT: usize = 8 * 1024;
-
 /// The `aud` of a JWT (RFC 7519 section 4.1.3), without a check of its signature.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub enum Audience {
@@ -501,19 +545,17 @@ pub enum Audience {
     Named(String),
 }
 
-/// The claims of a JWT (RFC 7519), without a check of its signature. `None`: it is opaque, or too large to look into.
+/// The claims of a JWT in the compact form (RFC 7515 section 3.1), without a check of its signature.
 pub(super) fn claims_of(token: &str) -> Option<Map<String, Value>> {
     let mut parts = token.split('.');
     let (_, claims, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {
         return None;
     };
-    let bytes = URL_SAFE_NO_PAD.decode(Some(claims).filter(|claims| claims.len() <= CLAIMS_LIMIT)?).ok()?;
-    serde_json::from_slice(&bytes).ok()
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
 }
 
-/// The token's audience, as far as it may be shown.
-fn audience_of(token: &str, redactor: &Redactor) -> Audience {
-    let Some(claims) = claims_of(token) else { return Audience::Unknown };
+/// The audience that a token's claims name, as far as it may be shown.
+fn audience_of(token: &str, claims: &Map<String, Value>, redactor: &Redactor) -> Audience {
     let names = match claims.get("aud") {
         Some(Value::String(name)) => name.clone(),
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),

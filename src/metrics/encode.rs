@@ -47,6 +47,8 @@ impl Exposition {
 pub struct Extra {
     /// One for each route that has a token.
     pub token_expiries: Vec<TokenExpiry>,
+    /// One for each issuer that has a budget.
+    pub token_budgets: Vec<TokenBudget>,
     pub log_lines_dropped: u64,
     /// Whether the token store works. `None`: there is none.
     pub store_up: Option<bool>,
@@ -59,6 +61,14 @@ pub struct TokenExpiry {
     pub issuer: Arc<str>,
     pub route: Arc<str>,
     pub at: SystemTime,
+}
+
+/// How many token requests an issuer's budget allows.
+#[derive(Debug, Clone)]
+pub struct TokenBudget {
+    pub issuer: Arc<str>,
+    pub remaining: u32,
+    pub limit: u32,
 }
 
 /// The process as the kernel sees it. `None` if the kernel does not say.
@@ -407,6 +417,30 @@ pub const FAMILIES: &[Family] = &[
         more: ". Absent without `[store]`. While it is 0, each replica fetches its own tokens",
         alert: "it is 0",
         samples: |all, out| each(all.extra.store_up, |up| out.value(&[], u64::from(up))),
+    },
+    Family {
+        name: "bearerd_token_budget_remaining",
+        kind: Kind::Gauge,
+        labels: &["issuer"],
+        unit: "requests",
+        help: "Token requests that the issuer's `budget` allows now, as far as this process knows",
+        more: ". Absent without `budget`. With `[store]`, as the store said last",
+        alert: "it stays under a tenth of `bearerd_token_budget_limit`",
+        samples: |all, out| {
+            each(&all.extra.token_budgets, |of| out.value(&[&of.issuer], u64::from(of.remaining)))
+        },
+    },
+    Family {
+        name: "bearerd_token_budget_limit",
+        kind: Kind::Gauge,
+        labels: &["issuer"],
+        unit: "requests",
+        help: "`requests` of the issuer's `budget`",
+        more: "",
+        alert: "",
+        samples: |all, out| {
+            each(&all.extra.token_budgets, |of| out.value(&[&of.issuer], u64::from(of.limit)))
+        },
     },
     Family {
         name: "bearerd_token_waiters",

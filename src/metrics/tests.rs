@@ -43,6 +43,7 @@ fn extra() -> Extra {
     Extra {
         token_expiries: vec![TokenExpiry { issuer: Arc::clone(&issuer), route: Arc::clone(&route), at }],
         log_lines_dropped: 3,
+        token_budgets: vec![TokenBudget { issuer: Arc::clone(&issuer), remaining: 7, limit: 1000 }],
         store_up: Some(true),
         running: Running {
             ready: true,

@@ -29,6 +29,7 @@ pub enum Code {
     Internal,
     TokenRefused,
     TokenUnavailable,
+    TokenBudget,
     TokenTimeout,
     UpstreamUnreachable,
     UpstreamInvalid,
@@ -38,7 +39,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, in the order of the documentation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BadRequest,
         Self::AuthorizationRefused,
         Self::CallerRefused,
@@ -48,6 +49,7 @@ impl Code {
         Self::Internal,
         Self::TokenRefused,
         Self::TokenUnavailable,
+        Self::TokenBudget,
         Self::TokenTimeout,
         Self::UpstreamUnreachable,
         Self::UpstreamInvalid,
@@ -115,6 +117,12 @@ impl Code {
                 S::SERVICE_UNAVAILABLE,
                 "token_unavailable",
                 "No token is available at the moment",
+                "proxy_internal_response",
+            ),
+            Self::TokenBudget => (
+                S::SERVICE_UNAVAILABLE,
+                "token_budget",
+                "The budget of token requests is spent",
                 "proxy_internal_response",
             ),
             Self::TokenTimeout => {
@@ -208,6 +216,7 @@ impl From<TokenErrorKind> for Code {
             TokenErrorKind::Refused => Self::TokenRefused,
             TokenErrorKind::Unavailable => Self::TokenUnavailable,
             TokenErrorKind::Timeout => Self::TokenTimeout,
+            TokenErrorKind::Budget => Self::TokenBudget,
             TokenErrorKind::Overloaded => Self::Overloaded,
         }
     }
@@ -395,7 +404,7 @@ fn proxy_status(error: &ProxyError) -> HeaderValue {
 fn retry_after(error: &ProxyError) -> Option<u64> {
     match (error.retry_after, error.code) {
         (Some(wait), _) => Some(wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)),
-        (None, Code::TokenUnavailable | Code::Overloaded) => Some(1),
+        (None, Code::TokenUnavailable | Code::TokenBudget | Code::Overloaded) => Some(1),
         (None, _) => None,
     }
 }

@@ -31,8 +31,9 @@ static FOLDER: Aside = Aside::new("store", 4);
 /// How long an operation tries to get the folder's lock. Another process has it for milliseconds.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(2);
-/// The largest file of a record, in bytes: a token of 16 KiB as base64, with its scopes.
-const LARGEST: u64 = 256 * 1024;
+/// The largest file, in bytes: the times of as many token requests as a budget may have, each with its comma. A token of
+/// 16 KiB with its scopes is far smaller.
+const LARGEST: u64 = Budget::MOST_REQUESTS as u64 * 20;
 const TOKEN: &str = "token";
 const BUDGET: &str = "budget";
 /// A file that is being written. Under the lock there is none, unless a process was killed.
@@ -256,7 +257,7 @@ impl Files {
     /// Replaces a file as a whole. Not synced: after a crash of the machine, the tokens are fetched again.
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         // One name for each file is enough under the lock.
-        let new = path.with_added_extension(NEW);
+        let new = being_written(path);
         let create = || options().write(true).create_new(true).open(&new);
         let mut file = match create() {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -382,6 +383,14 @@ impl Files {
     }
 }
 
+/// The file that replaces this one when it is complete.
+fn being_written(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(NEW);
+    name.into()
+}
+
 /// Opens a file of mode 0600, and neither follows a link nor waits for the other end of a pipe.
 fn options() -> OpenOptions {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -502,13 +511,13 @@ mod tests {
         let path = scene.store.files.path(&scene.id, TOKEN);
         let victim = scene.around.path().join("victim");
         fs::write(&victim, "precious").unwrap();
-        symlink(&victim, path.with_added_extension(NEW)).unwrap();
+        symlink(&victim, being_written(&path)).unwrap();
         fs::remove_file(&path).unwrap();
         scene.store_for(LEASE).await;
         fs::remove_file(&path).unwrap();
         symlink(&victim, &path).unwrap();
         assert_eq!(scene.store.claim(&scene.id, NOTHING).await.unwrap_err().kind, GoneKind::Unreachable);
-        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(scene.store.files.content(&victim).unwrap().unwrap(), b"precious");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         let gone = scene.store.claim(&scene.id, NOTHING).await.unwrap_err();

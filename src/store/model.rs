@@ -86,6 +86,16 @@ impl Memory {
         }
     }
 
+    /// Makes every entry last longer than its token, as a clock that goes back does.
+    pub(crate) fn prolong(&self, by: Duration) {
+        for record in self.records.lock().unwrap().values_mut() {
+            if let Some(entry) = record.read(self.now()) {
+                let ends = self.now().after(entry.left + by);
+                record.publish(self.now(), entry.generation, &entry.sealed, ends);
+            }
+        }
+    }
+
     /// A replica's store: its own connection to this memory.
     pub(crate) fn store(self: &Arc<Self>, clock: SharedClock, keys: &[u8]) -> Arc<Store> {
         let key = |byte: &u8| Source::literal(format!("{byte:02x}").repeat(32).as_str());

@@ -148,6 +148,14 @@ impl Window {
         self.0.iter().all(|at| now > at.saturating_add(micros(LONGEST_WINDOW)))
     }
 
+    /// Forgets a request that was taken at this time, and not sent.
+    pub fn give_back(&mut self, at: u64) {
+        if let Some(index) = self.0.iter().rposition(|taken| *taken == at) {
+            self.0.remove(index);
+        }
+    }
+
+    /// What could be taken now.
     pub fn balance(&mut self, now: u64, budget: Budget) -> Spent {
         let per = micros(budget.per);
         // A clock that went back must not keep a time of the future for ever.
@@ -163,3 +171,6 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,7 +140,7 @@ impl Redis {
             let (generation, _, left, leased): Looked =
                 from_redis_value(looked?).map_err(|_| self.nonsense())?;
             let left = duration(left);
-            let generation = left.and(u64::try_from(generation).ok());
+            let generation = left.and_then(|_| u64::try_from(generation).ok());
             let line = Listed { id, generation, left: generation.and(left), leased_for: duration(leased) };
             // It may have expired since.
             if line.generation.is_some() || line.leased_for.is_some() {

@@ -13,6 +13,7 @@ use arc_swap::ArcSwapOption;
 use moka::policy::EvictionPolicy;
 use tokio::runtime::Handle;
 
+use super::budget::{Budgets, IssuerBudget};
 use super::probe::{Connect, Probes};
 use super::shared::{Fetched, SharedSource, Want};
 use super::slot::TokenSlot;
@@ -48,6 +49,7 @@ pub struct TokenCache {
     make_source: MakeSource,
     /// Where tokens are shared, if anywhere.
     store: Arc<StoreCell>,
+    budgets: Arc<Budgets>,
     metrics: Arc<Metrics>,
     control: Handle,
     clock: SharedClock,
@@ -58,15 +60,19 @@ impl TokenCache {
     pub fn new(control: Handle, clock: SharedClock, metrics: Arc<Metrics>, tracers: Arc<TracerCell>) -> Self {
         let issuer_clock = Arc::clone(&clock);
         let issuer_metrics = Arc::clone(&metrics);
+        let store = Arc::new(StoreCell::empty());
+        let budgets = Arc::new(Budgets::new(Arc::clone(&store), Arc::clone(&clock)));
+        let issuer_budgets = Arc::clone(&budgets);
         let make_source = move |config: &Arc<IssuerConfig>| -> Arc<dyn TokenSource> {
             Arc::new(MeteredIssuer {
                 issuer: Issuer::new(Arc::clone(config), Arc::clone(&issuer_clock)),
+                budgets: Arc::clone(&issuer_budgets),
                 metrics: issuer_metrics.issuer(&config.name),
                 tracers: Arc::clone(&tracers),
             })
         };
         let connect: Connect = Box::new(|hop| Box::pin(async move { hop.answers().await }));
-        Self::with_sources(control, clock, metrics, Box::new(make_source), connect)
+        Self { store, budgets, ..Self::with_sources(control, clock, metrics, Box::new(make_source), connect) }
     }
 
     pub(super) fn with_sources(
@@ -84,7 +90,9 @@ impl TokenCache {
             .build();
         let probes = Arc::new(Probes::new(control.clone(), connect));
         let store = Arc::new(StoreCell::empty());
-        Self { slots, issuers: IssuerMap::default(), probes, make_source, store, metrics, control, clock }
+        let budgets = Arc::new(Budgets::new(Arc::clone(&store), Arc::clone(&clock)));
+        let issuers = IssuerMap::default();
+        Self { slots, issuers, probes, make_source, store, budgets, metrics, control, clock }
     }
 
     /// Shares tokens by this store from now on. The same table is the same store, which keeps its connection.
@@ -99,6 +107,18 @@ impl TokenCache {
             self.control.spawn(Store::keep_trying(Arc::downgrade(&store)));
             store
         }));
+    }
+
+    /// Counts token requests by these issuers' budgets from now on.
+    pub fn use_budgets<'a>(&self, issuers: impl Iterator<Item = &'a Arc<IssuerConfig>>) {
+        self.budgets.apply(issuers);
+        let budgets = Arc::clone(&self.budgets);
+        self.control.spawn(async move { budgets.look().await });
+    }
+
+    /// What issuers may still be asked.
+    pub fn budgets(&self) -> Arc<Budgets> {
+        Arc::clone(&self.budgets)
     }
 
     /// Where the store in use is found.
@@ -203,6 +223,14 @@ pub(super) trait TokenSource: Send + Sync + 'static {
     fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32];
     /// See [`Issuer::standby_in_use`].
     fn standby_in_use(&self) -> bool;
+    /// The issuer's budget, if it has one, allows a token request now.
+    fn may_be_asked(&self) -> bool {
+        true
+    }
+    /// Whether to log that the issuer's budget is spent.
+    fn budget_warning_due(&self) -> Option<u64> {
+        None
+    }
     /// Counts a finished token request. `outcome` is a metric label.
     fn requested(&self, outcome: &'static str, took: Duration);
     /// Counts a request that starts to wait.
@@ -218,6 +246,7 @@ pub(super) trait TokenSource: Send + Sync + 'static {
 /// A real issuer with its metrics.
 struct MeteredIssuer {
     pub(super) issuer: Issuer,
+    budgets: Arc<Budgets>,
     pub(super) metrics: Arc<IssuerMetrics>,
     tracers: Arc<TracerCell>,
 }
@@ -225,7 +254,8 @@ struct MeteredIssuer {
 impl TokenSource for MeteredIssuer {
     fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a> {
         Box::pin(async move {
-            let grant = self.issuer.fetch_with_tokens(key, &*want.inner, want.prepared).await;
+            let budget = IssuerBudget { budgets: &self.budgets, issuer: &self.issuer.config().name };
+            let grant = self.issuer.fetch_through(&budget, key, &*want.inner, want.prepared).await;
             grant.map(Fetched::own)
         })
     }
@@ -248,6 +278,14 @@ impl TokenSource for MeteredIssuer {
 
     fn standby_in_use(&self) -> bool {
         self.issuer.standby_in_use()
+    }
+
+    fn may_be_asked(&self) -> bool {
+        self.budgets.balance(&self.issuer.config().name).is_none_or(|balance| balance.remaining > 0)
+    }
+
+    fn budget_warning_due(&self) -> Option<u64> {
+        self.budgets.warning_due(&self.issuer.config().name)
     }
 
     fn requested(&self, outcome: &'static str, took: Duration) {

@@ -14,6 +14,8 @@ const MARGIN_DIVISOR: u32 = 20;
 const RENEWAL_JITTER: f64 = 0.1;
 /// Jitter alone never renews a token before half of its lifetime.
 const EARLIEST_BY_JITTER: f64 = 0.5;
+/// A token that came again is renewed when at least this share of the rest is over.
+const AGAIN_AT: f64 = 0.5;
 /// Smaller steps of the wall clock (NTP) do not cause a renewal.
 const BACKWARD_STEP: Duration = Duration::from_secs(5);
 
@@ -59,7 +61,24 @@ impl Validity {
     /// `refresh_at` is a share of `lifetime`. `chance` in 0 ..= 1 makes the renewal earlier, by up to 10 % of the
     /// lifetime.
     pub(super) fn new(asked: Moment, lifetime: Duration, refresh_at: f64, chance: f64) -> Self {
-        let margin = LONGEST_MARGIN.min(lifetime / MARGIN_DIVISOR);
+        Self::with_margin(asked, lifetime, LONGEST_MARGIN.min(lifetime / MARGIN_DIVISOR), refresh_at, chance)
+    }
+
+    /// The validity of the same token if the issuer gives it out once more, as metadata services do until shortly before
+    /// it expires. `lifetime` is the rest. bearerd asks again when at least half of that is over: each request halves the
+    /// rest, however small `refresh_at` is. The end of the lifetime in which the token is not sent stays as it is.
+    pub(super) fn again(&self, asked: Moment, lifetime: Duration, refresh_at: f64, chance: f64) -> Self {
+        let margin = self.lifetime.saturating_sub(self.sendable_for);
+        Self::with_margin(asked, lifetime, margin, refresh_at.max(AGAIN_AT), chance)
+    }
+
+    fn with_margin(
+        asked: Moment,
+        lifetime: Duration,
+        margin: Duration,
+        refresh_at: f64,
+        chance: f64,
+    ) -> Self {
         let sendable_for = lifetime.saturating_sub(margin);
         let earliest = (refresh_at - RENEWAL_JITTER).max(refresh_at.min(EARLIEST_BY_JITTER));
         let share = refresh_at - (refresh_at - earliest) * chance.clamp(0.0, 1.0);
@@ -134,7 +153,8 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// 60 s after a refusal. Otherwise the issuer's `Retry-After`, clamped to 1 s ..= 5 min (RFC 9110 section 10.2.3).
+    /// 60 s after a refusal. With a spent budget, exactly until the next request is possible. Otherwise the issuer's
+    /// `Retry-After`, clamped to 1 s ..= 5 min (RFC 9110 section 10.2.3).
     /// Otherwise 1, 2, 4 … s, up to 25 % more or less by `chance` in 0 ..= 1, at least 1 s and at most 60 s, or 10 s
     /// without a valid token, or 1 s if the failure took the issuer's timeout.
     ///
@@ -146,6 +166,9 @@ impl Pause {
             return Self::of(PAUSE_AFTER_REFUSAL);
         }
         if let Some(asked_for) = error.retry_after {
+            if error.kind == FailureKind::Budget {
+                return Self::of(asked_for);
+            }
             return Self::of(asked_for.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER));
         }
         let doubled = SHORTEST_PAUSE.saturating_mul(2u32.saturating_pow(in_a_row.saturating_sub(1)));

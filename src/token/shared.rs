@@ -199,6 +199,14 @@ impl TokenSource for SharedSource {
         self.direct.standby_in_use()
     }
 
+    fn may_be_asked(&self) -> bool {
+        self.direct.may_be_asked()
+    }
+
+    fn budget_warning_due(&self) -> Option<u64> {
+        self.direct.budget_warning_due()
+    }
+
     fn requested(&self, outcome: &'static str, took: Duration) {
         self.direct.requested(outcome, took);
     }

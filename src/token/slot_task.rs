@@ -19,7 +19,7 @@ use super::shared::{Fetched, Want};
 use super::slot::{Signals, TokenSlot};
 use super::state::{FetchFailure, HeldToken, Token};
 use crate::config::{IssuerConfig, TokenEndpoint};
-use crate::issuer::{FailureKind, IssuerError};
+use crate::issuer::{FailureKind, Grant, IssuerError};
 use crate::telemetry::Repeated;
 use crate::trace::{SpanContext, SpanKind, Tracer};
 
@@ -50,6 +50,13 @@ impl Fetch {
     /// replaced anyway, and its successor is a token like any other.
     fn replaces_a_refused_token(&self) -> bool {
         self.forced && self.before.as_ref().is_some_and(|before| before.validity.may_be_sent(self.asked))
+    }
+
+    /// The held token, if the issuer gave out the same one again and it can stay: no upstream refused it.
+    fn same_token(&self, grant: &Grant) -> Option<&Arc<HeldToken>> {
+        let before = self.before.as_ref()?;
+        let same = before.token.secret.expose() == grant.token.expose();
+        (same && !before.is_refused()).then_some(before)
     }
 
     /// The held token changed since the start, or was refused since.
@@ -216,18 +223,18 @@ impl SlotTask {
         let now = slot.now();
         // Taken before the fetch ends: a request that waits from then on waits for the next one.
         let waiter = slot.first_waiter.swap(None);
-        let (mut status, mut taken) = (None, false);
+        let (mut status, mut asked) = (None, true);
         let outcome = match end {
             FetchEnd::SlotGone => return,
             FetchEnd::Superseded => log_superseded(&slot),
             FetchEnd::Completed(result) => {
                 let result = result.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
                 status = result.as_ref().err().and_then(|error| error.http_status);
-                taken = result.as_ref().is_ok_and(|fetched| fetched.taken().is_some());
+                asked = was_asked(&result);
                 self.publish(&slot, &fetch, result, now)
             }
         };
-        if taken {
+        if !asked {
             return;
         }
         slot.source.requested(outcome, now.boot.saturating_sub(fetch.asked.boot));
@@ -311,7 +318,8 @@ impl SlotTask {
                 let recovered = slot.failure.swap(None);
                 slot.fetched_once.store(true, Ordering::SeqCst);
                 slot.finish(fetch.number);
-                log_success(slot, &held, recovered.as_deref());
+                let kept = fetch.before.as_ref().is_some_and(|before| held.is_same_token(before));
+                log_success(slot, &held, recovered.as_deref(), kept);
                 "ok"
             }
             Err(error) => {
@@ -326,7 +334,12 @@ impl SlotTask {
                 let failure = Arc::new(failure);
                 slot.failure.store(Some(Arc::clone(&failure)));
                 slot.finish(fetch.number);
-                log_failure(slot, &failure, now, self.repeated.due(now.boot));
+                let due = match failure.error.kind {
+                    // All tokens of the issuer have the same budget.
+                    FailureKind::Budget => slot.source.budget_warning_due(),
+                    _ => self.repeated.due(now.boot),
+                };
+                log_failure(slot, &failure, now, due);
                 outcome
             }
         }
@@ -344,7 +357,13 @@ impl SlotTask {
         let Fetched { grant, shared } = fetched;
         let asked = taken.map_or(fetch.asked, |taken| taken.asked);
         let lifetime = grant.lifetime(issuer.default_lifetime, asked.wall);
-        let validity = Validity::new(asked, lifetime, issuer.refresh_at, fastrand::f64());
+        let (refresh_at, chance) = (issuer.refresh_at, fastrand::f64());
+        let kept = fetch.same_token(&grant).and_then(|before| {
+            let validity = before.validity.again(asked, lifetime, refresh_at, chance);
+            validity.may_be_sent(now).then_some((before, validity))
+        });
+        let validity =
+            kept.map_or_else(|| Validity::new(asked, lifetime, refresh_at, chance), |(_, validity)| validity);
         if !validity.may_be_sent(now) {
             return Err(unusable(format!(
                 "issuer {} granted a token with a lifetime of {} s from the request on, and took longer than that to respond",
@@ -353,7 +372,9 @@ impl SlotTask {
             ))
             .advise("configure a longer lifetime at the issuer, or make it respond faster"));
         }
-        let token = Token::new(grant.token, grant.prover, grant.audience, self.generation + 1, validity);
+        let before = kept.map(|(before, _)| before);
+        let generation = before.map_or(self.generation + 1, |before| before.token.generation);
+        let token = Token::new(grant.token, grant.prover, grant.audience, generation, validity);
         let token = token.map_err(|_| {
             unusable(format!(
                 "issuer {} granted a token with characters that a header field must not contain",
@@ -365,12 +386,17 @@ impl SlotTask {
             token: Arc::new(token),
             validity,
             // Of a token that another replica fetched because of a 401, the age counts from then.
-            fetched: if replaces { now } else { taken.map_or(now, |taken| taken.asked) },
-            forced: replaces || taken.is_some_and(|taken| taken.forced),
+            fetched: match (before, taken) {
+                (Some(before), _) => before.fetched,
+                (None, Some(taken)) if !replaces => taken.asked,
+                (None, _) => now,
+            },
+            forced: before
+                .map_or_else(|| replaces || taken.is_some_and(|taken| taken.forced), |before| before.forced),
             granted_scope: grant.scope,
             shared,
             binding: fetch.binding,
-            used: false.into(),
+            used: before.is_some_and(|before| before.used.load(Ordering::Relaxed)).into(),
             refused: false.into(),
         }))
     }
@@ -382,9 +408,22 @@ fn end_pause(slot: &TokenSlot, Causes { operator, files }: Causes) {
     let Some(failure) = failure.as_ref().filter(|_| operator || files) else { return };
     let is_fixed =
         || failure.is_about_the_credential() && slot.source.credential_fingerprint() != failure.fingerprint;
-    if operator || is_fixed() {
+    let ends = match failure.error.kind {
+        // Only another budget helps.
+        FailureKind::Budget => slot.source.may_be_asked(),
+        _ => operator || is_fixed(),
+    };
+    if ends {
         slot.failure.store(Some(Arc::new(failure.ended(slot.now()))));
         slot.demand(failure.fetch + 1);
+    }
+}
+
+/// Whether the issuer got a token request. It got none if the store had the token, or if the budget was spent.
+fn was_asked(result: &Result<Fetched, IssuerError>) -> bool {
+    match result {
+        Ok(fetched) => fetched.taken().is_none(),
+        Err(error) => error.kind != FailureKind::Budget,
     }
 }
 
@@ -454,8 +493,10 @@ fn outcome_of(error: &IssuerError) -> &'static str {
     }
 }
 
-fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailure>) {
+fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailure>, kept: bool) {
     let (issuer, scopes, lifetime_s) = (&slot.issuer.name, scopes(slot), held.validity.lifetime().as_secs());
+    // A spent budget is no failure of the issuer.
+    let recovered = recovered.filter(|failure| failure.error.kind != FailureKind::Budget);
     if let Some(failure) = recovered {
         let failures = failure.in_a_row;
         tracing::info!(
@@ -467,6 +508,11 @@ fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailu
         tracing::debug!(
             event = "token.taken", %issuer, %scopes, lifetime_s, %by, generation,
             "the token was in the store"
+        );
+    } else if kept {
+        tracing::debug!(
+            event = "token.kept", %issuer, %scopes, lifetime_s,
+            "the issuer gave out the same token again; bearerd asks again nearer its end"
         );
     } else if held.forced {
         // Otherwise an upstream that refuses every token would leave no trace except its own 401s.

@@ -151,6 +151,11 @@ impl HeldToken {
         }
     }
 
+    /// The issuer gave out this token and `other` as one and the same.
+    pub(super) fn is_same_token(&self, other: &Self) -> bool {
+        self.token.generation == other.token.generation
+    }
+
     pub(super) fn is_refused(&self) -> bool {
         self.refused.load(Ordering::SeqCst)
     }
@@ -256,6 +261,8 @@ pub enum TokenErrorKind {
     Unavailable,
     /// 504 `token_timeout`.
     Timeout,
+    /// 503 `token_budget`.
+    Budget,
     /// 503 `overloaded`: too many requests wait for this token.
     Overloaded,
 }
@@ -266,6 +273,7 @@ impl From<FailureKind> for TokenErrorKind {
             FailureKind::ClientRefused | FailureKind::RequestRefused | FailureKind::Unusable => Self::Refused,
             FailureKind::Unavailable | FailureKind::Credential => Self::Unavailable,
             FailureKind::Timeout => Self::Timeout,
+            FailureKind::Budget => Self::Budget,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of a slot with a scripted issuer and clocks that the tests move.
 
+mod cached;
 mod failures;
 mod fetches;
 mod lives;

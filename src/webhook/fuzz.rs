@@ -24,7 +24,11 @@ pub(super) fn call(bytes: &[u8]) {
         debug_assert!(!taken || said.contains(&right), "a request is taken that nobody signed");
     }
     let Ok(pointer) = std::str::from_utf8(pointer) else { return };
-    match super::value(body, pointer) {
+    let Ok(payload) = super::payload(body) else { return };
+    let only = [(pointer.to_owned(), "acme".to_owned())];
+    debug_assert!(super::other_than(&payload, &only).is_none_or(|found| found == pointer));
+    _ = super::time_at(&payload, pointer);
+    match super::value_at(&payload, pointer) {
         Ok(value) => {
             let text = value.expose_str().unwrap_or_default();
             debug_assert!((1..=4096).contains(&text.len()) && !text.contains(char::is_control));

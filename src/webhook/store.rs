@@ -25,6 +25,8 @@ use crate::secret::Secret;
 
 /// The suffix of temporary files.
 const NEW: &str = ".new";
+/// A payload's time that is further ahead of this machine's clock does not count.
+const FAR_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 /// A temporary file of this age was left by a process that ended while it wrote.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);
 
@@ -34,12 +36,17 @@ pub(super) enum Stored {
     New,
     /// The same value was stored already.
     Known,
+    /// A value of a later time is stored, and stays.
+    Newer,
 }
 
 #[derive(Serialize)]
 struct Content<'a> {
     value: &'a str,
     received_at: &'a str,
+    /// The payload's own time, in epoch milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent_at_ms: Option<String>,
 }
 
 /// The file that token requests read.
@@ -47,6 +54,7 @@ pub(super) struct Store {
     path: PathBuf,
     value: Source,
     received_at: Source,
+    sent_at_ms: Source,
 }
 
 impl Store {
@@ -55,6 +63,7 @@ impl Store {
         Self {
             value: Source::webhook(config.name.to_string(), path.clone()),
             received_at: Source::file(path.clone(), Some("/received_at".to_owned())),
+            sent_at_ms: Source::file(path.clone(), Some("/sent_at_ms".to_owned())),
             path,
         }
     }
@@ -69,15 +78,31 @@ impl Store {
         Ok(Some(at.and_then(|at| humantime::parse_rfc3339(at.expose_str()?).ok())))
     }
 
-    /// Stores `value` so that a crash at any moment leaves the old value or the new one. The error says what to do.
-    pub(super) fn put(&self, value: &Secret, now: SystemTime) -> Result<Stored, String> {
+    /// The time of the stored value, by its sender's clock. A time far in the future would keep every later value out.
+    fn sent_at(&self, now: SystemTime) -> Option<SystemTime> {
+        let millis = self.sent_at_ms.read().ok()?.expose_str()?.parse().ok()?;
+        let sent = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))?;
+        now.checked_add(FAR_AHEAD).is_none_or(|limit| sent <= limit).then_some(sent)
+    }
+
+    /// Stores `value` of the time `sent`, unless the stored one is of a later time, so that a crash at any moment leaves the old value or the new one. The error says what to do.
+    pub(super) fn put(
+        &self,
+        value: &Secret,
+        sent: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Result<Stored, String> {
+        let sent_before = self.sent_at(now);
+        if sent.zip(sent_before).is_some_and(|(sent, before)| sent < before) {
+            return Ok(Stored::Newer);
+        }
         // The path may be a link to another disk.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let folder = path.parent().unwrap_or_else(|| Path::new("/"));
         let words = |error: io::Error| words(&path, folder, &error);
         let known = self.value.read().is_ok_and(|stored| *stored == *value);
-        if !known {
-            let content = content(value, now)?;
+        if !known || sent > sent_before {
+            let content = content(value, sent.or(sent_before), now)?;
             let temporary = temporary(&path);
             let replaced = write_new(&temporary, &content).and_then(|()| fs::rename(&temporary, &path));
             if let Err(error) = replaced {
@@ -93,9 +118,11 @@ impl Store {
     }
 }
 
-fn content(value: &Secret, now: SystemTime) -> Result<Zeroizing<Vec<u8>>, String> {
+fn content(value: &Secret, sent: Option<SystemTime>, now: SystemTime) -> Result<Zeroizing<Vec<u8>>, String> {
     let value = value.expose_str().ok_or("the value is not UTF-8")?;
-    serde_json::to_vec(&Content { value, received_at: &rfc3339(now) })
+    let since = sent.and_then(|sent| sent.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let sent_at_ms = since.map(|since| since.as_millis().to_string());
+    serde_json::to_vec(&Content { value, received_at: &rfc3339(now), sent_at_ms })
         .map(Zeroizing::new)
         .map_err(|_| "the value cannot be written as JSON".to_owned())
 }
@@ -236,6 +263,8 @@ mod tests {
             signature_header: http::HeaderName::from_static("x-seismic-signature"),
             secrets: Vec::new(),
             value: "/delegationUserId".to_owned(),
+            only: Vec::new(),
+            timestamp: "/timestamp".to_owned(),
             store: path.to_owned(),
         })
     }
@@ -262,7 +291,7 @@ mod tests {
         let path = folder.path().join("seismic.json");
         let store = store(&path);
         assert_eq!(store.read(), Ok(None));
-        assert_eq!(store.put(&Secret::from("a \"b\" \\ü"), at(0)), Ok(Stored::New));
+        assert_eq!(store.put(&Secret::from("a \"b\" \\ü"), None, at(0)), Ok(Stored::New));
         assert_eq!(text(&path), "{\"value\":\"a \\\"b\\\" \\\\ü\",\"received_at\":\"2027-01-15T08:00:00Z\"}");
         assert_eq!(mode(&path), 0o600);
         assert_eq!(names(folder.path()), ["seismic.json"]);
@@ -276,11 +305,42 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.json");
         let store = store(&path);
-        store.put(&Secret::from("a"), at(0)).unwrap();
-        assert_eq!(store.put(&Secret::from("a"), at(60)), Ok(Stored::Known));
+        store.put(&Secret::from("a"), None, at(0)).unwrap();
+        assert_eq!(store.put(&Secret::from("a"), None, at(60)), Ok(Stored::Known));
         assert_eq!(store.read(), Ok(Some(Some(at(0)))));
-        assert_eq!(store.put(&Secret::from("b"), at(120)), Ok(Stored::New));
+        assert_eq!(store.put(&Secret::from("b"), None, at(120)), Ok(Stored::New));
         assert_eq!(store.read(), Ok(Some(Some(at(120)))));
+    }
+
+    #[test]
+    fn an_older_payload_does_not_replace_a_newer_value() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.json");
+        let fresh = || store(&path);
+        let (a, b, sent) = (Secret::from("a"), Secret::from("b"), |seconds| Some(at(seconds)));
+        assert_eq!(fresh().put(&a, sent(10), at(10)), Ok(Stored::New));
+        assert_eq!(fresh().put(&b, sent(20), at(20)), Ok(Stored::New));
+        assert_eq!(fresh().put(&a, sent(10), at(30)), Ok(Stored::Newer), "sent again");
+        assert_eq!(fresh().put(&b, sent(40), at(40)), Ok(Stored::Known), "its time is kept nevertheless");
+        assert_eq!(fresh().put(&a, sent(30), at(50)), Ok(Stored::Newer));
+        assert_eq!(
+            fresh().put(&a, sent(40), at(50)),
+            Ok(Stored::New),
+            "within one second, the last one counts"
+        );
+        assert_eq!(fresh().put(&b, None, at(60)), Ok(Stored::New), "without a time, the last one counts");
+        assert_eq!(fresh().put(&a, sent(30), at(70)), Ok(Stored::Newer), "the last known time stays");
+        assert!(text(&path).contains("\"b\""));
+    }
+
+    #[test]
+    fn a_time_far_ahead_keeps_nothing_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder.path().join("s.json"));
+        let (a, b) = (Secret::from("a"), Secret::from("b"));
+        assert_eq!(store.put(&a, Some(at(10_000_000)), at(0)), Ok(Stored::New));
+        assert_eq!(store.put(&b, Some(at(5)), at(5)), Ok(Stored::New));
+        assert_eq!(store.put(&a, Some(at(4)), at(6)), Ok(Stored::Newer));
     }
 
     #[test]
@@ -294,7 +354,7 @@ mod tests {
             let problem = store.read().unwrap_err();
             assert!(problem.contains("webhook seismic") && problem.contains("s.json"), "{problem}");
             assert!(!problem.contains("hunt"), "{problem}");
-            assert_eq!(store.put(&Secret::from("a"), at(0)), Ok(Stored::New));
+            assert_eq!(store.put(&Secret::from("a"), None, at(0)), Ok(Stored::New));
             assert_eq!(mode(&path), 0o600);
             assert_eq!(names(folder.path()), ["s.json"]);
         }
@@ -322,7 +382,7 @@ mod tests {
         }
         let store = store(&path);
         assert_eq!(store.read(), Ok(None), "a temporary file is no value");
-        store.put(&Secret::from("a"), at(0)).unwrap();
+        store.put(&Secret::from("a"), None, at(0)).unwrap();
         assert_eq!(
             names(folder.path()),
             [".s.json.bak.new", ".s.json.fedcba9876543210.new", "s.json", "s.json.0123456789abcdef.new"]
@@ -336,7 +396,7 @@ mod tests {
         let (link, target) = (folder.path().join("s.json"), folder.path().join("volume/s.json"));
         fs::write(&target, "").unwrap();
         symlink(&target, &link).unwrap();
-        store(&link).put(&Secret::from("a"), at(0)).unwrap();
+        store(&link).put(&Secret::from("a"), None, at(0)).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert!(text(&target).contains("\"a\""));
     }
@@ -345,12 +405,12 @@ mod tests {
     fn a_missing_folder_is_told_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gone/s.json");
-        let error = store(&path).put(&Secret::from("hunter2"), at(0)).unwrap_err();
+        let error = store(&path).put(&Secret::from("hunter2"), None, at(0)).unwrap_err();
         assert!(error.contains("gone of `store` does not exist; make it"), "{error}");
         assert!(!error.contains("hunter2"));
         fs::create_dir(folder.path().join("gone")).unwrap();
         fs::create_dir(&path).unwrap();
-        let error = store(&path).put(&Secret::from("a"), at(0)).unwrap_err();
+        let error = store(&path).put(&Secret::from("a"), None, at(0)).unwrap_err();
         assert!(error.contains("is a folder"), "{error}");
         assert_eq!(names(&folder.path().join("gone")), ["s.json"], "nothing is left behind");
     }
@@ -361,7 +421,7 @@ mod tests {
         let path = folder.path().join("s.json");
         let store = store(&path);
         let values = [Secret::from("a".repeat(4000)), Secret::from("b".repeat(3000))];
-        store.put(&values[0], at(0)).unwrap();
+        store.put(&values[0], None, at(0)).unwrap();
         let reader = std::thread::spawn(move || {
             let source = Source::webhook("seismic".to_owned(), path);
             let known = ["a".repeat(4000), "b".repeat(3000)];
@@ -371,7 +431,7 @@ mod tests {
             }
         });
         for round in 1..30 {
-            store.put(&values[round % 2], at(0)).unwrap();
+            store.put(&values[round % 2], None, at(0)).unwrap();
         }
         reader.join().unwrap();
     }

@@ -32,6 +32,8 @@ fn config(folder: &Path) -> WebhookConfig {
         signature_header: HeaderName::from_static("x-seismic-signature"),
         secrets: vec![Source::literal(SECRET)],
         value: "/delegationUserId".to_owned(),
+        only: Vec::new(),
+        timestamp: "/timestamp".to_owned(),
         store: folder.join("seismic.json"),
     }
 }
@@ -298,4 +300,48 @@ fn a_broken_body_is_not_quoted() {
     assert!(text.contains("line 1, column 6") && !text.contains("hunter2"), "{text}");
     let deep = format!("{}1{}", "[".repeat(30_000), "]".repeat(30_000));
     assert!(words(&deep, "/a").contains("not JSON"));
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_payload_is_ours_if_it_has_all_that_only_names() {
+    let payload = json(SEISMIC);
+    let other = |only: &[(&str, &str)]| {
+        let only: Vec<_> = only.iter().map(|(at, text)| ((*at).to_owned(), (*text).to_owned())).collect();
+        other_than(&payload, &only).map(str::to_owned)
+    };
+    for ours in [&[][..], &[("/tenant", "acme")], &[("/tenant", "acme"), ("/version", "1")]] {
+        assert_eq!(other(ours), None, "{ours:?}");
+    }
+    for (theirs, at) in [
+        (&[("/tenant", "Acme")][..], "/tenant"),
+        (&[("/tenant", "acme"), ("/appId", "other")], "/appId"),
+        (&[("/tenantId", "t0")], "/tenantId"),
+        (&[("", "acme")], ""),
+        (&[("/version", "1.0")], "/version"),
+    ] {
+        assert_eq!(other(theirs).as_deref(), Some(at), "{theirs:?}");
+    }
+    assert_eq!(other_than(&json(r#"{"a":null,"b":true}"#), &[("/b".into(), "true".into())]), None);
+    assert!(other_than(&json(r#"{"a":null}"#), &[("/a".into(), "null".into())]).is_some());
+}
+
+#[test]
+fn times_in_seconds_milliseconds_and_dates() {
+    let at = |text: &str| time_at(&json(text), "/t");
+    let seconds = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+    for text in [
+        r#"{"t":1700000000}"#,
+        r#"{"t":"1700000000"}"#,
+        r#"{"t":1700000000000}"#,
+        r#"{"t":"2023-11-14T22:13:20Z"}"#,
+    ] {
+        assert_eq!(at(text), seconds, "{text}");
+    }
+    for text in [r#"{"t":-1}"#, r#"{"t":1.5}"#, r#"{"t":"soon"}"#, r#"{"t":[1]}"#, r#"{"s":1}"#, "[]"] {
+        assert_eq!(at(text), None, "{text}");
+    }
 }

@@ -16,7 +16,7 @@ use super::packages;
 use super::tools::{root, succeed};
 
 const CHART: &str = "deploy/helm/bearerd";
-const EXAMPLES: [&str; 4] = ["openshift", "sidecar", "standalone", "standalone-mtls"];
+const EXAMPLES: [&str; 5] = ["openshift", "shared-tokens", "sidecar", "standalone", "standalone-mtls"];
 /// Admission policies alone, which older versions do not have: `injection.rs` looks at them.
 const INJECTION: &str = "injection";
 
@@ -352,6 +352,24 @@ fn wrong_values_are_refused_with_what_is_wrong() {
         ("routes: a = 1\nlistener: { requireHeader: { name: x-key } }", "needs `secretName`"),
         ("routes: a = 1\nlistener: { tls: { clientCa: true } }", "needs `listener.tls.secretName`"),
         ("routes: a = 1\npodMonitor: { enabled: true }", "`podMonitor.selector` is empty"),
+        ("store: { url: \"http://cache\" }", "does not match pattern"),
+        ("routes: a = 1\nstore: { url: \"redis://a\" }", "`store.secretName` is empty"),
+        (
+            "routes: a = 1\nstore: { url: \"redis://a\", urls: [\"redis://b\"], secretName: s }",
+            "`store.url` or `store.urls`, not both",
+        ),
+        (
+            "existingConfigMap: mine\nstore: { url: \"redis://a\", secretName: s }",
+            "write `[store]` into `existingConfigMap`",
+        ),
+        (
+            "injection: { enabled: true }\nstore: { url: \"redis://a\", secretName: s }",
+            "write `[store]` into `settings`",
+        ),
+        (
+            "routes: a = 1\nsettings: \"[store]\"\nstore: { url: \"redis://a\", secretName: s }",
+            "the chart makes from `store`",
+        ),
         (
             "routes: a = 1\nprobes: { type: exec }\npodMonitor: { enabled: true, selector: { a: b } }",
             "on loopback",
@@ -366,6 +384,49 @@ fn wrong_values_are_refused_with_what_is_wrong() {
         assert!(!output.status.success(), "{values} was taken");
         assert!(said.contains(wanted), "{values}: {said}");
     }
+}
+
+/// Each value is a key of the config, and each file that it names is mounted.
+#[test]
+#[ignore = "needs helm or python3"]
+fn replicas_share_tokens_by_a_store() {
+    let config = |test: &str, values: &str| {
+        let all = read("deploy/helm/bearerd/examples/standalone.yaml") + values;
+        let documents = rendered_values(test, &all);
+        let config = checked_config(test, find(&documents, "ConfigMap", "it-bearerd-config"));
+        let mounts = bearerd(pod(find(&documents, "Deployment", "it-bearerd")))["volumeMounts"].clone();
+        (config, mounts)
+    };
+    let (one, mounts) = config(
+        "helm-store",
+        "store: { url: \"rediss://cache:7000/2\", secretName: s, keys: [new, old], username: u, passwordKey: p, caKey: ca, \
+         prefix: mine, timeout: 50ms }\n",
+    );
+    let wanted: toml::Table = r#"
+        url = "rediss://cache:7000/2"
+        username = "u"
+        password = { file = "/run/secrets/store/p" }
+        keys = [{ file = "/run/secrets/store/new" }, { file = "/run/secrets/store/old" }]
+        prefix = "mine"
+        timeout = "50ms"
+        tls = { ca = { file = "/run/secrets/store/ca" } }
+    "#
+    .parse()
+    .unwrap();
+    assert_eq!(one["store"].as_table(), Some(&wanted));
+    assert!(mounts.as_array().unwrap().iter().any(|it| it["mountPath"] == "/run/secrets/store"), "{mounts}");
+    for (test, key, value) in
+        [("helm-store-cluster", "cluster", "true"), ("helm-store-sentinel", "sentinel", "\"tokens\"")]
+    {
+        let values =
+            format!("store: {{ urls: [\"redis://a\", \"redis://b\"], secretName: s, {key}: {value} }}\n");
+        let (several, _) = config(test, &values);
+        assert_eq!(several["store"][key], format!("it = {value}").parse::<toml::Table>().unwrap()["it"]);
+        assert_eq!(several["store"]["urls"].as_array().unwrap().len(), 2);
+        assert!(several["store"].get("password").is_none());
+    }
+    let (none, mounts) = config("helm-store-none", "");
+    assert!(none.get("store").is_none() && !mounts.to_string().contains("store"), "{mounts}");
 }
 
 #[test]

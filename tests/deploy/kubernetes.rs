@@ -14,7 +14,7 @@ use super::manifests::{
 use super::packages::kubectl;
 use super::tools::{root, succeed};
 
-const FOLDERS: [&str; 14] = [
+const FOLDERS: [&str; 15] = [
     "base",
     "overlays/azure",
     "overlays/dual-stack",
@@ -28,6 +28,7 @@ const FOLDERS: [&str; 14] = [
     "overlays/mtls",
     "overlays/network-policy",
     "overlays/private-ca",
+    "overlays/shared-tokens",
     "overlays/workload-identity",
 ];
 
@@ -345,4 +346,36 @@ fn a_network_policy_leaves_what_the_pod_needs() {
     let admin = &bearerd(pod(deployment))["ports"][0]["containerPort"];
     assert_eq!(ports(&policy["ingress"]), [app.as_u64().unwrap(), admin.as_u64().unwrap()]);
     assert_eq!(ports(&policy["egress"]), [53, 53, 443]);
+}
+
+/// The config leads to the server that is there, which never has the key, and only the application may connect.
+#[test]
+#[ignore = "needs kubectl and python3"]
+fn pods_that_share_tokens_find_the_store() {
+    let documents = rendered_documents("store", "overlays/shared-tokens");
+    let config = checked_config("store", find(&documents, "ConfigMap", "bearerd"));
+    let store = &config["store"];
+    let service = find(&documents, "Service", "valkey");
+    let port = service["spec"]["ports"][0]["port"].as_u64().unwrap();
+    assert_eq!(store["url"].as_str(), Some(format!("redis://valkey:{port}").as_str()));
+    let server = find(&documents, "Deployment", "valkey");
+    let labels = &server["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(service["spec"]["selector"], *labels);
+    assert_restricted(pod(server));
+    let container = &pod(server)["containers"][0];
+    let named = container["ports"].as_array().unwrap().iter().find(|port| port["name"] == "redis").unwrap();
+    assert_eq!(named["containerPort"], port);
+    let policy: Vec<&str> = container["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(policy.windows(2).any(|pair| pair == ["--maxmemory-policy", "noeviction"]), "{policy:?}");
+
+    assert_eq!(store["keys"][0]["file"].as_str(), Some("/run/secrets/bearerd/store.key"));
+    assert!(pod(server)["volumes"].as_array().unwrap().iter().all(|volume| volume.get("emptyDir").is_some()));
+    assert!(container.get("env").is_none() && container.get("envFrom").is_none(), "{container}");
+
+    let policy = &find(&documents, "NetworkPolicy", "valkey")["spec"];
+    assert_eq!(policy["podSelector"]["matchLabels"], *labels);
+    let from = &policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"];
+    let application = find(&documents, "Deployment", "legacy-billing");
+    assert_eq!(*from, application["spec"]["selector"]["matchLabels"]);
+    assert_eq!(policy["ingress"][0]["ports"][0]["port"], port);
 }

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const SLOW: Duration = Duration::from_millis(5500);
 
 /// Which program is broken so that this alert is due.
-const DUE: [(&str, &str); 26] = [
+const DUE: [(&str, &str); 27] = [
     ("BearerdAbsent", ""),
     ("BearerdDown", "gone"),
     ("BearerdRestarts", "restarting"),
@@ -35,6 +35,7 @@ const DUE: [(&str, &str); 26] = [
     ("BearerdClientRefused", "broken"),
     ("BearerdTokenRequestRefused", "broken"),
     ("BearerdIssuerThrottles", "broken"),
+    ("BearerdTokenBudgetLow", "broken"),
     ("BearerdIssuerUnreachable", "broken"),
     ("BearerdCredentialUnreadable", "broken"),
     ("BearerdUpstreamRefusesTokens", "broken"),
@@ -219,6 +220,11 @@ async fn broken() -> Broken {
     for name in ["good", "refused", "asking", "throttled", "ending"] {
         text += &issuer(name, &format!("token_url = \"{{issuer}}/{name}\"\n{secret}\nrefresh_at = 0.02"));
     }
+    text += &issuer(
+        "spent",
+        &format!("token_url = \"{{issuer}}/good\"\n{secret}\nbudget = {{ requests = 1, per = \"1h\" }}"),
+    );
+    text += &route("spent", "spent", "{upstream}", "");
     text += &issuer("down", &format!("token_url = \"http://{nobody}/\"\n{secret}"));
     text += &issuer("unreadable", "token_url = \"{issuer}/good\"\nclient_secret = { file = \"missing\" }");
     for name in ["refused", "asking", "throttled", "ending", "down", "unreadable"] {

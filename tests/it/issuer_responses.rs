@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::support::manual::Manual;
@@ -143,6 +145,49 @@ async fn expires_at_is_read_where_the_response_has_it() {
     let answer = RawResponse::json(&json!({ "access_token": "t", "until": unix_now() + 900.0 }));
     let world = with_response_and(answer, "response = { expires_at = \"/until\" }").await;
     expect_near(lifetime(&world).await, 900.0);
+}
+
+/// A JWT that expires so many seconds from now.
+fn expiring_jwt(seconds: f64) -> String {
+    format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(json!({ "exp": unix_now() + seconds }).to_string()))
+}
+
+#[tokio::test]
+async fn a_lifetime_that_the_response_does_not_name_is_the_tokens_own() {
+    for rest in ["", ",\"expires_in\":\"soon\""] {
+        let token = expiring_jwt(900.0);
+        let body = format!("{{\"access_token\":\"{token}\",\"token_type\":\"Bearer\"{rest}}}");
+        let world = with_response(RawResponse::ok(body).header("content-type", "application/json")).await;
+        expect_token(&world, &token).await;
+        expect_near(lifetime(&world).await, 900.0);
+    }
+}
+
+#[tokio::test]
+async fn a_body_may_be_the_token_itself_with_its_own_lifetime() {
+    let token = expiring_jwt(900.0);
+    let answer = || RawResponse::ok(format!("{token}\n")).header("content-type", "text/html");
+    let world = with_response_and(answer(), "response = { format = \"text\", expires_at = \"jwt\" }").await;
+    expect_token(&world, &token).await;
+    expect_near(lifetime(&world).await, 900.0);
+    expect_refused(&with_response(answer()).await).await;
+}
+
+#[tokio::test]
+async fn a_tokens_own_lifetime_goes_before_the_responses_where_the_config_says_so() {
+    let token = expiring_jwt(900.0);
+    let world =
+        with_response_and(RawResponse::token_for(&token, 60), "response = { expires_at = \"jwt\" }").await;
+    expect_token(&world, &token).await;
+    expect_near(lifetime(&world).await, 900.0);
+}
+
+#[tokio::test]
+async fn a_response_must_have_the_header_fields_that_the_config_requires() {
+    let required = "response = { require_headers = { metadata-flavor = \"Google\" } }";
+    expect_refused(&with_response_and(RawResponse::token("t"), required).await).await;
+    let named = RawResponse::token("t").header("Metadata-Flavor", "Google");
+    expect_token(&with_response_and(named, required).await, "t").await;
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@
 
 mod admin;
 mod alerts;
+mod budget;
 mod callers;
 mod chains;
 mod check;
@@ -74,6 +75,7 @@ mod soak;
 mod standby;
 mod store_fleet;
 mod store_folder;
+mod store_servers;
 mod support;
 mod systemd;
 mod token_life;

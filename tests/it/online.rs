@@ -306,6 +306,19 @@ async fn a_scope_that_is_not_granted_is_a_warning() {
 }
 
 #[tokio::test]
+async fn a_budget_that_is_too_small_for_the_lifetimes_is_a_warning() {
+    for (lifetime, requests, needed) in [(300, 14, Some("about 15")), (300, 15, None), (3600, 2, None)] {
+        let setup = Setup::new().await;
+        setup.issuer.always_this(RawResponse::token_for(TOKEN, lifetime));
+        let keys = format!("budget = {{ requests = {requests}, per = \"1h\" }}");
+        let found = report(&setup.issuer(&keys), 0, &[]).await;
+        let said = warnings(&found["issuers"][0]);
+        assert_eq!(said.contains("the shortest lifetime is 300 s"), needed.is_some(), "{said}");
+        assert!(said.contains(needed.unwrap_or_default()), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn clocks_that_differ_are_reported() {
     let setup = Setup::new().await;
     let dated = |by: u64| {

@@ -17,6 +17,7 @@ use crate::support::{RawResponse, Recorded, Scripted, Setup, World};
 mod catalogue;
 mod gateways;
 mod identity;
+mod metadata;
 mod microsoft;
 mod own;
 mod services;

@@ -7,13 +7,14 @@ use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::support::cli::run;
 use crate::support::redis::RedisServer;
 use crate::support::setup::SECRET;
 use crate::support::{Bearerd, Gate, RawRequest, RawResponse, Setup, World, eventually};
 
-const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+pub const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-const CANARY: &str = "canary-of-the-shared-token";
+pub const CANARY: &str = "canary-of-the-shared-token";
 
 /// A scene whose issuer grants `CANARY-1`, `CANARY-2` … for so many seconds each.
 async fn scene(redis: &RedisServer, seconds: i64) -> Setup {
@@ -26,12 +27,12 @@ async fn scene(redis: &RedisServer, seconds: i64) -> Setup {
     ))
 }
 
-async fn start(setup: &Setup) -> Bearerd {
+pub async fn start(setup: &Setup) -> Bearerd {
     setup.write();
     Bearerd::start(setup.shared_folder(), &[]).await
 }
 
-async fn start_many(setup: &Setup, count: usize) -> Vec<Bearerd> {
+pub async fn start_many(setup: &Setup, count: usize) -> Vec<Bearerd> {
     setup.write();
     let mut starting = JoinSet::new();
     for _ in 0..count {
@@ -42,7 +43,7 @@ async fn start_many(setup: &Setup, count: usize) -> Vec<Bearerd> {
 }
 
 /// The token that a request through this process carries. The request is served.
-async fn token(setup: &Setup, proxy: &Bearerd) -> String {
+pub async fn token(setup: &Setup, proxy: &Bearerd) -> String {
     let target = format!("/{:016x}", fastrand::u64(..));
     proxy.get(&target).await.expect_status(200);
     let requests = setup.upstream.requests();
@@ -51,7 +52,7 @@ async fn token(setup: &Setup, proxy: &Bearerd) -> String {
 }
 
 /// How the store of this process is, by its metric.
-async fn store_is_up(proxy: &Bearerd) -> bool {
+pub async fn store_is_up(proxy: &Bearerd) -> bool {
     proxy.metric("bearerd_store_up", &[]).await == Some(1.0)
 }
 
@@ -60,6 +61,48 @@ async fn published(redis: &RedisServer) {
         redis.cli(&["--scan", "--pattern", "*:token"]).contains("token").then_some(())
     })
     .await;
+}
+
+/// The verbs and `check --online` with a server; `store_folder` has the rest of what they do.
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn operators_see_what_a_server_holds_and_what_is_wrong_with_it() {
+    let mut redis = RedisServer::start();
+    let setup = scene(&redis, 3600).await;
+    let proxy = start(&setup).await;
+    token(&setup, &proxy).await;
+    published(&redis).await;
+    let listed = run(setup.folder(), &["store", "ls", "--output", "json"]).await;
+    listed.expect_code(0);
+    assert!(!listed.all().contains(CANARY), "{}", listed.all());
+    let listed = listed.json();
+    let shared = proxy.status().await["tokens"][0]["shared"].clone();
+    let shown = &listed["tokens"][0];
+    assert_eq!(
+        (&shown["stored"], &shown["readable"], &shown["key"]),
+        (&true.into(), &true.into(), &0.into())
+    );
+    assert_eq!((&shown["generation"], &shown["by"]), (&shared["generation"], &shared["by"]));
+    assert_eq!(listed["other_entries"], 0);
+    let dropped = run(setup.folder(), &["store", "drop", "corp", "--output", "json"]).await;
+    assert_eq!(dropped.json()["removed"], 1);
+    let listed = run(setup.folder(), &["store", "ls", "--output", "json"]).await.json();
+    assert_eq!(listed["tokens"][0]["stored"], false);
+
+    let online = run(setup.folder(), &["check", "--online"]).await;
+    online.expect_code(0);
+    assert!(online.stdout.contains(": ok\n  works        "), "{}", online.stdout);
+    let report = run(setup.folder(), &["check", "--online", "--output", "json"]).await.json();
+    assert_eq!((&report["ok"], &report["store"]["ok"]), (&true.into(), &true.into()), "{report}");
+    assert!(report["store"]["server"].as_str().unwrap().contains(", primary"), "{report}");
+    redis.kill();
+    for (args, code) in
+        [(&["store", "ls"][..], 1), (&["store", "drop", "corp"], 1), (&["check", "--online"], 0)]
+    {
+        let output = run(setup.folder(), args).await;
+        output.expect_code(code);
+        assert!(output.all().contains(&redis.port.to_string()), "{}", output.all());
+    }
 }
 
 /// Everything that the server is told.
@@ -91,14 +134,14 @@ async fn take_port(port: u16) -> tokio::net::TcpListener {
 }
 
 /// Requests without a pause, until it is ended.
-struct Steady {
+pub struct Steady {
     ending: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
     task: JoinHandle<Vec<String>>,
 }
 
 impl Steady {
-    fn start(proxy: &Bearerd) -> Self {
+    pub fn start(proxy: &Bearerd) -> Self {
         let (ending, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (until, count, address) = (Arc::clone(&ending), Arc::clone(&served), proxy.address("main"));
         let task = tokio::spawn(async move {
@@ -117,7 +160,7 @@ impl Steady {
     }
 
     /// Waits for so many more requests.
-    async fn more(&self, requests: usize) {
+    pub async fn more(&self, requests: usize) {
         let wanted = self.served.load(Ordering::SeqCst) + requests;
         eventually("more requests", || async {
             (self.served.load(Ordering::SeqCst) >= wanted).then_some(())
@@ -125,7 +168,7 @@ impl Steady {
         .await;
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.ending.store(true, Ordering::SeqCst);
         let lost = self.task.await.unwrap();
         assert!(lost.is_empty(), "{} lost: {}", lost.len(), lost[0]);

@@ -183,6 +183,45 @@ async fn a_holder_of_the_lease_that_was_stopped_replaces_no_newer_token() {
     assert_eq!(world.issuer().count(), 2);
 }
 
+/// It does not even give its lease back.
+#[tokio::test]
+async fn a_killed_holder_of_the_lease_holds_the_others_up_for_seconds_alone() {
+    let setup = setup().await;
+    setup.issuer.next(RawResponse::hang());
+    let mut world = setup.start().await;
+    world.issuer().request(1).await;
+    world.signal(Signal::KILL);
+    world.proxy.exit().await;
+    let second = another(&world).await;
+    assert_eq!(token(&world, &second).await, "token-2");
+    let shared = second.status().await["tokens"][0]["shared"].clone();
+    assert_eq!(shared["own"], true, "it got a lease of its own");
+}
+
+#[tokio::test]
+async fn a_process_that_was_stopped_while_it_waited_takes_the_token_of_the_other() {
+    let setup = setup().await;
+    let gate = Gate::new();
+    setup.issuer.always({
+        let gate = gate.clone();
+        move |_, n| RawResponse::token(&format!("token-{n}")).gated(&gate)
+    });
+    let world = setup.start().await;
+    world.issuer().request(1).await;
+    let second = another(&world).await;
+    eventually("to see that another one fetches", || async {
+        (operations(&second, "held").await > 0.0).then_some(())
+    })
+    .await;
+    second.signal(Signal::STOP);
+    gate.open();
+    served(&world).await;
+    second.signal(Signal::CONT);
+    assert_eq!(token(&world, &second).await, "token-1");
+    assert_eq!(second.status().await["tokens"][0]["shared"]["own"], false);
+    assert_eq!(world.issuer().count(), 1);
+}
+
 #[tokio::test]
 async fn files_are_for_their_owner_alone_and_nothing_in_them_can_be_read() {
     let world = setup().await.issuer("scopes = [\"scope-canary\"]").start().await;
@@ -607,6 +646,20 @@ async fn ls_knows_a_lease_and_an_entry_that_cannot_be_opened() {
     );
     let text = run(world.folder(), &["store", "ls"]).await.stdout;
     assert!(text.contains("no key of `keys` opens it"), "{text}");
+}
+
+#[tokio::test]
+async fn ls_shows_what_is_left_of_a_budget() {
+    let world = setup().await.issuer("budget = { requests = 2, per = \"1h\" }").start().await;
+    served(&world).await;
+    let listed = run(world.folder(), &["store", "ls", "--output", "json"]).await.json();
+    let wanted = json!([{ "issuer": "corp", "requests": 2, "per": 3600, "remaining": 1, "next_in": 0 }]);
+    assert_eq!(listed["budgets"], wanted);
+    world.upstream().next(RawResponse::unauthorized());
+    world.get("/").await.expect_status(200);
+    let text = run(world.folder(), &["store", "ls"]).await.stdout;
+    let wanted = "budget of issuer corp: 0 of 2 token requests per 1h are left; the next one is possible in ";
+    assert!(text.contains(wanted), "{text}");
 }
 
 #[tokio::test]

@@ -480,3 +480,51 @@ async fn a_webhook_may_listen_on_a_unix_socket() {
     world.ready().await;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
 }
+
+/// The documented payload of another tenant or time.
+fn payload_with(user: &str, member: &str, value: Value) -> Vec<u8> {
+    let mut payload: Value = serde_json::from_slice(&payload(user)).unwrap();
+    payload[member] = value;
+    payload.to_string().into_bytes()
+}
+
+#[tokio::test]
+async fn payloads_of_others_are_acknowledged_and_not_kept() {
+    let webhook = format!("{WEBHOOK}only = {{ \"/tenant\" = \"acme\", \"/version\" = \"1\" }}\n");
+    let issuer = "preset = \"seismic\"\nvars = { tenant = \"acme\" }\n";
+    let setup = Setup::new().await.issuer(issuer).more(&webhook);
+    setup.file("signing", SIGNING);
+    let world = learned(setup, "ours").await;
+    for other in [
+        payload_with("theirs", "tenant", json!("umbrella")),
+        payload_with("theirs", "tenant", json!(null)),
+        payload_with("theirs", "version", json!(2)),
+        br#"{"delegationUserId":"theirs"}"#.to_vec(),
+    ] {
+        post(&world, &signed_by(SIGNING, other.clone())).await.expect_status(204);
+        // A signature is needed nevertheless.
+        post(&world, &signed_by("another", other)).await.expect_status(401);
+    }
+    world.log().wait("that it was not kept", |line| line.contains("webhook.ignored")).await;
+    post(&world, &chosen("ours-2")).await.expect_status(204);
+    eventually("the next user", || async { (users(&world).last()? == "ours-2").then_some(()) }).await;
+    assert!(!users(&world).iter().any(|user| user == "theirs"), "{:?}", users(&world));
+}
+
+#[tokio::test]
+async fn a_recorded_request_that_is_sent_again_does_not_replace_a_newer_value() {
+    let setup = seismic().await;
+    let recorded = chosen("first");
+    let world = learned(setup, "first").await;
+    let later = payload_with("second", "timestamp", json!(1_700_000_060));
+    post(&world, &signed_by(SIGNING, later)).await.expect_status(204);
+    eventually("the second user", || async { (users(&world).last()? == "second").then_some(()) }).await;
+    post(&world, &recorded).await.expect_status(204);
+    world.log().wait("why", |line| line.contains("it is older than the stored value")).await;
+    let before = users(&world);
+    // Milliseconds are another way to write a later time.
+    let latest = payload_with("third", "timestamp", json!(1_700_000_061_000_u64));
+    post(&world, &signed_by(SIGNING, latest)).await.expect_status(204);
+    eventually("the third user", || async { (users(&world).last()? == "third").then_some(()) }).await;
+    assert!(!users(&world)[before.len()..].iter().any(|user| user == "first"), "{:?}", users(&world));
+}

@@ -18,7 +18,7 @@ let last = null;
 const shown = {
   routes: table("routes", ["route", "serves", "upstream", "requests", "errors", "latency"]),
   tokens: table("tokens", ["issuer", "scopes", "time left", "fetched", "renewal"]),
-  issuers: table("issuers", ["issuer", "state", "url", "preset", "grant", "client auth", "credential", "required"]),
+  issuers: table("issuers", ["issuer", "state", "url", "preset", "grant", "client auth", "credential", "required", "budget"]),
   listeners: table("listeners", ["listener", "address", "callers", "connections"]),
   webhooks: table("webhooks", ["webhook", "address", "value", "received", "last refusal"]),
   warnings: table("warnings", ["where", "key", "what", "hint"]),

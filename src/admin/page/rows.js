@@ -254,8 +254,15 @@ function issuerItem(issuer, tokens) {
   return {
     key: issuer.name,
     cells: [issuer.name, state, issuer.url + (issuer.discovery ? " (discovery)" : ""), issuer.preset || "–", issuer.grant_type || "–",
-      issuer.client_auth, issuer.credential === "standby" ? ["▲ standby", "warn"] : "current", issuer.required ? "yes" : "no"],
+      issuer.client_auth, issuer.credential === "standby" ? ["▲ standby", "warn"] : "current", issuer.required ? "yes" : "no", budgetCell(issuer.budget)],
   };
+}
+
+function budgetCell(budget) {
+  if (!budget) return "–";
+  const of = " of " + grouped(budget.requests) + " per " + duration(budget.per_seconds) + (budget.shared ? ", all replicas" : "");
+  if (budget.next_request_at) return ["▲ 0" + of + "; next request possible at " + budget.next_request_at, "warn"];
+  return grouped(budget.remaining) + of;
 }
 
 function webhookItem(webhook) {

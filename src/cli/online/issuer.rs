@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::uri::Authority;
 use serde_json::{Map, Value};
@@ -16,7 +16,7 @@ use crate::cli::online::{Bounds, Wanted, guess, out_of_time, tls_report};
 use crate::cli::token::{decode_jwt, own_key};
 use crate::clock::{Clock, SystemClock};
 use crate::config::client_auth::{Method, Proof};
-use crate::config::{CredentialKey, IssuerConfig, Source, TokenEndpoint};
+use crate::config::{Budget, CredentialKey, IssuerConfig, Source, TokenEndpoint};
 use crate::issuer::{self, FailureKind, Grant, Issuer, IssuerError, chained, examine};
 use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::connect::Offer;
@@ -36,7 +36,7 @@ enum Settled {
 
 pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: Bounds) -> IssuerReport {
     // A refusal is reported as such, however new the credential is.
-    let config = IssuerConfig { credential_grace: std::time::Duration::ZERO, ..IssuerConfig::clone(&config) };
+    let config = IssuerConfig { credential_grace: Duration::ZERO, ..IssuerConfig::clone(&config) };
     let issuer = Issuer::new(Arc::new(config.clone()), Arc::new(SystemClock));
     let mut report = blank(&config, bounds);
     let mut settled = Settled::No;
@@ -231,6 +231,7 @@ fn warnings(report: &IssuerReport, config: &IssuerConfig, bounds: Bounds) -> Vec
         })
         .collect();
     warnings.extend(expiry_warnings(&report.keys));
+    warnings.extend(config.budget.and_then(|budget| budget_warning(&report.credentials, budget, config)));
     if report.standby_in_use {
         warnings.push(format!(
             "the current credential is refused, and standby is used: see client_id and the credential of [issuer.{}]",
@@ -260,6 +261,26 @@ fn warnings(report: &IssuerReport, config: &IssuerConfig, bounds: Bounds) -> Vec
         warnings.push(format!("the issuer's own scopes, which no route uses, get no token: {detail}"));
     }
     warnings
+}
+
+/// Whether the tokens that the proxy needs live too short to be kept fresh within the budget.
+fn budget_warning(credentials: &[CredentialReport], budget: Budget, config: &IssuerConfig) -> Option<String> {
+    let tokens = credentials.iter().filter(|credential| credential.needed);
+    let lifetimes: Vec<u64> = tokens.filter_map(|it| Some(it.token.as_ref()?.expires_in.max(1))).collect();
+    let shortest = lifetimes.iter().min()?;
+    let renewals = |lifetime: &u64| {
+        budget.per.div_duration_f64(Duration::from_secs(*lifetime).mul_f64(config.refresh_at))
+    };
+    let needed = lifetimes.iter().map(renewals).sum::<f64>();
+    (needed > f64::from(budget.requests)).then(|| {
+        format!(
+            "budget allows {} token requests per {}, but tokens that are in use all the time need about {:.0} (the shortest \
+             lifetime is {shortest} s): raise it if the issuer allows more, or have it grant longer lifetimes",
+            budget.requests,
+            humantime::format_duration(budget.per),
+            needed.ceil(),
+        )
+    })
 }
 
 /// Who uses a credential, as part of a sentence.

@@ -46,12 +46,22 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
         if values.contains_key(&var.name) {
             continue;
         }
-        if var.default.is_none() && used.contains(var.name.as_str()) {
-            report.missing(
-                &at.key(&var.name),
-                format!("is missing, and preset `{}` needs it: {}", preset.name, var.about),
-                format!("vars = {{ {} }}", var.written()),
-            );
+        let is_used = used.contains(var.name.as_str());
+        if let Some(text) =
+            var.env.as_deref().filter(|_| is_used).and_then(|name| of_environment(at, name, report))
+        {
+            values.insert(var.name.clone(), text);
+            continue;
+        }
+        if var.default.is_none() && is_used {
+            let hint = match &var.env {
+                Some(name) => {
+                    format!("set {name} where bearerd is started, or vars = {{ {} }}", var.written())
+                }
+                None => format!("vars = {{ {} }}", var.written()),
+            };
+            let message = format!("is missing, and preset `{}` needs it: {}", preset.name, var.about);
+            report.missing(&at.key(&var.name), message, hint);
         }
         // A missing var was reported above. Its example prevents a second error about the URL.
         values.insert(var.name.clone(), var.default.as_ref().unwrap_or(&var.example).clone());
@@ -113,6 +123,17 @@ fn value_of(place: &Place<'_>, value: &DeValue<'_>, var: &PresetVar, report: &mu
         return None;
     }
     Some(text.to_owned())
+}
+
+/// The value of a variable that the platform sets. Like a referenced var, it is part of the issuer's table.
+fn of_environment(at: &Place<'_>, name: &str, report: &mut Report) -> Option<String> {
+    let value = Source::env(name.to_owned(), None).read().ok()?;
+    let text = value.expose_str()?.trim().to_owned();
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return None;
+    }
+    report.elsewhere.entry(at.path.to_string()).or_default().push(text.clone());
+    Some(text)
 }
 
 /// A host name, taken out of a URL if one was given. Consoles show the one or the other.
@@ -228,7 +249,7 @@ fn filled(template: &str, values: &Values) -> String {
     text
 }
 
-const HTTPS: &str = "https://";
+const SCHEMES: [&str; 2] = ["https://", "http://"];
 
 /// The part of a URL that a value becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,7 +258,7 @@ enum Part {
     Whole,
     /// Its beginning: scheme and host, maybe a path.
     Start,
-    /// Everything between `https://` and the path. A folder may follow the host.
+    /// Everything between the scheme and the path. A folder may follow the host.
     Host,
     /// One or more labels of a host. The preset has the rest.
     Label,
@@ -317,11 +338,12 @@ fn look<'v>(value: &DeValue<'_>, values: &'v Values, wrong: &mut BTreeMap<&'v st
 
 /// The names in a preset's URL, and the part that each becomes. Empty if the text is not a URL.
 fn parts(template: &str) -> Vec<(&str, Part)> {
-    let behind_scheme = template.strip_prefix(HTTPS);
-    if behind_scheme.is_none() && !template.starts_with('{') {
+    let scheme = SCHEMES.iter().find(|scheme| template.starts_with(*scheme)).map_or(0, |scheme| scheme.len());
+    if scheme == 0 && !template.starts_with('{') {
         return Vec::new();
     }
-    let authority_end = behind_scheme.map_or(0, |rest| HTTPS.len() + rest.find('/').unwrap_or(rest.len()));
+    let authority = template.get(scheme..).filter(|_| scheme > 0);
+    let authority_end = authority.map_or(0, |rest| scheme + rest.find('/').unwrap_or(rest.len()));
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(open) = template.get(at..).and_then(|rest| rest.find('{')).map(|open| at + open) {
@@ -333,7 +355,7 @@ fn parts(template: &str) -> Vec<(&str, Part)> {
         let part = if open == 0 {
             if after == template.len() { Part::Whole } else { Part::Start }
         } else if open < authority_end {
-            if open == HTTPS.len() && after == authority_end { Part::Host } else { Part::Label }
+            if open == scheme && after == authority_end { Part::Host } else { Part::Label }
         } else if open == at {
             Part::Path
         } else {
@@ -369,6 +391,7 @@ mod tests {
         assert_eq!(parts("{url}{path}"), [("url", Part::Start), ("path", Part::Path)]);
         assert_eq!(parts("{url}/realms/{realm}/t"), [("url", Part::Start), ("realm", Part::Piece)]);
         assert_eq!(parts("https://{site}/?oauth=token"), [("site", Part::Host)]);
+        assert_eq!(parts("http://{host}/token/{name}"), [("host", Part::Host), ("name", Part::Piece)]);
         assert_eq!(
             parts("https://{a}.auth.{b}.example.com/{a}.x/{c}"),
             [("a", Part::Label), ("b", Part::Label), ("a", Part::Piece), ("c", Part::Piece)]

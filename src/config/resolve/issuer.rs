@@ -1,7 +1,7 @@
 //! `[issuer.NAME]`: where tokens come from, how the client proves who it is (`client_auth` and the keys that go with it), and
 //! what a token request signs and asserts (`jwt`, `private_key`, `certificate`, `assertion`, `dpop`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue};
 use crate::config::client_auth::{self, ClientAuth, ClientSecretBasic, METHODS, Method, NoProof, Proof};
 use crate::config::document::Place;
 use crate::config::model::{
-    BasicEncoding, BasicUser, Carrier, CertificateHeader, DpopConfig, HttpUrl, IssuerConfig, JwtConfig,
-    JwtUse, ResponseShape, Standby, TokenEndpoint,
+    BasicEncoding, BasicUser, Carrier, CertificateHeader, DpopConfig, Egress, ExpiresAt, HttpUrl,
+    IssuerConfig, JwtConfig, JwtUse, ResponseFormat, ResponseShape, Standby, TokenEndpoint,
 };
 use crate::config::raw::values::{
     RawCertificate, RawKey, RawPublic, RawReference, RawSecret, RawValue, ValueKind, Word, check,
@@ -78,6 +78,7 @@ pub(super) fn resolve(
     let standby = standby(&place.key("standby"), raw.standby, client_auth.as_ref(), usage, report);
     let headers = headers(&place.key("headers"), raw.headers, report);
     let signed = signing.jwt.as_ref().map(|jwt| jwt.usage);
+    let challenge_folder = raw.challenge_folder.map(|folder| place.document.file.folder.join(folder));
     refuse_second_authorization(place, client_auth.as_ref(), signed, &headers, report);
     let dpop = dpop(&place.key("dpop"), raw.dpop, report);
     let params = params(&place.key("params"), raw.params, report);
@@ -102,6 +103,12 @@ pub(super) fn resolve(
         report.error(&place.key("default_lifetime"), "must be longer than \"0s\"", "");
     }
     let egress = value::egress(&place.key("proxy"), raw.proxy, report);
+    let egress = match &endpoint {
+        Some(TokenEndpoint::Url(url)) if url::is_metadata_service(&url.host) => {
+            without_proxy(&place.key("proxy"), &egress, report)
+        }
+        _ => egress,
+    };
     if let Some(TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &endpoint {
         value::check_egress(place, (url.https, &url.host, url.port), &egress, report);
     }
@@ -122,6 +129,7 @@ pub(super) fn resolve(
         scopes: scopes(&place.key("scopes"), raw.scopes.unwrap_or_default(), report),
         params,
         headers,
+        challenge_folder,
         private_key: signing.private_key,
         certificate: signing.certificate,
         jwt: signing.jwt,
@@ -190,7 +198,7 @@ fn endpoint(
             None
         }
         (Some(text), None) => {
-            let url = issuer_endpoint(&issuer_at, &text, report)?;
+            let url = issuer_endpoint(&issuer_at, &text, false, report)?;
             if url.path_and_query.contains('?') {
                 report.error(
                     &issuer_at,
@@ -201,7 +209,7 @@ fn endpoint(
             }
             Some(TokenEndpoint::Discovery(url))
         }
-        (None, Some(text)) => issuer_endpoint(&token_at, &text, report).map(TokenEndpoint::Url),
+        (None, Some(text)) => issuer_endpoint(&token_at, &text, true, report).map(TokenEndpoint::Url),
         (None, None) => {
             if !issuer_at.is_written() {
                 report.missing(
@@ -215,9 +223,18 @@ fn endpoint(
     }
 }
 
-fn issuer_endpoint(place: &Place<'_>, text: &str, report: &mut Report) -> Option<HttpUrl> {
+/// `http://` is only for this machine, and for the metadata service of the cloud that it runs in if that may be an
+/// endpoint here.
+fn issuer_endpoint(
+    place: &Place<'_>,
+    text: &str,
+    metadata_services: bool,
+    report: &mut Report,
+) -> Option<HttpUrl> {
     let url = check(place, url::http_url(text), report)?;
-    if !url.https && !url::is_this_machine(&url.host) {
+    let is_near =
+        url::is_this_machine(&url.host) || (metadata_services && url::is_metadata_service(&url.host));
+    if !url.https && !is_near {
         report.error(
             place,
             "http:// would send the client's secret in the clear to another machine",
@@ -226,6 +243,16 @@ fn issuer_endpoint(place: &Place<'_>, text: &str, report: &mut Report) -> Option
         return None;
     }
     Some(url)
+}
+
+/// The way to a metadata service, which is another one for each machine. `"env"` is for other issuers as well, and is
+/// ignored here.
+fn without_proxy(place: &Place<'_>, egress: &Egress, report: &mut Report) -> Egress {
+    if matches!(egress, Egress::Proxy { .. }) {
+        let message = "a proxy would ask the metadata service of its own machine";
+        report.error(place, message, "leave `proxy` out: bearerd connects to it directly");
+    }
+    Egress::Direct
 }
 
 fn carrier(
@@ -270,6 +297,11 @@ fn response(
     token_type_default: &str,
     report: &mut Report,
 ) -> ResponseShape {
+    let format = raw.format.read(at, "format", report);
+    let own_exp = raw.expires_at.as_deref() == Some(RawResponse::OWN_EXP);
+    if format == ResponseFormat::Text {
+        refuse_pointers_into_text(at, own_exp, report);
+    }
     let mut pointer = |key: &str, written: Option<String>, default: &str| match written {
         Some(written) => {
             check(&at.key(key), types::pointer(&written), report);
@@ -277,12 +309,15 @@ fn response(
         }
         None => default.to_owned(),
     };
-    let token = pointer("token", raw.token, RawResponse::TOKEN);
+    let whole = format == ResponseFormat::Text;
+    let token = pointer("token", raw.token, if whole { WHOLE } else { RawResponse::TOKEN });
     let token_type = pointer("type", raw.token_type, RawResponse::TYPE);
     let expires_in = pointer("expires_in", raw.expires_in, RawResponse::EXPIRES_IN);
-    let expires_at = pointer("expires_at", raw.expires_at, RawResponse::EXPIRES_AT);
+    let expires_at = match raw.expires_at {
+        Some(_) if own_exp => ExpiresAt::OwnExp,
+        written => ExpiresAt::At(pointer("expires_at", written, RawResponse::EXPIRES_AT)),
+    };
     let error = pointer("error", raw.error, RawResponse::ERROR);
-    let format = raw.format.read(at, "format", report);
 
     let token_types = raw.token_types.unwrap_or_else(|| vec![token_type_default.to_owned()]);
     if token_types.is_empty() || token_types.iter().any(String::is_empty) {
@@ -302,7 +337,50 @@ fn response(
         }
     }
     let token_types = token_types.iter().map(|name| name.to_ascii_lowercase()).collect();
-    ResponseShape { token, token_type, expires_in, expires_at, error, format, token_types, statuses }
+    let require_headers =
+        required_headers(&at.key("require_headers"), raw.require_headers.unwrap_or_default(), report);
+    ResponseShape {
+        token,
+        token_type,
+        expires_in,
+        expires_at,
+        error,
+        format,
+        token_types,
+        statuses,
+        require_headers,
+    }
+}
+
+/// The pointer to a whole document (RFC 6901 section 5).
+const WHOLE: &str = "";
+
+/// A text has no members, so a pointer to one would do nothing. An error may be JSON nevertheless.
+fn refuse_pointers_into_text(at: &Place<'_>, own_exp: bool, report: &mut Report) {
+    for key in ["token", "type", "expires_in", "expires_at"] {
+        if at.key(key).is_written() && !(key == "expires_at" && own_exp) {
+            let message =
+                "points into JSON or a form, but with format = \"text\" the whole body is the token";
+            report.error(
+                &at.key(key),
+                message,
+                "leave one of them out; expires_at = \"jwt\" is the token's own exp",
+            );
+        }
+    }
+}
+
+fn required_headers(
+    at: &Place<'_>,
+    written: BTreeMap<String, String>,
+    report: &mut Report,
+) -> Vec<(http::HeaderName, String)> {
+    let required = written.into_iter().filter_map(|(name, value)| {
+        let place = at.key(&name);
+        check(&place, types::header_value(value.as_bytes()), report)?;
+        Some((check(&place, types::header_name(&name), report)?, value))
+    });
+    required.collect()
 }
 
 /// Keys that determine the default of `client_auth`.
@@ -436,6 +514,7 @@ fn refuse_second_authorization(
 ) {
     let sets_header = headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION);
     let basic = place.key("basic").is_written();
+    let challenge = place.key("challenge_folder").is_written();
     let mut takers = Vec::new();
     takers.extend(auth.filter(|auth| auth.proof() == Proof::Basic).map(ClientAuth::as_str));
     if usage == Some(JwtUse::Bearer) {
@@ -444,12 +523,19 @@ fn refuse_second_authorization(
     if basic {
         takers.push("`basic`");
     }
+    if challenge {
+        takers.push("`challenge_folder`");
+    }
     let (at, what) = match takers.as_slice() {
         [taker, ..] if sets_header => {
             (place.key("headers"), format!("sets `authorization`, which {taker} sends too"))
         }
         [first, second, ..] => {
-            let at = place.key(if basic { "basic" } else { "jwt" });
+            let at = place.key(match (challenge, basic) {
+                (true, _) => "challenge_folder",
+                (false, true) => "basic",
+                (false, false) => "jwt",
+            });
             (at, format!("{first} and {second} would both send `authorization`"))
         }
         _ => return,
@@ -745,11 +831,16 @@ fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) -> Option<Dpo
 }
 
 /// SHA-256 over the table in a canonical form: keys in order, every part with its type and length, and absolute paths
-/// of files. Comments, order, and spelling do not matter. Every value does.
+/// of files. Comments, order, and spelling do not matter. Every value does, except `budget`: another limit is no reason to
+/// fetch other tokens.
 fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
     let mut hasher = digest::Context::new(&digest::SHA256);
     if let Some(value) = place.value() {
-        value_into(&mut hasher, value, &place.document.file.folder, true);
+        let mut value = value.clone();
+        if let DeValue::Table(table) = &mut value {
+            table.remove("budget");
+        }
+        value_into(&mut hasher, &value, &place.document.file.folder, true);
     }
     let vars = report.elsewhere.get(&place.key("vars").path.to_string());
     vars.into_iter().flatten().for_each(|value| part(&mut hasher, b'v', value.as_bytes()));

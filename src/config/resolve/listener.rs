@@ -312,7 +312,7 @@ pub(super) fn resolve_webhooks(
 
 fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) -> Option<WebhookConfig> {
     check(place, types::name(name), report);
-    let RawWebhook { address, path, signature_header, secrets, value, store } = raw;
+    let RawWebhook { address, path, signature_header, secrets, value, only, timestamp, store } = raw;
     let mut text = |key: &str, written: Option<String>, example: &str| {
         if written.is_none() {
             report.missing(&place.key(key), "is missing", format!("{key} = {example}"));
@@ -338,6 +338,12 @@ fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) 
         }
         usable.then(|| folder.join(path))
     });
+    let only: Vec<_> = only.unwrap_or_default().into_iter().collect();
+    for (pointer, _) in &only {
+        check(&place.key("only").key(pointer), types::pointer(pointer), report)?;
+    }
+    let timestamp = timestamp.unwrap_or_else(|| RawWebhook::TIMESTAMP.to_owned());
+    check(&place.key("timestamp"), types::pointer(&timestamp), report)?;
     let secrets = signing_secrets(&place.key("secrets"), secrets, report);
     Some(WebhookConfig {
         name: name.into(),
@@ -346,6 +352,8 @@ fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) 
         signature_header: signature_header?,
         secrets: secrets?,
         value: value?,
+        only,
+        timestamp,
         store: store?,
     })
 }

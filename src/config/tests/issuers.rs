@@ -469,3 +469,134 @@ fn a_webhook_that_is_not_there_is_reported_with_its_name() {
         "[webhook.seismic]",
     )]);
 }
+
+const OPEN: &str = "client_auth = \"none\"\n";
+
+/// The endpoint of an issuer with these keys, and the way there.
+fn endpoint_of(keys: &str) -> (String, bool) {
+    let issuer = issuer(&format!("{OPEN}{keys}"));
+    let config::TokenEndpoint::Url(url) = issuer.endpoint else { panic!("no token_url") };
+    (url.text, issuer.egress == config::Egress::Direct)
+}
+
+fn with_endpoint(url: &str) -> String {
+    file(OPEN, "").replace("https://idp/token", url)
+}
+
+#[test]
+fn plain_http_goes_to_metadata_services_and_nowhere_else() {
+    for near in [
+        "http://169.254.169.254/t",
+        "http://169.254.1.2:8081/t",
+        "http://[fe80::1]/t",
+        "http://[::ffff:169.254.169.254]/t",
+        "http://metadata.google.internal/t",
+        "http://METADATA.google.internal:80/t",
+    ] {
+        load(&with_endpoint(near)).unwrap_or_else(|problems| panic!("{near}: {problems}"));
+    }
+    for far in [
+        "http://169.253.0.1/t",
+        "http://169.254.169.254.example/t",
+        "http://metadata.google.internal.example/t",
+        "http://metadata/t",
+        "http://metadata.google.internal./t",
+        "http://[fd00:ec2::254]/t",
+        "http://[fec0::1]/t",
+        "http://100.100.100.200/t",
+        "http://10.0.0.1/t",
+    ] {
+        let Err(problems) = load(&with_endpoint(far)) else { panic!("{far}") };
+        assert!(problems.to_string().contains("http:// would send"), "{far}: {problems}");
+    }
+    let discovery = with_endpoint("http://169.254.169.254").replace("token_url", "issuer_url");
+    let Err(problems) = load(&discovery) else { panic!("a metadata service has no discovery document") };
+    assert!(problems.to_string().contains("http:// would send"), "{problems}");
+}
+
+#[test]
+fn no_proxy_leads_to_a_metadata_service() {
+    for preset in ["azure-managed-identity", "gce", "gce-id-token"] {
+        let keys = format!("preset = \"{preset}\"\nparams = {{ resource = \"r\", audience = \"a\" }}\n");
+        let found = lines_and_hints(&file(&format!("{keys}proxy = \"http://egress:3128\""), ""));
+        let (key, message, hint) = &found[0];
+        assert_eq!((found.len(), key.as_str()), (1, "issuer.corp.proxy"), "{preset}");
+        assert_eq!(message, "a proxy would ask the metadata service of its own machine");
+        assert!(hint.contains("leave `proxy` out"), "{hint}");
+        assert_eq!(issuer(&format!("{keys}proxy = \"env\"")).egress, config::Egress::Direct, "{preset}");
+    }
+    let other = format!("{OPEN}proxy = \"env\"");
+    assert_eq!(issuer(&other).egress, config::Egress::Env, "other issuers are reached as ever");
+}
+
+#[test]
+fn presets_of_metadata_services_know_the_address() {
+    for (preset, url) in [
+        ("azure-managed-identity", "http://169.254.169.254/metadata/identity/oauth2/token"),
+        ("azure-arc", "http://localhost:40342/metadata/identity/oauth2/token"),
+        ("gce", "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token"),
+        (
+            "gce-id-token",
+            "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/identity",
+        ),
+    ] {
+        assert_eq!(endpoint_of(&format!("preset = \"{preset}\"")), (url.to_owned(), true));
+    }
+    let elsewhere = "preset = \"gce\"\nvars = { metadata_host = \"metadata.example.com\" }";
+    let found = lines_and_hints(&file(elsewhere, ""));
+    assert!(found[0].1.contains("http:// would send"), "{found:?}");
+    for bad in ["evil@169.254.169.254", "169.254.169.254/x", "a b"] {
+        let keys = format!("preset = \"gce\"\nvars = {{ metadata_host = \"{bad}\" }}");
+        assert_eq!(lines_and_hints(&file(&keys, ""))[0].0, "issuer.corp.vars.metadata_host", "{bad}");
+    }
+}
+
+#[test]
+fn a_var_that_the_platform_sets_is_asked_for_by_its_name() {
+    // No test sets variables of this process; tests/it does so for the program's.
+    let found = lines_and_hints(&file("preset = \"azure-app-service\"", ""));
+    assert_eq!(found[0].0, "issuer.corp.vars.endpoint", "{found:?}");
+    assert!(found[0].2.contains("set IDENTITY_ENDPOINT where bearerd is started"), "{found:?}");
+    let key = issuer("preset = \"gce-default\"\nscopes = [\"s\"]").private_key.unwrap();
+    assert_eq!(key.path().unwrap().to_str(), Some("/etc/google/auth/application_default_credentials.json"));
+}
+
+#[test]
+fn a_bare_token_has_no_members_and_a_challenge_needs_the_header_field() {
+    let twice = "would both send `authorization`";
+    expect(&[
+        (
+            "client_auth = \"none\"\nresponse = { format = \"text\", token = \"/t\" }",
+            "issuer.corp.response.token",
+            "points into JSON or a form, but with format = \"text\" the whole body is the token",
+            "expires_at = \"jwt\"",
+        ),
+        (
+            "client_auth = \"none\"\nresponse = { format = \"text\", expires_at = \"/exp\" }",
+            "issuer.corp.response.expires_at",
+            "points into JSON or a form, but with format = \"text\" the whole body is the token",
+            "leave one of them out",
+        ),
+        (
+            "client_auth = \"none\"\nresponse = { expires_at = \"JWT\" }",
+            "issuer.corp.response.expires_at",
+            "\"JWT\" is not a JSON pointer",
+            "",
+        ),
+        (
+            "client_auth = \"none\"\nresponse = { require_headers = { \"a b\" = \"x\" } }",
+            "issuer.corp.response.require_headers.\"a b\"",
+            "is not the name of a header field",
+            "",
+        ),
+        (
+            "client_id = \"a\"\nclient_secret = { env = \"S\" }\nchallenge_folder = \"/keys\"",
+            "issuer.corp.challenge_folder",
+            &format!("client_secret_basic and `challenge_folder` {twice}"),
+            "one way to authenticate",
+        ),
+    ]);
+    let text =
+        issuer("client_auth = \"none\"\nresponse = { format = \"text\", expires_at = \"jwt\" }").response;
+    assert_eq!((text.token.as_str(), text.expires_at), ("", config::ExpiresAt::OwnExp));
+}

@@ -133,6 +133,16 @@ pub(crate) fn is_this_machine(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
+/// A cloud's metadata service: a literal link-local address, which no router forwards (RFC 3927 section 2.7, RFC 4291
+/// section 2.5.6), or the name that Google's has.
+pub(crate) fn is_metadata_service(host: &str) -> bool {
+    let link_local = |address: IpAddr| match address.to_canonical() {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    host == "metadata.google.internal" || host.parse().is_ok_and(link_local)
+}
+
 /// An absolute URL of an issuer.
 pub(crate) fn http_url(text: &str) -> Result<HttpUrl, Wrong> {
     let parts = parts(text)?;

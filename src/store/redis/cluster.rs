@@ -3,6 +3,7 @@
 //!
 //! The `redis` crate's own client of clusters is not used: it makes its connections from an address alone, so that our
 //! connector would have to be a global.
+#![expect(clippy::disallowed_types, reason = "held for a look-up, and never on the request path")]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,6 @@ const ENTRIES_KEPT: usize = 16 * 1024;
 
 pub(super) struct Cluster {
     settings: Arc<Settings>,
-    #[expect(clippy::disallowed_types, reason = "held for a look-up, and never on the request path")]
     known: Mutex<Known>,
 }
 

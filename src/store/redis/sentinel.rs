@@ -23,7 +23,7 @@ pub(super) async fn connect(config: Arc<RedisConfig>, service: String) -> Result
         }
     }
     // What a Sentinel or a server said tells more than that another one is gone.
-    let told = failures.iter().find(|gone| gone.kind != GoneKind::Unreachable).or(failures.first());
+    let told = failures.iter().find(|gone| gone.kind != GoneKind::Unreachable).or_else(|| failures.first());
     let kind = told.map_or(GoneKind::Unreachable, |gone| gone.kind);
     let details: Vec<&str> = failures.iter().map(|gone| gone.detail.as_str()).collect();
     Err(Gone::new(kind, format!("no primary of the service {service}: {}", details.join("; "))))

@@ -272,7 +272,12 @@ async fn connecting_continues_when_an_operation_has_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_accepts_and_is_silent_is_given_up() {
-    let peer = Peer::start(|_stream, _| std::future::pending()).await;
+    let peer = Peer::start(|stream, _| async move {
+        // Otherwise it would be closed.
+        let _kept = stream;
+        std::future::pending().await
+    })
+    .await;
     let engine = engine(RedisConfig { password: Some(Source::literal("x")), ..single(tcp(peer.port)) });
     let gone = engine.failure().await;
     assert_eq!(gone.kind, GoneKind::Timeout, "{gone}");

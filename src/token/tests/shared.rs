@@ -199,6 +199,20 @@ async fn a_slow_issuer_costs_no_second_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_for_another_replica_longer_than_the_issuers_timeout() {
+    let fleet = Fleet::with(2, |config| config.timeout = Some(Duration::from_secs(3)));
+    fleet.idp.delay(60_000);
+    fleet.slot(0).prefetch();
+    fleet.pass(0.5).await;
+    fleet.idp.delay(100);
+    fleet.slot(1).prefetch();
+    fleet.pass(2.9).await;
+    assert_eq!(fleet.idp.asked(), 1);
+    fleet.pass(1.1).await;
+    assert_eq!(fleet.text(1).await, "t2");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_that_was_stopped_past_its_lease_does_not_overwrite_a_newer_token() {
     let fleet = Fleet::of(2);
     fleet.idp.delay(9_000);
@@ -215,6 +229,8 @@ async fn a_holder_that_was_stopped_past_its_lease_does_not_overwrite_a_newer_tok
     assert_eq!(fleet.memory.generation(), newer);
     // Renewals go on from the newer one.
     fleet.pass(2_950.0).await;
+    fleet.requests().await;
+    fleet.pass(5.0).await;
     assert_eq!(fleet.requests().await, ["t3"]);
     assert_eq!(fleet.idp.asked(), 3);
 }
@@ -320,6 +336,24 @@ async fn clocks_that_differ_by_half_a_minute_make_no_expired_token_and_no_storm(
         fleet.pass(1.0).await;
     }
     assert!(fleet.idp.asked() <= 16, "{} requests in ten minutes", fleet.idp.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_does_not_prolong_a_token() {
+    let mut fleet = Fleet::of(1);
+    fleet.idp.respond(|number| match number {
+        1 => Ok(grant(number, 600)),
+        _ => Err(failure(FailureKind::Unavailable)),
+    });
+    assert_eq!(fleet.text(0).await, "t1");
+    fleet.pass(500.0).await;
+    fleet.memory.prolong(Duration::from_secs(3_600));
+    fleet.start(&[1], |_| {});
+    fleet.replicas[1].clock.jump_wall(500);
+    assert_eq!(fleet.text(1).await, "t1");
+    // 100 s are left, and 60 s more because clocks may differ.
+    fleet.pass(165.0).await;
+    assert!(request(fleet.slot(1)).await.is_err(), "its own end has passed");
 }
 
 #[tokio::test(start_paused = true)]

@@ -126,6 +126,24 @@ async fn throttled() {
 }
 
 #[tokio::test]
+async fn budget_spent() {
+    let setup = Setup::new().await;
+    setup.issuer.always_this(RawResponse::oauth_error(400, "use_dpop_nonce").header("dpop-nonce", "n"));
+    setup.file("dpop.pem", crate::support::jwt::key("ec-p256.pkcs8.pem"));
+    let keys = "dpop = { private_key = { file = \"dpop.pem\" } }\nbudget = { requests = 1, per = \"1h\" }";
+    let world = setup.issuer(keys).start().await;
+    let facts = [
+        "was not asked, because this process spent the budget of 1 token request per 1h; the next one is possible at ",
+    ];
+    let remedy = [
+        "raise budget of [issuer.corp] if the issuer allows more, or request fewer tokens: fewer scopes or routes, or one \
+         [store] for all replicas",
+    ];
+    no_token(&world, 503, "token_budget", &facts, &remedy).await;
+    assert_eq!(world.issuer().count(), 1);
+}
+
+#[tokio::test]
 async fn issuer_down() {
     let nobody = nobody().await;
     let world = Setup::new().await.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;

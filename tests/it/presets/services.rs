@@ -333,6 +333,34 @@ async fn google() {
 }
 
 #[tokio::test]
+async fn gce_default() {
+    run(&Row {
+        preset: "gce-default",
+        vars: r#"key_file = "{keys}/google.json""#,
+        issuer: r#"scopes = ["https://www.googleapis.com/auth/pubsub"]"#,
+        jwts: &[Jwt {
+            name: "jwt",
+            key: "rsa.public.pem",
+            header: r#"{"alg":"RS256","typ":"JWT","kid":"google-key-1"}"#,
+            claims: r#"{"iss":"bot@acme.iam.gserviceaccount.com","scope":"https://www.googleapis.com/auth/pubsub","aud":"https://oauth2.googleapis.com/token"}"#,
+            lifetime: 3600,
+        }],
+        exchanges: const {
+            &[exchange(
+                "POST /token HTTP/1.1",
+                &["host: oauth2.googleapis.com", FORM],
+                "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={jwt}",
+                ok(r#"{"access_token":"ya29.c.b0AXv0zTPnq8c2lnbmVk","expires_in":3599,"token_type":"Bearer"}"#),
+            )]
+        },
+        lifetime: 3599,
+        sent: &["authorization: Bearer ya29.c.b0AXv0zTPnq8c2lnbmVk"],
+        ..ROW
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn oci() {
     run(&Row {
         preset: "oci",

@@ -79,6 +79,23 @@ annotations:
 {{- fail (printf "bearerd: `settings` has `%s`, which the chart makes from %s" $key $value) }}
 {{- end }}
 {{- end }}
+{{- if and (hasKey $settings "store") (include "bearerd.hasStore" .) }}
+{{- fail "bearerd: `settings` has `[store]`, which the chart makes from `store`" }}
+{{- end }}
+{{- if include "bearerd.hasStore" . }}
+{{- if $v.existingConfigMap }}
+{{- fail "bearerd: `store.url` and `store.urls` are for the config made here: write `[store]` into `existingConfigMap`" }}
+{{- end }}
+{{- if not (include "bearerd.hasConfig" .) }}
+{{- fail "bearerd: `store` is for the config made here, and there are no `routes`: for injected pods, write `[store]` into `settings`" }}
+{{- end }}
+{{- if and $v.store.url $v.store.urls }}
+{{- fail "bearerd: give `store.url` or `store.urls`, not both" }}
+{{- end }}
+{{- if not $v.store.secretName }}
+{{- fail "bearerd: `store.secretName` is empty: name a Secret with a key to encrypt tokens (`openssl rand -base64 32`)" }}
+{{- end }}
+{{- end }}
 {{- range $name := list "main" "main6" }}
 {{- if hasKey (default (dict) $settings.listener) $name }}
 {{- fail (printf "bearerd: `settings` has `[listener.%s]`, which the chart makes from `listener` and `ipv6`" $name) }}
@@ -132,11 +149,47 @@ shutdown_timeout = "{{ int .Values.shutdownTimeoutSeconds }}s"
 [admin]
 address = "{{ include "bearerd.adminAddress" . }}:{{ int .Values.admin.port }}"
 
-{{ if eq .Values.mode "standalone" }}{{ include "bearerd.listener" (dict "context" . "name" "main" "address" (include "bearerd.everywhere" .)) }}
+{{ with include "bearerd.hasStore" . }}{{ include "bearerd.store" $ }}
+
+{{ end }}{{ if eq .Values.mode "standalone" }}{{ include "bearerd.listener" (dict "context" . "name" "main" "address" (include "bearerd.everywhere" .)) }}
 {{- else }}{{ include "bearerd.listener" (dict "context" . "name" "main" "address" "127.0.0.1") }}
 {{- if .Values.ipv6 }}
 
 {{ include "bearerd.listener" (dict "context" . "name" "main6" "address" "[::1]") }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "bearerd.hasStore" -}}
+{{- if or .Values.store.url .Values.store.urls }}true{{ end }}
+{{- end }}
+
+{{- define "bearerd.store" -}}
+{{- $file := "/run/secrets/store/%s" }}
+{{- with .Values.store -}}
+[store]
+{{- if .url }}
+url = {{ toJson .url }}
+{{- else }}
+urls = {{ toJson .urls }}
+{{- end }}
+{{- if .cluster }}
+cluster = true
+{{- end }}
+{{- with .sentinel }}
+sentinel = {{ toJson . }}
+{{- end }}
+{{- with .username }}
+username = {{ toJson . }}
+{{- end }}
+{{- with .passwordKey }}
+password = { file = {{ toJson (printf $file .) }} }
+{{- end }}
+keys = [{{ range $index, $key := .keys }}{{ if $index }}, {{ end }}{ file = {{ toJson (printf $file $key) }} }{{ end }}]
+prefix = {{ toJson .prefix }}
+timeout = {{ toJson .timeout }}
+{{- with .caKey }}
+tls = { ca = { file = {{ toJson (printf $file .) }} } }
 {{- end }}
 {{- end }}
 {{- end }}
@@ -324,6 +377,11 @@ annotations:
   mountPath: /run/secrets/bearerd
   readOnly: true
 {{- end }}
+{{- if .Values.store.secretName }}
+- name: bearerd-store
+  mountPath: /run/secrets/store
+  readOnly: true
+{{- end }}
 {{- if .Values.serviceAccountToken.enabled }}
 - name: bearerd-token
   mountPath: /run/secrets/tokens
@@ -358,6 +416,14 @@ The volumes of that container:
     name: {{ include "bearerd.configMapName" . }}
 {{- with .Values.secretName }}
 - name: bearerd-secrets
+  projected:
+    defaultMode: {{ include "bearerd.secretMode" $ }}
+    sources:
+      - secret:
+          name: {{ . }}
+{{- end }}
+{{- with .Values.store.secretName }}
+- name: bearerd-store
   projected:
     defaultMode: {{ include "bearerd.secretMode" $ }}
     sources:

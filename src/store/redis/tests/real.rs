@@ -1,11 +1,6 @@
 //! The engine with real servers.
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    clippy::disallowed_methods,
-    reason = "each test needs a part, and tests/it another"
-)]
+#[allow(unreachable_pub, clippy::disallowed_methods, reason = "each test needs a part, and tests/it another")]
 #[path = "../../../../tests/it/support/redis.rs"]
 mod servers;
 
