@@ -113,6 +113,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     fits(&passed, &config)?;
     let sources = Sources::bind(&config, &passed).map_err(StartError::Address)?;
     programs::run_first(&config);
+    // Before anything is made of the files, so that a change from here on is noticed.
+    let known_files = KnownFiles::of(&config);
     let settings = listeners::settings(&config, None, &metrics).map_err(StartError::Settings)?;
     let room = Room::of(&config);
     room.take();
@@ -196,7 +198,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         signals,
         log: options.log,
         service,
-        reloading: Reloading::new(KnownFiles::of(&config), options.watch),
+        reloading: Reloading::new(known_files, options.watch),
         programs: Programs::default(),
     };
     let thread = std::thread::Builder::new()

@@ -143,6 +143,13 @@ impl Contents {
         self
     }
 
+    /// Reads what programs printed. Returns whether it is another value than before.
+    pub fn read_made(&mut self, watched: &Watched) -> bool {
+        let read = |value: &Source| (value.clone(), digest_of_value(value));
+        let before = std::mem::replace(&mut self.made, watched.made.iter().map(read).collect());
+        self.made.iter().any(|value| !before.contains(value))
+    }
+
     /// Replaces the content of files that do not respond by the one in `before`.
     #[must_use]
     pub fn or_as_in(mut self, before: &Self) -> Self {

@@ -31,18 +31,24 @@ pub(super) fn run_again(config: &Config) {
 /// The tasks that run the programs of the running config again.
 #[derive(Default)]
 pub(super) struct Programs {
-    tasks: Vec<AbortOnDropHandle<()>>,
+    tasks: Vec<(Source, AbortOnDropHandle<()>)>,
     printed: Arc<Notify>,
 }
 
 impl Programs {
     /// Runs the programs of this config again when it is time, and no others. Must be called within a runtime.
     pub(super) fn keep_fresh(&mut self, config: &Config) {
-        let start = |value| {
-            let printed = Arc::clone(&self.printed);
-            AbortOnDropHandle::new(tokio::spawn(async move { run_regularly(value, &printed).await }))
-        };
-        self.tasks = config.made_values().into_iter().map(start).collect();
+        let values = config.made_values();
+        // A task that goes on misses no change.
+        self.tasks.retain(|(value, _)| values.contains(value));
+        for value in values {
+            if self.tasks.iter().any(|(known, _)| *known == value) {
+                continue;
+            }
+            let (printed, own) = (Arc::clone(&self.printed), value.clone());
+            let task = tokio::spawn(async move { run_regularly(own, &printed).await });
+            self.tasks.push((value, AbortOnDropHandle::new(task)));
+        }
     }
 
     /// Waits until a program printed another value.

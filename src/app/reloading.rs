@@ -256,6 +256,8 @@ fn load(
         } else {
             programs::run_first(&config);
         }
+        // Before anything is made of what they printed, so that a change from here on is noticed.
+        known.unapplied.made |= known.contents.read_made(&known.watched);
         Arc::new(config)
     } else {
         check_upstream_tls(running, &known.unapplied)?;

@@ -551,4 +551,41 @@ mod tests {
             assert!(seen.insert(binding_fingerprint(&config, &key)), "{file}");
         }
     }
+
+    /// A config text with an issuer `outer` that takes the token of `inner`.
+    fn chain(inner: &str) -> crate::config::Config {
+        crate::config::fixture::config(&format!(
+            "[issuer.outer]\ntoken_url = \"https://a.example/t\"\nclient_id = \"c\"\nclient_secret = \"s\"\n\
+             params = {{ subject_token = {{ issuer = \"inner\" }} }}\n\
+             [issuer.inner]\ntoken_url = \"https://b.example/t\"\nclient_id = \"i\"\nclient_secret = \"{inner}\"\n"
+        ))
+    }
+
+    #[test]
+    fn a_token_that_is_made_with_another_is_shared_whatever_that_one_is() {
+        let config = chain("one");
+        let outer = &config.issuers["outer"];
+        let key = key_of(outer);
+        let before = token_identity(outer, &key);
+        let credential = credential_fingerprint(outer);
+        let binding = binding_fingerprint(outer, &key);
+        for token in ["first", "second"] {
+            for (_, chained) in crate::issuer::chained(outer, &key) {
+                chained.put(crate::secret::Secret::from(token));
+            }
+            assert_eq!(before, token_identity(outer, &key));
+            assert_eq!(credential, credential_fingerprint(outer));
+            assert_eq!(binding, binding_fingerprint(outer, &key));
+        }
+        let other = chain("two");
+        let outer = &other.issuers["outer"];
+        assert_ne!(before, token_identity(outer, &key_of(outer)), "another credential of the inner issuer");
+    }
+
+    #[test]
+    fn another_inner_issuer_makes_another_outer_one() {
+        let digest = |inner: &str| chain(inner).issuers["outer"].digest;
+        assert_eq!(digest("one"), digest("one"));
+        assert_ne!(digest("one"), digest("two"));
+    }
 }

@@ -244,7 +244,9 @@ impl Reader<'_> {
                     self.redactor.add_value(&Secret::new(last));
                 }
             }
-            read.push((name.clone(), value));
+            // A bare token is no value of this field (RFC 6750 section 2.1).
+            let is_token = name == http::header::AUTHORIZATION && source.chained().is_some();
+            read.push((name.clone(), if is_token { Arc::new(with_scheme(&value)) } else { value }));
         }
         Ok(read)
     }
@@ -300,6 +302,15 @@ impl Reader<'_> {
         let scope = request::joined(key);
         Ok(ClaimInputs { issuer, subject, audience, key_id, inherited_key_id, client_id, scope, more })
     }
+}
+
+fn with_scheme(token: &Secret) -> Secret {
+    const SCHEME: &[u8] = b"Bearer ";
+    // In one allocation, because a vector that grows leaves an unwiped copy behind.
+    let mut text = Vec::with_capacity(SCHEME.len() + token.expose().len());
+    text.extend_from_slice(SCHEME);
+    text.extend_from_slice(token.expose());
+    Secret::new(text)
 }
 
 fn may_be_secret(name: &str, source: &Source) -> bool {

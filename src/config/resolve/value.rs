@@ -327,10 +327,15 @@ pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report
     let mut params = Params::new();
     for (name, raw) in raw.into_iter().flatten() {
         let place = at.key(&name);
-        // Some servers require the parameter without a value, which an empty `scopes` does not send.
-        let empty_scope = name == "scope"
-            && matches!(&raw, RawParam::Reference(RawReference::Literal(text)) if text.is_empty());
-        if let Some((_, hint)) = OWN_KEYS.iter().find(|(own, _)| *own == name && !empty_scope) {
+        // Some servers require the parameter without a value, which an empty `scopes` does not send. Some require an array in
+        // JSON.
+        let other_scope = name == "scope"
+            && match &raw {
+                RawParam::Reference(RawReference::Literal(text)) => text.is_empty(),
+                RawParam::Array(_) => true,
+                _ => false,
+            };
+        if let Some((_, hint)) = OWN_KEYS.iter().find(|(own, _)| *own == name && !other_scope) {
             report.error(&place, "has its own key", *hint);
             continue;
         }
@@ -380,6 +385,9 @@ pub(super) fn refuse_tables(at: &Place<'_>, params: &Params, report: &mut Report
                 "is a table, which only a JSON body can hold",
                 format!("set body = \"json\"; a reference has no other keys than {}", RawElsewhere::KEYS.join(", ")),
             ),
+            ParamValue::Array(_) if name == "scope" => {
+                report.error(&place, "is an array, which only a JSON body sends as one value", "use `scopes`");
+            }
             ParamValue::Array(items)
                 if items.iter().any(|item| matches!(item, ParamValue::Array(_) | ParamValue::Table(_))) =>
             {
