@@ -137,7 +137,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         TokenCache::new(control_runtime, Arc::clone(&clock), Arc::clone(&metrics), Arc::clone(&tracers));
     tokens.use_store(config.store.as_ref());
     tokens.use_budgets(config.issuers.values());
-    let mut first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &Change::default() });
+    let mut first =
+        build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &Change::default() });
     first.tracer = tracer;
     let snapshot = Arc::new(SnapshotCell::from_pointee(first));
     let health = Arc::new(Health::new());
@@ -293,7 +294,8 @@ fn service(
 fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
     let mut slots: Vec<Arc<TokenSlot>> = Vec::new();
     let mut met = HashSet::new();
-    let mut next: Vec<Arc<TokenSlot>> = snapshot.routes.iter().rev().filter_map(|route| route.slot.clone()).collect();
+    let mut next: Vec<Arc<TokenSlot>> =
+        snapshot.routes.iter().rev().filter_map(|route| route.slot.clone()).collect();
     while let Some(slot) = next.pop() {
         if met.insert(Arc::as_ptr(&slot)) {
             next.extend(slot.inner().iter().cloned());

@@ -28,8 +28,8 @@ pub use environment::{ProxyVariables, Variable, proxy_target, proxy_variables, r
 pub use inspect::{check_references, missing_values, problem_near};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
-pub(crate) use raw::values::Words;
 pub use program::end_all as end_programs;
+pub(crate) use raw::values::Words;
 pub use reference::{Chained, ReferenceError, Source, make_all};
 pub(crate) use report::nearest;
 pub use report::{Problem, Problems, Severity};

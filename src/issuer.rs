@@ -239,7 +239,11 @@ impl Issuer {
     }
 
     /// Makes these values, all at the same time.
-    async fn make(&self, values: &[(String, &Source)], tokens: &dyn ChainedTokens) -> Result<(), IssuerError> {
+    async fn make(
+        &self,
+        values: &[(String, &Source)],
+        tokens: &dyn ChainedTokens,
+    ) -> Result<(), IssuerError> {
         let running: Vec<_> = values.iter().map(|(key, source)| (key, source.refresh())).collect();
         // The other issuers' tokens are usually at hand, and the programs run meanwhile.
         for (key, source) in values {
@@ -250,16 +254,14 @@ impl Issuer {
             }
         }
         for (key, running) in running {
-            running.await.map_err(|error| self.not_ready(NotReady(format!("{key} cannot be read: {error}"))))?;
+            running
+                .await
+                .map_err(|error| self.not_ready(NotReady(format!("{key} cannot be read: {error}"))))?;
         }
         Ok(())
     }
 
-    async fn request(
-        &self,
-        client: &ClientCredential<'_>,
-        fetch: Fetch<'_>,
-    ) -> Result<Grant, IssuerError> {
+    async fn request(&self, client: &ClientCredential<'_>, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
         let now = self.clock.wall();
         let prover = self.config.dpop.as_ref().map(|dpop| self.keys.prover(dpop)).transpose();
         let prover = prover.map_err(|what| self.not_ready(NotReady(what)))?;

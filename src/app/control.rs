@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::listeners::{Listeners, Shares};
+use super::programs::Programs;
 use super::reloading::{Cause, NewConfig, Outcome, Prepared, one_line};
 use super::reloading::{ReloadStep, Reloading};
-use super::programs::Programs;
 use super::room::Room;
 use super::service_manager::{self, ServiceManager};
 use super::sockets::{self, Held, Kind, Source, Sources, Undone};
@@ -196,12 +196,7 @@ impl Control {
     }
 
     /// Puts a config into use, or leaves everything as it is.
-    async fn commit(
-        &mut self,
-        cause: Cause,
-        new: &NewConfig,
-        changed: &Change,
-    ) -> Result<(), String> {
+    async fn commit(&mut self, cause: Cause, new: &NewConfig, changed: &Change) -> Result<(), String> {
         let config = &new.config;
         let unfit = sockets::unfit(&self.shared.passed, config);
         if let Some(error) = unfit.errors.into_iter().next() {

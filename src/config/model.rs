@@ -497,7 +497,9 @@ impl ConnectionConfig {
     /// The values that it reads from elsewhere.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         let TlsOptions { ca, certificate, private_key, .. } = &self.tls;
-        [ca.as_ref(), certificate.as_ref(), private_key.as_ref(), self.egress.userinfo()].into_iter().flatten()
+        [ca.as_ref(), certificate.as_ref(), private_key.as_ref(), self.egress.userinfo()]
+            .into_iter()
+            .flatten()
     }
 }
 

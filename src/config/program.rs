@@ -139,7 +139,8 @@ impl Program {
         let same = known.iter().filter_map(Weak::upgrade).find(|program| program.config == config);
         same.unwrap_or_else(|| {
             let id = LAST_ID.fetch_add(1, Ordering::Relaxed).to_string();
-            let new = Arc::new(Self { config, id, last: ArcSwapOption::empty(), refused: AtomicBool::new(false) });
+            let new =
+                Arc::new(Self { config, id, last: ArcSwapOption::empty(), refused: AtomicBool::new(false) });
             known.push(Arc::downgrade(&new));
             new
         })
@@ -170,9 +171,7 @@ impl Program {
         let now = SystemClock.boot();
         let last = self.last.load();
         let good = last.as_ref().filter(|last| last.outcome.is_ok() && !self.refused.load(Ordering::SeqCst));
-        good.map_or(Duration::ZERO, |last| {
-            self.config.keep.saturating_sub(now.saturating_sub(last.ended))
-        })
+        good.map_or(Duration::ZERO, |last| self.config.keep.saturating_sub(now.saturating_sub(last.ended)))
     }
 
     /// Begins a run, or joins the current one, unless what was printed last may still be used.
@@ -251,7 +250,8 @@ impl Program {
         command.env_clear();
         command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         for (name, source) in &self.config.env {
-            let (value, _) = source.to_send().map_err(|error| format!("env.{name} cannot be read: {error}"))?;
+            let (value, _) =
+                source.to_send().map_err(|error| format!("env.{name} cannot be read: {error}"))?;
             if value.expose().contains(&0) {
                 return Err(format!("env.{name}: {} contains a zero byte", source.place()));
             }

@@ -10,11 +10,11 @@ use zeroize::Zeroizing;
 
 use super::error::ErrorContext;
 use super::exchange::{BodyError, IssuerResponse};
-use crate::redact::Redactor;
 use super::request::form_encode;
 use super::response::{SentRequest, judge};
 use crate::config::client_auth::ClientSecretBasic;
 use crate::config::{ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Scopes, Source, TokenEndpoint};
+use crate::redact::Redactor;
 use crate::secret::Secret;
 
 /// The first byte selects the status, the format and the header fields; the rest is the body.

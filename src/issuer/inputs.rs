@@ -9,10 +9,10 @@ use serde_json::Map;
 use super::assertion::{self, ClaimInputs, JwtTemplate, SigningKey};
 use super::credential::{ClientCredential, WhichCredential};
 use super::keys::{self, KeyCache, read};
-use crate::redact::Redactor;
 use super::request::{self, SignedParts, Value};
 use crate::config::client_auth::Proof;
 use crate::config::{CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source};
+use crate::redact::Redactor;
 use crate::secret::Secret;
 
 /// If a name contains one of these, its literal values are masked too. References are always masked.

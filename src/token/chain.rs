@@ -48,7 +48,8 @@ impl ChainedTokens for InnerTokens {
     fn take<'a>(&'a self, token: &'a Chained) -> Taking<'a> {
         Box::pin(async move {
             let Some(slot) = self.slot(token) else {
-                let detail = format!("issuer {}: has no place for its token, a fault of bearerd", token.issuer);
+                let detail =
+                    format!("issuer {}: has no place for its token, a fault of bearerd", token.issuer);
                 return Err(IssuerError::new(FailureKind::Credential, detail));
             };
             let refused = self.taken(token).filter(|taken| taken.refused).map_or(0, |taken| taken.generation);

@@ -3,8 +3,8 @@
 //! Requests only read the slot and leave demands, on which the slot's task ([`super::slot_task`]) acts. The only thing
 //! that a request changes is to mark a refused token ([`TokenSlot::reject`]).
 
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -148,7 +148,8 @@ impl TokenSlot {
 
     /// Whether a token that is in use was requested with this slot's token, so that this one is renewed too.
     pub(super) fn is_needed(&self) -> bool {
-        let is_used = |slot: &Self| slot.held.load().as_ref().is_some_and(|held| held.used.load(Ordering::Relaxed));
+        let is_used =
+            |slot: &Self| slot.held.load().as_ref().is_some_and(|held| held.used.load(Ordering::Relaxed));
         let outer = self.outer.load();
         outer.iter().filter_map(Weak::upgrade).any(|outer| is_used(&outer) || outer.is_needed())
     }

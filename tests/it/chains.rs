@@ -19,8 +19,7 @@ fn inner_table(inner: &Scripted) -> String {
     )
 }
 
-const ASSERTION: &str =
-    "client_auth = \"assertion_file\"\n# client_secret\nassertion = { issuer = \"inner\" }\ncredential_grace = \"0s\"";
+const ASSERTION: &str = "client_auth = \"assertion_file\"\n# client_secret\nassertion = { issuer = \"inner\" }\ncredential_grace = \"0s\"";
 
 fn assertions(world: &World) -> Vec<String> {
     let of = |request: &Recorded| request.params("client_assertion").join(",");
@@ -37,7 +36,14 @@ async fn the_token_of_an_issuer_is_a_value_at_another() {
     .await;
     inner.always(|request, _| {
         let scope = request.params("scope").join(" ");
-        RawResponse::token_for(&format!("canary-{scope}-{}-{}", request.params("a").join(""), request.params("audience").join("")), 3600)
+        RawResponse::token_for(
+            &format!(
+                "canary-{scope}-{}-{}",
+                request.params("a").join(""),
+                request.params("audience").join("")
+            ),
+            3600,
+        )
     });
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
@@ -72,7 +78,10 @@ async fn both_legs_are_fetched_before_the_first_request_and_listed() {
     assert_eq!(of("inner")["routes"], serde_json::json!(["api"]));
     assert_eq!(of("inner")["state"], "valid");
     let ready = world.admin("/readyz?verbose").await.text();
-    assert!(ready.contains("token of issuer inner for issuer corp, route api (scopes own): valid"), "{ready}");
+    assert!(
+        ready.contains("token of issuer inner for issuer corp, route api (scopes own): valid"),
+        "{ready}"
+    );
 }
 
 #[tokio::test]
@@ -148,7 +157,12 @@ async fn a_failure_names_its_leg_and_ends_with_it() {
     let response = world.get("/").await;
     response.expect_problem(502, "token_refused");
     let detail = response.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.starts_with("issuer corp: its assertion comes from issuer inner, which gives no token: 127.0.0.1"), "{detail}");
+    assert!(
+        detail.starts_with(
+            "issuer corp: its assertion comes from issuer inner, which gives no token: 127.0.0.1"
+        ),
+        "{detail}"
+    );
     assert!(detail.contains("responded 401 invalid_client") && detail.contains("[issuer.inner]"), "{detail}");
     assert_eq!(world.issuer().count(), 0);
     let ready = world.admin("/readyz").await;
@@ -171,7 +185,10 @@ async fn an_inner_issuer_that_is_away_is_asked_by_its_own_slot_alone() {
     let response = world.get("/").await;
     response.expect_problem(503, "token_unavailable");
     let detail = response.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.contains("its assertion comes from issuer inner") && detail.contains("responded 503"), "{detail}");
+    assert!(
+        detail.contains("its assertion comes from issuer inner") && detail.contains("responded 503"),
+        "{detail}"
+    );
     inner.always(|_, n| RawResponse::token_for(&format!("canary-inner-{n}"), 3600));
     eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
 }
@@ -184,7 +201,9 @@ async fn three_legs() {
         "[issuer.middle]\ntoken_url = \"{}/token\"\nclient_auth = \"assertion_file\"\nclient_id = \"m\"\nassertion = {{ issuer = \"inner\" }}",
         third.url
     ));
-    third.always(|request, _| RawResponse::token(&format!("of-{}", request.params("client_assertion").join(""))));
+    third.always(|request, _| {
+        RawResponse::token(&format!("of-{}", request.params("client_assertion").join("")))
+    });
     let world = setup.start().await;
     world.ready().await;
     assert_eq!(world.issuer().request(1).await.params("subject_token"), ["of-canary-inner-1"]);
@@ -234,7 +253,11 @@ async fn the_verbs_show_the_chain_and_the_leg_that_fails() {
     setup.write();
     let explained = cli::run(setup.folder(), &["explain", "GET", "/"]).await;
     explained.expect_code(0);
-    assert!(explained.all().contains("assertion of `corp` is a token of issuer `inner`, from http://127.0.0.1"), "{}", explained.all());
+    assert!(
+        explained.all().contains("assertion of `corp` is a token of issuer `inner`, from http://127.0.0.1"),
+        "{}",
+        explained.all()
+    );
     let online = cli::run(setup.folder(), &["check", "--online"]).await;
     online.expect_code(0);
     assert!(online.all().contains("assertion is a token of issuer inner"), "{}", online.all());
@@ -245,7 +268,11 @@ async fn the_verbs_show_the_chain_and_the_leg_that_fails() {
     for args in [&["token", "corp"][..], &["check", "--online"]] {
         let output = cli::run(setup.folder(), args).await;
         output.expect_code(1);
-        assert!(output.all().contains("its assertion comes from issuer inner, which gives no token"), "{}", output.all());
+        assert!(
+            output.all().contains("its assertion comes from issuer inner, which gives no token"),
+            "{}",
+            output.all()
+        );
         assert!(!output.all().contains("canary"), "{}", output.all());
     }
 }
@@ -256,15 +283,35 @@ async fn wrong_chains_are_errors_with_their_fix() {
         ("client_secret = { issuer = \"iner\" }", "", "client_secret.issuer: there is no issuer \"iner\""),
         ("client_secret = { issuer = \"iner\" }", "", "did you mean `inner`?"),
         ("client_secret = { issuer = \"corp\" }", "", "is a circle: corp -> corp"),
-        ("client_secret = { issuer = \"b\" }", "[issuer.b]\ntoken_url = \"{issuer}/t\"\nclient_id = \"b\"\nclient_secret = { issuer = \"corp\" }", "is a circle: b -> corp -> b"),
-        ("client_id = { issuer = \"inner\" }", "", "may stand only in `client_secret`, `assertion`, `params` and `headers` of an issuer"),
+        (
+            "client_secret = { issuer = \"b\" }",
+            "[issuer.b]\ntoken_url = \"{issuer}/t\"\nclient_id = \"b\"\nclient_secret = { issuer = \"corp\" }",
+            "is a circle: b -> corp -> b",
+        ),
+        (
+            "client_id = { issuer = \"inner\" }",
+            "",
+            "may stand only in `client_secret`, `assertion`, `params` and `headers` of an issuer",
+        ),
         ("private_key = { issuer = \"inner\" }", "", "may stand only in"),
         ("client_secret = { issuer = \"inner\", file = \"x\" }", "", "has both `file` and `issuer`"),
-        ("client_secret = { issuer = \"inner\", pointer = \"/a\" }", "", "does not belong to a token of an issuer"),
+        (
+            "client_secret = { issuer = \"inner\", pointer = \"/a\" }",
+            "",
+            "does not belong to a token of an issuer",
+        ),
         ("client_secret = { file = \"x\", scopes = [\"a\"] }", "", "scopes: belongs to `issuer`"),
         ("client_secret = { issuer = \"inner\", scopes = [\"a b\"] }", "", "client_secret.scopes[0]"),
-        ("client_secret = { issuer = \"inner\", params = { x = { issuer = \"inner\" } } }", "", "may stand only in"),
-        ("client_secret = { issuer = \"bound\" }", "[issuer.bound]\ntoken_url = \"{issuer}/t\"\nclient_id = \"b\"\nclient_secret = { file = \"secret\" }\ndpop = { private_key = { file = \"k\" } }", "bound to its DPoP key"),
+        (
+            "client_secret = { issuer = \"inner\", params = { x = { issuer = \"inner\" } } }",
+            "",
+            "may stand only in",
+        ),
+        (
+            "client_secret = { issuer = \"bound\" }",
+            "[issuer.bound]\ntoken_url = \"{issuer}/t\"\nclient_id = \"b\"\nclient_secret = { file = \"secret\" }\ndpop = { private_key = { file = \"k\" } }",
+            "bound to its DPoP key",
+        ),
     ] {
         let (setup, _) = scene(keys).await;
         let setup = setup.more(more);
@@ -278,5 +325,11 @@ async fn wrong_chains_are_errors_with_their_fix() {
     setup.write();
     let output = cli::run(setup.folder(), &["check"]).await;
     output.expect_code(78);
-    assert!(output.all().contains("route[0].request_headers.set.x-a.issuer: a token of another issuer may stand only"), "{}", output.all());
+    assert!(
+        output
+            .all()
+            .contains("route[0].request_headers.set.x-a.issuer: a token of another issuer may stand only"),
+        "{}",
+        output.all()
+    );
 }

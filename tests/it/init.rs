@@ -53,7 +53,11 @@ async fn every_presets_config_passes_check_as_it_was_printed() {
         let said = checked.json();
         // Some presets need the token of another issuer.
         let issuers = printed.stdout.lines().filter(|line| line.starts_with("[issuer.")).count();
-        assert_eq!((&said["ok"], &said["issuers"]), (&Value::Bool(true), &Value::from(issuers)), "{name}: {said}");
+        assert_eq!(
+            (&said["ok"], &said["issuers"]),
+            (&Value::Bool(true), &Value::from(issuers)),
+            "{name}: {said}"
+        );
         assert!(issuers > 0, "{name}");
     }
 }

@@ -65,7 +65,11 @@ async fn a_program_gives_every_value_of_a_token_request() {
 
 #[tokio::test]
 async fn an_assertion_and_a_key_come_from_programs() {
-    let setup = scene("echo a.b.c", "client_auth = \"assertion_file\"\n# client_secret\nassertion = { exec = [\"./program\"] }").await;
+    let setup = scene(
+        "echo a.b.c",
+        "client_auth = \"assertion_file\"\n# client_secret\nassertion = { exec = [\"./program\"] }",
+    )
+    .await;
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     assert_eq!(world.issuer().request(1).await.params("client_assertion"), ["a.b.c"]);
@@ -93,7 +97,12 @@ async fn the_environment_is_what_the_config_names() {
     let keys = "client_secret = { exec = [\"./program\"], env = { TOKEN = { file = \"vault-token\" }, PLAIN = \"a b\" } }";
     let setup = scene("env > seen; pwd > where; [ -t 0 ] || read -r line || echo s", keys).await;
     setup.file("vault-token", "canary-vault-token\n");
-    let world = setup.env("CANARY", "canary-of-the-environment").env("LANG", "C").env("HOME", "/nowhere").start().await;
+    let world = setup
+        .env("CANARY", "canary-of-the-environment")
+        .env("LANG", "C")
+        .env("HOME", "/nowhere")
+        .start()
+        .await;
     world.get("/").await.expect_status(200);
     let seen = std::fs::read_to_string(world.folder().join("seen")).unwrap();
     // What a shell sets by itself.
@@ -169,15 +178,31 @@ async fn a_kept_value_that_the_issuer_refuses_is_printed_again_once() {
 #[tokio::test]
 async fn every_failure_says_what_happened_and_what_to_do() {
     let cases: [(&str, &str, &str); 9] = [
-        ("exit 3", SECRET, "program ./program: ended with exit code 3; what it wrote to stderr is in bearerd's log"),
+        (
+            "exit 3",
+            SECRET,
+            "program ./program: ended with exit code 3; what it wrote to stderr is in bearerd's log",
+        ),
         ("kill -9 $$", SECRET, "was ended by signal 9 (SIGKILL"),
         (":", SECRET, "printed nothing"),
         ("echo", SECRET, "printed nothing"),
         ("yes", SECRET, "printed more than 64 KiB, and was killed"),
-        ("echo x", "client_secret = { exec = [\"no-such-program-of-bearerd\"] }", "no such program in PATH, which is /"),
+        (
+            "echo x",
+            "client_secret = { exec = [\"no-such-program-of-bearerd\"] }",
+            "no such program in PATH, which is /",
+        ),
         ("echo x", "client_secret = { exec = [\"./secret\"] }", "may not be run by this user: run `chmod +x"),
-        ("echo x", "client_secret = { exec = [\"./program\"], pointer = \"/a\" }", "program ./program at /a: is not JSON"),
-        ("echo x", "client_secret = { exec = [\"./program\"], env = { A = { env = \"NOT_SET_OF_BEARERD\" } } }", "env.A cannot be read: environment variable NOT_SET_OF_BEARERD: is not set"),
+        (
+            "echo x",
+            "client_secret = { exec = [\"./program\"], pointer = \"/a\" }",
+            "program ./program at /a: is not JSON",
+        ),
+        (
+            "echo x",
+            "client_secret = { exec = [\"./program\"], env = { A = { env = \"NOT_SET_OF_BEARERD\" } } }",
+            "env.A cannot be read: environment variable NOT_SET_OF_BEARERD: is not set",
+        ),
     ];
     for (body, keys, expected) in cases {
         let world = scene(body, keys).await.start().await;
@@ -205,7 +230,10 @@ async fn a_program_that_hangs_is_killed_with_its_children() {
     let body = "trap '' TERM HUP INT\nsh -c 'trap \"\" TERM HUP INT; echo $$ > child; sleep 600' &\nwait";
     let world = scene(body, keys).await.start().await;
     let detail = detail(&world).await;
-    assert!(detail.contains("did not end within 1s, and was killed with its children: raise `timeout`"), "{detail}");
+    assert!(
+        detail.contains("did not end within 1s, and was killed with its children: raise `timeout`"),
+        "{detail}"
+    );
     let child = std::fs::read_to_string(world.folder().join("child")).unwrap();
     let gone = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
@@ -260,7 +288,8 @@ async fn a_reference_has_one_run_at_a_time() {
 
 #[tokio::test]
 async fn stderr_is_in_the_log_masked_and_bounded() {
-    let keys = "client_secret = { exec = [\"./program\"], env = { VAULT_TOKEN = { file = \"vault-token\" } } }";
+    let keys =
+        "client_secret = { exec = [\"./program\"], env = { VAULT_TOKEN = { file = \"vault-token\" } } }";
     let body = "echo \"using $VAULT_TOKEN\" >&2
         printf 'result: canary-printed-secret\\n' >&2
         printf 'plain \\033[31m words\\n' >&2
@@ -278,7 +307,10 @@ async fn stderr_is_in_the_log_masked_and_bounded() {
 
     let world = scene("echo \"$1 \" >&2; printf 'red \\033[31m words\\n' >&2; echo 'it is canary-printed-secret' >&2; echo canary-printed-secret; exit 1", SECRET).await.start().await;
     detail(&world).await;
-    let log = world.log().wait("the program's words", |line| line.contains("program.stderr") && line.contains("red")).await;
+    let log = world
+        .log()
+        .wait("the program's words", |line| line.contains("program.stderr") && line.contains("red"))
+        .await;
     assert!(log.contains("red  [31m words") && log.contains("WARN"), "{log}");
     assert!(!world.log().text().contains("canary-"), "{}", world.log().text());
     assert!(world.log().text().contains("a line that contains a secret"));
@@ -301,7 +333,10 @@ async fn a_config_that_others_may_write_must_not_name_a_program() {
     let output = cli::run(setup.folder(), &["check"]).await;
     output.expect_code(78);
     let all = output.all();
-    assert!(all.contains("client_secret.exec: names a program, in a file that other users may write"), "{all}");
+    assert!(
+        all.contains("client_secret.exec: names a program, in a file that other users may write"),
+        "{all}"
+    );
     assert!(all.contains("bearerd.toml:") && all.contains("chmod go-w"), "{all}");
     assert_eq!(runs(setup.folder()), 0);
 }
@@ -309,12 +344,18 @@ async fn a_config_that_others_may_write_must_not_name_a_program() {
 #[tokio::test]
 async fn check_runs_no_program_and_finds_what_cannot_be_run() {
     let setup = scene("echo run >> runs; echo x", SECRET).await;
-    let setup = setup.issuer("headers = { x-a = { exec = [\"no-such-program-of-bearerd\", \"canary-argument\"] } }");
+    let setup =
+        setup.issuer("headers = { x-a = { exec = [\"no-such-program-of-bearerd\", \"canary-argument\"] } }");
     setup.write();
     let output = cli::run(setup.folder(), &["check"]).await;
     output.expect_code(0);
     let all = output.all();
-    assert!(all.contains("warning: issuer.corp.headers.x-a: program no-such-program-of-bearerd: no such program in PATH"), "{all}");
+    assert!(
+        all.contains(
+            "warning: issuer.corp.headers.x-a: program no-such-program-of-bearerd: no such program in PATH"
+        ),
+        "{all}"
+    );
     assert!(!all.contains("canary"), "{all}");
     assert_eq!(runs(setup.folder()), 0);
 }
@@ -335,7 +376,11 @@ async fn the_verbs_with_a_network_run_it() {
     for args in [&["token", "corp"][..], &["check", "--online"]] {
         let output = cli::run(setup.folder(), args).await;
         output.expect_code(1);
-        assert!(output.all().contains("ended with exit code 4") && output.all().contains("no way"), "{}", output.all());
+        assert!(
+            output.all().contains("ended with exit code 4") && output.all().contains("no way"),
+            "{}",
+            output.all()
+        );
     }
 }
 
@@ -349,11 +394,23 @@ async fn wrong_tables_are_errors_with_their_fix() {
         ("client_secret = { exec = [\"a\"], env = \"B\" }", "has both `env` and `exec`"),
         ("client_secret = { env = { A = \"b\" } }", "client_secret.env: is a table"),
         ("client_secret = { file = \"b\", timeout = \"1s\" }", "timeout: belongs to `exec`"),
-        ("client_secret = { exec = [\"a\"], timeout = \"0s\" }", "must be longer than \"0s\" and at most \"5m\""),
-        ("client_secret = { exec = [\"a\"], timeout = \"6m\" }", "must be longer than \"0s\" and at most \"5m\""),
+        (
+            "client_secret = { exec = [\"a\"], timeout = \"0s\" }",
+            "must be longer than \"0s\" and at most \"5m\"",
+        ),
+        (
+            "client_secret = { exec = [\"a\"], timeout = \"6m\" }",
+            "must be longer than \"0s\" and at most \"5m\"",
+        ),
         ("client_secret = { exec = [\"a\"], keep = \"10ms\" }", "keep: must be at least \"1s\""),
-        ("client_secret = { exec = [\"a\"], env = { \"A=B\" = \"c\" } }", "is not the name of an environment variable"),
-        ("client_secret = { exec = [\"a\"], env = { A = { exec = [\"b\"] } } }", "env.A: cannot come from another program"),
+        (
+            "client_secret = { exec = [\"a\"], env = { \"A=B\" = \"c\" } }",
+            "is not the name of an environment variable",
+        ),
+        (
+            "client_secret = { exec = [\"a\"], env = { A = { exec = [\"b\"] } } }",
+            "env.A: cannot come from another program",
+        ),
         ("client_secret = { exec = [\"a\"], password = \"b\" }", "is for keys and certificates in PKCS#12"),
         ("client_secret = { exce = [\"a\"] }", "did you mean `exec`?"),
     ] {
@@ -363,11 +420,16 @@ async fn wrong_tables_are_errors_with_their_fix() {
         output.expect_code(78);
         assert!(output.all().contains(expected), "{keys}: {}", output.all());
     }
-    let setup = Setup::new().await.listener("require_header = { name = \"x-key\", value = { exec = [\"a\"] } }");
+    let setup =
+        Setup::new().await.listener("require_header = { name = \"x-key\", value = { exec = [\"a\"] } }");
     setup.write();
     let output = cli::run(setup.folder(), &["check"]).await;
     output.expect_code(78);
-    assert!(output.all().contains("`keep` says it") && output.all().contains("keep = \"5m\""), "{}", output.all());
+    assert!(
+        output.all().contains("`keep` says it") && output.all().contains("keep = \"5m\""),
+        "{}",
+        output.all()
+    );
 }
 
 #[tokio::test]
@@ -398,14 +460,20 @@ async fn elsewhere_it_runs_at_start_and_again_after_keep() {
 
 #[tokio::test]
 async fn elsewhere_a_program_that_fails_at_start_fails_closed_until_it_works() {
-    let setup = scene("cat caller", "").await.listener(
-        "require_header = { name = \"x-key\", value = { exec = [\"./program\"], keep = \"1h\" } }",
-    );
+    let setup = scene("cat caller", "")
+        .await
+        .listener("require_header = { name = \"x-key\", value = { exec = [\"./program\"], keep = \"1h\" } }");
     let world = setup.start().await;
     world.exchange(RawRequest::get("/").header("x-key", "")).await.expect_status(403);
     let ready = world.admin("/readyz").await;
     ready.expect_status(503);
-    assert!(ready.text().contains("listener.main.require_header.value: program ./program: ended with exit code 1"), "{}", ready.text());
+    assert!(
+        ready
+            .text()
+            .contains("listener.main.require_header.value: program ./program: ended with exit code 1"),
+        "{}",
+        ready.text()
+    );
     world.file("caller", "there");
     eventually("the value", || async {
         (world.exchange(RawRequest::get("/").header("x-key", "there")).await.status == 200).then_some(())

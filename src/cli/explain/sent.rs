@@ -317,7 +317,10 @@ fn render_credential(page: &mut Page, credential: &CredentialFacts) {
     for link in &credential.chain {
         let Link { outer, key, issuer, token_endpoint, scopes } = link;
         let scopes = if scopes.is_empty() { String::new() } else { format!(", scopes {}", scopes.join(" ")) };
-        page.line("chain", format_args!("{key} of `{outer}` is a token of issuer `{issuer}`, from {token_endpoint}{scopes}"));
+        page.line(
+            "chain",
+            format_args!("{key} of `{outer}` is a token of issuer `{issuer}`, from {token_endpoint}{scopes}"),
+        );
     }
     if credential.scopes.is_empty() {
         page.line("scopes", "none");

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::cli::online::report::{
-    Advertised, CredentialReport, Ends, ErrorReport, InnerReport, IssuerReport, KeyReport, TlsReport, TokenReport, ms,
+    Advertised, CredentialReport, Ends, ErrorReport, InnerReport, IssuerReport, KeyReport, TlsReport,
+    TokenReport, ms,
 };
 use crate::cli::online::{Bounds, Wanted, guess, out_of_time, tls_report};
 use crate::cli::token::{decode_jwt, own_key};

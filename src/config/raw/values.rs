@@ -368,7 +368,7 @@ impl<K: Kind> From<Typed<K>> for RawValue {
 /// A literal, or a reference to the value.
 pub(crate) enum RawReference {
     Literal(Secret),
-    Elsewhere(RawElsewhere),
+    Elsewhere(Box<RawElsewhere>),
 }
 
 /// A value from elsewhere: from a file, from the environment, learned by a webhook, or printed by a program.
@@ -417,7 +417,8 @@ pub(crate) struct RawElsewhere {
 impl RawElsewhere {
     /// Its keys.
     pub(crate) const KEYS: [&'static str; 11] = [
-        "file", "env", "webhook", "exec", "timeout", "keep", "issuer", "scopes", "params", "pointer", "password",
+        "file", "env", "webhook", "exec", "timeout", "keep", "issuer", "scopes", "params", "pointer",
+        "password",
     ];
     /// The keys that say where a value is.
     pub(crate) const PLACES: [&'static str; 5] = ["file", "env", "webhook", "exec", "issuer"];
@@ -472,7 +473,7 @@ impl<'de> Visitor<'de> for ReferenceVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawReference, A::Error> {
-        RawElsewhere::deserialize(MapAccessDeserializer::new(map)).map(RawReference::Elsewhere)
+        RawElsewhere::deserialize(MapAccessDeserializer::new(map)).map(Box::new).map(RawReference::Elsewhere)
     }
 }
 
@@ -566,7 +567,9 @@ fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
             }
             RawParam::Table(_) if key == "params" && chains => true,
             RawParam::Table(variables) => {
-                key == "env" && runs && variables.values().all(|value| matches!(value, RawParam::Reference(_)))
+                key == "env"
+                    && runs
+                    && variables.values().all(|value| matches!(value, RawParam::Reference(_)))
             }
             _ => false,
         });
@@ -603,7 +606,7 @@ fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
             }
         }
     }
-    RawParam::Reference(RawReference::Elsewhere(elsewhere))
+    RawParam::Reference(RawReference::Elsewhere(Box::new(elsewhere)))
 }
 
 impl RawParam {

@@ -91,7 +91,10 @@ fn fits(place: &Place<'_>, chained: &Chained, inner: &IssuerConfig, report: &mut
     if inner.dpop.is_some() {
         report.error(
             &place.key("issuer"),
-            format!("tokens of issuer `{}` are bound to its DPoP key, so they are of no use as a value", inner.name),
+            format!(
+                "tokens of issuer `{}` are bound to its DPoP key, so they are of no use as a value",
+                inner.name
+            ),
             "name an issuer without `dpop`",
         );
         return None;

@@ -8,11 +8,12 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
+use crate::config::program::ProgramConfig;
 use crate::config::raw::RawTls;
 use crate::config::raw::values::{
-    Lasting, RawEgress, RawElsewhere, RawEnv, RawParam, RawParams, RawProxy, RawReference, RawValue, ValueKind, check,
+    Lasting, RawEgress, RawElsewhere, RawEnv, RawParam, RawParams, RawProxy, RawReference, RawSecret,
+    RawValue, ValueKind, check,
 };
-use crate::config::program::ProgramConfig;
 use crate::config::reference::{Chained, Source};
 use crate::config::report::{Report, Severity, did_you_mean};
 use crate::config::types::{self, Scopes, url, wrong};
@@ -38,7 +39,7 @@ pub(super) fn reference(place: &Place<'_>, raw: impl Into<RawValue>, report: &mu
             Some(Source::literal(secret))
         }
         RawReference::Elsewhere(raw) => {
-            let source = from_elsewhere(place, raw, kind, report)?;
+            let source = from_elsewhere(place, *raw, kind, report)?;
             if source.chained().is_some() {
                 return Some(source);
             }
@@ -71,45 +72,28 @@ fn from_elsewhere(
     kind: ValueKind,
     report: &mut Report,
 ) -> Option<Source> {
-    let RawElsewhere {
-        file, env, webhook, exec, timeout, keep, issuer, scopes, params, pointer, password
-    } = raw;
-    if let Some(pointer) = &pointer {
+    if let Some(pointer) = &raw.pointer {
         check(&place.key("pointer"), types::pointer(pointer), report)?;
     }
-    let variables = exec.is_some() && matches!(env, Some(RawEnv::Variables(_)));
-    let given =
-        [file.is_some(), env.is_some() && !variables, webhook.is_some(), exec.is_some(), issuer.is_some()];
-    let given = RawElsewhere::PLACES.into_iter().zip(given).filter(|(_, given)| *given);
-    let given: Vec<&str> = given.map(|(key, _)| key).collect();
-    if let [first, second, ..] = given.as_slice() {
-        let hint = match (*first, *second) {
-            ("env", "exec") => "variables of the program are a table: env = { NAME = … }",
-            _ => "keep one of them",
-        };
-        report.error(place, format!("has both `{first}` and `{second}`"), hint);
-        return None;
-    }
+    one_place(place, &raw, report)?;
+    let RawElsewhere { file, env, webhook, exec, timeout, keep, issuer, scopes, params, pointer, password } =
+        raw;
     if let Some(name) = webhook {
+        let message = "does not belong to a learned value";
+        refuse_keys(place, &["timeout", "keep", "scopes", "params"], message, report)?;
         return learned(place, name, pointer.is_some() || password.is_some(), report);
     }
     if let Some(issuer) = issuer {
-        let more = ["timeout", "keep", "pointer", "password"].map(|key| place.key(key));
-        for key in more.iter().filter(|key| key.is_written()) {
-            report.error(key, "does not belong to a token of an issuer", "leave it out");
-            return None;
-        }
+        let message = "does not belong to a token of an issuer";
+        refuse_keys(place, &["timeout", "keep", "pointer", "password"], message, report)?;
         return chained(place, issuer, scopes, params, report);
     }
-    for key in ["scopes", "params"].map(|key| place.key(key)).iter().filter(|key| key.is_written()) {
-        report.error(key, "belongs to `issuer`", "leave it out");
-        return None;
-    }
+    refuse_keys(place, &["scopes", "params"], "belongs to `issuer`", report)?;
     let source = match (exec, env) {
         (Some(command), env) => {
             let env = match env {
                 Some(RawEnv::Variables(variables)) => variables,
-                _ => BTreeMap::new(),
+                Some(RawEnv::Name(_)) | None => BTreeMap::new(),
             };
             program(place, RawProgram { command, env, timeout, keep, pointer }, report)?
         }
@@ -119,10 +103,7 @@ fn from_elsewhere(
             return None;
         }
         (None, env) => {
-            for key in ["timeout", "keep"].map(|key| place.key(key)).iter().filter(|key| key.is_written()) {
-                report.error(key, "belongs to `exec`", "leave it out");
-                return None;
-            }
+            refuse_keys(place, &["timeout", "keep"], "belongs to `exec`", report)?;
             let env = env.and_then(|env| match env {
                 RawEnv::Name(name) => Some(name),
                 RawEnv::Variables(_) => None,
@@ -132,17 +113,52 @@ fn from_elsewhere(
     };
     match password {
         None => Some(source),
-        Some(raw) => {
-            let at = place.key("password");
-            if !kind.may_be_pkcs12() {
-                let message = "is for keys and certificates in PKCS#12, and this is neither";
-                report.error(&at, message, "leave it out");
-                return None;
-            }
-            let password = reference(&at, *raw, report)?;
-            Some(source.with_password(password))
-        }
+        Some(raw) => with_password(place, &source, *raw, kind, report),
     }
+}
+
+/// Refuses a reference to two places.
+fn one_place(place: &Place<'_>, raw: &RawElsewhere, report: &mut Report) -> Option<()> {
+    let variables = raw.exec.is_some() && matches!(raw.env, Some(RawEnv::Variables(_)));
+    let given = [
+        raw.file.is_some(),
+        raw.env.is_some() && !variables,
+        raw.webhook.is_some(),
+        raw.exec.is_some(),
+        raw.issuer.is_some(),
+    ];
+    let mut given =
+        RawElsewhere::PLACES.into_iter().zip(given).filter(|(_, given)| *given).map(|(key, _)| key);
+    let (Some(first), Some(second)) = (given.next(), given.next()) else { return Some(()) };
+    let hint = match (first, second) {
+        ("env", "exec") => "variables of the program are a table: env = { NAME = … }",
+        _ => "keep one of them",
+    };
+    report.error(place, format!("has both `{first}` and `{second}`"), hint);
+    None
+}
+
+/// Refuses keys that do not go with the place of the value.
+fn refuse_keys(place: &Place<'_>, keys: &[&str], message: &str, report: &mut Report) -> Option<()> {
+    let written: Vec<_> = keys.iter().map(|key| place.key(key)).filter(Place::is_written).collect();
+    written.iter().for_each(|key| report.error(key, message, "leave it out"));
+    written.is_empty().then_some(())
+}
+
+fn with_password(
+    place: &Place<'_>,
+    source: &Source,
+    raw: RawSecret,
+    kind: ValueKind,
+    report: &mut Report,
+) -> Option<Source> {
+    let at = place.key("password");
+    if !kind.may_be_pkcs12() {
+        report.error(&at, "is for keys and certificates in PKCS#12, and this is neither", "leave it out");
+        return None;
+    }
+    let password = reference(&at, raw, report)?;
+    Some(source.with_password(password))
 }
 
 /// The token of another issuer. Whether there is one of this name shows later, because every issuer must be known.
@@ -196,7 +212,11 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
         );
     }
     if command.first().is_none_or(String::is_empty) {
-        report.error(&at, "names no program", "exec = [\"vault\", \"read\", \"…\"]: the program and its arguments");
+        report.error(
+            &at,
+            "names no program",
+            "exec = [\"vault\", \"read\", \"…\"]: the program and its arguments",
+        );
     }
     if command.iter().any(|word| word.contains('\0')) {
         report.error(&at, "contains a zero byte", "");
@@ -383,15 +403,26 @@ pub(super) fn refuse_tables(at: &Place<'_>, params: &Params, report: &mut Report
             ParamValue::Table(_) => report.error(
                 &place,
                 "is a table, which only a JSON body can hold",
-                format!("set body = \"json\"; a reference has no other keys than {}", RawElsewhere::KEYS.join(", ")),
+                format!(
+                    "set body = \"json\"; a reference has no other keys than {}",
+                    RawElsewhere::KEYS.join(", ")
+                ),
             ),
             ParamValue::Array(_) if name == "scope" => {
-                report.error(&place, "is an array, which only a JSON body sends as one value", "use `scopes`");
+                report.error(
+                    &place,
+                    "is an array, which only a JSON body sends as one value",
+                    "use `scopes`",
+                );
             }
             ParamValue::Array(items)
                 if items.iter().any(|item| matches!(item, ParamValue::Array(_) | ParamValue::Table(_))) =>
             {
-                report.error(&place, "an array or a table in an array can only be sent as JSON", "set body = \"json\"");
+                report.error(
+                    &place,
+                    "an array or a table in an array can only be sent as JSON",
+                    "set body = \"json\"",
+                );
             }
             _ => {}
         }
