@@ -40,6 +40,10 @@ use crate::telemetry::Repeated;
 const SKIPPED_FOR: Duration = Duration::from_secs(5);
 /// How long an operation may take that nobody waits for, such as the first one at the start.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A store that nobody used for this long is looked at.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long an operator waits for a list. A server goes through all that it holds, others' entries too.
+const PATIENCE_FOR_A_LIST: Duration = Duration::from_secs(60);
 
 /// The store of a config.
 pub struct Store {
@@ -49,6 +53,8 @@ pub struct Store {
     metrics: Arc<StoreMetrics>,
     host: String,
     breaker: Breaker,
+    /// When the last operation began, by the boot clock, in milliseconds.
+    used_at: AtomicU64,
     /// Limits the warnings about entries that cannot be opened.
     unreadable: Repeated,
 }
@@ -172,6 +178,7 @@ impl Store {
             metrics,
             host,
             breaker: Breaker::default(),
+            used_at: AtomicU64::new(0),
             unreadable: Repeated::default(),
         }
     }
@@ -242,9 +249,10 @@ impl Store {
     /// The store is of no use now.
     pub async fn claim(&self, names: &Names, claim: Claim, hurried: Hurried<'_>) -> Result<Claimed, Gone> {
         let (key, id) = names.current();
+        let mut ask = claim;
         for _ in 0..2 {
             let claimed =
-                self.operation("claim", hurried, RawClaimed::outcome, self.engine.claim(id, claim)).await?;
+                self.operation("claim", hurried, RawClaimed::outcome, self.engine.claim(id, ask)).await?;
             let received = self.clock.boot();
             let entry = match claimed {
                 RawClaimed::Held { left } => return Ok(Claimed::Held { left }),
@@ -252,7 +260,8 @@ impl Store {
                     let lease = Lease { fence, now, received };
                     return Ok(match self.under_a_former_key(names, claim, hurried).await {
                         Some(found) => {
-                            self.publish(names, &lease, &found.stored, self.clock.boot() + found.left).await;
+                            let ends = self.clock.boot() + found.left;
+                            self.keep(names, &lease, &found.stored, ends, hurried).await;
                             Claimed::Token(Found { generation: lease.fence, ..found })
                         }
                         None => Claimed::Lease(lease),
@@ -260,6 +269,8 @@ impl Store {
                 }
                 RawClaimed::Entry(entry) => entry,
             };
+            // Removes this entry alone: neither a newer one, nor the lease of somebody who fetches meanwhile.
+            ask = Claim { have: entry.generation, refused: true, ..claim };
             if let Some(found) = self.open(key, id, entry) {
                 return Ok(Claimed::Token(found));
             }
@@ -271,19 +282,23 @@ impl Store {
                  with the same keys and another version"
                 );
             }
-            self.operation("remove", hurried, ok, self.engine.remove(std::slice::from_ref(id))).await?;
         }
         Err(Gone::new(GoneKind::Invalid, format!("{}: its entries cannot be opened", self.place())))
     }
 
-    /// The token under a key that was the first before `keys` were rotated.
+    /// The token under a key that was the first before `keys` were rotated. One that an upstream refused is removed there.
     async fn under_a_former_key(&self, names: &Names, claim: Claim, hurried: Hurried<'_>) -> Option<Found> {
-        if claim.refused || claim.have > 0 {
+        if claim.have > 0 && !claim.refused {
             return None;
         }
         for (key, id) in names.former() {
-            let entry = self.operation("read", hurried, ok, self.engine.read(id)).await.ok()??;
-            if let Some(found) = self.open(key, id, entry) {
+            let read = self.operation("read", hurried, ok, self.engine.read(id)).await.ok()?;
+            let Some(entry) = read else { continue };
+            if claim.refused && entry.generation <= claim.have {
+                // It became the refused one when it was stored under the first key.
+                let remove = self.engine.remove(std::slice::from_ref(id));
+                self.operation("remove", hurried, ok, remove).await.ok()?;
+            } else if let Some(found) = self.open(key, id, entry) {
                 return Some(found);
             }
         }
@@ -315,13 +330,24 @@ impl Store {
 
     /// Stores a token that expires at `ends` by the boot clock. It does not replace a newer one.
     pub async fn publish(&self, names: &Names, lease: &Lease, stored: &StoredToken, ends: Duration) {
+        self.keep(names, lease, stored, ends, NOBODY_WAITS).await;
+    }
+
+    async fn keep(
+        &self,
+        names: &Names,
+        lease: &Lease,
+        stored: &StoredToken,
+        ends: Duration,
+        hurried: Hurried<'_>,
+    ) {
         let (key, id) = names.current();
         let sealed = sealed::seal(key, id, lease.fence, stored);
         // By the store's clock, and at most as late: the lease was given before it was received.
         let ends = lease.now.after(ends.saturating_sub(lease.received));
         let publish = self.engine.publish(id, lease.fence, &sealed, ends);
         let outcome = |stored: &bool| if *stored { "ok" } else { "superseded" };
-        if let Ok(false) = self.operation("publish", NOBODY_WAITS, outcome, publish).await {
+        if let Ok(false) = self.operation("publish", hurried, outcome, publish).await {
             tracing::debug!(
                 event = "store.superseded",
                 store = self.place(),
@@ -366,7 +392,8 @@ impl Store {
     /// # Errors
     /// The store is of no use now.
     pub async fn list(&self) -> Result<Vec<Listed>, Gone> {
-        self.operation("list", NOBODY_WAITS, ok, self.engine.list()).await
+        let list = self.engine.list();
+        self.operation_within(PATIENCE_FOR_A_LIST, "list", NOBODY_WAITS, ok, list).await
     }
 
     /// Removes a token's entries, under every key. Returns how many there were.
@@ -382,25 +409,31 @@ impl Store {
     /// # Errors
     /// Why the store is of no use.
     pub async fn probe(&self) -> Result<Probed, Gone> {
+        // Without keys, a store that responds is of no use.
+        self.token_names(&[0; 32])?;
         self.operation("probe", NOBODY_WAITS, ok, self.engine.probe()).await
     }
 
-    /// Tries a store that failed until it works, so that operators see the truth even if nobody needs a token for hours.
-    /// Ends with the store.
+    /// Tries a store that failed until it works, and looks at one that nobody used for a while, so that operators see the
+    /// truth even if nobody needs a token for hours. Ends with the store.
     pub async fn keep_trying(store: Weak<Self>) {
         loop {
             // Replicas do not try all at once.
             tokio::time::sleep(SKIPPED_FOR.mul_f64(1.0 + fastrand::f64() / 4.0)).await;
             let Some(store) = store.upgrade() else { return };
-            // Without keys, a store that responds is of no use.
-            if store.failure().is_some() && store.token_names(&[0; 32]).is_ok() {
+            if store.failure().is_some() {
                 let _ = store.probe().await;
+            } else if store.is_idle() {
+                let nothing = EntryId("idle".into());
+                let _ = store.operation("read", NOBODY_WAITS, ok, store.engine.read(&nothing)).await;
             }
         }
     }
 
-    /// Does `operation` within `timeout`, or within [`PATIENCE`] as long as nobody waits; not at all if the store failed
-    /// within the last 5 s. `label` names a success, for metrics.
+    fn is_idle(&self) -> bool {
+        millis(self.clock.boot()).saturating_sub(self.used_at.load(Ordering::Relaxed)) >= millis(IDLE)
+    }
+
     async fn operation<T>(
         &self,
         name: &'static str,
@@ -408,12 +441,26 @@ impl Store {
         label: impl FnOnce(&T) -> &'static str,
         operation: impl Future<Output = Result<T, Gone>>,
     ) -> Result<T, Gone> {
+        self.operation_within(PATIENCE, name, hurried, label, operation).await
+    }
+
+    /// Does `operation` within `timeout`, or within `patience` as long as nobody waits; not at all if the store failed
+    /// within the last 5 s. `label` names a success, for metrics.
+    async fn operation_within<T>(
+        &self,
+        patience: Duration,
+        name: &'static str,
+        hurried: Hurried<'_>,
+        label: impl FnOnce(&T) -> &'static str,
+        operation: impl Future<Output = Result<T, Gone>>,
+    ) -> Result<T, Gone> {
         let started = self.clock.boot();
+        self.used_at.store(millis(started), Ordering::Relaxed);
         if let Some(gone) = self.breaker.is_open(started) {
             self.metrics.operation(name, gone.kind.as_str(), None);
             return Err(gone);
         }
-        let outcome = self.within(hurried, operation).await;
+        let outcome = self.within(patience, hurried, operation).await;
         let now = self.clock.boot();
         let label = outcome.as_ref().map_or_else(|gone| gone.kind.as_str(), label);
         self.metrics.operation(name, label, Some(now.saturating_sub(started)));
@@ -426,6 +473,7 @@ impl Store {
 
     async fn within<T>(
         &self,
+        patience: Duration,
         hurried: Hurried<'_>,
         operation: impl Future<Output = Result<T, Gone>>,
     ) -> Result<T, Gone> {
@@ -437,9 +485,11 @@ impl Store {
                 return outcome;
             }
             waited += timeout;
-            if waited >= PATIENCE || hurried() {
+            if waited >= patience || hurried() {
+                // A longer `timeout` helps only while it is what ends the wait.
+                let hint = if waited < patience { ", or raise timeout in [store]" } else { "" };
                 let detail = format!(
-                    "{}: no response within {}: find out why it is slow, or raise timeout in [store]",
+                    "{}: no response within {}: find out why it is slow{hint}",
                     self.place(),
                     humantime::format_duration(waited)
                 );
@@ -472,7 +522,9 @@ impl Breaker {
         let before = self.failure.load_full();
         let since = before.as_ref().map_or(at, |before| before.since);
         self.failure.store(Some(Arc::new(Failing { gone: gone.clone(), since, at })));
-        if before.is_none_or(|before| before.gone.kind != gone.kind) || self.repeated.due(now).is_some() {
+        // The first line counts, or the second failure would have one too.
+        let is_due = self.repeated.due(now).is_some();
+        if is_due || before.is_none_or(|before| before.gone.kind != gone.kind) {
             let (detail, kind) = (&gone.detail, gone.kind.as_str());
             tracing::warn!(
                 event = "store.failed",

@@ -213,8 +213,8 @@ fn write(out: &mut String, contents: &Contents) -> fmt::Result {
     write!(out, "{}: {} of this config", contents.store, count(stored, "token"))?;
     match contents.other_entries {
         0 => writeln!(out),
-        1 => writeln!(out, ", and 1 entry that belongs to another config, key or version"),
-        more => writeln!(out, ", and {more} entries that belong to another config, key or version"),
+        1 => writeln!(out, ", and 1 entry that belongs to another config, key, or version"),
+        more => writeln!(out, ", and {more} entries that belong to another config, key, or version"),
     }
 }
 

@@ -129,7 +129,7 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
         Err(_) if reference.source.is_made() && reference.of_token_requests => {}
         // Offline, nothing runs it.
         Err(error) if error.reason == reference::NOT_RUN => {}
-        Err(error) => found.push(warning(error.to_string(), fix_of_missing(&error))),
+        Err(error) => found.push(warning(error.to_string(), fix_of_missing(reference, &error))),
         Ok(secret) if reference.secret && is_plain_secret(&reference.key) => {
             let slip = slip_in_secret(secret.expose());
             let at = reference.source.place();
@@ -151,8 +151,11 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
 }
 
 /// How to provide a missing value, if the reason does not say it.
-fn fix_of_missing(error: &ReferenceError) -> Option<String> {
+fn fix_of_missing(reference: &ReferenceUse, error: &ReferenceError) -> Option<String> {
     let fix = match error.reason.as_str() {
+        reference::NO_FILE if reference.key.starts_with("store.") => {
+            "create the file, or correct its path; until then, bearerd works without the store"
+        }
         reference::NO_FILE => "create the file, or correct its path; whatever needs the value waits for it",
         reference::NOT_SET => "set it where the program is started; bearerd reads it only at the start",
         _ => return None,

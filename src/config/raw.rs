@@ -79,7 +79,7 @@ pub(crate) struct RawWebhook {
     /// JSON pointer to the value in the payload (RFC 6901).
     #[schemars(extend("x-errors" = "missing; not a JSON pointer"))]
     pub value: Option<String>,
-    /// JSON pointers with the text, number or boolean that a payload must have there. bearerd acknowledges any other
+    /// JSON pointers with the text, number, or boolean that a payload must have there. bearerd acknowledges any other
     /// payload and keeps nothing of it.
     #[schemars(extend("x-errors" = "not a JSON pointer"))]
     pub only: Option<BTreeMap<String, String>>,
@@ -561,7 +561,7 @@ pub(crate) struct RawResponse {
     /// The token's lifetime in seconds.
     #[schemars(extend("default" = Self::EXPIRES_IN))]
     pub expires_in: Option<String>,
-    /// When the token expires, if the response has no lifetime. "jwt": the token's own `exp`, whatever the response says.
+    /// When the token expires, if the response has no lifetime. With `"jwt"`, the token's own `exp`, whatever the response says.
     #[schemars(extend("default" = Self::EXPIRES_AT))]
     pub expires_at: Option<String>,
     /// The error code if the issuer refuses.

@@ -414,7 +414,7 @@ pub const FAMILIES: &[Family] = &[
         labels: &[],
         unit: "0 or 1",
         help: "Whether the last operation of the token store succeeded",
-        more: ". Absent without `[store]`. While it is 0, each replica fetches its own tokens",
+        more: ". A store that nobody uses is looked at once a minute. Absent without `[store]`. While it is 0, each replica fetches its own tokens",
         alert: "it is 0",
         samples: |all, out| each(all.extra.store_up, |up| out.value(&[], u64::from(up))),
     },

@@ -45,7 +45,7 @@ pub(super) trait Engine: Send + Sync + 'static {
     fn balance<'a>(&'a self, id: &'a EntryId, budget: Budget) -> Operation<'a, Spent>;
     /// Writes, reads, and removes an entry of its own, and reports what it learned.
     fn probe(&self) -> Operation<'_, Probed>;
-    /// Where the store is, in words for an operator: `redis at cache.internal:6379 (TLS)`.
+    /// Where the store is, in words for an operator: `Redis at cache.internal:6379 (TLS)`.
     fn place(&self) -> String;
 }
 

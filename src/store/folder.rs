@@ -4,12 +4,13 @@
 //! the moment that it needs. A lease is in the record, so a process that is stopped with a lease keeps nobody for long.
 //! From time to time an operation removes the files that are of no use any more.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -26,8 +27,10 @@ use crate::aside::Aside;
 use crate::clock::SharedClock;
 use crate::config::Budget;
 
-/// Files that hang block no other thread.
-static FOLDER: Aside = Aside::new("store", 4);
+/// Files that hang block no other thread, and a folder that hangs blocks no other folder. A config names few folders, so their
+/// threads are kept for ever.
+#[expect(clippy::disallowed_types, reason = "held for a look-up where a config is loaded")]
+static FOLDERS: std::sync::Mutex<BTreeMap<PathBuf, &'static Aside>> = std::sync::Mutex::new(BTreeMap::new());
 /// How long an operation tries to get the folder's lock. Another process has it for milliseconds.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(2);
@@ -50,7 +53,10 @@ pub(super) struct Folder {
 impl Folder {
     pub(super) fn new(folder: PathBuf, prefix: &str, clock: SharedClock) -> Self {
         let prefix = format!("{prefix}-{FORMAT}-");
-        Self { files: Arc::new(Files { folder, prefix, sweep_at: AtomicU64::new(0) }), clock }
+        let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || -> &'static Aside { Box::leak(Box::new(Aside::new("store", 4))) };
+        let threads = *folders.entry(folder.clone()).or_insert_with(new);
+        Self { files: Arc::new(Files { folder, prefix, threads, sweep_at: AtomicU64::new(0) }), clock }
     }
 
     /// Does `work` under the folder's lock, on a thread of its own.
@@ -62,7 +68,7 @@ impl Folder {
         // Nothing happens before somebody waits for it: the store may have to be left alone.
         Box::pin(async move {
             let at_work = Arc::clone(&files);
-            let done = FOLDER.run(move || {
+            let done = files.threads.run(move || {
                 let _lock = at_work.lock()?;
                 let now = StoreTime(clock.wall().duration_since(UNIX_EPOCH).map_or(0, micros));
                 let outcome = work(&at_work, now);
@@ -184,6 +190,7 @@ impl Engine for Folder {
 }
 
 struct Files {
+    threads: &'static Aside,
     folder: PathBuf,
     /// Begins the name of each file.
     prefix: String,
@@ -301,7 +308,7 @@ impl Files {
     fn sweep_later(self: &Arc<Self>, clock: &SharedClock) {
         let (files, clock) = (Arc::clone(self), Arc::clone(clock));
         // Without a thread, the next sweep removes them.
-        let _ = FOLDER.spawn(move || {
+        let _ = self.threads.spawn(move || {
             let Ok(_lock) = files.lock() else { return };
             let now = StoreTime(clock.wall().duration_since(UNIX_EPOCH).map_or(0, micros));
             files.sweep(now);
@@ -357,25 +364,35 @@ impl Files {
                 GoneKind::Refused,
                 format!("this user may not write there: `chown` it to the user of bearerd ({error})"),
             ),
-            ErrorKind::NotFound => {
-                (GoneKind::Unreachable, format!("the folder around it does not exist: create it ({error})"))
-            }
+            ErrorKind::NotFound => match self.folder.parent().filter(|parent| !parent.exists()) {
+                Some(parent) => (
+                    GoneKind::Unreachable,
+                    format!(
+                        "its parent folder {} does not exist: create it, or name another path",
+                        parent.display()
+                    ),
+                ),
+                None => (
+                    GoneKind::Unreachable,
+                    format!("it cannot be created there: name another path ({error})"),
+                ),
+            },
             ErrorKind::NotADirectory => (
                 GoneKind::Unreachable,
-                format!(
-                    "it, or what is around it, is not a folder: remove it, or name another path ({error})"
-                ),
+                "it, or a parent of it, is a file: remove that file, or name another path".to_owned(),
             ),
             ErrorKind::ReadOnlyFilesystem => (
                 GoneKind::Unable,
                 "the file system is read-only: mount a volume that may be written".to_owned(),
             ),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                (GoneKind::Unable, format!("there is no room left ({error})"))
-            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (
+                GoneKind::Unable,
+                format!("there is no room left: make room, or name another path ({error})"),
+            ),
             ErrorKind::WouldBlock => (
                 GoneKind::Timeout,
-                "another process has the lock of the folder and does not give it back".to_owned(),
+                "another process has the lock of the folder and does not give it back: `lslocks` names it"
+                    .to_owned(),
             ),
             _ => (GoneKind::Unreachable, error.to_string()),
         };
@@ -590,9 +607,9 @@ mod tests {
             (
                 around.path().join("no/such"),
                 GoneKind::Unreachable,
-                "the folder around it does not exist: create it",
+                "/no does not exist: create it, or name another path",
             ),
-            (file, GoneKind::Unreachable, "is not a folder: remove it, or name another path"),
+            (file, GoneKind::Unreachable, "is a file: remove that file, or name another path"),
         ] {
             let gone = Folder::new(folder, "bearerd", Arc::clone(&clock)).probe().await.unwrap_err();
             assert_eq!(gone.kind, kind);

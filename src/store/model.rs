@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     Broken,
     /// Leases are neither extended nor released, as if their holder were stopped.
     HolderStopped,
+    /// It does not respond when a token is to be stored.
+    PublishHangs,
 }
 
 /// All that the store keeps. Replicas share it.
@@ -128,7 +130,7 @@ impl Connection {
             match fault {
                 Fault::Dead => pending().await,
                 Fault::Broken => Err(Gone::new(GoneKind::Unable, "broken")),
-                Fault::None | Fault::HolderStopped => Ok(act(&self.0, self.0.now())),
+                Fault::None | Fault::HolderStopped | Fault::PublishHangs => Ok(act(&self.0, self.0.now())),
             }
         })
     }
@@ -178,6 +180,9 @@ impl Engine for Connection {
         sealed: &'a [u8],
         ends: StoreTime,
     ) -> Operation<'a, bool> {
+        if *self.0.fault.lock().unwrap() == Fault::PublishHangs {
+            return Box::pin(pending());
+        }
         self.record(id, move |record, now| record.publish(now, fence, sealed, ends))
     }
 

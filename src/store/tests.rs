@@ -1,12 +1,17 @@
 //! The rules of an entry, against every order in which messages may arrive.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::engine::{Claim, Claimed, Entry, StoreTime};
+use super::Store;
+use super::engine::{Claim, Claimed, Entry, GoneKind, StoreTime};
+use super::model::{Fault, Memory};
 use super::record::{Record, Window};
+use crate::clock::{SharedClock, ShiftedClock, SystemClock};
 use crate::config::Budget;
 
 const LEASE: Duration = Duration::from_millis(3_000);
@@ -249,4 +254,32 @@ fn a_record_survives_its_file() {
     assert!(record.publish(now, fence, b"\x00\xffsealed", now.after(LEASE)));
     let text = serde_json::to_string(&record).unwrap();
     assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+}
+
+/// A server that others use too goes through millions of keys.
+#[tokio::test(start_paused = true)]
+async fn a_list_may_take_longer_than_what_a_token_waits_for() {
+    let memory = Memory::new();
+    memory.delay_ms.store(5_000, SeqCst);
+    let store = memory.store(Arc::new(SystemClock), &[1]);
+    store.list().await.unwrap();
+    assert_eq!(store.probe().await.unwrap_err().kind, GoneKind::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_nobody_uses_is_looked_at() {
+    let (memory, clock) = (Memory::new(), Arc::new(ShiftedClock::default()));
+    let store = memory.store(Arc::clone(&clock) as SharedClock, &[1]);
+    tokio::spawn(Store::keep_trying(Arc::downgrade(&store)));
+    store.probe().await.unwrap();
+    memory.fail(Fault::Broken);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(store.failure().is_none(), "it was used just now");
+    clock.advance(Duration::from_secs(60));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(store.failure().is_some());
+    memory.fail(Fault::None);
+    clock.advance(Duration::from_secs(60));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(store.failure().is_none());
 }

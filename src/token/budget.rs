@@ -58,12 +58,22 @@ impl Budgets {
         for (config, budget) in issuers.filter_map(|issuer| Some((issuer, issuer.budget?))) {
             limited.insert(Arc::clone(&config.name));
             let counted = all.entry(Arc::clone(&config.name)).or_insert_with(|| Counted::new(config, budget));
-            if counted.budget != budget {
+            if counted.budget != budget || counted.config.digest != config.digest {
+                // The store may count others for it.
                 counted.told = None;
             }
             (counted.config, counted.budget) = (Arc::clone(config), budget);
         }
         all.retain(|name, _| limited.contains(name));
+    }
+
+    /// Another store is used from now on, or none.
+    pub(super) fn forget_store(&self) {
+        self.locked().values_mut().for_each(|counted| counted.told = None);
+    }
+
+    fn uses(&self, store: &Arc<Store>) -> bool {
+        self.store.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, store))
     }
 
     /// Asks the store how much other replicas, or an earlier start, spent of the budgets of which this process knows nothing.
@@ -79,6 +89,7 @@ impl Budgets {
             let now = self.clock.boot();
             if let Some(counted) = self.locked().get_mut(&config.name)
                 && counted.budget == budget
+                && self.uses(&store)
             {
                 counted.told.get_or_insert((now, spent));
             }
@@ -103,7 +114,7 @@ impl Budgets {
         let spent = store.spend(&slices(&parts), taken.budget, &|| true).await.ok();
         let now = self.clock.boot();
         if let Some(counted) = self.locked().get_mut(issuer) {
-            counted.told = spent.map(|spent| (now, spent));
+            counted.told = spent.filter(|_| self.uses(&store)).map(|spent| (now, spent));
         }
         match spent {
             Some(Spent { allowed: false, next, .. }) => Err(self.deny(taken.budget, true, next)),

@@ -107,6 +107,7 @@ impl TokenCache {
             self.control.spawn(Store::keep_trying(Arc::downgrade(&store)));
             store
         }));
+        self.budgets.forget_store();
     }
 
     /// Counts token requests by these issuers' budgets from now on.

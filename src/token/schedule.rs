@@ -19,6 +19,11 @@ const AGAIN_AT: f64 = 0.5;
 /// Smaller steps of the wall clock (NTP) do not cause a renewal.
 const BACKWARD_STEP: Duration = Duration::from_secs(5);
 
+/// The end of a lifetime in which a token is not sent.
+pub(super) fn margin(lifetime: Duration) -> Duration {
+    LONGEST_MARGIN.min(lifetime / MARGIN_DIVISOR)
+}
+
 /// One reading of both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment {
@@ -61,7 +66,7 @@ impl Validity {
     /// `refresh_at` is a share of `lifetime`. `chance` in 0 ..= 1 makes the renewal earlier, by up to 10 % of the
     /// lifetime.
     pub(super) fn new(asked: Moment, lifetime: Duration, refresh_at: f64, chance: f64) -> Self {
-        Self::with_margin(asked, lifetime, LONGEST_MARGIN.min(lifetime / MARGIN_DIVISOR), refresh_at, chance)
+        Self::with_margin(asked, lifetime, margin(lifetime), refresh_at, chance)
     }
 
     /// The validity of the same token if the issuer gives it out once more, as metadata services do until shortly before

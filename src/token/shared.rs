@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use super::cache::{Fetching, TokenSource};
 use super::chain::InnerTokens;
-use super::schedule::Moment;
+use super::schedule::{Moment, margin};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
 use crate::issuer::{Audience, Grant, IssuerError};
@@ -120,8 +120,10 @@ impl SharedSource {
             let asked = Moment::now(&*self.clock);
             match store.claim(&names, claim, hurried).await {
                 Err(_) => return self.direct.fetch(key, want).await,
-                // It does not last longer than the token at hand.
-                Ok(Claimed::Token(found)) if found.left <= want.left => claim.have = found.generation,
+                // It may not be sent for longer than the token at hand, or not at all.
+                Ok(Claimed::Token(found)) if is_of_use_for(&found) <= want.left => {
+                    claim.have = found.generation;
+                }
                 Ok(Claimed::Token(found)) => return Ok(taken(found, asked)),
                 Ok(Claimed::Lease(lease)) => return self.fetch_for_all(store, names, lease, key, want).await,
                 Ok(Claimed::Held { .. }) if self.clock.boot() >= give_up => {
@@ -270,6 +272,11 @@ fn pause(looks: &mut Duration, held: Duration, left: Duration) -> Duration {
     let next = looks.mul_f64(0.5 + chance);
     *looks = looks.mul_f64(LOOKS_GROW).min(LONGEST_LOOK);
     patient.max(next)
+}
+
+/// How long a token may be sent, less as much again, because it is on its way to the slot.
+fn is_of_use_for(found: &Found) -> Duration {
+    found.left.saturating_sub(2 * margin(found.stored.lifetime))
 }
 
 /// A token of the store, as if it had been granted. `asked` is when the store was asked.

@@ -17,10 +17,10 @@ fn budget(requests: usize, per: &str) -> String {
     format!("budget = {{ requests = {requests}, per = \"{per}\" }}")
 }
 
-/// A scene whose tokens live for a second.
+/// A scene whose tokens live for three seconds: less than any test, and more than a busy machine takes for a token request.
 async fn brief_tokens(keys: &str) -> Setup {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 3));
     setup.issuer(keys)
 }
 
@@ -361,6 +361,26 @@ async fn while_the_store_is_of_no_use_the_process_counts() {
     let detail = response.json()["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("because this process spent the budget of 2 token requests"), "{detail}");
     assert_eq!(world.issuer().count(), 2);
+}
+
+/// What other replicas spent in a store counts for those that use it.
+#[tokio::test]
+async fn a_store_that_is_not_used_any_more_denies_nothing() {
+    let mut world = with_store("store", &budget(1, "1h")).await.start().await;
+    let other = Bearerd::start(world.proxy.shared_folder(), &[]).await;
+    spent(&other).await;
+    let response = spent(&world.proxy).await;
+    assert!(response.json()["detail"].as_str().unwrap().contains("all replicas together"));
+    assert_eq!(world.issuer().count(), 1);
+    world.change(|text| text.split("[store]").next().unwrap().to_owned());
+    world.reload().await;
+    eventually("a token request", || async {
+        world.get("/").await;
+        (world.issuer().count() == 2).then_some(())
+    })
+    .await;
+    let status = world.status().await;
+    assert_eq!(status["issuers"][0]["budget"]["shared"], json!(false));
 }
 
 /// What a proxy without a store forgets is what it counted before its start.

@@ -8,6 +8,7 @@ mod documented;
 mod endpoints;
 mod grants;
 mod routing;
+mod store;
 mod upstreams;
 
 use serde_json::Value;

@@ -277,7 +277,7 @@ async fn the_page_shows_the_store_and_whose_token_it_is() {
     world.upstream().always_this(RawResponse::unauthorized());
     send(&world, "/orders/7", 1).await;
     browser.says("#problems", "The token store is of no use: tokens are fetched without it").await;
-    browser.says("#problems", "is not a folder: remove it, or name another path").await;
+    browser.says("#problems", "is a file: remove that file, or name another path").await;
     browser.says("#config", "of no use now").await;
     browser.screen(1180, 900, false).await;
     browser.picture("status-page-store-failing.png").await;

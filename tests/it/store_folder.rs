@@ -277,7 +277,7 @@ async fn works_without(world: &World, kind: &str, words: &str) {
 #[tokio::test]
 async fn a_folder_that_cannot_be_made_loses_no_request_and_is_reported() {
     let world = setup_with(&STORE.replace("\"tokens\"", "\"no/such/tokens\"")).await.start().await;
-    works_without(&world, "unreachable", "the folder around it does not exist: create it").await;
+    works_without(&world, "unreachable", "/no/such does not exist: create it, or name another path").await;
 }
 
 #[tokio::test]
@@ -285,7 +285,7 @@ async fn a_file_in_place_of_the_folder_loses_no_request_and_is_reported() {
     let setup = setup().await;
     setup.file("tokens", "not a folder");
     let world = setup.start().await;
-    works_without(&world, "unreachable", "is not a folder: remove it, or name another path").await;
+    works_without(&world, "unreachable", "is a file: remove that file, or name another path").await;
     assert_eq!(fs::read_to_string(world.folder().join("tokens")).unwrap(), "not a folder");
 
     // It is used as soon as it can be, although nobody needs a token.
@@ -608,7 +608,7 @@ async fn ls_shows_what_the_store_holds_and_never_a_value() {
         "  requested    at ",
         "issuer mail: its tokens are never stored",
         &format!(
-            "{place}: 2 tokens of this config, and 2 entries that belong to another config, key or version\n"
+            "{place}: 2 tokens of this config, and 2 entries that belong to another config, key, or version\n"
         ),
     ] {
         assert!(output.stdout.contains(wanted), "{wanted} in {}", output.stdout);

@@ -225,7 +225,7 @@ function tokenRow(cells, note, first) {
     setTime(ago, token.fetched_at || "");
     const shared = token.shared;
     put(whose, shared ? "by " + shared.by + (shared.own ? ", for all" : ", from the store") : "");
-    put(generation, shared ? "generation " + grouped(shared.generation) : "");
+    put(generation, shared ? "generation " + shared.generation : "");
     const next = token.last_error && token.last_error.next_try;
     put(due, next ? "next try " : token.renew_at ? "when used, " : "–");
     when.hidden = !next && !token.renew_at;
@@ -261,7 +261,7 @@ function issuerItem(issuer, tokens) {
 function budgetCell(budget) {
   if (!budget) return "–";
   const of = " of " + grouped(budget.requests) + " per " + duration(budget.per_seconds) + (budget.shared ? ", all replicas" : "");
-  if (budget.next_request_at) return ["▲ 0" + of + "; next request possible at " + budget.next_request_at, "warn"];
+  if (budget.next_request_at) return ["▲ 0" + of + "; next at " + budget.next_request_at, "warn"];
   return grouped(budget.remaining) + of;
 }
 

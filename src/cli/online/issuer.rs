@@ -275,9 +275,10 @@ fn budget_warning(credentials: &[CredentialReport], budget: Budget, config: &Iss
     let needed = lifetimes.iter().map(renewals).sum::<f64>();
     (needed > f64::from(budget.requests)).then(|| {
         format!(
-            "budget allows {} token requests per {}, but tokens that are in use all the time need about {:.0} (the shortest \
-             lifetime is {shortest} s): raise it if the issuer allows more, or have it grant longer lifetimes",
+            "budget allows {} token request{} per {}, but tokens that are in use all the time need about {:.0} (the shortest lifetime is \
+             {shortest} s): raise it if the issuer allows more, or have it grant longer lifetimes",
             budget.requests,
+            if budget.requests == 1 { "" } else { "s" },
             humantime::format_duration(budget.per),
             needed.ceil(),
         )

@@ -278,7 +278,7 @@ fn a_key_that_can_be_read_is_checked_and_never_shown() {
     assert_eq!(
         found,
         [
-            "bearerd.toml:3:46: warning: store.keys[2]: file gone: no such file\n  help: create the file, or correct its path; whatever needs the value waits for it",
+            "bearerd.toml:3:46: warning: store.keys[2]: file gone: no such file\n  help: create the file, or correct its path; until then, bearerd works without the store",
             "bearerd.toml:3:28: error: store.keys[1]: file bad: is not a key of 32 bytes in base64 or hex: it is neither hex nor base64\n  help: `openssl rand -base64 32` makes one",
             "bearerd.toml:3:65: warning: store.keys[3]: file again: is the same key as keys[0]\n  help: leave it out when the rotation is over",
         ]

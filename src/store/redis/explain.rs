@@ -93,8 +93,8 @@ impl Explain {
             "NOPERM" | "ERR" if code == "NOPERM" || words.contains("user executing the script") => (
                 GoneKind::Refused,
                 format!(
-                    "does not let this user in [store] do what bearerd needs ({words}): ACL SETUSER USER ~PREFIX:* \
-                     {COMMANDS}"
+                    "does not give the user of [store] the rights that bearerd needs ({words}): run ACL SETUSER USER \
+                     ~PREFIX:* {COMMANDS} there, with the user and the prefix of [store]"
                 ),
             ),
             "DENIED" => (
@@ -126,7 +126,7 @@ impl Explain {
             ),
             "WRONGTYPE" => (
                 GoneKind::Invalid,
-                "has other data where bearerd has its entries: set another prefix in [store]".to_owned(),
+                "has data of another program under the names of bearerd's entries: remove it, or set another prefix in [store]".to_owned(),
             ),
             "ERR" if words.starts_with("max number of clients") => (
                 GoneKind::Unable,
@@ -174,7 +174,7 @@ impl Explain {
     }
 }
 
-const WRONG_PASSWORD: &str = "did not accept username and password of [store]: see which user it knows (ACL LIST), and what its password is";
+const WRONG_PASSWORD: &str = "did not accept username and password of [store]: compare them with the users that it knows (ACL LIST there)";
 
 /// What a server says in an error: without control characters, and not too long.
 fn words(text: &str) -> String {

@@ -307,6 +307,67 @@ async fn rubbish_in_the_store_is_replaced() {
     assert_eq!(fleet.text(2).await, "t2");
 }
 
+/// Somebody else renews the token already.
+#[tokio::test(start_paused = true)]
+async fn rubbish_takes_no_lease_from_its_holder() {
+    let mut fleet = Fleet::of(1);
+    fleet.requests().await;
+    fleet.pass(0.1).await;
+    fleet.memory.garble();
+    fleet.idp.delay(5_000);
+    while fleet.idp.asked() == 1 {
+        fleet.pass(1.0).await;
+    }
+    fleet.start(&[1], |_| {});
+    assert_eq!(fleet.text(1).await, "t2");
+    assert_eq!(fleet.idp.asked(), 2);
+}
+
+/// A token is not sent in its last 5 s, and there is no other one.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_may_not_be_sent_any_more_is_not_taken() {
+    for (number, keys) in [&[1][..], &[2, 1]].into_iter().enumerate() {
+        let mut fleet = Fleet::of(1);
+        assert_eq!(fleet.text(0).await, "t1");
+        fleet.pass(0.1).await;
+        fleet.replicas.clear();
+        fleet.pass(3_596.5).await;
+        fleet.start(keys, |_| {});
+        fleet.replicas[0].clock.jump_wall(3_597);
+        assert_eq!(fleet.text(0).await, "t2", "case {number}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_a_former_key_that_was_refused_does_not_come_back() {
+    let mut fleet = Fleet::of(1);
+    fleet.idp.respond(|number| match number {
+        2 => Err(failure(FailureKind::Unavailable)),
+        number => Ok(grant(number, 3_600)),
+    });
+    assert_eq!(fleet.text(0).await, "t1");
+    fleet.start(&[2, 1], |_| {});
+    let refused = request(fleet.slot(1)).await.unwrap();
+    assert_eq!(text(&refused), "t1");
+    assert_eq!(fleet.slot(1).reject(refused.generation), Rejected::Dropped);
+    fleet.pass(0.5).await;
+    assert_eq!(fleet.idp.asked(), 2);
+    fleet.start(&[2, 1], |_| {});
+    assert_eq!(fleet.text(2).await, "t3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_while_it_takes_a_token_of_a_former_key_costs_its_timeout() {
+    let mut fleet = Fleet::of(1);
+    assert_eq!(fleet.text(0).await, "t1");
+    fleet.pass(0.1).await;
+    fleet.start(&[2, 1], |_| {});
+    fleet.memory.fail(Fault::PublishHangs);
+    let began = Instant::now();
+    assert_eq!(fleet.text(1).await, "t1");
+    assert!(began.elapsed() < Duration::from_millis(150), "{:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn replicas_with_other_keys_share_nothing_and_rotated_keys_lose_no_token() {
     let mut fleet = Fleet::of(1);
@@ -317,6 +378,8 @@ async fn replicas_with_other_keys_share_nothing_and_rotated_keys_lose_no_token()
     assert_eq!(fleet.text(2).await, "t1", "under the former key");
     fleet.start(&[3], |_| {});
     assert_eq!(fleet.text(3).await, "t1", "it was stored under the new key");
+    fleet.start(&[5, 4, 3], |_| {});
+    assert_eq!(fleet.text(4).await, "t1", "under any former key");
 }
 
 #[tokio::test(start_paused = true)]

@@ -254,7 +254,9 @@ async fn a_token_is_exchanged_for_another_audience() {
     let keycloak = start().await;
     let exchange = |audience: &str| {
         let keys = format!("client_id = \"exchanger\"\nparams = {{ audience = \"{audience}\" }}");
-        keycloak.preset("keycloak-exchange", &keys).replace("realm = \"test\" }", "realm = \"test\", subject = \"inner\" }")
+        keycloak
+            .preset("keycloak-exchange", &keys)
+            .replace("realm = \"test\" }", "realm = \"test\", subject = \"inner\" }")
     };
     let scene = async |audience: &str| {
         let setup = scene(ODD_SECRET, &exchange(audience)).await;
