@@ -6,6 +6,7 @@
 
 mod control;
 mod listeners;
+mod programs;
 mod reloading;
 mod room;
 mod service_manager;
@@ -13,14 +14,14 @@ mod sockets;
 mod webhooks;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use control::{Control, Order, Signals};
 use listeners::Listeners;
+use programs::Programs;
 use reloading::{KnownFiles, Reloading};
 use room::Room;
 use service_manager::ServiceManager;
@@ -38,6 +39,7 @@ use crate::config::{self, Config, Credential, RouteConfig};
 use crate::listener::{BindError, Passed};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, RouteService, Snapshot, SnapshotCell};
+use crate::reload::Change;
 use crate::telemetry::LogControl;
 use crate::token::{TokenCache, TokenSlot};
 use crate::trace::{Tracer, TracerCell};
@@ -110,6 +112,9 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let passed = Arc::new(options.passed);
     fits(&passed, &config)?;
     let sources = Sources::bind(&config, &passed).map_err(StartError::Address)?;
+    programs::run_first(&config);
+    // Before anything is made of the files, so that a change from here on is noticed.
+    let known_files = KnownFiles::of(&config);
     let settings = listeners::settings(&config, None, &metrics).map_err(StartError::Settings)?;
     let room = Room::of(&config);
     room.take();
@@ -132,7 +137,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         TokenCache::new(control_runtime, Arc::clone(&clock), Arc::clone(&metrics), Arc::clone(&tracers));
     tokens.use_store(config.store.as_ref());
     tokens.use_budgets(config.issuers.values());
-    let mut first = build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &[].into() });
+    let mut first =
+        build(&config, None, &Parts { tokens: &tokens, metrics: &metrics, changed: &Change::default() });
     first.tracer = tracer;
     let snapshot = Arc::new(SnapshotCell::from_pointee(first));
     let health = Arc::new(Health::new());
@@ -193,7 +199,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
         signals,
         log: options.log,
         service,
-        reloading: Reloading::new(KnownFiles::of(&config), options.watch),
+        reloading: Reloading::new(known_files, options.watch),
+        programs: Programs::default(),
     };
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
@@ -253,8 +260,8 @@ fn system(what: &str, error: &std::io::Error) -> StartError {
 pub struct Parts<'a> {
     pub tokens: &'a TokenCache,
     pub metrics: &'a Metrics,
-    /// Referenced files whose content changed since `previous` was built.
-    pub changed: &'a BTreeSet<PathBuf>,
+    /// What changed since `previous` was built.
+    pub changed: &'a Change,
 }
 
 /// Builds the snapshot of `config`. Tokens whose key did not change stay, and so do connections whose settings and files did
@@ -283,16 +290,24 @@ fn service(
     Arc::new(RouteService::new(route, slot, Arc::new(upstream), metrics))
 }
 
-/// Every slot once, even if several routes share it.
+/// Every slot once, even if several routes share it, with the slots of other issuers that it needs.
 fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
+    let mut slots: Vec<Arc<TokenSlot>> = Vec::new();
     let mut met = HashSet::new();
-    let slots = snapshot.routes.iter().filter_map(|route| route.slot.as_ref());
-    slots.filter(|slot| met.insert(Arc::as_ptr(slot))).cloned().collect()
+    let mut next: Vec<Arc<TokenSlot>> =
+        snapshot.routes.iter().rev().filter_map(|route| route.slot.clone()).collect();
+    while let Some(slot) = next.pop() {
+        if met.insert(Arc::as_ptr(&slot)) {
+            next.extend(slot.inner().iter().cloned());
+            slots.push(slot);
+        }
+    }
+    slots
 }
 
-/// Whether the route's connections depend on one of these files.
-fn connects_with(route: &RouteConfig, files: &BTreeSet<PathBuf>) -> bool {
-    route.connection.sources().any(|source| source.path().is_some_and(|path| files.contains(path)))
+/// Whether the route's connections depend on what changed.
+fn connects_with(route: &RouteConfig, changed: &Change) -> bool {
+    route.connection.sources().any(|source| changed.concerns(source))
 }
 
 /// The real addresses, such as `127.0.0.1:43211` or `unix:/run/x.sock`.
@@ -365,6 +380,8 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::config::{Source, fixture};
 
@@ -376,7 +393,9 @@ mod tests {
     fn a_changed_file_touches_only_routes_that_use_it() {
         let mut route = fixture::route();
         route.connection.tls.ca = Some(file("/ca.pem"));
-        assert!(connects_with(&route, &[PathBuf::from("/ca.pem")].into()));
-        assert!(!connects_with(&route, &[PathBuf::from("/other.pem")].into()));
+        let changed = |path: &str| Change { files: [PathBuf::from(path)].into(), ..Change::default() };
+        assert!(connects_with(&route, &changed("/ca.pem")));
+        assert!(!connects_with(&route, &changed("/other.pem")));
+        assert!(!connects_with(&route, &Change { made: true, ..Change::default() }));
     }
 }

@@ -211,6 +211,12 @@ fn start_log(common: &Common, log: &config::Log) -> Result<LogControl, Failure> 
     telemetry::init(overrides, log).map_err(|message| Failure::new(Exit::No, message))
 }
 
+/// Shows what programs of the config write to stderr, for a verb that has no log.
+fn show_programs(config: &Config) -> Option<LogControl> {
+    let level = config::log_filter("off,bearerd::config::program=info").ok();
+    telemetry::init(Overrides { level, format: None }, &config.log).ok()
+}
+
 fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
     // Before any thread starts, and before other files get the numbers of passed descriptors.
     let passed = Passed::take().map_err(|message| Failure::new(Exit::Config, message))?;
@@ -218,7 +224,9 @@ fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
     let log = start_log(common, &config.log)?;
     let notify = std::env::var_os("NOTIFY_SOCKET").map(NotifySocket::new);
     let running = serve(config, Options { log: Some(log), notify, passed, ..Options::default() }, refused)?;
-    Ok(exit_after(&running.join()))
+    let ended = running.join();
+    config::end_programs();
+    Ok(exit_after(&ended))
 }
 
 /// Starts the proxy as its own process. `refused`: the protections that the kernel refused.

@@ -10,6 +10,7 @@ pub mod files;
 mod inspect;
 pub mod model;
 mod preset;
+mod program;
 mod raw;
 mod read;
 pub mod reference;
@@ -27,8 +28,9 @@ pub use environment::{ProxyVariables, Variable, proxy_target, proxy_variables, r
 pub use inspect::{check_references, missing_values, problem_near};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
+pub use program::end_all as end_programs;
 pub(crate) use raw::values::Words;
-pub use reference::{ReferenceError, Source};
+pub use reference::{Chained, ReferenceError, Source, make_all};
 pub(crate) use report::nearest;
 pub use report::{Problem, Problems, Severity};
 pub use schema::schema;

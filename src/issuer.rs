@@ -2,6 +2,7 @@
 //! does not retry later.
 
 mod assertion;
+mod chain;
 mod challenge;
 mod credential;
 mod discovery;
@@ -9,11 +10,10 @@ mod document;
 mod error;
 mod examine;
 mod exchange;
-mod fuzz;
+pub(crate) mod fuzz;
 mod gate;
 mod inputs;
 mod keys;
-mod redact;
 mod remedy;
 mod reported;
 mod request;
@@ -26,7 +26,9 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use http::header::DATE;
+use tokio::time::Instant;
 
+pub use chain::{ChainedTokens, Taking, chained};
 pub use discovery::Metadata;
 pub use error::{FailureKind, IssuerError, Unreached};
 pub use examine::{Finding, SOON_DAYS, examine};
@@ -34,17 +36,18 @@ pub use gate::{Denied, Gate, Permitting};
 pub use response::Audience;
 
 use self::assertion::Nonce;
+use self::chain::FreshTokens;
 use self::credential::{ClientCredential, Grace, Preference, WhichCredential};
 use self::error::{ErrorContext, host_and_path};
 use self::exchange::{Deadline, HttpVersions, IssuerResponse, RepeatReason, Repeats};
 use self::inputs::{Inputs, NotReady};
 use self::keys::KeyCache;
-use self::redact::Redactor;
 use self::response::{ResponseWarning, SentRequest};
 use crate::clock::SharedClock;
-use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
+use crate::config::{CredentialKey, HttpUrl, IssuerConfig, Source, TokenEndpoint};
 use crate::jose::Prover;
 use crate::net::{Connector, Offer, Target};
+use crate::redact::Redactor;
 use crate::secret::Secret;
 
 /// The largest response of a token endpoint, in bytes.
@@ -126,22 +129,41 @@ impl Issuer {
         }
     }
 
-    /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`. No budget counts the request.
+    /// Requests one token with the key's scopes and parameters, within the issuer's `timeout`. The time that it takes to make
+    /// values of the request (by programs, or tokens of other issuers) comes on top. No budget counts the request.
     ///
     /// # Errors
     /// The issuer cannot be reached, refuses the request, or responds without a usable token; or a credential cannot be
     /// read.
     pub async fn fetch(&self, key: &CredentialKey) -> Result<Grant, IssuerError> {
-        self.fetch_through(&gate::Open, key).await
+        let tokens = FreshTokens(Arc::clone(&self.clock));
+        self.fetch_through(&gate::Open, key, &tokens, false).await
     }
 
-    /// [`Self::fetch`], but `gate` has to permit each request.
+    /// Makes the values of the next token request, as [`Self::token_identity`] needs them. Returns `true` if there are some and
+    /// they are there.
+    pub async fn prepare(&self, key: &CredentialKey, tokens: &dyn ChainedTokens) -> bool {
+        let client = self.client(self.preference.first());
+        let values = client.map(|client| credential::made_values(&self.config, &client, key));
+        let values = values.unwrap_or_default();
+        !values.is_empty() && self.make(&values, tokens).await.is_ok()
+    }
+
+    /// [`Self::fetch`], but `gate` has to permit each request, and tokens of other issuers come from `tokens`. `prepared`:
+    /// without making the values that [`Self::prepare`] just made.
     ///
     /// # Errors
     /// As with [`Self::fetch`], or the gate denied a request ([`FailureKind::Budget`]).
-    pub async fn fetch_through(&self, gate: &dyn Gate, key: &CredentialKey) -> Result<Grant, IssuerError> {
+    pub async fn fetch_through(
+        &self,
+        gate: &dyn Gate,
+        key: &CredentialKey,
+        tokens: &dyn ChainedTokens,
+        prepared: bool,
+    ) -> Result<Grant, IssuerError> {
         let started = self.clock.boot();
-        let outcome = self.attempt(gate, key).await;
+        let deadline = Deadline::after(self.config.timeout);
+        let outcome = self.attempt(Fetch { key, gate, tokens, prepared, deadline }).await;
         let ms = self.clock.boot().saturating_sub(started).as_millis();
         let (status, what, trace) = match &outcome {
             Ok(_) => (None, "granted", None),
@@ -160,25 +182,27 @@ impl Issuer {
         outcome
     }
 
-    async fn attempt(&self, gate: &dyn Gate, key: &CredentialKey) -> Result<Grant, IssuerError> {
-        let fetch = Fetch { key, gate, deadline: Deadline::after(self.config.timeout) };
+    async fn attempt(&self, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
+        let started = self.clock.boot();
+        let outcome = self.fetch_with_either(fetch).await;
         let grace = self.config.credential_grace;
         if grace.is_zero() {
-            return self.fetch_with_either(fetch).await;
+            return outcome;
         }
-        let age = self.grace.age(credential::client_fingerprint(&self.config), self.clock.boot());
-        self.fetch_with_either(fetch).await.map_err(|error| credential::forgive(error, age, grace))
+        // Of the values that were used, some of which may be made for this request.
+        let age = self.grace.age(credential::client_fingerprint(&self.config), started);
+        outcome.map_err(|error| credential::forgive(error, age, grace))
     }
 
     /// Uses the credential that worked last, and if the issuer refuses it, the other one.
     async fn fetch_with_either(&self, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
         let first = self.preference.first();
         let refused = match self.fetch_with(first, fetch).await {
-            Err(error) if error.kind == FailureKind::ClientRefused && self.config.standby.is_some() => error,
+            Err(error) if error.is_client_refused() && self.config.standby.is_some() => error,
             outcome => return outcome,
         };
         let second = first.other();
-        match self.fetch_with(second, fetch).await {
+        match self.fetch_with(second, Fetch { prepared: false, ..fetch }).await {
             Ok(grant) => {
                 self.preference.switch_to(second, &self.config.name);
                 Ok(grant)
@@ -187,15 +211,61 @@ impl Issuer {
         }
     }
 
+    /// Makes the values that programs print and other issuers grant, and requests a token. If the issuer refuses such a value
+    /// that was made for an earlier request, it is made anew, and bearerd asks once more.
     async fn fetch_with(&self, which: WhichCredential, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
-        let now = self.clock.wall();
-        // Without `standby` there is only the current credential, which always exists.
-        let client = ClientCredential::of(&self.config, which)
-            .or_else(|| ClientCredential::of(&self.config, WhichCredential::Current));
+        let client = self.client(which);
         let client = client.ok_or_else(|| self.not_ready(NotReady("there is no credential".to_owned())))?;
+        let values = credential::made_values(&self.config, &client, fetch.key);
+        let began = Instant::now();
+        if !fetch.prepared {
+            self.make(&values, fetch.tokens).await?;
+        }
+        let fetch = fetch.without_time_since(began);
+        let outcome = self.request(&client, fetch).await;
+        let is_refused = outcome.as_ref().is_err_and(IssuerError::is_about_credential);
+        if !is_refused || !refuse(&values, fetch.tokens) {
+            return outcome;
+        }
+        let began = Instant::now();
+        self.make(&values, fetch.tokens).await?;
+        self.request(&client, fetch.without_time_since(began)).await
+    }
+
+    fn client(&self, which: WhichCredential) -> Option<ClientCredential<'_>> {
+        // Without `standby` there is only the current credential, which always exists.
+        ClientCredential::of(&self.config, which)
+            .or_else(|| ClientCredential::of(&self.config, WhichCredential::Current))
+    }
+
+    /// Makes these values, all at the same time.
+    async fn make(
+        &self,
+        values: &[(String, &Source)],
+        tokens: &dyn ChainedTokens,
+    ) -> Result<(), IssuerError> {
+        let running: Vec<_> = values.iter().map(|(key, source)| (key, source.refresh())).collect();
+        // The other issuers' tokens are usually at hand, and the programs run meanwhile.
+        for (key, source) in values {
+            if let Some(chained) = source.chained() {
+                let token = tokens.take(chained).await;
+                chained
+                    .put(token.map_err(|error| chain::leg(&self.config.name, key, &chained.issuer, &error))?);
+            }
+        }
+        for (key, running) in running {
+            running
+                .await
+                .map_err(|error| self.not_ready(NotReady(format!("{key} cannot be read: {error}"))))?;
+        }
+        Ok(())
+    }
+
+    async fn request(&self, client: &ClientCredential<'_>, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
+        let now = self.clock.wall();
         let prover = self.config.dpop.as_ref().map(|dpop| self.keys.prover(dpop)).transpose();
         let prover = prover.map_err(|what| self.not_ready(NotReady(what)))?;
-        let inputs = Inputs::read(&self.config, &client, fetch.key, &self.keys, now);
+        let inputs = Inputs::read(&self.config, client, fetch.key, &self.keys, now);
         let mut inputs = inputs.map_err(|what| self.not_ready(what))?;
         self.remark(&inputs.remarks);
         let mut repeats = Repeats::default();
@@ -444,6 +514,9 @@ impl LastResponse {
 struct Fetch<'a> {
     key: &'a CredentialKey,
     gate: &'a dyn Gate,
+    tokens: &'a dyn ChainedTokens,
+    /// The values were made already.
+    prepared: bool,
     deadline: Deadline,
 }
 
@@ -452,6 +525,22 @@ struct Attempt<'a> {
     fetch: Fetch<'a>,
     endpoint: &'a Endpoint,
     prover: Option<&'a Arc<Prover>>,
+}
+
+impl Fetch<'_> {
+    fn without_time_since(self, began: Instant) -> Self {
+        Self { deadline: self.deadline.without_time_since(began), ..self }
+    }
+}
+
+/// The issuer refused these values. Returns whether some were made for an earlier request, so that others may help.
+fn refuse(values: &[(String, &Source)], tokens: &dyn ChainedTokens) -> bool {
+    let older = values.iter().filter(|(_, source)| match source.chained() {
+        Some(chained) => tokens.refuse(chained),
+        None => source.refuse(),
+    });
+    // All of them, because each may be the wrong one.
+    older.count() > 0
 }
 
 struct AttemptResult {

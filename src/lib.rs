@@ -22,6 +22,7 @@ pub mod listener;
 pub mod metrics;
 pub mod net;
 pub mod proxy;
+mod redact;
 pub mod reload;
 pub mod route;
 pub mod secret;

@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use aws_lc_rs::digest;
 
-use crate::config::{self, Config, files};
+use crate::config::{self, Config, Source, files};
 pub use watch::Watch;
 
 /// The files that a running config depends on.
@@ -25,6 +25,8 @@ pub struct Watched {
     pub folders: BTreeSet<PathBuf>,
     /// Certificates, keys, and secrets. They are read again without loading the config.
     pub referenced: BTreeSet<PathBuf>,
+    /// Values that programs print, which are read as files are.
+    pub made: Vec<Source>,
 }
 
 impl Watched {
@@ -40,6 +42,7 @@ impl Watched {
                 .collect(),
             folders: config.include_folders.iter().map(|path| absolute(path)).collect(),
             referenced: config::referenced_files(config).iter().map(|path| absolute(path)).collect(),
+            made: config.made_values(),
         }
     }
 
@@ -55,6 +58,8 @@ impl Watched {
         self.config.extend(other.config);
         self.folders.extend(other.folders);
         self.referenced.extend(other.referenced);
+        let new: Vec<_> = other.made.into_iter().filter(|value| !self.made.contains(value)).collect();
+        self.made.extend(new);
     }
 }
 
@@ -84,6 +89,7 @@ pub struct Contents {
     config: BTreeMap<PathBuf, Digest>,
     folders: BTreeMap<PathBuf, Digest>,
     referenced: BTreeMap<PathBuf, Digest>,
+    made: Vec<(Source, Digest)>,
 }
 
 /// What changed.
@@ -93,17 +99,25 @@ pub struct Change {
     pub config: bool,
     /// Referenced files whose content changed.
     pub files: BTreeSet<PathBuf>,
+    /// A program printed another value.
+    pub made: bool,
 }
 
 impl Change {
     pub fn is_empty(&self) -> bool {
-        !self.config && self.files.is_empty()
+        !self.config && !self.made && self.files.is_empty()
+    }
+
+    /// Whether this value may be another one now.
+    pub fn concerns(&self, value: &Source) -> bool {
+        (self.made && value.is_made()) || value.path().is_some_and(|path| self.files.contains(path))
     }
 
     /// Adds another change to this one.
     pub fn merge(&mut self, other: Self) {
         self.config |= other.config;
         self.files.extend(other.files);
+        self.made |= other.made;
     }
 }
 
@@ -120,7 +134,20 @@ impl Contents {
         extend(&mut self.config, &watched.config, digest_of_file);
         extend(&mut self.folders, &watched.folders, digest_of_folder);
         extend(&mut self.referenced, &watched.referenced, digest_of_file);
+        self.made.retain(|(value, _)| watched.made.contains(value));
+        for value in &watched.made {
+            if !self.made.iter().any(|(known, _)| known == value) {
+                self.made.push((value.clone(), digest_of_value(value)));
+            }
+        }
         self
+    }
+
+    /// Reads what programs printed. Returns whether it is another value than before.
+    pub fn read_made(&mut self, watched: &Watched) -> bool {
+        let read = |value: &Source| (value.clone(), digest_of_value(value));
+        let before = std::mem::replace(&mut self.made, watched.made.iter().map(read).collect());
+        self.made.iter().any(|value| !before.contains(value))
     }
 
     /// Replaces the content of files that do not respond by the one in `before`.
@@ -145,6 +172,7 @@ impl Contents {
                 .filter(|(path, digest)| before.referenced.get(*path) != Some(*digest))
                 .map(|(path, _)| path.clone())
                 .collect(),
+            made: self.made.iter().any(|value| !before.made.contains(value)),
         }
     }
 }
@@ -167,6 +195,17 @@ fn digest_of_file(path: &Path) -> Digest {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(&contents.bytes);
     Digest::Of(finish(context))
+}
+
+fn digest_of_value(value: &Source) -> Digest {
+    match value.read_or_last_good() {
+        Ok((value, _)) => {
+            let mut context = digest::Context::new(&digest::SHA256);
+            context.update(value.expose());
+            Digest::Of(finish(context))
+        }
+        Err(_) => Digest::Nothing,
+    }
 }
 
 /// A digest of the names in a folder, without hidden ones, which belong to editors or Kubernetes.
@@ -340,6 +379,7 @@ mod tests {
             config: [folder.path("bearerd.toml")].into(),
             folders: [folder.path("conf.d")].into(),
             referenced: [folder.path("secret")].into(),
+            made: Vec::new(),
         }
     }
 
@@ -368,7 +408,7 @@ mod tests {
         let before = Contents::read(&watched(&folder));
         fs::write(folder.path("secret"), "two").unwrap();
         let change = Contents::read(&watched(&folder)).changed_since(&before);
-        assert_eq!(change, Change { config: false, files: [folder.path("secret")].into() });
+        assert_eq!(change, Change { files: [folder.path("secret")].into(), ..Change::default() });
     }
 
     #[test]
@@ -397,7 +437,7 @@ mod tests {
         more.referenced.insert(folder.path("new"));
         let base = seen.extended(&more);
         let change = Contents::read(&more).changed_since(&base);
-        assert_eq!(change, Change { config: true, files: BTreeSet::new() });
+        assert_eq!(change, Change { config: true, ..Change::default() });
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod budget;
 mod cache;
+mod chain;
 mod probe;
 mod schedule;
 mod shared;

@@ -115,6 +115,10 @@ fn kind(node: &Value, anchors: &Anchors) -> String {
         let values: Vec<String> = values.iter().map(code).collect();
         return format!("one of {}", values.join(", "));
     }
+    if let Some(forms) = node["anyOf"].as_array() {
+        let forms: Vec<String> = forms.iter().map(|form| kind(form, anchors)).collect();
+        return forms.join(" or ");
+    }
     let pattern = node["pattern"].as_str().unwrap_or_default();
     match node["type"].as_str().expect("every key has a type") {
         "array" => array(&node["items"], anchors),

@@ -138,7 +138,11 @@ fn store_line(out: &mut String, view: &View) {
 
 fn line(credential: &CredentialView) -> String {
     let status = &credential.status;
-    let mut out = format!("token of issuer {} for {}", credential.issuer.name, routes(&credential.routes));
+    let mut out = format!("token of issuer {} for ", credential.issuer.name);
+    for outer in &credential.outer {
+        let _ = write!(out, "issuer {outer}, ");
+    }
+    out.push_str(&routes(&credential.routes));
     if !status.key.scopes.is_empty() {
         let _ = write!(out, " (scopes {})", status.key.scopes.joined());
     }

@@ -37,7 +37,7 @@ pub(super) struct Status {
     routes: Vec<RouteStatus>,
     unrouted: UnroutedStatus,
     issuers: Vec<IssuerStatus>,
-    /// One for each set of issuer, scopes, and parameters that routes use.
+    /// One for each set of issuer, scopes, and parameters that routes use, or that such a token is requested with.
     tokens: Vec<TokenStatus>,
     webhooks: Vec<WebhookStatus>,
     /// The token store. `null`: the config has none.
@@ -229,8 +229,12 @@ struct BudgetStatus {
 #[derive(Debug, Serialize, JsonSchema)]
 struct TokenStatus {
     issuer: String,
-    /// Names of the routes that use it.
+    /// Names of the routes that use it, or whose token is requested with it.
     routes: Vec<String>,
+    /// Names of the issuers whose token requests use it.
+    outer: Vec<String>,
+    /// Names of the issuers whose tokens its own token requests use.
+    inner: Vec<String>,
     scopes: Vec<String>,
     /// Names of further parameters; values may be secret.
     parameters: Vec<String>,
@@ -626,6 +630,8 @@ fn token(view: &CredentialView, now: SystemTime) -> TokenStatus {
     TokenStatus {
         issuer: view.issuer.name.to_string(),
         routes: view.routes.iter().map(ToString::to_string).collect(),
+        outer: view.outer.iter().map(ToString::to_string).collect(),
+        inner: view.inner.iter().map(ToString::to_string).collect(),
         scopes: status.key.scopes.iter().cloned().collect(),
         parameters: status.key.params.keys().cloned().collect(),
         required: view.issuer.required,

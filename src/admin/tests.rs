@@ -126,6 +126,8 @@ fn status_tells_which_credential_an_issuer_takes() {
     let mut credential = valid(issuer("corp", true), &["billing"]);
     let told = |credential: &CredentialView| {
         let view = view(vec![CredentialView {
+            outer: Vec::new(),
+            inner: Vec::new(),
             issuer: Arc::clone(&credential.issuer),
             routes: credential.routes.clone(),
             status: credential.status.clone(),
@@ -552,7 +554,8 @@ fn valid(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialView {
         standby: false,
         shared: None,
     };
-    CredentialView { issuer, routes: routes.iter().map(|name| Arc::from(*name)).collect(), status }
+    let routes = routes.iter().map(|name| Arc::from(*name)).collect();
+    CredentialView { issuer, routes, outer: Vec::new(), inner: Vec::new(), status }
 }
 
 /// Never fetched; the issuer refuses the client.

@@ -15,14 +15,14 @@ use super::Admin;
 use super::health::Loads;
 use super::recent::{History, Recent};
 use crate::aside::Aside;
-use crate::config::{Config, Credential, IssuerConfig, Source, WebhookConfig};
+use crate::config::{Config, IssuerConfig, Source, WebhookConfig};
 use crate::jose::Certificate;
 use crate::metrics::{
     CertificateExpiry, Failure, ProcessStats, RouteMetrics, Running, TokenBudget, TokenExpiry, TokenFailures,
     UpstreamRefusal,
 };
 use crate::store::{Failing, Tally};
-use crate::token::{Balance, SlotStatus};
+use crate::token::{Balance, SlotStatus, TokenSlot};
 
 /// The state of the process at one moment.
 pub(super) struct View {
@@ -74,7 +74,12 @@ pub struct WebhookView {
 /// One token slot, and the routes that use it.
 pub(super) struct CredentialView {
     pub(super) issuer: Arc<IssuerConfig>,
+    /// The routes that need it, also if their own token only is requested with it.
     pub(super) routes: Vec<Arc<str>>,
+    /// The issuers whose token requests use it.
+    pub(super) outer: Vec<Arc<str>>,
+    /// The issuers whose tokens its own token requests use.
+    pub(super) inner: Vec<Arc<str>>,
     pub(super) status: SlotStatus,
 }
 
@@ -103,30 +108,50 @@ impl Traffic {
     }
 }
 
+/// The slots of all routes. Routes with the same scopes and parameters share a slot, so they share an entry.
+#[derive(Default)]
+struct Credentials {
+    places: HashMap<*const TokenSlot, usize>,
+    views: Vec<CredentialView>,
+}
+
+impl Credentials {
+    /// Adds a slot, and those whose tokens it needs. `outer`: the issuer whose token requests use it.
+    fn add(&mut self, slot: &Arc<TokenSlot>, route: &Arc<str>, outer: Option<&Arc<str>>) {
+        let place = *self.places.entry(Arc::as_ptr(slot)).or_insert_with(|| {
+            self.views.push(CredentialView {
+                issuer: Arc::clone(slot.issuer()),
+                routes: Vec::new(),
+                outer: Vec::new(),
+                inner: slot.inner().iter().map(|inner| Arc::clone(&inner.issuer().name)).collect(),
+                status: slot.status(),
+            });
+            self.views.len() - 1
+        });
+        let Some(view) = self.views.get_mut(place) else { return };
+        // Routes come one after the other.
+        if view.routes.last() != Some(route) {
+            view.routes.push(Arc::clone(route));
+        }
+        if let Some(outer) = outer.filter(|outer| !view.outer.contains(outer)) {
+            view.outer.push(Arc::clone(outer));
+        }
+        for inner in slot.inner() {
+            self.add(inner, route, Some(&slot.issuer().name));
+        }
+    }
+}
+
 impl View {
     pub(super) fn take(admin: &Admin) -> Self {
         let snapshot = admin.snapshot.load_full();
-        // Routes with the same scopes and parameters share a slot, so they share an entry.
-        let mut places: HashMap<_, usize> = HashMap::new();
-        let mut credentials: Vec<CredentialView> = Vec::new();
+        let mut credentials = Credentials::default();
         let mut traffic = Vec::with_capacity(snapshot.routes.len());
         let recent = admin.readings.recent(admin.clock.boot(), &snapshot);
         for (route, recent) in snapshot.routes.iter().zip(recent) {
             traffic.push(Traffic::of(&route.metrics, Some(recent)));
-            let (Some(slot), Credential::Issuer { issuer, .. }) = (&route.slot, &route.config.credential)
-            else {
-                continue;
-            };
-            let place = *places.entry(Arc::as_ptr(slot)).or_insert_with(|| {
-                credentials.push(CredentialView {
-                    issuer: Arc::clone(issuer),
-                    routes: Vec::new(),
-                    status: slot.status(),
-                });
-                credentials.len() - 1
-            });
-            if let Some(credential) = credentials.get_mut(place) {
-                credential.routes.push(Arc::clone(&route.config.name));
+            if let Some(slot) = &route.slot {
+                credentials.add(slot, &route.config.name, None);
             }
         }
         let listeners = snapshot.config.listeners.iter();
@@ -143,7 +168,7 @@ impl View {
             loads: admin.health.loads(),
             draining: admin.health.is_draining(),
             missing: admin.health.missing(),
-            credentials,
+            credentials: credentials.views,
             balances: issuers.filter_map(balance).collect(),
             traffic,
             unrouted: Traffic::of(&snapshot.unrouted, None),

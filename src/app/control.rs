@@ -1,8 +1,7 @@
 //! The control thread: orders, signals, reloads, workers that fail, and the end of the program.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::listeners::{Listeners, Shares};
+use super::programs::Programs;
 use super::reloading::{Cause, NewConfig, Outcome, Prepared, one_line};
 use super::reloading::{ReloadStep, Reloading};
 use super::room::Room;
@@ -25,6 +25,7 @@ use super::{Addresses, Ended, Parts, Shared, build, slots};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::proxy::Snapshot;
+use crate::reload::Change;
 use crate::telemetry::LogControl;
 use crate::token::RetryCause;
 use crate::trace::Tracer;
@@ -51,6 +52,7 @@ pub(super) struct Control {
     pub(super) log: Option<LogControl>,
     pub(super) service: ServiceManager,
     pub(super) reloading: Reloading,
+    pub(super) programs: Programs,
 }
 
 enum Event {
@@ -79,6 +81,7 @@ impl Control {
 
     async fn run(&mut self) -> Ended {
         self.reloading.watch();
+        self.programs.keep_fresh(&self.shared.snapshot.load().config);
         self.read_files(Cause::Files);
         let mut updates = tokio::time::interval(service_manager::UPDATE_INTERVAL);
         updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -112,6 +115,7 @@ impl Control {
             received = next_of(&mut self.signals) => Event::Signal(received),
             Some(report) = self.reports.recv() => Event::Worker(report),
             step = self.reloading.next() => Event::Reloading(step),
+            () = self.programs.printed() => Event::Reloading(ReloadStep::ReadFiles),
             _ = updates.tick(), if has_service_manager => Event::UpdateStatus,
         }
     }
@@ -131,7 +135,7 @@ impl Control {
             Outcome::Unchanged => None,
             Outcome::New(new) => {
                 self.service.reloading();
-                let done = self.commit(cause, &new, &known_files.unapplied.files).await;
+                let done = self.commit(cause, &new, &known_files.unapplied).await;
                 Some(done.map_err(|error| vec![error]))
             }
             Outcome::Refused(messages) => {
@@ -141,7 +145,7 @@ impl Control {
         };
         if let Some(result) = result {
             match &result {
-                Ok(()) => known_files.unapplied = crate::reload::Change::default(),
+                Ok(()) => known_files.unapplied = Change::default(),
                 // A broken config says nothing about the secrets that the running one names.
                 Err(_) => {
                     self.retry_refused(cause);
@@ -192,12 +196,7 @@ impl Control {
     }
 
     /// Puts a config into use, or leaves everything as it is.
-    async fn commit(
-        &mut self,
-        cause: Cause,
-        new: &NewConfig,
-        changed: &BTreeSet<PathBuf>,
-    ) -> Result<(), String> {
+    async fn commit(&mut self, cause: Cause, new: &NewConfig, changed: &Change) -> Result<(), String> {
         let config = &new.config;
         let unfit = sockets::unfit(&self.shared.passed, config);
         if let Some(error) = unfit.errors.into_iter().next() {
@@ -232,6 +231,7 @@ impl Control {
         if let Some(log) = &self.log {
             log.apply(&config.log);
         }
+        self.programs.keep_fresh(config);
         self.renew_slots(cause, &before, &snapshot);
         let missing = config::missing_values(config);
         self.service.set_missing(&missing);

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::connects_with;
 use super::listeners;
+use super::programs;
 use crate::aside::{Aside, AsideError};
 use crate::config::{self, Config, Problem, Severity};
 use crate::listener::ListenerSettings;
@@ -250,9 +251,16 @@ fn load(
         })?;
         known.watched.merge(Watched::of(&config));
         config.warnings.extend(not_taken(&config, known.workers));
+        if cause == Cause::Operator {
+            programs::run_again(&config);
+        } else {
+            programs::run_first(&config);
+        }
+        // Before anything is made of what they printed, so that a change from here on is noticed.
+        known.unapplied.made |= known.contents.read_made(&known.watched);
         Arc::new(config)
     } else {
-        check_upstream_tls(running, &known.unapplied.files)?;
+        check_upstream_tls(running, &known.unapplied)?;
         Arc::clone(running)
     };
     let settings = listeners::settings(&config, Some(running), metrics)?;
@@ -280,7 +288,7 @@ fn not_taken(config: &Config, workers: usize) -> Option<Problem> {
 }
 
 /// Checks that a certificate whose key is not written yet does not replace a working pair.
-fn check_upstream_tls(config: &Config, changed: &BTreeSet<PathBuf>) -> Result<(), Vec<String>> {
+fn check_upstream_tls(config: &Config, changed: &Change) -> Result<(), Vec<String>> {
     let errors: Vec<String> = config
         .routes
         .iter()

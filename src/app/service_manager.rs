@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::config::Credential;
 use crate::proxy::Snapshot;
 
 /// How often the status line is updated.
@@ -152,16 +151,14 @@ impl ServiceManager {
 
 /// The first token that `/readyz` waits for.
 fn awaited(snapshot: &Snapshot) -> Option<String> {
-    snapshot.routes.iter().find_map(|route| {
-        let Credential::Issuer { issuer, .. } = &route.config.credential else { return None };
-        let slot = route.slot.as_ref().filter(|_| issuer.required)?;
+    super::slots(snapshot).into_iter().filter(|slot| slot.issuer().required).find_map(|slot| {
         let status = slot.status();
         if status.fetched_once {
             return None;
         }
         let why =
             status.last_error.map_or_else(|| "its token is being fetched".to_owned(), |error| error.detail);
-        Some(format!("issuer {}: {why}", issuer.name))
+        Some(format!("issuer {}: {why}", slot.issuer().name))
     })
 }
 

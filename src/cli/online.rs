@@ -22,17 +22,20 @@ use crate::cli::args::{Common, Output};
 pub(super) use crate::cli::online::report::ms;
 use crate::cli::online::report::{IssuerReport, Report, StoreReport, TlsReport, UpstreamReport};
 use crate::cli::token::own_key;
-use crate::cli::{Exit, Failure, check as offline, find, output};
+use crate::cli::{Exit, Failure, check as offline, find, output, show_programs};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
     self, Config, ConnectionConfig, Credential, CredentialKey, IssuerConfig, Problem, StoreConfig,
     UpstreamTarget, UpstreamUrl,
 };
+use crate::issuer::chained;
 use crate::net::{Connected, Connector, Facts, tls_cause};
 use crate::store::Probed;
 
 /// The time limit of the whole run. Whatever has not ended by then is reported as such.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long programs for others than issuers may take.
+const MAKING: Duration = Duration::from_secs(15);
 /// How many issuers and upstreams are checked at the same time.
 const AT_ONCE: usize = 16;
 
@@ -47,6 +50,8 @@ pub(super) struct OnlineOptions {
 pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failure> {
     let path = find(common)?;
     let Ok(config) = config::load(&path) else { return offline::check(common, asked.output) };
+    let _shown_until_the_end = show_programs(&config);
+    config::make_all(&config.made_values(), MAKING);
     let problems = offline::all_problems(&config);
     if problems.iter().any(offline::is_error) {
         return offline::check(common, asked.output);
@@ -180,6 +185,8 @@ pub(super) struct Wanted {
     pub(super) key: CredentialKey,
     /// The routes that use it; empty: the issuer's own scopes, which no route uses.
     pub(super) routes: Vec<String>,
+    /// The issuers whose token requests use it.
+    pub(super) outer: Vec<String>,
     /// The proxy requests it, or no route uses this issuer.
     pub(super) needed: bool,
 }
@@ -195,16 +202,50 @@ pub(super) fn wanted_credentials(config: &Config, issuer: &IssuerConfig) -> Vec<
         match wanted.iter_mut().find(|known| known.key == *key) {
             Some(known) => known.routes.push(route.name.to_string()),
             None => {
-                wanted.push(Wanted { key: key.clone(), routes: vec![route.name.to_string()], needed: true });
+                let routes = vec![route.name.to_string()];
+                wanted.push(Wanted { key: key.clone(), routes, outer: Vec::new(), needed: true });
             }
+        }
+    }
+    for (outer, key) in inner_tokens(config) {
+        if *key.issuer != *issuer.name {
+            continue;
+        }
+        match wanted.iter_mut().find(|known| known.key == key) {
+            Some(known) if known.outer.contains(&outer) => {}
+            Some(known) => known.outer.push(outer),
+            None => wanted.push(Wanted { key, routes: Vec::new(), outer: vec![outer], needed: true }),
         }
     }
     let own = own_key(issuer);
     if !wanted.iter().any(|known| known.key == own) {
         let needed = wanted.is_empty();
-        wanted.push(Wanted { key: own, routes: Vec::new(), needed });
+        wanted.push(Wanted { key: own, routes: Vec::new(), outer: Vec::new(), needed });
     }
     wanted
+}
+
+/// Every token of an issuer that token requests of another one use, with the name of the other one.
+fn inner_tokens(config: &Config) -> Vec<(String, CredentialKey)> {
+    let mut next: Vec<(Arc<IssuerConfig>, CredentialKey)> = Vec::new();
+    for route in &config.routes {
+        if let Credential::Issuer { issuer, key } = &route.credential {
+            next.push((Arc::clone(issuer), key.clone()));
+        }
+    }
+    next.extend(config.issuers.values().map(|issuer| (Arc::clone(issuer), own_key(issuer))));
+    let mut found = Vec::new();
+    while let Some((issuer, key)) = next.pop() {
+        for (_, chained) in chained(&issuer, &key) {
+            let (inner, inner_key) = chained.token();
+            let one = (issuer.name.to_string(), inner_key.clone());
+            if !found.contains(&one) {
+                found.push(one);
+                next.push((Arc::clone(inner), inner_key.clone()));
+            }
+        }
+    }
+    found
 }
 
 /// An upstream, and how it is reached.

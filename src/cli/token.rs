@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::cli::args::{Common, Output};
-use crate::cli::{Exit, Failure, load, output};
+use crate::cli::{Exit, Failure, load, output, show_programs};
 use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::config::{Config, Credential, CredentialKey, IssuerConfig};
 use crate::issuer::{Grant, Issuer};
@@ -29,6 +29,7 @@ pub(super) struct TokenOptions {
 pub(super) fn token(common: &Common, asked: &TokenOptions) -> Result<Exit, Failure> {
     let config = load(common)?;
     let (issuer, key) = credential(&config, asked)?;
+    let _shown_until_the_end = show_programs(&config);
     let default_lifetime = issuer.default_lifetime;
     let requested = SystemClock.wall();
     let grant = fetch(Arc::clone(&issuer), &key)?;

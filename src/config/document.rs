@@ -231,6 +231,28 @@ impl<'t> Place<'t> {
         Self { document: self.document, path }
     }
 
+    /// Whether a token of another issuer may stand at this place.
+    pub(super) fn may_hold_a_token(&self) -> bool {
+        let mut steps = self.path.0.iter().map(|step| match step {
+            PathStep::Key(key) => key.as_str(),
+            PathStep::Index(_) => "",
+        });
+        let table = steps.next() == Some("issuer") && steps.next().is_some();
+        let key = steps.next().unwrap_or_default();
+        // A parameter of such a token, or a variable of a program, must not name a further issuer.
+        let inside = steps.any(|key| key == "params" || key == "env");
+        table && matches!(key, "client_secret" | "assertion" | "params" | "headers") && !inside
+    }
+
+    /// Whether a value at this place is read for each token request.
+    pub(super) fn is_of_token_requests(&self) -> bool {
+        let key = |index: usize| match self.path.0.get(index) {
+            Some(PathStep::Key(key)) => key.as_str(),
+            _ => "",
+        };
+        key(0) == "issuer" || (key(0) == "route" && key(2) == "params")
+    }
+
     /// The value that is written there.
     pub(super) fn value(&self) -> Option<&'t DeValue<'t>> {
         let mut value = self.document.root.get_ref();

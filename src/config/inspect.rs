@@ -120,8 +120,15 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
         hint,
         source_line: None,
     };
-    let mut found = Vec::new();
+    let mut found: Vec<Problem> = Vec::new();
+    let unmakeable = reference.source.unmakeable();
+    found.extend(unmakeable.iter().map(|error| warning(error.to_string(), None)));
     match reference.source.read() {
+        Err(error) if unmakeable.as_ref() == Some(&error) => {}
+        // A token request runs it, and reports what is wrong.
+        Err(_) if reference.source.is_made() && reference.of_token_requests => {}
+        // Offline, nothing runs it.
+        Err(error) if error.reason == reference::NOT_RUN => {}
         Err(error) => found.push(warning(error.to_string(), fix_of_missing(reference, &error))),
         Ok(secret) if reference.secret && is_plain_secret(&reference.key) => {
             let slip = slip_in_secret(secret.expose());

@@ -19,6 +19,20 @@ use crate::config::report::Problem;
 use crate::config::types::Scopes;
 use crate::jose::Alg;
 
+impl Config {
+    /// The values that programs print for others than token requests, each once.
+    pub fn made_values(&self) -> Vec<Source> {
+        let made = self.references.iter().filter(|used| used.source.is_made() && !used.of_token_requests);
+        let mut values: Vec<Source> = Vec::new();
+        for used in made {
+            if !values.contains(&used.source) {
+                values.push(used.source.clone());
+            }
+        }
+        values
+    }
+}
+
 /// One loaded, checked config.
 #[derive(Debug)]
 pub struct Config {
@@ -52,7 +66,7 @@ pub struct Config {
     pub references: Vec<ReferenceUse>,
 }
 
-/// One reference of the config to a file or to the environment.
+/// One reference of the config to a value elsewhere.
 #[derive(Debug, Clone)]
 pub struct ReferenceUse {
     pub source: Source,
@@ -60,6 +74,8 @@ pub struct ReferenceUse {
     pub secret: bool,
     /// It was read when the config was loaded, and is part of it (`vars`).
     pub part_of_config: bool,
+    /// It is read for each token request.
+    pub of_token_requests: bool,
     /// The config file that names it.
     pub file: PathBuf,
     /// From 1.
@@ -365,6 +381,16 @@ pub enum Egress {
     },
 }
 
+impl Egress {
+    /// `user:password` for the proxy.
+    pub fn userinfo(&self) -> Option<&Source> {
+        match self {
+            Self::Proxy { userinfo, .. } => userinfo.as_ref(),
+            Self::Direct | Self::Env => None,
+        }
+    }
+}
+
 /// An absolute `http` or `https` URL from the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpUrl {
@@ -470,12 +496,10 @@ pub struct ConnectionConfig {
 impl ConnectionConfig {
     /// The values that it reads from elsewhere.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
-        let userinfo = match &self.egress {
-            Egress::Proxy { userinfo, .. } => userinfo.as_ref(),
-            Egress::Direct | Egress::Env => None,
-        };
         let TlsOptions { ca, certificate, private_key, .. } = &self.tls;
-        [ca.as_ref(), certificate.as_ref(), private_key.as_ref(), userinfo].into_iter().flatten()
+        [ca.as_ref(), certificate.as_ref(), private_key.as_ref(), self.egress.userinfo()]
+            .into_iter()
+            .flatten()
     }
 }
 

@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::document::{Document, Place};
+use crate::config::raw::values::RawElsewhere;
 use crate::config::report::{Report, nearest};
 
 const FILES: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/presets.rs"));
@@ -288,15 +289,18 @@ fn drop_overridden(below: &mut DeTable<'_>, above: &DeTable<'_>) {
     for (key, value) in above.iter() {
         let Some(other) = below.get_mut(key.get_ref().as_ref()) else { continue };
         match (value.get_ref(), other.get_mut()) {
-            (DeValue::Table(above), DeValue::Table(below)) if !refers(above) => drop_overridden(below, above),
+            (DeValue::Table(above), DeValue::Table(below)) if !refers(key.get_ref(), above) => {
+                drop_overridden(below, above);
+            }
             _ => _ = below.remove(key.get_ref().as_ref()),
         }
     }
 }
 
-/// A table that says where a value is counts as a value.
-fn refers(table: &DeTable<'_>) -> bool {
-    ["file", "env", "webhook"].iter().any(|key| table.contains_key(*key))
+/// A table that says where a value is counts as a value. In a table of other values, such a key is the name of one.
+fn refers(key: &str, table: &DeTable<'_>) -> bool {
+    !matches!(key, "params" | "headers" | "jwt" | "claims" | "vars")
+        && RawElsewhere::PLACES.iter().any(|key| table.contains_key(*key))
 }
 
 fn lay_under<'t>(above: &mut DeTable<'t>, below: DeTable<'t>) {
@@ -305,7 +309,7 @@ fn lay_under<'t>(above: &mut DeTable<'t>, below: DeTable<'t>) {
             None => _ = above.insert(key, value),
             Some(there) => {
                 if let (DeValue::Table(above), DeValue::Table(below)) = (there.get_mut(), value.into_inner())
-                    && !refers(above)
+                    && !refers(key.get_ref(), above)
                 {
                     lay_under(above, below);
                 }

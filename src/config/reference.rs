@@ -1,4 +1,5 @@
-//! References: values in a file, in the environment, or in a webhook's store instead of in the config.
+//! References: values in a file, in the environment, in a webhook's store, or printed by a program, or granted by another issuer, instead
+//! of in the config.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
@@ -6,12 +7,15 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
 use super::files;
+use super::model::{CredentialKey, IssuerConfig, Params};
+use super::program::{self, Program, ProgramConfig, Refreshing};
+use super::types::Scopes;
 use crate::aside::Aside;
 use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
@@ -52,7 +56,69 @@ enum Definition {
         name: String,
         store: PathBuf,
     },
+    /// What a program printed last.
+    Exec {
+        program: Arc<Program>,
+        pointer: Option<String>,
+    },
+    /// The token of another issuer.
+    Issuer(Arc<Chained>),
 }
+
+/// A token of another issuer, as a value.
+pub struct Chained {
+    pub issuer: String,
+    /// Instead of the issuer's own.
+    pub(super) scopes: Option<Scopes>,
+    /// Added to the issuer's own.
+    pub(super) params: Params,
+    /// Whose token it is, once all issuers are known.
+    token: OnceLock<(Arc<IssuerConfig>, CredentialKey)>,
+    /// The token that was taken for the current request. References are not shared between configs, because an issuer of the same
+    /// name may be another one.
+    value: ArcSwapOption<Secret>,
+}
+
+impl Chained {
+    pub(super) fn new(issuer: String, scopes: Option<Scopes>, params: Params) -> Self {
+        Self { issuer, scopes, params, token: OnceLock::new(), value: ArcSwapOption::empty() }
+    }
+
+    /// Says whose token it is.
+    pub(super) fn link(&self, issuer: &Arc<IssuerConfig>) {
+        let mut params = issuer.params.clone();
+        params.extend(self.params.clone());
+        let scopes = self.scopes.clone().unwrap_or_else(|| issuer.scopes.clone());
+        let key = CredentialKey {
+            issuer: Arc::clone(&issuer.name),
+            issuer_digest: issuer.digest,
+            scopes,
+            params,
+            subject: None,
+        };
+        // A config links each of its references once.
+        let _ = self.token.set((Arc::clone(issuer), key));
+    }
+
+    /// The other issuer, and which of its tokens it is.
+    pub fn token(&self) -> (&Arc<IssuerConfig>, &CredentialKey) {
+        let (issuer, key) = self.token.get().expect("a config whose references are not linked is not used");
+        (issuer, key)
+    }
+
+    /// Gives the token to whoever reads the reference.
+    pub fn put(&self, token: Secret) {
+        self.value.store(Some(Arc::new(token)));
+    }
+}
+
+impl PartialEq for Chained {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.issuer, &self.scopes, &self.params) == (&other.issuer, &other.scopes, &other.params)
+    }
+}
+
+impl Eq for Chained {}
 
 /// The pointer to the value in a webhook's store.
 const STORED_VALUE: &str = "/value";
@@ -61,6 +127,8 @@ const STORED_VALUE: &str = "/value";
 pub(super) const NO_FILE: &str = "no such file";
 /// A [`ReferenceError::reason`].
 pub(super) const NOT_SET: &str = "is not set";
+/// A [`ReferenceError::reason`].
+pub(super) const NOT_RUN: &str = program::NOT_RUN;
 
 /// Why a reference gave no value. It names the place and never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +164,24 @@ impl Source {
         Self::from_definition(Definition::Webhook { name, store })
     }
 
+    /// What this program prints. It runs when [`Self::refresh`] is called, and never by reading the value.
+    pub(super) fn exec(program: ProgramConfig, pointer: Option<String>) -> Self {
+        Self::from_definition(Definition::Exec { program: Program::of(program), pointer })
+    }
+
+    /// The current token of another issuer. Whoever reads it has to put it there first ([`Chained::put`]).
+    pub(super) fn issuer(chained: Chained) -> Self {
+        Self::from_definition(Definition::Issuer(Arc::new(chained)))
+    }
+
+    /// The other issuer's token that this is, if it is one.
+    pub fn chained(&self) -> Option<&Arc<Chained>> {
+        match &self.0.definition {
+            Definition::Issuer(chained) => Some(chained),
+            _ => None,
+        }
+    }
+
     /// The same value, with the password of its PKCS#12 file.
     #[must_use]
     pub fn with_password(&self, password: Self) -> Self {
@@ -106,7 +192,7 @@ impl Source {
 
     fn from_definition(definition: Definition) -> Self {
         let new = |definition| Inner { definition, last_good: ArcSwapOption::empty(), password: None };
-        if let Definition::Literal(_) | Definition::Env { .. } = definition {
+        if let Definition::Literal(_) | Definition::Env { .. } | Definition::Issuer(_) = definition {
             return Self(Arc::new(new(definition)));
         }
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,8 +224,62 @@ impl Source {
     pub fn path(&self) -> Option<&Path> {
         match &self.0.definition {
             Definition::File { path, .. } | Definition::Webhook { store: path, .. } => Some(path),
-            Definition::Literal(_) | Definition::Env { .. } => None,
+            Definition::Literal(_)
+            | Definition::Env { .. }
+            | Definition::Exec { .. }
+            | Definition::Issuer(_) => None,
         }
+    }
+
+    fn program(&self) -> Option<&Arc<Program>> {
+        match &self.0.definition {
+            Definition::Exec { program, .. } => Some(program),
+            _ => None,
+        }
+    }
+
+    /// The value has to be made before it can be read: [`Self::refresh`] runs a program, and a token of another issuer is put
+    /// there.
+    pub fn is_made(&self) -> bool {
+        self.program().is_some() || self.chained().is_some()
+    }
+
+    /// The values that this one is made with.
+    pub fn made_with(&self) -> impl Iterator<Item = &Self> {
+        self.program().into_iter().flat_map(|program| program.config.env.values())
+    }
+
+    /// Why the value cannot be made, as far as that is known without making it.
+    pub fn unmakeable(&self) -> Option<ReferenceError> {
+        let reason = self.program()?.unstartable()?;
+        Some(ReferenceError { place: self.place(), reason })
+    }
+
+    /// Begins to make the value, unless what was made last is kept. The future waits for it.
+    ///
+    /// # Errors
+    /// There is no new value, even if there is a last good one.
+    pub fn refresh(&self) -> impl Future<Output = Result<(), ReferenceError>> + Send + use<> {
+        let refreshing = self.program().map(Program::refresh);
+        let place = self.place();
+        async move {
+            let outcome = match refreshing {
+                Some(refreshing) => Refreshing::outcome(refreshing).await,
+                None => return Ok(()),
+            };
+            outcome.map(drop).map_err(|reason| ReferenceError { place, reason })
+        }
+    }
+
+    /// How long what was made last is used before the value is made again.
+    pub fn kept_for(&self) -> Duration {
+        self.program().map_or(Duration::MAX, |program| program.kept_for())
+    }
+
+    /// Somebody refused the value. Returns whether it was an older one that would have been used again, so that another
+    /// one may help.
+    pub fn refuse(&self) -> bool {
+        self.program().is_some_and(|program| program.refuse())
     }
 
     pub fn is_literal(&self) -> bool {
@@ -153,6 +293,8 @@ impl Source {
             Definition::File { path, pointer } => (format!("file {}", path.display()), pointer),
             Definition::Env { name, pointer } => (format!("environment variable {name}"), pointer),
             Definition::Webhook { name, .. } => return format!("webhook {name}"),
+            Definition::Exec { program, pointer } => (format!("program {}", program.name()), pointer),
+            Definition::Issuer(chained) => return format!("issuer {}", chained.issuer),
         };
         match pointer {
             Some(pointer) => format!("{place} at {pointer}"),
@@ -225,12 +367,41 @@ impl Source {
             Definition::File { path, pointer } => (read_file(path)?, pointer),
             Definition::Env { name, pointer } => (read_env(name)?.into(), pointer),
             Definition::Webhook { store, .. } => return read_store(store).map(Found::from),
+            Definition::Exec { program, pointer } => (Secret::clone(&*program.value()?).into(), pointer),
+            Definition::Issuer(chained) => {
+                let token = chained.value.load_full().ok_or("granted no token yet")?;
+                return Ok(Secret::clone(&token).into());
+            }
         };
         let secret = match pointer {
             Some(pointer) => point_into(&whole.secret, pointer)?,
             None => whole.secret,
         };
         if secret.is_empty() { Err("is empty".to_owned()) } else { Ok(Found { secret, ..whole }) }
+    }
+}
+
+/// Makes these values, all at the same time, and waits for at most `limit`. Blocks.
+pub fn make_all(values: &[Source], limit: Duration) {
+    if values.is_empty() {
+        return;
+    }
+    let making: Vec<_> = values.iter().map(Source::refresh).collect();
+    let (done_to, done) = mpsc::channel();
+    let waiting = VALUES.spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
+        let all = async {
+            for making in making {
+                // The reader of the value reports the error.
+                let _ = making.await;
+            }
+        };
+        let _ = runtime.block_on(async { tokio::time::timeout(limit, all).await });
+        // The caller may have given up.
+        let _ = done_to.send(());
+    });
+    if waiting.is_ok() {
+        let _ = done.recv_timeout(limit);
     }
 }
 
@@ -369,6 +540,8 @@ impl Hash for Definition {
             Self::File { path, pointer } => (1u8, path, pointer).hash(state),
             Self::Env { name, pointer } => (2u8, name, pointer).hash(state),
             Self::Webhook { name, store } => (3u8, name, store).hash(state),
+            Self::Exec { program, pointer } => (4u8, &program.config, pointer).hash(state),
+            Self::Issuer(chained) => (5u8, &chained.issuer, &chained.scopes, &chained.params).hash(state),
         }
     }
 }

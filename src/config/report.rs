@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::config::document::{FileText, Place};
+use crate::config::document::{FileText, PathStep, Place};
 use crate::config::model::ReferenceUse;
 use crate::config::reference::Source;
 use crate::config::schema;
@@ -150,6 +150,8 @@ pub(crate) struct Report {
     pub references: Vec<ReferenceUse>,
     /// Webhooks that references may name, with their stores; `None` if the webhook has errors.
     pub webhooks: BTreeMap<String, Option<PathBuf>>,
+    /// Tokens of other issuers that issuers use, with the paths of their keys.
+    pub chained: Vec<(Vec<PathStep>, Source)>,
     /// Referenced values of `vars`, by the path of their table: the text of the config does not contain them.
     pub elsewhere: BTreeMap<String, Vec<String>>,
     /// Tables of issuers with an unknown preset, which may contain what seems to be missing.
@@ -218,6 +220,7 @@ impl Report {
             source: source.clone(),
             secret,
             part_of_config,
+            of_token_requests: place.is_of_token_requests(),
             file: place.document.file.display.clone(),
             line,
             column,

@@ -2,6 +2,7 @@
 //! key. This file has the top level, `[limits]`, `[log]`, and `[admin]`.
 
 mod budget;
+mod chain;
 mod issuer;
 mod listener;
 mod route;
@@ -135,12 +136,12 @@ fn all_issuers<'t>(
                 report.error(&place, message, "give one of them another name");
                 continue;
             }
-            let issuer = issuer::resolve(&place, &name, raw, report).map(Arc::new);
+            let issuer = issuer::resolve(&place, &name, raw, report);
             places.insert(name.clone(), place);
             issuers.insert(name, issuer);
         }
     }
-    (issuers, places)
+    (chain::link(issuers, &places, report), places)
 }
 
 fn all_routes<'t>(

@@ -178,7 +178,7 @@ impl Grace {
 
 /// Marks a refusal within `credential_grace`. See [`IssuerError::forgiven`].
 pub(super) fn forgive(error: IssuerError, age: Duration, grace: Duration) -> IssuerError {
-    if error.kind != FailureKind::ClientRefused || age >= grace {
+    if !error.is_client_refused() || age >= grace {
         return error;
     }
     let shown = humantime::format_duration(grace);
@@ -192,13 +192,66 @@ pub(super) fn forgive(error: IssuerError, age: Duration, grace: Duration) -> Iss
 pub(super) type Digest = [u8; 32];
 
 /// A digest of everything in a token request that concerns the client: its credentials, assertion, parameters and
-/// header fields.
+/// header fields. A value that is made for each request counts by what it is made with.
 pub(super) fn credential_fingerprint(config: &IssuerConfig) -> Digest {
-    digest_of(&request_sources(config).into_iter().chain(&config.assertion).collect::<Vec<_>>())
+    let sources = request_sources(config).into_iter().chain(&config.assertion);
+    let (made, read): (Vec<_>, Vec<_>) = sources.partition(|source| source.is_made());
+    let read = read.into_iter().chain(made.into_iter().flat_map(Source::made_with));
+    digest_of(&read.collect::<Vec<_>>())
 }
 
-fn request_fingerprint(config: &IssuerConfig) -> Digest {
-    digest_of(&request_sources(config))
+/// The values that have to be made before a token request with this credential, with their keys.
+pub(super) fn made_values<'a>(
+    config: &'a IssuerConfig,
+    client: &ClientCredential<'a>,
+    key: &'a CredentialKey,
+) -> Vec<(String, &'a Source)> {
+    let named = [
+        ("client_id", client.id),
+        ("client_secret", client.secret),
+        (client.key("private_key"), client.private_key),
+        (client.key("certificate"), client.certificate_elsewhere()),
+        ("jwt.key_id", client.key_id.or(client.inherited_key_id)),
+        ("basic.user", config.basic.as_ref().map(|basic| &basic.user)),
+        ("basic.password", config.basic.as_ref().map(|basic| &basic.password)),
+        ("assertion", config.assertion.as_ref()),
+        ("dpop.private_key", config.dpop.as_ref().map(|dpop| &dpop.private_key)),
+        ("tls.ca", config.tls.ca.as_ref()),
+        ("tls.certificate", config.tls.certificate.as_ref()),
+        ("tls.private_key", config.tls.private_key.as_ref()),
+        ("proxy.userinfo", config.egress.userinfo()),
+    ];
+    let mut values: Vec<(String, &Source)> =
+        named.into_iter().filter_map(|(key, source)| Some((key.to_owned(), source?))).collect();
+    let jwt = config.jwt.iter().flat_map(|jwt| {
+        let named = [("issuer", &jwt.issuer), ("subject", &jwt.subject), ("audience", &jwt.audience)];
+        named.into_iter().filter_map(|(key, source)| Some((format!("jwt.{key}"), source.as_ref()?)))
+    });
+    values.extend(jwt);
+    values.extend(config.headers.iter().map(|(name, source)| (format!("headers.{name}"), source)));
+    let claims = config.jwt.iter().flat_map(|jwt| &jwt.claims).map(|member| ("jwt.claims", member));
+    for (table, (name, value)) in key.params.iter().map(|member| ("params", member)).chain(claims) {
+        let mut sources = Vec::new();
+        collect(value, &mut sources);
+        values.extend(sources.into_iter().map(|source| (format!("{table}.{name}"), source)));
+    }
+    let passwords: Vec<_> = values
+        .iter()
+        .filter_map(|(key, source)| Some((format!("{key}.password"), source.password()?)))
+        .collect();
+    values.extend(passwords);
+    values.retain(|(_, source)| source.is_made());
+    values
+}
+
+/// A digest of the values of a token request, for replicas that share tokens. See [`made_identity`].
+fn request_identity(config: &IssuerConfig) -> Digest {
+    let parts: Vec<Vec<u8>> = request_sources(config).into_iter().map(identity_of).collect();
+    digest(parts.iter().map(|part| Some(part.as_slice())))
+}
+
+fn identity_of(source: &Source) -> Vec<u8> {
+    if source.is_made() { made_identity(source) } else { digest_of(&[source]).to_vec() }
 }
 
 /// The sources of a token request, but for a ready-made assertion.
@@ -233,13 +286,14 @@ pub(super) fn binding_fingerprint(config: &IssuerConfig, key: &CredentialKey) ->
     sources.retain(|source| source.learned_by().is_some());
     sources.extend(&config.tls.certificate);
     sources.extend(config.dpop.as_ref().map(|dpop| &dpop.private_key));
+    // A value that is made for a request changes only with the request, whose token is bound to it.
+    sources.retain(|source| !source.is_made());
     let last_good = |source: &Source| source.to_send().ok().map(|(value, _)| value);
     let values: Vec<_> = sources.into_iter().map(last_good).collect();
     digest(values.iter().map(|value| value.as_ref().map(|value| value.expose())))
 }
 
-/// A digest of everything in a token request, for replicas that share tokens. A ready-made assertion that is a JWT counts by
-/// whom it is for: each replica has its own, which changes by itself.
+/// A digest of everything in a token request, for replicas that share tokens.
 pub(super) fn token_identity(config: &IssuerConfig, key: &CredentialKey) -> Digest {
     let mut scopes = key.scopes.to_vec();
     scopes.sort_unstable();
@@ -251,12 +305,18 @@ pub(super) fn token_identity(config: &IssuerConfig, key: &CredentialKey) -> Dige
         flatten(value, &mut parts);
     }
     parts.push(key.subject.clone().unwrap_or_default().into_bytes());
-    parts.push(request_fingerprint(config).to_vec());
-    parts.extend(config.assertion.as_ref().map(assertion_identity));
+    parts.push(request_identity(config).to_vec());
+    parts.extend(config.assertion.as_ref().map(made_identity));
     digest(parts.iter().map(|part| Some(part.as_slice())))
 }
 
-fn assertion_identity(source: &Source) -> Vec<u8> {
+/// What identifies a value that changes by itself, such as a ready-made assertion. A JWT counts by whom it is for, because each
+/// replica has its own. A token of another issuer counts by what is requested there.
+fn made_identity(source: &Source) -> Vec<u8> {
+    if let Some(chained) = source.chained() {
+        let (config, key) = chained.token();
+        return token_identity(config, key).to_vec();
+    }
     let Ok((value, _)) = source.to_send() else { return Vec::new() };
     let claims = value.expose_str().and_then(super::response::claims_of);
     let whom = |claims: &serde_json::Map<String, serde_json::Value>| {
@@ -275,7 +335,7 @@ fn flatten(value: &ParamValue, out: &mut Vec<Vec<u8>>) {
         ParamValue::Integer(number) => out.push(format!("i{number}").into_bytes()),
         ParamValue::Float(number) => out.push(format!("f{number}").into_bytes()),
         ParamValue::Boolean(value) => out.push(format!("b{value}").into_bytes()),
-        ParamValue::Value(source) => out.push(digest_of(&[source]).to_vec()),
+        ParamValue::Value(source) => out.push(identity_of(source)),
         ParamValue::Array(items) => {
             out.push(format!("a{}", items.len()).into_bytes());
             items.iter().for_each(|item| flatten(item, out));
@@ -490,5 +550,42 @@ mod tests {
             write_settled(&folder.path().join(file), text);
             assert!(seen.insert(binding_fingerprint(&config, &key)), "{file}");
         }
+    }
+
+    /// A config text with an issuer `outer` that takes the token of `inner`.
+    fn chain(inner: &str) -> crate::config::Config {
+        crate::config::fixture::config(&format!(
+            "[issuer.outer]\ntoken_url = \"https://a.example/t\"\nclient_id = \"c\"\nclient_secret = \"s\"\n\
+             params = {{ subject_token = {{ issuer = \"inner\" }} }}\n\
+             [issuer.inner]\ntoken_url = \"https://b.example/t\"\nclient_id = \"i\"\nclient_secret = \"{inner}\"\n"
+        ))
+    }
+
+    #[test]
+    fn a_token_that_is_made_with_another_is_shared_whatever_that_one_is() {
+        let config = chain("one");
+        let outer = &config.issuers["outer"];
+        let key = key_of(outer);
+        let before = token_identity(outer, &key);
+        let credential = credential_fingerprint(outer);
+        let binding = binding_fingerprint(outer, &key);
+        for token in ["first", "second"] {
+            for (_, chained) in crate::issuer::chained(outer, &key) {
+                chained.put(crate::secret::Secret::from(token));
+            }
+            assert_eq!(before, token_identity(outer, &key));
+            assert_eq!(credential, credential_fingerprint(outer));
+            assert_eq!(binding, binding_fingerprint(outer, &key));
+        }
+        let other = chain("two");
+        let outer = &other.issuers["outer"];
+        assert_ne!(before, token_identity(outer, &key_of(outer)), "another credential of the inner issuer");
+    }
+
+    #[test]
+    fn another_inner_issuer_makes_another_outer_one() {
+        let digest = |inner: &str| chain(inner).issuers["outer"].digest;
+        assert_eq!(digest("one"), digest("one"));
+        assert_ne!(digest("one"), digest("two"));
     }
 }

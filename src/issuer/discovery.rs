@@ -11,11 +11,11 @@ use serde_json::Value;
 use super::document::Document;
 use super::error::{ErrorContext, path_of};
 use super::exchange::{self, BodyError, Deadline, HttpVersions, IssuerResponse, RepeatReason, Repeats};
-use super::redact::Redactor;
 use super::{FailureKind, IssuerError, connector_to, request, response};
 use crate::clock::Clock;
 use crate::config::client_auth::Proof;
 use crate::config::{HttpUrl, IssuerConfig};
+use crate::redact::Redactor;
 use crate::secret::MASK;
 
 /// The largest document, in bytes. Some list hundreds of scopes and claims.

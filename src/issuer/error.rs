@@ -7,12 +7,12 @@ use http::StatusCode;
 
 use super::exchange::{self, ExchangeError};
 use super::gate::Denied;
-use super::redact::Redactor;
 use super::reported::{self, ReportedError};
 use super::response::ClockSkew;
 use crate::clock::rfc3339;
 use crate::config::{HttpUrl, IssuerConfig};
 use crate::net::{ConnectErrorKind, Connector, Hop, dpop};
+use crate::redact::Redactor;
 
 /// The kind of a failure. Decides the response's status, and when bearerd asks the issuer again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +115,16 @@ impl IssuerError {
     /// The issuer refused the client or the request, and another request is pointless until somebody changes something.
     pub fn is_final(&self) -> bool {
         self.kind.is_refusal() && !self.forgiven
+    }
+
+    /// The issuer itself refused the client, and not one whose token it needs.
+    pub(super) fn is_client_refused(&self) -> bool {
+        self.kind == FailureKind::ClientRefused && !self.forgiven
+    }
+
+    /// The issuer refused who the client is or what it shows, so that a fresh secret or assertion may help.
+    pub fn is_about_credential(&self) -> bool {
+        self.kind == FailureKind::ClientRefused || self.code.as_deref() == Some("invalid_grant")
     }
 
     /// See [`Unreached::silent`].

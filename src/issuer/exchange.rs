@@ -41,6 +41,11 @@ impl Deadline {
         Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
+    /// The same deadline, without the time that passed since `began`.
+    pub(super) fn without_time_since(self, began: Instant) -> Self {
+        Self(self.0.and_then(|at| at.checked_add(began.elapsed())))
+    }
+
     /// The deadline after half of the remaining time.
     pub(super) fn halved(self) -> Self {
         Self(self.0.map(|at| {

@@ -10,11 +10,11 @@ use zeroize::Zeroizing;
 
 use super::error::ErrorContext;
 use super::exchange::{BodyError, IssuerResponse};
-use super::redact::Redactor;
 use super::request::form_encode;
 use super::response::{SentRequest, judge};
 use crate::config::client_auth::ClientSecretBasic;
 use crate::config::{ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Scopes, Source, TokenEndpoint};
+use crate::redact::Redactor;
 use crate::secret::Secret;
 
 /// The first byte selects the status, the format and the header fields; the rest is the body.
@@ -95,10 +95,10 @@ pub(super) fn masked(bytes: &[u8]) {
 const SHOWN: usize = 512;
 /// The number of ways in [`echoed`].
 #[cfg(test)]
-pub(super) const STEPS: u8 = 14;
+pub(crate) const STEPS: u8 = 14;
 
 /// What a server may turn a text into when it echoes it.
-pub(super) fn echoed(text: &str, step: u8) -> String {
+pub(crate) fn echoed(text: &str, step: u8) -> String {
     let percent = |plain: fn(u8) -> bool| {
         let escaped = |byte| match plain(byte) {
             true => char::from(byte).to_string(),

@@ -9,10 +9,10 @@ use serde_json::Map;
 use super::assertion::{self, ClaimInputs, JwtTemplate, SigningKey};
 use super::credential::{ClientCredential, WhichCredential};
 use super::keys::{self, KeyCache, read};
-use super::redact::Redactor;
 use super::request::{self, SignedParts, Value};
 use crate::config::client_auth::Proof;
 use crate::config::{CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source};
+use crate::redact::Redactor;
 use crate::secret::Secret;
 
 /// If a name contains one of these, its literal values are masked too. References are always masked.
@@ -244,7 +244,9 @@ impl Reader<'_> {
                     self.redactor.add_value(&Secret::new(last));
                 }
             }
-            read.push((name.clone(), value));
+            // A bare token is no value of this field (RFC 6750 section 2.1).
+            let is_token = name == http::header::AUTHORIZATION && source.chained().is_some();
+            read.push((name.clone(), if is_token { Arc::new(with_scheme(&value)) } else { value }));
         }
         Ok(read)
     }
@@ -300,6 +302,15 @@ impl Reader<'_> {
         let scope = request::joined(key);
         Ok(ClaimInputs { issuer, subject, audience, key_id, inherited_key_id, client_id, scope, more })
     }
+}
+
+fn with_scheme(token: &Secret) -> Secret {
+    const SCHEME: &[u8] = b"Bearer ";
+    // In one allocation, because a vector that grows leaves an unwiped copy behind.
+    let mut text = Vec::with_capacity(SCHEME.len() + token.expose().len());
+    text.extend_from_slice(SCHEME);
+    text.extend_from_slice(token.expose());
+    Secret::new(text)
 }
 
 fn may_be_secret(name: &str, source: &Source) -> bool {

@@ -17,7 +17,11 @@ const IDENTITY_PARAMS: [&str; 4] = ["object_id", "principal_id", "msi_res_id", "
 
 /// The advice if a value of our own cannot be read. `what` names the place.
 pub(super) fn unreadable(issuer: &str, what: &str) -> String {
-    if what.contains("environment variable ") {
+    if what.contains(": program ") {
+        format!(
+            "run the program by hand as the user that bearerd runs as, or change exec in [issuer.{issuer}]"
+        )
+    } else if what.contains("environment variable ") {
         "set it where bearerd is started, and restart bearerd: a process sees its environment as it was at the start"
             .to_owned()
     } else if what.contains("file ") {

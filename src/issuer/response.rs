@@ -13,11 +13,11 @@ use serde_json::{Map, Value};
 use super::document::{Document, Malformed, beside};
 use super::error::ErrorContext;
 use super::exchange::{BodyError, IssuerResponse};
-use super::redact::Redactor;
 use super::reported::{self, ReportedError};
 use super::{FailureKind, Grant, IssuerError};
 use crate::config::{ExpiresAt, LONGEST_LIFETIME, ResponseFormat, ResponseShape, Scopes};
 use crate::net::dpop;
+use crate::redact::Redactor;
 use crate::secret::{MASK, Secret};
 
 /// The longest token, in bytes.

@@ -20,7 +20,7 @@ use super::slot::TokenSlot;
 use super::slot_task::SlotTask;
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig, StoreConfig};
-use crate::issuer::{Issuer, IssuerError};
+use crate::issuer::{self, Issuer, IssuerError};
 use crate::metrics::{IssuerMetrics, Metrics};
 use crate::store::{Store, StoreCell};
 use crate::trace::{Tracer, TracerCell};
@@ -132,7 +132,15 @@ impl TokenCache {
     ///
     /// A new slot requests no token until it is used or [`TokenSlot::prefetch`] is called.
     pub fn slot(&self, key: &CredentialKey, issuer: &Arc<IssuerConfig>, waiters: usize) -> Arc<TokenSlot> {
-        let new = || self.new_slot(key, issuer, waiters);
+        // First, because a new slot holds them.
+        let inner: Vec<_> = issuer::chained(issuer, key)
+            .into_iter()
+            .map(|(_, chained)| {
+                let (issuer, key) = chained.token();
+                self.slot(key, issuer, waiters)
+            })
+            .collect();
+        let new = || self.new_slot(key, issuer, waiters, inner.clone());
         let cell = self.slots.get_with_by_ref(key, || Arc::new(ArcSwapOption::from(Some(new()))));
         // Empty only if it was evicted just now: there are more keys than room.
         let slot = cell.load_full().unwrap_or_else(new);
@@ -156,10 +164,19 @@ impl TokenCache {
         self.locked_issuers().retain(|_, issuer| issuer.strong_count() > 0);
     }
 
-    fn new_slot(&self, key: &CredentialKey, issuer: &Arc<IssuerConfig>, waiters: usize) -> Arc<TokenSlot> {
+    fn new_slot(
+        &self,
+        key: &CredentialKey,
+        issuer: &Arc<IssuerConfig>,
+        waiters: usize,
+        inner: Vec<Arc<TokenSlot>>,
+    ) -> Arc<TokenSlot> {
         let source = self.source(issuer);
         let clock = Arc::clone(&self.clock);
-        let slot = Arc::new(TokenSlot::new(key.clone(), Arc::clone(issuer), source, clock, waiters));
+        let mut slot = TokenSlot::new(key.clone(), Arc::clone(issuer), source, clock, waiters);
+        slot.inner = inner;
+        let slot = Arc::new(slot);
+        slot.inner().iter().for_each(|inner| inner.used_by(&slot));
         self.control.spawn(SlotTask::new(&slot, Arc::clone(&self.probes)).run());
         slot
     }
@@ -189,10 +206,16 @@ impl TokenCache {
 
 pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Fetched, IssuerError>> + Send + 'a>>;
 
+pub(super) type Preparing<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+
 pub(super) trait TokenSource: Send + Sync + 'static {
     /// Gets one token: by one token request, within the issuer's timeout, or from another replica. Dropping the future
     /// cancels it.
     fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a>;
+    /// See [`Issuer::prepare`].
+    fn prepare<'a>(&'a self, _key: &'a CredentialKey, _want: &'a Want) -> Preparing<'a> {
+        Box::pin(std::future::ready(false))
+    }
     /// See [`Issuer::token_identity`]. Reads files.
     fn token_identity(&self, key: &CredentialKey) -> [u8; 32];
     /// See [`Issuer::credential_fingerprint`]. Reads files.
@@ -230,11 +253,16 @@ struct MeteredIssuer {
 }
 
 impl TokenSource for MeteredIssuer {
-    fn fetch<'a>(&'a self, key: &'a CredentialKey, _want: Want) -> Fetching<'a> {
+    fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a> {
         Box::pin(async move {
             let budget = IssuerBudget { budgets: &self.budgets, issuer: &self.issuer.config().name };
-            self.issuer.fetch_through(&budget, key).await.map(Fetched::own)
+            let grant = self.issuer.fetch_through(&budget, key, &*want.inner, want.prepared).await;
+            grant.map(Fetched::own)
         })
+    }
+
+    fn prepare<'a>(&'a self, key: &'a CredentialKey, want: &'a Want) -> Preparing<'a> {
+        Box::pin(self.issuer.prepare(key, &*want.inner))
     }
 
     fn token_identity(&self, key: &CredentialKey) -> [u8; 32] {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::cache::{Fetching, TokenSource};
+use super::chain::InnerTokens;
 use super::schedule::{Moment, margin};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
@@ -34,6 +35,10 @@ pub(super) struct Want {
     pub(super) have: u64,
     /// An upstream refused the held token.
     pub(super) refused: bool,
+    /// The tokens of other issuers that the request needs.
+    pub(super) inner: Arc<InnerTokens>,
+    /// See [`crate::issuer::Issuer::prepare`].
+    pub(super) prepared: bool,
     /// How long the held token may still be sent. Zero: there is none, or it was refused.
     pub(super) left: Duration,
     /// Whether callers wait.
@@ -100,8 +105,10 @@ impl SharedSource {
         &self,
         store: &Arc<Store>,
         key: &CredentialKey,
-        want: Want,
+        mut want: Want,
     ) -> Result<Fetched, IssuerError> {
+        // What programs print is a part of the token's identity.
+        want.prepared = self.direct.prepare(key, &want).await;
         let Ok(names) = store.token_names(&self.direct.token_identity(key)) else {
             return self.direct.fetch(key, want).await;
         };
@@ -122,7 +129,11 @@ impl SharedSource {
                 Ok(Claimed::Held { .. }) if self.clock.boot() >= give_up => {
                     return self.direct.fetch(key, want).await;
                 }
-                Ok(Claimed::Held { left }) => tokio::time::sleep(pause(&mut looks, left, want.left)).await,
+                Ok(Claimed::Held { left }) => {
+                    tokio::time::sleep(pause(&mut looks, left, want.left)).await;
+                    // What was made before the wait may be too old.
+                    want.prepared = false;
+                }
             }
         }
     }

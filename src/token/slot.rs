@@ -3,11 +3,11 @@
 //! Requests only read the slot and leave demands, on which the slot's task ([`super::slot_task`]) acts. The only thing
 //! that a request changes is to mark a refused token ([`TokenSlot::reject`]).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,10 @@ pub struct TokenSlot {
     pub(super) retired: AtomicBool,
     waiting: AtomicUsize,
     waiters_limit: AtomicUsize,
+    /// The tokens of other issuers that this one's token requests need.
+    pub(super) inner: Vec<Arc<Self>>,
+    /// The slots whose token requests need this one's token.
+    outer: ArcSwap<Vec<Weak<Self>>>,
     /// The first traced request that waits for the current or the next fetch.
     pub(super) first_waiter: ArcSwapOption<SpanContext>,
 }
@@ -118,8 +122,36 @@ impl TokenSlot {
             retired: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             waiters_limit: AtomicUsize::new(waiters),
+            inner: Vec::new(),
+            outer: ArcSwap::default(),
             first_waiter: ArcSwapOption::empty(),
         }
+    }
+
+    /// Whose token it is.
+    pub fn issuer(&self) -> &Arc<IssuerConfig> {
+        &self.issuer
+    }
+
+    /// The slots of other issuers whose tokens this one's token requests need.
+    pub fn inner(&self) -> &[Arc<Self>] {
+        &self.inner
+    }
+
+    /// `outer` needs this slot's token.
+    pub(super) fn used_by(&self, outer: &Arc<Self>) {
+        self.outer.rcu(|known| {
+            let living = known.iter().filter(|outer| outer.strong_count() > 0).cloned();
+            living.chain([Arc::downgrade(outer)]).collect::<Vec<_>>()
+        });
+    }
+
+    /// Whether a token that is in use was requested with this slot's token, so that this one is renewed too.
+    pub(super) fn is_needed(&self) -> bool {
+        let is_used =
+            |slot: &Self| slot.held.load().as_ref().is_some_and(|held| held.used.load(Ordering::Relaxed));
+        let outer = self.outer.load();
+        outer.iter().filter_map(Weak::upgrade).any(|outer| is_used(&outer) || outer.is_needed())
     }
 
     /// The hot path: the current token if it may be sent now. Takes no lock. Notes the use, and pokes the task if the

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::chain::InnerTokens;
 use super::probe::{ProbeWatch, Probes};
 use super::schedule::{HeldTokenView, Moment, NextStep, SlotView, Validity};
 use super::shared::{Fetched, Want};
@@ -148,7 +149,7 @@ impl SlotTask {
             owed: slot.prefetched.load(Ordering::SeqCst) && self.generation == 0,
             held: held.as_ref().map(|held| HeldTokenView {
                 validity: held.validity,
-                used: held.used.load(Ordering::Relaxed),
+                used: held.used.load(Ordering::Relaxed) || slot.is_needed(),
                 refused: held.is_refused(),
             }),
             retry_at: failure.as_ref().map(|failure| failure.retry_at(sound, self.watches(failure))),
@@ -265,6 +266,8 @@ impl SlotTask {
         Want {
             have: held.and_then(|held| held.shared.as_ref()).map_or(0, |shared| shared.generation),
             refused: held.is_some_and(HeldToken::is_refused),
+            inner: Arc::new(InnerTokens::new(slot.inner())),
+            prepared: false,
             left: held
                 .filter(|held| slot.serves(held, now) && !held.is_refused())
                 .map_or(Duration::ZERO, |held| held.validity.left(now)),

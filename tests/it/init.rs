@@ -51,7 +51,14 @@ async fn every_presets_config_passes_check_as_it_was_printed() {
         let checked = run_with(folder.path(), &["check", "--output", "json"], &env).await;
         assert_eq!(checked.code, 0, "{name}: {}\n{}", checked.all(), printed.stdout);
         let said = checked.json();
-        assert_eq!((&said["ok"], &said["issuers"]), (&Value::Bool(true), &Value::from(1)), "{name}: {said}");
+        // Some presets need the token of another issuer.
+        let issuers = printed.stdout.lines().filter(|line| line.starts_with("[issuer.")).count();
+        assert_eq!(
+            (&said["ok"], &said["issuers"]),
+            (&Value::Bool(true), &Value::from(issuers)),
+            "{name}: {said}"
+        );
+        assert!(issuers > 0, "{name}");
     }
 }
 

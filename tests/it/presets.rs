@@ -15,6 +15,7 @@ use crate::support::tls::ca;
 use crate::support::{RawResponse, Recorded, Scripted, Setup, World};
 
 mod catalogue;
+mod chains;
 mod gateways;
 mod identity;
 mod metadata;
@@ -28,7 +29,7 @@ pub const FORM: &str = "content-type: application/x-www-form-urlencoded";
 /// `Content-Type` of nearly every response.
 pub const JSON: &str = "content-type: application/json";
 
-/// One preset in one scene. `{keys}` in the texts of the config is the folder of test keys.
+/// One preset in one scene. `{keys}` in the texts of the config is the folder of test keys, `{egress}` the egress proxy's address.
 pub struct Row {
     pub preset: &'static str,
     /// What is in `vars = { … }`.
@@ -217,6 +218,7 @@ fn config(row: &Row, egress: &Egress) -> String {
         egress = egress.address,
     )
     .replace("{keys}/", &keys)
+    .replace("{egress}", &egress.address.to_string())
 }
 
 async fn granted(row: &Row, stage: &Stage) {

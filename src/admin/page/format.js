@@ -33,6 +33,12 @@ function names(all) {
   return all.slice(0, MOST_NAMES).join(", ") + " and " + (all.length - MOST_NAMES) + " more";
 }
 
+// A token that other tokens are requested with is known by its issuer, any other by its first route.
+function tokenKey(token) {
+  if (!token.outer.length) return token.routes[0];
+  return ["issuer", token.issuer, ...token.scopes, ...token.parameters].join(" ");
+}
+
 function counted(count, what) {
   return grouped(count) + " " + what + (count === 1 ? "" : "s");
 }

@@ -99,7 +99,7 @@ function show(status) {
   const seconds = status.routes.length ? Math.round(status.routes[0].recent.seconds) : 60;
   heading("routes", "numbers of the last " + seconds + " s, graphs of the last hour");
   showRoutes(status);
-  const tokens = status.tokens.map((token) => ({ key: token.routes[0], ...token }));
+  const tokens = status.tokens.map((token) => ({ key: tokenKey(token), ...token }));
   const kept = new Set(tokens.map((token) => token.key));
   for (const key of bars.keys()) if (!kept.has(key)) bars.delete(key);
   fill(shown.tokens, tokens, tokenRow);

@@ -26,7 +26,7 @@ function tokenProblem(token) {
   const foot = [last.failures_in_a_row + (last.failures_in_a_row === 1 ? " failure" : " failures in a row")];
   if (last.trace) foot.push(last.trace);
   return {
-    key: "token " + token.routes[0], kind: holds ? "warn" : "bad", what, ...parted(last),
+    key: "token " + tokenKey(token), kind: holds ? "warn" : "bad", what, ...parted(last),
     code: last.code, at: last.at, next: last.next_try, foot: foot.join(" · "),
   };
 }
@@ -129,7 +129,10 @@ function unroutedProblem(status) {
 }
 
 function problems(status) {
-  const tokens = status.tokens.map(tokenProblem).filter(Boolean);
+  // Of a chain, the leg that failed is the problem, and not the tokens that are requested with it.
+  const failing = new Set(status.tokens.filter((token) => token.last_error).map((token) => token.issuer));
+  const legs = status.tokens.filter((token) => !token.inner.some((name) => failing.has(name)));
+  const tokens = legs.map(tokenProblem).filter(Boolean);
   const without = new Set(status.tokens.filter((token) => token.last_error).flatMap((token) => token.routes));
   const routes = status.routes.flatMap((route) => [refusalProblem(route, status.now), routeProblem(route, status.now, without)]);
   const all = [...otherProblems(status), ...tokens, ...joined(routes.filter(Boolean)), unroutedProblem(status)].filter(Boolean);

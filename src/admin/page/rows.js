@@ -215,7 +215,9 @@ function tokenRow(cells, note, first) {
   return (token) => {
     put(parts.name, token.issuer);
     mark(parts.state, ...tokenState(token));
-    put(parts.routes, "for " + names(token.routes) + (token.waiters ? "; " + counted(token.waiters, "request") + " waiting" : ""));
+    const needed = token.outer.length ? "issuer " + names(token.outer) + ", so for " : "";
+    const made = token.inner.length ? ", with a token of " + names(token.inner) : "";
+    put(parts.routes, "for " + needed + names(token.routes) + made + (token.waiters ? "; " + counted(token.waiters, "request") + " waiting" : ""));
     put(granted, (token.granted_scope || token.scopes.join(" ")) || "no scopes");
     put(parameters, token.parameters.length ? "with " + token.parameters.join(", ") : "");
     ago.hidden = token.fetched_at === null;

@@ -11,6 +11,7 @@ use crate::config::{
     Credential, CredentialKey, HeaderEdits, Inject, IssuerConfig, ParamValue, RouteConfig, TokenEndpoint,
     UpstreamTarget, Words,
 };
+use crate::issuer::chained;
 use crate::route::path::upstream_target;
 use crate::secret::MASK;
 
@@ -49,12 +50,51 @@ pub struct CredentialFacts {
     pub parameters: Vec<Parameter>,
     /// The route's own, which replaces the issuer's `jwt.subject`.
     pub subject: Option<String>,
+    /// Values of the token request that are tokens of other issuers, and of the requests for those tokens.
+    pub chain: Vec<Link>,
     /// The header field, with `{token}` in place of the token; or `query parameter NAME`.
     pub inject: String,
     /// The query parameter that carries the token, if one does.
     pub inject_query: Option<String>,
     /// Tokens are bound to a key: each request carries a proof in `DPoP` (RFC 9449).
     pub dpop: bool,
+}
+
+/// A value of a token request that is a token of another issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// The issuer that gets the value, and the config key of the value.
+    pub outer: String,
+    pub key: String,
+    pub issuer: String,
+    /// As of the route's own token.
+    pub token_endpoint: String,
+    pub scopes: Vec<String>,
+}
+
+fn links(issuer: &IssuerConfig, key: &CredentialKey) -> Vec<Link> {
+    let mut links = Vec::new();
+    for (name, chained) in chained(issuer, key) {
+        let (inner, inner_key) = chained.token();
+        links.push(Link {
+            outer: issuer.name.to_string(),
+            key: name,
+            issuer: inner.name.to_string(),
+            token_endpoint: endpoint(inner).0,
+            scopes: inner_key.scopes.to_vec(),
+        });
+        links.extend(self::links(inner, inner_key));
+    }
+    links
+}
+
+/// The URL without its query, and whether it is where discovery starts.
+fn endpoint(issuer: &IssuerConfig) -> (String, bool) {
+    let (url, discovery) = match &issuer.endpoint {
+        TokenEndpoint::Discovery(url) => (url, true),
+        TokenEndpoint::Url(url) => (url, false),
+    };
+    (url.text.split('?').next().unwrap_or_default().to_owned(), discovery)
 }
 
 /// A further request parameter. Its value is never shown.
@@ -122,15 +162,13 @@ impl Sent {
 
 impl CredentialFacts {
     fn new(route: &RouteConfig, issuer: &IssuerConfig, key: &CredentialKey) -> Self {
-        let (url, discovery) = match &issuer.endpoint {
-            TokenEndpoint::Discovery(url) => (url, true),
-            TokenEndpoint::Url(url) => (url, false),
-        };
+        let (token_endpoint, discovery) = endpoint(issuer);
         Self {
             issuer: issuer.name.to_string(),
             preset: issuer.preset.as_ref().map(ToString::to_string),
-            token_endpoint: url.text.split('?').next().unwrap_or_default().to_owned(),
+            token_endpoint,
             discovery,
+            chain: links(issuer, key),
             scopes: key.scopes.iter().cloned().collect(),
             parameters: key
                 .params
@@ -276,6 +314,14 @@ fn render_credential(page: &mut Page, credential: &CredentialFacts) {
     let preset = credential.preset.as_ref().map(|preset| format!(" (preset `{preset}`)")).unwrap_or_default();
     let (issuer, endpoint) = (&credential.issuer, &credential.token_endpoint);
     page.line("token", format_args!("issuer `{issuer}`{preset}, {how} {endpoint}"));
+    for link in &credential.chain {
+        let Link { outer, key, issuer, token_endpoint, scopes } = link;
+        let scopes = if scopes.is_empty() { String::new() } else { format!(", scopes {}", scopes.join(" ")) };
+        page.line(
+            "chain",
+            format_args!("{key} of `{outer}` is a token of issuer `{issuer}`, from {token_endpoint}{scopes}"),
+        );
+    }
     if credential.scopes.is_empty() {
         page.line("scopes", "none");
     }

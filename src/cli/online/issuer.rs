@@ -10,14 +10,15 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::cli::online::report::{
-    Advertised, CredentialReport, Ends, ErrorReport, IssuerReport, KeyReport, TlsReport, TokenReport, ms,
+    Advertised, CredentialReport, Ends, ErrorReport, InnerReport, IssuerReport, KeyReport, TlsReport,
+    TokenReport, ms,
 };
 use crate::cli::online::{Bounds, Wanted, guess, out_of_time, tls_report};
-use crate::cli::token::decode_jwt;
+use crate::cli::token::{decode_jwt, own_key};
 use crate::clock::{Clock, SystemClock};
 use crate::config::client_auth::{Method, Proof};
 use crate::config::{Budget, CredentialKey, IssuerConfig, Source, TokenEndpoint};
-use crate::issuer::{self, FailureKind, Grant, Issuer, IssuerError, examine};
+use crate::issuer::{self, FailureKind, Grant, Issuer, IssuerError, chained, examine};
 use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::connect::Offer;
 use crate::net::{Connector, Target};
@@ -80,6 +81,10 @@ fn blank(config: &IssuerConfig, bounds: Bounds) -> IssuerReport {
         ok: false,
         endpoint: None,
         client_auth: config.client_auth.as_str().to_owned(),
+        inner: chained(config, &own_key(config))
+            .into_iter()
+            .map(|(key, chained)| InnerReport { key, issuer: chained.issuer.clone() })
+            .collect(),
         tls: None,
         standby_in_use: false,
         clock_difference: None,
@@ -95,6 +100,7 @@ fn blank(config: &IssuerConfig, bounds: Bounds) -> IssuerReport {
 fn not_asked(wanted: Wanted) -> CredentialReport {
     CredentialReport {
         routes: wanted.routes,
+        outer: wanted.outer,
         scopes: wanted.key.scopes.to_vec(),
         subject: wanted.key.subject,
         needed: wanted.needed,
@@ -139,6 +145,8 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
 
 fn settle(error: IssuerError, key: CredentialKey, config: &IssuerConfig) -> Settled {
     match error.kind {
+        // It is about the issuer whose token this one needs.
+        _ if error.forgiven => Settled::Gone,
         FailureKind::Unavailable | FailureKind::Timeout | FailureKind::Credential => Settled::Gone,
         _ if guess::may_be_the_method(&error, config) => Settled::Refused(Box::new((error, key))),
         // The issuer knows the client, and may grant it another scope.
@@ -277,8 +285,13 @@ fn budget_warning(credentials: &[CredentialReport], budget: Budget, config: &Iss
     })
 }
 
-/// The routes of a credential, as part of a sentence.
+/// Who uses a credential, as part of a sentence.
 pub(super) fn whose(credential: &CredentialReport) -> String {
+    if !credential.outer.is_empty() {
+        let outer = credential.outer.join(", ");
+        let routes = credential.routes.iter().map(|route| format!(", route {route}")).collect::<String>();
+        return format!(" for issuer {outer}{routes}");
+    }
     match credential.routes.as_slice() {
         [] => " for the issuer's own scopes, which no route uses".to_owned(),
         [route] => format!(" for route {route}"),

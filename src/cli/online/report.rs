@@ -32,6 +32,8 @@ pub(super) struct IssuerReport {
     /// Host and path; `null` if discovery did not find it.
     pub(super) endpoint: Option<String>,
     pub(super) client_auth: String,
+    /// The issuers whose tokens its token requests use.
+    pub(super) inner: Vec<InnerReport>,
     /// The issuer refused the current credential and accepted `standby`.
     pub(super) standby_in_use: bool,
     pub(super) tls: Option<TlsReport>,
@@ -49,11 +51,21 @@ pub(super) struct IssuerReport {
     pub(super) hints: Vec<String>,
 }
 
+/// A value of a token request that is the token of another issuer.
+#[derive(Debug, Serialize)]
+pub(super) struct InnerReport {
+    /// The config key of the value.
+    pub(super) key: String,
+    pub(super) issuer: String,
+}
+
 /// One token.
 #[derive(Debug, Serialize)]
 pub(super) struct CredentialReport {
-    /// Empty: the issuer's own, which no route uses.
+    /// Empty, and `outer` too: the issuer's own, which no route uses.
     pub(super) routes: Vec<String>,
+    /// The issuers whose token requests use it.
+    pub(super) outer: Vec<String>,
     pub(super) scopes: Vec<String>,
     pub(super) subject: Option<String>,
     /// Whether the proxy requests it.
@@ -239,6 +251,9 @@ fn issuer(out: &mut String, issuer: &IssuerReport) -> fmt::Result {
     let tls = issuer.tls.as_ref().map(|tls| format!(", {}", self::tls(tls))).unwrap_or_default();
     let standby = if issuer.standby_in_use { " with the standby credential" } else { "" };
     line(out, "endpoint", &format!("{endpoint}, {}{standby}{tls}", issuer.client_auth))?;
+    for InnerReport { key, issuer } in &issuer.inner {
+        line(out, "chain", &format!("{key} is a token of issuer {issuer}"))?;
+    }
     for shown in &issuer.credentials {
         credential(out, shown, issuer.credentials.len() > 1)?;
     }
@@ -258,7 +273,8 @@ fn issuer(out: &mut String, issuer: &IssuerReport) -> fmt::Result {
 }
 
 fn credential(out: &mut String, credential: &CredentialReport, one_of_many: bool) -> fmt::Result {
-    let whose = if credential.routes.is_empty() && !one_of_many { String::new() } else { whose(credential) };
+    let unused = credential.routes.is_empty() && credential.outer.is_empty();
+    let whose = if unused && !one_of_many { String::new() } else { whose(credential) };
     let scopes = match credential.scopes.as_slice() {
         [] => String::new(),
         scopes => format!(", scopes {}", scopes.join(" ")),

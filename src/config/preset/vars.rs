@@ -152,6 +152,14 @@ fn elsewhere(place: &Place<'_>, table: &DeTable<'_>, report: &mut Report) -> Opt
     let source = match (text("file"), text("env")) {
         (Some(file), None) if known => Source::file(place.document.file.folder.join(file), pointer),
         (None, Some(name)) if known => Source::env(name, pointer),
+        _ if table.contains_key("exec") => {
+            report.error(
+                place,
+                "cannot come from a program: a var is part of the config, and loading it runs none",
+                "write the value, { file = \"…\" } or { env = \"…\" }",
+            );
+            return None;
+        }
         _ => {
             report.error(
                 place,

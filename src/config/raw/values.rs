@@ -368,10 +368,10 @@ impl<K: Kind> From<Typed<K>> for RawValue {
 /// A literal, or a reference to the value.
 pub(crate) enum RawReference {
     Literal(Secret),
-    Elsewhere(RawElsewhere),
+    Elsewhere(Box<RawElsewhere>),
 }
 
-/// A value from elsewhere: from a file, from the environment, or learned by a webhook.
+/// A value from elsewhere: from a file, from the environment, learned by a webhook, or printed by a program.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Elsewhere")]
@@ -379,12 +379,33 @@ pub(crate) struct RawElsewhere {
     /// A file with the value. One trailing line end is removed. Relative paths start at the config file's folder.
     #[schemars(extend("x-errors" = "beside `env`"))]
     pub file: Option<String>,
-    /// An environment variable with the value.
-    #[schemars(extend("x-errors" = "beside `file`"))]
-    pub env: Option<String>,
+    /// An environment variable with the value. With `exec`, a table: more variables of the program, whose values may be
+    /// references.
+    #[schemars(extend("x-errors" = "beside `file`; a table without `exec`; a name beside `exec`"))]
+    pub env: Option<RawEnv>,
     /// The name of a `[webhook.NAME]` that learns the value.
     #[schemars(extend("x-errors" = "not a webhook; beside `file`, `env`, or `pointer`"))]
     pub webhook: Option<String>,
+    /// A program that prints the value to its standard output, and its arguments. It is run without a shell, in the config
+    /// file's folder. One trailing line end is removed. Its environment is `PATH`, `HOME`, `LANG`, and `env`.
+    #[schemars(extend("x-errors" = "beside `file` or `webhook`; empty; a config file that others may write", "x-secret" = true))]
+    pub exec: Option<Vec<String>>,
+    /// When `exec` is killed, with its children.
+    #[schemars(extend("x-errors" = "without `exec`; 0s; more than 5m"))]
+    pub timeout: Lasting<10>,
+    /// How long the output of `exec` is used before the program is run again. `0s`: for one token request.
+    #[schemars(extend("x-errors" = "without `exec`; missing outside of token requests; above 0s and below 1s"))]
+    pub keep: Lasting<0>,
+    /// The name of another `[issuer.NAME]`, whose current token is the value. Only in `client_secret`, `assertion`, `params`, and
+    /// `headers` of an issuer.
+    #[schemars(extend("x-errors" = "not an issuer; anywhere else; a circle; an issuer with `dpop`; beside `file`, `env`, `webhook`, `exec`, or `pointer`"))]
+    pub issuer: Option<String>,
+    /// The scopes of that token, which replace the other issuer's.
+    #[schemars(extend("x-errors" = "without `issuer`"))]
+    pub scopes: Option<Vec<String>>,
+    /// More parameters of its token request.
+    #[schemars(extend("x-errors" = "without `issuer`; a reference to an issuer"))]
+    pub params: Option<RawParams>,
     /// JSON pointer to the value (RFC 6901), such as "/a/b".
     #[schemars(extend("x-errors" = "not a JSON pointer"))]
     pub pointer: Option<String>,
@@ -395,8 +416,42 @@ pub(crate) struct RawElsewhere {
 
 impl RawElsewhere {
     /// Its keys.
-    pub(crate) const KEYS: [&'static str; 5] = ["file", "env", "webhook", "pointer", "password"];
+    pub(crate) const KEYS: [&'static str; 11] = [
+        "file", "env", "webhook", "exec", "timeout", "keep", "issuer", "scopes", "params", "pointer",
+        "password",
+    ];
+    /// The keys that say where a value is.
+    pub(crate) const PLACES: [&'static str; 5] = ["file", "env", "webhook", "exec", "issuer"];
 }
+
+/// `env`: the name of a variable with the value, or variables of a program.
+pub(crate) enum RawEnv {
+    Name(String),
+    Variables(BTreeMap<String, RawReference>),
+}
+
+impl<'de> Deserialize<'de> for RawEnv {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Env;
+        impl<'de> Visitor<'de> for Env {
+            type Value = RawEnv;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an environment variable; with `exec` a table")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<RawEnv, E> {
+                Ok(RawEnv::Name(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawEnv, A::Error> {
+                BTreeMap::deserialize(MapAccessDeserializer::new(map)).map(RawEnv::Variables)
+            }
+        }
+        deserializer.deserialize_any(Env)
+    }
+}
+
+inline_schema!([] RawEnv, json_schema!({
+    "anyOf": [{ "type": "string" }, { "type": "object", "additionalProperties": { "$ref": "#/$defs/Reference" } }]
+}));
 
 impl<'de> Deserialize<'de> for RawReference {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -410,7 +465,7 @@ impl<'de> Visitor<'de> for ReferenceVisitor {
     type Value = RawReference;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }")
+        f.write_str("a string, { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] } or { issuer = \"…\" }")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<RawReference, E> {
@@ -418,7 +473,7 @@ impl<'de> Visitor<'de> for ReferenceVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawReference, A::Error> {
-        RawElsewhere::deserialize(MapAccessDeserializer::new(map)).map(RawReference::Elsewhere)
+        RawElsewhere::deserialize(MapAccessDeserializer::new(map)).map(Box::new).map(RawReference::Elsewhere)
     }
 }
 
@@ -499,11 +554,23 @@ impl<'de> Visitor<'de> for ParamVisitor {
 
 /// A table that says where a value is, and has no other key, is a reference. Any other is a table of values.
 fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
-    let refers = ["file", "env", "webhook"].iter().any(|key| members.contains_key(*key));
+    let refers = RawElsewhere::PLACES.iter().any(|key| members.contains_key(*key));
+    let (runs, chains) = (members.contains_key("exec"), members.contains_key("issuer"));
     let is_reference = refers
         && members.iter().all(|(key, value)| match value {
-            RawParam::Reference(RawReference::Literal(_)) => RawElsewhere::KEYS.contains(&key.as_str()),
+            RawParam::Reference(RawReference::Literal(_)) => {
+                RawElsewhere::KEYS.contains(&key.as_str()) && key != "exec"
+            }
             RawParam::Reference(_) => key == "password",
+            RawParam::Array(words) => {
+                (key == "exec" || (key == "scopes" && chains)) && words.iter().all(RawParam::is_text)
+            }
+            RawParam::Table(_) if key == "params" && chains => true,
+            RawParam::Table(variables) => {
+                key == "env"
+                    && runs
+                    && variables.values().all(|value| matches!(value, RawParam::Reference(_)))
+            }
             _ => false,
         });
     if !is_reference {
@@ -511,20 +578,55 @@ fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
     }
     let mut elsewhere = RawElsewhere::default();
     for (key, value) in members {
-        let RawParam::Reference(value) = value else { continue };
-        let text = match &value {
-            RawReference::Literal(text) => text.expose_str().map(str::to_owned),
-            RawReference::Elsewhere(_) => None,
-        };
-        match key.as_str() {
-            "file" => elsewhere.file = text,
-            "env" => elsewhere.env = text,
-            "webhook" => elsewhere.webhook = text,
-            "pointer" => elsewhere.pointer = text,
-            _ => elsewhere.password = Some(Box::new(value.into())),
+        match (key.as_str(), value) {
+            ("exec", RawParam::Array(words)) => {
+                elsewhere.exec = Some(words.into_iter().filter_map(RawParam::into_text).collect());
+            }
+            ("env", RawParam::Table(variables)) => {
+                let variables = variables.into_iter();
+                let values = variables.filter_map(|(name, value)| Some((name, value.into_reference()?)));
+                elsewhere.env = Some(RawEnv::Variables(values.collect()));
+            }
+            ("scopes", RawParam::Array(scopes)) => {
+                elsewhere.scopes = Some(scopes.into_iter().filter_map(RawParam::into_text).collect());
+            }
+            ("params", RawParam::Table(params)) => elsewhere.params = Some(params),
+            ("password", RawParam::Reference(value)) => elsewhere.password = Some(Box::new(value.into())),
+            (key, value) => {
+                let text = value.into_text();
+                match key {
+                    "file" => elsewhere.file = text,
+                    "env" => elsewhere.env = text.map(RawEnv::Name),
+                    "webhook" => elsewhere.webhook = text,
+                    "issuer" => elsewhere.issuer = text,
+                    "timeout" => elsewhere.timeout = Lasting(text),
+                    "keep" => elsewhere.keep = Lasting(text),
+                    _ => elsewhere.pointer = text,
+                }
+            }
         }
     }
-    RawParam::Reference(RawReference::Elsewhere(elsewhere))
+    RawParam::Reference(RawReference::Elsewhere(Box::new(elsewhere)))
+}
+
+impl RawParam {
+    fn is_text(&self) -> bool {
+        matches!(self, Self::Reference(RawReference::Literal(_)))
+    }
+
+    fn into_reference(self) -> Option<RawReference> {
+        match self {
+            Self::Reference(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn into_text(self) -> Option<String> {
+        match self.into_reference()? {
+            RawReference::Literal(text) => text.expose_str().map(str::to_owned),
+            RawReference::Elsewhere(_) => None,
+        }
+    }
 }
 
 impl JsonSchema for RawParam {

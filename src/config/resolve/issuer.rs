@@ -894,6 +894,11 @@ fn table_into(hasher: &mut digest::Context, table: &DeTable<'_>, folder: &Path, 
         let key = key.get_ref().as_ref();
         part(hasher, b'k', key.as_bytes());
         match value.get_ref() {
+            // A program starts in this folder.
+            DeValue::Array(_) if may_refer && key == "exec" => {
+                part(hasher, b'x', folder.as_os_str().as_encoded_bytes());
+                value_into(hasher, value.get_ref(), folder, false);
+            }
             DeValue::String(path) if is_reference && key == "file" => {
                 part(hasher, b'p', folder.join(path.as_ref()).as_os_str().as_encoded_bytes());
             }

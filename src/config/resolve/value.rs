@@ -1,18 +1,21 @@
 //! Values that several tables have: references, parameters, header fields, TLS, and egress proxies.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::HeaderName;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
+use crate::config::program::ProgramConfig;
 use crate::config::raw::RawTls;
 use crate::config::raw::values::{
-    RawEgress, RawElsewhere, RawParam, RawParams, RawProxy, RawReference, RawValue, ValueKind, check,
+    Lasting, RawEgress, RawElsewhere, RawEnv, RawParam, RawParams, RawProxy, RawReference, RawSecret,
+    RawValue, ValueKind, check,
 };
-use crate::config::reference::Source;
-use crate::config::report::{Report, did_you_mean};
+use crate::config::reference::{Chained, Source};
+use crate::config::report::{Report, Severity, did_you_mean};
 use crate::config::types::{self, Scopes, url, wrong};
 use crate::config::{Variable, environment, inspect};
 
@@ -36,7 +39,10 @@ pub(super) fn reference(place: &Place<'_>, raw: impl Into<RawValue>, report: &mu
             Some(Source::literal(secret))
         }
         RawReference::Elsewhere(raw) => {
-            let source = from_elsewhere(place, raw, kind, report)?;
+            let source = from_elsewhere(place, *raw, kind, report)?;
+            if source.chained().is_some() {
+                return Some(source);
+            }
             report.reference(place, &source, kind.is_secret());
             Some(source)
         }
@@ -66,33 +72,205 @@ fn from_elsewhere(
     kind: ValueKind,
     report: &mut Report,
 ) -> Option<Source> {
-    let RawElsewhere { file, env, webhook, pointer, password } = raw;
-    if let Some(pointer) = &pointer {
+    if let Some(pointer) = &raw.pointer {
         check(&place.key("pointer"), types::pointer(pointer), report)?;
     }
-    let given = [("file", file.is_some()), ("env", env.is_some()), ("webhook", webhook.is_some())];
-    let given: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect();
-    if let [first, second, ..] = given.as_slice() {
-        report.error(place, format!("has both `{first}` and `{second}`"), "keep one of them");
-        return None;
-    }
+    one_place(place, &raw, report)?;
+    let RawElsewhere { file, env, webhook, exec, timeout, keep, issuer, scopes, params, pointer, password } =
+        raw;
     if let Some(name) = webhook {
+        let message = "does not belong to a learned value";
+        refuse_keys(place, &["timeout", "keep", "scopes", "params"], message, report)?;
         return learned(place, name, pointer.is_some() || password.is_some(), report);
     }
-    let source = from_file_or_env(place, file, env, pointer, report)?;
+    if let Some(issuer) = issuer {
+        let message = "does not belong to a token of an issuer";
+        refuse_keys(place, &["timeout", "keep", "pointer", "password"], message, report)?;
+        return chained(place, issuer, scopes, params, report);
+    }
+    refuse_keys(place, &["scopes", "params"], "belongs to `issuer`", report)?;
+    let source = match (exec, env) {
+        (Some(command), env) => {
+            let env = match env {
+                Some(RawEnv::Variables(variables)) => variables,
+                Some(RawEnv::Name(_)) | None => BTreeMap::new(),
+            };
+            program(place, RawProgram { command, env, timeout, keep, pointer }, report)?
+        }
+        (None, Some(RawEnv::Variables(_))) => {
+            let hint = "write the variable's name: { env = \"NAME\" }; a table belongs to `exec`";
+            report.error(&place.key("env"), "is a table", hint);
+            return None;
+        }
+        (None, env) => {
+            refuse_keys(place, &["timeout", "keep"], "belongs to `exec`", report)?;
+            let env = env.and_then(|env| match env {
+                RawEnv::Name(name) => Some(name),
+                RawEnv::Variables(_) => None,
+            });
+            from_file_or_env(place, file, env, pointer, report)?
+        }
+    };
     match password {
         None => Some(source),
-        Some(raw) => {
-            let at = place.key("password");
-            if !kind.may_be_pkcs12() {
-                let message = "is for keys and certificates in PKCS#12, and this is neither";
-                report.error(&at, message, "leave it out");
-                return None;
-            }
-            let password = reference(&at, *raw, report)?;
-            Some(source.with_password(password))
-        }
+        Some(raw) => with_password(place, &source, *raw, kind, report),
     }
+}
+
+/// Refuses a reference to two places.
+fn one_place(place: &Place<'_>, raw: &RawElsewhere, report: &mut Report) -> Option<()> {
+    let variables = raw.exec.is_some() && matches!(raw.env, Some(RawEnv::Variables(_)));
+    let given = [
+        raw.file.is_some(),
+        raw.env.is_some() && !variables,
+        raw.webhook.is_some(),
+        raw.exec.is_some(),
+        raw.issuer.is_some(),
+    ];
+    let mut given =
+        RawElsewhere::PLACES.into_iter().zip(given).filter(|(_, given)| *given).map(|(key, _)| key);
+    let (Some(first), Some(second)) = (given.next(), given.next()) else { return Some(()) };
+    let hint = match (first, second) {
+        ("env", "exec") => "variables of the program are a table: env = { NAME = … }",
+        _ => "keep one of them",
+    };
+    report.error(place, format!("has both `{first}` and `{second}`"), hint);
+    None
+}
+
+/// Refuses keys that do not go with the place of the value.
+fn refuse_keys(place: &Place<'_>, keys: &[&str], message: &str, report: &mut Report) -> Option<()> {
+    let written: Vec<_> = keys.iter().map(|key| place.key(key)).filter(Place::is_written).collect();
+    written.iter().for_each(|key| report.error(key, message, "leave it out"));
+    written.is_empty().then_some(())
+}
+
+fn with_password(
+    place: &Place<'_>,
+    source: &Source,
+    raw: RawSecret,
+    kind: ValueKind,
+    report: &mut Report,
+) -> Option<Source> {
+    let at = place.key("password");
+    if !kind.may_be_pkcs12() {
+        report.error(&at, "is for keys and certificates in PKCS#12, and this is neither", "leave it out");
+        return None;
+    }
+    let password = reference(&at, raw, report)?;
+    Some(source.with_password(password))
+}
+
+/// The token of another issuer. Whether there is one of this name shows later, because every issuer must be known.
+fn chained(
+    place: &Place<'_>,
+    issuer: String,
+    own_scopes: Option<Vec<String>>,
+    own_params: Option<RawParams>,
+    report: &mut Report,
+) -> Option<Source> {
+    let at = place.key("issuer");
+    if !place.may_hold_a_token() {
+        report.error(
+            &at,
+            "a token of another issuer may stand only in `client_secret`, `assertion`, `params` and `headers` of an issuer",
+            "for a route, write issuer = \"…\" beside its name; the token then goes to the upstream",
+        );
+        return None;
+    }
+    let scopes = own_scopes.map(|raw| scopes(&place.key("scopes"), raw, report));
+    let params = params(&place.key("params"), own_params, report);
+    let source = Source::issuer(Chained::new(issuer, scopes, params));
+    report.chained.push((place.path.0.clone(), source.clone()));
+    Some(source)
+}
+
+/// `exec` and the keys beside it.
+struct RawProgram {
+    command: Vec<String>,
+    env: BTreeMap<String, RawReference>,
+    timeout: Lasting<10>,
+    keep: Lasting<0>,
+    pointer: Option<String>,
+}
+
+/// Nobody waits longer for a value.
+const LONGEST_RUN: Duration = Duration::from_secs(300);
+const SHORTEST_KEEP: Duration = Duration::from_secs(1);
+
+/// A value that a program prints.
+fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<Source> {
+    let RawProgram { command, env, timeout, keep, pointer } = raw;
+    let found = report.problems.len();
+    let file = place.document.file;
+    let at = place.key("exec");
+    if file.access.writable_by_others {
+        report.error(
+            &at,
+            "names a program, in a file that other users may write",
+            format!("run `chmod go-w {}`", file.display.display()),
+        );
+    }
+    if command.first().is_none_or(String::is_empty) {
+        report.error(
+            &at,
+            "names no program",
+            "exec = [\"vault\", \"read\", \"…\"]: the program and its arguments",
+        );
+    }
+    if command.iter().any(|word| word.contains('\0')) {
+        report.error(&at, "contains a zero byte", "");
+    }
+    let timeout_at = place.key("timeout");
+    let timeout = timeout.read(place, "timeout", report);
+    if timeout.is_zero() || timeout > LONGEST_RUN {
+        report.error(&timeout_at, "must be longer than \"0s\" and at most \"5m\"", "\"10s\" is the default");
+    }
+    let keep = keep.read(place, "keep", report);
+    if !keep.is_zero() && keep < SHORTEST_KEEP {
+        let hint = "leave it out to run the program for each token request";
+        report.error(&place.key("keep"), "must be at least \"1s\"", hint);
+    }
+    if keep.is_zero() && !place.is_of_token_requests() {
+        report.error(
+            place,
+            "does not say when the program is run again: outside of token requests, `keep` says it",
+            "add keep = \"5m\"",
+        );
+    }
+    let env = variables(&place.key("env"), env, report);
+    let has_errors = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
+    let folder = file.folder.clone();
+    (!has_errors).then(|| Source::exec(ProgramConfig { command, folder, env, timeout, keep }, pointer))
+}
+
+/// More variables of a program's environment.
+fn variables(
+    at: &Place<'_>,
+    raw: BTreeMap<String, RawReference>,
+    report: &mut Report,
+) -> BTreeMap<String, Source> {
+    let mut variables = BTreeMap::new();
+    for (name, raw) in raw {
+        let place = at.key(&name);
+        if name.is_empty() || name.contains(['=', '\0']) {
+            report.error(&place, "is not the name of an environment variable", "");
+            continue;
+        }
+        let Some(source) = reference(&place, RawValue { raw, kind: ValueKind::named(&name) }, report) else {
+            continue;
+        };
+        if source.is_made() {
+            report.error(
+                &place,
+                "cannot come from another program",
+                "run both in one script, and name that: exec = [\"./script\"]",
+            );
+            continue;
+        }
+        variables.insert(name, source);
+    }
+    variables
 }
 
 /// A value that a webhook learns.
@@ -141,7 +319,7 @@ fn from_file_or_env(
                 report.error(
                     place,
                     "does not say where the value is",
-                    "write { file = \"…\" }, { env = \"…\" } or { webhook = \"…\" }",
+                    "write { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] } or { issuer = \"…\" }",
                 );
             }
             None
@@ -151,7 +329,7 @@ fn from_file_or_env(
 
 /// Any other key was reported separately.
 fn says_nothing(table: &DeTable<'_>) -> bool {
-    table.keys().all(|key| matches!(key.get_ref().as_ref(), "pointer" | "password"))
+    table.keys().all(|key| !RawElsewhere::PLACES.contains(&key.get_ref().as_ref()))
 }
 
 /// Parameters that have their own keys.
@@ -169,10 +347,15 @@ pub(super) fn params(at: &Place<'_>, raw: Option<RawParams>, report: &mut Report
     let mut params = Params::new();
     for (name, raw) in raw.into_iter().flatten() {
         let place = at.key(&name);
-        // Some servers require the parameter without a value, which an empty `scopes` does not send.
-        let empty_scope = name == "scope"
-            && matches!(&raw, RawParam::Reference(RawReference::Literal(text)) if text.is_empty());
-        if let Some((_, hint)) = OWN_KEYS.iter().find(|(own, _)| *own == name && !empty_scope) {
+        // Some servers require the parameter without a value, which an empty `scopes` does not send. Some require an array in
+        // JSON.
+        let other_scope = name == "scope"
+            && match &raw {
+                RawParam::Reference(RawReference::Literal(text)) => text.is_empty(),
+                RawParam::Array(_) => true,
+                _ => false,
+            };
+        if let Some((_, hint)) = OWN_KEYS.iter().find(|(own, _)| *own == name && !other_scope) {
             report.error(&place, "has its own key", *hint);
             continue;
         }
@@ -220,12 +403,26 @@ pub(super) fn refuse_tables(at: &Place<'_>, params: &Params, report: &mut Report
             ParamValue::Table(_) => report.error(
                 &place,
                 "is a table, which only a JSON body can hold",
-                "set body = \"json\"; a reference has no other keys than file, env, webhook, pointer, password",
+                format!(
+                    "set body = \"json\"; a reference has no other keys than {}",
+                    RawElsewhere::KEYS.join(", ")
+                ),
             ),
+            ParamValue::Array(_) if name == "scope" => {
+                report.error(
+                    &place,
+                    "is an array, which only a JSON body sends as one value",
+                    "use `scopes`",
+                );
+            }
             ParamValue::Array(items)
                 if items.iter().any(|item| matches!(item, ParamValue::Array(_) | ParamValue::Table(_))) =>
             {
-                report.error(&place, "an array or a table in an array can only be sent as JSON", "set body = \"json\"");
+                report.error(
+                    &place,
+                    "an array or a table in an array can only be sent as JSON",
+                    "set body = \"json\"",
+                );
             }
             _ => {}
         }

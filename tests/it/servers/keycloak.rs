@@ -34,6 +34,13 @@ fn realm() -> Value {
             client("prover", json!({
                 "secret": ODD_SECRET, "attributes": { "dpop.bound.access.tokens": "true" },
             })),
+            client("subject", json!({ "secret": SECRETS[0], "protocolMappers": [audience("exchanger")] })),
+            client("exchanger", json!({
+                "secret": ODD_SECRET,
+                "attributes": { "standard.token.exchange.enabled": "true" },
+                "protocolMappers": [audience("ledger")],
+            })),
+            client("ledger", json!({ "secret": SECRETS[0] })),
             client("holder", json!({
                 "clientAuthenticatorType": "client-x509",
                 "attributes": {
@@ -47,6 +54,16 @@ fn realm() -> Value {
             "serviceAccountClientId": "admin",
             "clientRoles": { "realm-management": ["manage-clients", "manage-realm"] },
         }],
+    })
+}
+
+/// The client's tokens name this one in their audience.
+fn audience(of: &str) -> Value {
+    json!({
+        "name": of,
+        "protocol": "openid-connect",
+        "protocolMapper": "oidc-audience-mapper",
+        "config": { "included.client.audience": of, "access.token.claim": "true" },
     })
 }
 
@@ -228,6 +245,36 @@ async fn proofs(keycloak: &Keycloak) {
         call.header("authorization").unwrap().strip_prefix("DPoP ").expect("a token that is bound to a key");
     assert!(claims(token)["cnf"]["jkt"].is_string());
     told(ODD_SECRET, &prover, &["DPoP proof is missing", "dpop"]).await;
+}
+
+/// The token of one client is exchanged for one of another client, with another audience (RFC 8693).
+#[tokio::test]
+#[ignore = "needs java, mvn"]
+async fn a_token_is_exchanged_for_another_audience() {
+    let keycloak = start().await;
+    let exchange = |audience: &str| {
+        let keys = format!("client_id = \"exchanger\"\nparams = {{ audience = \"{audience}\" }}");
+        keycloak
+            .preset("keycloak-exchange", &keys)
+            .replace("realm = \"test\" }", "realm = \"test\", subject = \"inner\" }")
+    };
+    let scene = async |audience: &str| {
+        let setup = scene(ODD_SECRET, &exchange(audience)).await;
+        setup.file("subject", SECRETS[0]);
+        setup.more(&format!(
+            "[issuer.inner]\n{}",
+            keycloak.preset("keycloak", "client_id = \"subject\"\nclient_secret = { file = \"subject\" }")
+        ))
+    };
+    let world = scene("ledger").await.start().await;
+    world.get("/").await.expect_status(200);
+    let token = world.upstream().last().bearer().unwrap().to_owned();
+    assert_eq!((&claims(&token)["azp"], &claims(&token)["aud"]), (&json!("exchanger"), &json!("ledger")));
+
+    let refused = scene("nobody").await.start().await;
+    let response = refused.get("/").await;
+    response.expect_problem(502, "token_refused");
+    assert!(response.text().contains("issuer corp: "), "{}", response.text());
 }
 
 #[tokio::test]

@@ -23,15 +23,15 @@ const EXAMINED_LIMIT: usize = 4 * 1024;
 
 /// Every secret that a server could echo.
 #[derive(Default, Clone)]
-pub(super) struct Redactor(Vec<KnownSecret>);
+pub(crate) struct Redactor(Vec<KnownSecret>);
 
 impl Redactor {
-    pub(super) fn add(&mut self, secret: &Secret) {
+    pub(crate) fn add(&mut self, secret: &Secret) {
         self.0.extend(KnownSecret::new(secret.expose()).filter(|known| !self.0.contains(known)));
     }
 
     /// Adds a value that may be secret. The URL of an API, which servers quote in their errors, is not.
-    pub(super) fn add_value(&mut self, value: &Secret) {
+    pub(crate) fn add_value(&mut self, value: &Secret) {
         let after_scheme = value.expose_str().and_then(|text| Some(text.split_once("://")?.1));
         match after_scheme {
             _ if value.expose().len() < SHORTEST_VALUE => {}
@@ -42,7 +42,7 @@ impl Redactor {
     }
 
     /// `text` without control characters, at most `limit` bytes. `None`: it contains a secret in some form.
-    pub(super) fn show(&self, text: &str, limit: usize) -> Option<String> {
+    pub(crate) fn show(&self, text: &str, limit: usize) -> Option<String> {
         let text = cut(text, EXAMINED_LIMIT);
         if holds_any(text, &self.0) {
             return None;
@@ -52,7 +52,7 @@ impl Redactor {
 
     /// IDs for an issuer's support as `name=value`, each value once and complete, in printable ASCII, at most 128
     /// bytes.
-    pub(super) fn show_traces<'a>(
+    pub(crate) fn show_traces<'a>(
         &self,
         traces: impl IntoIterator<Item = &'a (String, String)>,
     ) -> Option<String> {
@@ -75,7 +75,7 @@ impl Redactor {
 
     /// An OAuth `error` code or another short name, in printable ASCII, at most 64 bytes. `None`: nothing of it may be
     /// shown.
-    pub(super) fn show_code(&self, code: &str) -> Option<String> {
+    pub(crate) fn show_code(&self, code: &str) -> Option<String> {
         self.show(code, EXAMINED_LIMIT)?;
         // Once more, because the removed characters may have hidden a secret.
         let plain: String = code.chars().filter(|character| matches!(character, ' '..='~')).collect();

@@ -1,0 +1,84 @@
+//! Runs programs whose output is used outside of token requests: once before the config is used, and again after `keep`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::{self, Config, Source};
+
+/// How long a start or a reload waits for the programs. What is not there by then counts as missing, and comes later.
+const FIRST_RUN: Duration = Duration::from_secs(15);
+/// The pauses after a failure, from the shortest, doubled each time.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Runs the programs whose output is not there or not kept any longer. Blocks.
+pub(super) fn run_first(config: &Config) {
+    config::make_all(&config.made_values(), FIRST_RUN);
+}
+
+/// Runs all programs. Blocks.
+pub(super) fn run_again(config: &Config) {
+    let values = config.made_values();
+    for value in &values {
+        value.refuse();
+    }
+    config::make_all(&values, FIRST_RUN);
+}
+
+/// The tasks that run the programs of the running config again.
+#[derive(Default)]
+pub(super) struct Programs {
+    tasks: Vec<(Source, AbortOnDropHandle<()>)>,
+    printed: Arc<Notify>,
+}
+
+impl Programs {
+    /// Runs the programs of this config again when it is time, and no others. Must be called within a runtime.
+    pub(super) fn keep_fresh(&mut self, config: &Config) {
+        let values = config.made_values();
+        // A task that goes on misses no change.
+        self.tasks.retain(|(value, _)| values.contains(value));
+        for value in values {
+            if self.tasks.iter().any(|(known, _)| *known == value) {
+                continue;
+            }
+            let (printed, own) = (Arc::clone(&self.printed), value.clone());
+            let task = tokio::spawn(async move { run_regularly(own, &printed).await });
+            self.tasks.push((value, AbortOnDropHandle::new(task)));
+        }
+    }
+
+    /// Waits until a program printed another value.
+    pub(super) async fn printed(&self) {
+        self.printed.notified().await;
+    }
+}
+
+async fn run_regularly(value: Source, printed: &Notify) {
+    let current = |value: &Source| value.read_or_last_good().ok().map(|(value, _)| value);
+    let mut failures = 0;
+    loop {
+        let pause = match failures {
+            0 => value.kept_for().max(SHORTEST_PAUSE),
+            failures => SHORTEST_PAUSE.saturating_mul(2_u32.saturating_pow(failures - 1)).min(LONGEST_PAUSE),
+        };
+        tokio::time::sleep(pause).await;
+        let before = current(&value);
+        match value.refresh().await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                failures += 1;
+                tracing::warn!(
+                    event = "program.failed", %error, failures,
+                    "a program printed no value; the last good one stays in use, if there is one"
+                );
+            }
+        }
+        if current(&value) != before {
+            printed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! Programs whose output is a value (`{ exec = […] }`): started without a shell, one run at a time, and killed with their
+//! children when the time is over.
+
+#![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use zeroize::Zeroizing;
+
+use crate::aside::{Aside, SharedWork, WorkInProgress};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::reference::Source;
+use crate::redact::Redactor;
+use crate::secret::Secret;
+
+/// The most bytes of a program's output, and of what is kept of its stderr.
+const OUTPUT_LIMIT: usize = 64 * 1024;
+/// The most lines of stderr that are logged after one run, and the most bytes of a line.
+const LINES_LIMIT: usize = 64;
+const LINE_LIMIT: usize = 512;
+/// After a program ended, a child may keep its output open for this long.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+/// A system that does not even start a program in time (its file is on a mount that hangs) gets this much more.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often, and how many times, killed children are looked for, so that none stays as a zombie where bearerd is process 1.
+const REAP_EVERY: Duration = Duration::from_millis(10);
+const REAPED_AFTER: u32 = 20;
+/// What a program has of bearerd's own environment.
+const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
+/// Where programs are looked for without `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Threads that start programs and wait for them.
+static PROGRAMS: Aside = Aside::new("programs", 64);
+static RUNS: LazyLock<Arc<SharedWork<Outcome>>> = LazyLock::new(|| Arc::new(SharedWork::new(&PROGRAMS)));
+/// Programs of the running configs, so that a reload keeps what they printed, and no two runs of one overlap.
+static KNOWN: Mutex<Vec<Weak<Program>>> = Mutex::new(Vec::new());
+static LAST_ID: AtomicU64 = AtomicU64::new(0);
+
+/// The process groups of programs that run now.
+static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Kills all programs that run now, at the end of the process.
+pub fn end_all() {
+    for group in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter().copied() {
+        if let Some(group) = Pid::from_raw(group) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// An entry of [`RUNNING`].
+struct Running(i32);
+
+impl Running {
+    fn new(group: i32) -> Self {
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
+        Self(group)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
+/// What a program printed, or why there is none, in words.
+type Outcome = Result<Arc<Secret>, String>;
+
+/// What identifies a program: the same table is the same program.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct ProgramConfig {
+    /// Never empty. A first word with a slash is a path, absolute or below `folder`; any other is looked for in `PATH`.
+    pub command: Vec<String>,
+    /// The folder of the config file, where the program starts.
+    pub folder: PathBuf,
+    pub env: BTreeMap<String, Source>,
+    /// Never zero.
+    pub timeout: Duration,
+    /// How long an output is used. Zero: for one token request.
+    pub keep: Duration,
+}
+
+impl Hash for ProgramConfig {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.command, &self.folder, &self.env, self.timeout, self.keep).hash(state);
+    }
+}
+
+impl PartialEq for Program {
+    fn eq(&self, other: &Self) -> bool {
+        self.config == other.config
+    }
+}
+
+impl Eq for Program {}
+
+pub(super) struct Program {
+    pub(super) config: ProgramConfig,
+    /// Names its runs in [`RUNS`].
+    id: String,
+    last: ArcSwapOption<LastRun>,
+    /// What was printed last is of no more use: somebody refused it.
+    refused: AtomicBool,
+}
+
+struct LastRun {
+    outcome: Outcome,
+    /// By the clock that runs during a suspend.
+    ended: Duration,
+}
+
+/// A run that was begun, or that is not needed.
+pub(super) struct Refreshing {
+    program: Arc<Program>,
+    run: Option<WorkInProgress<Outcome>>,
+}
+
+impl Program {
+    /// The program of this table: the one of a config that is in use, or a new one.
+    pub(super) fn of(config: ProgramConfig) -> Arc<Self> {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|program| program.strong_count() > 0);
+        let same = known.iter().filter_map(Weak::upgrade).find(|program| program.config == config);
+        same.unwrap_or_else(|| {
+            let id = LAST_ID.fetch_add(1, Ordering::Relaxed).to_string();
+            let new =
+                Arc::new(Self { config, id, last: ArcSwapOption::empty(), refused: AtomicBool::new(false) });
+            known.push(Arc::downgrade(&new));
+            new
+        })
+    }
+
+    /// For messages. Arguments may be secret.
+    pub(super) fn name(&self) -> &str {
+        self.config.command.first().map_or("", String::as_str)
+    }
+
+    /// What the last run printed. `Err`: it failed, or there was none.
+    pub(super) fn value(&self) -> Outcome {
+        match &*self.last.load() {
+            Some(last) => last.outcome.clone(),
+            None => Err(NOT_RUN.to_owned()),
+        }
+    }
+
+    /// Whoever got the output refused it, so it is not kept any longer. Returns whether it would have been.
+    pub(super) fn refuse(&self) -> bool {
+        let kept = !self.kept_for().is_zero();
+        self.refused.store(true, Ordering::SeqCst);
+        kept
+    }
+
+    /// How long the last output may still be used.
+    pub(super) fn kept_for(&self) -> Duration {
+        let now = SystemClock.boot();
+        let last = self.last.load();
+        let good = last.as_ref().filter(|last| last.outcome.is_ok() && !self.refused.load(Ordering::SeqCst));
+        good.map_or(Duration::ZERO, |last| self.config.keep.saturating_sub(now.saturating_sub(last.ended)))
+    }
+
+    /// Begins a run, or joins the current one, unless what was printed last may still be used.
+    pub(super) fn refresh(self: &Arc<Self>) -> Refreshing {
+        let run = self.kept_for().is_zero().then(|| {
+            let program = Arc::clone(self);
+            RUNS.join(&self.id, move || program.run())
+        });
+        Refreshing { program: Arc::clone(self), run }
+    }
+
+    /// Why the program cannot be started, found without starting it.
+    pub(super) fn unstartable(&self) -> Option<String> {
+        self.find().err()
+    }
+
+    /// The program's file.
+    fn find(&self) -> Result<PathBuf, String> {
+        let name = self.name();
+        if name.contains('/') {
+            let path = self.config.folder.join(name);
+            return match path.metadata() {
+                Ok(state) if state.is_file() && is_executable(&path) => Ok(path),
+                Ok(state) if state.is_file() => Err(format!(
+                    "may not be run by this user: run `chmod +x {0}`, or check the rights on {0} and its folders",
+                    path.display()
+                )),
+                Ok(_) => Err(format!("{} is not a file; name the program itself", path.display())),
+                Err(error) => Err(format!("{}: {}", path.display(), super::document::io_reason(&error))),
+            };
+        }
+        let folders = std::env::var_os("PATH").unwrap_or_else(|| OsString::from(DEFAULT_PATH));
+        let absolute = |folder: PathBuf| std::path::absolute(folder.join(name)).ok();
+        let files = std::env::split_paths(&folders).filter_map(absolute);
+        let (mut found, mut refused) = (None, None);
+        for file in files.filter(|file| file.is_file()) {
+            match is_executable(&file) {
+                true => found = found.or(Some(file)),
+                false => refused = refused.or(Some(file)),
+            }
+        }
+        found.ok_or_else(|| match refused {
+            Some(file) => format!("{0} may not be run by this user: run `chmod +x {0}`", file.display()),
+            None => format!(
+                "no such program in PATH, which is {}: install it, or write its whole path",
+                folders.to_string_lossy()
+            ),
+        })
+    }
+
+    /// Runs the program and keeps the outcome. Blocks.
+    fn run(&self) -> Outcome {
+        let mut known = Redactor::default();
+        let mut ran = None;
+        let outcome = self.start(&mut known).and_then(|command| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| format!("cannot be watched by bearerd: {error}"))?;
+            let (run, outcome) = runtime.block_on(self.watch(command));
+            ran = run;
+            outcome
+        });
+        if let Some(Ran { printed, said, more }) = ran {
+            known.add(&Secret::new(without_line_end(&printed)));
+            self.log(&said, more, &known, outcome.is_ok());
+        }
+        let last = LastRun { outcome: outcome.clone(), ended: SystemClock.boot() };
+        self.last.store(Some(Arc::new(last)));
+        self.refused.store(false, Ordering::SeqCst);
+        outcome
+    }
+
+    /// What will be started. `known` learns the secrets that the program gets.
+    fn start(&self, known: &mut Redactor) -> Result<Command, String> {
+        let mut command = Command::new(self.find()?);
+        command.arg0(self.name()).args(self.config.command.iter().skip(1)).current_dir(&self.config.folder);
+        command.env_clear();
+        command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        for (name, source) in &self.config.env {
+            let (value, _) =
+                source.to_send().map_err(|error| format!("env.{name} cannot be read: {error}"))?;
+            if value.expose().contains(&0) {
+                return Err(format!("env.{name}: {} contains a zero byte", source.place()));
+            }
+            if !source.is_literal() || super::schema::names_a_secret(name) {
+                known.add(&value);
+            }
+            command.env(name, OsStr::from_bytes(value.expose()));
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Starts the program, reads what it prints, and waits for its end.
+    async fn watch(&self, mut command: Command) -> (Option<Ran>, Outcome) {
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => return (None, Err(unstarted(&error))),
+        };
+        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let _running = group.map(|group| Running::new(group.as_raw_nonzero().get()));
+        let mut printed = Zeroizing::new(Vec::with_capacity(OUTPUT_LIMIT + 1));
+        let mut said = Zeroizing::new(Vec::with_capacity(OUTPUT_LIMIT));
+        let mut more = false;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let end = {
+            let reading = async {
+                tokio::join!(read_output(stdout, &mut printed), read_rest(stderr, &mut said, &mut more)).0
+            };
+            let ending = end_of(&mut child, reading);
+            tokio::time::timeout(self.config.timeout, ending).await.unwrap_or(End::TimedOut)
+        };
+        if !matches!(end, End::Exited(_)) {
+            kill(group, &mut child).await;
+        }
+        let outcome = self.judge(&end, &printed);
+        (Some(Ran { printed, said, more }), outcome)
+    }
+
+    fn judge(&self, end: &End, printed: &[u8]) -> Outcome {
+        const SEE: &str = "what it wrote to stderr is in bearerd's log (program.stderr)";
+        let timeout = humantime::format_duration(self.config.timeout);
+        match end {
+            End::Exited(Ok(status)) | End::Left(Ok(status)) if status.success() => {
+                let value = without_line_end(printed);
+                match value.is_empty() {
+                    true => Err(format!("printed nothing; {SEE}")),
+                    false => Ok(Arc::new(Secret::new(value))),
+                }
+            }
+            End::Exited(Ok(status)) | End::Left(Ok(status)) => Err(match (status.code(), status.signal()) {
+                (Some(code), _) => format!("ended with exit code {code}; {SEE}"),
+                (None, Some(signal)) => format!("was ended by signal {signal}{}; {SEE}", signal_name(signal)),
+                (None, None) => format!("failed; {SEE}"),
+            }),
+            End::Exited(Err(error)) | End::Left(Err(error)) => Err(format!("cannot be waited for: {error}")),
+            End::TimedOut => Err(format!(
+                "did not end within {timeout}, and was killed with its children: raise `timeout`, or find out what it waits for (it \
+                 has no terminal and no input); {SEE}"
+            )),
+            End::TooMuch => Err(format!(
+                "printed more than {} KiB, and was killed: it must print the value alone",
+                OUTPUT_LIMIT / 1024
+            )),
+        }
+    }
+
+    /// Logs what the program wrote to stderr, without control characters and without lines that contain a known secret.
+    fn log(&self, said: &[u8], more: bool, known: &Redactor, worked: bool) {
+        let text = Zeroizing::new(String::from_utf8_lossy(said).into_owned());
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let dropped = lines.len().saturating_sub(LINES_LIMIT);
+        // The last lines say why a program failed.
+        for line in lines.into_iter().skip(dropped) {
+            let line = known.show(line, LINE_LIMIT);
+            self.log_line(line.as_deref().unwrap_or("(a line that contains a secret)"), worked);
+        }
+        if dropped > 0 || more {
+            self.log_line("(and more, which is not logged)", worked);
+        }
+    }
+
+    fn log_line(&self, line: &str, worked: bool) {
+        let program = self.name();
+        if worked {
+            tracing::info!(event = "program.stderr", program, "{line}");
+        } else {
+            tracing::warn!(event = "program.stderr", program, "{line}");
+        }
+    }
+}
+
+/// [`Program::value`] before the first run.
+pub(super) const NOT_RUN: &str = "did not run yet";
+
+impl Refreshing {
+    /// Waits for the run.
+    pub(super) async fn outcome(self) -> Outcome {
+        let Some(run) = self.run else { return self.program.value() };
+        let limit = self.program.config.timeout + LAST_OUTPUT + GRACE;
+        match tokio::time::timeout(limit, run.outcome()).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("cannot be started: the system does not respond; check whether the folder of the \
+                           program hangs"
+                .to_owned()),
+        }
+    }
+}
+
+/// What a run left.
+struct Ran {
+    printed: Zeroizing<Vec<u8>>,
+    said: Zeroizing<Vec<u8>>,
+    /// stderr had more than [`OUTPUT_LIMIT`].
+    more: bool,
+}
+
+enum End {
+    Exited(io::Result<ExitStatus>),
+    /// It ended and left children that keep its output open.
+    Left(io::Result<ExitStatus>),
+    TimedOut,
+    TooMuch,
+}
+
+/// Waits until the program ended and its output was read, but not for children that keep the output open.
+async fn end_of(child: &mut Child, reading: impl Future<Output = bool>) -> End {
+    tokio::pin!(reading);
+    let status = tokio::select! {
+        complete = &mut reading => match complete {
+            true => return End::Exited(child.wait().await),
+            false => return End::TooMuch,
+        },
+        status = child.wait() => status,
+    };
+    match tokio::time::timeout(LAST_OUTPUT, reading).await {
+        Ok(false) => End::TooMuch,
+        Ok(true) => End::Exited(status),
+        Err(_) => End::Left(status),
+    }
+}
+
+/// Reads everything into `into`. `false`: it is more than [`OUTPUT_LIMIT`].
+async fn read_output(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) -> bool {
+    let Some(from) = from else { return true };
+    // `into` has room for all of it, so no unwiped copy is left behind. A pipe that breaks has ended.
+    let _ = from.take(OUTPUT_LIMIT as u64 + 1).read_to_end(into).await;
+    into.len() <= OUTPUT_LIMIT
+}
+
+/// Reads the first [`OUTPUT_LIMIT`] bytes into `into`, and discards the rest.
+async fn read_rest(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>, more: &mut bool) {
+    let Some(mut from) = from else { return };
+    let mut chunk = Zeroizing::new([0; 4096]);
+    while let Ok(length @ 1..) = from.read(chunk.as_mut_slice()).await {
+        let room = OUTPUT_LIMIT - into.len();
+        into.extend(chunk.iter().take(length.min(room)));
+        *more |= length > room;
+    }
+}
+
+/// Kills the program and the children that are in its process group.
+async fn kill(group: Option<Pid>, child: &mut Child) {
+    // The program itself, or a child that is left, is in the group, so no other group can have its number.
+    if let Some(group) = group {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let _ = child.wait().await;
+    let Some(group) = group else { return };
+    for _ in 0..REAPED_AFTER {
+        match waitpgid(group, WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) => tokio::time::sleep(REAP_EVERY).await,
+            // No child is left, or they are the children of another process 1.
+            Err(_) => return,
+        }
+    }
+}
+
+fn unstarted(error: &io::Error) -> String {
+    match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::NOEXEC) => {
+            "is not a program: a script needs a first line such as `#!/bin/sh`".to_owned()
+        }
+        Some(rustix::io::Errno::NOENT) => {
+            "cannot be started: the interpreter in its first line, or its loader, does not exist".to_owned()
+        }
+        _ => format!("cannot be started: {error}"),
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+fn signal_name(signal: i32) -> String {
+    const NAMES: [(Signal, &str); 6] = [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::INT, "SIGINT"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::KILL, "SIGKILL, perhaps for its memory"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::TERM, "SIGTERM"),
+    ];
+    let name = NAMES.iter().find(|(known, _)| known.as_raw() == signal);
+    name.map_or_else(String::new, |(_, name)| format!(" ({name})"))
+}
+
+/// Removes one trailing line end, which `echo` adds.
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).unwrap_or(bytes)
+}

@@ -1,0 +1,116 @@
+//! Tokens of other issuers: links each reference to its issuer, once every issuer is known, and refuses circles.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+
+use crate::config::document::{PathStep, Place};
+use crate::config::model::{Carrier, IssuerConfig};
+use crate::config::reference::{Chained, Source};
+use crate::config::report::{Report, did_you_mean};
+use crate::config::resolve::Issuers;
+use crate::config::resolve::value::refuse_tables;
+use crate::config::types::quoted;
+
+/// Links the references of all issuers. `written`: the issuers without their links; `None` if one has errors.
+pub(super) fn link(
+    written: BTreeMap<String, Option<IssuerConfig>>,
+    places: &BTreeMap<String, Place<'_>>,
+    report: &mut Report,
+) -> Issuers {
+    let mut uses: BTreeMap<String, Vec<Use>> = BTreeMap::new();
+    for (path, source) in std::mem::take(&mut report.chained) {
+        if let Some(PathStep::Key(outer)) = path.get(1) {
+            let steps = path.iter().skip(2).cloned().collect();
+            uses.entry(outer.clone()).or_default().push(Use { steps, source });
+        }
+    }
+    let names: Vec<String> = written.keys().cloned().collect();
+    let mut linker = Linker { written, uses, places, linked: BTreeMap::new(), path: Vec::new() };
+    names.iter().for_each(|name| linker.visit(name, report));
+    linker.linked
+}
+
+/// A reference in the table of an issuer.
+struct Use {
+    /// From the table on.
+    steps: Vec<PathStep>,
+    source: Source,
+}
+
+struct Linker<'a, 't> {
+    written: BTreeMap<String, Option<IssuerConfig>>,
+    uses: BTreeMap<String, Vec<Use>>,
+    places: &'a BTreeMap<String, Place<'t>>,
+    linked: Issuers,
+    /// From the issuer that was visited first to the current one.
+    path: Vec<String>,
+}
+
+impl Linker<'_, '_> {
+    fn visit(&mut self, name: &str, report: &mut Report) {
+        let Some(mut issuer) = self.written.remove(name) else { return };
+        self.path.push(name.to_owned());
+        for used in self.uses.remove(name).into_iter().flatten() {
+            let inner = self.inner(name, &used, report);
+            issuer = issuer.zip(inner).map(|(issuer, inner)| with_inner(issuer, &inner));
+        }
+        self.path.pop();
+        self.linked.insert(name.to_owned(), issuer.map(Arc::new));
+    }
+
+    /// The issuer that a reference of `outer` names, after the reference was linked to it.
+    fn inner(&mut self, outer: &str, used: &Use, report: &mut Report) -> Option<Arc<IssuerConfig>> {
+        let chained = used.source.chained()?;
+        let place = self.places.get(outer)?.join(&used.steps);
+        let at = place.key("issuer");
+        if let Some(start) = self.path.iter().position(|name| *name == chained.issuer) {
+            let circle = self.path.iter().skip(start).chain([&chained.issuer]);
+            let circle = circle.map(String::as_str).collect::<Vec<_>>().join(" -> ");
+            report.error(&at, format!("is a circle: {circle}"), "one of them needs another credential");
+            return None;
+        }
+        if !self.places.contains_key(&chained.issuer) {
+            if !report.incomplete {
+                let names = self.places.keys().map(String::as_str);
+                let hint = did_you_mean(&chained.issuer, names, "add its table, or correct the name");
+                report.error(&at, format!("there is no issuer {}", quoted(&chained.issuer)), hint);
+            }
+            return None;
+        }
+        self.visit(&chained.issuer, report);
+        let inner = self.linked.get(&chained.issuer)?.clone()?;
+        fits(&place, chained, &inner, report)?;
+        chained.link(&inner);
+        Some(inner)
+    }
+}
+
+fn fits(place: &Place<'_>, chained: &Chained, inner: &IssuerConfig, report: &mut Report) -> Option<()> {
+    if inner.dpop.is_some() {
+        report.error(
+            &place.key("issuer"),
+            format!(
+                "tokens of issuer `{}` are bound to its DPoP key, so they are of no use as a value",
+                inner.name
+            ),
+            "name an issuer without `dpop`",
+        );
+        return None;
+    }
+    if inner.carrier != Carrier::Json {
+        refuse_tables(&place.key("params"), &chained.params, report);
+    }
+    Some(())
+}
+
+/// Another inner issuer makes another issuer.
+fn with_inner(issuer: IssuerConfig, inner: &IssuerConfig) -> IssuerConfig {
+    let mut both = digest::Context::new(&digest::SHA256);
+    both.update(&issuer.digest);
+    both.update(&inner.digest);
+    let mut bytes = [0; 32];
+    bytes.iter_mut().zip(both.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    IssuerConfig { digest: bytes, ..issuer }
+}

@@ -1,0 +1,539 @@
+//! `{ exec = […] }`: values that programs print.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::support::tls::Ca;
+use crate::support::{
+    Client, RawRequest, RawResponse, Recorded, Scripted, Setup, World, cli, eventually, stays,
+};
+
+/// Writes a shell script beside the config.
+fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
+    let path = folder.join(name);
+    // Moved into place, because a file that is open for writing cannot be run.
+    let new = folder.join(format!("{name}.new"));
+    std::fs::write(&new, format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(new, &path).unwrap();
+    path
+}
+
+async fn scene(body: &str, keys: &str) -> Setup {
+    let setup = Setup::new().await;
+    script(setup.folder(), "program", body);
+    setup.issuer(keys)
+}
+
+const SECRET: &str = "client_secret = { exec = [\"./program\"] }";
+
+fn runs(folder: &Path) -> usize {
+    std::fs::read_to_string(folder.join("runs")).unwrap_or_default().lines().count()
+}
+
+fn secrets(world: &World) -> Vec<String> {
+    let of = |request: &Recorded| request.basic().unwrap().split(':').nth(1).unwrap().to_owned();
+    world.issuer().requests().iter().map(|request| of(request)).collect()
+}
+
+async fn detail(world: &World) -> String {
+    let response = world.get("/").await;
+    response.expect_problem(503, "token_unavailable");
+    response.json()["detail"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_program_gives_every_value_of_a_token_request() {
+    let setup = scene(
+        "printf '%s\\n' \"of-$1\"",
+        "client_id = { exec = [\"./program\", \"id\"] }
+         client_secret = { exec = [\"./program\", \"secret\"] }
+         params = { one = { exec = [\"./program\", \"one\"] }, more = [\"x\", { exec = [\"./program\", \"more\"], env = { A = \"b\" }, timeout = \"9s\", keep = \"1m\" }] }
+         headers = { x-one = { exec = [\"./program\", \"header\"] } }",
+    );
+    let setup = setup.await.route("params = { route = { exec = [\"./program\", \"route\"] } }");
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    let request = world.issuer().request(1).await;
+    assert_eq!(request.basic().as_deref(), Some("of-id:of-secret"));
+    assert_eq!(request.params("one"), ["of-one"]);
+    assert_eq!(request.params("more"), ["x", "of-more"]);
+    assert_eq!(request.params("route"), ["of-route"]);
+    assert_eq!(request.header("x-one"), Some("of-header"));
+}
+
+#[tokio::test]
+async fn an_assertion_and_a_key_come_from_programs() {
+    let setup = scene(
+        "echo a.b.c",
+        "client_auth = \"assertion_file\"\n# client_secret\nassertion = { exec = [\"./program\"] }",
+    )
+    .await;
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.issuer().request(1).await.params("client_assertion"), ["a.b.c"]);
+
+    let key = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/keys/rsa.pkcs8.pem");
+    let setup = Setup::new().await.issuer(&format!(
+        "client_auth = \"private_key_jwt\"\n# client_secret\nprivate_key = {{ exec = [\"cat\", \"{}\"] }}",
+        key.display()
+    ));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.issuer().request(1).await.params("client_assertion").len(), 1);
+}
+
+#[tokio::test]
+async fn json_is_pointed_into() {
+    let keys = "client_secret = { exec = [\"./program\"], pointer = \"/accessToken\" }";
+    let world = scene("echo '{\"accessToken\":\"inside\"}'", keys).await.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(secrets(&world), ["inside"]);
+}
+
+#[tokio::test]
+async fn the_environment_is_what_the_config_names() {
+    let keys = "client_secret = { exec = [\"./program\"], env = { TOKEN = { file = \"vault-token\" }, PLAIN = \"a b\" } }";
+    let setup = scene("env > seen; pwd > where; [ -t 0 ] || read -r line || echo s", keys).await;
+    setup.file("vault-token", "canary-vault-token\n");
+    let world = setup
+        .env("CANARY", "canary-of-the-environment")
+        .env("LANG", "C")
+        .env("HOME", "/nowhere")
+        .start()
+        .await;
+    world.get("/").await.expect_status(200);
+    let seen = std::fs::read_to_string(world.folder().join("seen")).unwrap();
+    // What a shell sets by itself.
+    let own = ["PWD", "OLDPWD", "_", "SHLVL"];
+    let mut names: Vec<_> = seen.lines().filter_map(|line| line.split('=').next()).collect();
+    names.retain(|name| !own.contains(name));
+    names.sort_unstable();
+    let expected = vec!["HOME", "LANG", "PATH", "PLAIN", "TOKEN"];
+    assert_eq!(names, expected, "{seen}");
+    assert!(seen.contains("TOKEN=canary-vault-token\n") && seen.contains("PLAIN=a b"), "{seen}");
+    let folder = std::fs::canonicalize(world.folder()).unwrap();
+    assert_eq!(std::fs::read_to_string(folder.join("where")).unwrap().trim(), folder.to_str().unwrap());
+}
+
+#[tokio::test]
+async fn without_keep_it_runs_for_each_request_and_with_keep_once() {
+    let body = "echo run >> runs; echo \"secret-$(wc -l < runs | tr -d ' ')\"";
+    let world = scene(body, SECRET).await;
+    world.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    let world = world.start().await;
+    eventually("three token requests", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() >= 3).then_some(())
+    })
+    .await;
+    assert_eq!(secrets(&world)[..3], ["secret-1", "secret-2", "secret-3"]);
+
+    let keys = "client_secret = { exec = [\"./program\"], keep = \"1h\" }";
+    let setup = scene(body, keys).await;
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    let world = setup.start().await;
+    eventually("three token requests", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() >= 3).then_some(())
+    })
+    .await;
+    assert_eq!(runs(world.folder()), 1);
+}
+
+#[tokio::test]
+async fn a_kept_value_that_the_issuer_refuses_is_printed_again_once() {
+    let keys = "client_secret = { exec = [\"./program\"], keep = \"1h\" }\ncredential_grace = \"0s\"";
+    let setup = scene("echo run >> runs; cat current", keys).await;
+    setup.file("current", "old");
+    let answer = |valid: &'static str| {
+        move |request: &Recorded, n: usize| match request.basic().unwrap().ends_with(valid) {
+            true => RawResponse::token_for(&format!("token-{n}"), 1),
+            false => RawResponse::oauth_error(401, "invalid_client"),
+        }
+    };
+    setup.issuer.always(answer("old"));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    world.file("current", "new");
+    let before = world.issuer().count();
+    world.issuer().always(answer("new"));
+    eventually("the program to run again", || async {
+        world.get("/").await.expect_status(200);
+        (runs(world.folder()) == 2).then_some(())
+    })
+    .await;
+    let sent = secrets(&world);
+    assert_eq!(sent[before..before + 2], ["old", "new"], "{sent:?}");
+
+    // A value that was just printed is not printed again for a refusal.
+    world.issuer().always(answer("another"));
+    eventually("a refusal", || async { (world.get("/").await.status == 502).then_some(()) }).await;
+    let count = runs(world.folder());
+    stays(Duration::from_millis(1500), || runs(world.folder())).await;
+    assert_eq!(runs(world.folder()), count);
+}
+
+#[tokio::test]
+async fn every_failure_says_what_happened_and_what_to_do() {
+    let cases: [(&str, &str, &str); 9] = [
+        (
+            "exit 3",
+            SECRET,
+            "program ./program: ended with exit code 3; what it wrote to stderr is in bearerd's log",
+        ),
+        ("kill -9 $$", SECRET, "was ended by signal 9 (SIGKILL"),
+        (":", SECRET, "printed nothing"),
+        ("echo", SECRET, "printed nothing"),
+        ("yes", SECRET, "printed more than 64 KiB, and was killed"),
+        (
+            "echo x",
+            "client_secret = { exec = [\"no-such-program-of-bearerd\"] }",
+            "no such program in PATH, which is /",
+        ),
+        ("echo x", "client_secret = { exec = [\"./secret\"] }", "may not be run by this user: run `chmod +x"),
+        (
+            "echo x",
+            "client_secret = { exec = [\"./program\"], pointer = \"/a\" }",
+            "program ./program at /a: is not JSON",
+        ),
+        (
+            "echo x",
+            "client_secret = { exec = [\"./program\"], env = { A = { env = \"NOT_SET_OF_BEARERD\" } } }",
+            "env.A cannot be read: environment variable NOT_SET_OF_BEARERD: is not set",
+        ),
+    ];
+    for (body, keys, expected) in cases {
+        let world = scene(body, keys).await.start().await;
+        let detail = detail(&world).await;
+        assert!(detail.contains(expected), "{body}: {detail}");
+        assert!(detail.contains("client_secret") && detail.contains("[issuer.corp]"), "{detail}");
+        assert_eq!(world.issuer().count(), 0, "{body}");
+        let ready = world.admin("/readyz").await;
+        ready.expect_status(503);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_ends_when_the_program_works() {
+    let world = scene("exit 1", SECRET).await.start().await;
+    detail(&world).await;
+    script(world.folder(), "program", "echo good");
+    eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_program_that_hangs_is_killed_with_its_children() {
+    let keys = "client_secret = { exec = [\"./program\"], timeout = \"1s\" }";
+    // The child holds the output open, and ignores polite signals.
+    let body = "trap '' TERM HUP INT\nsh -c 'trap \"\" TERM HUP INT; echo $$ > child; sleep 600' &\nwait";
+    let world = scene(body, keys).await.start().await;
+    let detail = detail(&world).await;
+    assert!(
+        detail.contains("did not end within 1s, and was killed with its children: raise `timeout`"),
+        "{detail}"
+    );
+    let child = std::fs::read_to_string(world.folder().join("child")).unwrap();
+    let gone = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
+        // A zombie waits for its parent, which is not bearerd.
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    };
+    eventually("the child to be gone", || async { gone().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_child_that_is_left_does_not_hold_up_the_value() {
+    let world = scene("sleep 600 & echo $! > child; echo value", SECRET).await.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(secrets(&world), ["value"]);
+}
+
+#[tokio::test]
+async fn no_program_outlives_bearerd() {
+    let keys = "client_secret = { exec = [\"./program\"], timeout = \"5m\" }";
+    let mut world = scene("echo $$ > pid; exec sleep 600", keys).await.start().await;
+    let file = world.folder().join("pid");
+    let pid = eventually("the program", || async {
+        std::fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n'))
+    })
+    .await;
+    world.proxy.stop().await;
+    let gone = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    };
+    eventually("the program to be gone", || async { gone().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_reference_has_one_run_at_a_time() {
+    // A second run finds the folder and fails.
+    let body = "mkdir lock || exit 9\necho run >> runs\nsleep 0.3\nrmdir lock\necho value";
+    let mut setup = scene(body, SECRET).await;
+    for number in 0..5 {
+        setup = setup.more(&format!(
+            "[issuer.i{number}]\ntoken_url = \"{{issuer}}/token\"\nclient_id = \"c\"\n{SECRET}\n[[route]]\nname = \"r{number}\"\npath_prefix = \"/{number}\"\nupstream = \"{{upstream}}\"\nissuer = \"i{number}\""
+        ));
+    }
+    let world = setup.start().await;
+    for number in 0..5 {
+        world.get(&format!("/{number}/")).await.expect_status(200);
+    }
+    world.get("/").await.expect_status(200);
+    assert!(!world.log().text().contains("exit code 9"), "{}", world.log().text());
+    assert!(runs(world.folder()) < 6, "those that wait share the run");
+}
+
+#[tokio::test]
+async fn stderr_is_in_the_log_masked_and_bounded() {
+    let keys =
+        "client_secret = { exec = [\"./program\"], env = { VAULT_TOKEN = { file = \"vault-token\" } } }";
+    let body = "echo \"using $VAULT_TOKEN\" >&2
+        printf 'result: canary-printed-secret\\n' >&2
+        printf 'plain \\033[31m words\\n' >&2
+        i=0; while [ $i -lt 5000 ]; do echo \"filler $i\" >&2; i=$((i+1)); done
+        echo last >&2
+        echo canary-printed-secret";
+    let setup = scene(body, keys).await;
+    setup.file("vault-token", "canary-vault-token\n");
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    let log = world.log().text();
+    assert!(!log.contains("canary-"), "{log}");
+    let lines = log.lines().filter(|line| line.contains("program.stderr")).count();
+    assert!((2..=65).contains(&lines), "{lines}");
+
+    let world = scene("echo \"$1 \" >&2; printf 'red \\033[31m words\\n' >&2; echo 'it is canary-printed-secret' >&2; echo canary-printed-secret; exit 1", SECRET).await.start().await;
+    detail(&world).await;
+    let log = world
+        .log()
+        .wait("the program's words", |line| line.contains("program.stderr") && line.contains("red"))
+        .await;
+    assert!(log.contains("red  [31m words") && log.contains("WARN"), "{log}");
+    assert!(!world.log().text().contains("canary-"), "{}", world.log().text());
+    assert!(world.log().text().contains("a line that contains a secret"));
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_fit_its_place_is_refused() {
+    let keys = "headers = { x-one = { exec = [\"./program\"] } }";
+    let world = scene("printf 'canary-a\\r\\nx-evil: 1'", keys).await.start().await;
+    let detail = detail(&world).await;
+    assert!(detail.contains("x-one") && !detail.contains("canary"), "{detail}");
+    assert_eq!(world.issuer().count(), 0);
+}
+
+#[tokio::test]
+async fn a_config_that_others_may_write_must_not_name_a_program() {
+    let setup = scene("echo run >> runs; echo x", SECRET).await;
+    let path = setup.write();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o620)).unwrap();
+    let output = cli::run(setup.folder(), &["check"]).await;
+    output.expect_code(78);
+    let all = output.all();
+    assert!(
+        all.contains("client_secret.exec: names a program, in a file that other users may write"),
+        "{all}"
+    );
+    assert!(all.contains("bearerd.toml:") && all.contains("chmod go-w"), "{all}");
+    assert_eq!(runs(setup.folder()), 0);
+}
+
+#[tokio::test]
+async fn check_runs_no_program_and_finds_what_cannot_be_run() {
+    let setup = scene("echo run >> runs; echo x", SECRET).await;
+    let setup =
+        setup.issuer("headers = { x-a = { exec = [\"no-such-program-of-bearerd\", \"canary-argument\"] } }");
+    setup.write();
+    let output = cli::run(setup.folder(), &["check"]).await;
+    output.expect_code(0);
+    let all = output.all();
+    assert!(
+        all.contains(
+            "warning: issuer.corp.headers.x-a: program no-such-program-of-bearerd: no such program in PATH"
+        ),
+        "{all}"
+    );
+    assert!(!all.contains("canary"), "{all}");
+    assert_eq!(runs(setup.folder()), 0);
+}
+
+#[tokio::test]
+async fn the_verbs_with_a_network_run_it() {
+    let setup = scene("echo run >> runs; echo 'hello from the program' >&2; echo canary-x", SECRET).await;
+    setup.write();
+    for args in [&["token", "corp"][..], &["check", "--online"]] {
+        let before = runs(setup.folder());
+        let output = cli::run(setup.folder(), args).await;
+        output.expect_code(0);
+        assert!(runs(setup.folder()) > before, "{args:?}");
+        assert!(output.all().contains("hello from the program"), "{}", output.all());
+        assert!(!output.all().contains("canary"), "{}", output.all());
+    }
+    script(setup.folder(), "program", "echo 'no way' >&2; exit 4");
+    for args in [&["token", "corp"][..], &["check", "--online"]] {
+        let output = cli::run(setup.folder(), args).await;
+        output.expect_code(1);
+        assert!(
+            output.all().contains("ended with exit code 4") && output.all().contains("no way"),
+            "{}",
+            output.all()
+        );
+    }
+}
+
+#[tokio::test]
+async fn wrong_tables_are_errors_with_their_fix() {
+    for (keys, expected) in [
+        ("client_secret = { exec = [] }", "client_secret.exec: names no program"),
+        ("client_secret = { exec = [\"\"] }", "names no program"),
+        ("client_secret = { exec = \"vault\" }", "expected an array"),
+        ("client_secret = { exec = [\"a\"], file = \"b\" }", "has both `file` and `exec`"),
+        ("client_secret = { exec = [\"a\"], env = \"B\" }", "has both `env` and `exec`"),
+        ("client_secret = { env = { A = \"b\" } }", "client_secret.env: is a table"),
+        ("client_secret = { file = \"b\", timeout = \"1s\" }", "timeout: belongs to `exec`"),
+        (
+            "client_secret = { exec = [\"a\"], timeout = \"0s\" }",
+            "must be longer than \"0s\" and at most \"5m\"",
+        ),
+        (
+            "client_secret = { exec = [\"a\"], timeout = \"6m\" }",
+            "must be longer than \"0s\" and at most \"5m\"",
+        ),
+        ("client_secret = { exec = [\"a\"], keep = \"10ms\" }", "keep: must be at least \"1s\""),
+        (
+            "client_secret = { exec = [\"a\"], env = { \"A=B\" = \"c\" } }",
+            "is not the name of an environment variable",
+        ),
+        (
+            "client_secret = { exec = [\"a\"], env = { A = { exec = [\"b\"] } } }",
+            "env.A: cannot come from another program",
+        ),
+        ("client_secret = { exec = [\"a\"], password = \"b\" }", "is for keys and certificates in PKCS#12"),
+        ("client_secret = { exce = [\"a\"] }", "did you mean `exec`?"),
+    ] {
+        let setup = Setup::new().await.issuer(keys);
+        setup.write();
+        let output = cli::run(setup.folder(), &["check"]).await;
+        output.expect_code(78);
+        assert!(output.all().contains(expected), "{keys}: {}", output.all());
+    }
+    let setup =
+        Setup::new().await.listener("require_header = { name = \"x-key\", value = { exec = [\"a\"] } }");
+    setup.write();
+    let output = cli::run(setup.folder(), &["check"]).await;
+    output.expect_code(78);
+    assert!(
+        output.all().contains("`keep` says it") && output.all().contains("keep = \"5m\""),
+        "{}",
+        output.all()
+    );
+}
+
+#[tokio::test]
+async fn elsewhere_it_runs_at_start_and_again_after_keep() {
+    let setup = scene("cat \"$1\"", "").await;
+    setup.file("caller", "caller-one");
+    setup.file("set", "set-one");
+    let setup = setup
+        .listener("require_header = { name = \"x-key\", value = { exec = [\"./program\", \"caller\"], keep = \"1s\" } }")
+        .route("request_headers = { set = { x-set = { exec = [\"./program\", \"set\"], keep = \"1s\" } } }");
+    let world = setup.start().await;
+    let with = |key: &'static str| RawRequest::get("/").header("x-key", key);
+    world.exchange(with("caller-one")).await.expect_status(200);
+    world.exchange(with("caller-two")).await.expect_status(403);
+    assert_eq!(world.upstream().last().header("x-set"), Some("set-one"));
+    world.file("caller", "caller-two");
+    world.file("set", "set-two");
+    eventually("the new values", || async {
+        let through = world.exchange(with("caller-two")).await.status == 200;
+        (through && world.upstream().last().header("x-set") == Some("set-two")).then_some(())
+    })
+    .await;
+    // The last good value stays in use while the program fails.
+    std::fs::remove_file(world.folder().join("caller")).unwrap();
+    world.log().wait("a failure", |line| line.contains("program.failed")).await;
+    world.exchange(with("caller-two")).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn elsewhere_a_program_that_fails_at_start_fails_closed_until_it_works() {
+    let setup = scene("cat caller", "")
+        .await
+        .listener("require_header = { name = \"x-key\", value = { exec = [\"./program\"], keep = \"1h\" } }");
+    let world = setup.start().await;
+    world.exchange(RawRequest::get("/").header("x-key", "")).await.expect_status(403);
+    let ready = world.admin("/readyz").await;
+    ready.expect_status(503);
+    assert!(
+        ready
+            .text()
+            .contains("listener.main.require_header.value: program ./program: ended with exit code 1"),
+        "{}",
+        ready.text()
+    );
+    world.file("caller", "there");
+    eventually("the value", || async {
+        (world.exchange(RawRequest::get("/").header("x-key", "there")).await.status == 200).then_some(())
+    })
+    .await;
+    world.proxy.ready().await;
+
+    // SIGHUP runs it at once, although its output is kept for an hour.
+    world.file("caller", "changed");
+    world.reload().await;
+    world.exchange(RawRequest::get("/").header("x-key", "changed")).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn certificates_come_from_programs_and_others_later() {
+    let (first, second) = (Ca::new("first"), Ca::new("second"));
+    let both = |ca: &Ca| {
+        let identity = ca.issue(&["localhost"]);
+        format!("{}{}", identity.certificate_pem, identity.key_pem)
+    };
+    let upstream = Scripted::start(Some(first.issue(&["localhost"]).server(&["http/1.1"]))).await;
+    upstream.always_this(RawResponse::ok("hello"));
+    let setup = Setup::with(Scripted::issuer().await, upstream);
+    setup.file("identity", both(&first));
+    setup.file("ca", &second.pem);
+    let cat = |file: &str| format!("{{ exec = [\"cat\", \"{file}\"], keep = \"1s\" }}");
+    let setup = setup
+        .listener(&format!("tls = {{ certificate = {0}, private_key = {0} }}", cat("identity")))
+        .route(&format!("tls = {{ ca = {} }}", cat("ca")));
+    let world = setup.start().await;
+    let get = async |ca: &Ca| {
+        let mut client = Client::tls(world.address("main"), ca.client(&["http/1.1"], None)).await.ok()?;
+        client.send(&RawRequest::get("/")).await;
+        client.response_or_end().await.map(|response| response.status)
+    };
+    assert_eq!(get(&first).await, Some(502), "the upstream's authority is another one");
+    world.file("ca", &first.pem);
+    world.file("identity", both(&second));
+    eventually("both to be taken", || async { (get(&second).await == Some(200)).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn rotation_under_steady_requests_loses_none() {
+    // Each run rotates the secret, and the issuer takes only the newest.
+    let body = "echo run >> runs; echo \"secret-$(wc -l < runs | tr -d ' ')\"";
+    let setup = scene(body, "client_secret = { exec = [\"./program\"], keep = \"1s\" }").await;
+    let folder = setup.folder().to_owned();
+    setup.issuer.always(move |request, n| {
+        let newest = format!("secret-{}", runs(&folder));
+        match request.basic().unwrap().ends_with(&newest) {
+            true => RawResponse::token_for(&format!("token-{n}"), 1),
+            false => RawResponse::oauth_error(401, "invalid_client"),
+        }
+    });
+    let world = setup.start().await;
+    let mut client = world.connect().await;
+    let mut sent = 0;
+    while runs(world.folder()) < 4 {
+        client.exchange(&RawRequest::get("/")).await.expect_status(200);
+        sent += 1;
+    }
+    assert!(sent > 10, "{sent}");
+}
