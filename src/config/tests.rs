@@ -204,6 +204,10 @@ fn the_examples_other_ways_load_too() {
         let issuer = match key {
             "tls" if line.contains("client_ca") => continue,
             "tls" | "proxy" => with(line, line),
+            "client_secret" if line.contains("issuer = \"platform\"") => format!(
+                "{}[issuer.platform]\ntoken_url = \"https://platform/token\"\nclient_auth = \"none\"\n",
+                with(line, "")
+            ),
             "client_secret" => with(line, ""),
             "issuer_url" => with("", "").replace("token_url = \"https://idp/token\"", line),
             "path" => with("", line),
