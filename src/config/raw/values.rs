@@ -394,7 +394,7 @@ pub(crate) struct RawElsewhere {
     #[schemars(extend("x-errors" = "without `exec`; 0s; more than 5m"))]
     pub timeout: Lasting<10>,
     /// How long the output of `exec` is used before the program is run again. `0s`: for one token request.
-    #[schemars(extend("x-errors" = "without `exec`; missing outside of token requests; above 0s and below 1s"))]
+    #[schemars(extend("x-errors" = "without `exec`; missing outside of token requests; between 0s and 1s"))]
     pub keep: Lasting<0>,
     /// The name of another `[issuer.NAME]`, whose current token is the value. Only in `client_secret`, `assertion`, `params`, and
     /// `headers` of an issuer.
