@@ -108,6 +108,7 @@ async fn json_has_its_documented_shape() {
             "endpoint",
             "extra_requests",
             "hints",
+            "inner",
             "keys",
             "name",
             "ok",
@@ -119,7 +120,7 @@ async fn json_has_its_documented_shape() {
     let credential = &issuer["credentials"][0];
     assert_eq!(
         names(credential),
-        ["asked", "error", "ms", "needed", "ok", "routes", "scopes", "status", "subject", "token"]
+        ["asked", "error", "ms", "needed", "ok", "outer", "routes", "scopes", "status", "subject", "token"]
     );
     assert_eq!(
         credential["token"],
