@@ -13,14 +13,17 @@ use crate::support::python::python;
 use crate::support::tls::localhost;
 use crate::support::{Client, RawRequest, RawResponse, Setup, World, eventually, within};
 
-/// Every family has a sample: requests that succeed and that fail, tokens, reloads of both kinds, a certificate.
+/// Every family has a sample: requests that succeed and that fail, tokens with a store and a budget, reloads of both kinds, a
+/// certificate.
 async fn busy() -> World {
     let server = localhost();
     let more = "[listener.tls]\naddress = \"127.0.0.1:0\"\n\
                 tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" } }\n\
+                [store]\npath = \"store\"\nkeys = [{ file = \"store.key\" }]\n\
                 [issuer.bad]\ntoken_url = \"{issuer}/bad\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\n\
                 [[route]]\nname = \"refused\"\npath_prefix = \"/refused\"\nupstream = \"{upstream}\"\nissuer = \"bad\"\n";
-    let setup = Setup::new().await.more(more);
+    let setup = Setup::new().await.issuer("budget = { requests = 100, per = \"1h\" }\n").more(more);
+    setup.file("store.key", "ab".repeat(32));
     setup.file("server.pem", &server.certificate_pem);
     setup.file("server.key", &server.key_pem);
     setup.issuer.always(|request, n| match request.target() {
