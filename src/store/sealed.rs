@@ -216,7 +216,10 @@ mod tests {
     fn a_token_that_has_certainly_expired_is_none() {
         let (key, id) = (key(1), EntryId("ab".into()));
         let sealed = seal(&key, &id, 7, &stored());
-        assert!(open(&key, &id, 7, &sealed, at(60 + 59)).is_some(), "one clock may be ahead, another one behind");
+        assert!(
+            open(&key, &id, 7, &sealed, at(60 + 59)).is_some(),
+            "one clock may be ahead, another one behind"
+        );
         assert!(open(&key, &id, 7, &sealed, at(60 + 60)).is_none());
     }
 
