@@ -270,15 +270,22 @@ async fn connecting_continues_when_an_operation_has_given_up() {
     assert_eq!(peer.connections(), 1);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_server_that_accepts_and_is_silent_is_given_up() {
-    let peer = Peer::start(|stream, _| async move {
-        // Otherwise it would be closed.
-        let _kept = stream;
-        std::future::pending().await
+    let (asked, mut was_asked) = tokio::sync::mpsc::unbounded_channel();
+    let peer = Peer::start(move |mut stream, _| {
+        let asked = asked.clone();
+        async move {
+            reads(&mut stream).await;
+            asked.send(()).unwrap();
+            std::future::pending::<()>().await;
+        }
     })
     .await;
     let engine = engine(RedisConfig { password: Some(Source::literal("x")), ..single(tcp(peer.port)) });
+    within("the password", was_asked.recv()).await;
+    // From here on nothing but time passes.
+    tokio::time::pause();
     let gone = engine.failure().await;
     assert_eq!(gone.kind, GoneKind::Timeout, "{gone}");
     assert!(gone.detail.contains("did not respond within 5s"), "{gone}");
