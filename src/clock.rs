@@ -44,7 +44,7 @@ pub struct ShiftedClock {
 impl ShiftedClock {
     /// Moves both clocks forward, as waiting or a suspend does.
     pub fn advance(&self, by: Duration) {
-        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        let ms = millis(by);
         self.boot_ms.fetch_add(ms, Ordering::SeqCst);
         self.wall_ms.fetch_add(i64::try_from(ms).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
@@ -65,6 +65,16 @@ impl Clock for ShiftedClock {
         let by = Duration::from_millis(shift.unsigned_abs());
         if shift >= 0 { SystemClock.wall() + by } else { SystemClock.wall() - by }
     }
+}
+
+/// Whole milliseconds; the most that fit if it is longer.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whole microseconds; the most that fit if it is longer.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The time of day as RFC 3339, UTC, to the second.

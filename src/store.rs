@@ -31,7 +31,7 @@ pub use self::sealed::StoredToken;
 
 use self::engine::{Claimed as RawClaimed, Engine};
 use self::sealed::Purpose;
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, millis};
 use crate::config::{Budget, StoreConfig, StoreKey, StorePlace};
 use crate::metrics::StoreMetrics;
 use crate::telemetry::Repeated;
@@ -545,8 +545,4 @@ impl Breaker {
 /// The label of an operation whose success has only one form.
 fn ok<T>(_: &T) -> &'static str {
     "ok"
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -22,6 +22,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
+use crate::clock::millis;
 use crate::config::{Log, LogFormat};
 
 /// The target of the access log. `bearerd::access=off` in a filter turns it off.
@@ -179,7 +180,6 @@ impl Repeated {
 
     /// [`Self::due`] for an event that happened `times` at once.
     pub fn due_for(&self, now: Duration, times: u64) -> Option<u64> {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let next = self.next.load(Ordering::Relaxed);
         let later = millis(now.saturating_add(EVERY));
         let won = millis(now) >= next

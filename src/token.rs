@@ -19,7 +19,6 @@ mod tests;
 
 pub use budget::{Balance, Budgets, balance_in_store};
 pub use cache::TokenCache;
-pub use shared::is_shared;
 pub use slot::TokenSlot;
 pub use state::{
     LastError, Rejected, RetryCause, SharedStatus, SlotStatus, Token, TokenError, TokenErrorKind,

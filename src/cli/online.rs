@@ -19,11 +19,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cli::args::{Common, Output};
-pub(super) use crate::cli::online::report::ms;
 use crate::cli::online::report::{IssuerReport, Report, StoreReport, TlsReport, UpstreamReport};
 use crate::cli::token::own_key;
 use crate::cli::{Exit, Failure, check as offline, find, output, show_programs};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, millis};
 use crate::config::{
     self, Config, ConnectionConfig, Credential, CredentialKey, IssuerConfig, Problem, StoreConfig,
     UpstreamTarget, UpstreamUrl,
@@ -375,7 +374,7 @@ async fn connect_upstream(planned: Planned, bounds: Bounds) -> UpstreamReport {
     report.error = refused;
     report.address = facts.address.map(|address| address.to_string());
     report.protocol = Some(if connected.http2 { "h2" } else { "http/1.1" });
-    report.ms = Some(ms(took));
+    report.ms = Some(millis(took));
     report.tls = tls_report(&facts, bounds);
     report
 }

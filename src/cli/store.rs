@@ -12,13 +12,13 @@ use tokio::runtime::Handle;
 
 use crate::cli::args::{Common, Output};
 use crate::cli::check::count;
-use crate::cli::online::{Wanted, ms, wanted_credentials};
+use crate::cli::online::{Wanted, wanted_credentials};
 use crate::cli::{Exit, Failure, issuer, load, output, runtime};
-use crate::clock::{SystemClock, rfc3339};
+use crate::clock::{SystemClock, millis, rfc3339};
 use crate::config::{Config, IssuerConfig, StoreConfig};
 use crate::issuer::Issuer;
 use crate::store::{Entry, Gone, Listed, Store};
-use crate::token::{balance_in_store, is_shared};
+use crate::token::balance_in_store;
 
 /// What the store holds, as `--output json` shows it (docs/store.md).
 #[derive(Debug, Serialize)]
@@ -147,7 +147,7 @@ async fn contents(config: &Config, store: &Store) -> Result<Contents, Gone> {
     let mut known = BTreeSet::new();
     for issuer in config.issuers.values() {
         budgets.extend(budget(store, issuer).await?);
-        if !is_shared(issuer) {
+        if !issuer.shares_tokens() {
             not_shared.push(issuer.name.to_string());
             continue;
         }
@@ -192,7 +192,7 @@ fn token(issuer: &IssuerConfig, wanted: Wanted, entry: Option<&Entry>, lease: Op
         requested_at: found.map(|found| rfc3339(found.stored.asked)),
         by: found.map(|found| found.stored.by.clone()),
         forced: found.map(|found| found.stored.forced),
-        leased_for_ms: lease.and_then(|lease| lease.leased_for).map(ms),
+        leased_for_ms: lease.and_then(|lease| lease.leased_for).map(millis),
     }
 }
 

@@ -672,6 +672,11 @@ pub struct IssuerConfig {
 }
 
 impl IssuerConfig {
+    /// Its tokens are in the store, if there is one. A token that is bound to a key or a certificate is of no use to others.
+    pub fn shares_tokens(&self) -> bool {
+        self.shared && !is_bound(self.dpop.as_ref(), &self.tls)
+    }
+
     /// The key of the file that says where tokens come from.
     pub fn endpoint_key(&self) -> &'static str {
         match (&self.endpoint, &self.preset) {
@@ -682,6 +687,11 @@ impl IssuerConfig {
             (TokenEndpoint::Url(_), Some(_)) => "vars (or token_url)",
         }
     }
+}
+
+/// Whether an issuer with these settings binds its tokens to the client's key or certificate.
+pub(super) fn is_bound(dpop: Option<&DpopConfig>, tls: &TlsOptions) -> bool {
+    dpop.is_some() || tls.certificate.is_some()
 }
 
 /// `budget`: the most token requests in any span of this length.

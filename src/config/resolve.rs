@@ -3,6 +3,7 @@
 
 mod budget;
 mod chain;
+mod digest;
 mod issuer;
 mod listener;
 mod route;

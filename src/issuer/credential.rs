@@ -379,9 +379,7 @@ pub(super) fn digest<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> Dige
         digest.update(&length.to_be_bytes());
         digest.update(value.unwrap_or_default());
     }
-    let mut bytes = [0; 32];
-    bytes.iter_mut().zip(digest.finish().as_ref()).for_each(|(to, from)| *to = *from);
-    bytes
+    digest.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 fn collect<'a>(value: &'a ParamValue, out: &mut Vec<&'a Source>) {

@@ -19,12 +19,12 @@ use serde::de::DeserializeOwned;
 
 use super::engine::{
     Claim, Claimed, Engine, Entry, EntryId, Gone, GoneKind, LIST_LIMIT, Listed, Operation, Probed, Spent,
-    StoreTime, micros,
+    StoreTime,
 };
 use super::record::{Record, Window};
 use super::sealed::FORMAT;
 use crate::aside::Aside;
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, micros};
 use crate::config::Budget;
 
 /// Files that hang block no other thread, and a folder that hangs blocks no other folder. A config names few folders, so their

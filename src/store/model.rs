@@ -14,10 +14,9 @@ use tokio::time::Instant;
 use super::Store;
 use super::engine::{
     Claim, Claimed, Engine, Entry, EntryId, Gone, GoneKind, Listed, Operation, Probed, Spent, StoreTime,
-    micros,
 };
 use super::record::{Record, Window};
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, micros};
 use crate::config::{Budget, Source, StoreConfig, StorePlace};
 use crate::metrics::Metrics;
 

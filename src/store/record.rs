@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Claim, Claimed, Entry, Spent, StoreTime, micros};
+use super::engine::{Claim, Claimed, Entry, Spent, StoreTime};
+use crate::clock::micros;
 use crate::config::Budget;
 
 /// How long a fencing number is remembered after its last use: longer than any token that was fetched under it lasts.

@@ -26,9 +26,10 @@ use self::connection::{Connection, Failure, Login, connector};
 use self::line::Line;
 use super::engine::{
     Claim, Claimed, Engine, Entry, EntryId, Gone, GoneKind, LIST_LIMIT, Listed, Operation, Probed, Spent,
-    StoreTime, micros,
+    StoreTime,
 };
 use super::sealed::FORMAT;
+use crate::clock::micros;
 use crate::config::{Budget, RedisConfig, RedisMode, StoreHost};
 
 /// For a connection that can be used: DNS, TCP, TLS, password.
@@ -110,7 +111,11 @@ impl Redis {
 
     async fn claim_now(&self, id: &EntryId, claim: Claim) -> Result<Claimed, Gone> {
         let mut command = self.script(CLAIM, id, &["token", "lease", "fence"]);
-        command.arg(claim.have).arg(u8::from(claim.refused)).arg(millis(claim.lease)).arg(millis(FENCE_KEPT));
+        command
+            .arg(claim.have)
+            .arg(u8::from(claim.refused))
+            .arg(millis_up(claim.lease))
+            .arg(millis_up(FENCE_KEPT));
         let response: Vec<Value> = self.run(id, &command).await?;
         claimed(response).ok_or_else(|| self.nonsense())
     }
@@ -251,7 +256,8 @@ fn duration(millis: i64) -> Option<Duration> {
     u64::try_from(millis).ok().filter(|millis| *millis > 0).map(Duration::from_millis)
 }
 
-fn millis(duration: Duration) -> u64 {
+/// Rounded up, so that nothing ends early.
+fn millis_up(duration: Duration) -> u64 {
     micros(duration).div_ceil(1000)
 }
 
@@ -273,7 +279,7 @@ impl Engine for Redis {
 
     fn extend<'a>(&'a self, id: &'a EntryId, fence: u64, lease: Duration) -> Operation<'a, bool> {
         Box::pin(async move {
-            self.run(id, self.script(EXTEND, id, &["lease"]).arg(fence).arg(millis(lease))).await
+            self.run(id, self.script(EXTEND, id, &["lease"]).arg(fence).arg(millis_up(lease))).await
         })
     }
 
@@ -286,7 +292,7 @@ impl Engine for Redis {
     ) -> Operation<'a, bool> {
         Box::pin(async move {
             let mut command = self.script(PUBLISH, id, &["token", "lease", "fence"]);
-            command.arg(fence).arg(sealed).arg(ends.0).arg(millis(FENCE_KEPT));
+            command.arg(fence).arg(sealed).arg(ends.0).arg(millis_up(FENCE_KEPT));
             self.run(id, &command).await
         })
     }

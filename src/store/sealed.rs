@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::engine::EntryId;
+use crate::clock::millis;
 use crate::config::StoreKey;
 use crate::secret::Secret;
 
@@ -156,10 +157,6 @@ fn cipher(key: &StoreKey) -> RandomizedNonceKey {
 
 fn associated(id: &EntryId, generation: u64) -> Vec<u8> {
     format!("bearerd {FORMAT} {id} {generation}").into_bytes()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

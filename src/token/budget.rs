@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, micros};
 use crate::config::{Budget, IssuerConfig, TokenEndpoint};
 use crate::issuer::{Denied, Gate, Permitting};
 use crate::store::{Gone, Spent, Store, StoreCell, Window};
@@ -245,10 +245,6 @@ fn whole_second(at: SystemTime) -> SystemTime {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let whole = since.as_secs() + u64::from(since.subsec_nanos() > 0);
     SystemTime::UNIX_EPOCH + Duration::from_secs(whole)
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

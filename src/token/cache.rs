@@ -15,12 +15,12 @@ use tokio::runtime::Handle;
 
 use super::budget::{Budgets, IssuerBudget};
 use super::probe::{Connect, Probes};
-use super::shared::{Fetched, SharedSource, Want};
+use super::shared::{Sharing, Want};
 use super::slot::TokenSlot;
 use super::slot_task::SlotTask;
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig, StoreConfig};
-use crate::issuer::{self, Issuer, IssuerError};
+use crate::issuer::{self, Grant, Issuer, IssuerError};
 use crate::metrics::{IssuerMetrics, Metrics};
 use crate::store::{Store, StoreCell};
 use crate::trace::{Tracer, TracerCell};
@@ -177,7 +177,9 @@ impl TokenCache {
         slot.inner = inner;
         let slot = Arc::new(slot);
         slot.inner().iter().for_each(|inner| inner.used_by(&slot));
-        self.control.spawn(SlotTask::new(&slot, Arc::clone(&self.probes)).run());
+        let (store, control) = (Arc::clone(&self.store), self.control.clone());
+        let sharing = Sharing { store, control, clock: Arc::clone(&self.clock) };
+        self.control.spawn(SlotTask::new(&slot, Arc::clone(&self.probes), sharing).run());
         slot
     }
 
@@ -187,13 +189,7 @@ impl TokenCache {
         if let Some(there) = issuers.get(&id).and_then(Weak::upgrade) {
             return there;
         }
-        let source: Arc<dyn TokenSource> = Arc::new(SharedSource {
-            direct: (self.make_source)(issuer),
-            config: Arc::clone(issuer),
-            store: Arc::clone(&self.store),
-            control: self.control.clone(),
-            clock: Arc::clone(&self.clock),
-        });
+        let source = (self.make_source)(issuer);
         issuers.insert(id, Arc::downgrade(&source));
         source
     }
@@ -204,13 +200,12 @@ impl TokenCache {
     }
 }
 
-pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Fetched, IssuerError>> + Send + 'a>>;
+pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Grant, IssuerError>> + Send + 'a>>;
 
 pub(super) type Preparing<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
 pub(super) trait TokenSource: Send + Sync + 'static {
-    /// Gets one token: by one token request, within the issuer's timeout, or from another replica. Dropping the future
-    /// cancels it.
+    /// Makes one token request, within the issuer's timeout. Dropping the future cancels it.
     fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a>;
     /// See [`Issuer::prepare`].
     fn prepare<'a>(&'a self, _key: &'a CredentialKey, _want: &'a Want) -> Preparing<'a> {
@@ -256,8 +251,7 @@ impl TokenSource for MeteredIssuer {
     fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a> {
         Box::pin(async move {
             let budget = IssuerBudget { budgets: &self.budgets, issuer: &self.issuer.config().name };
-            let grant = self.issuer.fetch_through(&budget, key, &*want.inner, want.prepared).await;
-            grant.map(Fetched::own)
+            self.issuer.fetch_through(&budget, key, &*want.inner, want.prepared).await
         })
     }
 

@@ -1,6 +1,6 @@
-//! A source that shares its tokens with other replicas, or with this host's next start, by the store ([`crate::store`]).
+//! Fetches that share their tokens with other replicas, or with this host's next start, through the store ([`crate::store`]).
 //!
-//! It asks the store first. The store has a newer token, or gives this replica the right to fetch one (a lease), or says that
+//! They ask the store first. The store has a newer token, or gives this replica the right to fetch one (a lease), or says that
 //! another replica is fetching. Whatever happens to the store, the token is fetched from the issuer in the end.
 
 use std::sync::Arc;
@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::cache::{Fetching, TokenSource};
+use super::cache::TokenSource;
 use super::chain::InnerTokens;
 use super::schedule::{Moment, margin};
 use crate::clock::SharedClock;
 use crate::config::{CredentialKey, IssuerConfig};
 use crate::issuer::{Audience, Grant, IssuerError};
 use crate::store::{Claim, Claimed, Found, Hurried, Lease, Names, Store, StoreCell, StoredToken};
-use crate::trace::Tracer;
 
 /// A replica that dies during a fetch keeps the others waiting for this long.
 const LEASE: Duration = Duration::from_secs(3);
@@ -81,54 +80,62 @@ impl Fetched {
     }
 }
 
-/// An issuer whose tokens are in the store, if there is one.
-pub(super) struct SharedSource {
-    pub(super) direct: Arc<dyn TokenSource>,
-    pub(super) config: Arc<IssuerConfig>,
+/// Where fetches share their tokens, if anywhere.
+#[derive(Clone)]
+pub(super) struct Sharing {
     pub(super) store: Arc<StoreCell>,
     pub(super) control: Handle,
     pub(super) clock: SharedClock,
 }
 
-/// Whether tokens of this issuer are in the store, if there is one. A token that is bound to a key or a certificate is of no
-/// use to others.
-pub fn is_shared(issuer: &IssuerConfig) -> bool {
-    issuer.shared && issuer.dpop.is_none() && issuer.tls.certificate.is_none()
+impl Sharing {
+    /// Gets one token: from another replica, or by one token request. Dropping the future cancels it.
+    pub(super) async fn fetch(
+        &self,
+        source: &dyn TokenSource,
+        issuer: &IssuerConfig,
+        key: &CredentialKey,
+        want: Want,
+    ) -> Result<Fetched, IssuerError> {
+        match self.store.load_full().filter(|_| issuer.shares_tokens()) {
+            Some(store) => SharedFetch { sharing: self, source, issuer, key, store }.run(want).await,
+            None => source.fetch(key, want).await.map(Fetched::own),
+        }
+    }
 }
 
-impl SharedSource {
-    fn store(&self) -> Option<Arc<Store>> {
-        self.store.load_full().filter(|_| is_shared(&self.config))
-    }
+/// One fetch by way of the store.
+struct SharedFetch<'a> {
+    sharing: &'a Sharing,
+    source: &'a dyn TokenSource,
+    issuer: &'a IssuerConfig,
+    key: &'a CredentialKey,
+    store: Arc<Store>,
+}
 
-    async fn through(
-        &self,
-        store: &Arc<Store>,
-        key: &CredentialKey,
-        mut want: Want,
-    ) -> Result<Fetched, IssuerError> {
+impl SharedFetch<'_> {
+    async fn run(&self, mut want: Want) -> Result<Fetched, IssuerError> {
         // What programs print is a part of the token's identity.
-        want.prepared = self.direct.prepare(key, &want).await;
-        let Ok(names) = store.token_names(&self.direct.token_identity(key)) else {
-            return self.direct.fetch(key, want).await;
+        want.prepared = self.source.prepare(self.key, &want).await;
+        let Ok(names) = self.store.token_names(&self.source.token_identity(self.key)) else {
+            return self.alone(want).await;
         };
+        let clock = &*self.sharing.clock;
         let mut claim = Claim { have: want.have, refused: want.refused, lease: LEASE };
-        let give_up = self.clock.boot() + self.config.timeout.unwrap_or(LONGEST_WAIT);
+        let give_up = clock.boot() + self.issuer.timeout.unwrap_or(LONGEST_WAIT);
         let mut looks = FIRST_LOOK;
         loop {
             let hurried: Hurried<'_> = &*want.hurried;
-            let asked = Moment::now(&*self.clock);
-            match store.claim(&names, claim, hurried).await {
-                Err(_) => return self.direct.fetch(key, want).await,
+            let asked = Moment::now(clock);
+            match self.store.claim(&names, claim, hurried).await {
+                Err(_) => return self.alone(want).await,
                 // It may not be sent for longer than the token at hand, or not at all.
                 Ok(Claimed::Token(found)) if is_of_use_for(&found) <= want.left => {
                     claim.have = found.generation;
                 }
                 Ok(Claimed::Token(found)) => return Ok(taken(found, asked)),
-                Ok(Claimed::Lease(lease)) => return self.fetch_for_all(store, names, lease, key, want).await,
-                Ok(Claimed::Held { .. }) if self.clock.boot() >= give_up => {
-                    return self.direct.fetch(key, want).await;
-                }
+                Ok(Claimed::Lease(lease)) => return self.for_all(names, lease, want).await,
+                Ok(Claimed::Held { .. }) if clock.boot() >= give_up => return self.alone(want).await,
                 Ok(Claimed::Held { left }) => {
                     tokio::time::sleep(pause(&mut looks, left, want.left)).await;
                     // What was made before the wait may be too old.
@@ -138,28 +145,25 @@ impl SharedSource {
         }
     }
 
+    /// Fetches a token that stays here.
+    async fn alone(&self, want: Want) -> Result<Fetched, IssuerError> {
+        self.source.fetch(self.key, want).await.map(Fetched::own)
+    }
+
     /// Fetches under the lease, and lets the others have the token.
-    async fn fetch_for_all(
-        &self,
-        store: &Arc<Store>,
-        names: Names,
-        lease: Lease,
-        key: &CredentialKey,
-        want: Want,
-    ) -> Result<Fetched, IssuerError> {
+    async fn for_all(&self, names: Names, lease: Lease, want: Want) -> Result<Fetched, IssuerError> {
         let forced = want.refused;
-        let held =
-            HeldLease { store: Arc::clone(store), control: self.control.clone(), it: Some((names, lease)) };
-        let asked = Moment::now(&*self.clock);
-        let fetched = tokio::select! {
-            fetched = self.direct.fetch(key, want) => fetched?,
+        let (store, control) = (Arc::clone(&self.store), self.sharing.control.clone());
+        let held = HeldLease { store, control, it: Some((names, lease)) };
+        let asked = Moment::now(&*self.sharing.clock);
+        let grant = tokio::select! {
+            grant = self.source.fetch(self.key, want) => grant?,
             () = held.keep() => unreachable!("a lease is kept until its fetch ends"),
         };
-        let grant = fetched.grant;
         if grant.is_bound() {
             return Ok(Fetched::own(grant));
         }
-        let lifetime = grant.lifetime(self.config.default_lifetime, asked.wall);
+        let lifetime = grant.lifetime(self.issuer.default_lifetime, asked.wall);
         let stored = StoredToken {
             token: grant.token.clone(),
             token_type: grant.token_type.clone(),
@@ -168,61 +172,10 @@ impl SharedSource {
             scope: grant.scope.clone(),
             audience: audience_text(&grant.audience),
             forced,
-            by: store.host().to_owned(),
+            by: self.store.host().to_owned(),
         };
         let generation = held.publish(stored, asked.boot + lifetime);
-        Ok(Fetched { grant, shared: Some(Shared { generation, by: store.host().into(), taken: None }) })
-    }
-}
-
-impl TokenSource for SharedSource {
-    fn fetch<'a>(&'a self, key: &'a CredentialKey, want: Want) -> Fetching<'a> {
-        Box::pin(async move {
-            match self.store() {
-                Some(store) => self.through(&store, key, want).await,
-                None => self.direct.fetch(key, want).await,
-            }
-        })
-    }
-
-    fn token_identity(&self, key: &CredentialKey) -> [u8; 32] {
-        self.direct.token_identity(key)
-    }
-
-    fn credential_fingerprint(&self) -> [u8; 32] {
-        self.direct.credential_fingerprint()
-    }
-
-    fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
-        self.direct.binding_fingerprint(key)
-    }
-
-    fn standby_in_use(&self) -> bool {
-        self.direct.standby_in_use()
-    }
-
-    fn may_be_asked(&self) -> bool {
-        self.direct.may_be_asked()
-    }
-
-    fn budget_warning_due(&self) -> Option<u64> {
-        self.direct.budget_warning_due()
-    }
-
-    fn requested(&self, outcome: &'static str, took: Duration) {
-        self.direct.requested(outcome, took);
-    }
-
-    fn waiting(&self) {
-        self.direct.waiting();
-    }
-
-    fn waited(&self) {
-        self.direct.waited();
-    }
-
-    fn tracer(&self) -> Option<Arc<Tracer>> {
-        self.direct.tracer()
+        Ok(Fetched { grant, shared: Some(Shared { generation, by: self.store.host().into(), taken: None }) })
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::chain::InnerTokens;
 use super::probe::{ProbeWatch, Probes};
 use super::schedule::{HeldTokenView, Moment, NextStep, SlotView, Validity};
-use super::shared::{Fetched, Want};
+use super::shared::{Fetched, Sharing, Want};
 use super::slot::{Signals, TokenSlot};
 use super::state::{FetchFailure, HeldToken, Token};
 use crate::config::{IssuerConfig, TokenEndpoint};
@@ -77,6 +77,7 @@ pub(super) struct SlotTask {
     /// By the boot clock: when to check files again that may have been incomplete before.
     recheck_files_at: Option<Duration>,
     probes: Arc<Probes>,
+    sharing: Sharing,
     /// Watches the issuer that the fetch of this number could not reach.
     watch: Option<(u64, ProbeWatch)>,
     is_back: bool,
@@ -92,7 +93,7 @@ struct Causes {
 }
 
 impl SlotTask {
-    pub(super) fn new(slot: &Arc<TokenSlot>, probes: Arc<Probes>) -> Self {
+    pub(super) fn new(slot: &Arc<TokenSlot>, probes: Arc<Probes>, sharing: Sharing) -> Self {
         Self {
             slot: Arc::downgrade(slot),
             signals: Arc::clone(&slot.signals),
@@ -101,6 +102,7 @@ impl SlotTask {
             causes: Causes::default(),
             recheck_files_at: None,
             probes,
+            sharing,
             watch: None,
             is_back: false,
             repeated: Repeated::default(),
@@ -256,7 +258,8 @@ impl SlotTask {
         self.asked_at = Some(asked.boot);
         let (source, key) = (Arc::clone(&slot.source), Arc::clone(&slot.key));
         let want = self.want(&slot, before.as_deref(), asked);
-        let request = tokio::spawn(async move { source.fetch(&key, want).await });
+        let (sharing, issuer) = (self.sharing.clone(), Arc::clone(&slot.issuer));
+        let request = tokio::spawn(async move { sharing.fetch(&*source, &issuer, &key, want).await });
         let fetch = Fetch { number: slot.ended() + 1, asked, before, forced, fingerprint, binding };
         Some((fetch, AbortOnDropHandle::new(request)))
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::cache::{Fetching, TokenSource};
 use super::probe::Connect;
 use super::schedule::Moment;
-use super::shared::{Fetched, Want};
+use super::shared::Want;
 use super::{Token, TokenCache, TokenError, TokenSlot};
 use crate::clock::{Clock, SharedClock};
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
@@ -223,7 +223,7 @@ impl TokenSource for Scripted {
             }
             let _under_way = UnderWay(Arc::clone(&self.under_way));
             tokio::time::sleep(Duration::from_millis(self.delay_ms.load(SeqCst))).await;
-            (self.script.load())(number).map(Fetched::own)
+            (self.script.load())(number)
         })
     }
 

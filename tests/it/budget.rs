@@ -244,6 +244,27 @@ async fn a_repeat_with_a_nonce_counts() {
     assert_eq!(world.issuer().count(), 1);
 }
 
+/// Bound tokens are never shared, but all replicas are one client of the issuer.
+#[tokio::test]
+async fn token_requests_for_bound_tokens_count_in_the_store() {
+    let dpop = "dpop = { private_key = { file = \"dpop.pem\" } }";
+    let setup = with_store("store", &format!("{dpop}\n{}", budget(2, "1h"))).await;
+    setup.file("dpop.pem", key("ec-p256.pkcs8.pem"));
+    setup.issuer.always(|_, n| {
+        let grant = json!({ "access_token": format!("token-{n}"), "token_type": "DPoP", "expires_in": 600 });
+        RawResponse::json(&grant)
+    });
+    let world = setup.start().await;
+    let other = Bearerd::start(world.proxy.shared_folder(), &[]).await;
+    for proxy in [&world.proxy, &other] {
+        proxy.get("/").await.expect_status(200);
+    }
+    assert_eq!(world.issuer().count(), 2, "each has a token of its own");
+    let third = Bearerd::start(world.proxy.shared_folder(), &[]).await;
+    third.get("/").await.expect_problem(503, "token_budget");
+    assert_eq!(world.issuer().count(), 2);
+}
+
 #[tokio::test]
 async fn an_issuer_that_cannot_be_reached_spends_nothing() {
     let address = nobody().await;

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use crate::cli::online::report::{
     Advertised, CredentialReport, Ends, ErrorReport, InnerReport, IssuerReport, KeyReport, TlsReport,
-    TokenReport, ms,
+    TokenReport,
 };
 use crate::cli::online::{Bounds, Wanted, guess, out_of_time, tls_report};
 use crate::cli::token::{decode_jwt, own_key};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, millis};
 use crate::config::client_auth::{Method, Proof};
 use crate::config::{Budget, CredentialKey, IssuerConfig, Source, TokenEndpoint};
 use crate::issuer::{self, FailureKind, Grant, Issuer, IssuerError, chained, examine};
@@ -123,7 +123,7 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
             format!("issuer {}: {}", wanted.key.issuer, out_of_time()),
         )),
     };
-    report.ms = Some(ms(started.elapsed()));
+    report.ms = Some(millis(started.elapsed()));
     match outcome {
         Ok(grant) => {
             report.ok = true;

@@ -198,11 +198,6 @@ impl Ends {
     }
 }
 
-/// Milliseconds for a report.
-pub(in crate::cli) fn ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// The most advertised names that are listed.
 const LISTED: usize = 12;
 

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
-
 use crate::config::document::{PathStep, Place};
 use crate::config::model::{Carrier, IssuerConfig};
 use crate::config::reference::{Chained, Source};
 use crate::config::report::{Report, did_you_mean};
-use crate::config::resolve::Issuers;
 use crate::config::resolve::value::refuse_tables;
+use crate::config::resolve::{Issuers, digest};
 use crate::config::types::quoted;
 
 /// Links the references of all issuers. `written`: the issuers without their links; `None` if one has errors.
@@ -54,7 +52,10 @@ impl Linker<'_, '_> {
         self.path.push(name.to_owned());
         for used in self.uses.remove(name).into_iter().flatten() {
             let inner = self.inner(name, &used, report);
-            issuer = issuer.zip(inner).map(|(issuer, inner)| with_inner(issuer, &inner));
+            issuer = issuer.zip(inner).map(|(issuer, inner)| {
+                let digest = digest::of_chain(issuer.digest, inner.digest);
+                IssuerConfig { digest, ..issuer }
+            });
         }
         self.path.pop();
         self.linked.insert(name.to_owned(), issuer.map(Arc::new));
@@ -103,14 +104,4 @@ fn fits(place: &Place<'_>, chained: &Chained, inner: &IssuerConfig, report: &mut
         refuse_tables(&place.key("params"), &chained.params, report);
     }
     Some(())
-}
-
-/// Another inner issuer makes another issuer.
-fn with_inner(issuer: IssuerConfig, inner: &IssuerConfig) -> IssuerConfig {
-    let mut both = digest::Context::new(&digest::SHA256);
-    both.update(&issuer.digest);
-    both.update(&inner.digest);
-    let mut bytes = [0; 32];
-    bytes.iter_mut().zip(both.finish().as_ref()).for_each(|(to, from)| *to = *from);
-    IssuerConfig { digest: bytes, ..issuer }
 }

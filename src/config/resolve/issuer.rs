@@ -1,18 +1,14 @@
 //! `[issuer.NAME]`: where tokens come from, how the client proves who it is (`client_auth` and the keys that go with it), and
 //! what a token request signs and asserts (`jwt`, `private_key`, `certificate`, `assertion`, `dpop`).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-use aws_lc_rs::digest;
-use toml::de::{DeTable, DeValue};
 
 use crate::config::client_auth::{self, ClientAuth, ClientSecretBasic, METHODS, Method, NoProof, Proof};
 use crate::config::document::Place;
 use crate::config::model::{
     BasicEncoding, BasicUser, Carrier, CertificateHeader, DpopConfig, Egress, ExpiresAt, HttpUrl,
-    IssuerConfig, JwtConfig, JwtUse, ResponseFormat, ResponseShape, Standby, TokenEndpoint,
+    IssuerConfig, JwtConfig, JwtUse, ResponseFormat, ResponseShape, Standby, TokenEndpoint, is_bound,
 };
 use crate::config::raw::values::{
     RawCertificate, RawKey, RawPublic, RawReference, RawSecret, RawValue, ValueKind, Word, check,
@@ -21,7 +17,7 @@ use crate::config::raw::{RawBasic, RawDpop, RawIssuer, RawJwt, RawResponse, RawS
 use crate::config::reference::Source;
 use crate::config::report::{Report, Severity, did_you_mean};
 use crate::config::resolve::value::{self, claims, headers, params, reference, refuse_tables, scopes};
-use crate::config::resolve::{budget, unwritten};
+use crate::config::resolve::{budget, digest, unwritten};
 use crate::config::types::{self, url};
 use crate::jose::Alg;
 
@@ -114,10 +110,10 @@ pub(super) fn resolve(
     }
     let issuer = IssuerConfig {
         name: name.into(),
-        digest: issuer_digest(place, report),
+        digest: digest::of_issuer(place, report),
         preset: raw.preset.map(Into::into),
         required: raw.required.0,
-        shared: shared(place, raw.shared.0, dpop.is_some() || tls.certificate.is_some(), report),
+        shared: shared(place, raw.shared.0, is_bound(dpop.as_ref(), &tls), report),
         budget: budget::resolve(&place.key("budget"), raw.budget, report),
         grant_type,
         carrier,
@@ -168,7 +164,7 @@ impl IssuerConfig {
     }
 }
 
-/// Whether tokens go into the store. A bound token is of no use to a replica that has another key.
+/// Warns whoever writes `shared = true` beside settings that keep it from having an effect.
 fn shared(place: &Place<'_>, wanted: bool, is_bound: bool, report: &mut Report) -> bool {
     let at = place.key("shared");
     if wanted && is_bound && at.is_written() {
@@ -178,7 +174,7 @@ fn shared(place: &Place<'_>, wanted: bool, is_bound: bool, report: &mut Report) 
             "leave it out",
         );
     }
-    wanted && !is_bound
+    wanted
 }
 
 fn endpoint(
@@ -828,88 +824,4 @@ fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) -> Option<Dpo
     };
     let private_key = reference(&at.key("private_key"), raw, report)?;
     Some(DpopConfig { private_key, alg })
-}
-
-/// SHA-256 over the table in a canonical form: keys in order, every part with its type and length, and absolute paths
-/// of files. Comments, order, and spelling do not matter. Every value does, except `budget`: another limit is no reason to
-/// fetch other tokens.
-fn issuer_digest(place: &Place<'_>, report: &Report) -> [u8; 32] {
-    let mut hasher = digest::Context::new(&digest::SHA256);
-    if let Some(value) = place.value() {
-        let mut value = value.clone();
-        if let DeValue::Table(table) = &mut value {
-            table.remove("budget");
-        }
-        value_into(&mut hasher, &value, &place.document.file.folder, true);
-    }
-    let vars = report.elsewhere.get(&place.key("vars").path.to_string());
-    vars.into_iter().flatten().for_each(|value| part(&mut hasher, b'v', value.as_bytes()));
-    // The place of a learned value is also written in another table.
-    let mut learned = BTreeSet::new();
-    place.value().into_iter().for_each(|value| webhooks_in(value, &mut learned));
-    for store in learned.into_iter().filter_map(|name| report.webhooks.get(name)?.as_ref()) {
-        part(&mut hasher, b'w', store.as_os_str().as_encoded_bytes());
-    }
-    let mut bytes = [0; 32];
-    bytes.iter_mut().zip(hasher.finish().as_ref()).for_each(|(to, from)| *to = *from);
-    bytes
-}
-
-fn webhooks_in<'v>(value: &'v DeValue<'_>, found: &mut BTreeSet<&'v str>) {
-    match value {
-        DeValue::Table(table) => {
-            found.extend(table.get("webhook").and_then(|name| name.get_ref().as_str()));
-            table.values().for_each(|value| webhooks_in(value.get_ref(), found));
-        }
-        DeValue::Array(items) => items.iter().for_each(|item| webhooks_in(item.get_ref(), found)),
-        _ => {}
-    }
-}
-
-/// `may_refer`: a table here may be a reference, whose `file` is a path.
-fn value_into(hasher: &mut digest::Context, value: &DeValue<'_>, folder: &Path, may_refer: bool) {
-    match value {
-        DeValue::String(text) => part(hasher, b's', text.as_bytes()),
-        DeValue::Integer(number) => part(hasher, b'i', number.to_string().as_bytes()),
-        DeValue::Float(number) => part(hasher, b'f', number.as_str().as_bytes()),
-        DeValue::Boolean(flag) => part(hasher, b'b', &[u8::from(*flag)]),
-        DeValue::Datetime(date) => part(hasher, b'd', date.to_string().as_bytes()),
-        DeValue::Array(items) => {
-            part(hasher, b'a', &(items.len() as u64).to_be_bytes());
-            for item in items {
-                value_into(hasher, item.get_ref(), folder, true);
-            }
-        }
-        DeValue::Table(table) => {
-            part(hasher, b't', &(table.len() as u64).to_be_bytes());
-            table_into(hasher, table, folder, may_refer);
-        }
-    }
-}
-
-fn table_into(hasher: &mut digest::Context, table: &DeTable<'_>, folder: &Path, may_refer: bool) {
-    let is_reference = may_refer
-        && table.keys().all(|key| matches!(key.get_ref().as_ref(), "file" | "pointer" | "password"));
-    for (key, value) in table.iter() {
-        let key = key.get_ref().as_ref();
-        part(hasher, b'k', key.as_bytes());
-        match value.get_ref() {
-            // A program starts in this folder.
-            DeValue::Array(_) if may_refer && key == "exec" => {
-                part(hasher, b'x', folder.as_os_str().as_encoded_bytes());
-                value_into(hasher, value.get_ref(), folder, false);
-            }
-            DeValue::String(path) if is_reference && key == "file" => {
-                part(hasher, b'p', folder.join(path.as_ref()).as_os_str().as_encoded_bytes());
-            }
-            // A parameter or header field may be named `file` without being a reference.
-            value => value_into(hasher, value, folder, !matches!(key, "params" | "headers")),
-        }
-    }
-}
-
-fn part(hasher: &mut digest::Context, tag: u8, bytes: &[u8]) {
-    hasher.update(&[tag]);
-    hasher.update(&(bytes.len() as u64).to_be_bytes());
-    hasher.update(bytes);
 }

@@ -458,7 +458,7 @@ fn bound_tokens_are_not_shared_and_whoever_asks_for_it_is_told() {
         let config = load(&with(written, "")).unwrap_or_else(|problems| panic!("{problems}"));
         let warnings: Vec<String> =
             config.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.message)).collect();
-        (config.issuers["corp"].shared, warnings)
+        (config.issuers["corp"].shares_tokens(), warnings)
     };
     let dpop = "dpop = { private_key = { file = \"k\" } }";
     let certificate = "tls = { certificate = { file = \"c\" }, private_key = { file = \"k\" } }";
@@ -474,5 +474,5 @@ fn bound_tokens_are_not_shared_and_whoever_asks_for_it_is_told() {
     let by_certificate = "client_auth = \"tls_client_auth\"\ncertificate = { file = \"c\" }\nprivate_key = { file = \"k\" }\nshared = true";
     let text = with(by_certificate, "").replace("client_secret = { env = \"S\" }\n", "");
     let config = load(&text).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!((config.issuers["corp"].shared, config.warnings.len()), (false, 1));
+    assert_eq!((config.issuers["corp"].shares_tokens(), config.warnings.len()), (false, 1));
 }
