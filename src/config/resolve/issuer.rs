@@ -168,7 +168,7 @@ impl IssuerConfig {
     }
 }
 
-/// Whether tokens go into the store. A bound token is of no use to a replica that has another key.
+/// Whether tokens go into the store. A replica with another key cannot use a bound token.
 fn shared(place: &Place<'_>, wanted: bool, is_bound: bool, report: &mut Report) -> bool {
     let at = place.key("shared");
     if wanted && is_bound && at.is_written() {
