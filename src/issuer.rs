@@ -469,7 +469,7 @@ impl Issuer {
     }
 
     /// A digest of what a token of this key is bound to: learned values, the client's certificate, the DPoP key.
-    /// Another value means that a token granted before is of no more use.
+    /// If this value changes, tokens that were granted before can no longer be used.
     pub fn binding_fingerprint(&self, key: &CredentialKey) -> [u8; 32] {
         credential::binding_fingerprint(&self.config, key)
     }

@@ -1,9 +1,9 @@
 //! Tokens that replicas share, or that one host keeps for its next start (`[store]`).
 //!
-//! A store is a help and never a need. Each operation has a short timeout. After a failure the store is not tried for
-//! [`SKIPPED_FOR`], and bearerd goes on without it. Only tasks of the control thread use it, never a request.
+//! bearerd does not depend on the store. Each operation has a short timeout. After a failure, bearerd continues without the store
+//! and does not try it for [`SKIPPED_FOR`]. Only tasks of the control thread use it, never a request.
 //!
-//! An [`engine`] moves sealed bytes: [`folder`] keeps them in files, and [`redis`] in Redis or Valkey. [`record`] has the
+//! An [`engine`] stores encrypted bytes: [`folder`] keeps them in files, and [`redis`] in Redis or Valkey. [`record`] has the
 //! rules that both follow. [`sealed`] encrypts.
 
 mod engine;
@@ -38,11 +38,11 @@ use crate::telemetry::Repeated;
 
 /// After a failure.
 const SKIPPED_FOR: Duration = Duration::from_secs(5);
-/// How long an operation may take that nobody waits for, such as the first one at the start.
+/// How long an operation may take if nobody waits for it, such as the first one at the start.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A store that nobody used for this long is looked at.
+/// bearerd checks a store that has not been used for this long.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long an operator waits for a list. A server goes through all that it holds, others' entries too.
+/// How long an operator waits for a list. A server scans all of its keys, including those of other programs.
 const PATIENCE_FOR_A_LIST: Duration = Duration::from_secs(60);
 
 /// The store of a config.
@@ -55,7 +55,7 @@ pub struct Store {
     breaker: Breaker,
     /// When the last operation began, by the boot clock, in milliseconds.
     used_at: AtomicU64,
-    /// Limits the warnings about entries that cannot be opened.
+    /// Limits the warnings about entries that cannot be decrypted.
     unreadable: Repeated,
 }
 
@@ -68,7 +68,7 @@ pub type Hurried<'a> = &'a (dyn Fn() -> bool + Send + Sync);
 /// For operations that nobody waits for.
 pub const NOBODY_WAITS: Hurried<'static> = &|| false;
 
-/// The names of one token's entry: under the first key, and under the others, which may have been the first before.
+/// The names of one token's entry: under the first key, and under the others, which may have been the first key before.
 pub struct Names {
     keys: Vec<StoreKey>,
     ids: Vec<EntryId>,
@@ -77,7 +77,7 @@ pub struct Names {
 impl Names {
     fn current(&self) -> (&StoreKey, &EntryId) {
         let both = self.keys.first().zip(self.ids.first());
-        both.expect("a store has at least one key, or its names cannot be made")
+        both.expect("names are made only with at least one key")
     }
 
     fn former(&self) -> impl Iterator<Item = (&StoreKey, &EntryId)> {
@@ -94,44 +94,44 @@ impl Names {
 pub struct Found {
     pub generation: u64,
     pub stored: StoredToken,
-    /// How long until it expires, from when the store was asked.
+    /// How long until it expires, from the time of the request to the store.
     pub left: Duration,
 }
 
-/// The right to fetch a token for everybody.
+/// The right to fetch a token for all replicas.
 pub struct Lease {
     pub fence: u64,
     /// The store's time when the lease was given.
     now: StoreTime,
-    /// The time by the boot clock when the store's response was there.
+    /// When the store's response arrived, by the boot clock.
     received: Duration,
 }
 
 /// An entry as it is in the store, for operators.
 pub struct Entry {
-    /// The place of its key in `keys`. 0: the one that encrypts.
+    /// The index of its key in `keys`. 0: the one that encrypts.
     pub key: usize,
     pub id: EntryId,
-    /// `None`: it cannot be opened.
+    /// `None`: it cannot be decrypted.
     pub found: Option<Found>,
 }
 
-/// A store that is of no use.
+/// A store that is unavailable.
 #[derive(Debug, Clone)]
 pub struct Failing {
     pub gone: Gone,
-    /// When the first operation failed of those that failed in a row.
+    /// When the first of the current failures in a row happened.
     pub since: SystemTime,
-    /// When the last one did.
+    /// When the last one happened.
     pub at: SystemTime,
 }
 
-/// How often operations had which outcome since the start.
+/// The number of operations with each outcome since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// The token was in the store.
     pub hits: u64,
-    /// This bearerd got the right to fetch a token for all.
+    /// This bearerd got the right to fetch a token for all replicas.
     pub leases: u64,
     /// Another one was fetching the token.
     pub held: u64,
@@ -197,7 +197,7 @@ impl Store {
         self.engine.place()
     }
 
-    /// Why it is of no use now. `None`: it works, or was not tried.
+    /// Why it is unavailable. `None`: it works, or was not tried.
     pub fn failure(&self) -> Option<Arc<Failing>> {
         self.breaker.failure.load_full()
     }
@@ -243,10 +243,10 @@ impl Store {
         Ok(Names { keys, ids })
     }
 
-    /// See [`Claim`]. An entry that cannot be opened is removed and counts as none.
+    /// See [`Claim`]. Removes and ignores an entry that cannot be decrypted.
     ///
     /// # Errors
-    /// The store is of no use now.
+    /// The store is unavailable.
     pub async fn claim(&self, names: &Names, claim: Claim, hurried: Hurried<'_>) -> Result<Claimed, Gone> {
         let (key, id) = names.current();
         let mut ask = claim;
@@ -269,7 +269,7 @@ impl Store {
                 }
                 RawClaimed::Entry(entry) => entry,
             };
-            // Removes this entry alone: neither a newer one, nor the lease of somebody who fetches meanwhile.
+            // Removes only this entry: neither a newer one, nor the lease of a replica that is fetching.
             ask = Claim { have: entry.generation, refused: true, ..claim };
             if let Some(found) = self.open(key, id, entry) {
                 return Ok(Claimed::Token(found));
@@ -278,15 +278,21 @@ impl Store {
                 tracing::warn!(
                     event = "store.entry_unreadable",
                     store = self.place(),
-                    "an entry of the store cannot be opened and is removed: another program writes there, or another bearerd \
-                 with the same keys and another version"
+                    "an entry of the store cannot be decrypted and is removed: another program writes there, or a bearerd of \
+                 another version uses the same keys"
                 );
             }
         }
-        Err(Gone::new(GoneKind::Invalid, format!("{}: its entries cannot be opened", self.place())))
+        Err(Gone::new(
+            GoneKind::Invalid,
+            format!(
+                "{}: its entries cannot be decrypted: find out which other program writes there",
+                self.place()
+            ),
+        ))
     }
 
-    /// The token under a key that was the first before `keys` were rotated. One that an upstream refused is removed there.
+    /// The token under a key that was the first before `keys` were rotated. Removes one that an upstream refused.
     async fn under_a_former_key(&self, names: &Names, claim: Claim, hurried: Hurried<'_>) -> Option<Found> {
         if claim.have > 0 && !claim.refused {
             return None;
@@ -305,7 +311,7 @@ impl Store {
         None
     }
 
-    /// The token of an entry, if it can be opened and has not certainly expired.
+    /// The token of an entry, if it can be decrypted and has not certainly expired.
     fn open(&self, key: &StoreKey, id: &EntryId, entry: engine::Entry) -> Option<Found> {
         let now = self.clock.wall();
         let stored = sealed::open(key, id, entry.generation, &entry.sealed, now)?;
@@ -317,7 +323,7 @@ impl Store {
     /// A token's entries under all keys, the current one first.
     ///
     /// # Errors
-    /// The store is of no use now.
+    /// The store is unavailable.
     pub async fn look(&self, names: &Names) -> Result<Vec<Entry>, Gone> {
         let mut entries = Vec::new();
         for (place, (key, id)) in names.keys.iter().zip(&names.ids).enumerate() {
@@ -343,7 +349,7 @@ impl Store {
     ) {
         let (key, id) = names.current();
         let sealed = sealed::seal(key, id, lease.fence, stored);
-        // By the store's clock, and at most as late: the lease was given before it was received.
+        // By the store's clock, and never later than `ends`, because the store gave the lease before bearerd received it.
         let ends = lease.now.after(ends.saturating_sub(lease.received));
         let publish = self.engine.publish(id, lease.fence, &sealed, ends);
         let outcome = |stored: &bool| if *stored { "ok" } else { "superseded" };
@@ -356,13 +362,13 @@ impl Store {
         }
     }
 
-    /// Makes the lease last for `length` from now on.
+    /// Extends the lease to `length` from now.
     pub async fn extend(&self, names: &Names, lease: &Lease, length: Duration) {
         let extend = self.engine.extend(names.current().1, lease.fence, length);
         let _ = self.operation("extend", NOBODY_WAITS, ok, extend).await;
     }
 
-    /// Gives the lease back, so that another replica may fetch.
+    /// Returns the lease, so that another replica may fetch.
     pub async fn release(&self, names: &Names, lease: &Lease) {
         let release = self.engine.release(names.current().1, lease.fence);
         let _ = self.operation("release", NOBODY_WAITS, ok, release).await;
@@ -371,7 +377,7 @@ impl Store {
     /// Takes one token request from the budget that `parts` identify, if it is not spent.
     ///
     /// # Errors
-    /// The store is of no use now.
+    /// The store is unavailable.
     pub async fn spend(&self, parts: &[&[u8]], budget: Budget, hurried: Hurried<'_>) -> Result<Spent, Gone> {
         let names = self.names(Purpose::Budget, parts)?;
         let outcome = |spent: &Spent| if spent.allowed { "ok" } else { "spent" };
@@ -381,7 +387,7 @@ impl Store {
     /// The state of a budget.
     ///
     /// # Errors
-    /// The store is of no use now.
+    /// The store is unavailable.
     pub async fn balance(&self, parts: &[&[u8]], budget: Budget) -> Result<Spent, Gone> {
         let names = self.names(Purpose::Budget, parts)?;
         self.operation("balance", NOBODY_WAITS, ok, self.engine.balance(names.current().1, budget)).await
@@ -390,7 +396,7 @@ impl Store {
     /// Everything that the store holds, without values.
     ///
     /// # Errors
-    /// The store is of no use now.
+    /// The store is unavailable.
     pub async fn list(&self) -> Result<Vec<Listed>, Gone> {
         let list = self.engine.list();
         self.operation_within(PATIENCE_FOR_A_LIST, "list", NOBODY_WAITS, ok, list).await
@@ -399,7 +405,7 @@ impl Store {
     /// Removes a token's entries, under every key. Returns how many there were.
     ///
     /// # Errors
-    /// The store is of no use now.
+    /// The store is unavailable.
     pub async fn forget(&self, names: &Names) -> Result<u64, Gone> {
         self.operation("remove", NOBODY_WAITS, ok, self.engine.remove(&names.ids)).await
     }
@@ -407,15 +413,15 @@ impl Store {
     /// Writes, reads, and removes an entry of its own, and says what it learned.
     ///
     /// # Errors
-    /// Why the store is of no use.
+    /// Why the store is unavailable.
     pub async fn probe(&self) -> Result<Probed, Gone> {
-        // Without keys, a store that responds is of no use.
+        // Without keys, bearerd cannot use even a store that responds.
         self.token_names(&[0; 32])?;
         self.operation("probe", NOBODY_WAITS, ok, self.engine.probe()).await
     }
 
-    /// Tries a store that failed until it works, and looks at one that nobody used for a while, so that operators see the
-    /// truth even if nobody needs a token for hours. Ends with the store.
+    /// Tries a failed store until it works, and checks one that has not been used for a while, so that its shown state is
+    /// correct even if nobody needs a token for hours. Ends with the store.
     pub async fn keep_trying(store: Weak<Self>) {
         loop {
             // Replicas do not try all at once.
@@ -444,7 +450,7 @@ impl Store {
         self.operation_within(PATIENCE, name, hurried, label, operation).await
     }
 
-    /// Does `operation` within `timeout`, or within `patience` as long as nobody waits; not at all if the store failed
+    /// Does `operation` within `timeout`, or within `patience` as long as nobody waits. Fails at once if the store failed
     /// within the last 5 s. `label` names a success, for metrics.
     async fn operation_within<T>(
         &self,
@@ -486,7 +492,7 @@ impl Store {
             }
             waited += timeout;
             if waited >= patience || hurried() {
-                // A longer `timeout` helps only while it is what ends the wait.
+                // A longer `timeout` helps only if it ended the wait.
                 let hint = if waited < patience { ", or raise timeout in [store]" } else { "" };
                 let detail = format!(
                     "{}: no response within {}: find out why it is slow{hint}",
@@ -499,7 +505,7 @@ impl Store {
     }
 }
 
-/// Keeps a store that failed from costing every fetch a timeout.
+/// Prevents a failed store from costing every fetch a timeout.
 #[derive(Default)]
 struct Breaker {
     /// By the boot clock, in milliseconds.
@@ -509,7 +515,7 @@ struct Breaker {
 }
 
 impl Breaker {
-    /// The failure, if the store is to be left alone.
+    /// The failure, as long as the store must not be tried.
     fn is_open(&self, now: Duration) -> Option<Gone> {
         let failure = self.failure.load();
         let failure = failure.as_ref().filter(|_| millis(now) < self.skip_until.load(Ordering::Relaxed))?;
@@ -530,7 +536,7 @@ impl Breaker {
                 event = "store.failed",
                 detail,
                 kind,
-                "the store is of no use now; tokens are fetched without it"
+                "the store is unavailable; tokens are fetched without it"
             );
         }
     }

@@ -131,7 +131,7 @@ fn store_line(out: &mut String, view: &View) {
         None => writeln!(out, "[+] store: in use"),
         Some(failing) => {
             let (since, kind) = (rfc3339(failing.since), failing.gone.kind.as_str());
-            writeln!(out, "[!] store: of no use since {since} ({kind}); tokens are fetched without it")
+            writeln!(out, "[!] store: unavailable since {since} ({kind}); tokens are fetched without it")
         }
     };
 }

@@ -190,7 +190,7 @@ fn readiness_ignores_the_store() {
     assert_eq!(health::text(&view, false), "ready\n");
     let text = health::text(&view, true);
     let wanted =
-        "[!] store: of no use since 2027-01-15T07:59:00Z (unreachable); tokens are fetched without it\n";
+        "[!] store: unavailable since 2027-01-15T07:59:00Z (unreachable); tokens are fetched without it\n";
     assert!(text.contains(wanted) && !text.contains("cache.internal"), "{text}");
 }
 

@@ -8,13 +8,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{self, Config, Source};
 
-/// How long a start or a reload waits for the programs. What is not there by then counts as missing, and comes later.
+/// How long a start or a reload waits for the programs. Until its program has finished, a value counts as missing.
 const FIRST_RUN: Duration = Duration::from_secs(15);
-/// The pauses after a failure, from the shortest, doubled each time.
+/// The pause after the first failure. It doubles with each failure, up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Runs the programs whose output is not there or not kept any longer. Blocks.
+/// Runs the programs whose output is missing or may no longer be used. Blocks.
 pub(super) fn run_first(config: &Config) {
     config::make_all(&config.made_values(), FIRST_RUN);
 }
@@ -36,10 +36,10 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Runs the programs of this config again when it is time, and no others. Must be called within a runtime.
+    /// Runs only the programs of this config regularly. Must be called within a runtime.
     pub(super) fn keep_fresh(&mut self, config: &Config) {
         let values = config.made_values();
-        // A task that goes on misses no change.
+        // A task that continues misses no change.
         self.tasks.retain(|(value, _)| values.contains(value));
         for value in values {
             if self.tasks.iter().any(|(known, _)| *known == value) {

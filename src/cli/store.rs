@@ -1,4 +1,4 @@
-//! `bearerd store ls` and `bearerd store drop`: what the store of the config holds, and forgetting the tokens of an issuer.
+//! `bearerd store ls` shows what the store of the config holds, and `bearerd store drop` removes the tokens of an issuer.
 //! Neither shows a token.
 
 use std::collections::BTreeSet;
@@ -42,7 +42,7 @@ struct Budget {
     /// The span of `requests`, in seconds.
     per: u64,
     remaining: u32,
-    /// Seconds until one more request is possible; 0: now.
+    /// Seconds until one more request is possible. 0: now.
     next_in: u64,
 }
 
@@ -50,20 +50,20 @@ struct Budget {
 #[derive(Debug, Serialize)]
 struct Token {
     issuer: String,
-    /// Empty: with the issuer's own scopes, which no route uses.
+    /// Empty if no route uses it: it has the issuer's own scopes.
     routes: Vec<String>,
     scopes: Vec<String>,
     subject: Option<String>,
     /// There is an entry.
     stored: bool,
-    /// There is an entry, and a key of `keys` opens it.
+    /// There is an entry, and a key of `keys` decrypts it.
     readable: bool,
-    /// The place of that key in `keys`. 0: the one that encrypts.
+    /// The index of that key in `keys`. 0: the one that encrypts.
     key: Option<usize>,
     generation: Option<u64>,
     /// Seconds.
     expires_in: Option<u64>,
-    /// When it was requested, by the clock of the host that did.
+    /// When it was requested, by the clock of the host that requested it.
     requested_at: Option<String>,
     /// The host whose bearerd requested it.
     by: Option<String>,
@@ -240,14 +240,14 @@ fn write_token(out: &mut String, token: &Token) -> fmt::Result {
     }
     if let (Some(at), Some(by)) = (&token.requested_at, &token.by) {
         let why =
-            if token.forced == Some(true) { ", because an upstream refused the one before" } else { "" };
+            if token.forced == Some(true) { ", because an upstream refused the previous one" } else { "" };
         line("requested", &format!("at {at} by {by}{why}"))?;
     }
     if let Some(key @ 1..) = token.key {
         line("key", &format!("keys[{key}]; a bearerd that needs a token writes it anew under keys[0]"))?;
     }
     if let Some(leased) = token.leased_for_ms {
-        line("leased", &format!("a bearerd fetches the next one; its lease lasts for {leased} ms"))?;
+        line("leased", &format!("a bearerd is fetching the next one; its lease lasts for {leased} ms"))?;
     }
     writeln!(out)
 }
@@ -271,7 +271,7 @@ fn write_budget(out: &mut String, budget: &Budget) -> fmt::Result {
 fn state(token: &Token) -> &'static str {
     match (token.stored, token.readable) {
         (true, true) => "stored",
-        (true, false) => "stored, but no key of `keys` opens it, or it has expired: it counts as none",
+        (true, false) => "stored, but ignored: no key of `keys` decrypts it, or it has expired",
         (false, _) => "none",
     }
 }

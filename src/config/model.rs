@@ -672,7 +672,8 @@ pub struct IssuerConfig {
 }
 
 impl IssuerConfig {
-    /// Its tokens are in the store, if there is one. A token that is bound to a key or a certificate is of no use to others.
+    /// Its tokens are in the store, if there is one. Other replicas cannot use a token that is bound to a key or a
+    /// certificate.
     pub fn shares_tokens(&self) -> bool {
         self.shared && !is_bound(self.dpop.as_ref(), &self.tls)
     }

@@ -1,5 +1,5 @@
 //! Programs whose output is a value (`{ exec = […] }`): started without a shell, one run at a time, and killed with their
-//! children when the time is over.
+//! children at `timeout`.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
@@ -34,12 +34,12 @@ const LINES_LIMIT: usize = 64;
 const LINE_LIMIT: usize = 512;
 /// After a program ended, a child may keep its output open for this long.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
-/// A system that does not even start a program in time (its file is on a mount that hangs) gets this much more.
+/// Extra time for a system that does not even start the program (its file is on a mount that hangs).
 const GRACE: Duration = Duration::from_secs(2);
-/// How often, and how many times, killed children are looked for, so that none stays as a zombie where bearerd is process 1.
+/// How often, and how many times, to look for killed children, so that none stays a zombie if bearerd is process 1.
 const REAP_EVERY: Duration = Duration::from_millis(10);
 const REAPED_AFTER: u32 = 20;
-/// What a program has of bearerd's own environment.
+/// The variables that a program inherits from bearerd's environment.
 const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
 /// Where programs are looked for without `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -47,7 +47,7 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Threads that start programs and wait for them.
 static PROGRAMS: Aside = Aside::new("programs", 64);
 static RUNS: LazyLock<Arc<SharedWork<Outcome>>> = LazyLock::new(|| Arc::new(SharedWork::new(&PROGRAMS)));
-/// Programs of the running configs, so that a reload keeps what they printed, and no two runs of one overlap.
+/// Programs of the running configs, so that a reload keeps their output, and runs of the same program never overlap.
 static KNOWN: Mutex<Vec<Weak<Program>>> = Mutex::new(Vec::new());
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -79,10 +79,10 @@ impl Drop for Running {
     }
 }
 
-/// What a program printed, or why there is none, in words.
+/// What a program printed, or why it printed no value.
 type Outcome = Result<Arc<Secret>, String>;
 
-/// What identifies a program: the same table is the same program.
+/// What identifies a program: equal tables are the same program.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct ProgramConfig {
     /// Never empty. A first word with a slash is a path, absolute or below `folder`; any other is looked for in `PATH`.
@@ -115,7 +115,7 @@ pub(super) struct Program {
     /// Names its runs in [`RUNS`].
     id: String,
     last: ArcSwapOption<LastRun>,
-    /// What was printed last is of no more use: somebody refused it.
+    /// Somebody refused the last output, so it must not be used again.
     refused: AtomicBool,
 }
 
@@ -125,7 +125,7 @@ struct LastRun {
     ended: Duration,
 }
 
-/// A run that was begun, or that is not needed.
+/// A run in progress, or none if none is needed.
 pub(super) struct Refreshing {
     program: Arc<Program>,
     run: Option<WorkInProgress<Outcome>>,
@@ -159,7 +159,7 @@ impl Program {
         }
     }
 
-    /// Whoever got the output refused it, so it is not kept any longer. Returns whether it would have been.
+    /// The receiver refused the output, so it is not used again. Returns whether it would have been.
     pub(super) fn refuse(&self) -> bool {
         let kept = !self.kept_for().is_zero();
         self.refused.store(true, Ordering::SeqCst);
@@ -174,7 +174,7 @@ impl Program {
         good.map_or(Duration::ZERO, |last| self.config.keep.saturating_sub(now.saturating_sub(last.ended)))
     }
 
-    /// Begins a run, or joins the current one, unless what was printed last may still be used.
+    /// Begins a run, or joins the current one, unless the last output may still be used.
     pub(super) fn refresh(self: &Arc<Self>) -> Refreshing {
         let run = self.kept_for().is_zero().then(|| {
             let program = Arc::clone(self);
@@ -216,7 +216,7 @@ impl Program {
         found.ok_or_else(|| match refused {
             Some(file) => format!("{0} may not be run by this user: run `chmod +x {0}`", file.display()),
             None => format!(
-                "no such program in PATH, which is {}: install it, or write its whole path",
+                "not found in PATH ({}): install it, or write its full path",
                 folders.to_string_lossy()
             ),
         })
@@ -243,7 +243,7 @@ impl Program {
         outcome
     }
 
-    /// What will be started. `known` learns the secrets that the program gets.
+    /// The command to start. Adds the secrets that the program gets to `known`.
     fn start(&self, known: &mut Redactor) -> Result<Command, String> {
         let mut command = Command::new(self.find()?);
         command.arg0(self.name()).args(self.config.command.iter().skip(1)).current_dir(&self.config.folder);
@@ -313,7 +313,7 @@ impl Program {
                  has no terminal and no input); {SEE}"
             )),
             End::TooMuch => Err(format!(
-                "printed more than {} KiB, and was killed: it must print the value alone",
+                "printed more than {} KiB, and was killed: it must print only the value",
                 OUTPUT_LIMIT / 1024
             )),
         }
@@ -345,7 +345,7 @@ impl Program {
 }
 
 /// [`Program::value`] before the first run.
-pub(super) const NOT_RUN: &str = "did not run yet";
+pub(super) const NOT_RUN: &str = "has not run yet";
 
 impl Refreshing {
     /// Waits for the run.
@@ -362,7 +362,7 @@ impl Refreshing {
     }
 }
 
-/// What a run left.
+/// What a run printed.
 struct Ran {
     printed: Zeroizing<Vec<u8>>,
     said: Zeroizing<Vec<u8>>,

@@ -204,7 +204,7 @@ pub(crate) struct RawStore {
     /// The servers of a cluster, or the Sentinels.
     #[schemars(extend("x-errors" = "as `url`; empty; several without `cluster` or `sentinel`; different schemes or databases; the same server twice"))]
     pub urls: Option<Vec<String>>,
-    /// The servers are a Redis Cluster. bearerd finds all of them by the ones that it knows.
+    /// The servers are a Redis Cluster. bearerd finds all of them through the listed ones.
     #[schemars(extend("x-errors" = "beside `sentinel`, `path`, or `unix:`"))]
     pub cluster: Flag<false>,
     /// The name of the service that the Sentinels watch. bearerd asks them for its primary server.
@@ -576,7 +576,7 @@ pub(crate) struct RawResponse {
     /// Statuses of a response that contains a token.
     #[schemars(extend("default" = [Self::STATUS], "x-errors" = "empty; not 200 to 599"))]
     pub statuses: Option<Vec<u16>>,
-    /// Header fields that a response with a token must have, with their values. Otherwise it is not the issuer's.
+    /// Header fields that a response with a token must have, with their values. bearerd refuses any other response.
     pub require_headers: Option<BTreeMap<String, String>>,
 }
 

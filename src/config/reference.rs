@@ -1,5 +1,5 @@
-//! References: values in a file, in the environment, in a webhook's store, or printed by a program, or granted by another issuer, instead
-//! of in the config.
+//! References: values that are not in the config, but in a file, in the environment, or in a webhook's store, printed by a
+//! program, or granted by another issuer.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 

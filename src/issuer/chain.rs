@@ -11,7 +11,8 @@ use crate::clock::SharedClock;
 use crate::config::{Chained, CredentialKey, IssuerConfig};
 use crate::secret::Secret;
 
-/// The pause before the outer issuer looks for the inner token again. The inner token has its own pauses, so this asks nobody.
+/// The pause before the outer issuer checks again for the inner token. This sends no request, because the inner issuer has its own
+/// pauses.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub type Taking<'a> = Pin<Box<dyn Future<Output = Result<Secret, IssuerError>> + Send + 'a>>;
@@ -20,19 +21,19 @@ pub type Taking<'a> = Pin<Box<dyn Future<Output = Result<Secret, IssuerError>> +
 pub trait ChainedTokens: Send + Sync {
     /// The current token, or a new one. The error is the other issuer's.
     fn take<'a>(&'a self, token: &'a Chained) -> Taking<'a>;
-    /// The issuer refused the token that was taken. Returns whether it was fetched for an earlier request, so that another one
-    /// may help: then the next [`Self::take`] gets a new one.
+    /// The issuer refused the token that was taken. Returns whether it was fetched for an earlier request, so that a new one may
+    /// help. If so, the next [`Self::take`] gets a new one.
     fn refuse(&self, token: &Chained) -> bool;
 }
 
-/// The tokens of other issuers that the requests for this token need, with the config keys that they are for.
+/// The tokens of other issuers that requests for this token need, with the config keys that use them.
 pub fn chained<'a>(config: &'a IssuerConfig, key: &'a CredentialKey) -> Vec<(String, &'a Arc<Chained>)> {
     let Some(client) = ClientCredential::of(config, WhichCredential::Current) else { return Vec::new() };
     let values = credential::made_values(config, &client, key);
     values.into_iter().filter_map(|(key, source)| Some((key, source.chained()?))).collect()
 }
 
-/// A new token for each request, for programs that keep none.
+/// A new token for each request, for commands that keep no tokens.
 pub(super) struct FreshTokens(pub(super) SharedClock);
 
 impl ChainedTokens for FreshTokens {
@@ -49,17 +50,17 @@ impl ChainedTokens for FreshTokens {
     }
 }
 
-/// The failure of the outer issuer, whose value of this config key needs the token of an issuer that fails.
+/// The outer issuer's failure if the value of this config key needs a token of the failed inner issuer.
 pub(super) fn leg(outer: &str, key: &str, name: &str, error: &IssuerError) -> IssuerError {
-    let told = |sentence: &str| {
+    let explain = |sentence: &str| {
         let own = sentence.strip_prefix(&format!("issuer {name}: ")).unwrap_or(sentence);
         format!("issuer {outer}: its {key} comes from issuer {name}, which gives no token: {own}")
     };
     IssuerError {
-        detail: told(&error.detail),
-        summary: told(&error.summary),
+        detail: explain(&error.detail),
+        summary: explain(&error.summary),
         retry_after: Some(LOOK_AGAIN),
-        // The other issuer was refused, and may be granted a token at any time.
+        // The inner issuer failed, and may grant a token at any time.
         forgiven: true,
         unreached: None,
         ..error.clone()

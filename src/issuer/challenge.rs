@@ -43,5 +43,5 @@ pub(super) fn read_key(named: &Path, folder: &Path) -> Result<Secret, String> {
         Ok(key) => return Ok(key),
         Err(error) => error.to_string(),
     };
-    Err(format!("the key file {named:?}, which it named to prove who asks, was not read: {why}"))
+    Err(format!("the key file {named:?} that it named was not read: {why}"))
 }

@@ -1,4 +1,4 @@
-//! What may hold a token request back: a budget, whoever counts it.
+//! What may prevent a token request: a budget, whoever counts it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::Budget;
 
-/// Asked once for each token request, when its connection is there.
+/// Asked once for each token request, when its connection is open.
 pub trait Gate: Send + Sync {
     /// Waits for the permission to send one request, and counts it.
     fn permit(&self) -> Permitting<'_>;
@@ -23,7 +23,7 @@ pub struct Denied {
     pub shared: bool,
     /// How long until the next request is possible.
     pub next: Duration,
-    /// The time of day then.
+    /// The time of day of the next request.
     pub at: SystemTime,
 }
 

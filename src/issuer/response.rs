@@ -150,7 +150,7 @@ fn accepted(
         return Err(unusable((what, Some("the error is the issuer's".to_owned()))));
     }
     if let Some((name, value)) = missing_header(&headers, shape) {
-        let what = format!("no header field {name}: {value}, so it is not the server that bearerd asked");
+        let what = format!("no header field {name}: {value}, so it is not the expected server");
         let remedy = format!(
             "check {} of [issuer.{}], and what is between it and this machine",
             context.endpoint_key(),
@@ -323,7 +323,8 @@ fn usable_token(
     let token = token.ok_or_else(|| {
         let named = reported::member_list(body).and_then(|named| context.redactor.show(&named, NAMED_LIMIT));
         let named = named.map(|named| format!(" (the response has {named})")).unwrap_or_default();
-        let what = if whole { "JSON and no bare token".to_owned() } else { format!("no token at {at}") };
+        let what =
+            if whole { "JSON instead of a bare token".to_owned() } else { format!("no token at {at}") };
         (format!("{what}{named}"), remedy())
     })?;
     match token.expose() {

@@ -1,4 +1,4 @@
-//! What a store can do, whatever keeps its entries. An engine knows neither keys nor tokens: it moves sealed bytes.
+//! The operations of a store, whatever keeps its entries. An engine knows neither keys nor tokens: it stores encrypted bytes.
 //!
 //! Time is the store's own, in microseconds since the Unix epoch, so that clocks of replicas do not matter.
 
@@ -19,14 +19,14 @@ pub(super) type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Gone>> 
 /// A lease's *fencing number* is larger than every earlier one of its entry, even after the store lost everything: it is at
 /// least the store's time. A token's *generation* is the fencing number of the lease under which it was fetched.
 pub(super) trait Engine: Send + Sync + 'static {
-    /// Returns the entry if it is newer than `claim.have`. Otherwise takes the lease, if nobody has it.
+    /// Returns the entry if it is newer than `claim.have`. Otherwise takes the lease, if it is free.
     fn claim<'a>(&'a self, id: &'a EntryId, claim: Claim) -> Operation<'a, Claimed>;
     /// Returns the entry, if there is one.
     fn read<'a>(&'a self, id: &'a EntryId) -> Operation<'a, Option<Entry>>;
-    /// Makes the lease last for `lease` from now on. `false`: it ended, or somebody else has it.
+    /// Extends the lease to `lease` from now. `false`: it ended, or another replica has it.
     fn extend<'a>(&'a self, id: &'a EntryId, fence: u64, lease: Duration) -> Operation<'a, bool>;
-    /// Stores an entry until `ends`, and ends the lease. `false`: a later lease was given, so the entry may be older than
-    /// another's, or it has expired.
+    /// Stores an entry until `ends`, and ends the lease. `false`: the entry has expired, or a later lease was given, so that
+    /// another replica may have a newer one.
     fn publish<'a>(
         &'a self,
         id: &'a EntryId,
@@ -53,7 +53,7 @@ pub(super) trait Engine: Send + Sync + 'static {
 /// The most entries that [`Engine::list`] returns.
 pub const LIST_LIMIT: usize = 10_000;
 
-/// The name of an entry or a budget: the HMAC over what it is for, in hexadecimal digits.
+/// The name of an entry or a budget: an HMAC over its identity, in hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryId(pub(super) Arc<str>);
 
@@ -79,12 +79,12 @@ impl StoreTime {
     }
 }
 
-/// What somebody who needs a token asks the store for.
+/// A request to the store for a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// The generation of the token at hand. 0: there is none.
+    /// The generation of the current token. 0: there is none.
     pub have: u64,
-    /// An upstream refused the token at hand: its entry is removed, for everybody.
+    /// An upstream refused the current token: its entry is removed for all replicas.
     pub refused: bool,
     /// How long a lease lasts.
     pub lease: Duration,
@@ -94,12 +94,12 @@ pub struct Claim {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Claimed {
     Entry(Entry),
-    /// The caller shall fetch a token, and publish it with this fencing number.
+    /// The caller must fetch a token, and publish it with this fencing number.
     Lease {
         fence: u64,
         now: StoreTime,
     },
-    /// Somebody else fetches. `left`: how long until the lease ends, unless it is extended.
+    /// Another replica is fetching. `left`: how long until its lease ends, unless it is extended.
     Held {
         left: Duration,
     },
@@ -132,14 +132,14 @@ pub struct Listed {
     /// `None`: no token, only a lease.
     pub generation: Option<u64>,
     pub left: Option<Duration>,
-    /// How long somebody's lease lasts.
+    /// How long the current lease lasts.
     pub leased_for: Option<Duration>,
 }
 
 /// The state of a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spent {
-    /// The request may be sent now. For [`Engine::balance`]: could be sent.
+    /// The request may be sent now, or could be, with [`Engine::balance`].
     pub allowed: bool,
     /// How many more requests may be sent now.
     pub remaining: u32,
@@ -152,13 +152,13 @@ pub struct Spent {
 pub struct Probed {
     /// From the request to the response of one operation.
     pub latency: Duration,
-    /// What the server is and which role it has: `Redis 7.0.15, master`.
+    /// The server's product, version, and role: `Redis 7.0.15, primary`.
     pub server: String,
     /// What an operator should change.
     pub warnings: Vec<String>,
 }
 
-/// Why the store is of no use now. Contains no secret.
+/// Why the store is unavailable. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gone {
     pub kind: GoneKind,
@@ -177,9 +177,9 @@ pub enum GoneKind {
     Unreachable,
     /// User, password or rights.
     Refused,
-    /// Full, read-only, loading: a response that says that it cannot do it now.
+    /// Full, read-only, loading: the server responds that it cannot run the operation now.
     Unable,
-    /// Not what the engine speaks.
+    /// Not the engine's protocol or format.
     Invalid,
     /// A key of `keys` cannot be read.
     Keys,

@@ -1,8 +1,8 @@
 //! A store in a folder of this host, for the next start of bearerd and for other processes of the same user (`[store] path`).
 //!
-//! Each entry is a file of mode 0600 with its [`Record`], replaced as a whole. Every operation takes the folder's lock for
-//! the moment that it needs. A lease is in the record, so a process that is stopped with a lease keeps nobody for long.
-//! From time to time an operation removes the files that are of no use any more.
+//! Each entry is a file of mode 0600 with its [`Record`], replaced as a whole. Every operation holds the folder's lock only
+//! while it runs. A lease is part of the record, so a process that is stopped with a lease does not delay others for long.
+//! From time to time, an operation removes obsolete files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -28,10 +28,10 @@ use crate::clock::{SharedClock, micros};
 use crate::config::Budget;
 
 /// Files that hang block no other thread, and a folder that hangs blocks no other folder. A config names few folders, so their
-/// threads are kept for ever.
+/// threads are never removed.
 #[expect(clippy::disallowed_types, reason = "held for a look-up where a config is loaded")]
 static FOLDERS: std::sync::Mutex<BTreeMap<PathBuf, &'static Aside>> = std::sync::Mutex::new(BTreeMap::new());
-/// How long an operation tries to get the folder's lock. Another process has it for milliseconds.
+/// How long an operation tries to get the folder's lock. Other processes hold it for milliseconds.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(2);
 /// The largest file, in bytes: the times of as many token requests as a budget may have, each with its comma. A token of
@@ -41,7 +41,7 @@ const TOKEN: &str = "token";
 const BUDGET: &str = "budget";
 /// A file that is being written. Under the lock there is none, unless a process was killed.
 const NEW: &str = "new";
-/// How often files that are of no use any more are looked for, and how many files are looked at then.
+/// How often to look for obsolete files, and how many files to check each time.
 const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
 const SWEPT_AT_ONCE: usize = 500;
 
@@ -65,7 +65,7 @@ impl Folder {
         work: impl FnOnce(&Files, StoreTime) -> io::Result<T> + Send + 'static,
     ) -> Operation<'static, T> {
         let (files, clock) = (Arc::clone(&self.files), Arc::clone(&self.clock));
-        // Nothing happens before somebody waits for it: the store may have to be left alone.
+        // Nothing happens before the future is polled, because the breaker may be open.
         Box::pin(async move {
             let at_work = Arc::clone(&files);
             let done = files.threads.run(move || {
@@ -194,7 +194,7 @@ struct Files {
     folder: PathBuf,
     /// Begins the name of each file.
     prefix: String,
-    /// When to look for files that are of no use any more, by the boot clock, in seconds.
+    /// When to look for obsolete files, by the boot clock, in seconds.
     sweep_at: AtomicU64,
 }
 
@@ -231,7 +231,7 @@ impl Files {
             return Err(io::Error::other(format!("{name} is not a regular file: remove it")));
         }
         let mut content = Vec::new();
-        // What is larger cannot be read as a record.
+        // A larger file cannot be a record.
         file.take(LARGEST).read_to_end(&mut content)?;
         Ok(Some(content))
     }
@@ -242,7 +242,7 @@ impl Files {
             tracing::warn!(
                 event = "store.entry_unreadable",
                 store = self.place(),
-                "a file of the store is damaged and counts as none: another program writes there, or the disk was full"
+                "a file of the store is damaged and ignored: another program writes there, or the disk was full"
             );
             T::default()
         }))
@@ -275,7 +275,7 @@ impl Files {
         };
         let written = file.write_all(content).and_then(|()| fs::rename(&new, path));
         if written.is_err() {
-            // A full disk must not stay full because of it.
+            // It must not keep a full disk full.
             let _ = fs::remove_file(&new);
         }
         written
@@ -304,7 +304,7 @@ impl Files {
             && self.sweep_at.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Removes files of no use in the background, because somebody may wait for the operation that noticed.
+    /// Removes obsolete files in the background, because somebody may wait for the operation that started it.
     fn sweep_later(self: &Arc<Self>, clock: &SharedClock) {
         let (files, clock) = (Arc::clone(self), Arc::clone(clock));
         // Without a thread, the next sweep removes them.
@@ -315,14 +315,14 @@ impl Files {
         });
     }
 
-    /// Looks at some of the files, and removes those of no use.
+    /// Checks some of the files, and removes the obsolete ones.
     fn sweep(&self, now: StoreTime) {
         let mut names = self.names().unwrap_or_default();
         fastrand::shuffle(&mut names);
         for name in names.into_iter().take(SWEPT_AT_ONCE) {
             let path = self.folder.join(format!("{}{name}", self.prefix));
             if self.is_of_no_use(&path, now) {
-                // If it cannot be removed, it costs a little room.
+                // If it cannot be removed, it takes a little space.
                 let _ = fs::remove_file(&path);
             }
         }
@@ -348,7 +348,7 @@ impl Files {
         let (folder, open) = (self.folder.display(), mode & 0o077 != 0);
         let warning = format!(
             "other users may enter the folder (mode {mode:04o}): `chmod 700 {folder}`; its files are encrypted, but \
-             whoever may write there can remove them"
+             anyone who may write there can remove them"
         );
         Ok(open.then_some(warning).into_iter().collect())
     }
@@ -362,7 +362,9 @@ impl Files {
         let (kind, why) = match error.kind() {
             ErrorKind::PermissionDenied => (
                 GoneKind::Refused,
-                format!("this user may not write there: `chown` it to the user of bearerd ({error})"),
+                format!(
+                    "this user may not write there: `chown` the folder to the user that runs bearerd ({error})"
+                ),
             ),
             ErrorKind::NotFound => match self.folder.parent().filter(|parent| !parent.exists()) {
                 Some(parent) => (
@@ -379,19 +381,17 @@ impl Files {
             },
             ErrorKind::NotADirectory => (
                 GoneKind::Unreachable,
-                "it, or a parent of it, is a file: remove that file, or name another path".to_owned(),
+                "it or one of its parents is a file: remove that file, or name another path".to_owned(),
             ),
-            ErrorKind::ReadOnlyFilesystem => (
-                GoneKind::Unable,
-                "the file system is read-only: mount a volume that may be written".to_owned(),
-            ),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (
-                GoneKind::Unable,
-                format!("there is no room left: make room, or name another path ({error})"),
-            ),
+            ErrorKind::ReadOnlyFilesystem => {
+                (GoneKind::Unable, "the file system is read-only: mount a writable volume".to_owned())
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                (GoneKind::Unable, format!("no space is left: free some, or name another path ({error})"))
+            }
             ErrorKind::WouldBlock => (
                 GoneKind::Timeout,
-                "another process has the lock of the folder and does not give it back: `lslocks` names it"
+                "another process holds the folder's lock and does not release it: `lslocks` names it"
                     .to_owned(),
             ),
             _ => (GoneKind::Unreachable, error.to_string()),
@@ -408,7 +408,7 @@ fn being_written(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Opens a file of mode 0600, and neither follows a link nor waits for the other end of a pipe.
+/// Opens a file of mode 0600, without following a link or waiting for the other end of a pipe.
 fn options() -> OpenOptions {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = OpenOptions::new();

@@ -10,12 +10,12 @@ use super::engine::{Claim, Claimed, Entry, Spent, StoreTime};
 use crate::clock::micros;
 use crate::config::Budget;
 
-/// How long a fencing number is remembered after its last use: longer than any token that was fetched under it lasts.
+/// How long a fencing number is kept after its last use: longer than the lifetime of any token that was fetched under it.
 const FENCE_KEPT: Duration = Duration::from_secs(25 * 3600);
 /// The longest span of a budget.
 const LONGEST_WINDOW: Duration = Duration::from_secs(31 * 24 * 3600);
 
-/// One entry with its lease. `Default` is an entry that nobody asked for.
+/// One entry with its lease. `Default` is an entry that was never claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Record {
     /// The last fencing number. It never goes back.
@@ -112,12 +112,12 @@ impl Record {
         self.lease_ends.filter(|ends| *ends > now.0).map(|ends| now.until(StoreTime(ends)))
     }
 
-    /// Ends a lease that no claim of now could have got: its clock was ahead of ours.
+    /// Ends a lease that lasts longer than a claim made now could: its clock was ahead of ours.
     pub(super) fn end_lease_after(&mut self, latest: StoreTime) {
         self.lease_ends.take_if(|ends| *ends > latest.0);
     }
 
-    /// Nothing is left but a fencing number that nobody can come back with.
+    /// Only a fencing number is left, and it is too old for any replica to use.
     pub(super) fn is_over(&self, now: StoreTime) -> bool {
         let last = self.entry.as_ref().map(|entry| entry.ends).max(self.lease_ends).unwrap_or(self.fence);
         now.0 > last.max(self.fence).saturating_add(micros(FENCE_KEPT))
@@ -144,7 +144,7 @@ impl Window {
         Spent { allowed: true, ..self.balance(now, budget) }
     }
 
-    /// No budget can count any of its requests any more.
+    /// All of its requests are too old to count for any budget.
     pub(super) fn is_over(&self, now: u64) -> bool {
         self.0.iter().all(|at| now > at.saturating_add(micros(LONGEST_WINDOW)))
     }
@@ -156,10 +156,10 @@ impl Window {
         }
     }
 
-    /// What could be taken now.
+    /// How many requests could be taken now.
     pub fn balance(&mut self, now: u64, budget: Budget) -> Spent {
         let per = micros(budget.per);
-        // A clock that went back must not keep a time of the future for ever.
+        // After a clock goes back, a time in the future must not stay forever.
         self.0.retain(|at| *at <= now && now - at < per);
         let most = usize::try_from(budget.requests).unwrap_or(usize::MAX);
         let remaining = most.saturating_sub(self.0.len());

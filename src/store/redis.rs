@@ -34,11 +34,11 @@ use crate::config::{Budget, RedisConfig, RedisMode, StoreHost};
 
 /// For a connection that can be used: DNS, TCP, TLS, password.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// Longer than any token, so that a lost fencing number is older than every entry.
+/// Longer than any token lasts, so that a lost fencing number is older than every entry.
 const FENCE_KEPT: Duration = Duration::from_secs(25 * 3600);
 /// For what [`Engine::probe`] writes, if it cannot remove it.
 const PROBE_KEPT: Duration = Duration::from_secs(10);
-/// Keys that a server looks at for one page of names.
+/// The number of keys that a server scans for one page of names.
 const PAGE: usize = 1000;
 
 macro_rules! script {
@@ -105,7 +105,7 @@ impl Redis {
     fn nonsense(&self) -> Gone {
         Gone::new(
             GoneKind::Invalid,
-            format!("{} responds with something else than was asked for: is it Redis or Valkey?", self.place),
+            format!("{} sent an unexpected response: is it Redis or Valkey?", self.place),
         )
     }
 
@@ -191,7 +191,7 @@ impl Redis {
         Ok(there.map(|(generation, left)| Entry { generation, sealed, left }))
     }
 
-    /// Does with an entry of its own all that bearerd does with a token's.
+    /// Does everything with an entry of its own that bearerd does with a token's.
     async fn probe_now(&self) -> Result<Probed, Gone> {
         let id = EntryId(format!("probe-{:016x}", fastrand::u64(..)).into());
         let (value, per) = (fastrand::u64(..).to_be_bytes(), Budget::SHORTEST);
@@ -211,7 +211,8 @@ impl Redis {
         }
         let _: u64 = self.run(&id, &remove).await?;
         if read.is_none_or(|read| read.sealed != value) {
-            let detail = format!("{} forgot at once what bearerd wrote: is there enough memory?", self.place);
+            let detail =
+                format!("{} lost at once what bearerd wrote: does it have enough memory?", self.place);
             return Err(Gone::new(GoneKind::Unable, detail));
         }
         Ok(match self.run::<String>(&id, &cmd("INFO")).await {
@@ -220,14 +221,14 @@ impl Redis {
                 latency,
                 server: "an unknown server".to_owned(),
                 warnings: vec![format!(
-                    "what the server is, and whether it may drop leases, is not known: {gone}"
+                    "bearerd cannot find out what the server is, and whether it may evict leases: {gone}"
                 )],
             },
         })
     }
 }
 
-/// Generation or -1, value, and how many milliseconds entry and lease last, if they are there.
+/// Generation or -1, value, and how many milliseconds the entry and the lease last, if they exist.
 type Looked = (i64, Vec<u8>, i64, i64);
 
 fn claimed(response: Vec<Value>) -> Option<Claimed> {
@@ -251,7 +252,7 @@ fn claimed(response: Vec<Value>) -> Option<Claimed> {
     })
 }
 
-/// Of `PTTL`, which is negative where there is no key, or one that does not expire.
+/// The result of `PTTL`, which is negative if the key does not exist or does not expire.
 fn duration(millis: i64) -> Option<Duration> {
     u64::try_from(millis).ok().filter(|millis| *millis > 0).map(Duration::from_millis)
 }
@@ -261,7 +262,7 @@ fn millis_up(duration: Duration) -> u64 {
     micros(duration).div_ceil(1000)
 }
 
-/// As a pattern of `SCAN` that matches this text alone.
+/// A pattern of `SCAN` that matches only this text.
 fn literally(text: &str) -> String {
     let escaped =
         |char: char| matches!(char, '\\' | '*' | '?' | '[' | ']').then_some('\\').into_iter().chain([char]);

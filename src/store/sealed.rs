@@ -1,8 +1,8 @@
-//! What is written to a store: names that say nothing, and tokens that nobody else can read or make.
+//! What bearerd writes to a store: names that reveal nothing, and tokens that nobody else can read or forge.
 //!
-//! An entry's name is an HMAC-SHA-256 over what the token is for, under the first of `keys`. Its value is sealed with
-//! AES-256-GCM under a key derived from that one; the associated data are the format, the name and the generation, so that no entry can stand
-//! in the place of another.
+//! An entry's name is an HMAC-SHA-256 over the token's identity, under the first of `keys`. Its value is encrypted with
+//! AES-256-GCM under a key derived from that one. The associated data are the format, the name, and the generation, so that no
+//! entry can be passed off as another.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +28,7 @@ pub(super) enum Purpose {
     Budget,
 }
 
-/// The name of what these parts identify.
+/// The name of the entry or budget that these parts identify.
 pub(super) fn name<'a>(
     key: &StoreKey,
     purpose: Purpose,
@@ -47,7 +47,7 @@ pub(super) fn name<'a>(
     EntryId(context.sign().as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
 }
 
-/// A token with everything that another replica must know of it.
+/// A token with everything that another replica must know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredToken {
     pub token: Secret,
@@ -67,7 +67,7 @@ pub struct StoredToken {
 }
 
 impl StoredToken {
-    /// How long it lasts at most, whatever the store says: its own end is authenticated, and an entry's is not.
+    /// The longest it can last, whatever the store says: the token's expiry is authenticated, and the entry's is not.
     pub(super) fn lasts_at_most(&self, now: SystemTime) -> Duration {
         let ends = self.asked.checked_add(self.lifetime).and_then(|ends| ends.checked_add(CLOCKS_DIFFER));
         ends.and_then(|ends| ends.duration_since(now).ok()).unwrap_or_default()
@@ -115,7 +115,7 @@ pub(super) fn seal(key: &StoreKey, id: &EntryId, generation: u64, stored: &Store
 }
 
 /// The token of the entry `id`. `None`: another key, another format, damaged, or moved from another entry. `now` is the time
-/// of day: a token that has certainly expired is as good as none, whatever the store says.
+/// of day: a token that has certainly expired counts as `None`, whatever the store says.
 pub(super) fn open(
     key: &StoreKey,
     id: &EntryId,

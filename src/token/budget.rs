@@ -1,6 +1,6 @@
 //! How many token requests each issuer may get (`budget`). The count of a process outlives its configs.
 //!
-//! This process counts always. With a store, the requests of all replicas count there too, and while the store is of no use,
+//! The process always counts. With a store, the requests of all replicas are also counted there. While the store is unavailable,
 //! the count of this process decides alone.
 
 use std::collections::{BTreeSet, HashMap};
@@ -28,8 +28,8 @@ struct Counted {
     config: Arc<IssuerConfig>,
     budget: Budget,
     window: Window,
-    /// What the store said last, and when by the boot clock. `None`: there is none, or it is of no use.
-    told: Option<(Duration, Spent)>,
+    /// The store's last response, and its time by the boot clock. `None`: there is no store, or it is unavailable.
+    reported: Option<(Duration, Spent)>,
     repeated: Repeated,
 }
 
@@ -51,7 +51,7 @@ impl Budgets {
         Self { issuers: Map::default(), store, clock }
     }
 
-    /// Uses the numbers of these issuers from now on. What an issuer of the same name got stays counted.
+    /// Uses the budgets of these issuers from now on. Earlier requests to an issuer of the same name still count.
     pub(super) fn apply<'a>(&self, issuers: impl Iterator<Item = &'a Arc<IssuerConfig>>) {
         let mut all = self.locked();
         let mut limited = BTreeSet::new();
@@ -59,29 +59,29 @@ impl Budgets {
             limited.insert(Arc::clone(&config.name));
             let counted = all.entry(Arc::clone(&config.name)).or_insert_with(|| Counted::new(config, budget));
             if counted.budget != budget || counted.config.digest != config.digest {
-                // The store may count others for it.
-                counted.told = None;
+                // The store may count other requests for it.
+                counted.reported = None;
             }
             (counted.config, counted.budget) = (Arc::clone(config), budget);
         }
         all.retain(|name, _| limited.contains(name));
     }
 
-    /// Another store is used from now on, or none.
+    /// From now on, another store is used, or none.
     pub(super) fn forget_store(&self) {
-        self.locked().values_mut().for_each(|counted| counted.told = None);
+        self.locked().values_mut().for_each(|counted| counted.reported = None);
     }
 
     fn uses(&self, store: &Arc<Store>) -> bool {
         self.store.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, store))
     }
 
-    /// Asks the store how much other replicas, or an earlier start, spent of the budgets of which this process knows nothing.
+    /// For budgets that the store has not reported yet, asks it how much other replicas, or an earlier start, spent.
     pub(super) async fn look(&self) {
         let Some(store) = self.store.load_full() else { return };
         let unknown: Vec<(Arc<IssuerConfig>, Budget)> = {
             let all = self.locked();
-            let unknown = all.values().filter(|counted| counted.config.shared && counted.told.is_none());
+            let unknown = all.values().filter(|counted| counted.config.shared && counted.reported.is_none());
             unknown.map(|counted| (Arc::clone(&counted.config), counted.budget)).collect()
         };
         for (config, budget) in unknown {
@@ -91,7 +91,7 @@ impl Budgets {
                 && counted.budget == budget
                 && self.uses(&store)
             {
-                counted.told.get_or_insert((now, spent));
+                counted.reported.get_or_insert((now, spent));
             }
         }
     }
@@ -110,11 +110,11 @@ impl Budgets {
             return Ok(());
         };
         let parts = parts(&taken.config);
-        // Not longer than its timeout: a connection to the issuer waits.
+        // Waits no longer than the store's timeout, because a connection to the issuer is open.
         let spent = store.spend(&slices(&parts), taken.budget, &|| true).await.ok();
         let now = self.clock.boot();
         if let Some(counted) = self.locked().get_mut(issuer) {
-            counted.told = spent.filter(|_| self.uses(&store)).map(|spent| (now, spent));
+            counted.reported = spent.filter(|_| self.uses(&store)).map(|spent| (now, spent));
         }
         match spent {
             Some(Spent { allowed: false, next, .. }) => Err(self.deny(taken.budget, true, next)),
@@ -136,7 +136,7 @@ impl Budgets {
             let config = Arc::clone(&counted.config);
             return Ok(Some(Taken { budgets: self, config, budget, at: Some(at) }));
         }
-        let shared = counted.told.is_some();
+        let shared = counted.reported.is_some();
         drop(all);
         Err(self.deny(budget, shared, spent.next))
     }
@@ -161,13 +161,13 @@ impl Budgets {
 impl Counted {
     fn new(config: &Arc<IssuerConfig>, budget: Budget) -> Self {
         let (window, repeated) = (Window::default(), Repeated::default());
-        Self { config: Arc::clone(config), budget, window, told: None, repeated }
+        Self { config: Arc::clone(config), budget, window, reported: None, repeated }
     }
 
     /// The lesser of what this process counts and what the store said last.
     fn balance(&mut self, now: Duration) -> Balance {
         let own = self.window.balance(micros(now), self.budget);
-        let shared = self.told.and_then(|(at, spent)| aged(spent, now.saturating_sub(at), self.budget));
+        let shared = self.reported.and_then(|(at, spent)| aged(spent, now.saturating_sub(at), self.budget));
         let (remaining, next) = shared.map_or((own.remaining, own.next), |(remaining, next)| {
             (remaining.min(own.remaining), next.max(own.next))
         });
@@ -176,20 +176,20 @@ impl Counted {
 }
 
 /// What is left of a store's response after `age`: at most this much, because other replicas spend too.
-fn aged(told: Spent, age: Duration, budget: Budget) -> Option<(u32, Duration)> {
+fn aged(reported: Spent, age: Duration, budget: Budget) -> Option<(u32, Duration)> {
     if age >= budget.per {
         return None;
     }
-    let next = told.next.saturating_sub(age);
-    Some((if next.is_zero() { told.remaining.max(1) } else { 0 }, next))
+    let next = reported.next.saturating_sub(age);
+    Some((if next.is_zero() { reported.remaining.max(1) } else { 0 }, next))
 }
 
-/// A request that is counted, and given back unless it is kept.
+/// A counted request, which is uncounted on drop unless it is kept.
 struct Taken<'a> {
     budgets: &'a Budgets,
     config: Arc<IssuerConfig>,
     budget: Budget,
-    /// When it was counted. `None`: it is kept.
+    /// When it was counted. `None`: it stays counted.
     at: Option<u64>,
 }
 
@@ -223,7 +223,7 @@ impl Gate for IssuerBudget<'_> {
 /// What all replicas together have left of an issuer's budget.
 ///
 /// # Errors
-/// The store is of no use now.
+/// The store is unavailable.
 pub async fn balance_in_store(store: &Store, config: &IssuerConfig, budget: Budget) -> Result<Spent, Gone> {
     store.balance(&slices(&parts(config)), budget).await
 }
@@ -253,17 +253,17 @@ mod tests {
 
     const BUDGET: Budget = Budget { requests: 5, per: Duration::from_secs(100) };
 
-    fn told(remaining: u32, next: u64) -> Spent {
+    fn reported(remaining: u32, next: u64) -> Spent {
         Spent { allowed: true, remaining, next: Duration::from_secs(next) }
     }
 
     #[test]
     fn what_the_store_said_ages() {
-        let after = |told, age| aged(told, Duration::from_secs(age), BUDGET);
-        assert_eq!(after(told(2, 0), 99), Some((2, Duration::ZERO)));
-        assert_eq!(after(told(2, 0), 100), None, "every request has left the span");
-        assert_eq!(after(told(0, 40), 10), Some((0, Duration::from_secs(30))));
-        assert_eq!(after(told(0, 40), 40), Some((1, Duration::ZERO)), "at least one");
+        let after = |reported, age| aged(reported, Duration::from_secs(age), BUDGET);
+        assert_eq!(after(reported(2, 0), 99), Some((2, Duration::ZERO)));
+        assert_eq!(after(reported(2, 0), 100), None, "every request has left the span");
+        assert_eq!(after(reported(0, 40), 10), Some((0, Duration::from_secs(30))));
+        assert_eq!(after(reported(0, 40), 40), Some((1, Duration::ZERO)), "at least one");
     }
 
     #[test]

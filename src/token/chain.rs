@@ -10,7 +10,7 @@ use super::state::{Rejected, TokenError};
 use crate::config::{Chained, CredentialKey};
 use crate::issuer::{ChainedTokens, FailureKind, IssuerError, Taking};
 
-/// The inner tokens of one fetch, and which were taken for it.
+/// The slots of the inner tokens of one fetch, and the tokens that were taken for it.
 pub(super) struct InnerTokens {
     slots: Vec<Arc<TokenSlot>>,
     taken: Mutex<HashMap<CredentialKey, Taken>>,
@@ -19,7 +19,7 @@ pub(super) struct InnerTokens {
 #[derive(Clone, Copy)]
 struct Taken {
     generation: u64,
-    /// It was there before this fetch.
+    /// It existed before this fetch.
     older: bool,
     /// The issuer refused it.
     refused: bool,
@@ -49,7 +49,7 @@ impl ChainedTokens for InnerTokens {
         Box::pin(async move {
             let Some(slot) = self.slot(token) else {
                 let detail =
-                    format!("issuer {}: has no place for its token, a fault of bearerd", token.issuer);
+                    format!("issuer {}: has no slot for its token, which is a bug in bearerd", token.issuer);
                 return Err(IssuerError::new(FailureKind::Credential, detail));
             };
             let refused = self.taken(token).filter(|taken| taken.refused).map_or(0, |taken| taken.generation);
@@ -75,7 +75,7 @@ impl ChainedTokens for InnerTokens {
     }
 }
 
-/// The issuer's own failure, or why the slot gave no token.
+/// The inner issuer's failure, or why the slot has no token.
 fn failure(slot: &TokenSlot, error: &TokenError) -> IssuerError {
     match slot.failure.load().as_ref() {
         Some(failure) => failure.error.clone(),

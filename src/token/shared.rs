@@ -1,7 +1,7 @@
 //! Fetches that share their tokens with other replicas, or with this host's next start, through the store ([`crate::store`]).
 //!
-//! They ask the store first. The store has a newer token, or gives this replica the right to fetch one (a lease), or says that
-//! another replica is fetching. Whatever happens to the store, the token is fetched from the issuer in the end.
+//! A fetch asks the store first. The store returns a newer token, gives this replica the right to fetch one (a lease), or says
+//! that another replica is fetching. If the store fails, the token comes from the issuer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::config::{CredentialKey, IssuerConfig};
 use crate::issuer::{Audience, Grant, IssuerError};
 use crate::store::{Claim, Claimed, Found, Hurried, Lease, Names, Store, StoreCell, StoredToken};
 
-/// A replica that dies during a fetch keeps the others waiting for this long.
+/// If a replica dies during a fetch, the others wait for this long.
 const LEASE: Duration = Duration::from_secs(3);
 /// How often the lease is extended while the issuer has not responded.
 const EXTEND_EVERY: Duration = Duration::from_secs(1);
-/// The pauses between two looks at the store while callers wait: from the first, growing, up to the longest.
+/// The pauses between two reads of the store while callers wait: they grow from the first to the longest.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LONGEST_LOOK: Duration = Duration::from_millis(300);
 const LOOKS_GROW: f64 = 1.6;
@@ -61,7 +61,7 @@ pub(super) struct Shared {
     pub(super) taken: Option<Taken>,
 }
 
-/// What is known of a token that another bearerd requested, or an earlier start of this one.
+/// What is known about a token that another bearerd requested, or an earlier start of this one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Taken {
     pub(super) asked: Moment,
@@ -104,7 +104,7 @@ impl Sharing {
     }
 }
 
-/// One fetch by way of the store.
+/// One fetch through the store.
 struct SharedFetch<'a> {
     sharing: &'a Sharing,
     source: &'a dyn TokenSource,
@@ -129,7 +129,7 @@ impl SharedFetch<'_> {
             let asked = Moment::now(clock);
             match self.store.claim(&names, claim, hurried).await {
                 Err(_) => return self.alone(want).await,
-                // It may not be sent for longer than the token at hand, or not at all.
+                // It may be sent no longer than the current token, or not at all.
                 Ok(Claimed::Token(found)) if is_of_use_for(&found) <= want.left => {
                     claim.have = found.generation;
                 }
@@ -138,19 +138,19 @@ impl SharedFetch<'_> {
                 Ok(Claimed::Held { .. }) if clock.boot() >= give_up => return self.alone(want).await,
                 Ok(Claimed::Held { left }) => {
                     tokio::time::sleep(pause(&mut looks, left, want.left)).await;
-                    // What was made before the wait may be too old.
+                    // Values that were made before the wait may be too old.
                     want.prepared = false;
                 }
             }
         }
     }
 
-    /// Fetches a token that stays here.
+    /// Fetches a token for this process alone.
     async fn alone(&self, want: Want) -> Result<Fetched, IssuerError> {
         self.source.fetch(self.key, want).await.map(Fetched::own)
     }
 
-    /// Fetches under the lease, and lets the others have the token.
+    /// Fetches under the lease, and publishes the token for the others.
     async fn for_all(&self, names: Names, lease: Lease, want: Want) -> Result<Fetched, IssuerError> {
         let forced = want.refused;
         let (store, control) = (Arc::clone(&self.store), self.sharing.control.clone());
@@ -216,23 +216,23 @@ impl Drop for HeldLease {
     }
 }
 
-/// How long to wait until the next look at the store. `held`: how long the other replica's lease lasts; `left`: how long the
-/// token at hand may be sent.
+/// How long to wait until the next read of the store. `held`: how long the other replica's lease lasts; `left`: how long the
+/// current token may be sent.
 fn pause(looks: &mut Duration, held: Duration, left: Duration) -> Duration {
     let chance = fastrand::f64();
-    // With a valid token there is time: one more look is enough.
+    // A replica with a valid token can wait: one more read is enough.
     let patient = (held + EXTEND_EVERY.mul_f64(chance)).min(left / 4);
     let next = looks.mul_f64(0.5 + chance);
     *looks = looks.mul_f64(LOOKS_GROW).min(LONGEST_LOOK);
     patient.max(next)
 }
 
-/// How long a token may be sent, less as much again, because it is on its way to the slot.
+/// How long a token may be sent, minus a second margin for its way to the slot.
 fn is_of_use_for(found: &Found) -> Duration {
     found.left.saturating_sub(2 * margin(found.stored.lifetime))
 }
 
-/// A token of the store, as if it had been granted. `asked` is when the store was asked.
+/// A token from the store, in the form of a grant. `asked` is the time of the request to the store.
 fn taken(found: Found, asked: Moment) -> Fetched {
     let Found { generation, stored, left } = found;
     // The store's clock says how much is left, so that clocks of replicas do not matter.

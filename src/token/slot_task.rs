@@ -522,7 +522,7 @@ fn log_success(slot: &TokenSlot, held: &HeldToken, recovered: Option<&FetchFailu
     } else if kept {
         tracing::debug!(
             event = "token.kept", %issuer, %scopes, lifetime_s,
-            "the issuer gave out the same token again; bearerd asks again nearer its end"
+            "the issuer gave out the same token again; bearerd asks again closer to its expiry"
         );
     } else if held.forced {
         // Otherwise an upstream that refuses every token would leave no trace except its own 401s.

@@ -276,9 +276,9 @@ async fn the_page_shows_the_store_and_whose_token_it_is() {
     std::fs::write(&folder, "in its place").unwrap();
     world.upstream().always_this(RawResponse::unauthorized());
     send(&world, "/orders/7", 1).await;
-    browser.says("#problems", "The token store is of no use: tokens are fetched without it").await;
+    browser.says("#problems", "The token store is unavailable: tokens are fetched without it").await;
     browser.says("#problems", "is a file: remove that file, or name another path").await;
-    browser.says("#config", "of no use now").await;
+    browser.says("#config", ", unavailable").await;
     browser.screen(1180, 900, false).await;
     browser.picture("status-page-store-failing.png").await;
     browser.expect_content().await;

@@ -187,11 +187,7 @@ async fn every_failure_says_what_happened_and_what_to_do() {
         (":", SECRET, "printed nothing"),
         ("echo", SECRET, "printed nothing"),
         ("yes", SECRET, "printed more than 64 KiB, and was killed"),
-        (
-            "echo x",
-            "client_secret = { exec = [\"no-such-program-of-bearerd\"] }",
-            "no such program in PATH, which is /",
-        ),
+        ("echo x", "client_secret = { exec = [\"no-such-program-of-bearerd\"] }", "not found in PATH (/"),
         ("echo x", "client_secret = { exec = [\"./secret\"] }", "may not be run by this user: run `chmod +x"),
         (
             "echo x",
@@ -426,7 +422,7 @@ async fn wrong_tables_are_errors_with_their_fix() {
     let output = cli::run(setup.folder(), &["check"]).await;
     output.expect_code(78);
     assert!(
-        output.all().contains("`keep` says it") && output.all().contains("keep = \"5m\""),
+        output.all().contains("needs `keep`") && output.all().contains("keep = \"5m\""),
         "{}",
         output.all()
     );

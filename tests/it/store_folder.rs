@@ -256,7 +256,7 @@ async fn works_without(world: &World, kind: &str, words: &str) {
     world.get("/").await.expect_status(200);
     world.admin("/readyz").await.expect_status(200);
     let verbose = world.admin("/readyz?verbose").await.text();
-    assert!(verbose.contains("[!] store: of no use since "), "{verbose}");
+    assert!(verbose.contains("[!] store: unavailable since "), "{verbose}");
     let store = world.status().await["store"].clone();
     assert_eq!((&store["up"], &store["failure"]["kind"]), (&json!(false), &json!(kind)), "{store}");
     let detail = store["failure"]["detail"].as_str().unwrap();
@@ -356,12 +356,8 @@ async fn a_folder_that_may_not_be_written_loses_no_request_and_is_reported() {
 async fn a_read_only_or_full_folder_loses_no_request_and_is_reported() {
     let program = env!("CARGO_BIN_EXE_bearerd");
     for (then, kind, words) in [
-        (
-            "mount -o remount,ro tokens",
-            "unable",
-            "the file system is read-only: mount a volume that may be written",
-        ),
-        ("(dd if=/dev/zero of=tokens/rest bs=1k || true)", "unable", "there is no room left"),
+        ("mount -o remount,ro tokens", "unable", "the file system is read-only: mount a writable volume"),
+        ("(dd if=/dev/zero of=tokens/rest bs=1k || true)", "unable", "no space is left"),
     ] {
         let setup = setup().await;
         setup.write();
@@ -630,7 +626,10 @@ async fn ls_knows_a_lease_and_an_entry_that_cannot_be_opened() {
     );
     assert!((1..=3000).contains(&token["leased_for_ms"].as_u64().unwrap()), "{token}");
     let text = run(world.folder(), &["store", "ls"]).await.stdout;
-    assert!(text.contains("route api: none\n") && text.contains("a bearerd fetches the next one"), "{text}");
+    assert!(
+        text.contains("route api: none\n") && text.contains("a bearerd is fetching the next one"),
+        "{text}"
+    );
     gate.open();
     served(&world).await;
     for path in entries(world.folder()) {

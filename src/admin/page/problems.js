@@ -103,7 +103,7 @@ function otherProblems(status) {
   const store = status.store;
   if (store && store.failure) {
     found.push({
-      ...plain, key: "store", kind: "warn", what: "The token store is of no use: tokens are fetched without it", why: store.failure.detail,
+      ...plain, key: "store", kind: "warn", what: "The token store is unavailable: tokens are fetched without it", why: store.failure.detail,
       code: store.failure.kind, at: store.failure.since, foot: counted(store.failures, "failure") + " in all",
     });
   }

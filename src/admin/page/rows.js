@@ -303,7 +303,7 @@ function problemCard() {
 
 function storeWords(store) {
   const counts = [counted(store.hits, "hit"), counted(store.leases, "lease"), store.held + " held by others", counted(store.failures, "failure")];
-  return (store.up ? "✓ " : "✗ ") + store.place + (store.up ? "" : ", of no use now") + " · " + counts.join(", ");
+  return (store.up ? "✓ " : "✗ ") + store.place + (store.up ? "" : ", unavailable") + " · " + counts.join(", ");
 }
 
 function configFacts(status) {

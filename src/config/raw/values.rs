@@ -390,7 +390,7 @@ pub(crate) struct RawElsewhere {
     /// file's folder. One trailing line end is removed. Its environment is `PATH`, `HOME`, `LANG`, and `env`.
     #[schemars(extend("x-errors" = "beside `file` or `webhook`; empty; a config file that others may write", "x-secret" = true))]
     pub exec: Option<Vec<String>>,
-    /// When `exec` is killed, with its children.
+    /// After this time, bearerd kills the program of `exec` and its children.
     #[schemars(extend("x-errors" = "without `exec`; 0s; more than 5m"))]
     pub timeout: Lasting<10>,
     /// How long the output of `exec` is used before the program is run again. `0s`: for one token request.

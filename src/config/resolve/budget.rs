@@ -1,4 +1,4 @@
-//! `budget`: how many token requests an issuer gets, and whether that is enough for its routes.
+//! `budget`: how many token requests an issuer may get, and whether that is enough for its routes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ fn span(at: &Place<'_>, per: Duration, report: &mut Report) -> Option<Duration> 
     Some(per)
 }
 
-/// Warns where a budget cannot keep the tokens of an issuer's routes fresh, however long they live.
+/// Warns if a budget is too small for the tokens of an issuer's routes, even at the longest lifetime.
 pub(super) fn check(
     places: &BTreeMap<String, Place<'_>>,
     issuers: &Issuers,
@@ -58,8 +58,7 @@ pub(super) fn check(
         let Some(budget) = issuer.budget else { continue };
         let tokens = tokens_of(issuer, routes);
         if let Some(message) = shortage(tokens, budget, issuer.refresh_at) {
-            let hint =
-                "raise it, or give routes the same scopes and parameters, so that they have the same token";
+            let hint = "raise it, or give routes the same scopes and parameters, so that they share a token";
             report.warning(&place.key("budget"), message, hint);
         }
     }

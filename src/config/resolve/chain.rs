@@ -1,4 +1,4 @@
-//! Tokens of other issuers: links each reference to its issuer, once every issuer is known, and refuses circles.
+//! Tokens of other issuers: links each reference to its issuer after all issuers are read, and refuses circles.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::config::resolve::value::refuse_tables;
 use crate::config::resolve::{Issuers, digest};
 use crate::config::types::quoted;
 
-/// Links the references of all issuers. `written`: the issuers without their links; `None` if one has errors.
+/// Links the references of all issuers. `written`: the issuers before linking; `None` for one with errors.
 pub(super) fn link(
     written: BTreeMap<String, Option<IssuerConfig>>,
     places: &BTreeMap<String, Place<'_>>,
@@ -32,7 +32,7 @@ pub(super) fn link(
 
 /// A reference in the table of an issuer.
 struct Use {
-    /// From the table on.
+    /// Relative to the table.
     steps: Vec<PathStep>,
     source: Source,
 }
@@ -42,7 +42,7 @@ struct Linker<'a, 't> {
     uses: BTreeMap<String, Vec<Use>>,
     places: &'a BTreeMap<String, Place<'t>>,
     linked: Issuers,
-    /// From the issuer that was visited first to the current one.
+    /// The chain from the first visited issuer to the current one.
     path: Vec<String>,
 }
 
@@ -69,7 +69,11 @@ impl Linker<'_, '_> {
         if let Some(start) = self.path.iter().position(|name| *name == chained.issuer) {
             let circle = self.path.iter().skip(start).chain([&chained.issuer]);
             let circle = circle.map(String::as_str).collect::<Vec<_>>().join(" -> ");
-            report.error(&at, format!("is a circle: {circle}"), "one of them needs another credential");
+            report.error(
+                &at,
+                format!("is a circle: {circle}"),
+                "give one of these issuers another credential",
+            );
             return None;
         }
         if !self.places.contains_key(&chained.issuer) {
@@ -93,7 +97,7 @@ fn fits(place: &Place<'_>, chained: &Chained, inner: &IssuerConfig, report: &mut
         report.error(
             &place.key("issuer"),
             format!(
-                "tokens of issuer `{}` are bound to its DPoP key, so they are of no use as a value",
+                "tokens of issuer `{}` are bound to its DPoP key, so they cannot be used as a value",
                 inner.name
             ),
             "name an issuer without `dpop`",

@@ -14,9 +14,9 @@ use crate::config::store_key::{HOW_TO_MAKE, StoreKey};
 use crate::config::types::store_url::{Scheme, StoreUrl, store_url};
 use crate::config::types::{url, wrong};
 
-/// Keys of which one says where the store is.
+/// The keys for the store's place. Exactly one must be set.
 const PLACES: [&str; 3] = ["url", "urls", "path"];
-/// Keys that are about a server.
+/// Keys that apply only to a server.
 const OF_A_SERVER: [&str; 5] = ["cluster", "sentinel", "username", "password", "tls"];
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -76,11 +76,11 @@ fn check_places(place: &Place<'_>, report: &mut Report) {
 fn store_keys(at: &Place<'_>, written: Option<Vec<RawSecret>>, report: &mut Report) -> Option<Vec<Source>> {
     let hint = format!("keys = [{{ file = \"store.key\" }}]; {HOW_TO_MAKE}");
     let Some(written) = written else {
-        report.missing(at, "is missing: what is in the store is always encrypted", hint);
+        report.missing(at, "is missing: everything in the store is encrypted", hint);
         return None;
     };
     if written.is_empty() {
-        report.error(at, "names no key, and what is in the store is always encrypted", hint);
+        report.error(at, "is empty: everything in the store is encrypted", hint);
         return None;
     }
     let mut keys: Vec<Source> = Vec::new();
@@ -97,7 +97,7 @@ fn store_keys(at: &Place<'_>, written: Option<Vec<RawSecret>>, report: &mut Repo
     complete.then_some(keys)
 }
 
-/// A literal is checked now. What a reference gives is checked when it is read.
+/// Checks a literal now. The value of a reference is checked when it is read.
 fn store_key(place: &Place<'_>, raw: RawSecret, report: &mut Report) -> Option<Source> {
     let source = reference(place, raw, report)?;
     if source.is_literal()
@@ -116,7 +116,7 @@ fn prefix_of(at: &Place<'_>, written: Option<String>, report: &mut Report) -> Op
         return Some(prefix);
     }
     let hint = format!("use 1 to {LONGEST_PREFIX} letters, digits, `.`, `_`, `:`, `-`");
-    report.error(at, "cannot begin the names of a store's entries", hint);
+    report.error(at, "is not a valid prefix", hint);
     None
 }
 
@@ -131,14 +131,10 @@ fn timeout_of<const SECONDS: u64, const MILLIS: u64>(
         report.error(
             &at,
             "must be longer than \"0s\"",
-            "a request must not wait for a store without end: \"100ms\"",
+            "without a timeout, a request could wait for the store forever: \"100ms\"",
         );
     } else if timeout > LONGEST_TIMEOUT {
-        report.error(
-            &at,
-            "must be at most \"5s\"",
-            "a request waits for the store up to that long: \"100ms\"",
-        );
+        report.error(&at, "must be at most \"5s\"", "a request may wait for the store that long: \"100ms\"");
     }
     timeout
 }
@@ -166,7 +162,7 @@ fn mode(
             report.error(
                 &at,
                 "is not the name of a service",
-                "sentinel = \"mymaster\", as the Sentinels' config has it",
+                "write the name from the config of the Sentinels: sentinel = \"mymaster\"",
             );
             None
         }
@@ -185,7 +181,7 @@ fn user(place: &Place<'_>, raw: RawPublic, report: &mut Report) -> Option<Source
 
 fn folder(place: &Place<'_>, path: &str, report: &mut Report) -> Option<PathBuf> {
     for key in OF_A_SERVER.iter().map(|key| place.key(key)).filter(Place::is_written) {
-        report.error(&key, "is for a server, and `path` is a folder of this host", "leave it out");
+        report.error(&key, "is for a server, but `path` is a folder of this host", "leave it out");
     }
     let at = place.key("path");
     if path.is_empty() || path.contains('\0') {
@@ -193,7 +189,7 @@ fn folder(place: &Place<'_>, path: &str, report: &mut Report) -> Option<PathBuf>
         return None;
     }
     if path.contains("://") {
-        report.error(&at, "is a URL, and not the path of a folder", "write it as `url`");
+        report.error(&at, "is a URL, not the path of a folder", "write it as `url`");
         return None;
     }
     Some(place.document.file.folder.join(path))
@@ -257,25 +253,29 @@ fn servers<'t>(
     read.into_iter().collect()
 }
 
-/// What each URL must be beside the others and the mode.
+/// Checks each URL against the others and the mode.
 fn check_servers(servers: &[(Place<'_>, StoreUrl)], mode: &RedisMode, report: &mut Report) {
     let Some((_, first)) = servers.first() else { return };
     for (index, (at, server)) in servers.iter().enumerate() {
         if server.scheme != first.scheme {
-            report.error(at, "has another scheme than the first URL", "reach all servers in the same way");
+            report.error(at, "has a different scheme from the first URL", "use the same scheme in all URLs");
         }
         if server.database != first.database {
-            report.error(at, "names another database than the first URL", "name the same one in all of them");
+            report.error(
+                at,
+                "names a different database from the first URL",
+                "use the same database in all URLs",
+            );
         }
         if servers.iter().take(index).any(|(_, other)| other.host == server.host) {
-            report.error(at, "is the same server as one before", "leave it out");
+            report.error(at, "repeats an earlier server", "leave it out");
         }
         if *mode == RedisMode::Cluster && server.database != 0 {
-            report.error(at, "names a database, and a cluster has only database 0", "leave it out");
+            report.error(at, "names a database, but a cluster has only database 0", "leave it out");
         }
         if *mode != RedisMode::Single && server.scheme == Scheme::Unix {
             let hint = "write \"redis://…\" or \"rediss://…\"";
-            report.error(at, "is a socket, and servers that fail over are reached over TCP", hint);
+            report.error(at, "is a socket, but a cluster and Sentinels are reached over TCP", hint);
         }
     }
 }
@@ -288,7 +288,7 @@ fn check_several(
     report: &mut Report,
 ) {
     if servers.len() > 1 && *mode == RedisMode::Single {
-        let message = "names several servers, and nothing says how they belong together";
+        let message = "names several servers, but neither `cluster` nor `sentinel` is set";
         report.error(
             &place.key("urls"),
             message,
@@ -310,7 +310,7 @@ fn tls_of(
     if written.is_some() {
         report.error(
             &place.key("tls"),
-            "is for rediss://, and this URL is without TLS",
+            "is for rediss://, but this URL does not use TLS",
             "write \"rediss://…\", or leave it out",
         );
     }
@@ -328,6 +328,6 @@ fn warn_of_password(place: &Place<'_>, scheme: Scheme, hosts: &[StoreHost], repo
     report.warning(
         &at,
         message,
-        "write \"rediss://…\" where the server has it; the tokens are encrypted either way",
+        "write \"rediss://…\" if the server supports TLS; the tokens are encrypted either way",
     );
 }

@@ -234,7 +234,7 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     if keep.is_zero() && !place.is_of_token_requests() {
         report.error(
             place,
-            "does not say when the program is run again: outside of token requests, `keep` says it",
+            "needs `keep`, which says when to run the program again, because it is not for a token request",
             "add keep = \"5m\"",
         );
     }

@@ -125,13 +125,13 @@ fn what_cannot_be_a_store_is_refused_at_its_place_with_a_fix() {
         ),
         (
             "cluster = true\nurls = [\"redis://a\", \"rediss://b\"]",
-            "store.urls[1]: has another scheme",
-            "same way",
+            "store.urls[1]: has a different scheme",
+            "same scheme",
         ),
         (
             "sentinel = \"s\"\nurls = [\"redis://a\", \"redis://b/1\"]",
             "store.urls[1]: names another database",
-            "the same one",
+            "the same database",
         ),
         (
             "cluster = true\nurls = [\"redis://a\", \"redis://a:6379\"]",

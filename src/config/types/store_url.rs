@@ -58,7 +58,7 @@ pub(crate) fn store_url(text: &str, folder: &Path, default_port: u16) -> Result<
         return Err(wrong("the URL's scheme is none of redis, rediss, unix", hint));
     };
     let parts = url::after_scheme(rest).map_err(|error| {
-        // That of a host is about https.
+        // The hint for a wrong host suggests https.
         if error.hint.contains("https://") { wrong(error.message, EXAMPLE) } else { error }
     })?;
     if parts.userinfo.is_some() {
@@ -90,7 +90,7 @@ fn database(path: &str) -> Result<u32, Wrong> {
         "" => Ok(0),
         number if number.bytes().all(|byte| byte.is_ascii_digit()) => number
             .parse()
-            .map_err(|_| wrong("the URL's database is no number of 32 bits", "such as \"redis://…/1\"")),
+            .map_err(|_| wrong("the URL's database is not a 32-bit number", "such as \"redis://…/1\"")),
         _ => Err(wrong("the URL's path is not the number of a database", "such as \"redis://…/1\"")),
     }
 }
@@ -137,7 +137,7 @@ mod tests {
             ("redis://h/canary", "is not the number of a database", "/1"),
             ("redis://h/0/canary", "is not the number of a database", "/1"),
             ("redis://h/-1", "is not the number of a database", "/1"),
-            ("redis://h/99999999999", "is no number of 32 bits", "/1"),
+            ("redis://h/99999999999", "is not a 32-bit number", "/1"),
             ("redis://h?db=1", "the URL has a query", "/1"),
             ("redis://h/1?protocol=resp3", "the URL has a query", "/1"),
             ("unix:", "needs a path", ""),

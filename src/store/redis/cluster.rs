@@ -1,5 +1,5 @@
 //! A cluster. All keys of an entry are in one slot, so an operation needs one server: the one that had the entry last time, or
-//! any other, which says who has it.
+//! any other, which redirects to the one that has it.
 //!
 //! The `redis` crate's own client of clusters is not used: it makes its connections from an address alone, so that our
 //! connector would have to be a global.
@@ -17,9 +17,9 @@ use super::{Settings, line_to};
 use crate::config::StoreHost;
 use crate::store::engine::{EntryId, Gone, GoneKind};
 
-/// Redirects and servers without a connection that one operation follows.
+/// How many redirects and unreachable servers one operation tolerates.
 const TRIES: usize = 6;
-/// Before an entry that is on its way to another server is asked for again.
+/// The pause before another request for an entry that is moving to another server.
 const ON_ITS_WAY: Duration = Duration::from_millis(10);
 /// The most servers of a cluster, and the most entries whose server is remembered.
 const SERVERS_KEPT: usize = 1000;
@@ -35,7 +35,7 @@ struct Known {
     lines: HashMap<StoreHost, Arc<Line>>,
     /// The server that had an entry last time.
     homes: HashMap<EntryId, StoreHost>,
-    /// Which host of the config is asked for other entries.
+    /// Which host of the config to ask for other entries.
     first: usize,
 }
 
@@ -81,7 +81,7 @@ impl Cluster {
         Err(why.unwrap_or_else(|| {
             Gone::new(
                 GoneKind::Unable,
-                "the servers of the cluster do not agree which of them has an entry; it is being changed",
+                "the cluster's servers do not agree on which of them has an entry; the cluster is being changed",
             )
         }))
     }
@@ -91,10 +91,7 @@ impl Cluster {
         let asked = self.home(None);
         let slots = self.send(None, cmd("CLUSTER").arg("SLOTS")).await?;
         let mut hosts = primaries(slots, &asked).ok_or_else(|| {
-            Gone::new(
-                GoneKind::Invalid,
-                "the cluster does not say as Redis does which servers have its slots",
-            )
+            Gone::new(GoneKind::Invalid, "the cluster does not list the servers of its slots as Redis does")
         })?;
         hosts.sort_unstable_by_key(|host| format!("{host:?}"));
         hosts.dedup();
@@ -138,7 +135,7 @@ impl Cluster {
     }
 }
 
-/// Also if the operation is dropped because it takes too long.
+/// Also applies if the operation is dropped because it takes too long.
 struct InUse<'a> {
     cluster: &'a Cluster,
     host: &'a StoreHost,

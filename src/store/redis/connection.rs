@@ -20,11 +20,11 @@ use crate::net::{Connector, Offer, Stream, Target};
 use crate::secret::Secret;
 use crate::store::engine::{Gone, GoneKind};
 
-/// Requests on one connection that may wait for their responses. Further ones wait for these.
+/// How many requests on one connection may wait for responses. Further requests wait for these.
 const AT_ONCE: usize = 256;
 /// The most bytes that a server may send before a response is complete: a page of names, `INFO`, the slots of a cluster.
 const RESPONSE_LIMIT: u64 = 1024 * 1024;
-/// And for each request that waits: more than an entry has.
+/// And for each waiting request: more than the size of an entry.
 const ENTRY_LIMIT: u64 = 128 * 1024;
 
 /// Why there is no response.
@@ -36,7 +36,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Outside a cluster, nobody redirects.
+    /// Only servers of a cluster redirect.
     pub(super) fn into_gone(self) -> Gone {
         match self {
             Self::Unsent(gone) | Self::Gone(gone) => gone,
@@ -52,9 +52,9 @@ impl Failure {
 pub(super) enum Redirect {
     /// Another server has it.
     Moved(StoreHost),
-    /// Another server has it, and wants to be told that it was asked for on purpose.
+    /// Another server has it, and needs `ASKING` before the command.
     Ask(StoreHost),
-    /// It is on its way to another server.
+    /// It is moving to another server.
     TryAgain,
 }
 
@@ -178,7 +178,7 @@ impl Connection {
         }
     }
 
-    /// Sends a command on its own behalf.
+    /// Sends a command for the connection itself.
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Gone> {
         self.query(command).await.map_err(|error| self.explain.error(&error))
     }

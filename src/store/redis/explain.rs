@@ -11,20 +11,20 @@ use crate::config::{RedisConfig, RedisMode, StoreHost};
 use crate::net::TlsFailure;
 use crate::store::engine::{Gone, GoneKind};
 
-/// What a user of the server needs the right to run. Its keys begin with `prefix`.
+/// The commands that the server's user needs the right to run. Its keys begin with `prefix`.
 pub(super) const COMMANDS: &str = "+eval +get +set +del +hget +hmget +hset +pexpire +pexpireat +pttl +time +llen +lindex \
      +lpop +rpop +rpush +scan +info +ping +select +role +asking +cluster|slots";
 
 /// The most characters of a server's own words in an error.
 const WORDS: usize = 200;
 
-/// The server sent more than any response has.
+/// The server sent more than any valid response has.
 #[derive(Debug)]
 pub(super) struct TooMuch;
 
 impl fmt::Display for TooMuch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it sent more than any response has")
+        f.write_str("it sent more than any valid response has")
     }
 }
 
@@ -77,9 +77,9 @@ impl Explain {
         let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
         let inner = io.and_then(std::io::Error::get_ref);
         if inner.is_some_and(|inner| inner.is::<TooMuch>()) {
-            return self.gone(GoneKind::Invalid, "sent more than any response has; is the port right?");
+            return self.gone(GoneKind::Invalid, "sent more than any valid response has; is the port right?");
         }
-        let hint = if self.uses_tls { "" } else { " (if it does so always, it may require rediss://)" };
+        let hint = if self.uses_tls { "" } else { " (if this happens every time, it may require rediss://)" };
         self.gone(GoneKind::Unreachable, format_args!("closed the connection before its response{hint}"))
     }
 
@@ -89,7 +89,7 @@ impl Explain {
         let (kind, what) = match code {
             "NOAUTH" => (GoneKind::Refused, "requires a password: set password in [store]".to_owned()),
             "WRONGPASS" => (GoneKind::Refused, WRONG_PASSWORD.to_owned()),
-            // Inside a script, a server says it so.
+            // The form of this error inside a script.
             "NOPERM" | "ERR" if code == "NOPERM" || words.contains("user executing the script") => (
                 GoneKind::Refused,
                 format!(
@@ -114,7 +114,7 @@ impl Explain {
             ),
             "LOADING" => (GoneKind::Unable, "is still loading its data after a start".to_owned()),
             "MASTERDOWN" | "NOREPLICAS" | "MISCONF" | "BUSY" | "CLUSTERDOWN" | "TRYAGAIN" => {
-                (GoneKind::Unable, format!("cannot do it now: {code} {words}"))
+                (GoneKind::Unable, format!("cannot run the command now: {code} {words}"))
             }
             "MOVED" | "ASK" if !self.is_cluster => {
                 (GoneKind::Invalid, "is part of a cluster: set cluster = true in [store]".to_owned())
@@ -174,7 +174,8 @@ impl Explain {
     }
 }
 
-const WRONG_PASSWORD: &str = "did not accept username and password of [store]: compare them with the users that it knows (ACL LIST there)";
+const WRONG_PASSWORD: &str =
+    "did not accept username and password of [store]: compare them with the server's users (ACL LIST)";
 
 /// What a server says in an error: without control characters, and not too long.
 fn words(text: &str) -> String {

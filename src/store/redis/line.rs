@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connection::{Connection, Failure};
 use crate::store::engine::{Gone, GoneKind};
 
-/// An operation learns of a failure that nobody waited for if it is this recent.
+/// An operation reports a failed connection attempt that nobody waited for if it is this recent.
 const RECENT: Duration = Duration::from_secs(10);
 
 /// Makes a connection.
@@ -42,7 +42,7 @@ impl Line {
         self.exchange(async |connection| connection.exchange(command).await).await
     }
 
-    /// To a server that another one of its cluster named for this command alone.
+    /// For a server that another server of the cluster named for this command alone.
     pub(super) async fn send_asking(&self, command: &Cmd) -> Result<Value, Failure> {
         self.exchange(async |connection| connection.exchange_asking(command).await).await
     }
@@ -64,8 +64,8 @@ impl Line {
         self.attempt.load().as_ref().is_some_and(|attempt| attempt.outcome.borrow().is_none())
     }
 
-    /// The present attempt if it may still be of use, or else a new one. A failure that nobody has heard of is returned once,
-    /// while the new attempt goes on.
+    /// The current attempt if it may still succeed, or else a new one. A failure that has not been reported is returned once,
+    /// while the new attempt continues.
     fn present_attempt(&self) -> Result<Arc<Attempt>, Gone> {
         let present = self.attempt.load_full();
         if let Some(present) = present.as_ref().filter(|attempt| attempt.is_of_use()) {
@@ -77,8 +77,8 @@ impl Line {
     }
 }
 
-/// An exchange on a connection. A response that nobody waits for any more may never come, and after an error nothing is
-/// certain. In both cases the next operation gets a new connection.
+/// An exchange on a connection. If nobody waits for its response any more, or after an error, the next operation gets a new
+/// connection.
 struct InUse<'a> {
     line: &'a Line,
     attempt: Arc<Attempt>,
@@ -149,7 +149,7 @@ impl Attempt {
             }
             None => Err(Gone::new(
                 GoneKind::Unreachable,
-                "bearerd stopped connecting to the store, because it ends",
+                "bearerd stopped connecting to the store, because it is shutting down",
             )),
         }
     }

@@ -10,7 +10,7 @@ use super::connection::{Connection, Login, connector};
 use crate::config::{RedisConfig, StoreHost};
 use crate::store::engine::{Gone, GoneKind};
 
-/// For one Sentinel, or one server that it names. Others may be better.
+/// The timeout of one Sentinel, or of one server that it names, so that the others are tried too.
 const ONE_LIMIT: Duration = Duration::from_millis(1500);
 
 /// Asks one Sentinel after the other, and connects to the primary that it names.
@@ -22,7 +22,7 @@ pub(super) async fn connect(config: Arc<RedisConfig>, service: String) -> Result
             Err(gone) => failures.push(gone),
         }
     }
-    // What a Sentinel or a server said tells more than that another one is gone.
+    // What a Sentinel or a server responds is more helpful than that another one is unreachable.
     let told = failures.iter().find(|gone| gone.kind != GoneKind::Unreachable).or_else(|| failures.first());
     let kind = told.map_or(GoneKind::Unreachable, |gone| gone.kind);
     let details: Vec<&str> = failures.iter().map(|gone| gone.detail.as_str()).collect();
@@ -45,7 +45,7 @@ async fn through(config: &RedisConfig, sentinel: &StoreHost, service: &str) -> R
         }
         Value::Array(_) => Err(connection.explain().gone(
             GoneKind::Unable,
-            "is not yet the primary that a Sentinel says it is; a failover is under way",
+            "is not the primary yet, although a Sentinel says so; a failover is under way",
         )),
         _ => Err(connection.explain().garbage()),
     }

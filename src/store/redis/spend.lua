@@ -3,7 +3,7 @@ local times = KEYS[1]
 local most, per, spend = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 local now = time()
 
--- A clock that went back must not keep a time of the future for ever.
+-- After a clock goes back, a time in the future must not stay forever.
 local function drop(index, pop)
   while true do
     local text = redis.call('LINDEX', times, index)

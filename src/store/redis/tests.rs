@@ -54,7 +54,7 @@ impl Redis {
     }
 
     async fn failure(&self) -> Gone {
-        self.try_it().await.expect_err("the store is of no use")
+        self.try_it().await.expect_err("the store is unavailable")
     }
 
     /// Until the engine works. A failure that nobody had heard of, and a connection that was lost, cost an operation each.
@@ -145,8 +145,8 @@ async fn each_error_of_a_server_says_what_to_do() {
         ("-ERR max number of clients reached", GoneKind::Unable, "maxclients"),
         ("-ERR unknown command 'EVAL', with args", GoneKind::Invalid, "Redis 5 or later"),
         ("-ERR something\u{7} else", GoneKind::Invalid, "ERR something  else"),
-        ("$-1", GoneKind::Invalid, "something else than was asked for"),
-        ("*2\r\n$5\r\nentry\r\n:1", GoneKind::Invalid, "something else than was asked for"),
+        ("$-1", GoneKind::Invalid, "sent an unexpected response"),
+        ("*2\r\n$5\r\nentry\r\n:1", GoneKind::Invalid, "sent an unexpected response"),
         ("HTTP/1.1 400 Bad Request", GoneKind::Invalid, "does not respond as Redis does"),
     ] {
         let peer = Peer::responding(format!("{response}\r\n")).await;

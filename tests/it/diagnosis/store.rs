@@ -18,7 +18,7 @@ async fn a_store_that_cannot_be_used() {
     world.get("/").await.expect_status(200);
     let why = ["127.0.0.1:1 refused the connection", "is it running, and is the port right?"];
     let logged =
-        line(&world, &["store.failed", "the store is of no use now; tokens are fetched without it"]).await;
+        line(&world, &["store.failed", "the store is unavailable; tokens are fetched without it"]).await;
     holds("the log", &logged, &why);
     holds("/status", text_at(&world.status().await, "/store/failure/detail"), &why);
     let online = run(world.folder(), &["check", "--online"]).await;

@@ -318,7 +318,7 @@ async fn a_server_that_does_not_say_that_it_is_googles_gives_no_token() {
         (GCE_ID_TOKEN, RawResponse::ok(id_token(1800))),
         (GCE_ID_TOKEN, RawResponse::ok(id_token(1800)).header("metadata-flavor", "google")),
     ] {
-        let detail = ["no header field metadata-flavor: Google, so it is not the server that bearerd asked"];
+        let detail = ["no header field metadata-flavor: Google, so it is not the expected server"];
         service.refused(response, 502, "token_refused", &detail).await;
     }
 }

@@ -47,7 +47,7 @@ fn what_is_no_bare_token_is_refused_and_not_shown() {
         (r#"["listed-token-value"]"#, "no bare token; check response.format of [issuer.corp]"),
         (
             r#"{"access_token":"member-token-value"}"#,
-            "JSON and no bare token (the response has the members access_token)",
+            "JSON instead of a bare token (the response has the members access_token)",
         ),
     ] {
         let error = text().header("content-type", "text/plain").judge(body).unwrap_err();
@@ -148,7 +148,8 @@ fn a_response_without_a_required_header_field_is_another_servers() {
     ] {
         let error = wrong.unwrap_err();
         assert_eq!(error.kind, FailureKind::Unusable);
-        let said = "responded 200 with no header field metadata-flavor: Google, so it is not the server that bearerd asked";
+        let said =
+            "responded 200 with no header field metadata-flavor: Google, so it is not the expected server";
         assert!(error.detail.contains(said), "{}", error.detail);
         assert!(!error.detail.contains(&token));
     }
