@@ -196,27 +196,23 @@ async fn an_inner_issuer_that_is_away_is_asked_by_its_own_slot_alone() {
 #[tokio::test]
 async fn three_legs() {
     let third = Scripted::issuer().await;
-    let (setup, inner) = scene("params = { subject_token = { issuer = \"middle\" } }").await;
-    let setup = setup.more(&format!(
+    let middle = format!(
         "[issuer.middle]\ntoken_url = \"{}/token\"\nclient_auth = \"assertion_file\"\nclient_id = \"m\"\nassertion = {{ issuer = \"inner\" }}",
         third.url
-    ));
+    );
+    let keys = "params = { subject_token = { issuer = \"middle\" } }";
+    let (setup, inner) = scene(keys).await;
     third.always(|request, _| {
         RawResponse::token(&format!("of-{}", request.params("client_assertion").join("")))
     });
-    let world = setup.start().await;
+    let world = setup.more(&middle).start().await;
     world.ready().await;
     assert_eq!(world.issuer().request(1).await.params("subject_token"), ["of-canary-inner-1"]);
     assert_eq!((inner.count(), third.count()), (1, 1));
 
+    let (setup, inner) = scene(keys).await;
     inner.always(|_, _| RawResponse::status(503));
-    let (setup, inner) = scene("params = { subject_token = { issuer = \"middle\" } }").await;
-    inner.always(|_, _| RawResponse::status(503));
-    let setup = setup.more(&format!(
-        "[issuer.middle]\ntoken_url = \"{}/token\"\nclient_auth = \"assertion_file\"\nclient_id = \"m\"\nassertion = {{ issuer = \"inner\" }}",
-        third.url
-    ));
-    let world = setup.start().await;
+    let world = setup.more(&middle).start().await;
     let text = world.get("/").await.text();
     assert!(
         text.contains("issuer corp: its params.subject_token comes from issuer middle, which gives no token: its assertion comes from issuer inner, which gives no token: 127.0.0.1"),
@@ -315,21 +311,14 @@ async fn wrong_chains_are_errors_with_their_fix() {
     ] {
         let (setup, _) = scene(keys).await;
         let setup = setup.more(more);
-        setup.write();
-        let output = cli::run(setup.folder(), &["check"]).await;
-        output.expect_code(78);
-        assert!(output.all().contains(expected), "{keys}: {}", output.all());
+        let told = cli::refusal(&setup).await;
+        assert!(told.contains(expected), "{keys}: {told}");
     }
     let (setup, _) = scene("").await;
     let setup = setup.route("request_headers = { set = { x-a = { issuer = \"inner\" } } }");
-    setup.write();
-    let output = cli::run(setup.folder(), &["check"]).await;
-    output.expect_code(78);
+    let told = cli::refusal(&setup).await;
     assert!(
-        output
-            .all()
-            .contains("route[0].request_headers.set.x-a.issuer: a token of another issuer may stand only"),
-        "{}",
-        output.all()
+        told.contains("route[0].request_headers.set.x-a.issuer: a token of another issuer may stand only"),
+        "{told}"
     );
 }

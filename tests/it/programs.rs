@@ -117,28 +117,29 @@ async fn the_environment_is_what_the_config_names() {
     assert_eq!(std::fs::read_to_string(folder.join("where")).unwrap().trim(), folder.to_str().unwrap());
 }
 
+/// The issuer's tokens live for a second.
+async fn three_token_requests(world: &World) {
+    eventually("three token requests", || async {
+        world.get("/").await.expect_status(200);
+        (world.issuer().count() >= 3).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn without_keep_it_runs_for_each_request_and_with_keep_once() {
     let body = "echo run >> runs; echo \"secret-$(wc -l < runs | tr -d ' ')\"";
     let world = scene(body, SECRET).await;
     world.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
     let world = world.start().await;
-    eventually("three token requests", || async {
-        world.get("/").await.expect_status(200);
-        (world.issuer().count() >= 3).then_some(())
-    })
-    .await;
+    three_token_requests(&world).await;
     assert_eq!(secrets(&world)[..3], ["secret-1", "secret-2", "secret-3"]);
 
     let keys = "client_secret = { exec = [\"./program\"], keep = \"1h\" }";
     let setup = scene(body, keys).await;
     setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
     let world = setup.start().await;
-    eventually("three token requests", || async {
-        world.get("/").await.expect_status(200);
-        (world.issuer().count() >= 3).then_some(())
-    })
-    .await;
+    three_token_requests(&world).await;
     assert_eq!(runs(world.folder()), 1);
 }
 
@@ -411,21 +412,13 @@ async fn wrong_tables_are_errors_with_their_fix() {
         ("client_secret = { exce = [\"a\"] }", "did you mean `exec`?"),
     ] {
         let setup = Setup::new().await.issuer(keys);
-        setup.write();
-        let output = cli::run(setup.folder(), &["check"]).await;
-        output.expect_code(78);
-        assert!(output.all().contains(expected), "{keys}: {}", output.all());
+        let told = cli::refusal(&setup).await;
+        assert!(told.contains(expected), "{keys}: {told}");
     }
     let setup =
         Setup::new().await.listener("require_header = { name = \"x-key\", value = { exec = [\"a\"] } }");
-    setup.write();
-    let output = cli::run(setup.folder(), &["check"]).await;
-    output.expect_code(78);
-    assert!(
-        output.all().contains("needs `keep`") && output.all().contains("keep = \"5m\""),
-        "{}",
-        output.all()
-    );
+    let told = cli::refusal(&setup).await;
+    assert!(told.contains("needs `keep`") && told.contains("keep = \"5m\""), "{told}");
 }
 
 #[tokio::test]

@@ -89,6 +89,23 @@ async fn operations(process: &Bearerd, outcome: &str) -> f64 {
     process.metric("bearerd_store_operations_total", &labels).await.unwrap_or_default()
 }
 
+/// Its issuer responds when the gate opens.
+async fn gated() -> (World, Gate) {
+    let setup = setup().await;
+    let gate = Gate::new();
+    setup.issuer.always({
+        let gate = gate.clone();
+        move |_, n| RawResponse::token(&format!("token-{n}")).gated(&gate)
+    });
+    (setup.start().await, gate)
+}
+
+/// Waits until the process knows that another one fetches.
+async fn sees_another(process: &Bearerd) {
+    let held = || async { (operations(process, "held").await > 0.0).then_some(()) };
+    eventually("to see that another one fetches", held).await;
+}
+
 #[tokio::test]
 async fn a_restart_makes_no_token_request() {
     let mut world = setup().await.start().await;
@@ -121,20 +138,11 @@ async fn a_restart_makes_no_token_request() {
 
 #[tokio::test]
 async fn processes_with_one_folder_make_one_request_and_another_refused_token_makes_one_more() {
-    let setup = setup().await;
-    let gate = Gate::new();
-    setup.issuer.always({
-        let gate = gate.clone();
-        move |_, n| RawResponse::token(&format!("token-{n}")).gated(&gate)
-    });
-    let world = setup.start().await;
+    let (world, gate) = gated().await;
     let (second, third) = (another(&world).await, another(&world).await);
     world.issuer().request(1).await;
     for process in [&second, &third] {
-        eventually("to see that another one fetches", || async {
-            (operations(process, "held").await > 0.0).then_some(())
-        })
-        .await;
+        sees_another(process).await;
     }
     gate.open();
     for process in [&world.proxy, &second, &third] {
@@ -200,19 +208,10 @@ async fn a_killed_holder_of_the_lease_holds_the_others_up_for_seconds_alone() {
 
 #[tokio::test]
 async fn a_process_that_was_stopped_while_it_waited_takes_the_token_of_the_other() {
-    let setup = setup().await;
-    let gate = Gate::new();
-    setup.issuer.always({
-        let gate = gate.clone();
-        move |_, n| RawResponse::token(&format!("token-{n}")).gated(&gate)
-    });
-    let world = setup.start().await;
+    let (world, gate) = gated().await;
     world.issuer().request(1).await;
     let second = another(&world).await;
-    eventually("to see that another one fetches", || async {
-        (operations(&second, "held").await > 0.0).then_some(())
-    })
-    .await;
+    sees_another(&second).await;
     second.signal(Signal::STOP);
     gate.open();
     served(&world).await;

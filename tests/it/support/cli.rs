@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::within;
+use super::{Setup, within};
 
 pub struct Output {
     pub code: i32,
@@ -48,6 +48,14 @@ pub fn command(folder: &Path, args: &[&str]) -> Command {
 
 pub async fn run(folder: &Path, args: &[&str]) -> Output {
     run_with(folder, args, &[]).await
+}
+
+/// What `check` says of a config that it refuses.
+pub async fn refusal(setup: &Setup) -> String {
+    setup.write();
+    let output = run(setup.folder(), &["check"]).await;
+    output.expect_code(78);
+    output.all()
 }
 
 pub async fn run_with(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {

@@ -61,32 +61,26 @@ impl RedisServer {
     }
 
     pub fn of(program: &'static str, options: &str) -> Self {
-        // Somebody else may take the port before the server does.
-        for _ in 0..20 {
-            let port = free_port();
-            let text = format!("port {port}\nsave \"\"\nappendonly no\n{options}\n");
-            if let Some(server) = Self::on(program, port, text) {
-                return server;
-            }
-        }
-        panic!("{program} does not start");
+        Self::on_a_free_port(program, |port| format!("port {port}\nsave \"\"\nappendonly no\n{options}\n"))
     }
 
     /// With TLS on TCP.
     pub fn with_tls(certificate: &Path, key: &Path, ca: &Path, options: &str) -> Self {
-        for _ in 0..20 {
-            let port = free_port();
-            let text = format!(
+        Self::on_a_free_port(REDIS, |port| {
+            format!(
                 "port 0\ntls-port {port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\nsave \"\"\n{options}\n",
                 certificate.display(),
                 key.display(),
                 ca.display()
-            );
-            if let Some(server) = Self::on(REDIS, port, text) {
-                return server;
-            }
-        }
-        panic!("{REDIS} does not start with TLS");
+            )
+        })
+    }
+
+    /// Somebody else may take the port before the server does, so others are tried.
+    fn on_a_free_port(program: &'static str, options: impl Fn(u16) -> String) -> Self {
+        let mut ports = std::iter::repeat_with(free_port).take(20);
+        let server = ports.find_map(|port| Self::on(program, port, options(port)));
+        server.unwrap_or_else(|| panic!("{program} does not start"))
     }
 
     fn on(program: &'static str, port: u16, mut options: String) -> Option<Self> {
@@ -112,20 +106,15 @@ impl RedisServer {
         let mut command = Command::new(self.program);
         command.arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("needs {}: {error}", self.program));
-        self.child = Some(child);
-        let started = Instant::now();
-        while started.elapsed() < PATIENCE {
-            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
-            if ended.is_some() {
-                return false;
-            }
-            let tcp = TcpStream::connect(("127.0.0.1", self.port));
-            if tcp.is_ok() && UnixStream::connect(self.socket()).is_ok() {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("waited {PATIENCE:?} for {}", self.program);
+        let (socket, child) = (self.socket(), self.child.insert(child));
+        let mut runs = true;
+        wait_for(self.program, || {
+            runs = child.try_wait().unwrap().is_none();
+            !runs
+                || TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+                    && UnixStream::connect(&socket).is_ok()
+        });
+        runs
     }
 
     pub fn is_running(&self) -> bool {
@@ -156,7 +145,11 @@ impl RedisServer {
 
     /// A line of `INFO`.
     pub fn info(&self, name: &str) -> String {
-        let info = self.cli(&["INFO"]);
+        self.line(&["INFO"], name)
+    }
+
+    fn line(&self, command: &[&str], name: &str) -> String {
+        let info = self.cli(command);
         let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.unwrap_or_default().trim().to_owned()
     }
@@ -253,9 +246,7 @@ impl RedisCluster {
 
 impl RedisServer {
     fn cluster_info(&self, name: &str) -> String {
-        let info = self.cli(&["CLUSTER", "INFO"]);
-        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        value.unwrap_or_default().trim().to_owned()
+        self.line(&["CLUSTER", "INFO"], name)
     }
 
     fn bus(&self) -> String {
@@ -282,21 +273,14 @@ impl RedisSentinels {
             server.password = password.map(str::to_owned);
         }
         wait_for("the replica", || replica.info("master_link_status") == "up");
-        let sentinel = || {
-            for _ in 0..20 {
-                let port = free_port();
-                let text = format!(
-                    "port {port}\nsentinel monitor tokens 127.0.0.1 {} 2\nsentinel down-after-milliseconds tokens 500\n\
-                     sentinel failover-timeout tokens 3000\n{sentinel_options}\n",
-                    primary.port
-                );
-                if let Some(sentinel) = RedisServer::on("redis-sentinel", port, text) {
-                    return sentinel;
-                }
-            }
-            panic!("redis-sentinel does not start");
+        let options = |port| {
+            format!(
+                "port {port}\nsentinel monitor tokens 127.0.0.1 {} 2\nsentinel down-after-milliseconds tokens 500\n\
+                 sentinel failover-timeout tokens 3000\n{sentinel_options}\n",
+                primary.port
+            )
         };
-        let sentinels: Vec<RedisServer> = (0..3).map(|_| sentinel()).collect();
+        let sentinels = (0..3).map(|_| RedisServer::on_a_free_port("redis-sentinel", options)).collect();
         let this = Self { primary, replica, sentinels };
         wait_for("the Sentinels to know each other and the replica", || {
             this.sentinels.iter().all(|sentinel| {
