@@ -424,6 +424,7 @@ mod tests {
 
     use super::*;
     use crate::clock::{Clock as _, ShiftedClock};
+    use crate::store::tests::eventually;
 
     const LEASE: Duration = Duration::from_secs(3);
     const NOTHING: Claim = Claim { have: 0, refused: false, lease: LEASE };
@@ -579,9 +580,7 @@ mod tests {
             fs::create_dir_all(scene.path("")).unwrap();
             fs::write(&left_behind, "half").unwrap();
             scene.store.read(&scene.id).await.unwrap();
-            while left_behind.exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            eventually("the sweep", async || (!left_behind.exists()).then_some(())).await;
             assert!(!scene.store.files.sweep_is_due(scene.clock.boot()), "round {round}");
             scene.clock.advance(SWEEP_EVERY);
         }

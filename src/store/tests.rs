@@ -7,12 +7,35 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use tokio::time::{sleep, timeout};
+
 use super::Store;
 use super::engine::{Claim, Claimed, Entry, GoneKind, StoreTime};
 use super::model::{Fault, Memory};
 use super::record::{Record, Window};
 use crate::clock::{SharedClock, ShiftedClock, SystemClock};
 use crate::config::Budget;
+
+/// Longer than anything takes that works.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for the future, and fails naming `what` where it takes longer than [`PATIENCE`].
+pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
+}
+
+/// Asks again and again until there is a response, and fails naming `what` where none comes within [`PATIENCE`].
+pub(super) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asked = async {
+        loop {
+            if let Some(value) = ask().await {
+                return value;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(what, asked).await
+}
 
 const LEASE: Duration = Duration::from_millis(3_000);
 const LIFETIME: u64 = 10_000_000;
@@ -273,13 +296,13 @@ async fn a_store_that_nobody_uses_is_looked_at() {
     tokio::spawn(Store::keep_trying(Arc::downgrade(&store)));
     store.probe().await.unwrap();
     memory.fail(Fault::Broken);
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(20)).await;
     assert!(store.failure().is_none(), "it was used just now");
     clock.advance(Duration::from_secs(60));
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(20)).await;
     assert!(store.failure().is_some());
     memory.fail(Fault::None);
     clock.advance(Duration::from_secs(60));
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(20)).await;
     assert!(store.failure().is_none());
 }

@@ -10,14 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::{RedisMode, Source};
+use crate::store::tests::{eventually, within};
 
-/// Longer than anything takes that works.
-const PATIENCE: Duration = Duration::from_secs(20);
 const LEASE: Duration = Duration::from_secs(3600);
-
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
-}
 
 fn tcp(port: u16) -> StoreHost {
     StoreHost::Tcp { host: "127.0.0.1".to_owned(), port }
@@ -58,14 +53,19 @@ impl Redis {
     }
 
     /// Until the engine works. A failure that nobody had heard of, and a connection that was lost, cost an operation each.
+    #[allow(clippy::print_stderr, reason = "a test that fails shows it")]
     async fn recover(&self) -> Claimed {
-        let started = Instant::now();
-        loop {
-            match self.try_it().await {
-                Ok(claimed) => return claimed,
-                Err(gone) => assert!(started.elapsed() < PATIENCE, "{gone}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        eventually("the engine to work", async || {
+            self.try_it().await.inspect_err(|gone| eprintln!("{gone}")).ok()
+        })
+        .await
+    }
+
+    /// The lease of an entry that nobody has: its fencing number and the store's time.
+    async fn lease(&self, id: &EntryId) -> (u64, StoreTime) {
+        match self.claim(id, fresh()).await.unwrap() {
+            Claimed::Lease { fence, now } => (fence, now),
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -116,6 +116,10 @@ impl Peer {
         engine(single(tcp(self.port)))
     }
 
+    fn engine_with_password(&self) -> Redis {
+        engine(RedisConfig { password: Some(Source::literal("x")), ..single(tcp(self.port)) })
+    }
+
     fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -126,6 +130,13 @@ async fn reads(stream: &mut TcpStream) {
 }
 
 const A_LEASE: &str = "*3\r\n$5\r\nlease\r\n:7\r\n:7\r\n";
+
+/// Accepts the password, and then grants a lease.
+async fn accepts(stream: &mut TcpStream) {
+    stream.write_all(b"+OK\r\n").await.unwrap();
+    reads(stream).await;
+    stream.write_all(A_LEASE.as_bytes()).await.unwrap();
+}
 
 #[tokio::test]
 async fn each_error_of_a_server_says_what_to_do() {
@@ -253,14 +264,12 @@ async fn connecting_continues_when_an_operation_has_given_up() {
         async move {
             reads(&mut stream).await;
             waiting.wait_for(|go_on| *go_on).await.unwrap();
-            stream.write_all(b"+OK\r\n").await.unwrap();
-            reads(&mut stream).await;
-            stream.write_all(A_LEASE.as_bytes()).await.unwrap();
+            accepts(&mut stream).await;
             std::future::pending::<()>().await;
         }
     })
     .await;
-    let engine = engine(RedisConfig { password: Some(Source::literal("x")), ..single(tcp(peer.port)) });
+    let engine = peer.engine_with_password();
     for _ in 0..3 {
         let given_up = timeout(Duration::from_millis(20), engine.claim(&id(), fresh())).await;
         assert!(given_up.is_err(), "nothing has responded");
@@ -282,7 +291,7 @@ async fn a_server_that_accepts_and_is_silent_is_given_up() {
         }
     })
     .await;
-    let engine = engine(RedisConfig { password: Some(Source::literal("x")), ..single(tcp(peer.port)) });
+    let engine = peer.engine_with_password();
     within("the password", was_asked.recv()).await;
     // From here on nothing but time passes.
     tokio::time::pause();
@@ -302,24 +311,17 @@ async fn a_failure_that_nobody_waited_for_is_told_to_the_next_operation() {
                 waiting.wait_for(|go_on| *go_on).await.unwrap();
                 stream.write_all(b"-WRONGPASS no\r\n").await.unwrap();
             } else {
-                stream.write_all(b"+OK\r\n").await.unwrap();
-                reads(&mut stream).await;
-                stream.write_all(A_LEASE.as_bytes()).await.unwrap();
+                accepts(&mut stream).await;
             }
             std::future::pending::<()>().await;
         }
     })
     .await;
-    let engine = engine(RedisConfig { password: Some(Source::literal("x")), ..single(tcp(peer.port)) });
+    let engine = peer.engine_with_password();
     assert!(timeout(Duration::from_millis(20), engine.claim(&id(), fresh())).await.is_err());
     go_on.send(true).unwrap();
     let Servers::One(line) = &*engine.servers else { unreachable!() };
-    within("the failure", async {
-        while line.is_connecting() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    eventually("the failure", async || (!line.is_connecting()).then_some(())).await;
     assert_eq!(engine.failure().await.kind, GoneKind::Refused);
     engine.try_it().await.unwrap();
     assert_eq!(peer.connections(), 2, "the second connection was begun with the first failure");

@@ -39,7 +39,6 @@ enum Event {
     Release(usize),
     Remove,
     LeaseExpires,
-    EntryExpires,
     StoreIsWiped,
 }
 
@@ -52,9 +51,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             4 => number.clone().prop_map(Event::Publish),
             1 => number.clone().prop_map(Event::PublishExpired),
             2 => number.prop_map(Event::Release),
-            1 => Just(Event::Remove),
+            // An entry that expires is gone as well.
+            2 => Just(Event::Remove),
             2 => Just(Event::LeaseExpires),
-            1 => Just(Event::EntryExpires),
             1 => Just(Event::StoreIsWiped),
         ],
         1..40,
@@ -144,10 +143,6 @@ async fn obeys_the_rules(engine: &Redis, cli: &(dyn Fn(&[&str]) + Sync), events:
                 now = now.after(LEASE + Duration::from_secs(1));
                 (Said::Nothing, Said::Nothing)
             }
-            Event::EntryExpires => {
-                let expired = engine.remove(std::slice::from_ref(&id)).await.unwrap();
-                (Said::Yes(expired == 1), Said::Yes(record.remove(now)))
-            }
             Event::StoreIsWiped => {
                 for what in ["token", "lease", "fence"] {
                     cli(&["DEL", &engine.key(&id, what)]);
@@ -232,12 +227,8 @@ async fn a_budget_comes_back_after_its_span() {
     let started = Instant::now();
     assert_eq!(engine.spend(&id, budget).await.unwrap().remaining, 1);
     assert_eq!(engine.spend(&id, budget).await.unwrap().remaining, 0);
-    within("another request", async {
-        while !engine.spend(&id, budget).await.unwrap().allowed {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    eventually("another request", async || engine.spend(&id, budget).await.unwrap().allowed.then_some(()))
+        .await;
     assert!(started.elapsed() >= budget.per, "{:?}", started.elapsed());
     wait_for("the budget's key to expire", || server.cli(&["EXISTS", &engine.key(&id, "budget")]) == "0");
 }
@@ -252,27 +243,21 @@ async fn leases_and_entries_expire_by_themselves() {
     let Claimed::Lease { fence: first, .. } = engine.claim(&id, short).await.unwrap() else {
         panic!("the first")
     };
-    let (second, now) = within("the lease to end", async {
-        loop {
-            match engine.claim(&id, short).await.unwrap() {
-                Claimed::Lease { fence, now } => return (fence, now),
-                held => assert!(matches!(held, Claimed::Held { left } if left <= short.lease), "{held:?}"),
+    let (second, now) =
+        eventually("the lease to end", async || match engine.claim(&id, short).await.unwrap() {
+            Claimed::Lease { fence, now } => Some((fence, now)),
+            held => {
+                assert!(matches!(held, Claimed::Held { left } if left <= short.lease), "{held:?}");
+                None
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+        })
+        .await;
     assert!(second > first);
     assert!(!engine.publish(&id, first, b"old", FAR).await.unwrap(), "the holder was paused for too long");
     assert!(engine.publish(&id, second, b"new", now.after(Duration::from_secs(1))).await.unwrap());
     let entry = engine.read(&id).await.unwrap().unwrap();
     assert!(entry.left <= Duration::from_secs(1), "{entry:?}");
-    within("the entry to expire", async {
-        while engine.read(&id).await.unwrap().is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    eventually("the entry to expire", async || engine.read(&id).await.unwrap().is_none().then_some(())).await;
     // A fencing number is there for as long as any token that was fetched with it.
     let left: u64 = server.cli(&["TTL", &engine.key(&id, "fence")]).parse().unwrap();
     assert!(left > 24 * 3600, "{left}");
@@ -450,7 +435,7 @@ async fn a_user_with_the_rights_that_an_error_names_may_do_everything() {
     assert_eq!(probed.warnings, [""; 0]);
     assert_eq!(server.cli(&["DBSIZE"]), "0", "nothing is left of the probe");
     let id = id();
-    let Claimed::Lease { fence, now } = engine.claim(&id, fresh()).await.unwrap() else { panic!("a lease") };
+    let (fence, now) = engine.lease(&id).await;
     assert!(engine.extend(&id, fence, LEASE).await.unwrap());
     assert!(engine.publish(&id, fence, b"x", now.after(LEASE)).await.unwrap());
     engine.release(&id, fence).await.unwrap();
@@ -493,16 +478,9 @@ async fn a_password_that_was_rotated_is_used_without_a_restart() {
     let engine = engine(with_user(&server, &folder, "first"));
     engine.try_it().await.unwrap();
     set(">second");
-    let gone = within("the refusal", async {
-        loop {
-            match engine.try_it().await {
-                Err(gone) if gone.kind == GoneKind::Refused => return gone,
-                // The connection that was closed may still look open.
-                Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        }
-    })
-    .await;
+    // The connection that was closed may still look open.
+    let refusal = async || engine.try_it().await.err().filter(|gone| gone.kind == GoneKind::Refused);
+    let gone = eventually("the refusal", refusal).await;
     assert!(gone.detail.contains("did not accept username and password"), "{gone}");
     file(&folder, "password", "second");
     engine.recover().await;
@@ -560,16 +538,12 @@ async fn a_server_that_was_killed_and_starts_empty() {
     let mut server = RedisServer::start();
     let engine = engine(to(&server));
     let id = id();
-    let Claimed::Lease { fence: before, .. } = engine.claim(&id, fresh()).await.unwrap() else {
-        panic!("a lease")
-    };
+    let (before, _) = engine.lease(&id).await;
     server.kill();
     assert_eq!(engine.failure().await.kind, GoneKind::Unreachable);
     server.restart();
     engine.recover().await;
-    let Claimed::Lease { fence: after, .. } = engine.claim(&id, fresh()).await.unwrap() else {
-        panic!("a lease")
-    };
+    let (after, _) = engine.lease(&id).await;
     assert!(after > before, "{after} after {before}");
     assert!(!engine.publish(&id, before, b"old", FAR).await.unwrap(), "of before the restart");
 }
@@ -608,6 +582,16 @@ fn of_cluster(cluster: &RedisCluster, hosts: usize) -> RedisConfig {
     }
 }
 
+/// New entries, each with a value.
+async fn published(engine: &Redis, count: usize) -> Vec<EntryId> {
+    let ids: Vec<EntryId> = std::iter::repeat_with(id).take(count).collect();
+    for id in &ids {
+        let (fence, _) = engine.lease(id).await;
+        assert!(engine.publish(id, fence, b"x", FAR).await.unwrap());
+    }
+    ids
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server"]
 async fn a_cluster_of_three() {
@@ -618,15 +602,7 @@ async fn a_cluster_of_three() {
     let cli = |arguments: &[&str]| cluster.servers.iter().for_each(|server| drop(server.cli(arguments)));
     random_events(20, &engine, &cli);
     engine.probe().await.unwrap();
-    let mut ids = Vec::new();
-    for _ in 0..60 {
-        let id = id();
-        let Claimed::Lease { fence, .. } = engine.claim(&id, fresh()).await.unwrap() else {
-            panic!("a lease")
-        };
-        assert!(engine.publish(&id, fence, b"x", FAR).await.unwrap());
-        ids.push(id);
-    }
+    let mut ids = published(&engine, 60).await;
     assert!(cluster.servers.iter().all(|server| server.cli(&["DBSIZE"]) != "0"), "each has entries");
     assert_eq!(engine.list().await.unwrap().len(), 60);
 
@@ -658,15 +634,8 @@ async fn a_cluster_of_three() {
     assert_eq!(engine.read(&id).await.unwrap().unwrap().generation, before.generation, "MOVED");
     assert_eq!(engine.remove(&[id]).await.unwrap(), 1);
 
-    let gone = Redis::new(single(tcp(cluster.servers[0].port)), "bearerd", &Handle::current());
-    let told = within("an entry of another server", async {
-        loop {
-            if let Err(gone) = gone.try_it().await {
-                return gone;
-            }
-        }
-    })
-    .await;
+    let one = super::engine(single(tcp(cluster.servers[0].port)));
+    let told = eventually("an entry of another server", async || one.try_it().await.err()).await;
     assert!(told.detail.contains("cluster = true"), "{told}");
 }
 
@@ -675,15 +644,7 @@ async fn a_cluster_of_three() {
 async fn a_cluster_whose_primary_dies() {
     let mut cluster = RedisCluster::start(true);
     let engine = engine(of_cluster(&cluster, 3));
-    let mut ids: Vec<EntryId> = Vec::new();
-    for _ in 0..30 {
-        let id = id();
-        let Claimed::Lease { fence, .. } = engine.claim(&id, fresh()).await.unwrap() else {
-            panic!("a lease")
-        };
-        assert!(engine.publish(&id, fence, b"x", FAR).await.unwrap());
-        ids.push(id);
-    }
+    let ids = published(&engine, 30).await;
     wait_for("the replicas to have everything", || {
         cluster.servers[..3]
             .iter()
@@ -693,12 +654,7 @@ async fn a_cluster_whose_primary_dies() {
     // The first host of the config.
     cluster.servers[0].kill();
     for id in &ids {
-        within("the replica to take over", async {
-            while !matches!(timeout(PATIENCE, engine.read(id)).await, Ok(Ok(Some(_)))) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        eventually("the replica to take over", async || engine.read(id).await.ok().flatten()).await;
     }
     assert_eq!(engine.list().await.unwrap().len(), 30);
 }
@@ -724,9 +680,7 @@ async fn sentinels_and_a_failover() {
         RedisConfig { password: Some(Source::literal("secret")), ..of_sentinels(&sentinels, "tokens") };
     let engine = engine(config.clone());
     let id = id();
-    let Claimed::Lease { fence: before, .. } = engine.claim(&id, fresh()).await.unwrap() else {
-        panic!("a lease")
-    };
+    let (before, _) = engine.lease(&id).await;
     assert!(engine.place().contains("service tokens of the Sentinels at 127.0.0.1:"), "{}", engine.place());
     let gone = Redis::new(of_sentinels(&sentinels, "others"), "bearerd", &Handle::current()).failure().await;
     assert!(gone.detail.contains("knows no service others"), "{gone}");
