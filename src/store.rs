@@ -25,7 +25,9 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
-pub use self::engine::{Claim, EntryId, Gone, GoneKind, LIST_LIMIT, Listed, Probed, Spent, StoreTime};
+pub use self::engine::{
+    Claim, EntryId, LIST_LIMIT, Listed, Probed, Spent, StoreError, StoreErrorKind, StoreTime,
+};
 pub use self::record::Window;
 pub use self::sealed::StoredToken;
 
@@ -119,7 +121,7 @@ pub struct Entry {
 /// A store that is unavailable.
 #[derive(Debug, Clone)]
 pub struct Failing {
-    pub gone: Gone,
+    pub gone: StoreError,
     /// When the first of the current failures in a row happened.
     pub since: SystemTime,
     /// When the last one happened.
@@ -209,8 +211,8 @@ impl Store {
                 ("claim", "hit") => &mut tally.hits,
                 ("claim", "lease") => &mut tally.leases,
                 ("claim", "held") => &mut tally.held,
-                (_, outcome) if outcome == GoneKind::Skipped.as_str() => &mut tally.skipped,
-                (_, outcome) if GoneKind::ALL.iter().any(|kind| kind.as_str() == outcome) => {
+                (_, outcome) if outcome == StoreErrorKind::Skipped.as_str() => &mut tally.skipped,
+                (_, outcome) if StoreErrorKind::ALL.iter().any(|kind| kind.as_str() == outcome) => {
                     &mut tally.failures
                 }
                 _ => continue,
@@ -224,18 +226,19 @@ impl Store {
     ///
     /// # Errors
     /// A key cannot be read, and never could.
-    pub fn token_names(&self, identity: &[u8; 32]) -> Result<Names, Gone> {
+    pub fn token_names(&self, identity: &[u8; 32]) -> Result<Names, StoreError> {
         self.names(Purpose::Token, &[identity])
     }
 
-    fn names(&self, purpose: Purpose, parts: &[&[u8]]) -> Result<Names, Gone> {
+    fn names(&self, purpose: Purpose, parts: &[&[u8]]) -> Result<Names, StoreError> {
         let read = |source: &crate::config::Source| -> Result<StoreKey, String> {
             let (secret, _) = source.to_send().map_err(|error| error.to_string())?;
             StoreKey::parse(&secret).map_err(|reason| format!("{}: {reason}", source.place()))
         };
         let keys: Result<Vec<StoreKey>, String> = self.config.keys.iter().map(read).collect();
         let keys = keys.map_err(|reason| {
-            let gone = Gone::new(GoneKind::Keys, format!("the store's key cannot be used: {reason}"));
+            let gone =
+                StoreError::new(StoreErrorKind::Keys, format!("the store's key cannot be used: {reason}"));
             self.breaker.fail(&gone, &self.clock);
             gone
         })?;
@@ -247,7 +250,12 @@ impl Store {
     ///
     /// # Errors
     /// The store is unavailable.
-    pub async fn claim(&self, names: &Names, claim: Claim, hurried: Hurried<'_>) -> Result<Claimed, Gone> {
+    pub async fn claim(
+        &self,
+        names: &Names,
+        claim: Claim,
+        hurried: Hurried<'_>,
+    ) -> Result<Claimed, StoreError> {
         let (key, id) = names.current();
         let mut ask = claim;
         for _ in 0..2 {
@@ -283,8 +291,8 @@ impl Store {
                 );
             }
         }
-        Err(Gone::new(
-            GoneKind::Invalid,
+        Err(StoreError::new(
+            StoreErrorKind::Invalid,
             format!(
                 "{}: its entries cannot be decrypted: find out which other program writes there",
                 self.place()
@@ -324,7 +332,7 @@ impl Store {
     ///
     /// # Errors
     /// The store is unavailable.
-    pub async fn look(&self, names: &Names) -> Result<Vec<Entry>, Gone> {
+    pub async fn look(&self, names: &Names) -> Result<Vec<Entry>, StoreError> {
         let mut entries = Vec::new();
         for (place, (key, id)) in names.keys.iter().zip(&names.ids).enumerate() {
             let read = self.operation("read", NOBODY_WAITS, ok, self.engine.read(id)).await?;
@@ -378,7 +386,12 @@ impl Store {
     ///
     /// # Errors
     /// The store is unavailable.
-    pub async fn spend(&self, parts: &[&[u8]], budget: Budget, hurried: Hurried<'_>) -> Result<Spent, Gone> {
+    pub async fn spend(
+        &self,
+        parts: &[&[u8]],
+        budget: Budget,
+        hurried: Hurried<'_>,
+    ) -> Result<Spent, StoreError> {
         let names = self.names(Purpose::Budget, parts)?;
         let outcome = |spent: &Spent| if spent.allowed { "ok" } else { "spent" };
         self.operation("spend", hurried, outcome, self.engine.spend(names.current().1, budget)).await
@@ -388,7 +401,7 @@ impl Store {
     ///
     /// # Errors
     /// The store is unavailable.
-    pub async fn balance(&self, parts: &[&[u8]], budget: Budget) -> Result<Spent, Gone> {
+    pub async fn balance(&self, parts: &[&[u8]], budget: Budget) -> Result<Spent, StoreError> {
         let names = self.names(Purpose::Budget, parts)?;
         self.operation("balance", NOBODY_WAITS, ok, self.engine.balance(names.current().1, budget)).await
     }
@@ -397,7 +410,7 @@ impl Store {
     ///
     /// # Errors
     /// The store is unavailable.
-    pub async fn list(&self) -> Result<Vec<Listed>, Gone> {
+    pub async fn list(&self) -> Result<Vec<Listed>, StoreError> {
         let list = self.engine.list();
         self.operation_within(PATIENCE_FOR_A_LIST, "list", NOBODY_WAITS, ok, list).await
     }
@@ -406,7 +419,7 @@ impl Store {
     ///
     /// # Errors
     /// The store is unavailable.
-    pub async fn forget(&self, names: &Names) -> Result<u64, Gone> {
+    pub async fn forget(&self, names: &Names) -> Result<u64, StoreError> {
         self.operation("remove", NOBODY_WAITS, ok, self.engine.remove(&names.ids)).await
     }
 
@@ -414,7 +427,7 @@ impl Store {
     ///
     /// # Errors
     /// Why the store is unavailable.
-    pub async fn probe(&self) -> Result<Probed, Gone> {
+    pub async fn probe(&self) -> Result<Probed, StoreError> {
         // Without keys, bearerd cannot use even a store that responds.
         self.token_names(&[0; 32])?;
         self.operation("probe", NOBODY_WAITS, ok, self.engine.probe()).await
@@ -445,8 +458,8 @@ impl Store {
         name: &'static str,
         hurried: Hurried<'_>,
         label: impl FnOnce(&T) -> &'static str,
-        operation: impl Future<Output = Result<T, Gone>>,
-    ) -> Result<T, Gone> {
+        operation: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         self.operation_within(PATIENCE, name, hurried, label, operation).await
     }
 
@@ -458,8 +471,8 @@ impl Store {
         name: &'static str,
         hurried: Hurried<'_>,
         label: impl FnOnce(&T) -> &'static str,
-        operation: impl Future<Output = Result<T, Gone>>,
-    ) -> Result<T, Gone> {
+        operation: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let started = self.clock.boot();
         self.used_at.store(millis(started), Ordering::Relaxed);
         if let Some(gone) = self.breaker.is_open(started) {
@@ -481,8 +494,8 @@ impl Store {
         &self,
         patience: Duration,
         hurried: Hurried<'_>,
-        operation: impl Future<Output = Result<T, Gone>>,
-    ) -> Result<T, Gone> {
+        operation: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let timeout = self.config.timeout;
         let mut operation = pin!(operation);
         let mut waited = Duration::ZERO;
@@ -499,7 +512,7 @@ impl Store {
                     self.place(),
                     humantime::format_duration(waited)
                 );
-                return Err(Gone::new(GoneKind::Timeout, detail));
+                return Err(StoreError::new(StoreErrorKind::Timeout, detail));
             }
         }
     }
@@ -516,13 +529,13 @@ struct Breaker {
 
 impl Breaker {
     /// The failure, as long as the store must not be tried.
-    fn is_open(&self, now: Duration) -> Option<Gone> {
+    fn is_open(&self, now: Duration) -> Option<StoreError> {
         let failure = self.failure.load();
         let failure = failure.as_ref().filter(|_| millis(now) < self.skip_until.load(Ordering::Relaxed))?;
-        Some(Gone { kind: GoneKind::Skipped, detail: failure.gone.detail.clone() })
+        Some(StoreError { kind: StoreErrorKind::Skipped, detail: failure.gone.detail.clone() })
     }
 
-    fn fail(&self, gone: &Gone, clock: &SharedClock) {
+    fn fail(&self, gone: &StoreError, clock: &SharedClock) {
         let (now, at) = (clock.boot(), clock.wall());
         self.skip_until.store(millis(now + SKIPPED_FOR), Ordering::Relaxed);
         let before = self.failure.load_full();

@@ -26,7 +26,7 @@ use crate::listener::{Bound, SmallCaller, Stop};
 use crate::metrics::{Failure, Metrics, RouteMetrics, UpstreamRefusal};
 use crate::proxy::{Peer, Snapshot, SnapshotCell};
 use crate::secret::Secret;
-use crate::store::{Failing, Gone, GoneKind, Tally};
+use crate::store::{Failing, StoreError, StoreErrorKind, Tally};
 use crate::token::{Balance, Budgets, LastError, SharedStatus, SlotStatus};
 
 #[test]
@@ -167,7 +167,10 @@ fn status_tells_of_the_store_and_whose_fetch_each_token_was() {
     });
     assert_eq!(told["store"], wanted);
 
-    let gone = Gone { kind: GoneKind::Timeout, detail: "folder /var/lib/bearerd/tokens: slow".to_owned() };
+    let gone = StoreError {
+        kind: StoreErrorKind::Timeout,
+        detail: "folder /var/lib/bearerd/tokens: slow".to_owned(),
+    };
     view.store = Some(store(Some(Failing { gone, since: ago(60), at: ago(5) })));
     let told = serde_json::to_value(status(&view)).unwrap();
     assert_eq!(told["store"]["up"], false);
@@ -184,7 +187,8 @@ fn readiness_ignores_the_store() {
     let mut view = view(vec![valid(issuer("corp", true), &["billing"])]);
     view.store = Some(store(None));
     assert!(health::text(&view, true).contains("\n[+] store: in use\n"));
-    let gone = Gone { kind: GoneKind::Unreachable, detail: "redis at cache.internal:6379".to_owned() };
+    let gone =
+        StoreError { kind: StoreErrorKind::Unreachable, detail: "redis at cache.internal:6379".to_owned() };
     view.store = Some(store(Some(Failing { gone, since: ago(60), at: ago(5) })));
     assert!(view.ready() && !view.degraded());
     assert_eq!(health::text(&view, false), "ready\n");
@@ -725,7 +729,7 @@ fn a_rendered_status_keeps_to_the_schema() {
         vec![refused(issuer("corp", true), &["billing"])],
     ] {
         let mut view = view(credentials);
-        let gone = Gone { kind: GoneKind::Timeout, detail: "slow".to_owned() };
+        let gone = StoreError { kind: StoreErrorKind::Timeout, detail: "slow".to_owned() };
         view.store = Some(store(Some(Failing { gone, since: ago(60), at: ago(5) })));
         for credential in &mut view.credentials {
             credential.status.shared = Some(SharedStatus { generation: 7, by: "host-1".into(), own: true });

@@ -17,7 +17,7 @@ use crate::cli::{Exit, Failure, issuer, load, output, runtime};
 use crate::clock::{SystemClock, millis, rfc3339};
 use crate::config::{Config, IssuerConfig, StoreConfig};
 use crate::issuer::Issuer;
-use crate::store::{Entry, Gone, Listed, Store};
+use crate::store::{Entry, Listed, Store, StoreError};
 use crate::token::balance_in_store;
 
 /// What the store holds, as `--output json` shows it (docs/store.md).
@@ -116,7 +116,10 @@ fn forgotten(issuer: &str, place: &str, removed: u64) -> String {
 }
 
 /// Does `work` with the store of the config.
-fn with_store<T>(config: &Config, work: impl AsyncFnOnce(&Store) -> Result<T, Gone>) -> Result<T, Failure> {
+fn with_store<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Store) -> Result<T, StoreError>,
+) -> Result<T, Failure> {
     let store = config.store.as_ref().ok_or_else(|| {
         let message = format!(
             "{} has no [store], so tokens are only in the memory of each process; see [store] in config.example.toml",
@@ -136,12 +139,16 @@ pub(super) fn open(config: &Arc<StoreConfig>) -> Store {
     Store::new(Arc::clone(config), &Handle::current(), Arc::new(SystemClock), Arc::default())
 }
 
-fn names(store: &Store, issuer: &Arc<IssuerConfig>, wanted: &Wanted) -> Result<crate::store::Names, Gone> {
+fn names(
+    store: &Store,
+    issuer: &Arc<IssuerConfig>,
+    wanted: &Wanted,
+) -> Result<crate::store::Names, StoreError> {
     let source = Issuer::new(Arc::clone(issuer), Arc::new(SystemClock));
     store.token_names(&source.token_identity(&wanted.key))
 }
 
-async fn contents(config: &Config, store: &Store) -> Result<Contents, Gone> {
+async fn contents(config: &Config, store: &Store) -> Result<Contents, StoreError> {
     let mut listed = store.list().await?;
     let (mut tokens, mut budgets, mut not_shared) = (Vec::new(), Vec::new(), Vec::new());
     let mut known = BTreeSet::new();
@@ -165,7 +172,7 @@ async fn contents(config: &Config, store: &Store) -> Result<Contents, Gone> {
     Ok(Contents { store: store.place(), tokens, budgets, not_shared, other_entries: listed.len() })
 }
 
-async fn budget(store: &Store, issuer: &IssuerConfig) -> Result<Option<Budget>, Gone> {
+async fn budget(store: &Store, issuer: &IssuerConfig) -> Result<Option<Budget>, StoreError> {
     let Some(budget) = issuer.budget.filter(|_| issuer.shared) else { return Ok(None) };
     let balance = balance_in_store(store, issuer, budget).await?;
     Ok(Some(Budget {

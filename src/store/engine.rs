@@ -12,7 +12,7 @@ use crate::clock::micros;
 use crate::config::Budget;
 
 /// What an engine's operation returns.
-pub(super) type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Gone>> + Send + 'a>>;
+pub(super) type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Keeps entries, leases and budgets. Every operation is atomic.
 ///
@@ -160,15 +160,15 @@ pub struct Probed {
 
 /// Why the store is unavailable. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gone {
-    pub kind: GoneKind,
+pub struct StoreError {
+    pub kind: StoreErrorKind,
     /// What happened, to whom, and what to do.
     pub detail: String,
 }
 
 /// A metric label of a failed operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GoneKind {
+pub enum StoreErrorKind {
     /// No response within `timeout`.
     Timeout,
     /// Not tried, because it failed less than 5 s ago.
@@ -185,7 +185,7 @@ pub enum GoneKind {
     Keys,
 }
 
-impl GoneKind {
+impl StoreErrorKind {
     pub const ALL: [Self; 7] = [
         Self::Timeout,
         Self::Skipped,
@@ -209,16 +209,16 @@ impl GoneKind {
     }
 }
 
-impl Gone {
-    pub(super) fn new(kind: GoneKind, detail: impl Into<String>) -> Self {
+impl StoreError {
+    pub(super) fn new(kind: StoreErrorKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into() }
     }
 }
 
-impl fmt::Display for Gone {
+impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
     }
 }
 
-impl std::error::Error for Gone {}
+impl std::error::Error for StoreError {}

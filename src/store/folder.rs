@@ -18,8 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::engine::{
-    Claim, Claimed, Engine, Entry, EntryId, Gone, GoneKind, LIST_LIMIT, Listed, Operation, Probed, Spent,
-    StoreTime,
+    Claim, Claimed, Engine, Entry, EntryId, LIST_LIMIT, Listed, Operation, Probed, Spent, StoreError,
+    StoreErrorKind, StoreTime,
 };
 use super::record::{Record, Window};
 use super::sealed::FORMAT;
@@ -77,7 +77,8 @@ impl Folder {
                 }
                 outcome
             });
-            let outcome = done.await.map_err(|error| Gone::new(GoneKind::Unable, error.to_string()))?;
+            let outcome =
+                done.await.map_err(|error| StoreError::new(StoreErrorKind::Unable, error.to_string()))?;
             outcome.map_err(|error| files.gone(&error))
         })
     }
@@ -357,46 +358,47 @@ impl Files {
         format!("folder {}", self.folder.display())
     }
 
-    fn gone(&self, error: &io::Error) -> Gone {
+    fn gone(&self, error: &io::Error) -> StoreError {
         let place = self.place();
         let (kind, why) = match error.kind() {
             ErrorKind::PermissionDenied => (
-                GoneKind::Refused,
+                StoreErrorKind::Refused,
                 format!(
                     "this user may not write there: `chown` the folder to the user that runs bearerd ({error})"
                 ),
             ),
             ErrorKind::NotFound => match self.folder.parent().filter(|parent| !parent.exists()) {
                 Some(parent) => (
-                    GoneKind::Unreachable,
+                    StoreErrorKind::Unreachable,
                     format!(
                         "its parent folder {} does not exist: create it, or name another path",
                         parent.display()
                     ),
                 ),
                 None => (
-                    GoneKind::Unreachable,
+                    StoreErrorKind::Unreachable,
                     format!("it cannot be created there: name another path ({error})"),
                 ),
             },
             ErrorKind::NotADirectory => (
-                GoneKind::Unreachable,
+                StoreErrorKind::Unreachable,
                 "it or one of its parents is a file: remove that file, or name another path".to_owned(),
             ),
             ErrorKind::ReadOnlyFilesystem => {
-                (GoneKind::Unable, "the file system is read-only: mount a writable volume".to_owned())
+                (StoreErrorKind::Unable, "the file system is read-only: mount a writable volume".to_owned())
             }
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                (GoneKind::Unable, format!("no space is left: free some, or name another path ({error})"))
-            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (
+                StoreErrorKind::Unable,
+                format!("no space is left: free some, or name another path ({error})"),
+            ),
             ErrorKind::WouldBlock => (
-                GoneKind::Timeout,
+                StoreErrorKind::Timeout,
                 "another process holds the folder's lock and does not release it: `lslocks` names it"
                     .to_owned(),
             ),
-            _ => (GoneKind::Unreachable, error.to_string()),
+            _ => (StoreErrorKind::Unreachable, error.to_string()),
         };
-        Gone::new(kind, format!("{place}: {why}"))
+        StoreError::new(kind, format!("{place}: {why}"))
     }
 }
 
@@ -534,7 +536,10 @@ mod tests {
         scene.store_for(LEASE).await;
         fs::remove_file(&path).unwrap();
         symlink(&victim, &path).unwrap();
-        assert_eq!(scene.store.claim(&scene.id, NOTHING).await.unwrap_err().kind, GoneKind::Unreachable);
+        assert_eq!(
+            scene.store.claim(&scene.id, NOTHING).await.unwrap_err().kind,
+            StoreErrorKind::Unreachable
+        );
         assert_eq!(scene.store.files.content(&victim).unwrap().unwrap(), b"precious");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
@@ -605,10 +610,10 @@ mod tests {
         for (folder, kind, words) in [
             (
                 around.path().join("no/such"),
-                GoneKind::Unreachable,
+                StoreErrorKind::Unreachable,
                 "/no does not exist: create it, or name another path",
             ),
-            (file, GoneKind::Unreachable, "is a file: remove that file, or name another path"),
+            (file, StoreErrorKind::Unreachable, "is a file: remove that file, or name another path"),
         ] {
             let gone = Folder::new(folder, "bearerd", Arc::clone(&clock)).probe().await.unwrap_err();
             assert_eq!(gone.kind, kind);

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::Store;
 use super::engine::{
-    Claim, Claimed, Engine, Entry, EntryId, Gone, GoneKind, Listed, Operation, Probed, Spent, StoreTime,
+    Claim, Claimed, Engine, Entry, EntryId, Listed, Operation, Probed, Spent, StoreError, StoreErrorKind,
+    StoreTime,
 };
 use super::record::{Record, Window};
 use crate::clock::{SharedClock, micros};
@@ -128,7 +129,7 @@ impl Connection {
             let fault = *self.0.fault.lock().unwrap();
             match fault {
                 Fault::Dead => pending().await,
-                Fault::Broken => Err(Gone::new(GoneKind::Unable, "broken")),
+                Fault::Broken => Err(StoreError::new(StoreErrorKind::Unable, "broken")),
                 Fault::None | Fault::HolderStopped | Fault::PublishHangs => Ok(act(&self.0, self.0.now())),
             }
         })

@@ -25,8 +25,8 @@ use self::cluster::Cluster;
 use self::connection::{Connection, Failure, Login, connector};
 use self::line::Line;
 use super::engine::{
-    Claim, Claimed, Engine, Entry, EntryId, Gone, GoneKind, LIST_LIMIT, Listed, Operation, Probed, Spent,
-    StoreTime,
+    Claim, Claimed, Engine, Entry, EntryId, LIST_LIMIT, Listed, Operation, Probed, Spent, StoreError,
+    StoreErrorKind, StoreTime,
 };
 use super::sealed::FORMAT;
 use crate::clock::micros;
@@ -97,19 +97,19 @@ impl Redis {
         command
     }
 
-    async fn run<T: FromRedisValue>(&self, id: &EntryId, command: &Cmd) -> Result<T, Gone> {
+    async fn run<T: FromRedisValue>(&self, id: &EntryId, command: &Cmd) -> Result<T, StoreError> {
         let value = self.servers.send(id, command).await?;
         from_redis_value(value).map_err(|_| self.nonsense())
     }
 
-    fn nonsense(&self) -> Gone {
-        Gone::new(
-            GoneKind::Invalid,
+    fn nonsense(&self) -> StoreError {
+        StoreError::new(
+            StoreErrorKind::Invalid,
             format!("{} sent an unexpected response: is it Redis or Valkey?", self.place),
         )
     }
 
-    async fn claim_now(&self, id: &EntryId, claim: Claim) -> Result<Claimed, Gone> {
+    async fn claim_now(&self, id: &EntryId, claim: Claim) -> Result<Claimed, StoreError> {
         let mut command = self.script(CLAIM, id, &["token", "lease", "fence"]);
         command
             .arg(claim.have)
@@ -126,14 +126,14 @@ impl Redis {
         command
     }
 
-    async fn take(&self, id: &EntryId, budget: Budget, spend: bool) -> Result<Spent, Gone> {
+    async fn take(&self, id: &EntryId, budget: Budget, spend: bool) -> Result<Spent, StoreError> {
         let mut command = self.script(SPEND, id, &["budget"]);
         command.arg(budget.requests).arg(micros(budget.per)).arg(u8::from(spend));
         let (allowed, remaining, next): (bool, u32, u64) = self.run(id, &command).await?;
         Ok(Spent { allowed, remaining, next: Duration::from_micros(next) })
     }
 
-    async fn list_now(&self) -> Result<Vec<Listed>, Gone> {
+    async fn list_now(&self) -> Result<Vec<Listed>, StoreError> {
         let mut looks = JoinSet::new();
         for id in self.ids().await? {
             let (servers, command) = (Arc::clone(&self.servers), self.look(&id, false));
@@ -157,7 +157,7 @@ impl Redis {
     }
 
     /// The names of entries and leases.
-    async fn ids(&self) -> Result<BTreeSet<EntryId>, Gone> {
+    async fn ids(&self) -> Result<BTreeSet<EntryId>, StoreError> {
         let pattern = format!("{}*", literally(&self.prefix));
         let mut ids = BTreeSet::new();
         for line in self.servers.all().await? {
@@ -185,14 +185,14 @@ impl Redis {
         (what == "token" || what == "lease").then(|| EntryId(id.into()))
     }
 
-    async fn read_now(&self, id: &EntryId) -> Result<Option<Entry>, Gone> {
+    async fn read_now(&self, id: &EntryId) -> Result<Option<Entry>, StoreError> {
         let (generation, sealed, left, _): Looked = self.run(id, &self.look(id, true)).await?;
         let there = u64::try_from(generation).ok().zip(duration(left));
         Ok(there.map(|(generation, left)| Entry { generation, sealed, left }))
     }
 
     /// Does everything with an entry of its own that bearerd does with a token's.
-    async fn probe_now(&self) -> Result<Probed, Gone> {
+    async fn probe_now(&self) -> Result<Probed, StoreError> {
         let id = EntryId(format!("probe-{:016x}", fastrand::u64(..)).into());
         let (value, per) = (fastrand::u64(..).to_be_bytes(), Budget::SHORTEST);
         let Claimed::Lease { fence, now } =
@@ -213,7 +213,7 @@ impl Redis {
         if read.is_none_or(|read| read.sealed != value) {
             let detail =
                 format!("{} lost at once what bearerd wrote: does it have enough memory?", self.place);
-            return Err(Gone::new(GoneKind::Unable, detail));
+            return Err(StoreError::new(StoreErrorKind::Unable, detail));
         }
         Ok(match self.run::<String>(&id, &cmd("INFO")).await {
             Ok(info) => about(latency, &Info(&info)),
@@ -368,7 +368,7 @@ impl Servers {
         }
     }
 
-    async fn send(&self, entry: &EntryId, command: &Cmd) -> Result<Value, Gone> {
+    async fn send(&self, entry: &EntryId, command: &Cmd) -> Result<Value, StoreError> {
         match self {
             Self::One(line) => line.send(command).await.map_err(Failure::into_gone),
             Self::Cluster(cluster) => cluster.send(Some(entry), command).await,
@@ -376,7 +376,7 @@ impl Servers {
     }
 
     /// Lines to all servers that have entries.
-    async fn all(&self) -> Result<Vec<Arc<Line>>, Gone> {
+    async fn all(&self) -> Result<Vec<Arc<Line>>, StoreError> {
         match self {
             Self::One(line) => Ok(vec![Arc::clone(line)]),
             Self::Cluster(cluster) => cluster.all().await,

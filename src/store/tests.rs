@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tokio::time::{sleep, timeout};
 
 use super::Store;
-use super::engine::{Claim, Claimed, Entry, GoneKind, StoreTime};
+use super::engine::{Claim, Claimed, Entry, StoreErrorKind, StoreTime};
 use super::model::{Fault, Memory};
 use super::record::{Record, Window};
 use crate::clock::{SharedClock, ShiftedClock, SystemClock};
@@ -286,7 +286,7 @@ async fn a_list_may_take_longer_than_what_a_token_waits_for() {
     memory.delay_ms.store(5_000, SeqCst);
     let store = memory.store(Arc::new(SystemClock), &[1]);
     store.list().await.unwrap();
-    assert_eq!(store.probe().await.unwrap_err().kind, GoneKind::Timeout);
+    assert_eq!(store.probe().await.unwrap_err().kind, StoreErrorKind::Timeout);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock::{SharedClock, micros};
 use crate::config::{Budget, IssuerConfig, TokenEndpoint};
 use crate::issuer::{Denied, Gate, Permitting};
-use crate::store::{Gone, Spent, Store, StoreCell, Window};
+use crate::store::{Spent, Store, StoreCell, StoreError, Window};
 use crate::telemetry::Repeated;
 
 /// All budgets of the process, by the issuer's name.
@@ -224,7 +224,11 @@ impl Gate for IssuerBudget<'_> {
 ///
 /// # Errors
 /// The store is unavailable.
-pub async fn balance_in_store(store: &Store, config: &IssuerConfig, budget: Budget) -> Result<Spent, Gone> {
+pub async fn balance_in_store(
+    store: &Store,
+    config: &IssuerConfig,
+    budget: Budget,
+) -> Result<Spent, StoreError> {
     store.balance(&slices(&parts(config)), budget).await
 }
 

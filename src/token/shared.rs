@@ -130,7 +130,7 @@ impl SharedFetch<'_> {
             match self.store.claim(&names, claim, hurried).await {
                 Err(_) => return self.alone(want).await,
                 // It may be sent no longer than the current token, or not at all.
-                Ok(Claimed::Token(found)) if is_of_use_for(&found) <= want.left => {
+                Ok(Claimed::Token(found)) if sendable_for(&found) <= want.left => {
                     claim.have = found.generation;
                 }
                 Ok(Claimed::Token(found)) => return Ok(taken(found, asked)),
@@ -228,7 +228,7 @@ fn pause(looks: &mut Duration, held: Duration, left: Duration) -> Duration {
 }
 
 /// How long a token may be sent, minus a second margin for its way to the slot.
-fn is_of_use_for(found: &Found) -> Duration {
+fn sendable_for(found: &Found) -> Duration {
     found.left.saturating_sub(2 * margin(found.stored.lifetime))
 }
 

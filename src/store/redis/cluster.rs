@@ -15,7 +15,7 @@ use super::connection::{Failure, Redirect};
 use super::line::Line;
 use super::{Settings, line_to};
 use crate::config::StoreHost;
-use crate::store::engine::{EntryId, Gone, GoneKind};
+use crate::store::engine::{EntryId, StoreError, StoreErrorKind};
 
 /// How many redirects and unreachable servers one operation tolerates.
 const TRIES: usize = 6;
@@ -49,7 +49,7 @@ impl Cluster {
     }
 
     /// Sends `command` to the server that has `entry`, or to any.
-    pub(super) async fn send(&self, entry: Option<&EntryId>, command: &Cmd) -> Result<Value, Gone> {
+    pub(super) async fn send(&self, entry: Option<&EntryId>, command: &Cmd) -> Result<Value, StoreError> {
         let mut host = self.home(entry);
         let mut asking = false;
         let mut why = None;
@@ -62,7 +62,7 @@ impl Cluster {
             asking = false;
             match outcome {
                 Ok(value) => return Ok(value),
-                Err(Failure::Gone(gone)) => return Err(gone),
+                Err(Failure::Failed(gone)) => return Err(gone),
                 Err(Failure::Unsent(gone)) => {
                     why = Some(gone);
                     host = self.home(entry);
@@ -79,19 +79,22 @@ impl Cluster {
             }
         }
         Err(why.unwrap_or_else(|| {
-            Gone::new(
-                GoneKind::Unable,
+            StoreError::new(
+                StoreErrorKind::Unable,
                 "the cluster's servers do not agree on which of them has an entry; the cluster is being changed",
             )
         }))
     }
 
     /// Lines to all servers that have slots.
-    pub(super) async fn all(&self) -> Result<Vec<Arc<Line>>, Gone> {
+    pub(super) async fn all(&self) -> Result<Vec<Arc<Line>>, StoreError> {
         let asked = self.home(None);
         let slots = self.send(None, cmd("CLUSTER").arg("SLOTS")).await?;
         let mut hosts = primaries(slots, &asked).ok_or_else(|| {
-            Gone::new(GoneKind::Invalid, "the cluster does not list the servers of its slots as Redis does")
+            StoreError::new(
+                StoreErrorKind::Invalid,
+                "the cluster does not list the servers of its slots as Redis does",
+            )
         })?;
         hosts.sort_unstable_by_key(|host| format!("{host:?}"));
         hosts.dedup();

@@ -18,7 +18,7 @@ use super::explain::{self, Explain};
 use crate::config::{Egress, RedisConfig, Source, StoreHost};
 use crate::net::{Connector, Offer, Stream, Target};
 use crate::secret::Secret;
-use crate::store::engine::{Gone, GoneKind};
+use crate::store::engine::{StoreError, StoreErrorKind};
 
 /// How many requests on one connection may wait for responses. Further requests wait for these.
 const AT_ONCE: usize = 256;
@@ -30,18 +30,18 @@ const ENTRY_LIMIT: u64 = 128 * 1024;
 /// Why there is no response.
 pub(super) enum Failure {
     /// The command was not sent, because there is no connection.
-    Unsent(Gone),
-    Gone(Gone),
+    Unsent(StoreError),
+    Failed(StoreError),
     Redirect(Redirect),
 }
 
 impl Failure {
     /// Only servers of a cluster redirect.
-    pub(super) fn into_gone(self) -> Gone {
+    pub(super) fn into_gone(self) -> StoreError {
         match self {
-            Self::Unsent(gone) | Self::Gone(gone) => gone,
+            Self::Unsent(gone) | Self::Failed(gone) => gone,
             Self::Redirect(redirect) => {
-                Gone::new(GoneKind::Unable, format!("the server redirects: {redirect:?}"))
+                StoreError::new(StoreErrorKind::Unable, format!("the server redirects: {redirect:?}"))
             }
         }
     }
@@ -97,10 +97,11 @@ impl Connection {
         connector: &Connector,
         login: Login,
         limit: Duration,
-    ) -> Result<Self, Gone> {
+    ) -> Result<Self, StoreError> {
         let started = Instant::now();
         let connected = connector.connect().await;
-        let stream = connected.map_err(|error| Gone::new(GoneKind::Unreachable, error.message))?.stream;
+        let stream =
+            connected.map_err(|error| StoreError::new(StoreErrorKind::Unreachable, error.message))?.stream;
         let explain = Explain::new(connector.who(), config, stream.tls_failure());
         let slow = explain.silent(limit);
         let entered = timeout(limit.saturating_sub(started.elapsed()), async {
@@ -111,7 +112,7 @@ impl Connection {
         entered.await.unwrap_or(Err(slow))
     }
 
-    async fn on(stream: Stream, explain: Explain) -> Result<Self, Gone> {
+    async fn on(stream: Stream, explain: Explain) -> Result<Self, StoreError> {
         let quota = Arc::new(Quota::default());
         let stream = Bounded { stream, quota: Arc::clone(&quota) };
         // Sends nothing: the password follows as a command of its own, whose error says why it was refused.
@@ -125,7 +126,7 @@ impl Connection {
         Ok(Self { redis, quota, explain, driver: AbortOnDropHandle::new(tokio::spawn(driver)) })
     }
 
-    async fn enter(&self, config: &RedisConfig, login: Login) -> Result<(), Gone> {
+    async fn enter(&self, config: &RedisConfig, login: Login) -> Result<(), StoreError> {
         let wanted = config.password.is_some() || config.username.is_some();
         if wanted && (login == Login::Now || self.requires_login().await?) {
             self.log_in(config).await?;
@@ -138,7 +139,7 @@ impl Connection {
         Ok(())
     }
 
-    async fn requires_login(&self) -> Result<bool, Gone> {
+    async fn requires_login(&self) -> Result<bool, StoreError> {
         match self.query(&cmd("PING")).await {
             Ok(_) => Ok(false),
             Err(error) if error.code() == Some("NOAUTH") => Ok(true),
@@ -146,7 +147,7 @@ impl Connection {
         }
     }
 
-    async fn log_in(&self, config: &RedisConfig) -> Result<(), Gone> {
+    async fn log_in(&self, config: &RedisConfig) -> Result<(), StoreError> {
         let mut auth = cmd("AUTH");
         if let Some(username) = &config.username {
             auth.arg(read(username, "username").await?.expose());
@@ -174,12 +175,12 @@ impl Connection {
     fn failure(&self, error: &RedisError) -> Failure {
         match self.explain.redirect(error) {
             Some(redirect) => Failure::Redirect(redirect),
-            None => Failure::Gone(self.explain.error(error)),
+            None => Failure::Failed(self.explain.error(error)),
         }
     }
 
     /// Sends a command for the connection itself.
-    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Gone> {
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, StoreError> {
         self.query(command).await.map_err(|error| self.explain.error(&error))
     }
 
@@ -199,10 +200,11 @@ impl Connection {
 }
 
 /// Reads a user name or a password now, so that a new one is used without a restart.
-async fn read(source: &Source, key: &str) -> Result<Arc<Secret>, Gone> {
+async fn read(source: &Source, key: &str) -> Result<Arc<Secret>, StoreError> {
     let read = source.to_send_aside().await;
-    let (secret, _stale) = read
-        .map_err(|error| Gone::new(GoneKind::Refused, format!("{key} in [store] cannot be read: {error}")))?;
+    let (secret, _stale) = read.map_err(|error| {
+        StoreError::new(StoreErrorKind::Refused, format!("{key} in [store] cannot be read: {error}"))
+    })?;
     Ok(secret)
 }
 

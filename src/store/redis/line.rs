@@ -13,13 +13,13 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Connection, Failure};
-use crate::store::engine::{Gone, GoneKind};
+use crate::store::engine::{StoreError, StoreErrorKind};
 
 /// An operation reports a failed connection attempt that nobody waited for if it is this recent.
 const RECENT: Duration = Duration::from_secs(10);
 
 /// Makes a connection.
-pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Connection, Gone>> + Send>>;
+pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Connection, StoreError>> + Send>>;
 
 pub(super) struct Line {
     connect: Box<dyn Fn() -> Connecting + Send + Sync>,
@@ -55,7 +55,7 @@ impl Line {
         let connection = attempt.outcome().await.map_err(Failure::Unsent)?;
         let mut in_use = InUse { line: self, attempt, trusted: false };
         let outcome = exchange(&connection).await;
-        in_use.trusted = !matches!(outcome, Err(Failure::Gone(_)));
+        in_use.trusted = !matches!(outcome, Err(Failure::Failed(_)));
         outcome
     }
 
@@ -66,7 +66,7 @@ impl Line {
 
     /// The current attempt if it may still succeed, or else a new one. A failure that has not been reported is returned once,
     /// while the new attempt continues.
-    fn present_attempt(&self) -> Result<Arc<Attempt>, Gone> {
+    fn present_attempt(&self) -> Result<Arc<Attempt>, StoreError> {
         let present = self.attempt.load_full();
         if let Some(present) = present.as_ref().filter(|attempt| attempt.is_of_use()) {
             return Ok(Arc::clone(present));
@@ -106,7 +106,7 @@ struct Attempt {
 #[derive(Clone)]
 enum Outcome {
     Connected(Arc<Connection>),
-    Failed(Gone, Instant),
+    Failed(StoreError, Instant),
 }
 
 impl Attempt {
@@ -129,7 +129,7 @@ impl Attempt {
         }
     }
 
-    fn unheard(&self) -> Option<Gone> {
+    fn unheard(&self) -> Option<StoreError> {
         match &*self.outcome.borrow() {
             Some(Outcome::Failed(gone, at)) if at.elapsed() < RECENT => {
                 (!self.heard.load(Ordering::Relaxed)).then(|| gone.clone())
@@ -138,7 +138,7 @@ impl Attempt {
         }
     }
 
-    async fn outcome(&self) -> Result<Arc<Connection>, Gone> {
+    async fn outcome(&self) -> Result<Arc<Connection>, StoreError> {
         let mut outcome = self.outcome.clone();
         let outcome = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         match outcome {
@@ -147,8 +147,8 @@ impl Attempt {
                 self.heard.store(true, Ordering::Relaxed);
                 Err(gone)
             }
-            None => Err(Gone::new(
-                GoneKind::Unreachable,
+            None => Err(StoreError::new(
+                StoreErrorKind::Unreachable,
                 "bearerd stopped connecting to the store, because it is shutting down",
             )),
         }

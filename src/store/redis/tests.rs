@@ -44,11 +44,11 @@ fn fresh() -> Claim {
 
 impl Redis {
     /// A claim of a new entry.
-    async fn try_it(&self) -> Result<Claimed, Gone> {
+    async fn try_it(&self) -> Result<Claimed, StoreError> {
         within("a response", self.claim(&id(), fresh())).await
     }
 
-    async fn failure(&self) -> Gone {
+    async fn failure(&self) -> StoreError {
         self.try_it().await.expect_err("the store is unavailable")
     }
 
@@ -141,24 +141,28 @@ async fn accepts(stream: &mut TcpStream) {
 #[tokio::test]
 async fn each_error_of_a_server_says_what_to_do() {
     for (response, kind, words) in [
-        ("-NOAUTH Authentication required.", GoneKind::Refused, "set password in [store]"),
-        ("-NOPERM this user has no permissions to run the 'eval' command", GoneKind::Refused, "+eval"),
-        ("-DENIED Redis is running in protected mode because", GoneKind::Refused, "protected mode"),
-        ("-OOM command not allowed when used memory > 'maxmemory'.", GoneKind::Unable, "raise maxmemory"),
-        ("-READONLY You can't write against a read only replica.", GoneKind::Unable, "to the primary"),
-        ("-LOADING Redis is loading the dataset in memory", GoneKind::Unable, "still loading"),
-        ("-MASTERDOWN Link with MASTER is down", GoneKind::Unable, "MASTERDOWN Link with MASTER"),
-        ("-MISCONF Redis is configured to save RDB snapshots", GoneKind::Unable, "MISCONF Redis is"),
-        ("-CLUSTERDOWN Hash slot not served", GoneKind::Unable, "CLUSTERDOWN Hash slot"),
-        ("-MOVED 1 127.0.0.1:1", GoneKind::Invalid, "cluster = true"),
-        ("-CROSSSLOT Keys in request don't hash to the same slot", GoneKind::Invalid, "hash tags"),
-        ("-WRONGTYPE Operation against a key", GoneKind::Invalid, "another prefix"),
-        ("-ERR max number of clients reached", GoneKind::Unable, "maxclients"),
-        ("-ERR unknown command 'EVAL', with args", GoneKind::Invalid, "Redis 5 or later"),
-        ("-ERR something\u{7} else", GoneKind::Invalid, "ERR something  else"),
-        ("$-1", GoneKind::Invalid, "sent an unexpected response"),
-        ("*2\r\n$5\r\nentry\r\n:1", GoneKind::Invalid, "sent an unexpected response"),
-        ("HTTP/1.1 400 Bad Request", GoneKind::Invalid, "does not respond as Redis does"),
+        ("-NOAUTH Authentication required.", StoreErrorKind::Refused, "set password in [store]"),
+        ("-NOPERM this user has no permissions to run the 'eval' command", StoreErrorKind::Refused, "+eval"),
+        ("-DENIED Redis is running in protected mode because", StoreErrorKind::Refused, "protected mode"),
+        (
+            "-OOM command not allowed when used memory > 'maxmemory'.",
+            StoreErrorKind::Unable,
+            "raise maxmemory",
+        ),
+        ("-READONLY You can't write against a read only replica.", StoreErrorKind::Unable, "to the primary"),
+        ("-LOADING Redis is loading the dataset in memory", StoreErrorKind::Unable, "still loading"),
+        ("-MASTERDOWN Link with MASTER is down", StoreErrorKind::Unable, "MASTERDOWN Link with MASTER"),
+        ("-MISCONF Redis is configured to save RDB snapshots", StoreErrorKind::Unable, "MISCONF Redis is"),
+        ("-CLUSTERDOWN Hash slot not served", StoreErrorKind::Unable, "CLUSTERDOWN Hash slot"),
+        ("-MOVED 1 127.0.0.1:1", StoreErrorKind::Invalid, "cluster = true"),
+        ("-CROSSSLOT Keys in request don't hash to the same slot", StoreErrorKind::Invalid, "hash tags"),
+        ("-WRONGTYPE Operation against a key", StoreErrorKind::Invalid, "another prefix"),
+        ("-ERR max number of clients reached", StoreErrorKind::Unable, "maxclients"),
+        ("-ERR unknown command 'EVAL', with args", StoreErrorKind::Invalid, "Redis 5 or later"),
+        ("-ERR something\u{7} else", StoreErrorKind::Invalid, "ERR something  else"),
+        ("$-1", StoreErrorKind::Invalid, "sent an unexpected response"),
+        ("*2\r\n$5\r\nentry\r\n:1", StoreErrorKind::Invalid, "sent an unexpected response"),
+        ("HTTP/1.1 400 Bad Request", StoreErrorKind::Invalid, "does not respond as Redis does"),
     ] {
         let peer = Peer::responding(format!("{response}\r\n")).await;
         let gone = peer.engine().failure().await;
@@ -199,7 +203,7 @@ async fn a_server_without_the_database_says_so() {
 async fn nobody_there_is_told() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let gone = engine(single(tcp(port))).failure().await;
-    assert_eq!(gone.kind, GoneKind::Unreachable, "{gone}");
+    assert_eq!(gone.kind, StoreErrorKind::Unreachable, "{gone}");
     assert!(gone.detail.contains(&format!("127.0.0.1:{port}")), "{gone}");
     let gone = engine(single(StoreHost::Unix("/nowhere/redis.sock".into()))).failure().await;
     assert!(gone.detail.contains("unix:/nowhere/redis.sock"), "{gone}");
@@ -219,7 +223,7 @@ async fn a_connection_that_is_cut_in_the_middle_of_a_response_is_replaced() {
     .await;
     let engine = peer.engine();
     let gone = engine.failure().await;
-    assert_eq!(gone.kind, GoneKind::Unreachable, "{gone}");
+    assert_eq!(gone.kind, StoreErrorKind::Unreachable, "{gone}");
     assert!(gone.detail.contains("closed the connection"), "{gone}");
     assert_eq!(engine.try_it().await, Ok(Claimed::Lease { fence: 7, now: StoreTime(7) }));
 }
@@ -296,7 +300,7 @@ async fn a_server_that_accepts_and_is_silent_is_given_up() {
     // From here on nothing but time passes.
     tokio::time::pause();
     let gone = engine.failure().await;
-    assert_eq!(gone.kind, GoneKind::Timeout, "{gone}");
+    assert_eq!(gone.kind, StoreErrorKind::Timeout, "{gone}");
     assert!(gone.detail.contains("did not respond within 5s"), "{gone}");
 }
 
@@ -322,7 +326,7 @@ async fn a_failure_that_nobody_waited_for_is_told_to_the_next_operation() {
     go_on.send(true).unwrap();
     let Servers::One(line) = &*engine.servers else { unreachable!() };
     eventually("the failure", async || (!line.is_connecting()).then_some(())).await;
-    assert_eq!(engine.failure().await.kind, GoneKind::Refused);
+    assert_eq!(engine.failure().await.kind, StoreErrorKind::Refused);
     engine.try_it().await.unwrap();
     assert_eq!(peer.connections(), 2, "the second connection was begun with the first failure");
 }
@@ -349,7 +353,7 @@ async fn a_response_without_end_is_cut_off() {
         .await;
         let engine = peer.engine();
         let gone = engine.failure().await;
-        assert!(matches!(gone.kind, GoneKind::Invalid | GoneKind::Unreachable), "{gone}");
+        assert!(matches!(gone.kind, StoreErrorKind::Invalid | StoreErrorKind::Unreachable), "{gone}");
     }
 }
 
@@ -372,7 +376,7 @@ async fn a_server_that_sends_unasked_is_cut_off() {
 #[tokio::test]
 async fn a_response_that_is_nested_deeply_harms_nobody() {
     let peer = Peer::responding("*1\r\n".repeat(100_000)).await;
-    assert_eq!(peer.engine().failure().await.kind, GoneKind::Invalid);
+    assert_eq!(peer.engine().failure().await.kind, StoreErrorKind::Invalid);
 }
 
 #[tokio::test]

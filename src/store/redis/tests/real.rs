@@ -406,7 +406,7 @@ async fn tls_with_a_private_ca_and_a_client_certificate() {
     assert!(gone.detail.contains("rediss://"), "{gone}");
     let plain = RedisServer::start();
     let gone = engine(over_tls(&plain, pki.trusting())).failure().await;
-    assert_eq!(gone.kind, GoneKind::Unreachable, "{gone}");
+    assert_eq!(gone.kind, StoreErrorKind::Unreachable, "{gone}");
 }
 
 fn with_user(server: &RedisServer, folder: &tempfile::TempDir, password: &str) -> RedisConfig {
@@ -449,7 +449,7 @@ async fn a_user_with_the_rights_that_an_error_names_may_do_everything() {
 
     user("+eval +get");
     let gone = engine.failure().await;
-    assert_eq!(gone.kind, GoneKind::Refused, "{gone}");
+    assert_eq!(gone.kind, StoreErrorKind::Refused, "{gone}");
     assert!(gone.detail.contains("ACL SETUSER") && gone.detail.contains("+hmget"), "{gone}");
     user(&format!("{} resetkeys ~other:*", explain::COMMANDS));
     let gone = engine.failure().await;
@@ -479,7 +479,7 @@ async fn a_password_that_was_rotated_is_used_without_a_restart() {
     engine.try_it().await.unwrap();
     set(">second");
     // The connection that was closed may still look open.
-    let refusal = async || engine.try_it().await.err().filter(|gone| gone.kind == GoneKind::Refused);
+    let refusal = async || engine.try_it().await.err().filter(|gone| gone.kind == StoreErrorKind::Refused);
     let gone = eventually("the refusal", refusal).await;
     assert!(gone.detail.contains("did not accept username and password"), "{gone}");
     file(&folder, "password", "second");
@@ -508,9 +508,9 @@ async fn a_full_server_is_told_and_used_again_when_it_has_room() {
     let server = RedisServer::with("maxmemory 1\n");
     let engine = engine(to(&server));
     let gone = engine.failure().await;
-    assert_eq!(gone.kind, GoneKind::Unable, "{gone}");
+    assert_eq!(gone.kind, StoreErrorKind::Unable, "{gone}");
     assert!(gone.detail.contains("maxmemory"), "{gone}");
-    assert_eq!(engine.probe().await.unwrap_err().kind, GoneKind::Unable);
+    assert_eq!(engine.probe().await.unwrap_err().kind, StoreErrorKind::Unable);
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     engine.try_it().await.unwrap();
     server.cli(&["CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru"]);
@@ -526,7 +526,7 @@ async fn a_replica_is_told() {
     wait_for("the replica", || replica.info("master_link_status") == "up");
     let engine = engine(to(&replica));
     let gone = engine.failure().await;
-    assert_eq!(gone.kind, GoneKind::Unable, "{gone}");
+    assert_eq!(gone.kind, StoreErrorKind::Unable, "{gone}");
     assert!(gone.detail.contains("is a replica, which is read-only"), "{gone}");
     replica.cli(&["REPLICAOF", "NO", "ONE"]);
     engine.recover().await;
@@ -540,7 +540,7 @@ async fn a_server_that_was_killed_and_starts_empty() {
     let id = id();
     let (before, _) = engine.lease(&id).await;
     server.kill();
-    assert_eq!(engine.failure().await.kind, GoneKind::Unreachable);
+    assert_eq!(engine.failure().await.kind, StoreErrorKind::Unreachable);
     server.restart();
     engine.recover().await;
     let (after, _) = engine.lease(&id).await;
@@ -623,7 +623,7 @@ async fn a_cluster_of_three() {
     old.cli(&["MIGRATE", "127.0.0.1", &port, &engine.key(&id, "token"), "0", "5000"]);
     // A part of the keys is on its way: nobody can say anything.
     let gone = engine.claim(&id, fresh()).await;
-    assert!(gone.as_ref().is_err_and(|gone| gone.kind == GoneKind::Unable), "{gone:?}");
+    assert!(gone.as_ref().is_err_and(|gone| gone.kind == StoreErrorKind::Unable), "{gone:?}");
     for what in ["lease", "fence"] {
         old.cli(&["MIGRATE", "127.0.0.1", &port, &engine.key(&id, what), "0", "5000"]);
     }
