@@ -414,7 +414,7 @@ pub const FAMILIES: &[Family] = &[
         labels: &[],
         unit: "0 or 1",
         help: "Whether the last operation of the token store succeeded",
-        more: ". A store that nobody uses is looked at once a minute. Absent without `[store]`. While it is 0, each replica fetches its own tokens",
+        more: ". bearerd checks an unused store once a minute. Absent without `[store]`. While it is 0, each replica fetches its own tokens",
         alert: "it is 0",
         samples: |all, out| each(all.extra.store_up, |up| out.value(&[], u64::from(up))),
     },
@@ -424,7 +424,7 @@ pub const FAMILIES: &[Family] = &[
         labels: &["issuer"],
         unit: "requests",
         help: "Token requests that the issuer's `budget` allows now, as far as this process knows",
-        more: ". Absent without `budget`. With `[store]`, as the store said last",
+        more: ". Absent without `budget`. With `[store]`, the last value that the store reported",
         alert: "it stays under a tenth of `bearerd_token_budget_limit`",
         samples: |all, out| {
             each(&all.extra.token_budgets, |of| out.value(&[&of.issuer], u64::from(of.remaining)))

@@ -130,12 +130,12 @@ fn what_cannot_be_a_store_is_refused_at_its_place_with_a_fix() {
         ),
         (
             "sentinel = \"s\"\nurls = [\"redis://a\", \"redis://b/1\"]",
-            "store.urls[1]: names another database",
+            "store.urls[1]: names a different database",
             "the same database",
         ),
         (
             "cluster = true\nurls = [\"redis://a\", \"redis://a:6379\"]",
-            "store.urls[1]: is the same server",
+            "store.urls[1]: repeats an earlier server",
             "leave it",
         ),
         (
@@ -172,9 +172,9 @@ fn what_cannot_be_a_store_is_refused_at_its_place_with_a_fix() {
         ("url = \"redis://a\"\ntimeout = \"0s\"", "store.timeout: must be longer than \"0s\"", "100ms"),
         ("url = \"redis://a\"\ntimeout = \"5001ms\"", "store.timeout: must be at most \"5s\"", "100ms"),
         ("url = \"redis://a\"\ntimeout = 100", "store.timeout: expected a duration", "\"100s\""),
-        ("url = \"redis://a\"\nprefix = \"\"", "store.prefix: cannot begin", "1 to 64"),
-        ("url = \"redis://a\"\nprefix = \"a b\"", "store.prefix: cannot begin", "1 to 64"),
-        ("url = \"redis://a\"\nprefix = \"a{b}\"", "store.prefix: cannot begin", "1 to 64"),
+        ("url = \"redis://a\"\nprefix = \"\"", "store.prefix: is not a valid prefix", "1 to 64"),
+        ("url = \"redis://a\"\nprefix = \"a b\"", "store.prefix: is not a valid prefix", "1 to 64"),
+        ("url = \"redis://a\"\nprefix = \"a{b}\"", "store.prefix: is not a valid prefix", "1 to 64"),
         ("path = \"\"", "store.path: is not the path of a folder", "path ="),
         ("path = \"redis://a\"", "store.path: is a URL", "`url`"),
         ("url = \"redis://a\"\npasword = 1", "store.pasword: unknown key", "`password`"),
@@ -224,7 +224,7 @@ fn a_store_has_keys_and_each_once() {
     let keys = |keys: &str| told(&text(&format!("url = \"redis://a\"\n{keys}")));
     for (written, words) in [
         ("", "store.keys: is missing"),
-        ("keys = []", "store.keys: names no key"),
+        ("keys = []", "store.keys: is empty"),
         (
             "keys = [{ file = \"a\" }, { env = \"K\" }, { file = \"./a\" }]",
             "store.keys[2]: is the same as keys[0]",
