@@ -293,12 +293,7 @@ impl Issuer {
         let now = self.clock.wall();
         let asked = SentRequest { at: now, scopes: &asking.fetch.key.scopes };
         let url = &asking.endpoint.url;
-        let request = inputs.sign(&self.config, now).and_then(|mut fresh| {
-            let method = request::method(&self.config);
-            let proof = asking.prover.map(|prover| self.nonce.proof(prover, &method, url, now));
-            fresh.proof = proof.transpose()?;
-            request::build(inputs, fresh, &self.config, asking.fetch.key, url)
-        });
+        let request = self.signed_request(asking, inputs, now).await;
         let context = ErrorContext::new(&self.config, url, &inputs.redactor);
         let request = match request {
             Ok(request) => request,
@@ -334,6 +329,21 @@ impl Issuer {
                 AttemptResult { outcome, again: wants_nonce.then_some(RepeatReason::WithNonce) }
             }
         }
+    }
+
+    async fn signed_request(
+        &self,
+        asking: &Attempt<'_>,
+        inputs: &mut Inputs,
+        now: SystemTime,
+    ) -> Result<http::Request<http_body_util::Full<bytes::Bytes>>, String> {
+        let url = &asking.endpoint.url;
+        let mut fresh = inputs.sign(&self.config, now).await?;
+        if let Some(prover) = asking.prover {
+            let method = request::method(&self.config);
+            fresh.proof = Some(self.nonce.proof(prover, &method, url, now).await?);
+        }
+        request::build(inputs, fresh, &self.config, asking.fetch.key, url)
     }
 
     /// The content of the key file that the response asks for.

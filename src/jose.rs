@@ -2,6 +2,7 @@
 
 mod asn1;
 mod certificate;
+pub mod device;
 pub mod dpop;
 mod jws;
 mod key;
@@ -10,6 +11,7 @@ mod pem;
 mod pkcs12;
 
 pub use certificate::Certificate;
+pub use device::{DeviceKey, KeyUri, UriPin};
 pub use dpop::{Proof, Prover};
 pub use jws::{Alg, Header, Signer, sign, unique_id};
 pub use key::{Identity, KeyError, PrivateKey};

@@ -129,7 +129,7 @@ async fn serve(
     }
     let mut head = forward::take_head(request, target, upgrade.is_some());
     if let Some(token) = &token {
-        credential::set_credential(&service, &mut head, token)?;
+        credential::set_credential(&service, &mut head, token).await?;
     }
     let (keep, idle) = (service.config.replay_limit, service.config.idle_timeout);
     let trailers = || service.request_trailers.with(key_header.into_iter().chain(&nominated));

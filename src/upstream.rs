@@ -100,7 +100,7 @@ impl Upstream {
         &self,
         head: &mut Head,
         body: RequestBody,
-        before_repeat: impl FnOnce(&mut Head) -> bool,
+        before_repeat: impl AsyncFnOnce(&mut Head) -> bool,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let pooled = if head.upgrade { None } else { self.pooled(self.route.connection_max_age) };
         let taken = match pooled {
@@ -121,7 +121,7 @@ impl Upstream {
         head: &mut Head,
         failed: FailedAttempt,
         pooled: bool,
-        before_repeat: impl FnOnce(&mut Head) -> bool,
+        before_repeat: impl AsyncFnOnce(&mut Head) -> bool,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let FailedAttempt { error, body, cause } = failed;
         let safe = match cause {
@@ -139,7 +139,7 @@ impl Upstream {
         // If one connection has died, the other pooled ones may have died as well.
         let fresh = matches!(cause, FailureCause::Died { .. });
         let taken = self.open(head.upgrade, fresh).await?;
-        if !before_repeat(head) {
+        if !before_repeat(head).await {
             return Err(error);
         }
         self.attempt(taken.connection, head, body).await.map_err(|failed| failed.error)

@@ -15,6 +15,7 @@ use super::listeners;
 use super::programs;
 use crate::aside::{Aside, AsideError};
 use crate::config::{self, Config, Problem, Severity};
+use crate::jose::device;
 use crate::listener::ListenerSettings;
 use crate::metrics::Metrics;
 use crate::net::connect::Offer;
@@ -215,6 +216,9 @@ pub(super) fn prepare(
     mut known: KnownFiles,
     metrics: &Metrics,
 ) -> Prepared {
+    if cause == Cause::Operator {
+        device::retry_refused_pins();
+    }
     let contents = Contents::read(&known.watched).or_as_in(&known.contents);
     let change = contents.changed_since(&known.contents);
     let unchanged = change.is_empty() && cause == Cause::Files;

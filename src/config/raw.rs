@@ -22,7 +22,7 @@ use crate::config::model::{
 };
 use crate::config::raw::values::{
     Count, Flag, Lasting, Plaintext, RawCertificate, RawEgress, RawKey, RawParams, RawPublic, RawReference,
-    RawSecret, Size, Word, Words,
+    RawSecret, RawSigningKey, Size, Word, Words,
 };
 
 /// The config file of bearerd.
@@ -383,7 +383,7 @@ pub(crate) struct RawIssuer {
     /// The key that signs JWTs, and the client's key of tls_client_auth: PKCS#8, PKCS#1, SEC1, JWK, PKCS#12, or a
     /// vendor's key JSON.
     #[schemars(extend("x-errors" = "missing with `private_key_jwt`; if nothing uses it"))]
-    pub private_key: Option<RawKey>,
+    pub private_key: Option<RawSigningKey>,
     /// The client's certificate in PEM or PKCS#12, for JWT headers (x5t, x5t#S256, x5c) and for tls_client_auth.
     #[schemars(extend("x-errors" = "if nothing uses it"))]
     pub certificate: Option<RawCertificate>,
@@ -476,7 +476,7 @@ pub(crate) struct RawStandby {
     pub client_secret: Option<RawSecret>,
     /// The key that signs JWTs.
     #[schemars(extend("x-errors" = "if no key signs"))]
-    pub private_key: Option<RawKey>,
+    pub private_key: Option<RawSigningKey>,
     /// The certificate of that key.
     #[schemars(extend("x-errors" = "if no key signs"))]
     pub certificate: Option<RawCertificate>,
@@ -540,7 +540,7 @@ fn alg_names() -> Vec<&'static str> {
 pub(crate) struct RawDpop {
     /// The key. It must differ from the key that authenticates the client.
     #[schemars(extend("x-errors" = "missing"))]
-    pub private_key: Option<RawKey>,
+    pub private_key: Option<RawSigningKey>,
     /// The signature's algorithm. Default: depends on the key's type.
     #[schemars(extend("enum" = alg_names(), "x-errors" = "an HMAC algorithm such as HS256"))]
     pub alg: Option<String>,

@@ -1,5 +1,5 @@
 //! References: values that are not in the config, but in a file, in the environment, or in a webhook's store, printed by a
-//! program, or granted by another issuer.
+//! program, granted by another issuer, or a key that stays in a device.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
@@ -18,6 +18,7 @@ use super::program::{self, Program, ProgramConfig, Refreshing};
 use super::types::Scopes;
 use crate::aside::Aside;
 use crate::clock::{Clock as _, SystemClock};
+use crate::jose::{DeviceKey, KeyUri, PrivateKey};
 use crate::secret::Secret;
 
 /// A file that was written within this time may be incomplete.
@@ -36,7 +37,7 @@ struct Inner {
     definition: Definition,
     /// The last good value. It stays in use while a file is being written or is missing.
     last_good: ArcSwapOption<Secret>,
-    /// The password of a PKCS#12 file.
+    /// The password of a PKCS#12 file, or the PIN of a device.
     password: Option<Source>,
 }
 
@@ -63,7 +64,24 @@ enum Definition {
     },
     /// The token of another issuer.
     Issuer(Arc<Chained>),
+    /// A private key in a device. Its value is the thumbprint of the key that was found there.
+    Device(Arc<Device>),
 }
+
+/// A private key in a device, as a value.
+struct Device {
+    uri: KeyUri,
+    /// The key that was found for the current request.
+    found: ArcSwapOption<DeviceKey>,
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        self.uri == other.uri
+    }
+}
+
+impl Eq for Device {}
 
 /// A token of another issuer, as a value.
 pub struct Chained {
@@ -130,6 +148,9 @@ pub(super) const NOT_SET: &str = "is not set";
 /// A [`ReferenceError::reason`].
 pub(super) const NOT_RUN: &str = program::NOT_RUN;
 
+/// A [`ReferenceError::reason`]: nobody has asked the device for the key.
+pub(super) const NOT_FOUND: &str = "was not needed yet";
+
 /// Why a reference gave no value. It names the place and never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReferenceError {
@@ -174,6 +195,32 @@ impl Source {
         Self::from_definition(Definition::Issuer(Arc::new(chained)))
     }
 
+    /// A private key that stays in its device. [`Self::refresh`] finds it. Its PIN is the password.
+    pub(super) fn device(uri: KeyUri) -> Self {
+        Self::from_definition(Definition::Device(Arc::new(Device { uri, found: ArcSwapOption::empty() })))
+    }
+
+    fn in_device(&self) -> Option<&Arc<Device>> {
+        match &self.0.definition {
+            Definition::Device(device) => Some(device),
+            _ => None,
+        }
+    }
+
+    /// Whether this is a private key in a device.
+    pub fn is_in_device(&self) -> bool {
+        self.in_device().is_some()
+    }
+
+    /// The private key in a device, once it was found there. `None`: this is another kind of value.
+    ///
+    /// # Errors
+    /// It was not found yet.
+    pub fn device_key(&self) -> Option<Result<PrivateKey, String>> {
+        let found = self.in_device()?.found.load_full().ok_or_else(|| NOT_FOUND.to_owned());
+        Some(found.and_then(|key| PrivateKey::in_device(&key).map_err(|error| error.to_string())))
+    }
+
     /// The other issuer's token that this is, if it is one.
     pub fn chained(&self) -> Option<&Arc<Chained>> {
         match &self.0.definition {
@@ -192,7 +239,11 @@ impl Source {
 
     fn from_definition(definition: Definition) -> Self {
         let new = |definition| Inner { definition, last_good: ArcSwapOption::empty(), password: None };
-        if let Definition::Literal(_) | Definition::Env { .. } | Definition::Issuer(_) = definition {
+        if let Definition::Literal(_)
+        | Definition::Env { .. }
+        | Definition::Issuer(_)
+        | Definition::Device(_) = definition
+        {
             return Self(Arc::new(new(definition)));
         }
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -227,7 +278,8 @@ impl Source {
             Definition::Literal(_)
             | Definition::Env { .. }
             | Definition::Exec { .. }
-            | Definition::Issuer(_) => None,
+            | Definition::Issuer(_)
+            | Definition::Device(_) => None,
         }
     }
 
@@ -238,20 +290,25 @@ impl Source {
         }
     }
 
-    /// The value has to be made before it can be read: [`Self::refresh`] runs a program, and a token of another issuer is put
-    /// there.
+    /// The value has to be made before it can be read: [`Self::refresh`] runs a program or finds a key, and a token of another
+    /// issuer is put there.
     pub fn is_made(&self) -> bool {
-        self.program().is_some() || self.chained().is_some()
+        self.program().is_some() || self.chained().is_some() || self.is_in_device()
     }
 
     /// The values that this one is made with.
     pub fn made_with(&self) -> impl Iterator<Item = &Self> {
-        self.program().into_iter().flat_map(|program| program.config.env.values())
+        let pin = self.password().filter(|_| self.is_in_device());
+        self.program().into_iter().flat_map(|program| program.config.env.values()).chain(pin)
     }
 
     /// Why the value cannot be made, as far as that is known without making it.
     pub fn unmakeable(&self) -> Option<ReferenceError> {
-        let reason = self.program()?.unstartable()?;
+        let reason = match &self.0.definition {
+            Definition::Exec { program, .. } => program.unstartable(),
+            Definition::Device(device) => device.uri.missing_module(),
+            _ => None,
+        }?;
         Some(ReferenceError { place: self.place(), reason })
     }
 
@@ -261,14 +318,29 @@ impl Source {
     /// There is no new value, even if there is a last good one.
     pub fn refresh(&self) -> impl Future<Output = Result<(), ReferenceError>> + Send + use<> {
         let refreshing = self.program().map(Program::refresh);
-        let place = self.place();
+        let (place, this) = (self.place(), self.clone());
         async move {
-            let outcome = match refreshing {
-                Some(refreshing) => Refreshing::outcome(refreshing).await,
-                None => return Ok(()),
+            let outcome = match (refreshing, this.in_device()) {
+                (Some(refreshing), _) => Refreshing::outcome(refreshing).await.map(drop),
+                (None, Some(device)) => this.find_key(device).await,
+                (None, None) => return Ok(()),
             };
-            outcome.map(drop).map_err(|reason| ReferenceError { place, reason })
+            outcome.map_err(|reason| ReferenceError { place, reason })
         }
+    }
+
+    async fn find_key(&self, device: &Device) -> Result<(), String> {
+        let pin = match self.password() {
+            None => None,
+            Some(pin) => {
+                let unreadable = |error: ReferenceError| format!("its PIN cannot be read: {error}");
+                Box::pin(pin.refresh()).await.map_err(unreadable)?;
+                Some(pin.to_send_aside().await.map_err(unreadable)?.0)
+            }
+        };
+        let key = DeviceKey::open(&device.uri, pin.as_deref()).await.map_err(|error| error.to_string())?;
+        device.found.store(Some(Arc::new(key)));
+        Ok(())
     }
 
     /// How long what was made last is used before the value is made again.
@@ -295,6 +367,7 @@ impl Source {
             Definition::Webhook { name, .. } => return format!("webhook {name}"),
             Definition::Exec { program, pointer } => (format!("program {}", program.name()), pointer),
             Definition::Issuer(chained) => return format!("issuer {}", chained.issuer),
+            Definition::Device(device) => return format!("key {}", device.uri),
         };
         match pointer {
             Some(pointer) => format!("{place} at {pointer}"),
@@ -371,6 +444,10 @@ impl Source {
             Definition::Issuer(chained) => {
                 let token = chained.value.load_full().ok_or("granted no token yet")?;
                 return Ok(Secret::clone(&token).into());
+            }
+            Definition::Device(_) => {
+                let key = self.device_key().unwrap_or_else(|| Err(NOT_FOUND.to_owned()))?;
+                return Ok(Secret::from(key.thumbprint()).into());
             }
         };
         let secret = match pointer {
@@ -541,6 +618,7 @@ impl Hash for Definition {
             Self::Env { name, pointer } => (2u8, name, pointer).hash(state),
             Self::Webhook { name, store } => (3u8, name, store).hash(state),
             Self::Exec { program, pointer } => (4u8, &program.config, pointer).hash(state),
+            Self::Device(device) => (6u8, &device.uri).hash(state),
             Self::Issuer(chained) => (5u8, &chained.issuer, &chained.scopes, &chained.params).hash(state),
         }
     }

@@ -105,7 +105,7 @@ impl JwtTemplate {
     }
 
     /// Signs a new JWT with its own `jti`.
-    pub(super) fn sign(&self, now: SystemTime) -> Result<Secret, String> {
+    pub(super) async fn sign(&self, now: SystemTime) -> Result<Secret, String> {
         let issued = now.checked_sub(BACKDATED.min(self.lifetime / 2)).unwrap_or(now);
         let issued = issued.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut claims = self.claims.clone();
@@ -132,7 +132,7 @@ impl JwtTemplate {
                 .map(|_| chain.iter().map(|certificate| certificate.x5c()).collect()),
             jwk: None,
         };
-        sign(&header, &claims, signer).map_err(|error| format!("the JWT cannot be signed: {error}"))
+        sign(&header, &claims, signer).await.map_err(|error| format!("the JWT cannot be signed: {error}"))
     }
 }
 
@@ -201,7 +201,7 @@ impl Nonce {
     }
 
     /// A new proof for one request to `url`.
-    pub(super) fn proof(
+    pub(super) async fn proof(
         &self,
         prover: &Prover,
         method: &Method,
@@ -213,7 +213,7 @@ impl Nonce {
         let nonce = self.0.load_full();
         let nonce = nonce.as_ref().map(|nonce| nonce.as_str());
         let proof = Proof { method: method.as_str(), url: &target, issued_at: now, nonce, token: None };
-        prover.proof(&proof).map_err(|error| format!("dpop: {error}"))
+        prover.proof(&proof).await.map_err(|error| format!("dpop: {error}"))
     }
 }
 

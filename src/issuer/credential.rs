@@ -237,6 +237,8 @@ pub(super) fn made_values<'a>(
     }
     let passwords: Vec<_> = values
         .iter()
+        // The key in a device makes its PIN itself, before it logs in.
+        .filter(|(_, source)| !source.is_in_device())
         .filter_map(|(key, source)| Some((format!("{key}.password"), source.password()?)))
         .collect();
     values.extend(passwords);

@@ -161,19 +161,23 @@ impl Inputs {
     }
 
     /// Signs what this attempt needs. The redactor knows the results from then on.
-    pub(super) fn sign(&mut self, config: &IssuerConfig, now: SystemTime) -> Result<SignedParts, String> {
-        let mut make = |template: &JwtTemplate| {
-            let jwt = template.sign(now)?;
-            self.redactor.add(&jwt);
-            Ok::<_, String>(Arc::new(jwt))
+    pub(super) async fn sign(
+        &mut self,
+        config: &IssuerConfig,
+        now: SystemTime,
+    ) -> Result<SignedParts, String> {
+        let mut client_assertion = match &self.client_jwt {
+            Some(template) => Some(Arc::new(template.sign(now).await?)),
+            None => None,
         };
-        let mut client_assertion = self.client_jwt.as_ref().map(&mut make).transpose()?;
-        let used = self.used_jwt.as_ref().map(|(usage, template)| Ok::<_, String>((*usage, make(template)?)));
-        let (mut assertion, bearer) = match used.transpose()? {
-            Some((JwtUse::Bearer, jwt)) => (None, Some(jwt)),
-            Some((_, jwt)) => (Some(jwt), None),
-            None => (None, None),
-        };
+        let (mut assertion, mut bearer) = (None, None);
+        if let Some((usage, template)) = &self.used_jwt {
+            let jwt = Some(Arc::new(template.sign(now).await?));
+            *(if *usage == JwtUse::Bearer { &mut bearer } else { &mut assertion }) = jwt;
+        }
+        for jwt in [&client_assertion, &assertion, &bearer].into_iter().flatten() {
+            self.redactor.add(jwt);
+        }
         match config.client_auth.proof() {
             Proof::ReadyMade => client_assertion = self.assertion.clone(),
             _ => assertion = assertion.or_else(|| self.assertion.clone()),

@@ -125,8 +125,10 @@ impl<'a> KeyFiles<'a> {
     }
 
     fn parse_key(&self) -> Result<PrivateKey, String> {
-        PrivateKey::parse(&self.key_bytes, self.password.as_deref())
-            .map_err(|error| format!("{}: {error}", self.key.place()))
+        let key = self.key.device_key().unwrap_or_else(|| {
+            PrivateKey::parse(&self.key_bytes, self.password.as_deref()).map_err(|error| error.to_string())
+        });
+        key.map_err(|error| format!("{}: {error}", self.key.place()))
     }
 }
 

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
 use super::jws::{self, Header, Signer};
-use super::{Alg, KeyError, PrivateKey};
+use super::{Alg, DeviceKey, KeyError, PrivateKey};
 use crate::secret::Secret;
 
 /// Makes the proofs of one key. Cheap enough for each request, because the key and the header are prepared once.
@@ -75,11 +75,21 @@ impl Prover {
         &self.thumbprint
     }
 
-    /// The value of the `DPoP` header field, each time with a new `jti`.
+    /// The key is in a device, so a proof may fail for a while.
+    pub fn is_in_device(&self) -> bool {
+        self.key.device().is_some()
+    }
+
+    /// Another key has taken the place of this one in its device, so there will be no more proofs.
+    pub fn is_replaced(&self) -> bool {
+        self.key.device().is_some_and(DeviceKey::is_replaced)
+    }
+
+    /// The value of the `DPoP` header field, each time with a new `jti`. At once, unless the key is in a device.
     ///
     /// # Errors
     /// The signature fails, or the system provides no random bytes.
-    pub fn proof(&self, proof: &Proof<'_>) -> Result<Secret, KeyError> {
+    pub async fn proof(&self, proof: &Proof<'_>) -> Result<Secret, KeyError> {
         let claims = Claims {
             jti: jws::unique_id()?,
             htm: proof.method,
@@ -90,7 +100,7 @@ impl Prover {
                 .token
                 .map(|token| URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, token.expose()))),
         };
-        jws::sign_encoded(&self.header, &claims, self.alg, Signer::Key(&self.key))
+        jws::sign_encoded(&self.header, &claims, self.alg, Signer::Key(&self.key)).await
     }
 }
 
@@ -99,6 +109,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
+    use futures_util::FutureExt as _;
     use serde_json::{Value, json};
 
     use super::*;
@@ -121,7 +132,7 @@ mod tests {
     #[test]
     fn a_proof_has_what_rfc_9449_asks_for_and_no_more() {
         let prover = prover("ec-p256.pkcs8.pem", None);
-        let made = prover.proof(&proof(None, None)).unwrap();
+        let made = prover.proof(&proof(None, None)).now_or_never().unwrap().unwrap();
         let public: Value = serde_json::from_str(&other::key("ec-p256.public.jwk.json")).unwrap();
         let (header, mut claims) =
             other::verify(made.expose_str().unwrap(), &other::key("ec-p256.public.pem"), "ES256");
@@ -137,7 +148,11 @@ mod tests {
     #[test]
     fn rfc_9449_7_1_hash_of_the_token() {
         let token = Secret::from("Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU");
-        let made = prover("ec-p256.jwk.json", None).proof(&proof(Some("eyJ7S_zG"), Some(&token))).unwrap();
+        let made = prover("ec-p256.jwk.json", None)
+            .proof(&proof(Some("eyJ7S_zG"), Some(&token)))
+            .now_or_never()
+            .unwrap()
+            .unwrap();
         let (_, claims) =
             other::verify(made.expose_str().unwrap(), &other::key("ec-p256.public.jwk.json"), "ES256");
         assert_eq!(claims["ath"], "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo");
@@ -147,8 +162,9 @@ mod tests {
     #[test]
     fn no_two_proofs_are_alike() {
         let prover = prover("ed25519.pkcs8.pem", Some(Alg::Ed25519));
-        let made: BTreeSet<Vec<u8>> =
-            (0..100).map(|_| prover.proof(&proof(None, None)).unwrap().expose().to_vec()).collect();
+        let made: BTreeSet<Vec<u8>> = (0..100)
+            .map(|_| prover.proof(&proof(None, None)).now_or_never().unwrap().unwrap().expose().to_vec())
+            .collect();
         assert_eq!(made.len(), 100);
     }
 
@@ -156,7 +172,7 @@ mod tests {
     fn every_type_of_key_proves() {
         for (file, alg) in [("rsa", "RS256"), ("rsa", "PS256"), ("ec-p384", "ES384"), ("ec-p521", "ES512")] {
             let prover = prover(&format!("{file}.pkcs8.pem"), Some(alg.parse().unwrap()));
-            let made = prover.proof(&proof(None, None)).unwrap();
+            let made = prover.proof(&proof(None, None)).now_or_never().unwrap().unwrap();
             let (header, _) =
                 other::verify(made.expose_str().unwrap(), &other::key(&format!("{file}.public.pem")), alg);
             let public: Value =

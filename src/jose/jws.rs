@@ -54,17 +54,17 @@ pub fn unique_id() -> Result<String, KeyError> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// Returns the signed JWT.
+/// Returns the signed JWT: at once, unless the key is in a device.
 ///
 /// # Errors
 /// The algorithm does not fit the signer. An HMAC secret that is too short (RFC 7518 section 3.2) is *not* refused,
 /// because the issuer chose it.
-pub fn sign(
+pub async fn sign(
     header: &Header<'_>,
     claims: &Map<String, Value>,
     signer: Signer<'_>,
 ) -> Result<Secret, KeyError> {
-    sign_encoded(&encode(header)?, claims, header.alg, signer)
+    sign_encoded(&encode(header)?, claims, header.alg, signer).await
 }
 
 /// One part of a JWT: the base64url of its JSON.
@@ -76,7 +76,7 @@ pub(super) fn encode(part: &impl Serialize) -> Result<Zeroizing<String>, KeyErro
 }
 
 /// [`sign`] with an encoded header.
-pub(super) fn sign_encoded(
+pub(super) async fn sign_encoded(
     header: &str,
     claims: &impl Serialize,
     alg: Alg,
@@ -85,7 +85,7 @@ pub(super) fn sign_encoded(
     let claims = encode(claims)?;
     let message = Zeroizing::new(format!("{header}.{}", *claims));
     let signature = match signer {
-        Signer::Key(key) => key.sign(alg, message.as_bytes())?,
+        Signer::Key(key) => key.sign(alg, message.as_bytes()).await?,
         Signer::Secret(secret) => mac(alg, secret, message.as_bytes())?,
     };
     let signature = URL_SAFE_NO_PAD.encode(signature);

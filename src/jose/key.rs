@@ -1,6 +1,7 @@
 //! Private keys in every format in which they are handed out: PEM, DER, JWK, PKCS#12, and vendors' JSON files.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -14,7 +15,7 @@ use zeroize::Zeroizing;
 use super::asn1::{BIT_STRING, CONTEXT_0, INTEGER, Malformed, OCTET_STRING, OID, SEQUENCE, Tlv};
 use super::pair::{Curve, Pair, RsaNumbers};
 use super::pem::{self, Block};
-use super::{Alg, Certificate, pkcs12};
+use super::{Alg, Certificate, DeviceKey, pkcs12};
 use crate::secret::Secret;
 
 /// What is wrong with a key or certificate, and what to do. Never contains key material.
@@ -62,6 +63,22 @@ impl PrivateKey {
     /// What `bytes` are instead (a public key, a certificate alone, an encrypted PEM …), and how to convert them.
     pub fn parse(bytes: &Secret, password: Option<&Secret>) -> Result<Self, KeyError> {
         read(bytes.expose(), password)
+    }
+
+    /// A key that stays in its device.
+    ///
+    /// # Errors
+    /// Its public half is damaged.
+    pub fn in_device(key: &Arc<DeviceKey>) -> Result<Self, KeyError> {
+        Self::new(Pair::Device(Arc::clone(key)), Identity::default(), Vec::new())
+    }
+
+    /// The device that holds the key, if one does.
+    pub fn device(&self) -> Option<&DeviceKey> {
+        match &self.pair {
+            Pair::Device(key) => Some(key),
+            _ => None,
+        }
     }
 
     /// `found` may contain other certificates. Only the chain from the key's own certificate upward is kept.
@@ -116,8 +133,14 @@ impl PrivateKey {
         self.pair.pkcs8()
     }
 
-    pub(super) fn sign(&self, alg: Alg, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        self.pair.sign(alg, message)
+    /// At once, unless the key is in a device.
+    pub(super) async fn sign(&self, alg: Alg, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.pair.check_alg(alg)?;
+        match &self.pair {
+            // Boxed, because every request would have its size.
+            Pair::Device(key) => Box::pin(key.sign(alg, message)).await,
+            pair => pair.sign(alg, message),
+        }
     }
 
     /// The `subjectPublicKey` of a certificate for this key.
@@ -441,7 +464,7 @@ fn of_any_curve(der: &[u8]) -> Result<Pair, KeyError> {
         .ok_or_else(|| unknown_curve("written out, and not one of these"))
 }
 
-fn curve(oid: &[u8]) -> Result<Curve, KeyError> {
+pub(super) fn curve(oid: &[u8]) -> Result<Curve, KeyError> {
     if let Some((_, curve)) = CURVES.iter().find(|(known, _)| *known == oid) {
         return Ok(*curve);
     }

@@ -1,5 +1,7 @@
 //! Key pairs, parsed by aws-lc-rs: their signatures and public keys.
 
+use std::sync::Arc;
+
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding};
@@ -9,12 +11,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::asn1::{INTEGER, Malformed, SEQUENCE, Tlv};
-use super::{Alg, KeyError};
+use super::{Alg, DeviceKey, KeyError};
 use crate::secret::Secret;
 
 /// Signatures of shorter keys can be forged, and aws-lc-rs accepts no shorter key.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
+const IN_DEVICE: &str = "the key stays in its device";
 const DAMAGED: &str = "the key is damaged: its parts do not fit together";
 
 pub(super) enum Pair {
@@ -28,6 +31,14 @@ pub(super) enum Pair {
         curve: Curve,
     },
     Ed25519(Ed25519KeyPair),
+    Device(Arc<DeviceKey>),
+}
+
+/// What a key can do.
+enum Kind {
+    Rsa { pss_only: bool },
+    Ec(Curve),
+    Ed25519,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,12 +146,21 @@ impl Pair {
         Ed25519KeyPair::from_seed_and_public_key(seed, public).map(Self::Ed25519).map_err(damaged)
     }
 
-    pub(super) fn default_alg(&self) -> Alg {
+    fn kind(&self) -> Kind {
         match self {
-            Self::Rsa { pss_only: false, .. } => Alg::Rs256,
-            Self::Rsa { pss_only: true, .. } => Alg::Ps256,
-            Self::Ec { curve, .. } => curve.alg(),
-            Self::Ed25519(_) => Alg::EdDsa,
+            Self::Rsa { pss_only, .. } => Kind::Rsa { pss_only: *pss_only },
+            Self::Ec { curve, .. } => Kind::Ec(*curve),
+            Self::Ed25519(_) => Kind::Ed25519,
+            Self::Device(key) => key.public().curve.map_or(Kind::Rsa { pss_only: false }, Kind::Ec),
+        }
+    }
+
+    pub(super) fn default_alg(&self) -> Alg {
+        match self.kind() {
+            Kind::Rsa { pss_only: false } => Alg::Rs256,
+            Kind::Rsa { pss_only: true } => Alg::Ps256,
+            Kind::Ec(curve) => curve.alg(),
+            Kind::Ed25519 => Alg::EdDsa,
         }
     }
 
@@ -148,16 +168,14 @@ impl Pair {
         if alg.is_symmetric() {
             return Err(KeyError(format!("{alg} signs with a shared secret, not with a private key")));
         }
-        let (kind, fitting): (String, &[Alg]) = match self {
-            Self::Rsa { pss_only: false, .. } => (
+        let (kind, fitting): (String, &[Alg]) = match self.kind() {
+            Kind::Rsa { pss_only: false } => (
                 "RSA key".to_owned(),
                 &[Alg::Rs256, Alg::Rs384, Alg::Rs512, Alg::Ps256, Alg::Ps384, Alg::Ps512],
             ),
-            Self::Rsa { pss_only: true, .. } => {
-                ("RSA-PSS key".to_owned(), &[Alg::Ps256, Alg::Ps384, Alg::Ps512])
-            }
-            Self::Ec { curve, .. } => (format!("{} key", curve.name()), &[curve.alg()]),
-            Self::Ed25519(_) => ("Ed25519 key".to_owned(), &[Alg::EdDsa, Alg::Ed25519]),
+            Kind::Rsa { pss_only: true } => ("RSA-PSS key".to_owned(), &[Alg::Ps256, Alg::Ps384, Alg::Ps512]),
+            Kind::Ec(curve) => (format!("{} key", curve.name()), &[curve.alg()]),
+            Kind::Ed25519 => ("Ed25519 key".to_owned(), &[Alg::EdDsa, Alg::Ed25519]),
         };
         if fitting.contains(&alg) {
             return Ok(());
@@ -166,9 +184,8 @@ impl Pair {
         Err(KeyError(format!("{alg} does not fit this {kind}; use {}", names.join(", "))))
     }
 
-    /// The signature in the form of JWS: for ECDSA, both numbers at their full length (RFC 7518 section 3.4).
+    /// The signature of a key that is in memory, in the form of JWS: for ECDSA, both numbers at their full length (RFC 7518 section 3.4).
     pub(super) fn sign(&self, alg: Alg, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        self.check_alg(alg)?;
         let failed = |_| KeyError(format!("signing with {alg} failed"));
         match self {
             Self::Rsa { key, .. } => {
@@ -180,6 +197,7 @@ impl Pair {
                 key.sign(&SystemRandom::new(), message).map(|made| made.as_ref().to_vec()).map_err(failed)
             }
             Self::Ed25519(key) => key.try_sign(message).map(|made| made.as_ref().to_vec()).map_err(failed),
+            Self::Device(_) => Err(KeyError(IN_DEVICE.to_owned())),
         }
     }
 
@@ -190,18 +208,19 @@ impl Pair {
             Self::Rsa { key, .. } => key.public_key().as_ref(),
             Self::Ec { key, .. } => key.public_key().as_ref(),
             Self::Ed25519(key) => key.public_key().as_ref(),
+            Self::Device(key) => &key.public().key,
         }
     }
 
     /// The required members alone, in the order of a thumbprint (RFC 7638 section 3.2).
     pub(super) fn public_jwk(&self) -> Result<Map<String, Value>, KeyError> {
         let public = self.public();
-        let members: Vec<(&str, String)> = match self {
-            Self::Rsa { .. } => {
+        let members: Vec<(&str, String)> = match self.kind() {
+            Kind::Rsa { .. } => {
                 let (n, e) = rsa_public(public).map_err(damaged)?;
                 vec![("e", encode(e)), ("kty", "RSA".to_owned()), ("n", encode(n))]
             }
-            Self::Ec { curve, .. } => {
+            Kind::Ec(curve) => {
                 let (x, y) = public
                     .strip_prefix(&[4])
                     .and_then(|point| point.split_at_checked(curve.len()))
@@ -214,7 +233,7 @@ impl Pair {
                     ("y", encode(y)),
                 ]
             }
-            Self::Ed25519(_) => {
+            Kind::Ed25519 => {
                 vec![("crv", "Ed25519".to_owned()), ("kty", "OKP".to_owned()), ("x", encode(public))]
             }
         };
@@ -227,6 +246,7 @@ impl Pair {
             Self::Rsa { key, .. } => key.as_der().map(|der| Secret::new(der.as_ref())).map_err(failed),
             Self::Ec { key, .. } => key.to_pkcs8v1().map(|der| Secret::new(der.as_ref())).map_err(failed),
             Self::Ed25519(key) => key.to_pkcs8v1().map(|der| Secret::new(der.as_ref())).map_err(failed),
+            Self::Device(_) => Err(KeyError(IN_DEVICE.to_owned())),
         }
     }
 }

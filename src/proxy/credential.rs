@@ -64,7 +64,7 @@ pub(super) async fn obtain_token(
 ///
 /// # Errors
 /// 400 if the target is too long to carry the token, 500 if the proof cannot be signed.
-pub(super) fn set_credential(
+pub(super) async fn set_credential(
     service: &RouteService,
     head: &mut Head,
     token: &Token,
@@ -72,7 +72,7 @@ pub(super) fn set_credential(
     service.injection.set_token(head, token)?;
     match &token.prover {
         None => Ok(()),
-        Some(prover) => set_proof(service, prover, head, token),
+        Some(prover) => set_proof(service, prover, head, token).await,
     }
 }
 
@@ -223,7 +223,7 @@ fn proof_origin(route: &RouteConfig) -> String {
 }
 
 /// Sets a new proof for this one request (section 7.1).
-fn set_proof(
+async fn set_proof(
     service: &RouteService,
     prover: &Prover,
     head: &mut Head,
@@ -233,14 +233,25 @@ fn set_proof(
         return Ok(());
     };
     let nonce = service.upstream.nonce();
-    let proof = prover.proof(&Proof {
+    let proof = Proof {
         method: head.method.as_str(),
         url: &format!("{origin}{}", head.target.path()),
         issued_at: slot.time_of_day(),
         nonce: nonce.as_deref().map(String::as_str),
         token: Some(&token.secret),
-    });
-    let value = proof.map_err(|error| proof_error(&error.to_string()))?;
+    };
+    let value = match prover.proof(&proof).await {
+        Ok(value) => value,
+        Err(error) if prover.is_in_device() => {
+            if prover.is_replaced() {
+                // No request can be sent with this token any more, so the next one waits for another.
+                slot.reject(token.generation);
+            }
+            let detail = format!("the DPoP proof for this request cannot be made: dpop.private_key: {error}");
+            return Err(ProxyError::new(Code::TokenUnavailable, detail));
+        }
+        Err(error) => return Err(proof_error(&error.to_string())),
+    };
     let mut value = HeaderValue::from_maybe_shared(value.into_bytes())
         .map_err(|_| proof_error("it holds characters that no header may have"))?;
     value.set_sensitive(true);

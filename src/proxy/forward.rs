@@ -98,14 +98,14 @@ async fn attempt(
     let mut step = record.trace.as_deref().map(|trace| trace.begin_attempt(service, head));
     // Runs if the request was lost with its connection. A token that has expired meanwhile is not sent again. A proof is for
     // one request, and the lost one may have arrived, so there is a new proof, unless none can be made.
-    let before_repeat = |head: &mut Head| {
+    let before_repeat = async |head: &mut Head| {
         if let (Some(token), Some(slot)) = (token, &service.slot)
             && !slot.may_send(token)
         {
             return false;
         }
         if let Some(token) = token.filter(|token| token.prover.is_some()) {
-            let _ = credential::set_credential(service, head, token);
+            let _ = credential::set_credential(service, head, token).await;
         }
         if let Some(step) = &mut step {
             step.begin_again(head);
@@ -169,7 +169,7 @@ async fn follow_up(
         let replay = prepare_replay(service, &mut response, refused, record.trace.as_deref()).await;
         let Some((body, newer)) = replay else { return Ok((response, token)) };
         let next = newer.unwrap_or_else(|| Arc::clone(&token));
-        if credential::set_credential(service, head, &next).is_err() {
+        if credential::set_credential(service, head, &next).await.is_err() {
             return Ok((response, token));
         }
         token = next;

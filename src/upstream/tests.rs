@@ -49,7 +49,7 @@ impl Scene {
     async fn get(&self) -> Result<Response<ResponseBody>, UpstreamError> {
         let (method, target) = (Method::GET, PathAndQuery::from_static("/"));
         let mut head = Head { method, target, headers: HeaderMap::new(), upgrade: false };
-        self.upstream.send(&mut head, RequestBody::empty(), |_| true).await
+        self.upstream.send(&mut head, RequestBody::empty(), async |_| true).await
     }
 
     async fn text(&self) -> String {

@@ -399,3 +399,16 @@ async fn dpop_with_a_bearer_response_is_refused() {
     let world = with_key("ec-p256.pkcs8.pem").await.issuer(DPOP).start().await;
     world.get("/").await.expect_problem(502, "token_refused");
 }
+
+#[cfg(not(feature = "pkcs11"))]
+#[tokio::test]
+async fn a_key_in_a_device_needs_a_program_that_can_load_modules() {
+    let keys = SIGNED
+        .replace("file = \"key\"", "pkcs11 = \"pkcs11:object=k?module-path=/m.so&pin-value=canary-pin\"");
+    let output = cli::refusal(&with_key("rsa.pkcs8.pem").await.issuer(&keys)).await;
+    assert!(
+        output.contains("built without keys in devices") && output.contains("--features pkcs11"),
+        "{output}"
+    );
+    assert!(!output.contains("canary-pin"), "{output}");
+}

@@ -57,6 +57,8 @@ mod otlp;
 mod outage;
 mod page;
 mod paths;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod presets;
 mod process;
 mod programs;

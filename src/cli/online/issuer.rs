@@ -415,6 +415,9 @@ fn blank_key(name: &str, source: &Source) -> KeyReport {
 }
 
 fn read_key(source: &Source) -> Result<PrivateKey, String> {
+    if let Some(key) = source.device_key() {
+        return key;
+    }
     let bytes = source.read().map_err(|error| error.reason)?;
     let password = source.password().map(Source::read).transpose().map_err(|error| error.to_string())?;
     PrivateKey::parse(&bytes, password.as_deref()).map_err(|error| error.to_string())

@@ -270,17 +270,19 @@ pub(crate) enum ValueKind {
     Public,
     /// A secret that may be PKCS#12, with a password.
     Key,
+    /// The same, or a key in a device: it signs JWTs or proofs, not the handshakes of TLS.
+    SigningKey,
     /// Public, and may also be PKCS#12.
     Certificate,
 }
 
 impl ValueKind {
     pub(crate) fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::MaybeEmpty | Self::Key)
+        matches!(self, Self::Secret | Self::MaybeEmpty | Self::Key | Self::SigningKey)
     }
 
     pub(crate) fn may_be_pkcs12(self) -> bool {
-        matches!(self, Self::Key | Self::Certificate)
+        matches!(self, Self::Key | Self::SigningKey | Self::Certificate)
     }
 
     /// The kind of a parameter or header field, by its name.
@@ -304,6 +306,7 @@ pub(crate) mod kind {
     pub(crate) struct Secret;
     pub(crate) struct Public;
     pub(crate) struct Key;
+    pub(crate) struct SigningKey;
     pub(crate) struct Certificate;
 
     impl Kind for Secret {
@@ -315,6 +318,9 @@ pub(crate) mod kind {
     impl Kind for Key {
         const KIND: ValueKind = ValueKind::Key;
     }
+    impl Kind for SigningKey {
+        const KIND: ValueKind = ValueKind::SigningKey;
+    }
     impl Kind for Certificate {
         const KIND: ValueKind = ValueKind::Certificate;
     }
@@ -323,6 +329,7 @@ pub(crate) mod kind {
 pub(crate) type RawSecret = Typed<kind::Secret>;
 pub(crate) type RawPublic = Typed<kind::Public>;
 pub(crate) type RawKey = Typed<kind::Key>;
+pub(crate) type RawSigningKey = Typed<kind::SigningKey>;
 pub(crate) type RawCertificate = Typed<kind::Certificate>;
 
 impl<K> From<RawReference> for Typed<K> {
@@ -406,22 +413,26 @@ pub(crate) struct RawElsewhere {
     /// More parameters of its token request.
     #[schemars(extend("x-errors" = "without `issuer`; a reference to an issuer"))]
     pub params: Option<RawParams>,
+    /// A private key that stays in a device, as a PKCS#11 URI (RFC 7512). Its PIN is in the file of `pin-source`, or comes from
+    /// `password`. Only in `private_key` and `dpop.private_key` of an issuer.
+    #[schemars(extend("x-errors" = "not such a URI; anywhere else; with `tls_client_auth`; a `pin-value` in a file that others may read; a config file that others may write; a program without `pkcs11`; beside `file`, `env`, `webhook`, `exec`, `issuer`, or `pointer`", "x-secret" = true))]
+    pub pkcs11: Option<String>,
     /// JSON pointer to the value (RFC 6901), such as "/a/b".
     #[schemars(extend("x-errors" = "not a JSON pointer"))]
     pub pointer: Option<String>,
-    /// The password of a PKCS#12 file.
-    #[schemars(extend("x-errors" = "beside `webhook`; on a value that is not a key or certificate"))]
+    /// The password of a PKCS#12 file, or the PIN of a device.
+    #[schemars(extend("x-errors" = "beside `webhook`; beside a PIN in `pkcs11`; on a value that is not a key or certificate"))]
     pub password: Option<Box<RawSecret>>,
 }
 
 impl RawElsewhere {
     /// Its keys.
-    pub(crate) const KEYS: [&'static str; 11] = [
-        "file", "env", "webhook", "exec", "timeout", "keep", "issuer", "scopes", "params", "pointer",
-        "password",
+    pub(crate) const KEYS: [&'static str; 12] = [
+        "file", "env", "webhook", "exec", "timeout", "keep", "issuer", "scopes", "params", "pkcs11",
+        "pointer", "password",
     ];
     /// The keys that say where a value is.
-    pub(crate) const PLACES: [&'static str; 5] = ["file", "env", "webhook", "exec", "issuer"];
+    pub(crate) const PLACES: [&'static str; 6] = ["file", "env", "webhook", "exec", "issuer", "pkcs11"];
 }
 
 /// `env`: the name of a variable with the value, or variables of a program.
@@ -599,6 +610,7 @@ fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
                     "env" => elsewhere.env = text.map(RawEnv::Name),
                     "webhook" => elsewhere.webhook = text,
                     "issuer" => elsewhere.issuer = text,
+                    "pkcs11" => elsewhere.pkcs11 = text,
                     "timeout" => elsewhere.timeout = Lasting(text),
                     "keep" => elsewhere.keep = Lasting(text),
                     _ => elsewhere.pointer = text,

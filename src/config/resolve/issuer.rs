@@ -11,7 +11,7 @@ use crate::config::model::{
     IssuerConfig, JwtConfig, JwtUse, ResponseFormat, ResponseShape, Standby, TokenEndpoint, is_bound,
 };
 use crate::config::raw::values::{
-    RawCertificate, RawKey, RawPublic, RawReference, RawSecret, RawValue, ValueKind, Word, check,
+    RawCertificate, RawPublic, RawReference, RawSecret, RawSigningKey, RawValue, ValueKind, Word, check,
 };
 use crate::config::raw::{RawBasic, RawDpop, RawIssuer, RawJwt, RawResponse, RawStandby, TokenMethod};
 use crate::config::reference::Source;
@@ -84,6 +84,9 @@ pub(super) fn resolve(
     let mut tls = value::tls(&place.key("tls"), raw.tls, report);
     if proof == Some(Proof::Certificate) && tls.certificate.is_none() {
         tls.certificate.clone_from(&signing.certificate);
+        if signing.private_key.as_ref().is_some_and(Source::is_in_device) {
+            report.error(&place.key("private_key"), value::NOT_FOR_TLS, value::KEY_FOR_TLS);
+        }
         tls.private_key = signing.private_key.clone().or_else(|| signing.certificate.clone());
     }
     let refresh_at = raw.refresh_at.unwrap_or(RawIssuer::REFRESH_AT);
@@ -550,7 +553,7 @@ fn jwt_usage(place: &Place<'_>, raw: Option<&RawJwt>, report: &mut Report) -> Jw
 /// The keys about signing, as the file has them.
 struct WrittenSigning {
     jwt: Option<RawJwt>,
-    private_key: Option<RawKey>,
+    private_key: Option<RawSigningKey>,
     certificate: Option<RawCertificate>,
     assertion: Option<RawSecret>,
     assertion_type: Option<String>,

@@ -18,6 +18,8 @@ use crate::config::reference::{Chained, Source};
 use crate::config::report::{Report, Severity, did_you_mean};
 use crate::config::types::{self, Scopes, url, wrong};
 use crate::config::{Variable, environment, inspect};
+use crate::jose::{KeyUri, UriPin, device};
+use crate::secret::Secret;
 
 /// Reads a literal or a reference.
 pub(super) fn reference(place: &Place<'_>, raw: impl Into<RawValue>, report: &mut Report) -> Option<Source> {
@@ -76,8 +78,25 @@ fn from_elsewhere(
         check(&place.key("pointer"), types::pointer(pointer), report)?;
     }
     one_place(place, &raw, report)?;
-    let RawElsewhere { file, env, webhook, exec, timeout, keep, issuer, scopes, params, pointer, password } =
-        raw;
+    let RawElsewhere {
+        file,
+        env,
+        webhook,
+        exec,
+        timeout,
+        keep,
+        issuer,
+        scopes,
+        params,
+        pkcs11,
+        pointer,
+        password,
+    } = raw;
+    if let Some(uri) = pkcs11 {
+        let message = "does not belong to a key in a device";
+        refuse_keys(place, &["timeout", "keep", "scopes", "params", "pointer"], message, report)?;
+        return in_device(place, &Secret::from(uri), password, kind, report);
+    }
     if let Some(name) = webhook {
         let message = "does not belong to a learned value";
         refuse_keys(place, &["timeout", "keep", "scopes", "params"], message, report)?;
@@ -126,6 +145,7 @@ fn one_place(place: &Place<'_>, raw: &RawElsewhere, report: &mut Report) -> Opti
         raw.webhook.is_some(),
         raw.exec.is_some(),
         raw.issuer.is_some(),
+        raw.pkcs11.is_some(),
     ];
     let mut given =
         RawElsewhere::PLACES.into_iter().zip(given).filter(|(_, given)| *given).map(|(key, _)| key);
@@ -159,6 +179,85 @@ fn with_password(
     }
     let password = reference(&at, raw, report)?;
     Some(source.with_password(password))
+}
+
+pub(super) const NOT_FOR_TLS: &str = "a key in a device cannot be used for TLS: a handshake signs on the thread that serves \
+                                      requests, and a slow device would hold up all of them";
+pub(super) const KEY_FOR_TLS: &str = "give the key of TLS as a file; a key in a device signs with client_auth = \
+                                      \"private_key_jwt\", in assertions and in DPoP proofs";
+
+/// A private key in a device.
+fn in_device(
+    place: &Place<'_>,
+    text: &Secret,
+    password: Option<Box<RawSecret>>,
+    kind: ValueKind,
+    report: &mut Report,
+) -> Option<Source> {
+    let at = place.key("pkcs11");
+    match kind {
+        ValueKind::SigningKey => {}
+        ValueKind::Key => {
+            report.error(&at, NOT_FOR_TLS, KEY_FOR_TLS);
+            return None;
+        }
+        _ => {
+            let hint = "write it as private_key or dpop.private_key of an issuer";
+            report.error(&at, "is a private key, and this is not one", hint);
+            return None;
+        }
+    }
+    let (uri, pin) = match KeyUri::parse(text.expose_str().unwrap_or_default()) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let hint =
+                "pkcs11 = \"pkcs11:token=…;object=…?module-path=/usr/lib/….so&pin-source=file:…\" (RFC 7512)";
+            report.error(&at, error.to_string(), hint);
+            return None;
+        }
+    };
+    if !device::SUPPORTED {
+        report.error(
+            &at,
+            "this bearerd was built without keys in devices: a static program (musl) cannot load the module",
+            "use the release for glibc, or build it with `cargo build --release --features pkcs11`",
+        );
+        return None;
+    }
+    let file = place.document.file;
+    if file.access.writable_by_others {
+        report.error(
+            &at,
+            "names a module that bearerd runs, in a file that other users may write",
+            format!("run `chmod go-w {}`", file.display.display()),
+        );
+        return None;
+    }
+    let key = Source::device(uri);
+    let pin = match pin {
+        Some(_) if password.is_some() => {
+            report.error(
+                &place.key("password"),
+                "is a second PIN beside the one of the URI",
+                "keep one of them",
+            );
+            return None;
+        }
+        Some(UriPin::Value(pin)) => {
+            literal_allowed(&at, ValueKind::Secret, report)?;
+            Source::literal(pin)
+        }
+        Some(UriPin::File(path)) => {
+            let pin = Source::file(file.folder.join(path), None);
+            report.reference(&at, &pin, true);
+            pin
+        }
+        None => match password {
+            Some(raw) => reference(&place.key("password"), *raw, report)?,
+            None => return Some(key),
+        },
+    };
+    Some(key.with_password(pin))
 }
 
 /// The token of another issuer. Whether there is one of this name shows later, because every issuer must be known.
@@ -661,7 +760,7 @@ fn proxy(place: &Place<'_>, text: &str, userinfo: Option<Source>, report: &mut R
         (Some(written), None) => {
             literal_allowed(place, ValueKind::Secret, report)?;
             let decoded: Vec<u8> = percent_encoding::percent_decode_str(written).collect();
-            Some(Source::literal(crate::secret::Secret::new(decoded)))
+            Some(Source::literal(Secret::new(decoded)))
         }
         (None, userinfo) => userinfo,
     };

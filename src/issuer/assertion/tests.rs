@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use serde_json::json;
 
 use super::*;
@@ -44,7 +45,7 @@ fn parts(token: &Secret) -> (Value, Value) {
 
 /// Header and claims, without the times and the unique `jti`.
 fn signed_as(config: &IssuerConfig, key: &CredentialKey, which: WhichCredential) -> (Value, Value) {
-    let fresh = read(config, key, which).unwrap().sign(config, now()).unwrap();
+    let fresh = read(config, key, which).unwrap().sign(config, now()).now_or_never().unwrap().unwrap();
     let token = [fresh.client_assertion, fresh.assertion, fresh.bearer].into_iter().flatten().next().unwrap();
     let (header, mut claims) = parts(&token);
     for name in ["iat", "nbf", "exp", "jti"] {
@@ -67,7 +68,7 @@ fn t103_times_allow_for_a_clock_behind_and_no_jti_comes_twice() {
     let mut inputs = read(&config, &key_of(&config), WhichCredential::Current).unwrap();
     let mut ids = std::collections::BTreeSet::new();
     for _ in 0..3 {
-        let token = inputs.sign(&config, now()).unwrap().client_assertion.unwrap();
+        let token = inputs.sign(&config, now()).now_or_never().unwrap().unwrap().client_assertion.unwrap();
         let (_, claims) = parts(&token);
         assert_eq!(claims["iat"], 1_799_999_995);
         assert_eq!(claims["nbf"], 1_799_999_995);
@@ -83,7 +84,8 @@ fn t103_a_short_lifetime_is_still_one() {
     let mut config = signing("ec-p256.pkcs8.pem");
     config.jwt.as_mut().unwrap().lifetime = Duration::from_secs(2);
     let mut inputs = read(&config, &key_of(&config), WhichCredential::Current).unwrap();
-    let (_, claims) = parts(&inputs.sign(&config, now()).unwrap().client_assertion.unwrap());
+    let (_, claims) =
+        parts(&inputs.sign(&config, now()).now_or_never().unwrap().unwrap().client_assertion.unwrap());
     assert_eq!((&claims["iat"], &claims["exp"]), (&json!(1_799_999_999), &json!(1_800_000_001)));
 }
 

@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use std::collections::BTreeMap;
 
 use http_body_util::BodyExt;
@@ -146,7 +147,7 @@ fn inputs(config: &IssuerConfig) -> Result<Inputs, NotReady> {
 
 fn to(config: &IssuerConfig, url: &HttpUrl) -> Result<Request<Full<Bytes>>, String> {
     let mut inputs = inputs(config).unwrap();
-    let fresh = inputs.sign(config, std::time::UNIX_EPOCH).unwrap();
+    let fresh = inputs.sign(config, std::time::UNIX_EPOCH).now_or_never().unwrap().unwrap();
     build(&inputs, fresh, config, &key(config), url)
 }
 

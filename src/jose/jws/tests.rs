@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use serde_json::json;
 
 use super::*;
@@ -41,7 +42,10 @@ fn every_algorithm_is_verified_by_other_code() {
         for public in ["public.pem", "public.jwk.json"] {
             let public = other::key(&format!("{file}.{public}"));
             for name in algorithms {
-                let token = sign(&header(name.parse().unwrap()), &claims(), Signer::Key(&key)).unwrap();
+                let token = sign(&header(name.parse().unwrap()), &claims(), Signer::Key(&key))
+                    .now_or_never()
+                    .unwrap()
+                    .unwrap();
                 let (_, found) = other::verify(token.expose_str().unwrap(), &public, name);
                 assert_eq!(found, Value::Object(claims()), "{name}");
             }
@@ -54,7 +58,10 @@ fn shared_secrets_of_any_length_sign() {
     for secret in ["x", "a secret that is longer than the block of SHA-256, which is sixty-four bytes long"] {
         for name in ["HS256", "HS384", "HS512"] {
             let signer = Secret::from(secret);
-            let token = sign(&header(name.parse().unwrap()), &claims(), Signer::Secret(&signer)).unwrap();
+            let token = sign(&header(name.parse().unwrap()), &claims(), Signer::Secret(&signer))
+                .now_or_never()
+                .unwrap()
+                .unwrap();
             other::verify(token.expose_str().unwrap(), secret, name);
         }
     }
@@ -63,7 +70,10 @@ fn shared_secrets_of_any_length_sign() {
 #[test]
 #[should_panic(expected = "the RS256 signature is wrong")]
 fn the_verifier_refuses_another_keys_signature() {
-    let token = sign(&header(Alg::Rs256), &claims(), Signer::Key(&key("rsa.pkcs8.pem"))).unwrap();
+    let token = sign(&header(Alg::Rs256), &claims(), Signer::Key(&key("rsa.pkcs8.pem")))
+        .now_or_never()
+        .unwrap()
+        .unwrap();
     let other_key = key("rfc7515-a2.jwk.json").public_jwk();
     other::verify(token.expose_str().unwrap(), &Value::Object(other_key).to_string(), "RS256");
 }
@@ -71,7 +81,10 @@ fn the_verifier_refuses_another_keys_signature() {
 #[test]
 #[should_panic(expected = "the ES512 signature is right")]
 fn the_verifier_refuses_changed_claims() {
-    let token = sign(&header(Alg::Es512), &claims(), Signer::Key(&key("ec-p521.pkcs8.pem"))).unwrap();
+    let token = sign(&header(Alg::Es512), &claims(), Signer::Key(&key("ec-p521.pkcs8.pem")))
+        .now_or_never()
+        .unwrap()
+        .unwrap();
     let changed = {
         let parts: Vec<&str> = token.expose_str().unwrap().split('.').collect();
         [parts[0], RFC_CLAIMS, parts[2]].join(".")
@@ -91,7 +104,8 @@ fn rfc_7515_a1_hmac() {
 #[test]
 fn rfc_7515_a2_rsa() {
     let message = format!("eyJhbGciOiJSUzI1NiJ9.{RFC_CLAIMS}");
-    let made = key("rfc7515-a2.jwk.json").sign(Alg::Rs256, message.as_bytes()).unwrap();
+    let made =
+        key("rfc7515-a2.jwk.json").sign(Alg::Rs256, message.as_bytes()).now_or_never().unwrap().unwrap();
     assert_eq!(
         URL_SAFE_NO_PAD.encode(made),
         "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CU\
@@ -108,7 +122,10 @@ fn rfc_7515_a3_and_a4_ecdsa() {
     for (file, name) in [("rfc7515-a3.jwk.json", "ES256"), ("rfc7515-a4.jwk.json", "ES512")] {
         let key = key(file);
         let public = Value::Object(key.public_jwk()).to_string();
-        let token = sign(&header(name.parse().unwrap()), &claims(), Signer::Key(&key)).unwrap();
+        let token = sign(&header(name.parse().unwrap()), &claims(), Signer::Key(&key))
+            .now_or_never()
+            .unwrap()
+            .unwrap();
         other::verify(token.expose_str().unwrap(), &public, name);
         if name == "ES256" {
             other::verify(&format!("eyJhbGciOiJFUzI1NiJ9.{RFC_CLAIMS}.{rfc}"), &public, name);
@@ -119,7 +136,8 @@ fn rfc_7515_a3_and_a4_ecdsa() {
 #[test]
 fn rfc_8037_a4_ed25519() {
     let message = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc";
-    let made = key("rfc8037-a1.jwk.json").sign(Alg::EdDsa, message.as_bytes()).unwrap();
+    let made =
+        key("rfc8037-a1.jwk.json").sign(Alg::EdDsa, message.as_bytes()).now_or_never().unwrap().unwrap();
     assert_eq!(
         URL_SAFE_NO_PAD.encode(made),
         "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
@@ -151,7 +169,7 @@ fn the_header_has_its_members_in_order_and_no_others() {
 fn an_algorithm_that_does_not_fit_the_signer_is_reported() {
     let secret = Secret::from("s");
     fn of(name: &str, signer: Signer<'_>) -> String {
-        sign(&header(name.parse().unwrap()), &claims(), signer).unwrap_err().0
+        sign(&header(name.parse().unwrap()), &claims(), signer).now_or_never().unwrap().unwrap_err().0
     }
     assert_eq!(
         of("RS256", Signer::Secret(&secret)),
