@@ -383,3 +383,57 @@ async fn t36_dpop_with_nonces_is_accepted() {
         assert!(request.header("dpop").is_some());
     }
 }
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+
+/// Two providers: the outer one grants tokens for JWTs of the inner one, which are for `audience`, or for the outer one.
+async fn chain(audience: Option<&str>) -> (World, [OidcProvider; 2]) {
+    // Each needs the other's address, so the inner one has a resource for any outer one.
+    let inner = OidcProvider::start(&json!({
+        "anyResource": true,
+        "clients": [{ "client_id": "host", "client_secret": BASIC_SECRET }],
+    }))
+    .await;
+    let outer = OidcProvider::start(&json!({
+        "trusts": inner.issuer,
+        "scopes": ["read"],
+        "clients": [{
+            "client_id": "billing", "client_secret": BASIC_SECRET, "scope": "read", "grant_types": [JWT_BEARER],
+        }],
+    }))
+    .await;
+    let audience = audience.unwrap_or(&outer.issuer);
+    let inner_table = format!(
+        "[issuer.inner]\ntoken_url = \"{}/token\"\nclient_id = \"host\"\nclient_secret = {{ file = \"secret\" }}\nparams = {{ resource = \"{audience}\" }}",
+        inner.issuer
+    );
+    let setup = Setup::new().await.more(&inner_table).issuer(&format!(
+        "token_url = \"{}/token\"\nclient_id = \"billing\"\ngrant_type = \"{JWT_BEARER}\"\nassertion = {{ issuer = \"inner\" }}\nscopes = [\"read\"]",
+        outer.issuer
+    ));
+    setup.file("secret", BASIC_SECRET);
+    (setup.start().await, [inner, outer])
+}
+
+#[tokio::test]
+#[ignore = "needs node and npm"]
+async fn a_token_of_one_provider_is_exchanged_at_another() {
+    let (world, _providers) = chain(None).await;
+    let token = token(&world).await;
+    assert!(!token.contains('.'), "the outer provider's own, which is opaque: {token}");
+    world.ready().await;
+    let status = world.status().await;
+    let tokens = status["tokens"].as_array().unwrap();
+    assert_eq!((&tokens[0]["inner"], &tokens[1]["outer"]), (&json!(["inner"]), &json!(["corp"])));
+    assert_eq!(tokens[0]["granted_scope"], "read");
+}
+
+#[tokio::test]
+#[ignore = "needs node and npm"]
+async fn a_token_for_another_audience_is_refused_by_the_outer_provider() {
+    let (world, _providers) = chain(Some("https://elsewhere.example/")).await;
+    let response = world.get("/").await;
+    response.expect_problem(502, "token_refused");
+    assert!(response.text().contains("invalid_grant"), "{}", response.text());
+    assert_eq!(world.upstream().count(), 0);
+}

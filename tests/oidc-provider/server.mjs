@@ -9,9 +9,12 @@
 //   dpop: true                    DPoP, with nonces that every proof must carry
 //   routes: { token: PATH }       paths of endpoints, for the shape of another vendor's
 //   resource: URI                 of tokens that are asked for without one
+//   anyResource: true             every URI is a resource
+//   trusts: ISSUER                 the grant jwt-bearer (RFC 7523), with JWTs of that issuer that name this one as their audience
 import { X509Certificate } from 'node:crypto';
 import http from 'node:http';
 import https from 'node:https';
+import { createRemoteJWKSet, jwtVerify } from 'jose';
 import Provider, { errors } from 'oidc-provider';
 
 const options = JSON.parse(process.argv[2] ?? '{}');
@@ -80,7 +83,7 @@ const provider = new Provider(issuer, {
       enabled: true,
       ...(resource && { defaultResource: () => resource }),
       getResourceServerInfo(ctx, resource) {
-        const found = resources[resource];
+        const found = resources[resource] ?? (options.anyResource && { scope: '' });
         if (!found) throw new errors.InvalidTarget();
         return { scope: found.scope, audience: resource, accessTokenTTL: found.ttl ?? ttl, accessTokenFormat: 'jwt' };
       },
@@ -88,6 +91,20 @@ const provider = new Provider(issuer, {
   },
   ttl: { ClientCredentials: ttl },
 });
+if (options.trusts) {
+  const keys = createRemoteJWKSet(new URL(`${options.trusts}/jwks`));
+  const grant = async (ctx) => {
+    const { client, params } = ctx.oidc;
+    const expected = { issuer: options.trusts, audience: issuer };
+    await jwtVerify(params.assertion ?? '', keys, expected).catch((error) => {
+      throw new errors.InvalidGrant(error.message);
+    });
+    const token = new provider.ClientCredentials({ client, scope: params.scope });
+    const access_token = await token.save();
+    ctx.body = { access_token, expires_in: token.expiration, token_type: 'Bearer', scope: params.scope };
+  };
+  provider.registerGrantType('urn:ietf:params:oauth:grant-type:jwt-bearer', grant, ['assertion', 'scope']);
+}
 for (const one of [server, asking]) one?.on('request', provider.callback());
 console.log(JSON.stringify({ issuer, alias }));
 
