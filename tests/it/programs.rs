@@ -349,7 +349,7 @@ async fn check_runs_no_program_and_finds_what_cannot_be_run() {
     let all = output.all();
     assert!(
         all.contains(
-            "warning: issuer.corp.headers.x-a: program no-such-program-of-bearerd: no such program in PATH"
+            "warning: issuer.corp.headers.x-a: program no-such-program-of-bearerd: not found in PATH ("
         ),
         "{all}"
     );
@@ -525,4 +525,145 @@ async fn rotation_under_steady_requests_loses_none() {
         sent += 1;
     }
     assert!(sent > 10, "{sent}");
+}
+
+/// Programs that give no value, and what is said about each.
+const NO_VALUE: [(&str, &str); 3] = [
+    ("exec sleep 600", "did not end within 1s"),
+    ("echo canary-of-a-failure; exit 3", "ended with exit code 3"),
+    ("head -c 70000 /dev/zero | tr '\\0' x", "printed more than 64 KiB"),
+];
+const PROGRAM: &str = "{ exec = [\"./program\"], timeout = \"1s\", keep = \"1h\" }";
+/// Characters that no header field may have.
+const CONTROLS: &str = "canary\u{1}\u{7f}";
+
+/// A scene whose program prints these words.
+async fn printing(words: &str, more: &str) -> Setup {
+    let setup = scene("cat words", "").await.more(more);
+    setup.file("words", words);
+    setup
+}
+
+async fn expect_no_canary(world: &World) {
+    for text in
+        [world.log().text(), world.status().await.to_string(), world.admin("/readyz?verbose").await.text()]
+    {
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_waits_for_a_secret_that_a_program_prints() {
+    let table = format!(
+        "[webhook.hook]\naddress = \"127.0.0.1:0\"\npath = \"/seismic\"\nsignature_header = \"x-seismic-signature\"\nsecrets = [{PROGRAM}]\nvalue = \"/user\"\nstore = \"hook.json\""
+    );
+    let post = async |world: &World, secret: &str| {
+        let address = crate::webhook::address_of(world, "hook").await;
+        let body = b"{\"user\":\"u1\"}".to_vec();
+        let signed = crate::webhook::signed_by(secret, body);
+        Client::tcp(address).await.exchange(&signed).await
+    };
+    for (body, says) in NO_VALUE {
+        let world = scene(body, "").await.more(&table).start().await;
+        let refused = post(&world, "secret").await;
+        assert_eq!(
+            (refused.status, refused.code().as_deref()),
+            (503, Some("no_secret")),
+            "{}",
+            refused.text()
+        );
+        world.log().wait(says, |line| line.contains("secrets") && line.contains(says)).await;
+        let status = world.status().await["webhooks"][0].to_string();
+        assert!(status.contains(says), "{status}");
+        world.get("/").await.expect_status(200);
+        expect_no_canary(&world).await;
+        script(world.folder(), "program", "echo secret");
+        eventually("the secret", || async { (post(&world, "secret").await.status == 204).then_some(()) })
+            .await;
+    }
+    let world = printing(CONTROLS, &table).await.start().await;
+    post(&world, CONTROLS).await.expect_status(204);
+    post(&world, "canary").await.expect_status(401);
+    expect_no_canary(&world).await;
+}
+
+async fn store_failure(world: &World, says: &str) {
+    eventually(says, || async {
+        let store = world.status().await["store"].clone();
+        (store["up"] == false && store["failure"].to_string().contains(says)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_whose_key_no_program_prints_is_not_used_until_one_does() {
+    const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    let table = format!("[store]\npath = \"tokens\"\nkeys = [{PROGRAM}]");
+    for (body, says) in NO_VALUE {
+        let world = scene(body, "").await.more(&table).start().await;
+        world.get("/").await.expect_status(200);
+        store_failure(&world, says).await;
+        expect_no_canary(&world).await;
+        script(world.folder(), "program", &format!("echo {KEY}"));
+        eventually("the store", || async { (world.status().await["store"]["up"] == true).then_some(()) })
+            .await;
+    }
+    let world = printing(CONTROLS, &table).await.start().await;
+    world.get("/").await.expect_status(200);
+    store_failure(&world, "the store's key cannot be used: program ./program").await;
+    expect_no_canary(&world).await;
+}
+
+#[tokio::test]
+async fn a_store_whose_password_no_program_prints_is_not_used_until_one_does() {
+    let server = crate::support::manual::Manual::start().await;
+    let url = server.url.replace("http://", "redis://");
+    let table = format!("[store]\nurl = \"{url}\"\nkeys = [{{ env = \"STORE_KEY\" }}]\npassword = {PROGRAM}");
+    for (body, says) in NO_VALUE {
+        let setup = scene(body, "").await.more(&table).env("STORE_KEY", &"00".repeat(32));
+        let world = setup.start().await;
+        world.get("/").await.expect_status(200);
+        store_failure(&world, &format!("password in [store] cannot be read: program ./program: {says}"))
+            .await;
+        expect_no_canary(&world).await;
+    }
+    // A password may hold any bytes.
+    let server = crate::support::manual::Manual::start().await;
+    let table = table.replace(&url, &server.url.replace("http://", "redis://"));
+    let world = printing(CONTROLS, &table).await.env("STORE_KEY", &"00".repeat(32)).start().await;
+    let mut wire = server.accept().await;
+    let sent = wire.until(format!("${}\r\n{CONTROLS}\r\n", CONTROLS.len()).as_bytes()).await.unwrap();
+    assert!(String::from_utf8_lossy(&sent).contains("AUTH"), "{sent:?}");
+    world.get("/").await.expect_status(200);
+    expect_no_canary(&world).await;
+}
+
+#[tokio::test]
+async fn spans_are_sent_once_a_program_prints_their_header() {
+    let traced = |collector: &Scripted| {
+        crate::traces::table(&collector.url, &format!("headers = {{ x-key = {PROGRAM} }}"))
+    };
+    for (body, says) in NO_VALUE {
+        let collector = Scripted::upstream().await;
+        let world = scene(body, "").await.more(&traced(&collector)).start().await;
+        world.get("/").await.expect_status(200);
+        let says = format!("tracing.headers.x-key: program ./program: {says}");
+        world.log().wait(&says, |line| line.contains(&says)).await;
+        assert_eq!(collector.count(), 0);
+        expect_no_canary(&world).await;
+        script(world.folder(), "program", "echo the-key");
+        eventually("spans", || async {
+            world.get("/").await.expect_status(200);
+            (collector.count() > 0).then_some(())
+        })
+        .await;
+        assert_eq!(collector.request(1).await.header("x-key"), Some("the-key"));
+    }
+    let collector = Scripted::upstream().await;
+    let world = printing(CONTROLS, &traced(&collector)).await.start().await;
+    world.get("/").await.expect_status(200);
+    let says = "tracing.headers.x-key has characters that no header may have";
+    world.log().wait(says, |line| line.contains(says)).await;
+    assert_eq!(collector.count(), 0);
+    expect_no_canary(&world).await;
 }
