@@ -61,6 +61,15 @@ upstream = "{upstream}/rates.json"
 anonymous = true
 "#;
 
+/// The same with another issuer's token as the credential at `ledger`.
+fn chain() -> String {
+    let platform = "[issuer.platform]\ntoken_url = \"{issuer}/platform/token\"\nclient_id = \"host\"\nclient_secret = { file = \"secret\" }\nrequired = false\n";
+    let ledger = "client_id = \"shop-ledger\"\nclient_secret = { file = \"secret\" }";
+    let chained = "client_id = \"shop-ledger\"\nclient_auth = \"assertion_file\"\nassertion = { issuer = \"platform\" }";
+    assert!(CONFIG.contains(ledger));
+    format!("{}\n{platform}", CONFIG.replace(ledger, chained))
+}
+
 /// Everything works.
 async fn good() -> Setup {
     let setup = Setup::new().await;
@@ -284,6 +293,50 @@ async fn the_page_shows_the_store_and_whose_token_it_is() {
     browser.expect_content().await;
 }
 
+/// The token of one issuer is a credential at another: both have a life of their own, and the leg that fails says so.
+#[tokio::test]
+#[ignore = "needs chromium"]
+async fn the_page_shows_both_legs_of_a_chain_with_their_lives() {
+    let setup = good().await.whole(&chain());
+    setup.issuer.always(|request, n| {
+        let seconds = if request.target().contains("ledger") { 900 } else { 3600 };
+        RawResponse::token_for(&format!("token-{n}"), seconds)
+    });
+    let world = setup.start().await;
+    world.ready().await;
+    let mut browser = open(&world).await;
+    browser.screen(1180, 900, false).await;
+    let (outer, inner) = ("#tokens [data-key=ledger]", "#tokens [data-key=\"issuer platform\"]");
+    browser.says(outer, "with a token of platform").await;
+    browser.says(outer, "left of 15 min").await;
+    browser.says(inner, "for issuer ledger, so for ledger").await;
+    browser.says(inner, "left of 1 h").await;
+    let rows = "[...document.querySelectorAll('#tokens [data-key]')].map((row) => row.dataset.key).join()";
+    assert_eq!(
+        browser.evaluate(rows).await,
+        "orders,payments,ledger,issuer platform",
+        "below the one that needs it"
+    );
+    browser.says("#problems", "None.").await;
+    browser.picture("status-page-chain.png").await;
+    phone(&mut browser, "chain").await;
+
+    // The inner issuer refuses the client once its token is refused.
+    world.issuer().always(|request, n| match request.target() {
+        target if target.contains("platform") => RawResponse::oauth_error(401, "invalid_client"),
+        target if target.contains("ledger") => RawResponse::oauth_error(400, "invalid_grant"),
+        _ => RawResponse::token_for(&format!("token-{n}"), 3600),
+    });
+    world.upstream().always_this(RawResponse::unauthorized());
+    send(&world, "/ledger/entries", 1).await;
+    browser.says("#problems", "platform").await;
+    browser.says(inner, "invalid_client").await;
+    browser.says(outer, "its assertion comes from issuer platform, which gives no token").await;
+    browser.screen(1180, 900, false).await;
+    browser.picture("status-page-chain-failing.png").await;
+    browser.expect_content().await;
+}
+
 /// One upstream that is down fails all of its routes, and is one problem.
 #[tokio::test]
 #[ignore = "needs chromium"]
@@ -344,7 +397,7 @@ const AN_HOUR: &str = r"{
 #[tokio::test]
 #[ignore = "needs chromium"]
 async fn the_picture_of_the_readme() {
-    let setup = good().await;
+    let setup = good().await.whole(&chain());
     setup.upstream.always(|request, _| match request.target() {
         target if target.contains("rates") => RawResponse::status(503).body("down"),
         _ => RawResponse::ok("ok"),
