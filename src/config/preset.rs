@@ -43,13 +43,15 @@ pub struct PresetVar {
     pub name: String,
     pub about: String,
     pub example: String,
-    /// If there is one, the operator may leave the value out.
+    /// If there is one, the operator may leave the value out. If it is empty, so is what the var alone fills.
     pub default: Option<String>,
     /// The environment variable that has the value where the operator leaves it out. It goes before the default.
     pub env: Option<String>,
     /// It is a host name or a part of one. It becomes lower case, with `-` for `_`, and is taken out of
     /// `https://HOST/`.
     pub host: bool,
+    /// An ending that is cut off.
+    pub ending: Option<String>,
 }
 
 impl PresetVar {
@@ -125,6 +127,7 @@ fn read(name: &'static str, text: &'static str) -> Result<Preset, String> {
                 default: parts.text("default")?,
                 env: parts.text("env")?,
                 host: parts.flag("host")?,
+                ending: parts.text("ending")?,
             };
             parts.end().map(|()| var)
         })?,

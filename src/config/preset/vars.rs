@@ -37,7 +37,7 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
         if value.get_ref().is_table() {
             report.elsewhere.entry(at.path.to_string()).or_default().push(text.clone());
         }
-        match if var.host { host(&text) } else { Some(text) } {
+        match if var.host { host(&text) } else { Some(without_ending(text, var)) } {
             Some(text) => _ = values.insert(name.to_owned(), text),
             None => report.error(&place, "is not a host name", format!("write it as \"{}\"", var.example)),
         }
@@ -144,6 +144,13 @@ fn host(text: &str) -> Option<String> {
     (!text.is_empty() && text.bytes().all(fits)).then(|| text.to_owned())
 }
 
+fn without_ending(text: String, var: &PresetVar) -> String {
+    match var.ending.as_deref().and_then(|ending| text.strip_suffix(ending)) {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
+}
+
 /// Reads a referenced var. It is part of the issuer's table, so it is read together with the table.
 fn elsewhere(place: &Place<'_>, table: &DeTable<'_>, report: &mut Report) -> Option<String> {
     let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str()).map(str::to_owned);
@@ -208,9 +215,19 @@ fn note_used<'p>(preset: &'p Preset, value: &DeValue<'_>, used: &mut BTreeSet<&'
     }
 }
 
-/// Replaces `{name}` by the values.
+/// Replaces `{name}` by the values. What an optional var leaves empty is left out.
 pub(super) fn fill(table: &mut DeTable<'_>, values: &Values) {
-    table.iter_mut().for_each(|(_, value)| fill_value(value, values));
+    let mut empty = Vec::new();
+    for (key, value) in table.iter_mut() {
+        let was = value.get_ref().as_str().is_some_and(str::is_empty);
+        fill_value(value, values);
+        if !was && value.get_ref().as_str().is_some_and(str::is_empty) {
+            empty.push(key.get_ref().clone());
+        }
+    }
+    for key in empty {
+        table.remove(&*key);
+    }
 }
 
 fn fill_value(value: &mut Spanned<DeValue<'_>>, values: &Values) {

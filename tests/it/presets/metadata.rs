@@ -171,7 +171,7 @@ impl Service {
             address = "127.0.0.1:0"
             [issuer.corp]
             preset = "{preset}"
-            vars = {{ {name} = "{value}" }}
+            vars.{name} = "{value}"
             {issuer}
             [[route]]
             name = "api"
@@ -332,6 +332,31 @@ async fn no_redirect_of_a_metadata_service_is_followed() {
     let world = GCE.with(setup).start().await;
     expect_refused(&world, 502, "token_refused", &["302", "does not follow redirects"]).await;
     assert_eq!(elsewhere.count(), 0);
+}
+
+#[tokio::test]
+async fn a_scope_stands_for_its_resource() {
+    for (service, scope) in [
+        (AZURE_VM, "https://management.azure.com//.default"),
+        (APP_SERVICE, "https://vault.azure.net/.default"),
+        (APP_SERVICE, "https://vault.azure.net"),
+    ] {
+        let issuer = format!("vars.scope = \"{scope}\"").leak();
+        let world = Service { issuer, ..service }.setup((service.response)()).await.start().await;
+        world.get("/").await.expect_status(200);
+        assert_eq!(world.issuer().request(1).await.target(), service.target, "{scope}");
+    }
+    // The resource itself goes before it, and without either nothing is sent in its place.
+    for (issuer, resource) in
+        [("params.resource = \"r\"\nvars.scope = \"s/.default\"", &["r"][..]), ("", &[])]
+    {
+        let world = Service { issuer, ..AZURE_VM }.setup(of_azure_vm()).await.start().await;
+        world.get("/").await.expect_status(200);
+        let request = world.issuer().request(1).await;
+        let query = request.target().split_once('?').unwrap().1;
+        let sent: Vec<_> = query.split('&').filter_map(|pair| pair.strip_prefix("resource=")).collect();
+        assert_eq!(sent, resource, "{issuer}");
+    }
 }
 
 const IDENTITY_NOT_FOUND: &str = r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
