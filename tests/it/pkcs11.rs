@@ -114,10 +114,19 @@ async fn expect_no_pin(world: &World) {
     for text in shown {
         assert!(!text.contains(PIN), "{text}");
     }
+    let config = world.folder().join("softhsm2.conf");
+    let config = config.to_str().unwrap();
     for args in [&["check"][..], &["check", "--online"], &["explain", "GET", "http://localhost/"]] {
-        let env = format!("{}", world.folder().join("softhsm2.conf").display());
-        let output = cli::run_with(world.folder(), args, &[("SOFTHSM2_CONF", &env)]).await;
+        let output = cli::run_with(world.folder(), args, &[("SOFTHSM2_CONF", config)]).await;
+        output.expect_code(0);
         assert!(!output.all().contains(PIN), "{}", output.all());
+        // The verb that uses it shows which key it is.
+        assert_eq!(
+            output.all().contains("key pkcs11:token=t;object="),
+            args.contains(&"--online"),
+            "{}",
+            output.all()
+        );
     }
 }
 
@@ -168,7 +177,7 @@ fn expect_proof(request: &Recorded, object: &str, alg: &str) {
 async fn proofs_of_possession_are_signed_for_each_request() {
     for (object, alg) in [("ec-p256", "ES256"), ("ec-p384", "ES384"), ("rsa", "RS256")] {
         let (setup, _device) = bound(object).await;
-        let world = setup.start().await;
+        let mut world = setup.start().await;
         let requests = (0..32).map(|_| world.get("/"));
         for response in futures_util::future::join_all(requests).await {
             response.expect_status(200);
@@ -180,6 +189,7 @@ async fn proofs_of_possession_are_signed_for_each_request() {
         sent.iter().for_each(|request| expect_proof(request, object, alg));
         assert_eq!(world.issuer().count(), 1);
         expect_no_pin(&world).await;
+        assert_eq!(world.proxy.stop().await.code(), Some(0));
     }
 }
 
@@ -260,8 +270,9 @@ fn spied(setup: Setup) -> Setup {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/pkcs11/spy.c");
     run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&spy).arg(source).arg("-ldl"));
     let path = |name: &str| setup.folder().join(name).to_str().unwrap().to_owned();
-    let (logins, hangs) = (path("logins"), path("hangs"));
-    setup.env("SPY_ON", MODULE).env("SPY_LOGINS", &logins).env("SPY_HANGS", &hangs)
+    let files =
+        [("SPY_LOGINS", path("logins")), ("SPY_HANGS", path("hangs")), ("SPY_REMOVED", path("removed"))];
+    files.iter().fold(setup.env("SPY_ON", MODULE), |setup, (name, path)| setup.env(name, path))
 }
 
 fn through_spy(setup: &Setup, keys: &str) -> String {
@@ -302,6 +313,29 @@ async fn a_wrong_pin_is_tried_once() {
     eventually("the right PIN", || async { (world.get("/").await.status == 200).then_some(()) }).await;
     eventually("the other one", || async { (world.get("/second").await.status == 200).then_some(()) }).await;
     assert_eq!(logins(&world), 3);
+}
+
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn a_device_that_is_removed_and_inserted_again_is_logged_in_once_more() {
+    let (setup, _device) = bound("ec-p256").await;
+    let setup = spied(setup);
+    let text = through_spy(&setup, &setup.config());
+    let world = setup.whole(&text).start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(logins(&world), 1);
+    world.file("removed", "");
+    let detail = failure(&world).await;
+    assert!(
+        detail.contains("dpop.private_key: the module has no token: is the device connected?"),
+        "{detail}"
+    );
+    std::fs::remove_file(world.folder().join("removed")).unwrap();
+    for _ in 0..8 {
+        world.get("/").await.expect_status(200);
+        expect_proof(&world.upstream().last(), "ec-p256", "ES256");
+    }
+    assert_eq!((logins(&world), world.issuer().count()), (2, 1), "with the same token");
 }
 
 #[tokio::test]
@@ -355,6 +389,12 @@ async fn what_does_not_fit_is_said() {
         let detail = failure(&world).await;
         assert!(detail.contains(says), "{detail}");
     }
+    let setup = Setup::new().await.issuer(&signed("rsa").replace(MODULE, "/nowhere/m.so"));
+    setup.file("pin", PIN);
+    setup.write();
+    let output = cli::run(setup.folder(), &["check"]).await;
+    output.expect_code(0);
+    assert!(output.all().contains("there is no module /nowhere/m.so: install it"), "{}", output.all());
 }
 
 #[tokio::test]
