@@ -75,6 +75,8 @@ fn try_it(block: &Block) {
         return excerpt(block);
     }
     match block.language.as_str() {
+        // A program that cannot load modules refuses it; with the feature, it is tried.
+        "toml" if block.text.contains("{ pkcs11 = ") && !cfg!(feature = "pkcs11") => {}
         "toml" => toml_blocks::load(block),
         // A session runs them too; here a mistyped option is found at once.
         "sh" => commands::parse(block, &block.text),
