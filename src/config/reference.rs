@@ -1,5 +1,5 @@
 //! References: values that are not in the config, but in a file, in the environment, or in a webhook's store, printed by a
-//! program, or granted by another issuer.
+//! program, issued by the agent of SPIFFE, or granted by another issuer.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
@@ -13,8 +13,10 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 
 use super::files;
+use super::made::{self, Maker, Recipe, Refreshing};
 use super::model::{CredentialKey, IssuerConfig, Params};
-use super::program::{self, Program, ProgramConfig, Refreshing};
+use super::program::{Program, ProgramConfig, program};
+use super::svid::{JwtSvidConfig, JwtSvidMaker, jwt_svid};
 use super::types::Scopes;
 use crate::aside::Aside;
 use crate::clock::{Clock as _, SystemClock};
@@ -61,6 +63,8 @@ enum Definition {
         program: Arc<Program>,
         pointer: Option<String>,
     },
+    /// A JWT-SVID of the SPIFFE Workload API.
+    JwtSvid(Arc<JwtSvidMaker>),
     /// The token of another issuer.
     Issuer(Arc<Chained>),
 }
@@ -128,7 +132,7 @@ pub(super) const NO_FILE: &str = "no such file";
 /// A [`ReferenceError::reason`].
 pub(super) const NOT_SET: &str = "is not set";
 /// A [`ReferenceError::reason`].
-pub(super) const NOT_RUN: &str = program::NOT_RUN;
+pub(super) const NOT_MADE: &str = made::NOT_MADE;
 
 /// Why a reference gave no value. It names the place and never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,8 +169,13 @@ impl Source {
     }
 
     /// What this program prints. It runs when [`Self::refresh`] is called, and never by reading the value.
-    pub(super) fn exec(program: ProgramConfig, pointer: Option<String>) -> Self {
-        Self::from_definition(Definition::Exec { program: Program::of(program), pointer })
+    pub(super) fn exec(config: ProgramConfig, pointer: Option<String>) -> Self {
+        Self::from_definition(Definition::Exec { program: program(config), pointer })
+    }
+
+    /// A JWT-SVID, which [`Self::refresh`] fetches.
+    pub(super) fn jwt_svid(config: JwtSvidConfig) -> Self {
+        Self::from_definition(Definition::JwtSvid(jwt_svid(config)))
     }
 
     /// The current token of another issuer. Whoever reads it has to put it there first ([`Chained::put`]).
@@ -227,31 +236,37 @@ impl Source {
             Definition::Literal(_)
             | Definition::Env { .. }
             | Definition::Exec { .. }
+            | Definition::JwtSvid(_)
             | Definition::Issuer(_) => None,
         }
     }
 
-    fn program(&self) -> Option<&Arc<Program>> {
+    fn maker(&self) -> Option<Arc<Maker<dyn Recipe>>> {
         match &self.0.definition {
-            Definition::Exec { program, .. } => Some(program),
+            Definition::Exec { program, .. } => Some(Arc::<Program>::clone(program)),
+            Definition::JwtSvid(svid) => Some(Arc::<JwtSvidMaker>::clone(svid)),
             _ => None,
         }
     }
 
-    /// The value has to be made before it can be read: [`Self::refresh`] runs a program, and a token of another issuer is put
-    /// there.
+    /// The value has to be made before it can be read: [`Self::refresh`] runs a program or fetches a JWT-SVID, and a token of
+    /// another issuer is put there.
     pub fn is_made(&self) -> bool {
-        self.program().is_some() || self.chained().is_some()
+        matches!(self.0.definition, Definition::Exec { .. } | Definition::JwtSvid(_) | Definition::Issuer(_))
     }
 
     /// The values that this one is made with.
     pub fn made_with(&self) -> impl Iterator<Item = &Self> {
-        self.program().into_iter().flat_map(|program| program.config.env.values())
+        let program = match &self.0.definition {
+            Definition::Exec { program, .. } => Some(program),
+            _ => None,
+        };
+        program.into_iter().flat_map(|program| program.recipe.env.values())
     }
 
     /// Why the value cannot be made, as far as that is known without making it.
     pub fn unmakeable(&self) -> Option<ReferenceError> {
-        let reason = self.program()?.unstartable()?;
+        let reason = self.maker()?.recipe.unmakeable()?;
         Some(ReferenceError { place: self.place(), reason })
     }
 
@@ -260,7 +275,7 @@ impl Source {
     /// # Errors
     /// There is no new value, even if there is a last good one.
     pub fn refresh(&self) -> impl Future<Output = Result<(), ReferenceError>> + Send + use<> {
-        let refreshing = self.program().map(Program::refresh);
+        let refreshing = self.maker().map(|maker| maker.refresh());
         let place = self.place();
         async move {
             let outcome = match refreshing {
@@ -273,13 +288,13 @@ impl Source {
 
     /// How long what was made last is used before the value is made again.
     pub fn kept_for(&self) -> Duration {
-        self.program().map_or(Duration::MAX, |program| program.kept_for())
+        self.maker().map_or(Duration::MAX, |maker| maker.kept_for())
     }
 
     /// Somebody refused the value. Returns whether it was an older one that would have been used again, so that another
     /// one may help.
     pub fn refuse(&self) -> bool {
-        self.program().is_some_and(|program| program.refuse())
+        self.maker().is_some_and(|maker| maker.refuse())
     }
 
     pub fn is_literal(&self) -> bool {
@@ -293,7 +308,8 @@ impl Source {
             Definition::File { path, pointer } => (format!("file {}", path.display()), pointer),
             Definition::Env { name, pointer } => (format!("environment variable {name}"), pointer),
             Definition::Webhook { name, .. } => return format!("webhook {name}"),
-            Definition::Exec { program, pointer } => (format!("program {}", program.name()), pointer),
+            Definition::Exec { program, pointer } => (format!("program {}", program.recipe.name()), pointer),
+            Definition::JwtSvid(svid) => return svid.recipe.place(),
             Definition::Issuer(chained) => return format!("issuer {}", chained.issuer),
         };
         match pointer {
@@ -367,7 +383,8 @@ impl Source {
             Definition::File { path, pointer } => (read_file(path)?, pointer),
             Definition::Env { name, pointer } => (read_env(name)?.into(), pointer),
             Definition::Webhook { store, .. } => return read_store(store).map(Found::from),
-            Definition::Exec { program, pointer } => (Secret::clone(&*program.value()?).into(), pointer),
+            Definition::Exec { pointer, .. } => (self.made_last()?, pointer),
+            Definition::JwtSvid(_) => return self.made_last(),
             Definition::Issuer(chained) => {
                 let token = chained.value.load_full().ok_or("granted no token yet")?;
                 return Ok(Secret::clone(&token).into());
@@ -378,6 +395,11 @@ impl Source {
             None => whole.secret,
         };
         if secret.is_empty() { Err("is empty".to_owned()) } else { Ok(Found { secret, ..whole }) }
+    }
+
+    fn made_last(&self) -> Result<Found, String> {
+        let maker = self.maker().ok_or(NOT_MADE)?;
+        Ok(Secret::clone(&*maker.value()?).into())
     }
 }
 
@@ -540,7 +562,8 @@ impl Hash for Definition {
             Self::File { path, pointer } => (1u8, path, pointer).hash(state),
             Self::Env { name, pointer } => (2u8, name, pointer).hash(state),
             Self::Webhook { name, store } => (3u8, name, store).hash(state),
-            Self::Exec { program, pointer } => (4u8, &program.config, pointer).hash(state),
+            Self::Exec { program, pointer } => (4u8, &program.recipe, pointer).hash(state),
+            Self::JwtSvid(svid) => (6u8, &svid.recipe).hash(state),
             Self::Issuer(chained) => (5u8, &chained.issuer, &chained.scopes, &chained.params).hash(state),
         }
     }

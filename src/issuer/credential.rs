@@ -321,7 +321,10 @@ fn made_identity(source: &Source) -> Vec<u8> {
     let claims = value.expose_str().and_then(super::response::claims_of);
     let whom = |claims: &serde_json::Map<String, serde_json::Value>| {
         let of = |name: &str| claims.get(name).filter(|claim| !claim.is_null()).map(ToString::to_string);
-        Some([of("iss")?, of("sub")?, of("aud").unwrap_or_default()].join("\n"))
+        let sub = of("sub")?;
+        // A JWT-SVID needs no `iss`: the SPIFFE ID names its trust domain.
+        let iss = of("iss").or_else(|| sub.starts_with("\"spiffe://").then(String::new))?;
+        Some([iss, sub, of("aud").unwrap_or_default()].join("\n"))
     };
     match claims.as_ref().and_then(whom) {
         Some(whom) => whom.into_bytes(),

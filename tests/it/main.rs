@@ -72,6 +72,7 @@ mod servers;
 mod small_servers;
 mod smuggling;
 mod soak;
+mod spiffe;
 mod standby;
 mod store_fleet;
 mod store_folder;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use toml::de::{DeTable, DeValue};
 
+use super::spiffe;
 use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
 use crate::config::program::ProgramConfig;
@@ -76,8 +77,20 @@ fn from_elsewhere(
         check(&place.key("pointer"), types::pointer(pointer), report)?;
     }
     one_place(place, &raw, report)?;
-    let RawElsewhere { file, env, webhook, exec, timeout, keep, issuer, scopes, params, pointer, password } =
-        raw;
+    let RawElsewhere {
+        file,
+        env,
+        webhook,
+        exec,
+        spiffe,
+        timeout,
+        keep,
+        issuer,
+        scopes,
+        params,
+        pointer,
+        password,
+    } = raw;
     if let Some(name) = webhook {
         let message = "does not belong to a learned value";
         refuse_keys(place, &["timeout", "keep", "scopes", "params"], message, report)?;
@@ -89,6 +102,11 @@ fn from_elsewhere(
         return chained(place, issuer, scopes, params, report);
     }
     refuse_keys(place, &["scopes", "params"], "belongs to `issuer`", report)?;
+    if let Some(raw) = spiffe {
+        let message = "does not belong to a JWT-SVID";
+        refuse_keys(place, &["keep", "pointer", "password"], message, report)?;
+        return spiffe::jwt_svid(place, raw, timeout, report);
+    }
     let source = match (exec, env) {
         (Some(command), env) => {
             let env = match env {
@@ -126,6 +144,7 @@ fn one_place(place: &Place<'_>, raw: &RawElsewhere, report: &mut Report) -> Opti
         raw.webhook.is_some(),
         raw.exec.is_some(),
         raw.issuer.is_some(),
+        raw.spiffe.is_some(),
     ];
     let mut given =
         RawElsewhere::PLACES.into_iter().zip(given).filter(|(_, given)| *given).map(|(key, _)| key);
@@ -221,11 +240,7 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     if command.iter().any(|word| word.contains('\0')) {
         report.error(&at, "contains a zero byte", "");
     }
-    let timeout_at = place.key("timeout");
-    let timeout = timeout.read(place, "timeout", report);
-    if timeout.is_zero() || timeout > LONGEST_RUN {
-        report.error(&timeout_at, "must be longer than \"0s\" and at most \"5m\"", "\"10s\" is the default");
-    }
+    let timeout = time_to_make(place, timeout, report);
     let keep = keep.read(place, "keep", report);
     if !keep.is_zero() && keep < SHORTEST_KEEP {
         let hint = "leave it out to run the program for each token request";
@@ -242,6 +257,16 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     let has_errors = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
     let folder = file.folder.clone();
     (!has_errors).then(|| Source::exec(ProgramConfig { command, folder, env, timeout, keep }, pointer))
+}
+
+/// How long a value may take.
+pub(super) fn time_to_make(place: &Place<'_>, timeout: Lasting<10>, report: &mut Report) -> Duration {
+    let timeout = timeout.read(place, "timeout", report);
+    if timeout.is_zero() || timeout > LONGEST_RUN {
+        let message = "must be longer than \"0s\" and at most \"5m\"";
+        report.error(&place.key("timeout"), message, "\"10s\" is the default");
+    }
+    timeout
 }
 
 /// More variables of a program's environment.
@@ -263,8 +288,8 @@ fn variables(
         if source.is_made() {
             report.error(
                 &place,
-                "cannot come from another program",
-                "run both in one script, and name that: exec = [\"./script\"]",
+                "cannot come from another program, or from the Workload API",
+                "get both in one script, and name that: exec = [\"./script\"]",
             );
             continue;
         }
@@ -319,7 +344,7 @@ fn from_file_or_env(
                 report.error(
                     place,
                     "does not say where the value is",
-                    "write { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] } or { issuer = \"…\" }",
+                    "write { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] }, { spiffe = { audience = \"…\" } } or { issuer = \"…\" }",
                 );
             }
             None
