@@ -1,4 +1,7 @@
-//! The SPIFFE Workload API: the agent on this machine gives a program its identity, as a JWT ([`jwt_svid`]) or as a certificate.
+//! The SPIFFE Workload API: the agent on this machine gives a program its identity, as a JWT ([`jwt_svid`]) or as a
+//! certificate ([`X509Stream`]).
+
+mod stream;
 
 use std::error::Error;
 use std::io;
@@ -11,7 +14,8 @@ use spiffe::{WorkloadApiClient, WorkloadApiError};
 use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
 
-pub use spiffe::SpiffeId;
+pub use spiffe::{SpiffeId, TrustDomain};
+pub use stream::X509Stream;
 
 /// The most bytes of a JWT-SVID.
 const LONGEST_TOKEN: usize = 64 * 1024;
@@ -69,6 +73,11 @@ async fn fetch(socket: &Path, audience: &str, id: Option<&SpiffeId>) -> Result<s
         Some(id) if id != svid.spiffe_id() => Err(another_id(id, std::iter::once(svid.spiffe_id()))),
         _ => Ok(svid),
     }
+}
+
+/// The SPIFFE ID in a certificate. `Err`: it has none, or several.
+pub fn id_of(certificate: &[u8]) -> Result<SpiffeId, String> {
+    spiffe::cert::spiffe_id_from_der(certificate).map_err(|error| shown(&error.to_string()))
 }
 
 async fn connect(socket: &Path) -> Result<WorkloadApiClient, WorkloadApiError> {

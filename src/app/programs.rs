@@ -59,6 +59,11 @@ impl Programs {
 }
 
 async fn run_regularly(value: Source, printed: &Notify) {
+    while value.is_streamed() {
+        // At first too, because it may have changed since it was read.
+        printed.notify_one();
+        value.changed().await;
+    }
     let current = |value: &Source| value.read_or_last_good().ok().map(|(value, _)| value);
     let mut failures = 0;
     loop {

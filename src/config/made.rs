@@ -115,6 +115,11 @@ impl Maker<dyn Recipe> {
         }
     }
 
+    /// Another number means that the value was made again.
+    pub(super) fn version(&self) -> u64 {
+        self.times.load(Ordering::SeqCst)
+    }
+
     /// The receiver refused the value, so it is not used again. Returns whether it would have been.
     pub(super) fn refuse(&self) -> bool {
         let kept = !self.kept_for().is_zero();

@@ -21,8 +21,8 @@ use crate::config::model::{
     OtlpProtocol, Protocol, ResponseFormat, Roots, ScopeIn, Tracing,
 };
 use crate::config::raw::values::{
-    Count, Flag, Lasting, Plaintext, RawCertificate, RawEgress, RawKey, RawParams, RawPublic, RawReference,
-    RawSecret, Size, Word, Words,
+    Count, Flag, Lasting, Plaintext, RawCertificate, RawEgress, RawKey, RawListenerSvid, RawParams,
+    RawPublic, RawReference, RawSecret, RawX509Svid, Size, Word, Words,
 };
 
 /// The config file of bearerd.
@@ -309,6 +309,9 @@ pub(crate) struct RawListenerTls {
     pub private_key: Option<RawKey>,
     /// Callers must present a certificate of this authority, PEM.
     pub client_ca: Option<RawCertificate>,
+    /// Identity of the SPIFFE Workload API, in place of `certificate` and `private_key`.
+    #[schemars(extend("x-errors" = "beside `certificate` or `private_key`"))]
+    pub spiffe: Option<RawListenerSvid>,
 }
 
 /// An authorization server that gives tokens.
@@ -609,8 +612,13 @@ pub(crate) struct RawTls {
     /// Its private key, PEM.
     #[schemars(extend("x-errors" = "without `certificate`; a literal in a file that others may read"))]
     pub private_key: Option<RawKey>,
-    /// The server name to request and verify, if it is not the URL's host.
+    /// The server name to request and verify, if it is not the URL's host. "spiffe://…": the SPIFFE ID that the server's
+    /// certificate must have, in place of a name.
+    #[schemars(extend("x-errors" = "not a name; `spiffe://…` without `spiffe` or `ca`"))]
     pub server_name: Option<String>,
+    /// Identity and trust bundle of the SPIFFE Workload API, in place of `certificate`, `private_key`, and `ca`.
+    #[schemars(extend("x-errors" = "beside `certificate` or `private_key`"))]
+    pub spiffe: Option<RawX509Svid>,
 }
 
 /// Which requests bearerd forwards, where to, and with whose token.

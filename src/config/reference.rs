@@ -16,7 +16,7 @@ use super::files;
 use super::made::{self, Maker, Recipe, Refreshing};
 use super::model::{CredentialKey, IssuerConfig, Params};
 use super::program::{Program, ProgramConfig, program};
-use super::svid::{JwtSvidConfig, JwtSvidMaker, jwt_svid};
+use super::svid::{JwtSvidConfig, JwtSvidMaker, Part, Streamed, jwt_svid};
 use super::types::Scopes;
 use crate::aside::Aside;
 use crate::clock::{Clock as _, SystemClock};
@@ -65,6 +65,8 @@ enum Definition {
     },
     /// A JWT-SVID of the SPIFFE Workload API.
     JwtSvid(Arc<JwtSvidMaker>),
+    /// An X.509-SVID or a trust bundle of the SPIFFE Workload API.
+    Streamed(Streamed),
     /// The token of another issuer.
     Issuer(Arc<Chained>),
 }
@@ -178,6 +180,11 @@ impl Source {
         Self::from_definition(Definition::JwtSvid(jwt_svid(config)))
     }
 
+    /// A value that the agent of SPIFFE streams, from [`Self::refresh`] on.
+    pub(super) fn streamed(value: Streamed) -> Self {
+        Self::from_definition(Definition::Streamed(value))
+    }
+
     /// The current token of another issuer. Whoever reads it has to put it there first ([`Chained::put`]).
     pub(super) fn issuer(chained: Chained) -> Self {
         Self::from_definition(Definition::Issuer(Arc::new(chained)))
@@ -201,7 +208,11 @@ impl Source {
 
     fn from_definition(definition: Definition) -> Self {
         let new = |definition| Inner { definition, last_good: ArcSwapOption::empty(), password: None };
-        if let Definition::Literal(_) | Definition::Env { .. } | Definition::Issuer(_) = definition {
+        if let Definition::Literal(_)
+        | Definition::Env { .. }
+        | Definition::Streamed(_)
+        | Definition::Issuer(_) = definition
+        {
             return Self(Arc::new(new(definition)));
         }
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,7 +248,44 @@ impl Source {
             | Definition::Env { .. }
             | Definition::Exec { .. }
             | Definition::JwtSvid(_)
+            | Definition::Streamed(_)
             | Definition::Issuer(_) => None,
+        }
+    }
+
+    fn as_streamed(&self) -> Option<&Streamed> {
+        match &self.0.definition {
+            Definition::Streamed(streamed) => Some(streamed),
+            _ => None,
+        }
+    }
+
+    /// Another value may come at any time, without a request for it.
+    pub fn is_streamed(&self) -> bool {
+        self.as_streamed().is_some()
+    }
+
+    /// Waits until a streamed value may be another one.
+    pub async fn changed(&self) {
+        match self.as_streamed() {
+            Some(streamed) => streamed.stream.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Another number means that the value was made or sent again. Always 0 for files and the like.
+    pub fn version(&self) -> u64 {
+        let streamed = self.as_streamed().map(|streamed| streamed.stream.version());
+        streamed.or_else(|| Some(self.maker()?.version())).unwrap_or_default()
+    }
+
+    /// The trust domain whose authorities this value holds, if it is the trust bundle of a SPIFFE identity.
+    pub fn trust_domain(&self) -> Option<String> {
+        let streamed = self.as_streamed()?;
+        match &streamed.part {
+            Part::Identity => None,
+            Part::Bundle(Some(of)) => Some(of.to_string()),
+            Part::Bundle(None) => streamed.stream.trust_domain(streamed.id.as_ref()),
         }
     }
 
@@ -266,7 +314,8 @@ impl Source {
 
     /// Why the value cannot be made, as far as that is known without making it.
     pub fn unmakeable(&self) -> Option<ReferenceError> {
-        let reason = self.maker()?.recipe.unmakeable()?;
+        let streamed = self.as_streamed().and_then(Streamed::unmakeable);
+        let reason = streamed.or_else(|| self.maker()?.recipe.unmakeable())?;
         Some(ReferenceError { place: self.place(), reason })
     }
 
@@ -276,13 +325,16 @@ impl Source {
     /// There is no new value, even if there is a last good one.
     pub fn refresh(&self) -> impl Future<Output = Result<(), ReferenceError>> + Send + use<> {
         let refreshing = self.maker().map(|maker| maker.refresh());
+        let stream = self.as_streamed().map(|streamed| Arc::clone(&streamed.stream));
+        stream.iter().for_each(|stream| stream.begin());
         let place = self.place();
         async move {
-            let outcome = match refreshing {
-                Some(refreshing) => Refreshing::outcome(refreshing).await,
-                None => return Ok(()),
+            let outcome = match (refreshing, stream) {
+                (Some(refreshing), _) => Refreshing::outcome(refreshing).await.map(drop),
+                (None, Some(stream)) => stream.ready().await,
+                (None, None) => Ok(()),
             };
-            outcome.map(drop).map_err(|reason| ReferenceError { place, reason })
+            outcome.map_err(|reason| ReferenceError { place, reason })
         }
     }
 
@@ -310,6 +362,7 @@ impl Source {
             Definition::Webhook { name, .. } => return format!("webhook {name}"),
             Definition::Exec { program, pointer } => (format!("program {}", program.recipe.name()), pointer),
             Definition::JwtSvid(svid) => return svid.recipe.place(),
+            Definition::Streamed(streamed) => return streamed.place(),
             Definition::Issuer(chained) => return format!("issuer {}", chained.issuer),
         };
         match pointer {
@@ -385,6 +438,7 @@ impl Source {
             Definition::Webhook { store, .. } => return read_store(store).map(Found::from),
             Definition::Exec { pointer, .. } => (self.made_last()?, pointer),
             Definition::JwtSvid(_) => return self.made_last(),
+            Definition::Streamed(streamed) => return Ok(streamed.read()?.into()),
             Definition::Issuer(chained) => {
                 let token = chained.value.load_full().ok_or("granted no token yet")?;
                 return Ok(Secret::clone(&token).into());
@@ -563,6 +617,7 @@ impl Hash for Definition {
             Self::Env { name, pointer } => (2u8, name, pointer).hash(state),
             Self::Webhook { name, store } => (3u8, name, store).hash(state),
             Self::Exec { program, pointer } => (4u8, &program.recipe, pointer).hash(state),
+            Self::Streamed(streamed) => (7u8, streamed).hash(state),
             Self::JwtSvid(svid) => (6u8, &svid.recipe).hash(state),
             Self::Issuer(chained) => (5u8, &chained.issuer, &chained.scopes, &chained.params).hash(state),
         }

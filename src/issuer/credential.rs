@@ -240,7 +240,7 @@ pub(super) fn made_values<'a>(
         .filter_map(|(key, source)| Some((format!("{key}.password"), source.password()?)))
         .collect();
     values.extend(passwords);
-    values.retain(|(_, source)| source.is_made());
+    values.retain(|(_, source)| source.is_made() || source.is_streamed());
     values
 }
 

@@ -7,7 +7,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use crate::support::agent::{Agent, JwtRequest, Mood, NO_IDENTITY};
-use crate::support::{RawResponse, Recorded, Setup, World, cli, eventually};
+use crate::support::tls::Ca;
+use crate::support::{
+    Client, RawRequest, RawResponse, Recorded, Scripted, Setup, World, cli, eventually, unix_now,
+};
 
 const DRAFT: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 
@@ -301,4 +304,322 @@ async fn wrong_keys_are_config_errors() {
         let said = cli::refusal(&Setup::new().await.issuer(&format!("client_secret = {reference}"))).await;
         assert!(said.contains(expected), "{reference}: {said}");
     }
+}
+
+const BILLING: &str = "spiffe://example.org/billing";
+const API: &str = "spiffe://example.org/api";
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// An agent whose trust domain is `ca`, with an X.509-SVID for bearerd.
+async fn agent_of(ca: &Ca) -> Agent {
+    let agent = Agent::start().await;
+    agent.x509(&[(BILLING, &ca.issue_svid(BILLING, &["localhost"], DAY))], ca.der());
+    agent
+}
+
+/// An upstream that demands a certificate of `ca`, and has an identity of its own with these names.
+async fn upstream_of(ca: &Ca, names: &[&str]) -> Scripted {
+    let identity = ca.issue_svid(API, names, DAY);
+    Scripted::start(Some(ca.server_asking(&identity, &["http/1.1"]))).await
+}
+
+fn over_tls(upstream: &Scripted) -> String {
+    format!("upstream = \"{}\"", upstream.url)
+}
+
+async fn detail_of_upstream(world: &World) -> String {
+    let response = world.get("/").await;
+    assert!(response.status >= 500, "{response:?}");
+    response.json()["detail"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_upstream_gets_the_svid_and_is_trusted_by_the_bundle() {
+    let domain = Ca::new("example.org");
+    let agent = agent_of(&domain).await;
+    let upstream = upstream_of(&domain, &["localhost"]).await;
+    let keys = format!("{}\ntls = {{ spiffe = {{ {} }} }}", over_tls(&upstream), agent.key());
+    let world = Setup::new().await.route(&keys).start().await;
+    world.get("/").await.expect_status(200);
+    let expiry = eventually("the expiry of the SVID", || async {
+        world.metric("bearerd_certificate_expiry_timestamp_seconds", &[("name", "api")]).await
+    })
+    .await;
+    assert!((unix_now()..unix_now() + 2.0 * DAY.as_secs_f64()).contains(&expiry), "{expiry}");
+
+    // Another authority, and the same names.
+    let stranger = upstream_of(&Ca::new("elsewhere"), &["localhost"]).await;
+    let keys = format!("{}\ntls = {{ spiffe = {{ {} }} }}", over_tls(&stranger), agent.key());
+    let world = Setup::new().await.route(&keys).start().await;
+    let said = detail_of_upstream(&world).await;
+    assert!(said.contains("issuer is not trusted"), "{said}");
+    assert_eq!(stranger.count(), 0);
+}
+
+#[tokio::test]
+async fn a_server_is_verified_by_its_spiffe_id_where_the_config_names_one() {
+    let domain = Ca::new("example.org");
+    let agent = agent_of(&domain).await;
+    let nameless = upstream_of(&domain, &[]).await;
+    let tls =
+        |name: &str| format!("{}\ntls = {{ {name} spiffe = {{ {} }} }}", over_tls(&nameless), agent.key());
+    let world = Setup::new().await.route(&tls("server_name = \"spiffe://example.org/api\",")).start().await;
+    world.get("/").await.expect_status(200);
+
+    let other = "server_name = \"spiffe://example.org/api2\",";
+    let world = Setup::new().await.route(&tls(other)).start().await;
+    let said = detail_of_upstream(&world).await;
+    assert!(said.contains("it is for spiffe://example.org/api, not for spiffe://example.org/api2"), "{said}");
+
+    // The name of DNS is verified as ever without it.
+    let world = Setup::new().await.route(&tls("")).start().await;
+    let said = detail_of_upstream(&world).await;
+    assert!(said.contains("no server's name in its subjectAltName"), "{said}");
+
+    let foreign = "server_name = \"spiffe://other.example/api\",";
+    let world = Setup::new().await.route(&tls(foreign)).start().await;
+    let said = detail_of_upstream(&world).await;
+    assert!(
+        said.contains("the agent has no trust bundle of other.example: federate example.org with it"),
+        "{said}"
+    );
+    assert_eq!(nameless.count(), 1);
+}
+
+#[tokio::test]
+async fn an_authority_of_the_bundle_that_signed_for_nobody_of_spiffe_is_not_enough() {
+    let domain = Ca::new("example.org");
+    let agent = agent_of(&domain).await;
+    let plain = domain.issue(&["localhost"]);
+    let upstream = Scripted::start(Some(domain.server_asking(&plain, &["http/1.1"]))).await;
+    let keys = format!(
+        "{}\ntls = {{ server_name = \"{API}\", spiffe = {{ {} }} }}",
+        over_tls(&upstream),
+        agent.key()
+    );
+    let world = Setup::new().await.route(&keys).start().await;
+    let said = detail_of_upstream(&world).await;
+    assert!(said.contains("it is not for spiffe://example.org/api"), "{said}");
+}
+
+#[tokio::test]
+async fn a_listener_serves_the_svid_and_may_demand_one_of_the_same_trust_domain() {
+    let domain = Ca::new("example.org");
+    let agent = agent_of(&domain).await;
+    let tls = format!("tls = {{ spiffe = {{ client_certificates = true, {} }} }}", agent.key());
+    let world = Setup::new().await.listener(&tls).start().await;
+    let address = world.address("main");
+    let caller = domain.issue_svid("spiffe://example.org/caller", &[], DAY);
+    let mut client = Client::tls(address, domain.client(&["http/1.1"], Some(&caller))).await.unwrap();
+    client.exchange(&RawRequest::get("/").host("localhost")).await.expect_status(200);
+
+    let plain = domain.issue(&["caller"]);
+    let foreign = domain.issue_svid("spiffe://other.example/caller", &[], DAY);
+    let elsewhere = Ca::new("elsewhere");
+    let stranger = elsewhere.issue_svid("spiffe://example.org/caller", &[], DAY);
+    for refused in [None, Some(&plain), Some(&foreign), Some(&stranger)] {
+        if let Ok(mut client) = Client::tls(address, domain.client(&["http/1.1"], refused)).await {
+            client.send(&RawRequest::get("/").host("localhost")).await;
+            assert!(client.response_or_end().await.is_none());
+        }
+    }
+    assert_eq!(world.upstream().count(), 1);
+
+    // Without the key, everybody may come in who may connect.
+    let tls = format!("tls = {{ spiffe = {{ {} }} }}", agent.key());
+    let world = Setup::new().await.listener(&tls).start().await;
+    let mut client = Client::tls(world.address("main"), domain.client(&["http/1.1"], None)).await.unwrap();
+    client.exchange(&RawRequest::get("/").host("localhost")).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn an_issuer_sees_the_svid_as_the_clients_certificate() {
+    let domain = Ca::new("example.org");
+    let agent = agent_of(&domain).await;
+    let identity = domain.issue_svid("spiffe://example.org/issuer", &["localhost"], DAY);
+    let issuer = Scripted::start(Some(domain.server_asking(&identity, &["http/1.1"]))).await;
+    issuer.always_this(RawResponse::token("of-mtls"));
+    let setup = Setup::new().await.issuer(&format!(
+        "# client_secret\nclient_auth = \"tls_client_auth\"\ntoken_url = \"{}/token\"\ntls = {{ spiffe = {{ {} }} }}",
+        issuer.url,
+        agent.key()
+    ));
+    setup.write();
+    cli::run(setup.folder(), &["check"]).await.expect_code(0);
+    cli::run(setup.folder(), &["token", "corp"]).await.expect_code(0);
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(world.upstream().request(1).await.header("authorization"), Some("Bearer of-mtls"));
+    // Everything that this process needs comes over one stream; `token` had one of its own.
+    assert_eq!(agent.streams(), 2);
+}
+
+/// Listener, issuer, and upstream speak TLS with SVIDs of one agent.
+async fn everywhere(domain: &Ca, agent: &Agent) -> (World, Scripted) {
+    let upstream = upstream_of(domain, &["localhost"]).await;
+    let tls = format!("tls = {{ spiffe = {{ {} }} }}", agent.key());
+    let setup = Setup::new().await.listener(&tls).route(&format!("{}\n{tls}", over_tls(&upstream)));
+    (setup.start().await, upstream)
+}
+
+#[tokio::test]
+async fn rotation_under_steady_requests_loses_none() {
+    let domain = Ca::new("example.org");
+    let agent = agent_of(&domain).await;
+    let (world, upstream) = everywhere(&domain, &agent).await;
+    upstream.always(|_, _| RawResponse::ok("x").header("connection", "close"));
+    let address = world.address("main");
+    let trusted = domain.client(&["http/1.1"], None);
+    let mut served = 0;
+    for round in 1..=5 {
+        agent.x509(&[(BILLING, &domain.issue_svid(BILLING, &["localhost"], DAY))], domain.der());
+        let updated = |line: &str| line.contains("spiffe.updated");
+        loop {
+            let mut client = Client::tls(address, trusted.clone()).await.unwrap();
+            client.exchange(&RawRequest::get("/").host("localhost")).await.expect_status(200);
+            served += 1;
+            let updates = world.log().lines().iter().filter(|line| updated(line)).count();
+            if updates > round && served >= 20 * round {
+                break;
+            }
+        }
+    }
+    assert_eq!(upstream.count(), served);
+}
+
+#[tokio::test]
+async fn a_new_authority_is_trusted_from_the_next_connection_on() {
+    let (old, new) = (Ca::new("old"), Ca::new("new"));
+    let agent = agent_of(&old).await;
+    let upstream = upstream_of(&new, &["localhost"]).await;
+    let keys = format!("{}\ntls = {{ spiffe = {{ {} }} }}", over_tls(&upstream), agent.key());
+    let world = Setup::new().await.route(&keys).start().await;
+    assert!(detail_of_upstream(&world).await.contains("issuer is not trusted"));
+    let identity = new.issue_svid(BILLING, &["localhost"], DAY);
+    agent.x509(&[(BILLING, &identity)], &[old.der(), new.der()].concat());
+    eventually("the new authority", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_restarted_is_not_missed() {
+    let domain = Ca::new("example.org");
+    let mut agent = agent_of(&domain).await;
+    let (world, upstream) = everywhere(&domain, &agent).await;
+    upstream.always(|_, _| RawResponse::ok("x").header("connection", "close"));
+    let trusted = domain.client(&["http/1.1"], None);
+    let serves = async |world: &World| {
+        let mut client = Client::tls(world.address("main"), trusted.clone()).await.unwrap();
+        client.exchange(&RawRequest::get("/").host("localhost")).await.expect_status(200);
+    };
+    serves(&world).await;
+    agent.stop().await;
+    world.log().wait("a warning", |line| line.contains("spiffe.failed")).await;
+    serves(&world).await;
+    world.reload().await;
+    serves(&world).await;
+    agent.again();
+    eventually("another stream", || async { (agent.streams() >= 2).then_some(()) }).await;
+    serves(&world).await;
+}
+
+#[tokio::test]
+async fn without_an_identity_nothing_is_served_and_all_is_once_there_is_one() {
+    let domain = Ca::new("example.org");
+    let agent = agent_of(&domain).await;
+    agent.mood(NO_IDENTITY);
+    let (world, _upstream) = everywhere(&domain, &agent).await;
+    let trusted = domain.client(&["http/1.1"], None);
+    let said = world.admin("/readyz").await;
+    said.expect_status(503);
+    assert!(said.text().contains("create a registration entry"), "{said:?}");
+    assert!(Client::tls(world.address("main"), trusted.clone()).await.is_err());
+    agent.mood(Mood::Serving);
+    eventually("a handshake", || async {
+        let mut client = Client::tls(world.address("main"), trusted.clone()).await.ok()?;
+        let response = client.exchange(&RawRequest::get("/").host("localhost")).await;
+        (response.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn svids_of_another_id_and_of_a_strange_agent_are_told() {
+    let domain = Ca::new("example.org");
+    let agent = agent_of(&domain).await;
+    let upstream = upstream_of(&domain, &["localhost"]).await;
+    let keys = format!(
+        "{}\ntls = {{ spiffe = {{ id = \"spiffe://example.org/other\", {} }} }}",
+        over_tls(&upstream),
+        agent.key()
+    );
+    let world = Setup::new().await.route(&keys).start().await;
+    let said = detail_of_upstream(&world).await;
+    assert!(
+        said.contains(
+            "no identity spiffe://example.org/other for this program, only spiffe://example.org/billing"
+        ),
+        "{said}"
+    );
+
+    let agent = Agent::start().await;
+    agent.mood(Mood::Garbage);
+    let keys = format!("{}\ntls = {{ spiffe = {{ {} }} }}", over_tls(&upstream), agent.key());
+    let world = Setup::new().await.route(&keys).start().await;
+    let said = detail_of_upstream(&world).await;
+    assert!(said.contains("what listens there is not the Workload API"), "{said}");
+
+    // A message that is no certificate.
+    let agent = Agent::start().await;
+    agent.x509(&[(BILLING, &domain.issue_svid(BILLING, &[], DAY))], b"no certificate");
+    let keys = format!("{}\ntls = {{ spiffe = {{ {} }} }}", over_tls(&upstream), agent.key());
+    let world = Setup::new().await.route(&keys).start().await;
+    let said = detail_of_upstream(&world).await;
+    assert!(said.contains("the agent's response cannot be used"), "{said}");
+}
+
+#[tokio::test]
+async fn wrong_tls_keys_are_config_errors() {
+    let pair = "certificate = { file = \"a\" }, private_key = { file = \"b\" },";
+    for (route, expected) in [
+        (
+            format!("tls = {{ {pair} spiffe = {{ socket = \"unix:/a\" }} }}"),
+            "cannot be combined with `spiffe`",
+        ),
+        ("tls = { spiffe = { audience = \"x\", socket = \"unix:/a\" } }".to_owned(), "unknown key"),
+        ("tls = { spiffe = {} }".to_owned(), "SPIFFE_ENDPOINT_SOCKET is not set"),
+        (
+            "tls = { server_name = \"spiffe://example.org/a\" }".to_owned(),
+            "needs the authorities of its trust domain",
+        ),
+        (
+            "tls = { server_name = \"spiffe://Example.org\", spiffe = { socket = \"unix:/a\" } }".to_owned(),
+            "is not a SPIFFE ID",
+        ),
+    ] {
+        let said =
+            cli::refusal(&Setup::new().await.route(&format!("upstream = \"https://localhost\"\n{route}")))
+                .await;
+        assert!(said.contains(expected), "{route}: {said}");
+    }
+    for (listener, expected) in [
+        (format!("tls = {{ {pair} spiffe = {{ socket = \"unix:/a\" }} }}"), "cannot be combined with `spiffe`"),
+        (
+            "tls = { client_ca = { file = \"a\" }, spiffe = { client_certificates = true, socket = \"unix:/a\" } }".to_owned(),
+            "cannot be combined with `spiffe.client_certificates`",
+        ),
+        (
+            "address = \"0.0.0.0:0\"\ncallers = \"network\"\ntls = { spiffe = { client_certificates = false, socket = \"unix:/a\" } }"
+                .to_owned(),
+            "lets every machine use the credentials",
+        ),
+    ] {
+        let said = cli::refusal(&Setup::new().await.listener(&listener)).await;
+        assert!(said.contains(expected), "{listener}: {said}");
+    }
+    let fine = "address = \"0.0.0.0:0\"\ncallers = \"network\"\ntls = { spiffe = { client_certificates = true, socket = \"unix:/a\" } }";
+    let setup = Setup::new().await.listener(fine);
+    setup.write();
+    let output = cli::run(setup.folder(), &["check"]).await;
+    output.expect_code(0);
+    assert!(output.all().contains("there is no socket /a"), "{}", output.all());
 }

@@ -443,6 +443,35 @@ pub(crate) struct RawJwtSvid {
     pub id: Option<String>,
 }
 
+/// Which X.509-SVID of the SPIFFE Workload API.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "X509Svid")]
+pub(crate) struct RawX509Svid {
+    /// The agent's socket. Default: `$SPIFFE_ENDPOINT_SOCKET`.
+    #[schemars(extend("x-errors" = "not `unix:`; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
+    pub socket: Option<String>,
+    /// The SPIFFE ID, if the agent has several for this program. Default: the first one.
+    #[schemars(extend("x-errors" = "not `spiffe://TRUST-DOMAIN/PATH`"))]
+    pub id: Option<String>,
+}
+
+/// Which X.509-SVID a listener presents.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "ListenerSvid")]
+pub(crate) struct RawListenerSvid {
+    /// The agent's socket. Default: `$SPIFFE_ENDPOINT_SOCKET`.
+    #[schemars(extend("x-errors" = "not `unix:`; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
+    pub socket: Option<String>,
+    /// The SPIFFE ID, if the agent has several for this program. Default: the first one.
+    #[schemars(extend("x-errors" = "not `spiffe://TRUST-DOMAIN/PATH`"))]
+    pub id: Option<String>,
+    /// Callers must present an X.509-SVID of the same trust domain.
+    #[schemars(extend("x-errors" = "beside `client_ca`"))]
+    pub client_certificates: Flag<false>,
+}
+
 /// `env`: the name of a variable with the value, or variables of a program.
 pub(crate) enum RawEnv {
     Name(String),

@@ -1,16 +1,17 @@
 //! Identities of SPIFFE: the agent's socket, and which identity.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::value::time_to_make;
 use crate::config::document::Place;
 use crate::config::environment;
-use crate::config::raw::values::{Lasting, RawJwtSvid, check};
+use crate::config::raw::values::{Lasting, RawJwtSvid, RawX509Svid, check};
 use crate::config::reference::Source;
 use crate::config::report::Report;
-use crate::config::svid::JwtSvidConfig;
+use crate::config::svid::{JwtSvidConfig, Part, Streamed};
 use crate::config::types::{self, Wrong, quoted, wrong};
-use crate::workload_api::SpiffeId;
+use crate::workload_api::{SpiffeId, TrustDomain, X509Stream};
 
 /// `{ spiffe = { audience = "…" } }`.
 pub(super) fn jwt_svid(
@@ -35,6 +36,48 @@ pub(super) fn jwt_svid(
     let id = id(&at, raw.id, report);
     let (audience, socket, id) = (audience?, socket?, id?);
     (!timeout.is_zero()).then(|| Source::jwt_svid(JwtSvidConfig { socket, audience, id, timeout }))
+}
+
+/// `tls = { spiffe = { … } }`: our identity, and the authorities of trust domains.
+pub(super) struct X509Svid {
+    stream: Arc<X509Stream>,
+    id: Option<SpiffeId>,
+}
+
+impl X509Svid {
+    /// `at` is the place of the table `spiffe`. Refuses what cannot stand beside it.
+    pub(super) fn read(
+        at: &Place<'_>,
+        beside: &[Place<'_>],
+        raw: RawX509Svid,
+        report: &mut Report,
+    ) -> Option<Self> {
+        let beside: Vec<_> = beside.iter().filter(|key| key.is_written()).collect();
+        for key in &beside {
+            report.error(key, "cannot be combined with `spiffe`", "keep one of them");
+        }
+        let (socket, id) = (socket(at, raw.socket, report), id(at, raw.id, report));
+        beside.is_empty().then_some(())?;
+        Some(Self { stream: X509Stream::of(&socket?), id: id? })
+    }
+
+    /// Chain and key.
+    pub(super) fn identity(&self, at: &Place<'_>, report: &mut Report) -> Source {
+        let source = self.part(Part::Identity);
+        report.reference(at, &source, true);
+        source
+    }
+
+    /// The authorities of a trust domain, or of our own.
+    pub(super) fn bundle(&self, at: &Place<'_>, of: Option<TrustDomain>, report: &mut Report) -> Source {
+        let source = self.part(Part::Bundle(of));
+        report.reference(at, &source, false);
+        source
+    }
+
+    fn part(&self, part: Part) -> Source {
+        Source::streamed(Streamed { stream: Arc::clone(&self.stream), id: self.id.clone(), part })
+    }
 }
 
 /// The agent's socket.

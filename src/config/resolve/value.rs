@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use toml::de::{DeTable, DeValue};
 
-use super::spiffe;
+use super::spiffe::{self, X509Svid};
 use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
 use crate::config::program::ProgramConfig;
@@ -552,15 +552,29 @@ pub(super) fn headers(
 const PROXY_PORT: u16 = 80;
 
 pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -> TlsOptions {
-    let Some(RawTls { ca, roots, certificate, private_key, server_name }) = raw else {
+    let Some(RawTls { ca, roots, certificate, private_key, server_name, spiffe }) = raw else {
         return TlsOptions::default();
     };
+    let (spiffe_at, spiffe_given) = (place.key("spiffe"), spiffe.is_some());
     let (ca_given, roots_given) = (ca.is_some(), roots.is_given());
-    let default = if ca_given { Roots::Ca } else { Roots::System };
+    let default = if ca_given || spiffe_given { Roots::Ca } else { Roots::System };
     let roots = roots.read_or(default, place, "roots", report);
+    let beside = [place.key("certificate"), place.key("private_key")];
+    let svid = spiffe.and_then(|raw| X509Svid::read(&spiffe_at, &beside, raw, report));
+    let ids = server_name.as_deref().filter(|name| name.starts_with("spiffe://"));
+    let peer = ids.and_then(|id| check(&place.key("server_name"), spiffe::spiffe_id(id), report));
+    if peer.is_some() && !spiffe_given && !ca_given {
+        let hint = "add spiffe = {}, or the trust bundle as ca = { file = \"…\" }";
+        report.error(
+            &place.key("server_name"),
+            "a SPIFFE ID needs the authorities of its trust domain",
+            hint,
+        );
+    }
+    let server_name = server_name.filter(|name| !name.starts_with("spiffe://"));
     let roots_at = place.key("roots");
     match roots {
-        Roots::Ca | Roots::Both if !ca_given && !place.key("ca").is_written() => {
+        Roots::Ca | Roots::Both if !ca_given && !spiffe_given && !place.key("ca").is_written() => {
             report.error(&roots_at, "needs `ca`", "ca = { file = \"ca.pem\" }");
         }
         Roots::System if ca_given && roots_given => {
@@ -586,12 +600,22 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
         let result = if is_address { Ok(()) } else { url::host_name(name) };
         check(&place.key("server_name"), result, report);
     }
+    let ca = ca.and_then(|raw| reference(&place.key("ca"), raw, report));
+    let certificate = certificate.and_then(|raw| reference(&place.key("certificate"), raw, report));
+    let private_key = private_key.and_then(|raw| reference(&place.key("private_key"), raw, report));
+    let takes_bundle = !ca_given && matches!(roots, Roots::Ca | Roots::Both);
+    let bundle = svid.as_ref().filter(|_| takes_bundle).map(|svid| {
+        let of = peer.as_ref().map(|id| id.trust_domain().clone());
+        svid.bundle(&spiffe_at, of, report)
+    });
     TlsOptions {
-        ca: ca.and_then(|raw| reference(&place.key("ca"), raw, report)),
+        ca: ca.or(bundle),
         roots,
-        certificate: certificate.and_then(|raw| reference(&place.key("certificate"), raw, report)),
-        private_key: private_key.and_then(|raw| reference(&place.key("private_key"), raw, report)),
+        // The value has the key as well.
+        certificate: certificate.or_else(|| svid.map(|svid| svid.identity(&spiffe_at, report))),
+        private_key,
         server_name,
+        spiffe_id: peer,
     }
 }
 
