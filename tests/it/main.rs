@@ -73,6 +73,7 @@ mod small_servers;
 mod smuggling;
 mod soak;
 mod spiffe;
+mod spire;
 mod standby;
 mod store_fleet;
 mod store_folder;
