@@ -177,3 +177,71 @@ impl Refreshing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::aside::Aside;
+
+    static THREADS: Aside = Aside::new("test", 1);
+    static WORK: LazyLock<Arc<SharedWork<Outcome>>> = LazyLock::new(|| Arc::new(SharedWork::new(&THREADS)));
+
+    /// Works at first and never again.
+    struct Once {
+        lasts: Duration,
+        times: AtomicUsize,
+    }
+
+    impl PartialEq for Once {
+        fn eq(&self, _: &Self) -> bool {
+            false
+        }
+    }
+
+    impl Recipe for Once {
+        fn make(&self) -> Made {
+            let outcome = match self.times.fetch_add(1, Ordering::SeqCst) {
+                0 => Ok(Arc::new(Secret::from("first"))),
+                _ => Err("away".to_owned()),
+            };
+            Made { outcome, keep: Duration::ZERO, lasts: self.lasts }
+        }
+
+        fn threads(&self) -> &'static Arc<SharedWork<Outcome>> {
+            &WORK
+        }
+
+        fn limit(&self) -> (Duration, &'static str) {
+            (Duration::from_secs(20), "too long")
+        }
+
+        fn unmakeable(&self) -> Option<String> {
+            None
+        }
+    }
+
+    fn maker(lasts: Duration) -> Arc<Maker<dyn Recipe>> {
+        let known = Known::<Once>::default();
+        let maker: Arc<Maker<Once>> = Maker::of(Once { lasts, times: AtomicUsize::new(0) }, &known);
+        maker
+    }
+
+    #[tokio::test]
+    async fn a_value_that_lasts_serves_while_no_other_can_be_made_unless_it_was_refused() {
+        let lasting = maker(Duration::from_secs(3600));
+        assert_eq!(lasting.value(), Err(NOT_MADE.to_owned()));
+        for _ in 0..3 {
+            assert_eq!(lasting.refresh().outcome().await, Ok(Arc::new(Secret::from("first"))));
+        }
+        assert!(!lasting.refuse(), "it would have been made anew");
+        assert_eq!(lasting.refresh().outcome().await, Err("away".to_owned()));
+        assert_eq!(lasting.value(), Err("away".to_owned()));
+
+        let fleeting = maker(Duration::ZERO);
+        assert!(fleeting.refresh().outcome().await.is_ok());
+        assert_eq!(fleeting.refresh().outcome().await, Err("away".to_owned()));
+    }
+}

@@ -583,6 +583,26 @@ mod tests {
         assert_ne!(before, token_identity(outer, &key_of(outer)), "another credential of the inner issuer");
     }
 
+    /// It names its trust domain in `sub`, and needs no `iss`.
+    #[test]
+    fn a_jwt_svid_counts_by_whom_it_is_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = fuzz::config();
+        let mut identity = |sub: &str, jti: u8| {
+            let part = |json: serde_json::Value| {
+                base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, json.to_string())
+            };
+            let claims = serde_json::json!({ "sub": sub, "aud": ["https://idp.example"], "jti": jti });
+            let token = format!("{}.{}.c2ln", part(serde_json::json!({ "alg": "ES256" })), part(claims));
+            config.assertion = Some(written(folder.path(), &format!("{jti}"), &token));
+            token_identity(&config, &key_of(&config))
+        };
+        let first = identity("spiffe://example.org/a", 1);
+        assert_eq!(first, identity("spiffe://example.org/a", 2));
+        assert_ne!(first, identity("spiffe://example.org/b", 3));
+        assert_ne!(identity("plain", 4), identity("plain", 5), "nobody says whose subject it is");
+    }
+
     #[test]
     fn another_inner_issuer_makes_another_outer_one() {
         let digest = |inner: &str| chain(inner).issuers["outer"].digest;

@@ -561,6 +561,12 @@ async fn svids_of_another_id_and_of_a_strange_agent_are_told() {
         "{said}"
     );
 
+    agent.x509(&[(BILLING, &domain.issue_svid(BILLING, &[], Duration::ZERO))], domain.der());
+    let keys = format!("{}\ntls = {{ spiffe = {{ {} }} }}", over_tls(&upstream), agent.key());
+    let world = Setup::new().await.route(&keys).start().await;
+    let said = detail_of_upstream(&world).await;
+    assert!(said.contains("spiffe://example.org/billing expired on 2"), "{said}");
+
     let agent = Agent::start().await;
     agent.mood(Mood::Garbage);
     let keys = format!("{}\ntls = {{ spiffe = {{ {} }} }}", over_tls(&upstream), agent.key());
