@@ -60,7 +60,8 @@ impl Programs {
 
 async fn run_regularly(value: Source, printed: &Notify) {
     while value.is_streamed() {
-        // At first too, because it may have changed since it was read.
+        // At first too, because it may have changed since it was read. Whoever is notified is a task of the same thread, so
+        // it reads only after this one waits for the next change.
         printed.notify_one();
         value.changed().await;
     }
