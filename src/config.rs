@@ -8,6 +8,7 @@ mod document;
 mod environment;
 pub mod files;
 mod inspect;
+mod made;
 pub mod model;
 mod preset;
 mod program;
@@ -18,6 +19,7 @@ mod report;
 mod resolve;
 mod schema;
 mod store_key;
+mod svid;
 mod types;
 
 use std::collections::BTreeSet;

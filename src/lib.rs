@@ -32,3 +32,4 @@ pub mod token;
 pub mod trace;
 pub mod upstream;
 pub mod webhook;
+pub mod workload_api;

@@ -110,7 +110,8 @@ impl Change {
 
     /// Whether this value may be another one now.
     pub fn concerns(&self, value: &Source) -> bool {
-        (self.made && value.is_made()) || value.path().is_some_and(|path| self.files.contains(path))
+        (self.made && (value.is_made() || value.is_streamed()))
+            || value.path().is_some_and(|path| self.files.contains(path))
     }
 
     /// Adds another change to this one.

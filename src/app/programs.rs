@@ -1,4 +1,5 @@
-//! Runs programs whose output is used outside of token requests: once before the config is used, and again after `keep`.
+//! Makes values that are used outside of token requests (by programs, and by the agent of SPIFFE): once before the config is
+//! used, and again when they are no longer kept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,12 @@ impl Programs {
 }
 
 async fn run_regularly(value: Source, printed: &Notify) {
+    while value.is_streamed() {
+        // At first too, because it may have changed since it was read. Whoever is notified is a task of the same thread, so
+        // it reads only after this one waits for the next change.
+        printed.notify_one();
+        value.changed().await;
+    }
     let current = |value: &Source| value.read_or_last_good().ok().map(|(value, _)| value);
     let mut failures = 0;
     loop {
@@ -73,7 +80,7 @@ async fn run_regularly(value: Source, printed: &Notify) {
                 failures += 1;
                 tracing::warn!(
                     event = "program.failed", %error, failures,
-                    "a program printed no value; the last good one stays in use, if there is one"
+                    "a program printed no value, or the agent of SPIFFE gave none; the last good one stays in use, if there is one"
                 );
             }
         }

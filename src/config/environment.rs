@@ -188,6 +188,12 @@ pub fn root_paths() -> Vec<PathBuf> {
     env::var_os("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(folders).collect()
 }
 
+/// The socket of the SPIFFE Workload API, as `unix:///PATH`.
+pub(super) fn spiffe_socket() -> Option<String> {
+    let set = env::var_os("SPIFFE_ENDPOINT_SOCKET").filter(|value| !value.is_empty())?;
+    Some(set.to_string_lossy().into_owned())
+}
+
 /// Entries of `NO_PROXY` that match no host, although whoever wrote them probably thinks that they do.
 pub(super) fn meaningless_entries(no_proxy: &str) -> Vec<&str> {
     let entries = no_proxy.split(|char: char| char == ',' || char.is_whitespace());

@@ -127,8 +127,8 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
         Err(error) if unmakeable.as_ref() == Some(&error) => {}
         // A token request runs it, and reports what is wrong.
         Err(_) if reference.source.is_made() && reference.of_token_requests => {}
-        // Offline, nothing runs it.
-        Err(error) if error.reason == reference::NOT_RUN => {}
+        // Offline, nothing makes it.
+        Err(error) if error.reason == reference::NOT_MADE => {}
         Err(error) => found.push(warning(error.to_string(), fix_of_missing(reference, &error))),
         Ok(secret) if reference.secret && is_plain_secret(&reference.key) => {
             let slip = slip_in_secret(secret.expose());

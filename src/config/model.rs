@@ -18,11 +18,16 @@ use crate::config::reference::Source;
 use crate::config::report::Problem;
 use crate::config::types::Scopes;
 use crate::jose::Alg;
+use crate::workload_api::SpiffeId;
 
 impl Config {
-    /// The values that programs print for others than token requests, each once.
+    /// The values that change by themselves, each once: those that programs print for others than token requests, and those
+    /// that the agent of SPIFFE streams.
     pub fn made_values(&self) -> Vec<Source> {
-        let made = self.references.iter().filter(|used| used.source.is_made() && !used.of_token_requests);
+        let made = self
+            .references
+            .iter()
+            .filter(|used| used.source.is_streamed() || (used.source.is_made() && !used.of_token_requests));
         let mut values: Vec<Source> = Vec::new();
         for used in made {
             if !values.contains(&used.source) {
@@ -344,6 +349,8 @@ pub struct TlsOptions {
     pub certificate: Option<Source>,
     pub private_key: Option<Source>,
     pub server_name: Option<String>,
+    /// The server must be this one, whatever its DNS name.
+    pub spiffe_id: Option<SpiffeId>,
 }
 
 /// Which roots are trusted.

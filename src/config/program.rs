@@ -11,18 +11,16 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
 
-use crate::aside::{Aside, SharedWork, WorkInProgress};
-use crate::clock::{Clock as _, SystemClock};
+use super::made::{Known, Made, Maker, Outcome, Recipe};
+use crate::aside::{Aside, SharedWork};
 use crate::config::reference::Source;
 use crate::redact::Redactor;
 use crate::secret::Secret;
@@ -47,9 +45,7 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Threads that start programs and wait for them.
 static PROGRAMS: Aside = Aside::new("programs", 64);
 static RUNS: LazyLock<Arc<SharedWork<Outcome>>> = LazyLock::new(|| Arc::new(SharedWork::new(&PROGRAMS)));
-/// Programs of the running configs, so that a reload keeps their output, and runs of the same program never overlap.
-static KNOWN: Mutex<Vec<Weak<Program>>> = Mutex::new(Vec::new());
-static LAST_ID: AtomicU64 = AtomicU64::new(0);
+static KNOWN: Known<ProgramConfig> = Mutex::new(Vec::new());
 
 /// The process groups of programs that run now.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
@@ -79,9 +75,6 @@ impl Drop for Running {
     }
 }
 
-/// What a program printed, or why it printed no value.
-type Outcome = Result<Arc<Secret>, String>;
-
 /// What identifies a program: equal tables are the same program.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct ProgramConfig {
@@ -102,97 +95,46 @@ impl Hash for ProgramConfig {
     }
 }
 
-impl PartialEq for Program {
-    fn eq(&self, other: &Self) -> bool {
-        self.config == other.config
+/// The program of a table.
+pub(super) type Program = Maker<ProgramConfig>;
+
+/// The program of this table: the one of a config that is in use, or a new one.
+pub(super) fn program(config: ProgramConfig) -> Arc<Program> {
+    Maker::of(config, &KNOWN)
+}
+
+impl Recipe for ProgramConfig {
+    fn make(&self) -> Made {
+        Made { outcome: self.run(), keep: self.keep, lasts: Duration::ZERO }
+    }
+
+    fn threads(&self) -> &'static Arc<SharedWork<Outcome>> {
+        &RUNS
+    }
+
+    fn limit(&self) -> (Duration, &'static str) {
+        (
+            self.timeout + LAST_OUTPUT + GRACE,
+            "cannot be started: the system does not respond; check whether the folder of the program hangs",
+        )
+    }
+
+    fn unmakeable(&self) -> Option<String> {
+        self.find().err()
     }
 }
 
-impl Eq for Program {}
-
-pub(super) struct Program {
-    pub(super) config: ProgramConfig,
-    /// Names its runs in [`RUNS`].
-    id: String,
-    last: ArcSwapOption<LastRun>,
-    /// Somebody refused the last output, so it must not be used again.
-    refused: AtomicBool,
-}
-
-struct LastRun {
-    outcome: Outcome,
-    /// By the clock that runs during a suspend.
-    ended: Duration,
-}
-
-/// A run in progress, or none if none is needed.
-pub(super) struct Refreshing {
-    program: Arc<Program>,
-    run: Option<WorkInProgress<Outcome>>,
-}
-
-impl Program {
-    /// The program of this table: the one of a config that is in use, or a new one.
-    pub(super) fn of(config: ProgramConfig) -> Arc<Self> {
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|program| program.strong_count() > 0);
-        let same = known.iter().filter_map(Weak::upgrade).find(|program| program.config == config);
-        same.unwrap_or_else(|| {
-            let id = LAST_ID.fetch_add(1, Ordering::Relaxed).to_string();
-            let new =
-                Arc::new(Self { config, id, last: ArcSwapOption::empty(), refused: AtomicBool::new(false) });
-            known.push(Arc::downgrade(&new));
-            new
-        })
-    }
-
+impl ProgramConfig {
     /// For messages. Arguments may be secret.
     pub(super) fn name(&self) -> &str {
-        self.config.command.first().map_or("", String::as_str)
-    }
-
-    /// What the last run printed. `Err`: it failed, or there was none.
-    pub(super) fn value(&self) -> Outcome {
-        match &*self.last.load() {
-            Some(last) => last.outcome.clone(),
-            None => Err(NOT_RUN.to_owned()),
-        }
-    }
-
-    /// The receiver refused the output, so it is not used again. Returns whether it would have been.
-    pub(super) fn refuse(&self) -> bool {
-        let kept = !self.kept_for().is_zero();
-        self.refused.store(true, Ordering::SeqCst);
-        kept
-    }
-
-    /// How long the last output may still be used.
-    pub(super) fn kept_for(&self) -> Duration {
-        let now = SystemClock.boot();
-        let last = self.last.load();
-        let good = last.as_ref().filter(|last| last.outcome.is_ok() && !self.refused.load(Ordering::SeqCst));
-        good.map_or(Duration::ZERO, |last| self.config.keep.saturating_sub(now.saturating_sub(last.ended)))
-    }
-
-    /// Begins a run, or joins the current one, unless the last output may still be used.
-    pub(super) fn refresh(self: &Arc<Self>) -> Refreshing {
-        let run = self.kept_for().is_zero().then(|| {
-            let program = Arc::clone(self);
-            RUNS.join(&self.id, move || program.run())
-        });
-        Refreshing { program: Arc::clone(self), run }
-    }
-
-    /// Why the program cannot be started, found without starting it.
-    pub(super) fn unstartable(&self) -> Option<String> {
-        self.find().err()
+        self.command.first().map_or("", String::as_str)
     }
 
     /// The program's file.
     fn find(&self) -> Result<PathBuf, String> {
         let name = self.name();
         if name.contains('/') {
-            let path = self.config.folder.join(name);
+            let path = self.folder.join(name);
             return match path.metadata() {
                 Ok(state) if state.is_file() && is_executable(&path) => Ok(path),
                 Ok(state) if state.is_file() => Err(format!(
@@ -222,7 +164,7 @@ impl Program {
         })
     }
 
-    /// Runs the program and keeps the outcome. Blocks.
+    /// Runs the program. Blocks.
     fn run(&self) -> Outcome {
         let mut known = Redactor::default();
         let mut ran = None;
@@ -237,19 +179,16 @@ impl Program {
             known.add(&Secret::new(without_line_end(&printed)));
             self.log(&said, more, &known, outcome.is_ok());
         }
-        let last = LastRun { outcome: outcome.clone(), ended: SystemClock.boot() };
-        self.last.store(Some(Arc::new(last)));
-        self.refused.store(false, Ordering::SeqCst);
         outcome
     }
 
     /// The command to start. Adds the secrets that the program gets to `known`.
     fn start(&self, known: &mut Redactor) -> Result<Command, String> {
         let mut command = Command::new(self.find()?);
-        command.arg0(self.name()).args(self.config.command.iter().skip(1)).current_dir(&self.config.folder);
+        command.arg0(self.name()).args(self.command.iter().skip(1)).current_dir(&self.folder);
         command.env_clear();
         command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-        for (name, source) in &self.config.env {
+        for (name, source) in &self.env {
             let (value, _) =
                 source.to_send().map_err(|error| format!("env.{name} cannot be read: {error}"))?;
             if value.expose().contains(&0) {
@@ -282,7 +221,7 @@ impl Program {
                 tokio::join!(read_output(stdout, &mut printed), read_rest(stderr, &mut said, &mut more)).0
             };
             let ending = end_of(&mut child, reading);
-            tokio::time::timeout(self.config.timeout, ending).await.unwrap_or(End::TimedOut)
+            tokio::time::timeout(self.timeout, ending).await.unwrap_or(End::TimedOut)
         };
         if !matches!(end, End::Exited(_)) {
             kill(group, &mut child).await;
@@ -293,7 +232,7 @@ impl Program {
 
     fn judge(&self, end: &End, printed: &[u8]) -> Outcome {
         const SEE: &str = "what it wrote to stderr is in bearerd's log (program.stderr)";
-        let timeout = humantime::format_duration(self.config.timeout);
+        let timeout = humantime::format_duration(self.timeout);
         match end {
             End::Exited(Ok(status)) | End::Left(Ok(status)) if status.success() => {
                 let value = without_line_end(printed);
@@ -340,24 +279,6 @@ impl Program {
             tracing::info!(event = "program.stderr", program, "{line}");
         } else {
             tracing::warn!(event = "program.stderr", program, "{line}");
-        }
-    }
-}
-
-/// [`Program::value`] before the first run.
-pub(super) const NOT_RUN: &str = "has not run yet";
-
-impl Refreshing {
-    /// Waits for the run.
-    pub(super) async fn outcome(self) -> Outcome {
-        let Some(run) = self.run else { return self.program.value() };
-        let limit = self.program.config.timeout + LAST_OUTPUT + GRACE;
-        match tokio::time::timeout(limit, run.outcome()).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("cannot be started: the system does not respond; check whether the folder of the \
-                           program hangs"
-                .to_owned()),
         }
     }
 }

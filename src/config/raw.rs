@@ -21,8 +21,8 @@ use crate::config::model::{
     OtlpProtocol, Protocol, ResponseFormat, Roots, ScopeIn, Tracing,
 };
 use crate::config::raw::values::{
-    Count, Flag, Lasting, Plaintext, RawCertificate, RawEgress, RawKey, RawParams, RawPublic, RawReference,
-    RawSecret, RawSigningKey, Size, Word, Words,
+    Count, Flag, Lasting, Plaintext, RawCertificate, RawEgress, RawKey, RawListenerSvid, RawParams,
+    RawPublic, RawReference, RawSecret, RawSigningKey, RawX509Svid, Size, Word, Words,
 };
 
 /// The config file of bearerd.
@@ -253,9 +253,9 @@ pub(crate) struct RawListener {
     /// Origins of other sites whose browser pages may send requests, such as "https://app.example".
     #[schemars(extend("default" = [], "x-errors" = "`*`, a path"))]
     pub origins: Option<Vec<String>>,
-    /// "network" allows an address that other machines can reach. It requires `allow`, `require_header`, or
-    /// `tls.client_ca`.
-    #[schemars(extend("x-errors" = "`\"network\"` without `allow`, `require_header`, or `tls.client_ca`"))]
+    /// "network" allows an address that other machines can reach. It requires `allow`, `require_header`,
+    /// `tls.client_ca`, or `tls.spiffe.client_certificates`.
+    #[schemars(extend("x-errors" = "`\"network\"` without one of these"))]
     pub callers: Word<Callers>,
     /// Addresses of callers that may send requests: addresses or networks such as "10.0.0.0/8". Default: any.
     #[schemars(extend("x-errors" = "not an address or network; empty; on `unix:`"))]
@@ -302,13 +302,16 @@ pub(crate) struct RawRequireHeader {
 #[schemars(deny_unknown_fields, rename = "ListenerTls")]
 pub(crate) struct RawListenerTls {
     /// The certificate chain, PEM.
-    #[schemars(extend("x-errors" = "missing"))]
+    #[schemars(extend("x-errors" = "missing without `spiffe`"))]
     pub certificate: Option<RawCertificate>,
     /// Its private key, PEM.
-    #[schemars(extend("x-errors" = "missing; a literal in a file that others may read"))]
+    #[schemars(extend("x-errors" = "missing without `spiffe`; a literal in a file that others may read"))]
     pub private_key: Option<RawKey>,
     /// Callers must present a certificate of this authority, PEM.
     pub client_ca: Option<RawCertificate>,
+    /// Identity of the SPIFFE Workload API, in place of `certificate` and `private_key`.
+    #[schemars(extend("x-errors" = "beside `certificate` or `private_key`"))]
+    pub spiffe: Option<RawListenerSvid>,
 }
 
 /// An authorization server that gives tokens.
@@ -598,10 +601,10 @@ impl RawResponse {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Tls")]
 pub(crate) struct RawTls {
-    /// Certificate authorities, PEM. They replace the system's.
+    /// Certificate authorities, PEM. They replace the system's, and those of `spiffe`.
     pub ca: Option<RawCertificate>,
-    /// Trusted roots: "ca" (the default with `ca`), "system" (the default without), "both", or "bundled".
-    #[schemars(extend("default" = null, "x-errors" = "`ca` or `both` without `ca`; `system` with it"))]
+    /// Trusted roots: "ca" (the default with `ca` or `spiffe`), "system" (the default without), "both", or "bundled".
+    #[schemars(extend("default" = null, "x-errors" = "`ca` or `both` without `ca` and `spiffe`; `system` with `ca`"))]
     pub roots: Word<Roots>,
     /// The client certificate chain, PEM, for servers that request one.
     #[schemars(extend("x-errors" = "without `private_key`"))]
@@ -609,8 +612,13 @@ pub(crate) struct RawTls {
     /// Its private key, PEM.
     #[schemars(extend("x-errors" = "without `certificate`; a literal in a file that others may read"))]
     pub private_key: Option<RawKey>,
-    /// The server name to request and verify, if it is not the URL's host.
+    /// The server name to request and verify, if it is not the URL's host. "spiffe://…": the SPIFFE ID that the server's
+    /// certificate must have, in place of a name.
+    #[schemars(extend("x-errors" = "not a name; `spiffe://…` without `spiffe` or `ca`"))]
     pub server_name: Option<String>,
+    /// Identity and trust bundle of the SPIFFE Workload API, in place of `certificate`, `private_key`, and `ca`.
+    #[schemars(extend("x-errors" = "beside `certificate` or `private_key`"))]
+    pub spiffe: Option<RawX509Svid>,
 }
 
 /// Which requests bearerd forwards, where to, and with whose token.

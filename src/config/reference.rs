@@ -1,5 +1,5 @@
 //! References: values that are not in the config, but in a file, in the environment, or in a webhook's store, printed by a
-//! program, granted by another issuer, or a key that stays in a device.
+//! program, issued by the agent of SPIFFE, granted by another issuer, or a key that stays in a device.
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
@@ -13,8 +13,10 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 
 use super::files;
+use super::made::{self, Maker, Recipe, Refreshing};
 use super::model::{CredentialKey, IssuerConfig, Params};
-use super::program::{self, Program, ProgramConfig, Refreshing};
+use super::program::{Program, ProgramConfig, program};
+use super::svid::{JwtSvidConfig, JwtSvidMaker, Part, Streamed, jwt_svid};
 use super::types::Scopes;
 use crate::aside::Aside;
 use crate::clock::{Clock as _, SystemClock};
@@ -62,6 +64,10 @@ enum Definition {
         program: Arc<Program>,
         pointer: Option<String>,
     },
+    /// A JWT-SVID of the SPIFFE Workload API.
+    JwtSvid(Arc<JwtSvidMaker>),
+    /// An X.509-SVID or a trust bundle of the SPIFFE Workload API.
+    Streamed(Streamed),
     /// The token of another issuer.
     Issuer(Arc<Chained>),
     /// A private key in a device. Its value is the thumbprint of the key that was found there.
@@ -146,7 +152,7 @@ pub(super) const NO_FILE: &str = "no such file";
 /// A [`ReferenceError::reason`].
 pub(super) const NOT_SET: &str = "is not set";
 /// A [`ReferenceError::reason`].
-pub(super) const NOT_RUN: &str = program::NOT_RUN;
+pub(super) const NOT_MADE: &str = made::NOT_MADE;
 
 /// A [`ReferenceError::reason`]: nobody has asked the device for the key.
 pub(super) const NOT_FOUND: &str = "was not needed yet";
@@ -186,8 +192,18 @@ impl Source {
     }
 
     /// What this program prints. It runs when [`Self::refresh`] is called, and never by reading the value.
-    pub(super) fn exec(program: ProgramConfig, pointer: Option<String>) -> Self {
-        Self::from_definition(Definition::Exec { program: Program::of(program), pointer })
+    pub(super) fn exec(config: ProgramConfig, pointer: Option<String>) -> Self {
+        Self::from_definition(Definition::Exec { program: program(config), pointer })
+    }
+
+    /// A JWT-SVID, which [`Self::refresh`] fetches.
+    pub(super) fn jwt_svid(config: JwtSvidConfig) -> Self {
+        Self::from_definition(Definition::JwtSvid(jwt_svid(config)))
+    }
+
+    /// A value that the agent of SPIFFE streams, from [`Self::refresh`] on.
+    pub(super) fn streamed(value: Streamed) -> Self {
+        Self::from_definition(Definition::Streamed(value))
     }
 
     /// The current token of another issuer. Whoever reads it has to put it there first ([`Chained::put`]).
@@ -241,6 +257,7 @@ impl Source {
         let new = |definition| Inner { definition, last_good: ArcSwapOption::empty(), password: None };
         if let Definition::Literal(_)
         | Definition::Env { .. }
+        | Definition::Streamed(_)
         | Definition::Issuer(_)
         | Definition::Device(_) = definition
         {
@@ -278,37 +295,81 @@ impl Source {
             Definition::Literal(_)
             | Definition::Env { .. }
             | Definition::Exec { .. }
+            | Definition::JwtSvid(_)
+            | Definition::Streamed(_)
             | Definition::Issuer(_)
             | Definition::Device(_) => None,
         }
     }
 
-    fn program(&self) -> Option<&Arc<Program>> {
+    fn as_streamed(&self) -> Option<&Streamed> {
         match &self.0.definition {
-            Definition::Exec { program, .. } => Some(program),
+            Definition::Streamed(streamed) => Some(streamed),
             _ => None,
         }
     }
 
-    /// The value has to be made before it can be read: [`Self::refresh`] runs a program or finds a key, and a token of another
-    /// issuer is put there.
+    /// Another value may come at any time, without a request for it.
+    pub fn is_streamed(&self) -> bool {
+        self.as_streamed().is_some()
+    }
+
+    /// Waits until a streamed value may be another one.
+    pub async fn changed(&self) {
+        match self.as_streamed() {
+            Some(streamed) => streamed.stream.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Another number means that the value was made or sent again. Always 0 for files and the like.
+    pub fn version(&self) -> u64 {
+        let streamed = self.as_streamed().map(|streamed| streamed.stream.version());
+        streamed.or_else(|| Some(self.maker()?.version())).unwrap_or_default()
+    }
+
+    /// The trust domain whose authorities this value holds, if it is the trust bundle of a SPIFFE identity.
+    pub fn trust_domain(&self) -> Option<String> {
+        let streamed = self.as_streamed()?;
+        match &streamed.part {
+            Part::Identity => None,
+            Part::Bundle(Some(of)) => Some(of.to_string()),
+            Part::Bundle(None) => streamed.stream.trust_domain(streamed.id.as_ref()),
+        }
+    }
+
+    fn maker(&self) -> Option<Arc<Maker<dyn Recipe>>> {
+        match &self.0.definition {
+            Definition::Exec { program, .. } => Some(Arc::<Program>::clone(program)),
+            Definition::JwtSvid(svid) => Some(Arc::<JwtSvidMaker>::clone(svid)),
+            _ => None,
+        }
+    }
+
+    /// The value has to be made before it can be read: [`Self::refresh`] runs a program, fetches a JWT-SVID, or finds a key, and a
+    /// token of another issuer is put there.
     pub fn is_made(&self) -> bool {
-        self.program().is_some() || self.chained().is_some() || self.is_in_device()
+        matches!(
+            self.0.definition,
+            Definition::Exec { .. } | Definition::JwtSvid(_) | Definition::Issuer(_) | Definition::Device(_)
+        )
     }
 
     /// The values that this one is made with.
     pub fn made_with(&self) -> impl Iterator<Item = &Self> {
         let pin = self.password().filter(|_| self.is_in_device());
-        self.program().into_iter().flat_map(|program| program.config.env.values()).chain(pin)
+        let program = match &self.0.definition {
+            Definition::Exec { program, .. } => Some(program),
+            _ => None,
+        };
+        program.into_iter().flat_map(|program| program.recipe.env.values()).chain(pin)
     }
 
     /// Why the value cannot be made, as far as that is known without making it.
     pub fn unmakeable(&self) -> Option<ReferenceError> {
-        let reason = match &self.0.definition {
-            Definition::Exec { program, .. } => program.unstartable(),
-            Definition::Device(device) => device.uri.missing_module(),
-            _ => None,
-        }?;
+        let streamed = self.as_streamed().and_then(Streamed::unmakeable);
+        let device = || self.in_device().and_then(|device| device.uri.missing_module());
+        let reason = streamed.or_else(device).or_else(|| self.maker()?.recipe.unmakeable())?;
         Some(ReferenceError { place: self.place(), reason })
     }
 
@@ -317,13 +378,16 @@ impl Source {
     /// # Errors
     /// There is no new value, even if there is a last good one.
     pub fn refresh(&self) -> impl Future<Output = Result<(), ReferenceError>> + Send + use<> {
-        let refreshing = self.program().map(Program::refresh);
+        let refreshing = self.maker().map(|maker| maker.refresh());
+        let stream = self.as_streamed().map(|streamed| Arc::clone(&streamed.stream));
+        stream.iter().for_each(|stream| stream.begin());
         let (place, this) = (self.place(), self.clone());
         async move {
-            let outcome = match (refreshing, this.in_device()) {
-                (Some(refreshing), _) => Refreshing::outcome(refreshing).await.map(drop),
-                (None, Some(device)) => this.find_key(device).await,
-                (None, None) => return Ok(()),
+            let outcome = match (refreshing, stream, this.in_device()) {
+                (Some(refreshing), ..) => Refreshing::outcome(refreshing).await.map(drop),
+                (_, Some(stream), _) => stream.ready().await,
+                (.., Some(device)) => this.find_key(device).await,
+                (None, None, None) => Ok(()),
             };
             outcome.map_err(|reason| ReferenceError { place, reason })
         }
@@ -345,13 +409,13 @@ impl Source {
 
     /// How long what was made last is used before the value is made again.
     pub fn kept_for(&self) -> Duration {
-        self.program().map_or(Duration::MAX, |program| program.kept_for())
+        self.maker().map_or(Duration::MAX, |maker| maker.kept_for())
     }
 
     /// Somebody refused the value. Returns whether it was an older one that would have been used again, so that another
     /// one may help.
     pub fn refuse(&self) -> bool {
-        self.program().is_some_and(|program| program.refuse())
+        self.maker().is_some_and(|maker| maker.refuse())
     }
 
     pub fn is_literal(&self) -> bool {
@@ -365,7 +429,9 @@ impl Source {
             Definition::File { path, pointer } => (format!("file {}", path.display()), pointer),
             Definition::Env { name, pointer } => (format!("environment variable {name}"), pointer),
             Definition::Webhook { name, .. } => return format!("webhook {name}"),
-            Definition::Exec { program, pointer } => (format!("program {}", program.name()), pointer),
+            Definition::Exec { program, pointer } => (format!("program {}", program.recipe.name()), pointer),
+            Definition::JwtSvid(svid) => return svid.recipe.place(),
+            Definition::Streamed(streamed) => return streamed.place(),
             Definition::Issuer(chained) => return format!("issuer {}", chained.issuer),
             Definition::Device(device) => return format!("key {}", device.uri),
         };
@@ -440,7 +506,9 @@ impl Source {
             Definition::File { path, pointer } => (read_file(path)?, pointer),
             Definition::Env { name, pointer } => (read_env(name)?.into(), pointer),
             Definition::Webhook { store, .. } => return read_store(store).map(Found::from),
-            Definition::Exec { program, pointer } => (Secret::clone(&*program.value()?).into(), pointer),
+            Definition::Exec { pointer, .. } => (self.made_last()?, pointer),
+            Definition::JwtSvid(_) => return self.made_last(),
+            Definition::Streamed(streamed) => return Ok(streamed.read()?.into()),
             Definition::Issuer(chained) => {
                 let token = chained.value.load_full().ok_or("granted no token yet")?;
                 return Ok(Secret::clone(&token).into());
@@ -455,6 +523,11 @@ impl Source {
             None => whole.secret,
         };
         if secret.is_empty() { Err("is empty".to_owned()) } else { Ok(Found { secret, ..whole }) }
+    }
+
+    fn made_last(&self) -> Result<Found, String> {
+        let maker = self.maker().ok_or(NOT_MADE)?;
+        Ok(Secret::clone(&*maker.value()?).into())
     }
 }
 
@@ -617,8 +690,10 @@ impl Hash for Definition {
             Self::File { path, pointer } => (1u8, path, pointer).hash(state),
             Self::Env { name, pointer } => (2u8, name, pointer).hash(state),
             Self::Webhook { name, store } => (3u8, name, store).hash(state),
-            Self::Exec { program, pointer } => (4u8, &program.config, pointer).hash(state),
-            Self::Device(device) => (6u8, &device.uri).hash(state),
+            Self::Exec { program, pointer } => (4u8, &program.recipe, pointer).hash(state),
+            Self::Device(device) => (8u8, &device.uri).hash(state),
+            Self::Streamed(streamed) => (7u8, streamed).hash(state),
+            Self::JwtSvid(svid) => (6u8, &svid.recipe).hash(state),
             Self::Issuer(chained) => (5u8, &chained.issuer, &chained.scopes, &chained.params).hash(state),
         }
     }

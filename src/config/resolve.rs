@@ -7,6 +7,7 @@ mod digest;
 mod issuer;
 mod listener;
 mod route;
+mod spiffe;
 mod store;
 mod tracing;
 mod value;

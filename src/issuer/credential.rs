@@ -242,7 +242,7 @@ pub(super) fn made_values<'a>(
         .filter_map(|(key, source)| Some((format!("{key}.password"), source.password()?)))
         .collect();
     values.extend(passwords);
-    values.retain(|(_, source)| source.is_made());
+    values.retain(|(_, source)| source.is_made() || source.is_streamed());
     values
 }
 
@@ -323,7 +323,10 @@ fn made_identity(source: &Source) -> Vec<u8> {
     let claims = value.expose_str().and_then(super::response::claims_of);
     let whom = |claims: &serde_json::Map<String, serde_json::Value>| {
         let of = |name: &str| claims.get(name).filter(|claim| !claim.is_null()).map(ToString::to_string);
-        Some([of("iss")?, of("sub")?, of("aud").unwrap_or_default()].join("\n"))
+        let sub = of("sub")?;
+        // A JWT-SVID needs no `iss`: the SPIFFE ID names its trust domain.
+        let iss = of("iss").or_else(|| sub.starts_with("\"spiffe://").then(String::new))?;
+        Some([iss, sub, of("aud").unwrap_or_default()].join("\n"))
     };
     match claims.as_ref().and_then(whom) {
         Some(whom) => whom.into_bytes(),
@@ -580,6 +583,26 @@ mod tests {
         let other = chain("two");
         let outer = &other.issuers["outer"];
         assert_ne!(before, token_identity(outer, &key_of(outer)), "another credential of the inner issuer");
+    }
+
+    /// It names its trust domain in `sub`, and needs no `iss`.
+    #[test]
+    fn a_jwt_svid_counts_by_whom_it_is_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = fuzz::config();
+        let mut identity = |sub: &str, jti: u8| {
+            let part = |json: serde_json::Value| {
+                base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, json.to_string())
+            };
+            let claims = serde_json::json!({ "sub": sub, "aud": ["https://idp.example"], "jti": jti });
+            let token = format!("{}.{}.c2ln", part(serde_json::json!({ "alg": "ES256" })), part(claims));
+            config.assertion = Some(written(folder.path(), &format!("{jti}"), &token));
+            token_identity(&config, &key_of(&config))
+        };
+        let first = identity("spiffe://example.org/a", 1);
+        assert_eq!(first, identity("spiffe://example.org/a", 2));
+        assert_ne!(first, identity("spiffe://example.org/b", 3));
+        assert_ne!(identity("plain", 4), identity("plain", 5), "nobody says whose subject it is");
     }
 
     #[test]

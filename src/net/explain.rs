@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
 use super::connect::{ConnectError, ConnectErrorKind};
+use super::tls::AnotherSpiffeId;
 
 /// The most names of a certificate in an error.
 const NAMES_TOLD: usize = 6;
@@ -188,7 +189,10 @@ pub(super) fn distrust(error: &CertificateError) -> String {
         }
         CertificateError::Revoked => "it is revoked".to_owned(),
         CertificateError::BadEncoding => "it is not valid X.509".to_owned(),
-        CertificateError::Other(other) => unusual(&other.to_string()),
+        CertificateError::Other(other) => match other.0.downcast_ref::<AnotherSpiffeId>() {
+            Some(error) => error.to_string(),
+            None => unusual(&other.to_string()),
+        },
         other => in_words(&other.to_string()),
     }
 }

@@ -9,12 +9,17 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, InconsistentKeys, OtherError,
+    RootCertStore, ServerConfig, SignatureScheme,
+};
 use tokio::sync::Semaphore;
 
 use super::connect::Offer;
@@ -23,6 +28,7 @@ use crate::aside::{Aside, AsideError};
 use crate::config::{self, ListenerTls, Roots, Source, TlsOptions, files};
 use crate::jose::{Certificate, KeyError, PrivateKey};
 use crate::secret::Secret;
+use crate::workload_api::{self, SpiffeId};
 
 /// What is wrong with a CA, certificate, or key. It names the place and the fix, never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +51,14 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> =
 pub fn client_config(options: &TlsOptions, offer: Offer) -> Result<Arc<ClientConfig>, TlsSettingsError> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
-        .map_err(|error| TlsSettingsError(error.to_string()))?
-        .with_root_certificates(store(options)?);
+        .map_err(|error| TlsSettingsError(error.to_string()))?;
+    let roots = store(options)?;
+    let builder = match &options.spiffe_id {
+        None => builder.with_root_certificates(roots),
+        Some(id) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(SpiffeServer { id: id.clone(), roots })),
+    };
     let mut config = match (&options.certificate, &options.private_key) {
         (None, None) => builder.with_no_client_auth(),
         (None, Some(_)) => {
@@ -68,6 +80,127 @@ pub fn client_config(options: &TlsOptions, offer: Offer) -> Result<Arc<ClientCon
         Offer::Nothing => Vec::new(),
     };
     Ok(Arc::new(config))
+}
+
+/// A server that is verified by its SPIFFE ID, and not by a name of DNS.
+#[derive(Debug)]
+struct SpiffeServer {
+    id: SpiffeId,
+    roots: Arc<RootCertStore>,
+}
+
+impl ServerCertVerifier for SpiffeServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = PROVIDER.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
+        match workload_api::id_of(end_entity) {
+            Ok(id) if id == self.id => Ok(ServerCertVerified::assertion()),
+            found => Err(another_id(self.id.to_string(), found)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &PROVIDER.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &PROVIDER.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        PROVIDER.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Callers that must have an identity of a trust domain. That one of its authorities signed the certificate is not enough,
+/// because an authority may also sign for others.
+#[derive(Debug)]
+struct SpiffeCallers {
+    trust_domain: String,
+    chain: Arc<dyn ClientCertVerifier>,
+}
+
+impl ClientCertVerifier for SpiffeCallers {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        match workload_api::id_of(end_entity) {
+            Ok(id) if id.trust_domain_name() == self.trust_domain => Ok(verified),
+            found => Err(another_id(format!("spiffe://{}/…", self.trust_domain), found)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// The peer's certificate is good, but of another program.
+#[derive(Debug)]
+pub(super) struct AnotherSpiffeId {
+    wanted: String,
+    /// `Err`: it has none.
+    found: Result<SpiffeId, String>,
+}
+
+impl fmt::Display for AnotherSpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.found {
+            Ok(found) => write!(f, "it is for {found}, not for {}", self.wanted),
+            Err(why) => write!(f, "it is not for {}: {why}", self.wanted),
+        }
+    }
+}
+
+impl std::error::Error for AnotherSpiffeId {}
+
+fn another_id(wanted: String, found: Result<SpiffeId, String>) -> rustls::Error {
+    let error = OtherError(Arc::new(AnotherSpiffeId { wanted, found }));
+    rustls::Error::InvalidCertificate(CertificateError::Other(error))
 }
 
 /// Why a CA, certificate, or key of `options` cannot be used although it can be read.
@@ -118,15 +251,28 @@ impl ResolvesServerCert for NoCertificate {
 
 fn client_verifier(ca: &Source) -> Result<Arc<dyn ClientCertVerifier>, TlsSettingsError> {
     let roots = with(RootCertStore::empty(), ca, "tls.client_ca")?;
-    WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&PROVIDER))
+    let chain = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&PROVIDER))
         .build()
-        .map_err(|error| TlsSettingsError(format!("tls.client_ca: {}: {error}", ca.place())))
+        .map_err(|error| TlsSettingsError(format!("tls.client_ca: {}: {error}", ca.place())))?;
+    match ca.trust_domain() {
+        Some(trust_domain) => Ok(Arc::new(SpiffeCallers { trust_domain, chain })),
+        None => Ok(chain),
+    }
 }
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn identity(certificate: &Source, key: &Source) -> Result<Identity, TlsSettingsError> {
-    Ok((certificates(certificate, "tls.certificate")?, private_key(key, "tls.private_key")?))
+    if certificate != key {
+        return Ok((certificates(certificate, "tls.certificate")?, private_key(key, "tls.private_key")?));
+    }
+    // Read once, because a new pair may come between two reads.
+    let (bytes, password) =
+        (read(certificate, "tls.certificate")?, password(certificate, "tls.certificate")?);
+    let chain = Certificate::ders(bytes.expose(), password.as_deref());
+    let chain = chain.map_err(told(certificate, "tls.certificate"))?;
+    let key = pkcs8(&bytes, password.as_deref()).map_err(told(key, "tls.private_key"))?;
+    Ok((chain.into_iter().map(CertificateDer::from).collect(), key))
 }
 
 fn unusable_identity(error: &rustls::Error, certificate: &Source, key: &Source) -> TlsSettingsError {
@@ -177,8 +323,8 @@ pub(super) struct ClientTls {
 
 struct Built {
     config: Arc<ClientConfig>,
-    /// The state of the files at the last attempt to build.
-    files: Vec<FileState>,
+    /// The state of the files and of values that change by themselves, at the last attempt to build.
+    inputs: (Vec<FileState>, Vec<u64>),
 }
 
 impl ClientTls {
@@ -202,7 +348,7 @@ impl ClientTls {
         if let Some(config) = self.current() {
             return Ok(config);
         }
-        let files = self.files();
+        let inputs = self.inputs();
         let (options, offer) = (self.options.clone(), self.offer);
         let built = BUILDING.run(move || client_config(&options, offer)).await;
         let result = built.map_err(NoTls::Machine).and_then(|built| built.map_err(NoTls::Settings));
@@ -217,20 +363,22 @@ impl ClientTls {
                 Arc::clone(&last_good.config)
             }
         };
-        self.built.store(Some(Arc::new(Built { config: Arc::clone(&config), files })));
+        self.built.store(Some(Arc::new(Built { config: Arc::clone(&config), inputs })));
         Ok(config)
     }
 
     fn current(&self) -> Option<Arc<ClientConfig>> {
         let built = self.built.load();
         let built = built.as_ref()?;
-        (built.files == self.files()).then(|| Arc::clone(&built.config))
+        (built.inputs == self.inputs()).then(|| Arc::clone(&built.config))
     }
 
-    fn files(&self) -> Vec<FileState> {
+    fn inputs(&self) -> (Vec<FileState>, Vec<u64>) {
         let named = [&self.options.ca, &self.options.certificate, &self.options.private_key];
-        let named = named.into_iter().filter_map(|source| Some(source.as_ref()?.path()?.to_owned()));
-        FileState::of_all(named.chain(files(&self.options)))
+        let named = named.into_iter().flatten();
+        let versions = named.clone().map(Source::version).collect();
+        let paths = named.filter_map(|source| Some(source.path()?.to_owned()));
+        (FileState::of_all(paths.chain(files(&self.options))), versions)
     }
 }
 
@@ -360,8 +508,12 @@ pub(super) fn certificates(
 /// The first private key in `source`.
 pub(super) fn private_key(source: &Source, key: &str) -> Result<PrivateKeyDer<'static>, TlsSettingsError> {
     let (bytes, password) = (read(source, key)?, password(source, key)?);
-    let found = PrivateKey::parse(&bytes, password.as_deref()).and_then(|found| found.pkcs8());
-    Ok(PrivatePkcs8KeyDer::from(found.map_err(told(source, key))?.expose().to_vec()).into())
+    pkcs8(&bytes, password.as_deref()).map_err(told(source, key))
+}
+
+fn pkcs8(bytes: &Secret, password: Option<&Secret>) -> Result<PrivateKeyDer<'static>, KeyError> {
+    let found = PrivateKey::parse(bytes, password)?.pkcs8()?;
+    Ok(PrivatePkcs8KeyDer::from(found.expose().to_vec()).into())
 }
 
 fn told(source: &Source, key: &str) -> impl Fn(KeyError) -> TlsSettingsError {

@@ -14,7 +14,7 @@ use super::manifests::{
 use super::packages::kubectl;
 use super::tools::{root, succeed};
 
-const FOLDERS: [&str; 15] = [
+const FOLDERS: [&str; 16] = [
     "base",
     "overlays/azure",
     "overlays/dual-stack",
@@ -29,6 +29,7 @@ const FOLDERS: [&str; 15] = [
     "overlays/network-policy",
     "overlays/private-ca",
     "overlays/shared-tokens",
+    "overlays/spiffe",
     "overlays/workload-identity",
 ];
 
@@ -288,6 +289,34 @@ fn a_pods_own_identity_takes_the_place_of_the_secret() {
         assert_eq!(account["automountServiceAccountToken"], json!(false));
         assert_eq!(pod["automountServiceAccountToken"], json!(false));
     }
+}
+
+/// SPIRE's agent issues the identity, and the CSI driver mounts its socket where the config says.
+#[test]
+#[ignore = "needs kubectl and python3"]
+fn the_socket_of_spires_agent_takes_the_place_of_the_secret() {
+    let documents = rendered_documents("spiffe", "overlays/spiffe");
+    let pod = pod(find(&documents, "Deployment", "legacy-billing"));
+    let volume =
+        pod["volumes"].as_array().unwrap().iter().find(|it| it["name"] == "bearerd-secrets").unwrap();
+    let expected =
+        json!({ "name": "bearerd-secrets", "csi": { "driver": "csi.spiffe.io", "readOnly": true } });
+    assert_eq!(*volume, expected);
+    assert_restricted(pod);
+    let config = checked_config("spiffe", find(&documents, "ConfigMap", "bearerd"));
+    let svid = &config["issuer"]["corp"]["assertion"]["spiffe"];
+    let mounts = bearerd(pod)["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|it| it["name"] == "bearerd-secrets").unwrap();
+    let folder = mount["mountPath"].as_str().unwrap();
+    assert_eq!(svid["socket"].as_str(), Some(format!("unix:{folder}/spire-agent.sock").as_str()));
+    assert_eq!(svid["audience"], config["issuer"]["corp"]["issuer_url"]);
+    // The entry is for the sidecar alone.
+    let entry = find(&documents, "ClusterSPIFFEID", "legacy-billing");
+    let container = bearerd(pod)["name"].as_str().unwrap();
+    assert_eq!(
+        entry["spec"]["workloadSelectorTemplates"],
+        json!([format!("k8s:container-name:{container}")])
+    );
 }
 
 /// What operators write is where the sidecar reads it.

@@ -74,6 +74,8 @@ mod servers;
 mod small_servers;
 mod smuggling;
 mod soak;
+mod spiffe;
+mod spire;
 mod standby;
 mod store_fleet;
 mod store_folder;

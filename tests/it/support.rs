@@ -1,5 +1,6 @@
 //! What the tests are built from.
 
+pub mod agent;
 pub mod bearerd;
 pub mod browser;
 pub mod cli;

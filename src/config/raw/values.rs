@@ -397,8 +397,11 @@ pub(crate) struct RawElsewhere {
     /// file's folder. One trailing line end is removed. Its environment is `PATH`, `HOME`, `LANG`, and `env`.
     #[schemars(extend("x-errors" = "beside `file` or `webhook`; empty; a config file that others may write", "x-secret" = true))]
     pub exec: Option<Vec<String>>,
-    /// After this time, bearerd kills the program of `exec` and its children.
-    #[schemars(extend("x-errors" = "without `exec`; 0s; more than 5m"))]
+    /// A JWT-SVID of the SPIFFE Workload API.
+    #[schemars(extend("x-errors" = "without `audience`; beside `file`, `env`, `webhook`, `exec`, `issuer`, or `pointer`"))]
+    pub spiffe: Option<RawJwtSvid>,
+    /// After this time, bearerd kills the program of `exec` and its children, or no longer waits for the agent of `spiffe`.
+    #[schemars(extend("x-errors" = "without `exec` or `spiffe`; 0s; more than 5m"))]
     pub timeout: Lasting<10>,
     /// How long the output of `exec` is used before the program is run again. `0s`: for one token request.
     #[schemars(extend("x-errors" = "without `exec`; missing outside of token requests; between 0s and 1s"))]
@@ -427,12 +430,58 @@ pub(crate) struct RawElsewhere {
 
 impl RawElsewhere {
     /// Its keys.
-    pub(crate) const KEYS: [&'static str; 12] = [
-        "file", "env", "webhook", "exec", "timeout", "keep", "issuer", "scopes", "params", "pkcs11",
-        "pointer", "password",
+    pub(crate) const KEYS: [&'static str; 13] = [
+        "file", "env", "webhook", "exec", "timeout", "keep", "issuer", "scopes", "params", "pointer",
+        "password", "pkcs11", "spiffe",
     ];
     /// The keys that say where a value is.
-    pub(crate) const PLACES: [&'static str; 6] = ["file", "env", "webhook", "exec", "issuer", "pkcs11"];
+    pub(crate) const PLACES: [&'static str; 7] =
+        ["file", "env", "webhook", "exec", "issuer", "pkcs11", "spiffe"];
+}
+
+/// Which JWT-SVID of the SPIFFE Workload API.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "JwtSvid")]
+pub(crate) struct RawJwtSvid {
+    /// The server that the JWT-SVID is for, usually the issuer's own URL.
+    #[schemars(extend("x-errors" = "missing; empty"))]
+    pub audience: Option<String>,
+    /// The agent's socket. Default: `$SPIFFE_ENDPOINT_SOCKET`.
+    #[schemars(extend("x-errors" = "not `unix:`; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
+    pub socket: Option<String>,
+    /// The SPIFFE ID, if the agent has several for this program. Default: the first one.
+    #[schemars(extend("x-errors" = "not `spiffe://TRUST-DOMAIN/PATH`"))]
+    pub id: Option<String>,
+}
+
+/// Which X.509-SVID of the SPIFFE Workload API.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "X509Svid")]
+pub(crate) struct RawX509Svid {
+    /// The agent's socket. Default: `$SPIFFE_ENDPOINT_SOCKET`.
+    #[schemars(extend("x-errors" = "not `unix:`; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
+    pub socket: Option<String>,
+    /// The SPIFFE ID, if the agent has several for this program. Default: the first one.
+    #[schemars(extend("x-errors" = "not `spiffe://TRUST-DOMAIN/PATH`"))]
+    pub id: Option<String>,
+}
+
+/// Which X.509-SVID a listener presents.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "ListenerSvid")]
+pub(crate) struct RawListenerSvid {
+    /// The agent's socket. Default: `$SPIFFE_ENDPOINT_SOCKET`.
+    #[schemars(extend("x-errors" = "not `unix:`; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
+    pub socket: Option<String>,
+    /// The SPIFFE ID, if the agent has several for this program. Default: the first one.
+    #[schemars(extend("x-errors" = "not `spiffe://TRUST-DOMAIN/PATH`"))]
+    pub id: Option<String>,
+    /// Callers must present an X.509-SVID of the same trust domain.
+    #[schemars(extend("x-errors" = "beside `client_ca`"))]
+    pub client_certificates: Flag<false>,
 }
 
 /// `env`: the name of a variable with the value, or variables of a program.
@@ -476,7 +525,7 @@ impl<'de> Visitor<'de> for ReferenceVisitor {
     type Value = RawReference;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] } or { issuer = \"…\" }")
+        f.write_str("a string, { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] }, { spiffe = … } or { issuer = \"…\" }")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<RawReference, E> {
@@ -567,16 +616,21 @@ impl<'de> Visitor<'de> for ParamVisitor {
 fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
     let refers = RawElsewhere::PLACES.iter().any(|key| members.contains_key(*key));
     let (runs, chains) = (members.contains_key("exec"), members.contains_key("issuer"));
+    let is_svid = |table: &BTreeMap<String, RawParam>| {
+        let known = ["audience", "socket", "id"];
+        table.iter().all(|(key, value)| known.contains(&key.as_str()) && value.is_text())
+    };
     let is_reference = refers
         && members.iter().all(|(key, value)| match value {
             RawParam::Reference(RawReference::Literal(_)) => {
-                RawElsewhere::KEYS.contains(&key.as_str()) && key != "exec"
+                RawElsewhere::KEYS.contains(&key.as_str()) && !["exec", "spiffe"].contains(&key.as_str())
             }
             RawParam::Reference(_) => key == "password",
             RawParam::Array(words) => {
                 (key == "exec" || (key == "scopes" && chains)) && words.iter().all(RawParam::is_text)
             }
             RawParam::Table(_) if key == "params" && chains => true,
+            RawParam::Table(table) if key == "spiffe" => is_svid(table),
             RawParam::Table(variables) => {
                 key == "env"
                     && runs
@@ -602,6 +656,11 @@ fn reference_in(members: BTreeMap<String, RawParam>) -> RawParam {
                 elsewhere.scopes = Some(scopes.into_iter().filter_map(RawParam::into_text).collect());
             }
             ("params", RawParam::Table(params)) => elsewhere.params = Some(params),
+            ("spiffe", RawParam::Table(mut table)) => {
+                let mut text = |key| table.remove(key).and_then(RawParam::into_text);
+                let (audience, socket, id) = (text("audience"), text("socket"), text("id"));
+                elsewhere.spiffe = Some(RawJwtSvid { audience, socket, id });
+            }
             ("password", RawParam::Reference(value)) => elsewhere.password = Some(Box::new(value.into())),
             (key, value) => {
                 let text = value.into_text();

@@ -689,10 +689,12 @@ impl SigningNeeds<'_, '_> {
 
     /// Requires `certificate` and `private_key` here, or both in `tls`.
     fn check_tls(&self, key: bool, certificate: bool, report: &mut Report) {
-        let tls = self.place.key("tls").key("certificate");
-        match (certificate || key, tls.is_written()) {
+        let keys = ["certificate", "spiffe"].map(|key| self.place.key("tls").key(key));
+        let in_tls = keys.iter().find(|key| key.is_written());
+        let tls = in_tls.unwrap_or(self.place);
+        match (certificate || key, in_tls.is_some()) {
             (true, true) => {
-                report.error(&tls, "cannot be combined with the issuer's `certificate`", "keep one of them")
+                report.error(tls, "cannot be combined with the issuer's `certificate`", "keep one of them")
             }
             (false, false) => {
                 report.missing(

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use http::HeaderName;
 use ipnet::IpNet;
+use toml::de::DeValue;
 
 use crate::config::document::{Place, io_reason};
 use crate::config::model::{
     Address, Admin, Callers, ListenerConfig, ListenerTls, UnixOptions, WebhookConfig,
 };
-use crate::config::raw::values::{RawSecret, check};
+use crate::config::raw::values::{RawCertificate, RawListenerSvid, RawSecret, RawX509Svid, check};
 use crate::config::raw::{RawListener, RawListenerTls, RawRequireHeader, RawWebhook};
 use crate::config::reference::Source;
 use crate::config::report::Report;
+use crate::config::resolve::spiffe::X509Svid;
 use crate::config::resolve::value::reference;
 use crate::config::types::{self, Wrong, quoted, url, wrong};
 
@@ -133,7 +135,7 @@ fn check_reach(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) 
         (Address::Tcp(_), Callers::Network) if !checked && !written_check(place) => report.error(
             &place.key("callers"),
             "\"network\" lets every machine use the credentials",
-            "give one of allow, require_header, tls.client_ca",
+            "give one of allow, require_header, tls.client_ca, tls.spiffe.client_certificates",
         ),
         _ => {}
     }
@@ -142,6 +144,10 @@ fn check_reach(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) 
 fn written_check(place: &Place<'_>) -> bool {
     ["allow", "require_header"].iter().any(|key| place.key(key).is_written())
         || place.key("tls").key("client_ca").is_written()
+        || matches!(
+            place.key("tls").key("spiffe").key("client_certificates").value(),
+            Some(DeValue::Boolean(true))
+        )
 }
 
 /// Whether pages of other sites can send requests to this name of a listener unnoticed. If the origin is not
@@ -224,6 +230,9 @@ fn require_header(
 
 fn tls(place: &Place<'_>, raw: RawListenerTls, report: &mut Report) -> Option<ListenerTls> {
     let (certificate_at, key_at) = (place.key("certificate"), place.key("private_key"));
+    if let Some(svid) = raw.spiffe {
+        return spiffe_tls(place, svid, raw.client_ca, report);
+    }
     if raw.certificate.is_none() {
         report.missing(&certificate_at, "is missing", "certificate = { file = \"cert.pem\" }");
     }
@@ -237,6 +246,32 @@ fn tls(place: &Place<'_>, raw: RawListenerTls, report: &mut Report) -> Option<Li
         certificate: certificate?,
         private_key: private_key?,
         client_ca: client_ca.map_or(Some(None), |source| source.map(Some))?,
+    })
+}
+
+/// `tls = { spiffe = { … } }`.
+fn spiffe_tls(
+    place: &Place<'_>,
+    raw: RawListenerSvid,
+    client_ca: Option<RawCertificate>,
+    report: &mut Report,
+) -> Option<ListenerTls> {
+    let (at, client_ca_at) = (place.key("spiffe"), place.key("client_ca"));
+    let RawListenerSvid { socket, id, client_certificates } = raw;
+    let beside = [place.key("certificate"), place.key("private_key")];
+    let svid = X509Svid::read(&at, &beside, RawX509Svid { socket, id }, report);
+    if client_certificates.0 && client_ca.is_some() {
+        let hint = "keep one of them: callers present X.509-SVIDs, or certificates of `client_ca`";
+        report.error(&client_ca_at, "cannot be combined with `spiffe.client_certificates`", hint);
+    }
+    let client_ca = client_ca.map(|raw| reference(&client_ca_at, raw, report));
+    let svid = svid?;
+    let identity = svid.identity(&at, report);
+    let bundle = client_certificates.0.then(|| svid.bundle(&at, None, report));
+    Some(ListenerTls {
+        certificate: identity.clone(),
+        private_key: identity,
+        client_ca: client_ca.map_or(Some(None), |source| source.map(Some))?.or(bundle),
     })
 }
 

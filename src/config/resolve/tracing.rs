@@ -290,7 +290,7 @@ impl<'a> Otel<'a> {
         let roots = if ca.is_some() { Roots::Ca } else { Roots::System };
         let certificate = file("CLIENT_CERTIFICATE", "certificate");
         let private_key = file("CLIENT_KEY", "private_key");
-        TlsOptions { ca, roots, certificate, private_key, server_name: None }
+        TlsOptions { ca, roots, certificate, private_key, ..TlsOptions::default() }
     }
 
     fn batches(&self, report: &mut Report) -> SpanBatches {

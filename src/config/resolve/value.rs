@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use toml::de::{DeTable, DeValue};
 
+use super::spiffe::{self, X509Svid};
 use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
 use crate::config::program::ProgramConfig;
@@ -83,6 +84,7 @@ fn from_elsewhere(
         env,
         webhook,
         exec,
+        spiffe,
         timeout,
         keep,
         issuer,
@@ -108,6 +110,11 @@ fn from_elsewhere(
         return chained(place, issuer, scopes, params, report);
     }
     refuse_keys(place, &["scopes", "params"], "belongs to `issuer`", report)?;
+    if let Some(raw) = spiffe {
+        let message = "does not belong to a JWT-SVID";
+        refuse_keys(place, &["keep", "pointer", "password"], message, report)?;
+        return spiffe::jwt_svid(place, raw, timeout, report);
+    }
     let source = match (exec, env) {
         (Some(command), env) => {
             let env = match env {
@@ -146,6 +153,7 @@ fn one_place(place: &Place<'_>, raw: &RawElsewhere, report: &mut Report) -> Opti
         raw.exec.is_some(),
         raw.issuer.is_some(),
         raw.pkcs11.is_some(),
+        raw.spiffe.is_some(),
     ];
     let mut given =
         RawElsewhere::PLACES.into_iter().zip(given).filter(|(_, given)| *given).map(|(key, _)| key);
@@ -320,11 +328,7 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     if command.iter().any(|word| word.contains('\0')) {
         report.error(&at, "contains a zero byte", "");
     }
-    let timeout_at = place.key("timeout");
-    let timeout = timeout.read(place, "timeout", report);
-    if timeout.is_zero() || timeout > LONGEST_RUN {
-        report.error(&timeout_at, "must be longer than \"0s\" and at most \"5m\"", "\"10s\" is the default");
-    }
+    let timeout = time_to_make(place, timeout, report);
     let keep = keep.read(place, "keep", report);
     if !keep.is_zero() && keep < SHORTEST_KEEP {
         let hint = "leave it out to run the program for each token request";
@@ -341,6 +345,16 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     let has_errors = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
     let folder = file.folder.clone();
     (!has_errors).then(|| Source::exec(ProgramConfig { command, folder, env, timeout, keep }, pointer))
+}
+
+/// How long a value may take.
+pub(super) fn time_to_make(place: &Place<'_>, timeout: Lasting<10>, report: &mut Report) -> Duration {
+    let timeout = timeout.read(place, "timeout", report);
+    if timeout.is_zero() || timeout > LONGEST_RUN {
+        let message = "must be longer than \"0s\" and at most \"5m\"";
+        report.error(&place.key("timeout"), message, "\"10s\" is the default");
+    }
+    timeout
 }
 
 /// More variables of a program's environment.
@@ -362,8 +376,8 @@ fn variables(
         if source.is_made() {
             report.error(
                 &place,
-                "cannot come from another program",
-                "run both in one script, and name that: exec = [\"./script\"]",
+                "cannot come from another program, or from the Workload API",
+                "get both in one script, and name that: exec = [\"./script\"]",
             );
             continue;
         }
@@ -418,7 +432,7 @@ fn from_file_or_env(
                 report.error(
                     place,
                     "does not say where the value is",
-                    "write { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] } or { issuer = \"…\" }",
+                    "write { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] }, { spiffe = { audience = \"…\" } } or { issuer = \"…\" }",
                 );
             }
             None
@@ -626,15 +640,29 @@ pub(super) fn headers(
 const PROXY_PORT: u16 = 80;
 
 pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -> TlsOptions {
-    let Some(RawTls { ca, roots, certificate, private_key, server_name }) = raw else {
+    let Some(RawTls { ca, roots, certificate, private_key, server_name, spiffe }) = raw else {
         return TlsOptions::default();
     };
+    let (spiffe_at, spiffe_given) = (place.key("spiffe"), spiffe.is_some());
     let (ca_given, roots_given) = (ca.is_some(), roots.is_given());
-    let default = if ca_given { Roots::Ca } else { Roots::System };
+    let default = if ca_given || spiffe_given { Roots::Ca } else { Roots::System };
     let roots = roots.read_or(default, place, "roots", report);
+    let beside = [place.key("certificate"), place.key("private_key")];
+    let svid = spiffe.and_then(|raw| X509Svid::read(&spiffe_at, &beside, raw, report));
+    let ids = server_name.as_deref().filter(|name| name.starts_with("spiffe://"));
+    let peer = ids.and_then(|id| check(&place.key("server_name"), spiffe::spiffe_id(id), report));
+    if peer.is_some() && !spiffe_given && !ca_given {
+        let hint = "add spiffe = {}, or the trust bundle as ca = { file = \"…\" }";
+        report.error(
+            &place.key("server_name"),
+            "a SPIFFE ID needs the authorities of its trust domain",
+            hint,
+        );
+    }
+    let server_name = server_name.filter(|name| !name.starts_with("spiffe://"));
     let roots_at = place.key("roots");
     match roots {
-        Roots::Ca | Roots::Both if !ca_given && !place.key("ca").is_written() => {
+        Roots::Ca | Roots::Both if !ca_given && !spiffe_given && !place.key("ca").is_written() => {
             report.error(&roots_at, "needs `ca`", "ca = { file = \"ca.pem\" }");
         }
         Roots::System if ca_given && roots_given => {
@@ -660,12 +688,22 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
         let result = if is_address { Ok(()) } else { url::host_name(name) };
         check(&place.key("server_name"), result, report);
     }
+    let ca = ca.and_then(|raw| reference(&place.key("ca"), raw, report));
+    let certificate = certificate.and_then(|raw| reference(&place.key("certificate"), raw, report));
+    let private_key = private_key.and_then(|raw| reference(&place.key("private_key"), raw, report));
+    let takes_bundle = !ca_given && matches!(roots, Roots::Ca | Roots::Both);
+    let bundle = svid.as_ref().filter(|_| takes_bundle).map(|svid| {
+        let of = peer.as_ref().map(|id| id.trust_domain().clone());
+        svid.bundle(&spiffe_at, of, report)
+    });
     TlsOptions {
-        ca: ca.and_then(|raw| reference(&place.key("ca"), raw, report)),
+        ca: ca.or(bundle),
         roots,
-        certificate: certificate.and_then(|raw| reference(&place.key("certificate"), raw, report)),
-        private_key: private_key.and_then(|raw| reference(&place.key("private_key"), raw, report)),
+        // The value has the key as well.
+        certificate: certificate.or_else(|| svid.map(|svid| svid.identity(&spiffe_at, report))),
+        private_key,
         server_name,
+        spiffe_id: peer,
     }
 }
 

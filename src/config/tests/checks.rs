@@ -354,7 +354,7 @@ fn issuers() {
         (
             "client_secret = 5",
             "issuer.corp.client_secret",
-            "expected a string, { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] } or { issuer = \"…\" }, found a number",
+            "expected a string, { file = \"…\" }, { env = \"…\" }, { webhook = \"…\" }, { exec = [\"…\"] }, { spiffe = … } or { issuer = \"…\" }, found a number",
             "",
         ),
         (

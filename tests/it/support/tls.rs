@@ -55,6 +55,21 @@ impl Ca {
         })
     }
 
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// An X.509-SVID, which names its program by a URI.
+    pub fn issue_svid(&self, id: &str, names: &[&str], lasts: std::time::Duration) -> Identity {
+        self.issue_with(names, |params| {
+            params.subject_alt_names.push(rcgen::SanType::URI(id.try_into().unwrap()));
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            params.is_ca = IsCa::ExplicitNoCa;
+            params.not_before = (std::time::SystemTime::now() - std::time::Duration::from_secs(10)).into();
+            params.not_after = (std::time::SystemTime::now() + lasts).into();
+        })
+    }
+
     fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -107,6 +122,14 @@ impl Ca {
 }
 
 impl Identity {
+    pub fn certificate_der(&self) -> &[u8] {
+        &self.der
+    }
+
+    pub fn key_der(&self) -> &[u8] {
+        &self.key
+    }
+
     fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![self.der.clone()]
     }
