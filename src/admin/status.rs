@@ -10,8 +10,8 @@ use crate::admin::recent::{History, Point, Recent};
 use crate::admin::view::{CredentialView, StoreView, Traffic, View, WebhookView};
 use crate::clock::rfc3339;
 use crate::config::{
-    self, Address, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem,
-    RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
+    self, Address, Credential, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem, RouteConfig,
+    TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
 };
 use crate::metrics::Failure;
 use crate::store::Tally;
@@ -502,10 +502,7 @@ fn route(
         name: config.name.to_string(),
         matches: MatchStatus {
             listener: config.listener.and_then(|at| listeners.get(at)).map(|it| it.name.to_string()),
-            host: config.host.as_ref().map(|host| match host {
-                HostPattern::Exact(host) => host.clone(),
-                HostPattern::Wildcard(suffix) => format!("*{suffix}"),
-            }),
+            host: config.host.as_ref().map(ToString::to_string),
             path,
             path_prefix,
             methods: config.methods.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),

@@ -3,6 +3,7 @@
 //! A field is an `Option` only if the operator may leave its key out, and never if it "must be set".
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -281,6 +282,76 @@ pub struct ListenerConfig {
     pub require_header: Option<(HeaderName, Source)>,
     pub tls: Option<ListenerTls>,
     pub unix: UnixOptions,
+    pub service: Service,
+}
+
+/// The word of `serve`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Serve {
+    #[default]
+    Proxy,
+    Forward,
+    Token,
+}
+
+impl Words for Serve {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("proxy", Self::Proxy), ("forward", Self::Forward), ("token", Self::Token)];
+}
+
+/// What a listener is for.
+#[derive(Debug)]
+pub enum Service {
+    Proxy,
+    Forward(ForwardConfig),
+    Token,
+}
+
+/// `forward` of a listener.
+#[derive(Debug)]
+pub struct ForwardConfig {
+    pub ca: CaConfig,
+    /// Absolute.
+    pub ca_bundle: Option<PathBuf>,
+    pub unmatched: Unmatched,
+    /// How tunnels to unmatched hosts go out.
+    pub egress: Egress,
+}
+
+/// The authority of a forward listener.
+#[derive(Debug)]
+pub enum CaConfig {
+    Ephemeral,
+    Own { certificate: Source, private_key: Source },
+}
+
+/// What a forward listener does with a CONNECT for a host that no route names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unmatched {
+    #[default]
+    Refuse,
+    Tunnel,
+}
+
+impl Words for Unmatched {
+    const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("tunnel", Self::Tunnel)];
+}
+
+impl ListenerConfig {
+    pub fn serve(&self) -> Serve {
+        match self.service {
+            Service::Proxy => Serve::Proxy,
+            Service::Forward(_) => Serve::Forward,
+            Service::Token => Serve::Token,
+        }
+    }
+
+    pub fn forward(&self) -> Option<&ForwardConfig> {
+        match &self.service {
+            Service::Forward(forward) => Some(forward),
+            Service::Proxy | Service::Token => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -419,6 +490,9 @@ pub struct RouteConfig {
     /// All must be present with this value.
     pub match_headers: Vec<(HeaderName, String)>,
     pub upstream: UpstreamUrl,
+    /// The file has no `upstream`: requests go to the host that the caller asked for, and their path stays as it is. If `host` is
+    /// a wildcard, `upstream` is only its pattern.
+    pub to_asked_host: bool,
     pub connection: ConnectionConfig,
     pub credential: Credential,
     pub caller_authorization: CallerAuthorization,
@@ -448,6 +522,7 @@ impl RouteConfig {
             methods: _,
             match_headers: _,
             upstream: _,
+            to_asked_host: _,
             connection,
             credential: _,
             caller_authorization: _,
@@ -509,6 +584,25 @@ pub enum HostPattern {
     Exact(String),
     /// `*.example.com`: the part after `*`, with its dot (`.example.com`).
     Wildcard(String),
+}
+
+impl HostPattern {
+    /// Whether it ends in a port, as only hosts of forward listeners may.
+    pub fn has_port(&self) -> bool {
+        let (Self::Exact(host) | Self::Wildcard(host)) = self;
+        let port = host.rsplit_once(':').map(|(_, port)| port);
+        port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+}
+
+impl fmt::Display for HostPattern {
+    /// As it is written in the file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Wildcard(suffix) => write!(f, "*{suffix}"),
+        }
+    }
 }
 
 /// `path` or `path_prefix`, escaped unreserved characters decoded.
