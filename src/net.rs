@@ -1,5 +1,6 @@
 //! Outbound sockets and TLS: connections to issuers, upstreams, egress proxies, and collectors.
 
+pub mod authority;
 pub mod connect;
 pub mod dpop;
 mod environment;
@@ -14,6 +15,7 @@ mod tests;
 pub mod tls;
 
 pub use self::h2::{Http2Failure, http2_failure};
+pub use authority::CertificateAuthority;
 pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, Target};
 pub use explain::tls_cause;
 pub use hop::Hop;

@@ -595,6 +595,17 @@ impl HostPattern {
     }
 }
 
+impl HostPattern {
+    /// The host of [`Self::Exact`], or the suffix of [`Self::Wildcard`], without a port.
+    pub fn without_port(&self) -> &str {
+        let (Self::Exact(host) | Self::Wildcard(host)) = self;
+        match host.rsplit_once(':') {
+            Some((name, _)) if self.has_port() => name,
+            _ => host,
+        }
+    }
+}
+
 impl fmt::Display for HostPattern {
     /// As it is written in the file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
