@@ -9,6 +9,7 @@ mod h2;
 mod hop;
 mod names;
 mod places;
+mod reach;
 pub mod stream;
 #[cfg(test)]
 mod tests;
