@@ -31,7 +31,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::watch::{Stage, TimeLimits, Watch, drive};
 use super::{ConnectionPlace, Handler, ListenerSettings, Shared, inside};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Limits;
+use crate::config::{Limits, Serve};
 use crate::flow::{self, Reading, Window};
 use crate::idle::{Alarm, Idle};
 use crate::inbound::{CallerBody, Discard, InFlight};
@@ -273,7 +273,9 @@ impl<H: Handler> ConnectionService<H> {
                 tokio::task::yield_now().await;
             }
             let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
-            self.open_inside(&mut request, &mut response);
+            if connect {
+                self.open_inside(&mut request, &mut response);
+            }
             drop(request);
             let refused = response.status().is_client_error() || response.status().is_server_error();
             // hyper says it itself only if it learned about the stop before the response.
@@ -308,15 +310,24 @@ impl<H: Handler> ConnectionService<H> {
                 *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok(response);
             }
+            let connect = request.method() == Method::CONNECT;
             let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
-            self.open_inside(&mut request, &mut response);
+            if connect {
+                self.open_inside(&mut request, &mut response);
+            }
             Ok(response)
         }
     }
 
-    /// Serves what is inside a CONNECT, once its response is written.
+    /// Counts a CONNECT, and serves what is inside it once its response is written.
     fn open_inside(&self, request: &mut Request<CallerBody>, response: &mut Response<H::Body>) {
-        if let Some(tls) = response.extensions_mut().remove::<InsideTls>() {
+        let tls = response.extensions_mut().remove::<InsideTls>();
+        if self.settings.config.serve() == Serve::Forward {
+            let refused = !response.status().is_success();
+            let passed = if refused { "refused" } else { "tunneled" };
+            self.settings.metrics.connect(if tls.is_some() { "served" } else { passed });
+        }
+        if let Some(tls) = tls {
             let outer = Arc::clone(&self.watch.caller);
             let (settings, shared) = (Arc::clone(&self.settings), Arc::clone(&self.shared));
             tokio::spawn(inside::serve(hyper::upgrade::on(request), tls, outer, settings, shared));

@@ -47,6 +47,9 @@ const SESSIONS: usize = 4096;
 /// The threads that sign.
 static SIGNING: Aside = Aside::new("certificates", 2);
 
+/// TLS settings with the certificate of one host.
+pub type HostTls = Arc<ServerConfig>;
+
 /// Signs the certificates of one forward listener.
 pub struct CertificateAuthority {
     signer: Arc<Signer>,
@@ -134,7 +137,7 @@ impl CertificateAuthority {
     ///
     /// # Errors
     /// The host is none of the authority's, the authority has expired, or the system refuses a thread.
-    pub async fn server_config(&self, host: &str) -> Result<Arc<ServerConfig>, TlsSettingsError> {
+    pub async fn server_config(&self, host: &str) -> Result<HostTls, TlsSettingsError> {
         let now = self.clock.wall();
         if let Some(made) = self.made.get(host)
             && (made.fresh.0..made.fresh.1).contains(&now)

@@ -22,7 +22,7 @@ use super::record::Record;
 use super::response::Content;
 use crate::config::{Egress, HostPattern, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl};
 use crate::inbound::{CallerBody, Tunneled};
-use crate::net::{ConnectErrorKind, Connector, Offer, Target, UPSTREAMS};
+use crate::net::{ConnectErrorKind, Connector, HostTls, Offer, Target, UPSTREAMS};
 use crate::route::host::Authority;
 use crate::upstream::{Origins, Upstream, UpstreamError};
 
@@ -78,7 +78,7 @@ pub struct InsideTls {
     pub host: Box<str>,
     pub port: u16,
     /// With a certificate for the host.
-    pub config: Arc<rustls::ServerConfig>,
+    pub config: HostTls,
     /// Counts as one request over HTTP/2 while it is open.
     _http2: Option<Arc<Http2Request>>,
 }
@@ -216,7 +216,7 @@ pub(super) async fn open(
     Ok(response)
 }
 
-async fn certified(caller: &Caller, host: &str) -> Result<Arc<rustls::ServerConfig>, ProxyError> {
+async fn certified(caller: &Caller, host: &str) -> Result<HostTls, ProxyError> {
     let Some(authority) = &caller.authority else {
         let detail = "the listener has just become a forward listener; connect again";
         return Err(ProxyError::new(Code::Overloaded, detail));

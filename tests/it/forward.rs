@@ -105,6 +105,11 @@ async fn a_request_inside_a_connect_gets_its_token() {
         world.metric("bearerd_requests_total", &[("route", "api"), ("status", "200")]).await,
         Some(3.0)
     );
+    assert_eq!(refused(&world, "other.example.com:443").await.status, 403);
+    for outcome in ["served", "refused"] {
+        let labels = [("listener", "main"), ("outcome", outcome)];
+        assert_eq!(world.metric("bearerd_connects_total", &labels).await, Some(1.0), "{outcome}");
+    }
     // The CONNECT is no request of its own.
     assert_eq!(world.metric("bearerd_requests_total", &[("route", ""), ("status", "200")]).await, None);
 }
