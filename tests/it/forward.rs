@@ -535,3 +535,76 @@ async fn grpc_inside_a_connect_keeps_its_trailers() {
     assert_eq!(client.get("/pkg.Service/Method").await.status, 200);
     assert_eq!(upstream.last().headers["authorization"], "Bearer token-1");
 }
+
+/// squid as the corporate proxy, which lets CONNECT through to any port.
+struct Squid {
+    address: std::net::SocketAddr,
+    folder: tempfile::TempDir,
+    _child: tokio::process::Child,
+}
+
+impl Squid {
+    async fn start() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let address = crate::support::manual::nobody().await;
+        let folder = tempfile::tempdir().unwrap();
+        // If root starts it, squid becomes a user of its own.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let config = format!(
+            "http_port {address}\nhttp_access allow all\ncache deny all\npid_filename none\n\
+             access_log stdio:{}\ncache_log {}\nicp_port 0\nhtcp_port 0\nnetdb_filename none\n\
+             logfile_rotate 0\npinger_enable off\ncoredump_dir {}\nshutdown_lifetime 1 seconds\n",
+            path("access.log"),
+            path("cache.log"),
+            folder.path().display()
+        );
+        std::fs::write(path("squid.conf"), config).unwrap();
+        let child = tokio::process::Command::new("squid")
+            .args(["-N", "-n", &format!("bearerd{}", address.port()), "-f"])
+            .arg(path("squid.conf"))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("squid is installed");
+        eventually("squid", || async { tokio::net::TcpStream::connect(address).await.ok() }).await;
+        Self { address, folder, _child: child }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default()
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs squid"]
+async fn squid_between_bearerd_and_the_api() {
+    let upstream = Scripted::start(Some(tls::localhost().server(&["http/1.1"]))).await;
+    let port = upstream.address.unwrap().port();
+    let setup = Setup::with(Scripted::issuer().await, upstream);
+    setup.file("upstream-ca.pem", &tls::ca().pem);
+    let squid = Squid::start().await;
+    let authority = format!("localhost:{port}");
+    let world = serving(setup, "")
+        .route(&format!(
+            "# upstream\nhost = \"{authority}\"\nproxy = \"http://{}\"\n\
+             tls = {{ ca = {{ file = \"upstream-ca.pem\" }} }}",
+            squid.address
+        ))
+        .start()
+        .await;
+    let wire = connect(&world, &authority).await;
+    let mut client = secure(wire, trusting(&world, &[]), "localhost", &authority).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+        assert_eq!(world.upstream().last().bearer(), Some("token-1"));
+    }
+    // squid logs a tunnel when it ends.
+    drop(client);
+    drop(world);
+    eventually("squid's log", || async {
+        squid.log().contains(&format!("CONNECT {authority}")).then_some(())
+    })
+    .await;
+}
