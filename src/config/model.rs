@@ -478,7 +478,7 @@ pub struct HttpUrl {
 }
 
 /// `[[route]]`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RouteConfig {
     pub name: Arc<str>,
     /// Index into [`Config::listeners`].
@@ -510,6 +510,11 @@ pub struct RouteConfig {
 }
 
 impl RouteConfig {
+    /// Whether each host that matches has an upstream of its own.
+    pub fn follows_host(&self) -> bool {
+        self.to_asked_host && matches!(self.host, Some(HostPattern::Wildcard(_)))
+    }
+
     /// The settings that `bearerd explain` shows by their keys, as they are written in the file. What a request must match,
     /// the upstream's URL, the credential, header fields, and timeouts have lines of their own there.
     pub fn settings(&self) -> BTreeMap<&'static str, String> {
@@ -669,7 +674,7 @@ impl Words for Protocol {
 }
 
 /// Whose token a route's requests carry.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Credential {
     Anonymous,
     Issuer { issuer: Arc<IssuerConfig>, key: CredentialKey },
@@ -714,7 +719,7 @@ pub enum Inject {
 }
 
 /// `request_headers`, `response_headers`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct HeaderEdits {
     pub set: Vec<(HeaderName, Source)>,
     pub remove: Vec<HeaderName>,

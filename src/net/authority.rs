@@ -34,6 +34,9 @@ const LAST: Duration = Duration::from_secs(24 * 3600);
 /// The threads that sign.
 static SIGNING: Aside = Aside::new("signing", 2);
 
+/// TLS settings with the certificate of one host.
+pub type HostTls = Arc<ServerConfig>;
+
 /// Signs the certificates of one forward listener.
 pub struct CertificateAuthority {
     /// The oldest first.
@@ -129,7 +132,7 @@ impl CertificateAuthority {
     ///
     /// # Errors
     /// The host is none of the authority's, the authority has expired, or the system refuses a thread.
-    pub async fn server_config(&self, host: &str) -> Result<Arc<ServerConfig>, TlsSettingsError> {
+    pub async fn server_config(&self, host: &str) -> Result<HostTls, TlsSettingsError> {
         let now = self.clock.wall();
         if let Some(made) = self.made.get(host)
             && (made.fresh.0..made.fresh.1).contains(&now)
@@ -392,5 +395,11 @@ mod tests {
             assert!(error.0.starts_with("forward.ca.certificate: the config file: "), "{error}");
             assert!(error.0.contains(expected), "{error}");
         }
+    }
+}
+
+impl std::fmt::Debug for CertificateAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CertificateAuthority").finish_non_exhaustive()
     }
 }
