@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache;
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
 
+pub use self::bundle::Bundle;
 use self::hosts::Hosts;
 use self::signer::{CA_LIFETIME, Made, Signer};
 use super::tls::TlsSettingsError;
@@ -163,9 +163,9 @@ impl CertificateAuthority {
         self.missing.clone().unwrap_or_else(|| TlsSettingsError("the listener has no CA".to_owned()))
     }
 
-    /// What programs must trust: the certificates of the authority, the oldest first. An own one comes with those above it.
-    pub fn certificates(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        self.signers.iter().flat_map(|signer| &signer.chain)
+    /// What programs must trust. An own authority comes with those above it.
+    pub fn bundle(&self) -> Bundle {
+        Bundle(self.signers.iter().flat_map(|signer| &signer.chain).cloned().collect())
     }
 
     /// The newest of the authority's own certificates.
@@ -179,9 +179,15 @@ impl CertificateAuthority {
     }
 }
 
+impl std::fmt::Debug for CertificateAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CertificateAuthority").finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use rustls::pki_types::ServerName;
+    use rustls::pki_types::{CertificateDer, ServerName};
     use rustls::{ClientConfig, RootCertStore};
 
     use super::signer::{EARLIER, HOUR, LEAF_LIFETIME};
@@ -210,7 +216,7 @@ mod tests {
     }
 
     fn newest(authority: &CertificateAuthority) -> CertificateDer<'static> {
-        authority.certificates().last().unwrap().clone()
+        authority.bundle().0.pop().unwrap()
     }
 
     fn server_name(host: &str) -> ServerName<'static> {
@@ -220,7 +226,7 @@ mod tests {
     /// The chain that a caller gets who trusts the authority.
     async fn chain(authority: &CertificateAuthority, host: &str) -> Vec<CertificateDer<'static>> {
         let config = authority.server_config(host).await.unwrap();
-        let roots = roots(authority.certificates());
+        let roots = roots(&authority.bundle().0);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let client =
             ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
@@ -303,7 +309,7 @@ mod tests {
     }
 
     fn own(params: CertificateParams, key: &KeyPair) -> CaConfig {
-        let certificate = bundle::pem(params.self_signed(key).unwrap().der());
+        let certificate = Bundle(vec![params.self_signed(key).unwrap().into()]).pem();
         let private_key = Source::literal(key.serialize_pem().as_str());
         CaConfig::Own { certificate: Source::literal(certificate.as_str()), private_key }
     }
@@ -342,7 +348,7 @@ mod tests {
         assert!(same.server_config("y.a.example").await.is_err(), "no route names it any more");
 
         let more = same.after(&CaConfig::Ephemeral, &hosts(&["x.a.example", "b.example"])).unwrap();
-        assert_eq!((more.certificates().count(), more.certificates().next()), (2, Some(&old)));
+        assert_eq!((more.bundle().0.len(), more.bundle().0.first()), (2, Some(&old)));
         let signer = |host: &str| more.signer_for(host, clock.wall()).unwrap();
         assert!(
             Arc::ptr_eq(&signer("x.a.example"), &more.signers[0]),
@@ -353,14 +359,14 @@ mod tests {
         assert!(authority.renewed().is_none());
         clock.advance(CA_LIFETIME / 2);
         let renewed = authority.renewed().unwrap().unwrap();
-        assert_eq!(renewed.certificates().count(), 2);
+        assert_eq!(renewed.bundle().0.len(), 2);
         assert!(renewed.renewed().is_none());
         let signer = || renewed.signer_for("x.a.example", clock.wall()).unwrap();
         assert!(Arc::ptr_eq(&signer(), &renewed.signers[0]));
         clock.advance(CA_LIFETIME / 2 - LAST);
         assert!(Arc::ptr_eq(&signer(), &renewed.signers[1]));
         clock.advance(LAST);
-        assert_eq!(renewed.renewed().unwrap().unwrap().certificates().count(), 2, "the first has expired");
+        assert_eq!(renewed.renewed().unwrap().unwrap().bundle().0.len(), 2, "the first has expired");
     }
 
     #[test]
@@ -395,11 +401,5 @@ mod tests {
             assert!(error.0.starts_with("forward.ca.certificate: the config file: "), "{error}");
             assert!(error.0.contains(expected), "{error}");
         }
-    }
-}
-
-impl std::fmt::Debug for CertificateAuthority {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CertificateAuthority").finish_non_exhaustive()
     }
 }

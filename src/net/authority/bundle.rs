@@ -17,42 +17,49 @@ use crate::net::tls;
 /// Java's usual one for certificates that it trusts.
 pub const PASSWORD: &str = "changeit";
 
-/// The endings of the files beside the PEM file.
-pub const PKCS12: &str = "p12";
-pub const JKS: &str = "jks";
-
 /// Everybody may read them.
 const MODE: u32 = 0o644;
 
 /// The files of a bundle: PEM, PKCS#12, and JKS.
 pub fn files(path: &Path) -> [PathBuf; 3] {
-    [path.to_owned(), path.with_extension(PKCS12), path.with_extension(JKS)]
+    [path.to_owned(), path.with_extension("p12"), path.with_extension("jks")]
 }
 
-/// Writes the bundle. Blocks, and may hang with its file system.
-///
-/// Without roots of the system it holds only the authority, so programs can reach nothing but the routes' hosts.
-///
-/// # Errors
-/// Why a file was not written, and what to do.
-pub fn write(path: &Path, authority: &[CertificateDer<'_>], now: SystemTime) -> Result<(), String> {
-    let system = tls::system_certificates().unwrap_or_else(|error| {
-        tracing::warn!(event = "ca.no_system_roots", %error, "the CA bundle holds only the CA");
-        Vec::new()
-    });
-    let all: Vec<&[u8]> = authority.iter().chain(&system).map(AsRef::as_ref).collect();
-    let pkcs12 = pkcs12(&all).map_err(|error| format!("`forward.ca_bundle` as PKCS#12: {error}"))?;
-    let contents = [all.iter().map(|der| pem(der)).collect::<String>().into_bytes(), pkcs12, jks(&all)];
-    for (path, content) in files(path).iter().zip(contents) {
-        let file = Replaced::new("forward.ca_bundle", path, MODE);
-        file.write(&content, now)?;
-        file.sync()?;
+/// The certificates of an authority, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle(pub(super) Vec<CertificateDer<'static>>);
+
+impl Bundle {
+    /// Only the authority, as PEM.
+    pub fn pem(&self) -> String {
+        self.0.iter().map(|der| pem(der)).collect()
     }
-    Ok(())
+
+    /// Writes the system's roots and the authority. Blocks, and may hang with its file system.
+    ///
+    /// Without roots of the system there is only the authority, so programs can reach nothing but the routes' hosts.
+    ///
+    /// # Errors
+    /// Why a file was not written, and what to do.
+    pub fn write(&self, path: &Path, now: SystemTime) -> Result<(), String> {
+        let system = tls::system_certificates().unwrap_or_else(|error| {
+            tracing::warn!(event = "ca.no_system_roots", %error, "the CA bundle holds only the CA");
+            Vec::new()
+        });
+        let all: Vec<&[u8]> = self.0.iter().chain(&system).map(AsRef::as_ref).collect();
+        let pkcs12 = pkcs12(&all).map_err(|error| format!("`forward.ca_bundle` as PKCS#12: {error}"))?;
+        let contents = [all.iter().map(|der| pem(der)).collect::<String>().into_bytes(), pkcs12, jks(&all)];
+        for (path, content) in files(path).iter().zip(contents) {
+            let file = Replaced::new("forward.ca_bundle", path, MODE);
+            file.write(&content, now)?;
+            file.sync()?;
+        }
+        Ok(())
+    }
 }
 
 /// A certificate as PEM.
-pub fn pem(der: &[u8]) -> String {
+fn pem(der: &[u8]) -> String {
     let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
     let encoded = STANDARD.encode(der);
     let mut rest = encoded.as_str();
