@@ -74,7 +74,7 @@ pub fn load_to_examine(path: &Path) -> Result<Config, Problems> {
         let program = ForProgram {
             key: Source::literal(""),
             bundle: PathBuf::new(),
-            unmatched: model::Unmatched::default(),
+            unmatched: Unmatched::default(),
         };
         let Ok(config) = load_for_program(path, program) else { return Err(strict) };
         let warnings = strict.0.into_iter().map(|problem| Problem { severity: Severity::Warning, ..problem });
