@@ -330,6 +330,7 @@ impl IssuerMetrics {
 pub struct ListenerMetrics {
     connections: Gauge,
     refused: OutcomeCounts,
+    connects: OutcomeCounts,
 }
 
 impl ListenerMetrics {
@@ -351,6 +352,11 @@ impl ListenerMetrics {
     /// Counts bytes that the HTTP parser refused as a request. `reason` is one of a few snake_case words.
     pub fn refused(&self, reason: &'static str) {
         self.refused.add(reason);
+    }
+
+    /// Counts a CONNECT of a forward listener. `outcome` is one of a few words.
+    pub fn connect(&self, outcome: &'static str) {
+        self.connects.add(outcome);
     }
 }
 

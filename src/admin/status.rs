@@ -7,11 +7,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use crate::admin::recent::{History, Point, Recent};
-use crate::admin::view::{CredentialView, StoreView, Traffic, View, WebhookView};
+use crate::admin::view::{CredentialView, SeenAuthority, StoreView, Traffic, View, WebhookView};
 use crate::clock::rfc3339;
 use crate::config::{
-    self, Address, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem,
-    RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
+    self, Address, Credential, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem, RouteConfig,
+    TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
 };
 use crate::metrics::Failure;
 use crate::store::Tally;
@@ -87,6 +87,28 @@ struct ListenerStatus {
     tls: bool,
     /// Open connections.
     connections: u64,
+    /// `proxy`, `forward` or `token`.
+    serve: &'static str,
+    /// Of a forward listener. `null`: it has none, or its files are missing.
+    ca: Option<CaStatus>,
+}
+
+/// The CA of a forward listener, without its key.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CaStatus {
+    /// bearerd made it at its start, or later as the successor of that one.
+    ephemeral: bool,
+    /// Of the newest certificate, like the two below.
+    subject: String,
+    not_after: Time,
+    /// SHA-256, in hex.
+    fingerprint: String,
+    /// What programs must trust, as PEM. Several if programs may still know an older one.
+    certificates: String,
+    /// The file of `ca_bundle`.
+    bundle: Option<String>,
+    /// Why it was not written.
+    bundle_problem: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -379,7 +401,12 @@ pub(in crate::admin) fn status(view: &View) -> Status {
         degraded: view.degraded(),
         draining: view.draining,
         config: config_status(view),
-        listeners: config.listeners.iter().zip(connections).map(|(it, open)| listener(it, open)).collect(),
+        listeners: config
+            .listeners
+            .iter()
+            .zip(connections)
+            .map(|(it, open)| listener(view, it, open))
+            .collect(),
         routes: config
             .routes
             .iter()
@@ -431,13 +458,27 @@ fn warning(problem: &Problem) -> WarningStatus {
     }
 }
 
-fn listener(config: &ListenerConfig, connections: u64) -> ListenerStatus {
+fn listener(view: &View, config: &ListenerConfig, connections: u64) -> ListenerStatus {
     ListenerStatus {
         name: config.name.to_string(),
         address: address(&config.address),
         callers: config.callers.word(),
         tls: config.tls.is_some(),
         connections,
+        serve: config.serve().word(),
+        ca: view.authorities.get(&config.name).map(ca),
+    }
+}
+
+fn ca((authority, problem): &SeenAuthority) -> CaStatus {
+    CaStatus {
+        ephemeral: authority.ephemeral,
+        subject: authority.newest.subject(),
+        not_after: Time(authority.newest.not_after()),
+        fingerprint: authority.newest.fingerprint(),
+        certificates: authority.pem.clone(),
+        bundle: authority.bundle.as_ref().map(|path| path.display().to_string()),
+        bundle_problem: problem.clone(),
     }
 }
 
@@ -502,10 +543,7 @@ fn route(
         name: config.name.to_string(),
         matches: MatchStatus {
             listener: config.listener.and_then(|at| listeners.get(at)).map(|it| it.name.to_string()),
-            host: config.host.as_ref().map(|host| match host {
-                HostPattern::Exact(host) => host.clone(),
-                HostPattern::Wildcard(suffix) => format!("*{suffix}"),
-            }),
+            host: config.host.as_ref().map(ToString::to_string),
             path,
             path_prefix,
             methods: config.methods.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),

@@ -12,7 +12,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Admin;
-use super::health::Loads;
+use super::health::{AuthorityView, Health, Loads};
 use super::recent::{History, Recent};
 use crate::aside::Aside;
 use crate::config::{Config, IssuerConfig, Source, WebhookConfig};
@@ -44,10 +44,15 @@ pub(super) struct View {
     pub(super) unrouted: Traffic,
     /// Open connections, in the order of `Config::listeners`.
     pub(super) connections: Vec<u64>,
+    /// By the listener's name.
+    pub(super) authorities: BTreeMap<Arc<str>, SeenAuthority>,
     pub(super) webhooks: Vec<WebhookView>,
     pub(super) store: Option<StoreView>,
     pub(super) log_lines_dropped: u64,
 }
+
+/// The CA of a forward listener, and why its bundle was not written.
+pub(super) type SeenAuthority = (AuthorityView, Option<String>);
 
 /// The token store (`[store]`).
 #[derive(Debug)]
@@ -173,6 +178,7 @@ impl View {
             traffic,
             unrouted: Traffic::of(&snapshot.unrouted, None),
             connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
+            authorities: authorities(&admin.health),
             webhooks: (admin.webhooks)(),
             store: admin.store.load().as_ref().map(|store| StoreView {
                 place: store.place(),
@@ -242,6 +248,14 @@ impl CredentialView {
     pub(super) fn missing(&self) -> bool {
         self.issuer.required && !self.status.fetched_once
     }
+}
+
+fn authorities(health: &Health) -> BTreeMap<Arc<str>, SeenAuthority> {
+    let seen = |authority: &AuthorityView| {
+        let problem = authority.bundle.as_ref().and_then(|path| health.bundle_problem(path));
+        (authority.clone(), problem)
+    };
+    health.authorities().iter().map(|(name, authority)| (Arc::clone(name), seen(authority))).collect()
 }
 
 impl Admin {
@@ -386,6 +400,8 @@ fn read(config: &Config) -> Vec<CertificateExpiry> {
     for listener in &config.listeners {
         let tls = listener.tls.as_ref().map(|tls| &tls.certificate);
         add("listener", &listener.name, "tls.certificate", tls);
+        let own = listener.forward().and_then(|forward| forward.ca.own_certificate());
+        add("listener", &listener.name, "forward.ca.certificate", own);
     }
     ends
 }

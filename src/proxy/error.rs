@@ -166,6 +166,9 @@ pub struct ProxyError {
     pub retry_after: Option<Duration>,
     /// The issuer refused bearerd: gRPC status 16 instead of 14.
     pub issuer_refused: bool,
+    /// The status is 407, because the caller must send `Proxy-Authorization` (RFC 9110 section 15.5.8). Many clients send it
+    /// only then.
+    pub authenticate: bool,
     /// Set once the route is known.
     pub route: Option<Arc<str>>,
     pub issuer: Option<Arc<str>>,
@@ -180,6 +183,7 @@ impl ProxyError {
             proxy_status: code.proxy_status(),
             retry_after: None,
             issuer_refused: false,
+            authenticate: false,
             route: None,
             issuer: None,
         }
@@ -191,13 +195,7 @@ impl ProxyError {
 
     /// The error of a request to which `route`'s upstream sent no response.
     pub(super) fn at_upstream(error: UpstreamError, route: &str) -> Self {
-        let code = match error.kind {
-            UpstreamErrorKind::Unreachable => Code::UpstreamUnreachable,
-            UpstreamErrorKind::Invalid => Code::UpstreamInvalid,
-            UpstreamErrorKind::Timeout => Code::UpstreamTimeout,
-            UpstreamErrorKind::Full => Code::Overloaded,
-            UpstreamErrorKind::CallerBody => Code::BadRequest,
-        };
+        let code = Code::from(error.kind);
         let detail = match upstream_remedy(error.proxy_status) {
             Some((keys, more)) => format!("{}; see {keys} of route {route}{more}", error.detail),
             None => error.detail,
@@ -205,8 +203,24 @@ impl ProxyError {
         Self { proxy_status: error.proxy_status, ..Self::new(code, detail) }
     }
 
+    fn status(&self) -> StatusCode {
+        if self.authenticate { StatusCode::PROXY_AUTHENTICATION_REQUIRED } else { self.code.status() }
+    }
+
     fn operator_detail(&self) -> &str {
         self.for_operators.as_deref().unwrap_or(&self.detail)
+    }
+}
+
+impl From<UpstreamErrorKind> for Code {
+    fn from(kind: UpstreamErrorKind) -> Self {
+        match kind {
+            UpstreamErrorKind::Unreachable => Self::UpstreamUnreachable,
+            UpstreamErrorKind::Invalid => Self::UpstreamInvalid,
+            UpstreamErrorKind::Timeout => Self::UpstreamTimeout,
+            UpstreamErrorKind::Full => Self::Overloaded,
+            UpstreamErrorKind::CallerBody => Self::BadRequest,
+        }
     }
 }
 
@@ -269,7 +283,7 @@ pub(super) fn fail(mut error: ProxyError, record: &mut Record, head_only: bool) 
     }
     record.metrics().note_failure(Failure {
         at: SystemClock.wall(),
-        status: error.code.status().as_u16(),
+        status: error.status().as_u16(),
         code,
         detail: error.operator_detail().to_owned(),
         request_id: record.request_id().to_owned(),
@@ -336,6 +350,9 @@ fn error_response(error: &ProxyError, grpc: bool, request_id: &str) -> Response<
         // Required by RFC 9110 section 15.5.6.
         headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
     }
+    if error.authenticate {
+        headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"bearerd\""));
+    }
     if let Some(seconds) = retry_after(error) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -366,7 +383,7 @@ fn problem_response(error: &ProxyError, request_id: &str) -> Response<Content> {
     let problem = Problem {
         r#type: format!("urn:bearerd:error:{code}"),
         title: error.code.title(),
-        status: error.code.status().as_u16(),
+        status: error.status().as_u16(),
         detail: &error.detail,
         code,
         route: error.route.as_deref(),
@@ -376,7 +393,7 @@ fn problem_response(error: &ProxyError, request_id: &str) -> Response<Content> {
     let mut body = serde_json::to_vec(&problem).expect("text and a number can be written");
     body.push(b'\n');
     let mut response = Response::new(Content::Full(body.into()));
-    *response.status_mut() = error.code.status();
+    *response.status_mut() = error.status();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
