@@ -7,11 +7,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use crate::admin::recent::{History, Point, Recent};
-use crate::admin::view::{CredentialView, StoreView, Traffic, View, WebhookView};
+use crate::admin::view::{CredentialView, ListenerView, StoreView, Traffic, View, WebhookView};
 use crate::clock::rfc3339;
 use crate::config::{
     self, Address, Credential, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem, RouteConfig,
-    TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
+    Serve, TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
 };
 use crate::metrics::Failure;
 use crate::store::Tally;
@@ -37,7 +37,8 @@ pub(super) struct Status {
     routes: Vec<RouteStatus>,
     unrouted: UnroutedStatus,
     issuers: Vec<IssuerStatus>,
-    /// One for each set of issuer, scopes, and parameters that routes use, or that such a token is requested with.
+    /// One for each set of issuer, scopes, and parameters that routes use, that such a token is requested with, or that token
+    /// listeners hand out.
     tokens: Vec<TokenStatus>,
     webhooks: Vec<WebhookStatus>,
     /// The token store. `null`: the config has none.
@@ -85,8 +86,14 @@ struct ListenerStatus {
     /// `local` or `network`.
     callers: &'static str,
     tls: bool,
+    /// `proxy`, `forward`, or `token`.
+    serve: &'static str,
     /// Open connections.
     connections: u64,
+    /// Responses of a token listener since the start. `null`: it is none.
+    token_requests: Option<u64>,
+    /// The last request to a token listener since the start that got an error.
+    last_error: Option<RequestErrorStatus>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -169,11 +176,12 @@ struct UpstreamRefusalStatus {
     detail: String,
 }
 
-/// Requests that matched no route: 400, 403, 404, 405, 421.
+/// Requests without a route: those that matched none (400, 403, 404, 405, 421), and those of token listeners.
 #[derive(Debug, Serialize, JsonSchema)]
 struct UnroutedStatus {
     /// Since the start.
     requests: u64,
+    /// Not of token listeners, which have their own.
     last_error: Option<RequestErrorStatus>,
 }
 
@@ -229,7 +237,8 @@ struct BudgetStatus {
 #[derive(Debug, Serialize, JsonSchema)]
 struct TokenStatus {
     issuer: String,
-    /// Names of the routes that use it, or whose token is requested with it.
+    /// Names of the routes that use it, or whose token is requested with it. Empty for a token that only token listeners hand
+    /// out.
     routes: Vec<String>,
     /// Names of the issuers whose token requests use it.
     outer: Vec<String>,
@@ -239,6 +248,8 @@ struct TokenStatus {
     /// Names of further parameters; values may be secret.
     parameters: Vec<String>,
     required: bool,
+    /// It is fetched by the first request to a token listener, and `/readyz` does not wait for it.
+    on_demand: bool,
     /// `valid`, `none` or `expired`.
     state: &'static str,
     /// The scopes in the issuer's response, if it has any.
@@ -369,7 +380,7 @@ impl JsonSchema for Time {
 pub(in crate::admin) fn status(view: &View) -> Status {
     let config = &view.config;
     let traffic = view.traffic.iter().cloned().chain(std::iter::repeat_with(Traffic::default));
-    let connections = view.connections.iter().copied().chain(std::iter::repeat(0));
+    let seen = view.listeners.iter().cloned().chain(std::iter::repeat_with(ListenerView::default));
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: Time(view.now),
@@ -379,7 +390,7 @@ pub(in crate::admin) fn status(view: &View) -> Status {
         degraded: view.degraded(),
         draining: view.draining,
         config: config_status(view),
-        listeners: config.listeners.iter().zip(connections).map(|(it, open)| listener(it, open)).collect(),
+        listeners: config.listeners.iter().zip(seen).map(|(it, seen)| listener(it, &seen)).collect(),
         routes: config
             .routes
             .iter()
@@ -431,13 +442,16 @@ fn warning(problem: &Problem) -> WarningStatus {
     }
 }
 
-fn listener(config: &ListenerConfig, connections: u64) -> ListenerStatus {
+fn listener(config: &ListenerConfig, seen: &ListenerView) -> ListenerStatus {
     ListenerStatus {
         name: config.name.to_string(),
         address: address(&config.address),
         callers: config.callers.word(),
         tls: config.tls.is_some(),
-        connections,
+        serve: config.serve().word(),
+        connections: seen.connections,
+        token_requests: (config.serve() == Serve::Token).then_some(seen.token_requests),
+        last_error: seen.last_failure.as_deref().map(request_error),
     }
 }
 
@@ -632,6 +646,7 @@ fn token(view: &CredentialView, now: SystemTime) -> TokenStatus {
         scopes: status.key.scopes.iter().cloned().collect(),
         parameters: status.key.params.keys().cloned().collect(),
         required: view.issuer.required,
+        on_demand: view.on_demand,
         state: status.state,
         granted_scope: status.granted_scope.clone(),
         fetching: status.fetching,

@@ -20,7 +20,6 @@ use tokio::time::Instant;
 
 use crate::cli::args::{Common, Output};
 use crate::cli::online::report::{IssuerReport, Report, StoreReport, TlsReport, UpstreamReport};
-use crate::cli::token::own_key;
 use crate::cli::{Exit, Failure, check as offline, find, output, show_programs};
 use crate::clock::{Clock, SystemClock, millis};
 use crate::config::{
@@ -216,7 +215,7 @@ pub(super) fn wanted_credentials(config: &Config, issuer: &IssuerConfig) -> Vec<
             None => wanted.push(Wanted { key, routes: Vec::new(), outer: vec![outer], needed: true }),
         }
     }
-    let own = own_key(issuer);
+    let own = issuer.own_credential();
     if !wanted.iter().any(|known| known.key == own) {
         let needed = wanted.is_empty();
         wanted.push(Wanted { key: own, routes: Vec::new(), outer: Vec::new(), needed });
@@ -232,7 +231,7 @@ fn inner_tokens(config: &Config) -> Vec<(String, CredentialKey)> {
             next.push((Arc::clone(issuer), key.clone()));
         }
     }
-    next.extend(config.issuers.values().map(|issuer| (Arc::clone(issuer), own_key(issuer))));
+    next.extend(config.issuers.values().map(|issuer| (Arc::clone(issuer), issuer.own_credential())));
     let mut found = Vec::new();
     while let Some((issuer, key)) = next.pop() {
         for (_, chained) in chained(&issuer, &key) {

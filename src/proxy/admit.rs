@@ -14,6 +14,7 @@ use super::headers::{self, FieldSet};
 use super::{RouteService, Snapshot};
 use crate::config::{Address, ListenerConfig};
 use crate::inbound::{Activity, CallerBody};
+use crate::metrics::ListenerMetrics;
 use crate::route::host::{Authority, is_own_name};
 use crate::route::path::MatchPath;
 use crate::route::{Lookup, NoMatch, RouteMatch, near, path};
@@ -56,12 +57,13 @@ pub(super) struct Admission<'a> {
 /// See the module.
 pub(super) fn admit<'a>(
     snapshot: &'a Snapshot,
+    listener: Option<(usize, &'a ListenerRules)>,
     caller: &Caller,
     request: &Request<CallerBody>,
     fields: FieldSet,
 ) -> Result<Option<Admission<'a>>, ProxyError> {
     let Target { authority, resource, ends_here } = read_target(request, fields)?;
-    let Some((index, rules)) = snapshot.listener(caller) else {
+    let Some((index, rules)) = listener else {
         let detail = format!("listener {} is no longer in the config", caller.listener);
         return Err(ProxyError::new(Code::Overloaded, detail));
     };
@@ -94,6 +96,34 @@ pub(super) fn admit<'a>(
     };
     let service = Arc::clone(service);
     Ok(Some(Admission { service, route_match, key_header: rules.key_header(), ends_here }))
+}
+
+/// Runs the checks of a token listener, which has no routes. Returns the path; `None` for `OPTIONS *`.
+///
+/// # Errors
+/// See the module.
+pub(super) fn admit_to_endpoint<'r>(
+    rules: &ListenerRules,
+    caller: &Caller,
+    request: &'r Request<CallerBody>,
+    fields: FieldSet,
+) -> Result<Option<MatchPath<'r>>, ProxyError> {
+    let Target { authority, resource, ends_here: _ } = read_target(request, fields)?;
+    if let Some(authority) = &authority
+        && !is_own_name(&rules.config, caller.local, &authority.host)
+    {
+        let name = &rules.config.name;
+        let detail = format!(
+            "listener {name} does not have this Host; use localhost in the URL, or add the name to `names` of \
+             [listener.{name}]"
+        );
+        return Err(ProxyError::new(Code::Misdirected, detail));
+    }
+    rules.admit(caller, authority.as_ref(), request.headers(), fields)?;
+    Ok(match resource {
+        Resource::Path(path) => Some(path),
+        Resource::Server => None,
+    })
 }
 
 // The request's target, read strictly (400, 405)
@@ -218,6 +248,7 @@ fn ends_here<B>(request: &Request<B>, fields: FieldSet) -> Result<bool, ProxyErr
 #[derive(Debug)]
 pub struct ListenerRules {
     pub config: Arc<ListenerConfig>,
+    pub metrics: Arc<ListenerMetrics>,
     require_header: Option<RequiredHeader>,
 }
 
@@ -230,12 +261,12 @@ struct RequiredHeader {
 
 impl ListenerRules {
     /// Reads the value of `require_header`. Each reload reads it again.
-    pub fn new(config: &Arc<ListenerConfig>) -> Self {
+    pub fn new(config: &Arc<ListenerConfig>, metrics: Arc<ListenerMetrics>) -> Self {
         let require_header = config.require_header.as_ref().map(|(name, source)| RequiredHeader {
             name: name.clone(),
             value: source.read_or_last_good().map(|(value, _)| value).map_err(|error| error.to_string()),
         });
-        Self { config: Arc::clone(config), require_header }
+        Self { config: Arc::clone(config), metrics, require_header }
     }
 
     /// Checks the caller's address, the browser page that sent the request, and the required header field. `authority` is

@@ -78,6 +78,7 @@ mod store_folder;
 mod store_servers;
 mod support;
 mod systemd;
+mod token_endpoint;
 mod token_life;
 mod traces;
 mod trailers;

@@ -19,7 +19,7 @@ const shown = {
   routes: table("routes", ["route", "serves", "upstream", "requests", "errors", "latency"]),
   tokens: table("tokens", ["issuer", "scopes", "time left", "fetched", "renewal"]),
   issuers: table("issuers", ["issuer", "state", "url", "preset", "grant", "client auth", "credential", "required", "budget"]),
-  listeners: table("listeners", ["listener", "address", "callers", "connections"]),
+  listeners: table("listeners", ["listener", "address", "serves", "callers", "connections"]),
   webhooks: table("webhooks", ["webhook", "address", "value", "received", "last refusal"]),
   warnings: table("warnings", ["where", "key", "what", "hint"]),
 };
@@ -106,7 +106,7 @@ function show(status) {
   fill(shown.issuers, status.issuers.map((issuer) => issuerItem(issuer, status.tokens)), plainRow);
   configFacts(status);
   fill(shown.listeners, status.listeners.map((listener) => ({
-    key: listener.name, cells: [listener.name, listener.address + (listener.tls ? " (TLS)" : ""), listener.callers, listener.connections],
+    key: listener.name, cells: [listener.name, listener.address + (listener.tls ? " (TLS)" : ""), served(listener), listener.callers, listener.connections],
   })), plainRow);
   at("webhooks").hidden = status.webhooks.length === 0;
   fill(shown.webhooks, status.webhooks.map(webhookItem), plainRow);

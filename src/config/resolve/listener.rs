@@ -16,6 +16,7 @@ use crate::config::raw::values::{RawCa, RawOwnCa, RawSecret, check};
 use crate::config::raw::{RawForward, RawListener, RawListenerTls, RawRequireHeader, RawWebhook};
 use crate::config::reference::Source;
 use crate::config::report::Report;
+use crate::config::resolve::Known;
 use crate::config::resolve::value::{self, reference};
 use crate::config::types::{self, Wrong, quoted, url, wrong};
 
@@ -189,6 +190,13 @@ fn check_service(place: &Place<'_>, config: &ListenerConfig, report: &mut Report
         ),
         Serve::Forward => {}
         Serve::Token => {
+            if !config.origins.is_empty() {
+                report.error(
+                    &place.key("origins"),
+                    "a token listener hands tokens to programs, never to browser pages",
+                    "leave it out",
+                );
+            }
             let unix = matches!(config.address, Address::Unix(_));
             if !unix && config.require_header.is_none() && !place.key("require_header").is_written() {
                 report.error(
@@ -198,6 +206,24 @@ fn check_service(place: &Place<'_>, config: &ListenerConfig, report: &mut Report
                 );
             }
         }
+    }
+}
+
+/// Refuses token listeners that have no token to hand out.
+pub(super) fn check_token_listeners(top: &Place<'_>, known: &Known, report: &mut Report) {
+    let why = if known.issuers.is_empty() {
+        "there is no issuer, so it would have no token to hand out"
+    } else if known.issuers.values().flatten().count() == known.issuers.len()
+        && known.issuers.values().flatten().all(|issuer| issuer.dpop.is_some())
+    {
+        "every issuer binds its tokens to a key (dpop), so no other program could use them"
+    } else {
+        return;
+    };
+    let configs = known.listeners.configs.iter().flatten();
+    for config in configs.filter(|config| config.serve() == Serve::Token) {
+        let at = top.key("listener").key(&config.name).key("serve");
+        report.error(&at, why, "add an [issuer.NAME] without dpop, or leave the listener out");
     }
 }
 
