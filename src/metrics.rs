@@ -333,6 +333,7 @@ pub struct ListenerMetrics {
     /// Of a token listener.
     token_requests: AtomicU64,
     last: Last,
+    connects: OutcomeCounts,
 }
 
 impl ListenerMetrics {
@@ -374,6 +375,11 @@ impl ListenerMetrics {
     /// Counts bytes that the HTTP parser refused as a request. `reason` is one of a few snake_case words.
     pub fn refused(&self, reason: &'static str) {
         self.refused.add(reason);
+    }
+
+    /// Counts a CONNECT of a forward listener. `outcome` is one of a few words.
+    pub fn connect(&self, outcome: &'static str) {
+        self.connects.add(outcome);
     }
 }
 

@@ -4,6 +4,7 @@
 //! Each step is a function of the file of its subject.
 
 pub mod admit;
+mod connect;
 pub mod credential;
 pub mod error;
 mod forward;
@@ -23,6 +24,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 
 pub use admit::{Caller, ListenerRules, Peer};
+pub use connect::{Inside, InsideTls, ServerNameSeen};
 pub use credential::fuzz_texts;
 pub use error::{Code, ProxyError};
 pub(crate) use headers::max_forwards;
@@ -38,7 +40,7 @@ use crate::telemetry::Repeated;
 use crate::token::TokenSlot;
 use crate::trace::Tracer;
 use crate::upstream::{RequestBody, TrailerRules, Upstream};
-use admit::Admission;
+use admit::{Admission, Admitted};
 use credential::Injection;
 use error::ErrorForm;
 use headers::FieldSet;
@@ -120,10 +122,12 @@ async fn serve(
         // Boxed, because every request would have its size.
         return Box::pin(token_endpoint::serve(snapshot, rules, caller, record, request, fields)).await;
     }
-    let Some(admission) = admit::admit(snapshot, listener, caller, request, fields)? else {
-        return Ok(response::options_response(None));
-    };
-    let Admission { service, route_match, key_header, ends_here } = admission;
+    let Admission { service, route_match, key_header, ends_here } =
+        match admit::admit(snapshot, listener, caller, request, fields)? {
+            Admitted::Route(admission) => admission,
+            Admitted::Server => return Ok(response::options_response(None)),
+            Admitted::Connect(asked) => return connect::open(asked, caller, request, record).await,
+        };
     record.route = Some(Arc::clone(&service));
     if ends_here {
         return Ok(response::options_response(Some(&service.config)));
@@ -159,6 +163,9 @@ async fn serve(
         upgrade.complete(&mut response, caller, idle);
     }
     let nominated = response::prepare_response(&mut response, &service, fields);
+    if caller.inside.is_some() {
+        connect::stay_inside(response.headers_mut());
+    }
     Ok(response::to_content(response, request.version(), service.response_trailers.with(&nominated)))
 }
 
@@ -307,6 +314,8 @@ pub struct RouteService {
     response_trailers: TrailerRules,
     /// Indexed by [`Code`], because an outage fails every request with the same words.
     warnings: [Repeated; Code::ALL.len()],
+    /// The services of single hosts, if the route goes to the host that the caller asked for.
+    hosts: Option<connect::HostServices>,
 }
 
 impl RouteService {
@@ -331,6 +340,7 @@ impl RouteService {
             response_edits,
             location: LocationRule::new(config),
             warnings: Default::default(),
+            hosts: config.follows_host().then(connect::HostServices::default),
             config: Arc::clone(config),
         }
     }

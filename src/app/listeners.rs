@@ -14,7 +14,8 @@ use super::worker::{Serve, Workers};
 use crate::config::{Address, Config, Limits, ListenerConfig, ListenerTls, UnixOptions};
 use crate::listener::{Bound, ConnectionLimit, ListenerSettings, SettingsCell};
 use crate::metrics::Metrics;
-use crate::net::tls;
+use crate::net::CertificateAuthority;
+use crate::net::tls::{self, TlsSettingsError};
 
 /// Every listener's settings, in the order of the config. Reads certificates and keys, and blocks.
 ///
@@ -39,17 +40,46 @@ pub fn settings(
                 tls::server_config(tls)
             }
         };
+        let authority = match authority_of(config, listener) {
+            Ok(authority) => authority,
+            Err(error) => {
+                errors.push(format!("listener.{}: {}", listener.name, error.0));
+                continue;
+            }
+        };
         match listener.tls.as_ref().map(server_config).transpose() {
             Ok(tls) => all.push(Arc::new(ListenerSettings {
                 config: Arc::clone(listener),
                 limits: limits.clone(),
                 tls,
+                authority,
                 metrics: metrics.listener(&listener.name),
             })),
             Err(error) => errors.push(format!("listener.{}: {}", listener.name, error.0)),
         }
     }
     if errors.is_empty() { Ok(all) } else { Err(errors) }
+}
+
+fn authority_of(
+    config: &Config,
+    listener: &ListenerConfig,
+) -> Result<Option<Arc<CertificateAuthority>>, TlsSettingsError> {
+    let Some(forward) = listener.forward() else { return Ok(None) };
+    let serves = |at: Option<usize>| {
+        at.is_none_or(|at| config.listeners.get(at).is_some_and(|it| it.name == listener.name))
+    };
+    let hosts: Vec<_> = config
+        .routes
+        .iter()
+        .filter(|route| serves(route.listener))
+        .filter_map(|route| route.host.clone())
+        .collect();
+    let authority = CertificateAuthority::new(&forward.ca, &hosts)?;
+    if let Some(path) = &forward.ca_bundle {
+        std::fs::write(path, authority.pem()).unwrap();
+    }
+    Ok(Some(Arc::new(authority)))
 }
 
 /// Whether the listener may wait for its files: at the start, or if it has waited since then.

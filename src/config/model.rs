@@ -478,7 +478,7 @@ pub struct HttpUrl {
 }
 
 /// `[[route]]`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RouteConfig {
     pub name: Arc<str>,
     /// Index into [`Config::listeners`].
@@ -510,6 +510,11 @@ pub struct RouteConfig {
 }
 
 impl RouteConfig {
+    /// Whether each host that matches has an upstream of its own.
+    pub fn follows_host(&self) -> bool {
+        self.to_asked_host && matches!(self.host, Some(HostPattern::Wildcard(_)))
+    }
+
     /// The settings that `bearerd explain` shows by their keys, as they are written in the file. What a request must match,
     /// the upstream's URL, the credential, header fields, and timeouts have lines of their own there.
     pub fn settings(&self) -> BTreeMap<&'static str, String> {
@@ -595,6 +600,17 @@ impl HostPattern {
     }
 }
 
+impl HostPattern {
+    /// The host of [`Self::Exact`], or the suffix of [`Self::Wildcard`], without a port.
+    pub fn without_port(&self) -> &str {
+        let (Self::Exact(host) | Self::Wildcard(host)) = self;
+        match host.rsplit_once(':') {
+            Some((name, _)) if self.has_port() => name,
+            _ => host,
+        }
+    }
+}
+
 impl fmt::Display for HostPattern {
     /// As it is written in the file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -658,7 +674,7 @@ impl Words for Protocol {
 }
 
 /// Whose token a route's requests carry.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Credential {
     Anonymous,
     Issuer { issuer: Arc<IssuerConfig>, key: CredentialKey },
@@ -703,7 +719,7 @@ pub enum Inject {
 }
 
 /// `request_headers`, `response_headers`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct HeaderEdits {
     pub set: Vec<(HeaderName, Source)>,
     pub remove: Vec<HeaderName>,

@@ -404,6 +404,8 @@ mod tests {
             local: None,
             tls: false,
             activity: Arc::default(),
+            authority: None,
+            inside: None,
         }))
     }
 

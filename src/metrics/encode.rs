@@ -509,6 +509,22 @@ pub const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "bearerd_connects_total",
+        kind: Kind::Counter,
+        labels: &["listener", "outcome"],
+        unit: "requests",
+        help: "CONNECT requests of a forward listener, by outcome",
+        more: ": `served` (TLS ends in bearerd, and the requests inside count as those of their route), `tunneled` (a host that no \
+               route names, passed through unread), or `refused`",
+        alert: "`refused` grows: a program wants a host that no route names",
+        samples: |all, out| {
+            let outcomes = all.listeners.iter().flat_map(|(listener, metrics)| {
+                metrics.connects.all().into_iter().map(move |of| (listener, of))
+            });
+            each(outcomes, |(listener, (outcome, count))| out.value(&[listener, outcome], count))
+        },
+    },
+    Family {
         name: "bearerd_connections_limit",
         kind: Kind::Gauge,
         labels: &[],

@@ -12,9 +12,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::server::{ClientHello, ResolvesServerCert, StoresServerSessions, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig, WantsVerifier};
 use tokio::sync::Semaphore;
 
 use super::connect::Offer;
@@ -84,9 +84,7 @@ pub fn unusable(options: &TlsOptions) -> Option<TlsSettingsError> {
 
 /// Builds a server config. ALPN offers `h2` and `http/1.1`. With `client_ca`, clients must have a certificate.
 pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettingsError> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsSettingsError(error.to_string()))?;
+    let builder = server_builder()?;
     let builder = match &tls.client_ca {
         None => builder.with_no_client_auth(),
         Some(ca) => builder.with_client_cert_verifier(client_verifier(ca)?),
@@ -99,12 +97,28 @@ pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettings
     Ok(Arc::new(config))
 }
 
+/// A server config with this certificate, for every host that a caller asks for. ALPN offers `h2` and `http/1.1`.
+pub(super) fn with_certificate(
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+    sessions: Arc<dyn StoresServerSessions>,
+) -> Result<Arc<ServerConfig>, TlsSettingsError> {
+    let resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+    let mut config = server_builder()?.with_no_client_auth().with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = sessions;
+    Ok(Arc::new(config))
+}
+
+fn server_builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsSettingsError> {
+    ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsSettingsError(error.to_string()))
+}
+
 /// A server config for a listener whose certificate or key is missing: it refuses every handshake with an alert.
 pub fn closed_server_config() -> Result<Arc<ServerConfig>, TlsSettingsError> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsSettingsError(error.to_string()))?;
-    Ok(Arc::new(builder.with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate))))
+    Ok(Arc::new(server_builder()?.with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate))))
 }
 
 #[derive(Debug)]

@@ -189,6 +189,9 @@ pub struct ProxyError {
     pub oauth: Option<OAuthError>,
     /// The methods of the resource, for 405.
     pub allow: &'static str,
+    /// The status is 407, because the caller must send `Proxy-Authorization` (RFC 9110 section 15.5.8). Many clients send it
+    /// only then.
+    pub authenticate: bool,
     /// Set once the route is known.
     pub route: Option<Arc<str>>,
     pub issuer: Option<Arc<str>>,
@@ -205,6 +208,7 @@ impl ProxyError {
             issuer_refused: false,
             oauth: None,
             allow: METHODS,
+            authenticate: false,
             route: None,
             issuer: None,
         }
@@ -216,13 +220,7 @@ impl ProxyError {
 
     /// The error of a request to which `route`'s upstream sent no response.
     pub(super) fn at_upstream(error: UpstreamError, route: &str) -> Self {
-        let code = match error.kind {
-            UpstreamErrorKind::Unreachable => Code::UpstreamUnreachable,
-            UpstreamErrorKind::Invalid => Code::UpstreamInvalid,
-            UpstreamErrorKind::Timeout => Code::UpstreamTimeout,
-            UpstreamErrorKind::Full => Code::Overloaded,
-            UpstreamErrorKind::CallerBody => Code::BadRequest,
-        };
+        let code = Code::from(error.kind);
         let detail = match upstream_remedy(error.proxy_status) {
             Some((keys, more)) => format!("{}; see {keys} of route {route}{more}", error.detail),
             None => error.detail,
@@ -236,11 +234,27 @@ impl ProxyError {
     }
 
     fn status(&self) -> StatusCode {
-        self.oauth.map_or_else(|| self.code.status(), |oauth| oauth.status)
+        match self.oauth {
+            _ if self.authenticate => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            Some(oauth) => oauth.status,
+            None => self.code.status(),
+        }
     }
 
     fn operator_detail(&self) -> &str {
         self.for_operators.as_deref().unwrap_or(&self.detail)
+    }
+}
+
+impl From<UpstreamErrorKind> for Code {
+    fn from(kind: UpstreamErrorKind) -> Self {
+        match kind {
+            UpstreamErrorKind::Unreachable => Self::UpstreamUnreachable,
+            UpstreamErrorKind::Invalid => Self::UpstreamInvalid,
+            UpstreamErrorKind::Timeout => Self::UpstreamTimeout,
+            UpstreamErrorKind::Full => Self::Overloaded,
+            UpstreamErrorKind::CallerBody => Self::BadRequest,
+        }
     }
 }
 
@@ -377,6 +391,9 @@ fn error_response(error: &ProxyError, form: ErrorForm, request_id: &str) -> Resp
         // Required by RFC 9110 section 15.5.6.
         headers.insert(header::ALLOW, HeaderValue::from_static(error.allow));
     }
+    if error.authenticate {
+        headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"bearerd\""));
+    }
     if let Some(seconds) = retry_after(error) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -407,7 +424,7 @@ fn problem_response(error: &ProxyError, request_id: &str) -> Response<Content> {
     let problem = Problem {
         r#type: format!("urn:bearerd:error:{code}"),
         title: error.code.title(),
-        status: error.code.status().as_u16(),
+        status: error.status().as_u16(),
         detail: &error.detail,
         code,
         route: error.route.as_deref(),

@@ -39,6 +39,8 @@ pub(super) struct Record {
     pub(super) upstream_took: Option<Duration>,
     /// `None` over HTTP/1.
     pub(super) http2: Option<Http2Request>,
+    /// A CONNECT that was opened. The requests inside it are counted, and not the CONNECT.
+    pub(super) opened: bool,
     /// `None` if `[tracing]` is off.
     pub(super) trace: Option<Box<RequestTrace>>,
     _in_flight: InFlight,
@@ -88,6 +90,7 @@ impl Record {
             code: None,
             upstream_took: None,
             http2: None,
+            opened: false,
             trace: None,
             caller: Arc::clone(caller),
             started: Instant::now(),
@@ -204,7 +207,9 @@ impl Drop for Record {
             self.outgoing().open.fetch_sub(1, Ordering::Relaxed);
         }
         let took = self.started.elapsed();
-        self.metrics().request(self.status.as_u16(), took);
+        if !self.opened {
+            self.metrics().request(self.status.as_u16(), took);
+        }
         if let Some(listener) = &self.token_listener {
             listener.token_request();
         }

@@ -31,6 +31,7 @@ mod dpop;
 mod early_responses;
 mod errors;
 mod files;
+mod forward;
 mod grpc;
 mod headers;
 mod http1_upstream;

@@ -349,7 +349,7 @@ async fn check_runs_no_program_and_finds_what_cannot_be_run() {
     let all = output.all();
     assert!(
         all.contains(
-            "warning: issuer.corp.headers.x-a: program no-such-program-of-bearerd: no such program in PATH"
+            "warning: issuer.corp.headers.x-a: program no-such-program-of-bearerd: not found in PATH"
         ),
         "{all}"
     );

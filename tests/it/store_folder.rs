@@ -643,7 +643,7 @@ async fn ls_knows_a_lease_and_an_entry_that_cannot_be_opened() {
         (&json!(true), &json!(false), &Value::Null)
     );
     let text = run(world.folder(), &["store", "ls"]).await.stdout;
-    assert!(text.contains("no key of `keys` opens it"), "{text}");
+    assert!(text.contains("no key of `keys` decrypts it"), "{text}");
 }
 
 #[tokio::test]
