@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::h2::{H2Client, whole};
 use crate::support::in_process::InProcess;
+use crate::support::server;
 use crate::support::{
     Client, Gate, RawRequest, RawResponse, Response, Setup, World, cli, eventually, stays, unix_now,
 };
@@ -616,4 +617,108 @@ async fn an_outage_is_one_warning_a_minute_for_each_issuer() {
     let warned = lines.iter().filter(|line| line["event"] == "request.failed" && line["level"] == "WARN");
     let issuers: Vec<_> = warned.map(|line| line["issuer"].clone()).collect();
     assert_eq!(issuers, [json!("corp")]);
+}
+
+/// A listener whose gate is what OAuth clients send anyway, and tokens as Kafka's clients accept them.
+async fn scene_for_clients() -> World {
+    let setup = Setup::new().await;
+    setup.file("gate", format!("Basic {}", STANDARD.encode("corp:gate-secret")));
+    setup.issuer.always(|_, _| {
+        let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let claims = json!({ "sub": "service", "iat": unix_now() as u64, "exp": unix_now() as u64 + 3600, "scope": "read" });
+        RawResponse::token(&format!("{}.{}.c2ln", part(json!({ "alg": "RS256" })), part(claims)))
+    });
+    setup.more(&LISTENER.replace("x-caller-key", "authorization")).start().await
+}
+
+/// Runs a program that fetches a token and prints it, with the gate's client ID and secret, and without.
+async fn expect_token(
+    world: &World,
+    mut program: impl FnMut(&[&str]) -> tokio::process::Command,
+    words: usize,
+) {
+    let url = format!("http://{}/token", world.address("tokens"));
+    let run = async |command: &mut tokio::process::Command| {
+        let output = command.kill_on_drop(true).output();
+        tokio::time::timeout(Duration::from_secs(120), output).await.expect("an end").unwrap()
+    };
+    let output = run(&mut program(&[&url, "corp", "gate-secret"])).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let said: Vec<&str> = said.split_whitespace().collect();
+    let token = Client::tcp(world.address("tokens"))
+        .await
+        .exchange(
+            &RawRequest::get("/token/corp")
+                .header("Accept", "text/plain")
+                .header("Authorization", &format!("Basic {}", STANDARD.encode("corp:gate-secret"))),
+        )
+        .await;
+    assert_eq!((said.len(), said[0]), (words, token.text().trim_end()));
+    if let [_, kind, left] = said[..] {
+        assert_eq!(kind, "Bearer");
+        assert!((3400..=3600).contains(&left.parse::<u64>().unwrap()), "{left}");
+    }
+    let output = run(&mut program(&[&url, "corp", "wrong"])).await;
+    assert!(!output.status.success(), "a wrong secret is noticed");
+}
+
+#[tokio::test]
+#[ignore = "needs python3"]
+async fn pythons_oauth_libraries_fetch_tokens() {
+    let python = crate::support::python::python("oauth-clients").await;
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oauth-clients/clients.py");
+    let world = scene_for_clients().await;
+    for library in ["requests-oauthlib", "authlib"] {
+        let program = |args: &[&str]| {
+            let mut command = tokio::process::Command::new(&python);
+            command.arg(&script).arg(library).args(args);
+            command
+        };
+        expect_token(&world, program, 3).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs go"]
+async fn gos_oauth2_fetches_tokens() {
+    let build = || {
+        server::built("oauth-clients/go", &["go.mod", "go.sum", "main.go"], |folder| {
+            server::run(
+                std::process::Command::new("go").args(["build", "-o", "client"]).current_dir(folder),
+                "install Go 1.25 or later",
+            );
+        })
+    };
+    let folder = tokio::task::spawn_blocking(build).await.unwrap();
+    let world = scene_for_clients().await;
+    let program = |args: &[&str]| {
+        let mut command = tokio::process::Command::new(folder.join("client"));
+        command.args(args);
+        command
+    };
+    expect_token(&world, program, 3).await;
+}
+
+#[tokio::test]
+#[ignore = "needs java, mvn"]
+async fn kafkas_and_springs_clients_fetch_tokens() {
+    let sources = ["pom.xml", "src/main/java/clients/Kafka.java", "src/main/java/clients/Spring.java"];
+    let build = move || {
+        server::built("oauth-clients/java", &sources, |folder| {
+            let quietly = ["--batch-mode", "--quiet", "clean", "package"];
+            server::run(std::process::Command::new("mvn").args(quietly).current_dir(folder), server::JAVA);
+        })
+    };
+    let folder = tokio::task::spawn_blocking(build).await.unwrap();
+    let world = scene_for_clients().await;
+    // Kafka's client prints the token alone.
+    for (class, words) in [("clients.Kafka", 1), ("clients.Spring", 3)] {
+        let program = |args: &[&str]| {
+            let mut command = tokio::process::Command::new("java");
+            command.current_dir(&folder).args(["-cp", "target/classes:target/lib/*", class]).args(args);
+            command
+        };
+        expect_token(&world, program, words).await;
+    }
 }
