@@ -133,8 +133,9 @@ async fn programs_that_wait_share_one_fetch() {
 
 #[tokio::test]
 async fn the_issuer_is_named_by_path_parameter_or_client() {
-    let world = scene(OTHER).await;
-    world.issuer().always(|request, _| RawResponse::token(&request.target().replace('/', "of-")));
+    let setup = setup(OTHER).await;
+    setup.issuer.always(|request, _| RawResponse::token(&request.target().replace('/', "of-")));
+    let world = setup.start().await;
     let basic = |user: &str| format!("Basic {}", STANDARD.encode(format!("{user}:whatever")));
     let body = "grant_type=client_credentials";
     let token = async |request: RawRequest| {
