@@ -25,6 +25,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Versio
 
 pub use admit::{Caller, ListenerRules, Peer};
 pub use connect::{Inside, InsideTls, ServerNameSeen};
+pub(crate) use connect::{host_key, route_at_host};
 pub use credential::fuzz_texts;
 pub use error::{Code, ProxyError};
 pub(crate) use headers::max_forwards;

@@ -81,6 +81,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     let known = Known { issuers, listeners };
     listener::check_token_listeners(&top, &known, report);
     let routes = all_routes(routes, &known, report);
+    listener::check_forward_listeners(&top, &known, &routes, report);
     budget::check(&places, &known.issuers, &routes, report);
 
     if report.problems.iter().any(|problem| problem.severity == Severity::Error) {

@@ -9,13 +9,13 @@ use ipnet::IpNet;
 
 use crate::config::document::{Place, io_reason};
 use crate::config::model::{
-    Address, Admin, CaConfig, Callers, Egress, ForwardConfig, ListenerConfig, ListenerTls, Serve, Service,
-    UnixOptions, Unmatched, WebhookConfig,
+    Address, Admin, CaConfig, Callers, Egress, ForwardConfig, ListenerConfig, ListenerTls, RouteConfig,
+    Serve, Service, UnixOptions, Unmatched, WebhookConfig,
 };
 use crate::config::raw::values::{RawCa, RawOwnCa, RawSecret, check};
 use crate::config::raw::{RawForward, RawListener, RawListenerTls, RawRequireHeader, RawWebhook};
 use crate::config::reference::Source;
-use crate::config::report::Report;
+use crate::config::report::{Report, Severity};
 use crate::config::resolve::Known;
 use crate::config::resolve::value::{self, reference};
 use crate::config::types::{self, Wrong, quoted, url, wrong};
@@ -224,6 +224,39 @@ pub(super) fn check_token_listeners(top: &Place<'_>, known: &Known, report: &mut
     for config in configs.filter(|config| config.serve() == Serve::Token) {
         let at = top.key("listener").key(&config.name).key("serve");
         report.error(&at, why, "add an [issuer.NAME] without dpop, or leave the listener out");
+    }
+}
+
+/// Warns about forward listeners that no route serves. A route with errors counts as serving all.
+pub(super) fn check_forward_listeners(
+    top: &Place<'_>,
+    known: &Known,
+    routes: &[Arc<RouteConfig>],
+    report: &mut Report,
+) {
+    if report.problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return;
+    }
+    for (index, config) in known.listeners.configs.iter().enumerate() {
+        let Some((config, forward)) = config.as_ref().and_then(|config| Some((config, config.forward()?)))
+        else {
+            continue;
+        };
+        let serves =
+            |route: &RouteConfig| route.host.is_some() && route.listener.is_none_or(|only| only == index);
+        if routes.iter().any(|route| serves(route)) {
+            continue;
+        }
+        let message = match forward.unmatched {
+            Unmatched::Refuse => {
+                "no route names a host for this forward listener, so it refuses every request"
+            }
+            Unmatched::Tunnel => {
+                "no route names a host for this forward listener, so it only passes connections through and adds no token"
+            }
+        };
+        let at = top.key("listener").key(&config.name).key("serve");
+        report.warning(&at, message, "add a [[route]] with `host`");
     }
 }
 
