@@ -4,6 +4,7 @@
 //! runtime and serves every listener. One control thread fetches tokens, serves the admin address and webhooks, reloads, and
 //! ends the program. [`build`] makes the snapshot that requests read, at the start and for each reload.
 
+mod bundles;
 mod control;
 mod listeners;
 mod programs;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
+use bundles::Bundles;
 use control::{Control, Order, Signals};
 use listeners::Listeners;
 use programs::Programs;
@@ -45,7 +47,7 @@ use crate::token::{TokenCache, TokenSlot};
 use crate::trace::{Tracer, TracerCell};
 use crate::upstream::{Origins, Upstream};
 pub use listeners::settings as listener_settings;
-pub use room::{harden, install_panic_hook};
+pub use room::{harden, install_panic_hook, with_inherited_limits};
 pub use service_manager::NotifySocket;
 
 /// What the program does besides serving. A test that runs the proxy in its own process needs none of it.
@@ -116,6 +118,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     // Before anything is made of the files, so that a change from here on is noticed.
     let known_files = KnownFiles::of(&config);
     let settings = listeners::settings(&config, None, &metrics).map_err(StartError::Settings)?;
+    bundles::write_first(&settings).map_err(StartError::System)?;
     let room = Room::of(&config);
     room.take();
 
@@ -154,6 +157,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let mut listeners = Listeners::new(CancellationToken::new());
     let shares = listeners.prepare(&settings, sources.listeners, &workers).map_err(StartError::System)?;
     listeners.apply(&settings, shares, &workers);
+    let mut bundles = Bundles::new(Arc::clone(&health));
+    bundles.keep(&settings, true);
 
     let mut webhooks = Webhooks::new(Arc::clone(&clock), metrics.webhooks(), Arc::clone(&snapshot));
     webhooks.apply(&config.webhooks, sources.webhooks);
@@ -191,6 +196,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let control = Control {
         shared,
         listeners,
+        bundles,
         workers,
         admin,
         webhooks,

@@ -6,6 +6,7 @@
 pub mod bind;
 mod connection;
 mod inside;
+mod same_user;
 mod small;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,20 @@ pub struct ListenerSettings {
     /// Of a forward listener.
     pub authority: Option<Arc<CertificateAuthority>>,
     pub metrics: Arc<ListenerMetrics>,
+}
+
+impl ListenerSettings {
+    /// The same with another authority.
+    #[must_use]
+    pub fn with_authority(&self, authority: CertificateAuthority) -> Self {
+        Self {
+            config: Arc::clone(&self.config),
+            limits: self.limits.clone(),
+            tls: self.tls.clone(),
+            authority: Some(Arc::new(authority)),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
 }
 
 /// Swapped by a reload, and read for each new connection.

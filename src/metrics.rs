@@ -381,6 +381,11 @@ impl ListenerMetrics {
     pub fn connect(&self, outcome: &'static str) {
         self.connects.add(outcome);
     }
+
+    /// CONNECTs of a forward listener since the start that had this outcome.
+    pub fn connects(&self, outcome: &str) -> u64 {
+        self.connects.all().iter().filter(|(found, _)| *found == outcome).map(|(_, count)| count).sum()
+    }
 }
 
 /// The current number of something.

@@ -7,7 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use crate::admin::recent::{History, Point, Recent};
-use crate::admin::view::{CredentialView, ListenerView, StoreView, Traffic, View, WebhookView};
+use crate::admin::view::{
+    Connects, CredentialView, ListenerView, SeenAuthority, StoreView, Traffic, View, WebhookView,
+};
 use crate::clock::rfc3339;
 use crate::config::{
     self, Address, Credential, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem, RouteConfig,
@@ -90,10 +92,41 @@ struct ListenerStatus {
     serve: &'static str,
     /// Open connections.
     connections: u64,
+    /// CONNECT requests of a forward listener since the start. `null`: it is none.
+    connects: Option<ConnectsStatus>,
     /// Responses of a token listener since the start. `null`: it is none.
     token_requests: Option<u64>,
     /// The last request to a token listener since the start that got an error.
     last_error: Option<RequestErrorStatus>,
+    /// Of a forward listener. `null`: it has none, or its files are missing.
+    ca: Option<CaStatus>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ConnectsStatus {
+    /// bearerd ended TLS, and the requests inside count as those of their routes.
+    served: u64,
+    /// Passed through unread, to hosts that no route names.
+    tunneled: u64,
+    refused: u64,
+}
+
+/// The CA of a forward listener, without its key.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CaStatus {
+    /// bearerd made it at its start, or later as the successor of that one.
+    ephemeral: bool,
+    /// Of the newest certificate, like the two below.
+    subject: String,
+    not_after: Time,
+    /// SHA-256, in hex.
+    fingerprint: String,
+    /// What programs must trust, as PEM. Several if programs may still know an older one.
+    certificates: String,
+    /// The file of `ca_bundle`.
+    bundle: Option<String>,
+    /// Why it was not written.
+    bundle_problem: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -390,7 +423,7 @@ pub(in crate::admin) fn status(view: &View) -> Status {
         degraded: view.degraded(),
         draining: view.draining,
         config: config_status(view),
-        listeners: config.listeners.iter().zip(seen).map(|(it, seen)| listener(it, &seen)).collect(),
+        listeners: config.listeners.iter().zip(seen).map(|(it, seen)| listener(view, it, &seen)).collect(),
         routes: config
             .routes
             .iter()
@@ -442,7 +475,7 @@ fn warning(problem: &Problem) -> WarningStatus {
     }
 }
 
-fn listener(config: &ListenerConfig, seen: &ListenerView) -> ListenerStatus {
+fn listener(view: &View, config: &ListenerConfig, seen: &ListenerView) -> ListenerStatus {
     ListenerStatus {
         name: config.name.to_string(),
         address: address(&config.address),
@@ -450,8 +483,27 @@ fn listener(config: &ListenerConfig, seen: &ListenerView) -> ListenerStatus {
         tls: config.tls.is_some(),
         serve: config.serve().word(),
         connections: seen.connections,
+        connects: (config.serve() == Serve::Forward).then(|| connects(seen.connects)),
         token_requests: (config.serve() == Serve::Token).then_some(seen.token_requests),
         last_error: seen.last_failure.as_deref().map(request_error),
+        ca: view.authorities.get(&config.name).map(ca),
+    }
+}
+
+fn connects(seen: Connects) -> ConnectsStatus {
+    let Connects { served, tunneled, refused } = seen;
+    ConnectsStatus { served, tunneled, refused }
+}
+
+fn ca((authority, problem): &SeenAuthority) -> CaStatus {
+    CaStatus {
+        ephemeral: authority.ephemeral,
+        subject: authority.newest.subject(),
+        not_after: Time(authority.newest.not_after()),
+        fingerprint: authority.newest.fingerprint(),
+        certificates: authority.pem.clone(),
+        bundle: authority.bundle.as_ref().map(|path| path.display().to_string()),
+        bundle_problem: problem.clone(),
     }
 }
 

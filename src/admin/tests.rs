@@ -610,6 +610,7 @@ fn view(credentials: Vec<CredentialView>) -> View {
         traffic: vec![busy(), Traffic::default()],
         unrouted: Traffic { requests: 3, last_failure: Some(failure(404, "no_route")), ..Traffic::default() },
         listeners: vec![ListenerView { connections: 4, ..ListenerView::default() }],
+        authorities: BTreeMap::new(),
         webhooks: vec![webhook(None), webhook(Some("webhook seismic: its store is not JSON"))],
         store: None,
         log_lines_dropped: 0,

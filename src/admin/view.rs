@@ -12,14 +12,14 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Admin;
-use super::health::Loads;
+use super::health::{AuthorityView, Health, Loads};
 use super::recent::{History, Recent};
 use crate::aside::Aside;
 use crate::config::{Config, IssuerConfig, Source, WebhookConfig};
 use crate::jose::Certificate;
 use crate::metrics::{
-    CertificateExpiry, Failure, ProcessStats, RouteMetrics, Running, TokenBudget, TokenExpiry, TokenFailures,
-    UpstreamRefusal,
+    CertificateExpiry, Failure, ListenerMetrics, ProcessStats, RouteMetrics, Running, TokenBudget,
+    TokenExpiry, TokenFailures, UpstreamRefusal,
 };
 use crate::store::{Failing, Tally};
 use crate::token::{Balance, SlotStatus, TokenSlot};
@@ -44,10 +44,15 @@ pub(super) struct View {
     pub(super) unrouted: Traffic,
     /// In the order of `Config::listeners`.
     pub(super) listeners: Vec<ListenerView>,
+    /// By the listener's name.
+    pub(super) authorities: BTreeMap<Arc<str>, SeenAuthority>,
     pub(super) webhooks: Vec<WebhookView>,
     pub(super) store: Option<StoreView>,
     pub(super) log_lines_dropped: u64,
 }
+
+/// The CA of a forward listener, and why its bundle was not written.
+pub(super) type SeenAuthority = (AuthorityView, Option<String>);
 
 /// The token store (`[store]`).
 #[derive(Debug)]
@@ -76,10 +81,28 @@ pub struct WebhookView {
 pub(super) struct ListenerView {
     /// Open connections.
     pub(super) connections: u64,
+    /// Of a forward listener.
+    pub(super) connects: Connects,
     /// Of a token listener.
     pub(super) token_requests: u64,
     /// Of a token listener.
     pub(super) last_failure: Option<Arc<Failure>>,
+}
+
+/// The CONNECTs of a forward listener, by what came of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Connects {
+    pub(super) served: u64,
+    pub(super) tunneled: u64,
+    pub(super) refused: u64,
+}
+
+impl Connects {
+    fn of(metrics: &ListenerMetrics) -> Self {
+        let [served, tunneled, refused] =
+            ["served", "tunneled", "refused"].map(|outcome| metrics.connects(outcome));
+        Self { served, tunneled, refused }
+    }
 }
 
 /// One token slot, and the routes that use it.
@@ -181,6 +204,7 @@ impl View {
         }
         let listeners = snapshot.listeners.iter().map(|it| ListenerView {
             connections: it.metrics.connections(),
+            connects: Connects::of(&it.metrics),
             token_requests: it.metrics.token_requests(),
             last_failure: it.metrics.last_failure(),
         });
@@ -202,6 +226,7 @@ impl View {
             traffic,
             unrouted: Traffic::of(&snapshot.unrouted, None),
             listeners: listeners.collect(),
+            authorities: authorities(&admin.health),
             webhooks: (admin.webhooks)(),
             store: admin.store.load().as_ref().map(|store| StoreView {
                 place: store.place(),
@@ -277,6 +302,14 @@ impl CredentialView {
         let none = self.routes.is_empty().then(|| Arc::from(""));
         self.routes.iter().cloned().chain(none)
     }
+}
+
+fn authorities(health: &Health) -> BTreeMap<Arc<str>, SeenAuthority> {
+    let seen = |authority: &AuthorityView| {
+        let problem = authority.bundle.as_ref().and_then(|path| health.bundle_problem(path));
+        (authority.clone(), problem)
+    };
+    health.authorities().iter().map(|(name, authority)| (Arc::clone(name), seen(authority))).collect()
 }
 
 impl Admin {
@@ -421,6 +454,8 @@ fn read(config: &Config) -> Vec<CertificateExpiry> {
     for listener in &config.listeners {
         let tls = listener.tls.as_ref().map(|tls| &tls.certificate);
         add("listener", &listener.name, "tls.certificate", tls);
+        let own = listener.forward().and_then(|forward| forward.ca.own_certificate());
+        add("listener", &listener.name, "forward.ca.certificate", own);
     }
     ends
 }

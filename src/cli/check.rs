@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde_json::json;
 
@@ -10,11 +11,12 @@ use super::args::{Common, Output};
 use super::{Exit, Failure, find, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
-    self, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Service, Severity, Source,
-    StorePlace, Unmatched,
+    self, CaConfig, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Service,
+    Severity, Source, StorePlace, Unmatched,
 };
 use crate::issuer::{self, Finding};
-use crate::net::tls;
+use crate::jose::Certificate;
+use crate::net::{CertificateAuthority, tls};
 
 pub(super) fn check(common: &Common, format: Output) -> Result<Exit, Failure> {
     let path = find(common)?;
@@ -52,6 +54,7 @@ pub(super) fn all_problems(config: &Config) -> Vec<Problem> {
     let mut problems = config.warnings.clone();
     problems.extend(config::check_references(config));
     problems.extend(config.listeners.iter().filter_map(|listener| tls_problem(config, listener)));
+    problems.extend((0..config.listeners.len()).filter_map(|index| ca_problem(config, index)));
     problems
 }
 
@@ -67,6 +70,7 @@ fn findings(config: &Config) -> Vec<Problem> {
     issuers
         .chain(route_findings(config))
         .chain(store_finding(config))
+        .chain(listener_dates(config, now))
         .chain(wanted_by_presets(config))
         .collect()
 }
@@ -132,6 +136,37 @@ fn tls_problem(config: &Config, listener: &ListenerConfig) -> Option<Problem> {
     let error = tls::server_config(tls).err()?;
     let table = format!("listener.{}", listener.name);
     Some(config::problem_near(config, Severity::Error, (&table, "tls"), error.0, None))
+}
+
+/// Checks a forward listener's own CA as `run` does, if its files can be read.
+fn ca_problem(config: &Config, index: usize) -> Option<Problem> {
+    let listener = config.listeners.get(index)?;
+    let CaConfig::Own { certificate, private_key } = &listener.forward()?.ca else { return None };
+    if certificate.read().is_err() || private_key.read().is_err() {
+        return None;
+    }
+    let ca = &listener.forward()?.ca;
+    let error = CertificateAuthority::new(ca, &config.hosts_of(index)).err()?;
+    let table = format!("listener.{}", listener.name);
+    Some(config::problem_near(config, Severity::Error, (&table, "forward.ca"), error.0, None))
+}
+
+/// Certificates of listeners that have expired, or soon will.
+fn listener_dates(config: &Config, now: SystemTime) -> impl Iterator<Item = Problem> {
+    config.listeners.iter().flat_map(move |listener| {
+        let ca = listener.forward().and_then(|forward| forward.ca.own_certificate());
+        let own = listener.tls.as_ref().map(|tls| &tls.certificate);
+        let keys = [("forward.ca.certificate", ca), ("tls.certificate", own)];
+        keys.into_iter().filter_map(move |(key, source)| {
+            let source = source?;
+            let password = source.password().map(Source::read).transpose().ok()?;
+            let chain =
+                Certificate::parse_chain_with(source.read().ok()?.expose(), password.as_deref()).ok()?;
+            let (message, hint) = issuer::about_dates(chain.first()?, &source.place(), now)?;
+            let table = format!("listener.{}", listener.name);
+            Some(config::problem_near(config, Severity::Warning, (&table, key), message, Some(hint)))
+        })
+    })
 }
 
 fn sources(tls: &ListenerTls) -> impl Iterator<Item = &Source> {

@@ -21,6 +21,12 @@ use crate::config::types::Scopes;
 use crate::jose::Alg;
 
 impl Config {
+    /// The hosts of the routes that a listener serves.
+    pub fn hosts_of(&self, listener: usize) -> Vec<HostPattern> {
+        let serves = |route: &&Arc<RouteConfig>| route.listener.is_none_or(|only| only == listener);
+        self.routes.iter().filter(serves).filter_map(|route| route.host.clone()).collect()
+    }
+
     /// The values that programs print for others than token requests, each once.
     pub fn made_values(&self) -> Vec<Source> {
         let made = self.references.iter().filter(|used| used.source.is_made() && !used.of_token_requests);
@@ -65,6 +71,24 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// Every value outside the config, with the place that names it.
     pub references: Vec<ReferenceUse>,
+    /// What `bearerd exec` adds to the file.
+    pub program: Option<ForProgram>,
+}
+
+/// What a config needs besides its file if bearerd serves only one program, which it started.
+#[derive(Debug, Clone)]
+pub struct ForProgram {
+    /// The value of `Proxy-Authorization` for the forward listener that is made if the file has none.
+    pub key: Source,
+    /// The CA bundle of a forward listener that has none.
+    pub bundle: PathBuf,
+    /// What the made listener does with other hosts.
+    pub unmatched: Unmatched,
+}
+
+impl ForProgram {
+    /// The name of the made listener.
+    pub const LISTENER: &str = "exec";
 }
 
 /// One reference of the config to a value elsewhere.
@@ -283,6 +307,9 @@ pub struct ListenerConfig {
     pub tls: Option<ListenerTls>,
     pub unix: UnixOptions,
     pub service: Service,
+    /// A caller of the same user needs no `require_header`. Only for the listener of [`ForProgram`], because some programs cannot
+    /// send the field.
+    pub same_user: bool,
 }
 
 /// The word of `serve`.
@@ -325,6 +352,24 @@ pub enum CaConfig {
     Own { certificate: Source, private_key: Source },
 }
 
+impl CaConfig {
+    pub fn own_certificate(&self) -> Option<&Source> {
+        match self {
+            Self::Ephemeral => None,
+            Self::Own { certificate, .. } => Some(certificate),
+        }
+    }
+
+    /// The file that has no content now, and never had any, and why.
+    pub fn missing(&self) -> Option<String> {
+        let Self::Own { certificate, private_key } = self else { return None };
+        [certificate, private_key]
+            .into_iter()
+            .find_map(|source| source.read_or_last_good().err())
+            .map(|error| error.to_string())
+    }
+}
+
 /// What a forward listener does with a CONNECT for a host that no route names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unmatched {
@@ -344,6 +389,12 @@ impl ListenerConfig {
             Service::Forward(_) => Serve::Forward,
             Service::Token => Serve::Token,
         }
+    }
+
+    /// Whether a file of its certificate, key, or authority has no content now, and never had any.
+    pub fn is_missing_files(&self) -> bool {
+        self.tls.as_ref().is_some_and(ListenerTls::is_missing)
+            || self.forward().is_some_and(|forward| forward.ca.missing().is_some())
     }
 
     pub fn forward(&self) -> Option<&ForwardConfig> {

@@ -216,6 +216,14 @@ impl Source {
     }
 
     /// The file that this reads, for the watcher.
+    /// The variable of an `env` reference.
+    pub fn variable(&self) -> Option<&str> {
+        match &self.0.definition {
+            Definition::Env { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     pub fn path(&self) -> Option<&Path> {
         match &self.0.definition {
             Definition::File { path, .. } | Definition::Webhook { store: path, .. } => Some(path),

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use crate::config::document::{Document, FileText, Place};
 use crate::config::environment::OtelVariables;
-use crate::config::model::{Address, Admin, Config, IssuerConfig, Limits, Log, RouteConfig, Serve};
+use crate::config::model::{
+    Address, Admin, Config, ForProgram, IssuerConfig, Limits, Log, RouteConfig, Serve,
+};
 use crate::config::raw::values::{Lasting, check};
 use crate::config::raw::{RawAdmin, RawFile, RawIssuer, RawLimits, RawLog, RawRoute};
 use crate::config::report::{Report, Severity};
@@ -28,6 +30,7 @@ pub(crate) struct Input<'t> {
     pub main: (&'t Document<'t>, RawFile),
     pub included: Vec<(&'t Document<'t>, RawFile)>,
     pub include_folders: Vec<std::path::PathBuf>,
+    pub program: Option<ForProgram>,
 }
 
 /// Every issuer of the files; `None` if it has errors.
@@ -39,9 +42,12 @@ pub(crate) struct Known {
     pub listeners: listener::Listeners,
 }
 
+/// The admin address of `bearerd exec` if the file has none, so that any number of programs run at the same time.
+const ANY_PORT: &str = "127.0.0.1:0";
+
 /// The config, or `None` if there is an error.
 pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Report) -> Option<Config> {
-    let Input { main: (main, raw), included, include_folders } = input;
+    let Input { main: (main, raw), included, include_folders, program } = input;
     let RawFile {
         workers,
         include: _,
@@ -63,8 +69,9 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     let drain_delay = drain_delay.read(&top, "drain_delay", report);
     let limits = read_limits(&top.key("limits"), limits.unwrap_or_default(), report);
     let log = read_log(&top.key("log"), log.unwrap_or_default(), report);
-    let admin = read_admin(&top.key("admin"), admin.unwrap_or_default(), report);
-    let listeners = listener::resolve(&top, listener, &admin, report);
+    let default = if program.is_some() { ANY_PORT } else { RawAdmin::ADDRESS };
+    let admin = read_admin(&top.key("admin"), admin.unwrap_or_default(), default, report);
+    let listeners = listener::resolve(&top, listener, &admin, program.as_ref(), report);
     // Before the issuers, because their references name webhooks.
     let webhooks = listener::resolve_webhooks(&top, webhook, taken(&admin, &listeners), report);
     let store = store::resolve(&top.key("store"), store, report);
@@ -105,6 +112,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         webhooks,
         warnings: Vec::new(),
         references: Vec::new(),
+        program,
     })
 }
 
@@ -235,9 +243,9 @@ fn read_log(at: &Place<'_>, raw: RawLog, report: &mut Report) -> Option<Log> {
 }
 
 /// `None` if its address is wrong.
-fn read_admin(at: &Place<'_>, raw: RawAdmin, report: &mut Report) -> Option<Admin> {
+fn read_admin(at: &Place<'_>, raw: RawAdmin, default: &str, report: &mut Report) -> Option<Admin> {
     let callers = raw.callers.read(at, "callers", report);
-    let address = raw.address.as_deref().unwrap_or(RawAdmin::ADDRESS);
+    let address = raw.address.as_deref().unwrap_or(default);
     let address = check(&at.key("address"), types::address(address, &at.document.file.folder), report)?;
     Some(Admin { address, callers })
 }

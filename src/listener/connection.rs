@@ -29,7 +29,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::watch::{Stage, TimeLimits, Watch, drive};
-use super::{ConnectionPlace, Handler, ListenerSettings, Shared, inside};
+use super::{ConnectionPlace, Handler, ListenerSettings, Shared, inside, same_user};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Limits, Serve};
 use crate::flow::{self, Reading, Window};
@@ -81,12 +81,14 @@ pub(super) async fn serve<H: Handler>(
     let tls = settings.tls.clone();
     let listener = Arc::clone(&settings.config.name);
     let address = settings.config.address.clone();
+    let same_user = settings.config.same_user && same_user::is_same_user(peer, local).await;
     let caller = Arc::new(Caller {
         listener,
         address,
         peer,
         local,
         tls: tls.is_some(),
+        same_user,
         activity: Arc::default(),
         authority: settings.authority.clone(),
         inside: None,

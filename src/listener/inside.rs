@@ -44,6 +44,7 @@ pub(super) async fn serve<H: Handler>(
         peer: outer.peer,
         local: outer.local,
         tls: true,
+        same_user: outer.same_user,
         activity: Arc::default(),
         authority: None,
         inside: Some(inside),

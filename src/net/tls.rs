@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, StoresServerSessions, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
@@ -108,6 +110,32 @@ pub(super) fn with_certificate(
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.session_storage = sessions;
     Ok(Arc::new(config))
+}
+
+/// Whether a program that trusts the last one of `chain` accepts `leaf`, which the first one signed, for this host.
+pub(super) fn is_trusted(
+    chain: &[CertificateDer<'static>],
+    leaf: &CertificateDer<'_>,
+    host: &str,
+    now: SystemTime,
+) -> bool {
+    let Some((root, between)) = chain.split_last() else { return false };
+    let mut roots = RootCertStore::empty();
+    if roots.add(root.clone()).is_err() {
+        return false;
+    }
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&PROVIDER)).build();
+    let (Ok(verifier), Ok(name)) = (verifier, ServerName::try_from(host)) else { return false };
+    let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+    verifier.verify_server_cert(leaf, between, &name, &[], now).is_ok()
+}
+
+/// The certificates of the system's roots. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace them.
+pub(super) fn system_certificates() -> Result<Vec<CertificateDer<'static>>, TlsSettingsError> {
+    system_files().iter().try_for_each(|path| readable(path))?;
+    let read = rustls_native_certs::load_native_certs();
+    if read.certs.is_empty() { Err(no_system_roots(read.errors.first())) } else { Ok(read.certs) }
 }
 
 fn server_builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsSettingsError> {
@@ -320,12 +348,10 @@ fn system() -> Result<Arc<RootCertStore>, TlsSettingsError> {
     {
         return Ok(Arc::clone(&known.store));
     }
-    system_files().iter().try_for_each(|path| readable(path))?;
-    let read = rustls_native_certs::load_native_certs();
     let mut store = RootCertStore::empty();
-    let (added, _) = store.add_parsable_certificates(read.certs);
+    let (added, _) = store.add_parsable_certificates(system_certificates()?);
     if added == 0 {
-        return Err(no_system_roots(read.errors.first()));
+        return Err(no_system_roots(None));
     }
     let store = Arc::new(store);
     SYSTEM_ROOTS.store(Some(Arc::new(SystemRoots { files, store: Arc::clone(&store) })));

@@ -34,6 +34,8 @@ pub struct Caller {
     /// The address that the caller connected to; `None` on a Unix socket.
     pub local: Option<SocketAddr>,
     pub tls: bool,
+    /// The other end belongs to bearerd's own user, and the listener admits it for that.
+    pub same_user: bool,
     pub activity: Arc<Activity>,
     /// Of a forward listener: it signs the certificates for what is inside a CONNECT.
     pub authority: Option<Arc<CertificateAuthority>>,
@@ -329,7 +331,7 @@ impl ListenerRules {
             return Err(self.refused(why));
         }
         // A CONNECT was checked already, and what is inside it is for the upstream alone.
-        if caller.inside.is_some() { Ok(()) } else { self.check_required_header(headers) }
+        if caller.inside.is_some() || caller.same_user { Ok(()) } else { self.check_required_header(headers) }
     }
 
     fn check_peer(&self, caller: &Caller) -> Result<(), ProxyError> {

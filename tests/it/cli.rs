@@ -206,8 +206,7 @@ async fn explained(setup: &Setup, args: &[&str]) -> (i32, Value, String) {
 
 #[tokio::test]
 async fn explain_says_what_a_program_behind_a_forward_listener_gets() {
-    let setup =
-        written(Setup::new().await.listener("address = \"127.0.0.1:8080\"").more(LISTENERS)).await;
+    let setup = written(Setup::new().await.listener("address = \"127.0.0.1:8080\"").more(LISTENERS)).await;
     let (code, results, text) = explained(&setup, &["GET", "https://api.example.com/v1/x?q"]).await;
     assert_eq!((code, results.as_array().unwrap().len()), (0, 1), "{text}");
     assert_eq!((&results[0]["listeners"][0], &results[0]["route"]), (&"forward".into(), &"asked".into()));

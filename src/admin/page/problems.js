@@ -109,6 +109,9 @@ function otherProblems(status) {
   for (const webhook of status.webhooks.filter((webhook) => webhook.problem)) {
     found.push({ ...plain, key: "webhook " + webhook.name, kind: "bad", what: "Webhook " + webhook.name, why: webhook.problem });
   }
+  for (const { name, ca } of status.listeners.filter((listener) => listener.ca && listener.ca.bundle_problem)) {
+    found.push({ ...plain, key: "bundle " + name, kind: "warn", what: "The CA bundle of listener " + name + " was not written", why: ca.bundle_problem });
+  }
   for (const issuer of status.issuers.filter((issuer) => issuer.credential === "standby")) {
     found.push({
       ...plain, key: "standby " + issuer.name, kind: "warn", what: "Issuer " + issuer.name + " takes its standby credential alone",

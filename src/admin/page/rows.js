@@ -271,7 +271,14 @@ function budgetCell(budget) {
 }
 
 function served(listener) {
-  return listener.serve === "token" ? "tokens: " + counted(listener.token_requests, "request") : listener.serve;
+  if (listener.serve === "token") return "tokens: " + counted(listener.token_requests, "request");
+  if (listener.serve !== "forward") return "routes";
+  const { served, tunneled, refused } = listener.connects;
+  const counts = [counted(served + tunneled + refused, "CONNECT")];
+  if (tunneled) counts.push(grouped(tunneled) + " tunneled unread");
+  if (refused) counts.push(grouped(refused) + " refused");
+  const until = listener.ca ? "; CA until " + listener.ca.not_after.slice(0, 10) : "; no CA";
+  return "forward proxy: " + counts.join(", ") + until;
 }
 
 function webhookItem(webhook) {

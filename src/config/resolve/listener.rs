@@ -1,16 +1,17 @@
 //! `[listener.NAME]` and `[webhook.NAME]`: the addresses where bearerd listens.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, header};
 use ipnet::IpNet;
 
 use crate::config::document::{Place, io_reason};
 use crate::config::model::{
-    Address, Admin, CaConfig, Callers, Egress, ForwardConfig, ListenerConfig, ListenerTls, RouteConfig,
-    Serve, Service, UnixOptions, Unmatched, WebhookConfig,
+    Address, Admin, CaConfig, Callers, Egress, ForProgram, ForwardConfig, ListenerConfig, ListenerTls,
+    RouteConfig, Serve, Service, UnixOptions, Unmatched, WebhookConfig,
 };
 use crate::config::raw::values::{RawCa, RawOwnCa, RawSecret, check};
 use crate::config::raw::{RawForward, RawListener, RawListenerTls, RawRequireHeader, RawWebhook};
@@ -34,10 +35,11 @@ pub(super) fn resolve(
     top: &Place<'_>,
     mut written: BTreeMap<String, RawListener>,
     admin: &Option<Admin>,
+    program: Option<&ForProgram>,
     report: &mut Report,
 ) -> Listeners {
     let all = top.key("listener");
-    if written.is_empty() {
+    if written.is_empty() && program.is_none() {
         written.insert(MAIN.to_owned(), RawListener::default());
     }
     let mut listeners = Listeners { names: Vec::new(), configs: Vec::new() };
@@ -53,7 +55,52 @@ pub(super) fn resolve(
         listeners.names.push(name);
         listeners.configs.push(config);
     }
+    if let Some(program) = program {
+        serve_program(&mut listeners, program);
+    }
     listeners
+}
+
+/// Adds a forward listener if there is none. Else, each one has a bundle that the program can be given.
+fn serve_program(listeners: &mut Listeners, program: &ForProgram) {
+    let Listeners { names, configs } = listeners;
+    let mut any = false;
+    for config in configs.iter_mut().flatten().filter_map(Arc::get_mut) {
+        if let Service::Forward(forward) = &mut config.service {
+            any = true;
+            forward.ca_bundle.get_or_insert_with(|| program.bundle.clone());
+        }
+    }
+    if !any {
+        let mut name = ForProgram::LISTENER.to_owned();
+        while names.contains(&name) {
+            name.push('-');
+        }
+        configs.push(Some(Arc::new(for_program(&name, program))));
+        names.push(name);
+    }
+}
+
+fn for_program(name: &str, program: &ForProgram) -> ListenerConfig {
+    let forward = ForwardConfig {
+        ca: CaConfig::Ephemeral,
+        ca_bundle: Some(program.bundle.clone()),
+        unmatched: program.unmatched,
+        egress: Egress::Env,
+    };
+    ListenerConfig {
+        name: name.into(),
+        address: Address::Tcp((Ipv4Addr::LOCALHOST, 0).into()),
+        names: Vec::new(),
+        origins: Vec::new(),
+        callers: Callers::Local,
+        allow: Vec::new(),
+        require_header: Some((header::PROXY_AUTHORIZATION, program.key.clone())),
+        tls: None,
+        unix: UnixOptions::OWNER_ALONE,
+        service: Service::Forward(forward),
+        same_user: true,
+    }
 }
 
 fn refuse_taken_address(
@@ -103,6 +150,7 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
         tls,
         unix,
         service: service?,
+        same_user: false,
     };
     check_service(place, &config, report);
     check_reach(place, &config, report);
