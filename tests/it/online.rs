@@ -155,7 +155,7 @@ async fn json_has_its_documented_shape() {
     setup.issuer.always_this(RawResponse::token_for(TOKEN, 300));
     let report = report(&setup, 0, &[]).await;
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&report), ["config", "issuers", "ok", "problems", "store", "upstreams"]);
+    assert_eq!(names(&report), ["config", "forward", "issuers", "ok", "problems", "store", "upstreams"]);
     let issuer = &report["issuers"][0];
     assert_eq!(
         names(issuer),
