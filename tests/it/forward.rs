@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::pki_types::pem::PemObject;
 use tokio_rustls::TlsConnector;
 
 use crate::support::egress::Egress;
@@ -31,19 +30,7 @@ fn serving(setup: Setup, keys: &str) -> Setup {
 
 /// What a program trusts that got `ca_bundle`.
 fn trusting(world: &World, alpn: &[&str]) -> Arc<rustls::ClientConfig> {
-    let pem = std::fs::read(world.folder().join("ca.pem")).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(
-        rustls::pki_types::CertificateDer::pem_slice_iter(&pem).map(|certificate| certificate.unwrap()),
-    );
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Arc::new(config)
+    tls::trusting(&world.folder().join("ca.pem"), alpn)
 }
 
 /// The connection inside a CONNECT to `authority`.
