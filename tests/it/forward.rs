@@ -246,6 +246,10 @@ async fn requests_that_no_proxy_gets_are_refused() {
         (format!("CONNECT {HOST} HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 400),
         (format!("CONNECT {HOST}:0 HTTP/1.1\r\nhost: {HOST}:0\r\n\r\n"), 400),
         (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: other.example.com:443\r\n\r\n"), 400),
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: other.example.com\r\n\r\n"), 400),
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:80\r\n\r\n"), 400),
+        // As Java, undici, and aiohttp send it.
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 200),
         (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\ncontent-length: 1\r\n\r\nx"), 400),
         (
             format!(
