@@ -200,10 +200,18 @@ fn issuer<'a>(config: &'a Config, name: &str) -> Result<&'a Arc<IssuerConfig>, F
     })
 }
 
-/// Loads the config for a verb that needs a valid one. Otherwise the whole report goes to stderr.
+/// Loads the config for a verb that serves nothing.
 fn load(common: &Common) -> Result<Config, Failure> {
+    load_with(common, config::load_to_examine)
+}
+
+/// Loads a config that must be valid. Otherwise the whole report goes to stderr.
+fn load_with(
+    common: &Common,
+    load: impl FnOnce(&std::path::Path) -> Result<Config, config::Problems>,
+) -> Result<Config, Failure> {
     let path = find(common)?;
-    config::load(&path).map_err(|problems| {
+    load(&path).map_err(|problems| {
         output::tell(&check::report(&problems.0));
         Failure::new(Exit::Config, check::verdict(&path, &problems.0))
     })
@@ -247,7 +255,7 @@ fn show_programs(config: &Config) -> Option<LogControl> {
 fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
     // Before any thread starts, and before other files get the numbers of passed descriptors.
     let passed = Passed::take().map_err(|message| Failure::new(Exit::Config, message))?;
-    let config = load(common)?;
+    let config = load_with(common, config::load)?;
     let log = start_log(common, &config.log)?;
     let notify = std::env::var_os("NOTIFY_SOCKET").map(NotifySocket::new);
     let running = serve(

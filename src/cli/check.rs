@@ -19,7 +19,7 @@ use crate::net::{CertificateAuthority, tls};
 
 pub(super) fn check(common: &Common, format: Output) -> Result<Exit, Failure> {
     let path = find(common)?;
-    let (config, problems) = match config::load(&path) {
+    let (config, problems) = match config::load_to_examine(&path) {
         Ok(config) => {
             let mut problems = all_problems(&config);
             problems.extend(findings(&config));

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use self::child::IgnoredSignals;
 use self::environment::Environment;
 use super::args::Common;
-use super::{Exit, Failure, check, find, output, overrides, serve};
+use super::{Exit, Failure, load_with, overrides, serve};
 use crate::app::Options;
 use crate::config::{self, Address, Config, ForProgram, ListenerConfig, Source, Unmatched};
 use crate::secret::Secret;
@@ -59,11 +59,7 @@ fn no(message: String) -> Failure {
 }
 
 fn load(common: &Common, made: ForProgram) -> Result<Config, Failure> {
-    let path = find(common)?;
-    config::load_for_program(&path, made).map_err(|problems| {
-        output::tell(&check::report(&problems.0));
-        Failure::new(Exit::Config, check::verdict(&path, &problems.0))
-    })
+    load_with(common, |path| config::load_for_program(path, made))
 }
 
 /// Only warnings, to stderr, so that the program's own lines stay readable. A file gets what the config says.

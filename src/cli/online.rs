@@ -48,7 +48,7 @@ pub(super) struct OnlineOptions {
 
 pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failure> {
     let path = find(common)?;
-    let Ok(config) = config::load(&path) else { return offline::check(common, asked.output) };
+    let Ok(config) = config::load_to_examine(&path) else { return offline::check(common, asked.output) };
     let _shown_until_the_end = show_programs(&config);
     config::make_all(&config.made_values(), MAKING);
     let problems = offline::all_problems(&config);

@@ -296,7 +296,9 @@ impl ListenerRules {
         fields: FieldSet,
     ) -> Result<(), ProxyError> {
         self.check_peer(caller)?;
-        let own = OwnOrigin { tls: caller.tls, authority };
+        // A forward listener's own TLS is not that of the host.
+        let tls = caller.tls && (caller.inside.is_some() || self.config.serve() != Serve::Forward);
+        let own = OwnOrigin { tls, authority };
         if fields.any(FieldSet::PAGE)
             && let Some(why) = foreign_page(headers, own, &self.config.origins)
         {

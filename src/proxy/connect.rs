@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, Version, header};
+use http::{HeaderMap, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
 
@@ -133,15 +133,14 @@ pub(super) fn requested_host<'a, B>(
     if request.method() == http::Method::CONNECT {
         return Ok(host_key(&authority.host, authority.port.unwrap_or(HTTPS), HTTPS));
     }
-    // Over HTTP/2, every request has a scheme and an authority.
     match request.uri().scheme_str() {
         Some(scheme) if scheme.eq_ignore_ascii_case("http") => {
             Ok(host_key(&authority.host, authority.port.unwrap_or(HTTP), HTTP))
         }
-        Some(_) if request.version() != Version::HTTP_2 || !caller.tls => Err(ProxyError::bad_request(
+        Some(_) => Err(ProxyError::bad_request(
             "this is a forward proxy: an https URL is requested with CONNECT, so that its way to the proxy is encrypted",
         )),
-        Some(_) | None => Err(not_for_a_proxy()),
+        None => Err(not_for_a_proxy()),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_rustls::TlsConnector;
 use crate::support::egress::Egress;
 use crate::support::h2::{EchoUpstream, H2Client};
 use crate::support::{
-    Client, RawRequest, RawResponse, Response, Scripted, Setup, Wire, World, eventually, tls, within,
+    Client, RawRequest, RawResponse, Response, Scripted, Setup, Wire, World, cli, eventually, tls, within,
 };
 
 const HOST: &str = "api.example.com";
@@ -598,4 +598,23 @@ async fn squid_between_bearerd_and_the_api() {
         squid.log().contains(&format!("CONNECT {authority}")).then_some(())
     })
     .await;
+}
+
+/// A config without a listener, whose routes go to the asked host.
+#[tokio::test]
+async fn a_config_for_exec_alone_can_be_checked_and_is_not_served() {
+    let setup = Setup::new().await;
+    let setup = setup.whole(
+        "[issuer.corp]\ntoken_url = \"{issuer}/token\"\nclient_auth = \"none\"\nclient_id = \"c\"\n\
+             [[route]]\nname = \"api\"\nhost = \"api.example.com\"\nissuer = \"corp\"\n",
+    );
+    setup.write();
+    let folder = setup.folder();
+    let checked = cli::run(folder, &["check"]).await;
+    checked.expect_code(0);
+    assert!(checked.all().contains("`bearerd exec` makes one"), "{}", checked.all());
+    cli::run(folder, &["token", "corp"]).await.expect_code(0);
+    let run = cli::run(folder, &["run"]).await;
+    run.expect_code(78);
+    assert!(run.all().contains("`bearerd exec` makes one"), "{}", run.all());
 }
