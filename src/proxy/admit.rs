@@ -248,8 +248,13 @@ fn authority<B>(request: &Request<B>) -> Result<Option<Authority<'_>>, ProxyErro
         return Err(ProxyError::bad_request("the request has more than one Host line"));
     }
     let authority = request.uri().authority().map(|authority| authority.as_str());
-    let same =
-        |authority: &str, line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
+    let is = |line: &HeaderValue, text: &str| line.as_bytes().eq_ignore_ascii_case(text.as_bytes());
+    // Java, undici, and aiohttp leave out the port of a CONNECT here. Only the target says it.
+    let without_port = |authority: &str, line: &HeaderValue| {
+        let host = authority.rsplit_once(':').map(|(host, _)| host);
+        request.method() == Method::CONNECT && host.is_some_and(|host| is(line, host))
+    };
+    let same = |authority: &str, line: &HeaderValue| is(line, authority) || without_port(authority, line);
     let given = match (authority, line) {
         (Some(authority), Some(line)) if !same(authority, line) => {
             return Err(ProxyError::bad_request("Host and the request's target name different hosts"));
