@@ -47,7 +47,11 @@ async fn connect_on(client: &mut Client, authority: &str, fields: &str) -> Optio
     client.wire.send(head).await.unwrap();
     let head = client.head().await;
     if head.word(1) == "200" {
-        assert_eq!(head.header("content-length").or(head.header("transfer-encoding")), None, "{head:?}");
+        assert_eq!(
+            head.header("content-length").or_else(|| head.header("transfer-encoding")),
+            None,
+            "{head:?}"
+        );
         return None;
     }
     let status = head.word(1).parse().unwrap();
@@ -504,6 +508,7 @@ async fn a_reload_exchanges_routes_for_new_and_open_connections() {
     assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
     world.change(|text| text.replace(HOST, "other.example.com"));
     world.reload().await;
+    world.log().wait("the bundle of the new authority", |line| line.contains("ca.bundle_written")).await;
     let response = client.exchange(&RawRequest::get("/")).await;
     assert_eq!(response.status, 403, "the open connection sees the new routes");
     let mut client = inside(&world, "other.example.com").await;
