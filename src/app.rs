@@ -15,7 +15,7 @@ mod sockets;
 mod webhooks;
 mod worker;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -37,10 +37,10 @@ use worker::Workers;
 use crate::admin::{Admin, Health};
 use crate::aside::Aside;
 use crate::clock::SharedClock;
-use crate::config::{self, Config, Credential, RouteConfig};
+use crate::config::{self, Config, Credential, IssuerConfig, RouteConfig, Serve};
 use crate::listener::{BindError, Passed};
 use crate::metrics::Metrics;
-use crate::proxy::{Proxy, RouteService, Snapshot, SnapshotCell};
+use crate::proxy::{Proxy, RouteService, Snapshot, SnapshotCell, TokenService};
 use crate::reload::Change;
 use crate::telemetry::LogControl;
 use crate::token::{TokenCache, TokenSlot};
@@ -225,9 +225,9 @@ fn fits(passed: &Passed, config: &Config) -> Result<(), StartError> {
     if messages.is_empty() { Ok(()) } else { Err(StartError::Settings(messages)) }
 }
 
-/// Fetches every credential now, so that the first request finds a token.
+/// Fetches every credential now that is not only for requests to a token listener, so that the first request finds a token.
 fn prefetch(snapshot: &Snapshot) {
-    for slot in slots(snapshot) {
+    for slot in slots_at_start(snapshot) {
         slot.prefetch();
     }
 }
@@ -278,7 +278,29 @@ pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_
     let mut origins = Origins::known(kept.map(|old| Arc::clone(old.upstream.origin())));
     let routes = config.routes.iter().map(|route| service(config, route, &mut origins, parts)).collect();
     let version = previous.map_or(1, |previous| previous.version + 1);
-    Snapshot::new(version, Arc::clone(config), routes, parts.metrics, previous)
+    let mut snapshot = Snapshot::new(version, Arc::clone(config), routes, parts.metrics, previous);
+    snapshot.token_services = token_services(config, &snapshot.routes, parts.tokens);
+    snapshot
+}
+
+/// What token listeners hand out: the tokens of all issuers.
+fn token_services(
+    config: &Config,
+    routes: &[Arc<RouteService>],
+    tokens: &TokenCache,
+) -> BTreeMap<Arc<str>, Arc<TokenService>> {
+    if !config.listeners.iter().any(|listener| listener.serve() == Serve::Token) {
+        return BTreeMap::new();
+    }
+    let needed = with_inner(route_slots(routes));
+    let used: HashSet<&str> = needed.iter().map(|slot| &*slot.issuer().name).collect();
+    let service = |issuer: &Arc<IssuerConfig>| {
+        let own = tokens.slot(&issuer.own_credential(), issuer, config.limits.waiters);
+        // An issuer may grant nothing without the scopes of a route.
+        let on_demand = used.contains(&*issuer.name);
+        (Arc::clone(&issuer.name), Arc::new(TokenService::new(issuer, own, on_demand, routes)))
+    };
+    config.issuers.values().map(service).collect()
 }
 
 fn service(
@@ -298,17 +320,31 @@ fn service(
 
 /// Every slot once, even if several routes share it, with the slots of other issuers that it needs.
 fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
-    let mut slots: Vec<Arc<TokenSlot>> = Vec::new();
+    let handed_out = snapshot.token_services.values().map(|service| Arc::clone(&service.own));
+    with_inner(route_slots(&snapshot.routes).chain(handed_out))
+}
+
+/// Those whose tokens are fetched without a request.
+fn slots_at_start(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
+    let services = snapshot.token_services.values().filter(|service| !service.on_demand);
+    with_inner(route_slots(&snapshot.routes).chain(services.map(|service| Arc::clone(&service.own))))
+}
+
+fn route_slots(routes: &[Arc<RouteService>]) -> impl Iterator<Item = Arc<TokenSlot>> {
+    routes.iter().filter_map(|route| route.slot.clone())
+}
+
+fn with_inner(slots: impl Iterator<Item = Arc<TokenSlot>>) -> Vec<Arc<TokenSlot>> {
+    let mut all: Vec<Arc<TokenSlot>> = Vec::new();
     let mut met = HashSet::new();
-    let mut next: Vec<Arc<TokenSlot>> =
-        snapshot.routes.iter().rev().filter_map(|route| route.slot.clone()).collect();
-    while let Some(slot) = next.pop() {
+    let mut next: VecDeque<Arc<TokenSlot>> = slots.collect();
+    while let Some(slot) = next.pop_front() {
         if met.insert(Arc::as_ptr(&slot)) {
             next.extend(slot.inner().iter().cloned());
-            slots.push(slot);
+            all.push(slot);
         }
     }
-    slots
+    all
 }
 
 /// Whether the route's connections depend on what changed.

@@ -198,11 +198,16 @@ fn line(credential: &CredentialView) -> String {
     for outer in &credential.outer {
         let _ = write!(out, "issuer {outer}, ");
     }
-    out.push_str(&routes(&credential.routes));
+    if credential.routes.is_empty() {
+        out.push_str("token listeners");
+    } else {
+        out.push_str(&routes(&credential.routes));
+    }
     if !status.key.scopes.is_empty() {
         let _ = write!(out, " (scopes {})", status.key.scopes.joined());
     }
     match (status.fetched_once, status.expires_at) {
+        (false, _) if credential.on_demand => out.push_str(": not requested yet"),
         (false, _) if credential.issuer.required => out.push_str(": not fetched yet"),
         (false, _) => out.push_str(": not fetched yet, not required"),
         (true, Some(at)) if status.state == "valid" => {

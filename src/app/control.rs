@@ -22,13 +22,13 @@ use super::sockets::{self, Held, Kind, Source, Sources, Undone};
 use super::webhooks::AdminServer;
 use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
-use super::{Addresses, Ended, Parts, Shared, build, slots};
+use super::{Addresses, Ended, Parts, Shared, build, slots, slots_at_start};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::proxy::Snapshot;
 use crate::reload::Change;
 use crate::telemetry::LogControl;
-use crate::token::RetryCause;
+use crate::token::{RetryCause, TokenSlot};
 use crate::trace::Tracer;
 
 /// How long the process waits at its end for the collector to accept the last spans.
@@ -305,16 +305,17 @@ impl Control {
     }
 
     fn renew_slots(&self, cause: Cause, before: &Snapshot, after: &Snapshot) {
-        let known: HashSet<_> = slots(before).iter().map(Arc::as_ptr).collect();
+        let of = |slots: Vec<Arc<TokenSlot>>| slots.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
+        let known = of(slots(before));
+        let fetched = of(slots_at_start(before));
         let slots = slots(after);
         self.shared.tokens.retain(&slots);
-        for slot in &slots {
-            if known.contains(&Arc::as_ptr(slot)) {
-                slot.retry_now(retry_cause(cause));
-            } else {
-                slot.prefetch();
-            }
-        }
+        slots
+            .iter()
+            .filter(|slot| known.contains(&Arc::as_ptr(slot)))
+            .for_each(|slot| slot.retry_now(retry_cause(cause)));
+        let needed = slots_at_start(after);
+        needed.iter().filter(|slot| !fetched.contains(&Arc::as_ptr(slot))).for_each(|slot| slot.prefetch());
     }
 
     fn log_reload(&self, new: &NewConfig, before: &Snapshot, after: &Snapshot) {

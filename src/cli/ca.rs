@@ -65,6 +65,11 @@ pub(super) fn ca(common: &Common, name: Option<&str>, format: Output) -> Result<
     Ok(Exit::Fine)
 }
 
+/// What programs must trust to use the listener of the running bearerd, as PEM. `None`: none runs with this config.
+pub(super) fn of_running(config: &Config, listener: &ListenerConfig) -> Option<String> {
+    running(config, listener).ok().map(|found| found.certificates)
+}
+
 fn chosen<'a>(
     config: &'a Config,
     name: Option<&str>,
@@ -131,7 +136,7 @@ fn how_to_trust(found: &Found, listener: &ListenerConfig, bundle: Option<&Path>)
         "The CA of listener {name}: {}{kind}\nexpires:     {}\nfingerprint: {}\n\n",
         found.subject, found.not_after, found.fingerprint
     );
-    let file = bundle.unwrap_or(Path::new("bundle.pem"));
+    let file = bundle.unwrap_or_else(|| Path::new("bundle.pem"));
     let _ = match bundle {
         Some(path) => writeln!(
             out,

@@ -1,5 +1,6 @@
 //! `bearerd check`: everything that can be known about a config without the network.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,8 +11,8 @@ use super::args::{Common, Output};
 use super::{Exit, Failure, find, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
-    self, CaConfig, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Severity, Source,
-    StorePlace,
+    self, CaConfig, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Service,
+    Severity, Source, StorePlace, Unmatched,
 };
 use crate::issuer::{self, Finding};
 use crate::jose::Certificate;
@@ -182,12 +183,56 @@ pub(super) fn report(problems: &[Problem]) -> String {
 }
 
 fn summary(config: &Config) -> String {
-    format!(
+    let counts = format!(
         "ok: {}, {}, {}\n",
         count(config.listeners.len(), "listener"),
         count(config.routes.len(), "route"),
         count(config.issuers.len(), "issuer")
-    )
+    );
+    let listeners = config.listeners.iter().enumerate();
+    listeners
+        .filter_map(|(index, listener)| purpose(config, index, listener))
+        .fold(counts, |all, line| all + &line)
+}
+
+/// What a listener is for, if it is not for requests to routes.
+fn purpose(config: &Config, index: usize, listener: &ListenerConfig) -> Option<String> {
+    let name = &listener.name;
+    match &listener.service {
+        Service::Proxy => None,
+        Service::Forward(forward) => {
+            let routes = config.routes.iter().filter(|route| route.listener.is_none_or(|only| only == index));
+            let hosts: BTreeSet<String> =
+                routes.filter_map(|route| route.host.as_ref()).map(ToString::to_string).collect();
+            let others = match forward.unmatched {
+                Unmatched::Refuse => "refuses all other hosts",
+                Unmatched::Tunnel => "passes connections to other hosts through unread, without a token",
+            };
+            Some(format!(
+                "listener {name} is a forward proxy for {}, and {others}\n",
+                some(hosts.into_iter(), "no host")
+            ))
+        }
+        Service::Token => {
+            let issuers = config.issuers.values().filter(|issuer| issuer.dpop.is_none());
+            let names = issuers.map(|issuer| issuer.name.to_string());
+            Some(format!("listener {name} hands out tokens of {}\n", some(names, "no issuer")))
+        }
+    }
+}
+
+/// At most this many names are shown in a line.
+const SHOWN: usize = 5;
+
+/// The first names, and how many more there are.
+fn some(names: impl Iterator<Item = String>, none: &str) -> String {
+    let names: Vec<String> = names.collect();
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => none.to_owned(),
+        all if all > SHOWN => format!("{shown}, and {} more", all - SHOWN),
+        _ => shown,
+    }
 }
 
 /// The number of errors, in one line.

@@ -846,6 +846,17 @@ impl IssuerConfig {
         self.shared && !is_bound(self.dpop.as_ref(), &self.tls)
     }
 
+    /// What identifies the token with its own scopes and parameters.
+    pub fn own_credential(&self) -> CredentialKey {
+        CredentialKey {
+            issuer: Arc::clone(&self.name),
+            issuer_digest: self.digest,
+            scopes: self.scopes.clone(),
+            params: self.params.clone(),
+            subject: None,
+        }
+    }
+
     /// The key of the file that says where tokens come from.
     pub fn endpoint_key(&self) -> &'static str {
         match (&self.endpoint, &self.preset) {

@@ -251,7 +251,7 @@ pub(crate) struct RawListener {
     #[schemars(extend("default" = [], "x-errors" = "a URL, a port, a wildcard"))]
     pub names: Option<Vec<String>>,
     /// Origins of other sites whose browser pages may send requests, such as "https://app.example".
-    #[schemars(extend("default" = [], "x-errors" = "`*`, a path"))]
+    #[schemars(extend("default" = [], "x-errors" = "`*`, a path; with `serve = \"token\"`"))]
     pub origins: Option<Vec<String>>,
     /// "network" allows an address that other machines can reach. It requires `allow`, `require_header`,
     /// `tls.client_ca`, or `tls.spiffe.client_certificates`.
@@ -276,6 +276,7 @@ pub(crate) struct RawListener {
     pub allow_uids: Option<Vec<u32>>,
     /// What the listener is for. "proxy": programs send it the requests of its routes. "forward": programs use it as their
     /// `HTTP_PROXY` and `HTTPS_PROXY`. "token": programs fetch tokens from it.
+    #[schemars(extend("x-errors" = "`\"token\"` on TCP without `require_header`, or without an issuer whose tokens others can use"))]
     pub serve: Word<Serve>,
     /// How a forward listener serves.
     #[schemars(extend("x-errors" = "without `serve = \"forward\"`"))]

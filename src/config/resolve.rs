@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use crate::config::document::{Document, FileText, Place};
 use crate::config::environment::OtelVariables;
-use crate::config::model::{Address, Admin, Config, ForProgram, IssuerConfig, Limits, Log, RouteConfig};
+use crate::config::model::{
+    Address, Admin, Config, ForProgram, IssuerConfig, Limits, Log, RouteConfig, Serve,
+};
 use crate::config::raw::values::{Lasting, check};
 use crate::config::raw::{RawAdmin, RawFile, RawIssuer, RawLimits, RawLog, RawRoute};
 use crate::config::report::{Report, Severity};
@@ -85,7 +87,9 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     let files: Vec<_> = issuers.iter().map(|(document, _)| document.file.absolute.clone()).collect();
     let (issuers, places) = all_issuers(issuers, report);
     let known = Known { issuers, listeners };
+    listener::check_token_listeners(&top, &known, report);
     let routes = all_routes(routes, &known, report);
+    listener::check_forward_listeners(&top, &known, &routes, report);
     budget::check(&places, &known.issuers, &routes, report);
 
     if report.problems.iter().any(|problem| problem.severity == Severity::Error) {
@@ -174,7 +178,9 @@ fn all_routes<'t>(
         }
     }
     route::refuse_ties(&matches, report);
-    if let Some(main) = main.filter(|_| names.is_empty() && matches.is_empty() && !report.incomplete) {
+    let serve = |serve| known.listeners.configs.iter().flatten().any(|config| config.serve() == serve);
+    let none = names.is_empty() && matches.is_empty() && !report.incomplete && !serve(Serve::Token);
+    if let Some(main) = main.filter(|_| none) {
         let place = main.root().key("route");
         report.missing(
             &place,

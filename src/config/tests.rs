@@ -224,7 +224,7 @@ fn the_examples_other_ways_load_too() {
         .filter(|line| !line.starts_with("group"))
         .map(|line| format!("{line}\n"))
         .collect();
-    assert_eq!(lines(&format!("{listeners}{}", with("", ""))), [""; 0]);
+    assert_eq!(lines(&format!("{listeners}{}", with("", "host = \"api.example.com\""))), [""; 0]);
 }
 
 /// The schema's defaults below a definition, as TOML lines.

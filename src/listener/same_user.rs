@@ -13,7 +13,8 @@ use crate::proxy::Peer;
 /// The kernel walks through all sockets of the machine for each reader.
 static READING: Aside = Aside::new("sockets", 4);
 
-const SOCKETS: &str = "/proc/net/tcp";
+/// Java and others also speak IPv4 through sockets of IPv6. The kernel writes such an address with this prefix.
+const SOCKETS: [(&str, &str); 2] = [("/proc/net/tcp", ""), ("/proc/net/tcp6", "0000000000000000FFFF0000")];
 
 /// Only for connections over IPv4. Every doubt means "no".
 pub(super) async fn is_same_user(peer: Peer, local: Option<SocketAddr>) -> bool {
@@ -24,8 +25,11 @@ pub(super) async fn is_same_user(peer: Peer, local: Option<SocketAddr>) -> bool 
 /// The user of the socket from `peer` to `local`.
 fn owner(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
     let (from, to) = (written(peer)?, written(local)?);
-    let lines = BufReader::new(File::open(SOCKETS).ok()?).lines();
-    lines.map_while(Result::ok).find_map(|line| owner_in(&line, &from, &to))
+    SOCKETS.into_iter().find_map(|(list, prefix)| {
+        let (from, to) = (format!("{prefix}{from}"), format!("{prefix}{to}"));
+        let lines = BufReader::new(File::open(list).ok()?).lines();
+        lines.map_while(Result::ok).find_map(|line| owner_in(&line, &from, &to))
+    })
 }
 
 /// Columns of proc(5): number, local address, remote address, state, queues, timer, retransmissions, user.
@@ -45,14 +49,29 @@ fn written(address: SocketAddr) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpListener;
+
+    use rustix::net::{AddressFamily, SocketAddrV6, SocketType, connect, socket};
 
     use super::*;
 
     #[tokio::test]
     async fn the_owner_of_the_other_end_is_found() {
+        for family in [AddressFamily::INET, AddressFamily::INET6] {
+            other_end(family).await;
+        }
+    }
+
+    async fn other_end(family: AddressFamily) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = socket(family, SocketType::STREAM, None).unwrap();
+        if family == AddressFamily::INET {
+            connect(&client, &address).unwrap();
+        } else {
+            let mapped = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+            connect(&client, &SocketAddrV6::new(mapped, address.port(), 0, 0)).unwrap();
+        }
         let (accepted, peer) = listener.accept().unwrap();
         let local = accepted.local_addr().unwrap();
         assert!(is_same_user(Peer::Tcp(peer), Some(local)).await);

@@ -281,7 +281,7 @@ pub const FAMILIES: &[Family] = &[
         labels: &["route", "status"],
         unit: "requests",
         help: "Requests that got a response",
-        more: ". `status` 499 means that the caller left before the response. `route` is empty if no route matched (400, 403, 404, 421). If a route returns more than 16 different statuses, the rest are counted by class, such as `5xx`",
+        more: ". `status` 499 means that the caller left before the response. `route` is empty if no route matched (400, 403, 404, 421), and for token listeners. If a route returns more than 16 different statuses, the rest are counted by class, such as `5xx`",
         alert: "the share of `status=~\"5..\"` grows",
         samples: |all, out| {
             let statuses = routes_and_none(all)

@@ -16,6 +16,7 @@ use super::headers::{self, FieldSet};
 use super::{RouteService, Snapshot};
 use crate::config::{Address, ListenerConfig, Serve};
 use crate::inbound::{Activity, CallerBody};
+use crate::metrics::ListenerMetrics;
 use crate::net::CertificateAuthority;
 use crate::route::host::{Authority, is_own_name};
 use crate::route::path::MatchPath;
@@ -74,11 +75,12 @@ pub(super) enum Admitted<'a> {
 /// See the module.
 pub(super) fn admit<'a>(
     snapshot: &'a Snapshot,
+    listener: Option<(usize, &'a ListenerRules)>,
     caller: &Caller,
     request: &Request<CallerBody>,
     fields: FieldSet,
 ) -> Result<Admitted<'a>, ProxyError> {
-    let Some((index, rules)) = snapshot.listener(caller) else {
+    let Some((index, rules)) = listener else {
         let detail = format!("listener {} is no longer in the config", caller.listener);
         return Err(ProxyError::new(Code::Overloaded, detail));
     };
@@ -128,6 +130,34 @@ pub(super) fn admit<'a>(
     // Inside a CONNECT, the field belongs to the request for the upstream.
     let key_header = rules.key_header().filter(|_| caller.inside.is_none());
     Ok(Admitted::Route(Admission { service, route_match, key_header, ends_here }))
+}
+
+/// Runs the checks of a token listener, which has no routes. Returns the path; `None` for `OPTIONS *`.
+///
+/// # Errors
+/// See the module.
+pub(super) fn admit_to_endpoint<'r>(
+    rules: &ListenerRules,
+    caller: &Caller,
+    request: &'r Request<CallerBody>,
+    fields: FieldSet,
+) -> Result<Option<MatchPath<'r>>, ProxyError> {
+    let Target { authority, resource, ends_here: _ } = read_target(request, false, fields)?;
+    if let Some(authority) = &authority
+        && !is_own_name(&rules.config, caller.local, &authority.host)
+    {
+        let name = &rules.config.name;
+        let detail = format!(
+            "listener {name} does not have this Host; use localhost in the URL, or add the name to `names` of \
+             [listener.{name}]"
+        );
+        return Err(ProxyError::new(Code::Misdirected, detail));
+    }
+    rules.admit(caller, authority.as_ref(), request.headers(), fields)?;
+    Ok(match resource {
+        Resource::Path(path) => Some(path),
+        Resource::Server | Resource::Connect => None,
+    })
 }
 
 // The request's target, read strictly (400, 405)
@@ -218,8 +248,13 @@ fn authority<B>(request: &Request<B>) -> Result<Option<Authority<'_>>, ProxyErro
         return Err(ProxyError::bad_request("the request has more than one Host line"));
     }
     let authority = request.uri().authority().map(|authority| authority.as_str());
-    let same =
-        |authority: &str, line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
+    let is = |line: &HeaderValue, text: &str| line.as_bytes().eq_ignore_ascii_case(text.as_bytes());
+    // Java, undici, and aiohttp leave out the port of a CONNECT here. Only the target says it.
+    let without_port = |authority: &str, line: &HeaderValue| {
+        let host = authority.rsplit_once(':').map(|(host, _)| host);
+        request.method() == Method::CONNECT && host.is_some_and(|host| is(line, host))
+    };
+    let same = |authority: &str, line: &HeaderValue| is(line, authority) || without_port(authority, line);
     let given = match (authority, line) {
         (Some(authority), Some(line)) if !same(authority, line) => {
             return Err(ProxyError::bad_request("Host and the request's target name different hosts"));
@@ -258,6 +293,7 @@ fn ends_here<B>(request: &Request<B>, fields: FieldSet) -> Result<bool, ProxyErr
 #[derive(Debug)]
 pub struct ListenerRules {
     pub config: Arc<ListenerConfig>,
+    pub metrics: Arc<ListenerMetrics>,
     require_header: Option<RequiredHeader>,
 }
 
@@ -270,12 +306,12 @@ struct RequiredHeader {
 
 impl ListenerRules {
     /// Reads the value of `require_header`. Each reload reads it again.
-    pub fn new(config: &Arc<ListenerConfig>) -> Self {
+    pub fn new(config: &Arc<ListenerConfig>, metrics: Arc<ListenerMetrics>) -> Self {
         let require_header = config.require_header.as_ref().map(|(name, source)| RequiredHeader {
             name: name.clone(),
             value: source.read_or_last_good().map(|(value, _)| value).map_err(|error| error.to_string()),
         });
-        Self { config: Arc::clone(config), require_header }
+        Self { config: Arc::clone(config), metrics, require_header }
     }
 
     /// Checks the caller's address, the browser page that sent the request, and the required header field. `authority` is

@@ -20,7 +20,7 @@ use super::forward;
 use super::headers::FieldSet;
 use super::record::Record;
 use super::response::Content;
-use crate::config::{Egress, HostPattern, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl};
+use crate::config::{Egress, HostPattern, RouteConfig, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl};
 use crate::inbound::{CallerBody, Tunneled};
 use crate::net::{ConnectErrorKind, Connector, HostTls, Offer, Target, UPSTREAMS};
 use crate::route::host::Authority;
@@ -167,7 +167,7 @@ fn check_inside(inside: &Inside, authority: Option<&Authority<'_>>) -> Result<()
 }
 
 /// A host as routes name it: with its port, unless that is the default.
-fn host_key(host: &str, port: u16, default: u16) -> Cow<'_, str> {
+pub(crate) fn host_key(host: &str, port: u16, default: u16) -> Cow<'_, str> {
     match (port == default, host.contains(':')) {
         (true, _) => Cow::Borrowed(host),
         (false, false) => Cow::Owned(format!("{host}:{port}")),
@@ -294,7 +294,15 @@ pub(super) fn service_for(service: &Arc<RouteService>, host: &str) -> Arc<RouteS
 }
 
 fn at_host(service: &RouteService, host: &str) -> RouteService {
-    let mut config = (*service.config).clone();
+    let config = Arc::new(route_at_host(&service.config, host));
+    let origin = Origins::default().of(&config);
+    let upstream = Upstream::new(&config, origin, Arc::clone(&service.metrics));
+    RouteService::new(&config, service.slot.clone(), Arc::new(upstream), Arc::clone(&service.metrics))
+}
+
+/// A route of a wildcard that goes to the asked host, for this host alone.
+pub(crate) fn route_at_host(route: &RouteConfig, host: &str) -> RouteConfig {
+    let mut config = route.clone();
     // A wildcard matches names only, so a colon is before the port.
     let (name, port) = host.split_once(':').map_or((host, HTTPS), |(name, port)| {
         (name, port.parse().expect("a port that was read as one before"))
@@ -306,8 +314,5 @@ fn at_host(service: &RouteService, host: &str) -> RouteService {
         path: String::new(),
     };
     config.host = Some(HostPattern::Exact(host.to_owned()));
-    let config = Arc::new(config);
-    let origin = Origins::default().of(&config);
-    let upstream = Upstream::new(&config, origin, Arc::clone(&service.metrics));
-    RouteService::new(&config, service.slot.clone(), Arc::new(upstream), Arc::clone(&service.metrics))
+    config
 }

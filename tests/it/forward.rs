@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::pki_types::pem::PemObject;
 use tokio_rustls::TlsConnector;
 
 use crate::support::egress::Egress;
@@ -31,19 +30,7 @@ fn serving(setup: Setup, keys: &str) -> Setup {
 
 /// What a program trusts that got `ca_bundle`.
 fn trusting(world: &World, alpn: &[&str]) -> Arc<rustls::ClientConfig> {
-    let pem = std::fs::read(world.folder().join("ca.pem")).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(
-        rustls::pki_types::CertificateDer::pem_slice_iter(&pem).map(|certificate| certificate.unwrap()),
-    );
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Arc::new(config)
+    tls::trusting(&world.folder().join("ca.pem"), alpn)
 }
 
 /// The connection inside a CONNECT to `authority`.
@@ -60,7 +47,11 @@ async fn connect_on(client: &mut Client, authority: &str, fields: &str) -> Optio
     client.wire.send(head).await.unwrap();
     let head = client.head().await;
     if head.word(1) == "200" {
-        assert_eq!(head.header("content-length").or(head.header("transfer-encoding")), None, "{head:?}");
+        assert_eq!(
+            head.header("content-length").or_else(|| head.header("transfer-encoding")),
+            None,
+            "{head:?}"
+        );
         return None;
     }
     let status = head.word(1).parse().unwrap();
@@ -259,6 +250,10 @@ async fn requests_that_no_proxy_gets_are_refused() {
         (format!("CONNECT {HOST} HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 400),
         (format!("CONNECT {HOST}:0 HTTP/1.1\r\nhost: {HOST}:0\r\n\r\n"), 400),
         (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: other.example.com:443\r\n\r\n"), 400),
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: other.example.com\r\n\r\n"), 400),
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:80\r\n\r\n"), 400),
+        // As Java, undici, and aiohttp send it.
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 200),
         (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\ncontent-length: 1\r\n\r\nx"), 400),
         (
             format!(
@@ -513,6 +508,7 @@ async fn a_reload_exchanges_routes_for_new_and_open_connections() {
     assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
     world.change(|text| text.replace(HOST, "other.example.com"));
     world.reload().await;
+    world.log().wait("the bundle of the new authority", |line| line.contains("ca.bundle_written")).await;
     let response = client.exchange(&RawRequest::get("/")).await;
     assert_eq!(response.status, 403, "the open connection sees the new routes");
     let mut client = inside(&world, "other.example.com").await;

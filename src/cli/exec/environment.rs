@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::super::trust;
@@ -45,6 +48,20 @@ impl Environment {
         self.insert(JAVA, java_options(std::env::var_os(JAVA), address, bundle, &direct));
     }
 
+    /// wget with GnuTLS, as Debian builds it, reads no variable for what it trusts, but the name of its own file. What the user
+    /// has in theirs stays.
+    pub(super) fn set_wgetrc(&mut self, folder: &Path, bundle: &Path) -> io::Result<()> {
+        let home = || Some(Path::new(&std::env::var_os("HOME")?).join(".wgetrc"));
+        let own = std::env::var_os(WGETRC).map(PathBuf::from).or_else(home);
+        let own = own.and_then(|path| File::open(path).and_then(io::read_to_string).ok()).unwrap_or_default();
+        let path = folder.join("wgetrc");
+        // It may hold passwords.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        write!(file, "{own}\nca_certificate = {}\n", bundle.display())?;
+        self.insert(WGETRC, path);
+        Ok(())
+    }
+
     fn both_cases(&mut self, name: &str, value: &str) {
         self.insert(name, value);
         self.insert(&name.to_ascii_lowercase(), value);
@@ -54,6 +71,8 @@ impl Environment {
         self.0.insert(name.to_owned(), Some(value.into()));
     }
 }
+
+const WGETRC: &str = "WGETRC";
 
 const JAVA: &str = "JAVA_TOOL_OPTIONS";
 

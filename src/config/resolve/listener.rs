@@ -11,15 +11,16 @@ use toml::de::DeValue;
 
 use crate::config::document::{Place, io_reason};
 use crate::config::model::{
-    Address, Admin, CaConfig, Callers, Egress, ForProgram, ForwardConfig, ListenerConfig, ListenerTls, Serve,
-    Service, UnixOptions, Unmatched, WebhookConfig,
+    Address, Admin, CaConfig, Callers, Egress, ForProgram, ForwardConfig, ListenerConfig, ListenerTls,
+    RouteConfig, Serve, Service, UnixOptions, Unmatched, WebhookConfig,
 };
 use crate::config::raw::values::{
     RawCa, RawCertificate, RawListenerSvid, RawOwnCa, RawSecret, RawX509Svid, check,
 };
 use crate::config::raw::{RawForward, RawListener, RawListenerTls, RawRequireHeader, RawWebhook};
 use crate::config::reference::Source;
-use crate::config::report::Report;
+use crate::config::report::{Report, Severity};
+use crate::config::resolve::Known;
 use crate::config::resolve::spiffe::X509Svid;
 use crate::config::resolve::value::{self, reference};
 use crate::config::types::{self, Wrong, quoted, url, wrong};
@@ -241,6 +242,13 @@ fn check_service(place: &Place<'_>, config: &ListenerConfig, report: &mut Report
         ),
         Serve::Forward => {}
         Serve::Token => {
+            if !config.origins.is_empty() {
+                report.error(
+                    &place.key("origins"),
+                    "a token listener hands tokens to programs, never to browser pages",
+                    "leave it out",
+                );
+            }
             let unix = matches!(config.address, Address::Unix(_));
             if !unix && config.require_header.is_none() && !place.key("require_header").is_written() {
                 report.error(
@@ -250,6 +258,57 @@ fn check_service(place: &Place<'_>, config: &ListenerConfig, report: &mut Report
                 );
             }
         }
+    }
+}
+
+/// Refuses token listeners that have no token to hand out.
+pub(super) fn check_token_listeners(top: &Place<'_>, known: &Known, report: &mut Report) {
+    let why = if known.issuers.is_empty() {
+        "there is no issuer, so it would have no token to hand out"
+    } else if known.issuers.values().flatten().count() == known.issuers.len()
+        && known.issuers.values().flatten().all(|issuer| issuer.dpop.is_some())
+    {
+        "every issuer binds its tokens to a key (dpop), so no other program could use them"
+    } else {
+        return;
+    };
+    let configs = known.listeners.configs.iter().flatten();
+    for config in configs.filter(|config| config.serve() == Serve::Token) {
+        let at = top.key("listener").key(&config.name).key("serve");
+        report.error(&at, why, "add an [issuer.NAME] without dpop, or leave the listener out");
+    }
+}
+
+/// Warns about forward listeners that no route serves. A route with errors counts as serving all.
+pub(super) fn check_forward_listeners(
+    top: &Place<'_>,
+    known: &Known,
+    routes: &[Arc<RouteConfig>],
+    report: &mut Report,
+) {
+    if report.problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return;
+    }
+    for (index, config) in known.listeners.configs.iter().enumerate() {
+        let Some((config, forward)) = config.as_ref().and_then(|config| Some((config, config.forward()?)))
+        else {
+            continue;
+        };
+        let serves =
+            |route: &RouteConfig| route.host.is_some() && route.listener.is_none_or(|only| only == index);
+        if routes.iter().any(|route| serves(route)) {
+            continue;
+        }
+        let message = match forward.unmatched {
+            Unmatched::Refuse => {
+                "no route names a host for this forward listener, so it refuses every request"
+            }
+            Unmatched::Tunnel => {
+                "no route names a host for this forward listener, so it only passes connections through and adds no token"
+            }
+        };
+        let at = top.key("listener").key(&config.name).key("serve");
+        report.warning(&at, message, "add a [[route]] with `host`");
     }
 }
 

@@ -548,6 +548,18 @@ fn forward_and_token_listeners() {
         ),
     ];
     expect(&rows, |lines| format!("[listener.main]\n{lines}\n{}", with("", "host = \"api.example.com\"")));
+    let rows = [(
+        "origins = [\"https://app.example\"]",
+        "listener.main.origins",
+        "a token listener hands tokens to programs, never to browser pages",
+        "leave it out",
+    )];
+    expect(&rows, |lines| {
+        format!(
+            "[listener.main]\naddress = \"unix:/run/token.sock\"\nserve = \"token\"\n{lines}\n[listener.other]\naddress = \"127.0.0.1:1\"\n{}",
+            with("", "")
+        )
+    });
     let fine = format!(
         "[listener.main]\nserve = \"token\"\n{header}\n[listener.other]\naddress = \"127.0.0.1:1\"\n"
     );

@@ -1,10 +1,12 @@
 //! A certificate authority made for the run.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 pub struct Ca {
@@ -119,6 +121,20 @@ impl Ca {
         config.alpn_protocols = protocols(alpn);
         Arc::new(config)
     }
+}
+
+/// A client that trusts what is in a PEM file.
+pub fn trusting(bundle: &Path, alpn: &[&str]) -> Arc<rustls::ClientConfig> {
+    let pem = std::fs::read(bundle).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).map(Result::unwrap));
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols(alpn);
+    Arc::new(config)
 }
 
 /// A client that accepts every certificate.
