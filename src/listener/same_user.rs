@@ -32,13 +32,16 @@ fn owner(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
     })
 }
 
-/// Columns of proc(5): number, local address, remote address, state, queues, timer, retransmissions, user.
+/// Columns of proc(5): number, local address, remote address, state, queues, timer, retransmissions, user, timeout, inode.
+///
+/// A socket that its program has closed has no inode, and the kernel shows root as its user.
 fn owner_in(line: &str, from: &str, to: &str) -> Option<u32> {
     let mut columns = line.split_ascii_whitespace().skip(1);
     if columns.next()? != from || columns.next()? != to {
         return None;
     }
-    columns.nth(4)?.parse().ok()
+    let (user, inode) = (columns.nth(4)?, columns.nth(1)?);
+    user.parse().ok().filter(|_| inode != "0")
 }
 
 /// An address as the kernel writes it: the bytes in the machine's order, as hex.
@@ -79,6 +82,16 @@ mod tests {
         assert!(!is_same_user(Peer::Tcp(other), Some(local)).await);
     }
 
+    /// Of all users, the kernel names root then.
+    #[tokio::test]
+    async fn a_closed_socket_is_nobodys() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, peer) = listener.accept().unwrap();
+        drop(client);
+        assert!(!is_same_user(Peer::Tcp(peer), Some(accepted.local_addr().unwrap())).await);
+    }
+
     #[test]
     fn another_user_is_another_user() {
         let line =
@@ -86,6 +99,9 @@ mod tests {
         let ends = ["127.0.0.1:50000", "127.0.0.1:3128"].map(|it| written(it.parse().unwrap()).unwrap());
         let expected = if cfg!(target_endian = "little") { Some(1001) } else { None };
         assert_eq!(owner_in(line, &ends[0], &ends[1]), expected);
+        let closed =
+            "  12: 0100007F:C350 0100007F:0C38 05 00000000:00000000 03:00001742 00000000     0        0 0 3";
+        assert_eq!(owner_in(closed, &ends[0], &ends[1]), None);
         assert_eq!(owner_in(line, &ends[1], &ends[0]), None, "bearerd's own end");
     }
 }
