@@ -139,6 +139,7 @@ pub async fn serve<H: Handler>(
     };
     let shared = Arc::new(Shared {
         handler,
+        settings: Arc::clone(&settings),
         drain: Drain::default(),
         now: stop.now.clone(),
         tls_warnings: Repeated::default(),
@@ -165,6 +166,7 @@ pub async fn serve<H: Handler>(
 /// What the connections of one worker and listener share.
 struct Shared<H> {
     handler: Arc<H>,
+    settings: Arc<SettingsCell>,
     drain: Drain,
     now: CancellationToken,
     /// Callers that speak TLS to a plain listener.

@@ -287,8 +287,14 @@ impl Snapshot {
     }
 
     /// The index and the rules of the listener that accepted a caller's connection. If the listener has been renamed, it
-    /// is found by its address. If it has been removed, its last rules apply until the connection ends.
+    /// is found by its address. If it has been removed, its last rules apply until the connection ends. What is inside a CONNECT
+    /// passed the rules of a forward listener, so no other one serves it.
     fn listener(&self, caller: &Caller) -> Option<(usize, &ListenerRules)> {
+        let listener = self.listener_of(caller);
+        listener.filter(|(_, rules)| caller.inside.is_none() || rules.config.serve() == Serve::Forward)
+    }
+
+    fn listener_of(&self, caller: &Caller) -> Option<(usize, &ListenerRules)> {
         let named = |rules: &Arc<ListenerRules>| rules.config.name == caller.listener;
         let placed = |rules: &Arc<ListenerRules>| rules.config.address == caller.address;
         let known = &self.listeners;
@@ -308,8 +314,8 @@ pub struct RouteService {
     pub upstream: Arc<Upstream>,
     pub metrics: Arc<RouteMetrics>,
     injection: Injection,
-    request_edits: Edits,
-    response_edits: Edits,
+    request_edits: Arc<Edits>,
+    response_edits: Arc<Edits>,
     location: LocationRule,
     request_trailers: TrailerRules,
     response_trailers: TrailerRules,
@@ -327,9 +333,24 @@ impl RouteService {
         upstream: Arc<Upstream>,
         metrics: Arc<RouteMetrics>,
     ) -> Self {
+        let edits = [&config.request_headers, &config.response_headers].map(|it| Arc::new(Edits::new(it)));
+        Self::with_edits(config, slot, upstream, metrics, edits)
+    }
+
+    /// The same for another upstream. Reads nothing, because a request waits for it.
+    fn at_upstream(&self, config: &Arc<RouteConfig>, upstream: Arc<Upstream>) -> Self {
+        let edits = [&self.request_edits, &self.response_edits].map(Arc::clone);
+        Self::with_edits(config, self.slot.clone(), upstream, Arc::clone(&self.metrics), edits)
+    }
+
+    fn with_edits(
+        config: &Arc<RouteConfig>,
+        slot: Option<Arc<TokenSlot>>,
+        upstream: Arc<Upstream>,
+        metrics: Arc<RouteMetrics>,
+        [request_edits, response_edits]: [Arc<Edits>; 2],
+    ) -> Self {
         let injection = Injection::new(config);
-        let request_edits = Edits::new(&config.request_headers);
-        let response_edits = Edits::new(&config.response_headers);
         Self {
             slot,
             upstream,

@@ -21,7 +21,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -90,7 +90,6 @@ pub(super) async fn serve<H: Handler>(
         tls: tls.is_some(),
         same_user,
         activity: Arc::default(),
-        authority: settings.authority.clone(),
         inside: None,
     });
     let (transport, protocol) = match tls {
@@ -274,6 +273,9 @@ impl<H: Handler> ConnectionService<H> {
                 // Otherwise hyper would serve all pipelined requests in one turn, before any other connection.
                 tokio::task::yield_now().await;
             }
+            if connect {
+                self.offer_authority(&mut request);
+            }
             let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
             if connect {
                 self.open_inside(&mut request, &mut response);
@@ -282,7 +284,9 @@ impl<H: Handler> ConnectionService<H> {
             let refused = response.status().is_client_error() || response.status().is_server_error();
             // hyper says it itself only if it learned about the stop before the response.
             let activity = &self.watch.caller.activity;
-            let closes = self.shared.drain.has_begun() || activity.ends_with_response(refused);
+            let closes = self.shared.drain.has_begun()
+                || activity.ends_with_response(refused)
+                || connect && may_be_tunneled(&response);
             let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS || connect && !refused;
             if closes && !upgrades {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -313,11 +317,21 @@ impl<H: Handler> ConnectionService<H> {
                 return Ok(response);
             }
             let connect = request.method() == Method::CONNECT;
+            if connect {
+                self.offer_authority(&mut request);
+            }
             let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
             if connect {
                 self.open_inside(&mut request, &mut response);
             }
             Ok(response)
+        }
+    }
+
+    /// A CONNECT takes with it what signs the certificates now: a connection may be older than the authority.
+    fn offer_authority(&self, request: &mut Request<CallerBody>) {
+        if let Some(authority) = &self.shared.settings.load().authority {
+            request.extensions_mut().insert(Arc::clone(authority));
         }
     }
 
@@ -335,6 +349,12 @@ impl<H: Handler> ConnectionService<H> {
             tokio::spawn(inside::serve(hyper::upgrade::on(request), tls, outer, settings, shared));
         }
     }
+}
+
+/// Whether what follows a refused CONNECT may be bytes for the tunnel, sent too early, which must not be read as a request.
+/// After a 407, programs try again on the same connection, and each request needs the key.
+fn may_be_tunneled<B>(response: &Response<B>) -> bool {
+    response.status() != StatusCode::PROXY_AUTHENTICATION_REQUIRED
 }
 
 /// As hyper reads it. hyper delays 100 (Continue) until the body is polled.
@@ -731,8 +751,8 @@ impl Transport {
 pub enum SocketStream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// Inside a CONNECT.
-    Inside(Box<TokioIo<Upgraded>>),
+    /// Inside a CONNECT. Buffers only its first byte.
+    Inside(Box<BufReader<TokioIo<Upgraded>>>),
 }
 
 macro_rules! each {

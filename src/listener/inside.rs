@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, pin::pin};
 
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use rustls::server::Acceptor;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::{CallerStream, Protocol, SocketStream, Transport, serve_http};
-use super::watch::Watch;
+use super::watch::{Drain, Watch};
 use super::{Handler, ListenerSettings, Shared};
 use crate::inbound::Tunneled;
 use crate::proxy::{Caller, Inside, InsideTls};
@@ -27,9 +27,9 @@ pub(super) async fn serve<H: Handler>(
 ) {
     let _open = Tunneled::new(&outer.activity);
     let Ok(upgraded) = opening.await else { return };
-    let socket = SocketStream::Inside(Box::new(TokioIo::new(upgraded)));
+    let socket = BufReader::with_capacity(1, TokioIo::new(upgraded));
     let limit = settings.limits.header_timeout;
-    let (stream, inside) = match Box::pin(handshake(&tls, socket, limit)).await {
+    let (stream, inside) = match Box::pin(handshake(&tls, socket, limit, &shared.drain)).await {
         Ok(accepted) => accepted,
         Err(error) => {
             return tracing::debug!(
@@ -46,7 +46,6 @@ pub(super) async fn serve<H: Handler>(
         tls: true,
         same_user: outer.same_user,
         activity: Arc::default(),
-        authority: None,
         inside: Some(inside),
     });
     let protocol = Protocol::negotiated(&stream);
@@ -56,23 +55,28 @@ pub(super) async fn serve<H: Handler>(
     serve_http(stream, Some(protocol), &settings, watch, shared).await;
 }
 
+/// What a connection reads from until the handshake begins.
+type Socket = BufReader<TokioIo<Upgraded>>;
+
 /// The stream, and which server the caller wants.
 async fn handshake(
     tls: &InsideTls,
-    socket: SocketStream,
+    mut socket: Socket,
     limit: Option<Duration>,
+    drain: &Drain,
 ) -> io::Result<(TlsStream<SocketStream>, Inside)> {
     let accept = async {
-        let mut acceptor = pin!(LazyConfigAcceptor::new(Acceptor::default(), socket));
-        let start = match acceptor.as_mut().await {
-            Ok(start) => start,
-            Err(error) => {
-                if let Some(mut socket) = acceptor.take_io() {
-                    explain(&mut socket, &error).await;
-                }
-                return Err(error);
-            }
+        // Before rustls, which would send an alert in front of the explanation.
+        let first = tokio::select! {
+            first = socket.fill_buf() => first?.first().copied(),
+            () = drain.begun() => return Err(io::Error::other("the listener stops, and nothing has come yet")),
         };
+        if first.is_some_and(|first| first != HANDSHAKE) {
+            explain(&mut socket).await?;
+            return Err(io::Error::other("it does not begin with a TLS handshake"));
+        }
+        let socket = SocketStream::Inside(Box::new(socket));
+        let start = pin!(LazyConfigAcceptor::new(Acceptor::default(), socket)).await?;
         let inside = Inside::new(tls.host.clone(), tls.port, start.client_hello().server_name());
         let stream = start.into_stream(Arc::clone(&tls.config)).await?;
         Ok((stream, inside))
@@ -83,16 +87,20 @@ async fn handshake(
     }
 }
 
-/// What a program reads that speaks plain HTTP inside a CONNECT.
-const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 89\r\n\r\n\
-bearerd ends TLS inside a CONNECT, and this is not TLS; use https://, or http:// without CONNECT\n";
+/// The type of a TLS record with a handshake message (RFC 8446 section 5.1).
+const HANDSHAKE: u8 = 22;
 
-async fn explain(socket: &mut SocketStream, error: &io::Error) {
-    let is_not_tls = error
-        .get_ref()
-        .and_then(|error| error.downcast_ref::<rustls::Error>())
-        .is_some_and(|error| matches!(error, rustls::Error::InvalidMessage(_)));
-    if is_not_tls && socket.write_all(NOT_TLS).await.is_ok() {
-        let _ = socket.shutdown().await;
-    }
+/// What a program reads that speaks plain HTTP inside a CONNECT.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 97\r\n\r\n\
+bearerd ends TLS inside a CONNECT, and this is not TLS; use https://, or http:// without CONNECT\n";
+/// How much of a request is read, and for how long, so that the program can read the explanation.
+const DISCARDED: u64 = 64 * 1024;
+const DISCARDED_FOR: Duration = Duration::from_secs(1);
+
+async fn explain(socket: &mut Socket) -> io::Result<()> {
+    socket.write_all(NOT_TLS).await?;
+    socket.shutdown().await?;
+    let rest = &mut socket.take(DISCARDED);
+    let _ = tokio::time::timeout(DISCARDED_FOR, tokio::io::copy(rest, &mut tokio::io::sink())).await;
+    Ok(())
 }

@@ -48,6 +48,14 @@ impl Drain {
     pub(super) fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
+
+    pub(super) async fn begun(&self) {
+        // Created before the flag is read, so that no stop is missed.
+        let stop = self.notify.notified();
+        if !self.has_begun() {
+            stop.await;
+        }
+    }
 }
 
 /// A stage of a connection: the detection of its protocol, or hyper's connection.
@@ -405,7 +413,6 @@ mod tests {
             tls: false,
             same_user: false,
             activity: Arc::default(),
-            authority: None,
             inside: None,
         }))
     }

@@ -13,15 +13,30 @@ pub(super) fn is_local_name(host: &str) -> bool {
     };
     is("localhost")
         || below(".localhost")
-        || is("metadata.google.internal")
-        || is("metadata")
+        || METADATA_NAMES.iter().any(|name| is(name))
+        || is_odd_address(host)
         || host.parse().is_ok_and(is_of_this_network)
 }
 
-/// Metadata services at addresses that are not link-local: of Azure (`WireServer`), of Alibaba, and of AWS over IPv6.
+/// A number at the end makes the host an IPv4 address for `getaddrinfo` and browsers, such as `127.1` or `0x7f000001`. Behind
+/// an egress proxy, only the proxy would learn which one.
+fn is_odd_address(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let is_number = match hex {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()),
+    };
+    is_number && host.parse::<Ipv4Addr>().is_err()
+}
+
+/// Of Google, of AWS, and of clouds that follow them.
+const METADATA_NAMES: [&str; 5] =
+    ["metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"];
+
+/// Metadata services at addresses that are not link-local: of Azure (`WireServer`), of Alibaba, and of Google over IPv6.
 const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200)];
-const METADATA_V6: [Ipv6Addr; 2] =
-    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254);
 
 /// Whether the address is loopback, link-local, unspecified, multicast, broadcast, or a metadata service. Also if it is written
 /// as an IPv6 address that leads to such an IPv4 address.
@@ -33,7 +48,9 @@ pub(super) fn is_of_this_network(address: IpAddr) -> bool {
                 || address.is_unspecified()
                 || address.is_multicast()
                 || address.is_unicast_link_local()
-                || METADATA_V6.contains(&address)
+                || address == METADATA_V6
+                // Services of AWS on the machine: metadata, credentials of EKS pods, time, and DNS.
+                || matches!(address.segments(), [0xfd00, 0xec2, ..])
                 || embedded_v4(address).is_some_and(is_local_v4)
         }
     }
@@ -49,14 +66,17 @@ fn is_local_v4(address: Ipv4Addr) -> bool {
         || METADATA_V4.contains(&address)
 }
 
-/// The IPv4 address to which NAT64 (RFC 6052 section 2.1), 6to4 (RFC 3056 section 2), or the old IPv4-compatible form leads.
+/// The IPv4 address to which NAT64 (RFC 6052 section 2.1, RFC 8215), SIIT (RFC 2765 section 2.1), 6to4 (RFC 3056 section 2), or
+/// the old IPv4-compatible form leads.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         Ipv4Addr::new(a, b, c, d)
     };
     match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0x64, 0xff9b, 0 | 1, 0, 0, 0, high, low] | [0, 0, 0, 0, 0 | 0xffff, 0, high, low] => {
+            Some(v4(high, low))
+        }
         [0x2002, high, low, ..] => Some(v4(high, low)),
         _ => None,
     }
@@ -83,11 +103,14 @@ mod tests {
             "fe80::1",
             "ff02::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
             "fd20:ce::254",
             "::ffff:127.0.0.1",
             "::ffff:169.254.169.254",
             "64:ff9b::7f00:1",
             "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::a9fe:a9fe",
+            "::ffff:0:a9fe:a9fe",
             "2002:7f00:1::",
             "::127.0.0.1",
         ] {
@@ -110,10 +133,24 @@ mod tests {
             "127.0.0.1",
             "::1",
             "metadata",
+            "metadata.goog",
+            "instance-data",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0177.0.0.1",
+            "10.0.0.0x1",
         ] {
             assert!(is_local_name(local), "{local}");
         }
-        for other in ["localhost.example.com", "xlocalhost", "api.example.com", "é.example"] {
+        for other in [
+            "localhost.example.com",
+            "xlocalhost",
+            "api.example.com",
+            "é.example",
+            "10.0.0.1",
+            "1.example.com",
+        ] {
             assert!(!is_local_name(other), "{other}");
         }
     }

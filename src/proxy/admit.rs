@@ -17,7 +17,6 @@ use super::{RouteService, Snapshot};
 use crate::config::{Address, ListenerConfig, Serve};
 use crate::inbound::{Activity, CallerBody};
 use crate::metrics::ListenerMetrics;
-use crate::net::CertificateAuthority;
 use crate::route::host::{Authority, is_own_name};
 use crate::route::path::MatchPath;
 use crate::route::{Lookup, NoMatch, RouteMatch, near, path};
@@ -37,8 +36,6 @@ pub struct Caller {
     /// The other end belongs to bearerd's own user, and the listener admits it for that.
     pub same_user: bool,
     pub activity: Arc<Activity>,
-    /// Of a forward listener: it signs the certificates for what is inside a CONNECT.
-    pub authority: Option<Arc<CertificateAuthority>>,
     /// The connection is inside a CONNECT.
     pub inside: Option<Inside>,
 }
@@ -81,7 +78,8 @@ pub(super) fn admit<'a>(
     fields: FieldSet,
 ) -> Result<Admitted<'a>, ProxyError> {
     let Some((index, rules)) = listener else {
-        let detail = format!("listener {} is no longer in the config", caller.listener);
+        let detail =
+            format!("listener {} is no longer in the config, or has another `serve`", caller.listener);
         return Err(ProxyError::new(Code::Overloaded, detail));
     };
     let forward = rules.config.serve() == Serve::Forward;

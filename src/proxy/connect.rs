@@ -22,7 +22,7 @@ use super::record::Record;
 use super::response::Content;
 use crate::config::{Egress, HostPattern, RouteConfig, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl};
 use crate::inbound::{CallerBody, Tunneled};
-use crate::net::{ConnectErrorKind, Connector, HostTls, Offer, Target, UPSTREAMS};
+use crate::net::{CertificateAuthority, ConnectErrorKind, Connector, HostTls, Offer, Target, UPSTREAMS};
 use crate::route::host::Authority;
 use crate::upstream::{Origins, Upstream, UpstreamError};
 
@@ -109,10 +109,12 @@ pub(super) fn connect_target<'a, B>(
     {
         return Err(ProxyError::bad_request("CONNECT has no body"));
     }
+    let uri = request.uri();
+    // Only the authority-form: another parser may take a whole URL for a request to that URL.
+    let only_authority =
+        uri.authority().is_some() && uri.scheme().is_none() && uri.path_and_query().is_none();
     authority
-        .filter(|authority| {
-            authority.port.is_some_and(|port| port > 0) && request.uri().authority().is_some()
-        })
+        .filter(|authority| authority.port.is_some_and(|port| port > 0) && only_authority)
         .ok_or_else(|| ProxyError::bad_request("the target of CONNECT is not a host with a port"))
 }
 
@@ -201,7 +203,7 @@ pub(super) async fn open(
     match rules.config.forward().map(|forward| (forward.unmatched, &forward.egress)) {
         _ if named => {
             let http2 = record.http2.take().map(Arc::new);
-            let config = certified(caller, &host).await?;
+            let config = certified(request, &host).await?;
             response.extensions_mut().insert(InsideTls { host, port, config, _http2: http2 });
         }
         Some((Unmatched::Tunnel, egress)) => {
@@ -215,8 +217,9 @@ pub(super) async fn open(
     Ok(response)
 }
 
-async fn certified(caller: &Caller, host: &str) -> Result<HostTls, ProxyError> {
-    let Some(authority) = &caller.authority else {
+/// The listener gave the authority to the request.
+async fn certified(request: &Request<CallerBody>, host: &str) -> Result<HostTls, ProxyError> {
+    let Some(authority) = request.extensions().get::<Arc<CertificateAuthority>>().cloned() else {
         let detail = "the listener has just become a forward listener; connect again";
         return Err(ProxyError::new(Code::Overloaded, detail));
     };
@@ -297,7 +300,7 @@ fn at_host(service: &RouteService, host: &str) -> RouteService {
     let config = Arc::new(route_at_host(&service.config, host));
     let origin = Origins::default().of(&config);
     let upstream = Upstream::new(&config, origin, Arc::clone(&service.metrics));
-    RouteService::new(&config, service.slot.clone(), Arc::new(upstream), Arc::clone(&service.metrics))
+    service.at_upstream(&config, Arc::new(upstream))
 }
 
 /// A route of a wildcard that goes to the asked host, for this host alone.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncReadExt as _;
 use tokio_rustls::TlsConnector;
 
 use crate::support::egress::Egress;
@@ -214,6 +215,31 @@ async fn each_host_of_a_wildcard_has_an_upstream_of_its_own() {
     assert_eq!((response.status, response.code().as_deref()), (502, Some("upstream_unreachable")));
 }
 
+/// A request must not wait for a program or a file system, and a new host must not have newer values than the others.
+#[tokio::test]
+async fn a_new_host_of_a_wildcard_reads_no_value_again() {
+    let script = "#!/bin/sh\necho run >> runs\necho acme\n";
+    let setup = serving(Setup::new().await, "");
+    setup.file("tenant", script);
+    let path = setup.folder().join("tenant");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let world = setup
+        .route(
+            "# upstream\nhost = \"*.invalid\"\nconnect_timeout = \"1s\"\n\
+             request_headers = { set = { x-tenant = { exec = [\"./tenant\"], keep = \"1ms\" } } }",
+        )
+        .start()
+        .await;
+    let runs = || std::fs::read_to_string(world.folder().join("runs")).unwrap().lines().count();
+    let before = runs();
+    for n in 0..3 {
+        let host = format!("h{n}.invalid");
+        let response = world.exchange(RawRequest::get(&format!("http://{host}/")).host(&host)).await;
+        assert_eq!(response.code().as_deref(), Some("upstream_unreachable"), "{response:?}");
+    }
+    assert_eq!(runs(), before);
+}
+
 #[tokio::test]
 async fn a_host_that_no_route_names_is_refused() {
     let world = forward().await.start().await;
@@ -249,6 +275,8 @@ async fn requests_that_no_proxy_gets_are_refused() {
         ("GET / HTTP/1.0\r\n\r\n".to_owned(), 400),
         (format!("CONNECT {HOST} HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 400),
         (format!("CONNECT {HOST}:0 HTTP/1.1\r\nhost: {HOST}:0\r\n\r\n"), 400),
+        (format!("CONNECT http://{HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n"), 400),
+        (format!("CONNECT https://{HOST}:443/x HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n"), 400),
         (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: other.example.com:443\r\n\r\n"), 400),
         (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: other.example.com\r\n\r\n"), 400),
         (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:80\r\n\r\n"), 400),
@@ -302,10 +330,47 @@ async fn names_that_contradict_each_other_are_misdirected() {
 #[tokio::test]
 async fn what_is_not_tls_inside_a_connect_is_told_so() {
     let world = forward().await.start().await;
-    let wire = connect(&world, &format!("{HOST}:443")).await;
-    let response = Client::over(wire, HOST).exchange(&RawRequest::get("/")).await;
-    assert_eq!(response.status, 400);
-    assert!(response.text().contains("this is not TLS"), "{}", response.text());
+    let mut wire = connect(&world, &format!("{HOST}:443")).await;
+    wire.send(format!("POST /x HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 5\r\n\r\nhello")).await.unwrap();
+    let mut response = String::new();
+    within("the response", wire.into_stream().read_to_string(&mut response)).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 400 "), "no alert of TLS is in front: {response:?}");
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{response:?}");
+    assert!(body.contains("this is not TLS"), "{response:?}");
+    assert_eq!(world.upstream().count(), 0);
+}
+
+/// A program that sends too early what is for the tunnel may send what somebody else chose.
+#[tokio::test]
+async fn what_follows_a_refused_connect_is_no_request() {
+    let setup = forward()
+        .await
+        .listener("require_header = { name = \"proxy-authorization\", value = { file = \"key\" } }");
+    setup.file("key", "Basic cHJvZ3JhbTprZXk=");
+    let world = setup.start().await;
+    let key = "proxy-authorization: Basic cHJvZ3JhbTprZXk=\r\n";
+    let within_it = format!("GET http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\n");
+    for (target, fields, inner_fields) in [
+        ("other.example.com:443", key, key),
+        (&*format!("{HOST}:0"), key, key),
+        // The connection stays after a 407, but the key is missing again.
+        (&*format!("{HOST}:443"), "", ""),
+    ] {
+        let mut client = world.connect().await;
+        let early = format!(
+            "CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n{fields}\r\n{within_it}{inner_fields}\r\n"
+        );
+        client.wire.send(early).await.unwrap();
+        let refused = client.response().await;
+        assert!((400..500).contains(&refused.status), "{refused:?}");
+        if refused.status == 407 {
+            assert_eq!(client.response().await.status, 407);
+        } else {
+            assert_eq!(refused.header("connection"), Some("close"), "{target}");
+            assert!(within("the end", client.wire.closed()).await);
+        }
+    }
     assert_eq!(world.upstream().count(), 0);
 }
 
@@ -513,6 +578,62 @@ async fn a_reload_exchanges_routes_for_new_and_open_connections() {
     assert_eq!(response.status, 403, "the open connection sees the new routes");
     let mut client = inside(&world, "other.example.com").await;
     assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+}
+
+/// Over HTTP/2, a connection may be older than the config.
+#[tokio::test]
+async fn a_connect_on_an_older_connection_gets_the_certificate_of_a_new_host() {
+    let mut world = forward().await.start().await;
+    let mut proxy = H2Client::plain(world.address("main")).await;
+    let _open = proxy.connect(&format!("{HOST}:443")).await;
+    world.change(|text| text.replace(HOST, "other.example.com"));
+    world.reload().await;
+    world.log().wait("the bundle of the new authority", |line| line.contains("ca.bundle_written")).await;
+    let opened = proxy.connect("other.example.com:443").await;
+    let name = ServerName::try_from("other.example.com").unwrap();
+    let stream = TlsConnector::from(trusting(&world, &["h2"])).connect(name, opened).await.unwrap();
+    let mut client = H2Client::over(Box::new(stream), "https://other.example.com".to_owned()).await;
+    assert_eq!(client.get("/").await.status, 200);
+}
+
+/// What is inside was let in by the rules of a forward listener, and is asked for no key again.
+#[tokio::test]
+async fn a_listener_that_becomes_another_kind_serves_nothing_inside() {
+    for (serve, key) in [("proxy", "x-key"), ("token", "authorization")] {
+        let setup = forward().await;
+        setup.file("key", "k");
+        let mut world = setup.start().await;
+        let mut client = inside(&world, HOST).await;
+        assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+        let lines = format!(
+            "serve = \"{serve}\"\nnames = [\"{HOST}\"]\nrequire_header = {{ name = \"{key}\", value = {{ file = \"key\" }} }}"
+        );
+        world.change(|text| {
+            let kept = text.lines().filter(|line| !line.starts_with("forward = "));
+            kept.map(|line| if line.starts_with("serve = ") { &lines } else { line })
+                .collect::<Vec<_>>()
+                .join("\n")
+        });
+        world.reload().await;
+        for request in [RawRequest::get("/"), RawRequest::get("/token/corp")] {
+            let response = client.exchange(&request).await;
+            assert_eq!(
+                (response.status, response.code().as_deref()),
+                (503, Some("overloaded")),
+                "{response:?}"
+            );
+        }
+        assert_eq!(world.upstream().count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_connect_does_not_delay_the_end() {
+    let mut world = forward().await.limits("header_timeout = \"1h\"").start().await;
+    let mut wire = connect(&world, &format!("{HOST}:443")).await;
+    world.signal(rustix::process::Signal::TERM);
+    assert!(within("the end of the connection", wire.closed()).await);
+    assert!(world.proxy.exit().await.success());
 }
 
 #[tokio::test]
