@@ -24,8 +24,8 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 
 pub use admit::{Caller, ListenerRules, Peer};
+pub(crate) use connect::{DOTTED, host_key, route_at_host, undotted};
 pub use connect::{Inside, InsideTls, ServerNameSeen};
-pub(crate) use connect::{host_key, route_at_host};
 pub use credential::fuzz_texts;
 pub use error::{Code, ProxyError};
 pub(crate) use headers::max_forwards;

@@ -114,7 +114,12 @@ pub(super) fn admit<'a>(
     }
     rules.admit(caller, authority.as_ref(), request.headers(), fields)?;
     if let (Resource::Connect, Some(authority)) = (&resource, &authority) {
-        return Ok(Admitted::Connect(connect::Asked::new(rules, authority, named)));
+        let asked = connect::Asked::new(rules, authority, named);
+        let undotted = connect::undotted(&asked.host, asked.port).filter(|_| !named);
+        if undotted.is_some_and(|host| snapshot.table.names_host(index, &host)) {
+            return Err(rules.refused(connect::DOTTED));
+        }
+        return Ok(Admitted::Connect(asked));
     }
     if forward && !named {
         return Err(connect::host_refused(rules, host));

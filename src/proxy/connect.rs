@@ -177,6 +177,14 @@ pub(crate) fn host_key(host: &str, port: u16, default: u16) -> Cow<'_, str> {
     }
 }
 
+/// The host of a CONNECT without the dot at its end, which is the same host to DNS. It must not go through unread.
+pub(crate) fn undotted(host: &str, port: u16) -> Option<Cow<'_, str>> {
+    Some(host_key(host.strip_suffix('.')?, port, HTTPS))
+}
+
+/// Why such a host is refused.
+pub(crate) const DOTTED: &str = "a route names this host without the dot at its end; leave the dot out";
+
 /// 403: no route names the host.
 pub(super) fn host_refused(rules: &ListenerRules, host: &str) -> ProxyError {
     let name = &rules.config.name;

@@ -249,6 +249,7 @@ async fn explain_says_what_a_program_behind_a_forward_listener_gets() {
         (&["GET", "https://elsewhere.test/"][..], "passes the connection through unread, and adds no token"),
         (&["CONNECT", "elsewhere.test:443"], "passes the connection through unread"),
         (&["GET", "http://elsewhere.test/"], "403 `caller_refused`"),
+        (&["CONNECT", "api.example.com.:443"], "without the dot at its end"),
     ] {
         let (code, _, text) = explained(&setup, args).await;
         assert!(code == 1 && text.contains(words), "{args:?}: {text}");

@@ -6,7 +6,7 @@ use super::{ExplainedRequest, ListenerResult, Miss, Refusal, Target, by_route, c
 use crate::config::{
     Config, Credential, ForwardConfig, IssuerConfig, ListenerConfig, RouteConfig, Unmatched,
 };
-use crate::proxy::host_key;
+use crate::proxy::{DOTTED, host_key, undotted};
 use crate::route::host::{self, Authority};
 use crate::route::{RouteTable, path};
 
@@ -27,6 +27,10 @@ pub(super) fn by_forward_listener(
     let tls = target.https || connects;
     let host = host_key(&target.host, target.port, if tls { 443 } else { 80 });
     let named = table.names_host(listener, &host);
+    let undotted = undotted(&target.host, target.port).filter(|_| !named && tls);
+    if undotted.is_some_and(|host| table.names_host(listener, &host)) {
+        return Err(alone(Refusal(403, "caller_refused", DOTTED.to_owned())));
+    }
     if !named && tls && unmatched(settings) == Unmatched::Tunnel {
         return Ok(responds(None, Vec::from([
             "no route names this host, and forward.unmatched is \"tunnel\": bearerd passes the connection through unread, and adds no token"
