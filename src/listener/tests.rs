@@ -500,7 +500,8 @@ async fn a_response_before_the_body_was_read_arrives() {
 #[tokio::test]
 async fn a_waiting_connection_is_small() {
     let server = Server::start(limits());
-    let settings = settings(Address::Tcp(server.address), limits(), None).load_full();
+    let cell = settings(Address::Tcp(server.address), limits(), None);
+    let settings = cell.load_full();
     let (client, stream) =
         tokio::join!(TcpStream::connect(server.address), TcpStream::connect(server.address));
     let (stream, peer) = (stream.unwrap(), Peer::Tcp(client.unwrap().peer_addr().unwrap()));
@@ -509,6 +510,7 @@ async fn a_waiting_connection_is_small() {
     let accepted = AcceptedConnection { socket: SocketStream::Tcp(stream), peer, local: None, place };
     let shared = Arc::new(Shared {
         handler: Arc::clone(&server.handler),
+        settings: cell,
         drain: Drain::default(),
         now: server.stop.now.clone(),
         tls_warnings: Repeated::default(),
