@@ -71,11 +71,8 @@ pub fn load_for_program(path: &Path, program: ForProgram) -> Result<Config, Prob
 /// As [`load`].
 pub fn load_to_examine(path: &Path) -> Result<Config, Problems> {
     load(path).or_else(|strict| {
-        let program = ForProgram {
-            key: Source::literal(""),
-            bundle: PathBuf::new(),
-            unmatched: Unmatched::default(),
-        };
+        let program =
+            ForProgram { key: Source::literal(""), bundle: PathBuf::new(), unmatched: Unmatched::default() };
         let Ok(config) = load_for_program(path, program) else { return Err(strict) };
         let warnings = strict.0.into_iter().map(|problem| Problem { severity: Severity::Warning, ..problem });
         Ok(Config { warnings: warnings.collect(), ..config })
