@@ -131,7 +131,7 @@ fn how_to_trust(found: &Found, listener: &ListenerConfig, bundle: Option<&Path>)
         "The CA of listener {name}: {}{kind}\nexpires:     {}\nfingerprint: {}\n\n",
         found.subject, found.not_after, found.fingerprint
     );
-    let file = bundle.unwrap_or(Path::new("bundle.pem"));
+    let file = bundle.unwrap_or_else(|| Path::new("bundle.pem"));
     let _ = match bundle {
         Some(path) => writeln!(
             out,

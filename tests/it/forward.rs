@@ -47,7 +47,11 @@ async fn connect_on(client: &mut Client, authority: &str, fields: &str) -> Optio
     client.wire.send(head).await.unwrap();
     let head = client.head().await;
     if head.word(1) == "200" {
-        assert_eq!(head.header("content-length").or(head.header("transfer-encoding")), None, "{head:?}");
+        assert_eq!(
+            head.header("content-length").or_else(|| head.header("transfer-encoding")),
+            None,
+            "{head:?}"
+        );
         return None;
     }
     let status = head.word(1).parse().unwrap();
