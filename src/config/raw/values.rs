@@ -737,7 +737,7 @@ impl RawCa {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "OwnCa")]
 pub(crate) struct RawOwnCa {
-    /// The authority's certificate, and those above it: PEM, or PKCS#12.
+    /// The authority's certificate, and those that signed it: PEM, or PKCS#12.
     #[schemars(extend("x-errors" = "missing; may not sign certificates; its constraints do not permit a route's host"))]
     pub certificate: Option<RawCertificate>,
     /// Its private key: PEM, PKCS#12, or JWK.
