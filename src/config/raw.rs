@@ -293,7 +293,9 @@ pub(crate) struct RawForward {
     #[schemars(extend("default" = RawCa::EPHEMERAL))]
     pub ca: Option<RawCa>,
     /// A PEM file that bearerd writes: the system's roots and the authority's certificate, for programs that replace their
-    /// roots by it. Relative paths start at the config file's folder.
+    /// roots by it. Beside it, the same as PKCS#12 (.p12) and JKS (.jks) for Java, with the password "changeit". Relative paths
+    /// start at the config file's folder.
+    #[schemars(extend("x-errors" = "not a file's path; ends in .p12 or .jks; the file of another listener"))]
     pub ca_bundle: Option<String>,
     /// What happens to a CONNECT for a host that no route names. "tunnel" lets it through unread, but never to this machine,
     /// to link-local addresses, or to metadata services.

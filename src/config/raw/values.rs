@@ -666,10 +666,10 @@ impl RawCa {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "OwnCa")]
 pub(crate) struct RawOwnCa {
-    /// The authority's certificate, PEM.
-    #[schemars(extend("x-errors" = "missing; not an authority's; expired"))]
+    /// The authority's certificate, and those above it: PEM, or PKCS#12.
+    #[schemars(extend("x-errors" = "missing; may not sign certificates; its constraints do not permit a route's host"))]
     pub certificate: Option<RawCertificate>,
-    /// Its private key, PEM.
+    /// Its private key: PEM, PKCS#12, or JWK.
     #[schemars(extend("x-errors" = "missing; not the certificate's; a literal in a file that others may read"))]
     pub private_key: Option<RawKey>,
 }
