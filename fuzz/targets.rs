@@ -2,6 +2,8 @@
 
 #[path = "connection.rs"]
 mod connections;
+#[path = "connect.rs"]
+mod connects;
 
 use std::task::{Context, Poll, Waker};
 
@@ -38,6 +40,11 @@ pub(crate) fn webhook(bytes: &[u8]) {
 /// A script for whole connections of callers and upstreams.
 pub(crate) fn connection(bytes: &[u8]) {
     connections::run(bytes);
+}
+
+/// What a program sends to a forward listener: a head of CONNECT, and what follows it.
+pub(crate) fn connect(bytes: &[u8]) {
+    connects::run(bytes);
 }
 
 /// Lines: a target that gets a token, a challenge, a nonce, a `Location`.

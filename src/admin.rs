@@ -12,7 +12,7 @@ mod view;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-pub use health::{Health, LastReload};
+pub use health::{AuthorityView, Health, LastReload};
 pub use server::{CONNECTIONS, serve};
 pub use view::WebhookView;
 

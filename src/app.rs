@@ -4,6 +4,7 @@
 //! runtime and serves every listener. One control thread fetches tokens, serves the admin address and webhooks, reloads, and
 //! ends the program. [`build`] makes the snapshot that requests read, at the start and for each reload.
 
+mod bundles;
 mod control;
 mod listeners;
 mod programs;
@@ -14,11 +15,12 @@ mod sockets;
 mod webhooks;
 mod worker;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
+use bundles::Bundles;
 use control::{Control, Order, Signals};
 use listeners::Listeners;
 use programs::Programs;
@@ -35,17 +37,17 @@ use worker::Workers;
 use crate::admin::{Admin, Health};
 use crate::aside::Aside;
 use crate::clock::SharedClock;
-use crate::config::{self, Config, Credential, RouteConfig};
+use crate::config::{self, Config, Credential, IssuerConfig, RouteConfig, Serve};
 use crate::listener::{BindError, Passed};
 use crate::metrics::Metrics;
-use crate::proxy::{Proxy, RouteService, Snapshot, SnapshotCell};
+use crate::proxy::{Proxy, RouteService, Snapshot, SnapshotCell, TokenService};
 use crate::reload::Change;
 use crate::telemetry::LogControl;
 use crate::token::{TokenCache, TokenSlot};
 use crate::trace::{Tracer, TracerCell};
 use crate::upstream::{Origins, Upstream};
 pub use listeners::settings as listener_settings;
-pub use room::{harden, install_panic_hook};
+pub use room::{harden, install_panic_hook, with_inherited_limits};
 pub use service_manager::NotifySocket;
 
 /// What the program does besides serving. A test that runs the proxy in its own process needs none of it.
@@ -116,6 +118,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     // Before anything is made of the files, so that a change from here on is noticed.
     let known_files = KnownFiles::of(&config);
     let settings = listeners::settings(&config, None, &metrics).map_err(StartError::Settings)?;
+    bundles::write_first(&settings).map_err(StartError::System)?;
     let room = Room::of(&config);
     room.take();
 
@@ -154,6 +157,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let mut listeners = Listeners::new(CancellationToken::new());
     let shares = listeners.prepare(&settings, sources.listeners, &workers).map_err(StartError::System)?;
     listeners.apply(&settings, shares, &workers);
+    let mut bundles = Bundles::new(Arc::clone(&health));
+    bundles.keep(&settings, true);
 
     let mut webhooks = Webhooks::new(Arc::clone(&clock), metrics.webhooks(), Arc::clone(&snapshot));
     webhooks.apply(&config.webhooks, sources.webhooks);
@@ -191,6 +196,7 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     let control = Control {
         shared,
         listeners,
+        bundles,
         workers,
         admin,
         webhooks,
@@ -219,9 +225,9 @@ fn fits(passed: &Passed, config: &Config) -> Result<(), StartError> {
     if messages.is_empty() { Ok(()) } else { Err(StartError::Settings(messages)) }
 }
 
-/// Fetches every credential now, so that the first request finds a token.
+/// Fetches every credential now that is not only for requests to a token listener, so that the first request finds a token.
 fn prefetch(snapshot: &Snapshot) {
-    for slot in slots(snapshot) {
+    for slot in slots_at_start(snapshot) {
         slot.prefetch();
     }
 }
@@ -272,7 +278,29 @@ pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_
     let mut origins = Origins::known(kept.map(|old| Arc::clone(old.upstream.origin())));
     let routes = config.routes.iter().map(|route| service(config, route, &mut origins, parts)).collect();
     let version = previous.map_or(1, |previous| previous.version + 1);
-    Snapshot::new(version, Arc::clone(config), routes, parts.metrics, previous)
+    let mut snapshot = Snapshot::new(version, Arc::clone(config), routes, parts.metrics, previous);
+    snapshot.token_services = token_services(config, &snapshot.routes, parts.tokens);
+    snapshot
+}
+
+/// What token listeners hand out: the tokens of all issuers.
+fn token_services(
+    config: &Config,
+    routes: &[Arc<RouteService>],
+    tokens: &TokenCache,
+) -> BTreeMap<Arc<str>, Arc<TokenService>> {
+    if !config.listeners.iter().any(|listener| listener.serve() == Serve::Token) {
+        return BTreeMap::new();
+    }
+    let needed = with_inner(route_slots(routes));
+    let used: HashSet<&str> = needed.iter().map(|slot| &*slot.issuer().name).collect();
+    let service = |issuer: &Arc<IssuerConfig>| {
+        let own = tokens.slot(&issuer.own_credential(), issuer, config.limits.waiters);
+        // An issuer may grant nothing without the scopes of a route.
+        let on_demand = used.contains(&*issuer.name);
+        (Arc::clone(&issuer.name), Arc::new(TokenService::new(issuer, own, on_demand, routes)))
+    };
+    config.issuers.values().map(service).collect()
 }
 
 fn service(
@@ -292,17 +320,31 @@ fn service(
 
 /// Every slot once, even if several routes share it, with the slots of other issuers that it needs.
 fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
-    let mut slots: Vec<Arc<TokenSlot>> = Vec::new();
+    let handed_out = snapshot.token_services.values().map(|service| Arc::clone(&service.own));
+    with_inner(route_slots(&snapshot.routes).chain(handed_out))
+}
+
+/// Those whose tokens are fetched without a request.
+fn slots_at_start(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
+    let services = snapshot.token_services.values().filter(|service| !service.on_demand);
+    with_inner(route_slots(&snapshot.routes).chain(services.map(|service| Arc::clone(&service.own))))
+}
+
+fn route_slots(routes: &[Arc<RouteService>]) -> impl Iterator<Item = Arc<TokenSlot>> {
+    routes.iter().filter_map(|route| route.slot.clone())
+}
+
+fn with_inner(slots: impl Iterator<Item = Arc<TokenSlot>>) -> Vec<Arc<TokenSlot>> {
+    let mut all: Vec<Arc<TokenSlot>> = Vec::new();
     let mut met = HashSet::new();
-    let mut next: Vec<Arc<TokenSlot>> =
-        snapshot.routes.iter().rev().filter_map(|route| route.slot.clone()).collect();
-    while let Some(slot) = next.pop() {
+    let mut next: VecDeque<Arc<TokenSlot>> = slots.collect();
+    while let Some(slot) = next.pop_front() {
         if met.insert(Arc::as_ptr(&slot)) {
             next.extend(slot.inner().iter().cloned());
-            slots.push(slot);
+            all.push(slot);
         }
     }
-    slots
+    all
 }
 
 /// Whether the route's connections depend on what changed.

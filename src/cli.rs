@@ -3,8 +3,10 @@
 //! Results go to stdout and everything else to stderr, so that scripts can read the one and people the other.
 
 mod args;
+mod ca;
 mod check;
 mod demo;
+mod exec;
 pub mod explain;
 mod healthcheck;
 mod init;
@@ -12,6 +14,7 @@ mod online;
 mod output;
 mod store;
 mod token;
+mod trust;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -31,20 +34,35 @@ use crate::telemetry::{self, LogControl, Overrides};
 /// The exit codes of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {
-    Fine = 0,
+    Fine,
     /// Failed while running, or the result is "no".
-    No = 1,
+    No,
     /// Bad usage (sysexits' `EX_USAGE`).
-    Usage = 64,
+    Usage,
     /// An address is in use or may not be bound (`EX_UNAVAILABLE`).
-    Address = 69,
+    Address,
     /// A bad config, or none (`EX_CONFIG`).
-    Config = 78,
+    Config,
+    /// That of the program that `exec` ran.
+    Program(u8),
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::No => 1,
+            Self::Usage => 64,
+            Self::Address => 69,
+            Self::Config => 78,
+            Self::Program(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 
@@ -127,6 +145,11 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
         }
         Verb::Store { verb: StoreVerb::Ls { output } } => store::list(common, output),
         Verb::Store { verb: StoreVerb::Drop { issuer, output } } => store::forget(common, &issuer, output),
+        Verb::Exec { tunnel, log_file, command } => {
+            let options = exec::ExecOptions { tunnel, log_file, command };
+            exec::exec(common, &options, refused)
+        }
+        Verb::Ca { listener, output } => ca::ca(common, listener.as_deref(), output),
         Verb::Schema { .. } => {
             output::answer_json(&config::schema());
             Ok(Exit::Fine)
@@ -177,10 +200,18 @@ fn issuer<'a>(config: &'a Config, name: &str) -> Result<&'a Arc<IssuerConfig>, F
     })
 }
 
-/// Loads the config for a verb that needs a valid one. Otherwise the whole report goes to stderr.
+/// Loads the config for a verb that serves nothing.
 fn load(common: &Common) -> Result<Config, Failure> {
+    load_with(common, config::load_to_examine)
+}
+
+/// Loads a config that must be valid. Otherwise the whole report goes to stderr.
+fn load_with(
+    common: &Common,
+    load: impl FnOnce(&std::path::Path) -> Result<Config, config::Problems>,
+) -> Result<Config, Failure> {
     let path = find(common)?;
-    config::load(&path).map_err(|problems| {
+    load(&path).map_err(|problems| {
         output::tell(&check::report(&problems.0));
         Failure::new(Exit::Config, check::verdict(&path, &problems.0))
     })
@@ -201,14 +232,18 @@ fn find(common: &Common) -> Result<std::path::PathBuf, Failure> {
 }
 
 fn start_log(common: &Common, log: &config::Log) -> Result<LogControl, Failure> {
+    telemetry::init(overrides(common)?, log).map_err(|message| Failure::new(Exit::No, message))
+}
+
+/// What the command line says about the log.
+fn overrides(common: &Common) -> Result<Overrides, Failure> {
     // A blank value, as the variable may have, counts as not given.
     let level = common.log_level.as_deref().filter(|level| !level.trim().is_empty());
     let level = level
         .map(config::log_filter)
         .transpose()
         .map_err(|message| Failure::new(Exit::Usage, format!("--log-level or $BEARERD_LOG: {message}")))?;
-    let overrides = Overrides { format: common.log_format.map(Into::into), level };
-    telemetry::init(overrides, log).map_err(|message| Failure::new(Exit::No, message))
+    Ok(Overrides { format: common.log_format.map(Into::into), level })
 }
 
 /// Shows what programs of the config write to stderr, for a verb that has no log.
@@ -220,10 +255,14 @@ fn show_programs(config: &Config) -> Option<LogControl> {
 fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
     // Before any thread starts, and before other files get the numbers of passed descriptors.
     let passed = Passed::take().map_err(|message| Failure::new(Exit::Config, message))?;
-    let config = load(common)?;
+    let config = load_with(common, config::load)?;
     let log = start_log(common, &config.log)?;
     let notify = std::env::var_os("NOTIFY_SOCKET").map(NotifySocket::new);
-    let running = serve(config, Options { log: Some(log), notify, passed, ..Options::default() }, refused)?;
+    let running = serve(
+        config,
+        Options { log: Some(log), notify, passed, signals: true, ..Options::default() },
+        refused,
+    )?;
     let ended = running.join();
     config::end_programs();
     Ok(exit_after(&ended))
@@ -235,7 +274,7 @@ fn serve(config: Config, options: Options, refused: &[String]) -> Result<Running
     for refused in refused {
         tracing::warn!(event = "process.not_hardened", "{refused}");
     }
-    let options = Options { signals: true, watch: true, ..options };
+    let options = Options { watch: true, ..options };
     app::start(config, Arc::new(SystemClock), options)
         .map_err(|error| Failure::new(start_exit(&error), error.to_string()))
 }
@@ -330,7 +369,7 @@ mod tests {
 
     #[test]
     fn exit_codes_are_those_of_the_interface() {
-        let codes = [Exit::Fine, Exit::No, Exit::Usage, Exit::Address, Exit::Config].map(|exit| exit as u8);
+        let codes = [Exit::Fine, Exit::No, Exit::Usage, Exit::Address, Exit::Config].map(Exit::code);
         assert_eq!(codes, [0, 1, 64, 69, 78]);
     }
 

@@ -55,6 +55,41 @@ const NO_CONFIG: &str =
 /// # Errors
 /// All errors and warnings, in the order of the files.
 pub fn load(path: &Path) -> Result<Config, Problems> {
+    load_with(path, None)
+}
+
+/// [`load`] for a single program: if the file has no forward listener, one is made.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for_program(path: &Path, program: ForProgram) -> Result<Config, Problems> {
+    load_with(path, Some(program))
+}
+
+/// [`load`] for a verb that serves nothing. If only `bearerd exec` can serve the file, the config is the one that it would
+/// serve, and warnings say so.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_examine(path: &Path) -> Result<Config, Problems> {
+    load(path).or_else(|strict| {
+        let program =
+            ForProgram { key: Source::literal(""), bundle: PathBuf::new(), unmatched: Unmatched::default() };
+        let Ok(config) = load_for_program(path, program) else { return Err(strict) };
+        let warnings = strict.0.into_iter().map(|problem| Problem { severity: Severity::Warning, ..problem });
+        Ok(Config { warnings: warnings.collect(), ..config })
+    })
+}
+
+/// Loads the file of a running config again.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_again(running: &Config) -> Result<Config, Problems> {
+    load_with(&running.path, running.program.clone())
+}
+
+fn load_with(path: &Path, program: Option<ForProgram>) -> Result<Config, Problems> {
     let mut report = Report::default();
     let text = match FileText::read_main(path) {
         Ok(text) => text,
@@ -64,7 +99,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
             return Err(Problems(report.problems));
         }
     };
-    load_file(&text, report, &OtelVariables::of_the_process())
+    load_file(&text, report, &OtelVariables::of_the_process(), program)
 }
 
 /// Reads the value of `[log] level`, `--log-level`, or `$BEARERD_LOG`.
@@ -80,10 +115,15 @@ pub fn log_filter(text: &str) -> Result<Targets, String> {
 /// # Errors
 /// As [`load`].
 pub fn load_text(text: &str) -> Result<Config, Problems> {
-    load_file(&FileText::nowhere(text), Report::default(), &OtelVariables::default())
+    load_file(&FileText::nowhere(text), Report::default(), &OtelVariables::default(), None)
 }
 
-fn load_file(text: &FileText, mut report: Report, otel: &OtelVariables) -> Result<Config, Problems> {
+fn load_file(
+    text: &FileText,
+    mut report: Report,
+    otel: &OtelVariables,
+    program: Option<ForProgram>,
+) -> Result<Config, Problems> {
     let main = parse(text, &mut report);
     let include = document::find_included(&main.root().key("include"), &mut report);
     let documents: Vec<Document<'_>> = include.texts.iter().map(|text| parse(text, &mut report)).collect();
@@ -93,7 +133,7 @@ fn load_file(text: &FileText, mut report: Report, otel: &OtelVariables) -> Resul
         .iter()
         .map(|document| (document, read::included_file(document, &presets, &mut report)))
         .collect();
-    let input = resolve::Input { main: (&main, raw), included, include_folders: include.folders };
+    let input = resolve::Input { main: (&main, raw), included, include_folders: include.folders, program };
     let config = resolve::resolve(input, otel, &mut report);
 
     let order: Vec<&Path> =

@@ -152,6 +152,25 @@ impl Drop for InFlight {
     }
 }
 
+/// A connection inside a connection, such as a CONNECT, until it is dropped. Its own limits apply, so the outer connection
+/// has none meanwhile.
+#[derive(Debug)]
+pub struct Tunneled(InFlight);
+
+impl Tunneled {
+    pub fn new(outer: &Arc<Activity>) -> Self {
+        outer.respond_within(0);
+        outer.passed.open.fetch_add(1, Ordering::Relaxed);
+        Self(InFlight::new(outer))
+    }
+}
+
+impl Drop for Tunneled {
+    fn drop(&mut self) {
+        self.0.0.passed.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The body of a caller's request.
 ///
 /// Its connection counts as busy until the body has ended. If it is dropped before, the rest is read and discarded within

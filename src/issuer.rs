@@ -30,8 +30,9 @@ use tokio::time::Instant;
 
 pub use chain::{ChainedTokens, Taking, chained};
 pub use discovery::Metadata;
+pub(crate) use document::decode_form;
 pub use error::{FailureKind, IssuerError, Unreached};
-pub use examine::{Finding, SOON_DAYS, examine};
+pub use examine::{Finding, SOON_DAYS, about_dates, examine};
 pub use gate::{Denied, Gate, Permitting};
 pub use response::Audience;
 

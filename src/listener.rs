@@ -1,10 +1,12 @@
 //! The way in for requests: sockets, connections, their limits, and how they end.
 //!
 //! [`serve`] is the accept loop. It never ends on an error and never spins. [`bind`] opens the sockets, `connection` serves
-//! one connection, and `watch` enforces its limits. `small` serves addresses other than the proxy's.
+//! one connection, `inside` the one inside a CONNECT, and `watch` enforces their limits. `small` serves addresses other than the proxy's.
 
 pub mod bind;
 mod connection;
+mod inside;
+mod same_user;
 mod small;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::config::{Limits, ListenerConfig};
 use crate::inbound::CallerBody;
 use crate::metrics::ListenerMetrics;
+use crate::net::CertificateAuthority;
 use crate::proxy::{Body, BodyError, Caller, Code, Peer, Proxy};
 use crate::telemetry::Repeated;
 use bind::{BACKLOG, Listening, ListeningSocket};
@@ -61,7 +64,23 @@ pub struct ListenerSettings {
     pub limits: Limits,
     /// `None` for plain HTTP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Of a forward listener.
+    pub authority: Option<Arc<CertificateAuthority>>,
     pub metrics: Arc<ListenerMetrics>,
+}
+
+impl ListenerSettings {
+    /// The same with another authority.
+    #[must_use]
+    pub fn with_authority(&self, authority: CertificateAuthority) -> Self {
+        Self {
+            config: Arc::clone(&self.config),
+            limits: self.limits.clone(),
+            tls: self.tls.clone(),
+            authority: Some(Arc::new(authority)),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
 }
 
 /// Swapped by a reload, and read for each new connection.

@@ -330,6 +330,10 @@ impl IssuerMetrics {
 pub struct ListenerMetrics {
     connections: Gauge,
     refused: OutcomeCounts,
+    /// Of a token listener.
+    token_requests: AtomicU64,
+    last: Last,
+    connects: OutcomeCounts,
 }
 
 impl ListenerMetrics {
@@ -348,9 +352,39 @@ impl ListenerMetrics {
         self.connections.get()
     }
 
+    /// Counts a request of a token listener.
+    pub fn token_request(&self) {
+        self.token_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Responses of a token listener since the start.
+    pub fn token_requests(&self) -> u64 {
+        self.token_requests.load(Ordering::Relaxed)
+    }
+
+    /// Remembers an error of a token listener.
+    pub fn note_failure(&self, failure: Failure) {
+        self.last.set_failure(failure);
+    }
+
+    /// The last error of a token listener since the start.
+    pub fn last_failure(&self) -> Option<Arc<Failure>> {
+        self.last.failure()
+    }
+
     /// Counts bytes that the HTTP parser refused as a request. `reason` is one of a few snake_case words.
     pub fn refused(&self, reason: &'static str) {
         self.refused.add(reason);
+    }
+
+    /// Counts a CONNECT of a forward listener. `outcome` is one of a few words.
+    pub fn connect(&self, outcome: &'static str) {
+        self.connects.add(outcome);
+    }
+
+    /// CONNECTs of a forward listener since the start that had this outcome.
+    pub fn connects(&self, outcome: &str) -> u64 {
+        self.connects.all().iter().filter(|(found, _)| *found == outcome).map(|(_, count)| count).sum()
     }
 }
 

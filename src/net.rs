@@ -1,5 +1,6 @@
 //! Outbound sockets and TLS: connections to issuers, upstreams, egress proxies, and collectors.
 
+pub mod authority;
 pub mod connect;
 pub mod dpop;
 mod environment;
@@ -8,12 +9,14 @@ mod h2;
 mod hop;
 mod names;
 mod places;
+mod reach;
 pub mod stream;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 
 pub use self::h2::{Http2Failure, http2_failure};
+pub use authority::{CertificateAuthority, HostTls};
 pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, Target};
 pub use explain::tls_cause;
 pub use hop::Hop;

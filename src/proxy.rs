@@ -4,13 +4,16 @@
 //! Each step is a function of the file of its subject.
 
 pub mod admit;
+mod connect;
 pub mod credential;
 pub mod error;
 mod forward;
 mod headers;
 mod record;
 mod response;
+mod token_endpoint;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,13 +24,16 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 
 pub use admit::{Caller, ListenerRules, Peer};
+pub use connect::{Inside, InsideTls, ServerNameSeen};
+pub(crate) use connect::{host_key, route_at_host};
 pub use credential::fuzz_texts;
 pub use error::{Code, ProxyError};
 pub(crate) use headers::max_forwards;
 pub use response::{Body, BodyError};
+pub use token_endpoint::TokenService;
 
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Config, Credential, HeaderEdits, Limits, RouteConfig, Source};
+use crate::config::{Config, Credential, HeaderEdits, Limits, RouteConfig, Serve, Source};
 use crate::inbound::CallerBody;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::route::RouteTable;
@@ -35,8 +41,9 @@ use crate::telemetry::Repeated;
 use crate::token::TokenSlot;
 use crate::trace::Tracer;
 use crate::upstream::{RequestBody, TrailerRules, Upstream};
-use admit::Admission;
+use admit::{Admission, Admitted};
 use credential::Injection;
+use error::ErrorForm;
 use headers::FieldSet;
 use record::{Record, RequestTrace};
 use response::{Content, LocationRule};
@@ -79,7 +86,8 @@ impl Proxy {
     ) -> Box<Record> {
         let request_id = headers::request_id(request.headers(), fields);
         let grpc = fields.any(FieldSet::CONTENT_TYPE) && error::is_grpc(request.headers());
-        let mut record = Box::new(Record::begin(caller, request_id, grpc, &snapshot.unrouted));
+        let form = if grpc { ErrorForm::Grpc } else { ErrorForm::Problem };
+        let mut record = Box::new(Record::begin(caller, request_id, form, &snapshot.unrouted));
         if request.version() == Version::HTTP_2 {
             record.http2 = Some(self.http2_requests.enter());
         }
@@ -103,13 +111,24 @@ async fn serve(
     fields: FieldSet,
 ) -> Result<Response<Content>, ProxyError> {
     // May this request go on, and to which route?
+    let listener = snapshot.listener(caller);
+    let token_listener = listener.filter(|(_, rules)| rules.config.serve() == Serve::Token);
+    if let Some((_, rules)) = token_listener {
+        record.on_token_listener(&rules.metrics);
+    }
     if let Some(http2) = &record.http2 {
         http2.check(&snapshot.config.limits)?;
     }
-    let Some(admission) = admit::admit(snapshot, caller, request, fields)? else {
-        return Ok(response::options_response(None));
-    };
-    let Admission { service, route_match, key_header, ends_here } = admission;
+    if let Some((_, rules)) = token_listener {
+        // Boxed, because every request would have its size.
+        return Box::pin(token_endpoint::serve(snapshot, rules, caller, record, request, fields)).await;
+    }
+    let Admission { service, route_match, key_header, ends_here } =
+        match admit::admit(snapshot, listener, caller, request, fields)? {
+            Admitted::Route(admission) => admission,
+            Admitted::Server => return Ok(response::options_response(None)),
+            Admitted::Connect(asked) => return connect::open(asked, caller, request, record).await,
+        };
     record.route = Some(Arc::clone(&service));
     if ends_here {
         return Ok(response::options_response(Some(&service.config)));
@@ -145,6 +164,9 @@ async fn serve(
         upgrade.complete(&mut response, caller, idle);
     }
     let nominated = response::prepare_response(&mut response, &service, fields);
+    if caller.inside.is_some() {
+        connect::stay_inside(response.headers_mut());
+    }
     Ok(response::to_content(response, request.version(), service.response_trailers.with(&nominated)))
 }
 
@@ -223,6 +245,8 @@ pub struct Snapshot {
     removed_listeners: Vec<Arc<ListenerRules>>,
     /// For requests without a route.
     pub unrouted: Arc<RouteMetrics>,
+    /// What token listeners hand out, by the issuers' names. Empty without such a listener. Set by whoever builds the snapshot.
+    pub token_services: BTreeMap<Arc<str>, Arc<TokenService>>,
     /// `None` if `[tracing]` is off. Set by whoever builds the snapshot.
     pub tracer: Option<Arc<Tracer>>,
 }
@@ -240,13 +264,26 @@ impl Snapshot {
         previous: Option<&Self>,
     ) -> Self {
         let table = RouteTable::build(&config.routes);
-        let listeners =
-            config.listeners.iter().map(|listener| Arc::new(ListenerRules::new(listener))).collect();
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|it| Arc::new(ListenerRules::new(it, metrics.listener(&it.name))))
+            .collect();
         let stays = |old: &ListenerRules| config.listeners.iter().any(|new| new.name == old.config.name);
         let before = previous.iter().flat_map(|previous| &previous.listeners);
         let removed_listeners = before.filter(|old| !stays(old)).cloned().collect();
         let unrouted = metrics.unrouted();
-        Self { version, config, table, routes, listeners, removed_listeners, unrouted, tracer: None }
+        Self {
+            version,
+            config,
+            table,
+            routes,
+            listeners,
+            removed_listeners,
+            unrouted,
+            token_services: BTreeMap::new(),
+            tracer: None,
+        }
     }
 
     /// The index and the rules of the listener that accepted a caller's connection. If the listener has been renamed, it
@@ -278,6 +315,8 @@ pub struct RouteService {
     response_trailers: TrailerRules,
     /// Indexed by [`Code`], because an outage fails every request with the same words.
     warnings: [Repeated; Code::ALL.len()],
+    /// The services of single hosts, if the route goes to the host that the caller asked for.
+    hosts: Option<connect::HostServices>,
 }
 
 impl RouteService {
@@ -302,6 +341,7 @@ impl RouteService {
             response_edits,
             location: LocationRule::new(config),
             warnings: Default::default(),
+            hosts: config.follows_host().then(connect::HostServices::default),
             config: Arc::clone(config),
         }
     }

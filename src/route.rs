@@ -66,7 +66,7 @@ pub struct Lookup<'a> {
 pub struct RouteMatch {
     /// Index into `Config::routes`.
     pub route: usize,
-    /// The number of segments of the matched `path_prefix`. `None` for an exact path.
+    /// The number of segments of the matched `path_prefix` that are stripped. `None` for an exact path, which is replaced.
     pub prefix_segments: Option<usize>,
 }
 
@@ -185,6 +185,8 @@ impl HostRoutes {
             PathPattern::Exact(_) => (&mut slot.exact, None),
             PathPattern::Prefix(_) => (&mut slot.prefix, Some(segments(&pattern).count())),
         };
+        // Nothing is stripped from a path that goes to the host that the caller asked for.
+        let prefix_segments = if route.to_asked_host { Some(0) } else { prefix_segments };
         groups.add(RouteRule::new(route, RouteMatch { route: index, prefix_segments }));
     }
 

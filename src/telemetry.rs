@@ -6,6 +6,7 @@
 
 mod format;
 
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -13,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use format::OneLine;
+use format::{Look, OneLine};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Level, Metadata, Subscriber};
@@ -72,10 +73,39 @@ pub struct LogControl {
 /// # Errors
 /// A message if the writing thread cannot be started, or if logging was started before.
 pub fn init(overrides: Overrides, log: &Log) -> Result<LogControl, String> {
-    let stderr = std::io::stderr();
-    // The same rules as for output: a terminal, NO_COLOR, `--color`.
-    let colours = anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never;
-    let (subscriber, control) = build(overrides, log, stderr, colours)?;
+    init_to(overrides, log, Destination::Stderr { prefix: "" })
+}
+
+/// Where the log of the process goes.
+pub enum Destination {
+    /// Each line of text begins with the prefix.
+    Stderr {
+        prefix: &'static str,
+    },
+    File(File),
+}
+
+/// [`init`], to any destination.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_to(overrides: Overrides, log: &Log, to: Destination) -> Result<LogControl, String> {
+    match to {
+        Destination::Stderr { prefix } => {
+            let stderr = std::io::stderr();
+            // The same rules as for output: a terminal, NO_COLOR, `--color`.
+            let colours = anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never;
+            make_global(build(overrides, log, stderr, Look { colours, prefix })?)
+        }
+        Destination::File(file) => {
+            make_global(build(overrides, log, file, Look { colours: false, prefix: "" })?)
+        }
+    }
+}
+
+fn make_global(
+    (subscriber, control): (impl Subscriber + Send + Sync + 'static, LogControl),
+) -> Result<LogControl, String> {
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|_| "logging was started already in this process".to_owned())?;
     // Set once, as the subscriber was.
@@ -92,10 +122,10 @@ fn build<W: Write + Send + 'static>(
     overrides: Overrides,
     log: &Log,
     writer: W,
-    colours: bool,
+    look: Look,
 ) -> Result<(impl Subscriber + Send + Sync + 'static, LogControl), String> {
     let settings = Arc::new(ArcSwap::from_pointee(overrides.settings(log)));
-    let form = OneLine { settings: Arc::clone(&settings), colours };
+    let form = OneLine { settings: Arc::clone(&settings), look };
     let notice = form.clone();
     let lines = Lines::start(writer, move |dropped| notice.lines_dropped(dropped))
         .map_err(|error| format!("cannot start the thread that writes the log: {error}"))?;

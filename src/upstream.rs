@@ -723,7 +723,7 @@ impl UpstreamError {
         Self { kind, detail: detail.into(), proxy_status }
     }
 
-    fn connect(error: ConnectError) -> Self {
+    pub(crate) fn connect(error: ConnectError) -> Self {
         let (kind, proxy_status) = match error.kind {
             ConnectErrorKind::Dns => (UpstreamErrorKind::Unreachable, "dns_error"),
             ConnectErrorKind::Refused => (UpstreamErrorKind::Unreachable, "connection_refused"),
@@ -732,6 +732,7 @@ impl UpstreamError {
             ConnectErrorKind::Certificate => (UpstreamErrorKind::Unreachable, "tls_certificate_error"),
             ConnectErrorKind::Tls => (UpstreamErrorKind::Unreachable, "tls_protocol_error"),
             ConnectErrorKind::Proxy => (UpstreamErrorKind::Unreachable, "destination_unavailable"),
+            ConnectErrorKind::Forbidden => (UpstreamErrorKind::Unreachable, "destination_ip_prohibited"),
             ConnectErrorKind::Settings => (UpstreamErrorKind::Unreachable, "proxy_configuration_error"),
             ConnectErrorKind::Full => (UpstreamErrorKind::Full, "connection_limit_reached"),
         };

@@ -75,7 +75,7 @@ impl Anchors {
             }
         }
         // What may be written in more than one form is explained where its table form is.
-        for (form, table) in [("Reference", "Elsewhere"), ("Egress", "Proxy")] {
+        for (form, table) in [("Reference", "Elsewhere"), ("Egress", "Proxy"), ("Ca", "OwnCa")] {
             if let Some(anchor) = anchors.get(table).cloned() {
                 anchors.insert(form.to_owned(), anchor);
             }
@@ -107,6 +107,7 @@ fn kind(node: &Value, anchors: &Anchors) -> String {
             "Reference" => "reference",
             "Parameter" => "parameter",
             "Egress" => "proxy",
+            "Ca" => "CA",
             _ => "table",
         };
         return anchors.link(words, name);

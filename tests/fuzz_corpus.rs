@@ -32,6 +32,11 @@ fn config() {
 }
 
 #[test]
+fn connect() {
+    replay("connect", targets::connect);
+}
+
+#[test]
 fn connection() {
     replay("connection", targets::connection);
 }

@@ -1,15 +1,18 @@
 //! The state of the process (whether it is ending, and how the last reload ended), and the text of `/readyz`. The text has
 //! only bearerd's own words, because everybody may request it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use super::view::{CredentialView, View};
+use super::view::{CredentialView, SeenAuthority, View};
 use crate::clock::{Clock as _, SystemClock, rfc3339};
+use crate::jose::Certificate;
 
 /// Set by the control thread, and read by the admin address.
 #[derive(Debug)]
@@ -17,6 +20,19 @@ pub struct Health {
     draining: AtomicBool,
     missing: ArcSwap<Vec<String>>,
     loads: ArcSwap<Loads>,
+    authorities: ArcSwap<BTreeMap<Arc<str>, AuthorityView>>,
+    /// Why a bundle of CAs was not written, by its path.
+    bundles: ArcSwap<BTreeMap<PathBuf, String>>,
+}
+
+/// The CA of a forward listener, without its key.
+#[derive(Debug, Clone)]
+pub struct AuthorityView {
+    pub ephemeral: bool,
+    pub newest: Certificate,
+    /// Every certificate that programs must trust.
+    pub pem: String,
+    pub bundle: Option<PathBuf>,
 }
 
 /// When the config was loaded, and the last reload.
@@ -44,6 +60,8 @@ impl Health {
             draining: AtomicBool::new(false),
             missing: ArcSwap::default(),
             loads: ArcSwap::from_pointee(loads),
+            authorities: ArcSwap::default(),
+            bundles: ArcSwap::default(),
         }
     }
 
@@ -64,6 +82,31 @@ impl Health {
 
     pub(super) fn missing(&self) -> Arc<Vec<String>> {
         self.missing.load_full()
+    }
+
+    /// Sets the CAs of the running listeners, by their names.
+    pub fn set_authorities(&self, authorities: impl Iterator<Item = (Arc<str>, AuthorityView)>) {
+        self.authorities.store(Arc::new(authorities.collect()));
+    }
+
+    pub(super) fn authorities(&self) -> Arc<BTreeMap<Arc<str>, AuthorityView>> {
+        self.authorities.load_full()
+    }
+
+    /// Sets why a bundle of CAs was not written. `None`: it was, or is not wanted any more.
+    pub fn set_bundle(&self, path: &Path, problem: Option<String>) {
+        self.bundles.rcu(|known| {
+            let mut known = BTreeMap::clone(known);
+            match &problem {
+                Some(problem) => known.insert(path.to_owned(), problem.clone()),
+                None => known.remove(path),
+            };
+            known
+        });
+    }
+
+    pub fn bundle_problem(&self, path: &Path) -> Option<String> {
+        self.bundles.load().get(path).cloned()
     }
 
     /// Remembers the result of a reload. `Err` says what is wrong with the file, without any secret.
@@ -105,6 +148,9 @@ pub(super) fn text(view: &View, verbose: bool) -> String {
         let _ = writeln!(out, "[+] config: version {version}, loaded at {at}");
         store_line(&mut out, view);
     }
+    for (listener, authority) in &view.authorities {
+        authority_line(&mut out, listener, authority, verbose);
+    }
     for missing in view.missing.iter().take(NAMES) {
         let _ = writeln!(out, "[-] {}", one_line(missing));
     }
@@ -122,6 +168,16 @@ pub(super) fn text(view: &View, verbose: bool) -> String {
         }
     }
     out
+}
+
+/// A bundle that was not written never makes anything "not ready", because running programs go on.
+fn authority_line(out: &mut String, listener: &str, (authority, problem): &SeenAuthority, verbose: bool) {
+    let at = rfc3339(authority.newest.not_after());
+    if let Some(problem) = problem {
+        let _ = writeln!(out, "[!] CA of listener {listener}: {}", one_line(problem));
+    } else if verbose {
+        let _ = writeln!(out, "[+] CA of listener {listener}: expires at {at}");
+    }
 }
 
 /// The store is never needed, so it never makes anything "not ready".
@@ -142,11 +198,16 @@ fn line(credential: &CredentialView) -> String {
     for outer in &credential.outer {
         let _ = write!(out, "issuer {outer}, ");
     }
-    out.push_str(&routes(&credential.routes));
+    if credential.routes.is_empty() {
+        out.push_str("token listeners");
+    } else {
+        out.push_str(&routes(&credential.routes));
+    }
     if !status.key.scopes.is_empty() {
         let _ = write!(out, " (scopes {})", status.key.scopes.joined());
     }
     match (status.fetched_once, status.expires_at) {
+        (false, _) if credential.on_demand => out.push_str(": not requested yet"),
         (false, _) if credential.issuer.required => out.push_str(": not fetched yet"),
         (false, _) => out.push_str(": not fetched yet, not required"),
         (true, Some(at)) if status.state == "valid" => {

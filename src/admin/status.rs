@@ -7,11 +7,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use crate::admin::recent::{History, Point, Recent};
-use crate::admin::view::{CredentialView, StoreView, Traffic, View, WebhookView};
+use crate::admin::view::{
+    Connects, CredentialView, ListenerView, SeenAuthority, StoreView, Traffic, View, WebhookView,
+};
 use crate::clock::rfc3339;
 use crate::config::{
-    self, Address, Credential, HostPattern, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem,
-    RouteConfig, TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
+    self, Address, Credential, HttpUrl, IssuerConfig, ListenerConfig, PathPattern, Problem, RouteConfig,
+    Serve, TokenEndpoint, UpstreamTarget, UpstreamUrl, Words,
 };
 use crate::metrics::Failure;
 use crate::store::Tally;
@@ -37,7 +39,8 @@ pub(super) struct Status {
     routes: Vec<RouteStatus>,
     unrouted: UnroutedStatus,
     issuers: Vec<IssuerStatus>,
-    /// One for each set of issuer, scopes, and parameters that routes use, or that such a token is requested with.
+    /// One for each set of issuer, scopes, and parameters that routes use, that such a token is requested with, or that token
+    /// listeners hand out.
     tokens: Vec<TokenStatus>,
     webhooks: Vec<WebhookStatus>,
     /// The token store. `null`: the config has none.
@@ -85,8 +88,45 @@ struct ListenerStatus {
     /// `local` or `network`.
     callers: &'static str,
     tls: bool,
+    /// `proxy`, `forward`, or `token`.
+    serve: &'static str,
     /// Open connections.
     connections: u64,
+    /// CONNECT requests of a forward listener since the start. `null`: it is none.
+    connects: Option<ConnectsStatus>,
+    /// Responses of a token listener since the start. `null`: it is none.
+    token_requests: Option<u64>,
+    /// The last request to a token listener since the start that got an error.
+    last_error: Option<RequestErrorStatus>,
+    /// Of a forward listener. `null`: it has none, or its files are missing.
+    ca: Option<CaStatus>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ConnectsStatus {
+    /// bearerd ended TLS, and the requests inside count as those of their routes.
+    served: u64,
+    /// Passed through unread, to hosts that no route names.
+    tunneled: u64,
+    refused: u64,
+}
+
+/// The CA of a forward listener, without its key.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CaStatus {
+    /// bearerd made it at its start, or later as the successor of that one.
+    ephemeral: bool,
+    /// Of the newest certificate, like the two below.
+    subject: String,
+    not_after: Time,
+    /// SHA-256, in hex.
+    fingerprint: String,
+    /// What programs must trust, as PEM. Several if programs may still know an older one.
+    certificates: String,
+    /// The file of `ca_bundle`.
+    bundle: Option<String>,
+    /// Why it was not written.
+    bundle_problem: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -169,11 +209,12 @@ struct UpstreamRefusalStatus {
     detail: String,
 }
 
-/// Requests that matched no route: 400, 403, 404, 405, 421.
+/// Requests without a route: those that matched none (400, 403, 404, 405, 421), and those of token listeners.
 #[derive(Debug, Serialize, JsonSchema)]
 struct UnroutedStatus {
     /// Since the start.
     requests: u64,
+    /// Not of token listeners, which have their own.
     last_error: Option<RequestErrorStatus>,
 }
 
@@ -229,7 +270,8 @@ struct BudgetStatus {
 #[derive(Debug, Serialize, JsonSchema)]
 struct TokenStatus {
     issuer: String,
-    /// Names of the routes that use it, or whose token is requested with it.
+    /// Names of the routes that use it, or whose token is requested with it. Empty for a token that only token listeners hand
+    /// out.
     routes: Vec<String>,
     /// Names of the issuers whose token requests use it.
     outer: Vec<String>,
@@ -239,6 +281,8 @@ struct TokenStatus {
     /// Names of further parameters; values may be secret.
     parameters: Vec<String>,
     required: bool,
+    /// It is fetched by the first request to a token listener, and `/readyz` does not wait for it.
+    on_demand: bool,
     /// `valid`, `none` or `expired`.
     state: &'static str,
     /// The scopes in the issuer's response, if it has any.
@@ -369,7 +413,7 @@ impl JsonSchema for Time {
 pub(in crate::admin) fn status(view: &View) -> Status {
     let config = &view.config;
     let traffic = view.traffic.iter().cloned().chain(std::iter::repeat_with(Traffic::default));
-    let connections = view.connections.iter().copied().chain(std::iter::repeat(0));
+    let seen = view.listeners.iter().cloned().chain(std::iter::repeat_with(ListenerView::default));
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: Time(view.now),
@@ -379,7 +423,7 @@ pub(in crate::admin) fn status(view: &View) -> Status {
         degraded: view.degraded(),
         draining: view.draining,
         config: config_status(view),
-        listeners: config.listeners.iter().zip(connections).map(|(it, open)| listener(it, open)).collect(),
+        listeners: config.listeners.iter().zip(seen).map(|(it, seen)| listener(view, it, &seen)).collect(),
         routes: config
             .routes
             .iter()
@@ -431,13 +475,35 @@ fn warning(problem: &Problem) -> WarningStatus {
     }
 }
 
-fn listener(config: &ListenerConfig, connections: u64) -> ListenerStatus {
+fn listener(view: &View, config: &ListenerConfig, seen: &ListenerView) -> ListenerStatus {
     ListenerStatus {
         name: config.name.to_string(),
         address: address(&config.address),
         callers: config.callers.word(),
         tls: config.tls.is_some(),
-        connections,
+        serve: config.serve().word(),
+        connections: seen.connections,
+        connects: (config.serve() == Serve::Forward).then(|| connects(seen.connects)),
+        token_requests: (config.serve() == Serve::Token).then_some(seen.token_requests),
+        last_error: seen.last_failure.as_deref().map(request_error),
+        ca: view.authorities.get(&config.name).map(ca),
+    }
+}
+
+fn connects(seen: Connects) -> ConnectsStatus {
+    let Connects { served, tunneled, refused } = seen;
+    ConnectsStatus { served, tunneled, refused }
+}
+
+fn ca((authority, problem): &SeenAuthority) -> CaStatus {
+    CaStatus {
+        ephemeral: authority.ephemeral,
+        subject: authority.newest.subject(),
+        not_after: Time(authority.newest.not_after()),
+        fingerprint: authority.newest.fingerprint(),
+        certificates: authority.pem.clone(),
+        bundle: authority.bundle.as_ref().map(|path| path.display().to_string()),
+        bundle_problem: problem.clone(),
     }
 }
 
@@ -502,10 +568,7 @@ fn route(
         name: config.name.to_string(),
         matches: MatchStatus {
             listener: config.listener.and_then(|at| listeners.get(at)).map(|it| it.name.to_string()),
-            host: config.host.as_ref().map(|host| match host {
-                HostPattern::Exact(host) => host.clone(),
-                HostPattern::Wildcard(suffix) => format!("*{suffix}"),
-            }),
+            host: config.host.as_ref().map(ToString::to_string),
             path,
             path_prefix,
             methods: config.methods.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
@@ -635,6 +698,7 @@ fn token(view: &CredentialView, now: SystemTime) -> TokenStatus {
         scopes: status.key.scopes.iter().cloned().collect(),
         parameters: status.key.params.keys().cloned().collect(),
         required: view.issuer.required,
+        on_demand: view.on_demand,
         state: status.state,
         granted_scope: status.granted_scope.clone(),
         fetching: status.fetching,

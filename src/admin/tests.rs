@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::health::Loads;
 use super::recent::Recent;
 use super::status::{Status, status};
-use super::view::{CredentialView, StoreView, Traffic, View, WebhookView};
+use super::view::{CredentialView, ListenerView, StoreView, Traffic, View, WebhookView};
 use super::{Admin, Health, LastReload, *};
 use crate::clock::SystemClock;
 use crate::config::client_auth::ClientSecretBasic;
@@ -130,6 +130,7 @@ fn status_tells_which_credential_an_issuer_takes() {
             inner: Vec::new(),
             issuer: Arc::clone(&credential.issuer),
             routes: credential.routes.clone(),
+            on_demand: false,
             status: credential.status.clone(),
         }]);
         let status = serde_json::to_value(status(&view)).unwrap();
@@ -559,7 +560,7 @@ fn valid(issuer: Arc<IssuerConfig>, routes: &[&str]) -> CredentialView {
         shared: None,
     };
     let routes = routes.iter().map(|name| Arc::from(*name)).collect();
-    CredentialView { issuer, routes, outer: Vec::new(), inner: Vec::new(), status }
+    CredentialView { issuer, routes, outer: Vec::new(), inner: Vec::new(), on_demand: false, status }
 }
 
 /// Never fetched; the issuer refuses the client.
@@ -608,7 +609,8 @@ fn view(credentials: Vec<CredentialView>) -> View {
         balances: BTreeMap::from([("corp".into(), spent())]),
         traffic: vec![busy(), Traffic::default()],
         unrouted: Traffic { requests: 3, last_failure: Some(failure(404, "no_route")), ..Traffic::default() },
-        connections: vec![4],
+        listeners: vec![ListenerView { connections: 4, ..ListenerView::default() }],
+        authorities: BTreeMap::new(),
         webhooks: vec![webhook(None), webhook(Some("webhook seismic: its store is not JSON"))],
         store: None,
         log_lines_dropped: 0,

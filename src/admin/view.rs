@@ -12,14 +12,14 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Admin;
-use super::health::Loads;
+use super::health::{AuthorityView, Health, Loads};
 use super::recent::{History, Recent};
 use crate::aside::Aside;
 use crate::config::{Config, IssuerConfig, Source, WebhookConfig};
 use crate::jose::Certificate;
 use crate::metrics::{
-    CertificateExpiry, Failure, ProcessStats, RouteMetrics, Running, TokenBudget, TokenExpiry, TokenFailures,
-    UpstreamRefusal,
+    CertificateExpiry, Failure, ListenerMetrics, ProcessStats, RouteMetrics, Running, TokenBudget,
+    TokenExpiry, TokenFailures, UpstreamRefusal,
 };
 use crate::store::{Failing, Tally};
 use crate::token::{Balance, SlotStatus, TokenSlot};
@@ -42,12 +42,17 @@ pub(super) struct View {
     pub(super) traffic: Vec<Traffic>,
     /// Requests that matched no route.
     pub(super) unrouted: Traffic,
-    /// Open connections, in the order of `Config::listeners`.
-    pub(super) connections: Vec<u64>,
+    /// In the order of `Config::listeners`.
+    pub(super) listeners: Vec<ListenerView>,
+    /// By the listener's name.
+    pub(super) authorities: BTreeMap<Arc<str>, SeenAuthority>,
     pub(super) webhooks: Vec<WebhookView>,
     pub(super) store: Option<StoreView>,
     pub(super) log_lines_dropped: u64,
 }
+
+/// The CA of a forward listener, and why its bundle was not written.
+pub(super) type SeenAuthority = (AuthorityView, Option<String>);
 
 /// The token store (`[store]`).
 #[derive(Debug)]
@@ -71,6 +76,35 @@ pub struct WebhookView {
     pub last_refusal: Option<(SystemTime, String)>,
 }
 
+/// A listener's counters.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ListenerView {
+    /// Open connections.
+    pub(super) connections: u64,
+    /// Of a forward listener.
+    pub(super) connects: Connects,
+    /// Of a token listener.
+    pub(super) token_requests: u64,
+    /// Of a token listener.
+    pub(super) last_failure: Option<Arc<Failure>>,
+}
+
+/// The CONNECTs of a forward listener, by what came of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Connects {
+    pub(super) served: u64,
+    pub(super) tunneled: u64,
+    pub(super) refused: u64,
+}
+
+impl Connects {
+    fn of(metrics: &ListenerMetrics) -> Self {
+        let [served, tunneled, refused] =
+            ["served", "tunneled", "refused"].map(|outcome| metrics.connects(outcome));
+        Self { served, tunneled, refused }
+    }
+}
+
 /// One token slot, and the routes that use it.
 pub(super) struct CredentialView {
     pub(super) issuer: Arc<IssuerConfig>,
@@ -80,6 +114,8 @@ pub(super) struct CredentialView {
     pub(super) outer: Vec<Arc<str>>,
     /// The issuers whose tokens its own token requests use.
     pub(super) inner: Vec<Arc<str>>,
+    /// Only requests to a token listener have it fetched.
+    pub(super) on_demand: bool,
     pub(super) status: SlotStatus,
 }
 
@@ -108,7 +144,7 @@ impl Traffic {
     }
 }
 
-/// The slots of all routes. Routes with the same scopes and parameters share a slot, so they share an entry.
+/// The slots of all routes and of token listeners. Routes with the same scopes and parameters share a slot, so they share an entry.
 #[derive(Default)]
 struct Credentials {
     places: HashMap<*const TokenSlot, usize>,
@@ -116,28 +152,37 @@ struct Credentials {
 }
 
 impl Credentials {
-    /// Adds a slot, and those whose tokens it needs. `outer`: the issuer whose token requests use it.
-    fn add(&mut self, slot: &Arc<TokenSlot>, route: &Arc<str>, outer: Option<&Arc<str>>) {
+    /// Adds a slot, and those whose tokens it needs. `route`: `None` for a token listener; `outer`: the issuer whose token
+    /// requests use it.
+    fn add(
+        &mut self,
+        slot: &Arc<TokenSlot>,
+        route: Option<&Arc<str>>,
+        outer: Option<&Arc<str>>,
+        on_demand: bool,
+    ) {
         let place = *self.places.entry(Arc::as_ptr(slot)).or_insert_with(|| {
             self.views.push(CredentialView {
                 issuer: Arc::clone(slot.issuer()),
                 routes: Vec::new(),
                 outer: Vec::new(),
                 inner: slot.inner().iter().map(|inner| Arc::clone(&inner.issuer().name)).collect(),
+                on_demand,
                 status: slot.status(),
             });
             self.views.len() - 1
         });
         let Some(view) = self.views.get_mut(place) else { return };
+        view.on_demand &= on_demand;
         // Routes come one after the other.
-        if view.routes.last() != Some(route) {
+        if let Some(route) = route.filter(|route| view.routes.last() != Some(route)) {
             view.routes.push(Arc::clone(route));
         }
         if let Some(outer) = outer.filter(|outer| !view.outer.contains(outer)) {
             view.outer.push(Arc::clone(outer));
         }
         for inner in slot.inner() {
-            self.add(inner, route, Some(&slot.issuer().name));
+            self.add(inner, route, Some(&slot.issuer().name), on_demand);
         }
     }
 }
@@ -151,10 +196,18 @@ impl View {
         for (route, recent) in snapshot.routes.iter().zip(recent) {
             traffic.push(Traffic::of(&route.metrics, Some(recent)));
             if let Some(slot) = &route.slot {
-                credentials.add(slot, &route.config.name, None);
+                credentials.add(slot, Some(&route.config.name), None, false);
             }
         }
-        let listeners = snapshot.config.listeners.iter();
+        for service in snapshot.token_services.values() {
+            credentials.add(&service.own, None, None, service.on_demand);
+        }
+        let listeners = snapshot.listeners.iter().map(|it| ListenerView {
+            connections: it.metrics.connections(),
+            connects: Connects::of(&it.metrics),
+            token_requests: it.metrics.token_requests(),
+            last_failure: it.metrics.last_failure(),
+        });
         let issuers = snapshot.config.issuers.values();
         let balance = |issuer: &Arc<IssuerConfig>| {
             Some((Arc::clone(&issuer.name), admin.budgets.balance(&issuer.name)?))
@@ -172,7 +225,8 @@ impl View {
             balances: issuers.filter_map(balance).collect(),
             traffic,
             unrouted: Traffic::of(&snapshot.unrouted, None),
-            connections: listeners.map(|it| admin.metrics.listener(&it.name).connections()).collect(),
+            listeners: listeners.collect(),
+            authorities: authorities(&admin.health),
             webhooks: (admin.webhooks)(),
             store: admin.store.load().as_ref().map(|store| StoreView {
                 place: store.place(),
@@ -193,14 +247,14 @@ impl View {
         view
     }
 
-    /// For the metric: one for each route that has a token.
+    /// For the metric: one for each route that has a token, and for each token that no route has.
     pub(super) fn token_expiries(&self) -> Vec<TokenExpiry> {
         let with_token = self.credentials.iter().filter_map(|it| Some((it, it.status.expires_at?)));
         with_token
             .flat_map(|(credential, at)| {
-                credential.routes.iter().map(move |route| TokenExpiry {
+                credential.labels().map(move |route| TokenExpiry {
                     issuer: Arc::clone(&credential.issuer.name),
-                    route: Arc::clone(route),
+                    route,
                     at,
                 })
             })
@@ -240,8 +294,22 @@ impl CredentialView {
 
     /// Whether `/readyz` waits for this token.
     pub(super) fn missing(&self) -> bool {
-        self.issuer.required && !self.status.fetched_once
+        self.issuer.required && !self.on_demand && !self.status.fetched_once
     }
+
+    /// The values of the label `route`: empty for a token that only token listeners hand out.
+    fn labels(&self) -> impl Iterator<Item = Arc<str>> {
+        let none = self.routes.is_empty().then(|| Arc::from(""));
+        self.routes.iter().cloned().chain(none)
+    }
+}
+
+fn authorities(health: &Health) -> BTreeMap<Arc<str>, SeenAuthority> {
+    let seen = |authority: &AuthorityView| {
+        let problem = authority.bundle.as_ref().and_then(|path| health.bundle_problem(path));
+        (authority.clone(), problem)
+    };
+    health.authorities().iter().map(|(name, authority)| (Arc::clone(name), seen(authority))).collect()
 }
 
 impl Admin {
@@ -259,16 +327,16 @@ impl Admin {
 }
 
 fn token_failures(view: &View) -> Vec<TokenFailures> {
-    let of = |route: &Arc<str>, issuer: &Arc<str>, in_a_row| TokenFailures {
-        issuer: Arc::clone(issuer),
-        route: Arc::clone(route),
-        in_a_row,
-    };
     view.credentials
         .iter()
         .flat_map(|credential| {
             let in_a_row = credential.status.last_error.as_ref().map_or(0, |error| error.failures_in_a_row);
-            credential.routes.iter().map(move |route| of(route, &credential.issuer.name, in_a_row))
+            let issuer = &credential.issuer.name;
+            credential.labels().map(move |route| TokenFailures {
+                issuer: Arc::clone(issuer),
+                route,
+                in_a_row,
+            })
         })
         .collect()
 }
@@ -386,6 +454,8 @@ fn read(config: &Config) -> Vec<CertificateExpiry> {
     for listener in &config.listeners {
         let tls = listener.tls.as_ref().map(|tls| &tls.certificate);
         add("listener", &listener.name, "tls.certificate", tls);
+        let own = listener.forward().and_then(|forward| forward.ca.own_certificate());
+        add("listener", &listener.name, "forward.ca.certificate", own);
     }
     ends
 }

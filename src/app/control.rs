@@ -9,8 +9,9 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, Interval, sleep, sleep_until};
 
+use super::bundles::Bundles;
 use super::listeners::{Listeners, Shares};
 use super::programs::Programs;
 use super::reloading::{Cause, NewConfig, Outcome, Prepared, one_line};
@@ -21,17 +22,20 @@ use super::sockets::{self, Held, Kind, Source, Sources, Undone};
 use super::webhooks::AdminServer;
 use super::webhooks::Webhooks;
 use super::worker::{Report, Workers};
-use super::{Addresses, Ended, Parts, Shared, build, slots};
+use super::{Addresses, Ended, Parts, Shared, build, slots, slots_at_start};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::proxy::Snapshot;
 use crate::reload::Change;
 use crate::telemetry::LogControl;
-use crate::token::RetryCause;
+use crate::token::{RetryCause, TokenSlot};
 use crate::trace::Tracer;
 
 /// How long the process waits at its end for the collector to accept the last spans.
 const LAST_SPANS: Duration = Duration::from_secs(1);
+
+/// How often ephemeral authorities are looked at. Their successors are made days before they are needed.
+const RENEWALS: Duration = Duration::from_secs(600);
 
 /// What a [`super::Running`] requests.
 pub(super) enum Order {
@@ -43,6 +47,7 @@ pub(super) enum Order {
 pub(super) struct Control {
     pub(super) shared: Shared,
     pub(super) listeners: Listeners,
+    pub(super) bundles: Bundles,
     pub(super) workers: Workers,
     pub(super) admin: AdminServer,
     pub(super) webhooks: Webhooks,
@@ -62,6 +67,8 @@ enum Event {
     Reloading(ReloadStep),
     /// It is time to update the service manager's status line.
     UpdateStatus,
+    /// It is time to look whether an ephemeral authority needs a successor.
+    Renew,
 }
 
 impl Control {
@@ -85,8 +92,15 @@ impl Control {
         self.read_files(Cause::Files);
         let mut updates = tokio::time::interval(service_manager::UPDATE_INTERVAL);
         updates.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewals = tokio::time::interval(RENEWALS);
+        renewals.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            match self.next(&mut updates).await {
+            match self.next(&mut updates, &mut renewals).await {
+                Event::Renew => {
+                    if self.listeners.renew_authorities() {
+                        self.bundles.keep(&self.listeners.settings(), false);
+                    }
+                }
                 Event::UpdateStatus => self.service.update(&self.shared.snapshot.load()),
                 Event::Order(Order::Reload(reply)) => {
                     self.reloading.reply_to(reply);
@@ -107,7 +121,7 @@ impl Control {
         }
     }
 
-    async fn next(&mut self, updates: &mut tokio::time::Interval) -> Event {
+    async fn next(&mut self, updates: &mut Interval, renewals: &mut Interval) -> Event {
         let has_service_manager = self.service.is_present();
         tokio::select! {
             // The handle was dropped, so no other order can come.
@@ -117,6 +131,7 @@ impl Control {
             step = self.reloading.next() => Event::Reloading(step),
             () = self.programs.printed() => Event::Reloading(ReloadStep::ReadFiles),
             _ = updates.tick(), if has_service_manager => Event::UpdateStatus,
+            _ = renewals.tick() => Event::Renew,
         }
     }
 
@@ -125,7 +140,7 @@ impl Control {
             self.service.reloading();
         }
         let config = Arc::clone(&self.shared.snapshot.load().config);
-        self.reloading.read_files(cause, &config, &self.shared.metrics);
+        self.reloading.read_files(cause, &config, self.listeners.settings(), &self.shared.metrics);
     }
 
     /// Takes the result of reading the files.
@@ -136,6 +151,9 @@ impl Control {
             Outcome::New(new) => {
                 self.service.reloading();
                 let done = self.commit(cause, &new, &known_files.unapplied).await;
+                if done.is_err() {
+                    self.bundles.write_again();
+                }
                 Some(done.map_err(|error| vec![error]))
             }
             Outcome::Refused(messages) => {
@@ -219,6 +237,7 @@ impl Control {
         // Before the listeners, because a request through a new listener must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
         self.listeners.apply(&new.settings, listeners, &self.workers);
+        self.bundles.keep(&new.settings, new.bundles_written);
         self.webhooks.apply(&config.webhooks, webhooks);
         if let Source::New(socket) = admin {
             self.admin.move_to(socket, &config.admin.address);
@@ -289,16 +308,17 @@ impl Control {
     }
 
     fn renew_slots(&self, cause: Cause, before: &Snapshot, after: &Snapshot) {
-        let known: HashSet<_> = slots(before).iter().map(Arc::as_ptr).collect();
+        let of = |slots: Vec<Arc<TokenSlot>>| slots.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
+        let known = of(slots(before));
+        let fetched = of(slots_at_start(before));
         let slots = slots(after);
         self.shared.tokens.retain(&slots);
-        for slot in &slots {
-            if known.contains(&Arc::as_ptr(slot)) {
-                slot.retry_now(retry_cause(cause));
-            } else {
-                slot.prefetch();
-            }
-        }
+        slots
+            .iter()
+            .filter(|slot| known.contains(&Arc::as_ptr(slot)))
+            .for_each(|slot| slot.retry_now(retry_cause(cause)));
+        let needed = slots_at_start(after);
+        needed.iter().filter(|slot| !fetched.contains(&Arc::as_ptr(slot))).for_each(|slot| slot.prefetch());
     }
 
     fn log_reload(&self, new: &NewConfig, before: &Snapshot, after: &Snapshot) {

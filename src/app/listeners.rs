@@ -11,39 +11,43 @@ use tokio_util::sync::CancellationToken;
 use super::room::Room;
 use super::sockets::{Held, Place, Source};
 use super::worker::{Serve, Workers};
-use crate::config::{Address, Config, Limits, ListenerConfig, ListenerTls, UnixOptions};
+use crate::config::{Address, Config, Limits, ListenerConfig, UnixOptions};
 use crate::listener::{Bound, ConnectionLimit, ListenerSettings, SettingsCell};
 use crate::metrics::Metrics;
-use crate::net::tls;
+use crate::net::CertificateAuthority;
+use crate::net::authority::HostTls;
+use crate::net::tls::{self, TlsSettingsError};
 
 /// Every listener's settings, in the order of the config. Reads certificates and keys, and blocks.
 ///
 /// If a file is missing, the program starts anyway, and the listener refuses every handshake until the file is there.
-/// `running` is the running config: a listener that works keeps its certificate when a file goes missing.
+/// `running` is what the running listeners have: one that works keeps its certificate when a file goes missing, and an
+/// ephemeral authority stays.
 ///
 /// # Errors
 /// One message for each listener whose certificate, key, or CA cannot be used.
 pub fn settings(
     config: &Config,
-    running: Option<&Config>,
+    running: Option<&[Arc<ListenerSettings>]>,
     metrics: &Metrics,
 ) -> Result<Vec<Arc<ListenerSettings>>, Vec<String>> {
     let limits = Limits { connections: Room::of(config).callers, ..config.limits.clone() };
     let mut all = Vec::with_capacity(config.listeners.len());
     let mut errors = Vec::new();
-    for listener in &config.listeners {
-        let server_config = |tls: &ListenerTls| {
-            if may_wait(&listener.name, running) && tls.is_missing() {
-                tls::closed_server_config()
-            } else {
-                tls::server_config(tls)
-            }
-        };
-        match listener.tls.as_ref().map(server_config).transpose() {
-            Ok(tls) => all.push(Arc::new(ListenerSettings {
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let before = running.map(|running| running.iter().find(|it| it.config.name == listener.name));
+        // At the start, or if it has waited since then.
+        let may_wait =
+            before.is_none_or(|before| before.is_some_and(|before| before.config.is_missing_files()));
+        let waits = may_wait && listener.is_missing_files();
+        let made = server_config(listener, waits)
+            .and_then(|tls| Ok((tls, authority(config, index, before.flatten(), waits)?)));
+        match made {
+            Ok((tls, authority)) => all.push(Arc::new(ListenerSettings {
                 config: Arc::clone(listener),
                 limits: limits.clone(),
                 tls,
+                authority,
                 metrics: metrics.listener(&listener.name),
             })),
             Err(error) => errors.push(format!("listener.{}: {}", listener.name, error.0)),
@@ -52,12 +56,30 @@ pub fn settings(
     if errors.is_empty() { Ok(all) } else { Err(errors) }
 }
 
-/// Whether the listener may wait for its files: at the start, or if it has waited since then.
-fn may_wait(listener: &str, running: Option<&Config>) -> bool {
-    running.is_none_or(|running| {
-        let same = running.listeners.iter().find(|running| &*running.name == listener);
-        same.and_then(|running| running.tls.as_ref()).is_some_and(ListenerTls::is_missing)
-    })
+fn server_config(listener: &ListenerConfig, waits: bool) -> Result<Option<HostTls>, TlsSettingsError> {
+    let Some(tls) = &listener.tls else { return Ok(None) };
+    let made = if waits && tls.is_missing() { tls::closed_server_config() } else { tls::server_config(tls) };
+    made.map(Some)
+}
+
+fn authority(
+    config: &Config,
+    index: usize,
+    before: Option<&Arc<ListenerSettings>>,
+    waits: bool,
+) -> Result<Option<Arc<CertificateAuthority>>, TlsSettingsError> {
+    let Some(forward) = config.listeners.get(index).and_then(|listener| listener.forward()) else {
+        return Ok(None);
+    };
+    if waits && let Some(missing) = forward.ca.missing() {
+        return Ok(Some(Arc::new(CertificateAuthority::waiting(missing))));
+    }
+    let hosts = config.hosts_of(index);
+    let made = match before.and_then(|before| before.authority.as_ref()) {
+        Some(before) => before.after(&forward.ca, &hosts),
+        None => CertificateAuthority::new(&forward.ca, &hosts),
+    };
+    made.map(Arc::new).map(Some)
 }
 
 /// A share of a socket for each worker.
@@ -185,6 +207,32 @@ impl Listeners {
         });
         self.live = live;
         result
+    }
+
+    /// What the running listeners have, in no particular order.
+    pub(super) fn settings(&self) -> Vec<Arc<ListenerSettings>> {
+        self.live.iter().map(|live| live.settings.load_full()).collect()
+    }
+
+    /// Gives ephemeral authorities their successors when it is time. Returns whether there are any.
+    pub(super) fn renew_authorities(&self) -> bool {
+        let mut any = false;
+        for live in &self.live {
+            let settings = live.settings.load_full();
+            let renewed = settings.authority.as_ref().and_then(|authority| authority.renewed());
+            match renewed {
+                None => {}
+                Some(Ok(renewed)) => {
+                    any = true;
+                    tracing::info!(event = "ca.renewed", listener = %settings.config.name, "made the next ephemeral CA");
+                    live.settings.store(Arc::new(settings.with_authority(renewed)));
+                }
+                Some(Err(error)) => {
+                    tracing::error!(event = "ca.renewal_failed", listener = %settings.config.name, %error, "made no ephemeral CA");
+                }
+            }
+        }
+        any
     }
 
     /// The sockets in use.

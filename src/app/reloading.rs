@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connects_with;
-use super::listeners;
 use super::programs;
 use crate::aside::{Aside, AsideError};
 use crate::config::{self, Config, Problem, Severity};
@@ -86,7 +85,13 @@ impl Reloading {
     }
 
     /// Reads the files beside the control thread: now, or after the current read.
-    pub(super) fn read_files(&mut self, cause: Cause, config: &Arc<Config>, metrics: &Arc<Metrics>) {
+    pub(super) fn read_files(
+        &mut self,
+        cause: Cause,
+        config: &Arc<Config>,
+        listeners: Vec<Arc<ListenerSettings>>,
+        metrics: &Arc<Metrics>,
+    ) {
         let Some(known) = self.known.take() else {
             // An operator's request has priority, because it loads the config in any case.
             self.again = if self.again == Some(Cause::Operator) { self.again } else { Some(cause) };
@@ -95,7 +100,8 @@ impl Reloading {
         self.replies.append(&mut self.next_replies);
         let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
         self.deadline = Instant::now() + READ_LIMIT;
-        self.reading = Some(Box::pin(READING.run(move || prepare(cause, &config, known, &metrics))));
+        self.reading =
+            Some(Box::pin(READING.run(move || prepare(cause, (&config, &listeners), known, &metrics))));
     }
 
     /// Waits for the next step. The future may be dropped and created again.
@@ -191,6 +197,8 @@ impl KnownFiles {
 pub(super) struct NewConfig {
     pub(super) config: Arc<Config>,
     pub(super) settings: Vec<Arc<ListenerSettings>>,
+    /// Whether the bundles of their CAs are written.
+    pub(super) bundles_written: bool,
     pub(super) warnings: Vec<Problem>,
 }
 
@@ -212,7 +220,7 @@ pub(super) struct Prepared {
 /// Reads the files and loads what changed. Blocks.
 pub(super) fn prepare(
     cause: Cause,
-    config: &Arc<Config>,
+    running: (&Arc<Config>, &[Arc<ListenerSettings>]),
     mut known: KnownFiles,
     metrics: &Metrics,
 ) -> Prepared {
@@ -227,7 +235,7 @@ pub(super) fn prepare(
     let outcome = if unchanged {
         Outcome::Unchanged
     } else {
-        match load(cause, config, &mut known, metrics) {
+        match load(cause, running, &mut known, metrics) {
             Ok(new) => Outcome::New(new),
             Err(messages) => Outcome::Refused(messages),
         }
@@ -239,14 +247,14 @@ pub(super) fn prepare(
 
 fn load(
     cause: Cause,
-    running: &Arc<Config>,
+    (running, listeners): (&Arc<Config>, &[Arc<ListenerSettings>]),
     known: &mut KnownFiles,
     metrics: &Metrics,
 ) -> Result<NewConfig, Vec<String>> {
     // If only secrets or certificates changed, the config stays, and with it the last good values of its references. So a
     // half-written file does no harm.
     let config = if cause == Cause::Operator || known.unapplied.config {
-        let mut config = config::load(&running.path).map_err(|problems| {
+        let mut config = config::load_again(running).map_err(|problems| {
             for problem in &problems.0 {
                 known.watched.add_config_file(&problem.file);
             }
@@ -267,14 +275,15 @@ fn load(
         check_upstream_tls(running, &known.unapplied)?;
         Arc::clone(running)
     };
-    let settings = listeners::settings(&config, Some(running), metrics)?;
+    let settings = super::listeners::settings(&config, Some(listeners), metrics)?;
     let mut warnings = config::check_references(&config);
     if !Arc::ptr_eq(&config, running) {
         known.watched = Watched::of(&config);
         // The log has a separate line for `workers`.
         warnings.extend(config.warnings.iter().filter(|warning| warning.key != WORKERS).cloned());
     }
-    Ok(NewConfig { config, settings, warnings })
+    let bundles_written = super::bundles::write_changed(&settings, listeners);
+    Ok(NewConfig { config, settings, bundles_written, warnings })
 }
 
 /// What takes effect only after a restart, for `/status`.

@@ -1,6 +1,8 @@
 //! What the kernel gives this process: [`harden`] at the start, and the division of file descriptors, so that no kind of
 //! connection takes those that token requests, reloads, and the admin address need.
 
+use std::sync::OnceLock;
+
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
 use crate::admin;
@@ -83,19 +85,39 @@ fn reserve(config: &Config, issuer: usize) -> usize {
 /// system refused, which is no reason to stop the program.
 pub fn harden() -> Vec<String> {
     let mut refused = Vec::new();
-    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+    let [core, files] = *INHERITED.get_or_init(|| LIMITS.map(getrlimit));
+    // Only the soft limit, so that a program that bearerd starts can have its own.
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), ..core }) {
         refused.push(format!("core dumps cannot be turned off (RLIMIT_CORE): {error}"));
     }
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         refused.push(format!("memory cannot be hidden from debuggers (PR_SET_DUMPABLE): {error}"));
     }
-    let files = getrlimit(Resource::Nofile);
     if files.current != files.maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
     {
         refused.push(format!("the limit of open files cannot be raised (RLIMIT_NOFILE): {error}"));
     }
     refused
+}
+
+/// The limits that [`harden`] changes, and what they were before.
+const LIMITS: [Resource; 2] = [Resource::Core, Resource::Nofile];
+static INHERITED: OnceLock<[Rlimit; 2]> = OnceLock::new();
+
+/// Starts a program, which gets the limits that bearerd was started with.
+pub fn with_inherited_limits<T>(start: impl FnOnce() -> T) -> T {
+    let set = |limits: [Rlimit; 2]| {
+        for (resource, limit) in LIMITS.into_iter().zip(limits) {
+            // Between two soft limits below the hard one, which the system allows.
+            let _ = setrlimit(resource, limit);
+        }
+    };
+    let own = LIMITS.map(getrlimit);
+    set(INHERITED.get().copied().unwrap_or(own));
+    let started = start();
+    set(own);
+    started
 }
 
 /// Logs a panic with its place and thread, but without its message, which could contain a caller's data.

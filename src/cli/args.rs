@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -95,6 +96,30 @@ Examples:
   bearerd demo
   bearerd demo --output json             print one line, then serve";
 
+const CA_EXAMPLES: &str = "\
+Examples:
+  bearerd ca > ca.pem                    how to trust it is on stderr
+  bearerd ca | openssl x509 -noout -text
+  bearerd ca --output json | jq -r .fingerprint
+
+Exit codes: 0 success; 1 no bearerd runs with this config; 64 no such
+listener, or there are several; 78 bad or missing config.";
+
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  bearerd exec -- curl https://api.example.com/v1/invoices
+  bearerd exec -- python3 report.py
+  bearerd exec --tunnel -- npm test
+  bearerd exec --log-file bearerd.log -- ./program --its-own option
+
+The config needs no listener: a forward listener is made for the program.
+Its variables say where the proxy is and what to trust. The variables that
+the config reads with { env = \"…\" } are taken away from it.
+
+Exit codes: the program's own; 128 + n after signal n; 127 no such program;
+126 it cannot be run; before it starts: 1 bearerd cannot serve; 64 bad
+usage; 69 an address is in use or not allowed; 78 bad or missing config.";
+
 const HEALTHCHECK_EXAMPLES: &str = "\
 Examples:
   bearerd healthcheck
@@ -164,7 +189,7 @@ impl std::fmt::Display for Color {
 
 impl Color {
     /// The value on the command line, for help and usage errors, which are printed before the rest is parsed.
-    pub(super) fn typed(args: &[std::ffi::OsString]) -> Self {
+    pub(super) fn typed(args: &[OsString]) -> Self {
         let mut words = args.iter().filter_map(|arg| arg.to_str());
         while let Some(word) = words.next() {
             let value = match word {
@@ -308,6 +333,37 @@ pub(super) enum Verb {
         /// Read this issuer's discovery document, and print a config with what it accepts.
         #[arg(long, value_name = "URL", conflicts_with = "preset")]
         issuer_url: Option<String>,
+        /// Output format.
+        #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
+        output: Output,
+    },
+
+    /// Run a program whose requests go through bearerd, without any change to it.
+    ///
+    /// Serves the config as run does, for as long as the program runs, and sets the variables from which programs learn
+    /// their proxy and what to trust. Logs only warnings, to stderr.
+    #[command(after_help = EXEC_EXAMPLES)]
+    Exec {
+        /// Let requests to hosts that no route names through unread, instead of refusing them.
+        #[arg(long)]
+        tunnel: bool,
+        /// Log to this file, as [log] of the config says.
+        #[arg(long, value_name = "FILE")]
+        log_file: Option<PathBuf>,
+        /// The program and its arguments.
+        #[arg(value_name = "COMMAND", required = true, last = true, num_args = 1..)]
+        command: Vec<OsString>,
+    },
+
+    /// Print the certificate of a forward listener's CA, and how to trust it.
+    ///
+    /// The certificate goes to stdout, as PEM. How each ecosystem is told to trust it goes to stderr. An ephemeral CA is
+    /// only in the running bearerd, which is asked at the config's admin address.
+    #[command(after_help = CA_EXAMPLES)]
+    Ca {
+        /// The NAME of [listener.NAME]. Needed if there are several forward listeners.
+        #[arg(value_name = "LISTENER")]
+        listener: Option<String>,
         /// Output format.
         #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
         output: Output,

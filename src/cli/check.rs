@@ -1,7 +1,9 @@
 //! `bearerd check`: everything that can be known about a config without the network.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde_json::json;
 
@@ -9,15 +11,16 @@ use super::args::{Common, Output};
 use super::{Exit, Failure, find, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
-    self, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Severity, Source,
-    StorePlace,
+    self, CaConfig, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Service,
+    Severity, Source, StorePlace, Unmatched,
 };
 use crate::issuer::{self, Finding};
-use crate::net::tls;
+use crate::jose::Certificate;
+use crate::net::{CertificateAuthority, tls};
 
 pub(super) fn check(common: &Common, format: Output) -> Result<Exit, Failure> {
     let path = find(common)?;
-    let (config, problems) = match config::load(&path) {
+    let (config, problems) = match config::load_to_examine(&path) {
         Ok(config) => {
             let mut problems = all_problems(&config);
             problems.extend(findings(&config));
@@ -51,6 +54,7 @@ pub(super) fn all_problems(config: &Config) -> Vec<Problem> {
     let mut problems = config.warnings.clone();
     problems.extend(config::check_references(config));
     problems.extend(config.listeners.iter().filter_map(|listener| tls_problem(config, listener)));
+    problems.extend((0..config.listeners.len()).filter_map(|index| ca_problem(config, index)));
     problems
 }
 
@@ -66,6 +70,7 @@ fn findings(config: &Config) -> Vec<Problem> {
     issuers
         .chain(route_findings(config))
         .chain(store_finding(config))
+        .chain(listener_dates(config, now))
         .chain(wanted_by_presets(config))
         .collect()
 }
@@ -133,6 +138,37 @@ fn tls_problem(config: &Config, listener: &ListenerConfig) -> Option<Problem> {
     Some(config::problem_near(config, Severity::Error, (&table, "tls"), error.0, None))
 }
 
+/// Checks a forward listener's own CA as `run` does, if its files can be read.
+fn ca_problem(config: &Config, index: usize) -> Option<Problem> {
+    let listener = config.listeners.get(index)?;
+    let CaConfig::Own { certificate, private_key } = &listener.forward()?.ca else { return None };
+    if certificate.read().is_err() || private_key.read().is_err() {
+        return None;
+    }
+    let ca = &listener.forward()?.ca;
+    let error = CertificateAuthority::new(ca, &config.hosts_of(index)).err()?;
+    let table = format!("listener.{}", listener.name);
+    Some(config::problem_near(config, Severity::Error, (&table, "forward.ca"), error.0, None))
+}
+
+/// Certificates of listeners that have expired, or soon will.
+fn listener_dates(config: &Config, now: SystemTime) -> impl Iterator<Item = Problem> {
+    config.listeners.iter().flat_map(move |listener| {
+        let ca = listener.forward().and_then(|forward| forward.ca.own_certificate());
+        let own = listener.tls.as_ref().map(|tls| &tls.certificate);
+        let keys = [("forward.ca.certificate", ca), ("tls.certificate", own)];
+        keys.into_iter().filter_map(move |(key, source)| {
+            let source = source?;
+            let password = source.password().map(Source::read).transpose().ok()?;
+            let chain =
+                Certificate::parse_chain_with(source.read().ok()?.expose(), password.as_deref()).ok()?;
+            let (message, hint) = issuer::about_dates(chain.first()?, &source.place(), now)?;
+            let table = format!("listener.{}", listener.name);
+            Some(config::problem_near(config, Severity::Warning, (&table, key), message, Some(hint)))
+        })
+    })
+}
+
 fn sources(tls: &ListenerTls) -> impl Iterator<Item = &Source> {
     [Some(&tls.certificate), Some(&tls.private_key), tls.client_ca.as_ref()].into_iter().flatten()
 }
@@ -147,12 +183,56 @@ pub(super) fn report(problems: &[Problem]) -> String {
 }
 
 fn summary(config: &Config) -> String {
-    format!(
+    let counts = format!(
         "ok: {}, {}, {}\n",
         count(config.listeners.len(), "listener"),
         count(config.routes.len(), "route"),
         count(config.issuers.len(), "issuer")
-    )
+    );
+    let listeners = config.listeners.iter().enumerate();
+    listeners
+        .filter_map(|(index, listener)| purpose(config, index, listener))
+        .fold(counts, |all, line| all + &line)
+}
+
+/// What a listener is for, if it is not for requests to routes.
+fn purpose(config: &Config, index: usize, listener: &ListenerConfig) -> Option<String> {
+    let name = &listener.name;
+    match &listener.service {
+        Service::Proxy => None,
+        Service::Forward(forward) => {
+            let routes = config.routes.iter().filter(|route| route.listener.is_none_or(|only| only == index));
+            let hosts: BTreeSet<String> =
+                routes.filter_map(|route| route.host.as_ref()).map(ToString::to_string).collect();
+            let others = match forward.unmatched {
+                Unmatched::Refuse => "refuses all other hosts",
+                Unmatched::Tunnel => "passes connections to other hosts through unread, without a token",
+            };
+            Some(format!(
+                "listener {name} is a forward proxy for {}, and {others}\n",
+                some(hosts.into_iter(), "no host")
+            ))
+        }
+        Service::Token => {
+            let issuers = config.issuers.values().filter(|issuer| issuer.dpop.is_none());
+            let names = issuers.map(|issuer| issuer.name.to_string());
+            Some(format!("listener {name} hands out tokens of {}\n", some(names, "no issuer")))
+        }
+    }
+}
+
+/// At most this many names are shown in a line.
+const SHOWN: usize = 5;
+
+/// The first names, and how many more there are.
+fn some(names: impl Iterator<Item = String>, none: &str) -> String {
+    let names: Vec<String> = names.collect();
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => none.to_owned(),
+        all if all > SHOWN => format!("{shown}, and {} more", all - SHOWN),
+        _ => shown,
+    }
 }
 
 /// The number of errors, in one line.

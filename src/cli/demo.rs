@@ -53,7 +53,7 @@ pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Resul
         Failure::new(Exit::Config, "the demo's own config is refused: a fault of ours, please report it")
     })?;
     let log = start_log(common, &config.log)?;
-    let running = serve(config, Options { log: Some(log), ..Options::default() }, refused)?;
+    let running = serve(config, Options { log: Some(log), signals: true, ..Options::default() }, refused)?;
     match format {
         Output::Text => {
             let story = Story { config: files.config().to_owned(), text, proxy, admin, api: echo, tokens };

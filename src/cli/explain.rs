@@ -1,8 +1,10 @@
 //! `bearerd explain`: which route serves a request and why, what bearerd sends upstream, and with whose token.
 //!
-//! Nothing is sent, and no secret is read. The route is chosen with the same table and path rules as in the proxy.
+//! Nothing is sent, and no secret is read. The route is chosen with the same table and path rules as in the proxy. What differs on
+//! forward listeners and token listeners is in [`served`].
 
 mod sent;
+mod served;
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -12,9 +14,9 @@ use serde::Serialize;
 
 use crate::config::{
     Address, CallerAuthorization, Callers, Config, Credential, HostPattern, Inject, ListenerConfig,
-    PathPattern, RouteConfig,
+    PathPattern, RouteConfig, Serve,
 };
-use crate::proxy::{credential, max_forwards};
+use crate::proxy::{credential, max_forwards, route_at_host};
 use crate::route::{Lookup, NoMatch, RouteTable, host, near, path};
 
 pub use crate::cli::explain::sent::{CredentialFacts, HeaderNames, Parameter, Sent, Timeouts};
@@ -52,8 +54,8 @@ pub struct ListenerResult {
 struct Refusal(u16, &'static str, String);
 
 /// Explains one request. `url` is a path, and then the host is `localhost`, or an absolute URL. If its host names a
-/// listener's address, only that listener counts. Without a scheme it is http. A `Host` among `headers` overrides the
-/// URL's.
+/// listener's address, only that listener counts; otherwise, forward listeners get it, as of a program that uses them as
+/// its proxy. Without a scheme it is http. A `Host` among `headers` overrides the URL's.
 ///
 /// # Errors
 /// Bad usage: an invalid method, URL, or header field.
@@ -115,22 +117,46 @@ fn result_of(
     }
 }
 
-/// The checks in the proxy's order: method, 400, 421, 404. A possible 403 is only a note.
+/// Why a listener does not serve a request, and which routes nearly matched.
+type Miss = (Refusal, Vec<String>);
+
+/// What one listener does with the request.
 fn serve(
     config: &Config,
     table: &RouteTable,
     request: &ExplainedRequest,
     listener: usize,
-) -> Result<ListenerResult, (Refusal, Vec<String>)> {
-    request.method_refused().map_err(|refusal| (refusal, Vec::new()))?;
-    let name = request.host().map_err(|refusal| (refusal, Vec::new()))?;
-    let settings = config.listeners.get(listener);
-    let own_name = settings.is_some_and(|settings| host::is_own_name(settings, request.connected, &name));
-    let is_misdirected = !own_name && !table.names_host(listener, &name);
+) -> Result<ListenerResult, Miss> {
+    let alone = |refusal| (refusal, Vec::new());
+    let Some(settings) = config.listeners.get(listener) else {
+        return Err(alone(no_route("there is no such listener".to_owned())));
+    };
+    match settings.serve() {
+        Serve::Token => served::by_token_listener(config, settings, request).map_err(alone),
+        Serve::Forward => served::by_forward_listener(config, table, request, listener, settings),
+        Serve::Proxy => {
+            request.method_refused().map_err(alone)?;
+            let name = request.host().map_err(alone)?;
+            let own_name = host::is_own_name(settings, request.connected, &name);
+            let unserved = (!own_name && !table.names_host(listener, &name)).then(|| misdirected(&name));
+            by_route(config, table, request, (listener, settings), (&name, own_name), unserved)
+        }
+    }
+}
+
+/// The checks in the proxy's order: 400, the host (`unserved`), 404. A possible 403 for the caller is only a note.
+fn by_route(
+    config: &Config,
+    table: &RouteTable,
+    request: &ExplainedRequest,
+    (listener, settings): (usize, &ListenerConfig),
+    (host, own_name): (&str, bool),
+    unserved: Option<Refusal>,
+) -> Result<ListenerResult, Miss> {
     if request.is_for_the_server() {
         request.ends_here().map_err(|refusal| (refusal, Vec::new()))?;
         let answer = responded_here(None, "`OPTIONS *` is about the server as a whole, and that is bearerd");
-        return if is_misdirected { Err((misdirected(&name), Vec::new())) } else { Ok(answer) };
+        return unserved.map_or(Ok(answer), |refusal| Err((refusal, Vec::new())));
     }
     let bad_path = |error: path::PathError| (Refusal(400, "bad_request", error.to_string()), Vec::new());
     let match_path = path::parse(&request.path).map_err(bad_path)?;
@@ -138,18 +164,20 @@ fn serve(
     let call = Lookup {
         listener,
         own_name,
-        host: &name,
+        host,
         path: &match_path,
         method: &request.method,
         headers: &request.headers,
     };
     let miss = |refusal| (refusal, nearest_routes(config, &call));
-    let found = match table.find(&call) {
-        Err(NoMatch::EncodedSlash) => return Err(miss(escaped_slash())),
-        _ if is_misdirected => return Err(miss(misdirected(&name))),
-        Err(NoMatch::Path) => return Err(miss(no_route("no route serves this host and path".to_owned()))),
-        Err(NoMatch::Method(methods)) => return Err(miss(other_methods(&methods))),
-        Ok(found) => found,
+    let found = match (table.find(&call), unserved) {
+        (Err(NoMatch::EncodedSlash), _) => return Err(miss(escaped_slash())),
+        (_, Some(refusal)) => return Err(miss(refusal)),
+        (Err(NoMatch::Path), _) => {
+            return Err(miss(no_route("no route serves this host and path".to_owned())));
+        }
+        (Err(NoMatch::Method(methods)), _) => return Err(miss(other_methods(&methods))),
+        (Ok(found), None) => found,
     };
     let Some(route) = config.routes.get(found.route) else {
         return Err(miss(no_route("the table names a route that is not there".to_owned())));
@@ -158,6 +186,8 @@ fn serve(
         let name = Some(route.name.to_string());
         return Ok(responded_here(name, "Max-Forwards is 0: bearerd does not forward the OPTIONS"));
     }
+    let each_host = route.to_asked_host && matches!(route.host, Some(HostPattern::Wildcard(_)));
+    let at_host = each_host.then(|| route_at_host(route, host));
     Ok(ListenerResult {
         listeners: Vec::new(),
         route: Some(route.name.to_string()),
@@ -166,7 +196,7 @@ fn serve(
         why: reasons(config, route, &call),
         nearest: Vec::new(),
         notes: notes(settings, route, request),
-        sent: Some(Sent::new(route, request, found.prefix_segments)),
+        sent: Some(Sent::new(at_host.as_ref().unwrap_or(route), request, found.prefix_segments)),
     })
 }
 
@@ -206,6 +236,14 @@ fn other_methods(methods: &[Method]) -> Refusal {
     no_route(format!("this path is served for other methods only: {}", names.join(", ")))
 }
 
+/// Where an absolute URL leads.
+struct Target {
+    /// In lower case, an IPv6 address without brackets.
+    host: String,
+    port: u16,
+    https: bool,
+}
+
 struct ExplainedRequest {
     method: Method,
     path: String,
@@ -216,8 +254,8 @@ struct ExplainedRequest {
     connected: Option<SocketAddr>,
     /// The value of `Host`.
     authority: String,
-    /// Host and port of an absolute URL. Without them, every listener could get the request.
-    target: Option<(String, u16)>,
+    /// Of an absolute URL. Without it, every listener could get the request.
+    target: Option<Target>,
     /// The HTTP parser refuses the path.
     unreadable: bool,
 }
@@ -260,9 +298,9 @@ impl ExplainedRequest {
     }
 
     fn absolute(&mut self, uri: &Uri) -> Result<(), String> {
-        let default_port = match uri.scheme_str() {
-            Some("http") => 80,
-            Some("https") => 443,
+        let https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err("the URL's scheme must be http or https".to_owned()),
         };
         let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
@@ -270,9 +308,9 @@ impl ExplainedRequest {
             return Err("the URL must not hold a user name or password".to_owned());
         }
         let name = host::split_host(authority).ok_or("the URL names no valid host and port")?;
-        let port = uri.port_u16().unwrap_or(default_port);
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         self.connected = name.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
-        self.target = Some((name.into_owned(), port));
+        self.target = Some(Target { host: name.into_owned(), port, https });
         self.authority = authority.to_owned();
         self.take_path(uri);
         Ok(())
@@ -318,29 +356,34 @@ impl ExplainedRequest {
         name.map(Cow::into_owned).ok_or_else(|| refused("the Host is no valid host name"))
     }
 
-    /// The listeners that could get the request: those at the URL's address if it has one, else all.
+    /// The listeners that could get the request: those at the URL's address if it has one, else those that programs use as
+    /// their proxy, and those whose routes name the host.
     fn listeners(&self, config: &Config, table: &RouteTable) -> Vec<usize> {
-        let all = || (0..config.listeners.len()).collect();
-        let Some((name, port)) = &self.target else { return all() };
-        let at_port: Vec<_> = config
-            .listeners
-            .iter()
-            .enumerate()
-            .filter(
-                |(_, listener)| matches!(listener.address, Address::Tcp(address) if address.port() == *port),
-            )
-            .collect();
-        let known: Vec<_> = at_port
-            .iter()
-            .filter(|(index, listener)| {
-                host::is_own_name(listener, self.connected, name) || table.names_host(*index, name)
-            })
-            .map(|(index, _)| *index)
-            .collect();
-        match (known.is_empty(), at_port.is_empty()) {
-            (false, _) => known,
-            (true, false) => at_port.iter().map(|(index, _)| *index).collect(),
-            (true, true) => all(),
+        let having = |wanted: &dyn Fn(usize, &ListenerConfig) -> bool| -> Vec<usize> {
+            let all = config.listeners.iter().enumerate();
+            all.filter(|(index, it)| wanted(*index, it)).map(|(index, _)| index).collect()
+        };
+        let is = |it: &ListenerConfig, serve| it.serve() == serve;
+        let all = || {
+            let all = having(&|_, it| {
+                is(it, Serve::Proxy) || (is(it, Serve::Token) && served::is_token_path(&self.path))
+            });
+            if all.is_empty() { having(&|_, _| true) } else { all }
+        };
+        let Some(Target { host: name, port, .. }) = &self.target else { return all() };
+        let is_at_port =
+            |it: &ListenerConfig| matches!(it.address, Address::Tcp(address) if address.port() == *port);
+        let names = |index, it: &ListenerConfig| is(it, Serve::Proxy) && table.names_host(index, name);
+        let known = having(&|index, it| {
+            is_at_port(it) && (host::is_own_name(it, self.connected, name) || names(index, it))
+        });
+        let proxies = || having(&|index, it| is(it, Serve::Forward) || names(index, it));
+        let has_proxy = config.listeners.iter().any(|it| is(it, Serve::Forward));
+        let at_port = || having(&|_, it| is_at_port(it));
+        match known.is_empty() {
+            false => known,
+            true if has_proxy => proxies(),
+            true => Some(at_port()).filter(|found| !found.is_empty()).unwrap_or_else(all),
         }
     }
 }
@@ -440,14 +483,11 @@ fn nearest_routes(config: &Config, call: &Lookup<'_>) -> Vec<String> {
 }
 
 /// How the rules for callers and the caller's own credential affect this request.
-fn notes(
-    listener: Option<&std::sync::Arc<ListenerConfig>>,
-    route: &RouteConfig,
-    request: &ExplainedRequest,
-) -> Vec<String> {
+fn notes(listener: &ListenerConfig, route: &RouteConfig, request: &ExplainedRequest) -> Vec<String> {
     let mut notes = Vec::new();
-    if let Some(listener) = listener {
-        caller_rules(listener, request, &mut notes);
+    caller_rules(listener, request, &mut notes);
+    if listener.serve() == Serve::Forward {
+        notes.push(served::how_it_is_forwarded(route, request).to_owned());
     }
     own_parameter(route, request, &mut notes);
     let anonymous = matches!(route.credential, Credential::Anonymous);
@@ -500,8 +540,13 @@ fn caller_rules(listener: &ListenerConfig, request: &ExplainedRequest, notes: &m
         );
     }
     if let Some((name, _)) = &listener.require_header {
-        notes
-            .push(format!("the listener requires header `{name}` with its value, else 403 `caller_refused`"));
+        let connect =
+            listener.serve() == Serve::Forward && request.target.as_ref().is_some_and(|it| it.https);
+        let on = if connect { " on the CONNECT" } else { "" };
+        let status = if *name == header::PROXY_AUTHORIZATION { 407 } else { 403 };
+        notes.push(format!(
+            "the listener requires header `{name}` with its value{on}, else {status} `caller_refused`"
+        ));
     }
     if listener.callers == Callers::Network && !listener.allow.is_empty() {
         notes.push(

@@ -17,20 +17,19 @@ use crate::config::{self, Address};
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The default of `admin.address`.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9180";
-/// The largest response that is read.
-const MAX_RESPONSE: u64 = 64 * 1024;
-/// HTTP/1.0, so that the response ends with the connection and is not chunked.
-const REQUEST: &[u8] = b"GET /readyz HTTP/1.0\r\nHost: localhost\r\nUser-Agent: bearerd-healthcheck\r\n\r\n";
+/// The largest response that is read: `/status` of some thousand routes.
+const MAX_RESPONSE: u64 = 16 << 20;
 
+/// A response of the admin address.
 #[derive(Debug, PartialEq, Eq)]
-struct ReadyResponse {
-    status: u16,
-    body: String,
+pub(super) struct AdminResponse {
+    pub(super) status: u16,
+    pub(super) body: String,
 }
 
 pub(super) fn healthcheck(common: &Common, format: Output) -> Result<Exit, Failure> {
     let address = admin_address(&find(common)?)?;
-    let response = ask(&address);
+    let response = ask(&address, "/readyz");
     let ready = response.as_ref().is_ok_and(|response| response.status == 200);
     match format {
         Output::Text => output::answer_people(&output::harmless(&text(&address, &response))),
@@ -82,10 +81,10 @@ fn parse_admin_address(text: &str, folder: &Path) -> Option<Address> {
     }
 }
 
-fn text(address: &Address, response: &io::Result<ReadyResponse>) -> String {
+fn text(address: &Address, response: &io::Result<AdminResponse>) -> String {
     match response {
-        Ok(ReadyResponse { status: 200, body }) => body.trim_end().to_owned(),
-        Ok(ReadyResponse { status, body }) => match body.strip_prefix("not ready") {
+        Ok(AdminResponse { status: 200, body }) => body.trim_end().to_owned(),
+        Ok(AdminResponse { status, body }) => match body.strip_prefix("not ready") {
             Some(reasons) => format!("not ready ({status}){reasons}"),
             None => format!("not ready ({status}): {body}"),
         },
@@ -97,7 +96,7 @@ fn text(address: &Address, response: &io::Result<ReadyResponse>) -> String {
     }
 }
 
-fn place(address: &Address) -> String {
+pub(super) fn place(address: &Address) -> String {
     match address {
         Address::Tcp(address) => reachable(*address).to_string(),
         Address::Unix(path) => format!("unix:{}", path.display()),
@@ -105,7 +104,7 @@ fn place(address: &Address) -> String {
 }
 
 /// A server that listens on every address is reached on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -114,7 +113,8 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn ask(address: &Address) -> io::Result<ReadyResponse> {
+/// Requests a page of the admin address.
+pub(super) fn ask(address: &Address, page: &str) -> io::Result<AdminResponse> {
     match address {
         Address::Tcp(address) if address.port() == 0 => {
             Err(io::Error::other("the config leaves the port open (port 0): give [admin] address a port"))
@@ -123,31 +123,33 @@ fn ask(address: &Address) -> io::Result<ReadyResponse> {
             let stream = TcpStream::connect_timeout(&reachable(*address), TIMEOUT)?;
             stream.set_read_timeout(Some(TIMEOUT))?;
             stream.set_write_timeout(Some(TIMEOUT))?;
-            exchange(stream)
+            exchange(stream, page)
         }
         Address::Unix(path) => {
             let stream = UnixStream::connect(path)?;
             stream.set_read_timeout(Some(TIMEOUT))?;
             stream.set_write_timeout(Some(TIMEOUT))?;
-            exchange(stream)
+            exchange(stream, page)
         }
     }
 }
 
-fn exchange(mut stream: impl Read + Write) -> io::Result<ReadyResponse> {
-    stream.write_all(REQUEST)?;
+fn exchange(mut stream: impl Read + Write, page: &str) -> io::Result<AdminResponse> {
+    // HTTP/1.0, so that the response ends with the connection and is not chunked.
+    let head = format!("GET {page} HTTP/1.0\r\nHost: localhost\r\nUser-Agent: bearerd-healthcheck\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut bytes = Vec::new();
     stream.take(MAX_RESPONSE).read_to_end(&mut bytes)?;
     parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::other("it does not speak HTTP"))
 }
 
-fn parse(text: &str) -> Option<ReadyResponse> {
+fn parse(text: &str) -> Option<AdminResponse> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let mut words = head.lines().next()?.split(' ');
     if !words.next()?.starts_with("HTTP/1.") {
         return None;
     }
-    Some(ReadyResponse { status: words.next()?.parse().ok()?, body: body.trim().to_owned() })
+    Some(AdminResponse { status: words.next()?.parse().ok()?, body: body.trim().to_owned() })
 }
 
 #[cfg(test)]
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn an_answer_is_status_and_body() {
         let response = parse("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 5\r\n\r\nno: x\n").unwrap();
-        assert_eq!(response, ReadyResponse { status: 503, body: "no: x".to_owned() });
+        assert_eq!(response, AdminResponse { status: 503, body: "no: x".to_owned() });
         assert_eq!(parse("SSH-2.0-OpenSSH\r\n\r\n"), None);
         assert_eq!(parse("HTTP/1.1 200 OK"), None);
     }
@@ -192,7 +194,7 @@ mod tests {
         let said = |body: &str| {
             text(
                 &Address::Unix("/run/admin".into()),
-                &Ok(ReadyResponse { status: 503, body: body.to_owned() }),
+                &Ok(AdminResponse { status: 503, body: body.to_owned() }),
             )
         };
         assert_eq!(said("not ready\n[-] token of issuer corp"), "not ready (503)\n[-] token of issuer corp");
@@ -205,12 +207,16 @@ mod tests {
         let address = Address::Tcp(listener.local_addr().unwrap());
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = vec![0; REQUEST.len()];
-            stream.read_exact(&mut request).unwrap();
+            let mut request = vec![0; 1000];
+            let length = stream.read(&mut request).unwrap();
+            request.truncate(length);
             stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nready\n").unwrap();
             request
         });
-        assert_eq!(ask(&address).unwrap(), ReadyResponse { status: 200, body: "ready".to_owned() });
+        assert_eq!(
+            ask(&address, "/readyz").unwrap(),
+            AdminResponse { status: 200, body: "ready".to_owned() }
+        );
         assert!(server.join().unwrap().starts_with(b"GET /readyz "));
     }
 
@@ -218,7 +224,7 @@ mod tests {
     fn nobody_there_is_a_no_with_the_address() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let address = Address::Tcp(port);
-        let response = ask(&address);
+        let response = ask(&address, "/readyz");
         assert!(response.is_err());
         assert!(text(&address, &response).contains(&port.to_string()));
     }

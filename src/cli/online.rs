@@ -1,8 +1,9 @@
 //! `bearerd check --online`: what issuers and upstreams say about a config, on one screen.
 //!
-//! It requests tokens and opens connections to upstreams exactly as the proxy does, and sends no request over those. Nothing
-//! that it shows contains a secret.
+//! It requests tokens and opens connections to upstreams exactly as the proxy does, and sends no request over those. If bearerd runs,
+//! it also sends a CONNECT through each forward listener. Nothing that it shows contains a secret.
 
+mod forward;
 mod guess;
 mod issuer;
 mod report;
@@ -19,13 +20,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cli::args::{Common, Output};
-use crate::cli::online::report::{IssuerReport, Report, StoreReport, TlsReport, UpstreamReport};
-use crate::cli::token::own_key;
+use crate::cli::online::report::{
+    ForwardReport, IssuerReport, Report, StoreReport, TlsReport, UpstreamReport,
+};
 use crate::cli::{Exit, Failure, check as offline, find, output, show_programs};
 use crate::clock::{Clock, SystemClock, millis};
 use crate::config::{
-    self, Config, ConnectionConfig, Credential, CredentialKey, IssuerConfig, Problem, StoreConfig,
-    UpstreamTarget, UpstreamUrl,
+    self, Config, ConnectionConfig, Credential, CredentialKey, HostPattern, IssuerConfig, Problem,
+    RouteConfig, StoreConfig, UpstreamTarget, UpstreamUrl,
 };
 use crate::issuer::chained;
 use crate::net::{Connected, Connector, Facts, tls_cause};
@@ -48,21 +50,24 @@ pub(super) struct OnlineOptions {
 
 pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failure> {
     let path = find(common)?;
-    let Ok(config) = config::load(&path) else { return offline::check(common, asked.output) };
+    let Ok(config) = config::load_to_examine(&path) else { return offline::check(common, asked.output) };
     let _shown_until_the_end = show_programs(&config);
     config::make_all(&config.made_values(), MAKING);
     let problems = offline::all_problems(&config);
     if problems.iter().any(offline::is_error) {
         return offline::check(common, asked.output);
     }
-    let Asked { issuers, upstreams, store } = ask(&config, asked.guess)?;
-    let ok = issuers.iter().all(|issuer| issuer.ok) && upstreams.iter().all(|upstream| upstream.ok);
+    let Asked { issuers, upstreams, forward, store } = ask(&config, asked.guess)?;
+    let ok = issuers.iter().all(|issuer| issuer.ok)
+        && upstreams.iter().all(|upstream| upstream.ok)
+        && forward.iter().all(|forward| forward.ok);
     let report = Report {
         ok,
         config: path.to_string_lossy().into_owned(),
         problems: problems.iter().map(Problem::to_json).collect(),
         issuers,
         upstreams,
+        forward,
         store,
     };
     match asked.output {
@@ -78,22 +83,24 @@ pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failu
 struct Asked {
     issuers: Vec<IssuerReport>,
     upstreams: Vec<UpstreamReport>,
+    forward: Vec<ForwardReport>,
     store: Option<StoreReport>,
 }
 
 fn ask(config: &Config, guess: bool) -> Result<Asked, Failure> {
+    let forward = forward::tries(config);
     let runtime = super::runtime()?;
-    let reports = runtime.block_on(ask_all(config, guess));
+    let reports = runtime.block_on(ask_all(config, forward, guess));
     // A pending name look-up must not delay the exit.
     runtime.shutdown_background();
     Ok(reports)
 }
 
-async fn ask_all(config: &Config, guess: bool) -> Asked {
+async fn ask_all(config: &Config, forward: Vec<forward::Try>, guess: bool) -> Asked {
     let bounds = Bounds { end: Instant::now() + LIMIT, now: SystemClock.wall(), guess };
     let planned = planned_upstreams(config);
     let stores = usize::from(config.store.is_some());
-    let progress = Progress::new(config.issuers.len() + planned.len() + stores);
+    let progress = Progress::new(config.issuers.len() + planned.len() + forward.len() + stores);
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut issuers = JoinSet::new();
     for (index, issuer) in config.issuers.values().enumerate() {
@@ -116,14 +123,24 @@ async fn ask_all(config: &Config, guess: bool) -> Asked {
             (index, report)
         });
     }
+    let mut forwards = JoinSet::new();
+    for (index, forward) in forward.into_iter().enumerate() {
+        let progress = Arc::clone(&progress);
+        forwards.spawn(async move {
+            let report = forward::connect(forward, bounds).await;
+            progress.done("listener", &report.listener, report.ok);
+            (index, report)
+        });
+    }
     let probing = async {
         let report = probe_store(config.store.as_ref()?, bounds).await;
         progress.done("store", &report.store, report.ok);
         Some(report)
     };
-    let (issuers, upstreams, store) = tokio::join!(in_order(issuers), in_order(upstreams), probing);
+    let (issuers, upstreams, forward, store) =
+        tokio::join!(in_order(issuers), in_order(upstreams), in_order(forwards), probing);
     progress.end();
-    Asked { issuers, upstreams, store }
+    Asked { issuers, upstreams, forward, store }
 }
 
 /// Writes, reads, and removes an entry of its own.
@@ -216,7 +233,7 @@ pub(super) fn wanted_credentials(config: &Config, issuer: &IssuerConfig) -> Vec<
             None => wanted.push(Wanted { key, routes: Vec::new(), outer: vec![outer], needed: true }),
         }
     }
-    let own = own_key(issuer);
+    let own = issuer.own_credential();
     if !wanted.iter().any(|known| known.key == own) {
         let needed = wanted.is_empty();
         wanted.push(Wanted { key: own, routes: Vec::new(), outer: Vec::new(), needed });
@@ -232,7 +249,7 @@ fn inner_tokens(config: &Config) -> Vec<(String, CredentialKey)> {
             next.push((Arc::clone(issuer), key.clone()));
         }
     }
-    next.extend(config.issuers.values().map(|issuer| (Arc::clone(issuer), own_key(issuer))));
+    next.extend(config.issuers.values().map(|issuer| (Arc::clone(issuer), issuer.own_credential())));
     let mut found = Vec::new();
     while let Some((issuer, key)) = next.pop() {
         for (_, chained) in chained(&issuer, &key) {
@@ -260,7 +277,10 @@ struct Planned {
 /// Routes that connect in the same way share a connection.
 fn planned_upstreams(config: &Config) -> Vec<Planned> {
     let mut planned: Vec<Planned> = Vec::new();
-    for route in &config.routes {
+    // A wildcard without `upstream` names no host to connect to.
+    let each_host =
+        |route: &RouteConfig| route.to_asked_host && matches!(route.host, Some(HostPattern::Wildcard(_)));
+    for route in config.routes.iter().filter(|route| !each_host(route)) {
         let same = planned
             .iter_mut()
             .find(|known| known.target == route.upstream.target && known.connection == route.connection);

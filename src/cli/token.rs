@@ -89,7 +89,7 @@ fn is_bound(grant: &Grant) -> bool {
 fn credential(config: &Config, asked: &TokenOptions) -> Result<(Arc<IssuerConfig>, CredentialKey), Failure> {
     let issuer = super::issuer(config, &asked.issuer)?;
     let Some(name) = &asked.route else {
-        return Ok((Arc::clone(issuer), own_key(issuer)));
+        return Ok((Arc::clone(issuer), issuer.own_credential()));
     };
     let route = config.routes.iter().find(|route| *route.name == **name).ok_or_else(|| {
         let hint = output::suggestion(name, config.routes.iter().map(|route| &*route.name));
@@ -106,16 +106,6 @@ fn credential(config: &Config, asked: &TokenOptions) -> Result<(Arc<IssuerConfig
         Credential::Anonymous => {
             Err(Failure::new(Exit::Usage, format!("route `{name}` is anonymous: it sends no token")))
         }
-    }
-}
-
-pub(super) fn own_key(issuer: &IssuerConfig) -> CredentialKey {
-    CredentialKey {
-        issuer: Arc::clone(&issuer.name),
-        issuer_digest: issuer.digest,
-        scopes: issuer.scopes.clone(),
-        params: issuer.params.clone(),
-        subject: None,
     }
 }
 

@@ -6,6 +6,8 @@
 
 #![expect(clippy::disallowed_types, reason = "held for a moment by those who wait for the same file")]
 
+mod replaced;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
@@ -20,6 +22,7 @@ use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use crate::aside::Aside;
+pub use replaced::Replaced;
 
 /// The largest secret, key or certificate; bundles of CAs are a quarter of that.
 pub(super) const LARGEST_VALUE: u64 = 1 << 20;

@@ -3,6 +3,7 @@
 //! A field is an `Option` only if the operator may leave its key out, and never if it "must be set".
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,12 @@ use crate::jose::Alg;
 use crate::workload_api::SpiffeId;
 
 impl Config {
+    /// The hosts of the routes that a listener serves.
+    pub fn hosts_of(&self, listener: usize) -> Vec<HostPattern> {
+        let serves = |route: &&Arc<RouteConfig>| route.listener.is_none_or(|only| only == listener);
+        self.routes.iter().filter(serves).filter_map(|route| route.host.clone()).collect()
+    }
+
     /// The values that change by themselves, each once: those that programs print for others than token requests, and those
     /// that the agent of SPIFFE streams.
     pub fn made_values(&self) -> Vec<Source> {
@@ -69,6 +76,24 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// Every value outside the config, with the place that names it.
     pub references: Vec<ReferenceUse>,
+    /// What `bearerd exec` adds to the file.
+    pub program: Option<ForProgram>,
+}
+
+/// What a config needs besides its file if bearerd serves only one program, which it started.
+#[derive(Debug, Clone)]
+pub struct ForProgram {
+    /// The value of `Proxy-Authorization` for the forward listener that is made if the file has none.
+    pub key: Source,
+    /// The CA bundle of a forward listener that has none.
+    pub bundle: PathBuf,
+    /// What the made listener does with other hosts.
+    pub unmatched: Unmatched,
+}
+
+impl ForProgram {
+    /// The name of the made listener.
+    pub const LISTENER: &str = "exec";
 }
 
 /// One reference of the config to a value elsewhere.
@@ -286,6 +311,103 @@ pub struct ListenerConfig {
     pub require_header: Option<(HeaderName, Source)>,
     pub tls: Option<ListenerTls>,
     pub unix: UnixOptions,
+    pub service: Service,
+    /// A caller of the same user needs no `require_header`. Only for the listener of [`ForProgram`], because some programs cannot
+    /// send the field.
+    pub same_user: bool,
+}
+
+/// The word of `serve`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Serve {
+    #[default]
+    Proxy,
+    Forward,
+    Token,
+}
+
+impl Words for Serve {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("proxy", Self::Proxy), ("forward", Self::Forward), ("token", Self::Token)];
+}
+
+/// What a listener is for.
+#[derive(Debug)]
+pub enum Service {
+    Proxy,
+    Forward(ForwardConfig),
+    Token,
+}
+
+/// `forward` of a listener.
+#[derive(Debug)]
+pub struct ForwardConfig {
+    pub ca: CaConfig,
+    /// Absolute.
+    pub ca_bundle: Option<PathBuf>,
+    pub unmatched: Unmatched,
+    /// How tunnels to unmatched hosts go out.
+    pub egress: Egress,
+}
+
+/// The authority of a forward listener.
+#[derive(Debug)]
+pub enum CaConfig {
+    Ephemeral,
+    Own { certificate: Source, private_key: Source },
+}
+
+impl CaConfig {
+    pub fn own_certificate(&self) -> Option<&Source> {
+        match self {
+            Self::Ephemeral => None,
+            Self::Own { certificate, .. } => Some(certificate),
+        }
+    }
+
+    /// The file that has no content now, and never had any, and why.
+    pub fn missing(&self) -> Option<String> {
+        let Self::Own { certificate, private_key } = self else { return None };
+        [certificate, private_key]
+            .into_iter()
+            .find_map(|source| source.read_or_last_good().err())
+            .map(|error| error.to_string())
+    }
+}
+
+/// What a forward listener does with a CONNECT for a host that no route names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unmatched {
+    #[default]
+    Refuse,
+    Tunnel,
+}
+
+impl Words for Unmatched {
+    const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("tunnel", Self::Tunnel)];
+}
+
+impl ListenerConfig {
+    pub fn serve(&self) -> Serve {
+        match self.service {
+            Service::Proxy => Serve::Proxy,
+            Service::Forward(_) => Serve::Forward,
+            Service::Token => Serve::Token,
+        }
+    }
+
+    /// Whether a file of its certificate, key, or authority has no content now, and never had any.
+    pub fn is_missing_files(&self) -> bool {
+        self.tls.as_ref().is_some_and(ListenerTls::is_missing)
+            || self.forward().is_some_and(|forward| forward.ca.missing().is_some())
+    }
+
+    pub fn forward(&self) -> Option<&ForwardConfig> {
+        match &self.service {
+            Service::Forward(forward) => Some(forward),
+            Service::Proxy | Service::Token => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -414,7 +536,7 @@ pub struct HttpUrl {
 }
 
 /// `[[route]]`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RouteConfig {
     pub name: Arc<str>,
     /// Index into [`Config::listeners`].
@@ -426,6 +548,9 @@ pub struct RouteConfig {
     /// All must be present with this value.
     pub match_headers: Vec<(HeaderName, String)>,
     pub upstream: UpstreamUrl,
+    /// The file has no `upstream`: requests go to the host that the caller asked for, and their path stays as it is. If `host` is
+    /// a wildcard, `upstream` is only its pattern.
+    pub to_asked_host: bool,
     pub connection: ConnectionConfig,
     pub credential: Credential,
     pub caller_authorization: CallerAuthorization,
@@ -443,6 +568,11 @@ pub struct RouteConfig {
 }
 
 impl RouteConfig {
+    /// Whether each host that matches has an upstream of its own.
+    pub fn follows_host(&self) -> bool {
+        self.to_asked_host && matches!(self.host, Some(HostPattern::Wildcard(_)))
+    }
+
     /// The settings that `bearerd explain` shows by their keys, as they are written in the file. What a request must match,
     /// the upstream's URL, the credential, header fields, and timeouts have lines of their own there.
     pub fn settings(&self) -> BTreeMap<&'static str, String> {
@@ -455,6 +585,7 @@ impl RouteConfig {
             methods: _,
             match_headers: _,
             upstream: _,
+            to_asked_host: _,
             connection,
             credential: _,
             caller_authorization: _,
@@ -518,6 +649,36 @@ pub enum HostPattern {
     Wildcard(String),
 }
 
+impl HostPattern {
+    /// Whether it ends in a port, as only hosts of forward listeners may.
+    pub fn has_port(&self) -> bool {
+        let (Self::Exact(host) | Self::Wildcard(host)) = self;
+        let port = host.rsplit_once(':').map(|(_, port)| port);
+        port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+}
+
+impl HostPattern {
+    /// The host of [`Self::Exact`], or the suffix of [`Self::Wildcard`], without a port.
+    pub fn without_port(&self) -> &str {
+        let (Self::Exact(host) | Self::Wildcard(host)) = self;
+        match host.rsplit_once(':') {
+            Some((name, _)) if self.has_port() => name,
+            _ => host,
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    /// As it is written in the file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Wildcard(suffix) => write!(f, "*{suffix}"),
+        }
+    }
+}
+
 /// `path` or `path_prefix`, escaped unreserved characters decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PathPattern {
@@ -571,7 +732,7 @@ impl Words for Protocol {
 }
 
 /// Whose token a route's requests carry.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Credential {
     Anonymous,
     Issuer { issuer: Arc<IssuerConfig>, key: CredentialKey },
@@ -616,7 +777,7 @@ pub enum Inject {
 }
 
 /// `request_headers`, `response_headers`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct HeaderEdits {
     pub set: Vec<(HeaderName, Source)>,
     pub remove: Vec<HeaderName>,
@@ -683,6 +844,17 @@ impl IssuerConfig {
     /// certificate.
     pub fn shares_tokens(&self) -> bool {
         self.shared && !is_bound(self.dpop.as_ref(), &self.tls)
+    }
+
+    /// What identifies the token with its own scopes and parameters.
+    pub fn own_credential(&self) -> CredentialKey {
+        CredentialKey {
+            issuer: Arc::clone(&self.name),
+            issuer_digest: self.digest,
+            scopes: self.scopes.clone(),
+            params: self.params.clone(),
+            subject: None,
+        }
     }
 
     /// The key of the file that says where tokens come from.

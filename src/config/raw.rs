@@ -18,10 +18,10 @@ use serde::Deserialize;
 use crate::config::client_auth::{self, ClientSecretBasic, Method};
 use crate::config::model::{
     BasicEncoding, Budget, CallerAuthorization, Callers, Carrier, HeaderCase, JwtUse, LogFormat,
-    OtlpProtocol, Protocol, ResponseFormat, Roots, ScopeIn, Tracing,
+    OtlpProtocol, Protocol, ResponseFormat, Roots, ScopeIn, Serve, Tracing, Unmatched,
 };
 use crate::config::raw::values::{
-    Count, Flag, Lasting, Plaintext, RawCertificate, RawEgress, RawKey, RawListenerSvid, RawParams,
+    Count, Flag, Lasting, Plaintext, RawCa, RawCertificate, RawEgress, RawKey, RawListenerSvid, RawParams,
     RawPublic, RawReference, RawSecret, RawSigningKey, RawX509Svid, Size, Word, Words,
 };
 
@@ -251,7 +251,7 @@ pub(crate) struct RawListener {
     #[schemars(extend("default" = [], "x-errors" = "a URL, a port, a wildcard"))]
     pub names: Option<Vec<String>>,
     /// Origins of other sites whose browser pages may send requests, such as "https://app.example".
-    #[schemars(extend("default" = [], "x-errors" = "`*`, a path"))]
+    #[schemars(extend("default" = [], "x-errors" = "`*`, a path; with `serve = \"token\"`"))]
     pub origins: Option<Vec<String>>,
     /// "network" allows an address that other machines can reach. It requires `allow`, `require_header`,
     /// `tls.client_ca`, or `tls.spiffe.client_certificates`.
@@ -274,6 +274,35 @@ pub(crate) struct RawListener {
     /// Users that may send requests over a Unix socket. Empty: every user that the file mode allows.
     #[schemars(extend("default" = [], "x-errors" = "on TCP"))]
     pub allow_uids: Option<Vec<u32>>,
+    /// What the listener is for. "proxy": programs send it the requests of its routes. "forward": programs use it as their
+    /// `HTTP_PROXY` and `HTTPS_PROXY`. "token": programs fetch tokens from it.
+    #[schemars(extend("x-errors" = "`\"token\"` on TCP without `require_header`, or without an issuer whose tokens others can use"))]
+    pub serve: Word<Serve>,
+    /// How a forward listener serves.
+    #[schemars(extend("x-errors" = "without `serve = \"forward\"`"))]
+    pub forward: Option<RawForward>,
+}
+
+/// How a forward listener serves.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "Forward")]
+pub(crate) struct RawForward {
+    /// The authority that signs the certificates of the routes' hosts. "ephemeral": made at each start, and its key never
+    /// leaves memory. Or the certificate and the key of your own.
+    #[schemars(extend("default" = RawCa::EPHEMERAL))]
+    pub ca: Option<RawCa>,
+    /// A PEM file that bearerd writes: the system's roots and the authority's certificate, for programs that replace their
+    /// roots by it. Beside it, the same as PKCS#12 (.p12) and JKS (.jks) for Java, with the password "changeit". Relative paths
+    /// start at the config file's folder.
+    #[schemars(extend("x-errors" = "not a file's path; ends in .p12 or .jks; the file of another listener"))]
+    pub ca_bundle: Option<String>,
+    /// What happens to a CONNECT for a host that no route names. "tunnel" lets it through unread, but never to this machine,
+    /// to link-local addresses, or to metadata services.
+    pub unmatched: Word<Unmatched>,
+    /// The proxy for these tunnels. "env" obeys HTTPS_PROXY and NO_PROXY.
+    #[schemars(extend("x-errors" = "without `unmatched = \"tunnel\"`; https; a path"))]
+    pub proxy: Option<RawEgress>,
 }
 
 impl RawListener {
@@ -632,8 +661,9 @@ pub(crate) struct RawRoute {
     /// The listener of the route. Default: any.
     #[schemars(extend("x-errors" = "no such listener"))]
     pub listener: Option<String>,
-    /// The host of the request. "*.example.com" matches one label or more. Default: the listener's own names.
-    #[schemars(extend("x-errors" = "a port, a URL, `*` anywhere but first"))]
+    /// The host of the request. "*.example.com" matches one label or more. On a forward listener, a port other than 443 and
+    /// 80 is part of it: "api.example.com:8443". Default: the listener's own names.
+    #[schemars(extend("x-errors" = "a URL, `*` anywhere but first; a port, or missing, where the listener says otherwise"))]
     pub host: Option<String>,
     /// An exact path. Cannot be combined with `path_prefix`.
     #[schemars(extend("x-errors" = "beside `path_prefix`; a dot segment, a backslash, a query; an escaped slash without `allow_encoded_slash`"))]
@@ -647,8 +677,9 @@ pub(crate) struct RawRoute {
     /// Header fields that a request must have, with these values.
     #[schemars(extend("x-errors" = "`host`", "x-secret" = true))]
     pub match_headers: Option<BTreeMap<String, String>>,
-    /// Where requests go: a URL, or "unix:" and a socket's path.
-    #[schemars(extend("x-errors" = "missing; a query, a user, a password; one of bearerd's own listeners; `http://` to another machine"))]
+    /// Where requests go: a URL, or "unix:" and a socket's path. Default on a forward listener: the host that the program
+    /// asked for, over TLS, with the path as it is.
+    #[schemars(extend("x-errors" = "missing on any other listener; a query, a user, a password; one of bearerd's own listeners; `http://` to another machine"))]
     pub upstream: Option<String>,
     /// HTTP version for the upstream. "auto" chooses by ALPN. "http2" over http uses prior knowledge.
     pub protocol: Word<Protocol>,

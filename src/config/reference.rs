@@ -110,16 +110,11 @@ impl Chained {
 
     /// Says whose token it is.
     pub(super) fn link(&self, issuer: &Arc<IssuerConfig>) {
-        let mut params = issuer.params.clone();
-        params.extend(self.params.clone());
-        let scopes = self.scopes.clone().unwrap_or_else(|| issuer.scopes.clone());
-        let key = CredentialKey {
-            issuer: Arc::clone(&issuer.name),
-            issuer_digest: issuer.digest,
-            scopes,
-            params,
-            subject: None,
-        };
+        let mut key = issuer.own_credential();
+        key.params.extend(self.params.clone());
+        if let Some(scopes) = &self.scopes {
+            key.scopes = scopes.clone();
+        }
         // A config links each of its references once.
         let _ = self.token.set((Arc::clone(issuer), key));
     }
@@ -289,6 +284,14 @@ impl Source {
     }
 
     /// The file that this reads, for the watcher.
+    /// The variable of an `env` reference.
+    pub fn variable(&self) -> Option<&str> {
+        match &self.0.definition {
+            Definition::Env { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     pub fn path(&self) -> Option<&Path> {
         match &self.0.definition {
             Definition::File { path, .. } | Definition::Webhook { store: path, .. } => Some(path),

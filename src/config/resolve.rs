@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use crate::config::document::{Document, FileText, Place};
 use crate::config::environment::OtelVariables;
-use crate::config::model::{Address, Admin, Config, IssuerConfig, Limits, Log, RouteConfig};
+use crate::config::model::{
+    Address, Admin, Config, ForProgram, IssuerConfig, Limits, Log, RouteConfig, Serve,
+};
 use crate::config::raw::values::{Lasting, check};
 use crate::config::raw::{RawAdmin, RawFile, RawIssuer, RawLimits, RawLog, RawRoute};
 use crate::config::report::{Report, Severity};
@@ -29,6 +31,7 @@ pub(crate) struct Input<'t> {
     pub main: (&'t Document<'t>, RawFile),
     pub included: Vec<(&'t Document<'t>, RawFile)>,
     pub include_folders: Vec<std::path::PathBuf>,
+    pub program: Option<ForProgram>,
 }
 
 /// Every issuer of the files; `None` if it has errors.
@@ -40,9 +43,12 @@ pub(crate) struct Known {
     pub listeners: listener::Listeners,
 }
 
+/// The admin address of `bearerd exec` if the file has none, so that any number of programs run at the same time.
+const ANY_PORT: &str = "127.0.0.1:0";
+
 /// The config, or `None` if there is an error.
 pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Report) -> Option<Config> {
-    let Input { main: (main, raw), included, include_folders } = input;
+    let Input { main: (main, raw), included, include_folders, program } = input;
     let RawFile {
         workers,
         include: _,
@@ -64,8 +70,9 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     let drain_delay = drain_delay.read(&top, "drain_delay", report);
     let limits = read_limits(&top.key("limits"), limits.unwrap_or_default(), report);
     let log = read_log(&top.key("log"), log.unwrap_or_default(), report);
-    let admin = read_admin(&top.key("admin"), admin.unwrap_or_default(), report);
-    let listeners = listener::resolve(&top, listener, &admin, report);
+    let default = if program.is_some() { ANY_PORT } else { RawAdmin::ADDRESS };
+    let admin = read_admin(&top.key("admin"), admin.unwrap_or_default(), default, report);
+    let listeners = listener::resolve(&top, listener, &admin, program.as_ref(), report);
     // Before the issuers, because their references name webhooks.
     let webhooks = listener::resolve_webhooks(&top, webhook, taken(&admin, &listeners), report);
     let store = store::resolve(&top.key("store"), store, report);
@@ -80,7 +87,9 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     let files: Vec<_> = issuers.iter().map(|(document, _)| document.file.absolute.clone()).collect();
     let (issuers, places) = all_issuers(issuers, report);
     let known = Known { issuers, listeners };
+    listener::check_token_listeners(&top, &known, report);
     let routes = all_routes(routes, &known, report);
+    listener::check_forward_listeners(&top, &known, &routes, report);
     budget::check(&places, &known.issuers, &routes, report);
 
     if report.problems.iter().any(|problem| problem.severity == Severity::Error) {
@@ -104,6 +113,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         webhooks,
         warnings: Vec::new(),
         references: Vec::new(),
+        program,
     })
 }
 
@@ -168,7 +178,9 @@ fn all_routes<'t>(
         }
     }
     route::refuse_ties(&matches, report);
-    if let Some(main) = main.filter(|_| names.is_empty() && matches.is_empty() && !report.incomplete) {
+    let serve = |serve| known.listeners.configs.iter().flatten().any(|config| config.serve() == serve);
+    let none = names.is_empty() && matches.is_empty() && !report.incomplete && !serve(Serve::Token);
+    if let Some(main) = main.filter(|_| none) {
         let place = main.root().key("route");
         report.missing(
             &place,
@@ -232,9 +244,9 @@ fn read_log(at: &Place<'_>, raw: RawLog, report: &mut Report) -> Option<Log> {
 }
 
 /// `None` if its address is wrong.
-fn read_admin(at: &Place<'_>, raw: RawAdmin, report: &mut Report) -> Option<Admin> {
+fn read_admin(at: &Place<'_>, raw: RawAdmin, default: &str, report: &mut Report) -> Option<Admin> {
     let callers = raw.callers.read(at, "callers", report);
-    let address = raw.address.as_deref().unwrap_or(RawAdmin::ADDRESS);
+    let address = raw.address.as_deref().unwrap_or(default);
     let address = check(&at.key("address"), types::address(address, &at.document.file.folder), report)?;
     Some(Admin { address, callers })
 }

@@ -31,13 +31,13 @@ fn load(text: &str) -> Result<Config, Problems> {
 fn load_beside(text: &str, otel: &OtelVariables) -> Result<Config, Problems> {
     let path = PathBuf::from("/etc/bearerd/bearerd.toml");
     let file = FileText::new("bearerd.toml".into(), path, text.to_owned(), READABLE);
-    load_file(&file, Report::default(), otel)
+    load_file(&file, Report::default(), otel, None)
 }
 
 fn load_as(text: &str, access: Access) -> Result<Config, Problems> {
     let path = PathBuf::from("/etc/bearerd/bearerd.toml");
     let file = FileText::new("bearerd.toml".into(), path, text.to_owned(), access);
-    load_file(&file, Report::default(), &OtelVariables::default())
+    load_file(&file, Report::default(), &OtelVariables::default(), None)
 }
 
 /// The first lines of what is printed, one per problem.
@@ -224,7 +224,7 @@ fn the_examples_other_ways_load_too() {
         .filter(|line| !line.starts_with("group"))
         .map(|line| format!("{line}\n"))
         .collect();
-    assert_eq!(lines(&format!("{listeners}{}", with("", ""))), [""; 0]);
+    assert_eq!(lines(&format!("{listeners}{}", with("", "host = \"api.example.com\""))), [""; 0]);
 }
 
 /// The schema's defaults below a definition, as TOML lines.

@@ -166,7 +166,7 @@ pub(super) fn fold(name: &str) -> String {
 }
 
 /// The decoded pairs of a form. `None`: an escape is broken, or the text is not UTF-8.
-fn decode_form(bytes: &[u8]) -> Option<Vec<(String, String)>> {
+pub(crate) fn decode_form(bytes: &[u8]) -> Option<Vec<(String, String)>> {
     bytes
         .split(|&byte| byte == b'&')
         .filter(|pair| !pair.is_empty())

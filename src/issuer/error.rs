@@ -442,7 +442,7 @@ impl<'a> ErrorContext<'a> {
             }
             ConnectErrorKind::Proxy => "proxy".to_owned(),
             ConnectErrorKind::Settings => "tls and proxy".to_owned(),
-            ConnectErrorKind::Full => return None,
+            ConnectErrorKind::Full | ConnectErrorKind::Forbidden => return None,
         })
     }
 }
@@ -460,7 +460,7 @@ fn unreached(broken: &ExchangeError, connector: &Connector) -> Option<Unreached>
         // A proxy may have accepted the connection.
         ConnectErrorKind::Timeout => !hop.is_proxy(),
         ConnectErrorKind::Certificate | ConnectErrorKind::Tls | ConnectErrorKind::Proxy => false,
-        ConnectErrorKind::Settings | ConnectErrorKind::Full => return None,
+        ConnectErrorKind::Settings | ConnectErrorKind::Full | ConnectErrorKind::Forbidden => return None,
     };
     Some(Unreached { hop, silent })
 }

@@ -170,7 +170,13 @@ fn check_dates(
     findings: &mut Vec<Finding>,
 ) {
     let Some(leaf) = chain.first() else { return };
-    let hint = Some("have a new one issued; a changed file is used without a restart".to_owned());
+    if let Some((message, hint)) = about_dates(leaf, place, now) {
+        findings.push(finding(key, message, Some(hint)));
+    }
+}
+
+/// What is wrong with the dates of a certificate, or soon will be, and what to do.
+pub fn about_dates(leaf: &Certificate, place: &str, now: SystemTime) -> Option<(String, String)> {
     let at = rfc3339;
     let subject = leaf.subject();
     let message = if leaf.not_after() <= now {
@@ -183,9 +189,9 @@ fn check_dates(
             at(leaf.not_after())
         )
     } else {
-        return;
+        return None;
     };
-    findings.push(finding(key, message, hint));
+    Some((message, "have a new one issued; a changed file is used without a restart".to_owned()))
 }
 
 fn prepared_assertion(config: &IssuerConfig, now: SystemTime, findings: &mut Vec<Finding>) {

@@ -123,6 +123,13 @@ impl Certificate {
         URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &self.der))
     }
 
+    /// SHA-256 of the DER in hex, as tools show it.
+    pub fn fingerprint(&self) -> String {
+        let digest = digest::digest(&digest::SHA256, &self.der);
+        let bytes: Vec<String> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+        bytes.join(":")
+    }
+
     /// Standard base64 of the DER: one member of `x5c`.
     pub fn x5c(&self) -> String {
         STANDARD.encode(&self.der)

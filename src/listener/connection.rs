@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as HttpBody, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -28,14 +29,14 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::watch::{Stage, TimeLimits, Watch, drive};
-use super::{ConnectionPlace, Handler, ListenerSettings, Shared};
+use super::{ConnectionPlace, Handler, ListenerSettings, Shared, inside, same_user};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Limits;
+use crate::config::{Limits, Serve};
 use crate::flow::{self, Reading, Window};
 use crate::idle::{Alarm, Idle};
 use crate::inbound::{CallerBody, Discard, InFlight};
 use crate::metrics::ListenerMetrics;
-use crate::proxy::{Caller, Peer};
+use crate::proxy::{Caller, InsideTls, Peer};
 use crate::telemetry::Repeated;
 
 /// The number of header fields for which hyper needs no heap.
@@ -80,8 +81,18 @@ pub(super) async fn serve<H: Handler>(
     let tls = settings.tls.clone();
     let listener = Arc::clone(&settings.config.name);
     let address = settings.config.address.clone();
-    let caller =
-        Arc::new(Caller { listener, address, peer, local, tls: tls.is_some(), activity: Arc::default() });
+    let same_user = settings.config.same_user && same_user::is_same_user(peer, local).await;
+    let caller = Arc::new(Caller {
+        listener,
+        address,
+        peer,
+        local,
+        tls: tls.is_some(),
+        same_user,
+        activity: Arc::default(),
+        authority: settings.authority.clone(),
+        inside: None,
+    });
     let (transport, protocol) = match tls {
         None => (Transport::Plain(socket), None),
         // Boxed, or the state of a handshake would be part of every connection's.
@@ -96,12 +107,12 @@ pub(super) async fn serve<H: Handler>(
         },
     };
     let watch = Arc::new(Watch::new(caller));
-    let stream = CallerStream::new(transport, Arc::clone(&watch), shared.now.clone(), place);
+    let stream = CallerStream::new(transport, Arc::clone(&watch), shared.now.clone(), Some(place));
     serve_http(stream, protocol, &settings, watch, shared).await;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Protocol {
+pub(super) enum Protocol {
     Http1,
     Http2,
 }
@@ -117,16 +128,22 @@ async fn handshake(
         None => accept.await?,
         Some(limit) => tokio::time::timeout(limit, accept).await.map_err(io::Error::from)??,
     };
-    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
+    let protocol = Protocol::negotiated(&stream);
     Ok((Transport::Tls(Box::new(stream)), protocol))
+}
+
+impl Protocol {
+    /// What ALPN chose.
+    pub(super) fn negotiated(stream: &TlsStream<SocketStream>) -> Self {
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Self::Http2 } else { Self::Http1 }
+    }
 }
 
 /// `protocol`: what ALPN chose. Without TLS, the first bytes decide.
 ///
 /// Not an `async fn`, which would hold its arguments twice for as long as the connection is open. The same is true for
 /// [`serve_http1`].
-fn serve_http<H: Handler>(
+pub(super) fn serve_http<H: Handler>(
     stream: CallerStream,
     protocol: Option<Protocol>,
     settings: &Arc<ListenerSettings>,
@@ -246,6 +263,7 @@ impl<H: Handler> ConnectionService<H> {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<H::Body>, Infallible>> {
         let http10 = request.version() < Version::HTTP_11;
+        let connect = request.method() == Method::CONNECT;
         let pipelined = self.watch.request_begins(http10);
         let expects_continue = !http10 && expects_continue(request.headers());
         let activity = &self.watch.caller.activity;
@@ -257,12 +275,16 @@ impl<H: Handler> ConnectionService<H> {
                 tokio::task::yield_now().await;
             }
             let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
+            if connect {
+                self.open_inside(&mut request, &mut response);
+            }
             drop(request);
             let refused = response.status().is_client_error() || response.status().is_server_error();
             // hyper says it itself only if it learned about the stop before the response.
             let activity = &self.watch.caller.activity;
             let closes = self.shared.drain.has_begun() || activity.ends_with_response(refused);
-            if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS || connect && !refused;
+            if closes && !upgrades {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response)
@@ -290,7 +312,27 @@ impl<H: Handler> ConnectionService<H> {
                 *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok(response);
             }
-            Ok(self.shared.handler.call(&self.watch.caller, &mut request).await)
+            let connect = request.method() == Method::CONNECT;
+            let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
+            if connect {
+                self.open_inside(&mut request, &mut response);
+            }
+            Ok(response)
+        }
+    }
+
+    /// Counts a CONNECT, and serves what is inside it once its response is written.
+    fn open_inside(&self, request: &mut Request<CallerBody>, response: &mut Response<H::Body>) {
+        let tls = response.extensions_mut().remove::<InsideTls>();
+        if self.settings.config.serve() == Serve::Forward {
+            let refused = !response.status().is_success();
+            let passed = if refused { "refused" } else { "tunneled" };
+            self.settings.metrics.connect(if tls.is_some() { "served" } else { passed });
+        }
+        if let Some(tls) = tls {
+            let outer = Arc::clone(&self.watch.caller);
+            let (settings, shared) = (Arc::clone(&self.settings), Arc::clone(&self.shared));
+            tokio::spawn(inside::serve(hyper::upgrade::on(request), tls, outer, settings, shared));
         }
     }
 }
@@ -441,7 +483,7 @@ fn note_tls_on_plain(listener: &str, peer: Peer, metrics: &ListenerMetrics, warn
 
 /// A caller's socket, with or without TLS. It notes what goes through, ends if a write stalls too long, and holds its place
 /// in the connection limit until it is dropped.
-struct CallerStream {
+pub(super) struct CallerStream {
     transport: Transport,
     watch: Arc<Watch>,
     /// What [`Self::poll_protocol`] read, until it is returned by a read.
@@ -451,7 +493,8 @@ struct CallerStream {
     closing: Option<Closing>,
     now: CancellationToken,
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    _place: ConnectionPlace,
+    /// `None` inside a CONNECT: the connection around it has one.
+    _place: Option<ConnectionPlace>,
 }
 
 /// The write side is closed. What the caller still sends is discarded.
@@ -462,7 +505,12 @@ struct Closing {
 }
 
 impl CallerStream {
-    fn new(transport: Transport, watch: Arc<Watch>, now: CancellationToken, place: ConnectionPlace) -> Self {
+    pub(super) fn new(
+        transport: Transport,
+        watch: Arc<Watch>,
+        now: CancellationToken,
+        place: Option<ConnectionPlace>,
+    ) -> Self {
         let (prefix, stall) = (Bytes::new(), Idle::new(None));
         Self { transport, watch, prefix, stall, closing: None, now, cancelled: None, _place: place }
     }
@@ -635,7 +683,7 @@ impl AsyncWrite for CallerStream {
 }
 
 /// With or without TLS. Boxed, so that plain connections do not have the size of TLS ones.
-enum Transport {
+pub(super) enum Transport {
     Plain(SocketStream),
     Tls(Box<TlsStream<SocketStream>>),
 }
@@ -683,6 +731,8 @@ impl Transport {
 pub enum SocketStream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Inside a CONNECT.
+    Inside(Box<TokioIo<Upgraded>>),
 }
 
 macro_rules! each {
@@ -690,6 +740,7 @@ macro_rules! each {
         match $socket.get_mut() {
             SocketStream::Tcp($inner) => $call,
             SocketStream::Unix($inner) => $call,
+            SocketStream::Inside($inner) => $call,
         }
     };
 }
@@ -718,7 +769,10 @@ impl AsyncWrite for SocketStream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Inside(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

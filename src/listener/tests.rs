@@ -195,7 +195,7 @@ fn settings(address: Address, limits: Limits, tls: Option<Arc<rustls::ServerConf
     let name: Arc<str> = Arc::from("main");
     let config = Arc::new(ListenerConfig { address, ..fixture::listener() });
     let metrics = Metrics::default().listener(&name);
-    Arc::new(SettingsCell::from_pointee(ListenerSettings { config, limits, tls, metrics }))
+    Arc::new(SettingsCell::from_pointee(ListenerSettings { config, limits, tls, authority: None, metrics }))
 }
 
 impl Server {

@@ -403,7 +403,10 @@ mod tests {
             peer: Peer::Unix { uid: 0 },
             local: None,
             tls: false,
+            same_user: false,
             activity: Arc::default(),
+            authority: None,
+            inside: None,
         }))
     }
 

@@ -281,7 +281,7 @@ pub const FAMILIES: &[Family] = &[
         labels: &["route", "status"],
         unit: "requests",
         help: "Requests that got a response",
-        more: ". `status` 499 means that the caller left before the response. `route` is empty if no route matched (400, 403, 404, 421). If a route returns more than 16 different statuses, the rest are counted by class, such as `5xx`",
+        more: ". `status` 499 means that the caller left before the response. `route` is empty if no route matched (400, 403, 404, 421), and for token listeners. If a route returns more than 16 different statuses, the rest are counted by class, such as `5xx`",
         alert: "the share of `status=~\"5..\"` grows",
         samples: |all, out| {
             let statuses = routes_and_none(all)
@@ -506,6 +506,22 @@ pub const FAMILIES: &[Family] = &[
                 metrics.refused.all().into_iter().map(move |of| (listener, of))
             });
             each(reasons, |(listener, (reason, count))| out.value(&[listener, reason], count))
+        },
+    },
+    Family {
+        name: "bearerd_connects_total",
+        kind: Kind::Counter,
+        labels: &["listener", "outcome"],
+        unit: "requests",
+        help: "CONNECT requests of a forward listener, by outcome",
+        more: ": `served` (TLS ends in bearerd, and the requests inside count as those of their route), `tunneled` (a host that no \
+               route names, passed through unread), or `refused`",
+        alert: "`refused` grows: a program wants a host that no route names",
+        samples: |all, out| {
+            let outcomes = all.listeners.iter().flat_map(|(listener, metrics)| {
+                metrics.connects.all().into_iter().map(move |of| (listener, of))
+            });
+            each(outcomes, |(listener, (outcome, count))| out.value(&[listener, outcome], count))
         },
     },
     Family {

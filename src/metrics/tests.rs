@@ -29,6 +29,7 @@ fn filled() -> Metrics {
     issuer.waiting();
     metrics.listener(&name("main")).connected();
     metrics.listener(&name("main")).refused("syntax");
+    metrics.listener(&name("main")).connect("served");
     metrics.admin().refused("http2");
     metrics.config_reload(true);
     metrics.config_reload(false);

@@ -32,6 +32,7 @@ use super::environment::{self, Via};
 use super::hop::Hop;
 use super::names::{Names, Unresolved, WITH_TLS, WITHOUT_TLS};
 use super::places::Places;
+use super::reach;
 use super::stream::Stream;
 use super::stream::keep_alive;
 use super::tls::{ClientTls, NoTls};
@@ -82,6 +83,8 @@ pub struct Connector {
     timeout: Option<Duration>,
     names: &'static Names,
     room: Room,
+    /// See [`Connector::to_other_machines`].
+    other_machines: bool,
 }
 
 /// The limit that a connection counts against.
@@ -114,6 +117,9 @@ pub enum ConnectErrorKind {
     Proxy,
     /// A file (CA, certificate, or key) could not be used.
     Settings,
+    /// The target is this machine, or an address that only this machine's network reaches: see
+    /// [`Connector::to_other_machines`].
+    Forbidden,
     /// This machine has no place for a connection, no descriptor, or no thread left.
     Full,
 }
@@ -158,7 +164,17 @@ impl Connector {
             }
         };
         let tls = ClientTls::new(tls, offer);
-        Self { target, who, tls, via, offer, timeout, names: Names::of_the_system(), room: Room::Turns }
+        Self {
+            target,
+            who,
+            tls,
+            via,
+            offer,
+            timeout,
+            names: Names::of_the_system(),
+            room: Room::Turns,
+            other_machines: false,
+        }
     }
 
     /// A connector for an upstream.
@@ -177,6 +193,14 @@ impl Connector {
     #[must_use]
     pub fn within(self, places: &'static Places) -> Self {
         Self { room: Room::Places(places), ..self }
+    }
+
+    /// Refuses to connect to this machine, to link-local addresses, and to metadata services of clouds. The address that was
+    /// checked is the one that is connected to. An egress proxy resolves names itself, so behind one only names and literal
+    /// addresses are checked.
+    #[must_use]
+    pub fn to_other_machines(self) -> Self {
+        Self { other_machines: true, ..self }
     }
 
     #[cfg(test)]
@@ -252,6 +276,9 @@ impl Connector {
         };
         // Before anything is sent, so that a broken file is reported without a connection.
         progress.reach(ConnectStep::Preparing);
+        if self.other_machines && reach::is_local_name(host) {
+            return Err(forbidden(&self.who));
+        }
         let tls = if tls { Some(self.tls_settings(host).await?) } else { None };
         let (proxy, host, port) = match &self.via {
             Via::Direct => (None, host, port),
@@ -265,7 +292,13 @@ impl Connector {
         progress.reach(ConnectStep::Resolving);
         let oldest = if tls.is_some() { WITH_TLS } else { WITHOUT_TLS };
         let addresses = self.names.addresses(host, port, oldest).await;
-        let addresses = addresses.map_err(|why| unresolved(host, &peer, why))?;
+        let mut addresses = addresses.map_err(|why| unresolved(host, &peer, why))?;
+        if self.other_machines && proxy.is_none() {
+            addresses.retain(|address| !reach::is_of_this_network(address.ip()));
+            if addresses.is_empty() {
+                return Err(forbidden(&self.who));
+            }
+        }
         let attempt = Arc::new(Attempt {
             who: self.who.clone(),
             proxy: proxy.cloned(),
@@ -277,6 +310,9 @@ impl Connector {
         let connected =
             race(interleave(addresses), |address| Arc::clone(&attempt).at(address), failures).await;
         let Connected { stream, http2 } = connected.ok_or_else(|| sum_up(&peer, std::mem::take(failures)))?;
+        if self.other_machines && proxy.is_none() && stream.is_to_this_machine() {
+            return Err(forbidden(&self.who));
+        }
         Ok(Connected { stream: stream.with_turn(turn), http2 })
     }
 
@@ -344,6 +380,11 @@ fn unresolved(host: &str, who: &str, why: Unresolved) -> ConnectError {
         Unresolved::Machine(error) => (ConnectErrorKind::Full, error.to_string()),
     };
     ConnectError { kind, message: format!("can't connect to {who}: {why}") }
+}
+
+fn forbidden(who: &str) -> ConnectError {
+    let message = format!("{who} is this machine, a link-local address, or the metadata service of a cloud");
+    ConnectError { kind: ConnectErrorKind::Forbidden, message }
 }
 
 fn no_unix(path: &Path, error: &io::Error) -> ConnectError {

@@ -116,6 +116,19 @@ impl Stream {
         Self { _turn: turn, ..self }
     }
 
+    /// Whether the other end is on this machine: both ends of such a connection have the same address.
+    pub(super) fn is_to_this_machine(&self) -> bool {
+        let same = |stream: &TcpStream| {
+            let (local, peer) = (stream.local_addr(), stream.peer_addr());
+            matches!((local, peer), (Ok(local), Ok(peer)) if local.ip().to_canonical() == peer.ip().to_canonical())
+        };
+        match &self.inner {
+            Inner::Tcp(stream) => same(stream),
+            Inner::Unix(_) => true,
+            Inner::Tls(stream) => same(stream.get_ref().0),
+        }
+    }
+
     pub fn facts(&self) -> Facts {
         match &self.inner {
             Inner::Unix(_) => Facts::default(),

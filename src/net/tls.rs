@@ -5,20 +5,22 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
+use rustls::server::{
+    ClientHello, ParsedCertificate, ResolvesServerCert, StoresServerSessions, WebPkiClientVerifier,
+};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, InconsistentKeys, OtherError,
-    RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName,
+    InconsistentKeys, OtherError, RootCertStore, ServerConfig, SignatureScheme, WantsVerifier,
 };
 use tokio::sync::Semaphore;
 
@@ -217,9 +219,7 @@ pub fn unusable(options: &TlsOptions) -> Option<TlsSettingsError> {
 
 /// Builds a server config. ALPN offers `h2` and `http/1.1`. With `client_ca`, clients must have a certificate.
 pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettingsError> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsSettingsError(error.to_string()))?;
+    let builder = server_builder()?;
     let builder = match &tls.client_ca {
         None => builder.with_no_client_auth(),
         Some(ca) => builder.with_client_cert_verifier(client_verifier(ca)?),
@@ -232,12 +232,54 @@ pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettings
     Ok(Arc::new(config))
 }
 
+/// A server config with this certificate, for every host that a caller asks for. ALPN offers `h2` and `http/1.1`.
+pub(super) fn with_certificate(
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+    sessions: Arc<dyn StoresServerSessions>,
+) -> Result<Arc<ServerConfig>, TlsSettingsError> {
+    let resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+    let mut config = server_builder()?.with_no_client_auth().with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = sessions;
+    Ok(Arc::new(config))
+}
+
+/// Whether a program that trusts the last one of `chain` accepts `leaf`, which the first one signed, for this host.
+pub(super) fn is_trusted(
+    chain: &[CertificateDer<'static>],
+    leaf: &CertificateDer<'_>,
+    host: &str,
+    now: SystemTime,
+) -> bool {
+    let Some((root, between)) = chain.split_last() else { return false };
+    let mut roots = RootCertStore::empty();
+    if roots.add(root.clone()).is_err() {
+        return false;
+    }
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&PROVIDER)).build();
+    let (Ok(verifier), Ok(name)) = (verifier, ServerName::try_from(host)) else { return false };
+    let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+    verifier.verify_server_cert(leaf, between, &name, &[], now).is_ok()
+}
+
+/// The certificates of the system's roots. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace them.
+pub(super) fn system_certificates() -> Result<Vec<CertificateDer<'static>>, TlsSettingsError> {
+    system_files().iter().try_for_each(|path| readable(path))?;
+    let read = rustls_native_certs::load_native_certs();
+    if read.certs.is_empty() { Err(no_system_roots(read.errors.first())) } else { Ok(read.certs) }
+}
+
+fn server_builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsSettingsError> {
+    ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsSettingsError(error.to_string()))
+}
+
 /// A server config for a listener whose certificate or key is missing: it refuses every handshake with an alert.
 pub fn closed_server_config() -> Result<Arc<ServerConfig>, TlsSettingsError> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsSettingsError(error.to_string()))?;
-    Ok(Arc::new(builder.with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate))))
+    Ok(Arc::new(server_builder()?.with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate))))
 }
 
 #[derive(Debug)]
@@ -459,12 +501,10 @@ fn system() -> Result<Arc<RootCertStore>, TlsSettingsError> {
     {
         return Ok(Arc::clone(&known.store));
     }
-    system_files().iter().try_for_each(|path| readable(path))?;
-    let read = rustls_native_certs::load_native_certs();
     let mut store = RootCertStore::empty();
-    let (added, _) = store.add_parsable_certificates(read.certs);
+    let (added, _) = store.add_parsable_certificates(system_certificates()?);
     if added == 0 {
-        return Err(no_system_roots(read.errors.first()));
+        return Err(no_system_roots(None));
     }
     let store = Arc::new(store);
     SYSTEM_ROOTS.store(Some(Arc::new(SystemRoots { files, store: Arc::clone(&store) })));

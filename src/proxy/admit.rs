@@ -2,18 +2,22 @@
 //!
 //! The checks, in their order: 405 and 400 for what is malformed or ambiguous ([`read_target`]), 421 for a host that is
 //! not served here, 403 for a caller or a browser page that the listener does not allow ([`ListenerRules`],
-//! [`foreign_page`]), 404 if no route matches.
+//! [`foreign_page`]), 404 if no route matches. What differs on a forward listener is in [`super::connect`].
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 
+use super::connect::{self, Inside};
 use super::error::{Code, ProxyError};
 use super::headers::{self, FieldSet};
 use super::{RouteService, Snapshot};
-use crate::config::{Address, ListenerConfig};
+use crate::config::{Address, ListenerConfig, Serve};
 use crate::inbound::{Activity, CallerBody};
+use crate::metrics::ListenerMetrics;
+use crate::net::CertificateAuthority;
 use crate::route::host::{Authority, is_own_name};
 use crate::route::path::MatchPath;
 use crate::route::{Lookup, NoMatch, RouteMatch, near, path};
@@ -30,7 +34,13 @@ pub struct Caller {
     /// The address that the caller connected to; `None` on a Unix socket.
     pub local: Option<SocketAddr>,
     pub tls: bool,
+    /// The other end belongs to bearerd's own user, and the listener admits it for that.
+    pub same_user: bool,
     pub activity: Arc<Activity>,
+    /// Of a forward listener: it signs the certificates for what is inside a CONNECT.
+    pub authority: Option<Arc<CertificateAuthority>>,
+    /// The connection is inside a CONNECT.
+    pub inside: Option<Inside>,
 }
 
 /// The other end of a connection.
@@ -50,25 +60,42 @@ pub(super) struct Admission<'a> {
     pub(super) ends_here: bool,
 }
 
-/// Runs all checks. `None`: the request is for this server as a whole (`OPTIONS *`).
+/// What a request wants, if it may go on.
+pub(super) enum Admitted<'a> {
+    Route(Admission<'a>),
+    /// `OPTIONS *`: the request is for this server as a whole.
+    Server,
+    /// A CONNECT to this host, which the caller may send. Whether the host is served is not decided yet.
+    Connect(connect::Asked<'a>),
+}
+
+/// Runs all checks.
 ///
 /// # Errors
 /// See the module.
 pub(super) fn admit<'a>(
     snapshot: &'a Snapshot,
+    listener: Option<(usize, &'a ListenerRules)>,
     caller: &Caller,
     request: &Request<CallerBody>,
     fields: FieldSet,
-) -> Result<Option<Admission<'a>>, ProxyError> {
-    let Target { authority, resource, ends_here } = read_target(request, fields)?;
-    let Some((index, rules)) = snapshot.listener(caller) else {
+) -> Result<Admitted<'a>, ProxyError> {
+    let Some((index, rules)) = listener else {
         let detail = format!("listener {} is no longer in the config", caller.listener);
         return Err(ProxyError::new(Code::Overloaded, detail));
     };
-    let host = authority.as_ref().map_or("", |authority| &*authority.host);
-    let own_name = authority.is_none() || is_own_name(&rules.config, caller.local, host);
+    let forward = rules.config.serve() == Serve::Forward;
+    let Target { authority, resource, ends_here } =
+        read_target(request, forward && caller.inside.is_none(), fields)?;
+    let host = if forward {
+        connect::requested_host(caller, request, authority.as_ref())?
+    } else {
+        Cow::Borrowed(authority.as_ref().map_or("", |authority| &*authority.host))
+    };
+    let host = &*host;
+    let own_name = !forward && (authority.is_none() || is_own_name(&rules.config, caller.local, host));
     let lookup = match &resource {
-        Resource::Server => None,
+        Resource::Server | Resource::Connect => None,
         Resource::Path(path) => Some(Lookup {
             listener: index,
             own_name,
@@ -83,17 +110,54 @@ pub(super) fn admit<'a>(
     if let Some(Err(NoMatch::EncodedSlash)) = found {
         return Err(encoded_slash());
     }
-    if !own_name && !snapshot.table.names_host(index, host) {
+    let named = snapshot.table.names_host(index, host);
+    if !forward && !own_name && !named {
         return Err(misdirected(snapshot, rules, lookup.as_ref()));
     }
     rules.admit(caller, authority.as_ref(), request.headers(), fields)?;
-    let (Some(lookup), Some(found)) = (lookup, found) else { return Ok(None) };
+    if let (Resource::Connect, Some(authority)) = (&resource, &authority) {
+        return Ok(Admitted::Connect(connect::Asked::new(rules, authority, named)));
+    }
+    if forward && !named {
+        return Err(connect::host_refused(rules, host));
+    }
+    let (Some(lookup), Some(found)) = (lookup, found) else { return Ok(Admitted::Server) };
     let route_match = found.map_err(|miss| no_route(snapshot, &lookup, miss))?;
     let Some(service) = snapshot.routes.get(route_match.route) else {
         return Err(ProxyError::new(Code::Internal, "the route table and the routes do not fit together"));
     };
-    let service = Arc::clone(service);
-    Ok(Some(Admission { service, route_match, key_header: rules.key_header(), ends_here }))
+    let service = connect::service_for(service, host);
+    // Inside a CONNECT, the field belongs to the request for the upstream.
+    let key_header = rules.key_header().filter(|_| caller.inside.is_none());
+    Ok(Admitted::Route(Admission { service, route_match, key_header, ends_here }))
+}
+
+/// Runs the checks of a token listener, which has no routes. Returns the path; `None` for `OPTIONS *`.
+///
+/// # Errors
+/// See the module.
+pub(super) fn admit_to_endpoint<'r>(
+    rules: &ListenerRules,
+    caller: &Caller,
+    request: &'r Request<CallerBody>,
+    fields: FieldSet,
+) -> Result<Option<MatchPath<'r>>, ProxyError> {
+    let Target { authority, resource, ends_here: _ } = read_target(request, false, fields)?;
+    if let Some(authority) = &authority
+        && !is_own_name(&rules.config, caller.local, &authority.host)
+    {
+        let name = &rules.config.name;
+        let detail = format!(
+            "listener {name} does not have this Host; use localhost in the URL, or add the name to `names` of \
+             [listener.{name}]"
+        );
+        return Err(ProxyError::new(Code::Misdirected, detail));
+    }
+    rules.admit(caller, authority.as_ref(), request.headers(), fields)?;
+    Ok(match resource {
+        Resource::Path(path) => Some(path),
+        Resource::Server | Resource::Connect => None,
+    })
 }
 
 // The request's target, read strictly (400, 405)
@@ -113,13 +177,19 @@ enum Resource<'a> {
     Path(MatchPath<'a>),
     /// `OPTIONS *` is for the server as a whole (RFC 9110 section 7.1), which is bearerd.
     Server,
+    /// CONNECT has only an authority (RFC 9110 section 9.3.6).
+    Connect,
 }
 
-/// Reads the target. Whatever two parsers could read in two ways is an error.
+/// Reads the target. Whatever two parsers could read in two ways is an error. `connects`: CONNECT is a method here.
 ///
 /// # Errors
 /// 405 for methods that are not proxied, 400 for everything malformed or ambiguous.
-fn read_target<B>(request: &Request<B>, fields: FieldSet) -> Result<Target<'_>, ProxyError> {
+fn read_target<B>(request: &Request<B>, connects: bool, fields: FieldSet) -> Result<Target<'_>, ProxyError> {
+    if connects && request.method() == Method::CONNECT {
+        let authority = Some(connect::connect_target(request, authority(request)?, fields)?);
+        return Ok(Target { authority, resource: Resource::Connect, ends_here: false });
+    }
     check_method(request.method())?;
     check_framing(request, fields)?;
     check_form(request)?;
@@ -178,8 +248,13 @@ fn authority<B>(request: &Request<B>) -> Result<Option<Authority<'_>>, ProxyErro
         return Err(ProxyError::bad_request("the request has more than one Host line"));
     }
     let authority = request.uri().authority().map(|authority| authority.as_str());
-    let same =
-        |authority: &str, line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
+    let is = |line: &HeaderValue, text: &str| line.as_bytes().eq_ignore_ascii_case(text.as_bytes());
+    // Java, undici, and aiohttp leave out the port of a CONNECT here. Only the target says it.
+    let without_port = |authority: &str, line: &HeaderValue| {
+        let host = authority.rsplit_once(':').map(|(host, _)| host);
+        request.method() == Method::CONNECT && host.is_some_and(|host| is(line, host))
+    };
+    let same = |authority: &str, line: &HeaderValue| is(line, authority) || without_port(authority, line);
     let given = match (authority, line) {
         (Some(authority), Some(line)) if !same(authority, line) => {
             return Err(ProxyError::bad_request("Host and the request's target name different hosts"));
@@ -218,6 +293,7 @@ fn ends_here<B>(request: &Request<B>, fields: FieldSet) -> Result<bool, ProxyErr
 #[derive(Debug)]
 pub struct ListenerRules {
     pub config: Arc<ListenerConfig>,
+    pub metrics: Arc<ListenerMetrics>,
     require_header: Option<RequiredHeader>,
 }
 
@@ -230,12 +306,12 @@ struct RequiredHeader {
 
 impl ListenerRules {
     /// Reads the value of `require_header`. Each reload reads it again.
-    pub fn new(config: &Arc<ListenerConfig>) -> Self {
+    pub fn new(config: &Arc<ListenerConfig>, metrics: Arc<ListenerMetrics>) -> Self {
         let require_header = config.require_header.as_ref().map(|(name, source)| RequiredHeader {
             name: name.clone(),
             value: source.read_or_last_good().map(|(value, _)| value).map_err(|error| error.to_string()),
         });
-        Self { config: Arc::clone(config), require_header }
+        Self { config: Arc::clone(config), metrics, require_header }
     }
 
     /// Checks the caller's address, the browser page that sent the request, and the required header field. `authority` is
@@ -251,13 +327,16 @@ impl ListenerRules {
         fields: FieldSet,
     ) -> Result<(), ProxyError> {
         self.check_peer(caller)?;
-        let own = OwnOrigin { tls: caller.tls, authority };
+        // A forward listener's own TLS is not that of the host.
+        let tls = caller.tls && (caller.inside.is_some() || self.config.serve() != Serve::Forward);
+        let own = OwnOrigin { tls, authority };
         if fields.any(FieldSet::PAGE)
             && let Some(why) = foreign_page(headers, own, &self.config.origins)
         {
             return Err(self.refused(why));
         }
-        self.check_required_header(headers)
+        // A CONNECT was checked already, and what is inside it is for the upstream alone.
+        if caller.inside.is_some() || caller.same_user { Ok(()) } else { self.check_required_header(headers) }
     }
 
     fn check_peer(&self, caller: &Caller) -> Result<(), ProxyError> {
@@ -295,9 +374,14 @@ impl ListenerRules {
         };
         match (given.next(), given.next()) {
             (Some(given), None) if is_right(given) => Ok(()),
-            (None, _) => Err(self.refused(&format!("the header {name} is missing"))),
-            (Some(_), _) => Err(self.refused(&format!("the header {name} has a wrong value"))),
+            (None, _) => Err(self.key_refused(&format!("the header {name} is missing"))),
+            (Some(_), _) => Err(self.key_refused(&format!("the header {name} has a wrong value"))),
         }
+    }
+
+    fn key_refused(&self, why: &str) -> ProxyError {
+        let authenticate = self.key_header() == Some(&header::PROXY_AUTHORIZATION);
+        ProxyError { authenticate, ..self.refused(why) }
     }
 
     /// The header field that lets a caller in. bearerd does not forward it.
@@ -305,7 +389,7 @@ impl ListenerRules {
         self.require_header.as_ref().map(|required| &required.name)
     }
 
-    fn refused(&self, why: &str) -> ProxyError {
+    pub(super) fn refused(&self, why: &str) -> ProxyError {
         let at = match &self.config.address {
             Address::Tcp(address) => address.to_string(),
             Address::Unix(path) => format!("unix:{}", path.display()),

@@ -1,6 +1,6 @@
 //! Every way in which a request ends without the upstream's response: a code, a status, and the response for the caller.
 //!
-//! The response is problem+json (RFC 9457), or the trailers-only form of gRPC.
+//! The response is problem+json (RFC 9457), the trailers-only form of gRPC, or on a token listener the JSON of RFC 6749.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,25 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::metrics::Failure;
 use crate::token::{TokenError, TokenErrorKind};
 use crate::upstream::{UpstreamError, UpstreamErrorKind};
+
+/// An error of RFC 6749 section 5.2.
+#[derive(Debug, Clone, Copy)]
+pub struct OAuthError {
+    /// The value of `error`.
+    pub error: &'static str,
+    pub status: StatusCode,
+}
+
+/// How bearerd says an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ErrorForm {
+    /// problem+json (RFC 9457).
+    Problem,
+    /// The trailers-only form of gRPC.
+    Grpc,
+    /// RFC 6749 section 5.2, on a token listener.
+    OAuth,
+}
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -166,6 +185,13 @@ pub struct ProxyError {
     pub retry_after: Option<Duration>,
     /// The issuer refused bearerd: gRPC status 16 instead of 14.
     pub issuer_refused: bool,
+    /// What a token listener says, if the code alone does not say it.
+    pub oauth: Option<OAuthError>,
+    /// The methods of the resource, for 405.
+    pub allow: &'static str,
+    /// The status is 407, because the caller must send `Proxy-Authorization` (RFC 9110 section 15.5.8). Many clients send it
+    /// only then.
+    pub authenticate: bool,
     /// Set once the route is known.
     pub route: Option<Arc<str>>,
     pub issuer: Option<Arc<str>>,
@@ -180,6 +206,9 @@ impl ProxyError {
             proxy_status: code.proxy_status(),
             retry_after: None,
             issuer_refused: false,
+            oauth: None,
+            allow: METHODS,
+            authenticate: false,
             route: None,
             issuer: None,
         }
@@ -191,13 +220,7 @@ impl ProxyError {
 
     /// The error of a request to which `route`'s upstream sent no response.
     pub(super) fn at_upstream(error: UpstreamError, route: &str) -> Self {
-        let code = match error.kind {
-            UpstreamErrorKind::Unreachable => Code::UpstreamUnreachable,
-            UpstreamErrorKind::Invalid => Code::UpstreamInvalid,
-            UpstreamErrorKind::Timeout => Code::UpstreamTimeout,
-            UpstreamErrorKind::Full => Code::Overloaded,
-            UpstreamErrorKind::CallerBody => Code::BadRequest,
-        };
+        let code = Code::from(error.kind);
         let detail = match upstream_remedy(error.proxy_status) {
             Some((keys, more)) => format!("{}; see {keys} of route {route}{more}", error.detail),
             None => error.detail,
@@ -205,8 +228,33 @@ impl ProxyError {
         Self { proxy_status: error.proxy_status, ..Self::new(code, detail) }
     }
 
+    /// The same as another error of a token listener.
+    pub(super) fn oauth(self, error: OAuthError) -> Self {
+        Self { oauth: Some(error), ..self }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self.oauth {
+            _ if self.authenticate => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            Some(oauth) => oauth.status,
+            None => self.code.status(),
+        }
+    }
+
     fn operator_detail(&self) -> &str {
         self.for_operators.as_deref().unwrap_or(&self.detail)
+    }
+}
+
+impl From<UpstreamErrorKind> for Code {
+    fn from(kind: UpstreamErrorKind) -> Self {
+        match kind {
+            UpstreamErrorKind::Unreachable => Self::UpstreamUnreachable,
+            UpstreamErrorKind::Invalid => Self::UpstreamInvalid,
+            UpstreamErrorKind::Timeout => Self::UpstreamTimeout,
+            UpstreamErrorKind::Full => Self::Overloaded,
+            UpstreamErrorKind::CallerBody => Self::BadRequest,
+        }
     }
 }
 
@@ -261,33 +309,36 @@ pub(super) fn fail(mut error: ProxyError, record: &mut Record, head_only: bool) 
         error.route = Some(Arc::clone(&route.config.name));
         error.issuer = route.issuer().cloned();
     }
-    let is_server_error = error.code.status().is_server_error();
+    if let Some(service) = &record.token_service {
+        error.issuer = Some(Arc::clone(&service.issuer.name));
+    }
+    let is_server_error = error.status().is_server_error();
     if is_server_error {
         log_failure(&error, record);
     } else {
         record.log_refusal(error.operator_detail());
     }
-    record.metrics().note_failure(Failure {
+    record.note_failure(Failure {
         at: SystemClock.wall(),
-        status: error.code.status().as_u16(),
+        status: error.status().as_u16(),
         code,
         detail: error.operator_detail().to_owned(),
         request_id: record.request_id().to_owned(),
     });
-    if record.grpc && is_server_error {
+    if record.form == ErrorForm::Grpc && is_server_error {
         record.metrics().note_grpc_failure();
     }
-    let response = error_response(&error, record.grpc, record.request_id());
+    let response = error_response(&error, record.form, record.request_id());
     if head_only { without_body(response) } else { response }
 }
 
-/// Logs one warning a minute for each route and code, and every fault of bearerd.
+/// Logs one warning a minute for each route (or issuer of a token listener) and code, and every fault of bearerd.
 fn log_failure(error: &ProxyError, record: &Record) {
     let request_id = record.request_id();
     let (route, issuer) = (error.route.as_deref(), error.issuer.as_deref());
     let (code, detail) = (error.code.as_str(), &error.detail);
-    let repeats = record.route.as_ref().filter(|_| error.code != Code::Internal);
-    match repeats.map_or(Some(0), |route| route.warning_due(error.code)) {
+    let due = if error.code == Code::Internal { Some(0) } else { record.warning_due(error.code) };
+    match due {
         Some(more) => {
             let more = (more > 0).then_some(more);
             tracing::warn!(
@@ -328,13 +379,20 @@ struct Problem<'a> {
     request_id: &'a str,
 }
 
-fn error_response(error: &ProxyError, grpc: bool, request_id: &str) -> Response<Content> {
-    let mut response = if grpc { grpc_trailers_only(error) } else { problem_response(error, request_id) };
+fn error_response(error: &ProxyError, form: ErrorForm, request_id: &str) -> Response<Content> {
+    let mut response = match form {
+        ErrorForm::Problem => problem_response(error, request_id),
+        ErrorForm::Grpc => grpc_trailers_only(error),
+        ErrorForm::OAuth => oauth_response(error),
+    };
     let headers = response.headers_mut();
     headers.insert(PROXY_STATUS, proxy_status(error));
     if error.code == Code::MethodRefused {
         // Required by RFC 9110 section 15.5.6.
-        headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        headers.insert(header::ALLOW, HeaderValue::from_static(error.allow));
+    }
+    if error.authenticate {
+        headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"bearerd\""));
     }
     if let Some(seconds) = retry_after(error) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -344,7 +402,7 @@ fn error_response(error: &ProxyError, grpc: bool, request_id: &str) -> Response<
 
 /// The response to HEAD: it keeps the length and loses the body. hyper does this over HTTP/1 only, and a body over HTTP/2
 /// would be an error.
-fn without_body(mut response: Response<Content>) -> Response<Content> {
+pub(super) fn without_body(mut response: Response<Content>) -> Response<Content> {
     if let Content::Full(body) = response.body() {
         let length = HeaderValue::from(body.len());
         response.headers_mut().insert(header::CONTENT_LENGTH, length);
@@ -366,21 +424,81 @@ fn problem_response(error: &ProxyError, request_id: &str) -> Response<Content> {
     let problem = Problem {
         r#type: format!("urn:bearerd:error:{code}"),
         title: error.code.title(),
-        status: error.code.status().as_u16(),
+        status: error.status().as_u16(),
         detail: &error.detail,
         code,
         route: error.route.as_deref(),
         issuer: error.issuer.as_deref(),
         request_id,
     };
-    let mut body = serde_json::to_vec(&problem).expect("text and a number can be written");
+    json_response(error, "application/problem+json", &problem)
+}
+
+fn json_response(
+    error: &ProxyError,
+    content_type: &'static str,
+    members: &impl Serialize,
+) -> Response<Content> {
+    let mut body = serde_json::to_vec(members).expect("text and a number can be written");
     body.push(b'\n');
     let mut response = Response::new(Content::Full(body.into()));
-    *response.status_mut() = error.code.status();
+    *response.status_mut() = error.status();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// The members of an error of RFC 6749 section 5.2.
+#[derive(Serialize)]
+struct OAuthMembers<'a> {
+    error: &'a str,
+    error_description: String,
+}
+
+fn oauth_response(error: &ProxyError) -> Response<Content> {
+    let members = OAuthMembers { error: oauth_error(error), error_description: described(&error.detail) };
+    let mut response = json_response(error, "application/json", &members);
+    let headers = response.headers_mut();
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    if error.status() == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"bearerd\""));
+    }
+    response
+}
+
+/// The nearest code of RFC 6749 section 5.2. It has none for a failure of the server, so these are those of section 4.1.2.1.
+fn oauth_error(error: &ProxyError) -> &'static str {
+    if let Some(oauth) = error.oauth {
+        return oauth.error;
+    }
+    match error.code {
+        Code::BadRequest
+        | Code::AuthorizationRefused
+        | Code::NoRoute
+        | Code::MethodRefused
+        | Code::Misdirected => "invalid_request",
+        Code::CallerRefused => "invalid_client",
+        Code::TokenUnavailable | Code::TokenBudget | Code::TokenTimeout | Code::Overloaded => {
+            "temporarily_unavailable"
+        }
+        Code::Internal
+        | Code::TokenRefused
+        | Code::UpstreamUnreachable
+        | Code::UpstreamInvalid
+        | Code::UpstreamTimeout => "server_error",
+    }
+}
+
+/// A text with only the characters that `error_description` may have (RFC 6749 section 5.2).
+fn described(detail: &str) -> String {
+    let allowed = |char| match char {
+        '"' => '\'',
+        '\\' => '/',
+        ' '..='~' => char,
+        _ => '?',
+    };
+    detail.replace('…', "...").chars().map(allowed).collect()
 }
 
 /// gRPC's "Trailers-Only": status and message are in the head, and there is no body.
@@ -429,6 +547,11 @@ mod tests {
         assert_eq!(retry_after(&error), Some(2));
         error.retry_after = Some(Duration::ZERO);
         assert_eq!(retry_after(&error), Some(1));
+    }
+
+    #[test]
+    fn error_descriptions_have_only_the_characters_of_rfc_6749() {
+        assert_eq!(described("a \"b\" \\ c… é\n~"), "a 'b' / c... ??~");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -293,17 +293,23 @@ impl Upgrade {
         let caller_side = self.caller_side;
         // The task ends with the caller's socket, which the listener closes at the end of a shutdown.
         tokio::spawn(async move {
-            tunnel(caller_side, upstream_side, idle).await;
+            if let (Ok(caller), Ok(upstream)) = tokio::join!(caller_side, upstream_side) {
+                tunnel(TokioIo::new(caller), TokioIo::new(upstream), idle).await;
+            }
             drop(in_flight);
         });
     }
 }
 
-async fn tunnel(caller: OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>) {
-    let (Ok(caller), Ok(upstream)) = tokio::join!(caller, upstream) else { return };
+/// Passes bytes in both directions until both have ended, or none has moved for `idle`.
+pub(super) async fn tunnel<C, U>(caller: C, upstream: U, idle: Option<Duration>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
     let movement = Movement::new();
-    let mut caller = WatchedIo { io: TokioIo::new(caller), movement: movement.clone() };
-    let mut upstream = WatchedIo { io: TokioIo::new(upstream), movement: movement.clone() };
+    let mut caller = WatchedIo { io: caller, movement: movement.clone() };
+    let mut upstream = WatchedIo { io: upstream, movement: movement.clone() };
     tokio::select! {
         // Why a tunnel ends is the business of its two ends.
         _ = tokio::io::copy_bidirectional(&mut caller, &mut upstream) => {}
@@ -343,12 +349,12 @@ impl Movement {
     }
 }
 
-struct WatchedIo {
-    io: TokioIo<Upgraded>,
+struct WatchedIo<T> {
+    io: T,
     movement: Movement,
 }
 
-impl AsyncRead for WatchedIo {
+impl<T: AsyncRead + Unpin> AsyncRead for WatchedIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -362,7 +368,7 @@ impl AsyncRead for WatchedIo {
     }
 }
 
-impl AsyncWrite for WatchedIo {
+impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }

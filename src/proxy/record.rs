@@ -12,12 +12,13 @@ use hyper::body::Frame;
 use opentelemetry::Context;
 
 use super::admit::Caller;
-use super::error::Code;
+use super::error::{Code, ErrorForm};
 use super::response::BodyError;
+use super::token_endpoint::TokenService;
 use super::{Http2Request, RouteService};
 use crate::config::UpstreamTarget;
 use crate::inbound::{InFlight, OWN_STALL_MS, Outgoing};
-use crate::metrics::RouteMetrics;
+use crate::metrics::{Failure, ListenerMetrics, RouteMetrics};
 use crate::token::{Token, TokenError, TokenSlot};
 use crate::trace::{Parent, Span, SpanKind, TRACEPARENT, Tracer, traceparent};
 use crate::upstream::{Head, ResponseBody, UpstreamError};
@@ -28,20 +29,26 @@ const CALLER_LEFT: u16 = 499;
 /// One request, from its head to the end of its response.
 pub(super) struct Record {
     pub(super) request_id: HeaderValue,
-    pub(super) grpc: bool,
+    pub(super) form: ErrorForm,
     pub(super) route: Option<Arc<RouteService>>,
+    /// The issuer that a request of a token listener is for.
+    pub(super) token_service: Option<Arc<TokenService>>,
     pub(super) status: StatusCode,
     /// The code of bearerd's own error.
     pub(super) code: Option<&'static str>,
     pub(super) upstream_took: Option<Duration>,
     /// `None` over HTTP/1.
     pub(super) http2: Option<Http2Request>,
+    /// A CONNECT that was opened. The requests inside it are counted, and not the CONNECT.
+    pub(super) opened: bool,
     /// `None` if `[tracing]` is off.
     pub(super) trace: Option<Box<RequestTrace>>,
     _in_flight: InFlight,
     caller: Arc<Caller>,
     started: Instant,
     unrouted: Arc<RouteMetrics>,
+    /// `None` if the listener is no token listener.
+    token_listener: Option<Arc<ListenerMetrics>>,
     /// `None` if the access log is off.
     access: Option<AccessLine>,
     sent: u64,
@@ -69,23 +76,26 @@ impl Record {
     pub(super) fn begin(
         caller: &Arc<Caller>,
         request_id: HeaderValue,
-        grpc: bool,
+        form: ErrorForm,
         unrouted: &Arc<RouteMetrics>,
     ) -> Self {
         caller.activity.requests.fetch_add(1, Ordering::Relaxed);
         Self {
             _in_flight: InFlight::new(&caller.activity),
             request_id,
-            grpc,
+            form,
             route: None,
+            token_service: None,
             status: StatusCode::from_u16(CALLER_LEFT).expect("499 has three digits"),
             code: None,
             upstream_took: None,
             http2: None,
+            opened: false,
             trace: None,
             caller: Arc::clone(caller),
             started: Instant::now(),
             unrouted: Arc::clone(unrouted),
+            token_listener: None,
             access: None,
             sent: 0,
             broken: false,
@@ -98,6 +108,12 @@ impl Record {
 
     pub(super) fn request_id(&self) -> &str {
         self.request_id.to_str().expect("an acceptable ID, or hexadecimal digits")
+    }
+
+    /// The request is for a token listener.
+    pub(super) fn on_token_listener(&mut self, metrics: &Arc<ListenerMetrics>) {
+        self.form = ErrorForm::OAuth;
+        self.token_listener = Some(Arc::clone(metrics));
     }
 
     pub(super) fn log_access(&mut self, method: &Method, path: &str) {
@@ -113,6 +129,23 @@ impl Record {
     /// The metrics of the route, or of requests without a route.
     pub(super) fn metrics(&self) -> &RouteMetrics {
         self.route.as_ref().map_or(&self.unrouted, |route| &route.metrics)
+    }
+
+    /// Remembers an error of bearerd's own.
+    pub(super) fn note_failure(&self, failure: Failure) {
+        match &self.token_listener {
+            Some(listener) => listener.note_failure(failure),
+            None => self.metrics().note_failure(failure),
+        }
+    }
+
+    /// See [`RouteService::warning_due`].
+    pub(super) fn warning_due(&self, code: Code) -> Option<u64> {
+        match (&self.route, &self.token_service) {
+            (Some(route), _) => route.warning_due(code),
+            (None, Some(service)) => service.warning_due(code),
+            (None, None) => Some(0),
+        }
     }
 
     /// A response begins: bearerd's own, or the upstream's.
@@ -174,7 +207,12 @@ impl Drop for Record {
             self.outgoing().open.fetch_sub(1, Ordering::Relaxed);
         }
         let took = self.started.elapsed();
-        self.metrics().request(self.status.as_u16(), took);
+        if !self.opened {
+            self.metrics().request(self.status.as_u16(), took);
+        }
+        if let Some(listener) = &self.token_listener {
+            listener.token_request();
+        }
         if let Some(trace) = self.trace.take() {
             trace.end(&self.caller.listener, self.route.as_deref(), self.status.as_u16(), self.code);
         }
@@ -187,6 +225,7 @@ impl Drop for Record {
                 method = %access.method,
                 path = access.path,
                 route = self.route.as_ref().map(|route| &*route.config.name),
+                issuer = self.token_service.as_ref().map(|service| &*service.issuer.name),
                 status = self.status.as_u16(),
                 code = self.code,
                 detail = access.detail,

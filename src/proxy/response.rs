@@ -219,7 +219,8 @@ impl LocationRule {
         let path = route.upstream.path.as_str();
         let upstream_path = if exact { path } else { path.strip_suffix('/').unwrap_or(path) };
         Self {
-            on: route.rewrite_location,
+            // To the host that the caller asked for, every `Location` points through the proxy already.
+            on: route.rewrite_location && !route.to_asked_host,
             https,
             host,
             port,

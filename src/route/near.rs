@@ -77,8 +77,7 @@ fn describe(route: &RouteConfig, listener: &str, met: MetConditions, lookup: &Lo
     if !met.host {
         unmet.push(match &route.host {
             None => "it serves the listener's own names only".to_owned(),
-            Some(HostPattern::Exact(host)) => format!("its host is `{host}`"),
-            Some(HostPattern::Wildcard(suffix)) => format!("its host is `*{suffix}`"),
+            Some(host) => format!("its host is `{host}`"),
         });
     }
     if !met.path {

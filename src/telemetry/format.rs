@@ -30,8 +30,16 @@ const CUT: char = '…';
 #[derive(Clone)]
 pub(super) struct OneLine {
     pub(super) settings: Arc<ArcSwap<Settings>>,
-    /// Whether text lines may have terminal colours.
+    pub(super) look: Look,
+}
+
+/// What text lines look like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    /// Whether they may have terminal colours.
     pub(super) colours: bool,
+    /// How each begins.
+    pub(super) prefix: &'static str,
 }
 
 impl<S, N> FormatEvent<S, N> for OneLine
@@ -74,8 +82,9 @@ impl OneLine {
             SystemTime.format_time(&mut out)?;
             write!(out, r#"","level":"{level}","target":"{target}""#)?;
         } else {
+            out.write_str(self.look.prefix)?;
             SystemTime.format_time(&mut out)?;
-            let (on, off) = if self.colours { (colour(level), "\x1b[0m") } else { ("", "") };
+            let (on, off) = if self.look.colours { (colour(level), "\x1b[0m") } else { ("", "") };
             write!(out, " {on}{level:>5}{off} {target}:")?;
         }
         let ours = target == "bearerd" || target.starts_with("bearerd::");

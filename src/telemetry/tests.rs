@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+const PLAIN: Look = Look { colours: false, prefix: "" };
+
 struct Capture(Sender<Vec<u8>>);
 
 impl Write for Capture {
@@ -43,7 +45,7 @@ fn log(format: LogFormat, level: &str) -> Log {
 /// What `f` logs goes to the returned log.
 fn logging(overrides: Overrides, log: &Log, f: impl FnOnce(&LogControl)) -> Captured {
     let (sender, written) = channel();
-    let (subscriber, control) = build(overrides, log, Capture(sender), false).unwrap();
+    let (subscriber, control) = build(overrides, log, Capture(sender), PLAIN).unwrap();
     tracing::subscriber::with_default(subscriber, || f(&control));
     Captured { control, written }
 }
@@ -189,7 +191,7 @@ fn a_level_that_is_off_costs_nothing() {
 fn t102_a_blocked_pipe_stops_nobody() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let (subscriber, control) =
-        build(Overrides::default(), &log(LogFormat::Text, "info"), writer, false).unwrap();
+        build(Overrides::default(), &log(LogFormat::Text, "info"), writer, PLAIN).unwrap();
     let began = Instant::now();
     tracing::subscriber::with_default(subscriber, || {
         // The pipe takes 64 KiB and the queue 4 MiB: most of these have nowhere to go.
@@ -225,7 +227,7 @@ fn t102_a_blocked_pipe_stops_nobody() {
 fn what_was_logged_last_is_written_at_the_end() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let (subscriber, control) =
-        build(Overrides::default(), &log(LogFormat::Text, "info"), writer, false).unwrap();
+        build(Overrides::default(), &log(LogFormat::Text, "info"), writer, PLAIN).unwrap();
     tracing::subscriber::with_default(subscriber, || tracing::info!("the last words"));
     drop(control);
     let mut text = String::new();

@@ -98,10 +98,19 @@ impl Validity {
 
     /// How long the token may still be sent, if no clock jumps.
     pub(super) fn left(&self, now: Moment) -> Duration {
+        self.sendable_for.saturating_sub(self.age(now))
+    }
+
+    /// What is left of the lifetime, if no clock jumps.
+    pub(super) fn time_left(&self, now: Moment) -> Duration {
+        self.lifetime.saturating_sub(self.age(now))
+    }
+
+    fn age(&self, now: Moment) -> Duration {
         let by_boot = now.boot.saturating_sub(self.asked.boot);
         // A wall clock that went back says nothing about the age, so the other clock decides alone.
         let by_wall = now.wall.duration_since(self.asked.wall).unwrap_or_default();
-        self.sendable_for.saturating_sub(by_boot.max(by_wall))
+        by_boot.max(by_wall)
     }
 
     /// The token is due for renewal: its share of the lifetime is over, or the wall clock went back so far that the

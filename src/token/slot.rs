@@ -230,7 +230,7 @@ impl TokenSlot {
         SlotStatus {
             key: CredentialKey::clone(&self.key),
             state,
-            granted_scope: held.and_then(|held| held.granted_scope.clone()),
+            granted_scope: held.and_then(|held| held.token.granted_scope.clone()),
             fetched_at: held.map(|held| held.fetched.wall),
             expires_at: held.map(|held| held.validity.expires_at()),
             renew_at: held.map(|held| held.validity.renew_at()),
@@ -267,6 +267,16 @@ impl TokenSlot {
     /// Whether this token, which was taken some time ago, may still be sent.
     pub fn may_send(&self, token: &Token) -> bool {
         token.validity.may_be_sent(self.now())
+    }
+
+    /// What is left of this token's lifetime.
+    pub fn time_left(&self, token: &Token) -> Duration {
+        token.validity.time_left(self.now())
+    }
+
+    /// What identifies its token.
+    pub fn key(&self) -> &CredentialKey {
+        &self.key
     }
 
     /// The time of day by the clock that token lifetimes use.

@@ -377,7 +377,7 @@ impl SlotTask {
         }
         let before = kept.map(|(before, _)| before);
         let generation = before.map_or(self.generation + 1, |before| before.token.generation);
-        let token = Token::new(grant.token, grant.prover, grant.audience, generation, validity);
+        let token = Token::new(grant, generation, validity);
         let token = token.map_err(|_| {
             unusable(format!(
                 "issuer {} granted a token with characters that a header field must not contain",
@@ -396,7 +396,6 @@ impl SlotTask {
             },
             forced: before
                 .map_or_else(|| replaces || taken.is_some_and(|taken| taken.forced), |before| before.forced),
-            granted_scope: grant.scope,
             shared,
             binding: fetch.binding,
             used: before.is_some_and(|before| before.used.load(Ordering::Relaxed)).into(),

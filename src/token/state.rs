@@ -12,7 +12,7 @@ use http::header::InvalidHeaderValue;
 use super::schedule::{Moment, Pause, Validity};
 use super::shared::Shared;
 use crate::config::CredentialKey;
-use crate::issuer::{Audience, FailureKind, IssuerError};
+use crate::issuer::{Audience, FailureKind, Grant, IssuerError};
 use crate::jose::Prover;
 use crate::secret::Secret;
 
@@ -27,6 +27,10 @@ pub struct Token {
     pub secret: Secret,
     /// The token's audience, to explain why an upstream refuses it.
     pub audience: Audience,
+    /// The granted scopes, if the issuer named them.
+    pub granted_scope: Option<String>,
+    /// Whoever has only the token cannot use it. See [`Grant::is_bound`].
+    pub bound: bool,
     /// Increases with every token of the slot, from 1.
     pub generation: u64,
     /// Makes the proof that goes with each request, if the token is bound to a key.
@@ -36,13 +40,9 @@ pub struct Token {
 
 impl Token {
     /// Fails if the token contains bytes that a header field must not contain.
-    pub(super) fn new(
-        secret: Secret,
-        prover: Option<Arc<Prover>>,
-        audience: Audience,
-        generation: u64,
-        validity: Validity,
-    ) -> Result<Self, InvalidHeaderValue> {
+    pub(super) fn new(grant: Grant, generation: u64, validity: Validity) -> Result<Self, InvalidHeaderValue> {
+        let bound = grant.is_bound();
+        let Grant { token: secret, prover, audience, scope: granted_scope, .. } = grant;
         let scheme: &[u8] = if prover.is_some() { b"DPoP " } else { b"Bearer " };
         // In one allocation, because a vector that grows leaves an unwiped copy behind.
         let mut text = Vec::with_capacity(scheme.len() + secret.expose().len());
@@ -51,7 +51,7 @@ impl Token {
         let wiped: Bytes = Secret::new(text).into_bytes();
         let mut authorization = HeaderValue::from_maybe_shared(wiped)?;
         authorization.set_sensitive(true);
-        Ok(Self { authorization, secret, audience, generation, prover, validity })
+        Ok(Self { authorization, secret, audience, granted_scope, bound, generation, prover, validity })
     }
 }
 
@@ -132,7 +132,6 @@ pub(super) struct HeldToken {
     pub(super) fetched: Moment,
     /// Fetched because an upstream refused the token before it.
     pub(super) forced: bool,
-    pub(super) granted_scope: Option<String>,
     /// Where it is in the store, if it is.
     pub(super) shared: Option<Shared>,
     /// The fingerprint of what the token is bound to, from when it was requested.

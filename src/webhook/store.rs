@@ -6,11 +6,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,16 +15,13 @@ use zeroize::Zeroizing;
 
 use super::Refusal;
 use crate::clock::rfc3339;
+use crate::config::files::Replaced;
 use crate::config::{Source, WebhookConfig};
 use crate::listener::Logged;
 use crate::secret::Secret;
 
-/// The suffix of temporary files.
-const NEW: &str = ".new";
 /// A payload's time that is further ahead of this machine's clock does not count.
 const FAR_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
-/// A temporary file of this age was left by a process that ended while it wrote.
-const LEFT_BEHIND: Duration = Duration::from_secs(60);
 
 /// The result of storing a value.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,24 +89,13 @@ impl Store {
         if sent.zip(sent_before).is_some_and(|(sent, before)| sent < before) {
             return Ok(Stored::Newer);
         }
-        // The path may be a link to another disk.
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-        let words = |error: io::Error| words(&path, folder, &error);
+        let file = Replaced::new("store", &self.path, 0o600);
         let known = self.value.read().is_ok_and(|stored| *stored == *value);
         if !known || sent > sent_before {
-            let content = content(value, sent.or(sent_before), now)?;
-            let temporary = temporary(&path);
-            let replaced = write_new(&temporary, &content).and_then(|()| fs::rename(&temporary, &path));
-            if let Err(error) = replaced {
-                // The file may be missing. If not, a later run removes it.
-                let _ = fs::remove_file(&temporary);
-                return Err(words(error));
-            }
-            clear(&path, folder, now);
+            file.write(&content(value, sent.or(sent_before), now)?, now)?;
         }
         // Also for a known value, because the first time may have ended here.
-        sync(folder).map_err(words)?;
+        file.sync()?;
         Ok(if known { Stored::Known } else { Stored::New })
     }
 }
@@ -125,71 +107,6 @@ fn content(value: &Secret, sent: Option<SystemTime>, now: SystemTime) -> Result<
     serde_json::to_vec(&Content { value, received_at: &rfc3339(now), sent_at_ms })
         .map(Zeroizing::new)
         .map_err(|_| "the value cannot be written as JSON".to_owned())
-}
-
-/// `.NAME.0123456789abcdef.new`, beside the file, because a rename works only within one file system.
-fn temporary(path: &Path) -> PathBuf {
-    let mut name = prefix(path);
-    name.push(format!("{:016x}{NEW}", fastrand::u64(..)));
-    path.with_file_name(name)
-}
-
-fn prefix(path: &Path) -> OsString {
-    let mut prefix = OsString::from(".");
-    prefix.push(path.file_name().unwrap_or_default());
-    prefix.push(".");
-    prefix
-}
-
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
-/// Makes the rename survive a crash.
-fn sync(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
-        // Some file systems cannot sync folders.
-        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
-        result => result,
-    }
-}
-
-/// Removes temporary files of processes that ended while they wrote. A file that cannot be removed does no harm.
-fn clear(path: &Path, folder: &Path, now: SystemTime) {
-    let prefix = prefix(path);
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name();
-        let name = name.as_encoded_bytes();
-        let ours = name.starts_with(prefix.as_encoded_bytes())
-            && name.ends_with(NEW.as_bytes())
-            && name.len() == prefix.len() + 16 + NEW.len();
-        let modified = entry.metadata().and_then(|metadata| metadata.modified());
-        let old =
-            modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > LEFT_BEHIND));
-        if ours && old {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-fn words(path: &Path, folder: &Path, error: &io::Error) -> String {
-    let (path, shown) = (path.display(), folder.display());
-    match error.kind() {
-        ErrorKind::NotFound => {
-            format!("the folder {shown} of `store` does not exist; make it, for the user that runs bearerd")
-        }
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => format!(
-            "the user that runs bearerd may not write to the folder {shown} of `store`; let it, or choose another"
-        ),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            format!("there is no room for {path}; make some, or choose another `store`")
-        }
-        ErrorKind::IsADirectory => format!("`store` {path} is a folder; name a file"),
-        _ => format!("`store` {path}: {error}"),
-    }
 }
 
 /// The state of a webhook, which stays across reloads.
@@ -245,7 +162,9 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
     use std::sync::Arc;
 
     use super::*;

@@ -39,6 +39,9 @@ mod support {
     #[allow(dead_code, reason = "it is theirs, and they use all of it")]
     #[path = "support/server.rs"]
     pub(crate) mod server;
+    #[allow(dead_code, reason = "it is theirs, and they use all of it")]
+    #[path = "support/tls.rs"]
+    pub(crate) mod tls;
 
     /// Waits for the future, and fails naming `what` where it takes too long.
     pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -54,7 +57,7 @@ use session::Session;
 use world::World;
 
 /// The documents whose commands are typed, from the first to the last, as a reader would.
-const SESSIONS: [&str; 2] = ["README.md", "docs/tutorial.md"];
+const SESSIONS: [&str; 3] = ["README.md", "docs/tutorial.md", "docs/tutorial-exec.md"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -156,6 +159,13 @@ async fn what_the_readme_says_works_as_it_is_typed() {
 async fn what_the_tutorial_says_works_as_it_is_typed() {
     let world = World::start("/realms/acme/protocol/openid-connect/token").await;
     Session::new("docs/tutorial.md", &world).run();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs bash, curl, node and npm"]
+async fn what_the_tutorial_about_exec_says_works_as_it_is_typed() {
+    let world = World::start("/realms/acme/protocol/openid-connect/token").await.over_tls();
+    Session::new("docs/tutorial-exec.md", &world).run();
 }
 
 #[test]

@@ -115,7 +115,9 @@ pub(crate) fn loaded(what: &str, text: &str) -> Result<(), String> {
     let file = folder.join("bearerd.toml");
     fs::write(&file, text).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    bearerd::config::load(&file).map(drop).map_err(|problems| format!("{what}:\n{text}\n{problems}"))
+    bearerd::config::load_to_examine(&file)
+        .map(drop)
+        .map_err(|problems| format!("{what}:\n{text}\n{problems}"))
 }
 
 #[test]

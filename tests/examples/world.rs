@@ -1,11 +1,14 @@
 //! Replacements for the hosts that the documents name.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use super::support::oidc::OidcProvider;
+use super::support::tls;
 
 /// A document's address, and its replacement here.
 pub(crate) type Replacement = (&'static str, String);
@@ -17,6 +20,8 @@ const INVOICES: &str = "{\"invoices\":[{\"number\":42,\"total\":\"19.90\"}]}\n";
 pub(crate) struct World {
     issuer: OidcProvider,
     api: SocketAddr,
+    /// The certificate authority of the API, if it is served over TLS, in a file.
+    api_ca: Option<NamedTempFile>,
     proxy: u16,
     admin: u16,
 }
@@ -38,7 +43,15 @@ impl World {
         .await;
         assert_eq!(issuer.alias, None, "nothing here asks for client certificates");
         let [proxy, admin] = free_ports();
-        Self { issuer, api: start_api(), proxy, admin }
+        Self { issuer, api: start_api(None), api_ca: None, proxy, admin }
+    }
+
+    /// The API has a certificate for `localhost`, and routes to the host that the program asks for trust it.
+    pub(crate) fn over_tls(self) -> Self {
+        let mut ca = NamedTempFile::new().unwrap();
+        ca.write_all(tls::ca().pem.as_bytes()).unwrap();
+        let api = start_api(Some(tls::localhost().server(&["http/1.1"])));
+        Self { api, api_ca: Some(ca), ..self }
     }
 
     /// The table of what is put in the place of what a document says. Nothing else of a command or a file is touched.
@@ -47,8 +60,8 @@ impl World {
         vec![
             ("https://idp.example.com", self.issuer.issuer.clone()),
             ("idp.example.com", host),
-            ("https://billing.example.com", format!("http://{}", self.api)),
-            ("billing.example.com", self.api.to_string()),
+            ("https://billing.example.com", self.api_url()),
+            ("billing.example.com", self.api_authority()),
             ("localhost:8080", format!("localhost:{}", self.proxy)),
             ("127.0.0.1:8080", format!("127.0.0.1:{}", self.proxy)),
             ("localhost:9180", format!("localhost:{}", self.admin)),
@@ -56,9 +69,22 @@ impl World {
         ]
     }
 
-    /// The addresses that a config has by default, as free ports.
+    fn api_url(&self) -> String {
+        let scheme = if self.api_ca.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.api_authority())
+    }
+
+    fn api_authority(&self) -> String {
+        if self.api_ca.is_some() { format!("localhost:{}", self.api.port()) } else { self.api.to_string() }
+    }
+
+    /// What is added at the end of a config, after its route: the addresses that it has by default, as free ports. A config
+    /// for a program has none.
     pub(crate) fn addresses(&self) -> String {
         let Self { proxy, admin, .. } = self;
+        if let Some(ca) = &self.api_ca {
+            return format!("\ntls = {{ ca = {{ file = \"{}\" }} }}\n", ca.path().display());
+        }
         format!(
             "\n[listener.main]\naddress = \"127.0.0.1:{proxy}\"\n\n[admin]\naddress = \"127.0.0.1:{admin}\"\n"
         )
@@ -71,18 +97,25 @@ fn free_ports() -> [u16; 2] {
 }
 
 /// Answers whoever brings a token.
-fn start_api() -> SocketAddr {
+fn start_api(tls: Option<Arc<rustls::ServerConfig>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || drop(response(&stream)));
+            let tls = tls.clone();
+            std::thread::spawn(move || match tls {
+                None => drop(response(stream)),
+                Some(config) => {
+                    let session = rustls::ServerConnection::new(config).unwrap();
+                    drop(response(rustls::StreamOwned::new(session, stream)));
+                }
+            });
         }
     });
     address
 }
 
-fn response(mut stream: &TcpStream) -> std::io::Result<()> {
+fn response(stream: impl Read + Write) -> std::io::Result<()> {
     let mut head = String::new();
     let mut lines = BufReader::new(stream);
     while !head.ends_with("\r\n\r\n") {
@@ -95,7 +128,7 @@ fn response(mut stream: &TcpStream) -> std::io::Result<()> {
     let (status, body) = if good { ("200 OK", INVOICES) } else { ("401 Unauthorized", "{}\n") };
     let length = body.len();
     write!(
-        stream,
+        lines.get_mut(),
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
     )
 }

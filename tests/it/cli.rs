@@ -190,6 +190,116 @@ async fn explain_says_what_bearerd_responds_to() {
     world.connect().await.exchange(&call).await.expect_status(204);
 }
 
+/// A forward listener, a token listener, and a plain one.
+const LISTENERS: &str = "[listener.forward]\naddress = \"127.0.0.1:3128\"\nserve = \"forward\"\n\
+    [listener.tokens]\naddress = \"unix:token.sock\"\nserve = \"token\"\n\
+    [[route]]\nname = \"asked\"\nlistener = \"forward\"\nhost = \"*.example.com\"\npath_prefix = \"/v1\"\nissuer = \"corp\"\nscopes = [\"read\"]\n\
+    [[route]]\nname = \"odd\"\nlistener = \"forward\"\nhost = \"h.example:8443\"\nissuer = \"corp\"\n";
+
+async fn explained(setup: &Setup, args: &[&str]) -> (i32, Value, String) {
+    let args = [&["explain"], args].concat();
+    let text = run(setup.folder(), &args).await;
+    let json = run(setup.folder(), &[&args[..], &["--output", "json"]].concat()).await;
+    assert_eq!(text.code, json.code);
+    (json.code, json.json()["results"].clone(), text.stdout)
+}
+
+#[tokio::test]
+async fn explain_says_what_a_program_behind_a_forward_listener_gets() {
+    let setup = written(Setup::new().await.listener("address = \"127.0.0.1:8080\"").more(LISTENERS)).await;
+    let (code, results, text) = explained(&setup, &["GET", "https://api.example.com/v1/x?q"]).await;
+    assert_eq!((code, results.as_array().unwrap().len()), (0, 1), "{text}");
+    assert_eq!((&results[0]["listeners"][0], &results[0]["route"]), (&"forward".into(), &"asked".into()));
+    assert_eq!(results[0]["sent"]["url"], "https://api.example.com/v1/x");
+    assert_eq!(results[0]["sent"]["host"], "api.example.com");
+    for words in ["bearerd ends TLS with a certificate", "read", "host: `*.example.com` matches it"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    for (args, code, words) in [
+        (&["GET", "http://api.example.com/v1/x"][..], 0, "sends the request over TLS"),
+        (&["GET", "https://h.example:8443/"], 0, "https://h.example:8443/"),
+        (&["GET", "https://h.example/"], 1, "403 `caller_refused`"),
+        (&["GET", "https://api.example.com/v2"], 1, "404 `no_route`"),
+        (&["GET", "https://elsewhere.test/"], 1, "no route names the host `elsewhere.test`"),
+        (&["GET", "https://api.example.com/v1/../x"], 1, "400 `bad_request`"),
+        (&["GET", "https://api.example.com/v1", "-H", "Host: b.example.com"], 1, "421 `misdirected`"),
+        (
+            &["GET", "https://api.example.com/v1", "-H", "Host: API.example.com:443"],
+            0,
+            "route `asked` serves it",
+        ),
+        (&["GET", "http://api.example.com/v1", "-H", "Host: b.example.com"], 1, "400 `bad_request`"),
+        (&["CONNECT", "api.example.com:443"], 1, "bearerd ends TLS itself"),
+        (&["CONNECT", "elsewhere.test:443"], 1, "403 `caller_refused`"),
+        (&["TRACE", "https://api.example.com/v1"], 1, "405 `method_refused`"),
+        (&["GET", "http://127.0.0.1:3128/v1"], 1, "400 `bad_request`"),
+        // A plain listener serves it, and a program that asks for a path uses no proxy.
+        (&["GET", "http://127.0.0.1:8080/x"], 0, "route `api` serves it"),
+        (&["GET", "/x"], 0, "route `api` serves it"),
+    ] {
+        let (found, _, text) = explained(&setup, args).await;
+        assert!(found == code && text.contains(words), "{args:?}: {found} {text}");
+        assert_eq!(text.matches("listeners").count(), 1, "{args:?}: {text}");
+    }
+    let tunnel = setup
+        .config()
+        .replace("serve = \"forward\"", "serve = \"forward\"\nforward = { unmatched = \"tunnel\" }");
+    let setup = written(setup.whole(&tunnel)).await;
+    for (args, words) in [
+        (&["GET", "https://elsewhere.test/"][..], "passes the connection through unread, and adds no token"),
+        (&["CONNECT", "elsewhere.test:443"], "passes the connection through unread"),
+        (&["GET", "http://elsewhere.test/"], "403 `caller_refused`"),
+    ] {
+        let (code, _, text) = explained(&setup, args).await;
+        assert!(code == 1 && text.contains(words), "{args:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn explain_says_which_tokens_a_token_listener_hands_out() {
+    let setup = written(Setup::new().await.issuer("scopes = [\"own\"]").more(LISTENERS)).await;
+    for (args, words) in [
+        (
+            &["POST", "/token"][..],
+            &["bearerd responds, 200", "its own token (scopes own)", "route `asked` (scopes read)"][..],
+        ),
+        (&["GET", "/token/corp"], &["bearerd responds, 200", "nothing goes upstream"]),
+        (&["PUT", "/token"], &["405 `method_refused`"]),
+        (&["GET", "/token/nobody"], &["404 `no_route`"]),
+    ] {
+        let (_, results, text) = explained(&setup, args).await;
+        assert!(words.iter().all(|words| text.contains(words)), "{args:?}: {text}");
+        assert!(
+            results.as_array().unwrap().iter().any(|result| result["listeners"][0] == "tokens"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn check_says_what_listeners_of_other_kinds_are_for() {
+    let setup = written(Setup::new().await.more(LISTENERS)).await;
+    let output = run(setup.folder(), &["check"]).await;
+    output.expect_code(0);
+    for line in [
+        "listener forward is a forward proxy for *.example.com, h.example:8443, and refuses all other hosts",
+        "listener tokens hands out tokens of corp",
+    ] {
+        assert!(output.stdout.contains(line), "{}", output.stdout);
+    }
+    let alone = "[listener.forward]\naddress = \"127.0.0.1:3128\"\nserve = \"forward\"\nforward = { unmatched = \"tunnel\" }\n";
+    let setup = written(Setup::new().await.more(alone)).await;
+    let output = run(setup.folder(), &["check"]).await;
+    output.expect_code(0);
+    for words in [
+        "listener.forward.serve",
+        "only passes connections through",
+        "connections to other hosts through unread",
+    ] {
+        assert!(output.all().contains(words), "{}", output.all());
+    }
+}
+
 #[tokio::test]
 async fn explain_is_1_where_no_route_serves() {
     let setup = written(Setup::new().await.route("path_prefix = \"/billing\"\nmethods = [\"POST\"]")).await;

@@ -18,6 +18,7 @@
 
 mod admin;
 mod alerts;
+mod authority;
 mod budget;
 mod callers;
 mod chains;
@@ -30,7 +31,10 @@ mod differential;
 mod dpop;
 mod early_responses;
 mod errors;
+mod exec;
+mod exec_programs;
 mod files;
+mod forward;
 mod grpc;
 mod headers;
 mod http1_upstream;
@@ -82,6 +86,7 @@ mod store_folder;
 mod store_servers;
 mod support;
 mod systemd;
+mod token_endpoint;
 mod token_life;
 mod traces;
 mod trailers;

@@ -13,12 +13,13 @@ use crate::support::python::python;
 use crate::support::tls::localhost;
 use crate::support::{Client, RawRequest, RawResponse, Setup, World, eventually, within};
 
-/// Every family has a sample: requests that succeed and that fail, tokens with a store and a budget, reloads of both kinds, a
-/// certificate.
+/// Every family has a sample: requests that succeed and that fail, a CONNECT, tokens with a store and a budget, reloads of both
+/// kinds, a certificate.
 async fn busy() -> World {
     let server = localhost();
     let more = "[listener.tls]\naddress = \"127.0.0.1:0\"\n\
                 tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" } }\n\
+                [listener.forward]\naddress = \"127.0.0.1:0\"\nserve = \"forward\"\n\
                 [store]\npath = \"store\"\nkeys = [{ file = \"store.key\" }]\n\
                 [issuer.bad]\ntoken_url = \"{issuer}/bad\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\n\
                 [[route]]\nname = \"refused\"\npath_prefix = \"/refused\"\nupstream = \"{upstream}\"\nissuer = \"bad\"\n";
@@ -36,6 +37,9 @@ async fn busy() -> World {
     world.get("/").await.expect_status(200);
     world.get("/refused").await.expect_problem(502, "token_refused");
     world.exchange(RawRequest::get("/").host("nobody.test")).await.expect_problem(421, "misdirected");
+    let connect = RawRequest::new("CONNECT", "nobody.test:443").host("nobody.test:443");
+    let refused = Client::tcp(world.address("forward")).await.exchange(&connect).await;
+    refused.expect_problem(403, "caller_refused");
     let mut stranger = Client::tcp(world.address("admin")).await;
     stranger.wire.send("no request\r\n\r\n").await.unwrap();
     stranger.response().await.expect_status(400);

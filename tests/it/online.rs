@@ -39,6 +39,65 @@ fn expect_no_secret(output: &Output) {
     }
 }
 
+/// A free port, which the test's config names.
+fn free() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn a_connect_through_the_running_forward_listener_is_tried() {
+    let (proxy, admin) = (free(), free());
+    let listener = |keys: &str| {
+        format!(
+            "[listener.forward]\naddress = \"{proxy}\"\nserve = \"forward\"\n{keys}\n\
+             [[route]]\nname = \"asked\"\nlistener = \"forward\"\nhost = \"*.example.com\"\nissuer = \"corp\"\n"
+        )
+    };
+    let gate = "require_header = { name = \"proxy-authorization\", value = { file = \"gate\" } }";
+    let setup = Setup::new().await.admin(&format!("address = \"{admin}\"")).more(&listener(gate));
+    let basic = base64::engine::general_purpose::STANDARD.encode("program:canary-key-of-the-gate");
+    setup.file("gate", format!("Basic {basic}"));
+    setup.issuer.always_this(RawResponse::token(TOKEN));
+    let idle = report(&setup, 0, &[]).await["forward"][0].clone();
+    assert_eq!((&idle["listener"], &idle["ok"]), (&json!("forward"), &json!(true)));
+    assert!(idle["untried"].as_str().unwrap().contains(&admin), "{idle}");
+
+    let world = setup.start().await;
+    let run = async |code: i32, more: &[&str]| {
+        let output = run(world.folder(), &[&["check", "--online"], more].concat()).await;
+        expect_no_secret(&output);
+        assert!(!output.all().contains("canary-key") && !output.all().contains(&basic), "{}", output.all());
+        output.expect_code(code);
+        output
+    };
+    let tried = run(0, &["--output", "json"]).await.json();
+    let forward = &tried["forward"][0];
+    assert_eq!(forward["url"], "https://bearerd-check.example.com:443");
+    assert_eq!(
+        (&forward["ok"], &forward["untried"], &forward["error"]),
+        (&json!(true), &Value::Null, &Value::Null)
+    );
+    assert_eq!(forward["tls"]["version"], "TLS 1.3");
+    assert_eq!(tried["upstreams"].as_array().unwrap().len(), 1, "a wildcard names no host to connect to");
+    let text = run(0, &[]).await.stdout;
+    assert!(
+        text.contains("forward listener forward: ok") && text.contains("signed by the listener's CA"),
+        "{text}"
+    );
+    assert_eq!(
+        world.metric("bearerd_connects_total", &[("listener", "forward"), ("outcome", "served")]).await,
+        Some(2.0)
+    );
+
+    // The running process does not know the host yet.
+    world.file("bearerd.toml", world.config().replace("*.example.com", "new.test"));
+    let failed = run(1, &[]).await.stdout;
+    assert!(
+        failed.contains("forward listener forward: FAILED") && failed.contains("1 of 1 forward listener"),
+        "{failed}"
+    );
+}
+
 fn granting(request: &Recorded) -> bool {
     request.basic().is_some_and(|basic| basic == format!("client-1:{SECRET}"))
 }
@@ -96,7 +155,7 @@ async fn json_has_its_documented_shape() {
     setup.issuer.always_this(RawResponse::token_for(TOKEN, 300));
     let report = report(&setup, 0, &[]).await;
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&report), ["config", "issuers", "ok", "problems", "store", "upstreams"]);
+    assert_eq!(names(&report), ["config", "forward", "issuers", "ok", "problems", "store", "upstreams"]);
     let issuer = &report["issuers"][0];
     assert_eq!(
         names(issuer),

@@ -13,13 +13,13 @@ use crate::support::manual::Manual;
 use crate::support::{Client, RawRequest, RawResponse, Setup, Wire, World, eventually, within};
 
 /// A WebSocket server that echoes, and refuses every token but the last one given.
-struct Echo {
-    url: String,
+pub struct Echo {
+    pub url: String,
     seen: std::sync::Arc<std::sync::Mutex<Vec<http::HeaderMap>>>,
 }
 
 impl Echo {
-    async fn start(refused: &'static str) -> Self {
+    pub async fn start(refused: &'static str) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = std::sync::Arc::<std::sync::Mutex<Vec<http::HeaderMap>>>::default();
@@ -50,7 +50,7 @@ impl Echo {
         Self { url, seen }
     }
 
-    fn seen(&self) -> Vec<http::HeaderMap> {
+    pub fn seen(&self) -> Vec<http::HeaderMap> {
         self.seen.lock().unwrap().clone()
     }
 }

@@ -19,7 +19,7 @@ const shown = {
   routes: table("routes", ["route", "serves", "upstream", "requests", "errors", "latency"]),
   tokens: table("tokens", ["issuer", "scopes", "time left", "fetched", "renewal"]),
   issuers: table("issuers", ["issuer", "state", "url", "preset", "grant", "client auth", "credential", "required", "budget"]),
-  listeners: table("listeners", ["listener", "address", "callers", "connections"]),
+  listeners: table("listeners", ["listener", "address", "serves", "callers", "connections"]),
   webhooks: table("webhooks", ["webhook", "address", "value", "received", "last refusal"]),
   warnings: table("warnings", ["where", "key", "what", "hint"]),
 };
@@ -64,14 +64,15 @@ function tiles(status) {
   const sum = (of) => status.routes.reduce((all, route) => all + of(route), 0);
   const [requests, errors] = [sum((route) => route.recent.requests), sum((route) => route.recent.errors)];
   const slowest = status.routes.reduce((a, b) => ((b.recent.p99_ms || 0) > ((a && a.recent.p99_ms) || 0) ? b : a), null);
-  const valid = status.tokens.filter((token) => token.state === "valid").length;
+  const wanted = status.tokens.filter((token) => !token.on_demand || token.fetched_once);
+  const valid = wanted.filter((token) => token.state === "valid").length;
   const failing = status.tokens.filter((token) => token.last_error).length;
   const open = status.listeners.reduce((all, listener) => all + listener.connections, 0);
   return [
     { key: "Requests", value: rate(sum((route) => route.recent.per_second)), more: counted(sum((route) => route.requests), "request") + " in all" },
     { key: "Errors", value: requests ? percent(errors / requests) : "–", kind: errors ? "bad" : "", more: errors ? errors + " of " + counted(requests, "request") : "none in the last minute" },
     { key: "Slowest p99", value: slowest ? milliseconds(slowest.recent.p99_ms) : "–", more: slowest ? "route " + slowest.name : "no requests in the last minute" },
-    { key: "Valid tokens", value: valid + " of " + status.tokens.length, kind: failing ? "bad" : "", more: failing ? failing + " cannot be fetched" : "all can be renewed" },
+    { key: "Valid tokens", value: valid + " of " + wanted.length, kind: failing ? "bad" : "", more: failing ? failing + " cannot be fetched" : "all can be renewed" },
     { key: "Connections", value: grouped(open), more: "from callers, at " + counted(status.listeners.length, "listener") },
   ];
 }
@@ -106,7 +107,7 @@ function show(status) {
   fill(shown.issuers, status.issuers.map((issuer) => issuerItem(issuer, status.tokens)), plainRow);
   configFacts(status);
   fill(shown.listeners, status.listeners.map((listener) => ({
-    key: listener.name, cells: [listener.name, listener.address + (listener.tls ? " (TLS)" : ""), listener.callers, listener.connections],
+    key: listener.name, cells: [listener.name, listener.address + (listener.tls ? " (TLS)" : ""), served(listener), listener.callers, listener.connections],
   })), plainRow);
   at("webhooks").hidden = status.webhooks.length === 0;
   fill(shown.webhooks, status.webhooks.map(webhookItem), plainRow);

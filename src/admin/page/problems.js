@@ -19,10 +19,9 @@ function tokenProblem(token) {
   const last = token.last_error;
   if (!last) return null;
   const holds = token.state === "valid";
-  const routes = names(token.routes);
   const what = holds
-    ? "The token of issuer " + token.issuer + " cannot be renewed; the one that is there still serves " + routes
-    : "There is no token of issuer " + token.issuer + ": requests on " + routes + " fail";
+    ? "The token of issuer " + token.issuer + " cannot be renewed; the one that is there still serves " + users(token)
+    : "There is no token of issuer " + token.issuer + ": requests on " + users(token) + " fail";
   const foot = [last.failures_in_a_row + (last.failures_in_a_row === 1 ? " failure" : " failures in a row")];
   if (last.trace) foot.push(last.trace);
   return {
@@ -110,6 +109,9 @@ function otherProblems(status) {
   for (const webhook of status.webhooks.filter((webhook) => webhook.problem)) {
     found.push({ ...plain, key: "webhook " + webhook.name, kind: "bad", what: "Webhook " + webhook.name, why: webhook.problem });
   }
+  for (const { name, ca } of status.listeners.filter((listener) => listener.ca && listener.ca.bundle_problem)) {
+    found.push({ ...plain, key: "bundle " + name, kind: "warn", what: "The CA bundle of listener " + name + " was not written", why: ca.bundle_problem });
+  }
   for (const issuer of status.issuers.filter((issuer) => issuer.credential === "standby")) {
     found.push({
       ...plain, key: "standby " + issuer.name, kind: "warn", what: "Issuer " + issuer.name + " takes its standby credential alone",
@@ -119,13 +121,16 @@ function otherProblems(status) {
   return found;
 }
 
-function unroutedProblem(status) {
-  const last = status.unrouted.last_error;
-  if (!last || since(status.now, last.at) > RECENT) return null;
-  return {
-    key: "unrouted", kind: "warn", what: "A request reached no route", why: last.detail, remedy: "", code: last.code,
-    at: last.at, next: null, foot: "request " + last.request_id,
-  };
+function requestProblem(key, what, last, now) {
+  if (!last || since(now, last.at) > RECENT) return null;
+  return { key, kind: "warn", what, why: last.detail, remedy: "", code: last.code, at: last.at, next: null, foot: "request " + last.request_id };
+}
+
+// What is among the problems of its token already is not repeated.
+function listenerProblem(listener, now) {
+  const last = listener.last_error;
+  if (last && last.code.startsWith("token_")) return null;
+  return requestProblem("listener " + listener.name, "A program got no token from listener " + listener.name, last, now);
 }
 
 function problems(status) {
@@ -135,7 +140,9 @@ function problems(status) {
   const tokens = legs.map(tokenProblem).filter(Boolean);
   const without = new Set(status.tokens.filter((token) => token.last_error).flatMap((token) => token.routes));
   const routes = status.routes.flatMap((route) => [refusalProblem(route, status.now), routeProblem(route, status.now, without)]);
-  const all = [...otherProblems(status), ...tokens, ...joined(routes.filter(Boolean)), unroutedProblem(status)].filter(Boolean);
+  const unrouted = requestProblem("unrouted", "A request reached no route", status.unrouted.last_error, status.now);
+  const listeners = status.listeners.map((listener) => listenerProblem(listener, status.now));
+  const all = [...otherProblems(status), ...tokens, ...joined(routes.filter(Boolean)), unrouted, ...listeners].filter(Boolean);
   const unready = !status.ready && !status.draining && !all.some((problem) => problem.kind === "bad");
   if (unready) {
     all.push({

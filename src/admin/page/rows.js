@@ -140,7 +140,12 @@ function tokenState(token) {
   if (token.fetching) return [token.state === "valid" ? "good" : "warn", token.state + ", being fetched"];
   if (token.state === "valid") return token.last_error ? ["warn", "valid, renewal fails"] : ["good", "valid"];
   if (token.last_error) return ["bad", token.state === "none" ? "no token" : "expired"];
+  if (token.on_demand && token.state === "none") return ["idle", "not requested yet"];
   return token.state === "expired" ? ["idle", "expired, not in use"] : ["warn", "no token"];
+}
+
+function users(token) {
+  return token.routes.length ? names(token.routes) : "token listeners";
 }
 
 function bar(parent) {
@@ -217,7 +222,7 @@ function tokenRow(cells, note, first) {
     mark(parts.state, ...tokenState(token));
     const needed = token.outer.length ? "issuer " + names(token.outer) + ", so for " : "";
     const made = token.inner.length ? ", with a token of " + names(token.inner) : "";
-    put(parts.routes, "for " + needed + names(token.routes) + made + (token.waiters ? "; " + counted(token.waiters, "request") + " waiting" : ""));
+    put(parts.routes, "for " + needed + users(token) + made + (token.waiters ? "; " + counted(token.waiters, "request") + " waiting" : ""));
     put(granted, (token.granted_scope || token.scopes.join(" ")) || "no scopes");
     put(parameters, token.parameters.length ? "with " + token.parameters.join(", ") : "");
     ago.hidden = token.fetched_at === null;
@@ -263,6 +268,17 @@ function budgetCell(budget) {
   const of = " of " + grouped(budget.requests) + " per " + duration(budget.per_seconds) + (budget.shared ? ", all replicas" : "");
   if (budget.next_request_at) return ["▲ 0" + of + "; next at " + budget.next_request_at, "warn"];
   return grouped(budget.remaining) + of;
+}
+
+function served(listener) {
+  if (listener.serve === "token") return "tokens: " + counted(listener.token_requests, "request");
+  if (listener.serve !== "forward") return "routes";
+  const { served, tunneled, refused } = listener.connects;
+  const counts = [counted(served + tunneled + refused, "CONNECT")];
+  if (tunneled) counts.push(grouped(tunneled) + " tunneled unread");
+  if (refused) counts.push(grouped(refused) + " refused");
+  const until = listener.ca ? "; CA until " + listener.ca.not_after.slice(0, 10) : "; no CA";
+  return "forward proxy: " + counts.join(", ") + until;
 }
 
 function webhookItem(webhook) {

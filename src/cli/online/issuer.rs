@@ -14,7 +14,7 @@ use crate::cli::online::report::{
     TokenReport,
 };
 use crate::cli::online::{Bounds, Wanted, guess, out_of_time, tls_report};
-use crate::cli::token::{decode_jwt, own_key};
+use crate::cli::token::decode_jwt;
 use crate::clock::{Clock, SystemClock, millis};
 use crate::config::client_auth::{Method, Proof};
 use crate::config::{Budget, CredentialKey, IssuerConfig, Source, TokenEndpoint};
@@ -81,7 +81,7 @@ fn blank(config: &IssuerConfig, bounds: Bounds) -> IssuerReport {
         ok: false,
         endpoint: None,
         client_auth: config.client_auth.as_str().to_owned(),
-        inner: chained(config, &own_key(config))
+        inner: chained(config, &config.own_credential())
             .into_iter()
             .map(|(key, chained)| InnerReport { key, issuer: chained.issuer.clone() })
             .collect(),

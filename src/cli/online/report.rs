@@ -21,6 +21,8 @@ pub(super) struct Report {
     pub(super) problems: Vec<Value>,
     pub(super) issuers: Vec<IssuerReport>,
     pub(super) upstreams: Vec<UpstreamReport>,
+    /// The forward listeners.
+    pub(super) forward: Vec<ForwardReport>,
     /// `null`: the config has no `[store]`. It counts nothing for `ok`, because bearerd goes on without it.
     pub(super) store: Option<StoreReport>,
 }
@@ -169,6 +171,24 @@ pub(super) struct StoreReport {
     pub(super) error: Option<String>,
 }
 
+/// A CONNECT through a running forward listener.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct ForwardReport {
+    pub(super) listener: String,
+    /// Also if it was not tried.
+    pub(super) ok: bool,
+    /// Scheme, host and port that the CONNECT was for.
+    pub(super) url: Option<String>,
+    /// `h2` or `http/1.1`
+    pub(super) protocol: Option<&'static str>,
+    pub(super) ms: Option<u64>,
+    /// With the certificate that the listener's CA signed.
+    pub(super) tls: Option<TlsReport>,
+    pub(super) error: Option<String>,
+    /// Why it was not tried.
+    pub(super) untried: Option<String>,
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct TlsReport {
     pub(super) version: String,
@@ -215,6 +235,9 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
     for shown in &report.upstreams {
         upstream(out, shown)?;
     }
+    for shown in &report.forward {
+        forward(out, shown)?;
+    }
     if let Some(shown) = &report.store {
         store(out, shown)?;
     }
@@ -228,7 +251,12 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
         |oks: usize, of: usize, what| (oks < of).then(|| format!("{} of {}", of - oks, count(of, what)));
     let well = report.issuers.iter().filter(|issuer| issuer.ok).count();
     let reached = report.upstreams.iter().filter(|upstream| upstream.ok).count();
-    let failed = [failed(well, issuers, "issuer"), failed(reached, upstreams, "upstream")];
+    let served = report.forward.iter().filter(|forward| forward.ok).count();
+    let failed = [
+        failed(well, issuers, "issuer"),
+        failed(reached, upstreams, "upstream"),
+        failed(served, report.forward.len(), "forward listener"),
+    ];
     writeln!(out, "failed: {}", failed.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
@@ -393,6 +421,24 @@ fn upstream(out: &mut String, upstream: &UpstreamReport) -> fmt::Result {
         let address = upstream.address.as_ref().map(|address| format!("{address}, ")).unwrap_or_default();
         let tls = upstream.tls.as_ref().map(|tls| format!(", {}", self::tls(tls))).unwrap_or_default();
         line(out, "connected", &format!("{address}{protocol}, in {ms} ms{tls}"))?;
+    }
+    out.write_char('\n')
+}
+
+fn forward(out: &mut String, forward: &ForwardReport) -> fmt::Result {
+    if let Some(why) = &forward.untried {
+        writeln!(out, "forward listener {}: not tried", forward.listener)?;
+        line(out, "why", why)?;
+        return out.write_char('\n');
+    }
+    head(out, "forward listener", &forward.listener, forward.ok)?;
+    line(out, "CONNECT", forward.url.as_deref().unwrap_or_default())?;
+    if let Some(error) = &forward.error {
+        line(out, "error", error)?;
+    }
+    if let (Some(protocol), Some(ms)) = (forward.protocol, forward.ms) {
+        let tls = forward.tls.as_ref().map(|tls| format!(", {}", self::tls(tls))).unwrap_or_default();
+        line(out, "served", &format!("{protocol}, in {ms} ms{tls}, signed by the listener's CA"))?;
     }
     out.write_char('\n')
 }

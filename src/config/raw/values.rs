@@ -722,6 +722,58 @@ impl JsonSchema for RawParam {
 /// More request parameters by name.
 pub(crate) type RawParams = BTreeMap<String, RawParam>;
 
+/// `ca` of a forward listener: `"ephemeral"`, or a table.
+pub(crate) enum RawCa {
+    Word(String),
+    Table(RawOwnCa),
+}
+
+impl RawCa {
+    pub(crate) const EPHEMERAL: &str = "ephemeral";
+}
+
+/// The certificate and the key of a forward listener's own authority.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, rename = "OwnCa")]
+pub(crate) struct RawOwnCa {
+    /// The authority's certificate, and those that signed it: PEM, or PKCS#12.
+    #[schemars(extend("x-errors" = "missing; may not sign certificates; its constraints do not permit a route's host"))]
+    pub certificate: Option<RawCertificate>,
+    /// Its private key: PEM, PKCS#12, or JWK.
+    #[schemars(extend("x-errors" = "missing; not the certificate's; a literal in a file that others may read"))]
+    pub private_key: Option<RawKey>,
+}
+
+impl<'de> Deserialize<'de> for RawCa {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ca;
+        impl<'de> Visitor<'de> for Ca {
+            type Value = RawCa;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"ephemeral\" or { certificate = …, private_key = … }")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<RawCa, E> {
+                Ok(RawCa::Word(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawCa, A::Error> {
+                RawOwnCa::deserialize(MapAccessDeserializer::new(map)).map(RawCa::Table)
+            }
+        }
+        deserializer.deserialize_any(Ca)
+    }
+}
+
+impl JsonSchema for RawCa {
+    fn schema_name() -> Cow<'static, str> {
+        "Ca".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let table = generator.subschema_for::<RawOwnCa>();
+        json_schema!({ "anyOf": [{ "enum": [Self::EPHEMERAL] }, table] })
+    }
+}
+
 /// `proxy`: `"env"`, a URL, or a URL with a separate user and password.
 pub(crate) enum RawEgress {
     Text(Secret),

@@ -1,23 +1,28 @@
 //! `[listener.NAME]` and `[webhook.NAME]`: the addresses where bearerd listens.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, header};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
 use crate::config::document::{Place, io_reason};
 use crate::config::model::{
-    Address, Admin, Callers, ListenerConfig, ListenerTls, UnixOptions, WebhookConfig,
+    Address, Admin, CaConfig, Callers, Egress, ForProgram, ForwardConfig, ListenerConfig, ListenerTls,
+    RouteConfig, Serve, Service, UnixOptions, Unmatched, WebhookConfig,
 };
-use crate::config::raw::values::{RawCertificate, RawListenerSvid, RawSecret, RawX509Svid, check};
-use crate::config::raw::{RawListener, RawListenerTls, RawRequireHeader, RawWebhook};
+use crate::config::raw::values::{
+    RawCa, RawCertificate, RawListenerSvid, RawOwnCa, RawSecret, RawX509Svid, check,
+};
+use crate::config::raw::{RawForward, RawListener, RawListenerTls, RawRequireHeader, RawWebhook};
 use crate::config::reference::Source;
-use crate::config::report::Report;
+use crate::config::report::{Report, Severity};
+use crate::config::resolve::Known;
 use crate::config::resolve::spiffe::X509Svid;
-use crate::config::resolve::value::reference;
+use crate::config::resolve::value::{self, reference};
 use crate::config::types::{self, Wrong, quoted, url, wrong};
 
 /// All listeners, sorted by name.
@@ -34,10 +39,11 @@ pub(super) fn resolve(
     top: &Place<'_>,
     mut written: BTreeMap<String, RawListener>,
     admin: &Option<Admin>,
+    program: Option<&ForProgram>,
     report: &mut Report,
 ) -> Listeners {
     let all = top.key("listener");
-    if written.is_empty() {
+    if written.is_empty() && program.is_none() {
         written.insert(MAIN.to_owned(), RawListener::default());
     }
     let mut listeners = Listeners { names: Vec::new(), configs: Vec::new() };
@@ -53,7 +59,53 @@ pub(super) fn resolve(
         listeners.names.push(name);
         listeners.configs.push(config);
     }
+    refuse_shared_bundles(&all, &listeners, report);
+    if let Some(program) = program {
+        serve_program(&mut listeners, program);
+    }
     listeners
+}
+
+/// Adds a forward listener if there is none. Else, each one has a bundle that the program can be given.
+fn serve_program(listeners: &mut Listeners, program: &ForProgram) {
+    let Listeners { names, configs } = listeners;
+    let mut any = false;
+    for config in configs.iter_mut().flatten().filter_map(Arc::get_mut) {
+        if let Service::Forward(forward) = &mut config.service {
+            any = true;
+            forward.ca_bundle.get_or_insert_with(|| program.bundle.clone());
+        }
+    }
+    if !any {
+        let mut name = ForProgram::LISTENER.to_owned();
+        while names.contains(&name) {
+            name.push('-');
+        }
+        configs.push(Some(Arc::new(for_program(&name, program))));
+        names.push(name);
+    }
+}
+
+fn for_program(name: &str, program: &ForProgram) -> ListenerConfig {
+    let forward = ForwardConfig {
+        ca: CaConfig::Ephemeral,
+        ca_bundle: Some(program.bundle.clone()),
+        unmatched: program.unmatched,
+        egress: Egress::Env,
+    };
+    ListenerConfig {
+        name: name.into(),
+        address: Address::Tcp((Ipv4Addr::LOCALHOST, 0).into()),
+        names: Vec::new(),
+        origins: Vec::new(),
+        callers: Callers::Local,
+        allow: Vec::new(),
+        require_header: Some((header::PROXY_AUTHORIZATION, program.key.clone())),
+        tls: None,
+        unix: UnixOptions::OWNER_ALONE,
+        service: Service::Forward(forward),
+        same_user: true,
+    }
 }
 
 fn refuse_taken_address(
@@ -91,6 +143,7 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
             "name networks such as \"10.0.0.0/8\", or leave it out",
         );
     }
+    let service = service(place, raw.serve.read(place, "serve", report), raw.forward, report);
     let config = ListenerConfig {
         name: name.into(),
         address: address?,
@@ -101,7 +154,10 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
         require_header,
         tls,
         unix,
+        service: service?,
+        same_user: false,
     };
+    check_service(place, &config, report);
     check_reach(place, &config, report);
     check_kind(place, &config.address, report);
     if report.problems.len() > found {
@@ -109,6 +165,181 @@ fn listener(place: &Place<'_>, name: &str, raw: RawListener, report: &mut Report
     }
     check_pages(place, &config, report);
     Some(config)
+}
+
+fn service(
+    place: &Place<'_>,
+    serve: Serve,
+    forward: Option<RawForward>,
+    report: &mut Report,
+) -> Option<Service> {
+    let at = place.key("forward");
+    if serve != Serve::Forward && at.is_written() {
+        report.error(&at, "is for a forward listener alone", "leave it out, or set serve = \"forward\"");
+        return None;
+    }
+    match serve {
+        Serve::Proxy => Some(Service::Proxy),
+        Serve::Token => Some(Service::Token),
+        Serve::Forward => Some(Service::Forward(self::forward(&at, forward.unwrap_or_default(), report)?)),
+    }
+}
+
+fn forward(at: &Place<'_>, raw: RawForward, report: &mut Report) -> Option<ForwardConfig> {
+    let unmatched = raw.unmatched.read(at, "unmatched", report);
+    let egress = value::egress(&at.key("proxy"), raw.proxy, report);
+    if egress != Egress::Direct && unmatched == Unmatched::Refuse {
+        report.error(
+            &at.key("proxy"),
+            "is for tunnels, and this listener opens none",
+            "leave it out, or set unmatched = \"tunnel\"; a route has its own `proxy`",
+        );
+    }
+    let ca_bundle = raw.ca_bundle.and_then(|path| bundle(&at.key("ca_bundle"), path, report));
+    Some(ForwardConfig { ca: ca(&at.key("ca"), raw.ca, report)?, ca_bundle, unmatched, egress })
+}
+
+fn ca(at: &Place<'_>, raw: Option<RawCa>, report: &mut Report) -> Option<CaConfig> {
+    let RawOwnCa { certificate, private_key } = match raw {
+        None => return Some(CaConfig::Ephemeral),
+        Some(RawCa::Word(word)) if word == RawCa::EPHEMERAL => return Some(CaConfig::Ephemeral),
+        Some(RawCa::Word(_)) => {
+            let hint =
+                "write \"ephemeral\", or { certificate = { file = \"…\" }, private_key = { file = \"…\" } }";
+            report.error(at, format!("{} is not an authority", at.describe()), hint);
+            return None;
+        }
+        Some(RawCa::Table(own)) => own,
+    };
+    let (certificate_at, key_at) = (at.key("certificate"), at.key("private_key"));
+    if certificate.is_none() {
+        report.missing(&certificate_at, "is missing", "certificate = { file = \"ca.pem\" }");
+    }
+    if private_key.is_none() {
+        report.missing(&key_at, "is missing", "private_key = { file = \"ca.key\" }");
+    }
+    let certificate = certificate.and_then(|raw| reference(&certificate_at, raw, report));
+    let private_key = private_key.and_then(|raw| reference(&key_at, raw, report));
+    Some(CaConfig::Own { certificate: certificate?, private_key: private_key? })
+}
+
+/// The PEM file of a CA bundle.
+fn bundle(at: &Place<'_>, path: String, report: &mut Report) -> Option<PathBuf> {
+    let path = output_file(at, path, report)?;
+    let is_beside = |ending: &&str| path.extension().is_some_and(|found| found == *ending);
+    if let Some(ending) = ["p12", "jks"].into_iter().find(is_beside) {
+        let message = format!("names the PEM file; bearerd writes the one that ends in .{ending} beside it");
+        report.error(at, message, "such as \"ca.pem\"");
+        return None;
+    }
+    Some(path)
+}
+
+/// Refuses two authorities in one file.
+fn refuse_shared_bundles(all: &Place<'_>, listeners: &Listeners, report: &mut Report) {
+    let mut taken: BTreeMap<PathBuf, &str> = BTreeMap::new();
+    for config in listeners.configs.iter().flatten() {
+        let Some(path) = config.forward().and_then(|forward| forward.ca_bundle.as_ref()) else { continue };
+        // The files beside it are of the same name.
+        if let Some(other) = taken.insert(path.with_extension(""), &config.name) {
+            let at = all.key(&config.name).key("forward").key("ca_bundle");
+            report.error(
+                &at,
+                format!("is written by listener `{other}` too"),
+                "give one of them another file",
+            );
+        }
+    }
+}
+
+/// The absolute path of a file that bearerd writes.
+fn output_file(at: &Place<'_>, path: String, report: &mut Report) -> Option<PathBuf> {
+    let usable = !path.is_empty() && !path.contains('\0') && !path.ends_with('/');
+    if !usable {
+        report.error(at, "is not the path of a file", "");
+    }
+    usable.then(|| at.document.file.folder.join(path))
+}
+
+/// Refuses what does not fit what the listener is for.
+fn check_service(place: &Place<'_>, config: &ListenerConfig, report: &mut Report) {
+    match config.serve() {
+        Serve::Proxy => {}
+        Serve::Forward if !config.names.is_empty() => report.error(
+            &place.key("names"),
+            "a forward listener has no names of its own: programs name the host that they want",
+            "leave it out; `host` of a route names the hosts that it serves",
+        ),
+        Serve::Forward => {}
+        Serve::Token => {
+            if !config.origins.is_empty() {
+                report.error(
+                    &place.key("origins"),
+                    "a token listener hands tokens to programs, never to browser pages",
+                    "leave it out",
+                );
+            }
+            let unix = matches!(config.address, Address::Unix(_));
+            if !unix && config.require_header.is_none() && !place.key("require_header").is_written() {
+                report.error(
+                    &place.key("serve"),
+                    "every program of this machine could fetch tokens at a TCP address",
+                    "give the listener require_header, or a unix: address",
+                );
+            }
+        }
+    }
+}
+
+/// Refuses token listeners that have no token to hand out.
+pub(super) fn check_token_listeners(top: &Place<'_>, known: &Known, report: &mut Report) {
+    let why = if known.issuers.is_empty() {
+        "there is no issuer, so it would have no token to hand out"
+    } else if known.issuers.values().flatten().count() == known.issuers.len()
+        && known.issuers.values().flatten().all(|issuer| issuer.dpop.is_some())
+    {
+        "every issuer binds its tokens to a key (dpop), so no other program could use them"
+    } else {
+        return;
+    };
+    let configs = known.listeners.configs.iter().flatten();
+    for config in configs.filter(|config| config.serve() == Serve::Token) {
+        let at = top.key("listener").key(&config.name).key("serve");
+        report.error(&at, why, "add an [issuer.NAME] without dpop, or leave the listener out");
+    }
+}
+
+/// Warns about forward listeners that no route serves. A route with errors counts as serving all.
+pub(super) fn check_forward_listeners(
+    top: &Place<'_>,
+    known: &Known,
+    routes: &[Arc<RouteConfig>],
+    report: &mut Report,
+) {
+    if report.problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return;
+    }
+    for (index, config) in known.listeners.configs.iter().enumerate() {
+        let Some((config, forward)) = config.as_ref().and_then(|config| Some((config, config.forward()?)))
+        else {
+            continue;
+        };
+        let serves =
+            |route: &RouteConfig| route.host.is_some() && route.listener.is_none_or(|only| only == index);
+        if routes.iter().any(|route| serves(route)) {
+            continue;
+        }
+        let message = match forward.unmatched {
+            Unmatched::Refuse => {
+                "no route names a host for this forward listener, so it refuses every request"
+            }
+            Unmatched::Tunnel => {
+                "no route names a host for this forward listener, so it only passes connections through and adds no token"
+            }
+        };
+        let at = top.key("listener").key(&config.name).key("serve");
+        report.warning(&at, message, "add a [[route]] with `host`");
+    }
 }
 
 fn address(place: &Place<'_>, name: &str, written: Option<String>, report: &mut Report) -> Option<Address> {
@@ -154,7 +385,8 @@ fn written_check(place: &Place<'_>) -> bool {
 /// trustworthy (W3C Secure Contexts, section 3.1), browsers send neither `Sec-Fetch-Site` nor, with GET, `Origin`.
 pub(super) fn pages_could_ride(config: &ListenerConfig, host: &str) -> bool {
     let plain = matches!(config.address, Address::Tcp(_)) && config.tls.is_none();
-    plain && config.require_header.is_none() && !is_trustworthy(host)
+    // A page cannot send the requests that a forward listener serves: no browser writes an absolute-form target for a page.
+    plain && config.serve() != Serve::Forward && config.require_header.is_none() && !is_trustworthy(host)
 }
 
 fn is_trustworthy(host: &str) -> bool {
@@ -366,13 +598,7 @@ fn webhook(place: &Place<'_>, name: &str, raw: RawWebhook, report: &mut Report) 
     let signature_header =
         header.and_then(|name| check(&place.key("signature_header"), types::header_name(&name), report));
     let value = value.filter(|value| check(&place.key("value"), types::pointer(value), report).is_some());
-    let store = store.and_then(|path| {
-        let usable = !path.is_empty() && !path.contains('\0') && !path.ends_with('/');
-        if !usable {
-            report.error(&place.key("store"), "is not the path of a file", "");
-        }
-        usable.then(|| folder.join(path))
-    });
+    let store = store.and_then(|path| output_file(&place.key("store"), path, report));
     let only: Vec<_> = only.unwrap_or_default().into_iter().collect();
     for (pointer, _) in &only {
         check(&place.key("only").key(pointer), types::pointer(pointer), report)?;

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use crate::config::document::Place;
 use crate::config::model::{
     Address, Carrier, ConnectionConfig, Credential, CredentialKey, Egress, HeaderEdits, HostPattern, Inject,
-    IssuerConfig, Params, PathPattern, RouteConfig, UpstreamTarget, UpstreamUrl,
+    IssuerConfig, ListenerConfig, Params, PathPattern, RouteConfig, Serve, UpstreamTarget, UpstreamUrl,
 };
 use crate::config::raw::values::{Plaintext, RawParams, Word, check};
 use crate::config::raw::{RawHeaderEdits, RawInject, RawRoute};
@@ -29,7 +29,11 @@ pub(super) fn resolve(
     known: &Known,
     report: &mut Report,
 ) -> Option<RouteConfig> {
-    let upstream = upstream(place, raw.upstream, known, report);
+    let to_asked_host = raw.upstream.is_none() && !place.key("upstream").is_written();
+    let upstream = match matching {
+        Some(matching) if to_asked_host => asked_host(place, matching, known, report),
+        _ => upstream(place, raw.upstream, known, report),
+    };
     check_plaintext(place, upstream.as_ref(), raw.plaintext, report);
     let credential =
         credential(place, raw.issuer, raw.anonymous, (raw.scopes, raw.params, raw.subject), known, report);
@@ -65,6 +69,7 @@ pub(super) fn resolve(
         idle_timeout: raw.idle_timeout.timeout(place, "idle_timeout", report),
         connection_max_age: raw.connection_max_age.timeout(place, "connection_max_age", report),
         upstream: upstream?,
+        to_asked_host,
         credential: credential?,
         inject: inject?,
         listener: matching?.listener,
@@ -103,6 +108,50 @@ fn upstream(
         return None;
     }
     Some(upstream)
+}
+
+/// The upstream of a route without `upstream`. Only a caller of a forward listener asks for a host.
+fn asked_host(
+    place: &Place<'_>,
+    matching: &Matching,
+    known: &Known,
+    report: &mut Report,
+) -> Option<UpstreamUrl> {
+    let at = place.key("upstream");
+    if !only_forward(matching.listener, known) {
+        report.missing(
+            &at,
+            "is missing",
+            "upstream = \"https://…\"; only a route of a forward listener (serve = \"forward\"; `bearerd exec` makes one) goes \
+             to the host that the program asked for",
+        );
+        return None;
+    }
+    if place.key("plaintext").is_written() {
+        let message = "has no effect without `upstream`: requests go to their host over TLS";
+        report.error(&place.key("plaintext"), message, "leave it out, or give `upstream`");
+    }
+    let host = matching.host.as_ref()?.to_string();
+    let https = |authority: &str| url::upstream(&format!("https://{authority}"), &place.document.file.folder);
+    match &matching.host {
+        Some(HostPattern::Wildcard(suffix)) => {
+            let pattern = https(suffix.trim_start_matches('.')).ok()?;
+            Some(UpstreamUrl { text: format!("https://{host}"), authority: host, ..pattern })
+        }
+        _ => check(&at, https(&host), report),
+    }
+}
+
+/// Whether every listener that serves the route is a forward listener. A listener with errors counts as one.
+fn only_forward(listener: Option<usize>, known: &Known) -> bool {
+    serving(listener, known).all(|config| config.serve() == Serve::Forward)
+}
+
+/// The listeners that serve a route, without those that have errors.
+fn serving(listener: Option<usize>, known: &Known) -> impl Iterator<Item = &Arc<ListenerConfig>> {
+    let listeners = known.listeners.configs.iter().enumerate();
+    let serving = listeners.filter(move |(index, _)| listener.is_none_or(|only| only == *index));
+    serving.filter_map(|(_, config)| config.as_ref())
 }
 
 /// Whether a connection from this machine to `target` reaches a listener at `address`.
@@ -360,8 +409,8 @@ pub(super) fn matching(
     if lost {
         return None;
     }
-    if let (Some(Some(host)), Some(listener)) = (&host, transposed(listener)) {
-        check_pages(&place.key("host"), host, listener, known, report);
+    if let (Some(host), Some(listener)) = (transposed(host.clone()), transposed(listener)) {
+        check_listeners(place, host.as_ref(), listener, known, report);
     }
     Some(Matching {
         listener: transposed(listener)?,
@@ -389,6 +438,40 @@ fn listener_index(place: &Place<'_>, name: &str, known: &Known, report: &mut Rep
     index
 }
 
+/// Whether a route's host fits the listeners that serve it.
+fn check_listeners(
+    place: &Place<'_>,
+    host: Option<&HostPattern>,
+    listener: Option<usize>,
+    known: &Known,
+    report: &mut Report,
+) {
+    let all = |serve| {
+        let mut listeners = serving(listener, known).peekable();
+        listeners.peek().is_some() && listeners.all(|config| config.serve() == serve)
+    };
+    if all(Serve::Token) {
+        let message = "is a token listener, which serves no routes";
+        report.error(&place.key("listener"), message, "name another listener");
+    }
+    let Some(host) = host else {
+        if all(Serve::Forward) {
+            report.missing(
+                &place.key("host"),
+                "is missing",
+                "on a forward listener, each route names its host",
+            );
+        }
+        return;
+    };
+    let at = place.key("host");
+    if host.has_port() && !serving(listener, known).any(|config| config.serve() == Serve::Forward) {
+        let message = "has a port, but only a forward listener looks at the port of a host";
+        report.error(&at, message, "leave the port out");
+    }
+    check_pages(&at, host, listener, known, report);
+}
+
 /// See [`listener::pages_could_ride`].
 fn check_pages(
     at: &Place<'_>,
@@ -398,11 +481,7 @@ fn check_pages(
     report: &mut Report,
 ) {
     let (HostPattern::Exact(host) | HostPattern::Wildcard(host)) = host;
-    let listeners = known.listeners.configs.iter().enumerate();
-    let mut serving = listeners
-        .filter(|(index, _)| listener.is_none_or(|only| only == *index))
-        .filter_map(|(_, config)| config.as_ref());
-    if serving.any(|config| listener::pages_could_ride(config, host)) {
+    if serving(listener, known).any(|config| listener::pages_could_ride(config, host)) {
         listener::warn_of_pages(at, report);
     }
 }

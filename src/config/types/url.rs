@@ -205,7 +205,7 @@ fn check_path(path: &str) -> Result<(), Wrong> {
 /// A route's `host`: a name, an IP literal (IPv6 in brackets) or `*.` and a name.
 pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
     if let Some(rest) = text.strip_prefix("*.") {
-        plain_host(rest)?;
+        host_with_port(rest)?;
         return Ok(HostPattern::Wildcard(format!(".{}", rest.to_ascii_lowercase())));
     }
     if text == "*" {
@@ -220,8 +220,24 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
             "`*` may only come first: \"*.example.com\"",
         ));
     }
-    plain_host(text)?;
+    host_with_port(text)?;
     Ok(HostPattern::Exact(text.to_ascii_lowercase()))
+}
+
+/// A host, with a port if that is not a default one. Whether a port is allowed depends on the route's listener.
+fn host_with_port(text: &str) -> Result<(), Wrong> {
+    let Some((name, port)) = text.rsplit_once(':').filter(|_| !text.contains('/') && !text.ends_with(']'))
+    else {
+        return plain_host(text);
+    };
+    plain_host(name)?;
+    match port.parse::<u16>() {
+        Ok(80 | 443) => {
+            Err(wrong("the ports 80 and 443 are never part of a host", format!("write {}", quoted(name))))
+        }
+        Ok(1..) if !port.starts_with(['0', '+']) => Ok(()),
+        _ => Err(wrong(format!("{} is not a port", quoted(port)), "such as \"api.example.com:8443\"")),
+    }
 }
 
 /// A name in `names` of a listener.

@@ -105,6 +105,11 @@ impl Client {
         Ok(Self { wire, host: address.to_string() })
     }
 
+    /// A connection that is open already, to `host`.
+    pub fn over(wire: Wire, host: &str) -> Self {
+        Self { wire, host: host.to_owned() }
+    }
+
     pub async fn unix(path: &Path) -> Self {
         let wire = within("a connection to the proxy", Wire::unix(path)).await.unwrap();
         Self { wire, host: "localhost".to_owned() }

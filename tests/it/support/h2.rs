@@ -70,7 +70,8 @@ impl H2Client {
         Self::over(Box::new(stream), format!("https://localhost:{}", address.port())).await
     }
 
-    async fn over(stream: Box<dyn Stream>, origin: String) -> Self {
+    /// A connection that is open already.
+    pub async fn over(stream: Box<dyn Stream>, origin: String) -> Self {
         let (sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
@@ -107,6 +108,14 @@ impl H2Client {
     pub async fn open_at_last(&mut self, request: Request<SentBody>) -> hyper::Result<Response<Incoming>> {
         self.sender.ready().await?;
         self.sender.send_request(request).await
+    }
+
+    /// The stream inside a CONNECT.
+    pub async fn connect(&mut self, authority: &str) -> Box<dyn Stream> {
+        let request = Request::builder().method("CONNECT").uri(authority).version(Version::HTTP_2);
+        let response = self.open(request.body(whole("")).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        Box::new(TokioIo::new(hyper::upgrade::on(response).await.unwrap()))
     }
 
     /// The response's head, its body still to be read.

@@ -1,0 +1,178 @@
+//! `bearerd exec`: run a program whose requests go through bearerd. Exit code, signals, terminal, and standard streams are the
+//! program's own.
+
+mod child;
+mod environment;
+
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use self::child::IgnoredSignals;
+use self::environment::Environment;
+use super::args::Common;
+use super::{Exit, Failure, load_with, overrides, serve};
+use crate::app::Options;
+use crate::config::{self, Address, Config, ForProgram, ListenerConfig, Source, Unmatched};
+use crate::secret::Secret;
+use crate::telemetry::{self, Destination, LogControl, Overrides};
+
+pub(super) struct ExecOptions {
+    pub(super) tunnel: bool,
+    pub(super) log_file: Option<PathBuf>,
+    pub(super) command: Vec<OsString>,
+}
+
+pub(super) fn exec(common: &Common, options: &ExecOptions, refused: &[String]) -> Result<Exit, Failure> {
+    // Before bearerd handles any signal itself.
+    let ignored = IgnoredSignals::of_this_process();
+    let folder =
+        Folder::new().map_err(|error| no(format!("cannot make a folder for the CA bundle: {error}")))?;
+    let key = random_key()?;
+    let unmatched = if options.tunnel { Unmatched::Tunnel } else { Unmatched::Refuse };
+    let made = ForProgram { key: Source::literal(basic(&key)), bundle: folder.0.join("ca.pem"), unmatched };
+    let config = load(common, made)?;
+    let way = Way::through(&config, &key)?;
+    let log = start_log(common, &config, options.log_file.as_deref())?;
+    let mut environment = Environment::default();
+    environment.remove(config.references.iter().filter_map(|used| used.source.variable()));
+    let running = serve(config, Options { log: Some(log), ..Options::default() }, refused)?;
+    let address = running.addresses().listeners.get(&way.listener).cloned().unwrap_or_default();
+    environment.set(&way.userinfo, &address, &way.bundle, &way.hosts);
+    environment
+        .set_wgetrc(&folder.0, &way.bundle)
+        .map_err(|error| no(format!("cannot write a file for wget to {}: {error}", folder.0.display())))?;
+    let ended = child::run(&options.command, &environment, ignored);
+    running.stop();
+    running.join();
+    config::end_programs();
+    ended
+}
+
+fn no(message: String) -> Failure {
+    Failure::new(Exit::No, message)
+}
+
+fn load(common: &Common, made: ForProgram) -> Result<Config, Failure> {
+    load_with(common, |path| config::load_for_program(path, made))
+}
+
+/// Only warnings, to stderr, so that the program's own lines stay readable. A file gets what the config says.
+fn start_log(common: &Common, config: &Config, file: Option<&Path>) -> Result<LogControl, Failure> {
+    let overrides = overrides(common)?;
+    let (overrides, to) = match file {
+        Some(path) => (overrides, Destination::File(log_file(path)?)),
+        None => {
+            let quiet = overrides.level.or_else(|| config::log_filter("warn").ok());
+            (Overrides { level: quiet, ..overrides }, Destination::Stderr { prefix: "bearerd: " })
+        }
+    };
+    telemetry::init_to(overrides, &config.log, to).map_err(no)
+}
+
+fn log_file(path: &Path) -> Result<File, Failure> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| no(format!("cannot write to --log-file {}: {error}", path.display())))
+}
+
+/// A folder that only this user may enter. It is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> io::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("bearerd-exec-{:016x}", fastrand::u64(..)));
+        // Fails if the folder exists, so that nobody else's folder or link is used.
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // It holds no secret.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// User and password of the proxy, which only the program's variables carry.
+fn random_key() -> Result<String, Failure> {
+    let mut bytes = [0_u8; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| no("the machine gives no random numbers".to_owned()))?;
+    let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("bearerd:{password}"))
+}
+
+fn basic(userinfo: &str) -> Secret {
+    Secret::from(format!("Basic {}", STANDARD.encode(userinfo)))
+}
+
+/// How the program gets to bearerd.
+struct Way {
+    listener: String,
+    /// With its `@`, or empty.
+    userinfo: String,
+    bundle: PathBuf,
+    /// The hosts that routes name.
+    hosts: Vec<String>,
+}
+
+impl Way {
+    /// The made listener, or the first forward listener of the file that a program can use.
+    fn through(config: &Config, key: &str) -> Result<Self, Failure> {
+        let mut unfit = Vec::new();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let Some(bundle) = listener.forward().and_then(|forward| forward.ca_bundle.clone()) else {
+                continue;
+            };
+            let userinfo = if listener.same_user { Ok(format!("{key}@")) } else { userinfo(listener) };
+            match userinfo {
+                Ok(userinfo) => {
+                    let hosts = config.hosts_of(index);
+                    return Ok(Self {
+                        listener: listener.name.to_string(),
+                        userinfo,
+                        bundle,
+                        hosts: hosts.iter().map(|host| host.without_port().to_owned()).collect(),
+                    });
+                }
+                Err(why) => unfit.push(format!("listener.{}: {why}", listener.name)),
+            }
+        }
+        let hint = "leave the forward listener out of the file, and `bearerd exec` makes one";
+        Err(Failure::new(Exit::Config, format!("{}; {hint}", unfit.join("; "))))
+    }
+}
+
+/// What a program needs to use a forward listener of the file.
+fn userinfo(listener: &ListenerConfig) -> Result<String, String> {
+    if matches!(listener.address, Address::Unix(_)) {
+        return Err("no program finds its proxy at a Unix socket".to_owned());
+    }
+    if listener.tls.is_some() {
+        return Err("few programs speak TLS to their proxy".to_owned());
+    }
+    let Some((name, value)) = &listener.require_header else { return Ok(String::new()) };
+    if name != http::header::PROXY_AUTHORIZATION {
+        return Err(format!("programs do not send the header field {name} to their proxy"));
+    }
+    let (value, _) = value.read_or_last_good().map_err(|error| error.to_string())?;
+    let encoded = value.expose_str().and_then(|value| value.strip_prefix("Basic "));
+    let decoded = encoded.and_then(|encoded| STANDARD.decode(encoded.trim()).ok());
+    let text = decoded.and_then(|decoded| String::from_utf8(decoded).ok());
+    let (user, password) = text.as_deref().and_then(|text| text.split_once(':')).ok_or(
+        "the value of require_header is not \"Basic \" and user:password in base64, which programs can send",
+    )?;
+    let encode = |text: &str| {
+        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    };
+    Ok(format!("{}:{}@", encode(user), encode(password)))
+}

@@ -1,0 +1,116 @@
+//! The program as a child of bearerd, in the same process group and with the same terminal: signals, and the exit code.
+//!
+//! A signal that the terminal sends (Ctrl-C) reaches the program by itself, so it is not passed on, and bearerd stays until the
+//! program has ended. A signal that somebody sends to bearerd alone is passed on. bearerd cannot see the difference: what comes
+//! while it is in the foreground of a terminal counts as the terminal's.
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+
+use rustix::process::{Pid, Signal, getpgrp, kill_process};
+use rustix::termios::tcgetpgrp;
+use tokio::process::Child;
+use tokio::signal::unix::{self, SignalKind};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::Environment;
+use crate::app::with_inherited_limits;
+use crate::cli::{Exit, Failure, runtime};
+
+/// What is passed on to the program. Those that stop and continue it, and changes of the window, reach it by its process group.
+const PASSED_ON: [Signal; 6] =
+    [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2];
+/// Those that a terminal sends to its whole foreground group.
+const FROM_TERMINAL: [Signal; 2] = [Signal::INT, Signal::QUIT];
+
+/// The signals that bearerd was told to ignore, as `nohup` does. A program inherits this, so bearerd does not touch them.
+pub(super) struct IgnoredSignals(u64);
+
+impl IgnoredSignals {
+    pub(super) fn of_this_process() -> Self {
+        let status =
+            std::fs::File::open("/proc/self/status").and_then(io::read_to_string).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        Self(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default())
+    }
+
+    fn has(&self, signal: Signal) -> bool {
+        u32::try_from(signal.as_raw() - 1)
+            .is_ok_and(|bit| self.0.checked_shr(bit).is_some_and(|mask| mask & 1 == 1))
+    }
+}
+
+/// Runs the program to its end.
+pub(super) fn run(
+    command: &[OsString],
+    environment: &Environment,
+    ignored: IgnoredSignals,
+) -> Result<Exit, Failure> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(Failure::new(Exit::Usage, "no program is named"));
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    environment.apply(&mut command);
+    runtime()?.block_on(async {
+        // Before the program starts, so that no signal ends bearerd alone.
+        let mut signals = listen(&ignored)
+            .map_err(|error| Failure::new(Exit::No, format!("cannot listen to signals: {error}")))?;
+        let child = with_inherited_limits(|| tokio::process::Command::from(command).spawn());
+        let mut child = child.map_err(|error| not_started(program, &error))?;
+        let status = wait(&mut child, &mut signals).await;
+        status
+            .map(exit)
+            .map_err(|error| Failure::new(Exit::No, format!("cannot wait for the program: {error}")))
+    })
+}
+
+fn not_started(program: &OsString, error: &io::Error) -> Failure {
+    let program = program.display();
+    match error.kind() {
+        ErrorKind::NotFound => {
+            Failure::new(Exit::Program(127), format!("{program}: there is no such program"))
+        }
+        _ => Failure::new(Exit::Program(126), format!("{program}: it cannot be run: {error}")),
+    }
+}
+
+/// As a shell says it.
+fn exit(status: ExitStatus) -> Exit {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    Exit::Program(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+}
+
+fn listen(ignored: &IgnoredSignals) -> io::Result<UnboundedReceiver<Signal>> {
+    let (sender, receiver) = unbounded_channel();
+    for signal in PASSED_ON.into_iter().filter(|signal| !ignored.has(*signal)) {
+        let mut signals = unix::signal(SignalKind::from_raw(signal.as_raw()))?;
+        let sender = sender.clone();
+        tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(signal).is_ok() {} });
+    }
+    Ok(receiver)
+}
+
+async fn wait(child: &mut Child, signals: &mut UnboundedReceiver<Signal>) -> io::Result<ExitStatus> {
+    let id = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    loop {
+        tokio::select! {
+            status = child.wait() => return status,
+            Some(signal) = signals.recv() => {
+                let already = FROM_TERMINAL.contains(&signal) && is_in_foreground();
+                if let Some(id) = id.filter(|_| !already) {
+                    // It may have ended just now, which the next turn notices.
+                    let _ = kill_process(id, signal);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a terminal sends its signals to bearerd, and so to the program.
+fn is_in_foreground() -> bool {
+    let terminal = std::fs::File::open("/dev/tty");
+    terminal.is_ok_and(|terminal| tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))
+}

@@ -1,0 +1,122 @@
+//! The program's variables: where its proxy is, what to trust, and nothing that the config keeps secret.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::super::trust;
+
+/// Hosts that programs reach without a proxy, unless a route names them.
+const DIRECT: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// What differs from bearerd's own environment. `None`: the variable is not there.
+#[derive(Default)]
+pub(super) struct Environment(BTreeMap<String, Option<OsString>>);
+
+impl Environment {
+    pub(super) fn apply(&self, command: &mut Command) {
+        for (name, value) in &self.0 {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+    }
+
+    /// Takes away the variables that the config reads, and the one that names it.
+    pub(super) fn remove<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        self.0.extend(names.chain(["BEARERD_CONFIG"]).map(|name| (name.to_owned(), None)));
+    }
+
+    /// `userinfo`: with its `@`, or empty. `hosts`: those that routes name.
+    pub(super) fn set(&mut self, userinfo: &str, address: &str, bundle: &Path, hosts: &[String]) {
+        let proxy = format!("http://{userinfo}{address}");
+        let is_named = |direct: &str| hosts.iter().any(|host| host.trim_matches(['[', ']']) == direct);
+        let direct: Vec<&str> = DIRECT.into_iter().filter(|direct| !is_named(direct)).collect();
+        for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
+            self.both_cases(name, &proxy);
+        }
+        self.both_cases("NO_PROXY", &direct.join(","));
+        for variable in &trust::VARIABLES {
+            self.insert(variable.name, bundle);
+        }
+        self.insert("NODE_USE_ENV_PROXY", "1");
+        self.insert(JAVA, java_options(std::env::var_os(JAVA), address, bundle, &direct));
+    }
+
+    /// wget with GnuTLS, as Debian builds it, reads no variable for what it trusts, but the name of its own file. What the user
+    /// has in theirs stays.
+    pub(super) fn set_wgetrc(&mut self, folder: &Path, bundle: &Path) -> io::Result<()> {
+        let home = || Some(Path::new(&std::env::var_os("HOME")?).join(".wgetrc"));
+        let own = std::env::var_os(WGETRC).map(PathBuf::from).or_else(home);
+        let own = own.and_then(|path| File::open(path).and_then(io::read_to_string).ok()).unwrap_or_default();
+        let path = folder.join("wgetrc");
+        // It may hold passwords.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        write!(file, "{own}\nca_certificate = {}\n", bundle.display())?;
+        self.insert(WGETRC, path);
+        Ok(())
+    }
+
+    fn both_cases(&mut self, name: &str, value: &str) {
+        self.insert(name, value);
+        self.insert(&name.to_ascii_lowercase(), value);
+    }
+
+    fn insert(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.insert(name.to_owned(), Some(value.into()));
+    }
+}
+
+const WGETRC: &str = "WGETRC";
+
+const JAVA: &str = "JAVA_TOOL_OPTIONS";
+
+/// After the options that are there already. Java shows them on stderr, so they hold no secret: the listener knows the program
+/// by its user.
+fn java_options(before: Option<OsString>, address: &str, bundle: &Path, direct: &[&str]) -> OsString {
+    let mut options = before.filter(|before| !before.is_empty()).unwrap_or_default();
+    if !options.is_empty() {
+        options.push(" ");
+    }
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    for scheme in ["http", "https"] {
+        options.push(format!("-D{scheme}.proxyHost={host} -D{scheme}.proxyPort={port} "));
+    }
+    let direct: Vec<&str> = direct.iter().map(|host| if *host == "::1" { "[::1]" } else { host }).collect();
+    options.push(format!("-Dhttp.nonProxyHosts={} ", direct.join("|")));
+    options.push(trust::java_options(bundle));
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_routes_name_go_through_the_proxy() {
+        let mut environment = Environment::default();
+        environment.remove(["SECRET"].into_iter());
+        let hosts = ["localhost".to_owned(), "[::1]".to_owned(), ".example.com".to_owned()];
+        environment.set("u:p@", "127.0.0.1:3128", Path::new("/tmp/x/ca.pem"), &hosts);
+        let value = |name: &str| environment.0.get(name).cloned().flatten().unwrap().into_string().unwrap();
+        assert_eq!(value("NO_PROXY"), "127.0.0.1");
+        assert_eq!(value("https_proxy"), "http://u:p@127.0.0.1:3128");
+        assert!(environment.0["SECRET"].is_none() && environment.0["BEARERD_CONFIG"].is_none());
+    }
+
+    #[test]
+    fn options_of_java_are_added_to_those_that_are_there() {
+        let options = java_options(Some("-Xmx1g".into()), "127.0.0.1:1", Path::new("/x/ca.pem"), &DIRECT);
+        assert_eq!(
+            options.into_string().unwrap(),
+            "-Xmx1g -Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=1 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=1 \
+             -Dhttp.nonProxyHosts=localhost|127.0.0.1|[::1] -Djavax.net.ssl.trustStore=/x/ca.p12 \
+             -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword=changeit"
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! A CONNECT through the running forward listeners, as a program sends it: the host of a route gets a certificate that the listener's
+//! CA signed. TLS ends in bearerd, so nothing goes upstream.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::PROXY_AUTHORIZATION;
+
+use super::report::{ForwardReport, UpstreamReport};
+use super::{Bounds, Planned, connect_upstream};
+use crate::cli::ca;
+use crate::cli::healthcheck::{place, reachable};
+use crate::config::{
+    Address, Config, ConnectionConfig, Egress, HeaderCase, HostPattern, ListenerConfig, Protocol, Roots,
+    Source, TlsOptions, UpstreamTarget,
+};
+
+const HTTPS: u16 = 443;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The label that a wildcard is tried with.
+const LABEL: &str = "bearerd-check";
+
+/// One CONNECT, or why there is none.
+pub(super) struct Try {
+    listener: String,
+    way: Result<Planned, String>,
+}
+
+/// Asks the running process for its CAs.
+pub(super) fn tries(config: &Config) -> Vec<Try> {
+    let listeners = config.listeners.iter().enumerate().filter(|(_, listener)| listener.forward().is_some());
+    listeners
+        .map(|(index, listener)| Try {
+            listener: listener.name.to_string(),
+            way: way(config, index, listener),
+        })
+        .collect()
+}
+
+/// How the first route's host is reached through the listener. The error says why it is not tried.
+fn way(config: &Config, index: usize, listener: &ListenerConfig) -> Result<Planned, String> {
+    let Address::Tcp(address) = listener.address else {
+        return Err("it is a Unix socket, and no program connects to a proxy there".to_owned());
+    };
+    if listener.tls.is_some() {
+        return Err("it has `tls`, and this check only speaks to plain ones".to_owned());
+    }
+    let routes = config.routes.iter().filter(|route| route.listener.is_none_or(|only| only == index));
+    let hosts = routes.filter_map(|route| Some((route.host.as_ref()?, route)));
+    let Some((pattern, route)) = hosts.min_by_key(|(pattern, _)| matches!(pattern, HostPattern::Wildcard(_)))
+    else {
+        return Err("no route names a host for it".to_owned());
+    };
+    let userinfo = userinfo(listener)?;
+    let found = ca::of_running(config, listener).ok_or_else(|| {
+        format!("no bearerd that runs with this config responds at {}", place(&config.admin.address))
+    })?;
+    let (host, port) = host(pattern);
+    let address = reachable(address);
+    Ok(Planned {
+        routes: vec![route.name.to_string()],
+        upstream: format!("https://{host}:{port}"),
+        target: UpstreamTarget::Tcp { https: true, host, port },
+        connection: ConnectionConfig {
+            protocol: Protocol::Auto,
+            header_case: HeaderCase::Lower,
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            tls: TlsOptions { ca: Some(Source::literal(found)), roots: Roots::Ca, ..TlsOptions::default() },
+            egress: Egress::Proxy { host: address.ip().to_string(), port: address.port(), userinfo },
+        },
+    })
+}
+
+/// What the CONNECT carries for `require_header`.
+fn userinfo(listener: &ListenerConfig) -> Result<Option<Source>, String> {
+    let Some((name, value)) = &listener.require_header else { return Ok(None) };
+    if *name != PROXY_AUTHORIZATION {
+        return Err(format!(
+            "it requires the header field {name}, and this check sends only Proxy-Authorization"
+        ));
+    }
+    let (value, _) = value.read_or_last_good().map_err(|error| error.to_string())?;
+    let basic = value.expose_str().and_then(|value| value.strip_prefix("Basic "));
+    let decoded = basic.and_then(|encoded| String::from_utf8(STANDARD.decode(encoded).ok()?).ok());
+    decoded.map(|decoded| Some(Source::literal(decoded))).ok_or_else(|| {
+        "the value of its require_header is not Basic, and this check sends nothing else".to_owned()
+    })
+}
+
+/// A host that the pattern matches, without brackets, and its port.
+fn host(pattern: &HostPattern) -> (String, u16) {
+    let written = pattern.to_string().replacen('*', LABEL, 1);
+    let port =
+        written.rsplit_once(':').filter(|_| pattern.has_port()).and_then(|(_, port)| port.parse().ok());
+    let name = pattern.without_port().trim_start_matches('[').trim_end_matches(']');
+    let name = match pattern {
+        HostPattern::Exact(_) => name.to_owned(),
+        HostPattern::Wildcard(_) => format!("{LABEL}{name}"),
+    };
+    (name, port.unwrap_or(HTTPS))
+}
+
+pub(super) async fn connect(it: Try, bounds: Bounds) -> ForwardReport {
+    let Try { listener, way } = it;
+    let planned = match way {
+        Ok(planned) => planned,
+        Err(why) => {
+            return ForwardReport { listener, ok: true, untried: Some(why), ..ForwardReport::default() };
+        }
+    };
+    let UpstreamReport { upstream, ok, protocol, ms, tls, error, .. } =
+        connect_upstream(planned, bounds).await;
+    ForwardReport { listener, ok, url: Some(upstream), protocol, ms, tls, error, untried: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_tried_with_a_label_of_our_own() {
+        let of = |pattern| host(&pattern);
+        assert_eq!(of(HostPattern::Exact("a.test".to_owned())), ("a.test".to_owned(), 443));
+        assert_eq!(of(HostPattern::Exact("a.test:8443".to_owned())), ("a.test".to_owned(), 8443));
+        assert_eq!(of(HostPattern::Exact("[::1]".to_owned())), ("::1".to_owned(), 443));
+        assert_eq!(of(HostPattern::Exact("[::1]:8443".to_owned())), ("::1".to_owned(), 8443));
+        assert_eq!(of(HostPattern::Wildcard(".a.test:1".to_owned())), ("bearerd-check.a.test".to_owned(), 1));
+    }
+}

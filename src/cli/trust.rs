@@ -1,0 +1,46 @@
+//! How programs are told to trust a forward listener's CA: for `ca`, which shows it, and for `exec`, which does it.
+
+use std::path::Path;
+
+use crate::net::authority::bundle;
+
+/// A variable that names a PEM file, and who reads it.
+pub(super) struct Variable {
+    pub(super) name: &'static str,
+    pub(super) readers: &'static str,
+}
+
+const fn variable(name: &'static str, readers: &'static str) -> Variable {
+    Variable { name, readers }
+}
+
+/// The file replaces the program's roots, or adds to them. A bundle with the system's roots does for both.
+pub(super) const VARIABLES: [Variable; 7] = [
+    variable("SSL_CERT_FILE", "OpenSSL, and so Python, Ruby, PHP, .NET, curl, wget; Go; rustls"),
+    variable("CURL_CA_BUNDLE", "curl"),
+    variable("REQUESTS_CA_BUNDLE", "Python requests"),
+    variable("NODE_EXTRA_CA_CERTS", "Node.js"),
+    variable("GIT_SSL_CAINFO", "git"),
+    variable("AWS_CA_BUNDLE", "the AWS CLI and SDKs"),
+    variable("DENO_CERT", "Deno"),
+];
+
+/// The options that make Java trust a bundle.
+pub(super) fn java_options(path: &Path) -> String {
+    let [_, pkcs12, _] = bundle::files(path);
+    format!(
+        "-Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword={}",
+        pkcs12.display(),
+        bundle::PASSWORD
+    )
+}
+
+/// How a whole system is told.
+pub(super) const SYSTEMS: [(&str, &str); 3] = [
+    (
+        "Debian, Ubuntu, Alpine",
+        "cp ca.pem /usr/local/share/ca-certificates/bearerd.crt && update-ca-certificates",
+    ),
+    ("Fedora, RHEL", "cp ca.pem /etc/pki/ca-trust/source/anchors/bearerd.pem && update-ca-trust"),
+    ("macOS", "security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain ca.pem"),
+];

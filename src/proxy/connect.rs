@@ -1,0 +1,318 @@
+//! What differs on a forward listener, which programs use as their `HTTP_PROXY` and `HTTPS_PROXY`: the host is the one that the
+//! caller asks for, and CONNECT opens a connection inside the connection.
+//!
+//! If a route names the host of a CONNECT, the listener ends TLS itself, and the requests inside take the same path as all
+//! others. Any other host is refused, or gets a tunnel that bearerd does not read (`unmatched = "tunnel"`).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response, header};
+use hyper_util::rt::TokioIo;
+use moka::sync::Cache;
+
+use super::Http2Request;
+use super::RouteService;
+use super::admit::{Caller, ListenerRules};
+use super::error::{Code, ProxyError};
+use super::forward;
+use super::headers::FieldSet;
+use super::record::Record;
+use super::response::Content;
+use crate::config::{Egress, HostPattern, RouteConfig, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl};
+use crate::inbound::{CallerBody, Tunneled};
+use crate::net::{ConnectErrorKind, Connector, HostTls, Offer, Target, UPSTREAMS};
+use crate::route::host::Authority;
+use crate::upstream::{Origins, Upstream, UpstreamError};
+
+const HTTP: u16 = 80;
+const HTTPS: u16 = 443;
+
+/// What a CONNECT asked for, on the connection inside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inside {
+    /// In lower case, an IPv6 address without brackets.
+    pub host: Box<str>,
+    pub port: u16,
+    pub server_name: ServerNameSeen,
+}
+
+/// What the TLS handshake inside a CONNECT named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerNameSeen {
+    /// The host of the CONNECT, or nothing if that is an address, which has no server name (RFC 6066 section 3).
+    Same,
+    /// No name, although the host is one.
+    Missing,
+    Other,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(rules: &'a ListenerRules, authority: &Authority<'_>, named: bool) -> Self {
+        Self { rules, host: (*authority.host).into(), port: authority.port.unwrap_or(HTTPS), named }
+    }
+}
+
+impl Inside {
+    /// `named`: the server name of the handshake.
+    pub fn new(host: Box<str>, port: u16, named: Option<&str>) -> Self {
+        let is_address = host.parse::<std::net::IpAddr>().is_ok();
+        let server_name = match named {
+            Some(name) if name.eq_ignore_ascii_case(&host) => ServerNameSeen::Same,
+            None if is_address => ServerNameSeen::Same,
+            None => ServerNameSeen::Missing,
+            Some(_) => ServerNameSeen::Other,
+        };
+        Self { host, port, server_name }
+    }
+
+    fn is(&self, authority: &Authority<'_>) -> bool {
+        *authority.host == *self.host && authority.port.unwrap_or(HTTPS) == self.port
+    }
+}
+
+/// The response to a CONNECT whose inside the listener serves carries this.
+#[derive(Clone)]
+pub struct InsideTls {
+    pub host: Box<str>,
+    pub port: u16,
+    /// With a certificate for the host.
+    pub config: HostTls,
+    /// Counts as one request over HTTP/2 while it is open.
+    _http2: Option<Arc<Http2Request>>,
+}
+
+/// A CONNECT that the caller may send.
+pub(super) struct Asked<'a> {
+    pub(super) rules: &'a ListenerRules,
+    /// In lower case, an IPv6 address without brackets.
+    pub(super) host: Box<str>,
+    pub(super) port: u16,
+    /// A route names the host.
+    pub(super) named: bool,
+}
+
+/// The host and the port of a CONNECT (RFC 9112 section 3.2.3).
+///
+/// # Errors
+/// 400 without a port, or with a body.
+pub(super) fn connect_target<'a, B>(
+    request: &Request<B>,
+    authority: Option<Authority<'a>>,
+    fields: FieldSet,
+) -> Result<Authority<'a>, ProxyError> {
+    let empty =
+        |headers: &HeaderMap| headers.get_all(header::CONTENT_LENGTH).iter().all(|length| length == "0");
+    if fields.any(FieldSet::TRANSFER_ENCODING)
+        || (fields.any(FieldSet::CONTENT_LENGTH) && !empty(request.headers()))
+    {
+        return Err(ProxyError::bad_request("CONNECT has no body"));
+    }
+    authority
+        .filter(|authority| {
+            authority.port.is_some_and(|port| port > 0) && request.uri().authority().is_some()
+        })
+        .ok_or_else(|| ProxyError::bad_request("the target of CONNECT is not a host with a port"))
+}
+
+/// The host of a request on a forward listener, in the form in which routes name it.
+///
+/// # Errors
+/// 400 if the request has no such form that a proxy gets. 421 if it contradicts the CONNECT around it.
+pub(super) fn requested_host<'a, B>(
+    caller: &Caller,
+    request: &Request<B>,
+    authority: Option<&'a Authority<'_>>,
+) -> Result<Cow<'a, str>, ProxyError> {
+    if let Some(inside) = &caller.inside {
+        check_inside(inside, authority)?;
+        return Ok(host_key(&inside.host, inside.port, HTTPS).into_owned().into());
+    }
+    let Some(authority) = authority else { return Err(not_for_a_proxy()) };
+    if request.method() == http::Method::CONNECT {
+        return Ok(host_key(&authority.host, authority.port.unwrap_or(HTTPS), HTTPS));
+    }
+    match request.uri().scheme_str() {
+        Some(scheme) if scheme.eq_ignore_ascii_case("http") => {
+            Ok(host_key(&authority.host, authority.port.unwrap_or(HTTP), HTTP))
+        }
+        Some(_) => Err(ProxyError::bad_request(
+            "this is a forward proxy: an https URL is requested with CONNECT, so that its way to the proxy is encrypted",
+        )),
+        None => Err(not_for_a_proxy()),
+    }
+}
+
+fn not_for_a_proxy() -> ProxyError {
+    ProxyError::bad_request(
+        "this is a forward proxy: a program uses it with HTTP_PROXY and HTTPS_PROXY, and its requests name the whole URL",
+    )
+}
+
+fn check_inside(inside: &Inside, authority: Option<&Authority<'_>>) -> Result<(), ProxyError> {
+    let why = match inside.server_name {
+        ServerNameSeen::Other => {
+            "the TLS handshake names another server (SNI) than the CONNECT around it; turn encrypted client hello (ECH) off"
+        }
+        ServerNameSeen::Missing => {
+            "the TLS handshake names no server (SNI), so it may be meant for another one"
+        }
+        ServerNameSeen::Same if authority.is_some_and(|authority| !inside.is(authority)) => {
+            "the request names another host than the CONNECT around it"
+        }
+        ServerNameSeen::Same => return Ok(()),
+    };
+    Err(ProxyError::new(Code::Misdirected, why))
+}
+
+/// A host as routes name it: with its port, unless that is the default.
+pub(crate) fn host_key(host: &str, port: u16, default: u16) -> Cow<'_, str> {
+    match (port == default, host.contains(':')) {
+        (true, _) => Cow::Borrowed(host),
+        (false, false) => Cow::Owned(format!("{host}:{port}")),
+        (false, true) => Cow::Owned(format!("[{host}]:{port}")),
+    }
+}
+
+/// 403: no route names the host.
+pub(super) fn host_refused(rules: &ListenerRules, host: &str) -> ProxyError {
+    let name = &rules.config.name;
+    let why = format!(
+        "no route names this host; add a [[route]] with it as `host`, or let other hosts through unread with \
+         forward = {{ unmatched = \"tunnel\" }} of [listener.{name}]"
+    );
+    let error = rules.refused(&why);
+    ProxyError { for_operators: Some(format!("{host}: {}", error.detail).into()), ..error }
+}
+
+/// Opens what a CONNECT asked for. A response with [`InsideTls`] is completed by the listener.
+///
+/// # Errors
+/// 403 for a host that is not served, and the errors of an upstream for one that cannot be reached.
+pub(super) async fn open(
+    asked: Asked<'_>,
+    caller: &Arc<Caller>,
+    request: &mut Request<CallerBody>,
+    record: &mut Record,
+) -> Result<Response<Content>, ProxyError> {
+    let Asked { rules, host, port, named } = asked;
+    let mut response = Response::new(Content::Empty);
+    match rules.config.forward().map(|forward| (forward.unmatched, &forward.egress)) {
+        _ if named => {
+            let http2 = record.http2.take().map(Arc::new);
+            let config = certified(caller, &host).await?;
+            response.extensions_mut().insert(InsideTls { host, port, config, _http2: http2 });
+        }
+        Some((Unmatched::Tunnel, egress)) => {
+            tunnel_unread(&host, port, egress, caller, request, record).await?
+        }
+        Some((Unmatched::Refuse, _)) | None => {
+            return Err(host_refused(rules, &host_key(&host, port, HTTPS)));
+        }
+    }
+    record.opened = true;
+    Ok(response)
+}
+
+async fn certified(caller: &Caller, host: &str) -> Result<HostTls, ProxyError> {
+    let Some(authority) = &caller.authority else {
+        let detail = "the listener has just become a forward listener; connect again";
+        return Err(ProxyError::new(Code::Overloaded, detail));
+    };
+    authority.server_config(host).await.map_err(|why| {
+        ProxyError::new(Code::Internal, format!("no certificate for this host could be made: {}", why.0))
+    })
+}
+
+/// How long a tunnel to an unmatched host may take to open, and may be open without a byte: what a route has by default.
+const TUNNEL_CONNECT: Duration = Duration::from_secs(5);
+const TUNNEL_IDLE: Duration = Duration::from_secs(300);
+
+/// Passes the bytes of a CONNECT through, once its response is written.
+async fn tunnel_unread(
+    host: &str,
+    port: u16,
+    egress: &Egress,
+    caller: &Arc<Caller>,
+    request: &mut Request<CallerBody>,
+    record: &mut Record,
+) -> Result<(), ProxyError> {
+    let target = Target::Tcp { host: host.to_owned(), port, tls: false };
+    let connector =
+        Connector::new(target, TlsOptions::default(), egress.clone(), Offer::Nothing, Some(TUNNEL_CONNECT))
+            .within(&UPSTREAMS)
+            .to_other_machines();
+    let connected = connector.connect().await.map_err(|error| {
+        if error.kind == ConnectErrorKind::Forbidden {
+            let detail =
+                format!("no route names this host, and a tunnel never leads there: {}", error.message);
+            return ProxyError::new(Code::CallerRefused, detail);
+        }
+        let error = UpstreamError::connect(error);
+        ProxyError {
+            proxy_status: error.proxy_status,
+            ..ProxyError::new(Code::from(error.kind), error.detail)
+        }
+    })?;
+    let caller_side = hyper::upgrade::on(request);
+    let open = Tunneled::new(&caller.activity);
+    let http2 = record.http2.take();
+    // The task ends with the caller's socket, which the listener closes at the end of a shutdown.
+    tokio::spawn(async move {
+        if let Ok(caller_side) = caller_side.await {
+            forward::tunnel(TokioIo::new(caller_side), connected.stream, Some(TUNNEL_IDLE)).await;
+        }
+        drop((open, http2));
+    });
+    Ok(())
+}
+
+/// Removes what would lead a program around the proxy: HTTP/3 goes over UDP, which no CONNECT carries.
+pub(super) fn stay_inside(headers: &mut HeaderMap) {
+    headers.remove(header::ALT_SVC);
+}
+
+/// The services of a route's single hosts, which have the route's settings and their own upstream.
+pub(super) struct HostServices(Cache<Box<str>, Arc<RouteService>>);
+
+/// The most hosts of a wildcard that are kept at the same time, and how long one is kept without a request.
+const MOST_HOSTS: u64 = 1024;
+const HOST_IDLE: Duration = Duration::from_secs(600);
+
+impl Default for HostServices {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(MOST_HOSTS).time_to_idle(HOST_IDLE).build())
+    }
+}
+
+/// The service of a route for this host, which is named as in [`requested_host`].
+pub(super) fn service_for(service: &Arc<RouteService>, host: &str) -> Arc<RouteService> {
+    let Some(hosts) = &service.hosts else { return Arc::clone(service) };
+    let known = hosts.0.get(host);
+    known.unwrap_or_else(|| hosts.0.get_with(host.into(), || Arc::new(at_host(service, host))))
+}
+
+fn at_host(service: &RouteService, host: &str) -> RouteService {
+    let config = Arc::new(route_at_host(&service.config, host));
+    let origin = Origins::default().of(&config);
+    let upstream = Upstream::new(&config, origin, Arc::clone(&service.metrics));
+    RouteService::new(&config, service.slot.clone(), Arc::new(upstream), Arc::clone(&service.metrics))
+}
+
+/// A route of a wildcard that goes to the asked host, for this host alone.
+pub(crate) fn route_at_host(route: &RouteConfig, host: &str) -> RouteConfig {
+    let mut config = route.clone();
+    // A wildcard matches names only, so a colon is before the port.
+    let (name, port) = host.split_once(':').map_or((host, HTTPS), |(name, port)| {
+        (name, port.parse().expect("a port that was read as one before"))
+    });
+    config.upstream = UpstreamUrl {
+        text: format!("https://{host}"),
+        target: UpstreamTarget::Tcp { https: true, host: name.to_owned(), port },
+        authority: host.to_owned(),
+        path: String::new(),
+    };
+    config.host = Some(HostPattern::Exact(host.to_owned()));
+    config
+}

@@ -1,0 +1,421 @@
+//! `bearerd exec -- COMMAND`: the program is as if bearerd were not there, except that its requests get tokens.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio_rustls::TlsConnector;
+
+use crate::support::{
+    Client, Gate, RawRequest, RawResponse, Response, Setup, Wire, cli, eventually, tls, within,
+};
+
+const HOST: &str = "api.example.com";
+
+/// A config without a listener, as for `bearerd exec`.
+pub async fn setup() -> Setup {
+    setup_with("").await
+}
+
+/// With more keys of the route.
+async fn setup_with(keys: &str) -> Setup {
+    let setup = Setup::new().await.whole(&format!(
+        "[issuer.corp]\ntoken_url = \"{{issuer}}/token\"\nclient_id = \"c\"\nclient_secret = {{ file = \"secret\" }}\n\
+         [[route]]\nname = \"api\"\nhost = \"{HOST}\"\nupstream = \"{{upstream}}\"\nissuer = \"corp\"\n{keys}"
+    ));
+    setup.write();
+    // Else a warning says that others may read it.
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(setup.folder().join("secret"), private).unwrap();
+    setup
+}
+
+async fn run(setup: &Setup, command: &[&str]) -> cli::Output {
+    cli::run(setup.folder(), &[&["exec", "--"], command].concat()).await
+}
+
+async fn shell(setup: &Setup, script: &str) -> cli::Output {
+    run(setup, &["sh", "-c", script]).await
+}
+
+/// A program that runs until its standard input ends.
+struct Program {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Program {
+    /// `script` ends itself, or at the end of standard input.
+    fn start(setup: &Setup, options: &[&str], script: &str) -> Self {
+        // A shell that runs the tests in the background makes them ignore SIGINT and SIGQUIT, which a program inherits. And in a
+        // group of its own, bearerd does not take what the tests send for the terminal's.
+        let bearerd = env!("CARGO_BIN_EXE_bearerd");
+        let args =
+            [&["--default-signal=INT,QUIT", bearerd, "exec"], options, &["--", "sh", "-c", script]].concat();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut command = tokio::process::Command::new("env");
+        command.args(args).current_dir(setup.folder()).env_clear().env("PATH", path).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, input, output }
+    }
+
+    async fn line(&mut self) -> String {
+        let mut line = String::new();
+        within("a line of the program", self.output.read_line(&mut line)).await.unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()).unwrap()
+    }
+
+    async fn end(mut self) -> (i32, String, String) {
+        drop(self.input.take());
+        let (mut rest, mut errors) = (String::new(), String::new());
+        within("the program to end", self.output.read_to_string(&mut rest)).await.unwrap();
+        let status = within("bearerd to end", self.child.wait()).await.unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut errors).await.unwrap();
+        (status.code().unwrap_or(-1), rest, errors)
+    }
+}
+
+/// What a program's variables say.
+struct Variables {
+    address: String,
+    userinfo: String,
+    bundle: PathBuf,
+}
+
+const SHOW: &str = "echo \"$HTTPS_PROXY\"; echo \"$SSL_CERT_FILE\"; cat >/dev/null";
+
+impl Variables {
+    async fn of(program: &mut Program) -> Self {
+        let proxy = program.line().await;
+        let bundle = program.line().await.into();
+        let rest = proxy.strip_prefix("http://").unwrap_or_else(|| panic!("no proxy: {proxy}"));
+        let (userinfo, address) = rest.split_once('@').unwrap_or(("", rest));
+        Self { address: address.to_owned(), userinfo: userinfo.to_owned(), bundle }
+    }
+
+    /// As curl sends it.
+    fn authorization(&self) -> String {
+        format!("proxy-authorization: Basic {}\r\n", STANDARD.encode(&self.userinfo))
+    }
+
+    /// TLS inside a CONNECT to [`HOST`].
+    async fn inside(&self, fields: &str) -> Client {
+        let mut client = Client::tcp(self.address.parse().unwrap()).await;
+        client
+            .wire
+            .send(format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n{fields}\r\n"))
+            .await
+            .unwrap();
+        let head = client.head().await;
+        assert_eq!(head.word(1), "200", "{head:?}");
+        let config = tls::trusting(&self.bundle, &[]);
+        let name = ServerName::try_from(HOST).unwrap();
+        let stream = TlsConnector::from(config).connect(name, client.wire.into_stream());
+        Client::over(Wire::new(within("TLS", stream).await.unwrap()), HOST)
+    }
+}
+
+#[tokio::test]
+async fn a_programs_request_gets_its_token() {
+    let setup = setup().await;
+    let mut program = Program::start(&setup, &[], SHOW);
+    let variables = Variables::of(&mut program).await;
+    let mut client = variables.inside(&variables.authorization()).await;
+    let response = client.exchange(&RawRequest::get("/v1/x?y")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    let request = setup.upstream.last();
+    assert_eq!((request.target(), request.bearer()), ("/v1/x?y", Some("token-1")));
+    assert_eq!(request.header("proxy-authorization"), None);
+    // A program of the same user that cannot send the field, such as Java.
+    assert_eq!(variables.inside("").await.exchange(&RawRequest::get("/v1/z")).await.status, 200);
+    assert!(variables.userinfo.len() > 64, "{}", variables.userinfo);
+    let folder = variables.bundle.parent().unwrap().to_owned();
+    assert!(folder.join("ca.p12").exists() && folder.join("ca.jks").exists());
+    let (code, _, errors) = program.end().await;
+    assert_eq!((code, &*errors), (0, ""), "quiet");
+    assert!(!folder.exists(), "removed");
+}
+
+#[tokio::test]
+async fn hosts_that_no_route_names_are_refused_or_go_through_unread() {
+    let setup = setup().await;
+    for (options, expected) in [(&[][..], "403"), (&["--tunnel"], "502")] {
+        let mut program = Program::start(&setup, options, SHOW);
+        let variables = Variables::of(&mut program).await;
+        let mut client = Client::tcp(variables.address.parse().unwrap()).await;
+        let authority = "host.invalid:443";
+        client.wire.send(format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n")).await.unwrap();
+        let head = client.head().await;
+        assert_eq!(head.word(1), expected, "{options:?} {head:?}");
+        program.end().await;
+    }
+}
+
+#[tokio::test]
+async fn all_variables_are_set_and_the_configs_secrets_are_not() {
+    let setup = setup().await;
+    let text = setup.config().replace("{ file = \"secret\" }", "{ env = \"CORP_SECRET\" }");
+    setup.file("bearerd.toml", text);
+    let args =
+        ["exec", "--", "sh", "-c", "env; echo; tr '\\0' '\\n' </proc/$PPID/environ | head -1 >/dev/null"];
+    let path = setup.folder().join("bearerd.toml");
+    let env = [
+        ("CORP_SECRET", "hunter2-canary"),
+        ("OWN", "1"),
+        ("BEARERD_CONFIG", path.to_str().unwrap()),
+        ("JAVA_TOOL_OPTIONS", "-Xmx1g"),
+    ];
+    let output = cli::run_with(setup.folder(), &args, &env).await;
+    output.expect_code(0);
+    let value = |name: &str| {
+        let line = output.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {name}: {}", output.stdout)).to_owned()
+    };
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
+        assert!(value(name).starts_with("http://bearerd:"), "{name}");
+    }
+    assert_eq!(value("no_proxy"), "localhost,127.0.0.1,::1");
+    assert_eq!(value("NO_PROXY"), value("no_proxy"));
+    let files = [
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "GIT_SSL_CAINFO",
+        "AWS_CA_BUNDLE",
+        "DENO_CERT",
+    ];
+    for name in files {
+        assert!(value(name).ends_with("/ca.pem"), "{name}");
+    }
+    assert_eq!((value("NODE_USE_ENV_PROXY"), value("OWN")), ("1".to_owned(), "1".to_owned()));
+    let java = value("JAVA_TOOL_OPTIONS");
+    assert!(java.starts_with("-Xmx1g -Dhttp.proxyHost=127.0.0.1 ") && java.contains("/ca.p12"), "{java}");
+    assert!(
+        !java.contains(value("HTTP_PROXY").split(':').nth(2).unwrap().split('@').next().unwrap()),
+        "Java shows it"
+    );
+    assert!(!output.stdout.contains("CORP_SECRET") && !output.all().contains("hunter2"), "{}", output.all());
+    assert!(!output.stdout.contains("BEARERD_CONFIG"), "{}", output.stdout);
+}
+
+#[tokio::test]
+async fn the_exit_code_is_the_programs_own() {
+    let setup = setup().await;
+    for (script, code) in
+        [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+    {
+        shell(&setup, script).await.expect_code(code);
+    }
+    let output = run(&setup, &["no-such-program"]).await;
+    output.expect_code(127);
+    assert!(output.stderr.contains("no-such-program: there is no such program"), "{}", output.stderr);
+    let plain = setup.file("plain.txt", "text");
+    let output = run(&setup, &[plain.to_str().unwrap()]).await;
+    output.expect_code(126);
+    assert!(output.stderr.contains("cannot be run"), "{}", output.stderr);
+}
+
+#[tokio::test]
+async fn no_program_starts_with_a_bad_config_or_without_one() {
+    let setup = setup().await;
+    setup.file("bearerd.toml", "frobnicate = 1");
+    let output = shell(&setup, "touch started").await;
+    output.expect_code(78);
+    assert!(output.stderr.contains("frobnicate"), "{}", output.stderr);
+    std::fs::remove_file(setup.folder().join("bearerd.toml")).unwrap();
+    let output = shell(&setup, "touch started").await;
+    output.expect_code(78);
+    assert!(output.stderr.contains("`bearerd init`"), "{}", output.stderr);
+    assert!(!setup.folder().join("started").exists());
+    cli::run(setup.folder(), &["exec"]).await.expect_code(64);
+}
+
+#[tokio::test]
+async fn standard_streams_are_the_programs_own() {
+    let setup = setup().await;
+    let mut program = Program::start(&setup, &[], "cat; echo oops >&2");
+    let bytes: Vec<u8> = (0..=255_u8).cycle().take(300_000).collect();
+    let mut input = program.input.take().unwrap();
+    let sent = bytes.clone();
+    tokio::spawn(async move { input.write_all(&sent).await });
+    let mut echoed = Vec::new();
+    within("the echo", program.output.read_to_end(&mut echoed)).await.unwrap();
+    assert!(echoed == bytes);
+    let (code, _, errors) = program.end().await;
+    assert_eq!((code, &*errors), (0, "oops\n"));
+}
+
+/// Says what it gets, and ends with the second signal.
+const TRAPS: &str = "n=0; got() { echo got $1; n=$((n+1)); [ $n = 2 ] && exit 3; }
+for s in INT QUIT TERM HUP USR1 USR2; do trap \"got $s\" $s; done; echo ready; while :; do sleep 0.02; done";
+
+#[tokio::test]
+async fn signals_are_passed_on() {
+    let setup = setup().await;
+    for (name, signal) in [
+        ("INT", Signal::INT),
+        ("QUIT", Signal::QUIT),
+        ("TERM", Signal::TERM),
+        ("HUP", Signal::HUP),
+        ("USR1", Signal::USR1),
+        ("USR2", Signal::USR2),
+    ] {
+        let mut program = Program::start(&setup, &[], TRAPS);
+        assert_eq!(program.line().await, "ready");
+        for _ in 0..2 {
+            kill_process(program.pid(), signal).unwrap();
+            assert_eq!(program.line().await, format!("got {name}"));
+        }
+        let (code, rest, errors) = program.end().await;
+        assert_eq!((code, &*rest, &*errors), (3, "", ""), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn ignored_signals_limits_and_the_process_group_are_those_of_bearerd() {
+    let setup = setup().await;
+    let bearerd = env!("CARGO_BIN_EXE_bearerd");
+    let inner =
+        "ulimit -Sn; ulimit -Sc; grep SigIgn /proc/self/status; cut -d' ' -f5 /proc/$$/stat /proc/$PPID/stat";
+    let script =
+        format!("trap '' HUP USR1; ulimit -Sn 200; ulimit -Sc 8; exec {bearerd} exec -- sh -c \"$0\"");
+    let output = tokio::process::Command::new("sh")
+        .args(["-c", &script, inner])
+        .current_dir(setup.folder())
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<&str> = said.lines().collect();
+    let [files, core, ignored, group, of_bearerd] = lines[..] else { panic!("{said} {output:?}") };
+    assert_eq!((files, core), ("200", "8"));
+    let mask = u64::from_str_radix(ignored.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    let hup_and_usr1 = 1 << (1 - 1) | 1 << (10 - 1);
+    assert_eq!(mask & hup_and_usr1, hup_and_usr1, "{ignored}");
+    assert_eq!(group, of_bearerd);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_the_first_token() {
+    let setup = setup().await;
+    let gate = Gate::new();
+    setup.issuer.always_this(RawResponse::token("late").gated(&gate));
+    let mut program = Program::start(&setup, &[], SHOW);
+    let variables = Variables::of(&mut program).await;
+    let mut client = variables.inside("").await;
+    client.send(&RawRequest::get("/x")).await;
+    setup.issuer.request(1).await;
+    gate.open();
+    let response: Response = client.response().await;
+    assert_eq!(response.status, 200);
+    assert_eq!(setup.upstream.last().bearer(), Some("late"));
+    program.end().await;
+}
+
+#[tokio::test]
+async fn any_number_of_programs_run_at_the_same_time() {
+    let setup = setup().await;
+    let (one, other) = tokio::join!(shell(&setup, "sleep 0.3; exit 4"), shell(&setup, "sleep 0.3; exit 5"));
+    one.expect_code(4);
+    other.expect_code(5);
+}
+
+#[tokio::test]
+async fn the_log_goes_to_a_file_or_has_a_prefix() {
+    let setup = setup().await;
+    let args = ["exec", "--log-file", "bearerd.log", "--", "sh", "-c", "exit 0"];
+    let output = cli::run(setup.folder(), &args).await;
+    output.expect_code(0);
+    assert_eq!(output.stderr, "");
+    let log = std::fs::read_to_string(setup.folder().join("bearerd.log")).unwrap();
+    assert!(log.contains("bearerd is serving"), "{log}");
+    let args = ["exec", "--log-level", "info", "--", "sh", "-c", "exit 0"];
+    let output = cli::run(setup.folder(), &args).await;
+    assert!(output.stderr.lines().count() > 1, "{}", output.stderr);
+    assert!(output.stderr.lines().all(|line| line.starts_with("bearerd: ")), "{}", output.stderr);
+}
+
+#[tokio::test]
+async fn a_forward_listener_of_the_file_serves_the_program() {
+    let setup = setup().await;
+    let listener =
+        |keys: &str| format!("[listener.own]\naddress = \"127.0.0.1:0\"\nserve = \"forward\"\n{keys}\n");
+    let config = setup.config();
+    let header = |name: &str, value: &str| {
+        format!("require_header = {{ name = \"{name}\", value = {{ file = \"{value}\" }} }}")
+    };
+    setup.file("key", format!("Basic {}", STANDARD.encode("us er:pa:ss")));
+    setup.file("bearerd.toml", listener(&header("proxy-authorization", "key")) + &config);
+    let mut program = Program::start(&setup, &[], SHOW);
+    let variables = Variables::of(&mut program).await;
+    assert_eq!(variables.userinfo, "us%20er:pa%3Ass");
+    let authorization = format!("proxy-authorization: Basic {}\r\n", STANDARD.encode("us er:pa:ss"));
+    assert_eq!(variables.inside(&authorization).await.exchange(&RawRequest::get("/")).await.status, 200);
+    program.end().await;
+
+    setup.file("bearerd.toml", listener(&header("x-key", "key")) + &config);
+    let output = shell(&setup, "exit 0").await;
+    output.expect_code(78);
+    assert!(
+        output.stderr.contains("listener.own: programs do not send the header field x-key"),
+        "{}",
+        output.stderr
+    );
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_made_listener() {
+    let setup = setup().await;
+    let mut program = Program::start(&setup, &["--log-file", "log"], SHOW);
+    let variables = Variables::of(&mut program).await;
+    setup.file("bearerd.toml", setup.config().replace("name = \"api\"", "name = \"renamed\""));
+    let log = || std::fs::read_to_string(setup.folder().join("log")).unwrap_or_default();
+    eventually("the reload", || async { log().contains("the config was reloaded").then_some(()) }).await;
+    assert_eq!(variables.inside("").await.exchange(&RawRequest::get("/")).await.status, 200);
+    program.end().await;
+    assert!(log().contains("route=renamed"), "{}", log());
+}
+
+/// A terminal sends Ctrl-C to both, so the program gets it once, and bearerd waits for its end.
+#[tokio::test]
+#[ignore = "needs script"]
+async fn ctrl_c_of_a_terminal_reaches_the_program_once() {
+    let setup = setup().await;
+    let traps = "n=0; trap 'n=$((n+1))' INT; test -t 0 && test -t 1 && echo terminal; echo ready; i=0
+while [ $i -lt 20 ]; do sleep 0.05; [ $n -gt 0 ] && i=$((i+1)); done; echo got $n; exit 5";
+    setup.file("program", traps);
+    let command =
+        format!("env --default-signal=INT,QUIT {} exec -- sh program", env!("CARGO_BIN_EXE_bearerd"));
+    let mut child = tokio::process::Command::new("script")
+        .args(["-qefc", &command, "/dev/null"])
+        .current_dir(setup.folder())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("this test needs script: install bsdutils");
+    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let mut said = String::new();
+    while !said.contains("ready") {
+        assert!(within("the program", output.read_line(&mut said)).await.unwrap() > 0, "{said}");
+    }
+    assert!(said.contains("terminal"), "{said}");
+    input.write_all(b"\x03").await.unwrap();
+    within("the end", output.read_to_string(&mut said)).await.unwrap();
+    assert!(said.contains("got 1"), "{said}");
+    assert_eq!(within("script", child.wait()).await.unwrap().code(), Some(5), "{said}");
+}

@@ -1,0 +1,633 @@
+//! `serve = "forward"`: programs use bearerd as their `HTTP_PROXY` and `HTTPS_PROXY`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use crate::support::egress::Egress;
+use crate::support::h2::{EchoUpstream, H2Client};
+use crate::support::{
+    Client, RawRequest, RawResponse, Response, Scripted, Setup, Wire, World, cli, eventually, tls, within,
+};
+
+const HOST: &str = "api.example.com";
+
+/// A forward listener, and the route `api` for [`HOST`].
+async fn forward() -> Setup {
+    forward_with("").await
+}
+
+/// With more keys of `forward`.
+async fn forward_with(keys: &str) -> Setup {
+    serving(Setup::new().await, keys).route(&format!("host = \"{HOST}\""))
+}
+
+fn serving(setup: Setup, keys: &str) -> Setup {
+    setup.listener(&format!("serve = \"forward\"\nforward = {{ ca_bundle = \"ca.pem\"{keys} }}"))
+}
+
+/// What a program trusts that got `ca_bundle`.
+fn trusting(world: &World, alpn: &[&str]) -> Arc<rustls::ClientConfig> {
+    tls::trusting(&world.folder().join("ca.pem"), alpn)
+}
+
+/// The connection inside a CONNECT to `authority`.
+async fn connect(world: &World, authority: &str) -> Wire {
+    let mut client = world.connect().await;
+    let refused = connect_on(&mut client, authority, "").await;
+    assert!(refused.is_none(), "{refused:?}");
+    client.wire
+}
+
+/// What CONNECT gets, unless it is opened.
+async fn connect_on(client: &mut Client, authority: &str, fields: &str) -> Option<Response> {
+    let head = format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n{fields}\r\n");
+    client.wire.send(head).await.unwrap();
+    let head = client.head().await;
+    if head.word(1) == "200" {
+        assert_eq!(
+            head.header("content-length").or_else(|| head.header("transfer-encoding")),
+            None,
+            "{head:?}"
+        );
+        return None;
+    }
+    let status = head.word(1).parse().unwrap();
+    let body = within("a body", client.wire.body(&head, true)).await.unwrap();
+    Some(Response { status, head, body })
+}
+
+async fn refused(world: &World, authority: &str) -> Response {
+    connect_on(&mut world.connect().await, authority, "").await.expect("no tunnel")
+}
+
+/// TLS inside a CONNECT to `host` at port 443.
+async fn inside(world: &World, host: &str) -> Client {
+    let wire = connect(world, &format!("{host}:443")).await;
+    secure(wire, trusting(world, &[]), host, host).await.unwrap()
+}
+
+async fn secure(
+    wire: Wire,
+    config: Arc<rustls::ClientConfig>,
+    name: &str,
+    host: &str,
+) -> std::io::Result<Client> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let stream = within("TLS", TlsConnector::from(config).connect(name, wire.into_stream())).await?;
+    Ok(Client::over(Wire::new(stream), host))
+}
+
+#[tokio::test]
+async fn a_request_inside_a_connect_gets_its_token() {
+    let world = forward().await.start().await;
+    let mut client = inside(&world, HOST).await;
+    for n in 1..4 {
+        let response = client.exchange(&RawRequest::post(&format!("/x?n={n}"), "hello")).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        let request = world.upstream().last();
+        assert_eq!((request.target(), request.bearer()), (&*format!("/x?n={n}"), Some("token-1")));
+        assert_eq!(request.text(), "hello");
+    }
+    assert_eq!(world.issuer().count(), 1);
+    assert_eq!(
+        world.metric("bearerd_requests_total", &[("route", "api"), ("status", "200")]).await,
+        Some(3.0)
+    );
+    assert_eq!(refused(&world, "other.example.com:443").await.status, 403);
+    for outcome in ["served", "refused"] {
+        let labels = [("listener", "main"), ("outcome", outcome)];
+        assert_eq!(world.metric("bearerd_connects_total", &labels).await, Some(1.0), "{outcome}");
+    }
+    // The CONNECT is no request of its own.
+    assert_eq!(world.metric("bearerd_requests_total", &[("route", ""), ("status", "200")]).await, None);
+}
+
+#[tokio::test]
+async fn an_absolute_http_url_gets_its_token() {
+    let world = forward().await.start().await;
+    let target = format!("http://{HOST}/x?y");
+    let response = world.exchange(RawRequest::get(&target).host(HOST)).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    let request = world.upstream().last();
+    assert_eq!((request.target(), request.bearer()), ("/x?y", Some("token-1")));
+    let response =
+        world.exchange(RawRequest::get(&format!("http://{HOST}:80/")).host(&format!("{HOST}:80"))).await;
+    assert_eq!(response.status, 200, "{response:?}");
+}
+
+#[tokio::test]
+async fn both_versions_of_http_on_both_sides_of_a_connect() {
+    let world = forward().await.start().await;
+    // HTTP/2 inside HTTP/1.1.
+    let wire = connect(&world, &format!("{HOST}:443")).await;
+    let name = ServerName::try_from(HOST).unwrap();
+    let stream =
+        TlsConnector::from(trusting(&world, &["h2"])).connect(name, wire.into_stream()).await.unwrap();
+    let mut client = H2Client::over(Box::new(stream), format!("https://{HOST}")).await;
+    let response = client.get("/inner-h2").await;
+    assert_eq!(response.status, 200);
+    assert_eq!(
+        (world.upstream().last().target(), world.upstream().last().bearer()),
+        ("/inner-h2", Some("token-1"))
+    );
+    // Both inside HTTP/2.
+    let mut proxy = H2Client::plain(world.address("main")).await;
+    for (alpn, path) in [("h2", "/h2-in-h2"), ("http/1.1", "/h1-in-h2")] {
+        let opened = proxy.connect(&format!("{HOST}:443")).await;
+        let name = ServerName::try_from(HOST).unwrap();
+        let stream = TlsConnector::from(trusting(&world, &[alpn])).connect(name, opened).await.unwrap();
+        let status = if alpn == "h2" {
+            H2Client::over(Box::new(stream), format!("https://{HOST}")).await.get(path).await.status
+        } else {
+            Client::over(Wire::new(stream), HOST).exchange(&RawRequest::get(path)).await.status
+        };
+        assert_eq!(status, 200, "{alpn}");
+        assert_eq!(world.upstream().last().target(), path);
+    }
+}
+
+/// An upstream that is TLS for `localhost`, and a route without `upstream` to it.
+async fn asked(lines: &str) -> (World, String) {
+    let upstream = Scripted::start(Some(tls::localhost().server(&["http/1.1"]))).await;
+    upstream.always(|request, _| RawResponse::ok(request.target().to_owned()));
+    let port = upstream.address.unwrap().port();
+    let setup = Setup::with(Scripted::issuer().await, upstream);
+    setup.file("upstream-ca.pem", &tls::ca().pem);
+    let world = serving(setup, "")
+        .route(&format!("# upstream\nhost = \"localhost:{port}\"\ntls = {{ ca = {{ file = \"upstream-ca.pem\" }} }}\n{lines}"))
+        .start()
+        .await;
+    (world, format!("localhost:{port}"))
+}
+
+#[tokio::test]
+async fn a_route_without_upstream_goes_to_the_asked_host_with_the_path_as_it_is() {
+    let (world, authority) = asked("path_prefix = \"/v1\"").await;
+    let wire = connect(&world, &authority).await;
+    let mut client = secure(wire, trusting(&world, &[]), "localhost", &authority).await.unwrap();
+    let response = client.exchange(&RawRequest::get("/v1/x?y")).await;
+    assert_eq!((response.status, response.text()), (200, "/v1/x?y".to_owned()));
+    let request = world.upstream().last();
+    assert_eq!((request.bearer(), request.header("host")), (Some("token-1"), Some(&*authority)));
+    // Also if the program asked without TLS: the token needs it.
+    let response = world.exchange(RawRequest::get(&format!("http://{authority}/v1")).host(&authority)).await;
+    assert_eq!((response.status, response.text()), (200, "/v1".to_owned()));
+    assert_eq!(world.upstream().last().bearer(), Some("token-1"));
+    assert_eq!(client.exchange(&RawRequest::get("/v2")).await.status, 404);
+}
+
+#[tokio::test]
+async fn each_host_of_a_wildcard_has_an_upstream_of_its_own() {
+    let names = ["a.example.com", "b.x.example.com"];
+    let upstream = Scripted::start(Some(tls::ca().issue(&names).server(&["http/1.1"]))).await;
+    upstream.always(|request, _| RawResponse::ok(request.header("host").unwrap_or_default().to_owned()));
+    let egress = Egress::to(upstream.address.unwrap()).await;
+    let setup = Setup::with(Scripted::issuer().await, upstream);
+    setup.file("upstream-ca.pem", &tls::ca().pem);
+    let world = serving(setup, "")
+        .route(&format!(
+            "# upstream\nhost = \"*.example.com:8443\"\nproxy = \"http://{}\"\ntls = {{ ca = {{ file = \"upstream-ca.pem\" }} }}\nmethods = [\"GET\"]",
+            egress.address
+        ))
+        .start()
+        .await;
+    for name in names.iter().chain(&names) {
+        let authority = format!("{name}:8443");
+        let wire = connect(&world, &authority).await;
+        let mut client = secure(wire, trusting(&world, &[]), name, &authority).await.unwrap();
+        let response = client.exchange(&RawRequest::get("/")).await;
+        assert_eq!((response.status, response.text()), (200, authority.clone()));
+        assert_eq!(world.upstream().last().bearer(), Some("token-1"));
+        // A condition that is not met is 404 inside, and never a tunnel.
+        assert_eq!(client.exchange(&RawRequest::post("/", "x")).await.status, 404);
+    }
+    assert_eq!(world.upstream().count(), 4);
+    assert_eq!(world.issuer().count(), 1, "one token for all hosts");
+    // Verified like any other upstream: nobody is c.example.com.
+    let authority = "c.example.com:8443".to_owned();
+    let wire = connect(&world, &authority).await;
+    let mut client = secure(wire, trusting(&world, &[]), "c.example.com", &authority).await.unwrap();
+    let response = client.exchange(&RawRequest::get("/")).await;
+    assert_eq!((response.status, response.code().as_deref()), (502, Some("upstream_unreachable")));
+}
+
+#[tokio::test]
+async fn a_host_that_no_route_names_is_refused() {
+    let world = forward().await.start().await;
+    let other = Scripted::upstream().await;
+    for authority in
+        ["other.example.com:443", &format!("{HOST}:8443"), &other.address.unwrap().to_string(), "localhost:1"]
+    {
+        let response = refused(&world, authority).await;
+        assert_eq!(
+            (response.status, response.code().as_deref()),
+            (403, Some("caller_refused")),
+            "{authority}"
+        );
+        assert!(response.text().contains("no route names this host"), "{}", response.text());
+        let response = world.exchange(RawRequest::get(&format!("http://{authority}/")).host(authority)).await;
+        assert_eq!(
+            (response.status, response.code().as_deref()),
+            (403, Some("caller_refused")),
+            "{authority}"
+        );
+    }
+    let response = world.exchange(RawRequest::get("http://api.example.com./").host("api.example.com.")).await;
+    assert_eq!(response.status, 403);
+    assert_eq!((other.accepted(), world.upstream().count()), (0, 0));
+}
+
+#[tokio::test]
+async fn requests_that_no_proxy_gets_are_refused() {
+    let world = forward().await.start().await;
+    for (request, status) in [
+        (format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 400),
+        (format!("GET https://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 400),
+        ("GET / HTTP/1.0\r\n\r\n".to_owned(), 400),
+        (format!("CONNECT {HOST} HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 400),
+        (format!("CONNECT {HOST}:0 HTTP/1.1\r\nhost: {HOST}:0\r\n\r\n"), 400),
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: other.example.com:443\r\n\r\n"), 400),
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: other.example.com\r\n\r\n"), 400),
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:80\r\n\r\n"), 400),
+        (format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\ncontent-length: 1\r\n\r\nx"), 400),
+        (
+            format!(
+                "CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
+            400,
+        ),
+        (format!("TRACE http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 405),
+    ] {
+        let mut client = world.connect().await;
+        client.wire.send(&request).await.unwrap();
+        let response = client.response().await;
+        assert_eq!(response.status, status, "{request}");
+    }
+    assert_eq!(world.upstream().count(), 0);
+    // A listener for requests serves no CONNECT.
+    let plain = Setup::new().await.start().await;
+    assert_eq!(refused(&plain, "localhost:443").await.status, 405);
+}
+
+/// As Java, undici, and aiohttp send it.
+#[tokio::test]
+async fn a_connect_may_leave_the_port_out_of_host() {
+    let world = forward().await.start().await;
+    let mut client = world.connect().await;
+    client.wire.send(format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await.unwrap();
+    assert_eq!(client.head().await.word(1), "200");
+    let mut client = secure(client.wire, trusting(&world, &[]), HOST, HOST).await.unwrap();
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+}
+
+#[tokio::test]
+async fn names_that_contradict_each_other_are_misdirected() {
+    let world = forward().await.route("path_prefix = \"/\"").start().await;
+    let authority = format!("{HOST}:443");
+    let mut client = inside(&world, HOST).await;
+    for host in ["other.example.com", &format!("{HOST}:8443")] {
+        let response = client.exchange(&RawRequest::get("/").host(host)).await;
+        assert_eq!((response.status, response.code().as_deref()), (421, Some("misdirected")), "{host}");
+    }
+    let fine = client.exchange(&RawRequest::get("/").host(&authority)).await;
+    assert_eq!(fine.status, 200);
+    let nested = client.exchange(&RawRequest::new("CONNECT", &authority).host(&authority)).await;
+    assert_eq!(nested.status, 405);
+    // The server name of the handshake.
+    let careless = tls::careless_client();
+    for (name, words) in [("other.example.com", "names another server"), ("127.0.0.1", "names no server")] {
+        let wire = connect(&world, &authority).await;
+        let mut client = secure(wire, Arc::clone(&careless), name, HOST).await.unwrap();
+        let response = client.exchange(&RawRequest::get("/")).await;
+        assert_eq!((response.status, response.code().as_deref()), (421, Some("misdirected")), "{name}");
+        assert!(response.text().contains(words), "{}", response.text());
+    }
+    assert_eq!(world.upstream().count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_tls_inside_a_connect_is_told_so() {
+    let world = forward().await.start().await;
+    let wire = connect(&world, &format!("{HOST}:443")).await;
+    let response = Client::over(wire, HOST).exchange(&RawRequest::get("/")).await;
+    assert_eq!(response.status, 400);
+    assert!(response.text().contains("this is not TLS"), "{}", response.text());
+    assert_eq!(world.upstream().count(), 0);
+}
+
+#[tokio::test]
+async fn proxy_authorization_lets_callers_in_and_stays_here() {
+    let setup = forward()
+        .await
+        .listener("require_header = { name = \"proxy-authorization\", value = { file = \"key\" } }");
+    setup.file("key", "Basic cHJvZ3JhbTprZXk=");
+    let world = setup.start().await;
+    let authority = format!("{HOST}:443");
+    for fields in ["", "proxy-authorization: Basic eDp5\r\n"] {
+        let mut caller = world.connect().await;
+        let response = connect_on(&mut caller, &authority, fields).await.unwrap();
+        assert_eq!((response.status, response.code().as_deref()), (407, Some("caller_refused")), "{fields}");
+        assert_eq!(response.header("proxy-authenticate"), Some("Basic realm=\"bearerd\""));
+        // The connection stays, and the program tries again on it.
+        let key = "proxy-authorization: Basic cHJvZ3JhbTprZXk=\r\n";
+        assert!(connect_on(&mut caller, &authority, key).await.is_none());
+        let mut client = secure(caller.wire, trusting(&world, &[]), HOST, HOST).await.unwrap();
+        assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+    }
+    let request = RawRequest::get(&format!("http://{HOST}/")).host(HOST);
+    assert_eq!(world.exchange(request.clone()).await.status, 407);
+    let response = world.exchange(request.header("proxy-authorization", "Basic cHJvZ3JhbTprZXk=")).await;
+    assert_eq!(response.status, 200);
+    let seen = world.upstream().requests();
+    assert!(seen.iter().all(|request| request.header("proxy-authorization").is_none()));
+    assert!(!world.log().text().contains("cHJvZ3JhbTprZXk"));
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_are_refused_inside() {
+    let world = forward().await.start().await;
+    let mut client = inside(&world, HOST).await;
+    let refused = client.exchange(&RawRequest::get("/").header("origin", "https://evil.example")).await;
+    assert_eq!((refused.status, refused.code().as_deref()), (403, Some("caller_refused")));
+    let own = client.exchange(&RawRequest::get("/").header("origin", &format!("https://{HOST}"))).await;
+    assert_eq!(own.status, 200);
+    assert_eq!(world.upstream().count(), 1);
+}
+
+#[tokio::test]
+async fn other_hosts_pass_unread_and_never_lead_to_this_machine() {
+    let world = forward_with(", unmatched = \"tunnel\"").await.start().await;
+    let admin = world.address("admin").port();
+    for host in
+        ["127.0.0.1", "localhost", "[::1]", "169.254.169.254", "0.0.0.0", "x.localhost", "[::ffff:127.0.0.1]"]
+    {
+        let response = refused(&world, &format!("{host}:{admin}")).await;
+        assert_eq!((response.status, response.code().as_deref()), (403, Some("caller_refused")), "{host}");
+        assert!(response.text().contains("a tunnel never leads there"), "{host}: {}", response.text());
+    }
+    if let Some(own) = own_address() {
+        let listener = tokio::net::TcpListener::bind((own, 0)).await.unwrap();
+        let response = refused(&world, &listener.local_addr().unwrap().to_string()).await;
+        assert_eq!(response.status, 403, "{own}");
+    }
+    // Plain http is not let through: nobody encrypts it.
+    let response =
+        world.exchange(RawRequest::get("http://other.example.com/").host("other.example.com")).await;
+    assert_eq!(response.status, 403);
+    // A named host is still served here.
+    let mut client = inside(&world, HOST).await;
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+}
+
+/// An address of this machine that other machines reach.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // UDP sends nothing here; the system only chooses the address.
+    socket.connect("192.0.2.1:9").ok()?;
+    socket
+        .local_addr()
+        .ok()
+        .map(|address| address.ip())
+        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+#[tokio::test]
+async fn tunnels_pass_through_the_listeners_proxy_and_routes_through_their_own() {
+    let far = Scripted::start(Some(tls::ca().issue(&["far.example.com"]).server(&[]))).await;
+    let egress = Egress::to(far.address.unwrap()).await;
+    let keys = format!(", unmatched = \"tunnel\", proxy = \"http://{}\"", egress.address);
+    let world = forward_with(&keys).await.start().await;
+    let wire = connect(&world, "far.example.com:443").await;
+    let client = tls::ca().client(&[], None);
+    let mut client = secure(wire, client, "far.example.com", "far.example.com").await.unwrap();
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+    assert_eq!(far.last().bearer(), None, "bearerd does not read the tunnel");
+    let seen = egress.seen();
+    assert_eq!((seen.len(), seen[0].word(1)), (1, "far.example.com:443"));
+    assert_eq!(refused(&world, "169.254.169.254:80").await.status, 403);
+    assert_eq!(egress.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn the_proxy_of_the_route_applies() {
+    let upstream = Scripted::start(Some(tls::ca().issue(&[HOST]).server(&["http/1.1"]))).await;
+    let egress = Egress::to(upstream.address.unwrap()).await;
+    let setup = Setup::with(Scripted::issuer().await, upstream);
+    setup.file("upstream-ca.pem", &tls::ca().pem);
+    let world = serving(setup, "")
+        .route(&format!(
+            "# upstream\nhost = \"{HOST}\"\nproxy = \"http://{}\"\ntls = {{ ca = {{ file = \"upstream-ca.pem\" }} }}",
+            egress.address
+        ))
+        .start()
+        .await;
+    let mut client = inside(&world, HOST).await;
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+    assert_eq!(world.upstream().last().bearer(), Some("token-1"));
+    assert_eq!(egress.seen()[0].word(1), format!("{HOST}:443"));
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_inside_and_alt_svc_stays_here() {
+    let world = forward().await.start().await;
+    world
+        .upstream()
+        .next(RawResponse::status(401))
+        .next(RawResponse::ok("x").header("alt-svc", "h3=\":443\""));
+    let mut client = inside(&world, HOST).await;
+    let response = client.exchange(&RawRequest::get("/")).await;
+    assert_eq!((response.status, response.header("alt-svc")), (200, None));
+    assert_eq!(world.upstream().last().bearer(), Some("token-2"));
+}
+
+#[tokio::test]
+async fn websocket_inside_a_connect() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+    let upstream = crate::websocket::Echo::start("none").await;
+    let world = forward().await.route(&format!("upstream = \"{}\"", upstream.url)).start().await;
+    let wire = connect(&world, &format!("{HOST}:443")).await;
+    let name = ServerName::try_from(HOST).unwrap();
+    let stream = TlsConnector::from(trusting(&world, &[])).connect(name, wire.into_stream()).await.unwrap();
+    let (mut socket, _) =
+        within("the handshake", tokio_tungstenite::client_async(format!("ws://{HOST}/chat"), stream))
+            .await
+            .unwrap();
+    socket.send(Message::text("hello")).await.unwrap();
+    let back = within("the echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(back, Message::text("hello"));
+    assert_eq!(upstream.seen()[0]["authorization"], "Bearer token-1");
+}
+
+#[tokio::test]
+async fn a_connect_counts_as_one_connection_and_ends_in_order() {
+    let mut world = forward().await.start().await;
+    let mut client = inside(&world, HOST).await;
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+    assert_eq!(world.metric("bearerd_connections", &[("listener", "main")]).await, Some(1.0));
+    let gate = crate::support::Gate::new();
+    world.upstream().next(RawResponse::ok("late").gated(&gate));
+    client.send(&RawRequest::get("/late")).await;
+    world.upstream().request(1).await;
+    world.signal(rustix::process::Signal::TERM);
+    world.log().wait("the drain", |line| line.contains("shutdown.started")).await;
+    gate.open();
+    let response = client.response().await;
+    assert_eq!((response.status, response.text()), (200, "late".to_owned()));
+    assert!(within("the end", client.wire.closed()).await);
+    assert!(world.proxy.exit().await.success());
+}
+
+#[tokio::test]
+async fn an_idle_connection_inside_is_closed_and_a_silent_handshake_too() {
+    let world = forward().await.limits("header_timeout = \"300ms\"\nkeep_alive = \"300ms\"").start().await;
+    let mut client = inside(&world, HOST).await;
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+    assert!(within("the end of an idle connection", client.wire.closed()).await);
+    let mut wire = connect(&world, &format!("{HOST}:443")).await;
+    assert!(within("the end of a silent handshake", wire.closed()).await);
+    eventually("no connection is left", || async {
+        let open = world.metric("bearerd_connections", &[("listener", "main")]).await;
+        (open == Some(0.0)).then_some(())
+    })
+    .await;
+}
+
+/// A slow response is limited by its route alone, although the connection around it waits as well.
+#[tokio::test]
+async fn a_caller_that_reads_slowly_inside_has_the_time_of_its_route() {
+    let world = forward().await.route("idle_timeout = \"60s\"").start().await;
+    let body = "x".repeat(32 << 20);
+    world.upstream().next(RawResponse::ok(body.as_str()));
+    let mut client = inside(&world, HOST).await;
+    client.send(&RawRequest::get("/")).await;
+    // Longer than the 10 s of bearerd's own responses.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let response = client.response().await;
+    assert_eq!(response.body.data.len(), body.len());
+}
+
+#[tokio::test]
+async fn a_reload_exchanges_routes_for_new_and_open_connections() {
+    let mut world = forward().await.start().await;
+    let mut client = inside(&world, HOST).await;
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+    world.change(|text| text.replace(HOST, "other.example.com"));
+    world.reload().await;
+    let response = client.exchange(&RawRequest::get("/")).await;
+    assert_eq!(response.status, 403, "the open connection sees the new routes");
+    let mut client = inside(&world, "other.example.com").await;
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+}
+
+#[tokio::test]
+async fn grpc_inside_a_connect_keeps_its_trailers() {
+    let upstream = EchoUpstream::plain().await;
+    let world = forward()
+        .await
+        .route(&format!("upstream = \"{}\"\nprotocol = \"http2\"", upstream.url))
+        .start()
+        .await;
+    let wire = connect(&world, &format!("{HOST}:443")).await;
+    let name = ServerName::try_from(HOST).unwrap();
+    let stream =
+        TlsConnector::from(trusting(&world, &["h2"])).connect(name, wire.into_stream()).await.unwrap();
+    let mut client = H2Client::over(Box::new(stream), format!("https://{HOST}")).await;
+    assert_eq!(client.get("/pkg.Service/Method").await.status, 200);
+    assert_eq!(upstream.last().headers["authorization"], "Bearer token-1");
+}
+
+/// squid as the corporate proxy, which lets CONNECT through to any port.
+struct Squid {
+    address: std::net::SocketAddr,
+    folder: tempfile::TempDir,
+    _child: tokio::process::Child,
+}
+
+impl Squid {
+    async fn start() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let address = crate::support::manual::nobody().await;
+        let folder = tempfile::tempdir().unwrap();
+        // If root starts it, squid becomes a user of its own.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let config = format!(
+            "http_port {address}\nhttp_access allow all\ncache deny all\npid_filename none\n\
+             access_log stdio:{}\ncache_log {}\nicp_port 0\nhtcp_port 0\nnetdb_filename none\n\
+             logfile_rotate 0\npinger_enable off\ncoredump_dir {}\nshutdown_lifetime 1 seconds\n",
+            path("access.log"),
+            path("cache.log"),
+            folder.path().display()
+        );
+        std::fs::write(path("squid.conf"), config).unwrap();
+        let child = tokio::process::Command::new("squid")
+            .args(["-N", "-n", &format!("bearerd{}", address.port()), "-f"])
+            .arg(path("squid.conf"))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("squid is installed");
+        eventually("squid", || async { tokio::net::TcpStream::connect(address).await.ok() }).await;
+        Self { address, folder, _child: child }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default()
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs squid"]
+async fn squid_between_bearerd_and_the_api() {
+    let upstream = Scripted::start(Some(tls::localhost().server(&["http/1.1"]))).await;
+    let port = upstream.address.unwrap().port();
+    let setup = Setup::with(Scripted::issuer().await, upstream);
+    setup.file("upstream-ca.pem", &tls::ca().pem);
+    let squid = Squid::start().await;
+    let authority = format!("localhost:{port}");
+    let world = serving(setup, "")
+        .route(&format!(
+            "# upstream\nhost = \"{authority}\"\nproxy = \"http://{}\"\n\
+             tls = {{ ca = {{ file = \"upstream-ca.pem\" }} }}",
+            squid.address
+        ))
+        .start()
+        .await;
+    let wire = connect(&world, &authority).await;
+    let mut client = secure(wire, trusting(&world, &[]), "localhost", &authority).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+        assert_eq!(world.upstream().last().bearer(), Some("token-1"));
+    }
+    // squid logs a tunnel when it ends.
+    drop(client);
+    drop(world);
+    eventually("squid's log", || async {
+        squid.log().contains(&format!("CONNECT {authority}")).then_some(())
+    })
+    .await;
+}
+
+/// A config without a listener, whose routes go to the asked host.
+#[tokio::test]
+async fn a_config_for_exec_alone_can_be_checked_and_is_not_served() {
+    let setup = Setup::new().await;
+    let setup = setup.whole(
+        "[issuer.corp]\ntoken_url = \"{issuer}/token\"\nclient_auth = \"none\"\nclient_id = \"c\"\n\
+             [[route]]\nname = \"api\"\nhost = \"api.example.com\"\nissuer = \"corp\"\n",
+    );
+    setup.write();
+    let folder = setup.folder();
+    let checked = cli::run(folder, &["check"]).await;
+    checked.expect_code(0);
+    assert!(checked.all().contains("`bearerd exec` makes one"), "{}", checked.all());
+    cli::run(folder, &["token", "corp"]).await.expect_code(0);
+    let run = cli::run(folder, &["run"]).await;
+    run.expect_code(78);
+    assert!(run.all().contains("`bearerd exec` makes one"), "{}", run.all());
+}
