@@ -564,7 +564,7 @@ async fn an_agent_that_hangs_holds_up_neither_the_start_nor_a_reload() {
     let said = world.get("/first").await.text();
     assert!(said.contains("the agent has not responded yet"), "{said}");
     let config = world.config();
-    world.file("bearerd.toml", &format!("{config}\n{}", route("second", &second)));
+    world.file("bearerd.toml", format!("{config}\n{}", route("second", &second)));
     eventually("the new route", || async { (world.get("/second").await.status == 502).then_some(()) }).await;
     assert!(!world.log().text().contains("spiffe.failed"), "the agents still have time to respond");
 }
