@@ -643,7 +643,7 @@ pub(crate) struct RawTls {
     pub private_key: Option<RawKey>,
     /// The server name to request and verify, if it is not the URL's host. "spiffe://…": the SPIFFE ID that the server's
     /// certificate must have, in place of a name.
-    #[schemars(extend("x-errors" = "not a name; `spiffe://…` without `spiffe` or `ca`"))]
+    #[schemars(extend("x-errors" = "not a name; `spiffe://…` without `spiffe` or `ca`, or with other `roots`"))]
     pub server_name: Option<String>,
     /// Identity and trust bundle of the SPIFFE Workload API, in place of `certificate`, `private_key`, and `ca`.
     #[schemars(extend("x-errors" = "beside `certificate` or `private_key`"))]

@@ -408,7 +408,7 @@ pub(crate) struct RawElsewhere {
     pub keep: Lasting<0>,
     /// The name of another `[issuer.NAME]`, whose current token is the value. Only in `client_secret`, `assertion`, `params`, and
     /// `headers` of an issuer.
-    #[schemars(extend("x-errors" = "not an issuer; anywhere else; a circle; an issuer with `dpop`; beside `file`, `env`, `webhook`, `exec`, or `pointer`"))]
+    #[schemars(extend("x-errors" = "not an issuer; anywhere else; a circle; a chain of more than 16 issuers; an issuer with `dpop`; beside `file`, `env`, `webhook`, `exec`, or `pointer`"))]
     pub issuer: Option<String>,
     /// The scopes of that token, which replace the other issuer's.
     #[schemars(extend("x-errors" = "without `issuer`"))]
