@@ -170,6 +170,7 @@ fn the_project_has_no_machine_paths() {
     let mut all = files(&root().join("src"), "rs");
     all.extend(files(&root().join("tests"), "rs"));
     all.extend(files(&root().join("docs"), "md"));
+    all.extend(files(&root().join("tests"), "txt"));
     all.push(root().join("README.md"));
     let home = root().parent().expect("a folder").display().to_string();
     for file in all {
@@ -180,6 +181,9 @@ fn the_project_has_no_machine_paths() {
             "{} has a machine path",
             file.display()
         );
+        // pip-compile writes where this machine has its packages.
+        let find_links = text.lines().any(|line| line.starts_with("--find-links"));
+        assert!(!find_links, "{} says where this machine has its packages", file.display());
     }
 }
 

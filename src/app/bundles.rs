@@ -52,25 +52,34 @@ impl Wanted {
 /// # Errors
 /// The bundle that cannot be written, and what to do.
 pub(super) fn write_first(settings: &[Arc<ListenerSettings>]) -> Result<(), String> {
-    for wanted in Wanted::of(settings) {
-        let listener = Arc::clone(&wanted.listener);
-        let (path, (written_to, written)) = (wanted.path.clone(), mpsc::channel());
-        let told = |why: String| format!("listener.{listener}: {why}");
-        WRITING
-            .spawn(move || drop(written_to.send(wanted.write())))
-            .map_err(|error| told(error.to_string()))?;
-        written.recv_timeout(SLOW).unwrap_or_else(|_| Err(stuck(&path))).map_err(told)?;
-    }
-    Ok(())
+    Wanted::of(settings).try_for_each(write_now)
+}
+
+/// Writes the bundles that a reload changes before the new config is used, so that a program that starts after it finds them.
+/// Blocks. Returns whether all are written: an error does not stop the reload, because running programs go on.
+pub(super) fn write_changed(new: &[Arc<ListenerSettings>], running: &[Arc<ListenerSettings>]) -> bool {
+    let known: Vec<Wanted> = Wanted::of(running).collect();
+    Wanted::of(new).filter(|wanted| !known.contains(wanted)).map(write_now).all(|written| written.is_ok())
+}
+
+fn write_now(wanted: Wanted) -> Result<(), String> {
+    let listener = Arc::clone(&wanted.listener);
+    let (path, (written_to, written)) = (wanted.path.clone(), mpsc::channel());
+    let told = |why: String| format!("listener.{listener}: {why}");
+    WRITING.spawn(move || drop(written_to.send(wanted.write()))).map_err(|error| told(error.to_string()))?;
+    written.recv_timeout(SLOW).unwrap_or_else(|_| Err(stuck(&path))).map_err(told)
 }
 
 fn stuck(path: &Path) -> String {
     format!("`forward.ca_bundle` {}: its file system does not respond", path.display())
 }
 
+/// A bundle, and whether it is written already.
+type Order = (Wanted, bool);
+
 /// The running tasks, by the file that they write.
 pub(super) struct Bundles {
-    running: BTreeMap<PathBuf, watch::Sender<Wanted>>,
+    running: BTreeMap<PathBuf, watch::Sender<Order>>,
     health: Arc<Health>,
 }
 
@@ -84,22 +93,36 @@ impl Bundles {
         let mut before = std::mem::take(&mut self.running);
         for wanted in Wanted::of(settings) {
             let path = wanted.path.clone();
-            let sender = before.remove(&path).unwrap_or_else(|| {
-                let (sender, receiver) = watch::channel(wanted.clone());
-                tokio::spawn(keep(receiver, Arc::clone(&self.health), written));
-                sender
-            });
-            sender.send_if_modified(|known| {
-                let changed = *known != wanted;
-                *known = wanted;
-                changed
-            });
+            let sender = match before.remove(&path) {
+                Some(sender) => {
+                    sender.send_if_modified(|(known, is_written)| {
+                        let changed = *known != wanted;
+                        if changed {
+                            (*known, *is_written) = (wanted, written);
+                        }
+                        changed
+                    });
+                    sender
+                }
+                None => {
+                    let (sender, receiver) = watch::channel((wanted, written));
+                    tokio::spawn(keep(receiver, Arc::clone(&self.health)));
+                    sender
+                }
+            };
             self.running.insert(path, sender);
         }
         self.health.set_authorities(settings.iter().filter_map(|settings| {
             let authority = settings.authority.as_ref()?;
             Some((Arc::clone(&settings.config.name), view(settings, authority)?))
         }));
+    }
+}
+
+impl Bundles {
+    /// Writes all of them again: those of a reload that failed were written already.
+    pub(super) fn write_again(&self) {
+        self.running.values().for_each(|sender| sender.send_modify(|(_, written)| *written = false));
     }
 }
 
@@ -113,20 +136,23 @@ fn view(settings: &ListenerSettings, authority: &CertificateAuthority) -> Option
 }
 
 /// Writes a bundle whenever another is wanted, until no listener has it.
-async fn keep(mut wanted: watch::Receiver<Wanted>, health: Arc<Health>, mut written: bool) {
+async fn keep(mut orders: watch::Receiver<Order>, health: Arc<Health>) {
+    let mut order = orders.borrow_and_update().clone();
     loop {
-        let now = wanted.borrow_and_update().clone();
-        if !written {
-            let outcome = write(&now, &health).await;
-            written = outcome.is_ok();
-            report(&now, &health, outcome);
+        let (wanted, written) = &mut order;
+        if *written {
+            health.set_bundle(&wanted.path, None);
+        } else {
+            let outcome = write(wanted, &health).await;
+            *written = outcome.is_ok();
+            report(wanted, &health, outcome);
         }
         tokio::select! {
-            changed = wanted.changed() => match changed {
-                Ok(()) => written = false,
-                Err(_) => return health.set_bundle(&now.path, None),
+            changed = orders.changed() => match changed {
+                Ok(()) => order = orders.borrow_and_update().clone(),
+                Err(_) => return health.set_bundle(&wanted.path, None),
             },
-            () = sleep(AGAIN) => written = written && is_there(&now).await,
+            () = sleep(AGAIN) => *written = *written && is_there(wanted).await,
         }
     }
 }

@@ -151,6 +151,9 @@ impl Control {
             Outcome::New(new) => {
                 self.service.reloading();
                 let done = self.commit(cause, &new, &known_files.unapplied).await;
+                if done.is_err() {
+                    self.bundles.write_again();
+                }
                 Some(done.map_err(|error| vec![error]))
             }
             Outcome::Refused(messages) => {
@@ -234,7 +237,7 @@ impl Control {
         // Before the listeners, because a request through a new listener must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
         self.listeners.apply(&new.settings, listeners, &self.workers);
-        self.bundles.keep(&new.settings, false);
+        self.bundles.keep(&new.settings, new.bundles_written);
         self.webhooks.apply(&config.webhooks, webhooks);
         if let Source::New(socket) = admin {
             self.admin.move_to(socket, &config.admin.address);

@@ -11,13 +11,15 @@ use crate::config::{self, Config, Source};
 
 /// How long a start or a reload waits for the programs. Until its program has finished, a value counts as missing.
 const FIRST_RUN: Duration = Duration::from_secs(15);
+/// How long they wait for the agents of SPIFFE, which respond at once unless they hang.
+const FIRST_MESSAGE: Duration = Duration::from_millis(1500);
 /// The pause after the first failure. It doubles with each failure, up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Runs the programs whose output is missing or may no longer be used. Blocks.
 pub(super) fn run_first(config: &Config) {
-    config::make_all(&config.made_values(), FIRST_RUN);
+    make_first(config.made_values());
 }
 
 /// Runs all programs. Blocks.
@@ -26,7 +28,13 @@ pub(super) fn run_again(config: &Config) {
     for value in &values {
         value.refuse();
     }
-    config::make_all(&values, FIRST_RUN);
+    make_first(values);
+}
+
+fn make_first(values: Vec<Source>) {
+    let (streamed, printed): (Vec<_>, Vec<_>) = values.into_iter().partition(Source::is_streamed);
+    config::make_all(&streamed, FIRST_MESSAGE);
+    config::make_all(&printed, FIRST_RUN);
 }
 
 /// The tasks that run the programs of the running config again.
@@ -75,7 +83,9 @@ async fn run_regularly(value: Source, printed: &Notify) {
         tokio::time::sleep(pause).await;
         let before = current(&value);
         match value.refresh().await {
-            Ok(()) => failures = 0,
+            Ok(()) if !value.kept_for().is_zero() => failures = 0,
+            // No other can be made, and the last one serves until it expires.
+            Ok(()) => failures += 1,
             Err(error) => {
                 failures += 1;
                 tracing::warn!(

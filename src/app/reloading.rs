@@ -197,6 +197,8 @@ impl KnownFiles {
 pub(super) struct NewConfig {
     pub(super) config: Arc<Config>,
     pub(super) settings: Vec<Arc<ListenerSettings>>,
+    /// Whether the bundles of their CAs are written.
+    pub(super) bundles_written: bool,
     pub(super) warnings: Vec<Problem>,
 }
 
@@ -280,7 +282,8 @@ fn load(
         // The log has a separate line for `workers`.
         warnings.extend(config.warnings.iter().filter(|warning| warning.key != WORKERS).cloned());
     }
-    Ok(NewConfig { config, settings, warnings })
+    let bundles_written = super::bundles::write_changed(&settings, listeners);
+    Ok(NewConfig { config, settings, bundles_written, warnings })
 }
 
 /// What takes effect only after a restart, for `/status`.

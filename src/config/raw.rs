@@ -293,7 +293,9 @@ pub(crate) struct RawForward {
     #[schemars(extend("default" = RawCa::EPHEMERAL))]
     pub ca: Option<RawCa>,
     /// A PEM file that bearerd writes: the system's roots and the authority's certificate, for programs that replace their
-    /// roots by it. Relative paths start at the config file's folder.
+    /// roots by it. Beside it, the same as PKCS#12 (.p12) and JKS (.jks) for Java, with the password "changeit". Relative paths
+    /// start at the config file's folder.
+    #[schemars(extend("x-errors" = "not a file's path; ends in .p12 or .jks; the file of another listener"))]
     pub ca_bundle: Option<String>,
     /// What happens to a CONNECT for a host that no route names. "tunnel" lets it through unread, but never to this machine,
     /// to link-local addresses, or to metadata services.
@@ -641,7 +643,7 @@ pub(crate) struct RawTls {
     pub private_key: Option<RawKey>,
     /// The server name to request and verify, if it is not the URL's host. "spiffe://…": the SPIFFE ID that the server's
     /// certificate must have, in place of a name.
-    #[schemars(extend("x-errors" = "not a name; `spiffe://…` without `spiffe` or `ca`"))]
+    #[schemars(extend("x-errors" = "not a name; `spiffe://…` without `spiffe` or `ca`, or with other `roots`"))]
     pub server_name: Option<String>,
     /// Identity and trust bundle of the SPIFFE Workload API, in place of `certificate`, `private_key`, and `ca`.
     #[schemars(extend("x-errors" = "beside `certificate` or `private_key`"))]

@@ -331,13 +331,14 @@ impl Source {
         streamed.or_else(|| Some(self.maker()?.version())).unwrap_or_default()
     }
 
-    /// The trust domain whose authorities this value holds, if it is the trust bundle of a SPIFFE identity.
-    pub fn trust_domain(&self) -> Option<String> {
+    /// The trust domain whose authorities this value holds, if it is the trust bundle of a SPIFFE identity. `Err`: the agent
+    /// has not said which one.
+    pub fn trust_domain(&self) -> Option<Result<String, String>> {
         let streamed = self.as_streamed()?;
         match &streamed.part {
             Part::Identity => None,
-            Part::Bundle(Some(of)) => Some(of.to_string()),
-            Part::Bundle(None) => streamed.stream.trust_domain(streamed.id.as_ref()),
+            Part::Bundle(Some(of)) => Some(Ok(of.to_string())),
+            Part::Bundle(None) => Some(streamed.stream.trust_domain(streamed.id.as_ref())),
         }
     }
 
@@ -495,8 +496,10 @@ impl Source {
             self.find().map_err(|reason| ReferenceError { place: self.place(), reason })?;
         let secret = Arc::new(secret);
         let settled = written.is_none_or(is_long_ago);
+        // An agent's document is of no use after it has expired. Until then, its maker keeps it.
+        let expires = matches!(self.0.definition, Definition::JwtSvid(_));
         // Without a last good value, a new one is used even if it may be incomplete.
-        if settled || self.0.last_good.load().is_none() {
+        if !expires && (settled || self.0.last_good.load().is_none()) {
             self.0.last_good.store(Some(Arc::clone(&secret)));
         }
         Ok(Value { secret, settled })

@@ -292,11 +292,16 @@ impl ResolvesServerCert for NoCertificate {
 }
 
 fn client_verifier(ca: &Source) -> Result<Arc<dyn ClientCertVerifier>, TlsSettingsError> {
+    // First, because without it any certificate of these authorities would do.
+    let trust_domain = ca
+        .trust_domain()
+        .transpose()
+        .map_err(|why| TlsSettingsError(format!("tls.client_ca: {}: {why}", ca.place())))?;
     let roots = with(RootCertStore::empty(), ca, "tls.client_ca")?;
     let chain = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&PROVIDER))
         .build()
         .map_err(|error| TlsSettingsError(format!("tls.client_ca: {}: {error}", ca.place())))?;
-    match ca.trust_domain() {
+    match trust_domain {
         Some(trust_domain) => Ok(Arc::new(SpiffeCallers { trust_domain, chain })),
         None => Ok(chain),
     }

@@ -172,9 +172,12 @@ impl X509Stream {
     }
 
     /// The trust domain of the identity.
-    pub fn trust_domain(&self, id: Option<&SpiffeId>) -> Option<String> {
-        let (context, _) = self.current().ok()?;
-        Some(context.svid(id).ok()?.id.trust_domain_name().to_owned())
+    ///
+    /// # Errors
+    /// There is no identity, and why.
+    pub fn trust_domain(&self, id: Option<&SpiffeId>) -> Result<String, String> {
+        let (context, _) = self.current()?;
+        Ok(context.svid(id)?.id.trust_domain_name().to_owned())
     }
 
     fn current(&self) -> Result<(Arc<Context>, Option<String>), String> {
@@ -182,6 +185,9 @@ impl X509Stream {
         match (&state.context, &state.error) {
             (Some(context), error) => Ok((Arc::clone(context), error.clone())),
             (None, Some(error)) => Err(error.clone()),
+            (None, None) if self.begun.load(Ordering::SeqCst) => {
+                Err("the agent has not responded yet".to_owned())
+            }
             (None, None) => Err(NOT_BEGUN.to_owned()),
         }
     }

@@ -314,6 +314,20 @@ async fn wrong_chains_are_errors_with_their_fix() {
         let told = cli::refusal(&setup).await;
         assert!(told.contains(expected), "{keys}: {told}");
     }
+    // In both orders, because issuers are linked by name.
+    for (from, to) in [(10, 27), (27, 10)] {
+        let name = |index: usize| if from < to { from + index } else { from - index };
+        let table = |index: usize| {
+            let next = name(index + 1);
+            let (name, keys) = (name(index), "token_url = \"{issuer}/t\"\nclient_id = \"x\"");
+            format!("[issuer.i{name}]\n{keys}\nclient_secret = {{ issuer = \"i{next}\" }}\n")
+        };
+        let tables: String = (0..17).map(table).collect();
+        let (setup, _) = scene("").await;
+        let setup = setup.more(&tables.replace(&format!("\"i{to}\""), "\"inner\""));
+        let told = cli::refusal(&setup).await;
+        assert!(told.contains("makes a chain of more than 16 issuers"), "{told}");
+    }
     let (setup, _) = scene("").await;
     let setup = setup.route("request_headers = { set = { x-a = { issuer = \"inner\" } } }");
     let told = cli::refusal(&setup).await;

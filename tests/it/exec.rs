@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -53,9 +54,16 @@ struct Program {
 impl Program {
     /// `script` ends itself, or at the end of standard input.
     fn start(setup: &Setup, options: &[&str], script: &str) -> Self {
-        let mut command =
-            cli::command(setup.folder(), &[&["exec"], options, &["--", "sh", "-c", script]].concat());
-        let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        // A shell that runs the tests in the background makes them ignore SIGINT and SIGQUIT, which a program inherits. And in a
+        // group of its own, bearerd does not take what the tests send for the terminal's.
+        let bearerd = env!("CARGO_BIN_EXE_bearerd");
+        let args =
+            [&["--default-signal=INT,QUIT", bearerd, "exec"], options, &["--", "sh", "-c", script]].concat();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut command = tokio::process::Command::new("env");
+        command.args(args).current_dir(setup.folder()).env_clear().env("PATH", path).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { child, input, output }
@@ -391,12 +399,13 @@ async fn ctrl_c_of_a_terminal_reaches_the_program_once() {
     let traps = "n=0; trap 'n=$((n+1))' INT; test -t 0 && test -t 1 && echo terminal; echo ready; i=0
 while [ $i -lt 20 ]; do sleep 0.05; [ $n -gt 0 ] && i=$((i+1)); done; echo got $n; exit 5";
     setup.file("program", traps);
-    let command = format!("{} exec -- sh program", env!("CARGO_BIN_EXE_bearerd"));
+    let command =
+        format!("env --default-signal=INT,QUIT {} exec -- sh program", env!("CARGO_BIN_EXE_bearerd"));
     let mut child = tokio::process::Command::new("script")
         .args(["-qefc", &command, "/dev/null"])
         .current_dir(setup.folder())
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("this test needs script: install bsdutils");
     let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));

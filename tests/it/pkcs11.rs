@@ -315,6 +315,32 @@ async fn a_wrong_pin_is_tried_once() {
     assert_eq!(logins(&world), 3);
 }
 
+/// So that they do not lock the token by taking turns.
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn each_of_two_wrong_pins_is_tried_once() {
+    let (setup, _device) = with_keys().await;
+    let setup = spied(setup);
+    let keys = through_spy(&setup, &signed("rsa"));
+    let second = keys.replace("file:pin", "file:pin2");
+    let second = format!("[issuer.second]\ntoken_url = \"{{issuer}}/token\"\nclient_id = \"c2\"\n{second}");
+    let route = "[[route]]\nname = \"second\"\nupstream = \"{upstream}\"\nissuer = \"second\"\npath_prefix = \"/second\"";
+    let setup = setup.log("level = \"debug\"").issuer(&keys).more(&format!("{second}\n{route}"));
+    setup.file("pin", "canary-pin-0000");
+    setup.file("pin2", "canary-pin-1111");
+    let world = setup.start().await;
+    for issuer in ["corp", "second"] {
+        eventually("several failures", || async {
+            let lines = world.log().lines();
+            let failed =
+                lines.iter().filter(|line| line.contains("refuses the PIN") && line.contains(issuer));
+            (failed.count() >= 3).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(logins(&world), 2);
+}
+
 #[tokio::test]
 #[ignore = "needs softhsm2-util, pkcs11-tool"]
 async fn a_device_that_is_removed_and_inserted_again_is_logged_in_once_more() {

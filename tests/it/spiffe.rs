@@ -121,6 +121,30 @@ async fn a_jwt_svid_stands_wherever_a_reference_may() {
     assert_eq!(audience(request.header("x-svid").unwrap()), "header");
 }
 
+#[tokio::test]
+async fn an_expired_jwt_svid_is_not_sent() {
+    let mut agent = Agent::start().await;
+    agent.jwt_life(Duration::from_secs(4));
+    let keys = format!(
+        "request_headers = {{ set = {{ x-svid = {{ spiffe = {{ audience = \"x\", {} }} }} }} }}",
+        agent.key()
+    );
+    let world = Setup::new().await.route(&keys).start().await;
+    world.get("/").await.expect_status(200);
+    let svid = world.upstream().last().header("x-svid").unwrap().to_owned();
+    assert_eq!(claims(&svid)["aud"][0], "x");
+    agent.stop().await;
+    let refused = eventually("a refusal", || async {
+        let response = world.get("/").await;
+        (response.status != 200).then_some(response)
+    })
+    .await;
+    assert!(refused.text().contains("x-svid"), "{}", refused.text());
+    agent.again();
+    eventually("another one", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    assert_ne!(world.upstream().last().header("x-svid").unwrap(), svid);
+}
+
 /// Two token requests in a row, since tokens last a second.
 async fn token_requests(world: &World, count: usize) -> Vec<Value> {
     eventually("token requests", || async {
@@ -523,6 +547,29 @@ async fn an_agent_that_is_restarted_is_not_missed() {
 }
 
 #[tokio::test]
+async fn an_agent_that_hangs_holds_up_neither_the_start_nor_a_reload() {
+    let domain = Ca::new("example.org");
+    let (agent, second) = (agent_of(&domain).await, agent_of(&domain).await);
+    agent.mood(Mood::Silent);
+    second.mood(Mood::Silent);
+    let route = |name: &str, agent: &Agent| {
+        format!(
+            "[[route]]\nname = \"{name}\"\npath_prefix = \"/{name}\"\nanonymous = true\n\
+             upstream = \"https://localhost:1\"\ntls = {{ spiffe = {{ {} }} }}\n",
+            agent.key()
+        )
+    };
+    let world = Setup::new().await.more(&route("first", &agent)).start().await;
+    world.get("/").await.expect_status(200);
+    let said = world.get("/first").await.text();
+    assert!(said.contains("the agent has not responded yet"), "{said}");
+    let config = world.config();
+    world.file("bearerd.toml", format!("{config}\n{}", route("second", &second)));
+    eventually("the new route", || async { (world.get("/second").await.status == 502).then_some(()) }).await;
+    assert!(!world.log().text().contains("spiffe.failed"), "the agents still have time to respond");
+}
+
+#[tokio::test]
 async fn without_an_identity_nothing_is_served_and_all_is_once_there_is_one() {
     let domain = Ca::new("example.org");
     let agent = agent_of(&domain).await;
@@ -596,6 +643,11 @@ async fn wrong_tls_keys_are_config_errors() {
         (
             "tls = { server_name = \"spiffe://example.org/a\" }".to_owned(),
             "needs the authorities of its trust domain",
+        ),
+        (
+            "tls = { roots = \"both\", server_name = \"spiffe://example.org/a\", spiffe = { socket = \"unix:/a\" } }"
+                .to_owned(),
+            "and no others",
         ),
         (
             "tls = { server_name = \"spiffe://Example.org\", spiffe = { socket = \"unix:/a\" } }".to_owned(),

@@ -614,8 +614,9 @@ async fn an_outage_is_one_warning_a_minute_for_each_issuer() {
     for _ in 0..5 {
         expect_error(&ask(&world, "").await, 503, "temporarily_unavailable");
     }
-    let lines = world.log().events();
-    let warned = lines.iter().filter(|line| line["event"] == "request.failed" && line["level"] == "WARN");
+    let failed = || world.log().events().into_iter().filter(|line| line["event"] == "request.failed");
+    eventually("a line for each request", || async { (failed().count() == 5).then_some(()) }).await;
+    let warned = failed().filter(|line| line["level"] == "WARN");
     let issuers: Vec<_> = warned.map(|line| line["issuer"].clone()).collect();
     assert_eq!(issuers, [json!("corp")]);
 }

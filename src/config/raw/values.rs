@@ -408,7 +408,7 @@ pub(crate) struct RawElsewhere {
     pub keep: Lasting<0>,
     /// The name of another `[issuer.NAME]`, whose current token is the value. Only in `client_secret`, `assertion`, `params`, and
     /// `headers` of an issuer.
-    #[schemars(extend("x-errors" = "not an issuer; anywhere else; a circle; an issuer with `dpop`; beside `file`, `env`, `webhook`, `exec`, or `pointer`"))]
+    #[schemars(extend("x-errors" = "not an issuer; anywhere else; a circle; a chain of more than 16 issuers; an issuer with `dpop`; beside `file`, `env`, `webhook`, `exec`, or `pointer`"))]
     pub issuer: Option<String>,
     /// The scopes of that token, which replace the other issuer's.
     #[schemars(extend("x-errors" = "without `issuer`"))]
@@ -737,10 +737,10 @@ impl RawCa {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "OwnCa")]
 pub(crate) struct RawOwnCa {
-    /// The authority's certificate, PEM.
-    #[schemars(extend("x-errors" = "missing; not an authority's; expired"))]
+    /// The authority's certificate, and those that signed it: PEM, or PKCS#12.
+    #[schemars(extend("x-errors" = "missing; may not sign certificates; its constraints do not permit a route's host"))]
     pub certificate: Option<RawCertificate>,
-    /// Its private key, PEM.
+    /// Its private key: PEM, PKCS#12, or JWK.
     #[schemars(extend("x-errors" = "missing; not the certificate's; a literal in a file that others may read"))]
     pub private_key: Option<RawKey>,
 }

@@ -11,6 +11,9 @@ use crate::config::resolve::value::refuse_tables;
 use crate::config::resolve::{Issuers, digest};
 use crate::config::types::quoted;
 
+/// The most issuers in a chain, so that no config exhausts the stack.
+const MOST_LEGS: usize = 16;
+
 /// Links the references of all issuers. `written`: the issuers before linking; `None` for one with errors.
 pub(super) fn link(
     written: BTreeMap<String, Option<IssuerConfig>>,
@@ -25,7 +28,8 @@ pub(super) fn link(
         }
     }
     let names: Vec<String> = written.keys().cloned().collect();
-    let mut linker = Linker { written, uses, places, linked: BTreeMap::new(), path: Vec::new() };
+    let (linked, legs) = (BTreeMap::new(), BTreeMap::new());
+    let mut linker = Linker { written, uses, places, linked, legs, path: Vec::new() };
     names.iter().for_each(|name| linker.visit(name, report));
     linker.linked
 }
@@ -42,6 +46,8 @@ struct Linker<'a, 't> {
     uses: BTreeMap<String, Vec<Use>>,
     places: &'a BTreeMap<String, Place<'t>>,
     linked: Issuers,
+    /// For each visited issuer, how many issuers are in the longest chain that begins there.
+    legs: BTreeMap<String, usize>,
     /// The chain from the first visited issuer to the current one.
     path: Vec<String>,
 }
@@ -50,15 +56,22 @@ impl Linker<'_, '_> {
     fn visit(&mut self, name: &str, report: &mut Report) {
         let Some(mut issuer) = self.written.remove(name) else { return };
         self.path.push(name.to_owned());
+        let mut legs = 1;
         for used in self.uses.remove(name).into_iter().flatten() {
             let inner = self.inner(name, &used, report);
+            legs = legs.max(1 + inner.as_ref().map_or(0, |inner| self.legs_from(&inner.name)));
             issuer = issuer.zip(inner).map(|(issuer, inner)| {
                 let digest = digest::of_chain(issuer.digest, inner.digest);
                 IssuerConfig { digest, ..issuer }
             });
         }
         self.path.pop();
+        self.legs.insert(name.to_owned(), legs);
         self.linked.insert(name.to_owned(), issuer.map(Arc::new));
+    }
+
+    fn legs_from(&self, issuer: &str) -> usize {
+        self.legs.get(issuer).copied().unwrap_or(1)
     }
 
     /// The issuer that a reference of `outer` names, after the reference was linked to it.
@@ -82,6 +95,14 @@ impl Linker<'_, '_> {
                 let hint = did_you_mean(&chained.issuer, names, "add its table, or correct the name");
                 report.error(&at, format!("there is no issuer {}", quoted(&chained.issuer)), hint);
             }
+            return None;
+        }
+        if self.path.len() + self.legs_from(&chained.issuer) > MOST_LEGS {
+            report.error(
+                &at,
+                format!("makes a chain of more than {MOST_LEGS} issuers"),
+                "let fewer issuers depend on each other",
+            );
             return None;
         }
         self.visit(&chained.issuer, report);

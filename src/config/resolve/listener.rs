@@ -59,6 +59,7 @@ pub(super) fn resolve(
         listeners.names.push(name);
         listeners.configs.push(config);
     }
+    refuse_shared_bundles(&all, &listeners, report);
     if let Some(program) = program {
         serve_program(&mut listeners, program);
     }
@@ -194,7 +195,7 @@ fn forward(at: &Place<'_>, raw: RawForward, report: &mut Report) -> Option<Forwa
             "leave it out, or set unmatched = \"tunnel\"; a route has its own `proxy`",
         );
     }
-    let ca_bundle = raw.ca_bundle.and_then(|path| output_file(&at.key("ca_bundle"), path, report));
+    let ca_bundle = raw.ca_bundle.and_then(|path| bundle(&at.key("ca_bundle"), path, report));
     Some(ForwardConfig { ca: ca(&at.key("ca"), raw.ca, report)?, ca_bundle, unmatched, egress })
 }
 
@@ -220,6 +221,35 @@ fn ca(at: &Place<'_>, raw: Option<RawCa>, report: &mut Report) -> Option<CaConfi
     let certificate = certificate.and_then(|raw| reference(&certificate_at, raw, report));
     let private_key = private_key.and_then(|raw| reference(&key_at, raw, report));
     Some(CaConfig::Own { certificate: certificate?, private_key: private_key? })
+}
+
+/// The PEM file of a CA bundle.
+fn bundle(at: &Place<'_>, path: String, report: &mut Report) -> Option<PathBuf> {
+    let path = output_file(at, path, report)?;
+    let is_beside = |ending: &&str| path.extension().is_some_and(|found| found == *ending);
+    if let Some(ending) = ["p12", "jks"].into_iter().find(is_beside) {
+        let message = format!("names the PEM file; bearerd writes the one that ends in .{ending} beside it");
+        report.error(at, message, "such as \"ca.pem\"");
+        return None;
+    }
+    Some(path)
+}
+
+/// Refuses two authorities in one file.
+fn refuse_shared_bundles(all: &Place<'_>, listeners: &Listeners, report: &mut Report) {
+    let mut taken: BTreeMap<PathBuf, &str> = BTreeMap::new();
+    for config in listeners.configs.iter().flatten() {
+        let Some(path) = config.forward().and_then(|forward| forward.ca_bundle.as_ref()) else { continue };
+        // The files beside it are of the same name.
+        if let Some(other) = taken.insert(path.with_extension(""), &config.name) {
+            let at = all.key(&config.name).key("forward").key("ca_bundle");
+            report.error(
+                &at,
+                format!("is written by listener `{other}` too"),
+                "give one of them another file",
+            );
+        }
+    }
 }
 
 /// The absolute path of a file that bearerd writes.

@@ -651,11 +651,15 @@ pub(super) fn tls(place: &Place<'_>, raw: Option<RawTls>, report: &mut Report) -
     let svid = spiffe.and_then(|raw| X509Svid::read(&spiffe_at, &beside, raw, report));
     let ids = server_name.as_deref().filter(|name| name.starts_with("spiffe://"));
     let peer = ids.and_then(|id| check(&place.key("server_name"), spiffe::spiffe_id(id), report));
-    if peer.is_some() && !spiffe_given && !ca_given {
-        let hint = "add spiffe = {}, or the trust bundle as ca = { file = \"…\" }";
+    // Other roots may sign for any trust domain.
+    if peer.is_some() && !(roots == Roots::Ca && (spiffe_given || ca_given)) {
+        let hint = match roots_given {
+            true => "leave `roots` out",
+            false => "add spiffe = {}, or the trust bundle as ca = { file = \"…\" }",
+        };
         report.error(
             &place.key("server_name"),
-            "a SPIFFE ID needs the authorities of its trust domain",
+            "a SPIFFE ID needs the authorities of its trust domain, and no others",
             hint,
         );
     }

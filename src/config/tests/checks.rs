@@ -541,6 +541,19 @@ fn forward_and_token_listeners() {
             "",
         ),
         (
+            "serve = \"forward\"\nforward = { ca_bundle = \"ca.p12\" }",
+            "listener.main.forward.ca_bundle",
+            "names the PEM file; bearerd writes the one that ends in .p12 beside it",
+            "\"ca.pem\"",
+        ),
+        (
+            "serve = \"forward\"\nforward = { ca_bundle = \"ca.pem\" }\n[listener.next]\naddress = \"127.0.0.1:1\"\n\
+             serve = \"forward\"\nforward = { ca_bundle = \"ca.crt\" }",
+            "listener.next.forward.ca_bundle",
+            "is written by listener `main` too",
+            "another file",
+        ),
+        (
             "serve = \"forward\"\nforward = { proxy = \"http://egress:1\" }",
             "listener.main.forward.proxy",
             "is for tunnels, and this listener opens none",

@@ -40,6 +40,8 @@ const THREADS: usize = 4;
 const LIMIT: Duration = Duration::from_secs(5);
 /// The first use of a module loads it, connects to its device, and logs in.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// The most refused PINs that are remembered for a token. It locks after fewer.
+const MOST_REFUSED: usize = 16;
 /// The most labels in an error.
 const LISTED: usize = 8;
 
@@ -56,8 +58,8 @@ struct Module {
     loaded: Mutex<Loaded>,
     /// Sessions that nobody uses at the moment.
     sessions: Mutex<Vec<(Slot, Session)>>,
-    /// For each token, the PIN that it refused. Locked during a login, so that a PIN is tried once.
-    refused: Mutex<HashMap<String, Secret>>,
+    /// For each token, the PINs that it refused. Locked during a login, so that a PIN is tried once.
+    refused: Mutex<HashMap<String, Vec<Secret>>>,
 }
 
 #[derive(Default)]
@@ -309,9 +311,9 @@ impl Module {
         if is_user(session)? {
             return Ok(());
         }
-        let (name, serial) = (quoted(token.label()), token.serial_number().to_owned());
-        let id = format!("{serial} {name}");
-        if refused.get(&id) == Some(pin) {
+        let (name, serial) = (quoted(token.label()), token.serial_number());
+        let refused = refused.entry(format!("{serial} {name}")).or_default();
+        if refused.contains(pin) {
             return Err(wrong_pin(&name));
         }
         if token.user_pin_locked() {
@@ -327,10 +329,7 @@ impl Module {
         }
         let raw = RawAuthPin::new(Box::new(pin.expose().to_vec()));
         match session.login_with_raw(UserType::User, &raw) {
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
-                refused.remove(&id);
-                Ok(())
-            }
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
             Err(Error::Pkcs11(
                 RvError::PinIncorrect
                 | RvError::PinInvalid
@@ -339,7 +338,10 @@ impl Module {
                 | RvError::PinLocked,
                 _,
             )) => {
-                refused.insert(id, pin.clone());
+                if refused.len() == MOST_REFUSED {
+                    refused.remove(0);
+                }
+                refused.push(pin.clone());
                 Err(wrong_pin(&name))
             }
             Err(Error::Pkcs11(RvError::UserPinNotInitialized, _)) => {

@@ -53,6 +53,8 @@ impl KeyUri {
                 "pin-source" => put(&mut pin, "a PIN", pin_source(value)?)?,
                 "pin-value" => put(&mut pin, "a PIN", UriPin::Value(Secret::new(decoded(value)?)))?,
                 "module-name" => return refuse("has `module-name`; write `module-path`, the module's file"),
+                // Behind a PIN, it may be a part of the PIN that has an unescaped `&`.
+                _ if pin.is_some() => return unknown("", "module-path, pin-source and pin-value"),
                 _ => return unknown(name, "module-path, pin-source and pin-value"),
             }
         }
@@ -116,7 +118,8 @@ fn refuse<T>(text: impl Into<String>) -> Result<T, KeyError> {
 
 fn unknown<T>(name: &str, known: &str) -> Result<T, KeyError> {
     // A name is at most a few words. Whatever is longer is not one.
-    let plain = name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let plain = (1..=40).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let shown = if plain { format!("`{name}`") } else { "an attribute".to_owned() };
     refuse(format!("has {shown}, which is not known there; {known} are"))
 }
@@ -153,13 +156,22 @@ fn text(name: &str, value: &str) -> Result<String, KeyError> {
     }
 }
 
+/// Paths are shown as they are.
+fn path_text(name: &str, value: &str) -> Result<String, KeyError> {
+    let path = text(name, value)?;
+    if path.chars().any(char::is_control) {
+        return refuse(format!("has a control character in `{name}`"));
+    }
+    Ok(path)
+}
+
 fn module_path(value: &str) -> Result<PathBuf, KeyError> {
-    let path = PathBuf::from(text("module-path", value)?);
+    let path = PathBuf::from(path_text("module-path", value)?);
     if path.is_absolute() { Ok(path) } else { refuse("has a `module-path` that does not begin with `/`") }
 }
 
 fn pin_source(value: &str) -> Result<UriPin, KeyError> {
-    let value = text("pin-source", value)?;
+    let value = path_text("pin-source", value)?;
     if value.starts_with('|') {
         return refuse("has a program as `pin-source`; write password = { exec = […] } beside the URI");
     }
@@ -177,7 +189,6 @@ fn pin_source(value: &str) -> Result<UriPin, KeyError> {
         path if path.contains(':') && path == value => {
             refuse("has a `pin-source` that is neither file:PATH nor a path")
         }
-        path if path.contains('\0') => refuse("has a zero byte in `pin-source`"),
         path => Ok(UriPin::File(PathBuf::from(path))),
     }
 }
@@ -237,6 +248,9 @@ mod tests {
             ("pkcs11:slot-id=x", "not a number"),
             ("pkcs11:?module-path=softhsm.so", "does not begin with `/`"),
             ("pkcs11:?module-name=softhsm", "write `module-path`"),
+            ("pkcs11:?module-path=/m%1b.so", "control character in `module-path`"),
+            ("pkcs11:?pin-source=file:/a%00b", "control character in `pin-source`"),
+            ("pkcs11:object=k?pin-value=a&PIN-77=b", "an attribute, which is not known there"),
             ("pkcs11:?pin-source=%7Ccat%20/pin", "exec"),
             ("pkcs11:?pin-source=https://vault/pin", "neither file:PATH"),
             ("pkcs11:?pin-source=file://other/pin", "another machine"),
