@@ -76,8 +76,10 @@ pub fn load_to_examine(path: &Path) -> Result<Config, Problems> {
         let program =
             ForProgram { key: Source::literal(""), bundle: PathBuf::new(), unmatched: Unmatched::default() };
         let Ok(config) = load_for_program(path, program) else { return Err(strict) };
-        let warnings = strict.0.into_iter().map(|problem| Problem { severity: Severity::Warning, ..problem });
-        Ok(Config { warnings: warnings.collect(), ..config })
+        // Warnings of the strict load are about a listener that is not there.
+        let errors = strict.0.into_iter().filter(|problem| problem.severity == Severity::Error);
+        let errors = errors.map(|problem| Problem { severity: Severity::Warning, ..problem });
+        Ok(Config { warnings: errors.chain(config.warnings).collect(), ..config })
     })
 }
 
