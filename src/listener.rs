@@ -1,7 +1,8 @@
 //! The way in for requests: sockets, connections, their limits, and how they end.
 //!
 //! [`serve`] is the accept loop. It never ends on an error and never spins. [`bind`] opens the sockets, `connection` serves
-//! one connection, `inside` the one inside a CONNECT, and `watch` enforces their limits. `small` serves addresses other than the proxy's.
+//! one connection, `inside` the one inside a CONNECT, and `watch` enforces their limits. `transport` carries their bytes. `small`
+//! serves addresses other than the proxy's.
 
 pub mod bind;
 mod connection;
@@ -10,6 +11,7 @@ mod same_user;
 mod small;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod watch;
 
 use std::future::poll_fn;
@@ -40,11 +42,11 @@ use crate::proxy::{Body, BodyError, Caller, Code, Peer, Proxy};
 use crate::telemetry::Repeated;
 use bind::{BACKLOG, Listening, ListeningSocket};
 pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted, overlap};
-pub use connection::SocketStream;
 use connection::{AcceptedConnection, Linger, REFUSED};
 pub use small::{
     SmallCaller, SmallHandler, SmallLimits, SmallResponse, problem_response, serve_small, small_response,
 };
+pub use transport::SocketStream;
 use watch::Drain;
 
 /// How long accepting pauses after an error that concerns the whole machine, such as too many open files.

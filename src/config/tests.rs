@@ -3,6 +3,7 @@
 
 mod checks;
 mod issuers;
+mod listeners;
 mod store;
 
 use std::collections::BTreeSet;

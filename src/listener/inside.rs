@@ -11,7 +11,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::{CallerStream, Protocol, SocketStream, Transport, serve_http};
+use super::connection::{CallerStream, Protocol, serve_http};
+use super::transport::{SocketStream, Transport};
 use super::watch::{Drain, Watch};
 use super::{Handler, ListenerSettings, Shared};
 use crate::inbound::Tunneled;

@@ -30,7 +30,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Linger, SHORT, SocketStream, note_refusal};
+use super::connection::{Linger, SHORT, note_refusal};
+use super::transport::SocketStream;
 use super::{Bound, Logged, Stop, is_of_one_connection};
 use crate::idle::Idle;
 use crate::inbound::OWN_STALL_MS;

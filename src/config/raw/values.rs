@@ -492,20 +492,11 @@ pub(crate) enum RawEnv {
 
 impl<'de> Deserialize<'de> for RawEnv {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Env;
-        impl<'de> Visitor<'de> for Env {
-            type Value = RawEnv;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of an environment variable; with `exec` a table")
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<RawEnv, E> {
-                Ok(RawEnv::Name(text.to_owned()))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawEnv, A::Error> {
-                BTreeMap::deserialize(MapAccessDeserializer::new(map)).map(RawEnv::Variables)
-            }
-        }
-        deserializer.deserialize_any(Env)
+        deserializer.deserialize_any(TextOrTable {
+            expected: "the name of an environment variable; with `exec` a table",
+            text: |text| Self::Name(text.to_owned()),
+            table: Self::Variables,
+        })
     }
 }
 
@@ -722,6 +713,26 @@ impl JsonSchema for RawParam {
 /// More request parameters by name.
 pub(crate) type RawParams = BTreeMap<String, RawParam>;
 
+/// Reads a key that is written as a text or as a table.
+struct TextOrTable<T, R> {
+    expected: &'static str,
+    text: fn(&str) -> R,
+    table: fn(T) -> R,
+}
+
+impl<'de, T: Deserialize<'de>, R> Visitor<'de> for TextOrTable<T, R> {
+    type Value = R;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+    fn visit_str<E: Error>(self, text: &str) -> Result<R, E> {
+        Ok((self.text)(text))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<R, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(self.table)
+    }
+}
+
 /// `ca` of a forward listener: `"ephemeral"`, or a table.
 pub(crate) enum RawCa {
     Word(String),
@@ -747,20 +758,11 @@ pub(crate) struct RawOwnCa {
 
 impl<'de> Deserialize<'de> for RawCa {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Ca;
-        impl<'de> Visitor<'de> for Ca {
-            type Value = RawCa;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"ephemeral\" or { certificate = …, private_key = … }")
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<RawCa, E> {
-                Ok(RawCa::Word(text.to_owned()))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawCa, A::Error> {
-                RawOwnCa::deserialize(MapAccessDeserializer::new(map)).map(RawCa::Table)
-            }
-        }
-        deserializer.deserialize_any(Ca)
+        deserializer.deserialize_any(TextOrTable {
+            expected: "\"ephemeral\" or { certificate = …, private_key = … }",
+            text: |text| Self::Word(text.to_owned()),
+            table: Self::Table,
+        })
     }
 }
 
@@ -795,20 +797,11 @@ pub(crate) struct RawProxy {
 
 impl<'de> Deserialize<'de> for RawEgress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Egress;
-        impl<'de> Visitor<'de> for Egress {
-            type Value = RawEgress;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"env\", a URL such as \"http://egress:3128\", or { url = \"…\", userinfo = … }")
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<RawEgress, E> {
-                Ok(RawEgress::Text(text.into()))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawEgress, A::Error> {
-                RawProxy::deserialize(MapAccessDeserializer::new(map)).map(RawEgress::Table)
-            }
-        }
-        deserializer.deserialize_any(Egress)
+        deserializer.deserialize_any(TextOrTable {
+            expected: "\"env\", a URL such as \"http://egress:3128\", or { url = \"…\", userinfo = … }",
+            text: |text| Self::Text(text.into()),
+            table: Self::Table,
+        })
     }
 }
 
