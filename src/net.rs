@@ -3,12 +3,15 @@
 pub mod authority;
 pub mod connect;
 pub mod dpop;
+mod egress;
 mod environment;
 mod explain;
+mod failure;
 mod h2;
 mod hop;
 mod names;
 mod places;
+mod race;
 mod reach;
 pub mod stream;
 #[cfg(test)]
@@ -17,8 +20,9 @@ pub mod tls;
 
 pub use self::h2::{Http2Failure, http2_failure};
 pub use authority::{CertificateAuthority, HostTls};
-pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, Target};
+pub use connect::{Connected, Connector, Offer, Target};
 pub use explain::tls_cause;
+pub use failure::{ConnectError, ConnectErrorKind};
 pub use hop::Hop;
 pub use places::set_turns;
 pub use places::{Places, UPSTREAMS};

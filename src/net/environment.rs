@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper_util::client::proxy::matcher::Matcher;
 
-use super::connect::{EgressProxy, ProxyCredentials};
+use super::egress::{EgressProxy, ProxyCredentials};
 use crate::config::{ProxyVariables, Variable, proxy_target, proxy_variables};
 
 /// How to reach a target.

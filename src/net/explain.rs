@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
-use super::connect::{ConnectError, ConnectErrorKind};
+use super::failure::{ConnectError, ConnectErrorKind};
 use super::tls::AnotherSpiffeId;
 
 /// The most names of a certificate in an error.
@@ -38,7 +38,7 @@ pub(super) fn handshake(error: &io::Error, who: &str) -> ConnectError {
     tls_cause(error, who).unwrap_or_else(|| {
         let why = match error.kind() {
             io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
-            _ => super::connect::os_words(error),
+            _ => super::failure::os_words(error),
         };
         tls_failed(who, &why)
     })

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connect::{interleave, race};
 use super::names::{Names, WITHOUT_TLS};
+use super::race::{interleave, race};
 
 /// How long to wait for a connection. A lost packet is sent again after a second, and further packets at growing intervals, so
 /// a shorter time would miss the second packet, and a longer one the moment when the hop is back.

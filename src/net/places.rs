@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
-use super::connect::{ConnectError, ConnectErrorKind};
+use super::failure::{ConnectError, ConnectErrorKind};
 
 /// Places for connections of the whole process.
 #[derive(Debug)]

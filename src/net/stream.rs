@@ -15,8 +15,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
-use super::connect::ConnectError;
 use super::explain::tls_cause;
+use super::failure::ConnectError;
 use super::places::Place;
 
 /// TCP, a Unix socket, or TLS over TCP. It implements tokio's `AsyncRead` and `AsyncWrite`, and passes vectored writes on.
