@@ -181,16 +181,22 @@ fn read_regular(path: &Path, limit: u64) -> io::Result<Contents> {
     }?;
     let found = file.metadata()?;
     regular(&found)?;
+    within(found.len(), limit)?;
     // Room for all of it from the start, because a buffer that grows leaves an unwiped copy.
     let expected = usize::try_from(found.len().min(limit)).unwrap_or_default();
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected.saturating_add(64)));
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
-        let most =
-            if limit >> 20 > 0 { format!("{} MiB", limit >> 20) } else { format!("{} KiB", limit >> 10) };
-        return Err(io::Error::other(format!("is larger than {most}")));
-    }
+    // It may have grown, and files of `/proc` have no length.
+    within(bytes.len() as u64, limit)?;
     Ok(Contents { bytes, modified: found.modified().ok() })
+}
+
+fn within(length: u64, limit: u64) -> io::Result<()> {
+    if length <= limit {
+        return Ok(());
+    }
+    let most = if limit >> 20 > 0 { format!("{} MiB", limit >> 20) } else { format!("{} KiB", limit >> 10) };
+    Err(io::Error::other(format!("is larger than {most}")))
 }
 
 fn regular(found: &Metadata) -> io::Result<()> {
@@ -321,7 +327,7 @@ impl<T> Pending<T> {
 
 fn hangs_since<T>(pending: &Pending<T>) -> io::Error {
     let seconds = pending.asked.elapsed().as_secs_f64();
-    let what = format!("has not come for {seconds:.1} s: the file system that it is on does not pending");
+    let what = format!("has not come for {seconds:.1} s: the file system that it is on does not respond");
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
