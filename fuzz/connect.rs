@@ -9,16 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bearerd::app::{self, Parts};
-use bearerd::clock::ShiftedClock;
 use bearerd::config;
-use bearerd::listener::{self, Bound, ConnectionLimit, SettingsCell, Stop};
-use bearerd::metrics::Metrics;
-use bearerd::proxy::{Proxy, SnapshotCell};
-use bearerd::token::TokenCache;
+use bearerd::listener::ConnectionLimit;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
+
+use super::served::Served;
 
 const CONFIG: &str = r#"
 [limits]
@@ -89,23 +86,7 @@ impl World {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
         });
-        let metrics = Arc::new(Metrics::new(1));
-        let handle = tokio::runtime::Handle::current();
-        let clock = Arc::new(ShiftedClock::default());
-        let tokens = TokenCache::new(handle, clock, Arc::clone(&metrics), Arc::default());
-        let parts = Parts { tokens: &tokens, metrics: &metrics, changed: &Default::default() };
-        let snapshot = Arc::new(SnapshotCell::from_pointee(app::build(&config, None, &parts)));
-        let connections = Arc::new(ConnectionLimit::new());
-        let listener = config.listeners.first().expect("one listener");
-        let bound = Bound::bind(&listener.name, &listener.address, &listener.unix).expect("a socket");
-        let settings = app::listener_settings(&config, None, &metrics).expect("an authority").remove(0);
-        tokio::spawn(listener::serve(
-            bound,
-            Arc::new(Proxy::new(snapshot)),
-            Arc::new(SettingsCell::from(settings)),
-            Arc::clone(&connections),
-            Stop::default(),
-        ));
+        let connections = Served::start(&config, Arc::default()).connections;
         Self { folder, connections, reached }
     }
 

@@ -16,9 +16,9 @@ use std::time::Duration;
 use bearerd::app::{self, Parts};
 use bearerd::clock::ShiftedClock;
 use bearerd::config::{self, Config};
-use bearerd::listener::{self, Bound, ConnectionLimit, SettingsCell, Stop};
+use bearerd::listener::ConnectionLimit;
 use bearerd::metrics::Metrics;
-use bearerd::proxy::{Proxy, SnapshotCell};
+use bearerd::proxy::SnapshotCell;
 use bearerd::token::TokenCache;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -33,6 +33,8 @@ mod http2;
 mod peer;
 
 use peer::{Peer, Script};
+
+use super::served::Served;
 
 /// Of each token that the issuer grants.
 const TOKEN: &str = "fuzz-token-";
@@ -130,22 +132,7 @@ impl World {
         let accepted = ["http1.sock", "http2.sock", "checked.sock"].map(|name| accept(path(name)).into());
 
         let clock = Arc::new(ShiftedClock::default());
-        let metrics = Arc::new(Metrics::new(1));
-        let handle = tokio::runtime::Handle::current();
-        let tokens = TokenCache::new(handle, clock.clone(), Arc::clone(&metrics), Arc::default());
-        let parts = Parts { tokens: &tokens, metrics: &metrics, changed: &Default::default() };
-        let snapshot = Arc::new(SnapshotCell::from_pointee(app::build(&config, None, &parts)));
-        let connections = Arc::new(ConnectionLimit::new());
-        let listener = config.listeners.first().expect("one listener");
-        let bound = Bound::bind(&listener.name, &listener.address, &listener.unix).expect("a socket");
-        let settings = app::listener_settings(&config, None, &metrics).expect("no certificates").remove(0);
-        tokio::spawn(listener::serve(
-            bound,
-            Arc::new(Proxy::new(Arc::clone(&snapshot))),
-            Arc::new(SettingsCell::from(settings)),
-            Arc::clone(&connections),
-            Stop::default(),
-        ));
+        let Served { snapshot, tokens, metrics, connections } = Served::start(&config, clock.clone());
         let world = Self { folder, config, snapshot, tokens, metrics, connections, clock, accepted };
         world.token().await;
         world

@@ -4,6 +4,8 @@
 mod connections;
 #[path = "connect.rs"]
 mod connects;
+#[path = "served.rs"]
+mod served;
 
 use std::task::{Context, Poll, Waker};
 
