@@ -222,7 +222,10 @@ mod tests {
 
     #[test]
     fn nobody_there_is_a_no_with_the_address() {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Bound, it is nobody else's; it does not listen.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = socket.local_addr().unwrap();
         let address = Address::Tcp(port);
         let response = ask(&address, "/readyz");
         assert!(response.is_err());

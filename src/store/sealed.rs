@@ -189,8 +189,10 @@ mod tests {
         let (key, id) = (key(1), EntryId("ab".into()));
         let sealed = seal(&key, &id, 7, &stored());
         assert_eq!(open(&key, &id, 7, &sealed, at(0)), Some(stored()));
-        let text = String::from_utf8_lossy(&sealed);
-        assert!(!text.contains("canary") && !text.contains("bearer") && !text.contains("host"), "{text}");
+        // What is encrypted looks random: sooner or later it holds any few letters, so only long words prove something.
+        for word in ["canary\\\"token", "bearer", "read write", "host-1"] {
+            assert!(!sealed.windows(word.len()).any(|part| part == word.as_bytes()), "{word}");
+        }
         assert_ne!(sealed, seal(&key, &id, 7, &stored()), "each nonce is new");
     }
 

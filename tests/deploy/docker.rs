@@ -8,10 +8,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
+use super::blocking::{nobody, wait_for};
 use super::manifests::{check, documents, files_named, read, scratch, seconds_to_end};
 use super::packages;
 use super::tools::{installed, root, succeed};
@@ -222,7 +223,9 @@ fn the_image_has_the_same_files_every_time() {
     };
     let first = archive("same-first");
     // The clock goes on between the two; a file with its time would differ.
-    thread::sleep(Duration::from_millis(1100));
+    let second = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let before = second();
+    wait_for("another second", || second() > before);
     assert!(archive("same-second") == first, "two runs of rootfs.sh differ");
 }
 
@@ -293,18 +296,6 @@ impl Drop for Running {
     }
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn get(port: u16, path: &str) -> String {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
     let mut response = String::new();
@@ -331,7 +322,7 @@ fn upstream() -> u16 {
 #[ignore = "needs chroot as root or unshare"]
 fn bearerd_serves_in_the_image_with_nothing_else_there() {
     let image = image("serves");
-    let (proxy, admin) = (free_port(), free_port());
+    let (proxy, admin) = (nobody().port(), nobody().port());
     let config = format!(
         "[admin]\naddress = \"127.0.0.1:{admin}\"\n\
          [listener.main]\naddress = \"127.0.0.1:{proxy}\"\n\
@@ -349,7 +340,7 @@ fn bearerd_serves_in_the_image_with_nothing_else_there() {
     let log = fs::File::create(image.join("log")).unwrap();
     let mut running = Running(enter(&image).arg("run").stderr(log).stdin(Stdio::null()).spawn().unwrap());
     let said = || fs::read_to_string(image.join("log")).unwrap();
-    eventually("it is healthy", || enter(&image).arg("healthcheck").output().unwrap().status.success());
+    wait_for("it is healthy", || enter(&image).arg("healthcheck").output().unwrap().status.success());
     let response = get(proxy, "/local/");
     assert!(response.starts_with("HTTP/1.") && response.ends_with("hello"), "{response}\n{}", said());
 

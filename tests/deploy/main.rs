@@ -9,6 +9,8 @@
 )]
 #![allow(unreachable_pub, reason = "nothing uses this crate, so `pub` says what a module offers the others")]
 
+#[path = "../it/support/blocking.rs"]
+mod blocking;
 mod debian;
 mod docker;
 mod every_file;

@@ -34,6 +34,8 @@ mod world;
 #[allow(unreachable_pub, reason = "it is a module of theirs")]
 #[path = "../it"]
 mod support {
+    #[path = "support/blocking.rs"]
+    pub(crate) mod blocking;
     #[path = "support/oidc.rs"]
     pub(crate) mod oidc;
     #[allow(dead_code, reason = "it is theirs, and they use all of it")]

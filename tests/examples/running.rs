@@ -3,9 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+
+use super::support::blocking::wait_at_most;
 
 /// Longer than anything takes that works, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,15 +29,10 @@ impl Running {
 
     /// Waits until what it has printed is as wanted.
     pub(crate) fn wait(&self, what: &str, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
-        let started = Instant::now();
-        loop {
-            let lines = self.lines.lock().unwrap().clone();
-            if wanted(&lines) {
-                return lines;
-            }
-            assert!(started.elapsed() < PATIENCE, "waited for {what}; it printed\n{}", lines.join("\n"));
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let lines = || self.lines.lock().unwrap().clone();
+        let came = wait_at_most(PATIENCE, || wanted(&lines()));
+        assert!(came, "waited for {what}; it printed\n{}", lines().join("\n"));
+        lines()
     }
 
     /// Ctrl-C; it must end well.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tempfile::NamedTempFile;
 
+use super::support::blocking::nobody;
 use super::support::oidc::OidcProvider;
 use super::support::tls;
 
@@ -42,7 +43,7 @@ impl World {
         }))
         .await;
         assert_eq!(issuer.alias, None, "nothing here asks for client certificates");
-        let [proxy, admin] = free_ports();
+        let [proxy, admin] = [nobody().port(), nobody().port()];
         Self { issuer, api: start_api(None), api_ca: None, proxy, admin }
     }
 
@@ -89,11 +90,6 @@ impl World {
             "\n[listener.main]\naddress = \"127.0.0.1:{proxy}\"\n\n[admin]\naddress = \"127.0.0.1:{admin}\"\n"
         )
     }
-}
-
-fn free_ports() -> [u16; 2] {
-    let held = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// Answers whoever brings a token.

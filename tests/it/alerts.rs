@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use tokio::task::JoinSet;
 
-use crate::support::manual::nobody;
 use crate::support::prometheus::Prometheus;
 use crate::support::tls::ca;
-use crate::support::{Client, RawRequest, RawResponse, Setup, World, cli, eventually};
+use crate::support::{
+    Client, RawRequest, RawResponse, Setup, World, cli, eventually, let_pass, nobody, wait_at_most,
+};
 
 const RULES: &str = include_str!("../../deploy/monitoring/alerts.yaml");
 
@@ -88,7 +89,7 @@ async fn each_alert_is_raised_where_it_is_due_and_none_where_all_is_well() {
     raised.until(&prometheus, |raised| raised.has("BearerdAbsent", "")).await;
 
     let mut requests = JoinSet::new();
-    let store = "[store]\npath = \"tokens\"\nkeys = [{ file = \"store.key\" }]\n";
+    let store = "[store]\npath = \"tokens\"\nkeys = [{ file = \"store.key\" }]\ntimeout = \"5s\"\n";
     let well = Setup::new().await.more(store);
     well.file("store.key", "00".repeat(32));
     let well = well.start().await;
@@ -103,7 +104,7 @@ async fn each_alert_is_raised_where_it_is_due_and_none_where_all_is_well() {
         ("broken", admin(&broken.world)),
         ("waiting", admin(&waiting)),
         ("full", admin(&full.world)),
-        ("gone", nobody().await),
+        ("gone", nobody()),
     ];
     for (instance, address) in instances {
         prometheus.scrape(instance, address);
@@ -112,9 +113,7 @@ async fn each_alert_is_raised_where_it_is_due_and_none_where_all_is_well() {
     let _restarted = restart(&prometheus).await;
 
     let all = BTreeSet::from(DUE);
-    let started = Instant::now();
-    while !raised.missing(&all).is_empty() {
-        assert!(started.elapsed() < PATIENCE, "not raised: {:?}", raised.missing(&all));
+    wait_at_most(PATIENCE, async || {
         // A refused client is asked again in a minute, or at once where the operator wants it.
         if !(raised.has("BearerdClientRefused", "broken")
             && raised.has("BearerdTokenRequestRefused", "broken"))
@@ -122,8 +121,10 @@ async fn each_alert_is_raised_where_it_is_due_and_none_where_all_is_well() {
             broken.world.reload().await;
         }
         raised.look(&prometheus).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
+        raised.missing(&all).is_empty().then_some(())
+    })
+    .await;
+    assert!(raised.missing(&all).is_empty(), "not raised: {:?}", raised.missing(&all));
     assert!(
         prometheus.query("bearerd_requests_total{instance=\"well\",status=\"200\"}").await.unwrap() > 20.0
     );
@@ -149,12 +150,12 @@ impl Raised {
     }
 
     async fn until(&mut self, prometheus: &Prometheus, enough: impl Fn(&Self) -> bool) {
-        let started = Instant::now();
-        while !enough(self) {
-            assert!(started.elapsed() < PATIENCE, "only {:?} were raised", self.0.keys());
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        wait_at_most(PATIENCE, async || {
             self.look(prometheus).await;
-        }
+            enough(self).then_some(())
+        })
+        .await
+        .unwrap_or_else(|| panic!("only {:?} were raised", self.0.keys()));
     }
 
     fn has(&self, alert: &str, instance: &str) -> bool {
@@ -173,7 +174,7 @@ fn keep_sending(requests: &mut JoinSet<()>, world: &World, targets: &[&'static s
         requests.spawn(async move {
             loop {
                 Client::tcp(address).await.exchange(&RawRequest::get(target)).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                let_pass(Duration::from_millis(100)).await;
             }
         });
     }
@@ -212,7 +213,7 @@ fn route(name: &str, issuer: &str, upstream: &str, keys: &str) -> String {
 /// One program with an issuer or an upstream for each thing that goes wrong.
 async fn broken() -> Broken {
     let setup = Setup::new().await;
-    let nobody = nobody().await;
+    let nobody = nobody();
     let secret = "client_secret = { file = \"secret\" }";
     let mut text =
         "[admin]\naddress = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n[listener.main]\naddress = \"127.0.0.1:0\"\n"
@@ -295,7 +296,7 @@ async fn full() -> Full {
 
 /// Nobody reads its stderr.
 async fn mute(prometheus: &Prometheus, requests: &mut JoinSet<()>) -> tokio::process::Child {
-    let (admin, main) = (nobody().await, nobody().await);
+    let (admin, main) = (nobody(), nobody());
     let setup = Setup::new()
         .await
         .admin(&format!("address = \"{admin}\""))
@@ -323,7 +324,7 @@ async fn listens(address: SocketAddr) {
 
 /// Starts one program again and again, each time until Prometheus has seen it; the last one stays.
 async fn restart(prometheus: &Prometheus) -> World {
-    let admin = nobody().await;
+    let admin = nobody();
     prometheus.scrape("restarting", admin);
     let mut restarts = 0;
     loop {

@@ -183,8 +183,8 @@ async fn an_own_ca_is_read_again_and_waited_for() {
 
 #[tokio::test]
 async fn ca_prints_the_ephemeral_one_of_the_running_program() {
-    let port = crate::support::server::free_address().port();
-    let setup = forward("ca_bundle = \"ca.pem\"").await.admin(&format!("address = \"127.0.0.1:{port}\""));
+    let admin = crate::support::nobody();
+    let setup = forward("ca_bundle = \"ca.pem\"").await.admin(&format!("address = \"{admin}\""));
     setup.write();
     let output = cli::run(setup.folder(), &["ca"]).await;
     output.expect_code(1);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::in_process::InProcess;
 use crate::support::jwt::key;
-use crate::support::manual::nobody;
+use crate::support::nobody;
 use crate::support::{Bearerd, RawRequest, RawResponse, Response, Scripted, Setup, World, eventually, stays};
 
 fn seconds(count: u64) -> Duration {
@@ -97,7 +97,7 @@ async fn a_valid_token_serves_and_is_not_renewed_while_the_budget_is_spent() {
 async fn a_token_that_is_due_is_renewed_by_itself_when_room_returns() {
     let setup = Setup::new().await;
     setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 30));
-    let world = setup.issuer(&format!("refresh_at = 0.01\n{}", budget(1, "3s"))).start().await;
+    let world = setup.issuer(&format!("refresh_at = 0.01\n{}", budget(1, "8s"))).start().await;
     let due = || async {
         world.get("/").await.expect_status(200);
         let status = world.status().await;
@@ -106,7 +106,8 @@ async fn a_token_that_is_due_is_renewed_by_itself_when_room_returns() {
     eventually("a renewal that the budget refuses", due).await;
     assert_eq!(world.issuer().count(), 1);
     let (first, second) = (world.issuer().request(1).await.at, world.issuer().request(2).await.at);
-    assert!(second - first > Duration::from_millis(2_500), "{:?}", second - first);
+    // The count begins when the first one is sent, and it may arrive a while after.
+    assert!(second - first > seconds(4), "{:?}", second - first);
 }
 
 #[tokio::test]
@@ -267,7 +268,7 @@ async fn token_requests_for_bound_tokens_count_in_the_store() {
 
 #[tokio::test]
 async fn an_issuer_that_cannot_be_reached_spends_nothing() {
-    let address = nobody().await;
+    let address = nobody();
     let keys = format!("token_url = \"http://{address}/token\"\n{}", budget(1, "1h"));
     let world = Setup::new().await.issuer(&keys).start().await;
     let failures = || async {
@@ -317,7 +318,9 @@ async fn a_grpc_client_gets_status_14() {
 async fn with_store(folder: &str, keys: &str) -> Setup {
     let setup = brief_tokens(keys).await;
     setup.file("store.key", "ab".repeat(32));
-    setup.more(&format!("[store]\npath = \"{{folder}}/{folder}\"\nkeys = [{{ file = \"store.key\" }}]"))
+    setup.more(&format!(
+        "[store]\npath = \"{{folder}}/{folder}\"\nkeys = [{{ file = \"store.key\" }}]\ntimeout = \"5s\""
+    ))
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::response::BRIEF;
 use crate::support::{RawResponse, Recorded, Scripted, Setup, World, cli, eventually, stays};
 
 /// The scene's issuer `corp`, which takes the token of `inner`, and a server for `inner`.
@@ -87,7 +88,7 @@ async fn both_legs_are_fetched_before_the_first_request_and_listed() {
 #[tokio::test]
 async fn the_inner_token_is_used_again_and_renewed_by_itself() {
     let (setup, inner) = scene(ASSERTION).await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
     let world = setup.start().await;
     eventually("three outer tokens", || async {
         world.get("/").await.expect_status(200);
@@ -99,7 +100,7 @@ async fn the_inner_token_is_used_again_and_renewed_by_itself() {
     // The outer token lives long and is in use, so the inner one is renewed although no token request uses it.
     let (setup, inner) = scene(ASSERTION).await;
     setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 3600));
-    inner.always(|_, n| RawResponse::token_for(&format!("canary-inner-{n}"), 1));
+    inner.always(|_, n| RawResponse::token_for(&format!("canary-inner-{n}"), BRIEF));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
     eventually("the inner token to be renewed", || async { (inner.count() >= 3).then_some(()) }).await;
@@ -109,8 +110,8 @@ async fn the_inner_token_is_used_again_and_renewed_by_itself() {
 #[tokio::test]
 async fn rotation_of_both_legs_under_steady_requests_loses_none() {
     let (setup, inner) = scene(ASSERTION).await;
-    inner.always(|_, n| RawResponse::token_for(&format!("canary-inner-{n}"), 1));
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    inner.always(|_, n| RawResponse::token_for(&format!("canary-inner-{n}"), BRIEF));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
     let world = setup.start().await;
     let mut client = world.connect().await;
     while world.issuer().count() < 4 || inner.count() < 4 {

@@ -145,7 +145,7 @@ async fn certificate_is_in_the_header_in_three_ways() {
 
 /// Tokens of one second, so that the issuer is asked again and again.
 fn short_lived(setup: &Setup) {
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
 }
 
 /// Requests until the issuer was asked like this.

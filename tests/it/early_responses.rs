@@ -8,7 +8,9 @@ use crate::support::frames::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, RST_STRE
 use crate::support::manual::Manual;
 use crate::support::message::Head;
 use crate::support::peer::{NO_ERROR, Peer, PeerServer};
-use crate::support::{RawRequest, RawResponse, Setup, Wire, World, eventually, within};
+use crate::support::{
+    RawRequest, RawResponse, Setup, Wire, World, blocking, eventually, let_pass, to, within,
+};
 
 const MB: usize = 1_000_000;
 
@@ -162,10 +164,6 @@ async fn refuse(mut wire: Wire, then: Then) {
     }
 }
 
-async fn to(upstream: &str, route: &str) -> World {
-    Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
-}
-
 #[tokio::test]
 async fn upstreams_refusals_are_read() {
     for then in [Then::Closes, Then::SaysCloseAndCloses, Then::ReadsOn, Then::StopsReading] {
@@ -218,7 +216,7 @@ async fn upstreams_refusals_over_http2_are_read() {
 /// What the parser refuses has no body; the caller's is on its way all the same, fast or slowly.
 #[tokio::test]
 async fn parsers_refusals_are_read() {
-    let world = Setup::new().await.limits("header_timeout = \"500ms\"").start().await;
+    let world = Setup::new().await.limits("header_timeout = \"1500ms\"").start().await;
     let address = world.address("main");
     let many = "x: y\r\n".repeat(150);
     for (line, fields, status) in
@@ -233,7 +231,7 @@ async fn parsers_refusals_are_read() {
                 stream.write_all(head.as_bytes())?;
                 for _ in 0..size / 50_000 {
                     stream.write_all(&[b'x'; 50_000])?;
-                    std::thread::sleep(Duration::from_millis(pause));
+                    blocking::let_pass(Duration::from_millis(pause));
                 }
                 read_response(&mut stream)
             });
@@ -313,10 +311,8 @@ async fn body_that_was_not_asked_for_ends_the_connection_and_that_is_said() {
 #[tokio::test]
 async fn upload_goes_on_after_a_complete_response() {
     let upstream = Manual::start().await;
-    let world = Setup::new()
-        .await
-        .limits("keep_alive = \"300ms\"")
-        .route(&format!("upstream = \"{}\"", upstream.url));
+    let world =
+        Setup::new().await.limits("keep_alive = \"2s\"").route(&format!("upstream = \"{}\"", upstream.url));
     let world = world.start().await;
     let mut client = world.connect().await;
     client.send(&RawRequest::new("POST", "/").header("Transfer-Encoding", "chunked")).await;
@@ -325,7 +321,7 @@ async fn upload_goes_on_after_a_complete_response() {
     wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
     assert_eq!(client.response().await.text(), "ok");
     for n in 0..6 {
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        let_pass(Duration::from_millis(500)).await;
         client.wire.send(format!("1\r\n{n}\r\n")).await.unwrap();
         let sent = within("a piece", wire.chunk(&mut Vec::new())).await.unwrap();
         assert_eq!(sent, n.to_string().as_bytes());
@@ -534,7 +530,7 @@ async fn end_of_the_program_waits_for_the_reader_of_an_early_response() {
         write!(stream, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000000\r\n\r\n").unwrap();
         for _ in 0..80 {
             stream.write_all(&[b'x'; 100_000]).unwrap();
-            std::thread::sleep(Duration::from_millis(5));
+            blocking::let_pass(Duration::from_millis(5));
         }
         read_response(&mut stream).unwrap()
     });

@@ -6,9 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use crate::support::client::Client;
 use crate::support::frames::{Frames, HEADERS};
 use crate::support::h2::{H2Client, whole};
-use crate::support::manual::nobody;
 use crate::support::setup::SECRET;
-use crate::support::{Gate, RawRequest, RawResponse, Response, Setup, World};
+use crate::support::{Gate, RawRequest, RawResponse, Response, Setup, World, let_pass, nobody};
 
 async fn start() -> World {
     Setup::new().await.start().await
@@ -140,7 +139,7 @@ async fn token_unavailable_is_503_with_retry_after() {
 #[tokio::test]
 async fn issuer_out_of_reach_is_token_unavailable() {
     let setup = Setup::new().await;
-    let nobody = nobody().await;
+    let nobody = nobody();
     let world = setup.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;
     let response = world.get("/").await;
     expect_form(&response, 503, "token_unavailable");
@@ -157,7 +156,7 @@ async fn token_timeout_is_504() {
 
 #[tokio::test]
 async fn upstream_unreachable_is_502() {
-    let nobody = nobody().await;
+    let nobody = nobody();
     let world = Setup::new().await.route(&format!("upstream = \"http://{nobody}\"")).start().await;
     let response = world.get("/").await;
     expect_form(&response, 502, "upstream_unreachable");
@@ -212,11 +211,11 @@ async fn response_timeout_counts_to_the_headers_alone() {
     let gate = Gate::new();
     let slow = RawResponse::raw("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").then_gated(&gate, "cd");
     setup.upstream.always_this(slow);
-    let world = setup.route("response_timeout = \"200ms\"").start().await;
+    let world = setup.route("response_timeout = \"2s\"").start().await;
     let mut client = world.connect().await;
     client.send(&RawRequest::get("/")).await;
     client.head().await;
-    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    let_pass(std::time::Duration::from_secs(3)).await;
     gate.open();
     assert_eq!(client.wire.exact(4).await.unwrap(), b"abcd");
 }
@@ -314,7 +313,7 @@ fn expect_grpc(response: &crate::support::h2::H2Response, status: &str, code: &s
 
 #[tokio::test]
 async fn grpc_request_gets_status_14() {
-    let nobody = nobody().await;
+    let nobody = nobody();
     let world = Setup::new().await.route(&format!("upstream = \"http://{nobody}\"")).start().await;
     expect_grpc(&grpc_error(&world).await, "14", "upstream_unreachable");
 }

@@ -653,7 +653,7 @@ struct Squid {
 impl Squid {
     async fn start() -> Self {
         use std::os::unix::fs::PermissionsExt;
-        let address = crate::support::manual::nobody().await;
+        let address = crate::support::nobody();
         let folder = tempfile::tempdir().unwrap();
         // If root starts it, squid becomes a user of its own.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();

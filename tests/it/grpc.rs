@@ -16,7 +16,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::support::{RawResponse, Setup, World, within};
+use crate::support::{RawResponse, Setup, World, let_pass, within};
 
 /// Health and reflection, as tonic ships them.
 struct Grpc {
@@ -115,14 +115,15 @@ async fn server_stream_arrives_message_by_message() {
 
 #[tokio::test]
 async fn idle_stream_outlives_a_server_that_asks_whether_its_client_lives() {
-    let often = Some(Duration::from_millis(200));
-    let server = Server::builder().http2_keepalive_interval(often).http2_keepalive_timeout(often);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_millis(200)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(2)));
     let upstream = Grpc::serve(server).await;
     let (_world, channel) = scene(Setup::new().await, &upstream.url).await;
     upstream.health.set_service_status("job", tonic_health::ServingStatus::Serving).await;
     let mut stream = HealthClient::new(channel).watch(check("job")).await.unwrap().into_inner();
     within("a message", stream.message()).await.unwrap().unwrap();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let_pass(Duration::from_secs(3)).await;
     upstream.health.set_service_status("job", tonic_health::ServingStatus::NotServing).await;
     let message = within("another message", stream.message()).await.unwrap().unwrap();
     assert_eq!(message.status(), tonic_health::ServingStatus::NotServing.into());
@@ -165,7 +166,7 @@ async fn refused_client_is_unauthenticated() {
 
 #[tokio::test]
 async fn upstream_out_of_reach_is_unavailable() {
-    let nobody = crate::support::manual::nobody().await;
+    let nobody = crate::support::nobody();
     let (_world, channel) = scene(Setup::new().await, &format!("http://{nobody}")).await;
     let status = HealthClient::new(channel).check(check("")).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);

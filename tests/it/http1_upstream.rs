@@ -7,11 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::manual::Manual;
-use crate::support::{Client, RawRequest, RawResponse, Response, Setup, World, eventually, within};
-
-async fn to(upstream: &str, route: &str) -> World {
-    Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
-}
+use crate::support::{
+    Client, RawRequest, RawResponse, Response, Setup, World, eventually, let_pass, to, within,
+};
 
 async fn at_once(world: &World, call: RawRequest, count: usize) -> Vec<Response> {
     let address = world.address("main");
@@ -183,7 +181,7 @@ async fn connection_is_not_used_when_the_upstream_is_about_to_close_it() {
     let answer = world.get("/short").await;
     answer.expect_status(200);
     assert_eq!(answer.header("keep-alive"), None, "that was for this hop");
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let_pass(Duration::from_millis(1200)).await;
     world.exchange(RawRequest::post("/", "x")).await.expect_status(200);
     assert_eq!((world.upstream().opened(), world.upstream().last().connection), (2, 1));
     world.get("/never").await.expect_status(200);

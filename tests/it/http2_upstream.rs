@@ -9,7 +9,7 @@ use crate::support::peer::{
     MAX_CONCURRENT_STREAMS, NO_ERROR, Peer, PeerServer, REFUSED_STREAM,
 };
 use crate::support::tls::{ca, localhost};
-use crate::support::{Client, Gate, RawRequest, Response, Setup, World, eventually, stays, within};
+use crate::support::{Client, Gate, RawRequest, Response, Setup, World, eventually, let_pass, stays, within};
 
 /// Over plain HTTP/2.
 async fn to(upstream: &PeerServer, route: &str) -> World {
@@ -508,7 +508,7 @@ async fn requests_that_come_at_once_share_one_dial() {
                 return;
             }
             if slow {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                let_pass(Duration::from_millis(200)).await;
             }
             peer.begin(&[]).await;
             peer.serve().await;
@@ -710,10 +710,10 @@ async fn nothing_is_sent_on_a_connection_that_waits() {
     let mut client = world.connect().await;
     client.send(&RawRequest::post("/", "slow")).await;
     client.head().await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // A gRPC server ends connections for PINGs that it did not expect.
+    stays(Duration::from_secs(2), || upstream.pings()).await;
     gate.open();
     within("the end of the response", client.wire.until(b"0\r\n\r\n")).await.unwrap();
-    // A gRPC server ends connections for PINGs that it did not expect.
     assert_eq!(upstream.pings(), 0);
 }
 
@@ -729,7 +729,7 @@ async fn connection_that_went_silent_gets_no_new_requests() {
         peer.end().await;
     })
     .await;
-    let world = to(&upstream, "response_timeout = \"500ms\"").await;
+    let world = to(&upstream, "response_timeout = \"3s\"").await;
     world.get("/").await.expect_status(200);
     world.get("/").await.expect_problem(504, "upstream_timeout");
     for _ in 0..3 {
@@ -772,7 +772,7 @@ async fn request_that_takes_its_time_does_not_end_a_connection_that_is_alive() {
         }
     })
     .await;
-    let world = to(&upstream, "response_timeout = \"600ms\"").await;
+    let world = to(&upstream, "response_timeout = \"3s\"").await;
     let mut slow = world.connect().await;
     slow.send(&RawRequest::post("/", "never")).await;
     upstream.begun(1).await;

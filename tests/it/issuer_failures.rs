@@ -2,9 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::support::manual::{Manual, nobody};
+use crate::support::manual::Manual;
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{Gate, PATIENCE, RawRequest, RawResponse, Scripted, Setup, World, eventually, stays};
+use crate::support::{
+    Gate, PATIENCE, RawRequest, RawResponse, Scripted, Setup, World, eventually, nobody, stays,
+};
 
 async fn failing(answer: RawResponse) -> World {
     let setup = Setup::new().await;
@@ -87,9 +89,14 @@ async fn t31_valid_token_serves_on_through_a_429() {
 
 #[tokio::test]
 async fn t32_retry_after_may_be_a_date() {
-    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(5));
     let setup = Setup::new().await;
-    setup.issuer.next(RawResponse::status(429).header("retry-after", &date));
+    setup.issuer.always(|_, n| match n {
+        1 => {
+            let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(5));
+            RawResponse::status(429).header("retry-after", &date)
+        }
+        _ => RawResponse::token("t"),
+    });
     let world = setup.start().await;
     let gaps = gaps(&world, 2).await;
     assert!(gaps[0] > 2.5 && gaps[0] < 15.0, "{gaps:?}");
@@ -288,7 +295,7 @@ async fn temporarily_unavailable_is_token_unavailable() {
 
 #[tokio::test]
 async fn t37_refused_connection_backs_off_and_recovers() {
-    let nobody = nobody().await;
+    let nobody = nobody();
     let world = Setup::new().await.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;
     world.get("/").await.expect_problem(503, "token_unavailable");
     let issuer = Scripted::on(tokio::net::TcpListener::bind(nobody).await.unwrap(), None);

@@ -403,9 +403,7 @@ async fn t28_narrower_scope_is_accepted_with_a_warning() {
 #[tokio::test]
 async fn t29_no_cookie_is_kept() {
     let setup = Setup::new().await;
-    setup
-        .issuer
-        .always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1).header("set-cookie", "session=1"));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n).header("set-cookie", "session=1"));
     let world = setup.start().await;
     eventually("another fetch", || async {
         world.get("/").await.expect_status(200);

@@ -20,7 +20,7 @@ async fn busy() -> World {
     let more = "[listener.tls]\naddress = \"127.0.0.1:0\"\n\
                 tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" } }\n\
                 [listener.forward]\naddress = \"127.0.0.1:0\"\nserve = \"forward\"\n\
-                [store]\npath = \"store\"\nkeys = [{ file = \"store.key\" }]\n\
+                [store]\npath = \"store\"\nkeys = [{ file = \"store.key\" }]\ntimeout = \"5s\"\n\
                 [issuer.bad]\ntoken_url = \"{issuer}/bad\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\n\
                 [[route]]\nname = \"refused\"\npath_prefix = \"/refused\"\nupstream = \"{upstream}\"\nissuer = \"bad\"\n";
     let setup = Setup::new().await.issuer("budget = { requests = 100, per = \"1h\" }\n").more(more);

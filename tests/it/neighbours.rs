@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 
 use crate::support::neighbour::{self, Neighbour};
-use crate::support::{Setup, World, eventually};
+use crate::support::{Setup, World, eventually, let_pass};
 
 /// What 99 of 100 of a neighbour's requests stay below, on a machine that has nothing else to do. A debug build takes
 /// twenty times as long for everybody's work, so it gets more time and less of that.
@@ -102,7 +102,7 @@ impl Scene {
 async fn at_rest(world: &World) {
     eventually("the program to come to rest", || async {
         let before = world.processor_time();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let_pass(Duration::from_millis(300)).await;
         (world.processor_time() - before <= Duration::from_millis(30)).then_some(())
     })
     .await;

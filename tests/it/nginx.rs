@@ -26,7 +26,7 @@ impl Nginx {
         let identity = localhost();
         std::fs::write(folder.join("cert.pem"), &identity.certificate_pem).unwrap();
         std::fs::write(folder.join("key.pem"), &identity.key_pem).unwrap();
-        let address = crate::support::manual::nobody().await;
+        let address = crate::support::nobody();
         let dir = folder.display();
         let text = format!(
             "daemon off; master_process off; pid {dir}/pid; error_log {dir}/error.log;\n\

@@ -11,7 +11,7 @@ use crate::support::egress::Egress;
 use crate::support::oidc::OidcProvider;
 use crate::support::setup::SECRET;
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{RawResponse, Recorded, Scripted, Setup};
+use crate::support::{RawResponse, Recorded, Scripted, Setup, nobody};
 
 /// A token that no output may show.
 const TOKEN: &str = "canary-token-of-the-check";
@@ -39,14 +39,9 @@ fn expect_no_secret(output: &Output) {
     }
 }
 
-/// A free port, which the test's config names.
-fn free() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 #[tokio::test]
 async fn a_connect_through_the_running_forward_listener_is_tried() {
-    let (proxy, admin) = (free(), free());
+    let (proxy, admin) = (nobody(), nobody());
     let listener = |keys: &str| {
         format!(
             "[listener.forward]\naddress = \"{proxy}\"\nserve = \"forward\"\n{keys}\n\
@@ -60,7 +55,7 @@ async fn a_connect_through_the_running_forward_listener_is_tried() {
     setup.issuer.always_this(RawResponse::token(TOKEN));
     let idle = report(&setup, 0, &[]).await["forward"][0].clone();
     assert_eq!((&idle["listener"], &idle["ok"]), (&json!("forward"), &json!(true)));
-    assert!(idle["untried"].as_str().unwrap().contains(&admin), "{idle}");
+    assert!(idle["untried"].as_str().unwrap().contains(&admin.to_string()), "{idle}");
 
     let world = setup.start().await;
     let run = async |code: i32, more: &[&str]| {
@@ -400,7 +395,7 @@ async fn clocks_that_differ_are_reported() {
 
 #[tokio::test]
 async fn a_dead_issuer_is_reported_and_does_not_hide_the_upstream() {
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = nobody();
     for (url, wanted) in [
         (format!("http://{closed}/token"), "refused the connection"),
         ("https://does-not-exist.invalid/token".to_owned(), "was not resolved"),
@@ -425,7 +420,7 @@ async fn a_silent_issuer_ends_with_its_timeout() {
 
 #[tokio::test]
 async fn an_upstream_that_is_down_is_reported() {
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = nobody();
     let setup = Setup::new().await.route(&format!("upstream = \"http://{closed}\""));
     let output = online(&setup, &[]).await;
     output.expect_code(1);

@@ -183,7 +183,7 @@ async fn over_grpc_too_a_collector_behind_tls_is_known_by_its_certificate() {
 async fn a_grpc_collector_that_hangs_is_gone_or_refuses_costs_spans_and_not_requests() {
     // Accepts, and says nothing.
     let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gone = crate::support::nobody();
     let refuses =
         GrpcCollector::responding(None, |_| Err(tonic::Status::permission_denied("canary words"))).await;
     let hanging = format!("http://{}", hangs.local_addr().unwrap());

@@ -257,8 +257,9 @@ async fn the_page_can_be_read_on_a_phone_and_by_a_screen_reader() {
 #[ignore = "needs chromium"]
 async fn the_page_shows_the_store_and_whose_token_it_is() {
     let setup = good().await;
-    let setup =
-        setup.whole(&format!("{CONFIG}\n[store]\npath = \"tokens\"\nkeys = [{{ file = \"store.key\" }}]\n"));
+    let setup = setup.whole(&format!(
+        "{CONFIG}\n[store]\npath = \"tokens\"\nkeys = [{{ file = \"store.key\" }}]\ntimeout = \"5s\"\n"
+    ));
     setup.file("store.key", "00".repeat(32));
     let mut world = setup.start().await;
     world.ready().await;

@@ -197,7 +197,7 @@ async fn proofs_of_possession_are_signed_for_each_request() {
 #[ignore = "needs softhsm2-util, pkcs11-tool"]
 async fn a_key_that_is_replaced_in_the_device_is_used_for_the_next_token() {
     let (setup, device) = with_keys().await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
     let world = setup.issuer(&signed("rsa")).start().await;
     world.get("/").await.expect_status(200);
     verify(&world.issuer().request(1).await.params("client_assertion")[0], &key("rsa.public.pem"), "RS256");

@@ -130,14 +130,14 @@ async fn three_token_requests(world: &World) {
 async fn without_keep_it_runs_for_each_request_and_with_keep_once() {
     let body = "echo run >> runs; echo \"secret-$(wc -l < runs | tr -d ' ')\"";
     let world = scene(body, SECRET).await;
-    world.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    world.issuer.always(|_, n| RawResponse::brief_token(n));
     let world = world.start().await;
     three_token_requests(&world).await;
     assert_eq!(secrets(&world)[..3], ["secret-1", "secret-2", "secret-3"]);
 
     let keys = "client_secret = { exec = [\"./program\"], keep = \"1h\" }";
     let setup = scene(body, keys).await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
     let world = setup.start().await;
     three_token_requests(&world).await;
     assert_eq!(runs(world.folder()), 1);
@@ -150,7 +150,7 @@ async fn a_kept_value_that_the_issuer_refuses_is_printed_again_once() {
     setup.file("current", "old");
     let answer = |valid: &'static str| {
         move |request: &Recorded, n: usize| match request.basic().unwrap().ends_with(valid) {
-            true => RawResponse::token_for(&format!("token-{n}"), 1),
+            true => RawResponse::brief_token(n),
             false => RawResponse::oauth_error(401, "invalid_client"),
         }
     };
@@ -513,7 +513,7 @@ async fn rotation_under_steady_requests_loses_none() {
     setup.issuer.always(move |request, n| {
         let newest = format!("secret-{}", runs(&folder));
         match request.basic().unwrap().ends_with(&newest) {
-            true => RawResponse::token_for(&format!("token-{n}"), 1),
+            true => RawResponse::brief_token(n),
             false => RawResponse::oauth_error(401, "invalid_client"),
         }
     });

@@ -6,29 +6,12 @@ use hyper::body::Frame;
 
 use crate::support::egress::Egress;
 use crate::support::h2::{EchoUpstream, H2Client, streamed, whole};
-use crate::support::manual::Manual;
+use crate::support::manual::{Manual, manual};
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{
-    Client, Gate, RawRequest, RawResponse, Scripted, Setup, Wire, World, eventually, within,
-};
-
-async fn to(upstream: &str, route: &str) -> World {
-    Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
-}
+use crate::support::{Client, Gate, RawRequest, RawResponse, Scripted, Setup, World, eventually, to, within};
 
 async fn scene() -> World {
     Setup::new().await.start().await
-}
-
-/// A scene whose upstream the test plays, with a request on its way.
-async fn manual(route: &str, call: &RawRequest) -> (World, Client, Wire) {
-    let upstream = Manual::start().await;
-    let world = to(&upstream.url, route).await;
-    let mut client = world.connect().await;
-    client.send(call).await;
-    let mut wire = upstream.accept().await;
-    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
-    (world, client, wire)
 }
 
 #[tokio::test]
@@ -325,17 +308,16 @@ async fn connect_timeout_covers_the_tls_handshake() {
     let route =
         format!("upstream = \"https://localhost:{}\"\nconnect_timeout = \"400ms\"", silent.address.port());
     let world = Setup::new().await.route(&route).start().await;
-    let started = std::time::Instant::now();
     let response = world.get("/").await;
-    let code = response.code().unwrap();
-    assert!(["upstream_timeout", "upstream_unreachable"].contains(&code.as_str()), "{code}");
-    assert!(started.elapsed() < std::time::Duration::from_secs(4));
+    response.expect_problem(504, "upstream_timeout");
+    assert!(response.text().contains("within 400ms"), "{}", response.text());
 }
 
 #[tokio::test]
 async fn connect_proxy_that_refuses_is_upstream_unreachable() {
     let egress = Egress::refusing("407 Proxy Authentication Required").await;
-    let route = format!("upstream = \"https://api.example\"\nproxy = \"http://{}\"", egress.address);
+    let keys = "upstream = \"https://api.example\"\nconnect_timeout = \"1m\"";
+    let route = format!("{keys}\nproxy = \"http://{}\"", egress.address);
     let world = Setup::new().await.route(&route).start().await;
     world.get("/").await.expect_problem(502, "upstream_unreachable");
 }
@@ -542,6 +524,8 @@ async fn slow_reader_does_not_fill_the_memory() {
     assert!(blocked.is_err(), "the upstream was read to its end although the caller read nothing");
     let grown = world.memory().saturating_sub(before);
     assert!(grown < 16 * 1024, "{grown} KiB more");
-    within("the whole body", client.wire.exact(total)).await.unwrap();
+    for _ in 0..total >> 20 {
+        within("a mebibyte of the body", client.wire.exact(1 << 20)).await.unwrap();
+    }
     write.await.unwrap();
 }

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::tls::{Ca, ca, localhost};
-use crate::support::{Bearerd, Client, Gate, RawRequest, RawResponse, Setup, World, eventually, stays};
+use crate::support::{
+    Bearerd, Client, Gate, RawRequest, RawResponse, Setup, World, eventually, let_pass, nobody, quick, stays,
+};
 
 /// Short-lived tokens, so that the secret is read again and again.
 async fn short_lived() -> Setup {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
     setup
 }
 
@@ -135,29 +137,28 @@ async fn no_request_is_lost_over_many_reloads() {
     let stopped = stop.clone();
     let calls = tokio::spawn(async move {
         let mut client = Client::tcp(address).await;
-        let mut count = 0;
-        while tokio::time::timeout(Duration::ZERO, stopped.wait()).await.is_err() {
+        while !stopped.is_open() {
             client.exchange(&RawRequest::get("/second/x")).await.expect_status(200);
             Client::tcp(address).await.exchange(&RawRequest::get("/y")).await.expect_status(200);
-            count += 2;
         }
-        count
     });
-    for _ in 0..10 {
+    let mut reloads = 0.0;
+    while reloads < 10.0 || world.upstream().count() <= 20 {
         world.reload().await;
+        reloads += 1.0;
     }
     stop.open();
-    assert!(calls.await.unwrap() > 20);
+    calls.await.unwrap();
     assert_eq!(world.issuer().count(), 1);
-    assert_eq!(world.metric("bearerd_config_reloads_total", &[]).await, Some(10.0));
+    assert_eq!(world.metric("bearerd_config_reloads_total", &[]).await, Some(reloads));
 }
 
 #[tokio::test]
 async fn changed_file_is_loaded_in_under_two_seconds_without_a_signal() {
     let mut world = two_routes().await;
-    // The machine may be busy with other things for a while, but not three times.
-    let mut took = Vec::new();
-    for (old, new) in [("second", "third"), ("third", "fourth"), ("fourth", "fifth")] {
+    quick(Duration::from_secs(2), async |tries| {
+        let paths = ["second", "third", "fourth", "fifth"];
+        let (old, new) = (paths[tries], paths[tries + 1]);
         world.change(|text| text.replace(&format!("/{old}\"\nissuer"), &format!("/{new}\"\nissuer")));
         let changed = Instant::now();
         eventually("the new config", || async {
@@ -165,9 +166,9 @@ async fn changed_file_is_loaded_in_under_two_seconds_without_a_signal() {
             (world.upstream().last().target() == format!("/{new}")).then_some(())
         })
         .await;
-        took.push(changed.elapsed());
-    }
-    assert!(took.iter().any(|took| *took < Duration::from_secs(2)), "{took:?}");
+        changed.elapsed()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -406,9 +407,12 @@ value = "/value"
 store = "hook.json"
 "#;
 
-/// A listener of each kind, which may move to any address.
+/// A listener of each kind, which may move to any address at its port.
 async fn all_kinds() -> World {
-    let setup = Setup::new().await.listener("callers = \"network\"\nallow = [\"127.0.0.0/8\"]").more(HOOK);
+    let at_a_port = |text: &str| text.replace("127.0.0.1:0", &nobody().to_string());
+    let main = "address = \"127.0.0.1:0\"\ncallers = \"network\"\nallow = [\"127.0.0.0/8\"]\n";
+    let setup = Setup::new().await.listener(&at_a_port(main)).more(&at_a_port(HOOK));
+    let setup = setup.admin(&at_a_port("address = \"127.0.0.1:0\"\n"));
     setup.file("signing", "signing-secret");
     setup.start().await
 }
@@ -542,32 +546,35 @@ async fn an_address_that_moves_is_served_but_for_a_moment_and_its_requests_end_w
     let mut slow = Client::tcp(address).await;
     slow.send(&RawRequest::get("/slow")).await;
     world.upstream().request(1).await;
-    let stop = Gate::new();
-    let stopped = stop.clone();
-    let calls = tokio::spawn(async move {
-        let (mut served, mut longest, mut unserved_since) = (0, Duration::ZERO, None);
-        while !stopped.is_open() {
-            if served_at(address).await {
-                (served, unserved_since) = (served + 1, None);
-            } else {
-                let since = *unserved_since.get_or_insert_with(Instant::now);
-                longest = longest.max(since.elapsed());
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+    quick(Duration::from_secs(1), async |_| {
+        let stop = Gate::new();
+        let calls = tokio::spawn(longest_unserved(address, stop.clone()));
+        for ip in ["0.0.0.0", "127.0.0.1", "[::]", "127.0.0.1"] {
+            let address = format!("{ip}:{port}");
+            assert_eq!(reloaded(&mut world, |text| moved(&text, "listener.main", &address)).await, Ok(()));
         }
-        (served, longest)
-    });
-    for ip in ["0.0.0.0", "127.0.0.1", "[::]", "127.0.0.1"] {
-        let address = format!("{ip}:{port}");
-        assert_eq!(reloaded(&mut world, |text| moved(&text, "listener.main", &address)).await, Ok(()));
-    }
-    stop.open();
-    let (served, longest) = calls.await.unwrap();
-    assert!(served > 10, "{served} requests");
-    assert!(longest < Duration::from_secs(1), "not served for {longest:?}");
+        stop.open();
+        calls.await.unwrap()
+    })
+    .await;
     gate.open();
     let response = slow.response().await;
     assert_eq!(response.text(), "slow");
+}
+
+/// One request after the other until the gate opens, and some more: for how long none was served.
+async fn longest_unserved(address: SocketAddr, stop: Gate) -> Duration {
+    let (mut served, mut longest, mut unserved_since) = (0, Duration::ZERO, None);
+    while !stop.is_open() || served <= 10 {
+        if served_at(address).await {
+            (served, unserved_since) = (served + 1, None);
+        } else {
+            let since = *unserved_since.get_or_insert_with(Instant::now);
+            longest = longest.max(since.elapsed());
+            let_pass(Duration::from_millis(1)).await;
+        }
+    }
+    longest
 }
 
 /// One request on a connection of its own. The kernel refuses the connection where nobody listens, and resets one that it

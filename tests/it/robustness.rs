@@ -9,23 +9,8 @@ use hyper::body::Frame;
 use crate::support::cli::run;
 use crate::support::frames::Frames;
 use crate::support::h2::{EchoUpstream, H2Client, streamed, whole};
-use crate::support::manual::Manual;
-use crate::support::{Client, RawRequest, RawResponse, Setup, Wire, World, eventually, within};
-
-async fn to(upstream: &str, route: &str) -> World {
-    Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
-}
-
-/// A scene whose upstream the test plays, with a request on its way.
-async fn manual(route: &str, call: &RawRequest) -> (World, Client, Wire) {
-    let upstream = Manual::start().await;
-    let world = to(&upstream.url, route).await;
-    let mut client = world.connect().await;
-    client.send(call).await;
-    let mut wire = upstream.accept().await;
-    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
-    (world, client, wire)
-}
+use crate::support::manual::{Manual, manual};
+use crate::support::{Client, RawRequest, RawResponse, Setup, eventually, let_pass, to, within};
 
 #[tokio::test]
 async fn get_with_a_body_of_unknown_length_keeps_it() {
@@ -194,7 +179,7 @@ async fn http2_caller_that_resets_ends_the_upstreams_call() {
 #[tokio::test]
 async fn request_body_may_rest_while_the_response_moves() {
     let upstream = Manual::start().await;
-    let world = to(&upstream.url, "idle_timeout = \"600ms\"").await;
+    let world = to(&upstream.url, "idle_timeout = \"2s\"").await;
     let mut client = H2Client::plain(world.address("main")).await;
     let (frames, body) = streamed();
     frames.send(Frame::data(Bytes::from("x"))).await.unwrap();
@@ -208,7 +193,7 @@ async fn request_body_may_rest_while_the_response_moves() {
     let (response, mut wire) = tokio::join!(client.open(request), serve);
     let mut response = response.unwrap().into_body();
     for n in 0..10 {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let_pass(Duration::from_millis(300)).await;
         wire.send("1\r\ny\r\n").await.unwrap();
         let frame = within("a frame", response.frame()).await.expect("the response goes on");
         assert_eq!(frame.unwrap_or_else(|error| panic!("{n}: {error}")).into_data().unwrap(), "y");

@@ -5,11 +5,7 @@ use std::time::Duration;
 use crate::support::frames::{Frames, Outcome};
 use crate::support::h2::{H2Client, H2Upstream, streamed, whole};
 use crate::support::manual::Manual;
-use crate::support::{Client, RawRequest, RawResponse, Response, Setup, World, within};
-
-async fn to(upstream: &str, route: &str) -> World {
-    Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
-}
+use crate::support::{Client, RawRequest, RawResponse, Response, Setup, World, let_pass, to, within};
 
 /// An upstream that responds with exactly these bytes and closes.
 async fn responding(bytes: &str) -> World {
@@ -679,7 +675,7 @@ async fn interim_responses_do_not_put_off_response_timeout() {
     within("the request at the upstream", wire.head()).await.unwrap().unwrap();
     let drip = tokio::spawn(async move {
         while wire.send("HTTP/1.1 102 Processing\r\n\r\n").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let_pass(Duration::from_millis(20)).await;
         }
     });
     client.response().await.expect_problem(504, "upstream_timeout");

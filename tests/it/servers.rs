@@ -15,7 +15,7 @@ use crate::support::cli::run;
 use crate::support::jwt::{self, key};
 use crate::support::server::Server;
 use crate::support::{
-    Client, RawRequest, RawResponse, Recorded, Response, Setup, World, eventually, unix_now,
+    Client, RawRequest, RawResponse, Recorded, Response, Setup, World, eventually, let_pass, unix_now,
 };
 
 mod glewlwyd;
@@ -147,7 +147,7 @@ async fn calling(world: &World, meanwhile: impl Future<Output = ()>) -> BTreeSet
             () = &mut meanwhile => return statuses,
             response = world.get("/") => statuses.insert(response.status),
         };
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let_pass(Duration::from_millis(20)).await;
     }
 }
 

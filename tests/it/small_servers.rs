@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, RawRequest, Setup, World, eventually, within};
+use crate::support::{Client, RawRequest, Setup, World, eventually, let_pass, within};
 use crate::webhook::{address_of, signed_by};
 
 const SIGNING: &str = "canary-signing-secret";
@@ -109,7 +109,7 @@ async fn an_early_refusal_of_a_webhook_is_read_by_who_still_sends() {
     within("the response to come", stream.readable()).await.unwrap();
     for piece in body.chunks(512 * 1024) {
         // So that the server is done with the response, and waits or does not.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let_pass(Duration::from_millis(50)).await;
         within("a piece of the body to go out", stream.write_all(piece))
             .await
             .expect("the connection is open");

@@ -145,7 +145,7 @@ async fn an_expired_jwt_svid_is_not_sent() {
     assert_ne!(world.upstream().last().header("x-svid").unwrap(), svid);
 }
 
-/// Two token requests in a row, since tokens last a second.
+/// Two token requests in a row, since tokens are brief.
 async fn token_requests(world: &World, count: usize) -> Vec<Value> {
     eventually("token requests", || async {
         world.get("/").await.expect_status(200);
@@ -159,16 +159,16 @@ async fn token_requests(world: &World, count: usize) -> Vec<Value> {
 async fn a_jwt_svid_is_kept_for_half_its_life_and_then_fetched_anew() {
     let agent = Agent::start().await;
     let setup = scene(&agent, "").await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
     let world = setup.start().await;
     let sent = token_requests(&world, 3).await;
     assert!(sent.iter().all(|claims| claims["jti"] == 1), "{sent:?}");
     assert_eq!(agent.requests().len(), 1);
 
     let agent = Agent::start().await;
-    agent.jwt_life(Duration::from_secs(1));
+    agent.jwt_life(Duration::from_secs(2));
     let setup = scene(&agent, "").await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
     let world = setup.start().await;
     let sent = token_requests(&world, 3).await;
     let distinct: std::collections::BTreeSet<_> = sent.iter().map(|claims| claims["jti"].as_u64()).collect();
@@ -181,7 +181,7 @@ async fn a_refused_jwt_svid_is_never_used_again() {
     let setup = scene(&agent, "").await.issuer("credential_grace = \"0s\"");
     setup.issuer.always(|_, n| match n {
         2 => RawResponse::oauth_error(401, "invalid_client"),
-        _ => RawResponse::token_for(&format!("token-{n}"), 1),
+        _ => RawResponse::brief_token(n),
     });
     let world = setup.start().await;
     world.get("/").await.expect_status(200);

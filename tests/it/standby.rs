@@ -11,7 +11,7 @@ use crate::support::{RawResponse, Recorded, Setup, World, cli, eventually, stays
 
 const STANDBY: &str = "standby = { client_secret = { file = \"next\" } }";
 
-/// An issuer that takes one secret alone, for tokens of one second; another gets 401 and everything said back.
+/// An issuer that takes one secret alone, for brief tokens; another gets 401 and everything said back.
 fn takes(setup: &Setup, secret: &'static str) {
     setup.issuer.always(move |request, n| answer(request, n, secret));
 }
@@ -19,7 +19,7 @@ fn takes(setup: &Setup, secret: &'static str) {
 fn answer(request: &Recorded, n: usize, secret: &str) -> RawResponse {
     let basic = request.basic().unwrap_or_default();
     if basic.ends_with(&format!(":{secret}")) {
-        return RawResponse::token_for(&format!("token-{n}"), 1);
+        return RawResponse::brief_token(n);
     }
     let said = json!({ "error": "invalid_client", "error_description": format!("no {basic}") });
     RawResponse::status(401).body(said.to_string())

@@ -34,12 +34,7 @@ pub async fn start(setup: &Setup) -> Bearerd {
 
 pub async fn start_many(setup: &Setup, count: usize) -> Vec<Bearerd> {
     setup.write();
-    let mut starting = JoinSet::new();
-    for _ in 0..count {
-        let folder = setup.shared_folder();
-        starting.spawn(async move { Bearerd::start(folder, &[]).await });
-    }
-    starting.join_all().await
+    futures_util::future::join_all((0..count).map(|_| Bearerd::start(setup.shared_folder(), &[]))).await
 }
 
 /// The token that a request through this process carries. The request is served.

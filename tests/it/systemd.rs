@@ -11,7 +11,9 @@ use rustix::process::Signal;
 use tokio::net::UnixDatagram;
 use tokio::process::Command;
 
-use crate::support::{Bearerd, Client, Gate, RawRequest, RawResponse, Setup, World, eventually, within};
+use crate::support::{
+    Bearerd, Client, Gate, RawRequest, RawResponse, Setup, World, eventually, let_pass, within,
+};
 
 /// Hears what the program says of itself.
 struct Manager {
@@ -172,7 +174,7 @@ async fn readiness_that_did_not_get_through_is_reported_again() {
 async fn leaves_the_watchdog_of_another_process_alone() {
     let env = [("WATCHDOG_USEC", "300000"), ("WATCHDOG_PID", "1")];
     let (world, manager) = started(Setup::new().await, &env).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    let_pass(Duration::from_millis(700)).await;
     world.signal(Signal::TERM);
     loop {
         let message = manager.message().await;

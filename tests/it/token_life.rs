@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::support::h2::{H2Client, whole};
 use crate::support::jwt;
+use crate::support::response::BRIEF;
 use crate::support::tls::{ca, localhost};
 use crate::support::{Gate, RawRequest, RawResponse, Scripted, Setup, World, eventually, stays};
 
@@ -123,7 +126,7 @@ async fn t53_failed_renewal_leaves_the_valid_token_serving() {
 #[tokio::test]
 async fn t54_expired_token_is_never_sent() {
     let setup = Setup::new().await;
-    setup.issuer.next(RawResponse::token_for("short", 2));
+    setup.issuer.next(RawResponse::token_for("short", 3));
     setup.issuer.always_this(RawResponse::status(503));
     let world = setup.start().await;
     world.get("/").await.expect_status(200);
@@ -136,8 +139,8 @@ async fn t54_expired_token_is_never_sent() {
     assert!(failed.header("retry-after").is_some());
     let asked = world.issuer().requests()[0].at;
     let last = world.upstream().last().at;
-    // It ended after 2 s, and what was sent before may arrive a while after.
-    assert!(last - asked < Duration::from_secs(4), "{:?}", last - asked);
+    // What was sent in time may arrive a while after. The end to the second is in `clocks::t54_…`.
+    assert!(last - asked < Duration::from_secs(10), "{:?}", last - asked);
     let count = world.upstream().count();
     for _ in 0..5 {
         world.get("/").await.expect_problem(503, "token_unavailable");
@@ -161,7 +164,7 @@ async fn t55_recovery_is_one_request_and_then_all_flow() {
 #[tokio::test]
 async fn t56_jitter_spreads_renewals_and_only_makes_them_earlier() {
     let setup = Setup::new().await;
-    tokens_for(&setup, 6);
+    tokens_for(&setup, 1000);
     let mut more = String::new();
     for n in 0..8 {
         more += &format!(
@@ -170,31 +173,24 @@ async fn t56_jitter_spreads_renewals_and_only_makes_them_earlier() {
         );
     }
     let world = setup.route("anonymous = true").more(&more).start().await;
-    eventually("all renewals", || async {
-        for n in 0..8 {
-            world.get(&format!("/r{n}")).await.expect_status(200);
-        }
-        (world.issuer().count() >= 16).then_some(())
-    })
-    .await;
-    let requests = world.issuer().requests();
-    let mut ages = Vec::new();
     for n in 0..8 {
-        let replica = n.to_string();
-        let mut own = requests.iter().filter(|request| request.params("replica") == [replica.as_str()]);
-        let (first, second) = (own.next().unwrap(), own.next().unwrap());
-        ages.push((second.at - first.at).as_secs_f64());
+        world.get(&format!("/r{n}")).await.expect_status(200);
     }
-    let (least, most) =
-        ages.iter().fold((f64::MAX, f64::MIN), |(low, high), age| (low.min(*age), high.max(*age)));
-    assert!(most < 5.0, "{ages:?}");
-    assert!(most - least > 0.05, "{ages:?}");
+    let status = world.status().await;
+    let renewed_early = |token: &Value| {
+        let at = |name: &str| humantime::parse_rfc3339(token[name].as_str().unwrap()).unwrap();
+        at("expires_at").duration_since(at("renew_at")).unwrap().as_secs()
+    };
+    let early: Vec<u64> = status["tokens"].as_array().unwrap().iter().map(renewed_early).collect();
+    let (least, most) = (early.iter().min().unwrap(), early.iter().max().unwrap());
+    // 200 s before they expire is `refresh_at`, and the jitter is a tenth of their lifetime.
+    assert!(early.len() == 8 && *least >= 199 && *most <= 301 && most - least > 2, "{early:?}");
 }
 
 #[tokio::test]
 async fn t57_unused_token_is_not_renewed_and_the_next_request_fetches_it() {
     let setup = Setup::new().await;
-    tokens_for(&setup, 1);
+    tokens_for(&setup, BRIEF);
     let world = setup.start().await;
     world.issuer().request(1).await;
     stays(Duration::from_millis(2500), || world.issuer().count()).await;
@@ -265,7 +261,7 @@ async fn routes_never_get_each_others_tokens_under_load() {
     let setup = Setup::new().await;
     setup
         .issuer
-        .always(|request, n| RawResponse::token_for(&format!("{}-{n}", request.params("scope")[0]), 1));
+        .always(|request, n| RawResponse::token_for(&format!("{}-{n}", request.params("scope")[0]), BRIEF));
     let world = setup.route("anonymous = true").more(&more.concat()).start().await;
     let mut calls = tokio::task::JoinSet::new();
     let client = H2Client::plain(world.address("main")).await;

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::manual::Manual;
-use crate::support::{Client, RawRequest, RawResponse, Setup, Wire, World, eventually, within};
+use crate::support::{Client, RawRequest, RawResponse, Setup, Wire, World, eventually, let_pass, to, within};
 
 /// A WebSocket server that echoes, and refuses every token but the last one given.
 pub struct Echo {
@@ -68,10 +68,6 @@ async fn echo(socket: &mut WebSocketStream<TcpStream>, text: &str) {
     assert_eq!(back, Message::text(text));
 }
 
-async fn to(upstream: &str, route: &str) -> World {
-    Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
-}
-
 #[tokio::test]
 async fn websocket_works_and_gets_the_credential() {
     let upstream = Echo::start("none").await;
@@ -102,20 +98,19 @@ async fn t79_401_on_the_handshake_leads_to_a_new_token() {
 async fn t83_open_socket_outlives_its_token() {
     let upstream = Echo::start("none").await;
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 1));
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
     let world = setup.route(&format!("upstream = \"{}\"", upstream.url)).start().await;
     let mut socket = connect(&world, "/").await.unwrap();
-    let until = std::time::Instant::now() + Duration::from_millis(1500);
-    while std::time::Instant::now() < until {
+    for _ in 0..15 {
         echo(&mut socket, "still here").await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let_pass(Duration::from_millis(100)).await;
     }
 }
 
 #[tokio::test]
 async fn upgraded_connection_that_is_idle_ends() {
     let upstream = Echo::start("none").await;
-    let world = to(&upstream.url, "idle_timeout = \"300ms\"").await;
+    let world = to(&upstream.url, "idle_timeout = \"2s\"").await;
     let mut socket = connect(&world, "/").await.unwrap();
     echo(&mut socket, "hello").await;
     let end = within("the end", socket.next()).await;
@@ -254,14 +249,14 @@ async fn tunnel_ends_with_either_side() {
 #[tokio::test]
 async fn tunnel_in_which_one_side_speaks_is_not_idle() {
     let upstream = Manual::start().await;
-    let world = to(&upstream.url, "idle_timeout = \"600ms\"").await;
+    let world = to(&upstream.url, "idle_timeout = \"2s\"").await;
     let (mut client, mut wire) = tunnel(&world, &upstream).await;
-    for n in 0..5 {
-        tokio::time::sleep(Duration::from_millis(250)).await;
+    for n in 0..6 {
+        let_pass(Duration::from_millis(400)).await;
         pass(&mut wire, &mut client.wire, &format!("tick {n}")).await;
     }
-    for n in 0..5 {
-        tokio::time::sleep(Duration::from_millis(250)).await;
+    for n in 0..6 {
+        let_pass(Duration::from_millis(400)).await;
         pass(&mut client.wire, &mut wire, &format!("tick {n}")).await;
     }
     // Half of it closed, it is still timed.

@@ -1,5 +1,8 @@
 //! The engine with scripted servers. [`real`] has real ones.
 
+#[allow(unreachable_pub, clippy::disallowed_methods, reason = "it is for all kinds of tests")]
+#[path = "../../../tests/it/support/blocking.rs"]
+mod blocking;
 mod real;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -201,7 +204,7 @@ async fn a_server_without_the_database_says_so() {
 
 #[tokio::test]
 async fn nobody_there_is_told() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = blocking::nobody().port();
     let gone = engine(single(tcp(port))).failure().await;
     assert_eq!(gone.kind, StoreErrorKind::Unreachable, "{gone}");
     assert!(gone.detail.contains(&format!("127.0.0.1:{port}")), "{gone}");

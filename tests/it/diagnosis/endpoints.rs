@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{no_token, served, vendor};
-use crate::support::manual::nobody;
+use crate::support::nobody;
 use crate::support::tls::localhost;
 use crate::support::{RawResponse, Scripted, Setup};
 
@@ -145,7 +145,7 @@ async fn budget_spent() {
 
 #[tokio::test]
 async fn issuer_down() {
-    let nobody = nobody().await;
+    let nobody = nobody();
     let world = Setup::new().await.issuer(&format!("token_url = \"http://{nobody}/token\"")).start().await;
     let fact = format!("cannot be reached: {nobody} refused the connection");
     let facts = [&*fact, "is it running, and is the port right?"];

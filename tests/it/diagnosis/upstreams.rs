@@ -1,13 +1,13 @@
 //! The API behind: down, unknown, or not content with a good token.
 
 use super::{event, holds, no_response, text_at};
-use crate::support::manual::nobody;
+use crate::support::nobody;
 use crate::support::peer::{HTTP_1_1_REQUIRED, MAX_CONCURRENT_STREAMS, Peer, PeerServer};
 use crate::support::{RawResponse, Setup, World};
 
 #[tokio::test]
 async fn upstream_down() {
-    let nobody = nobody().await;
+    let nobody = nobody();
     let world = Setup::new().await.route(&format!("upstream = \"http://{nobody}\"")).start().await;
     let refused = format!("{nobody} refused the connection");
     let words = [&*refused, "is it running, and is the port right?", "see upstream of route api"];

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::connect;
 use crate::support::frames::{INITIAL_WINDOW, PREFACE, request, setting, window_update};
-use crate::support::{RawResponse, Setup, World, eventually};
+use crate::support::{RawResponse, Setup, World, eventually, let_pass};
 
 /// Above the 10 s for which a response of ours waits, on a machine that is busy.
 const AT_LAST: Duration = Duration::from_secs(30);
@@ -45,7 +45,7 @@ async fn ends(stream: TcpStream, tease: Tease) -> Duration {
     };
     let teasing = async {
         for n in 0_u32.. {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            let_pass(Duration::from_millis(100)).await;
             let frames = match tease {
                 Tease::Nothing => Vec::new(),
                 Tease::Trickle => window_update(1, 1),

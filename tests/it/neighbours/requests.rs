@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 use super::{MIB, Scene, connect, connect_deaf, each};
-use crate::support::{RawRequest, eventually};
+use crate::support::{RawRequest, eventually, let_pass};
 
 /// Asks for `target` until so many bytes are sent, and reads nothing.
 fn pipeline(address: SocketAddr, target: &str, bytes: usize, connections: usize) -> impl Sized + use<> {
@@ -48,7 +48,7 @@ async fn heads_that_do_not_come_to_an_end() {
                     let mut stream = connect(address).await;
                     stream.write_all(head.as_bytes()).await.unwrap();
                     while stream.write_all(b"y").await.is_ok() {
-                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        let_pass(Duration::from_millis(50)).await;
                     }
                 }
             })
@@ -69,7 +69,7 @@ async fn bodies_that_come_a_byte_at_a_time() {
                 let mut stream = connect(address).await;
                 stream.write_all(upload.as_bytes()).await.unwrap();
                 while stream.write_all(b"x").await.is_ok() {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    let_pass(Duration::from_secs(1)).await;
                 }
             });
             eventually("all uploads at the upstream", || async {

@@ -413,7 +413,7 @@ async fn a_service_that_is_not_ready_after_boot_is_asked_until_it_is() {
 #[tokio::test]
 async fn a_service_that_nobody_can_reach_after_boot_is_asked_when_it_is_there() {
     let setup = Setup::new().await;
-    let address = crate::support::manual::nobody().await;
+    let address = crate::support::nobody();
     let var = format!("metadata_host = \"{address}\"");
     let setup = AZURE_VM.with(setup);
     let text =

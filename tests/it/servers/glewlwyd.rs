@@ -5,7 +5,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::support::server::{self, command, free_address};
+use crate::support::nobody;
+use crate::support::server::{self, command};
 use crate::support::tls::{ca, localhost};
 
 const NEEDS: &str = "apt-get install --no-install-recommends glewlwyd sqlite3";
@@ -20,7 +21,7 @@ struct Glewlwyd {
 
 /// Starts it with the database `db` of its folder.
 fn serve(folder: tempfile::TempDir, url: &str, tls: bool) -> Server {
-    let address = free_address();
+    let address = nobody();
     let dir = folder.path().display();
     let url = url.replace("{port}", &address.port().to_string());
     let text = format!(

@@ -6,7 +6,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::support::server::{self, command, free_address, prepared};
+use crate::support::nobody;
+use crate::support::server::{self, command, prepared};
 use crate::support::tls::{Identity, ca, localhost};
 
 const VERSION: &str = "26.5.6";
@@ -107,7 +108,7 @@ fn started() -> Keycloak {
     std::fs::write(folder.path().join("ca.pem"), &ca().pem).unwrap();
     let trusted = ca().pem.clone() + &key("ec-p256.certificate.pem");
     std::fs::write(folder.path().join("trusted.pem"), trusted).unwrap();
-    let [http, https] = [free_address(), free_address()];
+    let [http, https] = [nobody(), nobody()];
     let mut command = command("sh", server::JAVA);
     command
         .args(["bin/kc.sh", "start", "--optimized", "--cache=local", "--hostname-strict=false"])

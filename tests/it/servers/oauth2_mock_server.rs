@@ -1,13 +1,14 @@
 //! oauth2-mock-server, of npm. It looks at no credential and never revokes, so there is less to try.
 
 use super::*;
-use crate::support::server::{self, NODE, command, free_address, npm_installed};
+use crate::support::nobody;
+use crate::support::server::{self, NODE, command, npm_installed};
 
 /// A server whose tokens are valid for so many seconds, and the keys of an issuer table.
 async fn start(seconds: u64) -> (Server, String) {
     let server = tokio::task::spawn_blocking(move || {
         let installed = npm_installed("oauth2-mock-server");
-        let address = free_address();
+        let address = nobody();
         let mut command = command("node", NODE);
         command.arg(installed.join("server.mjs")).args([address.port().to_string(), seconds.to_string()]);
         Server::start(server::folder(), address, Some("/jwks"), command)

@@ -5,7 +5,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::*;
-use crate::support::server::{self, JAVA, built, command, free_address};
+use crate::support::nobody;
+use crate::support::server::{self, JAVA, built, command};
 use crate::support::tls::{Identity, ca, localhost};
 
 /// A server, and its port for https.
@@ -35,7 +36,7 @@ fn started() -> Spring {
     ] {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
-    let [http, https] = [free_address(), free_address()];
+    let [http, https] = [nobody(), nobody()];
     let mut command = command("java", JAVA);
     command
         .args(["-Xmx300m", "-XX:TieredStopAtLevel=1", "-jar"])

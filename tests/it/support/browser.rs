@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use futures_util::{SinkExt, StreamExt};
@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use super::wait_at_most;
 
 /// A browser starts slowly on a machine that builds beside it.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -140,12 +142,9 @@ impl Browser {
 
     /// Waits until the expression is true.
     pub async fn until(&mut self, what: &str, expression: &str) {
-        let started = Instant::now();
-        while self.evaluate(expression).await != Value::Bool(true) {
-            if started.elapsed() > PATIENCE {
-                panic!("waited for {what}; the page says: {}", self.text("body").await);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        let is_true = async || (self.evaluate(expression).await == Value::Bool(true)).then_some(());
+        if wait_at_most(PATIENCE, is_true).await.is_none() {
+            panic!("waited for {what}; the page says: {}", self.text("body").await);
         }
     }
 

@@ -73,11 +73,13 @@ impl Frame {
         frame
     }
 
+    /// A reader that gives up in the middle leaves the whole frame to the next one.
     pub async fn read(wire: &mut Wire) -> std::io::Result<Self> {
-        let head = wire.exact(9).await?;
+        let head = wire.ahead(9).await?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut head = wire.exact(9 + usize::try_from(length).unwrap()).await?;
+        let payload = head.split_off(9);
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        let payload = wire.exact(usize::try_from(length).unwrap()).await?;
         Ok(Self { kind: head[3], flags: head[4], stream, payload })
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
-use super::{Wire, within};
+use super::{Client, RawRequest, Wire, World, to, within};
 
 pub struct Manual {
     listener: TcpListener,
@@ -36,8 +36,13 @@ impl Manual {
     }
 }
 
-/// An address where nobody listens, and nobody will for a while.
-pub async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+/// A scene whose upstream the test plays, with a request on its way.
+pub async fn manual(route: &str, call: &RawRequest) -> (World, Client, Wire) {
+    let upstream = Manual::start().await;
+    let world = to(&upstream.url, route).await;
+    let mut client = world.connect().await;
+    client.send(call).await;
+    let mut wire = upstream.accept().await;
+    within("the request at the upstream", wire.head()).await.unwrap().unwrap();
+    (world, client, wire)
 }

@@ -1,20 +1,19 @@
 //! Real servers of Redis or Valkey: one, a cluster of three, or a primary with its replica and Sentinels. The library's own
-//! tests use this file too, so it uses nothing else of this folder.
+//! tests use this file too, so it uses only `blocking.rs` of this folder.
 
 #![allow(dead_code, reason = "the front-door tests and the library's own use different parts")]
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Longer than anything takes that works, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::blocking::{nobody, wait_for};
+
 pub const REDIS: &str = "redis-server";
 pub const VALKEY: &str = "valkey-server";
 
@@ -22,19 +21,6 @@ pub const VALKEY: &str = "valkey-server";
 pub fn is_installed(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     found.is_ok_and(|status| status.success())
-}
-
-/// Asks again and again until the response is `true`, and fails naming `what` where that takes longer than [`PATIENCE`].
-pub fn wait_for(what: &str, mut ask: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !ask() {
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A server that ends with this. It listens on TCP and on a Unix socket, keeps nothing on disk, and lets tests on its Unix
@@ -76,28 +62,24 @@ impl RedisServer {
         })
     }
 
-    /// Somebody else may take the port before the server does, so others are tried.
     fn on_a_free_port(program: &'static str, options: impl Fn(u16) -> String) -> Self {
-        let mut ports = std::iter::repeat_with(free_port).take(20);
-        let server = ports.find_map(|port| Self::on(program, port, options(port)));
-        server.unwrap_or_else(|| panic!("{program} does not start"))
-    }
-
-    fn on(program: &'static str, port: u16, mut options: String) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().display();
+        let port = nobody().port();
+        let mut options = options(port);
         write!(options, "bind 127.0.0.1\ndir {dir}\nlogfile {dir}/log\nunixsocket {dir}/socket\n").unwrap();
         let mut server = Self { port, folder, program, options, child: None, password: None };
-        server.begin().then_some(server)
+        server.begin();
+        server
     }
 
     /// Starts the program again, without what it held.
     pub fn restart(&mut self) {
         self.kill();
-        assert!(self.begin(), "{} does not start again", self.program);
+        self.begin();
     }
 
-    fn begin(&mut self) -> bool {
+    fn begin(&mut self) {
         let config = self.folder.path().join("conf");
         // A Sentinel writes what it learns into its file.
         if !config.exists() || !self.is_sentinel() {
@@ -107,14 +89,10 @@ impl RedisServer {
         command.arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("needs {}: {error}", self.program));
         let (socket, child) = (self.socket(), self.child.insert(child));
-        let mut runs = true;
         wait_for(self.program, || {
-            runs = child.try_wait().unwrap().is_none();
-            !runs
-                || TcpStream::connect(("127.0.0.1", self.port)).is_ok()
-                    && UnixStream::connect(&socket).is_ok()
+            assert_eq!(child.try_wait().unwrap(), None, "{} does not start", self.program);
+            TcpStream::connect(("127.0.0.1", self.port)).is_ok() && UnixStream::connect(&socket).is_ok()
         });
-        runs
     }
 
     pub fn is_running(&self) -> bool {
@@ -195,7 +173,7 @@ impl RedisCluster {
             RedisServer::with(&format!(
                 "cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 1000\ncluster-config-file nodes\n\
                  repl-diskless-sync-delay 0\n",
-                free_port()
+                nobody().port()
             ))
         };
         let this = Self { servers: (0..count).map(|_| start()).collect() };

@@ -8,6 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::wire::Wire;
 
+/// The lifetime of a token in seconds for tests that wait for its end. In less time, a token request on a busy machine may not
+/// be done, and its token of no use.
+pub const BRIEF: i64 = 2;
+
 /// Holds a response back until the test opens it.
 #[derive(Clone, Default)]
 pub struct Gate(CancellationToken);
@@ -83,6 +87,11 @@ impl RawResponse {
     /// A token as a good issuer grants it.
     pub fn token(token: &str) -> Self {
         Self::token_for(token, 3600)
+    }
+
+    /// The `n`th token, for tests that need another one soon.
+    pub fn brief_token(n: usize) -> Self {
+        Self::token_for(&format!("token-{n}"), BRIEF)
     }
 
     pub fn token_for(token: &str, seconds: i64) -> Self {

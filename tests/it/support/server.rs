@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+
+use super::blocking::wait_at_most;
 
 /// How long the start or the end of a server may take on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -58,22 +60,18 @@ impl Server {
     pub fn stop(&mut self) {
         let Some(mut child) = self.running.take() else { return };
         drop(child.stdin.take());
-        let asked = Instant::now();
-        while matches!(child.try_wait(), Ok(None)) {
-            assert!(asked.elapsed() < PATIENCE, "the server does not end: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let ended = wait_at_most(PATIENCE, || !matches!(child.try_wait(), Ok(None)));
+        assert!(ended, "the server does not end: {}", self.log());
     }
 
     pub fn start_again(&mut self) {
         let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut child = self.command.spawn().expect("a shell");
-        let started = Instant::now();
-        while !is_ready(self.address, self.ready) {
-            let runs = matches!(child.try_wait(), Ok(None)) && started.elapsed() < PATIENCE;
-            assert!(runs, "the server does not start: {}", self.log());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        let started = wait_at_most(PATIENCE, || {
+            assert!(matches!(child.try_wait(), Ok(None)), "the server does not start: {}", self.log());
+            is_ready(self.address, self.ready)
+        });
+        assert!(started, "the server is not ready: {}", self.log());
         self.running = Some(child);
     }
 
@@ -114,10 +112,6 @@ fn is_ready(address: SocketAddr, page: Option<&str>) -> bool {
 
 pub fn folder() -> TempDir {
     tempfile::Builder::new().prefix("bearerd-server-").tempdir().unwrap()
-}
-
-pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A folder that `prepare` filled from what `sources` says: once a checkout, however many tests and test runs want it at
@@ -174,16 +168,15 @@ pub fn run(command: &mut Command, needs: &str) {
     let mut child = command.spawn().unwrap_or_else(|error| {
         panic!("this test needs {}: {needs} ({error})", command.get_program().display())
     });
-    let started = Instant::now();
-    let ended = loop {
-        match child.try_wait().unwrap() {
-            Some(status) if status.success() => return,
-            Some(status) => break status.to_string(),
-            None if started.elapsed() < PATIENCE_FOR_PACKAGES => {
-                std::thread::sleep(Duration::from_millis(20))
-            }
-            None => break format!("not done after {PATIENCE_FOR_PACKAGES:?}"),
-        }
+    let mut status = None;
+    wait_at_most(PATIENCE_FOR_PACKAGES, || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    let ended = match status {
+        Some(status) if status.success() => return,
+        Some(status) => status.to_string(),
+        None => format!("not done after {PATIENCE_FOR_PACKAGES:?}"),
     };
     let _ = child.kill();
     let mut text = String::new();

@@ -193,6 +193,11 @@ fn overridden(given: &str, line: &str) -> bool {
     given.lines().map(key_of).any(|found| found == key || Some(found) == instead)
 }
 
+/// The scene with another upstream, and these keys of its route.
+pub async fn to(upstream: &str, route: &str) -> World {
+    Setup::new().await.route(&format!("upstream = \"{upstream}\"\n{route}")).start().await
+}
+
 /// The scene, running. Requests go to the proxy.
 pub struct World {
     pub proxy: Bearerd,

@@ -74,10 +74,16 @@ impl Wire {
     }
 
     pub async fn exact(&mut self, length: usize) -> Result<Vec<u8>> {
+        self.ahead(length).await?;
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    /// The next bytes, which the next reader gets as well.
+    pub async fn ahead(&mut self, length: usize) -> Result<&[u8]> {
         while self.buffer.len() < length {
             self.need().await?;
         }
-        Ok(self.buffer.drain(..length).collect())
+        Ok(&self.buffer[..length])
     }
 
     /// Everything up to and with `end`.

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-use self::servers::{REDIS, RedisCluster, RedisSentinels, RedisServer, VALKEY, is_installed, wait_for};
+use self::servers::{REDIS, RedisCluster, RedisSentinels, RedisServer, VALKEY, is_installed};
+use super::blocking::wait_for;
 use super::*;
 use crate::config::{Roots, TlsOptions};
 use crate::store::record::{Record, Window};
