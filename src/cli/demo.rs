@@ -227,8 +227,9 @@ impl Story {
         }
         let took = began.elapsed();
         loop {
+            let is_last = began.elapsed() > LIFETIME;
             let said = get(self.proxy, TRY).await?;
-            if said.body != before.body || began.elapsed() > LIFETIME {
+            if said.body != before.body || is_last {
                 return Ok((said, took));
             }
             tokio::time::sleep(LOOK).await;

@@ -98,7 +98,7 @@ async fn a_bundle_that_cannot_be_written_is_reported_and_tried_again() {
     let ready = world.admin("/readyz").await;
     assert_eq!(ready.status, 200, "running programs go on");
     assert!(ready.text().contains("[!] CA of listener main: the folder"), "{}", ready.text());
-    assert!(world.log().events().iter().any(|event| event["event"] == "ca.bundle_failed"));
+    world.log().wait("the failure", |line| line.contains("ca.bundle_failed")).await;
     std::fs::create_dir(world.folder().join("there")).unwrap();
     world.change(|text| text.replace("other.example", "third.example"));
     world.reload().await;

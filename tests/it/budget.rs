@@ -208,9 +208,13 @@ async fn routes_of_one_issuer_share_its_budget_and_the_log_says_so_once() {
     assert_eq!(world.metric("bearerd_token_budget_remaining", &[("issuer", "corp")]).await, Some(0.0));
     assert_eq!(world.metric("bearerd_token_budget_limit", &[("issuer", "corp")]).await, Some(2.0));
     assert_eq!(world.metric("bearerd_token_requests_total", &[("issuer", "corp")]).await, Some(2.0));
-    let events = world.log().events();
-    let warned = |line: &&serde_json::Value| line["event"] == "token.failed" && line["level"] == "WARN";
-    assert_eq!(events.iter().filter(warned).count(), 1);
+    let failed = |level: &str| {
+        let failed = |line: &&serde_json::Value| line["event"] == "token.failed" && line["level"] == level;
+        world.log().events().iter().filter(failed).count()
+    };
+    eventually("all four in the log", || async { (failed("WARN") + failed("DEBUG") >= 4).then_some(()) })
+        .await;
+    assert_eq!(failed("WARN"), 1);
 }
 
 #[tokio::test]

@@ -359,7 +359,7 @@ async fn connection_that_still_sends_a_body_takes_no_other_request() {
 #[tokio::test]
 async fn upload_that_an_upstream_stopped_reading_ends_after_idle_timeout() {
     let upstream = Manual::start().await;
-    let world = to(&upstream.url, "idle_timeout = \"500ms\"").await;
+    let world = to(&upstream.url, "idle_timeout = \"2s\"").await;
     let address = world.address("main");
     let answer = async {
         let mut wire = upstream.accept().await;

@@ -529,7 +529,7 @@ async fn a_connect_counts_as_one_connection_and_ends_in_order() {
 
 #[tokio::test]
 async fn an_idle_connection_inside_is_closed_and_a_silent_handshake_too() {
-    let world = forward().await.limits("header_timeout = \"300ms\"\nkeep_alive = \"300ms\"").start().await;
+    let world = forward().await.limits("header_timeout = \"2s\"\nkeep_alive = \"2s\"").start().await;
     let mut client = inside(&world, HOST).await;
     assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
     assert!(within("the end of an idle connection", client.wire.closed()).await);

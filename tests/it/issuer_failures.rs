@@ -405,8 +405,10 @@ async fn t43_issuer_whose_certificate_is_good_works_over_tls() {
 async fn t43_handshake_that_hangs_times_out() {
     let silent = Manual::start().await;
     let url = format!("https://localhost:{}/token", silent.address.port());
-    let world =
-        Setup::new().await.issuer(&format!("token_url = \"{url}\"\ntimeout = \"700ms\"")).start().await;
+    let setup = Setup::new().await;
+    setup.file("ca.pem", &ca().pem);
+    let keys = "timeout = \"3s\"\ntls = { ca = { file = \"ca.pem\" } }";
+    let world = setup.issuer(&format!("token_url = \"{url}\"\n{keys}")).start().await;
     let mut wire = silent.accept().await;
     world.get("/").await.expect_problem(504, "token_timeout");
     let hello = wire.some().await.unwrap();

@@ -193,7 +193,7 @@ async fn a_response_must_have_the_header_fields_that_the_config_requires() {
 #[tokio::test]
 async fn t11_short_lifetime_is_usable_without_a_refresh_storm() {
     let setup = Setup::new().await;
-    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 5));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 20));
     let world = setup.start().await;
     for _ in 0..50 {
         expect_token(&world, "token-1").await;

@@ -848,7 +848,7 @@ async fn answer_that_breaks_off_resets_an_http10_caller() {
 #[tokio::test]
 async fn answer_that_stalls_resets_an_http10_caller() {
     let upstream = Manual::start().await;
-    let world = to(&upstream.url, "idle_timeout = \"300ms\"").await;
+    let world = to(&upstream.url, "idle_timeout = \"1s\"").await;
     let mut client = world.connect().await;
     client.send(&RawRequest::get("/").http10()).await;
     let mut wire = upstream.accept().await;

@@ -377,8 +377,8 @@ async fn whatever_happens_to_the_store_no_request_is_lost() {
         requests.end().await;
     }
     for proxy in &fleet {
-        assert!(proxy.log().text().contains("store.failed"), "it is in the log");
-        assert!(proxy.log().text().contains("store.recovered"));
+        proxy.log().wait("the failure", |line| line.contains("store.failed")).await;
+        proxy.log().wait("that it works again", |line| line.contains("store.recovered")).await;
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
+use tokio::task::JoinHandle;
 
 use super::metrics::{self, Sample};
 use super::{Client, RawRequest, Response, cli, eventually, within};
@@ -20,10 +21,11 @@ pub struct Bearerd {
     child: Child,
     folder: Arc<TempDir>,
     log: Log,
+    collecting: JoinHandle<()>,
     addresses: BTreeMap<String, String>,
 }
 
-/// What the program wrote to stderr, line by line.
+/// What the program wrote to stderr, line by line. It writes in the background: a response may be here before its line is.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -47,14 +49,14 @@ impl Log {
         eventually(&format!("{what} in the log"), || async { find() }).await
     }
 
-    fn collect(&self, stderr: impl tokio::io::AsyncRead + Unpin + Send + 'static) {
+    fn collect(&self, stderr: impl tokio::io::AsyncRead + Unpin + Send + 'static) -> JoinHandle<()> {
         let log = self.clone();
         tokio::spawn(async move {
             let mut lines = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 log.0.lock().unwrap().push(line);
             }
-        });
+        })
     }
 }
 
@@ -78,8 +80,8 @@ impl Bearerd {
         let text = std::fs::read_to_string(folder.path().join("bearerd.toml")).unwrap();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let log = Log::default();
-        log.collect(child.stderr.take().unwrap());
-        let mut this = Self { child, folder, log, addresses: BTreeMap::new() };
+        let collecting = log.collect(child.stderr.take().unwrap());
+        let mut this = Self { child, folder, log, collecting, addresses: BTreeMap::new() };
         for name in listener_names(&text) {
             let address = this.listening(&name).await;
             this.addresses.insert(name, address);
@@ -183,8 +185,13 @@ impl Bearerd {
         self.metric("bearerd_config_reloads_total", &[]).await.unwrap_or(0.0)
     }
 
+    /// Waits for the end. The log is complete then.
     pub async fn exit(&mut self) -> ExitStatus {
-        within("bearerd to end", self.child.wait()).await.unwrap()
+        let status = within("bearerd to end", self.child.wait()).await.unwrap();
+        if !self.collecting.is_finished() {
+            within("the end of the log", &mut self.collecting).await.unwrap();
+        }
+        status
     }
 
     /// SIGTERM, and waits for the end.
