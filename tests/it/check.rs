@@ -749,7 +749,7 @@ async fn a_folder_without_the_execute_right_is_named() {
     // Root may enter every folder, and others perhaps not the one that the program is built in.
     if rustix::process::geteuid().is_root() {
         let program = folder.join("bearerd");
-        std::fs::copy(env!("CARGO_BIN_EXE_bearerd"), &program).unwrap();
+        crate::support::blocking::copy_program(env!("CARGO_BIN_EXE_bearerd"), &program);
         check = tokio::process::Command::new(program);
         check.arg("check").current_dir(&folder).uid(65534).gid(65534);
     }
@@ -766,7 +766,7 @@ async fn checked_in_a_pod(setup: &Setup) -> String {
     let folder = setup.folder().to_owned();
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.join("bearerd");
-    std::fs::copy(env!("CARGO_BIN_EXE_bearerd"), &program).unwrap();
+    crate::support::blocking::copy_program(env!("CARGO_BIN_EXE_bearerd"), &program);
     std::fs::set_permissions(folder.join("bearerd.toml"), std::fs::Permissions::from_mode(0o644)).unwrap();
     let mut check = tokio::process::Command::new(program);
     check.arg("check").current_dir(&folder);

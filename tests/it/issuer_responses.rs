@@ -104,14 +104,16 @@ async fn t05_missing_expires_in_means_default_lifetime() {
 #[tokio::test]
 async fn t06_zero_or_negative_expires_in_counts_as_one_second() {
     for expires_in in ["0", "-1", "-3600", "\"0\""] {
+        let started = std::time::Instant::now();
         let world = with_response(expiring(expires_in)).await;
         let left = lifetime(&world).await;
-        assert!(left > -1.0 && left <= 1.1, "{expires_in} gave {left}");
+        let took = started.elapsed().as_secs_f64();
+        assert!(left > -1.0 - took && left <= 1.1, "{expires_in} gave {left}");
         for _ in 0..20 {
             expect_token(&world, "t").await;
         }
-        let count = world.issuer().count();
-        assert!(count <= 4, "{count} token requests for {expires_in}");
+        let (count, took) = (world.issuer().count(), started.elapsed().as_secs_f64());
+        assert!(count as f64 <= 4.0 + 1.5 * took, "{count} token requests for {expires_in} in {took} s");
     }
 }
 

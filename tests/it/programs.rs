@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::support::blocking::copy_program;
 use crate::support::tls::Ca;
 use crate::support::{
     Client, RawRequest, RawResponse, Recorded, Scripted, Setup, World, cli, eventually, stays,
@@ -12,10 +13,10 @@ use crate::support::{
 /// Writes a shell script beside the config.
 fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
     let path = folder.join(name);
-    // Moved into place, because a file that is open for writing cannot be run.
-    let new = folder.join(format!("{name}.new"));
-    std::fs::write(&new, format!("#!/bin/sh\n{body}\n")).unwrap();
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let [text, new] = ["text", "new"].map(|kind| folder.join(format!("{name}.{kind}")));
+    std::fs::write(&text, format!("#!/bin/sh\n{body}\n")).unwrap();
+    // Moved into place, because a program that runs cannot be written.
+    copy_program(&text, &new);
     std::fs::rename(new, &path).unwrap();
     path
 }

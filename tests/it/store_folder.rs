@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::support::blocking::copy_program;
 use crate::support::cli::{command, run};
 use crate::support::jwt::key;
 use crate::support::setup::SECRET;
@@ -18,12 +19,13 @@ use crate::support::{Bearerd, Gate, RawResponse, Setup, World, eventually, stays
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+const STORE: &str = "[store]\npath = \"tokens\"\nkeys = [{ file = \"store.key\" }]\n";
 /// By default, a request waits a tenth of a second for the store, and does without it for 5 s where a busy machine takes longer.
-const STORE: &str = "[store]\npath = \"tokens\"\nkeys = [{ file = \"store.key\" }]\ntimeout = \"5s\"\n";
+const PATIENT: &str = "timeout = \"5s\"\n";
 
 /// An issuer that grants `token-1`, `token-2` …, and a store in the folder `tokens`.
 async fn setup() -> Setup {
-    setup_with(STORE).await
+    setup_with(&format!("{STORE}{PATIENT}")).await
 }
 
 async fn setup_with(store: &str) -> Setup {
@@ -303,7 +305,7 @@ async fn a_file_in_place_of_the_folder_loses_no_request_and_is_reported() {
 
 #[tokio::test]
 async fn a_lock_that_somebody_keeps_loses_no_request_and_is_reported() {
-    let setup = setup_with(&STORE.replace("timeout = \"5s\"\n", "")).await;
+    let setup = setup_with(STORE).await;
     setup.file("tokens/bearerd-v1-lock", "");
     let lock = File::open(setup.folder().join("tokens/bearerd-v1-lock")).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
@@ -324,7 +326,7 @@ async fn a_folder_that_may_not_be_written_loses_no_request_and_is_reported() {
     let mut program = command(&folder, &["run", "--config", "bearerd.toml"]);
     if rustix::process::geteuid().is_root() {
         let copy = folder.join("bearerd");
-        fs::copy(env!("CARGO_BIN_EXE_bearerd"), &copy).unwrap();
+        copy_program(env!("CARGO_BIN_EXE_bearerd"), &copy);
         for (name, bits) in [(".", 0o755), ("bearerd.toml", 0o644), ("secret", 0o644), ("store.key", 0o644)] {
             mode(name, bits);
         }
@@ -522,14 +524,14 @@ async fn a_reload_may_bring_a_store_and_take_it_away() {
     let mut world = setup_with("").await.start().await;
     assert_eq!(token(&world, &world.proxy).await, "token-1");
     assert_eq!(world.status().await["store"], Value::Null);
-    world.change(|text| format!("{text}\n{STORE}"));
+    world.change(|text| format!("{text}\n{STORE}{PATIENT}"));
     world.reload().await;
     assert_eq!(token(&world, &world.proxy).await, "token-1");
     assert_eq!(world.status().await["store"]["up"], true);
     world.upstream().next(RawResponse::unauthorized());
     assert_eq!(token(&world, &world.proxy).await, "token-2");
     stored(world.folder()).await;
-    world.change(|text| text.replace(STORE, ""));
+    world.change(|text| text.replace(&format!("{STORE}{PATIENT}"), ""));
     world.reload().await;
     assert_eq!(world.status().await["store"], Value::Null);
     assert_eq!(world.metric("bearerd_store_up", &[]).await, None);
@@ -554,7 +556,7 @@ fn expect_no_value(output: &crate::support::cli::Output) {
 
 /// Two routes of one issuer whose tokens are stored, and an entry of another key.
 async fn two_tokens() -> World {
-    let mut world = setup_with(&format!("{STORE}{TWO}")).await.start().await;
+    let mut world = setup_with(&format!("{STORE}{PATIENT}{TWO}")).await.start().await;
     served(&world).await;
     world.change(|text| text.replace("store.key", "other.key"));
     restart(&mut world).await;

@@ -15,7 +15,11 @@ use tokio::process::Child;
 use tokio::task::JoinHandle;
 
 use super::metrics::{self, Sample};
-use super::{Client, RawRequest, Response, cli, eventually, within};
+use super::{Client, RawRequest, Response, cli, eventually, wait_at_most, within};
+
+/// How a reload ends, in the log.
+const RELOADED: [&str; 3] =
+    ["the config was reloaded", "the config was not reloaded", "files that the config names were read again"];
 
 pub struct Bearerd {
     child: Child,
@@ -174,10 +178,19 @@ impl Bearerd {
         self.signal(Signal::HUP);
     }
 
-    /// SIGHUP, and waits until it was taken in, well or not.
+    /// SIGHUP, and waits until it was taken in, well or not. A reload that a changed file began may end between the two, so the
+    /// log says which one this is, unless it is at a level that does not.
     pub async fn reload(&self) {
-        let before = self.reloads().await;
+        let (before, lines) = (self.reloads().await, self.log.lines().len());
         self.reload_signal();
+        let ended = async || {
+            let log = self.log.lines();
+            let mut log = log.iter().skip(lines);
+            let begun = log.any(|line| line.contains("SIGHUP: loading the config again"));
+            let is_end = |line: &String| RELOADED.iter().any(|words| line.contains(words));
+            (begun && log.any(is_end)).then_some(())
+        };
+        wait_at_most(Duration::from_secs(5), ended).await;
         eventually("the reload", || async { (self.reloads().await > before).then_some(()) }).await;
     }
 

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
@@ -31,6 +33,14 @@ pub fn wait_at_most(patience: Duration, mut ask: impl FnMut() -> bool) -> bool {
 /// Lets time pass, where time itself is what a test is about, such as a peer that is slow.
 pub fn let_pass(duration: Duration) {
     std::thread::sleep(duration);
+}
+
+/// A program like this one, at another place. Another process copies it: whatever this one starts at the same moment would
+/// inherit the open file, and a file that is open for writing cannot be run ("Text file busy").
+pub fn copy_program(from: impl AsRef<Path>, to: &Path) {
+    let copy = "cp \"$0\" \"$1\" && chmod 755 \"$1\"";
+    let copied = Command::new("sh").args(["-c", copy]).arg(from.as_ref()).arg(to).status();
+    assert!(copied.unwrap().success(), "{} was not copied", to.display());
 }
 
 /// An address where nobody listens, until the test lets somebody. A port that was only free a moment ago is soon another
