@@ -179,7 +179,7 @@ pub(crate) enum PathStep {
 
 /// A key's path; printed as `issuer.corp.params."a b"`, `route[2].issuer`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct KeyPath(pub Vec<PathStep>);
+pub(crate) struct KeyPath(pub Vec<PathStep>);
 
 impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,15 +233,21 @@ impl<'t> Place<'t> {
 
     /// Whether a token of another issuer may stand at this place.
     pub(super) fn may_hold_a_token(&self) -> bool {
-        let mut steps = self.path.0.iter().map(|step| match step {
-            PathStep::Key(key) => key.as_str(),
+        let step = |step| match step {
+            &PathStep::Key(ref key) => key.as_str(),
             PathStep::Index(_) => "",
-        });
-        let table = steps.next() == Some("issuer") && steps.next().is_some();
-        let key = steps.next().unwrap_or_default();
-        // A parameter of such a token, or a variable of a program, must not name a further issuer.
-        let inside = steps.any(|key| key == "params" || key == "env");
-        table && matches!(key, "client_secret" | "assertion" | "params" | "headers") && !inside
+        };
+        let steps: Vec<&str> = self.path.0.iter().map(step).collect();
+        // Credentials and claims of token requests. Names are none, keys and certificates are no tokens, and what is not sent to
+        // an issuer must not get one's token.
+        matches!(
+            steps.as_slice(),
+            ["issuer", _, "client_secret" | "assertion" | "params" | "headers", ..]
+                | ["issuer", _, "standby", "client_secret", ..]
+                | ["issuer", _, "basic", "password", ..]
+                | ["issuer", _, "jwt", "claims", ..]
+                | ["route", _, "params", ..]
+        )
     }
 
     /// Whether a value at this place is read for each token request.
