@@ -233,12 +233,8 @@ fn in_device(
         return None;
     }
     let file = place.document.file;
-    if file.access.writable_by_others {
-        report.error(
-            &at,
-            "names a module that bearerd runs, in a file that other users may write",
-            format!("run `chmod go-w {}`", file.display.display()),
-        );
+    if let Some((how, remedy)) = file.writable_by_another() {
+        report.error(&at, format!("names a module that bearerd runs, {how}"), remedy);
         return None;
     }
     let key = Source::device(uri);
@@ -325,12 +321,8 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     let found = report.problems.len();
     let file = place.document.file;
     let at = place.key("exec");
-    if file.access.writable_by_others {
-        report.error(
-            &at,
-            "names a program, in a file that other users may write",
-            format!("run `chmod go-w {}`", file.display.display()),
-        );
+    if let Some((how, remedy)) = file.writable_by_another() {
+        report.error(&at, format!("names a program, {how}"), remedy);
     }
     if command.first().is_none_or(String::is_empty) {
         report.error(
