@@ -51,6 +51,7 @@ struct Script {
     jwt_life: Mutex<Duration>,
     requests: Mutex<Vec<JwtRequest>>,
     streams: Mutex<usize>,
+    unanswered: Mutex<usize>,
     /// The message of the stream of X.509-SVIDs.
     x509: watch::Sender<Vec<u8>>,
 }
@@ -64,6 +65,7 @@ impl Agent {
             jwt_life: Mutex::new(Duration::from_secs(300)),
             requests: Mutex::default(),
             streams: Mutex::default(),
+            unanswered: Mutex::default(),
             x509: watch::channel(Vec::new()).0,
         });
         let mut this = Self { folder, script, task: None };
@@ -122,6 +124,11 @@ impl Agent {
         *self.script.streams.lock().unwrap()
     }
 
+    /// How many requests got no response, because the agent was silent.
+    pub fn unanswered(&self) -> usize {
+        *self.script.unanswered.lock().unwrap()
+    }
+
     /// Sends these X.509-SVIDs, each an ID and its identity, with this bundle.
     pub fn x509(&self, svids: &[(&str, &Identity)], bundle: &[u8]) {
         let svids = svids.iter().map(|(id, identity)| {
@@ -166,7 +173,10 @@ async fn respond_to(
     }
     let mood = script.mood.lock().unwrap().clone();
     match mood {
-        Mood::Silent => return std::future::pending().await,
+        Mood::Silent => {
+            *script.unanswered.lock().unwrap() += 1;
+            return std::future::pending().await;
+        }
         Mood::Refusing(code, message) => return refuse(&mut respond, code, message),
         Mood::Serving | Mood::Garbage => {}
     }
