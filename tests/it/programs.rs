@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 /// Writes a shell script beside the config.
-fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
+pub fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
     let path = folder.join(name);
     // Moved into place, because a file that is open for writing cannot be run.
     let new = folder.join(format!("{name}.new"));

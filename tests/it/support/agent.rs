@@ -49,6 +49,8 @@ struct Script {
     mood: Mutex<Mood>,
     ids: Mutex<Vec<String>>,
     jwt_life: Mutex<Duration>,
+    /// Instead of a JWT-SVID, unless it is empty.
+    jwt_text: Mutex<String>,
     requests: Mutex<Vec<JwtRequest>>,
     streams: Mutex<usize>,
     unanswered: Mutex<usize>,
@@ -63,6 +65,7 @@ impl Agent {
             mood: Mutex::new(Mood::Serving),
             ids: Mutex::new(vec!["spiffe://example.org/billing".to_owned()]),
             jwt_life: Mutex::new(Duration::from_secs(300)),
+            jwt_text: Mutex::default(),
             requests: Mutex::default(),
             streams: Mutex::default(),
             unanswered: Mutex::default(),
@@ -112,6 +115,11 @@ impl Agent {
 
     pub fn jwt_life(&self, life: Duration) {
         *self.script.jwt_life.lock().unwrap() = life;
+    }
+
+    /// Sends this instead of JWT-SVIDs, unless it is empty.
+    pub fn jwt_text(&self, text: String) {
+        *self.script.jwt_text.lock().unwrap() = text;
     }
 
     /// The requests for JWT-SVIDs.
@@ -223,12 +231,27 @@ impl Script {
         let ids = ids.iter().filter(|id| asked.id.is_empty() || asked.id == **id);
         let svids: Vec<_> = ids
             .flat_map(|id| {
-                let token = token(id, &asked.audience, expires, number);
+                let token = match self.jwt_text.lock().unwrap().as_str() {
+                    "" => token(id, &asked.audience, expires, number),
+                    text => text.to_owned(),
+                };
                 field(1, &[field(1, id.as_bytes()), field(2, token.as_bytes())].concat())
             })
             .collect();
         (!svids.is_empty()).then_some(svids)
     }
+}
+
+/// A JWT-SVID for an hour, for [`Agent::jwt_text`], with this many characters that mean nothing.
+pub fn long_jwt(padding: usize) -> String {
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = serde_json::json!({ "alg": "ES256", "kid": "key-1", "typ": "JWT" });
+    let expires = std::time::SystemTime::now() + Duration::from_secs(3600);
+    let expires = expires.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let claims = serde_json::json!({
+        "sub": "spiffe://example.org/billing", "aud": ["x"], "exp": expires, "padding": "x".repeat(padding)
+    });
+    format!("{}.{}.{}", part(header), part(claims), URL_SAFE_NO_PAD.encode("canary"))
 }
 
 /// A JWT-SVID whose signature nobody in the tests checks. `jti` is the number of the request.
