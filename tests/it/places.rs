@@ -1,11 +1,11 @@
-//! Every kind of value that is made elsewhere (`issuer`, `exec`, `spiffe`, `pkcs11`), in every place where it may stand, missing,
-//! slow, failing, too large, and with control characters. Each cell of the matrix is an issuer with a route, or a listener, of one
-//! process. Afterwards all values are there, and every cell works.
-
-use std::path::Path;
+//! Every kind of value that is made elsewhere (`issuer`, `exec`, `spiffe`), in every place where it may stand: missing, slow, failing,
+//! too large, and with control characters. Each cell of the matrix is an issuer with a route, or a listener, of one process.
+//! Afterwards all values are there, and every cell works. Keys in devices need a module, so `pkcs11` has their tests. `[store]` and
+//! `[tracing]` exist once in a config: see `programs`.
 
 use crate::programs::script;
 use crate::support::agent::{Agent, Mood, long_jwt};
+use crate::support::egress::Egress;
 use crate::support::jwt::key_path;
 use crate::support::tls::Ca;
 use crate::support::{
@@ -57,16 +57,21 @@ impl Kind {
 struct Sources {
     agents: Vec<Agent>,
     inner: Scripted,
+    egress: Egress,
     /// What the agents send once they work.
     jwt: String,
 }
 
 impl Sources {
-    async fn start(folder: &Path) -> Self {
+    async fn start(setup: &Setup) -> Self {
+        let folder = setup.folder();
+        setup.file("good", GOOD);
+        setup.file("userinfo", "user:canary");
+        setup.file("ca.pem", &Ca::new("places").pem);
         script(folder, "slow", "exec sleep 600");
         script(folder, "failing", "echo canary-of-a-failure; exit 3");
         script(folder, "huge", "head -c 70000 /dev/zero | tr '\\0' x");
-        script(folder, "controls", "printf 'canary\\001\\177'");
+        script(folder, "controls", "printf 'canary\\r\\nx-evil: 1\\001\\177'");
         let mut agents = Vec::new();
         for failure in FAILURES {
             let mut agent = Agent::start().await;
@@ -87,7 +92,8 @@ impl Sources {
             "/huge" => RawResponse::token(&"canary".repeat(20_000)),
             _ => RawResponse::token(CONTROLS),
         });
-        Self { agents, inner, jwt: long_jwt(1) }
+        let egress = Egress::to(setup.issuer.address.unwrap()).await;
+        Self { agents, inner, egress, jwt: long_jwt(1) }
     }
 
     /// As TOML. `argument`: the file that a program prints once it works.
@@ -152,7 +158,7 @@ const fn place(key: &'static str, kinds: &'static [Kind], table: &'static str) -
     Place { key, kinds, table, route: "", prints: "good", controls: None }
 }
 
-static TOKEN_REQUEST: [Place; 18] = [
+static TOKEN_REQUEST: [Place; 20] = [
     place("client_id", NO_TOKEN, "client_id = REF\nSECRET"),
     place("client_secret", ALL, "client_id = \"c\"\nclient_secret = REF"),
     place("standby.client_id", NO_TOKEN, "client_id = \"c\"\nSECRET\nstandby = { client_id = REF }"),
@@ -176,6 +182,16 @@ static TOKEN_REQUEST: [Place; 18] = [
     place("jwt.subject", NO_TOKEN, "client_id = \"c\"\nBY_KEYjwt = { subject = REF }"),
     place("jwt.audience", NO_TOKEN, "client_id = \"c\"\nBY_KEYjwt = { audience = REF }"),
     place("jwt.key_id", NO_TOKEN, "client_id = \"c\"\nBY_KEYjwt = { key_id = REF }"),
+    Place { prints: "ca.pem", ..place("tls.ca", PEM, "client_id = \"c\"\nSECRET\ntls = { ca = REF }") },
+    Place {
+        prints: "userinfo",
+        controls: Some("proxy.userinfo"),
+        ..place(
+            "proxy.userinfo",
+            PEM,
+            "client_id = \"c\"\nSECRET\nproxy = { url = \"http://EGRESS\", userinfo = REF }",
+        )
+    },
     Place {
         prints: "key.pem",
         controls: Some("private_key"),
@@ -213,7 +229,7 @@ impl Cell {
         let reference = sources.reference(self.kind, self.failure, self.place.prints, "");
         let fill = |keys: &str| {
             let keys = keys.replace("SECRET", SECRET).replace("POST", POST).replace("BY_KEY", BY_KEY);
-            keys.replace("REF", &reference)
+            keys.replace("EGRESS", &sources.egress.address.to_string()).replace("REF", &reference)
         };
         let (name, table, route) = (&self.name, fill(self.place.table), fill(self.place.route));
         format!(
@@ -251,7 +267,7 @@ async fn expect_no_canary(world: &World) {
 
 /// What a program prints once it works, and what the agents send.
 const GOOD: &str = "canary-good";
-const CONTROLS: &str = "canary\u{1}\u{7f}";
+const CONTROLS: &str = "canary\r\nx-evil: 1\u{1}\u{7f}";
 
 /// A place outside of token requests.
 #[derive(Clone, Copy, PartialEq)]
@@ -406,12 +422,11 @@ impl Other {
 async fn in_each_other_place_each_failure_is_named_and_ends() {
     let ca = Ca::new("places");
     let setup = Setup::new().await;
-    setup.file("good", GOOD);
-    setup.file("ca.pem", &ca.pem);
     let identity = ca.issue(&["localhost"]);
     setup.file("identity.pem", format!("{}{}", identity.certificate_pem, identity.key_pem));
     let tls_upstream = Scripted::start(Some(ca.issue(&["localhost"]).server(&["http/1.1"]))).await;
-    let mut sources = Sources::start(setup.folder()).await;
+    let mut sources = Sources::start(&setup).await;
+    setup.file("ca.pem", &ca.pem);
     let others = others();
     let tables: String = others.iter().map(|cell| cell.table(&sources, &tls_upstream.url)).collect();
     let world = setup.more(&tables).start().await;
@@ -438,9 +453,8 @@ async fn in_each_other_place_each_failure_is_named_and_ends() {
 #[tokio::test]
 async fn in_each_place_of_a_token_request_each_failure_is_named_and_ends() {
     let setup = Setup::new().await;
-    setup.file("good", GOOD);
     std::fs::copy(key_path("ec-p256.pkcs8.pem"), setup.folder().join("key.pem")).unwrap();
-    let mut sources = Sources::start(setup.folder()).await;
+    let mut sources = Sources::start(&setup).await;
     setup.issuer.always(|request, n| match request.basic().as_deref() {
         Some(CURRENT) if request.target().contains("standby") => {
             RawResponse::oauth_error(401, "invalid_client")

@@ -331,15 +331,6 @@ async fn stderr_is_in_the_log_masked_and_bounded() {
 }
 
 #[tokio::test]
-async fn a_value_that_does_not_fit_its_place_is_refused() {
-    let keys = "headers = { x-one = { exec = [\"./program\"] } }";
-    let world = scene("printf 'canary-a\\r\\nx-evil: 1'", keys).await.start().await;
-    let detail = detail(&world).await;
-    assert!(detail.contains("x-one") && !detail.contains("canary"), "{detail}");
-    assert_eq!(world.issuer().count(), 0);
-}
-
-#[tokio::test]
 async fn a_config_that_others_may_write_must_not_name_a_program() {
     let setup = scene("echo run >> runs; echo x", SECRET).await;
     let path = setup.write();
@@ -627,41 +618,6 @@ async fn expect_no_canary(world: &World) {
     {
         assert!(!text.contains("canary"), "{text}");
     }
-}
-
-#[tokio::test]
-async fn a_webhook_waits_for_a_secret_that_a_program_prints() {
-    let table = format!(
-        "[webhook.hook]\naddress = \"127.0.0.1:0\"\npath = \"/seismic\"\nsignature_header = \"x-seismic-signature\"\nsecrets = [{PROGRAM}]\nvalue = \"/user\"\nstore = \"hook.json\""
-    );
-    let post = async |world: &World, secret: &str| {
-        let address = crate::webhook::address_of(world, "hook").await;
-        let body = b"{\"user\":\"u1\"}".to_vec();
-        let signed = crate::webhook::signed_by(secret, body);
-        Client::tcp(address).await.exchange(&signed).await
-    };
-    for (body, says) in NO_VALUE {
-        let world = scene(body, "").await.more(&table).start().await;
-        let refused = post(&world, "secret").await;
-        assert_eq!(
-            (refused.status, refused.code().as_deref()),
-            (503, Some("no_secret")),
-            "{}",
-            refused.text()
-        );
-        world.log().wait(says, |line| line.contains("secrets") && line.contains(says)).await;
-        let status = world.status().await["webhooks"][0].to_string();
-        assert!(status.contains(says), "{status}");
-        world.get("/").await.expect_status(200);
-        expect_no_canary(&world).await;
-        script(world.folder(), "program", "echo secret");
-        eventually("the secret", || async { (post(&world, "secret").await.status == 204).then_some(()) })
-            .await;
-    }
-    let world = printing(CONTROLS, &table).await.start().await;
-    post(&world, CONTROLS).await.expect_status(204);
-    post(&world, "canary").await.expect_status(401);
-    expect_no_canary(&world).await;
 }
 
 async fn store_failure(world: &World, says: &str) {
