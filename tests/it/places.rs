@@ -185,7 +185,6 @@ static TOKEN_REQUEST: [Place; 20] = [
     Place { prints: "ca.pem", ..place("tls.ca", PEM, "client_id = \"c\"\nSECRET\ntls = { ca = REF }") },
     Place {
         prints: "userinfo",
-        controls: Some("proxy.userinfo"),
         ..place(
             "proxy.userinfo",
             PEM,
