@@ -292,7 +292,7 @@ fn token_services(
     if !config.listeners.iter().any(|listener| listener.serve() == Serve::Token) {
         return BTreeMap::new();
     }
-    let needed = with_inner(route_slots(routes));
+    let needed = with_inner(route_slots(routes), |slot| slot.inner().to_vec());
     let used: HashSet<&str> = needed.iter().map(|slot| &*slot.issuer().name).collect();
     let service = |issuer: &Arc<IssuerConfig>| {
         let own = tokens.slot(&issuer.own_credential(), issuer, config.limits.waiters);
@@ -321,26 +321,32 @@ fn service(
 /// Every slot once, even if several routes share it, with the slots of other issuers that it needs.
 fn slots(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
     let handed_out = snapshot.token_services.values().map(|service| Arc::clone(&service.own));
-    with_inner(route_slots(&snapshot.routes).chain(handed_out))
+    with_inner(route_slots(&snapshot.routes).chain(handed_out), |slot| {
+        slot.inner_of_either().cloned().collect()
+    })
 }
 
 /// Those whose tokens are fetched without a request.
 fn slots_at_start(snapshot: &Snapshot) -> Vec<Arc<TokenSlot>> {
     let services = snapshot.token_services.values().filter(|service| !service.on_demand);
-    with_inner(route_slots(&snapshot.routes).chain(services.map(|service| Arc::clone(&service.own))))
+    let own = services.map(|service| Arc::clone(&service.own));
+    with_inner(route_slots(&snapshot.routes).chain(own), |slot| slot.inner().to_vec())
 }
 
 fn route_slots(routes: &[Arc<RouteService>]) -> impl Iterator<Item = Arc<TokenSlot>> {
     routes.iter().filter_map(|route| route.slot.clone())
 }
 
-fn with_inner(slots: impl Iterator<Item = Arc<TokenSlot>>) -> Vec<Arc<TokenSlot>> {
+fn with_inner(
+    slots: impl Iterator<Item = Arc<TokenSlot>>,
+    inner: impl Fn(&TokenSlot) -> Vec<Arc<TokenSlot>>,
+) -> Vec<Arc<TokenSlot>> {
     let mut all: Vec<Arc<TokenSlot>> = Vec::new();
     let mut met = HashSet::new();
     let mut next: VecDeque<Arc<TokenSlot>> = slots.collect();
     while let Some(slot) = next.pop_front() {
         if met.insert(Arc::as_ptr(&slot)) {
-            next.extend(slot.inner().iter().cloned());
+            next.extend(inner(&slot));
             all.push(slot);
         }
     }

@@ -28,7 +28,7 @@ use http::HeaderMap;
 use http::header::DATE;
 use tokio::time::Instant;
 
-pub use chain::{ChainedTokens, Taking, chained};
+pub use chain::{ChainedTokens, Taking, Use, chained, chained_by_either, chained_by_standby};
 pub use discovery::Metadata;
 pub(crate) use document::decode_form;
 pub use error::{FailureKind, IssuerError, Unreached};

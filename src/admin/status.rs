@@ -281,7 +281,8 @@ struct TokenStatus {
     /// Names of further parameters; values may be secret.
     parameters: Vec<String>,
     required: bool,
-    /// It is fetched by the first request to a token listener, and `/readyz` does not wait for it.
+    /// It is fetched only when it is needed (by a request to a token listener, or for `standby`), and `/readyz` does not wait
+    /// for it.
     on_demand: bool,
     /// `valid`, `none` or `expired`.
     state: &'static str,

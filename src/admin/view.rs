@@ -114,7 +114,7 @@ pub(super) struct CredentialView {
     pub(super) outer: Vec<Arc<str>>,
     /// The issuers whose tokens its own token requests use.
     pub(super) inner: Vec<Arc<str>>,
-    /// Only requests to a token listener have it fetched.
+    /// Only requests to a token listener have it fetched, or the other credential of its outer issuer.
     pub(super) on_demand: bool,
     pub(super) status: SlotStatus,
 }
@@ -181,8 +181,9 @@ impl Credentials {
         if let Some(outer) = outer.filter(|outer| !view.outer.contains(outer)) {
             view.outer.push(Arc::clone(outer));
         }
-        for inner in slot.inner() {
-            self.add(inner, route, Some(&slot.issuer().name), on_demand);
+        for inner in slot.inner_of_either() {
+            let unused = slot.inner().iter().all(|used| !Arc::ptr_eq(used, inner));
+            self.add(inner, route, Some(&slot.issuer().name), on_demand || unused);
         }
     }
 }

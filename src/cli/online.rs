@@ -29,7 +29,7 @@ use crate::config::{
     self, Config, ConnectionConfig, Credential, CredentialKey, HostPattern, IssuerConfig, Problem,
     RouteConfig, StoreConfig, UpstreamTarget, UpstreamUrl,
 };
-use crate::issuer::chained;
+use crate::issuer::chained_by_either;
 use crate::net::{Connected, Connector, Facts, tls_cause};
 use crate::store::Probed;
 
@@ -252,7 +252,7 @@ fn inner_tokens(config: &Config) -> Vec<(String, CredentialKey)> {
     next.extend(config.issuers.values().map(|issuer| (Arc::clone(issuer), issuer.own_credential())));
     let mut found = Vec::new();
     while let Some((issuer, key)) = next.pop() {
-        for (_, chained) in chained(&issuer, &key) {
+        for (_, chained) in chained_by_either(&issuer, &key) {
             let (inner, inner_key) = chained.token();
             let one = (issuer.name.to_string(), inner_key.clone());
             if !found.contains(&one) {

@@ -26,13 +26,15 @@ pub(crate) struct FileText {
     line_starts: Vec<usize>,
 }
 
-/// What the file's mode lets others do.
+/// What mode and owner of the file let others do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Access {
     /// Only the owner may read it, so literal secrets are accepted.
     pub owner_only: bool,
     /// Group or others may write it.
     pub writable_by_others: bool,
+    /// Its owner is neither root nor the user that bearerd runs as, and may write it.
+    pub of_another_user: bool,
 }
 
 /// Why a file could not be read, and its line if that is known (from 1; 0: the whole file).
@@ -70,13 +72,14 @@ impl FileText {
             let line = bytes.iter().take(valid).filter(|&&byte| byte == b'\n').count() + 1;
             Unreadable { reason: "is not UTF-8".to_owned(), line }
         })?;
-        Ok(Self::new(display.to_owned(), absolute, text, Access::of(&state)))
+        let access = Access::of(&absolute, &state);
+        Ok(Self::new(display.to_owned(), absolute, text, access))
     }
 
     /// A text that is not in a file. It counts as readable only by its owner.
     pub(super) fn nowhere(text: &str) -> Self {
         let name = PathBuf::from("/bearerd.toml");
-        let access = Access { owner_only: true, writable_by_others: false };
+        let access = Access { owner_only: true, writable_by_others: false, of_another_user: false };
         Self::new(name.clone(), name, text.to_owned(), access)
     }
 
@@ -86,6 +89,30 @@ impl FileText {
             .chain(text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at + 1))
             .collect();
         Self { display, absolute, folder, text: Zeroizing::new(text), access, line_starts }
+    }
+
+    /// How another user may write this text, and the remedy. Whoever can do so can have bearerd run what the text names.
+    pub(super) fn writable_by_another(&self) -> Option<(String, String)> {
+        let file = self.display.display();
+        if self.access.writable_by_others {
+            return Some((
+                "in a file that other users may write".to_owned(),
+                format!("run `chmod go-w {file}`"),
+            ));
+        }
+        if self.access.of_another_user {
+            let message = "in a file of another user, who may write it";
+            return Some((
+                message.to_owned(),
+                format!("run `chown root {file}`, and let bearerd's group read it"),
+            ));
+        }
+        let (folder, by_mode) = files::folder_for_others(&self.absolute)?;
+        let folder = folder.display();
+        let message =
+            format!("in a file that other users may replace, because they may write the folder {folder}");
+        let remedy = if by_mode { "chmod go-w" } else { "chown root" };
+        Some((message, format!("run `{remedy} {folder}`")))
     }
 
     /// Line and column (in characters), both counted from 1.
@@ -110,9 +137,13 @@ impl FileText {
 
 impl Access {
     /// The mode of the file that is read counts, not that of a symbolic link to it.
-    fn of(state: &Metadata) -> Self {
+    fn of(path: &Path, state: &Metadata) -> Self {
         let mode = state.permissions().mode();
-        Self { owner_only: mode & 0o077 == 0, writable_by_others: mode & 0o022 != 0 }
+        Self {
+            owner_only: mode & 0o077 == 0,
+            writable_by_others: mode & 0o022 != 0,
+            of_another_user: files::is_of_another_user(state) && !files::is_on_read_only_mount(path),
+        }
     }
 }
 
@@ -179,7 +210,7 @@ pub(crate) enum PathStep {
 
 /// A key's path; printed as `issuer.corp.params."a b"`, `route[2].issuer`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct KeyPath(pub Vec<PathStep>);
+pub(crate) struct KeyPath(pub Vec<PathStep>);
 
 impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,15 +264,21 @@ impl<'t> Place<'t> {
 
     /// Whether a token of another issuer may stand at this place.
     pub(super) fn may_hold_a_token(&self) -> bool {
-        let mut steps = self.path.0.iter().map(|step| match step {
-            PathStep::Key(key) => key.as_str(),
+        let step = |step| match step {
+            &PathStep::Key(ref key) => key.as_str(),
             PathStep::Index(_) => "",
-        });
-        let table = steps.next() == Some("issuer") && steps.next().is_some();
-        let key = steps.next().unwrap_or_default();
-        // A parameter of such a token, or a variable of a program, must not name a further issuer.
-        let inside = steps.any(|key| key == "params" || key == "env");
-        table && matches!(key, "client_secret" | "assertion" | "params" | "headers") && !inside
+        };
+        let steps: Vec<&str> = self.path.0.iter().map(step).collect();
+        // Credentials and claims of token requests. Names are none, keys and certificates are no tokens, and what is not sent to
+        // an issuer must not get one's token.
+        matches!(
+            steps.as_slice(),
+            ["issuer", _, "client_secret" | "assertion" | "params" | "headers", ..]
+                | ["issuer", _, "standby", "client_secret", ..]
+                | ["issuer", _, "basic", "password", ..]
+                | ["issuer", _, "jwt", "claims", ..]
+                | ["route", _, "params", ..]
+        )
     }
 
     /// Whether a value at this place is read for each token request.

@@ -156,17 +156,38 @@ pub(super) fn is_on_private_mount(path: &Path, state: &Metadata) -> bool {
         rustix::fs::statfs(path)
             .is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
     };
-    let is_read_only = || {
-        rustix::fs::statvfs(path)
-            .is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
-    };
-    state.uid() == 0 && is_tmpfs() && is_read_only()
+    state.uid() == 0 && is_tmpfs() && is_on_read_only_mount(path)
 }
 
 /// Other systems have no such mounts.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn is_on_private_mount(_: &Path, _: &Metadata) -> bool {
     false
+}
+
+/// Nobody who sees only this mount may write there.
+pub(super) fn is_on_read_only_mount(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+/// Neither of root nor of the user that bearerd runs as.
+pub(super) fn is_of_another_user(state: &Metadata) -> bool {
+    ![0, rustix::process::geteuid().as_raw()].contains(&state.uid())
+}
+
+/// The folder on the way to this file, or to what a symbolic link to it names, in which another user may replace the next one
+/// or the file. The flag: because of its mode, and not of its owner. In a folder with the sticky bit (`/tmp`), everybody may only
+/// replace what is their own.
+pub(super) fn folder_for_others(file: &Path) -> Option<(PathBuf, bool)> {
+    const STICKY: u32 = 0o1000;
+    let real = std::fs::canonicalize(file).ok();
+    let files = [file].into_iter().chain(real.as_deref());
+    files.flat_map(|file| file.ancestors().skip(1)).find_map(|folder| {
+        let found = state(folder).ok()?;
+        let by_mode = found.mode() & 0o022 != 0 && found.mode() & STICKY == 0;
+        let is_open = by_mode || is_of_another_user(&found);
+        (is_open && !is_on_read_only_mount(folder)).then(|| (folder.to_owned(), by_mode))
+    })
 }
 
 fn read_regular(path: &Path, limit: u64) -> io::Result<Contents> {

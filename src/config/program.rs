@@ -3,6 +3,8 @@
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
+mod family;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::hash::{Hash, Hasher};
@@ -14,7 +16,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, waitpid};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
@@ -54,7 +56,7 @@ static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 pub fn end_all() {
     for group in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter().copied() {
         if let Some(group) = Pid::from_raw(group) {
-            let _ = kill_process_group(group, Signal::KILL);
+            family::kill(group);
         }
     }
 }
@@ -335,21 +337,20 @@ async fn read_rest(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>, mor
     }
 }
 
-/// Kills the program and the children that are in its process group.
+/// Kills the program and what it started.
 async fn kill(group: Option<Pid>, child: &mut Child) {
-    // The program itself, or a child that is left, is in the group, so no other group can have its number.
-    if let Some(group) = group {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
+    let mut killed = group.map(family::kill).unwrap_or_default();
     let _ = child.wait().await;
-    let Some(group) = group else { return };
+    if getpid() != Pid::INIT {
+        return;
+    }
     for _ in 0..REAPED_AFTER {
-        match waitpgid(group, WaitOptions::NOHANG) {
-            Ok(Some(_)) => {}
-            Ok(None) => tokio::time::sleep(REAP_EVERY).await,
-            // No child is left, or they are the children of another process 1.
-            Err(_) => return,
+        // An error: it is not bearerd's child yet.
+        killed.retain(|pid| !matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(Some(_))));
+        if killed.is_empty() {
+            return;
         }
+        tokio::time::sleep(REAP_EVERY).await;
     }
 }
 

@@ -40,6 +40,7 @@ type Issuers = BTreeMap<String, Option<Arc<IssuerConfig>>>;
 /// The tables that other tables may name.
 pub(crate) struct Known {
     pub issuers: Issuers,
+    pub chains: chain::Chains,
     pub listeners: listener::Listeners,
 }
 
@@ -85,8 +86,8 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         routes.push((document, raw.route));
     }
     let files: Vec<_> = issuers.iter().map(|(document, _)| document.file.absolute.clone()).collect();
-    let (issuers, places) = all_issuers(issuers, report);
-    let known = Known { issuers, listeners };
+    let (issuers, chains, places) = all_issuers(issuers, report);
+    let known = Known { issuers, chains, listeners };
     listener::check_token_listeners(&top, &known, report);
     let routes = all_routes(routes, &known, report);
     listener::check_forward_listeners(&top, &known, &routes, report);
@@ -137,7 +138,7 @@ fn taken(admin: &Option<Admin>, listeners: &listener::Listeners) -> Vec<(Address
 fn all_issuers<'t>(
     written: Vec<(&'t Document<'t>, BTreeMap<String, RawIssuer>)>,
     report: &mut Report,
-) -> (Issuers, BTreeMap<String, Place<'t>>) {
+) -> (Issuers, chain::Chains, BTreeMap<String, Place<'t>>) {
     let mut places: BTreeMap<String, Place<'t>> = BTreeMap::new();
     let mut issuers = BTreeMap::new();
     for (document, tables) in written {
@@ -153,7 +154,8 @@ fn all_issuers<'t>(
             issuers.insert(name, issuer);
         }
     }
-    (chain::link(issuers, &places, report), places)
+    let (issuers, chains) = chain::link(issuers, &places, report);
+    (issuers, chains, places)
 }
 
 fn all_routes<'t>(

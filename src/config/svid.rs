@@ -2,9 +2,10 @@
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::files;
@@ -18,9 +19,12 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A JWT-SVID whose end is nearer than this may expire on its way.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// Threads that wait for the agent.
-static AGENT: Aside = Aside::new("spiffe", 16);
-static FETCHES: LazyLock<Arc<SharedWork<Outcome>>> = LazyLock::new(|| Arc::new(SharedWork::new(&AGENT)));
+/// The most threads that wait for one agent.
+const THREADS: usize = 16;
+
+/// The fetches from each agent, on threads of its own, so that an agent that hangs holds up no other. A config names few agents, so
+/// none is ever removed.
+static FETCHES: Mutex<BTreeMap<PathBuf, &'static Arc<SharedWork<Outcome>>>> = Mutex::new(BTreeMap::new());
 static KNOWN: Known<JwtSvidConfig> = Mutex::new(Vec::new());
 
 /// What identifies a JWT-SVID.
@@ -61,13 +65,17 @@ impl Recipe for JwtSvidConfig {
     }
 
     fn threads(&self) -> &'static Arc<SharedWork<Outcome>> {
-        &FETCHES
+        let mut fetches = FETCHES.lock().unwrap_or_else(PoisonError::into_inner);
+        fetches.entry(self.socket.clone()).or_insert_with(|| {
+            let threads: &'static Aside = Box::leak(Box::new(Aside::new("spiffe", THREADS)));
+            Box::leak(Box::new(Arc::new(SharedWork::new(threads))))
+        })
     }
 
     fn limit(&self) -> (Duration, &'static str) {
         (
             self.timeout + GRACE,
-            "cannot be fetched in time: too many requests wait for agents that do not respond",
+            "cannot be fetched in time: too many requests wait for this agent, which does not respond",
         )
     }
 

@@ -20,9 +20,9 @@ use crate::config::report::Report;
 use crate::config::{self, Config, Problems, Scopes, Severity, load_file, schema};
 
 /// A file that its owner alone may read.
-const PRIVATE: Access = Access { owner_only: true, writable_by_others: false };
+const PRIVATE: Access = Access { owner_only: true, writable_by_others: false, of_another_user: false };
 /// A file that others may read.
-const READABLE: Access = Access { owner_only: false, writable_by_others: false };
+const READABLE: Access = Access { owner_only: false, writable_by_others: false, of_another_user: false };
 
 fn load(text: &str) -> Result<Config, Problems> {
     load_as(text, READABLE)

@@ -26,9 +26,33 @@ pub trait ChainedTokens: Send + Sync {
     fn refuse(&self, token: &Chained) -> bool;
 }
 
-/// The tokens of other issuers that requests for this token need, with the config keys that use them.
-pub fn chained<'a>(config: &'a IssuerConfig, key: &'a CredentialKey) -> Vec<(String, &'a Arc<Chained>)> {
-    let Some(client) = ClientCredential::of(config, WhichCredential::Current) else { return Vec::new() };
+/// A token of another issuer, and the config key that uses it.
+pub type Use<'a> = (String, &'a Arc<Chained>);
+
+/// The tokens of other issuers that requests for this token need.
+pub fn chained<'a>(config: &'a IssuerConfig, key: &'a CredentialKey) -> Vec<Use<'a>> {
+    chained_with(WhichCredential::Current, config, key)
+}
+
+/// As [`chained`], of requests with the standby credential. Nothing if there is none.
+pub fn chained_by_standby<'a>(config: &'a IssuerConfig, key: &'a CredentialKey) -> Vec<Use<'a>> {
+    chained_with(WhichCredential::Standby, config, key)
+}
+
+/// What [`chained`] and [`chained_by_standby`] return, each once.
+pub fn chained_by_either<'a>(config: &'a IssuerConfig, key: &'a CredentialKey) -> Vec<Use<'a>> {
+    let mut uses = chained(config, key);
+    let known: Vec<_> = uses.iter().map(|(key, _)| key.clone()).collect();
+    uses.extend(chained_by_standby(config, key).into_iter().filter(|(key, _)| !known.contains(key)));
+    uses
+}
+
+fn chained_with<'a>(
+    which: WhichCredential,
+    config: &'a IssuerConfig,
+    key: &'a CredentialKey,
+) -> Vec<Use<'a>> {
+    let Some(client) = ClientCredential::of(config, which) else { return Vec::new() };
     let values = credential::made_values(config, &client, key);
     values.into_iter().filter_map(|(key, source)| Some((key, source.chained()?))).collect()
 }

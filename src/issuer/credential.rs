@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::{FailureKind, IssuerError};
-use crate::config::{CredentialKey, IssuerConfig, ParamValue, Source};
+use crate::config::{CredentialKey, IssuerConfig, ParamValue, Source, Standby};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WhichCredential {
@@ -40,6 +40,7 @@ impl fmt::Display for WhichCredential {
 #[derive(Clone, Copy)]
 pub(super) struct ClientCredential<'a> {
     pub(super) which: WhichCredential,
+    standby: Option<&'a Standby>,
     pub(super) id: Option<&'a Source>,
     pub(super) secret: Option<&'a Source>,
     pub(super) private_key: Option<&'a Source>,
@@ -57,6 +58,7 @@ impl<'a> ClientCredential<'a> {
     pub(super) fn of(config: &'a IssuerConfig, which: WhichCredential) -> Option<Self> {
         let current = Self {
             which,
+            standby: None,
             id: config.client_id.as_ref(),
             secret: config.client_auth.secret(),
             private_key: config.private_key.as_ref(),
@@ -72,6 +74,7 @@ impl<'a> ClientCredential<'a> {
         let shares_key = standby.private_key.is_none();
         Some(Self {
             which,
+            standby: Some(standby),
             id: standby.client_id.as_ref().or(current.id),
             secret: current.secret.map(|current| standby.client_secret.as_ref().unwrap_or(current)),
             private_key: standby.private_key.as_ref().or(current.private_key),
@@ -89,11 +92,13 @@ impl<'a> ClientCredential<'a> {
 
     /// The name of a config key in this credential's table.
     pub(super) fn key(&self, name: &'static str) -> &'static str {
-        match (self.which, name) {
-            (WhichCredential::Current, name) => name,
-            (WhichCredential::Standby, "private_key") => "standby.private_key",
-            (WhichCredential::Standby, "certificate") => "standby.certificate",
-            (WhichCredential::Standby, other) => other,
+        match (self.standby, name) {
+            (Some(own), "client_id") if own.client_id.is_some() => "standby.client_id",
+            (Some(own), "client_secret") if own.client_secret.is_some() => "standby.client_secret",
+            (Some(own), "jwt.key_id") if own.key_id.is_some() => "standby.key_id",
+            (Some(_), "private_key") => "standby.private_key",
+            (Some(_), "certificate") => "standby.certificate",
+            (_, other) => other,
         }
     }
 }
@@ -149,6 +154,12 @@ pub(super) fn both_refused(
     let kind = match second.kind {
         FailureKind::Credential => FailureKind::ClientRefused,
         kind => kind,
+    };
+    // The second may have no token of another issuer (`chain::leg`), for which bearerd looks each second. Not here, because the
+    // first one would be refused as often.
+    let second = match second.forgiven {
+        true => IssuerError { forgiven: false, retry_after: None, ..second },
+        false => second,
     };
     let refused = if second.kind == FailureKind::Credential { first } else { second };
     // If both remedies are the same, one is enough.
@@ -207,11 +218,11 @@ pub(super) fn made_values<'a>(
     key: &'a CredentialKey,
 ) -> Vec<(String, &'a Source)> {
     let named = [
-        ("client_id", client.id),
-        ("client_secret", client.secret),
+        (client.key("client_id"), client.id),
+        (client.key("client_secret"), client.secret),
         (client.key("private_key"), client.private_key),
         (client.key("certificate"), client.certificate_elsewhere()),
-        ("jwt.key_id", client.key_id.or(client.inherited_key_id)),
+        (client.key("jwt.key_id"), client.key_id.or(client.inherited_key_id)),
         ("basic.user", config.basic.as_ref().map(|basic| &basic.user)),
         ("basic.password", config.basic.as_ref().map(|basic| &basic.password)),
         ("assertion", config.assertion.as_ref()),
@@ -500,7 +511,7 @@ mod tests {
         let mut config = signing("rsa.pkcs8.pem");
         config.private_key = Some(source("key").with_password(source("password")));
         config.certificate = Some(source("certificate"));
-        config.standby = Some(crate::config::Standby {
+        config.standby = Some(Standby {
             client_id: Some(source("standby-id")),
             client_secret: None,
             private_key: Some(source("standby-key")),

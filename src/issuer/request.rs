@@ -90,7 +90,7 @@ pub(super) fn build(
             return Err(format!("`headers` may not set {name}"));
         }
         let value = sensitive(Secret::clone(value)).ok_or_else(|| {
-            format!("the value of `headers` {name} contains a character that a header field must not contain")
+            format!("headers.{name} contains a character that a header field must not contain")
         })?;
         headers.insert(name.clone(), value);
     }

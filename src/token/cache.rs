@@ -133,13 +133,13 @@ impl TokenCache {
     /// A new slot requests no token until it is used or [`TokenSlot::prefetch`] is called.
     pub fn slot(&self, key: &CredentialKey, issuer: &Arc<IssuerConfig>, waiters: usize) -> Arc<TokenSlot> {
         // First, because a new slot holds them.
-        let inner: Vec<_> = issuer::chained(issuer, key)
-            .into_iter()
-            .map(|(_, chained)| {
+        let inner = [issuer::chained(issuer, key), issuer::chained_by_standby(issuer, key)].map(|uses| {
+            let slots = uses.into_iter().map(|(_, chained)| {
                 let (issuer, key) = chained.token();
                 self.slot(key, issuer, waiters)
-            })
-            .collect();
+            });
+            slots.collect::<Vec<_>>()
+        });
         let new = || self.new_slot(key, issuer, waiters, inner.clone());
         let cell = self.slots.get_with_by_ref(key, || Arc::new(ArcSwapOption::from(Some(new()))));
         // Empty only if it was evicted just now: there are more keys than room.
@@ -169,14 +169,14 @@ impl TokenCache {
         key: &CredentialKey,
         issuer: &Arc<IssuerConfig>,
         waiters: usize,
-        inner: Vec<Arc<TokenSlot>>,
+        [inner, inner_of_standby]: [Vec<Arc<TokenSlot>>; 2],
     ) -> Arc<TokenSlot> {
         let source = self.source(issuer);
         let clock = Arc::clone(&self.clock);
         let mut slot = TokenSlot::new(key.clone(), Arc::clone(issuer), source, clock, waiters);
-        slot.inner = inner;
+        (slot.inner, slot.inner_of_standby) = (inner, inner_of_standby);
         let slot = Arc::new(slot);
-        slot.inner().iter().for_each(|inner| inner.used_by(&slot));
+        slot.inner_of_either().for_each(|inner| inner.used_by(&slot));
         let (store, control) = (Arc::clone(&self.store), self.control.clone());
         let sharing = Sharing { store, control, clock: Arc::clone(&self.clock) };
         self.control.spawn(SlotTask::new(&slot, Arc::clone(&self.probes), sharing).run());

@@ -26,8 +26,8 @@ struct Taken {
 }
 
 impl InnerTokens {
-    pub(super) fn new(slots: &[Arc<TokenSlot>]) -> Self {
-        Self { slots: slots.to_vec(), taken: Mutex::default() }
+    pub(super) fn new<'a>(slots: impl Iterator<Item = &'a Arc<TokenSlot>>) -> Self {
+        Self { slots: slots.cloned().collect(), taken: Mutex::default() }
     }
 
     fn slot(&self, token: &Chained) -> Option<&Arc<TokenSlot>> {

@@ -62,6 +62,8 @@ pub struct TokenSlot {
     waiters_limit: AtomicUsize,
     /// The tokens of other issuers that this one's token requests need.
     pub(super) inner: Vec<Arc<Self>>,
+    /// Those that requests with the issuer's `standby` need.
+    pub(super) inner_of_standby: Vec<Arc<Self>>,
     /// The slots whose token requests need this one's token.
     outer: ArcSwap<Vec<Weak<Self>>>,
     /// The first traced request that waits for the current or the next fetch.
@@ -123,6 +125,7 @@ impl TokenSlot {
             waiting: AtomicUsize::new(0),
             waiters_limit: AtomicUsize::new(waiters),
             inner: Vec::new(),
+            inner_of_standby: Vec::new(),
             outer: ArcSwap::default(),
             first_waiter: ArcSwapOption::empty(),
         }
@@ -133,9 +136,15 @@ impl TokenSlot {
         &self.issuer
     }
 
-    /// The slots of other issuers whose tokens this one's token requests need.
+    /// The slots of other issuers whose tokens this one's token requests need, with the credential that worked last.
     pub fn inner(&self) -> &[Arc<Self>] {
-        &self.inner
+        if self.source.standby_in_use() { &self.inner_of_standby } else { &self.inner }
+    }
+
+    /// As [`Self::inner`], with either credential.
+    pub fn inner_of_either(&self) -> impl Iterator<Item = &Arc<Self>> {
+        let is_new = |slot: &&Arc<Self>| self.inner.iter().all(|known| !Arc::ptr_eq(known, slot));
+        self.inner.iter().chain(self.inner_of_standby.iter().filter(is_new))
     }
 
     /// `outer` needs this slot's token.
@@ -150,8 +159,10 @@ impl TokenSlot {
     pub(super) fn is_needed(&self) -> bool {
         let is_used =
             |slot: &Self| slot.held.load().as_ref().is_some_and(|held| held.used.load(Ordering::Relaxed));
+        let takes_this = |outer: &Self| outer.inner().iter().any(|inner| std::ptr::eq(&**inner, self));
         let outer = self.outer.load();
-        outer.iter().filter_map(Weak::upgrade).any(|outer| is_used(&outer) || outer.is_needed())
+        let mut outer = outer.iter().filter_map(Weak::upgrade);
+        outer.any(|outer| takes_this(&outer) && (is_used(&outer) || outer.is_needed()))
     }
 
     /// The hot path: the current token if it may be sent now. Takes no lock. Notes the use, and pokes the task if the

@@ -269,7 +269,7 @@ impl SlotTask {
         Want {
             have: held.and_then(|held| held.shared.as_ref()).map_or(0, |shared| shared.generation),
             refused: held.is_some_and(HeldToken::is_refused),
-            inner: Arc::new(InnerTokens::new(slot.inner())),
+            inner: Arc::new(InnerTokens::new(slot.inner_of_either())),
             prepared: false,
             left: held
                 .filter(|held| slot.serves(held, now) && !held.is_refused())

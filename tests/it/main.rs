@@ -63,6 +63,7 @@ mod page;
 mod paths;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+mod places;
 mod presets;
 mod process;
 mod programs;

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// Writes a shell script beside the config.
-fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
+pub fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
     let path = folder.join(name);
     let [text, new] = ["text", "new"].map(|kind| folder.join(format!("{name}.{kind}")));
     std::fs::write(&text, format!("#!/bin/sh\n{body}\n")).unwrap();
@@ -225,20 +225,37 @@ async fn a_failure_ends_when_the_program_works() {
 async fn a_program_that_hangs_is_killed_with_its_children() {
     let keys = "client_secret = { exec = [\"./program\"], timeout = \"3s\" }";
     // The child holds the output open, and ignores polite signals.
-    let body = "trap '' TERM HUP INT\nsh -c 'trap \"\" TERM HUP INT; echo $$ > child; sleep 600' &\nwait";
-    let world = scene(body, keys).await.start().await;
+    let body = "trap '' TERM HUP INT\nsh -c 'trap \"\" TERM HUP INT; echo $$ > child; sleep 600' &\n. ./others\nwait";
+    let setup = scene(body, keys).await;
+    setup.file("others", IN_SESSIONS_OF_THEIR_OWN);
+    let world = setup.start().await;
     let detail = detail(&world).await;
     assert!(
         detail.contains("did not end within 3s, and was killed with its children: raise `timeout`"),
         "{detail}"
     );
-    let child = std::fs::read_to_string(world.folder().join("child")).unwrap();
-    let gone = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
-        // A zombie waits for its parent, which is not bearerd.
-        stat.map_or(true, |stat| stat.contains(") Z "))
-    };
-    eventually("the child to be gone", || async { gone().then_some(()) }).await;
+    for name in ["child", "session", "deeper", "orphan"] {
+        let pid = pid_in(world.folder(), name).await;
+        eventually(&format!("{name} to be gone"), || async { is_gone(&pid).then_some(()) }).await;
+    }
+}
+
+/// Children that left the program's process group: in a session of their own, below that one, and one whose parent has ended.
+const IN_SESSIONS_OF_THEIR_OWN: &str = "setsid sh -c '
+    echo $$ > session
+    setsid sh -c \"echo \\$\\$ > deeper; exec sleep 600\" &
+    sh -c \"sleep 600 & echo \\$! > orphan\"
+    wait' &";
+
+async fn pid_in(folder: &Path, name: &str) -> String {
+    let text = || std::fs::read_to_string(folder.join(name)).ok().filter(|text| text.ends_with('\n'));
+    eventually(name, || async { text() }).await.trim().to_owned()
+}
+
+/// A zombie waits for its parent, which is not bearerd.
+fn is_gone(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| stat.contains(") Z "))
 }
 
 #[tokio::test]
@@ -251,18 +268,18 @@ async fn a_child_that_is_left_does_not_hold_up_the_value() {
 #[tokio::test]
 async fn no_program_outlives_bearerd() {
     let keys = "client_secret = { exec = [\"./program\"], timeout = \"5m\" }";
-    let mut world = scene("echo $$ > pid; exec sleep 600", keys).await.start().await;
-    let file = world.folder().join("pid");
-    let pid = eventually("the program", || async {
-        std::fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n'))
-    })
-    .await;
+    let setup = scene(". ./others\necho $$ > pid; exec sleep 600", keys).await;
+    setup.file("others", IN_SESSIONS_OF_THEIR_OWN);
+    let mut world = setup.start().await;
+    let names = ["pid", "session", "deeper", "orphan"];
+    let mut pids = Vec::new();
+    for name in names {
+        pids.push(pid_in(world.folder(), name).await);
+    }
     world.proxy.stop().await;
-    let gone = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-        stat.map_or(true, |stat| stat.contains(") Z "))
-    };
-    eventually("the program to be gone", || async { gone().then_some(()) }).await;
+    for pid in pids {
+        eventually(&format!("{pid} to be gone"), || async { is_gone(&pid).then_some(()) }).await;
+    }
 }
 
 #[tokio::test]
@@ -317,15 +334,6 @@ async fn stderr_is_in_the_log_masked_and_bounded() {
 }
 
 #[tokio::test]
-async fn a_value_that_does_not_fit_its_place_is_refused() {
-    let keys = "headers = { x-one = { exec = [\"./program\"] } }";
-    let world = scene("printf 'canary-a\\r\\nx-evil: 1'", keys).await.start().await;
-    let detail = detail(&world).await;
-    assert!(detail.contains("x-one") && !detail.contains("canary"), "{detail}");
-    assert_eq!(world.issuer().count(), 0);
-}
-
-#[tokio::test]
 async fn a_config_that_others_may_write_must_not_name_a_program() {
     let setup = scene("echo run >> runs; echo x", SECRET).await;
     let path = setup.write();
@@ -338,6 +346,66 @@ async fn a_config_that_others_may_write_must_not_name_a_program() {
         "{all}"
     );
     assert!(all.contains("bearerd.toml:") && all.contains("chmod go-w"), "{all}");
+    assert_eq!(runs(setup.folder()), 0);
+}
+
+#[tokio::test]
+async fn a_config_that_others_may_replace_must_not_name_a_program() {
+    let setup = scene("echo run >> runs; echo x", SECRET).await;
+    setup.write();
+    let mode = |mode: u32| {
+        std::fs::set_permissions(setup.folder(), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for open in [0o777, 0o770, 0o702] {
+        mode(open);
+        let output = cli::run(setup.folder(), &["check"]).await;
+        output.expect_code(78);
+        let all = output.all();
+        let folder = setup.folder().display();
+        assert!(
+            all.contains(&format!("names a program, in a file that other users may replace, because they may write the folder {folder}")),
+            "{all}"
+        );
+        assert!(all.contains(&format!("run `chmod go-w {folder}`")), "{all}");
+    }
+    // With the sticky bit, nobody replaces the file of another user.
+    for closed in [0o1777, 0o755] {
+        mode(closed);
+        cli::run(setup.folder(), &["check"]).await.expect_code(0);
+    }
+    // An included file counts by itself.
+    let included = setup.file(
+        "conf.d/more.toml",
+        format!("[issuer.more]\ntoken_url = \"https://a.test\"\nclient_id = \"c\"\n{SECRET}"),
+    );
+    let setup = setup.top("include = [\"conf.d/*.toml\"]");
+    setup.write();
+    std::fs::set_permissions(&included, std::fs::Permissions::from_mode(0o600)).unwrap();
+    cli::run(setup.folder(), &["check"]).await.expect_code(0);
+    std::fs::set_permissions(included.parent().unwrap(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let told = cli::run(setup.folder(), &["check"]).await;
+    told.expect_code(78);
+    assert!(told.all().contains("more.toml:") && told.all().contains("conf.d`"), "{}", told.all());
+    std::fs::set_permissions(included.parent().unwrap(), std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    // Only root may give files away.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    std::os::unix::fs::chown(&included, Some(65533), None).unwrap();
+    let told = cli::run(setup.folder(), &["check"]).await;
+    told.expect_code(78);
+    assert!(
+        told.all().contains("names a program, in a file of another user, who may write it"),
+        "{}",
+        told.all()
+    );
+    assert!(told.all().contains("more.toml`, and let bearerd's group read it"), "{}", told.all());
+    std::os::unix::fs::chown(&included, Some(0), None).unwrap();
+    std::os::unix::fs::chown(setup.folder(), Some(65533), None).unwrap();
+    let told = cli::run(setup.folder(), &["check"]).await;
+    told.expect_code(78);
+    assert!(told.all().contains(&format!("run `chown root {}`", setup.folder().display())), "{}", told.all());
     assert_eq!(runs(setup.folder()), 0);
 }
 
@@ -553,41 +621,6 @@ async fn expect_no_canary(world: &World) {
     {
         assert!(!text.contains("canary"), "{text}");
     }
-}
-
-#[tokio::test]
-async fn a_webhook_waits_for_a_secret_that_a_program_prints() {
-    let table = format!(
-        "[webhook.hook]\naddress = \"127.0.0.1:0\"\npath = \"/seismic\"\nsignature_header = \"x-seismic-signature\"\nsecrets = [{PROGRAM}]\nvalue = \"/user\"\nstore = \"hook.json\""
-    );
-    let post = async |world: &World, secret: &str| {
-        let address = crate::webhook::address_of(world, "hook").await;
-        let body = b"{\"user\":\"u1\"}".to_vec();
-        let signed = crate::webhook::signed_by(secret, body);
-        Client::tcp(address).await.exchange(&signed).await
-    };
-    for (body, says) in NO_VALUE {
-        let world = scene(body, "").await.more(&table).start().await;
-        let refused = post(&world, "secret").await;
-        assert_eq!(
-            (refused.status, refused.code().as_deref()),
-            (503, Some("no_secret")),
-            "{}",
-            refused.text()
-        );
-        world.log().wait(says, |line| line.contains("secrets") && line.contains(says)).await;
-        let status = world.status().await["webhooks"][0].to_string();
-        assert!(status.contains(says), "{status}");
-        world.get("/").await.expect_status(200);
-        expect_no_canary(&world).await;
-        script(world.folder(), "program", "echo secret");
-        eventually("the secret", || async { (post(&world, "secret").await.status == 204).then_some(()) })
-            .await;
-    }
-    let world = printing(CONTROLS, &table).await.start().await;
-    post(&world, CONTROLS).await.expect_status(204);
-    post(&world, "canary").await.expect_status(401);
-    expect_no_canary(&world).await;
 }
 
 async fn store_failure(world: &World, says: &str) {

@@ -23,7 +23,7 @@ async fn scene(agent: &Agent, more: &str) -> Setup {
     ))
 }
 
-fn claims(token: &str) -> Value {
+pub fn claims(token: &str) -> Value {
     let part = token.split('.').nth(1).expect("a JWT");
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
 }
@@ -277,6 +277,30 @@ async fn an_agent_that_is_silent_or_speaks_something_else_is_an_error_in_time() 
         let said = detail(&world).await;
         assert!(said.contains(expected), "{expected}: {said}");
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_hangs_holds_up_no_value_of_another_agent() {
+    let (hung, good) = (Agent::start().await, Agent::start().await);
+    hung.mood(Mood::Silent);
+    let svid = |agent: &Agent, audience: usize| {
+        format!("{{ spiffe = {{ audience = \"{audience}\", {} }}, timeout = \"5m\" }}", agent.key())
+    };
+    let values: Vec<_> = (0..20).map(|audience| svid(&hung, audience)).collect();
+    let world =
+        Setup::new().await.issuer(&format!("params = {{ x = [{}] }}", values.join(", "))).start().await;
+    eventually("the hung agent to be asked", || async { (hung.unanswered() >= 16).then_some(()) }).await;
+    let late = format!(
+        "[issuer.late]\ntoken_url = \"{0}/token\"\nclient_id = \"l\"\nclient_secret = {1}\n\
+         [[route]]\nname = \"late\"\npath_prefix = \"/late\"\nupstream = \"{2}\"\nissuer = \"late\"",
+        world.issuer().url,
+        svid(&good, 1),
+        world.upstream().url
+    );
+    world.file("bearerd.toml", format!("{}\n{late}", world.config()));
+    world.reload().await;
+    world.get("/late").await.expect_status(200);
+    assert_eq!(good.requests().len(), 1);
 }
 
 #[tokio::test]

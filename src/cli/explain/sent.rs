@@ -11,7 +11,7 @@ use crate::config::{
     Credential, CredentialKey, HeaderEdits, Inject, IssuerConfig, ParamValue, RouteConfig, TokenEndpoint,
     UpstreamTarget, Words,
 };
-use crate::issuer::chained;
+use crate::issuer::chained_by_either;
 use crate::route::path::upstream_target;
 use crate::secret::MASK;
 
@@ -74,7 +74,7 @@ pub struct Link {
 
 fn links(issuer: &IssuerConfig, key: &CredentialKey) -> Vec<Link> {
     let mut links = Vec::new();
-    for (name, chained) in chained(issuer, key) {
+    for (name, chained) in chained_by_either(issuer, key) {
         let (inner, inner_key) = chained.token();
         links.push(Link {
             outer: issuer.name.to_string(),

@@ -18,7 +18,7 @@ use crate::cli::token::decode_jwt;
 use crate::clock::{Clock, SystemClock, millis};
 use crate::config::client_auth::{Method, Proof};
 use crate::config::{Budget, CredentialKey, IssuerConfig, Source, TokenEndpoint};
-use crate::issuer::{self, FailureKind, Grant, Issuer, IssuerError, chained, examine};
+use crate::issuer::{self, FailureKind, Grant, Issuer, IssuerError, chained_by_either, examine};
 use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::connect::Offer;
 use crate::net::{Connector, Target};
@@ -40,6 +40,7 @@ pub(super) async fn ask(config: Arc<IssuerConfig>, wanted: Vec<Wanted>, bounds: 
     let config = IssuerConfig { credential_grace: Duration::ZERO, ..IssuerConfig::clone(&config) };
     let issuer = Issuer::new(Arc::new(config.clone()), Arc::new(SystemClock));
     let mut report = blank(&config, bounds);
+    report.inner = inner(&config, &wanted);
     let mut settled = Settled::No;
     for wanted in wanted {
         if !matches!(settled, Settled::No) {
@@ -81,10 +82,7 @@ fn blank(config: &IssuerConfig, bounds: Bounds) -> IssuerReport {
         ok: false,
         endpoint: None,
         client_auth: config.client_auth.as_str().to_owned(),
-        inner: chained(config, &config.own_credential())
-            .into_iter()
-            .map(|(key, chained)| InnerReport { key, issuer: chained.issuer.clone() })
-            .collect(),
+        inner: Vec::new(),
         tls: None,
         standby_in_use: false,
         clock_difference: None,
@@ -95,6 +93,21 @@ fn blank(config: &IssuerConfig, bounds: Bounds) -> IssuerReport {
         warnings: Vec::new(),
         hints: Vec::new(),
     }
+}
+
+/// The tokens of other issuers in the requests for these tokens, and for the issuer's own.
+fn inner(config: &IssuerConfig, wanted: &[Wanted]) -> Vec<InnerReport> {
+    let own = config.own_credential();
+    let mut found: Vec<InnerReport> = Vec::new();
+    for key in [&own].into_iter().chain(wanted.iter().map(|wanted| &wanted.key)) {
+        for (key, chained) in chained_by_either(config, key) {
+            let one = InnerReport { key, issuer: chained.issuer.clone() };
+            if !found.contains(&one) {
+                found.push(one);
+            }
+        }
+    }
+    found
 }
 
 fn not_asked(wanted: Wanted) -> CredentialReport {

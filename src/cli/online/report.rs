@@ -54,7 +54,7 @@ pub(super) struct IssuerReport {
 }
 
 /// A value of a token request that is the token of another issuer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 pub(super) struct InnerReport {
     /// The config key of the value.
     pub(super) key: String,

@@ -406,8 +406,8 @@ pub(crate) struct RawElsewhere {
     /// How long the output of `exec` is used before the program is run again. `0s`: for one token request.
     #[schemars(extend("x-errors" = "without `exec`; missing outside of token requests; between 0s and 1s"))]
     pub keep: Lasting<0>,
-    /// The name of another `[issuer.NAME]`, whose current token is the value. Only in `client_secret`, `assertion`, `params`, and
-    /// `headers` of an issuer.
+    /// The name of another `[issuer.NAME]`, whose current token is the value. Only in `client_secret`, `standby.client_secret`,
+    /// `basic.password`, `assertion`, `params`, `headers`, and `jwt.claims` of an issuer, and in `params` of a route.
     #[schemars(extend("x-errors" = "not an issuer; anywhere else; a circle; a chain of more than 16 issuers; an issuer with `dpop`; beside `file`, `env`, `webhook`, `exec`, or `pointer`"))]
     pub issuer: Option<String>,
     /// The scopes of that token, which replace the other issuer's.

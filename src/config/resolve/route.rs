@@ -17,7 +17,7 @@ use crate::config::raw::values::{Plaintext, RawParams, Word, check};
 use crate::config::raw::{RawHeaderEdits, RawInject, RawRoute};
 use crate::config::report::{Report, did_you_mean};
 use crate::config::resolve::value::{self, headers, params, refuse_tables, scopes, settable_header};
-use crate::config::resolve::{Known, listener};
+use crate::config::resolve::{Known, chain, listener};
 use crate::config::types::{self, Wrong, quoted, url, wrong};
 
 /// Checks the whole route. `None` if it or `matching` has errors.
@@ -242,7 +242,7 @@ fn credential(
                     "issuer = \"NAME\", or anonymous = true to forward without a token",
                 );
             }
-            credential_key(place, None, scopes, params, subject, report);
+            credential_key(place, None, (scopes, params, subject), known, report);
             None
         }
         (Some(name), false) => {
@@ -259,7 +259,7 @@ fn credential(
                 report.error(&issuer_at, format!("there is no issuer {}", issuer_at.describe()), hint);
             }
             let issuer = issuer.and_then(Option::as_ref);
-            let key = credential_key(place, issuer, scopes, params, subject, report)?;
+            let key = credential_key(place, Some((&name, issuer)), (scopes, params, subject), known, report)?;
             Some(Credential::Issuer { issuer: Arc::clone(issuer?), key })
         }
     }
@@ -728,17 +728,19 @@ fn match_keys<'a>(
     }
 }
 
-/// The key of a route's token. The route's scopes replace the issuer's, and its parameters are added.
+/// The key of a route's token. The route's scopes replace the issuer's, and its parameters are added. `issuer`: its name, and its
+/// config if it has no errors.
 fn credential_key(
     place: &Place<'_>,
-    issuer: Option<&Arc<IssuerConfig>>,
-    own_scopes: Option<Vec<String>>,
-    own_params: Option<RawParams>,
-    subject: Option<String>,
+    issuer: Option<(&str, Option<&Arc<IssuerConfig>>)>,
+    (own_scopes, own_params, subject): (Option<Vec<String>>, Option<RawParams>, Option<String>),
+    known: &Known,
     report: &mut Report,
 ) -> Option<CredentialKey> {
     let own_scopes = own_scopes.map(|raw| scopes(&place.key("scopes"), raw, report));
     let own_params = params(&place.key("params"), own_params, report);
+    let (name, issuer) = issuer.unwrap_or_default();
+    let digest = chain::link_route(place, (name, issuer.map(|issuer| &**issuer)), known, report);
     let issuer = issuer?;
     if issuer.carrier != Carrier::Json {
         refuse_tables(&place.key("params"), &own_params, report);
@@ -754,7 +756,7 @@ fn credential_key(
     all.extend(own_params);
     Some(CredentialKey {
         issuer: Arc::clone(&issuer.name),
-        issuer_digest: issuer.digest,
+        issuer_digest: digest?,
         scopes: own_scopes.unwrap_or_else(|| issuer.scopes.clone()),
         params: all,
         subject,

@@ -233,12 +233,8 @@ fn in_device(
         return None;
     }
     let file = place.document.file;
-    if file.access.writable_by_others {
-        report.error(
-            &at,
-            "names a module that bearerd runs, in a file that other users may write",
-            format!("run `chmod go-w {}`", file.display.display()),
-        );
+    if let Some((how, remedy)) = file.writable_by_another() {
+        report.error(&at, format!("names a module that bearerd runs, {how}"), remedy);
         return None;
     }
     let key = Source::device(uri);
@@ -268,6 +264,10 @@ fn in_device(
     Some(key.with_password(pin))
 }
 
+/// See [`Place::may_hold_a_token`].
+const TOKEN_PLACES: &str = "`client_secret`, `standby.client_secret`, `basic.password`, `assertion`, `params`, `headers` and \
+                            `jwt.claims` of an issuer, and in `params` of a route";
+
 /// The token of another issuer. Whether there is one of this name shows later, because every issuer must be known.
 fn chained(
     place: &Place<'_>,
@@ -280,13 +280,23 @@ fn chained(
     if !place.may_hold_a_token() {
         report.error(
             &at,
-            "a token of another issuer may stand only in `client_secret`, `assertion`, `params` and `headers` of an issuer",
-            "for a route, write issuer = \"…\" beside its name; the token then goes to the upstream",
+            format!(
+                "a token of another issuer may stand only in {TOKEN_PLACES}: it never goes to an upstream, a caller or the store"
+            ),
+            "for a token that goes to the upstream, write issuer = \"…\" in the route",
         );
         return None;
     }
     let scopes = own_scopes.map(|raw| scopes(&place.key("scopes"), raw, report));
+    let before = report.chained.len();
     let params = params(&place.key("params"), own_params, report);
+    if report.chained.len() > before {
+        report.chained.truncate(before);
+        let message = "a parameter of such a token cannot come from a further issuer";
+        let hint = format!("write it in `params` of [issuer.{issuer}]");
+        report.error(&place.key("params"), message, hint);
+        return None;
+    }
     let source = Source::issuer(Chained::new(issuer, scopes, params));
     report.chained.push((place.path.0.clone(), source.clone()));
     Some(source)
@@ -311,12 +321,8 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     let found = report.problems.len();
     let file = place.document.file;
     let at = place.key("exec");
-    if file.access.writable_by_others {
-        report.error(
-            &at,
-            "names a program, in a file that other users may write",
-            format!("run `chmod go-w {}`", file.display.display()),
-        );
+    if let Some((how, remedy)) = file.writable_by_another() {
+        report.error(&at, format!("names a program, {how}"), remedy);
     }
     if command.first().is_none_or(String::is_empty) {
         report.error(
@@ -376,7 +382,7 @@ fn variables(
         if source.is_made() {
             report.error(
                 &place,
-                "cannot come from another program, or from the Workload API",
+                "cannot come from another program, from the Workload API, or from an issuer: a run may serve several values",
                 "get both in one script, and name that: exec = [\"./script\"]",
             );
             continue;

@@ -49,8 +49,11 @@ struct Script {
     mood: Mutex<Mood>,
     ids: Mutex<Vec<String>>,
     jwt_life: Mutex<Duration>,
+    /// Instead of a JWT-SVID, unless it is empty.
+    jwt_text: Mutex<String>,
     requests: Mutex<Vec<JwtRequest>>,
     streams: Mutex<usize>,
+    unanswered: Mutex<usize>,
     /// The message of the stream of X.509-SVIDs.
     x509: watch::Sender<Vec<u8>>,
 }
@@ -62,8 +65,10 @@ impl Agent {
             mood: Mutex::new(Mood::Serving),
             ids: Mutex::new(vec!["spiffe://example.org/billing".to_owned()]),
             jwt_life: Mutex::new(Duration::from_secs(300)),
+            jwt_text: Mutex::default(),
             requests: Mutex::default(),
             streams: Mutex::default(),
+            unanswered: Mutex::default(),
             x509: watch::channel(Vec::new()).0,
         });
         let mut this = Self { folder, script, task: None };
@@ -112,6 +117,11 @@ impl Agent {
         *self.script.jwt_life.lock().unwrap() = life;
     }
 
+    /// Sends this instead of JWT-SVIDs, unless it is empty.
+    pub fn jwt_text(&self, text: String) {
+        *self.script.jwt_text.lock().unwrap() = text;
+    }
+
     /// The requests for JWT-SVIDs.
     pub fn requests(&self) -> Vec<JwtRequest> {
         self.script.requests.lock().unwrap().clone()
@@ -120,6 +130,11 @@ impl Agent {
     /// How many streams of X.509-SVIDs were opened.
     pub fn streams(&self) -> usize {
         *self.script.streams.lock().unwrap()
+    }
+
+    /// How many requests got no response, because the agent was silent.
+    pub fn unanswered(&self) -> usize {
+        *self.script.unanswered.lock().unwrap()
     }
 
     /// Sends these X.509-SVIDs, each an ID and its identity, with this bundle.
@@ -166,7 +181,10 @@ async fn respond_to(
     }
     let mood = script.mood.lock().unwrap().clone();
     match mood {
-        Mood::Silent => return std::future::pending().await,
+        Mood::Silent => {
+            *script.unanswered.lock().unwrap() += 1;
+            return std::future::pending().await;
+        }
         Mood::Refusing(code, message) => return refuse(&mut respond, code, message),
         Mood::Serving | Mood::Garbage => {}
     }
@@ -213,12 +231,27 @@ impl Script {
         let ids = ids.iter().filter(|id| asked.id.is_empty() || asked.id == **id);
         let svids: Vec<_> = ids
             .flat_map(|id| {
-                let token = token(id, &asked.audience, expires, number);
+                let token = match self.jwt_text.lock().unwrap().as_str() {
+                    "" => token(id, &asked.audience, expires, number),
+                    text => text.to_owned(),
+                };
                 field(1, &[field(1, id.as_bytes()), field(2, token.as_bytes())].concat())
             })
             .collect();
         (!svids.is_empty()).then_some(svids)
     }
+}
+
+/// A JWT-SVID for an hour, for [`Agent::jwt_text`], with this many characters that mean nothing.
+pub fn long_jwt(padding: usize) -> String {
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = serde_json::json!({ "alg": "ES256", "kid": "key-1", "typ": "JWT" });
+    let expires = std::time::SystemTime::now() + Duration::from_secs(3600);
+    let expires = expires.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let claims = serde_json::json!({
+        "sub": "spiffe://example.org/billing", "aud": ["x"], "exp": expires, "padding": "x".repeat(padding)
+    });
+    format!("{}.{}.{}", part(header), part(claims), URL_SAFE_NO_PAD.encode("canary"))
 }
 
 /// A JWT-SVID whose signature nobody in the tests checks. `jti` is the number of the request.
