@@ -389,6 +389,11 @@ async fn the_page_shows_what_listeners_of_each_kind_do() {
     browser.says("#listeners [data-key=sdk]", "tokens: 3 requests").await;
     browser.says("#listeners [data-key=main]", "routes").await;
     browser.says("#routes [data-key=billing]", "*.billing.example").await;
+    // Each of these fits one line.
+    let broken = "[...document.querySelectorAll('#issuers td:nth-child(n+4), #issuers td:nth-child(2), #warnings td:first-child')]\
+         .filter((it) => { const range = document.createRange(); range.selectNodeContents(it); \
+         return range.getBoundingClientRect().height > 30; }).map((it) => it.textContent).join()";
+    assert_eq!(browser.evaluate(broken).await, "", "words that are broken");
     browser.picture("status-page-listeners.png").await;
     phone(&mut browser, "listeners").await;
 
