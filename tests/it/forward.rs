@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio_rustls::TlsConnector;
 
 use crate::support::egress::Egress;
