@@ -6,10 +6,11 @@
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 
-use rustix::process::{Pid, Signal, getpgrp, kill_process};
+use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process, set_parent_process_death_signal};
 use rustix::termios::tcgetpgrp;
 use tokio::process::Child;
 use tokio::signal::unix::{self, SignalKind};
@@ -51,7 +52,7 @@ pub(super) fn run(
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::new(Exit::Usage, "no program is named"));
     };
-    let mut command = Command::new(program);
+    let mut command = first_step(program);
     command.args(arguments);
     environment.apply(&mut command);
     runtime()?.block_on(async {
@@ -66,6 +67,42 @@ pub(super) fn run(
             .map_err(|error| Failure::new(Exit::No, format!("cannot wait for the program: {error}")))
     })
 }
+
+/// This program, also if its file was replaced meanwhile.
+const OURSELVES: &str = "/proc/self/exe";
+/// The first argument of the step between bearerd and the program.
+const STEP: &str = "__exec-step";
+
+/// Only a process itself can say that it ends with its parent, so bearerd starts itself first, and becomes the program then.
+fn first_step(program: &OsString) -> Command {
+    if !Path::new(OURSELVES).exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(OURSELVES);
+    command.arg0("bearerd").arg(STEP).arg(std::process::id().to_string()).arg(program);
+    command
+}
+
+/// Becomes the program, if these are the arguments of this step. It gets SIGTERM if bearerd ends before it.
+pub(in crate::cli) fn second_step(args: &[OsString]) -> Option<Result<Exit, Failure>> {
+    let [_, step, parent, program, arguments @ ..] = args else { return None };
+    if step != STEP {
+        return None;
+    }
+    let is_there =
+        || getppid().is_some_and(|now| now.as_raw_nonzero().to_string() == *parent.to_string_lossy());
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
+        return Some(Err(not_started(program, &error.into())));
+    }
+    // It may have ended before it was asked for.
+    if !is_there() {
+        return Some(Ok(Exit::Program(TERMINATED)));
+    }
+    Some(Err(not_started(program, &Command::new(program).args(arguments).exec())))
+}
+
+/// 128 + SIGTERM
+const TERMINATED: u8 = 143;
 
 fn not_started(program: &OsString, error: &io::Error) -> Failure {
     let program = program.display();
