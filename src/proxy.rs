@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 
 pub use admit::{Caller, ListenerRules, Peer};
-pub(crate) use connect::{DOTTED, host_key, route_at_host, undotted};
+pub(crate) use connect::{DOTTED, host_key, in_usual_spelling, route_at_host, undotted};
 pub use connect::{Inside, InsideTls, ServerNameSeen};
 pub use credential::fuzz_texts;
 pub use error::{Code, ProxyError};

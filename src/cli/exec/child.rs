@@ -4,11 +4,14 @@
 //! program has ended. A signal that somebody sends to bearerd alone is passed on. bearerd cannot see the difference: what comes
 //! while it is in the foreground of a terminal counts as the terminal's.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use rustix::termios::tcgetpgrp;
 use tokio::process::Child;
@@ -19,11 +22,12 @@ use super::Environment;
 use crate::app::with_inherited_limits;
 use crate::cli::{Exit, Failure, runtime};
 
-/// What is passed on to the program. Those that stop and continue it, and changes of the window, reach it by its process group.
-const PASSED_ON: [Signal; 6] =
-    [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2];
+/// What is passed on to the program. Those that stop and continue it reach it by its process group. `SIGWINCH` ends some servers
+/// in order (`STOPSIGNAL` of Apache's image).
+const PASSED_ON: [Signal; 7] =
+    [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH];
 /// Those that a terminal sends to its whole foreground group.
-const FROM_TERMINAL: [Signal; 2] = [Signal::INT, Signal::QUIT];
+const FROM_TERMINAL: [Signal; 3] = [Signal::INT, Signal::QUIT, Signal::WINCH];
 
 /// The signals that bearerd was told to ignore, as `nohup` does. A program inherits this, so bearerd does not touch them.
 pub(super) struct IgnoredSignals(u64);
@@ -51,20 +55,43 @@ pub(super) fn run(
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::new(Exit::Usage, "no program is named"));
     };
-    let mut command = Command::new(program);
-    command.args(arguments);
-    environment.apply(&mut command);
     runtime()?.block_on(async {
         // Before the program starts, so that no signal ends bearerd alone.
         let mut signals = listen(&ignored)
             .map_err(|error| Failure::new(Exit::No, format!("cannot listen to signals: {error}")))?;
-        let child = with_inherited_limits(|| tokio::process::Command::from(command).spawn());
+        let child = with_inherited_limits(|| start(program, arguments, environment));
         let mut child = child.map_err(|error| not_started(program, &error))?;
         let status = wait(&mut child, &mut signals).await;
         status
             .map(exit)
             .map_err(|error| Failure::new(Exit::No, format!("cannot wait for the program: {error}")))
     })
+}
+
+/// Starts the program, or the shell with it if it is a script without `#!`, as `execvp` and every shell do.
+fn start(program: &OsStr, arguments: &[OsString], environment: &Environment) -> io::Result<Child> {
+    let started = command(program, environment).args(arguments).spawn();
+    match (&started, found(program)) {
+        (Err(error), Some(script)) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
+            command("/bin/sh".as_ref(), environment).arg(script).args(arguments).spawn()
+        }
+        _ => started,
+    }
+}
+
+fn command(program: &OsStr, environment: &Environment) -> tokio::process::Command {
+    let mut command = Command::new(program);
+    environment.apply(&mut command);
+    command.into()
+}
+
+/// Where the program is, by `PATH` if its name has no slash.
+fn found(program: &OsStr) -> Option<PathBuf> {
+    if program.as_bytes().contains(&b'/') {
+        return Some(program.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 fn not_started(program: &OsString, error: &io::Error) -> Failure {
