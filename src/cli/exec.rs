@@ -4,6 +4,7 @@
 mod child;
 mod direct;
 mod environment;
+mod orphans;
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};

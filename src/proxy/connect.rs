@@ -43,7 +43,8 @@ pub struct Inside {
 /// What the TLS handshake inside a CONNECT named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerNameSeen {
-    /// The host of the CONNECT, or nothing if that is an address, which has no server name (RFC 6066 section 3).
+    /// The host of the CONNECT. Or nothing if that is an address or has no dot: a server name is fully qualified (RFC 6066
+    /// section 3), and Java leaves out any other.
     Same,
     /// No name, although the host is one.
     Missing,
@@ -59,10 +60,10 @@ impl<'a> Asked<'a> {
 impl Inside {
     /// `named`: the server name of the handshake.
     pub fn new(host: Box<str>, port: u16, named: Option<&str>) -> Self {
-        let is_address = host.parse::<IpAddr>().is_ok();
+        let has_none = host.parse::<IpAddr>().is_ok() || !host.contains('.');
         let server_name = match named {
             Some(name) if name.eq_ignore_ascii_case(&host) => ServerNameSeen::Same,
-            None if is_address => ServerNameSeen::Same,
+            None if has_none => ServerNameSeen::Same,
             None => ServerNameSeen::Missing,
             Some(_) => ServerNameSeen::Other,
         };

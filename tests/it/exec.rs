@@ -500,6 +500,28 @@ async fn a_reload_keeps_the_made_listener() {
     assert!(log().contains("route=renamed"), "{}", log());
 }
 
+/// As in a container without an init.
+#[tokio::test]
+#[ignore = "needs unshare"]
+async fn as_process_1_it_waits_for_orphans() {
+    let setup = setup().await;
+    let script = "zombies() { grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null; }
+until_that() { i=0; until \"$@\"; do i=$((i+1)); [ $i -lt 300 ] || exit 1; sleep 0.1; done; }
+none() { ! zombies >/dev/null; }
+(sleep 0.2 &)
+until_that zombies && until_that none && exit 7";
+    let command = [env!("CARGO_BIN_EXE_bearerd"), "exec", "--", "sh", "-c", script];
+    let output = tokio::process::Command::new("unshare")
+        .args(["--map-root-user", "--pid", "--fork", "--mount-proc"])
+        .args(command)
+        .current_dir(setup.folder())
+        .output()
+        .await
+        .expect("this test needs unshare: install util-linux");
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("/status"), "there was an orphan: {output:?}");
+}
+
 /// A terminal sends Ctrl-C to both, so the program gets it once, and bearerd waits for its end.
 #[tokio::test]
 #[ignore = "needs script"]

@@ -464,6 +464,17 @@ async fn a_host_that_no_handshake_can_name_is_refused() {
     }
 }
 
+/// As Java does it for `https://intranet/`.
+#[tokio::test]
+async fn a_host_without_a_dot_needs_no_server_name() {
+    let world = serving(Setup::new().await, "").route("host = \"intranet\"").start().await;
+    for name in ["127.0.0.1", "intranet"] {
+        let wire = connect(&world, "intranet:443").await;
+        let mut client = secure(wire, tls::careless_client(), name, "intranet").await.unwrap();
+        assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200, "{name}");
+    }
+}
+
 /// As `curl --http1.0` does.
 #[tokio::test]
 async fn a_program_that_offers_only_http_1_0_is_served() {
