@@ -4,6 +4,7 @@
 //! runtime and serves every listener. One control thread fetches tokens, serves the admin address and webhooks, reloads, and
 //! ends the program. [`build`] makes the snapshot that requests read, at the start and for each reload.
 
+mod alone;
 mod bundles;
 mod control;
 mod listeners;
@@ -46,6 +47,7 @@ use crate::telemetry::LogControl;
 use crate::token::{TokenCache, TokenSlot};
 use crate::trace::{Tracer, TracerCell};
 use crate::upstream::{Origins, Upstream};
+pub use alone::{Alone, serve_alone};
 pub use listeners::settings as listener_settings;
 pub use room::{harden, install_panic_hook, with_inherited_limits};
 pub use service_manager::NotifySocket;
@@ -274,9 +276,16 @@ pub struct Parts<'a> {
 /// not change.
 pub fn build(config: &Arc<Config>, previous: Option<&Snapshot>, parts: &Parts<'_>) -> Snapshot {
     let old = previous.iter().flat_map(|previous| &previous.routes);
-    let kept = old.filter(|old| !connects_with(&old.config, parts.changed));
+    let kept: Vec<_> = old.filter(|old| !connects_with(&old.config, parts.changed)).collect();
+    let hosts: Vec<_> = kept.iter().flat_map(|old| old.at_hosts()).collect();
+    let kept = kept.into_iter().chain(&hosts);
     let mut origins = Origins::known(kept.map(|old| Arc::clone(old.upstream.origin())));
-    let routes = config.routes.iter().map(|route| service(config, route, &mut origins, parts)).collect();
+    let service = |route| {
+        let service = service(config, route, &mut origins, parts);
+        service.keep_hosts(&hosts, &mut origins);
+        service
+    };
+    let routes = config.routes.iter().map(service).collect();
     let version = previous.map_or(1, |previous| previous.version + 1);
     let mut snapshot = Snapshot::new(version, Arc::clone(config), routes, parts.metrics, previous);
     snapshot.token_services = token_services(config, &snapshot.routes, parts.tokens);

@@ -90,9 +90,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run_command(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let args: Vec<OsString> = args.into_iter().collect();
+    // Changes nothing of what the program inherits.
+    if let Some(ended) = exec::second_step(&args) {
+        return ended.unwrap_or_else(told);
+    }
     // Before any secret is read, whatever the verb.
     let refused = app::harden();
-    let args: Vec<OsString> = args.into_iter().collect();
     let color = Color::typed(&args);
     anstream::ColorChoice::from(color).write_global();
     let matches = command().color(color.into()).try_get_matches_from(args);
@@ -100,10 +104,12 @@ fn run_command(args: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(args) => dispatch(args, &refused),
         Err(error) => Ok(clap_exit(&suggesting(error))),
     };
-    done.unwrap_or_else(|failure| {
-        output::tell(&format!("bearerd: {}", failure.message));
-        failure.exit
-    })
+    done.unwrap_or_else(told)
+}
+
+fn told(failure: Failure) -> Exit {
+    output::tell(&format!("bearerd: {}", failure.message));
+    failure.exit
 }
 
 /// clap has a suggestion for `bearerd chekc`, but not for `bearerd help chekc`.

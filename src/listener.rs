@@ -175,6 +175,19 @@ struct Shared<H> {
     tls_warnings: Repeated,
 }
 
+impl<H> Shared<H> {
+    /// For one connection, which may end before the others.
+    fn with_own_drain(&self) -> Self {
+        Self {
+            handler: Arc::clone(&self.handler),
+            settings: Arc::clone(&self.settings),
+            drain: Drain::default(),
+            now: self.now.clone(),
+            tls_warnings: Repeated::default(),
+        }
+    }
+}
+
 struct Acceptor<H> {
     settings: Arc<SettingsCell>,
     connections: Arc<ConnectionLimit>,

@@ -22,10 +22,11 @@ use std::task::Poll;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
+use tokio_util::sync::CancellationToken;
 
 pub use admit::{Caller, ListenerRules, Peer};
 pub(crate) use connect::{DOTTED, host_key, in_usual_spelling, route_at_host, undotted};
-pub use connect::{Inside, InsideTls, ServerNameSeen};
+pub use connect::{Inside, InsideTls, Opened, ServerNameSeen};
 pub use credential::fuzz_texts;
 pub use error::{Code, ProxyError};
 pub(crate) use headers::max_forwards;
@@ -40,7 +41,7 @@ use crate::route::RouteTable;
 use crate::telemetry::Repeated;
 use crate::token::TokenSlot;
 use crate::trace::Tracer;
-use crate::upstream::{RequestBody, TrailerRules, Upstream};
+use crate::upstream::{Origins, RequestBody, TrailerRules, Upstream};
 use admit::{Admission, Admitted};
 use credential::Injection;
 use error::ErrorForm;
@@ -66,7 +67,7 @@ impl Proxy {
         let head_only = request.method() == Method::HEAD;
         let mut record = self.begin_record(&snapshot, caller, request, fields);
         // Boxed, so that an idle connection reserves no space for it and hyper does not copy it.
-        let steps = Box::pin(serve(&snapshot, caller, &mut record, request, fields));
+        let steps = Box::pin(serve(&self.snapshot, &snapshot, caller, &mut record, request, fields));
         let mut response = match catch_panic(steps).await {
             Ok(response) => response,
             Err(error) => error::fail(error, &mut record, head_only),
@@ -104,6 +105,7 @@ impl Proxy {
 
 /// The steps of one request, in order.
 async fn serve(
+    running: &Arc<SnapshotCell>,
     snapshot: &Snapshot,
     caller: &Arc<Caller>,
     record: &mut Record,
@@ -127,7 +129,7 @@ async fn serve(
         match admit::admit(snapshot, listener, caller, request, fields)? {
             Admitted::Route(admission) => admission,
             Admitted::Server => return Ok(response::options_response(None)),
-            Admitted::Connect(asked) => return connect::open(asked, caller, request, record).await,
+            Admitted::Connect(asked) => return connect::open(asked, running, caller, request, record).await,
         };
     record.route = Some(Arc::clone(&service));
     if ends_here {
@@ -249,6 +251,8 @@ pub struct Snapshot {
     pub token_services: BTreeMap<Arc<str>, Arc<TokenService>>,
     /// `None` if `[tracing]` is off. Set by whoever builds the snapshot.
     pub tracer: Option<Arc<Tracer>>,
+    /// Cancelled once another snapshot is in use.
+    pub replaced: CancellationToken,
 }
 
 /// The listener index of a removed listener. No route names it.
@@ -283,6 +287,7 @@ impl Snapshot {
             unrouted,
             token_services: BTreeMap::new(),
             tracer: None,
+            replaced: CancellationToken::new(),
         }
     }
 
@@ -341,6 +346,16 @@ impl RouteService {
     fn at_upstream(&self, config: &Arc<RouteConfig>, upstream: Arc<Upstream>) -> Self {
         let edits = [&self.request_edits, &self.response_edits].map(Arc::clone);
         Self::with_edits(config, self.slot.clone(), upstream, Arc::clone(&self.metrics), edits)
+    }
+
+    /// The services of single hosts that are in use, if the route goes to the host that the caller asked for.
+    pub fn at_hosts(&self) -> Vec<Arc<Self>> {
+        self.hosts.as_ref().map(connect::HostServices::all).unwrap_or_default()
+    }
+
+    /// Continues with the hosts that were in use before, so that their connections stay open. `origins` has the connections.
+    pub fn keep_hosts(&self, before: &[Arc<Self>], origins: &mut Origins) {
+        connect::keep_hosts(self, before, origins);
     }
 
     fn with_edits(

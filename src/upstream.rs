@@ -681,6 +681,12 @@ impl Origins {
         known
     }
 
+    /// Whether the route's origin is among them.
+    pub fn knows(&self, route: &RouteConfig) -> bool {
+        let key = OriginKey::of(route);
+        self.0.get(&key.authority).is_some_and(|same_name| same_name.iter().any(|origin| origin.key == key))
+    }
+
     /// The origin of a route. Another route may share it.
     pub fn of(&mut self, route: &RouteConfig) -> Arc<Origin> {
         let key = OriginKey::of(route);

@@ -236,6 +236,7 @@ impl Control {
         let snapshot = Arc::new(snapshot);
         // Before the listeners, because a request through a new listener must find it in the snapshot.
         self.shared.snapshot.store(Arc::clone(&snapshot));
+        before.replaced.cancel();
         self.listeners.apply(&new.settings, listeners, &self.workers);
         self.bundles.keep(&new.settings, new.bundles_written);
         self.webhooks.apply(&config.webhooks, webhooks);

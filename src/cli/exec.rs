@@ -24,6 +24,8 @@ use crate::config::{self, Address, Config, ForProgram, ListenerConfig, Source, U
 use crate::secret::Secret;
 use crate::telemetry::{self, Destination, LogControl, Overrides};
 
+pub(super) use self::child::second_step;
+
 pub(super) struct ExecOptions {
     pub(super) tunnel: bool,
     pub(super) log_file: Option<PathBuf>,

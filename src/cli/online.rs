@@ -1,7 +1,7 @@
 //! `bearerd check --online`: what issuers and upstreams say about a config, on one screen.
 //!
 //! It requests tokens and opens connections to upstreams exactly as the proxy does, and sends no request over those. If bearerd runs,
-//! it also sends a CONNECT through each forward listener. Nothing that it shows contains a secret.
+//! it also sends a CONNECT through each forward listener; if not, it serves them itself for that. Nothing that it shows contains a secret.
 
 mod forward;
 mod guess;
@@ -57,6 +57,7 @@ pub(super) fn check(common: &Common, asked: OnlineOptions) -> Result<Exit, Failu
     if problems.iter().any(offline::is_error) {
         return offline::check(common, asked.output);
     }
+    let config = Arc::new(config);
     let Asked { issuers, upstreams, forward, store } = ask(&config, asked.guess)?;
     let ok = issuers.iter().all(|issuer| issuer.ok)
         && upstreams.iter().all(|upstream| upstream.ok)
@@ -87,7 +88,7 @@ struct Asked {
     store: Option<StoreReport>,
 }
 
-fn ask(config: &Config, guess: bool) -> Result<Asked, Failure> {
+fn ask(config: &Arc<Config>, guess: bool) -> Result<Asked, Failure> {
     let forward = forward::tries(config);
     let runtime = super::runtime()?;
     let reports = runtime.block_on(ask_all(config, forward, guess));
@@ -96,7 +97,7 @@ fn ask(config: &Config, guess: bool) -> Result<Asked, Failure> {
     Ok(reports)
 }
 
-async fn ask_all(config: &Config, forward: Vec<forward::Try>, guess: bool) -> Asked {
+async fn ask_all(config: &Arc<Config>, forward: Vec<forward::Try>, guess: bool) -> Asked {
     let bounds = Bounds { end: Instant::now() + LIMIT, now: SystemClock.wall(), guess };
     let planned = planned_upstreams(config);
     let stores = usize::from(config.store.is_some());
@@ -125,9 +126,9 @@ async fn ask_all(config: &Config, forward: Vec<forward::Try>, guess: bool) -> As
     }
     let mut forwards = JoinSet::new();
     for (index, forward) in forward.into_iter().enumerate() {
-        let progress = Arc::clone(&progress);
+        let (progress, config) = (Arc::clone(&progress), Arc::clone(config));
         forwards.spawn(async move {
-            let report = forward::connect(forward, bounds).await;
+            let report = forward::connect(&config, forward, bounds).await;
             progress.done("listener", &report.listener, report.ok);
             (index, report)
         });

@@ -16,7 +16,7 @@ use super::transport::{SocketStream, Transport};
 use super::watch::{Drain, Watch};
 use super::{Handler, ListenerSettings, Shared};
 use crate::inbound::Tunneled;
-use crate::proxy::{Caller, Inside, InsideTls};
+use crate::proxy::{Caller, Inside, InsideTls, Opened};
 
 /// Serves the connection until it ends. Failures are the caller's, so they are logged at debug level.
 pub(super) async fn serve<H: Handler>(
@@ -53,7 +53,22 @@ pub(super) async fn serve<H: Handler>(
     let watch = Arc::new(Watch::new(caller));
     let transport = Transport::Tls(Box::new(stream));
     let stream = CallerStream::new(transport, Arc::clone(&watch), shared.now.clone(), None);
-    serve_http(stream, Some(protocol), &settings, watch, shared).await;
+    let apart = Arc::new(shared.with_own_drain());
+    tokio::select! {
+        () = serve_http(stream, Some(protocol), &settings, watch, Arc::clone(&apart)) => {}
+        () = drain_in_time(&tls.opened, &shared.drain, &apart.drain) => {}
+    }
+}
+
+/// Begins the end of the connection inside when the listener stops, or when a reload no longer admits the CONNECT.
+async fn drain_in_time(opened: &Opened, outer: &Drain, inner: &Drain) {
+    tokio::select! {
+        () = outer.begun() => {}
+        () = opened.withdrawn() => {}
+    }
+    inner.begin();
+    // The connection ends by itself.
+    std::future::pending().await
 }
 
 /// What a connection reads from until the handshake begins.
@@ -78,7 +93,7 @@ async fn handshake(
         }
         let socket = SocketStream::Inside(Box::new(socket));
         let start = pin!(LazyConfigAcceptor::new(Acceptor::default(), socket)).await?;
-        let inside = Inside::new(tls.host.clone(), tls.port, start.client_hello().server_name());
+        let inside = tls.opened.inside(start.client_hello().server_name());
         let stream = start.into_stream(Arc::clone(&tls.config)).await?;
         Ok((stream, inside))
     };

@@ -17,9 +17,9 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::{Address, ListenerTls, Source, UnixOptions, fixture};
-use crate::inbound::InFlight;
+use crate::inbound::{InFlight, OWN_STALL_MS};
 use crate::metrics::Metrics;
-use crate::proxy::{BodyError, Peer};
+use crate::proxy::{BodyError, InsideTls, Peer};
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
 
@@ -71,8 +71,12 @@ impl Handler for Fake {
     type Body = Body;
 
     async fn call(&self, caller: &Arc<Caller>, request: &mut Request<CallerBody>) -> Response<Body> {
+        if request.method() == http::Method::CONNECT {
+            return connect(caller);
+        }
         let in_flight = in_flight(caller);
-        caller.activity.write_stall_ms.store(self.write_stall_ms, Ordering::Relaxed);
+        let write_stall_ms = if caller.inside.is_some() { 0 } else { self.write_stall_ms };
+        caller.activity.write_stall_ms.store(write_stall_ms, Ordering::Relaxed);
         let mut text = "ok".to_owned();
         match request.uri().path() {
             "/slow" => self.release.acquire().await.unwrap().forget(),
@@ -101,6 +105,16 @@ impl Handler for Fake {
         let inner = Full::new(Bytes::from(text));
         Response::new(Counted { inner, blocks, _in_flight: in_flight }.boxed_unsync())
     }
+}
+
+static INSIDE: std::sync::LazyLock<(Arc<rustls::ServerConfig>, Source)> = std::sync::LazyLock::new(tls);
+
+/// Opens a connection inside, as the proxy does.
+fn connect(caller: &Arc<Caller>) -> Response<Body> {
+    caller.activity.respond_within(OWN_STALL_MS);
+    let mut response = Response::new(Body::default());
+    response.extensions_mut().insert(InsideTls::to_localhost(caller, Arc::clone(&INSIDE.0)));
+    response
 }
 
 /// How much of a body arrived.
@@ -698,6 +712,40 @@ async fn a_caller_that_stops_reading_is_disconnected() {
     client.send("GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     server.until_open(1).await;
     server.until_open(0).await;
+}
+
+/// A slow response is limited by its route alone, although the connection around it waits as well.
+#[tokio::test]
+async fn a_caller_that_reads_slowly_inside_a_connect_has_the_time_of_its_route() {
+    use crate::config::{Roots, TlsOptions};
+    use crate::net::Offer;
+    let server = Server::start(limits());
+    let mut client = server.connect().await;
+    client.send("CONNECT localhost:443 HTTP/1.1\r\nHost: localhost:443\r\n\r\n").await;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(soon(client.0.read_u8()).await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200 "));
+    let options = TlsOptions { ca: Some(INSIDE.1.clone()), roots: Roots::Ca, ..TlsOptions::default() };
+    let config = crate::net::tls::client_config(&options, Offer::Http1).unwrap();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(config).connect(name, client.0);
+    let mut stream = soon(stream).await.unwrap();
+    stream
+        .write_all(b"POST /upload/whole HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    let mut first = [0; 4096];
+    soon(stream.read_exact(&mut first)).await.unwrap();
+    // Long enough for the server to write until nothing more fits, and longer than bearerd's own responses may wait.
+    tokio::time::pause();
+    for _ in 0..200 {
+        tokio::time::advance(Duration::from_millis(OWN_STALL_MS / 100)).await;
+    }
+    tokio::time::resume();
+    let mut rest = vec![0; MUCH - first.len()];
+    soon(stream.read_exact(&mut rest)).await.unwrap();
 }
 
 #[tokio::test]

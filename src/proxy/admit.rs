@@ -300,8 +300,12 @@ fn ends_here<B>(request: &Request<B>, fields: FieldSet) -> Result<bool, ProxyErr
 pub struct ListenerRules {
     pub config: Arc<ListenerConfig>,
     pub metrics: Arc<ListenerMetrics>,
-    require_header: Option<RequiredHeader>,
+    require_header: Option<Arc<RequiredHeader>>,
 }
+
+/// The header field that a CONNECT carried for the listener's `require_header`.
+#[derive(Debug, Clone, Default)]
+pub struct Proven(Option<Arc<RequiredHeader>>);
 
 #[derive(Debug)]
 struct RequiredHeader {
@@ -313,9 +317,9 @@ struct RequiredHeader {
 impl ListenerRules {
     /// Reads the value of `require_header`. Each reload reads it again.
     pub fn new(config: &Arc<ListenerConfig>, metrics: Arc<ListenerMetrics>) -> Self {
-        let require_header = config.require_header.as_ref().map(|(name, source)| RequiredHeader {
-            name: name.clone(),
-            value: source.read_or_last_good().map(|(value, _)| value).map_err(|error| error.to_string()),
+        let require_header = config.require_header.as_ref().map(|(name, source)| {
+            let value = source.read_or_last_good().map(|(value, _)| value).map_err(|error| error.to_string());
+            Arc::new(RequiredHeader { name: name.clone(), value })
         });
         Self { config: Arc::clone(config), metrics, require_header }
     }
@@ -341,8 +345,31 @@ impl ListenerRules {
         {
             return Err(self.refused(why));
         }
-        // A CONNECT was checked already, and what is inside it is for the upstream alone.
-        if caller.inside.is_some() || caller.same_user { Ok(()) } else { self.check_required_header(headers) }
+        match &caller.inside {
+            _ if caller.same_user => Ok(()),
+            None => self.check_required_header(headers),
+            // The CONNECT carried the field. What is inside is for the upstream alone.
+            Some(inside) if self.requires_no_more_than(&inside.proven) => Ok(()),
+            Some(_) => Err(self.refused("`require_header` has changed since the CONNECT; connect again")),
+        }
+    }
+
+    /// What a CONNECT that these rules admit has proven.
+    pub(super) fn proven(&self) -> Proven {
+        Proven(self.require_header.clone())
+    }
+
+    /// Whether a CONNECT that an earlier version of these rules admitted may stay open.
+    pub(super) fn still_admits(&self, caller: &Caller, proven: &Proven) -> bool {
+        self.check_peer(caller).is_ok() && (caller.same_user || self.requires_no_more_than(proven))
+    }
+
+    fn requires_no_more_than(&self, Proven(proven): &Proven) -> bool {
+        match (&self.require_header, proven) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(required), Some(proven)) => required.equals(proven),
+        }
     }
 
     fn check_peer(&self, caller: &Caller) -> Result<(), ProxyError> {
@@ -375,19 +402,16 @@ impl ListenerRules {
             }
         };
         let mut given = headers.get_all(name).iter();
-        let is_right = |given: &HeaderValue| {
-            aws_lc_rs::constant_time::verify_slices_are_equal(given.as_bytes(), value.expose()).is_ok()
-        };
+        let is_right = |given: &HeaderValue| are_equal(given.as_bytes(), value.expose());
         match (given.next(), given.next()) {
             (Some(given), None) if is_right(given) => Ok(()),
-            (None, _) => Err(self.key_refused(&format!("the header {name} is missing"))),
-            (Some(_), _) => Err(self.key_refused(&format!("the header {name} has a wrong value"))),
+            (None, _) => {
+                let authenticate = *name == header::PROXY_AUTHORIZATION;
+                let error = self.refused(&format!("the header {name} is missing"));
+                Err(ProxyError { authenticate, ..error })
+            }
+            (Some(_), _) => Err(self.refused(&format!("the header {name} has a wrong value"))),
         }
-    }
-
-    fn key_refused(&self, why: &str) -> ProxyError {
-        let authenticate = self.key_header() == Some(&header::PROXY_AUTHORIZATION);
-        ProxyError { authenticate, ..self.refused(why) }
     }
 
     /// The header field that lets a caller in. bearerd does not forward it.
@@ -403,6 +427,18 @@ impl ListenerRules {
         let name = &self.config.name;
         ProxyError::new(Code::CallerRefused, format!("listener {name} ({at}) refused this request: {why}"))
     }
+}
+
+impl RequiredHeader {
+    fn equals(&self, other: &Self) -> bool {
+        let (Ok(value), Ok(of_other)) = (&self.value, &other.value) else { return false };
+        self.name == other.name && are_equal(value.expose(), of_other.expose())
+    }
+}
+
+/// Takes as long for different ones.
+fn are_equal(one: &[u8], other: &[u8]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(one, other).is_ok()
 }
 
 // Browser pages of other sites (403)

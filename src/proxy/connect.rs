@@ -15,13 +15,13 @@ use moka::sync::Cache;
 use rustls::pki_types::ServerName;
 
 use super::Http2Request;
-use super::RouteService;
-use super::admit::{Caller, ListenerRules};
+use super::admit::{Caller, ListenerRules, Proven};
 use super::error::{Code, ProxyError};
 use super::forward;
 use super::headers::FieldSet;
 use super::record::Record;
 use super::response::Content;
+use super::{RouteService, Snapshot, SnapshotCell};
 use crate::config::{Egress, HostPattern, RouteConfig, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl};
 use crate::inbound::{CallerBody, Tunneled};
 use crate::net::{CertificateAuthority, ConnectErrorKind, Connector, HostTls, Offer, Target, UPSTREAMS};
@@ -32,12 +32,14 @@ const HTTP: u16 = 80;
 const HTTPS: u16 = 443;
 
 /// What a CONNECT asked for, on the connection inside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Inside {
     /// In lower case, an IPv6 address without brackets.
     pub host: Box<str>,
     pub port: u16,
     pub server_name: ServerNameSeen,
+    /// What the caller needed for the CONNECT.
+    pub proven: Proven,
 }
 
 /// What the TLS handshake inside a CONNECT named.
@@ -58,32 +60,92 @@ impl<'a> Asked<'a> {
 }
 
 impl Inside {
-    /// `named`: the server name of the handshake.
-    pub fn new(host: Box<str>, port: u16, named: Option<&str>) -> Self {
-        let has_none = host.parse::<IpAddr>().is_ok() || !host.contains('.');
+    fn is(&self, authority: &Authority<'_>) -> bool {
+        *authority.host == *self.host && authority.port.unwrap_or(HTTPS) == self.port
+    }
+}
+
+/// An open CONNECT. It stays open while the running config admits it.
+pub struct Opened {
+    running: Arc<SnapshotCell>,
+    caller: Arc<Caller>,
+    host: Box<str>,
+    port: u16,
+    proven: Proven,
+    /// bearerd does not read what is inside.
+    unread: bool,
+}
+
+impl Opened {
+    /// `named`: the server name of the handshake inside.
+    pub fn inside(&self, named: Option<&str>) -> Inside {
+        let has_none = self.host.parse::<IpAddr>().is_ok() || !self.host.contains('.');
         let server_name = match named {
-            Some(name) if name.eq_ignore_ascii_case(&host) => ServerNameSeen::Same,
+            Some(name) if name.eq_ignore_ascii_case(&self.host) => ServerNameSeen::Same,
             None if has_none => ServerNameSeen::Same,
             None => ServerNameSeen::Missing,
             Some(_) => ServerNameSeen::Other,
         };
-        Self { host, port, server_name }
+        Inside { host: self.host.clone(), port: self.port, server_name, proven: self.proven.clone() }
     }
 
-    fn is(&self, authority: &Authority<'_>) -> bool {
-        *authority.host == *self.host && authority.port.unwrap_or(HTTPS) == self.port
+    /// To `localhost`, by a caller of the listener `main`, while nothing is reloaded.
+    #[cfg(test)]
+    pub(crate) fn by(caller: &Arc<Caller>) -> Arc<Self> {
+        let config = Arc::new(crate::config::fixture::config(""));
+        let snapshot = Snapshot::new(1, config, Vec::new(), &crate::metrics::Metrics::default(), None);
+        Arc::new(Self {
+            running: Arc::new(SnapshotCell::from_pointee(snapshot)),
+            caller: Arc::clone(caller),
+            host: "localhost".into(),
+            port: HTTPS,
+            proven: Proven::default(),
+            unread: false,
+        })
+    }
+
+    /// Waits for a reload that no longer admits it.
+    pub async fn withdrawn(&self) {
+        loop {
+            let replaced = {
+                let snapshot = self.running.load();
+                if !self.is_admitted(&snapshot) {
+                    return;
+                }
+                snapshot.replaced.clone()
+            };
+            replaced.cancelled().await;
+        }
+    }
+
+    /// The requests inside find their route themselves. Of what bearerd does not read, only the host can be checked.
+    fn is_admitted(&self, snapshot: &Snapshot) -> bool {
+        let Some((index, rules)) = snapshot.listener_of(&self.caller) else { return false };
+        let is_named = |host: &str| snapshot.table.names_host(index, host);
+        let passes_unread = || {
+            rules.config.forward().is_some_and(|forward| forward.unmatched == Unmatched::Tunnel)
+                && !is_named(&host_key(&self.host, self.port, HTTPS))
+                && !undotted(&self.host, self.port).is_some_and(|host| is_named(&host))
+        };
+        rules.still_admits(&self.caller, &self.proven) && (!self.unread || passes_unread())
     }
 }
 
 /// The response to a CONNECT whose inside the listener serves carries this.
 #[derive(Clone)]
 pub struct InsideTls {
-    pub host: Box<str>,
-    pub port: u16,
+    pub opened: Arc<Opened>,
     /// With a certificate for the host.
     pub config: HostTls,
     /// Counts as one request over HTTP/2 while it is open.
     _http2: Option<Arc<Http2Request>>,
+}
+
+impl InsideTls {
+    #[cfg(test)]
+    pub(crate) fn to_localhost(caller: &Arc<Caller>, config: HostTls) -> Self {
+        Self { opened: Opened::by(caller), config, _http2: None }
+    }
 }
 
 /// A CONNECT that the caller may send.
@@ -214,21 +276,24 @@ pub(super) fn host_refused(rules: &ListenerRules, host: &str) -> ProxyError {
 /// 403 for a host that is not served, and the errors of an upstream for one that cannot be reached.
 pub(super) async fn open(
     asked: Asked<'_>,
+    running: &Arc<SnapshotCell>,
     caller: &Arc<Caller>,
     request: &mut Request<CallerBody>,
     record: &mut Record,
 ) -> Result<Response<Content>, ProxyError> {
     let Asked { rules, host, port, named } = asked;
+    let (running, of_caller) = (Arc::clone(running), Arc::clone(caller));
+    let opened =
+        |host| Opened { running, caller: of_caller, host, port, proven: rules.proven(), unread: !named };
     let mut response = Response::new(Content::Empty);
     match rules.config.forward().map(|forward| (forward.unmatched, &forward.egress)) {
         _ if named => {
             let http2 = record.http2.take().map(Arc::new);
             let config = certified(request, &host).await?;
-            response.extensions_mut().insert(InsideTls { host, port, config, _http2: http2 });
+            let opened = Arc::new(opened(host));
+            response.extensions_mut().insert(InsideTls { opened, config, _http2: http2 });
         }
-        Some((Unmatched::Tunnel, egress)) => {
-            tunnel_unread(&host, port, egress, caller, request, record).await?
-        }
+        Some((Unmatched::Tunnel, egress)) => tunnel_unread(opened(host), egress, request, record).await?,
         Some((Unmatched::Refuse, _)) | None => {
             return Err(host_refused(rules, &host_key(&host, port, HTTPS)));
         }
@@ -259,14 +324,12 @@ const TUNNEL_IDLE: Duration = Duration::from_secs(300);
 
 /// Passes the bytes of a CONNECT through, once its response is written.
 async fn tunnel_unread(
-    host: &str,
-    port: u16,
+    opened: Opened,
     egress: &Egress,
-    caller: &Arc<Caller>,
     request: &mut Request<CallerBody>,
     record: &mut Record,
 ) -> Result<(), ProxyError> {
-    let target = Target::Tcp { host: host.to_owned(), port, tls: false };
+    let target = Target::Tcp { host: opened.host.to_string(), port: opened.port, tls: false };
     let connector =
         Connector::new(target, TlsOptions::default(), egress.clone(), Offer::Nothing, Some(TUNNEL_CONNECT))
             .within(&UPSTREAMS)
@@ -284,12 +347,15 @@ async fn tunnel_unread(
         }
     })?;
     let caller_side = hyper::upgrade::on(request);
-    let open = Tunneled::new(&caller.activity);
+    let open = Tunneled::new(&opened.caller.activity);
     let http2 = record.http2.take();
     // The task ends with the caller's socket, which the listener closes at the end of a shutdown.
     tokio::spawn(async move {
         if let Ok(caller_side) = caller_side.await {
-            forward::tunnel(TokioIo::new(caller_side), connected.stream, Some(TUNNEL_IDLE)).await;
+            tokio::select! {
+                () = forward::tunnel(TokioIo::new(caller_side), connected.stream, Some(TUNNEL_IDLE)) => {}
+                () = opened.withdrawn() => {}
+            }
         }
         drop((open, http2));
     });
@@ -314,18 +380,42 @@ impl Default for HostServices {
     }
 }
 
+impl HostServices {
+    /// Those that are in use.
+    pub(super) fn all(&self) -> Vec<Arc<RouteService>> {
+        self.0.iter().map(|(_, service)| service).collect()
+    }
+}
+
 /// The service of a route for this host, which is named as in [`requested_host`].
 pub(super) fn service_for(service: &Arc<RouteService>, host: &str) -> Arc<RouteService> {
     let Some(hosts) = &service.hosts else { return Arc::clone(service) };
     let known = hosts.0.get(host);
-    known.unwrap_or_else(|| hosts.0.get_with(host.into(), || Arc::new(at_host(service, host))))
+    known.unwrap_or_else(|| {
+        let made = || at_host(service, route_at_host(&service.config, host), &mut Origins::default());
+        hosts.0.get_with(host.into(), || Arc::new(made()))
+    })
 }
 
-fn at_host(service: &RouteService, host: &str) -> RouteService {
-    let config = Arc::new(route_at_host(&service.config, host));
-    let origin = Origins::default().of(&config);
-    let upstream = Upstream::new(&config, origin, Arc::clone(&service.metrics));
+fn at_host(service: &RouteService, config: RouteConfig, origins: &mut Origins) -> RouteService {
+    let config = Arc::new(config);
+    let upstream = Upstream::new(&config, origins.of(&config), Arc::clone(&service.metrics));
     service.at_upstream(&config, Arc::new(upstream))
+}
+
+/// Gives a route that goes to the asked host the services of the hosts that were in use before a reload, if their connections
+/// stay the same.
+pub(super) fn keep_hosts(service: &RouteService, before: &[Arc<RouteService>], origins: &mut Origins) {
+    let (Some(hosts), Some(HostPattern::Wildcard(suffix))) = (&service.hosts, &service.config.host) else {
+        return;
+    };
+    let before = before.iter().filter_map(|old| Some(old.config.host.as_ref()?.to_string()));
+    for host in before.filter(|host| host.ends_with(suffix)) {
+        let config = route_at_host(&service.config, &host);
+        if origins.knows(&config) {
+            hosts.0.insert(host.into(), Arc::new(at_host(service, config, origins)));
+        }
+    }
 }
 
 /// A route of a wildcard that goes to the asked host, for this host alone.

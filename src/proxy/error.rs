@@ -189,7 +189,7 @@ pub struct ProxyError {
     pub oauth: Option<OAuthError>,
     /// The methods of the resource, for 405.
     pub allow: &'static str,
-    /// The status is 407, because the caller must send `Proxy-Authorization` (RFC 9110 section 15.5.8). Many clients send it
+    /// The status is 407, because the caller sent no `Proxy-Authorization` (RFC 9110 section 15.5.8). Many clients send it
     /// only then.
     pub authenticate: bool,
     /// Set once the route is known.

@@ -395,6 +395,32 @@ async fn signals_are_passed_on() {
     }
 }
 
+/// Its proxy is gone then.
+#[tokio::test]
+async fn a_program_ends_with_a_bearerd_that_is_killed() {
+    let setup = setup().await;
+    let script = "trap 'echo got TERM; exit' TERM; echo ready; while :; do sleep 0.02; done";
+    let mut program = Program::start(&setup, &[], script);
+    assert_eq!(program.line().await, "ready");
+    kill_process(program.pid(), Signal::KILL).unwrap();
+    assert_eq!(program.line().await, "got TERM");
+}
+
+/// Nothing is between bearerd and the program, and nothing is added to what it sees.
+#[tokio::test]
+async fn a_program_is_bearerds_own_child_with_its_own_name() {
+    let setup = setup().await;
+    let script = "tr '\\0' ' ' </proc/$$/cmdline; echo; cat /proc/$$/comm; tr '\\0' ' ' </proc/$PPID/cmdline; echo; \
+                  readlink /proc/$$/fd/* | grep -vE '^(pipe|/proc|/dev/null)'; env | grep -ci exec-ste[p]";
+    let mut program = Program::start(&setup, &[], script);
+    assert!(program.line().await.starts_with("sh -c tr "));
+    assert_eq!(program.line().await, "sh");
+    let parent = program.line().await;
+    assert!(parent.contains(" exec -- sh -c "), "{parent}");
+    let (_, rest, _) = program.end().await;
+    assert_eq!(rest, "0\n", "no descriptor of bearerd, and no variable");
+}
+
 #[tokio::test]
 async fn ignored_signals_limits_and_the_process_group_are_those_of_bearerd() {
     let setup = setup().await;

@@ -1,10 +1,9 @@
 //! `serve = "forward"`: programs use bearerd as their `HTTP_PROXY` and `HTTPS_PROXY`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 
 use crate::support::egress::Egress;
@@ -180,10 +179,9 @@ async fn a_route_without_upstream_goes_to_the_asked_host_with_the_path_as_it_is(
     assert_eq!(client.exchange(&RawRequest::get("/v2")).await.status, 404);
 }
 
-#[tokio::test]
-async fn each_host_of_a_wildcard_has_an_upstream_of_its_own() {
-    let names = ["a.example.com", "b.x.example.com"];
-    let upstream = Scripted::start(Some(tls::ca().issue(&names).server(&["http/1.1"]))).await;
+/// Hosts of `*.example.com:8443`, which this egress proxy leads to one upstream.
+async fn wildcard(names: &[&str]) -> (World, Egress) {
+    let upstream = Scripted::start(Some(tls::ca().issue(names).server(&["http/1.1"]))).await;
     upstream.always(|request, _| RawResponse::ok(request.header("host").unwrap_or_default().to_owned()));
     let egress = Egress::to(upstream.address.unwrap()).await;
     let setup = Setup::with(Scripted::issuer().await, upstream);
@@ -195,6 +193,13 @@ async fn each_host_of_a_wildcard_has_an_upstream_of_its_own() {
         ))
         .start()
         .await;
+    (world, egress)
+}
+
+#[tokio::test]
+async fn each_host_of_a_wildcard_has_an_upstream_of_its_own() {
+    let names = ["a.example.com", "b.x.example.com"];
+    let (world, _egress) = wildcard(&names).await;
     for name in names.iter().chain(&names) {
         let authority = format!("{name}:8443");
         let wire = connect(&world, &authority).await;
@@ -213,6 +218,41 @@ async fn each_host_of_a_wildcard_has_an_upstream_of_its_own() {
     let mut client = secure(wire, trusting(&world, &[]), "c.example.com", &authority).await.unwrap();
     let response = client.exchange(&RawRequest::get("/")).await;
     assert_eq!((response.status, response.code().as_deref()), (502, Some("upstream_unreachable")));
+}
+
+/// As those of any other route.
+#[tokio::test]
+async fn a_reload_keeps_the_upstream_connections_of_a_wildcards_hosts() {
+    let (mut world, egress) = wildcard(&["a.example.com"]).await;
+    let authority = "a.example.com:8443";
+    let wire = connect(&world, authority).await;
+    // The connection inside stays at its worker.
+    let mut client = secure(wire, trusting(&world, &[]), "a.example.com", authority).await.unwrap();
+    let get = RawRequest::get("/");
+    for (change, connections) in
+        [("", 1), ("request_headers = { set = { x-new = \"1\" } }", 1), ("connect_timeout = \"7s\"", 2)]
+    {
+        if !change.is_empty() {
+            world.change(|text| text.replace("methods =", &format!("{change}\nmethods =")));
+            world.reload().await;
+        }
+        assert_eq!(client.exchange(&get).await.status, 200, "{change}");
+        assert_eq!(
+            (world.upstream().accepted(), egress.seen().len()),
+            (connections, connections),
+            "{change}"
+        );
+        // Also in the next reload, without a request in between.
+        world.reload().await;
+        world.reload().await;
+        assert_eq!(client.exchange(&get).await.status, 200, "{change}");
+        assert_eq!(
+            (world.upstream().accepted(), egress.seen().len()),
+            (connections, connections),
+            "{change}"
+        );
+    }
+    assert_eq!(world.upstream().last().header("x-new"), Some("1"));
 }
 
 #[tokio::test]
@@ -366,17 +406,21 @@ async fn proxy_authorization_lets_callers_in_and_stays_here() {
     setup.file("key", "Basic cHJvZ3JhbTprZXk=");
     let world = setup.start().await;
     let authority = format!("{HOST}:443");
-    for fields in ["", "proxy-authorization: Basic eDp5\r\n"] {
-        let mut caller = world.connect().await;
-        let response = connect_on(&mut caller, &authority, fields).await.unwrap();
-        assert_eq!((response.status, response.code().as_deref()), (407, Some("caller_refused")), "{fields}");
-        assert_eq!(response.header("proxy-authenticate"), Some("Basic realm=\"bearerd\""));
-        // The connection stays, and the program tries again on it.
-        let key = "proxy-authorization: Basic cHJvZ3JhbTprZXk=\r\n";
-        assert!(connect_on(&mut caller, &authority, key).await.is_none());
-        let mut client = secure(caller.wire, trusting(&world, &[]), HOST, HOST).await.unwrap();
-        assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
-    }
+    let mut caller = world.connect().await;
+    let response = connect_on(&mut caller, &authority, "").await.unwrap();
+    assert_eq!((response.status, response.code().as_deref()), (407, Some("caller_refused")));
+    assert_eq!(response.header("proxy-authenticate"), Some("Basic realm=\"bearerd\""));
+    // The connection stays, and the program tries again on it.
+    let key = "proxy-authorization: Basic cHJvZ3JhbTprZXk=\r\n";
+    assert!(connect_on(&mut caller, &authority, key).await.is_none());
+    let mut client = secure(caller.wire, trusting(&world, &[]), HOST, HOST).await.unwrap();
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+    // Another key is no invitation to try again.
+    let mut caller = world.connect().await;
+    let wrong = "proxy-authorization: Basic eDp5\r\n";
+    let response = connect_on(&mut caller, &authority, wrong).await.unwrap();
+    assert_eq!((response.status, response.code().as_deref()), (403, Some("caller_refused")));
+    assert_eq!(response.header("proxy-authenticate"), None);
     let request = RawRequest::get(&format!("http://{HOST}/")).host(HOST);
     assert_eq!(world.exchange(request.clone()).await.status, 407);
     let response = world.exchange(request.header("proxy-authorization", "Basic cHJvZ3JhbTprZXk=")).await;
@@ -598,20 +642,6 @@ async fn an_idle_connection_inside_is_closed_and_a_silent_handshake_too() {
     .await;
 }
 
-/// A slow response is limited by its route alone, although the connection around it waits as well.
-#[tokio::test]
-async fn a_caller_that_reads_slowly_inside_has_the_time_of_its_route() {
-    let world = forward().await.route("idle_timeout = \"60s\"").start().await;
-    let body = "x".repeat(32 << 20);
-    world.upstream().next(RawResponse::ok(body.as_str()));
-    let mut client = inside(&world, HOST).await;
-    client.send(&RawRequest::get("/")).await;
-    // Longer than the 10 s of bearerd's own responses.
-    tokio::time::sleep(Duration::from_secs(12)).await;
-    let response = client.response().await;
-    assert_eq!(response.body.data.len(), body.len());
-}
-
 #[tokio::test]
 async fn a_reload_exchanges_routes_for_new_and_open_connections() {
     let mut world = forward().await.start().await;
@@ -623,6 +653,152 @@ async fn a_reload_exchanges_routes_for_new_and_open_connections() {
     assert_eq!(response.status, 403, "the open connection sees the new routes");
     let mut client = inside(&world, "other.example.com").await;
     assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+}
+
+const KEY: &str = "require_header = { name = \"proxy-authorization\", value = { file = \"key\" } }";
+/// What a program sends for the content `Basic a2V5`.
+const WITH_KEY: &str = "proxy-authorization: Basic a2V5\r\n";
+
+/// What a reload changes: the listener's lines, and the content of the key's file.
+fn exchange_rules(world: &mut World, lines: &str, key: &str) {
+    world.file("key", key);
+    world.change(|text| {
+        let kept =
+            text.lines().filter(|line| !line.starts_with("require_header") && !line.starts_with("allow"));
+        kept.map(
+            |line| if line.starts_with("serve = ") { format!("{lines}\n{line}") } else { line.to_owned() },
+        )
+        .collect::<Vec<_>>()
+        .join("\n")
+    });
+}
+
+/// A CONNECT is checked once, and what is inside it may go on for hours.
+#[tokio::test]
+async fn a_reload_ends_what_is_inside_a_connect_that_the_new_rules_refuse() {
+    let deny = format!("{KEY}\nallow = [\"10.0.0.0/8\"]");
+    for (before, after, key, stays) in [
+        (KEY, KEY, "Basic a2V5", true),
+        (KEY, "", "Basic a2V5", true),
+        (KEY, KEY, "Basic bmV3", false),
+        ("", KEY, "Basic a2V5", false),
+        (KEY, &deny, "Basic a2V5", false),
+    ] {
+        let setup = forward().await.listener(before);
+        setup.file("key", "Basic a2V5");
+        let mut world = setup.start().await;
+        let mut idle = world.connect().await;
+        assert!(connect_on(&mut idle, &format!("{HOST}:443"), WITH_KEY).await.is_none());
+        let mut idle = secure(idle.wire, trusting(&world, &[]), HOST, HOST).await.unwrap();
+        assert_eq!(idle.exchange(&RawRequest::get("/")).await.status, 200);
+        let mut busy = world.connect().await;
+        assert!(connect_on(&mut busy, &format!("{HOST}:443"), WITH_KEY).await.is_none());
+        let mut busy = secure(busy.wire, trusting(&world, &[]), HOST, HOST).await.unwrap();
+        let gate = crate::support::Gate::new();
+        world.upstream().next(RawResponse::ok("late").gated(&gate));
+        busy.send(&RawRequest::get("/late")).await;
+        world.upstream().request(2).await;
+
+        exchange_rules(&mut world, after, key);
+        world.reload().await;
+        assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(1.0), "{after}");
+        gate.open();
+        let response = busy.response().await;
+        assert_eq!(
+            (response.status, response.text()),
+            (200, "late".to_owned()),
+            "what has begun ends in order"
+        );
+        if stays {
+            assert_eq!(busy.exchange(&RawRequest::get("/")).await.status, 200, "{after}");
+            assert_eq!(idle.exchange(&RawRequest::get("/")).await.status, 200, "{after}");
+        } else {
+            assert!(within("the end of a busy connection", busy.wire.closed()).await);
+            // Its end may be on the way.
+            idle.wire.send(RawRequest::get("/").bytes(HOST)).await.ok();
+            let refused = idle.response_or_end().await.map(|response| (response.status, response.code()));
+            assert!(
+                refused.is_none() || refused == Some((403, Some("caller_refused".to_owned()))),
+                "{refused:?}"
+            );
+            assert!(within("the end of an idle connection", idle.wire.closed()).await);
+            assert_eq!(world.upstream().count(), 2);
+        }
+    }
+}
+
+/// Over HTTP/2 inside and outside, with the same rules.
+#[tokio::test]
+async fn a_reload_ends_http2_inside_and_the_connection_around_it_stays() {
+    let setup = forward().await;
+    setup.file("key", "Basic a2V5");
+    let mut world = setup.start().await;
+    let mut proxy = H2Client::plain(world.address("main")).await;
+    let opened = proxy.connect(&format!("{HOST}:443")).await;
+    let name = ServerName::try_from(HOST).unwrap();
+    let stream = TlsConnector::from(trusting(&world, &["h2"])).connect(name, opened).await.unwrap();
+    let mut client = H2Client::over(Box::new(stream), format!("https://{HOST}")).await;
+    assert_eq!(client.get("/").await.status, 200);
+    exchange_rules(&mut world, KEY, "Basic a2V5");
+    world.reload().await;
+    // Until GOAWAY has arrived.
+    within("the end", async {
+        loop {
+            let request = client.request("GET", "/").body(crate::support::h2::whole("")).unwrap();
+            match client.try_exchange(request).await {
+                Ok(refused) => assert_eq!(refused.status, 403),
+                Err(_) => return,
+            }
+        }
+    })
+    .await;
+    assert_eq!(world.upstream().count(), 1);
+    let outside = http::Request::get(format!("http://{HOST}/")).version(http::Version::HTTP_2);
+    let refused = proxy.exchange(outside.body(crate::support::h2::whole("")).unwrap()).await;
+    assert_eq!(refused.status, 407, "the connection around it is open");
+}
+
+/// Leaves out what begins with one text and ends before the other.
+fn without(text: &str, begin: &str, end: &str) -> String {
+    let (before, rest) = text.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    format!("{before}{end}{after}")
+}
+
+#[tokio::test]
+async fn a_reload_ends_an_unread_tunnel_that_the_new_rules_refuse() {
+    let far = Scripted::start(Some(tls::ca().issue(&["far.example.com"]).server(&[]))).await;
+    let egress = Egress::to(far.address.unwrap()).await;
+    let proxy = format!(", proxy = \"http://{}\"", egress.address);
+    type Change = fn(String) -> String;
+    let rows: [(&str, Change, bool); 5] = [
+        ("nothing that concerns it", |text| text.replace("name = \"api\"", "name = \"other\""), true),
+        ("unmatched", |text| without(&text, ", unmatched", " }"), false),
+        (
+            "its host is named",
+            |text| text.replace(&format!("host = \"{HOST}\""), "host = \"*.example.com\""),
+            false,
+        ),
+        ("allow", |text| text.replace("serve = ", "allow = [\"10.0.0.0/8\"]\nserve = "), false),
+        ("require_header", |text| text.replace("serve = ", &format!("{KEY}\nserve = ")), false),
+    ];
+    for (what, change, stays) in rows {
+        let setup = forward_with(&format!(", unmatched = \"tunnel\"{proxy}")).await;
+        setup.file("key", "Basic a2V5");
+        let mut world = setup.start().await;
+        let wire = connect(&world, "far.example.com:443").await;
+        let config = tls::ca().client(&[], None);
+        let mut client = secure(wire, config, "far.example.com", "far.example.com").await.unwrap();
+        assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+        world.change(change);
+        world.reload().await;
+        assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(1.0), "{what}");
+        if stays {
+            assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200, "{what}");
+        } else {
+            assert!(within("the end of the tunnel", client.wire.closed()).await, "{what}");
+        }
+    }
 }
 
 /// Over HTTP/2, a connection may be older than the config.
@@ -661,12 +837,13 @@ async fn a_listener_that_becomes_another_kind_serves_nothing_inside() {
         });
         world.reload().await;
         assert_eq!(world.metric("bearerd_config_last_reload_successful", &[]).await, Some(1.0), "{serve}");
+        // The key is new, too, so the connection ends.
         for request in [RawRequest::get("/"), RawRequest::get("/token/corp")] {
-            let response = client.exchange(&request).await;
-            assert_eq!(
-                (response.status, response.code().as_deref()),
-                (503, Some("overloaded")),
-                "{response:?}"
+            client.wire.send(request.bytes(HOST)).await.ok();
+            let refused = client.response_or_end().await.map(|response| (response.status, response.code()));
+            assert!(
+                refused.is_none() || refused == Some((503, Some("overloaded".to_owned()))),
+                "{refused:?}"
             );
         }
         assert_eq!(world.upstream().count(), 1);

@@ -58,9 +58,12 @@ async fn a_connect_through_the_running_forward_listener_is_tried() {
     let basic = base64::engine::general_purpose::STANDARD.encode("program:canary-key-of-the-gate");
     setup.file("gate", format!("Basic {basic}"));
     setup.issuer.always_this(RawResponse::token(TOKEN));
+    // No bearerd runs, so this process serves the listener, without a token.
     let idle = report(&setup, 0, &[]).await["forward"][0].clone();
-    assert_eq!((&idle["listener"], &idle["ok"]), (&json!("forward"), &json!(true)));
-    assert!(idle["untried"].as_str().unwrap().contains(&admin), "{idle}");
+    assert_eq!((&idle["listener"], &idle["ok"]), (&json!("forward"), &json!(true)), "{idle}");
+    assert_eq!((&idle["running"], &idle["untried"]), (&json!(false), &Value::Null), "{idle}");
+    assert_eq!(idle["url"], "https://bearerd-check.example.com:443");
+    assert_eq!((setup.issuer.count(), setup.upstream.count()), (1, 0));
 
     let world = setup.start().await;
     let run = async |code: i32, more: &[&str]| {
@@ -77,7 +80,7 @@ async fn a_connect_through_the_running_forward_listener_is_tried() {
         (&forward["ok"], &forward["untried"], &forward["error"]),
         (&json!(true), &Value::Null, &Value::Null)
     );
-    assert_eq!(forward["tls"]["version"], "TLS 1.3");
+    assert_eq!((&forward["tls"]["version"], &forward["running"]), (&json!("TLS 1.3"), &json!(true)));
     assert_eq!(tried["upstreams"].as_array().unwrap().len(), 1, "a wildcard names no host to connect to");
     let text = run(0, &[]).await.stdout;
     assert!(
@@ -96,6 +99,47 @@ async fn a_connect_through_the_running_forward_listener_is_tried() {
         failed.contains("forward listener forward: FAILED") && failed.contains("1 of 1 forward listener"),
         "{failed}"
     );
+}
+
+/// By the listener that this process serves, whatever keeps programs away from the configured one.
+#[tokio::test]
+async fn a_connect_is_tried_although_no_bearerd_runs() {
+    let own = "ca = { certificate = { file = \"own.pem\" }, private_key = { file = \"own.key\" } }";
+    let rows = [
+        ("address = \"unix:s.sock\"", "", None),
+        ("address = \"127.0.0.1:1\"\nallow = [\"10.0.0.0/8\"]", "", Some("`allow` does not have 127.0.0.1")),
+        (
+            "address = \"127.0.0.1:1\"\nrequire_header = { name = \"x-key\", value = { file = \"secret\" } }",
+            "",
+            Some("it requires the header field x-key"),
+        ),
+        ("address = \"127.0.0.1:1\"", own, Some("the files of its CA are missing")),
+        ("address = \"127.0.0.1:1\"", "ca_bundle = \"ca.pem\"", None),
+    ];
+    for (listener, forward, untried) in rows {
+        let setup = Setup::new().await.more(&format!(
+            "[listener.forward]\n{listener}\nserve = \"forward\"\nforward = {{ {forward} }}\n\
+             [[route]]\nname = \"asked\"\nlistener = \"forward\"\nhost = \"api.example.com\"\n\
+             upstream = \"{{upstream}}\"\nissuer = \"corp\"\n"
+        ));
+        let found = report(&setup, 0, &[]).await["forward"][0].clone();
+        assert_eq!((&found["ok"], &found["running"]), (&json!(true), &json!(false)), "{listener}: {found}");
+        match untried {
+            Some(why) => assert!(found["untried"].as_str().unwrap().contains(why), "{found}"),
+            None => assert_eq!(found["protocol"], "h2", "{found}"),
+        }
+        assert_eq!(setup.upstream.count(), 0);
+        assert!(!setup.folder().join("ca.pem").exists(), "the bundle is for the running bearerd");
+    }
+    let setup = Setup::new().await.whole(
+        "[issuer.corp]\ntoken_url = \"{issuer}/token\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\n\
+         [[route]]\nname = \"api\"\nhost = \"*.example.com\"\nissuer = \"corp\"\n",
+    );
+    let output = online(&setup, &[]).await;
+    output.expect_code(0);
+    let text = output.stdout;
+    assert!(text.contains("served by this check itself, on a free port"), "for bearerd exec: {text}");
+    assert!(text.contains("signed by the listener's CA"), "{text}");
 }
 
 fn granting(request: &Recorded) -> bool {

@@ -337,6 +337,78 @@ async fn the_page_shows_both_legs_of_a_chain_with_their_lives() {
     browser.expect_content().await;
 }
 
+const LISTENERS: &str = r#"
+[listener.egress]
+address = "127.0.0.1:0"
+serve = "forward"
+forward = { ca_bundle = "there/ca.pem" }
+
+[listener.sdk]
+address = "127.0.0.1:0"
+serve = "token"
+require_header = { name = "x-key", value = { file = "secret" } }
+
+[[route]]
+name = "billing"
+listener = "egress"
+host = "*.billing.example"
+upstream = "{upstream}"
+issuer = "corp"
+"#;
+
+/// What programs do that use bearerd as a proxy or ask it for a token.
+#[tokio::test]
+#[ignore = "needs chromium"]
+async fn the_page_shows_what_listeners_of_each_kind_do() {
+    let setup = good().await;
+    let routes = CONFIG.replace("[[route]]\n", "[[route]]\nlistener = \"main\"\n");
+    let setup = setup.whole(&format!("{routes}{LISTENERS}"));
+    std::fs::create_dir(setup.folder().join("there")).unwrap();
+    let mut world = setup.start().await;
+    world.ready().await;
+    traffic(&world).await;
+    for (host, status) in [("api.billing.example", 200), ("eu.billing.example", 200), ("other.example", 403)]
+    {
+        let mut program = Client::tcp(world.address("egress")).await;
+        let connect = format!("CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\n\r\n");
+        program.wire.send(connect).await.unwrap();
+        assert_eq!(program.head().await.word(1), status.to_string());
+    }
+    let form = "application/x-www-form-urlencoded";
+    let ask = |issuer: &str| {
+        let request = RawRequest::post("/token", format!("grant_type=client_credentials&issuer={issuer}"));
+        request.header("content-type", form).header("x-key", crate::support::setup::SECRET)
+    };
+    let mut sdk = Client::tcp(world.address("sdk")).await;
+    for _ in 0..3 {
+        assert_eq!(sdk.exchange(&ask("corp")).await.status, 200);
+    }
+    let mut browser = open(&world).await;
+    browser.screen(1180, 900, false).await;
+    browser.says("#listeners [data-key=egress]", "forward proxy: 3 CONNECTs, 1 refused; CA until 20").await;
+    browser.says("#listeners [data-key=sdk]", "tokens: 3 requests").await;
+    browser.says("#listeners [data-key=main]", "routes").await;
+    browser.says("#routes [data-key=billing]", "*.billing.example").await;
+    // Each of these fits one line.
+    let broken = "[...document.querySelectorAll('#issuers td:nth-child(n+4), #issuers td:nth-child(2), #warnings td:first-child')]\
+         .filter((it) => { const range = document.createRange(); range.selectNodeContents(it); \
+         return range.getBoundingClientRect().height > 30; }).map((it) => it.textContent).join()";
+    assert_eq!(browser.evaluate(broken).await, "", "words that are broken");
+    browser.picture("status-page-listeners.png").await;
+    phone(&mut browser, "listeners").await;
+
+    assert_eq!(sdk.exchange(&ask("nobody")).await.status, 400);
+    std::fs::remove_dir_all(world.folder().join("there")).unwrap();
+    world.change(|text| text.replace("*.billing.example", "other.example"));
+    world.reload().await;
+    browser.screen(1180, 900, false).await;
+    browser.says("#problems", "A program got no token from listener sdk").await;
+    browser.says("#problems", "The CA bundle of listener egress was not written").await;
+    browser.picture("status-page-listeners-failing.png").await;
+    phone(&mut browser, "listeners-failing").await;
+    browser.expect_content().await;
+}
+
 /// One upstream that is down fails all of its routes, and is one problem.
 #[tokio::test]
 #[ignore = "needs chromium"]

@@ -7,12 +7,12 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getpgrp, getpid, kill_process};
+use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, kill_process, set_parent_process_death_signal};
 use rustix::termios::tcgetpgrp;
 use tokio::process::Child;
 use tokio::signal::unix::{self, SignalKind};
@@ -71,21 +71,65 @@ pub(super) fn run(
     })
 }
 
-/// Starts the program, or the shell with it if it is a script without `#!`, as `execvp` and every shell do.
+/// This program, also if its file was replaced meanwhile.
+const OURSELVES: &str = "/proc/self/exe";
+/// The first argument of the step between bearerd and the program.
+const STEP: &str = "__exec-step";
+
+/// Only a process itself can say that it ends with its parent, so bearerd starts itself first, and becomes the program then.
 fn start(program: &OsStr, arguments: &[OsString], environment: &Environment) -> io::Result<Child> {
-    let started = command(program, environment).args(arguments).spawn();
-    match (&started, found(program)) {
-        (Err(error), Some(script)) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
-            command("/bin/sh".as_ref(), environment).arg(script).args(arguments).spawn()
-        }
-        _ => started,
+    let spawn = |mut command: Command| {
+        environment.apply(&mut command);
+        tokio::process::Command::from(command).spawn()
+    };
+    if !Path::new(OURSELVES).exists() {
+        return run_or_shell(program, arguments, spawn);
     }
+    let mut command = Command::new(OURSELVES);
+    command.arg0("bearerd").arg(STEP).arg(std::process::id().to_string()).arg(program).args(arguments);
+    spawn(command)
 }
 
-fn command(program: &OsStr, environment: &Environment) -> tokio::process::Command {
-    let mut command = Command::new(program);
-    environment.apply(&mut command);
-    command.into()
+/// Becomes the program, if these are the arguments of this step. It gets SIGTERM if bearerd ends before it.
+pub(in crate::cli) fn second_step(args: &[OsString]) -> Option<Result<Exit, Failure>> {
+    let [_, step, parent, program, arguments @ ..] = args else { return None };
+    if step != STEP {
+        return None;
+    }
+    let is_there =
+        || getppid().is_some_and(|now| now.as_raw_nonzero().to_string() == *parent.to_string_lossy());
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
+        return Some(Err(not_started(program, &error.into())));
+    }
+    // It may have ended before it was asked for.
+    if !is_there() {
+        return Some(Ok(Exit::Program(TERMINATED)));
+    }
+    let Err(error) =
+        run_or_shell(program, arguments, |mut command| Err::<std::convert::Infallible, _>(command.exec()));
+    Some(Err(not_started(program, &error)))
+}
+
+/// 128 + SIGTERM
+const TERMINATED: u8 = 143;
+
+/// Runs the program, or the shell with it if it is a script without `#!`, as `execvp` and every shell do.
+fn run_or_shell<T>(
+    program: &OsStr,
+    arguments: &[OsString],
+    run: impl Fn(Command) -> io::Result<T>,
+) -> io::Result<T> {
+    let with = |name: &OsStr, script: Option<PathBuf>| {
+        let mut command = Command::new(name);
+        command.args(script).args(arguments);
+        run(command)
+    };
+    match (with(program, None), found(program)) {
+        (Err(error), Some(script)) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
+            with("/bin/sh".as_ref(), Some(script))
+        }
+        (ran, _) => ran,
+    }
 }
 
 /// Where the program is, by `PATH` if its name has no slash.
@@ -97,7 +141,7 @@ fn found(program: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
-fn not_started(program: &OsString, error: &io::Error) -> Failure {
+fn not_started(program: &OsStr, error: &io::Error) -> Failure {
     let program = program.display();
     match error.kind() {
         ErrorKind::NotFound => {

@@ -1,6 +1,8 @@
-//! A CONNECT through the running forward listeners, as a program sends it: the host of a route gets a certificate that the listener's
-//! CA signed. TLS ends in bearerd, so nothing goes upstream.
+//! A CONNECT through the forward listeners, as a program sends it: the host of a route gets a certificate that the listener's
+//! CA signed. TLS ends in bearerd, so nothing goes upstream. If no bearerd runs with the config, this process serves the listener.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,12 +11,14 @@ use http::header::PROXY_AUTHORIZATION;
 
 use super::report::{ForwardReport, UpstreamReport};
 use super::{Bounds, Planned, connect_upstream};
+use crate::app::{self, Alone};
 use crate::cli::ca;
-use crate::cli::healthcheck::{place, reachable};
+use crate::cli::healthcheck::reachable;
 use crate::config::{
     Address, Config, ConnectionConfig, Egress, HeaderCase, HostPattern, ListenerConfig, Protocol, Roots,
     Source, TlsOptions, UpstreamTarget,
 };
+use crate::proxy::host_key;
 
 const HTTPS: u16 = 443;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,7 +28,18 @@ const LABEL: &str = "bearerd-check";
 /// One CONNECT, or why there is none.
 pub(super) struct Try {
     listener: String,
-    way: Result<Planned, String>,
+    way: Result<Way, String>,
+}
+
+struct Way {
+    /// Of the listener in the config.
+    index: usize,
+    route: String,
+    /// Without brackets, and its port.
+    host: (String, u16),
+    userinfo: Option<Source>,
+    /// Address and CA in the process that runs with this config.
+    running: Option<(SocketAddr, String)>,
 }
 
 /// Asks the running process for its CAs.
@@ -39,13 +54,7 @@ pub(super) fn tries(config: &Config) -> Vec<Try> {
 }
 
 /// How the first route's host is reached through the listener. The error says why it is not tried.
-fn way(config: &Config, index: usize, listener: &ListenerConfig) -> Result<Planned, String> {
-    let Address::Tcp(address) = listener.address else {
-        return Err("it is a Unix socket, and no program connects to a proxy there".to_owned());
-    };
-    if listener.tls.is_some() {
-        return Err("it has `tls`, and this check only speaks to plain ones".to_owned());
-    }
+fn way(config: &Config, index: usize, listener: &ListenerConfig) -> Result<Way, String> {
     let routes = config.routes.iter().filter(|route| route.listener.is_none_or(|only| only == index));
     let hosts = routes.filter_map(|route| Some((route.host.as_ref()?, route)));
     let Some((pattern, route)) = hosts.min_by_key(|(pattern, _)| matches!(pattern, HostPattern::Wildcard(_)))
@@ -53,28 +62,47 @@ fn way(config: &Config, index: usize, listener: &ListenerConfig) -> Result<Plann
         return Err("no route names a host for it".to_owned());
     };
     let userinfo = userinfo(listener)?;
-    let found = ca::of_running(config, listener).ok_or_else(|| {
-        format!("no bearerd that runs with this config responds at {}", place(&config.admin.address))
-    })?;
-    let (host, port) = host(pattern);
-    let address = reachable(address);
-    Ok(Planned {
-        routes: vec![route.name.to_string()],
-        upstream: format!("https://{host}:{port}"),
-        target: UpstreamTarget::Tcp { https: true, host, port },
-        connection: ConnectionConfig {
-            protocol: Protocol::Auto,
-            header_case: HeaderCase::Lower,
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            tls: TlsOptions { ca: Some(Source::literal(found)), roots: Roots::Ca, ..TlsOptions::default() },
-            egress: Egress::Proxy { host: address.ip().to_string(), port: address.port(), userinfo },
-        },
-    })
+    let running = match listener.address {
+        Address::Tcp(address) if listener.tls.is_none() => {
+            ca::of_running(config, listener).map(|found| (reachable(address), found))
+        }
+        Address::Tcp(_) | Address::Unix(_) => None,
+    };
+    if running.is_none() && !serves_this_machine(listener) {
+        return Err("no bearerd runs with this config, and `allow` does not have 127.0.0.1".to_owned());
+    }
+    Ok(Way { index, route: route.name.to_string(), host: host(pattern), userinfo, running })
+}
+
+fn serves_this_machine(listener: &ListenerConfig) -> bool {
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    listener.allow.is_empty() || listener.allow.iter().any(|net| net.contains(&here))
+}
+
+impl Way {
+    fn through(self, (address, ca): (SocketAddr, String)) -> Planned {
+        let (host, port) = self.host;
+        let egress =
+            Egress::Proxy { host: address.ip().to_string(), port: address.port(), userinfo: self.userinfo };
+        Planned {
+            routes: vec![self.route],
+            upstream: format!("https://{}", host_key(&host, port, 0)),
+            target: UpstreamTarget::Tcp { https: true, host, port },
+            connection: ConnectionConfig {
+                protocol: Protocol::Auto,
+                header_case: HeaderCase::Lower,
+                connect_timeout: Some(CONNECT_TIMEOUT),
+                tls: TlsOptions { ca: Some(Source::literal(ca)), roots: Roots::Ca, ..TlsOptions::default() },
+                egress,
+            },
+        }
+    }
 }
 
 /// What the CONNECT carries for `require_header`.
 fn userinfo(listener: &ListenerConfig) -> Result<Option<Source>, String> {
-    let Some((name, value)) = &listener.require_header else { return Ok(None) };
+    let required = listener.require_header.as_ref().filter(|_| !listener.same_user);
+    let Some((name, value)) = required else { return Ok(None) };
     if *name != PROXY_AUTHORIZATION {
         return Err(format!(
             "it requires the header field {name}, and this check sends only Proxy-Authorization"
@@ -101,17 +129,30 @@ fn host(pattern: &HostPattern) -> (String, u16) {
     (name, port.unwrap_or(HTTPS))
 }
 
-pub(super) async fn connect(it: Try, bounds: Bounds) -> ForwardReport {
+pub(super) async fn connect(config: &Arc<Config>, it: Try, bounds: Bounds) -> ForwardReport {
     let Try { listener, way } = it;
-    let planned = match way {
-        Ok(planned) => planned,
-        Err(why) => {
-            return ForwardReport { listener, ok: true, untried: Some(why), ..ForwardReport::default() };
+    let untried = |why| ForwardReport { ok: true, untried: Some(why), ..ForwardReport::default() };
+    let mut way = match way {
+        Ok(way) => way,
+        Err(why) => return ForwardReport { listener, ..untried(why) },
+    };
+    let running = way.running.is_some();
+    let through = match way.running.take().map_or_else(|| served_here(config, way.index), Ok) {
+        Ok((_, ca)) if ca.is_empty() => {
+            return ForwardReport { listener, ..untried("the files of its CA are missing".to_owned()) };
         }
+        Ok(through) => through,
+        Err(error) => return ForwardReport { listener, error: Some(error), ..ForwardReport::default() },
     };
     let UpstreamReport { upstream, ok, protocol, ms, tls, error, .. } =
-        connect_upstream(planned, bounds).await;
-    ForwardReport { listener, ok, url: Some(upstream), protocol, ms, tls, error, untried: None }
+        connect_upstream(way.through(through), bounds).await;
+    ForwardReport { listener, ok, running, url: Some(upstream), protocol, ms, tls, error, untried: None }
+}
+
+/// The same listener in this process, by the code of `run`.
+fn served_here(config: &Arc<Config>, index: usize) -> Result<(SocketAddr, String), String> {
+    let Alone { address, trust } = app::serve_alone(config, index)?;
+    Ok((address, trust))
 }
 
 #[cfg(test)]

@@ -171,12 +171,14 @@ pub(super) struct StoreReport {
     pub(super) error: Option<String>,
 }
 
-/// A CONNECT through a running forward listener.
+/// A CONNECT through a forward listener.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct ForwardReport {
     pub(super) listener: String,
     /// Also if it was not tried.
     pub(super) ok: bool,
+    /// A running bearerd served it. If not, this process did.
+    pub(super) running: bool,
     /// Scheme, host and port that the CONNECT was for.
     pub(super) url: Option<String>,
     /// `h2` or `http/1.1`
@@ -432,7 +434,10 @@ fn forward(out: &mut String, forward: &ForwardReport) -> fmt::Result {
         return out.write_char('\n');
     }
     head(out, "forward listener", &forward.listener, forward.ok)?;
-    line(out, "CONNECT", forward.url.as_deref().unwrap_or_default())?;
+    if let Some(url) = &forward.url {
+        let by = if forward.running { "the running bearerd" } else { "this check itself, on a free port" };
+        line(out, "CONNECT", &format!("{url}, served by {by}"))?;
+    }
     if let Some(error) = &forward.error {
         line(out, "error", error)?;
     }
