@@ -73,8 +73,12 @@ pub fn load_for_program(path: &Path, program: ForProgram) -> Result<Config, Prob
 /// As [`load`].
 pub fn load_to_examine(path: &Path) -> Result<Config, Problems> {
     load(path).or_else(|strict| {
-        let program =
-            ForProgram { key: Source::literal(""), bundle: PathBuf::new(), unmatched: Unmatched::default() };
+        let program = ForProgram {
+            key: Source::literal(""),
+            bundle: PathBuf::new(),
+            trusted: Vec::new(),
+            unmatched: Unmatched::default(),
+        };
         let Ok(config) = load_for_program(path, program) else { return Err(strict) };
         // Warnings of the strict load are about a listener that is not there.
         let errors = strict.0.into_iter().filter(|problem| problem.severity == Severity::Error);

@@ -31,19 +31,26 @@ struct Wanted {
     listener: Arc<str>,
     path: PathBuf,
     bundle: Bundle,
+    /// Files whose certificates it has too.
+    also: Vec<PathBuf>,
 }
 
 impl Wanted {
     fn of(settings: &[Arc<ListenerSettings>]) -> impl Iterator<Item = Self> {
         settings.iter().filter_map(|settings| {
             let authority = settings.authority.as_ref().filter(|it| it.newest_certificate().is_some())?;
-            let path = settings.config.forward()?.ca_bundle.clone()?;
-            Some(Self { listener: Arc::clone(&settings.config.name), path, bundle: authority.bundle() })
+            let forward = settings.config.forward()?;
+            Some(Self {
+                listener: Arc::clone(&settings.config.name),
+                path: forward.ca_bundle.clone()?,
+                bundle: authority.bundle(),
+                also: forward.trusted.clone(),
+            })
         })
     }
 
     fn write(&self) -> Result<(), String> {
-        self.bundle.write(&self.path, SystemClock.wall())
+        self.bundle.write(&self.path, &self.also, SystemClock.wall())
     }
 }
 

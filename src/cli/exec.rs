@@ -2,7 +2,9 @@
 //! program's own.
 
 mod child;
+mod direct;
 mod environment;
+mod orphans;
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -33,11 +35,15 @@ pub(super) struct ExecOptions {
 pub(super) fn exec(common: &Common, options: &ExecOptions, refused: &[String]) -> Result<Exit, Failure> {
     // Before bearerd handles any signal itself.
     let ignored = IgnoredSignals::of_this_process();
-    let folder =
-        Folder::new().map_err(|error| no(format!("cannot make a folder for the CA bundle: {error}")))?;
+    let folder = Folder::new()?;
     let key = random_key()?;
     let unmatched = if options.tunnel { Unmatched::Tunnel } else { Unmatched::Refuse };
-    let made = ForProgram { key: Source::literal(basic(&key)), bundle: folder.0.join("ca.pem"), unmatched };
+    let made = ForProgram {
+        key: Source::literal(basic(&key)),
+        bundle: folder.0.join("ca.pem"),
+        trusted: environment::trusted(),
+        unmatched,
+    };
     let config = load(common, made)?;
     let way = Way::through(&config, &key)?;
     let log = start_log(common, &config, options.log_file.as_deref())?;
@@ -90,8 +96,20 @@ fn log_file(path: &Path) -> Result<File, Failure> {
 struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> io::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("bearerd-exec-{:016x}", fastrand::u64(..)));
+    fn new() -> Result<Self, Failure> {
+        let above = std::env::temp_dir();
+        let made = Self::in_folder(&above);
+        made.map_err(|error| {
+            let above = above.display();
+            no(format!(
+                "cannot make a folder for the CA bundle in {above}: {error}; set TMPDIR to another folder"
+            ))
+        })
+    }
+
+    fn in_folder(above: &Path) -> io::Result<Self> {
+        // The program may work in another folder.
+        let folder = std::path::absolute(above)?.join(format!("bearerd-exec-{:016x}", fastrand::u64(..)));
         // Fails if the folder exists, so that nobody else's folder or link is used.
         DirBuilder::new().mode(0o700).create(&folder)?;
         Ok(Self(folder))

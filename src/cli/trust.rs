@@ -15,7 +15,7 @@ const fn variable(name: &'static str, readers: &'static str) -> Variable {
 }
 
 /// The file replaces the program's roots, or adds to them. A bundle with the system's roots does for both.
-pub(super) const VARIABLES: [Variable; 7] = [
+pub(super) const VARIABLES: [Variable; 14] = [
     variable("SSL_CERT_FILE", "OpenSSL, and so Python, Ruby, PHP, .NET, curl, wget; Go; rustls"),
     variable("CURL_CA_BUNDLE", "curl"),
     variable("REQUESTS_CA_BUNDLE", "Python requests"),
@@ -23,14 +23,27 @@ pub(super) const VARIABLES: [Variable; 7] = [
     variable("GIT_SSL_CAINFO", "git"),
     variable("AWS_CA_BUNDLE", "the AWS CLI and SDKs"),
     variable("DENO_CERT", "Deno"),
+    variable("PIP_CERT", "pip"),
+    variable("CARGO_HTTP_CAINFO", "cargo"),
+    variable("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "gRPC for Python, Ruby, PHP, and C++"),
+    variable("NIX_SSL_CERT_FILE", "programs from Nix"),
+    variable("PERL_LWP_SSL_CA_FILE", "Perl (LWP)"),
+    variable("HTTPLIB2_CA_CERTS", "Python httplib2"),
+    variable("CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "gcloud"),
 ];
 
 /// The options that make Java trust a bundle.
 pub(super) fn java_options(path: &Path) -> String {
     let [_, pkcs12, _] = bundle::files(path);
+    let path = pkcs12.display().to_string();
+    // Java takes quotes around a path with blanks.
+    let quote = match (path.contains(char::is_whitespace), path.contains('\'')) {
+        (false, _) => "",
+        (true, false) => "'",
+        (true, true) => "\"",
+    };
     format!(
-        "-Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword={}",
-        pkcs12.display(),
+        "-Djavax.net.ssl.trustStore={quote}{path}{quote} -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword={}",
         bundle::PASSWORD
     )
 }

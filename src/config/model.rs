@@ -90,6 +90,8 @@ pub struct ForProgram {
     pub key: Source,
     /// The CA bundle of a forward listener that has none.
     pub bundle: PathBuf,
+    /// Files with what the program trusts already, for this bundle.
+    pub trusted: Vec<PathBuf>,
     /// What the made listener does with other hosts.
     pub unmatched: Unmatched,
 }

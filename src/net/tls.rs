@@ -228,7 +228,7 @@ pub fn server_config(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsSettings
     let mut config = builder
         .with_single_cert(chain, key)
         .map_err(|error| unusable_identity(&error, &tls.certificate, &tls.private_key))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = served_protocols();
     Ok(Arc::new(config))
 }
 
@@ -240,9 +240,14 @@ pub(super) fn with_certificate(
 ) -> Result<Arc<ServerConfig>, TlsSettingsError> {
     let resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
     let mut config = server_builder()?.with_no_client_auth().with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = served_protocols();
     config.session_storage = sessions;
     Ok(Arc::new(config))
+}
+
+/// What ALPN offers. Callers that name only HTTP/1.0, as `curl --http1.0` does, get it too.
+fn served_protocols() -> Vec<Vec<u8>> {
+    [&b"h2"[..], b"http/1.1", b"http/1.0"].map(<[u8]>::to_vec).into()
 }
 
 /// Whether a program that trusts the last one of `chain` accepts `leaf`, which the first one signed, for this host.
@@ -269,6 +274,12 @@ pub(super) fn system_certificates() -> Result<Vec<CertificateDer<'static>>, TlsS
     system_files().iter().try_for_each(|path| readable(path))?;
     let read = rustls_native_certs::load_native_certs();
     if read.certs.is_empty() { Err(no_system_roots(read.errors.first())) } else { Ok(read.certs) }
+}
+
+/// The certificates of a PEM file, or of the files in a folder. What cannot be read is left out, as programs do that trust them.
+pub(super) fn certificates_at(path: &Path) -> Vec<CertificateDer<'static>> {
+    let (file, folder) = if path.is_dir() { (None, Some(path)) } else { (Some(path), None) };
+    rustls_native_certs::load_certs_from_paths(file, folder).certs
 }
 
 fn server_builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsSettingsError> {

@@ -83,8 +83,11 @@ pub(super) fn admit<'a>(
         return Err(ProxyError::new(Code::Overloaded, detail));
     };
     let forward = rules.config.serve() == Serve::Forward;
-    let Target { authority, resource, ends_here } =
+    let Target { mut authority, resource, ends_here } =
         read_target(request, forward && caller.inside.is_none(), fields)?;
+    if forward {
+        authority = authority.map(|it| Authority { host: connect::in_usual_spelling(it.host), ..it });
+    }
     let host = if forward {
         connect::requested_host(caller, request, authority.as_ref())?
     } else {

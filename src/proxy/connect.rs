@@ -5,12 +5,14 @@
 //! others. Any other host is refused, or gets a tunnel that bearerd does not read (`unmatched = "tunnel"`).
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
+use rustls::pki_types::ServerName;
 
 use super::Http2Request;
 use super::admit::{Caller, ListenerRules, Proven};
@@ -43,7 +45,8 @@ pub struct Inside {
 /// What the TLS handshake inside a CONNECT named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerNameSeen {
-    /// The host of the CONNECT, or nothing if that is an address, which has no server name (RFC 6066 section 3).
+    /// The host of the CONNECT. Or nothing if that is an address or has no dot: a server name is fully qualified (RFC 6066
+    /// section 3), and Java leaves out any other.
     Same,
     /// No name, although the host is one.
     Missing,
@@ -76,10 +79,10 @@ pub struct Opened {
 impl Opened {
     /// `named`: the server name of the handshake inside.
     pub fn inside(&self, named: Option<&str>) -> Inside {
-        let is_address = self.host.parse::<std::net::IpAddr>().is_ok();
+        let has_none = self.host.parse::<IpAddr>().is_ok() || !self.host.contains('.');
         let server_name = match named {
             Some(name) if name.eq_ignore_ascii_case(&self.host) => ServerNameSeen::Same,
-            None if is_address => ServerNameSeen::Same,
+            None if has_none => ServerNameSeen::Same,
             None => ServerNameSeen::Missing,
             Some(_) => ServerNameSeen::Other,
         };
@@ -244,6 +247,15 @@ pub(crate) fn undotted(host: &str, port: u16) -> Option<Cow<'_, str>> {
     Some(host_key(host.strip_suffix('.')?, port, HTTPS))
 }
 
+/// A host in the spelling in which routes name it. An IPv6 address has many (RFC 5952), and may stand for an IPv4 address; none
+/// of them must go through unread.
+pub(crate) fn in_usual_spelling(host: Cow<'_, str>) -> Cow<'_, str> {
+    match host.contains(':').then(|| host.parse::<IpAddr>()) {
+        Some(Ok(address)) => address.to_canonical().to_string().into(),
+        _ => host,
+    }
+}
+
 /// Why such a host is refused.
 pub(crate) const DOTTED: &str = "a route names this host without the dot at its end; leave the dot out";
 
@@ -292,6 +304,11 @@ pub(super) async fn open(
 
 /// The listener gave the authority to the request.
 async fn certified(request: &Request<CallerBody>, host: &str) -> Result<HostTls, ProxyError> {
+    if ServerName::try_from(host).is_err() {
+        return Err(ProxyError::bad_request(
+            "a TLS handshake cannot name this host: a label begins or ends with a hyphen, or is too long",
+        ));
+    }
     let Some(authority) = request.extensions().get::<Arc<CertificateAuthority>>().cloned() else {
         let detail = "the listener has just become a forward listener; connect again";
         return Err(ProxyError::new(Code::Overloaded, detail));

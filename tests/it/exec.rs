@@ -198,6 +198,13 @@ async fn all_variables_are_set_and_the_configs_secrets_are_not() {
         "GIT_SSL_CAINFO",
         "AWS_CA_BUNDLE",
         "DENO_CERT",
+        "PIP_CERT",
+        "CARGO_HTTP_CAINFO",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+        "NIX_SSL_CERT_FILE",
+        "PERL_LWP_SSL_CA_FILE",
+        "HTTPLIB2_CA_CERTS",
+        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
     ];
     for name in files {
         assert!(value(name).ends_with("/ca.pem"), "{name}");
@@ -213,6 +220,97 @@ async fn all_variables_are_set_and_the_configs_secrets_are_not() {
     assert!(!output.stdout.contains("BEARERD_CONFIG"), "{}", output.stdout);
 }
 
+/// The value of a variable in what `env` prints. `None`: it is not set.
+fn variable<'a>(said: &'a str, name: &str) -> Option<&'a str> {
+    said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+#[tokio::test]
+async fn what_the_user_exempts_from_a_proxy_stays_except_the_hosts_of_routes() {
+    let setup = setup().await;
+    let env = [("NO_PROXY", ".corp.example,*.lan,*,.example.com"), ("no_proxy", "10.0.0.0/8 localhost")];
+    let output = cli::run_with(setup.folder(), &["exec", "--", "env"], &env).await;
+    output.expect_code(0);
+    let expected = "localhost,127.0.0.1,::1,10.0.0.0/8,.corp.example,*.lan";
+    for name in ["NO_PROXY", "no_proxy"] {
+        assert_eq!(variable(&output.stdout, name), Some(expected));
+    }
+    let java = "-Dhttp.nonProxyHosts=localhost|127.0.0.1|[::1]|*.corp.example|*.lan ";
+    assert!(variable(&output.stdout, "JAVA_TOOL_OPTIONS").unwrap().contains(java), "{}", output.stdout);
+}
+
+/// Some programs prefer them to `HTTPS_PROXY`.
+#[tokio::test]
+async fn other_variables_for_a_proxy_lead_to_bearerd_if_they_are_there() {
+    let setup = setup().await;
+    let env = [
+        ("ALL_PROXY", "socks5://192.0.2.1:1080"),
+        ("grpc_proxy", "http://192.0.2.1:1"),
+        ("no_grpc_proxy", "*"),
+    ];
+    let output = cli::run_with(setup.folder(), &["exec", "--", "env"], &env).await;
+    output.expect_code(0);
+    let value = |name: &str| variable(&output.stdout, name);
+    for name in ["ALL_PROXY", "grpc_proxy"] {
+        assert_eq!(value(name), value("HTTPS_PROXY"));
+    }
+    assert_eq!(value("no_grpc_proxy"), value("NO_PROXY"));
+    assert_eq!((value("all_proxy"), value("npm_config_proxy")), (None, None));
+}
+
+#[tokio::test]
+async fn what_the_user_trusts_stays_trusted() {
+    let setup = setup().await;
+    let (one, other) = (tls::ca(), tls::Ca::new("a private CA"));
+    setup.file("one.pem", &one.pem);
+    setup.file("other.pem", &other.pem);
+    let script = "cat \"$SSL_CERT_FILE\"";
+    let args = ["exec", "--", "sh", "-c", script];
+    let env = [
+        ("NODE_EXTRA_CA_CERTS", "one.pem"),
+        ("REQUESTS_CA_BUNDLE", "other.pem"),
+        ("AWS_CA_BUNDLE", "missing.pem"),
+    ];
+    let output = cli::run_with(setup.folder(), &args, &env).await;
+    output.expect_code(0);
+    let without = shell(&setup, script).await;
+    for pem in [&one.pem, &other.pem] {
+        assert!(output.stdout.contains(pem.trim()) && !without.stdout.contains(pem.trim()));
+    }
+    let certificates = |output: &cli::Output| output.stdout.matches("BEGIN CERTIFICATE").count();
+    assert_eq!(
+        certificates(&output),
+        certificates(&without) + 2,
+        "the system's stay, and each is there once"
+    );
+}
+
+/// A folder for temporary files that is relative to where the user is, with a blank in its name.
+#[tokio::test]
+async fn files_for_the_program_are_found_from_every_folder() {
+    let setup = setup().await;
+    std::fs::create_dir(setup.folder().join("my files")).unwrap();
+    let script = "cd / && head -c 27 \"$SSL_CERT_FILE\"; echo; echo \"$JAVA_TOOL_OPTIONS\"";
+    let args = ["exec", "--", "sh", "-c", script];
+    let output = cli::run_with(setup.folder(), &args, &[("TMPDIR", "my files")]).await;
+    output.expect_code(0);
+    assert!(output.stdout.starts_with("-----BEGIN CERTIFICATE-----\n"), "{}", output.all());
+    let store =
+        format!("-Djavax.net.ssl.trustStore='{}/my files/", setup.folder().canonicalize().unwrap().display());
+    assert!(
+        output.stdout.contains(&store) && output.stdout.contains("/ca.p12' -D"),
+        "{store} {}",
+        output.stdout
+    );
+    let output = cli::run_with(setup.folder(), &args, &[("TMPDIR", "nowhere")]).await;
+    output.expect_code(1);
+    assert!(
+        output.stderr.contains("in nowhere: ") && output.stderr.contains("set TMPDIR"),
+        "{}",
+        output.stderr
+    );
+}
+
 #[tokio::test]
 async fn the_exit_code_is_the_programs_own() {
     let setup = setup().await;
@@ -224,6 +322,16 @@ async fn the_exit_code_is_the_programs_own() {
     let output = run(&setup, &["no-such-program"]).await;
     output.expect_code(127);
     assert!(output.stderr.contains("no-such-program: there is no such program"), "{}", output.stderr);
+    // The shell runs a script without `#!`, found by its path or in PATH.
+    let script = setup.file("script", "echo \"ran with $1\"; exit 6\n");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for name in [script.to_str().unwrap(), "./script", "script"] {
+        let path = format!("{}:{}", setup.folder().display(), std::env::var("PATH").unwrap());
+        let args = ["exec", "--", name, "an argument"];
+        let output = cli::run_with(setup.folder(), &args, &[("PATH", path.as_str())]).await;
+        output.expect_code(6);
+        assert_eq!(output.stdout, "ran with an argument\n", "{name}");
+    }
     let plain = setup.file("plain.txt", "text");
     let output = run(&setup, &[plain.to_str().unwrap()]).await;
     output.expect_code(126);
@@ -262,7 +370,7 @@ async fn standard_streams_are_the_programs_own() {
 
 /// Says what it gets, and ends with the second signal.
 const TRAPS: &str = "n=0; got() { echo got $1; n=$((n+1)); [ $n = 2 ] && exit 3; }
-for s in INT QUIT TERM HUP USR1 USR2; do trap \"got $s\" $s; done; echo ready; while :; do sleep 0.02; done";
+for s in INT QUIT TERM HUP USR1 USR2 WINCH; do trap \"got $s\" $s; done; echo ready; while :; do sleep 0.02; done";
 
 #[tokio::test]
 async fn signals_are_passed_on() {
@@ -274,6 +382,7 @@ async fn signals_are_passed_on() {
         ("HUP", Signal::HUP),
         ("USR1", Signal::USR1),
         ("USR2", Signal::USR2),
+        ("WINCH", Signal::WINCH),
     ] {
         let mut program = Program::start(&setup, &[], TRAPS);
         assert_eq!(program.line().await, "ready");
@@ -415,6 +524,28 @@ async fn a_reload_keeps_the_made_listener() {
     assert_eq!(variables.inside("").await.exchange(&RawRequest::get("/")).await.status, 200);
     program.end().await;
     assert!(log().contains("route=renamed"), "{}", log());
+}
+
+/// As in a container without an init.
+#[tokio::test]
+#[ignore = "needs unshare"]
+async fn as_process_1_it_waits_for_orphans() {
+    let setup = setup().await;
+    let script = "zombies() { grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null; }
+until_that() { i=0; until \"$@\"; do i=$((i+1)); [ $i -lt 300 ] || exit 1; sleep 0.1; done; }
+none() { ! zombies >/dev/null; }
+(sleep 0.2 &)
+until_that zombies && until_that none && exit 7";
+    let command = [env!("CARGO_BIN_EXE_bearerd"), "exec", "--", "sh", "-c", script];
+    let output = tokio::process::Command::new("unshare")
+        .args(["--map-root-user", "--pid", "--fork", "--mount-proc"])
+        .args(command)
+        .current_dir(setup.folder())
+        .output()
+        .await
+        .expect("this test needs unshare: install util-linux");
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("/status"), "there was an orphan: {output:?}");
 }
 
 /// A terminal sends Ctrl-C to both, so the program gets it once, and bearerd waits for its end.

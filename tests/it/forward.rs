@@ -472,6 +472,62 @@ async fn other_hosts_pass_unread_and_never_lead_to_this_machine() {
     assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
 }
 
+/// Of an address that a route names, no other spelling goes through unread.
+#[tokio::test]
+async fn every_spelling_of_a_named_address_is_served() {
+    for (host, spellings) in [
+        ("[2001:db8::5]", ["[2001:db8::5]", "[2001:DB8:0:0:0:0:0:5]", "[2001:0db8::0005]"]),
+        ("10.1.2.3", ["10.1.2.3", "[::ffff:10.1.2.3]", "[::ffff:a01:203]"]),
+    ] {
+        let setup = serving(Setup::new().await, ", unmatched = \"tunnel\"");
+        let world = setup.route(&format!("host = \"{host}\"")).start().await;
+        for spelling in spellings {
+            let wire = connect(&world, &format!("{spelling}:443")).await;
+            let name = host.trim_matches(['[', ']']);
+            let mut client = secure(wire, trusting(&world, &[]), name, host).await.unwrap();
+            for host in spellings {
+                let response = client.exchange(&RawRequest::get("/").host(host)).await;
+                assert_eq!(response.status, 200, "{spelling} {host} {response:?}");
+            }
+            let request = RawRequest::get(&format!("http://{spelling}/")).host(spelling);
+            assert_eq!(world.exchange(request).await.status, 200, "{spelling}");
+        }
+        assert_eq!(world.upstream().count(), 12);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_no_handshake_can_name_is_refused() {
+    let setup = serving(Setup::new().await, "").route("host = \"*.example.com\"");
+    let world = setup.start().await;
+    let long = "a".repeat(64);
+    for label in ["-a", "a-", &long] {
+        let response = refused(&world, &format!("{label}.example.com:443")).await;
+        assert_eq!((response.status, response.code().as_deref()), (400, Some("bad_request")), "{label}");
+        assert!(response.text().contains("handshake cannot name this host"), "{}", response.text());
+    }
+}
+
+/// As Java does it for `https://intranet/`.
+#[tokio::test]
+async fn a_host_without_a_dot_needs_no_server_name() {
+    let world = serving(Setup::new().await, "").route("host = \"intranet\"").start().await;
+    for name in ["127.0.0.1", "intranet"] {
+        let wire = connect(&world, "intranet:443").await;
+        let mut client = secure(wire, tls::careless_client(), name, "intranet").await.unwrap();
+        assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200, "{name}");
+    }
+}
+
+/// As `curl --http1.0` does.
+#[tokio::test]
+async fn a_program_that_offers_only_http_1_0_is_served() {
+    let world = forward().await.start().await;
+    let wire = connect(&world, &format!("{HOST}:443")).await;
+    let mut client = secure(wire, trusting(&world, &["http/1.0"]), HOST, HOST).await.unwrap();
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+}
+
 /// An address of this machine that other machines reach.
 fn own_address() -> Option<std::net::IpAddr> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;

@@ -1,11 +1,13 @@
 //! Suites and libraries that nobody here wrote: h2spec; gRPC and WebSocket of other makers, whose cases end through bearerd
 //! as they do without it.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
 use crate::support::python::python;
@@ -79,18 +81,23 @@ const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatibl
 
 /// Runs h2spec, strict tests included, at a listener with these keys, and gives what it printed.
 async fn h2spec(listener: &str, arguments: &[&str]) -> String {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("h2spec");
-    let installed = Command::new("go").args(["install", H2SPEC]).env("GOBIN", &folder).output().await;
-    let installed = installed.unwrap_or_else(|error| panic!("go: {error}: install Go 1.25 or later"));
-    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-
     let setup = Setup::new().await;
     let identity = localhost();
     setup.file("server.pem", &identity.certificate_pem);
     setup.file("server.key", &identity.key_pem);
     setup.upstream.always(|_, _| RawResponse::ok("x".repeat(100)));
     let world = setup.listener(listener).start().await;
-    let port = world.address("main").port().to_string();
+    run_h2spec(world.address("main").port(), arguments).await
+}
+
+/// At this port of this machine.
+async fn run_h2spec(port: u16, arguments: &[&str]) -> String {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("h2spec");
+    let installed = Command::new("go").args(["install", H2SPEC]).env("GOBIN", &folder).output().await;
+    let installed = installed.unwrap_or_else(|error| panic!("go: {error}: install Go 1.25 or later"));
+    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+
+    let port = port.to_string();
     let running = Command::new(folder.join("h2spec"))
         .args(["--strict", "--timeout", "10", "--port", &port])
         .args(arguments)
@@ -106,6 +113,37 @@ async fn h2spec_passes_over_tls() {
     let tls = "tls = { certificate = { file = \"server.pem\" }, private_key = { file = \"server.key\" } }";
     let said = h2spec(tls, &["--tls", "--insecure"]).await;
     assert!(said.contains("146 tests, 146 passed, 0 skipped, 0 failed"), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "needs go"]
+async fn h2spec_passes_inside_a_connect() {
+    let program = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = program.local_addr().unwrap().port();
+    let setup = Setup::new().await.listener("serve = \"forward\"");
+    setup.upstream.always(|_, _| RawResponse::ok("x".repeat(100)));
+    let world = setup.route(&format!("host = \"localhost:{port}\"")).start().await;
+    tokio::spawn(connect_each(program, world.address("main"), format!("localhost:{port}")));
+    let said = run_h2spec(port, &["--tls", "--insecure", "--host", "localhost"]).await;
+    assert!(said.contains("146 tests, 146 passed, 0 skipped, 0 failed"), "{said}");
+}
+
+/// Takes each connection into a CONNECT, as a program does that uses bearerd as its proxy.
+async fn connect_each(program: TcpListener, bearerd: SocketAddr, authority: String) {
+    let head = format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n");
+    while let Ok((mut caller, _)) = program.accept().await {
+        let head = head.clone();
+        tokio::spawn(async move {
+            let mut inside = BufReader::new(TcpStream::connect(bearerd).await.unwrap());
+            inside.write_all(head.as_bytes()).await.unwrap();
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                inside.read_line(&mut line).await.unwrap();
+            }
+            let _ = copy_bidirectional(&mut caller, &mut inside).await;
+        });
+    }
 }
 
 /// What is no preface of HTTP/2 is taken for HTTP/1 there, and refused in its words: h2spec waits for a close alone.

@@ -4,27 +4,30 @@
 //! program has ended. A signal that somebody sends to bearerd alone is passed on. bearerd cannot see the difference: what comes
 //! while it is in the foreground of a terminal counts as the terminal's.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process, set_parent_process_death_signal};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, kill_process, set_parent_process_death_signal};
 use rustix::termios::tcgetpgrp;
 use tokio::process::Child;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::Environment;
+use super::{Environment, orphans};
 use crate::app::with_inherited_limits;
 use crate::cli::{Exit, Failure, runtime};
 
-/// What is passed on to the program. Those that stop and continue it, and changes of the window, reach it by its process group.
-const PASSED_ON: [Signal; 6] =
-    [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2];
+/// What is passed on to the program. Those that stop and continue it reach it by its process group. `SIGWINCH` ends some servers
+/// in order (`STOPSIGNAL` of Apache's image).
+const PASSED_ON: [Signal; 7] =
+    [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH];
 /// Those that a terminal sends to its whole foreground group.
-const FROM_TERMINAL: [Signal; 2] = [Signal::INT, Signal::QUIT];
+const FROM_TERMINAL: [Signal; 3] = [Signal::INT, Signal::QUIT, Signal::WINCH];
 
 /// The signals that bearerd was told to ignore, as `nohup` does. A program inherits this, so bearerd does not touch them.
 pub(super) struct IgnoredSignals(u64);
@@ -52,15 +55,15 @@ pub(super) fn run(
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::new(Exit::Usage, "no program is named"));
     };
-    let mut command = first_step(program);
-    command.args(arguments);
-    environment.apply(&mut command);
     runtime()?.block_on(async {
         // Before the program starts, so that no signal ends bearerd alone.
         let mut signals = listen(&ignored)
             .map_err(|error| Failure::new(Exit::No, format!("cannot listen to signals: {error}")))?;
-        let child = with_inherited_limits(|| tokio::process::Command::from(command).spawn());
+        let child = with_inherited_limits(|| start(program, arguments, environment));
         let mut child = child.map_err(|error| not_started(program, &error))?;
+        if getpid().is_init() {
+            tokio::spawn(orphans::wait_for_all());
+        }
         let status = wait(&mut child, &mut signals).await;
         status
             .map(exit)
@@ -74,13 +77,17 @@ const OURSELVES: &str = "/proc/self/exe";
 const STEP: &str = "__exec-step";
 
 /// Only a process itself can say that it ends with its parent, so bearerd starts itself first, and becomes the program then.
-fn first_step(program: &OsString) -> Command {
+fn start(program: &OsStr, arguments: &[OsString], environment: &Environment) -> io::Result<Child> {
+    let spawn = |mut command: Command| {
+        environment.apply(&mut command);
+        tokio::process::Command::from(command).spawn()
+    };
     if !Path::new(OURSELVES).exists() {
-        return Command::new(program);
+        return run_or_shell(program, arguments, spawn);
     }
     let mut command = Command::new(OURSELVES);
-    command.arg0("bearerd").arg(STEP).arg(std::process::id().to_string()).arg(program);
-    command
+    command.arg0("bearerd").arg(STEP).arg(std::process::id().to_string()).arg(program).args(arguments);
+    spawn(command)
 }
 
 /// Becomes the program, if these are the arguments of this step. It gets SIGTERM if bearerd ends before it.
@@ -98,13 +105,43 @@ pub(in crate::cli) fn second_step(args: &[OsString]) -> Option<Result<Exit, Fail
     if !is_there() {
         return Some(Ok(Exit::Program(TERMINATED)));
     }
-    Some(Err(not_started(program, &Command::new(program).args(arguments).exec())))
+    let Err(error) =
+        run_or_shell(program, arguments, |mut command| Err::<std::convert::Infallible, _>(command.exec()));
+    Some(Err(not_started(program, &error)))
 }
 
 /// 128 + SIGTERM
 const TERMINATED: u8 = 143;
 
-fn not_started(program: &OsString, error: &io::Error) -> Failure {
+/// Runs the program, or the shell with it if it is a script without `#!`, as `execvp` and every shell do.
+fn run_or_shell<T>(
+    program: &OsStr,
+    arguments: &[OsString],
+    run: impl Fn(Command) -> io::Result<T>,
+) -> io::Result<T> {
+    let with = |name: &OsStr, script: Option<PathBuf>| {
+        let mut command = Command::new(name);
+        command.args(script).args(arguments);
+        run(command)
+    };
+    match (with(program, None), found(program)) {
+        (Err(error), Some(script)) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
+            with("/bin/sh".as_ref(), Some(script))
+        }
+        (ran, _) => ran,
+    }
+}
+
+/// Where the program is, by `PATH` if its name has no slash.
+fn found(program: &OsStr) -> Option<PathBuf> {
+    if program.as_bytes().contains(&b'/') {
+        return Some(program.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+fn not_started(program: &OsStr, error: &io::Error) -> Failure {
     let program = program.display();
     match error.kind() {
         ErrorKind::NotFound => {

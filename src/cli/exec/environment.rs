@@ -9,9 +9,32 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::super::trust;
+use super::direct::Direct;
 
-/// Hosts that programs reach without a proxy, unless a route names them.
-const DIRECT: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+/// What leads some programs to their proxy before `HTTPS_PROXY` does. Where the user has one, it would lead past bearerd.
+const OTHER_PROXIES: [&str; 13] = [
+    "ALL_PROXY",
+    "all_proxy",
+    "wss_proxy",
+    "WSS_PROXY",
+    "grpc_proxy",
+    "npm_config_proxy",
+    "npm_config_https_proxy",
+    "NPM_CONFIG_PROXY",
+    "NPM_CONFIG_HTTPS_PROXY",
+    "YARN_HTTP_PROXY",
+    "YARN_HTTPS_PROXY",
+    "PIP_PROXY",
+    "CARGO_HTTP_PROXY",
+];
+/// The same for `NO_PROXY`.
+const OTHER_EXEMPTIONS: [&str; 3] = ["no_grpc_proxy", "npm_config_noproxy", "NPM_CONFIG_NOPROXY"];
+
+/// The files with what the program would trust without bearerd.
+pub(super) fn trusted() -> Vec<PathBuf> {
+    let files = trust::VARIABLES.iter().filter_map(|variable| std::env::var_os(variable.name));
+    files.filter(|file| !file.is_empty()).map(PathBuf::from).collect()
+}
 
 /// What differs from bearerd's own environment. `None`: the variable is not there.
 #[derive(Default)]
@@ -35,12 +58,15 @@ impl Environment {
     /// `userinfo`: with its `@`, or empty. `hosts`: those that routes name.
     pub(super) fn set(&mut self, userinfo: &str, address: &str, bundle: &Path, hosts: &[String]) {
         let proxy = format!("http://{userinfo}{address}");
-        let is_named = |direct: &str| hosts.iter().any(|host| host.trim_matches(['[', ']']) == direct);
-        let direct: Vec<&str> = DIRECT.into_iter().filter(|direct| !is_named(direct)).collect();
+        let own = ["no_proxy", "NO_PROXY"].map(|name| std::env::var(name).unwrap_or_default());
+        let direct = Direct::new(&own.join(","), hosts);
         for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
             self.both_cases(name, &proxy);
         }
-        self.both_cases("NO_PROXY", &direct.join(","));
+        self.both_cases("NO_PROXY", &direct.no_proxy());
+        let there = |name: &&str| std::env::var_os(name).is_some();
+        OTHER_PROXIES.into_iter().filter(there).for_each(|name| self.insert(name, &proxy));
+        OTHER_EXEMPTIONS.into_iter().filter(there).for_each(|name| self.insert(name, direct.no_proxy()));
         for variable in &trust::VARIABLES {
             self.insert(variable.name, bundle);
         }
@@ -78,7 +104,7 @@ const JAVA: &str = "JAVA_TOOL_OPTIONS";
 
 /// After the options that are there already. Java shows them on stderr, so they hold no secret: the listener knows the program
 /// by its user.
-fn java_options(before: Option<OsString>, address: &str, bundle: &Path, direct: &[&str]) -> OsString {
+fn java_options(before: Option<OsString>, address: &str, bundle: &Path, direct: &Direct) -> OsString {
     let mut options = before.filter(|before| !before.is_empty()).unwrap_or_default();
     if !options.is_empty() {
         options.push(" ");
@@ -87,8 +113,7 @@ fn java_options(before: Option<OsString>, address: &str, bundle: &Path, direct: 
     for scheme in ["http", "https"] {
         options.push(format!("-D{scheme}.proxyHost={host} -D{scheme}.proxyPort={port} "));
     }
-    let direct: Vec<&str> = direct.iter().map(|host| if *host == "::1" { "[::1]" } else { host }).collect();
-    options.push(format!("-Dhttp.nonProxyHosts={} ", direct.join("|")));
+    options.push(format!("-Dhttp.nonProxyHosts={} ", direct.java()));
     options.push(trust::java_options(bundle));
     options
 }
@@ -111,7 +136,8 @@ mod tests {
 
     #[test]
     fn options_of_java_are_added_to_those_that_are_there() {
-        let options = java_options(Some("-Xmx1g".into()), "127.0.0.1:1", Path::new("/x/ca.pem"), &DIRECT);
+        let options =
+            java_options(Some("-Xmx1g".into()), "127.0.0.1:1", Path::new("/x/ca.pem"), &Direct::new("", &[]));
         assert_eq!(
             options.into_string().unwrap(),
             "-Xmx1g -Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=1 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=1 \

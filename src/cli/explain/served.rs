@@ -6,7 +6,7 @@ use super::{ExplainedRequest, ListenerResult, Miss, Refusal, Target, by_route, c
 use crate::config::{
     Config, Credential, ForwardConfig, IssuerConfig, ListenerConfig, RouteConfig, Unmatched,
 };
-use crate::proxy::{DOTTED, host_key, undotted};
+use crate::proxy::{DOTTED, host_key, in_usual_spelling, undotted};
 use crate::route::host::{self, Authority};
 use crate::route::{RouteTable, path};
 
@@ -25,7 +25,8 @@ pub(super) fn by_forward_listener(
     }
     let target = asked(request, settings).map_err(alone)?;
     let tls = target.https || connects;
-    let host = host_key(&target.host, target.port, if tls { 443 } else { 80 });
+    let asked_host = in_usual_spelling(target.host.as_str().into());
+    let host = host_key(&asked_host, target.port, if tls { 443 } else { 80 });
     let named = table.names_host(listener, &host);
     let undotted = undotted(&target.host, target.port).filter(|_| !named && tls);
     if undotted.is_some_and(|host| table.names_host(listener, &host)) {

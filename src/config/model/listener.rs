@@ -96,6 +96,8 @@ pub struct ForwardConfig {
     pub ca: CaConfig,
     /// Absolute.
     pub ca_bundle: Option<PathBuf>,
+    /// Files with certificates that the bundle has too. Only for the bundle of [`ForProgram`].
+    pub trusted: Vec<PathBuf>,
     pub unmatched: Unmatched,
     /// How tunnels to unmatched hosts go out.
     pub egress: Egress,

@@ -73,7 +73,10 @@ fn serve_program(listeners: &mut Listeners, program: &ForProgram) {
     for config in configs.iter_mut().flatten().filter_map(Arc::get_mut) {
         if let Service::Forward(forward) = &mut config.service {
             any = true;
-            forward.ca_bundle.get_or_insert_with(|| program.bundle.clone());
+            if forward.ca_bundle.is_none() {
+                (forward.ca_bundle, forward.trusted) =
+                    (Some(program.bundle.clone()), program.trusted.clone());
+            }
         }
     }
     if !any {
@@ -90,6 +93,7 @@ fn for_program(name: &str, program: &ForProgram) -> ListenerConfig {
     let forward = ForwardConfig {
         ca: CaConfig::Ephemeral,
         ca_bundle: Some(program.bundle.clone()),
+        trusted: program.trusted.clone(),
         unmatched: program.unmatched,
         egress: Egress::Env,
     };
@@ -196,7 +200,8 @@ fn forward(at: &Place<'_>, raw: RawForward, report: &mut Report) -> Option<Forwa
         );
     }
     let ca_bundle = raw.ca_bundle.and_then(|path| bundle(&at.key("ca_bundle"), path, report));
-    Some(ForwardConfig { ca: ca(&at.key("ca"), raw.ca, report)?, ca_bundle, unmatched, egress })
+    let ca = ca(&at.key("ca"), raw.ca, report)?;
+    Some(ForwardConfig { ca, ca_bundle, trusted: Vec::new(), unmatched, egress })
 }
 
 fn ca(at: &Place<'_>, raw: Option<RawCa>, report: &mut Report) -> Option<CaConfig> {

@@ -221,7 +221,23 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
         ));
     }
     host_with_port(text)?;
+    usual_spelling(text)?;
     Ok(HostPattern::Exact(text.to_ascii_lowercase()))
+}
+
+/// Hosts are compared as text, and an IPv6 address has many spellings.
+fn usual_spelling(host: &str) -> Result<(), Wrong> {
+    let address = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let Some((Ok(usual), written)) = address.map(|(text, _)| (text.parse::<Ipv6Addr>(), text)) else {
+        return Ok(());
+    };
+    if usual.to_string().eq_ignore_ascii_case(written) {
+        return Ok(());
+    }
+    Err(wrong(
+        format!("{} is not the usual spelling of this address", quoted(host)),
+        format!("write [{usual}]"),
+    ))
 }
 
 /// A host, with a port if that is not a default one. Whether a port is allowed depends on the route's listener.
@@ -455,6 +471,8 @@ mod tests {
         assert_eq!(host("*.Example.com"), Ok(HostPattern::Wildcard(".example.com".into())));
         assert_eq!(host("10.0.0.1"), Ok(HostPattern::Exact("10.0.0.1".into())));
         assert_eq!(host("[::1]"), Ok(HostPattern::Exact("[::1]".into())));
+        assert_eq!(host("[2001:DB8::5]:8443"), Ok(HostPattern::Exact("[2001:db8::5]:8443".into())));
+        assert_eq!(host("[2001:0db8:0::5]").unwrap_err().hint, "write [2001:db8::5]");
         for text in
             ["", "*", "*.", "a.*.b", "*a.b", "**.a", "a:80", "https://a", "a/b", "a b", "a.", "é", "[zz]"]
         {

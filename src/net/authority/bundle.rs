@@ -35,18 +35,24 @@ impl Bundle {
         self.0.iter().map(|der| pem(der)).collect()
     }
 
-    /// Writes the system's roots and the authority. Blocks, and may hang with its file system.
+    /// Writes the system's roots, the certificates of the files in `also`, and the authority. Blocks, and may hang with a file
+    /// system.
     ///
     /// Without roots of the system there is only the authority, so programs can reach nothing but the routes' hosts.
     ///
     /// # Errors
     /// Why a file was not written, and what to do.
-    pub fn write(&self, path: &Path, now: SystemTime) -> Result<(), String> {
-        let system = tls::system_certificates().unwrap_or_else(|error| {
+    pub fn write(&self, path: &Path, also: &[PathBuf], now: SystemTime) -> Result<(), String> {
+        let mut others = tls::system_certificates().unwrap_or_else(|error| {
             tracing::warn!(event = "ca.no_system_roots", %error, "the CA bundle holds only the CA");
             Vec::new()
         });
-        let all: Vec<&[u8]> = self.0.iter().chain(&system).map(AsRef::as_ref).collect();
+        for certificate in also.iter().flat_map(|path| tls::certificates_at(path)) {
+            if !others.contains(&certificate) {
+                others.push(certificate);
+            }
+        }
+        let all: Vec<&[u8]> = self.0.iter().chain(&others).map(AsRef::as_ref).collect();
         let pkcs12 = pkcs12(&all).map_err(|error| format!("`forward.ca_bundle` as PKCS#12: {error}"))?;
         let contents = [all.iter().map(|der| pem(der)).collect::<String>().into_bytes(), pkcs12, jks(&all)];
         for (path, content) in files(path).iter().zip(contents) {
