@@ -58,7 +58,7 @@ impl Environment {
     /// `userinfo`: with its `@`, or empty. `hosts`: those that routes name.
     pub(super) fn set(&mut self, userinfo: &str, address: &str, bundle: &Path, hosts: &[String]) {
         let proxy = format!("http://{userinfo}{address}");
-        let own = ["no_proxy", "NO_PROXY"].map(|name| std::env::var(name).unwrap_or_default());
+        let own = ["no_proxy", "NO_PROXY"].map(|name| text(name).unwrap_or_default());
         let direct = Direct::new(&own.join(","), hosts);
         for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
             self.both_cases(name, &proxy);
@@ -77,7 +77,7 @@ impl Environment {
 
     /// git obeys `http.proxy` of its files before the variables of a proxy, and these variables of its own before its files.
     fn set_git_proxy(&mut self, proxy: &str) {
-        let count = std::env::var("GIT_CONFIG_COUNT").unwrap_or_else(|_| "0".to_owned());
+        let count = text("GIT_CONFIG_COUNT").unwrap_or_else(|| "0".to_owned());
         // git refuses any other.
         let Ok(count) = count.parse::<u16>() else { return };
         self.insert(&format!("GIT_CONFIG_KEY_{count}"), "http.proxy");
@@ -112,6 +112,10 @@ impl Environment {
     fn insert(&mut self, name: &str, value: impl Into<OsString>) {
         self.0.insert(name.to_owned(), Some(value.into()));
     }
+}
+
+fn text(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 const WGETRC: &str = "WGETRC";
