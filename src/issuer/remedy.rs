@@ -265,8 +265,8 @@ impl ErrorContext<'_> {
     fn check_client(&self) -> String {
         let config = self.config;
         if config.challenge_folder.is_some() {
-            return "check the agent on this machine, which did not accept the content of its own key file (for Azure Arc: \
-                    azcmagent show)"
+            return "check the agent on this machine, which named no key file or did not accept the content of its own (for \
+                    Azure Arc: azcmagent show)"
                 .to_owned();
         }
         let mut text = config.client_auth.method.remedy(config);
@@ -399,7 +399,7 @@ impl ErrorContext<'_> {
                 format!("scopes of {issuer} must be one resource's id followed by /.default")
             }
             "28000" => format!("scopes of {issuer} and of the route must be of one resource"),
-            "70021" | "700211" | "700212" | "700213" => format!(
+            "70021" | "700211" | "700212" | "700213" | "7002131" | "70025" => format!(
                 "no federated credential of the application has the issuer, subject and audience of the assertion \
                  of {issuer}"
             ),

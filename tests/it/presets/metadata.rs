@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::headers_that_count;
 use crate::support::python::python;
-use crate::support::{RawResponse, Recorded, Scripted, Setup, World, eventually, stays, unix_now};
+use crate::support::{RawResponse, Recorded, Scripted, Setup, World, cli, eventually, stays, unix_now};
 
 /// What a machine's metadata service is asked, and what it responds.
 #[derive(Clone, Copy)]
@@ -181,6 +181,14 @@ impl Service {
         ))
     }
 
+    /// The config without the address.
+    fn without_var(&self, setup: &Setup) -> String {
+        let text = setup.config();
+        let line = format!("vars.{} = \"{}\"\n", self.var.0, self.var(&setup.issuer));
+        assert!(text.contains(&line), "{text}");
+        text.replace(&line, "")
+    }
+
     /// The world after a request that got the token.
     async fn granted(&self, response: RawResponse) -> World {
         let world = self.setup(response).await.start().await;
@@ -276,7 +284,7 @@ async fn azure_app_service_needs_no_var_where_the_platform_sets_its_variables() 
     setup.issuer.always_this(of_app_service());
     let setup = APP_SERVICE.with(setup);
     let endpoint = APP_SERVICE.var(&setup.issuer);
-    let text = setup.config().replace(&format!("vars = {{ endpoint = \"{endpoint}\" }}"), "");
+    let text = APP_SERVICE.without_var(&setup);
     let world = setup.env("IDENTITY_ENDPOINT", &endpoint).whole(&text).start().await;
     APP_SERVICE.expect_token(&world).await;
     APP_SERVICE.expect_request(&world.issuer().last(), APP_SERVICE.headers);
@@ -461,11 +469,40 @@ async fn gce_is_where_googles_variable_says() {
         setup.issuer.always_this((service.response)());
         let setup = service.with(setup);
         let host = service.var(&setup.issuer);
-        let text = setup.config().replace(&format!("vars.metadata_host = \"{host}\""), "");
+        let text = service.without_var(&setup);
         let world = setup.env("GCE_METADATA_HOST", &host).whole(&text).start().await;
         service.expect_token(&world).await;
         service.expect_request(&world.issuer().last(), service.headers);
     }
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_of_this_machine_is_told_with_where_it_comes_from() {
+    for (value, says) in [
+        (
+            "metadata-proxy:8080",
+            "metadata-proxy comes from vars, or from an environment variable that the preset reads",
+        ),
+        ("user@host/path", "the environment's GCE_METADATA_HOST is not a host name"),
+    ] {
+        let setup = Setup::new().await;
+        let setup = GCE.with(setup);
+        let text = GCE.without_var(&setup);
+        let setup = setup.whole(&text);
+        setup.write();
+        let output = cli::run_with(setup.folder(), &["check"], &[("GCE_METADATA_HOST", value)]).await;
+        output.expect_code(78);
+        // Long lines are wrapped.
+        let told = output.all().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.contains(says), "{value}: {told}");
+    }
+    // A URL is as good as its host.
+    let setup = Setup::new().await;
+    setup.issuer.always_this(access_token_of_google());
+    let setup = GCE.with(setup);
+    let (text, url) = (GCE.without_var(&setup), setup.issuer.url.clone());
+    let world = setup.env("GCE_METADATA_HOST", &url).whole(&text).start().await;
+    GCE.expect_token(&world).await;
 }
 
 #[tokio::test]
