@@ -411,6 +411,8 @@ impl Store {
     /// # Errors
     /// The store is unavailable.
     pub async fn list(&self) -> Result<Vec<Listed>, StoreError> {
+        // A list may take long, but not the first response.
+        self.responds().await?;
         let list = self.engine.list();
         self.operation_within(PATIENCE_FOR_A_LIST, "list", NOBODY_WAITS, ok, list).await
     }
@@ -443,10 +445,15 @@ impl Store {
             if store.failure().is_some() {
                 let _ = store.probe().await;
             } else if store.is_idle() {
-                let nothing = EntryId("idle".into());
-                let _ = store.operation("read", NOBODY_WAITS, ok, store.engine.read(&nothing)).await;
+                let _ = store.responds().await;
             }
         }
+    }
+
+    /// Whether the store responds.
+    async fn responds(&self) -> Result<(), StoreError> {
+        let nothing = EntryId("nothing".into());
+        self.operation("read", NOBODY_WAITS, ok, self.engine.read(&nothing)).await.map(drop)
     }
 
     fn is_idle(&self) -> bool {

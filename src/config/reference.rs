@@ -663,8 +663,8 @@ fn without_line_end(bytes: &[u8]) -> &[u8] {
 
 fn point_into(whole: &Secret, pointer: &str) -> Result<Secret, String> {
     // serde_json's message could quote the text, so only the place is named.
-    let text = whole.expose().strip_prefix(b"\xEF\xBB\xBF").unwrap_or(whole.expose());
-    let json: serde_json::Value = serde_json::from_slice(text)
+    let text = whole.expose();
+    let json: serde_json::Value = serde_json::from_slice(text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text))
         .map_err(|error| format!("is not JSON (line {}, column {})", error.line(), error.column()))?;
     match json.pointer(pointer) {
         Some(serde_json::Value::String(text)) => Ok(Secret::from(text.as_str())),

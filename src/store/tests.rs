@@ -283,10 +283,13 @@ fn a_record_survives_its_file() {
 #[tokio::test(start_paused = true)]
 async fn a_list_may_take_longer_than_what_a_token_waits_for() {
     let memory = Memory::new();
-    memory.delay_ms.store(5_000, SeqCst);
     let store = memory.store(Arc::new(SystemClock), &[1]);
     store.list().await.unwrap();
-    assert_eq!(store.probe().await.unwrap_err().kind, StoreErrorKind::Timeout);
+    // But not the first response.
+    memory.delay_ms.store(5_000, SeqCst);
+    let asked = tokio::time::Instant::now();
+    assert_eq!(store.list().await.unwrap_err().kind, StoreErrorKind::Timeout);
+    assert_eq!(asked.elapsed().as_secs(), 2);
 }
 
 #[tokio::test(start_paused = true)]

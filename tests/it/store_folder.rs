@@ -714,6 +714,17 @@ async fn the_verbs_say_what_is_wrong() {
     keyless.expect_code(1);
     assert!(keyless.stderr.contains("the store's key cannot be used"), "{}", keyless.stderr);
 
+    // It accepts connections, and never responds.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("url = \"redis://{}\"", silent.local_addr().unwrap());
+    let hung = setup_with(&STORE.replace("path = \"tokens\"", &url)).await;
+    hung.write();
+    for args in [&["store", "ls"][..], &["store", "drop", "corp"]] {
+        let output = run(hung.folder(), args).await;
+        output.expect_code(1);
+        assert!(output.stderr.contains("no response within 2s"), "{}", output.stderr);
+    }
+
     let without = setup_with("").await;
     without.write();
     for args in [&["store", "ls"][..], &["store", "drop", "corp"]] {

@@ -619,21 +619,24 @@ fn public_half(session: &Session, key: ObjectHandle) -> Result<Public, Failure> 
             let oid = oid.map_err(|_| cannot("does not name its curve"))?;
             let curve = key::curve(oid.content).map_err(|error| Failure::Final(error.0))?;
             parts.read_beside(session, ObjectClass::PUBLIC_KEY, &[A::EcPoint])?;
-            let point = match parts.point.as_slice() {
-                [] => certificate_beside(session, &mut parts)?,
-                // PKCS#11 wraps the point in an OCTET STRING. Some modules do not.
-                bytes => match Tlv::only(bytes).and_then(|tlv| tlv.expect(OCTET_STRING)) {
-                    Ok(wrapped) => wrapped.content.to_vec(),
-                    Err(_) => bytes.to_vec(),
-                },
+            let point = match parts.point.is_empty() {
+                true => certificate_beside(session, &mut parts)?,
+                false => parts.point,
             };
-            if point.len() != 1 + 2 * curve.len() || point.first() != Some(&4) {
-                return Err(cannot("has a public point in a form that is not known here"));
-            }
-            Ok(Public { curve: Some(curve), key: point })
+            let key = ec_point(&point, curve.len());
+            let key = key.ok_or_else(|| cannot("has a public point in a form that is not known here"))?;
+            Ok(Public { curve: Some(curve), key: key.to_vec() })
         }
         _ => Err(cannot("is neither RSA nor EC")),
     }
+}
+
+/// A point of a curve whose numbers have so many bytes. PKCS#11 wraps it in an OCTET STRING, and some modules do not. The first
+/// byte of a bare point is that of an OCTET STRING, too, so its length decides.
+fn ec_point(bytes: &[u8], length: usize) -> Option<&[u8]> {
+    let bare = |bytes: &&[u8]| bytes.len() == 1 + 2 * length && bytes.first() == Some(&4);
+    let wrapped = || Tlv::only(bytes).and_then(|tlv| tlv.expect(OCTET_STRING)).ok().map(|tlv| tlv.content);
+    Some(bytes).filter(bare).or_else(|| wrapped().filter(bare))
 }
 
 fn certificate_beside(session: &Session, parts: &mut Parts) -> Result<Vec<u8>, Failure> {
@@ -720,5 +723,23 @@ fn mechanism(alg: Alg, data: &[u8]) -> Mechanism<'static> {
         Alg::Ps512 => pss(MechanismType::SHA512, PkcsMgfType::MGF1_SHA512),
         Alg::Rs256 | Alg::Rs384 | Alg::Rs512 => Mechanism::RsaPkcs,
         _ => Mechanism::Ecdsa,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_may_be_bare_or_in_an_octet_string() {
+        // As an OCTET STRING, a bare point with this second byte has the right length.
+        let mut bare = [7; 65];
+        (bare[0], bare[1]) = (4, 63);
+        let wrapped = tlv(4, &bare);
+        assert_eq!(ec_point(&bare, 32), Some(&bare[..]));
+        assert_eq!(ec_point(&wrapped, 32), Some(&bare[..]));
+        for wrong in [&bare[..64], &wrapped[..66], &[4, 0], &[], &[2; 65]] {
+            assert_eq!(ec_point(wrong, 32), None);
+        }
     }
 }
