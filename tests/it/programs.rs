@@ -129,7 +129,7 @@ async fn a_program_has_the_limit_of_open_files_that_bearerd_was_started_with() {
     let world = crate::machine::start_limited(scene(body, SECRET).await, "ulimit -Sn 200").await;
     world.get("/").await.expect_status(200);
     let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    assert_eq!(secrets(&world), [hard.map_or("unlimited".to_owned(), |most| most.to_string())]);
+    assert_eq!(secrets(&world), [hard.map_or_else(|| "unlimited".to_owned(), |most| most.to_string())]);
     let own = std::fs::read_to_string(format!("/proc/{}/limits", world.pid().as_raw_nonzero())).unwrap();
     let own = own.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert!(!own.contains(" 200 "), "bearerd keeps the limit that it raised: {own}");
